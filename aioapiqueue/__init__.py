@@ -1,0 +1,1 @@
+"""Paces many concurrent asyncio API calls into one stream."""

@@ -1,0 +1,33 @@
+"""The few errors, each carrying its remedy."""
+
+from __future__ import annotations
+
+__all__ = ["ApiQueueError", "QueueClosed", "QueueFull", "SlotTimeout", "WouldWait"]
+
+
+class ApiQueueError(Exception):
+    """Base of every error that a queue raises while it works."""
+
+
+class QueueClosed(ApiQueueError):  # noqa: N818 - a public name fixed by the design
+    """Raised to callers of a queue that is closed, and to whoever still waits when it closes."""
+
+
+class QueueFull(ApiQueueError):  # noqa: N818 - a public name fixed by the design
+    """Raised when `maxsize` callers already wait: try later, or make `maxsize` larger."""
+
+
+class SlotTimeout(ApiQueueError, TimeoutError):  # noqa: N818 - a public name fixed by the design
+    """Raised when no slot came within `timeout` seconds. The waiter used no slot."""
+
+
+class WouldWait(ApiQueueError):  # noqa: N818 - a public name fixed by the design
+    """Raised by `ApiQueue.try_slot` where `slot` would have waited.
+
+    Attributes:
+        retry_in: seconds until a slot may be free, as things stand.
+    """
+
+    def __init__(self, message: str, *, retry_in: float) -> None:
+        super().__init__(message)
+        self.retry_in = retry_in

@@ -1,0 +1,1 @@
+"""One module for each optional dependency; none is imported by `aioapiqueue` itself."""
