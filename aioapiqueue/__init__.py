@@ -1,1 +1,24 @@
-"""Paces many concurrent asyncio API calls into one stream."""
+"""Paces many concurrent asyncio API calls into one stream that the other side can bear."""
+
+from aioapiqueue._decorator import rate_limited
+from aioapiqueue._events import Event, Observer, Stats
+from aioapiqueue._queue import ApiQueue
+from aioapiqueue._rate import Rate, Window
+from aioapiqueue._slot import Slot
+from aioapiqueue.exceptions import ApiQueueError, QueueClosed, QueueFull, SlotTimeout, WouldWait
+
+__all__ = [
+    "ApiQueue",
+    "ApiQueueError",
+    "Event",
+    "Observer",
+    "QueueClosed",
+    "QueueFull",
+    "Rate",
+    "Slot",
+    "SlotTimeout",
+    "Stats",
+    "Window",
+    "WouldWait",
+    "rate_limited",
+]

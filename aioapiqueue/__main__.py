@@ -1,0 +1,23 @@
+"""`python -m aioapiqueue`, and the console script `aioapiqueue`."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line; without its extra, say which one to install and exit with 1."""
+    try:
+        from aioapiqueue.cli._app import app  # noqa: PLC0415 - needs an extra
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        if missing not in {"typer", "rich"}:
+            raise
+        sys.exit(f'The command line needs {missing}: pip install "aioapiqueue[cli]"')
+    app(prog_name="aioapiqueue")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Facts out: what a queue tells its observers, and its figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+__all__ = ["Event", "EventKind", "Observer", "Stats"]
+
+EventKind = Literal["released", "finished", "cancelled", "timed_out", "refused", "throttled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened in a queue.
+
+    Attributes:
+        kind: `released`: a body may run; `finished`: it has ended; `cancelled`, `timed_out`,
+            `refused` (full or closed): a waiter left without a slot; `throttled`: the other
+            side pushed back.
+        queue: the queue's name.
+        key: the call's key.
+        priority: the call's priority.
+        cost: the call's cost.
+        at: when, in seconds on the queue's clock (`time.monotonic` on real loops).
+        waited: how long the call waited for its slot, in seconds.
+    """
+
+    kind: EventKind
+    queue: str | None
+    key: Hashable
+    priority: float
+    cost: float
+    at: float
+    waited: float
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Whoever wants to hear what a queue does: pass it as `ApiQueue(..., observers=[...])`."""
+
+    def on_event(self, event: Event, /) -> None:
+        """Hear of one event, on the loop and at once: return quickly, do not block.
+
+        An exception raised here goes to the loop's exception handler, and costs no slot.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """A queue's figures at one moment; counts are since the queue was made.
+
+    Attributes:
+        waiting: callers who wait now.
+        running: bodies that run now.
+        lanes: keys whose own limits are kept in memory now.
+        released: slots given out, less those handed back because of a cancellation.
+        cancelled: waiters who were cancelled.
+        timed_out: waiters whose `timeout` passed.
+        refused: callers turned away because the queue was full or closed.
+        throttled: times that the other side pushed back.
+        waited: seconds that released callers waited, added up.
+        longest_wait: the longest of them, in seconds.
+    """
+
+    waiting: int = 0
+    running: int = 0
+    lanes: int = 0
+    released: int = 0
+    cancelled: int = 0
+    timed_out: int = 0
+    refused: int = 0
+    throttled: int = 0
+    waited: float = 0.0
+    longest_wait: float = 0.0

@@ -1,0 +1,177 @@
+"""How fast: `Rate` and `Window`, immutable, validated, parsed from strings."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+__all__ = ["Limit", "Rate", "Window", "as_limit", "as_limits", "positive"]
+
+_FORMS = (
+    'accepted forms: "10/s", "500/min", "5000/h", "0.2/s", "7 per 2s" (calls per time), '
+    '"100ms", "0.5s" (one call each so long)'
+)
+_SECONDS = {
+    "ms": Fraction(1, 1000),
+    "s": Fraction(1),
+    "sec": Fraction(1),
+    "second": Fraction(1),
+    "min": Fraction(60),
+    "minute": Fraction(60),
+    "h": Fraction(3600),
+    "hour": Fraction(3600),
+    "d": Fraction(86400),
+    "day": Fraction(86400),
+}
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+_UNIT = rf"({'|'.join(_SECONDS)})s?"
+_CALLS_PER = re.compile(rf"{_NUMBER}\s*(?:/|\bper\b)\s*{_NUMBER}?\s*{_UNIT}", re.IGNORECASE)
+_INTERVAL = re.compile(rf"{_NUMBER}\s*{_UNIT}", re.IGNORECASE)
+
+
+def positive(value: float, *, of: str, least: float | None = None) -> None:
+    """Refuse what is not a finite number above zero (or, where given, of at least `least`).
+
+    Args:
+        value: the number to check.
+        of: what it is, as the caller wrote it, for the message.
+        least: the smallest number that will do; default: any above zero.
+
+    Raises:
+        TypeError: not a number.
+        ValueError: too small, infinite or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{of} takes a number, not {value!r}")
+    enough = value > 0 if least is None else value >= least
+    if not (enough and math.isfinite(value)):
+        bound = "above 0" if least is None else f"at least {least:g}"
+        raise ValueError(f"{of} must be finite and {bound}, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A pace: one call every `per / calls` seconds, with `burst` calls at once after a rest.
+
+    >>> Rate(10)                        # one call every 100 ms
+    Rate(calls=10, per=1.0, burst=1)
+    >>> Rate.parse("500/min").interval
+    0.12
+
+    Args:
+        calls: how many calls (or cost units) in `per` seconds; above 0, fractions too.
+        per: seconds, above 0.
+        burst: how many may start at once after a rest; 1 is a fixed interval, more is a
+            token bucket of that capacity (GCRA).
+
+    Raises:
+        ValueError: a value is zero, negative, infinite or NaN, or `burst` is below 1.
+        TypeError: a value is not a number.
+    """
+
+    calls: float
+    per: float = 1.0
+    burst: float = 1
+
+    def __post_init__(self) -> None:
+        try:
+            positive(self.calls, of="calls")
+            positive(self.per, of="per")
+            positive(self.burst, of="burst", least=1)
+        except (TypeError, ValueError) as problem:
+            raise type(problem)(f"{self!r}: {problem}; {_FORMS}") from None
+
+    @property
+    def interval(self) -> float:
+        """Seconds from one call to the next."""
+        return self.per / self.calls
+
+    @classmethod
+    def parse(cls, text: str) -> Rate:
+        """Read a rate such as `"10/s"`, `"7 per 2s"` or `"100ms"`.
+
+        Args:
+            text: calls per time, or the time from one call to the next.
+
+        Raises:
+            ValueError: the text is none of these; the message quotes it and shows the forms.
+        """
+        if match := _CALLS_PER.fullmatch(text.strip()):
+            number, of, unit = match.groups()
+            calls, per = Fraction(number), Fraction(of or 1) * _SECONDS[unit.lower()]
+        elif match := _INTERVAL.fullmatch(text.strip()):
+            number, unit = match.groups()
+            calls, per = Fraction(1), Fraction(number) * _SECONDS[unit.lower()]
+        else:
+            raise ValueError(f"{text!r} is not a rate; {_FORMS}")
+        if not calls or not per:
+            raise ValueError(f"{text!r} is not a rate: zero; {_FORMS}")
+        return cls(int(calls) if calls.denominator == 1 else float(calls), float(per))
+
+    def __str__(self) -> str:
+        rate = f"{self.calls:g}/{'' if self.per == 1 else f'{self.per:g}'}s"
+        return rate if self.burst == 1 else f"{rate} (burst {self.burst:g})"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """An exact sliding window: never more than `calls` in any `per` seconds.
+
+    Otherwise as fast as the other limits allow: all calls may start at once, so join it with a
+    `Rate` where the other side dislikes bursts. It remembers each start within the window.
+
+    >>> str(Window(5000, 3600))
+    '5000 in any 3600s'
+
+    Args:
+        calls: how many calls (or cost units) at most; a whole number above 0.
+        per: seconds, above 0. A call that started exactly `per` seconds ago no longer counts.
+
+    Raises:
+        ValueError: a value is zero, negative, infinite or NaN.
+        TypeError: `calls` is not a whole number, or `per` is not a number.
+    """
+
+    calls: int
+    per: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.calls, int):
+            raise TypeError(f"{self!r}: calls takes a whole number")
+        positive(self.calls, of=f"{self!r}: calls")
+        positive(self.per, of=f"{self!r}: per")
+
+    def __str__(self) -> str:
+        return f"{self.calls} in any {self.per:g}s"
+
+
+Limit = Rate | Window
+
+
+def as_limit(value: object) -> Limit:
+    """Return `value` as a limit: a string is parsed, a `Rate` or `Window` is itself.
+
+    Raises:
+        TypeError: a bare number, which could be milliseconds, seconds or a rate.
+        ValueError: a string that is no rate.
+    """
+    if isinstance(value, Rate | Window):
+        return value
+    if isinstance(value, str):
+        return Rate.parse(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise TypeError(
+            f"a bare {value!r} has two readings: write "
+            f'"{value:g}ms" for one call every {value:g} milliseconds (as apiqueue did), '
+            f'"{value:g}s" for one every {value:g} seconds (as asyncio counts), '
+            f'or "{value:g}/s" for {value:g} calls per second'
+        )
+    raise TypeError(f"a limit is a string, a Rate or a Window, not {value!r}; {_FORMS}")
+
+
+def as_limits(value: str | Limit | tuple[str | Limit, ...] | list[str | Limit]) -> list[Limit]:
+    """Return one limit, or several in a tuple or list, as a list of limits."""
+    several = value if isinstance(value, tuple | list) else (value,)
+    return [as_limit(one) for one in several]

@@ -1,0 +1,350 @@
+"""When may the next call start? Pure arithmetic: every method is given `now` and keeps no clock.
+
+A `Schedule` is asked in this order: `touch` when a caller comes and nobody waits, `due` for the
+first in line, `take` when it starts, `adjust` when its true cost turns out to be another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from aioapiqueue._rate import Limit, Rate, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Hashable, Mapping, Sequence
+
+__all__ = ["Lanes", "Pace", "Schedule", "Sliding", "schedule_for"]
+
+
+class Schedule:
+    """Several schedules at once; of none, every moment is due. The base of the others."""
+
+    __slots__ = ("held", "parts")
+
+    def __init__(self, parts: Sequence[Schedule] = ()) -> None:
+        self.parts = parts
+        self.held = -math.inf
+        """Nothing starts before this instant: the latest end of a hold or pause."""
+
+    def hold(self, until: float) -> None:
+        """Let nothing start before `until`; whether that is later or earlier is the caller's."""
+        self.held = until
+        for part in self.parts:
+            part.hold(until)
+
+    def touch(self, now: float) -> None:
+        """Note that a caller comes while nobody waits: rest has saved up no catch-up."""
+        for part in self.parts:
+            part.touch(now)
+
+    def due(self, now: float, cost: float) -> float:
+        """Return the first instant at which `cost` may start (in the past: at once)."""
+        due = self.held
+        for part in self.parts:
+            due = max(due, part.due(now, cost))
+        return due
+
+    def take(self, now: float, cost: float) -> None:
+        """Charge `cost`, which starts now; the caller has seen that it is due."""
+        for part in self.parts:
+            part.take(now, cost)
+
+    def arrive(self, now: float, cost: float) -> float:
+        """Touch, and charge if due: return what was due, so that `<= now` means taken."""
+        self.touch(now)
+        due = self.due(now, cost)
+        if due <= now:
+            self.take(now, cost)
+        return due
+
+    def adjust(self, at: float, cost: float) -> None:
+        """Charge `cost` more (or, negative, give it back) for the call that started `at`."""
+        for part in self.parts:
+            part.adjust(at, cost)
+
+    def ahead(self, now: float, cost: float) -> float:
+        """Return when the last unit of `cost` may start if all of it queues up now."""
+        return max([now, self.held, *(part.ahead(now, cost) for part in self.parts)])
+
+    def fresh_at(self) -> float:
+        """Return the instant from which this cannot be told from a new one."""
+        return max([self.held, *(part.fresh_at() for part in self.parts)])
+
+    def inherit(self, old: Schedule, now: float) -> None:
+        """Take over what `old`, under other limits, has already let through."""
+        self.held = old.held
+        for kind in (Pace, Sliding):
+            mine = [part for part in self.parts if type(part) is kind]
+            theirs = [part for part in old.parts if type(part) is kind]
+            for part, before in zip(mine, theirs, strict=False):
+                part.inherit(before, now)
+
+    def check(self, cost: float) -> None:
+        """Refuse a cost that could never start.
+
+        Raises:
+            ValueError: a window is smaller than `cost`.
+        """
+        for part in self.parts:
+            part.check(cost)
+
+
+class Pace(Schedule):
+    """A `Rate`: the generic cell rate algorithm (GCRA, ITU-T I.371), `burst` cells deep.
+
+    All is paid off at `anchor + used * interval`, the theoretical arrival time (tat). It is
+    reckoned from a count, not as a running sum, so that the n-th call is due at exactly
+    `anchor + n * interval`, however late the ones before it were.
+    """
+
+    __slots__ = (
+        "anchor",
+        "burst",
+        "catch_up",
+        "interval",
+        "last",
+        "last_cost",
+        "tat",
+        "used",
+    )
+
+    def __init__(self, rate: Rate, *, catch_up: float) -> None:
+        super().__init__()
+        self.interval = rate.interval
+        self.burst = rate.burst
+        self.catch_up = catch_up
+        self.last = -math.inf
+        self.last_cost: float = 0
+        self.restart(-math.inf, 0)
+
+    def restart(self, anchor: float, used: float) -> None:
+        """Count `used` from `anchor` on."""
+        self.anchor = anchor
+        self.used = used
+        self.tat = anchor + used * self.interval
+
+    def touch(self, now: float) -> None:
+        # At rest is: nothing started for longer than a late call may catch up. A caller that
+        # comes a moment after its instant (a worker that loops) is late, not new.
+        if self.last < now - self.catch_up and self.tat < now:
+            self.restart(now, 0)
+
+    def due(self, now: float, cost: float) -> float:  # noqa: ARG002 - a sliding window needs now
+        if cost == self.burst:
+            return max(self.tat, self.held)
+        units = self.used + cost - self.burst
+        return max(self.anchor + units * self.interval, self.held)
+
+    def take(self, now: float, cost: float) -> None:
+        # Lateness beyond catch_up is dropped, not made up for in a burst; so is all of a hold's.
+        floor = max(now - self.catch_up, self.held)
+        if cost > self.burst:  # it waited for what the burst cannot hold: that is no lateness
+            floor -= (cost - self.burst) * self.interval
+        if self.tat < floor:
+            self.anchor = floor
+            self.used = 0
+        self.used += cost
+        self.tat = self.anchor + self.used * self.interval
+        self.last = now
+        self.last_cost = cost
+
+    def arrive(self, now: float, cost: float) -> float:
+        # As inherited, in one step for the commonest call: it does not wait, and fits the burst.
+        earliest = now - self.catch_up
+        if self.tat > now or cost > self.burst or self.held > earliest:
+            return super().arrive(now, cost)
+        if self.last < earliest:
+            self.anchor = now
+            self.used = cost
+        elif self.tat < earliest:
+            self.anchor = earliest
+            self.used = cost
+        else:
+            self.used += cost
+        self.tat = self.anchor + self.used * self.interval
+        self.last = now
+        self.last_cost = cost
+        return now
+
+    def adjust(self, at: float, cost: float) -> None:
+        self.restart(self.anchor, self.used + cost)
+        # What is given back must not reach behind calls that have started since.
+        floor = self.last - self.catch_up
+        if at != self.last:
+            floor += self.last_cost * self.interval
+        if cost < 0 and self.tat < floor:
+            self.restart(floor, 0)
+
+    def ahead(self, now: float, cost: float) -> float:
+        start = max(self.tat, now - self.catch_up, self.held)
+        if self.last < now - self.catch_up:
+            start = max(start, now)
+        return max(now, start + (cost - self.burst) * self.interval)
+
+    def fresh_at(self) -> float:
+        return max(self.held, self.tat, self.last + self.catch_up)
+
+    def inherit(self, old: Schedule, now: float) -> None:
+        if not isinstance(old, Pace):
+            super().inherit(old, now)
+            return
+        # What is owed is carried over in calls, as golang.org/x/time/rate's SetLimit does: of
+        # half an old interval still to wait, half a new one is left.
+        self.held = old.held
+        self.last = old.last
+        self.last_cost = old.last_cost
+        if old.anchor > -math.inf:
+            passed = (now - old.anchor) / old.interval
+            self.restart(now, max(0, old.used - passed))
+
+    def check(self, cost: float) -> None:
+        """Accept any cost: one above the burst waits until its due time."""
+
+
+class Sliding(Schedule):
+    """A `Window`: an exact log of what started within the last `per` seconds."""
+
+    __slots__ = ("calls", "log", "per", "total")
+
+    def __init__(self, window: Window) -> None:
+        super().__init__()
+        self.calls = window.calls
+        self.per = window.per
+        self.log: deque[list[float]] = deque()
+        """[started at, cost], oldest first; the calls of one instant share an entry."""
+        self.total: float = 0
+
+    def touch(self, now: float) -> None:
+        """Do nothing: a window keeps no catch-up that rest could save up."""
+
+    def due(self, now: float, cost: float) -> float:
+        log = self.log
+        while log and self.ends(log[0][0]) <= now:
+            self.total -= log.popleft()[1]
+        if not log:
+            self.total = 0  # drops what error fractions of cost have added up to
+        return max(self.held, self.frees(self.total + cost - self.calls))
+
+    def frees(self, excess: float) -> float:
+        """Return when `excess` of what is in the log has left it."""
+        due = -math.inf
+        for started, spent in self.log:
+            if excess <= 0:
+                break
+            excess -= spent
+            due = self.ends(started)
+        return due
+
+    def take(self, now: float, cost: float) -> None:
+        if self.log and self.log[-1][0] == now:
+            self.log[-1][1] += cost
+        else:
+            self.log.append([now, cost])
+        self.total += cost
+
+    def adjust(self, at: float, cost: float) -> None:
+        for entry in reversed(self.log):
+            if entry[0] <= at:
+                if entry[0] == at:
+                    entry[1] += cost
+                    self.total += cost
+                return
+
+    def ahead(self, now: float, cost: float) -> float:
+        rounds, rest = divmod(max(0, self.total + cost - self.calls), self.calls)
+        if rounds and not rest:
+            rounds, rest = rounds - 1, self.calls
+        return max(now, self.held, self.frees(rest)) + rounds * self.per
+
+    def ends(self, started: float) -> float:
+        """Return the first instant that is `per` seconds after `started`, in floats too."""
+        end = started + self.per
+        return end if end - started >= self.per else math.nextafter(end, math.inf)
+
+    def fresh_at(self) -> float:
+        return max(self.held, self.ends(self.log[-1][0]) if self.log else -math.inf)
+
+    def inherit(self, old: Schedule, now: float) -> None:
+        if not isinstance(old, Sliding):
+            super().inherit(old, now)
+            return
+        self.held, self.log, self.total = old.held, old.log, old.total
+
+    def check(self, cost: float) -> None:
+        if cost > self.calls:
+            raise ValueError(
+                f"a cost of {cost:g} never fits a window of {self.calls} in any {self.per:g}s: "
+                "split the call, or widen the window"
+            )
+
+
+def schedule_for(limits: Sequence[Limit], *, catch_up: float) -> Schedule:
+    """Return the schedule of these limits, all of which hold at once.
+
+    Args:
+        limits: any number of `Rate` and `Window`.
+        catch_up: seconds of lateness that a rate makes up for.
+    """
+    parts = [
+        Pace(limit, catch_up=catch_up) if isinstance(limit, Rate) else Sliding(limit)
+        for limit in limits
+    ]
+    return parts[0] if len(parts) == 1 else Schedule(parts)
+
+
+class Lanes:
+    """The limits that single keys have of their own, under the queue's.
+
+    A lane exists from its key's first call until nobody waits in it and it cannot be told from a
+    new one. Evicting a live one would grant its key a fresh limit.
+    """
+
+    def __init__(
+        self,
+        limits: Mapping[Hashable, Sequence[Limit]],
+        *,
+        catch_up: float,
+    ) -> None:
+        self.limits = dict(limits)
+        self.catch_up = catch_up
+        self.in_use: Container[Hashable] = ()
+        """The keys that somebody waits for."""
+        self.schedules: dict[Hashable, Schedule] = {}
+        self._idle: list[tuple[float, int, Hashable]] = []
+        """A heap of (look then, sequence number, key), one entry for each lane."""
+        self._count = 0
+
+    def find(self, key: Hashable, now: float) -> Schedule | None:
+        """Return the schedule of `key`, made if need be; None where the key has no limit."""
+        while self._idle and self._idle[0][0] < now:
+            self._evict(heappop(self._idle)[2], now)
+        lane = self.schedules.get(key)
+        if lane is None:
+            limits = self.limits.get(key, self.limits.get("*"))
+            if limits is None:
+                return None
+            lane = self.schedules[key] = schedule_for(limits, catch_up=self.catch_up)
+            self._watch(key, now)
+        return lane
+
+    def set_limits(self, key: Hashable, limits: Sequence[Limit], now: float) -> None:
+        """Give `key` (or, with "*", every key without limits of its own) these limits."""
+        self.limits[key] = limits
+        for one, old in self.schedules.items():
+            if one == key or (key == "*" and one not in self.limits):
+                self.schedules[one] = schedule_for(limits, catch_up=self.catch_up)
+                self.schedules[one].inherit(old, now)
+
+    def _watch(self, key: Hashable, at: float) -> None:
+        self._count += 1
+        heappush(self._idle, (at, self._count, key))
+
+    def _evict(self, key: Hashable, now: float) -> None:
+        fresh_at = self.schedules[key].fresh_at()
+        if key in self.in_use or fresh_at >= now:
+            self._watch(key, max(fresh_at, now))
+        else:
+            del self.schedules[key]

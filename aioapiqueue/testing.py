@@ -1,0 +1,244 @@
+"""An event loop whose clock jumps, so that an hour of pacing is tested in milliseconds.
+
+For a test of your own, with nothing but asyncio:
+
+    >>> import asyncio
+    >>> from aioapiqueue.testing import VirtualLoop
+    >>> async def an_hour_later() -> float:
+    ...     await asyncio.sleep(3600)
+    ...     return asyncio.get_running_loop().time()
+    >>> with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    ...     runner.run(an_hour_later())
+    3600.0
+
+With pytest-asyncio 1.5 or later, a hook in `conftest.py` gives every async test such a loop, and
+those that are marked `real` the usual one (register the mark under `markers`):
+
+    >>> def pytest_asyncio_loop_factories(config, item):
+    ...     if item.get_closest_marker("real"):
+    ...         return {"real": asyncio.new_event_loop}
+    ...     return {"virtual": VirtualLoop}
+
+after which a test states exact instants:
+
+    >>> async def test_the_third_call_starts_after_two_intervals():
+    ...     loop = asyncio.get_running_loop()
+    ...     for _ in range(2):
+    ...         await asyncio.sleep(0.1)
+    ...     assert loop.time() == 0.2
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import math
+import selectors
+import sys
+import time
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+    from contextvars import Context
+
+__all__ = ["VirtualLoop"]
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+# asyncio runs every timer that is due within one tick of the real clock (1 ns on Linux).
+_RESOLUTION = time.get_clock_info("monotonic").resolution
+_PRUNE_ABOVE = 128
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An asyncio event loop on a clock of its own, for tests.
+
+    `time()` starts at 0.0 and stands still while callbacks run. Whenever nothing is ready, it jumps
+    to the next timer, and lands on it exactly: a callback that was scheduled with
+    `call_at(when, ...)` sees `time() == when`. Timers less than a nanosecond apart run together, as
+    they do on asyncio's own loops. (Half a year from zero, floats grow coarser than that: from
+    there on timers may run some nanoseconds late.)
+
+    Everything that takes its time from the loop follows: `asyncio.sleep`, `timeout` and `wait_for`,
+    anyio's `sleep`, `fail_after` and `move_on_after`.
+
+    The loop waits really, with its clock standing still,
+
+    - while a job in `run_in_executor` or `asyncio.to_thread` is under way (until its future is
+      done: a job that was cancelled is not waited for). A `timeout(5)` around it never fires;
+    - while no timer is scheduled at all, or none but at infinity: as any loop does, until I/O or
+      `call_soon_threadsafe` wakes it.
+
+    What it cannot see is the rest of the world: anyio's worker threads (`anyio.to_thread`), threads
+    that you started yourself, subprocesses and other hosts take real time, and the clock may jump
+    over any timeout set around them. Test those on a real loop.
+
+    Args:
+        grain: seconds, 0.0 by default. Each jump lasts a whole multiple of it, rounded up: with
+            `grain=0.001` timers are late as they are on Linux, where epoll counts milliseconds.
+
+    Raises:
+        ValueError: if `grain` is negative, infinite or not a number.
+
+    Example:
+        >>> import asyncio, functools
+        >>> async def half_a_millisecond() -> float:
+        ...     await asyncio.sleep(0.0005)
+        ...     return asyncio.get_running_loop().time()
+        >>> coarse = functools.partial(VirtualLoop, grain=0.001)
+        >>> with asyncio.Runner(loop_factory=coarse) as runner:
+        ...     runner.run(half_a_millisecond())
+        0.001
+    """
+
+    def __init__(self, *, grain: float = 0.0) -> None:
+        self._clock = _JumpingSelector()
+        super().__init__(self._clock)
+        try:
+            self._clock.grain = _duration("grain", grain)
+        except ValueError:
+            self.close()
+            raise
+
+    def time(self) -> float:
+        """Return the virtual time: seconds since the loop was made."""
+        return self._clock.now
+
+    def stall(self, seconds: float) -> None:
+        """Block the loop for `seconds`, as a slow callback would.
+
+        The clock moves on while no other callback runs. Timers that fall due meanwhile run
+        afterwards, late, in their order.
+
+        Args:
+            seconds: how long, virtually. The call itself returns at once.
+
+        Raises:
+            ValueError: if `seconds` is negative, infinite or not a number.
+
+        Example:
+            >>> async def late() -> float:
+            ...     loop = asyncio.get_running_loop()
+            ...     loop.call_at(1.0, loop.stall, 5.0)
+            ...     await asyncio.sleep(2.0)
+            ...     return loop.time()
+            >>> with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            ...     runner.run(late())
+            6.0
+        """
+        self._clock.now += _duration("seconds", seconds)
+
+    @property
+    def pending_timers(self) -> int:
+        """How many timers are scheduled and not cancelled: 0 if a test left nothing behind."""
+        return self._clock.count()
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Schedule a callback, as every event loop does, and remember its exact instant."""
+        timer = super().call_at(when, callback, *args, context=context)
+        self._clock.remember(timer)
+        return timer
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*_Ts], _T], *args: *_Ts
+    ) -> asyncio.Future[_T]:
+        """Run a job in a thread or process; the clock stands still until its future is done."""
+        future = super().run_in_executor(executor, func, *args)
+        self._clock.jobs += 1
+        future.add_done_callback(self._clock.job_done)
+        return future
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's own signature
+        """Wait for the threads of the default executor, on a clock that stands still.
+
+        Args:
+            timeout: taken for asyncio's sake. In virtual time it never expires.
+        """
+        # Runner.close() allows 300 seconds, which a jump would use up before any thread has ended.
+        self._clock.jobs += 1
+        try:
+            if sys.version_info >= (3, 12):
+                await super().shutdown_default_executor(timeout)
+            else:
+                await super().shutdown_default_executor()
+        finally:
+            self._clock.jobs -= 1
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """The clock: where a real loop would wait in `select`, this one moves the time.
+
+    It mirrors the loop's heap of timers, because the timeout that `select` is given is not enough:
+    `now + (when - now)` may miss `when` by a rounding error, and asyncio caps it at a day.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.grain = 0.0
+        self.jobs = 0
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._order = itertools.count()
+        self._prune_above = _PRUNE_ABOVE
+
+    def remember(self, timer: asyncio.TimerHandle) -> None:
+        when = timer.when()
+        if math.isnan(when):  # asyncio runs it at once
+            return
+        if len(self._timers) >= self._prune_above:
+            self._timers = [entry for entry in self._timers if not entry[2].cancelled()]
+            heapq.heapify(self._timers)
+            self._prune_above = max(_PRUNE_ABOVE, 2 * len(self._timers))
+        heapq.heappush(self._timers, (when, next(self._order), timer))
+
+    def count(self) -> int:
+        return sum(not timer.cancelled() for _, _, timer in self._timers)
+
+    def job_done(self, _future: asyncio.Future[_T]) -> None:
+        self.jobs -= 1
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None or timeout <= 0:
+            ready = super().select(timeout)
+        elif self.jobs or (when := self._next(timeout)) == math.inf:
+            ready = super().select(None)
+        else:
+            ready = super().select(0)
+            if not ready:
+                self._jump(when)
+        if self.now + _RESOLUTION == self.now and self._timers and self._timers[0][0] <= self.now:
+            # The loop runs what is due before time() + resolution. Half a year from zero the sum is
+            # lost to rounding, and a timer that is due this instant would never run.
+            self.now = math.nextafter(self.now, math.inf)
+        # The loop is about to run these: it compares with the same figures.
+        while self._timers and self._timers[0][0] < self.now + _RESOLUTION:
+            heapq.heappop(self._timers)
+        return ready
+
+    def _next(self, timeout: float) -> float:
+        while self._timers and self._timers[0][2].cancelled():
+            heapq.heappop(self._timers)
+        return self._timers[0][0] if self._timers else self.now + timeout
+
+    def _jump(self, when: float) -> None:
+        if self.grain:
+            late = -(when - self.now) % self.grain
+            if late < self.grain - _RESOLUTION:  # else: on the grid, but for a rounding error
+                when += late
+        self.now = max(self.now, when)
+
+
+def _duration(name: str, seconds: float) -> float:
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{name} must be finite and not negative, in seconds, not {seconds!r}")
+    return float(seconds)

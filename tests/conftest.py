@@ -1,0 +1,83 @@
+"""What every test can rely on: virtual time, no blocking calls, reproducible properties."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import hypothesis
+import pytest
+import pytest_asyncio
+from blockbuster import blockbuster_ctx
+
+from aioapiqueue.testing import VirtualLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+    from blockbuster import BlockBuster
+
+T = TypeVar("T")
+
+hypothesis.settings.register_profile(
+    "default",
+    deadline=None,
+    max_examples=100,
+    print_blob=True,
+    derandomize="CI" in os.environ,
+)
+hypothesis.settings.load_profile("default")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run async tests on a VirtualLoop; those marked `real` on the stock loop."""
+    if item.get_closest_marker("real"):
+        return {"real": asyncio.new_event_loop}
+    return {"virtual": VirtualLoop}
+
+
+@pytest.fixture(autouse=True)
+def blockbuster(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
+    """Fail async tests in which `aioapiqueue` blocks the event loop.
+
+    A test that must block asks for this fixture and calls its `deactivate()`.
+    """
+    if not pytest_asyncio.is_async_test(request.node):
+        yield None
+        return
+    with blockbuster_ctx("aioapiqueue") as guard:
+        yield guard
+
+
+@pytest.fixture(scope="session")
+def run_virtual() -> Callable[..., Any]:
+    """Give sync tests, such as Hypothesis properties, `run_virtual(coro_fn, **loop_kwargs)`."""
+    return _run_virtual
+
+
+def _run_virtual(coro_fn: Callable[[], Awaitable[T]], **loop_kwargs: Any) -> T:
+    """Run one coroutine function on a fresh VirtualLoop and return its result.
+
+    Fails if it leaves a task or a timer behind, or if the loop had to report an error that nobody
+    awaited. `loop_kwargs` go to `VirtualLoop`: `grain=0.001`.
+    """
+    reported: list[str] = []
+
+    async def main() -> T:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.set_exception_handler(lambda _, context: reported.append(repr(context)))
+        result = await coro_fn()
+        await asyncio.sleep(0)  # whoever was cancelled last gets a turn to end
+        assert asyncio.all_tasks() == {asyncio.current_task()}, "tasks are left over"
+        assert loop.pending_timers == 0, "timers are left over"
+        return result
+
+    with asyncio.Runner(loop_factory=functools.partial(VirtualLoop, **loop_kwargs)) as runner:
+        result = runner.run(main())
+    assert not reported, reported
+    return result
