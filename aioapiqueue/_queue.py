@@ -314,7 +314,7 @@ class ApiQueue:
                 schedule.check(waiter.cost)
         now = self._now()
         if key is None:
-            schedule.inherit(self._schedule, now)
+            schedule.succeed(self._schedule, now)
             self._limits, self._schedule = new, schedule
             self._waiters.wake_all()
         else:

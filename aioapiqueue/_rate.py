@@ -80,8 +80,10 @@ class Rate:
             positive(self.calls, of="calls")
             positive(self.per, of="per")
             positive(self.burst, of="burst", least=1)
-        except (TypeError, ValueError) as problem:
-            raise type(problem)(f"{self!r}: {problem}; {_FORMS}") from None
+            positive(self.interval, of="the interval")
+        except (TypeError, ValueError, OverflowError) as problem:
+            kind = TypeError if isinstance(problem, TypeError) else ValueError
+            raise kind(f"{self!r}: {problem}; {_FORMS}") from None
 
     @property
     def interval(self) -> float:
@@ -108,7 +110,10 @@ class Rate:
             raise ValueError(f"{text!r} is not a rate; {_FORMS}")
         if not calls or not per:
             raise ValueError(f"{text!r} is not a rate: zero; {_FORMS}")
-        return cls(int(calls) if calls.denominator == 1 else float(calls), float(per))
+        try:
+            return cls(int(calls) if calls.denominator == 1 else float(calls), float(per))
+        except OverflowError:
+            raise ValueError(f"{text!r} is not a rate: too large; {_FORMS}") from None
 
     def __str__(self) -> str:
         rate = f"{self.calls:g}/{'' if self.per == 1 else f'{self.per:g}'}s"

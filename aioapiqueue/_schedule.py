@@ -73,14 +73,19 @@ class Schedule:
         """Return the instant from which this cannot be told from a new one."""
         return max([self.held, *(part.fresh_at() for part in self.parts)])
 
-    def inherit(self, old: Schedule, now: float) -> None:
-        """Take over what `old`, under other limits, has already let through."""
-        self.held = old.held
+    def leaves(self) -> Sequence[Schedule]:
+        """Return the schedules of single limits that this one is made of."""
+        return self.parts or (self,)
+
+    def succeed(self, old: Schedule, now: float) -> None:
+        """Take over what `old`, of other limits, has let through, limit by limit of a kind."""
         for kind in (Pace, Sliding):
-            mine = [part for part in self.parts if type(part) is kind]
-            theirs = [part for part in old.parts if type(part) is kind]
-            for part, before in zip(mine, theirs, strict=False):
-                part.inherit(before, now)
+            mine = (leaf for leaf in self.leaves() if isinstance(leaf, kind))
+            theirs = (leaf for leaf in old.leaves() if isinstance(leaf, kind))
+            for leaf, before in zip(mine, theirs, strict=False):
+                leaf.inherit(before, now)  # type: ignore[arg-type]  # both are of this kind
+        self.hold(old.held)
+        self.touch(now)
 
     def check(self, cost: float) -> None:
         """Refuse a cost that could never start.
@@ -106,7 +111,7 @@ class Pace(Schedule):
         "catch_up",
         "interval",
         "last",
-        "last_cost",
+        "peaks",
         "tat",
         "used",
     )
@@ -117,7 +122,9 @@ class Pace(Schedule):
         self.burst = rate.burst
         self.catch_up = catch_up
         self.last = -math.inf
-        self.last_cost: float = 0
+        self.peaks: deque[tuple[float, float]] = deque()
+        """(start, how long the bucket had been full by then) of the calls that met the bucket
+        fuller than any after them; kept for bursts only."""
         self.restart(-math.inf, 0)
 
     def restart(self, anchor: float, used: float) -> None:
@@ -144,17 +151,20 @@ class Pace(Schedule):
         if cost > self.burst:  # it waited for what the burst cannot hold: that is no lateness
             floor -= (cost - self.burst) * self.interval
         if self.tat < floor:
-            self.anchor = floor
-            self.used = 0
+            self.restart(floor, 0)
+        if self.burst > 1:
+            slack = now - self.tat
+            while self.peaks and self.peaks[-1][1] <= slack:
+                self.peaks.pop()
+            self.peaks.append((now, slack))
         self.used += cost
         self.tat = self.anchor + self.used * self.interval
         self.last = now
-        self.last_cost = cost
 
     def arrive(self, now: float, cost: float) -> float:
-        # As inherited, in one step for the commonest call: it does not wait, and fits the burst.
+        # As inherited, in one step for the commonest call: a single one that does not wait.
         earliest = now - self.catch_up
-        if self.tat > now or cost > self.burst or self.held > earliest:
+        if self.tat > now or cost > 1 or self.burst > 1 or self.held > earliest:
             return super().arrive(now, cost)
         if self.last < earliest:
             self.anchor = now
@@ -166,17 +176,17 @@ class Pace(Schedule):
             self.used += cost
         self.tat = self.anchor + self.used * self.interval
         self.last = now
-        self.last_cost = cost
         return now
 
     def adjust(self, at: float, cost: float) -> None:
-        self.restart(self.anchor, self.used + cost)
-        # What is given back must not reach behind calls that have started since.
-        floor = self.last - self.catch_up
-        if at != self.last:
-            floor += self.last_cost * self.interval
-        if cost < 0 and self.tat < floor:
-            self.restart(floor, 0)
+        # What is given back must leave the calls that have started since within the limit: where
+        # one of them met a bucket already full again, the debt was paid off by then.
+        if cost < 0 and at != self.last:
+            if self.burst == 1:
+                return
+            later = max((slack for started, slack in self.peaks if started > at), default=0.0)
+            cost = min(0, max(cost, (later - self.catch_up) / self.interval))
+        self.restart(self.anchor, max(0, self.used + cost))
 
     def ahead(self, now: float, cost: float) -> float:
         start = max(self.tat, now - self.catch_up, self.held)
@@ -187,18 +197,13 @@ class Pace(Schedule):
     def fresh_at(self) -> float:
         return max(self.held, self.tat, self.last + self.catch_up)
 
-    def inherit(self, old: Schedule, now: float) -> None:
-        if not isinstance(old, Pace):
-            super().inherit(old, now)
-            return
-        # What is owed is carried over in calls, as golang.org/x/time/rate's SetLimit does: of
-        # half an old interval still to wait, half a new one is left.
-        self.held = old.held
+    def inherit(self, old: Pace, now: float) -> None:
+        """Carry over what is owed, in calls, as golang.org/x/time/rate's SetLimit does.
+
+        Of half an old interval still to wait, half a new one is left.
+        """
         self.last = old.last
-        self.last_cost = old.last_cost
-        if old.anchor > -math.inf:
-            passed = (now - old.anchor) / old.interval
-            self.restart(now, max(0, old.used - passed))
+        self.restart(now, max(0.0, (old.tat - now) / old.interval))
 
     def check(self, cost: float) -> None:
         """Accept any cost: one above the burst waits until its due time."""
@@ -254,10 +259,10 @@ class Sliding(Schedule):
                 return
 
     def ahead(self, now: float, cost: float) -> float:
-        rounds, rest = divmod(max(0, self.total + cost - self.calls), self.calls)
-        if rounds and not rest:
-            rounds, rest = rounds - 1, self.calls
-        return max(now, self.held, self.frees(rest)) + rounds * self.per
+        rounds = max(0, math.ceil(cost / self.calls) - 1)  # each of `calls`, after the first
+        rest = cost - rounds * self.calls
+        first = max(now, self.held, self.frees(self.total + rest - self.calls))
+        return first + rounds * self.per
 
     def ends(self, started: float) -> float:
         """Return the first instant that is `per` seconds after `started`, in floats too."""
@@ -267,11 +272,9 @@ class Sliding(Schedule):
     def fresh_at(self) -> float:
         return max(self.held, self.ends(self.log[-1][0]) if self.log else -math.inf)
 
-    def inherit(self, old: Schedule, now: float) -> None:
-        if not isinstance(old, Sliding):
-            super().inherit(old, now)
-            return
-        self.held, self.log, self.total = old.held, old.log, old.total
+    def inherit(self, old: Sliding, now: float) -> None:  # noqa: ARG002 - as a pace's
+        """Carry over the log. What has left a shorter window is not known to a longer one."""
+        self.log, self.total = old.log, old.total
 
     def check(self, cost: float) -> None:
         if cost > self.calls:
@@ -327,6 +330,7 @@ class Lanes:
             if limits is None:
                 return None
             lane = self.schedules[key] = schedule_for(limits, catch_up=self.catch_up)
+            lane.touch(now)
             self._watch(key, now)
         return lane
 
@@ -336,7 +340,7 @@ class Lanes:
         for one, old in self.schedules.items():
             if one == key or (key == "*" and one not in self.limits):
                 self.schedules[one] = schedule_for(limits, catch_up=self.catch_up)
-                self.schedules[one].inherit(old, now)
+                self.schedules[one].succeed(old, now)
 
     def _watch(self, key: Hashable, at: float) -> None:
         self._count += 1

@@ -249,7 +249,8 @@ class Waiters(asyncio.Queue["Slot"]):
         waiting = sorted(self, key=lambda waiter: waiter.sequence)
         if self._everybody is not None:
             self._everybody = Line(None)
-        self.lines, self._ready, self._parked, self.live, self.cost = {}, [], [], 0, 0
+        self.lines.clear()  # in place: the lanes know it
+        self._ready, self._parked, self.live, self.cost = [], [], 0, 0
         for waiter in waiting:
             self.put_nowait(waiter)
 

@@ -49,7 +49,7 @@ def blockbuster(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
     if not pytest_asyncio.is_async_test(request.node):
         yield None
         return
-    with blockbuster_ctx("aioapiqueue") as guard:
+    with blockbuster_ctx("aioapiqueue", excluded_modules=["aioapiqueue.testing"]) as guard:
         yield guard
 
 

@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import pytest
+from blockbuster import BlockingError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import aioapiqueue
 from aioapiqueue.testing import VirtualLoop
 
 RESOLUTION = 1e-9
@@ -431,10 +433,23 @@ async def test_real_tests_get_the_stock_loop():
     assert not isinstance(asyncio.get_running_loop(), VirtualLoop)
 
 
-async def test_async_tests_get_a_virtual_loop(blockbuster):
-    """Virtual time is the default, and so is the guard against blocking calls."""
+async def test_async_tests_get_a_virtual_loop():
+    """Virtual time is the default."""
     assert isinstance(asyncio.get_running_loop(), VirtualLoop)
-    assert blockbuster is not None
+
+
+async def test_blocking_calls_of_the_package_fail(blockbuster):
+    """A call that blocks the loop raises where the package makes it, and nowhere else."""
+
+    def sleep_in(path):
+        exec(compile("time.sleep(0)", path, "exec"), {"time": time})  # noqa: S102 - under that name
+
+    inside = f"{aioapiqueue.__path__[0]}/_queue.py"
+    with pytest.raises(BlockingError):
+        sleep_in(inside)
+    sleep_in("elsewhere.py")
+    blockbuster.deactivate()
+    sleep_in(inside)
 
 
 def test_loop_factory_with_options():

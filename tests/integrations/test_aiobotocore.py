@@ -1,0 +1,542 @@
+"""Real aiobotocore clients against an endpoint on loopback that notes each arrival."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import botocore.session
+import pytest
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
+
+from aioapiqueue import ApiQueue, QueueClosed
+from aioapiqueue.integrations.aiobotocore import pace_session, paced
+
+pytestmark = pytest.mark.real
+
+INTERVAL = 0.1
+# How much closer two arrivals may be than the interval: the queue's default `catch_up`, and what
+# client, endpoint and a busy machine add between the release of a call and its arrival.
+SLACK = 0.010 + 0.040
+CREDENTIALS = {"aws_access_key_id": "AKIDEXAMPLE", "aws_secret_access_key": "secret"}
+
+
+@pytest.fixture(autouse=True)
+def _no_machine_configuration(monkeypatch):
+    """Keep the settings of whoever runs the tests out of them."""
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(autouse=True)
+def _botocore_reads_files(blockbuster):
+    """Let botocore read its service models from disk while it makes a client."""
+    if blockbuster is not None:
+        blockbuster.deactivate()
+
+
+@pytest.fixture(scope="module")
+def service_models():
+    """Read botocore's service models once, not in every test."""
+    return get_session().get_component("data_loader")
+
+
+@pytest.fixture
+def session(service_models):
+    """Give each test a session of its own."""
+    fresh = get_session()
+    fresh.register_component("data_loader", service_models)
+    return fresh
+
+
+@pytest.fixture
+async def queue():
+    """Release one call in every tenth of a second."""
+    async with ApiQueue("100ms") as running:
+        yield running
+        assert running.waiting == 0
+        assert running.running == 0
+
+
+@pytest.fixture
+async def create(session, endpoint):
+    """Create a client of the endpoint."""
+
+    def create_client(service="ec2", region="eu-west-1", url=endpoint.url, **config):
+        return session.create_client(
+            service,
+            region_name=region,
+            endpoint_url=url,
+            config=AioConfig(**config),
+            **CREDENTIALS,
+        )
+
+    # What the first request of a process loads would delay the arrival of the first one counted.
+    async with create_client() as first:
+        await first.describe_regions()
+    endpoint.arrivals.clear()
+    return create_client
+
+
+@asynccontextmanager
+async def calls(*coroutines):
+    """Run coroutines as tasks; whichever is left at the end is cancelled and awaited."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def crowd(first, *others):
+    """Await one call, then the others at once, and return all answers.
+
+    Botocore takes milliseconds to prepare a call. Had all of them started at once, the first would
+    have its slot, and arrive only after all others are prepared: closer to the second.
+    """
+    return [await first, *await asyncio.gather(*others)]
+
+
+def assert_paced(endpoint, *, interval=INTERVAL):
+    """Check that no two arrivals are closer than the interval, but for the slack."""
+    assert min(endpoint.gaps) >= interval - SLACK, endpoint.gaps
+
+
+async def test_concurrent_calls_arrive_one_interval_apart(endpoint, create, queue):
+    """Calls made at once arrive one at a time, and no later than the rate asks for."""
+    async with paced(create(), queue) as ec2:
+        start = time.monotonic()
+        await crowd(*(ec2.describe_snapshots() for _ in range(8)))
+    assert len(endpoint.arrivals) == 8
+    assert_paced(endpoint)
+    assert time.monotonic() - start < 7 * INTERVAL + 0.5
+
+
+async def test_every_retry_waits_its_turn(endpoint, create, queue):
+    """Retries of throttled calls are paced together with first attempts."""
+    endpoint.answer = lambda _: (
+        endpoint.THROTTLED if 1 < len(endpoint.arrivals) <= 7 else (200, "<Response/>")
+    )
+    async with paced(create(retries={"mode": "standard"}), queue) as ec2:
+        answers = await crowd(*(ec2.describe_snapshots() for _ in range(7)))
+    attempts = [1 + answer["ResponseMetadata"]["RetryAttempts"] for answer in answers]
+    assert len(endpoint.arrivals) == sum(attempts) == 13
+    assert_paced(endpoint)
+
+
+async def test_every_page_waits_its_turn(endpoint, create, queue):
+    """Each page that a paginator asks for is paced."""
+
+    def page(arrival):
+        number = int(arrival.parameters.get("NextToken", ["0"])[0])
+        token = f"<nextToken>{number + 1}</nextToken>" if number < 5 else ""
+        return 200, f"<Response><reservationSet/>{token}</Response>"
+
+    endpoint.answer = page
+    async with paced(create(), queue) as ec2:
+        pages = [page async for page in ec2.get_paginator("describe_instances").paginate()]
+    assert len(pages) == len(endpoint.arrivals) == 6
+    assert_paced(endpoint)
+
+
+async def test_every_poll_of_a_waiter_waits_its_turn(endpoint, create, queue):
+    """Each poll of a waiter is paced, even where the waiter itself does not pause."""
+
+    def state(_):
+        name = "running" if len(endpoint.arrivals) == 6 else "pending"
+        return 200, (
+            "<Response><reservationSet><item><instancesSet><item><instanceId>i-1</instanceId>"
+            f"<instanceState><name>{name}</name></instanceState>"
+            "</item></instancesSet></item></reservationSet></Response>"
+        )
+
+    endpoint.answer = state
+    async with paced(create(), queue) as ec2:
+        await ec2.get_waiter("instance_running").wait(
+            InstanceIds=["i-1"], WaiterConfig={"Delay": 0, "MaxAttempts": 10}
+        )
+    assert len(endpoint.arrivals) == 6
+    assert_paced(endpoint)
+
+
+async def test_a_call_is_signed_after_its_wait(endpoint, create):
+    """The last of 20 calls at 4 per second arrives with a fresh signature."""
+    async with ApiQueue("4/s") as queue, paced(create(), queue) as ec2:
+        await crowd(*(ec2.describe_snapshots() for _ in range(20)))
+    assert endpoint.arrivals[-1].at - endpoint.arrivals[0].at > 4.5
+    assert endpoint.arrivals[-1].signature_age < 2.0
+    assert_paced(endpoint, interval=0.25)
+
+
+async def test_cancelled_waiters_never_arrive_and_delay_nobody(endpoint, create):
+    """Fifty calls cancelled in the queue cost those behind them nothing."""
+    async with ApiQueue("300ms") as queue, paced(create(), queue) as ec2:
+        await ec2.describe_snapshots()
+        async with calls(*(ec2.describe_volumes() for _ in range(50))) as doomed:
+            await asyncio.sleep(0.02)
+            async with calls(*(ec2.describe_snapshots() for _ in range(3))) as survivors:
+                await asyncio.sleep(0.02)
+                assert queue.waiting == 53
+                for call in doomed:
+                    call.cancel()
+                await asyncio.gather(*survivors)
+    assert [arrival.action for arrival in endpoint.arrivals] == ["DescribeSnapshots"] * 4
+    assert_paced(endpoint, interval=0.3)
+    assert endpoint.arrivals[-1].at - endpoint.arrivals[0].at < 3 * 0.3 + 0.25
+
+
+async def test_a_call_in_flight_holds_its_slot_until_the_response(endpoint, create, queue):
+    """A slot is held while the request is on its way, and no longer than the response."""
+    endpoint.answer = lambda _: endpoint.HANG if len(endpoint.arrivals) > 1 else (200, "<R/>")
+    async with paced(create(), queue) as ec2:
+        await ec2.describe_snapshots()
+        assert queue.running == 0
+        async with calls(ec2.describe_snapshots()):
+            await endpoint.arrived(2)
+            assert queue.running == 1
+
+
+async def test_no_slot_is_held_while_a_retry_backs_off(endpoint, create, queue):
+    """Between two attempts a call holds nothing."""
+    endpoint.answer = lambda _: endpoint.THROTTLED
+    async with paced(create(), queue) as ec2:
+        ec2.meta.events.register_first("needs-retry.ec2", lambda **_: 60)
+        async with calls(ec2.describe_snapshots()):
+            await endpoint.arrived(1)
+            await asyncio.sleep(0.05)
+            assert queue.running == 0
+
+
+async def test_cancelling_in_flight_gives_the_slot_back(endpoint, create, queue):
+    """A call cancelled while the endpoint hangs gives its slot back at once."""
+    endpoint.answer = lambda _: endpoint.HANG
+    async with paced(create(), queue) as ec2, calls(ec2.describe_snapshots()) as (call,):
+        await endpoint.arrived(1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert queue.running == 0
+
+
+async def test_cancelling_while_signing_gives_the_slot_back(endpoint, create, queue):
+    """A call cancelled between its slot and its request gives the slot back."""
+    signing = asyncio.Event()
+
+    async def slow_credentials(**_):
+        signing.set()
+        await asyncio.sleep(60)
+
+    async with paced(create(), queue) as ec2:
+        ec2.meta.events.register("before-sign.ec2", slow_credentials)
+        async with calls(ec2.describe_snapshots()) as (call,):
+            await signing.wait()
+            assert queue.running == 1
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert queue.running == 0
+    assert not endpoint.arrivals
+
+
+async def test_an_error_while_signing_gives_the_slot_back(endpoint, create, queue):
+    """An exception between the slot and the request gives the slot back."""
+
+    def no_credentials(**_):
+        raise LookupError
+
+    async with paced(create(), queue) as ec2:
+        ec2.meta.events.register("before-sign.ec2", no_credentials)
+        with pytest.raises(LookupError):
+            await ec2.describe_snapshots()
+    assert queue.running == 0
+    assert not endpoint.arrivals
+
+
+async def test_an_unreadable_response_gives_the_slot_back(endpoint, create, queue):
+    """A response that botocore cannot parse, for which no event comes, gives the slot back."""
+    endpoint.answer = lambda _: (200, "<not xml")
+    async with paced(create(retries={"total_max_attempts": 1}), queue) as ec2:
+        with pytest.raises(Exception, match="Unable to parse response"):
+            await ec2.describe_snapshots()
+        assert queue.running == 0
+
+
+async def test_a_refused_connection_gives_the_slot_back(create, queue, unused_tcp_port):
+    """Each attempt at an endpoint that refuses connections is released, and paced."""
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    retries = {"mode": "standard", "total_max_attempts": 2}
+    async with paced(create(url=url, retries=retries), queue) as ec2:
+        with pytest.raises(EndpointConnectionError):
+            await ec2.describe_snapshots()
+        assert queue.running == 0
+
+
+async def test_a_read_timeout_gives_the_slot_back(endpoint, create, queue):
+    """A request that is given up on gives its slot back."""
+    endpoint.answer = lambda _: endpoint.HANG
+    client = create(read_timeout=0.2, retries={"total_max_attempts": 1})
+    async with paced(client, queue) as ec2:
+        with pytest.raises(ReadTimeoutError):
+            await ec2.describe_snapshots()
+        assert queue.running == 0
+
+
+async def test_an_error_answer_reaches_the_caller(endpoint, create, queue):
+    """What AWS answers reaches the caller as without pacing."""
+    endpoint.answer = lambda _: endpoint.THROTTLED
+    async with paced(create(retries={"total_max_attempts": 1}), queue) as ec2:
+        with pytest.raises(ClientError, match="RequestLimitExceeded"):
+            await ec2.describe_snapshots()
+        assert queue.running == 0
+
+
+async def test_lanes_see_the_name_of_the_operation(endpoint, create):
+    """A lane named after an operation holds that operation back, and no other."""
+    lanes = {"DescribeVolumes": "5/s"}
+    async with ApiQueue("100/s", lanes=lanes) as queue, paced(create(), queue) as ec2:
+        await crowd(
+            ec2.describe_regions(),
+            *(ec2.describe_volumes() for _ in range(4)),
+            *(ec2.describe_snapshots() for _ in range(4)),
+        )
+    volumes = [a.at for a in endpoint.arrivals if a.action == "DescribeVolumes"]
+    snapshots = [a.at for a in endpoint.arrivals if a.action == "DescribeSnapshots"]
+    assert volumes[-1] - volumes[0] >= 3 * 0.2 - SLACK
+    assert snapshots[-1] < volumes[1]
+
+
+async def test_a_request_made_for_a_paced_call_does_not_wait_for_that_call(endpoint, create):
+    """With room for one call at a time, what signing asks for goes first: nothing deadlocks."""
+    async with (
+        ApiQueue("50ms", concurrency=1) as queue,
+        paced(create("sts"), queue) as sts,
+        paced(create(), queue) as ec2,
+    ):
+        refresh = asyncio.Lock()
+
+        async def credentials(**_):
+            async with refresh:
+                await sts.get_caller_identity()
+
+        ec2.meta.events.register("before-sign.ec2", credentials)
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(ec2.describe_snapshots() for _ in range(5)))
+        assert queue.running == 0
+    assert len(endpoint.arrivals) == 10
+
+
+async def test_an_open_client_is_paced_for_a_while(endpoint, create, queue):
+    """A client that was open before the block is open after it, and is no longer paced."""
+    async with create() as ec2:
+        async with paced(ec2, queue) as same:
+            assert same is ec2
+            await crowd(*(ec2.describe_snapshots() for _ in range(3)))
+        assert_paced(endpoint)
+        await asyncio.gather(*(ec2.describe_snapshots() for _ in range(10)))
+    assert endpoint.arrivals[-1].at - endpoint.arrivals[3].at < 5 * INTERVAL
+
+
+async def test_a_block_may_end_while_calls_are_under_way(endpoint, create, queue):
+    """A call that outlives the block of an open client still gives its slot back."""
+    endpoint.answer = lambda _: endpoint.HANG
+    async with create() as ec2, AsyncExitStack() as stack:
+        async with paced(ec2, queue):
+            (call,) = await stack.enter_async_context(calls(ec2.describe_snapshots()))
+            await endpoint.arrived(1)
+        assert queue.running == 1
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert queue.running == 0
+
+
+async def test_pacing_twice_with_one_queue_is_pacing_once(endpoint, create, queue, session):
+    """Neither nesting nor session-wide pacing makes a call wait twice in the same queue."""
+    pace_session(session, queue)
+    pace_session(session, {"ec2": queue})
+    async with paced(create(), queue) as ec2, paced(ec2, queue):
+        start = time.monotonic()
+        await crowd(*(ec2.describe_snapshots() for _ in range(5)))
+        assert time.monotonic() - start < 4 * INTERVAL + 0.3
+    assert_paced(endpoint)
+
+
+async def test_the_outer_block_still_paces_after_the_inner_one(endpoint, create, queue):
+    """A client is paced until the last of its blocks ends."""
+    async with paced(create(), queue) as ec2:
+        async with paced(ec2, queue):
+            await ec2.describe_snapshots()
+        await crowd(*(ec2.describe_snapshots() for _ in range(3)))
+    assert_paced(endpoint)
+
+
+async def test_a_client_that_others_wrap_too_can_be_paced_again(endpoint, create):
+    """Another wrapper put on in the block stays; a later block paces as the first one did."""
+    async with create() as ec2, ApiQueue("1s") as first, ApiQueue("100ms") as second:
+        async with paced(ec2, first):
+            ours = ec2._make_api_call
+
+            async def traced(*arguments):
+                return await ours(*arguments)
+
+            ec2._make_api_call = traced
+        async with paced(ec2, second), paced(create("sts"), second) as sts:
+            await crowd(
+                sts.get_caller_identity(),
+                sts.get_caller_identity(),
+                ec2.describe_snapshots(),
+                ec2.describe_snapshots(),
+            )
+        assert first.stats.released == 0
+    assert [arrival.service for arrival in endpoint.arrivals] == ["sts", "sts", "ec2", "ec2"]
+    assert_paced(endpoint)
+
+
+async def test_a_second_queue_is_refused(endpoint, create, queue, session):
+    """A client or a session that one queue paces already is refused to another."""
+    async with ApiQueue("1s") as other:
+        async with paced(create(), queue) as ec2:
+            with pytest.raises(RuntimeError, match="paced by another queue"):
+                async with paced(ec2, other):
+                    pytest.fail("it was let in")
+            await crowd(*(ec2.describe_snapshots() for _ in range(3)))
+        pace_session(session, {"ec2": queue})
+        with pytest.raises(RuntimeError, match="another queue paces ec2"):
+            pace_session(session, other)
+    assert_paced(endpoint)
+
+
+async def test_a_session_paces_clients_made_later_in_every_region(endpoint, create, queue, session):
+    """All later clients of a session share the queue, whatever their region."""
+    pace_session(session, {"ec2": queue})
+    async with create() as ireland, create(region="us-east-2") as ohio:
+        await crowd(
+            *(client.describe_snapshots() for client in [ireland, ohio] * 3),
+        )
+    assert {arrival.region for arrival in endpoint.arrivals} == {"eu-west-1", "us-east-2"}
+    assert_paced(endpoint)
+
+
+async def test_services_that_a_mapping_does_not_name_are_not_paced(
+    endpoint, create, queue, session
+):
+    """Pacing ec2 leaves sts alone."""
+    pace_session(session, {"ec2": queue})
+    async with create("sts") as sts, create() as ec2:
+        await ec2.describe_snapshots()
+        await asyncio.gather(*(sts.get_caller_identity() for _ in range(20)))
+    assert len(endpoint.arrivals) == 21
+    assert endpoint.arrivals[-1].at - endpoint.arrivals[1].at < 10 * INTERVAL
+
+
+async def test_one_queue_paces_every_service_of_a_session(endpoint, create, queue, session):
+    """A queue instead of a mapping paces all services, in one stream."""
+    pace_session(session, queue)
+    async with (
+        create() as ec2,
+        create("sts") as sts,
+        create("s3", s3={"addressing_style": "path"}) as s3,
+        create("autoscaling") as autoscaling,
+    ):
+        await crowd(
+            ec2.describe_snapshots(),
+            sts.get_caller_identity(),
+            s3.list_buckets(),
+            autoscaling.describe_auto_scaling_groups(),
+        )
+    assert {a.service for a in endpoint.arrivals} == {"ec2", "sts", "s3", "autoscaling"}
+    assert_paced(endpoint)
+
+
+async def test_a_service_goes_by_the_name_that_create_client_takes(
+    endpoint, create, queue, session
+):
+    """Services whose event names differ from their names are paced too."""
+    pace_session(session, {"autoscaling": queue, "elbv2": queue})
+    async with create("autoscaling") as autoscaling, create("elbv2") as elbv2:
+        await crowd(
+            *(autoscaling.describe_auto_scaling_groups() for _ in range(3)),
+            *(elbv2.describe_load_balancers() for _ in range(3)),
+        )
+    assert len(endpoint.arrivals) == 6
+    assert_paced(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("dynamobd", "'dynamodb'"),
+        ("EC2", "'ec2'"),
+        ("auto-scaling", "'autoscaling'"),
+        ("elastic-load-balancing-v2", "'elbv2'"),
+        ("Auto Scaling", "'autoscaling'"),
+        ("zzzzzzzzzz", "get_available_services"),
+    ],
+)
+async def test_an_unknown_service_is_refused_with_the_nearest_name(session, queue, name, meant):
+    """A misspelt service is an error at once, and the error says what was meant."""
+    with pytest.raises(ValueError, match=f"unknown AWS service '{name}'.*{meant}"):
+        pace_session(session, {"s3": queue, name: queue})
+
+
+async def test_what_cannot_be_paced_or_cannot_pace_is_refused(session, queue):
+    """A blocking client, and a rate where a queue belongs, are errors at once."""
+    blocking = botocore.session.get_session().create_client("ec2", "eu-west-1", **CREDENTIALS)
+    with pytest.raises(TypeError, match="an aiobotocore client can be paced, not <"):
+        async with paced(blocking, queue):
+            pytest.fail("it was let in")
+    blocking.close()
+    with pytest.raises(TypeError, match="ec2 can be paced by an ApiQueue, not by '10/s'"):
+        pace_session(session, {"ec2": "10/s"})
+
+
+async def test_a_closed_queue_fails_the_call(endpoint, create):
+    """What the queue raises reaches the caller, and nothing is sent."""
+    queue = ApiQueue("100ms")
+    await queue.aclose()
+    async with paced(create(), queue) as ec2:
+        with pytest.raises(QueueClosed):
+            await ec2.describe_snapshots()
+    assert not endpoint.arrivals
+
+
+async def test_a_refused_mapping_paces_nothing(endpoint, create, queue, session):
+    """A mapping with a wrong name in it has no effect."""
+    with pytest.raises(ValueError, match="unknown"):
+        pace_session(session, {"ec2": queue, "ec3": queue})
+    async with create() as ec2:
+        await asyncio.gather(*(ec2.describe_snapshots() for _ in range(10)))
+    assert endpoint.arrivals[-1].at - endpoint.arrivals[0].at < 5 * INTERVAL
+
+
+async def test_presigning_uses_no_slot(endpoint, create, queue):
+    """Signing a URL sends nothing and waits for nothing."""
+    async with paced(create("s3"), queue) as s3:
+        start = time.monotonic()
+        for _ in range(20):
+            await s3.generate_presigned_url("get_object", Params={"Bucket": "b", "Key": "k"})
+        await s3.list_buckets()
+        assert time.monotonic() - start < 10 * INTERVAL
+    assert len(endpoint.arrivals) == 1
+
+
+def test_without_aiobotocore_the_error_names_the_extra():
+    """Importing the module without its dependency says what to install."""
+    program = (
+        "import sys; sys.modules['aiobotocore'] = None; import aioapiqueue.integrations.aiobotocore"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert 'ImportError: pacing AWS clients needs aiobotocore: pip install "aioapiqueue[aws]"' in (
+        done.stderr
+    )

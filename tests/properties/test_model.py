@@ -1,0 +1,337 @@
+"""One queue and one naive model, put through the same random history."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from types import NoneType
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from naive_model import Model, NaiveCall, NaiveRate, NaiveWindow
+
+from aioapiqueue import ApiQueue, QueueClosed, Rate, SlotTimeout, Window
+from aioapiqueue.testing import VirtualLoop
+
+# All figures are sums of powers of two, so that both sides reckon without rounding.
+INTERVALS = st.sampled_from([0.125, 0.25, 0.5, 1.0])
+RATES = st.builds(
+    lambda interval, burst: Rate(1, interval, burst), INTERVALS, st.sampled_from([1, 2, 3])
+)
+WINDOWS = st.builds(Window, st.sampled_from([4, 6]), st.sampled_from([1.0, 2.0]))
+LIMITS = st.one_of(
+    st.lists(RATES, min_size=1, max_size=1),
+    st.tuples(RATES, WINDOWS).map(list),
+    st.lists(WINDOWS, min_size=1, max_size=1),
+    st.lists(RATES, min_size=2, max_size=2),
+)
+STEPS = st.integers(1, 48).map(lambda n: n / 16)
+KEYS = st.sampled_from([None, "a", "b", "c"])
+
+
+def naive(limits, now):
+    return [
+        NaiveRate(limit.interval, limit.burst, now)
+        if isinstance(limit, Rate)
+        else NaiveWindow(limit.calls, limit.per)
+        for limit in limits
+    ]
+
+
+def successors(old, limits, now):
+    new = naive(limits, now)
+    for kind in (NaiveRate, NaiveWindow):
+        before = [limit for limit in old if type(limit) is kind]
+        after = [limit for limit in new if type(limit) is kind]
+        for one, other in zip(before, after, strict=False):
+            one.replaced_by(other, now)
+    return new
+
+
+class Queue(ApiQueue):
+    """An ApiQueue that says when it grants a slot, before the caller resumes."""
+
+    on_grant = staticmethod(lambda slot: None)
+
+    def _grant(self, slot, now):
+        super()._grant(slot, now)
+        self.on_grant(slot)
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Every rule is done to both; after each, they agree on who was released when."""
+
+    queue_class = Queue
+
+    @initialize(
+        limits=LIMITS,
+        lanes=st.dictionaries(st.sampled_from(["a", "b"]), LIMITS),
+        concurrency=st.sampled_from([None, 1, 2, 5]),
+    )
+    def start(self, limits, lanes, concurrency):
+        self.runner = asyncio.Runner(loop_factory=VirtualLoop)
+        self.loop = self.runner.get_loop()
+        self.queue = self.queue_class(*limits, lanes=lanes, concurrency=concurrency, catch_up=0)
+        self.queue.on_grant = self.cancel_if_marked
+        self.model = Model(
+            naive(limits, -math.inf),
+            {key: naive(own, -math.inf) for key, own in lanes.items()},
+            math.inf if concurrency is None else concurrency,
+        )
+        self.count = 0
+        self.released = []
+        self.tasks = {}
+        self.calls = {}
+        self.slots = {}
+        self.ends = {}
+        self.marked = set()
+        self.settled = set()
+        self.released_under_old_limits = 0
+
+    def cancel_if_marked(self, slot):
+        who = self.calls[slot]
+        if who in self.marked:
+            self.tasks[who].cancel()
+
+    async def run_call(self, call, slot):
+        async with slot:
+            self.released.append((self.loop.time(), call.who))
+            self.slots[call.who] = slot
+            if not call.ends_at_once:
+                await self.ends[call.who].wait()
+
+    def do(self, action=lambda: None, *, seconds=0.0):
+        """Act on the queue; let it and the model run for so long."""
+
+        async def act():
+            action()
+            await asyncio.sleep(seconds)
+            for _ in range(20 + 6 * self.queue.waiting):
+                await asyncio.sleep(0)
+
+        self.runner.run(act())
+        # Of a stall, as of any callback, the queue sees only the end.
+        self.model.run(self.now - seconds, self.now)
+
+    @property
+    def now(self):
+        return self.loop.time()
+
+    @rule(
+        key=KEYS,
+        priority=st.sampled_from([0, 0, 0, -1, 1]),
+        cost=st.sampled_from([1, 1, 1, 0.5, 2, 3]),
+        ends_at_once=st.booleans(),
+        patience=st.sampled_from([None, None, 0.25, 2.0]),
+    )
+    def submit(self, key, priority, cost, ends_at_once, patience):
+        self.count += 1
+        gives_up_at = math.inf if patience is None else self.now + patience + 1 / 1024
+        call = NaiveCall(self.count, key, priority, cost, ends_at_once, gives_up_at)
+
+        def act():
+            slot = self.queue.slot(
+                key=key,
+                priority=priority,
+                cost=cost,
+                timeout=None if patience is None else patience + 1 / 1024,
+            )
+            self.calls[slot] = call.who
+            self.ends[call.who] = asyncio.Event()
+            self.tasks[call.who] = self.loop.create_task(self.run_call(call, slot))
+
+        self.model.submit(call, self.now)
+        self.do(act)
+
+    @precondition(lambda self: self.model.waiting)
+    @rule(data=st.data())
+    def cancel_a_waiter(self, data):
+        call = data.draw(st.sampled_from(self.model.waiting))
+        self.model.waiting.remove(call)
+        self.do(self.tasks[call.who].cancel)
+
+    @precondition(lambda self: self.model.waiting)
+    @rule(data=st.data())
+    def cancel_a_waiter_when_it_is_granted(self, data):
+        call = data.draw(st.sampled_from(self.model.waiting))
+        call.cancelled_when_granted = True
+        self.marked.add(call.who)
+
+    @precondition(lambda self: self.model.running)
+    @rule(data=st.data(), cancelled=st.booleans())
+    def end_a_body(self, data, cancelled):
+        who = data.draw(st.sampled_from(sorted(self.model.running)))
+        del self.model.running[who]
+        self.do(self.tasks[who].cancel if cancelled else self.ends[who].set)
+
+    @precondition(lambda self: len(self.model.released) > self.released_under_old_limits)
+    @rule(data=st.data(), cost=st.sampled_from([0.5, 2, 4]))
+    def settle_once(self, data, cost):
+        recent = self.model.released[self.released_under_old_limits :]
+        who = data.draw(st.sampled_from([who for _, who in recent]))
+        if self.slots[who] in self.settled:
+            return
+        self.settled.add(self.slots[who])
+        call_limits = [*self.model.limits, *self.model.lanes.get(self.slots[who].key, [])]
+        if any(isinstance(limit, NaiveRate) and limit.burst == 1 for limit in call_limits):
+            return  # what a pace without burst gives back is less than the model's: see adjust
+        for limit in call_limits:
+            limit.change(who, cost)
+        self.do(lambda: self.slots[who].settle(cost))
+
+    @rule(seconds=STEPS)
+    def pass_time(self, seconds):
+        self.do(seconds=seconds)
+
+    @rule(seconds=STEPS)
+    def stall(self, seconds):
+        before = self.now
+        self.do(lambda: self.loop.stall(seconds))
+        assert self.now == before + seconds
+
+    @rule(seconds=st.one_of(st.none(), STEPS))
+    def pause(self, seconds):
+        until = math.inf if seconds is None else self.now + seconds
+        self.model.paused_until = max(self.model.paused_until, until)
+        self.do(lambda: self.queue.pause(seconds))
+
+    @rule()
+    def resume(self):
+        self.model.paused_until = min(self.model.paused_until, self.now)
+        self.do(self.queue.resume)
+
+    @rule(seconds=STEPS)
+    def push_back(self, seconds):
+        until = self.now + seconds
+        self.model.pushed_back_until = max(self.model.pushed_back_until, until)
+        self.do(lambda: self.queue.throttled(seconds))
+
+    @rule(limits=LIMITS)
+    def set_rate(self, limits):
+        self.released_under_old_limits = len(self.model.released)
+        self.model.limits = successors(self.model.limits, limits, self.now)
+        self.do(lambda: self.queue.set_rate(*limits))
+
+    @rule(limits=LIMITS, key=st.sampled_from(["a", "b", "c"]))
+    def set_lane(self, limits, key):
+        self.released_under_old_limits = len(self.model.released)
+        self.model.lanes[key] = successors(self.model.lanes.get(key, []), limits, self.now)
+        self.do(lambda: self.queue.set_rate(*limits, key=key))
+
+    @invariant()
+    def both_agree(self):
+        if not hasattr(self, "model"):
+            return
+        assert self.released == self.model.released
+        assert self.queue.running == len(self.model.running)
+        assert self.queue.waiting == len(self.model.waiting)
+        assert self.queue.running <= self.model.concurrency
+        if not self.model.waiting:
+            timers = self.loop.pending_timers
+            assert self.queue._ticker is None
+            assert timers == 0
+
+    def teardown(self):
+        if hasattr(self, "runner"):
+            for end in self.ends.values():
+                end.set()
+
+            async def close():
+                await self.queue.aclose(drain=False)
+                await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+                assert asyncio.all_tasks() == {asyncio.current_task()}
+
+            self.runner.run(close())
+            for task in self.tasks.values():
+                if not task.cancelled():
+                    assert isinstance(task.exception(), NoneType | SlotTimeout | QueueClosed), (
+                        task.exception()
+                    )
+            assert self.queue.running == 0
+            self.runner.close()
+
+
+TestPromises1To7 = QueueMachine.TestCase
+TestPromises1To7.settings = settings(max_examples=200, stateful_step_count=40)
+
+
+class BurstOffByOne(Queue):
+    """Takes every burst for one more than it is."""
+
+    def __init__(self, *limits, **options):
+        super().__init__(*map(one_more, limits), **options)
+
+    def set_rate(self, *limits, key=None):
+        super().set_rate(*map(one_more, limits), key=key)
+
+
+def one_more(limit):
+    return Rate(limit.calls, limit.per, limit.burst + 1) if isinstance(limit, Rate) else limit
+
+
+class CancelledSlotLost(Queue):
+    """Gives nothing back for a slot whose caller was cancelled before it resumed."""
+
+    def _adjust(self, slot, cost):
+        if cost != -slot.cost:
+            super()._adjust(slot, cost)
+
+
+class PriorityIgnored(Queue):
+    """Lets everybody wait with the same priority."""
+
+    def _join(self, slot, future):
+        slot.priority = 0
+        super()._join(slot, future)
+
+
+class LaneLimitIgnored(Queue):
+    """Asks only the queue's own limits whether a waiter is due."""
+
+    def _release_due(self, now):
+        lanes, self._lanes.schedules = self._lanes.schedules, {}
+        try:
+            return super()._release_due(now)
+        finally:
+            self._lanes.schedules = lanes
+
+
+class HoldShortened(Queue):
+    """Takes the latest push-back for the one that counts."""
+
+    def throttled(self, retry_after=None, *, key=None):
+        self._pushed_back = -math.inf
+        super().throttled(retry_after, key=key)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [BurstOffByOne, CancelledSlotLost, PriorityIgnored, LaneLimitIgnored, HoldShortened],
+)
+def test_the_model_catches_a_broken_scheduler(mutant):
+    """Each of five broken queues is told from the model."""
+
+    class Broken(QueueMachine):
+        queue_class = mutant
+
+    with pytest.raises((AssertionError, BaseExceptionGroup)):
+        run_state_machine_as_test(
+            Broken,
+            settings=settings(
+                max_examples=300,
+                stateful_step_count=40,
+                database=None,
+                derandomize=True,
+                phases=[Phase.generate],
+                report_multiple_bugs=False,
+            ),
+        )
