@@ -1,0 +1,27 @@
+"""The typer application: one command for each program."""
+
+from __future__ import annotations
+
+import typer
+
+from aioapiqueue.cli.demo import demo
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="aioapiqueue",
+    no_args_is_help=True,
+    add_completion=False,
+    # Joins the lines of a docstring's paragraph; the default breaks them where the source does.
+    rich_markup_mode="markdown",
+    # A traceback of locals is no help to whoever did not write the program.
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _aioapiqueue() -> None:
+    """Pace many concurrent API calls into one stream that the other side can bear."""
+
+
+app.command()(demo)

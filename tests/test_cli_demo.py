@@ -1,0 +1,167 @@
+"""The demonstration as people run it: a process of its own, its output and its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.real
+
+QUICKLY = 10.0  # seconds, of which nearly all are the start of an interpreter on a busy machine
+
+
+def run(*arguments, timeout=QUICKLY, **environment):
+    """Runs `python -m aioapiqueue` in a terminal of 80 columns that is not one."""
+    return subprocess.run(
+        [sys.executable, "-m", "aioapiqueue", *arguments],
+        env=os.environ | {"COLUMNS": "80"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def words(text):
+    """The text without its frame and line breaks."""
+    return " ".join(text.replace("│", " ").split())
+
+
+def test_demo_holds_its_promises_and_writes_its_figures(tmp_path):
+    """Unpaced throttles and loses, paced does neither and is on time; text and JSON agree.
+
+    The user's AWS settings would break it if it heeded them.
+    """
+    figures = tmp_path / "figures.json"
+    hostile = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+        "AWS_PROFILE": "no-such-profile",
+        "AWS_MAX_ATTEMPTS": "50",
+        "HTTP_PROXY": "http://127.0.0.1:1",
+        "http_proxy": "http://127.0.0.1:1",
+    }
+    demo = ("demo", "--snapshots", "200", "--rate", "18/s", "--json", str(figures))
+    ended = run(*demo, timeout=120, **hostile)
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
+
+    report = json.loads(figures.read_text())
+    assert report["ok"] is True
+    assert {check["name"]: check["ok"] for check in report["checks"]} == {
+        "unpaced_was_throttled": True,
+        "paced_not_throttled": True,
+        "paced_bystander_unharmed": True,
+        "paced_found_everything": True,
+        "paced_on_time": True,
+    }
+    assert report["plan"] | {"interval": None} == {
+        "snapshots": 200,
+        "public": 20,
+        "buckets": 50,
+        "users": 50,
+        "rate": "18/s",
+        "interval": None,
+        "workers": 20,
+    }
+    unpaced, blanket, paced = (report["strategies"][n] for n in ("unpaced", "blanket", "paced"))
+    assert unpaced["throttled"] > 0
+    for one in (blanket, paced):
+        assert (one["ec2_calls"], one["calls"]) == (201, 803)
+        assert (one["throttled"], one["errors"], one["lost"]) == (0, 0, 0)
+        assert one["public_found"] == 20
+        assert one["bystander_failures"] == 0 < one["bystander_calls"]
+    assert 200 / 18 <= paced["ec2_seconds"] <= 1.05 * 201 / 18
+    assert paced["ec2_seconds"] <= paced["seconds"]
+    assert blanket["seconds"] >= 802 / 18
+
+    assert max(map(len, ended.stdout.splitlines())) <= 80
+    assert ended.stdout.isascii()
+    assert "201 / 803" in ended.stdout
+    assert "20 of 20" in ended.stdout
+    assert "OK: all 5 checks hold." in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--rate", "12"), "--rate: '12' is not a rate; accepted forms: \"10/s\""),
+        (("--rate", "0/s"), "--rate: '0/s' is not a rate"),
+        (("--snapshots", "199"), "--snapshots: 199 is too few"),
+        (("--workers", "4"), "--workers: 4 is too few"),
+        (("--json", "no-such-directory/x.json"), "there is no directory no-such-directory"),
+        (("--json", "."), "--json: . is a directory"),
+    ],
+)
+def test_bad_option_is_refused_at_once(arguments, told):
+    """What could not work is refused with exit code 2, a reason, and before anything is run."""
+    ended = run("demo", *arguments)
+    assert ended.returncode == 2
+    assert told in words(ended.stderr)
+    assert ended.stdout == ""
+
+
+def test_help_fits_a_terminal():
+    """`--help` names each option with its default, within 80 columns."""
+    ended = run("demo", "--help")
+    assert ended.returncode == 0
+    assert max(map(len, ended.stdout.splitlines())) <= 80
+    for expected in ("--snapshots", "--rate", "--workers", "--json", "[default: 16/s]"):
+        assert expected in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [
+        ("rich", 'The command line needs rich: pip install "aioapiqueue[cli]"'),
+        ("typer", 'The command line needs typer: pip install "aioapiqueue[cli]"'),
+        ("moto", 'The demonstration needs moto: pip install "aioapiqueue[demo]"'),
+    ],
+)
+def test_missing_extra_is_named(module, told, tmp_path):
+    """Without its extra, the program says which one to install, and exits with 1."""
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{module!r}] = None")
+    ended = run("demo", PYTHONPATH=str(tmp_path))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", f"{told}\n")
+
+
+def servers():
+    """The processes that are a mock server of ours, by their command line."""
+    found = set()
+    for commandline in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"aioapiqueue.cli._moto" in commandline.read_bytes():
+                found.add(commandline.parent.name)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts processes in /proc")
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_interrupted_demo_leaves_no_server(signum, code):
+    """Ctrl-C exits with 130; however the program ends, its server process ends with it."""
+    before = servers()
+    with subprocess.Popen(
+        [sys.executable, "-m", "aioapiqueue", "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as demo:
+        deadline = time.monotonic() + 20
+        while not servers() - before and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert servers() - before
+        time.sleep(1)
+        demo.send_signal(signum)
+        _, errors = demo.communicate(timeout=QUICKLY)
+    assert demo.returncode == code
+    assert "Traceback" not in errors
+    while servers() - before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert servers() <= before

@@ -1,0 +1,200 @@
+"""The demonstration's gate: EC2's token buckets, exactly, and the proxy around them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import botocore.exceptions
+import pytest
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession
+from aiohttp import web
+from yarl import URL
+
+from aioapiqueue.cli._gate import Bucket, Buckets, Gate
+
+ATTRIBUTE = "DescribeSnapshotAttribute"
+ATTRIBUTES = """<?xml version="1.0" encoding="UTF-8"?>
+<DescribeSnapshotAttributeResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/">
+<requestId>r</requestId><snapshotId>snap-1</snapshotId>
+<createVolumePermission><item><group>all</group></item></createVolumePermission>
+</DescribeSnapshotAttributeResponse>"""
+
+
+def served(buckets, action, parameters=(), *, place=("account", "region"), now=0.0):
+    """How many of 200 calls at one instant the buckets serve."""
+    return sum(buckets.take(*place, action, parameters, now) for _ in range(200))
+
+
+def test_bucket_starts_full_and_is_then_empty():
+    """A new bucket gives as many tokens as it holds, and then none at the same instant."""
+    bucket = Bucket(100, 20, now=7.0)
+    assert [bucket.take(7.0) for _ in range(101)] == [True] * 100 + [False]
+
+
+def test_bucket_refills_by_elapsed_time():
+    """Tokens return at the refill rate, whole ones only, and a refusal costs nothing."""
+    bucket = Bucket(4, 2, now=0.0)
+    assert [bucket.take(0.0) for _ in range(5)] == [True] * 4 + [False]
+    assert not bucket.take(0.25)
+    assert bucket.take(0.5)
+    assert not bucket.take(0.5)
+    assert [bucket.take(1.5) for _ in range(3)] == [True, True, False]
+
+
+def test_bucket_holds_no_more_than_its_capacity():
+    """However long nobody calls, the burst that follows is the capacity."""
+    bucket = Bucket(4, 2, now=0.0)
+    assert [bucket.take(3600.0) for _ in range(5)] == [True] * 4 + [False]
+
+
+def test_caller_at_the_refill_rate_is_served_for_ever_and_one_beyond_is_not():
+    """An empty bucket serves its refill rate, and refuses every other call at twice that rate."""
+    bucket = Bucket(8, 4, now=0.0)
+    assert all(bucket.take(0.0) for _ in range(8))
+    assert [bucket.take(n / 8) for n in range(1, 41)] == [False, True] * 20
+
+
+@pytest.mark.parametrize(
+    ("action", "parameters", "capacity", "refill"),
+    [
+        ("DescribeSnapshotAttribute", ("SnapshotId",), 100, 20),
+        ("GetConsoleOutput", (), 100, 20),
+        ("DescribeSnapshots", ("MaxResults", "Owner.1"), 100, 20),
+        ("DescribeSnapshots", ("NextToken",), 100, 20),
+        ("DescribeSnapshots", ("Filter.1.Name", "Filter.1.Value.1"), 100, 20),
+        ("DescribeSnapshots", ("Owner.1",), 50, 10),
+        ("DescribeInstances", (), 50, 10),
+        ("CreateTags", ("ResourceId.1",), 50, 5),
+    ],
+)
+def test_each_kind_of_action_has_its_published_bucket(action, parameters, capacity, refill):
+    """Reads, unfiltered and unpaginated reads, and writes have EC2's published figures."""
+    buckets = Buckets()
+    assert served(buckets, action, parameters) == capacity
+    assert served(buckets, action, parameters, now=2.0) == 2 * refill
+
+
+def test_accounts_regions_and_actions_do_not_share():
+    """Whoever empties one bucket takes nothing from another account, Region or action."""
+    buckets = Buckets()
+    assert served(buckets, ATTRIBUTE) == 100
+    assert served(buckets, ATTRIBUTE) == 0
+    assert served(buckets, ATTRIBUTE, place=("other", "region")) == 100
+    assert served(buckets, ATTRIBUTE, place=("account", "other")) == 100
+    assert served(buckets, "DescribeSnapshots", ("MaxResults",)) == 100
+    assert served(buckets, "DescribeSnapshots") == 50
+
+
+@pytest.fixture
+async def upstream():
+    """A server that answers EC2 with one attribute, and everybody else with what it received."""
+    seen = []
+
+    async def handle(request):
+        body = await request.read()
+        seen.append((request.method, request.raw_path, dict(request.headers), body))
+        if b"Action=DescribeSnapshotAttribute" in body:
+            return web.Response(text=ATTRIBUTES, content_type="text/xml")
+        return web.Response(status=404, body=b"\x00" + body, headers={"X-Told": "yes"})
+
+    runner = web.ServerRunner(web.Server(handle), shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    yield f"http://{host}:{port}", seen
+    await runner.cleanup()
+
+
+def ec2_client(url, access_key="SCANNER"):
+    """A real EC2 client without retries, for the gate at `url`."""
+    return AioSession().create_client(
+        "ec2",
+        region_name="us-east-1",
+        endpoint_url=url,
+        aws_access_key_id=access_key,
+        aws_secret_access_key="secret",  # noqa: S106 - the gate checks no signature
+        config=AioConfig(retries={"total_max_attempts": 1}, max_pool_connections=60, proxies={}),
+    )
+
+
+async def attribute(client):
+    """Calls once; True if served, False if EC2's throttling error came back."""
+    try:
+        answer = await client.describe_snapshot_attribute(
+            Attribute="createVolumePermission", SnapshotId="snap-1"
+        )
+    except botocore.exceptions.ClientError as error:
+        told = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
+        if told != ("RequestLimitExceeded", 503) or "throttled on ec2:Desc" not in str(error):
+            raise
+        return False
+    assert answer["CreateVolumePermissions"] == [{"Group": "all"}]
+    return True
+
+
+@pytest.mark.real
+async def test_botocore_is_served_until_the_bucket_is_empty(upstream):
+    """Real clients of one account share its bucket, read the error as EC2's, and are counted."""
+    url, seen = upstream
+    gate = Gate(url, {"SCANNER": "account", "BYSTANDER": "account"})
+    async with gate.serve() as front:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async with ec2_client(front) as scanner, ec2_client(front, "BYSTANDER") as bystander:
+            answers = await asyncio.gather(*(attribute(scanner) for _ in range(160)))
+            took = loop.time() - began
+            assert 100 <= sum(answers) <= 100 + 20 * took
+            # Another account is not touched by it, this one's other keys are.
+            async with ec2_client(front, "STRANGER") as stranger:
+                assert await attribute(stranger)
+            others = await asyncio.gather(*(attribute(bystander) for _ in range(60)))
+            took = loop.time() - began
+            assert sum(answers) + sum(others) <= 100 + 20 * took
+    counts = gate.counts["SCANNER"]
+    assert (counts.calls, counts.ec2_calls) == (160, 160)
+    assert counts.throttled == 160 - sum(answers)
+    assert gate.counts["BYSTANDER"].throttled == 60 - sum(others) > 0
+    assert len(seen) == sum(answers) + sum(others) + 1
+
+
+@pytest.mark.real
+async def test_other_services_pass_through_unchanged(upstream):
+    """Method, path, query, body and headers arrive as sent; status, body and headers come back."""
+    url, seen = upstream
+    gate = Gate(url, {})
+    authorization = (
+        "AWS4-HMAC-SHA256 Credential=KEY/20260101/us-east-1/s3/aws4_request, "
+        "SignedHeaders=host, Signature=0"
+    )
+    async with gate.serve() as front, aiohttp.ClientSession() as session:
+        for number in range(150):
+            async with session.put(
+                URL(f"{front}/a%20bucket/k?list-type={number}&x=a%2Fb", encoded=True),
+                data=b"\xff\x00body",
+                headers={"Authorization": authorization, "X-Amz-Date": "20260101T000000Z"},
+            ) as answer:
+                assert answer.status == 404
+                assert await answer.read() == b"\x00\xff\x00body"
+                assert answer.headers["X-Told"] == "yes"
+    method, path, headers, body = seen[-1]
+    assert (method, path) == ("PUT", "/a%20bucket/k?list-type=149&x=a%2Fb")
+    assert body == b"\xff\x00body"
+    assert headers["Authorization"] == authorization
+    assert headers["X-Amz-Date"] == "20260101T000000Z"
+    assert headers["Host"] == front.removeprefix("http://")
+    counts = gate.counts["KEY"]
+    assert (counts.calls, counts.ec2_calls, counts.throttled) == (150, 0, 0)
+
+
+@pytest.mark.real
+async def test_dead_server_behind_the_gate_is_a_bad_gateway(upstream):
+    """The gate says 502 when nobody listens behind it, rather than blaming itself."""
+    gate = Gate("http://127.0.0.1:1", {})
+    async with (
+        gate.serve() as front,
+        aiohttp.ClientSession() as session,
+        session.get(front) as answer,
+    ):
+        assert answer.status == 502
