@@ -1,0 +1,80 @@
+"""Everything that is checked, each with its own set-up: `python3 -m pip install -q uv && uvx nox`.
+
+Without `-s`, only `tests` runs. Arguments after `--` go on to pytest: `uvx nox -- -k cancel`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["tests"]
+
+PYTHONS = ["3.11", "3.12", "3.13"]
+
+
+def set_up(session: nox.Session, *groups: str, editable: bool = True) -> None:
+    """Bring the session's environment to what uv.lock says, with every extra."""
+    if session.python is None and sys.version_info < (3, 11):
+        session.error("nox runs on a Python that is too old for aioapiqueue: `uvx -p 3.11 nox`")
+    # As a wheel, rebuilt every time: what is tested is what would be installed.
+    wheel = [] if editable else ["--no-editable", "--reinstall-package", "aioapiqueue"]
+    session.run_install(
+        "uv",
+        "sync",
+        "--quiet",
+        "--frozen",
+        "--extra=all",
+        *(f"--group={group}" for group in groups),
+        *wheel,
+        f"--python={session.virtualenv.location}",
+        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+    )
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests on the Python that nox runs on, without those marked slow."""
+    set_up(session, "test", editable=False)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def tests_all(session: nox.Session) -> None:
+    """Run the tests on every supported Python; nox reports those it can neither find nor get."""
+    set_up(session, "test", editable=False)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    set_up(session, "lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check types, strictly."""
+    set_up(session, "lint", "test", "bench")
+    session.run("mypy")
+
+
+@nox.session
+def readme(session: nox.Session) -> None:
+    """Run the examples in the README and in the docstrings."""
+    set_up(session, "test", editable=False)
+    session.run("pytest", "tests/test_readme.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure overhead (virtual time) and accuracy (real time, takes minutes)."""
+    set_up(session, "bench", editable=False)
+    session.run("python", "benchmarks/overhead.py")
+    session.run("python", "benchmarks/accuracy.py")

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import aioapiqueue
+from aioapiqueue import exceptions
+
+PROMISED = [
+    "ApiQueue",
+    "ApiQueueError",
+    "Observer",
+    "QueueClosed",
+    "QueueFull",
+    "Rate",
+    "Slot",
+    "SlotTimeout",
+    "Stats",
+    "Window",
+    "WouldWait",
+    "rate_limited",
+]
+# anyio itself, and what it imports on one Python or another.
+THIRD_PARTY = {"anyio", "idna", "sniffio", "typing_extensions"}
+LOADED = """
+import json, sys
+before = set(sys.modules)
+import aioapiqueue
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """Names of the modules that `import aioapiqueue` loads in a fresh interpreter."""
+    run = subprocess.run(
+        [sys.executable, "-c", LOADED],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+    )
+    return json.loads(run.stdout)
+
+
+def test_import_loads_nothing_third_party_but_anyio(loaded):
+    """The core costs its users no dependency but anyio."""
+    packages = {name.partition(".")[0] for name in loaded}
+    assert packages - set(sys.stdlib_module_names) - {"aioapiqueue"} <= THIRD_PARTY
+
+
+def test_import_loads_no_edge_and_no_program(loaded):
+    """Integrations, the hub, the command line and the test loop are imported by who needs them."""
+    outside = ("integrations", "hub", "cli", "testing")
+    assert not [
+        name for name in loaded if name.startswith(tuple(f"aioapiqueue.{part}" for part in outside))
+    ]
+
+
+def test_all_holds_what_was_promised():
+    """`__all__` lists each name once, and none of the promised ones is missing."""
+    assert sorted(set(aioapiqueue.__all__)) == sorted(aioapiqueue.__all__)
+    assert set(PROMISED) <= set(aioapiqueue.__all__)
+    assert set(exceptions.__all__) <= set(aioapiqueue.__all__)
+
+
+def test_all_matches_what_the_package_exports():
+    """Nothing public is left out of `__all__`, and nothing in it is missing."""
+    public = {
+        name
+        for name, value in vars(aioapiqueue).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert public == set(aioapiqueue.__all__)
+
+
+@pytest.mark.parametrize("name", aioapiqueue.__all__)
+def test_every_export_is_documented(name):
+    """Each public class and function has a docstring of its own, and so has each of its methods."""
+    exported = getattr(aioapiqueue, name)
+    if not inspect.isclass(exported) and not inspect.isroutine(exported):
+        return  # an alias of types has nowhere to keep one
+    undocumented = [] if is_documented(name, exported) else [name]
+    if inspect.isclass(exported):
+        undocumented += [
+            f"{name}.{key}"
+            for key, value in vars(exported).items()
+            if not key.startswith("_")
+            and (inspect.isroutine(value) or isinstance(value, property))
+            and not is_documented(key, value)
+        ]
+    assert not undocumented
+
+
+def is_documented(name, thing):
+    """Tell a docstring from none, and from the signature that a dataclass makes up."""
+    doc = thing.__doc__ or ""
+    return bool(doc.strip()) and not doc.startswith(f"{name}(")
