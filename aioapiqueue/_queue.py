@@ -15,7 +15,7 @@ import time
 from asyncio import get_running_loop
 from contextvars import Context
 from threading import get_ident
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import anyio
@@ -65,6 +65,31 @@ class ApiQueue:
     0.2
 
     It needs no start, and may be made at import time: it binds to the loop that first uses it.
+
+    A slow lane holds up nobody else, keys take turns, and two bodies run at most:
+
+    >>> async def main():
+    ...     loop = asyncio.get_running_loop()
+    ...     queue = ApiQueue("10/s", lanes={"slow": "2/s"}, order="fair", concurrency=2)
+    ...     async def call(key):
+    ...         async with queue.slot(key=key):
+    ...             print(f"{loop.time():.1f} s: {key}")
+    ...     await asyncio.gather(*map(call, ["slow", "slow", "a", "a", "b"]))
+    >>> asyncio.run(main())
+    0.0 s: slow
+    0.1 s: a
+    0.2 s: b
+    0.3 s: a
+    0.5 s: slow
+
+    Of a queue that is full, the least urgent are turned away first, if it is told so:
+
+    >>> async def main():
+    ...     queue = ApiQueue("10/s", Window(50, 60), maxsize=1, overflow="drop_oldest")
+    ...     first, second, urgent = [queue.enqueue(priority=p) for p in (0, 0, -1)]
+    ...     return await asyncio.gather(first, second, urgent, return_exceptions=True)
+    >>> [type(result).__name__ for result in asyncio.run(main())]
+    ['Slot', 'QueueFull', 'Slot']
 
     Args:
         limits: none (ordered and counted only), or any of: a string (`"10/s"`, `"100ms"`), a
@@ -154,6 +179,26 @@ class ApiQueue:
         A caller who is cancelled while it waits uses no slot; one cancelled after its slot was
         released, but before it resumed, hands the slot on.
 
+        >>> async def main():
+        ...     queue = ApiQueue("10/s")
+        ...     async def call(name, **how):
+        ...         async with queue.slot(**how) as slot:
+        ...             print(f"{name} after {slot.waited:.1f} s")
+        ...     await asyncio.gather(
+        ...         call("first"), call("second"), call("dear", cost=3), call("urgent", priority=-1)
+        ...     )
+        ...     try:
+        ...         await asyncio.gather(*(call(n, timeout=0.15) for n in ("next", "late")))
+        ...     except SlotTimeout:
+        ...         print("the other not within 0.15 s")
+        >>> asyncio.run(main())
+        first after 0.0 s
+        urgent after 0.1 s
+        second after 0.2 s
+        dear after 0.5 s
+        next after 0.1 s
+        the other not within 0.15 s
+
         Args:
             key: what kind of call this is: chooses its lane, and its place with `order="fair"`.
             priority: lower goes first; default 0.
@@ -182,7 +227,18 @@ class ApiQueue:
     ) -> asyncio.Future[Slot]:
         """Join the queue now; return a Future of the `Slot`. Cancel it to leave.
 
-        The slot is the caller's to end: `with await queue.enqueue():`. Arguments and errors are
+        The slot is the caller's to end:
+
+        >>> async def main():
+        ...     queue = ApiQueue("10/s")
+        ...     one, other, third = [queue.enqueue() for _ in range(3)]
+        ...     other.cancel()                               # leaves; the third moves up
+        ...     with await one, await third as slot:
+        ...         return slot.waited
+        >>> asyncio.run(main())
+        0.1
+
+        Arguments and errors are
         those of `slot`, but for `SlotTimeout` and `QueueClosed` of one who waits: the Future has
         those.
         """
@@ -198,6 +254,17 @@ class ApiQueue:
 
     def try_slot(self, *, key: Hashable = None, priority: float = 0, cost: float = 1) -> Slot:
         """Return a slot if one is free now, without waiting.
+
+        >>> async def main():
+        ...     queue = ApiQueue("10/s")
+        ...     with queue.try_slot():
+        ...         pass                                     # the call
+        ...     try:
+        ...         queue.try_slot()
+        ...     except WouldWait as error:
+        ...         return error.retry_in
+        >>> asyncio.run(main())
+        0.1
 
         Args:
             key: as in `slot`.
@@ -328,6 +395,14 @@ class ApiQueue:
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Say that the other side pushed back: nothing starts for `retry_after` seconds.
+
+        >>> async def main():
+        ...     queue = ApiQueue("10/s")
+        ...     queue.throttled(retry_after=5)
+        ...     queue.throttled(retry_after=2)                  # shortens nothing
+        ...     return queue.estimate()
+        >>> asyncio.run(main())
+        5.0
 
         Args:
             retry_after: seconds from now; a hold in force is only ever extended.
@@ -502,8 +577,7 @@ class ApiQueue:
                     f"{self!r}: no slot within {slot._timeout:g} s, the next is due in "
                     f"{due - now:.3g} s"
                 )
-            late = SlotTimeout(f"{self!r}: no slot within {slot._timeout:g} s")
-            self._timers[slot] = loop.call_later(slot._timeout, self._fail, slot, "timed_out", late)
+            self._timers[slot] = loop.call_later(slot._timeout, self._time_out, slot)
         if 0 < self._maxsize <= self._waiters.live:
             self._overflow(slot)
         slot._future = future
@@ -542,7 +616,7 @@ class ApiQueue:
 
     def _start_ticker(self, loop: asyncio.AbstractEventLoop) -> None:
         # An empty context: the ticker is nobody's, and keeps nobody's variables alive.
-        ticker = loop.create_task(self._tick(), name=repr(self), context=Context())
+        ticker = loop.create_task(self._tick(), name="aioapiqueue ticker", context=Context())
         if not ticker.done():  # an eager one may be
             self._ticker = ticker
 
@@ -564,7 +638,7 @@ class ApiQueue:
             # Cancelled by somebody who cancels every task. If that is the end of the loop, those
             # who wait are cancelled too, and a timer dies with the loop, silently; if not, the
             # timer starts a new ticker.
-            if self._waiters.first() is not None:
+            if next(iter(self._waiters), None) is not None:
                 loop.call_later(0.001, self._restart_ticker, loop)
 
     def _restart_ticker(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -655,6 +729,10 @@ class ApiQueue:
             slot._future.set_exception(error)
             self._leave(slot, kind)
 
+    def _time_out(self, slot: Slot) -> None:
+        error = SlotTimeout(f"{self!r}: no slot within {slot._timeout:g} s")
+        self._fail(slot, "timed_out", error)
+
     def _adjust(self, slot: Slot, cost: float) -> None:
         """Charge `cost` more for a call that has started; give back if negative."""
         self._schedule.adjust(slot._since, cost)
@@ -739,8 +817,7 @@ def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
 
     Not a real loop's `time()`: uvloop's is coarse, and stands still while callbacks run.
     """
-    method = loop.time
-    virtual = isinstance(method, MethodType | FunctionType) and (
-        getattr(method, "__func__", method) is not asyncio.BaseEventLoop.time
-    )
-    return method if virtual else time.monotonic
+    # Compiled loops' methods are bound like those in Python, so look at what is bound.
+    function = getattr(loop.time, "__func__", None)
+    virtual = isinstance(function, FunctionType) and function is not asyncio.BaseEventLoop.time
+    return loop.time if virtual else time.monotonic

@@ -192,7 +192,7 @@ class Pace(Schedule):
         start = max(self.tat, now - self.catch_up, self.held)
         if self.last < now - self.catch_up:
             start = max(start, now)
-        return max(now, start + (cost - self.burst) * self.interval)
+        return max(now, self.held, start + (cost - self.burst) * self.interval)
 
     def fresh_at(self) -> float:
         return max(self.held, self.tat, self.last + self.catch_up)

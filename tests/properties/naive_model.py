@@ -77,7 +77,7 @@ class NaiveWindow:
             if entry[2] == who:
                 entry[1] = cost
 
-    def replaced_by(self, new, now):
+    def replaced_by(self, new, now):  # noqa: ARG002 - as a rate's
         new.log = self.log
 
 

@@ -1,0 +1,40 @@
+"""A quota by the hour, over a week."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+from aioapiqueue import ApiQueue, Window
+
+
+class Recorder:
+    """Notes when each slot was released."""
+
+    def __init__(self):
+        self.times = []
+
+    def on_event(self, event):
+        if event.kind == "released":
+            self.times.append(event.at)
+
+
+async def test_a_window_holds_in_every_hour_of_a_bursty_week():
+    """Window(5000, 3600) never releases 5,001 in any hour, in under 10 s of real time."""
+    began = time.monotonic()
+    loop = asyncio.get_running_loop()
+    recorder = Recorder()
+    queue = ApiQueue(Window(5000, 3600), observers=[recorder])
+    dice = random.Random(2026)  # noqa: S311 - the same week every time
+    futures = []
+    while loop.time() < 7 * 24 * 3600:
+        burst = [queue.enqueue() for _ in range(dice.choice([0, 10, 3000, 12_000]))]
+        futures += burst[-1:]
+        await asyncio.sleep(dice.uniform(0, 2 * 3600))
+    await asyncio.gather(*futures)
+    times = recorder.times
+    assert len(times) > 400_000
+    assert any(now - before == 0 for before, now in zip(times, times[4999:], strict=False))
+    assert all(now - before >= 3600 for before, now in zip(times, times[5000:], strict=False))
+    assert time.monotonic() - began < 10
