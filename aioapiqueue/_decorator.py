@@ -85,7 +85,8 @@ def refuse_all_but_coroutine_functions(function: object, by: str) -> None:
             f"{by} paces calls, and {name} is an async generator, which runs between them: put "
             '"async with queue.slot():" around each request in it'
         )
-    call = getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__ will do
+    # An object with an async __call__ will do; its class, which makes objects, will not.
+    call = getattr(function, "__call__", None) if not isinstance(function, type) else None  # noqa: B004
     if not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)):
         raise TypeError(
             f"{by} takes a coroutine function, and {name} is not one: make it async def, or call "

@@ -177,7 +177,8 @@ class ApiQueue:
         """Wait for a turn, run the body of `async with`, end the call.
 
         A caller who is cancelled while it waits uses no slot; one cancelled after its slot was
-        released, but before it resumed, hands the slot on.
+        released, but before it resumed, hands the slot on. Slots are released in order; bodies
+        released in one pass of the loop start as it resumes their tasks.
 
         >>> async def main():
         ...     queue = ApiQueue("10/s")
@@ -481,8 +482,11 @@ class ApiQueue:
         self._closed = self._heeds_arrivals = True
         try:
             with anyio.move_on_after(timeout):
-                while drain and self._ticker is not None:
-                    await asyncio.wait([self._ticker])  # it ends when nobody waits
+                while drain and next(iter(self._waiters), None) is not None:
+                    if self._ticker is None:  # somebody who cancels every task has just done so
+                        self._start_ticker(get_running_loop())
+                    if self._ticker is not None:
+                        await asyncio.wait([self._ticker])  # it ends when nobody waits
         finally:
             # Cancelled while draining or not: whoever is left is refused without another await.
             for slot in list(self._waiters):

@@ -156,7 +156,8 @@ class Pace(Schedule):
             slack = now - self.tat
             while self.peaks and self.peaks[-1][1] <= slack:
                 self.peaks.pop()
-            self.peaks.append((now, slack))
+            if not self.peaks or self.peaks[-1][0] != now:
+                self.peaks.append((now, slack))
         self.used += cost
         self.tat = self.anchor + self.used * self.interval
         self.last = now
@@ -186,6 +187,8 @@ class Pace(Schedule):
                 return
             later = max((slack for started, slack in self.peaks if started > at), default=0.0)
             cost = min(0, max(cost, (later - self.catch_up) / self.interval))
+            back = -cost * self.interval
+            self.peaks = deque((t, slack + back * (t > at)) for t, slack in self.peaks)
         self.restart(self.anchor, max(0, self.used + cost))
 
     def ahead(self, now: float, cost: float) -> float:

@@ -26,7 +26,7 @@ async def test_a_window_holds_in_every_hour_of_a_bursty_week():
     loop = asyncio.get_running_loop()
     recorder = Recorder()
     queue = ApiQueue(Window(5000, 3600), observers=[recorder])
-    dice = random.Random(2026)  # noqa: S311 - the same week every time
+    dice = random.Random(2026)
     futures = []
     while loop.time() < 7 * 24 * 3600:
         burst = [queue.enqueue() for _ in range(dice.choice([0, 10, 3000, 12_000]))]

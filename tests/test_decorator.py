@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+
+import pytest
+
+from aioapiqueue import ApiQueue, SlotTimeout, rate_limited
+
+
+def now():
+    """Read the running loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
+def exactly(expected):
+    """Compare instants to the nanosecond."""
+    return pytest.approx(expected, abs=1e-9)
+
+
+MADE_AT_IMPORT = ApiQueue("10/s")
+
+
+@rate_limited(MADE_AT_IMPORT)
+async def fetch(number, *, twice=False):
+    """Say what was asked."""
+    return number * (1 + twice), now()
+
+
+async def test_every_call_of_a_function_waits_its_turn():
+    """Arguments and results pass through; a module's decorated function has the pace."""
+    results = await asyncio.gather(*(fetch(n, twice=True) for n in range(4)))
+    assert [number for number, _ in results] == [0, 2, 4, 6]
+    assert [start for _, start in results] == exactly([0, 0.1, 0.2, 0.3])
+
+
+def test_a_decorated_function_is_still_what_it_was():
+    """Name, docstring, signature and being a coroutine function are kept."""
+    assert (fetch.__name__, fetch.__doc__) == ("fetch", "Say what was asked.")
+    assert list(inspect.signature(fetch).parameters) == ["number", "twice"]
+    assert inspect.iscoroutinefunction(fetch)
+
+
+async def test_methods_of_all_kinds():
+    """Instance, class and static methods; `key` sees `self`."""
+    queue, keys = ApiQueue("10/s"), []
+
+    class Client:
+        name = "client"
+
+        @rate_limited(queue, key=lambda self, what: keys.append((self.name, what)))
+        async def get(self, what):
+            return self.name, what, now()
+
+        @classmethod
+        @rate_limited(queue)
+        async def make(cls):
+            return cls, now()
+
+        @staticmethod
+        @rate_limited(queue)
+        async def version():
+            return 1, now()
+
+    client = Client()
+    assert await client.get("x") == ("client", "x", 0.0)
+    assert await Client.make() == (Client, exactly(0.1))
+    assert await client.version() == (1, exactly(0.2))
+    assert keys == [("client", "x")]
+
+
+async def test_key_and_cost_are_functions_of_the_arguments_or_constants():
+    """A lane is chosen by the key, and the cost is charged."""
+    queue = ApiQueue("100/s", lanes={"slow": "1/s"})
+
+    @rate_limited(queue, key=lambda name, _: name, cost=lambda _, size: size)
+    async def by_call(name, size):
+        return now()
+
+    @rate_limited(queue, key="slow", cost=2)
+    async def by_constant():
+        return now()
+
+    assert await by_call("x", 5) == exactly(0.04)
+    assert await by_call("y", 1) == exactly(0.05)
+    assert await by_constant() == exactly(1.05)  # its lane waits for a second unit of cost
+    assert await by_call("slow", 1) == exactly(2.05)
+
+
+async def test_priority_and_timeout():
+    """Urgent calls go first; one that gets no slot in time never runs."""
+    queue, order = ApiQueue("10/s"), []
+
+    @rate_limited(queue)
+    async def plain(name):
+        order.append(name)
+
+    @rate_limited(queue, priority=-1)
+    async def urgent(name):
+        order.append(name)
+
+    @rate_limited(queue, timeout=0.15)
+    async def hasty(name):
+        order.append(name)
+        await asyncio.sleep(1)  # the timeout is for the slot, not for the call
+
+    results = await asyncio.gather(
+        hasty("a"), plain("b"), plain("c"), urgent("d"), hasty("e"), return_exceptions=True
+    )
+    assert order == ["a", "d", "b", "c"]
+    assert isinstance(results[-1], SlotTimeout)
+
+
+async def test_a_call_cancelled_while_it_waits_never_runs():
+    """And uses no slot."""
+    queue, ran = ApiQueue("10/s"), []
+
+    @rate_limited(queue)
+    async def call(name):
+        ran.append((name, now()))
+
+    tasks = [asyncio.create_task(call(name)) for name in "abc"]
+    await asyncio.sleep(0.05)
+    tasks[1].cancel()
+    await asyncio.wait(tasks)
+    assert ran == [("a", 0.0), ("c", exactly(0.1))]
+
+
+async def test_an_exception_passes_and_frees_the_place():
+    """What the body raises is the caller's."""
+    queue = ApiQueue(concurrency=1)
+
+    @rate_limited(queue)
+    async def fail():
+        raise ZeroDivisionError
+
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+    assert queue.running == 0
+
+
+async def test_an_exception_of_key_or_cost_uses_no_slot():
+    """It is raised to the caller before anything is charged."""
+    queue = ApiQueue("10/s")
+
+    @rate_limited(queue, key=lambda name: name["missing"])
+    async def by_key(name):
+        pytest.fail("ran")
+
+    @rate_limited(queue, cost=lambda _: -1)
+    async def by_cost(name):
+        pytest.fail("ran")
+
+    with pytest.raises(KeyError):
+        await by_key({})
+    with pytest.raises(ValueError, match="cost"):
+        await by_cost({})
+    assert (queue.stats.released, queue.waiting) == (0, 0)
+
+
+async def test_the_body_sees_its_callers_context():
+    """Context variables are those of the caller, whoever started the ticker."""
+    variable = contextvars.ContextVar("variable", default="none")
+    queue = ApiQueue("10/s")
+
+    @rate_limited(queue)
+    async def read():
+        return variable.get(), asyncio.current_task().get_name()
+
+    async def caller(name):
+        variable.set(name)
+        return await read()
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(caller(name), name=name) for name in "abc"]
+    assert [task.result() for task in tasks] == [(name, name) for name in "abc"]
+
+
+def sync():
+    """Be no coroutine function."""
+
+
+def sync_generator():
+    """Be a generator function."""
+    yield
+
+
+async def async_generator():
+    """Be an async generator function."""
+    yield
+
+
+class Callable:
+    """Make objects that are called like a coroutine function."""
+
+    async def __call__(self):
+        """Be awaited."""
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("what", "remedy"),
+    [
+        (sync, "make it async def"),
+        (sync_generator, "make it async def"),
+        (lambda: fetch(1), "make it async def"),
+        (Callable, "make it async def"),
+        (3, "make it async def"),
+        (async_generator, 'put "async with queue.slot' + "():"),
+    ],
+)
+def test_what_is_no_coroutine_function_is_refused_with_the_remedy(what, remedy):
+    """At decoration, not at the first call."""
+    with pytest.raises(TypeError) as caught:
+        rate_limited(MADE_AT_IMPORT)(what)
+    assert remedy in str(caught.value)
+    assert getattr(what, "__name__", "3") in str(caught.value)
+
+
+async def test_other_callables_that_are_coroutine_functions():
+    """Partials and objects with an async `__call__` are paced too."""
+    queue = ApiQueue("10/s")
+    paced = rate_limited(queue)
+
+    async def add(one, other):
+        return one + other
+
+    assert await paced(functools.partial(add, 1))(2) == 3
+    assert await paced(Callable())() == 1
+    assert now() == exactly(0.1)
+
+
+async def test_two_queues_both_pace():
+    """Stacked, a call needs a slot of each."""
+    outer, inner = ApiQueue("10/s"), ApiQueue("4/s")
+
+    @rate_limited(outer)
+    @rate_limited(inner)
+    async def call():
+        return now()
+
+    assert [await call() for _ in range(3)] == exactly([0, 0.25, 0.5])
+    assert outer.stats.released == inner.stats.released == 3

@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import tracemalloc
+from collections import defaultdict
+from itertools import chain, pairwise
+
+import pytest
+
+from aioapiqueue import ApiQueue, Rate, Window
+
+
+def now():
+    """Read the running loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
+def exactly(expected):
+    """Compare instants to the nanosecond."""
+    return pytest.approx(expected, abs=1e-9)
+
+
+async def released(queue, keys, **options):
+    """Let a task for each key queue up; return each key's starts."""
+    starts = defaultdict(list)
+
+    async def call(key):
+        async with queue.slot(key=key, **options):
+            starts[key].append(now())
+
+    await asyncio.gather(*map(call, keys))
+    return starts
+
+
+# Under the queue's limits, a key's own.
+
+
+async def test_a_slow_lane_blocks_nobody():
+    """A hundred who wait in a slow lane ahead of others do not delay them."""
+    queue = ApiQueue("100/s", lanes={"slow": "1/s"})
+    starts = await released(queue, ["slow"] * 10 + ["x"] * 5 + ["y"] * 5)
+    assert sorted(starts["x"] + starts["y"]) == exactly([0.01 * n for n in range(1, 11)])
+    assert starts["slow"] == exactly(range(10))
+
+
+async def test_the_queues_limits_hold_over_all_lanes_together():
+    """Four lanes of 10/s under 20/s make 20/s, shared by arrival."""
+    queue = ApiQueue("20/s", lanes={"*": "10/s"})
+    starts = await released(queue, "abcd" * 10)
+    everything = sorted(chain(*starts.values()))
+    assert everything == exactly([n / 20 for n in range(40)])
+    for own in starts.values():
+        assert min(b - a for a, b in pairwise(own)) >= 0.1 - 0.01
+
+
+async def test_a_star_gives_every_other_key_a_lane_of_its_own():
+    """Each of them has the whole limit, those with their own entry that one."""
+    queue = ApiQueue(lanes={"a": "1/s", "*": "10/s"})
+    starts = await released(queue, ["a", "b", None] * 3)
+    assert starts["a"] == exactly([0, 1, 2])
+    assert starts["b"] == starts[None] == exactly([0, 0.1, 0.2])
+    assert queue.stats.lanes == 3
+
+
+async def test_keys_without_limits_share_the_queues():
+    """Without "*", a key that is not listed has no lane at all."""
+    queue = ApiQueue(lanes={"a": "1/s"})
+    starts = await released(queue, ["a", "b", "b", "b"])
+    assert starts["b"] == [0.0] * 3
+    assert queue.stats.lanes == 1
+
+
+async def test_a_lane_may_have_several_limits():
+    """All of a lane's limits hold at once."""
+    queue = ApiQueue(lanes={"a": ("10/s", Window(3, 1))})
+    assert (await released(queue, "aaaa"))["a"] == exactly([0, 0.1, 0.2, 1.0])
+
+
+async def test_a_lane_keeps_its_limit_after_the_queue_was_held():
+    """What piled up in a pause leaves the lane one by one, not in a burst."""
+    queue = ApiQueue("1000/s", lanes={"a": "10/s"}, catch_up=0)
+    queue.pause(60)
+    starts = await released(queue, "aaaaa")
+    assert starts["a"] == exactly([60, 60.1, 60.2, 60.3, 60.4])
+
+
+@pytest.mark.parametrize("order", ["fifo", "fair"])
+async def test_a_lane_keeps_its_limit_behind_a_busy_queue(order):
+    """Waiting for the queue's own limits saves up no burst for the lane."""
+    queue = ApiQueue("100/s", lanes={"a": "50/s"}, order=order, catch_up=0)
+    starts = await released(queue, "b" * 30 + "a" * 10 + "b" * 30)
+    own = starts["a"]
+    assert min(b - a for a, b in pairwise(own)) >= 0.02 - 1e-9
+    assert sorted(chain(*starts.values())) == exactly([n / 100 for n in range(70)])
+
+
+async def test_a_lane_keeps_its_limit_behind_full_places():
+    """Nor does waiting for a place under `concurrency`."""
+    queue, starts = ApiQueue(lanes={"a": "10/s"}, concurrency=1, catch_up=0), []
+
+    async def call():
+        async with queue.slot(key="a"):
+            starts.append(now())
+
+    async with queue.slot():
+        tasks = [asyncio.create_task(call()) for _ in range(4)]
+        await asyncio.sleep(5)
+    await asyncio.wait(tasks)
+    assert starts == exactly([5, 5.1, 5.2, 5.3])
+
+
+async def test_fifo_holds_among_lanes_that_are_due():
+    """Of several lanes that are due the earliest comer goes first."""
+    queue, order = ApiQueue("10/s", lanes={"*": "100/s"}), []
+
+    async def call(key):
+        async with queue.slot(key=key):
+            order.append(key)
+
+    keys = [random.Random(2).choice("abc") for _ in range(50)]
+    await asyncio.gather(*map(call, keys))
+    assert order == keys
+
+
+async def test_priority_reaches_across_lanes_and_within_one():
+    """The most urgent of those that are due goes first, wherever it waits."""
+    queue, order = ApiQueue("10/s", lanes={"a": "5/s"}), []
+
+    async def call(key, priority):
+        async with queue.slot(key=key, priority=priority):
+            order.append((key, priority))
+
+    await asyncio.gather(
+        *(call(*one) for one in [("x", 0), ("a", 2), ("b", 1), ("a", -1), ("b", -2)])
+    )
+    assert order == [("x", 0), ("b", -2), ("a", -1), ("b", 1), ("a", 2)]
+
+
+async def test_cancelling_in_a_slow_lane_moves_up_those_behind():
+    """A lane's first that leaves, costs its lane nothing."""
+    queue = ApiQueue(lanes={"a": "1/s"})
+    queue.try_slot(key="a")
+    dear, cheap = queue.enqueue(key="a", cost=5), queue.enqueue(key="a")
+    await asyncio.sleep(0.5)
+    dear.cancel()
+    await cheap
+    assert now() == exactly(1.0)
+
+
+async def test_a_timeout_in_a_lane():
+    """The timer counts, wherever it waits, and uses nothing of the lane."""
+    queue, loop = ApiQueue(lanes={"a": "1/s"}), asyncio.get_running_loop()
+    queue.try_slot(key="a")
+    with pytest.raises(TimeoutError):
+        await queue.enqueue(key="a", timeout=0.5)
+    behind = queue.enqueue(key="a", timeout=0.9)
+    await behind
+    assert (now(), loop.pending_timers) == (exactly(1.0), 0)
+
+
+async def test_estimate_and_try_slot_know_the_lane():
+    """The later of the queue's and the lane's next slot."""
+    queue = ApiQueue("10/s", lanes={"a": "1/s"})
+    queue.try_slot(key="a")
+    assert queue.estimate() == exactly(0.1)
+    assert queue.estimate(key="a") == exactly(1.0)
+    waiting = queue.enqueue(key="a")
+    assert queue.estimate(key="a") == exactly(2.0)
+    waiting.cancel()
+
+
+# Memory.
+
+
+async def test_lanes_used_once_are_forgotten():
+    """100,000 keys, each used once: when they are at rest, the next call lets their memory go."""
+    queue = ApiQueue(lanes={"*": "10/s"})
+    for key in range(1000):  # what interpreter and queue keep once and for all
+        queue.try_slot(key=-1 - key).release()
+    await asyncio.sleep(10)
+    queue.try_slot(key="first").release()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for key in range(100_000):
+            queue.try_slot(key=key).release()
+        assert queue.stats.lanes > 100_000
+        full = tracemalloc.get_traced_memory()[0] - before
+        await asyncio.sleep(1)
+        queue.try_slot(key="next").release()
+        gc.collect()
+        left = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert queue.stats.lanes <= 2
+    assert full > 10_000_000
+    assert left < full / 10
+
+
+async def test_a_flow_of_new_keys_holds_no_more_lanes_than_matter():
+    """At 100 new keys a second with lanes that rest after 0.1 s, some ten are kept."""
+    queue, most = ApiQueue("100/s", lanes={"*": "10/s"}), 0
+    for key in range(2000):
+        async with queue.slot(key=key):
+            most = max(most, queue.stats.lanes)
+    assert most < 30
+
+
+@pytest.mark.parametrize("limit", [Rate(1), Rate(1, burst=3), Window(1, 1)])
+async def test_a_lane_that_is_not_fresh_yet_is_not_forgotten(limit):
+    """Others come and go: a key gets no second helping before its time."""
+    queue = ApiQueue(lanes={"a": limit, "*": "1000/s"})
+    burst = getattr(limit, "burst", 1)
+    for _ in range(burst):
+        queue.try_slot(key="a")
+    for n in range(99):
+        await asyncio.sleep(0.01)
+        queue.try_slot(key=n)
+        assert "a" in queue._lanes.schedules
+        assert queue.estimate(key="a") == exactly(1 - (n + 1) * 0.01)
+
+
+async def test_a_held_lane_is_not_forgotten():
+    """A push-back that it heard is obeyed, though nobody asked for the key meanwhile."""
+    queue = ApiQueue(lanes={"*": "1000/s"})
+    queue.throttled(50, key="a")
+    for n in range(49):
+        await asyncio.sleep(1)
+        queue.try_slot(key=n)
+    assert queue.estimate(key="a") == exactly(1.0)
+
+
+async def test_a_lane_somebody_waits_in_is_not_forgotten():
+    """Held by the queue's pause, its waiters keep their lane, and its limit afterwards."""
+    queue = ApiQueue(lanes={"*": "10/s"}, catch_up=0)
+    queue.pause(100)
+    waiting = asyncio.create_task(released(queue, ["a"] * 3))
+    for n in range(50):
+        await asyncio.sleep(1)
+        queue.estimate(key=n)
+        assert "a" in queue._lanes.schedules
+    assert queue.stats.lanes < 5
+    assert (await waiting)["a"] == exactly([100, 100.1, 100.2])
+
+
+# Places.
+
+
+async def test_never_more_bodies_at_once_than_concurrency_allows():
+    """Five places; bodies raise, are cancelled, time out: never six at once, none leaked."""
+    queue, rng = ApiQueue("200/s", concurrency=5, lanes={"a": "50/s"}), random.Random(11)
+    running = most = ran = 0
+
+    async def body(seconds):
+        nonlocal running, most, ran
+        running, ran = running + 1, ran + 1
+        most = max(most, running)
+        assert queue.running >= running
+        try:
+            await asyncio.sleep(seconds)
+            if rng.random() < 0.3:
+                raise ZeroDivisionError
+        finally:
+            running -= 1
+
+    async def call(key):
+        async with asyncio.timeout(rng.random() * 3), queue.slot(key=key, timeout=2):
+            await body(rng.random() * 0.1)
+
+    tasks = []
+    for n in range(600):
+        tasks.append(asyncio.create_task(call(rng.choice([None, "a"]))))
+        await asyncio.sleep(rng.random() * 0.01)
+        if n % 5 == 0:
+            rng.choice(tasks).cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    kinds = {type(result).__name__ for result in results}
+    assert {"NoneType", "ZeroDivisionError", "CancelledError", "TimeoutError"} <= kinds
+    assert (most, running, queue.running, queue.waiting) == (5, 0, 0, 0)
+    assert queue.stats.released == ran
+    places = [await queue.enqueue() for _ in range(5)]
+    with pytest.raises(TimeoutError):
+        await queue.enqueue(timeout=1)
+    assert len(places) == queue.running == 5
+
+
+async def test_a_place_that_comes_free_goes_to_who_waits_not_to_who_ran():
+    """A worker that loops does not starve the others for want of a suspension."""
+    queue, order = ApiQueue(concurrency=1), []
+
+    async def worker(name):
+        for _ in range(3):
+            async with queue.slot():
+                order.append(name)
+                await asyncio.sleep(1)
+
+    await asyncio.gather(*map(worker, "ab"))
+    assert "".join(order) == "ababab"

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from itertools import pairwise
+
+import pytest
+
+from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
+from aioapiqueue._queue import _clock_of
+from aioapiqueue.testing import VirtualLoop
+
+MADE_AT_IMPORT = ApiQueue("1000/s")
+
+
+def new_uvloop():
+    """Make a uvloop, where there is one."""
+    return pytest.importorskip("uvloop", reason="Windows has none").new_event_loop()
+
+
+def exactly(expected):
+    """Compare instants to the nanosecond."""
+    return pytest.approx(expected, abs=1e-9)
+
+
+async def starts(queue, calls):
+    """Queue up so many tasks; return when each body started."""
+    loop, seen = asyncio.get_running_loop(), []
+
+    async def call():
+        async with queue.slot():
+            seen.append(loop.time())
+
+    await asyncio.gather(*(call() for _ in range(calls)))
+    return seen
+
+
+def run(main, factory):
+    """Run a coroutine on a loop of its own."""
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+both_loops = pytest.mark.parametrize("factory", [VirtualLoop, asyncio.new_event_loop])
+
+
+@pytest.mark.real
+@both_loops
+def test_a_queue_made_at_import_time_serves_one_loop_after_another(factory):
+    """It binds at first use, and moves on once that loop is closed."""
+    for _ in range(3):
+        seen = run(starts(MADE_AT_IMPORT, 4), factory)
+        assert seen[-1] - seen[0] >= 0.003 - 0.010
+        assert MADE_AT_IMPORT.waiting == MADE_AT_IMPORT.running == 0
+
+
+@pytest.mark.real
+@both_loops
+def test_waiters_of_a_closed_loop_are_gone_with_it(factory):
+    """The first run ends while callers wait: the second is served at once, and in full."""
+    queue = ApiQueue("20/s", concurrency=2)
+
+    async def leave_waiters_behind():
+        tasks = [asyncio.create_task(starts(queue, 5)) for _ in range(3)]
+        reservations = [queue.enqueue(timeout=60) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert queue.waiting > 5
+        return tasks, reservations
+
+    left = run(leave_waiters_behind(), factory)
+    seen = run(starts(queue, 3), factory)
+    assert len(seen) == 3
+    assert seen[2] - seen[1] >= 0.05 - 0.011
+    assert (queue.waiting, queue.running) == (0, 0)
+    assert not any(reservation.done() for reservation in left[1][1:])
+
+
+@pytest.mark.real
+def test_between_two_real_loops_what_was_let_through_still_counts():
+    """Both read the same clock: a new loop is no way around the limit."""
+    queue = ApiQueue(Window(2, 0.2))
+
+    async def timed():
+        return [await starts(queue, 1) and time.monotonic() for _ in range(2)]
+
+    began = time.monotonic()
+    first = run(timed(), asyncio.new_event_loop)
+    second = run(timed(), asyncio.new_event_loop)
+    assert first[1] - began < 0.15
+    assert second[0] - first[0] >= 0.199
+
+
+def test_between_two_virtual_loops_time_starts_anew():
+    """Instants of another clock mean nothing: the new loop finds a rested queue."""
+    queue = ApiQueue(Window(2, 3600), lanes={"a": "1/h"})
+
+    async def use_up():
+        await asyncio.sleep(1e6)
+        queue.pause()
+        queue.resume()
+        async with queue.slot(key="a"), queue.slot():
+            return asyncio.get_running_loop().time()
+
+    assert run(use_up(), VirtualLoop) == 1e6
+    assert run(use_up(), VirtualLoop) == 1e6
+
+
+@pytest.mark.real
+def test_a_second_live_loop_is_refused_with_the_remedy():
+    """Two threads, two loops, one queue: a RuntimeError that says what to do."""
+    queue, caught = ApiQueue("1000/s", name="shared"), []
+
+    async def elsewhere():
+        for use in (queue.enqueue, queue.try_slot, queue.pause, queue.estimate, queue.throttled):
+            with pytest.raises(RuntimeError, match="make a queue for each loop") as error:
+                use()
+            caught.append(error.value)
+        with pytest.raises(RuntimeError, match="'shared'"):
+            await queue.slot().__aenter__()
+        with pytest.raises(RuntimeError, match="close the other loop first"):
+            async with queue:
+                pytest.fail("entered")
+
+    async def here():
+        await starts(queue, 2)
+        thread = threading.Thread(target=asyncio.run, args=(elsewhere(),))
+        thread.start()
+        await asyncio.to_thread(thread.join)
+        return await starts(queue, 2)
+
+    assert len(run(here(), asyncio.new_event_loop)) == 2
+    assert len(caught) == 5
+
+
+@pytest.mark.real
+def test_a_second_live_loop_in_the_same_thread_is_refused():
+    """Also where the first loop is merely not running."""
+    queue = ApiQueue("1000/s")
+    with asyncio.Runner() as runner:
+        runner.run(starts(queue, 1))
+        with pytest.raises(RuntimeError, match="make a queue for each loop"):
+            run(starts(queue, 1), asyncio.new_event_loop)
+        assert len(runner.run(starts(queue, 1))) == 1
+
+
+def test_figures_and_settings_need_no_loop():
+    """A queue can be set up, asked and held before any loop runs."""
+    queue = ApiQueue("10/s")
+    queue.set_rate("5/s")
+    queue.pause(0)
+    queue.resume()
+    queue.throttled(0)
+    assert queue.estimate() == exactly(0)
+    assert (queue.waiting, queue.running, queue.closed) == (0, 0, False)
+    assert queue.limits == (Rate(5),)
+
+
+def eager(loop_class):
+    """Return a factory of loops that start tasks eagerly, where Python can (3.12)."""
+
+    def factory():
+        loop = loop_class()
+        if hasattr(asyncio, "eager_task_factory"):
+            loop.set_task_factory(asyncio.eager_task_factory)
+        return loop
+
+    return factory
+
+
+def test_with_eager_tasks():
+    """Pace, order, cancellation and the orderly end are the same."""
+    queue = ApiQueue("10/s", concurrency=2)
+
+    async def main():
+        seen = await starts(queue, 5)
+        tasks = [asyncio.create_task(starts(queue, 1)) for _ in range(3)]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        await asyncio.wait(tasks)
+        waiting = asyncio.create_task(starts(queue, 2))
+        await asyncio.sleep(0.01)
+        await queue.aclose()
+        await waiting
+        with pytest.raises(QueueClosed):
+            queue.try_slot()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return seen, asyncio.get_running_loop().time()
+
+    seen, ended = run(main(), eager(VirtualLoop))
+    assert seen == exactly([0, 0.1, 0.2, 0.3, 0.4])
+    assert ended == exactly(0.8)
+
+
+async def test_idle_is_free():
+    """No task and no timer while nobody waits, before, between and after use."""
+    queue, loop, alone = ApiQueue("10/s", lanes={"*": "1/s"}), asyncio.get_running_loop(), 1
+
+    def assert_idle():
+        assert len(asyncio.all_tasks()) == alone
+        assert loop.pending_timers == 0
+
+    async with queue:
+        assert_idle()
+        for key in "aabb":
+            async with queue.slot(key=key):
+                assert_idle()
+        withdrawn = queue.enqueue(key="a", timeout=100)
+        await asyncio.sleep(0)
+        assert loop.pending_timers == 2
+        withdrawn.cancel()
+        await asyncio.sleep(0)
+        assert_idle()
+    assert_idle()
+
+
+async def test_the_ticker_wakes_no_more_often_than_it_releases():
+    """Between two slots it sleeps; unmoved waiters cost nothing."""
+    queue, looks = ApiQueue("10/s"), []
+    release_due = queue._release_due
+    queue._release_due = lambda now: looks.append(now) or release_due(now)
+    await starts(queue, 101)
+    assert len(looks) <= 102
+
+
+def pace_on(factory, rate, seconds, *, tasks=50):
+    """Let tasks compete for a while; return the starts (monotonic) and the ticker's looks."""
+    queue, seen, looks = ApiQueue(f"{rate}/s"), [], 0
+    release_due = queue._release_due
+
+    def counted(now):
+        nonlocal looks
+        looks += 1
+        return release_due(now)
+
+    queue._release_due = counted
+
+    async def worker(until):
+        while time.monotonic() < until:
+            async with queue.slot():
+                seen.append(time.monotonic())
+
+    async def main():
+        until = time.monotonic() + seconds
+        cpu = time.thread_time()
+        await asyncio.gather(*(worker(until) for _ in range(tasks)))
+        return time.thread_time() - cpu
+
+    cpu = run(main(), factory)
+    return seen, looks, cpu
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("rate", [700, 5000])
+def test_uvloop_keeps_the_limit_and_does_not_spin(rate):
+    """Its early timers and coarse clock break no window, and cost no wake-up per microsecond."""
+    seconds = 1.5
+    stock, stock_looks, stock_cpu = pace_on(asyncio.new_event_loop, rate, seconds)
+    fast, looks, cpu = pace_on(new_uvloop, rate, seconds)
+    for begins in (stock, fast):
+        # 10 ms of catch_up, and 10 ms by which a busy machine may run a body after its release.
+        for per in (0.0, 0.01, 0.1, 1.0):
+            assert most_in(begins, per) <= 1 + (per + 0.010 + 0.010) * rate
+        assert len(begins) <= 1 + (begins[-1] - begins[0] + 0.010 + 0.010) * rate
+        assert len(begins) >= 0.5 * seconds * rate  # and it is no trickle
+    assert looks <= 2 * len(fast) + 10
+    assert looks <= 2 * seconds * 1000 + 10  # a millisecond is the least it sleeps
+    assert stock_looks <= 2 * seconds * 1000 + 10
+    assert cpu <= 1.5 * stock_cpu + 0.1
+
+
+def test_the_clock_is_monotonic_time_on_real_loops_and_the_loops_own_on_virtual_ones():
+    """The `time()` of uvloop is a bound method too, but coarse: it is not read."""
+    for factory, expected in (
+        (asyncio.new_event_loop, time.monotonic),
+        (new_uvloop, time.monotonic),
+        (VirtualLoop, None),
+    ):
+        loop = factory()
+        assert _clock_of(loop) == (expected or loop.time)
+        loop.close()
+
+
+def most_in(begins, per):
+    """Return how many of `begins` lie in the fullest stretch of `per` seconds."""
+    most = first = 0
+    for last, start in enumerate(begins):
+        while begins[first] < start - per:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, new_uvloop])
+def test_no_release_is_early_on_real_loops(factory):
+    """One call each 20 ms, watched from outside: no gap is shorter with `catch_up=0`."""
+    queue = ApiQueue("20ms", catch_up=0)
+    times = []
+    grant = queue._grant
+    queue._grant = lambda slot, now: times.append((now, time.monotonic())) or grant(slot, now)
+    run(starts(queue, 16), factory)
+    assert len(times) == 15
+    assert min(after[0] - before[0] for before, after in pairwise(times)) >= 0.02 - 1e-9
+    assert all(now <= clock for now, clock in times)

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+from contextlib import aclosing
+
+import pytest
+
+from aioapiqueue import ApiQueue, QueueClosed, rate_limited
+
+
+def now():
+    """Read the running loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
+def exactly(expected):
+    """Compare instants to the nanosecond."""
+    return pytest.approx(expected, abs=1e-9)
+
+
+def nothing_is_left():
+    """Look for tasks and timers that outlived the map."""
+    return (
+        asyncio.all_tasks() == {asyncio.current_task()}
+        and not asyncio.get_running_loop().pending_timers
+    )
+
+
+async def double(number):
+    """Take no time."""
+    return 2 * number
+
+
+async def slower_first(number):
+    """Take the longer, the smaller the number."""
+    await asyncio.sleep(10 - number)
+    return number
+
+
+async def test_every_item_is_called_paced():
+    """Each result comes when its call ends, one interval after the other."""
+    queue, seen = ApiQueue("10/s"), []
+    async for result in queue.map(double, range(5)):
+        seen += [(result, now())]
+    assert seen == [(2 * n, exactly(n / 10)) for n in range(5)]
+    assert nothing_is_left()
+
+
+async def test_results_come_as_completed_or_in_order():
+    """The default is by completion, `ordered=True` by item."""
+    queue = ApiQueue("10/s")
+    assert [n async for n in queue.map(slower_first, range(4))] == [3, 2, 1, 0]
+    assert [n async for n in queue.map(slower_first, range(4), ordered=True)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_items_without_end_in_bounded_memory(ordered):
+    """At most `concurrency` items are taken ahead of the results that have been fetched."""
+    queue, taken, fetched, most = ApiQueue("10/s"), 0, 0, 0
+
+    async def numbers():
+        nonlocal taken
+        for n in itertools.count():
+            taken += 1
+            yield n
+
+    results = queue.map(double, numbers(), concurrency=7, ordered=ordered)
+    async with aclosing(results):
+        async for _ in results:
+            fetched += 1
+            await asyncio.sleep(0.25)
+            most = max(most, taken - fetched)
+            if fetched == 100:
+                break
+    assert 7 <= most <= 8  # one more is in hand, waiting for a place
+    assert nothing_is_left()
+
+
+async def test_an_iterable_without_end_and_a_slow_async_iterable():
+    """Both kinds of items do, and results do not wait for further items."""
+    queue = ApiQueue("10/s")
+    results = queue.map(double, itertools.count(), concurrency=3)
+    assert [await anext(results) for _ in range(5)] == [0, 2, 4, 6, 8]
+    await results.aclose()
+
+    async def slow():
+        for n in range(3):
+            yield n
+            await asyncio.sleep(5)
+
+    began = now()
+    seen = [now() - began async for _ in queue.map(double, slow())]
+    assert seen == pytest.approx([0, 5, 10], abs=0.6)
+    assert nothing_is_left()
+
+
+async def test_at_most_so_many_calls_at_once():
+    """`concurrency` bounds the calls of this map, whatever the queue allows."""
+    running = most = 0
+
+    async def call(number):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(1)
+        running -= 1
+
+    async for _ in ApiQueue().map(call, range(50), concurrency=7):
+        pass
+    assert most == 7
+
+
+async def odd_ones_fail(number):
+    """Take a second, and fail or not."""
+    await asyncio.sleep(1)
+    if number % 2:
+        raise ZeroDivisionError(number)
+    return number
+
+
+async def test_the_first_exception_is_raised_and_the_rest_cancelled_cleanly():
+    """Calls that run are cancelled and awaited, no further item is called, nothing is left."""
+    queue, ended, called = ApiQueue("10/s"), [], []
+
+    async def call(number):
+        called.append(number)
+        try:
+            return await odd_ones_fail(number)
+        finally:
+            await asyncio.sleep(0)
+            ended.append(number)
+
+    seen = []
+    with pytest.raises(ZeroDivisionError, match="1"):
+        async for result in queue.map(call, itertools.count()):
+            seen += [result]
+    assert seen == [0]
+    assert now() == exactly(1.1)
+    assert sorted(ended) == called
+    assert len(called) <= 12
+    assert nothing_is_left()
+    assert (queue.waiting, queue.running) == (0, 0)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_exceptions_as_results(ordered):
+    """With `return_exceptions=True` they are yielded in their places, all items are called."""
+    queue = ApiQueue("10/s")
+    results = queue.map(odd_ones_fail, range(5), ordered=ordered, return_exceptions=True)
+    seen = [result async for result in results]
+    assert [n for n in seen if isinstance(n, int)] == [0, 2, 4]
+    assert [type(seen[n]) for n in (1, 3)] == [ZeroDivisionError] * 2
+
+
+async def test_a_call_that_is_cancelled_from_within():
+    """As `gather` does: a CancelledError as a result, or raised."""
+
+    async def cancelled(number):
+        raise asyncio.CancelledError
+
+    queue = ApiQueue()
+    seen = [r async for r in queue.map(cancelled, [1], return_exceptions=True)]
+    assert [type(result) for result in seen] == [asyncio.CancelledError]
+    with pytest.raises(asyncio.CancelledError):
+        await anext(queue.map(cancelled, [1]))
+
+
+@pytest.mark.parametrize("return_exceptions", [False, True])
+async def test_an_exception_of_the_items_is_raised(return_exceptions):
+    """It is no result of a call, whatever `return_exceptions`; calls under way are cancelled."""
+
+    async def items():
+        yield 0
+        await asyncio.sleep(0.5)
+        raise KeyError("items")
+
+    queue = ApiQueue("10/s")
+    with pytest.raises(KeyError, match="items"):
+        async for _ in queue.map(slower_first, items(), return_exceptions=return_exceptions):
+            pytest.fail("no call ends so soon")
+    assert now() == exactly(0.5)
+    assert nothing_is_left()
+
+
+async def test_break_leaves_no_task():
+    """Left by `break`, the generator is closed, and so are the items."""
+    queue, closed = ApiQueue("10/s"), []
+
+    async def items():
+        try:
+            for n in itertools.count():
+                yield n
+        finally:
+            closed.append(True)
+
+    async def use():
+        async for result in queue.map(double, items()):
+            if result == 6:
+                break
+
+    await use()
+    await asyncio.sleep(0.01)  # the event loop closes what was left
+    assert closed == [True]
+    assert nothing_is_left()
+    assert (queue.waiting, queue.running) == (0, 0)
+
+
+@pytest.mark.parametrize("when", [0.05, 0.35, 1.0])
+async def test_cancel_of_the_consumer(when):
+    """Waiting for a result or busy with one: calls, items and waiters go with it."""
+    queue = ApiQueue("10/s")
+
+    async def consume():
+        async with aclosing(queue.map(slower_first, itertools.count(7))) as results:
+            async for _ in results:
+                await asyncio.sleep(0.3)
+
+    task = asyncio.create_task(consume())
+    await asyncio.sleep(when)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert now() == exactly(when)
+    assert nothing_is_left()
+    assert (queue.waiting, queue.running) == (0, 0)
+
+
+async def test_a_function_rate_limited_by_the_same_queue_is_not_paced_twice():
+    """One slot a call; one limited by another queue needs a slot of each."""
+    queue, other = ApiQueue("10/s"), ApiQueue("5/s")
+    by_same = rate_limited(queue)(double)
+    by_other = rate_limited(other)(double)
+    assert [r async for r in queue.map(by_same, range(3), ordered=True)] == [0, 2, 4]
+    assert (now(), queue.stats.released) == (exactly(0.2), 3)
+    assert len([r async for r in queue.map(by_other, range(3))]) == 3
+    assert (queue.stats.released, other.stats.released) == (6, 3)
+
+
+@pytest.mark.parametrize(
+    ("fn", "items", "options", "error"),
+    [
+        (len, [], {}, TypeError),
+        (double, 3, {}, TypeError),
+        (double, [], {"concurrency": 0}, ValueError),
+        (double, [], {"concurrency": "3"}, TypeError),
+    ],
+)
+async def test_arguments_are_checked_at_the_call(fn, items, options, error):
+    """Not at the first result."""
+    with pytest.raises(error):
+        ApiQueue().map(fn, items, **options)
+
+
+async def test_no_items():
+    """The map ends at once, and binds nothing."""
+    assert [r async for r in ApiQueue("1/s").map(double, [])] == []
+    assert nothing_is_left()
+
+
+async def test_of_a_closed_queue():
+    """QueueClosed is raised like any exception of a call."""
+    queue = ApiQueue("10/s")
+    await queue.aclose()
+    with pytest.raises(QueueClosed):
+        await anext(queue.map(double, range(3)))
+    await asyncio.sleep(0)
+    assert nothing_is_left()
+
+
+async def test_results_that_were_fetched_are_not_kept():
+    """What has been fetched is let go: the calls kept are those in flight."""
+    seen = 0
+    async for _ in ApiQueue().map(double, range(20_000), concurrency=10):
+        seen += 1
+        if seen % 1000 == 0:
+            assert len(asyncio.all_tasks()) <= 13
+    assert seen == 20_000

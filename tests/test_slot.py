@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aioapiqueue import ApiQueue, Rate, Window
+
+
+def now():
+    """Read the running loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
+def exactly(expected):
+    """Compare instants to the nanosecond."""
+    return pytest.approx(expected, abs=1e-9)
+
+
+async def use(queue, starts, **options):
+    """Note when a slot came."""
+    async with queue.slot(**options):
+        starts.append(now())
+
+
+# A slot's life.
+
+
+async def test_a_slot_knows_its_call():
+    """Key, cost and the time it waited; `running` counts the bodies."""
+    queue = ApiQueue("10/s")
+    async with queue.slot(key="a") as first, queue.slot(key="b", cost=2, priority=3) as second:
+        assert (first.key, first.cost, first.waited) == ("a", 1, 0.0)
+        assert (second.key, second.cost, second.priority) == ("b", 2, 3)
+        assert second.waited == exactly(0.2)
+        assert queue.running == 2
+    assert queue.running == 0
+    assert "over" in repr(first)
+
+
+async def test_a_slot_is_for_one_call():
+    """Entering it again is refused with the remedy, waiting or over."""
+    queue = ApiQueue("10/s")
+    async with queue.slot() as slot:
+        pass
+    with pytest.raises(RuntimeError, match="ask the queue for another"):
+        await slot.__aenter__()
+    waiting = queue.slot()
+    waiting.__aenter__()
+    with pytest.raises(RuntimeError, match="ask the queue for another"):
+        await waiting.__aenter__()
+    assert queue.waiting == 1
+
+
+async def test_a_slot_without_a_turn_is_no_plain_context_manager():
+    """`with queue.slot():` would not wait; the error says what to write."""
+    with pytest.raises(RuntimeError, match="async with"), ApiQueue().slot():
+        pytest.fail("ran without a slot")
+
+
+async def test_release_by_hand_counts_once():
+    """A slot from `enqueue` is its holder's to end; ending it again does nothing."""
+    queue = ApiQueue(concurrency=1)
+    slot = await queue.enqueue()
+    behind = queue.enqueue()
+    await asyncio.sleep(1)
+    assert not behind.done()
+    slot.release()
+    slot.release()
+    with await behind:
+        assert queue.running == 1
+    assert queue.running == 0
+
+
+async def test_a_reservation_joins_when_it_is_made():
+    """`enqueue` is a plain call: its place in the queue is that of the call, not of the await."""
+    queue, starts = ApiQueue("10/s"), []
+    futures = [queue.enqueue() for _ in range(3)]
+    assert (queue.running, queue.waiting) == (1, 2)
+    other = asyncio.create_task(use(queue, starts))
+    await asyncio.sleep(5)
+    assert [(await future).waited for future in futures] == exactly([0, 0.1, 0.2])
+    await other
+    assert starts == exactly([0.3])
+
+
+@pytest.mark.parametrize(("given", "settled", "next_due"), [(1, 6, 0.3), (6, 1, 0.0), (3, 3, 0.0)])
+async def test_settling_charges_or_gives_back_the_difference(given, settled, next_due):
+    """On 10/s with a burst of 4, the next call is due by the true cost."""
+    queue = ApiQueue(Rate(10, burst=4))
+    await asyncio.sleep(10)
+    began = now()
+    async with queue.slot(cost=given) as slot:
+        started = now() - began
+        slot.settle(settled)
+        assert slot.cost == settled
+    assert started == exactly(0.2 if given == 6 else 0)
+    assert queue.estimate() == exactly(next_due)
+
+
+async def test_settling_moves_whoever_waits_already():
+    """A refund lets the next one go sooner, an extra charge later, after the body too."""
+    for settled, expected in ((1, 0.1), (9, 0.9)):
+        queue, starts = ApiQueue(Rate(10, burst=5)), []
+        began = now()
+        slot = queue.try_slot(cost=5)
+        waiting = asyncio.create_task(use(queue, starts, cost=5))
+        await asyncio.sleep(0.05)
+        slot.release()
+        slot.settle(settled)
+        await waiting
+        assert starts[0] - began == exactly(expected)
+
+
+async def test_settling_reaches_lane_and_window():
+    """The difference is given back wherever the cost was charged."""
+    queue = ApiQueue(Window(10, 1), lanes={"a": Window(6, 1)})
+    with queue.try_slot(key="a", cost=6) as slot:
+        assert queue.estimate(key="a") == exactly(1.0)
+        slot.settle(2)
+    assert queue.estimate(key="a", cost=4) == 0.0
+    assert queue.estimate(key="a", cost=5) == exactly(1.0)
+    assert queue.estimate(cost=8) == 0.0
+
+
+async def test_only_a_call_that_has_started_is_settled():
+    """Waiting or negative: refused."""
+    queue = ApiQueue("1/s")
+    with pytest.raises(RuntimeError, match="true cost"):
+        queue.slot().settle(1)
+    with pytest.raises(ValueError, match="cost"):
+        queue.try_slot().settle(-1)

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+
+from aioapiqueue import ApiQueue, QueueFull, Rate, SlotTimeout, Window, WouldWait
+
+
+def now():
+    """Read the running loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
+def exactly(expected):
+    """Compare instants to the nanosecond."""
+    return pytest.approx(expected, abs=1e-9)
+
+
+async def released(queue, calls, **options):
+    """Let so many tasks queue up; return when each body started, in order of release."""
+    starts = []
+
+    async def call():
+        async with queue.slot(**options):
+            starts.append(now())
+
+    await asyncio.gather(*(call() for _ in range(calls)))
+    return starts
+
+
+# Order.
+
+
+async def test_a_lower_priority_goes_first_also_if_it_comes_later():
+    """The slot is bound to a waiter at the tick, so an urgent newcomer gets the next one."""
+    queue, order = ApiQueue("10/s"), []
+
+    async def call(name, priority):
+        async with queue.slot(priority=priority):
+            order.append(name)
+
+    async with asyncio.TaskGroup() as group:
+        for name, priority in (("first", 5), ("b", 0), ("c", 1), ("d", 0)):
+            group.create_task(call(name, priority))
+        await asyncio.sleep(0.15)
+        group.create_task(call("urgent", -1))
+    assert order == ["first", "b", "urgent", "d", "c"]
+
+
+async def test_fair_gives_each_of_1000_keys_its_turn_beside_a_flood():
+    """One key sends 99 % of 100,000 calls; every other one waits for two rounds at most."""
+    queue, waits = ApiQueue("1000/s", order="fair"), {}
+    flood = [queue.enqueue(key="flood") for _ in range(1000)]
+
+    async def call(key):
+        async with queue.slot(key=key) as slot:
+            waits[key] = slot.waited
+
+    async with asyncio.TaskGroup() as group:
+        for key in range(999):
+            flood += [queue.enqueue(key="flood") for _ in range(98)]
+            group.create_task(call(key))
+    assert len(waits) == 999
+    assert max(waits.values()) <= 2 * 1000 / 1000
+    assert sum(future.done() for future in flood) < 10  # one a round
+    for future in flood:
+        future.cancel()
+
+
+async def test_fifo_stays_in_order_of_arrival_whatever_the_keys():
+    """Without `order="fair"` a flood goes first if it came first."""
+    queue, order = ApiQueue("1000/s"), []
+
+    async def call(key):
+        async with queue.slot(key=key):
+            order.append(key)
+
+    await asyncio.gather(*map(call, "aaaabac"))
+    assert "".join(order) == "aaaabac"
+
+
+# Not waiting for ever.
+
+
+async def test_a_timeout_is_at_once_where_even_the_next_slot_is_too_late():
+    """Nobody waits in vain: SlotTimeout, a TimeoutError, without any time passing."""
+    queue = ApiQueue("1/s")
+    queue.try_slot()
+    with pytest.raises(SlotTimeout, match="next is due in 1 s") as caught:
+        await queue.slot(timeout=0.9).__aenter__()
+    assert isinstance(caught.value, TimeoutError)
+    assert now() == 0.0
+    with pytest.raises(SlotTimeout):
+        queue.enqueue(timeout=0)
+    assert (queue.stats.timed_out, queue.waiting) == (2, 0)
+
+
+async def test_a_timeout_uses_no_slot():
+    """Who times out later leaves its place to those behind, who start on time."""
+    queue, loop = ApiQueue("1/s"), asyncio.get_running_loop()
+    behind = [queue.enqueue() for _ in range(2)]
+    with pytest.raises(SlotTimeout, match=r"no slot within 1\.5 s"):
+        async with queue.slot(timeout=1.5):
+            pytest.fail("ran without a slot")
+    assert now() == exactly(1.5)
+    late = queue.enqueue(timeout=9)
+    assert loop.pending_timers == 2  # the ticker's and this one's
+    await asyncio.gather(*behind, late)
+    assert now() == exactly(2.0)
+    assert loop.pending_timers == 0
+    assert (queue.stats.released, queue.stats.timed_out) == (3, 1)
+
+
+async def test_try_slot_says_when_to_come_again():
+    """A free slot is given at once; otherwise WouldWait has the seconds, and they are right."""
+    queue = ApiQueue("10/s", name="ec2")
+    with queue.try_slot(cost=1) as slot:
+        assert (queue.running, slot.waited) == (1, 0.0)
+    await asyncio.sleep(0.04)
+    with pytest.raises(WouldWait, match="ec2") as caught:
+        queue.try_slot()
+    assert caught.value.retry_in == exactly(0.06)
+    await asyncio.sleep(caught.value.retry_in)
+    queue.try_slot().release()
+    assert (queue.stats.released, queue.running, queue.waiting) == (2, 0, 0)
+
+
+@pytest.mark.parametrize("limit", [Rate(7), Rate(7, burst=4), Window(4, 1), Window(7, 3)])
+@pytest.mark.parametrize("seed", range(5))
+async def test_an_estimate_is_what_the_newcomer_then_waits(limit, seed):
+    """FIFO on one limit: exact at random moments, after withdrawals and in holds."""
+    queue, rng, pairs = ApiQueue(limit), random.Random(seed), []
+
+    async def call():
+        estimate = queue.estimate()
+        async with queue.slot() as slot:
+            pairs.append((estimate, slot.waited))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(60):
+            if not queue.waiting and rng.random() < 0.3:
+                queue.pause(1)
+            group.create_task(call())
+            await asyncio.sleep(rng.choice([0, 0, 0, 0.01, 0.3, 1.7]))
+            if rng.random() < 0.2:
+                withdrawn = queue.enqueue()
+                await asyncio.sleep(0)
+                withdrawn.cancel()
+    assert len(pairs) == 60
+    assert max(waited for _, waited in pairs) > 0
+    assert [waited for _, waited in pairs] == exactly([estimate for estimate, _ in pairs])
+
+
+# Not too many.
+
+
+async def test_too_many_waiters_are_refused():
+    """`maxsize` waiters, and QueueFull for the next; bodies that run do not count."""
+    queue = ApiQueue("10/s", maxsize=2)
+    running = [queue.try_slot()]
+    waiting = [queue.enqueue(), queue.enqueue()]
+    with pytest.raises(QueueFull, match="2 calls wait"):
+        queue.enqueue(timeout=5)
+    with pytest.raises(QueueFull):
+        await queue.slot(priority=-9).__aenter__()
+    await asyncio.gather(*waiting)
+    assert (now(), queue.running) == (exactly(0.2), len(running) + 2)
+    assert queue.stats.refused == 2
+    assert asyncio.get_running_loop().pending_timers == 0
+
+
+async def test_drop_oldest_refuses_the_oldest_of_the_least_urgent():
+    """An urgent newcomer takes its place; one less urgent than all is refused itself."""
+    queue = ApiQueue("10/s", maxsize=3, overflow="drop_oldest")
+    queue.try_slot()
+    urgent, old, young = (queue.enqueue(priority=priority) for priority in (-1, 1, 1))
+    with pytest.raises(QueueFull):
+        queue.enqueue(priority=2)
+    newcomer = queue.enqueue(priority=0)
+    results = await asyncio.gather(urgent, old, young, newcomer, return_exceptions=True)
+    assert isinstance(results[1], QueueFull)
+    assert [results[n].waited for n in (0, 3, 2)] == exactly([0.1, 0.2, 0.3])
+    assert Counter(type(result).__name__ for result in results) == {"Slot": 3, "QueueFull": 1}
+    assert (queue.stats.refused, queue.stats.released) == (2, 4)

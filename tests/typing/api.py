@@ -1,0 +1,168 @@
+"""What type checkers make of the public API: checked by mypy, never run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, assert_type
+
+from aioapiqueue import (
+    ApiQueue,
+    ApiQueueError,
+    Event,
+    Observer,
+    QueueClosed,
+    QueueFull,
+    Rate,
+    Slot,
+    SlotTimeout,
+    Stats,
+    Window,
+    WouldWait,
+    rate_limited,
+)
+from aioapiqueue.testing import VirtualLoop
+
+
+class Recorder:
+    """An observer by shape, not by inheritance."""
+
+    def on_event(self, event: Event) -> None:
+        """Use what an event has."""
+        assert_type(event.kind == "released", bool)
+        assert_type(event.at, float)
+        assert_type(event.queue, str | None)
+
+
+observer: Observer = Recorder()
+queue = ApiQueue(
+    "100ms",
+    Rate(10, burst=3),
+    Window(5000, 3600),
+    name="ec2",
+    lanes={"a": "5/s", "b": ("5/s", Window(1, 1)), "*": Rate(20)},
+    order="fair",
+    concurrency=5,
+    maxsize=10,
+    overflow="drop_oldest",
+    catch_up=0,
+    observers=[observer, Recorder()],
+)
+ApiQueue(100)  # type: ignore[arg-type]
+ApiQueue("1/s", order="lifo")  # type: ignore[arg-type]
+ApiQueue("1/s", overflow="drop")  # type: ignore[arg-type]
+ApiQueue("1/s", observers=[object()])  # type: ignore[list-item]
+
+assert_type(Rate.parse("10/s"), Rate)
+assert_type(Rate(10).interval, float)
+Rate(10).calls = 11  # type: ignore[misc]
+Window(1.5, 1)  # type: ignore[arg-type]
+
+
+async def slots() -> None:
+    """Every way to a slot gives a `Slot`."""
+    async with queue as same:
+        assert_type(same, ApiQueue)
+    async with queue.slot(key="a", priority=-1, cost=0.5, timeout=3) as slot:
+        assert_type(slot, Slot)
+        assert_type(slot.waited, float)
+        assert_type(slot.cost, float)
+        slot.throttled(1.5)
+        slot.settle(3)
+    with await queue.enqueue() as slot:
+        assert_type(slot, Slot)
+    assert_type(queue.enqueue(key=("any", 1)), asyncio.Future[Slot])
+    assert_type(await asyncio.wait_for(queue.enqueue(), 1), Slot)
+    with queue.try_slot(cost=2) as slot:
+        assert_type(slot, Slot)
+    queue.slot("a")  # type: ignore[call-arg]
+    queue.slot(key=["unhashable"])  # type: ignore[arg-type]
+
+
+async def control() -> None:
+    """The rest of a queue's methods and properties."""
+    assert_type(queue.estimate(key="a"), float)
+    assert_type(queue.limits, tuple[Rate | Window, ...])
+    assert_type(queue.stats, Stats)
+    assert_type(queue.stats.longest_wait, float)
+    assert_type((queue.waiting, queue.running), tuple[int, int])
+    assert_type(queue.closed, bool)
+    assert_type(queue.name, str | None)
+    queue.set_rate("5/s", Window(1, 1), key="a")
+    queue.throttled(5, key="a")
+    queue.pause(3)
+    queue.resume()
+    await queue.aclose(drain=True, timeout=3)
+    queue.stats.waiting = 3  # type: ignore[misc]
+
+
+def errors(error: ApiQueueError) -> float | None:
+    """Errors are told apart by class."""
+    if isinstance(error, WouldWait):
+        return assert_type(error.retry_in, float)
+    timeout: TimeoutError = SlotTimeout()
+    assert isinstance(timeout, SlotTimeout)
+    family: list[type[ApiQueueError]] = [QueueClosed, QueueFull, SlotTimeout, WouldWait]
+    assert family
+    return None
+
+
+@rate_limited(queue)
+async def fetch(name: str, *, size: int = 0) -> bytes:
+    """Keep its signature."""
+    return name.encode() * size
+
+
+@rate_limited(queue, key=lambda name: name, cost=len, priority=-1, timeout=30)
+async def count(name: str) -> int:
+    """Take functions of the arguments."""
+    return len(name)
+
+
+class Client:
+    """Methods keep their binding."""
+
+    @rate_limited(queue, key="constant", cost=2)
+    async def get(self, name: str) -> list[str]:
+        """Be a method."""
+        return [name]
+
+
+async def decorated() -> None:
+    """A decorated function has the types of the plain one."""
+    assert_type(await fetch("a", size=3), bytes)
+    assert_type(await Client().get("a"), list[str])
+    plain: Callable[[str], Coroutine[Any, Any, int]] = count
+    assert_type(await plain("a"), int)
+    await fetch(3)  # type: ignore[arg-type]
+    await fetch("a", length=3)  # type: ignore[call-arg]
+    await Client().get()  # type: ignore[call-arg]
+
+
+@rate_limited(queue)  # type: ignore[arg-type]
+def not_a_coroutine_function() -> int:
+    """Be refused."""
+    return 3
+
+
+async def numbers() -> AsyncIterator[int]:
+    """Be an async iterable."""
+    yield 1
+
+
+async def half(number: int) -> float:
+    """Be mapped."""
+    return number / 2
+
+
+async def mapped() -> None:
+    """Results have the type of the function's."""
+    async for result in queue.map(half, range(3), concurrency=5, ordered=True):
+        assert_type(result, float)
+    assert_type(queue.map(half, numbers()), AsyncIterator[float])
+    queue.map(half, ["a"])  # type: ignore[arg-type]
+    queue.map(len, ["a"])  # type: ignore[arg-type]
+
+
+with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    assert_type(runner.run(half(3)), float)
