@@ -149,6 +149,7 @@ class ApiQueue:
         self._clock: Callable[[], float] = time.monotonic
         self._ticker: asyncio.Task[None] | None = None
         self._alarm: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._counts: dict[EventKind, int] = dict.fromkeys(
             ("cancelled", "timed_out", "refused", "throttled"), 0
@@ -556,24 +557,23 @@ class ApiQueue:
         # The loop that runs in this thread is the one it was; get_running_loop costs a system call.
         if get_ident() != self._thread or not self._loop_runs():
             self._bind(get_running_loop())
-        now = self._clock()
+        slot._since = now = self._clock()
         schedule: Schedule | None = self._schedule
         if self._heeds_arrivals:
             schedule = self._schedule_of(slot, now)
         if self._waiters.live or schedule is None or schedule.arrive(now, slot.cost) > now:
             return False
         slot._state = HELD
-        slot._since = now
         self._started += 1
         if self._observers:
             self._tell("released", slot)
         return True
 
     def _join(self, slot: Slot, future: asyncio.Future[Slot]) -> None:
-        """Let a newcomer wait for its turn, which is the result of `future`."""
-        loop = get_running_loop()
-        now = self._clock()
+        """Let a newcomer, just arrived, wait for its turn, the result of `future`."""
+        loop = future.get_loop()
         if slot._timeout is not None:
+            now = slot._since
             due = self._schedule.due(now, slot.cost)
             if now + slot._timeout < due < math.inf:
                 self._count("timed_out", slot)
@@ -586,7 +586,6 @@ class ApiQueue:
             self._overflow(slot)
         slot._future = future
         slot._state = WAITING
-        slot._since = now
         self._waiters.put_nowait(slot)
         if self._ticker is None:
             self._start_ticker(loop)
@@ -630,13 +629,11 @@ class ApiQueue:
         try:
             while (wake := self._release_due(self._clock())) is not None:
                 self._alarm = loop.create_future()
-                timer = self._alarm_at(wake, loop)
-                try:
-                    await self._alarm
-                finally:
-                    if timer is not None:
-                        timer.cancel()
+                self._set_timer(wake, loop)
+                await self._alarm
+                self._drop_timer()
         finally:
+            self._drop_timer()
             self._alarm = None
             self._ticker = None
             # Cancelled by somebody who cancels every task. If that is the end of the loop, those
@@ -649,15 +646,30 @@ class ApiQueue:
         if self._ticker is None and self._waiters.live:
             self._start_ticker(loop)
 
-    def _alarm_at(self, wake: float, loop: asyncio.AbstractEventLoop) -> asyncio.TimerHandle | None:
+    def _set_timer(self, wake: float, loop: asyncio.AbstractEventLoop) -> None:
         if wake == math.inf:
-            return None
-        if self._clock is not time.monotonic:
-            return loop.call_at(wake, self._nudge)
-        # The timers of real loops count milliseconds, uvloop's are early by up to one: rounding
-        # up spares it a spin until the instant comes.
-        delay = max(1, math.ceil((wake - self._clock()) * 1000))
-        return loop.call_later(delay / 1000, self._nudge)
+            self._timer = None
+        elif self._clock is not time.monotonic:
+            self._timer = loop.call_at(wake, self._on_time, loop)
+        else:
+            # The timers of real loops count milliseconds, uvloop's are early by up to one:
+            # rounding up spares it a spin until the instant comes.
+            delay = max(1, math.ceil((wake - self._clock()) * 1000))
+            self._timer = loop.call_later(delay / 1000, self._on_time, loop)
+
+    def _drop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tick on the ticker's behalf: to wake it first would cost every tick a loop pass."""
+        wake = self._release_due(self._clock())
+        if wake is None:
+            self._timer = None
+            self._nudge()
+        else:
+            self._set_timer(wake, loop)
 
     def _nudge(self) -> None:
         """Wake the ticker: who is next, or when, may have changed."""
@@ -669,7 +681,7 @@ class ApiQueue:
         waiters, schedule, lanes = self._waiters, self._schedule, self._lanes.schedules
         wake = waiters.wake(now)
         while (slot := waiters.first()) is not None:
-            if self.running >= self._concurrency:
+            if self._started - self._ended >= self._concurrency:
                 return math.inf
             lane = lanes.get(slot.key) if lanes else None
             if lane is not None and (due := lane.due(now, slot.cost)) > now:
@@ -691,7 +703,8 @@ class ApiQueue:
         slot._since = now
         self._started += 1
         self._waited += waited
-        self._longest_wait = max(self._longest_wait, waited)
+        if waited > self._longest_wait:  # noqa: PLR1730 - a call for each slot
+            self._longest_wait = waited
         if self._timers:
             self._stop_timer(slot)
         future = slot._future
@@ -812,7 +825,7 @@ class ApiQueue:
         self._waiters.lanes = self._lanes.schedules
         self._lanes.in_use = self._waiters.lines
         self._timers = {}
-        self._ticker = self._alarm = None
+        self._ticker = self._alarm = self._timer = None
         self._ended = self._started
 
 

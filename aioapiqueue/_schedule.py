@@ -141,13 +141,16 @@ class Pace(Schedule):
 
     def due(self, now: float, cost: float) -> float:  # noqa: ARG002 - a sliding window needs now
         if cost == self.burst:
-            return max(self.tat, self.held)
-        units = self.used + cost - self.burst
-        return max(self.anchor + units * self.interval, self.held)
+            due = self.tat
+        else:
+            due = self.anchor + (self.used + cost - self.burst) * self.interval
+        return due if due > self.held else self.held  # noqa: FURB136 - asked for each slot
 
     def take(self, now: float, cost: float) -> None:
         # Lateness beyond catch_up is dropped, not made up for in a burst; so is all of a hold's.
-        floor = max(now - self.catch_up, self.held)
+        floor = now - self.catch_up
+        if floor < self.held:  # noqa: PLR1730 - done for each slot
+            floor = self.held
         if cost > self.burst:  # it waited for what the burst cannot hold: that is no lateness
             floor -= (cost - self.burst) * self.interval
         if self.tat < floor:

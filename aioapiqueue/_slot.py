@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from asyncio import get_running_loop
 from typing import TYPE_CHECKING, Any, Self
 
 from aioapiqueue._rate import positive
@@ -79,8 +78,9 @@ class Slot:
 
     def __aenter__(self) -> Awaitable[Self]:
         if self._state == NEW:
-            if not self._queue._arrive(self):
-                self._queue._join(self, asyncio.Future(loop=get_running_loop()))
+            queue = self._queue
+            if not queue._arrive(self):
+                queue._join(self, asyncio.Future(loop=queue._loop))
                 return self  # type: ignore[return-value]  # as __await__ says
         elif self._state != HELD:
             raise RuntimeError("a slot is for one call: ask the queue for another")

@@ -195,7 +195,10 @@ class Waiters(asyncio.Queue["Slot"]):
             return
         line.pop()
         waiter.line = None
-        self._gone(waiter)
+        self.live -= 1
+        self.cost = self.cost - waiter.cost if self.live else 0
+        if self._everybody is not None:
+            self._everybody.leave()
         if self.fair:  # to the end of the round
             heappop(self._ready)
             line.entry = None

@@ -111,6 +111,28 @@ async def test_a_lane_keeps_its_limit_behind_full_places():
     assert starts == exactly([5, 5.1, 5.2, 5.3])
 
 
+@pytest.mark.parametrize("limits", [{"lanes": {"a": "1000/s"}}, {"*": "1000/s"}])
+async def test_rest_before_waiting_for_a_place_saves_up_no_catch_up(limits):
+    """Only the millisecond that it waited is made up for, not the rest before."""
+    limit, lanes = limits.get("*"), limits.get("lanes")
+    queue, starts = ApiQueue(*[limit] if limit else [], lanes=lanes, concurrency=30), []
+
+    async def call():
+        async with queue.slot(key="a"):
+            starts.append(now())
+
+    first = [await queue.enqueue(key="a") for _ in range(30)]
+    await asyncio.sleep(5)
+    tasks = [asyncio.create_task(call()) for _ in range(6)]
+    await asyncio.sleep(0.001)
+    for slot in first:
+        slot.release()
+    await asyncio.wait(tasks)
+    assert [start - 5.029 for start in starts] == exactly(
+        [0.001, 0.001, 0.002, 0.003, 0.004, 0.005]
+    )
+
+
 async def test_fifo_holds_among_lanes_that_are_due():
     """Of several lanes that are due the earliest comer goes first."""
     queue, order = ApiQueue("10/s", lanes={"*": "100/s"}), []
@@ -231,6 +253,14 @@ async def test_a_held_lane_is_not_forgotten():
         await asyncio.sleep(1)
         queue.try_slot(key=n)
     assert queue.estimate(key="a") == exactly(1.0)
+
+
+async def test_a_lanes_hold_is_only_extended():
+    """A smaller hint for the same key changes nothing."""
+    queue = ApiQueue(lanes={"a": "10/s"})
+    for retry_after in (5, 1):
+        queue.throttled(retry_after, key="a")
+    assert queue.estimate(key="a") == exactly(5)
 
 
 async def test_a_lane_somebody_waits_in_is_not_forgotten():

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import gc
 import threading
 import time
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -204,6 +207,7 @@ async def test_idle_is_free():
         assert_idle()
         for key in "aabb":
             async with queue.slot(key=key):
+                await asyncio.sleep(0)  # the ticker may end in this very pass of the loop
                 assert_idle()
         withdrawn = queue.enqueue(key="a", timeout=100)
         await asyncio.sleep(0)
@@ -212,6 +216,26 @@ async def test_idle_is_free():
         await asyncio.sleep(0)
         assert_idle()
     assert_idle()
+
+
+async def test_the_ticker_keeps_nobodys_context_alive():
+    """What the first waiter's context held is freed while others still wait."""
+    queue, variable = ApiQueue("10/s"), contextvars.ContextVar("variable")
+
+    class Big:
+        """Can be referred to weakly."""
+
+    def start():
+        variable.set(big := Big())
+        return weakref.ref(big), queue.try_slot(), queue.enqueue()
+
+    big, _, _ = contextvars.copy_context().run(start)
+    waiting = queue.enqueue()
+    await asyncio.sleep(0.15)
+    assert queue.waiting == 1
+    gc.collect()
+    assert big() is None
+    await waiting
 
 
 async def test_the_ticker_wakes_no_more_often_than_it_releases():

@@ -157,12 +157,33 @@ class Model:
             if not call.ends_at_once:
                 self.running[call.who] = call
 
-    def next_release(self, now):
-        """Return (instant, call) of the next release, as things stand; None if there is none."""
+    def stall(self, since, now):
+        """See nothing from `since` to `now`; then the timers that have passed ring, in order."""
+        alarm = self.alarm(since)
+        self.waiting = [call for call in self.waiting if call.gives_up_at >= min(alarm, now)]
+        if alarm <= now:
+            patience = {call.who: call.gives_up_at for call in self.waiting}
+            for call in self.waiting:
+                call.gives_up_at = math.inf
+            self.run(now, now)
+            for call in self.waiting:
+                call.gives_up_at = patience[call.who]
+        self.run(now, now)
+
+    def alarm(self, now):
+        """Return when somebody's lane or the first in line is due, as things stand."""
         if not self.waiting or len(self.running) >= self.concurrency:
-            return None
+            return math.inf
+        heads = self.heads()
+        alarms = [due for call in heads if (due := self.lane_due(call)) > now]
+        eligible = [call for call in heads if self.lane_due(call) <= now]
+        if eligible:
+            alarms.append(self.due(min(eligible, key=lambda call: (call.priority, call.who))))
+        return min(alarms)
+
+    def heads(self):
         # Within a lane of its own limits nobody overtakes, however little it costs.
-        heads = [
+        return [
             call
             for call in self.waiting
             if call.key not in self.lanes
@@ -172,6 +193,12 @@ class Model:
                 if other.key == call.key
             )
         ]
+
+    def next_release(self, now):
+        """Return (instant, call) of the next release, as things stand; None if there is none."""
+        if not self.waiting or len(self.running) >= self.concurrency:
+            return None
+        heads = self.heads()
         instants = {now}
         for call in heads:
             instants |= {self.due(call), self.lane_due(call)}

@@ -119,7 +119,6 @@ class QueueMachine(RuleBasedStateMachine):
                 await asyncio.sleep(0)
 
         self.runner.run(act())
-        # Of a stall, as of any callback, the queue sees only the end.
         self.model.run(self.now - seconds, self.now)
 
     @property
@@ -192,11 +191,12 @@ class QueueMachine(RuleBasedStateMachine):
     def pass_time(self, seconds):
         self.do(seconds=seconds)
 
+    # A timeout may ring between a turn and its being handed on; the model knows no such moment.
+    @precondition(lambda self: not any(w.cancelled_when_granted for w in self.model.waiting))
     @rule(seconds=STEPS)
     def stall(self, seconds):
-        before = self.now
+        self.model.stall(self.now, self.now + seconds)
         self.do(lambda: self.loop.stall(seconds))
-        assert self.now == before + seconds
 
     @rule(seconds=st.one_of(st.none(), STEPS))
     def pause(self, seconds):
@@ -327,7 +327,7 @@ def test_the_model_catches_a_broken_scheduler(mutant):
         run_state_machine_as_test(
             Broken,
             settings=settings(
-                max_examples=300,
+                max_examples=3000,
                 stateful_step_count=40,
                 database=None,
                 derandomize=True,
