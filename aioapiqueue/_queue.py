@@ -14,6 +14,7 @@ import math
 import time
 from asyncio import get_running_loop
 from contextvars import Context
+from functools import partial
 from threading import get_ident
 from types import FunctionType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
@@ -24,7 +25,7 @@ from aioapiqueue._events import Event, EventKind, Stats
 from aioapiqueue._map import paced_map
 from aioapiqueue._rate import Limit, as_limit, as_limits, positive
 from aioapiqueue._schedule import Lanes, Schedule, schedule_for
-from aioapiqueue._slot import GRANTED, HELD, OVER, WAITING, Reservation, Slot
+from aioapiqueue._slot import GRANTED, HELD, OVER, WAITING, Reservation, Slot, TimedSlot
 from aioapiqueue._waiters import Waiters
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout, WouldWait
 
@@ -135,10 +136,14 @@ class ApiQueue:
         self.name = name
         self._limits = tuple(as_limit(limit) for limit in limits)
         self._lane_limits = {key: as_limits(own) for key, own in (lanes or {}).items()}
-        self._fair = order == "fair"
         self._concurrency = math.inf if concurrency is None else concurrency
         self._maxsize = maxsize
-        self._drops_oldest = overflow == "drop_oldest" and maxsize > 0
+        self._new_waiters = partial(
+            Waiters,
+            self._nudge,
+            fair=order == "fair",
+            ranked=overflow == "drop_oldest" and maxsize > 0,
+        )
         self._catch_up = catch_up
         self._observers = tuple(observers)
         self._heeds_arrivals = concurrency is not None or bool(lanes)
@@ -162,7 +167,7 @@ class ApiQueue:
         self._paused = self._pushed_back = -math.inf
         self._schedule = schedule_for(self._limits, catch_up=catch_up)
         self._lanes = Lanes(self._lane_limits, catch_up=catch_up)
-        self._waiters = Waiters(self._nudge, fair=self._fair, ranked=self._drops_oldest)
+        self._waiters = self._new_waiters()
         self._forget_callers()
 
     # What users call.
@@ -217,7 +222,9 @@ class ApiQueue:
         """
         if cost != 1 or priority != 0 or timeout is not None:
             self._check(priority, cost, timeout)
-        return Slot(self, key, priority, cost, timeout)
+        if timeout is not None:
+            return TimedSlot(self, key, priority, cost, timeout)
+        return Slot(self, key, priority, cost)
 
     def enqueue(
         self,
@@ -244,8 +251,7 @@ class ApiQueue:
         those of `slot`, but for `SlotTimeout` and `QueueClosed` of one who waits: the Future has
         those.
         """
-        self._check(priority, cost, timeout)
-        slot = Slot(self, key, priority, cost, timeout)
+        slot = self.slot(key=key, priority=priority, cost=cost, timeout=timeout)
         future = Reservation(slot, loop=get_running_loop())
         if self._arrive(slot):
             slot._state = GRANTED
@@ -279,7 +285,7 @@ class ApiQueue:
             ValueError: a cost or priority that makes no sense.
         """
         self._check(priority, cost, None)
-        slot = Slot(self, key, priority, cost, None)
+        slot = Slot(self, key, priority, cost)
         if self._arrive(slot):
             return slot
         retry_in = self.estimate(key=key, priority=priority, cost=cost)
@@ -424,7 +430,7 @@ class ApiQueue:
                 self._hold()
             self._waiters.wake_all()
             self._nudge()
-        self._count("throttled", Slot(self, key, 0, 0, None))
+        self._count("throttled", Slot(self, key, 0, 0))
 
     def pause(self, seconds: float | None = None) -> None:
         """Hold everybody; bodies that run go on.
@@ -821,7 +827,7 @@ class ApiQueue:
         self._lanes = Lanes(self._lane_limits, catch_up=self._catch_up)
 
     def _forget_callers(self) -> None:
-        self._waiters = Waiters(self._nudge, fair=self._fair, ranked=self._drops_oldest)
+        self._waiters = self._new_waiters()
         self._waiters.lanes = self._lanes.schedules
         self._lanes.in_use = self._waiters.lines
         self._timers = {}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from aioapiqueue._queue import ApiQueue
     from aioapiqueue._waiters import Line
 
-__all__ = ["GRANTED", "HELD", "NEW", "OVER", "WAITING", "Reservation", "Slot"]
+__all__ = ["GRANTED", "HELD", "NEW", "OVER", "WAITING", "Reservation", "Slot", "TimedSlot"]
 
 NEW, WAITING, GRANTED, HELD, OVER = range(5)
 
@@ -36,7 +36,6 @@ class Slot:
         "_queue",
         "_since",
         "_state",
-        "_timeout",
         "cost",
         "key",
         "line",
@@ -52,19 +51,14 @@ class Slot:
     line: Line | None
     sequence: int
 
-    def __init__(
-        self,
-        queue: ApiQueue,
-        key: Hashable,
-        priority: float,
-        cost: float,
-        timeout: float | None,
-    ) -> None:
+    _timeout: float | None = None
+    """Seconds that it waits at most: of a `TimedSlot` only, so that the others need no room."""
+
+    def __init__(self, queue: ApiQueue, key: Hashable, priority: float, cost: float) -> None:
         self._queue = queue
         self.key = key
         self.priority = priority
         self.cost = cost
-        self._timeout = timeout
         self._state = NEW
         self.waited = 0.0
 
@@ -167,6 +161,18 @@ class Slot:
     def __repr__(self) -> str:
         state = ("new", "waiting", "granted", "held", "over")[self._state]
         return f"<Slot {state} key={self.key!r} cost={self.cost:g}>"
+
+
+class TimedSlot(Slot):
+    """A slot that its caller waits for only so long."""
+
+    __slots__ = ("_timeout",)
+
+    def __init__(
+        self, queue: ApiQueue, key: Hashable, priority: float, cost: float, timeout: float
+    ) -> None:
+        super().__init__(queue, key, priority, cost)
+        self._timeout = timeout
 
 
 class Reservation(asyncio.Future[Slot]):

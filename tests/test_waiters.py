@@ -14,7 +14,7 @@ QUEUE = ApiQueue()
 
 def waiter(key=None, priority=0.0, cost=1.0):
     """Make a slot that waits."""
-    slot = Slot(QUEUE, key, priority, cost, None)
+    slot = Slot(QUEUE, key, priority, cost)
     slot._state = WAITING
     slot._future = asyncio.get_running_loop().create_future()
     return slot
