@@ -5,9 +5,11 @@ from aioapiqueue._events import Event, Observer, Stats
 from aioapiqueue._queue import ApiQueue
 from aioapiqueue._rate import Rate, Window
 from aioapiqueue._slot import Slot
+from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import ApiQueueError, QueueClosed, QueueFull, SlotTimeout, WouldWait
 
 __all__ = [
+    "Adaptive",
     "ApiQueue",
     "ApiQueueError",
     "Event",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -10,7 +11,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Event", "EventKind", "Observer", "Stats"]
 
-EventKind = Literal["released", "finished", "cancelled", "timed_out", "refused", "throttled"]
+EventKind = Literal[
+    "released", "finished", "cancelled", "timed_out", "refused", "throttled", "slowed", "odd"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,8 @@ class Event:
     Attributes:
         kind: `released`: a body may run; `finished`: it has ended; `cancelled`, `timed_out`,
             `refused` (full or closed): a waiter left without a slot; `throttled`: the other
-            side pushed back.
+            side pushed back; `slowed`: adaptive lowered the rate for that; `odd`: the other side
+            said something that makes no sense.
         queue: the queue's name.
         key: the call's key.
         priority: the call's priority.
@@ -62,6 +66,10 @@ class Stats:
         timed_out: waiters whose `timeout` passed.
         refused: callers turned away because the queue was full or closed.
         throttled: times that the other side pushed back.
+        slowed: times that adaptive lowered a rate for that.
+        odd: times that the other side said something that makes no sense.
+        rate: calls per second that adaptive lets through now, lanes aside; inf while it leaves
+            all to the limits.
         waited: seconds that released callers waited, added up.
         longest_wait: the longest of them, in seconds.
     """
@@ -74,5 +82,8 @@ class Stats:
     timed_out: int = 0
     refused: int = 0
     throttled: int = 0
+    slowed: int = 0
+    odd: int = 0
+    rate: float = math.inf
     waited: float = 0.0
     longest_wait: float = 0.0

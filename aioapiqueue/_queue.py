@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     )
 
     from aioapiqueue._events import Observer
+    from aioapiqueue.adaptive import Adaptive
 
 __all__ = ["ApiQueue"]
 
@@ -106,6 +107,8 @@ class ApiQueue:
             of the least urgent (`"drop_oldest"`).
         catch_up: seconds by which late calls may be made up for, 0.010 by default: after a longer
             stall, missed ticks are dropped. With 0, no gap is ever shorter than the interval.
+        adaptive: how to slow down when the other side pushes back (`Adaptive`); default: not at
+            all, but for holds.
         observers: who hears of every event.
 
     Raises:
@@ -123,6 +126,7 @@ class ApiQueue:
         maxsize: int = 0,
         overflow: Literal["raise", "drop_oldest"] = "raise",
         catch_up: float = 0.010,
+        adaptive: Adaptive | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
         if order not in ("fifo", "fair"):
@@ -133,9 +137,10 @@ class ApiQueue:
             positive(concurrency, of="concurrency")
         positive(maxsize, of="maxsize", least=0)
         positive(catch_up, of="catch_up", least=0)
+        if adaptive is not None and not hasattr(adaptive, "govern"):
+            raise TypeError(f"adaptive takes an Adaptive(...), not {adaptive!r}")
         self.name = name
         self._limits = tuple(as_limit(limit) for limit in limits)
-        self._lane_limits = {key: as_limits(own) for key, own in (lanes or {}).items()}
         self._concurrency = math.inf if concurrency is None else concurrency
         self._maxsize = maxsize
         self._new_waiters = partial(
@@ -144,7 +149,10 @@ class ApiQueue:
             fair=order == "fair",
             ranked=overflow == "drop_oldest" and maxsize > 0,
         )
-        self._catch_up = catch_up
+        new_schedule = partial(
+            schedule_for, catch_up=catch_up, adaptive=adaptive, report=self._report
+        )
+        self._new_schedule = partial(new_schedule, concurrency=self._concurrency)
         self._observers = tuple(observers)
         self._heeds_arrivals = concurrency is not None or bool(lanes)
         self._heeds_ends = concurrency is not None or bool(self._observers)
@@ -157,7 +165,7 @@ class ApiQueue:
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._counts: dict[EventKind, int] = dict.fromkeys(
-            ("cancelled", "timed_out", "refused", "throttled"), 0
+            ("cancelled", "timed_out", "refused", "throttled", "slowed", "odd"), 0
         )
         self._started = 0
         self._ended = 0
@@ -165,8 +173,12 @@ class ApiQueue:
         self._longest_wait = 0.0
         self._timers: dict[Slot, asyncio.TimerHandle] = {}
         self._paused = self._pushed_back = -math.inf
-        self._schedule = schedule_for(self._limits, catch_up=catch_up)
-        self._lanes = Lanes(self._lane_limits, catch_up=catch_up)
+        self._round = -1
+        self._schedule = self._new_schedule(self._limits)
+        own_limits = {key: as_limits(own) for key, own in (lanes or {}).items()}
+        for limits_of_lane in own_limits.values():
+            new_schedule(limits_of_lane)  # refuses now what it would refuse at the first call
+        self._lanes = Lanes(own_limits, new_schedule)
         self._waiters = self._new_waiters()
         self._forget_callers()
 
@@ -383,7 +395,7 @@ class ApiQueue:
             ValueError: a limit that is none, or one too small for the cost of one who waits.
         """
         new = tuple(as_limit(limit) for limit in limits)
-        schedule = schedule_for(new, catch_up=self._catch_up)
+        schedule = self._new_schedule(new)
         for waiter in self._waiters:
             if key in (None, "*", waiter.key):
                 schedule.check(waiter.cost)
@@ -394,7 +406,6 @@ class ApiQueue:
             self._waiters.wake_all()
         else:
             self._heeds_arrivals = True
-            self._lane_limits[key] = list(new)
             self._lanes.set_limits(key, new, now)
             for waiter in self._waiters:
                 self._lanes.find(waiter.key, now)
@@ -402,7 +413,11 @@ class ApiQueue:
         self._nudge()
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
-        """Say that the other side pushed back: nothing starts for `retry_after` seconds.
+        """Say that the other side pushed back: slow down, and start nothing for `retry_after`.
+
+        With `adaptive`, the rate falls once for each round of calls. `Slot.throttled` knows which
+        round its call is of; this takes it for one that ran at the last slow-down until as many
+        calls as ran then have ended.
 
         >>> async def main():
         ...     queue = ApiQueue("10/s")
@@ -419,18 +434,46 @@ class ApiQueue:
         Raises:
             ValueError: `retry_after` is negative, infinite or NaN.
         """
+        self._throttled(retry_after, Slot(self, key, 0, 0))
+
+    def hold(self, seconds: float, *, key: Hashable = None) -> None:
+        """Start nothing for so long: the other side has nothing left to give until then.
+
+        As `throttled`, but it is no push-back: it is not counted, and slows nothing down.
+
+        >>> async def main():
+        ...     queue = ApiQueue(lanes={"*": ()})               # no limits, but lanes
+        ...     queue.hold(30, key="busy.example")
+        ...     return [queue.estimate(key=host) for host in ("busy.example", "idle.example")]
+        >>> asyncio.run(main())
+        [30.0, 0.0]
+
+        Args:
+            seconds: from now; a hold in force is only ever extended.
+            key: whose lane, if it has one of its own; default: the whole queue.
+
+        Raises:
+            ValueError: `seconds` is negative, infinite or NaN.
+        """
+        positive(seconds, of="seconds", least=0)
         now = self._now()
-        if retry_after is not None:
-            positive(retry_after, of="retry_after", least=0)
-            lane = self._lanes.find(key, now)
-            if lane is not None:
-                lane.hold(max(lane.held, now + retry_after))
-            else:
-                self._pushed_back = max(self._pushed_back, now + retry_after)
-                self._hold()
-            self._waiters.wake_all()
-            self._nudge()
-        self._count("throttled", Slot(self, key, 0, 0))
+        lane = self._lanes.find(key, now)
+        if lane is not None:
+            lane.hold(max(lane.held, now + seconds))
+        else:
+            self._pushed_back = max(self._pushed_back, now + seconds)
+            self._hold()
+        self._waiters.wake_all()
+        self._nudge()
+
+    def odd(self, *, key: Hashable = None) -> None:
+        """Count that the other side said something that makes no sense, such as "retry after -1".
+
+        Args:
+            key: on a call of which key.
+        """
+        self._now()
+        self._count("odd", Slot(self, key, 0, 0))
 
     def pause(self, seconds: float | None = None) -> None:
         """Hold everybody; bodies that run go on.
@@ -537,6 +580,7 @@ class ApiQueue:
             running=self.running,
             lanes=len(self._lanes.schedules),
             released=self._started,
+            rate=self._schedule.allowed(),
             waited=self._waited,
             longest_wait=self._longest_wait,
             **self._counts,
@@ -724,6 +768,7 @@ class ApiQueue:
     def _finished(self, slot: Slot) -> None:
         """Heed that a body has ended."""
         if self._concurrency != math.inf:
+            self._adapt_concurrency()
             self._nudge()
         if self._observers:
             self._tell("finished", slot)
@@ -775,6 +820,30 @@ class ApiQueue:
         self._schedule.hold(max(self._paused, self._pushed_back))
         self._nudge()
 
+    def _throttled(self, retry_after: float | None, slot: Slot) -> None:
+        """Heed that the other side refused a call: that of `slot`, or (one made up) any."""
+        if retry_after is not None:
+            self.hold(retry_after, key=slot.key)
+        now = self._now()
+        self._count("throttled", slot)
+        if slot._state in (HELD, OVER):
+            since = slot._since
+        else:
+            since = now if self._ended > self._round else -math.inf
+        lane = self._lanes.find(slot.key, now)
+        schedule = self._schedule if lane is None else lane
+        if schedule.push_back(now, since, self.running):
+            self._round = self._started
+            self._adapt_concurrency()
+            self._waiters.wake_all()
+            self._nudge()
+            self._count("slowed", slot)
+
+    def _adapt_concurrency(self) -> None:
+        places = self._schedule.places()
+        if places < math.inf:
+            self._concurrency = places
+
     def _count(self, kind: EventKind, slot: Slot) -> None:
         self._counts[kind] += 1
         if self._observers:
@@ -788,9 +857,10 @@ class ApiQueue:
             try:
                 observer.on_event(event)
             except Exception as error:  # noqa: BLE001 - an observer never costs a slot
-                get_running_loop().call_exception_handler(
-                    {"message": f"{observer!r} failed on {event!r}", "exception": error}
-                )
+                self._report(f"{observer!r} failed on {event!r}", error)
+
+    def _report(self, message: str, error: Exception) -> None:
+        get_running_loop().call_exception_handler({"message": message, "exception": error})
 
     # The loop.
 
@@ -823,8 +893,8 @@ class ApiQueue:
 
     def _forget_calls(self) -> None:
         self._paused = self._pushed_back = -math.inf
-        self._schedule = schedule_for(self._limits, catch_up=self._catch_up)
-        self._lanes = Lanes(self._lane_limits, catch_up=self._catch_up)
+        self._schedule = self._new_schedule(self._limits)
+        self._lanes = Lanes(self._lanes.limits, self._lanes.new_schedule)
 
     def _forget_callers(self) -> None:
         self._waiters = self._new_waiters()

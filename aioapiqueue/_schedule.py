@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections import deque
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, Self
 
 from aioapiqueue._rate import Limit, Rate, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 
 __all__ = ["Lanes", "Pace", "Schedule", "Sliding", "schedule_for"]
 
@@ -79,13 +79,34 @@ class Schedule:
 
     def succeed(self, old: Schedule, now: float) -> None:
         """Take over what `old`, of other limits, has let through, limit by limit of a kind."""
-        for kind in (Pace, Sliding):
-            mine = (leaf for leaf in self.leaves() if isinstance(leaf, kind))
-            theirs = (leaf for leaf in old.leaves() if isinstance(leaf, kind))
+        for kind in {type(leaf) for leaf in self.leaves()}:
+            mine = (leaf for leaf in self.leaves() if type(leaf) is kind)
+            theirs = (leaf for leaf in old.leaves() if type(leaf) is kind)
             for leaf, before in zip(mine, theirs, strict=False):
-                leaf.inherit(before, now)  # type: ignore[arg-type]  # both are of this kind
+                leaf.inherit(before, now)
         self.hold(old.held)
         self.touch(now)
+
+    def inherit(self, old: Self, now: float) -> None:
+        """Take over what `old`, of the same kind, has let through: of no limit, nothing."""
+
+    def push_back(self, now: float, since: float, running: int) -> bool:
+        """Heed that the other side refused a call released at `since`; return if this slows down.
+
+        Args:
+            now: the present instant.
+            since: when the call was released.
+            running: how many bodies run.
+        """
+        return any([part.push_back(now, since, running) for part in self.parts])  # noqa: C419 - each is to hear
+
+    def allowed(self) -> float:
+        """Return the calls per second that push-back has left; inf: whatever the limits say."""
+        return min((part.allowed() for part in self.parts), default=math.inf)
+
+    def places(self) -> float:
+        """Return how many bodies may run at once as far as push-back goes."""
+        return min((part.places() for part in self.parts), default=math.inf)
 
     def check(self, cost: float) -> None:
         """Refuse a cost that could never start.
@@ -203,7 +224,7 @@ class Pace(Schedule):
     def fresh_at(self) -> float:
         return max(self.held, self.tat, self.last + self.catch_up)
 
-    def inherit(self, old: Pace, now: float) -> None:
+    def inherit(self, old: Self, now: float) -> None:
         """Carry over what is owed, in calls, as golang.org/x/time/rate's SetLimit does.
 
         Of half an old interval still to wait, half a new one is left.
@@ -278,7 +299,7 @@ class Sliding(Schedule):
     def fresh_at(self) -> float:
         return max(self.held, self.ends(self.log[-1][0]) if self.log else -math.inf)
 
-    def inherit(self, old: Sliding, now: float) -> None:  # noqa: ARG002 - as a pace's
+    def inherit(self, old: Self, now: float) -> None:  # noqa: ARG002 - as a pace's
         """Carry over the log. What has left a shorter window is not known to a longer one."""
         self.log, self.total = old.log, old.total
 
@@ -290,17 +311,45 @@ class Sliding(Schedule):
             )
 
 
-def schedule_for(limits: Sequence[Limit], *, catch_up: float) -> Schedule:
+class Slowing(Protocol):
+    """What `adaptive=` takes: `aioapiqueue.Adaptive`, which the core need not know."""
+
+    def govern(
+        self,
+        limits: Sequence[Limit],
+        *,
+        catch_up: float,
+        concurrency: float,
+        report: Callable[[str, Exception], None],
+    ) -> Schedule:
+        """Return a schedule that heeds `push_back`, beside those of these limits."""
+
+
+def schedule_for(
+    limits: Sequence[Limit],
+    *,
+    catch_up: float,
+    adaptive: Slowing | None = None,
+    concurrency: float = math.inf,
+    report: Callable[[str, Exception], None] = lambda *_: None,
+) -> Schedule:
     """Return the schedule of these limits, all of which hold at once.
 
     Args:
         limits: any number of `Rate` and `Window`.
         catch_up: seconds of lateness that a rate makes up for.
+        adaptive: what heeds push-back; default: nothing does.
+        concurrency: how many bodies may run at once, for `adaptive`.
+        report: told of an error in `adaptive`.
     """
-    parts = [
+    parts: list[Schedule] = [
         Pace(limit, catch_up=catch_up) if isinstance(limit, Rate) else Sliding(limit)
         for limit in limits
     ]
+    if adaptive is not None:
+        parts.append(
+            adaptive.govern(limits, catch_up=catch_up, concurrency=concurrency, report=report)
+        )
     return parts[0] if len(parts) == 1 else Schedule(parts)
 
 
@@ -314,11 +363,10 @@ class Lanes:
     def __init__(
         self,
         limits: Mapping[Hashable, Sequence[Limit]],
-        *,
-        catch_up: float,
+        new_schedule: Callable[[Sequence[Limit]], Schedule],
     ) -> None:
         self.limits = dict(limits)
-        self.catch_up = catch_up
+        self.new_schedule = new_schedule
         self.in_use: Container[Hashable] = ()
         """The keys that somebody waits for."""
         self.schedules: dict[Hashable, Schedule] = {}
@@ -335,7 +383,7 @@ class Lanes:
             limits = self.limits.get(key, self.limits.get("*"))
             if limits is None:
                 return None
-            lane = self.schedules[key] = schedule_for(limits, catch_up=self.catch_up)
+            lane = self.schedules[key] = self.new_schedule(limits)
             lane.touch(now)
             self._watch(key, now)
         return lane
@@ -345,7 +393,7 @@ class Lanes:
         self.limits[key] = limits
         for one, old in self.schedules.items():
             if one == key or (key == "*" and one not in self.limits):
-                self.schedules[one] = schedule_for(limits, catch_up=self.catch_up)
+                self.schedules[one] = self.new_schedule(limits)
                 self.schedules[one].succeed(old, now)
 
     def _watch(self, key: Hashable, at: float) -> None:

@@ -128,8 +128,18 @@ class Slot:
                 queue._finished(self)
 
     def throttled(self, retry_after: float | None = None) -> None:
-        """Tell the queue that the other side pushed back on this call (`ApiQueue.throttled`)."""
-        self._queue.throttled(retry_after, key=self.key)
+        """Tell the queue that the other side pushed back on this call.
+
+        As `ApiQueue.throttled`, and better: when this call was released is known, so that one
+        released before the last slow-down does not slow down again.
+
+        Args:
+            retry_after: seconds from now in which nothing of this key starts.
+
+        Raises:
+            ValueError: `retry_after` is negative, infinite or NaN.
+        """
+        self._queue._throttled(retry_after, self)
 
     def settle(self, cost: float) -> None:
         """State the true cost, known now: the difference is charged, or given back.

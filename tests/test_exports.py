@@ -12,6 +12,7 @@ import aioapiqueue
 from aioapiqueue import exceptions
 
 PROMISED = [
+    "Adaptive",
     "ApiQueue",
     "ApiQueueError",
     "Observer",

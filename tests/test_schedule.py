@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 from hypothesis import example, given
@@ -317,8 +318,8 @@ def test_from_fresh_at_on_a_schedule_acts_as_a_new_one(limits):
 
 def test_lanes_are_made_on_demand_and_kept_while_they_matter():
     """A key without limits has no lane; "*" gives one to every other; fresh ones are evicted."""
-    assert Lanes({"a": [Rate(1)]}, catch_up=0).find("b", 0.0) is None
-    lanes = Lanes({"a": [Rate(1)], "*": [Rate(10)]}, catch_up=0)
+    assert Lanes({"a": [Rate(1)]}, partial(schedule_for, catch_up=0)).find("b", 0.0) is None
+    lanes = Lanes({"a": [Rate(1)], "*": [Rate(10)]}, partial(schedule_for, catch_up=0))
     for key, now in zip("abc", itertools.count(0.0, 0.001), strict=False):
         lane = lanes.find(key, now)
         lane.arrive(now, 1)

@@ -1,0 +1,291 @@
+"""Push-back in, new rate out: how a queue finds the rate that leaves the other side in peace.
+
+`Adaptive` says how to behave, a `Governor` does it for one queue or lane: it is one more schedule
+beside those of the limits, as fast as the other side is believed to bear.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING
+
+from aioapiqueue._rate import Rate, Window, as_limit, positive
+from aioapiqueue._schedule import Pace, Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aioapiqueue._rate import Limit
+
+__all__ = ["Adaptive"]
+
+_ENOUGH = 10
+"""Calls from which on what was let through is a measurement."""
+_PROBING = 3
+"""How much more slowly than it came back to the remembered rate it goes beyond."""
+_MEMORY = 3600.0
+"""Seconds without a call after which what was learnt is forgotten: the limit is due another try."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptive:
+    """Slow down when the other side pushes back, recover by degrees, and never above the limits.
+
+    A push-back (`slot.throttled()`, or what an integration saw) lowers the rate of the key's lane,
+    if it has limits of its own, or else of the queue: to `backoff` times what it was, or to less
+    where less got through. The mean that got through since the push-back before is remembered as
+    what the other side can bear: whatever the size of its bucket, it was empty then and is empty
+    now, so that what it served is what it was refilled with. From there the rate grows again:
+
+        x = elapsed / recovery - 1, a third of it where it is above 0
+        rate = remembered + (remembered - start) * x ** 3
+
+    >>> adaptive = Adaptive(recovery=20)            # pushed back at 22 per s, 20 of them served
+    >>> for elapsed in range(0, 141, 10):
+    ...     rate = adaptive.regrow(start=15.4, remembered=20, elapsed=elapsed)
+    ...     print(f"{elapsed:4} {rate:5.1f} " + "#" * round(rate))
+       0  15.4 ###############
+      10  19.4 ###################
+      20  20.0 ####################
+      30  20.0 ####################
+      40  20.2 ####################
+      50  20.6 #####################
+      60  21.4 #####################
+      70  22.7 #######################
+      80  24.6 #########################
+      90  27.3 ###########################
+     100  30.9 ###############################
+     110  35.5 ####################################
+     120  41.3 #########################################
+     130  48.3 ################################################
+     140  56.8 #########################################################
+
+    This is the curve of CUBIC (RFC 9438, section 4.2), steep below and above the remembered rate
+    and level around it, with three changes. CUBIC's constant makes the way back longer the higher
+    the rate; here it takes `recovery` seconds at any rate, as API limits are from 0.2 to 20,000
+    per second. Beyond the remembered rate it goes three times as slowly as it came back. And CUBIC
+    remembers the peak, which a full bucket has raised; here it is the mean.
+
+    Time in use is the time that calls follow upon each other at half the rate or faster: a rate
+    that nobody uses proves nothing (RFC 9438, section 5.8). What was learnt is forgotten after an
+    hour without a call.
+
+    Throttles answered to calls that were released before the last slow-down do not slow down
+    again: 50 calls in flight that are all refused count once.
+
+    >>> import asyncio
+    >>> async def main():
+    ...     queue = ApiQueue("40/s", adaptive=Adaptive("1/s"))
+    ...     for attempt in range(20):
+    ...         async with queue.slot() as slot:
+    ...             if attempt == 19:                          # the other side says 429
+    ...                 slot.throttled(retry_after=2)
+    ...     print(f"{queue.stats.slowed} slow-down, {queue.stats.rate:.0f} per s", end=", ")
+    ...     print(f"the next call in {queue.estimate():.0f} s")
+    >>> asyncio.run(main())
+    1 slow-down, 28 per s, the next call in 2 s
+
+    Args:
+        floor: the rate that it never falls below; default one call in ten seconds.
+        backoff: what a push-back leaves of the rate, between 0 and 1; default 0.7, CUBIC's.
+        recovery: seconds from a slow-down until the remembered rate is tried again; default 20.
+            After four times as long, the rate is as far above it as it was below.
+        concurrency: of a queue with a `concurrency`, the number of bodies that it never falls
+            below: push-back then lowers both, by the same curve. Default: it is left alone.
+
+    Raises:
+        TypeError: a bare number as the floor; the message shows its readings.
+        ValueError: a value that makes no sense, or (from `ApiQueue`) a floor above the limits.
+
+    To choose another curve, derive a class and override `regrow`.
+    """
+
+    floor: str | Rate = "0.1/s"
+    backoff: float = 0.7
+    _: KW_ONLY
+    recovery: float = 20.0
+    concurrency: int | None = None
+
+    def __post_init__(self) -> None:
+        floor = as_limit(self.floor)
+        if isinstance(floor, Window):
+            raise TypeError(f"floor takes a rate, not a window: {floor}")
+        object.__setattr__(self, "floor", floor)
+        positive(self.backoff, of="backoff")
+        if self.backoff >= 1:
+            raise ValueError(f"backoff must be below 1, not {self.backoff!r}: 0.7 leaves 70 %")
+        positive(self.recovery, of="recovery")
+        if self.concurrency is not None:
+            positive(self.concurrency, of="concurrency", least=1)
+
+    def regrow(self, *, start: float, remembered: float, elapsed: float) -> float:
+        """Return the rate (or concurrency) that is allowed by now.
+
+        One that raises, or returns no number above 0, leaves the rate as it is; the loop's
+        exception handler is told.
+
+        Args:
+            start: what it was right after the slow-down.
+            remembered: what the other side bore then.
+            elapsed: seconds in use since then.
+        """
+        x = elapsed / self.recovery - 1
+        return remembered + (remembered - start) * (x if x < 0 else x / _PROBING) ** 3
+
+    def govern(
+        self,
+        limits: Sequence[Limit],
+        *,
+        catch_up: float,
+        concurrency: float,
+        report: Callable[[str, Exception], None],
+    ) -> Governor:
+        """Return the schedule that slows down a queue or lane of these limits."""
+        ceiling = min((limit.calls / limit.per for limit in limits), default=math.inf)
+        return Governor(self, ceiling, catch_up=catch_up, concurrency=concurrency, report=report)
+
+
+class Curve:
+    """One figure that falls on push-back and grows again: a rate, or a number of bodies."""
+
+    __slots__ = ("ceiling", "floor", "remembered", "start", "value")
+
+    def __init__(self, floor: float, ceiling: float) -> None:
+        self.floor = floor
+        self.ceiling = self.value = ceiling
+        self.start = self.remembered = ceiling
+
+    @property
+    def lowered(self) -> bool:
+        """Whether it is below what is configured."""
+        return self.value < self.ceiling
+
+    def fall(self, used: float, backoff: float) -> None:
+        """Fall to `backoff` of what was allowed, and well below what was `used`."""
+        self.remembered = min(used, self.value)
+        self.start = min(backoff * self.value, math.sqrt(backoff) * self.remembered)
+        self.start = self.value = max(self.floor, self.start)
+        # At the floor, what was measured may be less than it: there is a way up all the same.
+        self.remembered = max(self.remembered, 1.1 * self.start)
+
+
+class Governor(Pace):
+    """The pace that adaptive keeps: that of its curve once pushed back, none before."""
+
+    __slots__ = ("accepted", "active", "adaptive", "elapsed", "pace", "places_", "report", "slowed")
+
+    def __init__(
+        self,
+        adaptive: Adaptive,
+        ceiling: float,
+        *,
+        catch_up: float,
+        concurrency: float,
+        report: Callable[[str, Exception], None],
+    ) -> None:
+        floor = 1 / adaptive.floor.interval  # type: ignore[union-attr]  # parsed by now
+        if floor > ceiling:
+            raise ValueError(
+                f"the floor of {adaptive} is above the limits ({ceiling:g} per second): lower it"
+            )
+        self.adaptive = adaptive
+        self.report = report
+        self.pace = Curve(floor, ceiling)
+        least = adaptive.concurrency
+        self.places_ = Curve(concurrency if least is None else least, concurrency)
+        self.slowed = -math.inf
+        """When it slowed down last."""
+        super().__init__(Rate(1), catch_up=catch_up)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Be as new, but for what is due."""
+        for curve in (self.pace, self.places_):
+            curve.value = curve.ceiling
+        self.elapsed = self.active = self.accepted = 0.0
+        self._set_interval()
+
+    def _set_interval(self) -> None:
+        # At the ceiling the limits themselves say what is due, bursts included.
+        interval = 1 / self.pace.value if self.pace.lowered else 0.0
+        if interval != self.interval:
+            self.restart(self.tat, 0)
+            self.interval = interval
+
+    def touch(self, now: float) -> None:
+        if now - self.last > _MEMORY:
+            self._forget()
+        super().touch(now)
+
+    def take(self, now: float, cost: float) -> None:
+        gap = now - self.last if self.last > -math.inf else 0.0
+        busy = 2 * max(cost, 1) / self.pace.value  # a longer gap is rest, and proves nothing
+        self.active += min(gap, max(1.0, busy))
+        self.accepted += cost
+        if self.pace.lowered or self.places_.lowered:
+            self.elapsed += min(gap, busy)
+            self._regrow(self.pace)
+            self._regrow(self.places_)
+            self._set_interval()
+        super().take(now, cost)
+
+    arrive = Schedule.arrive
+
+    def adjust(self, at: float, cost: float) -> None:
+        self.accepted = max(0.0, self.accepted + cost)
+        super().adjust(at, cost)
+
+    def _regrow(self, curve: Curve) -> None:
+        if not curve.lowered:
+            return
+        try:
+            value = self.adaptive.regrow(
+                start=curve.start, remembered=curve.remembered, elapsed=self.elapsed
+            )
+            positive(value, of="what regrow returns")
+        except Exception as error:  # noqa: BLE001 - a controller never costs a slot
+            self.report(f"{self.adaptive!r} failed; the rate stays as it is", error)
+        else:
+            curve.value = min(curve.ceiling, max(curve.floor, value))
+
+    def push_back(self, now: float, since: float, running: int) -> bool:
+        if since <= self.slowed:
+            return False
+        used = self.pace.value
+        if used == math.inf:  # where nothing is configured, any measurement is better than none
+            self.active = max(self.active, 1.0)
+        if self.active and (self.accepted >= _ENOUGH or used == math.inf):
+            used = max(1.0, self.accepted - 1) / self.active  # the refused one did not get through
+        self.pace.fall(used, self.adaptive.backoff)
+        if self.adaptive.concurrency is not None:
+            self.places_.fall(max(1, running), self.adaptive.backoff)
+        self.slowed = now
+        self.elapsed = self.active = self.accepted = 0.0
+        self._set_interval()
+        self.restart(now, 1)  # one interval from now
+        return True
+
+    def allowed(self) -> float:
+        return self.pace.value if self.pace.lowered else math.inf
+
+    def places(self) -> float:
+        return math.floor(self.places_.value) if self.places_.lowered else self.places_.ceiling
+
+    def fresh_at(self) -> float:
+        if self.pace.lowered or self.places_.lowered:
+            return max(self.held, self.last + _MEMORY)
+        return super().fresh_at()
+
+    def inherit(self, old: Pace, now: float) -> None:  # noqa: ARG002 - as a pace's
+        """Carry over what was learnt, under the new ceiling."""
+        self.last = old.last
+        self.restart(old.tat, 0)
+        if isinstance(old, Governor):
+            self.slowed, self.elapsed = old.slowed, old.elapsed
+            self.active, self.accepted = old.active, old.accepted
+            for mine, before in ((self.pace, old.pace), (self.places_, old.places_)):
+                if before.lowered:
+                    mine.start, mine.remembered = before.start, before.remembered
+                    mine.value = min(mine.ceiling, max(mine.floor, before.value))
+            self._set_interval()
