@@ -6,17 +6,28 @@ from aioapiqueue._queue import ApiQueue
 from aioapiqueue._rate import Rate, Window
 from aioapiqueue._slot import Slot
 from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.exceptions import ApiQueueError, QueueClosed, QueueFull, SlotTimeout, WouldWait
+from aioapiqueue.exceptions import (
+    ApiQueueError,
+    LimitsError,
+    QueueClosed,
+    QueueFull,
+    SlotTimeout,
+    WouldWait,
+)
+from aioapiqueue.registry import Registry, ServiceLimits
 
 __all__ = [
     "Adaptive",
     "ApiQueue",
     "ApiQueueError",
     "Event",
+    "LimitsError",
     "Observer",
     "QueueClosed",
     "QueueFull",
     "Rate",
+    "Registry",
+    "ServiceLimits",
     "Slot",
     "SlotTimeout",
     "Stats",

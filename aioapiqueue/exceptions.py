@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-__all__ = ["ApiQueueError", "QueueClosed", "QueueFull", "SlotTimeout", "WouldWait"]
+__all__ = ["ApiQueueError", "LimitsError", "QueueClosed", "QueueFull", "SlotTimeout", "WouldWait"]
 
 
 class ApiQueueError(Exception):
     """Base of every error that a queue raises while it works."""
+
+
+class LimitsError(ApiQueueError, ValueError):
+    """Raised for limits that make no sense, before anything starts: all problems in one error.
+
+    Attributes:
+        problems: a line for each: where it is, what was found, what is meant or possible.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 class QueueClosed(ApiQueueError):  # noqa: N818 - a public name fixed by the design

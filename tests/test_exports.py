@@ -19,6 +19,7 @@ PROMISED = [
     "QueueClosed",
     "QueueFull",
     "Rate",
+    "Registry",
     "Slot",
     "SlotTimeout",
     "Stats",

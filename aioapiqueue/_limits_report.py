@@ -1,0 +1,128 @@
+"""What is wrong with a file of limits: all of it at once, each problem with its place."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+import tomllib
+from typing import TYPE_CHECKING, TypeAlias
+
+from aioapiqueue.exceptions import LimitsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["Place", "Report", "lines_of", "quoted"]
+
+Place: TypeAlias = tuple[str | int, ...]
+"""Where in a file: the keys that lead there, and positions in lists."""
+
+_LONGEST_FILE = 5000  # lines
+_LONGEST_STATEMENT = 200  # lines, each of which is one more attempt to parse it
+_DEEPEST = 6  # keys; nothing that has a meaning is deeper
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 60
+_short.maxlevel = 2
+
+
+def quoted(value: object) -> str:
+    """Return `value` as a message shows it: on one line, and not at any length."""
+    try:
+        return _short.repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return f"a {type(value).__name__} of many digits"
+
+
+class Report:
+    """Collects what is wrong.
+
+    Args:
+        source: the file, the option, or what else the limits come from.
+        lines: on which line of it things begin, as far as that is known.
+    """
+
+    def __init__(self, source: str, lines: Mapping[Place, int] | None = None) -> None:
+        self.source = source
+        self._lines = lines or {}
+        self._problems: list[tuple[int, Place, str]] = []
+
+    def _line(self, place: Place) -> int:
+        above = (place[:end] for end in range(len(place), 0, -1))
+        return next((self._lines[one] for one in above if one in self._lines), 0)
+
+    def where(self, place: Place) -> str:
+        """Return the source, and the line of the statement that `place` is in."""
+        line = self._line(place)
+        return f"{self.source}, line {line}" if line else self.source
+
+    def add(self, place: Place, problem: str) -> None:
+        """Note a problem."""
+        keys = "".join(_key(one) for one in place).removeprefix(".")
+        text = ": ".join(filter(None, (self.where(place), keys, problem)))
+        self._problems.append((self._line(place), place, text))
+
+    def has(self, place: Place) -> bool:
+        """Return whether there is a problem at `place` or below."""
+        return any(other[: len(place)] == place for _, other, _ in self._problems)
+
+    @property
+    def problems(self) -> list[str]:
+        """What has been noted, in the order of the file."""
+        return [text for _, _, text in sorted(self._problems, key=lambda problem: problem[0])]
+
+    def finish(self) -> None:
+        """Raise what has been noted.
+
+        Raises:
+            LimitsError: anything has.
+        """
+        if self._problems:
+            raise LimitsError(*self.problems)
+
+
+def _key(key: str | int) -> str:
+    if isinstance(key, int):
+        return f"[{key}]"
+    return f".{key}" if re.fullmatch(r"[\w-]{1,60}", key, re.ASCII) else f".{quoted(key)}"
+
+
+def lines_of(text: str) -> dict[Place, int]:
+    r"""Return the line on which each table begins, and each statement, with the keys in it.
+
+    tomllib tells none. But a statement ends with the first line up to which it parses.
+
+    >>> lines_of('[ec2]\nlanes = {DescribeSnapshots = "5/s"}')
+    {('ec2',): 1, ('ec2', 'lanes'): 2, ('ec2', 'lanes', 'DescribeSnapshots'): 2}
+
+    Args:
+        text: TOML that has been parsed; of very long ones, no lines are returned.
+    """
+    found: dict[Place, int] = {}
+    lines = text.split("\n")
+    if len(lines) > _LONGEST_FILE:
+        return found
+    table: Place = ()
+    statement, start = "", 1
+    for number, line in enumerate(lines, 1):
+        statement += f"{line}\n"
+        try:
+            data = tomllib.loads(statement)
+        except (ValueError, RecursionError):  # a string or a list goes on
+            if number - start > _LONGEST_STATEMENT:
+                return {}
+            continue
+        is_head = statement.lstrip().startswith("[")
+        for place in _places(data, () if is_head else table):
+            found.setdefault(place, start)
+            if is_head:
+                table = place
+        statement, start = "", number + 1
+    return found
+
+
+def _places(data: object, above: Place) -> Iterator[Place]:
+    if isinstance(data, dict) and len(above) < _DEEPEST:
+        for key, value in data.items():
+            yield (*above, key)
+            yield from _places(value, (*above, key))

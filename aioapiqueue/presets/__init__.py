@@ -1,0 +1,1 @@
+"""What is known about AWS's services, as data."""

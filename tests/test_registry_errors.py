@@ -1,0 +1,443 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aioapiqueue._limits_names import IDS, NAMES
+from aioapiqueue._limits_report import lines_of
+from aioapiqueue.exceptions import ApiQueueError, LimitsError
+from aioapiqueue.presets.services import SERVICES
+from aioapiqueue.registry import Registry, ServiceLimits
+
+DOC = (Path(__file__).parents[1] / "docs" / "limits.md").read_text("utf-8")
+EXAMPLES = re.findall(r"^```toml.*?\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
+
+
+def problems_of(text):
+    """Return what is wrong with a file."""
+    with pytest.raises(LimitsError) as caught:
+        Registry.parse(text)
+    return list(caught.value.problems)
+
+
+# One message a problem
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "says"),
+    [
+        ('[ec3]\nrate = "1/s"', "line 1: ec3", "is called 'ec3'; did you mean 'ec2' or"),
+        ('[autoscalling]\nrate = "1/s"', "line 1: autoscalling", "did you mean 'autoscaling'?"),
+        ('[auto-scaling]\nrate = "1/s"', "line 1: auto-scaling", "did you mean 'autoscaling'?"),
+        ('[elasticloadbalancing]\nrate = "1/s"', "line 1: elasticloadbalancing", "no AWS service"),
+        ('["EC 2"]\nrate = "1/s"', "line 1: 'EC 2'", "did you mean 'ec2'?"),
+        ('[xyzzy-plugh]\nrate = "1/s"', "line 1: xyzzy-plugh", "check = false in its table"),
+        ('[ec2]\nrat = "1/s"', "line 2: ec2.rat", "unknown key 'rat'; did you mean 'rate'?"),
+        ('[ec2]\nrate = "1/s"\nq = 1', "line 3: ec2.q", "known are rate, burst, window, scope"),
+        ('[ec2]\nrate = "fast"', "line 2: ec2.rate", "'fast' is no limit: write \"10/s\""),
+        ('[ec2]\nrate = "0/s"', "line 2: ec2.rate", "'0/s' is no limit"),
+        ('[ec2]\nrate = "1/s burst 0"', "line 2: ec2.rate", "'1/s burst 0' is no limit"),
+        ('[ec2]\nrate = "0.5 in any 1s"', "line 2: ec2.rate", "'0.5 in any 1s' is no limit"),
+        ('[ec2]\nrate = "1/s,"', "line 2: ec2.rate", "'1/s,' is no limit"),
+        ("[ec2]\nrate = 100", "line 2: ec2.rate", 'a bare 100 has two readings: write "100ms"'),
+        ("[ec2]\nrate = true", "line 2: ec2.rate", "True is no limit"),
+        ("[ec2]\nrate = 2026-11-24", "line 2: ec2.rate", "is no limit"),
+        ("ec2 = 100", "line 1: ec2", 'a bare 100 has two readings: write "100ms"'),
+        ('[ec2]\nrate = ["1/s", "x"]', "line 2: ec2.rate[1]", "'x' is no limit"),
+        ('[ec2]\nrate = ["1/s", ["1/s"]]', "line 2: ec2.rate[1]", "a list within a list"),
+        ('[ec2]\nrate = ["1/s", "unlimited"]', "line 2: ec2.rate[1]", '"unlimited" stands alone'),
+        ('[ec2]\nrate = {per = "1/s"}', "line 2: ec2.rate.per", "unknown key 'per'"),
+        ("[ec2]\nrate = {}", "line 2: ec2.rate", "no limit is given"),
+        ("[ec2]", "line 1: ec2", "no limit is given"),
+        ("[ec2]\nscope = []", "line 1: ec2", "no limit is given"),
+        ('[ec2]\nwindow = "0.5/s"', "line 2: ec2.window", "'0.5/s' is no window"),
+        ("[ec2]\nwindow = 5", "line 2: ec2.window", "5 is no window"),
+        ('[ec2]\nrate = "1/s"\nburst = 0.5', "line 3: ec2.burst", "0.5 is no number of calls"),
+        ('[ec2]\nrate = "1/s"\nburst = nan', "line 3: ec2.burst", "nan is no number of calls"),
+        ('[ec2]\nrate = ["1/s", "2/s"]\nburst = 5', "line 3: ec2.burst", "belongs to one rate"),
+        ('[ec2]\nrate = "1/s burst 4"\nburst = 5', "line 3: ec2.burst", "belongs to one rate"),
+        ('[ec2]\nrate = "unlimited"\nburst = 5', "line 3: ec2.burst", "belongs to one rate"),
+        ("[ec2]\nburst = 5", "line 2: ec2.burst", "belongs to one rate"),
+        ('[ec2]\nrate = "1/s"\nconcurrency = 0', "line 3: ec2.concurrency", "0 is no number"),
+        ('[ec2]\nrate = "1/s"\nconcurrency = true', "line 3: ec2.concurrency", "True is no"),
+        ('[ec2]\nrate = "1/s"\nconcurrency = 1.5', "line 3: ec2.concurrency", "1.5 is no number"),
+        ('[ec2]\nrate = "1/s"\norder = "lifo"', "line 3: ec2.order", "'lifo' is no order: write"),
+        ('[ec2]\nrate = "1/s"\norder = []', "line 3: ec2.order", "[] is no order"),
+        ('[ec2]\nrate = "1/s"\ncheck = 0', "line 3: ec2.check", "0 is neither true nor false"),
+        ('[ec2]\nrate = "1/s"\nscope = "account"', "line 3: ec2.scope", "'account' is no scope"),
+        ('[ec2]\nrate = "1/s"\nscope = ["zone"]', "line 3: ec2.scope", "['zone'] is no scope"),
+        ('[ec2]\nrate = "1/s"\nscope = ["region", "region"]', "line 3: ec2.scope", "is no scope"),
+        ('[ec2]\nrate = "1/s"\nadaptive = 1', "line 3: ec2.adaptive", 'table such as {floor = "1'),
+        ('[ec2]\nrate = "1/s"\nadaptive = {flor = 1}', "line 3: ec2.adaptive.flor", "'floor'?"),
+        ('[ec2]\nrate = "1/s"\nadaptive = {backoff = 2}', "line 3: ec2.adaptive", "below 1"),
+        ('[ec2]\nrate = "1/s"\nadaptive = {floor = 1}', "line 3: ec2.adaptive", "two readings"),
+        ('[ec2]\nrate = "1/s"\nadaptive = {floor = "9/s"}', "line 1: ec2", "above the limits"),
+        ('[ec2.lanes]\nRunInstances = "1/s"', "line 1: ec2", 'or rate = "unlimited" if there is'),
+        ('[ec2]\nlanes = {"*" = "1/s"}', "line 1: ec2", "lanes without a queue"),
+        ('[ec2]\nrate = "1/s"\nlanes = "1/s"', "line 3: ec2.lanes", "'1/s' is no table"),
+        ('[ec2]\nrate = "1/s"\nlanes = {RunInstances = "x"}', "line 3: ec2.lanes.RunInstances",
+         "'x' is no limit"),
+        ('[ec2]\nrate = "1/s"\n[ec2.lanes]\nRunInstance = "1/s"', "line 4: ec2.lanes.RunInstance",
+         "ec2 has no operation 'RunInstance'; did you mean 'RunInstances'?"),
+        ('[ec2]\nrate = "1/s"\n[ec2.lanes]\nrun_instances = "1/s"',
+         "line 4: ec2.lanes.run_instances", "did you mean 'RunInstances'?"),
+        ('[default]\nrate = "1/s"\n[default.lanes]\nRunInstances = "1/s"',
+         "line 4: default.lanes.RunInstances", 'here goes only "*"'),
+        ('sms-voice = "1/s"\npinpoint-sms-voice = "1/s"', "line 2: pinpoint-sms-voice",
+         "'sms-voice' is the same service"),
+    ],
+)  # fmt: skip
+def test_a_problem_is_named_with_its_place_and_remedy(text, where, says):
+    """One message: file, line, key, the value that was found, and what to write instead."""
+    (problem,) = problems_of(text)
+    assert problem.startswith(f"limits.toml, {where}: ")
+    assert says in problem
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_file():
+    """A line each, and the error's text is these lines."""
+    text = (
+        '[ec2]\nrat = "1/s"\norder = "lifo"\n[sts]\nrate = 5\n[iam]\nrate = "x"\n[ec3]\nrate="1/s"'
+    )
+    problems = problems_of(text)
+    assert [problem.split(":")[0] for problem in problems] == [
+        f"limits.toml, line {line}" for line in (2, 3, 5, 7, 8)
+    ]
+    with pytest.raises(LimitsError) as caught:
+        Registry.parse(text)
+    assert str(caught.value).splitlines() == problems
+
+
+def test_the_error_is_a_value_error_of_ours_that_can_be_sent():
+    """It is caught as ApiQueueError and as ValueError, and survives pickling."""
+    with pytest.raises(ApiQueueError) as caught:
+        Registry.parse("[ec2]\n[ec3]")
+    assert isinstance(caught.value, ValueError)
+    copy = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - our own
+    assert copy.problems == caught.value.problems
+    assert len(copy.problems) > 1
+    assert str(copy) == str(caught.value)
+
+
+def test_code_gets_the_same_messages():
+    """`Registry` and `ServiceLimits` say what is wrong as a file does, without lines."""
+    with pytest.raises(LimitsError) as caught:
+        Registry({"ec3": "1/s", "ec2": ["1/s", 5]}, default={"rate": "1/s", "order": "lifo"})
+    assert [problem.split(": ")[:2] for problem in caught.value.problems] == [
+        ["Registry", "ec3"],
+        ["Registry", "ec2[1]"],
+        ["Registry", "default.order"],
+    ]
+    with pytest.raises(LimitsError) as caught:
+        ServiceLimits("fast", lanes={"X": 5}, scope="region", concurrency=0, order="lifo", check=1)
+    assert [problem.split(": ")[:2] for problem in caught.value.problems] == [
+        ["ServiceLimits", key]
+        for key in ("rate", "lanes.X", "scope", "concurrency", "order", "check")
+    ]
+
+
+# Files
+
+
+def test_a_file_is_named_as_it_was_given(tmp_path):
+    """The messages start with the path; a byte order mark and Windows line ends do no harm."""
+    path = tmp_path / "my limits.toml"
+    path.write_bytes(b'\xef\xbb\xbf[ec2]\r\nrate = "10/s"\r\n')
+    assert next(iter(Registry.load(path))).source == f"{path}, line 2"
+    path.write_bytes(b'[ec2]\r\n\r\nrate = "x"\r\n')
+    with pytest.raises(LimitsError) as caught:
+        Registry.load(str(path))
+    assert str(caught.value).startswith(f"{path}, line 3: ec2.rate: 'x' is no limit")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda _: None, "No such file or directory; give the path of a limits.toml"),
+        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: path.write_bytes(b"# \xff\n"), "write it in UTF-8"),
+        (lambda path: path.write_text("[ec2\n"), "this is not TOML: .*line 1"),
+        (lambda path: path.write_text("[ec2]\n[ec2]\n"), "this is not TOML: .*line 2"),
+        (lambda path: path.write_text("a = " + "[" * 100_000), "nested too deeply"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_problem(tmp_path, make, says):
+    """It may be missing, a directory, of another encoding, or no TOML: the message says which."""
+    path = tmp_path / "limits.toml"
+    make(path)
+    with pytest.raises(LimitsError, match=says) as caught:
+        Registry.load(path)
+    assert len(caught.value.problems) == 1
+    assert str(path) in str(caught.value)
+
+
+def test_a_path_that_cannot_be_one_is_named():
+    """Even one with a null character gives a LimitsError."""
+    with pytest.raises(LimitsError, match="cannot be read"):
+        Registry.load("a\0b")
+
+
+# Lines
+
+
+statements = st.sampled_from(
+    ["{} = 1", '{} = "#"', "{} = [\n  1, # ]\n\n 2]", '{} = """\n[not.a.table]\nx = 1\n"""',
+     "{} = '''\na = \"\"\"\n'''", "{} = {{ inner = 1 }}", '{} = {{ inner = """\n\n""" }}']
+)  # fmt: skip
+noise = st.sampled_from(["", "# [x]", "  ", "\t# a = 1"])
+
+
+@given(
+    st.lists(st.tuples(noise, st.lists(st.tuples(noise, statements), max_size=4)), max_size=4),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_lines_are_where_the_statements_were_written(tables, newline):
+    """Whatever strings and lists over several lines look like, each key is on its own line."""
+    lines, expected = [], {}
+    for number, (before, keys) in enumerate(tables):
+        lines += [before, f"[t{number}]"]
+        expected[f"t{number}",] = len(lines)
+        for index, (gap, statement) in enumerate(keys):
+            lines.append(gap)
+            expected[f"t{number}", f"k{index}"] = len(lines) + 1
+            if "inner" in statement:
+                expected[f"t{number}", f"k{index}", "inner"] = len(lines) + 1
+            lines += statement.format(f"k{index}").split("\n")
+    assert lines_of(newline.join(lines)) == expected
+
+
+def test_dotted_keys_and_headers_have_lines():
+    """A key above another is on the line that names it first."""
+    assert lines_of('ec2.rate = "1/s"\n[iam.lanes]\n"*" = "1/s"\n[[x.y]]\nz.a = 1') == {
+        ("ec2",): 1,
+        ("ec2", "rate"): 1,
+        ("iam",): 2,
+        ("iam", "lanes"): 2,
+        ("iam", "lanes", "*"): 3,
+        ("x",): 4,
+        ("x", "y"): 4,
+        ("x", "y", "z"): 5,
+        ("x", "y", "z", "a"): 5,
+    }
+
+
+@pytest.mark.parametrize("long", ["#\n" * 5001, "[sts]\nrate = [" + "\n" * 202 + "]\n"])
+def test_without_lines_there_are_still_keys(long):
+    """In a file of 5,000 lines, or with a statement of 200, problems have their key alone."""
+    assert problems_of(f"{long}[ec2]\nrate = 'x'")[0].startswith("limits.toml: ec2.rate: ")
+
+
+# Names
+
+
+def entries(names):
+    """Return the entries of services as the list has them: `name`, or `name=service-id`."""
+    from botocore.loaders import create_loader
+    from botocore.model import ServiceModel
+
+    for name in sorted(names):
+        model = ServiceModel(create_loader().load_service_model(name, "service-2"), name)
+        service_id = model.service_id.hyphenize()
+        yield name if service_id == name else f"{name}={service_id}"
+
+
+def test_the_list_of_services_covers_the_botocore_installed():
+    """Each service that it knows is in the list. If not: the message has what to add."""
+    loaders = pytest.importorskip("botocore.loaders")
+    missing = set(loaders.create_loader().list_available_services("service-2")) - NAMES
+    assert not missing, f"add to aioapiqueue/presets/services.py: {' '.join(entries(missing))}"
+
+
+@pytest.mark.slow
+def test_the_list_of_services_has_all_service_ids():
+    """Each service is found by the id that botocore's event names carry."""
+    loaders = pytest.importorskip("botocore.loaders")
+    known = loaders.create_loader().list_available_services("service-2")
+    assert set(entries(known)) <= set(SERVICES.split())
+
+
+def test_no_service_id_hides_a_service():
+    """Two names of one service are the only ones that one name stands for."""
+    assert set(IDS.values()) <= NAMES
+    assert NAMES & set(IDS) == {"sms-voice"}
+    assert "default" not in NAMES
+
+
+def python(code, **env):
+    """Run a program; return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.real
+def test_botocore_is_not_needed_nor_loaded_without_need():
+    """Without it, services are checked against the list, operations are taken as they are."""
+    out = python(
+        "import sys; sys.modules['botocore'] = None\n"
+        "from aioapiqueue.registry import Registry, LimitsError\n"
+        "lanes = {'rate': '1/s', 'lanes': {'NoSuchThing': '1/s'}}\n"
+        'text = \'[ec2]\\nrate = "1/s"\\nlanes = {NoSuchThing = "1/s"}\'\n'
+        "print(Registry.parse(text))\n"
+        "try: Registry.parse('ec3 = \"1/s\"')\n"
+        "except LimitsError as error: print(error)\n"
+    )
+    assert out.startswith("<Registry of ec2: 0 queues>\nlimits.toml, line 1: ec3: no AWS service")
+    out = python(
+        "import sys\n"
+        "from aioapiqueue.registry import Registry\n"
+        "Registry.parse('ec2 = \"1/s\"').find('ec2', 'X')\n"
+        "print('botocore' in sys.modules)\n"
+    )
+    assert out == "False\n"
+
+
+@pytest.mark.real
+def test_services_that_botocore_has_learnt_are_known(tmp_path):
+    """A service of a botocore newer than the list needs no `check = false`."""
+    pytest.importorskip("botocore")
+    model = tmp_path / ".aws" / "models" / "brandnew" / "2026-11-24" / "service-2.json"
+    model.parent.mkdir(parents=True)
+    model.write_text(json.dumps({"operations": {"MakeThing": {}}}))
+    out = python(
+        "from aioapiqueue.registry import Registry, LimitsError\n"
+        'text = \'[brandnew]\\nrate = "1/s"\\n[brandnew.lanes]\\nMakeThing = "1/s"\'\n'
+        "print(Registry.parse(text))\n"
+        "try: Registry.parse(text.replace('MakeThing', 'MakeThings'))\n"
+        "except LimitsError as error: print(error)\n",
+        HOME=str(tmp_path),
+    )
+    assert out.startswith("<Registry of brandnew: 0 queues>\n")
+    assert "brandnew has no operation 'MakeThings'; did you mean 'MakeThing'?" in out
+
+
+def test_names_may_be_vouched_for():
+    """`check = false` takes a service's name and its operations' as they are."""
+    text = '[brand-new]\nrate = "1/s"\nlanes = {DoIt = "1/s"}\n'
+    assert len(problems_of(text)) == 1
+    assert "DoIt" in Registry.parse(f"{text}check = false").services["brand-new"].lanes
+
+
+# Whatever the text
+
+
+def outcome(read, what):
+    """Return a Registry, or the problems of a LimitsError, each of which is one line."""
+    try:
+        return read(what), []
+    except LimitsError as error:
+        problems = error.problems
+    assert problems
+    assert all(len(problem.splitlines()) == 1 for problem in problems)
+    return None, problems
+
+
+def check(text):
+    """Fail if a file gives anything but a Registry that works, or problems with their source."""
+    registry, problems = outcome(Registry.parse, text)
+    for one in registry or ():
+        assert registry.find(one.service, one.operation or "X") is not None
+    assert all(re.match(r"limits\.toml(, line \d+)?: \S", problem) for problem in problems)
+
+
+keys = st.sampled_from(
+    ["ec2", "sts", "default", "ec3", "lanes", "rate", "burst", "window", "scope", "order",
+     "concurrency", "adaptive", "check", "floor", "backoff", "*", "GetCallerIdentity", "", "a\nb"]
+)  # fmt: skip
+values = st.recursive(
+    st.sampled_from(["1/s", "unlimited", "1/s burst 5", "5 in any 1h", "fair", "account", "9" * 99])
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def toml(value):
+    """Return a value as TOML, on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "")
+
+
+@given(st.dictionaries(keys, values | st.dictionaries(keys, values), max_size=4))
+def test_any_tables_give_a_registry_or_a_limits_error(tables):
+    """Known and unknown words in any place: never another exception, one line a problem."""
+    check("\n".join(f"{json.dumps(key)} = {toml(value)}" for key, value in tables.items()))
+
+
+@given(
+    st.sampled_from(EXAMPLES),
+    st.lists(st.tuples(st.integers(0, 500), st.integers(0, 9), st.text(max_size=9)), max_size=3),
+)
+def test_any_slip_of_the_pen_gives_a_registry_or_a_limits_error(text, slips):
+    """An example of the document with something cut out and something put in."""
+    for at, cut, put in slips:
+        text = text[:at] + put + text[at + cut :]
+    check(text)
+
+
+@given(st.text())
+def test_any_text_gives_a_registry_or_a_limits_error(text):
+    """Whatever a file holds."""
+    check(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ec2." + ".".join("a" * 3000) + " = 1",
+        "[ec2]\nrate = 0x" + "f" * 10_000,
+        "[ec2]\nrate = '" + "9" * 10_000 + "/s'",
+        "[ec2]\nrate = '1/s burst " + "9" * 10_000 + "'",
+        "[ec2]\nrate = '1/s'\nconcurrency = 0x" + "f" * 10_000,
+        "[ec2]\nrate = '1/s'\nburst = 0x" + "f" * 10_000,
+        "[ec2]\nrate = '1/s'\nadaptive = {backoff = 0x" + "f" * 10_000 + "}",
+        "[ec2]\nrate = '1/s'\nadaptive.floor." + ".".join("a" * 3000) + " = 1",
+        "[ec2]\nrate = [{x." + ".".join("a" * 3000) + " = 1}]",
+        "[ec2]\nrate = '1/s'\nscope = [{x." + ".".join("a" * 3000) + " = 1}, "
+        "{x." + ".".join("a" * 3000) + " = 1}]",
+        "ec2.rate" + ".rate" * 3000 + " = 1",
+        "ec2 = " + "[{rate = " * 50 + "'1/s'" + "}]" * 50,
+        "[ec2]\nrate = 1" + "0" * 5000,
+        "'" + "x" * 10_000 + "' = '1/s'",
+        "[ec2]\nrate = '1/s'\n[ec2.lanes]\n'" + "x" * 10_000 + "' = 5",
+        "ec2 = " + "[" * 90 + "]" * 90,
+        "[ec2]\nrate = '1/" + "0" * 400 + "1s'",
+        "[ec2]\nrate = '0." + "0" * 50 + "1 per 9s'",
+        "[ec2]\nrate = '" + "1/s, " * 10_000 + "1/s'",
+    ],
+)
+def test_huge_values_give_a_short_message(text):
+    """However long a name, number or nesting, a problem is told in a line of reasonable length."""
+    _, problems = outcome(Registry.parse, text)
+    assert all(len(problem) < 800 for problem in problems)
+
+
+@given(st.lists(st.text() | st.from_regex(r"(ec2|default|s3\.\*)=.{0,9}", fullmatch=True)))
+def test_any_options_give_a_registry_or_a_limits_error(options):
+    """Whatever is given with --limit."""
+    _, problems = outcome(Registry.from_options, options)
+    assert all(problem.startswith("--limit ") for problem in problems)
