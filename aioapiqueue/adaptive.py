@@ -163,8 +163,9 @@ class Curve:
 
     def fall(self, used: float, backoff: float) -> None:
         """Fall to `backoff` of what was allowed, and well below what was `used`."""
-        self.remembered = min(used, self.value)
-        self.start = min(backoff * self.value, math.sqrt(backoff) * self.remembered)
+        allowed = used if self.value == math.inf else self.value
+        self.remembered = min(used, allowed)
+        self.start = min(backoff * allowed, math.sqrt(backoff) * self.remembered)
         self.start = self.value = max(self.floor, self.start)
         # At the floor, what was measured may be less than it: there is a way up all the same.
         self.remembered = max(self.remembered, 1.1 * self.start)
@@ -214,7 +215,7 @@ class Governor(Pace):
             self.interval = interval
 
     def touch(self, now: float) -> None:
-        if now - self.last > _MEMORY:
+        if now - max(self.last, self.slowed) > _MEMORY:
             self._forget()
         super().touch(now)
 
@@ -274,7 +275,7 @@ class Governor(Pace):
 
     def fresh_at(self) -> float:
         if self.pace.lowered or self.places_.lowered:
-            return max(self.held, self.last + _MEMORY)
+            return max(self.held, self.last + _MEMORY, self.slowed + _MEMORY)
         return super().fresh_at()
 
     def inherit(self, old: Pace, now: float) -> None:  # noqa: ARG002 - as a pace's

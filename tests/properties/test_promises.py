@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioapiqueue import ApiQueue, QueueClosed, QueueFull, Rate, SlotTimeout, Window
+from aioapiqueue import Adaptive, ApiQueue, QueueClosed, QueueFull, Rate, SlotTimeout, Window
 from aioapiqueue.testing import VirtualLoop
 
 RATES = st.builds(
@@ -305,3 +305,63 @@ def test_promise_7_any_loop_once_at_a_time(runs):
 async def use(queue):
     async with queue.slot():
         pass
+
+
+# (seconds after the call before, how long it takes, what it is answered: a retry-after, if refused)
+ANSWERS = st.lists(
+    st.tuples(
+        st.sampled_from([0, 0, 0, 0.1, 2]),
+        st.sampled_from([0.01, 0.3, 5]),
+        st.sampled_from(["served", "served", None, 0, 0.5, 3]),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@given(ANSWERS, st.sampled_from([0.5, 0.7, 0.9]), st.booleans())
+def test_promise_8_push_back_is_heard_once(run_virtual, answers, backoff, in_lane):
+    """One slow-down for each round of calls; holds are obeyed, and only ever extended."""
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        key = "lane" if in_lane else None
+        queue = Recording(
+            *([] if in_lane else ["10/s"]),
+            lanes={"lane": "10/s"},
+            adaptive=Adaptive("0.5/s", backoff),
+        )
+        slowed_at, held_until, holds = -math.inf, -math.inf, []
+
+        def rate():
+            return (queue._lanes.schedules["lane"] if in_lane else queue._schedule).allowed()
+
+        async def call(seconds, answer):
+            nonlocal slowed_at, held_until
+            async with queue.slot(key=key) as slot:
+                released = loop.time()
+                assert all(released <= said or until <= released for said, until in holds)
+                await asyncio.sleep(seconds)
+                if answer == "served":
+                    return
+                before, count = min(rate(), 10), queue.stats.slowed
+                slot.throttled(answer)
+                held_until = max(held_until, loop.time() + (answer or 0))
+                holds.append((loop.time(), held_until))
+                heard = queue.stats.slowed - count
+                assert heard == (released > slowed_at)
+                if heard:
+                    slowed_at = loop.time()
+                    assert rate() <= max(0.5, backoff * before) + 1e-9
+                else:
+                    assert rate() == before or rate() == math.inf
+                assert queue.estimate(key=key) >= held_until - loop.time() - 1e-9
+
+        async with asyncio.TaskGroup() as group:
+            for pause, seconds, answer in answers:
+                await asyncio.sleep(pause)
+                group.create_task(call(seconds, answer))
+        assert queue.stats.throttled == sum(answer != "served" for _, _, answer in answers)
+        assert queue.stats.released == len(answers)
+
+    run_virtual(scenario)

@@ -7,13 +7,17 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, assert_type
 
 from aioapiqueue import (
+    Adaptive,
     ApiQueue,
     ApiQueueError,
     Event,
+    LimitsError,
     Observer,
     QueueClosed,
     QueueFull,
     Rate,
+    Registry,
+    ServiceLimits,
     Slot,
     SlotTimeout,
     Stats,
@@ -46,8 +50,16 @@ queue = ApiQueue(
     maxsize=10,
     overflow="drop_oldest",
     catch_up=0,
+    adaptive=Adaptive("1/s", 0.7, recovery=30, concurrency=1),
     observers=[observer, Recorder()],
 )
+ApiQueue("1/s", adaptive=True)  # type: ignore[arg-type]
+Adaptive(5)  # type: ignore[arg-type]
+
+registry = Registry({"ec2": "10/s", "iam": ServiceLimits("5/s", scope=["account"])})
+assert_type(registry.find("ec2", "DescribeVolumes", region="eu-west-1"), ApiQueue | None)
+assert_type(Registry.load("limits.toml"), Registry)
+assert_type(LimitsError("bad").problems, tuple[str, ...])
 ApiQueue(100)  # type: ignore[arg-type]
 ApiQueue("1/s", order="lifo")  # type: ignore[arg-type]
 ApiQueue("1/s", overflow="drop")  # type: ignore[arg-type]
@@ -84,6 +96,9 @@ async def control() -> None:
     assert_type(queue.estimate(key="a"), float)
     assert_type(queue.limits, tuple[Rate | Window, ...])
     assert_type(queue.stats, Stats)
+    assert_type(queue.stats.rate, float)
+    queue.hold(5, key="a")
+    queue.odd()
     assert_type(queue.stats.longest_wait, float)
     assert_type((queue.waiting, queue.running), tuple[int, int])
     assert_type(queue.closed, bool)

@@ -1,0 +1,144 @@
+"""How push-back is heard, beside botocore's adaptive mode: a shared bucket, on virtual time.
+
+A server bucket of 20 per second is shared with a bystander who sends 5 per second and never
+retries. It leaves after 10 minutes and comes back after 15. The queue is configured at 40 per
+second: twice what there is. botocore's mode runs on its own classes (aiobotocore's, which are
+those of botocore without the threads) with the same virtual clock; it has no ceiling to configure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from _common import Report, main, run
+from _neighbours import AWAY, BACK, END, Log, adaptive_queue, share
+from aiobotocore.retries.adaptive import (  # type: ignore[import-untyped]  # ships no types
+    AsyncClientRateLimiter,
+)
+from aiobotocore.retries.bucket import AsyncTokenBucket  # type: ignore[import-untyped]  # as above
+from botocore.retries.adaptive import RateClocker  # type: ignore[import-untyped]  # as above
+from botocore.retries.throttling import CubicCalculator  # type: ignore[import-untyped]  # as above
+
+from aioapiqueue import Adaptive
+from aioapiqueue.testing import VirtualLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Send = Callable[[], Awaitable[bool]]
+    Call = Callable[[Send], Awaitable[object]]
+
+REFILL, BYSTANDER = 20.0, 5.0
+FREE = REFILL - BYSTANDER
+
+
+class _LoopClock:
+    """The loop's time, and a nanosecond more each time that it is read.
+
+    The bucket sleeps for what is missing of a token, and by rounding that may be less than a float
+    near the present can tell: a clock that stood still meanwhile would have it loop without end.
+    """
+
+    def __init__(self) -> None:
+        self._read = 0
+
+    def current_time(self) -> float:
+        self._read += 1
+        return asyncio.get_running_loop().time() + self._read * 1e-9
+
+
+class _Detector:
+    def is_throttling_error(self, *, served: bool) -> bool:
+        return not served
+
+
+def botocore_adaptive(clients: int) -> Call:
+    """Return a way to call through botocore's adaptive mode, by so many clients in turn."""
+    limiters: list[Any] = []
+    for _ in range(clients):
+        clock = _LoopClock()
+        limiters.append(
+            AsyncClientRateLimiter(
+                CubicCalculator(starting_max_rate=0, start_time=clock.current_time()),
+                RateClocker(clock),
+                AsyncTokenBucket(max_rate=1, clock=clock),
+                _Detector(),
+                clock,
+            )
+        )
+    turns = itertools.cycle(limiters)
+
+    async def call(send: Send) -> None:
+        limiter = next(turns)
+        await limiter.on_sending_request(None)
+        served = await send()
+        await limiter.on_receiving_response(served=served)
+
+    return call
+
+
+STRATEGIES: dict[str, Callable[[], Call]] = {
+    "adaptive": lambda: adaptive_queue("40/s", Adaptive("1/s")),
+    "not adaptive, 40/s": lambda: adaptive_queue("40/s", None),
+    "botocore, 1 client": lambda: botocore_adaptive(1),
+    "botocore, 4 clients": lambda: botocore_adaptive(4),
+}
+
+
+def play(strategy: str, *, capacity: float, latency: float, seed: int) -> tuple[Log, Log]:
+    """Run the scenario once."""
+
+    async def scenario() -> tuple[Log, Log]:
+        return await share(
+            STRATEGIES[strategy](),
+            capacity=capacity,
+            refill=REFILL,
+            bystander=BYSTANDER,
+            latency=latency,
+            seed=seed,
+        )
+
+    return run(scenario(), VirtualLoop)
+
+
+def shared(report: Report, *, quick: bool) -> None:
+    """Share one bucket (20/s) with a bystander (5/s) who leaves and comes back."""
+    seeds = range(1 if quick else 5)
+    capacities = (20.0,) if quick else (5.0, 20.0, 100.0)
+    for capacity in capacities:
+        rows = []
+        for strategy in STRATEGIES:
+            plays = [play(strategy, capacity=capacity, latency=0.1, seed=seed) for seed in seeds]
+            settled = [ours.refused(300, AWAY) for ours, _ in plays]
+            used = [ours.rate(300, AWAY) / FREE for ours, _ in plays]
+            beside = [theirs.refused(300, AWAY) for _, theirs in plays]
+            alone = [ours.rate(AWAY + 120, BACK) / REFILL for ours, _ in plays]
+            back = [theirs.refused(BACK, END) for _, theirs in plays]
+            rows.append(
+                (
+                    strategy,
+                    f"{max(settled):.2%}",
+                    f"{statistics.median(used):.2f}",
+                    f"{max(beside):.2%}",
+                    f"{statistics.median(alone):.2f}",
+                    f"{max(back):.2%}",
+                )
+            )
+            if strategy == "adaptive":
+                where = f"(bucket of {capacity:g})"
+                report.target(f"throttled share {where}", max(settled), most=0.002)
+                report.target(f"share of the free rate used {where}", min(used), least=0.9)
+                report.target(f"bystander's failures, back again {where}", max(back), most=0.01)
+        report.table(
+            f"Server bucket of {capacity:g}, 20/s; minutes 5-10, 12-15 (alone), 15-20 (back); "
+            f"{len(seeds)} runs, worst of shares refused, median of rates",
+            ("", "throttled", "used", "bystander", "alone", "back"),
+            rows,
+        )
+
+
+if __name__ == "__main__":
+    main(str(__doc__).partition("\n")[0], shared)

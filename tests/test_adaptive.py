@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+
+import pytest
+from _neighbours import AWAY, BACK, END, adaptive_queue, share
+
+from aioapiqueue import Adaptive, ApiQueue, Rate, Window
+
+
+def exactly(value):
+    """Return `value`, but for rounding errors."""
+    return pytest.approx(value, rel=1e-9, abs=1e-9)
+
+
+async def use(queue, calls, *, key=None):
+    """Make so many calls one after the other, each as soon as it may; return their slots."""
+    slots = []
+    for _ in range(calls):
+        async with queue.slot(key=key) as slot:
+            slots.append(slot)
+    return slots
+
+
+async def gaps(queue, calls, *, key=None):
+    """Make so many calls; return the seconds between one start and the next."""
+    loop = asyncio.get_running_loop()
+    starts = []
+    for _ in range(calls):
+        async with queue.slot(key=key):
+            starts.append(loop.time())
+    return [later - earlier for earlier, later in itertools.pairwise(starts)]
+
+
+# A neighbour who comes and goes.
+
+
+@pytest.mark.parametrize(
+    ("capacity", "latency"), [(5, 0.1), (20, 0.02), (20, 0.1), (20, 0.5), (100, 0.1)]
+)
+async def test_it_settles_beside_a_bystander_who_leaves_and_comes_back(capacity, latency):
+    """Of 20/s shared with 5/s, configured at 40/s: all that is free, almost nothing refused."""
+    ours, theirs = await share(
+        adaptive_queue("40/s", Adaptive("1/s")),
+        capacity=capacity,
+        refill=20,
+        bystander=5,
+        latency=latency,
+        seed=capacity,
+    )
+    assert ours.refused(300, AWAY) < 0.002
+    assert theirs.refused(300, AWAY) < 0.01
+    assert ours.rate(300, AWAY) >= 0.9 * 15
+
+    taken_up = (end for end in range(int(AWAY) + 10, int(BACK)) if ours.rate(end - 10, end) >= 18)
+    assert next(taken_up) <= AWAY + 120
+
+    assert theirs.refused(BACK, END) < 0.01
+    assert ours.rate(BACK + 60, END) >= 0.9 * 15
+
+
+async def test_without_it_the_bystander_starves():
+    """The scenario is one: at 40/s unheeding, most of the bystander's calls are refused."""
+    ours, theirs = await share(
+        adaptive_queue("40/s", None), capacity=20, refill=20, bystander=5, latency=0.1, seed=0
+    )
+    assert theirs.refused(300, AWAY) > 0.3 < ours.refused(300, AWAY)
+
+
+# Down.
+
+
+async def test_a_push_back_lowers_the_rate_by_the_factor():
+    """At 10/s, pushed back: the next call one interval of the lower rate later, and so on."""
+    queue = ApiQueue("10/s", adaptive=Adaptive("1/s", 0.5))
+    slots = await use(queue, 5)
+    slots[-1].throttled()
+    assert (queue.stats.rate, queue.stats.slowed, queue.stats.throttled) == (5, 1, 1)
+    assert queue.estimate() == exactly(0.2)
+    first, second = await gaps(queue, 3)
+    assert 0.2 > first > second > 0.18  # it grows meanwhile
+
+
+async def test_50_calls_in_flight_that_are_refused_slow_down_once():
+    """Fifty refusals of calls that were released before the first of them count once."""
+    queue = ApiQueue(Rate(100, burst=50), adaptive=Adaptive("1/s", 0.5))
+
+    async def call():
+        async with queue.slot() as slot:
+            await asyncio.sleep(0.3)
+            slot.throttled()
+
+    await asyncio.gather(*(call() for _ in range(50)))
+    assert (queue.stats.throttled, queue.stats.slowed, queue.stats.rate) == (50, 1, 50)
+    await call()
+    assert queue.stats.slowed == 2
+
+
+@pytest.mark.parametrize(("inside", "heard"), [(True, 1), (False, 2)])
+async def test_50_refusals_told_to_the_queue_slow_down_once(inside, heard):
+    """So does `queue.throttled()`, which does not know the call; told in the body, or after it."""
+    queue = ApiQueue(Rate(100, burst=50), adaptive=Adaptive("1/s", 0.5))
+
+    async def call(delay):
+        async with queue.slot():
+            await asyncio.sleep(0.3 + delay)
+            if inside:
+                queue.throttled()
+        if not inside:
+            queue.throttled()
+
+    await asyncio.gather(*(call(n / 1000) for n in range(50)))
+    assert (queue.stats.throttled, queue.stats.slowed, queue.stats.rate) == (50, 1, 50)
+    await call(0)
+    await call(0)
+    assert queue.stats.slowed == 1 + heard
+
+
+async def test_what_got_through_counts_where_it_is_less_than_the_limit():
+    """A throttle at 5/s under a limit of 100/s says that 5/s is too much, not that 70/s is not."""
+    queue = ApiQueue("100/s", adaptive=Adaptive("1/s"))
+    for _ in range(30):
+        async with queue.slot() as slot:
+            await asyncio.sleep(0.2)
+    slot.throttled()
+    assert 3 < queue.stats.rate < 5
+
+
+async def test_a_queue_without_a_limit_finds_one():
+    """What it sent is measured, over a second at least, and the rest is as with a limit."""
+    queue = ApiQueue(adaptive=Adaptive("1/s", 0.5))
+    assert queue.stats.rate == math.inf
+    slots = await use(queue, 41)
+    slots[-1].throttled()
+    assert queue.stats.rate == 20
+    queue = ApiQueue(adaptive=Adaptive("1/s"))
+    (slot,) = await use(queue, 1)
+    slot.throttled()
+    assert queue.stats.rate == 1
+
+
+async def test_it_never_falls_below_the_floor_and_comes_back_from_it():
+    """Push-back without end leaves the floor; once it ends, the rate grows again."""
+    queue = ApiQueue("10/s", adaptive=Adaptive("2/s"))
+    for _ in range(30):
+        (slot,) = await use(queue, 1)
+        slot.throttled()
+    assert queue.stats.rate == 2
+    await use(queue, 400)
+    assert queue.stats.rate > 4
+
+
+async def test_a_hold_is_obeyed_besides():
+    """Retry-After holds, and the lower rate follows."""
+    queue = ApiQueue("10/s", adaptive=Adaptive("1/s", 0.5))
+    loop = asyncio.get_running_loop()
+    (slot,) = await use(queue, 1)
+    slot.throttled(retry_after=7)
+    began = loop.time()
+    await use(queue, 1)
+    assert loop.time() - began == exactly(7)
+    assert queue.stats.rate == pytest.approx(5, rel=0.1)
+
+
+async def test_hold_alone_slows_nothing_down():
+    """What the other side asks for in good time is no push-back."""
+    queue = ApiQueue("10/s", adaptive=Adaptive("1/s"))
+    queue.hold(3)
+    queue.hold(1)
+    assert queue.estimate() == exactly(3)
+    assert (queue.stats.throttled, queue.stats.slowed, queue.stats.rate) == (0, 0, math.inf)
+    with pytest.raises(ValueError, match="seconds must be finite"):
+        queue.hold(-1)
+
+
+async def test_what_makes_no_sense_is_counted_and_told():
+    """`odd` shows in the figures and to observers."""
+    events = []
+
+    class Ear:
+        def on_event(self, event):
+            events.append((event.kind, event.key))
+
+    queue = ApiQueue("10/s", observers=[Ear()])
+    queue.odd(key="host")
+    assert queue.stats.odd == 1
+    assert events == [("odd", "host")]
+
+
+# Up.
+
+
+async def test_it_grows_to_the_ceiling_and_no_further():
+    """In use, it comes back to the limit, where the burst is whole again."""
+    queue = ApiQueue(Rate(10, burst=5), adaptive=Adaptive("1/s"))
+    slots = await use(queue, 20)
+    slots[-1].throttled()
+    before = queue.stats.rate
+    rates = []
+    while queue.stats.rate < math.inf:
+        await use(queue, 10)
+        rates.append(queue.stats.rate)
+    assert rates == sorted(rates)
+    assert before < rates[0] < 10
+    await asyncio.sleep(10)
+    assert await gaps(queue, 6) == pytest.approx([0, 0, 0, 0, 0.1], abs=1e-6)
+
+
+async def test_a_rate_that_nobody_uses_does_not_grow():
+    """A call every ten seconds is no proof that ten per second are borne."""
+    queue = ApiQueue("10/s", adaptive=Adaptive("1/s"))
+    slots = await use(queue, 20)
+    slots[-1].throttled()
+    rate = queue.stats.rate
+    for _ in range(60):
+        await asyncio.sleep(10)
+        await use(queue, 1)
+    assert queue.stats.rate < 10
+    assert rate < queue.stats.rate
+
+
+async def test_after_an_hour_without_a_call_it_starts_anew():
+    """What was learnt is forgotten, and the limit is due another try."""
+    queue = ApiQueue("10/s", adaptive=Adaptive("1/s"), lanes={"*": "5/s"})
+    for key in (None, "a"):
+        slots = await use(queue, 20, key=key)
+        slots[-1].throttled()
+    assert queue.stats.slowed == 2
+    await asyncio.sleep(3500)
+    assert queue.estimate() == 0
+    await use(queue, 1, key="b")
+    assert queue.stats.lanes == 3  # "a" is not as new yet
+    await asyncio.sleep(3700)
+    await use(queue, 1, key="b")
+    assert queue.stats.lanes == 1
+    assert queue.stats.rate == math.inf
+
+
+async def test_set_rate_keeps_what_was_learnt():
+    """A higher limit is a higher ceiling, not a licence; a lower one is in force at once."""
+    queue = ApiQueue("10/s", adaptive=Adaptive("1/s", 0.5))
+    slots = await use(queue, 20)
+    slots[-1].throttled()
+    queue.set_rate("100/s")
+    assert queue.stats.rate == 5
+    queue.set_rate("2/s")
+    assert queue.stats.rate == math.inf
+    assert (await gaps(queue, 3))[1:] == exactly([0.5])
+
+
+# Lanes and places.
+
+
+async def test_push_back_slows_down_the_lane_that_was_pushed_back():
+    """A key with limits of its own slows down alone; one without slows down the queue."""
+    queue = ApiQueue("100/s", lanes={"slow": "10/s"}, adaptive=Adaptive("1/s", 0.5))
+    slots = await use(queue, 12, key="slow")
+    slots[-1].throttled()
+    assert (queue.stats.slowed, queue.stats.rate) == (1, math.inf)
+    assert queue.estimate(key="slow") == exactly(0.2)
+    assert queue.estimate(key="other") == 0
+    slots = await use(queue, 1, key="other")
+    slots[-1].throttled()
+    assert (queue.stats.slowed, queue.stats.rate < 100) == (2, True)
+
+
+async def test_a_lane_that_was_evicted_meanwhile_hears_push_back_once():
+    """At rest while its calls run, a lane is forgotten; push-back makes it anew, and is kept."""
+    queue = ApiQueue(lanes={"a": "10/s"}, adaptive=Adaptive("0.5/s"))
+
+    async def call():
+        async with queue.slot(key="a") as slot:
+            await asyncio.sleep(5)
+            slot.throttled()
+
+    await asyncio.gather(*(call() for _ in range(5)))
+    assert (queue.stats.slowed, queue.stats.lanes) == (1, 1)
+
+
+async def test_concurrency_falls_and_grows_by_the_same_curve():
+    """Where `concurrency=` names a least, fewer bodies run after push-back, later as many again."""
+    queue = ApiQueue(concurrency=10, adaptive=Adaptive("1/s", 0.5, concurrency=2))
+    most = 0
+
+    async def call(*, refused=False):
+        nonlocal most
+        async with queue.slot() as slot:
+            most = max(most, queue.running)
+            await asyncio.sleep(0.5)
+            if refused:
+                slot.throttled()
+
+    async def many(calls):
+        nonlocal most
+        most = 0
+        await asyncio.gather(*(call() for _ in range(calls)))
+        return most
+
+    assert await many(30) == 10
+    await asyncio.gather(*(call(refused=True) for _ in range(10)))
+    assert queue.stats.slowed == 1
+    assert 5 <= await many(30) <= 6
+    for _ in range(9):
+        await call(refused=True)
+    assert await many(30) <= 3
+    while await many(30) < 10:
+        pass
+
+
+async def test_without_a_least_concurrency_is_left_alone():
+    """By default only the rate falls."""
+    queue = ApiQueue("100/s", concurrency=4, adaptive=Adaptive("1/s"))
+    (slot,) = await use(queue, 1)
+    slot.throttled()
+    held = [await queue.enqueue() for _ in range(4)]
+    assert queue.running == 4
+    for slot in held:
+        slot.release()
+
+
+# What goes wrong.
+
+
+@pytest.mark.parametrize("broken", [RuntimeError("bug"), -1, math.nan, "fast"])
+async def test_a_controller_that_fails_costs_no_slot(broken):
+    """One that raises or returns nonsense leaves the rate; the loop's handler is told."""
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    class Broken(Adaptive):
+        def regrow(self, **_):
+            if isinstance(broken, Exception):
+                raise broken
+            return broken
+
+    queue = ApiQueue("10/s", adaptive=Broken("1/s", 0.5))
+    slots = await use(queue, 5)
+    slots[-1].throttled()
+    assert await gaps(queue, 4) == exactly([0.2] * 3)
+    assert queue.stats.released == 9
+    assert len(told) == 4
+    assert "failed; the rate stays as it is" in told[0]["message"]
+
+
+async def test_a_cancelled_call_slows_nothing_down():
+    """A turn handed on is not counted as one that got through."""
+    queue = ApiQueue("10/s", adaptive=Adaptive("1/s"))
+    waiting = [queue.enqueue() for _ in range(5)]
+    for future in waiting:
+        future.cancel()
+    (slot,) = await use(queue, 1)
+    slot.throttled()
+    assert queue.stats.rate == exactly(7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"floor": 5}, TypeError, "two readings"),
+        ({"floor": Window(5, 60)}, TypeError, "a rate, not a window"),
+        ({"floor": "0/s"}, ValueError, "zero"),
+        ({"backoff": 1}, ValueError, "below 1"),
+        ({"backoff": 0}, ValueError, "above 0"),
+        ({"recovery": 0}, ValueError, "recovery"),
+        ({"concurrency": 0}, ValueError, "at least 1"),
+        ({"concurrency": "all"}, TypeError, "takes a number"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_at_once(arguments, error, words):
+    """Floors, factors and times that cannot be are refused by name."""
+    with pytest.raises(error, match=words):
+        Adaptive(**arguments)
+
+
+def test_a_floor_above_the_limits_is_refused():
+    """Of the queue's limits and of a lane's alike, when the queue is made."""
+    with pytest.raises(ValueError, match=r"floor .* above the limits \(10 per second\)"):
+        ApiQueue("10/s", Window(5000, 60), adaptive=Adaptive("20/s"))
+    with pytest.raises(ValueError, match="above the limits"):
+        ApiQueue("100/s", lanes={"a": "5/s"}, adaptive=Adaptive("20/s"))
+    with pytest.raises(TypeError, match=r"adaptive takes an Adaptive\(\.\.\.\), not 0.7"):
+        ApiQueue("10/s", adaptive=0.7)
