@@ -10,7 +10,7 @@ from aioapiqueue._rate import positive
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Hashable
 
-    from aioapiqueue._queue import ApiQueue
+    from aioapiqueue._dispatch import Dispatcher
     from aioapiqueue._waiters import Line
 
 __all__ = ["GRANTED", "HELD", "NEW", "OVER", "WAITING", "Reservation", "Slot", "TimedSlot"]
@@ -54,7 +54,7 @@ class Slot:
     _timeout: float | None = None
     """Seconds that it waits at most: of a `TimedSlot` only, so that the others need no room."""
 
-    def __init__(self, queue: ApiQueue, key: Hashable, priority: float, cost: float) -> None:
+    def __init__(self, queue: Dispatcher, key: Hashable, priority: float, cost: float) -> None:
         self._queue = queue
         self.key = key
         self.priority = priority
@@ -179,7 +179,7 @@ class TimedSlot(Slot):
     __slots__ = ("_timeout",)
 
     def __init__(
-        self, queue: ApiQueue, key: Hashable, priority: float, cost: float, timeout: float
+        self, queue: Dispatcher, key: Hashable, priority: float, cost: float, timeout: float
     ) -> None:
         super().__init__(queue, key, priority, cost)
         self._timeout = timeout

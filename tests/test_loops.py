@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
-from aioapiqueue._queue import _clock_of
+from aioapiqueue._dispatch import _clock_of
 from aioapiqueue.testing import VirtualLoop
 
 MADE_AT_IMPORT = ApiQueue("1000/s")
