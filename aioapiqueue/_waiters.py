@@ -38,8 +38,8 @@ class Line:
     def __lt__(self, other: Line) -> bool:
         return False  # only entries of one and the same line, one of them stale, ever tie
 
-    def put(self, waiter: Slot) -> None:
-        """Add `waiter` behind those of its priority."""
+    def put(self, waiter: Slot) -> bool:
+        """Add `waiter` behind those of its priority; return whether there are none."""
         level = self.levels.get(waiter.priority)
         if level is None:
             level = self.levels[waiter.priority] = deque()
@@ -47,6 +47,7 @@ class Line:
         level.append(waiter)
         self.live += 1
         self.size += 1
+        return len(level) == 1
 
     def first(self) -> Slot | None:
         """Return who is next, forgetting on the way whoever left; None if nobody waits."""
@@ -142,7 +143,7 @@ class Waiters(asyncio.Queue["Slot"]):
             line = self.lines[key] = Line(key)
         item.sequence = self._count = self._count + 1
         item.line = line
-        line.put(item)
+        alone = line.put(item)
         if self._everybody is not None:
             self._everybody.put(item)
         self.live += 1
@@ -151,7 +152,7 @@ class Waiters(asyncio.Queue["Slot"]):
             # In a parked line a new first may be due sooner (it may cost less).
             if line.parked is None or line.first() is item:
                 self._enter(line, item)
-        elif item.priority < line.entry[0]:
+        elif alone and line.first() is item:  # the entry may be that of one who has gone
             self._enter(line, item)
 
     def get_nowait(self) -> Slot:

@@ -50,6 +50,19 @@ async def test_a_lower_priority_goes_first_also_if_it_comes_later():
     assert order == ["first", "b", "urgent", "d", "c"]
 
 
+async def test_a_newcomer_that_is_first_and_due_is_not_overlooked():
+    """More urgent and cheaper than who waits, it goes at once, whoever was first before."""
+    queue = ApiQueue(Window(6, 1))
+    queue.enqueue(cost=4)
+    urgent, later = queue.enqueue(cost=3, priority=-1), queue.enqueue(cost=4, priority=1)
+    await urgent
+    assert now() == exactly(1)
+    await queue.enqueue(cost=1)
+    assert now() == exactly(1)
+    await later
+    assert now() == exactly(2)
+
+
 async def test_fair_gives_each_of_1000_keys_its_turn_beside_a_flood():
     """One key sends 99 % of 100,000 calls; every other one waits for two rounds at most."""
     queue, waits = ApiQueue("1000/s", order="fair"), {}
