@@ -1,0 +1,302 @@
+"""What a response's status and headers ask of its client. Pure: no clock, no client library.
+
+How a time is read, wherever it stands, since no two services agree:
+
+- a number: up to 30 years are seconds from now; what would be a date of this era is one, in seconds
+  or in milliseconds since 1970;
+- durations (`"20ms"`, `"6m0s"`), HTTP dates (RFC 9110) and ISO dates (RFC 3339).
+
+Dates are compared with the response's own `Date` (and `Age`): the two clocks may differ. Where that
+makes no sense, as with a `Date` of 1970, they are compared with the clock here.
+
+Which fields count:
+
+- `Retry-After`, of a response that pushes back, or one that says that nothing remains. On others it
+  means something else: on 202, when a job may be done; on 301, when to follow.
+- `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11: `"default";r=0;t=30`; until -07:
+  `limit=100, remaining=0, reset=30`). Quotas of concurrent requests, as told by `RateLimit-Policy`,
+  are left out: not time refills them, but the end of other requests.
+- Pairs of a `...-Remaining...` and a `...-Reset...` that are named alike: `X-RateLimit-Remaining`
+  (GitHub), `RateLimit-Remaining` (GitLab, and the IETF draft until -06), `x-rate-limit-remaining`
+  (X), `x-ratelimit-remaining-tokens` (OpenAI), `x-ratelimit-reset-after` (Discord),
+  `anthropic-ratelimit-requests-remaining`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from aioapiqueue.integrations._structured import parse_dictionary, parse_list
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Advice", "read_advice"]
+
+_DAY = 86_400.0
+_YEARS = 1e9
+"""Numbers below are seconds (30 years of them); above, a date."""
+_MILLISECONDS = 1e11
+"""Dates above are in milliseconds: in seconds, it would be the year 5138."""
+_LONGEST_VALUE = 64
+_LONGEST_FIELD = 8192
+
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h|d)")
+_DURATION = re.compile(rf"(?:{_PART.pattern})+")
+_UNITS = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+    "d": _DAY,
+}
+_ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T.*")
+_ASCTIME = re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} [0-9]{4}")
+_QUOTA = re.compile(r"(.*)rate-?limit-(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What a response asks for.
+
+    Attributes:
+        throttled: the other side pushed back.
+        hold: seconds for which nothing should be sent; None: it said no time.
+        remaining: calls (or tokens) left, of whatever has least left; None: it did not say.
+        odd: something in it makes no sense, or is longer than `max_hold` and was cut.
+    """
+
+    throttled: bool = False
+    hold: float | None = None
+    remaining: float | None = None
+    odd: bool = False
+
+
+@dataclass(slots=True)
+class _Quota:
+    """What was said of one quota, as text."""
+
+    remaining: list[str] = field(default_factory=list)
+    reset: list[str] = field(default_factory=list)
+    reset_after: list[str] = field(default_factory=list)
+
+
+def read_advice(
+    status: int, headers: Iterable[tuple[str, str]], *, now: float, max_hold: float = 3600.0
+) -> Advice:
+    """Read what a response asks for. Whatever the other side sends, this raises nothing.
+
+    Push-back is 429; 503 with `Retry-After` (without, it is a failure like another); and 403 with
+    `Retry-After` or with nothing remaining, which is how GitHub says that a limit is used up.
+
+    Of values that contradict each other, those which keep the other side in peace count: the least
+    remaining, the longest hold.
+
+    >>> read_advice(429, [("Retry-After", "30")], now=0)
+    Advice(throttled=True, hold=30.0, remaining=None, odd=False)
+    >>> read_advice(200, [("RateLimit", '"default";r=0;t=30')], now=0)
+    Advice(throttled=False, hold=30.0, remaining=0.0, odd=False)
+
+    Args:
+        status: of the response.
+        headers: of the response, as pairs, in any case; a name may come more than once.
+        now: seconds since 1970.
+        max_hold: the longest hold that is believed, in seconds; longer ones are cut to it.
+    """
+    reading = _Reading(now)
+    for name, value in headers:
+        reading.collect(name.lower(), value)
+    return reading.advice(status, max_hold)
+
+
+class _Reading:
+    """The fields of one response, and what has been made of them so far."""
+
+    def __init__(self, now: float) -> None:
+        self._now = now
+        self._date: float | None = None
+        self._age = 0.0
+        self._retry_after: list[str] = []
+        self._rate_limit: list[str] = []
+        self._policy: list[str] = []
+        self._quotas: defaultdict[tuple[str, ...], _Quota] = defaultdict(_Quota)
+        self._odd = False
+
+    def collect(self, name: str, value: str) -> None:
+        if name == "retry-after":
+            self._retry_after.append(value)
+        elif name == "date":
+            self._date = _date(value)
+        elif name == "age":
+            self._age = _number(value) or 0.0
+        elif name == "ratelimit":
+            self._rate_limit.append(value)
+        elif name == "ratelimit-policy":
+            self._policy.append(value)
+        elif "limit-" in name and (quota := _QUOTA.fullmatch(name)) is not None:
+            kind = set(words := quota[2].split("-"))
+            if "remaining" in kind:
+                words.remove("remaining")
+                self._quotas[quota[1], *words].remaining.append(value)
+            elif {"reset", "after"} <= kind:
+                rest = [word for word in words if word not in ("reset", "after")]
+                self._quotas[quota[1], *rest].reset_after.append(value)
+            elif "reset" in kind:
+                words.remove("reset")
+                self._quotas[quota[1], *words].reset.append(value)
+
+    def advice(self, status: int, max_hold: float) -> Advice:
+        # What a cache has kept says nothing about now.
+        said = [] if self._age > 0 else [*self._of_rate_limit(), *self._of_pairs()]
+        left = [remaining for remaining, _ in said if remaining is not None]
+        remaining = min(left, default=None)
+        spent = remaining is not None and remaining < 1
+        throttled = (
+            status == HTTPStatus.TOO_MANY_REQUESTS
+            or (status == HTTPStatus.SERVICE_UNAVAILABLE and bool(self._retry_after))
+            or (status == HTTPStatus.FORBIDDEN and (bool(self._retry_after) or spent))
+        )
+        hold = None
+        if throttled or spent:
+            hold = self._read(self._retry_after, self._seconds)
+            if hold is None:
+                # Where something remains, its reset is not what is being waited for.
+                waits = [wait for of, wait in said if (throttled if of is None else of < 1)]
+                hold = max((wait for wait in waits if wait is not None), default=None)
+            hold = self._within(hold, max_hold)
+        return Advice(throttled, hold, remaining, self._odd)
+
+    def _of_rate_limit(self) -> list[tuple[float | None, float | None]]:
+        """Return what remains and the seconds that it must last, from `RateLimit`."""
+        if not self._rate_limit:
+            return []
+        try:
+            text = _joined(self._rate_limit)
+            try:
+                items = parse_list(text)
+            except ValueError:
+                of = {key: item.value for key, item in parse_dictionary(text).items()}
+                pairs = [(of.get("remaining"), of.get("reset"))]
+            else:
+                concurrent = self._concurrent() if self._policy else ()
+                pairs = [
+                    (item.parameters.get("r"), item.parameters.get("t"))
+                    for item in items
+                    if item.value not in concurrent
+                ]
+        except ValueError:
+            self._odd = True
+            return []
+        said: list[tuple[float | None, float | None]] = []
+        for pair in pairs:
+            remaining, reset = (None if value is None else str(value) for value in pair)
+            left = self._read([remaining or ""], _number)
+            if left is not None:
+                said.append((left, self._read([] if reset is None else [reset], self._seconds)))
+        return said
+
+    def _concurrent(self) -> set[object]:
+        """Return the names of the quotas of concurrent requests."""
+        try:
+            policies = parse_list(_joined(self._policy))
+        except ValueError:
+            self._odd = True
+            return set()
+        return {name for name, of in policies if of.get("qu") == "concurrent-requests"}
+
+    def _of_pairs(self) -> list[tuple[float | None, float | None]]:
+        return [
+            (
+                self._read(quota.remaining, _number, pick=min),
+                # Seconds from now are better than a date: no clock is in it.
+                self._read(quota.reset_after or quota.reset, self._seconds),
+            )
+            for quota in self._quotas.values()
+        ]
+
+    def _read(
+        self,
+        values: list[str],
+        read: Callable[[str], float | None],
+        *,
+        pick: Callable[[list[float]], float] = max,
+    ) -> float | None:
+        """Read a field that should come once; note what is odd about it."""
+        distinct = dict.fromkeys(values)
+        found = [number for value in distinct if (number := read(value)) is not None]
+        if len(distinct) > 1 or len(found) < len(distinct):
+            self._odd = True
+        return pick(found) if found else None
+
+    def _within(self, hold: float | None, max_hold: float) -> float | None:
+        if hold is None or hold < -_DAY:
+            self._odd |= hold is not None
+            return None
+        if hold > max_hold:
+            self._odd = True
+        return min(max(hold, 0.0), max_hold)
+
+    def _seconds(self, text: str) -> float | None:
+        """Return the seconds from now to the time that `text` means; None: it means none."""
+        number = _number(text)
+        if number is not None:
+            if number < _YEARS:
+                return number
+            return self._until(number if number < _MILLISECONDS else number / 1000)
+        if len(text) > _LONGEST_VALUE:
+            return None
+        text = text.strip()
+        if _DURATION.fullmatch(text):
+            return sum(float(count) * _UNITS[unit] for count, unit in _PART.findall(text))
+        date = _date(text)
+        return None if date is None else self._until(date)
+
+    def _until(self, date: float) -> float:
+        """Return the seconds until `date`, by the other side's clock if that makes sense."""
+        here = date - self._now
+        if self._date is None:
+            return here
+        there = date - self._date - self._age
+        return here if abs(here) <= _DAY < abs(there) else there
+
+
+def _joined(values: list[str]) -> str:
+    if sum(map(len, values)) > _LONGEST_FIELD:
+        raise ValueError(f"a field of more than {_LONGEST_FIELD} characters")
+    if not all(value.strip() for value in values):
+        raise ValueError("an empty field")
+    return ", ".join(values)
+
+
+def _number(text: str) -> float | None:
+    """Return a plain number, at least 0; no other says how many, or how long."""
+    if len(text) > _LONGEST_VALUE or not _NUMBER.fullmatch(text.strip()):
+        return None
+    return float(text)
+
+
+def _date(text: str) -> float | None:
+    """Return a date of RFC 9110 or RFC 3339 as seconds since 1970."""
+    if len(text) > _LONGEST_VALUE:
+        return None
+    try:
+        if _ISO.fullmatch(text):
+            date = datetime.fromisoformat(text)
+        else:
+            date = parsedate_to_datetime(text)
+            # The parser also takes dates whose zone it does not understand.
+            if date.tzinfo is None and not _ASCTIME.fullmatch(text):
+                return None
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

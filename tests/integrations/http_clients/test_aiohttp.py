@@ -1,0 +1,205 @@
+"""What is peculiar to the middleware of aiohttp."""
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+import time
+
+import aiohttp
+import aiohttp.web
+import pytest
+
+from aioapiqueue import ApiQueue
+from aioapiqueue.integrations.aiohttp import RateLimitedMiddleware
+
+pytestmark = pytest.mark.real
+
+
+def session(queue, *others, **how):
+    """Make a session that `queue` paces, and in which nothing waits for ever."""
+    how.setdefault("timeout", aiohttp.ClientTimeout(total=10))
+    return aiohttp.ClientSession(middlewares=[*others, RateLimitedMiddleware(queue)], **how)
+
+
+async def test_a_forgotten_response_whose_body_has_come_holds_nothing(server, reply):
+    """The place is free once all of the body is here, whether anybody reads it or not."""
+    server.answer = lambda _: reply.of(body=b"x", length=2)
+    queue = ApiQueue(concurrency=1)
+    async with session(queue) as client:
+        await client.get(server.url())
+        assert queue.running == 1
+        for connection in server.connections:
+            connection.write(b"y")
+        async with asyncio.timeout(5), queue.slot():
+            pass
+        assert queue.running == 0
+
+
+@pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning")  # rightly so
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another thread"])
+async def test_a_forgotten_response_whose_connection_breaks_gives_its_place_back(
+    server, reply, elsewhere
+):
+    """Until then aiohttp keeps it alive; then it is garbage collected, maybe by another thread."""
+    server.answer = lambda _: reply.of(body=b"x", length=2)
+    queue = ApiQueue(concurrency=1)
+    async with session(queue) as client:
+        gc.disable()  # so that it is collected where this test wants it
+        try:
+            response = await client.get(server.url())
+            for connection in list(server.connections):
+                connection.abort()
+            while response.content.exception() is None:  # noqa: ASYNC110 - aiohttp tells nobody
+                await asyncio.sleep(0.01)
+            waiting = queue.enqueue()
+            assert (queue.running, queue.waiting) == (1, 1)
+            held = [response]
+            del response
+            if elsewhere:
+                thread = threading.Thread(target=lambda: (held.clear(), gc.collect()))
+                thread.start()
+                thread.join()
+            else:
+                held.clear()
+                gc.collect()
+        finally:
+            gc.enable()
+        async with asyncio.timeout(5):
+            with await waiting:
+                pass
+        assert queue.running == 0
+
+
+@pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning")  # rightly so
+async def test_a_forgotten_response_ends_with_its_session(server, reply):
+    """Closing the session closes its connections, and with them goes the response."""
+    server.answer = lambda _: reply.of(body=b"x" * 500_000, length=1_000_000)
+    queue = ApiQueue(concurrency=1)
+    async with session(queue) as client:
+        await client.get(server.url())
+        assert queue.running == 1
+    async with asyncio.timeout(5):
+        while queue.running:
+            gc.collect()
+            await asyncio.sleep(0.01)
+
+
+async def test_what_another_middleware_sends_again_is_paced(server, reply):
+    """With ours last, each attempt of a retry waits for a slot of its own."""
+    server.answer = lambda _: reply.of(500 if len(server.arrivals) < 3 else 200)
+
+    async def retry(request, handler):
+        while (response := await handler(request)).status == 500:
+            response.release()
+        return response
+
+    queue = ApiQueue("50ms", concurrency=1)
+    async with session(queue, retry) as client:
+        start = time.monotonic()
+        async with client.get(server.url()) as response:
+            assert response.status == 200
+        assert time.monotonic() - start > 0.1 - 0.020
+    assert queue.stats.released == 3
+    assert queue.running == 0
+
+
+async def test_a_request_sent_again_on_a_new_connection_is_paced(server):
+    """A kept connection turns out to be dead: aiohttp sends again, and waits again."""
+    queue = ApiQueue("50ms", concurrency=1)
+    async with session(queue) as client:
+        async with client.get(server.url()) as response:
+            await response.read()
+        answer = server.answer
+        server.answer = lambda arrival: b"" if len(server.arrivals) == 2 else answer(arrival)
+        async with client.get(server.url()) as response:
+            assert response.status == 200
+    assert len(server.arrivals) == 3
+    assert queue.stats.released == 3
+    assert queue.running == 0
+
+
+async def test_the_total_time_out_counts_the_waiting(server):
+    """And ends it: the request leaves the queue without a slot."""
+    queue = ApiQueue("10s")
+    async with session(queue, timeout=aiohttp.ClientTimeout(total=0.2)) as client:
+        async with client.get(server.url()) as response:
+            await response.read()
+        with pytest.raises(TimeoutError):
+            await client.get(server.url())
+    assert (queue.waiting, queue.running, queue.stats.released) == (0, 0, 1)
+
+
+async def test_other_time_outs_do_not_count_the_waiting(server):
+    """They begin with the request for a connection."""
+    timeout = aiohttp.ClientTimeout(total=None, connect=0.1, sock_connect=0.1, sock_read=0.1)
+    async with ApiQueue("150ms") as queue, session(queue, timeout=timeout) as client:
+        start = time.monotonic()
+        for request in [client.get(server.url()) for _ in range(3)]:
+            async with request as response:
+                assert await response.read() == b"ok"
+        assert time.monotonic() - start > 0.28
+
+
+async def test_a_web_socket_holds_its_place_until_it_is_closed():
+    """Its response gives back the connection only then."""
+
+    async def echo(request):
+        socket = aiohttp.web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            await socket.send_str(message.data)
+        return socket
+
+    app = aiohttp.web.Application()
+    app.router.add_get("/", echo)
+    runner = aiohttp.web.AppRunner(app)
+    await runner.setup()
+    try:
+        site = aiohttp.web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0]
+        queue = ApiQueue(concurrency=1)
+        async with session(queue) as client:
+            async with client.ws_connect(f"http://{host}:{port}/") as socket:
+                await socket.send_str("hello")
+                assert await socket.receive_str() == "hello"
+                assert queue.running == 1
+            assert queue.running == 0
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("longest", [8190, 20_000_000])
+async def test_a_value_of_10_megabytes_does_no_harm(server, reply, longest):
+    """It is the client's error, or taken where the client was told to; odd in either case."""
+    server.answer = lambda _: reply.of(429, [("Retry-After", "9" * 10_000_000)])
+    queue = ApiQueue(concurrency=1)
+    async with session(queue, max_field_size=longest) as client:
+        try:
+            async with client.get(server.url()) as response:
+                assert response.status == 429
+                await response.read()
+        except aiohttp.ClientResponseError:
+            assert longest == 8190
+    assert queue.stats.odd == 1
+    assert queue.estimate() == 0
+    assert queue.running == 0
+
+
+def test_without_aiohttp_the_error_names_the_extra():
+    """Importing the module without its dependency, or with an old one, says what to install."""
+    program = "import sys; sys.modules['aiohttp'] = {}; import aioapiqueue.integrations.aiohttp"
+    for module in ("None", "type(sys)('aiohttp')"):
+        done = subprocess.run(
+            [sys.executable, "-c", program.format(module)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert (
+            "ImportError: pacing aiohttp sessions needs aiohttp 3.12 or later: "
+            'pip install "aioapiqueue[aiohttp]"'
+        ) in done.stderr

@@ -1,0 +1,301 @@
+"""What a server on loopback says of its limits, and what the queue makes of it."""
+
+import asyncio
+import time
+from email.utils import formatdate
+
+import pytest
+
+from aioapiqueue import Adaptive, ApiQueue
+
+pytestmark = pytest.mark.real
+
+HOST = "127.0.0.1"
+OTHER = "elsewhere.example"
+
+
+def left(remaining, reset, prefix="X-RateLimit"):
+    """Make the two headers that most services send."""
+    return [(f"{prefix}-Remaining", str(remaining)), (f"{prefix}-Reset", str(reset))]
+
+
+# Each: the status, and the headers at an instant. All ask for 30 seconds.
+FORMS = {
+    "429, seconds": (429, lambda _: [("Retry-After", "30")]),
+    "429, HTTP date": (429, lambda now: [("Retry-After", formatdate(now + 30, usegmt=True))]),
+    "429, the server's clock is an hour slow": (
+        429,
+        lambda now: [
+            ("Date", formatdate(now - 3600, usegmt=True)),
+            ("Retry-After", formatdate(now - 3570, usegmt=True)),
+        ],
+    ),
+    "503, seconds": (503, lambda _: [("Retry-After", "30")]),
+    "403, GitHub's secondary limit": (
+        403,
+        lambda now: [("Retry-After", "30"), *left(14, int(now + 3000))],
+    ),
+    "403, GitHub's primary limit": (403, lambda now: left(0, int(now + 30.5))),
+    "RateLimit": (200, lambda _: [("RateLimit", '"default";r=0;t=30')]),
+    "RateLimit and its policies": (
+        200,
+        lambda _: [
+            ("RateLimit-Policy", '"burst";q=100;w=60,"daily";q=1000;w=86400'),
+            ("RateLimit", '"burst";r=0;t=30,"daily";r=83;t=70000'),
+        ],
+    ),
+    "RateLimit until draft 7": (
+        200,
+        lambda _: [("RateLimit", "limit=100, remaining=0, reset=30")],
+    ),
+    "RateLimit until draft 6": (
+        200,
+        lambda _: [("RateLimit-Limit", "100, 100;w=60"), *left(0, 30, "RateLimit")],
+    ),
+    "GitHub": (200, lambda now: left(0, int(now + 30.5))),
+    "GitLab": (
+        200,
+        lambda now: [
+            ("RateLimit-Limit", "600"),
+            ("RateLimit-Observed", "600"),
+            ("RateLimit-ResetTime", formatdate(now + 30, usegmt=True)),
+            *left(0, int(now + 30.5), "RateLimit"),
+        ],
+    ),
+    "X": (200, lambda now: left(0, int(now + 30.5), "x-rate-limit")),
+    "milliseconds since 1970": (200, lambda now: left(0, int(now * 1000) + 30_000)),
+    "seconds from now": (200, lambda _: left(0, 30)),
+    "Discord": (200, lambda now: [*left(0, now + 99), ("X-RateLimit-Reset-After", "30.0")]),
+    "OpenAI, requests": (
+        200,
+        lambda _: [
+            ("x-ratelimit-remaining-requests", "0"),
+            ("x-ratelimit-remaining-tokens", "149984"),
+            ("x-ratelimit-reset-requests", "30s"),
+            ("x-ratelimit-reset-tokens", "6m0s"),
+        ],
+    ),
+    "OpenAI, tokens": (
+        200,
+        lambda _: [
+            ("x-ratelimit-remaining-requests", "59"),
+            ("x-ratelimit-remaining-tokens", "0"),
+            ("x-ratelimit-reset-requests", "20ms"),
+            ("x-ratelimit-reset-tokens", "0m29.999s"),
+        ],
+    ),
+    "Anthropic": (
+        200,
+        lambda now: [
+            ("anthropic-ratelimit-requests-remaining", "0"),
+            (
+                "anthropic-ratelimit-requests-reset",
+                time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now + 30.5)),
+            ),
+        ],
+    ),
+}
+
+# Each: the headers, and whether they are a hold of the greatest length.
+NONSENSE = {
+    "negative": ([("Retry-After", "-1")], False),
+    "NaN": ([("Retry-After", "NaN")], False),
+    "infinite": ([("Retry-After", "inf")], False),
+    "empty": ([("Retry-After", "")], False),
+    "words": ([("Retry-After", "in a while")], False),
+    "binary": ([("Retry-After", b"\xff\xfe\x80 \xe2\x98\x83")], False),
+    "8,000 digits": ([("Retry-After", "9" * 8000)], False),
+    "no date": ([("Retry-After", "Mon, 31 Feb 2026 99:99:99 GMT")], False),
+    "1970": ([("Retry-After", "Thu, 01 Jan 1970 00:00:00 GMT")], False),
+    "year 9999": ([("Retry-After", "Fri, 31 Dec 9999 23:59:59 GMT")], True),
+    "30 years": ([("Retry-After", "946684800")], True),
+    "contradicting": ([("Retry-After", "7"), ("Retry-After", "4000")], True),
+    "negative remaining": (left(-1, 30), True),
+    "negative reset": (left(0, -30), False),
+    "NaN reset": (left(0, "NaN"), False),
+    "reset in the year 9999": (left(0, "9999-12-31T23:59:59Z"), True),
+    "contradicting resets": ([*left(0, 7), *left(0, 4000)], True),
+    "long reset": (left(0, "1" * 8000), False),
+    "binary reset": ([("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", b"\xff")], False),
+    "negative structured": ([("RateLimit", '"default";r=0;t=-30')], False),
+    "malformed structured": ([("RateLimit", '"default;r=0;t=30')], False),
+    "empty structured": ([("RateLimit", "")], False),
+    "binary structured": ([("RateLimit", b"\xff\xfe")], False),
+    "structured in the far future": ([("RateLimit", '"default";r=0;t=999999999')], True),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_server_that_asks_for_half_a_minute_is_left_in_peace(client, server, reply, form):
+    """Its lane holds for 30 seconds, and no other; only a refusal counts as push-back."""
+    status, headers = FORMS[form]
+    server.answer = lambda _: reply.of(status, headers(time.time()))
+    async with ApiQueue(lanes={"*": ()}) as queue, client(queue) as paced:
+        before = time.monotonic()
+        assert await paced.get(server.url()) == status
+        held = queue.estimate(key=HOST)
+        spent = time.monotonic() - before
+        # A whole number of seconds since 1970 may be up to one second off.
+        assert 29 - spent < held <= 31
+        assert queue.estimate(key=OTHER) == 0
+        assert queue.stats.throttled == (status != 200)
+        assert queue.stats.odd == 0
+
+
+@pytest.mark.parametrize("kind", NONSENSE)
+async def test_nonsense_is_counted_and_holds_no_longer_than_the_longest(
+    client, server, reply, kind
+):
+    """The client gets its response; the queue holds for `max_hold` or not at all."""
+    headers, far = NONSENSE[kind]
+    server.answer = lambda _: reply.of(429, headers)
+    async with ApiQueue(lanes={"*": ()}) as queue, client(queue, max_hold=20) as paced:
+        assert await paced.get(server.url()) == 429
+        held = queue.estimate(key=HOST)
+        assert 10 < held <= 20 if far else held == 0
+        assert queue.stats.odd == 1
+        assert queue.stats.throttled == 1
+        assert queue.running == 0
+
+
+async def test_the_longest_hold_is_an_hour_by_default(client, server, reply):
+    """A server that asks for a day is asked again after an hour."""
+    server.answer = lambda _: reply.of(429, [("Retry-After", "86400")])
+    async with ApiQueue(lanes={"*": ()}) as queue, client(queue) as paced:
+        await paced.get(server.url())
+        assert 3590 < queue.estimate(key=HOST) <= 3600
+        assert queue.stats.odd == 1
+
+
+async def test_a_queue_without_lanes_holds_as_a_whole(client, server, reply):
+    """There is nothing smaller that could hold."""
+    server.answer = lambda _: reply.of(429, [("Retry-After", "30")])
+    async with ApiQueue() as queue, client(queue) as paced:
+        await paced.get(server.url())
+        assert 20 < queue.estimate(key=OTHER) <= 30
+
+
+class Windows:
+    """A server that allows so many requests in each window of time, and says how many remain."""
+
+    def __init__(self, server, reply, headers, *, calls, seconds):
+        self.refused = 0
+        self._reply = reply
+        self._headers = headers
+        self._calls = calls
+        self._seconds = seconds
+        self._end = 0.0
+        self._left = 0
+        server.answer = self._answer
+
+    def _answer(self, arrival):
+        if arrival.at >= self._end:
+            self._end = arrival.at + self._seconds
+            self._left = self._calls
+        if not self._left:
+            self.refused += 1
+            return self._reply.of(429)
+        self._left -= 1
+        return self._reply.of(200, self._headers(self._left, self._end - arrival.at))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        lambda remaining, wait: [
+            ("x-ratelimit-remaining-requests", str(remaining)),
+            ("x-ratelimit-reset-requests", f"{wait * 1000:.0f}ms"),
+        ],
+        lambda remaining, wait: [
+            ("X-RateLimit-Remaining", str(remaining)),
+            ("X-RateLimit-Reset", f"{(time.time() + wait) * 1000:.0f}"),
+        ],
+    ],
+    ids=["a duration", "milliseconds since 1970"],
+)
+async def test_nothing_is_sent_to_be_refused(client, server, reply, headers):
+    """A queue without limits of its own keeps those that the server tells it of."""
+    windows = Windows(server, reply, headers, calls=5, seconds=0.3)
+    async with ApiQueue(lanes={"*": ()}, concurrency=1) as queue, client(queue) as paced:
+        start = time.monotonic()
+        statuses = [await paced.get(server.url()) for _ in range(15)]
+        took = time.monotonic() - start
+    assert statuses == [200] * 15
+    assert windows.refused == 0
+    assert queue.stats.throttled == 0
+    assert 0.6 < took < 2.0
+
+
+async def test_who_waits_already_heeds_what_others_were_told(client, server, reply):
+    """A refusal of one request holds all those that wait behind it."""
+    server.answer = lambda arrival: (
+        reply.of(429, [("Retry-After", "0.4")]) if arrival.path == "/0" else reply.of()
+    )
+    async with ApiQueue("50ms", concurrency=1) as queue, client(queue) as paced:
+        await asyncio.gather(*(paced.get(server.url(f"/{number}")) for number in range(3)))
+    first, second, third = (arrival.at for arrival in server.arrivals)
+    assert second - first > 0.4 - 0.020
+    assert third - second > 0.050 - 0.040
+
+
+async def test_a_refusal_of_fifty_requests_under_way_slows_down_once(client, server, reply):
+    """They were sent at the rate before the slow-down, and say nothing about the one after it."""
+    server.answer = lambda _: None
+    queue = ApiQueue("1000/s", adaptive=Adaptive())
+    async with queue, client(queue) as paced:
+        requests = [asyncio.ensure_future(paced.get(server.url())) for _ in range(50)]
+        await server.arrived(50)
+        for connection in server.connections:
+            connection.write(reply.of(429))
+        assert await asyncio.gather(*requests) == [429] * 50
+        assert queue.stats.throttled == 50
+        assert queue.stats.slowed == 1
+
+
+async def test_requests_to_a_route_are_a_lane_of_their_own(client, server, reply):
+    """`key="route"` is the method, host and path; the query is not in it."""
+    server.answer = lambda arrival: (
+        reply.of(429, [("Retry-After", "30")]) if "/busy" in arrival.path else reply.of()
+    )
+    async with ApiQueue(lanes={"*": ()}) as queue, client(queue, key="route") as paced:
+        assert await paced.get(server.url("/busy/things?page=1")) == 429
+        assert await paced.get(server.url("/idle")) == 200
+        assert queue.estimate(key=f"GET {HOST}/busy/things") > 20
+
+
+async def test_a_function_says_which_lane_a_request_is_of(client, server):
+    """Whatever it returns for a request is its key."""
+    seen = []
+
+    def first_part(request):
+        seen.append((request.method, request.url.path))
+        return request.url.path.split("/")[1]
+
+    async with ApiQueue(lanes={"slow": "5/s"}) as queue, client(queue, key=first_part) as paced:
+        start = time.monotonic()
+        paths = ["/slow/1", "/slow/2", "/fast/1", "/fast/2"]
+        await asyncio.gather(*(paced.get(server.url(path)) for path in paths))
+        assert time.monotonic() - start > 0.2 - 0.020
+    assert sorted(seen) == sorted(("GET", path) for path in paths)
+    assert [arrival.path for arrival in server.arrivals][-1] == "/slow/2"
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ({"key": "path"}, ValueError, 'key is "host", "route" or a function of the request'),
+        ({"max_hold": -1}, ValueError, "max_hold must be finite and at least 0, not -1"),
+        ({"max_hold": float("inf")}, ValueError, "max_hold must be finite"),
+        ({"timeout": float("nan")}, ValueError, "timeout must be finite"),
+    ],
+)
+async def test_settings_that_make_no_sense_are_refused(client, how, error, message):
+    """The message says what would do."""
+    with pytest.raises(error, match=message):
+        client(ApiQueue(), **how)
+
+
+async def test_something_else_than_a_queue_is_refused(client):
+    """A limit in the place of a queue is told apart at once, not at the first request."""
+    with pytest.raises(TypeError, match="paced by an ApiQueue, not by '10/s'"):
+        client("10/s")

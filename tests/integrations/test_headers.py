@@ -1,0 +1,446 @@
+"""What is made of a response's status and headers, and the parser of structured fields."""
+
+import string
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aioapiqueue.integrations._headers import Advice, read_advice
+from aioapiqueue.integrations._structured import Item, parse_dictionary, parse_list
+
+NOW = 1_790_000_000.0  # Mon, 21 Sep 2026 14:13:20 GMT
+
+JUNK = [
+    "",
+    " ",
+    "-1",
+    "nan",
+    "NaN",
+    "inf",
+    "-inf",
+    "1e5",
+    "0x10",
+    "soon",
+    "\x00\x01\x02",
+    "\udcff\udcfe",
+    "٣",
+    "30 seconds",
+    "Fri, 31 Foo 2026 99:99:99 GMT",
+    "Tue Feb 16 2021 09:02:42 GMT+0100 (Central European Standard Time)",
+    "2026-99-99T00:00:00Z",
+    "1s2",
+    "9" * 10_000_000,
+]
+
+
+def http_date(at):
+    """Write an instant as HTTP does."""
+    return format_datetime(datetime.fromtimestamp(at, UTC), usegmt=True)
+
+
+def advice(status, *headers, **how):
+    """Read the advice of a response to a request that was answered at `NOW`."""
+    return read_advice(status, headers, now=NOW, **how)
+
+
+def hold(status, *headers, **how):
+    """Return the hold alone, of what makes sense."""
+    read = advice(status, *headers, **how)
+    assert not read.odd
+    return read.hold
+
+
+@pytest.mark.parametrize("status", [200, 204, 301, 404, 500, 503])
+def test_a_response_without_such_headers_asks_for_nothing(status):
+    """Neither success nor failure is push-back by itself."""
+    assert advice(status, ("Content-Type", "text/plain"), ("Date", http_date(NOW))) == Advice()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "throttled"),
+    [
+        (429, [], True),
+        (503, [("Retry-After", "1")], True),
+        (503, [("Retry-After", "soon")], True),
+        (403, [("Retry-After", "1")], True),
+        (403, [("X-RateLimit-Remaining", "0")], True),
+        (403, [("X-RateLimit-Remaining", "1")], False),
+        (403, [], False),
+        (500, [("Retry-After", "1")], False),
+        (200, [("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "1")], False),
+    ],
+)
+def test_which_responses_are_push_back(status, headers, throttled):
+    """429 is; 503 and 403 are if they name a time, and 403 if nothing remains."""
+    assert advice(status, *headers).throttled is throttled
+
+
+@pytest.mark.parametrize("status", [200, 202, 301, 404])
+def test_retry_after_means_something_else_where_nothing_was_refused(status):
+    """On 202 it says when to ask for the result, on 301 when to follow: no hold of the queue."""
+    assert advice(status, ("Retry-After", "30")) == Advice()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30", 30),
+        ("0", 0),
+        (" 30 ", 30),
+        ("0.65", 0.65),
+        (http_date(NOW + 30), 30),
+        (http_date(NOW - 3), 0),
+        ("Monday, 21-Sep-26 14:13:50 GMT", 30),
+        ("Mon Sep 21 14:13:50 2026", 30),
+        ("2026-09-21T14:13:50Z", 30),
+        ("2026-09-21T14:13:50", 30),
+        ("2026-09-21T16:13:50.500+02:00", 30.5),
+        ("1790000030", 30),
+        ("1790000030.25", 30.25),
+        ("1790000030000", 30),
+        ("1s", 1),
+        ("6m0s", 360),
+        ("20ms", 0.02),
+        ("1h2m3.5s", 3600 + 120 + 3.5),
+        ("1d", 86_400),
+        ("500us", 0.0005),
+        ("500µs", 0.0005),
+    ],
+)
+def test_the_forms_of_a_time(text, seconds):
+    """Seconds, dates of three kinds, epochs in seconds and milliseconds, and durations are read."""
+    assert hold(429, ("Retry-After", text), max_hold=100_000) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("skew", [-7200, -30, 30, 7200, 40 * 365 * 86400])
+def test_a_skewed_clock_does_no_harm(skew):
+    """Dates are relative to the response's own `Date`, wherever our clock stands."""
+    date = ("Date", http_date(NOW + skew))
+    assert hold(429, date, ("Retry-After", http_date(NOW + skew + 30))) == pytest.approx(30)
+    reset = ("X-RateLimit-Reset", str(int(NOW + skew + 30)))
+    assert hold(200, date, ("X-RateLimit-Remaining", "0"), reset) == pytest.approx(30)
+
+
+@pytest.mark.parametrize("date", ["Thu, 01 Jan 1970 00:00:00 GMT", "yesterday", ""])
+def test_a_date_that_makes_no_sense_is_not_used(date):
+    """Where only our own clock gives a sensible result, that is it."""
+    retry_after = ("Retry-After", http_date(NOW + 30))
+    assert hold(429, ("Date", date), retry_after) == pytest.approx(30)
+
+
+def test_a_cached_response_says_nothing_about_now():
+    """Quotas of a response with an `Age` are left out, and its dates are as old as it is."""
+    quota = [("RateLimit", '"default";r=0;t=30'), ("X-RateLimit-Remaining", "0")]
+    assert advice(200, ("Age", "7"), *quota) == Advice()
+    dates = [("Date", http_date(NOW - 7)), ("Retry-After", http_date(NOW + 30))]
+    assert hold(503, ("Age", "7"), *dates) == pytest.approx(30)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ([("RateLimit", '"default";r=0;t=30')], 30),
+        ([("RateLimit", "default;r=0;t=30")], 30),
+        ([("RateLimit", '"a";r=5;t=9, "b";r=0;t=30;pk=:cHsdsRa894==:, "c";r=0;t=7')], 30),
+        ([("RateLimit", '"a";r=5;t=9'), ("RateLimit", '"b";r=0;t=30')], 30),
+        ([("RateLimit", "limit=100, remaining=0, reset=30")], 30),
+        ([("RateLimit", '"hard";r=0')], None),
+        ([("RateLimit", '"default";r=1;t=30')], None),
+        ([("RateLimit-Limit", "100, 100;w=60"), ("RateLimit-Remaining", "0")], None),
+        ([("RateLimit-Remaining", "0"), ("RateLimit-Reset", "30")], 30),
+        ([("RateLimit-Remaining", "0"), ("RateLimit-Reset", "1790000030")], 30),
+        ([("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "1790000030")], 30),
+        ([("x-rate-limit-remaining", "0"), ("x-rate-limit-reset", "1790000030")], 30),
+        ([("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "1790000030000")], 30),
+        ([("X-RateLimit-Remaining", "0.0"), ("X-RateLimit-Reset", "30")], 30),
+        (
+            [
+                ("x-ratelimit-remaining-requests", "59"),
+                ("x-ratelimit-remaining-tokens", "0"),
+                ("x-ratelimit-reset-requests", "6m0s"),
+                ("x-ratelimit-reset-tokens", "1s"),
+            ],
+            1,
+        ),
+        (
+            [
+                ("X-RateLimit-Remaining", "0"),
+                ("X-RateLimit-Reset", "1790000099"),
+                ("X-RateLimit-Reset-After", "29.5"),
+            ],
+            29.5,
+        ),
+        (
+            [
+                ("anthropic-ratelimit-requests-remaining", "0"),
+                ("anthropic-ratelimit-requests-reset", "2026-09-21T14:13:50Z"),
+            ],
+            30,
+        ),
+        ([("X-RateLimit-Remaining", "0"), ("X-RateLimit-Limit-Reset", "30")], None),
+        ([("X-RateLimit-Reset", "30")], None),
+        ([("X-RateLimit-Remaining", "1"), ("X-RateLimit-Reset", "30")], None),
+    ],
+)
+def test_where_nothing_remains_the_queue_holds_until_it_does(headers, seconds):
+    """Each known form of "0 left until then" is a hold, and no push-back; "1 left" is no hold."""
+    read = advice(200, *headers)
+    assert read.hold == (None if seconds is None else pytest.approx(seconds))
+    assert not read.throttled
+    assert not read.odd
+
+
+def test_a_quota_of_concurrent_requests_is_no_matter_of_time():
+    """It is refilled as requests end, so that to hold would be to stand still."""
+    limits = ("RateLimit", '"slots";r=0;t=30, "default";r=0;t=7')
+    policy = ("RateLimit-Policy", '"slots";q=5;qu="concurrent-requests", "default";q=9;w=60')
+    assert hold(200, limits) == 30
+    assert hold(200, limits, policy) == 7
+    assert advice(200, limits, ("RateLimit-Policy", '"slots;q')) == Advice(
+        hold=30.0, remaining=0.0, odd=True
+    )
+
+
+def test_retry_after_takes_precedence():
+    """As the draft demands, wherever a response has both."""
+    quota = ("RateLimit", '"default";r=0;t=30')
+    assert hold(429, ("Retry-After", "7"), quota) == 7
+    assert hold(200, ("Retry-After", "7"), quota) == 7
+
+
+def test_a_refusal_while_something_remains_is_not_of_that_quota():
+    """GitHub's secondary limits: the reset of the primary one is not what to wait for."""
+    quota = [("X-RateLimit-Remaining", "14"), ("X-RateLimit-Reset", "3000")]
+    assert advice(429, *quota) == Advice(throttled=True, remaining=14.0)
+    assert hold(429, quota[1]) == 3000
+
+
+@pytest.mark.parametrize(
+    ("name", "rest"),
+    [
+        ("Retry-After", []),
+        ("X-RateLimit-Remaining", [("X-RateLimit-Reset", "30")]),
+        ("RateLimit", []),
+    ],
+)
+@pytest.mark.parametrize("junk", JUNK, ids=lambda junk: ascii(junk[:20]))
+def test_nonsense_is_odd_and_holds_nothing(junk, name, rest):
+    """What cannot be read is noted; the response counts as if it were not there."""
+    read = advice(503, (name, junk), *rest)
+    assert read.odd
+    assert read.hold is None
+    assert read.remaining is None
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=lambda junk: ascii(junk[:20]))
+def test_a_reset_that_is_nonsense_is_odd_and_holds_nothing(junk):
+    """Nothing remains, but until when is anybody's guess."""
+    read = advice(200, ("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", junk))
+    assert read == Advice(remaining=0.0, odd=True)
+
+
+@pytest.mark.parametrize(
+    "field",
+    ['"default"', '"default";t=30', '"default";r=-1;t=30', '"default";r=?0;t=30', "(a b);r=0;t=3"],
+)
+def test_a_rate_limit_without_what_remains_is_odd(field):
+    """`r` is required, and a number that is not negative."""
+    assert advice(200, ("RateLimit", field)) == Advice(odd=True)
+
+
+@pytest.mark.parametrize(
+    "far",
+    [
+        "4000",
+        "999999999",
+        "1799999999",
+        "1799999999999",
+        "99999999999999999999",
+        "10000h",
+        http_date(NOW + 90_000),
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "9999-12-31T23:59:59Z",
+    ],
+)
+def test_no_hold_is_longer_than_the_longest(far):
+    """Longer ones are cut, and that is noted."""
+    assert advice(429, ("Retry-After", far)) == Advice(throttled=True, hold=3600.0, odd=True)
+    short = advice(429, ("Retry-After", far), max_hold=5)
+    assert short == Advice(throttled=True, hold=5, odd=True)
+
+
+@pytest.mark.parametrize("past", ["1000000000", "253402300799", "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_a_time_long_past_is_odd(past):
+    """More than a day ago (or year 9999 in seconds, taken for 1978 in milliseconds)."""
+    assert advice(429, ("Retry-After", past)) == Advice(throttled=True, odd=True)
+
+
+def test_of_contradicting_values_those_that_keep_the_peace_count():
+    """The least that remains and the longest hold, and that they contradict is noted."""
+    assert advice(429, ("Retry-After", "7"), ("Retry-After", "30")) == Advice(
+        throttled=True, hold=30.0, odd=True
+    )
+    said = [("X-RateLimit-Remaining", "5"), ("X-RateLimit-Reset", "30"), ("X-Ratelimit-Reset", "7")]
+    assert advice(200, *said, ("x-ratelimit-remaining", "0")) == Advice(
+        hold=30.0, remaining=0.0, odd=True
+    )
+    assert hold(429, ("Retry-After", "7"), ("Retry-After", "7")) == 7
+
+
+NAMES = (
+    st.sampled_from(
+        [
+            "Retry-After",
+            "Date",
+            "Age",
+            "RateLimit",
+            "RateLimit-Policy",
+            "RateLimit-Remaining",
+            "RateLimit-Reset",
+            "X-RateLimit-Remaining",
+            "X-RateLimit-Reset",
+            "X-RateLimit-Reset-After",
+            "x-ratelimit-remaining-tokens",
+        ]
+    )
+    | st.text()
+)
+VALUES = (
+    st.text()
+    | st.from_regex(r'[-0-9a-z";=,. :?@%]*', fullmatch=True)
+    | st.integers().map(str)
+    | st.floats().map(str)
+    | st.datetimes().map(lambda at: format_datetime(at.replace(tzinfo=UTC), usegmt=True))
+    | st.datetimes().map(datetime.isoformat)
+)
+
+
+@given(
+    st.sampled_from([200, 403, 429, 503]) | st.integers(),
+    st.lists(st.tuples(NAMES, VALUES)),
+    st.floats(0, 1e10),
+    st.floats(0, 1e6),
+)
+def test_whatever_the_other_side_sends_the_hold_is_within_bounds(status, headers, now, most):
+    """No headers raise anything, and no hold is negative or above the maximum."""
+    read = read_advice(status, headers, now=now, max_hold=most)
+    assert read.hold is None or 0 <= read.hold <= most
+    assert read.remaining is None or read.remaining >= 0
+
+
+@given(
+    st.floats(-3e8, 3e8),
+    st.integers(0, 3600),
+    st.sampled_from(["http", "iso", "seconds", "milliseconds"]),
+)
+def test_any_date_within_the_hour_is_that_far_away(skew, seconds, form):
+    """Whatever the two clocks say, and however the date is written."""
+    server = int(NOW + skew)
+    at = datetime.fromtimestamp(server, UTC) + timedelta(seconds=seconds)
+    text = {
+        "http": http_date(server + seconds),
+        "iso": at.isoformat(),
+        "seconds": str(server + seconds),
+        "milliseconds": str((server + seconds) * 1000),
+    }[form]
+    assert hold(429, ("Date", http_date(server)), ("Retry-After", text)) == seconds
+
+
+# Structured fields.
+
+KEYS = st.from_regex(r"[a-z*][a-z0-9_.*-]{0,8}", fullmatch=True)
+STRINGS = st.text(string.printable[:95])
+BARE = (
+    st.integers(-(10**15) + 1, 10**15 - 1)
+    | st.integers(-(10**12) + 1, 10**12 - 1).map(lambda number: number / 8)
+    | STRINGS
+    | st.booleans()
+)
+ITEMS = st.builds(Item, BARE, st.dictionaries(KEYS, BARE, max_size=4))
+
+
+def written(value):
+    """Write a bare item."""
+    if isinstance(value, bool):
+        return f"?{value:d}"
+    if isinstance(value, str):
+        return '"{}"'.format(value.replace("\\", "\\\\").replace('"', '\\"'))
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def item(of):
+    """Write an item with its parameters."""
+    return written(of.value) + "".join(f"; {k}={written(v)}" for k, v in of.parameters.items())
+
+
+@given(st.lists(ITEMS))
+def test_a_list_that_is_written_is_read_again(items):
+    """Parsing is the inverse of writing, whatever strings and numbers are in it."""
+    assert parse_list(" , ".join(map(item, items))) == items
+
+
+@given(st.dictionaries(KEYS, ITEMS))
+def test_a_dictionary_that_is_written_is_read_again(members):
+    """Parsing is the inverse of writing for dictionaries too."""
+    text = ",\t".join(f"{key}={item(of)}" for key, of in members.items())
+    assert parse_dictionary(text) == members
+
+
+@given(VALUES)
+def test_a_text_is_parsed_or_refused(text):
+    """No text makes a parser raise anything but ValueError."""
+    for parse in (parse_list, parse_dictionary):
+        try:
+            parse(text)
+        except ValueError:
+            continue
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,",
+        ",a",
+        "a b",
+        "a;",
+        "a;B",
+        "a;b=",
+        '"a',
+        '"a\\b"',
+        "1.",
+        "1.2345",
+        "1234567890123456",
+        "?2",
+        "(a b)",
+        ":a",
+        "é",
+        "a\n",
+    ],
+)
+def test_what_is_no_list_is_refused(text):
+    """Malformed fields are to be ignored as a whole."""
+    with pytest.raises(ValueError, match=r"structured field|comma"):
+        parse_list(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (":cHsdsRa894==:", ":cHsdsRa894==:"),
+        ("@1659578233", "@1659578233"),
+        ('%"f%c3%bc"', '%"f%c3%bc"'),
+        ("*foo:bar/baz", "*foo:bar/baz"),
+        ("-1.5", -1.5),
+        ("-0", 0),
+    ],
+)
+def test_every_kind_of_item_is_read(text, value):
+    """Even those that nobody looks into, since they may stand beside what counts."""
+    assert parse_list(f"{text};x={text}") == [Item(value, {"x": value})]
+    assert parse_dictionary(f"a;b, c={text}") == {
+        "a": Item(value=True, parameters={"b": True}),
+        "c": Item(value, {}),
+    }
