@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, TypeGuard
+from typing import TYPE_CHECKING, Literal
 
 from aioapiqueue import _limits_names as _names
+from aioapiqueue._limits_buckets import Bucket, fits, read_buckets
+from aioapiqueue._limits_presets import Base, base_of, take_preset
+from aioapiqueue._limits_read import (
+    FORMS,
+    LIMIT_KEYS,
+    is_list,
+    is_number,
+    limit_table,
+    read_limits,
+    unknown_keys,
+)
 from aioapiqueue._limits_report import Place, Report, quoted
 from aioapiqueue._queue import ApiQueue
-from aioapiqueue._rate import Limit, Rate, Window, as_limit
 from aioapiqueue.adaptive import Adaptive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from aioapiqueue._events import Observer
+    from aioapiqueue._rate import Limit
 
 __all__ = [
     "Scope",
     "ServiceLimits",
+    "check_buckets",
     "check_name",
     "check_operation",
     "read_limits",
@@ -31,19 +42,9 @@ __all__ = [
 ]
 
 Scope = Literal["account", "region"]
-_FORMS = (
-    'write "10/s", "500/min" or "100ms" (a pace), "20/s burst 100" (a token bucket), '
-    '"5000 in any 1h" (a sliding window), several of them in a list, or "unlimited"'
-)
-_LIMIT_KEYS = ("rate", "burst", "window")
-_OTHER_KEYS = ("scope", "concurrency", "order", "adaptive", "check", "lanes")
+_OTHER_KEYS = ("scope", "concurrency", "order", "adaptive", "check", "lanes", "buckets")
+_PRESET_KEYS = ("preset", "share", "quotas")
 _SCOPES: tuple[Scope, ...] = ("account", "region")
-_MOST = 1e12  # calls: more is a slip of the keyboard
-_BURST = re.compile(r"(.+?)(?:\s+burst\s+(\S+)|\s*\(\s*burst\s+(\S+?)\s*\))", re.IGNORECASE)
-_WINDOW = re.compile(r"(\S+)\s+in\s+any\s+(.+)", re.IGNORECASE)
-_NUMBER = re.compile(r"\d{1,12}(?:\.\d{1,12})?", re.ASCII)
-_LONGEST_LIMIT = 60
-_DEEPEST = 8  # keys and positions; tables and lists of limits need no more
 
 
 @dataclass(frozen=True, init=False, repr=False, slots=True)
@@ -56,12 +57,15 @@ class ServiceLimits:
     Args:
         rate: the service's own limits, which hold for all operations together: a string, a `Rate`,
             a `Window`, or several in a list. Default: none, or "unlimited".
-        lanes: limits of single operations, under the service's own; `"*"` is each other operation.
+        lanes: limits of single operations, under the service's own; `"Describe*"` is each operation
+            whose name begins so, `"*"` each other one.
         scope: what has limits of its own: `"account"` and `"region"` (default: each account in each
             Region, as AWS mostly counts), one of them, or none: one queue for all.
         concurrency: how many calls may be in flight at once; default: any number.
         order: `"fifo"`, or `"fair"`: operations take turns.
         adaptive: how to slow down when AWS throttles; True for `Adaptive()`; default: not at all.
+        buckets: limits that some operations share, or that depend on a call's parameters, by name:
+            tables as limits.toml has them.
         check: whether the names of the service and its operations must be known ones. False is for
             those newer than the list here and the botocore installed.
 
@@ -75,6 +79,7 @@ class ServiceLimits:
     concurrency: int | None
     order: Literal["fifo", "fair"]
     adaptive: Adaptive | None
+    buckets: Mapping[str, Bucket]
     check: bool
 
     def __init__(
@@ -86,6 +91,7 @@ class ServiceLimits:
         concurrency: int | None = None,
         order: Literal["fifo", "fair"] = "fifo",
         adaptive: Adaptive | bool | None = None,
+        buckets: Mapping[str, Bucket | Mapping[str, object]] | None = None,
         check: bool = True,
     ) -> None:
         report = Report("ServiceLimits")
@@ -96,6 +102,7 @@ class ServiceLimits:
             "concurrency": concurrency,
             "order": order,
             "adaptive": adaptive,
+            "buckets": {} if buckets is None else buckets,
             "check": check,
         }
         self._fill(_fields(given, report, ()), report, ())
@@ -116,117 +123,42 @@ class ServiceLimits:
 
     def __repr__(self) -> str:
         said = [
-            f"{field.name}={dict(value) if field.name == 'lanes' else value!r}"
+            f"{field.name}={dict(value) if isinstance(value, Mapping) else value!r}"
             for field in dataclasses.fields(self)
             if (value := getattr(self, field.name)) != _DEFAULTS.get(field.name)
         ]
         return f"ServiceLimits({', '.join(said)})"
 
-    def queue(self, name: str | None, observers: Sequence[Observer] = ()) -> ApiQueue:
-        """Return a new queue of these limits."""
+    @property
+    def own(self) -> bool:
+        """Whether it has more to say than its buckets do."""
+        return bool(self.rate or self.lanes or self.concurrency or self.adaptive)
+
+    def queue(
+        self,
+        name: str | None,
+        observers: Sequence[Observer] = (),
+        *,
+        bucket: str | None = None,
+    ) -> ApiQueue:
+        """Return a new queue of these limits, but for shared buckets; or of one of those."""
+        if bucket is not None:
+            return ApiQueue(*self.buckets[bucket].limits, name=name, observers=observers)
+        lanes: dict[Hashable, tuple[Limit, ...]] = {
+            f"{operation} {bucket_name}": bucket.limits
+            for bucket_name, bucket in self.buckets.items()
+            if bucket.each
+            for operation in bucket.operations
+        }
         return ApiQueue(
             *self.rate,
             name=name,
-            lanes=dict(self.lanes.items()),
+            lanes=lanes | dict(self.lanes.items()),
             order=self.order,
             concurrency=self.concurrency,
             adaptive=self.adaptive,
             observers=observers,
         )
-
-
-def _is_list(value: object) -> TypeGuard[Sequence[object]]:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def read_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
-    """Read limits as they stand after `rate =` or an operation's name."""
-    if len(place) > _DEEPEST:
-        report.add(place[:_DEEPEST], f"nested too deeply: {_FORMS}")
-        return ()
-    if isinstance(value, Mapping):
-        if not (_unknown_keys(value, _LIMIT_KEYS, report, place) or value):
-            report.add(place, f"no limit is given; {_FORMS}")
-        return _limit_table(value, report, place)
-    if not _is_list(value):
-        return _limit_text(value, report, place)
-    found: list[Limit] = []
-    for index, one in enumerate(value):
-        item = (*place, index)
-        if _is_list(one):
-            report.add(item, f"a list within a list: {_FORMS}")
-        elif isinstance(one, str) and one.strip().lower() == "unlimited":
-            report.add(item, '"unlimited" stands alone: take it out of the list, or the others')
-        else:
-            found += read_limits(one, report, item)
-    return tuple(found)
-
-
-def _limit_table(table: Mapping[object, object], report: Report, place: Place) -> tuple[Limit, ...]:
-    """Read `rate`, `burst` and `window`, of a limit's or a service's table."""
-    found: list[Limit] = []
-    if "rate" in table:
-        found += read_limits(table["rate"], report, (*place, "rate"))
-    if "burst" in table:
-        burst, at = table["burst"], (*place, "burst")
-        if not _is_number(burst, least=1):
-            report.add(at, f"{quoted(burst)} is no number of calls at once: write 1 or more")
-        elif len(found) == 1 and isinstance(found[0], Rate) and found[0].burst == 1:
-            found[0] = dataclasses.replace(found[0], burst=burst)
-        elif not report.has((*place, "rate")):
-            report.add(at, 'a burst belongs to one rate: rate = "20/s", burst = 100')
-    if "window" in table:
-        found += _window(table["window"], report, (*place, "window"))
-    return tuple(found)
-
-
-def _window(value: object, report: Report, place: Place) -> list[Window]:
-    if isinstance(value, str) and len(value) <= _LONGEST_LIMIT:
-        try:
-            rate = Rate.parse(value)
-            return [Window(rate.calls, rate.per)]  # type: ignore[arg-type]  # it says if not whole
-        except (TypeError, ValueError):
-            pass
-    report.add(
-        place, f'{quoted(value)} is no window: write a whole number of calls per time, "5000/h"'
-    )
-    return []
-
-
-def _limit_text(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
-    try:
-        if not isinstance(value, str):
-            return (as_limit(value),)
-        if value.strip().lower() == "unlimited":
-            return ()
-        return tuple(_limit(one.strip()) for one in value.split(","))
-    except (TypeError, ValueError, OverflowError) as error:
-        bare = isinstance(value, int | float) and _is_number(value, least=0)
-        report.add(place, str(error) if bare else f"{quoted(value)} is no limit: {_FORMS}")
-        return ()
-
-
-def _limit(text: str) -> Limit:
-    if len(text) > _LONGEST_LIMIT:
-        raise ValueError(text)
-    if match := _WINDOW.fullmatch(text):
-        rate = Rate.parse("{} per {}".format(*match.groups()))
-        return Window(rate.calls, rate.per)  # type: ignore[arg-type]  # it says if not whole
-    if match := _BURST.fullmatch(text):
-        burst = match[2] or match[3]
-        if not _NUMBER.fullmatch(burst):
-            raise ValueError(text)
-        number = float(burst)
-        return dataclasses.replace(
-            Rate.parse(match[1]), burst=int(number) if number.is_integer() else number
-        )
-    return Rate.parse(text)
-
-
-def _is_number(value: object, *, least: float) -> TypeGuard[float]:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= _MOST
-    )
 
 
 def _lanes(value: object, report: Report, place: Place) -> Mapping[str, tuple[Limit, ...]]:
@@ -239,7 +171,7 @@ def _lanes(value: object, report: Report, place: Place) -> Mapping[str, tuple[Li
 
 
 def _scope(value: object, report: Report, place: Place) -> tuple[Scope, ...]:
-    if _is_list(value) and all(one in _SCOPES and value.count(one) == 1 for one in value):
+    if is_list(value) and all(one in _SCOPES and value.count(one) == 1 for one in value):
         return tuple(one for one in _SCOPES if one in value)
     report.add(
         place,
@@ -252,7 +184,7 @@ def _scope(value: object, report: Report, place: Place) -> tuple[Scope, ...]:
 def _concurrency(value: object, report: Report, place: Place) -> int | None:
     if value is None:
         return None
-    if isinstance(value, int) and _is_number(value, least=1):
+    if isinstance(value, int) and is_number(value, least=1):
         return int(value)
     report.add(place, f"{quoted(value)} is no number of calls in flight: write 1 or more")
     return None
@@ -279,7 +211,7 @@ def _adaptive(value: object, report: Report, place: Place) -> Adaptive | None:
         return Adaptive() if value else None
     if isinstance(value, Mapping):
         keys = tuple(field.name for field in dataclasses.fields(Adaptive))
-        if not _unknown_keys(value, keys, report, place):
+        if not unknown_keys(value, keys, report, place):
             try:
                 return Adaptive(**value)
             except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
@@ -289,20 +221,6 @@ def _adaptive(value: object, report: Report, place: Place) -> Adaptive | None:
     return None
 
 
-def _unknown_keys(
-    table: Mapping[object, object], known: Sequence[str], report: Report, place: Place
-) -> bool:
-    unknown = [key for key in table if key not in known]
-    for key in unknown:
-        meant = _names.nearest(str(key), known)
-        report.add(
-            (*place, str(key)),
-            f"unknown key {quoted(key)}"
-            + (f"; did you mean {meant}?" if meant else f"; known are {', '.join(known)}"),
-        )
-    return bool(unknown)
-
-
 _READERS: dict[str, Callable[[object, Report, Place], object]] = {
     "rate": read_limits,
     "lanes": _lanes,
@@ -310,6 +228,7 @@ _READERS: dict[str, Callable[[object, Report, Place], object]] = {
     "concurrency": _concurrency,
     "order": _order,
     "adaptive": _adaptive,
+    "buckets": read_buckets,
     "check": _flag,
 }
 _DEFAULTS: dict[str, object] = {
@@ -319,6 +238,7 @@ _DEFAULTS: dict[str, object] = {
     "concurrency": None,
     "order": "fifo",
     "adaptive": None,
+    "buckets": MappingProxyType({}),
     "check": True,
 }
 
@@ -332,35 +252,88 @@ def _fields(table: Mapping[str, object], report: Report, place: Place) -> dict[s
     }
 
 
-def read_service(service: str, value: object, report: Report) -> ServiceLimits:
+def read_service(
+    service: str, value: object, report: Report, share: float | None = None
+) -> tuple[ServiceLimits, Base]:
     """Read one table of limits.toml, or what stands for it in code.
 
     Args:
         service: its name, or "default"; names are not checked here.
         value: a `ServiceLimits`, a table, or limits alone.
         report: gets what is wrong.
+        share: of what AWS publishes, which each service starts from; default: from nothing.
+
+    Returns:
+        The limits, and what they start from.
     """
     if isinstance(value, ServiceLimits):
-        return value
+        return value, Base()
     place: Place = (service,)
+    base = Base()
     if not isinstance(value, Mapping):
         fields: dict[str, object] = {"rate": read_limits(value, report, place)}
+        if share is not None and service != "default":
+            base = base_of(_names.canonical(service), share)
     else:
-        clear = not _unknown_keys(value, (*_LIMIT_KEYS, *_OTHER_KEYS), report, place)
-        fields = _fields({key: value[key] for key in _OTHER_KEYS if key in value}, report, place)
-        if any(key in value for key in _LIMIT_KEYS):
-            fields["rate"] = _limit_table(value, report, place)
-        elif "lanes" in value and "concurrency" not in value:
+        if service != "default":
+            table, base = take_preset(service, value, report, share)
+        else:
+            table = dict(value)
+            for key in [one for one in _PRESET_KEYS if one in table]:
+                report.add(
+                    (service, key),
+                    "what AWS publishes is of one service: say it at the top of the file, or in "
+                    "a service's table",
+                )
+        clear = not unknown_keys(table, (*LIMIT_KEYS, *_OTHER_KEYS, *_PRESET_KEYS), report, place)
+        fields = _fields({key: table[key] for key in _OTHER_KEYS if key in table}, report, place)
+        if any(key in table for key in LIMIT_KEYS):
+            fields["rate"] = limit_table(table, report, place)
+        elif base or "concurrency" in table or report.has(place):
+            pass
+        elif "lanes" in table:
             report.add(
                 place,
                 "lanes without a queue: the service has no limit of its own; "
                 'write rate = "10/s", or rate = "unlimited" if there is to be none',
             )
-        elif "concurrency" not in value and clear:
-            report.add(place, f"no limit is given; {_FORMS}")
+        elif "buckets" not in table and clear:
+            report.add(place, f"no limit is given; {FORMS}")
     spec = object.__new__(ServiceLimits)
-    spec._fill(fields, report, place)
-    return spec
+    spec._fill(_joined(base, fields), report, place)
+    return spec, base
+
+
+def _joined(base: Base, fields: Mapping[str, object]) -> dict[str, object]:
+    """Return what a table says, on top of what its service starts from."""
+    joined = {**base.fields, **fields}
+    for key in ("lanes", "buckets"):
+        own, old = fields.get(key, {}), base.fields.get(key, {})
+        if isinstance(own, Mapping):
+            joined[key] = MappingProxyType({**old, **own})
+    lanes, buckets = fields.get("lanes", {}), joined["buckets"]
+    if isinstance(lanes, Mapping) and isinstance(buckets, Mapping):
+        joined["buckets"] = _without(buckets, list(lanes))
+    return joined
+
+
+def _without(buckets: Mapping[str, Bucket], operations: Sequence[str]) -> Mapping[str, Bucket]:
+    """Take operations that have got a lane of their own out of what parameters choose."""
+    return MappingProxyType(
+        {
+            name: dataclasses.replace(
+                bucket,
+                operations=tuple(
+                    one
+                    for one in bucket.operations
+                    if one not in operations or f"{one} {name}" in operations
+                ),
+            )
+            if bucket.each
+            else bucket
+            for name, bucket in buckets.items()
+        }
+    )
 
 
 def revised(
@@ -372,6 +345,7 @@ def revised(
         fields["rate"] = limits
     else:
         fields["lanes"] = MappingProxyType({**old.lanes, operation: limits})
+        fields["buckets"] = _without(old.buckets, [operation])
     spec = object.__new__(ServiceLimits)
     spec._fill(fields, report, ())
     return spec
@@ -381,6 +355,17 @@ def check_name(service: str, report: Report, place: Place) -> None:
     """Note if AWS has no such service."""
     if service != "default" and (problem := _names.unknown_service(service)):
         report.add(place, problem)
+
+
+def check_buckets(service: str, buckets: Mapping[str, Bucket], report: Report) -> None:
+    """Note which buckets name operations that `service` has not."""
+    for name, bucket in buckets.items():
+        place = (service, "buckets", name)
+        for operation in bucket.operations:
+            check_operation(service, operation, report, (*place, "operations"))
+        for operation in bucket.cost:
+            if not fits(operation, bucket.operations):
+                report.add((*place, "cost", operation), "the bucket has no such operation")
 
 
 def check_operation(service: str, operation: str, report: Report, place: Place) -> None:

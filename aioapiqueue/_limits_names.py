@@ -10,7 +10,7 @@ from aioapiqueue._limits_report import quoted
 from aioapiqueue.presets.services import BOTOCORE, SERVICES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["IDS", "NAMES", "canonical", "nearest", "unknown_operation", "unknown_service"]
 
@@ -53,14 +53,19 @@ def unknown_service(name: str) -> str | None:
 def unknown_operation(service: str, name: str) -> str | None:
     """Say that `name` is no operation of `service`; None: it is, or there is no botocore to ask."""
     known = _operations(service)
-    if name == "*" or not known or name in known:
+    begins = name.removesuffix("*")
+    if not known or name in known or (begins != name and any(map(_begins(begins), known))):
         return None
-    meant = nearest(name, known)
+    meant = nearest(begins, known)
     return (
         f"{service} has no operation {quoted(name)}"
         + (f"; did you mean {meant}?" if meant else "")
         + " (one newer than the botocore here: say check = false in the table)"
     )
+
+
+def _begins(text: str) -> Callable[[str], bool]:
+    return lambda name: name.startswith(text)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

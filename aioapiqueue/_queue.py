@@ -13,6 +13,7 @@ from aioapiqueue._dispatch import Dispatcher
 from aioapiqueue._events import Stats
 from aioapiqueue._map import paced_map
 from aioapiqueue._rate import Limit, as_limit, as_limits, positive
+from aioapiqueue._schedule import fits
 from aioapiqueue._slot import GRANTED, Reservation, Slot, TimedSlot
 from aioapiqueue.exceptions import QueueClosed, WouldWait
 
@@ -85,7 +86,8 @@ class ApiQueue(Dispatcher):
             `Rate`, a `Window`. All of them hold at once.
         name: for `repr`, events and errors.
         lanes: limits of single keys, under the queue's: `{"ListKeys": "5/s", "*": "20/s"}`, each
-            a limit or a tuple of limits. `"*"` gives every other key a lane of its own.
+            a limit or a tuple of limits. `"*"` gives every other key a lane of its own,
+            `"List*"` every other one that begins so.
         order: `"fifo"`, by arrival, or `"fair"`, in turns by key. In either, a lower `priority`
             goes first.
         concurrency: how many bodies may run at once; default: any number.
@@ -343,7 +345,7 @@ class ApiQueue(Dispatcher):
 
         Args:
             limits: as for `ApiQueue`; all of the old ones are replaced.
-            key: whose lane, or `"*"`; default: the queue's own limits.
+            key: whose lane, or `"*"`, or `"List*"`; default: the queue's own limits.
 
         Raises:
             TypeError: a limit that is none.
@@ -352,7 +354,7 @@ class ApiQueue(Dispatcher):
         new = tuple(as_limit(limit) for limit in limits)
         schedule = self._new_schedule(new)
         for waiter in self._waiters:
-            if key in (None, "*", waiter.key):
+            if key is None or fits(key, waiter.key):
                 schedule.check(waiter.cost)
         now = self._now()
         if key is None:

@@ -16,7 +16,7 @@ from aioapiqueue._rate import Limit, Rate, Window
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 
-__all__ = ["Lanes", "Pace", "Schedule", "Sliding", "schedule_for"]
+__all__ = ["Lanes", "Pace", "Schedule", "Sliding", "fits", "schedule_for"]
 
 
 class Schedule:
@@ -353,11 +353,20 @@ def schedule_for(
     return parts[0] if len(parts) == 1 else Schedule(parts)
 
 
+def fits(name: Hashable, key: Hashable) -> bool:
+    """Return whether the limits under `name`, which may be a pattern, could be those of `key`."""
+    if name in (key, "*"):
+        return True
+    is_pattern = isinstance(name, str) and name.endswith("*")
+    return is_pattern and isinstance(key, str) and key.startswith(str(name)[:-1])
+
+
 class Lanes:
     """The limits that single keys have of their own, under the queue's.
 
     A lane exists from its key's first call until nobody waits in it and it cannot be told from a
-    new one. Evicting a live one would grant its key a fresh limit.
+    new one. Evicting a live one would grant its key a fresh limit. A key without limits of its own
+    has those of the longest pattern that fits: `"Describe*"`, or `"*"`, which fits all.
     """
 
     def __init__(
@@ -366,6 +375,7 @@ class Lanes:
         new_schedule: Callable[[Sequence[Limit]], Schedule],
     ) -> None:
         self.limits = dict(limits)
+        self._find_patterns()
         self.new_schedule = new_schedule
         self.in_use: Container[Hashable] = ()
         """The keys that somebody waits for."""
@@ -380,7 +390,7 @@ class Lanes:
             self._evict(heappop(self._idle)[2], now)
         lane = self.schedules.get(key)
         if lane is None:
-            limits = self.limits.get(key, self.limits.get("*"))
+            limits = self.limits.get(self._name_for(key))
             if limits is None:
                 return None
             lane = self.schedules[key] = self.new_schedule(limits)
@@ -389,12 +399,25 @@ class Lanes:
         return lane
 
     def set_limits(self, key: Hashable, limits: Sequence[Limit], now: float) -> None:
-        """Give `key` (or, with "*", every key without limits of its own) these limits."""
+        """Give `key` (or, with a pattern, every key that has them from it) these limits."""
         self.limits[key] = limits
+        self._find_patterns()
         for one, old in self.schedules.items():
-            if one == key or (key == "*" and one not in self.limits):
+            if self._name_for(one) == key:
                 self.schedules[one] = self.new_schedule(limits)
                 self.schedules[one].succeed(old, now)
+
+    def _name_for(self, key: Hashable) -> Hashable:
+        """Return under which name the limits of `key` are, if they are."""
+        if key not in self.limits:
+            for pattern in self._patterns:
+                if fits(pattern, key):
+                    return pattern
+        return key
+
+    def _find_patterns(self) -> None:
+        names = [key for key in self.limits if isinstance(key, str) and key.endswith("*")]
+        self._patterns = sorted(names, key=len, reverse=True)
 
     def _watch(self, key: Hashable, at: float) -> None:
         self._count += 1

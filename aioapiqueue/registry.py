@@ -15,16 +15,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 from aioapiqueue import _limits_names as _names
+from aioapiqueue._limits_buckets import Bucket, facts
 from aioapiqueue._limits_model import (
     Scope,
     ServiceLimits,
     check_name,
     check_operation,
     read_limits,
-    read_service,
     revised,
 )
+from aioapiqueue._limits_presets import Figure, Origin
 from aioapiqueue._limits_report import Report, lines_of, quoted
+from aioapiqueue._limits_tables import Read, read_tables
 from aioapiqueue._rate import Limit
 from aioapiqueue.exceptions import LimitsError, QueueClosed
 
@@ -32,44 +34,45 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aioapiqueue._events import Observer
+    from aioapiqueue._limits_presets import Entry
     from aioapiqueue._queue import ApiQueue
 
-__all__ = ["InForce", "QueueKey", "Registry", "ServiceLimits"]
+__all__ = [
+    "Bucket",
+    "Figure",
+    "InForce",
+    "QueueKey",
+    "Registry",
+    "ServiceLimits",
+    "Turn",
+    "facts",
+]
 
 Service: TypeAlias = str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits
 
-_OPTION = "SERVICE=LIMIT or SERVICE.Operation=LIMIT, such as ec2=100ms or ec2.DescribeSnapshots=5/s"
 
 
 class QueueKey(NamedTuple):
-    """What a queue is for; None: not known, or not in the service's scope."""
+    """What a queue is for; None: not known, or not in the service's scope.
+
+    `bucket` is the name of one that several operations share; None: the service's own queue.
+    """
 
     service: str
     region: str | None
     account: str | None
+    bucket: str | None = None
 
     def __str__(self) -> str:
         return " ".join(filter(None, self))
 
 
-@dataclass(frozen=True, slots=True)
-class InForce:
-    """Limits in force, and where they come from.
+class Turn(NamedTuple):
+    """A slot that a call has to wait for: `queue.slot(key=key, cost=cost)`."""
 
-    Attributes:
-        service: its name; "default" stands for each one that is not listed.
-        operation: whose limits these are; None: of all of the service's together; "*": of each
-            operation that has none of its own.
-        limits: all of them hold at once; empty: unlimited.
-        scope: what has such limits of its own.
-        source: the file and line, the option, or "code".
-    """
-
-    service: str
-    operation: str | None
-    limits: tuple[Limit, ...]
-    scope: tuple[Scope, ...]
-    source: str
+    queue: ApiQueue
+    key: str
+    cost: float
 
 
 class Registry:
@@ -103,33 +106,38 @@ class Registry:
         observers: Sequence[Observer] = (),
     ) -> None:
         report = Report("Registry")
-        read = _read(services, report, ask_models=False)
-        rest = _read({} if default is None else {"default": default}, report, ask_models=False)
+        read = read_tables(services, report, ask_models=False)
+        rest = {} if default is None else {"default": default}
+        read.update(read_tables(rest, report, ask_models=False))
         report.finish()
-        self._set_up({**read, **rest}, {}, observers)
+        self._set_up(read, observers)
 
-    def _set_up(
-        self,
-        tables: Mapping[str, ServiceLimits],
-        sources: Mapping[tuple[str, str | None], str],
-        observers: Sequence[Observer],
-    ) -> None:
-        self._services = dict(tables)
+    def _set_up(self, tables: Mapping[str, Read], observers: Sequence[Observer]) -> None:
+        self._read = dict(sorted(tables.items(), key=lambda one: one[0] == "default"))
+        self._services = {name: one.limits for name, one in tables.items()}
         self._default = self._services.pop("default", None)
-        self._sources = dict(sources)
         self._observers = tuple(observers)
         self._plain = {name.replace("-", ""): name for name in self._services}
         self._queues: dict[QueueKey, ApiQueue] = {}
         self._closed = False
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, observers: Sequence[Observer] = ()) -> Self:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        preset: str | None = None,
+        share: str | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> Self:
         """Read a limits.toml.
 
         It reads files, botocore's models among them: call it before the loop runs.
 
         Args:
             path: of the file.
+            preset: as the file would say it; default: what the file says.
+            share: as the file would say it; default: what the file says.
             observers: who hears of the events of all queues.
 
         Raises:
@@ -145,17 +153,31 @@ class Registry:
                 f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}; "
                 "give the path of a limits.toml"
             ) from None
-        return cls.parse(text, source=os.fspath(path), observers=observers)
+        return cls.parse(
+            text, source=os.fspath(path), preset=preset, share=share, observers=observers
+        )
 
     @classmethod
     def parse(
-        cls, text: str, *, source: str = "limits.toml", observers: Sequence[Observer] = ()
+        cls,
+        text: str,
+        *,
+        source: str = "limits.toml",
+        preset: str | None = None,
+        share: str | None = None,
+        observers: Sequence[Observer] = (),
     ) -> Self:
         """Read the text of a limits.toml.
+
+        >>> registry = Registry.parse('preset = "aws"', share="50%")
+        >>> registry.services["ec2"].lanes["Describe*"]
+        (Rate(calls=10, per=1.0, burst=50),)
 
         Args:
             text: the file's.
             source: the file's name, for messages.
+            preset: as the file would say it; default: what the file says.
+            share: as the file would say it; default: what the file says.
             observers: who hears of the events of all queues.
 
         Raises:
@@ -166,18 +188,13 @@ class Registry:
         except (ValueError, RecursionError) as error:
             why = "nested too deeply" if isinstance(error, RecursionError) else error
             raise LimitsError(f"{source}: this is not TOML: {why}") from None
+        said = {"preset": preset, "share": share}
+        tables.update({key: value for key, value in said.items() if value is not None})
         report = Report(source, lines_of(text))
-        read = _read(tables, report, ask_models=True)
+        read = read_tables(tables, report, ask_models=True)
         report.finish()
-        sources = {
-            (name, operation): report.where(
-                (name, "lanes", operation) if operation else (name, "rate")
-            )
-            for name, limits in read.items()
-            for operation in (None, *limits.lanes)
-        }
         self = cls.__new__(cls)
-        self._set_up(read, sources, observers)
+        self._set_up(read, observers)
         return self
 
     @classmethod
@@ -202,23 +219,19 @@ class Registry:
         Raises:
             LimitsError: an option makes no sense; all problems in one error.
         """
-        tables: dict[str, ServiceLimits] = {}
-        sources: dict[tuple[str, str | None], str] = {}
+        tables: dict[str, Read] = {}
         if base is not None:
-            tables.update(base.services)
-            if base.default is not None:
-                tables["default"] = base.default
-            sources.update(((one.service, one.operation), one.source) for one in base)
+            tables.update(base._read)  # noqa: SLF001 - of our own class
         problems: list[str] = []
         given: dict[tuple[str, str | None], str] = {}
         for option in limits:
             report = Report(f"--limit {quoted(option)[1:-1]}")
-            _read_option(option, tables, sources, given, report)
+            read_option(option, tables, given, report)
             problems += report.problems
         if problems:
             raise LimitsError(*problems)
         self = cls.__new__(cls)
-        self._set_up(tables, sources, observers)
+        self._set_up(tables, observers)
         return self
 
     def find(
@@ -229,10 +242,11 @@ class Registry:
         region: str | None = None,
         account: str | None = None,
     ) -> ApiQueue | None:
-        """Return the queue of a call, made at its first; None: the call is not paced.
+        """Return the service's own queue for a call, made at its first; None: there is none.
 
         The slot's key is to be the operation's name: operations are lanes. It may be called from
-        any thread; it never waits, and refuses no name.
+        any thread; it never waits, and refuses no name. Of limits that several operations share,
+        or that depend on parameters, it knows nothing: see `turns`.
 
         Args:
             service: as `create_client` takes it, or botocore's service id ("auto-scaling").
@@ -243,31 +257,94 @@ class Registry:
         Raises:
             QueueClosed: the registry is closed.
         """
-        del operation  # all of a service's share one queue so far
+        del operation  # all of a service's share this queue
+        name, limits = self._limits_of(service)
+        return None if limits is None else self._queue(name, limits, None, region, account)
+
+    def turns(
+        self,
+        service: str,
+        operation: str,
+        *,
+        region: str | None = None,
+        account: str | None = None,
+        parameters: Mapping[str, int] | None = None,
+    ) -> tuple[Turn, ...]:
+        """Return the slots that a call needs, to be waited for one after the other.
+
+        The buckets that it shares with others come first, the service's own queue last. Nothing:
+        the call is not paced.
+
+        >>> registry = Registry.parse('preset = "aws"')
+        >>> how = {"MinCount": 5, "MaxCount": 5}
+        >>> for turn in registry.turns("ec2", "RunInstances", parameters=facts(how)):
+        ...     print(turn.queue.name, turn.key, turn.cost, sep=": ")
+        ec2 RunInstances resources: RunInstances: 5
+        ec2: RunInstances: 1
+
+        Args:
+            service: as for `find`.
+            operation: as for `find`.
+            region: as for `find`.
+            account: as for `find`.
+            parameters: what `facts` returns of the call's; default: taken for a call without any.
+
+        Raises:
+            QueueClosed: the registry is closed.
+        """
+        name, limits = self._limits_of(service)
+        if limits is None:
+            return ()
+        given = parameters or {}
+        key = operation
+        turns = []
+        for bucket_name, bucket in limits.buckets.items():
+            if bucket.takes(operation, given):
+                if bucket.each:
+                    key = f"{operation} {bucket_name}"
+                    continue
+                queue = self._queue(name, limits, bucket_name, region, account)
+                turns.append(Turn(queue, operation, bucket.cost_of(operation, given)))
+        if limits.own or not limits.buckets:
+            turns.append(Turn(self._queue(name, limits, None, region, account), key, 1))
+        return tuple(turns)
+
+    def _limits_of(self, service: str) -> tuple[str, ServiceLimits | None]:
+        """Return a service's one name, and its limits."""
         limits = self._services.get(service)
         if limits is None:
             service = _names.canonical(service)
             if service not in _names.NAMES:  # newer than the list: "new-service" is "newservice"
                 service = self._plain.get(service.replace("-", ""), service)
             limits = self._services.get(service, self._default)
-            if limits is None:
-                return None
+        return service, limits
+
+    def _queue(
+        self,
+        service: str,
+        limits: ServiceLimits,
+        bucket: str | None,
+        region: str | None,
+        account: str | None,
+    ) -> ApiQueue:
         key = QueueKey(
             service,
             region if "region" in limits.scope else None,
             account if "account" in limits.scope else None,
+            bucket,
         )
         queue = self._queues.get(key)
         if queue is None:
+            new = limits.queue(str(key), self._observers, bucket=bucket)
             # Of two threads that come here at once, both get the queue of the first.
-            queue = self._queues.setdefault(key, limits.queue(str(key), self._observers))
+            queue = self._queues.setdefault(key, new)
         if self._closed:  # asked last: what aclose does not find is not handed out
             raise QueueClosed(f"{self!r} is closed and takes no more calls: make a new registry")
         return queue
 
     @property
     def queues(self) -> Mapping[QueueKey, ApiQueue]:
-        """The queues in being, as things stand, by service, Region and account."""
+        """The queues in being, as things stand, by service, Region, account and bucket."""
         return MappingProxyType(self._queues.copy())
 
     @property
@@ -281,18 +358,8 @@ class Registry:
         return self._default
 
     def __iter__(self) -> Iterator[InForce]:
-        """Yield what is in force: each service's own limits, then its operations'."""
-        for name, limits in self._tables.items():
-            for operation, own in ((None, limits.rate), *limits.lanes.items()):
-                source = self._sources.get((name, operation))
-                if source is None:  # an option may have made it from the default
-                    source = self._sources.get(("default", operation), "code")
-                yield InForce(name, operation, own, limits.scope, source)
-
-    @property
-    def _tables(self) -> dict[str, ServiceLimits]:
-        rest = {} if self._default is None else {"default": self._default}
-        return {**self._services, **rest}
+        """Yield what is in force: each service's own limits, its operations', its buckets'."""
+        return entries(self._read)
 
     async def aclose(
         self,
@@ -327,56 +394,6 @@ class Registry:
         await self.aclose(drain=kind is None)
 
     def __repr__(self) -> str:
-        names = ", ".join(self._tables) or "nothing"
+        names = ", ".join(self._read) or "nothing"
         count = len(self._queues)
         return f"<Registry of {names}: {count} queue{'s' * (count != 1)}>"
-
-
-def _read(
-    tables: Mapping[str, object], report: Report, *, ask_models: bool
-) -> dict[str, ServiceLimits]:
-    """Read all tables, each under its service's one name."""
-    read: dict[str, ServiceLimits] = {}
-    first: dict[str, str] = {}
-    for name, value in tables.items():
-        limits = read_service(name, value, report)
-        if limits.check:
-            check_name(name, report, (name,))
-        for operation in limits.lanes if limits.check and (ask_models or name == "default") else ():
-            check_operation(name, operation, report, (name, "lanes", operation))
-        service = _names.canonical(name)
-        if service in read:
-            report.add((name,), f"{first[service]!r} is the same service: leave one of them")
-        read[service] = limits
-        first[service] = name
-    return read
-
-
-def _read_option(
-    option: str,
-    tables: dict[str, ServiceLimits],
-    sources: dict[tuple[str, str | None], str],
-    given: dict[tuple[str, str | None], str],
-    report: Report,
-) -> None:
-    """Put one `--limit` into `tables` and `sources`."""
-    target, found, text = option.partition("=")
-    name, dot, operation = target.strip().partition(".")
-    if not (found and name and bool(dot) == bool(operation)):
-        report.add((), f"write {_OPTION}")
-        return
-    service = _names.canonical(name)
-    place = (service, operation or None)
-    if place in given:
-        report.add((), f"{given[place]} says it already: put a comma between several limits")
-    given[place] = report.source
-    own = read_limits(text.strip(), report, ())
-    old = tables.get(service) or tables.get("default") or ServiceLimits()
-    if old.check:
-        check_name(name, report, ())
-        if operation:
-            check_operation(name, operation, report, ())
-    tables[service] = revised(old, report, operation=operation or None, limits=own)
-    sources[place] = report.source
-    if "default" not in tables:
-        sources.setdefault((service, None), report.source)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import re
 import sys
 import threading
@@ -56,12 +57,16 @@ def test_the_document_shows_the_error_that_its_mistakes_give():
     assert "\n".join(problems_of(wrong)) + "\n" == next(after)[2]
 
 
-def test_the_python_of_the_document_prints_what_it_shows(capsys):
-    """The Python example runs and prints the block after it."""
-    after = iter(BLOCKS)
-    code = next(text for kind, _, text in after if kind == "python")
+PYTHON = [
+    (code, out) for (kind, _, code), (_, _, out) in itertools.pairwise(BLOCKS) if kind == "python"
+]
+
+
+@pytest.mark.parametrize(("code", "out"), PYTHON)
+def test_the_python_of_the_document_prints_what_it_shows(code, out, capsys):
+    """Each Python example runs and prints the block after it."""
     exec(compile(code, "docs/limits.md", "exec"), {})  # noqa: S102 - our own document
-    assert capsys.readouterr().out == next(after)[2]
+    assert capsys.readouterr().out == out
 
 
 @pytest.mark.parametrize(

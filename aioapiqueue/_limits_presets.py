@@ -1,0 +1,388 @@
+"""What AWS publishes of its request limits (presets/*.toml), and a share of it as limits."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue import _limits_names as _names
+from aioapiqueue._limits_buckets import Bucket, Cost, read_buckets
+from aioapiqueue._limits_read import read_limits
+from aioapiqueue._limits_report import Report, quoted
+from aioapiqueue._rate import Rate
+
+if TYPE_CHECKING:
+    from aioapiqueue._limits_report import Place
+    from aioapiqueue._rate import Limit
+
+__all__ = [
+    "DEFAULT_SHARE",
+    "Base",
+    "Entry",
+    "Figure",
+    "Origin",
+    "base_of",
+    "figures",
+    "preset_services",
+    "published",
+    "read_preset",
+    "read_share",
+    "scaled",
+    "take_preset",
+]
+
+DEFAULT_SHARE = 0.5
+"""Of what AWS publishes, where nothing else is said: somebody else calls, too."""
+LEAST = 1 / 60
+"""Calls a second that a share leaves at least, unless AWS publishes less."""
+
+_FOLDER = Path(__file__).parent / "presets"
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", re.ASCII)
+_SHARE_FORM = 'write a share from above 0 to 100 percent, such as "50%"'
+
+Entry = tuple[str | None, str | None]
+"""Which limits of a service: (operation, None), (None, bucket), or (None, None): its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A limit that AWS publishes.
+
+    Attributes:
+        service: as `create_client` takes it.
+        name: what the page, or we, call it.
+        operations: whose it is; empty: of all of the service's together.
+        rate: what is published: the refill, and the bucket as its burst (1 where none is).
+        shared: whether the operations share one bucket, or have one each.
+        exclude: operations that are none of it, although `operations` names them.
+        unless: parameters; a call that gives any of them is none of it.
+        cost: units that a call uses; default 1.
+        scope: what has such a limit of its own.
+        adjustable: whether AWS raises it.
+        source: the page.
+        read: on which day.
+        kept: whether it can be kept here. Otherwise it is only told.
+        per: what has such a limit of its own, where that is smaller than the scope.
+        note: what else is to be said of it.
+    """
+
+    service: str
+    name: str | None
+    operations: tuple[str, ...]
+    rate: Rate
+    shared: bool
+    exclude: tuple[str, ...]
+    unless: tuple[str, ...]
+    cost: Mapping[str, Cost]
+    scope: tuple[str, ...]
+    adjustable: bool
+    source: str
+    read: str
+    kept: bool
+    per: str | None
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where limits come from.
+
+    Attributes:
+        text: for people.
+        figure: what AWS publishes.
+        share: of that.
+    """
+
+    text: str
+    figure: Figure | None = None
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a service starts from, before its table says otherwise.
+
+    Attributes:
+        fields: of a `ServiceLimits`.
+        origins: where each of its limits comes from.
+    """
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    origins: dict[Entry, Origin] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.fields)
+
+
+@cache
+def preset_services() -> tuple[str, ...]:
+    """Return the services of which AWS publishes request limits."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
+
+
+@cache
+def figures(service: str) -> tuple[Figure, ...]:
+    """Return what AWS publishes of a service; nothing, if it does not.
+
+    It reads a file at its first call.
+    """
+    if service not in preset_services():
+        return ()
+    page = tomllib.loads((_FOLDER / f"{service}.toml").read_text("utf-8"))
+    return tuple(_figure(page, one) for one in page["limit"])
+
+
+def _figure(page: Mapping[str, Any], one: Mapping[str, Any]) -> Figure:
+    capacity = one.get("capacity", 1)
+    bucket = {"operations": ["*"], "rate": "1/s", "cost": one.get("cost", {})}
+    return Figure(
+        service=page["service"],
+        name=one.get("name"),
+        operations=tuple(one.get("operations", ())),
+        rate=dataclasses.replace(Rate.parse(one["refill"]), burst=capacity),
+        shared=one.get("shared", False),
+        exclude=tuple(one.get("exclude", ())),
+        unless=tuple(one.get("unless", ())),
+        cost=read_buckets({"of": bucket}, Report(page["service"]), ())["of"].cost,
+        scope=tuple(page["scope"]),
+        adjustable=one.get("adjustable", page["adjustable"]),
+        source=one.get("source", page["source"]),
+        read=page["read"].isoformat(),
+        kept=one.get("kept", True),
+        per=one.get("per"),
+        note=" ".join(filter(None, [one.get("note"), page.get("note")])) or None,
+    )
+
+
+def scaled(rate: Rate, share: float) -> Rate:
+    """Return a share of a rate: of its refill and of its burst.
+
+    The burst is never below 1, the refill never below one call a minute (or what there was, where
+    that is less).
+    """
+    per_second = rate.calls / rate.per
+    calls = max(per_second * share, min(LEAST, per_second)) * rate.per
+    return Rate(_plain(calls), rate.per, _plain(max(1, rate.burst * share)))
+
+
+def _plain(number: float) -> float:
+    """Return a number without the noise of its last digits; a whole one as an int."""
+    number = round(number, 9) or number
+    return int(number) if number == int(number) else number
+
+
+def read_share(value: object, report: Report, place: Place) -> float | None:
+    """Read a share, such as "50%"; None, and a problem: it is none."""
+    match = _SHARE.fullmatch(value.strip()) if isinstance(value, str) else None
+    share = float(match[1]) / 100 if match else 0.0
+    if 0 < share <= 1:
+        return share
+    if share > 1:
+        report.add(
+            place,
+            f"{quoted(value)} is more than AWS publishes: {_SHARE_FORM}. If AWS has raised yours, "
+            "write what it grants in a table quotas",
+        )
+    else:
+        report.add(place, f"{quoted(value)} is no share: {_SHARE_FORM}")
+    return None
+
+
+def read_preset(value: object, report: Report, place: Place) -> bool:
+    """Read the name of a preset; return whether it is one."""
+    if value not in ("aws", "none"):
+        report.add(
+            place,
+            f'{quoted(value)} is no preset: write "aws", for what AWS publishes, or "none"',
+        )
+    return value == "aws"
+
+
+def base_of(
+    service: str,
+    share: float,
+    *,
+    quotas: Mapping[str, tuple[Limit, ...]] | None = None,
+    shares: Mapping[str, float] | None = None,
+) -> Base:
+    """Return a share of what AWS publishes of a service.
+
+    Args:
+        service: by its one name.
+        share: above 0, at most 1.
+        quotas: what AWS grants, where that is not what it publishes: by operation, by operation
+            and bucket (`"DescribeSnapshots unfiltered"`), or by bucket.
+        shares: other shares of single operations.
+    """
+    kept = [figure for figure in figures(service) if figure.kept]
+    if not kept:
+        return Base()
+    base = Base({"scope": kept[0].scope, "rate": (), "lanes": {}, "buckets": {}})
+    lanes, buckets, origins = base.fields["lanes"], base.fields["buckets"], base.origins
+    for figure in kept:
+        limits, origin = (scaled(figure.rate, share),), _origin(figure, share)
+        entry: Entry = (None, None)
+        if not figure.operations:
+            base.fields["rate"] = limits
+        elif figure.shared or figure.unless:
+            name = figure.name or ""
+            entry = (None, name)
+            buckets[name] = Bucket(
+                figure.operations,
+                limits,
+                figure.exclude,
+                figure.unless,
+                not figure.shared,
+                figure.cost,
+            )
+        else:
+            for operation in figure.operations:
+                lanes[operation] = limits
+                origins[operation, None] = origin
+            continue
+        origins[entry] = origin
+    granted = dict(quotas or {})
+    for name, own in granted.items():
+        _grant(base, name, own, share)
+    for operation, other in (shares or {}).items():
+        _other_share(service, base, operation, granted, other)
+    return base
+
+
+def _origin(figure: Figure, share: float) -> Origin:
+    return Origin(f"{_percent(share)} of {figure.source.rpartition('/')[2]}", figure, share)
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.6g}%"
+
+
+def _grant(base: Base, name: str, limits: tuple[Limit, ...], share: float) -> None:
+    """Put a share of what AWS grants in the place of what it publishes."""
+    own = tuple(scaled(one, share) if isinstance(one, Rate) else one for one in limits)
+    buckets = base.fields["buckets"]
+    if name in buckets:
+        buckets[name] = dataclasses.replace(buckets[name], limits=own)
+        entry: Entry = (None, name)
+    else:
+        base.fields["lanes"][name] = own
+        entry = (name, None)
+    base.origins[entry] = Origin(f"{_percent(share)} of quotas", None, share)
+
+
+def _other_share(
+    service: str,
+    base: Base,
+    operation: str,
+    granted: Mapping[str, tuple[Limit, ...]],
+    share: float,
+) -> None:
+    """Give an operation, and what parameters make of it, another share than its service."""
+    variants = [
+        f"{operation} {name}"
+        for name, bucket in base.fields["buckets"].items()
+        if bucket.each and operation in bucket.operations
+    ]
+    for name in (operation, *variants):
+        if name in granted:
+            _grant(base, name, granted[name], share)
+            continue
+        figure = published(service, operation, name.removeprefix(operation).strip() or None)
+        if figure is not None:
+            base.fields["lanes"][name] = (scaled(figure.rate, share),)
+            base.origins[name, None] = _origin(figure, share)
+
+
+def published(service: str, operation: str, variant: str | None = None) -> Figure | None:
+    """Return what AWS publishes of an operation: of it alone, of all that begin so, or shared."""
+    found: tuple[int, Figure] | None = None
+    for figure in figures(service):
+        if not figure.kept or bool(figure.unless) != bool(variant):
+            continue
+        if variant is not None and figure.name != variant:
+            continue
+        for name in figure.operations:
+            begins = name.endswith("*") and operation.startswith(name[:-1])
+            if operation == name or begins:
+                rank = (len(name) + (not begins)) * (not figure.shared)
+                if operation not in figure.exclude and (found is None or rank > found[0]):
+                    found = rank, figure
+    return found[1] if found else None
+
+
+def take_preset(
+    service: str, table: Mapping[str, object], report: Report, share: float | None
+) -> tuple[dict[str, object], Base]:
+    """Take out of a service's table what it says of presets.
+
+    Args:
+        service: as the table has it.
+        table: of limits.toml.
+        report: gets what is wrong.
+        share: of the whole file; None: it has no preset.
+
+    Returns:
+        The rest of the table, and what its service starts from.
+    """
+    rest = dict(table)
+    place: Place = (service,)
+    name = _names.canonical(service)
+    wanted = (
+        read_preset(rest.pop("preset"), report, (*place, "preset")) if "preset" in rest else (None)
+    )
+    own = read_share(rest.pop("share"), report, (*place, "share")) if "share" in table else None
+    quotas = rest.pop("quotas", {})
+    shares = _lane_shares(rest, report, (*place, "lanes"))
+    asked = [key for key in ("share", "quotas") if key in table] + ["lanes"] * bool(shares)
+    on = wanted if wanted is not None else share is not None
+    if not on:
+        if asked and "preset" not in table:
+            report.add((*place, asked[0]), 'a share of what? write preset = "aws" beside it')
+        return rest, Base()
+    granted = {}
+    if isinstance(quotas, Mapping):
+        for key, value in quotas.items():
+            granted[str(key)] = read_limits(value, report, (*place, "quotas", str(key)))
+    else:
+        report.add((*place, "quotas"), f'{quoted(quotas)} is no table: write RunInstances = "4/s"')
+    part = own or share or DEFAULT_SHARE
+    base = base_of(name, part, quotas=granted, shares=shares)
+    if not base and (wanted or asked):
+        report.add(
+            place,
+            f"AWS publishes no request limits of {service}, or none that can be kept here: "
+            'write rate = "10/s"',
+        )
+    for operation in shares:
+        if base and (operation, None) not in base.origins:
+            report.add(
+                (*place, "lanes", operation),
+                f"AWS publishes no request limit of {quoted(operation)}: write a limit",
+            )
+    return rest, base
+
+
+def _lane_shares(table: dict[str, object], report: Report, place: Place) -> dict[str, float]:
+    """Take out of a service's lanes those that are shares."""
+    lanes = table.get("lanes")
+    if not isinstance(lanes, Mapping):
+        return {}
+    found: dict[str, float] = {}
+    rest = {}
+    for operation, value in lanes.items():
+        if isinstance(value, Mapping) and "share" in value and len(value) == 1:
+            share = read_share(value["share"], report, (*place, str(operation), "share"))
+            found[str(operation)] = share or DEFAULT_SHARE
+        else:
+            rest[operation] = value
+    if found:
+        table["lanes"] = rest
+        if not rest:
+            del table["lanes"]
+    return found

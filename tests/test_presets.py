@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import re
+import tomllib
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from botocore.loaders import create_loader
+
+import aioapiqueue
+from aioapiqueue import Rate
+from aioapiqueue import _limits_names as _names
+from aioapiqueue._limits_presets import LEAST, figures, preset_services, scaled
+from aioapiqueue.exceptions import LimitsError
+from aioapiqueue.registry import Registry, ServiceLimits, facts
+
+FOLDER = Path(aioapiqueue.__file__).parent / "presets"
+PAGES = {path.stem: tomllib.loads(path.read_text("utf-8")) for path in FOLDER.glob("*.toml")}
+RESEARCHED = {
+    *("apigateway", "cloudformation", "cloudtrail", "cloudwatch", "dynamodb", "ec2", "ecr", "ecs"),
+    *("elb", "elbv2", "kms", "lambda", "logs", "organizations", "route53", "route53resolver", "s3"),
+    *("secretsmanager", "service-quotas", "sqs", "ssm", "sts"),
+}
+# The page of EC2's limits lists it; botocore has no such operation.
+UNKNOWN = {"ec2": {"DeleteCoipPoolPermission"}, "organizations": {"EnableFullControl"}}
+HERE = {"region": "eu-west-1", "account": "111122223333"}
+
+
+def operations(service):
+    """Return what botocore's model of a service has."""
+    return set(create_loader().load_service_model(service, "service-2")["operations"])
+
+
+def keys(registry, service, operation, **parameters):
+    """Return the queue's bucket, the key and the cost of each turn of a call."""
+    turns = registry.turns(service, operation, **HERE, parameters=facts(parameters))
+    buckets = {queue: key.bucket for key, queue in registry.queues.items()}
+    return [(buckets[turn.queue], turn.key, turn.cost) for turn in turns]
+
+
+def lane(registry, service, key):
+    """Return the limits that a key of a service's own queue has."""
+    limits = registry.find(service, "X", **HERE)._lanes.limits
+    fits = [name for name in limits if name.endswith("*") and key.startswith(name[:-1])]
+    return tuple(limits.get(key) or limits[max(fits, key=len)])
+
+
+# The data
+
+
+def test_every_service_that_publishes_rates_is_there():
+    """There is a file for each service of which request rates were found, and it is read."""
+    assert set(PAGES) >= RESEARCHED
+    assert set(PAGES) == set(preset_services())
+    assert all(page["service"] == name for name, page in PAGES.items())
+
+
+@pytest.mark.parametrize("service", sorted(PAGES))
+def test_every_operation_exists(service):
+    """Every operation that is named is in botocore's model; the exceptions say so themselves."""
+    known, unknown = operations(service), set()
+    for limit in PAGES[service]["limit"]:
+        unknown.update(limit.get("unknown", ()))
+        names = [*limit.get("operations", ()), *limit.get("exclude", ()), *limit.get("cost", ())]
+        for name in set(names) - set(limit.get("unknown", ())):
+            begins = name.removesuffix("*")
+            assert name in known or (
+                begins != name and any(one.startswith(begins) for one in known)
+            )
+    assert unknown == UNKNOWN.get(service, set())
+    assert not unknown & known
+
+
+@pytest.mark.parametrize("service", sorted(PAGES))
+def test_every_figure_has_its_source(service):
+    """Each has a page of AWS's documentation, the day it was read, and whether AWS raises it."""
+    assert figures(service)
+    for figure in figures(service):
+        assert urlsplit(figure.source).hostname == "docs.aws.amazon.com"
+        assert dt.date.fromisoformat(figure.read) >= dt.date(2026, 11, 24)
+        assert isinstance(figure.adjustable, bool)
+        assert set(figure.scope) <= {"account", "region"}
+        assert figure.kept or figure.note
+        assert not (figure.shared and not figure.name)
+
+
+@pytest.mark.parametrize("service", sorted(PAGES))
+def test_no_operation_has_two_lanes(service):
+    """Of what each operation has for itself, none is named twice; names of buckets are unique."""
+    kept = [figure for figure in figures(service) if figure.kept]
+    own = [name for one in kept if not (one.shared or one.unless) for name in one.operations]
+    assert len(own) == len(set(own))
+    buckets = [figure.name for figure in kept if figure.shared or figure.unless]
+    assert len(buckets) == len(set(buckets))
+
+
+@pytest.mark.parametrize(
+    ("service", "operation", "expected"),
+    [
+        ("ec2", "DescribeVpcs", Rate(20, burst=100)),
+        ("ec2", "SearchTransitGatewayRoutes", Rate(20, burst=100)),
+        ("ec2", "CreateVpc", Rate(5, burst=50)),
+        ("ec2", "RunInstances", Rate(2, burst=5)),
+        ("ec2", "TerminateInstances", Rate(5, burst=100)),
+        ("ec2", "CreateTags", Rate(10, burst=100)),
+        ("ec2", "CreateVpcEndpoint", Rate(0.3, burst=4)),
+        ("ec2", "DescribeSnapshots unfiltered", Rate(10, burst=50)),
+        ("route53", "ListHostedZones", Rate(10, burst=50)),
+        ("route53", "CreateHealthCheck", Rate(0.5, burst=50)),
+        ("organizations", "DescribeAccount", Rate(20, burst=30)),
+        ("cloudtrail", "LookupEvents", Rate(2)),
+        ("cloudwatch", "GetMetricData", Rate(500)),
+        ("logs", "DescribeLogGroups", Rate(10)),
+        ("apigateway", "GetResources", Rate(5, 2)),
+        ("apigateway", "DeleteRestApi", Rate(1, 30)),
+        ("dynamodb", "DescribeLimits", Rate(1, 60)),
+    ],
+)
+def test_what_is_published_is_what_a_whole_share_keeps(service, operation, expected):
+    """With a share of 100%, single figures of each kind are in force as the pages have them."""
+    registry = Registry.parse('preset = "aws"', share="100%")
+    assert lane(registry, service, operation) == (expected,)
+
+
+def test_what_is_not_published_is_absent():
+    """Services whose pages give no rate, and limits of prefixes and queues, pace nothing."""
+    registry = Registry.parse('preset = "aws"')
+    for service in ("iam", "rds", "eks", "config", "ce", "autoscaling", "s3", "sqs"):
+        assert registry.turns(service, "X", **HERE) == ()
+    assert registry.turns("sts", "AssumeRoleWithSAML", **HERE) == ()
+
+
+def test_a_page_that_contradicts_itself_is_taken_at_its_lower_word():
+    """Elastic Load Balancing's text says 40 and 10/s where its table says 200 and 50/s."""
+    for service in ("elb", "elbv2"):
+        limits = Registry.parse('preset = "aws"', share="100%").services[service]
+        assert limits.rate == limits.buckets["non-mutating"].limits == (Rate(10, burst=40),)
+        account, reads = (figure for figure in figures(service) if "40" in (figure.note or ""))
+        assert "200" in account.note
+        assert "200" in reads.note
+
+
+# Buckets
+
+
+def test_reads_have_a_smaller_bucket_unless_filtered_or_paginated():
+    """Filters, MaxResults or NextToken lead to the larger bucket; ids, or nothing, do not."""
+    registry = Registry.parse('preset = "aws"', share="100%")
+    for given in ({}, {"SnapshotIds": ["snap-1"]}, {"Filters": []}, {"OwnerIds": ["self"]}):
+        assert keys(registry, "ec2", "DescribeSnapshots", **given) == [
+            (None, "DescribeSnapshots unfiltered", 1)
+        ]
+    for given in ({"Filters": [{"Name": "x"}]}, {"MaxResults": 5}, {"NextToken": "x"}):
+        assert keys(registry, "ec2", "DescribeSnapshots", **given) == [
+            (None, "DescribeSnapshots", 1)
+        ]
+    assert keys(registry, "ec2", "DescribeVpcs") == [(None, "DescribeVpcs", 1)]
+
+
+async def test_filtered_and_unfiltered_calls_wait_in_buckets_of_their_own():
+    """In one program, 100 filtered calls start at once while the unfiltered wait after 50."""
+    registry = Registry.parse('preset = "aws"', share="100%")
+    loop = asyncio.get_running_loop()
+    started = {"filtered": [], "unfiltered": []}
+
+    async def call(kind, **parameters):
+        (turn,) = registry.turns("ec2", "DescribeSnapshots", **HERE, parameters=facts(parameters))
+        async with turn.queue.slot(key=turn.key, cost=turn.cost):
+            started[kind].append(loop.time())
+
+    async with registry:
+        begin = loop.time()
+        await asyncio.gather(
+            *(call("unfiltered") for _ in range(60)),
+            *(call("filtered", MaxResults=100) for _ in range(120)),
+        )
+    at_once = {kind: times.count(begin) for kind, times in started.items()}
+    assert at_once == {"filtered": 100, "unfiltered": 50}
+    assert max(started["filtered"]) == pytest.approx(begin + 1)  # 20 more at 20/s
+    assert max(started["unfiltered"]) == pytest.approx(begin + 1)  # 10 more at 10/s
+
+
+def test_instances_cost_resource_tokens_beside_the_request_token():
+    """RunInstances(MinCount=5, MaxCount=5) costs 5 resource tokens and 1 request token."""
+    registry = Registry.parse('preset = "aws"')
+    assert keys(registry, "ec2", "RunInstances", MinCount=5, MaxCount=5) == [
+        ("RunInstances resources", "RunInstances", 5),
+        (None, "RunInstances", 1),
+    ]
+    for operation in ("StartInstances", "StopInstances", "TerminateInstances"):
+        assert keys(registry, "ec2", operation, InstanceIds=["i-1", "i-2", "i-3"])[0] == (
+            f"{operation} resources",
+            operation,
+            3,
+        )
+
+
+async def test_a_large_launch_waits_for_its_resource_tokens():
+    """After 1000 instances at once, the next 100 wait 50 seconds: 2 tokens come each second."""
+    registry = Registry.parse('preset = "aws"', share="100%")
+    loop = asyncio.get_running_loop()
+    async with registry:
+        began = loop.time()
+        for count in (1000, 100):
+            parameters = facts({"MinCount": count, "MaxCount": count})
+            for turn in registry.turns("ec2", "RunInstances", **HERE, parameters=parameters):
+                async with turn.queue.slot(key=turn.key, cost=turn.cost):
+                    pass
+        assert loop.time() - began == pytest.approx(50)
+
+
+def test_categories_are_shared():
+    """Operations of one category of ECS, of STS's six, of SSM's three share one queue."""
+    registry = Registry.parse('preset = "aws"')
+    for service, one, other in (
+        ("ecs", "DescribeClusters", "ListClusters"),
+        ("sts", "AssumeRole", "GetCallerIdentity"),
+        ("ssm", "GetParameter", "GetParametersByPath"),
+    ):
+        (first, *_), (second, *_) = (registry.turns(service, name, **HERE) for name in (one, other))
+        assert first.queue is second.queue
+    (other, *_) = registry.turns("ecs", "DescribeServices", **HERE)
+    assert other.queue is not registry.turns("ecs", "ListClusters", **HERE)[0].queue
+
+
+def test_a_call_to_route_53_keeps_its_accounts_bucket_and_its_actions():
+    """The queue has the account's bucket, the lane the action's; changes count in a third."""
+    registry = Registry.parse('preset = "aws"', share="100%")
+    assert keys(registry, "route53", "GetHostedZone") == [(None, "GetHostedZone", 1)]
+    assert registry.find("route53", "X", **HERE).limits == (Rate(10, burst=50),)
+    assert lane(registry, "route53", "CreateHostedZone") == (Rate(2, burst=40),)
+    changes = {"ChangeBatch": {"Comment": "x", "Changes": [{}, {}, {}]}}
+    assert keys(registry, "route53", "ChangeResourceRecordSets", **changes) == [
+        ("changes", "ChangeResourceRecordSets", 6),
+        (None, "ChangeResourceRecordSets", 1),
+    ]
+    one = registry.find("route53", "X", region="eu-west-1", account="1")
+    assert one is registry.find("route53", "X", region="us-east-1", account="1")
+
+
+def test_lambdas_control_plane_has_exceptions():
+    """All of Lambda's operations share 15/s, but for invocations and two reads."""
+    registry = Registry.parse('preset = "aws"')
+    assert ("control plane", "ListFunctions", 1) in keys(registry, "lambda", "ListFunctions")
+    for name in ("Invoke", "GetFunction", "GetPolicy"):
+        assert "control plane" not in [bucket for bucket, *_ in keys(registry, "lambda", name)]
+
+
+# Shares
+
+
+@pytest.mark.parametrize(
+    ("published", "share", "left"),
+    [
+        (Rate(20, burst=100), 0.5, Rate(10, burst=50)),
+        (Rate(20, burst=100), 0.8, Rate(16, burst=80)),
+        (Rate(2, burst=5), 0.1, Rate(0.2, burst=1)),
+        (Rate(5, 2), 0.5, Rate(2.5, 2)),
+        (Rate(0.1), 0.5, Rate(0.05)),
+        (Rate(0.1), 0.01, Rate(LEAST)),
+        (Rate(1, 60), 0.5, Rate(1, 60)),
+        (Rate(1, 120), 0.5, Rate(1, 120)),
+    ],
+)
+def test_a_share_is_of_refill_and_burst(published, share, left):
+    """Both are scaled; the burst not below 1, the refill not below one call a minute."""
+    found = scaled(published, share)
+    assert found.interval == pytest.approx(left.interval)
+    assert found.burst == pytest.approx(left.burst)
+
+
+def test_half_is_the_default():
+    """A preset without a share leaves half of what is published to others."""
+    assert (
+        Registry.parse('preset = "aws"').services
+        == Registry.parse('preset = "aws"', share="50%").services
+    )
+
+
+def test_shares_of_files_services_and_operations():
+    """The nearest share holds; an operation's holds for its smaller bucket too."""
+    registry = Registry.parse(
+        'preset = "aws"\nshare = "80%"\n[ec2]\nshare = "30%"\n'
+        'lanes = {DescribeSnapshots = {share = "10%"}}'
+    )
+    assert lane(registry, "ec2", "DescribeVpcs") == (Rate(6, burst=30),)
+    assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(2, burst=10),)
+    assert lane(registry, "ec2", "DescribeSnapshots unfiltered") == (Rate(1, burst=5),)
+    assert lane(registry, "ec2", "DescribeVolumes unfiltered") == (Rate(3, burst=15),)
+    assert registry.services["sts"].buckets["requests"].limits == (Rate(480),)
+
+
+def test_a_service_alone_may_start_from_what_is_published():
+    """With preset in a service's table, no other service has limits."""
+    registry = Registry.parse('[ec2]\npreset = "aws"\nshare = "100%"')
+    assert list(registry.services) == ["ec2"]
+    without = Registry.parse('preset = "aws"\n[ec2]\npreset = "none"\nrate = "3/s"')
+    assert without.services["ec2"] == ServiceLimits("3/s")
+
+
+def test_what_the_file_says_takes_the_place_of_what_is_published():
+    """A rate comes on top, a lane replaces the operation's own, with both of its buckets."""
+    registry = Registry.parse(
+        'preset = "aws"\nsts = "7/s"\n[ec2]\nrate = "40/s"\n'
+        'lanes = {DescribeSnapshots = "1/s", "Describe*" = "4/s"}\n'
+        '[ecs.buckets."cluster read"]\noperations = ["ListClusters"]\nrate = "2/s"'
+    )
+    assert registry.find("ec2", "X", **HERE).limits == (Rate(40),)
+    assert lane(registry, "ec2", "DescribeVpcs") == (Rate(4),)
+    assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(1),)
+    assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots", 1)]
+    assert keys(registry, "ec2", "DescribeVolumes") == [(None, "DescribeVolumes unfiltered", 1)]
+    assert lane(registry, "ec2", "CreateVpc") == (Rate(2.5, burst=25),)
+    assert registry.services["ecs"].buckets["cluster read"].limits == (Rate(2),)
+    assert registry.services["sts"].rate == (Rate(7),)
+    assert registry.services["sts"].buckets
+
+
+def test_quotas_are_what_the_share_is_of():
+    """What AWS grants takes the place of what it publishes, before the share is taken."""
+    registry = Registry.parse(
+        '[ec2]\npreset = "aws"\nshare = "50%"\n[ec2.quotas]\nDescribeVpcs = "40/s burst 200"\n'
+        '"DescribeVolumes unfiltered" = "20/s burst 100"\n'
+        '"RunInstances resources" = "8/s burst 2000"'
+    )
+    assert lane(registry, "ec2", "DescribeVpcs") == (Rate(20, burst=100),)
+    assert lane(registry, "ec2", "DescribeVolumes unfiltered") == (Rate(10, burst=50),)
+    assert registry.services["ec2"].buckets["RunInstances resources"].limits == (
+        Rate(4, burst=1000),
+    )
+
+
+def test_options_come_on_top_of_a_preset():
+    """--limit replaces the rate, or one operation's limits with both of its buckets."""
+    base = Registry.parse('preset = "aws"')
+    registry = Registry.from_options(["ec2=9/s", "ec2.DescribeSnapshots=5/s"], base=base)
+    assert registry.find("ec2", "X", **HERE).limits == (Rate(9),)
+    assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots", 1)]
+    assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(5),)
+    assert registry.services["sts"] == base.services["sts"]
+    sources = {one.source for one in registry if one.service == "ec2"}
+    assert sources == {
+        "--limit ec2=9/s",
+        "--limit ec2.DescribeSnapshots=5/s",
+        "50% of ec2-api-throttling.html",
+    }
+
+
+def test_entries_tell_what_they_come_from():
+    """A registry's entries carry the published figure, the share, and what is in a bucket."""
+    entries = list(Registry.parse('preset = "aws"\n[ec2]\nrate = "40/s"'))
+    assert not [one for one in entries if one.source.startswith("limits.toml") and one.figure]
+    (mine,) = (one for one in entries if one.figure is None)
+    assert (mine.service, mine.operation, mine.source) == ("ec2", None, "limits.toml, line 3")
+    (reads,) = (one for one in entries if (one.service, one.operation) == ("ec2", "Describe*"))
+    assert reads.figure.rate == Rate(20, burst=100)
+    assert (reads.share, reads.source) == (0.5, "50% of ec2-api-throttling.html")
+    (resources,) = (one for one in entries if one.bucket == "RunInstances resources")
+    assert resources.members.operations == ("RunInstances",)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('share = "50%"\n[ec2]\nrate = "1/s"', 'line 1: share: a share of what? write preset = "a'),
+        ('preset = "awz"', "line 1: preset: 'awz' is no preset: write \"aws\""),
+        ('preset = "aws"\nshare = "0%"', "line 2: share: '0%' is no share: write"),
+        ('preset = "aws"\nshare = 50', "line 2: share: 50 is no share"),
+        ('preset = "aws"\nshare = "150%"', "'150%' is more than AWS publishes"),
+        ('[ec2]\nshare = "50%"', "line 2: ec2.share: a share of what?"),
+        ('[ec2]\nlanes = {X = {share = "5%"}}', "line 2: ec2.lanes: a share of what?"),
+        ('[iam]\npreset = "aws"', "line 1: iam: AWS publishes no request limits of iam"),
+        ('[s3]\npreset = "aws"', "line 1: s3: AWS publishes no request limits of s3, or none"),
+        ('[sts]\npreset = "aws"\nlanes = {X = {share = "5%"}}', "sts.lanes.X: AWS publishes no"),
+        ('[sts]\npreset = "aws"\nquotas = 5', "line 3: sts.quotas: 5 is no table"),
+        ('[sts]\npreset = "aws"\nquotas = {X = "x"}', "sts.quotas.X: 'x' is no limit"),
+        ('[default]\npreset = "aws"\nrate = "1/s"', "default.preset: what AWS publishes is of"),
+        ("[ec2]\nbuckets = 5", "line 2: ec2.buckets: 5 is no table"),
+        ("[ec2.buckets]\na = 5", "line 2: ec2.buckets.a: 5 is no table"),
+        ('[ec2.buckets.a]\nrate = "1/s"', "line 1: ec2.buckets.a: whose bucket?"),
+        ('[ec2.buckets.a]\noperations = ["RunInstances"]', "ec2.buckets.a: no limit is given"),
+        ('[ec2.buckets.a]\noperations = ["Run"]\nrate = "1/s"', "ec2 has no operation 'Run'"),
+        ('[ec2.buckets.a]\noperations = "Run*"\nrate = "1/s"', "'Run*' is no list of names"),
+        ('[ec2.buckets.a]\noperations = ["Run*"]\nrate = "1/s"\neach = true', "write whole names"),
+        ('[ec2.buckets.a]\noperations = ["Run*"]\nrate = "1/s"\ncost = {RunInstances = "x y"}',
+         "line 4: ec2.buckets.a.cost.RunInstances: 'x y' is no cost"),
+        ('[ec2.buckets.a]\noperations = ["Run*"]\nrate = "1/s"\ncost = {CreateTags = 2}',
+         "ec2.buckets.a.cost.CreateTags: the bucket has no such operation"),
+        ('[ec2]\nrate = "1/s"\nlanes = {"Run* x" = "1/s"}', "ec2 has no bucket 'x'"),
+        ('[ec2]\nrate = "1/s"\nlanes = {"Runn*" = "1/s"}', "ec2 has no operation 'Runn*'"),
+    ],
+)  # fmt: skip
+def test_mistakes_with_presets_and_buckets_are_told(text, says):
+    """Each mistake gives one message, with its line and key, and what to write."""
+    with pytest.raises(LimitsError) as caught:
+        Registry.parse(text)
+    assert len(caught.value.problems) == 1
+    assert re.sub(r"\s+", " ", str(caught.value)).find(says) >= 0
+
+
+def test_names_in_presets_are_not_looked_up():
+    """An operation that is newer than the botocore installed is no mistake of the user's."""
+    before = _names._operations.cache_info()
+    assert Registry.parse('preset = "aws"\n[ec2]\nshare = "30%"').services["ec2"].lanes
+    assert _names._operations.cache_info() == before
+
+
+# Facts
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"MinCount": 1, "MaxCount": 5}, {"MinCount": 1, "MaxCount": 5}),
+        ({"InstanceIds": ["a", "b"], "Empty": []}, {"InstanceIds": 2, "Empty": 0}),
+        ({"DryRun": False, "Name": "x", "Size": 1.5}, {"DryRun": 1, "Name": 1, "Size": 1}),
+        ({"A": {"B": [1, 2, 3], "C": 4, "D": {}}}, {"A": 1, "A.B": 3, "A.C": 4, "A.D": 1}),
+        ({"Below": -3, "Huge": 10**30}, {"Below": 0, "Huge": 2**53}),
+        ({}, {}),
+        (None, {}),
+        ("text", {}),
+    ],
+)
+def test_facts_are_small_numbers(parameters, expected):
+    """A whole number is itself, a list its length, whatever else is given 1; no value is kept."""
+    assert facts(parameters) == expected
+
+
+def test_facts_are_few():
+    """Of a call with very many parameters, the first are told."""
+    assert len(facts({f"P{number}": number for number in range(1000)})) == 64
