@@ -9,13 +9,16 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 from urllib.parse import parse_qs
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+Answer: TypeAlias = tuple[int, str] | tuple[int, str, dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Arrival:
 
 
 class Endpoint:
-    """Answers what `answer(arrival)` returns: a status and a body, or `HANG`."""
+    """Answers what `answer(arrival)` returns: a status, a body and perhaps headers; or `HANG`."""
 
     HANG = None
     THROTTLED = (
@@ -42,9 +45,18 @@ class Endpoint:
         ),
     )
 
+    @classmethod
+    def refuses(cls, count: int, **headers: str) -> Callable[[Arrival], Answer]:
+        """Throttle so many requests, with these headers; answer the others."""
+        left = iter(range(count))
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return lambda arrival: (
+            (*cls.THROTTLED, named) if next(left, None) is not None else _empty(arrival)
+        )
+
     def __init__(self) -> None:
         self.arrivals: list[Arrival] = []
-        self.answer: Callable[[Arrival], tuple[int, str] | None] = _empty
+        self.answer: Callable[[Arrival], Answer | None] = _empty
         self._connections: set[asyncio.Task[None]] = set()
         self._arrived = asyncio.Condition()
 
@@ -65,6 +77,18 @@ class Endpoint:
     def gaps(self) -> list[float]:
         """Seconds between one arrival and the next."""
         return [later.at - earlier.at for earlier, later in pairwise(self.arrivals)]
+
+    def assert_paced(self, interval: float, *, late: float = 0.15) -> None:
+        """Check that no request came sooner than the rate allows.
+
+        What is known to the client only is when the first was released: `late` is what it may have
+        taken to arrive. Gaps say less: a late request comes close to the next, which is on time.
+        """
+        first = self.arrivals[0].at
+        early = [
+            number * interval - (arrival.at - first) for number, arrival in enumerate(self.arrivals)
+        ]
+        assert max(early) <= late, self.gaps
 
     async def arrived(self, count: int) -> None:
         """Wait until so many requests have arrived since the start."""
@@ -95,10 +119,11 @@ class Endpoint:
         if answer is None:
             await reader.read()  # until the other side hangs up
             raise ConnectionResetError
-        status, text = answer
+        status, text, *others = answer
+        headers = "".join(f"{k}: {v}\r\n" for more in others for k, v in more.items())
         content = text.encode()
         writer.write(
-            f"HTTP/1.1 {status} x\r\nContent-Type: text/xml\r\n"
+            f"HTTP/1.1 {status} x\r\nContent-Type: text/xml\r\n{headers}"
             f"Content-Length: {len(content)}\r\n\r\n".encode()
             + content
         )
@@ -130,3 +155,19 @@ async def endpoint():
     """Serve on a free port of loopback."""
     async with Endpoint() as serving:
         yield serving
+
+
+@pytest.fixture(scope="session")
+def endpoint_class():
+    """Let tests serve in a way of their own."""
+    return Endpoint
+
+
+@pytest.fixture
+def no_machine_configuration(monkeypatch):
+    """Keep the AWS settings of whoever runs the tests out of them."""
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -5,33 +5,31 @@ import subprocess
 import sys
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 import botocore.session
 import pytest
 from aiobotocore.config import AioConfig
+from aiobotocore.credentials import AioDeferredRefreshableCredentials
 from aiobotocore.session import get_session
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
+from botocore.parsers import ResponseParserError
 
-from aioapiqueue import ApiQueue, QueueClosed
+from aioapiqueue import Adaptive, ApiQueue, QueueClosed
 from aioapiqueue.integrations.aiobotocore import pace_session, paced
+from aioapiqueue.registry import Registry, ServiceLimits
+from aioapiqueue.threads import blocking
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("no_machine_configuration")]
 
 INTERVAL = 0.1
-# How much closer two arrivals may be than the interval: the queue's default `catch_up`, and what
-# client, endpoint and a busy machine add between the release of a call and its arrival.
-SLACK = 0.010 + 0.040
+# How much sooner a call may arrive after another than its slot is due: the other may be late.
+SLACK = 0.15
+# How three protocols say which error it is.
+EC2 = "<Response><Errors><Error><Code>%s</Code></Error></Errors></Response>"
+QUERY = "<ErrorResponse><Error><Code>%s</Code></Error></ErrorResponse>"
+JSON = '{"__type": "%s", "message": "m"}'
 CREDENTIALS = {"aws_access_key_id": "AKIDEXAMPLE", "aws_secret_access_key": "secret"}
-
-
-@pytest.fixture(autouse=True)
-def _no_machine_configuration(monkeypatch):
-    """Keep the settings of whoever runs the tests out of them."""
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
 @pytest.fixture(autouse=True)
@@ -105,18 +103,13 @@ async def crowd(first, *others):
     return [await first, *await asyncio.gather(*others)]
 
 
-def assert_paced(endpoint, *, interval=INTERVAL):
-    """Check that no two arrivals are closer than the interval, but for the slack."""
-    assert min(endpoint.gaps) >= interval - SLACK, endpoint.gaps
-
-
 async def test_concurrent_calls_arrive_one_interval_apart(endpoint, create, queue):
     """Calls made at once arrive one at a time, and no later than the rate asks for."""
     async with paced(create(), queue) as ec2:
         start = time.monotonic()
         await crowd(*(ec2.describe_snapshots() for _ in range(8)))
     assert len(endpoint.arrivals) == 8
-    assert_paced(endpoint)
+    endpoint.assert_paced(INTERVAL)
     assert time.monotonic() - start < 7 * INTERVAL + 0.5
 
 
@@ -129,7 +122,7 @@ async def test_every_retry_waits_its_turn(endpoint, create, queue):
         answers = await crowd(*(ec2.describe_snapshots() for _ in range(7)))
     attempts = [1 + answer["ResponseMetadata"]["RetryAttempts"] for answer in answers]
     assert len(endpoint.arrivals) == sum(attempts) == 13
-    assert_paced(endpoint)
+    endpoint.assert_paced(INTERVAL)
 
 
 async def test_every_page_waits_its_turn(endpoint, create, queue):
@@ -144,7 +137,7 @@ async def test_every_page_waits_its_turn(endpoint, create, queue):
     async with paced(create(), queue) as ec2:
         pages = [page async for page in ec2.get_paginator("describe_instances").paginate()]
     assert len(pages) == len(endpoint.arrivals) == 6
-    assert_paced(endpoint)
+    endpoint.assert_paced(INTERVAL)
 
 
 async def test_every_poll_of_a_waiter_waits_its_turn(endpoint, create, queue):
@@ -164,7 +157,7 @@ async def test_every_poll_of_a_waiter_waits_its_turn(endpoint, create, queue):
             InstanceIds=["i-1"], WaiterConfig={"Delay": 0, "MaxAttempts": 10}
         )
     assert len(endpoint.arrivals) == 6
-    assert_paced(endpoint)
+    endpoint.assert_paced(INTERVAL)
 
 
 async def test_a_call_is_signed_after_its_wait(endpoint, create):
@@ -173,7 +166,7 @@ async def test_a_call_is_signed_after_its_wait(endpoint, create):
         await crowd(*(ec2.describe_snapshots() for _ in range(20)))
     assert endpoint.arrivals[-1].at - endpoint.arrivals[0].at > 4.5
     assert endpoint.arrivals[-1].signature_age < 2.0
-    assert_paced(endpoint, interval=0.25)
+    endpoint.assert_paced(0.25)
 
 
 async def test_cancelled_waiters_never_arrive_and_delay_nobody(endpoint, create):
@@ -189,7 +182,7 @@ async def test_cancelled_waiters_never_arrive_and_delay_nobody(endpoint, create)
                     call.cancel()
                 await asyncio.gather(*survivors)
     assert [arrival.action for arrival in endpoint.arrivals] == ["DescribeSnapshots"] * 4
-    assert_paced(endpoint, interval=0.3)
+    endpoint.assert_paced(0.3)
     assert endpoint.arrivals[-1].at - endpoint.arrivals[0].at < 3 * 0.3 + 0.25
 
 
@@ -339,7 +332,7 @@ async def test_an_open_client_is_paced_for_a_while(endpoint, create, queue):
         async with paced(ec2, queue) as same:
             assert same is ec2
             await crowd(*(ec2.describe_snapshots() for _ in range(3)))
-        assert_paced(endpoint)
+        endpoint.assert_paced(INTERVAL)
         await asyncio.gather(*(ec2.describe_snapshots() for _ in range(10)))
     assert endpoint.arrivals[-1].at - endpoint.arrivals[3].at < 5 * INTERVAL
 
@@ -366,7 +359,7 @@ async def test_pacing_twice_with_one_queue_is_pacing_once(endpoint, create, queu
         start = time.monotonic()
         await crowd(*(ec2.describe_snapshots() for _ in range(5)))
         assert time.monotonic() - start < 4 * INTERVAL + 0.3
-    assert_paced(endpoint)
+    endpoint.assert_paced(INTERVAL)
 
 
 async def test_the_outer_block_still_paces_after_the_inner_one(endpoint, create, queue):
@@ -375,7 +368,7 @@ async def test_the_outer_block_still_paces_after_the_inner_one(endpoint, create,
         async with paced(ec2, queue):
             await ec2.describe_snapshots()
         await crowd(*(ec2.describe_snapshots() for _ in range(3)))
-    assert_paced(endpoint)
+    endpoint.assert_paced(INTERVAL)
 
 
 async def test_a_client_that_others_wrap_too_can_be_paced_again(endpoint, create):
@@ -397,7 +390,7 @@ async def test_a_client_that_others_wrap_too_can_be_paced_again(endpoint, create
             )
         assert first.stats.released == 0
     assert [arrival.service for arrival in endpoint.arrivals] == ["sts", "sts", "ec2", "ec2"]
-    assert_paced(endpoint)
+    endpoint.assert_paced(INTERVAL)
 
 
 async def test_a_second_queue_is_refused(endpoint, create, queue, session):
@@ -411,7 +404,7 @@ async def test_a_second_queue_is_refused(endpoint, create, queue, session):
         pace_session(session, {"ec2": queue})
         with pytest.raises(RuntimeError, match="another queue paces ec2"):
             pace_session(session, other)
-    assert_paced(endpoint)
+    endpoint.assert_paced(INTERVAL)
 
 
 async def test_a_session_paces_clients_made_later_in_every_region(endpoint, create, queue, session):
@@ -422,7 +415,7 @@ async def test_a_session_paces_clients_made_later_in_every_region(endpoint, crea
             *(client.describe_snapshots() for client in [ireland, ohio] * 3),
         )
     assert {arrival.region for arrival in endpoint.arrivals} == {"eu-west-1", "us-east-2"}
-    assert_paced(endpoint)
+    endpoint.assert_paced(INTERVAL)
 
 
 async def test_services_that_a_mapping_does_not_name_are_not_paced(
@@ -453,7 +446,7 @@ async def test_one_queue_paces_every_service_of_a_session(endpoint, create, queu
             autoscaling.describe_auto_scaling_groups(),
         )
     assert {a.service for a in endpoint.arrivals} == {"ec2", "sts", "s3", "autoscaling"}
-    assert_paced(endpoint)
+    endpoint.assert_paced(INTERVAL)
 
 
 async def test_a_service_goes_by_the_name_that_create_client_takes(
@@ -467,7 +460,7 @@ async def test_a_service_goes_by_the_name_that_create_client_takes(
             *(elbv2.describe_load_balancers() for _ in range(3)),
         )
     assert len(endpoint.arrivals) == 6
-    assert_paced(endpoint)
+    endpoint.assert_paced(INTERVAL)
 
 
 @pytest.mark.parametrize(
@@ -494,8 +487,226 @@ async def test_what_cannot_be_paced_or_cannot_pace_is_refused(session, queue):
         async with paced(blocking, queue):
             pytest.fail("it was let in")
     blocking.close()
-    with pytest.raises(TypeError, match="ec2 can be paced by an ApiQueue, not by '10/s'"):
+    with pytest.raises(TypeError, match="by an ApiQueue or a Registry, not by '10/s'"):
         pace_session(session, {"ec2": "10/s"})
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "seconds"),
+    [("x_amz_retry_after", "700", 0.7), ("retry_after", "1", 1.0), ("retry_after", "0.4", 0.4)],
+)
+async def test_a_throttled_answer_holds_all_that_wait(endpoint, create, header, value, seconds):
+    """For as long as the answer asks, neither the retry nor any other call arrives."""
+    endpoint.answer = endpoint.refuses(1, **{header: value})
+    async with ApiQueue("100/s") as queue, paced(create(), queue) as ec2:
+        first = asyncio.ensure_future(ec2.describe_snapshots())
+        await endpoint.arrived(1)
+        while not queue.stats.throttled:  # noqa: ASYNC110 - a figure tells nobody
+            await asyncio.sleep(0.001)
+        await asyncio.gather(first, *(ec2.describe_volumes() for _ in range(5)))
+        assert queue.stats.throttled == 1
+        assert queue.stats.odd == 0
+    assert len(endpoint.arrivals) == 7
+    assert endpoint.gaps[0] >= seconds - 0.02
+    assert endpoint.arrivals[-1].at - endpoint.arrivals[0].at < seconds + 2
+
+
+@pytest.mark.parametrize(
+    ("service", "call", "status", "body", "throttled"),
+    [
+        ("ec2", "describe_regions", 503, EC2 % "RequestLimitExceeded", 1),
+        ("autoscaling", "describe_tags", 400, QUERY % "RateExceeded", 1),
+        ("autoscaling", "describe_tags", 400, QUERY % "Throttling", 1),
+        ("iam", "list_roles", 429, "", 1),
+        ("kinesis", "list_streams", 400, JSON % "LimitExceededException", 1),
+        ("kms", "list_keys", 400, JSON % "LimitExceededException", 0),
+        ("iam", "list_roles", 409, QUERY % "LimitExceeded", 0),
+        ("iam", "list_roles", 503, QUERY % "ServiceUnavailable", 0),
+        ("iam", "list_roles", 403, QUERY % "AccessDenied", 0),
+    ],
+)
+async def test_throttles_count_and_quotas_of_resources_do_not(  # noqa: PLR0917 - one a column
+    endpoint, create, service, call, status, body, throttled
+):
+    """Of all errors, only those that say that too many requests came push the queue back."""
+    endpoint.answer = lambda _: (status, body, {"Retry-After": "60"})
+    async with (
+        ApiQueue() as queue,
+        paced(create(service, retries={"total_max_attempts": 1}), queue) as client,
+    ):
+        # XML that cannot be parsed is not a ClientError.
+        with pytest.raises((ClientError, ResponseParserError)):
+            await getattr(client, call)()
+        assert queue.stats.throttled == throttled
+        assert (queue.estimate() > 50) == bool(throttled)
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "NaN", "1e3", "9" * 40])
+async def test_a_hold_that_makes_no_sense_is_odd_and_holds_nothing(endpoint, create, value):
+    """Nonsense in a header is counted; the throttle itself still is."""
+    endpoint.answer = endpoint.refuses(1, retry_after=value)
+    async with ApiQueue() as queue, paced(create(), queue) as ec2:
+        await ec2.describe_snapshots()
+        assert (queue.stats.throttled, queue.stats.odd) == (1, 1)
+        assert queue.estimate() == 0
+
+
+async def test_no_answer_holds_the_queue_for_longer_than_the_maximum(endpoint, create):
+    """A longer hold is cut, and is odd; without a word it is five minutes at most."""
+    retries = {"total_max_attempts": 1}
+    endpoint.answer = endpoint.refuses(2, retry_after="86400")
+    async with ApiQueue() as queue:
+        async with paced(create(retries=retries), queue, max_hold=0.2) as ec2:
+            with pytest.raises(ClientError):
+                await ec2.describe_snapshots()
+            assert 0 < queue.estimate() <= 0.2
+        async with paced(create(retries=retries), queue) as ec2:
+            with pytest.raises(ClientError):
+                await ec2.describe_snapshots()
+        assert 290 < queue.estimate() <= 300
+        assert (queue.stats.throttled, queue.stats.odd) == (2, 2)
+        with pytest.raises(ValueError, match="max_hold"):
+            async with paced(create(), queue, max_hold=-1):
+                pytest.fail("it was let in")
+
+
+async def test_a_throttle_of_many_calls_in_flight_is_heard_once(endpoint, create):
+    """Twenty calls that are all refused slow the queue down once: each slot knows its round."""
+    release = asyncio.Event()
+    endpoint.answer = endpoint.refuses(20)
+    async with ApiQueue("1000/s", adaptive=Adaptive("1/s")) as queue:
+        config = {"retries": {"total_max_attempts": 1}, "max_pool_connections": 30}
+        async with paced(create(**config), queue) as ec2:
+
+            async def gather_in_flight(**_):
+                if queue.running == 20:
+                    release.set()
+                await release.wait()
+
+            # After our own: each call has its slot by then, and none has been sent.
+            ec2.meta.events.register("before-send.ec2", gather_in_flight)
+            async with asyncio.timeout(20):
+                answers = await asyncio.gather(
+                    *(ec2.describe_snapshots() for _ in range(20)), return_exceptions=True
+                )
+        assert all(isinstance(answer, ClientError) for answer in answers)
+        assert (queue.stats.throttled, queue.stats.slowed) == (20, 1)
+
+
+async def test_push_back_holds_the_operations_own_lane(endpoint, create):
+    """Where an operation has limits of its own, its throttles hold no other operation."""
+    endpoint.answer = lambda arrival: (
+        (*endpoint.THROTTLED, {"Retry-After": "60"})
+        if arrival.action == "DescribeVolumes"
+        else (200, "<Response/>")
+    )
+    async with (
+        ApiQueue(lanes={"DescribeVolumes": "10/s"}) as queue,
+        paced(create(retries={"total_max_attempts": 1}), queue) as ec2,
+    ):
+        with pytest.raises(ClientError):
+            await ec2.describe_volumes()
+        async with asyncio.timeout(10):
+            await ec2.describe_snapshots()
+        assert queue.estimate(key="DescribeVolumes") > 50
+
+
+async def test_a_success_is_no_push_back(endpoint, create, queue):
+    """An answer that names a throttle among its results throttles nothing."""
+    endpoint.answer = lambda _: (
+        200,
+        '{"Error": {"Code": "Throttling"}, "Keys": []}',
+        {"Retry-After": "60"},
+    )
+    async with paced(create("kms"), queue) as kms:
+        await kms.list_keys()
+    assert queue.stats.throttled == 0
+
+
+async def test_a_registry_finds_the_queue_of_each_call(endpoint, create, session):
+    """Service, Region and account choose the queue; what is not listed is not paced."""
+    registry = Registry({"ec2": "10/s", "iam": ServiceLimits("5/s", scope=["account"])})
+    pace_session(session, registry)
+    async with (
+        registry,
+        create() as ireland,
+        create(region="us-east-2") as ohio,
+        create("iam") as iam,
+        create("sts") as sts,
+    ):
+        for client in (ireland, ohio, ireland):
+            await client.describe_snapshots()
+        await iam.list_roles()
+        await sts.get_caller_identity()
+        account = CREDENTIALS["aws_access_key_id"]
+        released = {key[:3]: queue.stats.released for key, queue in registry.queues.items()}
+    assert released == {
+        ("ec2", "eu-west-1", account): 2,
+        ("ec2", "us-east-2", account): 1,
+        ("iam", None, account): 1,
+    }
+    assert len(endpoint.arrivals) == 5
+
+
+async def test_a_registry_paces_one_client_too(endpoint, create):
+    """`paced` takes a registry as well, and the operation is the slot's lane."""
+    registry = Registry({"ec2": ServiceLimits("100/s", lanes={"DescribeVolumes": "5/s"})})
+    async with registry, paced(create(), registry) as ec2:
+        await asyncio.gather(*(ec2.describe_volumes() for _ in range(3)))
+        await ec2.describe_snapshots()
+    volumes = [a.at for a in endpoint.arrivals if a.action == "DescribeVolumes"]
+    assert volumes[-1] - volumes[0] >= 2 * 0.2 - SLACK
+
+
+async def test_limits_that_operations_share_and_parameters_weigh_hold_too(endpoint, create):
+    """A call that several limits are for waits for all of them, and gives back all of them."""
+    registry = Registry.parse('preset = "aws"')
+    endpoint.answer = lambda _: endpoint.HANG if len(endpoint.arrivals) > 1 else (200, "<R/>")
+    run = {"ImageId": "ami-1", "MinCount": 7, "MaxCount": 7}
+    async with registry, paced(create(), registry) as ec2:
+        await ec2.run_instances(**run)
+        queues = list(registry.queues.values())
+        assert [queue.stats.released for queue in queues] == [1, 1]  # its resources, and ec2's own
+        async with calls(ec2.run_instances(**run)):
+            await endpoint.arrived(2)
+            assert [queue.running for queue in queues] == [1, 1]
+        assert [queue.running for queue in queues] == [0, 0]
+
+
+async def test_a_refreshed_credential_of_an_account_opens_no_second_quota(
+    endpoint, create, session
+):
+    """Each attempt's own credentials are looked at: another key of the account, the same queue."""
+    keys = iter(["ASIAQNZGKIQY56JQ7WML", "ASIAQNZGKIQYZZZZZZZZ", "ASIAY34FZKBOKMUTVV7A"])
+
+    async def refresh():
+        return {
+            "access_key": next(keys),
+            "secret_key": "s",
+            "token": "t",
+            "expiry_time": (datetime.now(UTC) + timedelta(hours=1)).isoformat(),
+        }
+
+    registry = Registry({"ec2": "100/s"})
+    pace_session(session, registry)
+    session._credentials = AioDeferredRefreshableCredentials(refresh, "test")
+    client = session.create_client("ec2", "eu-west-1", endpoint_url=endpoint.url)
+    async with registry, client as ec2:
+        for _ in range(3):
+            session._credentials._expiry_time = datetime.now(UTC)
+            await ec2.describe_snapshots()
+        released = {key.account: queue.stats.released for key, queue in registry.queues.items()}
+    assert released == {"029608264753": 2, "609629065308": 1}
+
+
+async def test_sessions_of_another_kind_are_refused(queue):
+    """A blocking session is an error at once, which says where it belongs."""
+    with pytest.raises(TypeError, match=r"integrations\.botocore is for those"):
+        pace_session(botocore.session.get_session(), queue)
+    with pytest.raises(TypeError, match="aiobotocore session can be paced, not 'ec2'"):
+        pace_session("ec2", queue)
+    with pytest.raises(TypeError, match=r"not by <aioapiqueue\.threads\.Blocking"):
+        pace_session(get_session(), blocking(queue))
 
 
 async def test_a_closed_queue_fails_the_call(endpoint, create):

@@ -1,0 +1,296 @@
+"""How botocore's clients are paced, whether they block or not: which queue, and what they hear.
+
+A request waits in botocore's event `request-created.<service>`. That event comes once for every
+attempt (first tries, retries, pages of a paginator, polls of a waiter) and before the request is
+signed, so that a long wait cannot make a signature stale. Presigning does not come by there.
+
+The slot is held until `response-received`, which also tells it of push-back: only there each
+attempt's own answer is seen, and only then does the slot still know when its call was released. A
+call that is cancelled or interrupted gets no further event from botocore: events alone would leak
+its slot. So the client's `_make_api_call`, which every call of every kind goes through, is wrapped
+in a `finally` that gives back what the call still holds, whichever way it ends. Session-wide pacing
+does the same to each client as it is constructed.
+
+Signing may need a request of its own: to refresh credentials, or for a session with an S3 directory
+bucket. It is paced too, but goes ahead of all that wait, and the call that it serves gives its slot
+up to it; otherwise a queue with a `concurrency` could wait for itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from weakref import WeakKeyDictionary
+
+from botocore.session import Session  # type: ignore[import-untyped]  # ships no types
+from botocore.utils import EVENT_ALIASES  # type: ignore[import-untyped]  # ships no types
+
+from aioapiqueue._rate import positive
+from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
+from aioapiqueue.registry import Registry, Turn, facts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Hashable, Sequence
+
+    from aioapiqueue import ApiQueue, Slot
+    from aioapiqueue.threads import Blocking, BlockingSlot
+
+__all__ = ["AHEAD", "Call", "Pacer", "current", "pace_clients"]
+
+# botocore makes client classes at run time, from data: there are no types to name.
+AnyClient: TypeAlias = Any
+AnySession: TypeAlias = Any
+Source: TypeAlias = "ApiQueue | Blocking | Registry"
+
+AHEAD = float("-inf")
+"""The priority of a request that a call with a slot has to wait for."""
+
+
+class Call:
+    """What one API call holds (slots, or nothing between attempts), and the call it serves."""
+
+    def __init__(self, outer: Call | None, operation: str, parameters: object) -> None:
+        self.outer = outer
+        self.operation = operation
+        self.parameters = parameters
+        self.queue: Any = None  # of the last slot
+        self.slots: list[Slot | BlockingSlot] = []
+        self.unread: Mapping[str, Any] | None = None  # an answer before it is parsed
+
+    def release(self) -> None:
+        for slot in self.slots:
+            slot.release()
+        self.slots = []
+        self.unread = None
+
+
+current: ContextVar[Call | None] = ContextVar("aioapiqueue_call", default=None)
+"""The call that this task or thread makes."""
+
+_pacing = threading.Lock()
+"""Held while a client, or a session, is about to be paced or no longer paced."""
+
+_sessions: WeakKeyDictionary[object, dict[str, tuple[Source, float]]] = WeakKeyDictionary()
+"""For each session, known by its event emitter: what paces which service, and its `max_hold`."""
+
+
+class Pacer(ABC):
+    """What a paced client carries: what paces it, and how many `paced` blocks rely on it."""
+
+    library: ClassVar[str]
+    """Whose clients: "aiobotocore" or "botocore"."""
+    client_class: ClassVar[Any]
+    sources: ClassVar[tuple[type, ...]]
+    """What can pace them."""
+
+    def __init__(self, client: AnyClient, source: Any, max_hold: float) -> None:  # noqa: ANN401
+        self.source = source
+        self.users = 0
+        self._max_hold = max_hold
+        self._client = client
+        self._make_api_call = client._make_api_call  # noqa: SLF001 - see the module's docstring
+        self._service = client.meta.service_model.service_name
+        service_id = client.meta.service_model.service_id.hyphenize()
+        self._handlers = {
+            f"request-created.{service_id}": self._start,
+            f"before-parse.{service_id}": self._read,
+            f"response-received.{service_id}": self._finish,
+        }
+        client._make_api_call = self._paced_api_call  # noqa: SLF001
+        for event, handler in self._handlers.items():
+            # First, as the client's signer is a handler of the very same event.
+            client.meta.events.register_first(event, handler)
+
+    @classmethod
+    def pace(cls, client: AnyClient, source: Source, max_hold: float) -> Callable[[], None]:
+        """Have `source` pace `client`; return what undoes it."""
+        if not isinstance(client, cls.client_class) or _library(client) != cls.library:
+            raise cls.refusal("client", client)
+        cls.check(source, client.meta.service_model.service_name, max_hold)
+        with _pacing:
+            pacer: Pacer | None = vars(client).get("_aioapiqueue")
+            if pacer is None:
+                pacer = client._aioapiqueue = cls(client, source, max_hold)  # noqa: SLF001 - ours
+            elif pacer.source is not source:
+                raise RuntimeError(
+                    f"this {pacer._service} client is paced by another queue already; give one "
+                    "queue several limits or lanes instead"
+                )
+            pacer.users += 1
+        return pacer.leave
+
+    def leave(self) -> None:
+        with _pacing:
+            self.users -= 1
+            if self.users:
+                return
+            for event, handler in self._handlers.items():
+                self._client.meta.events.unregister(event, handler)
+            # Where somebody else has wrapped the method after us, ours stays, and does nothing.
+            if self._client._make_api_call == self._paced_api_call:  # noqa: SLF001
+                self._client._make_api_call = self._make_api_call  # noqa: SLF001
+            del self._client._aioapiqueue  # noqa: SLF001 - ours
+
+    @classmethod
+    def check(cls, source: object, service: str, max_hold: float) -> None:
+        """Raise an error if this cannot pace a service."""
+        if not isinstance(source, cls.sources):
+            raise TypeError(
+                f"{service} can be paced by an ApiQueue or a Registry, not by {source!r}"
+            )
+        positive(max_hold, of="max_hold", least=0)
+
+    @classmethod
+    def refusal(cls, what: str, thing: object) -> TypeError:
+        """Return the error for what is no client, or no session, of our kind."""
+        article = "an" if cls.library.startswith("a") else "a"
+        remedy, library = "", _library(thing)
+        if library not in (None, cls.library):
+            remedy = f"; aioapiqueue.integrations.{library} is for those"
+        elif hasattr(getattr(thing, "meta", None), "client"):
+            remedy = "; of a resource, pace its meta.client"
+        return TypeError(f"{article} {cls.library} {what} can be paced, not {thing!r}{remedy}")
+
+    # A call, in the client's task or thread.
+
+    @abstractmethod
+    def _paced_api_call(self, operation_name: str, api_params: object) -> object: ...
+
+    @abstractmethod
+    def _start(self, operation_name: str, **_: object) -> object: ...
+
+    @abstractmethod
+    def _odd(self, queue: Any, key: Hashable) -> None:  # noqa: ANN401
+        """Tell a slot's queue that an answer made no sense."""
+
+    @property
+    def _credentials(self) -> Any:  # noqa: ANN401 - of botocore
+        """What signs this client's requests, if anything."""
+        return self._client._request_signer._credentials  # noqa: SLF001 - asks no network
+
+    def _route(self, operation: str, credentials: Any) -> Sequence[Turn]:  # noqa: ANN401
+        """Return the slots that an attempt needs, one after the other; its credentials are frozen.
+
+        A registry knows queues that operations share, or that depend on parameters: those come
+        first, the service's own last.
+        """
+        registry = self.source
+        if not isinstance(registry, Registry):
+            return (Turn(registry, operation, 1),)
+        account = None
+        if credentials is not None and credentials.access_key:
+            account = account_of(credentials.access_key, getattr(credentials, "account_id", None))
+        call = current.get()
+        return registry.turns(
+            self._service,
+            operation,
+            region=self._client.meta.region_name,
+            account=account,
+            parameters=facts(None if call is None else call.parameters),
+        )
+
+    def _finish(
+        self,
+        response_dict: Mapping[str, Any] | None = None,
+        parsed_response: Mapping[str, Any] | None = None,
+        **_: object,
+    ) -> None:
+        call = current.get()
+        if call is not None:
+            self._hear(call, response_dict, parsed_response or {})
+            call.release()
+
+    def _read(self, response_dict: Mapping[str, Any], **_: object) -> None:
+        call = current.get()
+        if call is not None:
+            call.unread = response_dict
+
+    def _end(self, call: Call) -> None:
+        """End a call, whichever way it ends."""
+        # Of an answer that cannot be parsed, botocore raises an error and emits no event: so it is
+        # with a bare 429 where XML is expected.
+        self._hear(call, call.unread, {})
+        call.release()
+
+    def _hear(
+        self, call: Call, response: Mapping[str, Any] | None, parsed: Mapping[str, Any]
+    ) -> None:
+        if not call.slots or response is None:
+            return
+        status = response["status_code"]
+        if status < 400:  # noqa: PLR2004 - a success, whose output may have an "Error" too
+            return
+        code = parsed.get("Error", {}).get("Code")
+        if not is_throttle(code, status, operation=call.operation, service=self._service):
+            return
+        seconds, odd = hold_of(response["headers"], max_hold=self._max_hold)
+        slot = call.slots[-1]  # which of several limits it was, no answer says
+        slot.throttled(seconds)
+        if odd:
+            self._odd(call.queue, slot.key)
+
+
+def pace_clients(
+    pacer: type[Pacer],
+    session: AnySession,
+    sources: Source | Mapping[str, Source],
+    max_hold: float,
+) -> None:
+    """Have every client that a session makes from now on be paced; see `pace_session`."""
+    core = getattr(session, "_session", session)  # what boto3 and aioboto3 wrap
+    if not isinstance(core, Session) or _library(core) != pacer.library:
+        raise pacer.refusal("session", session)
+    services = core.get_available_services()
+    if not isinstance(sources, Mapping):
+        sources = dict.fromkeys(services, sources)
+    for name, source in sources.items():
+        if name not in services:
+            raise ValueError(f"unknown AWS service {name!r}{_nearest(name, services)}")
+        pacer.check(source, name, max_hold)
+    events = core.get_component("event_emitter")
+    with _pacing:
+        paced = _sessions.setdefault(events, {})
+        for name, source in sources.items():
+            if name in paced and paced[name][0] is not source:
+                raise RuntimeError(f"another queue paces {name} in this session already")
+        paced.update({name: (source, max_hold) for name, source in sources.items()})
+
+    class PacedClient:
+        """The first base of the session's client classes."""
+
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            super().__init__(*args, **kwargs)
+            client: AnyClient = self
+            how = paced.get(client.meta.service_model.service_name)
+            if how is not None:
+                pacer.pace(client, *how)
+
+    def add_base(base_classes: list[type], **_: object) -> None:
+        base_classes.insert(0, PacedClient)
+
+    events.register("creating-client-class", add_base, unique_id="aioapiqueue")
+
+
+def _library(thing: object) -> str | None:
+    """Tell whose kind of client or session this is, "aiobotocore" or "botocore"."""
+    modules = [base.__module__.partition(".")[0] for base in type(thing).__mro__]
+    for library, makers in (
+        ("aiobotocore", {"aiobotocore", "aioboto3"}),
+        ("botocore", {"botocore", "boto3"}),
+    ):
+        if not makers.isdisjoint(modules):
+            return library
+    return None
+
+
+def _nearest(name: str, services: Collection[str]) -> str:
+    """Say which service was probably meant, if any comes near."""
+    wanted = name.lower().replace(" ", "-")
+    # Event names carry service ids instead: "auto-scaling" where `create_client` has "autoscaling".
+    by_id = [service for service in services if EVENT_ALIASES.get(service) == wanted]
+    near = by_id or difflib.get_close_matches(wanted, services, n=1)
+    return f"; did you mean {near[0]!r}?" if near else "; see session.get_available_services()"

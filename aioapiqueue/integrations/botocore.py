@@ -1,0 +1,168 @@
+"""Paces the requests of botocore's and boto3's clients, one slot for each HTTP attempt.
+
+They block, and may be used by any number of threads: each request waits in its own thread. Not
+paced are what does not go through a client's methods: the AWS CLI (it has a botocore of its own),
+credentials from instance metadata, and S3 transfers by the AWS Common Runtime (`awscrt`).
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+try:
+    from botocore.client import BaseClient  # type: ignore[import-untyped]  # ships no types
+except ImportError as error:
+    raise ImportError(
+        'pacing boto3 needs botocore: pip install "aioapiqueue[boto]"', name=error.name
+    ) from error
+
+from aioapiqueue._queue import ApiQueue
+from aioapiqueue.integrations._aws import MAX_HOLD
+from aioapiqueue.integrations._botocore_common import AHEAD, Call, Pacer, current, pace_clients
+from aioapiqueue.registry import Registry
+from aioapiqueue.threads import Blocking, blocking
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
+
+    from aioapiqueue.integrations._botocore_common import AnySession
+    from aioapiqueue.registry import Turn
+
+__all__ = ["pace_session", "paced"]
+
+_ClientT = TypeVar("_ClientT")
+
+
+class _BlockingPacer(Pacer):
+    library = "botocore"
+    client_class = BaseClient
+    sources = (ApiQueue, Registry, Blocking)
+
+    def _paced_api_call(self, operation_name: str, api_params: object) -> object:
+        if not self.users:
+            return self._make_api_call(operation_name, api_params)
+        call = Call(current.get(), operation_name, api_params)
+        token = current.set(call)
+        try:
+            return self._make_api_call(operation_name, api_params)
+        finally:
+            self._end(call)
+            current.reset(token)
+
+    def _start(self, operation_name: str, **_: object) -> None:
+        turns = self._turns(operation_name)
+        call = current.get()
+        if call is None:
+            # Sent past `_make_api_call`: nobody would give a slot back, so none is kept.
+            for queue, key, cost in turns:
+                with _blocking(queue).slot(key=key, cost=cost):
+                    pass
+            return
+        call.release()
+        priority = 0 if call.outer is None else AHEAD
+        for queue, key, cost in turns:
+            call.queue = _blocking(queue)
+            slot = call.queue.slot(key=key, cost=cost, priority=priority)
+            slot.join()
+            if call.outer is not None:
+                # Not before we have joined, so that it falls to us and to none of those who wait.
+                call.outer.release()
+            # An exception in here, such as KeyboardInterrupt, ends the call, which ends its slots.
+            call.slots.append(slot)
+            slot.__enter__()
+
+    def _turns(self, operation: str) -> Sequence[Turn]:
+        credentials = None
+        if isinstance(self.source, Registry) and self._credentials is not None:
+            # Refreshed first if they are due, as they would be for signing.
+            credentials = self._credentials.get_frozen_credentials()
+        return self._route(operation, credentials)
+
+    def _odd(self, queue: Blocking, key: Hashable) -> None:
+        queue.call(queue.queue.odd, key=key)
+
+
+def _blocking(queue: ApiQueue | Blocking) -> Blocking:
+    return queue if isinstance(queue, Blocking) else blocking(queue)
+
+
+@contextmanager
+def paced(
+    client: _ClientT,
+    queue: ApiQueue | Blocking | Registry,
+    *,
+    max_hold: float = MAX_HOLD,
+) -> Iterator[_ClientT]:
+    """Pace every HTTP attempt of one client, which `with` yields as it is.
+
+    Each attempt waits for a slot of its own, with the operation's name (`"DescribeSnapshots"`) as
+    its key, and holds it until the response is there (of one that is streamed: its head).
+    Presigning uses no slot.
+
+    An attempt that AWS throttles pushes the queue back (`Slot.throttled`), for as long as the
+    answer asks for, if it does. Quotas of resources, such as "too many roles", are no push-back.
+
+    Args:
+        client: of boto3 or botocore; of a resource, its `meta.client`. It is no longer paced after
+            the block. Several blocks with the same queue pace it once, until the last of them ends.
+        queue: paces the client. One queue may pace any number of clients, in any number of threads.
+            With a `Registry`, each attempt goes to the queues that are for its operation, Region
+            and account, or to none. Of a queue that coroutines use too: `blocking(queue,
+            portal=...)`.
+        max_hold: seconds that an answer may hold the queue, 300 by default. A longer hold is cut
+            to it, and counts as odd (`stats.odd`), as one that makes no sense does.
+
+    Raises:
+        RuntimeError: another queue paces this client already, or its session.
+        TypeError: not a client of boto3 or botocore, such as one of aiobotocore.
+        ValueError: `max_hold` is negative, infinite or NaN.
+
+    What the queue raises (`QueueClosed`, `QueueFull`) reaches the caller of the client's method.
+    A call that is interrupted (KeyboardInterrupt) while it waits uses no slot; one that is
+    interrupted in flight gives its slot back at once.
+
+    Example:
+        with paced(boto3.client("ec2"), ApiQueue("100ms")) as ec2:
+            ec2.describe_snapshots(OwnerIds=["self"])
+    """
+    leave = _BlockingPacer.pace(client, queue, max_hold)
+    try:
+        yield client
+    finally:
+        leave()
+
+
+def pace_session(
+    session: AnySession,
+    queues: ApiQueue | Blocking | Registry | Mapping[str, ApiQueue | Blocking | Registry],
+    *,
+    max_hold: float = MAX_HOLD,
+) -> None:
+    """Pace every client that a session makes from now on, in whichever region.
+
+    So are its resources, paginators, waiters and S3 transfers, as all of them use clients. Clients
+    that exist already are left alone: see `paced`. Calling it again adds services.
+
+    Args:
+        session: of boto3 or botocore. (The one behind `boto3.client` is `boto3.DEFAULT_SESSION`,
+            once `boto3.setup_default_session()` has made it.)
+        queues: one queue for all services; or which queue paces which service, by the names that
+            `create_client` takes: `{"ec2": queue}`. Services that are not named are not paced.
+            Or a `Registry`, which knows the queue of every call.
+        max_hold: as for `paced`.
+
+    Raises:
+        ValueError: a name is not a service of this session, or `max_hold` makes no sense.
+        RuntimeError: another queue paces a service of this session already.
+        TypeError: something else than a queue or a registry is to pace a service; or this is no
+            session of boto3 or botocore.
+
+    Interruption is as for `paced`.
+
+    Example:
+        session = boto3.Session()
+        pace_session(session, {"ec2": ApiQueue("10/s"), "autoscaling": ApiQueue("5/s")})
+        session.client("ec2").describe_snapshots(OwnerIds=["self"])
+    """
+    pace_clients(_BlockingPacer, session, queues, max_hold)

@@ -1,0 +1,443 @@
+"""Blocking slots: an `ApiQueue` for the threads of this process.
+
+The queue itself stays on an event loop: one of ours, in a daemon thread that starts at the first
+use, or the user's, which is reached through anyio's `BlockingPortal`. A thread posts what it wants
+to that loop and waits on a lock of its own; whatever belongs to the queue is touched in the loop's
+thread only. Posts are done in order, so that threads get their turns in the order of arrival.
+"""
+# ruff: noqa: SLF001 - three classes, one mechanism; after a fork, the queue's own state too
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from weakref import WeakSet
+
+from aioapiqueue._rate import positive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Hashable
+
+    from anyio.from_thread import BlockingPortal
+
+    from aioapiqueue._queue import ApiQueue
+    from aioapiqueue._slot import Slot
+
+__all__ = ["Blocking", "BlockingSlot", "blocking"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_PATIENCE = 1.0
+"""Seconds between two looks at whether the user's loop is still there."""
+
+
+def blocking(queue: ApiQueue, *, portal: BlockingPortal | None = None) -> Blocking:
+    """Give threads access to a queue.
+
+    >>> queue = ApiQueue("20/s")
+    >>> with blocking(queue).slot() as slot:                # waits its turn
+    ...     print(f"after {slot.waited:.0f} s")             # the call
+    after 0 s
+
+    The result costs nothing to make, and may be kept and shared by any number of threads.
+
+    Coroutines may wait in the same queue, if it is on their loop: they use it as ever, and threads
+    come in through a portal to that loop.
+
+    Args:
+        queue: belongs to the loop from the first use on, like any queue.
+        portal: to the loop that the queue lives on, or is to live on; default: a loop of ours, in
+            a daemon thread that all queues share.
+    """
+    return Blocking(queue, portal=portal)
+
+
+class Blocking:
+    """What threads do with a queue; from `blocking`.
+
+    Figures (`queue.stats`, `queue.waiting`) may be read from any thread without it. In a child made
+    by `os.fork`, nobody waits, however many waited in the parent, and a new thread serves the
+    queue; parent and child then keep its limits each for itself. A thread that waits keeps the
+    process alive if it is no daemon, as whatever else it does would.
+
+    Attributes:
+        queue: which one.
+    """
+
+    __slots__ = ("_era", "_loop", "_portal", "queue")
+
+    def __init__(self, queue: ApiQueue, *, portal: BlockingPortal | None = None) -> None:
+        self.queue = queue
+        self._portal = portal
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._era = _home.era
+        _queues.add(queue)
+
+    def slot(
+        self,
+        *,
+        key: Hashable = None,
+        priority: float = 0,
+        cost: float = 1,
+        timeout: float | None = None,
+    ) -> BlockingSlot:
+        """Wait for a turn, run the body of `with`, end the call.
+
+        An exception that a signal handler raises while this waits, such as KeyboardInterrupt,
+        leaves the queue; if the turn came at that very moment, it passes to the next.
+
+        Args:
+            key: as in `ApiQueue.slot`, like all of these.
+            priority: lower goes first; default 0.
+            cost: units of the limits that it uses; default 1.
+            timeout: seconds to wait at most; default: any time.
+
+        Raises:
+            SlotTimeout: no slot within `timeout`.
+            QueueFull: too many wait.
+            QueueClosed: the queue is closed, or closed while this waited.
+            ValueError: a cost, priority or timeout that makes no sense.
+            RuntimeError: called in the loop's own thread, where waiting would wait for itself; or
+                the loop has been closed; or the queue is in use on another loop.
+        """
+        return BlockingSlot(self, key, priority, cost, timeout)
+
+    def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
+        """Say that the other side pushed back; as `ApiQueue.throttled`.
+
+        Of one call, `BlockingSlot.throttled` says it better.
+
+        Args:
+            retry_after: seconds from now; a hold in force is only ever extended.
+            key: whose lane, if it has limits of its own; default: the whole queue.
+
+        Raises:
+            ValueError: `retry_after` is negative, infinite or NaN.
+        """
+        self.call(self.queue.throttled, retry_after, key=key)
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a plain function in the loop's thread, where a queue may be changed.
+
+        >>> queue = ApiQueue("20/s")
+        >>> blocking(queue).call(queue.set_rate, "5/s")
+        >>> queue
+        <ApiQueue 5/s: open, 0 waiting, 0 running>
+
+        Args:
+            function: must not block; such as `queue.set_rate`, `pause`, `resume`, `estimate`.
+            args: passed on.
+            kwargs: passed on.
+
+        Raises:
+            RuntimeError: as for `slot`.
+
+        What the function returns or raises is the caller's.
+        """
+
+        async def run() -> T:
+            return function(*args, **kwargs)
+
+        return self._run(run)
+
+    def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
+        """Close the queue; as `ApiQueue.aclose`.
+
+        Interrupted (KeyboardInterrupt), it refuses at once whoever still waits.
+
+        Args:
+            drain: let those who wait have their turn first; default True.
+            timeout: seconds for draining, at most; default: any time.
+
+        Raises:
+            ValueError: `timeout` is negative, infinite or NaN.
+            RuntimeError: as for `slot`.
+        """
+        self._run(lambda: self.queue.aclose(drain=drain, timeout=timeout))
+
+    def _run(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        loop = self._where()
+        outcome = asyncio.run_coroutine_threadsafe(coroutine(), loop)
+        try:
+            while True:
+                try:
+                    return outcome.result(_PATIENCE)
+                except TimeoutError:
+                    if outcome.done():
+                        raise
+                    _check_alive(loop)
+        finally:
+            outcome.cancel()  # if this thread was interrupted
+
+    def _where(self) -> asyncio.AbstractEventLoop:
+        """Return the loop, in a thread that may wait for it."""
+        loop = _home.loop() if self._portal is None else self._users_loop(self._portal)
+        if asyncio._get_running_loop() is loop:  # the public one raises
+            raise RuntimeError(_OWN_THREAD)
+        _check_alive(loop)
+        other = self.queue._loop
+        if other is not None and other is not loop and not other.is_closed():
+            raise RuntimeError(
+                f"{self.queue!r} is in use on another event loop that is still alive: come in "
+                "through a portal to that one, blocking(queue, portal=...), or make a queue for "
+                "the threads alone"
+            )
+        return loop
+
+    def _users_loop(self, portal: BlockingPortal) -> asyncio.AbstractEventLoop:
+        if self._era != _home.era:
+            raise RuntimeError(
+                "the portal's loop runs in the parent of this process, not here: make a portal in "
+                "the child, or leave it out"
+            )
+        if self._loop is None:
+            try:
+                self._loop = portal.call(asyncio.get_running_loop)
+            except RuntimeError as error:
+                if asyncio._get_running_loop() is None:
+                    raise  # it does not run, or not asyncio
+                raise RuntimeError(_OWN_THREAD) from error
+        return self._loop
+
+
+class BlockingSlot:
+    """A thread's turn: one call's permission to start, from `Blocking.slot`.
+
+    It is for one thread and one call.
+
+    Attributes:
+        key: what the call was keyed by.
+        waited: seconds it waited for its turn.
+    """
+
+    # The loop's side writes `_turn` and `_error`, and then opens the gate; the thread's side reads
+    # them once it has passed. Every post may be made twice, as an interruption may fall anywhere:
+    # what is done twice does no harm, what is not done holds a place for ever.
+    __slots__ = (
+        "_asked",
+        "_blocking",
+        "_entered",
+        "_era",
+        "_error",
+        "_gate",
+        "_joined",
+        "_loop",
+        "_over",
+        "_turn",
+        "key",
+        "waited",
+    )
+
+    _era: int
+    _gate: threading.Lock
+    _loop: asyncio.AbstractEventLoop
+    _turn: asyncio.Future[Slot]
+
+    def __init__(
+        self,
+        blocking: Blocking,
+        key: Hashable,
+        priority: float,
+        cost: float,
+        timeout: float | None,
+    ) -> None:
+        self.key = key
+        self.waited = 0.0
+        self._blocking = blocking
+        self._asked = (priority, cost, timeout)
+        self._error: Exception | None = None
+        self._joined = self._entered = self._over = False
+
+    def join(self) -> None:
+        """Join the queue now, and wait later, when the `with` block is entered.
+
+        Raises:
+            RuntimeError: as for `Blocking.slot`, or it has joined already.
+        """
+        if self._joined:
+            raise RuntimeError(_ONE_CALL)
+        self._loop = self._blocking._where()
+        self._era = _home.era
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self._joined = True
+        self._loop.call_soon_threadsafe(self._arrive)
+
+    def __enter__(self) -> Self:
+        if self._entered or self._over:
+            raise RuntimeError(_ONE_CALL)
+        try:
+            if not self._joined:
+                self.join()
+            self._wait()
+        except BaseException:
+            self._leave()
+            raise
+        # Nothing is called from here on: an interruption comes before, or in the body.
+        self._entered = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.release()
+        finally:
+            self.release()  # if interrupted
+
+    def __del__(self) -> None:
+        if self._joined and not self._over:  # interrupted before it could say so
+            self._leave()
+
+    def release(self) -> None:
+        """End the call, as leaving the `with` block does. Doing so again does nothing."""
+        if not self._over:
+            self._leave()
+
+    def throttled(self, retry_after: float | None = None) -> None:
+        """Tell the queue that the other side pushed back on this call; as `Slot.throttled`.
+
+        Args:
+            retry_after: seconds from now in which nothing of this key starts.
+
+        Raises:
+            ValueError: `retry_after` is negative, infinite or NaN.
+            RuntimeError: the call has not started.
+        """
+        if retry_after is not None:
+            positive(retry_after, of="retry_after", least=0)
+        self._tell(lambda slot: slot.throttled(retry_after))
+
+    def settle(self, cost: float) -> None:
+        """State the true cost, known now; as `Slot.settle`.
+
+        Args:
+            cost: units, at least 0.
+
+        Raises:
+            ValueError: a negative cost.
+            RuntimeError: the call has not started.
+        """
+        positive(cost, of="cost", least=0)
+        self._tell(lambda slot: slot.settle(cost))
+
+    # In the thread.
+
+    def _wait(self) -> None:
+        if self._blocking._portal is None:
+            self._gate.acquire()
+        else:
+            while not self._gate.acquire(timeout=_PATIENCE):
+                _check_alive(self._loop)
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        # Not the Reservation's own method, which would claim the turn: that is for the loop.
+        self.waited = asyncio.Future.result(self._turn).waited
+
+    def _leave(self) -> None:
+        self._post(self._end if self._entered else self._give_up)
+        self._over = True
+
+    def _tell(self, what: Callable[[Slot], None]) -> None:
+        if not self._entered:
+            raise RuntimeError("the call has not started: enter the slot's `with` block first")
+        self._post(lambda: what(self._turn.result()))
+
+    def _post(self, what: Callable[[], None]) -> None:
+        # After a fork, the queue here knows nothing of calls that the parent has let through.
+        if self._joined and self._era == _home.era:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and all on it is over
+                self._loop.call_soon_threadsafe(what)
+
+    # In the loop.
+
+    def _arrive(self) -> None:
+        priority, cost, timeout = self._asked
+        try:
+            turn = self._blocking.queue.enqueue(
+                key=self.key, priority=priority, cost=cost, timeout=timeout
+            )
+        except Exception as error:  # noqa: BLE001 - the thread's, which raises it
+            self._error = error
+            self._gate.release()
+            return
+        self._turn = turn
+        if turn.done():
+            self._gate.release()
+        else:
+            turn.add_done_callback(self._came)
+
+    def _came(self, _: object) -> None:
+        self._gate.release()
+
+    def _end(self) -> None:
+        self._turn.result().release()
+
+    def _give_up(self) -> None:
+        if hasattr(self, "_turn"):
+            self._turn.cancel()  # leaves the queue, or hands on the turn that has just come
+
+
+class _Home:
+    """The loop of ours, on which queues are that nobody has on another."""
+
+    def __init__(self) -> None:
+        self.era = 0
+        """How many forks ago this process's first ancestor with this module was."""
+        self._forget()
+
+    def _forget(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            with self._lock:
+                if self._loop is None:
+                    # Not the policy's: what that makes may want the main thread.
+                    loop = asyncio.SelectorEventLoop()
+                    threading.Thread(
+                        target=loop.run_forever, name="aioapiqueue", daemon=True
+                    ).start()
+                    self._loop = loop
+        return self._loop
+
+    def after_fork(self) -> None:
+        """In the child: the loop's thread is not here, and nobody who waited or ran is."""
+        self.era += 1
+        _left.append(self._loop)
+        self._forget()
+        for queue in list(_queues):
+            ticker = queue._ticker
+            if ticker is not None:
+                ticker._log_destroy_pending = False  # type: ignore[attr-defined]
+            # Closing the loop, or ending the ticker, would reach into the parent's selector or
+            # the queue's new state: both are kept as they are.
+            _left.append((queue._loop, ticker, queue._waiters))
+            queue._loop = None
+            queue._thread = 0
+            queue._forget_callers()
+
+
+_queues: WeakSet[ApiQueue] = WeakSet()
+_left: list[object] = []
+_home = _Home()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_home.after_fork)
+
+_ONE_CALL = "a slot is for one call: ask for another"
+_OWN_THREAD = (
+    "waiting here would block the event loop that the queue lives on: in a coroutine, use "
+    '"async with queue.slot():", or call what blocks through asyncio.to_thread'
+)
+
+
+def _check_alive(loop: asyncio.AbstractEventLoop) -> None:
+    if loop.is_closed():
+        raise RuntimeError(
+            "the event loop that the queue lives on has been closed: keep it running for as long "
+            "as threads wait"
+        )

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import asyncio
+
+import boto3
+import pytest
+from aiobotocore.session import get_session
+
+from aioapiqueue.integrations import aiobotocore as paces_coroutines
+from aioapiqueue.integrations import botocore as paces_threads
+from aioapiqueue.registry import Registry
+
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("no_machine_configuration")]
+
+KEYS = {"aws_access_key_id": "AKIAIOSFODNN7EXAMPLE", "aws_secret_access_key": "x"}
+LIMITS = """
+[ec2]
+preset = "aws"
+share = "100%"
+[ec2.quotas]
+DescribeSnapshots = "1/min burst 6"
+"DescribeSnapshots unfiltered" = "20/s burst 3"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _botocore_reads_files(blockbuster):
+    """Let botocore read its service models from disk while it makes a client."""
+    if blockbuster is not None:
+        blockbuster.deactivate()
+
+
+async def test_coroutines_calls_go_to_the_buckets_of_their_parameters(endpoint):
+    """Unfiltered calls wait in their small bucket, filtered ones do not; pages count as such."""
+    registry = Registry.parse(LIMITS)
+    client = get_session().create_client("ec2", "eu-west-1", endpoint_url=endpoint.url, **KEYS)
+    async with registry, paces_coroutines.paced(client, registry) as ec2:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await asyncio.gather(*(ec2.describe_snapshots() for _ in range(6)))
+        assert loop.time() - began >= 3 / 20 - 0.02
+        async with asyncio.timeout(30):  # were they in one bucket, it would take a minute for each
+            await asyncio.gather(*(ec2.describe_snapshots(MaxResults=5) for _ in range(6)))
+    assert len(endpoint.arrivals) == 12
+
+
+async def test_coroutines_instances_cost_resource_tokens(endpoint):
+    """A launch of 5 instances takes a slot of cost 5, and one of cost 1."""
+    heard = []
+    registry = Registry.parse('[ec2]\npreset = "aws"', observers=[Heard(heard)])
+    client = get_session().create_client("ec2", "eu-west-1", endpoint_url=endpoint.url, **KEYS)
+    async with registry, paces_coroutines.paced(client, registry) as ec2:
+        await ec2.run_instances(ImageId="ami-1", MinCount=5, MaxCount=5)
+        await ec2.terminate_instances(InstanceIds=["i-1", "i-2"])
+    account = KEYS["aws_access_key_id"]
+    assert heard == [
+        (f"ec2 eu-west-1 {account} RunInstances resources", "RunInstances", 5),
+        (f"ec2 eu-west-1 {account}", "RunInstances", 1),
+        (f"ec2 eu-west-1 {account} TerminateInstances resources", "TerminateInstances", 2),
+        (f"ec2 eu-west-1 {account}", "TerminateInstances", 1),
+    ]
+
+
+async def test_threads_instances_cost_resource_tokens(endpoint):
+    """The same of boto3, whose client waits in its thread."""
+    heard = []
+    registry = Registry.parse('[ec2]\npreset = "aws"', observers=[Heard(heard)])
+
+    def launch():
+        ec2 = boto3.client("ec2", "eu-west-1", endpoint_url=endpoint.url, **KEYS)
+        with paces_threads.paced(ec2, registry):
+            ec2.run_instances(ImageId="ami-1", MinCount=5, MaxCount=5)
+            ec2.describe_snapshots(MaxResults=5)
+            ec2.describe_snapshots()
+
+    await asyncio.to_thread(launch)
+    assert [(key, cost) for _, key, cost in heard] == [
+        ("RunInstances", 5),
+        ("RunInstances", 1),
+        ("DescribeSnapshots", 1),
+        ("DescribeSnapshots unfiltered", 1),
+    ]
+
+
+class Heard:
+    """An observer that notes the slots that are let go."""
+
+    def __init__(self, heard):
+        self.heard = heard
+
+    def on_event(self, event, /):
+        """Note one."""
+        if event.kind == "released":
+            self.heard.append((event.queue, event.key, event.cost))

@@ -1,0 +1,755 @@
+"""Real threads, real signals, real forks; programs of their own where a process must end."""
+
+import asyncio
+import gc
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from aioapiqueue import Adaptive, ApiQueue, QueueClosed, QueueFull, Rate, SlotTimeout
+from aioapiqueue.threads import _home, blocking
+
+pytestmark = pytest.mark.real
+
+
+def until(condition, *, seconds=10.0):
+    """Wait until something that another thread does has happened."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.001)
+
+
+def figures(queue):
+    """Return how many wait and run, once all that threads have posted so far is done."""
+    return blocking(queue).call(lambda: (queue.waiting, queue.running))
+
+
+def settled(queue):
+    """Tell whether nobody waits or runs."""
+    return figures(queue) == (0, 0)
+
+
+@contextmanager
+def threads(function, count, *, one_by_one=None):
+    """Run a function in so many threads; pass on what they raise.
+
+    With `one_by_one`, each is started once that is true of the number of those before it.
+    """
+    with ThreadPoolExecutor(count) as pool:
+        futures = []
+        for number in range(count):
+            futures.append(pool.submit(function, number))
+            if one_by_one is not None:
+                until(lambda: one_by_one(len(futures)))
+        yield futures
+        for future in futures:
+            future.result(timeout=30)
+
+
+def run_program(source, *, seconds=30.0, ok=True):
+    """Run a program in a process of its own, and return the lines that it prints."""
+    done = subprocess.run(
+        # From Python 3.12 on, a fork beside threads is warned of.
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(source)],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    if ok:
+        assert done.returncode == 0, done.stderr
+        assert not done.stderr
+    return done.stdout.splitlines()
+
+
+def test_threads_get_their_turns_one_interval_apart():
+    """Calls of 20 threads start one at a time, at the rate, and no slower."""
+    queue = ApiQueue("100/s")
+    starts = []
+
+    def work(_):
+        for _ in range(5):
+            with blocking(queue).slot():
+                starts.append(time.monotonic())
+
+    with threads(work, 20):
+        pass
+    starts.sort()
+    assert len(starts) == 100
+    # The release is on time; a thread that resumes late may come close to the next.
+    for first, later in zip(starts, starts[20:], strict=False):
+        assert later - first > 0.2 - 0.06
+    assert 0.98 <= starts[-1] - starts[0] < 0.99 + 0.5
+    assert settled(queue)
+
+
+def test_hundreds_of_threads_get_their_turns_in_the_order_of_arrival():
+    """Of 300 threads that wait, each gets its turn before those that came later."""
+    turns = []
+
+    class Notes:
+        def on_event(self, event):
+            if event.kind == "released":
+                turns.append(event.key)
+
+    queue = ApiQueue("1000/s", observers=[Notes()])
+    queue.pause()
+
+    def work(number):
+        with blocking(queue).slot(key=number):
+            pass
+
+    with threads(work, 300, one_by_one=lambda count: queue.waiting == count):
+        assert queue.waiting == 300
+        blocking(queue).call(queue.resume)
+    assert turns == list(range(300))
+    assert settled(queue)
+
+
+def test_key_priority_and_cost_are_the_queues():
+    """A thread's slot has what it asks for: a lane, a place ahead of others, a cost."""
+    queue = ApiQueue("20/s", lanes={"slow": "2/s"})
+    order = []
+
+    def work(**asked):
+        with blocking(queue).slot(**asked) as slot:
+            order.append((slot.key, round(slot.waited, 1)))
+
+    work()
+    wishes = [{"key": "dear", "cost": 4}, {"key": "slow"}, {"key": "slow"}, {"priority": -1}]
+    with threads(
+        lambda number: work(**wishes[number]),
+        len(wishes),
+        one_by_one=lambda count: queue.waiting + len(order) > count,
+    ):
+        pass
+    keys = [key for key, _ in order]
+    assert keys == [None, None, "dear", "slow", "slow"]
+    assert order[-1][1] >= 0.5
+    assert settled(queue)
+
+
+def test_a_timeout_leaves_nothing_behind():
+    """Threads that wait for too long get SlotTimeout, and delay nobody behind them."""
+    queue = ApiQueue("400ms")
+
+    def work(number):
+        if number % 2:
+            with pytest.raises(SlotTimeout), blocking(queue).slot(timeout=0.2):
+                pytest.fail("it was let in")
+        else:
+            with blocking(queue).slot():
+                pass
+
+    start = time.monotonic()
+    with threads(work, 6):
+        pass
+    assert 0.75 < time.monotonic() - start < 1.15  # three calls, none lost to the other three
+    assert queue.stats.timed_out >= 2
+    assert settled(queue)
+
+
+def test_a_thread_hears_why_it_gets_no_slot():
+    """What the queue raises is raised in the thread, and leaves nothing behind."""
+    queue = ApiQueue("10s", maxsize=1)
+    with blocking(queue).slot():
+        pass
+    with pytest.raises(ValueError, match="cost"), blocking(queue).slot(cost=-1):
+        pytest.fail("it was let in")
+    with ThreadPoolExecutor(1) as pool:
+
+        def wait():
+            with blocking(queue).slot():
+                pytest.fail("it was let in")
+
+        waiting = pool.submit(wait)
+        until(lambda: queue.waiting == 1)
+        with pytest.raises(QueueFull), blocking(queue).slot():
+            pytest.fail("it was let in")
+        blocking(queue).close(drain=False)
+        with pytest.raises(QueueClosed, match="closed while a call waited"):
+            waiting.result(timeout=10)
+    with pytest.raises(QueueClosed), blocking(queue).slot():
+        pytest.fail("it was let in")
+    assert settled(queue)
+
+
+def test_a_slot_is_held_for_as_long_as_its_body_runs():
+    """With room for one call at a time, no two bodies overlap, even where they raise."""
+    queue = ApiQueue(concurrency=1)
+    inside, most = 0, 0
+
+    def work(number):
+        nonlocal inside, most
+        for _ in range(20):
+            try:
+                with blocking(queue).slot():
+                    inside += 1
+                    most = max(most, inside)
+                    time.sleep(0.001)
+                    inside -= 1
+                    raise LookupError  # noqa: TRY301 - it is the body that raises
+            except LookupError:
+                pass
+
+    with threads(work, 8):
+        pass
+    assert most == 1
+    assert queue.stats.released == 160
+    assert settled(queue)
+
+
+def test_a_slot_that_nobody_ends_is_given_back():
+    """A thread that loses its slot without leaving the block holds no place for ever."""
+    queue = ApiQueue(concurrency=1)
+    lost = blocking(queue).slot().__enter__()
+    assert queue.running == 1
+    del lost
+    gc.collect()
+    with blocking(queue).slot(timeout=5):
+        assert queue.running == 1
+    assert settled(queue)
+
+
+def test_a_slot_may_join_before_its_thread_waits():
+    """A slot that has joined keeps its place in the order, and leaves if nobody enters it."""
+    queue = ApiQueue("100/s")
+    queue.pause()
+    first, never, later = (blocking(queue).slot() for _ in range(3))
+    for slot in (first, never, later):
+        slot.join()
+    blocking(queue).call(queue.resume)
+    with later:
+        assert later.waited < 5
+        with first:
+            assert first.waited < later.waited
+    assert figures(queue) == (0, 1)  # the one that nobody has entered
+    never.release()
+    assert settled(queue)
+    assert queue.stats.released == 2
+
+
+def test_a_slot_is_for_one_call():
+    """A slot cannot be entered or joined again; ending it again does nothing."""
+    queue = ApiQueue()
+    slot = blocking(queue).slot()
+    with slot:
+        for again in (slot.join, slot.__enter__):
+            with pytest.raises(RuntimeError, match="for one call"):
+                again()
+        assert queue.running == 1
+    slot.release()
+    with pytest.raises(RuntimeError, match="for one call"):
+        slot.__enter__()
+    with pytest.raises(RuntimeError, match="has not started"):
+        blocking(queue).slot().throttled()
+    assert settled(queue)
+
+
+def test_push_back_from_threads_holds_and_is_heard_once():
+    """Thirty calls in flight that are all refused slow down once, and hold everybody."""
+    queue = ApiQueue("1000/s", adaptive=Adaptive("1/s"))
+    refused = threading.Barrier(30)
+
+    def work(_):
+        with blocking(queue).slot() as slot:
+            refused.wait(timeout=10)
+            slot.throttled(retry_after=0.5)
+
+    with threads(work, 30):
+        pass
+    start = time.monotonic()
+    with blocking(queue).slot():
+        assert time.monotonic() - start > 0.3
+    assert queue.stats.throttled == 30
+    assert queue.stats.slowed == 1
+    assert settled(queue)
+
+
+def test_push_back_without_a_call_holds_too():
+    """A thread can say that the other side pushed back without a slot; nonsense is refused."""
+    queue = ApiQueue()
+    blocking(queue).throttled(0.3)
+    start = time.monotonic()
+    with blocking(queue).slot() as slot:
+        assert time.monotonic() - start >= 0.29
+        with pytest.raises(ValueError, match="at least 0, not -1"):
+            slot.throttled(-1)
+    with pytest.raises(ValueError, match="at least 0, not nan"):
+        blocking(queue).throttled(float("nan"))
+    assert queue.stats.throttled == 1
+
+
+def test_a_thread_settles_the_true_cost():
+    """What a call did not use is given back to the others."""
+    queue = ApiQueue(Rate(10, 10, burst=10))
+    with blocking(queue).slot(cost=10) as slot:
+        slot.settle(0)
+        with pytest.raises(ValueError, match="cost"):
+            slot.settle(-1)
+    assert blocking(queue).call(queue.estimate) < 1
+
+
+def test_a_queue_can_be_changed_while_threads_wait():
+    """A new rate holds for those who wait already; what a changed thing raises is raised here."""
+    queue = ApiQueue("60s")
+
+    def work(_):
+        with blocking(queue).slot():
+            pass
+
+    with threads(work, 5):
+        until(lambda: queue.waiting == 4)
+        blocking(queue).call(queue.set_rate, "100/s")
+    with pytest.raises(ValueError, match="fast"):
+        blocking(queue).call(queue.set_rate, "fast")
+    assert settled(queue)
+
+
+def test_closing_lets_those_who_wait_have_their_turn():
+    """Close drains: all of those who wait are let through before it returns."""
+    queue = ApiQueue("50/s")
+    done = []
+
+    def work(number):
+        with blocking(queue).slot():
+            done.append(number)
+
+    with threads(work, 10):
+        until(lambda: queue.waiting + len(done) == 10)
+        blocking(queue).close()
+        assert queue.waiting == 0
+    assert len(done) == 10
+
+
+def test_waiting_in_the_loops_own_thread_is_refused():
+    """An observer that waits for a slot would wait for itself: it gets an error with a remedy."""
+    errors = []
+
+    class Eager:
+        def on_event(self, _):
+            try:
+                blocking(queue).slot().__enter__()
+            except RuntimeError as error:
+                errors.append(str(error))
+
+    queue = ApiQueue(observers=[Eager()])
+    with blocking(queue).slot():
+        pass
+    assert settled(queue)
+    assert errors
+    assert all("asyncio.to_thread" in error for error in errors)
+
+
+def test_a_queue_in_use_on_another_loop_is_refused():
+    """A queue that coroutines use is not taken from them."""
+
+    async def main():
+        queue = ApiQueue()
+        async with queue.slot():
+            with pytest.raises(RuntimeError, match="another event loop that is still alive"):
+                await asyncio.to_thread(blocking(queue).slot().__enter__)
+        assert queue.running == 0
+
+    asyncio.run(main())
+
+
+def test_all_queues_share_one_idle_thread():
+    """However many queues, one thread serves them, and without work nothing is scheduled in it."""
+    before = threading.active_count()
+    queues = [ApiQueue("1000/s") for _ in range(20)]
+    for queue in queues:
+        for _ in range(3):
+            with blocking(queue).slot():
+                pass
+    assert threading.active_count() <= before + 1
+    assert all(map(settled, queues))
+    until(lambda: not _home.loop()._scheduled and not asyncio.all_tasks(_home.loop()))
+
+
+async def test_coroutines_and_threads_share_a_queue_through_a_portal():
+    """Both get their turns in one stream, on the coroutines' own loop."""
+    starts = []
+    async with BlockingPortal() as portal, ApiQueue("50ms") as queue:
+
+        def work():
+            with blocking(queue, portal=portal).slot():
+                starts.append(time.monotonic())
+
+        async def call():
+            async with queue.slot():
+                starts.append(time.monotonic())
+
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(call() for _ in range(5)), *[asyncio.to_thread(work)] * 1)
+            await asyncio.gather(
+                *(asyncio.to_thread(work) for _ in range(5)), *(call() for _ in range(5))
+            )
+        assert queue.running == 0
+    assert len(starts) == 16
+    assert all(later - first > 0.02 for first, later in pairwise(starts))
+    assert starts[-1] - starts[0] < 15 * 0.05 + 0.5
+
+
+async def test_waiting_in_the_portals_own_thread_is_refused():
+    """A coroutine that would block its own loop gets an error with a remedy."""
+    async with BlockingPortal() as portal, ApiQueue() as queue:
+        gate = blocking(queue, portal=portal)
+        for _ in range(2):  # before the loop is known, and after
+            with pytest.raises(RuntimeError, match="in a coroutine, use"):
+                gate.slot().__enter__()
+            await asyncio.to_thread(gate.slot().__enter__)
+
+
+def test_threads_hear_that_the_users_loop_has_ended():
+    """Whoever waits for a loop that is closed gets an error, and so does whoever comes later."""
+    queue = ApiQueue("60s")
+    with ThreadPoolExecutor(2) as pool:
+        with start_blocking_portal() as portal:
+            gate = blocking(queue, portal=portal)
+            with gate.slot() as slot:
+                pass
+            waiting = pool.submit(gate.slot().__enter__)
+            until(lambda: queue.waiting == 1)
+        with pytest.raises(RuntimeError, match="has been closed"):
+            waiting.result(timeout=10)
+    for act in (gate.slot().__enter__, gate.throttled, gate.close):
+        with pytest.raises(RuntimeError, match="has been closed"):
+            act()
+    slot.release()
+    # The queue itself goes on, on another loop.
+    with blocking(queue).slot(cost=0):
+        pass
+
+
+def test_keyboard_interrupt_leaves_nothing_behind():
+    """Ctrl-C in a waiting thread ends the wait; the queue is as if it had never come."""
+    lines = run_program(
+        """
+        import os, signal, threading, time
+        from aioapiqueue import ApiQueue
+        from aioapiqueue.threads import blocking
+
+        queue = ApiQueue("300ms", concurrency=1)
+        for kind in ("waits", "runs"):
+            with blocking(queue).slot():
+                if kind == "waits":
+                    def interrupt():
+                        while queue.waiting < 1:
+                            time.sleep(0.001)
+                        os.kill(os.getpid(), signal.SIGINT)
+                    threading.Thread(target=interrupt).start()
+                    try:
+                        with blocking(queue).slot():
+                            print("let in")
+                    except KeyboardInterrupt:
+                        blocking(queue).call(int)
+                        print("interrupted", queue.waiting, queue.running)
+        try:
+            with blocking(queue).slot():
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(5)
+        except KeyboardInterrupt:
+            blocking(queue).call(int)
+            print("interrupted", queue.waiting, queue.running)
+        start = time.monotonic()
+        with blocking(queue).slot() as slot:
+            print("goes on", slot.waited < 0.4)
+        """
+    )
+    assert lines == ["interrupted 0 1", "interrupted 0 0", "goes on True"]
+
+
+def test_ctrl_c_while_closing_refuses_those_who_wait():
+    """An interrupted close does not drain: whoever waits is refused at once."""
+    lines = run_program(
+        """
+        import os, signal, threading, time
+        from aioapiqueue import ApiQueue, QueueClosed
+        from aioapiqueue.threads import blocking
+
+        queue = ApiQueue()
+        queue.pause()
+
+        def work():
+            try:
+                with blocking(queue).slot():
+                    print("let in")
+            except QueueClosed:
+                print("refused", flush=True)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        while not queue.waiting:
+            time.sleep(0.001)
+
+        def interrupt():
+            while not queue.closed:
+                time.sleep(0.001)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt).start()
+        try:
+            blocking(queue).close()
+        except KeyboardInterrupt:
+            thread.join(10)
+            print("interrupted", queue.waiting)
+        """
+    )
+    assert lines == ["refused", "interrupted 0"]
+
+
+def test_interrupted_anywhere_no_slot_is_lost():
+    """A storm of signals, at any instruction of taking and ending slots, leaks no place."""
+    lines = run_program(
+        """
+        import gc, random, signal, sys, time
+        from aioapiqueue import ApiQueue
+        from aioapiqueue.threads import blocking
+
+        class Struck(BaseException):
+            pass
+
+        def strike(*_):
+            raise Struck
+
+        signal.signal(signal.SIGALRM, strike)
+        queue = ApiQueue("20000/s", concurrency=1)
+        gate = blocking(queue)
+        with gate.slot():
+            pass
+
+        def calls():
+            for _ in range(20):
+                with gate.slot(timeout=5) as slot:
+                    slot.throttled()
+
+        struck = 0
+        sys.unraisablehook = lambda _: None  # struck in a finalizer
+        chance = random.Random(4)
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.00001, 0.0004))
+                calls()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Struck:
+                struck += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        gc.collect()
+        gate.call(int)
+        print(struck > 500, queue.waiting, queue.running)
+        with gate.slot(timeout=5):
+            print("goes on")
+        """
+    )
+    assert lines == ["True 0 0", "goes on"]
+
+
+def test_a_child_after_a_fork_has_a_queue_of_its_own():
+    """Whoever waited in the parent does not wait in the child; both go on, each for itself."""
+    lines = run_program(
+        """
+        import os, threading, time
+        from aioapiqueue import ApiQueue
+        from aioapiqueue.threads import blocking
+
+        queue = ApiQueue("200ms", concurrency=2)
+
+        def work():
+            with blocking(queue).slot():
+                pass
+
+        outer = blocking(queue).slot().__enter__()
+        waiting = [threading.Thread(target=work) for _ in range(4)]
+        for thread in waiting:
+            thread.start()
+        while queue.waiting < 4:
+            time.sleep(0.001)
+        child = os.fork()
+        if child == 0:
+            print("child", queue.waiting, queue.running, threading.active_count())
+            start = time.monotonic()
+            for _ in range(3):
+                with blocking(queue).slot():
+                    pass
+            outer.release()
+            del outer
+            blocking(queue).call(int)
+            print("child", time.monotonic() - start < 1.0, queue.waiting, queue.running, flush=True)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        for thread in waiting:
+            thread.join()
+        outer.release()
+        blocking(queue).call(int)
+        print("parent", status, queue.waiting, queue.running)
+        """
+    )
+    assert lines == ["child 0 0 1", "child True 0 0", "parent 0 0 0"]
+
+
+def test_forks_at_any_moment_leave_parent_and_child_working():
+    """Children forked while threads take slots all work, end in silence, and harm no parent."""
+    lines = run_program(
+        """
+        import os, sys, threading, time
+        from aioapiqueue import ApiQueue
+        from aioapiqueue.threads import blocking
+
+        queue = ApiQueue("2000/s")
+        stop = False
+
+        def work():
+            while not stop:
+                with blocking(queue).slot():
+                    pass
+
+        busy = [threading.Thread(target=work) for _ in range(4)]
+        for thread in busy:
+            thread.start()
+        failed = 0
+        for _ in range(25):
+            child = os.fork()
+            if child == 0:
+                stop = True
+                for _ in range(5):
+                    with blocking(queue).slot(timeout=5):
+                        pass
+                sys.exit(0)
+            failed += os.waitpid(child, 0)[1] != 0
+        stop = True
+        for thread in busy:
+            thread.join(10)
+        blocking(queue).call(int)
+        print(failed, queue.waiting, queue.running)
+        """
+    )
+    assert lines == ["0 0 0"]
+
+
+def test_a_pool_of_forked_processes_can_use_the_queue():
+    """Workers that multiprocessing forks pace themselves, and end in silence."""
+    lines = run_program(
+        """
+        import multiprocessing, time
+        from aioapiqueue import ApiQueue
+        from aioapiqueue.threads import blocking
+
+        queue = ApiQueue("20/s")
+
+        def work(_):
+            with blocking(queue).slot():
+                return time.monotonic()
+
+        work(0)
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            times = sorted(pool.map(work, range(10), chunksize=5))
+            pool.close()
+            pool.join()
+        print(len(times), times[-1] - times[0] > 0.17)
+        """
+    )
+    assert lines == ["10 True"]
+
+
+def test_a_portal_of_the_parent_is_refused_in_the_child():
+    """A child has no thread that runs the parent's loop: it gets an error instead of hanging."""
+    lines = run_program(
+        """
+        import os
+        from anyio.from_thread import start_blocking_portal
+        from aioapiqueue import ApiQueue
+        from aioapiqueue.threads import blocking
+
+        queue = ApiQueue()
+        with start_blocking_portal() as portal:
+            gate = blocking(queue, portal=portal)
+            with gate.slot():
+                child = os.fork()
+                if child == 0:
+                    try:
+                        gate.slot().__enter__()
+                    except RuntimeError as error:
+                        print(error)
+                    with blocking(queue).slot():
+                        print("a loop of its own", flush=True)
+                    os._exit(0)
+            os.waitpid(child, 0)
+        """
+    )
+    assert "make a portal in the child" in lines[0]
+    assert lines[1:] == ["a loop of its own"]
+
+
+def test_the_interpreter_ends_although_daemon_threads_wait():
+    """Threads that wait for ever keep no process alive, and die in silence."""
+    start = time.monotonic()
+    lines = run_program(
+        """
+        import threading, time
+        from aioapiqueue import ApiQueue
+        from aioapiqueue.threads import blocking
+
+        queue = ApiQueue()
+        queue.pause()
+
+        def work():
+            with blocking(queue).slot():
+                print("let in")
+
+        for _ in range(50):
+            threading.Thread(target=work, daemon=True).start()
+        while queue.waiting < 50:
+            time.sleep(0.001)
+        print("end")
+        """
+    )
+    assert lines == ["end"]
+    assert time.monotonic() - start < 10
+
+
+def test_threads_that_the_program_waits_for_get_their_turns_at_its_end():
+    """After the main thread has ended, threads that are no daemons are still served."""
+    lines = run_program(
+        """
+        import threading
+        from aioapiqueue import ApiQueue
+        from aioapiqueue.threads import blocking
+
+        queue = ApiQueue("20/s")
+
+        def work():
+            with blocking(queue).slot():
+                print("call")
+
+        for _ in range(10):
+            threading.Thread(target=work).start()
+        print("main ends")
+        """
+    )
+    assert sorted(lines) == ["call"] * 10 + ["main ends"]
+    assert lines[-1] == "call"
+
+
+def test_nothing_is_started_before_the_first_slot():
+    """Importing the module, and giving access to a queue, starts no thread."""
+    lines = run_program(
+        """
+        import threading
+        from aioapiqueue import ApiQueue
+        from aioapiqueue.threads import blocking
+        gate = blocking(ApiQueue())
+        print(threading.active_count())
+        """
+    )
+    assert lines == ["1"]
