@@ -1,0 +1,342 @@
+"""One client's connection: reads its messages, and answers them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from aioapiqueue.hub import _protocol as protocol
+from aioapiqueue.hub._records import Process
+from aioapiqueue.hub._socket import peer_of
+from aioapiqueue.integrations._aws import hold_of, is_throttle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aioapiqueue import ApiQueue, Slot
+    from aioapiqueue.hub._records import Figure
+    from aioapiqueue.hub._server import Hub, Turn
+
+__all__ = ["Connection"]
+
+_AHEAD = float("-inf")
+"""The priority of a request that a call with a slot has to wait for."""
+
+
+class _Request:
+    """An attempt: it waits for its turns, one after the other, and then is under way.
+
+    Attributes:
+        figure: where it is counted.
+        turns: those that it has not joined yet, in order; of nothing that paces it: none.
+        turn: the one that it waits for; None once it is under way.
+        queue: whose turn that is, or was last.
+        slots: what it holds.
+        under_way: whether it has been let go.
+    """
+
+    __slots__ = ("figure", "priority", "queue", "slots", "turn", "turns", "under_way")
+
+    def __init__(self, figure: Figure, turns: Iterable[Turn], priority: float) -> None:
+        self.figure = figure
+        self.turns = iter(turns)
+        self.priority = priority
+        self.turn: asyncio.Future[Slot] | None = None
+        self.queue: ApiQueue | None = None
+        self.slots: list[Slot] = []
+        self.under_way = False
+
+    def advance(self) -> asyncio.Future[Slot] | None:
+        """Return what is to be waited for next, or None: the attempt may start.
+
+        Raises:
+            Exception: whatever a queue refuses it with.
+        """
+        if self.turn is not None:
+            self.slots.append(self.turn.result())
+            self.turn = None
+        for queue, key, cost in self.turns:
+            self.queue = queue
+            turn = queue.enqueue(key=key, priority=self.priority, cost=cost)
+            if not turn.done():
+                self.turn = turn
+                return turn
+            self.slots.append(turn.result())
+        return None
+
+    def release(self) -> None:
+        """Give its places back."""
+        for slot in self.slots:
+            slot.release()
+
+    def withdraw(self) -> None:
+        """Leave the line it is in, and give back what it has not used."""
+        turn, self.turn = self.turn, None
+        # It leaves, or hands on the slot that it has just got.
+        if turn is not None and not turn.cancel() and not turn.cancelled():
+            turn.exception()  # nobody is there to hear of it
+        for slot in self.slots:
+            slot.settle(0)
+            slot.release()
+
+
+class Connection(asyncio.Protocol):
+    """Serves one connection; whatever becomes of it, its places are given back.
+
+    Args:
+        hub: whose connection it is.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._rest = b""
+        self._requests: dict[int, _Request] = {}
+        self._greeted = False
+        self._process: Process | None = None
+        self.pid: int | None = None
+        """Whose it is: as the kernel knows, or else as it says."""
+        self._transport: asyncio.Transport
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Admit the client if it is of this user."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._hub.joined(self)
+        try:
+            uid, peer = peer_of(transport.get_extra_info("socket"))
+        except OSError:  # it has gone already
+            self._transport.abort()
+            return
+        if uid is not None and uid != os.geteuid():
+            self.refuse(f"the hub serves the user with the id {os.geteuid()} only, not {uid}")
+        elif peer is not None:
+            self._belong(peer)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
+        """Give back the places of a client that has gone, and leave its waits."""
+        self._hub.left(self)
+        if self._process is not None:
+            self._process.ended = time.time()
+        self._end_all()
+
+    def data_received(self, data: bytes) -> None:
+        """Take the lines that are complete."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        try:
+            for line in lines:
+                if self._transport.is_closing():
+                    return
+                self._take(protocol.parse(line))
+            protocol.check_length(self._rest)
+        except protocol.Malformed as error:
+            self.refuse(f"{error}: see docs/hub.md")
+
+    # A client that does not read what it is sent is not read from either: so what is kept for it
+    # is bounded. If it goes, writing fails.
+
+    def pause_writing(self) -> None:
+        """Stop listening to a client that does not read."""
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Listen to it again."""
+        self._transport.resume_reading()
+
+    # What the hub calls.
+
+    def refuse(self, why: str) -> None:
+        """Tell the client why, and close the connection."""
+        self._send(error=why)
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()  # closing would wait until it reads, maybe for ever
+        else:
+            self._transport.close()
+        self._end_all()
+
+    # What the client says.
+
+    def _take(self, message: dict[str, Any]) -> None:
+        what = message.get("do")
+        if not self._greeted:
+            if what != "hello":
+                raise protocol.Malformed("the first message is not hello")
+            self._hello(message)
+        elif what == "ask":
+            self._ask(message)
+        elif what == "end":
+            self._end(protocol.count(message, "id"), message)
+        elif what == "free":
+            self._free(protocol.count(message, "id"))
+        elif what == "leave":
+            self._leave(protocol.count(message, "id"))
+        elif what == "hooked" and self._process is not None:
+            self._process.botocore = protocol.text(message, "botocore")
+        elif what == "bye" and self._process is not None:
+            self._process.exited = True
+        else:
+            raise protocol.Malformed('"do" is none of the words of the protocol')
+
+    def _hello(self, message: dict[str, Any]) -> None:
+        if message.get("version") != protocol.VERSION:
+            self.refuse(
+                f"the hub speaks version {protocol.VERSION} of its protocol, the client does not: "
+                "the program runs with the bootstrap of another aioapiqueue"
+            )
+            return
+        stated = protocol.count(message, "pid")
+        if self.pid is None and not self._belong(stated):
+            return
+        self._greeted = True
+        if "executable" in message:
+            self._process = Process(
+                self.pid or stated,
+                protocol.text(message, "executable", longest=1024),
+                protocol.text(message, "python"),
+            )
+            self._hub.started(self._process)
+        self._send(version=protocol.VERSION)
+
+    def _ask(self, message: dict[str, Any]) -> None:
+        number = protocol.count(message, "id")
+        if number in self._requests:
+            raise protocol.Malformed(f"request {number} is not over yet")
+        if (
+            len(self._requests) >= protocol.MAX_REQUESTS_PER_CONNECTION
+            or self._hub.requests >= protocol.MAX_REQUESTS
+        ):
+            self._send(id=number, error="too many calls wait or are under way at once")
+            return
+        request = None
+        try:
+            figure, queue = self._hub.find(
+                protocol.name(message, "service"),
+                protocol.name(message, "operation"),
+                protocol.optional(message, "region"),
+                protocol.optional(message, "key"),
+                protocol.optional(message, "account"),
+            )
+            turns = self._hub.turns(figure, queue, protocol.facts(message))
+            priority = _AHEAD if message.get("nested") is True else 0
+            request = _Request(figure, turns, priority)
+            turn = request.advance()
+        except Exception as error:  # noqa: BLE001 - fails this call, and nothing else
+            if request is not None:
+                request.withdraw()
+            self._send(id=number, error=_say(error))
+            return
+        self._requests[number] = request
+        self._hub.requests += 1
+        figure.waiting += 1
+        if turn is None:
+            self._go(number, request)
+        else:
+            turn.add_done_callback(lambda _: self._due(number, request))
+
+    def _due(self, number: int, request: _Request) -> None:
+        """Heed that a turn of one that waited has come; not if it has left meanwhile."""
+        if self._requests.get(number) is not request:
+            return
+        try:
+            turn = request.advance()
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - refused, closed
+            figure = request.figure
+            self._end(number)
+            self._send(id=number, error=f"{figure.service} {figure.operation}: {_say(error)}")
+            return
+        if turn is None:
+            self._go(number, request)
+        else:
+            turn.add_done_callback(lambda _: self._due(number, request))
+
+    def _go(self, number: int, request: _Request) -> None:
+        request.under_way = True
+        request.figure.waiting -= 1
+        request.figure.let_go(time.monotonic(), sum(slot.waited for slot in request.slots))
+        self._transport.write(b'{"id":%d,"go":true}\n' % number)
+
+    def _free(self, number: int) -> None:
+        """Give back the place of a call whose signing needs a call of its own, ahead of it."""
+        request = self._requests.get(number)
+        if request is not None and request.under_way:
+            request.release()
+
+    def _leave(self, number: int) -> None:
+        """Forget a request that its caller no longer wants; nothing was sent for it."""
+        request = self._requests.pop(number, None)
+        if request is None:
+            return
+        self._hub.requests -= 1
+        request.withdraw()
+        if request.under_way:  # its turn came while this message was on its way
+            request.figure.calls -= 1
+            request.figure.running -= 1
+        else:
+            request.figure.waiting -= 1
+
+    def _end(self, number: int, outcome: dict[str, Any] | None = None) -> None:
+        """Forget a request, wherever it is; what is not known (any more) is let be."""
+        request = self._requests.get(number)
+        if request is None:
+            return
+        if not request.under_way:
+            self._leave(number)
+            return
+        del self._requests[number]
+        self._hub.requests -= 1
+        request.figure.running -= 1
+        try:
+            if outcome is not None:
+                self._judge(request, outcome)
+        finally:
+            request.release()
+
+    @staticmethod
+    def _judge(request: _Request, outcome: dict[str, Any]) -> None:
+        """Count what came of an attempt, and tell its queue if the other side pushed back."""
+        figure = request.figure
+        status = protocol.count(outcome, "status") if "status" in outcome else None
+        code = protocol.optional(outcome, "code")
+        headers = {
+            "retry-after": protocol.optional(outcome, "retry_after") or "",
+            "x-amz-retry-after": protocol.optional(outcome, "amz_retry_after") or "",
+        }
+        if is_throttle(code, status, operation=figure.operation, service=figure.service):
+            figure.throttled += 1
+            if request.slots and request.queue is not None:
+                # The service's own comes last. Which of its limits it was, no answer says.
+                slot = request.slots[-1]
+                hold, odd = hold_of({name: value for name, value in headers.items() if value})
+                slot.throttled(hold)
+                if odd:
+                    request.queue.odd(key=slot.key)
+        elif "failed" in outcome or (
+            status is not None and (status >= 400 or (code is not None and status < 300))  # noqa: PLR2004 - HTTP's
+        ):
+            figure.errors += 1  # S3 has errors with status 200
+
+    def _belong(self, pid: int) -> bool:
+        """Note whose connection this is; refuse it if that process has too many."""
+        self.pid = pid
+        most = protocol.MAX_CONNECTIONS_PER_PROCESS
+        if self._hub.belongs(pid) <= most:
+            return True
+        self.refuse(
+            f"process {pid} has {most:,} connections, one for each thread that calls, and may not "
+            "have more"
+        )
+        return False
+
+    def _end_all(self) -> None:
+        for number in list(self._requests):
+            self._end(number)
+
+    def _send(self, **message: object) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(protocol.to_line(**message))
+
+
+def _say(error: BaseException) -> str:
+    return f"{error}" or type(error).__name__

@@ -1,0 +1,113 @@
+"""The words of the protocol (docs/hub.md), and what a client may send at most."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+__all__ = [
+    "MAX_CONNECTIONS_PER_PROCESS",
+    "MAX_FACTS",
+    "MAX_LINE",
+    "MAX_REQUESTS",
+    "MAX_REQUESTS_PER_CONNECTION",
+    "VERSION",
+    "Malformed",
+    "check_length",
+    "count",
+    "facts",
+    "name",
+    "optional",
+    "parse",
+    "text",
+    "to_line",
+]
+
+VERSION = 1
+
+MAX_LINE = 8192
+"""Bytes, with the line feed."""
+MAX_CONNECTIONS_PER_PROCESS = 2_000
+"""A thread that waits needs one of its own."""
+MAX_FACTS = 64
+"""Numbers told of the parameters of one call."""
+MAX_REQUESTS_PER_CONNECTION = 65_536
+"""Waiting or under way. An event loop has one connection, and may gather a call per snapshot."""
+MAX_REQUESTS = 262_144
+"""Of all clients together: the bound of the hub's memory."""
+
+# They end up in limits, on terminals and in reports: nothing that could be a control sequence.
+_NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)
+
+
+class Malformed(ValueError):  # noqa: N818 - says what the line is
+    """A line that is not of the protocol; the connection that sent it is closed."""
+
+
+def check_length(line: bytes) -> None:
+    """Raise `Malformed` for (the beginning of) a line that is too long."""
+    if len(line) >= MAX_LINE:
+        raise Malformed(f"a line is longer than {MAX_LINE} bytes")
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """Return the message in one line.
+
+    Raises:
+        Malformed: it is too long, or not a JSON object.
+    """
+    check_length(line)
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        raise Malformed("a line is not JSON") from None
+    if not isinstance(message, dict):
+        raise Malformed("a line is not a JSON object")
+    return message
+
+
+def to_line(**message: object) -> bytes:
+    """Return a message as a line."""
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def count(message: dict[str, Any], key: str) -> int:
+    """Return a number from 1 to 2**53."""
+    value = message.get(key)
+    if type(value) is int and 0 < value <= 1 << 53:
+        return value
+    raise Malformed(f'"{key}" is not a whole number from 1')
+
+
+def name(message: dict[str, Any], key: str) -> str:
+    """Return what names a service or an operation."""
+    value = message.get(key)
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        return value
+    raise Malformed(f'"{key}" is not a name')
+
+
+def optional(message: dict[str, Any], key: str) -> str | None:
+    """Return what `text` does; None where the message has null, or nothing."""
+    return None if message.get(key) is None else text(message, key)
+
+
+def text(message: dict[str, Any], key: str, *, longest: int = 128) -> str:
+    """Return a text, with whatever cannot be printed escaped."""
+    value = message.get(key)
+    if not isinstance(value, str) or len(value) > longest:
+        raise Malformed(f'"{key}" is not a text of at most {longest} characters')
+    return value if value.isprintable() else ascii(value)[1:-1]
+
+
+def facts(message: dict[str, Any]) -> dict[str, int]:
+    """Return the numbers that limits may depend on, by the names of parameters."""
+    value = message.get("facts", {})
+    if (
+        isinstance(value, dict)
+        and len(value) <= MAX_FACTS
+        and all(type(one) is int and 0 <= one <= 1 << 53 for one in value.values())
+    ):
+        return value
+    raise Malformed(f'"facts" is not an object of at most {MAX_FACTS} numbers')

@@ -1,0 +1,92 @@
+"""What the hub remembers of its clients: processes, and figures for each kind of call."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+__all__ = ["Figure", "Process"]
+
+_WAITED = 0.001  # seconds; less is the way to the queue and back
+
+
+@dataclass(slots=True)
+class Process:
+    """A Python interpreter that has said hello.
+
+    Attributes:
+        pid: its process id.
+        executable: the interpreter, as `sys.executable` has it.
+        python: its version, `"3.11.7"`.
+        botocore: the version of the botocore that is paced in it; None until that is imported.
+        started: when it said hello, as `time.time()`.
+        ended: when its connection closed, as `time.time()`; None while it lives. (A process that
+            has closed all its files, as daemons do, says hello again at its next call.)
+        exited: it said goodbye: the interpreter came to its orderly end. Killed processes, forked
+            children that end by `os._exit` (those of `multiprocessing`), and those that `exec`
+            another program say none.
+    """
+
+    pid: int
+    executable: str
+    python: str
+    botocore: str | None = None
+    started: float = field(default_factory=time.time)
+    ended: float | None = None
+    exited: bool = False
+
+
+@dataclass(slots=True)
+class Figure:
+    """What was counted of one operation of one service, in one Region, of one account.
+
+    Attributes:
+        service: as `create_client` takes it: `"ec2"`.
+        operation: `"DescribeSnapshots"`.
+        region: None where botocore knows none.
+        account: the account's id, where it is known or told by the access key; else the access
+            key's id; None where there are no credentials, or none yet.
+        queue: the name of the queue that paces it; None without one.
+        paced: whether a queue paces it.
+        calls: HTTP attempts let go.
+        waits: those among them that waited for a millisecond or more.
+        waiting: attempts that wait now.
+        running: attempts under way now.
+        waited: seconds that the attempts let go have waited, added up.
+        longest_wait: the longest of these, in seconds.
+        throttled: answers by which the other side pushed back.
+        errors: other answers that are errors, and attempts without an answer, but for cancelled
+            ones.
+        peak: the most attempts let go in any one second.
+    """
+
+    service: str
+    operation: str
+    region: str | None
+    account: str | None
+    queue: str | None
+    paced: bool
+    calls: int = 0
+    waits: int = 0
+    waiting: int = 0
+    running: int = 0
+    waited: float = 0.0
+    longest_wait: float = 0.0
+    throttled: int = 0
+    errors: int = 0
+    peak: int = 0
+    _last_second: deque[float] = field(default_factory=deque, repr=False, compare=False)
+
+    def let_go(self, now: float, waited: float) -> None:
+        """Count an attempt that may start."""
+        self.calls += 1
+        self.running += 1
+        self.waits += waited >= _WAITED
+        self.waited += waited
+        self.longest_wait = max(self.longest_wait, waited)
+        recent = self._last_second
+        recent.append(now)
+        while recent[0] <= now - 1:
+            recent.popleft()
+        self.peak = max(self.peak, len(recent))

@@ -1,0 +1,243 @@
+"""The hub: queues behind a Unix domain socket, on the loop of whoever opens it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
+
+from anyio import to_thread
+
+from aioapiqueue.hub._connection import Connection
+from aioapiqueue.hub._records import Figure, Process
+from aioapiqueue.hub._socket import BACKLOG, check_system, listen, raise_file_limit
+from aioapiqueue.integrations._aws import account_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping
+    from types import TracebackType
+
+    from aioapiqueue import ApiQueue
+
+__all__ = ["Hub"]
+
+BOOTSTRAP = Path(__file__).absolute().parent / "_bootstrap"
+
+_MANY = 128
+_MAX_FIGURES = 20_000
+_MAX_PROCESSES = 10_000
+
+Turn: TypeAlias = "tuple[ApiQueue, Hashable, float]"
+"""A queue, the key and the cost of a slot in it: the beginning of a registry's."""
+_FigureKey = tuple[str, str, str | None, str | None]
+
+
+class _Finder(Protocol):
+    """What the hub needs of a `Registry`."""
+
+    def find(
+        self, service: str, operation: str, *, region: str | None = None, account: str | None = None
+    ) -> ApiQueue | None: ...
+
+
+class Hub:
+    """Lets the calls of many local processes go, as the queues of one registry say.
+
+    An async context manager: the socket is there inside the block. It uses no task of its own.
+    Leaving the block, cancelled or not, refuses whoever still waits and closes every connection;
+    it does not close the registry's queues, which are the caller's.
+
+    >>> async def main(registry, directory):
+    ...     async with Hub(registry, directory=directory) as hub:
+    ...         await run_program(env=os.environ | hub.environment)
+    ...         return hub.figures
+
+    Args:
+        registry: which queue paces which call. What it gives no queue is let go at once, and
+            counted.
+        directory: where the socket `hub.sock` is made; made (0700) if it is not there. Nobody else
+            may have access to it.
+        count_only: let everything go at once, and count what would have been paced too.
+
+    Raises:
+        RuntimeError: this system has no Unix domain sockets.
+        ValueError: the socket's path would be too long.
+        PermissionError: others have access to the directory, or it is somebody else's.
+    """
+
+    def __init__(self, registry: _Finder, *, directory: Path, count_only: bool = False) -> None:
+        check_system()
+        # Absolute, as programs may have other working directories.
+        self.path = directory.absolute() / "hub.sock"
+        self._registry = registry
+        # Limits that several operations share, or that parameters choose, where it has any.
+        self._turns_of: Callable[..., Iterable[Turn]] | None = getattr(registry, "turns", None)
+        self.count_only = count_only
+        self.requests = 0
+        """Waiting or under way, of all clients."""
+        self._connections: set[Connection] = set()
+        self._connections_of: Counter[int] = Counter()
+        self._processes: dict[int, Process] = {}
+        self._figures: dict[_FigureKey, tuple[Figure, ApiQueue | None]] = {}
+        self._server: asyncio.Server | None = None
+        self._files_raised = False
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a program needs in its environment, beside what this process has in its own.
+
+        Raises:
+            ValueError: `PYTHONPATH` cannot name the folder that aioapiqueue is installed in.
+        """
+        folder = str(BOOTSTRAP)
+        if os.pathsep in folder:
+            raise ValueError(
+                f"{folder}: PYTHONPATH cannot name a folder with {os.pathsep!r} in it: install "
+                "aioapiqueue somewhere else"
+            )
+        others = [
+            one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one != folder
+        ]
+        # An empty entry would be the working directory, as would no entry after a separator.
+        joined = os.pathsep.join([folder, *others] if any(others) else [folder])
+        return {"PYTHONPATH": joined, "AIOAPIQUEUE_HUB": str(self.path)}
+
+    @property
+    def processes(self) -> Mapping[int, Process]:
+        """All interpreters that have said hello, by process id; of those who shared one, the last.
+
+        Of more than 10,000, those that ended first are forgotten.
+        """
+        return MappingProxyType(self._processes)
+
+    @property
+    def figures(self) -> list[Figure]:
+        """What was counted, one for each service, operation, Region and account, as things stand.
+
+        They are the hub's own, and go on counting.
+        """
+        return [figure for figure, _ in self._figures.values()]
+
+    async def __aenter__(self) -> Self:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            await to_thread.run_sync(listen, listener, self.path)
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_unix_server(
+                lambda: Connection(self), sock=listener, backlog=BACKLOG
+            )
+        except BaseException:  # cancelled while the thread binds it, too
+            listener.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Nothing is awaited before everybody is refused, so that a cancellation cannot skip it.
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for connection in list(self._connections):
+            connection.refuse("the hub is closing, as the run has ended")
+        # Meanwhile the transports close their sockets, in the loop's next pass.
+        await to_thread.run_sync(partial(self.path.unlink, missing_ok=True))
+
+    # What connections call.
+
+    def joined(self, connection: Connection) -> None:
+        """Heed a new connection."""
+        self._connections.add(connection)
+        if not self._files_raised and len(self._connections) > _MANY:
+            # Only now, not at the start: a program that was started before has inherited the
+            # limit that its user set, and select() in it may rely on small numbers.
+            self._files_raised = True
+            raise_file_limit()
+
+    def belongs(self, pid: int) -> int:
+        """Heed whose connection one is; return how many that process has."""
+        self._connections_of[pid] += 1
+        return self._connections_of[pid]
+
+    def left(self, connection: Connection) -> None:
+        """Heed that a connection has ended."""
+        self._connections.discard(connection)
+        pid = connection.pid
+        if pid is not None:
+            self._connections_of[pid] -= 1
+            if not self._connections_of[pid]:
+                del self._connections_of[pid]
+
+    def started(self, process: Process) -> None:
+        """Heed that an interpreter has said hello."""
+        self._processes.pop(process.pid, None)
+        self._processes[process.pid] = process
+        if len(self._processes) > _MAX_PROCESSES:
+            for pid, known in self._processes.items():
+                if known.ended is not None:
+                    del self._processes[pid]
+                    break
+
+    def find(
+        self,
+        service: str,
+        operation: str,
+        region: str | None,
+        access_key: str | None,
+        account_id: str | None,
+    ) -> tuple[Figure, ApiQueue | None]:
+        """Return where a call is counted, and its queue if it has to wait for one.
+
+        Raises:
+            Exception: whatever the registry raises.
+        """
+        account = account_of(access_key, account_id) if access_key is not None else account_id
+        key = (service, operation, region, account)
+        found = self._figures.get(key)
+        if found is None:
+            if len(self._figures) >= _MAX_FIGURES:
+                raise OverflowError(
+                    f"more than {_MAX_FIGURES:,} kinds of calls (service, operation, Region, "
+                    "account): this is more than one hub keeps count of"
+                )
+            queue = self._registry.find(service, operation, region=region, account=account)
+            paced = queue is not None
+            figure = Figure(
+                service, operation, region, account, queue.name if queue else None, paced
+            )
+            found = figure, None if self.count_only else queue
+            self._figures[key] = found
+        return found
+
+    def turns(
+        self, figure: Figure, queue: ApiQueue | None, facts: Mapping[str, int]
+    ) -> Iterable[Turn]:
+        """Return the slots that an attempt needs, one after the other.
+
+        Args:
+            figure: where it is counted.
+            queue: what `find` returned; None: it needs no slot.
+            facts: what limits may depend on of its parameters.
+
+        Raises:
+            Exception: whatever the registry raises.
+        """
+        if queue is None:
+            return ()
+        if self._turns_of is None:
+            return ((queue, figure.operation, 1),)
+        return self._turns_of(
+            figure.service,
+            figure.operation,
+            region=figure.region,
+            account=figure.account,
+            parameters=facts,
+        )

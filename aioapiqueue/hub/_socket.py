@@ -1,0 +1,95 @@
+"""The hub's socket: where it may lie, who may speak to it, how many may."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import struct
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["BACKLOG", "check_system", "listen", "peer_of", "raise_file_limit"]
+
+_LONGEST = 100
+"""Bytes of a path: `sun_path` has room for 104 on macOS and the BSDs, 108 on Linux."""
+BACKLOG = 4096
+_BSD_LOCAL_PEERCRED = 1
+
+
+def check_system() -> None:
+    """Raise `RuntimeError` where there are no Unix domain sockets."""
+    if os.name != "posix" or not hasattr(socket, "AF_UNIX"):
+        raise RuntimeError(
+            f"the hub needs Unix domain sockets, which Python has not on {sys.platform}: run it "
+            "on Linux or macOS (on Windows: in WSL)"
+        )
+
+
+def listen(listener: socket.socket, path: Path) -> None:
+    """Have a socket listen at `path`, for this user only. It blocks: not for the loop's thread.
+
+    The directory is made if it is not there.
+
+    Raises:
+        ValueError: the path is too long.
+        PermissionError: the directory is open to others, is somebody else's, or a link.
+    """
+    if len(os.fsencode(path)) > _LONGEST:
+        raise ValueError(
+            f"{path}: {len(os.fsencode(path))} bytes are too long for a socket's path, of which "
+            f"systems take {_LONGEST}: choose a shorter directory (TMPDIR)"
+        )
+    _make_private(path.parent)
+    path.unlink(missing_ok=True)  # of a hub that was killed
+    listener.bind(os.fspath(path))
+    path.chmod(0o600)
+    listener.listen(BACKLOG)
+    listener.settimeout(0)
+
+
+def _make_private(directory: Path) -> None:
+    """Make a directory, or make sure that nobody else can get at the one that is there."""
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700, parents=True)
+    found = directory.lstat()
+    mode = stat.S_IMODE(found.st_mode)
+    if not stat.S_ISDIR(found.st_mode):
+        raise PermissionError(f"{directory} is no directory, or a link to one: choose another")
+    if found.st_uid != os.geteuid():
+        raise PermissionError(
+            f"{directory} belongs to the user with the id {found.st_uid}, and you have the id "
+            f"{os.geteuid()}: choose another directory"
+        )
+    if mode & 0o077:
+        raise PermissionError(
+            f"{directory} is open to others (its mode is {mode:o}): chmod 700 {directory}"
+        )
+
+
+def peer_of(connection: socket.socket) -> tuple[int | None, int | None]:
+    """Return the user's and the process's id of the other end, each None where it is not known."""
+    if hasattr(socket, "SO_PEERCRED") and sys.platform == "linux":
+        size = struct.calcsize("3i")
+        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        pid, uid, _ = struct.unpack("3i", found)
+        return uid, pid or None  # 0: of another PID namespace
+    if sys.platform == "darwin" or "bsd" in sys.platform:
+        with contextlib.suppress(OSError):
+            found = connection.getsockopt(0, _BSD_LOCAL_PEERCRED, 128)  # struct xucred
+            return struct.unpack_from("Ii", found)[1], None
+    return None, None
+
+
+def raise_file_limit() -> None:
+    """Let this process have as many open files as it may."""
+    import resource  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # macOS: infinity is more than it gives
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,367 @@
+import asyncio
+import json
+import os
+import sys
+
+import pytest
+
+from aioapiqueue.hub import _protocol
+
+pytestmark = pytest.mark.real
+
+# A client of a small service, without boto3: quick to import.
+SYNC = """
+import botocore.session
+sts = botocore.session.get_session().create_client("sts")
+"""
+AIO = """
+import asyncio
+from aiobotocore.session import get_session
+"""
+
+
+async def test_the_interpreter_says_hello_hooked_and_bye(bench, tools):
+    """A program that uses botocore is known with its versions, and that it ended well."""
+    async with bench.hub({}) as hub:
+        code, out, err = await bench.run("import botocore; print(botocore.__version__)", hub)
+        assert (code, err) == (0, "")
+        code, _, err = await bench.run(SYNC, hub)
+        assert (code, err) == (0, "")
+        await tools.until(lambda: all(process.ended for process in hub.processes.values()))
+        plain, hooked = hub.processes.values()
+    assert plain.executable == sys.executable
+    assert plain.python == ".".join(map(str, sys.version_info[:3]))
+    assert (plain.botocore, plain.exited) == (None, True)
+    assert (hooked.botocore, hooked.exited) == (out.strip(), True)
+
+
+async def test_a_program_that_is_killed_says_no_bye(bench, tools):
+    """A killed process has ended, but did not exit."""
+    async with bench.hub({}) as hub:
+        program = await bench.start("import time; time.sleep(60)", hub)
+        await tools.until(lambda: program.pid in hub.processes)
+        process = hub.processes[program.pid]
+        program.process.kill()
+        await tools.until(lambda: process.ended is not None)
+        assert not process.exited
+
+
+async def test_a_program_without_botocore_imports_next_to_nothing_more(bench):
+    """What the bootstrap imports at the start are built-in and extension modules."""
+    async with bench.hub({}) as hub:
+        source = "import sys; print(*sorted(sys.modules))"
+        _, without, _ = await bench.run(source, None)
+        _, having, err = await bench.run(source, hub)
+        assert err == ""
+        more = set(having.split()) - set(without.split())
+        allowed = {"__future__", "_socket", "_json", "atexit", "_thread", "time", "sitecustomize"}
+        assert more <= allowed
+        assert "_socket" in more
+
+
+@pytest.mark.parametrize("body", ["print('theirs')", "import errno; errno.nosuch"])
+async def test_the_next_sitecustomize_is_imported_as_if_ours_were_not_there(bench, tools, body):
+    """The next one on the path runs once, is what `sitecustomize` names, and may fail as ever."""
+    theirs = bench.directory / "theirs"
+    theirs.mkdir()
+    (theirs / "sitecustomize.py").write_text(body)
+    source = """
+        import sys
+        module = sys.modules.get("sitecustomize")
+        print(module and module.__file__, *[entry for entry in sys.path if "theirs" in entry])
+    """
+    code, out, err = await bench.run(source, None, PYTHONPATH=str(theirs))
+    async with bench.hub({}) as hub:
+        ours = os.pathsep.join([str(tools.BOOTSTRAP), str(theirs)])
+        assert await bench.run(source, hub, PYTHONPATH=ours) == (code, out, err)
+        assert ("theirs" in out, "Error in sitecustomize" in err) == (True, "errno" in body)
+        assert len(hub.processes) == 1
+
+
+async def test_without_another_sitecustomize_ours_stays_and_so_does_its_place_on_the_path(
+    bench, tools
+):
+    """The folder stays on sys.path, for programs that hand that to their children."""
+    async with bench.hub({}) as hub:
+        source = "import sys; print(sys.modules['sitecustomize'].__file__, sys.path[1])"
+        code, out, err = await bench.run(source, hub)
+        assert (code, err) == (0, "")
+        assert out.split() == [str(tools.BOOTSTRAP / "sitecustomize.py"), str(tools.BOOTSTRAP)]
+
+
+async def test_two_copies_on_the_path_are_one(bench, tools):
+    """A second copy of the bootstrap, from another installation, does nothing but chain."""
+    copy = bench.directory / "copy"
+    copy.mkdir()
+    (copy / "sitecustomize.py").write_text((tools.BOOTSTRAP / "sitecustomize.py").read_text())
+    async with bench.hub({"sts": "1000/s"}) as hub:
+        path = os.pathsep.join([str(tools.BOOTSTRAP), str(copy)])
+        source = SYNC + "sts.get_caller_identity()"
+        assert await bench.run(source, hub, PYTHONPATH=path) == (0, "", "")
+        assert len(hub.processes) == 1
+        assert hub.figures[0].calls == 1
+
+
+async def test_without_a_hub_in_the_environment_it_does_nothing(bench, tools):
+    """The bootstrap alone, without AIOAPIQUEUE_HUB, paces nothing and hooks nothing."""
+    source = SYNC + "import sys; sts.get_caller_identity(); print(len(sys.meta_path))"
+    plain = await bench.run(source, None)
+    assert plain[0] == 0
+    assert await bench.run(source, None, PYTHONPATH=str(tools.BOOTSTRAP)) == plain
+
+
+async def test_an_interpreter_that_ignores_its_environment_is_never_heard_of(bench):
+    """`python -I` says no hello: which is how the hub's owner can tell that it is not paced."""
+    async with bench.hub({}) as hub:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-c", "", env=hub.environment
+        )
+        assert await process.wait() == 0
+        assert not hub.processes
+
+
+@pytest.mark.parametrize("package", ["botocore", "awscli/botocore"])
+async def test_a_botocore_that_cannot_be_hooked_cannot_be_imported(bench, package):
+    """Where the class of all clients is missing, the import says that nothing would be paced."""
+    folder = bench.directory / package
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder / "client.py").touch()
+    name = package.replace("/", ".")
+    async with bench.hub({}) as hub:
+        code, _, err = await bench.run(f"import {name}.client", hub)
+        assert code == 1
+        assert f"ImportError: aioapiqueue cannot pace {name}.client" in err
+        # The AWS CLI's own botocore is one under another name.
+        (folder / "client.py").write_text("class BaseClient: pass")
+        (folder / "__init__.py").write_text("__version__ = '1.99.0'")
+        assert await bench.run(f"import {name}.client", hub) == (0, "", "")
+        assert [process.botocore for process in hub.processes.values()] == [None, "1.99.0"]
+
+
+async def test_every_attempt_waits_before_it_is_signed(bench, tools):
+    """Retries wait as first tries do, from any thread, and no signature grows old."""
+    answers = iter([bench.loopback.THROTTLED] * 2)
+    plain = bench.loopback.answer
+    bench.loopback.answer = lambda arrival: next(answers, None) or plain(arrival)
+    source = """
+        import botocore.session, concurrent.futures
+        from botocore.config import Config
+        sts = botocore.session.get_session().create_client(
+            "sts", config=Config(retries={"mode": "standard", "max_attempts": 5})
+        )
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: sts.get_caller_identity(), range(10)))
+    """
+    async with bench.hub({"sts": "5/s"}) as hub:
+        assert await bench.run(source, hub) == (0, "", "")
+        figure = hub.figures[0]
+    assert len(bench.loopback.arrivals) == 12
+    assert (figure.calls, figure.throttled, figure.errors) == (12, 2, 0)
+    assert (figure.waiting, figure.running) == (0, 0)
+    assert (figure.service, figure.operation) == ("sts", "GetCallerIdentity")
+    assert (figure.region, figure.account) == ("eu-west-1", "AKIAIOSFODNN7EXAMPLE")
+    assert tools.most_in(1, bench.loopback.times) <= 6
+    # A whole second is what X-Amz-Date counts; the last of them waits for more than two.
+    assert max(arrival.signature_age for arrival in bench.loopback.arrivals) < 1.9
+
+
+async def test_aiobotocore_waits_without_blocking_its_loop(bench, tools):
+    """Tasks on one loop are paced over one connection while the loop goes on."""
+    source = (
+        AIO
+        + """
+async def main():
+    async with get_session().create_client("sts") as sts:
+        await sts.get_caller_identity()
+        calls = asyncio.gather(*(sts.get_caller_identity() for _ in range(10)))
+        worst = 0
+        loop = asyncio.get_running_loop()
+        while not calls.done():
+            before = loop.time()
+            await asyncio.sleep(0.01)
+            worst = max(worst, loop.time() - before)
+        await calls
+        print(worst)
+asyncio.run(main())
+"""
+    )
+    async with bench.hub({"sts": "5/s"}) as hub:
+        code, out, err = await bench.run(source, hub)
+        assert (code, err) == (0, "")
+        assert float(out) < 1  # blocked, it would be two
+        figure = hub.figures[0]
+        assert (figure.calls, figure.waiting, figure.running) == (11, 0, 0)
+    assert tools.most_in(1, bench.loopback.times) <= 6
+
+
+async def test_a_cancelled_task_leaves_the_line_or_gives_back_its_place(bench, tools):
+    """With one place: one cancelled in flight frees it at once, one that waits uses no slot."""
+    bench.loopback.answer = lambda _: None
+    source = (
+        AIO
+        + """
+import os
+async def seen(name):
+    while not os.path.exists(name):
+        await asyncio.sleep(0.01)
+async def main():
+    async with get_session().create_client("sts") as sts:
+        flies, waits, last = [asyncio.create_task(sts.get_caller_identity()) for _ in range(3)]
+        await seen("one")
+        flies.cancel()
+        waits.cancel()
+        await asyncio.wait([flies, waits])
+        print(flies.cancelled(), waits.cancelled(), flush=True)
+        await seen("two")
+        last.cancel()
+        await asyncio.wait([last])
+asyncio.run(main())
+"""
+    )
+    async with bench.hub({"sts": {"rate": "1000/s", "concurrency": 1}}) as hub:
+        program = await bench.start(source, hub)
+        await tools.until(lambda: len(bench.loopback.arrivals) == 1, within=30)
+        await tools.until(lambda: hub.figures[0].waiting == 2)
+        (bench.directory / "one").touch()
+        assert await program.line() == "True True"
+        await tools.until(lambda: len(bench.loopback.arrivals) == 2)
+        assert (hub.figures[0].calls, hub.figures[0].waiting, hub.figures[0].running) == (2, 0, 1)
+        (bench.directory / "two").touch()
+        assert await program.end() == ("", "")
+        await tools.until(lambda: hub.requests == 0)
+        assert hub.figures[0].errors == 0
+
+
+async def test_ctrl_c_in_a_thread_that_waits_leaves_the_line(bench, tools):
+    """A KeyboardInterrupt reaches a call that waits, and the next call waits behind nobody."""
+    source = (
+        SYNC
+        + """
+import os, signal, threading, time
+sts.get_caller_identity()
+def interrupt():
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
+try:
+    sts.get_caller_identity()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+sts.get_caller_identity()
+"""
+    )
+    async with bench.hub({"sts": "1/s"}) as hub:
+        assert await bench.run(source, hub) == (0, "interrupted\n", "")
+        assert (hub.figures[0].calls, hub.figures[0].waiting) == (2, 0)
+    first, second = bench.loopback.times
+    assert 0.9 < second - first < 1.7
+
+
+async def test_the_access_key_is_read_for_each_attempt_and_no_secret_is_sent(bench, tools):
+    """A client whose credentials change is counted by the new ones, without a refresh by us."""
+    source = """
+        import botocore.session
+        from botocore.credentials import RefreshableCredentials
+        from datetime import datetime, timedelta, timezone
+        refreshed = []
+        def refresh():
+            refreshed.append(1)
+            key = ["ASIAQNZGKIQY56JQ7WML", "AKIAIOSFODNN7EXAMPLE"][len(refreshed) - 1]
+            expires = datetime.now(timezone.utc) + timedelta(seconds=[1, 9999][len(refreshed) - 1])
+            return dict(access_key=key, secret_key="hidden", token="hidden",
+                        expiry_time=expires.isoformat())
+        session = botocore.session.get_session()
+        session._credentials = RefreshableCredentials.create_from_metadata(
+            refresh(), refresh, "test")
+        sts = session.create_client("sts")
+        for _ in range(3):
+            sts.get_caller_identity()
+        print(len(refreshed))
+    """
+    async with bench.hub({}) as hub:
+        code, out, err = await bench.run(source, hub)
+        assert (code, err) == (0, "")
+        accounts = {figure.account: figure.calls for figure in hub.figures}
+    # The first attempt knows the old key, as the refresh is botocore's, when it signs.
+    assert accounts == {"029608264753": 1, "AKIAIOSFODNN7EXAMPLE": 2}
+    assert out == "2\n"
+
+
+ROLE = """
+import botocore.session
+client = botocore.session.Session(profile="role").create_client("sts")
+client.get_caller_identity()
+client.get_caller_identity()
+"""
+ROLE_AIO = (
+    AIO
+    + """
+async def main():
+    from aiobotocore.session import AioSession
+    async with AioSession(profile="role").create_client("sts") as client:
+        await client.get_caller_identity()
+        await client.get_caller_identity()
+asyncio.run(main())
+"""
+)
+
+
+@pytest.mark.parametrize("source", [ROLE, ROLE_AIO], ids=["botocore", "aiobotocore"])
+async def test_a_role_is_known_by_its_arn_before_its_first_credentials(bench, tools, source):
+    """The first call of an assumed role counts for the role's account, as the later ones do."""
+    plain = bench.loopback.answer
+    role = (
+        "<AssumeRoleResponse><AssumeRoleResult><Credentials>"
+        "<AccessKeyId>ASIAQNZGKIQY56JQ7WML</AccessKeyId><SecretAccessKey>s</SecretAccessKey>"
+        "<SessionToken>t</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration>"
+        "</Credentials></AssumeRoleResult></AssumeRoleResponse>"
+    )
+
+    def answer(arrival):
+        return (200, "", role) if arrival.action == "AssumeRole" else plain(arrival)
+
+    bench.loopback.answer = answer
+    config = bench.directory / "config"
+    config.write_text(
+        "[profile role]\nrole_arn = arn:aws:iam::029608264753:role/reader\n"
+        "credential_source = Environment\nregion = eu-west-1\n"
+    )
+    # With one place, the call that needs the role would otherwise wait for itself.
+    limits = {"sts": {"rate": "1000/s", "concurrency": 1, "scope": []}}
+    async with bench.hub(limits) as hub:
+        assert await bench.run(source, hub, AWS_CONFIG_FILE=str(config)) == (0, "", "")
+        calls = {(figure.operation, figure.account): figure.calls for figure in hub.figures}
+    assert calls == {
+        ("GetCallerIdentity", "029608264753"): 2,
+        ("AssumeRole", "AKIAIOSFODNN7EXAMPLE"): 1,
+    }
+    assert [arrival.action for arrival in bench.loopback.arrivals] == [
+        "AssumeRole",
+        "GetCallerIdentity",
+        "GetCallerIdentity",
+    ]
+
+
+async def test_what_parameters_say_of_a_call_are_numbers_only(bench, tools, monkeypatch):
+    """Whole numbers, lengths of lists, and 1 for what else is given; no text leaves the program."""
+    told = []
+    parse = _protocol.parse
+    monkeypatch.setattr(_protocol, "parse", lambda line: told.append(line) or parse(line))
+    source = """
+        import botocore.session
+        sts = botocore.session.get_session().create_client("sts")
+        sts.assume_role(RoleArn="arn:aws:iam::029608264753:role/hidden", RoleSessionName="hidden",
+            DurationSeconds=900, Tags=[{"Key": "hidden", "Value": "hidden"}] * 2)
+    """
+    async with bench.hub({"sts": "10/s"}) as hub:
+        assert await bench.run(source, hub) == (0, "", "")
+    [ask] = [json.loads(line) for line in told if b"ask" in line]
+    assert ask["facts"] == {
+        "RoleArn": 1,
+        "RoleSessionName": 1,
+        "DurationSeconds": 900,
+        "Tags": 2,
+    }
+    assert b"hidden" not in b"".join(told)
+    assert b"secret" not in b"".join(told)

@@ -1,0 +1,314 @@
+import asyncio
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.real
+
+# Forks workers of so many threads each, which call until they are killed or find a file "stop".
+FLEET = """
+import botocore.session, os, sys, threading
+processes, threads = int(sys.argv[1]), int(sys.argv[2])
+session = botocore.session.get_session()
+
+def work(sts):
+    while not os.path.exists("stop"):
+        sts.get_caller_identity()
+
+def main():
+    sts = session.create_client("sts", config=botocore.config.Config(max_pool_connections=50))
+    crew = [threading.Thread(target=work, args=[sts]) for _ in range(threads)]
+    for thread in crew:
+        thread.start()
+    for thread in crew:
+        thread.join()
+
+session.create_client("sts")                    # models are read once, not in every child
+children = []
+for _ in range(processes):
+    pid = os.fork()
+    if not pid:
+        try:
+            main()
+        finally:
+            os._exit(0)
+    children.append(pid)
+print(*children, flush=True)
+for pid in children:
+    os.waitpid(pid, 0)
+"""
+
+
+async def test_eight_processes_of_eight_threads_share_one_rate(bench, tools):
+    """Together they make 50 calls per second, no more in any second, and nothing is left over."""
+    async with bench.hub({"sts": "50/s"}) as hub:
+        fleet = await bench.start(FLEET, hub, "8", "8")
+        await tools.until(lambda: len(bench.loopback.arrivals) > 10, within=30)
+        begun = time.monotonic()
+        await asyncio.sleep(5)
+        arrived = [at for at in bench.loopback.times if begun <= at < begun + 5]
+        assert 0.95 * 250 <= len(arrived) <= 255  # 0.98 in the slow test, over a longer time
+        # Let go strictly at the rate; on a busy machine, some are sent later than others.
+        assert hub.figures[0].peak <= 52
+        assert tools.most_in(1, arrived) <= 60
+        assert hub.figures[0].waiting > 40
+        (bench.directory / "stop").touch()
+        assert (await fleet.end())[1] == ""
+        await tools.until(lambda: hub.requests == 0)
+        assert hub.figures[0].calls == len(bench.loopback.arrivals)
+        assert len(hub.processes) == 9
+        assert all(process.botocore for process in hub.processes.values())
+
+
+async def test_when_half_are_killed_the_rest_take_the_whole_rate_at_once(bench, tools):
+    """No slot goes to the dead: the gap around the kill is no longer than those before."""
+    async with bench.hub({"sts": "20/s"}) as hub:
+        fleet = await bench.start(FLEET, hub, "6", "4")
+        children = list(map(int, (await fleet.line()).split()))
+        await tools.until(lambda: hub.figures and hub.figures[0].waiting > 20, within=30)
+        killed = time.monotonic()
+        for pid in children[::2]:
+            os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(3)
+        after = [at for at in bench.loopback.times if killed <= at < killed + 3]
+        assert len(after) >= 57
+        # One that was let go and killed before it was sent is lost, and no other.
+        assert max(tools.gaps(after)) < 0.2
+        assert sum(process.ended is not None for process in hub.processes.values()) == 3
+        assert hub.figures[0].running <= 2
+
+
+HUB = """
+import asyncio, sys
+from pathlib import Path
+from aioapiqueue.hub import Hub
+from aioapiqueue.registry import Registry
+async def main():
+    async with Hub(Registry({"sts": "1/h"}), directory=Path(sys.argv[1])) as hub:
+        print(hub.path, flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+async def test_when_the_hub_is_killed_every_waiting_call_fails_and_nothing_is_sent(bench, tools):
+    """Threads and tasks that wait get an error that says so within 5 s; later calls at once."""
+    hub = await bench.start(
+        HUB, None, str(bench.directory / "hub"), PYTHONPATH=os.pathsep.join(sys.path)
+    )
+    path = await hub.line()
+    source = """
+        import asyncio, concurrent.futures, time
+        import botocore.session
+        from aiobotocore.session import get_session
+
+        def call(_=None):
+            try:
+                sts.get_caller_identity()
+            except Exception as error:
+                return f"{type(error).__module__}.{type(error).__name__}: {error}"
+
+        async def main():
+            async with get_session().create_client("sts") as sts:
+                return await asyncio.gather(
+                    *(sts.get_caller_identity() for _ in range(4)), return_exceptions=True)
+
+        sts = botocore.session.get_session().create_client("sts")
+        call()
+        with concurrent.futures.ThreadPoolExecutor(5) as pool:
+            tasks = pool.submit(asyncio.run, main())
+            print("up", flush=True)
+            errors = list(pool.map(call, range(4)))
+            print(time.monotonic())
+            assert all(isinstance(error, RuntimeError) for error in tasks.result())
+            errors += [f"{type(e).__module__}.{type(e).__name__}: {e}" for e in tasks.result()]
+        print(time.monotonic())
+        print(call())
+        print(*errors, sep="\\n")
+    """
+    environment = {"PYTHONPATH": str(tools.BOOTSTRAP), "AIOAPIQUEUE_HUB": path}
+    program = await bench.start(source, None, **environment)
+    assert await program.line() == "up"
+    assert len(bench.loopback.arrivals) == 1
+    await asyncio.sleep(2)
+    hub.process.kill()
+    killed = time.monotonic()
+    out, err = await program.end(within=20)
+    assert err == ""
+    threads, tasks, *errors = out.splitlines()
+    assert killed < float(threads) < killed + 5
+    assert float(tasks) < killed + 5
+    assert len(errors) == 9
+    for error in errors:
+        assert error.startswith("aioapiqueue.PacingError: the call was not sent: nobody paces it")
+    assert len(bench.loopback.arrivals) == 1
+
+
+async def test_without_a_hub_at_the_start_every_call_fails(bench, tools):
+    """A program whose hub is not there starts, and is told at its first call; nothing is sent."""
+    source = """
+        import asyncio, pickle
+        import botocore.session
+        from aiobotocore.session import get_session
+        async def main():
+            async with get_session().create_client("sts") as sts:
+                await sts.get_caller_identity()
+        for call in (botocore.session.get_session().create_client("sts").get_caller_identity,
+                     lambda: asyncio.run(main())):
+            try:
+                call()
+            except Exception as error:
+                print(type(error).__name__, "unset AIOAPIQUEUE_HUB" in str(error),
+                      type(pickle.loads(pickle.dumps(error))).__name__)
+    """
+    path = str(bench.directory / "none.sock")
+    environment = {"PYTHONPATH": str(tools.BOOTSTRAP), "AIOAPIQUEUE_HUB": path}
+    begun = time.monotonic()
+    assert await bench.run(source, None, **environment) == (
+        0,
+        "PacingError True RuntimeError\n" * 2,
+        "",
+    )
+    assert time.monotonic() - begun < 20
+    assert not bench.loopback.arrivals
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+async def test_children_of_multiprocessing_are_paced(bench, tools, method):
+    """Parent and children, however they are started, share one rate over their own connections."""
+    source = """
+        import multiprocessing, sys
+        import botocore.session
+
+        def call(_):
+            sts = botocore.session.get_session().create_client("sts")
+            for _ in range(3):
+                sts.get_caller_identity()
+
+        if __name__ == "__main__":
+            call(None)
+            with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
+                pool.map(call, range(2), chunksize=1)
+            call(None)
+    """
+    async with bench.hub({"sts": "10/s"}) as hub:
+        assert await bench.run(source, hub, method) == (0, "", "")
+        assert hub.figures[0].calls == len(bench.loopback.arrivals) == 12
+        assert tools.most_in(1, bench.loopback.times) <= 11
+        await tools.until(lambda: all(process.ended for process in hub.processes.values()))
+        paced = [process for process in hub.processes.values() if process.botocore]
+        assert len(paced) >= 3
+        assert hub.requests == 0
+
+
+async def test_grandchildren_are_paced(bench, tools):
+    """Python programs started by the program's children are paced, too."""
+    source = """
+        import subprocess, sys
+        code = "import botocore.session as s; s.get_session().create_client('sts')"
+        code += ".get_caller_identity()"
+        nested = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+        subprocess.run([sys.executable, "-c", nested, code], check=True)
+    """
+    async with bench.hub({"sts": "10/s"}) as hub:
+        assert await bench.run(source, hub) == (0, "", "")
+        assert hub.figures[0].calls == 1
+        assert len(hub.processes) == 3
+
+
+async def test_a_daemon_that_closes_every_file_is_paced_and_its_files_are_its_own(bench, tools):
+    """After all file numbers are closed and reused, nothing of ours is written into them."""
+    source = """
+        import os, botocore.session
+        sts = botocore.session.get_session().create_client("sts")
+        sts.get_caller_identity()
+        os.closerange(3, 100)
+        files = [os.open(f"file{n}", os.O_RDWR | os.O_CREAT) for n in range(20)]
+        sts = botocore.session.get_session().create_client("sts")
+        sts.get_caller_identity()
+        assert all(os.fstat(file).st_size == 0 for file in files)
+        for file in files:
+            os.close(file)                          # raises if somebody else has closed it
+    """
+    async with bench.hub({"sts": "10/s"}) as hub:
+        assert await bench.run(source, hub) == (0, "", "")
+        assert hub.figures[0].calls == 2
+        [process] = hub.processes.values()
+        assert process.botocore
+
+
+async def test_a_forked_child_keeps_nothing_of_its_parent_alive(bench, tools):
+    """A parent's place is given back when it is killed, although its child lives on."""
+    bench.loopback.answer = lambda _: None
+    source = """
+        import os, threading, time, botocore.session
+        sts = botocore.session.get_session().create_client("sts")
+        threading.Thread(target=sts.get_caller_identity, daemon=True).start()
+        time.sleep(1)
+        if not os.fork():
+            time.sleep(30)
+            os._exit(0)
+        print("forked", flush=True)
+        time.sleep(30)
+    """
+    async with bench.hub({"sts": {"rate": "100/s", "concurrency": 1}}) as hub:
+        program = await bench.start(source, hub)
+        assert await program.line() == "forked"
+        await tools.until(lambda: hub.figures[0].running == 1)
+        os.kill(program.pid, signal.SIGKILL)
+        await tools.until(lambda: hub.figures[0].running == 0)
+        assert sum(process.ended is None for process in hub.processes.values()) == 1
+
+
+async def test_calls_that_wait_for_a_refresh_hold_up_nobody(bench, tools):
+    """With places for two, two threads at botocore's lock let the refresh go ahead of them."""
+    source = """
+        import threading, botocore.session
+        from botocore.credentials import DeferredRefreshableCredentials
+        other = botocore.session.get_session().create_client("sts")
+        gate = threading.Barrier(3)
+        def refresh():
+            other.get_caller_identity()
+            return dict(access_key="AKIAIOSFODNN7EXAMPLE", secret_key="s", token="t",
+                        expiry_time="2099-01-01T00:00:00Z")
+        session = botocore.session.get_session()
+        session._credentials = DeferredRefreshableCredentials(refresh, "test")
+        sts = session.create_client("sts")
+        def call():
+            gate.wait()
+            sts.get_caller_identity()
+        threads = [threading.Thread(target=call) for _ in range(3)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+    """
+    limits = {"rate": "1000/s", "concurrency": 2, "lanes": {"GetCallerIdentity": "20/s"}}
+    async with bench.hub({"sts": limits | {"scope": []}}) as hub:
+        assert await bench.run(source, hub) == (0, "", "")
+        assert sum(figure.calls for figure in hub.figures) == 4
+
+
+@pytest.mark.slow
+async def test_eight_interpreters_of_eight_threads_over_twenty_seconds(bench, tools):
+    """0.98 to 1.00 of 50 per second over 20 s, at most 52 in any second; then half are killed."""
+    source = FLEET.replace("int(sys.argv[1])", "1", 1)
+    async with bench.hub({"sts": "50/s"}) as hub:
+        crews = [await bench.start(source, hub, "1", "8") for _ in range(8)]
+        children = [int(await crew.line()) for crew in crews]
+        await tools.until(lambda: hub.figures and hub.figures[0].waiting >= 62, within=60)
+        begun = time.monotonic()
+        await asyncio.sleep(20)
+        arrived = [at for at in bench.loopback.times if begun <= at < begun + 20]
+        assert 0.98 <= len(arrived) / 1000 <= 1.002
+        assert hub.figures[0].peak <= 52
+        assert tools.most_in(1, arrived) <= 54  # 52 on a quiet machine
+        killed = time.monotonic()
+        for pid in children[::2]:
+            os.kill(pid, signal.SIGKILL)
+        await asyncio.sleep(5)
+        after = [at for at in bench.loopback.times if killed <= at < killed + 5]
+        assert len(after) >= 0.98 * 250 - 1
+        # Released at the tick after the kill: one interval, and what the machine adds to it.
+        assert max(tools.gaps([killed, *after])) < 0.1

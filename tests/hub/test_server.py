@@ -1,0 +1,493 @@
+import asyncio
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from aioapiqueue import ApiQueue, Window
+from aioapiqueue.hub import Hub
+from aioapiqueue.registry import Registry
+
+pytestmark = pytest.mark.real
+
+
+async def test_only_this_user_can_reach_the_socket(bench):
+    """The socket is 0600 in a directory of 0700, and is gone after the block."""
+    async with bench.hub({}) as hub:
+        assert stat.S_IMODE(hub.path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(hub.path.parent.stat().st_mode) == 0o700
+    assert not hub.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (lambda directory: directory.mkdir(mode=0o755), "chmod 700"),
+        (lambda directory: directory.symlink_to(directory.parent), "a link"),
+        (lambda directory: directory.touch(), "no directory"),
+    ],
+)
+async def test_a_directory_that_others_may_get_at_is_refused(directory, spoil, word):
+    """A directory that is open to others, a link or a file is refused with a remedy."""
+    spoil(directory / "hub")
+    with pytest.raises(PermissionError, match=word):
+        async with Hub(Registry({}), directory=directory / "hub"):
+            pass
+    assert not (directory / "hub" / "hub.sock").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+async def test_a_directory_of_another_user_is_refused(directory):
+    """Somebody else's directory is refused, whatever its mode."""
+    (directory / "hub").mkdir(mode=0o700)
+    os.chown(directory / "hub", 65534, 65534)
+    with pytest.raises(PermissionError, match="65534"):
+        async with Hub(Registry({}), directory=directory / "hub"):
+            pass
+
+
+async def test_a_path_too_long_for_a_socket_is_refused(directory):
+    """A path that no socket can have is refused before anything is made."""
+    with pytest.raises(ValueError, match="TMPDIR"):
+        async with Hub(Registry({}), directory=directory / ("x" * 100)):
+            pass
+    assert list(directory.iterdir()) == []
+
+
+async def test_the_socket_of_a_hub_that_was_killed_is_replaced(bench, tools):
+    """A hub starts where another has left its socket behind."""
+    (bench.directory / "hub").mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(str(bench.directory / "hub" / "hub.sock"))
+    async with bench.hub({}) as hub, tools.Raw(hub) as client:
+        client.greet()
+        assert await client.hear() == {"version": 1}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+async def test_another_user_is_refused_even_where_the_file_modes_let_it_in(bench):
+    """A peer of another user id is told so and hung up on, whatever the modes say."""
+    async with bench.hub({}) as hub:
+        for path in (hub.path, hub.path.parent, bench.directory):
+            path.chmod(0o777)
+        code = f"""
+            import os, socket
+            os.setgid(65534)
+            os.setuid(65534)
+            client = socket.socket(socket.AF_UNIX)
+            client.connect({str(hub.path)!r})
+            print(client.makefile().read())
+        """
+        stranger = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", textwrap.dedent(code), stdout=subprocess.PIPE
+        )
+        out, _ = await stranger.communicate()
+    assert "not 65534" in json.loads(out)["error"]
+
+
+async def test_calls_are_let_go_at_the_rate_of_their_queue(bench, tools):
+    """Of four calls at 20 per second, the last is let go after 150 ms; others at once."""
+    async with bench.hub({"ec2": "20/s"}) as hub, tools.Raw(hub) as client:
+        client.greet()
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        for number in range(1, 5):
+            client.ask(number)
+        client.ask(5, service="iam")
+        assert await client.hear() == {"version": 1}
+        times = {}
+        while len(times) < 5:
+            message = await client.hear()
+            assert message["go"] is True
+            times[message["id"]] = loop.time() - begun
+        assert times[5] < 0.045
+        assert list(times) == [1, 5, 2, 3, 4]
+        assert 0.15 <= times[4] < 0.5
+        ec2, iam = hub.figures
+        assert (ec2.calls, ec2.running, ec2.paced, ec2.queue) == (
+            4,
+            4,
+            True,
+            "ec2 eu-west-1 AKIAIOSFODNN7EXAMPLE",
+        )
+        assert 0.15 <= ec2.longest_wait < 0.5
+        assert (iam.calls, iam.paced, iam.queue, iam.waited) == (1, False, None, 0)
+
+
+async def test_count_only_counts_what_would_have_waited(bench, tools):
+    """With `count_only` everything is let go at once, and the peak of one second is known."""
+    async with bench.hub({"ec2": "1/s"}, count_only=True) as hub, tools.Raw(hub) as client:
+        client.greet()
+        for number in range(1, 51):
+            client.ask(number)
+            client.say(do="end", id=number, status=200)
+        for _ in range(51):
+            assert (await client.hear()) is not None
+        await tools.until(lambda: hub.figures[0].running == 0)
+        figure = hub.figures[0]
+        assert (figure.calls, figure.peak, figure.waited, figure.paced) == (50, 50, 0, True)
+
+
+async def test_push_back_is_judged_by_the_hub_and_holds_the_queue(bench, tools):
+    """A throttled answer's Retry-After holds the next call; other errors are only counted."""
+    async with bench.hub({"ec2": "1000/s"}) as hub, tools.Raw(hub) as client:
+        client.greet()
+        client.ask(1)
+        client.ask(2)
+        for _ in range(3):
+            await client.hear()
+        client.say(do="end", id=1, status=400, code="InvalidSnapshot.NotFound")
+        client.say(do="end", id=2, status=503, code="RequestLimitExceeded", amz_retry_after="300")
+        client.ask(3)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        assert await client.hear() == {"id": 3, "go": True}
+        assert 0.29 <= loop.time() - begun < 1
+        client.say(do="end", id=3, failed="ReadTimeoutError")
+        await tools.until(lambda: hub.figures[0].running == 0)
+        assert (hub.figures[0].throttled, hub.figures[0].errors) == (1, 2)
+
+
+async def test_a_client_that_dies_gives_back_its_places_and_leaves_its_waits(bench, tools):
+    """A place under `concurrency` held by a client that hangs up goes to the next one."""
+    limits = {"ec2": {"rate": "1000/s", "concurrency": 1}}
+    async with bench.hub(limits) as hub, tools.Raw(hub) as survivor:
+        async with tools.Raw(hub) as victim:
+            victim.greet()
+            for number in range(1, 4):
+                victim.ask(number)
+            assert [await victim.hear(), await victim.hear()][1] == {"id": 1, "go": True}
+            survivor.greet()
+            survivor.ask(1)
+            await survivor.hear()
+            await tools.until(lambda: hub.figures[0].waiting == 3)
+        assert await survivor.hear() == {"id": 1, "go": True}
+        assert (hub.figures[0].waiting, hub.figures[0].running) == (0, 1)
+        assert hub.requests == 1
+
+
+async def test_leaving_the_line_costs_nothing(bench, tools):
+    """Of three, the one that leaves uses no slot; a turn that was not used is not counted."""
+    async with bench.hub({"ec2": "10/s"}) as hub, tools.Raw(hub) as client:
+        client.greet()
+        for number in (1, 2, 3):
+            client.ask(number)
+        client.say(do="leave", id=2)
+        assert [await client.hear() for _ in range(3)][1:] == [
+            {"id": 1, "go": True},
+            {"id": 3, "go": True},
+        ]
+        assert hub.figures[0].longest_wait < 0.19
+        client.say(do="leave", id=3)
+        client.say(do="leave", id=99)
+        await tools.until(lambda: hub.figures[0].running == 1)
+        assert hub.figures[0].calls == 1
+
+
+async def test_a_nested_call_goes_ahead_on_the_place_that_its_outer_call_frees(bench, tools):
+    """With one place, a call that the holder needs is let go before those who wait."""
+    limits = {"ec2": {"rate": "1000/s", "concurrency": 1}}
+    async with bench.hub(limits) as hub, tools.Raw(hub) as client:
+        client.greet()
+        client.ask(1)
+        client.ask(2)
+        client.ask(3, nested=True)
+        client.say(do="free", id=1)
+        assert [await client.hear() for _ in range(3)][1:] == [
+            {"id": 1, "go": True},
+            {"id": 3, "go": True},
+        ]
+        client.say(do="end", id=3, status=200)
+        assert await client.hear() == {"id": 2, "go": True}
+
+
+class Sharing:
+    """A registry in which two operations share a bucket of units, beside the queue of all."""
+
+    def __init__(self):
+        self.bucket = ApiQueue(Window(10, 0.5), name="bucket")
+        self.own = ApiQueue("1000/s", name="own")
+
+    def find(self, *_, **__):
+        """Return the queue of all operations."""
+        return self.own
+
+    def turns(self, _service, operation, *, parameters, **_):
+        """Return the bucket's turn, for as many units as there are instances, and the queue's."""
+        own = (self.own, operation, 1)
+        if operation == "DescribeRegions":
+            return (own,)
+        return ((self.bucket, operation, parameters.get("MaxCount", 1)), own)
+
+
+async def test_a_call_waits_for_every_bucket_that_it_uses(directory, tools):
+    """Units that the parameters say are waited for first; other operations go by meanwhile."""
+    registry = Sharing()
+    async with Hub(registry, directory=directory / "hub") as hub, tools.Raw(hub) as client:
+        client.greet()
+        client.ask(1, "RunInstances", facts={"MaxCount": 10})
+        client.ask(2, "StartInstances")
+        client.ask(3)
+        heard = [await client.hear() for _ in range(4)]
+        assert [message.get("id") for message in heard] == [None, 1, 3, 2]
+        figures = {figure.operation: figure for figure in hub.figures}
+        assert 0.45 <= figures["StartInstances"].waited < 1
+        assert (registry.bucket.running, registry.own.running) == (2, 3)
+        client.say(do="leave", id=2)
+        client.say(do="end", id=1, status=200)
+        client.say(do="end", id=3, status=200)
+        await tools.until(lambda: hub.requests == 0)
+        assert (registry.bucket.running, registry.own.running) == (0, 0)
+        assert figures["StartInstances"].calls == 0
+
+
+async def test_between_two_buckets_a_client_may_leave_or_be_refused(directory, tools):
+    """What one bucket gave is given back if the next is left, or refuses the call."""
+    registry = Sharing()
+    registry.own = ApiQueue("1/h", maxsize=1)
+    async with Hub(registry, directory=directory / "hub") as hub, tools.Raw(hub) as client:
+        client.greet()
+        for number in (1, 2, 3):
+            client.ask(number, "RunInstances", facts={"MaxCount": 3})
+        heard = [await client.hear() for _ in range(3)]
+        assert heard[1] == {"id": 1, "go": True}
+        assert heard[2]["id"] == 3
+        assert "maxsize" in heard[2]["error"]
+        assert (registry.bucket.running, registry.own.waiting) == (2, 1)
+        client.say(do="leave", id=2)
+        await tools.until(lambda: hub.requests == 1)
+        assert (registry.bucket.running, registry.own.waiting) == (1, 0)
+        # Of ten units, three are used: as if the others had never asked.
+        assert registry.bucket.estimate(cost=7) == 0
+
+
+async def test_a_call_that_the_registry_refuses_fails_alone(directory, tools):
+    """What the registry raises reaches the one client as an error, and is not let go."""
+
+    class Refusing:
+        def find(self, *_, **__):
+            raise RuntimeError("no such account")
+
+    async with Hub(Refusing(), directory=directory / "hub") as hub, tools.Raw(hub) as client:
+        client.greet()
+        client.ask(1)
+        client.say(do="end", id=1)
+        client.ask(2, service="no\x1bname")
+        await client.hear()
+        assert await client.hear() == {"id": 1, "error": "no such account"}
+        assert await client.hear() == {"id": 2, "error": '"service" is not a name'}
+        assert hub.requests == 0
+
+
+async def test_whoever_waits_when_the_hub_closes_is_told(bench, tools):
+    """At the hub's end a waiting client hears why, and is hung up on."""
+    async with bench.hub({"ec2": "1/h"}) as hub:
+        client = await tools.Raw(hub).__aenter__()
+        client.greet()
+        client.ask(1)
+        client.ask(2)
+        await client.hear()
+        await client.hear()
+    assert "the run has ended" in (await client.hear())["error"]
+    assert await client.hear() is None
+    await client.__aexit__()
+    assert hub.requests == 0
+    assert hub.figures[0].waiting == 0
+
+
+async def test_a_process_is_known_from_hello_to_its_end(bench, tools):
+    """Hello, hooked and bye are kept of each process; its end is when the connection closes."""
+    async with bench.hub({}) as hub:
+        async with tools.Raw(hub) as client:
+            client.greet(executable="/x/\x1b[1mpython", python="3.9.18")
+            await client.hear()
+            process = hub.processes[os.getpid()]
+            assert (process.executable, process.python) == ("/x/\\x1b[1mpython", "3.9.18")
+            assert (process.botocore, process.ended, process.exited) == (None, None, False)
+            client.say(do="hooked", botocore="1.31.0")
+            client.say(do="bye")
+            await tools.until(lambda: process.exited)
+            assert (process.botocore, process.ended) == ("1.31.0", None)
+        await tools.until(lambda: process.ended is not None)
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        (b"GET / HTTP/1.1\r\n", "not JSON"),
+        (b"[]\n", "not a JSON object"),
+        (b"[" * 5000 + b"\n", "not JSON"),
+        (b'{"do":"ask","id":1}\n', "not hello"),
+        (b'{"do":"hello","version":2,"pid":1}\n', "version 1"),
+        (b'{"do":"hello","version":1,"pid":"1"}\n', '"pid"'),
+        (b'{"do":"hello","version":1,"pid":1}\n{"do":"sing"}\n', '"do"'),
+        (b'{"do":"hello","version":1,"pid":1}\n{"do":"end","id":-1}\n', '"id"'),
+        (b"x" * 9000, "8192"),
+    ],
+)
+async def test_a_malformed_line_ends_its_connection_with_an_error(bench, tools, line, word):
+    """Nonsense is answered by one error and the end of that connection; others go on."""
+    async with bench.hub({"ec2": "1000/s"}) as hub, tools.Raw(hub) as other:
+        other.greet()
+        await other.hear()
+        async with tools.Raw(hub) as client:
+            client.writer.write(line)
+            while "error" not in (message := await client.hear()):
+                pass
+            assert word in message["error"]
+            assert await client.hear() is None
+        other.ask(1)
+        assert await other.hear() == {"id": 1, "go": True}
+
+
+async def test_a_client_that_does_not_read_is_not_read_from(bench, tools):
+    """What is kept for a client that never reads is bounded, and others are served meanwhile."""
+    async with bench.hub({"ec2": "1000000/s"}) as hub:
+        async with tools.Raw(hub) as greedy:
+            greedy.writer.transport.pause_reading()
+            greedy.greet()
+            chunk = b"".join(
+                b'{"do":"ask","id":1,"service":"iam","operation":"ListUsers"}\n{"do":"end","id":1}\n'
+                for _ in range(1000)
+            )
+            sent = 0
+            with pytest.raises(TimeoutError):
+                while sent < 100_000_000:
+                    greedy.writer.write(chunk)
+                    sent += len(chunk)
+                    async with asyncio.timeout(1):
+                        await greedy.writer.drain()
+            assert sent < 20_000_000
+            connection = next(iter(hub._connections))
+            assert connection._transport.get_write_buffer_size() < 1_000_000
+            async with tools.Raw(hub) as other:
+                other.greet()
+                other.ask(1)
+                await other.hear()
+                assert await other.hear() == {"id": 1, "go": True}
+            greedy.writer.transport.abort()
+        await tools.until(lambda: not hub._connections)
+        assert hub.requests == 0
+
+
+async def test_a_process_may_have_so_many_connections(bench, tools, monkeypatch):
+    """One connection more than allowed is refused; those that are there go on."""
+    monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_CONNECTIONS_PER_PROCESS", 2)
+    async with bench.hub({}) as hub, tools.Raw(hub) as one, tools.Raw(hub) as two:
+        for client in (one, two):
+            client.greet()
+            assert await client.hear() == {"version": 1}
+        async with tools.Raw(hub) as three:
+            three.greet()
+            assert "has 2 connections" in (await three.hear())["error"]
+        await tools.until(lambda: len(hub._connections) == 2)
+        one.ask(1)
+        assert await one.hear() == {"id": 1, "go": True}
+        two.writer.close()
+        await tools.until(lambda: len(hub._connections) == 1)
+        async with tools.Raw(hub) as three:
+            three.greet()
+            assert await three.hear() == {"version": 1}
+
+
+async def test_a_connection_may_have_so_many_requests(bench, tools, monkeypatch):
+    """A request too many is refused alone; when one has ended, the next is taken."""
+    monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_REQUESTS_PER_CONNECTION", 2)
+    async with bench.hub({}) as hub, tools.Raw(hub) as client:
+        client.greet()
+        for number in (1, 2, 3):
+            client.ask(number)
+        assert "too many" in [await client.hear() for _ in range(4)][-1]["error"]
+        client.say(do="end", id=1, status=200)
+        client.ask(4)
+        assert await client.hear() == {"id": 4, "go": True}
+
+
+async def test_ten_thousand_wait_on_one_connection(bench, tools):
+    """A backlog of 10,000 on one connection is let go in order, and leaves nothing behind."""
+    async with bench.hub({"ec2": "5000/s"}) as hub, tools.Raw(hub) as client:
+        client.greet()
+        for number in range(1, 10_001):
+            client.ask(number)
+        await client.hear()
+        heard = [(await client.hear())["id"] for _ in range(10_000)]
+        assert heard == sorted(heard)
+        for number in heard:
+            client.say(do="end", id=number, status=200)
+        await tools.until(lambda: hub.requests == 0)
+        assert hub.figures[0].calls == 10_000
+
+
+async def test_the_environment_puts_the_bootstrap_first_and_keeps_what_was_there(
+    bench, tools, monkeypatch
+):
+    """PYTHONPATH keeps its other entries, and gets no empty one: that is the working directory."""
+    async with bench.hub({}) as hub:
+        monkeypatch.delenv("PYTHONPATH", raising=False)
+        assert hub.environment == {
+            "PYTHONPATH": str(tools.BOOTSTRAP),
+            "AIOAPIQUEUE_HUB": str(hub.path),
+        }
+        monkeypatch.setenv("PYTHONPATH", f"/a{os.pathsep}{tools.BOOTSTRAP}{os.pathsep}/b")
+        assert hub.environment["PYTHONPATH"].split(os.pathsep) == [
+            str(tools.BOOTSTRAP),
+            "/a",
+            "/b",
+        ]
+
+
+async def test_cancelled_while_it_starts_it_leaves_nothing_open(bench):
+    """A hub whose start is cancelled closes its socket (a warning would fail this test)."""
+    hub = bench.hub({})
+    task = asyncio.create_task(hub.__aenter__())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with bench.hub({}) as again:
+        assert again.path.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux shows what is inherited")
+async def test_programs_inherit_neither_sockets_nor_a_raised_limit(bench):
+    """With many clients the hub raises its own limit of files; a program has the caller's."""
+    child = """
+import os, resource, socket, sys
+links = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if int(n) > 2
+         and os.path.exists(f"/proc/self/fd/{n}")]
+assert not any(link.startswith("socket:") for link in links), links
+clients = []
+for _ in range(200):
+    clients.append(socket.socket(socket.AF_UNIX))
+    clients[-1].connect(sys.argv[1])
+    clients[-1].sendall(b'{"do":"hello","version":1,"pid":1}\\n')
+    assert clients[-1].recv(100)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+    source = f"""
+import asyncio, resource, sys
+from pathlib import Path
+from aioapiqueue import ApiQueue, Window
+from aioapiqueue.hub import Hub
+from aioapiqueue.registry import Registry
+async def main():
+    limit = resource.RLIMIT_NOFILE
+    resource.setrlimit(limit, (300, resource.getrlimit(limit)[1]))
+    async with Hub(Registry({{}}), directory=Path(sys.argv[1])) as hub:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", {child!r}, str(hub.path), close_fds=False,
+            stdout=asyncio.subprocess.PIPE)
+        out, _ = await child.communicate()
+        soft, hard = resource.getrlimit(limit)
+        print(out.decode().strip(), soft == hard)
+asyncio.run(main())
+"""
+    arguments = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    path = str(bench.directory / "hub")
+    assert await bench.run(source, None, path, **arguments) == (0, "300 True\n", "")
