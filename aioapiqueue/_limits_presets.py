@@ -15,7 +15,7 @@ from aioapiqueue import _limits_names as _names
 from aioapiqueue._limits_buckets import Bucket, Cost, read_buckets
 from aioapiqueue._limits_read import read_limits
 from aioapiqueue._limits_report import Report, quoted
-from aioapiqueue._rate import Rate
+from aioapiqueue._rate import Rate, Window
 
 if TYPE_CHECKING:
     from aioapiqueue._limits_report import Place
@@ -111,10 +111,12 @@ class Base:
     Attributes:
         fields: of a `ServiceLimits`.
         origins: where each of its limits comes from.
+        granted: what the table says of quotas, and where.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
     origins: dict[Entry, Origin] = field(default_factory=dict)
+    granted: dict[str, Place] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.fields)
@@ -265,7 +267,12 @@ def _percent(share: float) -> str:
 
 def _grant(base: Base, name: str, limits: tuple[Limit, ...], share: float) -> None:
     """Put a share of what AWS grants in the place of what it publishes."""
-    own = tuple(scaled(one, share) if isinstance(one, Rate) else one for one in limits)
+    own = tuple(
+        scaled(one, share)
+        if isinstance(one, Rate)
+        else Window(max(1, int(one.calls * share)), one.per)
+        for one in limits
+    )
     buckets = base.fields["buckets"]
     if name in buckets:
         buckets[name] = dataclasses.replace(buckets[name], limits=own)
@@ -353,6 +360,7 @@ def take_preset(
         report.add((*place, "quotas"), f'{quoted(quotas)} is no table: write RunInstances = "4/s"')
     part = own or share or DEFAULT_SHARE
     base = base_of(name, part, quotas=granted, shares=shares)
+    base.granted.update({key: (*place, "quotas", key) for key in granted})
     if not base and (wanted or asked):
         report.add(
             place,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue import _limits_names as _names
@@ -10,7 +11,9 @@ from aioapiqueue._limits_model import (
     check_buckets,
     check_name,
     check_operation,
+    read_limits,
     read_service,
+    revised,
 )
 from aioapiqueue._limits_presets import (
     DEFAULT_SHARE,
@@ -22,12 +25,18 @@ from aioapiqueue._limits_presets import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from aioapiqueue._limits_presets import Base, Entry
+    from aioapiqueue._limits_buckets import Bucket
+    from aioapiqueue._limits_model import Scope
+    from aioapiqueue._limits_presets import Base, Entry, Figure
     from aioapiqueue._limits_report import Place, Report
+    from aioapiqueue._rate import Limit
 
-__all__ = ["Read", "read_tables"]
+__all__ = ["InForce", "Read", "entries", "read_option", "read_tables"]
+
+_OPTION = "SERVICE=LIMIT or SERVICE.Operation=LIMIT, such as ec2=100ms or ec2.DescribeSnapshots=5/s"
+_CODE = Origin("code")
 
 
 class Read(NamedTuple):
@@ -35,6 +44,34 @@ class Read(NamedTuple):
 
     limits: ServiceLimits
     origins: Mapping[Entry, Origin]
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """Limits in force, and where they come from.
+
+    Attributes:
+        service: its name; "default" stands for each one that is not listed.
+        operation: whose limits these are; None: of all of the service's together, or of `bucket`;
+            "*": of each operation that has none of its own; "Describe*": of each that begins so.
+        limits: all of them hold at once; empty: unlimited.
+        scope: what has such limits of its own.
+        source: the file and line, the option, "code", or a share of what is published.
+        bucket: the name of the bucket whose limits these are.
+        members: what is in that bucket.
+        figure: what AWS publishes, where they come from that.
+        share: of that.
+    """
+
+    service: str
+    operation: str | None
+    limits: tuple[Limit, ...]
+    scope: tuple[Scope, ...]
+    source: str
+    bucket: str | None = None
+    members: Bucket | None = None
+    figure: Figure | None = None
+    share: float | None = None
 
 
 def read_tables(
@@ -85,21 +122,18 @@ def _check_operations(
 ) -> None:
     if not ask_models and name != "default":
         return
-    known = base.fields.get("lanes", {})
-    for lane in limits.lanes:
-        operation, _, bucket = lane.partition(" ")
-        place = (name, "lanes", lane)
-        if lane in known:
-            continue
+    # What is published needs no look-up, and may be newer than the botocore here.
+    lanes, buckets = base.fields.get("lanes", {}), base.fields.get("buckets", {})
+    said: dict[str, Place] = {
+        lane: (name, "lanes", lane) for lane in limits.lanes if lane not in lanes
+    }
+    said |= {key: place for key, place in base.granted.items() if key not in buckets}
+    for key, place in said.items():
+        operation, _, bucket = key.partition(" ")
         check_operation(name, operation, report, place)
         if bucket and not (bucket in limits.buckets and limits.buckets[bucket].each):
             report.add(place, f"{name} has no bucket {bucket!r} that each operation has for itself")
-    own = {
-        bucket: one
-        for bucket, one in limits.buckets.items()
-        if bucket not in base.fields.get("buckets", {})
-    }
-    if own:
+    if own := {key: one for key, one in limits.buckets.items() if key not in buckets}:
         check_buckets(name, own, report)
 
 
@@ -126,3 +160,68 @@ def _origins(
         if from_base:
             found[entry] = base.origins.get(entry, found[entry])
     return found
+
+
+def entries(read: Mapping[str, Read]) -> Iterator[InForce]:
+    """Yield what is in force: each service's own limits, its operations', its buckets'."""
+    rest = read["default"].origins if "default" in read else {}
+    for name, (limits, origins) in read.items():
+        own: dict[Entry, tuple[Limit, ...]] = {(None, None): limits.rate}
+        own.update({(operation, None): lane for operation, lane in limits.lanes.items()})
+        own.update({(None, bucket): one.limits for bucket, one in limits.buckets.items()})
+        for entry, these in own.items():
+            # An option may have made it from the default.
+            origin = origins.get(entry) or rest.get(entry)
+            if origin is None and not these:
+                continue  # a preset without limits for all operations together
+            operation, bucket = entry
+            said = origin or _CODE
+            yield InForce(
+                name,
+                operation,
+                these,
+                limits.scope,
+                said.text,
+                bucket,
+                limits.buckets.get(bucket or ""),
+                said.figure,
+                said.share,
+            )
+
+
+def read_option(
+    option: str,
+    tables: dict[str, Read],
+    given: dict[tuple[str, str | None], str],
+    report: Report,
+) -> None:
+    """Put one `--limit` into `tables`.
+
+    Args:
+        option: as it was given.
+        tables: of all services, so far.
+        given: for which service and operation there was an option before, and which.
+        report: gets what is wrong.
+    """
+    target, found, text = option.partition("=")
+    name, dot, operation = target.strip().partition(".")
+    if not (found and name and bool(dot) == bool(operation)):
+        report.add((), f"write {_OPTION}")
+        return
+    service = _names.canonical(name)
+    place = (service, operation or None)
+    if place in given:
+        report.add((), f"{given[place]} says it already: put a comma between several limits")
+    given[place] = report.source
+    own = read_limits(text.strip(), report, ())
+    old = tables.get(service)
+    if old is None and "default" in tables:
+        old = Read(tables["default"].limits, {})
+    elif old is None:
+        old = Read(ServiceLimits(), {(None, None): Origin(report.source)})
+    if old.limits.check:
+        check_name(name, report, ())
+        if operation:
+            check_operation(name, operation, report, ())
+    new = revised(old.limits, report, operation=operation or None, limits=own)
+    tables[service] = Read(new, {**old.origins, (operation or None, None): Origin(report.source)})

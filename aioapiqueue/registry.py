@@ -9,24 +9,16 @@ import asyncio
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
 from aioapiqueue import _limits_names as _names
 from aioapiqueue._limits_buckets import Bucket, facts
-from aioapiqueue._limits_model import (
-    Scope,
-    ServiceLimits,
-    check_name,
-    check_operation,
-    read_limits,
-    revised,
-)
-from aioapiqueue._limits_presets import Figure, Origin
+from aioapiqueue._limits_model import ServiceLimits
+from aioapiqueue._limits_presets import Figure
 from aioapiqueue._limits_report import Report, lines_of, quoted
-from aioapiqueue._limits_tables import Read, read_tables
+from aioapiqueue._limits_tables import InForce, Read, entries, read_option, read_tables
 from aioapiqueue._rate import Limit
 from aioapiqueue.exceptions import LimitsError, QueueClosed
 
@@ -34,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aioapiqueue._events import Observer
-    from aioapiqueue._limits_presets import Entry
     from aioapiqueue._queue import ApiQueue
 
 __all__ = [
@@ -49,7 +40,6 @@ __all__ = [
 ]
 
 Service: TypeAlias = str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits
-
 
 
 class QueueKey(NamedTuple):

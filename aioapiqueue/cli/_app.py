@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from aioapiqueue.cli.demo import demo
+from aioapiqueue.cli.limits import app as limits
+from aioapiqueue.cli.run import run
 
 __all__ = ["app"]
 
@@ -25,3 +27,8 @@ def _aioapiqueue() -> None:
 
 
 app.command()(demo)
+# What follows COMMAND is its own, `--` or not.
+app.command(context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS] --")(
+    run
+)
+app.add_typer(limits)

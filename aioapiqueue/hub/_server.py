@@ -208,7 +208,7 @@ class Hub:
                     f"more than {_MAX_FIGURES:,} kinds of calls (service, operation, Region, "
                     "account): this is more than one hub keeps count of"
                 )
-            queue = self._registry.find(service, operation, region=region, account=account)
+            queue = self._queue(service, operation, region, account)
             paced = queue is not None
             figure = Figure(
                 service, operation, region, account, queue.name if queue else None, paced
@@ -216,6 +216,18 @@ class Hub:
             found = figure, None if self.count_only else queue
             self._figures[key] = found
         return found
+
+    def _queue(
+        self, service: str, operation: str, region: str | None, account: str | None
+    ) -> ApiQueue | None:
+        """Return the queue that a call waits for last; None: it waits for none."""
+        if self._turns_of is None:
+            return self._registry.find(service, operation, region=region, account=account)
+        # Whatever parameters it has, it needs none but these.
+        turns = list(
+            self._turns_of(service, operation, region=region, account=account, parameters={})
+        )
+        return turns[-1][0] if turns else None
 
     def turns(
         self, figure: Figure, queue: ApiQueue | None, facts: Mapping[str, int]

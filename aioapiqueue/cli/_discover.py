@@ -1,0 +1,251 @@
+"""Asks Service Quotas what AWS grants an account, and writes it as a limits.toml."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aioapiqueue import _limits_names as _names
+from aioapiqueue._limits_presets import DEFAULT_SHARE, figures, published
+from aioapiqueue._rate import Rate
+from aioapiqueue.cli._limits_table import say
+from aioapiqueue.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+
+__all__ = ["SERVICES", "Found", "NotAsked", "ask", "read_quotas", "to_toml"]
+
+Quota = Mapping[str, Any]
+
+_BUCKET = r"(?P<operation>\w+)(?P<unfiltered> unfiltered)? request bucket (?P<kind>{})"
+_CAPACITY, _REFILL = "maximum capacity", "refill rate"
+
+
+class _Service(NamedTuple):
+    """How Service Quotas names a service, and its quotas of request rates."""
+
+    code: str
+    names: str
+
+
+SERVICES = {
+    "ec2": _Service("ec2", _BUCKET.format(f"{_CAPACITY}|{_REFILL}")),
+    "cloudformation": _Service("cloudformation", r"Throttle rate limit for (?P<operation>\w+)"),
+    "cloudtrail": _Service(
+        "cloudtrail", r"Transactions per second \(TPS\) for the (?P<operation>\w+) API"
+    ),
+    "cloudwatch": _Service("monitoring", r"Rate of (?P<operation>\w+) requests"),
+    "ecr": _Service("ecr", r"Rate of (?P<operation>\w+) requests"),
+    "kms": _Service("kms", r"(?P<operation>\w+) request rate"),
+    "logs": _Service("logs", r"(?P<operation>\w+) throttle limit in transactions per second"),
+    "secretsmanager": _Service("secretsmanager", r"Rate of (?P<operation>\w+) API requests"),
+}
+"""Those whose quotas name operations, as AWS's pages of them do."""
+
+_A_RATE = re.compile(r"bucket|\brates?\b|throttle|per second|\bTPS\b", re.IGNORECASE)
+_TIMEOUT = 20
+_ATTEMPTS = 3
+
+
+class NotAsked(Exception):  # noqa: N818 - what happened, not what kind of error it is
+    """Service Quotas has not answered, or not all; the message says why."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What the quotas of one service say.
+
+    Attributes:
+        service: as `create_client` takes it.
+        rates: what AWS grants, by operation, or operation and bucket: `"DescribeVolumes
+            unfiltered"`.
+        adjustable: which of them AWS raises.
+        same: how many of them are what AWS publishes.
+        unmapped: quotas that seem to be request rates, of what is not known, each with why.
+        others: how many quotas are of something else.
+    """
+
+    service: str
+    rates: dict[str, Rate] = field(default_factory=dict)
+    adjustable: set[str] = field(default_factory=set)
+    same: int = 0
+    unmapped: list[str] = field(default_factory=list)
+    others: int = 0
+
+
+async def ask(services: Sequence[str], *, region: str | None) -> dict[str, list[Quota]]:
+    """Return the quotas of services as they apply to the account, or as AWS has them by default.
+
+    It paces itself, to a share of what is published of Service Quotas.
+
+    Args:
+        services: some of `SERVICES`.
+        region: whose quotas; default: that of the environment.
+
+    Raises:
+        NotAsked: no permission, no network, no credentials, throttled.
+    """
+    try:
+        from aiobotocore.config import AioConfig  # type: ignore[import-untyped] # noqa: PLC0415
+        from aiobotocore.session import (  # type: ignore[import-untyped] # noqa: PLC0415
+            get_session,
+        )
+        from botocore.exceptions import (  # type: ignore[import-untyped] # noqa: PLC0415
+            BotoCoreError,
+            ClientError,
+        )
+
+        from aioapiqueue.integrations.aiobotocore import pace_session  # noqa: PLC0415
+    except ImportError as error:
+        raise NotAsked(f'this needs {error.name}: pip install "aioapiqueue[aws,cli]"') from None
+    registry = Registry.parse(f'[service-quotas]\npreset = "aws"\nshare = "{DEFAULT_SHARE:.0%}"')
+    session = get_session()
+    pace_session(session, {"service-quotas": registry})
+    config = AioConfig(
+        connect_timeout=_TIMEOUT,
+        read_timeout=_TIMEOUT,
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+    )
+    try:
+        async with (
+            registry,
+            session.create_client("service-quotas", region_name=region, config=config) as client,
+        ):
+            return {one: await _quotas(client, SERVICES[one].code) for one in services}
+    except ClientError as error:
+        raise NotAsked(_why(error)) from None
+    except (BotoCoreError, OSError) as error:
+        raise NotAsked(f"Service Quotas cannot be asked: {error}") from None
+
+
+async def _quotas(client: Any, code: str) -> list[Quota]:  # noqa: ANN401 - botocore makes it
+    """Return the quotas of a service: those applied, and the defaults where none is."""
+    found = {
+        quota["QuotaCode"]: quota
+        async for quota in _pages(client, "list_aws_default_service_quotas", code)
+    }
+    async for quota in _pages(client, "list_service_quotas", code):
+        if "Value" in quota:
+            found[quota["QuotaCode"]] = quota
+        elif quota["QuotaCode"] not in found:
+            answer = await client.get_aws_default_service_quota(
+                ServiceCode=code, QuotaCode=quota["QuotaCode"]
+            )
+            found[quota["QuotaCode"]] = answer["Quota"]
+    return list(found.values())
+
+
+async def _pages(client: Any, method: str, code: str) -> AsyncIterator[Quota]:  # noqa: ANN401
+    async for page in client.get_paginator(method).paginate(ServiceCode=code):
+        for quota in page["Quotas"]:
+            yield quota
+
+
+def _why(error: Any) -> str:  # noqa: ANN401 - a ClientError
+    from aioapiqueue.integrations._aws import is_throttle  # noqa: PLC0415 - needs nothing else here
+
+    code = error.response.get("Error", {}).get("Code", "?")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    said = error.response.get("Error", {}).get("Message") or code
+    if is_throttle(code, status, operation=error.operation_name, service="service-quotas"):
+        return f"Service Quotas throttles this account ({code}): try again later"
+    if "AccessDenied" in code or "Unauthorized" in code:
+        return (
+            f"no permission ({said}): allow servicequotas:ListServiceQuotas, "
+            "ListAWSDefaultServiceQuotas and GetAWSDefaultServiceQuota"
+        )
+    return f"Service Quotas refuses {error.operation_name}: {code}: {said}"
+
+
+def read_quotas(service: str, quotas: Iterable[Quota]) -> Found:
+    """Return which request rates quotas are of.
+
+    Args:
+        service: one of `SERVICES`.
+        quotas: as Service Quotas returns them.
+    """
+    found = Found(service)
+    names = re.compile(SERVICES[service].names)
+    half: dict[str, dict[str, float]] = {}
+    for quota in quotas:
+        name = str(quota.get("QuotaName", ""))
+        match = names.fullmatch(name)
+        if match is None:
+            if _A_RATE.search(name):
+                found.unmapped.append(f"{name}: no operation's, by its name")
+            else:
+                found.others += 1
+            continue
+        operation = match["operation"]
+        if problem := _problem(service, operation, quota):
+            found.unmapped.append(f"{name}: {problem}")
+            continue
+        parts = match.groupdict()
+        key = operation + (parts.get("unfiltered") or "")
+        half.setdefault(key, {})[parts.get("kind") or _REFILL] = quota["Value"]
+        if quota.get("Adjustable"):
+            found.adjustable.add(key)
+    for key, values in half.items():
+        _join(found, key, values)
+    return found
+
+
+def _problem(service: str, operation: str, quota: Quota) -> str | None:
+    value = quota.get("Value")
+    if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        return f"its value is {value!r}"
+    period = quota.get("Period") or {}
+    if (period.get("PeriodValue", 1), period.get("PeriodUnit", "SECOND")) != (1, "SECOND"):
+        return f"it is for {period.get('PeriodValue')} {period.get('PeriodUnit')}"
+    return _names.unknown_operation(service, operation)
+
+
+def _join(found: Found, key: str, values: Mapping[str, float]) -> None:
+    """Note the rate of one operation, of which one or both halves are known."""
+    operation, _, variant = key.partition(" ")
+    figure = published(found.service, operation, variant or None)
+    if variant and figure is None and _known(found.service, variant):
+        found.unmapped.append(f"{key}: not one of those that are published to have such a bucket")
+        return
+    if _REFILL not in values and figure is None:
+        found.unmapped.append(f"{key}: a capacity without a refill")
+        return
+    rate = values.get(_REFILL) or (figure.rate.calls / figure.rate.per if figure else 0)
+    burst = max(1, values.get(_CAPACITY) or (figure.rate.burst if figure else 1))
+    new = Rate(int(rate) if rate == int(rate) else rate, burst=burst)
+    if (
+        figure is not None
+        and not figure.shared
+        and math.isclose(figure.rate.calls / figure.rate.per, rate)
+        and figure.rate.burst == burst
+    ):
+        found.same += 1
+    else:
+        found.rates[key] = new
+
+
+def _known(service: str, variant: str) -> bool:
+    return any(figure.name == variant for figure in figures(service))
+
+
+def to_toml(found: Iterable[Found], *, region: str, share: str, when: str) -> str:
+    """Return a limits.toml: the presets, and what AWS grants where it is something else."""
+    lines = [
+        f"# What Service Quotas said on {when} of {region}, on top of what AWS publishes.",
+        "# share is of both: the rest is left for whoever else calls. See docs/limits.md.",
+        'preset = "aws"',
+        f'share = "{share}"',
+    ]
+    for one in found:
+        if one.rates:
+            lines += ["", f"[{one.service}.quotas]"]
+        for key, rate in sorted(one.rates.items()):
+            name = key if key.isidentifier() else f'"{key}"'
+            lines.append(
+                f'{name} = "{say(rate)}"' + ("" if key in one.adjustable else "  # not adjustable")
+            )
+    return "\n".join(lines) + "\n"

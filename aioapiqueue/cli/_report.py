@@ -1,0 +1,232 @@
+"""What is said of a run: before it, after it, and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import textwrap
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue import Rate
+from aioapiqueue.cli._activation import Why
+from aioapiqueue.cli._figures import Row, as_json, dry_run_table, duration, rows, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aioapiqueue import Window
+    from aioapiqueue.cli._activation import Inactive
+    from aioapiqueue.cli._supervise import Outcome, Plan
+    from aioapiqueue.registry import Registry
+
+__all__ = [
+    "INACTIVE",
+    "about",
+    "headline",
+    "in_words",
+    "opening",
+    "remarks",
+    "report",
+    "tables",
+    "verdict",
+]
+
+INACTIVE = 3
+
+_AWS_CLI = (
+    "version 2 of the AWS CLI brings Python or botocore of its own and cannot be paced; version 1, "
+    "from PyPI, can."
+)
+_MOST_NAMED = 8
+_MOST_TOLD = 20
+_WIDTH = 80 - len("aioapiqueue: ")
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def in_words(registry: Registry) -> dict[str, str]:
+    """Return the limits of each service and, as `"ec2.DescribeSnapshots"`, of each operation."""
+    found: dict[str, list[str]] = {}
+    for entry in registry:
+        name = entry.service + (f".{entry.operation}" if entry.operation else "")
+        if entry.limits or entry.operation:
+            words = _limits(entry.limits)
+            if entry.bucket:
+                # Several operations share it, or parameters choose it.
+                name = f"{entry.service} ({entry.bucket})"
+            found.setdefault(name, []).append(words)
+    return {name: " and ".join(dict.fromkeys(words)) for name, words in found.items()}
+
+
+def _limits(limits: Sequence[Rate | Window]) -> str:
+    return " and ".join(map(_limit, limits)) or "any rate"
+
+
+def _limit(limit: Rate | Window) -> str:
+    if isinstance(limit, Rate) and limit.calls == 1 and limit.per < 1:
+        # "1/0.1s" is how it is written back; people say 10/s.
+        limit = Rate(round(1 / limit.per, 3), burst=limit.burst)
+    return str(limit)
+
+
+def opening(plan: Plan) -> str:
+    """Return what is paced and how, or that nothing is."""
+    if plan.dry_run:
+        lines = ["dry run: nothing is paced, all AWS calls are counted"]
+    else:
+        limits = dict(plan.limits)
+        rest = limits.pop("default", None)
+        if len(limits) <= _MOST_NAMED:
+            named = ", ".join(f"{name} at {limit}" for name, limit in limits.items())
+        else:
+            services = dict.fromkeys(re.split(r"[. ]", name)[0] for name in limits)
+            names = (
+                ", ".join(services) if len(services) <= _MOST_NAMED else f"{len(services)} services"
+            )
+            named = f"{names} by {len(limits):,} limits (`aioapiqueue limits` lists them)"
+        if rest is not None:
+            other = f"each other service at {rest}" if named else f"each service at {rest}"
+            named = ", ".join(filter(None, [named, other]))
+        lines = [f"paced: {named}"]
+        if rest is None:
+            lines[0] += "; not paced: all other services"
+    if not plan.launch.python:
+        lines.append(
+            f"{plan.launch.name} is not Python: only what it starts that is Python is "
+            + ("counted" if plan.dry_run else "paced")
+        )
+    return "\n".join(map(_wrapped, lines))
+
+
+def about(inactive: Inactive, name: str, *, stopped: bool) -> str:
+    """Return what is said of a Python that is not paced, at once.
+
+    Args:
+        inactive: the Python.
+        name: of the program that was started.
+        stopped: whether it is stopped for that.
+    """
+    who = f"{inactive.command or name} (process {inactive.pid})"
+    if inactive.why is Why.NEVER:
+        said = f"{who} is Python, and has not activated the pacing: "
+        if _is_aws_cli(name):
+            said += _AWS_CLI
+        else:
+            said += "started with -I, -E or -S, or without our PYTHONPATH, it does not."
+    else:
+        said = (
+            f"{who} activated the pacing, and then became another Python, which did not: by a "
+            "launcher that brings a sitecustomize of its own. Use the other order, LAUNCHER "
+            "aioapiqueue run ... -- COMMAND."
+        )
+    done = "It is stopped, so that nothing goes out unpaced." if stopped else "IT IS NOT PACED."
+    return f"{_wrapped(said)}\n{done}"
+
+
+def verdict(plan: Plan, outcome: Outcome) -> int:
+    """Return the exit code: the program's own, unless that would hide that it was not paced."""
+    if outcome.stopped is not None:
+        return outcome.stopped
+    code = outcome.code or 0
+    if plan.allow_inactive or code:
+        return code
+    unpaced = outcome.inactive or not outcome.processes or _brings_its_own(plan, outcome)
+    return INACTIVE if unpaced else 0
+
+
+def _is_aws_cli(name: str) -> bool:
+    return PurePath(name).name == "aws"
+
+
+def _brings_its_own(plan: Plan, outcome: Outcome) -> bool:
+    """Return whether this was the AWS CLI with a botocore of its own."""
+    hooked = any(process.botocore for process in outcome.processes)
+    return _is_aws_cli(plan.launch.name) and not hooked
+
+
+def headline(plan: Plan, outcome: Outcome, code: int) -> str:
+    """Return the run in a few words: how it ended, and its calls."""
+    figures = outcome.figures
+    name = PurePath(plan.launch.name).name
+    if outcome.stopped is not None:
+        said = f"{name} stopped after {duration(outcome.seconds)}; exit code {code}"
+    else:
+        said = f"{name} ended after {duration(outcome.seconds)} with exit code {outcome.code}"
+        if code != outcome.code:
+            said += f"; exit code {code}, see below"
+    calls = sum(figure.calls for figure in figures)
+    counted = f"{calls:,} AWS calls"
+    if not plan.dry_run:
+        counted += f", {sum(figure.calls for figure in figures if figure.paced):,} of them paced"
+    throttled = sum(figure.throttled for figure in figures)
+    errors = sum(figure.errors for figure in figures)
+    counted += f"; {throttled:,} throttled, {errors:,} other errors"
+    return "\n".join(map(_wrapped, [said, counted] if calls else [f"{said}; no AWS calls counted"]))
+
+
+def tables(plan: Plan, outcome: Outcome) -> str:
+    """Return the table of all services, at most 80 columns wide, with an empty line around it."""
+    found = rows(outcome.figures, outcome.peaks)
+    if not found:
+        return ""
+    text = dry_run_table(found, outcome.seconds) if plan.dry_run else table(found, plan.limits)
+    return f"\n{text}\n\n"
+
+
+def remarks(plan: Plan, outcome: Outcome) -> str:
+    """Return what an operator should know beside the figures; "" if there is nothing."""
+    lines = []
+    if not outcome.processes and outcome.stopped is None:
+        lines.append(
+            "WARNING: NOTHING WAS PACED: no Python activated the pacing. Only Python programs can "
+            "be paced, and those started with -I, -E or -S cannot."
+        )
+    if outcome.stopped is None:
+        lines += [
+            f"WARNING: NOT PACED: {one.command or plan.launch.name} (process {one.pid})"
+            for one in outcome.inactive[:_MOST_TOLD]
+        ]
+        if len(outcome.inactive) > _MOST_TOLD:
+            lines.append(f"WARNING: NOT PACED: {len(outcome.inactive) - _MOST_TOLD:,} more")
+        if outcome.processes and _brings_its_own(plan, outcome):
+            lines.append(f"WARNING: NOTHING WAS PACED: {_AWS_CLI}")
+        elif outcome.processes and not any(process.botocore for process in outcome.processes):
+            lines.append("no process that can be paced has imported botocore: nothing was paced")
+    if plan.dry_run and outcome.figures:
+        busiest = max(rows(outcome.figures, outcome.peaks), key=lambda row: row.calls)
+        lines.append(
+            f"to pace it, write --limit {busiest.name}=RATE instead of --dry-run; a rate below "
+            "what the other side bears leaves room for others"
+        )
+    return "\n".join(map(_wrapped, lines))
+
+
+def report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
+    """Return all figures as JSON has them. Times are in seconds."""
+    found: list[Row] = rows(outcome.figures, outcome.peaks)
+    return {
+        "command": list(plan.command),
+        "dry_run": plan.dry_run,
+        "seconds": outcome.seconds,
+        "program_exit_code": outcome.code,
+        "exit_code": code,
+        "limits": plan.limits,
+        "services": [
+            {"service": row.name, "paced": row.paced, "calls": row.calls, "peak": row.peak}
+            for row in found
+        ],
+        "figures": as_json(outcome.figures),
+        "processes": [
+            {
+                "pid": process.pid,
+                "executable": process.executable,
+                "python": process.python,
+                "botocore": process.botocore,
+            }
+            for process in outcome.processes
+        ],
+        "inactive": [dataclasses.asdict(one) | {"why": one.why.value} for one in outcome.inactive],
+    }

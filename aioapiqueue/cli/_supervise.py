@@ -1,0 +1,302 @@
+"""One run: the hub, the program, and whatever watches over them, until the program ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from aioapiqueue.cli._activation import Activation, Why
+from aioapiqueue.cli._figures import Peaks, duration, rows
+from aioapiqueue.cli._launch import NotStarted
+from aioapiqueue.cli._live import Foot, fit
+from aioapiqueue.cli._program import Program, Signals
+from aioapiqueue.cli._report import INACTIVE, about
+from aioapiqueue.hub import Hub
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from aioapiqueue.cli._activation import Inactive
+    from aioapiqueue.cli._launch import Launch
+    from aioapiqueue.hub import Figure, Process
+    from aioapiqueue.registry import Registry
+
+__all__ = ["NO_HUB", "Outcome", "Plan", "Words", "supervise"]
+
+NO_HUB = 4
+
+_SHOW_SECONDS = 0.5
+_RATE_SECONDS = 5.0  # over which the live line's rate is taken
+_HUB_SECONDS = 0.5
+_BYE_SECONDS = 0.5
+_MOST_TOLD = 20  # Pythons that are not paced; the JSON has them all
+_LONGEST_SOCKET = 90  # bytes, the name in the directory not counted
+
+
+class Words:
+    """Where our own words go: to stderr, each line with our name before it, or to a file."""
+
+    def __init__(self, log: Path | None) -> None:
+        self._file = log.open("a", encoding="utf-8") if log else None
+
+    def say(self, text: str) -> None:
+        """Write some lines. A terminal that is gone is no reason to end a scan."""
+        lines = "".join(f"aioapiqueue: {line}".rstrip() + "\n" for line in text.splitlines())
+        self.show(lines)
+
+    def show(self, text: str) -> None:
+        """Write a text as it is."""
+        with contextlib.suppress(OSError, ValueError):
+            file = self._file or sys.stderr
+            file.write(text)
+            file.flush()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be run, and how.
+
+    Attributes:
+        command: the program and its arguments.
+        launch: what was found out about it.
+        registry: the limits.
+        limits: the limits of each service, in words.
+        words: where our words go.
+        dry_run: only count.
+        live: show a line at the foot of the terminal, if there is one.
+        grace: seconds that a Python may take to say hello.
+        allow_inactive: only warn of what is not paced.
+    """
+
+    command: Sequence[str]
+    launch: Launch
+    registry: Registry
+    limits: dict[str, str]
+    words: Words
+    dry_run: bool
+    live: bool
+    grace: float
+    allow_inactive: bool
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        code: the program's exit code as a shell has it; None if there never was a program.
+        stopped: the exit code with which we ended the program; None if we did not.
+        seconds: from the program's start to its end.
+        figures: the hub's.
+        peaks: the most attempts in any one second.
+        processes: those that said hello.
+        inactive: those that were found not to be paced.
+    """
+
+    code: int | None = None
+    stopped: int | None = None
+    seconds: float = 0.0
+    figures: list[Figure] = dataclasses.field(default_factory=list)
+    peaks: Peaks = dataclasses.field(default_factory=Peaks)
+    processes: list[Process] = dataclasses.field(default_factory=list)
+    inactive: list[Inactive] = dataclasses.field(default_factory=list)
+
+
+class _CountingHub(Hub):
+    """A hub that counts the most attempts in any one second, over all its queues too."""
+
+    def __init__(self, registry: Registry, *, directory: Path, count_only: bool) -> None:
+        super().__init__(registry, directory=directory, count_only=count_only)
+        self.peaks = Peaks()
+
+    def find(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the hub's
+        """Count an attempt as it asks."""
+        found = super().find(*args, **kwargs)
+        self.peaks.count(found[0])
+        return found
+
+
+async def supervise(plan: Plan) -> Outcome:
+    """Run a program to its end.
+
+    However it ends, and if this is cancelled: the program has ended, the hub is gone and so is its
+    directory, and the terminal is as it was.
+
+    Raises:
+        NotStarted: the program could not be started.
+    """
+    return await _Run(plan).run()
+
+
+class _Run:
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._outcome = Outcome()
+        self._foot = Foot(sys.stderr.fileno()) if plan.live else None
+        self._began = time.monotonic()
+        self._samples: list[tuple[float, dict[str, int]]] = []
+        self._hub: _CountingHub
+        self._program: Program
+        self._activation: Activation
+
+    async def run(self) -> Outcome:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._odd)
+        leave = self._foot.leave if self._foot else lambda: None
+        # Signals are outermost: one that comes while we clean up must not end us before we have.
+        with Signals(suspend=leave, resize=self._draw) as signals:
+            async with contextlib.AsyncExitStack() as stack:
+                stack.callback(leave)
+                environment = await self._open(stack)
+                await self._with_hub(signals, os.environ | environment)
+        return self._outcome
+
+    async def _open(self, stack: contextlib.AsyncExitStack) -> dict[str, str]:
+        """Open the hub, and return what the program's environment needs."""
+        plan = self._plan
+        stack.push_async_callback(plan.registry.aclose, drain=False)
+        try:
+            directory = stack.enter_context(_directory())
+            hub = _CountingHub(plan.registry, directory=directory, count_only=plan.dry_run)
+            self._hub = await stack.enter_async_context(hub)
+            environment = hub.environment
+        except (OSError, RuntimeError, ValueError) as error:
+            raise NotStarted(f"the hub cannot be opened, nothing was started: {error}") from None
+        return environment
+
+    async def _with_hub(self, signals: Signals, environment: Mapping[str, str]) -> None:
+        if signals.early is not None:
+            raise NotStarted(
+                f"ended by a signal before {self._plan.launch.name} was started",
+                code=128 + signals.early,
+            )
+        self._program = await Program.start(self._plan.launch, self._plan.command, environment)
+        self._began = time.monotonic()
+        self._activation = Activation(
+            self._program.pid,
+            self._hub.processes,
+            python=self._plan.launch.python,
+            grace=self._plan.grace,
+        )
+        try:
+            signals.hand_to(self._program)
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._watch_activation)
+                group.start_soon(self._watch_hub)
+                group.start_soon(self._show)
+                code = await self._program.wait()
+                group.cancel_scope.cancel()
+            self._outcome.code = code
+            await self._last_words()
+            if self._outcome.stopped is None:
+                self._outcome.inactive += self._activation.conclude()
+        except Exception:  # noqa: BLE001 - ours; the program must not go on without the hub
+            self._fail(f"internal error, the program is ended:\n{traceback.format_exc()}")
+        finally:
+            # Cancelled here as well: without us, nothing is paced.
+            with anyio.CancelScope(shield=True):
+                await self._program.stop(self._activation.family())
+        self._outcome.code = await self._program.wait()
+        self._outcome.seconds = time.monotonic() - self._began
+        self._outcome.figures = self._hub.figures
+        self._outcome.peaks = self._hub.peaks
+        self._outcome.processes = list(self._hub.processes.values())
+
+    async def _watch_activation(self) -> None:
+        plan = self._plan
+        while True:
+            inactive = await self._activation.next()
+            self._outcome.inactive.append(inactive)
+            # A child may be a helper that calls nobody; a launcher is there for the program.
+            fatal = inactive.program or inactive.why is Why.EXEC
+            stop = fatal and not plan.allow_inactive
+            if stop or len(self._outcome.inactive) <= _MOST_TOLD:
+                plan.words.say(about(inactive, plan.launch.name, stopped=stop))
+            if stop:
+                self._outcome.stopped = INACTIVE
+                await self._program.stop(self._activation.family())
+                return
+
+    async def _watch_hub(self) -> None:
+        """End the program if its way to the hub is gone: no new process could be paced."""
+        while True:
+            await asyncio.sleep(_HUB_SECONDS)
+            try:
+                there = stat.S_ISSOCK(self._hub.path.stat().st_mode)
+            except OSError:
+                there = False
+            if not there:
+                self._fail(f"the hub's socket {self._hub.path} is gone; the program is stopped")
+                await self._program.stop(self._activation.family())
+                return
+
+    def _fail(self, why: str) -> None:
+        self._outcome.stopped = NO_HUB
+        self._plan.words.say(why)
+
+    async def _last_words(self) -> None:
+        """Wait a moment for what the program's processes have sent before they ended."""
+        process = self._hub.processes.get(self._program.pid)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_BYE_SECONDS):
+                while process is not None and process.ended is None:  # noqa: ASYNC110
+                    await asyncio.sleep(_BYE_SECONDS / 50)
+
+    def _odd(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Say what the event loop would log."""
+        error = context.get("exception")
+        self._plan.words.say(f"{context.get('message', 'error')}: {error!r}")
+
+    # The live line.
+
+    async def _show(self) -> None:
+        while self._foot is not None:
+            self._draw()
+            await asyncio.sleep(_SHOW_SECONDS)
+
+    def _draw(self) -> None:
+        if self._foot is None or not hasattr(self, "_program"):
+            return
+        now = time.monotonic()
+        found = rows(self._hub.figures, self._hub.peaks)
+        self._samples.append((now, {row.name: row.calls for row in found}))
+        while self._samples[0][0] < now - _RATE_SECONDS:
+            del self._samples[0]
+        then, before = self._samples[0]
+        parts = []
+        for row in sorted(found, key=lambda row: (-row.waiting, not row.paced, -row.calls)):
+            rate = (row.calls - before.get(row.name, 0)) / max(now - then, _SHOW_SECONDS)
+            limit = "" if self._plan.dry_run else self._plan.limits.get(row.name, "")
+            part = f"{row.name} {limit}".strip() + f": {row.calls:,} calls, {rate:.1f}/s"
+            if row.paced and not self._plan.dry_run:
+                part += f", {row.waiting:,} waiting, {row.throttled:,} throttled"
+            elif row.throttled:
+                part += f", {row.throttled:,} throttled"
+            parts.append(part)
+        clock = duration(now - self._began)
+        self._foot.show(fit(parts or ["no AWS calls yet"], clock, self._foot.columns))
+
+
+@contextlib.contextmanager
+def _directory() -> Iterator[Path]:
+    """Make a private directory, with a path short enough for a socket; remove it at the end."""
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) > _LONGEST_SOCKET - len("/aioapiqueue-12345678"):
+        parent = "/tmp"  # noqa: S108 - mkdtemp makes it private
+    directory = Path(tempfile.mkdtemp(prefix="aioapiqueue-", dir=parent))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,197 @@
+"""`aioapiqueue limits`: the limits in force, and where each figure comes from."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import os
+from pathlib import Path  # noqa: TC003 - typer reads it
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from aioapiqueue import _limits_names as _names
+from aioapiqueue._limits_presets import DEFAULT_SHARE, figures, read_share
+from aioapiqueue._limits_report import Report, quoted
+from aioapiqueue.cli._discover import SERVICES, Found, NotAsked, ask, read_quotas, to_toml
+from aioapiqueue.cli._limits_table import as_json, show
+from aioapiqueue.exceptions import LimitsError
+from aioapiqueue.registry import Registry
+
+__all__ = ["app", "check", "discover", "limits"]
+
+app = typer.Typer(name="limits", rich_markup_mode="markdown")
+
+_USAGE = 2
+_FAILED = 1
+_WIDTH = 80
+
+_Service = Annotated[
+    list[str] | None,
+    typer.Option("--service", metavar="SERVICE", help="Only this one. May be repeated."),
+]
+_Share = Annotated[
+    str | None,
+    typer.Option(metavar="PERCENT", help="Of what AWS publishes. Default 50%."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def limits(
+    context: typer.Context,
+    *,
+    service: _Service = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--limits", metavar="FILE", help="A limits.toml. Default: what AWS publishes."
+        ),
+    ] = None,
+    share: _Share = None,
+    as_json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show the limits in force, and where each figure comes from.
+
+    Without a file: a share of what AWS publishes of its request limits. With one: what `run
+    --limits FILE` would keep, its own figures with their lines.
+
+    Exits with 2 if the file or an option makes no sense.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    registry = _registry(file, share)
+    names = [_names.canonical(one) for one in service or ()]
+    known = {entry.service for entry in registry}
+    for name in names:
+        if name not in known and not figures(name):
+            _refuse(_no_limit(name, file))
+    if as_json_:
+        typer.echo(json.dumps(as_json(registry, names), indent=2))
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH)
+    show(console, registry, names)
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A limits.toml.")],
+) -> None:
+    """Say what is wrong with a limits.toml: each problem on a line, with the file's line.
+
+    Exits with 0 if nothing is, with 1 if something is.
+    """
+    try:
+        registry = Registry.load(file)
+    except LimitsError as error:
+        _refuse("\n".join(error.problems), _FAILED)
+    entries = list(registry)
+    services = len({entry.service for entry in entries})
+    typer.echo(
+        f"{file}: nothing is wrong with it: {len(entries)} limits of {services} "
+        f"service{'s' * (services != 1)}"
+    )
+
+
+@app.command()
+def discover(
+    *,
+    write: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A new limits.toml. Default: to standard output."),
+    ] = None,
+    service: _Service = None,
+    region: Annotated[
+        str | None,
+        typer.Option(metavar="REGION", help="Whose quotas. Default: that of the environment."),
+    ] = None,
+    share: _Share = None,
+) -> None:
+    """Ask Service Quotas which request rates AWS grants this account; write a limits.toml.
+
+    It starts from what AWS publishes, and says what this account has instead: raised rates and
+    lowered ones. What it could not map to operations goes to standard error. It needs the
+    credentials that boto3 would use, with the permission to list quotas, and paces itself.
+
+    Exits with 1, and writes nothing, without permission or network, or if it is throttled; with 2
+    if an option makes no sense.
+    """
+    part = _share(share)
+    services = [_names.canonical(one) for one in service or SERVICES]
+    for one in services:
+        if one not in SERVICES:
+            _refuse(
+                f"--service {quoted(one)[1:-1]}: its quotas name no operations; those of "
+                f"{', '.join(SERVICES)} do"
+            )
+    if write is not None and write.exists():
+        _refuse(f"--write: {write} is there already: take another name, or move it away")
+    region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    try:
+        answers = asyncio.run(ask(services, region=region))
+    except NotAsked as error:
+        _refuse(f"{error}. Nothing was written.", _FAILED)
+    found = [read_quotas(one, quotas) for one, quotas in answers.items()]
+    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
+    text = to_toml(found, region=region or "its Region", share=f"{part:.6g}%", when=today)
+    Registry.parse(text, source=str(write or "limits.toml"))  # as `limits check` will
+    for each in found:
+        _tell(each)
+    if write is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        write.write_text(text, "utf-8")
+    except OSError as error:
+        _refuse(f"--write: {write} cannot be written: {error.strerror}", _FAILED)
+    typer.echo(f"aioapiqueue: {write} is written; aioapiqueue limits --limits {write}", err=True)
+
+
+def _tell(found: Found) -> None:
+    _say(
+        f"{found.service}: {len(found.rates)} request rates are not what AWS publishes, "
+        f"{found.same} are; {found.others} other quotas"
+    )
+    for name in found.unmapped:
+        _say(f"{found.service}: not mapped: {name}")
+
+
+def _registry(file: Path | None, share: str | None) -> Registry:
+    try:
+        if file is not None:
+            preset = None if share is None else "aws"
+            return Registry.load(file, preset=preset, share=share)
+        return Registry.parse('preset = "aws"', source="--share", share=f"{_share(share):.6g}%")
+    except LimitsError as error:
+        _refuse("\n".join(error.problems))
+
+
+def _share(text: str | None) -> float:
+    """Return a share in percent."""
+    if text is None:
+        return DEFAULT_SHARE * 100
+    report = Report("--share")
+    share = read_share(text, report, ())
+    if share is None:
+        _refuse("\n".join(report.problems))
+    return share * 100
+
+
+def _no_limit(name: str, file: Path | None) -> str:
+    if problem := _names.unknown_service(name):
+        return f"--service: {problem}"
+    where = f"{file} says no limit of {name}" if file else f"AWS publishes no limit of {name}"
+    return f"--service: {where}"
+
+
+def _say(text: str) -> None:
+    typer.echo(f"aioapiqueue: {text}", err=True)
+
+
+def _refuse(why: str, code: int = _USAGE) -> NoReturn:
+    for line in why.splitlines():
+        _say(line)
+    raise typer.Exit(code)

@@ -1,0 +1,170 @@
+"""`aioapiqueue run`: paces the AWS calls of a program that knows nothing of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import sys
+from pathlib import Path  # noqa: TC003 - typer reads it
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from aioapiqueue.cli._launch import NotStarted, examine
+from aioapiqueue.cli._report import headline, in_words, opening, remarks, report, tables, verdict
+from aioapiqueue.exceptions import LimitsError
+from aioapiqueue.registry import Registry
+
+if TYPE_CHECKING:
+    from aioapiqueue.cli._supervise import Plan
+
+__all__ = ["run"]
+
+_USAGE = 2
+
+_NO_LIMIT = """\
+no limit is given, so there is nothing to keep. To choose one, see what would be sent:
+  aioapiqueue run --dry-run -- {command}
+then say what is to be kept, below what the other side bears:
+  aioapiqueue run --limit ec2=10/s -- {command}"""
+
+
+def run(
+    command: Annotated[
+        list[str],
+        typer.Argument(metavar="COMMAND", help="The program and its arguments."),
+    ],
+    *,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LIMIT", help="SERVICE=RATE or SERVICE.Operation=RATE. May be repeated."
+        ),
+    ] = None,
+    limits: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A limits.toml. What a --limit says takes the place of its own."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Pace nothing, only count: to choose a limit.")
+    ] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Append our own words to this file, none to stderr."),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write all figures to this file, as JSON."),
+    ] = None,
+    no_live: Annotated[
+        bool,
+        typer.Option(
+            "--no-live", help="Show no line at the foot of the terminal. See docs/run.md."
+        ),
+    ] = False,
+    grace: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="How long a Python may take to activate the pacing."),
+    ] = 10,
+    allow_inactive: Annotated[
+        bool,
+        typer.Option(
+            "--allow-inactive", help="Only warn of a Python that did not, rather than stop it."
+        ),
+    ] = False,
+) -> None:
+    """Pace the AWS calls of a program that knows nothing of it, and of all its children.
+
+    Every HTTP attempt of botocore, boto3 and aiobotocore waits its turn, in whichever process,
+    thread and Python environment it is made; all of them together keep the limits. The program
+    needs no change and no installed package, and its output stays as it is.
+
+    For example: `aioapiqueue run --limit ec2=10/s --limit ec2.DescribeSnapshots=200ms --limit
+    default=20/s -- scout aws`, where "default" is each service that is not named.
+
+    Exits with the program's exit code, 128 and the signal's number if a signal ended it; with 2 if
+    an option is wrong or the program could not be paced (nothing is started), 3 if it was not
+    paced, 4 if the pacing broke down, 126 or 127 if there is no such program.
+    """
+    if os.name != "posix":
+        _refuse(f"run needs Unix domain sockets and signals, which {sys.platform} has not: use WSL")
+    if hub := os.environ.get("AIOAPIQUEUE_HUB"):
+        _refuse(
+            "this is inside of an aioapiqueue run already, whose limits a second one would put "
+            f"aside; nothing was started. If that one has ended: unset AIOAPIQUEUE_HUB ({hub})"
+        )
+    if not (limit or limits or dry_run):
+        _refuse(_NO_LIMIT.format(command=shlex.join(command)))
+    from aioapiqueue.cli._live import Foot  # noqa: PLC0415 - POSIX only
+    from aioapiqueue.cli._supervise import Plan, Words  # noqa: PLC0415
+
+    if not grace > 0:
+        _refuse(f"--grace: {grace:g} is no time: write a number of seconds above 0")
+    registry = _registry(limit or [], limits)
+    try:
+        launch = examine(command)
+    except NotStarted as error:
+        _refuse(str(error), error.code)
+    _writable("--json", json_file)
+    _writable("--log", log)
+    plan = Plan(
+        command=command,
+        launch=launch,
+        registry=registry,
+        limits=in_words(registry),
+        words=Words(log),
+        dry_run=dry_run,
+        live=not no_live and log is None and Foot.possible(2),
+        grace=grace,
+        allow_inactive=allow_inactive,
+    )
+    raise typer.Exit(_run(plan, json_file))
+
+
+def _run(plan: Plan, json_file: Path | None) -> int:
+    from aioapiqueue.cli._supervise import supervise  # noqa: PLC0415 - as above
+
+    plan.words.say(opening(plan))
+    try:
+        outcome = asyncio.run(supervise(plan))
+    except NotStarted as error:
+        plan.words.say(str(error))
+        return error.code
+    code = verdict(plan, outcome)
+    plan.words.say(headline(plan, outcome, code))
+    plan.words.show(tables(plan, outcome))
+    plan.words.say(remarks(plan, outcome))
+    if json_file:
+        try:
+            text = json.dumps(report(plan, outcome, code), indent=2)
+            json_file.write_text(f"{text}\n", "utf-8")
+        except OSError as error:
+            plan.words.say(f"--json: {json_file} cannot be written: {error.strerror}")
+            return code or _USAGE
+    return code
+
+
+def _registry(options: list[str], file: Path | None) -> Registry:
+    try:
+        base = Registry.load(file) if file else None
+        registry = Registry.from_options(options, base=base)
+    except LimitsError as error:
+        _refuse("\n".join(error.problems))
+    if file and not list(registry):
+        _refuse(f"{file}: it says no limit; see docs/limits.md")
+    return registry
+
+
+def _writable(option: str, path: Path | None) -> None:
+    """Refuse a path that could not be written, before the program runs rather than after it."""
+    if path and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
+        _refuse(f"{option}: {path} cannot be written")
+
+
+def _refuse(why: str, code: int = _USAGE) -> NoReturn:
+    typer.echo("".join(f"aioapiqueue: {line}\n" for line in why.splitlines()), err=True, nl=False)
+    raise typer.Exit(code)

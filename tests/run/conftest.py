@@ -1,0 +1,189 @@
+"""Programs that know nothing of us, an endpoint for their calls, and `aioapiqueue run` on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
+
+import pytest
+
+PROGRAM = """
+import os, sys, time
+import boto3
+
+def client(service="ec2"):
+    return boto3.client(service, endpoint_url=os.environ["AWS"], region_name="eu-west-1",
+                        aws_access_key_id="AKIAIOSFODNN7EXAMPLE", aws_secret_access_key="x")
+
+def calls(number, threads=8):
+    from concurrent.futures import ThreadPoolExecutor
+    ec2 = client()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda _: ec2.describe_snapshots(), range(number)))
+
+"""
+
+
+class Aws(ThreadingHTTPServer):
+    """Answers every call at once, and notes when it came and which it was."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self):
+        self.arrivals: list[tuple[float, str]] = []
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request, client_address):
+        """A client that is killed is none of the server's business."""
+
+    def most_in(self, seconds):
+        """The most calls in any window of so many seconds."""
+        times = sorted(at for at, _ in self.arrivals)
+        return max(sum(0 <= other - at < seconds for other in times) for at in times)
+
+    def count(self, at_least, within=20):
+        """Wait until so many calls have come."""
+        deadline = time.monotonic() + within
+        while len(self.arrivals) < at_least:
+            assert time.monotonic() < deadline, f"{len(self.arrivals)} calls of {at_least}"
+            time.sleep(0.02)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_POST(self):
+        """Answer any call of the query protocol."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        action = parse_qs(body).get("Action", ["?"])[0]
+        self.server.arrivals.append((time.monotonic(), action))
+        answer = f"<Response><{action}Result/></Response>".encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/xml")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_):
+        """Stay silent."""
+
+
+@pytest.fixture
+def aws():
+    """Serve on a free port of loopback."""
+    with Aws() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@dataclasses.dataclass
+class Ended:
+    """What came of a run."""
+
+    code: int
+    out: bytes
+    err: bytes
+    seconds: float
+
+    @property
+    def words(self):
+        """Our own words on stderr, without their line breaks."""
+        said = re.findall(r"(?m)^aioapiqueue: (.*)$", self.err.decode())
+        return " ".join(said)
+
+
+class Runner:
+    """Starts `python -m aioapiqueue run`, with an empty folder for its temporary files."""
+
+    def __init__(self, folder, aws_url):
+        self.folder = folder
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
+        self._url = aws_url
+
+    def script(self, text, name="program.py"):
+        """Write a program and return its path."""
+        path = self.folder / name
+        path.write_text(PROGRAM + textwrap.dedent(text))
+        return str(path)
+
+    def plain(self, text, name="plain.py"):
+        """Write a program that calls nobody."""
+        path = self.folder / name
+        path.write_text("import os, sys, time\n" + textwrap.dedent(text))
+        return str(path)
+
+    def environment(self, **more):
+        """What CI may have: no HOME, no TERM, and nothing that a colour could come from."""
+        kept = {"PATH", "LANG", "LC_ALL", "SSL_CERT_FILE", "VIRTUAL_ENV"}
+        return {name: os.environ[name] for name in kept if name in os.environ} | {
+            "TMPDIR": str(self.temporary),
+            "AWS": self._url,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "COLUMNS": "80",
+            **more,
+        }
+
+    def arguments(self, *arguments):
+        """The command line of `aioapiqueue run`."""
+        return [sys.executable, "-m", "aioapiqueue", "run", *map(str, arguments)]
+
+    def start(self, *arguments, env=None, **options):
+        """Start it, with its output in pipes."""
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(
+            self.arguments(*arguments), env=self.environment(**(env or {})), **(pipes | options)
+        )
+
+    def end(self, process, within=30, send=None):
+        """Wait for its end."""
+        began = time.monotonic()
+        out, err = process.communicate(send, timeout=within)
+        return Ended(process.returncode, out or b"", err or b"", time.monotonic() - began)
+
+    def __call__(self, *arguments, within=30, send=None, **options):
+        """Run it to its end."""
+        if send is not None:
+            options["stdin"] = subprocess.PIPE
+        with self.start(*arguments, **options) as process:
+            try:
+                return self.end(process, within, send)
+            finally:
+                process.kill()
+
+    @property
+    def leftovers(self):
+        """What is left in the folder for temporary files."""
+        return list(self.temporary.iterdir())
+
+
+@pytest.fixture
+def run(tmp_path, aws):
+    """Run `aioapiqueue run`."""
+    return Runner(tmp_path, aws.url)
+
+
+@pytest.fixture
+def quiet_run(tmp_path):
+    """Run it on programs that call nobody."""
+    return Runner(tmp_path, "http://127.0.0.1:9")
+
+
+@pytest.fixture
+def python():
+    """The Python of the tests, whose environment has boto3."""
+    return sys.executable

@@ -1,0 +1,250 @@
+"""Never silently unpaced: what would not activate is refused, what did not is stopped or told."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import pytest
+
+if os.name != "posix":
+    pytest.skip("needs Unix domain sockets", allow_module_level=True)
+
+from aioapiqueue.cli._launch import NotStarted, examine
+
+pytestmark = pytest.mark.real
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-I"],
+        ["-E"],
+        ["-S"],
+        ["-sE"],
+        ["-IS"],
+        ["-W", "ignore", "-I"],
+        ["-Wignore", "-X", "dev", "-uE"],
+        ["--check-hash-based-pycs", "always", "-I"],
+    ],
+)
+def test_python_that_would_not_listen_is_refused(options, python):
+    """-I, -E and -S are seen wherever they stand among the interpreter's own options."""
+    with pytest.raises(NotStarted, match=r"nothing was started\. Start it without -") as refused:
+        examine([python, *options, "script.py"])
+    assert refused.value.code == 2
+    assert options[-1] in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["script.py", "-I"],
+        ["-s", "-P", "-u", "-B", "script.py"],
+        ["-c", "pass", "-E"],
+        ["-m", "module", "-S"],
+        ["-W", "-I", "script.py"],
+        ["-WE", "-XS", "script.py"],
+        ["-", "-I"],
+        ["--", "-I"],
+        ["-OOm", "x"],
+        [],
+    ],
+)
+def test_python_that_listens_is_let_go(arguments, python):
+    """Options that do no harm, and those of the program itself, are nobody's business."""
+    assert examine([python, *arguments]).python is True
+
+
+LONG = "#!/bin/sh\n'''exec' \"{python}\" {option} \"$0\" \"$@\"\n' '''\n"
+
+
+@pytest.mark.parametrize(
+    ("shebang", "option"),
+    [
+        ("#!{python} -I", "-I"),
+        ("#! {python} -sE", "-sE"),
+        ("#!/usr/bin/env -S python3 -I", "-I"),
+        ("#!/usr/bin/env -vS python3 -u -S", "-S"),
+        ("#!/usr/bin/env -Spython3 -E", "-E"),
+        ("#!/usr/bin/env --split-string=NAME=value python3 -E", "-E"),
+        (LONG.replace("{option}", "-I"), "-I"),
+    ],
+)
+def test_script_of_such_a_python_is_refused(shebang, option, python, tmp_path):
+    """What a shebang leads to is followed, by way of env and of installers' detour by sh too."""
+    script = tmp_path / "script"
+    script.write_text(f"{shebang.format(python=python)}\npass\n")
+    script.chmod(0o755)
+    with pytest.raises(NotStarted, match="nothing was started") as refused:
+        examine([str(script)])
+    assert f" {option} in the shebang of {script}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("shebang", "is_python"),
+    [
+        ("#!{python}", True),
+        ("#!{python} -sP", True),
+        ("#!/usr/bin/env python3", True),
+        ("#!/usr/bin/env -S NAME=value python3 -P", True),
+        (LONG.replace("{option}", ""), True),
+        ("#!/bin/sh", False),
+        ("#!", False),
+        ("\x7fELF", False),
+    ],
+)
+def test_script_is_followed_to_its_interpreter(shebang, is_python, python, tmp_path):
+    """A console script is Python; a shell script is not, whatever it may start."""
+    script = tmp_path / "script"
+    script.write_text(f"{shebang.format(python=python)}\n-I\n")
+    script.chmod(0o755)
+    assert examine([str(script)]).python is is_python
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-i", "python3"],
+        ["-", "python3"],
+        ["-u", "PYTHONPATH", "python3"],
+        ["--unset=AIOAPIQUEUE_HUB", "python3"],
+        ["PYTHONPATH=/mine", "python3"],
+        ["-iS", "python3 x"],
+    ],
+)
+def test_env_that_takes_our_variables_is_refused(arguments):
+    """An `env` without PYTHONPATH would run an unpaced Python: it belongs before us."""
+    with pytest.raises(NotStarted, match="Put env first: env "):
+        examine(["env", *arguments])
+
+
+def test_env_that_leaves_them_is_followed():
+    """Other variables may come and go; what env starts is examined."""
+    assert examine(["env", "-u", "HOME", "A=b", "python3", "x"]).python is True
+    assert examine(["env", "A=b", "sh"]).python is False
+    with pytest.raises(NotStarted, match="-I"):
+        examine(["env", "-C", "/", "A=b", "python3", "-I"])
+
+
+def test_launcher_known_to_keep_us_out_is_refused(tmp_path):
+    """OpenTelemetry's launcher lets no other sitecustomize in: it belongs before us."""
+    launcher = tmp_path / "opentelemetry-instrument"
+    launcher.write_text("#!/bin/sh\n")
+    launcher.chmod(0o755)
+    with pytest.raises(NotStarted, match="opentelemetry-instrument aioapiqueue run "):
+        examine([str(launcher), "python3", "x.py"])
+
+
+def test_refusal_starts_nothing(quiet_run, python):
+    """`run -- python -I script.py`: a message, exit code 2."""
+    ended = quiet_run("--limit", "ec2=1/s", "--", python, "-I", "-c", "print('started')")
+    assert (ended.code, ended.out) == (2, b"")
+    assert "-I makes Python ignore PYTHONPATH" in ended.words
+    assert quiet_run.leftovers == []
+
+
+def test_program_that_is_not_python_is_warned_of(quiet_run):
+    """Nothing activated: said at the start and the end, exit code 3, unless that is allowed."""
+    ended = quiet_run("--limit", "ec2=1/s", "--", "echo", "hello")
+    assert (ended.code, ended.out) == (3, b"hello\n")
+    assert "echo is not Python: only what it starts that is Python is paced" in ended.words
+    assert "WARNING: NOTHING WAS PACED: no Python activated the pacing" in ended.words
+    ended = quiet_run("--limit", "ec2=1/s", "--allow-inactive", "--", "echo", "hello")
+    assert (ended.code, ended.out) == (0, b"hello\n")
+    assert "WARNING: NOTHING WAS PACED" in ended.words
+    ended = quiet_run("--limit", "ec2=1/s", "--", "sh", "-c", "exit 5")
+    assert ended.code == 5
+    assert "WARNING: NOTHING WAS PACED" in ended.words
+
+
+def test_python_started_by_a_shell_is_paced(run, aws, python):
+    """A program that is not Python is fine where its children are."""
+    program = run.script("calls(3)")
+    ended = run("--limit", "ec2=50/s", "--", "sh", "-c", f"{python} {program}; exit 0")
+    assert ended.code == 0
+    assert "3 AWS calls, 3 of them paced" in ended.words
+    assert "WARNING" not in ended.words
+
+
+def test_python_that_says_no_hello_is_stopped(quiet_run, python):
+    """However it came to it, a Python program that has not activated is ended: exit code 3."""
+    shell = f"unset PYTHONPATH; exec {python} -c 'import time; time.sleep(30)'"
+    began = time.monotonic()
+    ended = quiet_run("--limit", "ec2=1/s", "--grace", "0.5", "--", "sh", "-c", shell)
+    assert ended.code == 3
+    assert time.monotonic() - began < 15
+    assert "is Python, and has not activated the pacing" in ended.words
+    assert "It is stopped, so that nothing goes out unpaced." in ended.words
+    assert quiet_run.leftovers == []
+
+
+def test_launcher_that_becomes_another_python_is_stopped(quiet_run, python):
+    """A hello counts for what said it: after an `exec` that loses us, the whole family is ended."""
+    launcher = quiet_run.plain("""
+        del os.environ["PYTHONPATH"]
+        print("launched", flush=True)
+        os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(30); print(1)"])
+    """)
+    began = time.monotonic()
+    shell = f"{python} {launcher}; echo survived"
+    for command in ((python, launcher), ("sh", "-c", shell)):
+        ended = quiet_run("--limit", "ec2=1/s", "--grace", "0.5", "--", *command)
+        assert (ended.code, ended.out) == (3, b"launched\n")
+        assert "activated the pacing, and then became another Python" in ended.words
+        assert "Use the other order, LAUNCHER aioapiqueue run ... -- COMMAND." in ended.words
+    assert time.monotonic() - began < 30
+
+
+@linux
+def test_inactive_child_is_told_at_once_and_by_the_exit_code(quiet_run, python):
+    """A child with -I is warned of while it runs; the program goes on, as it may be a helper."""
+    program = quiet_run.plain("""
+        import subprocess
+        subprocess.run([sys.executable, "-I", "-c", "import time; time.sleep(2.7)"], check=True)
+        print("done")
+    """)
+    ended = quiet_run("--limit", "ec2=1/s", "--", python, program)
+    assert (ended.code, ended.out) == (3, b"done\n")
+    assert "is Python, and has not activated the pacing" in ended.words
+    assert ended.words.count("IT IS NOT PACED.") == 1
+    assert "WARNING: NOT PACED: " in ended.words
+
+
+@linux
+def test_children_of_every_kind_are_known(quiet_run, python):
+    """Forked, spawned and forkserver's children, daemons and other programs raise no alarm."""
+    program = quiet_run.plain("""
+        import multiprocessing, subprocess
+        def work():
+            time.sleep(3.5)
+        if __name__ == "__main__":
+            time.sleep(0.7)
+            if os.fork() == 0:  # a daemon
+                os.setsid()
+                if os.fork() == 0:
+                    os.closerange(3, 100)
+                    time.sleep(3)
+                os._exit(0)
+            children = [
+                multiprocessing.get_context(way).Process(target=work)
+                for way in ("fork", "spawn", "forkserver")
+            ]
+            for child in children: child.start()
+            subprocess.run(["sleep", "3.5"], check=True)
+            for child in children: child.join()
+            os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(2)"])
+    """)
+    ended = quiet_run("--limit", "ec2=1/s", "--grace", "1.5", "--", python, program)
+    assert ended.code == 0, ended.err
+    assert "not activated" not in ended.words
+    assert "WARNING" not in ended.words
+
+
+def test_program_that_imports_no_botocore_is_remarked(quiet_run, python):
+    """A program whose botocore is not botocore (AWS CLI v2) is not paced: it is said."""
+    ended = quiet_run("--limit", "ec2=1/s", "--", python, "-c", "pass")
+    assert ended.code == 0
+    assert "no process that can be paced has imported botocore: nothing was paced" in ended.words

@@ -1,0 +1,78 @@
+"""The closing tables, from the hub's figures."""
+
+from __future__ import annotations
+
+from aioapiqueue.cli._figures import Peaks, dry_run_table, duration, rows, table
+from aioapiqueue.hub import Figure
+
+
+def figure(operation, region, queue="ec2", calls=1, **more):
+    """One of the hub's figures."""
+    paced = queue is not None
+    return Figure("ec2", operation, region, "111122223333", queue, paced, calls=calls, **more)
+
+
+def cells(text, name):
+    """The cells of the only line that begins with a name."""
+    (line,) = [line for line in text.splitlines() if line.split()[: len(name)] == name]
+    return line.split()[len(name) :]
+
+
+def test_queue_of_several_regions_is_one():
+    """Figures of two Regions that share a queue are added up, and have no line for each."""
+    found = rows(
+        [
+            figure("DescribeImages", "eu-west-1", calls=3, waits=2, waited=1.0, longest_wait=0.5),
+            figure("DescribeImages", "us-east-1", calls=4, waits=3, waited=2.0, longest_wait=1.5),
+        ],
+        Peaks(),
+    )
+    text = table(found, {"ec2": "10/s"})
+    assert cells(text, ["ec2", "10/s"]) == ["7", "5", "3.0", "1.5", "0", "0"]
+    assert cells(text, ["DescribeImages"]) == ["7", "5", "3.0", "1.5", "0", "0"]
+    assert len(text.splitlines()) == 3
+
+
+def test_queues_are_named_for_what_tells_them_apart():
+    """Two Regions of one account have a line each, named for the Region; the account is no news."""
+    found = rows(
+        [
+            figure("DescribeImages", "eu-west-1", "ec2 eu-west-1 111122223333", throttled=2),
+            figure("DescribeImages", "us-east-1", "ec2 us-east-1 111122223333", calls=4),
+        ],
+        Peaks(),
+    )
+    text = table(found, {})
+    assert cells(text, ["in", "us-east-1"])[0] == "4"
+    assert cells(text, ["in", "eu-west-1"]) == ["1", "0", "0.0", "0.0", "2", "0"]
+    assert "111122223333" not in text
+
+
+def test_tables_keep_to_80_columns():
+    """A name too long for its column has a line of its own; figures of millions fit theirs."""
+    name = "GetTransitGatewayMulticastDomainAssociationsForEverybody"
+    many = {"calls": 12_345_678, "throttled": 1_234_567, "errors": 123_456, "waited": 1e6}
+    for queue in ("ec2", None):
+        found = rows([figure(name, "eu-west-1", queue, **many)], Peaks())
+        for text in (table(found, {"ec2": "10/s and 5000 in any 3600s"}), dry_run_table(found, 9)):
+            assert max(map(len, text.splitlines())) <= 80
+            assert text.split()[-2:] == ["1,234,567", "123,456"]
+
+
+def test_peaks_are_of_any_second_and_of_each_place():
+    """Attempts of two Regions in one second add up for the service, not for each Region."""
+    peaks = Peaks()
+    figures = [figure("DescribeImages", region, None) for region in ("eu-west-1", "us-east-1")]
+    for _ in range(10):
+        for one in figures:
+            peaks.count(one)
+    assert peaks.of("ec2") == peaks.of("ec2", "DescribeImages") == 20
+    found = rows(figures, peaks)
+    assert [part.peak for part in found[0].parts] == [10, 10, 20]
+
+
+def test_times_are_shown_as_on_a_clock():
+    """Minutes and seconds, hours where there are any."""
+    assert [duration(s) for s in (0.9, 61, 3599, 3600, 36_123)] == [
+        "0:00", "1:01", "59:59", "1:00:00", "10:02:03",
+    ]  # fmt: skip

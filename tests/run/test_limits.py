@@ -1,0 +1,91 @@
+"""Limits that make no sense: a line for each, exit code 2, and nothing started."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(os.name != "posix", reason="needs Unix domain sockets"),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[ec3]\nrate = "10/s"\n', ("line 1", "'ec3'", "'ec2'")),
+        ('[ec2]\nrate = "10/s"\nbrust = 5\n', ("line 3", "'brust'", "'burst'")),
+        ('[ec2]\nrate = "10 per fortnight"\n', ("line 2", "'10 per fortnight'", '"10/s"')),
+        ('[ec2.lanes]\nDescribeSnapshots = "5/s"\n', ("line 1", "ec2", "rate =")),
+    ],
+)
+def test_bad_file_is_one_message(text, told, quiet_run, python, tmp_path):
+    """A misspelt service, an unknown key, a bad rate, a lane without a queue: one line each."""
+    limits = tmp_path / "limits.toml"
+    limits.write_text(text)
+    ended = quiet_run("--limits", limits, "--", python, "-c", "print('started')")
+    assert (ended.code, ended.out) == (2, b"")
+    (line,) = ended.err.decode().splitlines()
+    assert line.startswith(f"aioapiqueue: {limits}, ")
+    for expected in told:
+        assert expected in line
+    assert quiet_run.leftovers == []
+
+
+def test_each_problem_is_told_once(quiet_run, python, tmp_path):
+    """Several bad options are told together, a line each; so is a missing file, or an empty one."""
+    started = ("--", python, "-c", "print('started')")
+    ended = quiet_run("--limit", "ec3=1/s", "--limit", "ec2=fast", "--limit", "s3=5/s", *started)
+    assert (ended.code, ended.out) == (2, b"")
+    first, second = ended.err.decode().splitlines()
+    assert first.startswith("aioapiqueue: --limit ec3=1/s: ")
+    assert second.startswith("aioapiqueue: --limit ec2=fast: ")
+
+    ended = quiet_run("--limits", tmp_path / "none.toml", *started)
+    assert (ended.code, ended.out, ended.err.count(b"\n")) == (2, b"", 1)
+    assert "none.toml: cannot be read" in ended.words
+
+    (tmp_path / "empty.toml").write_text("# nothing\n")
+    ended = quiet_run("--limits", tmp_path / "empty.toml", *started)
+    assert (ended.code, ended.out, ended.err.count(b"\n")) == (2, b"", 1)
+    assert "empty.toml: it says no limit" in ended.words
+
+
+def test_no_limit_at_all_says_how_to_choose_one(quiet_run, python):
+    """Without any limit there is nothing to do: it names --dry-run, then --limit."""
+    ended = quiet_run("--", python, "-c", "print('started')")
+    assert (ended.code, ended.out) == (2, b"")
+    assert f"aioapiqueue run --dry-run -- {python} -c" in ended.words
+    assert ended.words.index("--dry-run") < ended.words.index("--limit ec2=10/s")
+
+
+def test_file_that_cannot_be_written_is_refused_before_the_start(quiet_run, python, tmp_path):
+    """--log and --json are looked at before the program runs, not after it."""
+    for option in ("--log", "--json"):
+        for path in (tmp_path, tmp_path / "no" / "file"):
+            ended = quiet_run(
+                "--limit", "ec2=1/s", option, path, "--", python, "-c", "print('started')"
+            )
+            assert (ended.code, ended.out) == (2, b"")
+            assert ended.words == f"{option}: {path} cannot be written"
+
+
+def test_grace_is_some_time(quiet_run, python):
+    """No time at all to activate would stop any program: refused."""
+    options = ("--limit", "ec2=1/s", "--grace", "0", "--", python, "-c", "print('started')")
+    ended = quiet_run(*options)
+    assert (ended.code, ended.out) == (2, b"")
+    assert ended.words == "--grace: 0 is no time: write a number of seconds above 0"
+
+
+def test_option_goes_before_the_file(run, aws, python, tmp_path):
+    """What --limit says of a service takes the place of what --limits says; the rest stays."""
+    limits = tmp_path / "limits.toml"
+    limits.write_text('[ec2]\nrate = "1/h"\n[ec2.lanes]\nDescribeImages = "1/min"\n')
+    program = run.script("calls(3)")
+    ended = run("--limits", limits, "--limit", "ec2=20/s", "--", python, program)
+    assert ended.code == 0
+    assert len(aws.arrivals) == 3
+    assert "paced: ec2 at 20/s, ec2.DescribeImages at 1" in ended.words

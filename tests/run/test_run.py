@@ -1,0 +1,402 @@
+"""`aioapiqueue run` as people use it: real processes, their output and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import types
+
+import pytest
+import typer
+
+from aioapiqueue.cli.run import run as run_command
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(os.name != "posix", reason="needs Unix domain sockets"),
+]
+
+
+def test_threads_and_children_share_one_limit(run, aws, python, tmp_path):
+    """Threads of a program and of its child keep one rate together; table and JSON say so."""
+    child = run.script("calls(15)", "child.py")
+    program = run.script(f"""
+        import subprocess
+        child = subprocess.Popen([sys.executable, {child!r}])
+        calls(15)
+        sys.exit(child.wait())
+    """)
+    figures = tmp_path / "figures.json"
+    ended = run("--limit", "ec2=20/s", "--json", figures, "--", python, program)
+    assert ended.code == 0, ended.err
+    assert ended.out == b""
+    assert [action for _, action in aws.arrivals] == ["DescribeSnapshots"] * 30
+    first, last = aws.arrivals[0][0], aws.arrivals[-1][0]
+    assert 29 / 20 - 0.1 <= last - first <= 29 / 20 + 1.0
+    assert aws.most_in(1) <= 22
+
+    assert ended.words.startswith("paced: ec2 at 20/s; not paced: all other services ")
+    assert "30 AWS calls, 30 of them paced; 0 throttled, 0 other errors" in ended.words
+    assert max(map(len, ended.err.decode().splitlines())) <= 80
+    table = [line.split() for line in ended.err.decode().splitlines()]
+    (row,) = [cells for cells in table if cells[:1] == ["DescribeSnapshots"]]
+    assert row[1] == "30"
+    assert int(row[2]) >= 25  # waited
+
+    told = json.loads(figures.read_text())
+    assert (told["exit_code"], told["program_exit_code"], told["dry_run"]) == (0, 0, False)
+    (figure,) = told["figures"]
+    assert (figure["service"], figure["operation"]) == ("ec2", "DescribeSnapshots")
+    assert (figure["region"], figure["paced"], figure["calls"]) == ("eu-west-1", True, 30)
+    assert len(told["processes"]) == 2
+    assert run.leftovers == []
+
+
+def test_dry_run_counts_and_holds_nothing_up(run, aws, python, tmp_path):
+    """It tells calls, mean and peak of each service and operation; limits hold nothing up."""
+    program = run.script("""
+        calls(40)
+        client("sts").get_caller_identity()
+        time.sleep(1.1)
+        calls(10)
+    """)
+    figures = tmp_path / "figures.json"
+    options = ("--dry-run", "--limit", "ec2=1/s", "--json", figures)
+    ended = run(*options, "--", python, program)
+    assert ended.code == 0, ended.err
+    assert len(aws.arrivals) == 51
+    told = json.loads(figures.read_text())
+    services = {row["service"]: row for row in told["services"]}
+    assert (services["ec2"]["calls"], services["sts"]["calls"]) == (50, 1)
+    assert 20 <= services["ec2"]["peak"] <= 40
+    assert told["dry_run"] is True
+    assert told["seconds"] < 20
+    assert "dry run: nothing is paced, all AWS calls are counted" in ended.words
+    assert "write --limit ec2=RATE instead of --dry-run" in ended.words
+    table = [line.split() for line in ended.err.decode().splitlines()]
+    (row,) = [cells for cells in table if cells[:1] == ["DescribeSnapshots"]]
+    assert row[1] == "50"
+    assert float(row[2]) == pytest.approx(50 / told["seconds"], abs=0.06)
+    assert int(row[3]) == services["ec2"]["peak"]
+    assert max(map(len, ended.err.decode().splitlines())) <= 80
+
+
+def test_output_and_input_are_untouched(quiet_run, python, tmp_path):
+    """stdout, stderr, stdin and other open files are the program's, byte for byte."""
+    program = quiet_run.plain("""
+        data = sys.stdin.buffer.read()
+        os.write(1, data)
+        os.write(2, data[::-1])
+        os.write(int(sys.argv[1]), b"by its number")
+        os.write(1, b"no line feed at the end")
+    """)
+    data = bytes(range(256)) * 40
+    log = tmp_path / "log"
+    log.write_text("what was there\n")
+    with (tmp_path / "other").open("wb") as other:
+        ended = quiet_run(
+            "--limit", "ec2=1/s", "--log", log, "--", python, program, other.fileno(),
+            send=data, pass_fds=[other.fileno()],
+        )  # fmt: skip
+    assert ended.code == 0
+    assert ended.out == data + b"no line feed at the end"
+    assert ended.err == data[::-1]
+    assert (tmp_path / "other").read_bytes() == b"by its number"
+    first, *_, last = log.read_text().splitlines()
+    assert first == "what was there"
+    assert "paced: ec2 at 1/s" in log.read_text()
+    assert last.startswith("aioapiqueue: ")
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("sys.exit(0)", 0),
+        ("sys.exit(7)", 7),
+        ("os.kill(os.getpid(), 9)", 137),
+        ("os.kill(os.getpid(), 15)", 143),
+    ],
+)
+def test_exit_code_is_the_programs(end, code, quiet_run, python):
+    """The program's exit code is ours; that of a signal is what a shell makes of it."""
+    ended = quiet_run("--limit", "ec2=1/s", "--", python, quiet_run.plain(end))
+    assert ended.code == code
+    assert f"with exit code {code}" in ended.words
+    assert quiet_run.leftovers == []
+
+
+def test_missing_program_is_said_as_by_a_shell(quiet_run, tmp_path):
+    """No such command is 127, one that may not be executed 126; both are named."""
+    ended = quiet_run("--limit", "ec2=1/s", "--", "no-such-command")
+    assert (ended.code, ended.out) == (127, b"")
+    assert ended.words == "no-such-command: command not found in PATH; nothing was started"
+    ended = quiet_run("--limit", "ec2=1/s", "--", str(tmp_path / "none"))
+    assert ended.code == 127
+    script = tmp_path / "script.py"
+    script.write_text("print(1)")
+    ended = quiet_run("--limit", "ec2=1/s", "--", str(script))
+    assert ended.code == 126
+    assert f"for a script without a shebang: python {script}" in ended.words
+    script.write_text("neither a program nor a script")
+    script.chmod(0o755)
+    ended = quiet_run("--limit", "ec2=1/s", "--", str(script))
+    assert ended.code == 126
+    assert "cannot be started: Exec format error" in ended.words
+    assert quiet_run.leftovers == []
+
+
+def test_own_arguments_of_the_command_are_left_to_it(quiet_run, python):
+    """What follows COMMAND is the command's, options and `--` among it, with or without a `--`."""
+    program = quiet_run.plain("print(sys.argv[1:])")
+    for dashes in ((), ("--",)):
+        ended = quiet_run("--limit", "ec2=1/s", *dashes, python, program, "--limit", "--", "--help")
+        assert (ended.code, ended.out) == (0, b"['--limit', '--', '--help']\n")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_signal_goes_on_to_the_program(name, quiet_run, python):
+    """A signal sent to us reaches the program, whose answer to it decides; nothing is left over."""
+    program = quiet_run.plain(f"""
+        import signal
+        def heard(number, _):
+            os.write(1, f"heard {{number}}\\n".encode())
+            time.sleep(0.3)
+            sys.exit(9)
+        signal.signal(signal.{name}, heard)
+        print("ready", flush=True)
+        time.sleep(20)
+    """)
+    options = ("--limit", "ec2=1/s", "--", python, program)
+    # No terminal, so that nobody else sends it SIGINT.
+    with quiet_run.start(*options, start_new_session=True) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.Signals[name])
+        ended = quiet_run.end(process)
+    assert ended.out == f"heard {signal.Signals[name].value}\n".encode(), ended
+    assert ended.code == 9
+    assert quiet_run.leftovers == []
+
+
+def test_program_is_never_ended_by_a_second_signal(quiet_run, python):
+    """However often we are told to stop, the program ends when it wants to."""
+    program = quiet_run.plain("""
+        import signal
+        signal.signal(signal.SIGINT, lambda *_: os.write(1, b"no\\n"))
+        signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"no\\n"))
+        print("ready", flush=True)
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            time.sleep(0.05)
+    """)
+    with quiet_run.start(
+        "--limit", "ec2=1/s", "--", python, program, start_new_session=True
+    ) as process:
+        assert process.stdout.readline() == b"ready\n"
+        for signum in (signal.SIGINT, signal.SIGTERM) * 2:
+            process.send_signal(signum)
+            assert process.stdout.readline() == b"no\n"
+        assert quiet_run.end(process).code == 0
+
+
+def test_ignored_signal_stays_ignored(quiet_run, python):
+    """Under nohup the program lives on too."""
+    program = quiet_run.plain("""
+        print("ready", flush=True)
+        time.sleep(1.5)
+        print("lives", flush=True)
+    """)
+    command = ["nohup", *quiet_run.arguments("--limit", "ec2=1/s", "--", python, program)]
+    with subprocess.Popen(
+        command, env=quiet_run.environment(), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGHUP)
+        ended = quiet_run.end(process)
+    assert (ended.code, ended.out) == (0, b"lives\n")
+
+
+def test_python_path_of_the_user_is_kept(quiet_run, python, tmp_path):
+    """Our folder comes first; what was there comes after it, a sitecustomize in it included."""
+    folder = tmp_path / "user"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("print('user')")
+    program = quiet_run.plain("print(os.environ['PYTHONPATH'].split(os.pathsep)[1:])")
+    ended = quiet_run(
+        "--limit", "ec2=1/s", "--", python, program,
+        env={"PYTHONPATH": f"{folder}{os.pathsep}/no/such/folder"},
+    )  # fmt: skip
+    # Once by our own Python, which writes it at its end, once by the program's.
+    told = ended.out.decode().splitlines()
+    assert sorted(told) == [f"['{folder}', '/no/such/folder']", "user", "user"]
+
+
+def test_long_folder_for_temporary_files_does_no_harm(quiet_run, python, tmp_path):
+    """A socket's path is short, however long that of TMPDIR is."""
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    program = quiet_run.plain("print(os.environ['AIOAPIQUEUE_HUB'])")
+    ended = quiet_run("--limit", "ec2=1/s", "--", python, program, env={"TMPDIR": str(folder)})
+    assert ended.code == 0
+    assert not os.path.exists(os.path.dirname(ended.out.strip()))  # noqa: PTH110, PTH120
+
+
+def test_killed_with_its_hub_the_clients_send_nothing(run, aws, python):
+    """`kill -9` of us: each waiting thread gets a clear error within 5 s, and nothing goes out."""
+    program = run.script("""
+        import threading
+        ec2 = client()
+        def call():
+            began = time.monotonic()
+            try:
+                while True:
+                    ec2.describe_snapshots()
+            except Exception as error:
+                print(f"{type(error).__name__}: {error}", flush=True)
+        threads = [threading.Thread(target=call) for _ in range(5)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        print("end", flush=True)
+    """)
+    with run.start("--limit", "ec2=2/s", "--", python, program) as process:
+        aws.count(2)
+        process.kill()
+        killed = time.monotonic()
+        lines = [process.stdout.readline().decode() for _ in range(6)]
+        assert time.monotonic() - killed < 5
+        assert lines[5] == "end\n"
+        for line in lines[:5]:
+            assert line.startswith("PacingError: the call was not sent")
+        assert all(at < killed + 0.2 for at, _ in aws.arrivals)
+        assert run.end(process).code == -9
+
+
+def test_lost_hub_ends_the_program(run, aws, python):
+    """The socket gone under us, no new process could be paced: all is stopped, exit code 4."""
+    program = run.script("calls(1000)")
+    with run.start("--limit", "ec2=5/s", "--", python, program) as process:
+        aws.count(2)
+        (directory,) = run.leftovers
+        (directory / "hub.sock").unlink()
+        lost = time.monotonic()
+        ended = run.end(process)
+    assert ended.code == 4
+    assert time.monotonic() - lost < 10
+    assert "hub.sock is gone; the program is stopped" in ended.words
+    assert all(at < lost + 3 for at, _ in aws.arrivals)
+    assert run.leftovers == []
+
+
+def test_grandchild_that_stays_fails_closed(run, aws, python, tmp_path):
+    """The hub ends with the program; what the program leaves behind sends nothing any more."""
+    told = tmp_path / "told"
+    child = run.script(f"""
+        ec2 = client()
+        ec2.describe_snapshots()
+        open({str(told)!r} + ".ready", "w").close()
+        while os.path.exists(os.environ["AIOAPIQUEUE_HUB"]): time.sleep(0.05)
+        try:
+            ec2.describe_snapshots()
+        except Exception as error:
+            text = f"{{type(error).__name__}}: {{error}}"
+        open({str(told)!r} + ".new", "w").write(text)
+        os.rename({str(told)!r} + ".new", {str(told)!r})
+    """, "child.py")  # fmt: skip
+    program = run.plain(f"""
+        import subprocess
+        subprocess.Popen([sys.executable, {child!r}], stdin=-3, stdout=-3, stderr=-3)
+        while not os.path.exists({str(told)!r} + ".ready"): time.sleep(0.05)
+    """)
+    ended = run("--limit", "ec2=50/s", "--", python, program)
+    assert ended.code == 0
+    deadline = time.monotonic() + 10
+    while not told.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert told.read_text().startswith("PacingError: the call was not sent")
+    assert len(aws.arrivals) == 1
+
+
+@pytest.mark.slow
+def test_eight_processes_of_eight_threads_keep_one_rate(run, aws, python, tmp_path):
+    """At 50/s for 20 s together: 0.98 to 1.00 of it, and at most 52 let go in any second."""
+    child = run.script(
+        """
+        import threading
+        ec2 = client()
+        end = time.monotonic() + 60
+        def call():
+            while time.monotonic() < end:
+                ec2.describe_snapshots()
+        for _ in range(8): threading.Thread(target=call).start()
+        """,
+        "child.py",
+    )
+    program = run.plain(f"""
+        import subprocess
+        children = [subprocess.Popen([sys.executable, {child!r}]) for _ in range(8)]
+        time.sleep(32)
+        for child in children: child.kill()
+    """)
+    figures = tmp_path / "figures.json"
+    options = ("--limit", "ec2=50/s", "--json", figures)
+    ended = run(*options, "--", python, program, within=90)
+    assert ended.code == 0
+    (figure,) = json.loads(figures.read_text())["figures"]
+    assert figure["peak"] <= 52
+    times = [at for at, _ in aws.arrivals]
+    begin = times[0] + 5  # all have started by then
+    inside = [at for at in times if begin <= at < begin + 20]
+    assert 0.98 <= len(inside) / (50 * 20) <= 1.002
+    # 64 threads before and behind the sockets: a busy machine delays some arrivals.
+    assert aws.most_in(1) <= 60
+
+
+def test_help_fits_a_terminal(quiet_run):
+    """`--help` names each option, within 80 columns, and shows an example."""
+    ended = quiet_run("--help")
+    assert ended.code == 0
+    text = ended.out.decode()
+    assert max(map(len, text.splitlines())) <= 80
+    options = "--limit --limits --dry-run --log --json --no-live --grace --allow-inactive"
+    for expected in (*options.split(), "ec2=10/s", "-- scout aws"):
+        assert expected in text
+
+
+def test_hub_that_cannot_be_opened_starts_nothing(quiet_run, python, tmp_path):
+    """Without a folder for the socket there is no run: said, exit code 2."""
+    options = ("--limit", "ec2=1/s", "--", python, "-c", "print('started')")
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    code = f"import tempfile; tempfile.tempdir = {str(blocker)!r}\n"
+    code += "from aioapiqueue.__main__ import main; main()"
+    ended = quiet_run.end(
+        subprocess.Popen(
+            [python, "-c", code, "run", *options],
+            env=quiet_run.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+    )  # fmt: skip
+    assert (ended.code, ended.out) == (2, b"")
+    assert "the hub cannot be opened, nothing was started: " in ended.words
+
+
+def test_system_without_sockets_is_told_what_to_use(monkeypatch, capsys):
+    """Where Python has no Unix domain sockets: a clear message, exit code 2."""
+    monkeypatch.setattr("aioapiqueue.cli.run.os", types.SimpleNamespace(name="nt"))
+    with pytest.raises(typer.Exit) as ended:
+        run_command(["program"], limit=["ec2=1/s"])
+    assert ended.value.exit_code == 2
+    assert capsys.readouterr().err.startswith(
+        "aioapiqueue: run needs Unix domain sockets and signals, which "
+    )
+
+
+def test_run_inside_of_a_run_is_refused(quiet_run, python):
+    """A second hub would put the limits of the first aside: exit code 2, and nothing is started."""
+    inner = quiet_run.arguments("--limit", "ec2=1000/s", "--", python, "-c", "print('started')")
+    ended = quiet_run("--limit", "ec2=1/s", "--", *inner)
+    assert ended.code == 2
+    assert "started" not in ended.out.decode()
+    assert "this is inside of an aioapiqueue run already" in ended.words

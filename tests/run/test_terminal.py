@@ -1,0 +1,279 @@
+"""What is on the screen of a terminal of 80 by 24: the program's output, and our line below it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import struct
+import sys
+import time
+
+import pytest
+
+if os.name != "posix":
+    pytest.skip("needs pseudo-terminals", allow_module_level=True)
+
+import fcntl
+import pty
+import select
+import termios
+
+import pyte
+
+from aioapiqueue.cli._live import fit
+
+pytestmark = pytest.mark.real
+
+# What stands between a terminal and its programs: it stops and continues them, as shells do.
+SHELL = """
+import os, signal, sys
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+child = os.fork()
+if child == 0:
+    os.setpgid(0, 0)
+    os.tcsetpgrp(0, os.getpid())
+    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+    os.execv(sys.argv[1], sys.argv[1:])
+while True:
+    _, status = os.waitpid(child, os.WUNTRACED)
+    if not os.WIFSTOPPED(status):
+        break
+    os.tcsetpgrp(0, os.getpgrp())
+    print("STOPPED", flush=True)
+    sys.stdin.readline()
+    os.tcsetpgrp(0, child)
+    os.killpg(child, signal.SIGCONT)
+os.tcsetpgrp(0, os.getpgrp())
+print("CODE", os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+class Terminal:
+    """A terminal with a program in it."""
+
+    def __init__(self, command, environment, rows=24, columns=80):
+        self.screen = pyte.HistoryScreen(columns, rows, history=10_000, ratio=0.5)
+        self._stream = pyte.ByteStream(self.screen)
+        self.raw = b""
+        self._pid, self._file = pty.fork()
+        if self._pid == 0:
+            os.execve(command[0], command, environment)  # noqa: S606 - ours
+        self._resize(rows, columns)
+        self.ended = False
+
+    def _resize(self, rows, columns):
+        fcntl.ioctl(self._file, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def resize(self, rows, columns):
+        """Change the size, the program's group being told."""
+        self.screen.resize(rows, columns)
+        self._resize(rows, columns)
+
+    def type(self, text):
+        """Type something."""
+        os.write(self._file, text.encode())
+
+    @property
+    def rows(self):
+        """The text of each row."""
+        return [row.rstrip() for row in self.screen.display]
+
+    @property
+    def everything(self):
+        """What scrolled away, and what is on the screen."""
+        columns = self.screen.columns
+        gone = ["".join(row[x].data for x in range(columns)) for row in self.screen.history.top]
+        return [row.rstrip() for row in gone] + self.rows
+
+    def until(self, condition, within=20):
+        """Read what the program writes until something is so."""
+        deadline = time.monotonic() + within
+        while not condition():
+            assert time.monotonic() < deadline, "\n".join(self.rows)
+            assert not self.ended, "\n".join(self.rows)
+            self._read()
+
+    def _read(self):
+        if select.select([self._file], [], [], 0.05)[0]:
+            try:
+                data = os.read(self._file, 65536)
+            except OSError:
+                data = b""
+            self.ended = not data
+            self.raw += data
+            self._stream.feed(data)
+
+    def end(self, within=20):
+        """Read to the end and return the exit code."""
+        deadline = time.monotonic() + within
+        while not self.ended:
+            assert time.monotonic() < deadline, "\n".join(self.rows)
+            self._read()
+        code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        self._pid = None
+        return code
+
+    def close(self):
+        """Kill what still runs."""
+        if self._pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        os.close(self._file)
+
+
+@pytest.fixture
+def terminal(run):
+    """Run `aioapiqueue run` in a terminal, in the foreground of a shell if that is asked for."""
+    opened = []
+
+    def open_terminal(*arguments, under_shell=False, **environment):
+        command = run.arguments(*arguments)
+        if under_shell:
+            command = [sys.executable, "-c", SHELL, *command]
+        variables = run.environment(**({"TERM": "xterm-256color"} | environment))
+        del variables["COLUMNS"]
+        opened.append(Terminal(command, variables))
+        return opened[-1]
+
+    yield open_terminal
+    for one in opened:
+        one.close()
+
+
+LIVE = re.compile(
+    r"ec2 20/s: \d+ calls, \d+\.\d/s, \d+ waiting, 0 throttled {5,}\d:\d\d"
+)  # fmt: skip
+
+
+def test_line_stands_below_the_programs_output(terminal, run, python):
+    """The last row is ours, the others the program's, whole and in order; at the end it is free."""
+    program = run.script("""
+        import threading
+        thread = threading.Thread(target=calls, args=(40,))
+        thread.start()
+        for number in range(100):
+            print(f"line {number} " + "." * (number % 60), flush=True)
+            time.sleep(0.015)
+        thread.join()
+        sys.stdout.write("no line feed")
+    """)
+    screen = terminal("--limit", "ec2=20/s", "--", python, program)
+    screen.until(lambda: LIVE.fullmatch(screen.rows[23]) and screen.rows[21].startswith("line "))
+    assert not any(LIVE.search(row) for row in screen.rows[:23])
+    assert screen.end() == 0
+    told = [row for row in screen.everything if row.startswith("line ")]
+    assert told == [f"line {n} ".rstrip() + " " * (n % 60 > 0) + "." * (n % 60) for n in range(100)]
+    # Freed: the closing words have scrolled over it, and nothing is left of it.
+    assert not any(LIVE.search(row) for row in screen.everything)
+    assert screen.rows[23] == ""
+    assert screen.screen.margins in {None, (0, 23)}
+    (row,) = [row for row in screen.rows if row.startswith("ec2 20/s ")]
+    assert row.split()[2] == "40"
+    assert max(map(len, screen.rows)) <= 80
+
+
+def test_nothing_is_left_of_it_after_a_crash(terminal, run, python):
+    """A program that is killed leaves the terminal in order all the same, and its last words."""
+    program = run.plain("""
+        print("before", flush=True)
+        time.sleep(1.2)
+        os.write(1, b"torn")
+        os.kill(os.getpid(), 9)
+    """)
+    screen = terminal("--limit", "ec2=20/s", "--", python, program)
+    screen.until(lambda: screen.rows[23].startswith("no AWS calls yet"))
+    assert screen.end() == 137
+    assert "before" in screen.rows
+    assert any(row.startswith("torn") for row in screen.rows)
+    assert not any("no AWS calls yet" in row for row in screen.rows)
+    assert screen.screen.margins in {None, (0, 23)}
+
+
+def test_line_follows_a_change_of_size(terminal, run, python):
+    """In a smaller and a larger window it is in the last row, and the output stays whole."""
+    program = run.script("""
+        import threading
+        threading.Thread(target=calls, args=(60,)).start()
+        for number in range(140):
+            print(f"line {number}", flush=True)
+            time.sleep(0.02)
+    """)
+    screen = terminal("--limit", "ec2=20/s", "--", python, program)
+    screen.until(lambda: LIVE.fullmatch(screen.rows[23]))
+    screen.resize(12, 70)
+    screen.until(lambda: LIVE.fullmatch(screen.rows[11]))
+    screen.resize(30, 100)
+    screen.until(lambda: LIVE.fullmatch(screen.rows[29]))
+    assert sum(LIVE.search(row) is not None for row in screen.rows) == 1
+    # The emulator drops rows when it is resized; those that came after are all there.
+    screen.until(lambda: "line 139" in screen.rows)
+    found = [int(row[5:]) for row in screen.rows if re.fullmatch(r"line \d+", row)]
+    assert found == list(range(found[0], 140))
+    assert screen.end() == 0
+
+
+def test_ctrl_c_is_the_programs_to_answer(terminal, run, python):
+    """The key reaches the program once, by the terminal, and we wait for what it does."""
+    program = run.plain("""
+        import signal
+        signal.signal(signal.SIGINT, lambda *_: os.write(1, b"interrupted\\n"))
+        os.write(1, b"ready\\n")
+        end = time.monotonic() + 2
+        while time.monotonic() < end: time.sleep(0.05)
+        sys.exit(6)
+    """)
+    screen = terminal("--limit", "ec2=20/s", "--", python, program, under_shell=True)
+    screen.until(lambda: "ready" in screen.rows)
+    screen.type("\x03")
+    screen.until(lambda: any(row.endswith("CODE 6") for row in screen.rows))
+    assert screen.raw.count(b"interrupted") == 1
+
+
+def test_suspended_it_gives_the_row_back(terminal, run, python):
+    """Ctrl-Z stops us and the program, with the terminal in order; continued, the line is back."""
+    program = run.plain("""
+        for number in range(60):
+            os.write(1, b"line %d\\n" % number)
+            time.sleep(0.04)
+    """)
+    screen = terminal("--limit", "ec2=20/s", "--", python, program, under_shell=True)
+    screen.until(lambda: "line 5" in screen.rows and "no AWS calls yet" in screen.rows[23])
+    screen.type("\x1a")
+    screen.until(lambda: any(row.endswith("STOPPED") for row in screen.rows))
+    assert "no AWS calls yet" not in "\n".join(screen.rows)
+    assert screen.screen.margins in {None, (0, 23)}
+    before = len(screen.raw)
+    time.sleep(0.7)
+    screen._read()
+    assert len(screen.raw) == before  # nobody writes
+    screen.type("\n")
+    screen.until(lambda: "no AWS calls yet" in screen.rows[23])
+    screen.until(lambda: any(row.endswith("CODE 0") for row in screen.rows))
+    assert [int(n) for n in re.findall(rb"line (\d+)", screen.raw)] == list(range(60))
+
+
+@pytest.mark.parametrize("how", ["dumb", "--no-live", "--log"])
+def test_no_line_where_it_is_not_wanted(how, terminal, run, python, tmp_path):
+    """Without a terminal that knows regions, or told not to, we write no control sequence."""
+    program = run.plain("print('said', flush=True); time.sleep(0.8)")
+    options = {"--no-live": ["--no-live"], "--log": ["--log", tmp_path / "log"]}.get(how, [])
+    variables = {"TERM": "dumb"} if how == "dumb" else {}
+    screen = terminal("--limit", "ec2=1/s", *options, "--", python, program, **variables)
+    assert screen.end() == 0
+    assert b"\x1b" not in screen.raw
+    if how == "--log":
+        assert screen.raw == b"said\r\n"
+
+
+def test_what_does_not_fit_is_counted():
+    """The line shows as many services as there is room for, the most important first."""
+    assert fit(["ec2: 1"], "0:01", 20) == "ec2: 1          0:01"
+    assert fit(["ec2: 1", "s3: 2"], "0:01", 30) == "ec2: 1 | s3: 2            0:01"
+    assert fit(["ec2: 1", "s3: 2", "iam: 33"], "0:01", 29) == "ec2: 1 | s3: 2  +1 more  0:01"
+    assert fit(["ec2: 1", "s3: 2", "iam: 3"], "0:01", 25) == "ec2: 1  +2 more      0:01"
+    assert fit(["elasticloadbalancing: 12 calls"], "0:01", 20) == "elasticloadbal  0:01"
+    assert fit([], "0:01", 10) == "      0:01"
+    assert fit(["ec2"], "0:01", 3) == "  0"

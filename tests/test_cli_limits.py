@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from aioapiqueue import Rate
+from aioapiqueue.registry import Registry, facts
+
+pytestmark = pytest.mark.real
+
+
+def run(*arguments, cwd, **environment):
+    """Run `aioapiqueue limits` and return what came of it."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("AWS_")}
+    environment = {
+        "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/nowhere",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
+        **environment,
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "aioapiqueue", "limits", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=cwd,
+        env={**clean, **environment},
+    )
+
+
+# What is in force
+
+
+def test_the_table_of_ec2_fits_80_columns(tmp_path):
+    """It names half of each published figure, the figure, the page and the day it was read."""
+    shown = run("--service", "ec2", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    lines = shown.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "ec2, for each account in each Region" in lines
+    assert re.search(
+        r"10/s burst 50 +20/s burst 100 +yes +50% of \[1\]\n +each Describe\*", shown.stdout
+    )
+    assert re.search(
+        r"5/s burst 25 +10/s burst 50 +yes .*\n +unfiltered: DescribeInst", shown.stdout
+    )
+    assert re.search(r"1/s burst 500 .*\n +RunInstances resources", shown.stdout)
+    assert "[1] docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html" in lines
+    assert "    read 2026-11-24" in lines
+    assert "Not kept: console, 10/s burst 100" in shown.stdout
+    assert "DeleteCoipPoolPermission, which botocore does not know" in shown.stdout
+    assert "…" not in shown.stdout
+
+
+def test_all_services_fit_80_columns(tmp_path):
+    """Without --service all services are shown, with another share where one is given."""
+    shown = run("--share", "80%", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert "route53, for each account\n" in shown.stdout
+    assert "16/s burst 80" in shown.stdout
+
+
+def test_a_file_is_shown_with_its_lines(tmp_path):
+    """Limits of a file come with the line that says them; others with what they are a share of."""
+    (tmp_path / "mine.toml").write_text(
+        'preset = "aws"\n[ec2]\nrate = "40/s"\n[iam]\nrate = "5/s"\n'
+    )
+    shown = run("--limits", "mine.toml", "--service", "ec2", "--service", "iam", cwd=tmp_path)
+    assert re.search(r"40/s .* mine.toml, line 3\n +all together", shown.stdout)
+    assert re.search(r"5/s .* mine.toml, line 5\n +all together", shown.stdout)
+    assert "50% of [1]" in shown.stdout
+
+
+def test_json_has_every_figure_with_its_page(tmp_path):
+    """--json tells limits, scope, share, page, day and whether AWS raises it."""
+    shown = run("--service", "route53", "--json", cwd=tmp_path)
+    rows = json.loads(shown.stdout)
+    changes = next(row for row in rows if row["bucket"] == "changes")
+    assert changes["limits"] == [{"calls": 50, "per": 1.0, "burst": 750}]
+    assert changes["cost"]["ChangeResourceRecordSets"] == "2*ChangeBatch.Changes"
+    assert changes["published"]["read"] == "2026-11-24"
+    assert changes["published"]["page"].endswith("throttling-api-requests.html")
+    assert all(row["share"] == 0.5 and row["scope"] == ["account"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--service", "iam"], 2, "--service: AWS publishes no limit of iam"),
+        (["--service", "ec3"], 2, "did you mean 'ec2'"),
+        (["--share", "200%"], 2, "--share: '200%' is more than AWS publishes"),
+        (["--limits", "none.toml"], 2, "none.toml: cannot be read"),
+        (["check", "none.toml"], 1, "none.toml: cannot be read"),
+        (["check", "bad.toml"], 1, "bad.toml, line 2: ec2.share: '500%' is more than AWS"),
+        (["discover", "--write", "bad.toml"], 2, "--write: bad.toml is there already"),
+        (["discover", "--service", "iam"], 2, "--service iam: its quotas name no operations"),
+    ],
+)
+def test_mistakes_are_told(arguments, code, says, tmp_path):
+    """A wrong option or file gives a message on stderr and an exit code, and nothing else."""
+    (tmp_path / "bad.toml").write_text('[ec2]\nshare = "500%"\npreset = "aws"')
+    told = run(*arguments, cwd=tmp_path)
+    assert (told.returncode, told.stdout) == (code, "")
+    assert says in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_good_file_is_checked(tmp_path):
+    """`limits check` says how much a file says, and exits with 0."""
+    (tmp_path / "good.toml").write_text('preset = "aws"\nshare = "30%"\n[iam]\nrate = "5/s"\n')
+    told = run("check", "good.toml", cwd=tmp_path)
+    assert told.returncode == 0
+    assert re.fullmatch(
+        r"good.toml: nothing is wrong with it: \d+ limits of 23 services\n", told.stdout
+    )
+
+
+# Service Quotas
+
+
+def quota(name, value, *, adjustable=True):
+    """Return a quota as Service Quotas describes it, without a value if it has none."""
+    code = f"L-{abs(hash(name)) % 16**8:08X}"
+    given = {} if value is None else {"Value": value}
+    return {"ServiceCode": "ec2", "QuotaCode": code, "QuotaName": name, "Adjustable": adjustable,
+            "GlobalQuota": False, "Unit": "None", **given}  # fmt: skip
+
+
+CAPACITY, REFILL = "request bucket maximum capacity", "request bucket refill rate"
+APPLIED = [
+    quota(f"DescribeSnapshots {CAPACITY}", 200.0),
+    quota(f"DescribeSnapshots {REFILL}", 40.0),
+    quota(f"DescribeSnapshots unfiltered {CAPACITY}", 100.0),
+    quota(f"DescribeSnapshots unfiltered {REFILL}", 15.0),
+    quota(f"RunInstances {CAPACITY}", 5.0, adjustable=False),
+    quota(f"RunInstances {REFILL}", 1.0, adjustable=False),
+    quota(f"DescribeTags {CAPACITY}", 3000000.0),
+    quota(f"DescribeTags {REFILL}", 0.00002),
+    quota(f"DescribeVpcs {CAPACITY}", None),
+    quota(f"DescribeVpcs {REFILL}", None),
+    quota("Running On-Demand Standard instances", 5.0),
+    *(quota(f"Instances of kind {number}", 20.0) for number in range(150)),
+]
+DEFAULTS = [
+    quota(f"DescribeSnapshots {CAPACITY}", 100.0),
+    quota(f"DescribeSnapshots {REFILL}", 20.0),
+    quota(f"DescribeVolumes {CAPACITY}", 150.0),
+    quota(f"CreateVpc {CAPACITY}", 50.0),
+    quota(f"CreateVpc {REFILL}", 5.0),
+    quota(f"DescribeFlyingSaucers {CAPACITY}", 5.0),
+    quota(f"CopyImage {REFILL}", 0.0),
+    quota("RunInstances resource bucket refill rate", 7.0),
+    quota("Rate of something else", 7.0),
+]
+ONLY_SINGLY = [quota(f"DescribeVpcs {CAPACITY}", 100.0), quota(f"DescribeVpcs {REFILL}", 30.0)]
+
+
+class ServiceQuotas(ThreadingHTTPServer):
+    """Speaks enough of Service Quotas' protocol, and notes when it is asked what."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        self.arrivals: list[tuple[float, str]] = []
+        self.refusal: tuple[int, str] | None = None
+        self.refuse_after = 0
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        operation = self.headers["X-Amz-Target"].partition(".")[2]
+        server = self.server
+        server.arrivals.append((time.monotonic(), operation))
+        if server.refusal and len(server.arrivals) > server.refuse_after:
+            status, code = server.refusal
+            self.answer(status, {"__type": code, "message": f"{code} for {operation}"})
+        elif operation == "GetAWSDefaultServiceQuota":
+            (one,) = (one for one in ONLY_SINGLY if one["QuotaCode"] == body["QuotaCode"])
+            self.answer(200, {"Quota": one})
+        else:
+            quotas = APPLIED if operation == "ListServiceQuotas" else DEFAULTS
+            start = int(body.get("NextToken", "0"))
+            page = {"Quotas": quotas[start : start + 20]}
+            if start + 20 < len(quotas):
+                page["NextToken"] = str(start + 20)
+            self.answer(200, page)
+
+    def answer(self, status, content):
+        """Send a JSON document."""
+        text = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/x-amz-json-1.1")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_):
+        """Stay silent."""
+
+
+@pytest.fixture
+def quotas():
+    """Serve on a free port of loopback."""
+    with ServiceQuotas() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def discover(server, *arguments, cwd, **environment):
+    """Run `limits discover` for EC2 against the server."""
+    return run("discover", "--service", "ec2", "--region", "eu-west-1", *arguments, cwd=cwd,
+               AWS_ENDPOINT_URL=server.url, **environment)  # fmt: skip
+
+
+def test_discovered_quotas_become_a_file_that_check_accepts(quotas, tmp_path):
+    """Applied values, defaults where none is, and single look-ups are mapped, halved and merged."""
+    told = discover(quotas, "--write", "limits.toml", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    checked = run("check", "limits.toml", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+    text = (tmp_path / "limits.toml").read_text("utf-8")
+    table = text.partition("[ec2.quotas]\n")[2].splitlines()
+    assert table == [
+        'DescribeSnapshots = "40/s burst 200"',
+        '"DescribeSnapshots unfiltered" = "15/s burst 100"',
+        'DescribeTags = "1 per 50000s burst 3000000"',
+        'DescribeVolumes = "20/s burst 150"',
+        'DescribeVpcs = "30/s burst 100"',
+        'RunInstances = "1/s burst 5"  # not adjustable',
+    ]
+    registry = Registry.load(tmp_path / "limits.toml")
+    (turn,) = registry.turns("ec2", "DescribeSnapshots", parameters=facts({"MaxResults": 5}))
+    assert turn.queue._lanes.limits[turn.key] == [Rate(20, burst=100)]
+    assert registry.services["sts"].buckets["requests"].limits == (Rate(300),)
+
+
+def test_what_cannot_be_mapped_is_said(quotas, tmp_path):
+    """Unknown operations, values and names that look like rates are listed on stderr."""
+    told = discover(quotas, cwd=tmp_path)
+    for name in (
+        f"DescribeFlyingSaucers {CAPACITY}: ec2 has no operation",
+        f"CopyImage {REFILL}: its value is 0",
+        "RunInstances resource bucket refill rate: no operation's",
+        "Rate of something else: no operation's",
+    ):
+        assert f"ec2: not mapped: {name}" in told.stderr
+    assert "ec2: 6 request rates are not what AWS publishes, 1 are; 151 other quotas" in told.stderr
+    assert told.stdout.startswith("# What Service Quotas said on ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_paces_itself(quotas, tmp_path):
+    """Its pages come no faster than half of what Service Quotas is published to bear."""
+    discover(quotas, cwd=tmp_path)
+    pages = [at for at, name in quotas.arrivals if name == "ListServiceQuotas"]
+    assert len(pages) == 9  # 161 quotas, 20 on a page; a burst of 5, then 5 a second
+    assert pages[-1] - pages[0] >= 0.5
+
+
+@pytest.mark.parametrize(
+    ("after", "code", "says"),
+    [
+        (0, "AccessDeniedException", "no permission (AccessDeniedException for List"),
+        (4, "AccessDeniedException", "no permission (AccessDeniedException for List"),
+        (4, "TooManyRequestsException", "Service Quotas throttles this account"),
+        (0, "NoSuchResourceException", "Service Quotas refuses List"),
+    ],
+)
+def test_a_refusal_is_said_and_nothing_is_written(quotas, tmp_path, after, code, says):
+    """Without permission, or throttled, at once or midway: a message, exit code 1, no file."""
+    quotas.refusal, quotas.refuse_after = (400, code), after
+    told = discover(quotas, "--write", "limits.toml", cwd=tmp_path)
+    assert (told.returncode, told.stdout) == (1, "")
+    assert says in told.stderr
+    assert "Nothing was written." in told.stderr
+    assert "Traceback" not in told.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "Service Quotas cannot be asked"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Unable to locate credentials"),
+    ],
+)
+def test_without_network_or_credentials_nothing_is_written(tmp_path, environment, says):
+    """Whoever cannot be reached, or has no credentials: a message, exit code 1, no file."""
+    told = run("discover", "--service", "ec2", "--region", "eu-west-1", "--write", "limits.toml",
+               cwd=tmp_path, **environment)  # fmt: skip
+    assert told.returncode == 1
+    assert says in told.stderr
+    assert "Traceback" not in told.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_region_is_needed(tmp_path):
+    """Without a Region in the environment or an option, it says so and exits with 1."""
+    told = run("discover", "--service", "ec2", cwd=tmp_path)
+    assert told.returncode == 1
+    assert "region" in told.stderr
