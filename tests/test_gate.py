@@ -160,6 +160,24 @@ async def test_botocore_is_served_until_the_bucket_is_empty(upstream):
 
 
 @pytest.mark.real
+async def test_observer_is_told_of_every_ec2_call_and_of_no_other(upstream):
+    """Served or refused, each call is told once, with its form; other services' are not."""
+    url, _ = upstream
+    calls = []
+    gate = Gate(url, {}, observe=calls.append)
+    async with gate.serve() as front:
+        async with ec2_client(front) as scanner:
+            answers = await asyncio.gather(*(attribute(scanner) for _ in range(150)))
+        async with aiohttp.ClientSession() as session, session.get(front) as answer:
+            assert answer.status == 404
+    assert len(calls) == 150
+    assert [call.status for call in calls].count(200) == sum(answers)
+    assert [call.status for call in calls].count(503) == 150 - sum(answers) > 0
+    assert {(call.key, call.action) for call in calls} == {("SCANNER", ATTRIBUTE)}
+    assert all(call.parameters["SnapshotId"] == ["snap-1"] for call in calls)
+
+
+@pytest.mark.real
 async def test_other_services_pass_through_unchanged(upstream):
     """Method, path, query, body and headers arrive as sent; status, body and headers come back."""
     url, seen = upstream

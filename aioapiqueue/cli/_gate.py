@@ -13,7 +13,7 @@ import dataclasses
 import re
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs
 
 import aiohttp
@@ -22,11 +22,11 @@ from multidict import CIMultiDict
 from yarl import URL
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
     from multidict import CIMultiDictProxy
 
-__all__ = ["Bucket", "Buckets", "Counts", "Gate"]
+__all__ = ["Bucket", "Buckets", "Counts", "Ec2Call", "Gate"]
 
 NON_MUTATING = (100, 20)
 UNFILTERED = (50, 10)
@@ -119,17 +119,43 @@ class Counts:
     throttled: int = 0
 
 
+class Ec2Call(NamedTuple):
+    """One HTTP request to EC2, as the gate saw it.
+
+    Attributes:
+        key: the access key that signed it.
+        action: what was asked for, such as `DescribeSnapshots`.
+        parameters: the form's values by name, as EC2's query protocol writes them.
+        arrived: the instant in seconds, of `time.monotonic`.
+        status: of the answer; 503 if the gate refused.
+    """
+
+    key: str
+    action: str
+    parameters: Mapping[str, list[str]]
+    arrived: float
+    status: int
+
+
 class Gate:
     """The reverse proxy on an ephemeral port of 127.0.0.1.
 
     Args:
         upstream: the URL of the server behind it, without a path.
         accounts: the account of each access key; an unknown key is an account of its own.
+        observe: is called with every EC2 call as it is answered, in the event loop.
     """
 
-    def __init__(self, upstream: str, accounts: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        accounts: Mapping[str, str],
+        *,
+        observe: Callable[[Ec2Call], object] | None = None,
+    ) -> None:
         self._upstream = upstream
         self._accounts = accounts
+        self._observe = observe
         self._buckets = Buckets()
         self.counts: defaultdict[str, Counts] = defaultdict(Counts)
 
@@ -158,20 +184,31 @@ class Gate:
 
     async def _handle(
         self, request: web.BaseRequest, session: aiohttp.ClientSession
-    ) -> web.StreamResponse:
+    ) -> web.Response:
         body = await request.read()
         credential = _CREDENTIAL.search(request.headers.get("Authorization", ""))
         key, region, service = credential.groups() if credential else ("", "", "")
         counts = self.counts[key]
         counts.calls += 1
-        if service == "ec2":
-            counts.ec2_calls += 1
-            form = parse_qs(body.decode(), keep_blank_values=True)
-            action = form.get("Action", [""])[0]
-            account = self._accounts.get(key, key)
-            if not self._buckets.take(account, region, action, form, time.monotonic()):
-                counts.throttled += 1
-                return _request_limit_exceeded(account, action)
+        if service != "ec2":
+            return await self._forward(request, body, session)
+        counts.ec2_calls += 1
+        now = time.monotonic()
+        form = parse_qs(body.decode(), keep_blank_values=True)
+        action = form.get("Action", [""])[0]
+        account = self._accounts.get(key, key)
+        if self._buckets.take(account, region, action, form, now):
+            answer = await self._forward(request, body, session)
+        else:
+            counts.throttled += 1
+            answer = _request_limit_exceeded(account, action)
+        if self._observe:
+            self._observe(Ec2Call(key, action, form, now, answer.status))
+        return answer
+
+    async def _forward(
+        self, request: web.BaseRequest, body: bytes, session: aiohttp.ClientSession
+    ) -> web.Response:
         try:
             async with session.request(
                 request.method,

@@ -62,6 +62,8 @@ async def moto_server(*, snapshots: int, buckets: int, users: int) -> AsyncItera
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        # moto's own images bring 1,300 snapshots of theirs.
+        env=os.environ | {"MOTO_EC2_LOAD_DEFAULT_AMIS": "false"},
         # Ctrl-C on a terminal goes to the whole process group: we end this one ourselves.
         start_new_session=True,
     )
@@ -113,6 +115,31 @@ def _fill(snapshots: int, buckets: int, users: int) -> str:
     return str(snapshot.id)
 
 
+def _fill_gaps() -> None:
+    """Adds what scanners ask for and moto lacks; without it, some find an empty account."""
+    from moto.core.responses import ActionResult  # noqa: PLC0415 - as above
+    from moto.ec2 import urls  # noqa: PLC0415 - as above
+    from moto.ec2.responses import EC2Response  # noqa: PLC0415 - as above
+    from moto.utilities.utils import filter_resources  # noqa: PLC0415 - as above
+
+    attributes = (("region-name", "name"), ("opt-in-status", "opt_in_status"))
+
+    class Responses(EC2Response):
+        def describe_regions(self) -> ActionResult:
+            """Heeds the filters, which moto does not."""
+            regions = self.ec2_backend.describe_regions(self._get_param("RegionNames", []))
+            filters = self._filters_from_querystring()
+            return ActionResult({"Regions": filter_resources(regions, filters, attributes)})
+
+        def get_ebs_default_kms_key_id(self) -> ActionResult:
+            """Answers with the account's default key, made by AWS at its first use."""
+            ec2 = self.ec2_backend
+            key = ec2.default_kms_key_id or ec2.modify_ebs_default_kms_key_id("")
+            return ActionResult({"KmsKeyId": key})
+
+    urls.url_paths["{0}/"] = Responses.dispatch
+
+
 def _serve(snapshots: int, buckets: int, users: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from moto.moto_server.werkzeug_app import (  # noqa: PLC0415 - as above
@@ -129,6 +156,7 @@ def _serve(snapshots: int, buckets: int, users: int) -> None:
             """Stays silent: a line per request costs time, and nobody reads it."""
 
     snapshot = _fill(snapshots, buckets, users)
+    _fill_gaps()
     application = DomainDispatcherApplication(create_backend_app)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
     moto = Moto(f"http://127.0.0.1:{server.server_port}", snapshot)

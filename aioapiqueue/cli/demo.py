@@ -134,7 +134,6 @@ def _isolated() -> Iterator[None]:
         AWS_CONFIG_FILE=os.devnull,
         AWS_SHARED_CREDENTIALS_FILE=os.devnull,
         AWS_EC2_METADATA_DISABLED="true",
-        MOTO_EC2_LOAD_DEFAULT_AMIS="false",  # they bring 1,300 snapshots of their own
     )
     try:
         yield

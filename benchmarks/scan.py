@@ -1,0 +1,355 @@
+"""Real scanners, unmodified, on a mock AWS account: as they are, and paced by `aioapiqueue run`.
+
+The account is a moto server with snapshots, one in ten of them public, behind the demonstration's
+gate: EC2's published buckets of each action, 100 calls and 20 a second. A bystander calls
+DescribeSnapshotAttribute in the same account once a second, without retries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import resource
+import shlex
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from _common import Report
+from _scanners import SCANNER_KEY, SCANNERS, Scanner, ScannerError, execute, isolated
+from botocore.exceptions import (  # type: ignore[import-untyped]  # ships no types
+    BotoCoreError,
+    ClientError,
+)
+
+from aioapiqueue import Rate
+from aioapiqueue.cli._gate import Ec2Call, Gate
+from aioapiqueue.cli._moto import Moto, MotoError, moto_server, public_among
+from aioapiqueue.cli._scan import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+BYSTANDER_KEY = "AKIABYSTANDER0000001"
+ATTRIBUTE = "DescribeSnapshotAttribute"
+WAYS = ("unpaced", "paced")
+SLACK = 400.0
+"""Seconds that a scan may take beyond what its pace asks for, on a busy machine."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the command line asks for."""
+
+    snapshots: int
+    rate: Rate
+    rate_text: str
+    ways: Sequence[str]
+    cache: Path
+    directory: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one scan.
+
+    Attributes:
+        scanner: which one it was.
+        way: `unpaced` or `paced`.
+        command: as it was typed, in a shell.
+        seconds: from the scanner's start to its end.
+        cpu_seconds: of the scanner, and of `aioapiqueue run` if it is paced.
+        ec2_calls: HTTP requests to EC2 that it sent.
+        peak: the most of them in any one second.
+        throttled: those among them that the gate refused.
+        answered: snapshots whose permissions EC2 told it.
+        reported: snapshots whose permissions its report judges.
+        public_found: those among them that its report calls public.
+        bystander_calls: calls of the bystander while it ran.
+        bystander_failures: those among them that failed, for whatever reason.
+        exit_code: of the command.
+        counted: HTTP requests to EC2 as `aioapiqueue run` counted them; None if it did not run.
+    """
+
+    scanner: str
+    way: str
+    command: str
+    seconds: float
+    cpu_seconds: float
+    ec2_calls: int
+    peak: int
+    throttled: int
+    answered: int
+    reported: int
+    public_found: int
+    bystander_calls: int
+    bystander_failures: int
+    exit_code: int
+    counted: int | None
+
+
+class Bystander:
+    """Calls once a second, tries each call once, and counts."""
+
+    def __init__(self, client: Any, snapshot: str) -> None:  # noqa: ANN401 - botocore has no types
+        self.calls = self.failures = 0
+        self._client = client
+        self._snapshot = snapshot
+
+    async def run(self) -> None:
+        """Go on until cancelled; a call that is then under way counts for nothing."""
+        began = time.monotonic()
+        while True:
+            try:
+                await self._client.describe_snapshot_attribute(
+                    SnapshotId=self._snapshot, Attribute="createVolumePermission"
+                )
+            except (BotoCoreError, ClientError):
+                self.failures += 1
+            self.calls += 1
+            now = time.monotonic()
+            await asyncio.sleep(began + int(now - began) + 1 - now)
+
+
+async def scan(scanner: Scanner, way: str, plan: Plan, moto: Moto, environment: Path) -> Outcome:
+    """Let one scanner scan once, behind a gate of its own whose buckets are full."""
+    directory = plan.directory / f"{scanner.requirement}-{way}"
+    directory.mkdir()
+    prefix: tuple[str, ...] = ()
+    figures = directory / "run.json"
+    if way == "paced":
+        limit = f"ec2={plan.rate_text}"
+        prefix = ("aioapiqueue", "run", "--limit", limit, "--json", str(figures), "--")
+    shown = shlex.join((*prefix, *scanner.command)).replace(f" --json {figures}", "")
+    print(f"\n$ {shown}", flush=True)
+    expected = plan.snapshots * plan.rate.interval if way == "paced" else 0
+    calls: list[Ec2Call] = []
+    gate = Gate(
+        moto.url, dict.fromkeys((SCANNER_KEY, BYSTANDER_KEY), "scanned"), observe=calls.append
+    )
+    async with gate.serve() as url, Endpoint(url).client("ec2", BYSTANDER_KEY) as client:
+        bystander = Bystander(client, moto.snapshot)
+        standing_by = asyncio.create_task(bystander.run())
+        cpu, began = _cpu_seconds(), time.monotonic()
+        try:
+            code = await execute(
+                (*prefix, *scanner.command),
+                directory,
+                isolated(url, environment, directory),
+                expected + SLACK,
+            )
+            seconds, cpu = time.monotonic() - began, _cpu_seconds() - cpu
+        finally:
+            standing_by.cancel()
+            await asyncio.wait([standing_by])
+    findings = scanner.findings(directory)
+    own = [call for call in calls if call.key == SCANNER_KEY]
+    return Outcome(
+        scanner=scanner.name,
+        way=way,
+        command=shown,
+        seconds=seconds,
+        cpu_seconds=cpu,
+        ec2_calls=gate.counts[SCANNER_KEY].ec2_calls,
+        peak=_most_in_a_second([call.arrived for call in own]),
+        throttled=gate.counts[SCANNER_KEY].throttled,
+        answered=len(set(_told(own))),
+        reported=findings.reported,
+        public_found=findings.public,
+        bystander_calls=bystander.calls,
+        bystander_failures=bystander.failures,
+        exit_code=code,
+        counted=_counted(figures) if figures.exists() else None,
+    )
+
+
+def _cpu_seconds() -> float:
+    """Return what ended children used; the moto server has not ended yet."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _told(calls: Sequence[Ec2Call]) -> Iterator[str]:
+    for call in calls:
+        if call.action == ATTRIBUTE and call.status == 200:  # noqa: PLR2004 - OK
+            yield call.parameters["SnapshotId"][0]
+
+
+def _most_in_a_second(arrivals: list[float]) -> int:
+    arrivals.sort()
+    most = begin = 0
+    for end, arrived in enumerate(arrivals):
+        while arrived - arrivals[begin] >= 1:
+            begin += 1
+        most = max(most, end - begin + 1)
+    return most
+
+
+def _counted(figures: Path) -> int:
+    services = json.loads(figures.read_text("utf-8"))["services"]
+    return sum(one["calls"] for one in services if one["service"] == "ec2")
+
+
+def show(report: Report, outcomes: Sequence[Outcome], plan: Plan) -> None:
+    """Add the tables."""
+    public = public_among(plan.snapshots)
+    names = [f"{one.scanner} {one.way}" for one in outcomes]
+    report.table(
+        "What EC2 saw of it, and what came of the bystander's calls",
+        ("", "seconds", "CPU s", "calls", "peak/s", "throttled", "bystander failed"),
+        [
+            (
+                name,
+                f"{one.seconds:.1f}",
+                f"{one.cpu_seconds:.1f}",
+                f"{one.ec2_calls:,}",
+                f"{one.peak}",
+                f"{one.throttled:,}",
+                f"{one.bystander_failures} of {one.bystander_calls}",
+            )
+            for name, one in zip(names, outcomes, strict=True)
+        ],
+    )
+    report.table(
+        f"What the scanner made of {plan.snapshots:,} snapshots",
+        ("", "answered", "reported", "public found", "exit code"),
+        [
+            (
+                name,
+                f"{one.answered:,}",
+                f"{one.reported:,}",
+                f"{one.public_found} of {public}",
+                f"{one.exit_code}",
+            )
+            for name, one in zip(names, outcomes, strict=True)
+        ],
+    )
+
+
+def check(report: Report, one: Outcome, plan: Plan) -> None:
+    """Add the targets: the paced scan harms nobody and misses nothing, the unpaced one harms."""
+    what = f"{one.scanner} {one.way}: "
+    if one.way == "unpaced":
+        report.target(f"{what}throttled, or there is nothing to compare", one.throttled, least=1)
+        return
+    all_, public = plan.snapshots, public_among(plan.snapshots)
+    report.target(f"{what}throttled", one.throttled, most=0)
+    report.target(f"{what}snapshots answered", one.answered, least=all_)
+    report.target(f"{what}snapshots reported", one.reported, least=all_, most=all_)
+    report.target(f"{what}public ones found", one.public_found, least=public, most=public)
+    report.target(f"{what}bystander's calls that failed", one.bystander_failures, most=0)
+    often = one.bystander_calls / one.seconds
+    report.target(f"{what}bystander's calls a second", often, least=0.9)
+    report.target(f"{what}exit code", one.exit_code, most=0)
+    missed = one.ec2_calls - (one.counted or 0)
+    report.target(f"{what}EC2 calls that run did not count", missed, least=0, most=0)
+
+
+async def measure(plan: Plan, scanners: Sequence[Scanner]) -> list[Outcome]:
+    """Run all scans, one after the other, on one moto server."""
+    environments = []
+    async with moto_server(snapshots=1, buckets=0, users=0) as small:
+        for scanner in scanners:
+            environment = await asyncio.to_thread(scanner.install, plan.cache)
+            environments.append(environment)
+            print(f"{scanner.name}: {scanner.versions(environment)}", flush=True)
+            # Not measured: after an installation, Python compiles what it imports.
+            directory = plan.directory / f"{scanner.requirement}-warm-up"
+            directory.mkdir()
+            variables = isolated(small.url, environment, directory)
+            await execute(scanner.command, directory, variables, SLACK)
+    async with moto_server(snapshots=plan.snapshots, buckets=0, users=0) as moto:
+        await Endpoint(moto.url).warm_up(moto.snapshot)
+        return [
+            await scan(scanner, way, plan, moto, environment)
+            for scanner, environment in zip(scanners, environments, strict=True)
+            for way in plan.ways
+        ]
+
+
+def main() -> int:
+    """Run what the command line asks for; return 1 if a target is missed."""
+    options = _options()
+    # The bystander, too, is to heed nobody's settings but ours.
+    for name in list(os.environ):
+        if name.upper().startswith(("AWS_", "BOTO_", "MOTO_")) or name.lower().endswith("_proxy"):
+            del os.environ[name]
+    os.environ |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    with contextlib.ExitStack() as stack:
+        directory = options.keep or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="aioapiqueue-scan-"))
+        )
+        directory.mkdir(parents=True, exist_ok=True)
+        plan = Plan(
+            snapshots=options.snapshots,
+            rate=options.rate[1],
+            rate_text=options.rate[0],
+            ways=options.ways,
+            cache=options.cache,
+            directory=directory.resolve(),
+        )
+        try:
+            outcomes = asyncio.run(
+                measure(plan, [SCANNERS[name] for name in options.scanners or SCANNERS])
+            )
+        except (MotoError, ScannerError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("Interrupted; what was started is stopped.", file=sys.stderr)
+            return 130
+    report = Report()
+    show(report, outcomes, plan)
+    for one in outcomes:
+        check(report, one, plan)
+    code = report.finish(None)
+    if options.json:
+        figures = {
+            "snapshots": plan.snapshots,
+            "public": public_among(plan.snapshots),
+            "rate": plan.rate_text,
+            "machine": f"{platform.platform()}, {os.cpu_count()} CPUs",
+            "scans": [asdict(one) for one in outcomes],
+            "targets": [asdict(target) for target in report.targets],
+        }
+        options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return code
+
+
+def _options() -> argparse.Namespace:
+    def rate(text: str) -> tuple[str, Rate]:
+        return text, Rate.parse(text)
+
+    def positive(text: str) -> int:
+        if (value := int(text)) < 1:
+            raise ValueError
+        return value
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aioapiqueue"
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("scanners", nargs="*", metavar="SCANNER", help=f"{', '.join(SCANNERS)}; default: all")
+    add("--snapshots", type=positive, default=3_000, metavar="N", help="default: %(default)s")
+    add("--rate", type=rate, default="100ms", help="of EC2 calls; default: %(default)s")
+    add("--ways", type=lambda text: text.split(","), default=WAYS, help="default: unpaced,paced")
+    add("--cache", type=Path, default=cache, metavar="DIR", help="of the scanners; %(default)s")
+    add("--keep", type=Path, metavar="DIR", help="keep what the scanners write in this new one")
+    add("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    options = parser.parse_args()
+    for what, known in (("scanners", SCANNERS), ("ways", WAYS)):
+        if unknown := set(getattr(options, what)) - set(known):
+            parser.error(f"no such {what}: {', '.join(unknown)}; there are {', '.join(known)}")
+    if options.keep and options.keep.exists():
+        parser.error(f"--keep: {options.keep} is there already; take a new one")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""Real scanners from PyPI, unmodified, on 3,000 snapshots: as they are, and under `run`.
+
+Each takes about eight minutes, and once the installation. For a quick trial, say how many snapshots
+there are: `SCAN_SNAPSHOTS=300 pytest -m slow tests/scanners`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "scan.py"
+SNAPSHOTS = int(os.environ.get("SCAN_SNAPSHOTS", "3000"))
+PUBLIC = -(-SNAPSHOTS // 10)
+
+
+def scans(name, figures):
+    """Runs the benchmark with one scanner; returns what came of it unpaced and paced."""
+    command = [sys.executable, BENCHMARK, name, "--snapshots", str(SNAPSHOTS), "--json", figures]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as benchmark:
+        try:
+            said, _ = benchmark.communicate(timeout=1800)
+        except BaseException:
+            benchmark.send_signal(signal.SIGINT)  # so that it ends its servers and the scanner
+            raise
+    print(said)  # noqa: T201 - pytest shows it if the test fails
+    assert benchmark.returncode == 0, said
+    return json.loads(figures.read_text())["scans"]
+
+
+@pytest.mark.parametrize("name", ["scoutsuite", "prowler"])
+def test_paced_scanner_harms_nobody_and_misses_nothing(name, tmp_path):
+    """At 100 ms per EC2 call nobody is throttled, and the scanner's report is complete.
+
+    The same scanner unpaced is throttled, and some of what it asks is never answered.
+    """
+    unpaced, paced = scans(name, tmp_path / "figures.json")
+
+    assert (unpaced["way"], unpaced["throttled"] > 0) == ("unpaced", True)
+    assert unpaced["answered"] < SNAPSHOTS
+
+    assert paced["way"] == "paced"
+    assert paced["command"].startswith("aioapiqueue run --limit ec2=100ms -- ")
+    assert paced["throttled"] == 0
+    assert paced["answered"] == paced["reported"] == SNAPSHOTS
+    assert paced["public_found"] == PUBLIC
+    assert paced["exit_code"] == 0
+    # What `run` counted is what arrived: no call went by it.
+    assert paced["counted"] == paced["ec2_calls"] > SNAPSHOTS
+    # Not faster than asked for, and the time goes into nothing else.
+    assert 0.1 * paced["ec2_calls"] * 0.98 <= paced["seconds"] <= 0.1 * paced["ec2_calls"] + 120
+    assert paced["bystander_failures"] == 0
+    assert paced["bystander_calls"] >= 0.9 * paced["seconds"]
