@@ -74,7 +74,15 @@ def readme(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure overhead (virtual time) and accuracy (real time, takes minutes)."""
+    """Measure overhead and push-back (virtual time) and accuracy (real time, takes minutes)."""
     set_up(session, "bench", editable=False)
     session.run("python", "benchmarks/overhead.py")
+    session.run("python", "benchmarks/adaptive.py")
     session.run("python", "benchmarks/accuracy.py")
+
+
+@nox.session
+def scan(session: nox.Session) -> None:
+    """Run real scanners from PyPI on a mock account, unpaced and paced (a quarter of an hour)."""
+    set_up(session, "bench", editable=False)
+    session.run("python", "benchmarks/scan.py", *session.posargs)
