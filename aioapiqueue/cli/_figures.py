@@ -33,15 +33,14 @@ class Second:
 class Peaks:
     """The most attempts in any one second: of services, of their operations, and of each place.
 
-    A place is an account in a Region. Attempts are counted as they ask, which is when they go while
-    nothing waits.
+    A place is an account in a Region.
     """
 
     def __init__(self) -> None:
         self._seconds: dict[tuple[str | None, ...], Second] = {}
 
     def count(self, figure: Figure) -> None:
-        """Count an attempt."""
+        """Count an attempt that may go."""
         now = time.monotonic()
         for key in _peak_keys(figure):
             self._seconds.setdefault(key, Second()).count(now)

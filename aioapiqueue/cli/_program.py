@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Program", "Signals", "exit_code"]
 
+_GOES_ON_SECONDS = 3.0
 _STOP_SECONDS = 5.0  # from SIGTERM to SIGKILL
 _LOOK_SECONDS = 0.05
 
@@ -40,6 +41,7 @@ class Signals:
     Args:
         suspend: called before this process is suspended: the terminal is to be left in order.
         resize: called when the terminal has got another size.
+        goes_on: called when the program still runs some seconds after Ctrl-C.
     """
 
     def __init__(
@@ -47,11 +49,14 @@ class Signals:
         *,
         suspend: Callable[[], None] = lambda: None,
         resize: Callable[[], None] = lambda: None,
+        goes_on: Callable[[], None] = lambda: None,
     ) -> None:
         self.early: int | None = None
         """What came before there was a program to end by it."""
         self._suspend = suspend
         self._resize = resize
+        self._goes_on = goes_on
+        self._timer: asyncio.TimerHandle | None = None
         self._program: Program | None = None
 
     def __enter__(self) -> Self:
@@ -65,6 +70,8 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            self._timer.cancel()
         for name in (*_FORWARDED, "SIGWINCH"):
             loop.remove_signal_handler(getattr(signal, name))
 
@@ -81,6 +88,10 @@ class Signals:
                 self.early = signum
         elif not by_key:
             self._program.send(signum)
+        if signum == signal.SIGINT and self._program is not None and self._timer is None:
+            # A scanner that works off what it has queued seems to hang.
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(_GOES_ON_SECONDS, self._goes_on)
         if signum == signal.SIGTSTP:
             self._stop_here()
 

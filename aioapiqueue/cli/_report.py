@@ -39,6 +39,7 @@ _AWS_CLI = (
     "from PyPI, can."
 )
 _MOST_NAMED = 8
+_EXACTLY = 1e-9
 _MOST_TOLD = 20
 _WIDTH = 80 - len("aioapiqueue: ")
 
@@ -67,8 +68,10 @@ def _limits(limits: Sequence[Rate | Window]) -> str:
 
 def _limit(limit: Rate | Window) -> str:
     if isinstance(limit, Rate) and limit.calls == 1 and limit.per < 1:
-        # "1/0.1s" is how it is written back; people say 10/s.
-        limit = Rate(round(1 / limit.per, 3), burst=limit.burst)
+        # "1/0.1s" is how it is written back; people say 10/s, or 30ms.
+        if abs(1 / limit.per - round(1 / limit.per)) > _EXACTLY:
+            return f"{limit.per * 1000:g}ms" + str(limit).partition("s")[2]
+        limit = Rate(round(1 / limit.per), burst=limit.burst)
     return str(limit)
 
 
@@ -92,7 +95,7 @@ def opening(plan: Plan) -> str:
             named = ", ".join(filter(None, [named, other]))
         lines = [f"paced: {named}"]
         if rest is None:
-            lines[0] += "; not paced: all other services"
+            lines.append("not paced: all other services")
     if not plan.launch.python:
         lines.append(
             f"{plan.launch.name} is not Python: only what it starts that is Python is "
@@ -194,7 +197,9 @@ def remarks(plan: Plan, outcome: Outcome) -> str:
         if outcome.processes and _brings_its_own(plan, outcome):
             lines.append(f"WARNING: NOTHING WAS PACED: {_AWS_CLI}")
         elif outcome.processes and not any(process.botocore for process in outcome.processes):
-            lines.append("no process that can be paced has imported botocore: nothing was paced")
+            lines.append(
+                "no process that can be paced has used botocore: nothing was paced"
+            )
     if plan.dry_run and outcome.figures:
         busiest = max(rows(outcome.figures, outcome.peaks), key=lambda row: row.calls)
         lines.append(

@@ -121,11 +121,9 @@ class _CountingHub(Hub):
         super().__init__(registry, directory=directory, count_only=count_only)
         self.peaks = Peaks()
 
-    def find(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the hub's
-        """Count an attempt as it asks."""
-        found = super().find(*args, **kwargs)
-        self.peaks.count(found[0])
-        return found
+    def released(self, figure: Figure) -> None:
+        """Count an attempt as it goes."""
+        self.peaks.count(figure)
 
 
 async def supervise(plan: Plan) -> Outcome:
@@ -156,7 +154,7 @@ class _Run:
         loop.set_exception_handler(self._odd)
         leave = self._foot.leave if self._foot else lambda: None
         # Signals are outermost: one that comes while we clean up must not end us before we have.
-        with Signals(suspend=leave, resize=self._draw) as signals:
+        with Signals(suspend=leave, resize=self._draw, goes_on=self._goes_on) as signals:
             async with contextlib.AsyncExitStack() as stack:
                 stack.callback(leave)
                 environment = await self._open(stack)
@@ -241,6 +239,13 @@ class _Run:
                 self._fail(f"the hub's socket {self._hub.path} is gone; the program is stopped")
                 await self._program.stop(self._activation.family())
                 return
+
+    def _goes_on(self) -> None:
+        name = self._plan.launch.name
+        self._plan.words.say(
+            f"interrupted; waiting for {name} to end, whose calls are paced\n"
+            "as before (again Ctrl-C: what it does about that is its own)"
+        )
 
     def _fail(self, why: str) -> None:
         self._outcome.stopped = NO_HUB

@@ -255,6 +255,7 @@ class Connection(asyncio.Protocol):
         request.under_way = True
         request.figure.waiting -= 1
         request.figure.let_go(time.monotonic(), sum(slot.waited for slot in request.slots))
+        self._hub.released(request.figure)
         self._transport.write(b'{"id":%d,"go":true}\n' % number)
 
     def _free(self, number: int) -> None:

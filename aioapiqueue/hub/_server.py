@@ -229,6 +229,9 @@ class Hub:
         )
         return turns[-1][0] if turns else None
 
+    def released(self, figure: Figure) -> None:
+        """Heed that an attempt has been let go."""
+
     def turns(
         self, figure: Figure, queue: ApiQueue | None, facts: Mapping[str, int]
     ) -> Iterable[Turn]:

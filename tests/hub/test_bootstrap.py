@@ -169,6 +169,27 @@ async def test_every_attempt_waits_before_it_is_signed(bench, tools):
     assert max(arrival.signature_age for arrival in bench.loopback.arrivals) < 1.9
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_an_answer_that_botocore_cannot_read_is_counted(bench, asynchronous):
+    """An error page is an error, and with status 429 a throttle, though no event tells of it."""
+    source = SYNC + "sts.get_caller_identity()"
+    if asynchronous:
+        source = f"""{AIO}
+async def main():
+    async with get_session().create_client("sts") as sts:
+        await sts.get_caller_identity()
+asyncio.run(main())
+"""
+    async with bench.hub({"sts": "5/s"}) as hub:
+        for status in (400, 429):
+            bench.loopback.answer = lambda _, status=status: (status, "", "<html>busy</p>")
+            code, _, err = await bench.run(source, hub)
+            assert code == 1
+            assert "ResponseParserError" in err
+        figure = hub.figures[0]
+        assert (figure.calls, figure.throttled, figure.errors) == (2, 1, 1)
+
+
 async def test_aiobotocore_waits_without_blocking_its_loop(bench, tools):
     """Tasks on one loop are paced over one connection while the loop goes on."""
     source = (

@@ -247,4 +247,4 @@ def test_program_that_imports_no_botocore_is_remarked(quiet_run, python):
     """A program whose botocore is not botocore (AWS CLI v2) is not paced: it is said."""
     ended = quiet_run("--limit", "ec2=1/s", "--", python, "-c", "pass")
     assert ended.code == 0
-    assert "no process that can be paced has imported botocore: nothing was paced" in ended.words
+    assert "no process that can be paced has used botocore: nothing was paced" in ended.words

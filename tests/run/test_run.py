@@ -38,7 +38,7 @@ def test_threads_and_children_share_one_limit(run, aws, python, tmp_path):
     assert 29 / 20 - 0.1 <= last - first <= 29 / 20 + 1.0
     assert aws.most_in(1) <= 22
 
-    assert ended.words.startswith("paced: ec2 at 20/s; not paced: all other services ")
+    assert ended.words.startswith("paced: ec2 at 20/s not paced: all other services ")
     assert "30 AWS calls, 30 of them paced; 0 throttled, 0 other errors" in ended.words
     assert max(map(len, ended.err.decode().splitlines())) <= 80
     table = [line.split() for line in ended.err.decode().splitlines()]
@@ -51,6 +51,8 @@ def test_threads_and_children_share_one_limit(run, aws, python, tmp_path):
     (figure,) = told["figures"]
     assert (figure["service"], figure["operation"]) == ("ec2", "DescribeSnapshots")
     assert (figure["region"], figure["paced"], figure["calls"]) == ("eu-west-1", True, 30)
+    (service,) = told["services"]
+    assert 15 <= service["peak"] <= 22  # what was let go, not what asked
     assert len(told["processes"]) == 2
     assert run.leftovers == []
 

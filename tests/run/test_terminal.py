@@ -232,6 +232,22 @@ def test_ctrl_c_is_the_programs_to_answer(terminal, run, python):
     assert screen.raw.count(b"interrupted") == 1
 
 
+def test_after_ctrl_c_it_says_what_it_waits_for(terminal, run, python):
+    """A program that goes on after Ctrl-C does not look as if we hung."""
+    program = run.plain("""
+        import signal
+        signal.signal(signal.SIGINT, lambda *_: None)
+        os.write(1, b"ready\\n")
+        end = time.monotonic() + 5
+        while time.monotonic() < end: time.sleep(0.05)
+    """)
+    screen = terminal("--limit", "ec2=20/s", "--", python, program, under_shell=True)
+    screen.until(lambda: "ready" in screen.rows)
+    screen.type("\x03")
+    screen.until(lambda: "aioapiqueue: interrupted; waiting for" in "\n".join(screen.rows))
+    screen.until(lambda: any(row.endswith("CODE 0") for row in screen.rows))
+
+
 def test_suspended_it_gives_the_row_back(terminal, run, python):
     """Ctrl-Z stops us and the program, with the terminal in order; continued, the line is back."""
     program = run.plain("""

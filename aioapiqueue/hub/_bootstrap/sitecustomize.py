@@ -245,12 +245,18 @@ def _forked() -> None:
 class _Call:
     """One API call: what it holds for its present attempt, and the call that it serves."""
 
-    __slots__ = ("outer", "parameters", "place")
+    __slots__ = ("answer", "outer", "parameters", "place")
 
     def __init__(self, outer: Call, parameters: object) -> None:
         self.outer = outer
         self.parameters = parameters
         self.place: Place = None
+        self.answer: Fields = {}
+        """What has arrived for the attempt, should botocore make nothing of it."""
+
+    def fail(self, error: BaseException) -> None:
+        """End an attempt that got no answer, or one that botocore cannot read."""
+        self.end(**self.answer, failed=_text(type(error).__name__))
 
     def end(self, **outcome: object) -> None:
         place, self.place = self.place, None
@@ -540,6 +546,7 @@ class _Handlers:
         # First, as the client's signer is a handler of the very same event.
         events.register_first(f"request-created.{service_id}", start)
         events.register_first(f"before-send.{service_id}", self.sending)
+        events.register_first(f"before-parse.{service_id}", self.arrived)
         events.register_first(f"response-received.{service_id}", self.finish)
 
     def fields(self, operation: str, request: Any, call: Call, outer: Place) -> Fields:
@@ -593,6 +600,12 @@ class _Handlers:
         if call is not None and call.place is not None:
             call.place.signing.discard(call.place)
 
+    def arrived(self, response_dict: Any = None, **_: object) -> None:
+        """Keep what is known before the answer is read; botocore before 1.34 tells nothing yet."""
+        call = _call.get()
+        if call is not None and isinstance(response_dict, dict):
+            call.answer = _answer(response_dict)
+
     def finish(
         self,
         response_dict: Any = None,
@@ -607,15 +620,19 @@ class _Handlers:
         if response_dict is None:
             call.end(failed=_text(type(exception).__name__))
             return
-        status = response_dict.get("status_code")
-        headers = response_dict.get("headers") or {}
         error = parsed_response.get("Error") if isinstance(parsed_response, dict) else None
-        call.end(
-            status=status if isinstance(status, int) and status > 0 else None,
-            code=_text(error.get("Code")) if isinstance(error, dict) else None,
-            retry_after=_text(headers.get("Retry-After")),
-            amz_retry_after=_text(headers.get("x-amz-retry-after")),
-        )
+        code = _text(error.get("Code")) if isinstance(error, dict) else None
+        call.end(**_answer(response_dict), code=code)
+
+
+def _answer(response: dict[str, Any]) -> Fields:
+    status = response.get("status_code")
+    headers = response.get("headers") or {}
+    return {
+        "status": status if isinstance(status, int) and status > 0 else None,
+        "retry_after": _text(headers.get("Retry-After")),
+        "amz_retry_after": _text(headers.get("x-amz-retry-after")),
+    }
 
 
 def _facts(parameters: object) -> dict[str, int] | None:
@@ -675,6 +692,9 @@ def _pace_class(cls: Any) -> None:
         token = _call.set(this)
         try:
             return super(cls, self)._make_api_call(operation_name, api_params)
+        except Exception as error:
+            this.fail(error)
+            raise
         finally:
             this.end()
             _call.reset(token)
@@ -684,6 +704,9 @@ def _pace_class(cls: Any) -> None:
         token = _call.set(this)
         try:
             return await super(cls, self)._make_api_call(operation_name, api_params)
+        except Exception as error:
+            this.fail(error)
+            raise
         finally:
             this.end()
             with _Suppress(ValueError):  # closed by somebody else's context, as its loop has ended
