@@ -23,13 +23,13 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from aioapiqueue.hub import Hub
+from aioapiqueue.hub import Hub, _server
 from aioapiqueue.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BOOTSTRAP = Path(__file__).parents[2] / "aioapiqueue" / "hub" / "_bootstrap"
+BOOTSTRAP = Path(_server.__file__).parent / "_bootstrap"
 
 
 @dataclass(frozen=True)
