@@ -5,14 +5,10 @@ import itertools
 import math
 
 import pytest
+from _instants import exactly
 from _neighbours import AWAY, BACK, END, adaptive_queue, share
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, Window
-
-
-def exactly(value):
-    """Return `value`, but for rounding errors."""
-    return pytest.approx(value, rel=1e-9, abs=1e-9)
 
 
 async def use(queue, calls, *, key=None):

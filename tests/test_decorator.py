@@ -6,19 +6,9 @@ import functools
 import inspect
 
 import pytest
+from _instants import exactly, now
 
 from aioapiqueue import ApiQueue, SlotTimeout, rate_limited
-
-
-def now():
-    """Read the running loop's clock."""
-    return asyncio.get_running_loop().time()
-
-
-def exactly(expected):
-    """Compare instants to the nanosecond."""
-    return pytest.approx(expected, abs=1e-9)
-
 
 MADE_AT_IMPORT = ApiQueue("10/s")
 

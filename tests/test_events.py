@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from _instants import exactly
 
 from aioapiqueue import ApiQueue, Event, Observer, QueueClosed, QueueFull, Stats
 
@@ -28,11 +29,6 @@ class Raising:
     def on_event(self, _event):
         """Fail."""
         raise ZeroDivisionError
-
-
-def exactly(expected):
-    """Compare instants to the nanosecond."""
-    return pytest.approx(expected, abs=1e-9)
 
 
 async def test_a_call_is_heard_of_when_it_starts_and_when_it_ends():

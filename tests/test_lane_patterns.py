@@ -4,13 +4,9 @@ import asyncio
 from collections import defaultdict
 
 import pytest
+from _instants import exactly
 
 from aioapiqueue import ApiQueue, Window
-
-
-def exactly(expected):
-    """Compare instants to the nanosecond."""
-    return pytest.approx(expected, abs=1e-9)
 
 
 async def released(queue, keys):

@@ -8,18 +8,9 @@ from collections import defaultdict
 from itertools import chain, pairwise
 
 import pytest
+from _instants import exactly, now
 
 from aioapiqueue import ApiQueue, Rate, Window
-
-
-def now():
-    """Read the running loop's clock."""
-    return asyncio.get_running_loop().time()
-
-
-def exactly(expected):
-    """Compare instants to the nanosecond."""
-    return pytest.approx(expected, abs=1e-9)
 
 
 async def released(queue, keys, **options):

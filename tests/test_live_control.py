@@ -3,30 +3,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from _instants import exactly, line_up, now, use
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
-
-
-def now():
-    """Read the running loop's clock."""
-    return asyncio.get_running_loop().time()
-
-
-def exactly(expected):
-    """Compare instants to the nanosecond."""
-    return pytest.approx(expected, abs=1e-9)
-
-
-async def use(queue, starts, **options):
-    """Note when a slot came."""
-    async with queue.slot(**options):
-        starts.append(now())
-
-
-def line_up(queue, starts, calls, **options):
-    """Start so many tasks that use the queue."""
-    return [asyncio.create_task(use(queue, starts, **options)) for _ in range(calls)]
-
 
 # Pause and push-back.
 

@@ -9,6 +9,7 @@ import weakref
 from itertools import pairwise
 
 import pytest
+from _instants import exactly
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
 from aioapiqueue._dispatch import _clock_of
@@ -20,11 +21,6 @@ MADE_AT_IMPORT = ApiQueue("1000/s")
 def new_uvloop():
     """Make a uvloop, where there is one."""
     return pytest.importorskip("uvloop", reason="Windows has none").new_event_loop()
-
-
-def exactly(expected):
-    """Compare instants to the nanosecond."""
-    return pytest.approx(expected, abs=1e-9)
 
 
 async def starts(queue, calls):

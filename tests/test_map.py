@@ -5,18 +5,9 @@ import itertools
 from contextlib import aclosing
 
 import pytest
+from _instants import exactly, now
 
 from aioapiqueue import ApiQueue, QueueClosed, rate_limited
-
-
-def now():
-    """Read the running loop's clock."""
-    return asyncio.get_running_loop().time()
-
-
-def exactly(expected):
-    """Compare instants to the nanosecond."""
-    return pytest.approx(expected, abs=1e-9)
 
 
 def nothing_is_left():

@@ -3,25 +3,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from _instants import exactly, now, use
 
 from aioapiqueue import ApiQueue, Rate, Window
-
-
-def now():
-    """Read the running loop's clock."""
-    return asyncio.get_running_loop().time()
-
-
-def exactly(expected):
-    """Compare instants to the nanosecond."""
-    return pytest.approx(expected, abs=1e-9)
-
-
-async def use(queue, starts, **options):
-    """Note when a slot came."""
-    async with queue.slot(**options):
-        starts.append(now())
-
 
 # A slot's life.
 

@@ -5,31 +5,9 @@ import random
 from collections import Counter
 
 import pytest
+from _instants import exactly, now
 
 from aioapiqueue import ApiQueue, QueueFull, Rate, SlotTimeout, Window, WouldWait
-
-
-def now():
-    """Read the running loop's clock."""
-    return asyncio.get_running_loop().time()
-
-
-def exactly(expected):
-    """Compare instants to the nanosecond."""
-    return pytest.approx(expected, abs=1e-9)
-
-
-async def released(queue, calls, **options):
-    """Let so many tasks queue up; return when each body started, in order of release."""
-    starts = []
-
-    async def call():
-        async with queue.slot(**options):
-            starts.append(now())
-
-    await asyncio.gather(*(call() for _ in range(calls)))
-    return starts
-
 
 # Order.
 
