@@ -129,12 +129,16 @@ def _check_operations(
     }
     said |= {key: place for key, place in base.granted.items() if key not in buckets}
     for key, place in said.items():
-        operation, _, bucket = key.partition(" ")
-        check_operation(name, operation, report, place)
-        if bucket and not (bucket in limits.buckets and limits.buckets[bucket].each):
-            report.add(place, f"{name} has no bucket {bucket!r} that each operation has for itself")
+        _check_lane(name, key, limits, report, place)
     if own := {key: one for key, one in limits.buckets.items() if key not in buckets}:
         check_buckets(name, own, report)
+
+
+def _check_lane(name: str, lane: str, limits: ServiceLimits, report: Report, place: Place) -> None:
+    operation, _, bucket = lane.partition(" ")
+    check_operation(name, operation, report, place)
+    if bucket and not (bucket in limits.buckets and limits.buckets[bucket].each):
+        report.add(place, f"{name} has no bucket {bucket!r} that each operation has for itself")
 
 
 def _in_code(_: Place) -> str:
@@ -222,6 +226,6 @@ def read_option(
     if old.limits.check:
         check_name(name, report, ())
         if operation:
-            check_operation(name, operation, report, ())
+            _check_lane(name, operation, old.limits, report, ())
     new = revised(old.limits, report, operation=operation or None, limits=own)
     tables[service] = Read(new, {**old.origins, (operation or None, None): Origin(report.source)})

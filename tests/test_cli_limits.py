@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,8 +11,11 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from typer.testing import CliRunner
 
 from aioapiqueue import Rate
+from aioapiqueue.cli._app import app
+from aioapiqueue.cli._discover import read_quotas, to_toml
 from aioapiqueue.registry import Registry, facts
 
 pytestmark = pytest.mark.real
@@ -108,11 +112,12 @@ def test_json_has_every_figure_with_its_page(tmp_path):
         (["discover", "--service", "iam"], 2, "--service iam: its quotas name no operations"),
     ],
 )
-def test_mistakes_are_told(arguments, code, says, tmp_path):
+def test_mistakes_are_told(arguments, code, says, tmp_path, monkeypatch):
     """A wrong option or file gives a message on stderr and an exit code, and nothing else."""
     (tmp_path / "bad.toml").write_text('[ec2]\nshare = "500%"\npreset = "aws"')
-    told = run(*arguments, cwd=tmp_path)
-    assert (told.returncode, told.stdout) == (code, "")
+    monkeypatch.chdir(tmp_path)
+    told = CliRunner().invoke(app, ["limits", *arguments])
+    assert (told.exit_code, told.stdout) == (code, "")
     assert says in told.stderr
     assert "Traceback" not in told.stderr
 
@@ -128,6 +133,36 @@ def test_a_good_file_is_checked(tmp_path):
 
 
 # Service Quotas
+
+
+@pytest.mark.parametrize(
+    ("service", "names", "rate"),
+    [
+        ("cloudformation", ["Throttle rate limit for DescribeStacks"], Rate(30)),
+        ("cloudtrail", ["Transactions per second (TPS) for the LookupEvents API"], Rate(30)),
+        ("cloudwatch", ["Rate of DescribeAlarms requests"], Rate(30)),
+        ("ecr", ["Rate of PutImage requests"], Rate(30)),
+        ("kms", ["DescribeKey request rate"], Rate(30)),
+        ("secretsmanager", ["Rate of ListSecrets API requests"], Rate(30)),
+        ("logs", ["DescribeLogGroups throttle limit in transactions per second"], Rate(30)),
+        (
+            "logs",
+            [
+                f"CreateImportTask throttle limit in transactions per second{kind}"
+                for kind in ("", " in a burst")
+            ],
+            Rate(30, burst=30),
+        ),
+    ],
+)
+def test_names_of_quotas_lead_to_operations(service, names, rate):
+    """Names as AWS's pages of quotas have them are mapped; others are only counted, or told."""
+    others = ["Secrets", "Rate of SEARCH usage in GetMetricData", "Rate of NoSuchThing requests"]
+    found = read_quotas(service, [quota(name, 30.0) for name in (*names, *others)])
+    assert list(found.rates.values()) == [rate]
+    assert next(iter(found.rates)) in names[0]
+    assert (len(found.unmapped), found.others) == (2, 1)
+    assert Registry.parse(to_toml([found], region="x", share="50%", when="today"))
 
 
 def quota(name, value, *, adjustable=True):
@@ -215,8 +250,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Stay silent."""
 
 
-@pytest.fixture
-def quotas():
+@contextlib.contextmanager
+def serving():
     """Serve on a free port of loopback."""
     with ServiceQuotas() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -226,19 +261,35 @@ def quotas():
         thread.join()
 
 
+@pytest.fixture
+def quotas():
+    """Serve for one test."""
+    with serving() as server:
+        yield server
+
+
 def discover(server, *arguments, cwd, **environment):
     """Run `limits discover` for EC2 against the server."""
     return run("discover", "--service", "ec2", "--region", "eu-west-1", *arguments, cwd=cwd,
                AWS_ENDPOINT_URL=server.url, **environment)  # fmt: skip
 
 
-def test_discovered_quotas_become_a_file_that_check_accepts(quotas, tmp_path):
+@pytest.fixture(scope="module")
+def discovered(tmp_path_factory):
+    """Let it discover once: what it said, the folder it wrote to, and what the server heard."""
+    folder = tmp_path_factory.mktemp("discovered")
+    with serving() as server:
+        told = discover(server, "--write", "limits.toml", cwd=folder)
+    return told, folder, server.arrivals
+
+
+def test_discovered_quotas_become_a_file_that_check_accepts(discovered):
     """Applied values, defaults where none is, and single look-ups are mapped, halved and merged."""
-    told = discover(quotas, "--write", "limits.toml", cwd=tmp_path)
+    told, folder, _ = discovered
     assert told.returncode == 0, told.stderr
-    checked = run("check", "limits.toml", cwd=tmp_path)
+    checked = run("check", "limits.toml", cwd=folder)
     assert checked.returncode == 0, checked.stderr
-    text = (tmp_path / "limits.toml").read_text("utf-8")
+    text = (folder / "limits.toml").read_text("utf-8")
     table = text.partition("[ec2.quotas]\n")[2].splitlines()
     assert table == [
         'DescribeSnapshots = "40/s burst 200"',
@@ -248,15 +299,15 @@ def test_discovered_quotas_become_a_file_that_check_accepts(quotas, tmp_path):
         'DescribeVpcs = "30/s burst 100"',
         'RunInstances = "1/s burst 5"  # not adjustable',
     ]
-    registry = Registry.load(tmp_path / "limits.toml")
+    registry = Registry.load(folder / "limits.toml")
     (turn,) = registry.turns("ec2", "DescribeSnapshots", parameters=facts({"MaxResults": 5}))
     assert turn.queue._lanes.limits[turn.key] == [Rate(20, burst=100)]
     assert registry.services["sts"].buckets["requests"].limits == (Rate(300),)
 
 
-def test_what_cannot_be_mapped_is_said(quotas, tmp_path):
+def test_what_cannot_be_mapped_is_said(discovered):
     """Unknown operations, values and names that look like rates are listed on stderr."""
-    told = discover(quotas, cwd=tmp_path)
+    told, *_ = discovered
     for name in (
         f"DescribeFlyingSaucers {CAPACITY}: ec2 has no operation",
         f"CopyImage {REFILL}: its value is 0",
@@ -265,14 +316,20 @@ def test_what_cannot_be_mapped_is_said(quotas, tmp_path):
     ):
         assert f"ec2: not mapped: {name}" in told.stderr
     assert "ec2: 6 request rates are not what AWS publishes, 1 are; 151 other quotas" in told.stderr
+
+
+def test_without_a_file_to_write_it_goes_to_standard_output(quotas, tmp_path):
+    """The text alone is on stdout, so that it can be piped; no file is made."""
+    told = discover(quotas, cwd=tmp_path)
     assert told.stdout.startswith("# What Service Quotas said on ")
+    assert Registry.parse(told.stdout).services["ec2"]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_paces_itself(quotas, tmp_path):
+def test_it_paces_itself(discovered):
     """Its pages come no faster than half of what Service Quotas is published to bear."""
-    discover(quotas, cwd=tmp_path)
-    pages = [at for at, name in quotas.arrivals if name == "ListServiceQuotas"]
+    *_, arrivals = discovered
+    pages = [at for at, name in arrivals if name == "ListServiceQuotas"]
     assert len(pages) == 9  # 161 quotas, 20 on a page; a burst of 5, then 5 a second
     assert pages[-1] - pages[0] >= 0.5
 

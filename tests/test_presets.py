@@ -11,7 +11,7 @@ import pytest
 from botocore.loaders import create_loader
 
 import aioapiqueue
-from aioapiqueue import Rate
+from aioapiqueue import Rate, Window
 from aioapiqueue import _limits_names as _names
 from aioapiqueue._limits_presets import LEAST, figures, preset_services, scaled
 from aioapiqueue.exceptions import LimitsError
@@ -333,6 +333,37 @@ def test_quotas_are_what_the_share_is_of():
     )
 
 
+def test_presets_may_be_adaptive():
+    """The default floor gives way to limits that are lower; one that was asked for does not."""
+    registry = Registry.parse('preset = "aws"\n[ec2]\nadaptive = true\n[ecs]\nadaptive = true')
+    assert registry.find("ec2", "X", **HERE)
+    assert registry.find("ecs", "X", **HERE)
+    with pytest.raises(LimitsError, match="is above the limits"):
+        Registry.parse('[ec2]\npreset = "aws"\nadaptive = {floor = "1/s"}')
+
+
+async def test_push_back_lowers_a_lane_of_a_preset():
+    """With adaptive, a throttled operation goes slower; others, and its other bucket, do not."""
+    registry = Registry.parse('[ec2]\npreset = "aws"\nadaptive = true')
+    async with registry:
+        (turn,) = registry.turns("ec2", "DescribeSnapshots", **HERE)
+        async with turn.queue.slot(key=turn.key) as slot:
+            slot.throttled()
+        assert turn.queue.stats.slowed == 1
+        lanes = turn.queue._lanes.schedules
+        assert lanes["DescribeSnapshots unfiltered"].allowed() < 5
+        async with turn.queue.slot(key="DescribeSnapshots"):
+            assert lanes["DescribeSnapshots"].allowed() >= 10
+
+
+def test_a_window_of_a_quota_is_shared_too():
+    """Of a sliding window that AWS grants, the share is of its calls."""
+    registry = Registry.parse(
+        '[ec2]\npreset = "aws"\nquotas = {CreateTags = ["10/s burst 4", "5001 in any 1h"]}'
+    )
+    assert lane(registry, "ec2", "CreateTags") == (Rate(5, burst=2), Window(2500, 3600))
+
+
 def test_options_come_on_top_of_a_preset():
     """--limit replaces the rate, or one operation's limits with both of its buckets."""
     base = Registry.parse('preset = "aws"')
@@ -341,6 +372,12 @@ def test_options_come_on_top_of_a_preset():
     assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots", 1)]
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(5),)
     assert registry.services["sts"] == base.services["sts"]
+    one = Registry.from_options(["ec2.DescribeSnapshots unfiltered=5/s"], base=base)
+    assert not [entry for entry in one if not entry.limits]
+    assert lane(one, "ec2", "DescribeSnapshots unfiltered") == (Rate(5),)
+    assert lane(one, "ec2", "DescribeSnapshots") == (Rate(10, burst=50),)
+    with pytest.raises(LimitsError, match="no bucket 'x'"):
+        Registry.from_options(["ec2.DescribeSnapshots x=5/s"], base=base)
     sources = {one.source for one in registry if one.service == "ec2"}
     assert sources == {
         "--limit ec2=9/s",
@@ -376,7 +413,8 @@ def test_entries_tell_what_they_come_from():
         ('[s3]\npreset = "aws"', "line 1: s3: AWS publishes no request limits of s3, or none"),
         ('[sts]\npreset = "aws"\nlanes = {X = {share = "5%"}}', "sts.lanes.X: AWS publishes no"),
         ('[sts]\npreset = "aws"\nquotas = 5', "line 3: sts.quotas: 5 is no table"),
-        ('[sts]\npreset = "aws"\nquotas = {X = "x"}', "sts.quotas.X: 'x' is no limit"),
+        ('[sts]\npreset = "aws"\nquotas = {GetCallerId = "1/s"}', "did you mean 'GetCallerIdent"),
+        ('[sts]\npreset = "aws"\nquotas = {AssumeRole = "x"}', "AssumeRole: 'x' is no limit"),
         ('[default]\npreset = "aws"\nrate = "1/s"', "default.preset: what AWS publishes is of"),
         ("[ec2]\nbuckets = 5", "line 2: ec2.buckets: 5 is no table"),
         ("[ec2.buckets]\na = 5", "line 2: ec2.buckets.a: 5 is no table"),

@@ -41,7 +41,10 @@ SERVICES = {
     "cloudwatch": _Service("monitoring", r"Rate of (?P<operation>\w+) requests"),
     "ecr": _Service("ecr", r"Rate of (?P<operation>\w+) requests"),
     "kms": _Service("kms", r"(?P<operation>\w+) request rate"),
-    "logs": _Service("logs", r"(?P<operation>\w+) throttle limit in transactions per second"),
+    "logs": _Service(
+        "logs",
+        r"(?P<operation>\w+) throttle limit in transactions per second(?P<kind> in a burst)?",
+    ),
     "secretsmanager": _Service("secretsmanager", r"Rate of (?P<operation>\w+) API requests"),
 }
 """Those whose quotas name operations, as AWS's pages of them do."""
@@ -186,7 +189,8 @@ def read_quotas(service: str, quotas: Iterable[Quota]) -> Found:
             continue
         parts = match.groupdict()
         key = operation + (parts.get("unfiltered") or "")
-        half.setdefault(key, {})[parts.get("kind") or _REFILL] = quota["Value"]
+        kind = _REFILL if parts.get("kind") in (None, _REFILL) else _CAPACITY
+        half.setdefault(key, {})[kind] = quota["Value"]
         if quota.get("Adjustable"):
             found.adjustable.add(key)
     for key, values in half.items():

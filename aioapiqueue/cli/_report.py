@@ -30,6 +30,7 @@ __all__ = [
     "report",
     "tables",
     "verdict",
+    "wrapped",
 ]
 
 INACTIVE = 3
@@ -44,7 +45,8 @@ _MOST_TOLD = 20
 _WIDTH = 80 - len("aioapiqueue: ")
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
+    """Return words of ours in lines, so that with our name before each they fit 80 columns."""
     return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
@@ -101,7 +103,7 @@ def opening(plan: Plan) -> str:
             f"{plan.launch.name} is not Python: only what it starts that is Python is "
             + ("counted" if plan.dry_run else "paced")
         )
-    return "\n".join(map(_wrapped, lines))
+    return "\n".join(map(wrapped, lines))
 
 
 def about(inactive: Inactive, name: str, *, stopped: bool) -> str:
@@ -126,7 +128,7 @@ def about(inactive: Inactive, name: str, *, stopped: bool) -> str:
             "aioapiqueue run ... -- COMMAND."
         )
     done = "It is stopped, so that nothing goes out unpaced." if stopped else "IT IS NOT PACED."
-    return f"{_wrapped(said)}\n{done}"
+    return f"{wrapped(said)}\n{done}"
 
 
 def verdict(plan: Plan, outcome: Outcome) -> int:
@@ -167,7 +169,7 @@ def headline(plan: Plan, outcome: Outcome, code: int) -> str:
     throttled = sum(figure.throttled for figure in figures)
     errors = sum(figure.errors for figure in figures)
     counted += f"; {throttled:,} throttled, {errors:,} other errors"
-    return "\n".join(map(_wrapped, [said, counted] if calls else [f"{said}; no AWS calls counted"]))
+    return "\n".join(map(wrapped, [said, counted] if calls else [f"{said}; no AWS calls counted"]))
 
 
 def tables(plan: Plan, outcome: Outcome) -> str:
@@ -197,16 +199,14 @@ def remarks(plan: Plan, outcome: Outcome) -> str:
         if outcome.processes and _brings_its_own(plan, outcome):
             lines.append(f"WARNING: NOTHING WAS PACED: {_AWS_CLI}")
         elif outcome.processes and not any(process.botocore for process in outcome.processes):
-            lines.append(
-                "no process that can be paced has used botocore: nothing was paced"
-            )
+            lines.append("no process that can be paced has used botocore: nothing was paced")
     if plan.dry_run and outcome.figures:
         busiest = max(rows(outcome.figures, outcome.peaks), key=lambda row: row.calls)
         lines.append(
             f"to pace it, write --limit {busiest.name}=RATE instead of --dry-run; a rate below "
             "what the other side bears leaves room for others"
         )
-    return "\n".join(map(_wrapped, lines))
+    return "\n".join(map(wrapped, lines))
 
 
 def report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:

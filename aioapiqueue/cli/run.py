@@ -5,15 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shlex
 import sys
 from pathlib import Path  # noqa: TC003 - typer reads it
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from aioapiqueue._limits_presets import DEFAULT_SHARE, read_preset, read_share
+from aioapiqueue._limits_report import Report
 from aioapiqueue.cli._launch import NotStarted, examine
-from aioapiqueue.cli._report import headline, in_words, opening, remarks, report, tables, verdict
+from aioapiqueue.cli._report import (
+    headline,
+    in_words,
+    opening,
+    remarks,
+    report,
+    tables,
+    verdict,
+    wrapped,
+)
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry
 
@@ -24,11 +34,10 @@ __all__ = ["run"]
 
 _USAGE = 2
 
-_NO_LIMIT = """\
-no limit is given, so there is nothing to keep. To choose one, see what would be sent:
-  aioapiqueue run --dry-run -- {command}
-then say what is to be kept, below what the other side bears:
-  aioapiqueue run --limit ec2=10/s -- {command}"""
+_NO_LIMIT = (
+    f"no limit is given, so it is {DEFAULT_SHARE:.0%} of what AWS publishes; --share and --limit "
+    "say something else"
+)
 
 
 def run(
@@ -48,6 +57,14 @@ def run(
         typer.Option(
             metavar="FILE", help="A limits.toml. What a --limit says takes the place of its own."
         ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="aws", help="Keep what AWS publishes of its request limits."),
+    ] = None,
+    share: Annotated[
+        str | None,
+        typer.Option(metavar="PERCENT", help="Of what AWS publishes, and not more. Default 50%."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Pace nothing, only count: to choose a limit.")
@@ -83,6 +100,9 @@ def run(
     thread and Python environment it is made; all of them together keep the limits. The program
     needs no change and no installed package, and its output stays as it is.
 
+    Without any limit, half of what AWS publishes of its request limits is kept, as with `--share
+    50%`: the rest is left for whoever else calls with the account.
+
     For example: `aioapiqueue run --limit ec2=10/s --limit ec2.DescribeSnapshots=200ms --limit
     default=20/s -- scout aws`, where "default" is each service that is not named.
 
@@ -97,14 +117,14 @@ def run(
             "this is inside of an aioapiqueue run already, whose limits a second one would put "
             f"aside; nothing was started. If that one has ended: unset AIOAPIQUEUE_HUB ({hub})"
         )
-    if not (limit or limits or dry_run):
-        _refuse(_NO_LIMIT.format(command=shlex.join(command)))
     from aioapiqueue.cli._live import Foot  # noqa: PLC0415 - POSIX only
     from aioapiqueue.cli._supervise import Plan, Words  # noqa: PLC0415
 
     if not grace > 0:
         _refuse(f"--grace: {grace:g} is no time: write a number of seconds above 0")
-    registry = _registry(limit or [], limits)
+    nothing = not (limit or limits or preset or share or dry_run)
+    preset = _preset("aws" if nothing else preset, share)
+    registry = _registry(limit or [], limits, preset, share)
     try:
         launch = examine(command)
     except NotStarted as error:
@@ -122,6 +142,8 @@ def run(
         grace=grace,
         allow_inactive=allow_inactive,
     )
+    if nothing:
+        plan.words.say(wrapped(_NO_LIMIT))
     raise typer.Exit(_run(plan, json_file))
 
 
@@ -148,9 +170,31 @@ def _run(plan: Plan, json_file: Path | None) -> int:
     return code
 
 
-def _registry(options: list[str], file: Path | None) -> Registry:
+def _preset(preset: str | None, share: str | None) -> str | None:
+    """Return the preset that two options ask for; refuse what makes no sense."""
+    report = Report("--preset")
+    if preset is not None:
+        read_preset(preset, report, ())
+    shares = Report("--share")
+    if share is not None:
+        read_share(share, shares, ())
+        preset = preset or "aws"
+        if preset == "none":
+            shares.add((), 'a share of what? --preset is "none"')
+    if problems := [*report.problems, *shares.problems]:
+        _refuse("\n".join(problems))
+    return preset
+
+
+def _registry(
+    options: list[str], file: Path | None, preset: str | None, share: str | None
+) -> Registry:
     try:
-        base = Registry.load(file) if file else None
+        base = None
+        if file:
+            base = Registry.load(file, preset=preset, share=share)
+        elif preset:
+            base = Registry.parse("", source="--preset", preset=preset, share=share)
         registry = Registry.from_options(options, base=base)
     except LimitsError as error:
         _refuse("\n".join(error.problems))

@@ -53,14 +53,6 @@ def test_each_problem_is_told_once(quiet_run, python, tmp_path):
     assert "empty.toml: it says no limit" in ended.words
 
 
-def test_no_limit_at_all_says_how_to_choose_one(quiet_run, python):
-    """Without any limit there is nothing to do: it names --dry-run, then --limit."""
-    ended = quiet_run("--", python, "-c", "print('started')")
-    assert (ended.code, ended.out) == (2, b"")
-    assert f"aioapiqueue run --dry-run -- {python} -c" in ended.words
-    assert ended.words.index("--dry-run") < ended.words.index("--limit ec2=10/s")
-
-
 def test_file_that_cannot_be_written_is_refused_before_the_start(quiet_run, python, tmp_path):
     """--log and --json are looked at before the program runs, not after it."""
     for option in ("--log", "--json"):

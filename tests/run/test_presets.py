@@ -1,0 +1,213 @@
+"""What AWS publishes, kept by `aioapiqueue run`: buckets that parameters choose, and shares."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+import pytest
+from anyio.from_thread import start_blocking_portal
+from botocore.config import Config
+
+from aioapiqueue.cli._gate import Gate
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(os.name != "posix", reason="needs Unix domain sockets"),
+]
+
+SCANNER = "AKIAIOSFODNN7EXAMPLE"
+
+# Small ones, so that a test need not wait for a hundred calls.
+QUOTAS = """
+[ec2]
+preset = "aws"
+share = "100%"
+[ec2.quotas]
+DescribeSnapshots = "1/min burst 6"
+"DescribeSnapshots unfiltered" = "5/s burst 3"
+RunInstances = "100/s burst 100"
+"RunInstances resources" = "10/s burst 5"
+"""
+
+
+def test_filtered_and_unfiltered_calls_of_one_program_have_buckets_of_their_own(
+    run, aws, python, tmp_path
+):
+    """6 unfiltered calls wait for their own small bucket; 6 filtered ones then start at once."""
+    limits = tmp_path / "limits.toml"
+    limits.write_text(QUOTAS)
+    program = run.script("""
+        ec2 = client()
+        def timed(**parameters):
+            began = time.monotonic()
+            for _ in range(6):
+                ec2.describe_snapshots(**parameters)
+            return time.monotonic() - began
+        import json
+        print(json.dumps([timed(OwnerIds=["self"]), timed(MaxResults=5)]))
+    """)
+    ended = run("--limits", limits, "--", python, program)
+    assert ended.code == 0, ended.err
+    unfiltered, filtered = json.loads(ended.out)
+    assert len(aws.arrivals) == 12
+    assert 0.55 <= unfiltered < 10  # 3 after the first 3, at 5/s; with the other bucket: at once
+    assert filtered < 10  # with the unfiltered calls in this bucket, a minute each
+
+
+def test_launching_five_instances_costs_five_resource_tokens(run, aws, python, tmp_path):
+    """RunInstances(MaxCount=5) uses up 5 tokens of 10/s: the next waits, though it is one call."""
+    limits = tmp_path / "limits.toml"
+    limits.write_text(QUOTAS)
+    program = run.script("""
+        ec2 = client()
+        for _ in range(3):
+            ec2.run_instances(ImageId="ami-1", MinCount=5, MaxCount=5)
+        for _ in range(3):
+            ec2.run_instances(ImageId="ami-1", MinCount=1, MaxCount=1)
+    """)
+    ended = run("--limits", limits, "--", python, program)
+    assert ended.code == 0, ended.err
+    gaps = [after - before for (before, _), (after, _) in itertools.pairwise(aws.arrivals)]
+    assert all(0.45 <= gap < 10 for gap in gaps[:2])
+    assert 0.05 <= gaps[2] < 10
+    assert 13 / 10 - 0.1 <= aws.arrivals[-1][0] - aws.arrivals[0][0] < 10
+
+
+def test_aiobotocore_tells_parameters_too(run, aws, python, tmp_path):
+    """Coroutines' calls fall into the bucket of their parameters as threads' do."""
+    limits = tmp_path / "limits.toml"
+    limits.write_text(QUOTAS)
+    program = run.script("""
+        import asyncio
+        from aiobotocore.session import get_session
+
+        async def main():
+            keys = dict(aws_access_key_id="AKIAIOSFODNN7EXAMPLE", aws_secret_access_key="x")
+            async with get_session().create_client(
+                "ec2", endpoint_url=os.environ["AWS"], region_name="eu-west-1", **keys
+            ) as ec2:
+                began = time.monotonic()
+                await asyncio.gather(*(ec2.describe_snapshots() for _ in range(6)))
+                print(time.monotonic() - began)
+                await asyncio.gather(*(ec2.describe_snapshots(MaxResults=5) for _ in range(6)))
+        asyncio.run(main())
+    """)
+    ended = run("--limits", limits, "--", python, program)
+    assert ended.code == 0, ended.err
+    assert len(aws.arrivals) == 12
+    assert 0.55 <= float(ended.out) < 10
+
+
+def test_most_of_what_is_published_leaves_room_for_others(run, aws, python):
+    """At 80% of EC2's buckets, beside somebody who calls twice a second, nobody is throttled.
+
+    The gate keeps the published buckets; the calls come as fast as these 80% allow.
+    """
+    program = run.script("""
+        from concurrent.futures import ThreadPoolExecutor
+        ec2 = client()
+        def ask(number):
+            ec2.describe_snapshot_attribute(SnapshotId=f"snap-{number}", Attribute="productCodes")
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(ask, range(120)))
+    """)
+    other = "AKIABYSTANDER0000001"
+    gate = Gate(aws.url, {SCANNER: "111122223333", other: "111122223333"})
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(gate.serve()) as url:
+        over = threading.Event()
+        with ThreadPoolExecutor() as pool:
+            bystander = pool.submit(calls_twice_a_second, url, other, over)
+            try:
+                ended = run("--share", "80%", "--", python, program, env={"AWS": url}, within=60)
+            finally:
+                over.set()
+    assert ended.code == 0, ended.err
+    assert bystander.result() >= 5
+    assert gate.counts[SCANNER].calls == 120
+    assert gate.counts[SCANNER].throttled == gate.counts[other].throttled == 0
+    arrivals = [at for at, _ in aws.arrivals]
+    # 80 at once, 16 a second after that; with a fixed 100 ms, 12 seconds.
+    assert 40 / 16 - 0.3 <= arrivals[-1] - arrivals[0] < 10
+
+
+def calls_twice_a_second(url, key, over):
+    """Call the same action without retries; return how often."""
+    ec2 = boto3.client(
+        "ec2", "eu-west-1", endpoint_url=url, aws_access_key_id=key, aws_secret_access_key=key,
+        config=Config(retries={"total_max_attempts": 1}),
+    )  # fmt: skip
+    count = 0
+    while not over.wait(0.5):
+        ec2.describe_snapshot_attribute(SnapshotId="snap-1", Attribute="productCodes")
+        count += 1
+    return count
+
+
+def test_without_a_limit_it_is_half_of_what_aws_publishes(run, aws, python, tmp_path):
+    """No option at all keeps half of the presets, and says so; services without one go free."""
+    figures = tmp_path / "figures.json"
+    program = run.script("""
+        calls(3)
+        client("sts").get_caller_identity()
+        client("iam").list_users()
+    """)
+    ended = run("--json", figures, "--", python, program)
+    assert ended.code == 0, ended.err
+    assert "no limit is given, so it is 50% of what AWS publishes" in ended.words
+    assert "22 services by" in ended.words
+    said = json.loads(figures.read_text())
+    assert said["limits"]["ec2.Describe*"] == "10/s (burst 50)"
+    assert said["limits"]["sts (requests)"] == "300/s"
+    found = {one["operation"]: (one["queue"], one["calls"]) for one in said["figures"]}
+    assert found == {
+        "DescribeSnapshots": (f"ec2 eu-west-1 {SCANNER}", 3),
+        "GetCallerIdentity": (f"sts eu-west-1 {SCANNER} requests", 1),
+        "ListUsers": (None, 1),
+    }
+    assert [one["paced"] for one in said["figures"]] == [True, True, False]
+    assert len(aws.arrivals) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [
+        (["--share", "80%", "--limit", "ec2.Describe*=3/s"], "3/s"),
+        (["--limits", "limits.toml"], "6/s (burst 30)"),
+        (["--limits", "limits.toml", "--preset", "aws"], "6/s (burst 30)"),
+        (["--limits", "limits.toml", "--share", "10%"], "2/s (burst 10)"),
+    ],
+)
+def test_shares_come_from_options_and_files(quiet_run, python, tmp_path, options, limit):
+    """--share and --preset are what a file would say of them; a --limit goes on top."""
+    (tmp_path / "limits.toml").write_text('preset = "aws"\nshare = "30%"\n')
+    options = [tmp_path / one if one == "limits.toml" else one for one in options]
+    figures = tmp_path / "figures.json"
+    ended = quiet_run(*options, "--json", figures, "--", python, "-c", "print('ran')")
+    assert (ended.code, ended.out) == (0, b"ran\n"), ended.err
+    assert json.loads(figures.read_text())["limits"]["ec2.Describe*"] == limit
+    assert "no limit is given" not in ended.words
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (
+            ["--preset", "awz", "--share", "0%"],
+            ["--preset: 'awz' is no preset: write", "--share: '0%' is no share: write"],
+        ),
+        (
+            ["--preset", "none", "--share", "150%"],
+            ["'150%' is more than AWS publishes", '--share: a share of what? --preset is "none"'],
+        ),
+    ],
+)
+def test_shares_that_make_no_sense_are_refused(quiet_run, python, options, says):
+    """A wrong preset or share is a message and exit code 2, and nothing is started."""
+    ended = quiet_run(*options, "--", python, "-c", "print('started')")
+    assert (ended.code, ended.out) == (2, b"")
+    assert all(one in ended.words for one in says)
