@@ -13,12 +13,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
-from aioapiqueue import _limits_names as _names
-from aioapiqueue._limits_buckets import Bucket, facts
-from aioapiqueue._limits_model import ServiceLimits
-from aioapiqueue._limits_presets import Figure
-from aioapiqueue._limits_report import Report, lines_of, quoted
-from aioapiqueue._limits_tables import InForce, Read, entries, read_option, read_tables
+from aioapiqueue._limits import names as _names
+from aioapiqueue._limits.buckets import Bucket, facts
+from aioapiqueue._limits.model import ServiceLimits
+from aioapiqueue._limits.presets import Figure
+from aioapiqueue._limits.report import Report, lines_of, quoted
+from aioapiqueue._limits.tables import InForce, Read, entries, read_option, read_tables
 from aioapiqueue._rate import Limit
 from aioapiqueue.exceptions import LimitsError, QueueClosed
 

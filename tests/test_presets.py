@@ -12,8 +12,8 @@ from botocore.loaders import create_loader
 
 import aioapiqueue
 from aioapiqueue import Rate, Window
-from aioapiqueue import _limits_names as _names
-from aioapiqueue._limits_presets import LEAST, figures, preset_services, scaled
+from aioapiqueue._limits import names as _names
+from aioapiqueue._limits.presets import LEAST, figures, preset_services, scaled
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry, ServiceLimits, facts
 

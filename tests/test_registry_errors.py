@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioapiqueue._limits_names import IDS, NAMES
-from aioapiqueue._limits_report import lines_of
+from aioapiqueue._limits.names import IDS, NAMES
+from aioapiqueue._limits.report import lines_of
 from aioapiqueue.exceptions import ApiQueueError, LimitsError
 from aioapiqueue.presets.services import SERVICES
 from aioapiqueue.registry import Registry, ServiceLimits

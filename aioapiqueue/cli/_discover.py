@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue import _limits_names as _names
-from aioapiqueue._limits_presets import DEFAULT_SHARE, figures, published
+from aioapiqueue._limits import names as _names
+from aioapiqueue._limits.presets import DEFAULT_SHARE, figures, published
 from aioapiqueue._rate import Rate
 from aioapiqueue.cli._limits_table import say
 from aioapiqueue.registry import Registry

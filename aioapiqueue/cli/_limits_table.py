@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from aioapiqueue._limits_presets import figures
+from aioapiqueue._limits.presets import figures
 from aioapiqueue._rate import Rate
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from aioapiqueue import _limits_names as _names
-from aioapiqueue._limits_presets import DEFAULT_SHARE, figures, read_share
-from aioapiqueue._limits_report import Report, quoted
+from aioapiqueue._limits import names as _names
+from aioapiqueue._limits.presets import DEFAULT_SHARE, figures, read_share
+from aioapiqueue._limits.report import Report, quoted
 from aioapiqueue.cli._discover import SERVICES, Found, NotAsked, ask, read_quotas, to_toml
 from aioapiqueue.cli._limits_table import as_json, show
 from aioapiqueue.exceptions import LimitsError

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from aioapiqueue._limits_presets import DEFAULT_SHARE, read_preset, read_share
-from aioapiqueue._limits_report import Report
+from aioapiqueue._limits.presets import DEFAULT_SHARE, read_preset, read_share
+from aioapiqueue._limits.report import Report
 from aioapiqueue.cli._launch import NotStarted, examine
 from aioapiqueue.cli._report import (
     headline,

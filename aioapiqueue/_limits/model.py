@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from aioapiqueue import _limits_names as _names
-from aioapiqueue._limits_buckets import Bucket, fits, read_buckets
-from aioapiqueue._limits_presets import Base, base_of, take_preset
-from aioapiqueue._limits_read import (
+from aioapiqueue._limits import names as _names
+from aioapiqueue._limits.buckets import Bucket, fits, read_buckets
+from aioapiqueue._limits.presets import Base, base_of, take_preset
+from aioapiqueue._limits.read import (
     FORMS,
     LIMIT_KEYS,
     is_list,
@@ -21,7 +21,7 @@ from aioapiqueue._limits_read import (
     read_limits,
     unknown_keys,
 )
-from aioapiqueue._limits_report import Place, Report, quoted
+from aioapiqueue._limits.report import Place, Report, quoted
 from aioapiqueue._queue import ApiQueue
 from aioapiqueue._rate import Limit, Rate, as_limit
 from aioapiqueue.adaptive import Adaptive

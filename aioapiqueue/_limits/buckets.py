@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits_read import (
+from aioapiqueue._limits.read import (
     FORMS,
     LIMIT_KEYS,
     is_list,
@@ -16,10 +16,10 @@ from aioapiqueue._limits_read import (
     limit_table,
     unknown_keys,
 )
-from aioapiqueue._limits_report import Report, quoted
+from aioapiqueue._limits.report import Report, quoted
 
 if TYPE_CHECKING:
-    from aioapiqueue._limits_report import Place
+    from aioapiqueue._limits.report import Place
     from aioapiqueue._rate import Limit
 
 __all__ = ["Bucket", "Cost", "facts", "fits", "read_buckets"]

@@ -6,7 +6,7 @@ import difflib
 from functools import cache
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits_report import quoted
+from aioapiqueue._limits.report import quoted
 from aioapiqueue.presets.services import BOTOCORE, SERVICES
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioapiqueue import _limits_names as _names
-from aioapiqueue._limits_model import (
+from aioapiqueue._limits import names as _names
+from aioapiqueue._limits.model import (
     ServiceLimits,
     check_buckets,
     check_name,
@@ -15,7 +15,7 @@ from aioapiqueue._limits_model import (
     read_service,
     revised,
 )
-from aioapiqueue._limits_presets import (
+from aioapiqueue._limits.presets import (
     DEFAULT_SHARE,
     Origin,
     base_of,
@@ -27,10 +27,10 @@ from aioapiqueue._limits_presets import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from aioapiqueue._limits_buckets import Bucket
-    from aioapiqueue._limits_model import Scope
-    from aioapiqueue._limits_presets import Base, Entry, Figure
-    from aioapiqueue._limits_report import Place, Report
+    from aioapiqueue._limits.buckets import Bucket
+    from aioapiqueue._limits.model import Scope
+    from aioapiqueue._limits.presets import Base, Entry, Figure
+    from aioapiqueue._limits.report import Place, Report
     from aioapiqueue._rate import Limit
 
 __all__ = ["InForce", "Read", "entries", "read_option", "read_tables"]

@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from aioapiqueue import _limits_names as _names
-from aioapiqueue._limits_report import quoted
+from aioapiqueue._limits import names as _names
+from aioapiqueue._limits.report import quoted
 from aioapiqueue._rate import Limit, Rate, Window, as_limit
 
 if TYPE_CHECKING:
-    from aioapiqueue._limits_report import Place, Report
+    from aioapiqueue._limits.report import Place, Report
 
 __all__ = [
     "FORMS",

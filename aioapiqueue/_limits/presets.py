@@ -11,14 +11,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue import _limits_names as _names
-from aioapiqueue._limits_buckets import Bucket, Cost, read_buckets
-from aioapiqueue._limits_read import read_limits
-from aioapiqueue._limits_report import Report, quoted
+from aioapiqueue._limits import names as _names
+from aioapiqueue._limits.buckets import Bucket, Cost, read_buckets
+from aioapiqueue._limits.read import read_limits
+from aioapiqueue._limits.report import Report, quoted
 from aioapiqueue._rate import Rate, Window
 
 if TYPE_CHECKING:
-    from aioapiqueue._limits_report import Place
+    from aioapiqueue._limits.report import Place
     from aioapiqueue._rate import Limit
 
 __all__ = [
@@ -42,7 +42,7 @@ DEFAULT_SHARE = 0.5
 LEAST = 1 / 60
 """Calls a second that a share leaves at least, unless AWS publishes less."""
 
-_FOLDER = Path(__file__).parent / "presets"
+_FOLDER = Path(__file__).parents[1] / "presets"
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", re.ASCII)
 _SHARE_FORM = 'write a share from above 0 to 100 percent, such as "50%"'
 

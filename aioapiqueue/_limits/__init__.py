@@ -1,0 +1,1 @@
+"""What limits.toml, options and presets may say, and how it is read: under `registry`."""
