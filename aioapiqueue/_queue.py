@@ -263,9 +263,9 @@ class ApiQueue(Dispatcher):
     def estimate(self, *, key: Hashable = None, priority: float = 0, cost: float = 1) -> float:
         """Return the seconds that a newcomer would wait, as things stand.
 
-        Exact for a FIFO queue with one limit; otherwise an estimate: it knows nothing of when
-        bodies will end, and counts all who wait as being ahead. Infinite while paused without
-        end.
+        Exact for a FIFO queue with one limit (of a `Window`: and equal costs); otherwise an
+        estimate: it knows nothing of when bodies will end, and counts all who wait as being ahead.
+        Infinite while paused without end.
 
         Args:
             key: as in `slot`.

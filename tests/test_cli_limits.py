@@ -305,6 +305,18 @@ def test_discovered_quotas_become_a_file_that_check_accepts(discovered):
     assert registry.services["sts"].buckets["requests"].limits == (Rate(300),)
 
 
+def test_discovered_quotas_are_what_run_keeps(discovered, tmp_path):
+    """`run --limits` takes the file as it was written: half of what the account has."""
+    _, folder, _ = discovered
+    command = [sys.executable, "-m", "aioapiqueue", "run", "--limits", folder / "limits.toml"]
+    command += ["--json", tmp_path / "figures.json", "--", sys.executable, "-c", "pass"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    limits = json.loads((tmp_path / "figures.json").read_text("utf-8"))["limits"]
+    assert limits["ec2.DescribeSnapshots"] == "20/s (burst 100)"
+    assert limits["ec2.RunInstances"] == "0.5/s (burst 2.5)"
+
+
 def test_what_cannot_be_mapped_is_said(discovered):
     """Unknown operations, values and names that look like rates are listed on stderr."""
     told, *_ = discovered
