@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, assert_type
+
+import aiohttp
+import httpx
 
 from aioapiqueue import (
     Adaptive,
@@ -25,7 +29,10 @@ from aioapiqueue import (
     WouldWait,
     rate_limited,
 )
+from aioapiqueue.integrations.aiohttp import RateLimitedMiddleware
+from aioapiqueue.integrations.httpx import RateLimitedTransport
 from aioapiqueue.testing import VirtualLoop
+from aioapiqueue.threads import BlockingSlot, blocking
 
 
 class Recorder:
@@ -181,3 +188,13 @@ async def mapped() -> None:
 
 with asyncio.Runner(loop_factory=VirtualLoop) as runner:
     assert_type(runner.run(half(3)), float)
+
+
+def edges() -> None:
+    """Threads and HTTP clients."""
+    with blocking(queue).slot(key="a", timeout=5) as slot:
+        assert_type(slot, BlockingSlot)
+    assert_type(blocking(queue).call(os.getpid), int)
+    httpx.AsyncClient(transport=RateLimitedTransport(queue, key="route"))
+    RateLimitedTransport(queue, key="port")  # type: ignore[arg-type]
+    aiohttp.ClientSession(middlewares=[RateLimitedMiddleware(queue, key=lambda r: r.url.host)])
