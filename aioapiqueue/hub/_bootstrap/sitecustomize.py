@@ -601,7 +601,7 @@ class _Handlers:
             call.place.signing.discard(call.place)
 
     def arrived(self, response_dict: Any = None, **_: object) -> None:
-        """Keep what is known before the answer is read; botocore before 1.34 tells nothing yet."""
+        """Keep what is known before the answer is read; an old botocore (1.31) does not tell."""
         call = _call.get()
         if call is not None and isinstance(response_dict, dict):
             call.answer = _answer(response_dict)
