@@ -299,8 +299,9 @@ class Sliding(Schedule):
     def fresh_at(self) -> float:
         return max(self.held, self.ends(self.log[-1][0]) if self.log else -math.inf)
 
-    def inherit(self, old: Self, now: float) -> None:  # noqa: ARG002 - as a pace's
+    def inherit(self, old: Self, now: float) -> None:
         """Carry over the log. What has left a shorter window is not known to a longer one."""
+        old.due(now, 0)  # forgets what has left, so that it does not depend on who asked when
         self.log, self.total = old.log, old.total
 
     def check(self, cost: float) -> None:

@@ -77,8 +77,9 @@ class NaiveWindow:
             if entry[2] == who:
                 entry[1] = cost
 
-    def replaced_by(self, new, now):  # noqa: ARG002 - as a rate's
-        new.log = self.log
+    def replaced_by(self, new, now):
+        # What has left this window is not known to a longer one.
+        new.log = [entry for entry in self.log if entry[0] + self.per > now]
 
 
 @dataclass
@@ -163,9 +164,14 @@ class Model:
         self.waiting = [call for call in self.waiting if call.gives_up_at >= min(alarm, now)]
         if alarm <= now:
             patience = {call.who: call.gives_up_at for call in self.waiting}
+            ends = [call for call in self.waiting if call.ends_at_once]
             for call in self.waiting:
                 call.gives_up_at = math.inf
+                call.ends_at_once = False  # in the loop's next pass, after all timers
             self.run(now, now)
+            for call in ends:
+                call.ends_at_once = True
+                self.running.pop(call.who, None)
             for call in self.waiting:
                 call.gives_up_at = patience[call.who]
         self.run(now, now)
