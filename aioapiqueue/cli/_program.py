@@ -152,9 +152,10 @@ class Program:
             return
         others = [one for one in family if one.pid != self.pid]
         try:
-            _signal(others, signal.SIGTERM)
+            # First the program: a shell would go on to its next command.
             self.send(signal.SIGTERM)
             self.send(signal.SIGCONT)  # whoever is suspended hears nothing before
+            _signal(others, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_STOP_SECONDS):
                     await self._process.wait()
