@@ -86,3 +86,10 @@ def scan(session: nox.Session) -> None:
     """Run real scanners from PyPI on a mock account, unpaced and paced (a quarter of an hour)."""
     set_up(session, "bench", editable=False)
     session.run("python", "benchmarks/scan.py", *session.posargs)
+
+
+@nox.session
+def fleet(session: nox.Session) -> None:
+    """Simulate fleets that share a quota, and measure what one costs a Valkey (ten minutes)."""
+    set_up(session, "bench", "test", editable=False)
+    session.run("python", "benchmarks/fleet.py", *session.posargs)

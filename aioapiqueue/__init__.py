@@ -11,6 +11,7 @@ from aioapiqueue.exceptions import (
     LimitsError,
     QueueClosed,
     QueueFull,
+    SharedError,
     SlotTimeout,
     WouldWait,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "Rate",
     "Registry",
     "ServiceLimits",
+    "SharedError",
     "Slot",
     "SlotTimeout",
     "Stats",

@@ -17,8 +17,9 @@ from contextvars import Context
 from functools import partial
 from threading import get_ident
 from types import FunctionType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from aioapiqueue._authority import NOW
 from aioapiqueue._events import Event, EventKind
 from aioapiqueue._rate import Limit, positive
 from aioapiqueue._schedule import Lanes, Schedule, Slowing, schedule_for
@@ -30,8 +31,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from aioapiqueue._events import Observer
+    from aioapiqueue._shared import Member
 
-__all__ = ["Dispatcher"]
+__all__ = ["Authority", "Dispatcher"]
+
+
+class Authority(Protocol):
+    """What `schedule=` takes: `integrations.redis.SharedSchedule`, which the core need not know."""
+
+    def join(self, queue: Dispatcher, *, catch_up: float, adaptive: Slowing | None) -> Member:
+        """Return the part that this queue has in the quota."""
 
 
 class Dispatcher:
@@ -47,6 +56,7 @@ class Dispatcher:
         drop_oldest: who is turned away when too many wait.
         catch_up: seconds by which late calls may be made up for.
         adaptive: how to slow down on push-back.
+        authority: who keeps the limits, if not this queue for itself.
         observers: who hears of every event.
     """
 
@@ -62,6 +72,7 @@ class Dispatcher:
         drop_oldest: bool,
         catch_up: float,
         adaptive: Slowing | None,
+        authority: Authority | None,
         observers: Sequence[Observer],
     ) -> None:
         # CPython 3.11 shares the keys of up to 29 attributes among instances; with one more, every
@@ -70,15 +81,12 @@ class Dispatcher:
         self._limits = tuple(limits)
         self._concurrency = concurrency
         self._maxsize = maxsize
-        self._new_waiters = partial(
-            Waiters, self._nudge, fair=fair, ranked=drop_oldest and maxsize > 0
-        )
         new_schedule = partial(
             schedule_for, catch_up=catch_up, adaptive=adaptive, report=self._report
         )
         self._new_schedule = partial(new_schedule, concurrency=concurrency)
         self._observers = tuple(observers)
-        self._heeds_arrivals = concurrency != math.inf or bool(lanes)
+        self._heeds_arrivals = concurrency != math.inf or bool(lanes) or authority is not None
         self._heeds_ends = concurrency != math.inf or bool(observers)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_runs: Callable[[], bool] = bool
@@ -102,7 +110,10 @@ class Dispatcher:
         for limits_of_lane in lanes.values():
             new_schedule(limits_of_lane)  # refuses now what it would refuse at the first call
         self._lanes = Lanes(lanes, new_schedule)
-        self._waiters = self._new_waiters()
+        self._waiters = Waiters(self._nudge, fair=fair, ranked=drop_oldest and maxsize > 0)
+        self._shared: Member | None = None
+        if authority is not None:
+            self._shared = authority.join(self, catch_up=catch_up, adaptive=adaptive)
         self._forget_callers()
 
     @property
@@ -153,7 +164,8 @@ class Dispatcher:
         loop = future.get_loop()
         if slot._timeout is not None:
             now = slot._since
-            due = self._schedule.due(now, slot.cost)
+            # An authority is not asked: of what it knows, only a hold is known here.
+            due = self._schedule.held if self._shared else self._schedule.due(now, slot.cost)
             if now + slot._timeout < due < math.inf:
                 self._count("timed_out", slot)
                 raise SlotTimeout(
@@ -168,6 +180,8 @@ class Dispatcher:
         self._waiters.put_nowait(slot)
         if self._ticker is None:
             self._start_ticker(loop)
+        elif self._shared is not None:
+            self._nudge()  # there may be more to ask for
 
     def _schedule_of(self, slot: Slot, now: float) -> Schedule | None:
         """Return all limits that a newcomer is under; None if every place is taken."""
@@ -181,6 +195,10 @@ class Dispatcher:
             if slot.key not in self._waiters.lines:
                 lane.touch(now)
             schedule = Schedule((lane, schedule))
+            if self._shared is not None:
+                self._shared.link.check(slot.key)
+        if self._shared is not None:
+            return None
         if self.running < self._concurrency:
             return schedule
         if not self._waiters.live:
@@ -257,6 +275,8 @@ class Dispatcher:
 
     def _release_due(self, now: float) -> float | None:
         """Release all who are due; return when to look again (None: nobody waits)."""
+        if self._shared is not None:
+            return self._shared.release_due(now)
         waiters, schedule, lanes = self._waiters, self._schedule, self._lanes.schedules
         wake = waiters.wake(now)
         while (slot := waiters.first()) is not None:
@@ -297,6 +317,8 @@ class Dispatcher:
     def _finished(self, slot: Slot) -> None:
         """Heed that a body has ended."""
         if self._concurrency != math.inf:
+            if self._shared is not None:
+                self._shared.ended()
             self._adapt_concurrency()
             self._nudge()
         if self._observers:
@@ -307,7 +329,11 @@ class Dispatcher:
         slot._state = OVER
         self._started -= 1
         self._waited -= slot.waited
-        self._adjust(slot, -slot.cost)
+        if self._shared is not None:
+            self._shared.hand_back(slot)
+            self._nudge()
+        else:
+            self._adjust(slot, -slot.cost)
         self._count("cancelled", slot)
 
     def _leave(self, slot: Slot, kind: EventKind) -> None:
@@ -332,6 +358,9 @@ class Dispatcher:
 
     def _adjust(self, slot: Slot, cost: float) -> None:
         """Charge `cost` more for a call that has started; give back if negative."""
+        if self._shared is not None:
+            self._shared.adjust(slot, cost)
+            return
         self._schedule.adjust(slot._since, cost)
         lane = self._lanes.schedules.get(slot.key)
         if lane is not None:
@@ -352,6 +381,9 @@ class Dispatcher:
     def _hold_back(self, seconds: float, key: Hashable) -> None:
         """Hold the lane of `key`, if it has one, or everybody; extended only."""
         now = self._now()
+        if self._shared is not None:
+            self._shared.hold(key, seconds)
+            return
         lane = self._lanes.find(key, now)
         if lane is not None:
             lane.hold(max(lane.held, now + seconds))
@@ -361,17 +393,38 @@ class Dispatcher:
         self._waiters.wake_all()
         self._nudge()
 
+    def _set_limits(self, key: Hashable, new: tuple[Limit, ...]) -> None:
+        """Go by other limits from now on; who waits already, too."""
+        now = self._now()
+        if key is None:
+            schedule = self._new_schedule(new)
+            schedule.succeed(self._schedule, now)
+            self._limits, self._schedule = new, schedule
+            self._waiters.wake_all()
+        else:
+            self._heeds_arrivals = True
+            self._lanes.set_limits(key, new, now)
+            for waiter in self._waiters:
+                self._lanes.find(waiter.key, now)
+            self._waiters.regroup()
+        self._nudge()
+
     def _throttled(self, retry_after: float | None, slot: Slot) -> None:
         """Heed that the other side refused a call: that of `slot`, or (one made up) any."""
         if retry_after is not None:
             positive(retry_after, of="retry_after", least=0)
-            self._hold_back(retry_after, slot.key)
         now = self._now()
         self._count("throttled", slot)
+        since = now if self._ended > self._round else -math.inf
+        if self._shared is not None:
+            known = slot._state in (HELD, OVER) and slot.sequence
+            instant = slot.sequence if known else NOW if since == now else -1
+            self._shared.push_back(slot, retry_after, instant)
+            return
+        if retry_after is not None:
+            self._hold_back(retry_after, slot.key)
         if slot._state in (HELD, OVER):
             since = slot._since
-        else:
-            since = now if self._ended > self._round else -math.inf
         lane = self._lanes.find(slot.key, now)
         schedule = self._schedule if lane is None else lane
         if schedule.push_back(now, since, self.running):
@@ -439,12 +492,15 @@ class Dispatcher:
         self._lanes = Lanes(self._lanes.limits, self._lanes.new_schedule)
 
     def _forget_callers(self) -> None:
-        self._waiters = self._new_waiters()
+        self._waiters = self._waiters.anew()
         self._waiters.lanes = self._lanes.schedules
+        self._waiters.keeps_turns = self._shared is not None
         self._lanes.in_use = self._waiters.lines
         self._timers = {}
         self._ticker = self._alarm = self._timer = None
         self._ended = self._started
+        if self._shared is not None:
+            self._shared.reset()
 
 
 def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:

@@ -12,7 +12,16 @@ if TYPE_CHECKING:
 __all__ = ["Event", "EventKind", "Observer", "Stats"]
 
 EventKind = Literal[
-    "released", "finished", "cancelled", "timed_out", "refused", "throttled", "slowed", "odd"
+    "released",
+    "finished",
+    "cancelled",
+    "timed_out",
+    "refused",
+    "throttled",
+    "slowed",
+    "odd",
+    "lost",
+    "restored",
 ]
 
 
@@ -24,7 +33,8 @@ class Event:
         kind: `released`: a body may run; `finished`: it has ended; `cancelled`, `timed_out`,
             `refused` (full or closed): a waiter left without a slot; `throttled`: the other
             side pushed back; `slowed`: adaptive lowered the rate for that; `odd`: the other side
-            said something that makes no sense.
+            said something that makes no sense; `lost`, `restored`: the server of a shared quota
+            does not answer, does so again (`stats.fault` says why).
         queue: the queue's name.
         key: the call's key.
         priority: the call's priority.
@@ -72,6 +82,9 @@ class Stats:
             all to the limits.
         waited: seconds that released callers waited, added up.
         longest_wait: the longest of them, in seconds.
+        asks: round trips to the server of a shared quota.
+        faults: those of them that failed.
+        fault: why the server cannot be asked at present, without credentials; "": it can.
     """
 
     waiting: int = 0
@@ -87,3 +100,6 @@ class Stats:
     rate: float = math.inf
     waited: float = 0.0
     longest_wait: float = 0.0
+    asks: int = 0
+    faults: int = 0
+    fault: str = ""

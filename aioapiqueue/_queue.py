@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import anyio
 
-from aioapiqueue._dispatch import Dispatcher
+from aioapiqueue._dispatch import Authority, Dispatcher
 from aioapiqueue._events import Stats
 from aioapiqueue._map import paced_map
 from aioapiqueue._rate import Limit, as_limit, as_limits, positive
@@ -98,6 +98,8 @@ class ApiQueue(Dispatcher):
             stall, missed ticks are dropped. With 0, no gap is ever shorter than the interval.
         adaptive: how to slow down when the other side pushes back (`Adaptive`); default: not at
             all, but for holds.
+        schedule: a `SharedSchedule` (of `aioapiqueue.integrations.redis`), by which many queues
+            keep these limits together; default: this queue keeps them for itself.
         observers: who hears of every event.
 
     Raises:
@@ -116,6 +118,7 @@ class ApiQueue(Dispatcher):
         overflow: Literal["raise", "drop_oldest"] = "raise",
         catch_up: float = 0.010,
         adaptive: Adaptive | None = None,
+        schedule: Authority | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
         if order not in ("fifo", "fair"):
@@ -128,6 +131,8 @@ class ApiQueue(Dispatcher):
         positive(catch_up, of="catch_up", least=0)
         if adaptive is not None and not hasattr(adaptive, "govern"):
             raise TypeError(f"adaptive takes an Adaptive(...), not {adaptive!r}")
+        if schedule is not None and not hasattr(schedule, "join"):
+            raise TypeError(f"schedule takes a SharedSchedule(...), not {schedule!r}")
         super().__init__(
             [as_limit(limit) for limit in limits],
             name=name,
@@ -138,6 +143,7 @@ class ApiQueue(Dispatcher):
             drop_oldest=overflow == "drop_oldest",
             catch_up=catch_up,
             adaptive=adaptive,
+            authority=schedule,
             observers=observers,
         )
 
@@ -274,6 +280,8 @@ class ApiQueue(Dispatcher):
         """
         self._check(priority, cost, None)
         now = self._now()
+        if self._shared is not None:
+            return self._shared.estimate(key, cost, now) - now
         when = self._schedule.ahead(now, self._waiters.cost + cost)
         lane = self._lanes.find(key, now)
         if lane is not None:
@@ -356,18 +364,10 @@ class ApiQueue(Dispatcher):
         for waiter in self._waiters:
             if key is None or fits(key, waiter.key):
                 schedule.check(waiter.cost)
-        now = self._now()
-        if key is None:
-            schedule.succeed(self._schedule, now)
-            self._limits, self._schedule = new, schedule
-            self._waiters.wake_all()
-        else:
-            self._heeds_arrivals = True
-            self._lanes.set_limits(key, new, now)
-            for waiter in self._waiters:
-                self._lanes.find(waiter.key, now)
-            self._waiters.regroup()
-        self._nudge()
+        if self._shared is not None:
+            self._now()
+            self._shared.set_limits(key, new)
+        self._set_limits(key, new)
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Say that the other side pushed back: slow down, and start nothing for `retry_after`.
@@ -444,6 +444,8 @@ class ApiQueue(Dispatcher):
         if seconds is not None:
             positive(seconds, of="seconds", least=0)
         now = self._now()
+        if self._shared is not None:
+            self._shared.pause(seconds)
         self._paused = max(self._paused, math.inf if seconds is None else now + seconds)
         self._hold()
         self._nudge()
@@ -451,6 +453,8 @@ class ApiQueue(Dispatcher):
     def resume(self) -> None:
         """End a `pause`. What the other side asked for (`throttled`) stays in force."""
         now = self._now()
+        if self._shared is not None:
+            self._shared.resume()
         self._paused = min(self._paused, now)  # what a pause has missed is not made up for
         self._hold()
         self._nudge()
@@ -491,6 +495,8 @@ class ApiQueue(Dispatcher):
             for slot in list(self._waiters):
                 self._fail(slot, "refused", QueueClosed(f"{self!r}: closed while a call waited"))
             self._nudge()
+            if self._shared is not None:
+                await self._shared.aclose()
         if self._ticker is not None:
             await asyncio.wait([self._ticker])  # nobody is left: one more step
 
@@ -514,12 +520,16 @@ class ApiQueue(Dispatcher):
     @property
     def stats(self) -> Stats:
         """The queue's figures, as things stand."""
+        shared = self._shared
         return Stats(
             waiting=self.waiting,
             running=self.running,
             lanes=len(self._lanes.schedules),
             released=self._started,
-            rate=self._schedule.allowed(),
+            rate=self._schedule.allowed() if shared is None else shared.rate,
+            asks=0 if shared is None else shared.asks,
+            faults=0 if shared is None else shared.faults,
+            fault="" if shared is None else shared.fault,
             waited=self._waited,
             longest_wait=self._longest_wait,
             **self._counts,

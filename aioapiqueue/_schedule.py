@@ -391,13 +391,17 @@ class Lanes:
             self._evict(heappop(self._idle)[2], now)
         lane = self.schedules.get(key)
         if lane is None:
-            limits = self.limits.get(self._name_for(key))
+            limits = self.limits_of(key)
             if limits is None:
                 return None
             lane = self.schedules[key] = self.new_schedule(limits)
             lane.touch(now)
             self._watch(key, now)
         return lane
+
+    def limits_of(self, key: Hashable) -> Sequence[Limit] | None:
+        """Return the limits of `key`; None: it has none of its own."""
+        return self.limits.get(self._name_for(key))
 
     def set_limits(self, key: Hashable, limits: Sequence[Limit], now: float) -> None:
         """Give `key` (or, with a pattern, every key that has them from it) these limits."""

@@ -22,7 +22,7 @@ class Line:
     leaving costs no search.
     """
 
-    __slots__ = ("entry", "key", "levels", "live", "order", "parked", "size")
+    __slots__ = ("entry", "key", "levels", "live", "order", "parked", "size", "turn")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
@@ -34,6 +34,8 @@ class Line:
         self.entry: tuple[float, int, Line] | None = None
         """The line's place among the ready; another entry of it that is met there is stale."""
         self.parked: float | None = None
+        self.turn = 0
+        """With `fair`, its place in the round."""
 
     def __lt__(self, other: Line) -> bool:
         return False  # only entries of one and the same line, one of them stale, ever tie
@@ -78,6 +80,11 @@ class Line:
             heapify(self.order)
             self.size = sum(map(len, self.levels.values()))
 
+    def __iter__(self) -> Iterator[Slot]:
+        """All who wait, in their order."""
+        for priority in sorted(self.order):
+            yield from (waiter for waiter in self.levels[priority] if waiter.waits)
+
     def oldest_of_least_urgent(self) -> Slot | None:
         """Return who loses a place to somebody more urgent; None if nobody waits."""
         for priority in sorted(self.order, reverse=True):
@@ -115,6 +122,8 @@ class Waiters(asyncio.Queue["Slot"]):
         """How many wait."""
         self.cost: float = 0
         """What they will cost together."""
+        self.keeps_turns = False
+        """With `fair`, a line that was parked has the place in the round that it had before."""
         self._ready: list[tuple[float, int, Line]] = []
         """A heap of (priority, arrival or turn, line). An entry may rank its line too early,
         never too late: whoever is met at the top is checked there."""
@@ -123,6 +132,10 @@ class Waiters(asyncio.Queue["Slot"]):
         self._count = 0
         self._everybody = Line(None) if ranked else None
         super().__init__()
+
+    def anew(self) -> Waiters:
+        """Return an empty one of the same kind."""
+        return Waiters(self.changed, fair=self.fair, ranked=self._everybody is not None)
 
     def _init(self, maxsize: int) -> None:
         """Make no container: the lines are it."""
@@ -202,7 +215,7 @@ class Waiters(asyncio.Queue["Slot"]):
             self._everybody.leave()
         if self.fair:  # to the end of the round
             heappop(self._ready)
-            line.entry = None
+            line.entry, line.turn = None, 0
             after = line.first()
             if after is None:
                 del self.lines[line.key]
@@ -258,6 +271,34 @@ class Waiters(asyncio.Queue["Slot"]):
         for waiter in waiting:
             self.put_nowait(waiter)
 
+    def upcoming(self, keys: Container[Hashable]) -> Iterator[tuple[Hashable, Slot]]:
+        """Yield who would be next, and after that, if no line of these keys were parked.
+
+        A line whose key is taken out of `keys` meanwhile is left there.
+
+        With `fair`, this takes `keeps_turns`.
+        """
+        turn = self._count
+        heads: list[tuple[float, float, Line, Slot, Iterator[Slot]]] = []
+        for line in self.lines.values():
+            rest = iter(line)
+            first = next(rest, None) if line.key in keys else None
+            if first is not None:
+                rank = line.turn if self.fair else first.sequence
+                heads.append((first.priority, rank, line, first, rest))
+        heapify(heads)
+        while heads:
+            _, _, line, first, rest = heads[0]
+            if line.key in keys:
+                yield line.key, first
+            after = next(rest, None) if line.key in keys else None
+            if after is None:
+                heappop(heads)
+            else:
+                turn += 1
+                rank = turn if self.fair else after.sequence
+                heapreplace(heads, (after.priority, rank, line, after, rest))
+
     def oldest_of_least_urgent(self) -> Slot | None:
         """Return whom a newcomer may push out of a full queue."""
         return self._everybody.oldest_of_least_urgent() if self._everybody is not None else None
@@ -271,7 +312,9 @@ class Waiters(asyncio.Queue["Slot"]):
     def _enter(self, line: Line, first: Slot) -> None:
         self._count += 1
         line.parked = None
-        line.entry = (first.priority, self._count if self.fair else first.sequence, line)
+        if not (line.turn and self.keeps_turns):
+            line.turn = self._count
+        line.entry = (first.priority, line.turn if self.fair else first.sequence, line)
         heappush(self._ready, line.entry)
         self.changed()
 

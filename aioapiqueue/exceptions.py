@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["ApiQueueError", "LimitsError", "QueueClosed", "QueueFull", "SlotTimeout", "WouldWait"]
+__all__ = [
+    "ApiQueueError",
+    "LimitsError",
+    "QueueClosed",
+    "QueueFull",
+    "SharedError",
+    "SlotTimeout",
+    "WouldWait",
+]
 
 
 class ApiQueueError(Exception):
@@ -30,6 +38,13 @@ class QueueClosed(ApiQueueError):  # noqa: N818 - a public name fixed by the des
 
 class QueueFull(ApiQueueError):  # noqa: N818 - a public name fixed by the design
     """Raised when `maxsize` callers already wait: try later, or make `maxsize` larger."""
+
+
+class SharedError(ApiQueueError):
+    """Raised to who waits where the server of a shared quota refuses to serve it.
+
+    As with a wrong password: waiting would not help. Nothing was sent; a later call tries again.
+    """
 
 
 class SlotTimeout(ApiQueueError, TimeoutError):  # noqa: N818 - a public name fixed by the design

@@ -71,6 +71,8 @@ class QueueMachine(RuleBasedStateMachine):
     """Every rule is done to both; after each, they agree on who was released when."""
 
     queue_class = Queue
+    model_class = Model
+    hands_on = True
 
     @initialize(
         limits=LIMITS,
@@ -82,7 +84,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.loop = self.runner.get_loop()
         self.queue = self.queue_class(*limits, lanes=lanes, concurrency=concurrency, catch_up=0)
         self.queue.on_grant = self.cancel_if_marked
-        self.model = Model(
+        self.model = self.model_class(
             naive(limits, -math.inf),
             {key: naive(own, -math.inf) for key, own in lanes.items()},
             math.inf if concurrency is None else concurrency,
@@ -133,6 +135,7 @@ class QueueMachine(RuleBasedStateMachine):
         patience=st.sampled_from([None, None, 0.25, 2.0]),
     )
     def submit(self, key, priority, cost, ends_at_once, patience):
+        key, cost = self.fitting(key, cost)
         self.count += 1
         gives_up_at = math.inf if patience is None else self.now + patience + 1 / 1024
         call = NaiveCall(self.count, key, priority, cost, ends_at_once, gives_up_at)
@@ -151,6 +154,12 @@ class QueueMachine(RuleBasedStateMachine):
         self.model.submit(call, self.now)
         self.do(act)
 
+    def fitting(self, key, cost):
+        return key, cost
+
+    def fitting_limits(self, limits, key):  # noqa: ARG002 - some machines need it
+        return limits
+
     @precondition(lambda self: self.model.waiting)
     @rule(data=st.data())
     def cancel_a_waiter(self, data):
@@ -158,7 +167,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.model.waiting.remove(call)
         self.do(self.tasks[call.who].cancel)
 
-    @precondition(lambda self: self.model.waiting)
+    @precondition(lambda self: self.hands_on and self.model.waiting)
     @rule(data=st.data())
     def cancel_a_waiter_when_it_is_granted(self, data):
         call = data.draw(st.sampled_from(self.model.waiting))
@@ -217,12 +226,14 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(limits=LIMITS)
     def set_rate(self, limits):
+        limits = self.fitting_limits(limits, None)
         self.released_under_old_limits = len(self.model.released)
         self.model.limits = successors(self.model.limits, limits, self.now)
         self.do(lambda: self.queue.set_rate(*limits))
 
     @rule(limits=LIMITS, key=st.sampled_from(["a", "b", "c"]))
     def set_lane(self, limits, key):
+        limits = self.fitting_limits(limits, key)
         self.released_under_old_limits = len(self.model.released)
         self.model.lanes[key] = successors(self.model.lanes.get(key, []), limits, self.now)
         self.do(lambda: self.queue.set_rate(*limits, key=key))
@@ -236,9 +247,12 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.queue.waiting == len(self.model.waiting)
         assert self.queue.running <= self.model.concurrency
         if not self.model.waiting:
-            timers = self.loop.pending_timers
+            timers = self.timers()
             assert self.queue._ticker is None
             assert timers == 0
+
+    def timers(self):
+        return self.loop.pending_timers
 
     def teardown(self):
         if hasattr(self, "runner"):

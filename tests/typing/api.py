@@ -9,6 +9,8 @@ from typing import Any, assert_type
 
 import aiohttp
 import httpx
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.sentinel import Sentinel
 
 from aioapiqueue import (
     Adaptive,
@@ -22,6 +24,7 @@ from aioapiqueue import (
     Rate,
     Registry,
     ServiceLimits,
+    SharedError,
     Slot,
     SlotTimeout,
     Stats,
@@ -31,6 +34,7 @@ from aioapiqueue import (
 )
 from aioapiqueue.integrations.aiohttp import RateLimitedMiddleware
 from aioapiqueue.integrations.httpx import RateLimitedTransport
+from aioapiqueue.integrations.redis import SharedSchedule
 from aioapiqueue.testing import VirtualLoop
 from aioapiqueue.threads import BlockingSlot, blocking
 
@@ -198,3 +202,16 @@ def edges() -> None:
     httpx.AsyncClient(transport=RateLimitedTransport(queue, key="route"))
     RateLimitedTransport(queue, key="port")  # type: ignore[arg-type]
     aiohttp.ClientSession(middlewares=[RateLimitedMiddleware(queue, key=lambda r: r.url.host)])
+
+
+def fleets(url: str) -> None:
+    """Every client of redis-py's may carry a shared schedule."""
+    ApiQueue("10/s", schedule=SharedSchedule(Redis.from_url(url), "ec2", fallback="1/s"))
+    SharedSchedule(RedisCluster.from_url(url), "ec2", ahead=0.1, timeout=1, lease=30)
+    sentinel = Sentinel([("localhost", 26379)])  # type: ignore[no-untyped-call]  # redis-py's
+    SharedSchedule(sentinel.master_for("quota"), "ec2")
+    ApiQueue("10/s", schedule="redis://")  # type: ignore[arg-type]
+    SharedSchedule(url, "ec2")  # type: ignore[arg-type]
+    assert_type(queue.stats.fault, str)
+    if queue.stats.faults:
+        raise SharedError

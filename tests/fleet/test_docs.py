@@ -1,0 +1,76 @@
+"""Run the examples of docs/fleet.md, in real time, on a real server.
+
+A block is a complete program, unless the line above it says `<!-- not run: why -->`. A ```text
+block right after it is what it prints. The server of the examples, quota.example, is the tests'.
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from servers import Server
+
+from aioapiqueue import ApiQueue, Window
+from aioapiqueue.integrations.redis import SharedSchedule
+
+FLEET = Path(__file__).parents[2] / "docs" / "fleet.md"
+BLOCK = re.compile(
+    r"^(?P<mark><!-- not run: [^\n]+ -->\n)?"
+    r"```python\n(?P<code>.*?)^```$"
+    r"(?:\n```text\n(?P<output>.*?)^```$)?",
+    re.MULTILINE | re.DOTALL,
+)
+BLOCKS = list(BLOCK.finditer(FLEET.read_text("utf-8")))
+PLACE = "redis://quota.example:6379/0"
+PASSWORD = "PASSWORD"  # noqa: S105 - as the page has it
+
+
+def line_of(block):
+    """Name a block by the line on which its code starts."""
+    return f"line {block.string.count(chr(10), 0, block.start('code')) + 1}"
+
+
+def test_there_are_examples():
+    """The page shows Python, all of it is found here, and some of it is run."""
+    text = FLEET.read_text("utf-8")
+    assert len(BLOCKS) == len(re.findall(r"^\s*```python", text, re.MULTILINE))
+    assert any(PLACE in block["code"] and block["output"] for block in BLOCKS)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=line_of)
+def test_block(block, valkey, tmp_path, capsys):
+    """Each runs as a program of its own, and prints what the page says."""
+    code = block["code"].replace(PLACE, valkey.url)
+    program = tmp_path / "fleet.py"
+    # Blank lines in front make a traceback name the page's line.
+    lines = "\n" * block.string.count("\n", 0, block.start("code"))
+    program.write_text(lines + code, encoding="utf-8")
+    if block["mark"]:
+        compile(code, program, "exec")
+        return
+    runpy.run_path(str(program), run_name="__main__")
+    assert capsys.readouterr().out == (block["output"] or "")
+
+
+@pytest.mark.real
+async def test_the_user_may_do_what_is_needed_and_nothing_else(name):
+    """Its rules name what the script calls; with them, every kind of limit works."""
+    rules = re.search(r"ACL SETUSER pacer on >PASSWORD (.*)", FLEET.read_text("utf-8"))[1]
+    script = files("aioapiqueue.integrations").joinpath("gcra.lua").read_text("utf-8")
+    called = {command.lower() for command in re.findall(r"redis\.call\('(\w+)'", script)}
+    assert {rule[1:] for rule in rules.split()[1:]} == called | {"eval", "evalsha"}
+    with Server(users={"pacer": (PASSWORD, rules)}) as server:
+        async with server.client(username="pacer", password=PASSWORD) as client:
+            schedule = SharedSchedule(client, name)
+            limits = ["1000/s", Window(1000, 60)]
+            queue = ApiQueue(*limits, lanes={"lane": "500/s"}, concurrency=2, schedule=schedule)
+            async with queue:
+                for key in ("lane", None):
+                    async with queue.slot(key=key) as slot:
+                        slot.settle(2)
+                queue.set_rate("2000/s")
+            assert queue.stats.faults == 0

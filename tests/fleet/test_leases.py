@@ -1,0 +1,107 @@
+"""Another clock read on one's own, and who would be next."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from aioapiqueue import ApiQueue
+from aioapiqueue._leases import Clock
+
+TRUE_OFFSET = -1_000.0  # the queue's clock less the authority's, in seconds
+
+
+def ask(clock, at, *, there, back, offset=TRUE_OFFSET):
+    """Make a round trip that reaches the authority at its second `at`."""
+    clock.heard(at + offset - there, at + offset + back, round(at * 1e6))
+
+
+def test_an_instant_is_never_read_too_early_and_in_the_end_as_late_as_the_quickest_answer():
+    """Over 100 s of answers of 1 to 50 ms each way; never later than it is in doubt of."""
+    clock, dice, before = Clock(), random.Random(7), 1.0
+    for n in range(1, 10_001):
+        ask(clock, n / 100, there=dice.uniform(0.001, 0.050), back=dice.uniform(0.001, 0.050))
+        late = clock.here(20_000_000) - (20 + TRUE_OFFSET)
+        assert -1e-6 < late <= clock.doubt + 1e-6
+        if n > 2:  # calls that follow upon each other are not pushed together
+            assert late > before - 0.001 * 0.01 - 0.0011 * 0.051
+        before = late
+    assert late < 0.002
+
+
+def test_the_doubt_is_no_more_than_the_quickest_round_trip():
+    """One answer after 3 + 4 ms: the truth lies within 7 ms."""
+    clock = Clock()
+    ask(clock, 5, there=0.003, back=0.004)
+    assert clock.doubt == pytest.approx(0.007, abs=1e-6)
+    assert clock.trip == pytest.approx(0.007, abs=1e-6)
+
+
+def test_what_was_learnt_is_forgotten_within_a_minute_and_a_half():
+    """Their clock goes 0.1 % slowly: the oldest answers would be read earlier and earlier."""
+    clock = Clock()
+    for n in range(1, 3000):
+        now = n / 10  # on the queue's clock
+        clock.heard(now - 0.005, now + 0.005, round(now * 0.999 * 1e6))
+    assert clock.here(round(299.9 * 0.999 * 1e6)) >= 299.9 - 0.005
+
+
+@pytest.mark.parametrize("step", [30.0, -30.0])
+def test_a_clock_that_was_set_is_believed_at_once(step):
+    """The first answer after it says so: what was known before contradicts it."""
+    clock = Clock()
+    for n in range(1, 50):
+        ask(clock, n / 10, there=0.001, back=0.002)
+    ask(clock, 6 + step, there=0.001, back=0.002, offset=TRUE_OFFSET - step)
+    late = clock.here(round((7 + step) * 1e6)) - (7 + TRUE_OFFSET)
+    assert late == pytest.approx(0.002, abs=1e-6)
+
+
+def test_the_lead_covers_the_slowest_answer_of_late():
+    """How much later than the quickest an answer may be; it fades when there is no need."""
+    clock = Clock()
+    ask(clock, 1, there=0, back=0.001)
+    ask(clock, 2, there=0, back=0.041)
+    assert clock.lead == pytest.approx(0.040, abs=1e-6)
+    for n in range(3, 60):
+        ask(clock, n, there=0, back=0.001)
+    assert clock.lead < 0.001
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("fifo", ["b-1", "a0", "c0", "a0", "b0", "a1"]),
+        ("fair", ["b-1", "a0", "c0", "b0", "a0", "a1"]),
+    ],
+)
+async def test_upcoming_names_who_is_next_in_the_order_in_which_they_are_released(order, expected):
+    """By priority, then by arrival or in turns; and asking changes nothing."""
+    queue = ApiQueue("10/s", order=order, lanes={"a": ()})
+    queue.pause()
+    released = []
+
+    calls = [("a", 0), ("c", 0), ("a", 0), ("b", 0), ("a", 1), ("b", -1)]
+    waiting = [queue.enqueue(key=key, priority=priority) for key, priority in calls]
+    lines = queue._waiters.lines
+    named = [f"{slot.key}{slot.priority}" for _, slot in queue._waiters.upcoming(lines)]
+    assert named == expected
+    queue.resume()
+    for future in waiting:
+        future.add_done_callback(
+            lambda done: released.append(f"{done.result().key}{done.result().priority}")
+        )
+    await queue.aclose()
+    assert released == expected
+
+
+async def test_upcoming_leaves_out_lines_that_are_not_asked_for():
+    """A lane that is known to be due later is not looked at."""
+    queue = ApiQueue("10/s", lanes={"a": "1/s"})
+    queue.pause()
+    waiting = [queue.enqueue(key=key) for key in "abab"]
+    others = [key for key in queue._waiters.lines if key != "a"]
+    assert [slot.key for _, slot in queue._waiters.upcoming(others)] == ["b", "b"]
+    for future in waiting:
+        future.cancel()

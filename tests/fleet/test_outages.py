@@ -1,0 +1,212 @@
+"""While the server of a quota is away, or has forgotten it: how much is let through, and when."""
+
+import asyncio
+
+import pytest
+from members import Member, between, fleet, together
+from servers import keys_of
+from workers import fullest
+
+from aioapiqueue import Rate, SlotTimeout
+
+AHEAD = 0.2
+CATCH_UP = 0.010
+BACKOFF = 2.0  # seconds between two attempts, at most
+
+
+def forget(server, name):
+    """Let the server lose all that it knows of a quota, as if it had been restarted."""
+    server.sync().delete(*keys_of(server, name))
+
+
+async def test_while_it_is_away_only_the_leases_at_hand_are_used(valkey, name):
+    """No more than `ahead` seconds of slots; afterwards nothing is made up for."""
+    async with fleet(2, valkey, name, "100/s") as members:
+        for one in members:
+            one.call()
+        await asyncio.sleep(2)
+        for one in members:
+            one.client.down = True
+        await asyncio.sleep(5)
+        for one in members:
+            one.client.down = False
+        await asyncio.sleep(5)
+        instants = together(*members)
+        assert between(instants, 2, 2 + AHEAD + CATCH_UP) <= AHEAD * 100 + 1
+        assert between(instants, 2 + AHEAD + CATCH_UP, 7) == 0
+        assert between(instants, 7 + BACKOFF, 12) >= 99 * (5 - BACKOFF)
+        assert fullest(instants, 1.0) <= 101
+        for one in members:
+            assert one.queue.stats.fault == ""
+            (lost,), (restored,) = one.instants("lost"), one.instants("restored")
+            assert 2 <= lost <= 2 + AHEAD
+            assert 7 <= restored <= 7 + BACKOFF
+
+
+@pytest.mark.parametrize("burst", [1, 50])
+async def test_a_server_that_forgets_lets_a_burst_and_what_was_leased_through(valkey, name, burst):
+    """That much more than the limit, each time."""
+    rate, times = 100, 5
+    async with fleet(2, valkey, name, Rate(rate, burst=burst)) as members:
+        for one in members:
+            one.call(200)
+        for number in range(1, times + 1):
+            await asyncio.sleep(number * 2 - asyncio.get_running_loop().time())
+            forget(valkey, name)
+        await asyncio.sleep(2)
+        instants = together(*members)
+        for number in range(1, times + 1):
+            begin, end = number * 2 - 1, number * 2 + 1
+            extra = burst + AHEAD * rate
+            limit = burst + (end - begin + CATCH_UP) * rate
+            assert (end - begin) * rate * 0.9 <= between(instants, begin, end) <= limit + extra
+        for one in members:
+            assert one.queue.stats.faults == 0
+
+
+async def test_a_server_that_forgets_is_told_the_limits_that_were_set(valkey, name):
+    """By whoever knows them, for those who come later."""
+    async with fleet(2, valkey, name, "10/s") as (one, other):
+        one.call()
+        other.call()
+        await asyncio.sleep(1)
+        one.queue.set_rate("50/s")
+        await asyncio.sleep(2)
+        forget(valkey, name)
+        await asyncio.sleep(2)
+        late = Member(valkey, name, "10/s")
+        late.call()
+        await asyncio.sleep(1)
+        assert late.queue.limits == (Rate(50),)
+        await asyncio.sleep(2)
+        assert between(together(one, other, late), 6, 8) == pytest.approx(100, abs=3)
+        await late.stop()
+        await late.queue.aclose(drain=False)
+
+
+async def test_a_server_that_forgets_is_told_of_the_places_that_are_taken(valkey, name):
+    """When their holder renews them, at the latest."""
+    lease = 3.0
+    async with fleet(2, valkey, name, concurrency=4, schedule={"lease": lease}) as (one, other):
+        one.call(4, body=1000)
+        await asyncio.sleep(5.5)
+        forget(valkey, name)
+        await asyncio.sleep(lease / 3)
+        other.call(4, body=1000)
+        await asyncio.sleep(10)
+        assert (one.queue.running, other.queue.running) == (4, 0)
+
+
+@pytest.mark.parametrize("steps", [[-30], [30], [-3600, 7200, -1]])
+async def test_the_servers_clock_may_be_set(valkey, name, steps):
+    """Back or forth: nobody waits for it, and nobody has more but for the leases at hand."""
+    async with fleet(2, valkey, name, "50/s") as members:
+        for one in members:
+            one.call()
+        await asyncio.sleep(2)
+        for step in steps:
+            for one in members:
+                one.client.skew += step
+            await asyncio.sleep(3)
+        instants = together(*members)
+        seconds = 2 + 3 * len(steps)
+        # Set forth: what is leased comes on top of what is free by then.
+        forth = AHEAD * sum(step > 0 for step in steps)
+        assert fullest(instants, 1.0) <= 1 + (1 + CATCH_UP + forth) * 50
+        assert between(instants, 0, seconds) >= 50 * (seconds - AHEAD * len(steps)) - 2
+        assert all(one.queue.stats.faults == 0 for one in members)
+
+
+async def test_the_fallback_rate_holds_while_the_server_is_away_and_no_longer(valkey, name):
+    """It is that of each queue; then the shared one holds again."""
+    async with fleet(2, valkey, name, "50/s", schedule={"fallback": "5/s"}) as members:
+        for one in members:
+            one.call()
+        await asyncio.sleep(2)
+        for one in members:
+            one.client.down = True
+        await asyncio.sleep(10)
+        for one in members:
+            one.client.down = False
+        await asyncio.sleep(6)
+        for one in members:
+            assert one.released(3, 12) == pytest.approx(45, abs=1)
+            assert fullest([at for at in one.instants() if 3 <= at < 12], 1.0) <= 6
+            assert one.queue.stats.fault == ""
+            assert len(one.instants("lost")) == len(one.instants("restored")) == 1
+        instants = together(*members)
+        assert between(instants, 12 + BACKOFF, 18) == pytest.approx(50 * 4, abs=4)
+        assert fullest([at for at in instants if at >= 12 + BACKOFF], 1.0) <= 51
+
+
+async def test_the_fallback_rate_holds_from_the_start(valkey, name):
+    """Where the server has never answered."""
+    schedule = {"fallback": "5/s"}
+    async with fleet(1, valkey, name, "50/s", "80/s", schedule=schedule) as (one,):
+        one.client.down = True
+        one.call()
+        await asyncio.sleep(4.05)
+        assert one.released(0, 4) == pytest.approx(20, abs=1)
+        assert one.queue.stats.fault.startswith("ConnectionError")
+        one.client.down = False
+
+
+async def test_places_are_kept_under_the_fallback_rate(valkey, name):
+    """As many as each queue may have alone."""
+    options = {"concurrency": 3, "schedule": {"fallback": "100/s"}}
+    async with fleet(2, valkey, name, **options) as members:
+        for one in members:
+            one.call(body=0.5)
+            one.client.down = True
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            assert all(one.queue.running <= 3 for one in members)
+        assert all(one.released(0, 5) == pytest.approx(30, abs=3) for one in members)
+
+
+async def test_it_is_asked_again_after_seconds_at_most_and_not_all_the_time(valkey, name):
+    """With jitter: two queues do not go on asking at the same instants."""
+    async with fleet(2, valkey, name, "50/s") as members:
+        for one in members:
+            one.client.down = True
+            one.call()
+        await asyncio.sleep(100)
+        for one in members:
+            assert 100 / BACKOFF <= one.queue.stats.faults <= 100 / (BACKOFF / 2) + 10
+            assert one.queue.stats.faults == one.queue.stats.asks == one.client.calls
+            assert len(one.instants("lost")) == 1
+        assert abs(members[0].client.calls - members[1].client.calls) <= 30
+        assert members[0].queue.stats.fault == "ConnectionError: down"
+
+
+async def test_one_who_waits_may_leave_while_the_server_is_away(valkey, name):
+    """By a time-out, a cancellation or the end of the queue, each in its time."""
+    async with fleet(1, valkey, name, "50/s") as (one,):
+        one.client.silent = True
+        with pytest.raises(SlotTimeout):
+            async with one.queue.slot(timeout=3):
+                pass
+        assert asyncio.get_running_loop().time() == 3
+        one.call(5)
+        await asyncio.sleep(1)
+        await one.stop()
+        assert one.queue.waiting == 0
+        one.queue.enqueue()
+        began = asyncio.get_running_loop().time()
+        await one.queue.aclose(drain=False)
+        assert asyncio.get_running_loop().time() - began <= 1.0
+
+
+async def test_what_was_said_while_it_was_away_is_said_afterwards(valkey, name):
+    """A rate, a pause: the others hear of it late, but hear of it."""
+    async with fleet(2, valkey, name, "50/s") as (one, other):
+        other.call()
+        await asyncio.sleep(1)
+        one.client.down = True
+        one.queue.set_rate("10/s")
+        await asyncio.sleep(5)
+        assert other.released(5, 6) == pytest.approx(50, abs=1)
+        one.client.down = False
+        await asyncio.sleep(BACKOFF + 4)
+        assert other.queue.limits == (Rate(10),)
+        assert other.released(10, 12) == pytest.approx(20, abs=1)

@@ -1,0 +1,254 @@
+"""The arithmetic of gcra.lua, asked directly on a real server, beside the local schedule's."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis.exceptions import NoScriptError
+from servers import fresh_name
+from virtual_client import VirtualClient
+
+from aioapiqueue import Rate, Window
+from aioapiqueue._schedule import schedule_for
+from aioapiqueue.integrations import redis as integration
+from aioapiqueue.integrations.redis import SharedSchedule
+
+EPOCH = 1_700_000_000_000_000
+SECOND = 1_000_000
+
+
+class Script:
+    """One process's part in a quota: everything that it may say, at instants that are given.
+
+    Instants are whole microseconds since `EPOCH`.
+
+    Args:
+        server: where.
+        limits: of the queue.
+        lane: limits of its only lane, in which every call is made; default: there is none.
+        catch_up: microseconds.
+        ahead: microseconds.
+        adaptive: how to slow down.
+        places: concurrency.
+        of: another process, with which this one shares the quota.
+    """
+
+    def __init__(
+        self, server, limits, *, lane=None, catch_up=0, ahead=0, adaptive=None, places=-1, of=None
+    ):
+        self.server = server
+        self.limits, self.lane = limits, lane
+        self.catch_up, self.ahead, self.places = catch_up, ahead, places
+        self.name = of.name if of else fresh_name()
+        self.me = fresh_name()
+        self.schedule = SharedSchedule(VirtualClient(server), self.name)
+        self.schedule._adaptive = adaptive
+        self.rev = 0
+        self.turn = self.lane_turn = 0
+        self.running = 0
+
+    def say(self, verb, now, *, waited=0, **fields):
+        """Say something; return what is the answer to just that."""
+        base = f"{{aioapiqueue:{self.name}}}"
+        keys = [base, f"{base}:who", f"{base}:places"]
+        schedule = self.schedule
+        turn = {"turn": self.turn and EPOCH + self.turn, "waited": waited}
+        queue = {"key": 1, "limits": schedule._limits(self.limits, base, keys), **turn}
+        lanes = []
+        if self.lane is not None:
+            keys.append(f"{base}:lane")
+            turn["turn"] = self.lane_turn and EPOCH + self.lane_turn
+            spec = {"key": len(keys), **turn}
+            lanes = [spec | {"limits": schedule._limits(self.lane, f"{base}:lane", keys)}]
+        payload = {
+            "me": self.me,
+            "rev": self.rev,
+            "catch_up": self.catch_up,
+            "ahead": self.ahead,
+            "lease": 10 * SECOND,
+            "places": self.places,
+            "running": self.running,
+            "queue": queue,
+            "lanes": lanes,
+            **fields,
+        }
+        arguments = len(keys), *keys, verb, str(EPOCH + now), json.dumps(payload)
+        try:
+            answer = self.server.sync().evalsha(integration._SHA, *arguments)
+        except NoScriptError:
+            answer = self.server.sync().eval(integration._SCRIPT, *arguments)
+        if answer[0] != b"ok":
+            return answer
+        assert answer[1] == EPOCH + now
+        return answer[6:]  # after instant, epoch, held, ready and rate
+
+    def ask(self, now, cost=1, count=1, **fields):
+        """Ask for slots once; return their instants."""
+        wants = [[0 if self.lane is None else 1, cost, count]]
+        answer = self.say("ask", now, wants=wants, lead=0, late=0, **fields)
+        _, turn, slots, turns = answer
+        self.turn = turn - EPOCH if turn > 0 else turn
+        self.lane_turn = turns[1] - EPOCH if turns else 0
+        self.ask_at = turns[2] - EPOCH if turns else self.turn
+        return [instant - EPOCH for instant in slots[1::2]]
+
+    def slot(self, now, cost=1, **fields):
+        """Ask until there is one, or a later time to ask is named; return its instant, or None."""
+        for _ in range(5):
+            slots = self.ask(now, cost, **fields)
+            if slots or self.turn < 0 or self.ask_at > now:
+                return slots[0] if slots else None
+        raise AssertionError(f"told to ask at {self.ask_at} again and again, at {now}")
+
+    def run(self, now, calls, cost=1):
+        """Make calls, each as soon as it may be; return their instants."""
+        found = []
+        while len(found) < calls:
+            slot = self.slot(now, cost)
+            if slot is None:
+                now = max(now + 1, self.ask_at)
+            else:
+                found.append(slot)
+                now = max(now, slot)
+        return found
+
+    def adjust(self, now, at, cost):
+        """Charge more for a call, or give back."""
+        self.say("adjust", now, items=[[0 if self.lane is None else 1, EPOCH + at, cost]])
+
+
+def test_of_10000_slots_none_drifts(each_server):
+    """At 7 per 3 s the n-th slot is where one multiplication puts it, to the microsecond."""
+    script = Script(each_server, [Rate(7, 3)], ahead=60 * SECOND)
+    slots = []
+    while len(slots) < 10_000:
+        now = max(0, slots[-1] - script.ahead // 2) if slots else 0
+        slots += script.ask(now, count=1000)
+    for n, slot in enumerate(slots):
+        assert 0 <= slot - n * 3e6 / 7 < 1, n
+
+
+RATES = st.builds(
+    Rate, st.sampled_from([1, 7, 30, 1000]), st.sampled_from([1.0, 3.0]), st.sampled_from([1, 2, 5])
+)
+WINDOWS = st.builds(Window, st.sampled_from([4, 7]), st.sampled_from([0.5, 1.0, 3.0]))
+LIMITS = st.one_of(
+    st.tuples(RATES), st.tuples(WINDOWS), st.tuples(RATES, WINDOWS), st.tuples(RATES, RATES)
+)
+# What happens, after how many microseconds, and with how much of it.
+HISTORY = st.lists(
+    st.tuples(
+        st.sampled_from(["ask", "ask", "ask", "ask", "run", "adjust", "hold", "set"]),
+        st.one_of(st.just(0), st.integers(1, 3 * SECOND), st.integers(1, 20_000)),
+        st.sampled_from([1, 1, 2, 0.5, 4]),
+        LIMITS,
+    ),
+    max_size=25,
+)
+
+
+def local_schedule(limits, catch_up):
+    """Return the local schedule of these limits, which counts in microseconds, too."""
+    micro = [
+        Rate(limit.calls, limit.per * SECOND, limit.burst)
+        if isinstance(limit, Rate)
+        else Window(limit.calls, limit.per * SECOND)
+        for limit in limits
+    ]
+    return schedule_for(micro, catch_up=max(1, catch_up))
+
+
+def kinds(limits):
+    """Return how many rates, and the lengths of the windows.
+
+    Where these stay, both take over the same. Else the server is the stricter one: it forgets no
+    rate that is gone for a while, and what a window holds leaves it when it was to leave.
+    """
+    return sorted(limit.per if isinstance(limit, Window) else 0 for limit in limits)
+
+
+def slower(before, after):
+    """Return by how much a rate may become slower."""
+    rates = [
+        [one.interval for one in limits if isinstance(one, Rate)] for limits in (before, after)
+    ]
+    return max(rates[1]) / min(rates[0]) if rates[0] else 0
+
+
+def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C901 - a verb each
+    """Put both through the same history: each slot is at the same microsecond."""
+    own = {"lane": limits, "limits": []} if in_lane else {"limits": limits}
+    script = Script(server, catch_up=catch_up, ahead=ahead, **own)
+    local = local_schedule(limits, catch_up)
+    now, last, slots, rounding = 0, 0, [], 2.0
+
+    def ask(cost, since):
+        nonlocal last
+        if since == now:
+            local.touch(now)
+        due = max(now, last, local.due(max(now, last), cost))
+        slot = script.slot(now, cost, waited=now - since)
+        if abs(due - ahead - now) > rounding:
+            assert (slot is not None) == (due <= now + ahead), (slot, due)
+        if slot is None:
+            assert script.ask_at <= max(now + SECOND, due - ahead + rounding)
+            return False
+        assert abs(slot - due) <= rounding
+        local.take(slot, cost)
+        last = slot
+        slots.append([slot, cost])
+        return True
+
+    for verb, pause, cost, other in history:
+        now += pause
+        if verb == "ask":
+            ask(cost, now)
+        elif verb == "run":  # until there is one
+            since = now
+            for _ in range(5):
+                if ask(cost, since):
+                    break
+                now = script.ask_at
+            else:
+                raise AssertionError(f"nothing at the time that was named: {now}")
+        elif verb == "adjust" and slots:
+            call = slots[-1 - int(cost) % len(slots)]
+            change = cost if pause % 2 else -min(cost, call[1])
+            call[1] += change
+            script.adjust(now, call[0], change)
+            local.adjust(call[0], change)
+        elif verb == "hold":
+            until = now + round(cost * SECOND)
+            script.say("hold", now, seconds=until - now)
+            local.hold(max(local.held, until))
+        elif verb == "set" and not in_lane and kinds(other) == kinds(script.limits):
+            rounding += 0.25 * slower(script.limits, other)  # of what is owed, in calls
+            script.limits = other
+            script.say("set", now, conf="[]")
+            script.rev += 1
+            script.turn = 0
+            new = local_schedule(other, catch_up)
+            new.succeed(local, now)
+            local, slots = new, []
+
+
+@settings(max_examples=150)
+@given(LIMITS, HISTORY, st.sampled_from([0, 10_000]), st.booleans())
+def test_every_slot_is_at_the_instant_of_the_local_schedule(
+    each_server, limits, history, catch_up, in_lane
+):
+    """Of any limits, costs, corrections, holds and other limits, nothing taken ahead."""
+    check_both(each_server, limits, history, catch_up=catch_up, ahead=0, in_lane=in_lane)
+
+
+@pytest.mark.slow
+@settings(max_examples=5000)
+@given(LIMITS, HISTORY, st.sampled_from([0, 10_000]), st.booleans())
+def test_every_slot_is_at_the_instant_of_the_local_schedule_at_length(
+    valkey, limits, history, catch_up, in_lane
+):
+    """The same for longer."""
+    check_both(valkey, limits, history, catch_up=catch_up, ahead=0, in_lane=in_lane)

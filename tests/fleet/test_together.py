@@ -1,0 +1,362 @@
+"""What one queue of a quota does is heard by the others: two of them, in virtual time."""
+
+import asyncio
+import math
+
+import pytest
+from members import Member, between, fleet, together
+from servers import keys_of
+from workers import fullest
+
+from aioapiqueue import Adaptive, Rate, Window
+
+HEARD = 1.0  # seconds within which what one says acts on all
+AHEAD = 0.2
+CATCH_UP = 0.010
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(10, 20), (1000, 4)])
+async def test_queues_share_the_rate_equally(valkey, name, rate, seconds):
+    """None of it is lost, whatever the number of callers in each."""
+    async with fleet(3, valkey, name, f"{rate}/s") as members:
+        for member, callers in zip(members, [rate, 2 * rate, rate // 2], strict=True):
+            member.call(callers)
+        await asyncio.sleep(seconds)
+        instants = together(*members)
+        assert seconds * rate <= between(instants, 0, seconds) <= seconds * rate + 1
+        assert fullest(instants, 1.0) <= rate + 1
+        for member in members:
+            assert member.released(0, seconds) == pytest.approx(seconds * rate / 3, rel=0.2)
+
+
+async def test_a_queue_that_has_no_callers_leaves_the_rate_to_the_others(valkey, name):
+    """From one second to the next, and gets its share again as soon as it has some."""
+    async with fleet(2, valkey, name, "100/s") as (one, other):
+        one.call()
+        other.call()
+        await asyncio.sleep(5)
+        await other.stop()
+        await asyncio.sleep(5)
+        assert one.released(7, 10) == pytest.approx(300, abs=3)
+        other.call()
+        await asyncio.sleep(5)
+        for member in (one, other):
+            assert member.released(12, 15) == pytest.approx(150, rel=0.1)
+        assert between(together(one, other), 0, 15) >= 0.99 * 1500
+
+
+async def test_what_cancelled_callers_leave_goes_to_the_other_queue(valkey, name):
+    """Slots that were leased ahead for them are given back, or lost: no more than those."""
+    async with fleet(2, valkey, name, "100/s") as (one, other):
+        one.call()
+        await asyncio.sleep(2.005)
+        await one.stop()
+        other.call()
+        await asyncio.sleep(2)
+        assert between(together(one, other), 0, 4) >= 400 - AHEAD * 100
+
+
+@pytest.mark.parametrize(("before", "after"), [("10/s", "50/s"), ("50/s", "10/s")])
+async def test_a_rate_set_in_one_queue_holds_in_the_other(valkey, name, before, after):
+    """Within a second, and for queues that join later with the old one."""
+    async with fleet(2, valkey, name, before) as (one, other):
+        one.call()
+        other.call()
+        await asyncio.sleep(5)
+        one.queue.set_rate(after)
+        await asyncio.sleep(7)
+        assert other.queue.limits == one.queue.limits == (Rate.parse(after),)
+        leased, rate = AHEAD * Rate.parse(before).calls, Rate.parse(after).calls
+        instants = together(one, other)
+        assert between(instants, 5, 12) <= 1 + leased + 7 * rate
+        # at the latest, when the leased ones have been made up for
+        assert between(instants, 9, 12) == pytest.approx(3 * rate, abs=2)
+        late = Member(valkey, name, before)
+        late.call()
+        await asyncio.sleep(3)
+        assert late.queue.limits == one.queue.limits
+        assert between(together(one, other, late), 12, 15) == pytest.approx(3 * rate, abs=2)
+        assert late.released(12, 15) > 0
+        await late.stop()
+        await late.queue.aclose(drain=False)
+
+
+async def test_a_lane_set_in_one_queue_holds_in_the_other(valkey, name):
+    """Where it had no limits of its own before."""
+    async with fleet(2, valkey, name, "100/s") as (one, other):
+        for member in (one, other):
+            member.call(20, key="slow")
+            member.call(20, key="quick")
+        await asyncio.sleep(3)
+        one.queue.set_rate("5/s", key="slow")
+        await asyncio.sleep(7)
+        slow = together(one, other, key="slow")
+        assert fullest([at for at in slow if at >= 3 + HEARD], 1.0) <= 6
+        assert between(slow, 3 + HEARD, 9 + HEARD) >= 27
+        assert between(together(one, other), 3 + HEARD, 9 + HEARD) == pytest.approx(600, abs=6)
+
+
+async def test_a_rate_that_is_too_small_for_a_waiter_elsewhere_is_refused_to_it(valkey, name):
+    """As where it is set: a window holds no call that is larger than itself."""
+    async with fleet(2, valkey, name, Window(10, 1)) as (one, other):
+        held = await other.queue.enqueue(cost=10)
+        large = other.queue.enqueue(cost=8)
+        await asyncio.sleep(0.2)
+        one.queue.set_rate(Window(5, 1))
+        with pytest.raises(ValueError, match="8"):
+            await large
+        held.release()
+        assert asyncio.get_running_loop().time() <= 0.2 + HEARD
+
+
+async def test_a_pause_in_one_queue_holds_the_other_until_it_ends(valkey, name):
+    """What was leased may still be used; then nothing, until somebody else says `resume`."""
+    async with fleet(2, valkey, name, "100/s") as (one, other):
+        one.call()
+        other.call()
+        await asyncio.sleep(3)
+        one.queue.pause()
+        await asyncio.sleep(7)
+        assert one.released(3.01, 10) == 0
+        assert other.released(3 + AHEAD + CATCH_UP, 10) == 0
+        assert other.queue.estimate() == math.inf
+        other.queue.resume()
+        await asyncio.sleep(5)
+        instants = together(one, other)
+        assert between(instants, 10 + HEARD, 14 + HEARD) == pytest.approx(400, abs=4)
+        assert fullest(instants, 1.0) <= 101
+        for member in (one, other):
+            assert member.released(10, 10 + HEARD + AHEAD) > 0
+
+
+async def test_a_pause_for_a_while_ends_by_itself_for_all(valkey, name):
+    """A shorter one does not shorten it."""
+    async with fleet(2, valkey, name, "10/s") as (one, other):
+        one.call()
+        other.call()
+        await asyncio.sleep(1)
+        one.queue.pause(5)
+        other.queue.pause(2)
+        await asyncio.sleep(9)
+        instants = together(one, other)
+        assert between(instants, 1 + AHEAD + CATCH_UP, 6) == 0
+        assert between(instants, 6, 10) == pytest.approx(40, abs=1)
+
+
+@pytest.mark.parametrize("key", [None, "lane"])
+async def test_push_back_in_one_queue_holds_the_other(valkey, name, key):
+    """And only the lane that it is about, where that has limits of its own."""
+    async with fleet(2, valkey, name, "20/s", lanes={"lane": "10/s"}) as (one, other):
+        for member in (one, other):
+            member.call(key="lane")
+            member.call(key="else")
+        await asyncio.sleep(2)
+        one.queue.throttled(retry_after=4, key=key)
+        await asyncio.sleep(6)
+        instants = {each: together(one, other, key=each) for each in ("lane", "else")}
+        assert between(instants["lane"], 2 + AHEAD + CATCH_UP, 6) == 0
+        assert between(instants["lane"], 6, 6 + HEARD) > 0
+        if key is None:
+            assert between(instants["else"], 2 + AHEAD + CATCH_UP, 6) == 0
+        else:
+            assert between(instants["else"], 2 + HEARD, 6) == pytest.approx(60, abs=2)
+
+
+async def test_a_hold_in_one_queue_holds_the_other(valkey, name):
+    """As push-back does, though nothing is counted as such."""
+    async with fleet(2, valkey, name, "20/s", adaptive=Adaptive()) as (one, other):
+        for member in (one, other):
+            member.call()
+        await asyncio.sleep(2)
+        one.queue.hold(4)
+        await asyncio.sleep(6)
+        assert between(together(one, other), 2 + AHEAD + CATCH_UP, 6) == 0
+        assert between(together(one, other), 6, 8) == pytest.approx(40, abs=2)
+        assert (one.queue.stats.throttled, one.queue.stats.rate) == (0, math.inf)
+
+
+async def test_a_cost_settled_in_one_queue_is_paid_by_all(valkey, name):
+    """What a call has cost in the end is missing from what is left for the others."""
+    async with fleet(2, valkey, name, Rate(10, burst=10)) as (one, other):
+        slot = await one.queue.enqueue()
+        slot.settle(41)
+        slot.release()
+        await asyncio.sleep(0.1)
+        other.call()
+        await asyncio.sleep(10.9)
+        assert other.released(0, 11) == pytest.approx(10 + 110 - 41, abs=2)
+
+
+async def test_two_who_set_limits_at_once_agree_in_the_end(valkey, name):
+    """On one of both where it is about the same; on both where it is not."""
+    async with fleet(2, valkey, name, "10/s") as (one, other):
+        one.call(key="lane")
+        other.call(key="lane")
+        await asyncio.sleep(2)
+        one.queue.set_rate("20/s")
+        other.queue.set_rate("40/s")
+        one.queue.set_rate("5/s", key="one's")
+        other.queue.set_rate("6/s", key="lane")
+        await asyncio.sleep(3)
+        assert one.queue.limits == other.queue.limits
+        assert one.queue.limits in {(Rate(20),), (Rate(40),)}
+        assert between(together(one, other), 4, 5) <= 7
+        for member in (one, other):
+            member.call(key="one's")
+        await asyncio.sleep(4)
+        assert between(together(one, other, key="one's"), 5, 9) == pytest.approx(20, abs=2)
+
+
+async def test_adaptive_slows_all_queues_on_the_push_back_of_one(valkey, name):
+    """Once for each round, and all see the rate that is left."""
+    options = {"adaptive": Adaptive(backoff=0.5, recovery=1000)}
+    async with fleet(2, valkey, name, "100/s", **options) as (one, other):
+        one.call()
+        other.call()
+        await asyncio.sleep(2)
+        one.queue.throttled()
+        await asyncio.sleep(3)
+        assert one.queue.stats.slowed == 1
+        assert one.queue.stats.rate == pytest.approx(50, rel=0.1)
+        assert other.queue.stats.rate == pytest.approx(one.queue.stats.rate, rel=0.05)
+        left = one.queue.stats.rate
+        assert between(together(one, other), 2 + HEARD, 4 + HEARD) == pytest.approx(
+            2 * left, rel=0.1
+        )
+        slot = await other.queue.enqueue()
+        one.queue.throttled()
+        await asyncio.sleep(0.5)
+        slot.throttled()  # of a call that was let through before the last slow-down
+        slot.release()
+        await asyncio.sleep(1)
+        assert (one.queue.stats.slowed, other.queue.stats.slowed) == (2, 0)
+
+
+async def test_a_window_and_a_lane_hold_for_all_queues_together(valkey, name):
+    """At every instant."""
+    limits = [Window(30, 1), "50/s"]
+    lanes = {"lane": [Window(5, 1)]}
+    async with fleet(2, valkey, name, *limits, lanes=lanes) as (one, other):
+        for member in (one, other):
+            member.call(key="lane")
+            member.call(key="else")
+        await asyncio.sleep(10)
+        instants = together(one, other)
+        assert fullest(instants, 1.0) <= 30
+        assert between(instants, 0, 10) >= 290
+        lane = together(one, other, key="lane")
+        assert fullest(lane, 1.0) <= 5
+        assert between(lane, 0, 10) >= 45
+
+
+# Places.
+
+
+def running(*members):
+    """Return how many bodies run in all of them."""
+    return sum(member.queue.running for member in members)
+
+
+async def watch(seconds, *members):
+    """Return how many bodies ran at once in each and together, at most, in steps of 10 ms."""
+    most, each = 0, [0] * len(members)
+    for _ in range(round(seconds * 100)):
+        await asyncio.sleep(0.01)
+        most = max(most, running(*members))
+        each = [max(old, one.queue.running) for old, one in zip(each, members, strict=True)]
+    return most, each
+
+
+async def test_places_are_shared_by_all_queues(valkey, name):
+    """Never more bodies than places; all of them used; half of them each."""
+    async with fleet(2, valkey, name, concurrency=6) as (one, other):
+        one.call(20, body=0.3)
+        other.call(20, body=0.3)
+        await asyncio.sleep(2)
+        most, each = await watch(8, one, other)
+        assert most == 6
+        assert max(each) <= 4
+        for member in (one, other):
+            assert member.released(2, 10) == pytest.approx(80, rel=0.25)
+
+
+async def test_places_of_one_who_lives_are_kept_for_longer_than_the_lease(valkey, name):
+    """They are renewed, even where there is nothing else to say."""
+    options = {"schedule": {"lease": 3.0}, "concurrency": 4}
+    async with fleet(2, valkey, name, **options) as (one, other):
+        one.call(2, body=60)
+        await asyncio.sleep(1)
+        other.call(10, body=0.1)
+        assert await watch(20, one, other) == (4, [2, 2])
+
+
+@pytest.mark.parametrize("word", ["down", "silent"])
+async def test_places_of_one_who_has_gone_silent_are_free_after_the_lease(valkey, name, word):
+    """And not before; nobody else loses any."""
+    lease = 6.0
+    options = {"schedule": {"lease": lease}, "concurrency": 4}
+    async with fleet(2, valkey, name, **options) as (one, other):
+        one.call(3, body=1000)
+        await asyncio.sleep(1)
+        other.call(10, body=0.1)
+        await asyncio.sleep(10)
+        setattr(one.client, word, True)
+        assert await watch(lease * 2 / 3 - 0.1, other) == (1, [1])
+        await asyncio.sleep(lease / 3 + 0.2)
+        assert other.queue.running == 4
+        assert await one.stop() == []
+        setattr(one.client, word, False)
+
+
+async def test_one_who_comes_back_too_late_has_no_more_than_is_free(valkey, name):
+    """Its bodies ran on: until they end, there are too many of them, but none is added."""
+    options = {"schedule": {"lease": 3.0}, "concurrency": 4}
+    async with fleet(2, valkey, name, **options) as (one, other):
+        one.call(2, body=12)
+        other.call(10, body=0.1)
+        await asyncio.sleep(1)
+        one.client.down = True
+        await asyncio.sleep(4)
+        assert await watch(2, one, other) == (6, [2, 4])
+        one.client.down = False
+        await asyncio.sleep(3)
+        assert await watch(1, one, other) == (4, [2, 2])
+        most, _ = await watch(10, one, other)
+        assert most == 4
+
+
+async def test_one_who_leaves_in_good_order_leaves_its_places_at_once(valkey, name):
+    """Within the tenth of a second in which others look."""
+    async with fleet(2, valkey, name, concurrency=4) as (one, other):
+        one.call(4, body=1000)
+        await asyncio.sleep(1)
+        other.call(10, body=0.1)
+        await asyncio.sleep(2)
+        assert other.queue.running == 0
+        assert await one.stop() == []
+        await one.queue.aclose()
+        await asyncio.sleep(0.2)
+        assert other.queue.running == 4
+
+
+async def test_all_keys_expire(valkey, name):
+    """Whatever is used: rates, windows, lanes, places, push-back, pauses, limits that were set."""
+    options = {
+        "lanes": {"lane": ["5/s", Window(20, 10)], "*": "20/s"},
+        "concurrency": 5,
+        "adaptive": Adaptive(),
+    }
+    async with fleet(2, valkey, name, "50/s", Window(100, 5), **options) as (one, other):
+        for member in (one, other):
+            for key in ("lane", "else", None):
+                member.call(10, key=key, body=0.05)
+        await asyncio.sleep(2)
+        one.queue.throttled(retry_after=0.5, key="lane")
+        one.queue.set_rate("40/s")
+        other.queue.pause()
+        await asyncio.sleep(1)
+        one.queue.resume()
+        await asyncio.sleep(2)
+        left = keys_of(valkey, name)
+        assert len(left) >= 7
+        assert None not in left.values()
