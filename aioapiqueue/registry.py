@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 
@@ -17,7 +15,7 @@ from aioapiqueue._limits import names as _names
 from aioapiqueue._limits.buckets import Bucket, facts
 from aioapiqueue._limits.model import ServiceLimits
 from aioapiqueue._limits.presets import Figure
-from aioapiqueue._limits.report import Report, lines_of, quoted
+from aioapiqueue._limits.report import Report, lines_of, quoted, read_text, read_toml
 from aioapiqueue._limits.tables import InForce, Read, entries, read_option, read_tables
 from aioapiqueue._rate import Limit
 from aioapiqueue.exceptions import LimitsError, QueueClosed
@@ -25,6 +23,7 @@ from aioapiqueue.exceptions import LimitsError, QueueClosed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from aioapiqueue._dispatch import Authority
     from aioapiqueue._events import Observer
     from aioapiqueue._queue import ApiQueue
 
@@ -39,6 +38,7 @@ __all__ = [
     "facts",
 ]
 
+Schedules: TypeAlias = "Callable[[str], Authority]"
 Service: TypeAlias = str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits
 
 
@@ -83,6 +83,9 @@ class Registry:
         default: the limits of each service that is not listed, each in queues of its own;
             default: those are not paced.
         observers: who hears of the events of all queues.
+        schedules: called with each new queue's name, returns the `SharedSchedule` of its own:
+            `lambda name: SharedSchedule(client, name)`. The same limits on several hosts give
+            their queues the same names. Default: the limits hold for this registry alone.
 
     Raises:
         LimitsError: a limit or a service's name makes no sense; all problems in one error.
@@ -94,19 +97,26 @@ class Registry:
         *,
         default: Service | None = None,
         observers: Sequence[Observer] = (),
+        schedules: Schedules | None = None,
     ) -> None:
         report = Report("Registry")
         read = read_tables(services, report, ask_models=False)
         rest = {} if default is None else {"default": default}
         read.update(read_tables(rest, report, ask_models=False))
         report.finish()
-        self._set_up(read, observers)
+        self._set_up(read, observers, schedules)
 
-    def _set_up(self, tables: Mapping[str, Read], observers: Sequence[Observer]) -> None:
+    def _set_up(
+        self,
+        tables: Mapping[str, Read],
+        observers: Sequence[Observer],
+        schedules: Schedules | None,
+    ) -> None:
         self._read = dict(sorted(tables.items(), key=lambda one: one[0] == "default"))
         self._services = {name: one.limits for name, one in tables.items()}
         self._default = self._services.pop("default", None)
         self._observers = tuple(observers)
+        self._schedules = schedules
         self._plain = {name.replace("-", ""): name for name in self._services}
         self._queues: dict[QueueKey, ApiQueue] = {}
         self._closed = False
@@ -119,6 +129,7 @@ class Registry:
         preset: str | None = None,
         share: str | None = None,
         observers: Sequence[Observer] = (),
+        schedules: Schedules | None = None,
     ) -> Self:
         """Read a limits.toml.
 
@@ -129,22 +140,20 @@ class Registry:
             preset: as the file would say it; default: what the file says.
             share: as the file would say it; default: what the file says.
             observers: who hears of the events of all queues.
+            schedules: as for `Registry`.
 
         Raises:
             LimitsError: the file cannot be read, or something in it makes no sense: each problem
                 with its line and key.
         """
-        try:
-            text = Path(path).read_text("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise LimitsError(f"{path}: cannot be read: write it in UTF-8 ({error})") from None
-        except (OSError, ValueError) as error:  # ValueError: a path that cannot be one
-            raise LimitsError(
-                f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}; "
-                "give the path of a limits.toml"
-            ) from None
+        text = read_text(path)
         return cls.parse(
-            text, source=os.fspath(path), preset=preset, share=share, observers=observers
+            text,
+            source=os.fspath(path),
+            preset=preset,
+            share=share,
+            observers=observers,
+            schedules=schedules,
         )
 
     @classmethod
@@ -156,6 +165,7 @@ class Registry:
         preset: str | None = None,
         share: str | None = None,
         observers: Sequence[Observer] = (),
+        schedules: Schedules | None = None,
     ) -> Self:
         """Read the text of a limits.toml.
 
@@ -169,22 +179,19 @@ class Registry:
             preset: as the file would say it; default: what the file says.
             share: as the file would say it; default: what the file says.
             observers: who hears of the events of all queues.
+            schedules: as for `Registry`.
 
         Raises:
             LimitsError: as for `load`.
         """
-        try:
-            tables = tomllib.loads(text)
-        except (ValueError, RecursionError) as error:
-            why = "nested too deeply" if isinstance(error, RecursionError) else error
-            raise LimitsError(f"{source}: this is not TOML: {why}") from None
+        tables = read_toml(text, source)
         said = {"preset": preset, "share": share}
         tables.update({key: value for key, value in said.items() if value is not None})
         report = Report(source, lines_of(text))
         read = read_tables(tables, report, ask_models=True)
         report.finish()
         self = cls.__new__(cls)
-        self._set_up(read, observers)
+        self._set_up(read, observers, schedules)
         return self
 
     @classmethod
@@ -194,6 +201,7 @@ class Registry:
         *,
         base: Registry | None = None,
         observers: Sequence[Observer] = (),
+        schedules: Schedules | None = None,
     ) -> Self:
         """Read limits as `--limit` gives them; each replaces what `base` says of the same calls.
 
@@ -205,6 +213,7 @@ class Registry:
                 `"default=5/s"`; several limits at once with a comma between them.
             base: of a limits.toml; its queues are not shared. Default: nothing else is paced.
             observers: who hears of the events of all queues; the base's do not.
+            schedules: as for `Registry`; the base's are not used.
 
         Raises:
             LimitsError: an option makes no sense; all problems in one error.
@@ -221,7 +230,7 @@ class Registry:
         if problems:
             raise LimitsError(*problems)
         self = cls.__new__(cls)
-        self._set_up(tables, observers)
+        self._set_up(tables, observers, schedules)
         return self
 
     def find(
@@ -325,7 +334,8 @@ class Registry:
         )
         queue = self._queues.get(key)
         if queue is None:
-            new = limits.queue(str(key), self._observers, bucket=bucket)
+            schedule = None if self._schedules is None else self._schedules(str(key))
+            new = limits.queue(str(key), self._observers, bucket=bucket, schedule=schedule)
             # Of two threads that come here at once, both get the queue of the first.
             queue = self._queues.setdefault(key, new)
         if self._closed:  # asked last: what aclose does not find is not handed out

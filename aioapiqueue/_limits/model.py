@@ -29,6 +29,7 @@ from aioapiqueue.adaptive import Adaptive
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
+    from aioapiqueue._dispatch import Authority
     from aioapiqueue._events import Observer
 
 __all__ = [
@@ -142,10 +143,12 @@ class ServiceLimits:
         observers: Sequence[Observer] = (),
         *,
         bucket: str | None = None,
+        schedule: Authority | None = None,
     ) -> ApiQueue:
         """Return a new queue of these limits, but for shared buckets; or of one of those."""
         if bucket is not None:
-            return ApiQueue(*self.buckets[bucket].limits, name=name, observers=observers)
+            limits = self.buckets[bucket].limits
+            return ApiQueue(*limits, name=name, schedule=schedule, observers=observers)
         lanes: dict[Hashable, tuple[Limit, ...]] = {
             f"{operation} {bucket_name}": bucket.limits
             for bucket_name, bucket in self.buckets.items()
@@ -159,6 +162,7 @@ class ServiceLimits:
             order=self.order,
             concurrency=self.concurrency,
             adaptive=self._adaptive([*lanes.values(), *self.lanes.values()]),
+            schedule=schedule,
             observers=observers,
         )
 

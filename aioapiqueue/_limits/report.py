@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import reprlib
 import tomllib
-from typing import TYPE_CHECKING, TypeAlias
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aioapiqueue.exceptions import LimitsError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Place", "Report", "lines_of", "quoted"]
+__all__ = ["Place", "Report", "lines_of", "quoted", "read_text", "read_toml"]
 
 Place: TypeAlias = tuple[str | int, ...]
 """Where in a file: the keys that lead there, and positions in lists."""
@@ -126,3 +128,33 @@ def _places(data: object, above: Place) -> Iterator[Place]:
         for key, value in data.items():
             yield (*above, key)
             yield from _places(value, (*above, key))
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Read a limits.toml.
+
+    Raises:
+        LimitsError: it cannot be read.
+    """
+    try:
+        return Path(path).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LimitsError(f"{path}: cannot be read: write it in UTF-8 ({error})") from None
+    except (OSError, ValueError) as error:  # ValueError: a path that cannot be one
+        raise LimitsError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}; "
+            "give the path of a limits.toml"
+        ) from None
+
+
+def read_toml(text: str, source: str) -> dict[str, Any]:
+    """Read the text of a limits.toml, whose name is `source`.
+
+    Raises:
+        LimitsError: it is not TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise LimitsError(f"{source}: this is not TOML: {why}") from None

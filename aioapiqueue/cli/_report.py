@@ -13,7 +13,7 @@ from aioapiqueue.cli._activation import Why
 from aioapiqueue.cli._figures import Row, as_json, dry_run_table, duration, rows, table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from aioapiqueue import Window
     from aioapiqueue.cli._activation import Inactive
@@ -98,6 +98,13 @@ def opening(plan: Plan) -> str:
         lines = [f"paced: {named}"]
         if rest is None:
             lines.append("not paced: all other services")
+    if plan.shared is not None:
+        lines.append(
+            f"not shared: a dry run does not ask {plan.shared}"
+            if plan.dry_run
+            else f"shared through {plan.shared}; while it cannot be reached, "
+            f"{plan.shared.meanwhile}"
+        )
     if not plan.launch.python:
         lines.append(
             f"{plan.launch.name} is not Python: only what it starts that is Python is "
@@ -200,6 +207,8 @@ def remarks(plan: Plan, outcome: Outcome) -> str:
             lines.append(f"WARNING: NOTHING WAS PACED: {_AWS_CLI}")
         elif outcome.processes and not any(process.botocore for process in outcome.processes):
             lines.append("no process that can be paced has used botocore: nothing was paced")
+    if outcome.shared is not None:
+        lines.append(_of_shared(outcome.shared))
     if plan.dry_run and outcome.figures:
         busiest = max(rows(outcome.figures, outcome.peaks), key=lambda row: row.calls)
         lines.append(
@@ -207,6 +216,18 @@ def remarks(plan: Plan, outcome: Outcome) -> str:
             "what the other side bears leaves room for others"
         )
     return "\n".join(map(wrapped, lines))
+
+
+def _of_shared(shared: Mapping[str, Any]) -> str:
+    """Return what there was with the shared server."""
+    asks = sum(one["asks"] for one in shared["queues"])
+    faults = sum(one["faults"] for one in shared["queues"])
+    said = f"shared through {shared['server']}: asked {asks:,} times, {faults:,} of them in vain"
+    if times := shared["times_lost"]:
+        seconds = f"{shared['seconds_lost']:,.1f} s"
+        said += f"; lost for {seconds}" if times == 1 else f"; lost {times:,} times, for {seconds}"
+    now = {one["fault"] for one in shared["queues"] if one["fault"]}
+    return f"{said}; at the end: {'; '.join(sorted(now))}" if now else said
 
 
 def report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
@@ -219,6 +240,7 @@ def report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
         "program_exit_code": outcome.code,
         "exit_code": code,
         "limits": plan.limits,
+        "shared": outcome.shared,
         "services": [
             {"service": row.name, "paced": row.paced, "calls": row.calls, "peak": row.peak}
             for row in found

@@ -23,6 +23,7 @@ from aioapiqueue.cli._launch import NotStarted
 from aioapiqueue.cli._live import Foot, fit
 from aioapiqueue.cli._program import Program, Signals
 from aioapiqueue.cli._report import INACTIVE, about
+from aioapiqueue.cli._shared import SHARED_VARIABLE
 from aioapiqueue.hub import Hub
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue.cli._activation import Inactive
     from aioapiqueue.cli._launch import Launch
+    from aioapiqueue.cli._shared import Shared
     from aioapiqueue.hub import Figure, Process
     from aioapiqueue.registry import Registry
 
@@ -75,6 +77,7 @@ class Plan:
         limits: the limits of each service, in words.
         words: where our words go.
         dry_run: only count.
+        shared: what the limits are shared through; of a dry run, not used.
         live: show a line at the foot of the terminal, if there is one.
         grace: seconds that a Python may take to say hello.
         allow_inactive: only warn of what is not paced.
@@ -86,6 +89,7 @@ class Plan:
     limits: dict[str, str]
     words: Words
     dry_run: bool
+    shared: Shared | None
     live: bool
     grace: float
     allow_inactive: bool
@@ -103,6 +107,7 @@ class Outcome:
         peaks: the most attempts in any one second.
         processes: those that said hello.
         inactive: those that were found not to be paced.
+        shared: what there was with the shared server, as JSON has it; None without one.
     """
 
     code: int | None = None
@@ -112,6 +117,7 @@ class Outcome:
     peaks: Peaks = dataclasses.field(default_factory=Peaks)
     processes: list[Process] = dataclasses.field(default_factory=list)
     inactive: list[Inactive] = dataclasses.field(default_factory=list)
+    shared: dict[str, Any] | None = None
 
 
 class _CountingHub(Hub):
@@ -158,12 +164,16 @@ class _Run:
             async with contextlib.AsyncExitStack() as stack:
                 stack.callback(leave)
                 environment = await self._open(stack)
-                await self._with_hub(signals, os.environ | environment)
+                # The program has no use for the server's password.
+                own = {name: os.environ[name] for name in os.environ if name != SHARED_VARIABLE}
+                await self._with_hub(signals, own | environment)
         return self._outcome
 
     async def _open(self, stack: contextlib.AsyncExitStack) -> dict[str, str]:
         """Open the hub, and return what the program's environment needs."""
         plan = self._plan
+        if plan.shared is not None and not plan.dry_run:
+            await stack.enter_async_context(plan.shared.open(plan.registry, plan.words.say))
         stack.push_async_callback(plan.registry.aclose, drain=False)
         try:
             directory = stack.enter_context(_directory())
@@ -209,6 +219,8 @@ class _Run:
         self._outcome.code = await self._program.wait()
         self._outcome.seconds = time.monotonic() - self._began
         self._outcome.figures = self._hub.figures
+        if self._plan.shared is not None and not self._plan.dry_run:
+            self._outcome.shared = self._plan.shared.as_json()
         self._outcome.peaks = self._hub.peaks
         self._outcome.processes = list(self._hub.processes.values())
 
@@ -261,8 +273,10 @@ class _Run:
 
     def _odd(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Say what the event loop would log."""
-        error = context.get("exception")
-        self._plan.words.say(f"{context.get('message', 'error')}: {error!r}")
+        text = f"{context.get('message', 'error')}: {context.get('exception')!r}"
+        if self._plan.shared is not None:
+            text = self._plan.shared.address.scrubbed(text)
+        self._plan.words.say(text)
 
     # The live line.
 
@@ -290,6 +304,8 @@ class _Run:
             elif row.throttled:
                 part += f", {row.throttled:,} throttled"
             parts.append(part)
+        if self._plan.shared is not None and self._plan.shared.lost:
+            parts.insert(0, f"SHARED SERVER LOST, {self._plan.shared.meanwhile}")
         clock = duration(now - self._began)
         self._foot.show(fit(parts or ["no AWS calls yet"], clock, self._foot.columns))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ import typer
 
 from aioapiqueue._limits.presets import DEFAULT_SHARE, read_preset, read_share
 from aioapiqueue._limits.report import Report
+from aioapiqueue._rate import Rate
 from aioapiqueue.cli._launch import NotStarted, examine
 from aioapiqueue.cli._report import (
     headline,
@@ -24,7 +26,9 @@ from aioapiqueue.cli._report import (
     verdict,
     wrapped,
 )
+from aioapiqueue.cli._shared import SHARED_VARIABLE, Shared
 from aioapiqueue.exceptions import LimitsError
+from aioapiqueue.integrations._redis_url import read_address
 from aioapiqueue.registry import Registry
 
 if TYPE_CHECKING:
@@ -65,6 +69,22 @@ def run(
     share: Annotated[
         str | None,
         typer.Option(metavar="PERCENT", help="Of what AWS publishes, and not more. Default 50%."),
+    ] = None,
+    shared: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar=SHARED_VARIABLE,
+            help="Share the limits with other hosts through this Redis or Valkey. `ps` shows what "
+            "is said here: a password belongs into the variable.",
+        ),
+    ] = None,
+    fallback: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE",
+            help="What each queue keeps while --shared cannot be reached. Default: calls wait.",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Pace nothing, only count: to choose a limit.")
@@ -124,7 +144,8 @@ def run(
         _refuse(f"--grace: {grace:g} is no time: write a number of seconds above 0")
     nothing = not (limit or limits or preset or share or dry_run)
     preset = _preset("aws" if nothing else preset, share)
-    registry = _registry(limit or [], limits, preset, share)
+    through = _shared(shared, fallback)
+    registry = _registry(limit or [], limits, preset, share, None if dry_run else through)
     try:
         launch = examine(command)
     except NotStarted as error:
@@ -138,6 +159,7 @@ def run(
         limits=in_words(registry),
         words=Words(log),
         dry_run=dry_run,
+        shared=through,
         live=not no_live and log is None and Foot.possible(2),
         grace=grace,
         allow_inactive=allow_inactive,
@@ -186,8 +208,33 @@ def _preset(preset: str | None, share: str | None) -> str | None:
     return preset
 
 
+def _shared(url: str | None, fallback: str | None) -> Shared | None:
+    """Return what the limits are shared through; refuse what makes no sense. Nothing connects."""
+    if url is None:
+        if fallback is not None:
+            _refuse(f"--fallback: instead of what? There is no --shared, and no {SHARED_VARIABLE}")
+        return None
+    try:
+        address = read_address(url)
+    except ValueError as error:
+        _refuse(f"--shared: {error}")
+    if importlib.util.find_spec("redis") is None:
+        _refuse(
+            "--shared needs redis-py, which is not installed: pip install 'aioapiqueue[redis]' "
+            "(with pipx: pipx inject aioapiqueue redis)"
+        )
+    try:
+        return Shared(address, None if fallback is None else Rate.parse(fallback))
+    except ValueError as error:
+        _refuse(f"--fallback: {error}")
+
+
 def _registry(
-    options: list[str], file: Path | None, preset: str | None, share: str | None
+    options: list[str],
+    file: Path | None,
+    preset: str | None,
+    share: str | None,
+    shared: Shared | None,
 ) -> Registry:
     try:
         base = None
@@ -195,7 +242,12 @@ def _registry(
             base = Registry.load(file, preset=preset, share=share)
         elif preset:
             base = Registry.parse("", source="--preset", preset=preset, share=share)
-        registry = Registry.from_options(options, base=base)
+        registry = Registry.from_options(
+            options,
+            base=base,
+            observers=[shared] if shared else [],
+            schedules=shared.schedule if shared else None,
+        )
     except LimitsError as error:
         _refuse("\n".join(error.problems))
     if file and not list(registry):

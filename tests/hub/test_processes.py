@@ -260,7 +260,8 @@ async def test_a_forked_child_keeps_nothing_of_its_parent_alive(bench, tools):
         await tools.until(lambda: hub.figures[0].running == 1)
         os.kill(program.pid, signal.SIGKILL)
         await tools.until(lambda: hub.figures[0].running == 0)
-        assert sum(process.ended is None for process in hub.processes.values()) == 1
+        # The parent's other connection may be seen to end a moment later; its child lives on.
+        await tools.until(lambda: sum(one.ended is None for one in hub.processes.values()) == 1)
 
 
 async def test_calls_that_wait_for_a_refresh_hold_up_nobody(bench, tools):

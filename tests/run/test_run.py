@@ -362,8 +362,8 @@ def test_help_fits_a_terminal(quiet_run):
     assert ended.code == 0
     text = ended.out.decode()
     assert max(map(len, text.splitlines())) <= 80
-    options = "--limit --limits --dry-run --log --json --no-live --grace --allow-inactive"
-    for expected in (*options.split(), "ec2=10/s", "-- scout aws"):
+    options = "--limit --limits --shared --fallback --dry-run --log --json --no-live --grace"
+    for expected in (*options.split(), "--allow-inactive", "ec2=10/s", "-- scout aws"):
         assert expected in text
 
 

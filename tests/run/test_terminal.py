@@ -21,6 +21,7 @@ import select
 import termios
 
 import pyte
+from servers import Server
 
 from aioapiqueue.cli._live import fit
 
@@ -172,6 +173,23 @@ def test_line_stands_below_the_programs_output(terminal, run, python):
     assert screen.screen.margins in {None, (0, 23)}
     (row,) = [row for row in screen.rows if row.startswith("ec2 20/s ")]
     assert row.split()[2] == "40"
+    assert max(map(len, screen.rows)) <= 80
+
+
+def test_line_says_that_the_shared_server_is_lost(terminal, run, aws, python):
+    """And what is done meanwhile: here, the rate of `--fallback` is kept, and the program ends."""
+    with Server() as server:
+        options = ("--shared", server.url, "--fallback", "10/s", "--limit", "ec2=20/s")
+        screen = terminal(*options, "--", python, run.script("calls(30)"))
+        screen.until(lambda: LIVE.fullmatch(screen.rows[23]) and len(aws.arrivals) >= 8)
+        server.kill()
+        lost = re.compile(r"SHARED SERVER LOST, each queue keeps 10/s .* {2}\d:\d\d")
+        screen.until(lambda: lost.fullmatch(screen.rows[23]))
+        assert screen.end() == 0
+    assert len(aws.arrivals) == 30
+    said = " ".join(row.removeprefix("aioapiqueue: ") for row in screen.rows)
+    assert re.search(r"is lost \(.+\): until it is there again, each queue keeps 10/s ", said)
+    assert re.search(r"lost for \d\.\d s; at the end: ", said)
     assert max(map(len, screen.rows)) <= 80
 
 

@@ -1,0 +1,341 @@
+"""`aioapiqueue run --shared`: real servers, real runs, and no password anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+import typer
+from servers import Server, free_port
+
+import aioapiqueue
+from aioapiqueue.cli._launch import NotStarted
+from aioapiqueue.cli._shared import Shared
+from aioapiqueue.cli.run import run as run_command
+from aioapiqueue.integrations._redis_url import read_address
+from aioapiqueue.registry import Registry
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(os.name != "posix", reason="needs Unix domain sockets"),
+]
+
+SECRET = "s3/cr@et"  # noqa: S105 - of servers that live for a test
+WRITTEN = "s3%2Fcr%40et"
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "run.md").read_text("utf-8")
+
+
+def rules():
+    """The rules that docs/run.md gives for a user who may do what is needed, and no more."""
+    (found,) = re.findall(r"^ACL SETUSER pacer on >PASSWORD (.+)$", DOCUMENT, re.MULTILINE)
+    return found
+
+
+def users():
+    """One with the documented rules, one with other keys, and two who may not do all of it."""
+    return {
+        "pacer": (SECRET, rules()),
+        "keyless": (SECRET, "~other* +@all"),
+        "writeless": (SECRET, "~* +@all -hset"),
+        "scriptless": (SECRET, "~* +@all -eval -evalsha"),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _may_block(blockbuster):
+    """redis-py reads its package's metadata as a client is made: before the program starts."""
+    if blockbuster is not None:
+        blockbuster.deactivate()
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A server with a password and some users."""
+    with Server(password=SECRET, users=users()) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def secure():
+    """The same behind TLS."""
+    with Server(password=SECRET, users=users(), tls=True) as one:
+        yield one
+
+
+async def trouble(url):
+    """Return what is said of a server that cannot be used; "" of one that can."""
+    said, failed = [], None
+    try:
+        async with Shared(read_address(url)).open(Registry({}), said.append):
+            assert not said
+    except NotStarted as error:
+        failed = error
+    if failed is None:
+        return ""
+    assert SECRET not in str(failed)
+    assert WRITTEN not in str(failed)
+    assert failed.code == 2
+    assert failed.__cause__ is None
+    return " ".join(str(failed).split())
+
+
+def test_documented_rules_have_each_command_of_the_script():
+    """And each command that runs it: what a limit that no test here has needs is allowed too."""
+    script = (Path(aioapiqueue.__file__).parent / "integrations" / "gcra.lua").read_text("utf-8")
+    used = {command.lower() for command in re.findall(r"redis\.call\('(\w+)'", script)}
+    assert {"time", "hset"} <= used
+    assert {f"+{command}" for command in used | {"eval", "evalsha"}} == set(rules().split()[1:])
+
+
+@pytest.mark.parametrize(
+    ("login", "remedy"),
+    [
+        (f":{WRITTEN}@", ""),
+        (f"pacer:{WRITTEN}@", ""),
+        ("pacer:nope@", "it refuses the password of the user 'pacer': check both"),
+        (":nope@", "it refuses the password of the user 'default': check both"),
+        ("", "it wants a password: write redis://USER:PASSWORD@HOST"),
+        (f"keyless:{WRITTEN}@", "(No permissions to access a key): docs/run.md has the rules"),
+        (f"writeless:{WRITTEN}@", "has no permissions to run the 'hset' command): docs/run.md"),
+        (f"scriptless:{WRITTEN}@", "has no permissions to run the 'eval' command): docs/run.md"),
+    ],
+)
+async def test_user_who_may_not_is_told_what_to_do(server, login, remedy):
+    """Wrong password, none, other keys, no scripts; the user of the document may."""
+    said = await trouble(f"redis://{login}127.0.0.1:{server.port}/0")
+    assert remedy in said
+    assert bool(said) is bool(remedy)
+
+
+@pytest.fixture
+def others(server):
+    """A replica, a full server, and a cluster's node without its cluster."""
+    with (
+        Server(replica_of=server, users=users()) as replica,
+        Server(maxmemory="1mb") as full,
+        Server(options={"cluster-enabled": "yes"}) as node,
+    ):
+        yield replica, full, node
+
+
+async def test_server_that_cannot_be_used_is_told_apart(server, secure, others):
+    """A replica, a full one, none, another kind of server, another port: each with its remedy."""
+    replica, full, node = others
+    for url, remedy in {
+        server.socket_url: "",
+        f"{server.url}99": "it has no database of that number",
+        f"redis://pacer:{WRITTEN}@127.0.0.1:{replica.port}": "it is a replica",
+        f"redis://127.0.0.1:{full.port}": "its memory is full",
+        f"redis://127.0.0.1:{node.port}": "it is a node of a cluster",
+        f"redis+cluster://127.0.0.1:{node.port}": "the cluster is down, or not set up",
+        server.url.replace("redis", "redis+cluster").removesuffix("/0"): "it is no cluster",
+        f"redis+cluster://:nope@127.0.0.1:{server.port}": "it refuses the password",
+        f"redis+sentinel://127.0.0.1:{full.port}/main": "it is no Sentinel",
+        f"redis+sentinel://127.0.0.1:{free_port()}/main": "no Sentinel could be asked",
+        f"redis://127.0.0.1:{free_port()}": "(Connection refused): is it the right host and",
+        "redis://no.such.host.invalid": "there is no host of that name",
+        "unix:///no/such.sock": "(No such file or directory): is it the right path",
+        secure.url: "",
+        secure.url.partition("?")[0]: "its certificate is not trusted",
+        secure.url.partition("?")[0].replace("rediss", "redis"): "write rediss:// instead",
+    }.items():
+        said = await trouble(url)
+        assert remedy in said, url
+        assert bool(said) is bool(remedy), (url, said)
+
+
+async def test_server_that_quotes_the_password_is_not_quoted():
+    """What does not know HELLO answers with what it was sent: a password is not passed on."""
+
+    async def answer(reader, writer):
+        heard = (await reader.read(4096)).decode()
+        words = [word for word in heard.split("\r\n") if word and word[0] not in "*$"]
+        assert SECRET in words
+        said = " ".join(f"`{word}`" for word in words[1:])
+        writer.write(f"-ERR unknown command `HELLO`, with args beginning with: {said}\r\n".encode())
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        said = await trouble(f"redis://me:{WRITTEN}@127.0.0.1:{port}")
+    assert "it has no such command" in said
+
+
+async def test_server_that_does_not_answer_is_given_up_in_five_seconds(monkeypatch):
+    """One that accepts and says nothing; here in less, so that the test is short."""
+    monkeypatch.setattr("aioapiqueue.cli._shared._CHECK_SECONDS", 0.2)
+
+    async def listen(reader, writer):
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        said = await trouble(f"redis://127.0.0.1:{port}")
+    assert "no answer within 0.2 s: " in said
+
+
+def test_wrong_password_starts_nothing_and_is_not_shown(run, server, python, tmp_path):
+    """Exit code 2, the program does not run, and no output or file has the password."""
+    log, figures = tmp_path / "log", tmp_path / "figures.json"
+    options = ("--log", log, "--json", figures, "--limit", "ec2=5/s")
+    url = f"redis://pacer:geheim@127.0.0.1:{server.port}/0"
+    ended = run("--shared", url, *options, "--", python, "-c", "print('started')")
+    assert (ended.code, ended.out, ended.err) == (2, b"", b"")
+    said = log.read_text()
+    assert "it refuses the password of the user 'pacer': check both; nothing was started" in (
+        " ".join(said.replace("aioapiqueue: ", "").split())
+    )
+    assert not figures.exists()
+    given = {"AIOAPIQUEUE_SHARED": url}
+    ended = run(*options[4:], "--", python, "-c", "print('started')", env=given)
+    assert (ended.code, ended.out) == (2, b"")
+    assert "geheim" not in said + ended.err.decode()
+    assert run.leftovers == []
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"shared": "redis://:geheim@host:port"}, "--shared: there is no host, or a port"),
+        ({"shared": ""}, "--shared: the URL has to begin with redis://"),
+        ({"fallback": "5/s"}, "--fallback: instead of what? There is no --shared"),
+        ({"shared": "redis://:geheim@host", "fallback": "5"}, "--fallback: "),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, remedy, capsys):
+    """Before anything connects: exit code 2."""
+    with pytest.raises(typer.Exit) as ended:
+        run_command(["program"], limit=["ec2=1/s"], **options)
+    assert ended.value.exit_code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"aioapiqueue: {remedy}")
+    assert "geheim" not in said
+
+
+def test_missing_extra_is_named(monkeypatch, capsys):
+    """Without redis-py: what to install, exit code 2."""
+    monkeypatch.setattr("aioapiqueue.cli.run.importlib.util.find_spec", lambda _: None)
+    with pytest.raises(typer.Exit) as ended:
+        run_command(["program"], limit=["ec2=1/s"], shared="redis://:geheim@host")
+    assert ended.value.exit_code == 2
+    said = capsys.readouterr().err
+    assert "pip install 'aioapiqueue[redis]'" in said
+    assert "geheim" not in said
+
+
+def test_dry_run_does_not_ask_the_server(quiet_run, python):
+    """It paces nothing, so it needs none; it says so."""
+    url = f"redis://:geheim@127.0.0.1:{free_port()}"
+    ended = quiet_run("--dry-run", "--shared", url, "--", python, "-c", "import botocore")
+    assert ended.code == 0, ended.err
+    assert "not shared: a dry run does not ask redis://:***@127.0.0.1:" in ended.words
+    assert "geheim" not in ended.err.decode()
+
+
+def test_two_runs_keep_one_limit_together(run, aws, secure, python, tmp_path):
+    """Two at once, by TLS and as a user of their own: one rate; each tells of the server."""
+    program = run.script("""
+        assert "AIOAPIQUEUE_SHARED" not in os.environ
+        calls(15)
+    """)
+    url = secure.url.replace(f":{WRITTEN}@", f"pacer:{WRITTEN}@")
+    assert "pacer" in url
+    files = [tmp_path / "one.json", tmp_path / "two.json"]
+    with contextlib.ExitStack() as stack:
+        both = [
+            stack.enter_context(
+                run.start(
+                    "--limit", "ec2=20/s", "--json", file, "--", python, program,
+                    env={"AIOAPIQUEUE_SHARED": url},
+                )
+            )
+            for file in files
+        ]  # fmt: skip
+        ends = [run.end(process) for process in both]
+    shown = f"rediss://pacer:***@127.0.0.1:{secure.port}/0"
+    for ended, file in zip(ends, files, strict=True):
+        assert ended.code == 0, ended.err
+        assert f"shared through {shown}; while it cannot be reached, calls wait " in ended.words
+        assert f"shared through {shown}: asked " in ended.words
+        assert max(map(len, ended.err.decode().splitlines())) <= 80
+        told = json.loads(file.read_text())
+        shared = told["shared"]
+        assert (shared["server"], shared["fallback"]) == (shown, None)
+        (queue,) = shared["queues"]
+        assert queue["queue"] == told["figures"][0]["queue"]
+        assert queue["asks"] > queue["faults"] >= 0  # a busy machine may hold up an answer
+        for text in (ended.err.decode(), ended.out.decode(), file.read_text()):
+            assert SECRET not in text
+            assert WRITTEN not in text
+    assert len(aws.arrivals) == 30
+    assert aws.most_in(1) <= 24
+    assert run.leftovers == []
+
+
+def test_calls_wait_for_a_server_that_is_gone_and_go_on_when_it_is_back(run, aws, python, tmp_path):
+    """Killed in the midst: nothing goes out, nobody fails; restarted empty: all goes on."""
+    figures = tmp_path / "figures.json"
+    with Server(password=SECRET) as server:
+        options = ("--shared", server.url, "--limit", "ec2=20/s", "--json", figures)
+        with run.start(*options, "--", python, run.script("calls(30)")) as process:
+            aws.count(10)
+            server.kill()
+            time.sleep(0.6)  # what was ahead has gone by then
+            there = len(aws.arrivals)
+            time.sleep(0.6)
+            assert len(aws.arrivals) == there < 30
+            server.start()
+            ended = run.end(process)
+    assert ended.code == 0, ended.err
+    assert len(aws.arrivals) == 30
+    assert re.search(
+        r"the shared server is lost \(.+\): nothing goes out until it is there again "
+        r"the shared server is there again, after \d+\.\d s ",
+        ended.words,
+    )
+    assert re.search(r"\d+ of them in vain; lost (\d+ times, )?for \d+\.\d s$", ended.words)
+    told = json.loads(figures.read_text())
+    shared = told["shared"]
+    assert shared["times_lost"] == ended.words.count("is lost (") >= 1
+    assert shared["times_lost"] == ended.words.count("is there again, after")
+    assert 0.6 <= shared["seconds_lost"] <= told["seconds"]
+    assert shared["queues"][0]["faults"] >= 1
+    assert max(map(len, ended.err.decode().splitlines())) <= 80
+    assert SECRET not in ended.err.decode() + figures.read_text()
+    assert WRITTEN not in ended.err.decode() + figures.read_text()
+
+
+def test_password_that_is_changed_refuses_calls(run, aws, server, python):
+    """The program's calls fail, with an error that says why and shows no password."""
+    program = run.script("""
+        ec2 = client()
+        try:
+            while True:
+                ec2.describe_snapshots()
+        except Exception as error:
+            print(type(error).__name__, error)
+    """)
+    server.sync().acl_setuser("turncoat", enabled=True, passwords=[f"+{SECRET}"], keys=["*"],
+                              categories=["+@all"])  # fmt: skip
+    url = f"redis://turncoat:{WRITTEN}@127.0.0.1:{server.port}"
+    with run.start("--shared", url, "--limit", "ec2=50/s", "--", python, program) as process:
+        aws.count(5)
+        server.sync().acl_setuser("turncoat", enabled=True, reset_passwords=True)
+        server.sync().client_kill_filter(user="turncoat")
+        ended = run.end(process)
+    assert ended.code == 0, ended.err
+    said = ended.out.decode()
+    assert said.startswith("PacingError ")
+    assert "password" in said
+    for text in (said, ended.err.decode()):
+        assert SECRET not in text
+        assert WRITTEN not in text
