@@ -140,6 +140,7 @@ class Talk:
         self._delay = 0.0
         self._retry_at = -math.inf
         """After trouble, nothing is said or asked before."""
+        self._closed = False
         self._outbox: deque[tuple[str, dict[str, Any]]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -176,7 +177,9 @@ class Talk:
         """Give back what is leased."""
 
     def say(self, verb: str, **fields: Any) -> None:  # noqa: ANN401 - as each verb has it
-        """Say something to the authority, after what was said before."""
+        """Say something to the authority, after what was said before; nothing once closed."""
+        if self._closed:
+            return
         if len(self._outbox) < _MUCH_TO_SAY or verb in ("set", "pause", "resume"):
             self._outbox.append((verb, fields))
         if self.queue._loop is not None and self.queue._loop_runs():
@@ -332,7 +335,12 @@ class Talk:
                 self.say("renew" if self.queue.running else "leave")
                 if self._task is not None:
                     await asyncio.wait([self._task], timeout=self.link.timeout)
-        finally:
+            self._closed = True
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait([self._task])
+        finally:  # cancelled or not
+            self._closed = True
             for timer in self._timers.values():
                 timer.cancel()
             self._timers = {}

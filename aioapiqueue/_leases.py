@@ -14,7 +14,8 @@ NO_KEY = object()
 _MEMORY = 30.0
 """Seconds; the quickest answer of the last one or two of these counts."""
 _FADES = 0.9
-_SLEW = 0.001
+_TICK = 1e-6  # instants are whole microseconds
+_SLEW = 0.01
 _FIRST = 1  # answers: what they say is believed at once
 
 
@@ -73,7 +74,7 @@ class Clock:
             self._since = received
         self._least = (self._least[0], min(self._least[1], received - theirs))
         self._most = (self._most[0], max(self._most[1], sent - theirs))
-        if min(self._least) < sent - theirs or max(self._most) > received - theirs:
+        if min(self._least) < sent - theirs - _TICK or max(self._most) > received - theirs + _TICK:
             # It contradicts those before: their clock was set, or goes at another pace.
             self._least, self._most = (math.inf, received - theirs), (-math.inf, sent - theirs)
             self._heard = 0

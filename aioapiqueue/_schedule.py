@@ -227,9 +227,13 @@ class Pace(Schedule):
     def inherit(self, old: Self, now: float) -> None:
         """Carry over what is owed, in calls, as golang.org/x/time/rate's SetLimit does.
 
-        Of half an old interval still to wait, half a new one is left.
+        Of half an old interval still to wait, half a new one is left; of the same rate, all.
         """
         self.last = old.last
+        if (self.interval, self.burst) == (old.interval, old.burst):
+            self.peaks = old.peaks
+            self.restart(old.anchor, old.used)
+            return
         self.restart(now, max(0.0, (old.tat - now) / old.interval))
 
     def check(self, cost: float) -> None:

@@ -71,7 +71,7 @@ class Member(Talk):
         self._last = self._not_before = self._ready = -math.inf
         self._turn = 0
         self._fair = _FIRST_ASK
-        self._short_of_places = False
+        self._short = self._short_of_places = False
         self._late = 0.0
         self._missed = 0
         self._cheapest = math.inf
@@ -108,6 +108,7 @@ class Member(Talk):
             self._cheapest = math.inf
             self._give_back_all()
             return None
+        self._give_back_surplus()
         self._heed_costs()
         # Who lives by the fallback looks now and then whether the authority is back.
         ask_at = self._ask_at(now) if self._fallback is None else self._retry_at
@@ -263,7 +264,21 @@ class Member(Talk):
         if items:
             self._say_back(items)
 
+    def _give_back_surplus(self) -> None:
+        """Give back what was leased for those who have left; others may have it elsewhere."""
+        if self._leased:
+            waiting = self._waiting()
+            items = []
+            for lane, line in self._lines.items():
+                while len(line.leases) > waiting.get(lane, 0):
+                    items.append((lane, line.leases.pop()))
+            if items:
+                self._leased -= len(items)
+                self._say_back(items)
+
     def _say_back(self, items: Sequence[tuple[Hashable, Lease]]) -> None:
+        for lane, _ in items:
+            self._ask_anew(lane)
         self._adjust("return", [(lane, lease.instant, -lease.cost) for lane, lease in items])
 
     def _adjust(self, verb: str, items: list[tuple[Hashable, int, float]]) -> None:
@@ -288,20 +303,23 @@ class Member(Talk):
                 self._ask_anew(lane)
         self._cheapest = cheapest
 
-    def _ask_at(self, now: float) -> float:
-        """Return when to ask for more, for those who wait without a lease; now: at once."""
-        waiting = self.queue._waiters
-        if waiting.live <= self._leased:
-            return math.inf
+    def _waiting(self) -> dict[Hashable, int]:
+        """Return how many wait in each lane; None: in none."""
         counts: dict[Hashable, int] = {}
-        for one in waiting.lines.values():
+        for one in self.queue._waiters.lines.values():
             lane = self._lane(one.key)
             counts[lane] = counts.get(lane, 0) + one.live
+        return counts
+
+    def _ask_at(self, now: float) -> float:
+        """Return when to ask for more, for those who wait without a lease; now: at once."""
         at = math.inf
-        for lane, count in counts.items():
+        for lane, count in self._waiting().items():
             line = self._line(lane)
             if count > len(line.leases):
-                spent = line.leases[-1].at - self._soon() if line.leases else -math.inf
+                spent = -math.inf
+                if line.leases and not self._short:
+                    spent = line.leases[-1].at - self._soon()
                 at = min(at, max(spent, line.ask_at))
         return max(now, at, self._not_before, self._retry_at)
 
@@ -427,6 +445,7 @@ class Member(Talk):
             line = self._line(lanes[number - 1])
             line.ask_at, line.turn = max(soonest, min(here(ask_at), now + _POLL)), turn
         self._fair, self._turn = answer.fair, max(0, answer.turn)
+        self._short = answer.turn > 0 and 0 < len(answer.slots) < answer.fair / 2
         self._short_of_places = answer.turn < 0
         if answer.turn > 0:
             self._not_before = max(soonest, min(here(answer.turn), now + _POLL))

@@ -78,12 +78,16 @@ def simulated(report: Report, *, quick: bool) -> None:
 
 
 class _Recorder:
-    """Keeps the last request, and is a connection that has just broken."""
+    """Says hello, keeps the first request for slots, and is a connection that then breaks."""
 
     sent: tuple[Any, ...] = ()
 
     async def evalsha(self, *arguments: Any) -> Any:  # noqa: ANN401 - as redis-py has it
-        self.sent = arguments
+        verb = arguments[-3]
+        if verb == "renew":
+            return ["ok", 1, 1, 0, 0, "-1", 0]
+        if verb == "ask":
+            self.sent = arguments
         raise Disconnected
 
     eval = evalsha

@@ -129,7 +129,7 @@ function Pace.load(pace, fields, at)
     table.insert(pace.peaks, {tonumber(start), tonumber(slack)})
   end
   local before = number(fields[at .. 'i'], pace.interval)
-  if before ~= pace.interval then  -- other limits: what is owed is carried over, in calls
+  if before ~= pace.interval or number(fields[at .. 'b'], pace.burst) ~= pace.burst then  -- other limits: what is owed is carried over, in calls
     if before > 0 then
       local tat, from = pace.anchor + pace.used * before, math.max(now, pace.last)
       Pace.restart(pace, from, math.max(0, (tat - from) / before))
@@ -141,6 +141,7 @@ end
 
 function Pace.save(pace, set, at)
   set(at .. 'i', pace.interval)
+  set(at .. 'b', pace.burst)
   set(at .. 'a', pace.anchor)
   set(at .. 'u', pace.used)
   set(at .. 'l', pace.last)
@@ -547,8 +548,9 @@ local function next_turn(schedule, gate, at, step, served)
       return math.min(schedule.mine, last)
     end
     schedule.turn = math.min(math.max(gate, schedule.turn + step), last)
-    if served and came(schedule, at) then  -- once a round, however late it came
-      return math.max(gate, math.min(schedule.turn, schedule.mine + processes * step))
+    if served and came(schedule, at) then  -- by what it has had, however late it came
+      local round = processes * (schedule.fair - schedule.left) * schedule.interval
+      return math.max(gate, math.min(schedule.turn, schedule.mine + round))
     end
     return schedule.turn
   elseif schedule.mine > schedule.fixed then  -- a slot was lost, the line is early: mended once
@@ -683,7 +685,8 @@ if verb == 'ask' then
   end
   local free, hold_places = places()
   local fair = share(queue)
-  local left, step = fair, queue.interval > 0 and fair * queue.interval or 0
+  queue.fair, queue.left = fair, fair
+  local step = queue.interval > 0 and fair * queue.interval or 0
   local granted, slots, stop = 0, {}, nil
   -- A lane that is due later than the queue must not hold up the queue's slot until then; one that
   -- is due within catch_up makes it a late one.
@@ -699,7 +702,7 @@ if verb == 'ask' then
     if granted >= free then
       stop = -1
       return false
-    elseif left < math.min(cost, 1, fair) then
+    elseif queue.left < math.min(cost, 1, fair) then
       stop = next_turn(queue, gate, now, step, true)
       return false
     elseif own then
@@ -712,7 +715,7 @@ if verb == 'ask' then
       end
       slot = math.max(at, when)
     end
-    if left < math.min(cost, fair) then
+    if queue.left < math.min(cost, fair) then
       stop = next_turn(queue, gate, now, step, true)
       return false
     elseif not may_take(queue, gate, now, granted > 0) then
@@ -724,7 +727,7 @@ if verb == 'ask' then
       take(own, slot, cost, slot)
       own.left, own.served = own.left - cost, true
     end
-    left, granted = left - cost, granted + 1
+    queue.left, granted = queue.left - cost, granted + 1
     slots[#slots + 1] = index
     slots[#slots + 1] = slot
     return true
@@ -750,7 +753,7 @@ if verb == 'ask' then
       end
     end
   until not found or stop
-  if granted > 0 and left < 1 and not stop then  -- its share: it is to come again at its turn
+  if granted > 0 and queue.left < 1 and not stop then  -- its share: it is to come again at its turn
     stop = next_turn(queue, next_at() - ahead - payload.lead, now, step, true)
   end
 

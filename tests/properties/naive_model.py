@@ -46,6 +46,9 @@ class NaiveRate:
             point[1] = cost
 
     def replaced_by(self, new, now):
+        if (self.interval, self.burst) == (new.interval, new.burst):  # by itself
+            new.points, new.last = self.points, self.last
+            return
         owed = max(0.0, (self.paid_off() - now) / self.interval)
         new.points = [[now, owed, None]]
         new.last = self.last

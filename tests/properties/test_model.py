@@ -238,11 +238,16 @@ class QueueMachine(RuleBasedStateMachine):
         self.model.lanes[key] = successors(self.model.lanes.get(key, []), limits, self.now)
         self.do(lambda: self.queue.set_rate(*limits, key=key))
 
+    rounding = 0.0
+    """Seconds by which an instant may be another."""
+
     @invariant()
     def both_agree(self):
         if not hasattr(self, "model"):
             return
-        assert self.released == self.model.released
+        assert [who for _, who in self.released] == [who for _, who in self.model.released]
+        for (at, _), (due, _) in zip(self.released, self.model.released, strict=True):
+            assert abs(at - due) <= self.rounding
         assert self.queue.running == len(self.model.running)
         assert self.queue.waiting == len(self.model.waiting)
         assert self.queue.running <= self.model.concurrency
