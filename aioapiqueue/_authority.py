@@ -32,8 +32,8 @@ __all__ = ["EARLY", "NOW", "Answer", "Link", "State", "Talk", "Unreachable"]
 
 NOW = 2**53
 """Instead of an instant: whenever it is heard."""
-EARLY = 1e-6
-"""Seconds: the authority counts whole microseconds."""
+EARLY = 1e-9
+"""Seconds: what sums of floats may be off by."""
 _BACKOFF = (0.05, 2.0)
 _MUCH_TO_SAY = 1000
 

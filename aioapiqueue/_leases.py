@@ -82,8 +82,8 @@ class Clock:
         slowest = self._offset - _SLEW * (received - self._heard_at)
         self._offset = max(min(self._least), slowest if self._heard > _FIRST else -math.inf)
         self._heard, self._heard_at = self._heard + 1, received
-        self.doubt = max(0.0, self._offset - max(self._most))
-        self.lead = max(received - theirs - self._offset, _FADES * self.lead)
+        self.doubt = max(0.0, self._offset - max(self._most) - _TICK)
+        self.lead = max(0.0, received - theirs - self._offset - _TICK, _FADES * self.lead)
         self.trip = max(received - sent, _FADES * self.trip)
 
     def here(self, instant: int) -> float:

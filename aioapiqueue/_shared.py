@@ -37,6 +37,7 @@ _MOST = 1000  # slots asked for at once
 _COARSE = 0.005  # how late a real loop's timer may well be
 _FADES = 0.9
 _MISSES = 20  # slots in a row that came too late: the loop is always late, and is to have some
+_TICK = 1e-6  # the authority counts whole microseconds
 _SPIN = 0.02  # after an answer that gave nothing and named no time
 
 
@@ -121,7 +122,7 @@ class Member(Talk):
         line = self._line(self._lane(slot.key))
         while line.leases:
             lease = line.leases[0]
-            if lease.until < now - EARLY:  # used so late, it would crowd what comes after it
+            if lease.until < now - _TICK:  # used so late, it would crowd what comes after it
                 self._late = max(self._late, now - lease.at)
                 self._missed += 1
                 self._give_back_late(slot.key, self._drop(line))
@@ -138,7 +139,7 @@ class Member(Talk):
         if line.leases:
             lease = self._drop(line)
             slot.sequence = lease.instant
-            self._late = max(now - lease.at, _FADES * self._late)
+            self._late = max(now - lease.at - _TICK, _FADES * self._late)
             if self._late < self.catch_up:
                 self._missed = 0
         elif self._fallback is not None:
@@ -432,7 +433,7 @@ class Member(Talk):
         self, answer: Answer, wants: Sequence[Want], lanes: Sequence[Hashable], slack: float
     ) -> None:
         queue, now, here = self.queue, self.queue._clock(), self._clock.here
-        soonest = now + 2 * EARLY  # as rounded instants go, it may be a microsecond earlier there
+        soonest = now + 2 * _TICK  # as rounded instants go, it may be a microsecond earlier there
         for number, instant in answer.slots:
             want = wants[number - 1]
             lease = Lease(here(instant), here(instant) + slack, want.cost, instant)

@@ -530,9 +530,8 @@ local function came(schedule, at)
   return schedule.mine > 0 and schedule.mine <= at
 end
 
--- A slot that has been free for some time goes to whoever asks: somebody did not come.
-local function may_take(schedule, gate, at, served)
-  local grace = math.max(ahead / 2, 20000)
+-- A slot that has been free for `grace` goes to whoever asks: somebody did not come.
+local function may_take(schedule, gate, at, served, grace)
   local first = served or came(schedule, at) or schedule.turn <= at or gate < at - grace
     or processes == 1
   return gate <= at and first
@@ -690,7 +689,7 @@ if verb == 'ask' then
   local granted, slots, stop = 0, {}, nil
   -- A lane that is due later than the queue must not hold up the queue's slot until then; one that
   -- is due within catch_up makes it a late one.
-  local early = queue.bound and catch_up or ahead
+  local early, patience = queue.bound and catch_up or ahead, math.max(ahead / 2, 20000)
 
   -- Return whether a slot of a want is granted; if nobody else is to have it either, `stop` says why.
   local function grant(index, want)
@@ -709,7 +708,9 @@ if verb == 'ask' then
       local from = queue.bound and at or base
       local when = math.max(due(own, math.max(from, own.last), cost), own.last)
       own.gate, own.at, own.ask = when, from + early, early + from - base
-      if own.left < math.min(cost, own.fair) or not may_take(own, when, own.at, own.served) then
+      local grace = queue.bound and catch_up or patience
+      if own.left < math.min(cost, own.fair)
+          or not may_take(own, when, own.at, own.served, grace) then
         own.later = true
         return false
       end
@@ -718,7 +719,7 @@ if verb == 'ask' then
     if queue.left < math.min(cost, fair) then
       stop = next_turn(queue, gate, now, step, true)
       return false
-    elseif not may_take(queue, gate, now, granted > 0) then
+    elseif not may_take(queue, gate, now, granted > 0, patience) then
       stop = next_turn(queue, gate, now, step, granted > 0)
       return false
     end
