@@ -151,11 +151,6 @@ class Talk:
     def places(self) -> int:
         """How many bodies this member has running, or may start without asking."""
 
-    @property
-    @abstractmethod
-    def ahead(self) -> float:
-        """Seconds by which slots may be taken ahead of their time now."""
-
     @abstractmethod
     async def _ask(self) -> bool:
         """Ask for what is wanted; return False if nothing is."""

@@ -82,11 +82,6 @@ class Member(Talk):
         """How many bodies this member has running, or may start without asking."""
         return self.queue.running + self._leased
 
-    @property
-    def ahead(self) -> float:
-        """Seconds by which slots are taken ahead: none, if the loop is late for all of those."""
-        return 0.0 if self._missed > _MISSES else self.link.ahead
-
     # Releasing, for the dispatcher.
 
     def release_due(self, now: float) -> float | None:
@@ -140,8 +135,7 @@ class Member(Talk):
             lease = self._drop(line)
             slot.sequence = lease.instant
             self._late = max(now - lease.at - _TICK, _FADES * self._late)
-            if self._late < self.catch_up:
-                self._missed = 0
+            self._missed = 0
         elif self._fallback is not None:
             self._fallback.take(now, slot.cost)
             slot.sequence = 0
@@ -293,7 +287,7 @@ class Member(Talk):
 
     def _soon(self) -> float:
         """Return how long before it is needed something is asked for."""
-        return min(self.ahead / 2, self._clock.trip + 0.005)
+        return min(self.link.ahead / 2, self._clock.trip + 0.005)
 
     def _heed_costs(self) -> None:
         """Ask before it is due if somebody is now first who costs less than all who were."""
@@ -353,7 +347,7 @@ class Member(Talk):
         open_ = {
             one.key: lane
             for one in self.queue._waiters.lines.values()
-            if self._line(lane := self._lane(one.key)).ask_at <= now + self.ahead + EARLY
+            if self._line(lane := self._lane(one.key)).ask_at <= now + self.link.ahead + EARLY
         }
         most = max(1, min(self._fair, _MOST))  # of each lane: it may be that no other is due
         left = {lane: most + covered.get(lane, 0) for lane in open_.values()}

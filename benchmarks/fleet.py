@@ -189,7 +189,7 @@ def script(report: Report, *, quick: bool) -> None:
                     for _ in range(ROUND_TRIP):
                         pipeline.evalsha(*next(feed))
                     *_, last = pipeline.execute()
-                    granted = len(last[5]) // 2
+                    granted = len(last[8]) // 2
                     if granted != asks[case].count:
                         raise RuntimeError(f"{case}: {granted} granted: {last}")
                 taken[case].append((_cpu(client) - before) / requests * 1e6)

@@ -234,7 +234,7 @@ class SharedSchedule:
             "me": member.me,
             "rev": member.rev,
             "catch_up": _micro(self._catch_up),
-            "ahead": _micro(member.ahead),
+            "ahead": _micro(self.ahead),
             "lease": _micro(self.lease),
             "places": -1 if concurrency == math.inf else concurrency,
             "running": member.places,

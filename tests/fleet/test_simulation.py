@@ -62,6 +62,13 @@ async def test_each_process_has_its_share(valkey, name):
     assert max(seen.each) < 1.2 * fair
 
 
+async def test_nobody_is_starved_whose_first_slots_all_came_too_late(valkey, name):
+    """Many a batch at once, in answers of 1 to 50 ms: each goes on with about its share."""
+    fleet = Fleet(20_000, processes=20, seconds=1, settle=1, loss=0)
+    seen = await watch(fleet, partial(VirtualClient, valkey), name)
+    assert min(seen.each) > 0.6 * len(seen.starts) / fleet.processes
+
+
 async def test_clocks_of_another_pace_make_calls_early_by_a_request_s_way_at_most(valkey, name):
     """At 100 ppm, 6 ms a minute: the limit holds, each call within 2 ms of its slot or later."""
     slowest = 0.002
