@@ -220,7 +220,7 @@ class SharedSchedule:
             if str(error):  # the client tries again, and would not say why
                 raise Unreachable(_why(error)) from None
         finally:
-            await connection.disconnect(nowait=True)
+            await connection.disconnect()
 
     def _wire(
         self, member: Talk, verb: str, lanes: Sequence[Hashable], fields: Mapping[str, Any]
