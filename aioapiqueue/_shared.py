@@ -33,6 +33,7 @@ _POLL = 1.0
 _PLACES_POLL = 0.1
 """As `_POLL`, where places are all taken."""
 _FIRST_ASK = 16
+_LEAST = 0.01  # cost that a want counts as
 _MOST = 1000  # slots asked for at once
 _COARSE = 0.005  # how late a real loop's timer may well be
 _FADES = 0.9
@@ -349,18 +350,19 @@ class Member(Talk):
             for one in self.queue._waiters.lines.values()
             if self._line(lane := self._lane(one.key)).ask_at <= now + self.link.ahead + EARLY
         }
-        most = max(1, min(self._fair, _MOST))  # of each lane: it may be that no other is due
-        left = {lane: most + covered.get(lane, 0) for lane in open_.values()}
+        # So much of each lane, in cost: it may be that no other is due.
+        left = dict.fromkeys(open_.values(), float(max(1, min(self._fair, _MOST))))
         wants: list[Want] = []
         for key, slot in self.queue._waiters.upcoming(open_):
             lane = open_[key]
-            left[lane] -= 1
-            if left[lane] == 0:
-                for full in [one for one, its in open_.items() if its == lane]:
-                    del open_[full]
             if covered.get(lane, 0) > 0:
                 covered[lane] -= 1
-            elif wants and wants[-1][:2] == (lane, slot.cost):
+                continue
+            left[lane] -= max(slot.cost, _LEAST)
+            if left[lane] <= 0:
+                for full in [one for one, its in open_.items() if its == lane]:
+                    del open_[full]
+            if wants and wants[-1][:2] == (lane, slot.cost):
                 wants[-1] = wants[-1]._replace(number=wants[-1].number + 1)
             else:
                 wants.append(Want(lane, slot.cost, 1))
