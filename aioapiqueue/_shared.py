@@ -192,6 +192,11 @@ class Member(Talk):
         """Ask before it is due: there is more than the authority knew when it said when."""
         self._line(lane).ask_at = self._not_before = -math.inf
 
+    def _ask_all_anew(self) -> None:
+        self._not_before = -math.inf
+        for line in self._lines.values():
+            line.ask_at = -math.inf
+
     def ended(self) -> None:
         """Heed that a body has ended: its place is free."""
         if self._fallback is not None:
@@ -222,12 +227,12 @@ class Member(Talk):
 
     def resume(self) -> None:
         """End a pause, everywhere."""
-        self._not_before = -math.inf
+        self._ask_all_anew()
         self.say("resume")
 
     def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         """Give the queue (None) or a lane other limits, everywhere."""
-        self._not_before = -math.inf
+        self._ask_all_anew()
         self._give_back_all()
         self.say("set", key=key, limits=limits)
 
@@ -295,8 +300,7 @@ class Member(Talk):
         firsts = (line.first() for line in self.queue._waiters.lines.values())
         cheapest = min((first.cost for first in firsts if first is not None), default=math.inf)
         if cheapest < self._cheapest:
-            for lane in self._lines:
-                self._ask_anew(lane)
+            self._ask_all_anew()
         self._cheapest = cheapest
 
     def _waiting(self) -> dict[Hashable, int]:
