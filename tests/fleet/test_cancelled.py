@@ -1,0 +1,50 @@
+"""Cancelled while the server is asked: nobody is stuck, and no slot goes to who has left."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from virtual_client import VirtualClient
+
+from aioapiqueue import ApiQueue
+from aioapiqueue.integrations.redis import SharedSchedule
+
+
+async def test_a_caller_cancelled_while_its_slot_is_asked_for_uses_none(valkey, name):
+    """The answer finds nobody: the next caller has the first slot's instant."""
+    client = VirtualClient(valkey, latency=(0.05, 0.05))
+    async with ApiQueue("1/s", schedule=SharedSchedule(client, name)) as queue:
+
+        async def call():
+            async with queue.slot():
+                pytest.fail("it was cancelled")
+
+        left = asyncio.create_task(call())
+        await asyncio.sleep(0.12)  # the clock is known, the request is under way
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        async with queue.slot() as slot:
+            assert slot.waited < 1
+        assert queue.stats.released == 1
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_aclose_ends_although_the_server_never_answers(valkey, name, cancelled):
+    """By itself after a time-out; cancelled, at once. No task is left of it."""
+    loop, client = asyncio.get_running_loop(), VirtualClient(valkey)
+    queue = ApiQueue("10/s", schedule=SharedSchedule(client, name))
+    async with queue.slot():
+        pass
+    client.silent = True
+    begun, closing = loop.time(), asyncio.create_task(queue.aclose())
+    await asyncio.sleep(0.1)
+    if cancelled:
+        closing.cancel()
+    await asyncio.wait([closing])
+    assert closing.cancelled() is cancelled
+    assert loop.time() - begun == pytest.approx(0.1 if cancelled else 1.0, abs=0.01)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
