@@ -197,7 +197,10 @@ class Connection(asyncio.Protocol):
                 protocol.text(message, "python"),
             )
             self._hub.started(self._process)
-        self._send(version=protocol.VERSION)
+        else:
+            # Not where nobody reads it: had the client gone already, the write would fail, and
+            # take with it what it has said besides.
+            self._send(version=protocol.VERSION)
 
     def _ask(self, message: dict[str, Any]) -> None:
         number = protocol.count(message, "id")

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import os
+import subprocess
 import sys
 
 import pytest
@@ -33,6 +34,21 @@ async def test_the_interpreter_says_hello_hooked_and_bye(bench, tools):
     assert plain.python == ".".join(map(str, sys.version_info[:3]))
     assert (plain.botocore, plain.exited) == (None, True)
     assert (hooked.botocore, hooked.exited) == (out.strip(), True)
+
+
+async def test_what_a_program_said_is_heard_though_it_has_ended(bench, tools):
+    """A hub that is busy while a program comes and goes knows of it what it would have known."""
+    async with bench.hub({}) as hub:
+        subprocess.run(  # noqa: ASYNC221 - the hub's loop is to stand still meanwhile
+            [sys.executable, "-c", "import botocore.client"],
+            env=bench.environment | hub.environment,
+            check=True,
+        )
+        assert not hub.processes
+        await tools.until(lambda: any(process.ended for process in hub.processes.values()))
+        (process,) = hub.processes.values()
+    assert process.botocore is not None
+    assert process.exited
 
 
 async def test_a_program_that_is_killed_says_no_bye(bench, tools):

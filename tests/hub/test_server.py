@@ -306,7 +306,7 @@ async def test_a_process_is_known_from_hello_to_its_end(bench, tools):
     async with bench.hub({}) as hub:
         async with tools.Raw(hub) as client:
             client.greet(executable="/x/\x1b[1mpython", python="3.9.18")
-            await client.hear()
+            await tools.until(lambda: os.getpid() in hub.processes)
             process = hub.processes[os.getpid()]
             assert (process.executable, process.python) == ("/x/\\x1b[1mpython", "3.9.18")
             assert (process.botocore, process.ended, process.exited) == (None, None, False)
