@@ -143,16 +143,19 @@ class Member(Talk):
 
     def hand_back(self, slot: Slot) -> None:
         """Take back the slot of one who was cancelled before its body began: the next has it."""
+        waiters, lane = self.queue._waiters, self._lane(slot.key)
+        waiters.wake_all()
         if slot.sequence:
             until = slot._since + self.catch_up
             lease = Lease(slot._since, until, slot.cost, slot.sequence)
-            if until < self.queue._clock() - EARLY:
-                self._say_back([(self._lane(slot.key), lease)])
-                self._ask_anew(self._lane(slot.key))
+            heir = waiters.first()
+            late = until < self.queue._clock() - EARLY
+            if late or (heir and (self._lane(heir.key), heir.cost) != (lane, slot.cost)):
+                # Whether the next in line may have it, of another lane or cost, is not known here.
+                self._say_back([(lane, lease)])
             else:
-                self._line(self._lane(slot.key)).leases.appendleft(lease)
+                self._line(lane).leases.appendleft(lease)
                 self._leased += 1
-        self.queue._waiters.wake_all()
 
     def estimate(self, key: Hashable, cost: float, now: float) -> float:
         """Return when a newcomer may be due, by what the authority has said last."""

@@ -48,3 +48,36 @@ async def test_aclose_ends_although_the_server_never_answers(valkey, name, cance
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize(
+    ("heir", "last_at"), [({"key": "a"}, 0.2), ({"cost": 0.5}, 0.15), ({}, 0.2)]
+)
+async def test_a_slot_cancelled_as_it_is_granted_goes_to_the_next_in_line(
+    valkey, name, heir, last_at
+):
+    """Also to one of another lane or cost, of whom only the server knows whether it may."""
+    loop, started, waiting = asyncio.get_running_loop(), [], {}
+
+    class Canceller:
+        def on_event(self, event):
+            if event.kind == "released" and event.priority < 0:
+                waiting["cancelled"].cancel()
+
+    schedule = SharedSchedule(VirtualClient(valkey), name, ahead=0)
+    options = {"lanes": {"a": "100/s"}, "observers": [Canceller()]}
+    async with ApiQueue("10/s", schedule=schedule, **options) as queue:
+
+        async def call(who, **options):
+            async with queue.slot(**options):
+                started.append((who, loop.time()))
+
+        await call("first")
+        waiting["cancelled"] = asyncio.create_task(call("cancelled", priority=-1))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(call("next", **heir))
+            await asyncio.sleep(0)
+            group.create_task(call("last"))
+    assert waiting["cancelled"].cancelled()
+    assert [who for who, _ in started] == ["first", "next", "last"]
+    assert [at for _, at in started] == pytest.approx([0, 0.1, last_at], abs=1e-5)

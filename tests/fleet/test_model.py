@@ -72,7 +72,6 @@ def machine(server, *, lanes):
         queue_class = SharedQueue
         model_class = PatientModel
         rounding = 2e-6  # the server counts whole microseconds
-        hands_on = lanes  # the server is told later of a slot that the next one cannot use
 
         def fitting(self, key, cost):
             return (key, 1) if lanes else (None, cost)
