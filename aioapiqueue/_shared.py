@@ -148,14 +148,12 @@ class Member(Talk):
         if slot.sequence:
             until = slot._since + self.catch_up
             lease = Lease(slot._since, until, slot.cost, slot.sequence)
-            heir = waiters.first()
-            late = until < self.queue._clock() - EARLY
-            if late or (heir and (self._lane(heir.key), heir.cost) != (lane, slot.cost)):
-                # Whether the next in line may have it, of another lane or cost, is not known here.
-                self._say_back([(lane, lease)])
-            else:
+            heir, late = waiters.first(), until < self.queue._clock() - EARLY
+            if heir and not late and (self._lane(heir.key), heir.cost) == (lane, slot.cost):
                 self._line(lane).leases.appendleft(lease)
                 self._leased += 1
+            else:  # whether the next in line, of another lane or cost, may have it is known there
+                self._say_back([(lane, lease)])
 
     def estimate(self, key: Hashable, cost: float, now: float) -> float:
         """Return when a newcomer may be due, by what the authority has said last."""

@@ -50,6 +50,36 @@ async def test_aclose_ends_although_the_server_never_answers(valkey, name, cance
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+class Canceller:
+    """Cancels a task as its slot, of the lowest priority number, is granted."""
+
+    task: asyncio.Task
+
+    def on_event(self, event):
+        """Heed one."""
+        if event.kind == "released" and event.priority < 0:
+            self.task.cancel()
+
+
+async def test_a_slot_cancelled_as_it_is_granted_is_for_other_processes(valkey, name):
+    """Nobody waits here: the slot of the last one goes back at once, and is had elsewhere."""
+    client, canceller = VirtualClient(valkey), Canceller()
+    options = {"observers": [canceller], "schedule": SharedSchedule(client, name)}
+    other = ApiQueue("1/s", schedule=SharedSchedule(client, name))
+    async with other, ApiQueue("1/s", **options) as queue:
+        async with queue.slot():
+            pass
+
+        async def call():
+            async with queue.slot(priority=-1):
+                pytest.fail("it was cancelled")
+
+        canceller.task = asyncio.create_task(call())
+        await asyncio.wait([canceller.task])
+        async with other.slot():
+            assert asyncio.get_running_loop().time() == pytest.approx(1.0, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("heir", "last_at"), [({"key": "a"}, 0.2), ({"cost": 0.5}, 0.15), ({}, 0.2)]
 )
@@ -57,15 +87,9 @@ async def test_a_slot_cancelled_as_it_is_granted_goes_to_the_next_in_line(
     valkey, name, heir, last_at
 ):
     """Also to one of another lane or cost, of whom only the server knows whether it may."""
-    loop, started, waiting = asyncio.get_running_loop(), [], {}
-
-    class Canceller:
-        def on_event(self, event):
-            if event.kind == "released" and event.priority < 0:
-                waiting["cancelled"].cancel()
-
+    loop, started, canceller = asyncio.get_running_loop(), [], Canceller()
     schedule = SharedSchedule(VirtualClient(valkey), name, ahead=0)
-    options = {"lanes": {"a": "100/s"}, "observers": [Canceller()]}
+    options = {"lanes": {"a": "100/s"}, "observers": [canceller]}
     async with ApiQueue("10/s", schedule=schedule, **options) as queue:
 
         async def call(who, **options):
@@ -73,11 +97,11 @@ async def test_a_slot_cancelled_as_it_is_granted_goes_to_the_next_in_line(
                 started.append((who, loop.time()))
 
         await call("first")
-        waiting["cancelled"] = asyncio.create_task(call("cancelled", priority=-1))
+        canceller.task = asyncio.create_task(call("cancelled", priority=-1))
         async with asyncio.TaskGroup() as group:
             group.create_task(call("next", **heir))
             await asyncio.sleep(0)
             group.create_task(call("last"))
-    assert waiting["cancelled"].cancelled()
+    assert canceller.task.cancelled()
     assert [who for who, _ in started] == ["first", "next", "last"]
     assert [at for _, at in started] == pytest.approx([0, 0.1, last_at], abs=1e-5)
