@@ -195,9 +195,8 @@ class Dispatcher:
             if slot.key not in self._waiters.lines:
                 lane.touch(now)
             schedule = Schedule((lane, schedule))
-            if self._shared is not None:
-                self._shared.link.check(slot.key)
         if self._shared is not None:
+            self._shared.arrives(slot, now)
             return None
         if self.running < self._concurrency:
             return schedule

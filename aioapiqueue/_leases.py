@@ -40,6 +40,10 @@ class Line:
     """No slot of this lane is due before; on the queue's clock."""
     turn: int = 0
     """Its turn: the instant of the first slot that it may have; 0: none was named."""
+    held: float = -math.inf
+    """Nothing of this lane starts before, as was said here."""
+    since: float = math.inf
+    """Since when somebody has been waiting, be it not the same one."""
 
 
 class Clock:

@@ -39,6 +39,7 @@ _COARSE = 0.005  # how late a real loop's timer may well be
 _FADES = 0.9
 _MISSES = 20  # slots in a row that came too late: the loop is always late, and is to have some
 _TICK = 1e-6  # the authority counts whole microseconds
+_MANY = 64  # lanes, before those that nobody uses any more are forgotten
 _SPIN = 0.02  # after an answer that gave nothing and named no time
 
 
@@ -69,8 +70,10 @@ class Member(Talk):
         """Begin anew, on another loop: who waited or ran on the old one is gone with it."""
         self._talk_anew()
         self._lines: dict[Hashable, Line] = {}
+        self._many = _MANY
         self._leased = 0
         self._last = self._not_before = self._ready = -math.inf
+        self._since = math.inf
         self._turn = 0
         self._fair = _FIRST_ASK
         self._short = self._short_of_places = False
@@ -82,6 +85,16 @@ class Member(Talk):
     def places(self) -> int:
         """How many bodies this member has running, or may start without asking."""
         return self.queue.running + self._leased
+
+    def arrives(self, slot: Slot, now: float) -> None:
+        """Heed a newcomer: since when somebody has been waiting counts for what is due when."""
+        waiters, lane = self.queue._waiters, self._lane(slot.key)
+        if not waiters.live:
+            self._since = now
+        if lane is not None:
+            self.link.check(slot.key)
+            if slot.key not in waiters.lines:
+                self._line(lane).since = now
 
     # Releasing, for the dispatcher.
 
@@ -158,7 +171,8 @@ class Member(Talk):
     def estimate(self, key: Hashable, cost: float, now: float) -> float:
         """Return when a newcomer may be due, by what the authority has said last."""
         queue = self.queue
-        when = max(now, self._ready, queue._schedule.held, self._line(self._lane(key)).ask_at)
+        line = self._line(self._lane(key))
+        when = max(now, self._ready, queue._schedule.held, line.held, line.ask_at)
         leased = sum(lease.cost for line in self._lines.values() for lease in line.leases)
         ahead = queue._waiters.cost - leased + cost - 1
         rates = [limit for limit in queue._limits if isinstance(limit, Rate)]
@@ -166,13 +180,19 @@ class Member(Talk):
 
     def _lane(self, key: Hashable) -> Hashable:
         """Return the lane of a key; None: it has no limits of its own."""
-        if key not in self.queue._lanes.schedules:
+        lanes = self.queue._lanes
+        # Of a key that has not called for long, the queue keeps no schedule.
+        if key not in lanes.schedules and lanes.limits_of(key) is None:
             return None
         return NO_KEY if key is None else key
 
     def _line(self, lane: Hashable) -> Line:
         line = self._lines.get(lane)
         if line is None:
+            if len(self._lines) >= self._many:
+                waiting = self._waiting()
+                kept = {k: one for k, one in self._lines.items() if one.leases or k in waiting}
+                self._lines, self._many = kept, 2 * len(kept) + _MANY
             line = self._lines[lane] = Line()
         return line
 
@@ -241,7 +261,8 @@ class Member(Talk):
         """Use nothing that was leased before a hold; the authority may not know of it yet."""
         self._give_back(self._lines if lane is None else {lane} & self._lines.keys())
         if lane is not None:
-            self._line(lane).ask_at = self.queue._clock() + min(seconds, _POLL)
+            line, now = self._line(lane), self.queue._clock()
+            line.held, line.ask_at = max(line.held, now + seconds), now + min(seconds, _POLL)
 
     def _forget_leases(self) -> None:
         for line in self._lines.values():
@@ -347,16 +368,19 @@ class Member(Talk):
             )
         )
 
-    def _wants(self, now: float) -> list[Want]:
-        """Return what those who wait without a lease need, in their order."""
+    def _wants(self, now: float, most: float) -> list[Want]:
+        """Return what those who wait without a lease need, in their order.
+
+        So much of each lane, in cost, as it may be that no other is due; of all lanes together, no
+        more than that is granted, lest one who is left out here be overtaken.
+        """
         covered = {lane: len(line.leases) for lane, line in self._lines.items()}
         open_ = {
             one.key: lane
             for one in self.queue._waiters.lines.values()
             if self._line(lane := self._lane(one.key)).ask_at <= now + self.link.ahead + EARLY
         }
-        # So much of each lane, in cost: it may be that no other is due.
-        left = dict.fromkeys(open_.values(), float(max(1, min(self._fair, _MOST))))
+        left = dict.fromkeys(open_.values(), float(most))
         wants: list[Want] = []
         for key, slot in self.queue._waiters.upcoming(open_):
             lane = open_[key]
@@ -372,16 +396,6 @@ class Member(Talk):
             else:
                 wants.append(Want(lane, slot.cost, 1))
         return wants
-
-    def _waited(self, lanes: Iterable[Hashable], now: float) -> list[float]:
-        """Return for how long somebody has been waiting in each lane; None: in any."""
-        waited = dict.fromkeys(lanes, 0.0)
-        for one in self.queue._waiters.lines.values():
-            first = one.first()
-            if first is not None:
-                for lane in {None, self._lane(one.key)} & waited.keys():
-                    waited[lane] = max(waited[lane], now - first._since)
-        return list(waited.values())
 
     # Talking.
 
@@ -404,10 +418,14 @@ class Member(Talk):
 
     async def _ask(self) -> bool:
         now = self.queue._clock()
-        wants = self._wants(now) if self._ask_at(now) <= now + EARLY else []
+        most = max(1, min(self._fair, _MOST))
+        wants = self._wants(now, most) if self._ask_at(now) <= now + EARLY else []
         if not wants:
             return False
         lanes = list(dict.fromkeys(want.lane for want in wants if want.lane is not None))
+        lines = [self._line(lane) for lane in lanes]
+        for line in lines:
+            line.since = min(now, line.since)  # a limit that came while they waited
         if not self._epoch:
             await self._exchange("renew")  # what its clock says is to be known before
         ended = self.queue._ended
@@ -416,17 +434,21 @@ class Member(Talk):
             "ask",
             lanes,
             wants=[(_number(lanes, lane), *rest) for lane, *rest in wants],
+            most=most,
             lead=min(self._clock.lead, self.link.ahead / 2),
             late=late,
-            waited=self._waited((None, *lanes), now),
-            turns=[self._turn, *(self._line(lane).turn for lane in lanes)],
+            waited=[now - since for since in (self._since, *(line.since for line in lines))],
+            turns=[self._turn, *(line.turn for line in lines)],
         )
         # Windows have been told how late a slot may be used. By now, the clock may be known better.
         slack = self._slack((None, *lanes))
         if self._windows((None, *lanes)):
             slack = late - self._clock.doubt
-        self._heed(Answer(*found), wants, lanes, slack)
-        if self._short_of_places and self.queue._ended > ended:  # the answer knows nothing of them
+        answer = Answer(*found)
+        self._heed(answer, wants, lanes, slack)
+        # Its share was greater than it knew; or a place has become free meanwhile.
+        more = self._fair > most and answer.turn > 0 and self._clock.here(answer.turn) <= now
+        if (more and answer.slots) or (self._short_of_places and self.queue._ended > ended):
             self._not_before = -math.inf
         return True
 

@@ -684,7 +684,8 @@ if verb == 'ask' then
   end
   local free, hold_places = places()
   local fair = share(queue)
-  queue.fair, queue.left = fair, fair
+  local most = math.min(fair, payload.most)
+  queue.fair, queue.left = most, most
   local step = queue.interval > 0 and fair * queue.interval or 0
   local granted, slots, stop = 0, {}, nil
   -- A lane that is due later than the queue must not hold up the queue's slot until then; one that
@@ -701,7 +702,7 @@ if verb == 'ask' then
     if granted >= free then
       stop = -1
       return false
-    elseif queue.left < math.min(cost, 1, fair) then
+    elseif queue.left < math.min(cost, 1) then
       stop = next_turn(queue, gate, now, step, true)
       return false
     elseif own then
@@ -716,7 +717,7 @@ if verb == 'ask' then
       end
       slot = math.max(at, when)
     end
-    if queue.left < math.min(cost, fair) then
+    if queue.left < math.min(cost, most) then
       stop = next_turn(queue, gate, now, step, true)
       return false
     elseif not may_take(queue, gate, now, granted > 0, patience) then

@@ -88,7 +88,7 @@ class Script:
     def ask(self, now, cost=1, count=1, **fields):
         """Ask for slots once; return their instants."""
         wants = [[0 if self.lane is None else 1, cost, count]]
-        answer = self.say("ask", now, wants=wants, lead=0, late=0, **fields)
+        answer = self.say("ask", now, wants=wants, most=1000, lead=0, late=0, **fields)
         _, turn, slots, turns = answer
         self.turn = turn - EPOCH if turn > 0 else turn
         self.lane_turn = turns[1] - EPOCH if turns else 0

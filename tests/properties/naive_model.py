@@ -20,11 +20,16 @@ class NaiveRate:
         self.last = -math.inf
 
     def paid_off(self):
-        spent, latest = 0.0, -math.inf
-        for instant, cost, _ in reversed(self.points):
+        return self.busy_since()[0]
+
+    def busy_since(self):
+        """Return when all is paid off, and the place of the point that this is reckoned from."""
+        spent, latest = 0.0, (-math.inf, 0)
+        for place in reversed(range(len(self.points))):
+            instant, cost, _ = self.points[place]
             spent += cost
-            latest = max(latest, instant + spent * self.interval)
-        return latest
+            latest = max(latest, (instant + spent * self.interval, -place))
+        return latest[0], -latest[1]
 
     def due(self, cost):
         return self.paid_off() + (cost - self.burst) * self.interval
@@ -40,8 +45,9 @@ class NaiveRate:
 
     def change(self, who, cost):
         point = next(point for point in self.points if point[2] == who)
-        if cost > point[1]:  # learned now, owed from now on
-            self.points.append([self.paid_off(), cost - point[1], None])
+        if cost > point[1]:  # learned now, owed beside what is owed now
+            place = self.busy_since()[1]
+            self.points.insert(place, [self.points[place][0], cost - point[1], None])
         else:
             point[1] = cost
 

@@ -1,0 +1,54 @@
+"""Who goes first, and when, is as in a queue of one's own."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from virtual_client import VirtualClient
+
+from aioapiqueue import ApiQueue, Rate
+from aioapiqueue.integrations.redis import SharedSchedule
+
+
+async def started(queue, *calls):
+    """Return who starts when, of calls made in this order, given as (who, options)."""
+    loop, found = asyncio.get_running_loop(), []
+
+    async def call(who, options):
+        async with queue.slot(**options):
+            found.append((who, loop.time()))
+
+    async with asyncio.TaskGroup() as group:
+        for who, options in calls:
+            group.create_task(call(who, options))
+    return found
+
+
+@pytest.mark.parametrize("ahead", [0, 0.2])
+async def test_nobody_is_overtaken_after_a_rest_in_which_the_share_has_grown(valkey, name, ahead):
+    """More is granted at once than the process knew: still not to one who came later."""
+    schedule = SharedSchedule(VirtualClient(valkey), name, ahead=ahead)
+    async with ApiQueue(Rate(5, burst=5), lanes={"a": "100/s"}, schedule=schedule) as queue:
+        await started(queue, *[(number, {}) for number in range(6)])
+        await asyncio.sleep(0.4)  # two slots
+        calls = [("first", {}), ("second", {}), ("third", {"key": "a"}), ("fourth", {})]
+        found = await started(queue, *calls)
+    assert [who for who, _ in found] == ["first", "second", "third", "fourth"]
+    assert [at for _, at in found] == pytest.approx([0.6, 0.6, 0.8, 1.0], abs=1e-5)
+
+
+@pytest.mark.parametrize("key", [None, "a"])
+async def test_who_waits_behind_one_who_leaves_is_due_no_later(valkey, name, key):
+    """Since when somebody has been waiting counts, not since when the first in line has."""
+    loop = asyncio.get_running_loop()
+    schedule = SharedSchedule(VirtualClient(valkey), name, ahead=0)
+    limits = {"lanes": {"a": Rate(10, burst=1)}}
+    async with ApiQueue(Rate(10), schedule=schedule, catch_up=0, **limits) as queue:
+        leaving = queue.enqueue(key=key, cost=5)  # due at 0.4
+        await asyncio.sleep(0.2)
+        behind = queue.enqueue(key=key, cost=5)
+        await asyncio.sleep(0.1)
+        leaving.cancel()
+        with await behind:
+            assert loop.time() == pytest.approx(0.4, abs=1e-5)
