@@ -196,7 +196,7 @@ class Dispatcher:
                 lane.touch(now)
             schedule = Schedule((lane, schedule))
         if self._shared is not None:
-            self._shared.arrives(slot, now)
+            self._shared.demand.arrives(slot, now)
             return None
         if self.running < self._concurrency:
             return schedule

@@ -281,7 +281,7 @@ class ApiQueue(Dispatcher):
         self._check(priority, cost, None)
         now = self._now()
         if self._shared is not None:
-            return self._shared.estimate(key, cost, now) - now
+            return self._shared.demand.estimate(key, cost, now) - now
         when = self._schedule.ahead(now, self._waiters.cost + cost)
         lane = self._lanes.find(key, now)
         if lane is not None:

@@ -5,19 +5,18 @@ slots, each of which has its instant on the authority's clock. That is only a pe
 it is decided when the instant has come, so that order, priority and cancellation stay matters of
 this queue. What nobody waits for any more is given back.
 
-One task talks to the authority while there is something to say. What has happened here (`say`)
-goes first, in its order; then it asks. Whoever loses sight of the authority waits.
+What to ask for, and when, is in `_demand.py`; how it is said, and what goes wrong, in
+`_authority.py`.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._authority import EARLY, Answer, Link, State, Talk
-from aioapiqueue._leases import NO_KEY, Lease, Line
-from aioapiqueue._rate import Rate, Window
+from aioapiqueue._demand import Demand
+from aioapiqueue._leases import Lease
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -26,29 +25,9 @@ if TYPE_CHECKING:
     from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Slot
 
-__all__ = ["Member", "Want"]
+__all__ = ["Member"]
 
-_POLL = 1.0
-"""Seconds after which one who waits asks at the latest: others may have ended what holds it."""
-_PLACES_POLL = 0.1
-"""As `_POLL`, where places are all taken."""
-_FIRST_ASK = 16
-_LEAST = 0.01  # cost that a want counts as
-_MOST = 1000  # slots asked for at once
-_COARSE = 0.005  # how late a real loop's timer may well be
-_FADES = 0.9
-_MISSES = 20  # slots in a row that came too late: the loop is always late, and is to have some
 _TICK = 1e-6  # the authority counts whole microseconds
-_MANY = 64  # lanes, before those that nobody uses any more are forgotten
-_SPIN = 0.02  # after an answer that gave nothing and named no time
-
-
-class Want(NamedTuple):
-    """Slots that are asked for: for callers of this lane (None: of none), of this cost each."""
-
-    lane: Hashable
-    cost: float
-    number: int
 
 
 class Member(Talk):
@@ -69,32 +48,12 @@ class Member(Talk):
     def reset(self) -> None:
         """Begin anew, on another loop: who waited or ran on the old one is gone with it."""
         self._talk_anew()
-        self._lines: dict[Hashable, Line] = {}
-        self._many = _MANY
-        self._leased = 0
-        self._last = self._not_before = self._ready = -math.inf
-        self._since = math.inf
-        self._turn = 0
-        self._fair = _FIRST_ASK
-        self._short = self._short_of_places = False
-        self._late = 0.0
-        self._missed = 0
-        self._cheapest = math.inf
+        self.demand = Demand(self.queue, self.link, self._clock, catch_up=self.catch_up)
 
     @property
     def places(self) -> int:
         """How many bodies this member has running, or may start without asking."""
-        return self.queue.running + self._leased
-
-    def arrives(self, slot: Slot, now: float) -> None:
-        """Heed a newcomer: since when somebody has been waiting counts for what is due when."""
-        waiters, lane = self.queue._waiters, self._lane(slot.key)
-        if not waiters.live:
-            self._since = now
-        if lane is not None:
-            self.link.check(slot.key)
-            if slot.key not in waiters.lines:
-                self._line(lane).since = now
+        return self.queue.running + self.demand.leased
 
     # Releasing, for the dispatcher.
 
@@ -114,12 +73,12 @@ class Member(Talk):
             queue._grant(slot, now)
         if queue._concurrency < math.inf and queue.running:
             self._set_timer("heart", self.link.lease / 3, self._beat)
+        self.demand.heed_costs()
         if wake is None:
-            self._cheapest = math.inf
             self._give_back_all()
             return None
-        self._give_back_surplus()
-        self._heed_costs()
+        if surplus := self.demand.drop_surplus():
+            self._say_back(surplus)
         # Who lives by the fallback looks now and then whether the authority is back.
         ask_at = self._ask_at(now) if self._fallback is None else self._retry_at
         if ask_at > now + EARLY:
@@ -128,15 +87,16 @@ class Member(Talk):
         return wake
 
     def _due(self, slot: Slot, now: float) -> float:
-        line = self._line(self._lane(slot.key))
+        demand, lane = self.demand, self.demand.lane(slot.key)
+        line = demand.line(lane)
         while line.leases:
             lease = line.leases[0]
             if lease.until < now - _TICK:  # used so late, it would crowd what comes after it
-                self._late = max(self._late, now - lease.at)
-                self._missed += 1
-                self._give_back_late(slot.key, self._drop(line))
+                demand.missed(demand.drop(line), now)
+                if demand.has_window((None, lane)):  # of a rate, what was not used in time is gone
+                    self._say_back([(lane, lease)])
             elif lease.cost != slot.cost:
-                self._say_back([(self._lane(slot.key), self._drop(line))])
+                self._say_back([(lane, demand.drop(line))])
             else:
                 return lease.at
         if self._fallback is None or self.queue.running >= self.queue._concurrency:
@@ -144,92 +104,50 @@ class Member(Talk):
         return self._fallback.due(now, slot.cost)
 
     def _take(self, slot: Slot, now: float) -> None:
-        line = self._line(self._lane(slot.key))
+        line = self.demand.line(self.demand.lane(slot.key))
         if line.leases:
-            lease = self._drop(line)
+            lease = self.demand.drop(line)
+            self.demand.used(lease, now)
             slot.sequence = lease.instant
-            self._late = max(now - lease.at - _TICK, _FADES * self._late)
-            self._missed = 0
         elif self._fallback is not None:
             self._fallback.take(now, slot.cost)
             slot.sequence = 0
 
     def hand_back(self, slot: Slot) -> None:
         """Take back the slot of one who was cancelled before its body began: the next has it."""
-        waiters, lane = self.queue._waiters, self._lane(slot.key)
+        waiters, lane = self.queue._waiters, self.demand.lane(slot.key)
         waiters.wake_all()
         if slot.sequence:
             until = slot._since + self.catch_up
             lease = Lease(slot._since, until, slot.cost, slot.sequence)
             heir, late = waiters.first(), until < self.queue._clock() - EARLY
-            if heir and not late and (self._lane(heir.key), heir.cost) == (lane, slot.cost):
-                self._line(lane).leases.appendleft(lease)
-                self._leased += 1
+            if heir and not late and (self.demand.lane(heir.key), heir.cost) == (lane, slot.cost):
+                self.demand.put_first(lane, lease)
             else:  # whether the next in line, of another lane or cost, may have it is known there
                 self._say_back([(lane, lease)])
-
-    def estimate(self, key: Hashable, cost: float, now: float) -> float:
-        """Return when a newcomer may be due, by what the authority has said last."""
-        queue = self.queue
-        line = self._line(self._lane(key))
-        when = max(now, self._ready, queue._schedule.held, line.held, line.ask_at)
-        leased = sum(lease.cost for line in self._lines.values() for lease in line.leases)
-        ahead = queue._waiters.cost - leased + cost - 1
-        rates = [limit for limit in queue._limits if isinstance(limit, Rate)]
-        return when + max((max(0, ahead) * rate.interval for rate in rates), default=0)
-
-    def _lane(self, key: Hashable) -> Hashable:
-        """Return the lane of a key; None: it has no limits of its own."""
-        lanes = self.queue._lanes
-        # Of a key that has not called for long, the queue keeps no schedule.
-        if key not in lanes.schedules and lanes.limits_of(key) is None:
-            return None
-        return NO_KEY if key is None else key
-
-    def _line(self, lane: Hashable) -> Line:
-        line = self._lines.get(lane)
-        if line is None:
-            if len(self._lines) >= self._many:
-                waiting = self._waiting()
-                kept = {k: one for k, one in self._lines.items() if one.leases or k in waiting}
-                self._lines, self._many = kept, 2 * len(kept) + _MANY
-            line = self._lines[lane] = Line()
-        return line
-
-    def _drop(self, line: Line) -> Lease:
-        self._leased -= 1
-        return line.leases.popleft()
 
     # What happens here, to be said to the authority.
 
     def adjust(self, slot: Slot, cost: float) -> None:
         """Charge `cost` more for a call that has started; give back if negative."""
         if slot.sequence:
-            self._adjust("adjust", [(self._lane(slot.key), slot.sequence, cost)])
+            lane = self.demand.lane(slot.key)
+            self._adjust("adjust", [(lane, slot.sequence, cost)])
             if cost < 0:
-                self._ask_anew(self._lane(slot.key))
-
-    def _ask_anew(self, lane: Hashable) -> None:
-        """Ask before it is due: there is more than the authority knew when it said when."""
-        self._line(lane).ask_at = self._not_before = -math.inf
-
-    def _ask_all_anew(self) -> None:
-        self._not_before = -math.inf
-        for line in self._lines.values():
-            line.ask_at = -math.inf
+                self.demand.ask_anew(lane)
 
     def ended(self) -> None:
         """Heed that a body has ended: its place is free."""
         if self._fallback is not None:
             self.queue._waiters.wake_all()
-        if self._short_of_places:
-            self._not_before = -math.inf  # the next request says it
+        if self.demand.short_of_places:
+            self.demand.heed_ends()  # the next request says it
         elif not self._outbox:
             self.say("renew")
 
     def push_back(self, slot: Slot, retry_after: float | None, since: int) -> None:
         """Heed that the other side refused a call that was released at `since`."""
-        lane = self._lane(slot.key)
+        lane = self.demand.lane(slot.key)
         if retry_after is not None:
             self._hold_here(lane, retry_after)
         wait = -1 if retry_after is None else retry_after
@@ -237,7 +155,7 @@ class Member(Talk):
 
     def hold(self, key: Hashable, seconds: float) -> None:
         """Let nothing of a lane start for so long, or nothing at all."""
-        lane = self._lane(key)
+        lane = self.demand.lane(key)
         self._hold_here(lane, seconds)
         self.say("hold", lane=lane, seconds=seconds)
 
@@ -248,60 +166,41 @@ class Member(Talk):
 
     def resume(self) -> None:
         """End a pause, everywhere."""
-        self._ask_all_anew()
+        self.demand.ask_all_anew()
         self.say("resume")
 
     def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         """Give the queue (None) or a lane other limits, everywhere."""
-        self._ask_all_anew()
+        self.demand.ask_all_anew()
         self._give_back_all()
         self.say("set", key=key, limits=limits)
 
     def _hold_here(self, lane: Hashable, seconds: float) -> None:
         """Use nothing that was leased before a hold; the authority may not know of it yet."""
-        self._give_back(self._lines if lane is None else {lane} & self._lines.keys())
-        if lane is not None:
-            line, now = self._line(lane), self.queue._clock()
-            line.held, line.ask_at = max(line.held, now + seconds), now + min(seconds, _POLL)
+        if lane is None:
+            self._give_back_all()
+        else:
+            self._give_back([lane])
+            self.demand.hold(lane, seconds)
 
     def _forget_leases(self) -> None:
-        for line in self._lines.values():
-            line.leases.clear()
-            line.turn = 0
-        self._leased = self._turn = 0
+        self.demand.forget_leases()
 
     def _give_back_all(self) -> None:
-        self._give_back(self._lines)
-
-    def _give_back_late(self, key: Hashable, lease: Lease) -> None:
-        lane = self._lane(key)
-        if self._windows((None, lane)):  # of a rate, what was not used in time is gone
-            self._say_back([(lane, lease)])
+        self._give_back(self.demand.lines)
 
     def _give_back(self, lanes: Iterable[Hashable]) -> None:
         items = []
         for lane in list(lanes):
-            line = self._lines[lane]
+            line = self.demand.line(lane)
             while line.leases:
-                items.append((lane, self._drop(line)))
+                items.append((lane, self.demand.drop(line)))
         if items:
             self._say_back(items)
 
-    def _give_back_surplus(self) -> None:
-        """Give back what was leased for those who have left; others may have it elsewhere."""
-        if self._leased:
-            waiting = self._waiting()
-            items = []
-            for lane, line in self._lines.items():
-                while len(line.leases) > waiting.get(lane, 0):
-                    items.append((lane, line.leases.pop()))
-            if items:
-                self._leased -= len(items)
-                self._say_back(items)
-
     def _say_back(self, items: Sequence[tuple[Hashable, Lease]]) -> None:
         for lane, _ in items:
-            self._ask_anew(lane)
+            self.demand.ask_anew(lane)
         self._adjust("return", [(lane, lease.instant, -lease.cost) for lane, lease in items])
 
     def _adjust(self, verb: str, items: list[tuple[Hashable, int, float]]) -> None:
@@ -310,92 +209,6 @@ class Member(Talk):
             last[1]["items"] += items
         else:
             self.say(verb, items=items)
-
-    # What to ask for, and when.
-
-    def _soon(self) -> float:
-        """Return how long before it is needed something is asked for."""
-        return min(self.link.ahead / 2, self._clock.trip + 0.005)
-
-    def _heed_costs(self) -> None:
-        """Ask before it is due if somebody is now first who costs less than all who were."""
-        firsts = (line.first() for line in self.queue._waiters.lines.values())
-        cheapest = min((first.cost for first in firsts if first is not None), default=math.inf)
-        if cheapest < self._cheapest:
-            self._ask_all_anew()
-        self._cheapest = cheapest
-
-    def _waiting(self) -> dict[Hashable, int]:
-        """Return how many wait in each lane; None: in none."""
-        counts: dict[Hashable, int] = {}
-        for one in self.queue._waiters.lines.values():
-            lane = self._lane(one.key)
-            counts[lane] = counts.get(lane, 0) + one.live
-        return counts
-
-    def _ask_at(self, now: float) -> float:
-        """Return when to ask for more, for those who wait without a lease; now: at once."""
-        at = math.inf
-        for lane, count in self._waiting().items():
-            line = self._line(lane)
-            if count > len(line.leases):
-                spent = -math.inf
-                if line.leases and not self._short:
-                    spent = line.leases[-1].at - self._soon()
-                at = min(at, max(spent, line.ask_at))
-        return max(now, at, self._not_before, self._retry_at)
-
-    def _slack(self, lanes: Iterable[Hashable]) -> float:
-        """Return how late a slot may be used: by `catch_up`, less what the clock is in doubt of.
-
-        A window is told of it and lasts that much longer, so there it is no more than needed.
-        """
-        least = _COARSE if self.queue._clock is time.monotonic else 0.0
-        needed, allowed = max(least, 2 * self._late), max(least, self.catch_up - self._clock.doubt)
-        if self._windows(lanes) or self._missed > _MISSES:
-            return needed
-        return allowed
-
-    def _windows(self, lanes: Iterable[Hashable]) -> bool:
-        queue = self.queue
-        return any(
-            isinstance(limit, Window)
-            for lane in lanes
-            for limit in (
-                queue._limits
-                if lane is None
-                else queue._lanes.limits_of(None if lane is NO_KEY else lane) or ()
-            )
-        )
-
-    def _wants(self, now: float, most: float) -> list[Want]:
-        """Return what those who wait without a lease need, in their order.
-
-        So much of each lane, in cost, as it may be that no other is due; of all lanes together, no
-        more than that is granted, lest one who is left out here be overtaken.
-        """
-        covered = {lane: len(line.leases) for lane, line in self._lines.items()}
-        open_ = {
-            one.key: lane
-            for one in self.queue._waiters.lines.values()
-            if self._line(lane := self._lane(one.key)).ask_at <= now + self.link.ahead + EARLY
-        }
-        left = dict.fromkeys(open_.values(), float(most))
-        wants: list[Want] = []
-        for key, slot in self.queue._waiters.upcoming(open_):
-            lane = open_[key]
-            if covered.get(lane, 0) > 0:
-                covered[lane] -= 1
-                continue
-            left[lane] -= max(slot.cost, _LEAST)
-            if left[lane] <= 0:
-                for full in [one for one, its in open_.items() if its == lane]:
-                    del open_[full]
-            if wants and wants[-1][:2] == (lane, slot.cost):
-                wants[-1] = wants[-1]._replace(number=wants[-1].number + 1)
-            else:
-                wants.append(Want(lane, slot.cost, 1))
-        return wants
 
     # Talking.
 
@@ -416,79 +229,46 @@ class Member(Talk):
             self.queue._round = self.queue._started
             self.queue._count("slowed", slot)
 
+    def _ask_at(self, now: float) -> float:
+        return max(self.demand.ask_at(now), self._retry_at)
+
     async def _ask(self) -> bool:
-        now = self.queue._clock()
-        most = max(1, min(self._fair, _MOST))
-        wants = self._wants(now, most) if self._ask_at(now) <= now + EARLY else []
+        demand, now = self.demand, self.queue._clock()
+        wants = demand.wants(now) if self._ask_at(now) <= now + EARLY else []
         if not wants:
             return False
         lanes = list(dict.fromkeys(want.lane for want in wants if want.lane is not None))
-        lines = [self._line(lane) for lane in lanes]
-        for line in lines:
-            line.since = min(now, line.since)  # a limit that came while they waited
         if not self._epoch:
             await self._exchange("renew")  # what its clock says is to be known before
         ended = self.queue._ended
-        late = self._clock.doubt + self._slack((None, *lanes))
+        late = self._clock.doubt + demand.slack((None, *lanes))
         found = await self._exchange(
             "ask",
             lanes,
             wants=[(_number(lanes, lane), *rest) for lane, *rest in wants],
-            most=most,
+            most=demand.most(),
             lead=min(self._clock.lead, self.link.ahead / 2),
             late=late,
-            waited=[now - since for since in (self._since, *(line.since for line in lines))],
-            turns=[self._turn, *(line.turn for line in lines)],
+            waited=demand.waited(lanes, now),
+            turns=demand.turns(lanes),
         )
         # Windows have been told how late a slot may be used. By now, the clock may be known better.
-        slack = self._slack((None, *lanes))
-        if self._windows((None, *lanes)):
+        slack = demand.slack((None, *lanes))
+        if demand.has_window((None, *lanes)):
             slack = late - self._clock.doubt
-        answer = Answer(*found)
-        self._heed(answer, wants, lanes, slack)
-        # Its share was greater than it knew; or a place has become free meanwhile.
-        more = self._fair > most and answer.turn > 0 and self._clock.here(answer.turn) <= now
-        if (more and answer.slots) or (self._short_of_places and self.queue._ended > ended):
-            self._not_before = -math.inf
+        demand.heed(Answer(*found), wants, lanes, slack)
+        if demand.short_of_places and self.queue._ended > ended:  # the answer knows nothing of them
+            demand.heed_ends()
+        self.queue._waiters.wake_all()
+        self.queue._nudge()
         return True
-
-    def _heed(
-        self, answer: Answer, wants: Sequence[Want], lanes: Sequence[Hashable], slack: float
-    ) -> None:
-        queue, now, here = self.queue, self.queue._clock(), self._clock.here
-        soonest = now + 2 * _TICK  # as rounded instants go, it may be a microsecond earlier there
-        for number, instant in answer.slots:
-            want = wants[number - 1]
-            lease = Lease(here(instant), here(instant) + slack, want.cost, instant)
-            self._line(want.lane).leases.append(lease)
-            self._leased += 1
-            self._last = max(self._last, lease.at)
-        for lane in lanes:
-            self._line(lane).ask_at, self._line(lane).turn = -math.inf, 0
-        for number, turn, ask_at in answer.turns:
-            line = self._line(lanes[number - 1])
-            line.ask_at, line.turn = max(soonest, min(here(ask_at), now + _POLL)), turn
-        self._fair, self._turn = answer.fair, max(0, answer.turn)
-        self._short = answer.turn > 0 and 0 < len(answer.slots) < answer.fair / 2
-        self._short_of_places = answer.turn < 0
-        if answer.turn > 0:
-            self._not_before = max(soonest, min(here(answer.turn), now + _POLL))
-        elif answer.turn < 0:
-            self._not_before = now + _PLACES_POLL
-        elif len(answer.slots) < sum(want.number for want in wants) and not answer.turns:
-            # This was its share: the others are to have theirs first.
-            self._not_before = self._last - self._soon() if answer.slots else now + _SPIN
-        else:
-            self._not_before = -math.inf
-        queue._waiters.wake_all()
-        queue._nudge()
 
     def _note(self, state: State) -> None:
         queue, here = self.queue, self._clock.here
         queue._paused = math.inf if state.held < 0 else -math.inf
         held = here(state.held) if state.held > 0 else -math.inf
         queue._schedule.hold(math.inf if state.held < 0 else held)
-        self._ready = here(state.ready) if state.ready else -math.inf
+        self.demand.ready = here(state.ready) if state.ready else -math.inf
         self.rate = state.rate
 
 

@@ -41,7 +41,7 @@ async def test_lanes_used_once_are_forgotten(valkey, name):
         for number in range(1000):
             async with queue.slot(key=number):
                 await asyncio.sleep(0.01)
-        assert len(queue._shared._lines) < 200
+        assert len(queue._shared.demand.lines) < 200
         assert len(queue._lanes.schedules) < 200
 
 
