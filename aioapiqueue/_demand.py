@@ -296,7 +296,7 @@ class Demand:
             lanes: of them, by number.
             slack: seconds by which the slots may be used late.
         """
-        now, here, most = self.queue._clock(), self.clock.here, self.most()
+        now, here = self.queue._clock(), self.clock.here
         soonest = now + 2 * _TICK  # as rounded instants go, it may be a microsecond earlier there
         for number, instant in answer.slots:
             want = wants[number - 1]
@@ -314,7 +314,7 @@ class Demand:
         self.short_of_places = answer.turn < 0
         if answer.turn > 0:
             self._not_before = max(soonest, min(here(answer.turn), now + POLL))
-            if answer.slots and answer.fair > most and here(answer.turn) <= now:
+            if answer.slots and here(answer.turn) <= now:
                 self._not_before = -math.inf  # its share is greater than it knew
         elif answer.turn < 0:
             self._not_before = now + _PLACES_POLL

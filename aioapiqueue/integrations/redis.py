@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SharedSchedule"]
 
-_SCRIPT = (files(__package__) / "gcra.lua").read_text("utf-8")
+_SCRIPT = "\n".join(
+    (files(__package__) / part).read_text("utf-8") for part in ("gcra_limits.lua", "gcra.lua")
+)
 _REFUSALS = (
     errors.AuthenticationError,
     errors.AuthenticationWrongNumberOfArgsError,

@@ -1,0 +1,371 @@
+-- The kinds of limits: rates (pace), windows and, where a schedule is adaptive, a governor, which is
+-- a pace too. The first part of a script whose second is gcra.lua: see there.
+
+local NEVER, ALWAYS = math.huge, -math.huge
+local MEMORY = 3600e6     -- as adaptive.py
+local ENOUGH, PROBING = 10, 3
+
+local verb, payload = ARGV[1], cjson.decode(ARGV[3])
+local catch_up, ahead = payload.catch_up, payload.ahead
+local now                 -- gcra.lua sets it before anything else
+
+local function number(text, default)
+  return text and tonumber(text) or default
+end
+
+local function up(time)  -- to a whole microsecond; what is a nanosecond above one is that one
+  return math.ceil(time - 0.001)
+end
+
+local Pace = {}
+
+function Pace.tat(pace)
+  return pace.anchor + pace.used * pace.interval
+end
+
+function Pace.restart(pace, anchor, used)
+  pace.anchor, pace.used = anchor, used
+end
+
+function Pace.touch(pace, at)
+  if pace.last < at - catch_up and Pace.tat(pace) < at then
+    Pace.restart(pace, at, 0)
+  end
+end
+
+function Pace.due(pace, _, cost)
+  if pace.anchor == ALWAYS then
+    return ALWAYS
+  end
+  return up(pace.anchor + (pace.used + cost - pace.burst) * pace.interval)
+end
+
+function Pace.take(pace, at, cost, held, _)
+  local floor = math.max(at - math.max(catch_up, 1), held)  -- what was rounded up is not late
+  if cost > pace.burst then
+    floor = floor - (cost - pace.burst) * pace.interval
+  end
+  if Pace.tat(pace) < floor then
+    Pace.restart(pace, floor, 0)
+  end
+  if pace.burst > 1 then
+    local slack, peaks = at - Pace.tat(pace), pace.peaks
+    while #peaks > 0 and peaks[#peaks][2] <= slack do
+      table.remove(peaks)
+    end
+    if #peaks == 0 or peaks[#peaks][1] ~= at then
+      peaks[#peaks + 1] = {at, slack}
+    end
+    if #peaks > 32 then  -- too little may be given back for those, never too much
+      peaks[2][2] = peaks[1][2]
+      table.remove(peaks, 1)
+    end
+  end
+  pace.used = pace.used + cost
+  pace.last, pace.charged = math.max(pace.last, at), math.max(pace.charged, at)
+end
+
+function Pace.adjust(pace, at, cost)
+  if cost < 0 and at ~= pace.charged then
+    if pace.burst == 1 then
+      return
+    end
+    local later = nil
+    for _, peak in ipairs(pace.peaks) do
+      if peak[1] > at then
+        later = math.max(later or ALWAYS, peak[2])
+      end
+    end
+    later = later or 0
+    cost = math.min(0, math.max(cost, (later - catch_up) / pace.interval))
+    for _, peak in ipairs(pace.peaks) do
+      if peak[1] > at then
+        peak[2] = peak[2] - cost * pace.interval
+      end
+    end
+  end
+  pace.used = math.max(0, pace.used + cost)
+  if verb == 'return' and pace.burst == 1 then  -- so that the one before it can be returned too
+    pace.charged = math.min(pace.charged, up(Pace.tat(pace) - pace.interval))
+  end
+end
+
+function Pace.fresh_at(pace)
+  return math.max(Pace.tat(pace), pace.last + catch_up)
+end
+
+-- How many could start within `ahead` if nobody else came.
+function Pace.room(pace)
+  if pace.interval == 0 then
+    return NEVER
+  end
+  local since = math.max(Pace.tat(pace), now - catch_up)
+  return math.max(ahead / pace.interval, (now + ahead - since) / pace.interval + pace.burst)
+end
+
+function Pace.load(pace, fields, at)
+  pace.anchor = number(fields[at .. 'a'], ALWAYS)
+  pace.used = number(fields[at .. 'u'], 0)
+  pace.last = number(fields[at .. 'l'], ALWAYS)     -- the latest slot so far
+  pace.charged = number(fields[at .. 'c'], ALWAYS)  -- the latest that was not returned
+  pace.peaks = {}
+  for start, slack in string.gmatch(fields[at .. 'p'] or '', '(%S+):(%S+)') do
+    table.insert(pace.peaks, {tonumber(start), tonumber(slack)})
+  end
+  local before = number(fields[at .. 'i'], pace.interval)
+  if before ~= pace.interval or number(fields[at .. 'b'], pace.burst) ~= pace.burst then  -- other limits: what is owed is carried over, in calls
+    if before > 0 then
+      local tat, from = pace.anchor + pace.used * before, math.max(now, pace.last)
+      Pace.restart(pace, from, math.max(0, (tat - from) / before))
+    end
+    pace.peaks = {}
+    Pace.touch(pace, now)
+  end
+end
+
+function Pace.save(pace, set, at)
+  set(at .. 'i', pace.interval)
+  set(at .. 'b', pace.burst)
+  set(at .. 'a', pace.anchor)
+  set(at .. 'u', pace.used)
+  set(at .. 'l', pace.last)
+  set(at .. 'c', pace.charged)
+  local peaks = {}
+  for index, peak in ipairs(pace.peaks) do
+    peaks[index] = string.format('%.17g:%.17g', peak[1], peak[2])
+  end
+  set(at .. 'p', table.concat(peaks, ' '))
+end
+
+-- Its log is a list of "instant:cost:end", oldest first. It ends `per` after the latest moment at
+-- which the slot can have been used: so it holds for what really started, whoever started it.
+local Window = {}
+
+local function entry(text)
+  local at, cost, ends = string.match(text or '', '(%S+):(%S+):(%S+)')
+  return tonumber(at), tonumber(cost), tonumber(ends)
+end
+
+function Window.forget(window, at)
+  while true do
+    local start, cost, ends = entry(redis.call('LINDEX', window.log, 0))
+    if not start then
+      window.total = 0  -- drops what error fractions of cost have added up to
+      return
+    elseif ends > at then
+      return
+    end
+    redis.call('LPOP', window.log)
+    window.total = window.total - cost
+  end
+end
+
+function Window.touch() end
+
+function Window.due(window, at, cost)
+  Window.forget(window, at)
+  local excess, due, from = window.total + cost - window.calls, ALWAYS, 0
+  while excess > 0 do
+    local entries = redis.call('LRANGE', window.log, from, from + 63)
+    for _, text in ipairs(entries) do
+      if excess > 0 then
+        local _, spent, ends = entry(text)
+        excess, due = excess - spent, math.max(due, ends)
+      end
+    end
+    if #entries < 64 then
+      return excess > 1e-9 and NEVER or due  -- NEVER: the window is smaller than the cost
+    end
+    from = from + 64
+  end
+  return due
+end
+
+local function logged(at, cost, ends)
+  return string.format('%.0f:%.17g:%.0f', at, cost, ends)
+end
+
+function Window.take(window, _, cost, _, at)
+  local start, spent, ends = entry(redis.call('LINDEX', window.log, -1))
+  local used = at + window.per + (payload.late or 0)
+  if start == at then
+    redis.call('LSET', window.log, -1, logged(at, spent + cost, math.max(ends, used)))
+  else
+    redis.call('RPUSH', window.log, logged(at, cost, used))
+  end
+  window.total = window.total + cost
+end
+
+function Window.adjust(window, at, cost)
+  local index = -1
+  while true do
+    local start, spent, ends = entry(redis.call('LINDEX', window.log, index))
+    if not start or start < at - catch_up then  -- a lane's may be as late as that
+      return
+    elseif start == at then
+      redis.call('LSET', window.log, index, logged(at, spent + cost, ends))
+      window.total = window.total + cost
+      return
+    end
+    index = index - 1
+  end
+end
+
+function Window.fresh_at(window)
+  local _, _, ends = entry(redis.call('LINDEX', window.log, -1))
+  return ends or ALWAYS
+end
+
+function Window.room(window)
+  Window.forget(window, now)
+  return window.calls - window.total
+end
+
+function Window.load(window, fields, at)
+  window.log = KEYS[window.log]
+  if fields[at .. 'n'] then
+    window.total = tonumber(fields[at .. 'n'])
+  else
+    redis.call('DEL', window.log)
+    window.total = 0
+  end
+end
+
+function Window.save(window, set, at)
+  set(at .. 'n', window.total)
+end
+
+local Governor = setmetatable({}, {__index = Pace})  -- as adaptive.py: see there
+
+local function curve(ceiling, floor, fields, at)
+  ceiling = ceiling < 0 and NEVER or ceiling  -- JSON knows no infinity
+  local value = number(fields[at .. 'v'], ceiling)
+  return {
+    ceiling = ceiling,
+    floor = floor,
+    value = value < NEVER and math.min(ceiling, math.max(floor, value)) or ceiling,
+    start = number(fields[at .. 's'], ceiling),
+    remembered = number(fields[at .. 'r'], ceiling),
+  }
+end
+
+local function lowered(curve)
+  return curve.value < curve.ceiling
+end
+
+local function fall(curve, used, backoff)
+  local allowed = curve.value == NEVER and used or curve.value
+  curve.remembered = math.min(used, allowed)
+  curve.start = math.min(backoff * allowed, math.sqrt(backoff) * curve.remembered)
+  curve.start = math.max(curve.floor, curve.start)
+  curve.value = curve.start
+  curve.remembered = math.max(curve.remembered, 1.1 * curve.start)
+end
+
+local function regrow(curve, elapsed, recovery)
+  if lowered(curve) then
+    local x = elapsed / recovery - 1
+    x = x < 0 and x or x / PROBING
+    local value = curve.remembered + (curve.remembered - curve.start) * x ^ 3
+    curve.value = math.min(curve.ceiling, math.max(curve.floor, value))
+  end
+end
+
+function Governor.set_interval(governor)
+  local interval = lowered(governor.pace) and 1e6 / governor.pace.value or 0
+  if interval ~= governor.interval then
+    Pace.restart(governor, Pace.tat(governor), 0)
+    governor.interval = interval
+  end
+end
+
+function Governor.forget(governor)
+  governor.pace.value, governor.places.value = governor.pace.ceiling, governor.places.ceiling
+  governor.elapsed, governor.active, governor.accepted = 0, 0, 0
+  Governor.set_interval(governor)
+end
+
+function Governor.touch(governor, at)
+  if at - math.max(governor.last, governor.slowed) > MEMORY then
+    Governor.forget(governor)
+  end
+  Pace.touch(governor, at)
+end
+
+function Governor.take(governor, at, cost, held)
+  local gap = governor.last > ALWAYS and (at - governor.last) / 1e6 or 0
+  local busy = 2 * math.max(cost, 1) / governor.pace.value
+  governor.active = governor.active + math.min(gap, math.max(1, busy))
+  governor.accepted = governor.accepted + cost
+  if lowered(governor.pace) or lowered(governor.places) then
+    governor.elapsed = governor.elapsed + math.min(gap, busy)
+    regrow(governor.pace, governor.elapsed, governor.recovery)
+    regrow(governor.places, governor.elapsed, governor.recovery)
+    Governor.set_interval(governor)
+  end
+  Pace.take(governor, at, cost, held)
+end
+
+function Governor.adjust(governor, at, cost)
+  governor.accepted = math.max(0, governor.accepted + cost)
+  Pace.adjust(governor, at, cost)
+end
+
+function Governor.push_back(governor, since, running)
+  if since <= governor.slowed then
+    return false
+  end
+  local used = governor.pace.value
+  if used == NEVER then
+    governor.active = math.max(governor.active, 1)
+  end
+  if governor.active > 0 and (governor.accepted >= ENOUGH or used == NEVER) then
+    used = math.max(1, governor.accepted - 1) / governor.active
+  end
+  fall(governor.pace, used, governor.backoff)
+  if governor.concurrency then
+    fall(governor.places, math.max(1, running), governor.backoff)
+  end
+  governor.slowed = now
+  governor.elapsed, governor.active, governor.accepted = 0, 0, 0
+  Governor.set_interval(governor)
+  Pace.restart(governor, now, 1)
+  return true
+end
+
+function Governor.fresh_at(governor)
+  if lowered(governor.pace) or lowered(governor.places) then
+    return math.max(governor.last, governor.slowed) + MEMORY
+  end
+  return Pace.fresh_at(governor)
+end
+
+function Governor.load(governor, fields, at)
+  governor.burst, governor.interval = 1, number(fields[at .. 'i'], 0)
+  Pace.load(governor, fields, at)
+  governor.slowed = number(fields[at .. 'slowed'], ALWAYS)
+  governor.elapsed = number(fields[at .. 'elapsed'], 0)
+  governor.active = number(fields[at .. 'active'], 0)
+  governor.accepted = number(fields[at .. 'accepted'], 0)
+  local places = payload.places
+  governor.pace = curve(governor.ceiling, governor.floor, fields, at .. 'pace:')
+  governor.places = curve(places, governor.concurrency or places, fields, at .. 'places:')
+  Governor.set_interval(governor)
+end
+
+function Governor.save(governor, set, at)
+  Pace.save(governor, set, at)
+  for _, name in ipairs({'slowed', 'elapsed', 'active', 'accepted'}) do
+    set(at .. name, governor[name])
+  end
+  for _, name in ipairs({'pace', 'places'}) do
+    local curve = governor[name]
+    if lowered(curve) then
+      set(at .. name .. ':v', curve.value)
+      set(at .. name .. ':s', curve.start)
+      set(at .. name .. ':r', curve.remembered)
+    else
+      set(at .. name .. ':v', NEVER)
+    end
+  end
+end
