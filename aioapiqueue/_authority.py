@@ -47,13 +47,15 @@ class State(NamedTuple):
 
     Attributes:
         held: until when all are held; -1: without end; 0: they are not.
-        ready: when the next slot would be due; 0: nobody knows.
+        ready: when the limits have the next slot; 0: nobody knows.
         rate: calls per second that push-back has left; inf: whatever the limits say.
+        lanes: the same, of each lane that was spoken of.
     """
 
     held: int
     ready: int
     rate: float
+    lanes: Sequence[State] = ()
 
 
 class Answer(NamedTuple):
@@ -160,8 +162,8 @@ class Talk:
         """Say one thing, and heed the answer."""
 
     @abstractmethod
-    def _note(self, state: State) -> None:
-        """Note how things stand."""
+    def _note(self, state: State, lanes: Sequence[Hashable]) -> None:
+        """Note how things stand, in general and in these lanes."""
 
     @abstractmethod
     def _forget_leases(self) -> None:
@@ -248,7 +250,7 @@ class Talk:
             self._forget_leases()
         if verb == "set":
             self.rev = answer[0]
-        self._note(state)
+        self._note(state, lanes)
         self._delay, self._retry_at = 0.0, -math.inf
         if self.fault:
             self.fault, self._fallback = "", None

@@ -17,9 +17,10 @@ from aioapiqueue._rate import Rate, Window
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
-    from aioapiqueue._authority import Answer, Link
+    from aioapiqueue._authority import Answer, Link, State
     from aioapiqueue._dispatch import Dispatcher
     from aioapiqueue._leases import Clock
+    from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Slot
 
 __all__ = ["POLL", "Demand", "Want"]
@@ -65,8 +66,6 @@ class Demand:
         self.lines: dict[Hashable, Line] = {}
         self.leased = 0
         """How many slots are leased, in all lanes."""
-        self.ready = -math.inf
-        """When the next slot would be due for a newcomer."""
         self.turn = 0
         """This queue's turn to ask: an instant of the authority's; 0: none was named."""
         self.since = math.inf
@@ -96,8 +95,12 @@ class Demand:
         line = self.lines.get(lane)
         if line is None:
             if len(self.lines) >= self._many:
-                waiting = self.waiting()
-                kept = {k: one for k, one in self.lines.items() if one.leases or k in waiting}
+                waiting, now = {None, *self.waiting()}, self.queue._clock()
+                kept = {
+                    key: one
+                    for key, one in self.lines.items()
+                    if key in waiting or one.leases or max(one.held, one.ready) > now
+                }
                 self.lines, self._many = kept, 2 * len(kept) + _MANY
             line = self.lines[lane] = Line()
         return line
@@ -186,13 +189,41 @@ class Demand:
 
     def estimate(self, key: Hashable, cost: float, now: float) -> float:
         """Return when a newcomer may be due, by what the authority has said last."""
-        queue = self.queue
-        line = self.line(self.lane(key))
-        when = max(now, self.ready, queue._schedule.held, line.held, line.ask_at)
+        queue, lane = self.queue, self.lane(key)
         leased = sum(lease.cost for line in self.lines.values() for lease in line.leases)
-        ahead = queue._waiters.cost - leased + cost - 1
-        rates = [limit for limit in queue._limits if isinstance(limit, Rate)]
-        return when + max((max(0, ahead) * rate.interval for rate in rates), default=0)
+        start = max(now, queue._schedule.held)
+        when = self._ahead(None, queue._limits, start, queue._waiters.cost - leased + cost)
+        if lane is not None:
+            line = self.line(lane)
+            start = max(now, line.held, self.clock.here(line.turn) if line.turn else now)
+            own = sum(slot.cost for slot in queue._waiters if self.lane(slot.key) == lane)
+            own -= sum(lease.cost for lease in line.leases)
+            limits = queue._lanes.limits_of(key) or ()
+            when = max(when, self._ahead(lane, limits, start, own + cost))
+        return when
+
+    def _ahead(self, lane: Hashable, limits: Sequence[Limit], start: float, cost: float) -> float:
+        """As `Schedule.ahead`; of a window it is known only when it has the next call."""
+        line = self.line(lane)
+        rates = [(one.interval, one.burst) for one in limits if isinstance(one, Rate)]
+        if line.rate < math.inf:
+            rates.append((1 / line.rate, 1))
+        ends = [start]
+        for interval, burst in rates:
+            spent = line.ready + (burst - 1) * interval
+            ends.append(max(start, spent) + (cost - burst) * interval)
+        for one in limits:
+            if isinstance(one, Window):
+                rounds = max(0, math.ceil(cost / one.calls) - 1)
+                ends.append(max(start, line.ready) + rounds * one.per)
+        return max(ends)
+
+    def note(self, lane: Hashable, state: State) -> None:
+        """Note how a lane stands; None: the queue."""
+        line, here = self.line(lane), self.clock.here
+        line.held = here(state.held) if state.held > 0 else -math.inf
+        line.ready = here(state.ready) if state.ready else -math.inf
+        line.rate = state.rate
 
     # When to ask.
 

@@ -41,7 +41,11 @@ class Line:
     turn: int = 0
     """Its turn: the instant of the first slot that it may have; 0: none was named."""
     held: float = -math.inf
-    """Nothing of this lane starts before, as was said here."""
+    """Until when the other side has asked for a hold."""
+    ready: float = -math.inf
+    """When its limits have the next slot, by the last answer."""
+    rate: float = math.inf
+    """Calls per second that push-back has left."""
     since: float = math.inf
     """Since when somebody has been waiting, be it not the same one."""
 

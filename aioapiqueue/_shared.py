@@ -147,7 +147,7 @@ class Member(Talk):
 
     def push_back(self, slot: Slot, retry_after: float | None, since: int) -> None:
         """Heed that the other side refused a call that was released at `since`."""
-        lane = self.demand.lane(slot.key)
+        lane = self._lane_to_tell(slot.key)
         if retry_after is not None:
             self._hold_here(lane, retry_after)
         wait = -1 if retry_after is None else retry_after
@@ -155,7 +155,7 @@ class Member(Talk):
 
     def hold(self, key: Hashable, seconds: float) -> None:
         """Let nothing of a lane start for so long, or nothing at all."""
-        lane = self.demand.lane(key)
+        lane = self._lane_to_tell(key)
         self._hold_here(lane, seconds)
         self.say("hold", lane=lane, seconds=seconds)
 
@@ -171,14 +171,28 @@ class Member(Talk):
 
     def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         """Give the queue (None) or a lane other limits, everywhere."""
+        self.link.check(key)
         self.demand.ask_all_anew()
         self._give_back_all()
         self.say("set", key=key, limits=limits)
+
+    def _lane_to_tell(self, key: Hashable) -> Hashable:
+        """Return the lane of a key that nobody need have called with; None: it has none.
+
+        Raises:
+            TypeError: the lane's key has no text.
+        """
+        lane = self.demand.lane(key)
+        if lane is not None:
+            self.link.check(key)
+        return lane
 
     def _hold_here(self, lane: Hashable, seconds: float) -> None:
         """Use nothing that was leased before a hold; the authority may not know of it yet."""
         if lane is None:
             self._give_back_all()
+            schedule = self.queue._schedule
+            schedule.hold(max(schedule.held, self.queue._clock() + seconds))
         else:
             self._give_back([lane])
             self.demand.hold(lane, seconds)
@@ -263,13 +277,14 @@ class Member(Talk):
         self.queue._nudge()
         return True
 
-    def _note(self, state: State) -> None:
+    def _note(self, state: State, lanes: Sequence[Hashable]) -> None:
         queue, here = self.queue, self._clock.here
         queue._paused = math.inf if state.held < 0 else -math.inf
         held = here(state.held) if state.held > 0 else -math.inf
         queue._schedule.hold(math.inf if state.held < 0 else held)
-        self.demand.ready = here(state.ready) if state.ready else -math.inf
         self.rate = state.rate
+        for lane, one in zip((None, *lanes), (state, *state.lanes), strict=True):
+            self.demand.note(lane, one)
 
 
 def _number(lanes: Sequence[Hashable], lane: Hashable) -> int:

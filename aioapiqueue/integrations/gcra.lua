@@ -142,6 +142,10 @@ local function adjust(schedule, at, cost)
   end
   if verb == 'return' and at == schedule.last then
     schedule.last = at - 1
+    local limit = schedule.limits[1]
+    if #schedule.limits == 1 and limit.kind == 'r' and limit.burst == 1 then
+      schedule.last = math.min(schedule.last, limit.charged)  -- that before it
+    end
   end
 end
 
@@ -232,18 +236,32 @@ local function next_at()
   return math.max(due(queue, math.max(now, queue.last), 1), queue.last)
 end
 
--- Write everything; answer, after how things stand.
-local function finish(...)
-  local held, ready, rate = until_(queue), next_at(), -1
-  for _, one in ipairs(queue.limits) do
+-- How things stand: until when a schedule is held, when its limits have the next slot, and what
+-- push-back has left.
+local function state(schedule)
+  local held, ready, rate = until_(schedule), ALWAYS, -1
+  for _, one in ipairs(schedule.limits) do
+    ready = math.max(ready, one:due(math.max(now, schedule.last), 1))
+    if one.kind == 'w' then  -- it has forgotten what ends before the latest slot
+      ready = math.max(ready, schedule.last)
+    end
     if one.kind == 'g' and lowered(one.pace) then
       rate = one.pace.value
     end
   end
   held = held == NEVER and -1 or math.max(0, held)
   ready = ready == NEVER and 0 or math.max(0, ready)
-  local fresh = now
+  return held, ready, string.format('%.17g', rate)
+end
+
+-- Write everything; answer, after how things stand.
+local function finish(...)
+  local held, ready, rate = state(queue)
+  local fresh, states = now, {}
   for _, one in ipairs(lanes) do
+    for _, value in ipairs({state(one)}) do
+      states[#states + 1] = value
+    end
     fresh = math.max(fresh, save(one))
   end
   local extra = {epoch = epoch, seen = now, skew = skew}
@@ -252,7 +270,7 @@ local function finish(...)
     fresh = math.max(fresh, now + TOLD)
   end
   expire(KEYS[1], math.max(fresh, save(queue, extra)))
-  return {'ok', now, epoch, held, ready, string.format('%.17g', rate), ...}
+  return {'ok', now, epoch, held, ready, rate, states, ...}
 end
 
 -- Places: who holds how many, and how many are free for this process. Each says how many it has

@@ -112,10 +112,12 @@ function Pace.load(pace, fields, at)
   for start, slack in string.gmatch(fields[at .. 'p'] or '', '(%S+):(%S+)') do
     table.insert(pace.peaks, {tonumber(start), tonumber(slack)})
   end
-  local before = number(fields[at .. 'i'], pace.interval)
-  if before ~= pace.interval or number(fields[at .. 'b'], pace.burst) ~= pace.burst then  -- other limits: what is owed is carried over, in calls
+  local before, burst = number(fields[at .. 'i'], pace.interval), number(fields[at .. 'b'], pace.burst)
+  if verb == 'return' then  -- as it was charged: other limits have not been said yet
+    pace.interval, pace.burst = before, burst
+  elseif before ~= pace.interval or burst ~= pace.burst then  -- other limits: what is owed is carried over, in calls
     if before > 0 then
-      local tat, from = pace.anchor + pace.used * before, math.max(now, pace.last)
+      local tat, from = pace.anchor + pace.used * before, math.max(now, pace.charged)
       Pace.restart(pace, from, math.max(0, (tat - from) / before))
     end
     pace.peaks = {}

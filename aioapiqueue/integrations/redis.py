@@ -308,9 +308,9 @@ class SharedSchedule:
             return word, rev, told
         if word != "ok":
             return (word,)
-        now, epoch, held, ready, rate, *found = rest
-        allowed = float(_decoded(rate))
-        state = State(held, ready, math.inf if allowed < 0 else allowed)
+        now, epoch, held, ready, rate, others, *found = rest
+        each = zip(others[::3], others[1::3], others[2::3], strict=True)
+        state = _state(held, ready, rate, lanes=[_state(*one) for one in each])
         if len(found) > 1:
             fair, turn, slots, turns = found
             pairs = list(zip(slots[::2], slots[1::2], strict=True))
@@ -325,6 +325,11 @@ def _micro(seconds: float) -> int:
 
 def _decoded(text: bytes | str) -> str:
     return text if isinstance(text, str) else text.decode()
+
+
+def _state(held: int, ready: int, rate: bytes | str, lanes: Sequence[State] = ()) -> State:
+    allowed = float(_decoded(rate))
+    return State(held, ready, math.inf if allowed < 0 else allowed, lanes)
 
 
 def _why(error: BaseException) -> str:

@@ -83,7 +83,7 @@ class Script:
         if answer[0] != b"ok":
             return answer
         assert answer[1] == EPOCH + now
-        return answer[6:]  # after instant, epoch, held, ready and rate
+        return answer[7:]  # after instant, epoch, held, ready, rate and the lanes'
 
     def ask(self, now, cost=1, count=1, **fields):
         """Ask for slots once; return their instants."""

@@ -1,0 +1,254 @@
+"""What takes the place of the local queue's tests that test_suite.py leaves out."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from functools import partial
+
+import pytest
+from _instants import now, use
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from servers import fresh_name
+from virtual_client import VirtualClient
+
+from aioapiqueue import Adaptive, ApiQueue, Rate, SlotTimeout, Window, WouldWait
+from aioapiqueue.integrations.redis import SharedSchedule
+
+pytestmark = pytest.mark.parametrize("ahead", [0.0, 0.2])
+
+
+def exactly(expected):
+    """Compare instants that have been rounded up to three times."""
+    return pytest.approx(expected, abs=3e-6)
+
+
+async def heard():
+    """Let the queue and the server talk; no time passes."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def make_on(valkey, ahead, *limits, name=None, **options):
+    """Make a queue whose quota is on a real server."""
+    schedule = SharedSchedule(VirtualClient(valkey), name or fresh_name(), ahead=ahead)
+    return ApiQueue(*limits, schedule=schedule, **options)
+
+
+@pytest.fixture
+def make(valkey, ahead):
+    """Give `make_on` without its first arguments."""
+    return partial(make_on, valkey, ahead)
+
+
+# Adaptive.
+
+
+async def test_a_curve_of_ones_own_is_refused(make):
+    """The server has the curve of a plain `Adaptive`, and only that."""
+
+    class Own(Adaptive):
+        def regrow(self, **_):
+            return 7.0
+
+    with pytest.raises(TypeError, match="curve of its own"):
+        make("10/s", adaptive=Own("1/s"))
+
+
+# As in test_promises.py, but that no two things happen at the same microsecond.
+ANSWERS = st.lists(
+    st.tuples(
+        st.sampled_from([0, 0, 0, 0.1003, 2.0007]),
+        st.sampled_from([0.0101, 0.3037, 5.0059]),
+        st.sampled_from(["served", "served", None, 0, 0.5011, 3.0013]),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@settings(max_examples=25)
+@given(ANSWERS, st.sampled_from([0.5, 0.7, 0.9]), st.booleans())
+def test_promise_8_push_back_is_heard_once(  # noqa: PLR0917 - drawn
+    run_virtual, valkey, ahead, answers, backoff, in_lane
+):
+    """One slow-down for each round of calls; holds are obeyed, and only ever extended."""
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        key = "lane" if in_lane else None
+        queue = make_on(
+            valkey,
+            ahead,
+            *([] if in_lane else ["10/s"]),
+            lanes={"lane": "10/s"},
+            adaptive=Adaptive("0.5/s", backoff),
+        )
+        slowed_at, held_until, slowed, holds = -math.inf, -math.inf, 0, []
+
+        async def call(seconds, answer):
+            nonlocal slowed_at, held_until, slowed
+            async with queue.slot(key=key) as slot:
+                released = loop.time()
+                assert all(released <= said or until <= released + 2e-6 for said, until in holds)
+                await asyncio.sleep(seconds)
+                if answer == "served":
+                    return
+                slot.throttled(answer)
+                held_until = max(held_until, loop.time() + (answer or 0))
+                holds.append((loop.time(), held_until))
+                if released > slowed_at:
+                    slowed_at, slowed = loop.time(), slowed + 1
+                await heard()
+                assert queue.stats.slowed == slowed
+                assert queue.estimate(key=key) >= held_until - loop.time() - 2e-6
+
+        async with asyncio.TaskGroup() as group:
+            for pause, seconds, answer in answers:
+                await asyncio.sleep(pause)
+                group.create_task(call(seconds, answer))
+        assert queue.stats.throttled == sum(answer != "served" for _, _, answer in answers)
+        assert queue.stats.released == len(answers)
+
+    run_virtual(scenario)
+
+
+# At once, or not.
+
+
+async def test_a_timeout_ends_when_it_is_up_and_at_once_in_a_hold(make):
+    """Only the server knows when the next slot is due; a hold that it has told of is known."""
+    queue, loop = make("1/s"), asyncio.get_running_loop()
+    (await queue.enqueue()).release()
+    with pytest.raises(SlotTimeout, match=r"no slot within 0\.9 s"):
+        await queue.slot(timeout=0.9).__aenter__()
+    assert now() == exactly(0.9)
+    await use(queue, starts := [])
+    assert starts == exactly([1])
+    queue.throttled(5)
+    await heard()
+    with pytest.raises(SlotTimeout, match="next is due in 5 s"):
+        queue.enqueue(timeout=4.9)
+    assert (now(), queue.stats.timed_out, queue.waiting) == (exactly(1), 2, 0)
+    assert loop.pending_timers == 0
+
+
+async def test_try_slot_never_gives_a_slot_but_says_when_to_come_again(make):
+    """`WouldWait` has the seconds by the last answer, and they are right."""
+    queue = make("10/s", lanes={"a": "1/s"})
+    with pytest.raises(WouldWait) as caught:
+        queue.try_slot()
+    assert caught.value.retry_in == 0
+    (await queue.enqueue(key="a")).release()
+    await asyncio.sleep(0.04)
+    for key, retry_in in ((None, 0.06), ("a", 0.96)):
+        with pytest.raises(WouldWait) as caught:
+            queue.try_slot(key=key)
+        assert caught.value.retry_in == exactly(retry_in)
+    assert (queue.stats.released, queue.running, queue.waiting) == (1, 0, 0)
+
+
+# Estimates.
+
+
+@pytest.mark.parametrize("limit", [Window(4, 1), Window(7, 3)])
+@pytest.mark.parametrize("seed", range(3))
+async def test_an_estimate_of_a_window_is_off_by_its_length_at_most(make, limit, seed):
+    """At random moments, after withdrawals and pauses: the server tells of the next call only."""
+    queue, rng, pairs = make(limit), random.Random(seed), []
+
+    async def call():
+        estimate = queue.estimate()
+        async with queue.slot() as slot:
+            pairs.append((estimate, slot.waited))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(60):
+            if not queue.waiting and rng.random() < 0.3:
+                queue.pause(1)
+            group.create_task(call())
+            await asyncio.sleep(rng.choice([0, 0, 0, 0.01, 0.3, 1.7]))
+            if rng.random() < 0.2:
+                withdrawn = queue.enqueue()
+                await heard()
+                withdrawn.cancel()
+                await heard()
+    assert len(pairs) == 60
+    assert max(waited for _, waited in pairs) > limit.per
+    assert max(abs(waited - estimate) for estimate, waited in pairs) <= limit.per + 3e-6
+
+
+async def test_an_estimate_counts_who_waits_by_every_limit(make):
+    """Those ahead cost a window its rounds, a lane its intervals, and push-back more of them."""
+    queue = make(Window(10, 1), lanes={"a": Rate(2, burst=3)}, adaptive=Adaptive("1/s", 0.5))
+    slots = [await queue.enqueue(key="a") for _ in range(3)]
+    waiting = [queue.enqueue(key="a") for _ in range(4)]
+    assert queue.estimate(key="a") == exactly(2.5)
+    await heard()
+    assert queue.estimate(key="a") == exactly(2.5)
+    slots[-1].throttled()
+    await heard()
+    assert queue.estimate(key="a") == exactly(5)
+    waiting += [queue.enqueue() for _ in range(40)]
+    await heard()
+    assert 3 <= queue.estimate() <= 5
+    for future in waiting:
+        future.cancel()
+    await queue.aclose()
+
+
+async def test_an_estimate_knows_of_a_hold_at_once(make):
+    """Also while the server has not been told, and of a lane that nobody has called with."""
+    queue = make("10/s", lanes={"a": "5/s", "b": "5/s"})
+    queue.throttled(30, key="a")
+    queue.hold(5)
+    assert [queue.estimate(key=key) for key in ("a", "b")] == exactly([30, 5])
+    await heard()
+    assert [queue.estimate(key=key) for key in ("a", "b")] == exactly([30, 5])
+    await asyncio.sleep(4)
+    assert [queue.estimate(key=key) for key in ("a", "b")] == exactly([26, 1])
+
+
+# Costs and keys.
+
+
+async def test_a_call_whose_lane_has_been_forgotten_is_settled_there(make):
+    """What it costs less is given back to the window of its lane."""
+    queue = make(lanes={"a": Window(6, 60), "*": "10/s"})
+    slot = await queue.enqueue(key="a", cost=6)
+    for key in "bc":
+        await asyncio.sleep(1)
+        await use(queue, [], key=key)
+    slot.settle(2)
+    await heard()
+    await use(queue, starts := [], key="a", cost=4)
+    assert starts == exactly([2])
+
+
+async def test_settling_reaches_lane_and_window(make):
+    """The difference is given back wherever the cost was charged."""
+    queue, starts = make(Window(10, 1), lanes={"a": Window(6, 1)}), []
+    with await queue.enqueue(key="a", cost=6) as slot:
+        assert queue.estimate(key="a") == exactly(1.0)
+        slot.settle(2)
+    await heard()
+    await use(queue, starts, key="a", cost=4)  # all of the lane's
+    await use(queue, starts, cost=4)  # all of the queue's
+    assert starts == [0.0, 0.0]
+    await use(queue, starts, key="a", cost=1)
+    assert starts[2] == exactly(1.0)
+
+
+async def test_a_key_without_text_is_refused_to_who_speaks_of_it(make):
+    """To nobody else: the queue goes on."""
+    queue = make("10/s", lanes={"*": "5/s"})
+    with pytest.raises(TypeError, match="needs a key of text"):
+        queue.hold(5, key=object())
+    with pytest.raises(TypeError, match="needs a key of text"):
+        queue.throttled(5, key=object())
+    with pytest.raises(TypeError, match="needs a key of text"):
+        queue.set_rate("1/s", key=object())
+    await use(queue, starts := [], key="a")
+    assert starts == [0.0]
