@@ -65,13 +65,13 @@ class Answer(NamedTuple):
         fair: how many slots this member may ask for at once.
         turn: when to ask again for what was not given; 0: when what was given is nearly used up;
             -1: when a place may be free.
-        slots: (number of the want, instant), in order.
+        slots: (number of the want, instant, until when it may be used), in order.
         turns: (number of the lane, its turn, when to ask for it) of lanes that are due later.
     """
 
     fair: int
     turn: int
-    slots: Sequence[tuple[int, int]]
+    slots: Sequence[tuple[int, int, int]]
     turns: Sequence[tuple[int, int, int]]
 
 

@@ -76,7 +76,7 @@ class Demand:
         self._last = self._not_before = -math.inf
         self._fair = _FIRST_ASK
         self._short = False
-        self._late = 0.0
+        self._late = self._too_late = 0.0
         self._missed = 0
         self._cheapest = math.inf
 
@@ -135,24 +135,26 @@ class Demand:
 
     def missed(self, lease: Lease, now: float) -> None:
         """Heed that a lease came too late to be used."""
-        self._late = max(self._late, now - lease.at)
+        self._too_late = max(self._too_late, now - lease.at)
         self._missed += 1
 
     def used(self, lease: Lease, now: float) -> None:
         """Heed that one is used."""
         self._late = max(now - lease.at - _TICK, _FADES * self._late)
+        self._too_late *= _FADES
         self._missed = 0
 
     def slack(self, lanes: Iterable[Hashable]) -> float:
-        """Return how late a slot may be used: by `catch_up`, less what the clock is in doubt of.
+        """Return how late slots are likely to be used, as those before were, and a little more.
 
-        A window is told of it and lasts that much longer, so there it is no more than needed.
+        The authority is told: it leaves that much of `catch_up` to whoever uses the slot, and lets
+        windows last that much longer.
         """
         least = _COARSE if self.queue._clock is time.monotonic else 0.0
         needed, allowed = max(least, 2 * self._late), max(least, self.catch_up - self.clock.doubt)
         if self.has_window(lanes) or self._missed > _MISSES:
-            return needed
-        return allowed
+            return max(needed, 2 * self._too_late)
+        return min(needed, allowed)
 
     def has_window(self, lanes: Iterable[Hashable]) -> bool:
         """Return whether a `Window` is among the limits of these lanes; None: of the queue."""
@@ -325,13 +327,15 @@ class Demand:
             answer: that.
             wants: what was asked for.
             lanes: of them, by number.
-            slack: seconds by which the slots may be used late.
+            slack: seconds by which slots may be used late in any case, as the authority was told.
         """
         now, here = self.queue._clock(), self.clock.here
+        windows = self.has_window((None, *lanes))  # they last no longer than that
         soonest = now + 2 * _TICK  # as rounded instants go, it may be a microsecond earlier there
-        for number, instant in answer.slots:
-            want = wants[number - 1]
-            lease = Lease(here(instant), here(instant) + slack, want.cost, instant)
+        for number, instant, latest in answer.slots:
+            want, at = wants[number - 1], here(instant)
+            until = at + slack if windows else max(at + slack, here(latest) - self.clock.doubt)
+            lease = Lease(at, until, want.cost, instant)
             self.line(want.lane).leases.append(lease)
             self.leased += 1
             self._last = max(self._last, lease.at)

@@ -266,11 +266,8 @@ class Member(Talk):
             waited=demand.waited(lanes, now),
             turns=demand.turns(lanes),
         )
-        # Windows have been told how late a slot may be used. By now, the clock may be known better.
-        slack = demand.slack((None, *lanes))
-        if demand.has_window((None, *lanes)):
-            slack = late - self._clock.doubt
-        demand.heed(Answer(*found), wants, lanes, slack)
+        # It has been told how late a slot may be used. By now, the clock may be known better.
+        demand.heed(Answer(*found), wants, lanes, late - self._clock.doubt)
         if demand.short_of_places and self.queue._ended > ended:  # the answer knows nothing of them
             demand.heed_ends()
         self.queue._waiters.wake_all()

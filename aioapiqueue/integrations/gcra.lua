@@ -128,12 +128,15 @@ local function due(schedule, at, cost)
   return when
 end
 
--- Charge what is due `at` and starts at `slot`, at most catch_up later.
+-- Charge what is due `at` and is to start at `slot`; return until when it may, so that in all it is
+-- no later than catch_up.
 local function take(schedule, at, cost, slot)
+  local latest = slot + catch_up
   for _, limit in ipairs(schedule.limits) do
-    limit:take(at, cost, until_(schedule), slot)
+    latest = math.min(latest, limit:take(at, cost, until_(schedule), slot))
   end
   schedule.last = math.max(schedule.last, at)
+  return latest
 end
 
 local function adjust(schedule, at, cost)
@@ -329,8 +332,8 @@ if verb == 'ask' then
     touch(one, now - payload.lanes[index].waited)
     one.fair = share(one)
     one.left, one.step = one.fair, 0
-    if one.interval > 0 then  -- under a limited queue, it has only what falls within catch_up
-      local most = #queue.limits > 0 and 1 + math.floor(catch_up / one.interval) or one.fair
+    if one.interval > 0 then  -- under a limited queue, it has only what falls within that
+      local most = #queue.limits > 0 and 1 + math.floor(spare / one.interval) or one.fair
       one.step = math.min(one.fair, most) * one.interval
     end
   end
@@ -341,8 +344,8 @@ if verb == 'ask' then
   local step = queue.interval > 0 and fair * queue.interval or 0
   local granted, slots, stop = 0, {}, nil
   -- A lane that is due later than the queue must not hold up the queue's slot until then; one that
-  -- is due within catch_up makes it a late one.
-  local early, patience = queue.bound and catch_up or ahead, math.max(ahead / 2, 20000)
+  -- is due soon makes it a late one.
+  local early, patience = queue.bound and spare or ahead, math.max(ahead / 2, 20000)
 
   -- Return whether a slot of a want is granted; if nobody else is to have it either, `stop` says why.
   local function grant(index, want)
@@ -361,7 +364,7 @@ if verb == 'ask' then
       local from = queue.bound and at or base
       local when = math.max(due(own, math.max(from, own.last), cost), own.last)
       own.gate, own.at, own.ask = when, from + early, early + from - base
-      local grace = queue.bound and catch_up or patience
+      local grace = queue.bound and spare or patience
       if own.left < math.min(cost, own.fair)
           or not may_take(own, when, own.at, own.served, grace) then
         own.later = true
@@ -376,14 +379,15 @@ if verb == 'ask' then
       stop = next_turn(queue, gate, now, step, granted > 0)
       return false
     end
-    take(queue, at, cost, slot)
+    local latest = take(queue, at, cost, slot)
     if own then
-      take(own, slot, cost, slot)
+      latest = math.min(latest, take(own, slot, cost, slot))
       own.left, own.served = own.left - cost, true
     end
     queue.left, granted = queue.left - cost, granted + 1
     slots[#slots + 1] = index
     slots[#slots + 1] = slot
+    slots[#slots + 1] = math.max(slot, math.floor(latest))
     return true
   end
 

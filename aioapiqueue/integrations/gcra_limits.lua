@@ -7,6 +7,8 @@ local ENOUGH, PROBING = 10, 3
 
 local verb, payload = ARGV[1], cjson.decode(ARGV[3])
 local catch_up, ahead = payload.catch_up, payload.ahead
+-- Of `catch_up`, whoever asks needs `late` for itself: so much is left for asking late.
+local spare = math.max(0, catch_up - (payload.late or 0))
 local now                 -- gcra.lua sets it before anything else
 
 local function number(text, default)
@@ -40,14 +42,16 @@ function Pace.due(pace, _, cost)
   return up(pace.anchor + (pace.used + cost - pace.burst) * pace.interval)
 end
 
-function Pace.take(pace, at, cost, held, _)
-  local floor = math.max(at - math.max(catch_up, 1), held)  -- what was rounded up is not late
+-- Charge what starts at `slot`; return until when it may start all the same.
+function Pace.take(pace, at, cost, held, slot)
+  local floor = math.max(at - math.max(spare, 1), held)  -- what was rounded up is not late
   if cost > pace.burst then
     floor = floor - (cost - pace.burst) * pace.interval
   end
   if Pace.tat(pace) < floor then
     Pace.restart(pace, floor, 0)
   end
+  local until_ = math.min(slot, math.max(Pace.tat(pace), Pace.due(pace, at, cost))) + catch_up
   if pace.burst > 1 then
     local slack, peaks = at - Pace.tat(pace), pace.peaks
     while #peaks > 0 and peaks[#peaks][2] <= slack do
@@ -63,6 +67,7 @@ function Pace.take(pace, at, cost, held, _)
   end
   pace.used = pace.used + cost
   pace.last, pace.charged = math.max(pace.last, at), math.max(pace.charged, at)
+  return pace.interval > 0 and until_ or NEVER
 end
 
 function Pace.adjust(pace, at, cost)
@@ -196,6 +201,7 @@ function Window.take(window, _, cost, _, at)
     redis.call('RPUSH', window.log, logged(at, cost, used))
   end
   window.total = window.total + cost
+  return NEVER
 end
 
 function Window.adjust(window, at, cost)
@@ -294,7 +300,7 @@ function Governor.touch(governor, at)
   Pace.touch(governor, at)
 end
 
-function Governor.take(governor, at, cost, held)
+function Governor.take(governor, at, cost, held, slot)
   local gap = governor.last > ALWAYS and (at - governor.last) / 1e6 or 0
   local busy = 2 * math.max(cost, 1) / governor.pace.value
   governor.active = governor.active + math.min(gap, math.max(1, busy))
@@ -305,7 +311,7 @@ function Governor.take(governor, at, cost, held)
     regrow(governor.places, governor.elapsed, governor.recovery)
     Governor.set_interval(governor)
   end
-  Pace.take(governor, at, cost, held)
+  return Pace.take(governor, at, cost, held, slot)
 end
 
 function Governor.adjust(governor, at, cost)

@@ -296,7 +296,7 @@ class SharedSchedule:
 
     @staticmethod
     def _read(answer: Sequence[Any]) -> tuple[Any, ...]:
-        """Return an answer with its texts decoded, and pairs as pairs."""
+        """Return an answer with its texts decoded, and what belongs together together."""
         word, *rest = answer
         word = _decoded(word)
         if word == "conf":
@@ -313,9 +313,9 @@ class SharedSchedule:
         state = _state(held, ready, rate, lanes=[_state(*one) for one in each])
         if len(found) > 1:
             fair, turn, slots, turns = found
-            pairs = list(zip(slots[::2], slots[1::2], strict=True))
+            given = list(zip(slots[::3], slots[1::3], slots[2::3], strict=True))
             later = list(zip(turns[::3], turns[1::3], turns[2::3], strict=True))
-            found = [fair, turn, pairs, later]
+            found = [fair, turn, given, later]
         return word, now, epoch, state, *found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -47,7 +48,7 @@ class Script:
         self.schedule = SharedSchedule(VirtualClient(server), self.name)
         self.schedule._adaptive = adaptive
         self.rev = 0
-        self.turn = self.lane_turn = 0
+        self.turn = self.lane_turn = self.ask_at = 0
         self.running = 0
 
     def say(self, verb, now, *, waited=0, **fields):
@@ -86,14 +87,15 @@ class Script:
         return answer[7:]  # after instant, epoch, held, ready, rate and the lanes'
 
     def ask(self, now, cost=1, count=1, **fields):
-        """Ask for slots once; return their instants."""
+        """Ask for slots once; return their instants, and note until when they may be used."""
         wants = [[0 if self.lane is None else 1, cost, count]]
-        answer = self.say("ask", now, wants=wants, most=1000, lead=0, late=0, **fields)
+        answer = self.say("ask", now, wants=wants, most=1000, lead=0, **{"late": 0, **fields})
         _, turn, slots, turns = answer
         self.turn = turn - EPOCH if turn > 0 else turn
         self.lane_turn = turns[1] - EPOCH if turns else 0
         self.ask_at = turns[2] - EPOCH if turns else self.turn
-        return [instant - EPOCH for instant in slots[1::2]]
+        self.until = [instant - EPOCH for instant in slots[2::3]]
+        return [instant - EPOCH for instant in slots[1::3]]
 
     def slot(self, now, cost=1, **fields):
         """Ask until there is one, or a later time to ask is named; return its instant, or None."""
@@ -252,3 +254,36 @@ def test_every_slot_is_at_the_instant_of_the_local_schedule_at_length(
 ):
     """The same for longer."""
     check_both(valkey, limits, history, catch_up=catch_up, ahead=0, in_lane=in_lane)
+
+
+@settings(max_examples=150)
+@given(
+    RATES,
+    st.lists(
+        st.tuples(
+            st.one_of(st.none(), st.just(0), st.integers(1, 3 * SECOND), st.integers(1, 20_000)),
+            st.integers(0, 3 * SECOND),
+            st.sampled_from([0, 2_000, 10_000, 50_000]),
+        ),
+        max_size=25,
+    ),
+    st.sampled_from([0, 10_000]),
+    st.sampled_from([0, 200_000]),
+    st.booleans(),
+)
+def test_asked_for_and_used_as_late_as_may_be_the_limit_holds(  # noqa: PLR0917 - drawn
+    valkey, rate, history, catch_up, ahead, in_lane
+):
+    """In any window, at most burst + (W + catch_up) / interval calls start, both together."""
+    own = {"lane": [rate], "limits": []} if in_lane else {"limits": [rate]}
+    script = Script(valkey, catch_up=catch_up, ahead=ahead, **own)
+    now, slots, latest = 0, [], []
+    for pause, waited, late in history:
+        now = max(now, script.ask_at) if pause is None else now + pause
+        slots += script.ask(now, count=3, waited=waited, late=late)
+        latest += script.until
+        assert latest[-1:] >= [one + min(late, catch_up) - 1 for one in slots[-1:]]  # rounded
+    for first, last in itertools.combinations(range(len(slots)), 2):
+        window = max(0, slots[last] - latest[first])
+        allowed = rate.burst + (window + catch_up + 2) / (rate.interval * SECOND)
+        assert last - first + 1 <= allowed + 1e-6
