@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import signal
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import hypothesis
 import pytest
 import pytest_asyncio
+from _stalls import Stalls
 from blockbuster import blockbuster_ctx
 
 from aioapiqueue.testing import VirtualLoop
@@ -29,6 +31,17 @@ hypothesis.settings.register_profile(
     derandomize="CI" in os.environ,
 )
 hypothesis.settings.load_profile("default")
+
+
+def pytest_configure() -> None:
+    """Let what tests start hear Ctrl-C, although a shell's `&` or nohup made pytest ignore it.
+
+    Programs inherit that a signal is ignored, but not that it is heard and nothing is done.
+    """
+    for name in ("SIGINT", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_asyncio_loop_factories(
@@ -51,6 +64,13 @@ def blockbuster(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
         return
     with blockbuster_ctx("aioapiqueue", excluded_modules=["aioapiqueue.testing"]) as guard:
         yield guard
+
+
+@pytest.fixture
+def stalls() -> Iterator[Stalls]:
+    """Give `stalls.seconds`, by which this machine has held up the test so far: see `Stalls`."""
+    with Stalls() as stalls:
+        yield stalls
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,20 @@ import pytest
 
 pytestmark = pytest.mark.real
 
-QUICKLY = 10.0  # seconds, of which nearly all are the start of an interpreter on a busy machine
+PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
+# The same with fewer things of other services, for which the blanket scan takes most of its time.
+SMALL = """
+from aioapiqueue.cli import _scan
+from aioapiqueue.__main__ import main
+_scan.Plan.buckets = property(lambda _: 3)
+main()
+"""
 
 
-def run(*arguments, timeout=QUICKLY, **environment):
+def run(*arguments, timeout=PATIENCE, program=("-m", "aioapiqueue"), **environment):
     """Runs `python -m aioapiqueue` in a terminal of 80 columns that is not one."""
     return subprocess.run(
-        [sys.executable, "-m", "aioapiqueue", *arguments],
+        [sys.executable, *program, *arguments],
         env=os.environ | {"COLUMNS": "80"} | environment,
         capture_output=True,
         text=True,
@@ -34,7 +41,14 @@ def words(text):
     return " ".join(text.replace("│", " ").split())
 
 
-def test_demo_holds_its_promises_and_writes_its_figures(tmp_path):
+@pytest.mark.parametrize(
+    ("program", "things"),
+    [
+        pytest.param(("-c", SMALL), 3, id="small"),
+        pytest.param(("-m", "aioapiqueue"), 50, id="as it is", marks=pytest.mark.slow),
+    ],
+)
+def test_demo_holds_its_promises_and_writes_its_figures(program, things, tmp_path, stalls):
     """Unpaced throttles and loses, paced does neither and is on time; text and JSON agree.
 
     The user's AWS settings would break it if it heeded them.
@@ -48,43 +62,51 @@ def test_demo_holds_its_promises_and_writes_its_figures(tmp_path):
         "http_proxy": "http://127.0.0.1:1",
     }
     demo = ("demo", "--snapshots", "200", "--rate", "18/s", "--json", str(figures))
-    ended = run(*demo, timeout=120, **hostile)
-    assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout + ended.stderr
+    ended = run(*demo, timeout=300, program=program, **hostile)
+    assert (ended.returncode in {0, 1}, ended.stderr) == (True, ""), ended.stdout + ended.stderr
 
     report = json.loads(figures.read_text())
-    assert report["ok"] is True
+    # On time are 5 percent more: a machine that stands still for longer has it say that, rightly.
+    on_time = report["strategies"]["paced"]["ec2_seconds"] <= 1.05 * 201 / 18
+    assert on_time or stalls.seconds > 0.3
+    # A machine that takes so long for 200 calls does not use up 100 at once and 20 a second.
+    unpaced = report["strategies"]["unpaced"]
+    throttled = unpaced["throttled"] > 0
+    assert throttled or unpaced["ec2_seconds"] > 4
+    ok = on_time and throttled
+    assert (report["ok"], ended.returncode) == (ok, 1 - ok), ended.stdout
     assert {check["name"]: check["ok"] for check in report["checks"]} == {
-        "unpaced_was_throttled": True,
+        "unpaced_was_throttled": throttled,
         "paced_not_throttled": True,
         "paced_bystander_unharmed": True,
         "paced_found_everything": True,
-        "paced_on_time": True,
+        "paced_on_time": on_time,
     }
     assert report["plan"] | {"interval": None} == {
         "snapshots": 200,
         "public": 20,
-        "buckets": 50,
-        "users": 50,
+        "buckets": things,
+        "users": things,
         "rate": "18/s",
         "interval": None,
         "workers": 20,
     }
-    unpaced, blanket, paced = (report["strategies"][n] for n in ("unpaced", "blanket", "paced"))
-    assert unpaced["throttled"] > 0
+    calls = 203 + 12 * things  # of which 201 to EC2
+    blanket, paced = (report["strategies"][n] for n in ("blanket", "paced"))
     for one in (blanket, paced):
-        assert (one["ec2_calls"], one["calls"]) == (201, 803)
+        assert (one["ec2_calls"], one["calls"]) == (201, calls)
         assert (one["throttled"], one["errors"], one["lost"]) == (0, 0, 0)
         assert one["public_found"] == 20
         assert one["bystander_failures"] == 0 < one["bystander_calls"]
-    assert 200 / 18 <= paced["ec2_seconds"] <= 1.05 * 201 / 18
+    assert 200 / 18 <= paced["ec2_seconds"] <= 1.05 * 201 / 18 + stalls.seconds
     assert paced["ec2_seconds"] <= paced["seconds"]
-    assert blanket["seconds"] >= 802 / 18
+    assert blanket["seconds"] >= (calls - 1) / 18
 
     assert max(map(len, ended.stdout.splitlines())) <= 80
     assert ended.stdout.isascii()
-    assert "201 / 803" in ended.stdout
+    assert f"201 / {calls}" in ended.stdout
     assert "20 of 20" in ended.stdout
-    assert "OK: all 5 checks hold." in ended.stdout
+    assert ("OK: all 5 checks hold." in ended.stdout) is ok
 
 
 @pytest.mark.parametrize(
@@ -153,15 +175,16 @@ def test_interrupted_demo_leaves_no_server(signum, code):
         stderr=subprocess.PIPE,
         text=True,
     ) as demo:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not servers() - before and time.monotonic() < deadline:
             time.sleep(0.05)
         assert servers() - before
         time.sleep(1)
         demo.send_signal(signum)
-        _, errors = demo.communicate(timeout=QUICKLY)
+        _, errors = demo.communicate(timeout=PATIENCE)
     assert demo.returncode == code
     assert "Traceback" not in errors
+    deadline = time.monotonic() + PATIENCE
     while servers() - before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert servers() <= before

@@ -11,6 +11,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from _stalls import Stalls
 from typer.testing import CliRunner
 
 from aioapiqueue import Rate
@@ -278,14 +279,15 @@ def discover(server, *arguments, cwd, **environment):
 def discovered(tmp_path_factory):
     """Let it discover once: what it said, the folder it wrote to, and what the server heard."""
     folder = tmp_path_factory.mktemp("discovered")
-    with serving() as server:
+    with serving() as server, Stalls() as stalls:
         told = discover(server, "--write", "limits.toml", cwd=folder)
-    return told, folder, server.arrivals
+        stood_still = stalls.seconds
+    return told, folder, server.arrivals, stood_still
 
 
 def test_discovered_quotas_become_a_file_that_check_accepts(discovered):
     """Applied values, defaults where none is, and single look-ups are mapped, halved and merged."""
-    told, folder, _ = discovered
+    told, folder, *_ = discovered
     assert told.returncode == 0, told.stderr
     checked = run("check", "limits.toml", cwd=folder)
     assert checked.returncode == 0, checked.stderr
@@ -307,7 +309,7 @@ def test_discovered_quotas_become_a_file_that_check_accepts(discovered):
 
 def test_discovered_quotas_are_what_run_keeps(discovered, tmp_path):
     """`run --limits` takes the file as it was written: half of what the account has."""
-    _, folder, _ = discovered
+    _, folder, *_ = discovered
     command = [sys.executable, "-m", "aioapiqueue", "run", "--limits", folder / "limits.toml"]
     command += ["--json", tmp_path / "figures.json", "--", sys.executable, "-c", "pass"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -340,10 +342,11 @@ def test_without_a_file_to_write_it_goes_to_standard_output(quotas, tmp_path):
 
 def test_it_paces_itself(discovered):
     """Its pages come no faster than half of what Service Quotas is published to bear."""
-    *_, arrivals = discovered
+    *_, arrivals, stood_still = discovered
     pages = [at for at, name in arrivals if name == "ListServiceQuotas"]
     assert len(pages) == 9  # 161 quotas, 20 on a page; a burst of 5, then 5 a second
-    assert pages[-1] - pages[0] >= 0.5
+    # As long as the first was held up on its way, the others may come sooner after it.
+    assert pages[-1] - pages[0] >= 0.5 - stood_still
 
 
 @pytest.mark.parametrize(

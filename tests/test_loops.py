@@ -15,6 +15,7 @@ from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
 from aioapiqueue._dispatch import _clock_of
 from aioapiqueue.testing import VirtualLoop
 
+CATCH_UP = 0.010  # seconds, the default
 MADE_AT_IMPORT = ApiQueue("1000/s")
 
 
@@ -76,7 +77,7 @@ def test_waiters_of_a_closed_loop_are_gone_with_it(factory):
 
 
 @pytest.mark.real
-def test_between_two_real_loops_what_was_let_through_still_counts():
+def test_between_two_real_loops_what_was_let_through_still_counts(stalls):
     """Both read the same clock: a new loop is no way around the limit."""
     queue = ApiQueue(Window(2, 0.2))
 
@@ -86,7 +87,7 @@ def test_between_two_real_loops_what_was_let_through_still_counts():
     began = time.monotonic()
     first = run(timed(), asyncio.new_event_loop)
     second = run(timed(), asyncio.new_event_loop)
-    assert first[1] - began < 0.15
+    assert first[1] - began < 0.15 + stalls.seconds
     assert second[0] - first[0] >= 0.199
 
 
@@ -244,21 +245,30 @@ async def test_the_ticker_wakes_no_more_often_than_it_releases():
 
 
 def pace_on(factory, rate, seconds, *, tasks=50):
-    """Let tasks compete for a while; return the starts (monotonic) and the ticker's looks."""
+    """Let tasks compete for a while; return the releases (monotonic) and the ticker's looks.
+
+    A release is noted as the queue's clock had it, and may not be before that: a machine that
+    stands still between the two does not make two of them come closer together.
+    """
     queue, seen, looks = ApiQueue(f"{rate}/s"), [], 0
-    release_due = queue._release_due
+    release_due, grant = queue._release_due, queue._grant
 
     def counted(now):
         nonlocal looks
         looks += 1
         return release_due(now)
 
-    queue._release_due = counted
+    def noted(slot, now):
+        assert now <= time.monotonic()
+        seen.append(now)
+        return grant(slot, now)
+
+    queue._release_due, queue._grant = counted, noted
 
     async def worker(until):
         while time.monotonic() < until:
             async with queue.slot():
-                seen.append(time.monotonic())
+                pass
 
     async def main():
         until = time.monotonic() + seconds
@@ -272,17 +282,17 @@ def pace_on(factory, rate, seconds, *, tasks=50):
 
 @pytest.mark.real
 @pytest.mark.parametrize("rate", [700, 5000])
-def test_uvloop_keeps_the_limit_and_does_not_spin(rate):
+def test_uvloop_keeps_the_limit_and_does_not_spin(rate, stalls):
     """Its early timers and coarse clock break no window, and cost no wake-up per microsecond."""
-    seconds = 1.5
+    seconds = 1.2
     stock, stock_looks, stock_cpu = pace_on(asyncio.new_event_loop, rate, seconds)
     fast, looks, cpu = pace_on(new_uvloop, rate, seconds)
     for begins in (stock, fast):
-        # 10 ms of catch_up, and 10 ms by which a busy machine may run a body after its release.
         for per in (0.0, 0.01, 0.1, 1.0):
-            assert most_in(begins, per) <= 1 + (per + 0.010 + 0.010) * rate
-        assert len(begins) <= 1 + (begins[-1] - begins[0] + 0.010 + 0.010) * rate
-        assert len(begins) >= 0.5 * seconds * rate  # and it is no trickle
+            assert most_in(begins, per) <= 1 + (per + CATCH_UP) * rate + 1e-3
+        assert len(begins) <= 1 + (begins[-1] - begins[0] + CATCH_UP) * rate + 1e-3
+        # And it is no trickle.
+        assert len(begins) >= 0.5 * (seconds - stalls.seconds) * rate
     assert looks <= 2 * len(fast) + 10
     assert looks <= 2 * seconds * 1000 + 10  # a millisecond is the least it sleeps
     assert stock_looks <= 2 * seconds * 1000 + 10

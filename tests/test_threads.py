@@ -9,7 +9,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import pairwise
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -20,7 +19,32 @@ from aioapiqueue.threads import _home, blocking
 pytestmark = pytest.mark.real
 
 
-def until(condition, *, seconds=10.0):
+PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
+CATCH_UP = 0.010  # seconds, a queue's default
+
+
+class Released:
+    """Notes what a queue let through, and when: a thread may be late to resume."""
+
+    def __init__(self):
+        self.keys = []
+        self.times = []
+
+    def on_event(self, event):
+        """Hear of one."""
+        if event.kind == "released":
+            self.keys.append(event.key)
+            self.times.append(event.at)
+
+    def assert_paced(self, interval):
+        """Check that none was early, after any of those before it."""
+        latest = self.times[0]
+        for number, at in enumerate(self.times):
+            assert at - number * interval >= latest - CATCH_UP - 1e-6
+            latest = max(latest, at - number * interval)
+
+
+def until(condition, *, seconds=PATIENCE):
     """Wait until something that another thread does has happened."""
     end = time.monotonic() + seconds
     while not condition():
@@ -52,10 +76,10 @@ def threads(function, count, *, one_by_one=None):
                 until(lambda: one_by_one(len(futures)))
         yield futures
         for future in futures:
-            future.result(timeout=30)
+            future.result(timeout=PATIENCE)
 
 
-def run_program(source, *, seconds=30.0, ok=True):
+def run_program(source, *, seconds=PATIENCE, ok=True):
     """Run a program in a process of its own, and return the lines that it prints."""
     done = subprocess.run(
         # From Python 3.12 on, a fork beside threads is warned of.
@@ -71,9 +95,10 @@ def run_program(source, *, seconds=30.0, ok=True):
     return done.stdout.splitlines()
 
 
-def test_threads_get_their_turns_one_interval_apart():
+def test_threads_get_their_turns_one_interval_apart(stalls):
     """Calls of 20 threads start one at a time, at the rate, and no slower."""
-    queue = ApiQueue("100/s")
+    released = Released()
+    queue = ApiQueue("100/s", observers=[released])
     starts = []
 
     def work(_):
@@ -86,22 +111,18 @@ def test_threads_get_their_turns_one_interval_apart():
     starts.sort()
     assert len(starts) == 100
     # The release is on time; a thread that resumes late may come close to the next.
-    for first, later in zip(starts, starts[20:], strict=False):
-        assert later - first > 0.2 - 0.06
-    assert 0.98 <= starts[-1] - starts[0] < 0.99 + 0.5
+    released.assert_paced(0.01)
+    assert all(
+        let_go <= start for let_go, start in zip(sorted(released.times), starts, strict=True)
+    )
+    assert starts[-1] - starts[0] < 0.99 + 0.5 + stalls.seconds
     assert settled(queue)
 
 
 def test_hundreds_of_threads_get_their_turns_in_the_order_of_arrival():
     """Of 300 threads that wait, each gets its turn before those that came later."""
-    turns = []
-
-    class Notes:
-        def on_event(self, event):
-            if event.kind == "released":
-                turns.append(event.key)
-
-    queue = ApiQueue("1000/s", observers=[Notes()])
+    released = Released()
+    queue = ApiQueue("1000/s", observers=[released])
     queue.pause()
 
     def work(number):
@@ -111,34 +132,40 @@ def test_hundreds_of_threads_get_their_turns_in_the_order_of_arrival():
     with threads(work, 300, one_by_one=lambda count: queue.waiting == count):
         assert queue.waiting == 300
         blocking(queue).call(queue.resume)
-    assert turns == list(range(300))
+    assert released.keys == list(range(300))
     assert settled(queue)
 
 
 def test_key_priority_and_cost_are_the_queues():
     """A thread's slot has what it asks for: a lane, a place ahead of others, a cost."""
-    queue = ApiQueue("20/s", lanes={"slow": "2/s"})
-    order = []
+    released = Released()
+    queue = ApiQueue("20/s", lanes={"slow": "2/s"}, observers=[released])
+    keys = []
 
     def work(**asked):
         with blocking(queue).slot(**asked) as slot:
-            order.append((slot.key, round(slot.waited, 1)))
+            keys.append(slot.key)
 
     work()
+    blocking(queue).call(queue.pause)
     wishes = [{"key": "dear", "cost": 4}, {"key": "slow"}, {"key": "slow"}, {"priority": -1}]
     with threads(
         lambda number: work(**wishes[number]),
         len(wishes),
-        one_by_one=lambda count: queue.waiting + len(order) > count,
+        one_by_one=lambda count: queue.waiting == count,
     ):
-        pass
-    keys = [key for key, _ in order]
-    assert keys == [None, None, "dear", "slow", "slow"]
-    assert order[-1][1] >= 0.5
+        until(lambda: queue.waiting == 4)
+        blocking(queue).call(queue.resume)
+    assert released.keys == [None, None, "dear", "slow", "slow"]
+    assert sorted(keys, key=str) == sorted(released.keys, key=str)
+    _, urgent, dear, slow, slower = released.times
+    assert dear - urgent >= 4 / 20 - CATCH_UP  # it costs four
+    assert slow - dear >= 1 / 20 - CATCH_UP
+    assert slower - slow >= 0.5 - CATCH_UP
     assert settled(queue)
 
 
-def test_a_timeout_leaves_nothing_behind():
+def test_a_timeout_leaves_nothing_behind(stalls):
     """Threads that wait for too long get SlotTimeout, and delay nobody behind them."""
     queue = ApiQueue("400ms")
 
@@ -150,11 +177,15 @@ def test_a_timeout_leaves_nothing_behind():
             with blocking(queue).slot():
                 pass
 
+    def there(count):
+        return queue.stats.released + queue.stats.timed_out + queue.waiting >= count
+
     start = time.monotonic()
-    with threads(work, 6):
+    with threads(work, 6, one_by_one=there):
         pass
-    assert 0.75 < time.monotonic() - start < 1.15  # three calls, none lost to the other three
-    assert queue.stats.timed_out >= 2
+    # Three calls, none lost to the other three.
+    assert 0.75 < time.monotonic() - start < 1.15 + stalls.seconds
+    assert (queue.stats.released, queue.stats.timed_out) == (3, 3)
     assert settled(queue)
 
 
@@ -177,7 +208,7 @@ def test_a_thread_hears_why_it_gets_no_slot():
             pytest.fail("it was let in")
         blocking(queue).close(drain=False)
         with pytest.raises(QueueClosed, match="closed while a call waited"):
-            waiting.result(timeout=10)
+            waiting.result(timeout=PATIENCE)
     with pytest.raises(QueueClosed), blocking(queue).slot():
         pytest.fail("it was let in")
     assert settled(queue)
@@ -215,7 +246,7 @@ def test_a_slot_that_nobody_ends_is_given_back():
     assert queue.running == 1
     del lost
     gc.collect()
-    with blocking(queue).slot(timeout=5):
+    with blocking(queue).slot(timeout=PATIENCE):
         assert queue.running == 1
     assert settled(queue)
 
@@ -228,10 +259,8 @@ def test_a_slot_may_join_before_its_thread_waits():
     for slot in (first, never, later):
         slot.join()
     blocking(queue).call(queue.resume)
-    with later:
-        assert later.waited < 5
-        with first:
-            assert first.waited < later.waited
+    with later, first:
+        assert first.waited < later.waited
     assert figures(queue) == (0, 1)  # the one that nobody has entered
     never.release()
     assert settled(queue)
@@ -260,16 +289,18 @@ def test_push_back_from_threads_holds_and_is_heard_once():
     queue = ApiQueue("1000/s", adaptive=Adaptive("1/s"))
     refused = threading.Barrier(30)
 
+    instants = []
+
     def work(_):
         with blocking(queue).slot() as slot:
-            refused.wait(timeout=10)
+            refused.wait(timeout=PATIENCE)
+            instants.append(time.monotonic())
             slot.throttled(retry_after=0.5)
 
     with threads(work, 30):
         pass
-    start = time.monotonic()
     with blocking(queue).slot():
-        assert time.monotonic() - start > 0.3
+        assert time.monotonic() - min(instants) >= 0.5
     assert queue.stats.throttled == 30
     assert queue.stats.slowed == 1
     assert settled(queue)
@@ -278,10 +309,10 @@ def test_push_back_from_threads_holds_and_is_heard_once():
 def test_push_back_without_a_call_holds_too():
     """A thread can say that the other side pushed back without a slot; nonsense is refused."""
     queue = ApiQueue()
-    blocking(queue).throttled(0.3)
     start = time.monotonic()
+    blocking(queue).throttled(0.3)
     with blocking(queue).slot() as slot:
-        assert time.monotonic() - start >= 0.29
+        assert time.monotonic() - start >= 0.3
         with pytest.raises(ValueError, match="at least 0, not -1"):
             slot.throttled(-1)
     with pytest.raises(ValueError, match="at least 0, not nan"):
@@ -378,8 +409,8 @@ def test_all_queues_share_one_idle_thread():
 
 async def test_coroutines_and_threads_share_a_queue_through_a_portal():
     """Both get their turns in one stream, on the coroutines' own loop."""
-    starts = []
-    async with BlockingPortal() as portal, ApiQueue("50ms") as queue:
+    released, starts = Released(), []
+    async with BlockingPortal() as portal, ApiQueue("50ms", observers=[released]) as queue:
 
         def work():
             with blocking(queue, portal=portal).slot():
@@ -389,15 +420,17 @@ async def test_coroutines_and_threads_share_a_queue_through_a_portal():
             async with queue.slot():
                 starts.append(time.monotonic())
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*(call() for _ in range(5)), *[asyncio.to_thread(work)] * 1)
             await asyncio.gather(
                 *(asyncio.to_thread(work) for _ in range(5)), *(call() for _ in range(5))
             )
         assert queue.running == 0
-    assert len(starts) == 16
-    assert all(later - first > 0.02 for first, later in pairwise(starts))
-    assert starts[-1] - starts[0] < 15 * 0.05 + 0.5
+    assert len(starts) == len(released.times) == 16
+    released.assert_paced(0.05)
+    assert all(
+        let_go <= start for let_go, start in zip(released.times, sorted(starts), strict=True)
+    )
 
 
 async def test_waiting_in_the_portals_own_thread_is_refused():
@@ -421,7 +454,7 @@ def test_threads_hear_that_the_users_loop_has_ended():
             waiting = pool.submit(gate.slot().__enter__)
             until(lambda: queue.waiting == 1)
         with pytest.raises(RuntimeError, match="has been closed"):
-            waiting.result(timeout=10)
+            waiting.result(timeout=PATIENCE)
     for act in (gate.slot().__enter__, gate.throttled, gate.close):
         with pytest.raises(RuntimeError, match="has been closed"):
             act()
@@ -461,12 +494,17 @@ def test_keyboard_interrupt_leaves_nothing_behind():
         except KeyboardInterrupt:
             blocking(queue).call(int)
             print("interrupted", queue.waiting, queue.running)
-        start = time.monotonic()
-        with blocking(queue).slot() as slot:
-            print("goes on", slot.waited < 0.4)
+        print("one interval", blocking(queue).call(queue.estimate) <= 0.3)
+        with blocking(queue).slot():
+            print("goes on", queue.stats.released)
         """
     )
-    assert lines == ["interrupted 0 1", "interrupted 0 0", "goes on True"]
+    assert lines == [
+        "interrupted 0 1",
+        "interrupted 0 0",
+        "one interval True",
+        "goes on 4",
+    ]
 
 
 def test_ctrl_c_while_closing_refuses_those_who_wait():
@@ -501,7 +539,7 @@ def test_ctrl_c_while_closing_refuses_those_who_wait():
         try:
             blocking(queue).close()
         except KeyboardInterrupt:
-            thread.join(10)
+            thread.join(60)
             print("interrupted", queue.waiting)
         """
     )
@@ -530,14 +568,14 @@ def test_interrupted_anywhere_no_slot_is_lost():
 
         def calls():
             for _ in range(20):
-                with gate.slot(timeout=5) as slot:
+                with gate.slot(timeout=50) as slot:
                     slot.throttled()
 
         struck = 0
         sys.unraisablehook = lambda _: None  # struck in a finalizer
         chance = random.Random(4)
-        end = time.monotonic() + 2
-        while time.monotonic() < end:
+        end = time.monotonic() + 50
+        while struck < 1000 and time.monotonic() < end:
             try:
                 signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.00001, 0.0004))
                 calls()
@@ -547,12 +585,12 @@ def test_interrupted_anywhere_no_slot_is_lost():
         signal.setitimer(signal.ITIMER_REAL, 0)
         gc.collect()
         gate.call(int)
-        print(struck > 500, queue.waiting, queue.running)
-        with gate.slot(timeout=5):
+        print(struck, queue.waiting, queue.running)
+        with gate.slot(timeout=50):
             print("goes on")
         """
     )
-    assert lines == ["True 0 0", "goes on"]
+    assert lines == ["1000 0 0", "goes on"]
 
 
 def test_a_child_after_a_fork_has_a_queue_of_its_own():
@@ -563,13 +601,13 @@ def test_a_child_after_a_fork_has_a_queue_of_its_own():
         from aioapiqueue import ApiQueue
         from aioapiqueue.threads import blocking
 
-        queue = ApiQueue("200ms", concurrency=2)
+        queue = ApiQueue("200ms", concurrency=1)
 
         def work():
             with blocking(queue).slot():
                 pass
 
-        outer = blocking(queue).slot().__enter__()
+        outer = blocking(queue).slot().__enter__()      # until all are there
         waiting = [threading.Thread(target=work) for _ in range(4)]
         for thread in waiting:
             thread.start()
@@ -578,24 +616,25 @@ def test_a_child_after_a_fork_has_a_queue_of_its_own():
         child = os.fork()
         if child == 0:
             print("child", queue.waiting, queue.running, threading.active_count())
-            start = time.monotonic()
+            # Of those that waited in the parent, none has a slot here before those that come.
+            print("child", blocking(queue).call(queue.estimate) <= 0.2)
             for _ in range(3):
                 with blocking(queue).slot():
                     pass
             outer.release()
             del outer
             blocking(queue).call(int)
-            print("child", time.monotonic() - start < 1.0, queue.waiting, queue.running, flush=True)
+            print("child", queue.stats.released, queue.waiting, queue.running, flush=True)
             os._exit(0)
         _, status = os.waitpid(child, 0)
+        outer.release()
         for thread in waiting:
             thread.join()
-        outer.release()
         blocking(queue).call(int)
         print("parent", status, queue.waiting, queue.running)
         """
     )
-    assert lines == ["child 0 0 1", "child True 0 0", "parent 0 0 0"]
+    assert lines == ["child 0 0 1", "child True", "child 4 0 0", "parent 0 0 0"]
 
 
 def test_forks_at_any_moment_leave_parent_and_child_working():
@@ -623,13 +662,13 @@ def test_forks_at_any_moment_leave_parent_and_child_working():
             if child == 0:
                 stop = True
                 for _ in range(5):
-                    with blocking(queue).slot(timeout=5):
+                    with blocking(queue).slot(timeout=30):
                         pass
                 sys.exit(0)
             failed += os.waitpid(child, 0)[1] != 0
         stop = True
         for thread in busy:
-            thread.join(10)
+            thread.join(60)
         blocking(queue).call(int)
         print(failed, queue.waiting, queue.running)
         """
@@ -652,11 +691,12 @@ def test_a_pool_of_forked_processes_can_use_the_queue():
                 return time.monotonic()
 
         work(0)
+        begun = time.monotonic()
         with multiprocessing.get_context("fork").Pool(2) as pool:
             times = sorted(pool.map(work, range(10), chunksize=5))
             pool.close()
             pool.join()
-        print(len(times), times[-1] - times[0] > 0.17)
+        print(len(times), times[-1] - begun > 0.19)
         """
     )
     assert lines == ["10 True"]
@@ -693,7 +733,6 @@ def test_a_portal_of_the_parent_is_refused_in_the_child():
 
 def test_the_interpreter_ends_although_daemon_threads_wait():
     """Threads that wait for ever keep no process alive, and die in silence."""
-    start = time.monotonic()
     lines = run_program(
         """
         import threading, time
@@ -715,7 +754,6 @@ def test_the_interpreter_ends_although_daemon_threads_wait():
         """
     )
     assert lines == ["end"]
-    assert time.monotonic() - start < 10
 
 
 def test_threads_that_the_program_waits_for_get_their_turns_at_its_end():

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from groups import Cluster, Sentinels
 
 HOST = "127.0.0.1"
-PATIENCE = 30.0  # seconds: far more than anything here takes, for busy machines
+PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 
 _PORTS = SystemRandom()  # not random's own state, which Hypothesis seeds
 

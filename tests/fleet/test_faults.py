@@ -16,6 +16,7 @@ from aioapiqueue.integrations.redis import SharedSchedule
 
 AHEAD = 0.2
 CATCH_UP = 0.010
+PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 PASSWORD = "sesame-open"  # noqa: S105 - of servers that live for a second
 
 
@@ -32,10 +33,14 @@ class Listener:
 
 
 @contextlib.asynccontextmanager
-async def busy(client, name, **options):
-    """Give a queue of which somebody always wants something, and the events that it had."""
+async def busy(client, name, *, at_most=1.0, **options):
+    """Give a queue of which somebody always wants something, and the events that it had.
+
+    It waits for an answer for so many seconds that a busy machine is no fault; redis-py may use up
+    all of them with retries of its own.
+    """
     listener = Listener()
-    schedule = SharedSchedule(client, name, timeout=0.2, **options)
+    schedule = SharedSchedule(client, name, timeout=at_most, **options)
     async with client:
         queue = ApiQueue("1000/s", schedule=schedule, observers=[listener])
 
@@ -58,14 +63,14 @@ async def busy(client, name, **options):
 async def goes_on(queue):
     """Wait until it does, with a healthy server."""
     before = queue.stats.released
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while queue.stats.released < before + 100 or queue.stats.fault:  # noqa: ASYNC110 - figures
             await asyncio.sleep(0.01)
 
 
 async def stands_still(queue, why):
     """Wait until it knows of a fault; make sure that it says why, but no secret, and waits."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while not queue.stats.fault:  # noqa: ASYNC110 - a figure
             await asyncio.sleep(0.01)
     stats = queue.stats
@@ -111,7 +116,7 @@ async def test_a_server_may_die_and_come_back_empty(name, tls):
 @pytest.mark.parametrize("how", ["paused", pytest.param("frozen", marks=pytest.mark.slow)])
 async def test_a_server_may_answer_too_late(server, name, how):
     """What it answers after the time-out is lost, and not used twice."""
-    async with busy(server.client(), name) as (queue, events):
+    async with busy(server.client(), name, at_most=0.2) as (queue, events):
         await goes_on(queue)
         if how == "frozen":
             server.freeze()
@@ -121,7 +126,9 @@ async def test_a_server_may_answer_too_late(server, name, how):
         if how == "frozen":
             server.thaw()
         await goes_on(queue)
-        assert events == ["lost", "restored"]
+        # Once, on a machine that does not stand still for 0.2 s besides.
+        assert events[:2] == ["lost", "restored"]
+        assert events == ["lost", "restored"] * (len(events) // 2)
 
 
 @pytest.mark.real

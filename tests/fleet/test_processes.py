@@ -40,12 +40,14 @@ def in_good_order(figures):
 
 def test_processes_never_have_more_than_the_limit_together(valkey, name):
     """However they are scheduled, and if half of them are killed: no call is early, or too many."""
-    rate = 1000
-    with Workers(4, valkey.url, name, f"{rate}/s") as workers:
+    rate, patient = 1000, {"timeout": 30}  # a machine that stands still is no fault
+    with Workers(4, valkey.url, name, f"{rate}/s", schedule=patient) as workers:
         begun = workers.begin()
         until(lambda: workers.count(RELEASED) >= rate, "too few calls", every=0.1)
+        until(lambda: set(shares(workers)) == set(range(4)), "somebody has nothing", every=0.1)
         killed = workers.kill([0, 1])
-        until(lambda: workers.count(RELEASED) >= 2 * rate, "too few calls", every=0.1)
+        so_far = workers.count(RELEASED)
+        until(lambda: workers.count(RELEASED) >= so_far + rate, "too few calls", every=0.1)
         figures = workers.end()
     assert len(figures) == 2
     assert in_good_order(figures)
@@ -53,7 +55,7 @@ def test_processes_never_have_more_than_the_limit_together(valkey, name):
     assert sum(one["asks"] for one in figures) < sum(one["released"] for one in figures) / 2
     for number, instant in enumerate(workers.instants(), start=1):
         assert number <= 1 + (instant - begun + CATCH_UP) * rate
-    assert set(shares(workers, 0, killed)) == set(range(4)), "somebody had nothing"
+    assert shares(workers, killed).keys() & {2, 3}
 
 
 @pytest.mark.slow

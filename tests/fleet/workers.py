@@ -123,7 +123,7 @@ class Workers:
         for process in alive:
             assert process.stdout is not None
             figures.append(json.loads(process.stdout.readline()))
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         self._observer.join()
         return figures
 

@@ -6,6 +6,7 @@ import asyncio
 import calendar
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -29,7 +30,11 @@ from aioapiqueue.registry import Registry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aioapiqueue import Event
+
 BOOTSTRAP = Path(_server.__file__).parent / "_bootstrap"
+CATCH_UP = 0.010  # seconds, a queue's default
+PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,12 @@ class Loopback:
         self._started = threading.Event()
         self._thread = threading.Thread(target=asyncio.run, args=[self._main()])
         self._thread.start()
-        assert self._started.wait(10)
+        assert self._started.wait(PATIENCE)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
 
     @property
     def times(self) -> list[float]:
@@ -137,10 +142,10 @@ class Program:
 
     async def line(self) -> str:
         """Return the next line of its output."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             return (await self.process.stdout.readline()).decode().rstrip("\n")
 
-    async def end(self, *, within: float = 60) -> tuple[str, str]:
+    async def end(self, *, within: float = PATIENCE) -> tuple[str, str]:
         """Return what it has written to stdout and stderr, once it has ended."""
         async with asyncio.timeout(within):
             out, err = await self.process.communicate()
@@ -153,11 +158,31 @@ class Bench:
     def __init__(self, loopback: Loopback, directory: Path) -> None:
         self.loopback = loopback
         self.directory = directory
+        self.released: list[float] = []
+        """When the queues of its hub let calls go, as `time.monotonic()`."""
         self._processes: list[asyncio.subprocess.Process] = []
 
     def hub(self, limits: dict[str, object], **options: object) -> Hub:
         """Return a hub, to be entered."""
-        return Hub(Registry(limits), directory=self.directory / "hub", **options)
+        registry = Registry(limits, observers=[self])
+        return Hub(registry, directory=self.directory / "hub", **options)
+
+    def on_event(self, event: Event) -> None:
+        """Hear from a queue."""
+        if event.kind == "released":
+            self.released.append(event.at)
+
+    def assert_paced(self, rate: float) -> None:
+        """Check that calls were let go at the rate, and that none arrived before it was let go.
+
+        Gaps between arrivals say less: one that this machine has held up is close to the next.
+        """
+        latest = -math.inf  # of what the first slot would have been, by any call so far
+        for number, at in enumerate(self.released):
+            assert at - number / rate >= latest - CATCH_UP - 1e-6, gaps(self.released)
+            latest = max(latest, at - number / rate)
+        for let_go, arrived in zip(self.released, sorted(self.loopback.times), strict=False):
+            assert let_go <= arrived
 
     @property
     def environment(self) -> dict[str, str]:
@@ -252,12 +277,12 @@ class Raw:
 
     async def hear(self) -> dict[str, object] | None:
         """Return the next message; None at the end."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             line = await self.reader.readline()
         return json.loads(line) if line else None
 
 
-async def until(condition: Callable[[], bool], *, within: float = 10) -> None:
+async def until(condition: Callable[[], bool], *, within: float = PATIENCE) -> None:
     """Wait until something is so."""
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 - other processes change it

@@ -19,6 +19,7 @@ from aioapiqueue.registry import Registry
 
 pytestmark = pytest.mark.real
 
+PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 HELLO = {"do": "hello", "version": 1, "pid": os.getpid()}
 ASK = {"do": "ask", "id": 1, "service": "ec2", "operation": "DescribeRegions"}
 
@@ -71,7 +72,7 @@ class Serving:
         self.directory = tempfile.TemporaryDirectory(prefix="aq-")
         self.thread = threading.Thread(target=asyncio.run, args=[self.main()])
         self.thread.start()
-        assert self.ready.wait(10)
+        assert self.ready.wait(PATIENCE)
         return self
 
     async def main(self):
@@ -86,20 +87,20 @@ class Serving:
 
     def __exit__(self, *_):
         self.loop.call_soon_threadsafe(self.stop.set)
-        self.thread.join(10)
+        self.thread.join(PATIENCE)
         self.directory.cleanup()
 
     def connect(self):
         """Return a socket that is connected to the hub."""
         client = socket.socket(socket.AF_UNIX)
-        client.settimeout(5)
+        client.settimeout(PATIENCE)
         client.connect(str(self.hub.path))
         return client
 
     def settled(self):
         """Wait until all is given back: no connection, no request, no place."""
         self.serves()  # whoever came earlier has been accepted, too
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE
         while self.hub._connections or self.hub.requests:
             assert time.monotonic() < deadline, "something of a client that has gone is left"
             time.sleep(0.0005)

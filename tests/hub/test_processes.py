@@ -42,43 +42,58 @@ for pid in children:
 """
 
 
-async def test_eight_processes_of_eight_threads_share_one_rate(bench, tools):
-    """Together they make 50 calls per second, no more in any second, and nothing is left over."""
+async def test_eight_processes_of_eight_threads_share_one_rate(bench, tools, stalls):
+    """Together they make 50 calls per second, no more in any second, and nothing is left over.
+
+    What arrives in any second is the slow test's: here it is what is let go that is counted.
+    """
     async with bench.hub({"sts": "50/s"}) as hub:
         fleet = await bench.start(FLEET, hub, "8", "8")
-        await tools.until(lambda: len(bench.loopback.arrivals) > 10, within=30)
-        begun = time.monotonic()
-        await asyncio.sleep(5)
-        arrived = [at for at in bench.loopback.times if begun <= at < begun + 5]
-        assert 0.95 * 250 <= len(arrived) <= 255  # 0.98 in the slow test, over a longer time
-        # Let go strictly at the rate; on a busy machine, some are sent later than others.
+        await tools.until(lambda: len(bench.loopback.arrivals) > 10)
+        await tools.until(lambda: hub.figures[0].waiting > 40)
+        stood_still, before, begun = stalls.seconds, len(bench.released), time.monotonic()
+        await asyncio.sleep(4)
+        count, took = len(bench.released) - before, time.monotonic() - begun
+        assert count >= 0.95 * 50 * (took - (stalls.seconds - stood_still))
         assert hub.figures[0].peak <= 52
-        assert tools.most_in(1, arrived) <= 60
         assert hub.figures[0].waiting > 40
         (bench.directory / "stop").touch()
         assert (await fleet.end())[1] == ""
         await tools.until(lambda: hub.requests == 0)
         assert hub.figures[0].calls == len(bench.loopback.arrivals)
-        assert len(hub.processes) == 9
+        await tools.until(lambda: len(hub.processes) == 9)
         assert all(process.botocore for process in hub.processes.values())
+    bench.assert_paced(50)
 
 
-async def test_when_half_are_killed_the_rest_take_the_whole_rate_at_once(bench, tools):
-    """No slot goes to the dead: the gap around the kill is no longer than those before."""
+async def test_when_half_are_killed_the_rest_take_the_whole_rate_at_once(bench, tools, stalls):
+    """No slot goes to the dead, but for those whose calls were under way as they died.
+
+    How long the gap around their death is, is the slow test's.
+    """
     async with bench.hub({"sts": "20/s"}) as hub:
         fleet = await bench.start(FLEET, hub, "6", "4")
         children = list(map(int, (await fleet.line()).split()))
-        await tools.until(lambda: hub.figures and hub.figures[0].waiting > 20, within=30)
-        killed = time.monotonic()
+        await tools.until(lambda: hub.figures and hub.figures[0].waiting > 20)
+        figure = hub.figures[0]
+        under_way, before = figure.running, len(bench.released)
         for pid in children[::2]:
             os.kill(pid, signal.SIGKILL)
-        await asyncio.sleep(3)
-        after = [at for at in bench.loopback.times if killed <= at < killed + 3]
-        assert len(after) >= 57
-        # One that was let go and killed before it was sent is lost, and no other.
-        assert max(tools.gaps(after)) < 0.2
+        dead = [hub.processes[pid] for pid in children[::2]]
+        await tools.until(lambda: all(process.ended for process in dead))
+        stood_still, known, begun = stalls.seconds, len(bench.released), time.monotonic()
+        await asyncio.sleep(2)
+        count, took = len(bench.released) - known, time.monotonic() - begun
+        assert count >= 0.95 * 20 * (took - (stalls.seconds - stood_still)) - 1
         assert sum(process.ended is not None for process in hub.processes.values()) == 3
-        assert hub.figures[0].running <= 2
+        (bench.directory / "stop").touch()
+        assert (await fleet.end())[1] == ""
+        await tools.until(lambda: hub.requests == 0)
+        lost = len(bench.released) - len(bench.loopback.arrivals)
+        assert lost <= under_way + known - before
+    # A slot that the dead gave back is let go twice: so it is those that arrive that are counted.
+    for number, arrived in enumerate(sorted(bench.loopback.times)):
+        assert arrived >= bench.released[0] + number / 20 - 0.010  # catch_up
 
 
 HUB = """
@@ -94,7 +109,9 @@ asyncio.run(main())
 """
 
 
-async def test_when_the_hub_is_killed_every_waiting_call_fails_and_nothing_is_sent(bench, tools):
+async def test_when_the_hub_is_killed_every_waiting_call_fails_and_nothing_is_sent(
+    bench, tools, stalls
+):
     """Threads and tasks that wait get an error that says so within 5 s; later calls at once."""
     hub = await bench.start(
         HUB, None, str(bench.directory / "hub"), PYTHONPATH=os.pathsep.join(sys.path)
@@ -134,13 +151,13 @@ async def test_when_the_hub_is_killed_every_waiting_call_fails_and_nothing_is_se
     assert await program.line() == "up"
     assert len(bench.loopback.arrivals) == 1
     await asyncio.sleep(2)
-    hub.process.kill()
     killed = time.monotonic()
-    out, err = await program.end(within=20)
+    hub.process.kill()
+    out, err = await program.end()
     assert err == ""
     threads, tasks, *errors = out.splitlines()
-    assert killed < float(threads) < killed + 5
-    assert float(tasks) < killed + 5
+    assert killed < float(threads) < killed + 5 + stalls.seconds
+    assert float(tasks) < killed + 5 + stalls.seconds
     assert len(errors) == 9
     for error in errors:
         assert error.startswith("aioapiqueue.PacingError: the call was not sent: nobody paces it")
@@ -166,13 +183,11 @@ async def test_without_a_hub_at_the_start_every_call_fails(bench, tools):
     """
     path = str(bench.directory / "none.sock")
     environment = {"PYTHONPATH": str(tools.BOOTSTRAP), "AIOAPIQUEUE_HUB": path}
-    begun = time.monotonic()
     assert await bench.run(source, None, **environment) == (
         0,
         "PacingError True RuntimeError\n" * 2,
         "",
     )
-    assert time.monotonic() - begun < 20
     assert not bench.loopback.arrivals
 
 
@@ -183,21 +198,30 @@ async def test_children_of_multiprocessing_are_paced(bench, tools, method):
         import multiprocessing, sys
         import botocore.session
 
-        def call(_):
+        def meet(barrier):
+            global both
+            both = barrier                          # so that neither child has all the work
+
+        def work(_):
+            both.wait(60)
+            call()
+
+        def call():
             sts = botocore.session.get_session().create_client("sts")
             for _ in range(3):
                 sts.get_caller_identity()
 
         if __name__ == "__main__":
-            call(None)
-            with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
-                pool.map(call, range(2), chunksize=1)
-            call(None)
+            call()
+            context = multiprocessing.get_context(sys.argv[1])
+            with context.Pool(2, meet, [context.Barrier(2)]) as pool:
+                pool.map(work, range(2), chunksize=1)
+            call()
     """
     async with bench.hub({"sts": "10/s"}) as hub:
         assert await bench.run(source, hub, method) == (0, "", "")
         assert hub.figures[0].calls == len(bench.loopback.arrivals) == 12
-        assert tools.most_in(1, bench.loopback.times) <= 11
+        bench.assert_paced(10)
         await tools.until(lambda: all(process.ended for process in hub.processes.values()))
         paced = [process for process in hub.processes.values() if process.botocore]
         assert len(paced) >= 3
@@ -216,7 +240,7 @@ async def test_grandchildren_are_paced(bench, tools):
     async with bench.hub({"sts": "10/s"}) as hub:
         assert await bench.run(source, hub) == (0, "", "")
         assert hub.figures[0].calls == 1
-        assert len(hub.processes) == 3
+        await tools.until(lambda: len(hub.processes) == 3)
 
 
 async def test_a_daemon_that_closes_every_file_is_paced_and_its_files_are_its_own(bench, tools):
@@ -298,7 +322,7 @@ async def test_eight_interpreters_of_eight_threads_over_twenty_seconds(bench, to
     async with bench.hub({"sts": "50/s"}) as hub:
         crews = [await bench.start(source, hub, "1", "8") for _ in range(8)]
         children = [int(await crew.line()) for crew in crews]
-        await tools.until(lambda: hub.figures and hub.figures[0].waiting >= 62, within=60)
+        await tools.until(lambda: hub.figures and hub.figures[0].waiting >= 62)
         begun = time.monotonic()
         await asyncio.sleep(20)
         arrived = [at for at in bench.loopback.times if begun <= at < begun + 20]

@@ -91,7 +91,7 @@ async def test_another_user_is_refused_even_where_the_file_modes_let_it_in(bench
     assert "not 65534" in json.loads(out)["error"]
 
 
-async def test_calls_are_let_go_at_the_rate_of_their_queue(bench, tools):
+async def test_calls_are_let_go_at_the_rate_of_their_queue(bench, tools, stalls):
     """Of four calls at 20 per second, the last is let go after 150 ms; others at once."""
     async with bench.hub({"ec2": "20/s"}) as hub, tools.Raw(hub) as client:
         client.greet()
@@ -106,9 +106,9 @@ async def test_calls_are_let_go_at_the_rate_of_their_queue(bench, tools):
             message = await client.hear()
             assert message["go"] is True
             times[message["id"]] = loop.time() - begun
-        assert times[5] < 0.045
+        # The hub has read all before it lets the second go: the last is let go with the first.
         assert list(times) == [1, 5, 2, 3, 4]
-        assert 0.15 <= times[4] < 0.5
+        assert 0.15 <= times[4] < 0.5 + stalls.seconds
         ec2, iam = hub.figures
         assert (ec2.calls, ec2.running, ec2.paced, ec2.queue) == (
             4,
@@ -116,7 +116,7 @@ async def test_calls_are_let_go_at_the_rate_of_their_queue(bench, tools):
             True,
             "ec2 eu-west-1 AKIAIOSFODNN7EXAMPLE",
         )
-        assert 0.15 <= ec2.longest_wait < 0.5
+        assert 0.15 <= ec2.longest_wait < 0.5 + stalls.seconds
         assert (iam.calls, iam.paced, iam.queue, iam.waited) == (1, False, None, 0)
 
 
@@ -134,7 +134,7 @@ async def test_count_only_counts_what_would_have_waited(bench, tools):
         assert (figure.calls, figure.peak, figure.waited, figure.paced) == (50, 50, 0, True)
 
 
-async def test_push_back_is_judged_by_the_hub_and_holds_the_queue(bench, tools):
+async def test_push_back_is_judged_by_the_hub_and_holds_the_queue(bench, tools, stalls):
     """A throttled answer's Retry-After holds the next call; other errors are only counted."""
     async with bench.hub({"ec2": "1000/s"}) as hub, tools.Raw(hub) as client:
         client.greet()
@@ -148,7 +148,7 @@ async def test_push_back_is_judged_by_the_hub_and_holds_the_queue(bench, tools):
         loop = asyncio.get_running_loop()
         begun = loop.time()
         assert await client.hear() == {"id": 3, "go": True}
-        assert 0.29 <= loop.time() - begun < 1
+        assert 0.29 <= loop.time() - begun < 1 + stalls.seconds
         client.say(do="end", id=3, failed="ReadTimeoutError")
         await tools.until(lambda: hub.figures[0].running == 0)
         assert (hub.figures[0].throttled, hub.figures[0].errors) == (1, 2)
@@ -172,7 +172,7 @@ async def test_a_client_that_dies_gives_back_its_places_and_leaves_its_waits(ben
         assert hub.requests == 1
 
 
-async def test_leaving_the_line_costs_nothing(bench, tools):
+async def test_leaving_the_line_costs_nothing(bench, tools, stalls):
     """Of three, the one that leaves uses no slot; a turn that was not used is not counted."""
     async with bench.hub({"ec2": "10/s"}) as hub, tools.Raw(hub) as client:
         client.greet()
@@ -183,7 +183,7 @@ async def test_leaving_the_line_costs_nothing(bench, tools):
             {"id": 1, "go": True},
             {"id": 3, "go": True},
         ]
-        assert hub.figures[0].longest_wait < 0.19
+        assert hub.figures[0].longest_wait < 0.19 + stalls.seconds
         client.say(do="leave", id=3)
         client.say(do="leave", id=99)
         await tools.until(lambda: hub.figures[0].running == 1)
@@ -226,7 +226,7 @@ class Sharing:
         return ((self.bucket, operation, parameters.get("MaxCount", 1)), own)
 
 
-async def test_a_call_waits_for_every_bucket_that_it_uses(directory, tools):
+async def test_a_call_waits_for_every_bucket_that_it_uses(directory, tools, stalls):
     """Units that the parameters say are waited for first; other operations go by meanwhile."""
     registry = Sharing()
     async with Hub(registry, directory=directory / "hub") as hub, tools.Raw(hub) as client:
@@ -237,7 +237,7 @@ async def test_a_call_waits_for_every_bucket_that_it_uses(directory, tools):
         heard = [await client.hear() for _ in range(4)]
         assert [message.get("id") for message in heard] == [None, 1, 3, 2]
         figures = {figure.operation: figure for figure in hub.figures}
-        assert 0.45 <= figures["StartInstances"].waited < 1
+        assert 0.45 <= figures["StartInstances"].waited < 1 + stalls.seconds
         assert (registry.bucket.running, registry.own.running) == (2, 3)
         client.say(do="leave", id=2)
         client.say(do="end", id=1, status=200)

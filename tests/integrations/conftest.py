@@ -16,7 +16,10 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
+CATCH_UP = 0.010  # seconds, a queue's default
+PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 
 Answer: TypeAlias = tuple[int, str] | tuple[int, str, dict[str, str]]
 
@@ -57,6 +60,7 @@ class Endpoint:
     def __init__(self) -> None:
         self.arrivals: list[Arrival] = []
         self.answer: Callable[[Arrival], Answer | None] = _empty
+        self.begun: float | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._arrived = asyncio.Condition()
 
@@ -73,26 +77,41 @@ class Endpoint:
         await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()
 
+    def watch(self, session: Any) -> None:
+        """Note when a session's clients begin their first call, before it waits for a slot."""
+
+        def note(**_: object) -> None:
+            self.begun = time.monotonic() if self.begun is None else self.begun
+
+        session.get_component("event_emitter").register_first("provide-client-params", note)
+
     @property
     def gaps(self) -> list[float]:
         """Seconds between one arrival and the next."""
         return [later.at - earlier.at for earlier, later in pairwise(self.arrivals)]
 
-    def assert_paced(self, interval: float, *, late: float = 0.15) -> None:
-        """Check that no request came sooner than the rate allows.
+    def assert_paced(self, interval: float) -> None:
+        """Check that no request came sooner than the rate allows, the first call's being the first.
 
-        What is known to the client only is when the first was released: `late` is what it may have
-        taken to arrive. Gaps say less: a late request comes close to the next, which is on time.
+        Gaps say less: a late request comes close to the next, which is on time.
         """
-        first = self.arrivals[0].at
-        early = [
-            number * interval - (arrival.at - first) for number, arrival in enumerate(self.arrivals)
-        ]
-        assert max(early) <= late, self.gaps
+        assert self.begun is not None, "nobody has called"
+        for number, arrival in enumerate(self.arrivals):
+            assert arrival.at - self.begun >= number * interval - CATCH_UP, self.gaps
+
+    def assert_signed_late(self, interval: float) -> None:
+        """Check that each request was signed when the rate allowed it, and not before its wait.
+
+        Of the signature's date, which is in whole seconds, the fraction is in its favour.
+        """
+        assert self.begun is not None, "nobody has called"
+        for number, arrival in enumerate(self.arrivals):
+            signed = arrival.at - arrival.signature_age
+            assert signed + 1 >= self.begun + number * interval - CATCH_UP
 
     async def arrived(self, count: int) -> None:
         """Wait until so many requests have arrived since the start."""
-        async with asyncio.timeout(10), self._arrived:
+        async with asyncio.timeout(PATIENCE), self._arrived:
             await self._arrived.wait_for(lambda: len(self.arrivals) >= count)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

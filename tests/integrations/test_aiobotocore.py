@@ -23,8 +23,7 @@ from aioapiqueue.threads import blocking
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("no_machine_configuration")]
 
 INTERVAL = 0.1
-# How much sooner a call may arrive after another than its slot is due: the other may be late.
-SLACK = 0.15
+PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 # How three protocols say which error it is.
 EC2 = "<Response><Errors><Error><Code>%s</Code></Error></Errors></Response>"
 QUERY = "<ErrorResponse><Error><Code>%s</Code></Error></ErrorResponse>"
@@ -65,6 +64,7 @@ async def queue():
 @pytest.fixture
 async def create(session, endpoint):
     """Create a client of the endpoint."""
+    endpoint.watch(session)
 
     def create_client(service="ec2", region="eu-west-1", url=endpoint.url, **config):
         return session.create_client(
@@ -75,10 +75,6 @@ async def create(session, endpoint):
             **CREDENTIALS,
         )
 
-    # What the first request of a process loads would delay the arrival of the first one counted.
-    async with create_client() as first:
-        await first.describe_regions()
-    endpoint.arrivals.clear()
     return create_client
 
 
@@ -94,23 +90,30 @@ async def calls(*coroutines):
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def waiting(queue, count):
+    """Wait until so many wait in a queue."""
+    async with asyncio.timeout(PATIENCE):
+        while queue.waiting != count:  # noqa: ASYNC110 - a figure tells nobody
+            await asyncio.sleep(0.001)
+
+
 async def crowd(first, *others):
     """Await one call, then the others at once, and return all answers.
 
-    Botocore takes milliseconds to prepare a call. Had all of them started at once, the first would
-    have its slot, and arrive only after all others are prepared: closer to the second.
+    The first of a client takes longer: by so much the others would come later than they may.
     """
     return [await first, *await asyncio.gather(*others)]
 
 
-async def test_concurrent_calls_arrive_one_interval_apart(endpoint, create, queue):
+async def test_concurrent_calls_arrive_one_interval_apart(endpoint, create, queue, stalls):
     """Calls made at once arrive one at a time, and no later than the rate asks for."""
     async with paced(create(), queue) as ec2:
+        await ec2.describe_regions()
         start = time.monotonic()
-        await crowd(*(ec2.describe_snapshots() for _ in range(8)))
-    assert len(endpoint.arrivals) == 8
+        await asyncio.gather(*(ec2.describe_snapshots() for _ in range(8)))
+    assert len(endpoint.arrivals) == 9
     endpoint.assert_paced(INTERVAL)
-    assert time.monotonic() - start < 7 * INTERVAL + 0.5
+    assert time.monotonic() - start < 8 * INTERVAL + 0.5 + stalls.seconds
 
 
 async def test_every_retry_waits_its_turn(endpoint, create, queue):
@@ -161,29 +164,31 @@ async def test_every_poll_of_a_waiter_waits_its_turn(endpoint, create, queue):
 
 
 async def test_a_call_is_signed_after_its_wait(endpoint, create):
-    """The last of 20 calls at 4 per second arrives with a fresh signature."""
+    """Each of 14 calls at 4 per second arrives with a fresh signature, after up to 3 s."""
     async with ApiQueue("4/s") as queue, paced(create(), queue) as ec2:
-        await crowd(*(ec2.describe_snapshots() for _ in range(20)))
-    assert endpoint.arrivals[-1].at - endpoint.arrivals[0].at > 4.5
-    assert endpoint.arrivals[-1].signature_age < 2.0
+        await crowd(*(ec2.describe_snapshots() for _ in range(14)))
     endpoint.assert_paced(0.25)
+    endpoint.assert_signed_late(0.25)
 
 
-async def test_cancelled_waiters_never_arrive_and_delay_nobody(endpoint, create):
+async def test_cancelled_waiters_never_arrive_and_delay_nobody(endpoint, create, stalls):
     """Fifty calls cancelled in the queue cost those behind them nothing."""
     async with ApiQueue("300ms") as queue, paced(create(), queue) as ec2:
         await ec2.describe_snapshots()
+        queue.pause()  # until all are there
         async with calls(*(ec2.describe_volumes() for _ in range(50))) as doomed:
-            await asyncio.sleep(0.02)
+            await waiting(queue, 50)
             async with calls(*(ec2.describe_snapshots() for _ in range(3))) as survivors:
-                await asyncio.sleep(0.02)
-                assert queue.waiting == 53
+                await waiting(queue, 53)
+                start = time.monotonic()
+                queue.resume()
                 for call in doomed:
                     call.cancel()
                 await asyncio.gather(*survivors)
+        assert queue.stats.released == 4
+    assert time.monotonic() - start < 3 * 0.3 + 0.25 + stalls.seconds
     assert [arrival.action for arrival in endpoint.arrivals] == ["DescribeSnapshots"] * 4
     endpoint.assert_paced(0.3)
-    assert endpoint.arrivals[-1].at - endpoint.arrivals[0].at < 3 * 0.3 + 0.25
 
 
 async def test_a_call_in_flight_holds_its_slot_until_the_response(endpoint, create, queue):
@@ -293,17 +298,16 @@ async def test_an_error_answer_reaches_the_caller(endpoint, create, queue):
 
 async def test_lanes_see_the_name_of_the_operation(endpoint, create):
     """A lane named after an operation holds that operation back, and no other."""
-    lanes = {"DescribeVolumes": "5/s"}
-    async with ApiQueue("100/s", lanes=lanes) as queue, paced(create(), queue) as ec2:
-        await crowd(
-            ec2.describe_regions(),
-            *(ec2.describe_volumes() for _ in range(4)),
-            *(ec2.describe_snapshots() for _ in range(4)),
-        )
-    volumes = [a.at for a in endpoint.arrivals if a.action == "DescribeVolumes"]
-    snapshots = [a.at for a in endpoint.arrivals if a.action == "DescribeSnapshots"]
-    assert volumes[-1] - volumes[0] >= 3 * 0.2 - SLACK
-    assert snapshots[-1] < volumes[1]
+    lanes = {"DescribeVolumes": "1/h"}
+    async with (
+        ApiQueue("100/s", lanes=lanes) as queue,
+        paced(create(), queue) as ec2,
+        calls(*(ec2.describe_volumes() for _ in range(4))),
+    ):
+        await asyncio.gather(*(ec2.describe_snapshots() for _ in range(4)))
+        await endpoint.arrived(5)
+        assert (queue.waiting, queue.stats.released) == (3, 5)
+    assert [a.action for a in endpoint.arrivals].count("DescribeVolumes") == 1
 
 
 async def test_a_request_made_for_a_paced_call_does_not_wait_for_that_call(endpoint, create):
@@ -320,7 +324,7 @@ async def test_a_request_made_for_a_paced_call_does_not_wait_for_that_call(endpo
                 await sts.get_caller_identity()
 
         ec2.meta.events.register("before-sign.ec2", credentials)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*(ec2.describe_snapshots() for _ in range(5)))
         assert queue.running == 0
     assert len(endpoint.arrivals) == 10
@@ -334,7 +338,8 @@ async def test_an_open_client_is_paced_for_a_while(endpoint, create, queue):
             await crowd(*(ec2.describe_snapshots() for _ in range(3)))
         endpoint.assert_paced(INTERVAL)
         await asyncio.gather(*(ec2.describe_snapshots() for _ in range(10)))
-    assert endpoint.arrivals[-1].at - endpoint.arrivals[3].at < 5 * INTERVAL
+    assert len(endpoint.arrivals) == 13
+    assert queue.stats.released == 3
 
 
 async def test_a_block_may_end_while_calls_are_under_way(endpoint, create, queue):
@@ -356,9 +361,8 @@ async def test_pacing_twice_with_one_queue_is_pacing_once(endpoint, create, queu
     pace_session(session, queue)
     pace_session(session, {"ec2": queue})
     async with paced(create(), queue) as ec2, paced(ec2, queue):
-        start = time.monotonic()
         await crowd(*(ec2.describe_snapshots() for _ in range(5)))
-        assert time.monotonic() - start < 4 * INTERVAL + 0.3
+    assert queue.stats.released == 5
     endpoint.assert_paced(INTERVAL)
 
 
@@ -427,7 +431,7 @@ async def test_services_that_a_mapping_does_not_name_are_not_paced(
         await ec2.describe_snapshots()
         await asyncio.gather(*(sts.get_caller_identity() for _ in range(20)))
     assert len(endpoint.arrivals) == 21
-    assert endpoint.arrivals[-1].at - endpoint.arrivals[1].at < 10 * INTERVAL
+    assert queue.stats.released == 1
 
 
 async def test_one_queue_paces_every_service_of_a_session(endpoint, create, queue, session):
@@ -459,7 +463,7 @@ async def test_a_service_goes_by_the_name_that_create_client_takes(
             *(autoscaling.describe_auto_scaling_groups() for _ in range(3)),
             *(elbv2.describe_load_balancers() for _ in range(3)),
         )
-    assert len(endpoint.arrivals) == 6
+    assert len(endpoint.arrivals) == queue.stats.released == 6
     endpoint.assert_paced(INTERVAL)
 
 
@@ -495,7 +499,9 @@ async def test_what_cannot_be_paced_or_cannot_pace_is_refused(session, queue):
     ("header", "value", "seconds"),
     [("x_amz_retry_after", "700", 0.7), ("retry_after", "1", 1.0), ("retry_after", "0.4", 0.4)],
 )
-async def test_a_throttled_answer_holds_all_that_wait(endpoint, create, header, value, seconds):
+async def test_a_throttled_answer_holds_all_that_wait(  # noqa: PLR0917 - one a column
+    endpoint, create, stalls, header, value, seconds
+):
     """For as long as the answer asks, neither the retry nor any other call arrives."""
     endpoint.answer = endpoint.refuses(1, **{header: value})
     async with ApiQueue("100/s") as queue, paced(create(), queue) as ec2:
@@ -508,7 +514,7 @@ async def test_a_throttled_answer_holds_all_that_wait(endpoint, create, header, 
         assert queue.stats.odd == 0
     assert len(endpoint.arrivals) == 7
     assert endpoint.gaps[0] >= seconds - 0.02
-    assert endpoint.arrivals[-1].at - endpoint.arrivals[0].at < seconds + 2
+    assert endpoint.arrivals[-1].at - endpoint.arrivals[0].at < seconds + 2 + stalls.seconds
 
 
 @pytest.mark.parametrize(
@@ -555,16 +561,13 @@ async def test_no_answer_holds_the_queue_for_longer_than_the_maximum(endpoint, c
     """A longer hold is cut, and is odd; without a word it is five minutes at most."""
     retries = {"total_max_attempts": 1}
     endpoint.answer = endpoint.refuses(2, retry_after="86400")
+    for how, most in (({"max_hold": 40}, 40), ({}, 300)):
+        async with ApiQueue() as queue, paced(create(retries=retries), queue, **how) as ec2:
+            with pytest.raises(ClientError):
+                await ec2.describe_snapshots()
+            assert most - 20 < queue.estimate() <= most
+            assert (queue.stats.throttled, queue.stats.odd) == (1, 1)
     async with ApiQueue() as queue:
-        async with paced(create(retries=retries), queue, max_hold=0.2) as ec2:
-            with pytest.raises(ClientError):
-                await ec2.describe_snapshots()
-            assert 0 < queue.estimate() <= 0.2
-        async with paced(create(retries=retries), queue) as ec2:
-            with pytest.raises(ClientError):
-                await ec2.describe_snapshots()
-        assert 290 < queue.estimate() <= 300
-        assert (queue.stats.throttled, queue.stats.odd) == (2, 2)
         with pytest.raises(ValueError, match="max_hold"):
             async with paced(create(), queue, max_hold=-1):
                 pytest.fail("it was let in")
@@ -585,7 +588,7 @@ async def test_a_throttle_of_many_calls_in_flight_is_heard_once(endpoint, create
 
             # After our own: each call has its slot by then, and none has been sent.
             ec2.meta.events.register("before-send.ec2", gather_in_flight)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 answers = await asyncio.gather(
                     *(ec2.describe_snapshots() for _ in range(20)), return_exceptions=True
                 )
@@ -606,7 +609,7 @@ async def test_push_back_holds_the_operations_own_lane(endpoint, create):
     ):
         with pytest.raises(ClientError):
             await ec2.describe_volumes()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await ec2.describe_snapshots()
         assert queue.estimate(key="DescribeVolumes") > 50
 
@@ -653,9 +656,8 @@ async def test_a_registry_paces_one_client_too(endpoint, create):
     registry = Registry({"ec2": ServiceLimits("100/s", lanes={"DescribeVolumes": "5/s"})})
     async with registry, paced(create(), registry) as ec2:
         await asyncio.gather(*(ec2.describe_volumes() for _ in range(3)))
+        endpoint.assert_paced(0.2)
         await ec2.describe_snapshots()
-    volumes = [a.at for a in endpoint.arrivals if a.action == "DescribeVolumes"]
-    assert volumes[-1] - volumes[0] >= 2 * 0.2 - SLACK
 
 
 async def test_limits_that_operations_share_and_parameters_weigh_hold_too(endpoint, create):
@@ -725,17 +727,16 @@ async def test_a_refused_mapping_paces_nothing(endpoint, create, queue, session)
         pace_session(session, {"ec2": queue, "ec3": queue})
     async with create() as ec2:
         await asyncio.gather(*(ec2.describe_snapshots() for _ in range(10)))
-    assert endpoint.arrivals[-1].at - endpoint.arrivals[0].at < 5 * INTERVAL
+    assert queue.stats.released == 0
 
 
 async def test_presigning_uses_no_slot(endpoint, create, queue):
     """Signing a URL sends nothing and waits for nothing."""
     async with paced(create("s3"), queue) as s3:
-        start = time.monotonic()
         for _ in range(20):
             await s3.generate_presigned_url("get_object", Params={"Bucket": "b", "Key": "k"})
         await s3.list_buckets()
-        assert time.monotonic() - start < 10 * INTERVAL
+    assert queue.stats.released == 1
     assert len(endpoint.arrivals) == 1
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import boto3
 import botocore.session
@@ -30,6 +31,7 @@ from aioapiqueue.threads import blocking
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("no_machine_configuration")]
 
 INTERVAL = 0.05
+PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 CREDENTIALS = {"aws_access_key_id": "AKIDEXAMPLE", "aws_secret_access_key": "secret"}
 ONE_ATTEMPT = {"retries": {"total_max_attempts": 1}}
 EC2 = "<Response><Errors><Error><Code>%s</Code></Error></Errors></Response>"
@@ -64,6 +66,7 @@ def served(endpoint_class):
 @pytest.fixture
 def create(session, served):
     """Create a client of the endpoint."""
+    served.watch(session._session)
 
     def create_client(service="ec2", *, url=served.url, region="eu-west-1", **config):
         config.setdefault("max_pool_connections", 50)
@@ -71,11 +74,6 @@ def create(session, served):
             service, region_name=region, endpoint_url=url, config=Config(**config)
         )
 
-    # What the first request of a process loads would delay the arrival of the first one counted.
-    first = create_client()
-    first.describe_regions()
-    first.close()
-    served.arrivals.clear()
     return create_client
 
 
@@ -92,7 +90,7 @@ def figures(queue):
     return blocking(queue).call(lambda: (queue.waiting, queue.running))
 
 
-def until(condition, *, seconds=10.0):
+def until(condition, *, seconds=PATIENCE):
     """Wait until something that another thread does has happened."""
     end = time.monotonic() + seconds
     while not condition():
@@ -110,17 +108,18 @@ def calls(function, count):
 def crowd(function, count):
     """Call a function in so many threads at once, and return all answers."""
     with calls(function, count) as futures:
-        return [future.result(timeout=30) for future in futures]
+        return [future.result(timeout=PATIENCE) for future in futures]
 
 
-def test_calls_of_many_threads_arrive_one_interval_apart(served, create, queue):
+def test_calls_of_many_threads_arrive_one_interval_apart(served, create, queue, stalls):
     """Calls made at once arrive one at a time, and no later than the rate asks for."""
     with paced(create(), queue) as ec2:
+        ec2.describe_regions()  # the first of a client takes longer
         start = time.monotonic()
         crowd(ec2.describe_snapshots, 20)
-    assert len(served.arrivals) == 20
+    assert len(served.arrivals) == 21
     served.assert_paced(INTERVAL)
-    assert time.monotonic() - start < 19 * INTERVAL + 1
+    assert time.monotonic() - start < 20 * INTERVAL + 1 + stalls.seconds
 
 
 def test_every_retry_waits_its_turn(served, create, queue):
@@ -162,20 +161,19 @@ def test_a_call_is_signed_after_its_wait(served, create):
     """The last of a queue of three seconds arrives with a fresh signature."""
     with paced(create(), ApiQueue("4/s")) as ec2:
         crowd(ec2.describe_snapshots, 13)
-    assert served.arrivals[-1].at - served.arrivals[0].at > 2.8
-    assert served.arrivals[-1].signature_age < 2.0
+    served.assert_paced(0.25)
+    served.assert_signed_late(0.25)
 
 
 def test_a_call_in_flight_holds_its_slot_until_the_response(served, create, queue):
     """A slot is held while the request is on its way, and given back when that times out."""
-    served.answer = lambda _: served.HANG
+    held = []
+    served.answer = lambda _: held.append(queue.running)  # and nothing comes
     with paced(create(read_timeout=1.0, **ONE_ATTEMPT), queue) as ec2:
-        with calls(ec2.describe_snapshots, 1) as (call,):
-            served.wait(1)
-            assert figures(queue) == (0, 1)
         with pytest.raises(ReadTimeoutError):
-            call.result()
+            ec2.describe_snapshots()
         assert figures(queue) == (0, 0)
+    assert held == [1]
 
 
 def test_a_refused_connection_gives_the_slot_back(create, queue, unused_tcp_port):
@@ -204,19 +202,22 @@ def test_an_error_while_signing_gives_the_slot_back(served, create, queue):
     assert not served.arrivals
 
 
-def test_no_slot_is_held_while_a_retry_backs_off(served, create, queue):
+def test_no_slot_is_held_while_a_retry_backs_off(served, create, queue, monkeypatch):
     """Between two attempts a call holds nothing."""
     served.answer = served.refuses(1)
+    held = []
 
-    def wait(attempts, **_):
-        return 1.0 if attempts == 1 else None
+    def sleep(seconds):
+        held.append((seconds, figures(queue), queue.stats.throttled, len(served.arrivals)))
 
+    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=sleep))
     with paced(create(), queue) as ec2:
-        ec2.meta.events.register_first("needs-retry.ec2", wait)
-        with calls(ec2.describe_snapshots, 1):
-            served.wait(1)
-            until(lambda: queue.stats.throttled == 1 and figures(queue) == (0, 0))
-            assert len(served.arrivals) == 1
+        ec2.meta.events.register_first(
+            "needs-retry.ec2", lambda attempts, **_: 1.5 if attempts == 1 else None
+        )
+        ec2.describe_snapshots()
+    assert held == [(1.5, (0, 0), 1, 1)]
+    assert len(served.arrivals) == 2
 
 
 def test_a_closed_queue_fails_the_call(served, create, queue):
@@ -282,13 +283,13 @@ def test_throttles_hold_the_queue_and_quotas_of_resources_do_not(  # noqa: PLR09
 def test_a_hold_that_makes_no_sense_or_is_too_long_is_odd(served, create):
     """Nonsense holds nothing; a hold beyond the maximum is cut to it; both are counted."""
     queue = ApiQueue()
-    with paced(create(**ONE_ATTEMPT), queue, max_hold=0.3) as ec2:
-        for count, (value, hold) in enumerate([("NaN", 0), ("86400", 0.3)], start=1):
+    with paced(create(**ONE_ATTEMPT), queue, max_hold=40) as ec2:
+        for count, (value, hold) in enumerate([("NaN", 0), ("86400", 40)], start=1):
             served.answer = served.refuses(1, retry_after=value)
             with pytest.raises(ClientError):
                 ec2.describe_snapshots()
             assert (queue.stats.throttled, queue.stats.odd) == (count, count)
-            assert hold - 0.2 < blocking(queue).call(queue.estimate) <= hold
+            assert hold - 20 < blocking(queue).call(queue.estimate) <= hold
 
 
 def test_a_throttle_of_many_threads_in_flight_is_heard_once(served, create):
@@ -298,7 +299,7 @@ def test_a_throttle_of_many_threads_in_flight_is_heard_once(served, create):
     together = threading.Barrier(20)
 
     def wait_for_all(**_):
-        together.wait(20)
+        together.wait(PATIENCE)
 
     with paced(create(**ONE_ATTEMPT), queue) as ec2:
         # After our own: each call has its slot by then, and none has been sent.
@@ -355,6 +356,7 @@ def test_a_botocore_session_can_be_paced_too(served, loader, queue):
     core = botocore.session.get_session()
     core.register_component("data_loader", loader)
     core.set_credentials("AKIDEXAMPLE", "secret")
+    served.watch(core)
     pace_session(core, queue)
     ec2 = core.create_client("ec2", "eu-west-1", endpoint_url=served.url)
     crowd(ec2.describe_snapshots, 4)

@@ -15,8 +15,28 @@ from urllib.parse import parse_qs
 
 import pytest
 
-PROGRAM = """
+CATCH_UP = 0.010  # seconds, a queue's default
+PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
+
+# `begin` tells when the first call cannot have been yet; `until_exists`, when the test wants to.
+HELPERS = """
 import os, sys, time
+
+def begin():
+    with open(os.environ["BEGUN"], "a") as file:
+        file.write(f"{time.monotonic()}\\n")
+
+def until_exists(path):
+    deadline = time.monotonic() + 60
+    while not os.path.exists(path):
+        assert time.monotonic() < deadline, path
+        time.sleep(0.02)
+
+"""
+
+PROGRAM = (
+    HELPERS
+    + """
 import boto3
 
 def client(service="ec2"):
@@ -26,10 +46,12 @@ def client(service="ec2"):
 def calls(number, threads=8):
     from concurrent.futures import ThreadPoolExecutor
     ec2 = client()
+    begin()
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda _: ec2.describe_snapshots(), range(number)))
 
 """
+)
 
 
 class Aws(ThreadingHTTPServer):
@@ -51,12 +73,31 @@ class Aws(ThreadingHTTPServer):
         times = sorted(at for at, _ in self.arrivals)
         return max(sum(0 <= other - at < seconds for other in times) for at in times)
 
-    def count(self, at_least, within=20):
+    def assert_paced(self, rate, begun, burst=1):
+        """Check that no call came sooner than the rate allows, with the first just after `begun`.
+
+        The gaps between arrivals say less: one that is held up on its way comes close to the next.
+        """
+        for number, (at, _) in enumerate(sorted(self.arrivals), start=1):
+            assert at - begun >= (number - burst) / rate - CATCH_UP, number
+
+    def count(self, at_least, within=PATIENCE):
         """Wait until so many calls have come."""
         deadline = time.monotonic() + within
         while len(self.arrivals) < at_least:
             assert time.monotonic() < deadline, f"{len(self.arrivals)} calls of {at_least}"
             time.sleep(0.02)
+
+    def still(self, seconds):
+        """Wait until no call has come for so long; return how many there are."""
+        deadline = time.monotonic() + PATIENCE
+        count, since = len(self.arrivals), time.monotonic()
+        while time.monotonic() < since + seconds:
+            assert time.monotonic() < deadline, f"{len(self.arrivals)} calls, and more come"
+            time.sleep(0.02)
+            if len(self.arrivals) != count:
+                count, since = len(self.arrivals), time.monotonic()
+        return count
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -113,6 +154,7 @@ class Runner:
         self.folder = folder
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
+        self._begun = folder / "begun"
         self._url = aws_url
 
     def script(self, text, name="program.py"):
@@ -124,7 +166,7 @@ class Runner:
     def plain(self, text, name="plain.py"):
         """Write a program that calls nobody."""
         path = self.folder / name
-        path.write_text("import os, sys, time\n" + textwrap.dedent(text))
+        path.write_text(HELPERS + textwrap.dedent(text))
         return str(path)
 
     def environment(self, **more):
@@ -133,6 +175,7 @@ class Runner:
         return {name: os.environ[name] for name in kept if name in os.environ} | {
             "TMPDIR": str(self.temporary),
             "AWS": self._url,
+            "BEGUN": str(self._begun),
             "AWS_EC2_METADATA_DISABLED": "true",
             "COLUMNS": "80",
             **more,
@@ -149,13 +192,13 @@ class Runner:
             self.arguments(*arguments), env=self.environment(**(env or {})), **(pipes | options)
         )
 
-    def end(self, process, within=30, send=None):
+    def end(self, process, within=PATIENCE, send=None):
         """Wait for its end."""
         began = time.monotonic()
         out, err = process.communicate(send, timeout=within)
         return Ended(process.returncode, out or b"", err or b"", time.monotonic() - began)
 
-    def __call__(self, *arguments, within=30, send=None, **options):
+    def __call__(self, *arguments, within=PATIENCE, send=None, **options):
         """Run it to its end."""
         if send is not None:
             options["stdin"] = subprocess.PIPE
@@ -164,6 +207,11 @@ class Runner:
                 return self.end(process, within, send)
             finally:
                 process.kill()
+
+    @property
+    def begun(self):
+        """When the first program was about to make its first call."""
+        return min(map(float, self._begun.read_text().split()))
 
     @property
     def leftovers(self):

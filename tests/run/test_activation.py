@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from _stalls import Stalls
 
 if os.name != "posix":
     pytest.skip("needs Unix domain sockets", allow_module_level=True)
@@ -169,19 +170,19 @@ def test_python_started_by_a_shell_is_paced(run, aws, python):
     assert "WARNING" not in ended.words
 
 
-def test_python_that_says_no_hello_is_stopped(quiet_run, python):
+def test_python_that_says_no_hello_is_stopped(quiet_run, python, stalls):
     """However it came to it, a Python program that has not activated is ended: exit code 3."""
     shell = f"unset PYTHONPATH; exec {python} -c 'import time; time.sleep(30)'"
     began = time.monotonic()
     ended = quiet_run("--limit", "ec2=1/s", "--grace", "0.5", "--", "sh", "-c", shell)
     assert ended.code == 3
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 15 + stalls.seconds
     assert "is Python, and has not activated the pacing" in ended.words
     assert "It is stopped, so that nothing goes out unpaced." in ended.words
     assert quiet_run.leftovers == []
 
 
-def test_launcher_that_becomes_another_python_is_stopped(quiet_run, python):
+def test_launcher_that_becomes_another_python_is_stopped(quiet_run, python, stalls):
     """A hello counts for what said it: after an `exec` that loses us, the whole family is ended."""
     launcher = quiet_run.plain("""
         del os.environ["PYTHONPATH"]
@@ -195,22 +196,33 @@ def test_launcher_that_becomes_another_python_is_stopped(quiet_run, python):
         assert (ended.code, ended.out) == (3, b"launched\n")
         assert "activated the pacing, and then became another Python" in ended.words
         assert "Use the other order, LAUNCHER aioapiqueue run ... -- COMMAND." in ended.words
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 30 + stalls.seconds
 
 
 @linux
-def test_inactive_child_is_told_at_once_and_by_the_exit_code(quiet_run, python):
+def test_inactive_child_is_told_at_once_and_by_the_exit_code(quiet_run, python, tmp_path):
     """A child with -I is warned of while it runs; the program goes on, as it may be a helper."""
-    program = quiet_run.plain("""
+    log = tmp_path / "log"
+    log.touch()
+    program = quiet_run.plain(f"""
         import subprocess
-        subprocess.run([sys.executable, "-I", "-c", "import time; time.sleep(2.7)"], check=True)
+        child = '''
+        import time
+        deadline = time.monotonic() + 60
+        while "has not activated" not in open({str(log)!r}).read():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        '''
+        import textwrap
+        subprocess.run([sys.executable, "-I", "-c", textwrap.dedent(child)], check=True)
         print("done")
     """)
-    ended = quiet_run("--limit", "ec2=1/s", "--", python, program)
-    assert (ended.code, ended.out) == (3, b"done\n")
-    assert "is Python, and has not activated the pacing" in ended.words
-    assert ended.words.count("IT IS NOT PACED.") == 1
-    assert "WARNING: NOT PACED: " in ended.words
+    ended = quiet_run("--limit", "ec2=1/s", "--log", log, "--", python, program)
+    assert (ended.code, ended.out, ended.err) == (3, b"done\n", b"")
+    words = " ".join(log.read_text().replace("aioapiqueue: ", "").split())
+    assert "is Python, and has not activated the pacing" in words
+    assert words.count("IT IS NOT PACED.") == 1
+    assert "WARNING: NOT PACED: " in words
 
 
 @linux
@@ -237,7 +249,12 @@ def test_children_of_every_kind_are_known(quiet_run, python):
             for child in children: child.join()
             os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(2)"])
     """)
-    ended = quiet_run("--limit", "ec2=1/s", "--grace", "1.5", "--", python, program)
+    for _ in range(3):
+        with Stalls() as stalls:
+            ended = quiet_run("--limit", "ec2=1/s", "--grace", "1.5", "--", python, program)
+        # One that this machine has held up for longer than the grace is rightly told of.
+        if ended.code == 0 or stalls.seconds < 0.3:
+            break
     assert ended.code == 0, ended.err
     assert "not activated" not in ended.words
     assert "WARNING" not in ended.words

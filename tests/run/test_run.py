@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 
-def test_threads_and_children_share_one_limit(run, aws, python, tmp_path):
+def test_threads_and_children_share_one_limit(run, aws, python, tmp_path, stalls):
     """Threads of a program and of its child keep one rate together; table and JSON say so."""
     child = run.script("calls(15)", "child.py")
     program = run.script(f"""
@@ -34,9 +34,8 @@ def test_threads_and_children_share_one_limit(run, aws, python, tmp_path):
     assert ended.code == 0, ended.err
     assert ended.out == b""
     assert [action for _, action in aws.arrivals] == ["DescribeSnapshots"] * 30
-    first, last = aws.arrivals[0][0], aws.arrivals[-1][0]
-    assert 29 / 20 - 0.1 <= last - first <= 29 / 20 + 1.0
-    assert aws.most_in(1) <= 22
+    aws.assert_paced(20, run.begun)
+    assert aws.arrivals[-1][0] - aws.arrivals[0][0] <= 29 / 20 + 1.0 + stalls.seconds
 
     assert ended.words.startswith("paced: ec2 at 20/s not paced: all other services ")
     assert "30 AWS calls, 30 of them paced; 0 throttled, 0 other errors" in ended.words
@@ -52,7 +51,7 @@ def test_threads_and_children_share_one_limit(run, aws, python, tmp_path):
     assert (figure["service"], figure["operation"]) == ("ec2", "DescribeSnapshots")
     assert (figure["region"], figure["paced"], figure["calls"]) == ("eu-west-1", True, 30)
     (service,) = told["services"]
-    assert 15 <= service["peak"] <= 22  # what was let go, not what asked
+    assert 2 <= service["peak"] <= 22  # what was let go, not what asked
     assert len(told["processes"]) == 2
     assert run.leftovers == []
 
@@ -169,7 +168,7 @@ def test_signal_goes_on_to_the_program(name, quiet_run, python):
             sys.exit(9)
         signal.signal(signal.{name}, heard)
         print("ready", flush=True)
-        time.sleep(20)
+        time.sleep(60)
     """)
     options = ("--limit", "ec2=1/s", "--", python, program)
     # No terminal, so that nobody else sends it SIGINT.
@@ -182,24 +181,26 @@ def test_signal_goes_on_to_the_program(name, quiet_run, python):
     assert quiet_run.leftovers == []
 
 
-def test_program_is_never_ended_by_a_second_signal(quiet_run, python):
+def test_program_is_never_ended_by_a_second_signal(quiet_run, python, tmp_path):
     """However often we are told to stop, the program ends when it wants to."""
     program = quiet_run.plain("""
         import signal
         signal.signal(signal.SIGINT, lambda *_: os.write(1, b"no\\n"))
         signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"no\\n"))
         print("ready", flush=True)
-        end = time.monotonic() + 2
-        while time.monotonic() < end:
-            time.sleep(0.05)
+        until_exists(sys.argv[1])
     """)
+    enough = tmp_path / "enough"
     with quiet_run.start(
-        "--limit", "ec2=1/s", "--", python, program, start_new_session=True
+        "--limit", "ec2=1/s", "--", python, program, enough, start_new_session=True
     ) as process:
         assert process.stdout.readline() == b"ready\n"
         for signum in (signal.SIGINT, signal.SIGTERM) * 2:
             process.send_signal(signum)
             assert process.stdout.readline() == b"no\n"
+        time.sleep(0.5)
+        assert process.poll() is None
+        enough.touch()
         assert quiet_run.end(process).code == 0
 
 
@@ -246,7 +247,7 @@ def test_long_folder_for_temporary_files_does_no_harm(quiet_run, python, tmp_pat
     assert not os.path.exists(os.path.dirname(ended.out.strip()))  # noqa: PTH110, PTH120
 
 
-def test_killed_with_its_hub_the_clients_send_nothing(run, aws, python):
+def test_killed_with_its_hub_the_clients_send_nothing(run, aws, python, stalls):
     """`kill -9` of us: each waiting thread gets a clear error within 5 s, and nothing goes out."""
     program = run.script("""
         import threading
@@ -268,15 +269,16 @@ def test_killed_with_its_hub_the_clients_send_nothing(run, aws, python):
         process.kill()
         killed = time.monotonic()
         lines = [process.stdout.readline().decode() for _ in range(6)]
-        assert time.monotonic() - killed < 5
+        assert time.monotonic() - killed < 5 + stalls.seconds
         assert lines[5] == "end\n"
         for line in lines[:5]:
             assert line.startswith("PacingError: the call was not sent")
-        assert all(at < killed + 0.2 for at, _ in aws.arrivals)
+        # One that was let go before may have been on its way: the next would be 0.5 s later.
+        assert sum(at > killed for at, _ in aws.arrivals) <= 1
         assert run.end(process).code == -9
 
 
-def test_lost_hub_ends_the_program(run, aws, python):
+def test_lost_hub_ends_the_program(run, aws, python, stalls):
     """The socket gone under us, no new process could be paced: all is stopped, exit code 4."""
     program = run.script("calls(1000)")
     with run.start("--limit", "ec2=5/s", "--", python, program) as process:
@@ -286,9 +288,9 @@ def test_lost_hub_ends_the_program(run, aws, python):
         lost = time.monotonic()
         ended = run.end(process)
     assert ended.code == 4
-    assert time.monotonic() - lost < 10
+    assert time.monotonic() - lost < 10 + stalls.seconds
     assert "hub.sock is gone; the program is stopped" in ended.words
-    assert all(at < lost + 3 for at, _ in aws.arrivals)
+    assert all(at < lost + 3 + stalls.seconds for at, _ in aws.arrivals)
     assert run.leftovers == []
 
 
@@ -314,7 +316,7 @@ def test_grandchild_that_stays_fails_closed(run, aws, python, tmp_path):
     """)
     ended = run("--limit", "ec2=50/s", "--", python, program)
     assert ended.code == 0
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not told.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert told.read_text().startswith("PacingError: the call was not sent")

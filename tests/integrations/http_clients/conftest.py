@@ -47,6 +47,7 @@ class Reply(bytes):
         return cls(b"\r\n".join(lines) + b"\r\n\r\n" + body)
 
 
+PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 HANG = None
 HANG_UP = b""
 
@@ -85,7 +86,7 @@ class Server:
 
     async def arrived(self, count: int) -> None:
         """Wait until so many requests have come in since the start."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while len(self.arrivals) < count:
                 self._arrived.clear()
                 await self._arrived.wait()
@@ -131,7 +132,7 @@ class _Connection(asyncio.Protocol):
 class HttpxClient:
     """Requests by httpx or httpx2."""
 
-    def __init__(self, library: str, queue, *, read_timeout=10.0, **pacing) -> None:
+    def __init__(self, library: str, queue, *, read_timeout=PATIENCE, **pacing) -> None:
         from aioapiqueue.integrations.httpx import RateLimitedTransport
 
         self.library = import_module(library)
@@ -144,7 +145,7 @@ class HttpxClient:
         inner = self.library.AsyncHTTPTransport(verify=False, limits=limits)
         self._client = self.library.AsyncClient(
             transport=RateLimitedTransport(queue, inner, **pacing),
-            timeout=self.library.Timeout(10.0, read=read_timeout),
+            timeout=self.library.Timeout(PATIENCE, read=read_timeout),
             follow_redirects=True,
         )
 
@@ -173,7 +174,7 @@ class HttpxClient:
 class AiohttpClient:
     """Requests by aiohttp."""
 
-    def __init__(self, queue, *, read_timeout=10.0, **pacing) -> None:
+    def __init__(self, queue, *, read_timeout=PATIENCE, **pacing) -> None:
         import aiohttp
 
         from aioapiqueue.integrations.aiohttp import RateLimitedMiddleware
@@ -217,7 +218,7 @@ def client(request) -> Callable[..., HttpxClient | AiohttpClient]:
     integration = "aiohttp" if request.param == "aiohttp" else "httpx"
     import_module(f"aioapiqueue.integrations.{integration}")
 
-    def make(queue, *, timeout=10, **how):  # so that no test waits for ever
+    def make(queue, *, timeout=PATIENCE, **how):  # so that no test waits for ever
         how["timeout"] = timeout
         if request.param == "aiohttp":
             return AiohttpClient(queue, **how)

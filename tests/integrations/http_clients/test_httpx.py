@@ -59,7 +59,7 @@ async def test_a_response_that_is_forgotten_gives_its_place_back(client, server,
                 gc.collect()
         finally:
             gc.enable()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await waiting == 200
         assert queue.running == 0
 
@@ -76,7 +76,7 @@ async def test_a_stream_that_is_left_half_read_gives_its_place_back(client, serv
         await chunks.aclose()
         del response, chunks
         gc.collect()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while queue.running:  # noqa: ASYNC110 - the loop closes generators in its own time
                 await asyncio.sleep(0.01)
 
@@ -84,16 +84,15 @@ async def test_a_stream_that_is_left_half_read_gives_its_place_back(client, serv
 async def test_waiting_in_the_queue_uses_up_no_time_out(library, transport, server):
     """Not even the pool's: a request asks for a connection once it has its slot."""
     async with (
-        ApiQueue("150ms") as queue,
+        ApiQueue("600ms") as queue,
         library.AsyncClient(
             transport=transport(queue, limits={"max_connections": 1}),
-            timeout=library.Timeout(0.1),
+            timeout=library.Timeout(0.5),
         ) as client,
     ):
-        await client.get(server.url("/first"))
         start = time.monotonic()
         await asyncio.gather(*(client.get(server.url()) for _ in range(3)))
-        assert time.monotonic() - start > 0.4
+        assert time.monotonic() - start > 1.1
 
 
 async def test_a_response_that_comes_with_its_content_holds_nothing(library):

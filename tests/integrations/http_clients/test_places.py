@@ -2,12 +2,15 @@
 
 import asyncio
 import socket
+import time
 
 import pytest
 
 from aioapiqueue import ApiQueue, QueueClosed, QueueFull, SlotTimeout
 
 pytestmark = pytest.mark.real
+
+CATCH_UP = 0.010  # seconds, a queue's default
 
 
 @pytest.fixture
@@ -21,7 +24,7 @@ async def assert_free(queue, client, server, reply):
     assert queue.running == 0
     assert queue.waiting == 0
     server.answer = lambda _: reply.of()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await client.get(server.url("/next")) == 200
     assert queue.running == 0
 
@@ -29,12 +32,14 @@ async def assert_free(queue, client, server, reply):
 async def test_each_request_waits_its_turn(client, server):
     """Requests made at once take an interval each, and each gives its place back."""
     async with ApiQueue("50ms", concurrency=3) as queue, client(queue) as paced:
+        start = time.monotonic()
         await paced.get(server.url("/first"))
         await asyncio.gather(*(paced.get(server.url()) for _ in range(6)))
         assert queue.running == 0
-    # One that is held up on its way arrives close to the next: the whole is what can be relied on.
+    # One that is held up on its way arrives close to the next, but none is before its time.
     assert len(server.arrivals) == 7
-    assert server.arrivals[-1].at - server.arrivals[0].at > 0.050 * 6 - 0.100
+    for number, arrival in enumerate(server.arrivals):
+        assert arrival.at - start >= 0.050 * number - CATCH_UP
 
 
 async def test_a_redirect_is_a_request_of_its_own(client, server, reply):
@@ -46,17 +51,18 @@ async def test_a_redirect_is_a_request_of_its_own(client, server, reply):
     )
     async with ApiQueue("100ms", concurrency=1) as queue, client(queue) as paced:
         await paced.get(server.url("/3"))  # the first of a client takes longer
+        start = time.monotonic()
         assert await paced.get(server.url("/0")) == 200
         assert queue.stats.released == 5
         assert queue.running == 0
     assert [arrival.path for arrival in server.arrivals] == ["/3", "/0", "/1", "/2", "/3"]
-    assert server.arrivals[-1].at - server.arrivals[1].at > 0.3 - 0.050
+    assert server.arrivals[-1].at - start >= 0.3 - CATCH_UP
 
 
 async def test_a_place_is_held_until_the_body_has_been_read(client, server, reply, queue):
     """While a body is streamed another request waits; at its end the place is free."""
     server.answer = lambda _: reply.of(body=b"x", length=2)
-    async with client(queue) as paced, asyncio.timeout(5):
+    async with client(queue) as paced, asyncio.timeout(60):
         async with paced.stream(server.url()) as chunks:
             assert await anext(chunks) == b"x"
             other = asyncio.ensure_future(paced.get(server.url("/other")))
@@ -110,7 +116,7 @@ async def test_a_request_cancelled_between_its_release_and_its_resumption_hands_
             await asyncio.sleep(0)
         assert (queue.running, len(server.arrivals)) == (1, 0)
         first.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await second == 200
         assert first.cancelled()
         assert len(server.arrivals) == 1
@@ -160,10 +166,10 @@ async def test_a_refused_connection_gives_its_place_back(client, server, reply, 
 async def test_a_read_time_out_gives_its_place_back(client, server, reply, queue, head):
     """Whether it comes before the head of the response or within its body."""
     server.answer = lambda _: reply.of(body=b"x", length=2) if head else None
-    async with client(queue, read_timeout=0.1) as paced:
+    async with client(queue, read_timeout=0.1) as paced, client(queue) as patient:
         with pytest.raises(paced.errors):
             await paced.get(server.url())
-        await assert_free(queue, paced, server, reply)
+        await assert_free(queue, patient, server, reply)
 
 
 @pytest.mark.parametrize("head", [False, True], ids=["no head", "half a body"])

@@ -213,7 +213,7 @@ class Windows:
     ],
     ids=["a duration", "milliseconds since 1970"],
 )
-async def test_nothing_is_sent_to_be_refused(client, server, reply, headers):
+async def test_nothing_is_sent_to_be_refused(client, server, reply, headers, stalls):
     """A queue without limits of its own keeps those that the server tells it of."""
     windows = Windows(server, reply, headers, calls=5, seconds=0.3)
     async with ApiQueue(lanes={"*": ()}, concurrency=1) as queue, client(queue) as paced:
@@ -223,7 +223,7 @@ async def test_nothing_is_sent_to_be_refused(client, server, reply, headers):
     assert statuses == [200] * 15
     assert windows.refused == 0
     assert queue.stats.throttled == 0
-    assert 0.6 < took < 2.0
+    assert 0.6 < took < 2.0 + stalls.seconds
 
 
 async def test_who_waits_already_heeds_what_others_were_told(client, server, reply):
@@ -235,7 +235,8 @@ async def test_who_waits_already_heeds_what_others_were_told(client, server, rep
         await asyncio.gather(*(paced.get(server.url(f"/{number}")) for number in range(3)))
     first, second, third = (arrival.at for arrival in server.arrivals)
     assert second - first > 0.4 - 0.020
-    assert third - second > 0.050 - 0.040
+    assert third >= second
+    assert third - first > 0.4 + 0.050 - 0.020
 
 
 async def test_a_refusal_of_fifty_requests_under_way_slows_down_once(client, server, reply):
