@@ -183,6 +183,20 @@ async def test_filtered_and_unfiltered_calls_wait_in_buckets_of_their_own():
     assert max(started["unfiltered"]) == pytest.approx(begin + 1)  # 10 more at 10/s
 
 
+@pytest.mark.parametrize("rate", ["", 'rate = "unlimited"\n'])
+def test_buckets_of_each_operation_need_no_other_limit(rate):
+    """A service of which nothing else is said keeps them all the same: they are its queue's."""
+    registry = Registry.parse(
+        f'[ec2]\n{rate}[ec2.buckets.slow]\noperations = ["DescribeSnapshots"]\n'
+        'unless = ["Filters"]\neach = true\nrate = "5/s"'
+    )
+    assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots slow", 1)]
+    assert lane(registry, "ec2", "DescribeSnapshots slow") == (Rate(5),)
+    assert keys(registry, "ec2", "DescribeSnapshots", Filters=[{}]) == [
+        (None, "DescribeSnapshots", 1)
+    ]
+
+
 def test_instances_cost_resource_tokens_beside_the_request_token():
     """RunInstances(MinCount=5, MaxCount=5) costs 5 resource tokens and 1 request token."""
     registry = Registry.parse('preset = "aws"')

@@ -134,8 +134,9 @@ class ServiceLimits:
 
     @property
     def own(self) -> bool:
-        """Whether it has more to say than its buckets do."""
-        return bool(self.rate or self.lanes or self.concurrency or self.adaptive)
+        """Whether it has more to say than its shared buckets do: what each has is a lane."""
+        each = any(bucket.each for bucket in self.buckets.values())
+        return bool(self.rate or self.lanes or self.concurrency or self.adaptive or each)
 
     def queue(
         self,
