@@ -400,6 +400,31 @@ def test_options_come_on_top_of_a_preset():
     }
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_options_may_name_both_buckets_of_an_operation(reverse):
+    """In whichever order they come, each is kept: the lane replaces only what is not named."""
+    options = ["ec2.DescribeSnapshots=5/s", "ec2.DescribeSnapshots unfiltered=1/s"]
+    if reverse:
+        options.reverse()
+    registry = Registry.from_options(options, base=Registry.parse('preset = "aws"'))
+    assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots unfiltered", 1)]
+    assert lane(registry, "ec2", "DescribeSnapshots unfiltered") == (Rate(1),)
+    assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(5),)
+
+
+def test_an_operation_that_is_named_with_a_bucket_has_it():
+    """What is said of unfiltered calls holds for operations that have no such bucket at AWS."""
+    text = 'preset = "aws"\n[ec2.lanes]\n"DescribeVpcs unfiltered" = "1/s"'
+    option = ["ec2.DescribeVpcs unfiltered=1/s"]
+    for registry in (
+        Registry.parse(text),
+        Registry.from_options(option, base=Registry.parse('preset = "aws"')),
+    ):
+        assert keys(registry, "ec2", "DescribeVpcs") == [(None, "DescribeVpcs unfiltered", 1)]
+        assert lane(registry, "ec2", "DescribeVpcs unfiltered") == (Rate(1),)
+        assert keys(registry, "ec2", "DescribeVpcs", MaxResults=5) == [(None, "DescribeVpcs", 1)]
+
+
 def test_entries_tell_what_they_come_from():
     """A registry's entries carry the published figure, the share, and what is in a bucket."""
     entries = list(Registry.parse('preset = "aws"\n[ec2]\nrate = "40/s"'))
@@ -442,6 +467,7 @@ def test_entries_tell_what_they_come_from():
         ('[ec2.buckets.a]\noperations = ["Run*"]\nrate = "1/s"\ncost = {CreateTags = 2}',
          "ec2.buckets.a.cost.CreateTags: the bucket has no such operation"),
         ('[ec2]\nrate = "1/s"\nlanes = {"Run* x" = "1/s"}', "ec2 has no bucket 'x'"),
+        ('preset = "aws"\n[ec2.lanes]\n"Describe* unfiltered" = "1/s"', "write whole names"),
         ('[ec2]\nrate = "1/s"\nlanes = {"Runn*" = "1/s"}', "ec2 has no operation 'Runn*'"),
     ],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.report import Place
     from aioapiqueue._rate import Limit
 
-__all__ = ["Bucket", "Cost", "facts", "fits", "read_buckets"]
+__all__ = ["Bucket", "Cost", "facts", "fits", "read_buckets", "with_lanes"]
 
 _COST = re.compile(r"(?:(\d{1,9})\s*\*\s*)?([A-Za-z]\w*(?:\.\w+)?)", re.ASCII)
 _NAME = re.compile(r"[\w ,.()-]{1,60}")
@@ -129,6 +130,22 @@ class Bucket:
     def cost_of(self, operation: str, parameters: Mapping[str, int]) -> float:
         """Return the units that such a call uses."""
         return self.cost.get(operation, _ONE).of(parameters)
+
+
+def with_lanes(buckets: Mapping[str, Bucket], lanes: Sequence[str]) -> Mapping[str, Bucket]:
+    """Return what parameters choose, where operations have got lanes of their own.
+
+    `"DescribeVolumes"` is no longer any bucket's, unless `"DescribeVolumes unfiltered"` is there
+    too, which is in any case one of that bucket's.
+    """
+    found = dict(buckets)
+    for name, bucket in buckets.items():
+        if bucket.each:
+            named = [one.partition(" ")[0] for one in lanes if one.partition(" ")[2] == name]
+            kept = [one for one in bucket.operations if one in named or one not in lanes]
+            kept += [one for one in named if one not in kept]
+            found[name] = dataclasses.replace(bucket, operations=tuple(kept))
+    return MappingProxyType(found)
 
 
 def read_buckets(value: object, report: Report, place: Place) -> Mapping[str, Bucket]:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.buckets import Bucket, fits, read_buckets
+from aioapiqueue._limits.buckets import Bucket, fits, read_buckets, with_lanes
 from aioapiqueue._limits.presets import Base, base_of, take_preset
 from aioapiqueue._limits.read import (
     FORMS,
@@ -331,39 +331,28 @@ def _joined(base: Base, fields: Mapping[str, object]) -> dict[str, object]:
             joined[key] = MappingProxyType({**old, **own})
     lanes, buckets = fields.get("lanes", {}), joined["buckets"]
     if isinstance(lanes, Mapping) and isinstance(buckets, Mapping):
-        joined["buckets"] = _without(buckets, list(lanes))
+        joined["buckets"] = with_lanes(buckets, list(lanes))
     return joined
 
 
-def _without(buckets: Mapping[str, Bucket], operations: Sequence[str]) -> Mapping[str, Bucket]:
-    """Take operations that have got a lane of their own out of what parameters choose."""
-    return MappingProxyType(
-        {
-            name: dataclasses.replace(
-                bucket,
-                operations=tuple(
-                    one
-                    for one in bucket.operations
-                    if one not in operations or f"{one} {name}" in operations
-                ),
-            )
-            if bucket.each
-            else bucket
-            for name, bucket in buckets.items()
-        }
-    )
-
-
 def revised(
-    old: ServiceLimits, report: Report, *, operation: str | None, limits: tuple[Limit, ...]
+    old: ServiceLimits,
+    report: Report,
+    *,
+    operation: str | None,
+    limits: tuple[Limit, ...],
+    others: Sequence[str] = (),
 ) -> ServiceLimits:
-    """Return `old` with other limits for one operation, or (None) of its own."""
+    """Return `old` with other limits for one operation, or (None) of its own.
+
+    `others` are the operations of which the same has been said before.
+    """
     fields = {name: getattr(old, name) for name in _DEFAULTS}
     if operation is None:
         fields["rate"] = limits
     else:
         fields["lanes"] = MappingProxyType({**old.lanes, operation: limits})
-        fields["buckets"] = _without(old.buckets, [operation])
+        fields["buckets"] = with_lanes(old.buckets, [operation, *others])
     spec = object.__new__(ServiceLimits)
     spec._fill(fields, report, ())
     return spec

@@ -23,6 +23,7 @@ from aioapiqueue._limits.presets import (
     read_preset,
     read_share,
 )
+from aioapiqueue._limits.report import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -139,6 +140,8 @@ def _check_lane(name: str, lane: str, limits: ServiceLimits, report: Report, pla
     check_operation(name, operation, report, place)
     if bucket and not (bucket in limits.buckets and limits.buckets[bucket].each):
         report.add(place, f"{name} has no bucket {bucket!r} that each operation has for itself")
+    elif bucket and operation.endswith("*"):
+        report.add(place, f"{quoted(operation)}: of a bucket, write whole names")
 
 
 def _in_code(_: Place) -> str:
@@ -227,5 +230,6 @@ def read_option(
         check_name(name, report, ())
         if operation:
             _check_lane(name, operation, old.limits, report, ())
-    new = revised(old.limits, report, operation=operation or None, limits=own)
+    others = [one for other, one in given if other == service and one]
+    new = revised(old.limits, report, operation=operation or None, limits=own, others=others)
     tables[service] = Read(new, {**old.origins, (operation or None, None): Origin(report.source)})
