@@ -307,6 +307,37 @@ def test_shares_of_files_services_and_operations():
     assert registry.services["sts"].buckets["requests"].limits == (Rate(480),)
 
 
+def test_a_share_of_an_operation_holds_for_its_resources():
+    """RunInstances' tokens, of requests and of resources, are scaled alike; quotas of them too."""
+    for quotas, expected in (
+        ("", Rate(0.2, burst=100)),
+        ('quotas = {"RunInstances resources" = "8/s burst 2000"}', Rate(0.8, burst=200)),
+    ):
+        registry = Registry.parse(
+            f'preset = "aws"\n[ec2]\nlanes = {{RunInstances = {{share = "10%"}}}}\n{quotas}'
+        )
+        buckets = registry.services["ec2"].buckets
+        assert lane(registry, "ec2", "RunInstances") == (Rate(0.2),)
+        assert buckets["RunInstances resources"].limits == (expected,)
+        assert buckets["StartInstances resources"].limits == (Rate(1, burst=500),)
+    (told,) = (one for one in Registry.parse(
+        '[ec2]\npreset = "aws"\nlanes = {RunInstances = {share = "10%"}}'
+    ) if one.bucket == "RunInstances resources")  # fmt: skip
+    assert (told.source, told.share) == ("10% of ec2-api-throttling.html", 0.1)
+    shared = Registry.parse('[ecs]\npreset = "aws"\nlanes = {ListClusters = {share = "10%"}}')
+    assert shared.services["ecs"].buckets["cluster read"].limits == (Rate(10, burst=25),)
+    assert lane(shared, "ecs", "ListClusters") == (Rate(2, burst=5),)
+
+
+def test_a_share_of_what_parameters_choose_is_of_that_bucket():
+    """A share of unfiltered calls is of their own, smaller bucket, and touches no other."""
+    registry = Registry.parse(
+        '[ec2]\npreset = "aws"\nlanes = {"DescribeSnapshots unfiltered" = {share = "10%"}}'
+    )
+    assert lane(registry, "ec2", "DescribeSnapshots unfiltered") == (Rate(1, burst=5),)
+    assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(10, burst=50),)
+
+
 def test_a_service_alone_may_start_from_what_is_published():
     """With preset in a service's table, no other service has limits."""
     registry = Registry.parse('[ec2]\npreset = "aws"\nshare = "100%"')

@@ -290,20 +290,25 @@ def _other_share(
     granted: Mapping[str, tuple[Limit, ...]],
     share: float,
 ) -> None:
-    """Give an operation, and what parameters make of it, another share than its service."""
-    variants = [
-        f"{operation} {name}"
-        for name, bucket in base.fields["buckets"].items()
-        if bucket.each and operation in bucket.operations
-    ]
-    for name in (operation, *variants):
+    """Give an operation, and what parameters make of it, another share than its service.
+
+    Its resources are its own too; what it shares with other operations stays as it is.
+    """
+    buckets = base.fields["buckets"].items()
+    own = [name for name, one in buckets if not one.each and one.operations == (operation,)]
+    each = [name for name, one in buckets if one.each and operation in one.operations]
+    for name in (operation, *(f"{operation} {one}" for one in each), *own):
         if name in granted:
             _grant(base, name, granted[name], share)
-            continue
-        figure = published(service, operation, name.removeprefix(operation).strip() or None)
-        if figure is not None:
-            base.fields["lanes"][name] = (scaled(figure.rate, share),)
-            base.origins[name, None] = _origin(figure, share)
+        elif name in own:
+            figure = next(one for one in figures(service) if one.name == name)
+            _grant(base, name, (figure.rate,), share)
+            base.origins[None, name] = _origin(figure, share)
+        else:
+            called, _, variant = name.partition(" ")
+            if best := published(service, called, variant or None):
+                base.fields["lanes"][name] = (scaled(best.rate, share),)
+                base.origins[name, None] = _origin(best, share)
 
 
 def published(service: str, operation: str, variant: str | None = None) -> Figure | None:
@@ -340,9 +345,8 @@ def take_preset(
     rest = dict(table)
     place: Place = (service,)
     name = _names.canonical(service)
-    wanted = (
-        read_preset(rest.pop("preset"), report, (*place, "preset")) if "preset" in rest else (None)
-    )
+    preset = rest.pop("preset", None)
+    wanted = None if preset is None else read_preset(preset, report, (*place, "preset"))
     own = read_share(rest.pop("share"), report, (*place, "share")) if "share" in table else None
     quotas = rest.pop("quotas", {})
     shares = _lane_shares(rest, report, (*place, "lanes"))
