@@ -111,12 +111,12 @@ class Base:
     Attributes:
         fields: of a `ServiceLimits`.
         origins: where each of its limits comes from.
-        granted: what the table says of quotas, and where.
+        said: of which operations the table says a quota or a share, and where.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
     origins: dict[Entry, Origin] = field(default_factory=dict)
-    granted: dict[str, Place] = field(default_factory=dict)
+    said: dict[str, Place] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.fields)
@@ -200,8 +200,7 @@ def read_preset(value: object, report: Report, place: Place) -> bool:
     """Read the name of a preset; return whether it is one."""
     if value not in ("aws", "none"):
         report.add(
-            place,
-            f'{quoted(value)} is no preset: write "aws", for what AWS publishes, or "none"',
+            place, f'{quoted(value)} is no preset: write "aws", for what AWS publishes, or "none"'
         )
     return value == "aws"
 
@@ -364,7 +363,7 @@ def take_preset(
         report.add((*place, "quotas"), f'{quoted(quotas)} is no table: write RunInstances = "4/s"')
     part = own or share or DEFAULT_SHARE
     base = base_of(name, part, quotas=granted, shares=shares)
-    base.granted.update({key: (*place, "quotas", key) for key in granted})
+    base.said.update({key: (*place, "quotas", key) for key in granted})
     if not base and (wanted or asked):
         report.add(
             place,
@@ -372,7 +371,9 @@ def take_preset(
             'write rate = "10/s"',
         )
     for operation in shares:
-        if base and (operation, None) not in base.origins:
+        if (operation, None) in base.origins:
+            base.said[operation] = (*place, "lanes", operation)
+        elif base:
             report.add(
                 (*place, "lanes", operation),
                 f"AWS publishes no request limit of {quoted(operation)}: write a limit",

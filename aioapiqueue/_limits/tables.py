@@ -128,7 +128,7 @@ def _check_operations(
     said: dict[str, Place] = {
         lane: (name, "lanes", lane) for lane in limits.lanes if lane not in lanes
     }
-    said |= {key: place for key, place in base.granted.items() if key not in buckets}
+    said |= {key: place for key, place in base.said.items() if key not in buckets}
     for key, place in said.items():
         _check_lane(name, key, limits, report, place)
     if own := {key: one for key, one in limits.buckets.items() if key not in buckets}:
