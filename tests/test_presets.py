@@ -378,6 +378,19 @@ def test_quotas_are_what_the_share_is_of():
     )
 
 
+def test_quotas_come_with_their_line():
+    """Of what AWS grants, it is told where the file says so, and which share of it is kept."""
+    registry = Registry.parse(
+        '[ec2]\npreset = "aws"\n[ec2.lanes]\nRunInstances = {share = "10%"}\n'
+        '[ec2.quotas]\nRunInstances = "4/s burst 10"\n"RunInstances resources" = "8/s burst 2000"'
+    )
+    own = [one for one in registry if one.share is not None and one.figure is None]
+    assert [(one.operation or one.bucket, one.source) for one in own] == [
+        ("RunInstances", "10% of limits.toml, line 6"),
+        ("RunInstances resources", "10% of limits.toml, line 7"),
+    ]
+
+
 def test_presets_may_be_adaptive():
     """The default floor gives way to limits that are lower; one that was asked for does not."""
     registry = Registry.parse('preset = "aws"\n[ec2]\nadaptive = true\n[ecs]\nadaptive = true')

@@ -279,7 +279,7 @@ def _grant(base: Base, name: str, limits: tuple[Limit, ...], share: float) -> No
     else:
         base.fields["lanes"][name] = own
         entry = (name, None)
-    base.origins[entry] = Origin(f"{_percent(share)} of quotas", None, share)
+    base.origins[entry] = Origin(f"{_percent(share)} of", None, share)
 
 
 def _other_share(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -165,7 +166,10 @@ def _origins(
     for entry, (place, from_base) in places.items():
         found[entry] = Origin(where(place))
         if from_base:
-            found[entry] = base.origins.get(entry, found[entry])
+            found[entry] = origin = base.origins.get(entry, found[entry])
+            if origin.share is not None and origin.figure is None:  # of what AWS grants
+                quota: Place = (name, "quotas", entry[0] or entry[1] or "")
+                found[entry] = dataclasses.replace(origin, text=f"{origin.text} {where(quota)}")
     return found
 
 
