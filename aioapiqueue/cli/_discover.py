@@ -49,7 +49,10 @@ SERVICES = {
 }
 """Those whose quotas name operations, as AWS's pages of them do."""
 
-_A_RATE = re.compile(r"bucket|\brates?\b|throttle|per second|\bTPS\b", re.IGNORECASE)
+_A_RATE = re.compile(
+    r"bucket|\brates?\b|throttle|per (second|minute|hour)\b|\bTP[SM]\b", re.IGNORECASE
+)
+_LEAST, _MOST = 1e-9, 1e11  # what limits.toml can say, and more than any quota of a rate has
 _TIMEOUT = 20
 _ATTEMPTS = 3
 
@@ -101,19 +104,22 @@ async def ask(services: Sequence[str], *, region: str | None) -> dict[str, list[
             BotoCoreError,
             ClientError,
         )
+        from botocore.parsers import (  # type: ignore[import-untyped] # noqa: PLC0415
+            ResponseParserError,
+        )
 
         from aioapiqueue.integrations.aiobotocore import pace_session  # noqa: PLC0415
     except ImportError as error:
         raise NotAsked(f'this needs {error.name}: pip install "aioapiqueue[aws,cli]"') from None
     registry = Registry.parse(f'[service-quotas]\npreset = "aws"\nshare = "{DEFAULT_SHARE:.0%}"')
-    session = get_session()
-    pace_session(session, {"service-quotas": registry})
     config = AioConfig(
         connect_timeout=_TIMEOUT,
         read_timeout=_TIMEOUT,
         retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
     )
     try:
+        session = get_session()
+        pace_session(session, {"service-quotas": registry})  # it reads the user's profile
         async with (
             registry,
             session.create_client("service-quotas", region_name=region, config=config) as client,
@@ -121,7 +127,7 @@ async def ask(services: Sequence[str], *, region: str | None) -> dict[str, list[
             return {one: await _quotas(client, SERVICES[one].code) for one in services}
     except ClientError as error:
         raise NotAsked(_why(error)) from None
-    except (BotoCoreError, OSError) as error:
+    except (BotoCoreError, ResponseParserError, OSError, ValueError) as error:
         raise NotAsked(f"Service Quotas cannot be asked: {error}") from None
 
 
@@ -138,14 +144,17 @@ async def _quotas(client: Any, code: str) -> list[Quota]:  # noqa: ANN401 - boto
             answer = await client.get_aws_default_service_quota(
                 ServiceCode=code, QuotaCode=quota["QuotaCode"]
             )
-            found[quota["QuotaCode"]] = answer["Quota"]
+            found[quota["QuotaCode"]] = answer.get("Quota", quota)
     return list(found.values())
 
 
 async def _pages(client: Any, method: str, code: str) -> AsyncIterator[Quota]:  # noqa: ANN401
     async for page in client.get_paginator(method).paginate(ServiceCode=code):
+        if "Quotas" not in page:  # a proxy, or a page that asks for a login: with status 200
+            raise NotAsked("what answers in the place of Service Quotas is something else")
         for quota in page["Quotas"]:
-            yield quota
+            if "QuotaCode" in quota:
+                yield quota
 
 
 def _why(error: Any) -> str:  # noqa: ANN401 - a ClientError
@@ -200,7 +209,7 @@ def read_quotas(service: str, quotas: Iterable[Quota]) -> Found:
 
 def _problem(service: str, operation: str, quota: Quota) -> str | None:
     value = quota.get("Value")
-    if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    if not isinstance(value, int | float) or not _LEAST <= value <= _MOST:
         return f"its value is {value!r}"
     period = quota.get("Period") or {}
     if (period.get("PeriodValue", 1), period.get("PeriodUnit", "SECOND")) != (1, "SECOND"):

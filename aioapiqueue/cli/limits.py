@@ -127,8 +127,11 @@ def discover(
                 f"--service {quoted(one)[1:-1]}: its quotas name no operations; those of "
                 f"{', '.join(SERVICES)} do"
             )
-    if write is not None and write.exists():
-        _refuse(f"--write: {write} is there already: take another name, or move it away")
+    if write is not None:
+        if os.path.lexists(write):
+            _refuse(_there_already(write))
+        if not os.access(write.parent, os.W_OK):
+            _refuse(f"--write: {write} cannot be written: there is no such folder, or not for you")
     region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     try:
         answers = asyncio.run(ask(services, region=region))
@@ -143,11 +146,28 @@ def discover(
     if write is None:
         typer.echo(text, nl=False)
         return
-    try:
-        write.write_text(text, "utf-8")
-    except OSError as error:
-        _refuse(f"--write: {write} cannot be written: {error.strerror}", _FAILED)
+    _write_new(write, text)
     typer.echo(f"aioapiqueue: {write} is written; aioapiqueue limits --limits {write}", err=True)
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a file that is not there yet, all of it or nothing."""
+    try:
+        file = path.open("x", encoding="utf-8")
+    except FileExistsError:  # since we have looked
+        _refuse(_there_already(path))
+    except OSError as error:
+        _refuse(f"--write: {path} cannot be written: {error.strerror}", _FAILED)
+    try:
+        with file:
+            file.write(text)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        _refuse(f"--write: {path} cannot be written: {error.strerror}", _FAILED)
+
+
+def _there_already(path: Path) -> str:
+    return f"--write: {path} is there already: take another name, or move it away"
 
 
 def _tell(found: Found) -> None:

@@ -1,0 +1,160 @@
+"""`aioapiqueue limits discover`, where something else than Service Quotas answers, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from aioapiqueue.cli import limits
+from aioapiqueue.cli._app import app
+from aioapiqueue.cli._discover import read_quotas, to_toml
+from aioapiqueue.registry import Registry
+
+pytestmark = pytest.mark.real
+
+
+class _Answers(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        """Answer everything alike."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-amz-json-1.1")
+        self.send_header("Content-Length", str(len(self.server.answer)))
+        self.end_headers()
+        self.wfile.write(self.server.answer)
+
+    def log_message(self, *_):
+        """Stay silent."""
+
+
+@contextlib.contextmanager
+def answering(answer):
+    """Serve one answer to all calls on a free port of loopback; yield the URL."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        server.answer = answer
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def discover(tmp_path, monkeypatch):
+    """Return a function that discovers EC2's quotas in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+    def run(*arguments, **environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        command = ["limits", "discover", "--service", "ec2", "--region", "eu-west-1", *arguments]
+        return CliRunner().invoke(app, command)
+
+    return run
+
+
+def quota(name, value):
+    """Return a quota as Service Quotas describes it."""
+    return {"QuotaCode": name, "QuotaName": name, "Value": value, "Adjustable": True}
+
+
+@pytest.mark.parametrize("answer", [b"<html>Please log in</html>", b"{}"])
+def test_another_server_is_not_taken_for_service_quotas(discover, tmp_path, answer):
+    """What a proxy answers in its place, with status 200, is said to be no answer."""
+    with answering(answer) as url:
+        told = discover("--write", "limits.toml", AWS_ENDPOINT_URL=url)
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "what answers in the place of Service Quotas is something else" in told.stderr
+    assert "Nothing was written." in told.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"AWS_PROFILE": "no-such"}, "The config profile (no-such) could not be found"),
+        ({"AWS_ENDPOINT_URL": "no-url"}, "Invalid endpoint: no-url"),
+    ],
+)
+def test_what_botocore_cannot_use_is_said(discover, tmp_path, environment, says):
+    """A profile that is not there, or an endpoint that is none: a message and exit code 1."""
+    told = discover("--write", "limits.toml", **environment)
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert f"Service Quotas cannot be asked: {says}" in told.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_never_written_over(discover, tmp_path):
+    """Where a link leads nowhere, or there is no folder or no such name, nobody is asked."""
+    (tmp_path / "link.toml").symlink_to("nowhere.toml")
+    for name, says in (
+        ("link.toml", "is there already"),
+        ("no/limits.toml", "cannot be written"),
+    ):
+        told = discover("--write", name, AWS_ENDPOINT_URL="http://127.0.0.1:9")
+        assert told.exit_code == 2
+        assert f"--write: {name} {says}" in told.stderr
+    with answering(json.dumps({"Quotas": []}).encode()) as url:
+        told = discover("--write", "x" * 300, AWS_ENDPOINT_URL=url)
+    assert told.exit_code == 1
+    assert "cannot be written: File name too long" in told.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["link.toml"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit of the size of files")
+def test_a_file_that_cannot_be_filled_is_taken_away(tmp_path, capsys):
+    """On a full disk, no half of a file is left."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(typer.Exit) as ended:
+            limits._write_new(tmp_path / "limits.toml", "# more than this\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert ended.value.exit_code == 1
+    assert "cannot be written: File too large" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [1e-15, 0, -1, 1e13, float("inf"), float("nan"), "5", None])
+def test_values_that_are_no_rates_are_told(value):
+    """What no limits.toml can say is not mapped, instead of a file that check refuses."""
+    found = read_quotas("ec2", [quota("DescribeVpcs request bucket refill rate", value)])
+    assert found.rates == {}
+    assert found.unmapped == [f"DescribeVpcs request bucket refill rate: its value is {value!r}"]
+
+
+@pytest.mark.parametrize("value", [1e-9, 1e11, 1 / 3, 123456.789])
+def test_values_that_are_rates_are_written_as_check_takes_them(value):
+    """The least and the greatest, and those with many digits."""
+    name = "DescribeVpcs request bucket"
+    found = read_quotas(
+        "ec2", [quota(f"{name} refill rate", value), quota(f"{name} maximum capacity", value)]
+    )
+    text = to_toml([found], region="x", share="50%", when="today")
+    assert Registry.parse(text).services["ec2"].lanes["DescribeVpcs"]
+
+
+def test_rates_of_a_minute_are_told():
+    """CloudTrail's page has one: it is of an operation, and not silently left out."""
+    name = "Transactions per minute (TPM) for the GenerateQuery API"
+    assert read_quotas("cloudtrail", [quota(name, 4.0)]).unmapped == [
+        f"{name}: no operation's, by its name"
+    ]
