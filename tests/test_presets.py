@@ -111,6 +111,7 @@ def test_no_operation_has_two_lanes(service):
         ("route53", "ListHostedZones", Rate(10, burst=50)),
         ("route53", "CreateHealthCheck", Rate(0.5, burst=50)),
         ("organizations", "DescribeAccount", Rate(20, burst=30)),
+        ("ecs", "RunTask", Rate(20, burst=20)),
         ("cloudtrail", "LookupEvents", Rate(2)),
         ("cloudwatch", "GetMetricData", Rate(500)),
         ("logs", "DescribeLogGroups", Rate(10)),
