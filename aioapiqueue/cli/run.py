@@ -250,8 +250,8 @@ def _registry(
         )
     except LimitsError as error:
         _refuse("\n".join(error.problems))
-    if file and not list(registry):
-        _refuse(f"{file}: it says no limit; see docs/limits.md")
+    if (file or preset) and not list(registry):
+        _refuse(f"{file or '--preset none'}: it says no limit; see docs/limits.md")
     return registry
 
 
