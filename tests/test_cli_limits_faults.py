@@ -1,10 +1,11 @@
-"""`aioapiqueue limits discover`, where something else than Service Quotas answers, or nothing."""
+"""`aioapiqueue limits` on odd files, and `discover` where Service Quotas does not answer."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -158,3 +159,25 @@ def test_rates_of_a_minute_are_told():
     assert read_quotas("cloudtrail", [quota(name, 4.0)]).unmapped == [
         f"{name}: no operation's, by its name"
     ]
+
+
+@pytest.mark.parametrize("text", ["", "# nothing", 'preset = "none"'])
+def test_a_file_without_limits_does_not_pass(tmp_path, monkeypatch, text):
+    """What `run` would refuse, `check` does not call right."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.toml").write_text(text)
+    told = CliRunner().invoke(app, ["limits", "check", "empty.toml"])
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "empty.toml: it says no limit" in told.stderr
+
+
+def test_a_service_that_is_not_listed_has_the_defaults(tmp_path, monkeypatch):
+    """Of a service without a table, what is shown is what [default] gives it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some.toml").write_text('[ec2]\nrate = "5/s"\n[default]\nrate = "10/s"')
+    command = ["limits", "--limits", "some.toml", "--service"]
+    shown = CliRunner().invoke(app, [*command, "iam"])
+    assert shown.exit_code == 0, shown.stderr
+    assert re.search(r"^default, .*\n.*\n10/s +some.toml, line 4$", shown.stdout, re.MULTILINE)
+    assert "5/s" not in re.findall(r"^\S+", shown.stdout, re.MULTILINE)
+    assert CliRunner().invoke(app, [*command, "ec3"]).exit_code == 2

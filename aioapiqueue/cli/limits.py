@@ -64,8 +64,12 @@ def limits(
     registry = _registry(file, share)
     names = [_names.canonical(one) for one in service or ()]
     known = {entry.service for entry in registry}
-    for name in names:
-        if name not in known and not figures(name):
+    for number, name in enumerate(names):
+        if name in known:
+            continue
+        if "default" in known and not _names.unknown_service(name):
+            names[number] = "default"  # whose limits it has
+        elif not figures(name):
             _refuse(_no_limit(name, file))
     if as_json_:
         typer.echo(json.dumps(as_json(registry, names), indent=2))
@@ -89,10 +93,12 @@ def check(
     except LimitsError as error:
         _refuse("\n".join(error.problems), _FAILED)
     entries = list(registry)
+    if not entries:  # `run` refuses it, too
+        _refuse(f"{file}: it says no limit; see docs/limits.md", _FAILED)
     services = len({entry.service for entry in entries})
     typer.echo(
-        f"{file}: nothing is wrong with it: {len(entries)} limits of {services} "
-        f"service{'s' * (services != 1)}"
+        f"{file}: nothing is wrong with it: {len(entries)} limit{'s' * (len(entries) != 1)} of "
+        f"{services} service{'s' * (services != 1)}"
     )
 
 
