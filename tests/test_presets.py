@@ -75,6 +75,18 @@ def test_every_operation_exists(service):
 
 
 @pytest.mark.parametrize("service", sorted(PAGES))
+def test_every_parameter_exists(service):
+    """What chooses a bucket, or counts in one, is a parameter of each of its operations."""
+    for limit in PAGES[service]["limit"]:
+        chosen = limit.get("unless", ())
+        wanted = [(one, name) for one in limit.get("operations", ()) for name in chosen]
+        costs = limit.get("cost", {}).items()
+        wanted += [(one, cost.rpartition("*")[2]) for one, cost in costs if isinstance(cost, str)]
+        for operation, name in wanted:
+            assert name in _names._operations(service)[operation]
+
+
+@pytest.mark.parametrize("service", sorted(PAGES))
 def test_every_figure_has_its_source(service):
     """Each has a page of AWS's documentation, the day it was read, and whether AWS raises it."""
     assert figures(service)
@@ -513,6 +525,10 @@ def test_entries_tell_what_they_come_from():
         ('[ec2.buckets.a]\noperations = ["Run*"]\nrate = "1/s"\neach = true', "write whole names"),
         ('[ec2.buckets.a]\noperations = ["Run*"]\nrate = "1/s"\ncost = {RunInstances = "x y"}',
          "line 4: ec2.buckets.a.cost.RunInstances: 'x y' is no cost"),
+        ('[ec2.buckets.a]\noperations = ["Run*"]\nrate = "1/s"\ncost = {RunInstances = "MaxCuont"}',
+         "a.cost.RunInstances: no call of these has a parameter 'MaxCuont'; did you mean 'MaxCount"),
+        ('[ec2.buckets.a]\noperations = ["Describe*"]\nrate = "1/s"\nunless = ["Filtres"]',
+         "line 4: ec2.buckets.a.unless: no call of these has a parameter 'Filtres'; did you mean"),
         ('[ec2.buckets.a]\noperations = ["Run*"]\nrate = "1/s"\ncost = {CreateTags = 2}',
          "ec2.buckets.a.cost.CreateTags: the bucket has no such operation"),
         ('[ec2]\nrate = "1/s"\nlanes = {"Run* x" = "1/s"}', "ec2 has no bucket 'x'"),

@@ -365,14 +365,22 @@ def check_name(service: str, report: Report, place: Place) -> None:
 
 
 def check_buckets(service: str, buckets: Mapping[str, Bucket], report: Report) -> None:
-    """Note which buckets name operations that `service` has not."""
-    for name, bucket in buckets.items():
-        place = (service, "buckets", name)
+    """Note which buckets name operations, or parameters, that `service` has not."""
+    for key, bucket in buckets.items():
+        place = (service, "buckets", key)
         for operation in bucket.operations:
             check_operation(service, operation, report, (*place, "operations"))
-        for operation in bucket.cost:
+        for name in bucket.unless:
+            if problem := _names.unknown_parameter(service, bucket.operations, name):
+                report.add((*place, "unless"), problem)
+        for operation, cost in bucket.cost.items():
+            at = (*place, "cost", operation)
             if not fits(operation, bucket.operations):
-                report.add((*place, "cost", operation), "the bucket has no such operation")
+                report.add(at, "the bucket has no such operation")
+            elif cost.parameter and (
+                problem := _names.unknown_parameter(service, [operation], cost.parameter)
+            ):
+                report.add(at, problem)
 
 
 def check_operation(service: str, operation: str, report: Report, place: Place) -> None:

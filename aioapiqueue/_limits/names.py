@@ -10,9 +10,17 @@ from aioapiqueue._limits.report import quoted
 from aioapiqueue.presets.services import BOTOCORE, SERVICES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["IDS", "NAMES", "canonical", "nearest", "unknown_operation", "unknown_service"]
+__all__ = [
+    "IDS",
+    "NAMES",
+    "canonical",
+    "nearest",
+    "unknown_operation",
+    "unknown_parameter",
+    "unknown_service",
+]
 
 _entries = [entry.partition("=") for entry in SERVICES.split()]
 
@@ -64,6 +72,22 @@ def unknown_operation(service: str, name: str) -> str | None:
     )
 
 
+def unknown_parameter(service: str, operations: Iterable[str], name: str) -> str | None:
+    """Say that none of `operations` has a parameter `name`; None: as `unknown_operation`."""
+    known: set[str] = set()
+    for one in operations:
+        begins = _begins(one[:-1]) if one.endswith("*") else one.__eq__
+        known.update(*(has for other, has in _operations(service).items() if begins(other)))
+    if not known or name in known:
+        return None
+    meant = nearest(name, known)
+    return (
+        f"no call of these has a parameter {quoted(name)}"
+        + (f"; did you mean {meant}?" if meant else "")
+        + " (one newer than the botocore here: say check = false in the table)"
+    )
+
+
 def _begins(text: str) -> Callable[[str], bool]:
     return lambda name: name.startswith(text)
 
@@ -95,10 +119,22 @@ def _installed() -> frozenset[str]:
 
 
 @cache
-def _operations(service: str) -> frozenset[str]:
+def _operations(service: str) -> Mapping[str, frozenset[str]]:
+    """Return the operations of a service, each with its parameters and those one level below."""
     if service not in _installed():
-        return frozenset()
+        return {}
     from botocore.loaders import create_loader  # noqa: PLC0415 - it is there, as we have just seen
 
     model = create_loader().load_service_model(service, "service-2")
-    return frozenset(model["operations"])
+    shapes = model.get("shapes", {})
+    found = {}
+    for name, operation in model["operations"].items():
+        shape = operation.get("input", {}).get("shape")
+        members = shapes[shape].get("members", {}) if shape else {}
+        deeper = (
+            f"{one}.{inner}"
+            for one, member in members.items()
+            for inner in shapes[member["shape"]].get("members", ())
+        )
+        found[name] = frozenset(members).union(deeper)
+    return found
