@@ -526,7 +526,7 @@ def test_entries_tell_what_they_come_from():
         ('[ec2.buckets.a]\noperations = ["Run*"]\nrate = "1/s"\ncost = {RunInstances = "x y"}',
          "line 4: ec2.buckets.a.cost.RunInstances: 'x y' is no cost"),
         ('[ec2.buckets.a]\noperations = ["Run*"]\nrate = "1/s"\ncost = {RunInstances = "MaxCuont"}',
-         "a.cost.RunInstances: no call of these has a parameter 'MaxCuont'; did you mean 'MaxCount"),
+         "a.cost.RunInstances: no call of these has a parameter 'MaxCuont'; did you mean 'Max"),
         ('[ec2.buckets.a]\noperations = ["Describe*"]\nrate = "1/s"\nunless = ["Filtres"]',
          "line 4: ec2.buckets.a.unless: no call of these has a parameter 'Filtres'; did you mean"),
         ('[ec2.buckets.a]\noperations = ["Run*"]\nrate = "1/s"\ncost = {CreateTags = 2}',
@@ -575,3 +575,5 @@ def test_facts_are_small_numbers(parameters, expected):
 def test_facts_are_few():
     """Of a call with very many parameters, the first are told."""
     assert len(facts({f"P{number}": number for number in range(1000)})) == 64
+    structures = {f"P{number}": dict.fromkeys(range(8), 1) for number in range(8)}
+    assert facts({**structures, "MaxCount": 5})["MaxCount"] == 5

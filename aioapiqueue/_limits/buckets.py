@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -44,16 +45,17 @@ def facts(parameters: object) -> dict[str, int]:
         By name: the value of a whole number, the length of a list, 1 for whatever else is given.
         What is in a structure follows as `"ChangeBatch.Changes"`, one level deep.
     """
-    found: dict[str, int] = {}
     if not isinstance(parameters, Mapping):
-        return found
-    for name, value in parameters.items():
-        inner = value.items() if isinstance(value, Mapping) else ()
-        for key, one in ((name, value), *((f"{name}.{sub}", deep) for sub, deep in inner)):
-            if len(found) == _MOST_FACTS:
-                return found
-            found[str(key)] = _fact(one)
-    return found
+        return {}
+    top = parameters.items()
+    deep = (
+        (f"{name}.{inner}", one)
+        for name, value in top
+        if isinstance(value, Mapping)
+        for inner, one in value.items()
+    )
+    # A call's own parameters first: however much its structures have, none of those is left out.
+    return {str(name): _fact(one) for name, one in islice(chain(top, deep), _MOST_FACTS)}
 
 
 def _fact(value: object) -> int:

@@ -641,13 +641,15 @@ def _facts(parameters: object) -> dict[str, int] | None:
     By name: of a whole number itself, of a list its length, 1 of whatever else is given. What is
     in a structure follows as "ChangeBatch.Changes", one level deep.
     """
-    found: dict[str, int] = {}
-    for name, value in parameters.items() if isinstance(parameters, dict) else ():
-        found[str(name)[:64]] = _fact(value)
+    if not isinstance(parameters, dict):
+        return None
+    # A call's own parameters first: however much its structures have, none of those is left out.
+    found = {str(name)[:64]: _fact(value) for name, value in parameters.items()}
+    for name, value in parameters.items():
         for inner, deep in value.items() if isinstance(value, dict) else ():
+            if len(found) >= _MOST_FACTS:
+                break
             found[f"{name}.{inner}"[:64]] = _fact(deep)
-        if len(found) >= _MOST_FACTS:
-            break
     return dict(list(found.items())[:_MOST_FACTS]) or None
 
 
