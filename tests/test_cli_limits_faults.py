@@ -161,6 +161,24 @@ def test_rates_of_a_minute_are_told():
     ]
 
 
+def test_addresses_of_pages_are_broken_at_a_slash(monkeypatch):
+    """Of pages whose address is longer than a line, none has its number or an end alone."""
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(app, ["limits", "--service", "elb", "--service", "route53"]).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    assert (
+        """
+[1] docs.aws.amazon.com/elasticloadbalancing/latest/userguide/
+    elb-api-throttling.html
+    read 2026-11-24
+[2] docs.aws.amazon.com/Route53/latest/DeveloperGuide/
+    throttling-api-requests.html
+    read 2026-11-24
+"""
+        in shown
+    )
+
+
 @pytest.mark.parametrize("text", ["", "# nothing", 'preset = "none"'])
 def test_a_file_without_limits_does_not_pass(tmp_path, monkeypatch, text):
     """What `run` would refuse, `check` does not call right."""

@@ -27,6 +27,7 @@ __all__ = ["as_json", "in_force", "say", "show"]
 
 _LINE = "{:<19} {:<19} {:<11} {}"
 _SECONDS = 11  # of which "one call in so many seconds" says more than a fraction
+_READ = "\n    read "
 _HEADINGS = ("At most", "AWS publishes", "Adjustable", "From")
 
 
@@ -99,7 +100,10 @@ def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
     for note, mark in notes.items():
         _wrap(console, f"{mark}) {note}", "   ")
     for source, number in sources.items():
-        _print(console, f"[{number}] {source}")
+        line = f"[{number}] {source.partition(_READ)[0]}"
+        if len(line) > console.width:  # a page's address is not broken within a word
+            line = "/\n    ".join(line.rsplit("/", 1))
+        _print(console, line + "".join(source.partition(_READ)[1:]))
 
 
 def _show_row(console: Console, row: _Row, sources: dict[str, int], notes: dict[str, str]) -> None:
@@ -172,12 +176,12 @@ def _from(entry: InForce, sources: dict[str, int]) -> str:
     if entry.figure is None:
         return entry.source
     text = f"{entry.figure.source.removeprefix('https://')}, read {entry.figure.read}"
-    number = sources.setdefault(text.replace(", read ", "\n    read "), len(sources) + 1)
+    number = sources.setdefault(text.replace(", read ", _READ), len(sources) + 1)
     return f"{(entry.share or 1) * 100:.6g}% of [{number}]"
 
 
 def _not_kept(figure: Figure, sources: dict[str, int]) -> str:
-    text = f"{figure.source.removeprefix('https://')}\n    read {figure.read}"
+    text = f"{figure.source.removeprefix('https://')}{_READ}{figure.read}"
     number = sources.setdefault(text, len(sources) + 1)
     per = f" for each {figure.per}" if figure.per else ""
     return (
