@@ -114,7 +114,10 @@ def discover(
         str | None,
         typer.Option(metavar="REGION", help="Whose quotas. Default: that of the environment."),
     ] = None,
-    share: _Share = None,
+    share: Annotated[
+        str | None,
+        typer.Option(metavar="PERCENT", help="Of what AWS grants or publishes. Default 50%."),
+    ] = None,
 ) -> None:
     """Ask Service Quotas which request rates AWS grants this account; write a limits.toml.
 
