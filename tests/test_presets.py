@@ -469,6 +469,17 @@ def test_options_may_name_both_buckets_of_an_operation(reverse):
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(5),)
 
 
+def test_a_lane_leaves_the_buckets_of_its_own_table():
+    """What one table says of an operation and of its unfiltered calls is kept, both of it."""
+    registry = Registry.parse(
+        '[ec2]\npreset = "aws"\nlanes = {DescribeSnapshots = "8/s"}\n[ec2.buckets.unfiltered]\n'
+        'operations = ["DescribeSnapshots"]\nunless = ["Filters"]\neach = true\nrate = "1/s"'
+    )
+    assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots unfiltered", 1)]
+    assert lane(registry, "ec2", "DescribeSnapshots unfiltered") == (Rate(1),)
+    assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(8),)
+
+
 def test_an_operation_that_is_named_with_a_bucket_has_it():
     """What is said of unfiltered calls holds for operations that have no such bucket at AWS."""
     text = 'preset = "aws"\n[ec2.lanes]\n"DescribeVpcs unfiltered" = "1/s"'

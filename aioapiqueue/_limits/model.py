@@ -325,13 +325,13 @@ def read_service(
 def _joined(base: Base, fields: Mapping[str, object]) -> dict[str, object]:
     """Return what a table says, on top of what its service starts from."""
     joined = {**base.fields, **fields}
-    for key in ("lanes", "buckets"):
-        own, old = fields.get(key, {}), base.fields.get(key, {})
-        if isinstance(own, Mapping):
-            joined[key] = MappingProxyType({**old, **own})
-    lanes, buckets = fields.get("lanes", {}), joined["buckets"]
-    if isinstance(lanes, Mapping) and isinstance(buckets, Mapping):
-        joined["buckets"] = with_lanes(buckets, list(lanes))
+    lanes, own = fields.get("lanes", {}), fields.get("buckets", {})
+    if isinstance(lanes, Mapping) and isinstance(own, Mapping):
+        joined["lanes"] = MappingProxyType({**base.fields.get("lanes", {}), **lanes})
+        # A lane takes the place of what is published, but not of what the same table says.
+        old = with_lanes(base.fields.get("buckets", {}), list(lanes))
+        own = with_lanes(own, [name for name in lanes if " " in name])
+        joined["buckets"] = MappingProxyType({**old, **own})
     return joined
 
 
