@@ -146,6 +146,16 @@ def test_what_is_not_published_is_absent():
     assert registry.turns("sts", "AssumeRoleWithSAML", **HERE) == ()
 
 
+def test_limits_of_whole_organizations_are_told_and_not_kept():
+    """They are published for the same operations, beside an account's, and hold for nobody here."""
+    told = {one.name: one.rate for one in figures("organizations") if one.per == "organization"}
+    assert told["DescribeAccount"] == Rate(24, burst=36)
+    assert told["ListAccounts"] == Rate(9, burst=15)
+    assert len(told) == 12
+    registry = Registry.parse('preset = "aws"', share="100%")
+    assert lane(registry, "organizations", "DescribeAccount") == (Rate(20, burst=30),)
+
+
 def test_a_page_that_contradicts_itself_is_taken_at_its_lower_word():
     """Elastic Load Balancing's text says 40 and 10/s where its table says 200 and 50/s."""
     for service in ("elb", "elbv2"):

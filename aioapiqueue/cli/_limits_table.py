@@ -95,7 +95,7 @@ def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
             _show_row(console, row, sources, notes)
         for figure in figures(service):
             if not figure.kept:
-                _wrap(console, _not_kept(figure, sources), "")
+                _wrap(console, _not_kept(figure, sources, notes), "")
         console.print()
     for note, mark in notes.items():
         _wrap(console, f"{mark}) {note}", "   ")
@@ -111,8 +111,7 @@ def _show_row(console: Console, row: _Row, sources: dict[str, int], notes: dict[
     published, raised, mark = "", "", ""
     if figure is not None:
         published, raised = say(figure.rate), "yes" if figure.adjustable else "no"
-        if figure.note:
-            mark = f" {notes.setdefault(figure.note, _letters(len(notes)))})"
+        mark = _mark(figure, notes)
     limits = list(map(say, entry.limits)) or ["any rate"]
     line = _LINE.format(limits[0], published, raised, _from(entry, sources) + mark)
     _print(console, line.rstrip())
@@ -140,6 +139,12 @@ def _wrap(console: Console, text: str, indent: str) -> None:
 def _scope(scope: Sequence[str]) -> str:
     words = {"account": "each account", "region": "each Region"}
     return " in ".join(words[one] for one in scope) or "all accounts and Regions together"
+
+
+def _mark(figure: Figure, notes: dict[str, str]) -> str:
+    if not figure.note:
+        return ""
+    return f" {notes.setdefault(figure.note, _letters(len(notes)))})"
 
 
 def _letters(number: int) -> str:
@@ -180,13 +185,11 @@ def _from(entry: InForce, sources: dict[str, int]) -> str:
     return f"{(entry.share or 1) * 100:.6g}% of [{number}]"
 
 
-def _not_kept(figure: Figure, sources: dict[str, int]) -> str:
+def _not_kept(figure: Figure, sources: dict[str, int], notes: dict[str, str]) -> str:
     text = f"{figure.source.removeprefix('https://')}{_READ}{figure.read}"
     number = sources.setdefault(text, len(sources) + 1)
     per = f" for each {figure.per}" if figure.per else ""
-    return (
-        f"Not kept: {figure.name}, {say(figure.rate)}{per} [{number}]. {figure.note or ''}".strip()
-    )
+    return f"Not kept: {figure.name}, {say(figure.rate)}{per} [{number}]{_mark(figure, notes)}"
 
 
 def as_json(registry: Registry, services: Sequence[str]) -> list[dict[str, Any]]:
