@@ -61,6 +61,12 @@ class Call:
         self.slots: list[Slot | BlockingSlot] = []
         self.unread: Mapping[str, Any] | None = None  # an answer before it is parsed
 
+    def withdraw(self) -> None:
+        """Give back all that an attempt holds, as it will not be sent: it has used nothing."""
+        for slot in self.slots:
+            slot.settle(0)
+        self.release()
+
     def release(self) -> None:
         for slot in self.slots:
             slot.release()

@@ -62,8 +62,12 @@ class _AioPacer(Pacer):
                 # Not before we have joined, so that it falls to us and to none of those who wait.
                 call.outer.release()
             call.queue = queue
-            # Cancelled here, the future leaves the queue, or hands on the slot that it just got.
-            call.slots.append(await turn)
+            try:
+                # Cancelled here, the future leaves the queue, or hands on the slot it just got.
+                call.slots.append(await turn)
+            except BaseException:
+                call.withdraw()
+                raise
 
     async def _turns(self, operation: str) -> Sequence[Turn]:
         credentials = None

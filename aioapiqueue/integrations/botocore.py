@@ -70,7 +70,12 @@ class _BlockingPacer(Pacer):
                 call.outer.release()
             # An exception in here, such as KeyboardInterrupt, ends the call, which ends its slots.
             call.slots.append(slot)
-            slot.__enter__()
+            try:
+                slot.__enter__()
+            except BaseException:
+                call.slots.remove(slot)  # which has left by itself
+                call.withdraw()
+                raise
 
     def _turns(self, operation: str) -> Sequence[Turn]:
         credentials = None

@@ -9,6 +9,7 @@ from aiobotocore.session import get_session
 from aioapiqueue.integrations import aiobotocore as paces_coroutines
 from aioapiqueue.integrations import botocore as paces_threads
 from aioapiqueue.registry import Registry
+from aioapiqueue.threads import BlockingSlot, blocking
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("no_machine_configuration")]
 
@@ -59,6 +60,55 @@ async def test_coroutines_instances_cost_resource_tokens(endpoint):
         (f"ec2 eu-west-1 {account} TerminateInstances resources", "TerminateInstances", 2),
         (f"ec2 eu-west-1 {account}", "TerminateInstances", 1),
     ]
+
+
+async def test_a_launch_that_is_cancelled_gives_its_resource_tokens_back(endpoint):
+    """Cancelled while it waits for its request token, it was never sent: others have its nine."""
+    registry = Registry.parse(
+        '[ec2]\npreset = "aws"\nshare = "100%"\n[ec2.quotas]\nRunInstances = "1/min burst 1"\n'
+        '"RunInstances resources" = "1/min burst 10"'
+    )
+    client = get_session().create_client("ec2", "eu-west-1", endpoint_url=endpoint.url, **KEYS)
+    async with paces_coroutines.paced(client, registry) as ec2:
+        await ec2.run_instances(ImageId="ami-1", MinCount=1, MaxCount=1)
+        resources, requests = registry.queues.values()
+        launch = asyncio.create_task(ec2.run_instances(ImageId="ami-1", MinCount=9, MaxCount=9))
+        async with asyncio.timeout(30):
+            while not requests.waiting:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+        assert resources.estimate(cost=9) > 60
+        launch.cancel()
+        await asyncio.wait([launch])
+        assert resources.estimate(cost=9) == 0
+        assert resources.running == requests.running == requests.waiting == 0
+    await registry.aclose(drain=False)
+    assert len(endpoint.arrivals) == 1
+
+
+async def test_a_thread_that_is_interrupted_gives_its_resource_tokens_back(endpoint, monkeypatch):
+    """The same of boto3, whose thread is interrupted while it waits for its second turn."""
+    registry = Registry.parse(
+        '[ec2]\npreset = "aws"\nquotas = {"RunInstances resources" = "1/min"}'
+    )
+    wait = BlockingSlot._wait
+
+    def interrupted(slot):
+        if slot._blocking.queue.name.endswith("resources"):
+            wait(slot)
+        else:
+            raise KeyboardInterrupt
+
+    def launch():
+        ec2 = boto3.client("ec2", "eu-west-1", endpoint_url=endpoint.url, **KEYS)
+        with paces_threads.paced(ec2, registry), pytest.raises(KeyboardInterrupt):
+            ec2.run_instances(ImageId="ami-1", MinCount=1, MaxCount=1)
+        (resources,) = (one for one in registry.queues.values() if one.name.endswith("resources"))
+        assert blocking(resources).call(resources.estimate) == 0
+        assert [queue.running for queue in registry.queues.values()] == [0, 0]
+
+    monkeypatch.setattr(BlockingSlot, "_wait", interrupted)
+    await asyncio.to_thread(launch)
+    assert not endpoint.arrivals
 
 
 async def test_threads_instances_cost_resource_tokens(endpoint):
