@@ -255,7 +255,7 @@ class _Reading:
             return self._until(number if number < _MILLISECONDS else number / 1000)
         if len(text) > _LONGEST_VALUE:
             return None
-        text = text.strip()
+        text = text.strip(" \t")
         if _DURATION.fullmatch(text):
             return sum(float(count) * _UNITS[unit] for count, unit in _PART.findall(text))
         date = _date(text)
@@ -280,9 +280,11 @@ def _joined(values: list[str]) -> str:
 
 def _number(text: str) -> float | None:
     """Return a plain number, at least 0; no other says how many, or how long."""
-    if len(text) > _LONGEST_VALUE or not _NUMBER.fullmatch(text.strip()):
+    if len(text) > _LONGEST_VALUE:
         return None
-    return float(text)
+    # Around a value HTTP allows these two. `strip()` takes off more than `float()` bears ("\x1c").
+    digits = text.strip(" \t")
+    return float(digits) if _NUMBER.fullmatch(digits) else None
 
 
 def _date(text: str) -> float | None:

@@ -25,6 +25,8 @@ JUNK = [
     "0x10",
     "soon",
     "\x00\x01\x02",
+    "\x1c30",
+    "30\x1f",
     "\udcff\udcfe",
     "٣",
     "30 seconds",

@@ -104,6 +104,7 @@ NONSENSE = {
     "empty": ([("Retry-After", "")], False),
     "words": ([("Retry-After", "in a while")], False),
     "binary": ([("Retry-After", b"\xff\xfe\x80 \xe2\x98\x83")], False),
+    "a control character": ([("Retry-After", "\x1c30")], False),
     "8,000 digits": ([("Retry-After", "9" * 8000)], False),
     "no date": ([("Retry-After", "Mon, 31 Feb 2026 99:99:99 GMT")], False),
     "1970": ([("Retry-After", "Thu, 01 Jan 1970 00:00:00 GMT")], False),
