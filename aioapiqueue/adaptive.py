@@ -92,7 +92,8 @@ class Adaptive:
         recovery: seconds from a slow-down until the remembered rate is tried again; default 20.
             After four times as long, the rate is as far above it as it was below.
         concurrency: of a queue with a `concurrency`, the number of bodies that it never falls
-            below: push-back then lowers both, by the same curve. Default: it is left alone.
+            below: push-back then lowers both, by the same curve. Default: it is left alone, as it
+            is by push-back to a lane with limits of its own.
 
     Raises:
         TypeError: a bare number as the floor; the message shows its readings.
@@ -193,7 +194,8 @@ class Governor(Pace):
         self.adaptive = adaptive
         self.report = report
         self.pace = Curve(floor, ceiling)
-        least = adaptive.concurrency
+        # Of a lane, and of a queue without a limit of bodies, nobody hears that a body has ended.
+        least = adaptive.concurrency if concurrency < math.inf else None
         self.places_ = Curve(concurrency if least is None else least, concurrency)
         self.slowed = -math.inf
         """When it slowed down last."""
@@ -259,7 +261,7 @@ class Governor(Pace):
         if self.active and (self.accepted >= _ENOUGH or used == math.inf):
             used = max(1.0, self.accepted - 1) / self.active  # the refused one did not get through
         self.pace.fall(used, self.adaptive.backoff)
-        if self.adaptive.concurrency is not None:
+        if self.places_.floor < self.places_.ceiling:
             self.places_.fall(max(1, running), self.adaptive.backoff)
         self.slowed = now
         self.elapsed = self.active = self.accepted = 0.0

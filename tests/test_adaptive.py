@@ -316,6 +316,23 @@ async def test_without_a_least_concurrency_is_left_alone():
         slot.release()
 
 
+async def test_a_queue_without_concurrency_gets_none():
+    """Nobody would hear that a body has ended: whoever waits would wait for ever."""
+    queue = ApiQueue("100/s", lanes={"a": ()}, adaptive=Adaptive("1/s", 0.5, concurrency=2))
+
+    async def call(key, *, refused=False):
+        async with queue.slot(key=key) as slot:
+            await asyncio.sleep(1)
+            if refused:
+                slot.throttled()
+
+    for key in (None, "a"):
+        await asyncio.gather(*(call(key, refused=True) for _ in range(6)))
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(call(key) for _ in range(20)))
+    assert queue.stats.slowed == 2
+
+
 # What goes wrong.
 
 

@@ -331,7 +331,7 @@ function Governor.push_back(governor, since, running)
     used = math.max(1, governor.accepted - 1) / governor.active
   end
   fall(governor.pace, used, governor.backoff)
-  if governor.concurrency then
+  if governor.concurrency and governor.places.ceiling < NEVER then
     fall(governor.places, math.max(1, running), governor.backoff)
   end
   governor.slowed = now
