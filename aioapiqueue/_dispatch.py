@@ -105,7 +105,9 @@ class Dispatcher:
         self._longest_wait = 0.0
         self._timers: dict[Slot, asyncio.TimerHandle] = {}
         self._paused = self._pushed_back = -math.inf
-        self._round = -1
+        self._rounds: dict[tuple[Hashable] | None, int] = {}
+        """For each lane (by its key), and the queue (None), that slowed down: how many calls had
+        started by then; those over are dropped at the next slow-down."""
         self._schedule = self._new_schedule(self._limits)
         for limits_of_lane in lanes.values():
             new_schedule(limits_of_lane)  # refuses now what it would refuse at the first call
@@ -414,7 +416,7 @@ class Dispatcher:
             positive(retry_after, of="retry_after", least=0)
         now = self._now()
         self._count("throttled", slot)
-        since = now if self._ended > self._round else -math.inf
+        since = now if self._ended > self._rounds.get(self._slowing(slot), -1) else -math.inf
         if self._shared is not None:
             known = slot._state in (HELD, OVER) and slot.sequence
             instant = slot.sequence if known else NOW if since == now else -1
@@ -427,11 +429,20 @@ class Dispatcher:
         lane = self._lanes.find(slot.key, now)
         schedule = self._schedule if lane is None else lane
         if schedule.push_back(now, since, self.running):
-            self._round = self._started
             self._adapt_concurrency()
             self._waiters.wake_all()
             self._nudge()
-            self._count("slowed", slot)
+            self._slowed(slot)
+
+    def _slowing(self, slot: Slot) -> tuple[Hashable] | None:
+        """Return what push-back on a call slows down: the lane of its key, or None, the queue."""
+        return None if self._lanes.limits_of(slot.key) is None else (slot.key,)
+
+    def _slowed(self, slot: Slot) -> None:
+        """Begin a round of calls: who does not know its call is not heard before this one ends."""
+        under_way = {of: began for of, began in self._rounds.items() if began >= self._ended}
+        self._rounds = under_way | {self._slowing(slot): self._started}
+        self._count("slowed", slot)
 
     def _adapt_concurrency(self) -> None:
         places = self._schedule.places()

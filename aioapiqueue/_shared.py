@@ -240,8 +240,7 @@ class Member(Talk):
         slowed = (await self._exchange(verb, lanes, **fields))[0]
         if verb == "push" and slowed:
             self._give_back_all()
-            self.queue._round = self.queue._started
-            self.queue._count("slowed", slot)
+            self.queue._slowed(slot)
 
     def _ask_at(self, now: float) -> float:
         return max(self.demand.ask_at(now), self._retry_at)

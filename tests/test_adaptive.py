@@ -114,6 +114,16 @@ async def test_50_refusals_told_to_the_queue_slow_down_once(inside, heard):
     assert queue.stats.slowed == 1 + heard
 
 
+async def test_push_back_told_of_one_lane_is_heard_whatever_another_was_told():
+    """A round of calls is its lane's: what "a" is told is no reason not to hear of "b"."""
+    queue = ApiQueue("100/s", lanes={"*": "10/s"}, adaptive=Adaptive("1/s"))
+    running = [queue.enqueue(key=key) for key in ("a", "b", "a", "b")]
+    await asyncio.gather(*running)
+    for key, slowed in (("a", 1), ("a", 1), ("b", 2), ("b", 2), ("a", 2)):
+        queue.throttled(key=key)
+        assert queue.stats.slowed == slowed
+
+
 async def test_what_got_through_counts_where_it_is_less_than_the_limit():
     """A throttle at 5/s under a limit of 100/s says that 5/s is too much, not that 70/s is not."""
     queue = ApiQueue("100/s", adaptive=Adaptive("1/s"))
