@@ -266,7 +266,8 @@ class Governor(Pace):
         self.slowed = now
         self.elapsed = self.active = self.accepted = 0.0
         self._set_interval()
-        self.restart(now, 1)  # one interval from now
+        # One interval from now; what is owed besides (a cost settled upwards) is not forgiven.
+        self.restart(max(now, self.tat - self.interval), 1)
         return True
 
     def allowed(self) -> float:

@@ -79,6 +79,19 @@ async def test_a_push_back_lowers_the_rate_by_the_factor():
     assert 0.2 > first > second > 0.18  # it grows meanwhile
 
 
+async def test_a_push_back_forgives_no_debt():
+    """What a call has cost beyond its charge still has to be paid off before the next one."""
+    queue = ApiQueue("10/s", adaptive=Adaptive("0.1/s", 0.5))
+    slots = await use(queue, 20)
+    slots[-1].throttled()
+    (slot,) = await use(queue, 1)
+    slot.settle(50)
+    before = queue.estimate()
+    assert before > 9
+    slot.throttled()
+    assert queue.estimate() >= before - 1e-6
+
+
 async def test_50_calls_in_flight_that_are_refused_slow_down_once():
     """Fifty refusals of calls that were released before the first of them count once."""
     queue = ApiQueue(Rate(100, burst=50), adaptive=Adaptive("1/s", 0.5))

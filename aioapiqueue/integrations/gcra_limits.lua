@@ -337,7 +337,7 @@ function Governor.push_back(governor, since, running)
   governor.slowed = now
   governor.elapsed, governor.active, governor.accepted = 0, 0, 0
   Governor.set_interval(governor)
-  Pace.restart(governor, now, 1)
+  Pace.restart(governor, math.max(now, Pace.tat(governor) - governor.interval), 1)
   return true
 end
 
