@@ -28,7 +28,7 @@ try:
         ClientHandlerType,
         ClientRequest,
         ClientResponse,
-        ClientResponseError,
+        http,
     )
 except ImportError as error:
     raise ImportError(
@@ -94,7 +94,9 @@ class RateLimitedMiddleware:
             response = await handler(request)
             self._pacing.heed(slot, response.status, response.headers.items())
         except BaseException as error:
-            if isinstance(error, ClientResponseError):  # aiohttp cannot read the response's head
+            # aiohttp cannot read the response's head. (Other errors of this class are of a proxy
+            # that refuses, or of somebody's `raise_for_status`: answers that make sense.)
+            if isinstance(error.__cause__, http.HttpProcessingError):
                 self._pacing.unreadable(slot)
             slot.release()
             raise

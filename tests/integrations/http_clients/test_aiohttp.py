@@ -171,10 +171,21 @@ async def test_a_web_socket_holds_its_place_until_it_is_closed():
         await runner.cleanup()
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        lambda long: [("Retry-After", long)],
+        lambda long: [("RateLimit", f'"default";r=0;t={long}')],
+        lambda long: [("RateLimit", '"default";r=0;t=x'), ("RateLimit-Policy", f'"{long}"')],
+        lambda long: [("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", long)],
+        lambda long: [("X-RateLimit-Remaining", long), ("X-RateLimit-Reset", "x")],
+    ],
+    ids=["Retry-After", "RateLimit", "RateLimit-Policy", "X-RateLimit-Reset", "-Remaining"],
+)
 @pytest.mark.parametrize("longest", [8190, 20_000_000])
-async def test_a_value_of_10_megabytes_does_no_harm(server, reply, longest):
+async def test_a_value_of_10_megabytes_does_no_harm(server, reply, longest, headers):
     """It is the client's error, or taken where the client was told to; odd in either case."""
-    server.answer = lambda _: reply.of(429, [("Retry-After", "9" * 10_000_000)])
+    server.answer = lambda _: reply.of(429, headers("9" * 10_000_000))
     queue = ApiQueue(concurrency=1)
     async with session(queue, max_field_size=longest) as client:
         try:
@@ -186,6 +197,26 @@ async def test_a_value_of_10_megabytes_does_no_harm(server, reply, longest):
     assert queue.stats.odd == 1
     assert queue.estimate() == 0
     assert queue.running == 0
+
+
+async def test_a_refusal_that_somebody_raises_is_not_odd(server, reply):
+    """A proxy that says no, and `raise_for_status` in a middleware, are answers that make sense."""
+
+    async def strict(request, handler):
+        response = await handler(request)
+        response.raise_for_status()
+        return response
+
+    server.answer = lambda _: reply.of(503)
+    queue = ApiQueue(concurrency=1)
+    async with session(queue) as client:
+        with pytest.raises(aiohttp.ClientHttpProxyError):
+            await client.get("https://secret.example/", proxy=server.url())
+    last = aiohttp.ClientSession(middlewares=[RateLimitedMiddleware(queue), strict])
+    async with last as client:
+        with pytest.raises(aiohttp.ClientResponseError):
+            await client.get(server.url())
+    assert (queue.stats.released, queue.running, queue.stats.odd) == (2, 0, 0)
 
 
 def test_without_aiohttp_the_error_names_the_extra():
