@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from aioapiqueue._rate import positive
@@ -57,7 +58,7 @@ class Pacing:
         timeout: seconds that a request waits for its slot, at most; None: any time.
 
     Raises:
-        TypeError: a queue that is none.
+        TypeError: a queue that is none; a coroutine function as `key`.
         ValueError: an unknown word as `key`; a negative or infinite time.
     """
 
@@ -68,6 +69,8 @@ class Pacing:
             raise TypeError(f"requests can be paced by an ApiQueue, not by {queue!r}")
         if not callable(key) and key not in ("host", "route"):
             raise ValueError(f'key is "host", "route" or a function of the request, not {key!r}')
+        if iscoroutinefunction(key):  # each request would be of a lane of its own: its coroutine
+            raise TypeError(f"key takes a plain function of the request, not a coroutine: {key!r}")
         positive(max_hold, of="max_hold", least=0)
         if timeout is not None:
             positive(timeout, of="timeout", least=0)

@@ -86,7 +86,7 @@ class RateLimitedTransport(AsyncBaseTransport):
         timeout: seconds that a request may wait for its slot; default: any time.
 
     Raises:
-        TypeError: a queue that is none.
+        TypeError: a queue that is none; a coroutine function as `key`.
         ValueError: an unknown word as `key`; a negative or infinite time.
 
     What the queue raises (`SlotTimeout`, `QueueFull`, `QueueClosed`) reaches the caller as it is. A

@@ -31,6 +31,7 @@ FORMS = {
         ],
     ),
     "503, seconds": (503, lambda _: [("Retry-After", "30")]),
+    "503, HTTP date": (503, lambda now: [("Retry-After", formatdate(now + 30, usegmt=True))]),
     "403, GitHub's secondary limit": (
         403,
         lambda now: [("Retry-After", "30"), *left(14, int(now + 3000))],
@@ -301,3 +302,13 @@ async def test_something_else_than_a_queue_is_refused(client):
     """A limit in the place of a queue is told apart at once, not at the first request."""
     with pytest.raises(TypeError, match="paced by an ApiQueue, not by '10/s'"):
         client("10/s")
+
+
+async def test_a_key_that_would_have_to_be_awaited_is_refused(client):
+    """Each request's coroutine would be another key, and nothing would be paced."""
+
+    async def key(request):
+        return request.url.host
+
+    with pytest.raises(TypeError, match="a plain function of the request, not a coroutine"):
+        client(ApiQueue(), key=key)
