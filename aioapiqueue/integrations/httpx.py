@@ -113,8 +113,7 @@ class RateLimitedTransport(AsyncBaseTransport):
             response = await self._transport.handle_async_request(request)
             self._pacing.heed(slot, response.status_code, response.headers.multi_items())
         except BaseException as error:
-            # A connection that was closed under us is that library's protocol error, too.
-            if isinstance(error, RemoteProtocolError) and "disconnect" not in str(error):
+            if isinstance(error, RemoteProtocolError) and _is_of_parser(error):
                 self._pacing.unreadable(slot)
             slot.release()
             raise
@@ -171,3 +170,13 @@ class _Stream(AsyncByteStream):
     def __del__(self) -> None:
         if not self._ended:
             release_soon(self._slot, self._loop)
+
+
+def _is_of_parser(error: BaseException) -> bool:
+    """Return whether this is about what was read, and not about a connection that has ended.
+
+    A connection that was closed under us is the library's protocol error, too, with a text as its
+    reason, or (GOAWAY of HTTP/2) an event of h2. The parser's has the parser's error.
+    """
+    reasons = () if error.__cause__ is None else error.__cause__.args
+    return any(isinstance(reason, Exception) for reason in reasons)

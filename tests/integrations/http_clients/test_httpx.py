@@ -169,6 +169,34 @@ async def test_a_value_of_10_megabytes_is_the_clients_error(client, server, repl
         assert queue.stats.odd == 1
 
 
+async def test_a_connection_that_the_server_ends_is_not_odd(library):
+    """HTTP/2 says so by GOAWAY, which httpx has no other error for than for nonsense."""
+    from aioapiqueue.integrations.httpx import RateLimitedTransport
+
+    class GoingAway(library.AsyncBaseTransport):
+        async def handle_async_request(self, request):
+            raise library.RemoteProtocolError(
+                "<ConnectionTerminated error_code:0>", request=request
+            )
+
+    queue = ApiQueue(concurrency=1)
+    async with library.AsyncClient(transport=RateLimitedTransport(queue, GoingAway())) as client:
+        with pytest.raises(library.RemoteProtocolError):
+            await client.get("http://going.away/")
+    assert (queue.running, queue.stats.odd) == (0, 0)
+
+
+async def test_what_is_no_http_is_odd(client, server):
+    """Whereas one who hangs up, with or without a word, is not."""
+    queue = ApiQueue(concurrency=1)
+    async with client(queue) as paced:
+        for answer, odd in ((b"\x00\x01 not HTTP\r\n\r\n", 1), (b"", 1)):
+            server.answer = lambda _, answer=answer: answer
+            with pytest.raises(paced.errors):
+                await paced.get(server.url())
+            assert queue.stats.odd == odd
+
+
 def test_without_a_transport_it_makes_one(client, library):
     """That of httpx, or that of httpx2 where only this is installed."""
     del client
