@@ -280,9 +280,10 @@ def test_asked_for_and_used_as_late_as_may_be_the_limit_holds(  # noqa: PLR0917 
     now, slots, latest = 0, [], []
     for pause, waited, late in history:
         now = max(now, script.ask_at) if pause is None else now + pause
-        slots += script.ask(now, count=3, waited=waited, late=late)
-        latest += script.until
-        assert latest[-1:] >= [one + min(late, catch_up) - 1 for one in slots[-1:]]  # rounded
+        found = script.ask(now, count=3, waited=waited, late=late)
+        for slot, until in zip(found, script.until, strict=True):
+            assert until >= slot + min(late, catch_up) - 1  # rounded
+        slots, latest = slots + found, latest + script.until
     for first, last in itertools.combinations(range(len(slots)), 2):
         window = max(0, slots[last] - latest[first])
         allowed = rate.burst + (window + catch_up + 2) / (rate.interval * SECOND)
