@@ -51,6 +51,13 @@ def tests_all(session: nox.Session) -> None:
 
 
 @nox.session
+def slow(session: nox.Session) -> None:
+    """Run the tests marked slow: real scanners, whole rates in real time (an hour)."""
+    set_up(session, "test", "bench", editable=False)
+    session.run("pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and formatting."""
     set_up(session, "lint")

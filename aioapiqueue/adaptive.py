@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Adaptive"]
 
 _ENOUGH = 10
-"""Calls from which on what was let through is a measurement."""
+"""Calls from which on what was let through is a measurement, and the fewest of a recovery."""
 _PROBING = 3
 """How much more slowly than it came back to the remembered rate it goes beyond."""
 _MEMORY = 3600.0
@@ -64,7 +64,7 @@ class Adaptive:
     This is the curve of CUBIC (RFC 9438, section 4.2), steep below and above the remembered rate
     and level around it, with three changes. CUBIC's constant makes the way back longer the higher
     the rate; here it takes `recovery` seconds at any rate, as API limits are from 0.2 to 20,000
-    per second. Beyond the remembered rate it goes three times as slowly as it came back. And CUBIC
+    per second, but ten calls at least. Beyond the remembered rate it goes three times as slowly as it came back. And CUBIC
     remembers the peak, which a full bucket has raised; here it is the mean.
 
     Time in use is the time that calls follow upon each other at half the rate or faster: a rate
@@ -90,7 +90,8 @@ class Adaptive:
         floor: the rate that it never falls below; default one call in ten seconds.
         backoff: what a push-back leaves of the rate, between 0 and 1; default 0.7, CUBIC's.
         recovery: seconds from a slow-down until the remembered rate is tried again; default 20.
-            After four times as long, the rate is as far above it as it was below.
+            After four times as long, the rate is as far above it as it was below. Each call counts
+            as a tenth of it at most, so that slow limits take ten calls.
         concurrency: of a queue with a `concurrency`, the number of bodies that it never falls
             below: push-back then lowers both, by the same curve. Default: it is left alone, as it
             is by push-back to a lane with limits of its own.
@@ -227,7 +228,7 @@ class Governor(Pace):
         self.active += min(gap, max(1.0, busy))
         self.accepted += cost
         if self.pace.lowered or self.places_.lowered:
-            self.elapsed += min(gap, busy)
+            self.elapsed += min(gap, busy, self.adaptive.recovery / _ENOUGH)
             self._regrow(self.pace)
             self._regrow(self.places_)
             self._set_interval()

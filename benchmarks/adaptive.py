@@ -131,6 +131,7 @@ def shared(report: Report, *, quick: bool) -> None:
                 where = f"(bucket of {capacity:g})"
                 report.target(f"throttled share {where}", max(settled), most=0.002)
                 report.target(f"share of the free rate used {where}", min(used), least=0.9)
+                report.target(f"the same, 2 minutes after it left {where}", min(alone), least=0.9)
                 report.target(f"bystander's failures, back again {where}", max(back), most=0.01)
         report.table(
             f"Server bucket of {capacity:g}, 20/s; minutes 5-10, 12-15 (alone), 15-20 (back); "

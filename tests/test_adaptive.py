@@ -269,6 +269,20 @@ async def test_set_rate_keeps_what_was_learnt():
     assert (await gaps(queue, 3))[1:] == exactly([0.5])
 
 
+async def test_a_slow_limit_comes_back_by_ten_calls_at_least():
+    """One call of a minute proves as little as one of a tenth of a second."""
+    queue = ApiQueue("1/min", adaptive=Adaptive("0.1/min", 0.5, recovery=20))
+    slots = await use(queue, 1)
+    slots[-1].throttled()
+    rates = []
+    for _ in range(12):
+        await use(queue, 1)
+        rates.append(queue.stats.rate)
+    assert rates[0] < 0.7 / 60
+    assert rates[:9] == sorted(rates[:9])
+    assert rates[8] < 1 / 60
+
+
 # Lanes and places.
 
 

@@ -306,7 +306,7 @@ function Governor.take(governor, at, cost, held, slot)
   governor.active = governor.active + math.min(gap, math.max(1, busy))
   governor.accepted = governor.accepted + cost
   if lowered(governor.pace) or lowered(governor.places) then
-    governor.elapsed = governor.elapsed + math.min(gap, busy)
+    governor.elapsed = governor.elapsed + math.min(gap, busy, governor.recovery / ENOUGH)
     regrow(governor.pace, governor.elapsed, governor.recovery)
     regrow(governor.places, governor.elapsed, governor.recovery)
     Governor.set_interval(governor)

@@ -86,12 +86,15 @@ async def test_twenty_hosts_with_limits_of_their_own_refuse_nothing(
             if number % 100 == 0:  # to prepare them all at once would block the loop for a second
                 await asyncio.sleep(0)
         statuses = await asyncio.gather(*requests)
-        ratio = (time.monotonic() - start - (stalls.seconds - stood_still)) / ideal
+        took = time.monotonic() - start
         assert queue.running == 0
-    record_property("ratio", ratio)
+    kept = stalls.seconds - stood_still  # by the machine, from us
+    record_property("ratio", took / ideal)
+    record_property("kept", kept)
     record_property("tightest", buckets.tightest)
     assert Counter(statuses) == {200: total}
     assert buckets.refused == 0
     assert buckets.served == Counter(counts)
     assert queue.stats.throttled == 0
-    assert ratio < (1.05 if total == 10_000 else 1.2)  # the fewer, the more a hiccup counts
+    # The fewer, the more a hiccup counts: of many, all the time that it took is what counts.
+    assert took / ideal < 1.05 if total == 10_000 else (took - kept) / ideal < 1.2
