@@ -62,8 +62,9 @@ class Words:
         """Write a text as it is."""
         with contextlib.suppress(OSError, ValueError):
             file = self._file or sys.stderr
-            file.write(text)
-            file.flush()
+            if file is not None:  # Python has none where it was closed, as by `2>&-`
+                file.write(text)
+                file.flush()
 
 
 @dataclasses.dataclass(frozen=True)

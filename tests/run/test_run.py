@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -110,6 +111,20 @@ def test_output_and_input_are_untouched(quiet_run, python, tmp_path):
     assert first == "what was there"
     assert "paced: ec2 at 1/s" in log.read_text()
     assert last.startswith("aioapiqueue: ")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_reason_to_start_nothing(closed, quiet_run, python, tmp_path):
+    """Where stdin, stdout or stderr is closed, as daemons have it, the program runs all the same."""
+    there = tmp_path / "there"
+    program = quiet_run.plain(f"open({str(there)!r}, 'w').close(); sys.exit(7)")
+    command = shlex.join(quiet_run.arguments("--limit", "ec2=1/s", "--", python, program))
+    shell = ["sh", "-c", f"{command} {closed}"]
+    with subprocess.Popen(
+        shell, env=quiet_run.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert quiet_run.end(process).code == 7
+    assert there.exists()
 
 
 @pytest.mark.parametrize(
