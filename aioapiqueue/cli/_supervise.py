@@ -215,8 +215,7 @@ class _Run:
             self._fail(f"internal error, the program is ended:\n{traceback.format_exc()}")
         finally:
             # Cancelled here as well: without us, nothing is paced.
-            with anyio.CancelScope(shield=True):
-                await self._program.stop(self._activation.family())
+            await self._stop()
         self._outcome.code = await self._program.wait()
         self._outcome.seconds = time.monotonic() - self._began
         self._outcome.figures = self._hub.figures
@@ -237,7 +236,7 @@ class _Run:
                 plan.words.say(about(inactive, plan.launch.name, stopped=stop))
             if stop:
                 self._outcome.stopped = INACTIVE
-                await self._program.stop(self._activation.family())
+                await self._stop()
                 return
 
     async def _watch_hub(self) -> None:
@@ -250,8 +249,14 @@ class _Run:
                 there = False
             if not there:
                 self._fail(f"the hub's socket {self._hub.path} is gone; the program is stopped")
-                await self._program.stop(self._activation.family())
+                await self._stop()
                 return
+
+    async def _stop(self) -> None:
+        """End the program and its children, who may need longer than the program to clean up."""
+        # The program's end cancels whoever watches it, and a stop that is cancelled kills at once.
+        with anyio.CancelScope(shield=True):
+            await self._program.stop(self._activation.family())
 
     def _goes_on(self) -> None:
         name = self._plan.launch.name

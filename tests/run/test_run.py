@@ -115,7 +115,7 @@ def test_output_and_input_are_untouched(quiet_run, python, tmp_path):
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_reason_to_start_nothing(closed, quiet_run, python, tmp_path):
-    """Where stdin, stdout or stderr is closed, as daemons have it, the program runs all the same."""
+    """Where stdin, stdout or stderr is closed, as daemons have it, the program runs anyway."""
     there = tmp_path / "there"
     program = quiet_run.plain(f"open({str(there)!r}, 'w').close(); sys.exit(7)")
     command = shlex.join(quiet_run.arguments("--limit", "ec2=1/s", "--", python, program))
@@ -307,6 +307,37 @@ def test_lost_hub_ends_the_program(run, aws, python, stalls):
     assert "hub.sock is gone; the program is stopped" in ended.words
     assert all(at < lost + 3 + stalls.seconds for at, _ in aws.arrivals)
     assert run.leftovers == []
+
+
+def test_children_have_their_time_to_clean_up(quiet_run, python, tmp_path):
+    """A child that takes longer to end than the program, once all is stopped, is not killed."""
+    ready, clean = tmp_path / "ready", tmp_path / "clean"
+    child = quiet_run.plain(
+        f"""
+        import signal
+        def end(*_):
+            time.sleep(1)
+            open({str(clean)!r}, "w").close()
+            sys.exit()
+        signal.signal(signal.SIGTERM, end)
+        open({str(ready)!r}, "w").close()
+        time.sleep(60)
+        """,
+        "child.py",
+    )
+    program = quiet_run.plain(f"""
+        import subprocess
+        subprocess.Popen([sys.executable, {child!r}])
+        time.sleep(60)
+    """)
+    with quiet_run.start("--limit", "ec2=1/s", "--", python, program) as process:
+        deadline = time.monotonic() + 60
+        while not ready.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        (directory,) = quiet_run.leftovers
+        (directory / "hub.sock").unlink()
+        assert quiet_run.end(process).code == 4
+    assert clean.exists()
 
 
 def test_grandchild_that_stays_fails_closed(run, aws, python, tmp_path):
