@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from collections import Counter
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 from anyio import to_thread
 
+from aioapiqueue.hub._accept import Acceptor
 from aioapiqueue.hub._connection import Connection
 from aioapiqueue.hub._records import Figure, Process
-from aioapiqueue.hub._socket import BACKLOG, check_system, listen, raise_file_limit
+from aioapiqueue.hub._socket import check_system, listen, raise_file_limit
 from aioapiqueue.integrations._aws import account_of
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class _Finder(Protocol):
 class Hub:
     """Lets the calls of many local processes go, as the queues of one registry say.
 
-    An async context manager: the socket is there inside the block. It uses no task of its own.
+    An async context manager: the socket is there inside the block. It has no task, but for a
+    moment while somebody connects.
     Leaving the block, cancelled or not, refuses whoever still waits and closes every connection;
     it does not close the registry's queues, which are the caller's.
 
@@ -84,7 +85,7 @@ class Hub:
         self._connections_of: Counter[int] = Counter()
         self._processes: dict[int, Process] = {}
         self._figures: dict[_FigureKey, tuple[Figure, ApiQueue | None]] = {}
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         self._files_raised = False
 
     @property
@@ -127,10 +128,7 @@ class Hub:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             await to_thread.run_sync(listen, listener, self.path)
-            loop = asyncio.get_running_loop()
-            self._server = await loop.create_unix_server(
-                lambda: Connection(self), sock=listener, backlog=BACKLOG
-            )
+            self._acceptor = Acceptor(listener, lambda: Connection(self))
         except BaseException:  # cancelled while the thread binds it, too
             listener.close()
             raise
@@ -143,9 +141,9 @@ class Hub:
         trace: TracebackType | None,
     ) -> None:
         # Nothing is awaited before everybody is refused, so that a cancellation cannot skip it.
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._acceptor is not None:
+            self._acceptor.close()
+            self._acceptor = None
         for connection in list(self._connections):
             connection.refuse("the hub is closing, as the run has ended")
         # Meanwhile the transports close their sockets, in the loop's next pass.

@@ -85,11 +85,15 @@ def peer_of(connection: socket.socket) -> tuple[int | None, int | None]:
     return None, None
 
 
-def raise_file_limit() -> None:
-    """Let this process have as many open files as it may."""
+def raise_file_limit() -> bool:
+    """Let this process have as many open files as it may; return whether these are more."""
     import resource  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(ValueError, OSError):  # macOS: infinity is more than it gives
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if soft == hard:
+        return False
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError):  # macOS: infinity is more than it gives
+        return False
+    return True

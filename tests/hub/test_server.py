@@ -491,3 +491,49 @@ asyncio.run(main())
     arguments = {"PYTHONPATH": os.pathsep.join(sys.path)}
     path = str(bench.directory / "hub")
     assert await bench.run(source, None, path, **arguments) == (0, "300 True\n", "")
+
+
+@pytest.mark.parametrize("limits", [(60, 60), (60, 90)])
+async def test_without_files_for_more_clients_these_wait_and_it_is_told_once(bench, limits):
+    """A hub that may have 60 files serves hundreds of clients, some after others; 90: it takes."""
+    child = """
+import socket, sys
+clients = []
+for _ in range(200):
+    clients.append(socket.socket(socket.AF_UNIX))
+    clients[-1].settimeout(60)
+    clients[-1].connect(sys.argv[1])
+    clients[-1].sendall(b'{"do":"hello","version":1,"pid":1}\\n')
+sys.stdin.read()
+for client in clients:                          # whoever waits comes in as others go
+    assert client.recv(100)
+    client.close()
+"""
+    source = f"""
+import asyncio, resource, sys
+from pathlib import Path
+from aioapiqueue.hub import Hub
+from aioapiqueue.registry import Registry
+async def main():
+    limit, told = resource.RLIMIT_NOFILE, []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with Hub(Registry({{}}), directory=Path(sys.argv[1])) as hub:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", {child!r}, str(hub.path), stdin=asyncio.subprocess.PIPE)
+        resource.setrlimit(limit, {limits})
+        while not told:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)                # tries again
+        most = len(hub._connections)
+        child.stdin.close()
+        await child.wait()
+    print(child.returncode, len(told), "ulimit -n" in told[0]["message"], most)
+asyncio.run(main())
+"""
+    arguments = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    path = str(bench.directory / "hub")
+    code, out, err = await bench.run(source, None, path, **arguments)
+    assert (code, err) == (0, "")
+    ended, told, helpful, most = out.split()
+    assert (ended, told, helpful) == ("0", "1", "True")
+    assert limits[1] - 40 < int(most) < limits[1] - limits[1] // 8
