@@ -422,3 +422,26 @@ async def test_what_parameters_say_of_a_call_are_numbers_only(bench, tools, monk
     }
     assert b"hidden" not in b"".join(told)
     assert b"secret" not in b"".join(told)
+
+
+async def test_whatever_parameters_are_called_the_call_goes(bench, tools, monkeypatch):
+    """Long keys of a map in another script, and enumerations: what botocore takes, the hub does."""
+    told = []
+    parse = _protocol.parse
+    monkeypatch.setattr(_protocol, "parse", lambda line: told.append(line) or parse(line))
+    source = """
+        import enum, botocore.session
+        class Hours(int, enum.Enum):
+            SHORT = 900
+        session = botocore.session.get_session()
+        session.create_client("sts").get_session_token(DurationSeconds=Hours.SHORT)
+        item = {f"{number:02} " + "顧" * 60: {"S": "x"} for number in range(70)}
+        try:
+            session.create_client("dynamodb").put_item(TableName="customers", Item=item)
+        except ValueError:
+            pass                                    # the answer is XML
+    """
+    async with bench.hub({"default": "10/s"}) as hub:
+        assert await bench.run(source, hub) == (0, "", "")
+    facts = [json.loads(line)["facts"] for line in told if b'"ask"' in line]
+    assert facts == [{"DurationSeconds": 900}, {"TableName": 1, "Item": 1}]

@@ -40,6 +40,7 @@ _VERSION = 1
 _PATIENCE = 5.0
 """Seconds in which the hub has to accept a connection."""
 _MOST_FACTS = 64
+_LONGEST_FACT = 64
 _MOST_IDLE = 256
 """Connections kept for the next thread that calls."""
 
@@ -643,19 +644,28 @@ def _facts(parameters: object) -> dict[str, int] | None:
     """
     if not isinstance(parameters, dict):
         return None
+    found: dict[str, int] = {}
     # A call's own parameters first: however much its structures have, none of those is left out.
-    found = {str(name)[:64]: _fact(value) for name, value in parameters.items()}
+    for name, value in parameters.items():
+        _note(found, str(name), value)
     for name, value in parameters.items():
         for inner, deep in value.items() if isinstance(value, dict) else ():
             if len(found) >= _MOST_FACTS:
                 break
-            found[f"{name}.{inner}"[:64]] = _fact(deep)
+            _note(found, f"{name}.{inner}", deep)
     return dict(list(found.items())[:_MOST_FACTS]) or None
+
+
+def _note(found: dict[str, int], name: str, value: object) -> None:
+    # The keys of a map (DynamoDB's items, tags) are anything. No limit is named like that, and a
+    # line has room for 64 plain names only.
+    if len(name) <= _LONGEST_FACT and name.isascii() and name.replace(".", "_").isidentifier():
+        found[name] = _fact(value)
 
 
 def _fact(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
-        return min(max(value, 0), 1 << 53)
+        return int(min(max(value, 0), 1 << 53))  # enumerations write themselves with their names
     return len(value) if isinstance(value, (list, tuple)) else 1
 
 
