@@ -32,8 +32,10 @@ _LOOK_SECONDS = 0.1  # from one look at the hub's processes to the next
 _SCAN_SECONDS = 0.2  # from one look at all processes of the machine to the next, at least
 _SCAN_SHARE = 0.02  # of a core, at most, however many there are
 # An interpreter comes by sitecustomize within 50 ms of CPU time, whatever the machine is busy
-# with. So one that has used so much more never will.
+# with. So one that has used so much more never will; unless its site-packages have much to do
+# before (.pth files), which is what a longer grace is for.
 _CPU_SECONDS = 1.0
+_CPU_SHARE = 0.1  # of the grace
 # With an option that says it, there is nothing to wait for, but that small helpers may end.
 _HELPER_SECONDS = 0.9
 # One that ended without a hello after less than that has hardly imported botocore.
@@ -220,7 +222,7 @@ class Activation:
             seen.command = _processes.command_line(process.pid)
         if not seen.python:
             return False
-        if age > self._grace or cpu > _CPU_SECONDS:
+        if age > self._grace or cpu > max(_CPU_SECONDS, _CPU_SHARE * self._grace):
             return True
         return (
             age > _HELPER_SECONDS and harmful_option(_processes.arguments(process.pid)) is not None

@@ -127,7 +127,10 @@ def about(inactive: Inactive, name: str, *, stopped: bool) -> str:
         if _is_aws_cli(name):
             said += _AWS_CLI
         else:
-            said += "started with -I, -E or -S, or without our PYTHONPATH, it does not."
+            said += (
+                "started with -I, -E or -S, or without our PYTHONPATH, it does not, nor before "
+                "Python 3.9. If it only takes long to start: --grace 60."
+            )
     else:
         said = (
             f"{who} activated the pacing, and then became another Python, which did not: by a "
@@ -193,8 +196,8 @@ def remarks(plan: Plan, outcome: Outcome) -> str:
     lines = []
     if not outcome.processes and outcome.stopped is None:
         lines.append(
-            "WARNING: NOTHING WAS PACED: no Python activated the pacing. Only Python programs can "
-            "be paced, and those started with -I, -E or -S cannot."
+            "WARNING: NOTHING WAS PACED: no Python activated the pacing. Only Python programs, "
+            "from Python 3.9 on, can be paced, and those started with -I, -E or -S cannot."
         )
     if outcome.stopped is None:
         lines += [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 
@@ -180,6 +181,21 @@ def test_python_that_says_no_hello_is_stopped(quiet_run, python, stalls):
     assert "is Python, and has not activated the pacing" in ended.words
     assert "It is stopped, so that nothing goes out unpaced." in ended.words
     assert quiet_run.leftovers == []
+
+
+@linux
+def test_longer_grace_is_for_pythons_that_take_long_to_start(quiet_run, python, tmp_path):
+    """What `.pth` files do comes before our hello; by default too much of it ends the program."""
+    subprocess.run([python, "-m", "venv", "--without-pip", tmp_path / "slow"], check=True)
+    (packages,) = (tmp_path / "slow").glob("lib/python*/site-packages")
+    busy = "while time.process_time() < 2: pass"
+    (packages / "slow.pth").write_text(f"import time; exec({busy!r})\n")
+    command = ("--", tmp_path / "slow" / "bin" / "python", "-c", "print('here')")
+    ended = quiet_run("--limit", "ec2=1/s", *command)
+    assert ended.code == 3
+    assert "If it only takes long to start: --grace 60." in ended.words
+    ended = quiet_run("--limit", "ec2=1/s", "--grace", "60", *command)
+    assert (ended.code, ended.out) == (0, b"here\n")
 
 
 def test_launcher_that_becomes_another_python_is_stopped(quiet_run, python, stalls):
