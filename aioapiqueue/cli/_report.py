@@ -61,6 +61,10 @@ def in_words(registry: Registry) -> dict[str, str]:
                 # Several operations share it, or parameters choose it.
                 name = f"{entry.service} ({entry.bucket})"
             found.setdefault(name, []).append(words)
+    services = {**registry.services, "default": registry.default}
+    for name, service in services.items():
+        if service is not None and service.concurrency is not None:
+            found.setdefault(name, []).append(f"{service.concurrency:,} in flight")
     return {name: " and ".join(dict.fromkeys(words)) for name, words in found.items()}
 
 
@@ -95,9 +99,12 @@ def opening(plan: Plan) -> str:
         if rest is not None:
             other = f"each other service at {rest}" if named else f"each service at {rest}"
             named = ", ".join(filter(None, [named, other]))
-        lines = [f"paced: {named}"]
-        if rest is None:
-            lines.append("not paced: all other services")
+        if named:
+            lines = [f"paced: {named}"]
+            if rest is None:
+                lines.append("not paced: all other services")
+        else:
+            lines = ["nothing is paced: what is named is unlimited"]
     if plan.shared is not None:
         lines.append(
             f"not shared: a dry run does not ask {plan.shared}"

@@ -81,3 +81,20 @@ def test_option_goes_before_the_file(run, aws, python, tmp_path):
     assert ended.code == 0
     assert len(aws.arrivals) == 3
     assert "paced: ec2 at 20/s, ec2.DescribeImages at 1" in ended.words
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[ec2]\nconcurrency = 5\n", "paced: ec2 at 5 in flight not paced:"),
+        ('[ec2]\nrate = "5/s"\nconcurrency = 2\n', "paced: ec2 at 5/s and 2 in flight not paced:"),
+        ("[default]\nconcurrency = 2\n", "paced: each service at 2 in flight"),
+        ('ec2 = "unlimited"\n', "nothing is paced: what is named is unlimited"),
+    ],
+)
+def test_all_that_is_kept_is_said(text, told, quiet_run, python, tmp_path):
+    """How many may be in flight is a limit as well; without any, none is claimed."""
+    limits = tmp_path / "limits.toml"
+    limits.write_text(text)
+    ended = quiet_run("--limits", limits, "--", python, "-c", "pass")
+    assert ended.words.startswith(told)
