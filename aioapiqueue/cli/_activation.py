@@ -244,7 +244,13 @@ class Activation:
     @staticmethod
     def _why(seen: _Seen) -> Why:
         hello = seen.hello
-        by_exec = hello is not None and not hello.exited and hello.started >= seen.running.began - 1
+        # A fork that becomes something else (subprocess with preexec_fn) is a child like any other.
+        by_exec = (
+            hello is not None
+            and not hello.forked
+            and not hello.exited
+            and hello.started >= seen.running.began - 1
+        )
         return Why.EXEC if by_exec else Why.NEVER
 
     def _find(self, seen: _Seen) -> None:

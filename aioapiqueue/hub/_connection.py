@@ -195,6 +195,7 @@ class Connection(asyncio.Protocol):
                 self.pid or stated,
                 protocol.text(message, "executable", longest=1024),
                 protocol.text(message, "python"),
+                forked=message.get("forked") is True,
             )
             self._hub.started(self._process)
         else:

@@ -20,6 +20,7 @@ class Process:
         executable: the interpreter, as `sys.executable` has it.
         python: its version, `"3.11.7"`.
         botocore: the version of the botocore that is paced in it; None until that is imported.
+        forked: it is no interpreter that has started, but the fork of one.
         started: when it said hello, as `time.time()`.
         ended: when its connection closed, as `time.time()`; None while it lives. (A process that
             has closed all its files, as daemons do, says hello again at its next call.)
@@ -32,6 +33,7 @@ class Process:
     executable: str
     python: str
     botocore: str | None = None
+    forked: bool = False
     started: float = field(default_factory=time.time)
     ended: float | None = None
     exited: bool = False

@@ -242,6 +242,21 @@ def test_inactive_child_is_told_at_once_and_by_the_exit_code(quiet_run, python, 
 
 
 @linux
+def test_helper_that_was_forked_and_then_executed_ends_nothing(quiet_run, python):
+    """With preexec_fn, Python forks, and the fork says hello; its -I is a helper's all the same."""
+    program = quiet_run.plain("""
+        import subprocess
+        helper = [sys.executable, "-I", "-c", "import time; time.sleep(2.5)"]
+        subprocess.run(helper, preexec_fn=os.setsid, check=True)
+        print("done")
+    """)
+    ended = quiet_run("--limit", "ec2=1/s", "--", python, program)
+    assert (ended.code, ended.out) == (3, b"done\n")
+    assert "is Python, and has not activated the pacing" in ended.words
+    assert "became another Python" not in ended.words
+
+
+@linux
 def test_children_of_every_kind_are_known(quiet_run, python):
     """Forked, spawned and forkserver's children, daemons and other programs raise no alarm."""
     program = quiet_run.plain("""

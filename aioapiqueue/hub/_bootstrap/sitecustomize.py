@@ -201,6 +201,7 @@ class _ThisProcess:
         self.ahead: set[Any] = set()
         """Threads' attempts that wait, while a call that has its turn waits for them."""
         self.botocore = ""
+        self.forked = False
 
     def announce(self) -> None:
         """Tell the hub that this process is there, unless it knows."""
@@ -219,6 +220,7 @@ class _ThisProcess:
             pid=os.getpid(),
             executable=(sys.executable or "")[:1024],
             python=".".join(map(str, sys.version_info[:3])),
+            forked=self.forked,
         )
         self.tell(_line(do="hooked", botocore=self.botocore) if self.botocore else b"")
 
@@ -233,7 +235,7 @@ def _forked() -> None:
     """Begin anew in a forked child: the parent's connections are the parent's."""
     global _process
     inherited, _process = _process, _ThisProcess()
-    _process.botocore = inherited.botocore
+    _process.botocore, _process.forked = inherited.botocore, True
     for wire in inherited.wires:
         # The child's copy only. No loop is told: it shares the parent's selector.
         wire.close()
