@@ -364,13 +364,14 @@ asyncio.run(main())
 )
 
 
+@pytest.mark.parametrize("key", ["ASIAQNZGKIQY56JQ7WML", "ASIAIOSFODNN7EXAMPLE"])
 @pytest.mark.parametrize("source", [ROLE, ROLE_AIO], ids=["botocore", "aiobotocore"])
-async def test_a_role_is_known_by_its_arn_before_its_first_credentials(bench, tools, source):
+async def test_a_role_is_known_by_its_arn_whatever_its_keys_tell(bench, tools, source, key):
     """The first call of an assumed role counts for the role's account, as the later ones do."""
     plain = bench.loopback.answer
     role = (
         "<AssumeRoleResponse><AssumeRoleResult><Credentials>"
-        "<AccessKeyId>ASIAQNZGKIQY56JQ7WML</AccessKeyId><SecretAccessKey>s</SecretAccessKey>"
+        f"<AccessKeyId>{key}</AccessKeyId><SecretAccessKey>s</SecretAccessKey>"
         "<SessionToken>t</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration>"
         "</Credentials></AssumeRoleResult></AssumeRoleResponse>"
     )

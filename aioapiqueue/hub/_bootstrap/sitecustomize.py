@@ -683,8 +683,9 @@ def _account(credentials: Any) -> tuple[str | None, str | None]:
     own = vars(credentials)  # the properties of the refreshable ones refresh
     key = own.get("_access_key") or own.get("access_key")
     account = own.get("_account_id") or own.get("account_id")
-    if not key and not account:
-        # Of a role, or of a single sign-on, not fetched yet; whose they will be is known.
+    if not account:
+        # Of a role, or of a single sign-on: whose they are is known, also before they are fetched,
+        # and where their keys do not tell.
         fetcher = getattr(own.get("_refresh_using"), "__self__", None)
         role = str(getattr(fetcher, "_assume_kwargs", {}).get("RoleArn")).split(":")
         account = role[4] if len(role) > 5 else getattr(fetcher, "_account_id", None)  # noqa: PLR2004
