@@ -189,7 +189,8 @@ class Pacer(ABC):
             return (Turn(registry, operation, 1),)
         account = None
         if credentials is not None and credentials.access_key:
-            account = account_of(credentials.access_key, getattr(credentials, "account_id", None))
+            known = getattr(credentials, "account_id", None) or _role_account(self._credentials)
+            account = account_of(credentials.access_key, known)
         call = current.get()
         return registry.turns(
             self._service,
@@ -279,6 +280,13 @@ def pace_clients(
         base_classes.insert(0, PacedClient)
 
     events.register("creating-client-class", add_base, unique_id="aioapiqueue")
+
+
+def _role_account(credentials: Any) -> str | None:  # noqa: ANN401 - of botocore
+    """Return whose role these credentials are of, if of one; so that a refresh changes nothing."""
+    fetcher = getattr(getattr(credentials, "_refresh_using", None), "__self__", None)
+    arn = str(getattr(fetcher, "_assume_kwargs", {}).get("RoleArn")).split(":")
+    return arn[4] if len(arn) > 5 else getattr(fetcher, "_account_id", None)  # noqa: PLR2004
 
 
 def _library(thing: object) -> str | None:

@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import boto3
@@ -19,7 +20,11 @@ from aiobotocore.session import get_session as get_aio_session
 from anyio.from_thread import start_blocking_portal
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.credentials import DeferredRefreshableCredentials
+from botocore.credentials import (
+    AssumeRoleCredentialFetcher,
+    Credentials,
+    DeferredRefreshableCredentials,
+)
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 from moto.server import ThreadedMotoServer
 
@@ -413,6 +418,33 @@ def test_a_refreshed_credential_of_an_account_opens_no_second_quota(served, sess
         ec2.describe_snapshots()
     released = {key.account: queue.stats.released for key, queue in registry.queues.items()}
     assert released == {"029608264753": 2, "609629065308": 1}
+
+
+def test_a_role_whose_keys_do_not_tell_the_account_has_one_quota(served, session):
+    """Keys of the old form stand for themselves only; but whose the role is, its ARN says."""
+    keys = (f"ASIAIOSFODNN7EXAMP{letter}A" for letter in "LMN")
+
+    def assume_role(**_):
+        expiry = datetime.now(UTC) + timedelta(hours=1)
+        secrets = {"SecretAccessKey": "s", "SessionToken": "t", "Expiration": expiry}
+        return {"Credentials": {"AccessKeyId": next(keys), **secrets}}
+
+    registry = Registry({"ec2": "100/s"})
+    core = session._session
+    pace_session(core, registry)
+    fetcher = AssumeRoleCredentialFetcher(
+        lambda *_, **__: SimpleNamespace(assume_role=assume_role),
+        Credentials("AKIAIOSFODNN7EXAMPLE", "s"),
+        "arn:aws:iam::029608264753:role/reader",
+    )
+    core._credentials = DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
+    ec2 = core.create_client("ec2", "eu-west-1", endpoint_url=served.url)
+    for _ in range(2):
+        fetcher._cache.clear()
+        core._credentials._expiry_time = core._credentials._time_fetcher()
+        ec2.describe_snapshots()
+    assert [key.account for key in registry.queues] == ["029608264753"]
+    assert next(keys) == "ASIAIOSFODNN7EXAMPNA"  # it was refreshed
 
 
 def test_coroutines_and_boto3_share_a_queue_through_a_portal(served, create):
