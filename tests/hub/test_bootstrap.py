@@ -446,3 +446,27 @@ async def test_whatever_parameters_are_called_the_call_goes(bench, tools, monkey
         assert await bench.run(source, hub) == (0, "", "")
     facts = [json.loads(line)["facts"] for line in told if b'"ask"' in line]
     assert facts == [{"DurationSeconds": 900}, {"TableName": 1, "Item": 1}]
+
+
+async def test_without_files_a_call_says_what_to_raise(bench, tools):
+    """A program at its limit of open files is told of that, and not that the hub has gone."""
+    source = """
+        import os, resource, botocore.session
+        sts = botocore.session.get_session().create_client("sts")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+        try:
+            while True:
+                os.dup(0)
+        except OSError:
+            pass
+        try:
+            sts.get_caller_identity()
+        except RuntimeError as error:
+            print(error)
+    """
+    async with bench.hub({"sts": "10/s"}) as hub:
+        code, out, err = await bench.run(source, hub)
+    assert (code, err) == (0, "")
+    assert out.startswith("the call was not sent: there is no file left")
+    assert "ulimit -n" in out
+    assert not bench.loopback.arrivals

@@ -64,6 +64,13 @@ def _refused(why: object) -> PacingError:
 
 
 def _unreachable(why: object) -> PacingError:
+    import errno
+
+    if isinstance(why, OSError) and why.errno in {errno.EMFILE, errno.ENFILE}:
+        return _refused(
+            f"there is no file left for its way to aioapiqueue's hub ({why}). Each thread that "
+            "waits needs one: use fewer, or raise the limit (ulimit -n)"
+        )
     return _refused(
         f"nobody paces it, as aioapiqueue's hub at {_HUB} cannot be reached ({why}). The hub ends "
         'with the "aioapiqueue run" that started it: start the program under a new one, or unset '
