@@ -64,8 +64,8 @@ class Adaptive:
     This is the curve of CUBIC (RFC 9438, section 4.2), steep below and above the remembered rate
     and level around it, with three changes. CUBIC's constant makes the way back longer the higher
     the rate; here it takes `recovery` seconds at any rate, as API limits are from 0.2 to 20,000
-    per second, but ten calls at least. Beyond the remembered rate it goes three times as slowly as it came back. And CUBIC
-    remembers the peak, which a full bucket has raised; here it is the mean.
+    per second, but ten calls at least. Beyond the remembered rate it goes three times as slowly as
+    it came back. And CUBIC remembers the peak, which a full bucket has raised; here it is the mean.
 
     Time in use is the time that calls follow upon each other at half the rate or faster: a rate
     that nobody uses proves nothing (RFC 9438, section 5.8). What was learnt is forgotten after an
