@@ -22,6 +22,7 @@ from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import SharedError
 
 try:
+    import redis
     from redis import exceptions as errors
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
@@ -116,8 +117,10 @@ class SharedSchedule:
         lease: float = 10.0,
         fallback: str | Rate | None = None,
     ) -> None:
-        if not hasattr(client, "evalsha"):
-            raise TypeError(f"client takes a client of redis.asyncio, not {client!r}")
+        if isinstance(client, redis.Redis | redis.RedisCluster) or not hasattr(client, "evalsha"):
+            # Its type only: where a URL is given instead, there is a password in it.
+            kind = f"{type(client).__module__}.{type(client).__qualname__}"
+            raise TypeError(f"client takes a client of redis.asyncio, not a {kind}")
         if not isinstance(name, str):
             raise TypeError(f"name takes a string, not {name!r}")
         if not name or "}" in name:
