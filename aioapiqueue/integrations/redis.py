@@ -199,6 +199,10 @@ class SharedSchedule:
             if "no permission" in str(error):  # for a command that the script uses
                 raise self._refusal(keys[0], error) from None
             raise SharedError(f"{self!r}: the server cannot do this ({_why(error)})") from None
+        except errors.RedisClusterException as error:  # no RedisError: none of its nodes will do
+            if isinstance(error.__cause__, _REFUSALS):
+                raise self._refusal(keys[0], error.__cause__) from None
+            raise Unreachable(_why(error)) from None
         except (errors.RedisError, OSError) as error:
             raise Unreachable(_why(error)) from None
         return self._read(answer)

@@ -1,0 +1,49 @@
+"""A cluster of which no node answers, or none lets the user in."""
+
+import asyncio
+
+import pytest
+from groups import Cluster
+from redis.asyncio import RedisCluster
+from servers import HOST, Server
+
+from aioapiqueue import ApiQueue
+from aioapiqueue.exceptions import SharedError
+from aioapiqueue.integrations.redis import SharedSchedule
+
+pytestmark = pytest.mark.real
+
+
+async def test_who_waits_for_a_cluster_that_has_died_does_so_until_it_is_back(name):
+    """All nodes at once: redis-py says so with an error that is none of its RedisErrors."""
+    with Cluster() as cluster:
+        async with cluster.client() as client:
+            queue = ApiQueue("100/s", schedule=SharedSchedule(client, name))
+            async with asyncio.timeout(60), queue.slot():
+                pass
+            for node in cluster.nodes:
+                node.kill()
+            waiting = queue.enqueue()
+            await asyncio.sleep(2)
+            assert not waiting.done()
+            assert queue.stats.fault
+            for node in cluster.nodes:
+                await asyncio.to_thread(node.start)
+            await asyncio.to_thread(cluster.settle)
+            async with asyncio.timeout(60):
+                (await waiting).release()
+            assert queue.stats.fault == ""
+            await queue.aclose()
+
+
+async def test_a_wrong_password_for_a_cluster_is_refused(name):
+    """It is said as if no node could be reached."""
+    with Server(password="sesame-open") as server:  # noqa: S106 - it lives for a second
+        client = RedisCluster(host=HOST, port=server.port, password="sesame-shut")  # noqa: S106
+        queue = ApiQueue("100/s", schedule=SharedSchedule(client, name, timeout=30))
+        with pytest.raises(SharedError, match="refuses this user") as refusal:
+            async with asyncio.timeout(60), queue.slot():
+                pass
+        assert "sesame" not in str(refusal.value)
+        await queue.aclose(drain=False)
+        await client.aclose()
