@@ -147,6 +147,8 @@ class Talk:
         self._task: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._fallback: Schedule | None = None
+        self._spare: Schedule | None = None
+        """What `_fallback` is each time: it knows what it has let through before."""
 
     @property
     @abstractmethod
@@ -288,7 +290,9 @@ class Talk:
         delay = self._delay * random.uniform(0.5, 1)  # noqa: S311 - so that not all come at once
         self._retry_at = now + delay
         if self.link.fallback is not None and self._fallback is None:
-            self._fallback = schedule_for([self.link.fallback], catch_up=self.catch_up)
+            if self._spare is None:
+                self._spare = schedule_for([self.link.fallback], catch_up=self.catch_up)
+            self._fallback = self._spare
             self._fallback.touch(now)
             self.queue._waiters.wake_all()
         if self._outbox:

@@ -151,6 +151,19 @@ async def test_the_fallback_rate_holds_from_the_start(valkey, name):
         one.client.down = False
 
 
+async def test_the_fallback_rate_holds_however_often_the_server_is_lost(valkey, name):
+    """A connection that breaks again and again has no first call for free each time."""
+    async with fleet(1, valkey, name, "1/min", schedule={"fallback": "1/min"}) as (one,):
+        one.call()
+        await asyncio.sleep(1)
+        for _ in range(100):
+            one.client.down = not one.client.down
+            await asyncio.sleep(0.3)
+        assert one.queue.stats.faults >= 10
+        assert len(one.instants("lost")) >= 10
+        assert one.released(1, 31) <= 1
+
+
 async def test_places_are_kept_under_the_fallback_rate(valkey, name):
     """As many as each queue may have alone."""
     options = {"concurrency": 3, "schedule": {"fallback": "100/s"}}
