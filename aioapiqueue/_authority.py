@@ -242,7 +242,7 @@ class Talk:
             if word == "conf":  # others have set limits meanwhile
                 self._adopt(*rest)
             elif word == "tell":  # the authority has forgotten them
-                await self._exchange("set")
+                await self._exchange("set", again=True)
             else:
                 break
         instant, epoch, state, *answer = rest

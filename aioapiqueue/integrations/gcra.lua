@@ -219,7 +219,9 @@ if verb == 'set' then
   if payload.rev < rev then
     return {'conf', rev, queue_fields.conf}
   end
-  rev = math.max(rev, payload.rev) + 1
+  -- Who tells again what the server has forgotten does not make it newer: somebody may know later
+  -- limits. New ones have an instant, so that none is ever given out twice, be it by another server.
+  rev = payload.again and payload.rev or math.max(rev + 1, payload.rev + 1, now)
   queue_fields.conf = payload.conf
 elseif payload.rev < rev then
   return {'conf', rev, queue_fields.conf}

@@ -84,6 +84,43 @@ async def test_a_server_that_forgets_is_told_the_limits_that_were_set(valkey, na
         await late.queue.aclose(drain=False)
 
 
+async def test_a_server_that_forgets_goes_by_what_was_set_last_whoever_comes_first(valkey, name):
+    """One who has not heard of it yet tells an older rate: it holds until a newer one is told."""
+    async with fleet(2, valkey, name, "10/s") as (one, other):
+        one.queue.set_rate("20/s")
+        for member in (one, other):
+            (await member.queue.enqueue()).release()
+        assert other.queue.limits == (Rate(20),)
+        one.queue.set_rate("5/s")
+        (await one.queue.enqueue()).release()
+        await asyncio.sleep(1)
+        forget(valkey, name)
+        (await other.queue.enqueue()).release()
+        assert other.queue.limits == (Rate(20),)
+        one.call()
+        other.call()
+        await asyncio.sleep(2)
+        assert one.queue.limits == other.queue.limits == (Rate(5),)
+        now = asyncio.get_running_loop().time()
+        await asyncio.sleep(4)
+        assert between(together(one, other), now, now + 4) == pytest.approx(20, abs=1)
+
+
+async def test_a_server_that_forgets_agrees_with_both_who_set_a_rate_before_and_after(valkey, name):
+    """Each was the first to set one, as far as the server knew; the later one holds for both."""
+    async with fleet(2, valkey, name, "10/s") as (one, other):
+        one.queue.set_rate("20/s")
+        (await one.queue.enqueue()).release()
+        await asyncio.sleep(1)
+        forget(valkey, name)
+        other.queue.set_rate("5/s")
+        (await other.queue.enqueue()).release()
+        one.call()
+        other.call()
+        await asyncio.sleep(2)
+        assert one.queue.limits == other.queue.limits == (Rate(5),)
+
+
 async def test_a_server_that_forgets_is_told_of_the_places_that_are_taken(valkey, name):
     """When their holder renews them, at the latest."""
     lease = 3.0

@@ -229,8 +229,7 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
         elif verb == "set" and not in_lane and kinds(other) == kinds(script.limits):
             rounding += 0.25 * slower(script.limits, other)  # of what is owed, in calls
             script.limits = other
-            script.say("set", now, conf="[]")
-            script.rev += 1
+            (script.rev,) = script.say("set", now, conf="[]")
             script.turn = 0
             new = local_schedule(other, catch_up)
             new.succeed(local, now)
