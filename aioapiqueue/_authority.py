@@ -36,6 +36,7 @@ EARLY = 1e-9
 """Seconds: what sums of floats may be off by."""
 _BACKOFF = (0.05, 2.0)
 _MUCH_TO_SAY = 1000
+_SAY_PLACES = ("renew", "adjust", "return")
 
 
 class Unreachable(Exception):  # noqa: N818 - never leaves the library
@@ -144,6 +145,8 @@ class Talk:
         """After trouble, nothing is said or asked before."""
         self._closed = False
         self._outbox: deque[tuple[str, dict[str, Any]]] = deque()
+        self._under_way = False
+        """The first in the outbox is: what happens from now on, it cannot say."""
         self._task: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._fallback: Schedule | None = None
@@ -184,6 +187,11 @@ class Talk:
         if self.queue._loop is not None and self.queue._loop_runs():
             self._start()
 
+    def say_places(self) -> None:
+        """Say how many places this member has, unless something will that is to be said anyway."""
+        if len(self._outbox) <= self._under_way or self._outbox[-1][0] not in _SAY_PLACES:
+            self.say("renew")
+
     def _start(self) -> None:
         loop = self.queue._loop
         if self._task is None and loop is not None:
@@ -215,7 +223,11 @@ class Talk:
             return False
         if self._outbox:
             said = self._outbox[0]
-            await self._say(said[0], dict(said[1]))
+            self._under_way = True
+            try:
+                await self._say(said[0], dict(said[1]))
+            finally:
+                self._under_way = False
             if self._outbox and self._outbox[0] is said:
                 self._outbox.popleft()
             return True
@@ -309,7 +321,7 @@ class Talk:
     def _beat(self) -> None:
         """Renew the lease of the places that this member holds."""
         if self.queue.running and not self.queue._closed:
-            self.say("renew")
+            self.say_places()
             self._set_timer("heart", self.link.lease / 3, self._beat)
 
     def _set_timer(self, name: str, delay: float, action: Callable[[], None]) -> None:

@@ -76,6 +76,9 @@ class Member(Talk):
         self.demand.heed_costs()
         if wake is None:
             self._give_back_all()
+            if self.demand.short_of_places:  # whose bodies ended has left it to the next request
+                self.demand.short_of_places = False
+                self.say_places()
             return None
         if surplus := self.demand.drop_surplus():
             self._say_back(surplus)
@@ -140,10 +143,10 @@ class Member(Talk):
         """Heed that a body has ended: its place is free."""
         if self._fallback is not None:
             self.queue._waiters.wake_all()
-        if self.demand.short_of_places:
+        if self.demand.short_of_places and self.queue.waiting:
             self.demand.heed_ends()  # the next request says it
-        elif not self._outbox:
-            self.say("renew")
+        else:
+            self.say_places()
 
     def push_back(self, slot: Slot, retry_after: float | None, since: int) -> None:
         """Heed that the other side refused a call that was released at `since`."""

@@ -339,6 +339,41 @@ async def test_one_who_leaves_in_good_order_leaves_its_places_at_once(valkey, na
         assert other.queue.running == 4
 
 
+async def test_a_place_that_is_free_while_something_else_is_said_is_not_forgotten(valkey, name):
+    """What is under way to the server knows nothing of it yet."""
+    options = {"concurrency": 2, "client": {"latency": (0.02, 0.02)}}
+    async with fleet(2, valkey, name, **options) as (one, other):
+        first, second = [await one.queue.enqueue() for _ in range(2)]
+        first.release()
+        await asyncio.sleep(0.01)
+        second.release()
+        await asyncio.sleep(0.2)
+        other.call(2, body=1000)
+        await asyncio.sleep(0.5)
+        assert other.queue.running == 2
+
+
+@pytest.mark.parametrize("ended", ["before", "after"])
+async def test_places_are_free_although_who_waited_for_one_has_left(valkey, name, ended):
+    """There is no next request that could say it."""
+    async with fleet(2, valkey, name, concurrency=2) as (one, other):
+        slots = [await one.queue.enqueue() for _ in range(2)]
+        waiting = one.queue.enqueue()
+        await asyncio.sleep(1)
+        if ended == "before":
+            one.client.latency = (0.05, 0.05)
+            await asyncio.sleep(0.2)
+            slots.pop().release()
+        waiting.cancel()
+        await asyncio.sleep(1)
+        for slot in slots:
+            slot.release()
+        await asyncio.sleep(1)
+        other.call(2, body=1000)
+        await asyncio.sleep(0.5)
+        assert other.queue.running == 2
+
+
 async def test_all_keys_expire(valkey, name):
     """Whatever is used: rates, windows, lanes, places, push-back, pauses, limits that were set."""
     options = {
