@@ -48,6 +48,8 @@ class Member(Talk):
     def reset(self) -> None:
         """Begin anew, on another loop: who waited or ran on the old one is gone with it."""
         self._talk_anew()
+        self._recalled: set[Hashable] = set()
+        """Lanes of which nothing is to be used that was asked for before."""
         self.demand = Demand(self.queue, self.link, self._clock, catch_up=self.catch_up)
 
     @property
@@ -75,7 +77,7 @@ class Member(Talk):
             self._set_timer("heart", self.link.lease / 3, self._beat)
         self.demand.heed_costs()
         if wake is None:
-            self._give_back_all()
+            self._give_back(self.demand.lines)
             if self.demand.short_of_places:  # whose bodies ended has left it to the next request
                 self.demand.short_of_places = False
                 self.say_places()
@@ -197,14 +199,19 @@ class Member(Talk):
             schedule = self.queue._schedule
             schedule.hold(max(schedule.held, self.queue._clock() + seconds))
         else:
-            self._give_back([lane])
+            self._recall([lane])
             self.demand.hold(lane, seconds)
 
     def _forget_leases(self) -> None:
         self.demand.forget_leases()
 
     def _give_back_all(self) -> None:
-        self._give_back(self.demand.lines)
+        self._recall(self.demand.lines)
+
+    def _recall(self, lanes: Iterable[Hashable]) -> None:
+        """Use nothing of these lanes that is leased, or is in an answer that is under way."""
+        self._recalled.update(lanes)
+        self._give_back(lanes)
 
     def _give_back(self, lanes: Iterable[Hashable]) -> None:
         items = []
@@ -257,6 +264,7 @@ class Member(Talk):
         if not self._epoch:
             await self._exchange("renew")  # what its clock says is to be known before
         ended = self.queue._ended
+        self._recalled.clear()
         late = self._clock.doubt + demand.slack((None, *lanes))
         found = await self._exchange(
             "ask",
@@ -270,6 +278,7 @@ class Member(Talk):
         )
         # It has been told how late a slot may be used. By now, the clock may be known better.
         demand.heed(Answer(*found), wants, lanes, late - self._clock.doubt)
+        self._give_back(self._recalled)
         if demand.short_of_places and self.queue._ended > ended:  # the answer knows nothing of them
             demand.heed_ends()
         self.queue._waiters.wake_all()

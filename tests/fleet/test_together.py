@@ -129,6 +129,33 @@ async def test_a_pause_in_one_queue_holds_the_other_until_it_ends(valkey, name):
             assert member.released(10, 10 + HEARD + AHEAD) > 0
 
 
+@pytest.mark.parametrize("key", [None, "lane"])
+@pytest.mark.parametrize("say", ["pause", "hold", "throttled", "set_rate"])
+async def test_what_is_said_here_holds_at_once_whatever_is_under_way(valkey, name, say, key):
+    """Slots in an answer to what was asked before are given back, not used."""
+    says = {
+        "pause": lambda queue: queue.pause(),
+        "hold": lambda queue: queue.hold(0.6, key=key),
+        "throttled": lambda queue: queue.throttled(0.6, key=key),
+        "set_rate": lambda queue: queue.set_rate("0.1/s", key=key),
+    }
+    options = {"client": {"latency": (0.02, 0.02)}, "lanes": {"lane": "1000/s"}}
+    async with fleet(1, valkey, name, "1000/s", **options) as (one,):
+        one.call(300, key=key)
+        for number in range(6):
+            await asyncio.sleep(0.5 + 0.037 * number)
+            says[say](one.queue)
+            begin = asyncio.get_running_loop().time()
+            await asyncio.sleep(0.5)
+            # one call: its slot may be due at once where the limits are others
+            assert one.released(begin + 1e-6, begin + 0.5) <= (say == "set_rate")
+            one.queue.resume()
+            if say == "set_rate":
+                one.queue.set_rate("1000/s", key=key)
+            await asyncio.sleep(0.5)
+            assert one.released(begin + 0.7, begin + 1) > 100
+
+
 async def test_a_pause_for_a_while_ends_by_itself_for_all(valkey, name):
     """A shorter one does not shorten it."""
     async with fleet(2, valkey, name, "10/s") as (one, other):
