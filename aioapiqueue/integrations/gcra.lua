@@ -15,6 +15,7 @@
 local KEEP = 2e6          -- an idle key lives so much longer than it can be told from a new one
 local PAUSED = 86400e6    -- what is paused without end is remembered for a day without a caller
 local TOLD = 3600e6       -- so is for an hour what `set_rate` has said
+local LATEST = 2 ^ 53      -- no instant is later: see above; no TTL that a server takes, either
 local RECENT = 1.5e6      -- who has asked since is taken to be waiting: everybody asks every second
 
 -- A schedule: {key, fields, limits, held, last, turn}.
@@ -66,7 +67,7 @@ local function fresh_at(schedule)
 end
 
 local function expire(key, at)
-  redis.call('PEXPIRE', key, string.format('%.0f', math.ceil((at - now) / 1000)))
+  redis.call('PEXPIRE', key, string.format('%.0f', math.ceil((math.min(at, LATEST) - now) / 1000)))
 end
 
 -- Write a schedule back; return when it may be forgotten.
@@ -254,8 +255,8 @@ local function state(schedule)
       rate = one.pace.value
     end
   end
-  held = held == NEVER and -1 or math.max(0, held)
-  ready = ready == NEVER and 0 or math.max(0, ready)
+  held = held == NEVER and -1 or math.min(LATEST, math.max(0, held))
+  ready = ready == NEVER and 0 or math.min(LATEST, math.max(0, ready))
   return held, ready, string.format('%.17g', rate)
 end
 
@@ -422,12 +423,12 @@ if verb == 'ask' then
     if own.later then
       local turn = next_turn(own, own.gate, own.at, own.step, own.served)
       turns[#turns + 1] = number
-      turns[#turns + 1] = turn
-      turns[#turns + 1] = math.max(now + 1, turn - own.ask)
+      turns[#turns + 1] = math.min(LATEST, turn)
+      turns[#turns + 1] = math.min(LATEST, math.max(now + 1, turn - own.ask))
     end
   end
   hold_places(granted, stop == -1)
-  return finish(math.min(fair, 1e6), stop or 0, slots, turns)
+  return finish(math.min(fair, 1e6), math.min(LATEST, stop or 0), slots, turns)
 end
 
 if verb == 'renew' or verb == 'adjust' or verb == 'return' then
