@@ -292,13 +292,13 @@ local function places()
   if limit < 0 then
     return NEVER, function() end, payload.running
   end
-  local others, wanting, holders = 0, 1, {}
+  local others, wanting, holders, latest = 0, 1, {}, now + payload.lease
   for process, held in pairs(hash(KEYS[3])) do
     local count, lives, wants = string.match(held, '(%S+):(%S+):(%S+)')
     if tonumber(lives) <= now then
       redis.call('HDEL', KEYS[3], process)
     elseif process ~= payload.me then
-      others = others + tonumber(count)
+      others, latest = others + tonumber(count), math.max(latest, tonumber(lives))
       if tonumber(wants) > now then
         wanting = wanting + 1
         holders[#holders + 1] = tonumber(count)
@@ -317,7 +317,7 @@ local function places()
     if holds > 0 or wants > 0 then
       local text = string.format('%.0f:%.0f:%.0f', holds, now + payload.lease, wants)
       redis.call('HSET', KEYS[3], payload.me, text)
-      expire(KEYS[3], now + payload.lease + KEEP)
+      expire(KEYS[3], latest + KEEP)
     else
       redis.call('HDEL', KEYS[3], payload.me)
     end

@@ -335,6 +335,22 @@ async def test_places_of_one_who_has_gone_silent_are_free_after_the_lease(valkey
         setattr(one.client, word, False)
 
 
+async def test_places_are_kept_beside_one_who_asks_for_shorter_leases(valkey, name):
+    """The key that has them lives as long as the longest of them. (That is in real time.)"""
+    patient, hasty = (
+        Member(valkey, name, concurrency=4, schedule={"lease": lease}) for lease in (30.0, 0.2)
+    )
+    held = [await patient.queue.enqueue() for _ in range(2)]
+    (await hasty.queue.enqueue()).release()
+    await asyncio.sleep(0)
+    left = keys_of(valkey, name)[f"{{aioapiqueue:{name}}}:places"]
+    assert left == pytest.approx(30 + 2, abs=5)
+    for slot in held:
+        slot.release()
+    for member in (patient, hasty):
+        await member.queue.aclose()
+
+
 async def test_one_who_comes_back_too_late_has_no_more_than_is_free(valkey, name):
     """Its bodies ran on: until they end, there are too many of them, but none is added."""
     options = {"schedule": {"lease": 3.0}, "concurrency": 4}
