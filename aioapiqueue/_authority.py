@@ -28,15 +28,18 @@ if TYPE_CHECKING:
     from aioapiqueue._rate import Limit, Rate
     from aioapiqueue._schedule import Schedule
 
-__all__ = ["EARLY", "NOW", "Answer", "Link", "State", "Talk", "Unreachable"]
+__all__ = ["AGAIN", "EARLY", "NOW", "Answer", "Link", "State", "Talk", "Unreachable"]
 
 NOW = 2**53
 """Instead of an instant: whenever it is heard."""
 EARLY = 1e-9
 """Seconds: what sums of floats may be off by."""
+AGAIN = 5.0
+"""Seconds after which nothing is given back that may have been given back already."""
 _BACKOFF = (0.05, 2.0)
 _MUCH_TO_SAY = 1000
 _SAY_PLACES = ("renew", "adjust", "return")
+_NUMBERED = ("adjust", "return", "push", "leave")
 
 
 class Unreachable(Exception):  # noqa: N818 - never leaves the library
@@ -104,6 +107,8 @@ class Link(Protocol):
     ) -> tuple[Any, ...]:
         """Say or ask something.
 
+        What has a number (`said`) counts once, however often it is sent within some seconds.
+
         Returns:
             ("ok", instant, epoch, State, the answer...); ("conf", revision, limits) where others
             have set limits that this member does not know; ("tell",) where it knows of some that
@@ -145,6 +150,8 @@ class Talk:
         """After trouble, nothing is said or asked before."""
         self._closed = False
         self._outbox: deque[tuple[str, dict[str, Any]]] = deque()
+        self._said = 0
+        """How much there was that is to count once, however often it arrives."""
         self._under_way = False
         """The first in the outbox is: what happens from now on, it cannot say."""
         self._task: asyncio.Task[None] | None = None
@@ -182,6 +189,9 @@ class Talk:
         """Say something to the authority, after what was said before; nothing once closed."""
         if self._closed:
             return
+        if verb in _NUMBERED:
+            self._said += 1
+            fields["said"] = self._said
         if len(self._outbox) < _MUCH_TO_SAY or verb in ("set", "pause", "resume"):
             self._outbox.append((verb, fields))
         if self.queue._loop is not None and self.queue._loop_runs():
@@ -223,6 +233,7 @@ class Talk:
             return False
         if self._outbox:
             said = self._outbox[0]
+            said[1].setdefault("sent", self.queue._clock())
             self._under_way = True
             try:
                 await self._say(said[0], dict(said[1]))

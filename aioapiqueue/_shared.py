@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._authority import EARLY, Answer, Link, State, Talk
+from aioapiqueue._authority import AGAIN, EARLY, Answer, Link, State, Talk
 from aioapiqueue._demand import Demand
 from aioapiqueue._leases import Lease
 
@@ -238,9 +238,11 @@ class Member(Talk):
 
     async def _say(self, verb: str, fields: dict[str, Any]) -> None:
         lanes: list[Hashable] = []
-        slot = fields.pop("slot", None)
+        slot, sent = fields.pop("slot", None), fields.pop("sent")
         if verb in ("adjust", "return"):
             items = fields["items"]
+            if self.queue._clock() - sent > AGAIN:  # whether it was heard, nobody knows by now
+                items = [item for item in items if item[-1] > 0]
             lanes = list(dict.fromkeys(lane for lane, _, _ in items if lane is not None))
             fields["items"] = [(_number(lanes, lane), *rest) for lane, *rest in items]
         elif verb == "set":

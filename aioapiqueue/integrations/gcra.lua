@@ -8,7 +8,7 @@
 -- KEYS[1]  the queue: its limits' state, what all have been told, the clock
 -- KEYS[2]  who has asked lately: process -> when
 -- KEYS[3]  who holds places under `concurrency`: process -> "places:until:wanting until"
--- KEYS[4+] lanes, and the logs of windows, as the payload says
+-- KEYS[4+] lanes, the logs of windows, and what a process has said last, as the payload says
 -- ARGV[1]  what is asked or said, ARGV[2] the instant (tests give it; '': the server's clock)
 -- ARGV[3]  the payload, JSON: see `_wire` in redis.py
 
@@ -324,6 +324,21 @@ local function places()
   end, others + payload.running
 end
 
+-- What counts each time that it is heard has a number, and is heeded once: its answer may be lost,
+-- and who had none says it again. (So may a client by itself.) Return whether it is new.
+local function is_new()
+  if not payload.said then
+    return true
+  end
+  local key, one, kept = KEYS[payload.said[1]], payload.said[2], payload.said[3]
+  if one <= number(hash(key).said, 0) then
+    return false
+  end
+  redis.call('HSET', key, 'said', one)
+  expire(key, now + kept)
+  return true
+end
+
 if verb == 'ask' then
   local wants, base = payload.wants, now + payload.lead
   redis.call('ZADD', KEYS[2], string.format('%.0f', now), payload.me)
@@ -434,7 +449,7 @@ end
 if verb == 'renew' or verb == 'adjust' or verb == 'return' then
   local _, hold_places = places()
   hold_places(0, false)
-  local items = payload.items or {}
+  local items = is_new() and payload.items or {}
   table.sort(items, function(one, other) return one[2] > other[2] end)
   for _, item in ipairs(items) do
     local number, at, cost = unpack(item)
@@ -449,7 +464,7 @@ elseif verb == 'hold' or verb == 'push' then
     held.held = math.max(held.held, now + payload.seconds)
   end
   local slowed = 0
-  if verb == 'push' then
+  if verb == 'push' and is_new() then
     local _, _, running = places()
     for _, limit in ipairs(held.limits) do
       if limit.kind == 'g' and limit:push_back(payload.since, running) then
@@ -465,5 +480,6 @@ elseif verb == 'resume' then
 elseif verb == 'leave' then
   redis.call('ZREM', KEYS[2], payload.me)
   redis.call('HDEL', KEYS[3], payload.me)
+  redis.call('DEL', KEYS[payload.said[1]])
 end
 return finish(rev)

@@ -14,7 +14,7 @@ import math
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioapiqueue._authority import State, Unreachable
+from aioapiqueue._authority import AGAIN, State, Unreachable
 from aioapiqueue._leases import NO_KEY
 from aioapiqueue._rate import Rate, Window, as_limit, positive
 from aioapiqueue._shared import Member
@@ -269,6 +269,10 @@ class SharedSchedule:
         for key in ("seconds", "lead", "late"):
             if rest.get(key, 0) > 0:
                 rest[key] = _micro(rest[key])
+        if "said" in rest:
+            keys.append(f"{base}:said:{member.me}")
+            kept = AGAIN + 2 * self.timeout  # on its way by then, and a little
+            rest["said"] = [len(keys), rest["said"], _micro(kept)]
         if verb == "set":
             rest["conf"] = json.dumps(
                 [[_text(key), [_plain(one) for one in own]] for key, own in member.told.items()]

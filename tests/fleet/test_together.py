@@ -336,7 +336,7 @@ async def test_places_of_one_who_has_gone_silent_are_free_after_the_lease(valkey
 
 
 async def test_places_are_kept_beside_one_who_asks_for_shorter_leases(valkey, name):
-    """The key that has them lives as long as the longest of them. (That is in real time.)"""
+    """The key that has them lives as long as the longest of them, in real time."""
     patient, hasty = (
         Member(valkey, name, concurrency=4, schedule={"lease": lease}) for lease in (30.0, 0.2)
     )
