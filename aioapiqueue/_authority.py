@@ -306,13 +306,15 @@ class Talk:
 
     # Trouble, and the end.
 
-    def _lost(self, why: str) -> None:
+    def _lost(self, why: str, *, refused: bool = False) -> None:
         now = self.queue._clock()
         first, self.fault = not self.fault, why
         self._delay = min(_BACKOFF[1], max(_BACKOFF[0], 2 * self._delay))
         delay = self._delay * random.uniform(0.5, 1)  # noqa: S311 - so that not all come at once
         self._retry_at = now + delay
-        if self.link.fallback is not None and self._fallback is None:
+        if refused:  # no case for the fallback: what is wrong will not pass by itself
+            self._fallback = None
+        elif self.link.fallback is not None and self._fallback is None:
             if self._spare is None:
                 self._spare = schedule_for([self.link.fallback], catch_up=self.catch_up)
             self._fallback = self._spare
@@ -325,7 +327,7 @@ class Talk:
 
     def _refused(self, error: SharedError) -> None:
         self._outbox.clear()
-        self._lost(str(error))
+        self._lost(str(error), refused=True)
         for slot in list(self.queue._waiters):
             self.queue._fail(slot, "refused", error)
 
