@@ -36,7 +36,7 @@ _SCHEMES: dict[str, tuple[Kind, bool]] = {
 }
 _PORTS: dict[Kind, int] = {"server": 6379, "cluster": 6379, "sentinel": 26379}
 _MANY_CONNECTIONS = 2**31
-"""A queue that asks has a connection meanwhile. A cluster's client allows 100 by default."""
+"""A queue that asks has a connection meanwhile. A client allows 100 by default."""
 _SENTINEL_SECONDS = 0.4
 """For one Sentinel: one that is gone must leave time to ask the next."""
 
@@ -287,6 +287,7 @@ async def connected(address: Address) -> AsyncIterator[Client]:
         "username": address.user,
         "password": address.password,
         "socket_keepalive": True,
+        "max_connections": _MANY_CONNECTIONS,
         "retry": Retry(NoBackoff(), 0),
     }
     if address.tls:
@@ -296,7 +297,7 @@ async def connected(address: Address) -> AsyncIterator[Client]:
         client: Client
         if address.kind == "cluster":
             nodes = [ClusterNode(host, port) for host, port in address.nodes]
-            client = RedisCluster(startup_nodes=nodes, max_connections=_MANY_CONNECTIONS, **kwargs)
+            client = RedisCluster(startup_nodes=nodes, **kwargs)
         elif address.kind == "sentinel":
             own = {name: value for name, value in kwargs.items() if name.startswith("ssl")}
             own |= {"socket_timeout": _SENTINEL_SECONDS, "retry": kwargs["retry"]}
