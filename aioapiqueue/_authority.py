@@ -209,6 +209,13 @@ class Talk:
             task = loop.create_task(self._talk(), name="aioapiqueue leases", context=Context())
             if not task.done():  # an eager one may be
                 self._task = task
+                task.add_done_callback(self._talked, context=Context())
+
+    def _talked(self, task: asyncio.Task[None]) -> None:
+        """Heed the end of a task that was cancelled before it began: it has not done so itself."""
+        if self._task is task:
+            self._task = None
+            self.queue._nudge()
 
     async def _talk(self) -> None:
         try:

@@ -220,6 +220,14 @@ class Dispatcher:
         ticker = loop.create_task(self._tick(), name="aioapiqueue ticker", context=Context())
         if not ticker.done():  # an eager one may be
             self._ticker = ticker
+            ticker.add_done_callback(self._ticked, context=Context())
+
+    def _ticked(self, ticker: asyncio.Task[None]) -> None:
+        """Heed the end of a ticker that was cancelled before it began: it has not itself."""
+        if self._ticker is ticker:
+            self._ticker, loop = None, ticker.get_loop()
+            if self._waiters.live:
+                loop.call_later(0.001, self._restart_ticker, loop)
 
     async def _tick(self) -> None:
         """Release each waiter when it is due; end when nobody waits."""

@@ -248,6 +248,17 @@ async def test_the_ticker_cancelled_by_who_cancels_every_task(lanes):
     assert starts[2:] == exactly([0.2, 0.3])
 
 
+async def test_the_ticker_cancelled_before_it_has_begun():
+    """A task that never began has run none of its own clean-up."""
+    queue = ApiQueue("10/s")
+    queue.try_slot()
+    future = queue.enqueue()
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    with await asyncio.wait_for(future, 10):
+        assert now() == pytest.approx(0.1, abs=0.01)
+
+
 async def test_the_ticker_cancelled_while_aclose_drains():
     """Draining goes on: nobody is refused who had been promised a turn."""
     queue = ApiQueue("10/s")

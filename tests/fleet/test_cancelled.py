@@ -105,3 +105,20 @@ async def test_a_slot_cancelled_as_it_is_granted_goes_to_the_next_in_line(
     assert canceller.task.cancelled()
     assert [who for who, _ in started] == ["first", "next", "last"]
     assert [at for _, at in started] == pytest.approx([0, 0.1, last_at], abs=1e-5)
+
+
+async def test_tasks_that_are_cancelled_before_they_begin_are_replaced(valkey, name):
+    """By somebody who cancels every task: the one that ticks, and the one that talks."""
+    schedule = SharedSchedule(VirtualClient(valkey), name)
+    async with ApiQueue("10/s", schedule=schedule) as queue, asyncio.timeout(5):
+        waiting = queue.enqueue()
+        for _ in range(3):  # the ticker, then what it has started
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.sleep(0)
+        (await waiting).release()
+        waiting = queue.enqueue()
+        queue.hold(0.1)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        (await waiting).release()
