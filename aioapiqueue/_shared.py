@@ -106,7 +106,8 @@ class Member(Talk):
                 return lease.at
         if self._fallback is None or self.queue.running >= self.queue._concurrency:
             return math.inf
-        return self._fallback.due(now, slot.cost)
+        held = max(self.queue._schedule.held, line.held)  # by a pause, or by the other side
+        return max(self._fallback.due(now, slot.cost), held)
 
     def _take(self, slot: Slot, now: float) -> None:
         line = self.demand.line(self.demand.lane(slot.key))
@@ -172,6 +173,7 @@ class Member(Talk):
     def resume(self) -> None:
         """End a pause, everywhere."""
         self.demand.ask_all_anew()
+        self.queue._waiters.wake_all()
         self.say("resume")
 
     def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:

@@ -201,6 +201,48 @@ async def test_the_fallback_rate_holds_however_often_the_server_is_lost(valkey, 
         assert one.released(1, 31) <= 1
 
 
+@pytest.mark.parametrize("key", [None, "lane"])
+@pytest.mark.parametrize("say", ["pause", "hold", "throttled"])
+@pytest.mark.parametrize("before", [False, True])
+async def test_pauses_and_push_back_hold_under_the_fallback_rate(valkey, name, before, say, key):
+    """Whoever said so, before or meanwhile: it is the other side that is to be spared."""
+    says = {
+        "pause": lambda queue: queue.pause(4),
+        "hold": lambda queue: queue.hold(4, key=key),
+        "throttled": lambda queue: queue.throttled(4, key=key),
+    }
+    options = {"schedule": {"fallback": "20/s"}, "lanes": {"lane": "50/s"}}
+    async with fleet(2, valkey, name, "80/s", **options) as (one, other):
+        other.call(key=key)
+        await asyncio.sleep(1)
+        if not before:
+            other.client.down = True
+            await asyncio.sleep(1)
+        said = asyncio.get_running_loop().time()
+        says[say](one.queue if before else other.queue)
+        if before:
+            await asyncio.sleep(1)
+            other.client.down = True
+        await asyncio.sleep(said + 7 - asyncio.get_running_loop().time())
+        assert other.released(said + before + 1e-6, said + 4) == 0
+        assert other.released(said + 4, said + 7) == pytest.approx(60, abs=3)
+        other.client.down = False
+
+
+async def test_a_pause_is_ended_by_resume_under_the_fallback_rate(valkey, name):
+    """Although the server cannot be told yet."""
+    async with fleet(1, valkey, name, "80/s", schedule={"fallback": "20/s"}) as (one,):
+        one.client.down = True
+        one.call()
+        one.queue.pause()
+        await asyncio.sleep(3)
+        assert one.released(0, 3) == 0
+        one.queue.resume()
+        await asyncio.sleep(3)
+        assert one.released(3, 6) == pytest.approx(60, abs=3)
+        one.client.down = False
+
+
 async def test_places_are_kept_under_the_fallback_rate(valkey, name):
     """As many as each queue may have alone."""
     options = {"concurrency": 3, "schedule": {"fallback": "100/s"}}
