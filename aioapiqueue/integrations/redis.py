@@ -200,18 +200,23 @@ class SharedSchedule:
                 raise self._refusal(keys[0], error) from None
             raise SharedError(f"{self!r}: the server cannot do this ({_why(error)})") from None
         except errors.RedisClusterException as error:  # no RedisError: none of its nodes will do
-            if isinstance(error.__cause__, _REFUSALS):
-                raise self._refusal(keys[0], error.__cause__) from None
-            raise Unreachable(_why(error)) from None
+            raise self._no_node(keys[0], error) from None
         except (errors.RedisError, OSError) as error:
             raise Unreachable(_why(error)) from None
         return self._read(answer)
 
-    def _refusal(self, keys: str, error: Exception) -> SharedError:
+    def _refusal(self, keys: str, error: BaseException) -> SharedError:
         return SharedError(
             f"{self!r}: the server refuses this user; check name, password and permission for "
             f"EVALSHA, EVAL and the keys {keys}* ({_why(error)})"
         )
+
+    def _no_node(self, keys: str, error: Exception) -> SharedError | Unreachable:
+        """Return what is wrong with a cluster; where it refuses us, it looks like anything else."""
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, _REFUSALS):
+            cause = cause.__cause__ or cause.__context__
+        return Unreachable(_why(error)) if cause is None else self._refusal(keys, cause)
 
     async def _look_closer(self, keys: str) -> None:
         """Raise if it is a refusal that a client retries in vain until the time is up."""

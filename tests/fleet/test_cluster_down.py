@@ -1,6 +1,8 @@
 """A cluster of which no node answers, or none lets the user in."""
 
 import asyncio
+import re
+from pathlib import Path
 
 import pytest
 from groups import Cluster
@@ -47,3 +49,27 @@ async def test_a_wrong_password_for_a_cluster_is_refused(name):
         assert "sesame" not in str(refusal.value)
         await queue.aclose(drain=False)
         await client.aclose()
+
+
+async def test_a_user_who_may_not_ask_a_cluster_for_its_nodes_is_refused(cluster, name):
+    """With the rules that the documentation names, and then with those for a cluster too."""
+    text = Path(__file__).parents[2].joinpath("docs", "fleet.md").read_text("utf-8")
+    (rules,) = re.findall(r"ACL SETUSER pacer on >PASSWORD (.*)", text)
+    (more,) = re.findall(r"For a cluster also `(.*)`", text)
+    login = {"username": name, "password": "sesame-open"}
+
+    def let_in(*rules):
+        for node in cluster.nodes:
+            node.sync().execute_command("ACL", "SETUSER", name, *rules)
+
+    let_in("on", ">sesame-open", *rules.split())
+    client = RedisCluster(host=HOST, port=cluster.nodes[0].port, **login)
+    queue = ApiQueue("100/s", schedule=SharedSchedule(client, name, timeout=30))
+    with pytest.raises(SharedError, match="no permissions"):
+        async with asyncio.timeout(60), queue.slot():
+            pass
+    let_in(*more.split())
+    async with asyncio.timeout(60), queue.slot():
+        pass
+    await queue.aclose()
+    await client.aclose()
