@@ -31,11 +31,26 @@ _CHECK_SECONDS = 5.0
 _MOST_TOLD = 20  # times that the server was lost; the summary counts them all
 
 _CHECK = """
-redis.call('HSET', KEYS[1], 'at', '0')
-redis.call('PEXPIRE', KEYS[1], 1000)
+local key, list, set = unpack(KEYS)
+redis.call('HSET', key, 'at', '0')  -- first, as it is refused where memory is full
+redis.call('PEXPIRE', key, 1000)
+redis.call('HGETALL', key)
+redis.call('HDEL', key, 'none')
+redis.call('RPUSH', list, '0', '1')
+redis.call('PEXPIRE', list, 1000)
+redis.call('LINDEX', list, 0)
+redis.call('LRANGE', list, 0, 0)
+redis.call('LSET', list, 0, '1')
+redis.call('LPOP', list)
+redis.call('ZADD', set, 0, 'one')
+redis.call('PEXPIRE', set, 1000)
+redis.call('ZREMRANGEBYSCORE', set, 1, 1)
+redis.call('ZCARD', set)
+redis.call('ZREM', set, 'one')
+redis.call('DEL', list, set)
 return redis.call('TIME')[1]
 """
-_CHECK_KEY = "{aioapiqueue:check}"
+_CHECK_KEYS = [f"{{aioapiqueue:check}}{part}" for part in ("", ":list", ":set")]
 
 
 @dataclass(frozen=True)
@@ -102,11 +117,11 @@ class Shared:
             yield
 
     async def _check(self) -> None:
-        """Do once what the queues will: run a script that writes, on the primary."""
+        """Do once what the queues will: run a script with all that theirs does, on the primary."""
         client: Any = self._client  # its types are of both its kinds, waiting and not
-        await client.eval(_CHECK, 1, _CHECK_KEY)
+        await client.eval(_CHECK, 3, *_CHECK_KEYS)
         digest = hashlib.sha1(_CHECK.encode(), usedforsecurity=False).hexdigest()
-        await client.evalsha(digest, 1, _CHECK_KEY)
+        await client.evalsha(digest, 3, *_CHECK_KEYS)
 
     def schedule(self, name: str) -> SharedSchedule:
         """Return the schedule of the queue of this name."""

@@ -1,0 +1,35 @@
+"""What `run --shared` tries before it starts anything: all that the queues will do."""
+
+import re
+
+import pytest
+import redis.exceptions
+from servers import Server
+
+from aioapiqueue.cli._shared import _CHECK, Shared
+from aioapiqueue.integrations._redis_url import connected, read_address
+from aioapiqueue.integrations.redis import _SCRIPT
+
+CALLS = re.compile(r"redis\.call\('(\w+)'")
+PASSWORD = "sesame-open"  # noqa: S105 - of servers that live for a second
+
+
+def test_it_tries_every_command_of_the_script():
+    """One that is forbidden would be found by the first call of the program."""
+    assert set(CALLS.findall(_CHECK)) == set(CALLS.findall(_SCRIPT))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("missing", ["zadd", "hgetall", "lset"])
+async def test_a_user_who_lacks_one_of_them_is_found_out(missing):
+    """Whichever it is; nothing is left there by who may do it all."""
+    with Server(users={"app": (PASSWORD, f"~{{aioapiqueue:* +@all -{missing}")}) as server:
+        address = read_address(f"redis://app:{PASSWORD}@127.0.0.1:{server.port}/0")
+        shared = Shared(address)
+        async with connected(address) as shared._client:
+            with pytest.raises(redis.exceptions.ResponseError, match=missing):
+                await shared._check()
+            server.sync().execute_command("ACL", "SETUSER", "app", f"+{missing}")
+            await shared._check()
+        (key,) = server.sync().keys()
+        assert 0 < server.sync().pttl(key) <= 1000
