@@ -236,7 +236,10 @@ class Talk:
 
     async def _step(self) -> bool:
         """Say or ask one thing; return whether there may be another."""
-        if self._retry_at > self.queue._clock() + EARLY:
+        delay = self._retry_at - self.queue._clock()
+        if delay > EARLY:
+            if self._outbox:  # nobody need wait who would have it tried again
+                self._set_timer("outbox", delay, self._start)
             return False
         if self._outbox:
             said = self._outbox[0]

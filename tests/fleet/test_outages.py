@@ -302,3 +302,23 @@ async def test_what_was_said_while_it_was_away_is_said_afterwards(valkey, name):
         await asyncio.sleep(BACKOFF + 4)
         assert other.queue.limits == (Rate(10),)
         assert other.released(10, 12) == pytest.approx(20, abs=1)
+
+
+async def test_what_is_said_between_two_attempts_is_said_although_nobody_waits(valkey, name):
+    """The next attempt is for that, then."""
+    async with fleet(2, valkey, name, "50/s") as (one, other):
+        other.call()
+        async with one.queue.slot():
+            one.client.down = True
+            for _ in range(3):
+                waiting = one.queue.enqueue()
+                await asyncio.sleep(1)
+                waiting.cancel()
+            assert one.queue.stats.fault
+            one.client.down = False
+            one.queue.pause()
+        await asyncio.sleep(BACKOFF + 1.5)
+        now = asyncio.get_running_loop().time()
+        await asyncio.sleep(2)
+        assert other.released(now, now + 2) == 0
+        one.queue.resume()
