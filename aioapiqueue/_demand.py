@@ -72,6 +72,8 @@ class Demand:
         """Since when somebody has been waiting, be it not the same one."""
         self.short_of_places = False
         """What it lacks are places under `concurrency`."""
+        self.places_in_doubt = False
+        """A request had no answer yet: it may have been given places."""
         self._many = _MANY
         self._last = self._not_before = -math.inf
         self._fair = _FIRST_ASK
@@ -254,6 +256,16 @@ class Demand:
     def heed_ends(self) -> None:
         """Ask before it is due, as a place has become free."""
         self._not_before = -math.inf
+
+    def settle_places(self) -> bool:
+        """Heed that nobody waits; return whether the authority may count places that nobody has.
+
+        Whose body ended has left it to the next request to say so, or there was no answer.
+        """
+        limited = self.queue._concurrency < math.inf
+        doubtful = limited and (self.short_of_places or self.places_in_doubt)
+        self.short_of_places = self.places_in_doubt = False
+        return doubtful
 
     def heed_costs(self) -> None:
         """Ask before it is due if somebody is now first who costs less than all who were."""

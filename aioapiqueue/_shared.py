@@ -78,8 +78,7 @@ class Member(Talk):
         self.demand.heed_costs()
         if wake is None:
             self._give_back(self.demand.lines)
-            if self.demand.short_of_places:  # whose bodies ended has left it to the next request
-                self.demand.short_of_places = False
+            if self.demand.settle_places():
                 self.say_places()
             return None
         if surplus := self.demand.drop_surplus():
@@ -270,6 +269,7 @@ class Member(Talk):
         ended = self.queue._ended
         self._recalled.clear()
         late = self._clock.doubt + demand.slack((None, *lanes))
+        demand.places_in_doubt = True  # until there is an answer
         found = await self._exchange(
             "ask",
             lanes,
@@ -280,6 +280,7 @@ class Member(Talk):
             waited=demand.waited(lanes, now),
             turns=demand.turns(lanes),
         )
+        demand.places_in_doubt = False
         # It has been told how late a slot may be used. By now, the clock may be known better.
         demand.heed(Answer(*found), wants, lanes, late - self._clock.doubt)
         self._give_back(self._recalled)

@@ -92,6 +92,26 @@ async def test_push_back_is_heard_once(valkey, name, repeats):
     assert rates[1] == pytest.approx(rates[0], rel=0.02)
 
 
+async def test_places_in_a_lost_answer_are_free_although_who_asked_has_left(valkey, name):
+    """It says how many it has: none."""
+    client = Deaf(valkey, "ask", 1)
+    deaf, other = (
+        ApiQueue(concurrency=2, schedule=SharedSchedule(one, name))
+        for one in (client, VirtualClient(valkey))
+    )
+    waiting = [deaf.enqueue() for _ in range(2)]
+    await asyncio.sleep(0.01)
+    assert client.lost == 0
+    for one in waiting:
+        one.cancel()
+    await asyncio.sleep(1)
+    async with asyncio.timeout(1):
+        for _ in range(2):
+            await other.enqueue()
+    for queue in (deaf, other):
+        await queue.aclose(drain=False)
+
+
 async def test_what_may_have_been_given_back_long_ago_is_not_given_back_again(valkey, name):
     """The server does not know any more what it has heard. What costs more is said nevertheless."""
     client = Deaf(valkey, "adjust", 1)
