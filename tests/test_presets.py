@@ -380,7 +380,10 @@ def test_what_the_file_says_takes_the_place_of_what_is_published():
     assert lane(registry, "ec2", "DescribeVpcs") == (Rate(4),)
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(1),)
     assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots", 1)]
-    assert keys(registry, "ec2", "DescribeVolumes") == [(None, "DescribeVolumes unfiltered", 1)]
+    assert keys(registry, "ec2", "DescribeVolumes") == [
+        ("DescribeVolumes unfiltered", "DescribeVolumes", 1),
+        (None, "DescribeVolumes", 1),
+    ]
     assert lane(registry, "ec2", "CreateVpc") == (Rate(2.5, burst=25),)
     assert registry.services["ecs"].buckets["cluster read"].limits == (Rate(2),)
     assert registry.services["sts"].rate == (Rate(7),)
@@ -465,6 +468,64 @@ def test_options_come_on_top_of_a_preset():
         "--limit ec2.DescribeSnapshots=5/s",
         "50% of ec2-api-throttling.html",
     }
+
+
+@pytest.mark.parametrize(
+    "registry",
+    [
+        Registry.parse('preset = "aws"\nshare = "80%"\n[ec2.lanes]\n"Describe*" = "3/s"'),
+        Registry.from_options(
+            ["ec2.Describe*=3/s"], base=Registry.parse('preset = "aws"', share="80%")
+        ),
+    ],
+    ids=["file", "option"],
+)
+def test_a_pattern_holds_for_what_parameters_choose_too(registry):
+    """Unfiltered calls keep their own bucket and the pattern's lane, each with its source."""
+    assert keys(registry, "ec2", "DescribeSnapshots") == [
+        ("DescribeSnapshots unfiltered", "DescribeSnapshots", 1),
+        (None, "DescribeSnapshots", 1),
+    ]
+    assert keys(registry, "ec2", "DescribeSnapshots", MaxResults=5) == [
+        (None, "DescribeSnapshots", 1)
+    ]
+    assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(3),)
+    (told,) = (one for one in registry if one.bucket == "DescribeSnapshots unfiltered")
+    assert (told.limits, told.share) == ((Rate(8, burst=40),), 0.8)
+    assert told.source == "80% of ec2-api-throttling.html"
+    assert not [one for one in registry if one.bucket == "unfiltered"]
+    assert not [one for one in registry if one.source == "code"]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_of_a_pattern_and_an_operation_each_is_kept(reverse):
+    """In whichever order options come, the operation's own lane takes it out of the pattern's."""
+    options = [
+        "ec2.Describe*=3/s",
+        "ec2.DescribeSnapshots=5/s",
+        "ec2.DescribeVolumes unfiltered=1/s",
+    ]
+    if reverse:
+        options.reverse()
+    registry = Registry.from_options(options, base=Registry.parse('preset = "aws"'))
+    assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots", 1)]
+    assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(5),)
+    assert keys(registry, "ec2", "DescribeVolumes") == [(None, "DescribeVolumes unfiltered", 1)]
+    assert lane(registry, "ec2", "DescribeVolumes unfiltered") == (Rate(1),)
+    assert len(keys(registry, "ec2", "DescribeInstances")) == 2
+
+
+def test_a_share_of_a_pattern_is_of_what_parameters_choose_too():
+    """Unfiltered calls have it of their smaller bucket; an operation's own share goes first."""
+    registry = Registry.parse(
+        'preset = "aws"\n[ec2.lanes]\nDescribeVolumes = {share = "30%"}\n'
+        '"Describe*" = {share = "10%"}'
+    )
+    assert lane(registry, "ec2", "DescribeVpcs") == (Rate(2, burst=10),)
+    assert lane(registry, "ec2", "DescribeSnapshots unfiltered") == (Rate(1, burst=5),)
+    assert lane(registry, "ec2", "DescribeVolumes unfiltered") == (Rate(3, burst=15),)
+    capped = Registry.from_options(["ec2.Describe*=2/s"], base=registry).services["ec2"]
+    assert capped.buckets["DescribeSnapshots unfiltered"].limits == (Rate(1, burst=5),)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from types import MappingProxyType
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.report import Place
     from aioapiqueue._rate import Limit
 
-__all__ = ["Bucket", "Cost", "facts", "fits", "read_buckets", "with_lanes"]
+__all__ = ["Bucket", "Cost", "facts", "fits", "lane_of", "read_buckets", "variant_of", "with_lanes"]
 
 _COST = re.compile(r"(?:(\d{1,9})\s*\*\s*)?([A-Za-z]\w*(?:\.\w+)?)", re.ASCII)
 _NAME = re.compile(r"[\w ,.()-]{1,60}")
@@ -134,20 +134,57 @@ class Bucket:
         return self.cost.get(operation, _ONE).of(parameters)
 
 
-def with_lanes(buckets: Mapping[str, Bucket], lanes: Sequence[str]) -> Mapping[str, Bucket]:
-    """Return what parameters choose, where operations have got lanes of their own.
+def with_lanes(
+    buckets: Mapping[str, Bucket], lanes: Mapping[str, tuple[Limit, ...]], own: Sequence[str]
+) -> tuple[Mapping[str, Bucket], Mapping[str, tuple[Limit, ...]]]:
+    """Return what parameters choose, where operations have got lanes of their own; and the lanes.
 
     `"DescribeVolumes"` is no longer any bucket's, unless `"DescribeVolumes unfiltered"` is there
-    too, which is in any case one of that bucket's.
+    too, which is in any case one of that bucket's. `"Describe*"` is to hold for all calls of the
+    operations that it covers, but who wrote it had no single one of them in mind: what parameters
+    choose stays, in a bucket of the operation alone, beside that lane instead of in its place.
+
+    Args:
+        buckets: of a service.
+        lanes: all of its lanes.
+        own: which of them are new.
     """
-    found = dict(buckets)
+    found, left = dict(buckets), dict(lanes)
     for name, bucket in buckets.items():
-        if bucket.each:
-            named = [one.partition(" ")[0] for one in lanes if one.partition(" ")[2] == name]
-            kept = [one for one in bucket.operations if one in named or one not in lanes]
-            kept += [one for one in named if one not in kept]
-            found[name] = dataclasses.replace(bucket, operations=tuple(kept))
-    return MappingProxyType(found)
+        if not bucket.each:
+            continue
+        named = [one.partition(" ")[0] for one in own if one.partition(" ")[2] == name]
+        # Those that an earlier lane has made shared buckets of belong here as well.
+        apart = [one for one in buckets if variant_of(one, buckets) == name]
+        before = [*bucket.operations, *(one.partition(" ")[0] for one in apart)]
+        kept = []
+        for operation in dict.fromkeys([*before, *named]):
+            key = f"{operation} {name}"
+            shared = found.pop(key, None) if key in apart else None
+            if operation in named or (shared is None and lane_of(operation, lanes) not in own):
+                kept.append(operation)
+            elif operation not in own:
+                limits = shared.limits if shared else left.pop(key, bucket.limits)
+                found[key] = dataclasses.replace(
+                    bucket, operations=(operation,), limits=limits, each=False
+                )
+            else:
+                left.pop(key, None)
+        found[name] = dataclasses.replace(bucket, operations=tuple(kept))
+    return MappingProxyType(found), MappingProxyType(left)
+
+
+def variant_of(name: str, buckets: Mapping[str, Bucket]) -> str | None:
+    """Return which bucket of each operation `with_lanes` made the bucket `name` of; None: none."""
+    operation, _, variant = name.partition(" ")
+    made = name in buckets and buckets[name].operations == (operation,)
+    return variant if made and variant in buckets and buckets[variant].each else None
+
+
+def lane_of(operation: str, lanes: Iterable[str]) -> str | None:
+    """Return which lane an operation has: its own, or the longest pattern that fits."""
+    fitting = [one for one in lanes if fits(operation, [one])]
+    return max(fitting, key=lambda one: (one == operation, len(one)), default=None)
 
 
 def read_buckets(value: object, report: Report, place: Place) -> Mapping[str, Bucket]:

@@ -327,10 +327,10 @@ def _joined(base: Base, fields: Mapping[str, object]) -> dict[str, object]:
     joined = {**base.fields, **fields}
     lanes, own = fields.get("lanes", {}), fields.get("buckets", {})
     if isinstance(lanes, Mapping) and isinstance(own, Mapping):
-        joined["lanes"] = MappingProxyType({**base.fields.get("lanes", {}), **lanes})
+        every = {**base.fields.get("lanes", {}), **lanes}
         # A lane takes the place of what is published, but not of what the same table says.
-        old = with_lanes(base.fields.get("buckets", {}), list(lanes))
-        own = with_lanes(own, [name for name in lanes if " " in name])
+        old, joined["lanes"] = with_lanes(base.fields.get("buckets", {}), every, list(lanes))
+        own, _ = with_lanes(own, every, [name for name in lanes if " " in name])
         joined["buckets"] = MappingProxyType({**old, **own})
     return joined
 
@@ -351,8 +351,8 @@ def revised(
     if operation is None:
         fields["rate"] = limits
     else:
-        fields["lanes"] = MappingProxyType({**old.lanes, operation: limits})
-        fields["buckets"] = with_lanes(old.buckets, [operation, *others])
+        lanes = {**old.lanes, operation: limits}
+        fields["buckets"], fields["lanes"] = with_lanes(old.buckets, lanes, [operation, *others])
     spec = object.__new__(ServiceLimits)
     spec._fill(fields, report, ())
     return spec

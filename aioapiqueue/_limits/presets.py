@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.buckets import Bucket, Cost, read_buckets
+from aioapiqueue._limits.buckets import Bucket, Cost, lane_of, read_buckets
 from aioapiqueue._limits.read import read_limits
 from aioapiqueue._limits.report import Report, quoted
 from aioapiqueue._rate import Rate, Window
@@ -251,7 +251,8 @@ def base_of(
     granted = dict(quotas or {})
     for name, own in granted.items():
         _grant(base, name, own, share)
-    for operation, other in (shares or {}).items():
+    # What is said of single operations comes after what is said of all that begin alike.
+    for operation, other in sorted((shares or {}).items(), key=lambda one: len(one[0])):
         _other_share(service, base, operation, granted, other)
     return base
 
@@ -295,8 +296,14 @@ def _other_share(
     """
     buckets = base.fields["buckets"].items()
     own = [name for name, one in buckets if not one.each and one.operations == (operation,)]
-    each = [name for name, one in buckets if one.each and operation in one.operations]
-    for name in (operation, *(f"{operation} {one}" for one in each), *own):
+    each = [
+        f"{one} {name}"
+        for name, bucket in buckets
+        if bucket.each
+        for one in bucket.operations
+        if lane_of(one, [*base.fields["lanes"], operation]) == operation
+    ]
+    for name in (operation, *each, *own):
         if name in granted:
             _grant(base, name, granted[name], share)
         elif name in own:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue._limits import names as _names
+from aioapiqueue._limits.buckets import variant_of
 from aioapiqueue._limits.model import (
     ServiceLimits,
     check_buckets,
@@ -132,7 +133,12 @@ def _check_operations(
     said |= {key: place for key, place in base.said.items() if key not in buckets}
     for key, place in said.items():
         _check_lane(name, key, limits, report, place)
-    if own := {key: one for key, one in limits.buckets.items() if key not in buckets}:
+    own = {
+        key: one
+        for key, one in limits.buckets.items()
+        if key not in buckets and variant_of(key, limits.buckets) not in buckets
+    }
+    if own:
         check_buckets(name, own, report)
 
 
@@ -161,16 +167,25 @@ def _origins(
     for lane, these in limits.lanes.items():
         places[lane, None] = (name, "lanes", lane), lanes.get(lane) == these
     for bucket, one in limits.buckets.items():
+        if variant_of(bucket, limits.buckets) in buckets:
+            found[None, bucket] = _of_variant(bucket, base.origins)
+            continue
         same = bucket in buckets and buckets[bucket].limits == one.limits
         places[None, bucket] = (name, "buckets", bucket), same
     for entry, (place, from_base) in places.items():
         found[entry] = Origin(where(place))
         if from_base:
-            found[entry] = origin = base.origins.get(entry, found[entry])
-            if origin.share is not None and origin.figure is None:  # of what AWS grants
-                quota: Place = (name, "quotas", entry[0] or entry[1] or "")
-                found[entry] = dataclasses.replace(origin, text=f"{origin.text} {where(quota)}")
+            found[entry] = base.origins.get(entry, found[entry])
+    for entry, origin in found.items():
+        if origin.share is not None and origin.figure is None:  # of what AWS grants
+            quota: Place = (name, "quotas", entry[0] or entry[1] or "")
+            found[entry] = dataclasses.replace(origin, text=f"{origin.text} {where(quota)}")
     return found
+
+
+def _of_variant(name: str, origins: Mapping[Entry, Origin]) -> Origin:
+    """Return where the limits of `"DescribeVolumes unfiltered"` are said, now a shared bucket's."""
+    return origins.get((name, None)) or origins.get((None, name.partition(" ")[2])) or _CODE
 
 
 def entries(read: Mapping[str, Read]) -> Iterator[InForce]:
@@ -179,7 +194,9 @@ def entries(read: Mapping[str, Read]) -> Iterator[InForce]:
     for name, (limits, origins) in read.items():
         own: dict[Entry, tuple[Limit, ...]] = {(None, None): limits.rate}
         own.update({(operation, None): lane for operation, lane in limits.lanes.items()})
-        own.update({(None, bucket): one.limits for bucket, one in limits.buckets.items()})
+        own.update(
+            {(None, key): one.limits for key, one in limits.buckets.items() if one.operations}
+        )
         for entry, these in own.items():
             # An option may have made it from the default.
             origin = origins.get(entry) or rest.get(entry)
@@ -236,4 +253,10 @@ def read_option(
             _check_lane(name, operation, old.limits, report, ())
     others = [one for other, one in given if other == service and one]
     new = revised(old.limits, report, operation=operation or None, limits=own, others=others)
-    tables[service] = Read(new, {**old.origins, (operation or None, None): Origin(report.source)})
+    made: dict[Entry, Origin] = {
+        (None, bucket): _of_variant(bucket, old.origins)
+        for bucket in new.buckets
+        if bucket not in old.limits.buckets
+    }
+    said: dict[Entry, Origin] = {(operation or None, None): Origin(report.source)}
+    tables[service] = Read(new, {**old.origins, **made, **said})
