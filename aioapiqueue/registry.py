@@ -302,7 +302,8 @@ class Registry:
                 if bucket.each:
                     key = f"{operation} {bucket_name}"
                     continue
-                queue = self._queue(name, limits, bucket_name, region, account)
+                owner = self._owner(name, limits, bucket_name)
+                queue = self._queue(owner, limits, bucket_name, region, account)
                 turns.append(Turn(queue, operation, bucket.cost_of(operation, given)))
         if limits.own or not limits.buckets:
             turns.append(Turn(self._queue(name, limits, None, region, account), key, 1))
@@ -317,6 +318,15 @@ class Registry:
                 service = self._plain.get(service.replace("-", ""), service)
             limits = self._services.get(service, self._default)
         return service, limits
+
+    def _owner(self, service: str, limits: ServiceLimits, bucket: str) -> str:
+        """Return for which service a bucket's queue is made: of two that share it, the first."""
+        one = limits.buckets[bucket]
+        other = self._services.get(one.joint or "")
+        alike = other and other.scope == limits.scope and bucket in other.buckets
+        if other and alike and other.buckets[bucket].limits == one.limits:
+            return min(service, one.joint or service)
+        return service  # of what differs, each has its own
 
     def _queue(
         self,

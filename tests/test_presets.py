@@ -278,6 +278,28 @@ def test_a_call_to_route_53_keeps_its_accounts_bucket_and_its_actions():
     assert one is registry.find("route53", "X", region="us-east-1", account="1")
 
 
+def test_both_versions_of_api_gateway_share_the_accounts_bucket():
+    """Their calls wait in one queue, each beside its own lanes; of other limits, each has its."""
+    registry = Registry.parse('preset = "aws"', share="80%")
+    first, second = (
+        registry.turns(service, operation, **HERE)
+        for service, operation in (("apigateway", "GetRestApis"), ("apigatewayv2", "GetApis"))
+    )
+    assert first[0].queue is second[0].queue
+    assert first[0].queue.limits == (Rate(8, burst=32),)
+    assert [turn.queue.name for turn in second] == [
+        "apigateway 111122223333 account",
+        "apigatewayv2 111122223333",
+    ]
+    apart = Registry.parse('preset = "aws"\n[apigatewayv2]\nshare = "10%"')
+    assert [
+        apart.turns(service, "X", **HERE)[0].queue.limits
+        for service in ("apigatewayv2", "apigateway")
+    ] == [(Rate(1, burst=4),), (Rate(5, burst=20),)]
+    alone = Registry.parse('[apigatewayv2]\npreset = "aws"')
+    assert alone.turns("apigatewayv2", "X", **HERE)[0].queue.name.startswith("apigatewayv2")
+
+
 def test_lambdas_control_plane_has_exceptions():
     """All of Lambda's operations share 15/s, but for invocations and two reads."""
     registry = Registry.parse('preset = "aws"')

@@ -109,6 +109,7 @@ class Bucket:
         each: each operation has one of its own, in place of its lane. Default: they share one,
             beside their lanes.
         cost: what a call of an operation uses; default: 1.
+        joint: the other service whose bucket of this name is the same one; default: none.
     """
 
     operations: tuple[str, ...]
@@ -117,6 +118,7 @@ class Bucket:
     unless: tuple[str, ...] = ()
     each: bool = False
     cost: Mapping[str, Cost] = field(default_factory=dict)
+    joint: str | None = None
 
     def __hash__(self) -> int:
         return hash((self.operations, self.limits, self.each))

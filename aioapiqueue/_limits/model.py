@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from aioapiqueue._limits import names as _names
 from aioapiqueue._limits.buckets import Bucket, fits, read_buckets, with_lanes
-from aioapiqueue._limits.presets import Base, base_of, take_preset
+from aioapiqueue._limits.presets import Base, base_of
 from aioapiqueue._limits.read import (
     FORMS,
     LIMIT_KEYS,
@@ -22,6 +22,7 @@ from aioapiqueue._limits.read import (
     unknown_keys,
 )
 from aioapiqueue._limits.report import Place, Report, quoted
+from aioapiqueue._limits.shares import take_preset
 from aioapiqueue._queue import ApiQueue
 from aioapiqueue._rate import Limit, Rate, as_limit
 from aioapiqueue.adaptive import Adaptive

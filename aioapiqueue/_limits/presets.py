@@ -5,19 +5,18 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._limits import names as _names
 from aioapiqueue._limits.buckets import Bucket, Cost, lane_of, read_buckets
-from aioapiqueue._limits.read import read_limits
 from aioapiqueue._limits.report import Report, quoted
 from aioapiqueue._rate import Rate, Window
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aioapiqueue._limits.report import Place
     from aioapiqueue._rate import Limit
 
@@ -34,7 +33,6 @@ __all__ = [
     "read_preset",
     "read_share",
     "scaled",
-    "take_preset",
 ]
 
 DEFAULT_SHARE = 0.5
@@ -70,6 +68,7 @@ class Figure:
         kept: whether it can be kept here. Otherwise it is only told.
         per: what has such a limit of its own, where that is smaller than the scope.
         note: what else is to be said of it.
+        joint: the other service with which it is shared, which has a figure of the same name.
     """
 
     service: str
@@ -87,6 +86,7 @@ class Figure:
     kept: bool
     per: str | None
     note: str | None
+    joint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +159,7 @@ def _figure(page: Mapping[str, Any], one: Mapping[str, Any]) -> Figure:
         kept=one.get("kept", True),
         per=one.get("per"),
         note=" ".join(filter(None, [one.get("note"), page.get("note")])) or None,
+        joint=one.get("joint"),
     )
 
 
@@ -241,6 +242,7 @@ def base_of(
                 figure.unless,
                 not figure.shared,
                 figure.cost,
+                figure.joint,
             )
         else:
             for operation in figure.operations:
@@ -332,77 +334,3 @@ def published(service: str, operation: str, variant: str | None = None) -> Figur
                 if operation not in figure.exclude and (found is None or rank > found[0]):
                     found = rank, figure
     return found[1] if found else None
-
-
-def take_preset(
-    service: str, table: Mapping[str, object], report: Report, share: float | None
-) -> tuple[dict[str, object], Base]:
-    """Take out of a service's table what it says of presets.
-
-    Args:
-        service: as the table has it.
-        table: of limits.toml.
-        report: gets what is wrong.
-        share: of the whole file; None: it has no preset.
-
-    Returns:
-        The rest of the table, and what its service starts from.
-    """
-    rest = dict(table)
-    place: Place = (service,)
-    name = _names.canonical(service)
-    preset = rest.pop("preset", None)
-    wanted = None if preset is None else read_preset(preset, report, (*place, "preset"))
-    own = read_share(rest.pop("share"), report, (*place, "share")) if "share" in table else None
-    quotas = rest.pop("quotas", {})
-    shares = _lane_shares(rest, report, (*place, "lanes"))
-    asked = [key for key in ("share", "quotas") if key in table] + ["lanes"] * bool(shares)
-    on = wanted if wanted is not None else share is not None
-    if not on:
-        if asked and "preset" not in table:
-            report.add((*place, asked[0]), 'a share of what? write preset = "aws" beside it')
-        return rest, Base()
-    granted = {}
-    if isinstance(quotas, Mapping):
-        for key, value in quotas.items():
-            granted[str(key)] = read_limits(value, report, (*place, "quotas", str(key)))
-    else:
-        report.add((*place, "quotas"), f'{quoted(quotas)} is no table: write RunInstances = "4/s"')
-    part = own or share or DEFAULT_SHARE
-    base = base_of(name, part, quotas=granted, shares=shares)
-    base.said.update({key: (*place, "quotas", key) for key in granted})
-    if not base and (wanted or asked):
-        report.add(
-            place,
-            f"AWS publishes no request limits of {service}, or none that can be kept here: "
-            'write rate = "10/s"',
-        )
-    for operation in shares:
-        if (operation, None) in base.origins:
-            base.said[operation] = (*place, "lanes", operation)
-        elif base:
-            report.add(
-                (*place, "lanes", operation),
-                f"AWS publishes no request limit of {quoted(operation)}: write a limit",
-            )
-    return rest, base
-
-
-def _lane_shares(table: dict[str, object], report: Report, place: Place) -> dict[str, float]:
-    """Take out of a service's lanes those that are shares."""
-    lanes = table.get("lanes")
-    if not isinstance(lanes, Mapping):
-        return {}
-    found: dict[str, float] = {}
-    rest = {}
-    for operation, value in lanes.items():
-        if isinstance(value, Mapping) and "share" in value and len(value) == 1:
-            share = read_share(value["share"], report, (*place, str(operation), "share"))
-            found[str(operation)] = share or DEFAULT_SHARE
-        else:
-            rest[operation] = value
-    if found:
-        table["lanes"] = rest
-        if not rest:
-            del table["lanes"]
-    return found

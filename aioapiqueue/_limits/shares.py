@@ -1,0 +1,90 @@
+"""What a service's table in limits.toml says of presets: preset, share, quotas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from aioapiqueue._limits import names as _names
+from aioapiqueue._limits.presets import DEFAULT_SHARE, Base, base_of, read_preset, read_share
+from aioapiqueue._limits.read import read_limits
+from aioapiqueue._limits.report import quoted
+
+if TYPE_CHECKING:
+    from aioapiqueue._limits.report import Place, Report
+
+__all__ = ["take_preset"]
+
+
+def take_preset(
+    service: str, table: Mapping[str, object], report: Report, share: float | None
+) -> tuple[dict[str, object], Base]:
+    """Take out of a service's table what it says of presets.
+
+    Args:
+        service: as the table has it.
+        table: of limits.toml.
+        report: gets what is wrong.
+        share: of the whole file; None: it has no preset.
+
+    Returns:
+        The rest of the table, and what its service starts from.
+    """
+    rest = dict(table)
+    place: Place = (service,)
+    name = _names.canonical(service)
+    preset = rest.pop("preset", None)
+    wanted = None if preset is None else read_preset(preset, report, (*place, "preset"))
+    own = read_share(rest.pop("share"), report, (*place, "share")) if "share" in table else None
+    quotas = rest.pop("quotas", {})
+    shares = _lane_shares(rest, report, (*place, "lanes"))
+    asked = [key for key in ("share", "quotas") if key in table] + ["lanes"] * bool(shares)
+    on = wanted if wanted is not None else share is not None
+    if not on:
+        if asked and "preset" not in table:
+            report.add((*place, asked[0]), 'a share of what? write preset = "aws" beside it')
+        return rest, Base()
+    granted = {}
+    if isinstance(quotas, Mapping):
+        for key, value in quotas.items():
+            granted[str(key)] = read_limits(value, report, (*place, "quotas", str(key)))
+    else:
+        report.add((*place, "quotas"), f'{quoted(quotas)} is no table: write RunInstances = "4/s"')
+    part = own or share or DEFAULT_SHARE
+    base = base_of(name, part, quotas=granted, shares=shares)
+    base.said.update({key: (*place, "quotas", key) for key in granted})
+    if not base and (wanted or asked):
+        report.add(
+            place,
+            f"AWS publishes no request limits of {service}, or none that can be kept here: "
+            'write rate = "10/s"',
+        )
+    for operation in shares:
+        if (operation, None) in base.origins:
+            base.said[operation] = (*place, "lanes", operation)
+        elif base:
+            report.add(
+                (*place, "lanes", operation),
+                f"AWS publishes no request limit of {quoted(operation)}: write a limit",
+            )
+    return rest, base
+
+
+def _lane_shares(table: dict[str, object], report: Report, place: Place) -> dict[str, float]:
+    """Take out of a service's lanes those that are shares."""
+    lanes = table.get("lanes")
+    if not isinstance(lanes, Mapping):
+        return {}
+    found: dict[str, float] = {}
+    rest = {}
+    for operation, value in lanes.items():
+        if isinstance(value, Mapping) and "share" in value and len(value) == 1:
+            share = read_share(value["share"], report, (*place, str(operation), "share"))
+            found[str(operation)] = share or DEFAULT_SHARE
+        else:
+            rest[operation] = value
+    if found:
+        table["lanes"] = rest
+        if not rest:
+            del table["lanes"]
+    return found
