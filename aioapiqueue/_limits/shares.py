@@ -6,12 +6,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.presets import DEFAULT_SHARE, Base, base_of, read_preset, read_share
+from aioapiqueue._limits.presets import (
+    DEFAULT_SHARE,
+    Base,
+    base_of,
+    figures,
+    read_preset,
+    read_share,
+)
 from aioapiqueue._limits.read import read_limits
 from aioapiqueue._limits.report import quoted
 
 if TYPE_CHECKING:
     from aioapiqueue._limits.report import Place, Report
+    from aioapiqueue._rate import Limit
 
 __all__ = ["take_preset"]
 
@@ -41,15 +49,15 @@ def take_preset(
     asked = [key for key in ("share", "quotas") if key in table] + ["lanes"] * bool(shares)
     on = wanted if wanted is not None else share is not None
     if not on:
-        if asked and "preset" not in table:
+        if asked and preset is None:
             report.add((*place, asked[0]), 'a share of what? write preset = "aws" beside it')
+        elif asked and preset == "none":
+            report.add(
+                (*place, asked[0]),
+                'a share of what? preset = "none" leaves nothing: take one of the two out',
+            )
         return rest, Base()
-    granted = {}
-    if isinstance(quotas, Mapping):
-        for key, value in quotas.items():
-            granted[str(key)] = read_limits(value, report, (*place, "quotas", str(key)))
-    else:
-        report.add((*place, "quotas"), f'{quoted(quotas)} is no table: write RunInstances = "4/s"')
+    granted = _quotas(name, quotas, report, (*place, "quotas"))
     part = own or share or DEFAULT_SHARE
     base = base_of(name, part, quotas=granted, shares=shares)
     base.said.update({key: (*place, "quotas", key) for key in granted})
@@ -63,11 +71,46 @@ def take_preset(
         if (operation, None) in base.origins:
             base.said[operation] = (*place, "lanes", operation)
         elif base:
-            report.add(
-                (*place, "lanes", operation),
-                f"AWS publishes no request limit of {quoted(operation)}: write a limit",
-            )
+            report.add((*place, "lanes", operation), _no_figure(name, operation))
     return rest, base
+
+
+def _quotas(
+    service: str, value: object, report: Report, place: Place
+) -> dict[str, tuple[Limit, ...]]:
+    """Read the table `quotas` of a service."""
+    if not isinstance(value, Mapping):
+        report.add(place, f'{quoted(value)} is no table: write RunInstances = "4/s"')
+        return {}
+    found = {}
+    for key, one in value.items():
+        at = (*place, str(key))
+        found[str(key)] = read_limits(one, report, at)
+        _check_quota(service, str(key), report, at)
+    return found
+
+
+def _check_quota(service: str, key: str, report: Report, place: Place) -> None:
+    """Note a quota of calls that AWS has no such bucket of: nothing would ever use it."""
+    operation, _, variant = key.partition(" ")
+    each = next((one for one in figures(service) if one.unless and one.name == variant), None)
+    if each is not None and operation not in each.operations:
+        report.add(
+            place,
+            f"AWS has no bucket {quoted(variant)} of {quoted(operation)}, but of "
+            f"{', '.join(each.operations)}; a limit of your own goes into lanes",
+        )
+
+
+def _no_figure(service: str, operation: str) -> str:
+    """Return why an operation can have no share of its own."""
+    known = [one for one in figures(service) if one.kept]
+    if " " not in operation and any(not one.operations for one in known):
+        return (
+            f"AWS publishes no request limit of {quoted(operation)} alone, only one of all "
+            f"operations of {service} together: write a share of the service, or a limit"
+        )
+    return f"AWS publishes no request limit of {quoted(operation)}: write a limit"
 
 
 def _lane_shares(table: dict[str, object], report: Report, place: Place) -> dict[str, float]:
