@@ -1,3 +1,8 @@
+"""`aioapiqueue limits`, and `discover` against a Service Quotas of our own.
+
+moto 5.2.5 does not implement ListServiceQuotas: a small server here speaks its protocol instead.
+"""
+
 from __future__ import annotations
 
 import contextlib
@@ -100,6 +105,26 @@ def test_json_has_every_figure_with_its_page(tmp_path):
     assert all(row["share"] == 0.5 and row["scope"] == ["account"] for row in rows)
 
 
+def test_json_has_what_is_not_kept(tmp_path):
+    """What the table tells of S3, and does not keep, is there, marked so."""
+    rows = json.loads(run("--service", "s3", "--json", cwd=tmp_path).stdout)
+    assert [(row["bucket"], row["kept"], row["limits"]) for row in rows] == [
+        ("writes", False, []),
+        ("reads", False, []),
+    ]
+    assert rows[0]["published"]["calls"] == 3500
+    assert rows[0]["published"]["for_each"] == "prefix"
+
+
+def test_long_limits_leave_the_columns_in_place(tmp_path):
+    """One that is wider than its column has a line of its own."""
+    (tmp_path / "mine.toml").write_text(
+        '[ec2]\npreset = "aws"\nquotas = {DescribeTags = "0.00002/s burst 1800000"}'
+    )
+    shown = run("--limits", "mine.toml", "--service", "ec2", cwd=tmp_path).stdout
+    assert f"\n1 per 50000s burst 900000\n{' ' * 52}50% of mine.toml, line 3\n" in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -166,6 +191,39 @@ def test_names_of_quotas_lead_to_operations(service, names, rate):
     assert Registry.parse(to_toml([found], region="x", share="50%", when="today"))
 
 
+@pytest.mark.parametrize(
+    ("service", "name", "bucket"),
+    [
+        ("kms", "Cryptographic operations (symmetric) request rate", "symmetric cryptography"),
+        (
+            "secretsmanager",
+            ("Combined rate of DeleteResourcePolicy, GetResourcePolicy, PutResourcePolicy, and "
+            "ValidateResourcePolicy API requests"),
+            "resource policies",
+        ),
+        (
+            "secretsmanager",
+            ("Combined rate of PutSecretValue, RemoveRegionsFromReplication, "
+            "ReplicateSecretToRegion, StopReplicationToReplica, UpdateSecret, and "
+            "UpdateSecretVersionStage API requests"),
+            "secret changes",
+        ),
+        ("secretsmanager", "Combined rate of RotateSecret and CancelRotateSecret API requests",
+         "rotation"),
+    ],
+)  # fmt: skip
+def test_quotas_of_shared_buckets_are_mapped(service, name, bucket):
+    """By the operations that they name, all of them, or by the kind of keys."""
+    found = read_quotas(service, [quota(name, 30.0), quota(f"{name}s", 30.0)])
+    assert (found.rates, found.adjustable) == ({bucket: Rate(30)}, {bucket})
+    assert len(found.unmapped) == 1
+    registry = Registry.parse(to_toml([found], region="x", share="50%", when="today"))
+    assert registry.services[service].buckets[bucket].limits == (Rate(15),)
+    assert read_quotas("secretsmanager", [quota(
+        "Combined rate of DescribeSecret and GetSecretValue API requests", 30.0
+    )]).rates == {}  # fmt: skip
+
+
 def quota(name, value, *, adjustable=True):
     """Return a quota as Service Quotas describes it, without a value if it has none."""
     code = f"L-{abs(hash(name)) % 16**8:08X}"
@@ -212,6 +270,7 @@ class ServiceQuotas(ThreadingHTTPServer):
         self.arrivals: list[tuple[float, str]] = []
         self.refusal: tuple[int, str] | None = None
         self.refuse_after = 0
+        self.unknown: set[str] = set()
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -227,6 +286,8 @@ class _Handler(BaseHTTPRequestHandler):
         if server.refusal and len(server.arrivals) > server.refuse_after:
             status, code = server.refusal
             self.answer(status, {"__type": code, "message": f"{code} for {operation}"})
+        elif body["ServiceCode"] in server.unknown:
+            self.answer(400, {"__type": "NoSuchResourceException", "message": "not \x1b[31mhere"})
         elif operation == "GetAWSDefaultServiceQuota":
             (one,) = (one for one in ONLY_SINGLY if one["QuotaCode"] == body["QuotaCode"])
             self.answer(200, {"Quota": one})
@@ -367,6 +428,22 @@ def test_a_refusal_is_said_and_nothing_is_written(quotas, tmp_path, after, code,
     assert "Nothing was written." in told.stderr
     assert "Traceback" not in told.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_services_that_it_does_not_know_are_told_and_left_out(quotas, tmp_path):
+    """The others are asked and written all the same; with none left, it is an error."""
+    quotas.unknown = {"kms"}
+    told = discover(quotas, "--service", "kms", "--write", "limits.toml", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert "kms: left as AWS publishes it: Service Quotas refuses List" in told.stderr
+    assert "not \\x1b[31mhere" in told.stderr
+    assert "\x1b" not in told.stderr
+    assert "[ec2.quotas]" in (tmp_path / "limits.toml").read_text("utf-8")
+    quotas.unknown = {"kms", "ec2"}
+    told = discover(quotas, "--service", "kms", "--write", "other.toml", cwd=tmp_path)
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "Nothing was written." in told.stderr
+    assert not (tmp_path / "other.toml").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Place", "Report", "lines_of", "quoted", "read_text", "read_toml"]
+__all__ = ["Place", "Report", "lines_of", "printable", "quoted", "read_text", "read_toml"]
 
 Place: TypeAlias = tuple[str | int, ...]
 """Where in a file: the keys that lead there, and positions in lists."""
@@ -34,6 +34,13 @@ def quoted(value: object) -> str:
         return _short.repr(value)
     except ValueError:  # Python writes no number of more than 4,300 digits
         return f"a {type(value).__name__} of many digits"
+
+
+def printable(text: str) -> str:
+    """Return what somebody else wrote with escapes in the place of what a terminal would obey."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
 
 
 class Report:

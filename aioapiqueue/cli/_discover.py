@@ -17,7 +17,9 @@ from aioapiqueue.registry import Registry
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
-__all__ = ["SERVICES", "Found", "NotAsked", "ask", "read_quotas", "to_toml"]
+    from aioapiqueue._limits.presets import Figure
+
+__all__ = ["SERVICES", "Answers", "Found", "NotAsked", "ask", "read_quotas", "to_toml"]
 
 Quota = Mapping[str, Any]
 
@@ -26,10 +28,11 @@ _CAPACITY, _REFILL = "maximum capacity", "refill rate"
 
 
 class _Service(NamedTuple):
-    """How Service Quotas names a service, and its quotas of request rates."""
+    """How Service Quotas names a service, its quotas of request rates, and of shared ones."""
 
     code: str
     names: str
+    shared: str | None = None
 
 
 SERVICES = {
@@ -40,12 +43,20 @@ SERVICES = {
     ),
     "cloudwatch": _Service("monitoring", r"Rate of (?P<operation>\w+) requests"),
     "ecr": _Service("ecr", r"Rate of (?P<operation>\w+) requests"),
-    "kms": _Service("kms", r"(?P<operation>\w+) request rate"),
+    "kms": _Service(
+        "kms",
+        r"(?P<operation>\w+) request rate",
+        r"Cryptographic operations \((?P<kind>symmetric)\) request rate",
+    ),
     "logs": _Service(
         "logs",
         r"(?P<operation>\w+) throttle limit in transactions per second(?P<kind> in a burst)?",
     ),
-    "secretsmanager": _Service("secretsmanager", r"Rate of (?P<operation>\w+) API requests"),
+    "secretsmanager": _Service(
+        "secretsmanager",
+        r"Rate of (?P<operation>\w+) API requests",
+        r"Combined rate of (?P<operations>\w+(?:, (?:and )?\w+| and \w+)+) API requests",
+    ),
 }
 """Those whose quotas name operations, as AWS's pages of them do."""
 
@@ -59,6 +70,19 @@ _ATTEMPTS = 3
 
 class NotAsked(Exception):  # noqa: N818 - what happened, not what kind of error it is
     """Service Quotas has not answered, or not all; the message says why."""
+
+
+@dataclass(slots=True)
+class Answers:
+    """What Service Quotas answered.
+
+    Attributes:
+        quotas: by service, as it returns them.
+        unknown: services that it does not know in this Region, and what it says.
+    """
+
+    quotas: dict[str, list[Quota]] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -83,7 +107,7 @@ class Found:
     others: int = 0
 
 
-async def ask(services: Sequence[str], *, region: str | None) -> dict[str, list[Quota]]:
+async def ask(services: Sequence[str], *, region: str | None) -> Answers:
     """Return the quotas of services as they apply to the account, or as AWS has them by default.
 
     It paces itself, to a share of what is published of Service Quotas.
@@ -93,7 +117,7 @@ async def ask(services: Sequence[str], *, region: str | None) -> dict[str, list[
         region: whose quotas; default: that of the environment.
 
     Raises:
-        NotAsked: no permission, no network, no credentials, throttled.
+        NotAsked: no permission, no network, no credentials, throttled; or it knows none of them.
     """
     try:
         from aiobotocore.config import AioConfig  # type: ignore[import-untyped] # noqa: PLC0415
@@ -124,11 +148,20 @@ async def ask(services: Sequence[str], *, region: str | None) -> dict[str, list[
             registry,
             session.create_client("service-quotas", region_name=region, config=config) as client,
         ):
-            return {one: await _quotas(client, SERVICES[one].code) for one in services}
+            answers = Answers()
+            for one in services:
+                try:
+                    answers.quotas[one] = await _quotas(client, SERVICES[one].code)
+                except client.exceptions.NoSuchResourceException as error:
+                    # Not every service has quotas in every Region: the others may have.
+                    answers.unknown[one] = _why(error)
     except ClientError as error:
         raise NotAsked(_why(error)) from None
     except (BotoCoreError, ResponseParserError, OSError, ValueError) as error:
         raise NotAsked(f"Service Quotas cannot be asked: {error}") from None
+    if not answers.quotas:
+        raise NotAsked("; ".join(dict.fromkeys(answers.unknown.values())))
+    return answers
 
 
 async def _quotas(client: Any, code: str) -> list[Quota]:  # noqa: ANN401 - botocore makes it
@@ -186,6 +219,12 @@ def read_quotas(service: str, quotas: Iterable[Quota]) -> Found:
     for quota in quotas:
         name = str(quota.get("QuotaName", ""))
         match = names.fullmatch(name)
+        if bucket := _bucket(service, name):
+            if problem := _problem(quota):
+                found.unmapped.append(f"{name}: {problem}")
+            else:
+                _take_shared(found, bucket, quota)
+            continue
         if match is None:
             if _A_RATE.search(name):
                 found.unmapped.append(f"{name}: no operation's, by its name")
@@ -193,7 +232,7 @@ def read_quotas(service: str, quotas: Iterable[Quota]) -> Found:
                 found.others += 1
             continue
         operation = match["operation"]
-        if problem := _problem(service, operation, quota):
+        if problem := _problem(quota) or _names.unknown_operation(service, operation):
             found.unmapped.append(f"{name}: {problem}")
             continue
         parts = match.groupdict()
@@ -207,14 +246,43 @@ def read_quotas(service: str, quotas: Iterable[Quota]) -> Found:
     return found
 
 
-def _problem(service: str, operation: str, quota: Quota) -> str | None:
+def _bucket(service: str, name: str) -> Figure | None:
+    """Return which shared bucket a quota is of, by the operations or the kind that it names."""
+    match = re.fullmatch(SERVICES[service].shared or "", name)
+    if match is None:
+        return None
+    parts = match.groupdict()
+    operations = set(re.split(r",? and |, ", parts.get("operations") or ""))
+    for figure in figures(service):
+        # The names have ReplicateSecretToRegion, for ReplicateSecretToRegions.
+        named = {one if one in operations else one.removesuffix("s") for one in figure.operations}
+        if figure.shared and (
+            figure.name == f"{parts.get('kind')} cryptography" or named == operations
+        ):
+            return figure
+    return None
+
+
+def _take_shared(found: Found, bucket: Figure, quota: Quota) -> None:
+    """Note the rate of a shared bucket, if it is not what is published."""
+    rate = quota["Value"]
+    if math.isclose(bucket.rate.calls / bucket.rate.per, rate):
+        found.same += 1
+        return
+    key = bucket.name or ""
+    found.rates[key] = Rate(int(rate) if rate == int(rate) else rate)
+    if quota.get("Adjustable"):
+        found.adjustable.add(key)
+
+
+def _problem(quota: Quota) -> str | None:
     value = quota.get("Value")
     if not isinstance(value, int | float) or not _LEAST <= value <= _MOST:
         return f"its value is {value!r}"
     period = quota.get("Period") or {}
     if (period.get("PeriodValue", 1), period.get("PeriodUnit", "SECOND")) != (1, "SECOND"):
         return f"it is for {period.get('PeriodValue')} {period.get('PeriodUnit')}"
-    return _names.unknown_operation(service, operation)
+    return None
 
 
 def _join(found: Found, key: str, values: Mapping[str, float]) -> None:

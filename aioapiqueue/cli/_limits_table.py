@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import textwrap
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ __all__ = ["as_json", "in_force", "say", "show"]
 
 
 _LINE = "{:<19} {:<19} {:<11} {}"
+_FIRST = 19  # columns, of the first of them
 _SECONDS = 11  # of which "one call in so many seconds" says more than a fraction
 _READ = "\n    read "
 _HEADINGS = ("At most", "AWS publishes", "Adjustable", "From")
@@ -113,8 +113,11 @@ def _show_row(console: Console, row: _Row, sources: dict[str, int], notes: dict[
         published, raised = say(figure.rate), "yes" if figure.adjustable else "no"
         mark = _mark(figure, notes)
     limits = list(map(say, entry.limits)) or ["any rate"]
-    line = _LINE.format(limits[0], published, raised, _from(entry, sources) + mark)
-    _print(console, line.rstrip())
+    cells = (published, raised, _from(entry, sources) + mark)
+    if len(limits[0]) > _FIRST:  # on a line of its own, or it would push the others aside
+        _print(console, limits[0])
+        limits[0] = ""
+    _print(console, _LINE.format(limits[0], *cells).rstrip())
     for limit in limits[1:]:
         _print(console, limit)
     _wrap(console, _calls(row), "    ")
@@ -193,9 +196,13 @@ def _not_kept(figure: Figure, sources: dict[str, int], notes: dict[str, str]) ->
 
 
 def as_json(registry: Registry, services: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the limits in force, each with all that is known of it."""
-    rows = itertools.chain.from_iterable(in_force(registry, services).values())
-    return [_row_json(row) for row in rows]
+    """Return the limits in force, each with all that is known of it; then what is not kept."""
+    forced = in_force(registry, services)
+    told = dict.fromkeys([*forced, *services])
+    rows = [_row_json(row) for service in told for row in forced.get(service, ())]
+    return rows + [
+        _not_kept_json(figure) for service in told for figure in figures(service) if not figure.kept
+    ]
 
 
 def _row_json(row: _Row) -> dict[str, Any]:
@@ -212,15 +219,37 @@ def _row_json(row: _Row) -> dict[str, Any]:
         "scope": list(entry.scope),
         "source": entry.source,
         "share": entry.share,
-        "published": None
-        if figure is None
-        else {
-            **_limit_json(figure.rate),
-            "adjustable": figure.adjustable,
-            "page": figure.source,
-            "read": figure.read,
-            "note": figure.note,
-        },
+        "kept": True,
+        "published": None if figure is None else _published_json(figure),
+    }
+
+
+def _not_kept_json(figure: Figure) -> dict[str, Any]:
+    """Return a figure that is only told, with the keys of those that are kept."""
+    return {
+        "service": figure.service,
+        "operations": list(figure.operations) or None,
+        "bucket": figure.name,
+        "shared": figure.shared,
+        "exclude": list(figure.exclude),
+        "unless": list(figure.unless),
+        "cost": {name: str(cost) for name, cost in figure.cost.items()},
+        "limits": [],
+        "scope": list(figure.scope),
+        "source": None,
+        "share": None,
+        "kept": False,
+        "published": {**_published_json(figure), "for_each": figure.per},
+    }
+
+
+def _published_json(figure: Figure) -> dict[str, Any]:
+    return {
+        **_limit_json(figure.rate),
+        "adjustable": figure.adjustable,
+        "page": figure.source,
+        "read": figure.read,
+        "note": figure.note,
     }
 
 

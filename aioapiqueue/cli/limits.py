@@ -14,7 +14,7 @@ from rich.console import Console
 
 from aioapiqueue._limits import names as _names
 from aioapiqueue._limits.presets import DEFAULT_SHARE, figures, read_share
-from aioapiqueue._limits.report import Report, quoted
+from aioapiqueue._limits.report import Report, printable, quoted
 from aioapiqueue.cli._discover import SERVICES, Found, NotAsked, ask, read_quotas, to_toml
 from aioapiqueue.cli._limits_table import as_json, show
 from aioapiqueue.exceptions import LimitsError
@@ -145,11 +145,13 @@ def discover(
     try:
         answers = asyncio.run(ask(services, region=region))
     except NotAsked as error:
-        _refuse(f"{error}. Nothing was written.", _FAILED)
-    found = [read_quotas(one, quotas) for one, quotas in answers.items()]
+        _refuse(f"{printable(str(error))}. Nothing was written.", _FAILED)
+    found = [read_quotas(one, quotas) for one, quotas in answers.quotas.items()]
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     text = to_toml(found, region=region or "its Region", share=f"{part:.6g}%", when=today)
     Registry.parse(text, source=str(write or "limits.toml"))  # as `limits check` will
+    for name, why in answers.unknown.items():
+        _say(f"{name}: left as AWS publishes it: {printable(why)}")
     for each in found:
         _tell(each)
     if write is None:
@@ -185,7 +187,7 @@ def _tell(found: Found) -> None:
         f"{found.same} are; {found.others} other quotas"
     )
     for name in found.unmapped:
-        _say(f"{found.service}: not mapped: {name}")
+        _say(f"{found.service}: not mapped: {printable(name)}")
 
 
 def _registry(file: Path | None, share: str | None) -> Registry:
