@@ -235,18 +235,21 @@ def test_instances_cost_resource_tokens_beside_the_request_token():
         )
 
 
-async def test_a_large_launch_waits_for_its_resource_tokens():
-    """After 1000 instances at once, the next 100 wait 50 seconds: 2 tokens come each second."""
-    registry = Registry.parse('preset = "aws"', share="100%")
+@pytest.mark.parametrize(
+    ("share", "counts", "waits"), [("100%", (1000, 100), 50), ("50%", (1000,), 500)]
+)
+async def test_a_large_launch_waits_for_its_resource_tokens(share, counts, waits):
+    """After 1000 instances at once 100 more wait 50 s; at 50%, 1000 wait 500 s from idle."""
+    registry = Registry.parse('preset = "aws"', share=share)
     loop = asyncio.get_running_loop()
     async with registry:
         began = loop.time()
-        for count in (1000, 100):
+        for count in counts:
             parameters = facts({"MinCount": count, "MaxCount": count})
             for turn in registry.turns("ec2", "RunInstances", **HERE, parameters=parameters):
                 async with turn.queue.slot(key=turn.key, cost=turn.cost):
                     pass
-        assert loop.time() - began == pytest.approx(50)
+        assert loop.time() - began == pytest.approx(waits)
 
 
 def test_categories_are_shared():
