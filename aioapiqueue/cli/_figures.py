@@ -12,7 +12,16 @@ if TYPE_CHECKING:
 
     from aioapiqueue.hub import Figure
 
-__all__ = ["Peaks", "Row", "as_json", "dry_run_table", "duration", "rows", "table"]
+__all__ = [
+    "Peaks",
+    "Row",
+    "as_json",
+    "buckets_as_json",
+    "dry_run_table",
+    "duration",
+    "rows",
+    "table",
+]
 
 
 class Second:
@@ -31,37 +40,41 @@ class Second:
 
 
 class Peaks:
-    """The most attempts in any one second: of services, of their operations, and of each place.
+    """The most attempts in any one second: of services, of their queues, and of those' lanes.
 
-    A place is an account in a Region.
+    Where nothing is paced, an account in a Region stands for a queue.
     """
 
     def __init__(self) -> None:
-        self._seconds: dict[tuple[str | None, ...], Second] = {}
+        self._seconds: dict[tuple[object, ...], Second] = {}
 
     def count(self, figure: Figure) -> None:
         """Count an attempt that may go."""
         now = time.monotonic()
-        for key in _peak_keys(figure):
+        service, group, lane = figure.service, _group(figure), _lane(figure)
+        for key in ((service,), (service, group), (service, group, lane)):
             self._seconds.setdefault(key, Second()).count(now)
 
-    def of(self, *key: str | None) -> int:
-        """Return the peak of a service, of an operation of it, or of a Region and account of it."""
+    def of(self, *key: object) -> int:
+        """Return the peak of a service, of a queue of it, or of a lane of that."""
         return self._seconds[key].peak if key in self._seconds else 0
 
 
-def _peak_keys(figure: Figure) -> tuple[tuple[str | None, ...], ...]:
-    service = figure.service
-    place = (service, figure.region, figure.account)
-    return (service,), (service, figure.operation), place
+def _group(figure: Figure) -> object:
+    """Return what stands for the queue that an attempt waits for last."""
+    return figure.queue or (figure.region, figure.account)
+
+
+def _lane(figure: Figure) -> str:
+    return figure.lane or figure.operation
 
 
 @dataclasses.dataclass
 class Row:
-    """Figures of one service, one queue or one operation, added up.
+    """Figures of one service, one queue or one lane, added up.
 
     Attributes:
-        name: of the service, the queue or the operation.
+        name: of the service, the queue or the lane.
         paced: whether a queue paces it.
         calls: HTTP attempts let go.
         waits: those among them that had to wait.
@@ -98,47 +111,88 @@ class Row:
         self.waiting += figure.waiting
 
 
-def rows(figures: Iterable[Figure], peaks: Peaks) -> list[Row]:
+def rows(figures: Iterable[Figure], peaks: Peaks, buckets: Iterable[Figure] = ()) -> list[Row]:
     """Return a row for each service, the busiest first.
 
-    Its parts are its queues (where nothing is paced: its Regions and accounts), if there are
-    several, and then its operations over all of them.
+    Its parts are its lanes, or, if it has several queues (where nothing is paced: Regions and
+    accounts), these, whose parts are their lanes; then the buckets that operations share.
+
+    Args:
+        figures: the hub's, of lanes.
+        peaks: of all of them.
+        buckets: figures of queues that operations share, with the bucket's name as operation.
     """
     services: dict[str, list[Figure]] = {}
     for figure in figures:
         services.setdefault(figure.service, []).append(figure)
-    return _busiest(_service(name, found, peaks) for name, found in services.items())
+    shared = list(buckets)
+    return _busiest(
+        _service(name, found, peaks, [one for one in shared if one.service == name])
+        for name, found in services.items()
+    )
 
 
-def _service(name: str, figures: Sequence[Figure], peaks: Peaks) -> Row:
+def _service(name: str, figures: Sequence[Figure], peaks: Peaks, buckets: Sequence[Figure]) -> Row:
     service = Row(name, peak=peaks.of(name))
-    operations: dict[str, Row] = {}
-    queues: dict[object, list[Figure]] = {}
+    groups: dict[object, list[Figure]] = {}
     for figure in figures:
-        operation = figure.operation
-        row = operations.setdefault(operation, Row(operation, peak=peaks.of(name, operation)))
-        row.add(figure)
         service.add(figure)
-        queues.setdefault(figure.queue or (figure.region, figure.account), []).append(figure)
-    if len(queues) > 1:
-        service.parts = _busiest(_queue(found, figures, peaks) for found in queues.values())
-    service.parts += _busiest(operations.values())
+        groups.setdefault(_group(figure), []).append(figure)
+    queues = []
+    for group, found in groups.items():
+        # Of a shared one, what comes from the lanes of other queues as well.
+        whole = [one for one in buckets if one.queue == group]
+        label = _bucket(whole[0], figures) if whole else _queue(found, figures)
+        queue = Row(label, peak=peaks.of(name, group), parts=_lanes(found, peaks))
+        for figure in whole or found:
+            queue.add(figure)
+        queues.append(queue)
+    service.parts = _busiest(queues) if len(queues) > 1 else queues[0].parts
+    shared = []
+    for figure in buckets:
+        if figure.queue not in groups:
+            row = Row(_bucket(figure, figures), peak=figure.peak)
+            row.add(figure)
+            shared.append(row)
+    service.parts += _busiest(shared)
     return service
 
 
-def _queue(figures: Sequence[Figure], others: Sequence[Figure], peaks: Peaks) -> Row:
-    """Return the row of one queue, named for what tells it from the service's others."""
+def _lanes(figures: Sequence[Figure], peaks: Peaks) -> list[Row]:
+    """Return the rows of one queue's lanes, over all Regions and accounts that have the queue."""
+    lanes: dict[str, Row] = {}
+    for figure in figures:
+        key = (figure.service, _group(figure), _lane(figure))
+        lanes.setdefault(_lane(figure), Row(_lane(figure), peak=peaks.of(*key))).add(figure)
+    return _busiest(lanes.values())
+
+
+def _queue(figures: Sequence[Figure], others: Sequence[Figure]) -> str:
+    """Return what a queue is called among the service's others."""
+    where = _where(figures, others)
+    return f"in {where}" if where else str(figures[0].queue)
+
+
+def _bucket(figure: Figure, others: Sequence[Figure]) -> str:
+    """Return what a queue that operations share is called; None is what is not in its scope."""
+    where = [
+        own
+        for attribute in ("region", "account")
+        if (own := getattr(figure, attribute)) is not None
+        and {own} != {getattr(other, attribute) for other in others}
+    ]
+    return f"shared {figure.operation}" + (f" in {' '.join(where)}" if where else "")
+
+
+def _where(figures: Sequence[Figure], others: Sequence[Figure]) -> str:
+    """Return the Region and account of figures, as far as they tell them from others."""
     names = []
     for attribute in ("region", "account"):
         own = {getattr(figure, attribute) for figure in figures}
         every = {getattr(figure, attribute) for figure in others}
         if own != every:
             names.append(", ".join(sorted(str(one or "none") for one in own)))
-    row = Row(f"in {' '.join(names)}" if names else str(figures[0].queue))
-    for figure in figures:
-        row.add(figure)
-    row.peak = max(peaks.of(one.service, one.region, one.account) for one in figures)
-    return row
+    return " ".join(names)
 
 
 def _busiest(found: Iterable[Row]) -> list[Row]:
@@ -167,8 +221,8 @@ def table(found: Sequence[Row], limits: dict[str, str]) -> str:
         for row in paced:
             limit = limits.get(row.name, limits.get("default", ""))
             lines += _paced_lines(row, f"{row.name} {limit}".strip())
-            for part in row.parts:
-                lines += _paced_lines(part, f"  {part.name}")
+            for name, part in _parts(row):
+                lines += _paced_lines(part, name)
     if free:
         lines += [""] if paced else []
         lines.append(_line("Not paced", "Calls", "", "", "", "Throttled", "Errors"))
@@ -186,11 +240,20 @@ def dry_run_table(found: Sequence[Row], seconds: float) -> str:
     """
     lines = [_line("Would send", "Calls", "Per s", "Peak", "", "Throttled", "Errors")]
     for row in found:
-        for name, one in ((row.name, row), *((f"  {part.name}", part) for part in row.parts)):
+        for name, one in ((row.name, row), *_parts(row)):
             mean = f"{one.calls / max(seconds, 0.001):,.1f}"
             peak = f"{one.peak:,}"
             lines += _row(name, f"{one.calls:,}", mean, peak, "", one.throttled, one.errors)
     return "\n".join(lines)
+
+
+def _parts(row: Row) -> Iterator[tuple[str, Row]]:
+    """Yield what a service's row is the sum of, each with its name as the table shows it."""
+    for part in row.parts:
+        # So that long names of lanes have as much room as where there is one queue.
+        yield f"{' ' if part.parts else '  '}{part.name}", part
+        for lane in part.parts:
+            yield f"  {lane.name}", lane
 
 
 def _paced_lines(row: Row, name: str) -> Iterator[str]:
@@ -228,12 +291,13 @@ def _line(name: str, *cells: str) -> str:
     return f"{name:{max(_WIDTH - len(figures), 0)}}{figures}"
 
 
-def as_json(figures: Iterable[Figure]) -> list[dict[str, Any]]:
+def as_json(figures: Iterable[Figure], *, of_lanes: bool = True) -> list[dict[str, Any]]:
     """Return the hub's figures. Times are in seconds."""
     return [
         {
             "service": figure.service,
             "operation": figure.operation,
+            **({"lane": _lane(figure)} if of_lanes else {}),
             "region": figure.region,
             "account": figure.account,
             "queue": figure.queue,
@@ -247,4 +311,12 @@ def as_json(figures: Iterable[Figure]) -> list[dict[str, Any]]:
             "peak": figure.peak,
         }
         for figure in figures
+    ]
+
+
+def buckets_as_json(buckets: Iterable[Figure]) -> list[dict[str, Any]]:
+    """Return the figures of what operations share. Times are in seconds."""
+    return [
+        {("bucket" if key == "operation" else key): value for key, value in one.items()}
+        for one in as_json(buckets, of_lanes=False)
     ]

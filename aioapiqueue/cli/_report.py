@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Rate
 from aioapiqueue.cli._activation import Why
-from aioapiqueue.cli._figures import Row, as_json, dry_run_table, duration, rows, table
+from aioapiqueue.cli._figures import (
+    Row,
+    as_json,
+    buckets_as_json,
+    dry_run_table,
+    duration,
+    rows,
+    table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -191,7 +199,7 @@ def headline(plan: Plan, outcome: Outcome, code: int) -> str:
 
 def tables(plan: Plan, outcome: Outcome) -> str:
     """Return the table of all services, at most 80 columns wide, with an empty line around it."""
-    found = rows(outcome.figures, outcome.peaks)
+    found = rows(outcome.figures, outcome.peaks, outcome.buckets)
     if not found:
         return ""
     text = dry_run_table(found, outcome.seconds) if plan.dry_run else table(found, plan.limits)
@@ -256,6 +264,7 @@ def report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
             for row in found
         ],
         "figures": as_json(outcome.figures),
+        "buckets": buckets_as_json(outcome.buckets),
         "processes": [
             {
                 "pid": process.pid,

@@ -105,6 +105,7 @@ class Outcome:
         stopped: the exit code with which we ended the program; None if we did not.
         seconds: from the program's start to its end.
         figures: the hub's.
+        buckets: those of the queues that operations share, with the bucket's name as operation.
         peaks: the most attempts in any one second.
         processes: those that said hello.
         inactive: those that were found not to be paced.
@@ -115,6 +116,7 @@ class Outcome:
     stopped: int | None = None
     seconds: float = 0.0
     figures: list[Figure] = dataclasses.field(default_factory=list)
+    buckets: list[Figure] = dataclasses.field(default_factory=list)
     peaks: Peaks = dataclasses.field(default_factory=Peaks)
     processes: list[Process] = dataclasses.field(default_factory=list)
     inactive: list[Inactive] = dataclasses.field(default_factory=list)
@@ -219,10 +221,20 @@ class _Run:
         self._outcome.code = await self._program.wait()
         self._outcome.seconds = time.monotonic() - self._began
         self._outcome.figures = self._hub.figures
+        self._outcome.buckets = list(self._buckets())
         if self._plan.shared is not None and not self._plan.dry_run:
             self._outcome.shared = self._plan.shared.as_json()
         self._outcome.peaks = self._hub.peaks
         self._outcome.processes = list(self._hub.processes.values())
+
+    def _buckets(self) -> Iterator[Figure]:
+        """Yield the figures of the queues that operations share, as the registry names them."""
+        for key, queue in self._plan.registry.queues.items():
+            figure = self._hub.of_queues.get(queue)
+            if key.bucket is not None and figure is not None:
+                yield dataclasses.replace(
+                    figure, operation=key.bucket, region=key.region, account=key.account
+                )
 
     async def _watch_activation(self) -> None:
         plan = self._plan

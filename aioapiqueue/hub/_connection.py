@@ -13,7 +13,7 @@ from aioapiqueue.hub._socket import peer_of
 from aioapiqueue.integrations._aws import hold_of, is_throttle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from aioapiqueue import ApiQueue, Slot
     from aioapiqueue.hub._records import Figure
@@ -30,6 +30,7 @@ class _Request:
 
     Attributes:
         figure: where it is counted.
+        of_queues: where it is counted for each queue whose slot it has, as in `slots`.
         turns: those that it has not joined yet, in order; of nothing that paces it: none.
         turn: the one that it waits for; None once it is under way.
         queue: whose turn that is, or was last.
@@ -37,10 +38,22 @@ class _Request:
         under_way: whether it has been let go.
     """
 
-    __slots__ = ("figure", "priority", "queue", "slots", "turn", "turns", "under_way")
+    __slots__ = (
+        "figure",
+        "of_queues",
+        "priority",
+        "queue",
+        "slots",
+        "turn",
+        "turns",
+        "under_way",
+    )
 
-    def __init__(self, figure: Figure, turns: Iterable[Turn], priority: float) -> None:
+    def __init__(
+        self, figure: Figure, of_queues: Sequence[Figure], turns: Sequence[Turn], priority: float
+    ) -> None:
         self.figure = figure
+        self.of_queues = of_queues
         self.turns = iter(turns)
         self.priority = priority
         self.turn: asyncio.Future[Slot] | None = None
@@ -222,9 +235,11 @@ class Connection(asyncio.Protocol):
                 protocol.optional(message, "key"),
                 protocol.optional(message, "account"),
             )
-            turns = self._hub.turns(figure, queue, protocol.facts(message))
+            turns = tuple(self._hub.turns(figure, queue, protocol.facts(message)))
+            figure = self._hub.in_lane(figure, turns)
+            of_queues = [self._hub.of_queue(one[0], figure) for one in turns]
             priority = _AHEAD if message.get("nested") is True else 0
-            request = _Request(figure, turns, priority)
+            request = _Request(figure, of_queues, turns, priority)
             turn = request.advance()
         except Exception as error:  # noqa: BLE001 - fails this call, and nothing else
             if request is not None:
@@ -258,7 +273,12 @@ class Connection(asyncio.Protocol):
     def _go(self, number: int, request: _Request) -> None:
         request.under_way = True
         request.figure.waiting -= 1
-        request.figure.let_go(time.monotonic(), sum(slot.waited for slot in request.slots))
+        request.figure.running += 1
+        now, waited = time.monotonic(), 0.0
+        for slot, of_queue in zip(request.slots, request.of_queues, strict=True):
+            waited += slot.waited
+            of_queue.let_go(now, slot.waited)
+        request.figure.let_go(now, waited)
         self._hub.released(request.figure)
         self._transport.write(b'{"id":%d,"go":true}\n' % number)
 
@@ -276,7 +296,8 @@ class Connection(asyncio.Protocol):
         self._hub.requests -= 1
         request.withdraw()
         if request.under_way:  # its turn came while this message was on its way
-            request.figure.calls -= 1
+            for figure in (request.figure, *request.of_queues):
+                figure.calls -= 1
             request.figure.running -= 1
         else:
             request.figure.waiting -= 1
@@ -309,7 +330,8 @@ class Connection(asyncio.Protocol):
             "x-amz-retry-after": protocol.optional(outcome, "amz_retry_after") or "",
         }
         if is_throttle(code, status, operation=figure.operation, service=figure.service):
-            figure.throttled += 1
+            for one in (figure, *request.of_queues):
+                one.throttled += 1
             if request.slots and request.queue is not None:
                 # The service's own comes last. Which of its limits it was, no answer says.
                 slot = request.slots[-1]
@@ -320,7 +342,8 @@ class Connection(asyncio.Protocol):
         elif "failed" in outcome or (
             status is not None and (status >= 400 or (code is not None and status < 300))  # noqa: PLR2004 - HTTP's
         ):
-            figure.errors += 1  # S3 has errors with status 200
+            for one in (figure, *request.of_queues):
+                one.errors += 1  # S3 has errors with status 200
 
     def _belong(self, pid: int) -> bool:
         """Note whose connection this is; refuse it if that process has too many."""

@@ -41,11 +41,11 @@ class Process:
 
 @dataclass(slots=True)
 class Figure:
-    """What was counted of one operation of one service, in one Region, of one account.
+    """What was counted of one lane of one service, in one Region, of one account; or of a queue.
 
     Attributes:
         service: as `create_client` takes it: `"ec2"`.
-        operation: `"DescribeSnapshots"`.
+        operation: `"DescribeSnapshots"`; of a queue: "".
         region: None where botocore knows none.
         account: the account's id, where it is known or told by the access key; else the access
             key's id; None where there are no credentials, or none yet.
@@ -61,6 +61,7 @@ class Figure:
         errors: other answers that are errors, and attempts without an answer, but for cancelled
             ones.
         peak: the most attempts let go in any one second.
+        lane: the key of its slots, where that is not the operation: `"DescribeVolumes unfiltered"`.
     """
 
     service: str
@@ -78,12 +79,12 @@ class Figure:
     throttled: int = 0
     errors: int = 0
     peak: int = 0
+    lane: str = ""
     _last_second: deque[float] = field(default_factory=deque, repr=False, compare=False)
 
     def let_go(self, now: float, waited: float) -> None:
         """Count an attempt that may start."""
         self.calls += 1
-        self.running += 1
         self.waits += waited >= _WAITED
         self.waited += waited
         self.longest_wait = max(self.longest_wait, waited)

@@ -19,7 +19,7 @@ from aioapiqueue.hub._socket import check_system, listen, raise_file_limit
 from aioapiqueue.integrations._aws import account_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
     from types import TracebackType
 
     from aioapiqueue import ApiQueue
@@ -34,7 +34,7 @@ _MAX_PROCESSES = 10_000
 
 Turn: TypeAlias = "tuple[ApiQueue, Hashable, float]"
 """A queue, the key and the cost of a slot in it: the beginning of a registry's."""
-_FigureKey = tuple[str, str, str | None, str | None]
+_FigureKey = tuple[str, str, str | None, str | None, str]
 
 
 class _Finder(Protocol):
@@ -85,6 +85,8 @@ class Hub:
         self._connections_of: Counter[int] = Counter()
         self._processes: dict[int, Process] = {}
         self._figures: dict[_FigureKey, tuple[Figure, ApiQueue | None]] = {}
+        self._with_lanes: set[_FigureKey] = set()
+        self._of_queues: dict[ApiQueue, Figure] = {}
         self._acceptor: Acceptor | None = None
         self._files_raised = False
 
@@ -118,11 +120,25 @@ class Hub:
 
     @property
     def figures(self) -> list[Figure]:
-        """What was counted, one for each service, operation, Region and account, as things stand.
+        """What was counted, one for each service, lane, Region and account, as things stand.
 
         They are the hub's own, and go on counting.
         """
-        return [figure for figure, _ in self._figures.values()]
+        return [
+            figure
+            for key, (figure, _) in self._figures.items()
+            # All calls of such an operation so far may have gone into lanes of their own.
+            if key not in self._with_lanes or figure.calls or figure.waiting
+        ]
+
+    @property
+    def of_queues(self) -> Mapping[ApiQueue, Figure]:
+        """What was counted of each queue that let calls go, as things stand.
+
+        A call that needs slots of several queues is counted in each of them, with what it waited
+        in that one.
+        """
+        return MappingProxyType(self._of_queues)
 
     async def __aenter__(self) -> Self:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -198,14 +214,10 @@ class Hub:
             Exception: whatever the registry raises.
         """
         account = account_of(access_key, account_id) if access_key is not None else account_id
-        key = (service, operation, region, account)
+        key = (service, operation, region, account, "")
         found = self._figures.get(key)
         if found is None:
-            if len(self._figures) >= _MAX_FIGURES:
-                raise OverflowError(
-                    f"more than {_MAX_FIGURES:,} kinds of calls (service, operation, Region, "
-                    "account): this is more than one hub keeps count of"
-                )
+            self._check_figures()
             queue = self._queue(service, operation, region, account)
             paced = queue is not None
             figure = Figure(
@@ -213,6 +225,47 @@ class Hub:
             )
             found = figure, None if self.count_only else queue
             self._figures[key] = found
+        return found
+
+    def _check_figures(self) -> None:
+        if len(self._figures) >= _MAX_FIGURES:
+            raise OverflowError(
+                f"more than {_MAX_FIGURES:,} kinds of calls (service, operation, Region, "
+                "account): this is more than one hub keeps count of"
+            )
+
+    def in_lane(self, figure: Figure, turns: Sequence[Turn]) -> Figure:
+        """Return where a call with such turns is counted: in its lane, if parameters chose one.
+
+        Raises:
+            OverflowError: as for `find`.
+        """
+        lane = str(turns[-1][1]) if turns else figure.operation
+        if lane == figure.operation:
+            return figure
+        key = (figure.service, figure.operation, figure.region, figure.account, lane)
+        found = self._figures.get(key)
+        if found is None:
+            self._check_figures()
+            own = Figure(
+                figure.service,
+                figure.operation,
+                figure.region,
+                figure.account,
+                figure.queue,
+                figure.paced,
+                lane=lane,
+            )
+            found = self._figures[key] = own, turns[-1][0]
+            self._with_lanes.add((*key[:-1], ""))
+        return found[0]
+
+    def of_queue(self, queue: ApiQueue, figure: Figure) -> Figure:
+        """Return where all calls of a queue are counted, one of which `figure` counts."""
+        found = self._of_queues.get(queue)
+        if found is None:
+            found = Figure(figure.service, "", None, None, queue.name, paced=True)
+            self._of_queues[queue] = found
         return found
 
     def _queue(

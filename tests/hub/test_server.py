@@ -245,6 +245,30 @@ async def test_a_call_waits_for_every_bucket_that_it_uses(directory, tools, stal
         await tools.until(lambda: hub.requests == 0)
         assert (registry.bucket.running, registry.own.running) == (0, 0)
         assert figures["StartInstances"].calls == 0
+        counted = {queue.name: figure.calls for queue, figure in hub.of_queues.items()}
+        assert counted == {"bucket": 1, "own": 2}
+
+
+async def test_calls_are_counted_in_the_lane_that_their_parameters_chose(directory, tools):
+    """Lanes of one operation have figures of their own; one that nobody uses has none."""
+
+    class Choosing(Sharing):
+        def turns(self, _service, operation, *, parameters, **_):
+            lane = operation if "Filters" in parameters else f"{operation} unfiltered"
+            return ((self.own, lane, 1),)
+
+    async with Hub(Choosing(), directory=directory / "hub") as hub, tools.Raw(hub) as client:
+        client.greet()
+        client.ask(1)
+        client.ask(2)
+        assert [await client.hear() for _ in range(3)][-1] == {"id": 2, "go": True}
+        (figure,) = hub.figures
+        assert (figure.lane, figure.operation, figure.calls) == (
+            "DescribeRegions unfiltered", "DescribeRegions", 2,
+        )  # fmt: skip
+        client.ask(3, facts={"Filters": 1})
+        assert await client.hear() == {"id": 3, "go": True}
+        assert [(one.lane, one.calls) for one in hub.figures] == [("", 1), (figure.lane, 2)]
 
 
 async def test_between_two_buckets_a_client_may_leave_or_be_refused(directory, tools):

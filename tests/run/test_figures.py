@@ -48,6 +48,69 @@ def test_queues_are_named_for_what_tells_them_apart():
     assert "111122223333" not in text
 
 
+def test_each_queue_tells_of_its_own_lanes():
+    """What is throttled in one Region only is seen there, not in a sum over all Regions."""
+    names = {region: f"ec2 {region}" for region in ("eu-west-1", "us-east-1")}
+    found = rows(
+        [
+            figure(operation, region, names[region], calls=calls, throttled=throttled)
+            for region, operation, calls, throttled in (
+                ("eu-west-1", "DescribeImages", 5, 3),
+                ("eu-west-1", "DescribeSnapshotAttribute", 4, 0),
+                ("us-east-1", "DescribeImages", 2, 0),
+                ("us-east-1", "DescribeRegions", 1, 0),
+            )
+        ],
+        Peaks(),
+    )
+    told = [(line.split()[:-6], line.split()[-2]) for line in table(found, {}).splitlines()[1:]]
+    assert told == [
+        (["ec2"], "3"),
+        (["in", "eu-west-1"], "3"),
+        (["DescribeImages"], "3"),
+        (["DescribeSnapshotAttribute"], "0"),
+        (["in", "us-east-1"], "0"),
+        (["DescribeImages"], "0"),
+        (["DescribeRegions"], "0"),
+    ]
+
+
+def test_what_parameters_chose_and_what_operations_share_have_their_lines():
+    """A lane of its own is told by its name; a shared bucket has what all its operations used."""
+    found = rows(
+        [
+            figure("DescribeVolumes", "eu-west-1", calls=3, lane="DescribeVolumes unfiltered"),
+            figure("CopySnapshot", "eu-west-1", calls=2),
+        ],
+        Peaks(),
+        [figure("copies", "eu-west-1", "ec2 copies", calls=2, waits=1)],
+    )
+    text = table(found, {})
+    assert cells(text, ["DescribeVolumes", "unfiltered"])[0] == "3"
+    assert cells(text, ["shared", "copies"])[:2] == ["2", "1"]
+    assert len(text.splitlines()) == 5
+
+
+def test_shared_buckets_without_a_queue_of_the_service_are_its_queues():
+    """An operation that waits for nothing but a bucket is told under that."""
+    found = rows(
+        [
+            figure("CopySnapshot", "eu-west-1", "ec2 a", calls=2),
+            figure("CopyImage", "eu-west-1", "ec2 b", calls=3),
+        ],
+        Peaks(),
+        [
+            figure("a", None, "ec2 a", calls=5),  # CopyImage uses it as well
+            figure("b", None, "ec2 b", calls=3),
+        ],
+    )
+    text = table(found, {})
+    assert cells(text, ["shared", "a"])[0] == "5"
+    assert cells(text, ["shared", "b"])[0] == "3"
+    assert cells(text, ["CopySnapshot"])[0] == "2"
+    assert len(text.splitlines()) == 6
+
+
 def test_tables_keep_to_80_columns():
     """A name too long for its column has a line of its own; figures of millions fit theirs."""
     name = "GetTransitGatewayMulticastDomainAssociationsForEverybody"
@@ -66,9 +129,10 @@ def test_peaks_are_of_any_second_and_of_each_place():
     for _ in range(10):
         for one in figures:
             peaks.count(one)
-    assert peaks.of("ec2") == peaks.of("ec2", "DescribeImages") == 20
     found = rows(figures, peaks)
-    assert [part.peak for part in found[0].parts] == [10, 10, 20]
+    assert found[0].peak == 20
+    assert [part.peak for part in found[0].parts] == [10, 10]
+    assert [part.parts[0].peak for part in found[0].parts] == [10, 10]
 
 
 def test_times_are_shown_as_on_a_clock():

@@ -166,13 +166,15 @@ def test_without_a_limit_it_is_half_of_what_aws_publishes(run, aws, python, tmp_
     said = json.loads(figures.read_text())
     assert said["limits"]["ec2.Describe*"] == "10/s (burst 50)"
     assert said["limits"]["sts (requests)"] == "300/s"
-    found = {one["operation"]: (one["queue"], one["calls"]) for one in said["figures"]}
+    found = {one["lane"]: (one["queue"], one["calls"]) for one in said["figures"]}
     assert found == {
-        "DescribeSnapshots": (f"ec2 eu-west-1 {SCANNER}", 3),
+        "DescribeSnapshots unfiltered": (f"ec2 eu-west-1 {SCANNER}", 3),
         "GetCallerIdentity": (f"sts eu-west-1 {SCANNER} requests", 1),
         "ListUsers": (None, 1),
     }
     assert [one["paced"] for one in said["figures"]] == [True, True, False]
+    (bucket,) = said["buckets"]
+    assert (bucket["bucket"], bucket["region"], bucket["calls"]) == ("requests", "eu-west-1", 1)
     assert len(aws.arrivals) == 5
 
 
