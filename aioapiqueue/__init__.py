@@ -1,5 +1,6 @@
 """Paces many concurrent asyncio API calls into one stream that the other side can bear."""
 
+from aioapiqueue import _interrupt as _interrupt  # the first: see there
 from aioapiqueue._decorator import rate_limited
 from aioapiqueue._events import Event, Observer, Stats
 from aioapiqueue._queue import ApiQueue

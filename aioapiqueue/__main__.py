@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from aioapiqueue._interrupt import raise_again
+
 __all__ = ["main"]
 
 
@@ -16,6 +18,7 @@ def main() -> None:
         if missing not in {"typer", "rich"}:
             raise
         sys.exit(f'The command line needs {missing}: pip install "aioapiqueue[cli]"')
+    raise_again()  # what is running by now cleans up, and exits with 130
     app(prog_name="aioapiqueue")
 
 
