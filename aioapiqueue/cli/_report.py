@@ -19,6 +19,7 @@ from aioapiqueue.cli._figures import (
     rows,
     table,
 )
+from aioapiqueue.cli._words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -103,7 +104,7 @@ def opening(plan: Plan) -> str:
             names = (
                 ", ".join(services) if len(services) <= _MOST_NAMED else f"{len(services)} services"
             )
-            named = f"{names} by {len(limits):,} limits (`aioapiqueue limits` lists them)"
+            named = f"{names} by {counted(len(limits), 'limit')} (`aioapiqueue limits` lists them)"
         if rest is not None:
             other = f"each other service at {rest}" if named else f"each service at {rest}"
             named = ", ".join(filter(None, [named, other]))
@@ -188,13 +189,16 @@ def headline(plan: Plan, outcome: Outcome, code: int) -> str:
         if code != outcome.code:
             said += f"; exit code {code}, see below"
     calls = sum(figure.calls for figure in figures)
-    counted = f"{calls:,} AWS calls"
+    said_of_calls = counted(calls, "AWS call")
     if not plan.dry_run:
-        counted += f", {sum(figure.calls for figure in figures if figure.paced):,} of them paced"
+        paced = sum(figure.calls for figure in figures if figure.paced)
+        said_of_calls += f", {paced:,} of them paced"
     throttled = sum(figure.throttled for figure in figures)
-    errors = sum(figure.errors for figure in figures)
-    counted += f"; {throttled:,} throttled, {errors:,} other errors"
-    return "\n".join(map(wrapped, [said, counted] if calls else [f"{said}; no AWS calls counted"]))
+    errors = counted(sum(figure.errors for figure in figures), "other error")
+    said_of_calls += f"; {throttled:,} throttled, {errors}"
+    if not calls:
+        return wrapped(f"{said}; no AWS calls counted")
+    return f"{wrapped(said)}\n{wrapped(said_of_calls)}"
 
 
 def tables(plan: Plan, outcome: Outcome) -> str:
@@ -240,7 +244,8 @@ def _of_shared(shared: Mapping[str, Any]) -> str:
     """Return what there was with the shared server."""
     asks = sum(one["asks"] for one in shared["queues"])
     faults = sum(one["faults"] for one in shared["queues"])
-    said = f"shared through {shared['server']}: asked {asks:,} times, {faults:,} of them in vain"
+    said = f"shared through {shared['server']}: asked {counted(asks, 'time')}"
+    said += f", {faults:,} of them in vain"
     if times := shared["times_lost"]:
         seconds = f"{shared['seconds_lost']:,.1f} s"
         said += f"; lost for {seconds}" if times == 1 else f"; lost {times:,} times, for {seconds}"

@@ -24,6 +24,7 @@ from aioapiqueue.cli._live import Foot, fit
 from aioapiqueue.cli._program import Program, Signals
 from aioapiqueue.cli._report import INACTIVE, about
 from aioapiqueue.cli._shared import SHARED_VARIABLE
+from aioapiqueue.cli._words import counted
 from aioapiqueue.hub import Hub
 
 if TYPE_CHECKING:
@@ -316,7 +317,7 @@ class _Run:
         for row in sorted(found, key=lambda row: (-row.waiting, not row.paced, -row.calls)):
             rate = (row.calls - before.get(row.name, 0)) / max(now - then, _SHOW_SECONDS)
             limit = "" if self._plan.dry_run else self._plan.limits.get(row.name, "")
-            part = f"{row.name} {limit}".strip() + f": {row.calls:,} calls, {rate:.1f}/s"
+            part = f"{row.name} {limit}".strip() + f": {counted(row.calls, 'call')}, {rate:.1f}/s"
             if row.paced and not self._plan.dry_run:
                 part += f", {row.waiting:,} waiting, {row.throttled:,} throttled"
             elif row.throttled:
