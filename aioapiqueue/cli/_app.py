@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from aioapiqueue.cli._help import Command, Group
 from aioapiqueue.cli.demo import demo
 from aioapiqueue.cli.limits import app as limits
 from aioapiqueue.cli.run import run
@@ -12,6 +13,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="aioapiqueue",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     # Joins the lines of a docstring's paragraph; the default breaks them where the source does.
@@ -26,9 +28,11 @@ def _aioapiqueue() -> None:
     """Pace many concurrent API calls into one stream that the other side can bear."""
 
 
-app.command()(demo)
+app.command(cls=Command)(demo)
 # What follows COMMAND is its own, `--` or not.
-app.command(context_settings={"allow_interspersed_args": False}, options_metavar="[OPTIONS] --")(
-    run
-)
+app.command(
+    cls=Command,
+    context_settings={"allow_interspersed_args": False},
+    options_metavar="[OPTIONS] --",
+)(run)
 app.add_typer(limits)

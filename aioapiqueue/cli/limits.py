@@ -16,13 +16,15 @@ from aioapiqueue._limits import names as _names
 from aioapiqueue._limits.presets import DEFAULT_SHARE, figures, read_share
 from aioapiqueue._limits.report import Report, printable, quoted
 from aioapiqueue.cli._discover import SERVICES, Found, NotAsked, ask, read_quotas, to_toml
+from aioapiqueue.cli._help import Command, Group
 from aioapiqueue.cli._limits_table import as_json, show
+from aioapiqueue.cli._words import counted
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry
 
 __all__ = ["app", "check", "discover", "limits"]
 
-app = typer.Typer(name="limits", rich_markup_mode="markdown")
+app = typer.Typer(name="limits", cls=Group, rich_markup_mode="markdown")
 
 _USAGE = 2
 _FAILED = 1
@@ -80,7 +82,7 @@ def limits(
     show(console, registry, names)
 
 
-@app.command()
+@app.command(cls=Command)
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A limits.toml.")],
 ) -> None:
@@ -97,12 +99,12 @@ def check(
         _refuse(f"{file}: it says no limit; see docs/limits.md", _FAILED)
     services = len({entry.service for entry in entries})
     typer.echo(
-        f"{file}: nothing is wrong with it: {len(entries)} limit{'s' * (len(entries) != 1)} of "
-        f"{services} service{'s' * (services != 1)}"
+        f"{file}: nothing is wrong with it: {counted(len(entries), 'limit')} of "
+        f"{counted(services, 'service')}"
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def discover(
     *,
     write: Annotated[
@@ -183,8 +185,9 @@ def _there_already(path: Path) -> str:
 
 def _tell(found: Found) -> None:
     _say(
-        f"{found.service}: {len(found.rates)} request rates are not what AWS publishes, "
-        f"{found.same} are; {found.others} other quotas"
+        f"{found.service}: {counted(len(found.rates), 'request rate')} "
+        f"{'is' if len(found.rates) == 1 else 'are'} not what AWS publishes, {found.same} "
+        f"{'is' if found.same == 1 else 'are'}; {counted(found.others, 'other quota')}"
     )
     for name in found.unmapped:
         _say(f"{found.service}: not mapped: {printable(name)}")

@@ -1,0 +1,77 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from aioapiqueue.cli._words import counted
+
+pytestmark = pytest.mark.real
+
+PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
+
+
+@pytest.mark.parametrize(
+    "command", ["", "demo", "run", "limits", "limits check", "limits discover"]
+)
+def test_help_fits_80_columns_and_names_no_type_of_a_flag(command):
+    """A flag takes no value, so there is nothing beside it but what it does."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "aioapiqueue", *command.split(), "--help"],
+        env=os.environ | {"COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    ).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    assert re.search(r"--help +Show this message", shown)
+    assert not re.search(r"<bool>|BOOLEAN", shown)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize("module", ["anyio", "typer"])
+def test_ctrl_c_during_the_imports_says_nothing(module, tmp_path):
+    """Neither the package's own imports nor the command line's end in a traceback."""
+    (tmp_path / f"{module}.py").write_text("import time; print('here', flush=True); time.sleep(60)")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, "-m", "aioapiqueue", "limits"],
+        env=os.environ | {"PYTHONPATH": path},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=PATIENCE) == ("", "")
+        assert process.returncode == -signal.SIGINT  # 130, as a shell has it
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_ctrl_c_while_a_library_user_imports_us_is_an_exception(tmp_path):
+    """Only the command line is silent: a program that imports us hears of it."""
+    (tmp_path / "anyio.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    source = "try:\n    import aioapiqueue\nexcept KeyboardInterrupt:\n    print('caught')\n"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    shown = subprocess.run(
+        [sys.executable, "-c", source],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert shown.stdout == "caught\n"
+
+
+def test_one_of_a_thing_is_no_plural():
+    """One call, no calls, thousands of calls."""
+    assert [counted(number, "call") for number in (0, 1, 2000)] == [
+        "0 calls",
+        "1 call",
+        "2,000 calls",
+    ]
