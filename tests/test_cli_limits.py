@@ -390,7 +390,7 @@ def test_what_cannot_be_mapped_is_said(discovered):
         "Rate of something else: no operation's",
     ):
         assert f"ec2: not mapped: {name}" in told.stderr
-    assert "ec2: 6 request rates are not what AWS publishes, 1 are; 151 other quotas" in told.stderr
+    assert "ec2: 6 request rates are not what AWS publishes, 1 is; 151 other quotas" in told.stderr
 
 
 def test_without_a_file_to_write_it_goes_to_standard_output(quotas, tmp_path):
