@@ -93,6 +93,29 @@ def test_a_file_is_shown_with_its_lines(tmp_path):
     assert "50% of [1]" in shown.stdout
 
 
+def test_calls_in_flight_and_adaptive_are_shown(tmp_path):
+    """A service that limits only the calls in flight does not have "any rate"; nor is more lost."""
+    (tmp_path / "mine.toml").write_text(
+        'preset = "aws"\n[iam]\nconcurrency = 5\n[sts]\nrate = "9/s"\nadaptive = true\n'
+        "[ec2]\nconcurrency = 7\n"
+    )
+    options = ("--limits", "mine.toml", "--service", "iam", "--service", "sts", "--service", "ec2")
+    shown = run(*options, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"5 in flight .* mine.toml, line 3\n +all together", shown.stdout)
+    assert re.search(r"9/s .* mine.toml, line 5\nadaptive\n +all together", shown.stdout)
+    assert re.search(r"7 in flight .* mine.toml, line 8\n +all together", shown.stdout)
+    assert "any rate" not in shown.stdout
+    rows = json.loads(run(*options, "--json", cwd=tmp_path).stdout)
+    together = {row["service"]: row for row in rows if not row["operations"]}
+    assert together["iam"]["concurrency"] == 5
+    assert together["iam"]["adaptive"] is None
+    assert together["sts"]["adaptive"] == {
+        "floor": "0.1/s", "backoff": 0.7, "recovery": 20.0, "concurrency": None,
+    }  # fmt: skip
+    assert together["ec2"]["concurrency"] == 7
+
+
 def test_json_has_every_figure_with_its_page(tmp_path):
     """--json tells limits, scope, share, page, day and whether AWS raises it."""
     shown = run("--service", "route53", "--json", cwd=tmp_path)

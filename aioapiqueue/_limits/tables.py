@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.presets import Base, Entry, Figure
     from aioapiqueue._limits.report import Place, Report
     from aioapiqueue._rate import Limit
+    from aioapiqueue.adaptive import Adaptive
 
 __all__ = ["InForce", "Read", "entries", "read_option", "read_tables"]
 
@@ -64,6 +65,8 @@ class InForce:
         members: what is in that bucket.
         figure: what AWS publishes, where they come from that.
         share: of that.
+        concurrency: how many calls may be in flight at once, of all of the service's together.
+        adaptive: how all of the service's slow down when AWS throttles.
     """
 
     service: str
@@ -75,6 +78,8 @@ class InForce:
     members: Bucket | None = None
     figure: Figure | None = None
     share: float | None = None
+    concurrency: int | None = None
+    adaptive: Adaptive | None = None
 
 
 def read_tables(
@@ -162,8 +167,9 @@ def _origins(
     found: dict[Entry, Origin] = {}
     lanes, buckets = base.fields.get("lanes", {}), base.fields.get("buckets", {})
     places: dict[Entry, tuple[Place, bool]] = {}
-    if limits.rate or not base:
-        places[None, None] = (name, "rate"), bool(base) and limits.rate == base.fields["rate"]
+    said = [key for key in ("rate", "concurrency", "adaptive") if getattr(limits, key)]
+    if said or not base:
+        places[None, None] = (name, *said[:1]), bool(base) and limits.rate == base.fields["rate"]
     for lane, these in limits.lanes.items():
         places[lane, None] = (name, "lanes", lane), lanes.get(lane) == these
     for bucket, one in limits.buckets.items():
@@ -214,6 +220,8 @@ def entries(read: Mapping[str, Read]) -> Iterator[InForce]:
                 limits.buckets.get(bucket or ""),
                 said.figure,
                 said.share,
+                limits.concurrency if entry == (None, None) else None,
+                limits.adaptive if entry == (None, None) else None,
             )
 
 

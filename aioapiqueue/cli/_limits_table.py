@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from aioapiqueue._rate import Limit
+    from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.registry import Bucket, Figure, InForce, Registry
 
 __all__ = ["as_json", "in_force", "say", "show"]
@@ -112,7 +113,12 @@ def _show_row(console: Console, row: _Row, sources: dict[str, int], notes: dict[
     if figure is not None:
         published, raised = say(figure.rate), "yes" if figure.adjustable else "no"
         mark = _mark(figure, notes)
-    limits = list(map(say, entry.limits)) or ["any rate"]
+    limits = list(map(say, entry.limits))
+    if entry.concurrency is not None:
+        limits.append(f"{entry.concurrency:,} in flight")
+    limits = limits or ["any rate"]
+    if entry.adaptive is not None:
+        limits.append("adaptive")
     cells = (published, raised, _from(entry, sources) + mark)
     if len(limits[0]) > _FIRST:  # on a line of its own, or it would push the others aside
         _print(console, limits[0])
@@ -216,6 +222,8 @@ def _row_json(row: _Row) -> dict[str, Any]:
         "unless": list(bucket.unless) if bucket else [],
         "cost": {name: str(cost) for name, cost in bucket.cost.items()} if bucket else {},
         "limits": [_limit_json(limit) for limit in entry.limits],
+        "concurrency": entry.concurrency,
+        "adaptive": None if entry.adaptive is None else _adaptive_json(entry.adaptive),
         "scope": list(entry.scope),
         "source": entry.source,
         "share": entry.share,
@@ -235,6 +243,8 @@ def _not_kept_json(figure: Figure) -> dict[str, Any]:
         "unless": list(figure.unless),
         "cost": {name: str(cost) for name, cost in figure.cost.items()},
         "limits": [],
+        "concurrency": None,
+        "adaptive": None,
         "scope": list(figure.scope),
         "source": None,
         "share": None,
@@ -250,6 +260,15 @@ def _published_json(figure: Figure) -> dict[str, Any]:
         "page": figure.source,
         "read": figure.read,
         "note": figure.note,
+    }
+
+
+def _adaptive_json(adaptive: Adaptive) -> dict[str, Any]:
+    return {
+        "floor": str(adaptive.floor),
+        "backoff": adaptive.backoff,
+        "recovery": adaptive.recovery,
+        "concurrency": adaptive.concurrency,
     }
 
 
