@@ -39,7 +39,7 @@ keys = st.sampled_from(
     [
         *("do", "id", "version", "pid", "executable", "python", "botocore"),
         *("service", "operation", "region", "key", "account", "nested"),
-        *("status", "code", "retry_after", "amz_retry_after", "failed"),
+        *("status", "code", "retry_after", "amz_retry_after", "failed", "facts"),
     ]
 )
 # A message that is right, but for what is changed in it.
@@ -51,6 +51,7 @@ message = st.builds(
             HELLO | {"executable": "/x", "python": "3"},
             ASK,
             ASK | {"id": 2, "nested": True},
+            ASK | {"facts": {"MaxCount": 2, "Filters": 1}},
             *({"do": word, "id": number} for word in ("end", "free", "leave") for number in (1, 2)),
             {"do": "end", "id": 1, "status": 503, "code": "Throttling", "retry_after": "0"},
         ]
