@@ -316,24 +316,33 @@ async def test_calls_that_wait_for_a_refresh_hold_up_nobody(bench, tools):
 
 
 @pytest.mark.slow
-async def test_eight_interpreters_of_eight_threads_over_twenty_seconds(bench, tools):
-    """0.98 to 1.00 of 50 per second over 20 s, at most 52 in any second; then half are killed."""
+async def test_eight_interpreters_of_eight_threads_over_twenty_seconds(bench, tools, stalls):
+    """0.98 to 1.00 of 50 per second over 20 s, at most 52 in any second; then half are killed.
+
+    Arrivals come later than their release by what the machine takes for both: what it kept from
+    this process meanwhile is told by `stalls`, and allowed for where arrivals are counted.
+    """
     source = FLEET.replace("int(sys.argv[1])", "1", 1)
     async with bench.hub({"sts": "50/s"}) as hub:
         crews = [await bench.start(source, hub, "1", "8") for _ in range(8)]
         children = [int(await crew.line()) for crew in crews]
         await tools.until(lambda: hub.figures and hub.figures[0].waiting >= 62)
-        begun = time.monotonic()
+        stood_still, begun = stalls.seconds, time.monotonic()
         await asyncio.sleep(20)
+        lost = stalls.seconds - stood_still
+        released = [at for at in bench.released if begun <= at < begun + 20]
         arrived = [at for at in bench.loopback.times if begun <= at < begun + 20]
-        assert 0.98 <= len(arrived) / 1000 <= 1.002
+        for count in (len(released), len(arrived)):
+            assert 0.98 * 50 * (20 - lost) <= count <= 50 * 20 + 2  # who comes at either end
         assert hub.figures[0].peak <= 52
-        assert tools.most_in(1, arrived) <= 54  # 52 on a quiet machine
-        killed = time.monotonic()
+        assert tools.most_in(1, bench.released) <= 52
+        assert tools.most_in(1, arrived) <= 52 + 50 * lost
+        stood_still, killed = stalls.seconds, time.monotonic()
         for pid in children[::2]:
             os.kill(pid, signal.SIGKILL)
         await asyncio.sleep(5)
-        after = [at for at in bench.loopback.times if killed <= at < killed + 5]
-        assert len(after) >= 0.98 * 250 - 1
-        # Released at the tick after the kill: one interval, and what the machine adds to it.
-        assert max(tools.gaps([killed, *after])) < 0.1
+        lost = stalls.seconds - stood_still
+        after = [at for at in bench.released if killed <= at < killed + 5]
+        assert len(after) >= 0.98 * 50 * (5 - lost) - 1
+        # Whoever was let go as it died has its place given back; the next tick goes to the living.
+        assert max(tools.gaps([killed, *after])) <= 2 / 50 + lost
