@@ -346,3 +346,52 @@ async def test_eight_interpreters_of_eight_threads_over_twenty_seconds(bench, to
         assert len(after) >= 0.98 * 50 * (5 - lost) - 1
         # Whoever was let go as it died has its place given back; the next tick goes to the living.
         assert max(tools.gaps([killed, *after])) <= 2 / 50 + lost
+
+
+# Each connection is a waiter; whoever is let go says so, and asks again.
+CROWD = """
+import os, select, socket, sys
+ask = b'{"do":"ask","id":1,"service":"ec2","operation":"DescribeRegions"}\\n'
+hello = b'{"do":"hello","version":1,"pid":%d}\\n' % os.getpid()
+poll, crowd = select.poll(), {}
+for _ in range(int(sys.argv[1])):
+    one = socket.socket(socket.AF_UNIX)
+    one.connect(os.environ["AIOAPIQUEUE_HUB"])
+    one.sendall(hello + ask)
+    poll.register(one, select.POLLIN)
+    crowd[one.fileno()] = one
+while True:
+    for number, _ in poll.poll():
+        heard = crowd[number].recv(65536)
+        if not heard:
+            sys.exit()
+        if b'"go"' in heard:
+            crowd[number].sendall(b'{"do":"end","id":1,"status":200}\\n' + ask)
+"""
+
+
+@pytest.mark.slow
+async def test_thousands_wait_from_dozens_of_processes(bench, tools, stalls):
+    """4,000 waiters of 40 processes share 500 per second; of the killed nothing stays."""
+    async with bench.hub({"ec2": "500/s"}) as hub:
+        crowds = [await bench.start(CROWD, hub, "100", PYTHONPATH="") for _ in range(40)]
+        await tools.until(lambda: hub.figures and hub.figures[0].waiting >= 3900)
+        [figure] = hub.figures
+        for waiting, connections in ((3900, 4000), (1900, 2000)):
+            await tools.until(lambda: len(hub._connections) == connections)  # noqa: B023 - at once
+            stood_still, before, begun = stalls.seconds, len(bench.released), time.monotonic()
+            await asyncio.sleep(4)
+            count, took = len(bench.released) - before, time.monotonic() - begun
+            # 41 busy processes on few cores: each wake-up that is late by more than catch_up costs.
+            assert count >= 0.8 * 500 * (took - (stalls.seconds - stood_still))
+            assert waiting <= figure.waiting <= connections
+            if connections == 4000:  # what the dead give back is let go twice
+                assert figure.peak <= 500 * 1.010 + 1  # catch_up
+            for crowd in crowds[::2]:
+                crowd.process.kill()
+            del crowds[::2]
+        for crowd in crowds:
+            crowd.process.kill()
+        await tools.until(lambda: not hub._connections)
+        assert (hub.requests, figure.waiting, figure.running) == (0, 0, 0)
+        assert not hub._connections_of
