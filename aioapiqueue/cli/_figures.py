@@ -249,9 +249,10 @@ def dry_run_table(found: Sequence[Row], seconds: float) -> str:
 
 def _parts(row: Row) -> Iterator[tuple[str, Row]]:
     """Yield what a service's row is the sum of, each with its name as the table shows it."""
+    nested = any(part.parts for part in row.parts)
     for part in row.parts:
         # So that long names of lanes have as much room as where there is one queue.
-        yield f"{' ' if part.parts else '  '}{part.name}", part
+        yield f"{' ' if nested else '  '}{part.name}", part
         for lane in part.parts:
             yield f"  {lane.name}", lane
 
@@ -288,6 +289,8 @@ def _line(name: str, *cells: str) -> str:
         f"{cell:>{width}}" if len(cell) < width else f" {cell}"
         for cell, width in zip(cells, _WIDTHS, strict=True)
     )
+    if len(name) > _WIDTH - len(figures):  # it may have the blanks before the first figure
+        figures = f" {figures.lstrip()}"
     return f"{name:{max(_WIDTH - len(figures), 0)}}{figures}"
 
 

@@ -79,14 +79,15 @@ def test_what_parameters_chose_and_what_operations_share_have_their_lines():
     """A lane of its own is told by its name; a shared bucket has what all its operations used."""
     found = rows(
         [
-            figure("DescribeVolumes", "eu-west-1", calls=3, lane="DescribeVolumes unfiltered"),
+            figure("DescribeSnapshots", "eu-west-1", calls=3, lane="DescribeSnapshots unfiltered"),
             figure("CopySnapshot", "eu-west-1", calls=2),
         ],
         Peaks(),
         [figure("copies", "eu-west-1", "ec2 copies", calls=2, waits=1)],
     )
     text = table(found, {})
-    assert cells(text, ["DescribeVolumes", "unfiltered"])[0] == "3"
+    assert {len(line) for line in text.splitlines()} == {80}
+    assert cells(text, ["DescribeSnapshots", "unfiltered"])[0] == "3"
     assert cells(text, ["shared", "copies"])[:2] == ["2", "1"]
     assert len(text.splitlines()) == 5
 
