@@ -39,6 +39,8 @@ AGAIN = 5.0
 _BACKOFF = (0.05, 2.0)
 _MUCH_TO_SAY = 1000
 _SAY_PLACES = ("renew", "adjust", "return")
+_ALWAYS_SAID = ("set", "pause", "resume")
+_LASTING = (*_ALWAYS_SAID, "hold")
 _NUMBERED = ("adjust", "return", "push", "leave")
 
 
@@ -192,10 +194,31 @@ class Talk:
         if verb in _NUMBERED:
             self._said += 1
             fields["said"] = self._said
-        if len(self._outbox) < _MUCH_TO_SAY or verb in ("set", "pause", "resume"):
+        if verb in _LASTING:
+            self._supersede(verb, fields)
+        if len(self._outbox) < _MUCH_TO_SAY or verb in _ALWAYS_SAID:
             self._outbox.append((verb, fields))
         if self.queue._loop is not None and self.queue._loop_runs():
             self._start()
+
+    def _supersede(self, verb: str, fields: dict[str, Any]) -> None:
+        """Drop what need not be said any more, as this is: trouble may last, and users go on."""
+        left: deque[tuple[str, dict[str, Any]]] = deque()
+        for number, said in enumerate(self._outbox):
+            one, of = said
+            if number < self._under_way:
+                needless = False
+            elif verb == "resume":
+                needless = one in ("pause", "resume")
+            elif verb == "set":
+                needless = one == verb and of["key"] == fields["key"]
+            else:
+                needless = one == verb and of.get("lane") == fields.get("lane")
+                if needless:  # a hold is never shortened
+                    fields["until"] = max(of["until"], fields["until"])
+            if not needless:
+                left.append(said)
+        self._outbox = left
 
     def say_places(self) -> None:
         """Say how many places this member has, unless something will that is to be said anyway."""
@@ -224,9 +247,11 @@ class Talk:
         except Unreachable as error:
             self._lost(str(error))
         except SharedError as error:
+            self._keep_lasting()
             self._refused(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody is to wait for ever
             self.queue._report(f"{self.link!r} failed", error)
+            self._outbox.clear()  # what cannot be said at all would be in the way for ever
             self._refused(SharedError(f"{self.link!r} failed: {error!r}"))
         finally:
             # Cancelled by somebody who cancels every task: what was to be said waits for the next
@@ -335,8 +360,22 @@ class Talk:
         if first:
             self._tell("lost")
 
+    def _keep_lasting(self) -> None:
+        """Keep of what is to be said what users have said, for when somebody has put it right.
+
+        Not holds of lanes: a lane may be refused for itself, and would be in everybody's way.
+        """
+        now, kept, self._outbox = self.queue._clock(), self._outbox, deque()
+        for verb, fields in kept:
+            if verb in ("hold", "push") and fields["lane"] is None:
+                if fields.get("until", now) > now:  # of a push-back, for how long it holds all
+                    hold = {"lane": None, "until": fields["until"]}
+                    self._supersede("hold", hold)
+                    self._outbox.append(("hold", hold))
+            elif verb in _ALWAYS_SAID and fields.get("until", math.inf) > now:
+                self._outbox.append((verb, fields))
+
     def _refused(self, error: SharedError) -> None:
-        self._outbox.clear()
         self._lost(str(error), refused=True)
         for slot in list(self.queue._waiters):
             self.queue._fail(slot, "refused", error)

@@ -155,19 +155,19 @@ class Member(Talk):
         lane = self._lane_to_tell(slot.key)
         if retry_after is not None:
             self._hold_here(lane, retry_after)
-        wait = -1 if retry_after is None else retry_after
-        self.say("push", lane=lane, seconds=wait, since=since, slot=slot)
+        until = {} if retry_after is None else {"until": self.queue._clock() + retry_after}
+        self.say("push", lane=lane, since=since, slot=slot, **until)
 
     def hold(self, key: Hashable, seconds: float) -> None:
         """Let nothing of a lane start for so long, or nothing at all."""
         lane = self._lane_to_tell(key)
         self._hold_here(lane, seconds)
-        self.say("hold", lane=lane, seconds=seconds)
+        self.say("hold", lane=lane, until=self.queue._clock() + seconds)
 
     def pause(self, seconds: float | None) -> None:
         """Hold everybody, everywhere."""
         self._give_back_all()
-        self.say("pause", seconds=-1 if seconds is None else seconds)
+        self.say("pause", until=math.inf if seconds is None else self.queue._clock() + seconds)
 
     def resume(self) -> None:
         """End a pause, everywhere."""
@@ -250,6 +250,9 @@ class Member(Talk):
             self.told[fields.pop("key")] = fields.pop("limits")
         elif (lane := fields.pop("lane", None)) is not None:
             lanes = [lane]
+        if verb in ("hold", "push", "pause"):
+            until = fields.pop("until", math.inf)  # of a pause: without end; else: for no time
+            fields["seconds"] = -1 if until == math.inf else max(0.0, until - self.queue._clock())
         slowed = (await self._exchange(verb, lanes, **fields))[0]
         if verb == "push" and slowed:
             self._give_back_all()

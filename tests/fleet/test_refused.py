@@ -53,3 +53,76 @@ async def test_nothing_is_let_through_between_two_refusals(valkey, name):
         for each in callers:
             each.cancel()
         await asyncio.wait(callers)
+
+
+async def test_what_is_said_while_the_server_refuses_is_said_once_it_does_not(valkey, name):
+    """Nobody calls meanwhile, or is told; the last word counts, and all of them heed it."""
+    client = Shut(valkey)
+    queue = ApiQueue("10/s", schedule=SharedSchedule(client, name))
+    other = ApiQueue("10/s", schedule=SharedSchedule(VirtualClient(valkey), name))
+    loop = asyncio.get_running_loop()
+    async with queue, other:
+        for one in (queue, other):
+            (await one.enqueue()).release()
+        client.shut = True
+        queue.set_rate("1/s")
+        await asyncio.sleep(10)
+        for number in range(1, 5001):
+            queue.set_rate(f"{number}/s")
+            queue.pause(20)
+            queue.resume()
+            queue.hold(5)
+            queue.hold(5, key="nobody's")
+        queue.set_rate("2/s")
+        queue.set_rate("3/s", key="a")
+        queue.pause(30 - 10)
+        assert len(queue._shared._outbox) < 10
+        asks = queue.stats.asks
+        await asyncio.sleep(10)
+        assert 5 <= queue.stats.asks - asks <= 11  # by back-off
+        client.shut = False
+        await asyncio.sleep(2.1)
+        for one in (queue, other):
+            (await one.enqueue()).release()
+            assert loop.time() >= 30  # the end of the pause, as it was said
+            assert [str(limit) for limit in one.limits] == ["2/s"]
+            assert [str(limit) for limit in one._lanes.limits["a"]] == ["3/s"]
+        assert loop.time() < 32
+        assert queue.stats.fault == ""
+
+
+async def test_a_hold_said_while_the_server_refuses_ends_when_it_should(valkey, name):
+    """That of a call pushed back, too; of one that is over, the others hear nothing."""
+    client = Shut(valkey)
+    queue = ApiQueue("10/s", schedule=SharedSchedule(client, name))
+    other = ApiQueue("10/s", schedule=SharedSchedule(VirtualClient(valkey), name))
+    loop = asyncio.get_running_loop()
+    async with queue, other:
+        slot = await queue.enqueue()
+        client.shut = True
+        queue.hold(2)
+        await asyncio.sleep(10)
+        slot.throttled(retry_after=20)
+        slot.release()
+        await asyncio.sleep(4)
+        (await other.enqueue()).release()
+        assert loop.time() < 15
+        client.shut = False
+        await asyncio.sleep(2.1)
+        (await other.enqueue()).release()
+        assert 30 - 1e-5 <= loop.time() < 30.1
+
+
+async def test_closed_while_the_server_refuses_there_is_nothing_to_wait_for(valkey, name):
+    """What could not be said is not said any more."""
+    client = Shut(valkey)
+    queue = ApiQueue("10/s", schedule=SharedSchedule(client, name))
+    (await queue.enqueue()).release()
+    client.shut = True
+    queue.set_rate("1/s")
+    await asyncio.sleep(10)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    await queue.aclose()
+    assert loop.time() - begun <= 1
+    assert asyncio.all_tasks() == {asyncio.current_task()}
