@@ -55,7 +55,7 @@ _PASSING = (
     errors.ReadOnlyError,
     errors.ClusterError,
     errors.TryAgainError,
-    errors.MovedError,
+    errors.AskError,  # a MovedError is one
 )
 _PASSING_CODES = ("BUSY", "LOADING", "MISCONF", "NOREPLICAS", "UNBLOCKED")
 _SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
@@ -82,7 +82,7 @@ class SharedSchedule:
     goes first (`priority`, `order`) is decided in each queue, for its own callers; between
     queues, each has its turn. All of them are to be given the same limits.
 
-    While the server cannot be reached, calls wait, and the queue tries again (after 0.05 to 2
+    While the server cannot be reached, calls wait, and the queue tries again (after 0.025 to 2
     seconds, at random); `stats.fault` says why. Where it refuses (a wrong password), callers get
     `SharedError`.
 
@@ -104,7 +104,7 @@ class SharedSchedule:
 
     Raises:
         TypeError: a value of a kind that makes no sense.
-        ValueError: a number that makes no sense, or an empty name.
+        ValueError: a number that makes no sense, or a name that is empty or has no UTF-8 form.
     """
 
     def __init__(
@@ -125,6 +125,13 @@ class SharedSchedule:
             raise TypeError(f"name takes a string, not {name!r}")
         if not name or "}" in name:
             raise ValueError(f"name must be some text without a brace, not {name!r}")
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"name must be text that has a UTF-8 form, not {name!r}: of bytes that are none, "
+                'make one by decode("utf-8", "replace")'
+            ) from None
         positive(ahead, of="ahead", least=0)
         positive(timeout, of="timeout")
         positive(lease, of="lease")

@@ -1,8 +1,14 @@
 """The client that a `SharedSchedule` is given: what is none, and what `--shared` makes."""
 
+from typing import ClassVar
+
 import pytest
 import redis
+import redis.asyncio
+from redis.exceptions import AskError, MovedError
+from virtual_client import VirtualClient
 
+from aioapiqueue import ApiQueue
 from aioapiqueue.integrations._redis_url import connected, read_address
 from aioapiqueue.integrations.redis import SharedSchedule
 
@@ -27,3 +33,27 @@ async def test_any_number_of_queues_may_ask_at_once(url):
     """Each has a connection meanwhile; one too many would look like a server that is lost."""
     async with connected(read_address(url)) as client:
         assert client.connection_pool.max_connections > 100_000
+
+
+def test_a_name_that_cannot_be_sent_is_refused_at_once():
+    """Not at the first call, hours later: half of a surrogate pair has no UTF-8 form."""
+    client = redis.asyncio.Redis(host="quota.example")
+    with pytest.raises(ValueError, match=r"UTF-8 form.*decode\("):
+        SharedSchedule(client, "quota \ud83d")
+    SharedSchedule(client, "quota \U0001f600")
+
+
+async def test_a_cluster_s_node_that_sends_a_plain_client_elsewhere_is_no_refusal(valkey, name):
+    """While a slot migrates (ASK) and once it has (MOVED): whoever calls waits."""
+
+    class Migrating(VirtualClient):
+        answers: ClassVar = [AskError("1 127.0.0.1:1"), MovedError("1 127.0.0.1:1")]
+
+        async def _call(self, *arguments):
+            if self.answers:
+                raise self.answers.pop(0)
+            return await super()._call(*arguments)
+
+    schedule = SharedSchedule(Migrating(valkey), name)
+    async with ApiQueue("10/s", schedule=schedule) as queue, queue.slot():
+        assert queue.stats.faults == 2
