@@ -114,6 +114,7 @@ class Member(Talk):
             lease = self.demand.drop(line)
             self.demand.used(lease, now)
             slot.sequence = lease.instant
+            slot.line = lease  # type: ignore[assignment]  # no longer in line: for `hand_back`
         elif self._fallback is not None:
             self._fallback.take(now, slot.cost)
             slot.sequence = 0
@@ -122,10 +123,9 @@ class Member(Talk):
         """Take back the slot of one who was cancelled before its body began: the next has it."""
         waiters, lane = self.queue._waiters, self.demand.lane(slot.key)
         waiters.wake_all()
-        if slot.sequence:
-            until = slot._since + self.catch_up
-            lease = Lease(slot._since, until, slot.cost, slot.sequence)
-            heir, late = waiters.first(), until < self.queue._clock() - EARLY
+        lease: object = slot.line  # `_take` has put it there
+        if isinstance(lease, Lease):
+            heir, late = waiters.first(), lease.until < self.queue._clock() - EARLY
             if heir and not late and (self.demand.lane(heir.key), heir.cost) == (lane, slot.cost):
                 self.demand.put_first(lane, lease)
             else:  # whether the next in line, of another lane or cost, may have it is known there

@@ -49,6 +49,7 @@ class Slot:
     _since: float
     """When it joined; once granted, when that was."""
     line: Line | None
+    """While it waits: where. (Then a `Member` keeps here by which lease it was granted.)"""
     sequence: int
 
     _timeout: float | None = None

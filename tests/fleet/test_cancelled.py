@@ -122,3 +122,26 @@ async def test_tasks_that_are_cancelled_before_they_begin_are_replaced(valkey, n
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         (await waiting).release()
+
+
+@pytest.mark.parametrize("after", [0.001, 0.006])
+async def test_a_slot_granted_late_then_cancelled_is_for_the_heir_no_later_than_it_was_leased_for(
+    valkey, name, after
+):
+    """Granted 6 ms late, handed back 1 or 6 ms later: `catch_up`, 10 ms, bounds both together."""
+    loop = asyncio.get_running_loop()
+    schedule = SharedSchedule(VirtualClient(valkey), name)
+    async with ApiQueue("10/s", schedule=schedule) as queue:
+        async with queue.slot():
+            pass
+        began, (first, heir) = loop.time(), [queue.enqueue(), queue.enqueue()]
+
+        def hand_back(_):
+            loop.stall(after)
+            first.cancel()
+
+        first.add_done_callback(hand_back)
+        loop.call_at(began + 0.0999, loop.stall, 0.0061)
+        (await heir).release()
+        used_at = 0.106 + after if after < 0.004 else 0.2
+        assert loop.time() - began == pytest.approx(used_at, abs=1e-4)
