@@ -155,8 +155,15 @@ class Curve:
 
     def __init__(self, floor: float, ceiling: float) -> None:
         self.floor = floor
-        self.ceiling = self.value = ceiling
+        self.ceiling = ceiling
+        self.value = math.inf
+        """What push-back has left; inf: all. Above the ceiling it is kept for a higher one."""
         self.start = self.remembered = ceiling
+
+    @property
+    def allowed(self) -> float:
+        """How much is allowed."""
+        return min(self.value, self.ceiling)
 
     @property
     def lowered(self) -> bool:
@@ -165,7 +172,7 @@ class Curve:
 
     def fall(self, used: float, backoff: float) -> None:
         """Fall to `backoff` of what was allowed, and well below what was `used`."""
-        allowed = used if self.value == math.inf else self.value
+        allowed = used if self.allowed == math.inf else self.allowed
         self.remembered = min(used, allowed)
         self.start = min(backoff * allowed, math.sqrt(backoff) * self.remembered)
         self.start = self.value = max(self.floor, self.start)
@@ -206,7 +213,7 @@ class Governor(Pace):
     def _forget(self) -> None:
         """Be as new, but for what is due."""
         for curve in (self.pace, self.places_):
-            curve.value = curve.ceiling
+            curve.value = math.inf
         self.elapsed = self.active = self.accepted = 0.0
         self._set_interval()
 
@@ -224,7 +231,7 @@ class Governor(Pace):
 
     def take(self, now: float, cost: float) -> None:
         gap = now - self.last if self.last > -math.inf else 0.0
-        busy = 2 * max(cost, 1) / self.pace.value  # a longer gap is rest, and proves nothing
+        busy = 2 * max(cost, 1) / self.pace.allowed  # a longer gap is rest, and proves nothing
         self.active += min(gap, max(1.0, busy))
         self.accepted += cost
         if self.pace.lowered or self.places_.lowered:
@@ -251,12 +258,12 @@ class Governor(Pace):
         except Exception as error:  # noqa: BLE001 - a controller never costs a slot
             self.report(f"{self.adaptive!r} failed; the rate stays as it is", error)
         else:
-            curve.value = min(curve.ceiling, max(curve.floor, value))
+            curve.value = math.inf if value >= curve.ceiling else max(curve.floor, value)
 
     def push_back(self, now: float, since: float, running: int) -> bool:
         if since <= self.slowed:
             return False
-        used = self.pace.value
+        used = self.pace.allowed
         if used == math.inf:  # where nothing is configured, any measurement is better than none
             self.active = max(self.active, 1.0)
         if self.active and (self.accepted >= _ENOUGH or used == math.inf):
@@ -278,7 +285,7 @@ class Governor(Pace):
         return math.floor(self.places_.value) if self.places_.lowered else self.places_.ceiling
 
     def fresh_at(self) -> float:
-        if self.pace.lowered or self.places_.lowered:
+        if min(self.pace.value, self.places_.value) < math.inf:
             return max(self.held, self.last + _MEMORY, self.slowed + _MEMORY)
         return super().fresh_at()
 
@@ -290,7 +297,6 @@ class Governor(Pace):
             self.slowed, self.elapsed = old.slowed, old.elapsed
             self.active, self.accepted = old.active, old.accepted
             for mine, before in ((self.pace, old.pace), (self.places_, old.places_)):
-                if before.lowered:
-                    mine.start, mine.remembered = before.start, before.remembered
-                    mine.value = min(mine.ceiling, max(mine.floor, before.value))
+                mine.start, mine.remembered = before.start, before.remembered
+                mine.value = max(mine.floor, before.value)
             self._set_interval()

@@ -267,6 +267,15 @@ async def test_set_rate_keeps_what_was_learnt():
     queue.set_rate("2/s")
     assert queue.stats.rate == math.inf
     assert (await gaps(queue, 3))[1:] == exactly([0.5])
+    queue.set_rate("5/s")
+    assert queue.stats.rate == math.inf
+    queue.set_rate("10/s")
+    assert queue.stats.rate == 5
+    assert (await gaps(queue, 3))[1:] == pytest.approx([0.2], rel=0.1)
+    await asyncio.sleep(3700)
+    assert queue.estimate() == 0
+    await use(queue, 1)
+    assert queue.stats.rate == math.inf
 
 
 async def test_a_slow_limit_comes_back_by_ten_calls_at_least():

@@ -247,11 +247,10 @@ local Governor = setmetatable({}, {__index = Pace})  -- as adaptive.py: see ther
 
 local function curve(ceiling, floor, fields, at)
   ceiling = ceiling < 0 and NEVER or ceiling  -- JSON knows no infinity
-  local value = number(fields[at .. 'v'], ceiling)
   return {
     ceiling = ceiling,
     floor = floor,
-    value = value < NEVER and math.min(ceiling, math.max(floor, value)) or ceiling,
+    value = math.max(floor, number(fields[at .. 'v'], NEVER)),
     start = number(fields[at .. 's'], ceiling),
     remembered = number(fields[at .. 'r'], ceiling),
   }
@@ -261,10 +260,14 @@ local function lowered(curve)
   return curve.value < curve.ceiling
 end
 
+local function allowed(curve)
+  return math.min(curve.value, curve.ceiling)
+end
+
 local function fall(curve, used, backoff)
-  local allowed = curve.value == NEVER and used or curve.value
-  curve.remembered = math.min(used, allowed)
-  curve.start = math.min(backoff * allowed, math.sqrt(backoff) * curve.remembered)
+  local before = allowed(curve) == NEVER and used or allowed(curve)
+  curve.remembered = math.min(used, before)
+  curve.start = math.min(backoff * before, math.sqrt(backoff) * curve.remembered)
   curve.start = math.max(curve.floor, curve.start)
   curve.value = curve.start
   curve.remembered = math.max(curve.remembered, 1.1 * curve.start)
@@ -275,7 +278,7 @@ local function regrow(curve, elapsed, recovery)
     local x = elapsed / recovery - 1
     x = x < 0 and x or x / PROBING
     local value = curve.remembered + (curve.remembered - curve.start) * x ^ 3
-    curve.value = math.min(curve.ceiling, math.max(curve.floor, value))
+    curve.value = value >= curve.ceiling and NEVER or math.max(curve.floor, value)
   end
 end
 
@@ -288,7 +291,7 @@ function Governor.set_interval(governor)
 end
 
 function Governor.forget(governor)
-  governor.pace.value, governor.places.value = governor.pace.ceiling, governor.places.ceiling
+  governor.pace.value, governor.places.value = NEVER, NEVER
   governor.elapsed, governor.active, governor.accepted = 0, 0, 0
   Governor.set_interval(governor)
 end
@@ -302,7 +305,7 @@ end
 
 function Governor.take(governor, at, cost, held, slot)
   local gap = governor.last > ALWAYS and (at - governor.last) / 1e6 or 0
-  local busy = 2 * math.max(cost, 1) / governor.pace.value
+  local busy = 2 * math.max(cost, 1) / allowed(governor.pace)
   governor.active = governor.active + math.min(gap, math.max(1, busy))
   governor.accepted = governor.accepted + cost
   if lowered(governor.pace) or lowered(governor.places) then
@@ -323,7 +326,7 @@ function Governor.push_back(governor, since, running)
   if since <= governor.slowed then
     return false
   end
-  local used = governor.pace.value
+  local used = allowed(governor.pace)
   if used == NEVER then
     governor.active = math.max(governor.active, 1)
   end
@@ -342,7 +345,7 @@ function Governor.push_back(governor, since, running)
 end
 
 function Governor.fresh_at(governor)
-  if lowered(governor.pace) or lowered(governor.places) then
+  if math.min(governor.pace.value, governor.places.value) < NEVER then
     return math.max(governor.last, governor.slowed) + MEMORY
   end
   return Pace.fresh_at(governor)
@@ -368,7 +371,7 @@ function Governor.save(governor, set, at)
   end
   for _, name in ipairs({'pace', 'places'}) do
     local curve = governor[name]
-    if lowered(curve) then
+    if curve.value < NEVER then
       set(at .. name .. ':v', curve.value)
       set(at .. name .. ':s', curve.start)
       set(at .. name .. ':r', curve.remembered)
