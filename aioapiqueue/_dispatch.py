@@ -204,7 +204,8 @@ class Dispatcher:
             return schedule
         if not self._waiters.live:
             schedule.touch(now)
-        return None
+            self._adapt_concurrency()  # after long rest there may be more places again
+        return schedule if self.running < self._concurrency else None
 
     def _overflow(self, newcomer: Slot) -> None:
         error = QueueFull(f"{self!r}: {self._maxsize} calls wait already (maxsize)")

@@ -351,6 +351,27 @@ async def test_concurrency_falls_and_grows_by_the_same_curve():
         pass
 
 
+async def test_after_an_hour_without_a_call_all_places_are_there_at_once():
+    """The first callers need not wait for a body to end."""
+    queue = ApiQueue(concurrency=8, adaptive=Adaptive("1/s", 0.5, concurrency=2))
+    held = [await queue.enqueue() for _ in range(8)]
+    held[0].throttled()
+    for slot in held:
+        slot.release()
+    await asyncio.sleep(2)
+    held = [queue.enqueue() for _ in range(8)]
+    await asyncio.sleep(60)
+    assert queue.running == 4
+    for future in held:
+        (await future).release()
+    await asyncio.sleep(3700)
+    held = [queue.enqueue() for _ in range(9)]
+    await asyncio.sleep(1)
+    assert queue.running == 8
+    for future in held:
+        (await future).release()
+
+
 async def test_without_a_least_concurrency_is_left_alone():
     """By default only the rate falls."""
     queue = ApiQueue("100/s", concurrency=4, adaptive=Adaptive("1/s"))
