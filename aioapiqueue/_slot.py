@@ -94,7 +94,13 @@ class Slot:
         if self._state == GRANTED:
             self._state = HELD
             raise StopIteration(self)
-        return next(iter(self._future))
+        try:  # costs nothing where nothing is raised, so that who waits properly does not pay
+            return next(iter(self._future))
+        except AttributeError:  # it has not joined, or has had its turn
+            raise TypeError(
+                'a slot is not to be awaited: use "async with queue.slot():", or '
+                '"await queue.enqueue()" for a slot that you release yourself'
+            ) from None
 
     def throw(self, error: BaseException, *_: object) -> None:
         """For the awaiting task, which is cancelled, timed out or refused."""

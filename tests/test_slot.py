@@ -22,6 +22,21 @@ async def test_a_slot_knows_its_call():
     assert "over" in repr(first)
 
 
+async def test_a_slot_that_is_awaited_is_refused_with_both_remedies():
+    """By itself, in a task, and one that has had its turn; the queue knows nothing of it."""
+    queue = ApiQueue("10/s")
+    both = r"async with queue\.slot\(\):.*await queue\.enqueue\(\)"
+    with pytest.raises(TypeError, match=both):
+        await queue.slot()
+    with pytest.raises(TypeError, match=both):
+        await asyncio.wait_for(queue.slot(), 1)
+    for _ in range(2):
+        async with queue.slot() as slot:
+            with pytest.raises(TypeError, match=both):
+                await slot
+    assert (queue.running, queue.waiting, queue.stats.released) == (0, 0, 2)
+
+
 async def test_a_slot_is_for_one_call():
     """Entering it again is refused with the remedy, waiting or over."""
     queue = ApiQueue("10/s")
