@@ -12,7 +12,8 @@ makes no sense, as with a `Date` of 1970, they are compared with the clock here.
 Which fields count:
 
 - `Retry-After`, of a response that pushes back, or one that says that nothing remains. On others it
-  means something else: on 202, when a job may be done; on 301, when to follow.
+  means something else: on 202, when a job may be done; on 301, when to follow. `retry-after-ms`
+  (OpenAI, Azure) says it in milliseconds, more precisely: where it makes sense, it counts.
 - `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11: `"default";r=0;t=30`; until -07:
   `limit=100, remaining=0, reset=30`). Quotas of concurrent requests, as told by `RateLimit-Policy`,
   are left out: not time refills them, but the end of other requests.
@@ -127,22 +128,25 @@ class _Reading:
         self._date: float | None = None
         self._age = 0.0
         self._retry_after: list[str] = []
+        self._retry_after_ms: list[str] = []
         self._rate_limit: list[str] = []
         self._policy: list[str] = []
+        self._lists = {
+            "retry-after": self._retry_after,
+            "retry-after-ms": self._retry_after_ms,
+            "ratelimit": self._rate_limit,
+            "ratelimit-policy": self._policy,
+        }
         self._quotas: defaultdict[tuple[str, ...], _Quota] = defaultdict(_Quota)
         self._odd = False
 
     def collect(self, name: str, value: str) -> None:
-        if name == "retry-after":
-            self._retry_after.append(value)
+        if (values := self._lists.get(name)) is not None:
+            values.append(value)
         elif name == "date":
             self._date = _date(value)
         elif name == "age":
             self._age = _number(value) or 0.0
-        elif name == "ratelimit":
-            self._rate_limit.append(value)
-        elif name == "ratelimit-policy":
-            self._policy.append(value)
         elif "limit-" in name and (quota := _QUOTA.fullmatch(name)) is not None:
             kind = set(words := quota[2].split("-"))
             if "remaining" in kind:
@@ -161,14 +165,17 @@ class _Reading:
         left = [remaining for remaining, _ in said if remaining is not None]
         remaining = min(left, default=None)
         spent = remaining is not None and remaining < 1
+        named = bool(self._retry_after or self._retry_after_ms)
         throttled = (
             status == HTTPStatus.TOO_MANY_REQUESTS
-            or (status == HTTPStatus.SERVICE_UNAVAILABLE and bool(self._retry_after))
-            or (status == HTTPStatus.FORBIDDEN and (bool(self._retry_after) or spent))
+            or (status == HTTPStatus.SERVICE_UNAVAILABLE and named)
+            or (status == HTTPStatus.FORBIDDEN and (named or spent))
         )
         hold = None
         if throttled or spent:
-            hold = self._read(self._retry_after, self._seconds)
+            whole = self._read(self._retry_after, self._seconds)
+            exact = self._read(self._retry_after_ms, _number)
+            hold = whole if exact is None else exact / 1000
             if hold is None:
                 # Where something remains, its reset is not what is being waited for.
                 waits = [wait for of, wait in said if (throttled if of is None else of < 1)]

@@ -8,7 +8,9 @@
 A session runs its middlewares within its own handling of redirects and of connections that turn out
 to be dead, so each request that is sent waits for a slot of its own. The first middleware of a list
 is the outermost: put this one last, so that what others send again (retries, authentication) is
-paced too. The `middlewares=` of a single request replaces the session's.
+paced too. The `middlewares=` of a single request replaces the session's. (aiohttp's
+`DigestAuthMiddleware` does not release the body of the 401 that it answers: with `concurrency=1`, a
+large one holds its place until it times out.)
 
 A request waits before it asks for a connection: the time-outs `connect`, `sock_connect` and
 `sock_read` do not run meanwhile. `ClientTimeout.total` does, 5 minutes by default: where a queue

@@ -117,6 +117,24 @@ def test_the_forms_of_a_time(text, seconds):
     assert hold(429, ("Retry-After", text), max_hold=100_000) == pytest.approx(seconds)
 
 
+def test_milliseconds_are_preferred_to_seconds_where_both_make_sense():
+    """Retry-After is rounded up; nonsense in either is odd, and the other counts."""
+    exact, whole = ("retry-after-ms", "1250"), ("Retry-After", "2")
+    assert hold(429, exact) == hold(429, whole, exact) == hold(503, exact, whole) == 1.25
+    assert hold(403, ("Retry-After-Ms", "0.5")) == 0.0005
+    assert advice(200, exact) == Advice()
+    for junk in JUNK:
+        odd = advice(429, ("retry-after-ms", junk), whole, max_hold=60)
+        assert odd.odd
+        assert odd.hold == 2
+        odd = advice(429, exact, ("Retry-After", junk), max_hold=60)
+        assert odd.odd
+        assert odd.hold == 1.25
+    assert advice(429, ("retry-after-ms", "9" * 20)) == Advice(
+        throttled=True, hold=3600.0, odd=True
+    )
+
+
 @pytest.mark.parametrize("skew", [-7200, -30, 30, 7200, 40 * 365 * 86400])
 def test_a_skewed_clock_does_no_harm(skew):
     """Dates are relative to the response's own `Date`, wherever our clock stands."""

@@ -30,6 +30,8 @@ FORMS = {
             ("Retry-After", formatdate(now - 3570, usegmt=True)),
         ],
     ),
+    "429, milliseconds": (429, lambda _: [("Retry-After", "40"), ("retry-after-ms", "30000")]),
+    "503, milliseconds": (503, lambda _: [("retry-after-ms", "30000")]),
     "503, seconds": (503, lambda _: [("Retry-After", "30")]),
     "503, HTTP date": (503, lambda now: [("Retry-After", formatdate(now + 30, usegmt=True))]),
     "403, GitHub's secondary limit": (
