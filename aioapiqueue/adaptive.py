@@ -98,7 +98,8 @@ class Adaptive:
 
     Raises:
         TypeError: a bare number as the floor; the message shows its readings.
-        ValueError: a value that makes no sense, or (from `ApiQueue`) a floor above the limits.
+        ValueError: a value that makes no sense, or (from `ApiQueue`) a floor above the limits, or
+            a `concurrency` above the queue's.
 
     To choose another curve, derive a class and override `regrow`.
     """
@@ -195,6 +196,12 @@ class Governor(Pace):
         report: Callable[[str, Exception], None],
     ) -> None:
         floor = 1 / adaptive.floor.interval  # type: ignore[union-attr]  # parsed by now
+        least = adaptive.concurrency if concurrency < math.inf else None
+        if least is not None and least > concurrency:
+            raise ValueError(
+                f"the concurrency of {adaptive} is above the queue's ({concurrency:g}), so that it "
+                "would never fall: lower it, or leave it out"
+            )
         if floor > ceiling:
             raise ValueError(
                 f"the floor of {adaptive} is above the limits ({ceiling:g} per second): lower it"
@@ -203,7 +210,6 @@ class Governor(Pace):
         self.report = report
         self.pace = Curve(floor, ceiling)
         # Of a lane, and of a queue without a limit of bodies, nobody hears that a body has ended.
-        least = adaptive.concurrency if concurrency < math.inf else None
         self.places_ = Curve(concurrency if least is None else least, concurrency)
         self.slowed = -math.inf
         """When it slowed down last."""

@@ -454,6 +454,14 @@ def test_what_makes_no_sense_is_refused_at_once(arguments, error, words):
         Adaptive(**arguments)
 
 
+def test_a_least_concurrency_above_the_queue_s_is_refused():
+    """It would never fall; the same number is allowed, and none where the queue has none."""
+    with pytest.raises(ValueError, match=r"concurrency of .* above the queue's \(4\).*lower it"):
+        ApiQueue("10/s", concurrency=4, adaptive=Adaptive(concurrency=5))
+    ApiQueue("10/s", concurrency=4, lanes={"a": "1/s"}, adaptive=Adaptive(concurrency=4))
+    ApiQueue("10/s", adaptive=Adaptive(concurrency=5))
+
+
 def test_a_floor_above_the_limits_is_refused():
     """Of the queue's limits and of a lane's alike, when the queue is made."""
     with pytest.raises(ValueError, match=r"floor .* above the limits \(10 per second\)"):
