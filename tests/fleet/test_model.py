@@ -49,7 +49,7 @@ class PatientModel(local.Model):
         self.run(now, now)
 
 
-def machine(server, *, lanes):
+def machine(server, *, lanes, ahead):
     """Return the machine whose queue shares a quota of its own on this server.
 
     Calls of several costs are of no lane (`lanes=False`), or those of all lanes cost 1: a costly
@@ -58,7 +58,7 @@ def machine(server, *, lanes):
 
     class SharedQueue(local.Queue):
         def __init__(self, *limits, **options):
-            schedule = SharedSchedule(VirtualClient(server), fresh_name(), ahead=0.0)
+            schedule = SharedSchedule(VirtualClient(server), fresh_name(), ahead=ahead)
             super().__init__(*limits, schedule=schedule, **options)
 
         def _join(self, slot, future):
@@ -88,10 +88,10 @@ def machine(server, *, lanes):
     return SharedMachine
 
 
-def run(server, *, lanes, examples, derandomize):
+def run(server, *, lanes, ahead, examples, derandomize):
     """Put them through so many histories."""
     run_state_machine_as_test(
-        machine(server, lanes=lanes),
+        machine(server, lanes=lanes, ahead=ahead),
         settings=settings(
             max_examples=examples,
             stateful_step_count=40,
@@ -103,14 +103,15 @@ def run(server, *, lanes, examples, derandomize):
     )
 
 
+@pytest.mark.parametrize("ahead", [0, 0.2])
 @pytest.mark.parametrize("lanes", [False, True])
-def test_the_model_agrees(each_server, lanes):
-    """Nothing taken ahead: the same callers at the same instants, whatever happens."""
-    run(each_server, lanes=lanes, examples=25, derandomize=True)
+def test_the_model_agrees(each_server, lanes, ahead):
+    """The same callers at the same instants, whatever happens, also if slots are taken ahead."""
+    run(each_server, lanes=lanes, ahead=ahead, examples=25, derandomize=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lanes", [False, True])
 def test_the_model_agrees_at_length(each_server, lanes):
     """The same for longer."""
-    run(each_server, lanes=lanes, examples=1000, derandomize=False)
+    run(each_server, lanes=lanes, ahead=0, examples=1000, derandomize=False)
