@@ -22,6 +22,7 @@ __all__ = ["Adaptive"]
 
 _ENOUGH = 10
 """Calls from which on what was let through is a measurement, and the fewest of a recovery."""
+_FLOOR = 0.1
 _PROBING = 3
 """How much more slowly than it came back to the remembered rate it goes beyond."""
 _MEMORY = 3600.0
@@ -87,7 +88,8 @@ class Adaptive:
     1 slow-down, 28 per s, the next call in 2 s
 
     Args:
-        floor: the rate that it never falls below; default one call in ten seconds.
+        floor: the rate that it never falls below; default one call in ten seconds, or a tenth of
+            the limits where that is lower.
         backoff: what a push-back leaves of the rate, between 0 and 1; default 0.7, CUBIC's.
         recovery: seconds from a slow-down until the remembered rate is tried again; default 20.
             After four times as long, the rate is as far above it as it was below. Each call counts
@@ -104,17 +106,18 @@ class Adaptive:
     To choose another curve, derive a class and override `regrow`.
     """
 
-    floor: str | Rate = "0.1/s"
+    floor: str | Rate | None = None
     backoff: float = 0.7
     _: KW_ONLY
     recovery: float = 20.0
     concurrency: int | None = None
 
     def __post_init__(self) -> None:
-        floor = as_limit(self.floor)
-        if isinstance(floor, Window):
-            raise TypeError(f"floor takes a rate, not a window: {floor}")
-        object.__setattr__(self, "floor", floor)
+        if self.floor is not None:
+            floor = as_limit(self.floor)
+            if isinstance(floor, Window):
+                raise TypeError(f"floor takes a rate, not a window: {floor}")
+            object.__setattr__(self, "floor", floor)
         positive(self.backoff, of="backoff")
         if self.backoff >= 1:
             raise ValueError(f"backoff must be below 1, not {self.backoff!r}: 0.7 leaves 70 %")
@@ -135,6 +138,12 @@ class Adaptive:
         """
         x = elapsed / self.recovery - 1
         return remembered + (remembered - start) * (x if x < 0 else x / _PROBING) ** 3
+
+    def least(self, ceiling: float) -> float:
+        """Return the calls per second that it never falls below, under limits of `ceiling`."""
+        if self.floor is None:
+            return min(_FLOOR, ceiling / 10)
+        return 1 / self.floor.interval  # type: ignore[union-attr]  # parsed by now
 
     def govern(
         self,
@@ -195,7 +204,7 @@ class Governor(Pace):
         concurrency: float,
         report: Callable[[str, Exception], None],
     ) -> None:
-        floor = 1 / adaptive.floor.interval  # type: ignore[union-attr]  # parsed by now
+        floor = adaptive.least(ceiling)
         least = adaptive.concurrency if concurrency < math.inf else None
         if least is not None and least > concurrency:
             raise ValueError(

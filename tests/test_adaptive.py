@@ -462,6 +462,19 @@ def test_a_least_concurrency_above_the_queue_s_is_refused():
     ApiQueue("10/s", adaptive=Adaptive(concurrency=5))
 
 
+async def test_a_slow_limit_has_a_floor_below_it_by_default():
+    """A tenth of the limits, of each lane's too, and of those that `set_rate` gives."""
+    queue = ApiQueue("1/min", lanes={"a": "3/min"}, adaptive=Adaptive(backoff=0.01))
+    (slot,) = await use(queue, 1)
+    slot.throttled()
+    assert queue.stats.rate == pytest.approx(0.1 / 60)
+    queue = ApiQueue("10/s", adaptive=Adaptive(backoff=0.001))
+    (slot,) = await use(queue, 1)
+    slot.throttled()
+    assert queue.stats.rate == pytest.approx(0.1)
+    queue.set_rate("3/min")
+
+
 def test_a_floor_above_the_limits_is_refused():
     """Of the queue's limits and of a lane's alike, when the queue is made."""
     with pytest.raises(ValueError, match=r"floor .* above the limits \(10 per second\)"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -24,7 +23,6 @@ from aioapiqueue._limits.read import (
 from aioapiqueue._limits.report import Place, Report, quoted
 from aioapiqueue._limits.shares import take_preset
 from aioapiqueue._queue import ApiQueue
-from aioapiqueue._rate import Limit, Rate, as_limit
 from aioapiqueue.adaptive import Adaptive
 
 if TYPE_CHECKING:
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._dispatch import Authority
     from aioapiqueue._events import Observer
+    from aioapiqueue._rate import Limit
 
 __all__ = [
     "Scope",
@@ -48,7 +47,6 @@ Scope = Literal["account", "region"]
 _OTHER_KEYS = ("scope", "concurrency", "order", "adaptive", "check", "lanes", "buckets")
 _PRESET_KEYS = ("preset", "share", "quotas")
 _SCOPES: tuple[Scope, ...] = ("account", "region")
-_FLOOR = as_limit(Adaptive().floor)
 
 
 @dataclass(frozen=True, init=False, repr=False, slots=True)
@@ -163,21 +161,10 @@ class ServiceLimits:
             lanes=lanes | dict(self.lanes.items()),
             order=self.order,
             concurrency=self.concurrency,
-            adaptive=self._adaptive([*lanes.values(), *self.lanes.values()]),
+            adaptive=self.adaptive,
             schedule=schedule,
             observers=observers,
         )
-
-    def _adaptive(self, lanes: Sequence[tuple[Limit, ...]]) -> Adaptive | None:
-        """Return how to slow down, with a floor that is not above the lowest limit by default."""
-        lowest = min(
-            (limit.calls / limit.per for limits in (self.rate, *lanes) for limit in limits),
-            default=math.inf,
-        )
-        adaptive = self.adaptive
-        if adaptive is None or adaptive.floor != _FLOOR or lowest >= _FLOOR.calls / _FLOOR.per:
-            return adaptive
-        return dataclasses.replace(adaptive, floor=Rate(lowest))
 
 
 def _lanes(value: object, report: Report, place: Place) -> Mapping[str, tuple[Limit, ...]]:

@@ -304,12 +304,12 @@ class SharedSchedule:
                 )
         adaptive = self._adaptive
         if adaptive is not None:
-            ceiling = min((limit.calls / limit.per for limit in limits), default=-1)
+            ceiling = min((limit.calls / limit.per for limit in limits), default=math.inf)
             specs.append(
                 {
                     "kind": "g",
-                    "ceiling": ceiling,
-                    "floor": 1 / adaptive.floor.interval,  # type: ignore[union-attr]  # parsed
+                    "ceiling": -1 if ceiling == math.inf else ceiling,
+                    "floor": adaptive.least(ceiling),
                     "backoff": adaptive.backoff,
                     "recovery": adaptive.recovery,
                     "concurrency": adaptive.concurrency or False,
