@@ -23,6 +23,8 @@ __all__ = ["Adaptive"]
 _ENOUGH = 10
 """Calls from which on what was let through is a measurement, and the fewest of a recovery."""
 _FLOOR = 0.1
+_GOLDEN = 0.618034
+"""Its multiples, less whole ones, lie as far from each other as they can (golden section)."""
 _PROBING = 3
 """How much more slowly than it came back to the remembered rate it goes beyond."""
 _MEMORY = 3600.0
@@ -37,7 +39,8 @@ class Adaptive:
     if it has limits of its own, or else of the queue: to `backoff` times what it was, or to less
     where less got through. The mean that got through since the push-back before is remembered as
     what the other side can bear: whatever the size of its bucket, it was empty then and is empty
-    now, so that what it served is what it was refilled with. From there the rate grows again:
+    now, so that what it served is what it was refilled with. (Pushed back again before ten calls,
+    there is nothing to measure: what was remembered holds.) From there the rate grows again:
 
         x = elapsed / recovery - 1, a third of it where it is above 0
         rate = remembered + (remembered - start) * x ** 3
@@ -67,6 +70,10 @@ class Adaptive:
     the rate; here it takes `recovery` seconds at any rate, as API limits are from 0.2 to 20,000
     per second, but ten calls at least. Beyond the remembered rate it goes three times as slowly as
     it came back. And CUBIC remembers the peak, which a full bucket has raised; here it is the mean.
+
+    At the remembered rate and beyond, calls are not evenly spaced: each starts at another fraction
+    of its interval. In step with somebody who calls as regularly, they could take each token just
+    before the other comes, who would then bear all refusals, which are what tells us to slow down.
 
     Time in use is the time that calls follow upon each other at half the rate or faster: a rate
     that nobody uses proves nothing (RFC 9438, section 5.8). What was learnt is forgotten after an
@@ -180,10 +187,15 @@ class Curve:
         """Whether it is below what is configured."""
         return self.value < self.ceiling
 
-    def fall(self, used: float, backoff: float) -> None:
-        """Fall to `backoff` of what was allowed, and well below what was `used`."""
-        allowed = used if self.allowed == math.inf else self.allowed
-        self.remembered = min(used, allowed)
+    def fall(self, used: float | None, backoff: float) -> None:
+        """Fall to `backoff` of what was allowed, and well below what was `used`.
+
+        Where that is not known (None), as so little was since the fall before, what was remembered
+        then still holds.
+        """
+        allowed = used if used is not None and self.allowed == math.inf else self.allowed
+        if used is not None or not self.lowered:
+            self.remembered = allowed if used is None else min(used, allowed)
         self.start = min(backoff * allowed, math.sqrt(backoff) * self.remembered)
         self.start = self.value = max(self.floor, self.start)
         # At the floor, what was measured may be less than it: there is a way up all the same.
@@ -193,7 +205,17 @@ class Curve:
 class Governor(Pace):
     """The pace that adaptive keeps: that of its curve once pushed back, none before."""
 
-    __slots__ = ("accepted", "active", "adaptive", "elapsed", "pace", "places_", "report", "slowed")
+    __slots__ = (
+        "accepted",
+        "active",
+        "adaptive",
+        "dither",
+        "elapsed",
+        "pace",
+        "places_",
+        "report",
+        "slowed",
+    )
 
     def __init__(
         self,
@@ -229,7 +251,7 @@ class Governor(Pace):
         """Be as new, but for what is due."""
         for curve in (self.pace, self.places_):
             curve.value = math.inf
-        self.elapsed = self.active = self.accepted = 0.0
+        self.elapsed = self.active = self.accepted = self.dither = 0.0
         self._set_interval()
 
     def _set_interval(self) -> None:
@@ -255,12 +277,19 @@ class Governor(Pace):
             self._regrow(self.places_)
             self._set_interval()
         super().take(now, cost)
+        if self.pace.remembered <= self.pace.value < math.inf:
+            self._fall_out_of_step()
 
     arrive = Schedule.arrive
 
     def adjust(self, at: float, cost: float) -> None:
         self.accepted = max(0.0, self.accepted + cost)
         super().adjust(at, cost)
+
+    def _fall_out_of_step(self) -> None:
+        """Start each call at another fraction of its interval; the rate stays what it is."""
+        before, self.dither = self.dither, (self.dither + _GOLDEN) % 1
+        self.restart(self.anchor, self.used + self.dither - before)
 
     def _regrow(self, curve: Curve) -> None:
         if not curve.lowered:
@@ -278,10 +307,10 @@ class Governor(Pace):
     def push_back(self, now: float, since: float, running: int) -> bool:
         if since <= self.slowed:
             return False
-        used = self.pace.allowed
-        if used == math.inf:  # where nothing is configured, any measurement is better than none
+        used, unlimited = None, self.pace.allowed == math.inf
+        if unlimited:  # where nothing is configured, any measurement is better than none
             self.active = max(self.active, 1.0)
-        if self.active and (self.accepted >= _ENOUGH or used == math.inf):
+        if self.active and (self.accepted >= _ENOUGH or unlimited):
             used = max(1.0, self.accepted - 1) / self.active  # the refused one did not get through
         self.pace.fall(used, self.adaptive.backoff)
         if self.places_.floor < self.places_.ceiling:

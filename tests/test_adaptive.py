@@ -57,6 +57,56 @@ async def test_it_settles_beside_a_bystander_who_leaves_and_comes_back(capacity,
     assert ours.rate(BACK + 60, END) >= 0.9 * 15
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_a_bystander_who_calls_in_step_does_not_bear_all_refusals(seed):
+    """With latency too short to mix them, evenly spaced calls took each token just before it."""
+    ours, theirs = await share(
+        adaptive_queue("40/s", Adaptive("1/s")),
+        capacity=20,
+        refill=20,
+        bystander=5,
+        latency=0.02,
+        seed=seed,
+    )
+    assert ours.refused(300, AWAY) < 0.002
+    assert theirs.refused(300, AWAY) < 0.005 > theirs.refused(BACK, END)
+    assert ours.rate(300, AWAY) >= 0.95 * 15
+
+
+async def test_beyond_the_remembered_rate_calls_are_unevenly_spaced_but_at_the_rate():
+    """A hundred take as long as if they were even; below it, they are even."""
+    queue = ApiQueue("100/s", adaptive=Adaptive("1/s", 0.5))
+    for _ in range(100):
+        await asyncio.sleep(0.04)
+        slots = await use(queue, 1)
+    slots[-1].throttled()
+    even = await gaps(queue, 50)
+    assert max(even) < 2 * min(even)
+    assert all(later <= gap + 1e-5 for gap, later in itertools.pairwise(even))
+    while queue.stats.rate < 26:  # remembered: 25
+        await use(queue, 10)
+    before = queue.stats.rate
+    found = await gaps(queue, 101)
+    assert max(found) > 2 * min(found)
+    assert 100 / queue.stats.rate - 0.04 < sum(found) < 100 / before + 0.04
+
+
+async def test_pushed_back_again_at_once_it_remembers_what_was_measured_before():
+    """Three calls measure nothing: the rate falls once more, and comes back to the same one."""
+    queue, loop = ApiQueue("100/s", adaptive=Adaptive("1/s", 0.5)), asyncio.get_running_loop()
+    for _ in range(100):
+        await asyncio.sleep(0.04)
+        slots = await use(queue, 1)
+    slots[-1].throttled()
+    fallen = queue.stats.rate
+    (await use(queue, 3))[-1].throttled()
+    assert queue.stats.rate == pytest.approx(0.5 * fallen, rel=0.03)
+    again = loop.time()
+    while loop.time() < again + 20:
+        await use(queue, 1)
+    assert queue.stats.rate == pytest.approx(25, rel=0.02)
+
+
 async def test_without_it_the_bystander_starves():
     """The scenario is one: at 40/s unheeding, most of the bystander's calls are refused."""
     ours, theirs = await share(

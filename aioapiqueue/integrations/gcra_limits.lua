@@ -4,6 +4,7 @@
 local NEVER, ALWAYS = math.huge, -math.huge
 local MEMORY = 3600e6     -- as adaptive.py
 local ENOUGH, PROBING = 10, 3
+local GOLDEN = 0.618034
 
 local verb, payload = ARGV[1], cjson.decode(ARGV[3])
 local catch_up, ahead = payload.catch_up, payload.ahead
@@ -265,8 +266,10 @@ local function allowed(curve)
 end
 
 local function fall(curve, used, backoff)
-  local before = allowed(curve) == NEVER and used or allowed(curve)
-  curve.remembered = math.min(used, before)
+  local before = used and allowed(curve) == NEVER and used or allowed(curve)
+  if used or not lowered(curve) then  -- too little to measure: what was remembered still holds
+    curve.remembered = math.min(used or before, before)
+  end
   curve.start = math.min(backoff * before, math.sqrt(backoff) * curve.remembered)
   curve.start = math.max(curve.floor, curve.start)
   curve.value = curve.start
@@ -292,7 +295,7 @@ end
 
 function Governor.forget(governor)
   governor.pace.value, governor.places.value = NEVER, NEVER
-  governor.elapsed, governor.active, governor.accepted = 0, 0, 0
+  governor.elapsed, governor.active, governor.accepted, governor.dither = 0, 0, 0, 0
   Governor.set_interval(governor)
 end
 
@@ -314,7 +317,13 @@ function Governor.take(governor, at, cost, held, slot)
     regrow(governor.places, governor.elapsed, governor.recovery)
     Governor.set_interval(governor)
   end
-  return Pace.take(governor, at, cost, held, slot)
+  local latest = Pace.take(governor, at, cost, held, slot)
+  if governor.pace.remembered <= governor.pace.value and governor.pace.value < NEVER then
+    local before = governor.dither
+    governor.dither = (before + GOLDEN) % 1
+    governor.used = governor.used + governor.dither - before
+  end
+  return latest
 end
 
 function Governor.adjust(governor, at, cost)
@@ -326,11 +335,11 @@ function Governor.push_back(governor, since, running)
   if since <= governor.slowed then
     return false
   end
-  local used = allowed(governor.pace)
-  if used == NEVER then
+  local used, unlimited = nil, allowed(governor.pace) == NEVER
+  if unlimited then
     governor.active = math.max(governor.active, 1)
   end
-  if governor.active > 0 and (governor.accepted >= ENOUGH or used == NEVER) then
+  if governor.active > 0 and (governor.accepted >= ENOUGH or unlimited) then
     used = math.max(1, governor.accepted - 1) / governor.active
   end
   fall(governor.pace, used, governor.backoff)
@@ -358,6 +367,7 @@ function Governor.load(governor, fields, at)
   governor.elapsed = number(fields[at .. 'elapsed'], 0)
   governor.active = number(fields[at .. 'active'], 0)
   governor.accepted = number(fields[at .. 'accepted'], 0)
+  governor.dither = number(fields[at .. 'dither'], 0)
   local places = payload.places
   governor.pace = curve(governor.ceiling, governor.floor, fields, at .. 'pace:')
   governor.places = curve(places, governor.concurrency or places, fields, at .. 'places:')
@@ -366,7 +376,7 @@ end
 
 function Governor.save(governor, set, at)
   Pace.save(governor, set, at)
-  for _, name in ipairs({'slowed', 'elapsed', 'active', 'accepted'}) do
+  for _, name in ipairs({'slowed', 'elapsed', 'active', 'accepted', 'dither'}) do
     set(at .. name, governor[name])
   end
   for _, name in ipairs({'pace', 'places'}) do

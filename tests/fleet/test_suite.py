@@ -103,6 +103,7 @@ CHANGES = {
     "test_results_that_were_fetched_are_not_kept": {"20_000": "1_000", "% 1000": "% 100"},
 }
 SLOW = {
+    "test_a_bystander_who_calls_in_step_does_not_bear_all_refusals",
     "test_it_settles_beside_a_bystander_who_leaves_and_comes_back",
     "test_without_it_the_bystander_starves",
 }
