@@ -111,7 +111,7 @@ def test_calls_in_flight_and_adaptive_are_shown(tmp_path):
     assert together["iam"]["concurrency"] == 5
     assert together["iam"]["adaptive"] is None
     assert together["sts"]["adaptive"] == {
-        "floor": "0.1/s", "backoff": 0.7, "recovery": 20.0, "concurrency": None,
+        "floor": None, "backoff": 0.7, "recovery": 20.0, "concurrency": None,
     }  # fmt: skip
     assert together["ec2"]["concurrency"] == 7
 

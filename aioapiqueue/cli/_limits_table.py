@@ -265,7 +265,7 @@ def _published_json(figure: Figure) -> dict[str, Any]:
 
 def _adaptive_json(adaptive: Adaptive) -> dict[str, Any]:
     return {
-        "floor": str(adaptive.floor),
+        "floor": None if adaptive.floor is None else str(adaptive.floor),
         "backoff": adaptive.backoff,
         "recovery": adaptive.recovery,
         "concurrency": adaptive.concurrency,
