@@ -107,7 +107,7 @@ class Dispatcher:
         self._paused = self._pushed_back = -math.inf
         self._rounds: dict[tuple[Hashable] | None, int] = {}
         """For each lane (by its key), and the queue (None), that slowed down: how many calls had
-        started by then; those over are dropped at the next slow-down."""
+        started by then; those over are dropped when they are many."""
         self._schedule = self._new_schedule(self._limits)
         for limits_of_lane in lanes.values():
             new_schedule(limits_of_lane)  # refuses now what it would refuse at the first call
@@ -375,7 +375,7 @@ class Dispatcher:
         lane = self._lanes.schedules.get(slot.key)
         if lane is not None:
             lane.adjust(slot._since, cost)
-            self._waiters.wake_all()
+            self._waiters.wake_line(slot.key)
         self._nudge()
 
     def _stop_timer(self, slot: Slot) -> None:
@@ -400,7 +400,6 @@ class Dispatcher:
         else:
             self._pushed_back = max(self._pushed_back, now + seconds)
             self._hold()
-        self._waiters.wake_all()
         self._nudge()
 
     def _set_limits(self, key: Hashable, new: tuple[Limit, ...]) -> None:
@@ -439,7 +438,7 @@ class Dispatcher:
         schedule = self._schedule if lane is None else lane
         if schedule.push_back(now, since, self.running):
             self._adapt_concurrency()
-            self._waiters.wake_all()
+            self._waiters.wake_line(slot.key)
             self._nudge()
             self._slowed(slot)
 
@@ -449,8 +448,9 @@ class Dispatcher:
 
     def _slowed(self, slot: Slot) -> None:
         """Begin a round of calls: who does not know its call is not heard before this one ends."""
-        under_way = {of: began for of, began in self._rounds.items() if began >= self._ended}
-        self._rounds = under_way | {self._slowing(slot): self._started}
+        if len(self._rounds) > 2 * len(self._lanes.schedules) + 32:  # so seldom that it is linear
+            self._rounds = {of: n for of, n in self._rounds.items() if n >= self._ended}
+        self._rounds[self._slowing(slot)] = self._started
         self._count("slowed", slot)
 
     def _adapt_concurrency(self) -> None:

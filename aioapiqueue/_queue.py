@@ -285,8 +285,7 @@ class ApiQueue(Dispatcher):
         when = self._schedule.ahead(now, self._waiters.cost + cost)
         lane = self._lanes.find(key, now)
         if lane is not None:
-            own = sum(waiter.cost for waiter in self._waiters if waiter.key == key)
-            when = max(when, lane.ahead(now, own + cost))
+            when = max(when, lane.ahead(now, self._waiters.cost_of(key) + cost))
         return when - now
 
     def map(

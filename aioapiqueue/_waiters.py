@@ -255,6 +255,12 @@ class Waiters(asyncio.Queue["Slot"]):
                 return until
         return None
 
+    def wake_line(self, key: Hashable) -> None:
+        """Release the parked line of one key, if it has one: what was due there has changed."""
+        line = self.lines.get(key)
+        if line is not None and line.parked is not None:
+            self._unpark(line)
+
     def wake_all(self) -> None:
         """Let go every parked line: what was due has changed."""
         for line in list(self.lines.values()):
@@ -298,6 +304,10 @@ class Waiters(asyncio.Queue["Slot"]):
                 turn += 1
                 rank = turn if self.fair else after.sequence
                 heapreplace(heads, (after.priority, rank, line, after, rest))
+
+    def cost_of(self, key: Hashable) -> float:
+        """Return the cost of all who wait in the line of one key."""
+        return sum(waiter.cost for waiter in self.lines.get(key, ()))
 
     def oldest_of_least_urgent(self) -> Slot | None:
         """Return whom a newcomer may push out of a full queue."""

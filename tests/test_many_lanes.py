@@ -1,0 +1,196 @@
+"""With thousands of lanes in use, a call costs what it costs with a few."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import time
+
+import pytest
+
+from aioapiqueue import Adaptive, ApiQueue, WouldWait
+
+
+def work(action):
+    """Return how many functions `action` called, in Python and in C."""
+    count = 0
+
+    def profile(_frame, event, _argument):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(profile)
+    try:
+        action()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+async def crowded(lanes, **options):
+    """Return a queue with two who wait in each of so many lanes, each lane's first call running."""
+    queue = ApiQueue(lanes={"*": "0.01/s"}, **options)
+    calls = [queue.enqueue(key=number) for number in range(lanes) for _ in range(3)]
+    for _ in range(3):  # the lanes are looked at, and those who wait are parked
+        await asyncio.sleep(2)
+        queue.enqueue(key="other")
+    return queue, calls
+
+
+def join(queue, _slot):
+    """Let one more wait, in a lane of its own."""
+    queue.enqueue(key="new")
+
+
+def fail_to_join(queue, _slot):
+    """Ask for a slot that is not free."""
+    with pytest.raises(WouldWait):
+        queue.try_slot(key=7)
+
+
+def settle(_queue, slot):
+    """Give back half of a cost."""
+    slot.settle(0.5)
+
+
+def push_back(_queue, slot):
+    """Slow down."""
+    slot.throttled()
+
+
+def retry_later(_queue, slot):
+    """Slow down and hold the lane."""
+    slot.throttled(5)
+
+
+def hold(queue, _slot):
+    """Hold the lane."""
+    queue.hold(5, key=7)
+
+
+@pytest.mark.parametrize("adaptive", [None, Adaptive("0.001/s")], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize("action", [join, fail_to_join, settle, push_back, retry_later, hold])
+async def test_work_does_not_grow_with_lanes(action, adaptive):
+    """What a call, its settlement and push-back cost, and the tick after it, is the same."""
+    counts = []
+    for lanes in (50, 1000):
+        queue, calls = await crowded(lanes, adaptive=adaptive)
+        slot = await calls[0]
+        done = work(lambda queue=queue, slot=slot: action(queue, slot))
+        tick = work(lambda queue=queue: queue._release_due(queue._clock()))
+        counts.append(done + tick)
+        for call in calls:
+            call.cancel()
+        await queue.aclose(drain=False)
+    few, many = counts
+    assert many < 2 * few + 200  # a look at each of 1,000 would be more
+
+
+@pytest.mark.real
+async def test_push_back_in_each_lane_is_linear(no_collector):
+    """Many lanes that are slowed down at once: what each costs does not grow with the others."""
+    queue = ApiQueue(lanes={"*": "1/s"}, adaptive=Adaptive("0.1/s"))
+    slots = [queue.try_slot(key=number) for number in range(8000)]
+    thousands = []
+    for first in range(0, 8000, 1000):
+        since = time.thread_time()
+        for slot in slots[first : first + 1000]:
+            slot.throttled()
+        thousands.append(time.thread_time() - since)
+    assert queue.stats.slowed == 8000
+    assert min(thousands[-3:]) < 2 * min(thousands[:3])
+
+
+async def test_joining_does_not_grow_with_lanes():
+    """Where many wait for the queue's own limit, each in a lane that is free."""
+    counts = []
+    for lanes in (50, 1000):
+        queue = ApiQueue("0.001/s", lanes={"*": "1/s"})
+        calls = [queue.enqueue(key=number) for number in range(lanes)]
+        for other in range(5):
+            await asyncio.sleep(1)
+            counts.append(work(lambda queue=queue, key=f"late {other}": queue.enqueue(key=key)))
+        for call in calls:
+            call.cancel()
+    assert max(counts[5:]) < 2 * max(counts[:5])
+
+
+async def test_idle_lanes_go_a_few_a_call():
+    """After thousands of keys, no single call pays for forgetting them; all go in the end."""
+    queue = ApiQueue(lanes={"*": "10/s"})
+    for number in range(5000):
+        queue.try_slot(key=number).release()
+    await asyncio.sleep(10)
+    costs = []
+    for _ in range(400):
+        costs.append(work(lambda: queue.try_slot(key="one").release()))
+        await asyncio.sleep(1)
+    assert max(costs) < 1000
+    assert queue.stats.lanes == 1
+
+
+async def test_lanes_in_use_do_not_keep_idle_ones():
+    """Beside a thousand lanes in which somebody waits, those that come and go are forgotten."""
+    queue, calls = await crowded(1000)
+    most = 0
+    for number in range(2000):
+        queue.enqueue(key=f"once {number}")
+        await asyncio.sleep(0.1)
+        most = max(most, queue.stats.lanes)
+    assert most < 1000 + 1100  # each is kept for 100 s, at 10 a second
+    for call in calls:
+        call.cancel()
+
+
+async def _watch(stalls):
+    last = time.thread_time()
+    while True:
+        await asyncio.sleep(0)
+        now = time.thread_time()
+        stalls.append(now - last)
+        last = now
+
+
+async def _worst_stall(call, release):
+    """Start 10,000 tasks, 100 at a time, until all have ended; return the longest pass, in s."""
+    stalls = []
+    watcher = asyncio.create_task(_watch(stalls))
+    tasks = []
+    for batch in range(100):
+        tasks += [asyncio.create_task(call(100 * batch + number)) for number in range(100)]
+        await asyncio.sleep(0.001)
+    release()
+    await asyncio.gather(*tasks)
+    watcher.cancel()
+    return max(stalls)
+
+
+@pytest.fixture
+def no_collector():
+    """Leave out what Python's garbage collector takes, which goes by the number of all objects."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.real
+async def test_ten_thousand_lanes_stall_no_loop(no_collector):
+    """The loop's longest pass is no longer than that of as many tasks on an Event (CPU time)."""
+    bare, ours = [], []
+    for _ in range(3):
+        event = asyncio.Event()
+
+        async def wait(_, event=event):
+            await event.wait()
+
+        bare.append(await _worst_stall(wait, event.set))
+        queue = ApiQueue(lanes={"*": "1/s"})
+        queue.try_slot(key=0).release()
+
+        async def call(key, queue=queue):
+            async with queue.slot(key=key):
+                pass
+
+        ours.append(await _worst_stall(call, lambda: None))
+    assert min(ours) < 1.5 * min(bare)
