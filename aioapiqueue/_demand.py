@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import time
+from heapq import heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue._authority import EARLY
@@ -32,6 +34,9 @@ _PLACES_POLL = 0.1
 _FIRST_ASK = 16
 _LEAST = 0.01  # cost that a want counts as
 _MOST = 1000  # slots asked for at once
+_MOST_LANES = 64
+"""Lanes asked for at once: the script and the reading of its answer hold up others, and this loop,
+by about 10 microseconds for each."""
 _COARSE = 0.005  # how late a real loop's timer may well be
 _FADES = 0.9
 _MISSES = 20  # slots in a row that came too late: the loop is always late, and is to have some
@@ -46,6 +51,10 @@ class Want(NamedTuple):
     lane: Hashable
     cost: float
     number: int
+
+
+Rank = tuple[float, float]
+_LAST: Rank = (math.inf, math.inf)
 
 
 class Demand:
@@ -81,6 +90,21 @@ class Demand:
         self._late = self._too_late = 0.0
         self._missed = 0
         self._cheapest = math.inf
+        self._costs = (math.inf, 0.0)
+        """The lowest and the highest cost of those who have come since nobody waited."""
+        self._hungry: dict[Hashable, Rank] = {}
+        """Lanes to ask for now, each by the rank of its first caller. Like `_later` it may name a
+        lane that needs nothing, or rank it too early, which is found out when its turn comes: so no
+        step looks at all lanes."""
+        self._by_rank: list[tuple[Rank, int, Hashable]] = []
+        """A heap of the hungry; entries of others, or of another rank, are stale."""
+        self._numbers = count()
+        self._later: dict[Hashable, float] = {}
+        """Lanes to ask for later, and when."""
+        self._next_ask = math.inf
+        """The earliest of these, or earlier."""
+        self._surplus: set[Hashable] = set()
+        """Lanes that may have more leases than callers."""
 
     # Leases.
 
@@ -107,26 +131,29 @@ class Demand:
             line = self.lines[lane] = Line()
         return line
 
-    def drop(self, line: Line) -> Lease:
-        """Take the next lease away from a line."""
+    def drop(self, lane: Hashable) -> Lease:
+        """Take the next lease away from a lane."""
         self.leased -= 1
-        return line.leases.popleft()
+        lease = self.line(lane).leases.popleft()
+        self.lacks(lane)
+        return lease
 
     def drop_surplus(self) -> list[tuple[Hashable, Lease]]:
         """Take away what was leased for those who have left; others may have it elsewhere."""
         items: list[tuple[Hashable, Lease]] = []
-        if self.leased:
-            waiting = self.waiting()
-            for lane, line in self.lines.items():
-                while len(line.leases) > waiting.get(lane, 0):
-                    items.append((lane, line.leases.pop()))
-            self.leased -= len(items)
+        for lane in self._surplus if self.leased else ():
+            line, live = self.line(lane), self._waiting_in(lane)
+            while len(line.leases) > live:
+                items.append((lane, line.leases.pop()))
+        self.leased -= len(items)
+        self._surplus.clear()
         return items
 
     def put_first(self, lane: Hashable, lease: Lease) -> None:
         """Put a lease back that was taken for one who does not use it."""
         self.line(lane).leases.appendleft(lease)
         self.leased += 1
+        self._surplus.add(lane)
 
     def forget_leases(self) -> None:
         """Forget them all: the authority has."""
@@ -134,6 +161,7 @@ class Demand:
             line.leases.clear()
             line.turn = 0
         self.leased = self.turn = 0
+        self._look_at_all()
 
     def missed(self, lease: Lease, now: float) -> None:
         """Heed that a lease came too late to be used."""
@@ -165,9 +193,7 @@ class Demand:
             isinstance(limit, Window)
             for lane in lanes
             for limit in (
-                queue._limits
-                if lane is None
-                else queue._lanes.limits_of(None if lane is NO_KEY else lane) or ()
+                queue._limits if lane is None else queue._lanes.limits_of(_key_of(lane)) or ()
             )
         )
 
@@ -178,10 +204,21 @@ class Demand:
         waiters, lane = self.queue._waiters, self.lane(slot.key)
         if not waiters.live:
             self.since = now
+            self._costs = (slot.cost, slot.cost)
+        else:
+            self._costs = (min(slot.cost, self._costs[0]), max(slot.cost, self._costs[1]))
         if lane is not None:
             self.link.check(slot.key)
             if slot.key not in waiters.lines:
                 self.line(lane).since = now
+
+    def joined(self, slot: Slot) -> None:
+        """Note that a caller waits now, who needs a lease."""
+        self.lacks(self.lane(slot.key))
+
+    def left(self, slot: Slot) -> None:
+        """Note that a caller waits no more, for whom a slot may be leased."""
+        self._surplus.add(self.lane(slot.key))
 
     def waiting(self) -> dict[Hashable, int]:
         """Return how many wait in each lane; None: in none."""
@@ -190,6 +227,31 @@ class Demand:
             lane = self.lane(one.key)
             counts[lane] = counts.get(lane, 0) + one.live
         return counts
+
+    def _waiting_in(self, lane: Hashable) -> int:
+        if lane is None:
+            return self.waiting().get(None, 0)
+        line = self.queue._waiters.lines.get(_key_of(lane))
+        return 0 if line is None else line.live
+
+    def _keys_in(self, lane: Hashable) -> Iterable[Hashable]:
+        """Return the keys of the lines of those who wait in a lane."""
+        if lane is not None:
+            return (_key_of(lane),)
+        return [key for key in self.queue._waiters.lines if self.lane(key) is None]
+
+    def wake(self, lanes: Iterable[Hashable]) -> None:
+        """Have those who wait in these lanes looked at again: slots were leased for them."""
+        for lane in lanes:
+            if lane is None:
+                self.queue._waiters.wake_shared()
+            else:
+                self.queue._waiters.wake_line(_key_of(lane))
+
+    def lanes_changed(self) -> None:
+        """Note that other lanes than before may have limits of their own."""
+        self._surplus.update(self.lines)
+        self._look_at_all()
 
     def estimate(self, key: Hashable, cost: float, now: float) -> float:
         """Return when a newcomer may be due, by what the authority has said last."""
@@ -200,8 +262,7 @@ class Demand:
         if lane is not None:
             line = self.line(lane)
             start = max(now, line.held, self.clock.here(line.turn) if line.turn else now)
-            own = sum(slot.cost for slot in queue._waiters if self.lane(slot.key) == lane)
-            own -= sum(lease.cost for lease in line.leases)
+            own = queue._waiters.cost_of(key) - sum(lease.cost for lease in line.leases)
             limits = queue._lanes.limits_of(key) or ()
             when = max(when, self._ahead(lane, limits, start, own + cost))
         return when
@@ -233,25 +294,110 @@ class Demand:
 
     def ask_at(self, now: float) -> float:
         """Return when to ask for more, for those who wait without a lease; now: at once."""
-        at = math.inf
-        for lane, count in self.waiting().items():
-            line = self.line(lane)
-            if count > len(line.leases):
-                spent = -math.inf
-                if line.leases and not self._short:
-                    spent = line.leases[-1].at - self._soon()
-                at = min(at, max(spent, line.ask_at))
+        if self._next_ask <= now + EARLY:
+            for lane in [lane for lane, at in self._later.items() if at <= now + EARLY]:
+                if (rank := self._look_at(lane, now)) is not None:
+                    self._add_hungry(lane, rank)
+            self._next_ask = min(self._later.values(), default=math.inf)
+        at = self._next_ask if self._first_hungry(now) is None else now
         return max(now, at, self._not_before)
+
+    def lacks(self, lane: Hashable) -> None:
+        """Note that a lane may need more leases than it has."""
+        at = self._line_asks_at(self.line(lane))
+        if at > -math.inf:
+            self._later[lane] = min(at, self._later.get(lane, math.inf))
+            self._next_ask = min(at, self._next_ask)
+        elif (rank := self._rank_of(lane)) is not None and rank < self._hungry.get(lane, _LAST):
+            self._add_hungry(lane, rank)
+
+    def _add_hungry(self, lane: Hashable, rank: Rank) -> None:
+        self._hungry[lane] = rank
+        heappush(self._by_rank, (rank, next(self._numbers), lane))
+
+    def _rank_of(self, lane: Hashable) -> Rank | None:
+        """Return the rank of who is first in a lane; None: nobody waits there."""
+        if lane is None:
+            return (-math.inf, 0.0)  # who comes under no lane is never left out
+        waiters = self.queue._waiters
+        line = waiters.lines.get(_key_of(lane))
+        first = None if line is None else line.first()
+        if line is None or first is None:
+            return None
+        return (first.priority, line.turn if waiters.fair else first.sequence)
+
+    def _line_asks_at(self, line: Line) -> float:
+        spent = -math.inf
+        if line.leases and not self._short:
+            spent = line.leases[-1].at - self._soon()
+        return max(spent, line.ask_at)
+
+    def _look_at(self, lane: Hashable, until: float) -> Rank | None:
+        """Return the rank of a lane that is to be asked for by then; else note when, if at all."""
+        line, rank = self.line(lane), self._rank_of(lane)
+        needs = rank is not None and self._waiting_in(lane) > len(line.leases)
+        at = self._line_asks_at(line) if needs else math.inf
+        self._hungry.pop(lane, None)
+        self._later.pop(lane, None)
+        if at <= until + EARLY:
+            return rank
+        if at < math.inf:
+            self._later[lane] = at
+            self._next_ask = min(at, self._next_ask)
+        return None
+
+    def _first_hungry(self, now: float) -> tuple[Rank, Hashable] | None:
+        """Return whom to ask for first, of those to be asked for now; None: there is nobody."""
+        while self._by_rank:
+            known, _, lane = heappop(self._by_rank)
+            if self._hungry.get(lane) == known and (rank := self._look_at(lane, now)) is not None:
+                self._add_hungry(lane, rank)
+                if rank == known:
+                    return rank, lane
+        return None
+
+    def _to_ask_for(self, now: float) -> tuple[Sequence[Hashable], Rank]:
+        """Return at most `_MOST_LANES` lanes to ask for, and the rank of the first left out.
+
+        Those that are to be asked for now, by rank; then any that soon will be. (The same lanes
+        would be asked for again and again, if it were by rank only.)
+        """
+        lanes: dict[Hashable, Rank] = {}
+        left_out = _LAST
+        while (found := self._first_hungry(now)) is not None:
+            rank, lane = found
+            if len(lanes) == _MOST_LANES:
+                left_out = rank
+                break
+            del self._hungry[lane]
+            lanes[lane] = rank
+        for lane, rank in lanes.items():  # until there is an answer
+            self._add_hungry(lane, rank)
+        room, soon = _MOST_LANES - len(lanes), now + self.link.ahead
+        others = [lane for lane, at in self._later.items() if room and at <= soon + EARLY]
+        for lane in others:
+            if room and (one := self._look_at(lane, soon)) is not None:
+                lanes[lane] = one
+                self.lacks(lane)
+                room -= 1
+        return list(lanes), left_out
+
+    def _look_at_all(self) -> None:
+        self._hungry, self._by_rank, self._later = {}, [], {}
+        for lane in self.waiting():
+            self.lacks(lane)
 
     def ask_anew(self, lane: Hashable) -> None:
         """Ask before it is due: there is more than the authority knew when it said when."""
         self.line(lane).ask_at = self._not_before = -math.inf
+        self.lacks(lane)
 
     def ask_all_anew(self) -> None:
         """Do so for every lane."""
         self._not_before = -math.inf
         for line in self.lines.values():
             line.ask_at = -math.inf
+        self._look_at_all()
 
     def heed_ends(self) -> None:
         """Ask before it is due, as a place has become free."""
@@ -269,8 +415,10 @@ class Demand:
 
     def heed_costs(self) -> None:
         """Ask before it is due if somebody is now first who costs less than all who were."""
-        firsts = (line.first() for line in self.queue._waiters.lines.values())
-        cheapest = min((first.cost for first in firsts if first is not None), default=math.inf)
+        waiters, (cheapest, dearest) = self.queue._waiters, self._costs
+        if cheapest != dearest or not waiters.live:  # else every first costs the same
+            firsts = (line.first() for line in waiters.lines.values())
+            cheapest = min((first.cost for first in firsts if first is not None), default=math.inf)
         if cheapest < self._cheapest:
             self.ask_all_anew()
         self._cheapest = cheapest
@@ -294,24 +442,26 @@ class Demand:
         """Return what those who wait without a lease need, in their order.
 
         `most` of each lane, as it may be that no other is due; of all lanes together, no more than
-        that is granted, lest one who is left out here be overtaken.
+        that is granted, lest one who is left out here be overtaken. Lanes beyond the first
+        `_MOST_LANES` are asked for next.
         """
-        covered = {lane: len(line.leases) for lane, line in self.lines.items()}
-        open_ = {
-            one.key: lane
-            for one in self.queue._waiters.lines.values()
-            if self.line(lane := self.lane(one.key)).ask_at <= now + self.link.ahead + EARLY
-        }
-        left = dict.fromkeys(open_.values(), float(self.most()))
+        lanes, left_out = self._to_ask_for(now)
+        covered = {lane: len(self.line(lane).leases) for lane in lanes}
+        open_ = {key: lane for lane in lanes for key in self._keys_in(lane)}
+        left = dict.fromkeys(lanes, float(self.most()))
         wants: list[Want] = []
-        for key, slot in self.queue._waiters.upcoming(open_):
+        for rank, key, slot in self.queue._waiters.upcoming(open_):
+            if rank >= left_out:
+                break
             lane = open_[key]
-            if covered.get(lane, 0) > 0:
+            if covered[lane] > 0:
                 covered[lane] -= 1
                 continue
             left[lane] -= max(slot.cost, _LEAST)
-            if left[lane] <= 0:
-                for full in [one for one, its in open_.items() if its == lane]:
+            if left[lane] <= 0 and lane is not None:
+                del open_[key]
+            elif left[lane] <= 0:
+                for full in [one for one, its in open_.items() if its is None]:
                     del open_[full]
             if wants and wants[-1][:2] == (lane, slot.cost):
                 wants[-1] = wants[-1]._replace(number=wants[-1].number + 1)
@@ -350,14 +500,20 @@ class Demand:
             lease = Lease(at, until, want.cost, instant)
             self.line(want.lane).leases.append(lease)
             self.leased += 1
+            self._surplus.add(want.lane)  # who it is for may have left meanwhile
             self._last = max(self._last, lease.at)
         for lane in lanes:
             self.line(lane).ask_at, self.line(lane).turn = -math.inf, 0
         for number, turn, ask_at in answer.turns:
             line = self.line(lanes[number - 1])
             line.ask_at, line.turn = max(soonest, min(here(ask_at), now + POLL)), turn
+        for lane in {want.lane for want in wants}:
+            self.lacks(lane)
         self._fair, self.turn = answer.fair, max(0, answer.turn)
+        was_short = self._short
         self._short = answer.turn > 0 and 0 < len(answer.slots) < answer.fair / 2
+        if self._short and not was_short:
+            self._look_at_all()  # what is leased is no reason to wait any more
         self.short_of_places = answer.turn < 0
         if answer.turn > 0:
             self._not_before = max(soonest, min(here(answer.turn), now + POLL))
@@ -370,3 +526,7 @@ class Demand:
             self._not_before = self._last - self._soon() if answer.slots else now + _SPIN
         else:
             self._not_before = -math.inf
+
+
+def _key_of(lane: Hashable) -> Hashable:
+    return None if lane is NO_KEY else lane

@@ -180,10 +180,10 @@ class Dispatcher:
         slot._future = future
         slot._state = WAITING
         self._waiters.put_nowait(slot)
+        if self._shared is not None:
+            self._shared.joined(slot)
         if self._ticker is None:
             self._start_ticker(loop)
-        elif self._shared is not None:
-            self._nudge()  # there may be more to ask for
 
     def _schedule_of(self, slot: Slot, now: float) -> Schedule | None:
         """Return all limits that a newcomer is under; None if every place is taken."""
@@ -352,6 +352,8 @@ class Dispatcher:
         slot._future.cancel()  # if it is not done: the awaiting coroutine was closed
         slot.waited = self._clock() - slot._since
         self._waiters.leave(slot)
+        if self._shared is not None:
+            self._shared.left(slot)
         self._stop_timer(slot)
         self._nudge()
         self._count(kind, slot)
@@ -416,6 +418,8 @@ class Dispatcher:
             for waiter in self._waiters:
                 self._lanes.find(waiter.key, now)
             self._waiters.regroup()
+            if self._shared is not None:
+                self._shared.lanes_changed()
         self._nudge()
 
     def _throttled(self, retry_after: float | None, slot: Slot) -> None:

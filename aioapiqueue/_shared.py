@@ -77,12 +77,15 @@ class Member(Talk):
             self._set_timer("heart", self.link.lease / 3, self._beat)
         self.demand.heed_costs()
         if wake is None:
-            self._give_back(self.demand.lines)
+            if self.demand.leased:
+                self._give_back(self.demand.lines)
             if self.demand.settle_places():
                 self.say_places()
             return None
         if surplus := self.demand.drop_surplus():
             self._say_back(surplus)
+        if self._task is not None:  # it asks, and has all looked at again when it ends
+            return wake
         # Who lives by the fallback looks now and then whether the authority is back.
         ask_at = self._ask_at(now) if self._fallback is None else self._retry_at
         if ask_at > now + EARLY:
@@ -96,22 +99,23 @@ class Member(Talk):
         while line.leases:
             lease = line.leases[0]
             if lease.until < now - _TICK:  # used so late, it would crowd what comes after it
-                demand.missed(demand.drop(line), now)
+                demand.missed(demand.drop(lane), now)
                 if demand.has_window((None, lane)):  # of a rate, what was not used in time is gone
                     self._say_back([(lane, lease)])
             elif lease.cost != slot.cost:
-                self._say_back([(lane, demand.drop(line))])
+                self._say_back([(lane, demand.drop(lane))])
             else:
                 return lease.at
+        demand.lacks(lane)
         if self._fallback is None or self.queue.running >= self.queue._concurrency:
             return math.inf
         held = max(self.queue._schedule.held, line.held)  # by a pause, or by the other side
         return max(self._fallback.due(now, slot.cost), held)
 
     def _take(self, slot: Slot, now: float) -> None:
-        line = self.demand.line(self.demand.lane(slot.key))
-        if line.leases:
-            lease = self.demand.drop(line)
+        lane = self.demand.lane(slot.key)
+        if self.demand.line(lane).leases:
+            lease = self.demand.drop(lane)
             self.demand.used(lease, now)
             slot.sequence = lease.instant
             slot.line = lease  # type: ignore[assignment]  # no longer in line: for `hand_back`
@@ -203,6 +207,19 @@ class Member(Talk):
             self._recall([lane])
             self.demand.hold(lane, seconds)
 
+    def joined(self, slot: Slot) -> None:
+        """Note that a caller waits now: there may be more to ask for."""
+        self.demand.joined(slot)
+        self.queue._nudge()
+
+    def left(self, slot: Slot) -> None:
+        """Note that a caller waits no more: what was leased for it is surplus."""
+        self.demand.left(slot)
+
+    def lanes_changed(self) -> None:
+        """Note that other lanes than before have limits of their own."""
+        self.demand.lanes_changed()
+
     def _forget_leases(self) -> None:
         self.demand.forget_leases()
 
@@ -219,7 +236,7 @@ class Member(Talk):
         for lane in list(lanes):
             line = self.demand.line(lane)
             while line.leases:
-                items.append((lane, self.demand.drop(line)))
+                items.append((lane, self.demand.drop(lane)))
         if items:
             self._say_back(items)
 
@@ -245,7 +262,8 @@ class Member(Talk):
             if self.queue._clock() - sent > AGAIN:  # whether it was heard, nobody knows by now
                 items = [item for item in items if item[-1] > 0]
             lanes = list(dict.fromkeys(lane for lane, _, _ in items if lane is not None))
-            fields["items"] = [(_number(lanes, lane), *rest) for lane, *rest in items]
+            numbers = _numbers(lanes)
+            fields["items"] = [(numbers[lane], *rest) for lane, *rest in items]
         elif verb == "set":
             self.told[fields.pop("key")] = fields.pop("limits")
         elif (lane := fields.pop("lane", None)) is not None:
@@ -270,13 +288,14 @@ class Member(Talk):
         if not self._epoch:
             await self._exchange("renew")  # what its clock says is to be known before
         ended = self.queue._ended
+        numbers = _numbers(lanes)
         self._recalled.clear()
         late = self._clock.doubt + demand.slack((None, *lanes))
         demand.places_in_doubt = True  # until there is an answer
         found = await self._exchange(
             "ask",
             lanes,
-            wants=[(_number(lanes, lane), *rest) for lane, *rest in wants],
+            wants=[(numbers[lane], *rest) for lane, *rest in wants],
             most=demand.most(),
             lead=min(self._clock.lead, self.link.ahead / 2),
             late=late,
@@ -289,7 +308,7 @@ class Member(Talk):
         self._give_back(self._recalled)
         if demand.short_of_places and self.queue._ended > ended:  # the answer knows nothing of them
             demand.heed_ends()
-        self.queue._waiters.wake_all()
+        demand.wake(numbers)
         self.queue._nudge()
         return True
 
@@ -303,6 +322,6 @@ class Member(Talk):
             self.demand.note(lane, one)
 
 
-def _number(lanes: Sequence[Hashable], lane: Hashable) -> int:
-    """Return a lane's number, from 1; 0: it is none."""
-    return 0 if lane is None else lanes.index(lane) + 1
+def _numbers(lanes: Sequence[Hashable]) -> dict[Hashable, int]:
+    """Return each lane's number, from 1; 0: it is none."""
+    return {None: 0} | {lane: number for number, lane in enumerate(lanes, 1)}

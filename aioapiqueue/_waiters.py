@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Hashable, Iterator
+    from collections.abc import Callable, Collection, Container, Hashable, Iterator
 
     from aioapiqueue._slot import Slot
 
@@ -261,6 +261,13 @@ class Waiters(asyncio.Queue["Slot"]):
         if line is not None and line.parked is not None:
             self._unpark(line)
 
+    def wake_shared(self) -> None:
+        """Release the parked line of the keys without limits; with `fair`, each has its own."""
+        if self.fair:
+            self.wake_all()
+        else:
+            self.wake_line(_SHARED)
+
     def wake_all(self) -> None:
         """Let go every parked line: what was due has changed."""
         for line in list(self.lines.values()):
@@ -277,26 +284,30 @@ class Waiters(asyncio.Queue["Slot"]):
         for waiter in waiting:
             self.put_nowait(waiter)
 
-    def upcoming(self, keys: Container[Hashable]) -> Iterator[tuple[Hashable, Slot]]:
-        """Yield who would be next, and after that, if no line of these keys were parked.
+    def upcoming(
+        self, keys: Collection[Hashable]
+    ) -> Iterator[tuple[tuple[float, float], Hashable, Slot]]:
+        """Yield rank, key and waiter of who would be next if no line of these keys were parked.
 
         A line whose key is taken out of `keys` meanwhile is left there.
 
         With `fair`, this takes `keeps_turns`.
         """
         turn = self._count
-        heads: list[tuple[float, float, Line, Slot, Iterator[Slot]]] = []
-        for line in self.lines.values():
-            rest = iter(line)
-            first = next(rest, None) if line.key in keys else None
-            if first is not None:
+        heads: list[tuple[float, float, Line, Slot, Iterator[Slot] | None]] = []
+        for line in map(self.lines.get, keys):
+            first = None if line is None else line.first()
+            if line is not None and first is not None:
                 rank = line.turn if self.fair else first.sequence
-                heads.append((first.priority, rank, line, first, rest))
+                heads.append((first.priority, rank, line, first, None))
         heapify(heads)
         while heads:
-            _, _, line, first, rest = heads[0]
+            priority, rank, line, first, rest = heads[0]
             if line.key in keys:
-                yield line.key, first
+                yield (priority, rank), line.key, first
+            if rest is None:  # most lines are not looked into any further
+                rest = iter(line)
+                next(rest, None)
             after = next(rest, None) if line.key in keys else None
             if after is None:
                 heappop(heads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import os
 import signal
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -71,6 +72,14 @@ def stalls() -> Iterator[Stalls]:
     """Give `stalls.seconds`, by which this machine has held up the test so far: see `Stalls`."""
     with Stalls() as stalls:
         yield stalls
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Leave out what Python's garbage collector takes, which goes by the number of all objects."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import sys
 import time
 
 import pytest
+from _work import stall_of_bare_tasks, work, worst_stall
 
 from aioapiqueue import Adaptive, ApiQueue, WouldWait
-
-
-def work(action):
-    """Return how many functions `action` called, in Python and in C."""
-    count = 0
-
-    def profile(_frame, event, _argument):
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    sys.setprofile(profile)
-    try:
-        action()
-    finally:
-        sys.setprofile(None)
-    return count
 
 
 async def crowded(lanes, **options):
@@ -143,48 +126,12 @@ async def test_lanes_in_use_do_not_keep_idle_ones():
         call.cancel()
 
 
-async def _watch(stalls):
-    last = time.thread_time()
-    while True:
-        await asyncio.sleep(0)
-        now = time.thread_time()
-        stalls.append(now - last)
-        last = now
-
-
-async def _worst_stall(call, release):
-    """Start 10,000 tasks, 100 at a time, until all have ended; return the longest pass, in s."""
-    stalls = []
-    watcher = asyncio.create_task(_watch(stalls))
-    tasks = []
-    for batch in range(100):
-        tasks += [asyncio.create_task(call(100 * batch + number)) for number in range(100)]
-        await asyncio.sleep(0.001)
-    release()
-    await asyncio.gather(*tasks)
-    watcher.cancel()
-    return max(stalls)
-
-
-@pytest.fixture
-def no_collector():
-    """Leave out what Python's garbage collector takes, which goes by the number of all objects."""
-    gc.disable()
-    yield
-    gc.enable()
-
-
 @pytest.mark.real
 async def test_ten_thousand_lanes_stall_no_loop(no_collector):
     """The loop's longest pass is no longer than that of as many tasks on an Event (CPU time)."""
     bare, ours = [], []
     for _ in range(3):
-        event = asyncio.Event()
-
-        async def wait(_, event=event):
-            await event.wait()
-
-        bare.append(await _worst_stall(wait, event.set))
+        bare.append(await stall_of_bare_tasks(10_000))
         queue = ApiQueue(lanes={"*": "1/s"})
         queue.try_slot(key=0).release()
 
@@ -192,5 +139,5 @@ async def test_ten_thousand_lanes_stall_no_loop(no_collector):
             async with queue.slot(key=key):
                 pass
 
-        ours.append(await _worst_stall(call, lambda: None))
+        ours.append(await worst_stall(call, lambda: None, tasks=10_000))
     assert min(ours) < 1.5 * min(bare)

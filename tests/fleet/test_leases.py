@@ -85,7 +85,7 @@ async def test_upcoming_names_who_is_next_in_the_order_in_which_they_are_release
     calls = [("a", 0), ("c", 0), ("a", 0), ("b", 0), ("a", 1), ("b", -1)]
     waiting = [queue.enqueue(key=key, priority=priority) for key, priority in calls]
     lines = queue._waiters.lines
-    named = [f"{slot.key}{slot.priority}" for _, slot in queue._waiters.upcoming(lines)]
+    named = [f"{slot.key}{slot.priority}" for *_, slot in queue._waiters.upcoming(lines)]
     assert named == expected
     queue.resume()
     for future in waiting:
@@ -102,6 +102,6 @@ async def test_upcoming_leaves_out_lines_that_are_not_asked_for():
     queue.pause()
     waiting = [queue.enqueue(key=key) for key in "abab"]
     others = [key for key in queue._waiters.lines if key != "a"]
-    assert [slot.key for _, slot in queue._waiters.upcoming(others)] == ["b", "b"]
+    assert [slot.key for *_, slot in queue._waiters.upcoming(others)] == ["b", "b"]
     for future in waiting:
         future.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from _work import stall_of_bare_tasks, work, worst_stall
 from virtual_client import VirtualClient
 
 from aioapiqueue import ApiQueue
@@ -63,3 +64,74 @@ async def test_the_last_lanes_turn_is_kept_while_many_others_come_and_go(valkey,
                 async with queue.slot(key=number):
                     await asyncio.sleep(0.01)
     assert waiting == pytest.approx([0, 10, 20], abs=1e-4)
+
+
+async def test_work_does_not_grow_with_lanes(valkey, name):
+    """What a newcomer, one who leaves and a tick cost beside 50 and beside 500 waiting lanes."""
+    counts = []
+    for lanes in (50, 500):
+        schedule = SharedSchedule(VirtualClient(valkey), f"{name} {lanes}")
+        async with ApiQueue(lanes={"*": "0.1/s"}, schedule=schedule) as queue:
+            calls = [queue.enqueue(key=number) for number in range(lanes) for _ in range(2)]
+            await asyncio.sleep(5)
+            done = work(lambda queue=queue: queue.enqueue(key=7))
+            left = work(calls[-1].cancel)
+            tick = work(lambda queue=queue: queue._release_due(queue._clock()))
+            counts.append(done + left + tick)
+            await queue.aclose(drain=False)
+    few, many = counts
+    assert many < 2 * few + 200  # a look at each of 500 would be more
+
+
+async def test_no_request_names_more_lanes_than_64(valkey, name):
+    """So that no call of the script, and no answer, holds up others; nobody is left out for it."""
+    client = VirtualClient(valkey)
+    async with ApiQueue(lanes={"*": "1/s"}, schedule=SharedSchedule(client, name)) as queue:
+        sizes, send = [], queue._shared.link.send
+
+        async def count(member, verb, lanes, fields):
+            sizes.append(len(lanes))
+            return await send(member, verb, lanes, fields)
+
+        queue._shared.link.send = count
+        begun = asyncio.get_running_loop().time()
+        await asyncio.gather(*(queue.enqueue(key=number) for number in range(500)))
+        assert asyncio.get_running_loop().time() - begun < 0.1
+    assert max(sizes) == 64
+
+
+@pytest.mark.parametrize("order", ["fifo", "fair"])
+async def test_who_is_left_out_is_not_overtaken(valkey, name, order):
+    """Under a limit of all lanes, 100 lanes of which a request names 64 go by arrival."""
+    schedule = SharedSchedule(VirtualClient(valkey), name)
+    started = []
+    queue = ApiQueue("100/s", lanes={"*": "50/s"}, schedule=schedule, order=order)
+
+    async def call(number):
+        async with queue.slot(key=number % 100, priority=number >= 200):
+            started.append(number)
+
+    async with queue:
+        await asyncio.gather(*map(call, range(300)))
+    assert started == list(range(300))
+
+
+@pytest.mark.real
+@pytest.mark.slow
+async def test_ten_thousand_lanes_stall_no_loop(valkey, name, no_collector):
+    """The loop's longest pass is no longer than that of as many tasks on an Event (CPU time)."""
+    bare = min([await stall_of_bare_tasks(10_000) for _ in range(3)])
+    ours = []
+    for number in range(2):
+        client = valkey.client()
+        schedule = SharedSchedule(client, f"{name} {number}", timeout=5)
+        async with ApiQueue(lanes={"*": "1/s"}, schedule=schedule) as queue:
+
+            async def call(key, queue=queue):
+                async with queue.slot(key=key):
+                    pass
+
+            await call(0)
+            ours.append(await worst_stall(call, lambda: None, tasks=10_000))
+        await client.aclose()
+    assert min(ours) < 1.5 * bare
