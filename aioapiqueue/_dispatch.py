@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from aioapiqueue._authority import NOW
 from aioapiqueue._events import Event, EventKind
-from aioapiqueue._rate import Limit, positive
+from aioapiqueue._rate import LONGEST, Limit, positive
 from aioapiqueue._schedule import Lanes, Schedule, Slowing, schedule_for
 from aioapiqueue._slot import GRANTED, HELD, OVER, WAITING, Slot
 from aioapiqueue._waiters import Waiters
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from aioapiqueue._shared import Member
 
 __all__ = ["Authority", "Dispatcher"]
+
+_LONGEST_TIMER = 86_400.0
+"""Seconds after which the ticker looks again at the latest, whatever is due in many years."""
 
 
 class Authority(Protocol):
@@ -139,10 +142,14 @@ class Dispatcher:
     def _check(self, priority: float, cost: float, timeout: float | None) -> None:
         positive(cost, of="cost", least=0)
         self._schedule.check(cost)
-        if priority != priority:  # noqa: PLR0124 - only NaN differs from itself
+        try:
+            in_order = priority < 0 or priority >= 0
+        except TypeError:
+            raise TypeError(f"priority takes a number, not {priority!r}") from None
+        if not in_order:
             raise ValueError("priority must be a number that can be put in order, not NaN")
         if timeout is not None:
-            positive(timeout, of="timeout", least=0)
+            positive(timeout, of="timeout", least=0, most=LONGEST)
 
     def _arrive(self, slot: Slot) -> bool:
         """Give a newcomer its turn if it need not wait for anybody or anything."""
@@ -174,12 +181,13 @@ class Dispatcher:
                     f"{self!r}: no slot within {slot._timeout:g} s, the next is due in "
                     f"{due - now:.3g} s"
                 )
-            self._timers[slot] = loop.call_later(slot._timeout, self._time_out, slot)
         if 0 < self._maxsize <= self._waiters.live:
             self._overflow(slot)
         slot._future = future
         slot._state = WAITING
         self._waiters.put_nowait(slot)
+        if slot._timeout is not None:  # only now, so that no timer is left by one that is refused
+            self._timers[slot] = loop.call_later(slot._timeout, self._time_out, slot)
         if self._shared is not None:
             self._shared.joined(slot)
         if self._ticker is None:
@@ -212,7 +220,6 @@ class Dispatcher:
         oldest = self._waiters.oldest_of_least_urgent()
         if oldest is None or oldest.priority < newcomer.priority:
             self._count("refused", newcomer)
-            self._stop_timer(newcomer)
             raise error
         self._fail(oldest, "refused", error)
 
@@ -246,7 +253,7 @@ class Dispatcher:
             # Cancelled by somebody who cancels every task. If that is the end of the loop, those
             # who wait are cancelled too, and a timer dies with the loop, silently; if not, the
             # timer starts a new ticker.
-            if next(iter(self._waiters), None) is not None:
+            if next(iter(self._waiters), None) is not None and not loop.is_closed():
                 loop.call_later(0.001, self._restart_ticker, loop)
 
     def _restart_ticker(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -261,7 +268,7 @@ class Dispatcher:
         else:
             # The timers of real loops count milliseconds, uvloop's are early by up to one:
             # rounding up spares it a spin until the instant comes.
-            delay = max(1, math.ceil((wake - self._clock()) * 1000))
+            delay = max(1, math.ceil(min(_LONGEST_TIMER, wake - self._clock()) * 1000))
             self._timer = loop.call_later(delay / 1000, self._on_time, loop)
 
     def _drop_timer(self) -> None:
@@ -425,7 +432,7 @@ class Dispatcher:
     def _throttled(self, retry_after: float | None, slot: Slot) -> None:
         """Heed that the other side refused a call: that of `slot`, or (one made up) any."""
         if retry_after is not None:
-            positive(retry_after, of="retry_after", least=0)
+            positive(retry_after, of="retry_after", least=0, most=LONGEST)
         now = self._now()
         self._count("throttled", slot)
         since = now if self._ended > self._rounds.get(self._slowing(slot), -1) else -math.inf
@@ -474,10 +481,13 @@ class Dispatcher:
         for observer in self._observers:
             try:
                 observer.on_event(event)
-            except Exception as error:  # noqa: BLE001 - an observer never costs a slot
+            except (KeyboardInterrupt, SystemExit) as error:
+                # It ends the loop, from its next pass: here it would cost a slot.
+                get_running_loop().call_soon(_raise, error)
+            except BaseException as error:  # noqa: BLE001 - an observer never costs a slot
                 self._report(f"{observer!r} failed on {event!r}", error)
 
-    def _report(self, message: str, error: Exception) -> None:
+    def _report(self, message: str, error: BaseException) -> None:
         get_running_loop().call_exception_handler({"message": message, "exception": error})
 
     # The loop.
@@ -524,6 +534,10 @@ class Dispatcher:
         self._ended = self._started
         if self._shared is not None:
             self._shared.reset()
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:

@@ -59,7 +59,8 @@ class Observer(Protocol):
     def on_event(self, event: Event, /) -> None:
         """Hear of one event, on the loop and at once: return quickly, do not block.
 
-        An exception raised here goes to the loop's exception handler, and costs no slot.
+        An exception raised here goes to the loop's exception handler, and costs no slot;
+        `KeyboardInterrupt` and `SystemExit` end the loop in its next pass.
         """
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from asyncio import get_running_loop
-from typing import TYPE_CHECKING, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, NoReturn, Self, SupportsIndex, TypeVar
 
 import anyio
 
 from aioapiqueue._dispatch import Authority, Dispatcher
 from aioapiqueue._events import Stats
 from aioapiqueue._map import paced_map
-from aioapiqueue._rate import Limit, as_limit, as_limits, positive
+from aioapiqueue._rate import LONGEST, Limit, as_limit, as_limits, positive
 from aioapiqueue._schedule import fits
 from aioapiqueue._slot import GRANTED, Reservation, Slot, TimedSlot
 from aioapiqueue.exceptions import QueueClosed, WouldWait
@@ -128,7 +128,7 @@ class ApiQueue(Dispatcher):
         if concurrency is not None:
             positive(concurrency, of="concurrency")
         positive(maxsize, of="maxsize", least=0)
-        positive(catch_up, of="catch_up", least=0)
+        positive(catch_up, of="catch_up", least=0, most=LONGEST)
         if adaptive is not None and not hasattr(adaptive, "govern"):
             raise TypeError(f"adaptive takes an Adaptive(...), not {adaptive!r}")
         if schedule is not None and not hasattr(schedule, "join"):
@@ -193,10 +193,13 @@ class ApiQueue(Dispatcher):
             QueueFull: too many wait.
             QueueClosed: the queue is closed, or closed while this waited.
             ValueError: a cost, priority or timeout that makes no sense.
+            TypeError: one that is no number; a key that is not hashable.
             RuntimeError: the queue is in use on another loop that is still alive.
         """
         if cost != 1 or priority != 0 or timeout is not None:
             self._check(priority, cost, timeout)
+        if key is not None:
+            hash(key)  # else only a call that has to wait would be refused
         if timeout is not None:
             return TimedSlot(self, key, priority, cost, timeout)
         return Slot(self, key, priority, cost)
@@ -260,6 +263,7 @@ class ApiQueue(Dispatcher):
             ValueError: a cost or priority that makes no sense.
         """
         self._check(priority, cost, None)
+        hash(key)
         slot = Slot(self, key, priority, cost)
         if self._arrive(slot):
             return slot
@@ -411,7 +415,7 @@ class ApiQueue(Dispatcher):
         Raises:
             ValueError: `seconds` is negative, infinite or NaN.
         """
-        positive(seconds, of="seconds", least=0)
+        positive(seconds, of="seconds", least=0, most=LONGEST)
         self._hold_back(seconds, key)
 
     def odd(self, *, key: Hashable = None) -> None:
@@ -441,7 +445,7 @@ class ApiQueue(Dispatcher):
             ValueError: `seconds` is negative, infinite or NaN.
         """
         if seconds is not None:
-            positive(seconds, of="seconds", least=0)
+            positive(seconds, of="seconds", least=0, most=LONGEST)
         now = self._now()
         if self._shared is not None:
             self._shared.pause(seconds)
@@ -479,7 +483,7 @@ class ApiQueue(Dispatcher):
             ValueError: `timeout` is negative, infinite or NaN.
         """
         if timeout is not None:
-            positive(timeout, of="timeout", least=0)
+            positive(timeout, of="timeout", least=0, most=LONGEST)
         self._now()
         self._closed = self._heeds_arrivals = True
         try:
@@ -498,6 +502,13 @@ class ApiQueue(Dispatcher):
                 await self._shared.aclose()
         if self._ticker is not None:
             await asyncio.wait([self._ticker])  # nobody is left: one more step
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be copied or pickled: each copy would let the whole limit through."""
+        raise TypeError(
+            f"{self!r} cannot be copied or pickled, as each copy would let the whole limit "
+            "through: pass the queue itself; for several processes, see schedule="
+        )
 
     async def __aenter__(self) -> Self:
         self._now()

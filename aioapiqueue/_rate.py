@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-__all__ = ["Limit", "Rate", "Window", "as_limit", "as_limits", "positive"]
+__all__ = ["LARGEST", "LONGEST", "Limit", "Rate", "Window", "as_limit", "as_limits", "positive"]
 
 _FORMS = (
     'accepted forms: "10/s", "500/min", "5000/h", "0.2/s", "7 per 2s" (calls per time), '
@@ -31,24 +31,34 @@ _CALLS_PER = re.compile(rf"{_NUMBER}\s*(?:/|\bper\b)\s*{_NUMBER}?\s*{_UNIT}", re
 _INTERVAL = re.compile(rf"{_NUMBER}\s*{_UNIT}", re.IGNORECASE)
 
 
-def positive(value: float, *, of: str, least: float | None = None) -> None:
-    """Refuse what is not a finite number above zero (or, where given, of at least `least`).
+LARGEST = 1e15
+"""The largest count: below 2**53, up to which floats count whole calls."""
+LONGEST = 1e9
+"""The longest time in seconds, some 30 years: sums of times stay exact to a microsecond."""
+
+
+def positive(value: float, *, of: str, least: float | None = None, most: float = LARGEST) -> None:
+    """Refuse what is not a number above zero (or, where given, of at least `least`), to `most`.
 
     Args:
         value: the number to check.
         of: what it is, as the caller wrote it, for the message.
         least: the smallest number that will do; default: any above zero.
+        most: the largest number that will do; of seconds, `LONGEST`.
 
     Raises:
         TypeError: not a number.
-        ValueError: too small, infinite or NaN.
+        ValueError: too small, too large, infinite or NaN.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{of} takes a number, not {value!r}")
     enough = value > 0 if least is None else value >= least
-    if not (enough and math.isfinite(value)):
+    if not enough or value == math.inf:
         bound = "above 0" if least is None else f"at least {least:g}"
         raise ValueError(f"{of} must be finite and {bound}, not {value!r}")
+    if value > most:  # also a whole number that no float can hold
+        shown = value if isinstance(value, float) or value < 10**30 else "a longer number"
+        raise ValueError(f"{of} must be at most {most:g}, not {shown}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +77,8 @@ class Rate:
             token bucket of that capacity (GCRA).
 
     Raises:
-        ValueError: a value is zero, negative, infinite or NaN, or `burst` is below 1.
+        ValueError: a value is zero, negative, infinite or NaN, `burst` is below 1, a number is
+            above 1e15, or `per` or the interval above 1e9 seconds.
         TypeError: a value is not a number.
     """
 
@@ -78,9 +89,9 @@ class Rate:
     def __post_init__(self) -> None:
         try:
             positive(self.calls, of="calls")
-            positive(self.per, of="per")
+            positive(self.per, of="per", most=LONGEST)
             positive(self.burst, of="burst", least=1)
-            positive(self.interval, of="the interval")
+            positive(self.interval, of="the interval", most=LONGEST)
         except (TypeError, ValueError, OverflowError) as problem:
             kind = TypeError if isinstance(problem, TypeError) else ValueError
             raise kind(f"{self!r}: {problem}; {_FORMS}") from None
@@ -135,7 +146,8 @@ class Window:
         per: seconds, above 0. A call that started exactly `per` seconds ago no longer counts.
 
     Raises:
-        ValueError: a value is zero, negative, infinite or NaN.
+        ValueError: a value is zero, negative, infinite or NaN, `calls` is above 1e15, or `per`
+            above 1e9.
         TypeError: `calls` is not a whole number, or `per` is not a number.
     """
 
@@ -146,7 +158,7 @@ class Window:
         if not isinstance(self.calls, int):
             raise TypeError(f"{self!r}: calls takes a whole number")
         positive(self.calls, of=f"{self!r}: calls")
-        positive(self.per, of=f"{self!r}: per")
+        positive(self.per, of=f"{self!r}: per", most=LONGEST)
 
     def __str__(self) -> str:
         return f"{self.calls} in any {self.per:g}s"

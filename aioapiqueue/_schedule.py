@@ -267,8 +267,9 @@ class Sliding(Schedule):
     def frees(self, excess: float) -> float:
         """Return when `excess` of what is in the log has left it."""
         due = -math.inf
+        rounding = _ROUNDING * self.calls
         for started, spent in self.log:
-            if excess <= 0:
+            if excess <= rounding:
                 break
             excess -= spent
             due = self.ends(started)
@@ -366,6 +367,8 @@ def fits(name: Hashable, key: Hashable) -> bool:
     return is_pattern and isinstance(key, str) and key.startswith(str(name)[:-1])
 
 
+_ROUNDING = 1e-9
+"""Share of a window by which sums of costs in it may be off: fractions like 0.1 do not add up."""
 _LOOKS = 32
 """How many lanes a call looks at, at most, to forget those that are idle: some 30 microseconds of
 work. A lane comes with one call and goes at the second look at it, so that two would keep up."""

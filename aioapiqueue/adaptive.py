@@ -10,7 +10,7 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
-from aioapiqueue._rate import Rate, Window, as_limit, positive
+from aioapiqueue._rate import LONGEST, Rate, Window, as_limit, positive
 from aioapiqueue._schedule import Pace, Schedule
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Adaptive:
         positive(self.backoff, of="backoff")
         if self.backoff >= 1:
             raise ValueError(f"backoff must be below 1, not {self.backoff!r}: 0.7 leaves 70 %")
-        positive(self.recovery, of="recovery")
+        positive(self.recovery, of="recovery", most=LONGEST)
         if self.concurrency is not None:
             positive(self.concurrency, of="concurrency", least=1)
 

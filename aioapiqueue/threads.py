@@ -16,7 +16,7 @@ import threading
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 from weakref import WeakSet
 
-from aioapiqueue._rate import positive
+from aioapiqueue._rate import LONGEST, positive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
@@ -307,7 +307,7 @@ class BlockingSlot:
             RuntimeError: the call has not started.
         """
         if retry_after is not None:
-            positive(retry_after, of="retry_after", least=0)
+            positive(retry_after, of="retry_after", least=0, most=LONGEST)
         self._tell(lambda slot: slot.throttled(retry_after))
 
     def settle(self, cost: float) -> None:

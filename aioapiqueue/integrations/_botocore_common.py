@@ -29,7 +29,7 @@ from weakref import WeakKeyDictionary
 from botocore.session import Session  # type: ignore[import-untyped]  # ships no types
 from botocore.utils import EVENT_ALIASES  # type: ignore[import-untyped]  # ships no types
 
-from aioapiqueue._rate import positive
+from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 from aioapiqueue.registry import Registry, Turn, facts
 
@@ -148,7 +148,7 @@ class Pacer(ABC):
             raise TypeError(
                 f"{service} can be paced by an ApiQueue or a Registry, not by {source!r}"
             )
-        positive(max_hold, of="max_hold", least=0)
+        positive(max_hold, of="max_hold", least=0, most=LONGEST)
 
     @classmethod
     def refusal(cls, what: str, thing: object) -> TypeError:

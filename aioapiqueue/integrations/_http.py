@@ -7,7 +7,7 @@ from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from aioapiqueue._rate import positive
+from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue.integrations._headers import read_advice
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ class Pacing:
             raise ValueError(f'key is "host", "route" or a function of the request, not {key!r}')
         if iscoroutinefunction(key):  # each request would be of a lane of its own: its coroutine
             raise TypeError(f"key takes a plain function of the request, not a coroutine: {key!r}")
-        positive(max_hold, of="max_hold", least=0)
+        positive(max_hold, of="max_hold", least=0, most=LONGEST)
         if timeout is not None:
-            positive(timeout, of="timeout", least=0)
+            positive(timeout, of="timeout", least=0, most=LONGEST)
         self._queue = queue
         self._key = key if callable(key) else {"host": _host, "route": _route}[key]
         self._max_hold = max_hold

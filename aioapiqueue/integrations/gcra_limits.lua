@@ -173,16 +173,17 @@ function Window.touch() end
 function Window.due(window, at, cost)
   Window.forget(window, at)
   local excess, due, from = window.total + cost - window.calls, ALWAYS, 0
-  while excess > 0 do
+  local rounding = 1e-9 * window.calls  -- fractions such as 0.1 do not add up
+  while excess > rounding do
     local entries = redis.call('LRANGE', window.log, from, from + 63)
     for _, text in ipairs(entries) do
-      if excess > 0 then
+      if excess > rounding then
         local _, spent, ends = entry(text)
         excess, due = excess - spent, math.max(due, ends)
       end
     end
     if #entries < 64 then
-      return excess > 1e-9 and NEVER or due  -- NEVER: the window is smaller than the cost
+      return excess > rounding and NEVER or due  -- NEVER: the window is smaller than the cost
     end
     from = from + 64
   end

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aioapiqueue._authority import AGAIN, State, Unreachable
 from aioapiqueue._leases import NO_KEY
-from aioapiqueue._rate import Rate, Window, as_limit, positive
+from aioapiqueue._rate import LONGEST, Rate, Window, as_limit, positive
 from aioapiqueue._shared import Member
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import SharedError
@@ -132,9 +132,9 @@ class SharedSchedule:
                 f"name must be text that has a UTF-8 form, not {name!r}: of bytes that are none, "
                 'make one by decode("utf-8", "replace")'
             ) from None
-        positive(ahead, of="ahead", least=0)
-        positive(timeout, of="timeout")
-        positive(lease, of="lease")
+        positive(ahead, of="ahead", least=0, most=LONGEST)
+        positive(timeout, of="timeout", most=LONGEST)
+        positive(lease, of="lease", most=LONGEST)
         limit = None if fallback is None else as_limit(fallback)
         if isinstance(limit, Window):
             raise TypeError(f"fallback takes a rate, not a window: {limit}")
