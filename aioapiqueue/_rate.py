@@ -57,8 +57,7 @@ def positive(value: float, *, of: str, least: float | None = None, most: float =
         bound = "above 0" if least is None else f"at least {least:g}"
         raise ValueError(f"{of} must be finite and {bound}, not {value!r}")
     if value > most:  # also a whole number that no float can hold
-        shown = value if isinstance(value, float) or value < 10**30 else "a longer number"
-        raise ValueError(f"{of} must be at most {most:g}, not {shown}")
+        raise ValueError(f"{of} must be at most {most:g}, not {value!r:.30}")
 
 
 @dataclass(frozen=True, slots=True)

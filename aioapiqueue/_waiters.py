@@ -298,13 +298,13 @@ class Waiters(asyncio.Queue["Slot"]):
         for line in map(self.lines.get, keys):
             first = None if line is None else line.first()
             if line is not None and first is not None:
-                rank = line.turn if self.fair else first.sequence
-                heads.append((first.priority, rank, line, first, None))
+                place = line.turn if self.fair else first.sequence
+                heads.append((first.priority, place, line, first, None))
         heapify(heads)
         while heads:
-            priority, rank, line, first, rest = heads[0]
+            priority, before, line, first, rest = heads[0]
             if line.key in keys:
-                yield (priority, rank), line.key, first
+                yield (priority, before), line.key, first
             if rest is None:  # most lines are not looked into any further
                 rest = iter(line)
                 next(rest, None)
@@ -313,8 +313,8 @@ class Waiters(asyncio.Queue["Slot"]):
                 heappop(heads)
             else:
                 turn += 1
-                rank = turn if self.fair else after.sequence
-                heapreplace(heads, (after.priority, rank, line, after, rest))
+                place = turn if self.fair else after.sequence
+                heapreplace(heads, (after.priority, place, line, after, rest))
 
     def cost_of(self, key: Hashable) -> float:
         """Return the cost of all who wait in the line of one key."""
