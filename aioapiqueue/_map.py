@@ -29,7 +29,7 @@ def paced_map(
     concurrency: int | None,
     ordered: bool,
     return_exceptions: bool,
-) -> AsyncIterator[R]:
+) -> AsyncIterator[R | BaseException]:
     """Check the arguments now, not at the first result; see `ApiQueue.map`."""
     refuse_all_but_coroutine_functions(fn, "map")
     at_once = 100 if concurrency is None else concurrency
@@ -47,7 +47,7 @@ async def _results(
     *,
     ordered: bool,
     forgiving: bool,
-) -> AsyncIterator[R]:
+) -> AsyncIterator[R | BaseException]:
     # Plain tasks and no task group: a generator that is left by `break` is closed by another
     # task, where a cancel scope could not be ended.
     paced_already = getattr(fn, "__rate_limited_by__", None) is queue
@@ -86,7 +86,8 @@ async def _results(
             calls.remove(task)
             places.release()
             if forgiving and (task.cancelled() or task.exception()):
-                yield task.exception() if not task.cancelled() else asyncio.CancelledError()  # type: ignore[misc]  # as gather does
+                error = None if task.cancelled() else task.exception()
+                yield error or asyncio.CancelledError()  # as gather does
             else:
                 yield task.result()
     finally:

@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import math
 from asyncio import get_running_loop
-from typing import TYPE_CHECKING, Literal, NoReturn, Self, SupportsIndex, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NoReturn,
+    Self,
+    SupportsIndex,
+    TypeVar,
+    overload,
+)
 
 import anyio
 
 from aioapiqueue._dispatch import Authority, Dispatcher
 from aioapiqueue._events import Stats
 from aioapiqueue._map import paced_map
-from aioapiqueue._rate import LONGEST, Limit, as_limit, as_limits, positive
+from aioapiqueue._rate import LONGEST, Limit, Rate, Window, as_limit, as_limits, positive
 from aioapiqueue._schedule import fits
 from aioapiqueue._slot import GRANTED, Reservation, Slot, TimedSlot
 from aioapiqueue.exceptions import QueueClosed, WouldWait
@@ -36,7 +45,16 @@ __all__ = ["ApiQueue"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-Limits = str | Limit | tuple[str | Limit, ...] | list[str | Limit]
+Limits = (
+    str
+    | Limit
+    | tuple[str | Limit, ...]
+    | list[str]
+    | list[Rate]
+    | list[Window]
+    | list[Limit]
+    | list[str | Limit]  # a list of one kind is no list of either, to a type checker
+)
 
 
 class ApiQueue(Dispatcher):
@@ -111,7 +129,7 @@ class ApiQueue(Dispatcher):
         self,
         *limits: str | Limit,
         name: str | None = None,
-        lanes: Mapping[Hashable, Limits] | None = None,
+        lanes: Mapping[Any, Limits] | None = None,  # Any: dict[str, ...] is no Mapping[Hashable]
         order: Literal["fifo", "fair"] = "fifo",
         concurrency: int | None = None,
         maxsize: int = 0,
@@ -292,6 +310,28 @@ class ApiQueue(Dispatcher):
             when = max(when, lane.ahead(now, self._waiters.cost_of(key) + cost))
         return when - now
 
+    @overload
+    def map(
+        self,
+        fn: Callable[[T], Awaitable[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        concurrency: int | None = None,
+        ordered: bool = False,
+        return_exceptions: Literal[False] = False,
+    ) -> AsyncIterator[R]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[T], Awaitable[R]],
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        concurrency: int | None = None,
+        ordered: bool = False,
+        return_exceptions: bool,
+    ) -> AsyncIterator[R | BaseException]: ...
+
     def map(
         self,
         fn: Callable[[T], Awaitable[R]],
@@ -300,7 +340,7 @@ class ApiQueue(Dispatcher):
         concurrency: int | None = None,
         ordered: bool = False,
         return_exceptions: bool = False,
-    ) -> AsyncIterator[R]:
+    ) -> AsyncIterator[R | BaseException]:
         """Call `fn` on every item, paced; yield the results as they come.
 
         Items are taken one by one as slots come, so that they may be without end.

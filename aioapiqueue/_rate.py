@@ -187,7 +187,7 @@ def as_limit(value: object) -> Limit:
     raise TypeError(f"a limit is a string, a Rate or a Window, not {value!r}; {_FORMS}")
 
 
-def as_limits(value: str | Limit | tuple[str | Limit, ...] | list[str | Limit]) -> list[Limit]:
+def as_limits(value: object) -> list[Limit]:
     """Return one limit, or several in a tuple or list, as a list of limits."""
     several = value if isinstance(value, tuple | list) else (value,)
     return [as_limit(one) for one in several]

@@ -64,6 +64,14 @@ queue = ApiQueue(
     adaptive=Adaptive("1/s", 0.7, recovery=30, concurrency=1),
     observers=[observer, Recorder()],
 )
+by_host: dict[str, str] = {"example.com": "5/s"}
+ApiQueue("1/s", lanes=by_host)
+several: dict[str, list[str]] = {"example.com": ["5/s", "100/min"]}
+ApiQueue("1/s", lanes=several)
+by_number: dict[int, list[Rate]] = {1: [Rate(5)]}
+ApiQueue("1/s", lanes=by_number)
+numbers_as_limits: dict[str, int] = {"a": 5}
+ApiQueue("1/s", lanes=numbers_as_limits)  # type: ignore[arg-type]
 ApiQueue("1/s", adaptive=True)  # type: ignore[arg-type]
 Adaptive(5)  # type: ignore[arg-type]
 
@@ -186,6 +194,11 @@ async def mapped() -> None:
     async for result in queue.map(half, range(3), concurrency=5, ordered=True):
         assert_type(result, float)
     assert_type(queue.map(half, numbers()), AsyncIterator[float])
+    forgiving = queue.map(half, numbers(), return_exceptions=True)
+    assert_type(forgiving, AsyncIterator[float | BaseException])
+    either = queue.map(half, numbers(), return_exceptions=bool(os.getpid()))
+    assert_type(either, AsyncIterator[float | BaseException])
+    assert_type(queue.map(half, [1], return_exceptions=False), AsyncIterator[float])
     queue.map(half, ["a"])  # type: ignore[arg-type]
     queue.map(len, ["a"])  # type: ignore[arg-type]
 
