@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import ApiQueue, Slot
 
-__all__ = ["MAX_HOLD", "Key", "Pacing", "release_soon"]
+__all__ = ["MAX_HOLD", "Key", "Pacing", "Request", "release_soon"]
 
 MAX_HOLD = 3600.0
 
@@ -30,7 +30,7 @@ class _Url(Protocol):
     def path(self) -> str: ...
 
 
-class _Request(Protocol):
+class Request(Protocol):
     """What the requests of all these clients have in common."""
 
     @property
@@ -39,12 +39,12 @@ class _Request(Protocol):
     def url(self) -> Any: ...  # noqa: ANN401 - a _Url, but mypy takes none of theirs for one
 
 
-def _host(request: _Request) -> str:
+def _host(request: Request) -> str:
     url: _Url = request.url
     return url.host or ""
 
 
-def _route(request: _Request) -> str:
+def _route(request: Request) -> str:
     return f"{request.method} {_host(request)}{request.url.path}"
 
 
@@ -79,7 +79,7 @@ class Pacing:
         self._max_hold = max_hold
         self._timeout = timeout
 
-    def turn(self, request: _Request) -> asyncio.Future[Slot]:
+    def turn(self, request: Request) -> asyncio.Future[Slot]:
         """Join the queue. Cancelled, the future leaves it, or hands on the slot it has just got."""
         return self._queue.enqueue(key=self._key(request), timeout=self._timeout)
 

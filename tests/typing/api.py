@@ -9,6 +9,7 @@ from typing import Any, assert_type
 
 import aiohttp
 import httpx
+import httpx2
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import Sentinel
 
@@ -32,8 +33,9 @@ from aioapiqueue import (
     WouldWait,
     rate_limited,
 )
+from aioapiqueue.integrations import httpx as for_httpx
+from aioapiqueue.integrations import httpx2 as for_httpx2
 from aioapiqueue.integrations.aiohttp import RateLimitedMiddleware
-from aioapiqueue.integrations.httpx import RateLimitedTransport
 from aioapiqueue.integrations.redis import SharedSchedule
 from aioapiqueue.testing import VirtualLoop
 from aioapiqueue.threads import BlockingSlot, blocking
@@ -212,8 +214,15 @@ def edges() -> None:
     with blocking(queue).slot(key="a", timeout=5) as slot:
         assert_type(slot, BlockingSlot)
     assert_type(blocking(queue).call(os.getpid), int)
-    httpx.AsyncClient(transport=RateLimitedTransport(queue, key="route"))
-    RateLimitedTransport(queue, key="port")  # type: ignore[arg-type]
+    one = for_httpx.RateLimitedTransport(queue, httpx.AsyncHTTPTransport(), key="route")
+    two = for_httpx2.RateLimitedTransport(queue, httpx2.AsyncHTTPTransport(), key="route")
+    httpx.AsyncClient(transport=one)
+    httpx2.AsyncClient(transport=two)
+    httpx.AsyncClient(transport=two)  # type: ignore[arg-type]
+    httpx2.AsyncClient(transport=one)  # type: ignore[arg-type]
+    for_httpx.RateLimitedTransport(queue, httpx2.AsyncHTTPTransport())  # type: ignore[arg-type]
+    for_httpx2.RateLimitedTransport(queue, httpx.AsyncHTTPTransport())  # type: ignore[arg-type]
+    for_httpx.RateLimitedTransport(queue, key="port")  # type: ignore[arg-type]
     aiohttp.ClientSession(middlewares=[RateLimitedMiddleware(queue, key=lambda r: r.url.host)])
 
 

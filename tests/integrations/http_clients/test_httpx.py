@@ -2,8 +2,6 @@
 
 import asyncio
 import gc
-import subprocess
-import sys
 import threading
 import time
 from importlib import import_module
@@ -25,14 +23,19 @@ def library(client):
 
 
 @pytest.fixture
-def transport(library):
+def transport_class(library):
+    """Give the library's `RateLimitedTransport`."""
+    return import_module(f"aioapiqueue.integrations.{library.__name__}").RateLimitedTransport
+
+
+@pytest.fixture
+def transport(library, transport_class):
     """Give `transport(queue, **pacing, limits=...)`."""
-    from aioapiqueue.integrations.httpx import RateLimitedTransport
 
     def make(queue, *, limits=None, **pacing):
         limits = library.Limits(**(limits or {}))
         inner = library.AsyncHTTPTransport(verify=False, limits=limits)
-        return RateLimitedTransport(queue, inner, **pacing)
+        return transport_class(queue, inner, **pacing)
 
     return make
 
@@ -95,23 +98,19 @@ async def test_waiting_in_the_queue_uses_up_no_time_out(library, transport, serv
         assert time.monotonic() - start > 1.1
 
 
-async def test_a_response_that_comes_with_its_content_holds_nothing(library):
+async def test_a_response_that_comes_with_its_content_holds_nothing(library, transport_class):
     """A transport that makes one up gives httpx nothing to close."""
-    from aioapiqueue.integrations.httpx import RateLimitedTransport
-
     inner = library.MockTransport(lambda _: library.Response(200, json={"made": "up"}))
     queue = ApiQueue(concurrency=1)
-    async with library.AsyncClient(transport=RateLimitedTransport(queue, inner)) as client:
+    async with library.AsyncClient(transport=transport_class(queue, inner)) as client:
         for _ in range(2):
             response = await client.get("http://made.up/")
             assert response.json() == {"made": "up"}
             assert queue.running == 0
 
 
-async def test_the_transport_within_is_opened_and_closed(library, transport):
+async def test_the_transport_within_is_opened_and_closed(library, transport_class, transport):
     """The client opens and closes ours, and ours the one that it wraps."""
-    from aioapiqueue.integrations.httpx import RateLimitedTransport
-
     heard = []
 
     class Inner(library.AsyncBaseTransport):
@@ -125,10 +124,10 @@ async def test_the_transport_within_is_opened_and_closed(library, transport):
         async def aclose(self):
             heard.append("closed")
 
-    async with library.AsyncClient(transport=RateLimitedTransport(ApiQueue(), Inner())):
+    async with library.AsyncClient(transport=transport_class(ApiQueue(), Inner())):
         pass
     assert heard == ["opened", "left"]
-    await RateLimitedTransport(ApiQueue(), Inner()).aclose()
+    await transport_class(ApiQueue(), Inner()).aclose()
     assert heard == ["opened", "left", "closed"]
     assert isinstance(transport(ApiQueue()), library.AsyncBaseTransport)
 
@@ -169,9 +168,8 @@ async def test_a_value_of_10_megabytes_is_the_clients_error(client, server, repl
         assert queue.stats.odd == 1
 
 
-async def test_a_connection_that_the_server_ends_is_not_odd(library):
+async def test_a_connection_that_the_server_ends_is_not_odd(library, transport_class):
     """HTTP/2 says so by GOAWAY, which httpx has no other error for than for nonsense."""
-    from aioapiqueue.integrations.httpx import RateLimitedTransport
 
     class GoingAway(library.AsyncBaseTransport):
         async def handle_async_request(self, request):
@@ -180,7 +178,7 @@ async def test_a_connection_that_the_server_ends_is_not_odd(library):
             )
 
     queue = ApiQueue(concurrency=1)
-    async with library.AsyncClient(transport=RateLimitedTransport(queue, GoingAway())) as client:
+    async with library.AsyncClient(transport=transport_class(queue, GoingAway())) as client:
         with pytest.raises(library.RemoteProtocolError):
             await client.get("http://going.away/")
     assert (queue.running, queue.stats.odd) == (0, 0)
@@ -195,35 +193,3 @@ async def test_what_is_no_http_is_odd(client, server):
             with pytest.raises(paced.errors):
                 await paced.get(server.url())
             assert queue.stats.odd == odd
-
-
-def test_without_a_transport_it_makes_one(client, library):
-    """That of httpx, or that of httpx2 where only this is installed."""
-    del client
-    program = (
-        f"import sys; [sys.modules.__setitem__(name, None) for name in {{'httpx', 'httpx2'}} "
-        f"- {{{library.__name__!r}}}]\n"
-        "from aioapiqueue import ApiQueue\n"
-        "from aioapiqueue.integrations.httpx import RateLimitedTransport\n"
-        "print(type(RateLimitedTransport(ApiQueue())._transport).__module__.split('.')[0])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == library.__name__
-
-
-def test_without_httpx_the_error_names_the_extra(client):
-    """Importing the module without its dependency says what to install."""
-    del client
-    program = (
-        "import sys; sys.modules['httpx'] = sys.modules['httpx2'] = None; "
-        "import aioapiqueue.integrations.httpx"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert 'ImportError: pacing httpx clients needs httpx: pip install "aioapiqueue[httpx]"' in (
-        done.stderr
-    )
