@@ -20,7 +20,9 @@ Which fields count:
 - Pairs of a `...-Remaining...` and a `...-Reset...` that are named alike: `X-RateLimit-Remaining`
   (GitHub), `RateLimit-Remaining` (GitLab, and the IETF draft until -06), `x-rate-limit-remaining`
   (X), `x-ratelimit-remaining-tokens` (OpenAI), `x-ratelimit-reset-after` (Discord),
-  `anthropic-ratelimit-requests-remaining`.
+  `anthropic-ratelimit-requests-remaining`. What is -1 there was not given (Azure sends it for the
+  quota that a deployment does not have). Of `anthropic-ratelimit-unified-*` nothing counts: those
+  are a subscription's windows of 5 hours and 7 days, whose end is not when the next call may go.
 """
 
 from __future__ import annotations
@@ -64,6 +66,9 @@ _UNITS = {
 _ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T.*")
 _ASCTIME = re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} [0-9]{4}")
 _QUOTA = re.compile(r"(.*)rate-?limit-(.+)")
+_NOT_GIVEN = "-1"
+_OVERLOADED = 529
+"""No registered status: Anthropic's API sends it, with an `overloaded_error`, and others do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +102,9 @@ def read_advice(
 ) -> Advice:
     """Read what a response asks for. Whatever the other side sends, this raises nothing.
 
-    Push-back is 429; 503 with `Retry-After` (without, it is a failure like another); and 403 with
-    `Retry-After` or with nothing remaining, which is how GitHub says that a limit is used up.
+    Push-back is 429; 529, by which Anthropic's API says that it is overloaded; 503 with
+    `Retry-After` (without, it is a failure like another); and 403 with `Retry-After` or with
+    nothing remaining, which is how GitHub says that a limit is used up.
 
     Of values that contradict each other, those which keep the other side in peace count: the least
     remaining, the longest hold.
@@ -149,6 +155,8 @@ class _Reading:
             self._age = _number(value) or 0.0
         elif "limit-" in name and (quota := _QUOTA.fullmatch(name)) is not None:
             kind = set(words := quota[2].split("-"))
+            if words[0] == "unified" or value.strip(" \t") == _NOT_GIVEN:
+                return
             if "remaining" in kind:
                 words.remove("remaining")
                 self._quotas[quota[1], *words].remaining.append(value)
@@ -167,7 +175,7 @@ class _Reading:
         spent = remaining is not None and remaining < 1
         named = bool(self._retry_after or self._retry_after_ms)
         throttled = (
-            status == HTTPStatus.TOO_MANY_REQUESTS
+            status in (HTTPStatus.TOO_MANY_REQUESTS, _OVERLOADED)
             or (status == HTTPStatus.SERVICE_UNAVAILABLE and named)
             or (status == HTTPStatus.FORBIDDEN and (named or spent))
         )
@@ -296,7 +304,7 @@ def _number(text: str) -> float | None:
 
 def _date(text: str) -> float | None:
     """Return a date of RFC 9110 or RFC 3339 as seconds since 1970."""
-    if len(text) > _LONGEST_VALUE:
+    if len(text) > _LONGEST_VALUE or not text.isascii():  # the parser takes digits of any script
         return None
     try:
         if _ISO.fullmatch(text):

@@ -46,11 +46,11 @@ class RateLimitedTransport(
     The slot is held until the response is closed: with `client.stream(...)`, until the end of its
     block. A response that nobody closes gives its slot back when it is garbage collected.
 
-    Push-back (429; 503 or 403 with `Retry-After`; 403 with nothing remaining) goes to
-    `Slot.throttled`; where a response says that nothing remains until some time, the queue holds
-    until then (`ApiQueue.hold`); what makes no sense is counted (`stats.odd`). All of them are of
-    the request's key: a queue that has no lane for it holds as a whole, so give it
-    `lanes={"*": ()}` if it serves several hosts.
+    Push-back (429; 529, by which Anthropic's API says that it is overloaded; 503 or 403 with
+    `Retry-After`; 403 with nothing remaining) goes to `Slot.throttled`; where a response says that
+    nothing remains until some time, the queue holds until then (`ApiQueue.hold`); what is malformed
+    is counted (`stats.odd`). All of them are of the request's key: a queue that has no lane for it
+    holds as a whole, so give it `lanes={"*": ()}` if it serves several hosts.
 
     Args:
         queue: paces the requests. One queue may pace any number of clients.

@@ -13,10 +13,14 @@ from aioapiqueue.integrations._structured import Item, parse_dictionary, parse_l
 
 NOW = 1_790_000_000.0  # Mon, 21 Sep 2026 14:13:20 GMT
 
+WIDE = str.maketrans({str(digit): chr(0xFF10 + digit) for digit in range(10)})
+"""To digits that are as wide as Chinese characters, and that `int()` reads."""
+
 JUNK = [
     "",
     " ",
     "-1",
+    "-2",
     "nan",
     "NaN",
     "inf",
@@ -29,6 +33,16 @@ JUNK = [
     "30\x1f",
     "\udcff\udcfe",
     "٣",
+    *(
+        text.translate(WIDE)
+        for text in (
+            "30",
+            "1s",
+            "Mon, 21 Sep 2026 14:13:50 GMT",
+            "Mon Sep 21 14:13:50 2026",
+            "2026-09-21T14:13:50Z",
+        )
+    ),
     "30 seconds",
     "Fri, 31 Foo 2026 99:99:99 GMT",
     "Tue Feb 16 2021 09:02:42 GMT+0100 (Central European Standard Time)",
@@ -65,6 +79,9 @@ def test_a_response_without_such_headers_asks_for_nothing(status):
     ("status", "headers", "throttled"),
     [
         (429, [], True),
+        (529, [], True),
+        (529, [("Retry-After", "1")], True),
+        (529, [("X-RateLimit-Remaining", "14")], True),
         (503, [("Retry-After", "1")], True),
         (503, [("Retry-After", "soon")], True),
         (403, [("Retry-After", "1")], True),
@@ -76,7 +93,7 @@ def test_a_response_without_such_headers_asks_for_nothing(status):
     ],
 )
 def test_which_responses_are_push_back(status, headers, throttled):
-    """429 is; 503 and 403 are if they name a time, and 403 if nothing remains."""
+    """429 and 529 are; 503 and 403 are if they name a time, and 403 if nothing remains."""
     assert advice(status, *headers).throttled is throttled
 
 
@@ -224,6 +241,62 @@ def test_a_quota_of_concurrent_requests_is_no_matter_of_time():
     )
 
 
+AZURES = [  # of a deployment without a quota of tokens
+    ("x-ratelimit-limit-requests", "10"),
+    ("x-ratelimit-limit-tokens", "-1"),
+    ("x-ratelimit-remaining-requests", "9"),
+    ("x-ratelimit-remaining-tokens", "-1"),
+    ("x-ratelimit-reset-tokens", "0"),
+]
+
+
+@pytest.mark.parametrize("status", [200, 429])
+def test_minus_one_was_not_given(status):
+    """Azure sends it for what it does not count; the quota that it counts is read."""
+    assert advice(status, *AZURES) == Advice(
+        throttled=status == 429, hold=0.0 if status == 429 else None, remaining=9.0
+    )
+
+
+def test_only_a_quotas_fields_may_be_unknown():
+    """Elsewhere -1 is malformed, and so is any other negative number."""
+    reset = ("X-RateLimit-Reset", "-1")
+    assert advice(200, ("X-RateLimit-Remaining", " -1 "), ("X-RateLimit-Reset", "30")) == Advice()
+    assert advice(200, ("X-RateLimit-Remaining", "0"), reset) == Advice(remaining=0.0)
+    for odd in (("X-RateLimit-Remaining", "-1.0"), ("RateLimit", "limit=9, remaining=-1, reset=3")):
+        assert advice(200, odd) == Advice(odd=True)
+    assert advice(429, ("Retry-After", "-1")) == Advice(throttled=True, odd=True)
+
+
+def subscription(status):
+    """Make the headers of Anthropic's subscriptions, as they come with every answer."""
+    return [
+        ("anthropic-ratelimit-unified-status", status),
+        ("anthropic-ratelimit-unified-reset", str(int(NOW + 7200))),
+        ("anthropic-ratelimit-unified-5h-status", status),
+        ("anthropic-ratelimit-unified-5h-utilization", "1.08"),
+        ("anthropic-ratelimit-unified-5h-reset", str(int(NOW + 7200))),
+        ("anthropic-ratelimit-unified-7d-status", "allowed"),
+        ("anthropic-ratelimit-unified-7d-utilization", "0.51"),
+        ("anthropic-ratelimit-unified-7d-reset", str(int(NOW + 500_000))),
+        ("anthropic-ratelimit-unified-representative-claim", "five_hour"),
+        ("anthropic-ratelimit-unified-fallback-percentage", "0.5"),
+        ("anthropic-ratelimit-unified-overage-status", "rejected"),
+    ]
+
+
+def test_a_subscriptions_windows_hold_nothing():
+    """Their end is not when the next call may go; Retry-After and the API's own quotas are read."""
+    assert advice(200, *subscription("allowed")) == Advice()
+    assert advice(429, *subscription("rejected")) == Advice(throttled=True)
+    assert hold(429, *subscription("rejected"), ("Retry-After", "30")) == 30
+    quota = [
+        ("anthropic-ratelimit-requests-remaining", "0"),
+        ("anthropic-ratelimit-requests-reset", "2026-09-21T14:13:50Z"),
+    ]
+    assert hold(429, *subscription("allowed"), *quota) == 30
+
+
 def test_retry_after_takes_precedence():
     """As the draft demands, wherever a response has both."""
     quota = ("RateLimit", '"default";r=0;t=30')
@@ -249,6 +322,8 @@ def test_a_refusal_while_something_remains_is_not_of_that_quota():
 @pytest.mark.parametrize("junk", JUNK, ids=lambda junk: ascii(junk[:20]))
 def test_nonsense_is_odd_and_holds_nothing(junk, name, rest):
     """What cannot be read is noted; the response counts as if it were not there."""
+    if name == "X-RateLimit-Remaining" and junk == "-1":
+        junk = "-1.5"  # that is unknown, and no nonsense
     read = advice(503, (name, junk), *rest)
     assert read.odd
     assert read.hold is None
@@ -259,7 +334,7 @@ def test_nonsense_is_odd_and_holds_nothing(junk, name, rest):
 def test_a_reset_that_is_nonsense_is_odd_and_holds_nothing(junk):
     """Nothing remains, but until when is anybody's guess."""
     read = advice(200, ("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", junk))
-    assert read == Advice(remaining=0.0, odd=True)
+    assert read == Advice(remaining=0.0, odd=junk != "-1")  # which is unknown
 
 
 @pytest.mark.parametrize(

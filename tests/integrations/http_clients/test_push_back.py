@@ -19,6 +19,11 @@ def left(remaining, reset, prefix="X-RateLimit"):
     return [(f"{prefix}-Remaining", str(remaining)), (f"{prefix}-Reset", str(reset))]
 
 
+def wide(text):
+    """Write the digits as wide as Chinese characters, which `int()` reads as well."""
+    return "".join(chr(0xFEE0 + ord(c)) if c.isdigit() else c for c in text).encode()
+
+
 # Each: the status, and the headers at an instant. All ask for 30 seconds.
 FORMS = {
     "429, seconds": (429, lambda _: [("Retry-After", "30")]),
@@ -32,6 +37,16 @@ FORMS = {
     ),
     "429, milliseconds": (429, lambda _: [("Retry-After", "40"), ("retry-after-ms", "30000")]),
     "503, milliseconds": (503, lambda _: [("retry-after-ms", "30000")]),
+    "529, seconds": (529, lambda _: [("retry-after", "30")]),
+    "429, Azure, of a deployment without a quota of tokens": (
+        429,
+        lambda _: [
+            ("x-ratelimit-remaining-requests", "9"),
+            ("x-ratelimit-remaining-tokens", "-1"),
+            ("x-ratelimit-reset-tokens", "59"),
+            ("retry-after", "30"),
+        ],
+    ),
     "503, seconds": (503, lambda _: [("Retry-After", "30")]),
     "503, HTTP date": (503, lambda now: [("Retry-After", formatdate(now + 30, usegmt=True))]),
     "403, GitHub's secondary limit": (
@@ -114,7 +129,9 @@ NONSENSE = {
     "year 9999": ([("Retry-After", "Fri, 31 Dec 9999 23:59:59 GMT")], True),
     "30 years": ([("Retry-After", "946684800")], True),
     "contradicting": ([("Retry-After", "7"), ("Retry-After", "4000")], True),
-    "negative remaining": (left(-1, 30), True),
+    "wide digits": ([("Retry-After", wide("30"))], False),
+    "a date of wide digits": ([("Retry-After", wide("Fri, 31 Dec 9999 23:59:59 GMT"))], False),
+    "negative remaining": (left(-2, 30), True),
     "negative reset": (left(0, -30), False),
     "NaN reset": (left(0, "NaN"), False),
     "reset in the year 9999": (left(0, "9999-12-31T23:59:59Z"), True),
@@ -160,6 +177,40 @@ async def test_nonsense_is_counted_and_holds_no_longer_than_the_longest(
         assert queue.stats.odd == 1
         assert queue.stats.throttled == 1
         assert queue.running == 0
+
+
+# Each: the status, and the headers at an instant. None asks for a hold.
+NO_HOLD = {
+    "529 alone": (529, lambda _: []),
+    "429, an Anthropic subscription": (
+        429,
+        lambda now: [
+            ("anthropic-ratelimit-unified-status", "rejected"),
+            ("anthropic-ratelimit-unified-5h-reset", str(int(now + 7200))),
+            ("anthropic-ratelimit-unified-7d-reset", str(int(now + 500_000))),
+        ],
+    ),
+    "Azure": (
+        200,
+        lambda _: [
+            ("x-ratelimit-limit-tokens", "-1"),
+            ("x-ratelimit-remaining-tokens", "-1"),
+            ("x-ratelimit-reset-tokens", "0"),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("form", NO_HOLD)
+async def test_no_hold_is_read_where_none_is_asked(client, server, reply, form):
+    """A refusal counts as push-back all the same, and nothing of it is malformed."""
+    status, headers = NO_HOLD[form]
+    server.answer = lambda _: reply.of(status, headers(time.time()))
+    async with ApiQueue(lanes={"*": ()}) as queue, client(queue) as paced:
+        assert await paced.get(server.url()) == status
+        assert queue.estimate(key=HOST) == 0
+        assert queue.stats.throttled == (status != 200)
+        assert queue.stats.odd == 0
 
 
 async def test_the_longest_hold_is_an_hour_by_default(client, server, reply):
