@@ -38,6 +38,8 @@ AGAIN = 5.0
 """Seconds after which nothing is given back that may have been given back already."""
 _BACKOFF = (0.05, 2.0)
 _MUCH_TO_SAY = 1000
+_ROUNDS = 10
+"""Answers in a row about limits alone: each has been set by others since the one before."""
 _SAY_PLACES = ("renew", "adjust", "return")
 _ALWAYS_SAID = ("set", "pause", "resume")
 _LASTING = (*_ALWAYS_SAID, "hold")
@@ -288,21 +290,36 @@ class Talk:
         lanes: Sequence[Hashable] = (),
         **fields: Any,  # noqa: ANN401 - as each verb has it
     ) -> tuple[Any, ...]:
-        """Say or ask something until it has been understood; return the answer."""
-        while True:
+        """Say or ask something until it has been understood; return the answer.
+
+        Raises:
+            Unreachable: no answer for now; or others set limits each time before it is heard.
+            SharedError: the authority refuses, or disagrees about the limits whatever is said.
+        """
+        again = False
+        for _ in range(_ROUNDS):
             sent = self.queue._clock()
-            self.asks += 1
-            try:
-                word, *rest = await self.link.send(self, verb, lanes, fields)
-            except (Unreachable, SharedError):
-                self.faults += 1
-                raise
-            if word == "conf":  # others have set limits meanwhile
+            if again:
+                word, *rest = await self._send("set", (), {"again": True})
+            else:
+                word, *rest = await self._send(verb, lanes, fields)
+            if word == "conf" and rest[0] > self.rev:  # others have set limits meanwhile
                 self._adopt(*rest)
-            elif word == "tell":  # the authority has forgotten them
-                await self._exchange("set", again=True)
+            elif word == "tell" and not again:  # the authority has forgotten them
+                again = True
+            elif word != "ok":
+                self.faults += 1
+                raise SharedError(
+                    f"{self.link!r}: the server has other limits than it has just said or heard. "
+                    "Find out what else writes to its keys, then delete them"
+                )
+            elif again:
+                again = False
             else:
                 break
+        else:
+            self.faults += 1
+            raise Unreachable("others set limits more often than an answer takes")
         instant, epoch, state, *answer = rest
         self._clock.heard(sent, self.queue._clock(), instant)
         if epoch != self._epoch:  # it knows nothing of what it leased before
@@ -316,6 +333,18 @@ class Talk:
             self.fault, self._fallback = "", None
             self._tell("restored")
         return tuple(answer)
+
+    async def _send(
+        self, verb: str, lanes: Sequence[Hashable], fields: Mapping[str, Any]
+    ) -> tuple[Any, ...]:
+        if self._closed:  # cancelled, too: a client may swallow that, and go on as if it were not
+            raise asyncio.CancelledError
+        self.asks += 1
+        try:
+            return await self.link.send(self, verb, lanes, fields)
+        except (Unreachable, SharedError):
+            self.faults += 1
+            raise
 
     def _adopt(self, rev: int, told: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Take over the limits that others have set."""
@@ -400,9 +429,11 @@ class Talk:
             self.queue._tell(kind, Slot(self.queue, None, 0, 0))
 
     async def aclose(self) -> None:
-        """Say what is left to say, for one time-out at most, and that this member is gone.
+        """Say what is left to say, and that this member is gone.
 
-        Bodies that go on keep their places until their lease is up.
+        Takes one time-out of the link's at most; and as much again if a request ends late although
+        it is cancelled. Bodies that go on keep their places until their lease is up. Cancelled,
+        says nothing more, and leaves no task behind that would.
         """
         try:
             if self._epoch:
@@ -413,7 +444,7 @@ class Talk:
             self._closed = True
             if self._task is not None:
                 self._task.cancel()
-                await asyncio.wait([self._task])
+                await asyncio.wait([self._task], timeout=self.link.timeout)
         finally:  # cancelled or not
             self._closed = True
             for timer in self._timers.values():

@@ -517,7 +517,8 @@ class ApiQueue(Dispatcher):
             drain: let those who wait have their turn first; default True. (A queue that is
                 paused drains when it is resumed.)
             timeout: seconds for draining, at most; default: any time. Whoever still waits then
-                gets `QueueClosed`.
+                gets `QueueClosed`. A queue with a `SharedSchedule` then says that it is gone,
+                for up to twice the `timeout` of that.
 
         Raises:
             ValueError: `timeout` is negative, infinite or NaN.

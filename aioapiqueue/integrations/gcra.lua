@@ -1,7 +1,7 @@
 -- The limits of one quota, for all who share it: the arithmetic of _schedule.py and adaptive.py on
 -- the server's clock. Everything that is asked or said is one call of this script, so that a slot
--- is charged to the queue and to its lane at once, or to neither. It goes on from gcra_limits.lua:
--- a server has no modules, so redis.py joins them.
+-- is charged to the queue and to its lane at once, or to neither. It goes on from gcra_figures.lua
+-- and gcra_limits.lua: a server has no modules, so redis.py joins them.
 --
 -- Times are whole microseconds, which a double holds exactly until the year 2255.
 --
@@ -15,38 +15,29 @@
 local KEEP = 2e6          -- an idle key lives so much longer than it can be told from a new one
 local PAUSED = 86400e6    -- what is paused without end is remembered for a day without a caller
 local TOLD = 3600e6       -- so is for an hour what `set_rate` has said
-local LATEST = 2 ^ 53      -- no instant is later: see above; no TTL that a server takes, either
 local RECENT = 1.5e6      -- who has asked since is taken to be waiting: everybody asks every second
 
 -- A schedule: {key, fields, limits, held, last, turn}.
-
-local function hash(key)
-  local fields, flat = {}, redis.call('HGETALL', key)
-  for index = 1, #flat, 2 do
-    fields[flat[index]] = flat[index + 1]
-  end
-  return fields
-end
 
 local KINDS = {r = Pace, w = Window, g = Governor}
 
 local function load(spec)
   local schedule = {key = KEYS[spec.key], limits = spec.limits, mine = spec.turn or 0}
-  local fields = hash(schedule.key)
+  local fields, read = hash(schedule.key)
   local counts = {}
   for _, limit in ipairs(spec.limits) do
     -- By kind and number: of other limits, each takes over from the one of its kind in its place.
     counts[limit.kind] = (counts[limit.kind] or 0) + 1
     limit.name = limit.kind .. counts[limit.kind] .. ':'
     setmetatable(limit, {__index = KINDS[limit.kind]})
-    limit:load(fields, limit.name)
+    limit:load(read, limit.name, schedule.key, fields)
   end
   schedule.fields = fields
-  schedule.held = number(fields.held, ALWAYS)    -- by the other side's push-back
-  schedule.paused = number(fields.paused, ALWAYS)
-  schedule.last = number(fields.last, ALWAYS)    -- the latest slot so far
-  schedule.turn = number(fields.turn, ALWAYS)    -- the latest turn to ask that was given out
-  schedule.fixed = number(fields.fixed, ALWAYS)  -- turns up to this one are known to be early
+  schedule.held = read('held', ALWAYS)    -- by the other side's push-back
+  schedule.paused = fields.paused == 'inf' and NEVER or read('paused', ALWAYS)
+  schedule.last = read('last', ALWAYS, nil, now + YEAR)  -- the latest slot so far
+  schedule.turn = read('turn', ALWAYS)    -- the latest turn to ask that was given out
+  schedule.fixed = read('fixed', ALWAYS)  -- turns up to this one are known to be early
   schedule.interval, schedule.bound = 0, #spec.limits > 0
   for _, limit in ipairs(spec.limits) do
     schedule.interval = math.max(schedule.interval, limit.interval or 0)
@@ -73,14 +64,17 @@ end
 -- Write a schedule back; return when it may be forgotten.
 local function save(schedule, extra)
   local flat, absent = {}, {}
-  local function set(name, value)
+  local function set(name, value, most)
     if value == ALWAYS or value == NEVER or value == '' then
       if schedule.fields[name] then
         absent[#absent + 1] = name
       end
     else
       flat[#flat + 1] = name
-      flat[#flat + 1] = type(value) == 'number' and string.format('%.17g', value) or value
+      if type(value) == 'number' then  -- no more than is read again
+        value = string.format('%.17g', math.max(-LATEST, math.min(most or LATEST, value)))
+      end
+      flat[#flat + 1] = value
     end
   end
   for _, limit in ipairs(schedule.limits) do
@@ -202,8 +196,8 @@ local function next_turn(schedule, gate, at, step, served)
 end
 
 -- The clock never goes back: of a server's that does, the difference is added from then on.
-local queue_fields = hash(KEYS[1])
-local skew, seen = number(queue_fields.skew, 0), number(queue_fields.seen, ALWAYS)
+local queue_fields, read_queue = hash(KEYS[1])
+local skew, seen = read_queue('skew', 0, 0, LATEST / 2), read_queue('seen', ALWAYS, 0, LATEST / 2)
 if ARGV[2] == '' then
   local time = redis.call('TIME')
   now = tonumber(time[1]) * 1e6 + tonumber(time[2])
@@ -213,8 +207,12 @@ end
 local behind = math.max(0, seen - (now + skew))
 skew = skew + behind
 now = now + skew
-local epoch = number(queue_fields.epoch, now)
-local rev = number(queue_fields.rev, 0)
+local epoch = read_queue('epoch', now, 1, LATEST / 2)
+local rev = read_queue('rev', 0, 0, LATEST / 2)
+if rev % 1 > 0 or rev > 0 and not queue_fields.conf then
+  -- What both sides cannot read alike, they would tell each other without end.
+  refuse(KEYS[1], queue_fields.conf and 'rev' or 'no conf, but rev', queue_fields.rev)
+end
 
 if verb == 'set' then
   if payload.rev < rev then
@@ -292,16 +290,20 @@ local function places()
   if limit < 0 then
     return NEVER, function() end, payload.running
   end
-  local others, wanting, holders, latest = 0, 1, {}, now + payload.lease
+  local lease = math.min(payload.lease, YEAR)
+  local others, wanting, holders, latest = 0, 1, {}, now + lease
   for process, held in pairs(hash(KEYS[3])) do
-    local count, lives, wants = string.match(held, '(%S+):(%S+):(%S+)')
-    if tonumber(lives) <= now then
+    local count, lives, wants = split(KEYS[3], 'places', held)
+    count = figure(KEYS[3], 'places', count, nil, 0)
+    lives = figure(KEYS[3], 'places until', lives, nil, nil, now + YEAR)
+    wants = figure(KEYS[3], 'places wanted until', wants, nil, nil, now + YEAR)
+    if lives <= now then
       redis.call('HDEL', KEYS[3], process)
     elseif process ~= payload.me then
-      others, latest = others + tonumber(count), math.max(latest, tonumber(lives))
-      if tonumber(wants) > now then
+      others, latest = others + count, math.max(latest, lives)
+      if wants > now then
         wanting = wanting + 1
-        holders[#holders + 1] = tonumber(count)
+        holders[#holders + 1] = count
       end
     end
   end
@@ -315,7 +317,7 @@ local function places()
     local holds = payload.running + granted
     local wants = wanting_more and now + 300000 or 0
     if holds > 0 or wants > 0 then
-      local text = string.format('%.0f:%.0f:%.0f', holds, now + payload.lease, wants)
+      local text = string.format('%.0f:%.0f:%.0f', holds, now + lease, wants)
       redis.call('HSET', KEYS[3], payload.me, text)
       expire(KEYS[3], latest + KEEP)
     else
@@ -331,7 +333,8 @@ local function is_new()
     return true
   end
   local key, one, kept = KEYS[payload.said[1]], payload.said[2], payload.said[3]
-  if one <= number(hash(key).said, 0) then
+  local _, read = hash(key)
+  if one <= read('said', 0, 0) then
     return false
   end
   redis.call('HSET', key, 'said', one)
@@ -461,7 +464,7 @@ if verb == 'renew' or verb == 'adjust' or verb == 'return' then
 elseif verb == 'hold' or verb == 'push' then
   local held = lane or queue
   if payload.seconds >= 0 then
-    held.held = math.max(held.held, now + payload.seconds)
+    held.held = math.min(LATEST, math.max(held.held, now + payload.seconds))
   end
   local slowed = 0
   if verb == 'push' and is_new() then
@@ -474,7 +477,8 @@ elseif verb == 'hold' or verb == 'push' then
   end
   return finish(slowed)
 elseif verb == 'pause' then
-  queue.paused = math.max(queue.paused, payload.seconds < 0 and NEVER or now + payload.seconds)
+  local end_ = payload.seconds < 0 and NEVER or math.min(LATEST, now + payload.seconds)
+  queue.paused = math.max(queue.paused, end_)
 elseif verb == 'resume' then
   queue.paused, queue.turn = math.min(queue.paused, now), ALWAYS
 elseif verb == 'leave' then

@@ -1,20 +1,14 @@
 -- The kinds of limits: rates (pace), windows and, where a schedule is adaptive, a governor, which is
--- a pace too. The first part of a script whose second is gcra.lua: see there.
+-- a pace too. The second part of a script: gcra_figures.lua comes before it, gcra.lua after.
 
-local NEVER, ALWAYS = math.huge, -math.huge
 local MEMORY = 3600e6     -- as adaptive.py
 local ENOUGH, PROBING = 10, 3
 local GOLDEN = 0.618034
 
 local verb, payload = ARGV[1], cjson.decode(ARGV[3])
-local catch_up, ahead = payload.catch_up, payload.ahead
+local catch_up, ahead = payload.catch_up, math.min(payload.ahead, YEAR)
 -- Of `catch_up`, whoever asks needs `late` for itself: so much is left for asking late.
 local spare = math.max(0, catch_up - (payload.late or 0))
-local now                 -- gcra.lua sets it before anything else
-
-local function number(text, default)
-  return text and tonumber(text) or default
-end
 
 local function up(time)  -- to a whole microsecond; what is a nanosecond above one is that one
   return math.ceil(time - 0.001)
@@ -109,16 +103,24 @@ function Pace.room(pace)
   return math.max(ahead / pace.interval, (now + ahead - since) / pace.interval + pace.burst)
 end
 
-function Pace.load(pace, fields, at)
-  pace.anchor = number(fields[at .. 'a'], ALWAYS)
-  pace.used = number(fields[at .. 'u'], 0)
-  pace.last = number(fields[at .. 'l'], ALWAYS)     -- the latest slot so far
-  pace.charged = number(fields[at .. 'c'], ALWAYS)  -- the latest that was not returned
+function Pace.load(pace, read, at, key, fields)
+  pace.anchor = read(at .. 'a', ALWAYS)
+  pace.used = read(at .. 'u', 0)
+  pace.last = read(at .. 'l', ALWAYS, nil, now + YEAR)     -- the latest slot so far
+  pace.charged = read(at .. 'c', ALWAYS, nil, now + YEAR)  -- the latest that was not returned
   pace.peaks = {}
-  for start, slack in string.gmatch(fields[at .. 'p'] or '', '(%S+):(%S+)') do
-    table.insert(pace.peaks, {tonumber(start), tonumber(slack)})
+  for peak in string.gmatch(fields[at .. 'p'] or '', '%S+') do
+    local start, slack = string.match(peak, '^(%S+):(%S+)$')
+    if not slack then
+      refuse(key, at .. 'p', peak)
+    end
+    table.insert(pace.peaks, {figure(key, at .. 'p', start), figure(key, at .. 'p', slack)})
   end
-  local before, burst = number(fields[at .. 'i'], pace.interval), number(fields[at .. 'b'], pace.burst)
+  local before = read(at .. 'i', pace.interval, 0, HUGE)
+  local burst = read(at .. 'b', pace.burst, 0, HUGE)
+  if pace.anchor + pace.used * before > LATEST then
+    refuse(key, at .. 'u', fields[at .. 'u'])  -- `save` leaves none that is later
+  end
   if verb == 'return' then  -- as it was charged: other limits have not been said yet
     pace.interval, pace.burst = before, burst
   elseif before ~= pace.interval or burst ~= pace.burst then  -- other limits: what is owed is carried over, in calls
@@ -132,15 +134,20 @@ function Pace.load(pace, fields, at)
 end
 
 function Pace.save(pace, set, at)
-  set(at .. 'i', pace.interval)
-  set(at .. 'b', pace.burst)
+  local tat = Pace.tat(pace)
+  if pace.anchor > ALWAYS and (tat > LATEST or pace.used > LATEST or pace.anchor < -LATEST) then
+    Pace.restart(pace, math.min(LATEST, tat), 0)  -- a cost that nobody can ever pay
+  end
+  set(at .. 'i', pace.interval, HUGE)
+  set(at .. 'b', pace.burst, HUGE)
   set(at .. 'a', pace.anchor)
   set(at .. 'u', pace.used)
   set(at .. 'l', pace.last)
   set(at .. 'c', pace.charged)
   local peaks = {}
   for index, peak in ipairs(pace.peaks) do
-    peaks[index] = string.format('%.17g:%.17g', peak[1], peak[2])
+    local slack = math.max(-LATEST, math.min(LATEST, peak[2]))
+    peaks[index] = string.format('%.17g:%.17g', peak[1], slack)
   end
   set(at .. 'p', table.concat(peaks, ' '))
 end
@@ -149,14 +156,17 @@ end
 -- which the slot can have been used: so it holds for what really started, whoever started it.
 local Window = {}
 
-local function entry(text)
-  local at, cost, ends = string.match(text or '', '(%S+):(%S+):(%S+)')
-  return tonumber(at), tonumber(cost), tonumber(ends)
+local function entry(window, text)
+  if text then
+    local key, name, at, cost, ends = window.log, 'an entry', split(window.log, 'an entry', text)
+    -- What it costs is 0 at least, but for what fractions have added up to.
+    return figure(key, name, at), figure(key, name, cost, nil, -1, HUGE), figure(key, name, ends)
+  end
 end
 
 function Window.forget(window, at)
   while true do
-    local start, cost, ends = entry(redis.call('LINDEX', window.log, 0))
+    local start, cost, ends = entry(window, redis.call('LINDEX', window.log, 0))
     if not start then
       window.total = 0  -- drops what error fractions of cost have added up to
       return
@@ -164,7 +174,7 @@ function Window.forget(window, at)
       return
     end
     redis.call('LPOP', window.log)
-    window.total = window.total - cost
+    window.total = math.max(0, window.total - cost)
   end
 end
 
@@ -172,18 +182,24 @@ function Window.touch() end
 
 function Window.due(window, at, cost)
   Window.forget(window, at)
-  local excess, due, from = window.total + cost - window.calls, ALWAYS, 0
+  local excess, due, from, sum = window.total + cost - window.calls, ALWAYS, 0, 0
   local rounding = 1e-9 * window.calls  -- fractions such as 0.1 do not add up
   while excess > rounding do
     local entries = redis.call('LRANGE', window.log, from, from + 63)
     for _, text in ipairs(entries) do
       if excess > rounding then
-        local _, spent, ends = entry(text)
-        excess, due = excess - spent, math.max(due, ends)
+        local _, spent, ends = entry(window, text)
+        excess, due, sum = excess - spent, math.max(due, ends), sum + spent
       end
     end
     if #entries < 64 then
-      return excess > rounding and NEVER or due  -- NEVER: the window is smaller than the cost
+      if excess <= rounding then
+        return due
+      elseif window.total > sum then  -- by what was rounded, or by what is not ours: the log counts
+        window.total = sum
+        return Window.due(window, at, cost)
+      end
+      return NEVER  -- the window is smaller than the cost
     end
     from = from + 64
   end
@@ -191,11 +207,11 @@ function Window.due(window, at, cost)
 end
 
 local function logged(at, cost, ends)
-  return string.format('%.0f:%.17g:%.0f', at, cost, ends)
+  return string.format('%.0f:%.17g:%.0f', at, cost, math.min(LATEST, ends))
 end
 
 function Window.take(window, _, cost, _, at)
-  local start, spent, ends = entry(redis.call('LINDEX', window.log, -1))
+  local start, spent, ends = entry(window, redis.call('LINDEX', window.log, -1))
   local used = at + window.per + (payload.late or 0)
   if start == at then
     redis.call('LSET', window.log, -1, logged(at, spent + cost, math.max(ends, used)))
@@ -209,7 +225,7 @@ end
 function Window.adjust(window, at, cost)
   local index = -1
   while true do
-    local start, spent, ends = entry(redis.call('LINDEX', window.log, index))
+    local start, spent, ends = entry(window, redis.call('LINDEX', window.log, index))
     if not start or start < at - catch_up then  -- a lane's may be as late as that
       return
     elseif start == at then
@@ -222,7 +238,7 @@ function Window.adjust(window, at, cost)
 end
 
 function Window.fresh_at(window)
-  local _, _, ends = entry(redis.call('LINDEX', window.log, -1))
+  local _, _, ends = entry(window, redis.call('LINDEX', window.log, -1))
   return ends or ALWAYS
 end
 
@@ -231,30 +247,29 @@ function Window.room(window)
   return window.calls - window.total
 end
 
-function Window.load(window, fields, at)
+function Window.load(window, read, at)
   window.log = KEYS[window.log]
-  if fields[at .. 'n'] then
-    window.total = tonumber(fields[at .. 'n'])
-  else
+  window.total = read(at .. 'n', nil, -1, HUGE)  -- as of an entry's cost
+  if not window.total then
     redis.call('DEL', window.log)
     window.total = 0
   end
 end
 
 function Window.save(window, set, at)
-  set(at .. 'n', window.total)
+  set(at .. 'n', window.total, HUGE)
 end
 
 local Governor = setmetatable({}, {__index = Pace})  -- as adaptive.py: see there
 
-local function curve(ceiling, floor, fields, at)
+local function curve(ceiling, floor, read, at)
   ceiling = ceiling < 0 and NEVER or ceiling  -- JSON knows no infinity
   return {
     ceiling = ceiling,
     floor = floor,
-    value = math.max(floor, number(fields[at .. 'v'], NEVER)),
-    start = number(fields[at .. 's'], ceiling),
-    remembered = number(fields[at .. 'r'], ceiling),
+    value = math.max(floor, read(at .. 'v', NEVER, 0)),
+    start = read(at .. 's', ceiling, 0),
+    remembered = read(at .. 'r', ceiling, 0),
   }
 end
 
@@ -361,17 +376,17 @@ function Governor.fresh_at(governor)
   return Pace.fresh_at(governor)
 end
 
-function Governor.load(governor, fields, at)
-  governor.burst, governor.interval = 1, number(fields[at .. 'i'], 0)
-  Pace.load(governor, fields, at)
-  governor.slowed = number(fields[at .. 'slowed'], ALWAYS)
-  governor.elapsed = number(fields[at .. 'elapsed'], 0)
-  governor.active = number(fields[at .. 'active'], 0)
-  governor.accepted = number(fields[at .. 'accepted'], 0)
-  governor.dither = number(fields[at .. 'dither'], 0)
+function Governor.load(governor, read, at, ...)
+  governor.burst, governor.interval = 1, read(at .. 'i', 0, 0)
+  Pace.load(governor, read, at, ...)
+  governor.slowed = read(at .. 'slowed', ALWAYS, nil, now + YEAR)
+  governor.elapsed = read(at .. 'elapsed', 0)  -- a return may leave less than 0: a microsecond
+  governor.active = read(at .. 'active', 0)
+  governor.accepted = read(at .. 'accepted', 0, 0)
+  governor.dither = read(at .. 'dither', 0, 0, 1)
   local places = payload.places
-  governor.pace = curve(governor.ceiling, governor.floor, fields, at .. 'pace:')
-  governor.places = curve(places, governor.concurrency or places, fields, at .. 'places:')
+  governor.pace = curve(governor.ceiling, governor.floor, read, at .. 'pace:')
+  governor.places = curve(places, governor.concurrency or places, read, at .. 'places:')
   Governor.set_interval(governor)
 end
 

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,8 +43,11 @@ if TYPE_CHECKING:
 __all__ = ["SharedSchedule"]
 
 _SCRIPT = "\n".join(
-    (files(__package__) / part).read_text("utf-8") for part in ("gcra_limits.lua", "gcra.lua")
+    (files(__package__) / f"{part}.lua").read_text("utf-8")
+    for part in ("gcra_figures", "gcra_limits", "gcra")
 )
+_UNREADABLE = re.compile(r"UNREADABLE (.*) UNREADABLE", re.DOTALL)
+"""What the script says where it reads a figure that it never writes."""
 _REFUSALS = (
     errors.AuthenticationError,
     errors.AuthenticationWrongNumberOfArgsError,
@@ -201,16 +205,28 @@ class SharedSchedule:
             await self._look_closer(keys[0])
             raise Unreachable(f"no answer within {self.timeout:g} s") from None
         except errors.ResponseError as error:
-            if isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES):
-                raise Unreachable(_why(error)) from None
-            if "no permission" in str(error):  # for a command that the script uses
-                raise self._refusal(keys[0], error) from None
-            raise SharedError(f"{self!r}: the server cannot do this ({_why(error)})") from None
+            raise self._objection(keys[0], error) from None
         except errors.RedisClusterException as error:  # no RedisError: none of its nodes will do
             raise self._no_node(keys[0], error) from None
         except (errors.RedisError, OSError) as error:
             raise Unreachable(_why(error)) from None
-        return self._read(answer)
+        return self._read(keys[0], answer)
+
+    def _objection(self, keys: str, error: errors.ResponseError) -> SharedError | Unreachable:
+        """Return what it means that the server, or the script on it, refuses to answer."""
+        if found := _UNREADABLE.search(str(error)):
+            return self._planted(found[1])
+        if isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES):
+            return Unreachable(_why(error))
+        if "no permission" in str(error):  # for a command that the script uses
+            return self._refusal(keys, error)
+        return SharedError(f"{self!r}: the server cannot do this ({_why(error)})")
+
+    def _planted(self, what: str) -> SharedError:
+        return SharedError(
+            f"{self!r}: {what}. That is not written by aioapiqueue: find out what else writes "
+            "there, then delete that key (DEL)"
+        )
 
     def _refusal(self, keys: str, error: BaseException) -> SharedError:
         return SharedError(
@@ -317,17 +333,24 @@ class SharedSchedule:
             )
         return specs
 
-    @staticmethod
-    def _read(answer: Sequence[Any]) -> tuple[Any, ...]:
-        """Return an answer with its texts decoded, and what belongs together together."""
+    def _read(self, keys: str, answer: Sequence[Any]) -> tuple[Any, ...]:
+        """Return an answer with its texts decoded, and what belongs together together.
+
+        Raises:
+            SharedError: somebody else has written the limits that it brings.
+        """
         word, *rest = answer
         word = _decoded(word)
         if word == "conf":
             rev, conf = rest
-            told = {
-                _key(key): tuple(_limit(one) for one in own)
-                for key, own in json.loads(_decoded(conf))
-            }
+            try:
+                told = {
+                    _key(key): tuple(_limit(one) for one in own)
+                    for key, own in json.loads(_decoded(conf))
+                }
+            except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+                what = f"{keys} has limits (conf) that are none: {type(error).__name__}: {error}"
+                raise self._planted(what[:300]) from None
             return word, rev, told
         if word != "ok":
             return (word,)

@@ -1,0 +1,340 @@
+"""What somebody else writes into our keys: said in words, and never asked about without end.
+
+Also a server that disagrees with us for ever about the limits, whatever the cause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import time
+
+import pytest
+from test_script import EPOCH, Script
+from virtual_client import VirtualClient
+
+from aioapiqueue import Adaptive, ApiQueue, QueueClosed, Rate, SharedError, Window
+from aioapiqueue.integrations import redis as integration
+from aioapiqueue.integrations.redis import SharedSchedule
+
+LIMITS = Rate(50, burst=5), Window(100, 5)
+OPTIONS = {
+    "lanes": {"lane": [Rate(10, burst=2), Window(20, 10)]},
+    "concurrency": 5,
+    "adaptive": Adaptive(concurrency=2),
+}
+TEXTS = ["1e300", "-1e300", "nan", "inf", "9007199254740994", "\r\n\xff"]
+MISSING = None
+PATIENCE = 5.0  # virtual seconds: far more than anything here takes
+
+
+def base(name):
+    """Return the key of a quota."""
+    return f"{{aioapiqueue:{name}}}"
+
+
+def queue_of(client, name):
+    """Make a queue that uses everything that is kept on the server."""
+    return ApiQueue(*LIMITS, schedule=SharedSchedule(client, name), **OPTIONS)
+
+
+async def call(queue):
+    """Make one call; return what became of it: a start, an error, or nothing."""
+    try:
+        async with asyncio.timeout(PATIENCE), queue.slot(key="lane"):
+            return "started"
+    except SharedError as error:
+        return error
+    except TimeoutError:
+        return None
+
+
+async def fill(valkey, name):
+    """Let a queue write all that there is; return what its keys hold, and for whom."""
+    queue = queue_of(VirtualClient(valkey), name)
+    for _ in range(3):
+        async with queue.slot(key="lane") as slot:
+            await asyncio.sleep(0.3)
+    queue.pause(1)
+    queue.set_rate(*LIMITS, key="lane")
+    queue.set_rate(*LIMITS)
+    slot.throttled(0.1)
+    queue.throttled(0.1)
+    slot.settle(0.5)
+    await asyncio.sleep(0.2)
+    queue.resume()
+    await asyncio.sleep(0.2)
+    held = await queue.enqueue(key="lane")
+    await asyncio.sleep(0.2)
+    valkey.sync().hset(f"{base(name)}:places", "somebody", f"1:{VirtualClient(valkey).now()}:0")
+    dumps = {key: valkey.sync().dump(key) for key in valkey.sync().scan_iter(f"{base(name)}*")}
+    return queue, held, dumps
+
+
+def fields_of(valkey, key):
+    """Return the fields of a hash, each with what it is called here."""
+    fields = set(valkey.sync().hkeys(key))
+    if b"last" not in fields:  # those are processes
+        return dict.fromkeys(fields, "*")
+    fields |= {b"held", b"paused", b"turn", b"fixed"}  # which come and go
+    return {field: field.decode() for field in sorted(fields)}
+
+
+def plants(valkey, dumps):
+    """Yield what is planted, in words; its key, and its field, or place; and the text."""
+    for key in dumps:
+        kind, short = valkey.sync().type(key), key.decode().partition("}")[2]
+        if kind == b"hash":
+            for field, of in fields_of(valkey, key).items():
+                for text in [MISSING, *TEXTS]:
+                    if (of, text) != ("paused", "inf"):  # that is a pause without end
+                        yield f"{short} {of}", key, field, text
+        elif kind == b"list":
+            for text in TEXTS:
+                for entry in (text, f"{text}:1:2", f"1:{text}:2", f"1:1:{text}"):
+                    yield f"{short} entry", key, 0, entry
+        else:
+            assert kind == b"zset"
+            for score in (1e300, float("inf")):
+                yield f"{short} score", key, "somebody", score
+
+
+def plant(client, key, field, value):
+    """Write one."""
+    if isinstance(value, float):
+        client.zadd(key, {field: value})
+    elif field == 0:
+        client.lset(key, 0, value)
+    elif value is MISSING:
+        client.hdel(key, field)
+    else:
+        client.hset(key, field, value)
+
+
+async def test_no_figure_stops_anybody_silently(valkey, name):
+    """Whatever figure it is: calls go on, or an error says where it is and what to do.
+
+    And nobody asks without a pause, or cannot be closed.
+    """
+    loop, server = asyncio.get_running_loop(), valkey.sync()
+    first, held, dumps = await fill(valkey, name)
+    filled_at, seen, wrong = loop.time(), set(), []
+    for what, key, field, value in list(plants(valkey, dumps)):
+        seen.add(what)
+        for one, dump in dumps.items():
+            server.restore(one, 0, dump, replace=True)
+        plant(server, key, field, value)
+        client = VirtualClient(valkey, latency=(0.001, 0.001), skew=filled_at - loop.time())
+        queue = queue_of(client, name)
+        outcome = await call(queue)
+        if outcome is None and not queue.stats.fault:
+            wrong.append(f"{what} = {value!r}: waits and says nothing")
+        if isinstance(outcome, SharedError) and "not written by aioapiqueue" not in str(outcome):
+            wrong.append(f"{what} = {value!r}: {outcome}")
+        if client.calls > 60:
+            wrong.append(f"{what} = {value!r}: {client.calls} requests")
+        begun = loop.time()
+        await asyncio.wait_for(queue.aclose(drain=False), 60)
+        if loop.time() - begun > 2.001:
+            wrong.append(f"{what} = {value!r}: closed after {loop.time() - begun:g} s")
+    assert not wrong, "\n".join(wrong)
+    for field in ("rev", "conf", "epoch", "seen", "last", "turn", "r1:u", "w1:n", "g1:pace:v"):
+        assert f" {field}" in seen, f"the test does not plant {field}"
+    assert {":who score", ":places *", ':lane:"lane" r1:a', ":window:0 entry"} <= seen
+    held.release()
+    await first.aclose(drain=False)
+
+
+@pytest.mark.parametrize("rev", ["1e300", "-1", "abc", "nan", "inf", "9007199254740994", "1.5"])
+async def test_a_planted_revision_is_named(valkey, name, rev):
+    """The error says which key it is, and what to do; a deleted key is a quota like a new one."""
+    valkey.sync().hset(base(name), mapping={"rev": rev, "conf": "[]"})
+    client = VirtualClient(valkey)
+    async with ApiQueue("10/s", schedule=SharedSchedule(client, name)) as queue:
+        with pytest.raises(SharedError) as caught:
+            await queue.enqueue()
+        assert str(caught.value) == (
+            f'SharedSchedule({name!r}): {base(name)} has rev "{rev}". That is not written by '
+            "aioapiqueue: find out what else writes there, then delete that key (DEL)"
+        )
+        assert queue.stats.fault == str(caught.value)
+        valkey.sync().delete(base(name))
+        (await queue.enqueue()).release()
+        assert not queue.stats.fault
+        assert client.calls < 10
+
+
+CONFS = {
+    "no JSON": "{",
+    "no list": "7",
+    "no pairs": '["ab"]',
+    "no key": '[["ab", []]]',
+    "a key that cannot be one": '[["{}", []]]',
+    "no limit": '[["null", [["rate", "fast"]]]]',
+    "a limit of nothing": '[["null", [["rate", 0, 1, 1]]]]',
+    "a huge limit": f'[["null", [["window", 1{"0" * 400}, 1]]]]',
+    "deep": "[" * 100_000,
+    "bytes": b"\xff\xfe",
+}
+
+
+@pytest.mark.parametrize("kind", CONFS)
+async def test_planted_limits_are_refused(valkey, name, kind):
+    """They come with a revision that is newer than what anybody knows."""
+    valkey.sync().hset(base(name), mapping={"rev": 5, "conf": CONFS[kind]})
+    client = VirtualClient(valkey)
+    async with ApiQueue("10/s", schedule=SharedSchedule(client, name)) as queue:
+        with pytest.raises(SharedError, match=r"has limits \(conf\) that are none: .* \(DEL\)"):
+            await queue.enqueue()
+        assert queue.limits == (Rate(10),)
+        assert client.calls == 1
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("answer", ["{'conf', 7, '[]'}", "{'conf', -7, '[]'}", "{'tell'}"])
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_endless_disagreement_is_an_error(valkey, name, monkeypatch, answer, cancelled):
+    """A server that always knows other limits is asked now and then, and closed at once."""
+    script = f"return {answer}"
+    monkeypatch.setattr(integration, "_SCRIPT", script)
+    monkeypatch.setattr(integration, "_SHA", hashlib.sha1(script.encode()).hexdigest())  # noqa: S324 - as Redis names scripts
+    others = asyncio.all_tasks()
+    async with valkey.client() as client:
+        queue = ApiQueue("10/s", schedule=SharedSchedule(client, name))
+        failed = 0
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            waiting = queue.enqueue()
+            await asyncio.wait([waiting], timeout=end - time.monotonic())
+            if waiting.done():
+                with pytest.raises(SharedError, match="has other limits than it has just said"):
+                    await waiting
+                failed += 1
+        assert failed
+        assert queue.stats.asks <= 20
+        assert "has other limits than it has just said" in queue.stats.fault
+        begun, closing = time.monotonic(), asyncio.create_task(queue.aclose(drain=False))
+        if cancelled:
+            await asyncio.sleep(0)
+            closing.cancel()
+        await asyncio.wait([closing], timeout=60)
+        assert time.monotonic() - begun < 2
+        if cancelled:
+            await asyncio.sleep(0.1)
+        assert asyncio.all_tasks() == others
+
+
+class Deaf(VirtualClient):
+    """Answers late, with limits that are always new, and goes on when it is cancelled.
+
+    So does redis-py on Python 3.11, where `wait_for` swallows a cancellation that comes late.
+    """
+
+    rev = 0
+
+    async def _call(self, *_):
+        self.rev += 1
+        end = asyncio.get_running_loop().time() + 0.4
+        while (left := end - asyncio.get_running_loop().time()) > 0:
+            try:
+                await asyncio.sleep(left)
+            except asyncio.CancelledError:
+                continue
+        return ["conf", self.rev, "[]"]
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_aclose_outlives_a_swallowed_cancellation(valkey, name, cancelled):
+    """It returns at the end of the request that is under way; no other one follows."""
+    loop, client = asyncio.get_running_loop(), Deaf(valkey)
+    queue = ApiQueue("10/s", schedule=SharedSchedule(client, name))
+    waiting = queue.enqueue()
+    await asyncio.sleep(0.5)
+    assert client.rev == 2
+    begun, closing = loop.time(), asyncio.create_task(queue.aclose(drain=False))
+    await asyncio.sleep(0.1)
+    if cancelled:
+        closing.cancel()
+    await asyncio.wait([closing])
+    assert loop.time() - begun == pytest.approx(0.1 if cancelled else 0.3, abs=0.001)
+    await asyncio.sleep(0.3)
+    assert client.rev == 2
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert isinstance(waiting.exception(), QueueClosed)
+
+
+async def test_limits_set_without_end_are_waited_for(valkey, name):
+    """By others, more often than an answer takes: callers wait, `stats.fault` says for what."""
+
+    class Busy(VirtualClient):
+        rev, busy = 0, True
+
+        async def _call(self, method, script, numkeys, *rest):
+            self.rev += self.busy
+            self._run("hset", base(name), None, None, {"rev": self.rev, "conf": "[]"})
+            return await super()._call(method, script, numkeys, *rest)
+
+    client = Busy(valkey)
+    async with ApiQueue("10/s", schedule=SharedSchedule(client, name)) as queue:
+        waiting = queue.enqueue()
+        await asyncio.sleep(10)
+        assert not waiting.done()
+        assert queue.stats.fault == "others set limits more often than an answer takes"
+        assert client.calls <= 10 * 20
+        client.busy = False
+        async with asyncio.timeout(5):
+            (await waiting).release()
+        assert not queue.stats.fault
+
+
+def limits_of(chance):
+    """Make up to three limits, of very different sizes."""
+    rates = [
+        Rate(calls, per, burst) for calls in (1, 1e6) for per in (1, 3600) for burst in (1, 50)
+    ]
+    windows = [Window(calls, per) for calls in (1, 5, 100) for per in (0.5, 60)]
+    return tuple(chance.sample(rates + windows, chance.randint(0, 3)))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 19, 61])
+def test_no_figure_of_ours_is_refused(valkey, seed):
+    """Whatever two processes say of costs, refusals and limits, in whatever order.
+
+    The costs go up to what no float counts exactly any more.
+    """
+    chance = random.Random(seed)
+    how = {
+        "lane": chance.choice([None, limits_of(chance)]),
+        "catch_up": chance.choice([0, 10_000]),
+        "ahead": chance.choice([0, 200_000]),
+        "adaptive": chance.choice([None, Adaptive(), Adaptive(concurrency=2)]),
+        "places": chance.choice([-1, 5]),
+    }
+    one = Script(valkey, limits_of(chance), **how)
+    now, had, both = 0, [], (one, Script(valkey, one.limits, of=one, **how))
+    for _ in range(120):
+        script = chance.choice(both)
+        lane = int(script.lane is not None)
+        now += chance.choice([0, 1, 1000, 50_000, 1_000_000, 5_000_000])
+        what = chance.choice(["ask", "ask", "ask", "adjust", "return", "push", "pause", "limits"])
+        if what == "ask":
+            cost = chance.choice([0, 0.1, 1, 1, chance.random() * 4])
+            had += [(at, cost) for at in script.ask(now, cost, chance.randint(1, 4))]
+        elif what in ("adjust", "return"):
+            items = []
+            for at, cost in had[-3:]:
+                more = -cost if what == "return" else chance.choice([-cost / 2, -cost, 1, 1e17])
+                items.append([lane, EPOCH + at, more])
+            script.say(what, now, items=items)
+            del had[-3:]
+        elif what == "push":
+            seconds = chance.choice([-1, 0, 100_000, 10**18])
+            script.say("push", now, since=EPOCH + now, seconds=seconds)
+        elif what == "pause":
+            script.say("pause", now, seconds=chance.choice([-1, 1000, 10**25]))
+            script.say("resume", now)
+        else:
+            limits = limits_of(chance)
+            for each in both:
+                each.limits = limits
