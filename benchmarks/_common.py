@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import gc
 import json
+import math
 import platform
 import selectors
 import statistics
@@ -19,10 +20,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-__all__ = ["CountingSelector", "Report", "interleave", "main", "ratios", "run", "spread"]
+__all__ = ["CountingSelector", "Report", "interleave", "judge", "main", "ratios", "run", "spread"]
 
 T = TypeVar("T")
 WIDTH = 80
+WIDEST = 0.1
+"""Rounds that spread by a greater share than this excuse no miss: they have measured too little."""
+ROUNDS = 5
+"""Of fewer rounds than this, nobody can say how far they spread."""
 
 
 class Case(Protocol):
@@ -42,6 +47,52 @@ class Target:
     value: float
     bound: str
     verdict: str
+
+
+MET, EQUAL, MISSED = "met", "equal within", "MISSED"
+
+
+def judge(
+    value: float,
+    *,
+    least: float = -float("inf"),
+    most: float = float("inf"),
+    noise: float = 0.0,
+    rounds: Sequence[float] = (),
+) -> str:
+    """Say whether a figure is within its bounds, missed them, or is too close to them to say.
+
+    Args:
+        value: the figure.
+        least: its lower bound.
+        most: its upper bound.
+        noise: the share of a bound that was said in advance to count as equal.
+        rounds: what `value` is the median of, if a miss by no more than they spread in this run
+            (the middle half of them, as a share of the median) is to count as equal. Five at
+            least, and none that spread by more than a tenth.
+    """
+    if least <= value <= most:
+        return MET
+    if least * (1 - noise) <= value <= most * (1 + noise):
+        return f"{EQUAL} noise ({noise:.1%})"
+    bound = least if value < least else most
+    if not bound or not math.isfinite(value):
+        return MISSED
+    return _miss(abs(value - bound) / abs(bound), rounds)
+
+
+def _miss(miss: float, rounds: Sequence[float]) -> str:
+    """Say whether rounds that spread as these do can tell a miss by this share from none."""
+    if len(rounds) < ROUNDS:
+        return f"{MISSED} by {miss:.1%}"
+    low, middle, high = statistics.quantiles(rounds, n=4, method="inclusive")
+    spread = (high - low) / abs(middle) if middle else float("inf")
+    of = f"the spread of its {len(rounds)} rounds ({spread:.1%})"
+    if spread > WIDEST:
+        return f"{MISSED} by {miss:.1%}; {of} is too wide to excuse it"
+    if miss > spread:
+        return f"{MISSED} by {miss:.1%}; more than {of}"
+    return f"{EQUAL} {of}: missed by {miss:.1%}"
 
 
 class Report:
@@ -72,26 +123,30 @@ class Report:
         least: float = -float("inf"),
         most: float = float("inf"),
         noise: float = 0.0,
+        rounds: Sequence[float] = (),
     ) -> None:
-        """Note whether `value` is within its bounds, or within a share `noise` around them."""
-        if least <= value <= most:
-            verdict = "met"
-        elif least * (1 - noise) <= value <= most * (1 + noise):
-            verdict = f"equal within noise ({noise:.1%})"
-        else:
-            verdict = "MISSED"
+        """Note whether `value` is within its bounds, or close enough: see `judge`."""
+        verdict = judge(value, least=least, most=most, noise=noise, rounds=rounds)
         bounds = [f">= {least:g}"] * (least > -float("inf")) + [f"<= {most:g}"] * (
             most < float("inf")
         )
         self.targets.append(Target(what, value, " and ".join(bounds), verdict))
 
     def finish(self, path: Path | None) -> int:
-        """Print the targets; return the exit code."""
+        """Print the targets; return the exit code: 1 if one is missed."""
         print("\nTargets")
         for target in self.targets:
-            print(f"  {target.what}: {target.value:.4g} ({target.bound}): {target.verdict}")
-        missed = [target.what for target in self.targets if target.verdict == "MISSED"]
-        print("\n  ".join(("\nMissed:", *missed)) if missed else "\nEvery target is met.")
+            line = f"  {target.what}: {target.value:.4g} ({target.bound}):"
+            fits = len(line) + len(target.verdict) < WIDTH
+            print(line, target.verdict, sep=" " if fits else "\n    ")
+        missed = [target.what for target in self.targets if target.verdict.startswith(MISSED)]
+        close = [target.what for target in self.targets if target.verdict.startswith(EQUAL)]
+        if close:
+            print("\n  ".join(("\nNot met, but equal to the target as far as it goes:", *close)))
+        if missed:
+            print("\n  ".join(("\nMissed:", *missed)))
+        else:
+            print(f"\nEvery {'other ' if close else ''}target is met.")
         if path is not None:
             figures = {"tables": self.tables, "targets": [asdict(one) for one in self.targets]}
             path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -74,8 +74,9 @@ def contended(report: Report, /, *, quick: bool) -> None:
     speeds = compare(everybody(burst), asyncio.new_event_loop, quick=quick)
     table_of_speeds(report, f"Contended: {TASKS:,} tasks, nominal {NOMINAL:,}/s", speeds)
     for peer, least in ((LIMITER, 1.2), (FUTURE, 1.5)):
-        gain = statistics.median(ratios(speeds[OURS], speeds[peer]))
-        report.target(f"contended slots/s, times {peer}", gain, least=least)
+        gains = ratios(speeds[OURS], speeds[peer])
+        gain = statistics.median(gains)
+        report.target(f"contended slots/s, times {peer}", gain, least=least, rounds=gains)
 
 
 def queued(report: Report, /, *, quick: bool) -> None:
@@ -123,8 +124,10 @@ def uncontended(report: Report, /, *, quick: bool) -> None:
         for name, values in costs.items()
     ]
     report.table("Uncontended", ("", "ns a slot", "ours / theirs"), rows)
-    ratio = statistics.median(ratios(costs[OURS], costs["aiolimiter"]))
-    report.target("uncontended slot, times aiolimiter's time", ratio, most=1, noise=0.05)
+    shares = ratios(costs[OURS], costs["aiolimiter"])
+    share = statistics.median(shares)
+    what = "uncontended slot, times aiolimiter's time"
+    report.target(what, share, most=1, noise=0.05, rounds=shares)
 
 
 def lanes(report: Report, /, *, quick: bool) -> None:
@@ -138,8 +141,10 @@ def lanes(report: Report, /, *, quick: bool) -> None:
     }
     speeds = compare(makers, coarse, quick=quick)
     table_of_speeds(report, "Every slot queues: 10 priorities, 100 limited lanes", speeds)
-    ratio = statistics.median(ratios(*speeds.values()))
-    report.target("a slot with priorities and lanes, times plain FIFO", ratio, most=2)
+    times = ratios(*speeds.values())
+    ratio = statistics.median(times)
+    what = "a slot with priorities and lanes, times plain FIFO"
+    report.target(what, ratio, most=2, rounds=times)
 
 
 def backlog(report: Report, /, *, quick: bool) -> None:
