@@ -110,6 +110,25 @@ def _line(**fields: object) -> bytes:
 # Connections, and what becomes of them in forked children.
 
 
+def _peer(sock: socket.socket) -> tuple[int | None, int | None]:
+    """Return the user's and the process's id of who listens at the other end, as the kernel knows.
+
+    Each is None where the kernel does not say; the socket's folder, which only its owner may
+    enter, then has to do.
+    """
+    import _socket
+
+    platform: str = sys.platform
+    if platform == "linux":  # struct ucred: pid, uid, gid
+        found = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+        pid = int.from_bytes(found[:4], sys.byteorder)
+        return int.from_bytes(found[4:8], sys.byteorder), pid or None  # 0: another PID namespace
+    if platform == "darwin" or platform.startswith(("freebsd", "dragonfly")):
+        found = sock.getsockopt(0, 1, 128)  # SOL_LOCAL, LOCAL_PEERCRED: struct xucred
+        return int.from_bytes(found[4:8], sys.byteorder), None
+    return None, None
+
+
 class _Wire:
     """A connection to the hub, and which socket it is.
 
@@ -150,7 +169,15 @@ class _Wire:
                     raise
                 time.sleep(0.005)
             else:
-                return
+                break
+        listens, own = _peer(self.sock)[0], os.geteuid()
+        if listens not in {None, own}:
+            raise _refused(
+                f"the user with the id {listens} listens at {_HUB}, and this program runs as the "
+                f"user with the id {own}. So that is not the hub of this program's "
+                '"aioapiqueue run", and nothing was sent to it. If the run has ended: start the '
+                "program under a new one, with a TMPDIR that only you may write to"
+            )
 
     @property
     def whole(self) -> bool:
@@ -218,7 +245,7 @@ class _ThisProcess:
 
         try:
             self.presence = _Wire(_socket.socket)
-        except OSError:
+        except (OSError, PacingError):
             self.presence = None  # calls will find out, and raise
             return
         self.presence.greeting = _line(

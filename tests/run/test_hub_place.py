@@ -1,0 +1,104 @@
+"""Where the hub's socket lies, and who could put another one there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+if os.name != "posix":
+    pytest.skip("needs Unix domain sockets", allow_module_level=True)
+
+pytestmark = pytest.mark.real
+root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+# Lets every call go; says of each connection how many bytes came.
+IMPOSTOR = """
+import json, os, socket, sys
+socket.setdefaulttimeout(10)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+if sys.argv[2:]:
+    user = int(sys.argv[2])
+    os.setresuid(user, user, user)
+listener.listen(100)                            # it is known by who does this
+print("listens", flush=True)
+while True:
+    connection, _ = listener.accept()
+    count = 0
+    with connection:
+        try:
+            connection.sendall(b'{"version":1}\\n')
+            while heard := connection.recv(65536):
+                count += len(heard)
+                for line in heard.splitlines():
+                    if (message := json.loads(line))["do"] == "ask":
+                        connection.sendall(b'{"id":%d,"go":true}\\n' % message["id"])
+        except OSError:
+            pass
+    print(count, flush=True)
+"""
+
+
+@pytest.mark.parametrize("other", [pytest.param("listens", marks=root), "calls"])
+def test_impostor_is_sent_nothing(run, aws, python, tmp_path, other):
+    """A program that outlives its hub calls 5 times, while another user listens in its place.
+
+    Other users are made by root alone. For everybody else it is the program that believes to be
+    somebody else.
+    """
+    result, ready, go = tmp_path / "result", tmp_path / "ready", tmp_path / "go"
+    grandchild = run.script(f"""
+        ec2 = client()
+        open({str(ready)!r}, "w").write(os.environ["AIOAPIQUEUE_HUB"])
+        until_exists({str(go)!r})
+        if {other!r} == "calls":
+            own = os.geteuid()
+            os.geteuid = lambda: own + 1
+        said = []
+        for _ in range(5):
+            try:
+                ec2.describe_snapshots()
+                said.append("sent")
+            except Exception as error:
+                said.append(f"{{type(error).__name__}}: {{error}}")
+        open({str(result)!r} + ".new", "w").write("\\n".join(said))
+        os.rename({str(result)!r} + ".new", {str(result)!r})
+    """, "grandchild.py")  # fmt: skip
+    program = run.plain(f"""
+        import subprocess
+        subprocess.Popen([sys.executable, {grandchild!r}], stdin=-3, stdout=-3, stderr=-3,
+                         start_new_session=True)
+        until_exists({str(ready)!r})
+    """)
+    assert run("--limit", "ec2=50/s", "--", python, program).code == 0
+    path = Path(ready.read_text())
+    assert not path.parent.exists()
+
+    path.parent.mkdir()
+    user = ["65534"] if other == "listens" else []
+    with subprocess.Popen(
+        [python, "-c", IMPOSTOR, path, *user], stdout=subprocess.PIPE, text=True
+    ) as impostor:
+        try:
+            assert impostor.stdout.readline() == "listens\n"
+            go.touch()
+            deadline = time.monotonic() + 60
+            while not result.exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            received = [impostor.stdout.readline() for _ in range(5)]
+        finally:
+            impostor.kill()
+    shutil.rmtree(path.parent)
+    said = result.read_text().splitlines()
+    assert len(said) == 5
+    for one in said:
+        assert one.startswith("PacingError: the call was not sent: the user with the id ")
+        assert f" listens at {path}, and this program runs as " in one
+    assert received == ["0\n"] * 5
+    assert aws.arrivals == []
