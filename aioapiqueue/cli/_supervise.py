@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import stat
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from aioapiqueue.cli._figures import Peaks, duration, rows
 from aioapiqueue.cli._launch import NotStarted
 from aioapiqueue.cli._live import Foot, fit
 from aioapiqueue.cli._program import Program, Signals
-from aioapiqueue.cli._report import INACTIVE, about
+from aioapiqueue.cli._report import INACTIVE, about, wrapped
 from aioapiqueue.cli._shared import SHARED_VARIABLE
 from aioapiqueue.cli._words import counted
 from aioapiqueue.hub import Hub
@@ -156,6 +155,8 @@ class _Run:
         self._began = time.monotonic()
         self._samples: list[tuple[float, dict[str, int]]] = []
         self._hub: _CountingHub
+        self._socket: tuple[int, int]
+        """The device and the inode of the hub's own socket."""
         self._program: Program
         self._activation: Activation
 
@@ -183,9 +184,11 @@ class _Run:
             directory = stack.enter_context(_directory())
             hub = _CountingHub(plan.registry, directory=directory, count_only=plan.dry_run)
             self._hub = await stack.enter_async_context(hub)
+            self._socket = _identity(hub.path)
             environment = hub.environment
         except (OSError, RuntimeError, ValueError) as error:
-            raise NotStarted(f"the hub cannot be opened, nothing was started: {error}") from None
+            why = f"the hub cannot be opened, nothing was started: {error}"
+            raise NotStarted(wrapped(why)) from None
         return environment
 
     async def _with_hub(self, signals: Signals, environment: Mapping[str, str]) -> None:
@@ -257,13 +260,16 @@ class _Run:
         while True:
             await asyncio.sleep(_HUB_SECONDS)
             try:
-                there = stat.S_ISSOCK(self._hub.path.stat().st_mode)
+                replaced = _identity(self._hub.path) != self._socket
             except OSError:
-                there = False
-            if not there:
                 self._fail(f"the hub's socket {self._hub.path} is gone; the program is stopped")
-                await self._stop()
-                return
+            else:
+                if not replaced:
+                    continue
+                why = f"something else has taken the place of the hub's socket {self._hub.path}; "
+                self._fail(wrapped(f"{why}the program is stopped"))
+            await self._stop()
+            return
 
     async def _stop(self) -> None:
         """End the program and its children, who may need longer than the program to clean up."""
@@ -327,6 +333,12 @@ class _Run:
             parts.insert(0, f"SHARED SERVER LOST, {self._plan.shared.meanwhile}")
         clock = duration(now - self._began)
         self._foot.show(fit(parts or ["no AWS calls yet"], clock, self._foot.columns))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return which file is there. While the hub listens, no other has its socket's inode."""
+    found = path.lstat()
+    return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager

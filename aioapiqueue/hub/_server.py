@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
@@ -15,7 +14,7 @@ from anyio import to_thread
 from aioapiqueue.hub._accept import Acceptor
 from aioapiqueue.hub._connection import Connection
 from aioapiqueue.hub._records import Figure, Process
-from aioapiqueue.hub._socket import check_system, listen, raise_file_limit
+from aioapiqueue.hub._socket import check_system, listen, raise_file_limit, remove
 from aioapiqueue.integrations._aws import account_of
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ class Hub:
         for connection in list(self._connections):
             connection.refuse("the hub is closing, as the run has ended")
         # Meanwhile the transports close their sockets, in the loop's next pass.
-        await to_thread.run_sync(partial(self.path.unlink, missing_ok=True))
+        await to_thread.run_sync(remove, self.path)
 
     # What connections call.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["BACKLOG", "check_system", "listen", "peer_of", "raise_file_limit"]
+__all__ = ["BACKLOG", "check_system", "listen", "peer_of", "raise_file_limit", "remove"]
 
 _LONGEST = 100
 """Bytes of a path: `sun_path` has room for 104 on macOS and the BSDs, 108 on Linux."""
@@ -50,6 +50,12 @@ def listen(listener: socket.socket, path: Path) -> None:
     path.chmod(0o600)
     listener.listen(BACKLOG)
     listener.settimeout(0)
+
+
+def remove(path: Path) -> None:
+    """Take the socket's name away, if it is where it was made. It blocks."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _make_private(directory: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -102,3 +103,40 @@ def test_impostor_is_sent_nothing(run, aws, python, tmp_path, other):
         assert f" listens at {path}, and this program runs as " in one
     assert received == ["0\n"] * 5
     assert aws.arrivals == []
+
+
+WHERE = """
+import os, time
+print(os.environ["AIOAPIQUEUE_HUB"], flush=True)
+time.sleep(60)
+"""
+
+
+def test_socket_in_place_of_the_hubs_ends_all(quiet_run, python, stalls):
+    """Another socket under the same name is none of ours: exit code 4."""
+    with quiet_run.start("--limit", "ec2=5/s", "--", python, "-c", WHERE) as process:
+        directory = Path(process.stdout.readline().decode().strip()).parent
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(directory / "new"))
+            (directory / "new").rename(directory / "hub.sock")
+            other.listen()
+            replaced = time.monotonic()
+            ended = quiet_run.end(process)
+    assert ended.code == 4
+    assert time.monotonic() - replaced < 10 + stalls.seconds
+    assert "something else has taken the place of the hub's socket" in ended.words
+    assert not directory.exists()
+
+
+def test_folder_moved_away_is_no_traceback(quiet_run, python):
+    """Where the whole folder is another, which we may not touch, that is said, and all we say."""
+    with quiet_run.start("--limit", "ec2=5/s", "--", python, "-c", WHERE) as process:
+        directory = Path(process.stdout.readline().decode().strip()).parent
+        away = directory.rename(directory.with_name(f"{directory.name}-away"))
+        directory.write_text("not a folder")
+        ended = quiet_run.end(process)
+    shutil.rmtree(away)
+    directory.unlink()
+    assert ended.code == 4
+    assert "hub.sock is gone; the program is stopped" in ended.words
+    assert "Traceback" not in ended.err.decode()
