@@ -344,9 +344,10 @@ def _identity(path: Path) -> tuple[int, int]:
 @contextlib.contextmanager
 def _directory() -> Iterator[Path]:
     """Make a private directory, with a path short enough for a socket; remove it at the end."""
-    parent = tempfile.gettempdir()
+    # Without links: who may change one could choose where the socket is looked for.
+    parent = os.path.realpath(tempfile.gettempdir())
     if len(os.fsencode(parent)) > _LONGEST_SOCKET - len("/aioapiqueue-12345678"):
-        parent = "/tmp"  # noqa: S108 - mkdtemp makes it private
+        parent = os.path.realpath("/tmp")  # noqa: S108 - mkdtemp makes it private
     directory = Path(tempfile.mkdtemp(prefix="aioapiqueue-", dir=parent))
     try:
         yield directory

@@ -8,10 +8,7 @@ import socket
 import stat
 import struct
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 __all__ = ["BACKLOG", "check_system", "listen", "peer_of", "raise_file_limit", "remove"]
 
@@ -37,7 +34,8 @@ def listen(listener: socket.socket, path: Path) -> None:
 
     Raises:
         ValueError: the path is too long.
-        PermissionError: the directory is open to others, is somebody else's, or a link.
+        PermissionError: the directory is open to others, is somebody else's, or a link; or others
+            could put another one in its place.
     """
     if len(os.fsencode(path)) > _LONGEST:
         raise ValueError(
@@ -75,6 +73,68 @@ def _make_private(directory: Path) -> None:
         raise PermissionError(
             f"{directory} is open to others (its mode is {mode:o}): chmod 700 {directory}"
         )
+    _check_parents(directory)
+
+
+def _check_parents(directory: Path) -> None:
+    """Make sure that nobody else can move a directory away, and put one of theirs in its place.
+
+    Who may write to a directory may rename what is in it, unless it is sticky. So this concerns
+    all the way up.
+    """
+    for parent in Path(os.path.realpath(directory)).parents:
+        found = parent.stat()
+        mode = stat.S_IMODE(found.st_mode)
+        ours = found.st_uid in {0, os.geteuid()} or _is_unmapped(found.st_uid)
+        open_to_others = not mode & stat.S_ISVTX and (
+            mode & stat.S_IWOTH
+            or (mode & stat.S_IWGRP and not _is_private_group(parent, found.st_gid))
+        )
+        if ours and not open_to_others:
+            continue
+        why = "others may write to it" if ours else f"it belongs to the user {found.st_uid}"
+        remedy = (
+            ""
+            if found.st_uid != os.geteuid()
+            else f", or take the right from them: chmod go-w {parent}"
+        )
+        raise PermissionError(
+            f"others could put a folder of theirs in the place of {directory}, as {parent} has "
+            f"the mode {mode:o} and {why}. Choose a folder that only you can change, with all "
+            f"that it lies in (TMPDIR){remedy}"
+        )
+
+
+def _is_unmapped(uid: int) -> bool:
+    """Return whether a user's id stands for all that this user namespace has no id for.
+
+    In a sandbox, `/` belongs to such a one. Who that is cannot be known in there.
+    """
+    try:
+        overflow = int(Path("/proc/sys/kernel/overflowuid").read_text("ascii"))
+        mapped = Path("/proc/self/uid_map").read_text("ascii").split()
+    except (OSError, ValueError):  # not Linux
+        return False
+    return uid == overflow and mapped != ["0", "0", str(2**32 - 1)]
+
+
+def _is_private_group(directory: Path, gid: int) -> bool:
+    """Return whether a group has this user only, as where each user has a group of the same name.
+
+    There, what one makes can be written by the group, as by default on Ubuntu.
+    """
+    import grp  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
+    import pwd  # noqa: PLC0415 - as above
+
+    if hasattr(os, "listxattr"):
+        with contextlib.suppress(OSError):
+            if "system.posix_acl_access" in os.listxattr(directory):
+                return False  # these bits are those of all that the list names
+    try:
+        own, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return group.gr_name == own and set(group.gr_mem) <= {own}
 
 
 def peer_of(connection: socket.socket) -> tuple[int | None, int | None]:

@@ -1,8 +1,11 @@
 import asyncio
+import grp
 import json
 import os
+import pwd
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import textwrap
@@ -50,6 +53,58 @@ async def test_a_directory_of_another_user_is_refused(directory):
     with pytest.raises(PermissionError, match="65534"):
         async with Hub(Registry({}), directory=directory / "hub"):
             pass
+
+
+def acl(path):
+    """Let the user 65534 write to a folder, by an access control list."""
+    entries = [(1, 7, 2**32 - 1), (2, 7, 65534), (4, 0, 2**32 - 1), (16, 7, 2**32 - 1)]
+    packed = [struct.pack("<HHI", *entry) for entry in [*entries, (32, 0, 2**32 - 1)]]
+    try:
+        os.setxattr(path, "system.posix_acl_access", struct.pack("<I", 2) + b"".join(packed))
+    except (AttributeError, OSError) as error:
+        pytest.skip(f"no access control lists here: {error}")
+
+
+def private_group():
+    """Skip the test where users share their groups."""
+    group, user = grp.getgrgid(os.getegid()), pwd.getpwuid(os.geteuid())
+    if group.gr_name != user.pw_name or not set(group.gr_mem) <= {user.pw_name}:
+        pytest.skip("this user has no group of the same name")
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.chmod(0o777),
+        lambda path: path.chmod(0o702),
+        pytest.param(lambda path: (os.chown(path, -1, 65534), path.chmod(0o770)), marks=as_root),
+        pytest.param(lambda path: os.chown(path, 65534, -1), marks=as_root),
+        acl,
+    ],
+    ids=["all", "others", "group", "owner", "list"],
+)
+async def test_a_folder_that_others_could_move_away_is_refused(directory, spoil):
+    """Who may write to a folder that it lies in, may put another directory in its place."""
+    inner = directory / "above" / "between"
+    inner.mkdir(parents=True)
+    spoil(directory / "above")
+    with pytest.raises(PermissionError, match=r"above has the mode .* Choose a folder .*TMPDIR"):
+        async with Hub(Registry({}), directory=inner / "hub"):
+            pass
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o755, 0o770])
+async def test_a_folder_that_others_cannot_move_is_taken(directory, mode):
+    """A sticky one, one that all may look into, one that a group of this user may write to."""
+    if mode == 0o770:
+        private_group()
+    (directory / "above").mkdir()
+    (directory / "above").chmod(mode)
+    async with Hub(Registry({}), directory=directory / "above" / "hub") as hub:
+        assert hub.path.exists()
 
 
 async def test_a_path_too_long_for_a_socket_is_refused(directory):

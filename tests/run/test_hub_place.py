@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -140,3 +141,30 @@ def test_folder_moved_away_is_no_traceback(quiet_run, python):
     assert ended.code == 4
     assert "hub.sock is gone; the program is stopped" in ended.words
     assert "Traceback" not in ended.err.decode()
+
+
+@pytest.fixture
+def short():
+    """Give a folder whose path is short enough for a socket in it."""
+    path = Path(os.path.realpath(tempfile.mkdtemp(prefix="aq-", dir="/tmp")))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_tmpdir_that_others_may_write_to_is_refused(quiet_run, python, short, above):
+    """It, or a folder that it lies in: exit code 2, what to do, and nothing is started."""
+    folder = short / "open"
+    inner = folder / "inner" if above else folder
+    inner.mkdir(parents=True)
+    folder.chmod(0o777)
+    arguments = ("--limit", "ec2=1/s", "--", python, "-c", "print('started')")
+    ended = quiet_run(*arguments, env={"TMPDIR": str(inner)})
+    assert (ended.code, ended.out) == (2, b"")
+    assert "the hub cannot be opened, nothing was started: others could put" in ended.words
+    assert f"as {folder} has the mode 777 and others may write to it" in ended.words
+    assert "(TMPDIR), or take the right from them: chmod go-w" in ended.words
+    assert list(inner.iterdir()) == []
+    folder.chmod(0o1777)  # as /tmp
+    ended = quiet_run(*arguments, env={"TMPDIR": str(inner)})
+    assert (ended.code, ended.out) == (0, b"started\n")
