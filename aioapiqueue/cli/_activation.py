@@ -49,6 +49,8 @@ class Why(enum.Enum):
 
     NEVER = "never said hello"
     EXEC = "said hello, then became another Python, which did not"
+    UNHOOKED = "has a botocore that could not be hooked"
+    LATE = "made clients before its botocore was hooked"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +62,14 @@ class Inactive:
         command: its command line, "" where it cannot be told.
         why: what tells.
         program: whether it is the program that we started, and not one of its children.
+        detail: what the process itself says of it; "" where it says nothing.
     """
 
     pid: int
     command: str
     why: Why
     program: bool
+    detail: str = ""
 
 
 @dataclasses.dataclass
@@ -106,6 +110,7 @@ class Activation:
         self._found: deque[Inactive] = deque()
         self._family: dict[int, int | None] = {program: None}
         self._told: set[tuple[str, Why]] = set()
+        self._said: set[tuple[int, float, Why]] = set()
 
     async def next(self) -> Inactive:
         """Wait until a Python is found that is not paced; each command line is told once.
@@ -123,6 +128,7 @@ class Activation:
             await self._note_images()
             if (found := self._by_hello()) is not None:
                 return found
+            self._by_own_word()
             if self._found:
                 return self._found.popleft()
             if self._now - scanned < pause - _LOOK_SECONDS / 2:
@@ -137,6 +143,7 @@ class Activation:
         """Return what there is to say once the program has ended, of those that ended unseen."""
         for seen in self._seen.values():
             self._ended_silently(seen)
+        self._by_own_word()
         found = [*self._found]
         self._found.clear()
         return found
@@ -186,6 +193,17 @@ class Activation:
         if self._now - ended > self._grace:
             return self._tell(self._program, Why.EXEC)
         return None
+
+    def _by_own_word(self) -> None:
+        """Find what processes say of themselves: that their calls are not paced, or were not."""
+        for pid, process in list(self._hellos.items()):
+            for why, so in ((Why.UNHOOKED, process.unhooked), (Why.LATE, process.late)):
+                if so and (pid, process.started, why) not in self._said:
+                    self._said.add((pid, process.started, why))
+                    # It says so at its end, too, when its command line is gone already.
+                    command = _processes.command_line(pid) or process.executable
+                    found = self._tell(pid, why, command, detail=process.unhooked or "")
+                    self._found += [found] if found else []
 
     def _by_image(self, running: Collection[Running]) -> None:
         """Find each Python that neither said hello nor was forked from one that did."""
@@ -258,12 +276,12 @@ class Activation:
         if inactive is not None:
             self._found.append(inactive)
 
-    def _tell(self, pid: int, why: Why, command: str = "") -> Inactive | None:
+    def _tell(self, pid: int, why: Why, command: str = "", *, detail: str = "") -> Inactive | None:
         command = command or _processes.command_line(pid)
         if (command, why) in self._told:
             return None
         self._told.add((command, why))
-        return Inactive(pid, command, why, pid == self._program)
+        return Inactive(pid, command, why, pid == self._program, detail)
 
 
 def _scan(family: Mapping[int, int | None]) -> tuple[list[Running], float]:

@@ -147,6 +147,17 @@ def about(inactive: Inactive, name: str, *, stopped: bool) -> str:
                 "started with -I, -E or -S, or without our PYTHONPATH, it does not, nor before "
                 "Python 3.9. If it only takes long to start: --grace 60."
             )
+    elif inactive.why is Why.UNHOOKED:
+        said = (
+            f"{who} activated the pacing, but has a botocore that cannot be paced: "
+            f"{inactive.detail}. Is it before 1.31, or a much later one?"
+        )
+    elif inactive.why is Why.LATE:
+        said = (
+            f"{who} had made clients when its botocore was found and paced, as it was loaded "
+            "past Python's imports. What they had sent until then was not paced."
+        )
+        return wrapped(said)
     else:
         said = (
             f"{who} activated the pacing, and then became another Python, which did not: by a "
@@ -220,7 +231,8 @@ def remarks(plan: Plan, outcome: Outcome) -> str:
         )
     if outcome.stopped is None:
         lines += [
-            f"WARNING: NOT PACED: {one.command or plan.launch.name} (process {one.pid})"
+            f"WARNING: NOT PACED{' FROM THE START' if one.why is Why.LATE else ''}: "
+            f"{one.command or plan.launch.name} (process {one.pid})"
             for one in outcome.inactive[:_MOST_TOLD]
         ]
         if len(outcome.inactive) > _MOST_TOLD:

@@ -246,8 +246,9 @@ class _Run:
             inactive = await self._activation.next()
             self._outcome.inactive.append(inactive)
             # A child may be a helper that calls nobody; a launcher is there for the program.
+            # One that is late is paced by now.
             fatal = inactive.program or inactive.why is Why.EXEC
-            stop = fatal and not plan.allow_inactive
+            stop = fatal and inactive.why is not Why.LATE and not plan.allow_inactive
             if stop or len(self._outcome.inactive) <= _MOST_TOLD:
                 plan.words.say(about(inactive, plan.launch.name, stopped=stop))
             if stop:

@@ -185,12 +185,23 @@ class Connection(asyncio.Protocol):
             self._free(protocol.count(message, "id"))
         elif what == "leave":
             self._leave(protocol.count(message, "id"))
-        elif what == "hooked" and self._process is not None:
-            self._process.botocore = protocol.text(message, "botocore")
-        elif what == "bye" and self._process is not None:
-            self._process.exited = True
-        else:
+        elif self._process is None or not self._note(self._process, message):
             raise protocol.Malformed('"do" is none of the words of the protocol')
+
+    @staticmethod
+    def _note(process: Process, message: dict[str, Any]) -> bool:
+        """Note what an interpreter says of itself; return whether there is such a message."""
+        what = message.get("do")
+        if what == "hooked":
+            process.botocore = protocol.text(message, "botocore")
+            process.late = process.late or message.get("late") is True
+        elif what == "unhooked":
+            process.unhooked = protocol.text(message, "why", longest=512)
+        elif what == "bye":
+            process.exited = True
+        else:
+            return False
+        return True
 
     def _hello(self, message: dict[str, Any]) -> None:
         if message.get("version") != protocol.VERSION:

@@ -20,6 +20,8 @@ class Process:
         executable: the interpreter, as `sys.executable` has it.
         python: its version, `"3.11.7"`.
         botocore: the version of the botocore that is paced in it; None until that is imported.
+        late: it had made clients before its botocore was paced; these may have called unpaced.
+        unhooked: why a botocore in it is not paced; None where all are.
         forked: it is no interpreter that has started, but the fork of one.
         started: when it said hello, as `time.time()`.
         ended: when its connection closed, as `time.time()`; None while it lives. (A process that
@@ -33,6 +35,8 @@ class Process:
     executable: str
     python: str
     botocore: str | None = None
+    late: bool = False
+    unhooked: str | None = None
     forked: bool = False
     started: float = field(default_factory=time.time)
     ended: float | None = None

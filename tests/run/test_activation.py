@@ -296,3 +296,41 @@ def test_program_that_imports_no_botocore_is_remarked(quiet_run, python):
     ended = quiet_run("--limit", "ec2=1/s", "--", python, "-c", "pass")
     assert ended.code == 0
     assert "no process that can be paced has used botocore: nothing was paced" in ended.words
+
+
+HIDDEN = """
+import sys
+machinery = sys.modules["_frozen_importlib"]
+seen = machinery._find_spec
+[machinery._find_spec] = [one.cell_contents for one in seen.__closure__]
+finder = sys.meta_path.pop(0)
+"""
+
+
+def test_botocore_found_too_late_is_warned_of(run, aws, python):
+    """Calls of a botocore that came past our hooks are known at the end: exit code 3."""
+    program = run.script("calls(2)")
+    hidden = f"{HIDDEN}exec(open({program!r}).read())"
+    ended = run("--limit", "ec2=50/s", "--", python, "-c", hidden)
+    assert (ended.code, len(aws.arrivals)) == (3, 2)
+    assert "no AWS calls counted" in ended.words
+    assert "WARNING: NOT PACED FROM THE START: " in ended.words
+
+
+def test_botocore_that_cannot_be_hooked_is_stopped(quiet_run, python):
+    """One that is found too late to refuse its import ends the program: exit code 3."""
+    program = quiet_run.plain("""
+        import types
+        class Closed(type):
+            def __setattr__(cls, name, value):
+                raise TypeError("closed")
+        class BaseClient(metaclass=Closed):
+            pass
+        sys.modules["botocore.client"] = types.SimpleNamespace(BaseClient=BaseClient)
+        import colorsys
+        time.sleep(60)
+    """)
+    ended = quiet_run("--limit", "ec2=1/s", "--", python, program)
+    assert (ended.code, ended.seconds < 50) == (3, True)
+    assert "has a botocore that cannot be paced: botocore.client: " in ended.words
+    assert "It is stopped, so that nothing goes out unpaced." in ended.words

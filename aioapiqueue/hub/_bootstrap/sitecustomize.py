@@ -26,7 +26,7 @@ TYPE_CHECKING = False  # typing.TYPE_CHECKING would cost every program the impor
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Callable
+    from collections.abc import Iterable
     from contextvars import ContextVar
     from types import ModuleType
     from typing import Any, Optional, Union
@@ -236,6 +236,8 @@ class _ThisProcess:
         """Threads' attempts that wait, while a call that has its turn waits for them."""
         self.botocore = ""
         self.forked = False
+        self.unhooked: set[str] = set()
+        """Modules that could not be hooked."""
 
     def announce(self) -> None:
         """Tell the hub that this process is there, unless it knows."""
@@ -732,11 +734,18 @@ def _pace_class(cls: Any) -> None:
 
     def __init__(self: Any, *args: object, **kwargs: object) -> None:  # noqa: N807
         super(cls, self).__init__(*args, **kwargs)
-        handlers = _Handlers(self.meta, self._request_signer)
-        service_id = self.meta.service_model.service_id.hyphenize()
-        handlers.register(self.meta.events, service_id, asynchronous=asynchronous)
+        attend(self)
+
+    def attend(self: Any) -> None:
+        with _process.lock:  # threads may share a client that was made before its class was hooked
+            if "_aioapiqueue" not in vars(self):
+                handlers = _Handlers(self.meta, self._request_signer)
+                service_id = self.meta.service_model.service_id.hyphenize()
+                handlers.register(self.meta.events, service_id, asynchronous=asynchronous)
+                self._aioapiqueue = True
 
     def call(self: Any, operation_name: str, api_params: object) -> object:
+        attend(self)
         this = _Call(_call.get(), api_params)
         token = _call.set(this)
         try:
@@ -749,6 +758,7 @@ def _pace_class(cls: Any) -> None:
             _call.reset(token)
 
     async def call_async(self: Any, operation_name: str, api_params: object) -> object:
+        attend(self)
         this = _Call(_call.get(), api_params)
         token = _call.set(this)
         try:
@@ -767,13 +777,16 @@ def _pace_class(cls: Any) -> None:
 
 
 def _hook(module: ModuleType) -> None:
-    """Pace the clients of a `botocore.client` that has just been imported."""
+    """Pace the clients of a `botocore.client` that has been imported, unless they are already."""
     global _call  # noqa: PLW0603 - contextvars is imported late
+    base: Any = module.BaseClient
+    if "_aioapiqueue_base" in vars(base):
+        return
+    base._aioapiqueue_base = True  # noqa: SLF001 - ours. First, as what follows may import
     from contextvars import ContextVar
 
     if "_call" not in globals():
         _call = ContextVar("aioapiqueue_call", default=None)
-    base: Any = module.BaseClient
 
     own = vars(base).get("__init_subclass__")
 
@@ -782,53 +795,122 @@ def _hook(module: ModuleType) -> None:
             super(base, cls).__init_subclass__(**kwargs)
         else:  # none so far
             own.__get__(None, cls)(**kwargs)
-        # A service's class, not aiobotocore's base; and not somebody's subclass of one, twice.
-        if "_PY_TO_OP_NAME" in vars(cls) and not hasattr(cls, "_aioapiqueue"):
-            _pace_class(cls)
+        _pace_service(cls)
 
     base.__init_subclass__ = classmethod(__init_subclass__)
+    late = [cls for cls in _subclasses(base) if _pace_service(cls)]
     package = sys.modules[module.__name__.rpartition(".")[0]]
     _process.botocore = str(getattr(package, "__version__", "?"))
     _process.announce()
-    _process.tell(_line(do="hooked", botocore=_process.botocore))
+    _process.tell(_line(do="hooked", botocore=_process.botocore, late=bool(late)))
+
+
+def _pace_service(cls: Any) -> bool:
+    """Pace a service's class; not aiobotocore's base, nor somebody's subclass of one, twice."""
+    if "_PY_TO_OP_NAME" not in vars(cls) or hasattr(cls, "_aioapiqueue"):
+        return False
+    _pace_class(cls)
+    return True
+
+
+def _subclasses(base: Any) -> list[Any]:
+    """Return all classes that are made of one, each before those that are made of it."""
+    found = []
+    for cls in type.__subclasses__(base):
+        found += [cls, *_subclasses(cls)]
+    return found
+
+
+# Imports. What a program puts into `sys.meta_path` before our finder may find `botocore.client`
+# itself, with a loader of its own, and may put a whole new list in its place.
+
+
+_CLIENTS = ("botocore.client", "awscli.botocore.client")  # the AWS CLI brings one of its own
+
+
+def _is_client(name: str) -> bool:
+    return name == _CLIENTS[0] or name.endswith(f".{_CLIENTS[0]}")
+
+
+def _hook_late(names: Iterable[str] = _CLIENTS) -> None:
+    """Hook what has been loaded in some way that we did not see. Raises nothing."""
+    for name in names:
+        module = sys.modules.get(name)
+        base = None  # nor has a module one that is being loaded
+        with _Suppress(Exception):  # of something that loads itself at the first look
+            base = getattr(module, "BaseClient", None)
+        if module is None or not isinstance(base, type) or "_aioapiqueue_base" in vars(base):
+            continue
+        if name in _process.unhooked:
+            continue
+        try:
+            _hook(module)
+        except Exception as error:  # noqa: BLE001 - whose import this is has no part in it
+            _process.unhooked.add(name)
+            _process.announce()
+            _process.tell(_line(do="unhooked", why=f"{name}: {error!r}"[:512]))
+
+
+def _hook_when_loaded(name: str, spec: Any) -> Any:
+    """Have `botocore.client` hooked once it has been loaded, by whatever finder it was found."""
+    load = getattr(getattr(spec, "loader", None), "exec_module", None)
+    if load is None or not _is_client(name) or hasattr(load, "aioapiqueue"):
+        return spec
+
+    def exec_module(module: ModuleType) -> None:
+        load(module)
+        if not _is_client(module.__name__):  # a loader may have many modules
+            return
+        try:
+            _hook(module)
+        except Exception as error:
+            raise ImportError(
+                f"aioapiqueue cannot pace {name}, which would call unpaced: {error!r}. Is it a "
+                "botocore before 1.31, or a much later one? Unset AIOAPIQUEUE_HUB to use it "
+                "all the same"
+            ) from error
+
+    exec_module.aioapiqueue = True  # type: ignore[attr-defined]
+    # On the loader itself: another in its place would lose what it can do besides.
+    with _Suppress(Exception):  # it takes no attributes: the module is hooked late
+        spec.loader.exec_module = exec_module
+    return spec
 
 
 class _Finder:
-    """Finds nothing itself, but hooks `botocore.client` once it has been loaded."""
+    """Finds nothing itself, but has `botocore.client` hooked once it has been loaded."""
 
     aioapiqueue = True
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """Have the other finders find botocore.client, and be told when it is loaded."""
-        # The AWS CLI has a botocore of its own: awscli.botocore.
-        if not (name == "botocore.client" or name.endswith(".botocore.client")):
+        _hook_late()
+        if not _is_client(name):
             return None
-        others = [finder for finder in sys.meta_path if finder is not self]
-        for finder in others:
+        for finder in [finder for finder in sys.meta_path if finder is not self]:
             spec = finder.find_spec(name, path, target) if hasattr(finder, "find_spec") else None
             if spec is not None:
-                break
-        else:
-            return None
-        loader: Any = spec.loader
-        load: Callable[[ModuleType], None] = loader.exec_module
+                return _hook_when_loaded(name, spec)
+        return None
 
-        def exec_module(module: ModuleType) -> None:
-            load(module)
-            if module.__name__ != name:
-                return
-            try:
-                _hook(module)
-            except Exception as error:
-                raise ImportError(
-                    f"aioapiqueue cannot pace {name}, which would call unpaced: {error!r}. Is it a "
-                    "botocore before 1.31, or a much later one? Unset AIOAPIQUEUE_HUB to use it "
-                    "all the same"
-                ) from error
 
-        # On the loader itself: another in its place would lose what it can do besides.
-        loader.exec_module = exec_module
-        return spec
+def _watch_imports() -> None:
+    """See all that imports find, by whatever finder.
+
+    Our finder is never moved to the front again: programs take the first one away, believing that
+    it is theirs. Where Python has no `_find_spec` any more, there is the finder alone, and what is
+    hooked late.
+    """
+    machinery: Any = sys.modules.get("_frozen_importlib")
+    find = getattr(machinery, "_find_spec", None)
+    if find is None:
+        return
+
+    def _find_spec(name: str, path: Any, target: Any = None) -> Any:
+        _hook_late()
+        return _hook_when_loaded(name, find(name, path, target))
+
+    machinery._find_spec = _find_spec  # noqa: SLF001 - there is no other way
 
 
 # At the interpreter's start and end.
@@ -836,6 +918,7 @@ class _Finder:
 
 def _exit() -> None:
     """Say goodbye, and close what no thread uses, lest Python warn of it."""
+    _hook_late([name for name in list(sys.modules) if _is_client(name)])  # at least to tell
     _process.tell(_line(do="bye"))
     links = [link.wire for link in (_process.links or {}).values()]
     for wire in [*_process.idle, *links, _process.presence]:
@@ -848,15 +931,15 @@ def _activate() -> None:
     import atexit
 
     sys.meta_path.insert(0, _Finder())
+    _watch_imports()
     os.register_at_fork(
         before=lambda: _process.lock.acquire(),  # noqa: PLW0108 - a child has another
         after_in_parent=lambda: _process.lock.release(),  # noqa: PLW0108
         after_in_child=_forked,
     )
     atexit.register(_exit)
-    if "botocore.client" in sys.modules:  # by a .pth file
-        _hook(sys.modules["botocore.client"])
     _process.announce()
+    _hook_late()  # what a .pth file has imported
 
 
 def _chain() -> None:
