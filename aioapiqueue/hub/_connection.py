@@ -183,6 +183,8 @@ class Connection(asyncio.Protocol):
             self._end(protocol.count(message, "id"), message)
         elif what == "free":
             self._free(protocol.count(message, "id"))
+        elif what == "ping":
+            self._send(pong=True)
         elif what == "leave":
             self._leave(protocol.count(message, "id"))
         elif self._process is None or not self._note(self._process, message):

@@ -281,6 +281,17 @@ class Sharing:
         return ((self.bucket, operation, parameters.get("MaxCount", 1)), own)
 
 
+async def test_ping_is_answered_while_calls_wait(bench, tools):
+    """A client whose turn is an hour away learns that the hub is there."""
+    async with bench.hub({"ec2": "1/h"}) as hub, tools.Raw(hub) as client:
+        client.greet()
+        client.ask(1)
+        client.ask(2)
+        client.say(do="ping")
+        heard = [await client.hear() for _ in range(3)]
+        assert heard == [{"version": 1}, {"id": 1, "go": True}, {"pong": True}]
+
+
 async def test_a_call_waits_for_every_bucket_that_it_uses(directory, tools, stalls):
     """Units that the parameters say are waited for first; other operations go by meanwhile."""
     registry = Sharing()

@@ -39,6 +39,15 @@ _HUB = os.environ.get("AIOAPIQUEUE_HUB", "")
 _VERSION = 1
 _PATIENCE = 5.0
 """Seconds in which the hub has to accept a connection."""
+_SILENCE = 30.0
+"""Seconds without a word from the hub after which a call that waits asks whether it is there.
+
+A call that waits its turn for an hour is no fault, so the time alone says nothing. People look
+after half a minute at a program that stands still, and the hub has time for a question of each
+connection that waits in every half a minute.
+"""
+_ANSWER = 5.0
+"""Seconds in which the hub has to answer that. It does so at once, unless it is stopped."""
 _MOST_FACTS = 64
 _LONGEST_FACT = 64
 _MOST_IDLE = 256
@@ -151,7 +160,7 @@ class _Wire:
             if sys.platform == "darwin":
                 self.sock.setsockopt(_socket.SOL_SOCKET, 0x1022, 1)  # SO_NOSIGPIPE
             self._connect()
-            self.sock.settimeout(None)  # whatever socket.setdefaulttimeout says
+            self.sock.settimeout(_SILENCE)  # whatever socket.setdefaulttimeout says
         except BaseException:
             self.close()
             raise
@@ -215,6 +224,53 @@ class _Wire:
         *lines, self.rest = (self.rest + chunk).split(b"\n")
         return [json.loads(line) for line in lines]
 
+    def hear(self) -> list[Fields]:
+        """Wait for messages as `receive` does; say so, once, if the hub does not answer at all."""
+        asked = 0.0
+        try:
+            while True:
+                try:
+                    return self.receive()
+                except OSError as error:
+                    import _socket
+                    import time
+
+                    if not isinstance(error, _socket.timeout):
+                        raise
+                    if asked and _answer_is_due(asked):
+                        _say_silent(self.sock)
+                        self.sock.settimeout(None)
+                    else:
+                        asked = time.monotonic()
+                        self.send(_line(do="ping"))
+                        self.sock.settimeout(_ANSWER)
+        finally:
+            if asked and self.whole:
+                self.sock.settimeout(_SILENCE)
+
+
+def _answer_is_due(asked: float) -> bool:
+    """Return whether the hub has had its time to answer: not if we were suspended with it."""
+    import time
+
+    return time.monotonic() - asked < 2 * _ANSWER
+
+
+def _say_silent(sock: socket.socket) -> None:
+    """Say on stderr that the hub does not answer; once for each process."""
+    if _process.silence_reported:
+        return
+    _process.silence_reported = True
+    with _Suppress(Exception):  # there may be no stderr, or a closed one
+        pid = _peer(sock)[1]
+        who, remedy = (f" (process {pid})", f": kill -CONT {pid}") if pid else ("", ".")
+        sys.stderr.write(
+            f"aioapiqueue: the hub{who} has not answered for {_SILENCE + _ANSWER:.0f} s.\n"
+            f"aioapiqueue: The calls of process {os.getpid()} wait until it does. If it has been\n"
+            f"aioapiqueue: stopped, have it go on{remedy}\n"
+        )
+        sys.stderr.flush()
+
 
 class _ThisProcess:
     """What belongs to one process; a forked child has another."""
@@ -238,6 +294,7 @@ class _ThisProcess:
         self.forked = False
         self.unhooked: set[str] = set()
         """Modules that could not be hooked."""
+        self.silence_reported = False
 
     def announce(self) -> None:
         """Tell the hub that this process is there, unless it knows."""
@@ -340,7 +397,7 @@ class _Place:
         wire = self.wire
         while wire is not None:
             try:
-                messages = wire.receive()
+                messages = wire.hear()
             except OSError as error:
                 raise _unreachable(error) from None
             for message in messages:
@@ -386,6 +443,9 @@ class _Link:
         self.wire = _Wire(_socket.socket)
         self.wire.sock.settimeout(0)
         self.turns: dict[object, asyncio.Future[None]] = {}
+        self.heard = False
+        """Whether the hub has said something since `timer` was set."""
+        self.timer: asyncio.TimerHandle | None = None
         self.unsent = b""
         self.error: PacingError | None = None
         self.signing: set[Any] = set()
@@ -404,6 +464,7 @@ class _Link:
         waits, self.unsent = bool(self.unsent), self.unsent + greeting + line
         if not waits:
             self._flush()
+        self.watch()
 
     def _flush(self) -> None:
         try:
@@ -431,6 +492,7 @@ class _Link:
         except PacingError as error:
             self.lose(error)
             return
+        self.heard = True
         for message in messages:
             why = message.get("error")
             turn = self.turns.pop(message.get("id"), None)
@@ -442,18 +504,50 @@ class _Link:
                 turn.set_exception(_refused(why))
             else:
                 turn.set_result(None)
+        self.watch()
+
+    def watch(self) -> None:
+        """Have a timer while somebody waits, so that a hub that does not answer is noticed."""
+        if self.timer is None and self.turns:
+            self._set_timer(_SILENCE)
+        elif self.timer is not None and not self.turns:
+            self.timer.cancel()
+            self.timer = None
+
+    def _set_timer(self, seconds: float, *, asked: float = 0.0) -> None:
+        loop = self.loop()
+        self.timer, self.heard = None, False
+        if loop is not None and self.error is None and not _process.silence_reported:
+            self.timer = loop.call_later(seconds, self._look, asked)
+
+    def _look(self, asked: float) -> None:
+        """Ask a hub that has said nothing for a while whether it is there."""
+        import time
+
+        self._receive()  # if the loop was held up, the answer may lie there
+        if not self.turns:
+            return
+        if self.heard:
+            self._set_timer(_SILENCE)
+        elif asked and _answer_is_due(asked):
+            _say_silent(self.wire.sock)
+            self.timer = None
+        else:
+            self.send(_line(do="ping"))
+            self._set_timer(_ANSWER, asked=time.monotonic())
 
     def lose(self, error: PacingError) -> None:
         """Fail whoever waits: the connection has ended."""
         if self.error is not None:
             return
         self.error = error
+        turns, self.turns = self.turns, {}
+        self.watch()
         loop = self.loop()
         if loop is not None and self.wire.whole:
             loop.remove_reader(self.wire.sock.fileno())
             loop.remove_writer(self.wire.sock.fileno())
         self.wire.close()
-        turns, self.turns = self.turns, {}
         for turn in turns.values():
             if not turn.done():
                 turn.set_exception(error)
@@ -477,6 +571,7 @@ class _LinkPlace:
         if link.error is not None:
             raise link.error
         link.turns[self.number] = turn
+        link.watch()
         return turn
 
     def leave(self) -> None:

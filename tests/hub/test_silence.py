@@ -1,0 +1,119 @@
+"""A hub that does not answer: its clients say so, once, and wait."""
+
+import asyncio
+import os
+import signal
+import sys
+
+import pytest
+
+from aioapiqueue.hub import _protocol
+
+pytestmark = pytest.mark.real
+
+# The same times as in the program, but for their length.
+QUICK = """
+import sys
+[finder] = [one for one in sys.meta_path if getattr(one, "aioapiqueue", False)]
+bootstrap = type(finder).find_spec.__globals__
+bootstrap["_SILENCE"], bootstrap["_ANSWER"] = 0.25, float(sys.argv[1])
+
+import os, time
+def until_go():
+    print("up", flush=True)
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+"""
+THREADS = (
+    QUICK
+    + """
+import concurrent.futures, botocore.session
+sts = botocore.session.get_session().create_client("sts")
+until_go()
+with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    list(pool.map(lambda _: sts.get_caller_identity(), range(4)))
+"""
+)
+TASKS = (
+    QUICK
+    + """
+import asyncio
+from aiobotocore.session import get_session
+async def main():
+    async with get_session().create_client("sts") as sts:
+        until_go()
+        await asyncio.gather(*(sts.get_caller_identity() for _ in range(4)))
+        timers = [one for one in asyncio.get_running_loop()._scheduled if not one.cancelled()]
+        assert not [one for one in timers if "sitecustomize" in str(one)], timers
+        assert len(asyncio.all_tasks()) == 1
+asyncio.run(main())
+"""
+)
+HUB = """
+import asyncio, sys
+from pathlib import Path
+from aioapiqueue.hub import Hub
+from aioapiqueue.registry import Registry
+async def main():
+    async with Hub(Registry({"sts": "1000/s"}), directory=Path(sys.argv[1])) as hub:
+        print(hub.path, flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+both = pytest.mark.parametrize("source", [THREADS, TASKS], ids=["threads", "tasks"])
+
+
+async def stopped(bench, tools, source):
+    """Return a hub's process that is stopped, and a program that is about to call under it."""
+    folder = str(bench.directory / "hub")
+    hub = await bench.start(HUB, None, folder, PYTHONPATH=os.pathsep.join(sys.path))
+    environment = {"PYTHONPATH": str(tools.BOOTSTRAP), "AIOAPIQUEUE_HUB": await hub.line()}
+    program = await bench.start(source, None, "0.25", **environment)
+    assert await program.line() == "up"
+    os.kill(hub.pid, signal.SIGSTOP)
+    (bench.directory / "go").touch()
+    return hub, program
+
+
+@both
+async def test_stopped_hub_is_reported_once(bench, tools, source):
+    """Four calls under a stopped hub: three lines on stderr, and they wait until it goes on."""
+    hub, program = await stopped(bench, tools, source)
+    async with asyncio.timeout(30):
+        line = await program.process.stderr.readline()
+    who = f"the hub (process {hub.pid})" if sys.platform == "linux" else "the hub"
+    assert line.decode() == f"aioapiqueue: {who} has not answered for 0 s.\n"
+    await asyncio.sleep(0.7)
+    assert not bench.loopback.arrivals
+    os.kill(hub.pid, signal.SIGCONT)
+    out, err = await program.end()
+    assert (program.process.returncode, out, err.count("\n")) == (0, "", 2)
+    assert f"The calls of process {program.pid} wait until it does." in err
+    assert len(bench.loopback.arrivals) == 4
+
+
+@pytest.mark.parametrize("stderr", ["sys.stderr = None", "sys.stderr.close()"])
+async def test_hub_is_waited_for_without_stderr(bench, tools, stderr):
+    """Where there is no stderr, or a closed one, calls wait as well."""
+    hub, program = await stopped(bench, tools, f"import sys; {stderr}\n{THREADS}")
+    await asyncio.sleep(0.7)
+    assert not bench.loopback.arrivals
+    os.kill(hub.pid, signal.SIGCONT)
+    await program.end()
+    assert (program.process.returncode, len(bench.loopback.arrivals)) == (0, 4)
+
+
+@pytest.mark.parametrize(("source", "pings"), [(THREADS, 20), (TASKS, 2)], ids=["threads", "tasks"])
+async def test_long_line_is_no_silence(bench, tools, monkeypatch, source, pings):
+    """A hub whose queue lets nobody go answers when it is asked, and nothing is said."""
+    asked = []
+    parse = _protocol.parse
+    monkeypatch.setattr(_protocol, "parse", lambda line: asked.append(line) or parse(line))
+    async with bench.hub({"sts": "1/h"}) as hub:
+        program = await bench.start(source, hub, "1.5")
+        (bench.directory / "go").touch()
+        await tools.until(lambda: sum(b"ping" in line for line in asked) >= pings)
+        [queue] = hub._registry.queues.values()
+        queue.set_rate("1000/s")
+        assert await program.end() == ("up\n", "")
+        assert hub.figures[0].calls == len(bench.loopback.arrivals) == 4
