@@ -45,8 +45,8 @@ __all__ = [
 INACTIVE = 3
 
 _AWS_CLI = (
-    "version 2 of the AWS CLI brings Python or botocore of its own and cannot be paced; version 1, "
-    "from PyPI, can."
+    "version 2 of the AWS CLI from AWS's own installer is frozen and cannot be paced; version 1, "
+    "from PyPI, can, and so can version 2 as Debian packages it."
 )
 _MOST_NAMED = 8
 _EXACTLY = 1e-9
