@@ -107,6 +107,9 @@ class Connection(asyncio.Protocol):
         self._rest = b""
         self._requests: dict[int, _Request] = {}
         self._greeted = False
+        self._may_close = False
+        self.used = 0.0
+        """When it was last found idle, as `time.monotonic()`."""
         self._process: Process | None = None
         self.pid: int | None = None
         """Whose it is: as the kernel knows, or else as it says."""
@@ -146,6 +149,9 @@ class Connection(asyncio.Protocol):
             protocol.check_length(self._rest)
         except protocol.Malformed as error:
             self.refuse(f"{error}: see docs/hub.md")
+        if self.is_idle:
+            self.used = time.monotonic()
+            self._hub.idle(self)
 
     # A client that does not read what it is sent is not read from either: so what is kept for it
     # is bounded. If it goes, writing fails.
@@ -168,6 +174,19 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.close()
         self._end_all()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it may be closed, as nothing is asked on it."""
+        return self._may_close and not self._requests and not self._transport.is_closing()
+
+    def close_idle(self) -> None:
+        """Close the connection, as its file is needed.
+
+        What the client has sent meanwhile is not read; it knows so by what it hears here.
+        """
+        self._send(idle=True)
+        self._transport.close()
 
     # What the client says.
 
@@ -216,6 +235,7 @@ class Connection(asyncio.Protocol):
         if self.pid is None and not self._belong(stated):
             return
         self._greeted = True
+        self._may_close = message.get("closable") is True
         if "executable" in message:
             self._process = Process(
                 self.pid or stated,

@@ -143,7 +143,9 @@ class Hub:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             await to_thread.run_sync(listen, listener, self.path)
-            self._acceptor = Acceptor(listener, lambda: Connection(self))
+            self._acceptor = Acceptor(
+                listener, lambda: Connection(self), close_idle=self._close_idle
+            )
         except BaseException:  # cancelled while the thread binds it, too
             listener.close()
             raise
@@ -188,6 +190,24 @@ class Hub:
             self._connections_of[pid] -= 1
             if not self._connections_of[pid]:
                 del self._connections_of[pid]
+        if self._acceptor is not None:
+            self._acceptor.go_on()
+
+    def idle(self, connection: Connection) -> None:
+        """Close a connection on which nothing is asked any more, if its file is needed.
+
+        At once: a thread that asks again and again would never be found idle.
+        """
+        if self._acceptor is not None and self._acceptor.lacks_files:
+            connection.close_idle()
+            self._acceptor.go_on()
+
+    def _close_idle(self) -> bool:
+        """Begin to close the connection that has been idle for longest, if any is."""
+        idle = [connection for connection in self._connections if connection.is_idle]
+        if idle:
+            min(idle, key=lambda connection: connection.used).close_idle()
+        return bool(idle)
 
     def started(self, process: Process) -> None:
         """Heed that an interpreter has said hello."""

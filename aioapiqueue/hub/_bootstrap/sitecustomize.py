@@ -149,7 +149,7 @@ class _Wire:
         import _socket  # what socket, which is slow to import, is made of
 
         self.rest = b""
-        self.greeting = _line(do="hello", version=_VERSION, pid=os.getpid())
+        self.greeting = _line(do="hello", version=_VERSION, pid=os.getpid(), closable=True)
         self.flags = getattr(_socket, "MSG_NOSIGNAL", 0)  # the program may have reset SIGPIPE
         with _process.lock:  # no fork comes between, so children know of all that they inherit
             self.sock: socket.socket = make(_socket.AF_UNIX, _socket.SOCK_STREAM)
@@ -375,20 +375,32 @@ class _Place:
 
     def ask(self, fields: Fields) -> None:
         """Get into line."""
+        _process.announce()
+        self.question = _line(do="ask", id=self.number, **fields)
+        try:
+            wire = _process.idle.pop()
+        except IndexError:
+            self._ask_again()
+            return
+        self.wire = wire
+        try:
+            if wire.whole:
+                wire.send(self.question)
+                return
+        except OSError:
+            pass  # closed by the hub while it was idle; or the hub has gone, which shows next
+        self._ask_again()
+
+    def _ask_again(self) -> None:
+        """Ask on a new connection: the one before, if any, has not taken the question."""
         import socket  # at each call, as gevent may replace its class
 
-        _process.announce()
+        old, self.wire = self.wire, None
+        if old is not None:
+            old.close()
         try:
-            while self.wire is None:
-                try:
-                    wire = _process.idle.pop()
-                except IndexError:
-                    wire = _Wire(socket.socket)
-                if wire.whole:
-                    self.wire = wire
-                else:
-                    wire.close()
-            self.wire.send(_line(do="ask", id=self.number, **fields))
+            self.wire = _Wire(socket.socket)
+            self.wire.send(self.question)
         except OSError as error:
             raise _unreachable(error) from None
 
@@ -403,6 +415,12 @@ class _Place:
             for message in messages:
                 if "error" in message:
                     raise _refused(message["error"])
+                if "idle" in message:
+                    # The hub needed the file, and has closed it before it read the question: so
+                    # that this cannot be let go, and charged, twice.
+                    self._ask_again()
+                    wire = self.wire
+                    break
                 if message.get("id") == self.number:
                     return
 
@@ -442,7 +460,7 @@ class _Link:
 
         self.wire = _Wire(_socket.socket)
         self.wire.sock.settimeout(0)
-        self.turns: dict[object, asyncio.Future[None]] = {}
+        self.turns: dict[object, _LinkPlace] = {}
         self.heard = False
         """Whether the hub has said something since `timer` was set."""
         self.timer: asyncio.TimerHandle | None = None
@@ -458,6 +476,11 @@ class _Link:
     def works(self) -> bool:
         return self.error is None and self.wire.whole
 
+    def ask(self, place: _LinkPlace) -> None:
+        """Have a place get into line."""
+        self.turns[place.number] = place
+        self.send(place.question)
+
     def send(self, line: bytes) -> None:
         """Send, or have the loop do so once the hub has read what it has."""
         greeting, self.wire.greeting = self.wire.greeting, b""
@@ -472,6 +495,7 @@ class _Link:
         except BlockingIOError:
             sent = 0
         except OSError as error:
+            self._receive()  # what the hub has said before it closed the connection
             self.lose(_unreachable(error))
             return
         self.unsent = self.unsent[sent:]
@@ -494,16 +518,19 @@ class _Link:
             return
         self.heard = True
         for message in messages:
+            if "idle" in message:
+                self._ask_again()
+                return
             why = message.get("error")
-            turn = self.turns.pop(message.get("id"), None)
+            place = self.turns.pop(message.get("id"), None)
             if why is not None and "id" not in message:
                 self.lose(_refused(why))
-            elif turn is None or turn.done():
+            elif place is None or place.turn.done():
                 continue
             elif why is not None:
-                turn.set_exception(_refused(why))
+                place.turn.set_exception(_refused(why))
             else:
-                turn.set_result(None)
+                place.turn.set_result(None)
         self.watch()
 
     def watch(self) -> None:
@@ -536,6 +563,21 @@ class _Link:
             self.send(_line(do="ping"))
             self._set_timer(_ANSWER, asked=time.monotonic())
 
+    def _ask_again(self) -> None:
+        """Ask on another link: the hub has closed this one, idle, and has read none of it."""
+        asked, self.turns = self.turns, {}
+        self.lose(_unreachable("it has closed the connection"))
+        if not asked:
+            return
+        try:
+            link = _link()
+        except PacingError as error:
+            _fail(asked, error)
+            return
+        for place in asked.values():
+            place.link = link
+            link.ask(place)
+
     def lose(self, error: PacingError) -> None:
         """Fail whoever waits: the connection has ended."""
         if self.error is not None:
@@ -548,9 +590,13 @@ class _Link:
             loop.remove_reader(self.wire.sock.fileno())
             loop.remove_writer(self.wire.sock.fileno())
         self.wire.close()
-        for turn in turns.values():
-            if not turn.done():
-                turn.set_exception(error)
+        _fail(turns, error)
+
+
+def _fail(turns: dict[object, _LinkPlace], error: PacingError) -> None:
+    for place in turns.values():
+        if not place.turn.done():
+            place.turn.set_exception(error)
 
 
 class _LinkPlace:
@@ -565,14 +611,10 @@ class _LinkPlace:
         """Get into line; return what is done when the turn has come."""
         import asyncio
 
-        link = self.link
-        turn = asyncio.get_running_loop().create_future()
-        link.send(_line(do="ask", id=self.number, **fields))
-        if link.error is not None:
-            raise link.error
-        link.turns[self.number] = turn
-        link.watch()
-        return turn
+        self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.question = _line(do="ask", id=self.number, **fields)
+        self.link.ask(self)
+        return self.turn
 
     def leave(self) -> None:
         """Leave the line, or give back a turn that has not been used."""
@@ -622,10 +664,12 @@ def _link() -> _Link:
             old.wire.close()
             del links[other]
     try:
-        link = links[loop] = _Link(loop)
+        new = links[loop] = _Link(loop)
     except OSError as error:
         raise _unreachable(error) from None
-    return link
+    if link is not None:
+        new.signing, new.ahead = link.signing, link.ahead
+    return new
 
 
 # Signing may need a call of its own (to refresh credentials, or for a session with an S3 directory
