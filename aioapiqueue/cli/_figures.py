@@ -7,6 +7,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue.hub import OTHERS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -112,7 +114,7 @@ class Row:
 
 
 def rows(figures: Iterable[Figure], peaks: Peaks, buckets: Iterable[Figure] = ()) -> list[Row]:
-    """Return a row for each service, the busiest first.
+    """Return a row for each service, the busiest first, and for what the hub has summed up.
 
     Its parts are its lanes, or, if it has several queues (where nothing is paced: Regions and
     accounts), these, whose parts are their lanes; then the buckets that operations share.
@@ -123,13 +125,19 @@ def rows(figures: Iterable[Figure], peaks: Peaks, buckets: Iterable[Figure] = ()
         buckets: figures of queues that operations share, with the bucket's name as operation.
     """
     services: dict[str, list[Figure]] = {}
+    others = []
     for figure in figures:
-        services.setdefault(figure.service, []).append(figure)
+        if figure.service == OTHERS:  # of many services: one of what is paced, one of what is not
+            row = Row(OTHERS, peak=figure.peak)
+            row.add(figure)
+            others.append(row)
+        else:
+            services.setdefault(figure.service, []).append(figure)
     shared = list(buckets)
     return _busiest(
         _service(name, found, peaks, [one for one in shared if one.service == name])
         for name, found in services.items()
-    )
+    ) + _busiest(others)
 
 
 def _service(name: str, figures: Sequence[Figure], peaks: Peaks, buckets: Sequence[Figure]) -> Row:
@@ -219,7 +227,7 @@ def table(found: Sequence[Row], limits: dict[str, str]) -> str:
     if paced:
         lines.append(_line("Paced", "Calls", "Waits", "Waited s", "Longest", "Throttled", "Errors"))
         for row in paced:
-            limit = limits.get(row.name, limits.get("default", ""))
+            limit = "" if row.name == OTHERS else limits.get(row.name, limits.get("default", ""))
             lines += _paced_lines(row, f"{row.name} {limit}".strip())
             for name, part in _parts(row):
                 lines += _paced_lines(part, name)

@@ -20,6 +20,7 @@ from aioapiqueue.cli._figures import (
     table,
 )
 from aioapiqueue.cli._words import counted
+from aioapiqueue.hub import OTHERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -243,8 +244,15 @@ def remarks(plan: Plan, outcome: Outcome) -> str:
             lines.append("no process that can be paced has used botocore: nothing was paced")
     if outcome.shared is not None:
         lines.append(_of_shared(outcome.shared))
-    if plan.dry_run and outcome.figures:
-        busiest = max(rows(outcome.figures, outcome.peaks), key=lambda row: row.calls)
+    services = [one for one in outcome.figures if one.service != OTHERS]
+    if len(services) < len(outcome.figures):
+        lines.append(
+            f"{len(services):,} kinds of calls (service, operation, Region, account) have figures "
+            f"of their own; {OTHERS} is the sum of the rest"
+            + ("" if plan.dry_run else ", for which all limits hold as well")
+        )
+    if plan.dry_run and services:
+        busiest = max(rows(services, outcome.peaks), key=lambda row: row.calls)
         lines.append(
             f"to pace it, write --limit {busiest.name}=RATE instead of --dry-run; a rate below "
             "what the other side bears leaves room for others"

@@ -153,7 +153,7 @@ class _Run:
         self._outcome = Outcome()
         self._foot = Foot(sys.stderr.fileno()) if plan.live else None
         self._began = time.monotonic()
-        self._samples: list[tuple[float, dict[str, int]]] = []
+        self._samples: list[tuple[float, dict[tuple[str, bool], int]]] = []
         self._hub: _CountingHub
         self._socket: tuple[int, int]
         """The device and the inode of the hub's own socket."""
@@ -316,13 +316,15 @@ class _Run:
             return
         now = time.monotonic()
         found = rows(self._hub.figures, self._hub.peaks)
-        self._samples.append((now, {row.name: row.calls for row in found}))
+        self._samples.append((now, {(row.name, row.paced): row.calls for row in found}))
         while self._samples[0][0] < now - _RATE_SECONDS:
             del self._samples[0]
         then, before = self._samples[0]
         parts = []
         for row in sorted(found, key=lambda row: (-row.waiting, not row.paced, -row.calls)):
-            rate = (row.calls - before.get(row.name, 0)) / max(now - then, _SHOW_SECONDS)
+            rate = (row.calls - before.get((row.name, row.paced), 0)) / max(
+                now - then, _SHOW_SECONDS
+            )
             limit = "" if self._plan.dry_run else self._plan.limits.get(row.name, "")
             part = f"{row.name} {limit}".strip() + f": {counted(row.calls, 'call')}, {rate:.1f}/s"
             if row.paced and not self._plan.dry_run:

@@ -8,9 +8,9 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 from aioapiqueue.hub import _protocol as protocol
-from aioapiqueue.hub._records import Process
+from aioapiqueue.hub._records import Client, Kind, Process
 from aioapiqueue.hub._socket import peer_of
-from aioapiqueue.integrations._aws import hold_of, is_throttle
+from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,9 +29,11 @@ class _Request:
     """An attempt: it waits for its turns, one after the other, and then is under way.
 
     Attributes:
+        kind: what is called.
         figure: where it is counted.
         of_queues: where it is counted for each queue whose slot it has, as in `slots`.
         turns: those that it has not joined yet, in order; of nothing that paces it: none.
+        ahead: whether it goes ahead of all that wait.
         turn: the one that it waits for; None once it is under way.
         queue: whose turn that is, or was last.
         slots: what it holds.
@@ -39,9 +41,10 @@ class _Request:
     """
 
     __slots__ = (
+        "ahead",
         "figure",
+        "kind",
         "of_queues",
-        "priority",
         "queue",
         "slots",
         "turn",
@@ -50,12 +53,19 @@ class _Request:
     )
 
     def __init__(
-        self, figure: Figure, of_queues: Sequence[Figure], turns: Sequence[Turn], priority: float
+        self,
+        kind: Kind,
+        figure: Figure,
+        of_queues: Sequence[Figure],
+        turns: Sequence[Turn],
+        *,
+        ahead: bool,
     ) -> None:
+        self.kind = kind
         self.figure = figure
         self.of_queues = of_queues
         self.turns = iter(turns)
-        self.priority = priority
+        self.ahead = ahead
         self.turn: asyncio.Future[Slot] | None = None
         self.queue: ApiQueue | None = None
         self.slots: list[Slot] = []
@@ -70,9 +80,10 @@ class _Request:
         if self.turn is not None:
             self.slots.append(self.turn.result())
             self.turn = None
+        priority = _AHEAD if self.ahead else 0
         for queue, key, cost in self.turns:
             self.queue = queue
-            turn = queue.enqueue(key=key, priority=self.priority, cost=cost)
+            turn = queue.enqueue(key=key, priority=priority, cost=cost)
             if not turn.done():
                 self.turn = turn
                 return turn
@@ -113,6 +124,7 @@ class Connection(asyncio.Protocol):
         self._process: Process | None = None
         self.pid: int | None = None
         """Whose it is: as the kernel knows, or else as it says."""
+        self._client = Client()
         self._transport: asyncio.Transport
 
     # What asyncio calls.
@@ -253,26 +265,27 @@ class Connection(asyncio.Protocol):
         number = protocol.count(message, "id")
         if number in self._requests:
             raise protocol.Malformed(f"request {number} is not over yet")
-        if (
-            len(self._requests) >= protocol.MAX_REQUESTS_PER_CONNECTION
-            or self._hub.requests >= protocol.MAX_REQUESTS
-        ):
+        client = self._client
+        if not self._hub.has_room_for(client):
             self._send(id=number, error="too many calls wait or are under way at once")
             return
+        # At most as many as there are calls of that process that may need them: whatever a client
+        # says, the others have their turns.
+        ahead = message.get("nested") is True and client.ahead < client.calls
         request = None
         try:
-            figure, queue = self._hub.find(
+            key, account = protocol.optional(message, "key"), protocol.optional(message, "account")
+            kind = Kind(
                 protocol.name(message, "service"),
                 protocol.name(message, "operation"),
                 protocol.optional(message, "region"),
-                protocol.optional(message, "key"),
-                protocol.optional(message, "account"),
+                account if key is None else account_of(key, account),
             )
-            turns = tuple(self._hub.turns(figure, queue, protocol.facts(message)))
-            figure = self._hub.in_lane(figure, turns)
-            of_queues = [self._hub.of_queue(one[0], figure) for one in turns]
-            priority = _AHEAD if message.get("nested") is True else 0
-            request = _Request(figure, of_queues, turns, priority)
+            figure, queue = self._hub.find(kind)
+            turns = tuple(self._hub.turns(kind, queue, protocol.facts(message)))
+            figure = self._hub.in_lane(kind, figure, turns)
+            of_queues = [self._hub.of_queue(one[0], kind.service) for one in turns]
+            request = _Request(kind, figure, of_queues, turns, ahead=ahead)
             turn = request.advance()
         except Exception as error:  # noqa: BLE001 - fails this call, and nothing else
             if request is not None:
@@ -281,6 +294,8 @@ class Connection(asyncio.Protocol):
             return
         self._requests[number] = request
         self._hub.requests += 1
+        client.requests += 1
+        client.ahead += ahead
         figure.waiting += 1
         if turn is None:
             self._go(number, request)
@@ -294,9 +309,9 @@ class Connection(asyncio.Protocol):
         try:
             turn = request.advance()
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - refused, closed
-            figure = request.figure
+            kind = request.kind
             self._end(number)
-            self._send(id=number, error=f"{figure.service} {figure.operation}: {_say(error)}")
+            self._send(id=number, error=f"{kind.service} {kind.operation}: {_say(error)}")
             return
         if turn is None:
             self._go(number, request)
@@ -305,6 +320,10 @@ class Connection(asyncio.Protocol):
 
     def _go(self, number: int, request: _Request) -> None:
         request.under_way = True
+        if request.ahead:
+            self._client.ahead -= 1
+        else:
+            self._client.calls += 1
         request.figure.waiting -= 1
         request.figure.running += 1
         now, waited = time.monotonic(), 0.0
@@ -326,7 +345,7 @@ class Connection(asyncio.Protocol):
         request = self._requests.pop(number, None)
         if request is None:
             return
-        self._hub.requests -= 1
+        self._forget(request)
         request.withdraw()
         if request.under_way:  # its turn came while this message was on its way
             for figure in (request.figure, *request.of_queues):
@@ -344,13 +363,22 @@ class Connection(asyncio.Protocol):
             self._leave(number)
             return
         del self._requests[number]
-        self._hub.requests -= 1
+        self._forget(request)
         request.figure.running -= 1
         try:
             if outcome is not None:
                 self._judge(request, outcome)
         finally:
             request.release()
+
+    def _forget(self, request: _Request) -> None:
+        """Count a request no more, which waits or is under way."""
+        self._hub.requests -= 1
+        self._client.requests -= 1
+        if not request.ahead:
+            self._client.calls -= request.under_way
+        elif not request.under_way:
+            self._client.ahead -= 1
 
     @staticmethod
     def _judge(request: _Request, outcome: dict[str, Any]) -> None:
@@ -362,7 +390,8 @@ class Connection(asyncio.Protocol):
             "retry-after": protocol.optional(outcome, "retry_after") or "",
             "x-amz-retry-after": protocol.optional(outcome, "amz_retry_after") or "",
         }
-        if is_throttle(code, status, operation=figure.operation, service=figure.service):
+        kind = request.kind
+        if is_throttle(code, status, operation=kind.operation, service=kind.service):
             for one in (figure, *request.of_queues):
                 one.throttled += 1
             if request.slots and request.queue is not None:
@@ -381,8 +410,9 @@ class Connection(asyncio.Protocol):
     def _belong(self, pid: int) -> bool:
         """Note whose connection this is; refuse it if that process has too many."""
         self.pid = pid
+        self._client = self._hub.belongs(pid)
         most = protocol.MAX_CONNECTIONS_PER_PROCESS
-        if self._hub.belongs(pid) <= most:
+        if self._client.connections <= most:
             return True
         self.refuse(
             f"process {pid} has {most:,} connections, one for each thread that calls, and may not "

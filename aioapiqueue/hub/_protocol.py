@@ -11,7 +11,7 @@ __all__ = [
     "MAX_FACTS",
     "MAX_LINE",
     "MAX_REQUESTS",
-    "MAX_REQUESTS_PER_CONNECTION",
+    "MAX_REQUESTS_PER_PROCESS",
     "VERSION",
     "Malformed",
     "check_length",
@@ -32,10 +32,10 @@ MAX_CONNECTIONS_PER_PROCESS = 2_000
 """A thread that waits needs one of its own."""
 MAX_FACTS = 64
 """Numbers told of the parameters of one call."""
-MAX_REQUESTS_PER_CONNECTION = 65_536
-"""Waiting or under way. An event loop has one connection, and may gather a call per snapshot."""
+MAX_REQUESTS_PER_PROCESS = 65_536
+"""Waiting or under way. A program may gather a call for each of its snapshots."""
 MAX_REQUESTS = 262_144
-"""Of all clients together: the bound of the hub's memory."""
+"""Of all processes together: the bound of the hub's memory."""
 
 # They end up in limits, on terminals and in reports: nothing that could be a control sequence.
 _NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)

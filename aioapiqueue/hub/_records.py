@@ -5,10 +5,40 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-__all__ = ["Figure", "Process"]
+__all__ = ["OTHERS", "Client", "Figure", "Kind", "Process"]
+
+OTHERS = "(others)"
+"""The service and the operation of the figure of all kinds of calls that have none of their own."""
 
 _WAITED = 0.001  # seconds; less is the way to the queue and back
+
+
+class Kind(NamedTuple):
+    """What is known of a call, but for its parameters."""
+
+    service: str
+    operation: str
+    region: str | None
+    account: str | None
+
+
+@dataclass(slots=True)
+class Client:
+    """What the connections of one process have together.
+
+    Attributes:
+        connections: how many there are.
+        requests: waiting or under way.
+        calls: under way, but for those that were let go ahead of others.
+        ahead: waiting ahead of others, each for one of `calls` that needs it.
+    """
+
+    connections: int = 0
+    requests: int = 0
+    calls: int = 0
+    ahead: int = 0
 
 
 @dataclass(slots=True)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
-from collections import Counter
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 from anyio import to_thread
 
+from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._accept import Acceptor
 from aioapiqueue.hub._connection import Connection
-from aioapiqueue.hub._records import Figure, Process
+from aioapiqueue.hub._records import OTHERS, Client, Figure, Kind, Process
 from aioapiqueue.hub._socket import check_system, listen, raise_file_limit, remove
-from aioapiqueue.integrations._aws import account_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -33,7 +32,8 @@ _MAX_PROCESSES = 10_000
 
 Turn: TypeAlias = "tuple[ApiQueue, Hashable, float]"
 """A queue, the key and the cost of a slot in it: the beginning of a registry's."""
-_FigureKey = tuple[str, str, str | None, str | None, str]
+_FigureKey = tuple[Kind, str]
+"""With the lane, where that is not the operation's."""
 
 
 class _Finder(Protocol):
@@ -81,10 +81,11 @@ class Hub:
         self.requests = 0
         """Waiting or under way, of all clients."""
         self._connections: set[Connection] = set()
-        self._connections_of: Counter[int] = Counter()
+        self._clients: dict[int, Client] = {}
         self._processes: dict[int, Process] = {}
         self._figures: dict[_FigureKey, tuple[Figure, ApiQueue | None]] = {}
-        self._with_lanes: set[_FigureKey] = set()
+        self._with_lanes: set[Kind] = set()
+        self._others: dict[bool, Figure] = {}
         self._of_queues: dict[ApiQueue, Figure] = {}
         self._acceptor: Acceptor | None = None
         self._files_raised = False
@@ -121,14 +122,16 @@ class Hub:
     def figures(self) -> list[Figure]:
         """What was counted, one for each service, lane, Region and account, as things stand.
 
-        They are the hub's own, and go on counting.
+        They are the hub's own, and go on counting. Beyond 20,000 of them, what is new is counted
+        in two more, of the service "(others)": what is paced, and what is not.
         """
-        return [
+        own = [
             figure
-            for key, (figure, _) in self._figures.items()
+            for (kind, lane), (figure, _) in self._figures.items()
             # All calls of such an operation so far may have gone into lanes of their own.
-            if key not in self._with_lanes or figure.calls or figure.waiting
+            if lane or kind not in self._with_lanes or figure.calls or figure.waiting
         ]
+        return own + list(self._others.values())
 
     @property
     def of_queues(self) -> Mapping[ApiQueue, Figure]:
@@ -177,19 +180,21 @@ class Hub:
             self._files_raised = True
             raise_file_limit()
 
-    def belongs(self, pid: int) -> int:
-        """Heed whose connection one is; return how many that process has."""
-        self._connections_of[pid] += 1
-        return self._connections_of[pid]
+    def belongs(self, pid: int) -> Client:
+        """Count a connection of a process; return what that process has."""
+        client = self._clients.setdefault(pid, Client())
+        client.connections += 1
+        return client
 
     def left(self, connection: Connection) -> None:
         """Heed that a connection has ended."""
         self._connections.discard(connection)
         pid = connection.pid
         if pid is not None:
-            self._connections_of[pid] -= 1
-            if not self._connections_of[pid]:
-                del self._connections_of[pid]
+            client = self._clients[pid]
+            client.connections -= 1
+            if not client.connections:
+                del self._clients[pid]
         if self._acceptor is not None:
             self._acceptor.go_on()
 
@@ -219,71 +224,61 @@ class Hub:
                     del self._processes[pid]
                     break
 
-    def find(
-        self,
-        service: str,
-        operation: str,
-        region: str | None,
-        access_key: str | None,
-        account_id: str | None,
-    ) -> tuple[Figure, ApiQueue | None]:
+    def has_room_for(self, client: Client) -> bool:
+        """Return whether a process may have one more request.
+
+        It may have as many as it leaves to the others, so that there is always room for a new one.
+        """
+        left = protocol.MAX_REQUESTS - self.requests
+        return client.requests < min(protocol.MAX_REQUESTS_PER_PROCESS, left)
+
+    def find(self, kind: Kind) -> tuple[Figure, ApiQueue | None]:
         """Return where a call is counted, and its queue if it has to wait for one.
 
         Raises:
             Exception: whatever the registry raises.
         """
-        account = account_of(access_key, account_id) if access_key is not None else account_id
-        key = (service, operation, region, account, "")
-        found = self._figures.get(key)
+        found = self._figures.get((kind, ""))
         if found is None:
-            self._check_figures()
-            queue = self._queue(service, operation, region, account)
-            paced = queue is not None
-            figure = Figure(
-                service, operation, region, account, queue.name if queue else None, paced
-            )
-            found = figure, None if self.count_only else queue
-            self._figures[key] = found
+            queue = self._queue(*kind)
+            figure = self._new_figure(kind, "", queue)
+            return figure, None if self.count_only else queue
         return found
 
-    def _check_figures(self) -> None:
+    def _new_figure(self, kind: Kind, lane: str, queue: ApiQueue | None) -> Figure:
+        """Return where calls of a kind are counted that were never counted before."""
+        paced = queue is not None
         if len(self._figures) >= _MAX_FIGURES:
-            raise OverflowError(
-                f"more than {_MAX_FIGURES:,} kinds of calls (service, operation, Region, "
-                "account): this is more than one hub keeps count of"
-            )
+            others = Figure(OTHERS, OTHERS, None, None, None, paced)
+            return self._others.setdefault(paced, others)
+        figure = Figure(*kind, queue.name if queue else None, paced, lane=lane)
+        self._figures[kind, lane] = figure, None if self.count_only else queue
+        return figure
 
-    def in_lane(self, figure: Figure, turns: Sequence[Turn]) -> Figure:
+    def in_lane(self, kind: Kind, figure: Figure, turns: Sequence[Turn]) -> Figure:
         """Return where a call with such turns is counted: in its lane, if parameters chose one.
 
-        Raises:
-            OverflowError: as for `find`.
+        Args:
+            kind: of the call.
+            figure: what `find` returned.
+            turns: what it waits for.
         """
-        lane = str(turns[-1][1]) if turns else figure.operation
-        if lane == figure.operation:
+        lane = str(turns[-1][1]) if turns else kind.operation
+        if lane == kind.operation:
             return figure
-        key = (figure.service, figure.operation, figure.region, figure.account, lane)
-        found = self._figures.get(key)
-        if found is None:
-            self._check_figures()
-            own = Figure(
-                figure.service,
-                figure.operation,
-                figure.region,
-                figure.account,
-                figure.queue,
-                figure.paced,
-                lane=lane,
-            )
-            found = self._figures[key] = own, turns[-1][0]
-            self._with_lanes.add((*key[:-1], ""))
-        return found[0]
+        found = self._figures.get((kind, lane))
+        if found is not None:
+            return found[0]
+        own = self._new_figure(kind, lane, turns[-1][0])
+        if own.service != OTHERS:
+            self._with_lanes.add(kind)
+        return own
 
-    def of_queue(self, queue: ApiQueue, figure: Figure) -> Figure:
-        """Return where all calls of a queue are counted, one of which `figure` counts."""
+    def of_queue(self, queue: ApiQueue, service: str) -> Figure:
+        """Return where all calls of a queue are counted, those of `service` first."""
         found = self._of_queues.get(queue)
         if found is None:
-            found = Figure(figure.service, "", None, None, queue.name, paced=True)
+            found = Figure(service, "", None, None, queue.name, paced=True)
             self._of_queues[queue] = found
         return found
 
@@ -302,13 +297,11 @@ class Hub:
     def released(self, figure: Figure) -> None:
         """Heed that an attempt has been let go."""
 
-    def turns(
-        self, figure: Figure, queue: ApiQueue | None, facts: Mapping[str, int]
-    ) -> Iterable[Turn]:
+    def turns(self, kind: Kind, queue: ApiQueue | None, facts: Mapping[str, int]) -> Iterable[Turn]:
         """Return the slots that an attempt needs, one after the other.
 
         Args:
-            figure: where it is counted.
+            kind: what is called.
             queue: what `find` returned; None: it needs no slot.
             facts: what limits may depend on of its parameters.
 
@@ -318,11 +311,11 @@ class Hub:
         if queue is None:
             return ()
         if self._turns_of is None:
-            return ((queue, figure.operation, 1),)
+            return ((queue, kind.operation, 1),)
         return self._turns_of(
-            figure.service,
-            figure.operation,
-            region=figure.region,
-            account=figure.account,
+            kind.service,
+            kind.operation,
+            region=kind.region,
+            account=kind.account,
             parameters=facts,
         )

@@ -109,7 +109,7 @@ class Serving:
             assert (figure.waiting, figure.running) == (0, 0), figure
         for queue in self.hub._registry.queues.values():
             assert (queue.waiting, queue.running) == (0, 0), queue
-        assert not self.hub._connections_of
+        assert not self.hub._clients
         assert self.errors == []
 
     def serves(self):

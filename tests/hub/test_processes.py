@@ -394,4 +394,4 @@ async def test_thousands_wait_from_dozens_of_processes(bench, tools, stalls):
             crowd.process.kill()
         await tools.until(lambda: not hub._connections)
         assert (hub.requests, figure.waiting, figure.running) == (0, 0, 0)
-        assert not hub._connections_of
+        assert not hub._clients

@@ -488,7 +488,7 @@ async def test_a_process_may_have_so_many_connections(bench, tools, monkeypatch)
 
 async def test_a_connection_may_have_so_many_requests(bench, tools, monkeypatch):
     """A request too many is refused alone; when one has ended, the next is taken."""
-    monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_REQUESTS_PER_CONNECTION", 2)
+    monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_REQUESTS_PER_PROCESS", 2)
     async with bench.hub({}) as hub, tools.Raw(hub) as client:
         client.greet()
         for number in (1, 2, 3):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from aioapiqueue.cli._figures import Peaks, dry_run_table, duration, rows, table
-from aioapiqueue.hub import Figure
+from aioapiqueue.cli._figures import Peaks, as_json, dry_run_table, duration, rows, table
+from aioapiqueue.cli._launch import Launch
+from aioapiqueue.cli._report import remarks
+from aioapiqueue.cli._supervise import Outcome, Plan, Words
+from aioapiqueue.hub import OTHERS, Figure
+from aioapiqueue.registry import Registry
 
 
 def figure(operation, region, queue="ec2", calls=1, **more):
@@ -141,3 +145,34 @@ def test_times_are_shown_as_on_a_clock():
     assert [duration(s) for s in (0.9, 61, 3599, 3600, 36_123)] == [
         "0:00", "1:01", "59:59", "1:00:00", "10:02:03",
     ]  # fmt: skip
+
+
+def test_what_is_summed_has_a_row():
+    """What the hub has summed up is a row of each table, without a limit, and is explained."""
+    figures = [
+        figure("DescribeImages", "eu-west-1", calls=3),
+        Figure(OTHERS, OTHERS, None, None, None, paced=True, calls=5),
+        Figure(OTHERS, OTHERS, None, None, None, paced=False, calls=7),
+    ]
+    found = rows(figures, Peaks())
+    text = table(found, {"ec2": "10/s", "default": "20/s"})
+    assert [line.split()[:2] for line in text.splitlines() if OTHERS in line] == [
+        [OTHERS, "5"],
+        [OTHERS, "7"],
+    ]
+    assert [one["calls"] for one in as_json(figures) if one["service"] == OTHERS] == [5, 7]
+    plan = Plan(
+        command=["scan"],
+        launch=Launch("/bin/scan", "scan", python=True),
+        registry=Registry({}),
+        limits={},
+        words=Words(None),
+        dry_run=True,
+        shared=None,
+        live=False,
+        grace=10.0,
+        allow_inactive=True,
+    )
+    said = " ".join(remarks(plan, Outcome(figures=figures)).split())
+    assert "(others) is the sum of the rest" in said
+    assert "--limit ec2=RATE" in said

@@ -1,0 +1,201 @@
+"""What one client may have, and what is left of it when it has gone."""
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+
+import pytest
+
+from aioapiqueue.hub import OTHERS, Hub, Process
+from aioapiqueue.registry import Registry
+
+pytestmark = pytest.mark.real
+
+# Sends the lines that it reads, and prints what it hears: another process than the test's.
+RELAY = """
+import socket, sys, threading
+with socket.socket(socket.AF_UNIX) as client:
+    client.connect(sys.argv[1])
+    def relay():
+        for line in sys.stdin.buffer:
+            client.sendall(line)
+        client.shutdown(socket.SHUT_RDWR)
+    threading.Thread(target=relay).start()
+    for line in client.makefile("rb"):
+        sys.stdout.buffer.write(line)
+        sys.stdout.flush()
+"""
+
+
+@pytest.fixture
+def another(tools):
+    """Give raw clients of processes of their own."""
+
+    class Another(tools.Raw):
+        async def __aenter__(self):
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-ISc", RELAY, self._path,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            )  # fmt: skip
+            self.reader, self.writer = self._process.stdout, self._process.stdin
+            self.greet()
+            assert await self.hear() == {"version": 1}
+            return self
+
+        async def __aexit__(self, *_):
+            self.writer.close()
+            async with asyncio.timeout(10):
+                await self._process.wait()
+
+    return Another
+
+
+async def test_requests_of_one_process_are_bounded(bench, tools, another, monkeypatch):
+    """The connections of a process share one bound; another process is served beside it."""
+    monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_REQUESTS_PER_PROCESS", 3)
+    async with bench.hub({}) as hub, tools.Raw(hub) as one, tools.Raw(hub) as two:
+        for client in (one, two):
+            client.greet()
+            assert await client.hear() == {"version": 1}
+            client.ask(1)
+            assert await client.hear() == {"id": 1, "go": True}
+        one.ask(2)
+        assert await one.hear() == {"id": 2, "go": True}
+        two.ask(2)
+        assert "too many" in (await two.hear())["error"]
+        async with another(hub) as other:
+            other.ask(1)
+            assert await other.hear() == {"id": 1, "go": True}
+        one.say(do="end", id=1, status=200)
+        one.say(do="leave", id=2)
+        await tools.until(lambda: hub.requests == 1)
+        for number in (2, 3, 4):
+            two.ask(number)
+        heard = [await two.hear() for _ in range(3)]
+        assert [message.get("go", False) for message in heard] == [True, True, False]
+
+
+async def test_one_process_leaves_room_for_others(bench, tools, another, monkeypatch):
+    """Of the total, a process may have as much as it leaves: a new one always gets some."""
+    monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_REQUESTS", 8)
+    async with bench.hub({}) as hub, tools.Raw(hub) as first, another(hub) as second:
+        first.greet()
+        assert await first.hear() == {"version": 1}
+        let_go = []
+        for client in (first, second):
+            for number in range(1, 10):
+                client.ask(number)
+            heard = [await client.hear() for _ in range(9)]
+            let_go.append(sum("go" in message for message in heard))
+        assert let_go == [4, 2]
+
+
+async def test_many_kinds_of_calls_are_summed(bench, tools, monkeypatch):
+    """Beyond so many kinds, calls are paced by queue and lane, judged, and counted together."""
+    monkeypatch.setattr("aioapiqueue.hub._server._MAX_FIGURES", 2)
+    limits = {"ec2": {"rate": "1000/s", "lanes": {"RunInstances": "1/h"}}}
+    async with bench.hub(limits) as hub, tools.Raw(hub) as client:
+        client.greet()
+        client.ask(1)
+        client.ask(2, service="iam")
+        client.ask(3, "RunInstances")
+        client.ask(4, "RunInstances")
+        client.ask(5, "StopInstances")
+        client.ask(6, "ListUsers", service="iam")
+        heard = [await client.hear() for _ in range(6)]
+        assert sorted(message["id"] for message in heard[1:]) == [1, 2, 3, 5, 6]
+        assert all(message.get("go") for message in heard[1:])
+        client.say(do="end", id=5, status=503, code="RequestLimitExceeded")
+        client.say(do="end", id=6, status=404)
+        await tools.until(lambda: hub.figures[-1].errors == 1)
+        found = [
+            (one.service, one.operation, one.paced, one.calls, one.waiting, one.throttled)
+            for one in hub.figures
+        ]
+        assert found == [
+            ("ec2", "DescribeRegions", True, 1, 0, 0),
+            ("iam", "DescribeRegions", False, 1, 0, 0),
+            (OTHERS, OTHERS, True, 2, 1, 1),
+            (OTHERS, OTHERS, False, 1, 0, 0),
+        ]
+
+
+async def test_scan_of_everything_is_let_go(bench, tools):
+    """Three accounts, 17 Regions and 400 operations are more than 20,000 kinds: none fails."""
+    kinds = list(itertools.product(range(3), range(17), range(400)))
+    async with bench.hub({"ec2": "1000000/s"}) as hub, tools.Raw(hub) as client:
+        client.greet()
+        await client.hear()
+        for number, (account, region, operation) in enumerate(kinds, start=1):
+            client.ask(number, f"Op{operation}", account=f"{account:012}", region=f"r{region}")
+            client.say(do="end", id=number, status=200)
+            if not number % 100:
+                assert all([(await client.hear()).get("go") for _ in range(100)])
+        await tools.until(lambda: hub.requests == 0)
+        figures = hub.figures
+        assert (len(figures), sum(one.calls for one in figures)) == (20_001, 20_400)
+        assert (figures[-1].service, figures[-1].calls) == (OTHERS, 400)
+
+
+LIMITS = {"ec2": {"rate": "1000/s", "concurrency": 1}}
+
+
+async def test_only_the_holder_goes_ahead(bench, tools, another):
+    """A process that holds no place, and says that its call is nested, waits in line."""
+    async with bench.hub(LIMITS) as hub, tools.Raw(hub) as client, another(hub) as other:
+        client.greet()
+        client.ask(1)
+        client.ask(2)
+        assert [await client.hear() for _ in range(2)][1] == {"id": 1, "go": True}
+        other.ask(1, nested=True)
+        await tools.until(lambda: hub.requests == 3)
+        client.say(do="end", id=1, status=200)
+        assert await client.hear() == {"id": 2, "go": True}
+        client.say(do="end", id=2, status=200)
+        assert await other.hear() == {"id": 1, "go": True}
+
+
+async def test_one_place_lets_one_call_ahead(bench, tools, another):
+    """Nested calls go ahead on any connection of the holder, one at a time for each place."""
+    async with bench.hub(LIMITS) as hub, tools.Raw(hub) as holder, tools.Raw(hub) as same:
+        for client in (holder, same):
+            client.greet()
+            assert await client.hear() == {"version": 1}
+        holder.ask(1)
+        assert await holder.hear() == {"id": 1, "go": True}
+        async with another(hub) as other:
+            other.ask(1)
+            await tools.until(lambda: hub.requests == 2)
+            for number in (1, 2):
+                same.ask(number, nested=True)
+            await tools.until(lambda: hub.requests == 4)
+            holder.say(do="free", id=1)
+            assert await same.hear() == {"id": 1, "go": True}
+            # What a nested call needs goes ahead, too.
+            holder.ask(2, nested=True)
+            await tools.until(lambda: hub.requests == 5)
+            same.say(do="free", id=1)
+            assert await holder.hear() == {"id": 2, "go": True}
+            holder.say(do="end", id=2, status=200)
+            assert await other.hear() == {"id": 1, "go": True}
+            other.say(do="end", id=1, status=200)
+            assert await same.hear() == {"id": 2, "go": True}
+        for number in (1, 2):
+            same.say(do="end", id=number, status=200)
+        holder.say(do="leave", id=1)
+        await tools.until(lambda: hub.requests == 0)
+        (client,) = hub._clients.values()
+        assert (client.requests, client.calls, client.ahead) == (0, 0, 0)
+
+
+async def test_processes_that_ended_are_forgotten(directory, tools):
+    """Of very many short processes, those that ended first are forgotten; who lives is not."""
+    async with Hub(Registry({}), directory=directory / "hub") as hub, tools.Raw(hub) as client:
+        client.greet(executable="/bin/python", python="3.11.7")
+        await tools.until(lambda: os.getpid() in hub.processes)
+        for pid in range(10_000_000, 10_100_000):
+            hub.started(Process(pid, "/bin/python", "3.11.7", ended=1.0))
+        assert len(hub.processes) == 10_000
+        assert {os.getpid(), 10_099_999} <= hub.processes.keys()
