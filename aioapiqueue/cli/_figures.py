@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.hub import OTHERS
+from aioapiqueue.hub import OTHERS, Second
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,21 +23,6 @@ __all__ = [
     "rows",
     "table",
 ]
-
-
-class Second:
-    """The most events in any one second."""
-
-    def __init__(self) -> None:
-        self.peak = 0
-        self._recent: deque[float] = deque()
-
-    def count(self, now: float) -> None:
-        """Count one event, at `now` seconds on a clock that never goes back."""
-        self._recent.append(now)
-        while self._recent[0] <= now - 1:
-            self._recent.popleft()
-        self.peak = max(self.peak, len(self._recent))
 
 
 class Peaks:

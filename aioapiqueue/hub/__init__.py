@@ -5,7 +5,7 @@ A `Hub` listens on a Unix domain socket. The bootstrap (`_bootstrap/sitecustomiz
 them is in docs/hub.md.
 """
 
-from aioapiqueue.hub._records import OTHERS, Figure, Process
+from aioapiqueue.hub._records import OTHERS, Figure, Process, Second
 from aioapiqueue.hub._server import Hub
 
-__all__ = ["OTHERS", "Figure", "Hub", "Process"]
+__all__ = ["OTHERS", "Figure", "Hub", "Process", "Second"]

@@ -7,12 +7,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["OTHERS", "Client", "Figure", "Kind", "Process"]
+__all__ = ["OTHERS", "Client", "Figure", "Kind", "Process", "Second"]
 
 OTHERS = "(others)"
 """The service and the operation of the figure of all kinds of calls that have none of their own."""
 
 _WAITED = 0.001  # seconds; less is the way to the queue and back
+_TICKS = 100  # in a second
 
 
 class Kind(NamedTuple):
@@ -22,6 +23,35 @@ class Kind(NamedTuple):
     operation: str
     region: str | None
     account: str | None
+
+
+class Second:
+    """The most events in any one second, which begins at a multiple of 10 ms.
+
+    It keeps 100 counts at most, however many events there are.
+    """
+
+    __slots__ = ("_count", "_recent", "peak")
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._count = 0
+        self._recent: deque[list[int]] = deque()
+        """[tick, events], of the last second; oldest first."""
+
+    def count(self, now: float) -> int:
+        """Count one event, at `now` seconds on a clock that never goes back; return the peak."""
+        tick = int(now * _TICKS)
+        recent = self._recent
+        if recent and recent[-1][0] == tick:
+            recent[-1][1] += 1
+        else:
+            recent.append([tick, 1])
+            while recent[0][0] <= tick - _TICKS:
+                self._count -= recent.popleft()[1]
+        self._count += 1
+        self.peak = max(self.peak, self._count)
+        return self.peak
 
 
 @dataclass(slots=True)
@@ -114,7 +144,7 @@ class Figure:
     errors: int = 0
     peak: int = 0
     lane: str = ""
-    _last_second: deque[float] = field(default_factory=deque, repr=False, compare=False)
+    _second: Second = field(default_factory=Second, repr=False, compare=False)
 
     def let_go(self, now: float, waited: float) -> None:
         """Count an attempt that may start."""
@@ -122,8 +152,4 @@ class Figure:
         self.waits += waited >= _WAITED
         self.waited += waited
         self.longest_wait = max(self.longest_wait, waited)
-        recent = self._last_second
-        recent.append(now)
-        while recent[0] <= now - 1:
-            recent.popleft()
-        self.peak = max(self.peak, len(recent))
+        self.peak = self._second.count(now)

@@ -1,10 +1,12 @@
 """What one client may have, and what is left of it when it has gone."""
 
 import asyncio
+import gc
 import itertools
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
@@ -188,6 +190,40 @@ async def test_one_place_lets_one_call_ahead(bench, tools, another):
         await tools.until(lambda: hub.requests == 0)
         (client,) = hub._clients.values()
         assert (client.requests, client.calls, client.ahead) == (0, 0, 0)
+
+
+async def test_memory_is_given_back(bench, tools):
+    """What is kept does not grow with the requests and connections that have come and gone."""
+
+    async def crowd(hub, connections, requests):
+        for _ in range(connections):
+            async with tools.Raw(hub) as client:
+                client.greet()
+                for number in range(1, requests + 1):
+                    client.ask(number)
+                assert all([(await client.hear()).get("go") for _ in range(requests + 1)][1:])
+                for number in range(1, requests // 2):
+                    client.say(do="end", id=number, status=200)
+        await tools.until(lambda: not hub._connections)
+
+    def kept():
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    async with bench.hub({"ec2": "1000000/s"}) as hub:
+        bench.on_event = lambda _: None  # it notes each call
+        tracemalloc.start()
+        try:
+            await crowd(hub, 1, 20)
+            before = kept()
+            await crowd(hub, 10, 20)
+            await crowd(hub, 1, 3000)
+            grown = kept() - before
+        finally:
+            tracemalloc.stop()
+        assert sum(figure.calls for figure in hub.figures) == 3220
+        assert (hub.requests, len(hub._clients)) == (0, 0)
+        assert grown < 40_000
 
 
 async def test_processes_that_ended_are_forgotten(directory, tools):
