@@ -131,6 +131,16 @@ class Dispatcher:
         """How many bodies run."""
         return self._started - self._ended
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether it is as good as new: nobody waits, no body runs, and no limit owes a wait.
+
+        Never while it is closed, or goes by a `schedule` that others share.
+        """
+        if self.waiting or self.running or self._closed or self._shared is not None:
+            return False
+        return max(self._schedule.fresh_at(), self._lanes.fresh_at()) < self._clock()
+
     def __repr__(self) -> str:
         limits = ", ".join(str(limit) for limit in self._limits) or "unlimited"
         name = f" {self.name!r}" if self.name is not None else ""

@@ -415,6 +415,10 @@ class Lanes:
             self._watch(key, now)
         return lane
 
+    def fresh_at(self) -> float:
+        """Return the instant from which every lane is as good as new."""
+        return max((lane.fresh_at() for lane in self.schedules.values()), default=-math.inf)
+
     def limits_of(self, key: Hashable) -> Sequence[Limit] | None:
         """Return the limits of `key`; None: it has none of its own."""
         return self.limits.get(self._name_for(key))

@@ -21,7 +21,7 @@ from aioapiqueue._rate import Limit
 from aioapiqueue.exceptions import LimitsError, QueueClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from aioapiqueue._dispatch import Authority
     from aioapiqueue._events import Observer
@@ -74,8 +74,8 @@ class Registry:
     >>> print(registry.find("s3", "ListBuckets"))
     None
 
-    Queues live as long as the registry. As any `ApiQueue`, each belongs to the loop that uses it
-    first.
+    Queues live as long as the registry, but for `forget_idle`. As any `ApiQueue`, each belongs to
+    the loop that uses it first.
 
     Args:
         services: the limits of each service, by the name that `create_client` takes: limits
@@ -356,6 +356,28 @@ class Registry:
     def queues(self) -> Mapping[QueueKey, ApiQueue]:
         """The queues in being, as things stand, by service, Region, account and bucket."""
         return MappingProxyType(self._queues.copy())
+
+    def forget_idle(self, *, keep: Container[ApiQueue] = ()) -> list[ApiQueue]:
+        """Give up the services' own queues that are `at_rest`; a later call makes a new one.
+
+        Only for who has no other reference to them: one that is used later would let calls go
+        beside the new one. Queues with a schedule that others share stay, and so do those of
+        buckets.
+
+        Args:
+            keep: which are not to be given up; default: none.
+
+        Returns:
+            list[ApiQueue]: those given up.
+        """
+        idle = {
+            key: queue
+            for key, queue in self._queues.items()
+            if key.bucket is None and queue not in keep and queue.at_rest
+        }
+        for key in idle:
+            del self._queues[key]
+        return list(idle.values())
 
     @property
     def services(self) -> Mapping[str, ServiceLimits]:

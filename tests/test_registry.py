@@ -514,3 +514,31 @@ def test_a_registry_prints_what_it_paces():
     registry.find(**EC2)
     assert repr(registry) == "<Registry of ec2, default: 1 queue>"
     assert repr(Registry({})) == "<Registry of nothing: 0 queues>"
+
+
+async def test_queues_at_rest_are_forgotten():
+    """What nobody uses, and owes nobody a wait, is given up; whatever else is there stays."""
+    limits = {"rate": "10/s", "lanes": {"ListKeys": "1/min"}}
+    registry = Registry({"ec2": limits, "iam": "1/s", "sts": "1/s"})
+    ec2, iam, sts = (registry.find(name, "ListKeys") for name in ("ec2", "iam", "sts"))
+    assert registry.forget_idle(keep={ec2, iam, sts}) == []
+    assert registry.forget_idle(keep={ec2, iam}) == [sts]
+    assert registry.find("sts", "ListKeys") is not sts
+    with ec2.try_slot(key="ListKeys"), iam.try_slot():
+        await asyncio.sleep(2)
+        assert registry.forget_idle(keep={registry.find("sts", "ListKeys")}) == []  # they run
+    assert registry.forget_idle(keep={registry.find("sts", "ListKeys")}) == [iam]
+    await asyncio.sleep(57.9)
+    assert not ec2.at_rest  # its lane owes a wait
+    ec2.pause()
+    await asyncio.sleep(1)
+    assert not ec2.at_rest
+    ec2.resume()
+    await asyncio.sleep(1)
+    assert ec2.at_rest
+    waiting = [ec2.enqueue(key="ListKeys") for _ in range(2)]
+    waiting[0].result().release()
+    assert not ec2.at_rest
+    waiting[1].cancel()
+    await asyncio.sleep(61)
+    assert ec2 in registry.forget_idle()

@@ -13,7 +13,7 @@ from aioapiqueue.hub._socket import peer_of
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from aioapiqueue import ApiQueue, Slot
     from aioapiqueue.hub._records import Figure
@@ -32,7 +32,8 @@ class _Request:
         kind: what is called.
         figure: where it is counted.
         of_queues: where it is counted for each queue whose slot it has, as in `slots`.
-        turns: those that it has not joined yet, in order; of nothing that paces it: none.
+        needs: all of its turns, in order; of nothing that paces it: none.
+        turns: those that it has not joined yet.
         ahead: whether it goes ahead of all that wait.
         turn: the one that it waits for; None once it is under way.
         queue: whose turn that is, or was last.
@@ -44,6 +45,7 @@ class _Request:
         "ahead",
         "figure",
         "kind",
+        "needs",
         "of_queues",
         "queue",
         "slots",
@@ -64,6 +66,7 @@ class _Request:
         self.kind = kind
         self.figure = figure
         self.of_queues = of_queues
+        self.needs = turns
         self.turns = iter(turns)
         self.ahead = ahead
         self.turn: asyncio.Future[Slot] | None = None
@@ -192,6 +195,12 @@ class Connection(asyncio.Protocol):
         """Whether it may be closed, as nothing is asked on it."""
         return self._may_close and not self._requests and not self._transport.is_closing()
 
+    def queues(self) -> Iterator[ApiQueue]:
+        """Yield the queues that its requests wait for, or will, or have slots of."""
+        for request in self._requests.values():
+            for queue, _, _ in request.needs:
+                yield queue
+
     def close_idle(self) -> None:
         """Close the connection, as its file is needed.
 
@@ -281,8 +290,8 @@ class Connection(asyncio.Protocol):
                 protocol.optional(message, "region"),
                 account if key is None else account_of(key, account),
             )
-            figure, queue = self._hub.find(kind)
-            turns = tuple(self._hub.turns(kind, queue, protocol.facts(message)))
+            figure = self._hub.find(kind)
+            turns = tuple(self._hub.turns(kind, figure, protocol.facts(message)))
             figure = self._hub.in_lane(kind, figure, turns)
             of_queues = [self._hub.of_queue(one[0], kind.service) for one in turns]
             request = _Request(kind, figure, of_queues, turns, ahead=ahead)

@@ -29,6 +29,7 @@ BOOTSTRAP = Path(__file__).absolute().parent / "_bootstrap"
 _MANY = 128
 _MAX_FIGURES = 20_000
 _MAX_PROCESSES = 10_000
+_MANY_KINDS = 1_000  # that were new; then queues at rest are given up
 
 Turn: TypeAlias = "tuple[ApiQueue, Hashable, float]"
 """A queue, the key and the cost of a slot in it: the beginning of a registry's."""
@@ -83,7 +84,11 @@ class Hub:
         self._connections: set[Connection] = set()
         self._clients: dict[int, Client] = {}
         self._processes: dict[int, Process] = {}
-        self._figures: dict[_FigureKey, tuple[Figure, ApiQueue | None]] = {}
+        self._forget_idle: Callable[..., Iterable[ApiQueue]] | None = getattr(
+            registry, "forget_idle", None
+        )
+        self._kinds_until_swept = _MANY_KINDS
+        self._figures: dict[_FigureKey, Figure] = {}
         self._with_lanes: set[Kind] = set()
         self._others: dict[bool, Figure] = {}
         self._of_queues: dict[ApiQueue, Figure] = {}
@@ -127,7 +132,7 @@ class Hub:
         """
         own = [
             figure
-            for (kind, lane), (figure, _) in self._figures.items()
+            for (kind, lane), figure in self._figures.items()
             # All calls of such an operation so far may have gone into lanes of their own.
             if lane or kind not in self._with_lanes or figure.calls or figure.waiting
         ]
@@ -135,7 +140,7 @@ class Hub:
 
     @property
     def of_queues(self) -> Mapping[ApiQueue, Figure]:
-        """What was counted of each queue that let calls go, as things stand.
+        """What was counted of each queue that let calls go and is in being, as things stand.
 
         A call that needs slots of several queues is counted in each of them, with what it waited
         in that one.
@@ -232,18 +237,29 @@ class Hub:
         left = protocol.MAX_REQUESTS - self.requests
         return client.requests < min(protocol.MAX_REQUESTS_PER_PROCESS, left)
 
-    def find(self, kind: Kind) -> tuple[Figure, ApiQueue | None]:
-        """Return where a call is counted, and its queue if it has to wait for one.
+    def find(self, kind: Kind) -> Figure:
+        """Return where a call is counted.
 
         Raises:
             Exception: whatever the registry raises.
         """
         found = self._figures.get((kind, ""))
         if found is None:
-            queue = self._queue(*kind)
-            figure = self._new_figure(kind, "", queue)
-            return figure, None if self.count_only else queue
+            self._give_up_queues()
+            found = self._new_figure(kind, "", self._queue(*kind))
         return found
+
+    def _give_up_queues(self) -> None:
+        """Give up queues at rest now and then, as each new kind of call may bring another queue."""
+        self._kinds_until_swept -= 1
+        if self._forget_idle is None or self._kinds_until_swept > 0:
+            return
+        # A call that waits may have joined only the first of its queues.
+        keep = {queue for connection in self._connections for queue in connection.queues()}
+        for queue in self._forget_idle(keep=keep):
+            self._of_queues.pop(queue, None)
+        # So that looking at all queues costs each call in between a constant share.
+        self._kinds_until_swept = max(_MANY_KINDS, len(self._of_queues))
 
     def _new_figure(self, kind: Kind, lane: str, queue: ApiQueue | None) -> Figure:
         """Return where calls of a kind are counted that were never counted before."""
@@ -252,7 +268,7 @@ class Hub:
             others = Figure(OTHERS, OTHERS, None, None, None, paced)
             return self._others.setdefault(paced, others)
         figure = Figure(*kind, queue.name if queue else None, paced, lane=lane)
-        self._figures[kind, lane] = figure, None if self.count_only else queue
+        self._figures[kind, lane] = figure
         return figure
 
     def in_lane(self, kind: Kind, figure: Figure, turns: Sequence[Turn]) -> Figure:
@@ -267,12 +283,11 @@ class Hub:
         if lane == kind.operation:
             return figure
         found = self._figures.get((kind, lane))
-        if found is not None:
-            return found[0]
-        own = self._new_figure(kind, lane, turns[-1][0])
-        if own.service != OTHERS:
-            self._with_lanes.add(kind)
-        return own
+        if found is None:
+            found = self._new_figure(kind, lane, turns[-1][0])
+            if found.service != OTHERS:
+                self._with_lanes.add(kind)
+        return found
 
     def of_queue(self, queue: ApiQueue, service: str) -> Figure:
         """Return where all calls of a queue are counted, those of `service` first."""
@@ -297,21 +312,22 @@ class Hub:
     def released(self, figure: Figure) -> None:
         """Heed that an attempt has been let go."""
 
-    def turns(self, kind: Kind, queue: ApiQueue | None, facts: Mapping[str, int]) -> Iterable[Turn]:
+    def turns(self, kind: Kind, figure: Figure, facts: Mapping[str, int]) -> Iterable[Turn]:
         """Return the slots that an attempt needs, one after the other.
 
         Args:
             kind: what is called.
-            queue: what `find` returned; None: it needs no slot.
+            figure: what `find` returned.
             facts: what limits may depend on of its parameters.
 
         Raises:
             Exception: whatever the registry raises.
         """
-        if queue is None:
+        if self.count_only or not figure.paced:
             return ()
         if self._turns_of is None:
-            return ((queue, kind.operation, 1),)
+            queue = self._queue(*kind)
+            return () if queue is None else ((queue, kind.operation, 1),)
         return self._turns_of(
             kind.service,
             kind.operation,

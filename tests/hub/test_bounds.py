@@ -226,6 +226,43 @@ async def test_memory_is_given_back(bench, tools):
         assert grown < 40_000
 
 
+async def test_queues_at_rest_are_given_up(bench, tools, monkeypatch):
+    """Of accounts that come one after the other, no queue is kept; what owes a wait is."""
+    monkeypatch.setattr("aioapiqueue.hub._server._MANY_KINDS", 50)
+    monkeypatch.setattr("aioapiqueue.hub._server._MAX_FIGURES", 100)
+    limits = {
+        "ec2": {
+            "rate": "1000/s",
+            "buckets": {"instances": {"operations": ["RunInstances"], "rate": "1/h"}},
+        },
+        "iam": "1/h",
+    }
+    async with bench.hub(limits) as hub, tools.Raw(hub) as client:
+        registry = hub._registry
+        client.greet()
+        client.ask(1, "ListUsers", service="iam")
+        for number in (2, 3):  # the second waits for its bucket, and has not joined its queue
+            client.ask(number, "RunInstances")
+        assert [(await client.hear()).get("id") for _ in range(3)] == [None, 1, 2]
+        client.say(do="end", id=2, status=200)
+        (waits_for,) = [
+            queue for key, queue in registry.queues.items() if key[0::3] == ("ec2", None)
+        ]
+        most = 0
+        for number in range(4, 504):
+            client.ask(number, key=None, account=f"{number:012}")
+            assert await client.hear() == {"id": number, "go": True}
+            client.say(do="end", id=number, status=200)
+            most = max(most, len(registry.queues), len(hub.of_queues))
+        assert most < 200
+        assert waits_for in registry.queues.values()
+        client.ask(1000, "ListUsers", service="iam")
+        (iam,) = [one for one in hub.figures if one.service == "iam"]
+        await tools.until(lambda: iam.waiting == 1)
+        assert hub.requests == 3
+        assert sum(one.calls for one in hub.figures) == 502
+
+
 async def test_processes_that_ended_are_forgotten(directory, tools):
     """Of very many short processes, those that ended first are forgotten; who lives is not."""
     async with Hub(Registry({}), directory=directory / "hub") as hub, tools.Raw(hub) as client:
