@@ -9,104 +9,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._records import Client, Kind, Process
+from aioapiqueue.hub._request import Request
 from aioapiqueue.hub._socket import peer_of
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
-    from aioapiqueue import ApiQueue, Slot
-    from aioapiqueue.hub._records import Figure
-    from aioapiqueue.hub._server import Hub, Turn
+    from aioapiqueue import ApiQueue
+    from aioapiqueue.hub._server import Hub
 
 __all__ = ["Connection"]
-
-_AHEAD = float("-inf")
-"""The priority of a request that a call with a slot has to wait for."""
-
-
-class _Request:
-    """An attempt: it waits for its turns, one after the other, and then is under way.
-
-    Attributes:
-        kind: what is called.
-        figure: where it is counted.
-        of_queues: where it is counted for each queue whose slot it has, as in `slots`.
-        needs: all of its turns, in order; of nothing that paces it: none.
-        turns: those that it has not joined yet.
-        ahead: whether it goes ahead of all that wait.
-        turn: the one that it waits for; None once it is under way.
-        queue: whose turn that is, or was last.
-        slots: what it holds.
-        under_way: whether it has been let go.
-    """
-
-    __slots__ = (
-        "ahead",
-        "figure",
-        "kind",
-        "needs",
-        "of_queues",
-        "queue",
-        "slots",
-        "turn",
-        "turns",
-        "under_way",
-    )
-
-    def __init__(
-        self,
-        kind: Kind,
-        figure: Figure,
-        of_queues: Sequence[Figure],
-        turns: Sequence[Turn],
-        *,
-        ahead: bool,
-    ) -> None:
-        self.kind = kind
-        self.figure = figure
-        self.of_queues = of_queues
-        self.needs = turns
-        self.turns = iter(turns)
-        self.ahead = ahead
-        self.turn: asyncio.Future[Slot] | None = None
-        self.queue: ApiQueue | None = None
-        self.slots: list[Slot] = []
-        self.under_way = False
-
-    def advance(self) -> asyncio.Future[Slot] | None:
-        """Return what is to be waited for next, or None: the attempt may start.
-
-        Raises:
-            Exception: whatever a queue refuses it with.
-        """
-        if self.turn is not None:
-            self.slots.append(self.turn.result())
-            self.turn = None
-        priority = _AHEAD if self.ahead else 0
-        for queue, key, cost in self.turns:
-            self.queue = queue
-            turn = queue.enqueue(key=key, priority=priority, cost=cost)
-            if not turn.done():
-                self.turn = turn
-                return turn
-            self.slots.append(turn.result())
-        return None
-
-    def release(self) -> None:
-        """Give its places back."""
-        for slot in self.slots:
-            slot.release()
-
-    def withdraw(self) -> None:
-        """Leave the line it is in, and give back what it has not used."""
-        turn, self.turn = self.turn, None
-        # It leaves, or hands on the slot that it has just got.
-        if turn is not None and not turn.cancel() and not turn.cancelled():
-            turn.exception()  # nobody is there to hear of it
-        for slot in self.slots:
-            slot.settle(0)
-            slot.release()
 
 
 class Connection(asyncio.Protocol):
@@ -119,7 +32,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._rest = b""
-        self._requests: dict[int, _Request] = {}
+        self._requests: dict[int, Request] = {}
         self._greeted = False
         self._may_close = False
         self.used = 0.0
@@ -294,7 +207,7 @@ class Connection(asyncio.Protocol):
             turns = tuple(self._hub.turns(kind, figure, protocol.facts(message)))
             figure = self._hub.in_lane(kind, figure, turns)
             of_queues = [self._hub.of_queue(one[0], kind.service) for one in turns]
-            request = _Request(kind, figure, of_queues, turns, ahead=ahead)
+            request = Request(kind, figure, of_queues, turns, ahead=ahead)
             turn = request.advance()
         except Exception as error:  # noqa: BLE001 - fails this call, and nothing else
             if request is not None:
@@ -311,7 +224,7 @@ class Connection(asyncio.Protocol):
         else:
             turn.add_done_callback(lambda _: self._due(number, request))
 
-    def _due(self, number: int, request: _Request) -> None:
+    def _due(self, number: int, request: Request) -> None:
         """Heed that a turn of one that waited has come; not if it has left meanwhile."""
         if self._requests.get(number) is not request:
             return
@@ -327,7 +240,7 @@ class Connection(asyncio.Protocol):
         else:
             turn.add_done_callback(lambda _: self._due(number, request))
 
-    def _go(self, number: int, request: _Request) -> None:
+    def _go(self, number: int, request: Request) -> None:
         request.under_way = True
         if request.ahead:
             self._client.ahead -= 1
@@ -380,7 +293,7 @@ class Connection(asyncio.Protocol):
         finally:
             request.release()
 
-    def _forget(self, request: _Request) -> None:
+    def _forget(self, request: Request) -> None:
         """Count a request no more, which waits or is under way."""
         self._hub.requests -= 1
         self._client.requests -= 1
@@ -390,7 +303,7 @@ class Connection(asyncio.Protocol):
             self._client.ahead -= 1
 
     @staticmethod
-    def _judge(request: _Request, outcome: dict[str, Any]) -> None:
+    def _judge(request: Request, outcome: dict[str, Any]) -> None:
         """Count what came of an attempt, and tell its queue if the other side pushed back."""
         figure = request.figure
         status = protocol.count(outcome, "status") if "status" in outcome else None
