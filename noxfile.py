@@ -80,6 +80,24 @@ def readme(session: nox.Session) -> None:
 
 
 @nox.session
+def names(session: nox.Session) -> None:
+    """Write the names of AWS's operations, from the botocore of uv.lock and from the newest."""
+    set_up(session, "test")
+    newest = session.create_tmp()
+    session.run_install(
+        "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--upgrade",
+        "--no-deps",
+        f"--target={newest}",
+        "botocore",
+    )
+    session.run("python", "tests/_operations.py", newest)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure overhead and push-back (virtual time) and accuracy (real time, takes minutes)."""
     set_up(session, "bench", editable=False)

@@ -100,9 +100,9 @@ class Registry:
         schedules: Schedules | None = None,
     ) -> None:
         report = Report("Registry")
-        read = read_tables(services, report, ask_models=False)
+        read = read_tables(services, report, in_code=True)
         rest = {} if default is None else {"default": default}
-        read.update(read_tables(rest, report, ask_models=False))
+        read.update(read_tables(rest, report, in_code=True))
         report.finish()
         self._set_up(read, observers, schedules)
 
@@ -128,17 +128,19 @@ class Registry:
         *,
         preset: str | None = None,
         share: str | None = None,
+        check: bool = True,
         observers: Sequence[Observer] = (),
         schedules: Schedules | None = None,
     ) -> Self:
         """Read a limits.toml.
 
-        It reads files, botocore's models among them: call it before the loop runs.
+        It reads files, perhaps botocore's models among them: call it before the loop runs.
 
         Args:
             path: of the file.
             preset: as the file would say it; default: what the file says.
             share: as the file would say it; default: what the file says.
+            check: whether names must be known ones; default: what the file says. False: none.
             observers: who hears of the events of all queues.
             schedules: as for `Registry`.
 
@@ -152,6 +154,7 @@ class Registry:
             source=os.fspath(path),
             preset=preset,
             share=share,
+            check=check,
             observers=observers,
             schedules=schedules,
         )
@@ -164,6 +167,7 @@ class Registry:
         source: str = "limits.toml",
         preset: str | None = None,
         share: str | None = None,
+        check: bool = True,
         observers: Sequence[Observer] = (),
         schedules: Schedules | None = None,
     ) -> Self:
@@ -178,6 +182,7 @@ class Registry:
             source: the file's name, for messages.
             preset: as the file would say it; default: what the file says.
             share: as the file would say it; default: what the file says.
+            check: as for `load`.
             observers: who hears of the events of all queues.
             schedules: as for `Registry`.
 
@@ -188,7 +193,7 @@ class Registry:
         said = {"preset": preset, "share": share}
         tables.update({key: value for key, value in said.items() if value is not None})
         report = Report(source, lines_of(text))
-        read = read_tables(tables, report, ask_models=True)
+        read = read_tables(tables, report, in_code=False, check=check)
         report.finish()
         self = cls.__new__(cls)
         self._set_up(read, observers, schedules)
@@ -200,6 +205,7 @@ class Registry:
         limits: Sequence[str],
         *,
         base: Registry | None = None,
+        check: bool = True,
         observers: Sequence[Observer] = (),
         schedules: Schedules | None = None,
     ) -> Self:
@@ -212,6 +218,8 @@ class Registry:
             limits: `"ec2=100ms"`, `"ec2.DescribeSnapshots=5/s"`, `"ec2.*=20/s burst 100"`,
                 `"default=5/s"`; several limits at once with a comma between them.
             base: of a limits.toml; its queues are not shared. Default: nothing else is paced.
+            check: whether names must be known ones; default: those of services of which the base
+                does not say otherwise.
             observers: who hears of the events of all queues; the base's do not.
             schedules: as for `Registry`; the base's are not used.
 
@@ -225,7 +233,7 @@ class Registry:
         given: dict[tuple[str, str | None], str] = {}
         for option in limits:
             report = Report(f"--limit {quoted(option)[1:-1]}")
-            read_option(option, tables, given, report)
+            read_option(option, tables, given, report, check=check)
             problems += report.problems
         if problems:
             raise LimitsError(*problems)

@@ -288,12 +288,11 @@ def python(code, **env):
 
 @pytest.mark.real
 def test_botocore_is_not_needed_nor_loaded_without_need():
-    """Without it, services are checked against the list, operations are taken as they are."""
+    """Without it, services and operations are looked up in the lists of this package."""
     out = python(
         "import sys; sys.modules['botocore'] = None\n"
         "from aioapiqueue.registry import Registry, LimitsError\n"
-        "lanes = {'rate': '1/s', 'lanes': {'NoSuchThing': '1/s'}}\n"
-        'text = \'[ec2]\\nrate = "1/s"\\nlanes = {NoSuchThing = "1/s"}\'\n'
+        'text = \'[ec2]\\nrate = "1/s"\\nlanes = {RunInstances = "1/s"}\'\n'
         "print(Registry.parse(text))\n"
         "try: Registry.parse('ec3 = \"1/s\"')\n"
         "except LimitsError as error: print(error)\n"

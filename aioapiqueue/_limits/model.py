@@ -38,6 +38,7 @@ __all__ = [
     "check_buckets",
     "check_name",
     "check_operation",
+    "read_flag",
     "read_limits",
     "read_service",
     "revised",
@@ -69,7 +70,7 @@ class ServiceLimits:
         buckets: limits that some operations share, or that depend on a call's parameters, by name:
             tables as limits.toml has them.
         check: whether the names of the service and its operations must be known ones. False is for
-            those newer than the list here and the botocore installed.
+            those newer than the list that is part of this package and the botocore installed.
 
     Raises:
         LimitsError: a limit or word that makes no sense; all of them at once.
@@ -114,7 +115,9 @@ class ServiceLimits:
         """Set all fields, which are checked; see now what a queue would say of them later."""
         for name, value in {**_DEFAULTS, **fields}.items():
             object.__setattr__(self, name, value)
-        if not report.has(place):
+        # Of a rate alone, a queue has nothing to say; and a file may have thousands of those.
+        more = self.adaptive or self.lanes or self.buckets
+        if more and not report.has(place):
             try:
                 self.queue(None)
             except (TypeError, ValueError) as error:  # a floor above the limits
@@ -203,7 +206,8 @@ def _order(value: object, report: Report, place: Place) -> Literal["fifo", "fair
     return "fifo"
 
 
-def _flag(value: object, report: Report, place: Place) -> bool:
+def read_flag(value: object, report: Report, place: Place) -> bool:
+    """Read true or false; True, and a problem: it is neither."""
     if isinstance(value, bool):
         return value
     report.add(place, f"{quoted(value)} is neither true nor false")
@@ -235,7 +239,7 @@ _READERS: dict[str, Callable[[object, Report, Place], object]] = {
     "order": _order,
     "adaptive": _adaptive,
     "buckets": read_buckets,
-    "check": _flag,
+    "check": read_flag,
 }
 _DEFAULTS: dict[str, object] = {
     "rate": (),
@@ -259,7 +263,12 @@ def _fields(table: Mapping[str, object], report: Report, place: Place) -> dict[s
 
 
 def read_service(
-    service: str, value: object, report: Report, share: float | None = None
+    service: str,
+    value: object,
+    report: Report,
+    share: float | None = None,
+    *,
+    check: bool = True,
 ) -> tuple[ServiceLimits, Base]:
     """Read one table of limits.toml, or what stands for it in code.
 
@@ -268,6 +277,7 @@ def read_service(
         value: a `ServiceLimits`, a table, or limits alone.
         report: gets what is wrong.
         share: of what AWS publishes, which each service starts from; default: from nothing.
+        check: whether names must be known ones, where the table does not say it.
 
     Returns:
         The limits, and what they start from.
@@ -306,7 +316,7 @@ def read_service(
         elif "buckets" not in table and clear:
             report.add(place, f"no limit is given; {FORMS}")
     spec = object.__new__(ServiceLimits)
-    spec._fill(_joined(base, fields), report, place)
+    spec._fill({"check": check, **_joined(base, fields)}, report, place)
     return spec, base
 
 
@@ -348,31 +358,52 @@ def revised(
 
 def check_name(service: str, report: Report, place: Place) -> None:
     """Note if AWS has no such service."""
-    if service != "default" and (problem := _names.unknown_service(service)):
+    if service == "default":
+        return
+    if problem := _names.unknown_service(service, suggest=report.suggest):
         report.add(place, problem)
 
 
-def check_buckets(service: str, buckets: Mapping[str, Bucket], report: Report) -> None:
-    """Note which buckets name operations, or parameters, that `service` has not."""
+def check_buckets(
+    service: str, buckets: Mapping[str, Bucket], report: Report, *, ask_models: bool
+) -> None:
+    """Note which buckets name operations, or parameters, that `service` has not.
+
+    Args:
+        service: whose buckets they are.
+        buckets: by name.
+        report: gets what is wrong.
+        ask_models: whether to look parameters up in botocore's models, if there are any.
+    """
     for key, bucket in buckets.items():
         place = (service, "buckets", key)
         for operation in bucket.operations:
             check_operation(service, operation, report, (*place, "operations"))
-        for name in bucket.unless:
-            if problem := _names.unknown_parameter(service, bucket.operations, name):
-                report.add((*place, "unless"), problem)
+        for operation in bucket.exclude:
+            check_operation(service, operation, report, (*place, "exclude"))
+        if ask_models:
+            for name in bucket.unless:
+                _check_parameter(service, bucket.operations, name, report, (*place, "unless"))
         for operation, cost in bucket.cost.items():
             at = (*place, "cost", operation)
             if not fits(operation, bucket.operations):
                 report.add(at, "the bucket has no such operation")
-            elif cost.parameter and (
-                problem := _names.unknown_parameter(service, [operation], cost.parameter)
-            ):
-                report.add(at, problem)
+                continue
+            check_operation(service, operation, report, at)
+            if ask_models and cost.parameter:
+                _check_parameter(service, [operation], cost.parameter, report, at)
+
+
+def _check_parameter(
+    service: str, operations: Sequence[str], name: str, report: Report, place: Place
+) -> None:
+    problem = _names.unknown_parameter(service, operations, name, suggest=report.suggest)
+    if problem:
+        report.add(place, problem)
 
 
 def check_operation(service: str, operation: str, report: Report, place: Place) -> None:
-    """Note if `service` has no such operation, as far as the botocore installed can tell."""
+    """Note if `service` has no such operation, nor one that begins so."""
     if operation == "*":
         return
     if service == "default":
@@ -380,6 +411,6 @@ def check_operation(service: str, operation: str, report: Report, place: Place) 
             f'{quoted(operation)} is an operation of one service: name it there; here goes only "*"'
         )
     else:
-        problem = _names.unknown_operation(service, operation)
+        problem = _names.unknown_operation(service, operation, suggest=report.suggest)
     if problem:
         report.add(place, problem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,15 @@ from aioapiqueue._limits.report import quoted
 from aioapiqueue.presets.services import BOTOCORE, SERVICES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
 __all__ = [
     "IDS",
     "NAMES",
     "canonical",
     "nearest",
+    "operations",
     "unknown_operation",
     "unknown_parameter",
     "unknown_service",
@@ -36,6 +39,8 @@ IDS = {
 
 _MOST_MEANT = 5
 _LONGEST = 60  # of a name; comparing longer ones takes long and finds nothing
+_CHECK = "say check = false in its table of limits.toml, or --no-check"
+_NEWER = f"one newer than botocore {BOTOCORE}: {_CHECK}"
 
 
 def canonical(service: str) -> str:
@@ -43,49 +48,86 @@ def canonical(service: str) -> str:
     return IDS.get(service, service)
 
 
-def unknown_service(name: str) -> str | None:
-    """Say why `name` is no service, and which one was probably meant; None: it is one."""
-    if name in NAMES:
-        return None
-    installed = _installed()
-    if name in installed:
-        return None
-    meant = repr(IDS[name]) if name in IDS else nearest(name, NAMES | installed)
-    return (
-        f"no AWS service is called {quoted(name)}"
-        + (f"; did you mean {meant}?" if meant else "")
-        + f" (one newer than botocore {BOTOCORE}: say check = false in its table of limits.toml)"
-    )
+def _always() -> bool:
+    return True
 
 
-def unknown_operation(service: str, name: str) -> str | None:
-    """Say that `name` is no operation of `service`; None: it is, or there is no botocore to ask."""
-    known = _operations(service)
+def unknown_service(name: str, *, suggest: Callable[[], bool] = _always) -> str | None:
+    """Say why `name` is no service, and which one was probably meant; None: it is one.
+
+    Args:
+        name: to look up.
+        suggest: asked whether to look for the nearest name, which takes milliseconds.
+    """
+    if name in NAMES or name in _services():
+        return None
+    if name in IDS:
+        meant = f"; did you mean {IDS[name]!r}?"
+    else:
+        meant = _did_you_mean(name, _services(), suggest)
+    return f"no AWS service is called {quoted(name)}{meant} ({_NEWER})"
+
+
+def unknown_operation(
+    service: str, name: str, *, suggest: Callable[[], bool] = _always
+) -> str | None:
+    """Say that `name` is no operation of `service`, nor the beginning of one; None: it is.
+
+    None, too, of a service that is not known itself.
+
+    Args:
+        service: as `create_client` takes it.
+        name: to look up; with a `*` at its end, any operation may begin so.
+        suggest: asked whether to look for the nearest name, which takes up to 30 ms.
+    """
+    known: AbstractSet[str] = operations(service)
+    if _fits(name, known):
+        return None
+    known = _known(service)  # the botocore installed may be newer than our list
+    if not known or _fits(name, known):
+        return None
+    if name.endswith("*"):
+        known = {f"{one[: len(name) - 1]}*" for one in known}
+    meant = _did_you_mean(name, known, suggest)
+    return f"{service} has no operation {quoted(name)}{meant} ({_NEWER})"
+
+
+def _fits(name: str, known: AbstractSet[str]) -> bool:
     begins = name.removesuffix("*")
-    if not known or name in known or (begins != name and any(map(_begins(begins), known))):
+    return name in known or (begins != name and any(map(_begins(begins), known)))
+
+
+def _did_you_mean(name: str, known: AbstractSet[str], suggest: Callable[[], bool]) -> str:
+    meant = nearest(name, known) if suggest() else ""
+    return f"; did you mean {meant}?" if meant else ""
+
+
+def unknown_parameter(
+    service: str,
+    operations: Iterable[str],
+    name: str,
+    *,
+    suggest: Callable[[], bool] = _always,
+) -> str | None:
+    """Say that none of `operations` has a parameter `name`; None: there is no botocore to ask."""
+    known = _parameters(service, tuple(operations))
+    if not known or name in known:
         return None
-    meant = nearest(begins, known)
+    meant = _did_you_mean(name, known, suggest)
     return (
-        f"{service} has no operation {quoted(name)}"
-        + (f"; did you mean {meant}?" if meant else "")
-        + " (one newer than the botocore here: say check = false in the table)"
+        f"no call of these has a parameter {quoted(name)}{meant} (one newer than the botocore "
+        f"here: {_CHECK})"
     )
 
 
-def unknown_parameter(service: str, operations: Iterable[str], name: str) -> str | None:
-    """Say that none of `operations` has a parameter `name`; None: as `unknown_operation`."""
+@cache
+def _parameters(service: str, operations: Sequence[str]) -> frozenset[str]:
+    """Return the parameters of any of these operations, as the botocore here has them."""
     known: set[str] = set()
     for one in operations:
         begins = _begins(one[:-1]) if one.endswith("*") else one.__eq__
         known.update(*(has for other, has in _operations(service).items() if begins(other)))
-    if not known or name in known:
-        return None
-    meant = nearest(name, known)
-    return (
-        f"no call of these has a parameter {quoted(name)}"
-        + (f"; did you mean {meant}?" if meant else "")
-        + " (one newer than the botocore here: say check = false in the table)"
-    )
+    return frozenset(known)
 
 
 def _begins(text: str) -> Callable[[str], bool]:
@@ -107,6 +149,36 @@ def _plain(name: str) -> str:
 
 
 @cache
+def operations(service: str) -> frozenset[str]:
+    """Return the operations of a service, as the list that is part of this package has them."""
+    return frozenset(_listed().get(service, "").split())
+
+
+@cache
+def _listed() -> Mapping[str, str]:
+    """Return the operations of each service, by its name, with blanks between them."""
+    from aioapiqueue.presets.operations import OPERATIONS  # noqa: PLC0415 - large: when needed
+
+    found: dict[str, str] = {}
+    for entry in re.split(r"\n(?! )", OPERATIONS.strip()):
+        service, _, names = entry.removeprefix("+").partition(":")
+        found[service] = found.get(service, "") + names
+    return found
+
+
+@cache
+def _services() -> frozenset[str]:
+    """Return the services that either the list or the botocore here has."""
+    return NAMES | _installed()
+
+
+@cache
+def _known(service: str) -> frozenset[str]:
+    """Return the operations of a service that either the list or the botocore here has."""
+    return operations(service).union(_operations(service))
+
+
+@cache
 def _installed() -> frozenset[str]:
     """Return the services that the botocore of this environment knows, if there is one."""
     try:
@@ -120,7 +192,10 @@ def _installed() -> frozenset[str]:
 
 @cache
 def _operations(service: str) -> Mapping[str, frozenset[str]]:
-    """Return the operations of a service, each with its parameters and those one level below."""
+    """Return the operations that the botocore here has of a service.
+
+    Each with its parameters, and those one level below.
+    """
     if service not in _installed():
         return {}
     from botocore.loaders import create_loader  # noqa: PLC0415 - it is there, as we have just seen

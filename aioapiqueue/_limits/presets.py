@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._limits.buckets import Bucket, Cost, lane_of, read_buckets
+from aioapiqueue._limits.buckets import Bucket, Cost, fits, lane_of, read_buckets
 from aioapiqueue._limits.report import Report, quoted
 from aioapiqueue._rate import Rate, Window
 
@@ -303,7 +303,7 @@ def _other_share(
         for name, bucket in buckets
         if bucket.each
         for one in bucket.operations
-        if lane_of(one, [*base.fields["lanes"], operation]) == operation
+        if fits(one, (operation,)) and lane_of(one, [*base.fields["lanes"], operation]) == operation
     ]
     for name in (operation, *each, *own):
         if name in granted:

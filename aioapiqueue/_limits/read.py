@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from aioapiqueue._limits import names as _names
@@ -108,6 +109,7 @@ def _limit_text(value: object, report: Report, place: Place) -> tuple[Limit, ...
         return ()
 
 
+@lru_cache(256)  # files say the same of many operations
 def _limit(text: str) -> Limit:
     if len(text) > _LONGEST_LIMIT:
         raise ValueError(text)
@@ -136,7 +138,7 @@ def unknown_keys(
 ) -> bool:
     unknown = [key for key in table if key not in known]
     for key in unknown:
-        meant = _names.nearest(str(key), known)
+        meant = _names.nearest(str(key), known) if report.suggest() else ""
         report.add(
             (*place, str(key)),
             f"unknown key {quoted(key)}"

@@ -22,6 +22,7 @@ Place: TypeAlias = tuple[str | int, ...]
 _LONGEST_FILE = 5000  # lines
 _LONGEST_STATEMENT = 200  # lines, each of which is one more attempt to parse it
 _DEEPEST = 6  # keys; nothing that has a meaning is deeper
+_MOST_SUGGESTED = 10  # names; comparing one with all that are known takes up to 30 ms
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
@@ -54,7 +55,9 @@ class Report:
     def __init__(self, source: str, lines: Mapping[Place, int] | None = None) -> None:
         self.source = source
         self._lines = lines or {}
-        self._problems: list[tuple[int, Place, str]] = []
+        self._problems: list[tuple[int, str]] = []
+        self._at: set[Place] = set()
+        self._suggested = 0
 
     def _line(self, place: Place) -> int:
         above = (place[:end] for end in range(len(place), 0, -1))
@@ -69,16 +72,22 @@ class Report:
         """Note a problem."""
         keys = "".join(_key(one) for one in place).removeprefix(".")
         text = ": ".join(filter(None, (self.where(place), keys, problem)))
-        self._problems.append((self._line(place), place, text))
+        self._problems.append((self._line(place), text))
+        self._at.update(place[:end] for end in range(len(place) + 1))
 
     def has(self, place: Place) -> bool:
         """Return whether there is a problem at `place` or below."""
-        return any(other[: len(place)] == place for _, other, _ in self._problems)
+        return place in self._at
+
+    def suggest(self) -> bool:
+        """Return whether one more unknown name may be compared with all known ones."""
+        self._suggested += 1
+        return self._suggested <= _MOST_SUGGESTED
 
     @property
     def problems(self) -> list[str]:
         """What has been noted, in the order of the file."""
-        return [text for _, _, text in sorted(self._problems, key=lambda problem: problem[0])]
+        return [text for _, text in sorted(self._problems, key=lambda problem: problem[0])]
 
     def finish(self) -> None:
         """Raise what has been noted.

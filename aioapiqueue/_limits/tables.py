@@ -13,6 +13,7 @@ from aioapiqueue._limits.model import (
     check_buckets,
     check_name,
     check_operation,
+    read_flag,
     read_limits,
     read_service,
     revised,
@@ -83,34 +84,37 @@ class InForce:
 
 
 def read_tables(
-    tables: Mapping[str, object], report: Report, *, ask_models: bool
+    tables: Mapping[str, object], report: Report, *, in_code: bool, check: bool = True
 ) -> dict[str, Read]:
     """Read all tables, each under its service's one name.
 
     Args:
         tables: of a limits.toml, or what stands for them in code.
         report: gets what is wrong.
-        ask_models: whether to look operations up in botocore's models, which are large files.
+        in_code: they are no file's: there are no lines, and parameters are not looked up in
+            botocore's models, which are large files, as a loop may be running.
+        check: whether names are looked up at all; default: as the tables say.
     """
     tables = dict(tables)
     share = _share(tables, report)
+    known = read_flag(tables.pop("check", True), report, ("check",))
     read: dict[str, Read] = {}
     first: dict[str, str] = {}
     for name, value in tables.items():
-        limits, base = read_service(name, value, report, share)
-        if limits.check:
+        limits, base = read_service(name, value, report, share, check=known)
+        if check and limits.check:
             check_name(name, report, (name,))
-            _check_operations(name, limits, base, report, ask_models=ask_models)
+            _check_operations(name, limits, base, report, ask_models=not in_code)
         service = _names.canonical(name)
         if service in read:
             report.add((name,), f"{first[service]!r} is the same service: leave one of them")
-        where = report.where if ask_models else _in_code
+        where = _in_code if in_code else report.where
         read[service] = Read(limits, _origins(name, limits, base, where))
         first[service] = name
     if share is not None:
         for service in preset_services():
             if service not in read and base_of(service, share):
-                limits, base = read_service(service, {}, report, share)
+                limits, base = read_service(service, {}, report, share, check=known)
                 read[service] = Read(limits, base.origins)
     return read
 
@@ -128,8 +132,6 @@ def _share(tables: dict[str, object], report: Report) -> float | None:
 def _check_operations(
     name: str, limits: ServiceLimits, base: Base, report: Report, *, ask_models: bool
 ) -> None:
-    if not ask_models and name != "default":
-        return
     # What is published needs no look-up, and may be newer than the botocore here.
     lanes, buckets = base.fields.get("lanes", {}), base.fields.get("buckets", {})
     said: dict[str, Place] = {
@@ -144,7 +146,7 @@ def _check_operations(
         if key not in buckets and variant_of(key, limits.buckets) not in buckets
     }
     if own:
-        check_buckets(name, own, report)
+        check_buckets(name, own, report, ask_models=ask_models)
 
 
 def _check_lane(name: str, lane: str, limits: ServiceLimits, report: Report, place: Place) -> None:
@@ -230,6 +232,8 @@ def read_option(
     tables: dict[str, Read],
     given: dict[tuple[str, str | None], str],
     report: Report,
+    *,
+    check: bool = True,
 ) -> None:
     """Put one `--limit` into `tables`.
 
@@ -238,6 +242,7 @@ def read_option(
         tables: of all services, so far.
         given: for which service and operation there was an option before, and which.
         report: gets what is wrong.
+        check: whether names are looked up at all; default: as the tables say.
     """
     target, found, text = option.partition("=")
     name, dot, operation = target.strip().partition(".")
@@ -255,7 +260,7 @@ def read_option(
         old = Read(tables["default"].limits, {})
     elif old is None:
         old = Read(ServiceLimits(), {(None, None): Origin(report.source)})
-    if old.limits.check:
+    if check and old.limits.check:
         check_name(name, report, ())
         if operation:
             _check_lane(name, operation, old.limits, report, ())

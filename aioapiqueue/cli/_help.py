@@ -1,15 +1,23 @@
-"""What `--help` shows of options: a flag takes no value, so no type is named beside it."""
+"""What several commands have in common: how `--help` shows flags, and options of them all."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Command", "Group"]
+__all__ = ["Command", "Group", "NoCheck"]
+
+NoCheck = Annotated[
+    bool,
+    typer.Option(
+        "--no-check", help="Take names of services and operations as they are, unknown ones too."
+    ),
+]
 
 
 class Command(TyperCommand):

@@ -16,7 +16,7 @@ from aioapiqueue._limits import names as _names
 from aioapiqueue._limits.presets import DEFAULT_SHARE, figures, read_share
 from aioapiqueue._limits.report import Report, printable, quoted
 from aioapiqueue.cli._discover import SERVICES, Found, NotAsked, ask, read_quotas, to_toml
-from aioapiqueue.cli._help import Command, Group
+from aioapiqueue.cli._help import Command, Group, NoCheck
 from aioapiqueue.cli._limits_table import as_json, show
 from aioapiqueue.cli._words import counted
 from aioapiqueue.exceptions import LimitsError
@@ -52,6 +52,7 @@ def limits(
         ),
     ] = None,
     share: _Share = None,
+    no_check: NoCheck = False,
     as_json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show the limits in force, and where each figure comes from.
@@ -63,13 +64,13 @@ def limits(
     """
     if context.invoked_subcommand is not None:
         return
-    registry = _registry(file, share)
+    registry = _registry(file, share, check=not no_check)
     names = [_names.canonical(one) for one in service or ()]
     known = {entry.service for entry in registry}
     for number, name in enumerate(names):
         if name in known:
             continue
-        if "default" in known and not _names.unknown_service(name):
+        if "default" in known and (no_check or not _names.unknown_service(name)):
             names[number] = "default"  # whose limits it has
         elif not figures(name):
             _refuse(_no_limit(name, file))
@@ -85,13 +86,15 @@ def limits(
 @app.command(cls=Command)
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A limits.toml.")],
+    *,
+    no_check: NoCheck = False,
 ) -> None:
     """Say what is wrong with a limits.toml: each problem on a line, with the file's line.
 
     Exits with 0 if nothing is, with 1 if something is.
     """
     try:
-        registry = Registry.load(file)
+        registry = Registry.load(file, check=not no_check)
     except LimitsError as error:
         _refuse("\n".join(error.problems), _FAILED)
     entries = list(registry)
@@ -193,11 +196,11 @@ def _tell(found: Found) -> None:
         _say(f"{found.service}: not mapped: {printable(name)}")
 
 
-def _registry(file: Path | None, share: str | None) -> Registry:
+def _registry(file: Path | None, share: str | None, *, check: bool) -> Registry:
     try:
         if file is not None:
             preset = None if share is None else "aws"
-            return Registry.load(file, preset=preset, share=share)
+            return Registry.load(file, preset=preset, share=share, check=check)
         return Registry.parse('preset = "aws"', source="--share", share=f"{_share(share):.6g}%")
     except LimitsError as error:
         _refuse("\n".join(error.problems))

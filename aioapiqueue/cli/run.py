@@ -15,6 +15,7 @@ import typer
 from aioapiqueue._limits.presets import DEFAULT_SHARE, read_preset, read_share
 from aioapiqueue._limits.report import Report
 from aioapiqueue._rate import Rate
+from aioapiqueue.cli._help import NoCheck  # noqa: TC001 - typer reads it
 from aioapiqueue.cli._launch import NotStarted, examine
 from aioapiqueue.cli._report import (
     headline,
@@ -70,6 +71,7 @@ def run(
         str | None,
         typer.Option(metavar="PERCENT", help="Of what AWS publishes, and not more. Default 50%."),
     ] = None,
+    no_check: NoCheck = False,
     shared: Annotated[
         str | None,
         typer.Option(
@@ -145,7 +147,14 @@ def run(
     nothing = not (limit or limits or preset or share or dry_run)
     preset = _preset("aws" if nothing else preset, share)
     through = _shared(shared, fallback)
-    registry = _registry(limit or [], limits, preset, share, None if dry_run else through)
+    registry = _registry(
+        limit or [],
+        limits,
+        preset,
+        share,
+        None if dry_run else through,
+        check=not no_check,
+    )
     try:
         launch = examine(command)
     except NotStarted as error:
@@ -235,16 +244,19 @@ def _registry(
     preset: str | None,
     share: str | None,
     shared: Shared | None,
+    *,
+    check: bool,
 ) -> Registry:
     try:
         base = None
         if file:
-            base = Registry.load(file, preset=preset, share=share)
+            base = Registry.load(file, preset=preset, share=share, check=check)
         elif preset:
             base = Registry.parse("", source="--preset", preset=preset, share=share)
         registry = Registry.from_options(
             options,
             base=base,
+            check=check,
             observers=[shared] if shared else [],
             schedules=shared.schedule if shared else None,
         )

@@ -1,0 +1,189 @@
+"""The names of AWS's operations that are part of this package, and what they are needed for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import _operations
+import pytest
+from typer.testing import CliRunner
+
+from aioapiqueue._limits import names
+from aioapiqueue.cli._app import app
+from aioapiqueue.presets.operations import OPERATIONS
+from aioapiqueue.registry import LimitsError, Registry, ServiceLimits
+
+NEWER = "(one newer than botocore 1.44.8: say check = false in its table of limits.toml, "
+UNKNOWN = (
+    "ec2 has no operation 'DescribeSnapshotAttribut'; did you mean 'DescribeSnapshotAttribute'?"
+)
+
+
+def listed(*, newer):
+    """Return the entries of the list: those of the botocore locked, or of the newer one."""
+    found = {}
+    for entry in OPERATIONS.strip().replace("\n  ", " ").split("\n"):
+        if entry.startswith("+") == newer:
+            service, _, names = entry.removeprefix("+").partition(":")
+            found[service] = names.split()
+    return found
+
+
+def test_list_is_what_botocore_has():
+    """Each name that the botocore of uv.lock has is in the list, and no other one."""
+    installed = _operations.operations_of()
+    ours = {service: set(known) for service, known in listed(newer=False).items()}
+    why = f"`{_operations.COMMAND}` writes it, as botocore {_operations.version_of()} has"
+    assert ours.keys() == installed.keys(), f"{why} other services"
+    different = {
+        service: sorted(known ^ ours[service])
+        for service, known in installed.items()
+        if known != ours[service]
+    }
+    assert not different, f"{why} other operations: {different}"
+
+
+def test_list_is_in_order():
+    """Each name is there once, those of the newer botocore only where the other has none."""
+    known, newer = listed(newer=False), listed(newer=True)
+    for found in (known, newer):
+        assert list(found) == sorted(found)
+        assert all(ops == sorted(set(ops)) for ops in found.values())
+    for service, operations in newer.items():
+        assert not set(operations) & set(known.get(service, ()))
+        assert set(operations) <= names.operations(service)
+    assert set(known) | set(newer) == names.NAMES
+
+
+WITHOUT_BOTOCORE = """
+import sys
+sys.modules["botocore"] = None
+from aioapiqueue.__main__ import main
+main()
+"""
+
+
+def without_botocore(*arguments, **options):
+    """Run the command line where botocore is not installed."""
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_BOTOCORE, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+@pytest.mark.real
+@pytest.mark.skipif(os.name != "posix", reason="needs Unix domain sockets")
+def test_mistyped_operation_starts_nothing(tmp_path):
+    """Without botocore beside us: exit code 2, the nearest name, and how to say that it is new."""
+    command = ["--", sys.executable, "-c", "print('started')"]
+    limit = "ec2.DescribeSnapshotAttribut=5/s"
+    told = without_botocore("run", "--limit", limit, *command)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr == f"aioapiqueue: --limit {limit}: {UNKNOWN} {NEWER}or --no-check)\n"
+    told = without_botocore("run", "--no-check", "--limit", limit, *command)
+    assert (told.returncode, told.stdout) == (0, "started\n")
+
+
+@pytest.mark.real
+def test_mistyped_file_does_not_pass(tmp_path):
+    """`limits check` without botocore: names of lanes, of buckets and patterns are looked up."""
+    path = tmp_path / "limits.toml"
+    path.write_text(
+        '[ec2]\nrate = "1/s"\n[ec2.lanes]\nDescribeSnapshotAttribut = "1/s"\n"Discribe*" = "1/s"\n'
+        "[ec2.buckets.some]\n"
+        'operations = ["RunInstance", "StartInstances", "Stop*"]\nexclude = ["StopInstance"]\n'
+        'rate = "1/s"\ncost = {StopInstanz = 2}\n'
+    )
+    told = without_botocore("limits", "check", path)
+    assert (told.returncode, told.stdout) == (1, "")
+    said = told.stderr.replace(f"aioapiqueue: {path}, ", "").splitlines()
+    assert [line.partition(" (")[0] for line in said] == [
+        f"line {line}: ec2.{key}: ec2 has no operation {name!r}; did you mean {meant!r}?"
+        for line, key, name, meant in (
+            (4, "lanes.DescribeSnapshotAttribut", "DescribeSnapshotAttribut",
+             "DescribeSnapshotAttribute"),
+            (5, "lanes.'Discribe*'", "Discribe*", "Describe*"),
+            (7, "buckets.some.operations", "RunInstance", "RunInstances"),
+            (8, "buckets.some.exclude", "StopInstance", "StopInstances"),
+            (10, "buckets.some.cost.StopInstanz", "StopInstanz", "StopInstances"),
+        )
+    ]  # fmt: skip
+    told = without_botocore("limits", "check", "--no-check", path)
+    assert (told.returncode, told.stderr) == (0, "")
+
+
+def test_code_gets_the_same_check():
+    """A `Registry` of code looks operations up, unless its limits vouch for them."""
+    with pytest.raises(LimitsError) as caught:
+        Registry({"ec2": ServiceLimits("1/s", lanes={"DescribeSnapshotAttribut": "1/s"})})
+    assert caught.value.problems[0].startswith(
+        f"Registry: ec2.lanes.DescribeSnapshotAttribut: {UNKNOWN}"
+    )
+    lanes = {"DescribeSnapshotAttribut": "1/s"}
+    assert Registry({"ec2": ServiceLimits("1/s", lanes=lanes, check=False)})
+
+
+def test_file_may_vouch_for_all_its_names():
+    """`check = false` at the top holds for each service whose table does not say otherwise."""
+    text = '[ec3]\nrate = "1/s"\n[sts]\nrate = "1/s"\nlanes = {DoIt = "1/s"}\n'
+    assert Registry.parse(f"check = false\n{text}")
+    with pytest.raises(LimitsError) as caught:
+        Registry.parse(f"check = false\n{text}check = true")
+    (problem,) = caught.value.problems
+    assert problem.startswith("limits.toml, line 6: sts.lanes.DoIt: sts has no operation 'DoIt'")
+    assert Registry.parse(f"{text}check = true", check=False)
+    with pytest.raises(LimitsError, match="line 1: check: 1 is neither true nor"):
+        Registry.parse("check = 1")
+
+
+def test_option_for_a_vouched_service_is_taken():
+    """What a table says of names holds for a --limit of the same service."""
+    base = Registry.parse('[ec2]\nrate = "1/s"\ncheck = false')
+    options = ["ec2.DescribeSnapshotAttribut=5/s"]
+    assert Registry.from_options(options, base=base)
+    with pytest.raises(LimitsError, match="did you mean 'DescribeSnapshotAttribute'"):
+        Registry.from_options(options)
+    assert Registry.from_options(options, check=False)
+
+
+@pytest.mark.real
+def test_names_are_loaded_when_needed():
+    """Neither the import nor limits of services alone load the list of operations."""
+    code = (
+        "import sys\nfrom aioapiqueue import Registry\nRegistry.parse('ec2 = \"1/s\"')\n"
+        "print('aioapiqueue.presets.operations' in sys.modules, 'botocore' in sys.modules)\n"
+        "Registry.from_options(['ec2.RunInstances=1/s'])\n"
+        "print('aioapiqueue.presets.operations' in sys.modules, 'botocore' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "False False\nTrue False\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[ec2]\nrate = "1/s"\n[ec2.lanes]\n' + "DescribeSnapshotAttri{} = '1/s'\n",
+        "cloudfron{} = '1/s'\n",
+        "[ec2]\n" + "rat{} = '1/s'\n",
+    ],
+)
+def test_thousands_of_unknown_names_are_told_soon(text, tmp_path):
+    """Each of 20,000 is told, in less than 2 seconds; the first ones with what was meant."""
+    head, line = text.rpartition("\n")[0].rpartition("\n")[::2]
+    path = tmp_path / "limits.toml"
+    path.write_text(f"{head}\n" + "\n".join(line.format(number) for number in range(20_000)))
+    began = time.process_time()
+    told = CliRunner().invoke(app, ["limits", "check", str(path)])
+    assert time.process_time() - began < 2
+    assert told.exit_code == 1
+    assert len(told.stderr.splitlines()) == 20_000
+    assert "did you mean" in told.stderr
