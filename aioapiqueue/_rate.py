@@ -27,8 +27,10 @@ _SECONDS = {
 }
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _UNIT = rf"({'|'.join(_SECONDS)})s?"
-_CALLS_PER = re.compile(rf"{_NUMBER}\s*(?:/|\bper\b)\s*{_NUMBER}?\s*{_UNIT}", re.IGNORECASE)
-_INTERVAL = re.compile(rf"{_NUMBER}\s*{_UNIT}", re.IGNORECASE)
+# ASCII: other digits look like these, and are mostly a slip of an input method.
+_FLAGS = re.ASCII | re.IGNORECASE
+_CALLS_PER = re.compile(rf"{_NUMBER}\s*(?:/|\bper\b)\s*{_NUMBER}?\s*{_UNIT}", _FLAGS)
+_INTERVAL = re.compile(rf"{_NUMBER}\s*{_UNIT}", _FLAGS)
 
 
 LARGEST = 1e15

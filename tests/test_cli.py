@@ -5,7 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from aioapiqueue.cli._app import app
+from aioapiqueue.cli._help import number, whole
 from aioapiqueue.cli._words import counted
 
 pytestmark = pytest.mark.real
@@ -66,6 +70,25 @@ def test_ctrl_c_while_a_library_user_imports_us_is_an_exception(tmp_path):
         check=True,
     )
     assert shown.stdout == "caught\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "command"),
+    [("--grace", "run"), ("--workers", "demo"), ("--snapshots", "demo")],
+)
+def test_digits_of_other_scripts_are_refused(option, command):
+    """`float` and `int` take those of every script; an option does not, and nothing starts."""
+    for text in ("５", "٥", "x", "²"):  # noqa: RUF001 - that is the point
+        shown = CliRunner().invoke(app, [command, option, text, "true"], env={"COLUMNS": "200"})
+        assert shown.exit_code == 2
+        assert f"Invalid value for '{option}': '{text}' is not a number: write" in shown.stderr
+
+
+def test_options_take_numbers_as_people_write_them():
+    """Fractions of seconds are a time, but not a number of workers."""
+    assert (number("0.5"), number(10), whole("20")) == (0.5, 10.0, 20)
+    with pytest.raises(typer.BadParameter, match="is not a whole number"):
+        whole("0.5")
 
 
 def test_one_of_a_thing_is_no_plural():

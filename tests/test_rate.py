@@ -63,6 +63,10 @@ def test_the_interval_is_the_time_from_one_call_to_the_next(rate, interval):
         "1e3/s",
         "nan/s",
         "inf/s",
+        "５/s",  # noqa: RUF001 - the digits of another script look alike
+        "5 per ２s",  # noqa: RUF001
+        "٥ms",  # noqa: RUF001
+        "5/ſ",  # noqa: RUF001 - a long s
     ],
 )
 def test_a_string_that_is_no_rate_is_quoted_beside_those_that_are(text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Command", "Group", "NoCheck"]
+__all__ = ["Command", "Group", "NoCheck", "number", "whole"]
 
 NoCheck = Annotated[
     bool,
@@ -18,6 +19,29 @@ NoCheck = Annotated[
         "--no-check", help="Take names of services and operations as they are, unknown ones too."
     ),
 ]
+
+
+def number(text: str | float) -> float:
+    """Read an option's number, in digits from 0 to 9: `float` takes those of all scripts.
+
+    Args:
+        text: as it was given, or a default.
+
+    Raises:
+        BadParameter: it is none.
+    """
+    with contextlib.suppress(ValueError):
+        if str(text).isascii():
+            return float(text)
+    raise typer.BadParameter(f"{text!r} is not a number: write one in digits from 0 to 9")
+
+
+def whole(text: str | int) -> int:
+    """Read an option's whole number, as `number` does."""
+    value = number(text)
+    if not value.is_integer():
+        raise typer.BadParameter(f"{text!r} is not a whole number")
+    return int(value)
 
 
 class Command(TyperCommand):

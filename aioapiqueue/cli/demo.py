@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from aioapiqueue import Rate
+from aioapiqueue.cli._help import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,7 @@ def demo(
         int,
         typer.Option(
             metavar="N",
+            parser=whole,
             help=f"How many snapshots the account holds; at least {_LEAST_SNAPSHOTS}.",
         ),
     ] = 400,
@@ -49,6 +51,7 @@ def demo(
         int,
         typer.Option(
             metavar="N",
+            parser=whole,
             help="EC2 calls under way at once in each scan; half as many to S3 and IAM.",
         ),
     ] = 20,

@@ -15,7 +15,7 @@ import typer
 from aioapiqueue._limits.presets import DEFAULT_SHARE, read_preset, read_share
 from aioapiqueue._limits.report import Report
 from aioapiqueue._rate import Rate
-from aioapiqueue.cli._help import NoCheck  # noqa: TC001 - typer reads it
+from aioapiqueue.cli._help import NoCheck, number
 from aioapiqueue.cli._launch import NotStarted, examine
 from aioapiqueue.cli._report import (
     headline,
@@ -107,7 +107,11 @@ def run(
     ] = False,
     grace: Annotated[
         float,
-        typer.Option(metavar="SECONDS", help="How long a Python may take to activate the pacing."),
+        typer.Option(
+            metavar="SECONDS",
+            parser=number,
+            help="How long a Python may take to activate the pacing.",
+        ),
     ] = 10,
     allow_inactive: Annotated[
         bool,

@@ -204,7 +204,7 @@ def _nodes(hosts: str, kind: Kind) -> list[tuple[str, int]]:
 
 
 def _seconds(text: str) -> float:
-    if not 0 < (value := float(text)) < float("inf"):
+    if not (text.isascii() and 0 < (value := float(text)) < float("inf")):
         raise ValueError
     return value
 

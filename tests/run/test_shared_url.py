@@ -85,6 +85,8 @@ def test_address_has_what_a_client_needs():
         ("redis://:hid@host?db=x", 'the option "db" has to be a number'),
         ("redis://:hid@host?db=1&db=2", 'the option "db" is there twice'),
         ("redis://:hid@host?socket_timeout=-1", 'the option "socket_timeout" has to be seconds'),
+        ("redis://:hid@host:６３７９", "a port that is none"),  # noqa: RUF001
+        ("redis://:hid@host?socket_timeout=５", "has to be seconds"),  # noqa: RUF001
         ("redis://:hid@host?tiemout=1", 'no option "tiemout": there are db, '),
         ("redis://:hid@host?ssl_ca_certs=x", '"ssl_ca_certs" (with rediss:// only)'),
         ("redis://:hid@host?sentinel_password=hid", 'no option "sentinel_password"'),
