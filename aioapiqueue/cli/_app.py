@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from aioapiqueue.cli._help import Command, Group
+from aioapiqueue.cli._help import Command, Group, Launcher
 from aioapiqueue.cli.demo import demo
 from aioapiqueue.cli.limits import app as limits
 from aioapiqueue.cli.run import run
@@ -31,7 +31,7 @@ def _aioapiqueue() -> None:
 app.command(cls=Command)(demo)
 # What follows COMMAND is its own, `--` or not.
 app.command(
-    cls=Command,
+    cls=Launcher,
     context_settings={"allow_interspersed_args": False},
     options_metavar="[OPTIONS] --",
 )(run)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from aioapiqueue.cli._words import wrapped
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Command", "Group", "NoCheck", "number", "whole"]
+__all__ = ["Command", "Group", "Launcher", "NoCheck", "number", "whole"]
 
 NoCheck = Annotated[
     bool,
@@ -50,6 +53,36 @@ class Command(TyperCommand):
     def get_params(self, ctx: Any) -> Any:  # noqa: ANN401 - click's, or typer's own copy of it
         """Return all parameters, `--help` among them."""
         return _plain(super().get_params(ctx))
+
+
+class Launcher(Command):
+    """A command that starts another one: from its argument `command` on, all is the other's."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - as above
+        """Read options; hint at those of ours that went to the other command, perhaps by mistake.
+
+        Whoever writes `--` before the other command knows where our options end.
+        """
+        given = [*args]
+        rest = super().parse_args(ctx, args)
+        command = ctx.params.get("command") or []
+        ours = {
+            name
+            for param in self.params
+            for name in getattr(param, "opts", ())
+            if name.startswith("--")
+        }
+        own = command[1 : command.index("--")] if "--" in command else command[1:]
+        found = [one.partition("=")[0] for one in own if one.partition("=")[0] in ours]
+        if found and given[: len(given) - len(command)][-1:] != ["--"]:
+            name = PurePath(command[0]).name
+            hint = (
+                f"{found[0]} comes after {name}, so it is {name}'s: options of run come before "
+                f"it. If that is what you mean, write -- before {name}."
+            )
+            for line in wrapped(hint).splitlines():
+                typer.echo(f"aioapiqueue: {line}", err=True)
+        return rest
 
 
 class Group(TyperGroup):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import textwrap
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from aioapiqueue.cli._figures import (
     rows,
     table,
 )
-from aioapiqueue.cli._words import counted
+from aioapiqueue.cli._words import counted, wrapped
 from aioapiqueue.hub import OTHERS
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ __all__ = [
     "report",
     "tables",
     "verdict",
-    "wrapped",
 ]
 
 INACTIVE = 3
@@ -52,12 +50,6 @@ _AWS_CLI = (
 _MOST_NAMED = 8
 _EXACTLY = 1e-9
 _MOST_TOLD = 20
-_WIDTH = 80 - len("aioapiqueue: ")
-
-
-def wrapped(text: str) -> str:
-    """Return words of ours in lines, so that with our name before each they fit 80 columns."""
-    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def in_words(registry: Registry) -> dict[str, str]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.cli._launch import NotStarted
-from aioapiqueue.cli._report import wrapped
 from aioapiqueue.cli._shared_faults import explained
+from aioapiqueue.cli._words import wrapped
 from aioapiqueue.integrations._redis_url import connected
 
 if TYPE_CHECKING:

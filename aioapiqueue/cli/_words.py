@@ -1,8 +1,12 @@
-"""How numbers of things are said."""
+"""How numbers of things are said, and how words of ours are laid out."""
 
 from __future__ import annotations
 
-__all__ = ["counted"]
+import textwrap
+
+__all__ = ["counted", "wrapped"]
+
+_WIDTH = 80 - len("aioapiqueue: ")
 
 
 def counted(number: int, thing: str) -> str:
@@ -12,3 +16,8 @@ def counted(number: int, thing: str) -> str:
     ('1 AWS call', '2,000 AWS calls')
     """
     return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def wrapped(text: str) -> str:
+    """Return words of ours in lines, so that with our name before each they fit 80 columns."""
+    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)

@@ -25,9 +25,9 @@ from aioapiqueue.cli._report import (
     report,
     tables,
     verdict,
-    wrapped,
 )
 from aioapiqueue.cli._shared import SHARED_VARIABLE, Shared
+from aioapiqueue.cli._words import wrapped
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.integrations._redis_url import read_address
 from aioapiqueue.registry import Registry

@@ -172,6 +172,29 @@ def test_own_arguments_of_the_command_are_left_to_it(quiet_run, python):
         assert (ended.code, ended.out) == (0, b"['--limit', '--', '--help']\n")
 
 
+def test_option_after_the_command_is_hinted_at(quiet_run, python):
+    """One of ours among the program's is said to be the program's, unless a `--` says so."""
+    program = quiet_run.plain("print(sys.argv[1:])")
+    options = ("--limit", "ec2=1/s", "--json=x", "-x")
+    ended = quiet_run(python, program, *options)
+    assert (ended.code, ended.out) == (0, b"['--limit', 'ec2=1/s', '--json=x', '-x']\n")
+    name = os.path.basename(python)  # noqa: PTH119
+    hint = (
+        f"--limit comes after {name}, so it is {name}'s: options of run come before it. If that is "
+        f"what you mean, write -- before {name}. "
+    )
+    assert ended.words.startswith(f"{hint}no limit is given")
+    assert max(map(len, ended.err.decode().splitlines())) <= 80
+    for others in (
+        ("--", python, program, *options),
+        (python, program, "--", *options),
+        (python, program, "--help", "--limitless", "limit"),
+    ):
+        ended = quiet_run(*others)
+        assert ended.code == 0
+        assert ended.words.startswith("no limit is given")
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_signal_goes_on_to_the_program(name, quiet_run, python):
     """A signal sent to us reaches the program, whose answer to it decides; nothing is left over."""
