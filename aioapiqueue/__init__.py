@@ -38,3 +38,5 @@ __all__ = [
     "WouldWait",
     "rate_limited",
 ]
+
+__version__ = "0.1.0"

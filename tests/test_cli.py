@@ -8,6 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import aioapiqueue
 from aioapiqueue.cli._app import app
 from aioapiqueue.cli._help import number, whole
 from aioapiqueue.cli._words import counted
@@ -33,6 +34,12 @@ def test_help_fits_80_columns_and_names_no_type_of_a_flag(command):
     assert max(map(len, shown.splitlines())) <= 80
     assert re.search(r"--help +Show this message", shown)
     assert not re.search(r"<bool>|BOOLEAN", shown)
+
+
+def test_version_is_shown():
+    """`aioapiqueue --version` says it in a line, and nothing else happens."""
+    shown = CliRunner().invoke(app, ["--version"])
+    assert (shown.exit_code, shown.output) == (0, f"aioapiqueue {aioapiqueue.__version__}\n")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
+from importlib import metadata
 from types import ModuleType
 
 import pytest
@@ -62,6 +64,25 @@ def test_import_loads_no_edge_and_no_program(loaded):
     assert not [
         name for name in loaded if name.startswith(tuple(f"aioapiqueue.{part}" for part in outside))
     ]
+
+
+def test_version_is_that_of_the_package(loaded):
+    """`__version__` is what is installed, and costs no look at the metadata."""
+    assert aioapiqueue.__version__ == metadata.version("aioapiqueue")
+    assert "importlib.metadata" not in loaded
+
+
+def test_metadata_claims_what_is_true():
+    """The extra `boto` brings boto3, and nothing is said of trio, on which nothing runs."""
+    described = metadata.metadata("aioapiqueue")
+    brought = [
+        need.partition(">")[0]
+        for need in described.get_all("Requires-Dist")
+        if re.search(r"extra == .boto.", need)
+    ]
+    assert sorted(brought) == ["boto3", "botocore"]
+    assert "Framework :: AsyncIO" in described.get_all("Classifier")
+    assert "Framework :: AnyIO" not in described.get_all("Classifier")
 
 
 def test_all_holds_what_was_promised():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from aioapiqueue import __version__
 from aioapiqueue.cli._help import Command, Group, Launcher
 from aioapiqueue.cli.demo import demo
 from aioapiqueue.cli.limits import app as limits
@@ -23,8 +26,22 @@ app = typer.Typer(
 )
 
 
+def _show_version(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"aioapiqueue {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _aioapiqueue() -> None:
+def _aioapiqueue(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
     """Pace many concurrent API calls into one stream that the other side can bear."""
 
 

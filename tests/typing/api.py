@@ -31,6 +31,7 @@ from aioapiqueue import (
     Stats,
     Window,
     WouldWait,
+    __version__,
     rate_limited,
 )
 from aioapiqueue.integrations import httpx as for_httpx
@@ -77,6 +78,7 @@ ApiQueue("1/s", lanes=numbers_as_limits)  # type: ignore[arg-type]
 ApiQueue("1/s", adaptive=True)  # type: ignore[arg-type]
 Adaptive(5)  # type: ignore[arg-type]
 
+assert_type(__version__, str)
 registry = Registry({"ec2": "10/s", "iam": ServiceLimits("5/s", scope=["account"])})
 assert_type(registry.find("ec2", "DescribeVolumes", region="eu-west-1"), ApiQueue | None)
 assert_type(Registry.load("limits.toml"), Registry)
