@@ -265,7 +265,7 @@ class Registry:
             QueueClosed: the registry is closed.
         """
         del operation  # all of a service's share this queue
-        name, limits = self._limits_of(service)
+        name, limits = self.limits_of(service)
         return None if limits is None else self._queue(name, limits, None, region, account)
 
     def turns(
@@ -299,7 +299,7 @@ class Registry:
         Raises:
             QueueClosed: the registry is closed.
         """
-        name, limits = self._limits_of(service)
+        name, limits = self.limits_of(service)
         if limits is None:
             return ()
         given = parameters or {}
@@ -317,8 +317,12 @@ class Registry:
             turns.append(Turn(self._queue(name, limits, None, region, account), key, 1))
         return tuple(turns)
 
-    def _limits_of(self, service: str) -> tuple[str, ServiceLimits | None]:
-        """Return a service's one name, and its limits."""
+    def limits_of(self, service: str) -> tuple[str, ServiceLimits | None]:
+        """Return a service's one name, and its limits: its own, or the default; None: none.
+
+        Args:
+            service: as for `find`.
+        """
         limits = self._services.get(service)
         if limits is None:
             service = _names.canonical(service)

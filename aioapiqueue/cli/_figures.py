@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ class Row:
         name: of the service, the queue or the lane.
         paced: whether a queue paces it.
         calls: HTTP attempts let go.
+        paced_calls: those among them that some limit concerned.
         waits: those among them that had to wait.
         waited: seconds that they waited, added up.
         longest: the longest of these, in seconds.
@@ -76,6 +78,7 @@ class Row:
     name: str
     paced: bool = False
     calls: int = 0
+    paced_calls: int = 0
     waits: int = 0
     waited: float = 0.0
     longest: float = 0.0
@@ -89,6 +92,7 @@ class Row:
         """Add one of the hub's figures."""
         self.paced = self.paced or figure.paced
         self.calls += figure.calls
+        self.paced_calls += figure.calls * figure.paced
         self.waits += figure.waits
         self.waited += figure.waited
         self.longest = max(self.longest, figure.longest_wait)
@@ -218,8 +222,11 @@ def table(found: Sequence[Row], limits: dict[str, str]) -> str:
     if free:
         lines += [""] if paced else []
         lines.append(_line("Not paced", "Calls", "", "", "", "Throttled", "Errors"))
+        named = {re.split(r"[. ]", one)[0] for one in limits}
         for row in free:
-            lines += _row(row.name, f"{row.calls:,}", "", "", "", row.throttled, row.errors)
+            # Of a service that has limits of other operations, it is told which had none.
+            for name, one in [(row.name, row), *(_parts(row) if row.name in named else ())]:
+                lines += _row(name, f"{one.calls:,}", "", "", "", one.throttled, one.errors)
     return "\n".join(lines)
 
 

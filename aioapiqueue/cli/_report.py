@@ -18,16 +18,17 @@ from aioapiqueue.cli._figures import (
     rows,
     table,
 )
+from aioapiqueue.cli._met import unused
 from aioapiqueue.cli._words import counted, wrapped
 from aioapiqueue.hub import OTHERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from aioapiqueue import Window
     from aioapiqueue.cli._activation import Inactive
     from aioapiqueue.cli._supervise import Outcome, Plan
-    from aioapiqueue.registry import Registry
+    from aioapiqueue.registry import InForce, Registry
 
 __all__ = [
     "INACTIVE",
@@ -207,10 +208,17 @@ def headline(plan: Plan, outcome: Outcome, code: int) -> str:
 
 def tables(plan: Plan, outcome: Outcome) -> str:
     """Return the table of all services, at most 80 columns wide, with an empty line around it."""
-    found = rows(outcome.figures, outcome.peaks, outcome.buckets)
-    if not found:
+    if not outcome.figures:
         return ""
-    text = dry_run_table(found, outcome.seconds) if plan.dry_run else table(found, plan.limits)
+    if plan.dry_run:
+        found = rows(outcome.figures, outcome.peaks, outcome.buckets)
+        text = dry_run_table(found, outcome.seconds)
+    else:
+        # A service may have calls of both kinds: each kind has its row.
+        paced = [one for one in outcome.figures if one.paced]
+        free = [one for one in outcome.figures if not one.paced]
+        found = rows(paced, outcome.peaks, outcome.buckets) + rows(free, outcome.peaks)
+        text = table(found, plan.limits)
     return f"\n{text}\n\n"
 
 
@@ -243,6 +251,8 @@ def remarks(plan: Plan, outcome: Outcome) -> str:
             f"of their own; {OTHERS} is the sum of the rest"
             + ("" if plan.dry_run else ", for which all limits hold as well")
         )
+    if outcome.figures and (none := _unused(plan, outcome)):
+        lines.append(none)
     if plan.dry_run and services:
         busiest = max(rows(services, outcome.peaks), key=lambda row: row.calls)
         lines.append(
@@ -250,6 +260,31 @@ def remarks(plan: Plan, outcome: Outcome) -> str:
             "what the other side bears leaves room for others"
         )
     return "\n".join(map(wrapped, lines))
+
+
+def _unused(plan: Plan, outcome: Outcome) -> str:
+    """Return which limits of the user no call came under; "" if there are none."""
+    entries = unused(outcome.figures, plan.registry, dry_run=plan.dry_run)
+    if not entries:
+        return ""
+    named = [f"{name} {words}" for name, words in _named(entries[:_MOST_NAMED])]
+    more = len(entries) - _MOST_NAMED
+    return f"no call came under: {', '.join(named)}" + (f", and {more:,} more" * (more > 0))
+
+
+def _named(entries: Iterable[InForce]) -> Iterator[tuple[str, str]]:
+    """Yield the name of each limit, and what it is, in words."""
+    for entry in entries:
+        name = entry.service + (f".{entry.operation}" if entry.operation else "")
+        if entry.bucket:
+            # Several operations share it, or parameters choose it.
+            name = f"{entry.service} ({entry.bucket})"
+        words = [_limits(entry.limits)] if entry.limits or entry.operation else []
+        if entry.concurrency is not None:
+            words.append(f"{entry.concurrency:,} in flight")
+        if entry.adaptive is not None and not words:
+            words.append("adaptive")
+        yield name, " and ".join(words)
 
 
 def _of_shared(shared: Mapping[str, Any]) -> str:
@@ -268,6 +303,7 @@ def _of_shared(shared: Mapping[str, Any]) -> str:
 def report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
     """Return all figures as JSON has them. Times are in seconds."""
     found: list[Row] = rows(outcome.figures, outcome.peaks)
+    none = unused(outcome.figures, plan.registry, dry_run=plan.dry_run)
     return {
         "command": list(plan.command),
         "dry_run": plan.dry_run,
@@ -277,11 +313,27 @@ def report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
         "limits": plan.limits,
         "shared": outcome.shared,
         "services": [
-            {"service": row.name, "paced": row.paced, "calls": row.calls, "peak": row.peak}
+            {
+                "service": row.name,
+                "paced": row.paced,
+                "calls": row.calls,
+                "paced_calls": row.paced_calls,
+                "peak": row.peak,
+            }
             for row in found
         ],
         "figures": as_json(outcome.figures),
         "buckets": buckets_as_json(outcome.buckets),
+        "unused": [
+            {
+                "service": entry.service,
+                "operation": entry.operation,
+                "bucket": entry.bucket,
+                "limit": words,
+                "source": entry.source,
+            }
+            for entry, (_, words) in zip(none, _named(none), strict=True)
+        ],
         "processes": [
             {
                 "pid": process.pid,

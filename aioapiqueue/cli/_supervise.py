@@ -20,6 +20,7 @@ from aioapiqueue.cli._activation import Activation, Why
 from aioapiqueue.cli._figures import Peaks, duration, rows
 from aioapiqueue.cli._launch import NotStarted
 from aioapiqueue.cli._live import Foot, fit
+from aioapiqueue.cli._met import judged
 from aioapiqueue.cli._program import Program, Signals
 from aioapiqueue.cli._report import INACTIVE, about, wrapped
 from aioapiqueue.cli._shared import SHARED_VARIABLE
@@ -104,7 +105,7 @@ class Outcome:
         code: the program's exit code as a shell has it; None if there never was a program.
         stopped: the exit code with which we ended the program; None if we did not.
         seconds: from the program's start to its end.
-        figures: the hub's.
+        figures: the hub's, `paced` where some limit concerned the calls.
         buckets: those of the queues that operations share, with the bucket's name as operation.
         peaks: the most attempts in any one second.
         processes: those that said hello.
@@ -224,7 +225,7 @@ class _Run:
             await self._stop()
         self._outcome.code = await self._program.wait()
         self._outcome.seconds = time.monotonic() - self._began
-        self._outcome.figures = self._hub.figures
+        self._outcome.figures = judged(self._hub.figures, self._plan.registry)
         self._outcome.buckets = list(self._buckets())
         if self._plan.shared is not None and not self._plan.dry_run:
             self._outcome.shared = self._plan.shared.as_json()

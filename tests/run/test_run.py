@@ -86,6 +86,49 @@ def test_dry_run_counts_and_holds_nothing_up(run, aws, python, tmp_path):
     assert max(map(len, ended.err.decode().splitlines())) <= 80
 
 
+def test_calls_of_other_operations_are_not_paced(run, python, tmp_path):
+    """A limit of one operation concerns no other one: its calls are told as not paced."""
+    program = run.script("""
+        ec2 = client()
+        for _ in range(3):
+            ec2.describe_snapshots()
+        ec2.describe_images()
+        client("sts").get_caller_identity()
+    """)
+    figures = tmp_path / "figures.json"
+    ended = run("--limit", "ec2.DescribeImages=50/s", "--limit", "ec2.DescribeVolumes=5/s",
+                "--limit", "kms=2/s", "--json", figures, "--", python, program)  # fmt: skip
+    assert ended.code == 0, ended.err
+    assert "5 AWS calls, 1 of them paced; " in ended.words
+    text = ended.err.decode()
+    cells = [line.split() for line in text.splitlines()]
+    start = cells.index(["Not", "paced", "Calls", "Throttled", "Errors"])
+    assert [row[:2] for row in cells[:start] if row[:1] in (["ec2"], ["DescribeImages"])] == [
+        ["ec2", "1"],
+        ["DescribeImages", "1"],
+    ]
+    assert [row[:2] for row in cells[start + 1 : start + 4]] == [
+        ["ec2", "3"],
+        ["DescribeSnapshots", "3"],
+        ["sts", "1"],
+    ]
+    assert text.endswith("\naioapiqueue: no call came under: ec2.DescribeVolumes 5/s, kms 2/s\n")
+    told = json.loads(figures.read_text())
+    assert {one["operation"]: one["paced"] for one in told["figures"]} == {
+        "DescribeSnapshots": False,
+        "DescribeImages": True,
+        "GetCallerIdentity": False,
+    }
+    (ec2,) = [one for one in told["services"] if one["service"] == "ec2"]
+    assert (ec2["calls"], ec2["paced_calls"]) == (4, 1)
+    assert told["unused"] == [
+        {"service": "ec2", "operation": "DescribeVolumes", "bucket": None, "limit": "5/s",
+         "source": "--limit ec2.DescribeVolumes=5/s"},
+        {"service": "kms", "operation": None, "bucket": None, "limit": "2/s",
+         "source": "--limit kms=2/s"},
+    ]  # fmt: skip
+
+
 def test_output_and_input_are_untouched(quiet_run, python, tmp_path):
     """stdout, stderr, stdin and other open files are the program's, byte for byte."""
     program = quiet_run.plain("""

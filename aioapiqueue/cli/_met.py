@@ -1,0 +1,76 @@
+"""Which limits the calls of a run came under, and which of them none did."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from aioapiqueue._limits.buckets import lane_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from aioapiqueue.hub import Figure
+    from aioapiqueue.registry import InForce, Registry
+
+__all__ = ["judged", "unused"]
+
+_Name = tuple[str, str | None, str | None]
+"""A limit: of a service, and of an operation of it, or of a bucket."""
+
+
+def judged(figures: Sequence[Figure], registry: Registry) -> list[Figure]:
+    """Return the hub's figures, `paced` only where some limit concerned the calls.
+
+    A queue that has limits of other operations only lets a call through as if there were none.
+    """
+    return [
+        dataclasses.replace(one, paced=any(True for _ in _met(one, registry)))
+        if one.queue is not None
+        else one
+        for one in figures
+    ]
+
+
+def unused(figures: Sequence[Figure], registry: Registry, *, dry_run: bool) -> list[InForce]:
+    """Return the limits that somebody wrote and no call came under.
+
+    Not those of presets and their quotas, which are there for whatever may be called; and none at
+    all where the hub has summed up calls that came under limits of which it kept no record.
+
+    Args:
+        figures: the hub's.
+        registry: the limits.
+        dry_run: nothing was paced, so that figures do not tell which bucket parameters chose.
+    """
+    if any(one.paced and one.queue is None for one in figures):
+        return []
+    met = {name for one in figures for name in _met(one, registry, dry_run=dry_run)}
+    return [
+        entry
+        for entry in registry
+        if entry.share is None  # what is published, or granted
+        and (entry.limits or entry.concurrency is not None or entry.adaptive is not None)
+        and (entry.service, entry.operation, entry.bucket) not in met
+    ]
+
+
+def _met(figure: Figure, registry: Registry, *, dry_run: bool = False) -> Iterator[_Name]:
+    """Yield the limits that the calls of a figure came under."""
+    name, limits = registry.limits_of(figure.service)
+    if figure.queue is None or limits is None:
+        return
+    if name not in registry.services:
+        name = "default"
+    if limits.rate or limits.concurrency is not None or limits.adaptive is not None:
+        yield name, None, None
+    lane = lane_of(figure.lane or figure.operation, limits.lanes)
+    variant = figure.lane.partition(" ")[2]
+    if variant and lane != figure.lane:
+        yield name, None, variant  # a bucket that each operation has for itself, not a lane
+    elif lane is not None and limits.lanes[lane]:
+        yield name, lane, None
+    for key, bucket in limits.buckets.items():
+        # What parameters it takes to be none of a bucket, a figure does not tell.
+        if bucket.takes(figure.operation, {}) and (dry_run or not bucket.each):
+            yield name, None, key

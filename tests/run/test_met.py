@@ -1,0 +1,138 @@
+"""Which limits a run's calls came under, told from the hub's figures."""
+
+from __future__ import annotations
+
+import pytest
+
+from aioapiqueue.cli._launch import Launch
+from aioapiqueue.cli._met import judged, unused
+from aioapiqueue.cli._report import remarks
+from aioapiqueue.cli._supervise import Outcome, Plan, Words
+from aioapiqueue.hub import Figure, Process
+from aioapiqueue.registry import Registry
+
+FILE = """
+preset = "aws"
+[ec2]
+preset = "none"
+rate = "unlimited"
+[ec2.lanes]
+"Describe*" = "9/s"
+DescribeVolumes = "1/s"
+DescribeTags = "unlimited"
+[ec2.buckets.some]
+operations = ["RunInstances", "StartInstances"]
+rate = "1/s"
+[ec2.buckets.own]
+operations = ["DescribeVolumes"]
+unless = ["Filters"]
+each = true
+rate = "1/s"
+[iam]
+concurrency = 5
+[kms.quotas]
+Encrypt = "5/s"
+[s3]
+rate = "unlimited"
+[default]
+rate = "5/s"
+"""
+
+
+def figure(service, operation, queue=None, **more):
+    """One of the hub's figures."""
+    name = f"{service} eu-west-1" if queue is None else queue
+    return Figure(service, operation, "eu-west-1", None, name or None, bool(name), calls=1, **more)
+
+
+def names(entries):
+    """Name limits as --limit does."""
+    return [
+        entry.service + f".{entry.operation}" * bool(entry.operation) + f" {entry.bucket or ''}"
+        for entry in entries
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "paced"),
+    [
+        (figure("ec2", "DescribeImages"), True),  # by a pattern
+        (figure("ec2", "DescribeTags"), False),  # unlimited, whatever the pattern says
+        (figure("ec2", "CreateTags"), False),
+        (figure("ec2", "StartInstances"), True),  # by a bucket that is shared
+        (figure("ec2", "DescribeVolumes", lane="DescribeVolumes own"), True),
+        (figure("iam", "ListUsers"), True),
+        (figure("sts", "GetCallerIdentity"), True),  # by a bucket of the preset
+        (figure("kms", "Encrypt"), True),
+        (figure("s3", "GetObject"), False),
+        (figure("sqs", "SendMessage"), True),  # by the default
+        (figure("sqs", "SendMessage", queue=""), False),
+        (Figure("(others)", "(others)", None, None, None, paced=True, calls=1), True),
+    ],
+    ids=lambda one: getattr(one, "operation", None),
+)
+def test_calls_are_paced_by_a_limit_of_theirs(one, paced):
+    """A queue alone is none: one of its limits has to concern the call."""
+    assert [each.paced for each in judged([one], Registry.parse(FILE))] == [paced]
+
+
+def test_only_what_somebody_wrote_is_told():
+    """Of a preset and of quotas nothing is; of a file, each limit that no call came under."""
+    registry = Registry.parse(FILE)
+    assert len(list(registry)) > 200
+    assert names(unused([figure("sns", "Publish", "")], registry, dry_run=False)) == [
+        "ec2.Describe* ",
+        "ec2.DescribeVolumes ",
+        "ec2 some",
+        "ec2 own",
+        "iam ",
+        "default ",
+    ]
+    met = [
+        figure("ec2", "DescribeImages"),
+        figure("ec2", "DescribeVolumes", lane="DescribeVolumes own"),
+        figure("iam", "ListUsers"),
+    ]
+    assert names(unused(met, registry, dry_run=False)) == [
+        "ec2.DescribeVolumes ",
+        "ec2 some",
+        "default ",
+    ]
+    # In a dry run, parameters have chosen nothing: either is possible.
+    both = [figure("ec2", "DescribeVolumes"), figure("sqs", "SendMessage")]
+    assert names(unused(both, registry, dry_run=True)) == ["ec2.Describe* ", "ec2 some", "iam "]
+
+
+def test_nothing_is_told_of_what_was_summed_up():
+    """Calls of which the hub kept no record may have come under any limit."""
+    summed = Figure("(others)", "(others)", None, None, None, paced=True, calls=1)
+    assert unused([summed], Registry.parse(FILE), dry_run=False) == []
+
+
+def test_many_unused_limits_are_cut():
+    """The summary names eight, in lines of 80 columns, and counts the rest."""
+    options = [f"ec2.{name}=5/s" for name in (
+        "AcceptAddressTransfer", "AllocateAddress", "AttachVolume", "CopyImage", "CopySnapshot",
+        "CreateTags", "DeleteTags", "DescribeImages", "DescribeTags", "RunInstances",
+    )]  # fmt: skip
+    plan = Plan(
+        command=["scan"],
+        launch=Launch("/bin/scan", "scan", python=True),
+        registry=Registry.from_options(options),
+        limits={},
+        words=Words(None),
+        dry_run=False,
+        shared=None,
+        live=False,
+        grace=10.0,
+        allow_inactive=False,
+    )
+    process = Process(1, "python", "3.11.7", "1.43.117")
+    said = remarks(plan, Outcome(figures=[figure("ec2", "RunInstances")], processes=[process]))
+    assert max(map(len, said.splitlines())) <= 80 - len("aioapiqueue: ")
+    assert " ".join(said.split()) == (
+        "no call came under: ec2.AcceptAddressTransfer 5/s, ec2.AllocateAddress 5/s, "
+        "ec2.AttachVolume 5/s, ec2.CopyImage 5/s, ec2.CopySnapshot 5/s, ec2.CreateTags 5/s, "
+        "ec2.DeleteTags 5/s, ec2.DescribeImages 5/s, and 1 more"
+    )
+    assert not remarks(plan, Outcome(processes=[process]))  # no calls at all: it is said already
