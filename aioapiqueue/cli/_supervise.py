@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from aioapiqueue.cli._activation import Inactive
     from aioapiqueue.cli._launch import Launch
     from aioapiqueue.cli._shared import Shared
+    from aioapiqueue.cli._target import Target
     from aioapiqueue.hub import Figure, Process
     from aioapiqueue.registry import Registry
 
@@ -49,10 +50,14 @@ _LONGEST_SOCKET = 90  # bytes, the name in the directory not counted
 
 
 class Words:
-    """Where our own words go: to stderr, each line with our name before it, or to a file."""
+    """Where our own words go: to stderr, each line with our name before it, or to a file.
 
-    def __init__(self, log: Path | None) -> None:
-        self._file = log.open("a", encoding="utf-8") if log else None
+    Args:
+        log: the file; where it cannot be written any more, stderr takes its place.
+    """
+
+    def __init__(self, log: Target | None) -> None:
+        self._log = log
 
     def say(self, text: str) -> None:
         """Write some lines. A terminal that is gone is no reason to end a scan."""
@@ -61,11 +66,18 @@ class Words:
 
     def show(self, text: str) -> None:
         """Write a text as it is."""
+        if self._log is not None:
+            try:
+                self._log.write(text)
+            except OSError as error:
+                lost, self._log = self._log, None
+                self.say(f"--log: {lost.path} cannot be written any more: {error.strerror}")
+            else:
+                return
         with contextlib.suppress(OSError, ValueError):
-            file = self._file or sys.stderr
-            if file is not None:  # Python has none where it was closed, as by `2>&-`
-                file.write(text)
-                file.flush()
+            if sys.stderr is not None:  # Python has none where it was closed, as by `2>&-`
+                sys.stderr.write(text)
+                sys.stderr.flush()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,7 @@ from aioapiqueue.cli._report import (
     verdict,
 )
 from aioapiqueue.cli._shared import SHARED_VARIABLE, Shared
+from aioapiqueue.cli._target import Target, Unwritable
 from aioapiqueue.cli._words import wrapped
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.integrations._redis_url import read_address
@@ -163,14 +164,13 @@ def run(
         launch = examine(command)
     except NotStarted as error:
         _refuse(str(error), error.code)
-    _writable("--json", json_file)
-    _writable("--log", log)
+    figures, words = _targets(json_file, log)
     plan = Plan(
         command=command,
         launch=launch,
         registry=registry,
         limits=in_words(registry),
-        words=Words(log),
+        words=Words(words),
         dry_run=dry_run,
         shared=through,
         live=not no_live and log is None and Foot.possible(2),
@@ -179,10 +179,10 @@ def run(
     )
     if nothing:
         plan.words.say(wrapped(_NO_LIMIT))
-    raise typer.Exit(_run(plan, json_file))
+    raise typer.Exit(_run(plan, figures))
 
 
-def _run(plan: Plan, json_file: Path | None) -> int:
+def _run(plan: Plan, figures: Target | None) -> int:
     from aioapiqueue.cli._supervise import supervise  # noqa: PLC0415 - as above
 
     plan.words.say(opening(plan))
@@ -190,18 +190,18 @@ def _run(plan: Plan, json_file: Path | None) -> int:
         outcome = asyncio.run(supervise(plan))
     except NotStarted as error:
         plan.words.say(str(error))
+        if figures:
+            figures.discard()
         return error.code
     code = verdict(plan, outcome)
     plan.words.say(headline(plan, outcome, code))
     plan.words.show(tables(plan, outcome))
     plan.words.say(remarks(plan, outcome))
-    if json_file:
+    if figures:
         try:
-            text = json.dumps(report(plan, outcome, code), indent=2)
-            json_file.write_text(f"{text}\n", "utf-8")
+            figures.write(json.dumps(report(plan, outcome, code), indent=2) + "\n")
         except OSError as error:
-            plan.words.say(f"--json: {json_file} cannot be written: {error.strerror}")
-            return code or _USAGE
+            plan.words.say(f"--json: {figures.path} cannot be written: {error.strerror}")
     return code
 
 
@@ -271,10 +271,19 @@ def _registry(
     return registry
 
 
-def _writable(option: str, path: Path | None) -> None:
-    """Refuse a path that could not be written, before the program runs rather than after it."""
-    if path and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
-        _refuse(f"{option}: {path} cannot be written")
+def _targets(json_file: Path | None, log: Path | None) -> tuple[Target | None, Target | None]:
+    """Open the files that are written; refuse one before the program runs rather than after it."""
+    figures = words = None
+    option = "--json"
+    try:
+        figures = None if json_file is None else Target(json_file)
+        option = "--log"
+        words = None if log is None else Target(log, append=True)
+    except Unwritable as error:
+        if figures is not None:
+            figures.discard()
+        _refuse(f"{option}: {error}; nothing was started")
+    return figures, words
 
 
 def _refuse(why: str, code: int = _USAGE) -> NoReturn:

@@ -53,17 +53,6 @@ def test_each_problem_is_told_once(quiet_run, python, tmp_path):
     assert "empty.toml: it says no limit" in ended.words
 
 
-def test_file_that_cannot_be_written_is_refused_before_the_start(quiet_run, python, tmp_path):
-    """--log and --json are looked at before the program runs, not after it."""
-    for option in ("--log", "--json"):
-        for path in (tmp_path, tmp_path / "no" / "file"):
-            ended = quiet_run(
-                "--limit", "ec2=1/s", option, path, "--", python, "-c", "print('started')"
-            )
-            assert (ended.code, ended.out) == (2, b"")
-            assert ended.words == f"{option}: {path} cannot be written"
-
-
 def test_grace_is_some_time(quiet_run, python):
     """No time at all to activate would stop any program: refused."""
     options = ("--limit", "ec2=1/s", "--grace", "0", "--", python, "-c", "print('started')")

@@ -1,0 +1,173 @@
+"""Where --json and --log go: refused before the program starts, and not lost after it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import threading
+
+import pytest
+from typer.testing import CliRunner
+
+from aioapiqueue.cli._app import app
+from aioapiqueue.cli._target import Target, Unwritable
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(os.name != "posix", reason="needs Unix domain sockets"),
+]
+
+OPTIONS = ("--json", "--log")
+
+
+def missing(path):
+    """Return the path of a file in a folder that is not there."""
+    return path / "no" / "file"
+
+
+def dangling(path):
+    """Return a link to such a file."""
+    (path / "link").symlink_to("no/file")
+    return path / "link"
+
+
+def unread(path):
+    """Return a pipe that nobody reads."""
+    os.mkfifo(path / "pipe")
+    return path / "pipe"
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: path, "Is a directory"),
+        (missing, "there is no folder {path}/no"),
+        (dangling, "it is a link that leads nowhere (no/file)"),
+        (unread, "nobody reads this pipe; start its reader before"),
+        (lambda _: "/dev/full", "No space left on device"),
+    ],
+    ids=["folder", "missing", "dangling", "pipe", "full"],
+)
+def test_unwritable_target_starts_nothing(make, says, python, tmp_path):
+    """It is found out before the program starts: words, exit code 2, and no file is left."""
+    target = make(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for option, other in (OPTIONS, OPTIONS[::-1]):
+        command = ["run", "--limit", "ec2=1/s", option, str(target), other, str(tmp_path / "good")]
+        program = f"open({str(tmp_path / 'started')!r}, 'w')"
+        told = CliRunner().invoke(app, [*command, "--", python, "-c", program])
+        assert (told.exit_code, told.stdout) == (2, "")
+        assert told.stderr == (
+            f"aioapiqueue: {option}: {target} cannot be written: "
+            f"{says.format(path=tmp_path)}; nothing was started\n"
+        )
+        assert sorted(tmp_path.iterdir()) == before
+
+
+def test_target_of_somebody_else_is_refused(tmp_path):
+    """A file that this user may not write is one that cannot be written."""
+    path = tmp_path / "file"
+    path.write_text("kept")
+    path.chmod(0o444)
+    with contextlib.ExitStack() as stack:
+        if not os.geteuid():
+            stack.callback(os.seteuid, 0)
+            os.seteuid(65534)
+        with pytest.raises(Unwritable, match="cannot be written: Permission denied"):
+            Target(path)
+    assert path.read_text() == "kept"
+
+
+def test_full_disk_is_found_out(tmp_path):
+    """Where there is no room for a byte more, a new file is refused, and taken away."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(Unwritable, match="cannot be written: File too large"):
+            Target(tmp_path / "file")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_target_is_replaced_or_appended_to(tmp_path):
+    """What was there stays until figures take its place; a log's words come after it."""
+    for append, expected in ((False, "new"), (True, "what was there, and more\nnew")):
+        path = tmp_path / "file"
+        path.write_text("what was there, and more\n")
+        target = Target(path, append=append)
+        assert path.read_text() == "what was there, and more\n"
+        target.write("new")
+        target.discard()
+        assert path.read_text() == expected
+
+
+def test_pipe_with_a_reader_gets_all(quiet_run, python, tmp_path):
+    """A pipe that is read works for both, the whole run long."""
+    read = {}
+
+    def reader(option):
+        read[option] = (tmp_path / option[2:]).read_text()
+
+    threads = []
+    for option in OPTIONS:
+        os.mkfifo(tmp_path / option[2:])
+        threads.append(threading.Thread(target=reader, args=[option]))
+        threads[-1].start()
+    options = [part for option in OPTIONS for part in (option, tmp_path / option[2:])]
+    ended = quiet_run("--limit", "ec2=1/s", *options, "--", python, "-c", "print('ran')")
+    for thread in threads:
+        thread.join(60)
+    assert (ended.code, ended.out, ended.err) == (0, b"ran\n", b"")
+    assert json.loads(read["--json"])["exit_code"] == 0
+    assert "with exit code 0" in read["--log"]
+
+
+def test_targets_of_a_shell_work(quiet_run, python, tmp_path):
+    """/dev/null, /dev/stdout, and bash's process substitution are files like others."""
+    arguments = quiet_run.arguments("--limit", "ec2=1/s", "--log", "/dev/null", "--json")
+    run, program = shlex.join(arguments), shlex.join(["--", python, "-c", "print('ran')"])
+    for text in (
+        f"{run} /dev/stdout {program}",
+        f"{run} /dev/stderr {program} 2>&1 >/dev/stdout",
+        f"{run} /dev/stdout {program} > {tmp_path}/out; cat {tmp_path}/out",
+        f"""{run} >(cat > {tmp_path}/json; echo x > {tmp_path}/done) {program}
+        until [ -s {tmp_path}/done ]; do sleep 0.05; done
+        cat {tmp_path}/json""",
+    ):
+        done = subprocess.run(
+            [shutil.which("bash"), "-c", text],
+            env=quiet_run.environment(),
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b""), text
+        said, _, figures = done.stdout.partition(b"\n")
+        assert said == b"ran"
+        assert json.loads(figures)["exit_code"] == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/proc"), reason="needs prlimit")  # noqa: PTH110
+def test_target_that_becomes_full_costs_no_exit_code(quiet_run, python, tmp_path):
+    """Full only once the program runs: its exit code stays, and stderr says what is lost."""
+    program = quiet_run.plain("""
+        import resource
+        resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (0, 0))
+        sys.exit(int(sys.argv[1]))
+    """)
+    for code in (0, 7):
+        log, figures = tmp_path / "log", tmp_path / "figures.json"
+        options = ("--limit", "ec2=1/s", "--log", log, "--json", figures)
+        ended = quiet_run(*options, "--", python, program, code)
+        assert ended.code == code
+        assert f"--log: {log} cannot be written any more: File too large" in ended.words
+        assert f"with exit code {code}" in ended.words
+        assert f"--json: {figures} cannot be written: File too large" in ended.words
+        assert "paced: ec2 at 1/s" in log.read_text()
