@@ -490,4 +490,4 @@ def test_a_region_is_needed(tmp_path):
     """Without a Region in the environment or an option, it says so and exits with 1."""
     told = run("discover", "--service", "ec2", cwd=tmp_path)
     assert told.returncode == 1
-    assert "region" in told.stderr
+    assert "--region" in told.stderr

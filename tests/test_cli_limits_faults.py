@@ -6,14 +6,16 @@ import contextlib
 import json
 import os
 import re
+import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from aioapiqueue.cli import limits
+from aioapiqueue.cli import _discover, limits
 from aioapiqueue.cli._app import app
 from aioapiqueue.cli._discover import read_quotas, to_toml
 from aioapiqueue.registry import Registry
@@ -25,26 +27,34 @@ class _Answers(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self):
-        """Answer everything alike."""
+        """Answer everything alike: with bytes, or as a function has it."""
         self.rfile.read(int(self.headers["Content-Length"]))
+        if callable(self.server.behaviour):
+            self.server.behaviour(self)
+        else:
+            self.answer(self.server.behaviour)
+
+    def answer(self, text):
+        """Send a document."""
         self.send_response(200)
         self.send_header("Content-Type", "application/x-amz-json-1.1")
-        self.send_header("Content-Length", str(len(self.server.answer)))
+        self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.wfile.write(self.server.answer)
+        self.wfile.write(text)
 
     def log_message(self, *_):
         """Stay silent."""
 
 
 @contextlib.contextmanager
-def answering(answer):
+def answering(behaviour):
     """Serve one answer to all calls on a free port of loopback; yield the URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
-        server.answer = answer
+        server.behaviour, server.pages, server.over = behaviour, 0, threading.Event()
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.over.set()
         server.shutdown()
         thread.join()
 
@@ -74,7 +84,21 @@ def quota(name, value):
     return {"QuotaCode": name, "QuotaName": name, "Value": value, "Adjustable": True}
 
 
-@pytest.mark.parametrize("answer", [b"<html>Please log in</html>", b"{}"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>Please log in</html>",
+        b"{}",
+        b"null",
+        b"[]",
+        b'"abc"',
+        b'{"Quotas": 5}',
+        b'{"Quotas": [1]}',
+        b'{"Quotas": [{"QuotaCode": "L-1", "Period": 3}]}',
+        b'{"Quotas": ' + b"[" * 100_000,
+    ],
+    ids=lambda answer: answer[:24].decode(),
+)
 def test_another_server_is_not_taken_for_service_quotas(discover, tmp_path, answer):
     """What a proxy answers in its place, with status 200, is said to be no answer."""
     with answering(answer) as url:
@@ -83,6 +107,80 @@ def test_another_server_is_not_taken_for_service_quotas(discover, tmp_path, answ
     assert "what answers in the place of Service Quotas is something else" in told.stderr
     assert "Nothing was written." in told.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_codes_that_are_none_are_left_out(discover, tmp_path):
+    """A quota whose code is a list, or whose fields have other types, does no harm."""
+    odd = {"QuotaCode": "L-1", "QuotaName": 5, "Value": "x"}
+    with answering(json.dumps({"Quotas": [{"QuotaCode": ["x"]}, odd]}).encode()) as url:
+        told = discover(AWS_ENDPOINT_URL=url)
+    assert told.exit_code == 0, told.stderr
+    assert "Traceback" not in told.stderr
+    assert Registry.parse(told.stdout)
+
+
+def more(handler):
+    """Answer each page with the token of another one."""
+    handler.server.pages += 1
+    page = {"Quotas": [], "NextToken": f"page {handler.server.pages}"}
+    handler.answer(json.dumps(page).encode())
+
+
+def drip(handler):
+    """Send a byte now and then, so that no single read takes long."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while not handler.server.over.wait(0.1):
+            handler.wfile.write(b" ")
+
+
+def test_listing_without_end_is_given_up(discover, tmp_path, monkeypatch):
+    """A server that always has one more page: words, exit code 1, and nothing is written."""
+    monkeypatch.setattr(_discover, "_MOST_PAGES", 7)
+    with answering(more) as url:
+        told = discover("--write", "limits.toml", AWS_ENDPOINT_URL=url)
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "has no end: more than 7 pages of ec2's quotas; see which endpoint" in told.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("behaviour", [more, drip], ids=["pages", "drip"])
+def test_time_of_all_together_is_bounded(discover, tmp_path, behaviour):
+    """Where each answer is in time and the end never comes, --timeout ends it, with its remedy."""
+    began = time.monotonic()
+    with answering(behaviour) as url:
+        told = discover("--timeout", "1.5", "--write", "limits.toml", AWS_ENDPOINT_URL=url)
+    assert 1.5 <= time.monotonic() - began < 15
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "has not answered all within 1.5 s: ask of fewer services (--service" in told.stderr
+    assert "give it more time (--timeout)" in told.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "inf", "nan", "５"])  # noqa: RUF001
+def test_timeout_is_some_time(discover, seconds):
+    """No time, or no end of it, is refused before anybody is asked."""
+    told = discover("--timeout", seconds, COLUMNS="200")
+    assert told.exit_code == 2
+    assert f"'--timeout': '{seconds}' is no" in told.stderr
+
+
+def test_missing_library_is_told_for_pipx_too(discover, monkeypatch):
+    """Whoever installed by pipx gets the command that works there."""
+    monkeypatch.setitem(sys.modules, "aiobotocore.config", None)
+    told = discover()
+    assert told.exit_code == 1
+    assert 'needs aiobotocore: pip install "aioapiqueue[aws,cli]"' in told.stderr
+    assert "(with pipx: pipx inject aioapiqueue aiobotocore)" in told.stderr
+
+
+def test_missing_region_is_told_with_its_option(discover):
+    """Without a Region in the environment, the option that names one is told."""
+    told = discover("--region", "")
+    assert (told.exit_code, told.stdout) == (1, "")
+    assert "of which Region? There is none in the environment: --region eu-west-1" in told.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from aioapiqueue.cli._limits_table import say
 from aioapiqueue.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 
     from aioapiqueue._limits.presets import Figure
 
@@ -66,6 +67,10 @@ _A_RATE = re.compile(
 _LEAST, _MOST = 1e-9, 1e11  # what limits.toml can say, and more than any quota of a rate has
 _TIMEOUT = 20
 _ATTEMPTS = 3
+_MOST_PAGES = 500  # of one listing: EC2's two have some 20 of 100 quotas each
+# What botocore raises where JSON is something else than it expects.
+_MISREAD = (AttributeError, LookupError, TypeError, RecursionError)
+_SOMETHING_ELSE = "what answers in the place of Service Quotas is something else"
 
 
 class NotAsked(Exception):  # noqa: N818 - what happened, not what kind of error it is
@@ -107,7 +112,7 @@ class Found:
     others: int = 0
 
 
-async def ask(services: Sequence[str], *, region: str | None) -> Answers:
+async def ask(services: Sequence[str], *, region: str | None, patience: float) -> Answers:
     """Return the quotas of services as they apply to the account, or as AWS has them by default.
 
     It paces itself, to a share of what is published of Service Quotas.
@@ -115,9 +120,11 @@ async def ask(services: Sequence[str], *, region: str | None) -> Answers:
     Args:
         services: some of `SERVICES`.
         region: whose quotas; default: that of the environment.
+        patience: seconds for all of it together.
 
     Raises:
-        NotAsked: no permission, no network, no credentials, throttled; or it knows none of them.
+        NotAsked: no permission, no network, no credentials, throttled; it knows none of them, or
+            has not answered in time.
     """
     try:
         from aiobotocore.config import AioConfig  # type: ignore[import-untyped] # noqa: PLC0415
@@ -127,6 +134,7 @@ async def ask(services: Sequence[str], *, region: str | None) -> Answers:
         from botocore.exceptions import (  # type: ignore[import-untyped] # noqa: PLC0415
             BotoCoreError,
             ClientError,
+            NoRegionError,
         )
         from botocore.parsers import (  # type: ignore[import-untyped] # noqa: PLC0415
             ResponseParserError,
@@ -134,7 +142,10 @@ async def ask(services: Sequence[str], *, region: str | None) -> Answers:
 
         from aioapiqueue.integrations.aiobotocore import pace_session  # noqa: PLC0415
     except ImportError as error:
-        raise NotAsked(f'this needs {error.name}: pip install "aioapiqueue[aws,cli]"') from None
+        raise NotAsked(
+            f'this needs {str(error.name).partition(".")[0]}: pip install "aioapiqueue[aws,cli]" '
+            "(with pipx: pipx inject aioapiqueue aiobotocore)"
+        ) from None
     registry = Registry.parse(f'[service-quotas]\npreset = "aws"\nshare = "{DEFAULT_SHARE:.0%}"')
     config = AioConfig(
         connect_timeout=_TIMEOUT,
@@ -145,6 +156,7 @@ async def ask(services: Sequence[str], *, region: str | None) -> Answers:
         session = get_session()
         pace_session(session, {"service-quotas": registry})  # it reads the user's profile
         async with (
+            asyncio.timeout(patience),
             registry,
             session.create_client("service-quotas", region_name=region, config=config) as client,
         ):
@@ -155,8 +167,17 @@ async def ask(services: Sequence[str], *, region: str | None) -> Answers:
                 except client.exceptions.NoSuchResourceException as error:
                     # Not every service has quotas in every Region: the others may have.
                     answers.unknown[one] = _why(error)
+    except TimeoutError:
+        raise NotAsked(
+            f"Service Quotas has not answered all within {patience:g} s: ask of fewer services "
+            "(--service ec2), or give it more time (--timeout)"
+        ) from None
     except ClientError as error:
         raise NotAsked(_why(error)) from None
+    except NoRegionError:
+        raise NotAsked(
+            "of which Region? There is none in the environment: --region eu-west-1"
+        ) from None
     except (BotoCoreError, ResponseParserError, OSError, ValueError) as error:
         raise NotAsked(f"Service Quotas cannot be asked: {error}") from None
     if not answers.quotas:
@@ -174,20 +195,41 @@ async def _quotas(client: Any, code: str) -> list[Quota]:  # noqa: ANN401 - boto
         if "Value" in quota:
             found[quota["QuotaCode"]] = quota
         elif quota["QuotaCode"] not in found:
-            answer = await client.get_aws_default_service_quota(
-                ServiceCode=code, QuotaCode=quota["QuotaCode"]
-            )
+            own = {"ServiceCode": code, "QuotaCode": quota["QuotaCode"]}
+            answer = await _read(client.get_aws_default_service_quota(**own))
             found[quota["QuotaCode"]] = answer.get("Quota", quota)
     return list(found.values())
 
 
 async def _pages(client: Any, method: str, code: str) -> AsyncIterator[Quota]:  # noqa: ANN401
-    async for page in client.get_paginator(method).paginate(ServiceCode=code):
-        if "Quotas" not in page:  # a proxy, or a page that asks for a login: with status 200
-            raise NotAsked("what answers in the place of Service Quotas is something else")
+    """Yield the quotas that a listing has."""
+    pages = aiter(client.get_paginator(method).paginate(ServiceCode=code))
+    for _ in range(_MOST_PAGES):
+        page = await _read(anext(pages, None))
+        if page is None:
+            return
+        # A proxy, or a page that asks for a login: with status 200.
+        if not isinstance(page.get("Quotas"), list):
+            raise NotAsked(_SOMETHING_ELSE)
         for quota in page["Quotas"]:
-            if "QuotaCode" in quota:
+            if isinstance(quota.get("QuotaCode"), str):
                 yield quota
+    raise NotAsked(
+        f"what answers in the place of Service Quotas has no end: more than {_MOST_PAGES} pages "
+        f"of {code}'s quotas; see which endpoint is asked (AWS_ENDPOINT_URL, a proxy)"
+    )
+
+
+async def _read(answer: Awaitable[Any]) -> Any:  # noqa: ANN401 - as botocore has it
+    """Return what botocore makes of an answer.
+
+    Raises:
+        NotAsked: it can make nothing of it.
+    """
+    try:
+        return await answer
+    except _MISREAD as error:
+        raise NotAsked(f"{_SOMETHING_ELSE} ({type(error).__name__})") from None
 
 
 def _why(error: Any) -> str:  # noqa: ANN401 - a ClientError

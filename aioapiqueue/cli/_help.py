@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from aioapiqueue.cli._words import wrapped
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Command", "Group", "Launcher", "NoCheck", "number", "whole"]
+__all__ = ["Command", "Group", "Launcher", "NoCheck", "number", "seconds", "whole"]
 
 NoCheck = Annotated[
     bool,
@@ -37,6 +38,14 @@ def number(text: str | float) -> float:
         if str(text).isascii():
             return float(text)
     raise typer.BadParameter(f"{text!r} is not a number: write one in digits from 0 to 9")
+
+
+def seconds(text: str | float) -> float:
+    """Read an option's time, as `number` does: above 0, and finite."""
+    value = number(text)
+    if not 0 < value < math.inf:
+        raise typer.BadParameter(f"{text!r} is no time: write a number of seconds above 0")
+    return value
 
 
 def whole(text: str | int) -> int:

@@ -16,7 +16,7 @@ from aioapiqueue._limits import names as _names
 from aioapiqueue._limits.presets import DEFAULT_SHARE, figures, read_share
 from aioapiqueue._limits.report import Report, printable, quoted
 from aioapiqueue.cli._discover import SERVICES, Found, NotAsked, ask, read_quotas, to_toml
-from aioapiqueue.cli._help import Command, Group, NoCheck
+from aioapiqueue.cli._help import Command, Group, NoCheck, seconds
 from aioapiqueue.cli._limits_table import as_json, show
 from aioapiqueue.cli._words import counted
 from aioapiqueue.exceptions import LimitsError
@@ -29,6 +29,7 @@ app = typer.Typer(name="limits", cls=Group, rich_markup_mode="markdown")
 _USAGE = 2
 _FAILED = 1
 _WIDTH = 80
+_PATIENCE = 600  # seconds; enough for 3,000 calls at the pace that Service Quotas bears
 
 _Service = Annotated[
     list[str] | None,
@@ -123,6 +124,12 @@ def discover(
         str | None,
         typer.Option(metavar="PERCENT", help="Of what AWS grants or publishes. Default 50%."),
     ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", parser=seconds, help="How long Service Quotas may take for it all."
+        ),
+    ] = _PATIENCE,
 ) -> None:
     """Ask Service Quotas which request rates AWS grants this account; write a limits.toml.
 
@@ -130,8 +137,8 @@ def discover(
     lowered ones. What it could not map to operations goes to standard error. It needs the
     credentials that boto3 would use, with the permission to list quotas, and paces itself.
 
-    Exits with 1, and writes nothing, without permission or network, or if it is throttled; with 2
-    if an option makes no sense.
+    Exits with 1, and writes nothing, without permission or network, if it is throttled, or if there
+    is no end to it (500 pages of a listing, or --timeout); with 2 if an option makes no sense.
     """
     part = _share(share)
     services = [_names.canonical(one) for one in service or SERVICES]
@@ -148,7 +155,7 @@ def discover(
             _refuse(f"--write: {write} cannot be written: there is no such folder, or not for you")
     region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     try:
-        answers = asyncio.run(ask(services, region=region))
+        answers = asyncio.run(ask(services, region=region, patience=timeout))
     except NotAsked as error:
         _refuse(f"{printable(str(error))}. Nothing was written.", _FAILED)
     found = [read_quotas(one, quotas) for one, quotas in answers.quotas.items()]
