@@ -88,7 +88,8 @@ class Registry:
             their queues the same names. Default: the limits hold for this registry alone.
 
     Raises:
-        LimitsError: a limit or a service's name makes no sense; all problems in one error.
+        LimitsError: a limit makes no sense, or there is no such service or operation; all problems
+            in one error.
     """
 
     def __init__(

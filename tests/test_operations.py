@@ -13,10 +13,12 @@ from typer.testing import CliRunner
 
 from aioapiqueue._limits import names
 from aioapiqueue.cli._app import app
+from aioapiqueue.presets import operations as operations_
 from aioapiqueue.presets.operations import OPERATIONS
+from aioapiqueue.presets.services import BOTOCORE
 from aioapiqueue.registry import LimitsError, Registry, ServiceLimits
 
-NEWER = "(one newer than botocore 1.44.8: say check = false in its table of limits.toml, "
+NEWER = f"(one newer than botocore {BOTOCORE}: say check = false in its table of limits.toml, "
 UNKNOWN = (
     "ec2 has no operation 'DescribeSnapshotAttribut'; did you mean 'DescribeSnapshotAttribute'?"
 )
@@ -55,12 +57,18 @@ def test_list_is_in_order():
     for service, operations in newer.items():
         assert not set(operations) & set(known.get(service, ()))
         assert set(operations) <= names.operations(service)
-    assert set(known) | set(newer) == names.NAMES
+    different = (set(known) | set(newer)) ^ names.NAMES
+    assert not different, f"aioapiqueue/presets/services.py is of another botocore: {different}"
+    assert f"only botocore {BOTOCORE} has" in operations_.__doc__
 
 
 WITHOUT_BOTOCORE = """
 import sys
-sys.modules["botocore"] = None
+sys.modules["botocore"] = None  # importing it fails
+import importlib.util
+importlib.util.find_spec = lambda name, find=importlib.util.find_spec: (
+    None if name == "botocore" else find(name)
+)
 from aioapiqueue.__main__ import main
 main()
 """
@@ -117,6 +125,23 @@ def test_mistyped_file_does_not_pass(tmp_path):
     ]  # fmt: skip
     told = without_botocore("limits", "check", "--no-check", path)
     assert (told.returncode, told.stderr) == (0, "")
+
+
+@pytest.mark.real
+def test_parameters_that_were_not_checked_are_told(tmp_path):
+    """Only botocore has their names: without it, `limits check` does not vouch for them."""
+    path = tmp_path / "limits.toml"
+    path.write_text(
+        'preset = "aws"\n[ec2.buckets.some]\noperations = ["RunInstances"]\nrate = "1/s"\n'
+        'cost = {RunInstances = "MaxCuont"}\n'
+    )
+    told = without_botocore("limits", "check", path)
+    assert told.returncode == 0
+    assert told.stderr == (
+        f"aioapiqueue: {path}, line 2: some: the names of its parameters were not looked up, as "
+        "that needs botocore: pip install botocore (with pipx: pipx inject aioapiqueue botocore)\n"
+    )
+    assert without_botocore("limits", "check", "--no-check", path).stderr == ""
 
 
 def test_code_gets_the_same_check():

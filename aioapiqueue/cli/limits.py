@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import importlib.util
 import json
 import os
 from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -21,6 +22,9 @@ from aioapiqueue.cli._limits_table import as_json, show
 from aioapiqueue.cli._words import counted
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry
+
+if TYPE_CHECKING:
+    from aioapiqueue.registry import InForce
 
 __all__ = ["app", "check", "discover", "limits"]
 
@@ -102,9 +106,24 @@ def check(
     if not entries:  # `run` refuses it, too
         _refuse(f"{file}: it says no limit; see docs/limits.md", _FAILED)
     services = len({entry.service for entry in entries})
+    if not no_check and importlib.util.find_spec("botocore") is None:
+        for entry in entries:
+            if entry.share is None and _has_parameters(entry):
+                _say(
+                    f"{entry.source}: {entry.bucket}: the names of its parameters were not looked "
+                    "up, as that needs botocore: pip install botocore (with pipx: pipx inject "
+                    "aioapiqueue botocore)"
+                )
     typer.echo(
         f"{file}: nothing is wrong with it: {counted(len(entries), 'limit')} of "
         f"{counted(services, 'service')}"
+    )
+
+
+def _has_parameters(entry: InForce) -> bool:
+    bucket = entry.members
+    return bucket is not None and bool(
+        bucket.unless or any(cost.parameter for cost in bucket.cost.values())
     )
 
 
