@@ -518,16 +518,16 @@ def test_a_registry_prints_what_it_paces():
 
 async def test_queues_at_rest_are_forgotten():
     """What nobody uses, and owes nobody a wait, is given up; whatever else is there stays."""
-    limits = {"rate": "10/s", "lanes": {"ListKeys": "1/min"}}
+    limits = {"rate": "10/s", "lanes": {"DescribeVolumes": "1/min"}}
     registry = Registry({"ec2": limits, "iam": "1/s", "sts": "1/s"})
-    ec2, iam, sts = (registry.find(name, "ListKeys") for name in ("ec2", "iam", "sts"))
+    ec2, iam, sts = (registry.find(name, "DescribeVolumes") for name in ("ec2", "iam", "sts"))
     assert registry.forget_idle(keep={ec2, iam, sts}) == []
     assert registry.forget_idle(keep={ec2, iam}) == [sts]
-    assert registry.find("sts", "ListKeys") is not sts
-    with ec2.try_slot(key="ListKeys"), iam.try_slot():
+    assert registry.find("sts", "DescribeVolumes") is not sts
+    with ec2.try_slot(key="DescribeVolumes"), iam.try_slot():
         await asyncio.sleep(2)
-        assert registry.forget_idle(keep={registry.find("sts", "ListKeys")}) == []  # they run
-    assert registry.forget_idle(keep={registry.find("sts", "ListKeys")}) == [iam]
+        assert registry.forget_idle(keep={registry.find("sts", "DescribeVolumes")}) == []  # they run
+    assert registry.forget_idle(keep={registry.find("sts", "DescribeVolumes")}) == [iam]
     await asyncio.sleep(57.9)
     assert not ec2.at_rest  # its lane owes a wait
     ec2.pause()
@@ -536,7 +536,7 @@ async def test_queues_at_rest_are_forgotten():
     ec2.resume()
     await asyncio.sleep(1)
     assert ec2.at_rest
-    waiting = [ec2.enqueue(key="ListKeys") for _ in range(2)]
+    waiting = [ec2.enqueue(key="DescribeVolumes") for _ in range(2)]
     waiting[0].result().release()
     assert not ec2.at_rest
     waiting[1].cancel()
