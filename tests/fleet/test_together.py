@@ -442,18 +442,18 @@ async def test_all_keys_expire(valkey, name):
 
 @pytest.mark.parametrize("say", ["throttled", "hold", "pause", "settle", "set_rate", "cost"])
 async def test_all_keys_expire_whatever_figure_is_given(valkey, name, say):
-    """Also one that no server takes as a TTL; it wedges nobody but those whom it holds."""
+    """Also the largest that there is; it wedges nobody but those whom it holds."""
     async with fleet(2, valkey, name, "50/s") as (one, other):
         slot = await one.queue.enqueue()
         await asyncio.sleep(1)
         valkey.sync().delete(*keys_of(valkey, name))  # as after an idle while
         says = {
-            "throttled": lambda: slot.throttled(1e20),
-            "hold": lambda: one.queue.hold(1e20),
-            "pause": lambda: one.queue.pause(1e20),
-            "settle": lambda: slot.settle(1e20),
-            "set_rate": lambda: one.queue.set_rate(Rate(1, per=1e20)),
-            "cost": lambda: one.queue.enqueue(cost=1e20),
+            "throttled": lambda: slot.throttled(1e9),
+            "hold": lambda: one.queue.hold(1e9),
+            "pause": lambda: one.queue.pause(1e9),
+            "settle": lambda: slot.settle(1e15),
+            "set_rate": lambda: one.queue.set_rate(Rate(1, per=1e9)),
+            "cost": lambda: one.queue.enqueue(cost=1e15),
         }
         said = says[say]()
         await asyncio.sleep(0.5)
