@@ -15,6 +15,8 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
 
 PYTHONS = ["3.11", "3.12", "3.13"]
+ALL = ("--numprocesses=2", "--dist=loadfile")
+"""All tests run in two processes, as many wait for time to pass. Not in more: some measure it."""
 
 
 def set_up(session: nox.Session, *groups: str, editable: bool = True) -> None:
@@ -40,14 +42,14 @@ def set_up(session: nox.Session, *groups: str, editable: bool = True) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on the Python that nox runs on, without those marked slow."""
     set_up(session, "test", editable=False)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *(session.posargs or ALL))
 
 
 @nox.session(python=PYTHONS)
 def tests_all(session: nox.Session) -> None:
     """Run the tests on every supported Python; nox reports those it can neither find nor get."""
     set_up(session, "test", editable=False)
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *(session.posargs or ALL))
 
 
 @nox.session

@@ -526,7 +526,9 @@ async def test_queues_at_rest_are_forgotten():
     assert registry.find("sts", "DescribeVolumes") is not sts
     with ec2.try_slot(key="DescribeVolumes"), iam.try_slot():
         await asyncio.sleep(2)
-        assert registry.forget_idle(keep={registry.find("sts", "DescribeVolumes")}) == []  # they run
+        assert (
+            registry.forget_idle(keep={registry.find("sts", "DescribeVolumes")}) == []
+        )  # they run
     assert registry.forget_idle(keep={registry.find("sts", "DescribeVolumes")}) == [iam]
     await asyncio.sleep(57.9)
     assert not ec2.at_rest  # its lane owes a wait

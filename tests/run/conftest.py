@@ -7,10 +7,12 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
@@ -150,10 +152,9 @@ class Ended:
 class Runner:
     """Starts `python -m aioapiqueue run`, with an empty folder for its temporary files."""
 
-    def __init__(self, folder, aws_url):
+    def __init__(self, folder, temporary, aws_url):
         self.folder = folder
-        self.temporary = folder / "tmp"
-        self.temporary.mkdir()
+        self.temporary = temporary
         self._begun = folder / "begun"
         self._url = aws_url
 
@@ -220,15 +221,22 @@ class Runner:
 
 
 @pytest.fixture
-def run(tmp_path, aws):
-    """Run `aioapiqueue run`."""
-    return Runner(tmp_path, aws.url)
+def temporary():
+    """Give an empty folder with a short path, as a socket's has to be; pytest's own are long."""
+    with tempfile.TemporaryDirectory(prefix="run-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
-def quiet_run(tmp_path):
+def run(tmp_path, temporary, aws):
+    """Run `aioapiqueue run`."""
+    return Runner(tmp_path, temporary, aws.url)
+
+
+@pytest.fixture
+def quiet_run(tmp_path, temporary):
     """Run it on programs that call nobody."""
-    return Runner(tmp_path, "http://127.0.0.1:9")
+    return Runner(tmp_path, temporary, "http://127.0.0.1:9")
 
 
 @pytest.fixture

@@ -481,10 +481,10 @@ def test_help_fits_a_terminal(quiet_run):
         assert expected in text
 
 
-def test_hub_that_cannot_be_opened_starts_nothing(quiet_run, python, tmp_path):
+def test_hub_that_cannot_be_opened_starts_nothing(quiet_run, python, temporary):
     """Without a folder for the socket there is no run: said, exit code 2."""
     options = ("--limit", "ec2=1/s", "--", python, "-c", "print('started')")
-    blocker = tmp_path / "file"
+    blocker = temporary / "file"
     blocker.write_text("")
     code = f"import tempfile; tempfile.tempdir = {str(blocker)!r}\n"
     code += "from aioapiqueue.__main__ import main; main()"
