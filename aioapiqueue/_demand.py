@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import time
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue._authority import EARLY
 from aioapiqueue._leases import NO_KEY, Lease, Line
 from aioapiqueue._rate import Rate, Window
+from aioapiqueue._waiters import SHARED, Rank
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -53,7 +54,6 @@ class Want(NamedTuple):
     number: int
 
 
-Rank = tuple[float, float]
 _LAST: Rank = (math.inf, math.inf)
 
 
@@ -93,9 +93,9 @@ class Demand:
         self._costs = (math.inf, 0.0)
         """The lowest and the highest cost of those who have come since nobody waited."""
         self._hungry: dict[Hashable, Rank] = {}
-        """Lanes to ask for now, each by the rank of its first caller. Like `_later` it may name a
-        lane that needs nothing, or rank it too early, which is found out when its turn comes: so no
-        step looks at all lanes."""
+        """Lanes to ask for now, each by the rank of its first caller without a lease. Like `_later`
+        it may name a lane that needs nothing, or rank it too early, which is found out when its
+        turn comes: so no step looks at all lanes."""
         self._by_rank: list[tuple[Rank, int, Hashable]] = []
         """A heap of the hungry; entries of others, or of another rank, are stale."""
         self._numbers = count()
@@ -218,7 +218,11 @@ class Demand:
 
     def left(self, slot: Slot) -> None:
         """Note that a caller waits no more, for whom a slot may be leased."""
-        self._surplus.add(self.lane(slot.key))
+        lane = self.lane(slot.key)
+        self._surplus.add(lane)
+        if lane is not None and not self._waiting_in(lane):
+            self._hungry.pop(lane, None)
+            self._later.pop(lane, None)
 
     def waiting(self) -> dict[Hashable, int]:
         """Return how many wait in each lane; None: in none."""
@@ -228,17 +232,24 @@ class Demand:
             counts[lane] = counts.get(lane, 0) + one.live
         return counts
 
-    def _waiting_in(self, lane: Hashable) -> int:
-        if lane is None:
-            return self.waiting().get(None, 0)
-        line = self.queue._waiters.lines.get(_key_of(lane))
-        return 0 if line is None else line.live
+    def _waiting_in(self, lane: Hashable, enough: float = math.inf) -> int:
+        """Return how many wait in a lane; where they are more than `enough`, not how many more."""
+        waiting = 0
+        for key in self._keys_in(lane):
+            line = self.queue._waiters.lines.get(key)
+            waiting += 0 if line is None else line.live
+            if waiting > enough:
+                break
+        return waiting
 
     def _keys_in(self, lane: Hashable) -> Iterable[Hashable]:
         """Return the keys of the lines of those who wait in a lane."""
         if lane is not None:
             return (_key_of(lane),)
-        return [key for key in self.queue._waiters.lines if self.lane(key) is None]
+        waiters = self.queue._waiters
+        if not waiters.fair:
+            return (SHARED,)
+        return (key for key in waiters.lines if self.lane(key) is None)
 
     def wake(self, lanes: Iterable[Hashable]) -> None:
         """Have those who wait in these lanes looked at again: slots were leased for them."""
@@ -314,17 +325,15 @@ class Demand:
     def _add_hungry(self, lane: Hashable, rank: Rank) -> None:
         self._hungry[lane] = rank
         heappush(self._by_rank, (rank, next(self._numbers), lane))
+        if len(self._by_rank) > 2 * len(self._hungry) + _MANY:  # so seldom that it is linear
+            self._by_rank = [(its, next(self._numbers), one) for one, its in self._hungry.items()]
+            heapify(self._by_rank)
 
-    def _rank_of(self, lane: Hashable) -> Rank | None:
-        """Return the rank of who is first in a lane; None: nobody waits there."""
+    def _rank_of(self, lane: Hashable, covered: int = 0) -> Rank | None:
+        """Return the rank of the first in a lane, behind those who are covered; None: nobody."""
         if lane is None:
             return (-math.inf, 0.0)  # who comes under no lane is never left out
-        waiters = self.queue._waiters
-        line = waiters.lines.get(_key_of(lane))
-        first = None if line is None else line.first()
-        if line is None or first is None:
-            return None
-        return (first.priority, line.turn if waiters.fair else first.sequence)
+        return self.queue._waiters.rank(_key_of(lane), covered)
 
     def _line_asks_at(self, line: Line) -> float:
         spent = -math.inf
@@ -334,9 +343,11 @@ class Demand:
 
     def _look_at(self, lane: Hashable, until: float) -> Rank | None:
         """Return the rank of a lane that is to be asked for by then; else note when, if at all."""
-        line, rank = self.line(lane), self._rank_of(lane)
-        needs = rank is not None and self._waiting_in(lane) > len(line.leases)
-        at = self._line_asks_at(line) if needs else math.inf
+        line, rank = self.line(lane), None
+        covered = len(line.leases)
+        if self._waiting_in(lane, covered) > covered:
+            rank = self._rank_of(lane, covered)
+        at = math.inf if rank is None else self._line_asks_at(line)
         self._hungry.pop(lane, None)
         self._later.pop(lane, None)
         if at <= until + EARLY:
@@ -451,12 +462,12 @@ class Demand:
         left = dict.fromkeys(lanes, float(self.most()))
         wants: list[Want] = []
         for rank, key, slot in self.queue._waiters.upcoming(open_):
-            if rank >= left_out:
-                break
             lane = open_[key]
             if covered[lane] > 0:
                 covered[lane] -= 1
                 continue
+            if wants and rank >= left_out:
+                break
             left[lane] -= max(slot.cost, _LEAST)
             if left[lane] <= 0 and lane is not None:
                 del open_[key]

@@ -96,16 +96,20 @@ class Member(Talk):
     def _due(self, slot: Slot, now: float) -> float:
         demand, lane = self.demand, self.demand.lane(slot.key)
         line = demand.line(lane)
+        # Keys that take turns and have no lanes share these leases: whose the next one is, is known
+        # when it is due and all of them are looked at, in their turns.
+        in_turns = lane is None and self.queue._waiters.fair
         while line.leases:
             lease = line.leases[0]
             if lease.until < now - _TICK:  # used so late, it would crowd what comes after it
                 demand.missed(demand.drop(lane), now)
                 if demand.has_window((None, lane)):  # of a rate, what was not used in time is gone
                     self._say_back([(lane, lease)])
-            elif lease.cost != slot.cost:
-                self._say_back([(lane, demand.drop(lane))])
-            else:
+            elif lease.cost == slot.cost or (in_turns and lease.at - now > EARLY):
                 return lease.at
+            else:
+                in_turns = False  # it is due, and this slot is the first
+                self._say_back([(lane, demand.drop(lane))])
         demand.lacks(lane)
         if self._fallback is None or self.queue.running >= self.queue._concurrency:
             return math.inf

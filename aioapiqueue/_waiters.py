@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from heapq import heapify, heappop, heappush, heapreplace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,7 +13,10 @@ if TYPE_CHECKING:
 
     from aioapiqueue._slot import Slot
 
-__all__ = ["Line", "Waiters"]
+__all__ = ["SHARED", "Line", "Rank", "Waiters"]
+
+Rank = tuple[float, float]
+"""Priority, and place among those of that priority: who has the least goes first."""
 
 
 class Line:
@@ -94,7 +98,10 @@ class Line:
         return None
 
 
-_SHARED = object()
+SHARED = object()
+"""The key of the line of those without one of their own."""
+_ROUND = 2**60
+"""More than any turn is: a place in a round is its number times this, and the turn."""
 
 
 class Waiters(asyncio.Queue["Slot"]):
@@ -150,7 +157,7 @@ class Waiters(asyncio.Queue["Slot"]):
 
     def put_nowait(self, item: Slot) -> None:
         """Let `item` wait; called for every caller, so without what a blocking `get` would need."""
-        key = item.key if self.fair or item.key in self.lanes else _SHARED
+        key = item.key if self.fair or item.key in self.lanes else SHARED
         line = self.lines.get(key)
         if line is None:
             line = self.lines[key] = Line(key)
@@ -266,7 +273,7 @@ class Waiters(asyncio.Queue["Slot"]):
         if self.fair:
             self.wake_all()
         else:
-            self.wake_line(_SHARED)
+            self.wake_line(SHARED)
 
     def wake_all(self) -> None:
         """Let go every parked line: what was due has changed."""
@@ -284,9 +291,18 @@ class Waiters(asyncio.Queue["Slot"]):
         for waiter in waiting:
             self.put_nowait(waiter)
 
-    def upcoming(
-        self, keys: Collection[Hashable]
-    ) -> Iterator[tuple[tuple[float, float], Hashable, Slot]]:
+    def rank(self, key: Hashable, behind: int = 0) -> Rank | None:
+        """Return the rank of who waits behind so many others in one line; None: nobody does."""
+        line = self.lines.get(key)
+        if line is None:
+            return None
+        waiter = next(islice(line, behind, None), None) if behind else line.first()
+        return None if waiter is None else (waiter.priority, self._place(line, waiter, behind))
+
+    def _place(self, line: Line, waiter: Slot, behind: int) -> int:
+        return behind * _ROUND + line.turn if self.fair else waiter.sequence
+
+    def upcoming(self, keys: Collection[Hashable]) -> Iterator[tuple[Rank, Hashable, Slot]]:
         """Yield rank, key and waiter of who would be next if no line of these keys were parked.
 
         A line whose key is taken out of `keys` meanwhile is left there.
@@ -294,17 +310,16 @@ class Waiters(asyncio.Queue["Slot"]):
         With `fair`, this takes `keeps_turns`.
         """
         turn = self._count
-        heads: list[tuple[float, float, Line, Slot, Iterator[Slot] | None]] = []
+        heads: list[tuple[float, float, Line, Slot, int, Iterator[Slot] | None]] = []
         for line in map(self.lines.get, keys):
             first = None if line is None else line.first()
             if line is not None and first is not None:
-                place = line.turn if self.fair else first.sequence
-                heads.append((first.priority, place, line, first, None))
+                heads.append((first.priority, self._place(line, first, 0), line, first, 0, None))
         heapify(heads)
         while heads:
-            priority, before, line, first, rest = heads[0]
+            _, _, line, first, behind, rest = heads[0]
             if line.key in keys:
-                yield (priority, before), line.key, first
+                yield (first.priority, self._place(line, first, behind)), line.key, first
             if rest is None:  # most lines are not looked into any further
                 rest = iter(line)
                 next(rest, None)
@@ -314,7 +329,7 @@ class Waiters(asyncio.Queue["Slot"]):
             else:
                 turn += 1
                 place = turn if self.fair else after.sequence
-                heapreplace(heads, (after.priority, place, line, after, rest))
+                heapreplace(heads, (after.priority, place, line, after, behind + 1, rest))
 
     def cost_of(self, key: Hashable) -> float:
         """Return the cost of all who wait in the line of one key."""

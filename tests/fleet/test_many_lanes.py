@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 from _work import stall_of_bare_tasks, work, worst_stall
@@ -98,6 +99,84 @@ async def test_no_request_names_more_lanes_than_64(valkey, name):
         await asyncio.gather(*(queue.enqueue(key=number) for number in range(500)))
         assert asyncio.get_running_loop().time() - begun < 0.1
     assert max(sizes) == 64
+
+
+class Ticks:
+    """Counts how often a queue looks for whom to release at one and the same instant."""
+
+    def __init__(self, queue):
+        self.most = self.count = 0
+        self.last, self.release_due = None, queue._shared.release_due
+        queue._shared.release_due = self
+
+    def __call__(self, now):
+        """Look."""
+        self.count = self.count + 1 if now == self.last else 1
+        self.last, self.most = now, max(self.most, self.count)
+        if self.count > 1000:
+            raise SystemExit("no time passes")  # anything else would be tried again, without end
+        return self.release_due(now)
+
+
+@pytest.mark.parametrize("order", ["fifo", "fair"])
+@pytest.mark.parametrize("limits", [(), ("2000/s",)])
+async def test_lanes_with_leases_leave_out_none(valkey, name, order, limits):
+    """Those whose first callers have slots to come make room for lanes that have none.
+
+    Asking for the former only asked for nothing, over and over, until the slots were due.
+    """
+    loop, client = asyncio.get_running_loop(), VirtualClient(valkey)
+    schedule = SharedSchedule(client, name)
+    async with ApiQueue(*limits, lanes={"*": "50/s"}, schedule=schedule, order=order) as queue:
+        ticks = Ticks(queue)
+        client.latency = 0.001, 0.02  # so that the queue asks early
+        for _ in range(20):
+            (await queue.enqueue(key="one")).release()
+        client.latency = 0, 0
+        begun = loop.time()
+        await asyncio.gather(*[queue.enqueue(key=n) for _ in range(3) for n in range(200)])
+        assert loop.time() - begun < 0.5
+        assert ticks.most < 10
+        assert client.calls < 300
+
+
+@pytest.mark.parametrize("priorities", [[0], [0, 0, -1]])
+async def test_keys_that_take_turns_keep_leases(valkey, name, priorities):
+    """A slot of one key's cost is not given back as another's turn is looked at before it is due.
+
+    It was, and asked for again, without end.
+    """
+    chance, loop = random.Random(1), asyncio.get_running_loop()
+    client = VirtualClient(valkey)
+    async with ApiQueue("100/s", schedule=SharedSchedule(client, name), order="fair") as queue:
+        ticks = Ticks(queue)
+        costs = [chance.choice([0.5, 1, 2]) for _ in range(200)]
+        calls = []
+        for number, cost in enumerate(costs):
+            how = {"cost": cost, "priority": chance.choice(priorities)}
+            calls.append(queue.enqueue(key=number % 40, **how))
+            if number % 20 == 0:
+                await asyncio.sleep(0.01)
+        await asyncio.gather(*calls)
+        assert loop.time() < 1.2 * sum(costs) / 100
+        assert ticks.most < 20
+        assert client.calls < 250
+
+
+@pytest.mark.parametrize("order", ["fifo", "fair"])
+async def test_lanes_left_unserved_are_forgotten(valkey, name, order):
+    """While 70 lanes wait for long, thousands of others come, time out, and leave nothing."""
+    schedule = SharedSchedule(VirtualClient(valkey), name)
+    async with ApiQueue("1/s", lanes={"*": "10/s"}, schedule=schedule, order=order) as queue:
+        calls = [queue.enqueue(key=number % 70) for number in range(2000)]
+        for number in range(3000):
+            calls.append(queue.enqueue(key=f"late {number}", priority=1, timeout=0.05))
+            await asyncio.sleep(0.01)
+        demand = queue._shared.demand
+        known = (demand._hungry, demand._later, demand._by_rank, demand._surplus, demand.lines)
+        assert max(map(len, known)) < 400
+        await queue.aclose(drain=False)
+    await asyncio.gather(*calls, return_exceptions=True)
 
 
 @pytest.mark.parametrize("order", ["fifo", "fair"])
