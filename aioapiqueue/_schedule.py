@@ -267,7 +267,7 @@ class Sliding(Schedule):
     def frees(self, excess: float) -> float:
         """Return when `excess` of what is in the log has left it."""
         due = -math.inf
-        rounding = _ROUNDING * self.calls
+        rounding = min(0.5, _ROUNDING * self.calls)
         for started, spent in self.log:
             if excess <= rounding:
                 break
@@ -368,7 +368,8 @@ def fits(name: Hashable, key: Hashable) -> bool:
 
 
 _ROUNDING = 1e-9
-"""Share of a window by which sums of costs in it may be off: fractions like 0.1 do not add up."""
+"""Share of a window by which sums of costs in it may be off: fractions like 0.1 do not add up.
+Never as much as a whole call: those are counted exactly."""
 _LOOKS = 32
 """How many lanes a call looks at, at most, to forget those that are idle: some 30 microseconds of
 work. A lane comes with one call and goes at the second look at it, so that two would keep up."""

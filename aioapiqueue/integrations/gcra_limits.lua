@@ -183,7 +183,7 @@ function Window.touch() end
 function Window.due(window, at, cost)
   Window.forget(window, at)
   local excess, due, from, sum = window.total + cost - window.calls, ALWAYS, 0, 0
-  local rounding = 1e-9 * window.calls  -- fractions such as 0.1 do not add up
+  local rounding = math.min(0.5, 1e-9 * window.calls)  -- fractions such as 0.1 do not add up
   while excess > rounding do
     local entries = redis.call('LRANGE', window.log, from, from + 63)
     for _, text in ipairs(entries) do

@@ -133,6 +133,14 @@ def test_of_10000_slots_none_drifts(each_server):
         assert 0 <= slot - n * 3e6 / 7 < 1, n
 
 
+def test_a_huge_window_has_no_whole_call_too_many(valkey):
+    """Whatever sums of fractions may be off by."""
+    script = Script(valkey, [Window(10**12, 10)])
+    assert script.ask(0, cost=10**12) == [0]
+    assert script.ask(0) == []
+    assert script.turn == 10 * SECOND
+
+
 RATES = st.builds(
     Rate, st.sampled_from([1, 7, 30, 1000]), st.sampled_from([1.0, 3.0]), st.sampled_from([1, 2, 5])
 )
