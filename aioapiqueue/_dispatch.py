@@ -13,6 +13,7 @@ import asyncio
 import math
 import time
 from asyncio import get_running_loop
+from asyncio.log import logger
 from contextvars import Context
 from functools import partial
 from threading import get_ident
@@ -493,12 +494,19 @@ class Dispatcher:
                 observer.on_event(event)
             except (KeyboardInterrupt, SystemExit) as error:
                 # It ends the loop, from its next pass: here it would cost a slot.
-                get_running_loop().call_soon(_raise, error)
+                loop = asyncio._get_running_loop()
+                if loop is None:  # outside of a loop there is no slot to lose
+                    raise
+                loop.call_soon(_raise, error)
             except BaseException as error:  # noqa: BLE001 - an observer never costs a slot
                 self._report(f"{observer!r} failed on {event!r}", error)
 
     def _report(self, message: str, error: BaseException) -> None:
-        get_running_loop().call_exception_handler({"message": message, "exception": error})
+        loop = asyncio._get_running_loop()
+        if loop is None:  # `throttled` outside of a loop: as a loop's own handler does
+            logger.error(message, exc_info=error)
+        else:
+            loop.call_exception_handler({"message": message, "exception": error})
 
     # The loop.
 

@@ -8,7 +8,7 @@ from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aioapiqueue._decorator import refuse_all_but_coroutine_functions
-from aioapiqueue._rate import positive
+from aioapiqueue._rate import whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -33,7 +33,7 @@ def paced_map(
     """Check the arguments now, not at the first result; see `ApiQueue.map`."""
     refuse_all_but_coroutine_functions(fn, "map")
     at_once = 100 if concurrency is None else concurrency
-    positive(at_once, of="concurrency")
+    whole(at_once, of="concurrency")
     if not isinstance(items, Iterable | AsyncIterable):
         raise TypeError(f"map takes an iterable or async iterable of items, not {items!r}")
     return _results(queue, fn, items, at_once, ordered=ordered, forgiving=return_exceptions)

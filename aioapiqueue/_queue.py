@@ -21,7 +21,7 @@ import anyio
 from aioapiqueue._dispatch import Authority, Dispatcher
 from aioapiqueue._events import Stats
 from aioapiqueue._map import paced_map
-from aioapiqueue._rate import LONGEST, Limit, Rate, Window, as_limit, as_limits, positive
+from aioapiqueue._rate import LONGEST, Limit, Rate, Window, as_limit, as_limits, positive, whole
 from aioapiqueue._schedule import fits
 from aioapiqueue._slot import GRANTED, Reservation, Slot, TimedSlot
 from aioapiqueue.exceptions import QueueClosed, WouldWait
@@ -144,7 +144,7 @@ class ApiQueue(Dispatcher):
         if overflow not in ("raise", "drop_oldest"):
             raise ValueError(f'overflow is "raise" or "drop_oldest", not {overflow!r}')
         if concurrency is not None:
-            positive(concurrency, of="concurrency")
+            whole(concurrency, of="concurrency")
         positive(maxsize, of="maxsize", least=0)
         positive(catch_up, of="catch_up", least=0, most=LONGEST)
         if adaptive is not None and not hasattr(adaptive, "govern"):

@@ -7,7 +7,17 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-__all__ = ["LARGEST", "LONGEST", "Limit", "Rate", "Window", "as_limit", "as_limits", "positive"]
+__all__ = [
+    "LARGEST",
+    "LONGEST",
+    "Limit",
+    "Rate",
+    "Window",
+    "as_limit",
+    "as_limits",
+    "positive",
+    "whole",
+]
 
 _FORMS = (
     'accepted forms: "10/s", "500/min", "5000/h", "0.2/s", "7 per 2s" (calls per time), '
@@ -60,6 +70,13 @@ def positive(value: float, *, of: str, least: float | None = None, most: float =
         raise ValueError(f"{of} must be finite and {bound}, not {value!r}")
     if value > most:  # also a whole number that no float can hold
         raise ValueError(f"{of} must be at most {most:g}, not {value!r:.30}")
+
+
+def whole(value: int, *, of: str) -> None:
+    """Refuse what is not a whole number of at least 1, as `positive` does."""
+    positive(value, of=of, least=1)
+    if not isinstance(value, int):
+        raise TypeError(f"{of} takes a whole number, not {value!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,6 +206,42 @@ def test_an_observer_may_end_the_program(error, run_virtual):
     assert (queue.stats.released, queue.stats.running) == (1, 0)
 
 
+@pytest.mark.parametrize("number", [0.5, 1.5, 2.0, True])
+async def test_concurrency_is_a_whole_number(number):
+    """With 0.5 or 1.5, a semaphore never comes to 0: `map` called all at once."""
+
+    async def double(item):
+        return 2 * item
+
+    for call in (
+        lambda: ApiQueue(concurrency=number),
+        lambda: ApiQueue().map(double, [1], concurrency=number),
+    ):
+        with pytest.raises((TypeError, ValueError), match="concurrency"):
+            call()
+
+
+@pytest.mark.parametrize("bound", [False, True])
+@pytest.mark.parametrize("error", [ValueError(), SystemExit(), Stop()])
+def test_an_observer_fails_outside_of_a_loop(error, bound, run_virtual, caplog):
+    """What it raises is reported, and the push-back counts; what ends the program is raised."""
+    queue = ApiQueue("10/s", observers=[Failing(error, "throttled")])
+
+    async def main():
+        (await queue.enqueue()).release()
+
+    if bound:
+        run_virtual(main)
+    if isinstance(error, SystemExit):
+        with pytest.raises(SystemExit):
+            queue.throttled(5)
+        return
+    queue.throttled(5)
+    assert 4.8 < queue.estimate() <= 5
+    assert "failed on Event(kind='throttled'" in caplog.text
+    assert caplog.records[0].exc_info[1] is error
+
+
 async def test_fractions_fill_a_window_exactly():
     """Three times 0.1 and 0.7 are 1, although their sum in floats is a little more."""
     loop, queue = asyncio.get_running_loop(), ApiQueue(Window(1, 10))
@@ -216,4 +252,13 @@ async def test_fractions_fill_a_window_exactly():
     async with queue.slot(cost=0.7):
         assert loop.time() == exactly(3)
     async with queue.slot(cost=0.1):
+        assert loop.time() == exactly(10)
+
+
+async def test_a_huge_window_counts_whole_calls():
+    """Whatever sums of fractions may be off by, a whole call more has to wait."""
+    loop, queue = asyncio.get_running_loop(), ApiQueue(Window(10**12, 10))
+    async with queue.slot(cost=10**12):
+        pass
+    async with queue.slot():
         assert loop.time() == exactly(10)
