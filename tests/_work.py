@@ -1,14 +1,17 @@
-"""How much work something is: in functions called, and in CPU time of a pass of the loop."""
+"""How much work something is: in functions called, in CPU time of a pass, in looks at a queue."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from aioapiqueue import ApiQueue
 
 
 def work(action: Callable[[], object]) -> int:
@@ -25,6 +28,24 @@ def work(action: Callable[[], object]) -> int:
     finally:
         sys.setprofile(None)
     return count
+
+
+class Ticks:
+    """Counts how often a queue looks for whom to release at one and the same instant."""
+
+    def __init__(self, queue: ApiQueue) -> None:
+        self.most = self.count = 0
+        self.last = -math.inf
+        self.release_due = queue._shared.release_due
+        queue._shared.release_due = self
+
+    def __call__(self, now: float) -> float | None:
+        """Look."""
+        self.count = self.count + 1 if now == self.last else 1
+        self.last, self.most = now, max(self.most, self.count)
+        if self.count > 1000:
+            raise SystemExit("no time passes")  # anything else would be tried again, without end
+        return self.release_due(now)
 
 
 async def worst_stall(

@@ -6,7 +6,7 @@ import asyncio
 import random
 
 import pytest
-from _work import stall_of_bare_tasks, work, worst_stall
+from _work import Ticks, stall_of_bare_tasks, work, worst_stall
 from virtual_client import VirtualClient
 
 from aioapiqueue import ApiQueue
@@ -99,23 +99,6 @@ async def test_no_request_names_more_lanes_than_64(valkey, name):
         await asyncio.gather(*(queue.enqueue(key=number) for number in range(500)))
         assert asyncio.get_running_loop().time() - begun < 0.1
     assert max(sizes) == 64
-
-
-class Ticks:
-    """Counts how often a queue looks for whom to release at one and the same instant."""
-
-    def __init__(self, queue):
-        self.most = self.count = 0
-        self.last, self.release_due = None, queue._shared.release_due
-        queue._shared.release_due = self
-
-    def __call__(self, now):
-        """Look."""
-        self.count = self.count + 1 if now == self.last else 1
-        self.last, self.most = now, max(self.most, self.count)
-        if self.count > 1000:
-            raise SystemExit("no time passes")  # anything else would be tried again, without end
-        return self.release_due(now)
 
 
 @pytest.mark.parametrize("order", ["fifo", "fair"])
