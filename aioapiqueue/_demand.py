@@ -37,7 +37,7 @@ _LEAST = 0.01  # cost that a want counts as
 _MOST = 1000  # slots asked for at once
 _MOST_LANES = 64
 """Lanes asked for at once: the script and the reading of its answer hold up others, and this loop,
-by about 10 microseconds for each."""
+by up to 0.1 milliseconds for each."""
 _COARSE = 0.005  # how late a real loop's timer may well be
 _FADES = 0.9
 _MISSES = 20  # slots in a row that came too late: the loop is always late, and is to have some
