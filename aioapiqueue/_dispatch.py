@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from aioapiqueue._events import Observer
     from aioapiqueue._shared import Member
 
-__all__ = ["Authority", "Dispatcher"]
+__all__ = ["Authority", "Dispatcher", "at_rest"]
 
 _LONGEST_TIMER = 86_400.0
 """Seconds after which the ticker looks again at the latest, whatever is due in many years."""
@@ -131,16 +131,6 @@ class Dispatcher:
     def running(self) -> int:
         """How many bodies run."""
         return self._started - self._ended
-
-    @property
-    def at_rest(self) -> bool:
-        """Whether it is as good as new: nobody waits, no body runs, and no limit owes a wait.
-
-        Never while it is closed, or goes by a `schedule` that others share.
-        """
-        if self.waiting or self.running or self._closed or self._shared is not None:
-            return False
-        return max(self._schedule.fresh_at(), self._lanes.fresh_at()) < self._clock()
 
     def __repr__(self) -> str:
         limits = ", ".join(str(limit) for limit in self._limits) or "unlimited"
@@ -425,6 +415,7 @@ class Dispatcher:
     def _set_limits(self, key: Hashable, new: tuple[Limit, ...]) -> None:
         """Go by other limits from now on; who waits already, too."""
         now = self._now()
+        self._lanes.altered = True
         if key is None:
             schedule = self._new_schedule(new)
             schedule.succeed(self._schedule, now)
@@ -540,7 +531,9 @@ class Dispatcher:
     def _forget_calls(self) -> None:
         self._paused = self._pushed_back = -math.inf
         self._schedule = self._new_schedule(self._limits)
+        altered = self._lanes.altered
         self._lanes = Lanes(self._lanes.limits, self._lanes.new_schedule)
+        self._lanes.altered = altered
 
     def _forget_callers(self) -> None:
         self._waiters = self._waiters.anew()
@@ -567,3 +560,15 @@ def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     function = getattr(loop.time, "__func__", None)
     virtual = isinstance(function, FunctionType) and function is not asyncio.BaseEventLoop.time
     return loop.time if virtual else time.monotonic
+
+
+def at_rest(queue: Dispatcher) -> bool:
+    """Return whether a queue is as good as new: nobody waits, no body runs, no limit owes a wait.
+
+    Never while it is closed, goes by a `schedule` that others share, or has limits that were set
+    since it was made.
+    """
+    own, lanes = queue._schedule, queue._lanes
+    if queue.waiting or queue.running or queue._closed or queue._shared or lanes.altered:
+        return False
+    return max(own.fresh_at(), lanes.fresh_at()) < queue._clock()

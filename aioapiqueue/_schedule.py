@@ -391,6 +391,8 @@ class Lanes:
         new_schedule: Callable[[Sequence[Limit]], Schedule],
     ) -> None:
         self.limits = dict(limits)
+        self.altered = False
+        """Whether limits, of lanes or of the queue, were set since the queue was made."""
         self._find_patterns()
         self.new_schedule = new_schedule
         self.in_use: Container[Hashable] = ()

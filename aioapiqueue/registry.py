@@ -10,7 +10,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
+from weakref import WeakValueDictionary
 
+from aioapiqueue._dispatch import at_rest
 from aioapiqueue._limits import names as _names
 from aioapiqueue._limits.buckets import Bucket, facts
 from aioapiqueue._limits.model import ServiceLimits
@@ -74,8 +76,8 @@ class Registry:
     >>> print(registry.find("s3", "ListBuckets"))
     None
 
-    Queues live as long as the registry, but for `forget_idle`. As any `ApiQueue`, each belongs to
-    the loop that uses it first.
+    Queues live as long as the registry, but for those that a hub gives up, as nobody uses them. As
+    any `ApiQueue`, each belongs to the loop that uses it first.
 
     Args:
         services: the limits of each service, by the name that `create_client` takes: limits
@@ -120,6 +122,8 @@ class Registry:
         self._schedules = schedules
         self._plain = {name.replace("-", ""): name for name in self._services}
         self._queues: dict[QueueKey, ApiQueue] = {}
+        self._given_up: WeakValueDictionary[QueueKey, ApiQueue] = WeakValueDictionary()
+        """Those that somebody else may still have."""
         self._closed = False
 
     @classmethod
@@ -357,8 +361,10 @@ class Registry:
         )
         queue = self._queues.get(key)
         if queue is None:
-            schedule = None if self._schedules is None else self._schedules(str(key))
-            new = limits.queue(str(key), self._observers, bucket=bucket, schedule=schedule)
+            new = self._given_up.get(key)
+            if new is None:
+                schedule = None if self._schedules is None else self._schedules(str(key))
+                new = limits.queue(str(key), self._observers, bucket=bucket, schedule=schedule)
             # Of two threads that come here at once, both get the queue of the first.
             queue = self._queues.setdefault(key, new)
         if self._closed:  # asked last: what aclose does not find is not handed out
@@ -368,29 +374,7 @@ class Registry:
     @property
     def queues(self) -> Mapping[QueueKey, ApiQueue]:
         """The queues in being, as things stand, by service, Region, account and bucket."""
-        return MappingProxyType(self._queues.copy())
-
-    def forget_idle(self, *, keep: Container[ApiQueue] = ()) -> list[ApiQueue]:
-        """Give up the services' own queues that are `at_rest`; a later call makes a new one.
-
-        Only for who has no other reference to them: one that is used later would let calls go
-        beside the new one. Queues with a schedule that others share stay, and so do those of
-        buckets.
-
-        Args:
-            keep: which are not to be given up; default: none.
-
-        Returns:
-            list[ApiQueue]: those given up.
-        """
-        idle = {
-            key: queue
-            for key, queue in self._queues.items()
-            if key.bucket is None and queue not in keep and queue.at_rest
-        }
-        for key in idle:
-            del self._queues[key]
-        return list(idle.values())
+        return MappingProxyType({**self._given_up, **self._queues})
 
     @property
     def services(self) -> Mapping[str, ServiceLimits]:
@@ -442,3 +426,25 @@ class Registry:
         names = ", ".join(self._read) or "nothing"
         count = len(self._queues)
         return f"<Registry of {names}: {count} queue{'s' * (count != 1)}>"
+
+
+def forget_idle(registry: Registry, *, keep: Container[ApiQueue]) -> list[ApiQueue]:
+    """Give up the services' own queues that are at rest, and return them: for the hub.
+
+    A later call makes a new one, unless somebody still has the old one: then it gets that. Queues
+    with a schedule that others share stay, and so do those of buckets.
+
+    Args:
+        registry: whose they are.
+        keep: which are not to be given up, as calls that have not joined them yet will.
+    """
+    queues, given_up = registry._queues, registry._given_up  # noqa: SLF001 - of our own class
+    idle = {
+        key: queue
+        for key, queue in queues.items()
+        if key.bucket is None and queue not in keep and at_rest(queue)
+    }
+    given_up.update(idle)  # first: other threads find each queue in one of them
+    for key in idle:
+        del queues[key]
+    return list(idle.values())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import itertools
 import re
 import sys
@@ -13,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioapiqueue import Observer, QueueClosed, Rate, Window
+from aioapiqueue._dispatch import at_rest
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import InForce, QueueKey, Registry, ServiceLimits
+from aioapiqueue.registry import InForce, QueueKey, Registry, ServiceLimits, forget_idle
 
 DOC = (Path(__file__).parents[1] / "docs" / "limits.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\S+)( wrong)?\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
@@ -521,26 +523,37 @@ async def test_queues_at_rest_are_forgotten():
     limits = {"rate": "10/s", "lanes": {"DescribeVolumes": "1/min"}}
     registry = Registry({"ec2": limits, "iam": "1/s", "sts": "1/s"})
     ec2, iam, sts = (registry.find(name, "DescribeVolumes") for name in ("ec2", "iam", "sts"))
-    assert registry.forget_idle(keep={ec2, iam, sts}) == []
-    assert registry.forget_idle(keep={ec2, iam}) == [sts]
-    assert registry.find("sts", "DescribeVolumes") is not sts
+    assert forget_idle(registry, keep={ec2, iam, sts}) == []
+    assert forget_idle(registry, keep={ec2, iam}) == [sts]
+    del sts
+    gc.collect()
+    assert registry.queues.keys() == {("ec2", None, None, None), ("iam", None, None, None)}
     with ec2.try_slot(key="DescribeVolumes"), iam.try_slot():
         await asyncio.sleep(2)
-        assert (
-            registry.forget_idle(keep={registry.find("sts", "DescribeVolumes")}) == []
-        )  # they run
-    assert registry.forget_idle(keep={registry.find("sts", "DescribeVolumes")}) == [iam]
+        assert forget_idle(registry, keep=()) == []  # they run
+    assert forget_idle(registry, keep=()) == [iam]
     await asyncio.sleep(57.9)
-    assert not ec2.at_rest  # its lane owes a wait
+    assert not at_rest(ec2)  # its lane owes a wait
     ec2.pause()
     await asyncio.sleep(1)
-    assert not ec2.at_rest
+    assert not at_rest(ec2)
     ec2.resume()
     await asyncio.sleep(1)
-    assert ec2.at_rest
+    assert at_rest(ec2)
     waiting = [ec2.enqueue(key="DescribeVolumes") for _ in range(2)]
     waiting[0].result().release()
-    assert not ec2.at_rest
+    assert not at_rest(ec2)
     waiting[1].cancel()
     await asyncio.sleep(61)
-    assert ec2 in registry.forget_idle()
+    assert ec2 in forget_idle(registry, keep=())
+    assert registry.find("ec2", "DescribeVolumes") is ec2  # as somebody has it: us
+
+
+@pytest.mark.parametrize("key", [None, "DescribeVolumes"])
+async def test_queues_of_other_limits_are_kept(key):
+    """A rate that was set by hand is not forgotten."""
+    registry = Registry({"ec2": {"rate": "10/s", "lanes": {"DescribeVolumes": "1/min"}}})
+    registry.find("ec2", "DescribeVolumes").set_rate("1/h", key=key)
+    await asyncio.sleep(2)
+    assert forget_idle(registry, keep=()) == []
+    assert len(registry.queues) == 1

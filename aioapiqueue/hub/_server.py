@@ -15,6 +15,7 @@ from aioapiqueue.hub._accept import Acceptor
 from aioapiqueue.hub._connection import Connection
 from aioapiqueue.hub._records import OTHERS, Client, Figure, Kind, Process
 from aioapiqueue.hub._socket import check_system, listen, raise_file_limit, remove
+from aioapiqueue.registry import Registry, forget_idle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -84,9 +85,6 @@ class Hub:
         self._connections: set[Connection] = set()
         self._clients: dict[int, Client] = {}
         self._processes: dict[int, Process] = {}
-        self._forget_idle: Callable[..., Iterable[ApiQueue]] | None = getattr(
-            registry, "forget_idle", None
-        )
         self._kinds_until_swept = _MANY_KINDS
         self._figures: dict[_FigureKey, Figure] = {}
         self._with_lanes: set[Kind] = set()
@@ -252,11 +250,11 @@ class Hub:
     def _give_up_queues(self) -> None:
         """Give up queues at rest now and then, as each new kind of call may bring another queue."""
         self._kinds_until_swept -= 1
-        if self._forget_idle is None or self._kinds_until_swept > 0:
+        if not isinstance(self._registry, Registry) or self._kinds_until_swept > 0:
             return
         # A call that waits may have joined only the first of its queues.
         keep = {queue for connection in self._connections for queue in connection.queues()}
-        for queue in self._forget_idle(keep=keep):
+        for queue in forget_idle(self._registry, keep=keep):
             self._of_queues.pop(queue, None)
         # So that looking at all queues costs each call in between a constant share.
         self._kinds_until_swept = max(_MANY_KINDS, len(self._of_queues))
