@@ -160,6 +160,14 @@ async def test_no_file_is_refused_in_time(bench, crowded, stalls):
     assert (hub.calls, len(bench.loopback.times), len(hub.said)) == (1, 1, 1)
 
 
+WAITS = """
+def idle():
+    print("idle", flush=True)
+    while not os.path.exists("go"):
+        time.sleep(0.005)
+    open("asked", "w").close()
+"""
+
 THREAD = """
 sts = botocore.session.get_session().create_client("sts")
 sts.get_caller_identity()
@@ -185,15 +193,8 @@ asyncio.run(main())
 @pytest.mark.parametrize("unread", [True, False])
 async def test_idle_close_races_the_next_call(bench, tools, source, unread):
     """A call that meets the hub's close is asked again, and counted once."""
-    waits = """
-def idle():
-    print("idle", flush=True)
-    while not os.path.exists("go"):
-        time.sleep(0.005)
-    open("asked", "w").close()
-"""
     async with bench.hub({"sts": "1000/s"}) as hub:
-        program = await bench.start(f"{CALLS}{waits}{source}", hub)
+        program = await bench.start(f"{CALLS}{WAITS}{source}", hub)
         assert await program.line() == "idle"
         await tools.until(lambda: any(one.is_idle for one in hub._connections))
         # Not the one by which the process is known to be there.
@@ -213,3 +214,54 @@ def hold_up(path):
     while not path.exists():
         time.sleep(0.01)
     time.sleep(0.3)
+
+
+LATE_PING = """
+[finder] = [one for one in sys.meta_path if getattr(one, "aioapiqueue", False)]
+bootstrap = type(finder).find_spec.__globals__
+line, bootstrap["_SILENCE"] = bootstrap["_line"], 0.1
+def late(**fields):
+    if fields == {"do": "ping"}:
+        open("pings", "w").close()
+        while not os.path.exists("closed"):
+            time.sleep(0.005)
+    return line(**fields)
+bootstrap["_line"] = late
+"""
+
+
+async def test_idle_close_races_a_ping(bench, tools):
+    """A call that asks whether the hub is there, as that closes its connection, asks again."""
+    async with bench.hub({"sts": "1000/s"}) as hub:
+        program = await bench.start(f"{CALLS}{WAITS}{LATE_PING}{THREAD}", hub)
+        assert await program.line() == "idle"
+        await tools.until(lambda: any(one.is_idle for one in hub._connections))
+        [idle] = [one for one in hub._connections if one.is_idle]
+        (bench.directory / "go").touch()
+        hold_up(bench.directory / "pings")  # the question is there, and has not been read
+        idle.close_idle()
+        await tools.until(lambda: idle not in hub._connections)
+        (bench.directory / "closed").touch()
+        assert await program.end(within=10) == ("", "")
+        assert hub.figures[0].calls == len(bench.loopback.times) == 2
+
+
+async def test_refusal_races_the_question(bench, monkeypatch):
+    """A call whose connection is refused before it has asked says why."""
+    monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_CONNECTIONS_PER_PROCESS", 1)
+    source = """
+        [finder] = [one for one in sys.meta_path if getattr(one, "aioapiqueue", False)]
+        wire = type(finder).find_spec.__globals__["_Wire"]
+        connect = wire._connect
+        def slow(self):
+            connect(self)
+            time.sleep(0.2)
+        wire._connect = slow
+        work(1)
+    """
+    async with bench.hub({}) as hub:
+        program = await bench.start(CALLS + textwrap.dedent(source), hub)
+        out, err = await program.end()
+    assert out.startswith("PacingError: the call was not sent: process ")
+    assert "has 1 connections" in out
+    assert (err, bench.loopback.times) == ("", [])

@@ -149,6 +149,8 @@ class _Wire:
         import _socket  # what socket, which is slow to import, is made of
 
         self.rest = b""
+        self.taken_in = False
+        """Whether the hub has said anything here; before that, it may lack a file for it."""
         self.greeting = _line(do="hello", version=_VERSION, pid=os.getpid(), closable=True)
         self.flags = getattr(_socket, "MSG_NOSIGNAL", 0)  # the program may have reset SIGPIPE
         with _process.lock:  # no fork comes between, so children know of all that they inherit
@@ -221,6 +223,7 @@ class _Wire:
         chunk = self.sock.recv(65536)
         if not chunk:
             raise _unreachable("it has gone")
+        self.taken_in = True
         *lines, self.rest = (self.rest + chunk).split(b"\n")
         return [json.loads(line) for line in lines]
 
@@ -238,11 +241,12 @@ class _Wire:
                     if not isinstance(error, _socket.timeout):
                         raise
                     if asked and _answer_is_due(asked):
-                        _say_silent(self.sock)
+                        _say_silent(self)
                         self.sock.settimeout(None)
                     else:
                         asked = time.monotonic()
-                        self.send(_line(do="ping"))
+                        with _Suppress(OSError):  # closed by the hub: what it has said is read next
+                            self.send(_line(do="ping"))
                         self.sock.settimeout(_ANSWER)
         finally:
             if asked and self.whole:
@@ -256,18 +260,19 @@ def _answer_is_due(asked: float) -> bool:
     return time.monotonic() - asked < 2 * _ANSWER
 
 
-def _say_silent(sock: socket.socket) -> None:
+def _say_silent(wire: _Wire) -> None:
     """Say on stderr that the hub does not answer; once for each process."""
     if _process.silence_reported:
         return
     _process.silence_reported = True
     with _Suppress(Exception):  # there may be no stderr, or a closed one
-        pid = _peer(sock)[1]
+        pid = _peer(wire.sock)[1]
         who, remedy = (f" (process {pid})", f": kill -CONT {pid}") if pid else ("", ".")
+        files = "aioapiqueue: If not, it may lack files for so many threads (ulimit -n).\n"
         sys.stderr.write(
             f"aioapiqueue: the hub{who} has not answered for {_SILENCE + _ANSWER:.0f} s.\n"
             f"aioapiqueue: The calls of process {os.getpid()} wait until it does. If it has been\n"
-            f"aioapiqueue: stopped, have it go on{remedy}\n"
+            f"aioapiqueue: stopped, have it go on{remedy}\n" + ("" if wire.taken_in else files)
         )
         sys.stderr.flush()
 
@@ -400,9 +405,10 @@ class _Place:
             old.close()
         try:
             self.wire = _Wire(socket.socket)
-            self.wire.send(self.question)
         except OSError as error:
             raise _unreachable(error) from None
+        with _Suppress(OSError):  # closed by the hub: `wait` reads what it has said before
+            self.wire.send(self.question)
 
     def wait(self) -> None:
         """Wait for the turn."""
@@ -557,7 +563,7 @@ class _Link:
         if self.heard:
             self._set_timer(_SILENCE)
         elif asked and _answer_is_due(asked):
-            _say_silent(self.wire.sock)
+            _say_silent(self.wire)
             self.timer = None
         else:
             self.send(_line(do="ping"))
