@@ -27,6 +27,7 @@ __all__ = ["Acceptor"]
 _AT_ONCE = 64  # then others have their turn on the loop
 _SPARE = 16  # files that are left for whatever else this process does
 _AGAIN_SECONDS = 0.2
+_LONGEST_PASS_SECONDS = 2.0  # between two looks; more of it is somebody's Ctrl-Z
 _ROOM_SECONDS = 30.0
 """How long those who connect wait for a file, since the last one came free."""
 
@@ -59,6 +60,7 @@ class Acceptor:
         self._timer: asyncio.TimerHandle | None = None
         self._short_since: float | None = None
         """When there was no file for somebody who waits; None: nobody waits for one."""
+        self._looked = 0.0
         self._told = False
         self._loop.add_reader(listener.fileno(), self._accept)
 
@@ -133,7 +135,10 @@ class Acceptor:
             return
         now = self._loop.time()
         if self._short_since is None:
-            self._short_since = now
+            self._short_since = self._looked = now
+        # While we, and maybe the program with us, were suspended, no file could come free.
+        self._short_since += max(0.0, now - self._looked - _LONGEST_PASS_SECONDS)
+        self._looked = now
         if self._close_idle():
             return  # closed by the loop's next pass, which comes back here
         if now - self._short_since < _ROOM_SECONDS:

@@ -1,7 +1,9 @@
 """Hubs that may have few open files, and more clients than these are enough for."""
 
+import asyncio
 import json
 import os
+import signal
 import sys
 import textwrap
 import time
@@ -26,7 +28,7 @@ class Notes:
             self.released.append(event.at)
 
 async def main():
-    _accept._ROOM_SECONDS = float(sys.argv[4])
+    _accept._ROOM_SECONDS, _accept._LONGEST_PASS_SECONDS = float(sys.argv[4]), 0.4
     files, said, notes = int(sys.argv[2]), [], Notes()
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
@@ -79,7 +81,7 @@ class Crowded:
     async def __aenter__(self):
         path = os.pathsep.join(sys.path)
         self._program = await self._bench.start(HUB, None, *self._arguments, PYTHONPATH=path)
-        self._path = await self._program.line()
+        self.pid, self._path = self._program.pid, await self._program.line()
         return self
 
     async def __aexit__(self, *_):
@@ -146,9 +148,13 @@ async def test_no_file_is_refused_in_time(bench, crowded, stalls):
     async with crowded(48, "1/h", room_seconds=1) as hub:
         program = await hub.start("work(50)")
         assert await program.line() == "sent"
+        await asyncio.sleep(0.2)
+        os.kill(hub.pid, signal.SIGSTOP)  # meanwhile none can come free: this does not count
+        await asyncio.sleep(1.1)
         begun = time.monotonic()
+        os.kill(hub.pid, signal.SIGCONT)
         refused = [await program.line() for _ in range(12)]
-        assert time.monotonic() - begun < 4 + stalls.seconds
+        assert 0.2 < time.monotonic() - begun < 4 + stalls.seconds
         for text in refused:
             assert text.startswith("PacingError: the call was not sent: the hub has no file left")
             assert "(ulimit -n)" in text
