@@ -86,7 +86,7 @@ async def test_stopped_hub_is_reported_once(bench, tools, source, before):
         line = await program.process.stderr.readline()
     who = f"the hub (process {hub.pid})" if sys.platform == "linux" else "the hub"
     assert line.decode() == f"aioapiqueue: {who} has not answered for 0 s.\n"
-    await asyncio.sleep(0.7)
+    await asyncio.sleep(0.4)
     assert len(bench.loopback.arrivals) == before
     os.kill(hub.pid, signal.SIGCONT)
     out, err = await program.end()
@@ -107,7 +107,7 @@ async def test_hub_is_waited_for_without_stderr(bench, tools, stderr):
     assert (program.process.returncode, len(bench.loopback.arrivals)) == (0, 4)
 
 
-@pytest.mark.parametrize(("source", "pings"), [(THREADS, 20), (TASKS, 2)], ids=["threads", "tasks"])
+@pytest.mark.parametrize(("source", "pings"), [(THREADS, 8), (TASKS, 2)], ids=["threads", "tasks"])
 async def test_long_line_is_no_silence(bench, tools, monkeypatch, source, pings):
     """A hub whose queue lets nobody go answers when it is asked, and nothing is said."""
     asked = []
