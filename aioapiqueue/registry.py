@@ -102,10 +102,10 @@ class Registry:
         observers: Sequence[Observer] = (),
         schedules: Schedules | None = None,
     ) -> None:
-        report = Report("Registry")
-        read = read_tables(services, report, in_code=True)
+        report = Report("Registry", in_code=True)
+        read = read_tables(services, report)
         rest = {} if default is None else {"default": default}
-        read.update(read_tables(rest, report, in_code=True))
+        read.update(read_tables(rest, report))
         report.finish()
         self._set_up(read, observers, schedules)
 
@@ -198,7 +198,7 @@ class Registry:
         said = {"preset": preset, "share": share}
         tables.update({key: value for key, value in said.items() if value is not None})
         report = Report(source, lines_of(text))
-        read = read_tables(tables, report, in_code=False, check=check)
+        read = read_tables(tables, report, check=check)
         report.finish()
         self = cls.__new__(cls)
         self._set_up(read, observers, schedules)

@@ -153,6 +153,7 @@ def test_long_limits_leave_the_columns_in_place(tmp_path):
     [
         (["--service", "iam"], 2, "--service: AWS publishes no limit of iam"),
         (["--service", "ec3"], 2, "did you mean 'ec2'"),
+        (["--service", "ec3", "--no-check"], 2, "--service: AWS publishes no limit of ec3"),
         (["--share", "200%"], 2, "--share: '200%' is more than AWS publishes"),
         (["--limits", "none.toml"], 2, "none.toml: cannot be read"),
         (["check", "none.toml"], 1, "none.toml: cannot be read"),

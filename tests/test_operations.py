@@ -151,6 +151,7 @@ def test_code_gets_the_same_check():
     assert caught.value.problems[0].startswith(
         f"Registry: ec2.lanes.DescribeSnapshotAttribut: {UNKNOWN}"
     )
+    assert caught.value.problems[0].endswith(": say check=False in its ServiceLimits)")
     lanes = {"DescribeSnapshotAttribut": "1/s"}
     assert Registry({"ec2": ServiceLimits("1/s", lanes=lanes, check=False)})
 
@@ -198,6 +199,7 @@ def test_names_are_loaded_when_needed():
     [
         '[ec2]\nrate = "1/s"\n[ec2.lanes]\n' + "DescribeSnapshotAttri{} = '1/s'\n",
         "cloudfron{} = '1/s'\n",
+        '[ec2]\nrate = "1/s"\n[ec2.lanes]\n' + "'Describz{}*' = '1/s'\n",
         "[ec2]\n" + "rat{} = '1/s'\n",
     ],
 )

@@ -360,20 +360,18 @@ def check_name(service: str, report: Report, place: Place) -> None:
     """Note if AWS has no such service."""
     if service == "default":
         return
-    if problem := _names.unknown_service(service, suggest=report.suggest):
+    if problem := _names.unknown_service(service, report):
         report.add(place, problem)
 
 
-def check_buckets(
-    service: str, buckets: Mapping[str, Bucket], report: Report, *, ask_models: bool
-) -> None:
+def check_buckets(service: str, buckets: Mapping[str, Bucket], report: Report) -> None:
     """Note which buckets name operations, or parameters, that `service` has not.
 
     Args:
         service: whose buckets they are.
         buckets: by name.
-        report: gets what is wrong.
-        ask_models: whether to look parameters up in botocore's models, if there are any.
+        report: gets what is wrong. Parameters are looked up in botocore's models, if there are
+            any; not for code.
     """
     for key, bucket in buckets.items():
         place = (service, "buckets", key)
@@ -381,7 +379,7 @@ def check_buckets(
             check_operation(service, operation, report, (*place, "operations"))
         for operation in bucket.exclude:
             check_operation(service, operation, report, (*place, "exclude"))
-        if ask_models:
+        if not report.in_code:
             for name in bucket.unless:
                 _check_parameter(service, bucket.operations, name, report, (*place, "unless"))
         for operation, cost in bucket.cost.items():
@@ -390,14 +388,14 @@ def check_buckets(
                 report.add(at, "the bucket has no such operation")
                 continue
             check_operation(service, operation, report, at)
-            if ask_models and cost.parameter:
+            if cost.parameter and not report.in_code:
                 _check_parameter(service, [operation], cost.parameter, report, at)
 
 
 def _check_parameter(
     service: str, operations: Sequence[str], name: str, report: Report, place: Place
 ) -> None:
-    problem = _names.unknown_parameter(service, operations, name, suggest=report.suggest)
+    problem = _names.unknown_parameter(service, operations, name, report)
     if problem:
         report.add(place, problem)
 
@@ -411,6 +409,6 @@ def check_operation(service: str, operation: str, report: Report, place: Place) 
             f'{quoted(operation)} is an operation of one service: name it there; here goes only "*"'
         )
     else:
-        problem = _names.unknown_operation(service, operation, suggest=report.suggest)
+        problem = _names.unknown_operation(service, operation, report)
     if problem:
         report.add(place, problem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from bisect import bisect_left
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ from aioapiqueue.presets.services import BOTOCORE, SERVICES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from collections.abc import Set as AbstractSet
+
+    from aioapiqueue._limits.report import Report
 
 __all__ = [
     "IDS",
@@ -40,7 +42,7 @@ IDS = {
 _MOST_MEANT = 5
 _LONGEST = 60  # of a name; comparing longer ones takes long and finds nothing
 _CHECK = "say check = false in its table of limits.toml, or --no-check"
-_NEWER = f"one newer than botocore {BOTOCORE}: {_CHECK}"
+_CHECK_IN_CODE = "say check=False in its ServiceLimits"
 
 
 def canonical(service: str) -> str:
@@ -48,29 +50,24 @@ def canonical(service: str) -> str:
     return IDS.get(service, service)
 
 
-def _always() -> bool:
-    return True
-
-
-def unknown_service(name: str, *, suggest: Callable[[], bool] = _always) -> str | None:
+def unknown_service(name: str, report: Report | None = None) -> str | None:
     """Say why `name` is no service, and which one was probably meant; None: it is one.
 
     Args:
         name: to look up.
-        suggest: asked whether to look for the nearest name, which takes milliseconds.
+        report: asked whether to look for the nearest name, which takes milliseconds, and whether
+            names are taken unchecked by an option or in code. Default: yes, and by an option.
     """
     if name in NAMES or name in _services():
         return None
     if name in IDS:
         meant = f"; did you mean {IDS[name]!r}?"
     else:
-        meant = _did_you_mean(name, _services(), suggest)
-    return f"no AWS service is called {quoted(name)}{meant} ({_NEWER})"
+        meant = _did_you_mean(name, _services(), report)
+    return f"no AWS service is called {quoted(name)}{meant} ({_newer(report)})"
 
 
-def unknown_operation(
-    service: str, name: str, *, suggest: Callable[[], bool] = _always
-) -> str | None:
+def unknown_operation(service: str, name: str, report: Report | None = None) -> str | None:
     """Say that `name` is no operation of `service`, nor the beginning of one; None: it is.
 
     None, too, of a service that is not known itself.
@@ -78,42 +75,53 @@ def unknown_operation(
     Args:
         service: as `create_client` takes it.
         name: to look up; with a `*` at its end, any operation may begin so.
-        suggest: asked whether to look for the nearest name, which takes up to 30 ms.
+        report: as for `unknown_service`; the nearest name takes up to 30 ms.
     """
-    known: AbstractSet[str] = operations(service)
-    if _fits(name, known):
+    if _fits(name, operations(service)):
         return None
     known = _known(service)  # the botocore installed may be newer than our list
     if not known or _fits(name, known):
         return None
+    near: Iterable[str] = known
     if name.endswith("*"):
-        known = {f"{one[: len(name) - 1]}*" for one in known}
-    meant = _did_you_mean(name, known, suggest)
-    return f"{service} has no operation {quoted(name)}{meant} ({_NEWER})"
+        near = (f"{one[: len(name) - 1]}*" for one in known)
+    meant = _did_you_mean(name, near, report)
+    return f"{service} has no operation {quoted(name)}{meant} ({_newer(report)})"
 
 
-def _fits(name: str, known: AbstractSet[str]) -> bool:
-    begins = name.removesuffix("*")
-    return name in known or (begins != name and any(map(_begins(begins), known)))
+def _newer(report: Report | None) -> str:
+    """Return how to have a name taken as it is."""
+    check = _CHECK_IN_CODE if report is not None and report.in_code else _CHECK
+    return f"one newer than botocore {BOTOCORE}: {check}"
 
 
-def _did_you_mean(name: str, known: AbstractSet[str], suggest: Callable[[], bool]) -> str:
-    meant = nearest(name, known) if suggest() else ""
+def _fits(name: str, known: frozenset[str]) -> bool:
+    if name in known or not name.endswith("*"):
+        return name in known
+    begins = name[:-1]
+    names = _in_order(known)
+    at = bisect_left(names, begins)
+    return at < len(names) and names[at].startswith(begins)
+
+
+@cache
+def _in_order(names: frozenset[str]) -> list[str]:
+    return sorted(names)
+
+
+def _did_you_mean(name: str, known: Iterable[str], report: Report | None) -> str:
+    meant = nearest(name, known) if report is None or report.suggest() else ""
     return f"; did you mean {meant}?" if meant else ""
 
 
 def unknown_parameter(
-    service: str,
-    operations: Iterable[str],
-    name: str,
-    *,
-    suggest: Callable[[], bool] = _always,
+    service: str, operations: Iterable[str], name: str, report: Report
 ) -> str | None:
     """Say that none of `operations` has a parameter `name`; None: there is no botocore to ask."""
     known = _parameters(service, tuple(operations))
     if not known or name in known:
         return None
-    meant = _did_you_mean(name, known, suggest)
+    meant = _did_you_mean(name, known, report)
     return (
         f"no call of these has a parameter {quoted(name)}{meant} (one newer than the botocore "
         f"here: {_CHECK})"

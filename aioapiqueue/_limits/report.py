@@ -50,10 +50,14 @@ class Report:
     Args:
         source: the file, the option, or what else the limits come from.
         lines: on which line of it things begin, as far as that is known.
+        in_code: it is no file and no option, but a program.
     """
 
-    def __init__(self, source: str, lines: Mapping[Place, int] | None = None) -> None:
+    def __init__(
+        self, source: str, lines: Mapping[Place, int] | None = None, *, in_code: bool = False
+    ) -> None:
         self.source = source
+        self.in_code = in_code
         self._lines = lines or {}
         self._problems: list[tuple[int, str]] = []
         self._at: set[Place] = set()

@@ -84,15 +84,14 @@ class InForce:
 
 
 def read_tables(
-    tables: Mapping[str, object], report: Report, *, in_code: bool, check: bool = True
+    tables: Mapping[str, object], report: Report, *, check: bool = True
 ) -> dict[str, Read]:
     """Read all tables, each under its service's one name.
 
     Args:
         tables: of a limits.toml, or what stands for them in code.
-        report: gets what is wrong.
-        in_code: they are no file's: there are no lines, and parameters are not looked up in
-            botocore's models, which are large files, as a loop may be running.
+        report: gets what is wrong. If it is of code, parameters are not looked up in botocore's
+            models, which are large files, as a loop may be running.
         check: whether names are looked up at all; default: as the tables say.
     """
     tables = dict(tables)
@@ -104,11 +103,11 @@ def read_tables(
         limits, base = read_service(name, value, report, share, check=known)
         if check and limits.check:
             check_name(name, report, (name,))
-            _check_operations(name, limits, base, report, ask_models=not in_code)
+            _check_operations(name, limits, base, report)
         service = _names.canonical(name)
         if service in read:
             report.add((name,), f"{first[service]!r} is the same service: leave one of them")
-        where = _in_code if in_code else report.where
+        where = _in_code if report.in_code else report.where
         read[service] = Read(limits, _origins(name, limits, base, where))
         first[service] = name
     if share is not None:
@@ -129,9 +128,7 @@ def _share(tables: dict[str, object], report: Report) -> float | None:
     return (part or DEFAULT_SHARE) if on else None
 
 
-def _check_operations(
-    name: str, limits: ServiceLimits, base: Base, report: Report, *, ask_models: bool
-) -> None:
+def _check_operations(name: str, limits: ServiceLimits, base: Base, report: Report) -> None:
     # What is published needs no look-up, and may be newer than the botocore here.
     lanes, buckets = base.fields.get("lanes", {}), base.fields.get("buckets", {})
     said: dict[str, Place] = {
@@ -146,7 +143,7 @@ def _check_operations(
         if key not in buckets and variant_of(key, limits.buckets) not in buckets
     }
     if own:
-        check_buckets(name, own, report, ask_models=ask_models)
+        check_buckets(name, own, report)
 
 
 def _check_lane(name: str, lane: str, limits: ServiceLimits, report: Report, place: Place) -> None:

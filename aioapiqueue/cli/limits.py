@@ -78,7 +78,7 @@ def limits(
         if "default" in known and (no_check or not _names.unknown_service(name)):
             names[number] = "default"  # whose limits it has
         elif not figures(name):
-            _refuse(_no_limit(name, file))
+            _refuse(_no_limit(name, file, check=not no_check))
     if as_json_:
         typer.echo(json.dumps(as_json(registry, names), indent=2))
         return
@@ -243,8 +243,8 @@ def _share(text: str | None) -> float:
     return share * 100
 
 
-def _no_limit(name: str, file: Path | None) -> str:
-    if problem := _names.unknown_service(name):
+def _no_limit(name: str, file: Path | None, *, check: bool) -> str:
+    if check and (problem := _names.unknown_service(name)):
         return f"--service: {problem}"
     where = f"{file} says no limit of {name}" if file else f"AWS publishes no limit of {name}"
     return f"--service: {where}"
