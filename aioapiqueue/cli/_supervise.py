@@ -22,9 +22,9 @@ from aioapiqueue.cli._launch import NotStarted
 from aioapiqueue.cli._live import Foot, fit
 from aioapiqueue.cli._met import judged
 from aioapiqueue.cli._program import Program, Signals
-from aioapiqueue.cli._report import INACTIVE, about, wrapped
+from aioapiqueue.cli._report import INACTIVE, about
 from aioapiqueue.cli._shared import SHARED_VARIABLE
-from aioapiqueue.cli._words import counted
+from aioapiqueue.cli._words import counted, wrapped
 from aioapiqueue.hub import Hub
 
 if TYPE_CHECKING:

@@ -49,6 +49,11 @@ class Target:
             self.discard()
             raise Unwritable(f"{path} cannot be written: {error.strerror}") from None
 
+    def replaces(self, other: Target) -> bool:
+        """Return whether to write here takes away what is written to `other`."""
+        there = os.fstat(other._descriptor)
+        return self._whole and os.path.samestat(os.fstat(self._descriptor), there)
+
     def write(self, text: str) -> None:
         """Write a text; in the place of what is in a file, unless that is appended to.
 
@@ -114,7 +119,7 @@ def _probe(descriptor: int, *, append: bool) -> None:
 
 def _why(path: Path, error: OSError) -> str:
     """Return why a path could not be opened, and what to do about it."""
-    if error.errno == errno.ENXIO:
+    if error.errno == errno.ENXIO and path.is_fifo():
         return "nobody reads this pipe; start its reader before"
     if error.errno == errno.ENOENT and path.is_symlink():
         return f"it is a link that leads nowhere ({path.readlink()})"

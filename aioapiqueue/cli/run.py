@@ -283,6 +283,11 @@ def _targets(json_file: Path | None, log: Path | None) -> tuple[Target | None, T
         if figures is not None:
             figures.discard()
         _refuse(f"{option}: {error}; nothing was started")
+    if figures is not None and words is not None and figures.replaces(words):
+        figures.discard()
+        _refuse(
+            f"--json: {json_file} is the file of --log, too: choose another; nothing was started"
+        )
     return figures, words
 
 

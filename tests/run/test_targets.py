@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import threading
 
@@ -66,6 +67,23 @@ def test_unwritable_target_starts_nothing(make, says, python, tmp_path):
             f"{says.format(path=tmp_path)}; nothing was started\n"
         )
         assert sorted(tmp_path.iterdir()) == before
+
+
+def test_one_file_for_both_is_refused(python, tmp_path):
+    """Figures would take the place of our words, by whichever path it is named."""
+    (tmp_path / "link").symlink_to("file")
+    options = ["--log", str(tmp_path / "file"), "--json", str(tmp_path / "link")]
+    told = CliRunner().invoke(app, ["run", *options, "--", python, "-c", "print('started')"])
+    assert (told.exit_code, told.stdout) == (2, "")
+    assert f"{tmp_path / 'link'} is the file of --log, too: take another; nothing" in told.stderr
+
+
+def test_socket_is_not_taken_for_a_pipe(tmp_path):
+    """What cannot be opened for another reason than a pipe's is told in the system's words."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        with pytest.raises(Unwritable, match="cannot be written: No such device or address"):
+            Target(tmp_path / "socket")
 
 
 def test_target_of_somebody_else_is_refused(tmp_path):
