@@ -105,7 +105,10 @@ def opening(plan: Plan) -> str:
         if named:
             lines = [f"paced: {named}"]
             if rest is None:
-                lines.append("not paced: all other services")
+                # Where a service's limits are of some operations only, it has other calls, too.
+                whole = {name.removesuffix(".*") for name in limits}
+                rest_of = {re.split(r"[. ]", name)[0] for name in limits} - whole
+                lines.append(f"not paced: all other {'calls' if rest_of else 'services'}")
         else:
             lines = ["nothing is paced: what is named is unlimited"]
     if plan.shared is not None:

@@ -99,6 +99,7 @@ def test_calls_of_other_operations_are_not_paced(run, python, tmp_path):
     ended = run("--limit", "ec2.DescribeImages=50/s", "--limit", "ec2.DescribeVolumes=5/s",
                 "--limit", "kms=2/s", "--json", figures, "--", python, program)  # fmt: skip
     assert ended.code == 0, ended.err
+    assert "kms at 2/s not paced: all other calls " in ended.words
     assert "5 AWS calls, 1 of them paced; " in ended.words
     text = ended.err.decode()
     cells = [line.split() for line in text.splitlines()]
