@@ -25,7 +25,7 @@ __all__ = ["CountingSelector", "Report", "interleave", "judge", "main", "ratios"
 T = TypeVar("T")
 WIDTH = 80
 WIDEST = 0.1
-"""Rounds that spread by a greater share than this excuse no miss: they have measured too little."""
+"""If the middle half of the rounds is wider than this share of the median, it excuses no miss."""
 ROUNDS = 5
 """Of fewer rounds than this, nobody can say how far they spread."""
 
@@ -67,9 +67,9 @@ def judge(
         least: its lower bound.
         most: its upper bound.
         noise: the share of a bound that was said in advance to count as equal.
-        rounds: what `value` is the median of, if a miss by no more than they spread in this run
-            (the middle half of them, as a share of the median) is to count as equal. Five at
-            least, and none that spread by more than a tenth.
+        rounds: what `value` is the median of, if a miss is to count as equal where the bound lies
+            in the middle half of them: where a quarter of this run's rounds and more kept it. Five
+            at least, and a middle half that is no wider than a tenth of the median.
     """
     if least <= value <= most:
         return MET
@@ -78,21 +78,20 @@ def judge(
     bound = least if value < least else most
     if not bound or not math.isfinite(value):
         return MISSED
-    return _miss(abs(value - bound) / abs(bound), rounds)
+    return _missed(f"{MISSED} by {abs(value - bound) / abs(bound):.1%}", bound, rounds)
 
 
-def _miss(miss: float, rounds: Sequence[float]) -> str:
-    """Say whether rounds that spread as these do can tell a miss by this share from none."""
+def _missed(missed: str, bound: float, rounds: Sequence[float]) -> str:
+    """Say of a miss whether rounds excuse it."""
     if len(rounds) < ROUNDS:
-        return f"{MISSED} by {miss:.1%}"
+        return missed
     low, middle, high = statistics.quantiles(rounds, n=4, method="inclusive")
-    spread = (high - low) / abs(middle) if middle else float("inf")
-    of = f"the spread of its {len(rounds)} rounds ({spread:.1%})"
-    if spread > WIDEST:
-        return f"{MISSED} by {miss:.1%}; {of} is too wide to excuse it"
-    if miss > spread:
-        return f"{MISSED} by {miss:.1%}; more than {of}"
-    return f"{EQUAL} {of}: missed by {miss:.1%}"
+    half = f"the middle half of {len(rounds)} rounds ({low:.3g} to {high:.3g})"
+    if not low <= bound <= high:
+        return f"{missed}, and by {half}"
+    if high - low > WIDEST * abs(middle):
+        return f"{missed}; {half} is too wide"
+    return f"{EQUAL} {half}: {missed.lower()}"
 
 
 class Report:
