@@ -24,10 +24,9 @@ def judged(figures: Sequence[Figure], registry: Registry) -> list[Figure]:
 
     A queue that has limits of other operations only lets a call through as if there were none.
     """
+    paced = {kind: any(True for _ in _met(*kind, registry)) for kind in _kinds(figures)}
     return [
-        dataclasses.replace(one, paced=any(True for _ in _met(one, registry)))
-        if one.queue is not None
-        else one
+        one if one.queue is None else dataclasses.replace(one, paced=paced[_kind(one)])
         for one in figures
     ]
 
@@ -45,7 +44,7 @@ def unused(figures: Sequence[Figure], registry: Registry, *, dry_run: bool) -> l
     """
     if any(one.paced and one.queue is None for one in figures):
         return []
-    met = {name for one in figures for name in _met(one, registry, dry_run=dry_run)}
+    met = {name for kind in _kinds(figures) for name in _met(*kind, registry, dry_run=dry_run)}
     return [
         entry
         for entry in registry
@@ -55,22 +54,41 @@ def unused(figures: Sequence[Figure], registry: Registry, *, dry_run: bool) -> l
     ]
 
 
-def _met(figure: Figure, registry: Registry, *, dry_run: bool = False) -> Iterator[_Name]:
-    """Yield the limits that the calls of a figure came under."""
-    name, limits = registry.limits_of(figure.service)
-    if figure.queue is None or limits is None:
+def _kind(figure: Figure) -> tuple[str, str, str]:
+    return figure.service, figure.operation, figure.lane
+
+
+def _kinds(figures: Sequence[Figure]) -> set[tuple[str, str, str]]:
+    """Return which calls a queue let go: few, as each has figures for every Region and account."""
+    return {_kind(one) for one in figures if one.queue is not None}
+
+
+def _met(
+    service: str, operation: str, of: str, registry: Registry, *, dry_run: bool = False
+) -> Iterator[_Name]:
+    """Yield the limits that calls came under.
+
+    Args:
+        service: whose calls they are.
+        operation: which ones.
+        of: the lane in which the hub counted them; "" where it paced nothing.
+        registry: the limits.
+        dry_run: as for `unused`.
+    """
+    name, limits = registry.limits_of(service)
+    if limits is None:
         return
     if name not in registry.services:
         name = "default"
     if limits.rate or limits.concurrency is not None or limits.adaptive is not None:
         yield name, None, None
-    lane = lane_of(figure.lane or figure.operation, limits.lanes)
-    variant = figure.lane.partition(" ")[2]
-    if variant and lane != figure.lane:
+    lane = lane_of(of or operation, limits.lanes)
+    variant = of.partition(" ")[2]
+    if variant and lane != of:
         yield name, None, variant  # a bucket that each operation has for itself, not a lane
     elif lane is not None and limits.lanes[lane]:
         yield name, lane, None
     for key, bucket in limits.buckets.items():
         # What parameters it takes to be none of a bucket, a figure does not tell.
-        if bucket.takes(figure.operation, {}) and (dry_run or not bucket.each):
+        if bucket.takes(operation, {}) and (dry_run or not bucket.each):
             yield name, None, key

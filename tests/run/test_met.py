@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from aioapiqueue._limits.names import operations as names_of
 from aioapiqueue.cli._launch import Launch
 from aioapiqueue.cli._met import judged, unused
 from aioapiqueue.cli._report import remarks
 from aioapiqueue.cli._supervise import Outcome, Plan, Words
 from aioapiqueue.hub import Figure, Process
-from aioapiqueue.registry import Registry
+from aioapiqueue.registry import Registry, ServiceLimits
 
 FILE = """
 preset = "aws"
@@ -136,3 +139,17 @@ def test_many_unused_limits_are_cut():
         "ec2.DeleteTags 5/s, ec2.DescribeImages 5/s, and 1 more"
     )
     assert not remarks(plan, Outcome(processes=[process]))  # no calls at all: it is said already
+
+
+def test_many_regions_take_no_longer():
+    """20,000 kinds of calls, as the hub keeps at most, under a limit for each of 300 operations."""
+    operations = sorted(names_of("ec2"))[:300]
+    registry = Registry({"ec2": ServiceLimits("unlimited", lanes=dict.fromkeys(operations, "1/s"))})
+    figures = [
+        Figure("ec2", operations[number % len(operations)], f"r{number}", None, "ec2", paced=True)
+        for number in range(20_000)
+    ]
+    began = time.process_time()
+    assert all(one.paced for one in judged(figures, registry))
+    assert unused(figures, registry, dry_run=False) == []
+    assert time.process_time() - began < 2
