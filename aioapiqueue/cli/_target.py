@@ -61,10 +61,20 @@ class Target:
             OSError: it cannot be written, or no longer.
         """
         if self._whole:
+            self._find_again()
             os.ftruncate(self._descriptor, 0)
         left = memoryview(text.encode("utf-8", "backslashreplace"))
         while left:
             left = left[os.write(self._descriptor, left) :]
+
+    def _find_again(self) -> None:
+        """Open the path again where the program has removed our file, or put another there."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self.path.stat(), os.fstat(self._descriptor)):
+                return
+        descriptor = _open(self.path, append=False)
+        os.close(self._descriptor)
+        self._descriptor = descriptor
 
     def discard(self) -> None:
         """Close it; take it away if it was not there before and nothing was written."""

@@ -75,7 +75,7 @@ def test_one_file_for_both_is_refused(python, tmp_path):
     options = ["--log", str(tmp_path / "file"), "--json", str(tmp_path / "link")]
     told = CliRunner().invoke(app, ["run", *options, "--", python, "-c", "print('started')"])
     assert (told.exit_code, told.stdout) == (2, "")
-    assert f"{tmp_path / 'link'} is the file of --log, too: take another; nothing" in told.stderr
+    assert f"{tmp_path / 'link'} is the file of --log, too: choose another; nothing" in told.stderr
 
 
 def test_socket_is_not_taken_for_a_pipe(tmp_path):
@@ -124,6 +124,24 @@ def test_target_is_replaced_or_appended_to(tmp_path):
         target.write("new")
         target.discard()
         assert path.read_text() == expected
+
+
+def test_removed_target_is_made_again(tmp_path):
+    """A program may empty the folder, or put another file there; without the folder, it is told."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    target = Target(folder / "figures.json")
+    (folder / "figures.json").unlink()
+    target.write("new")
+    assert (folder / "figures.json").read_text() == "new"
+    (folder / "other").write_text("what another program wrote")
+    (folder / "other").replace(folder / "figures.json")
+    target.write("newer")
+    assert (folder / "figures.json").read_text() == "newer"
+    shutil.rmtree(folder)
+    with pytest.raises(FileNotFoundError):
+        target.write("newest")
+    target.discard()
 
 
 def test_pipe_with_a_reader_gets_all(quiet_run, python, tmp_path):
