@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-__all__ = ["CountingSelector", "Report", "interleave", "judge", "main", "ratios", "run", "spread"]
+__all__ = [
+    "ROUNDS",
+    "CountingSelector",
+    "Report",
+    "interleave",
+    "judge",
+    "main",
+    "ratios",
+    "run",
+    "spread",
+]
 
 T = TypeVar("T")
 WIDTH = 80
