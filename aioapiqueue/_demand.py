@@ -453,7 +453,7 @@ class Demand:
         """Return what those who wait without a lease need, in their order.
 
         `most` of each lane, as it may be that no other is due; of all lanes together, no more than
-        that is granted, lest one who is left out here be overtaken. Lanes beyond the first
+        that is granted, so that no caller left out here is overtaken. Lanes beyond the first
         `_MOST_LANES` are asked for next.
         """
         lanes, left_out = self._to_ask_for(now)

@@ -90,7 +90,7 @@ class Registry:
             their queues the same names. Default: the limits hold for this registry alone.
 
     Raises:
-        LimitsError: a limit makes no sense, or there is no such service or operation; all problems
+        LimitsError: a limit is invalid, or there is no such service or operation; all problems
             in one error.
     """
 
@@ -150,7 +150,7 @@ class Registry:
             schedules: as for `Registry`.
 
         Raises:
-            LimitsError: the file cannot be read, or something in it makes no sense: each problem
+            LimitsError: the file cannot be read, or something in it is invalid: each problem
                 with its line and key.
         """
         text = read_text(path)
@@ -229,7 +229,7 @@ class Registry:
             schedules: as for `Registry`; the base's are not used.
 
         Raises:
-            LimitsError: an option makes no sense; all problems in one error.
+            LimitsError: an option is invalid; all problems in one error.
         """
         tables: dict[str, Read] = {}
         if base is not None:

@@ -65,7 +65,7 @@ def limits(
     Without a file: a share of what AWS publishes of its request limits. With one: what `run
     --limits FILE` would keep, its own figures with their lines.
 
-    Exits with 2 if the file or an option makes no sense.
+    Exits with 2 if the file or an option is invalid.
     """
     if context.invoked_subcommand is not None:
         return
@@ -157,7 +157,7 @@ def discover(
     credentials that boto3 would use, with the permission to list quotas, and paces itself.
 
     Exits with 1, and writes nothing, without permission or network, if it is throttled, or if there
-    is no end to it (500 pages of a listing, or --timeout); with 2 if an option makes no sense.
+    is no end to it (500 pages of a listing, or --timeout); with 2 if an option is invalid.
     """
     part = _share(share)
     services = [_names.canonical(one) for one in service or SERVICES]

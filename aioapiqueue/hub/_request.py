@@ -94,7 +94,7 @@ class Request:
     def withdraw(self) -> None:
         """Leave the line it is in, and give back what it has not used."""
         turn, self.turn = self.turn, None
-        # It leaves, or hands on the slot that it has just got.
+        # It leaves, or the slot that it has just got passes to the next waiter.
         if turn is not None and not turn.cancel() and not turn.cancelled():
             turn.exception()  # nobody is there to hear of it
         for slot in self.slots:
