@@ -1,4 +1,4 @@
-"""What users call: `ApiQueue`. How it works underneath is in `_dispatch`."""
+"""What users call: `ApiQueue`. How it works underneath is in `_dispatcher`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from typing import (
 
 import anyio
 
-from aioapiqueue._dispatch import Authority, Dispatcher
+from aioapiqueue._dispatcher import Authority, Dispatcher
 from aioapiqueue._events import Stats
+from aioapiqueue._lanes import fits
 from aioapiqueue._map import paced_map
 from aioapiqueue._rate import LONGEST, Limit, Rate, Window, as_limit, as_limits, positive, whole
-from aioapiqueue._schedule import fits
 from aioapiqueue._slot import GRANTED, Reservation, Slot, TimedSlot
 from aioapiqueue.exceptions import QueueClosed, WouldWait
 

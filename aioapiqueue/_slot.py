@@ -10,8 +10,8 @@ from aioapiqueue._rate import positive
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Hashable
 
-    from aioapiqueue._dispatch import Dispatcher
-    from aioapiqueue._waiters import Line
+    from aioapiqueue._dispatcher import Dispatcher
+    from aioapiqueue._wait_queue import Line
 
 __all__ = ["GRANTED", "HELD", "NEW", "OVER", "WAITING", "Reservation", "Slot", "TimedSlot"]
 

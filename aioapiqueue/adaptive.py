@@ -10,8 +10,8 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
+from aioapiqueue._algorithms import Pace, Schedule
 from aioapiqueue._rate import LONGEST, Rate, Window, as_limit, positive
-from aioapiqueue._schedule import Pace, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

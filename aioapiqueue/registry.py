@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 from weakref import WeakValueDictionary
 
-from aioapiqueue._dispatch import at_rest
+from aioapiqueue._dispatcher import at_rest
 from aioapiqueue._limits import names as _names
 from aioapiqueue._limits.buckets import Bucket, facts
 from aioapiqueue._limits.model import ServiceLimits
@@ -25,7 +25,7 @@ from aioapiqueue.exceptions import LimitsError, QueueClosed
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
-    from aioapiqueue._dispatch import Authority
+    from aioapiqueue._dispatcher import Authority
     from aioapiqueue._events import Observer
     from aioapiqueue._queue import ApiQueue
 

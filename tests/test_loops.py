@@ -12,7 +12,7 @@ import pytest
 from _instants import exactly
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
-from aioapiqueue._dispatch import _clock_of
+from aioapiqueue._dispatcher import _clock_of
 from aioapiqueue.testing import VirtualLoop
 
 CATCH_UP = 0.010  # seconds, the default

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioapiqueue import Observer, QueueClosed, Rate, Window
-from aioapiqueue._dispatch import at_rest
+from aioapiqueue._dispatcher import at_rest
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import InForce, QueueKey, Registry, ServiceLimits, forget_idle

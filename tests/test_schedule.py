@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aioapiqueue import Rate, Window
-from aioapiqueue._schedule import Lanes, Pace, Schedule, Sliding, schedule_for
+from aioapiqueue._algorithms import Pace, Schedule, Sliding
+from aioapiqueue._lanes import Lanes, schedule_for
 
 
 def pace(calls, per=1.0, burst=1, catch_up=0.0):

@@ -7,7 +7,7 @@ import pytest
 
 from aioapiqueue import ApiQueue
 from aioapiqueue._slot import OVER, WAITING, Slot
-from aioapiqueue._waiters import Waiters
+from aioapiqueue._wait_queue import Waiters
 
 QUEUE = ApiQueue()
 

@@ -28,7 +28,7 @@ from aioapiqueue.adaptive import Adaptive
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from aioapiqueue._dispatch import Authority
+    from aioapiqueue._dispatcher import Authority
     from aioapiqueue._events import Observer
     from aioapiqueue._rate import Limit
 

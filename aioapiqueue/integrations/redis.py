@@ -15,10 +15,10 @@ import re
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioapiqueue._authority import AGAIN, State, Unreachable
-from aioapiqueue._leases import NO_KEY
+from aioapiqueue._fleet.leases import NO_KEY
+from aioapiqueue._fleet.limiter import Member
+from aioapiqueue._fleet.session import AGAIN, State, Unreachable
 from aioapiqueue._rate import LONGEST, Rate, Window, as_limit, positive
-from aioapiqueue._shared import Member
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import SharedError
 
@@ -35,10 +35,10 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Hashable, Mapping, Sequence
 
-    from aioapiqueue._authority import Talk
-    from aioapiqueue._dispatch import Dispatcher
+    from aioapiqueue._dispatcher import Dispatcher
+    from aioapiqueue._fleet.session import Talk
+    from aioapiqueue._lanes import Slowing
     from aioapiqueue._rate import Limit
-    from aioapiqueue._schedule import Slowing
 
 __all__ = ["SharedSchedule"]
 
@@ -188,7 +188,7 @@ class SharedSchedule:
     async def send(
         self, member: Talk, verb: str, lanes: Sequence[Hashable], fields: Mapping[str, Any]
     ) -> tuple[Any, ...]:
-        """Say or ask something; see `aioapiqueue._authority.Link`."""
+        """Say or ask something; see `aioapiqueue._fleet.session.Link`."""
         keys, payload = self._wire(member, verb, lanes, fields)
         arguments = [*keys, verb, "", json.dumps(payload, allow_nan=False)]
         try:

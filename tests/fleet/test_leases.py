@@ -7,7 +7,7 @@ import random
 import pytest
 
 from aioapiqueue import ApiQueue
-from aioapiqueue._leases import Clock
+from aioapiqueue._fleet.leases import Clock
 
 TRUE_OFFSET = -1_000.0  # the queue's clock less the authority's, in seconds
 

@@ -13,7 +13,7 @@ from servers import fresh_name
 from virtual_client import VirtualClient
 
 from aioapiqueue import Rate, Window
-from aioapiqueue._schedule import schedule_for
+from aioapiqueue._lanes import schedule_for
 from aioapiqueue.integrations import redis as integration
 from aioapiqueue.integrations.redis import SharedSchedule
 

@@ -5,8 +5,8 @@ slots, each of which has its instant on the authority's clock. That is only a pe
 it is decided when the instant has come, so that order, priority and cancellation stay matters of
 this queue. What nobody waits for any more is given back.
 
-What to ask for, and when, is in `_demand.py`; how it is said, and what goes wrong, in
-`_authority.py`.
+What to ask for, and when, is in `planner.py`; how it is said, and what goes wrong, in
+`session.py`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._authority import AGAIN, EARLY, Answer, Link, State, Talk
-from aioapiqueue._demand import Demand
-from aioapiqueue._leases import Lease
+from aioapiqueue._fleet.leases import Lease
+from aioapiqueue._fleet.planner import Demand
+from aioapiqueue._fleet.session import AGAIN, EARLY, Answer, Link, State, Talk
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
-    from aioapiqueue._dispatch import Dispatcher
+    from aioapiqueue._dispatcher import Dispatcher
     from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Slot
 

@@ -15,18 +15,18 @@ from collections import deque
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from aioapiqueue._leases import Clock
-from aioapiqueue._schedule import schedule_for
+from aioapiqueue._fleet.leases import Clock
+from aioapiqueue._lanes import schedule_for
 from aioapiqueue._slot import Slot
 from aioapiqueue.exceptions import SharedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from aioapiqueue._dispatch import Dispatcher
+    from aioapiqueue._algorithms import Schedule
+    from aioapiqueue._dispatcher import Dispatcher
     from aioapiqueue._events import EventKind
     from aioapiqueue._rate import Limit, Rate
-    from aioapiqueue._schedule import Schedule
 
 __all__ = ["AGAIN", "EARLY", "NOW", "Answer", "Link", "State", "Talk", "Unreachable"]
 

@@ -12,17 +12,17 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioapiqueue._authority import EARLY
-from aioapiqueue._leases import NO_KEY, Lease, Line
+from aioapiqueue._fleet.leases import NO_KEY, Lease, Line
+from aioapiqueue._fleet.session import EARLY
 from aioapiqueue._rate import Rate, Window
-from aioapiqueue._waiters import SHARED, Rank
+from aioapiqueue._wait_queue import SHARED, Rank
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
 
-    from aioapiqueue._authority import Answer, Link, State
-    from aioapiqueue._dispatch import Dispatcher
-    from aioapiqueue._leases import Clock
+    from aioapiqueue._dispatcher import Dispatcher
+    from aioapiqueue._fleet.leases import Clock
+    from aioapiqueue._fleet.session import Answer, Link, State
     from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Slot
 

@@ -20,19 +20,20 @@ from threading import get_ident
 from types import FunctionType
 from typing import TYPE_CHECKING, Protocol
 
-from aioapiqueue._authority import NOW
+from aioapiqueue._algorithms import Schedule
 from aioapiqueue._events import Event, EventKind
+from aioapiqueue._fleet.session import NOW
+from aioapiqueue._lanes import Lanes, Slowing, schedule_for
 from aioapiqueue._rate import LONGEST, Limit, positive
-from aioapiqueue._schedule import Lanes, Schedule, Slowing, schedule_for
 from aioapiqueue._slot import GRANTED, HELD, OVER, WAITING, Slot
-from aioapiqueue._waiters import Waiters
+from aioapiqueue._wait_queue import Waiters
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from aioapiqueue._events import Observer
-    from aioapiqueue._shared import Member
+    from aioapiqueue._fleet.limiter import Member
 
 __all__ = ["Authority", "Dispatcher", "at_rest"]
 
