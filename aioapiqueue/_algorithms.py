@@ -1,7 +1,7 @@
 """When may the next call start? Pure arithmetic: every method is given `now` and keeps no clock.
 
-A `Schedule` is asked in this order: `touch` when a caller comes and nobody waits, `due` for the
-first in line, `take` when it starts, `adjust` when its true cost turns out to be another.
+A `LimitState` is asked in this order: `on_idle` when a caller comes and nobody waits, `next_at` for
+the first in line, `consume` when it starts, `adjust` when its true cost turns out to be another.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
     from aioapiqueue._rate import Rate, Window
 
-__all__ = ["Pace", "Schedule", "Sliding"]
+__all__ = ["LimitState", "SlidingWindow", "TokenBucket"]
 
 _ROUNDING = 1e-9
 """Share of a window by which sums of costs in it may be off: fractions like 0.1 do not add up.
 Never as much as a whole call: those are counted exactly."""
 
 
-class Schedule:
+class LimitState:
     """Several schedules at once; of none, every moment is due. The base of the others."""
 
     __slots__ = ("held", "parts")
 
-    def __init__(self, parts: Sequence[Schedule] = ()) -> None:
+    def __init__(self, parts: Sequence[LimitState] = ()) -> None:
         self.parts = parts
         self.held = -math.inf
         """Nothing starts before this instant: the latest end of a hold or pause."""
@@ -38,29 +38,29 @@ class Schedule:
         for part in self.parts:
             part.hold(until)
 
-    def touch(self, now: float) -> None:
+    def on_idle(self, now: float) -> None:
         """Note that a caller comes while nobody waits: rest has saved up no catch-up."""
         for part in self.parts:
-            part.touch(now)
+            part.on_idle(now)
 
-    def due(self, now: float, cost: float) -> float:
+    def next_at(self, now: float, cost: float) -> float:
         """Return the first instant at which `cost` may start (in the past: at once)."""
         due = self.held
         for part in self.parts:
-            due = max(due, part.due(now, cost))
+            due = max(due, part.next_at(now, cost))
         return due
 
-    def take(self, now: float, cost: float) -> None:
+    def consume(self, now: float, cost: float) -> None:
         """Charge `cost`, which starts now; the caller has seen that it is due."""
         for part in self.parts:
-            part.take(now, cost)
+            part.consume(now, cost)
 
-    def arrive(self, now: float, cost: float) -> float:
+    def try_consume(self, now: float, cost: float) -> float:
         """Touch, and charge if due: return what was due, so that `<= now` means taken."""
-        self.touch(now)
-        due = self.due(now, cost)
+        self.on_idle(now)
+        due = self.next_at(now, cost)
         if due <= now:
-            self.take(now, cost)
+            self.consume(now, cost)
         return due
 
     def adjust(self, at: float, cost: float) -> None:
@@ -68,29 +68,29 @@ class Schedule:
         for part in self.parts:
             part.adjust(at, cost)
 
-    def ahead(self, now: float, cost: float) -> float:
+    def estimate(self, now: float, cost: float) -> float:
         """Return when the last unit of `cost` may start if all of it queues up now."""
-        return max([now, self.held, *(part.ahead(now, cost) for part in self.parts)])
+        return max([now, self.held, *(part.estimate(now, cost) for part in self.parts)])
 
-    def fresh_at(self) -> float:
+    def idle_at(self) -> float:
         """Return the instant from which this cannot be told from a new one."""
-        return max([self.held, *(part.fresh_at() for part in self.parts)])
+        return max([self.held, *(part.idle_at() for part in self.parts)])
 
-    def leaves(self) -> Sequence[Schedule]:
+    def single_limits(self) -> Sequence[LimitState]:
         """Return the schedules of single limits that this one is made of."""
         return self.parts or (self,)
 
-    def succeed(self, old: Schedule, now: float) -> None:
+    def carry_over(self, old: LimitState, now: float) -> None:
         """Take over what `old`, of other limits, has let through, limit by limit of a kind."""
-        for kind in {type(leaf) for leaf in self.leaves()}:
-            mine = (leaf for leaf in self.leaves() if type(leaf) is kind)
-            theirs = (leaf for leaf in old.leaves() if type(leaf) is kind)
+        for kind in {type(leaf) for leaf in self.single_limits()}:
+            mine = (leaf for leaf in self.single_limits() if type(leaf) is kind)
+            theirs = (leaf for leaf in old.single_limits() if type(leaf) is kind)
             for leaf, before in zip(mine, theirs, strict=False):
-                leaf.inherit(before, now)
+                leaf.copy_state(before, now)
         self.hold(old.held)
-        self.touch(now)
+        self.on_idle(now)
 
-    def inherit(self, old: Self, now: float) -> None:
+    def copy_state(self, old: Self, now: float) -> None:
         """Take over what `old`, of the same kind, has let through: of no limit, nothing."""
 
     def push_back(self, now: float, since: float, running: int) -> bool:
@@ -107,9 +107,9 @@ class Schedule:
         """Return the calls per second that push-back has left; inf: whatever the limits say."""
         return min((part.allowed() for part in self.parts), default=math.inf)
 
-    def places(self) -> float:
+    def permits(self) -> float:
         """Return how many bodies may run at once as far as push-back goes."""
-        return min((part.places() for part in self.parts), default=math.inf)
+        return min((part.permits() for part in self.parts), default=math.inf)
 
     def check(self, cost: float) -> None:
         """Refuse a cost that could never start.
@@ -121,7 +121,7 @@ class Schedule:
             part.check(cost)
 
 
-class Pace(Schedule):
+class TokenBucket(LimitState):
     """A `Rate`: the generic cell rate algorithm (GCRA, ITU-T I.371), `burst` cells deep.
 
     All is paid off at `anchor + used * interval`, the theoretical arrival time (tat). It is
@@ -157,20 +157,20 @@ class Pace(Schedule):
         self.used = used
         self.tat = anchor + used * self.interval
 
-    def touch(self, now: float) -> None:
+    def on_idle(self, now: float) -> None:
         # At rest is: nothing started for longer than a late call may catch up. A caller that
         # comes a moment after its instant (a worker that loops) is late, not new.
         if self.last < now - self.catch_up and self.tat < now:
             self.restart(now, 0)
 
-    def due(self, now: float, cost: float) -> float:  # noqa: ARG002 - a sliding window needs now
+    def next_at(self, now: float, cost: float) -> float:  # noqa: ARG002 - a sliding window needs now
         if cost == self.burst:
             due = self.tat
         else:
             due = self.anchor + (self.used + cost - self.burst) * self.interval
         return due if due > self.held else self.held  # noqa: FURB136 - asked for each slot
 
-    def take(self, now: float, cost: float) -> None:
+    def consume(self, now: float, cost: float) -> None:
         # Lateness beyond catch_up is dropped, not made up for in a burst; so is all of a hold's.
         floor = now - self.catch_up
         if floor < self.held:  # noqa: PLR1730 - done for each slot
@@ -189,11 +189,11 @@ class Pace(Schedule):
         self.tat = self.anchor + self.used * self.interval
         self.last = now
 
-    def arrive(self, now: float, cost: float) -> float:
+    def try_consume(self, now: float, cost: float) -> float:
         # As inherited, in one step for the commonest call: a single one that does not wait.
         earliest = now - self.catch_up
         if self.tat > now or cost > 1 or self.burst > 1 or self.held > earliest:
-            return super().arrive(now, cost)
+            return super().try_consume(now, cost)
         if self.last < earliest:
             self.anchor = now
             self.used = cost
@@ -218,16 +218,16 @@ class Pace(Schedule):
             self.peaks = deque((t, slack + back * (t > at)) for t, slack in self.peaks)
         self.restart(self.anchor, max(0, self.used + cost))
 
-    def ahead(self, now: float, cost: float) -> float:
+    def estimate(self, now: float, cost: float) -> float:
         start = max(self.tat, now - self.catch_up, self.held)
         if self.last < now - self.catch_up:
             start = max(start, now)
         return max(now, self.held, start + (cost - self.burst) * self.interval)
 
-    def fresh_at(self) -> float:
+    def idle_at(self) -> float:
         return max(self.held, self.tat, self.last + self.catch_up)
 
-    def inherit(self, old: Self, now: float) -> None:
+    def copy_state(self, old: Self, now: float) -> None:
         """Carry over what is owed, in calls, as golang.org/x/time/rate's SetLimit does.
 
         Of half an old interval still to wait, half a new one is left; of the same rate, all.
@@ -243,7 +243,7 @@ class Pace(Schedule):
         """Accept any cost: one above the burst waits until its due time."""
 
 
-class Sliding(Schedule):
+class SlidingWindow(LimitState):
     """A `Window`: an exact log of what started within the last `per` seconds."""
 
     __slots__ = ("calls", "log", "per", "total")
@@ -256,10 +256,10 @@ class Sliding(Schedule):
         """[started at, cost], oldest first; the calls of one instant share an entry."""
         self.total: float = 0
 
-    def touch(self, now: float) -> None:
+    def on_idle(self, now: float) -> None:
         """Do nothing: a window keeps no catch-up that rest could save up."""
 
-    def due(self, now: float, cost: float) -> float:
+    def next_at(self, now: float, cost: float) -> float:
         log = self.log
         while log and self.ends(log[0][0]) <= now:
             self.total -= log.popleft()[1]
@@ -278,7 +278,7 @@ class Sliding(Schedule):
             due = self.ends(started)
         return due
 
-    def take(self, now: float, cost: float) -> None:
+    def consume(self, now: float, cost: float) -> None:
         if self.log and self.log[-1][0] == now:
             self.log[-1][1] += cost
         else:
@@ -293,7 +293,7 @@ class Sliding(Schedule):
                     self.total += cost
                 return
 
-    def ahead(self, now: float, cost: float) -> float:
+    def estimate(self, now: float, cost: float) -> float:
         rounds = max(0, math.ceil(cost / self.calls) - 1)  # each of `calls`, after the first
         rest = cost - rounds * self.calls
         first = max(now, self.held, self.frees(self.total + rest - self.calls))
@@ -304,12 +304,12 @@ class Sliding(Schedule):
         end = started + self.per
         return end if end - started >= self.per else math.nextafter(end, math.inf)
 
-    def fresh_at(self) -> float:
+    def idle_at(self) -> float:
         return max(self.held, self.ends(self.log[-1][0]) if self.log else -math.inf)
 
-    def inherit(self, old: Self, now: float) -> None:
+    def copy_state(self, old: Self, now: float) -> None:
         """Carry over the log. What has left a shorter window is not known to a longer one."""
-        old.due(now, 0)  # forgets what has left, so that it does not depend on who asked when
+        old.next_at(now, 0)  # forgets what has left, so that it does not depend on who asked when
         self.log, self.total = old.log, old.total
 
     def check(self, cost: float) -> None:

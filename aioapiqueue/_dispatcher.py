@@ -20,13 +20,13 @@ from threading import get_ident
 from types import FunctionType
 from typing import TYPE_CHECKING, Protocol
 
-from aioapiqueue._algorithms import Schedule
+from aioapiqueue._algorithms import LimitState
 from aioapiqueue._events import Event, EventKind
 from aioapiqueue._fleet.session import NOW
-from aioapiqueue._lanes import Lanes, Slowing, schedule_for
+from aioapiqueue._lanes import AdaptivePolicy, Lanes, limit_state_for
 from aioapiqueue._rate import LONGEST, Limit, positive
 from aioapiqueue._slot import GRANTED, HELD, OVER, WAITING, Slot
-from aioapiqueue._wait_queue import Waiters
+from aioapiqueue._wait_queue import WaitQueue
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ _LONGEST_TIMER = 86_400.0
 class Authority(Protocol):
     """What `schedule=` takes: `integrations.redis.SharedSchedule`, which the core need not know."""
 
-    def join(self, queue: Dispatcher, *, catch_up: float, adaptive: Slowing | None) -> Member:
+    def join(
+        self, queue: Dispatcher, *, catch_up: float, adaptive: AdaptivePolicy | None
+    ) -> Member:
         """Return the part that this queue has in the quota."""
 
 
@@ -76,7 +78,7 @@ class Dispatcher:
         maxsize: int,
         drop_oldest: bool,
         catch_up: float,
-        adaptive: Slowing | None,
+        adaptive: AdaptivePolicy | None,
         authority: Authority | None,
         observers: Sequence[Observer],
     ) -> None:
@@ -86,10 +88,10 @@ class Dispatcher:
         self._limits = tuple(limits)
         self._concurrency = concurrency
         self._maxsize = maxsize
-        new_schedule = partial(
-            schedule_for, catch_up=catch_up, adaptive=adaptive, report=self._report
+        new_state = partial(
+            limit_state_for, catch_up=catch_up, adaptive=adaptive, report=self._report
         )
-        self._new_schedule = partial(new_schedule, concurrency=concurrency)
+        self._new_schedule = partial(new_state, concurrency=concurrency)
         self._observers = tuple(observers)
         self._heeds_arrivals = concurrency != math.inf or bool(lanes) or authority is not None
         self._heeds_ends = concurrency != math.inf or bool(observers)
@@ -115,9 +117,9 @@ class Dispatcher:
         started by then; those over are dropped when they are many."""
         self._schedule = self._new_schedule(self._limits)
         for limits_of_lane in lanes.values():
-            new_schedule(limits_of_lane)  # refuses now what it would refuse at the first call
-        self._lanes = Lanes(lanes, new_schedule)
-        self._waiters = Waiters(self._nudge, fair=fair, ranked=drop_oldest and maxsize > 0)
+            new_state(limits_of_lane)  # refuses now what it would refuse at the first call
+        self._lanes = Lanes(lanes, new_state)
+        self._waiters = WaitQueue(self._nudge, fair=fair, ranked=drop_oldest and maxsize > 0)
         self._shared: Member | None = None
         if authority is not None:
             self._shared = authority.join(self, catch_up=catch_up, adaptive=adaptive)
@@ -159,10 +161,10 @@ class Dispatcher:
         if get_ident() != self._thread or not self._loop_runs():
             self._bind(get_running_loop())
         slot._since = now = self._clock()
-        schedule: Schedule | None = self._schedule
+        schedule: LimitState | None = self._schedule
         if self._heeds_arrivals:
             schedule = self._schedule_of(slot, now)
-        if self._waiters.live or schedule is None or schedule.arrive(now, slot.cost) > now:
+        if self._waiters.live or schedule is None or schedule.try_consume(now, slot.cost) > now:
             return False
         slot._state = HELD
         self._started += 1
@@ -176,7 +178,7 @@ class Dispatcher:
         if slot._timeout is not None:
             now = slot._since
             # An authority is not asked: of what it knows, only a hold is known here.
-            due = self._schedule.held if self._shared else self._schedule.due(now, slot.cost)
+            due = self._schedule.held if self._shared else self._schedule.next_at(now, slot.cost)
             if now + slot._timeout < due < math.inf:
                 self._count("timed_out", slot)
                 raise SlotTimeout(
@@ -195,7 +197,7 @@ class Dispatcher:
         if self._ticker is None:
             self._start_ticker(loop)
 
-    def _schedule_of(self, slot: Slot, now: float) -> Schedule | None:
+    def _schedule_of(self, slot: Slot, now: float) -> LimitState | None:
         """Return all limits that a newcomer is under; None if every place is taken."""
         if self._closed:
             self._count("refused", slot)
@@ -204,16 +206,16 @@ class Dispatcher:
         lane = self._lanes.find(slot.key, now)
         if lane is not None:
             lane.check(slot.cost)
-            if slot.key not in self._waiters.lines:
-                lane.touch(now)
-            schedule = Schedule((lane, schedule))
+            if slot.key not in self._waiters.key_queues:
+                lane.on_idle(now)
+            schedule = LimitState((lane, schedule))
         if self._shared is not None:
             self._shared.demand.arrives(slot, now)
             return None
         if self.running < self._concurrency:
             return schedule
         if not self._waiters.live:
-            schedule.touch(now)
+            schedule.on_idle(now)
             self._adapt_concurrency()  # after long rest there may be more places again
         return schedule if self.running < self._concurrency else None
 
@@ -296,22 +298,22 @@ class Dispatcher:
         """Release all who are due; return when to look again (None: nobody waits)."""
         if self._shared is not None:
             return self._shared.release_due(now)
-        waiters, schedule, lanes = self._waiters, self._schedule, self._lanes.schedules
+        waiters, schedule, lanes = self._waiters, self._schedule, self._lanes.states
         wake = waiters.wake(now)
         while (slot := waiters.first()) is not None:
             if self._started - self._ended >= self._concurrency:
                 return math.inf
             lane = lanes.get(slot.key) if lanes else None
-            if lane is not None and (due := lane.due(now, slot.cost)) > now:
+            if lane is not None and (due := lane.next_at(now, slot.cost)) > now:
                 waiters.park(due)
                 wake = due if wake is None or due < wake else wake
                 continue
-            if (due := schedule.due(now, slot.cost)) > now:
+            if (due := schedule.next_at(now, slot.cost)) > now:
                 return due if wake is None or due < wake else wake
             waiters.pop(slot)
-            schedule.take(now, slot.cost)
+            schedule.consume(now, slot.cost)
             if lane is not None:
-                lane.take(now, slot.cost)
+                lane.consume(now, slot.cost)
             self._grant(slot, now)
         return wake
 
@@ -383,10 +385,10 @@ class Dispatcher:
             self._shared.adjust(slot, cost)
             return
         self._schedule.adjust(slot._since, cost)
-        lane = self._lanes.schedules.get(slot.key)
+        lane = self._lanes.states.get(slot.key)
         if lane is not None:
             lane.adjust(slot._since, cost)
-            self._waiters.wake_line(slot.key)
+            self._waiters.wake_key(slot.key)
         self._nudge()
 
     def _stop_timer(self, slot: Slot) -> None:
@@ -419,7 +421,7 @@ class Dispatcher:
         self._lanes.altered = True
         if key is None:
             schedule = self._new_schedule(new)
-            schedule.succeed(self._schedule, now)
+            schedule.carry_over(self._schedule, now)
             self._limits, self._schedule = new, schedule
             self._waiters.wake_all()
         else:
@@ -427,7 +429,7 @@ class Dispatcher:
             self._lanes.set_limits(key, new, now)
             for waiter in self._waiters:
                 self._lanes.find(waiter.key, now)
-            self._waiters.regroup()
+            self._waiters.rebuild()
             if self._shared is not None:
                 self._shared.lanes_changed()
         self._nudge()
@@ -452,7 +454,7 @@ class Dispatcher:
         schedule = self._schedule if lane is None else lane
         if schedule.push_back(now, since, self.running):
             self._adapt_concurrency()
-            self._waiters.wake_line(slot.key)
+            self._waiters.wake_key(slot.key)
             self._nudge()
             self._slowed(slot)
 
@@ -462,13 +464,13 @@ class Dispatcher:
 
     def _slowed(self, slot: Slot) -> None:
         """Begin a round of calls: who does not know its call is not heard before this one ends."""
-        if len(self._rounds) > 2 * len(self._lanes.schedules) + 32:  # so seldom that it is linear
+        if len(self._rounds) > 2 * len(self._lanes.states) + 32:  # so seldom that it is linear
             self._rounds = {of: n for of, n in self._rounds.items() if n >= self._ended}
         self._rounds[self._slowing(slot)] = self._started
         self._count("slowed", slot)
 
     def _adapt_concurrency(self) -> None:
-        places = self._schedule.places()
+        places = self._schedule.permits()
         if places < math.inf:
             self._concurrency = places
 
@@ -533,14 +535,14 @@ class Dispatcher:
         self._paused = self._pushed_back = -math.inf
         self._schedule = self._new_schedule(self._limits)
         altered = self._lanes.altered
-        self._lanes = Lanes(self._lanes.limits, self._lanes.new_schedule)
+        self._lanes = Lanes(self._lanes.limits, self._lanes.new_state)
         self._lanes.altered = altered
 
     def _forget_callers(self) -> None:
-        self._waiters = self._waiters.anew()
-        self._waiters.lanes = self._lanes.schedules
-        self._waiters.keeps_turns = self._shared is not None
-        self._lanes.in_use = self._waiters.lines
+        self._waiters = self._waiters.empty_copy()
+        self._waiters.lanes = self._lanes.states
+        self._waiters.keeps_round = self._shared is not None
+        self._lanes.in_use = self._waiters.key_queues
         self._timers = {}
         self._ticker = self._alarm = self._timer = None
         self._ended = self._started
@@ -572,4 +574,4 @@ def at_rest(queue: Dispatcher) -> bool:
     own, lanes = queue._schedule, queue._lanes
     if queue.waiting or queue.running or queue._closed or queue._shared or lanes.altered:
         return False
-    return max(own.fresh_at(), lanes.fresh_at()) < queue._clock()
+    return max(own.idle_at(), lanes.idle_at()) < queue._clock()

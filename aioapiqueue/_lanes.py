@@ -6,16 +6,16 @@ import math
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
-from aioapiqueue._algorithms import Pace, Schedule, Sliding
+from aioapiqueue._algorithms import LimitState, SlidingWindow, TokenBucket
 from aioapiqueue._rate import Limit, Rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 
-__all__ = ["Lanes", "Slowing", "fits", "schedule_for"]
+__all__ = ["AdaptivePolicy", "Lanes", "fits", "limit_state_for"]
 
 
-class Slowing(Protocol):
+class AdaptivePolicy(Protocol):
     """What `adaptive=` takes: `aioapiqueue.Adaptive`, which the core need not know."""
 
     def govern(
@@ -25,18 +25,18 @@ class Slowing(Protocol):
         catch_up: float,
         concurrency: float,
         report: Callable[[str, Exception], None],
-    ) -> Schedule:
+    ) -> LimitState:
         """Return a schedule that heeds `push_back`, beside those of these limits."""
 
 
-def schedule_for(
+def limit_state_for(
     limits: Sequence[Limit],
     *,
     catch_up: float,
-    adaptive: Slowing | None = None,
+    adaptive: AdaptivePolicy | None = None,
     concurrency: float = math.inf,
     report: Callable[[str, Exception], None] = lambda *_: None,
-) -> Schedule:
+) -> LimitState:
     """Return the schedule of these limits, all of which hold at once.
 
     Args:
@@ -46,15 +46,15 @@ def schedule_for(
         concurrency: how many bodies may run at once, for `adaptive`.
         report: told of an error in `adaptive`.
     """
-    parts: list[Schedule] = [
-        Pace(limit, catch_up=catch_up) if isinstance(limit, Rate) else Sliding(limit)
+    parts: list[LimitState] = [
+        TokenBucket(limit, catch_up=catch_up) if isinstance(limit, Rate) else SlidingWindow(limit)
         for limit in limits
     ]
     if adaptive is not None:
         parts.append(
             adaptive.govern(limits, catch_up=catch_up, concurrency=concurrency, report=report)
         )
-    return parts[0] if len(parts) == 1 else Schedule(parts)
+    return parts[0] if len(parts) == 1 else LimitState(parts)
 
 
 def fits(name: Hashable, key: Hashable) -> bool:
@@ -83,39 +83,39 @@ class Lanes:
     def __init__(
         self,
         limits: Mapping[Hashable, Sequence[Limit]],
-        new_schedule: Callable[[Sequence[Limit]], Schedule],
+        new_state: Callable[[Sequence[Limit]], LimitState],
     ) -> None:
         self.limits = dict(limits)
         self.altered = False
         """Whether limits, of lanes or of the queue, were set since the queue was made."""
         self._find_patterns()
-        self.new_schedule = new_schedule
+        self.new_state = new_state
         self.in_use: Container[Hashable] = ()
         """The keys that somebody waits for."""
-        self.schedules: dict[Hashable, Schedule] = {}
+        self.states: dict[Hashable, LimitState] = {}
         self._idle: list[tuple[float, int, Hashable]] = []
         """A heap of (look then, sequence number, key), one entry for each lane."""
         self._count = 0
 
-    def find(self, key: Hashable, now: float) -> Schedule | None:
+    def find(self, key: Hashable, now: float) -> LimitState | None:
         """Return the schedule of `key`, made if need be; None where the key has no limit."""
         looks = _LOOKS
         while looks and self._idle and self._idle[0][0] < now:
             self._evict(heappop(self._idle)[2], now)
             looks -= 1
-        lane = self.schedules.get(key)
+        lane = self.states.get(key)
         if lane is None:
             limits = self.limits_of(key)
             if limits is None:
                 return None
-            lane = self.schedules[key] = self.new_schedule(limits)
-            lane.touch(now)
+            lane = self.states[key] = self.new_state(limits)
+            lane.on_idle(now)
             self._watch(key, now)
         return lane
 
-    def fresh_at(self) -> float:
+    def idle_at(self) -> float:
         """Return the instant from which every lane is as good as new."""
-        return max((lane.fresh_at() for lane in self.schedules.values()), default=-math.inf)
+        return max((lane.idle_at() for lane in self.states.values()), default=-math.inf)
 
     def limits_of(self, key: Hashable) -> Sequence[Limit] | None:
         """Return the limits of `key`; None: it has none of its own."""
@@ -125,10 +125,10 @@ class Lanes:
         """Give `key` (or, with a pattern, every key that has them from it) these limits."""
         self.limits[key] = limits
         self._find_patterns()
-        for one, old in self.schedules.items():
+        for one, old in self.states.items():
             if self._name_for(one) == key:
-                self.schedules[one] = self.new_schedule(limits)
-                self.schedules[one].succeed(old, now)
+                self.states[one] = self.new_state(limits)
+                self.states[one].carry_over(old, now)
 
     def _name_for(self, key: Hashable) -> Hashable:
         """Return under which name the limits of `key` are, if they are."""
@@ -149,7 +149,7 @@ class Lanes:
     def _evict(self, key: Hashable, now: float) -> None:
         if key in self.in_use:
             self._watch(key, now + _LOOK_AGAIN)
-        elif (fresh_at := self.schedules[key].fresh_at()) >= now:
+        elif (fresh_at := self.states[key].idle_at()) >= now:
             self._watch(key, fresh_at)
         else:
-            del self.schedules[key]
+            del self.states[key]

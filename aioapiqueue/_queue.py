@@ -304,10 +304,10 @@ class ApiQueue(Dispatcher):
         now = self._now()
         if self._shared is not None:
             return self._shared.demand.estimate(key, cost, now) - now
-        when = self._schedule.ahead(now, self._waiters.cost + cost)
+        when = self._schedule.estimate(now, self._waiters.cost + cost)
         lane = self._lanes.find(key, now)
         if lane is not None:
-            when = max(when, lane.ahead(now, self._waiters.cost_of(key) + cost))
+            when = max(when, lane.estimate(now, self._waiters.cost_of(key) + cost))
         return when - now
 
     @overload
@@ -575,7 +575,7 @@ class ApiQueue(Dispatcher):
         return Stats(
             waiting=self.waiting,
             running=self.running,
-            lanes=len(self._lanes.schedules),
+            lanes=len(self._lanes.states),
             released=self._started,
             rate=self._schedule.allowed() if shared is None else shared.rate,
             asks=0 if shared is None else shared.asks,

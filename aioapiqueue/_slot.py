@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Hashable
 
     from aioapiqueue._dispatcher import Dispatcher
-    from aioapiqueue._wait_queue import Line
+    from aioapiqueue._wait_queue import KeyQueue
 
 __all__ = ["GRANTED", "HELD", "NEW", "OVER", "WAITING", "Reservation", "Slot", "TimedSlot"]
 
@@ -48,7 +48,7 @@ class Slot:
     """While it waits: resolved by the ticker."""
     _since: float
     """When it joined; once granted, when that was."""
-    line: Line | None
+    line: KeyQueue | None
     """While it waits: where. (Then a `Member` keeps here by which lease it was granted.)"""
     sequence: int
 

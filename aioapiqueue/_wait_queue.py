@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
     from aioapiqueue._slot import Slot
 
-__all__ = ["SHARED", "Line", "Rank", "Waiters"]
+__all__ = ["SHARED", "KeyQueue", "Rank", "WaitQueue"]
 
 Rank = tuple[float, float]
 """Priority, and place among those of that priority: who has the least goes first."""
 
 
-class Line:
+class KeyQueue:
     """The waiters of one lane, by priority, then by arrival.
 
     Whoever leaves early stays in its deque until it is met or the dead are the majority, so that
     leaving costs no search.
     """
 
-    __slots__ = ("entry", "key", "levels", "live", "order", "parked", "size", "turn")
+    __slots__ = ("entry", "key", "levels", "live", "order", "parked", "round_position", "size")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
@@ -35,13 +35,13 @@ class Line:
         """A heap of the priorities in `levels`."""
         self.live = 0
         self.size = 0
-        self.entry: tuple[float, int, Line] | None = None
+        self.entry: tuple[float, int, KeyQueue] | None = None
         """The line's place among the ready; another entry of it that is met there is stale."""
         self.parked: float | None = None
-        self.turn = 0
+        self.round_position = 0
         """With `fair`, its place in the round."""
 
-    def __lt__(self, other: Line) -> bool:
+    def __lt__(self, other: KeyQueue) -> bool:
         return False  # only entries of one and the same line, one of them stale, ever tie
 
     def put(self, waiter: Slot) -> bool:
@@ -104,7 +104,7 @@ _ROUND = 2**60
 """More than any turn is: a place in a round is its number times this, and the turn."""
 
 
-class Waiters(asyncio.Queue["Slot"]):
+class WaitQueue(asyncio.Queue["Slot"]):
     """All who wait, in lines; the next is the first of the line whose turn it is.
 
     Most share one line. A key with limits of its own has its own, so that a slow lane blocks
@@ -124,25 +124,25 @@ class Waiters(asyncio.Queue["Slot"]):
         self.fair = fair
         self.lanes: Container[Hashable] = ()
         """The keys with limits of their own."""
-        self.lines: dict[Hashable, Line] = {}
+        self.key_queues: dict[Hashable, KeyQueue] = {}
         self.live = 0
         """How many wait."""
         self.cost: float = 0
         """What they will cost together."""
-        self.keeps_turns = False
+        self.keeps_round = False
         """With `fair`, a line that was parked has the place in the round that it had before."""
-        self._ready: list[tuple[float, int, Line]] = []
+        self._ready: list[tuple[float, int, KeyQueue]] = []
         """A heap of (priority, arrival or turn, line). An entry may rank its line too early,
         never too late: whoever is met at the top is checked there."""
-        self._parked: list[tuple[float, int, Line]] = []
+        self._parked: list[tuple[float, int, KeyQueue]] = []
         """A heap of (until, turn, line)."""
         self._count = 0
-        self._everybody = Line(None) if ranked else None
+        self._everybody = KeyQueue(None) if ranked else None
         super().__init__()
 
-    def anew(self) -> Waiters:
+    def empty_copy(self) -> WaitQueue:
         """Return an empty one of the same kind."""
-        return Waiters(self.changed, fair=self.fair, ranked=self._everybody is not None)
+        return WaitQueue(self.changed, fair=self.fair, ranked=self._everybody is not None)
 
     def _init(self, maxsize: int) -> None:
         """Make no container: the lines are it."""
@@ -158,9 +158,9 @@ class Waiters(asyncio.Queue["Slot"]):
     def put_nowait(self, item: Slot) -> None:
         """Let `item` wait; called for every caller, so without what a blocking `get` would need."""
         key = item.key if self.fair or item.key in self.lanes else SHARED
-        line = self.lines.get(key)
+        line = self.key_queues.get(key)
         if line is None:
-            line = self.lines[key] = Line(key)
+            line = self.key_queues[key] = KeyQueue(key)
         item.sequence = self._count = self._count + 1
         item.line = line
         alone = line.put(item)
@@ -199,7 +199,7 @@ class Waiters(asyncio.Queue["Slot"]):
             if waiter is None:
                 heappop(ready)
                 line.entry = None
-                del self.lines[line.key]
+                del self.key_queues[line.key]
             elif len(ready) > 1 and (
                 waiter.priority != priority if self.fair else waiter.sequence != rank
             ):
@@ -222,10 +222,10 @@ class Waiters(asyncio.Queue["Slot"]):
             self._everybody.leave()
         if self.fair:  # to the end of the round
             heappop(self._ready)
-            line.entry, line.turn = None, 0
+            line.entry, line.round_position = None, 0
             after = line.first()
             if after is None:
-                del self.lines[line.key]
+                del self.key_queues[line.key]
             else:
                 self._enter(line, after)
 
@@ -262,56 +262,56 @@ class Waiters(asyncio.Queue["Slot"]):
                 return until
         return None
 
-    def wake_line(self, key: Hashable) -> None:
+    def wake_key(self, key: Hashable) -> None:
         """Release the parked line of one key, if it has one: what was due there has changed."""
-        line = self.lines.get(key)
+        line = self.key_queues.get(key)
         if line is not None and line.parked is not None:
             self._unpark(line)
 
-    def wake_shared(self) -> None:
+    def wake_keyless(self) -> None:
         """Release the parked line of the keys without limits; with `fair`, each has its own."""
         if self.fair:
             self.wake_all()
         else:
-            self.wake_line(SHARED)
+            self.wake_key(SHARED)
 
     def wake_all(self) -> None:
         """Let go every parked line: what was due has changed."""
-        for line in list(self.lines.values()):
+        for line in list(self.key_queues.values()):
             if line.parked is not None:
                 self._unpark(line)
 
-    def regroup(self) -> None:
+    def rebuild(self) -> None:
         """Sort all who wait into lines anew: which keys have their own has changed."""
         waiting = sorted(self, key=lambda waiter: waiter.sequence)
         if self._everybody is not None:
-            self._everybody = Line(None)
-        self.lines.clear()  # in place: the lanes know it
+            self._everybody = KeyQueue(None)
+        self.key_queues.clear()  # in place: the lanes know it
         self._ready, self._parked, self.live, self.cost = [], [], 0, 0
         for waiter in waiting:
             self.put_nowait(waiter)
 
     def rank(self, key: Hashable, behind: int = 0) -> Rank | None:
         """Return the rank of who waits behind so many others in one line; None: nobody does."""
-        line = self.lines.get(key)
+        line = self.key_queues.get(key)
         if line is None:
             return None
         waiter = next(islice(line, behind, None), None) if behind else line.first()
         return None if waiter is None else (waiter.priority, self._place(line, waiter, behind))
 
-    def _place(self, line: Line, waiter: Slot, behind: int) -> int:
-        return behind * _ROUND + line.turn if self.fair else waiter.sequence
+    def _place(self, line: KeyQueue, waiter: Slot, behind: int) -> int:
+        return behind * _ROUND + line.round_position if self.fair else waiter.sequence
 
-    def upcoming(self, keys: Collection[Hashable]) -> Iterator[tuple[Rank, Hashable, Slot]]:
+    def iter_in_order(self, keys: Collection[Hashable]) -> Iterator[tuple[Rank, Hashable, Slot]]:
         """Yield rank, key and waiter of who would be next if no line of these keys were parked.
 
         A line whose key is taken out of `keys` meanwhile is left there.
 
-        With `fair`, this takes `keeps_turns`.
+        With `fair`, this takes `keeps_round`.
         """
         turn = self._count
-        heads: list[tuple[float, float, Line, Slot, int, Iterator[Slot] | None]] = []
-        for line in map(self.lines.get, keys):
+        heads: list[tuple[float, float, KeyQueue, Slot, int, Iterator[Slot] | None]] = []
+        for line in map(self.key_queues.get, keys):
             first = None if line is None else line.first()
             if line is not None and first is not None:
                 heads.append((first.priority, self._place(line, first, 0), line, first, 0, None))
@@ -333,7 +333,7 @@ class Waiters(asyncio.Queue["Slot"]):
 
     def cost_of(self, key: Hashable) -> float:
         """Return the cost of all who wait in the line of one key."""
-        return sum(waiter.cost for waiter in self.lines.get(key, ()))
+        return sum(waiter.cost for waiter in self.key_queues.get(key, ()))
 
     def oldest_of_least_urgent(self) -> Slot | None:
         """Return whom a newcomer may push out of a full queue."""
@@ -341,26 +341,26 @@ class Waiters(asyncio.Queue["Slot"]):
 
     def __iter__(self) -> Iterator[Slot]:
         """All who wait, in no order."""
-        for line in list(self.lines.values()):
+        for line in list(self.key_queues.values()):
             for level in list(line.levels.values()):
                 yield from [waiter for waiter in level if waiter.waits]
 
-    def _enter(self, line: Line, first: Slot) -> None:
+    def _enter(self, line: KeyQueue, first: Slot) -> None:
         self._count += 1
         line.parked = None
-        if not (line.turn and self.keeps_turns):
-            line.turn = self._count
-        line.entry = (first.priority, line.turn if self.fair else first.sequence, line)
+        if not (line.round_position and self.keeps_round):
+            line.round_position = self._count
+        line.entry = (first.priority, line.round_position if self.fair else first.sequence, line)
         heappush(self._ready, line.entry)
         self.changed()
 
-    def _unpark(self, line: Line) -> None:
+    def _unpark(self, line: KeyQueue) -> None:
         line.parked = None
         first = line.first()
         if first is not None:
             self._enter(line, first)
-        elif self.lines.get(line.key) is line:
-            del self.lines[line.key]
+        elif self.key_queues.get(line.key) is line:
+            del self.key_queues[line.key]
 
     def _gone(self, waiter: Slot) -> None:
         self.live -= 1

@@ -234,7 +234,7 @@ async def test_a_lane_that_is_not_fresh_yet_is_not_forgotten(limit):
     for n in range(99):
         await asyncio.sleep(0.01)
         queue.try_slot(key=n)
-        assert "a" in queue._lanes.schedules
+        assert "a" in queue._lanes.states
         assert queue.estimate(key="a") == exactly(1 - (n + 1) * 0.01)
 
 
@@ -264,7 +264,7 @@ async def test_a_lane_somebody_waits_in_is_not_forgotten():
     for n in range(50):
         await asyncio.sleep(1)
         queue.estimate(key=n)
-        assert "a" in queue._lanes.schedules
+        assert "a" in queue._lanes.states
     assert queue.stats.lanes < 5
     assert (await waiting)["a"] == exactly([100, 100.1, 100.2])
 

@@ -459,7 +459,7 @@ async def test_push_back_lowers_a_lane_of_a_preset():
         async with turn.queue.slot(key=turn.key) as slot:
             slot.throttled()
         assert turn.queue.stats.slowed == 1
-        lanes = turn.queue._lanes.schedules
+        lanes = turn.queue._lanes.states
         assert lanes["DescribeSnapshots unfiltered"].allowed() < 5
         async with turn.queue.slot(key="DescribeSnapshots"):
             assert lanes["DescribeSnapshots"].allowed() >= 10

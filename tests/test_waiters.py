@@ -7,7 +7,7 @@ import pytest
 
 from aioapiqueue import ApiQueue
 from aioapiqueue._slot import OVER, WAITING, Slot
-from aioapiqueue._wait_queue import Waiters
+from aioapiqueue._wait_queue import WaitQueue
 
 QUEUE = ApiQueue()
 
@@ -45,7 +45,7 @@ def drain(waiters):
 
 async def test_it_is_an_asyncio_queue():
     """Size, emptiness and QueueEmpty are those of the base class."""
-    waiters = Waiters(int)
+    waiters = WaitQueue(int)
     assert waiters.empty()
     with pytest.raises(asyncio.QueueEmpty):
         waiters.get_nowait()
@@ -57,27 +57,27 @@ async def test_it_is_an_asyncio_queue():
 
 async def test_by_priority_then_by_arrival():
     """A lower priority goes first; within one, the earlier comer does."""
-    waiters = Waiters(int)
+    waiters = WaitQueue(int)
     a, b, c, d, e = fill(waiters, *(waiter(priority=p) for p in (0, 1, -1, 0, -1)))
     assert drain(waiters) == [c, e, a, d, b]
 
 
 async def test_whoever_left_is_passed_over():
     """Leaving takes no search, and the rest keep their order."""
-    waiters = Waiters(int)
+    waiters = WaitQueue(int)
     slots = fill(waiters, *(waiter(cost=2) for _ in range(1000)))
     left = set(random.Random(1).sample(range(1000), 900))
     for n in left:
         leave(waiters, slots[n])
     assert (waiters.live, waiters.cost) == (100, 200)
-    assert waiters.lines[next(iter(waiters.lines))].size <= 2 * 100 + 33
+    assert waiters.key_queues[next(iter(waiters.key_queues))].size <= 2 * 100 + 33
     assert drain(waiters) == [slot for n, slot in enumerate(slots) if n not in left]
-    assert not waiters.lines
+    assert not waiters.key_queues
 
 
 async def test_a_parked_line_blocks_nobody_and_keeps_its_place_by_arrival():
     """The next of another line goes meanwhile; woken, the earlier comer is first again."""
-    waiters = Waiters(int)
+    waiters = WaitQueue(int)
     waiters.lanes = {"slow": None}
     slow, slow2, other, other2 = fill(
         waiters, waiter("slow"), waiter("slow"), waiter("x"), waiter("y")
@@ -93,7 +93,7 @@ async def test_a_parked_line_blocks_nobody_and_keeps_its_place_by_arrival():
 
 async def test_when_the_first_of_a_parked_line_leaves_the_line_is_looked_at_anew():
     """The next may cost less and be due sooner; an empty line is forgotten."""
-    waiters = Waiters(int)
+    waiters = WaitQueue(int)
     waiters.lanes = {"slow": None}
     dear, cheap = fill(waiters, waiter("slow", cost=5), waiter("slow"))
     waiters.first()
@@ -104,12 +104,12 @@ async def test_when_the_first_of_a_parked_line_leaves_the_line_is_looked_at_anew
     leave(waiters, cheap)
     assert waiters.first() is None
     assert waiters.wake(0.0) is None
-    assert not waiters.lines
+    assert not waiters.key_queues
 
 
 async def test_wake_all_lets_go_every_parked_line():
     """As when the rate has changed."""
-    waiters = Waiters(int)
+    waiters = WaitQueue(int)
     waiters.lanes = {"a": None, "b": None}
     a, b = fill(waiters, waiter("a"), waiter("b"))
     for until in (5.0, 6.0):
@@ -121,14 +121,14 @@ async def test_wake_all_lets_go_every_parked_line():
 
 async def test_fair_takes_turns_by_key():
     """Each key has one turn a round, however many wait under it."""
-    waiters = Waiters(int, fair=True)
+    waiters = WaitQueue(int, fair=True)
     fill(waiters, *(waiter(key) for key in "aaaabbc"))
     assert [slot.key for slot in drain(waiters)] == list("abcabaa")
 
 
 async def test_fair_lets_a_newcomer_key_in_at_the_end_of_the_round():
     """A key that has just had its turn goes behind one that came meanwhile."""
-    waiters = Waiters(int, fair=True)
+    waiters = WaitQueue(int, fair=True)
     fill(waiters, *(waiter(key) for key in "aab"))
     order = [waiters.get_nowait().key]
     fill(waiters, waiter("c"))
@@ -138,7 +138,7 @@ async def test_fair_lets_a_newcomer_key_in_at_the_end_of_the_round():
 
 async def test_fair_still_goes_by_priority_first():
     """The rounds are among those of the same urgency."""
-    waiters = Waiters(int, fair=True)
+    waiters = WaitQueue(int, fair=True)
     fill(waiters, waiter("a"), waiter("a", -1), waiter("b"), waiter("b", -1), waiter("a", -1))
     drained = [(slot.key, slot.priority) for slot in drain(waiters)]
     assert drained == [("a", -1), ("b", -1), ("a", -1), ("b", 0), ("a", 0)]
@@ -146,11 +146,11 @@ async def test_fair_still_goes_by_priority_first():
 
 async def test_regroup_keeps_arrival_order():
     """A key that gets limits of its own takes its waiters along, in order."""
-    waiters = Waiters(int)
+    waiters = WaitQueue(int)
     slots = fill(waiters, *(waiter(key) for key in "abababa"))
     leave(waiters, slots[2])
     waiters.lanes = {"a": None}
-    waiters.regroup()
+    waiters.rebuild()
     assert (waiters.live, waiters.cost) == (6, 6)
     assert waiters.first() is slots[0]
     waiters.park(1.0)
@@ -161,7 +161,7 @@ async def test_regroup_keeps_arrival_order():
 
 async def test_who_loses_a_place_is_the_oldest_of_the_least_urgent():
     """Those who have left or gone are no candidates."""
-    waiters = Waiters(int, ranked=True)
+    waiters = WaitQueue(int, ranked=True)
     urgent, first, second, third = fill(
         waiters, waiter(priority=-1), waiter(priority=5), waiter(priority=5), waiter(priority=0)
     )
@@ -170,14 +170,14 @@ async def test_who_loses_a_place_is_the_oldest_of_the_least_urgent():
     assert waiters.oldest_of_least_urgent() is second
     leave(waiters, second)
     assert waiters.oldest_of_least_urgent() is third
-    assert Waiters(int, ranked=True).oldest_of_least_urgent() is None
+    assert WaitQueue(int, ranked=True).oldest_of_least_urgent() is None
     assert drain(waiters) == [urgent, third]
 
 
 async def test_somebody_is_told_when_the_next_may_be_another():
     """A new first of a line is news; one more behind it is not."""
     told = []
-    waiters = Waiters(lambda: told.append(1))
+    waiters = WaitQueue(lambda: told.append(1))
     fill(waiters, waiter())
     assert len(told) == 1
     fill(waiters, waiter())

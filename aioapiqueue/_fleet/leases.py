@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["NO_KEY", "Clock", "Lease", "Line"]
+__all__ = ["NO_KEY", "Clock", "KeyGrants", "Lease"]
 
 NO_KEY = object()
 """The lane of the key None, where that has limits of its own: as a lane, None is none."""
@@ -32,7 +32,7 @@ class Lease(NamedTuple):
 
 
 @dataclass(eq=False, slots=True)
-class Line:
+class KeyGrants:
     """What is leased for the callers of one lane, or for all who have none."""
 
     leases: deque[Lease] = field(default_factory=deque)

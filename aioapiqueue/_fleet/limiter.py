@@ -53,7 +53,7 @@ class Member(Talk):
         self.demand = Demand(self.queue, self.link, self._clock, catch_up=self.catch_up)
 
     @property
-    def places(self) -> int:
+    def permits(self) -> int:
         """How many bodies this member has running, or may start without asking."""
         return self.queue.running + self.demand.leased
 
@@ -114,7 +114,7 @@ class Member(Talk):
         if self._fallback is None or self.queue.running >= self.queue._concurrency:
             return math.inf
         held = max(self.queue._schedule.held, line.held)  # by a pause, or by the other side
-        return max(self._fallback.due(now, slot.cost), held)
+        return max(self._fallback.next_at(now, slot.cost), held)
 
     def _take(self, slot: Slot, now: float) -> None:
         lane = self.demand.lane(slot.key)
@@ -124,7 +124,7 @@ class Member(Talk):
             slot.sequence = lease.instant
             slot.line = lease  # type: ignore[assignment]  # no longer in line: for `hand_back`
         elif self._fallback is not None:
-            self._fallback.take(now, slot.cost)
+            self._fallback.consume(now, slot.cost)
             slot.sequence = 0
 
     def hand_back(self, slot: Slot) -> None:

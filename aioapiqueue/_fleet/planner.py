@@ -12,7 +12,7 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioapiqueue._fleet.leases import NO_KEY, Lease, Line
+from aioapiqueue._fleet.leases import NO_KEY, KeyGrants, Lease
 from aioapiqueue._fleet.session import EARLY
 from aioapiqueue._rate import Rate, Window
 from aioapiqueue._wait_queue import SHARED, Rank
@@ -72,7 +72,7 @@ class Demand:
         self.link = link
         self.clock = clock
         self.catch_up = catch_up
-        self.lines: dict[Hashable, Line] = {}
+        self.lines: dict[Hashable, KeyGrants] = {}
         self.leased = 0
         """How many slots are leased, in all lanes."""
         self.turn = 0
@@ -112,11 +112,11 @@ class Demand:
         """Return the lane of a key; None: it has no limits of its own."""
         lanes = self.queue._lanes
         # Of a key that has not called for long, the queue keeps no schedule.
-        if key not in lanes.schedules and lanes.limits_of(key) is None:
+        if key not in lanes.states and lanes.limits_of(key) is None:
             return None
         return NO_KEY if key is None else key
 
-    def line(self, lane: Hashable) -> Line:
+    def line(self, lane: Hashable) -> KeyGrants:
         """Return what is known of a lane; None: of all callers without one."""
         line = self.lines.get(lane)
         if line is None:
@@ -128,7 +128,7 @@ class Demand:
                     if key in waiting or one.leases or max(one.held, one.ready) > now
                 }
                 self.lines, self._many = kept, 2 * len(kept) + _MANY
-            line = self.lines[lane] = Line()
+            line = self.lines[lane] = KeyGrants()
         return line
 
     def drop(self, lane: Hashable) -> Lease:
@@ -209,7 +209,7 @@ class Demand:
             self._costs = (min(slot.cost, self._costs[0]), max(slot.cost, self._costs[1]))
         if lane is not None:
             self.link.check(slot.key)
-            if slot.key not in waiters.lines:
+            if slot.key not in waiters.key_queues:
                 self.line(lane).since = now
 
     def joined(self, slot: Slot) -> None:
@@ -227,7 +227,7 @@ class Demand:
     def waiting(self) -> dict[Hashable, int]:
         """Return how many wait in each lane; None: in none."""
         counts: dict[Hashable, int] = {}
-        for one in self.queue._waiters.lines.values():
+        for one in self.queue._waiters.key_queues.values():
             lane = self.lane(one.key)
             counts[lane] = counts.get(lane, 0) + one.live
         return counts
@@ -236,7 +236,7 @@ class Demand:
         """Return how many wait in a lane; where they are more than `enough`, not how many more."""
         waiting = 0
         for key in self._keys_in(lane):
-            line = self.queue._waiters.lines.get(key)
+            line = self.queue._waiters.key_queues.get(key)
             waiting += 0 if line is None else line.live
             if waiting > enough:
                 break
@@ -249,15 +249,15 @@ class Demand:
         waiters = self.queue._waiters
         if not waiters.fair:
             return (SHARED,)
-        return (key for key in waiters.lines if self.lane(key) is None)
+        return (key for key in waiters.key_queues if self.lane(key) is None)
 
     def wake(self, lanes: Iterable[Hashable]) -> None:
         """Have those who wait in these lanes looked at again: slots were leased for them."""
         for lane in lanes:
             if lane is None:
-                self.queue._waiters.wake_shared()
+                self.queue._waiters.wake_keyless()
             else:
-                self.queue._waiters.wake_line(_key_of(lane))
+                self.queue._waiters.wake_key(_key_of(lane))
 
     def lanes_changed(self) -> None:
         """Note that other lanes than before may have limits of their own."""
@@ -279,7 +279,7 @@ class Demand:
         return when
 
     def _ahead(self, lane: Hashable, limits: Sequence[Limit], start: float, cost: float) -> float:
-        """As `Schedule.ahead`; of a window it is known only when it has the next call."""
+        """As `LimitState.estimate`; of a window it is known only when it has the next call."""
         line = self.line(lane)
         rates = [(one.interval, one.burst) for one in limits if isinstance(one, Rate)]
         if line.rate < math.inf:
@@ -335,7 +335,7 @@ class Demand:
             return (-math.inf, 0.0)  # who comes under no lane is never left out
         return self.queue._waiters.rank(_key_of(lane), covered)
 
-    def _line_asks_at(self, line: Line) -> float:
+    def _line_asks_at(self, line: KeyGrants) -> float:
         spent = -math.inf
         if line.leases and not self._short:
             spent = line.leases[-1].at - self._soon()
@@ -428,7 +428,7 @@ class Demand:
         """Ask before it is due if somebody is now first who costs less than all who were."""
         waiters, (cheapest, dearest) = self.queue._waiters, self._costs
         if cheapest != dearest or not waiters.live:  # else every first costs the same
-            firsts = (line.first() for line in waiters.lines.values())
+            firsts = (line.first() for line in waiters.key_queues.values())
             cheapest = min((first.cost for first in firsts if first is not None), default=math.inf)
         if cheapest < self._cheapest:
             self.ask_all_anew()
@@ -461,7 +461,7 @@ class Demand:
         open_ = {key: lane for lane in lanes for key in self._keys_in(lane)}
         left = dict.fromkeys(lanes, float(self.most()))
         wants: list[Want] = []
-        for rank, key, slot in self.queue._waiters.upcoming(open_):
+        for rank, key, slot in self.queue._waiters.iter_in_order(open_):
             lane = open_[key]
             if covered[lane] > 0:
                 covered[lane] -= 1

@@ -16,14 +16,14 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aioapiqueue._fleet.leases import Clock
-from aioapiqueue._lanes import schedule_for
+from aioapiqueue._lanes import limit_state_for
 from aioapiqueue._slot import Slot
 from aioapiqueue.exceptions import SharedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from aioapiqueue._algorithms import Schedule
+    from aioapiqueue._algorithms import LimitState
     from aioapiqueue._dispatcher import Dispatcher
     from aioapiqueue._events import EventKind
     from aioapiqueue._rate import Limit, Rate
@@ -160,13 +160,13 @@ class Talk:
         """The first in the outbox is: what happens from now on, it cannot say."""
         self._task: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._fallback: Schedule | None = None
-        self._spare: Schedule | None = None
+        self._fallback: LimitState | None = None
+        self._spare: LimitState | None = None
         """What `_fallback` is each time: it knows what it has let through before."""
 
     @property
     @abstractmethod
-    def places(self) -> int:
+    def permits(self) -> int:
         """How many bodies this member has running, or may start without asking."""
 
     @abstractmethod
@@ -362,7 +362,7 @@ class Talk:
         for slot in list(queue._waiters) if changed else ():
             try:
                 queue._schedule.check(slot.cost)
-                lane = queue._lanes.schedules.get(slot.key)
+                lane = queue._lanes.states.get(slot.key)
                 if lane is not None:
                     lane.check(slot.cost)
             except ValueError as error:
@@ -380,9 +380,9 @@ class Talk:
             self._fallback = None
         elif self.link.fallback is not None and self._fallback is None:
             if self._spare is None:
-                self._spare = schedule_for([self.link.fallback], catch_up=self.catch_up)
+                self._spare = limit_state_for([self.link.fallback], catch_up=self.catch_up)
             self._fallback = self._spare
-            self._fallback.touch(now)
+            self._fallback.on_idle(now)
             self.queue._waiters.wake_all()
         if self._outbox:
             self._set_timer("outbox", delay, self._start)

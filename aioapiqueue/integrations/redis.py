@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._dispatcher import Dispatcher
     from aioapiqueue._fleet.session import Talk
-    from aioapiqueue._lanes import Slowing
+    from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._rate import Limit
 
 __all__ = ["SharedSchedule"]
@@ -152,7 +152,9 @@ class SharedSchedule:
         self._catch_up = 0.0
         self._joined = False
 
-    def join(self, queue: Dispatcher, *, catch_up: float, adaptive: Slowing | None) -> Member:
+    def join(
+        self, queue: Dispatcher, *, catch_up: float, adaptive: AdaptivePolicy | None
+    ) -> Member:
         """Return the part of `queue` in the quota; called by `ApiQueue`.
 
         Raises:
@@ -274,7 +276,7 @@ class SharedSchedule:
             "ahead": _micro(self.ahead),
             "lease": _micro(self.lease),
             "places": -1 if concurrency == math.inf else concurrency,
-            "running": member.places,
+            "running": member.permits,
         }
         known = queue._lanes  # noqa: SLF001 - as above
         turns, waited = fields.get("turns"), fields.get("waited")

@@ -84,8 +84,8 @@ async def test_upcoming_names_who_is_next_in_the_order_in_which_they_are_release
 
     calls = [("a", 0), ("c", 0), ("a", 0), ("b", 0), ("a", 1), ("b", -1)]
     waiting = [queue.enqueue(key=key, priority=priority) for key, priority in calls]
-    lines = queue._waiters.lines
-    named = [f"{slot.key}{slot.priority}" for *_, slot in queue._waiters.upcoming(lines)]
+    lines = queue._waiters.key_queues
+    named = [f"{slot.key}{slot.priority}" for *_, slot in queue._waiters.iter_in_order(lines)]
     assert named == expected
     queue.resume()
     for future in waiting:
@@ -101,7 +101,7 @@ async def test_upcoming_leaves_out_lines_that_are_not_asked_for():
     queue = ApiQueue("10/s", lanes={"a": "1/s"})
     queue.pause()
     waiting = [queue.enqueue(key=key) for key in "abab"]
-    others = [key for key in queue._waiters.lines if key != "a"]
-    assert [slot.key for *_, slot in queue._waiters.upcoming(others)] == ["b", "b"]
+    others = [key for key in queue._waiters.key_queues if key != "a"]
+    assert [slot.key for *_, slot in queue._waiters.iter_in_order(others)] == ["b", "b"]
     for future in waiting:
         future.cancel()

@@ -44,7 +44,7 @@ async def test_lanes_used_once_are_forgotten(valkey, name):
             async with queue.slot(key=number):
                 await asyncio.sleep(0.01)
         assert len(queue._shared.demand.lines) < 200
-        assert len(queue._lanes.schedules) < 200
+        assert len(queue._lanes.states) < 200
 
 
 async def test_the_last_lanes_turn_is_kept_while_many_others_come_and_go(valkey, name):

@@ -13,7 +13,7 @@ from servers import fresh_name
 from virtual_client import VirtualClient
 
 from aioapiqueue import Rate, Window
-from aioapiqueue._lanes import schedule_for
+from aioapiqueue._lanes import limit_state_for
 from aioapiqueue.integrations import redis as integration
 from aioapiqueue.integrations.redis import SharedSchedule
 
@@ -168,7 +168,7 @@ def local_schedule(limits, catch_up):
         else Window(limit.calls, limit.per * SECOND)
         for limit in limits
     ]
-    return schedule_for(micro, catch_up=max(1, catch_up))
+    return limit_state_for(micro, catch_up=max(1, catch_up))
 
 
 def kinds(limits):
@@ -198,8 +198,8 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
     def ask(cost, since):
         nonlocal last
         if since == now:
-            local.touch(now)
-        due = max(now, last, local.due(max(now, last), cost))
+            local.on_idle(now)
+        due = max(now, last, local.next_at(max(now, last), cost))
         slot = script.slot(now, cost, waited=now - since)
         if abs(due - ahead - now) > rounding:
             assert (slot is not None) == (due <= now + ahead), (slot, due)
@@ -207,7 +207,7 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
             assert script.ask_at <= max(now + SECOND, due - ahead + rounding)
             return False
         assert abs(slot - due) <= rounding
-        local.take(slot, cost)
+        local.consume(slot, cost)
         last = slot
         slots.append([slot, cost])
         return True
@@ -240,7 +240,7 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
             (script.rev,) = script.say("set", now, conf="[]")
             script.turn = 0
             new = local_schedule(other, catch_up)
-            new.succeed(local, now)
+            new.carry_over(local, now)
             local, slots = new, []
 
 

@@ -317,11 +317,11 @@ class LaneLimitIgnored(Queue):
     """Asks only the queue's own limits whether a waiter is due."""
 
     def _release_due(self, now):
-        lanes, self._lanes.schedules = self._lanes.schedules, {}
+        lanes, self._lanes.states = self._lanes.states, {}
         try:
             return super()._release_due(now)
         finally:
-            self._lanes.schedules = lanes
+            self._lanes.states = lanes
 
 
 class HoldShortened(Queue):

@@ -334,7 +334,7 @@ def test_promise_8_push_back_is_heard_once(run_virtual, answers, backoff, in_lan
         slowed_at, held_until, holds = -math.inf, -math.inf, []
 
         def rate():
-            return (queue._lanes.schedules["lane"] if in_lane else queue._schedule).allowed()
+            return (queue._lanes.states["lane"] if in_lane else queue._schedule).allowed()
 
         async def call(seconds, answer):
             nonlocal slowed_at, held_until
