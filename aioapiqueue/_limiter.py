@@ -1,0 +1,215 @@
+"""When: the one interface between a dispatcher and whatever decides about time.
+
+A `Dispatcher` knows who waits and how to let them go; it has one `Limiter`, which says when. A
+limiter sees of its dispatcher what `Host` says, and nothing else, so that limits may be kept in
+this process (`LocalLimiter`) or elsewhere (`_fleet.SharedLimiter`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine, Hashable, Sequence
+    from typing import Any
+
+    from aioapiqueue._events import EventKind
+    from aioapiqueue._lanes import AdaptivePolicy
+    from aioapiqueue._rate import Limit
+    from aioapiqueue._slot import Call
+    from aioapiqueue._wait_queue import WaitQueue
+
+__all__ = ["Host", "Limiter", "LimiterFactory", "LimiterStats"]
+
+
+class Host(Protocol):
+    """All that a limiter may ask of its dispatcher. Seconds and instants are on the host's clock."""
+
+    name: str | None
+    waiters: WaitQueue[Call]
+    """Who waits, in the order in which they are to start. Another one after each `reset`."""
+    started: int
+    """How many calls have started, less those whose slot was refunded."""
+    ended: int
+    """How many of them have ended."""
+    maxsize: int
+
+    @property
+    def running(self) -> int:
+        """How many bodies run: those that started, less those that ended."""
+
+    @property
+    def on_real_time(self) -> bool:
+        """Whether the clock is the machine's: its timers may be milliseconds late."""
+
+    def now(self) -> float:
+        """Return the present instant."""
+
+    def grant(self, call: Call, now: float) -> None:
+        """Let a call start that has been taken out of `waiters` and charged to its limits."""
+
+    def fail(self, call: Call, kind: EventKind, error: Exception) -> None:
+        """Let a call that waits end with an error, counted as `kind`."""
+
+    def wake(self) -> None:
+        """Have `release_due` called soon: who is next, or when, may have changed."""
+
+    def count(self, kind: EventKind, key: Hashable, call: Call | None = None) -> None:
+        """Count one event, and send it to the observers."""
+
+    def emit(self, kind: EventKind) -> None:
+        """Send the observers an event that concerns no single call."""
+
+    def call_later(self, delay: float, action: Callable[[], None]) -> asyncio.TimerHandle | None:
+        """Call `action` in `delay` seconds; None, and never, where no loop has been used yet."""
+
+    def spawn(
+        self,
+        function: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        name: str,
+        on_lost: Callable[[], None],
+    ) -> asyncio.Task[None] | None:
+        """Run a coroutine function in a task of its own.
+
+        Args:
+            function: what to run.
+            name: of the task.
+            on_lost: called if the task was cancelled before its first step, so that not even a
+                `finally` in it ran.
+
+        Returns:
+            The task; None where no loop runs, or where the task has ended already (an eager one).
+        """
+
+    def report(self, message: str, error: BaseException) -> None:
+        """Report an error that is nobody's: to the loop's exception handler."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimiterStats:
+    """A limiter's part of a queue's figures; the attributes are those of `Stats`."""
+
+    lanes: int
+    rate: float
+    paused: bool
+    """Whether it is held without end."""
+    asks: int = 0
+    faults: int = 0
+    fault: str = ""
+
+
+class Limiter(Protocol):
+    """Decides when calls start: one for each queue. Costs are tuples, one figure for each unit."""
+
+    limits: tuple[Limit, ...]
+    """Those in force of the queue as a whole."""
+    call_types: tuple[type[Call], type[Call]]
+    """What to make for a call without a time-out, and for one with: (dispatcher, keys, priority,
+    costs), and the same with the time-out."""
+    counts_permits: bool
+    """Whether it must hear of the end of every body (`released`)."""
+
+    def fast_acquire(self) -> Callable[[float, float], float] | None:
+        """Return what charges a newcomer while nobody waits: (now, cost) -> instant; <= now: done.
+
+        None unless one such step does all that `try_acquire` would.
+        """
+
+    def check(self, costs: Sequence[float]) -> None:
+        """Refuse a cost that could never start.
+
+        Raises:
+            ValueError: one of the queue's limits is too small for it.
+        """
+
+    def try_acquire(self, call: Call, now: float) -> bool:
+        """Charge a newcomer to all its limits, and return True, if it need not wait.
+
+        Raises:
+            ValueError: one of its lanes' limits is too small for it.
+            TypeError: a key that the limiter cannot handle.
+        """
+
+    def joined(self, call: Call) -> None:
+        """Note that a call waits now."""
+
+    def left(self, call: Call) -> None:
+        """Note that a call waits no more, and was not granted."""
+
+    def earliest(self, call: Call, now: float) -> float:
+        """Return an instant before which a newcomer cannot start, as far as is known at once."""
+
+    def estimate(self, key: Hashable, costs: Sequence[float], now: float) -> float:
+        """Return when a newcomer would start, as things stand."""
+
+    def release_due(self, now: float) -> float | None:
+        """Grant all that are due; return when to look again (None: nobody waits)."""
+
+    def released(self, call: Call) -> None:
+        """Note that the body of a call has ended; only called if `counts_permits`."""
+
+    def refund(self, call: Call) -> None:
+        """Take back the slot of a call that was granted and never used."""
+
+    def settle(self, call: Call, costs: Sequence[float]) -> None:
+        """Charge the difference to the true costs of a call that has started, or give it back."""
+
+    def throttled(self, call: Call | None, key: Hashable, retry_after: float | None) -> None:
+        """Process push-back: on one call, or (None) on some call of a key."""
+
+    def hold(self, key: Hashable, seconds: float) -> None:
+        """Start nothing of a key's lane (or nothing at all) for so long; holds only extend."""
+
+    def pause(self, seconds: float | None) -> None:
+        """Start nothing for so long (None: until `resume`)."""
+
+    def resume(self) -> None:
+        """End a pause."""
+
+    def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
+        """Replace the limits of the queue (None), or of a key or pattern.
+
+        Raises:
+            ValueError: one of them is too small for a call that waits; nothing has changed.
+            TypeError: a key that the limiter cannot handle.
+        """
+
+    def reset(self, *, clock_changed: bool) -> None:
+        """Start on another loop: nobody waits or runs; with another clock, nothing is known."""
+
+    def idle(self, now: float) -> bool:
+        """Return whether this cannot be told from a new limiter."""
+
+    def snapshot(self) -> LimiterStats:
+        """Return the figures of this moment."""
+
+    async def aclose(self) -> None:
+        """End what the limiter has running; nobody waits any more."""
+
+
+class LimiterFactory(Protocol):
+    """What `schedule=` takes: `integrations.redis.SharedSchedule`, which the core need not know."""
+
+    def make_limiter(
+        self,
+        host: Host,
+        limits: Sequence[Limit],
+        lanes: dict[Hashable, Sequence[Limit]],
+        *,
+        concurrency: float,
+        catch_up: float,
+        adaptive: AdaptivePolicy | None,
+    ) -> Limiter:
+        """Return the limiter of one queue.
+
+        Args:
+            host: the queue's dispatcher; not to be used before this has returned.
+            limits: of all calls together.
+            lanes: limits of single keys and patterns.
+            concurrency: how many bodies may run at once; inf: any number.
+            catch_up: seconds by which late calls may be made up for.
+            adaptive: how to slow down on push-back.
+        """
