@@ -11,10 +11,10 @@ import runpy
 from pathlib import Path
 
 import pytest
-from servers import Server
 
 from aioapiqueue import ApiQueue, Window
 from aioapiqueue.integrations.redis import _SCRIPT, SharedSchedule
+from tests.helpers.servers import Server
 
 FLEET = Path(__file__).parents[2] / "docs" / "fleet.md"
 BLOCK = re.compile(
