@@ -8,6 +8,7 @@ import time
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, WouldWait
+from tests.helpers import introspect
 from tests.helpers.work import stall_of_bare_tasks, work, worst_stall
 
 
@@ -61,7 +62,7 @@ async def test_work_does_not_grow_with_lanes(action, adaptive):
         queue, calls = await crowded(lanes, adaptive=adaptive)
         slot = await calls[0]
         done = work(lambda queue=queue, slot=slot: action(queue, slot))
-        tick = work(lambda queue=queue: queue._release_due(queue._clock()))
+        tick = work(lambda queue=queue: introspect.release_due(queue))
         counts.append(done + tick)
         for call in calls:
             call.cancel()

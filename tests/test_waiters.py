@@ -6,8 +6,9 @@ import random
 import pytest
 
 from aioapiqueue import ApiQueue
-from aioapiqueue._slot import OVER, WAITING, Slot
-from aioapiqueue._wait_queue import WaitQueue
+from aioapiqueue._slot import Slot
+from aioapiqueue._waiters import Waiters
+from tests.helpers import introspect
 
 QUEUE = ApiQueue()
 
@@ -15,8 +16,7 @@ QUEUE = ApiQueue()
 def waiter(key=None, priority=0.0, cost=1.0):
     """Make a slot that waits."""
     slot = Slot(QUEUE, key, priority, cost)
-    slot._state = WAITING
-    slot._future = asyncio.get_running_loop().create_future()
+    introspect.begin_to_wait(slot, asyncio.get_running_loop().create_future())
     return slot
 
 
@@ -29,8 +29,7 @@ def fill(waiters, *slots):
 
 def leave(waiters, slot):
     """Cancel one that waits."""
-    slot._state = OVER
-    slot._future.cancel()
+    introspect.stop_waiting(slot)
     waiters.leave(slot)
 
 
@@ -45,7 +44,7 @@ def drain(waiters):
 
 async def test_it_is_an_asyncio_queue():
     """Size, emptiness and QueueEmpty are those of the base class."""
-    waiters = WaitQueue(int)
+    waiters = Waiters(int)
     assert waiters.empty()
     with pytest.raises(asyncio.QueueEmpty):
         waiters.get_nowait()
@@ -57,27 +56,27 @@ async def test_it_is_an_asyncio_queue():
 
 async def test_by_priority_then_by_arrival():
     """A lower priority goes first; within one, the earlier comer does."""
-    waiters = WaitQueue(int)
+    waiters = Waiters(int)
     a, b, c, d, e = fill(waiters, *(waiter(priority=p) for p in (0, 1, -1, 0, -1)))
     assert drain(waiters) == [c, e, a, d, b]
 
 
 async def test_whoever_left_is_passed_over():
     """Leaving takes no search, and the rest keep their order."""
-    waiters = WaitQueue(int)
+    waiters = Waiters(int)
     slots = fill(waiters, *(waiter(cost=2) for _ in range(1000)))
     left = set(random.Random(1).sample(range(1000), 900))
     for n in left:
         leave(waiters, slots[n])
     assert (waiters.live, waiters.cost) == (100, 200)
-    assert waiters.key_queues[next(iter(waiters.key_queues))].size <= 2 * 100 + 33
+    assert waiters.lines[next(iter(waiters.lines))].size <= 2 * 100 + 33
     assert drain(waiters) == [slot for n, slot in enumerate(slots) if n not in left]
-    assert not waiters.key_queues
+    assert not waiters.lines
 
 
 async def test_a_parked_line_blocks_nobody_and_keeps_its_place_by_arrival():
     """The next of another line goes meanwhile; woken, the earlier comer is first again."""
-    waiters = WaitQueue(int)
+    waiters = Waiters(int)
     waiters.lanes = {"slow": None}
     slow, slow2, other, other2 = fill(
         waiters, waiter("slow"), waiter("slow"), waiter("x"), waiter("y")
@@ -93,7 +92,7 @@ async def test_a_parked_line_blocks_nobody_and_keeps_its_place_by_arrival():
 
 async def test_when_the_first_of_a_parked_line_leaves_the_line_is_looked_at_anew():
     """The next may cost less and be due sooner; an empty line is forgotten."""
-    waiters = WaitQueue(int)
+    waiters = Waiters(int)
     waiters.lanes = {"slow": None}
     dear, cheap = fill(waiters, waiter("slow", cost=5), waiter("slow"))
     waiters.first()
@@ -104,12 +103,12 @@ async def test_when_the_first_of_a_parked_line_leaves_the_line_is_looked_at_anew
     leave(waiters, cheap)
     assert waiters.first() is None
     assert waiters.wake(0.0) is None
-    assert not waiters.key_queues
+    assert not waiters.lines
 
 
 async def test_wake_all_lets_go_every_parked_line():
     """As when the rate has changed."""
-    waiters = WaitQueue(int)
+    waiters = Waiters(int)
     waiters.lanes = {"a": None, "b": None}
     a, b = fill(waiters, waiter("a"), waiter("b"))
     for until in (5.0, 6.0):
@@ -121,14 +120,14 @@ async def test_wake_all_lets_go_every_parked_line():
 
 async def test_fair_takes_turns_by_key():
     """Each key has one turn a round, however many wait under it."""
-    waiters = WaitQueue(int, fair=True)
+    waiters = Waiters(int, fair=True)
     fill(waiters, *(waiter(key) for key in "aaaabbc"))
     assert [slot.key for slot in drain(waiters)] == list("abcabaa")
 
 
 async def test_fair_lets_a_newcomer_key_in_at_the_end_of_the_round():
     """A key that has just had its turn goes behind one that came meanwhile."""
-    waiters = WaitQueue(int, fair=True)
+    waiters = Waiters(int, fair=True)
     fill(waiters, *(waiter(key) for key in "aab"))
     order = [waiters.get_nowait().key]
     fill(waiters, waiter("c"))
@@ -138,7 +137,7 @@ async def test_fair_lets_a_newcomer_key_in_at_the_end_of_the_round():
 
 async def test_fair_still_goes_by_priority_first():
     """The rounds are among those of the same urgency."""
-    waiters = WaitQueue(int, fair=True)
+    waiters = Waiters(int, fair=True)
     fill(waiters, waiter("a"), waiter("a", -1), waiter("b"), waiter("b", -1), waiter("a", -1))
     drained = [(slot.key, slot.priority) for slot in drain(waiters)]
     assert drained == [("a", -1), ("b", -1), ("a", -1), ("b", 0), ("a", 0)]
@@ -146,11 +145,11 @@ async def test_fair_still_goes_by_priority_first():
 
 async def test_regroup_keeps_arrival_order():
     """A key that gets limits of its own takes its waiters along, in order."""
-    waiters = WaitQueue(int)
+    waiters = Waiters(int)
     slots = fill(waiters, *(waiter(key) for key in "abababa"))
     leave(waiters, slots[2])
     waiters.lanes = {"a": None}
-    waiters.rebuild()
+    waiters.regroup()
     assert (waiters.live, waiters.cost) == (6, 6)
     assert waiters.first() is slots[0]
     waiters.park(1.0)
@@ -161,7 +160,7 @@ async def test_regroup_keeps_arrival_order():
 
 async def test_who_loses_a_place_is_the_oldest_of_the_least_urgent():
     """Those who have left or gone are no candidates."""
-    waiters = WaitQueue(int, ranked=True)
+    waiters = Waiters(int, ranked=True)
     urgent, first, second, third = fill(
         waiters, waiter(priority=-1), waiter(priority=5), waiter(priority=5), waiter(priority=0)
     )
@@ -170,14 +169,14 @@ async def test_who_loses_a_place_is_the_oldest_of_the_least_urgent():
     assert waiters.oldest_of_least_urgent() is second
     leave(waiters, second)
     assert waiters.oldest_of_least_urgent() is third
-    assert WaitQueue(int, ranked=True).oldest_of_least_urgent() is None
+    assert Waiters(int, ranked=True).oldest_of_least_urgent() is None
     assert drain(waiters) == [urgent, third]
 
 
 async def test_somebody_is_told_when_the_next_may_be_another():
     """A new first of a line is news; one more behind it is not."""
     told = []
-    waiters = WaitQueue(lambda: told.append(1))
+    waiters = Waiters(lambda: told.append(1))
     fill(waiters, waiter())
     assert len(told) == 1
     fill(waiters, waiter())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 from redis.exceptions import NoScriptError
 
-from aioapiqueue.integrations import redis as integration
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers import introspect
 from tests.helpers.servers import fresh_name
 from tests.helpers.virtual_client import VirtualClient
 
@@ -40,7 +41,7 @@ class Script:
         self.name = of.name if of else fresh_name()
         self.me = fresh_name()
         self.schedule = SharedSchedule(VirtualClient(server), self.name)
-        self.schedule._adaptive = adaptive
+        introspect.set_adaptive(self.schedule, adaptive)
         self.rev = 0
         self.turn = self.lane_turn = self.ask_at = 0
         self.running = 0
@@ -49,15 +50,19 @@ class Script:
         """Say something; return what is the answer to just that."""
         base = f"{{aioapiqueue:{self.name}}}"
         keys = [base, f"{base}:who", f"{base}:places"]
-        schedule = self.schedule
+        limits = partial(introspect.script_limits, self.schedule)
         turn = {"turn": self.turn and EPOCH + self.turn, "waited": waited}
-        queue = {"key": 1, "limits": schedule._limits(self.limits, base, keys), **turn}
+        queue = {
+            "key": 1,
+            "limits": limits(self.limits, base, keys),
+            **turn,
+        }
         lanes = []
         if self.lane is not None:
             keys.append(f"{base}:lane")
             turn["turn"] = self.lane_turn and EPOCH + self.lane_turn
             spec = {"key": len(keys), **turn}
-            lanes = [spec | {"limits": schedule._limits(self.lane, f"{base}:lane", keys)}]
+            lanes = [spec | {"limits": limits(self.lane, f"{base}:lane", keys)}]
         payload = {
             "me": self.me,
             "rev": self.rev,
@@ -71,10 +76,11 @@ class Script:
             **fields,
         }
         arguments = len(keys), *keys, verb, str(EPOCH + now), json.dumps(payload)
+        script, sha = introspect.redis_script()
         try:
-            answer = self.server.sync().evalsha(integration._SHA, *arguments)
+            answer = self.server.sync().evalsha(sha, *arguments)
         except NoScriptError:
-            answer = self.server.sync().eval(integration._SCRIPT, *arguments)
+            answer = self.server.sync().eval(script, *arguments)
         if answer[0] != b"ok":
             return answer
         assert answer[1] == EPOCH + now
