@@ -42,6 +42,9 @@ def machine(server, *, lanes, ahead):
 
     Calls of several costs are of no lane (`lanes=False`), or those of all lanes cost 1: a costly
     call whose lane is not due yet is not overtaken by a cheap one, as it is in a local queue.
+
+    A slot that is taken ahead is charged when it is taken, for a call of that cost; the model
+    charges it when it is due. So there all costs are 1, and nobody leaves as its slot comes.
     """
 
     def shared_queue(*limits, **options):
@@ -53,9 +56,10 @@ def machine(server, *, lanes, ahead):
         fault = staticmethod(introspect.let_all_wait)  # as PatientModel has it
         model_class = PatientModel
         rounding = 2e-6  # the server counts whole microseconds
+        cancels_at_grants = not ahead
 
         def fitting(self, key, cost):
-            return (key, 1) if lanes else (None, cost)
+            return (key, 1) if lanes else (None, 1 if ahead else cost)
 
         def fitting_limits(self, limits, key):
             """Keep the kinds: the server does not forget at once a kind that is gone."""

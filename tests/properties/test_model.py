@@ -64,7 +64,7 @@ class QueueMachine(RuleBasedStateMachine):
     queue_class = ApiQueue
     fault = staticmethod(lambda queue: None)
     model_class = Model
-    hands_on = True
+    cancels_at_grants = True
 
     @initialize(
         limits=LIMITS,
@@ -160,7 +160,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.model.waiting.remove(call)
         self.do(self.tasks[call.who].cancel)
 
-    @precondition(lambda self: self.hands_on and self.model.waiting)
+    @precondition(lambda self: self.cancels_at_grants and self.model.waiting)
     @rule(data=st.data())
     def cancel_a_waiter_when_it_is_granted(self, data):
         call = data.draw(st.sampled_from(self.model.waiting))
