@@ -82,7 +82,7 @@ async def test_push_back_in_each_lane_is_linear(no_collector):
         for slot in slots[first : first + 1000]:
             slot.throttled()
         thousands.append(time.thread_time() - since)
-    assert queue.stats.slowed == 8000
+    assert queue.stats.backed_off == 8000
     assert min(thousands[-3:]) < 2 * min(thousands[:3])
 
 

@@ -458,7 +458,7 @@ async def test_push_back_lowers_a_lane_of_a_preset():
         (turn,) = registry.turns("ec2", "DescribeSnapshots", **HERE)
         async with turn.queue.slot(key=turn.key) as slot:
             slot.throttled()
-        assert turn.queue.stats.slowed == 1
+        assert turn.queue.stats.backed_off == 1
         assert introspect.allowed_rate(turn.queue, "DescribeSnapshots unfiltered") < 5
         async with turn.queue.slot(key="DescribeSnapshots"):
             assert introspect.allowed_rate(turn.queue, "DescribeSnapshots") >= 10

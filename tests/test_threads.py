@@ -303,7 +303,7 @@ def test_push_back_from_threads_holds_and_is_heard_once():
     with blocking(queue).slot():
         assert time.monotonic() - min(instants) >= 0.5
     assert queue.stats.throttled == 30
-    assert queue.stats.slowed == 1
+    assert queue.stats.backed_off == 1
     assert settled(queue)
 
 

@@ -313,11 +313,11 @@ def test_promise_8_push_back_is_heard_once(run_virtual, answers, backoff, in_lan
                 await asyncio.sleep(seconds)
                 if answer == "served":
                     return
-                before, count = min(allowed_rate(queue, key), 10), queue.stats.slowed
+                before, count = min(allowed_rate(queue, key), 10), queue.stats.backed_off
                 slot.throttled(answer)
                 held_until = max(held_until, loop.time() + (answer or 0))
                 holds.append((loop.time(), held_until))
-                heard = queue.stats.slowed - count
+                heard = queue.stats.backed_off - count
                 assert heard == (released > slowed_at)
                 if heard:
                     slowed_at = loop.time()
