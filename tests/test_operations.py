@@ -11,12 +11,12 @@ import _operations
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue._limits import names
 from aioapiqueue.cli._app import app
-from aioapiqueue.presets import operations as operations_
-from aioapiqueue.presets.operations import OPERATIONS
-from aioapiqueue.presets.services import BOTOCORE
 from aioapiqueue.registry import LimitsError, Registry, ServiceLimits
+from aioapiqueue.registry import _names as names
+from aioapiqueue.registry.presets import operations as operations_
+from aioapiqueue.registry.presets.operations import OPERATIONS
+from aioapiqueue.registry.presets.services import BOTOCORE
 
 NEWER = f"(one newer than botocore {BOTOCORE}: say check = false in its table of limits.toml, "
 UNKNOWN = (
@@ -58,7 +58,9 @@ def test_list_is_in_order():
         assert not set(operations) & set(known.get(service, ()))
         assert set(operations) <= names.operations(service)
     different = (set(known) | set(newer)) ^ names.NAMES
-    assert not different, f"aioapiqueue/presets/services.py is of another botocore: {different}"
+    assert not different, (
+        f"aioapiqueue/registry/presets/services.py is of another botocore: {different}"
+    )
     assert f"only botocore {BOTOCORE} has" in operations_.__doc__
 
 
@@ -193,9 +195,10 @@ def test_names_are_loaded_when_needed():
     """Neither the import nor limits of services alone load the list of operations."""
     code = (
         "import sys\nfrom aioapiqueue import Registry\nRegistry.parse('ec2 = \"1/s\"')\n"
-        "print('aioapiqueue.presets.operations' in sys.modules, 'botocore' in sys.modules)\n"
+        "names = ('aioapiqueue.registry.presets.operations', 'botocore')\n"
+        "print(*(name in sys.modules for name in names))\n"
         "Registry.from_options(['ec2.RunInstances=1/s'])\n"
-        "print('aioapiqueue.presets.operations' in sys.modules, 'botocore' in sys.modules)\n"
+        "print(*(name in sys.modules for name in names))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True

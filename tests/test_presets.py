@@ -12,12 +12,11 @@ from botocore.loaders import create_loader
 
 import aioapiqueue
 from aioapiqueue import Rate, Window
-from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.presets import LEAST, figures, preset_services, scaled
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import Registry, ServiceLimits, facts
+from aioapiqueue.registry import Registry, ServiceLimits, _names, facts
+from aioapiqueue.registry._published import LEAST, figures, preset_services, scaled
 
-FOLDER = Path(aioapiqueue.__file__).parent / "presets"
+FOLDER = Path(aioapiqueue.__file__).parent / "registry" / "presets"
 PAGES = {path.stem: tomllib.loads(path.read_text("utf-8")) for path in FOLDER.glob("*.toml")}
 RESEARCHED = {
     *("apigateway", "cloudformation", "cloudtrail", "cloudwatch", "dynamodb", "ec2", "ecr", "ecs"),

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioapiqueue._limits.names import IDS, NAMES
-from aioapiqueue._limits.report import lines_of
 from aioapiqueue.exceptions import ApiQueueError, LimitsError
-from aioapiqueue.presets.services import SERVICES
 from aioapiqueue.registry import Registry, ServiceLimits
+from aioapiqueue.registry._names import IDS, NAMES
+from aioapiqueue.registry._report import lines_of
+from aioapiqueue.registry.presets.services import SERVICES
 
 DOC = (Path(__file__).parents[1] / "docs" / "limits.md").read_text("utf-8")
 EXAMPLES = re.findall(r"^```toml.*?\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
@@ -254,7 +254,8 @@ def test_the_list_of_services_covers_the_botocore_installed():
     """Each service that it knows is in the list. If not: the message has what to add."""
     loaders = pytest.importorskip("botocore.loaders")
     missing = set(loaders.create_loader().list_available_services("service-2")) - NAMES
-    assert not missing, f"add to aioapiqueue/presets/services.py: {' '.join(entries(missing))}"
+    file = "aioapiqueue/registry/presets/services.py"
+    assert not missing, f"add to {file}: {' '.join(entries(missing))}"
 
 
 @pytest.mark.slow

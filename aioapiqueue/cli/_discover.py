@@ -9,16 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.presets import DEFAULT_SHARE, figures, published
 from aioapiqueue._rate import Rate
 from aioapiqueue.cli._limits_table import say
-from aioapiqueue.registry import Registry
+from aioapiqueue.registry import Registry, _names
+from aioapiqueue.registry._published import DEFAULT_SHARE, figures, published
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 
-    from aioapiqueue._limits.presets import Figure
+    from aioapiqueue.registry._published import Figure
 
 __all__ = ["SERVICES", "Answers", "Found", "NotAsked", "ask", "read_quotas", "to_toml"]
 

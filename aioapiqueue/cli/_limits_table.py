@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from aioapiqueue._limits.presets import figures
 from aioapiqueue._rate import Rate
+from aioapiqueue.registry._published import figures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.buckets import lane_of
+from aioapiqueue.registry._buckets import lane_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

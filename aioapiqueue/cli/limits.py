@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.presets import DEFAULT_SHARE, figures, read_share
-from aioapiqueue._limits.report import Report, printable, quoted
 from aioapiqueue.cli._discover import SERVICES, Found, NotAsked, ask, read_quotas, to_toml
 from aioapiqueue.cli._help import Command, Group, NoCheck, seconds
 from aioapiqueue.cli._limits_table import as_json, show
 from aioapiqueue.cli._words import counted
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import Registry
+from aioapiqueue.registry import Registry, _names
+from aioapiqueue.registry._published import DEFAULT_SHARE, figures, read_share
+from aioapiqueue.registry._report import Report, printable, quoted
 
 if TYPE_CHECKING:
     from aioapiqueue.registry import InForce

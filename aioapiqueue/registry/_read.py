@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.report import quoted
 from aioapiqueue._rate import Limit, Rate, Window, as_limit
+from aioapiqueue.registry import _names
+from aioapiqueue.registry._report import quoted
 
 if TYPE_CHECKING:
-    from aioapiqueue._limits.report import Place, Report
+    from aioapiqueue.registry._report import Place, Report
 
 __all__ = [
     "FORMS",

@@ -10,15 +10,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._limits.buckets import Bucket, Cost, fits, lane_of, read_buckets
-from aioapiqueue._limits.report import Report, quoted
 from aioapiqueue._rate import Rate, Window
+from aioapiqueue.registry._buckets import Bucket, Cost, fits, lane_of, read_buckets
+from aioapiqueue.registry._report import Report, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aioapiqueue._limits.report import Place
     from aioapiqueue._rate import Limit
+    from aioapiqueue.registry._report import Place
 
 __all__ = [
     "DEFAULT_SHARE",
@@ -40,7 +40,7 @@ DEFAULT_SHARE = 0.5
 LEAST = 1 / 60
 """Calls a second that a share leaves at least, unless AWS publishes less."""
 
-_FOLDER = Path(__file__).parents[1] / "presets"
+_FOLDER = Path(__file__).parent / "presets"
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", re.ASCII)
 _SHARE_FORM = 'write a share from above 0 to 100 percent, such as "50%"'
 

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.read import (
+from aioapiqueue.registry._read import (
     FORMS,
     LIMIT_KEYS,
     is_list,
@@ -18,11 +18,11 @@ from aioapiqueue._limits.read import (
     limit_table,
     unknown_keys,
 )
-from aioapiqueue._limits.report import Report, quoted
+from aioapiqueue.registry._report import Report, quoted
 
 if TYPE_CHECKING:
-    from aioapiqueue._limits.report import Place
     from aioapiqueue._rate import Limit
+    from aioapiqueue.registry._report import Place
 
 __all__ = ["Bucket", "Cost", "facts", "fits", "lane_of", "read_buckets", "variant_of", "with_lanes"]
 

@@ -8,13 +8,13 @@ from bisect import bisect_left
 from functools import cache
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.report import quoted
-from aioapiqueue.presets.services import BOTOCORE, SERVICES
+from aioapiqueue.registry._report import quoted
+from aioapiqueue.registry.presets.services import BOTOCORE, SERVICES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._limits.report import Report
+    from aioapiqueue.registry._report import Report
 
 __all__ = [
     "IDS",
@@ -165,7 +165,7 @@ def operations(service: str) -> frozenset[str]:
 @cache
 def _listed() -> Mapping[str, str]:
     """Return the operations of each service, by its name, with blanks between them."""
-    from aioapiqueue.presets.operations import OPERATIONS  # noqa: PLC0415 - large: when needed
+    from aioapiqueue.registry.presets.operations import OPERATIONS  # noqa: PLC0415 - large: when needed
 
     found: dict[str, str] = {}
     for entry in re.split(r"\n(?! )", OPERATIONS.strip()):

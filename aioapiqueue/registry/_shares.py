@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.presets import (
+from aioapiqueue.registry import _names
+from aioapiqueue.registry._published import (
     DEFAULT_SHARE,
     Base,
     base_of,
@@ -14,12 +14,12 @@ from aioapiqueue._limits.presets import (
     read_preset,
     read_share,
 )
-from aioapiqueue._limits.read import read_limits
-from aioapiqueue._limits.report import quoted
+from aioapiqueue.registry._read import read_limits
+from aioapiqueue.registry._report import quoted
 
 if TYPE_CHECKING:
-    from aioapiqueue._limits.report import Place, Report
     from aioapiqueue._rate import Limit
+    from aioapiqueue.registry._report import Place, Report
 
 __all__ = ["take_preset"]
 

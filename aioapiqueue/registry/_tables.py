@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.buckets import variant_of
-from aioapiqueue._limits.model import (
+from aioapiqueue.registry import _names
+from aioapiqueue.registry._buckets import variant_of
+from aioapiqueue.registry._model import (
     ServiceLimits,
     check_buckets,
     check_name,
@@ -18,7 +18,7 @@ from aioapiqueue._limits.model import (
     read_service,
     revised,
 )
-from aioapiqueue._limits.presets import (
+from aioapiqueue.registry._published import (
     DEFAULT_SHARE,
     Origin,
     base_of,
@@ -26,17 +26,17 @@ from aioapiqueue._limits.presets import (
     read_preset,
     read_share,
 )
-from aioapiqueue._limits.report import quoted
+from aioapiqueue.registry._report import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from aioapiqueue._limits.buckets import Bucket
-    from aioapiqueue._limits.model import Scope
-    from aioapiqueue._limits.presets import Base, Entry, Figure
-    from aioapiqueue._limits.report import Place, Report
     from aioapiqueue._rate import Limit
     from aioapiqueue.adaptive import Adaptive
+    from aioapiqueue.registry._buckets import Bucket
+    from aioapiqueue.registry._model import Scope
+    from aioapiqueue.registry._published import Base, Entry, Figure
+    from aioapiqueue.registry._report import Place, Report
 
 __all__ = ["InForce", "Read", "entries", "read_option", "read_tables"]
 

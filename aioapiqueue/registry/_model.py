@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.buckets import Bucket, fits, read_buckets, with_lanes
-from aioapiqueue._limits.presets import Base, base_of
-from aioapiqueue._limits.read import (
+from aioapiqueue._queue import ApiQueue
+from aioapiqueue.adaptive import Adaptive
+from aioapiqueue.registry import _names
+from aioapiqueue.registry._buckets import Bucket, fits, read_buckets, with_lanes
+from aioapiqueue.registry._published import Base, base_of
+from aioapiqueue.registry._read import (
     FORMS,
     LIMIT_KEYS,
     is_list,
@@ -20,10 +22,8 @@ from aioapiqueue._limits.read import (
     read_limits,
     unknown_keys,
 )
-from aioapiqueue._limits.report import Place, Report, quoted
-from aioapiqueue._limits.shares import take_preset
-from aioapiqueue._queue import ApiQueue
-from aioapiqueue.adaptive import Adaptive
+from aioapiqueue.registry._report import Place, Report, quoted
+from aioapiqueue.registry._shares import take_preset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

@@ -1,7 +1,4 @@
-"""Which queue does a call belong to? By service, operation, account and Region: limits.toml.
-
-The file's schema, with examples: docs/limits.md.
-"""
+"""`Registry`: finds, and makes at first use, the queue that a call to AWS belongs to."""
 
 from __future__ import annotations
 
@@ -13,14 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 from weakref import WeakValueDictionary
 
 from aioapiqueue._dispatch import at_rest
-from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.buckets import Bucket, facts
-from aioapiqueue._limits.model import ServiceLimits
-from aioapiqueue._limits.presets import Figure
-from aioapiqueue._limits.report import Report, lines_of, quoted, read_text, read_toml
-from aioapiqueue._limits.tables import InForce, Read, entries, read_option, read_tables
 from aioapiqueue._rate import Limit
 from aioapiqueue.exceptions import LimitsError, QueueClosed
+from aioapiqueue.registry import _names
+from aioapiqueue.registry._model import ServiceLimits
+from aioapiqueue.registry._report import Report, lines_of, quoted, read_text, read_toml
+from aioapiqueue.registry._tables import Read, entries, read_option, read_tables
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -28,17 +23,9 @@ if TYPE_CHECKING:
     from aioapiqueue._dispatch import Authority
     from aioapiqueue._events import Observer
     from aioapiqueue._queue import ApiQueue
+    from aioapiqueue.registry._tables import InForce
 
-__all__ = [
-    "Bucket",
-    "Figure",
-    "InForce",
-    "QueueKey",
-    "Registry",
-    "ServiceLimits",
-    "Turn",
-    "facts",
-]
+__all__ = ["QueueKey", "Registry", "Turn", "forget_idle"]
 
 Schedules: TypeAlias = "Callable[[str], Authority]"
 Service: TypeAlias = str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits
@@ -287,6 +274,7 @@ class Registry:
         The buckets that it shares with others come first, the service's own queue last. Nothing:
         the call is not paced.
 
+        >>> from aioapiqueue.registry import facts
         >>> registry = Registry.parse('preset = "aws"')
         >>> how = {"MinCount": 5, "MaxCount": 5}
         >>> for turn in registry.turns("ec2", "RunInstances", parameters=facts(how)):
