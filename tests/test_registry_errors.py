@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -230,10 +231,27 @@ def test_dotted_keys_and_headers_have_lines():
     }
 
 
-@pytest.mark.parametrize("long", ["#\n" * 5001, "[sts]\nrate = [" + "\n" * 202 + "]\n"])
-def test_without_lines_there_are_still_keys(long):
-    """In a file of 5,000 lines, or with a statement of 200, problems have their key alone."""
-    assert problems_of(f"{long}[ec2]\nrate = 'x'")[0].startswith("limits.toml: ec2.rate: ")
+@pytest.mark.parametrize(
+    ("long", "line"), [("#\n" * 5001, 5003), ("[sts]\nrate = [" + "\n" * 202 + "]\n", 206)]
+)
+def test_long_files_have_lines(long, line):
+    """In a file of 5,000 lines, or after a statement of 200, problems have their line, too."""
+    (*_, problem) = problems_of(f"{long}[ec2]\nrate = 'x'")
+    assert problem.startswith(f"limits.toml, line {line}: ec2.rate: ")
+
+
+def test_lines_are_found_in_linear_time():
+    """A statement of eight times as many lines takes about eight times as long, not sixty-four."""
+    times = []
+    for count in (1000, 8000):
+        text = "[ec2]\nrate = [\n" + "'1/s',  # ]\n" * count + "]\nburst = 1\n"
+        rounds = []
+        for _ in range(5):
+            began = time.process_time()
+            assert lines_of(text)["ec2", "burst"] == count + 4
+            rounds.append(time.process_time() - began)
+        times.append(min(rounds))
+    assert times[1] < 24 * times[0]
 
 
 # Names
