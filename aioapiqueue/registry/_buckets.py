@@ -1,35 +1,68 @@
-"""Limits that some operations of a service share, or that depend on a call's parameters."""
+"""Limits that some operations of a service share, or that depend on a call's parameters.
+
+A *variant* is the bucket that an operation has in place of its own where a call comes without
+certain parameters. Its limits are those of one `Bucket` for all operations that have such a variant
+(`per_operation`), unless a lane says otherwise, whose key is a `VariantKey`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import chain, islice
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from aioapiqueue.registry._read import (
-    FORMS,
-    LIMIT_KEYS,
-    is_list,
+from aioapiqueue.registry._fields import (
+    EMPTY,
+    flag,
     is_number,
-    limit_table,
+    key,
+    keys_of,
+    names,
+    read_keys,
+    table_of,
     unknown_keys,
 )
+from aioapiqueue.registry._limits import FORMS, LIMIT_KEYS, limit_table
+from aioapiqueue.registry._names import fits
 from aioapiqueue.registry._report import Report, quoted
 
 if TYPE_CHECKING:
     from aioapiqueue._rate import Limit
     from aioapiqueue.registry._report import Place
 
-__all__ = ["Bucket", "Cost", "facts", "fits", "lane_of", "read_buckets", "variant_of", "with_lanes"]
-
 _COST = re.compile(r"(?:(\d{1,9})\s*\*\s*)?([A-Za-z]\w*(?:\.\w+)?)", re.ASCII)
 _NAME = re.compile(r"[\w ,.()-]{1,60}")
 _MOST_FACTS = 64
 _MOST = 1 << 53
+
+
+class VariantKey(NamedTuple):
+    """The lane of the calls of an operation that come without certain parameters.
+
+    >>> print(VariantKey("DescribeVolumes", "unfiltered"))
+    DescribeVolumes unfiltered
+    """
+
+    operation: str
+    variant: str
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.variant}"
+
+
+LaneKey: TypeAlias = str | VariantKey
+"""Whose limits a lane has: an operation's, those that begin alike (`"Describe*"`), a variant's."""
+
+
+def lane_key(text: object) -> LaneKey:
+    """Return the key of a lane, which is written `"DescribeVolumes unfiltered"` for a variant."""
+    if isinstance(text, VariantKey):
+        return text
+    operation, _, variant = str(text).partition(" ")
+    return VariantKey(operation, variant) if variant else str(text)
 
 
 def facts(parameters: object) -> dict[str, int]:
@@ -64,13 +97,6 @@ def _fact(value: object) -> int:
     return len(value) if isinstance(value, list | tuple) else 1
 
 
-def fits(operation: str, names: Sequence[str]) -> bool:
-    """Return whether `operation` is one of `names`, which may end in `*`."""
-    return operation in names or any(
-        operation.startswith(name[:-1]) for name in names if name.endswith("*")
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Cost:
     """How many units of a bucket a call uses.
@@ -97,6 +123,25 @@ class Cost:
 _ONE = Cost()
 
 
+def _read_cost(value: object, report: Report, place: Place) -> Cost:
+    match = _COST.fullmatch(value) if isinstance(value, str) else None
+    if match:
+        return Cost(int(match[1] or 1), match[2])
+    if isinstance(value, Cost):
+        return value
+    if is_number(value, least=1):
+        return Cost(value)
+    report.add(
+        place,
+        f"{quoted(value)} is no cost: write a number from 1, the parameter that says how many "
+        '("MaxCount"), or both ("2*ChangeBatch.Changes")',
+    )
+    return _ONE
+
+
+read_costs = table_of(_read_cost, '{RunInstances = "MaxCount"}')
+
+
 @dataclass(frozen=True, slots=True)
 class Bucket:
     """Limits beside a service's own: what several operations share, or what parameters choose.
@@ -104,21 +149,24 @@ class Bucket:
     Attributes:
         operations: names, or the beginnings of names with a `*` after them.
         limits: all of them hold at once.
-        exclude: operations that are none of it, although `operations` names them.
-        unless: parameters; a call that gives any of them is none of it.
+        exclude: operations that do not use it, although `operations` names them.
+        unless: parameters; a call that gives any of them does not use it.
         each: each operation has one of its own, in place of its lane. Default: they share one,
             beside their lanes.
         cost: what a call of an operation uses; default: 1.
         joint: the other service whose bucket of this name is the same one; default: none.
+        variant_of: the bucket with `each` whose limits these are for one operation, where a lane
+            for several operations holds beside them; default: none.
     """
 
-    operations: tuple[str, ...]
-    limits: tuple[Limit, ...]
-    exclude: tuple[str, ...] = ()
-    unless: tuple[str, ...] = ()
-    each: bool = False
-    cost: Mapping[str, Cost] = field(default_factory=dict)
+    operations: tuple[str, ...] = key(names, ())
+    limits: tuple[Limit, ...] = ()
+    exclude: tuple[str, ...] = key(names, ())
+    unless: tuple[str, ...] = key(names, ())
+    each: bool = key(flag(fallback=False), default=False)
+    cost: Mapping[str, Cost] = key(read_costs, EMPTY)
     joint: str | None = None
+    variant_of: str | None = None
 
     def __hash__(self) -> int:
         return hash((self.operations, self.limits, self.each))
@@ -136,137 +184,94 @@ class Bucket:
         return self.cost.get(operation, _ONE).of(parameters)
 
 
-def with_lanes(
-    buckets: Mapping[str, Bucket], lanes: Mapping[str, tuple[Limit, ...]], own: Sequence[str]
-) -> tuple[Mapping[str, Bucket], Mapping[str, tuple[Limit, ...]]]:
-    """Return what parameters choose, where operations have got lanes of their own; and the lanes.
+def _read_bucket(value: object, report: Report, place: Place) -> Bucket:
+    if isinstance(value, Bucket):
+        return value
+    if not _NAME.fullmatch(str(place[-1])):
+        report.add(place, "a bucket's name has at most 60 letters, digits, spaces and , . ( ) -")
+    elif not isinstance(value, Mapping):
+        report.add(place, f'{quoted(value)} is no table: write operations = ["ListKeys"] in one')
+    else:
+        return _bucket(value, report, place)
+    return Bucket()
 
-    `"DescribeVolumes"` is no longer any bucket's, unless `"DescribeVolumes unfiltered"` is there
-    too, which is in any case one of that bucket's. `"Describe*"` is to hold for all calls of the
-    operations that it covers, but who wrote it had no single one of them in mind: what parameters
-    choose stays, in a bucket of the operation alone, beside that lane instead of in its place.
+
+read_buckets = table_of(
+    _read_bucket, '{operations = ["ListKeys"], rate = "5/s"} for each bucket in one'
+)
+
+
+def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket:
+    if not unknown_keys(table, [*LIMIT_KEYS, *keys_of(Bucket)], report, place):
+        if not any(one in table for one in LIMIT_KEYS):
+            report.add(place, f"no limit is given; {FORMS}")
+        if not table.get("operations"):
+            report.add(place, 'whose bucket? write operations = ["ListKeys", "Describe*"]')
+    limits = limit_table(table, report, place)
+    bucket = Bucket(limits=limits, **read_keys(Bucket, table, report, place))
+    if bucket.each:
+        for name in bucket.operations:
+            if name.endswith("*"):
+                report.add((*place, "operations"), f"{quoted(name)}: with each, write whole names")
+        if "cost" in table:
+            report.add((*place, "cost"), "a cost belongs to a bucket that is shared: without each")
+    return bucket
+
+
+def lane_of(operation: LaneKey, lanes: Collection[LaneKey | None]) -> LaneKey | None:
+    """Return which lane an operation or a variant has: its own, or the longest that fits."""
+    if operation in lanes:
+        return operation
+    patterns = [
+        one
+        for one in lanes
+        if isinstance(one, str) and one.endswith("*") and str(operation).startswith(one[:-1])
+    ]
+    return max(patterns, key=len, default=None)
+
+
+def with_lanes(
+    buckets: Mapping[str, Bucket],
+    lanes: Mapping[LaneKey, tuple[Limit, ...]],
+    own: Iterable[LaneKey],
+) -> tuple[dict[str, Bucket], dict[LaneKey, tuple[Limit, ...]]]:
+    """Return the buckets and lanes of a service that gets some new lanes.
+
+    A lane for an operation takes the place of its variants too, but of those that have a new lane
+    themselves; such a lane gives an operation its variant, if it had none. A lane for all that
+    begin alike holds for the variants of the operations that it covers, too, but takes the place of
+    none: whoever wrote it had no single operation in mind. A call has one lane, so the variant
+    becomes a bucket of that operation alone, beside the lane (`Bucket.variant_of`).
 
     Args:
         buckets: of a service.
         lanes: all of its lanes.
         own: which of them are new.
     """
+    own = dict.fromkeys(own)
     found, left = dict(buckets), dict(lanes)
     for name, bucket in buckets.items():
         if not bucket.each:
             continue
-        named = [one.partition(" ")[0] for one in own if one.partition(" ")[2] == name]
-        # Those that an earlier lane has made shared buckets of belong here as well.
-        apart = [one for one in buckets if variant_of(one, buckets) == name]
-        before = [*bucket.operations, *(one.partition(" ")[0] for one in apart)]
+        named = [
+            one.operation for one in own if isinstance(one, VariantKey) and one.variant == name
+        ]
+        apart = [one.operations[0] for one in buckets.values() if one.variant_of == name]
         kept = []
-        for operation in dict.fromkeys([*before, *named]):
-            key = f"{operation} {name}"
-            shared = found.pop(key, None) if key in apart else None
-            if operation in named or (shared is None and lane_of(operation, lanes) not in own):
+        for operation in dict.fromkeys([*bucket.operations, *apart, *named]):
+            lane = VariantKey(operation, name)
+            beside = found.pop(str(lane), None) if operation in apart else None
+            if operation in named or not (beside or lane_of(operation, lanes) in own):
                 kept.append(operation)
-            elif operation not in own:
-                limits = shared.limits if shared else left.pop(key, bucket.limits)
-                found[key] = dataclasses.replace(
-                    bucket, operations=(operation,), limits=limits, each=False
-                )
+            elif operation in own:
+                left.pop(lane, None)
             else:
-                left.pop(key, None)
+                found[str(lane)] = dataclasses.replace(
+                    bucket,
+                    operations=(operation,),
+                    limits=beside.limits if beside else left.pop(lane, bucket.limits),
+                    each=False,
+                    variant_of=name,
+                )
         found[name] = dataclasses.replace(bucket, operations=tuple(kept))
-    return MappingProxyType(found), MappingProxyType(left)
-
-
-def variant_of(name: str, buckets: Mapping[str, Bucket]) -> str | None:
-    """Return which bucket of each operation `with_lanes` made the bucket `name` of; None: none."""
-    operation, _, variant = name.partition(" ")
-    made = name in buckets and buckets[name].operations == (operation,)
-    return variant if made and variant in buckets and buckets[variant].each else None
-
-
-def lane_of(operation: str, lanes: Iterable[str]) -> str | None:
-    """Return which lane an operation has: its own, or the longest pattern that fits."""
-    fitting = [one for one in lanes if fits(operation, [one])]
-    return max(fitting, key=lambda one: (one == operation, len(one)), default=None)
-
-
-def read_buckets(value: object, report: Report, place: Place) -> Mapping[str, Bucket]:
-    """Read the table `buckets` of a service."""
-    if not isinstance(value, Mapping):
-        report.add(
-            place,
-            f'{quoted(value)} is no table: write {{operations = ["ListKeys"], rate = "5/s"}}'
-            " for each bucket in one",
-        )
-        return MappingProxyType({})
-    found: dict[str, Bucket] = {}
-    for name, one in value.items():
-        at = (*place, str(name))
-        if not _NAME.fullmatch(str(name)):
-            report.add(at, "a bucket's name has at most 60 letters, digits, spaces and , . ( ) -")
-        elif isinstance(one, Bucket):
-            found[str(name)] = one
-        else:
-            found[str(name)] = _bucket(one, report, at)
-    return MappingProxyType(found)
-
-
-_KEYS = (*LIMIT_KEYS, "operations", "exclude", "unless", "each", "cost")
-
-
-def _bucket(value: object, report: Report, place: Place) -> Bucket:
-    if not isinstance(value, Mapping):
-        report.add(place, f'{quoted(value)} is no table: write operations = ["ListKeys"] in one')
-        return Bucket((), ())
-    clear = not unknown_keys(value, _KEYS, report, place)
-    if clear and not any(key in value for key in LIMIT_KEYS):
-        report.add(place, f"no limit is given; {FORMS}")
-    if clear and not value.get("operations"):
-        report.add(place, 'whose bucket? write operations = ["ListKeys", "Describe*"]')
-    each = value.get("each", False)
-    if not isinstance(each, bool):
-        report.add((*place, "each"), f"{quoted(each)} is neither true nor false")
-    operations = _names(value, "operations", report, place)
-    if each is True:
-        for name in operations:
-            if name.endswith("*"):
-                report.add((*place, "operations"), f"{quoted(name)}: with each, write whole names")
-        if "cost" in value:
-            report.add((*place, "cost"), "a cost belongs to a bucket that is shared: without each")
-    return Bucket(
-        operations,
-        limit_table(value, report, place),
-        _names(value, "exclude", report, place),
-        _names(value, "unless", report, place),
-        each is True,
-        _costs(value.get("cost", {}), report, (*place, "cost")),
-    )
-
-
-def _names(
-    table: Mapping[object, object], key: str, report: Report, place: Place
-) -> tuple[str, ...]:
-    value = table.get(key, ())
-    if is_list(value) and all(isinstance(one, str) and one for one in value):
-        return tuple(map(str, value))
-    report.add((*place, key), f'{quoted(value)} is no list of names: write ["ListKeys"]')
-    return ()
-
-
-def _costs(value: object, report: Report, place: Place) -> Mapping[str, Cost]:
-    if not isinstance(value, Mapping):
-        report.add(place, f'{quoted(value)} is no table: write {{RunInstances = "MaxCount"}}')
-        return MappingProxyType({})
-    found: dict[str, Cost] = {}
-    for name, one in value.items():
-        match = _COST.fullmatch(one) if isinstance(one, str) else None
-        if match:
-            found[str(name)] = Cost(int(match[1] or 1), match[2])
-        elif is_number(one, least=1):
-            found[str(name)] = Cost(one)
-        else:
-            report.add(
-                (*place, str(name)),
-                f"{quoted(one)} is no cost: write a number from 1, the parameter that says how "
-                'many ("MaxCount"), or both ("2*ChangeBatch.Changes")',
-            )
-    return MappingProxyType(found)
+    return found, left

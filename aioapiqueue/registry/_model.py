@@ -1,53 +1,75 @@
-"""What limits.toml may say: `ServiceLimits`, and how it is read."""
+"""`ServiceLimits`: the limits of one service, and where each of them comes from."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from aioapiqueue._queue import ApiQueue
 from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.registry import _names
-from aioapiqueue.registry._buckets import Bucket, fits, read_buckets, with_lanes
-from aioapiqueue.registry._published import Base, base_of
-from aioapiqueue.registry._read import (
-    FORMS,
-    LIMIT_KEYS,
+from aioapiqueue.exceptions import LimitsError
+from aioapiqueue.registry._buckets import (
+    Bucket,
+    LaneKey,
+    VariantKey,
+    lane_key,
+    read_buckets,
+    with_lanes,
+)
+from aioapiqueue.registry._fields import (
+    EMPTY,
+    expects,
+    flag,
     is_list,
     is_number,
-    limit_table,
-    read_limits,
+    key,
+    table_of,
     unknown_keys,
 )
+from aioapiqueue.registry._limits import read_limits
+from aioapiqueue.registry._published import SCOPES, Figure, Scope
 from aioapiqueue.registry._report import Place, Report, quoted
-from aioapiqueue.registry._shares import take_preset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
-
     from aioapiqueue._dispatch import Authority
     from aioapiqueue._events import Observer
     from aioapiqueue._rate import Limit
 
-__all__ = [
-    "Scope",
-    "ServiceLimits",
-    "check_buckets",
-    "check_name",
-    "check_operation",
-    "read_flag",
-    "read_limits",
-    "read_service",
-    "revised",
-]
 
-Scope = Literal["account", "region"]
-_OTHER_KEYS = ("scope", "concurrency", "order", "adaptive", "check", "lanes", "buckets")
-_PRESET_KEYS = ("preset", "share", "quotas")
-_SCOPES: tuple[Scope, ...] = ("account", "region")
+def _read_adaptive(value: object, report: Report, place: Place) -> Adaptive | None:
+    if value is None or isinstance(value, Adaptive):
+        return value
+    if isinstance(value, bool):
+        return Adaptive() if value else None
+    if not isinstance(value, Mapping):
+        report.add(place, f'{quoted(value)}: write true, or a table such as {{floor = "1/s"}}')
+        return None
+    known = [one.name for one in dataclasses.fields(Adaptive)]
+    if not unknown_keys(value, known, report, place):
+        try:
+            return Adaptive(**value)
+        except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
+            report.add(place, f"{str(error) or quoted(value):.300}")
+    return None
+
+
+_read_lanes = table_of(read_limits, 'DescribeSnapshots = "5/s" in one', lane_key)
+_read_scope = expects(
+    lambda value: is_list(value) and all(one in SCOPES and value.count(one) == 1 for one in value),
+    '{} is no scope: write ["account", "region"], one of the two in a list, or [] for one queue '
+    "for all",
+    SCOPES,
+    lambda value: tuple(one for one in SCOPES if one in value),
+)
+_read_concurrency = expects(
+    lambda value: value is None or (isinstance(value, int) and is_number(value, least=1)),
+    "{} is no number of calls in flight: write 1 or more",
+)
+_read_order = expects(
+    lambda value: value in ("fifo", "fair"), '{} is no order: write "fifo" or "fair"', "fifo"
+)
 
 
 @dataclass(frozen=True, init=False, repr=False, slots=True)
@@ -73,17 +95,17 @@ class ServiceLimits:
             those newer than the list that is part of this package and the botocore installed.
 
     Raises:
-        LimitsError: a limit or word that makes no sense; all of them at once.
+        LimitsError: a limit or a word is invalid; all of them at once.
     """
 
-    rate: tuple[Limit, ...]
-    lanes: Mapping[str, tuple[Limit, ...]]
-    scope: tuple[Scope, ...]
-    concurrency: int | None
-    order: Literal["fifo", "fair"]
-    adaptive: Adaptive | None
-    buckets: Mapping[str, Bucket]
-    check: bool
+    rate: tuple[Limit, ...] = key(read_limits, ())
+    lanes: Mapping[LaneKey, tuple[Limit, ...]] = key(_read_lanes, EMPTY)
+    scope: tuple[Scope, ...] = key(_read_scope, SCOPES)
+    concurrency: int | None = key(_read_concurrency, None)
+    order: Literal["fifo", "fair"] = key(_read_order, "fifo")
+    adaptive: Adaptive | None = key(_read_adaptive, None)  # noqa: RUF009 - it makes a field
+    buckets: Mapping[str, Bucket] = key(read_buckets, EMPTY)
+    check: bool = key(flag(fallback=True), default=True)
 
     def __init__(
         self,
@@ -98,39 +120,26 @@ class ServiceLimits:
         check: bool = True,
     ) -> None:
         report = Report("ServiceLimits")
-        given = {
-            "rate": rate,
-            "lanes": {} if lanes is None else lanes,
-            "scope": scope,
-            "concurrency": concurrency,
-            "order": order,
-            "adaptive": adaptive,
-            "buckets": {} if buckets is None else buckets,
-            "check": check,
-        }
-        self._fill(_fields(given, report, ()), report, ())
+        given = (rate, lanes, scope, concurrency, order, adaptive, buckets, check)
+        for one, value in zip(dataclasses.fields(self), given, strict=True):
+            read = one.metadata["read"](value, report, (one.name,))
+            object.__setattr__(self, one.name, read)  # as a frozen dataclass does it
         report.finish()
-
-    def _fill(self, fields: Mapping[str, object], report: Report, place: Place) -> None:
-        """Set all fields, which are checked; see now what a queue would say of them later."""
-        for name, value in {**_DEFAULTS, **fields}.items():
-            object.__setattr__(self, name, value)
-        # Of a rate alone, a queue has nothing to say; and a file may have thousands of those.
-        more = self.adaptive or self.lanes or self.buckets
-        if more and not report.has(place):
+        if self.adaptive:
             try:
                 self.queue(None)
-            except (TypeError, ValueError) as error:  # a floor above the limits
-                report.add(place, str(error))
+            except ValueError as error:  # a floor above the limits
+                raise LimitsError(f"ServiceLimits: {error}") from error
 
     def __hash__(self) -> int:
         return hash((self.rate, tuple(self.lanes.items()), self.scope))
 
     def __repr__(self) -> str:
+        default = ServiceLimits()
         said = [
-            f"{field.name}={dict(value) if isinstance(value, Mapping) else value!r}"
-            for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) != _DEFAULTS.get(field.name)
+            f"{one.name}={dict(value) if isinstance(value, Mapping) else value!r}"
+            for one in dataclasses.fields(self)
+            if (value := getattr(self, one.name)) != getattr(default, one.name)
         ]
         return f"ServiceLimits({', '.join(said)})"
 
@@ -139,6 +148,17 @@ class ServiceLimits:
         """Whether it has more to say than its shared buckets do: what each has is a lane."""
         each = any(bucket.each for bucket in self.buckets.values())
         return bool(self.rate or self.lanes or self.concurrency or self.adaptive or each)
+
+    @property
+    def queue_lanes(self) -> dict[str, tuple[Limit, ...]]:
+        """The limits of each lane of the service's queue, by the key of its slots."""
+        variants = {
+            str(VariantKey(operation, name)): bucket.limits
+            for name, bucket in self.buckets.items()
+            if bucket.each
+            for operation in bucket.operations
+        }
+        return variants | {str(lane): limits for lane, limits in self.lanes.items()}
 
     def queue(
         self,
@@ -152,16 +172,10 @@ class ServiceLimits:
         if bucket is not None:
             limits = self.buckets[bucket].limits
             return ApiQueue(*limits, name=name, schedule=schedule, observers=observers)
-        lanes: dict[Hashable, tuple[Limit, ...]] = {
-            f"{operation} {bucket_name}": bucket.limits
-            for bucket_name, bucket in self.buckets.items()
-            if bucket.each
-            for operation in bucket.operations
-        }
         return ApiQueue(
             *self.rate,
             name=name,
-            lanes=lanes | dict(self.lanes.items()),
+            lanes=self.queue_lanes,
             order=self.order,
             concurrency=self.concurrency,
             adaptive=self.adaptive,
@@ -170,245 +184,69 @@ class ServiceLimits:
         )
 
 
-def _lanes(value: object, report: Report, place: Place) -> Mapping[str, tuple[Limit, ...]]:
-    if not isinstance(value, Mapping):
-        report.add(place, f'{quoted(value)} is no table: write DescribeSnapshots = "5/s" in one')
-        return MappingProxyType({})
-    return MappingProxyType(
-        {str(name): read_limits(own, report, (*place, str(name))) for name, own in value.items()}
-    )
+class Entry(NamedTuple):
+    """Which limits of a service: of a lane, of a bucket, or (by default) of all calls together."""
+
+    lane: LaneKey | None = None
+    bucket: str | None = None
 
 
-def _scope(value: object, report: Report, place: Place) -> tuple[Scope, ...]:
-    if is_list(value) and all(one in _SCOPES and value.count(one) == 1 for one in value):
-        return tuple(one for one in _SCOPES if one in value)
-    report.add(
-        place,
-        f'{quoted(value)} is no scope: write ["account", "region"], one of the two in a list, '
-        "or [] for one queue for all",
-    )
-    return _SCOPES
+class Origin(NamedTuple):
+    """Where limits come from.
+
+    Attributes:
+        text: for people.
+        figure: what AWS publishes.
+        share: of that.
+    """
+
+    text: str
+    figure: Figure | None = None
+    share: float | None = None
 
 
-def _concurrency(value: object, report: Report, place: Place) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, int) and is_number(value, least=1):
-        return int(value)
-    report.add(place, f"{quoted(value)} is no number of calls in flight: write 1 or more")
-    return None
+class Layer(NamedTuple):
+    """The limits of a service, and where each of them comes from."""
+
+    limits: ServiceLimits
+    origins: Mapping[Entry, Origin]
 
 
-def _order(value: object, report: Report, place: Place) -> Literal["fifo", "fair"]:
-    if value in ("fifo", "fair"):
-        return value
-    report.add(place, f'{quoted(value)} is no order: write "fifo" or "fair"')
-    return "fifo"
+NOTHING = Layer(ServiceLimits(), {})
 
 
-def read_flag(value: object, report: Report, place: Place) -> bool:
-    """Read true or false; True, and a problem: it is neither."""
-    if isinstance(value, bool):
-        return value
-    report.add(place, f"{quoted(value)} is neither true nor false")
-    return True
-
-
-def _adaptive(value: object, report: Report, place: Place) -> Adaptive | None:
-    if value is None or isinstance(value, Adaptive):
-        return value
-    if isinstance(value, bool):
-        return Adaptive() if value else None
-    if isinstance(value, Mapping):
-        keys = tuple(field.name for field in dataclasses.fields(Adaptive))
-        if not unknown_keys(value, keys, report, place):
-            try:
-                return Adaptive(**value)
-            except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
-                report.add(place, f"{str(error) or quoted(value):.300}")
-    else:
-        report.add(place, f'{quoted(value)}: write true, or a table such as {{floor = "1/s"}}')
-    return None
-
-
-_READERS: dict[str, Callable[[object, Report, Place], object]] = {
-    "rate": read_limits,
-    "lanes": _lanes,
-    "scope": _scope,
-    "concurrency": _concurrency,
-    "order": _order,
-    "adaptive": _adaptive,
-    "buckets": read_buckets,
-    "check": read_flag,
-}
-_DEFAULTS: dict[str, object] = {
-    "rate": (),
-    "lanes": MappingProxyType({}),
-    "scope": _SCOPES,
-    "concurrency": None,
-    "order": "fifo",
-    "adaptive": None,
-    "buckets": MappingProxyType({}),
-    "check": True,
-}
-
-
-def _fields(table: Mapping[str, object], report: Report, place: Place) -> dict[str, object]:
-    """Read each field of a `ServiceLimits` that `table` has."""
-    return {
-        key: read(table[key], report, (*place, key))
-        for key, read in _READERS.items()
-        if key in table
-    }
-
-
-def read_service(
-    service: str,
-    value: object,
+def on_top(
+    base: Layer,
+    fields: Mapping[str, Any],
+    origins: Mapping[Entry, Origin],
     report: Report,
-    share: float | None = None,
-    *,
-    check: bool = True,
-) -> tuple[ServiceLimits, Base]:
-    """Read one table of limits.toml, or what stands for it in code.
+    place: Place = (),
+) -> Layer:
+    """Return limits some of which a table, or an option, has replaced.
 
     Args:
-        service: its name, or "default"; names are not checked here.
-        value: a `ServiceLimits`, a table, or limits alone.
-        report: gets what is wrong.
-        share: of what AWS publishes, which each service starts from; default: from nothing.
-        check: whether names must be known ones, where the table does not say it.
-
-    Returns:
-        The limits, and what they start from.
+        base: what was there.
+        fields: of a `ServiceLimits`, as they have been read.
+        origins: where those come from.
+        report: gets what does not go together.
+        place: of the table.
     """
-    if isinstance(value, ServiceLimits):
-        return value, Base()
-    place: Place = (service,)
-    base = Base()
-    if not isinstance(value, Mapping):
-        fields: dict[str, object] = {"rate": read_limits(value, report, place)}
-        if share is not None and service != "default":
-            base = base_of(_names.canonical(service), share)
-    else:
-        if service != "default":
-            table, base = take_preset(service, value, report, share)
-        else:
-            table = dict(value)
-            for key in [one for one in _PRESET_KEYS if one in table]:
-                report.add(
-                    (service, key),
-                    "what AWS publishes is of one service: say it at the top of the file, or in "
-                    "a service's table",
-                )
-        clear = not unknown_keys(table, (*LIMIT_KEYS, *_OTHER_KEYS, *_PRESET_KEYS), report, place)
-        fields = _fields({key: table[key] for key in _OTHER_KEYS if key in table}, report, place)
-        if any(key in table for key in LIMIT_KEYS):
-            fields["rate"] = limit_table(table, report, place)
-        elif base or "concurrency" in table or report.has(place):
-            pass
-        elif "lanes" in table:
-            report.add(
-                place,
-                "lanes without a queue: the service has no limit of its own; "
-                'write rate = "10/s", or rate = "unlimited" if there is to be none',
-            )
-        elif "buckets" not in table and clear:
-            report.add(place, f"no limit is given; {FORMS}")
-    spec = object.__new__(ServiceLimits)
-    spec._fill({"check": check, **_joined(base, fields)}, report, place)
-    return spec, base
-
-
-def _joined(base: Base, fields: Mapping[str, object]) -> dict[str, object]:
-    """Return what a table says, on top of what its service starts from."""
-    joined = {**base.fields, **fields}
-    lanes, own = fields.get("lanes", {}), fields.get("buckets", {})
-    if isinstance(lanes, Mapping) and isinstance(own, Mapping):
-        every = {**base.fields.get("lanes", {}), **lanes}
-        # A lane takes the place of what is published, but not of what the same table says.
-        old, joined["lanes"] = with_lanes(base.fields.get("buckets", {}), every, list(lanes))
-        own, _ = with_lanes(own, every, [name for name in lanes if " " in name])
-        joined["buckets"] = MappingProxyType({**old, **own})
-    return joined
-
-
-def revised(
-    old: ServiceLimits,
-    report: Report,
-    *,
-    operation: str | None,
-    limits: tuple[Limit, ...],
-    others: Sequence[str] = (),
-) -> ServiceLimits:
-    """Return `old` with other limits for one operation, or (None) of its own.
-
-    `others` are the operations of which the same has been said before.
-    """
-    fields = {name: getattr(old, name) for name in _DEFAULTS}
-    if operation is None:
-        fields["rate"] = limits
-    else:
-        lanes = {**old.lanes, operation: limits}
-        fields["buckets"], fields["lanes"] = with_lanes(old.buckets, lanes, [operation, *others])
-    spec = object.__new__(ServiceLimits)
-    spec._fill(fields, report, ())
-    return spec
-
-
-def check_name(service: str, report: Report, place: Place) -> None:
-    """Note if AWS has no such service."""
-    if service == "default":
-        return
-    if problem := _names.unknown_service(service, report):
-        report.add(place, problem)
-
-
-def check_buckets(service: str, buckets: Mapping[str, Bucket], report: Report) -> None:
-    """Note which buckets name operations, or parameters, that `service` has not.
-
-    Args:
-        service: whose buckets they are.
-        buckets: by name.
-        report: gets what is wrong. Parameters are looked up in botocore's models, if there are
-            any; not for code.
-    """
-    for key, bucket in buckets.items():
-        place = (service, "buckets", key)
-        for operation in bucket.operations:
-            check_operation(service, operation, report, (*place, "operations"))
-        for operation in bucket.exclude:
-            check_operation(service, operation, report, (*place, "exclude"))
-        if not report.in_code:
-            for name in bucket.unless:
-                _check_parameter(service, bucket.operations, name, report, (*place, "unless"))
-        for operation, cost in bucket.cost.items():
-            at = (*place, "cost", operation)
-            if not fits(operation, bucket.operations):
-                report.add(at, "the bucket has no such operation")
-                continue
-            check_operation(service, operation, report, at)
-            if cost.parameter and not report.in_code:
-                _check_parameter(service, [operation], cost.parameter, report, at)
-
-
-def _check_parameter(
-    service: str, operations: Sequence[str], name: str, report: Report, place: Place
-) -> None:
-    problem = _names.unknown_parameter(service, operations, name, report)
-    if problem:
-        report.add(place, problem)
-
-
-def check_operation(service: str, operation: str, report: Report, place: Place) -> None:
-    """Note if `service` has no such operation, nor one that begins so."""
-    if operation == "*":
-        return
-    if service == "default":
-        problem: str | None = (
-            f'{quoted(operation)} is an operation of one service: name it there; here goes only "*"'
-        )
-    else:
-        problem = _names.unknown_operation(service, operation, report)
-    if problem:
-        report.add(place, problem)
+    lanes, buckets = fields.get("lanes", EMPTY), fields.get("buckets", EMPTY)
+    every = {**base.limits.lanes, **lanes}
+    old, left = with_lanes(base.limits.buckets, every, lanes)
+    # A lane takes the place of what was there, but not of what the same table says.
+    new, _ = with_lanes(buckets, every, [one for one in lanes if isinstance(one, VariantKey)])
+    joined = {**fields, "lanes": left, "buckets": {**old, **new}}
+    try:
+        limits = dataclasses.replace(base.limits, **joined)
+    except LimitsError as error:
+        if not report.has(place):
+            report.add(place, str(error.__cause__))
+        limits = dataclasses.replace(base.limits, **{**joined, "adaptive": None})
+    found = {**base.origins, **origins}
+    for name, bucket in limits.buckets.items():
+        if bucket.variant_of:
+            lane = VariantKey(bucket.operations[0], bucket.variant_of)
+            source = found.get(Entry(lane)) or found[Entry(bucket=bucket.variant_of)]
+            found.setdefault(Entry(bucket=name), source)
+    return Layer(limits, found)

@@ -11,11 +11,12 @@ from weakref import WeakValueDictionary
 
 from aioapiqueue._dispatch import at_rest
 from aioapiqueue._rate import Limit
-from aioapiqueue.exceptions import LimitsError, QueueClosed
-from aioapiqueue.registry import _names
-from aioapiqueue.registry._model import ServiceLimits
-from aioapiqueue.registry._report import Report, lines_of, quoted, read_text, read_toml
-from aioapiqueue.registry._tables import Read, entries, read_option, read_tables
+from aioapiqueue.exceptions import QueueClosed
+from aioapiqueue.registry._buckets import VariantKey
+from aioapiqueue.registry._model import Layer, ServiceLimits
+from aioapiqueue.registry._names import NAMES, canonical
+from aioapiqueue.registry._report import Report, lines_of, read_text, read_toml
+from aioapiqueue.registry._tables import entries, read_options, read_tables
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     from aioapiqueue._queue import ApiQueue
     from aioapiqueue.registry._tables import InForce
 
-__all__ = ["QueueKey", "Registry", "Turn", "forget_idle"]
-
 Schedules: TypeAlias = "Callable[[str], Authority]"
-Service: TypeAlias = str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits
+Service: TypeAlias = (
+    str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits | Layer
+)
 
 
 class QueueKey(NamedTuple):
@@ -90,20 +91,11 @@ class Registry:
         schedules: Schedules | None = None,
     ) -> None:
         report = Report("Registry", in_code=True)
-        read = read_tables(services, report)
-        rest = {} if default is None else {"default": default}
-        read.update(read_tables(rest, report))
+        tables = {**services} if default is None else {**services, "default": default}
+        layers = read_tables(tables, report)
         report.finish()
-        self._set_up(read, observers, schedules)
-
-    def _set_up(
-        self,
-        tables: Mapping[str, Read],
-        observers: Sequence[Observer],
-        schedules: Schedules | None,
-    ) -> None:
-        self._read = dict(sorted(tables.items(), key=lambda one: one[0] == "default"))
-        self._services = {name: one.limits for name, one in tables.items()}
+        self._layers = dict(sorted(layers.items(), key=lambda one: one[0] == "default"))
+        self._services = {name: one.limits for name, one in layers.items()}
         self._default = self._services.pop("default", None)
         self._observers = tuple(observers)
         self._schedules = schedules
@@ -185,11 +177,9 @@ class Registry:
         said = {"preset": preset, "share": share}
         tables.update({key: value for key, value in said.items() if value is not None})
         report = Report(source, lines_of(text))
-        read = read_tables(tables, report, check=check)
+        layers = read_tables(tables, report, check=check)
         report.finish()
-        self = cls.__new__(cls)
-        self._set_up(read, observers, schedules)
-        return self
+        return cls(layers, observers=observers, schedules=schedules)
 
     @classmethod
     def from_options(
@@ -218,20 +208,9 @@ class Registry:
         Raises:
             LimitsError: an option is invalid; all problems in one error.
         """
-        tables: dict[str, Read] = {}
-        if base is not None:
-            tables.update(base._read)  # noqa: SLF001 - of our own class
-        problems: list[str] = []
-        given: dict[tuple[str, str | None], str] = {}
-        for option in limits:
-            report = Report(f"--limit {quoted(option)[1:-1]}")
-            read_option(option, tables, given, report, check=check)
-            problems += report.problems
-        if problems:
-            raise LimitsError(*problems)
-        self = cls.__new__(cls)
-        self._set_up(tables, observers, schedules)
-        return self
+        layers = {} if base is None else base._layers  # noqa: SLF001 - of our own class
+        layers = read_options(limits, layers, check=check)
+        return cls(layers, observers=observers, schedules=schedules)
 
     def find(
         self,
@@ -301,7 +280,7 @@ class Registry:
         for bucket_name, bucket in limits.buckets.items():
             if bucket.takes(operation, given):
                 if bucket.each:
-                    key = f"{operation} {bucket_name}"
+                    key = str(VariantKey(operation, bucket_name))
                     continue
                 owner = self._owner(name, limits, bucket_name)
                 queue = self._queue(owner, limits, bucket_name, region, account)
@@ -318,8 +297,8 @@ class Registry:
         """
         limits = self._services.get(service)
         if limits is None:
-            service = _names.canonical(service)
-            if service not in _names.NAMES:  # newer than the list: "new-service" is "newservice"
+            service = canonical(service)
+            if service not in NAMES:  # newer than the list: "new-service" is "newservice"
                 service = self._plain.get(service.replace("-", ""), service)
             limits = self._services.get(service, self._default)
         return service, limits
@@ -376,7 +355,7 @@ class Registry:
 
     def __iter__(self) -> Iterator[InForce]:
         """Yield what is in force: each service's own limits, its operations', its buckets'."""
-        return entries(self._read)
+        return entries(self._layers)
 
     async def aclose(
         self,
@@ -411,7 +390,7 @@ class Registry:
         await self.aclose(drain=kind is None)
 
     def __repr__(self) -> str:
-        names = ", ".join(self._read) or "nothing"
+        names = ", ".join(self._layers) or "nothing"
         count = len(self._queues)
         return f"<Registry of {names}: {count} queue{'s' * (count != 1)}>"
 

@@ -1,54 +1,52 @@
-"""The tables of a limits.toml, read together, each on top of what its service starts from."""
+"""The tables of a limits.toml, and `--limit`: each service's limits, on top of what was there."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.registry import _names
-from aioapiqueue.registry._buckets import variant_of
+from aioapiqueue.exceptions import LimitsError
+from aioapiqueue.registry._buckets import Bucket, LaneKey, lane_key
+from aioapiqueue.registry._fields import flag, keys_of, read_keys, unknown_keys
+from aioapiqueue.registry._limits import FORMS, LIMIT_KEYS, limit_table, read_limits
 from aioapiqueue.registry._model import (
+    NOTHING,
+    Entry,
+    Layer,
+    Origin,
     ServiceLimits,
-    check_buckets,
-    check_name,
-    check_operation,
-    read_flag,
-    read_limits,
-    read_service,
-    revised,
+    on_top,
 )
+from aioapiqueue.registry._names import (
+    canonical,
+    fits,
+    unknown_operation,
+    unknown_parameter,
+    unknown_service,
+)
+from aioapiqueue.registry._preset import PRESET_KEYS, take_preset
 from aioapiqueue.registry._published import (
     DEFAULT_SHARE,
-    Origin,
-    base_of,
+    Scope,
+    kept,
     preset_services,
     read_preset,
     read_share,
 )
-from aioapiqueue.registry._report import quoted
+from aioapiqueue.registry._report import Place, Report, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from aioapiqueue._rate import Limit
     from aioapiqueue.adaptive import Adaptive
-    from aioapiqueue.registry._buckets import Bucket
-    from aioapiqueue.registry._model import Scope
-    from aioapiqueue.registry._published import Base, Entry, Figure
-    from aioapiqueue.registry._report import Place, Report
-
-__all__ = ["InForce", "Read", "entries", "read_option", "read_tables"]
+    from aioapiqueue.registry._published import Figure
 
 _OPTION = "SERVICE=LIMIT or SERVICE.Operation=LIMIT, such as ec2=100ms or ec2.DescribeSnapshots=5/s"
-_CODE = Origin("code")
-
-
-class Read(NamedTuple):
-    """The limits of a service, and where each of them comes from."""
-
-    limits: ServiceLimits
-    origins: Mapping[Entry, Origin]
+_TABLE_KEYS = [one for one in keys_of(ServiceLimits) if one != "rate"]
+_TABLE_KEYS.sort(key=lambda one: one in ("lanes", "buckets"))  # in a message, tables come last
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +81,38 @@ class InForce:
     adaptive: Adaptive | None = None
 
 
+def entries(layers: Mapping[str, Layer]) -> Iterator[InForce]:
+    """Yield what is in force: each service's own limits, its operations', its buckets'."""
+    for service, (of, origins) in layers.items():
+        found = {Entry(): of.rate}
+        found |= {Entry(lane): limits for lane, limits in of.lanes.items()}
+        found |= {
+            Entry(bucket=name): one.limits for name, one in of.buckets.items() if one.operations
+        }
+        for entry, limits in found.items():
+            origin = origins.get(entry)
+            if origin is None or (origin.figure is not None and not limits):
+                continue  # nothing is published of all operations together, or a table lifts it
+            lane, bucket = entry
+            text, figure, share = origin
+            of_all = (of.concurrency, of.adaptive) if entry == Entry() else (None, None)
+            yield InForce(
+                service,
+                None if lane is None else str(lane),
+                limits,
+                of.scope,
+                text,
+                bucket,
+                of.buckets.get(bucket or ""),
+                figure,
+                share,
+                *of_all,
+            )
+
+
 def read_tables(
     tables: Mapping[str, object], report: Report, *, check: bool = True
-) -> dict[str, Read]:
+) -> dict[str, Layer]:
     """Read all tables, each under its service's one name.
 
     Args:
@@ -95,30 +122,26 @@ def read_tables(
         check: whether names are looked up at all; default: as the tables say.
     """
     tables = dict(tables)
-    share = _share(tables, report)
-    known = read_flag(tables.pop("check", True), report, ("check",))
-    read: dict[str, Read] = {}
+    share = _take_share(tables, report)
+    known = flag(fallback=True)(tables.pop("check", True), report, ("check",))
+    found: dict[str, Layer] = {}
     first: dict[str, str] = {}
-    for name, value in tables.items():
-        limits, base = read_service(name, value, report, share, check=known)
-        if check and limits.check:
-            check_name(name, report, (name,))
-            _check_operations(name, limits, base, report)
-        service = _names.canonical(name)
-        if service in read:
-            report.add((name,), f"{first[service]!r} is the same service: leave one of them")
-        where = _in_code if report.in_code else report.where
-        read[service] = Read(limits, _origins(name, limits, base, where))
-        first[service] = name
     if share is not None:
-        for service in preset_services():
-            if service not in read and base_of(service, share):
-                limits, base = read_service(service, {}, report, share, check=known)
-                read[service] = Read(limits, base.origins)
-    return read
+        listed = {canonical(one) for one in tables}
+        tables |= {one: {} for one in preset_services() if one not in listed and kept(one)}
+    for name, value in tables.items():
+        service = canonical(name)
+        if service in found:
+            report.add((name,), f"{first[service]!r} is the same service: leave one of them")
+        first[service] = name
+        if isinstance(value, Layer):
+            found[service] = value
+        else:
+            found[service] = _read_service(name, value, report, share, known=known, check=check)
+    return found
 
 
-def _share(tables: dict[str, object], report: Report) -> float | None:
+def _take_share(tables: dict[str, object], report: Report) -> float | None:
     """Take out of a file what it says of presets; return the share of them, None without."""
     preset, share = tables.pop("preset", None), tables.pop("share", None)
     on = preset is not None and read_preset(preset, report, ("preset",))
@@ -128,145 +151,201 @@ def _share(tables: dict[str, object], report: Report) -> float | None:
     return (part or DEFAULT_SHARE) if on else None
 
 
-def _check_operations(name: str, limits: ServiceLimits, base: Base, report: Report) -> None:
-    # What is published needs no look-up, and may be newer than the botocore here.
-    lanes, buckets = base.fields.get("lanes", {}), base.fields.get("buckets", {})
-    said: dict[str, Place] = {
-        lane: (name, "lanes", lane) for lane in limits.lanes if lane not in lanes
-    }
-    said |= {key: place for key, place in base.said.items() if key not in buckets}
-    for key, place in said.items():
-        _check_lane(name, key, limits, report, place)
-    own = {
-        key: one
-        for key, one in limits.buckets.items()
-        if key not in buckets and variant_of(key, limits.buckets) not in buckets
-    }
-    if own:
-        check_buckets(name, own, report)
+def _read_service(
+    service: str, value: object, report: Report, share: float | None, *, known: bool, check: bool
+) -> Layer:
+    """Read one table of limits.toml, or what stands for it in code.
+
+    Args:
+        service: its name, or "default".
+        value: a `ServiceLimits`, a table, or limits alone.
+        report: gets what is wrong.
+        share: of what AWS publishes, which each service starts from; default: from nothing.
+        known: whether names must be known ones, where the table does not say it.
+        check: whether names are looked up at all.
+    """
+    place: Place = (service,)
+    base, named = NOTHING, dict[LaneKey, Place]()
+    table = value if isinstance(value, Mapping) else {}
+    if not (isinstance(value, ServiceLimits) or service == "default"):
+        table, base, named = take_preset(service, table, report, share)
+    if isinstance(value, ServiceLimits):
+        fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+    elif isinstance(value, Mapping):
+        fields = _read_table(table, report, place, based=bool(base.origins))
+    else:
+        fields = {"rate": read_limits(value, report, place)}
+    origins = _origins_of(fields, base, report, place)
+    layer = on_top(base, {"check": known, **fields}, origins, report, place)
+    if check and layer.limits.check:
+        # What is published needs no look-up, and may be newer than the botocore here.
+        for lane in fields.get("lanes", ()):
+            if lane not in base.limits.lanes:
+                named[lane] = (service, "lanes", str(lane))
+        buckets = fields.get("buckets", {}).items()
+        own = {name: one for name, one in buckets if name not in base.limits.buckets}
+        _check_names(service, layer.limits, named, own, report)
+    return layer
 
 
-def _check_lane(name: str, lane: str, limits: ServiceLimits, report: Report, place: Place) -> None:
-    operation, _, bucket = lane.partition(" ")
-    check_operation(name, operation, report, place)
-    if bucket and not (bucket in limits.buckets and limits.buckets[bucket].each):
-        report.add(place, f"{name} has no bucket {bucket!r} that each operation has for itself")
-    elif bucket and operation.endswith("*"):
+def _check_names(
+    service: str,
+    limits: ServiceLimits,
+    named: Mapping[LaneKey, Place],
+    buckets: Mapping[str, Bucket],
+    report: Report,
+) -> None:
+    """Report which names AWS does not have: of the service, of lanes, of what is in buckets."""
+    if service != "default":
+        report.add((service,), unknown_service(service, report))
+    for lane, where in named.items():
+        _check_lane(service, lane, limits, report, where)
+    for name, bucket in buckets.items():
+        _check_bucket(service, bucket, report, (service, "buckets", name))
+
+
+def _origins_of(
+    fields: Mapping[str, Any], base: Layer, report: Report, place: Place
+) -> dict[Entry, Origin]:
+    """Return where a service's table says its limits, but for what the preset says."""
+    origins = {
+        Entry(one): Origin(report.origin((*place, "lanes", str(one))))
+        for one in fields.get("lanes", ())
+    }
+    for name in fields.get("buckets", ()):
+        origins[Entry(bucket=name)] = Origin(report.origin((*place, "buckets", name)))
+    own = {"rate": base.limits.rate, **fields}
+    given = next((one for one in ("rate", "concurrency", "adaptive") if own.get(one)), None)
+    if fields.get("rate") or (Entry() not in base.origins and (given or not base.origins)):
+        origins[Entry()] = Origin(report.origin((*place, given) if given else place))
+    return origins
+
+
+def _read_table(
+    table: Mapping[str, object], report: Report, place: Place, *, based: bool
+) -> dict[str, Any]:
+    """Return what a service's table says of the fields of a `ServiceLimits`.
+
+    Args:
+        table: without what it says of presets; of the default, where it cannot, with it.
+        report: gets what is wrong.
+        place: of the table.
+        based: whether the service starts from what AWS publishes.
+    """
+    for one in PRESET_KEYS:
+        if one in table:
+            report.add(
+                (*place, one),
+                "what AWS publishes is of one service: say it at the top of the file, or in a "
+                "service's table",
+            )
+    unknown_keys(table, [*LIMIT_KEYS, *_TABLE_KEYS, *PRESET_KEYS], report, place)
+    rest = {one: value for one, value in table.items() if one in _TABLE_KEYS}
+    fields = read_keys(ServiceLimits, rest, report, place)
+    if any(one in table for one in LIMIT_KEYS):
+        fields["rate"] = limit_table(table, report, place)
+    elif based or "concurrency" in table or report.has(place):
+        pass
+    elif "lanes" in table:
+        report.add(
+            place,
+            "lanes without a queue: the service has no limit of its own; "
+            'write rate = "10/s", or rate = "unlimited" if there is to be none',
+        )
+    elif "buckets" not in table:
+        report.add(place, f"no limit is given; {FORMS}")
+    return fields
+
+
+def _check_lane(
+    service: str, lane: LaneKey, limits: ServiceLimits, report: Report, place: Place
+) -> None:
+    """Report if the service has no such operation, or that no such variant."""
+    if isinstance(lane, str):
+        _check_operation(service, lane, report, place)
+        return
+    operation, variant = lane
+    _check_operation(service, operation, report, place)
+    if not (variant in limits.buckets and limits.buckets[variant].each):
+        report.add(place, f"{service} has no bucket {variant!r} that each operation has for itself")
+    elif operation.endswith("*"):
         report.add(place, f"{quoted(operation)}: of a bucket, write whole names")
 
 
-def _in_code(_: Place) -> str:
-    return "code"
+def _check_operation(service: str, operation: str, report: Report, place: Place) -> None:
+    """Report if the service has no such operation, nor one that begins so."""
+    if operation == "*":
+        return
+    if service == "default":
+        name = quoted(operation)
+        problem = f'{name} is an operation of one service: name it there; here goes only "*"'
+        report.add(place, problem)
+    else:
+        report.add(place, unknown_operation(service, operation, report))
 
 
-def _origins(
-    name: str, limits: ServiceLimits, base: Base, where: Callable[[Place], str]
-) -> dict[Entry, Origin]:
-    """Return where the limits of a service are said, or what is published of them."""
-    found: dict[Entry, Origin] = {}
-    lanes, buckets = base.fields.get("lanes", {}), base.fields.get("buckets", {})
-    places: dict[Entry, tuple[Place, bool]] = {}
-    said = [key for key in ("rate", "concurrency", "adaptive") if getattr(limits, key)]
-    if said or not base:
-        places[None, None] = (name, *said[:1]), bool(base) and limits.rate == base.fields["rate"]
-    for lane, these in limits.lanes.items():
-        places[lane, None] = (name, "lanes", lane), lanes.get(lane) == these
-    for bucket, one in limits.buckets.items():
-        if variant_of(bucket, limits.buckets) in buckets:
-            found[None, bucket] = _of_variant(bucket, base.origins)
+def _check_bucket(service: str, bucket: Bucket, report: Report, place: Place) -> None:
+    """Report which operations and parameters of a bucket the service does not have."""
+    for name, operations in (("operations", bucket.operations), ("exclude", bucket.exclude)):
+        for operation in operations:
+            _check_operation(service, operation, report, (*place, name))
+    parameters = [((*place, "unless"), bucket.operations, name) for name in bucket.unless]
+    for operation, cost in bucket.cost.items():
+        at = (*place, "cost", operation)
+        if not fits(operation, bucket.operations):
+            report.add(at, "the bucket has no such operation")
             continue
-        same = bucket in buckets and buckets[bucket].limits == one.limits
-        places[None, bucket] = (name, "buckets", bucket), same
-    for entry, (place, from_base) in places.items():
-        found[entry] = Origin(where(place))
-        if from_base:
-            found[entry] = base.origins.get(entry, found[entry])
-    for entry, origin in found.items():
-        if origin.share is not None and origin.figure is None:  # of what AWS grants
-            quota: Place = (name, "quotas", entry[0] or entry[1] or "")
-            found[entry] = dataclasses.replace(origin, text=f"{origin.text} {where(quota)}")
-    return found
+        _check_operation(service, operation, report, at)
+        if cost.parameter:
+            parameters.append((at, (operation,), cost.parameter))
+    for at, operations, name in parameters if not report.in_code else ():
+        report.add(at, unknown_parameter(service, operations, name, report))
 
 
-def _of_variant(name: str, origins: Mapping[Entry, Origin]) -> Origin:
-    """Return where the limits of `"DescribeVolumes unfiltered"` are said, now a shared bucket's."""
-    return origins.get((name, None)) or origins.get((None, name.partition(" ")[2])) or _CODE
-
-
-def entries(read: Mapping[str, Read]) -> Iterator[InForce]:
-    """Yield what is in force: each service's own limits, its operations', its buckets'."""
-    rest = read["default"].origins if "default" in read else {}
-    for name, (limits, origins) in read.items():
-        own: dict[Entry, tuple[Limit, ...]] = {(None, None): limits.rate}
-        own.update({(operation, None): lane for operation, lane in limits.lanes.items()})
-        own.update(
-            {(None, key): one.limits for key, one in limits.buckets.items() if one.operations}
-        )
-        for entry, these in own.items():
-            # An option may have made it from the default.
-            origin = origins.get(entry) or rest.get(entry)
-            if origin is None and not these:
-                continue  # a preset without limits for all operations together
-            operation, bucket = entry
-            said = origin or _CODE
-            yield InForce(
-                name,
-                operation,
-                these,
-                limits.scope,
-                said.text,
-                bucket,
-                limits.buckets.get(bucket or ""),
-                said.figure,
-                said.share,
-                limits.concurrency if entry == (None, None) else None,
-                limits.adaptive if entry == (None, None) else None,
-            )
-
-
-def read_option(
-    option: str,
-    tables: dict[str, Read],
-    given: dict[tuple[str, str | None], str],
-    report: Report,
-    *,
-    check: bool = True,
-) -> None:
-    """Put one `--limit` into `tables`.
+def read_options(
+    options: Iterable[str], layers: Mapping[str, Layer], *, check: bool = True
+) -> dict[str, Layer]:
+    """Return limits of which `--limit` has replaced some.
 
     Args:
-        option: as it was given.
-        tables: of all services, so far.
-        given: for which service and operation there was an option before, and which.
-        report: gets what is wrong.
+        options: as they were given.
+        layers: of all services.
         check: whether names are looked up at all; default: as the tables say.
+
+    Raises:
+        LimitsError: an option is invalid; all problems in one error.
     """
-    target, found, text = option.partition("=")
-    name, dot, operation = target.strip().partition(".")
-    if not (found and name and bool(dot) == bool(operation)):
-        report.add((), f"write {_OPTION}")
-        return
-    service = _names.canonical(name)
-    place = (service, operation or None)
-    if place in given:
-        report.add((), f"{given[place]} says it already: put a comma between several limits")
-    given[place] = report.source
-    own = read_limits(text.strip(), report, ())
-    old = tables.get(service)
-    if old is None and "default" in tables:
-        old = Read(tables["default"].limits, {})
-    elif old is None:
-        old = Read(ServiceLimits(), {(None, None): Origin(report.source)})
-    if check and old.limits.check:
-        check_name(name, report, ())
-        if operation:
-            _check_lane(name, operation, old.limits, report, ())
-    others = [one for other, one in given if other == service and one]
-    new = revised(old.limits, report, operation=operation or None, limits=own, others=others)
-    made: dict[Entry, Origin] = {
-        (None, bucket): _of_variant(bucket, old.origins)
-        for bucket in new.buckets
-        if bucket not in old.limits.buckets
-    }
-    said: dict[Entry, Origin] = {(operation or None, None): Origin(report.source)}
-    tables[service] = Read(new, {**old.origins, **made, **said})
+    found, bases = dict(layers), dict[str, Layer]()
+    problems: list[str] = []
+    given: dict[str, dict[Entry, tuple[Origin, tuple[Limit, ...]]]] = {}
+    for option in options:
+        report = Report(f"--limit {quoted(option)[1:-1]}")
+        target, equals, text = option.partition("=")
+        name, dot, operation = target.strip().partition(".")
+        if not (equals and name and bool(dot) == bool(operation)):
+            problems.append(f"{report.source}: write {_OPTION}")
+            continue
+        service, entry = canonical(name), Entry(lane_key(operation) if operation else None)
+        source, own = Origin(report.source), given.setdefault(service, {})
+        if service not in bases:
+            new = Layer(ServiceLimits(), {Entry(): source})
+            bases[service] = found.get(service) or found.get("default", new)
+        if entry in own:
+            first = own[entry][0].text
+            report.add((), f"{first} says it already: put a comma between several limits")
+        own[entry] = source, read_limits(text.strip(), report, ())
+        base = bases[service]
+        if check and base.limits.check:
+            if name != "default":
+                report.add((), unknown_service(name, report))
+            if entry.lane is not None:
+                _check_lane(name, entry.lane, base.limits, report, ())
+        # All options of a service together, as a table would say them: their order does not matter.
+        lanes = {one.lane: limits for one, (_, limits) in own.items() if one.lane is not None}
+        fields = {"lanes": lanes} | ({"rate": own[Entry()][1]} if Entry() in own else {})
+        origins = {one: origin for one, (origin, _) in own.items()}
+        found[service] = on_top(base, fields, origins, report)
+        problems += report.problems
+    if problems:
+        raise LimitsError(*problems)
+    return found

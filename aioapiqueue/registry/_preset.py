@@ -1,0 +1,237 @@
+"""What a service starts from: a share of what AWS publishes, or grants (preset, share, quotas)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from aioapiqueue.registry._buckets import Bucket, LaneKey, VariantKey, lane_key, lane_of
+from aioapiqueue.registry._fields import table_of
+from aioapiqueue.registry._limits import read_limits
+from aioapiqueue.registry._model import NOTHING, Entry, Layer, Origin
+from aioapiqueue.registry._names import canonical
+from aioapiqueue.registry._published import (
+    DEFAULT_SHARE,
+    figures,
+    kept,
+    published,
+    read_preset,
+    read_share,
+    scaled,
+)
+from aioapiqueue.registry._report import quoted
+
+if TYPE_CHECKING:
+    from aioapiqueue._rate import Limit
+    from aioapiqueue.registry._published import Figure
+    from aioapiqueue.registry._report import Place, Report
+
+PRESET_KEYS = ("preset", "share", "quotas")
+
+
+class _Whole(NamedTuple):
+    """What a share is of: what AWS publishes, or what it grants an account."""
+
+    limits: tuple[Limit, ...]
+    where: str
+    figure: Figure | None = None
+
+
+def take_preset(
+    service: str, table: Mapping[str, object], report: Report, share: float | None
+) -> tuple[dict[str, object], Layer, dict[LaneKey, Place]]:
+    """Take out of a service's table what it says of presets.
+
+    Args:
+        service: as the table has it.
+        table: of limits.toml.
+        report: gets what is wrong.
+        share: of the whole file; None: it has no preset.
+
+    Returns:
+        The rest of the table, what its service starts from, and where the table names lanes of it.
+    """
+    rest = dict(table)
+    place: Place = (service,)
+    name = canonical(service)
+    preset, own = None, None
+    if "preset" in rest:
+        preset = read_preset(rest.pop("preset"), report, (*place, "preset"))
+    if "share" in rest:
+        own = read_share(rest.pop("share"), report, (*place, "share"))
+    given = rest.pop("quotas", None)
+    shares = _take_shares(rest, report, (*place, "lanes"))
+    asked = [one for one in ("share", "quotas") if one in table] + ["lanes"] * bool(shares)
+    if not (share is not None if preset is None else preset):
+        if asked and "preset" not in table:
+            report.add((*place, asked[0]), 'a share of what? write preset = "aws" beside it')
+        elif asked and table["preset"] == "none":
+            report.add(
+                (*place, asked[0]),
+                'a share of what? preset = "none" leaves nothing: take one of the two out',
+            )
+        return rest, NOTHING, {}
+    quotas = _read_quotas(name, given, report, (*place, "quotas"))
+    base = _share_of(name, own or share or DEFAULT_SHARE, quotas, shares)
+    if not base.origins and (preset or asked):
+        report.add(
+            place,
+            f"AWS publishes no request limits of {service}, or none that can be kept here: "
+            'write rate = "10/s"',
+        )
+    named: dict[LaneKey, Place] = {
+        one: (*place, "quotas", str(one)) for one in quotas if one not in base.limits.buckets
+    }
+    for lane in shares if base.origins else ():
+        named[lane] = (*place, "lanes", str(lane))
+        if Entry(lane) not in base.origins:
+            report.add(named.pop(lane), _no_figure(name, lane))
+    return rest, base, named
+
+
+def _take_shares(table: dict[str, object], report: Report, place: Place) -> dict[LaneKey, float]:
+    """Take out of a service's lanes those that are shares."""
+    lanes = table.get("lanes")
+    if not isinstance(lanes, Mapping):
+        return {}
+    shares = {
+        name: value["share"]
+        for name, value in lanes.items()
+        if isinstance(value, Mapping) and value.keys() == {"share"}
+    }
+    if shares:
+        table["lanes"] = {name: value for name, value in lanes.items() if name not in shares}
+        if not table["lanes"]:
+            del table["lanes"]
+    return {
+        lane_key(name): read_share(value, report, (*place, str(name), "share")) or DEFAULT_SHARE
+        for name, value in shares.items()
+    }
+
+
+def _read_quotas(
+    service: str, table: object, report: Report, place: Place
+) -> dict[LaneKey, _Whole]:
+    """Read the table `quotas` of a service: by operation, variant, or name of a bucket."""
+    buckets = {one.name for one in kept(service) if one.shared or one.unless}
+
+    def read(value: object, report: Report, place: Place) -> _Whole:
+        return _Whole(read_limits(value, report, place), report.origin(place))
+
+    quotas: Mapping[LaneKey, _Whole] = table_of(
+        read, 'RunInstances = "4/s"', lambda name: name if name in buckets else lane_key(name)
+    )(table, report, place)
+    for lane in quotas:
+        variant = lane.variant if isinstance(lane, VariantKey) else None
+        each = next((one for one in figures(service) if one.unless and one.name == variant), None)
+        if each and isinstance(lane, VariantKey) and lane.operation not in each.operations:
+            # Nothing would ever use it.
+            report.add(
+                (*place, str(lane)),
+                f"AWS has no bucket {quoted(variant)} of {quoted(lane.operation)}, but of "
+                f"{', '.join(each.operations)}; a limit of your own goes into lanes",
+            )
+    return dict(quotas)
+
+
+def _share_of(
+    service: str, share: float, quotas: Mapping[LaneKey, _Whole], shares: Mapping[LaneKey, float]
+) -> Layer:
+    """Return a share of what AWS publishes of a service, or grants.
+
+    Args:
+        service: by its one name.
+        share: above 0, at most 1.
+        quotas: what AWS grants, where that is not what it publishes.
+        shares: other shares of single operations.
+    """
+    known = kept(service)
+    if not known:
+        return NOTHING
+    buckets = {one.name or "": _bucket(one) for one in known if one.shared or one.unless}
+    parts: dict[LaneKey | None, tuple[_Whole, float]] = {}
+    for one in known:
+        names = (one.name or "",) if one.shared or one.unless else one.operations or (None,)
+        parts |= dict.fromkeys(names, (_of(one), share))
+    parts |= {name: (whole, share) for name, whole in quotas.items()}
+    # What is said of single operations comes after what is said of all that begin alike.
+    for lane in sorted(shares, key=lambda one: len(str(one))):
+        for name in _belonging(lane, parts, buckets):
+            whole = quotas.get(name) or _published(service, name, buckets)
+            if whole is not None:
+                parts[name] = whole, shares[lane]
+    lanes: dict[LaneKey, tuple[Limit, ...]] = {}
+    rate: tuple[Limit, ...] = ()
+    origins = {}
+    for part, (whole, of_it) in parts.items():
+        limits = tuple(scaled(one, of_it) for one in whole.limits)
+        entry = Entry(part)
+        if part is None:
+            rate = limits
+        elif isinstance(part, str) and part in buckets:
+            entry = Entry(bucket=part)
+            buckets[part] = dataclasses.replace(buckets[part], limits=limits)
+        else:
+            lanes[part] = limits
+        origins[entry] = Origin(f"{of_it * 100:.6g}% of {whole.where}", whole.figure, of_it)
+    scope = known[0].scope
+    fields = dataclasses.replace(
+        NOTHING.limits, rate=rate, scope=scope, lanes=lanes, buckets=buckets
+    )
+    return Layer(fields, origins)
+
+
+def _of(figure: Figure) -> _Whole:
+    return _Whole((figure.rate,), figure.source.rpartition("/")[2], figure)
+
+
+def _bucket(figure: Figure) -> Bucket:
+    """Return the bucket that is published, without its limits."""
+    return Bucket(
+        figure.operations,
+        exclude=figure.exclude,
+        unless=figure.unless,
+        each=not figure.shared,
+        cost=figure.cost,
+        joint=figure.joint,
+    )
+
+
+def _belonging(
+    lane: LaneKey, lanes: Collection[LaneKey | None], buckets: Mapping[str, Bucket]
+) -> list[LaneKey]:
+    """Return what has the share of a lane: the lane, its variants, and buckets that it alone uses.
+
+    What it shares with other operations stays as it is.
+    """
+    found: list[LaneKey] = [lane]
+    for name, bucket in buckets.items():
+        if bucket.each:
+            found += [
+                VariantKey(operation, name)
+                for operation in bucket.operations
+                if lane_of(operation, [*lanes, lane]) == lane
+            ]
+        elif bucket.operations == (lane,):
+            found.append(name)
+    return found
+
+
+def _published(service: str, name: LaneKey, buckets: Collection[LaneKey]) -> _Whole | None:
+    """Return what AWS publishes of a lane or a bucket."""
+    if name in buckets:
+        figure = next((one for one in figures(service) if one.name == name), None)
+    else:
+        figure = published(service, *(name if isinstance(name, VariantKey) else (name,)))
+    return None if figure is None else _of(figure)
+
+
+def _no_figure(service: str, lane: LaneKey) -> str:
+    """Return why a lane can have no share of its own."""
+    if isinstance(lane, str) and any(not one.operations for one in kept(service)):
+        return (
+            f"AWS publishes no request limit of {quoted(lane)} alone, only one of all "
+            f"operations of {service} together: write a share of the service, or a limit"
+        )
+    return f"AWS publishes no request limit of {quoted(str(lane))}: write a limit"
