@@ -42,7 +42,7 @@ def keys(registry, service, operation, **parameters):
 
 def lane(registry, service, key):
     """Return the limits that a key of a service's own queue has."""
-    limits = registry.find(service, "X", **HERE)._lanes.limits
+    limits = registry.services[service].queue_lanes
     fits = [name for name in limits if name.endswith("*") and key.startswith(name[:-1])]
     return tuple(limits.get(key) or limits[max(fits, key=len)])
 
@@ -269,15 +269,15 @@ def test_a_call_to_route_53_keeps_its_accounts_bucket_and_its_actions():
     """The queue has the account's bucket, the lane the action's; changes count in a third."""
     registry = Registry.parse('preset = "aws"', share="100%")
     assert keys(registry, "route53", "GetHostedZone") == [(None, "GetHostedZone", 1)]
-    assert registry.find("route53", "X", **HERE).limits == (Rate(10, burst=50),)
+    assert registry.find("route53", **HERE).limits == (Rate(10, burst=50),)
     assert lane(registry, "route53", "CreateHostedZone") == (Rate(2, burst=40),)
     changes = {"ChangeBatch": {"Comment": "x", "Changes": [{}, {}, {}]}}
     assert keys(registry, "route53", "ChangeResourceRecordSets", **changes) == [
         ("changes", "ChangeResourceRecordSets", 6),
         (None, "ChangeResourceRecordSets", 1),
     ]
-    one = registry.find("route53", "X", region="eu-west-1", account="1")
-    assert one is registry.find("route53", "X", region="us-east-1", account="1")
+    one = registry.find("route53", region="eu-west-1", account="1")
+    assert one is registry.find("route53", region="us-east-1", account="1")
 
 
 def test_both_versions_of_api_gateway_share_the_accounts_bucket():
@@ -400,7 +400,7 @@ def test_what_the_file_says_takes_the_place_of_what_is_published():
         'lanes = {DescribeSnapshots = "1/s", "Describe*" = "4/s"}\n'
         '[ecs.buckets."cluster read"]\noperations = ["ListClusters"]\nrate = "2/s"'
     )
-    assert registry.find("ec2", "X", **HERE).limits == (Rate(40),)
+    assert registry.find("ec2", **HERE).limits == (Rate(40),)
     assert lane(registry, "ec2", "DescribeVpcs") == (Rate(4),)
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(1),)
     assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots", 1)]
@@ -444,24 +444,32 @@ def test_quotas_come_with_their_line():
 def test_presets_may_be_adaptive():
     """The default floor gives way to limits that are lower; one that was asked for does not."""
     registry = Registry.parse('preset = "aws"\n[ec2]\nadaptive = true\n[ecs]\nadaptive = true')
-    assert registry.find("ec2", "X", **HERE)
-    assert registry.find("ecs", "X", **HERE)
+    assert registry.find("ec2", **HERE)
+    assert registry.find("ecs", **HERE)
     with pytest.raises(LimitsError, match="is above the limits"):
         Registry.parse('[ec2]\npreset = "aws"\nadaptive = {floor = "1/s"}')
 
 
 async def test_push_back_lowers_a_lane_of_a_preset():
     """With adaptive, a throttled operation goes slower; others, and its other bucket, do not."""
+    loop = asyncio.get_running_loop()
     registry = Registry.parse('[ec2]\npreset = "aws"\nadaptive = true')
+
+    async def seconds(calls, **parameters):
+        began = loop.time()
+        for _ in range(calls):
+            (turn,) = registry.turns("ec2", "DescribeSnapshots", **HERE, parameters=parameters)
+            async with turn.queue.slot(key=turn.key):
+                pass
+        return loop.time() - began
+
     async with registry:
         (turn,) = registry.turns("ec2", "DescribeSnapshots", **HERE)
         async with turn.queue.slot(key=turn.key) as slot:
             slot.throttled()
         assert turn.queue.stats.slowed == 1
-        lanes = turn.queue._lanes.schedules
-        assert lanes["DescribeSnapshots unfiltered"].allowed() < 5
-        async with turn.queue.slot(key="DescribeSnapshots"):
-            assert lanes["DescribeSnapshots"].allowed() >= 10
+        assert await seconds(25 + 10) > 10 / 5 + 0.5
+        assert await seconds(50 + 10, MaxResults=1) == pytest.approx(10 / 10)
 
 
 def test_a_window_of_a_quota_is_shared_too():
@@ -476,7 +484,7 @@ def test_options_come_on_top_of_a_preset():
     """--limit replaces the rate, or one operation's limits with both of its buckets."""
     base = Registry.parse('preset = "aws"')
     registry = Registry.from_options(["ec2=9/s", "ec2.DescribeSnapshots=5/s"], base=base)
-    assert registry.find("ec2", "X", **HERE).limits == (Rate(9),)
+    assert registry.find("ec2", **HERE).limits == (Rate(9),)
     assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots", 1)]
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(5),)
     assert registry.services["sts"] == base.services["sts"]

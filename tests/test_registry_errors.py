@@ -320,7 +320,7 @@ def test_botocore_is_not_needed_nor_loaded_without_need():
     out = python(
         "import sys\n"
         "from aioapiqueue.registry import Registry\n"
-        "Registry.parse('ec2 = \"1/s\"').find('ec2', 'X')\n"
+        "Registry.parse('ec2 = \"1/s\"').find('ec2')\n"
         "print('botocore' in sys.modules)\n"
     )
     assert out == "False\n"
@@ -370,7 +370,7 @@ def check(text):
     """Fail if a file gives anything but a Registry that works, or problems with their source."""
     registry, problems = outcome(Registry.parse, text)
     for one in registry or ():
-        assert registry.find(one.service, one.operation or "X") is not None
+        assert registry.find(one.service) is not None
     assert all(re.match(r"limits\.toml(, line \d+)?: \S", problem) for problem in problems)
 
 

@@ -88,7 +88,7 @@ async def test_registries_share_their_quotas_by_name(server):
         ]
 
         async def calls(registry, region):
-            queue = registry.find("ec2", "DescribeSnapshots", region=region)
+            queue = registry.find("ec2", region=region)
             for _ in range(20):
                 async with queue.slot():
                     pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
@@ -59,9 +60,9 @@ class Registry:
     """Finds, and makes at first use, the queue that a call to AWS belongs to.
 
     >>> registry = Registry({"ec2": "10/s", "iam": ServiceLimits("5/s", scope=["account"])})
-    >>> registry.find("ec2", "DescribeSnapshots", region="eu-west-1", account="111122223333")
+    >>> registry.find("ec2", region="eu-west-1", account="111122223333")
     <ApiQueue 'ec2 eu-west-1 111122223333' 10/s: open, 0 waiting, 0 running>
-    >>> print(registry.find("s3", "ListBuckets"))
+    >>> print(registry.find("s3"))
     None
 
     Queues live as long as the registry, but for those that a hub gives up, as nobody uses them. As
@@ -215,27 +216,33 @@ class Registry:
     def find(
         self,
         service: str,
-        operation: str,
+        operation: str | None = None,
         *,
         region: str | None = None,
         account: str | None = None,
     ) -> ApiQueue | None:
-        """Return the service's own queue for a call, made at its first; None: there is none.
+        """Return the service's own queue, which is made at the first call; None: there is none.
 
-        The slot's key is to be the operation's name: operations are lanes. It may be called from
-        any thread; it never waits, and refuses no name. Of limits that several operations share,
-        or that depend on parameters, it knows nothing: see `turns`.
+        Give its slots the operation's name as their key: operations are lanes. This may be called
+        from any thread, never waits, and refuses no name. It does not know limits that several
+        operations share, or that depend on parameters: see `turns`.
 
         Args:
             service: as `create_client` takes it, or botocore's service id ("auto-scaling").
-            operation: its name, "DescribeSnapshots".
+            operation: deprecated, as all of a service's operations share this queue.
             region: of the client. None counts as a Region of its own.
             account: whatever stands for the account. None counts as one of its own.
 
         Raises:
             QueueClosed: the registry is closed.
         """
-        del operation  # all of a service's share this queue
+        if operation is not None:
+            warnings.warn(
+                "Registry.find() needs no operation: all of a service's share its queue; "
+                "leave it out",
+                DeprecationWarning,
+                stacklevel=2,
+            )
         name, limits = self.limits_of(service)
         return None if limits is None else self._queue(name, limits, None, region, account)
 
@@ -263,7 +270,7 @@ class Registry:
 
         Args:
             service: as for `find`.
-            operation: as for `find`.
+            operation: its name, "DescribeSnapshots".
             region: as for `find`.
             account: as for `find`.
             parameters: what `facts` returns of the call's; default: taken for a call without any.
