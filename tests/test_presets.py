@@ -13,8 +13,9 @@ from botocore.loaders import create_loader
 import aioapiqueue
 from aioapiqueue import Rate, Window
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import Registry, ServiceLimits, _names, facts
-from aioapiqueue.registry._published import LEAST, figures, preset_services, scaled
+from aioapiqueue.registry import Registry, ServiceLimits, parameter_counts
+from aioapiqueue.registry._names import _operations
+from aioapiqueue.registry._published import LEAST, preset_services, published_limits, scaled
 
 FOLDER = Path(aioapiqueue.__file__).parent / "registry" / "presets"
 PAGES = {path.stem: tomllib.loads(path.read_text("utf-8")) for path in FOLDER.glob("*.toml")}
@@ -35,7 +36,7 @@ def operations(service):
 
 def keys(registry, service, operation, **parameters):
     """Return the queue's bucket, the key and the cost of each turn of a call."""
-    turns = registry.turns(service, operation, **HERE, parameters=facts(parameters))
+    turns = registry.turns(service, operation, **HERE, parameters=parameter_counts(parameters))
     buckets = {queue: key.bucket for key, queue in registry.queues.items()}
     return [(buckets[turn.queue], turn.key, turn.cost) for turn in turns]
 
@@ -77,34 +78,34 @@ def test_every_operation_exists(service):
 def test_every_parameter_exists(service):
     """What chooses a bucket, or counts in one, is a parameter of each of its operations."""
     for limit in PAGES[service]["limit"]:
-        chosen = limit.get("unless", ())
+        chosen = limit.get("unless_params", ())
         wanted = [(one, name) for one in limit.get("operations", ()) for name in chosen]
         costs = limit.get("cost", {}).items()
         wanted += [(one, cost.rpartition("*")[2]) for one, cost in costs if isinstance(cost, str)]
         for operation, name in wanted:
-            assert name in _names._operations(service)[operation]
+            assert name in _operations(service)[operation]
 
 
 @pytest.mark.parametrize("service", sorted(PAGES))
 def test_every_figure_has_its_source(service):
     """Each has a page of AWS's documentation, the day it was read, and whether AWS raises it."""
-    assert figures(service)
-    for figure in figures(service):
+    assert published_limits(service)
+    for figure in published_limits(service):
         assert urlsplit(figure.source).hostname == "docs.aws.amazon.com"
         assert dt.date.fromisoformat(figure.read) >= dt.date(2026, 11, 24)
         assert isinstance(figure.adjustable, bool)
         assert set(figure.scope) <= {"account", "region"}
-        assert figure.kept or figure.note
+        assert figure.enforceable or figure.note
         assert not (figure.shared and not figure.name)
 
 
 @pytest.mark.parametrize("service", sorted(PAGES))
 def test_no_operation_has_two_lanes(service):
     """Of what each operation has for itself, none is named twice; names of buckets are unique."""
-    kept = [figure for figure in figures(service) if figure.kept]
-    own = [name for one in kept if not (one.shared or one.unless) for name in one.operations]
+    kept = [figure for figure in published_limits(service) if figure.enforceable]
+    own = [name for one in kept if not (one.shared or one.unless_params) for name in one.operations]
     assert len(own) == len(set(own))
-    buckets = [figure.name for figure in kept if figure.shared or figure.unless]
+    buckets = [figure.name for figure in kept if figure.shared or figure.unless_params]
     assert len(buckets) == len(set(buckets))
 
 
@@ -147,7 +148,9 @@ def test_what_is_not_published_is_absent():
 
 def test_limits_of_whole_organizations_are_told_and_not_kept():
     """They are published for the same operations, beside an account's, and hold for nobody here."""
-    told = {one.name: one.rate for one in figures("organizations") if one.per == "organization"}
+    told = {
+        one.name: one.rate for one in published_limits("organizations") if one.per == "organization"
+    }
     assert told["DescribeAccount"] == Rate(24, burst=36)
     assert told["ListAccounts"] == Rate(9, burst=15)
     assert len(told) == 12
@@ -160,7 +163,9 @@ def test_a_page_that_contradicts_itself_is_taken_at_its_lower_word():
     for service in ("elb", "elbv2"):
         limits = Registry.parse('preset = "aws"', share="100%").services[service]
         assert limits.rate == limits.buckets["non-mutating"].limits == (Rate(10, burst=40),)
-        account, reads = (figure for figure in figures(service) if "40" in (figure.note or ""))
+        account, reads = (
+            figure for figure in published_limits(service) if "40" in (figure.note or "")
+        )
         assert "200" in account.note
         assert "200" in reads.note
 
@@ -189,7 +194,9 @@ async def test_filtered_and_unfiltered_calls_wait_in_buckets_of_their_own():
     started = {"filtered": [], "unfiltered": []}
 
     async def call(kind, **parameters):
-        (turn,) = registry.turns("ec2", "DescribeSnapshots", **HERE, parameters=facts(parameters))
+        (turn,) = registry.turns(
+            "ec2", "DescribeSnapshots", **HERE, parameters=parameter_counts(parameters)
+        )
         async with turn.queue.slot(key=turn.key, cost=turn.cost):
             started[kind].append(loop.time())
 
@@ -244,7 +251,7 @@ async def test_a_large_launch_waits_for_its_resource_tokens(share, counts, waits
     async with registry:
         began = loop.time()
         for count in counts:
-            parameters = facts({"MinCount": count, "MaxCount": count})
+            parameters = parameter_counts({"MinCount": count, "MaxCount": count})
             for turn in registry.turns("ec2", "RunInstances", **HERE, parameters=parameters):
                 async with turn.queue.slot(key=turn.key, cost=turn.cost):
                     pass
@@ -666,9 +673,9 @@ def test_mistakes_with_presets_and_buckets_are_told(text, says):
 
 def test_names_in_presets_are_not_looked_up():
     """An operation that is newer than the botocore installed is no mistake of the user's."""
-    before = _names._operations.cache_info()
+    before = _operations.cache_info()
     assert Registry.parse('preset = "aws"\n[ec2]\nshare = "30%"').services["ec2"].lanes
-    assert _names._operations.cache_info() == before
+    assert _operations.cache_info() == before
 
 
 # Facts
@@ -689,11 +696,11 @@ def test_names_in_presets_are_not_looked_up():
 )
 def test_facts_are_small_numbers(parameters, expected):
     """A whole number is itself, a list its length, whatever else is given 1; no value is kept."""
-    assert facts(parameters) == expected
+    assert parameter_counts(parameters) == expected
 
 
 def test_facts_are_few():
     """Of a call with very many parameters, the first are told."""
-    assert len(facts({f"P{number}": number for number in range(1000)})) == 64
+    assert len(parameter_counts({f"P{number}": number for number in range(1000)})) == 64
     structures = {f"P{number}": dict.fromkeys(range(8), 1) for number in range(8)}
-    assert facts({**structures, "MaxCount": 5})["MaxCount"] == 5
+    assert parameter_counts({**structures, "MaxCount": 5})["MaxCount"] == 5

@@ -14,10 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioapiqueue import Observer, QueueClosed, Rate, Window, WouldWait
+from aioapiqueue import registry as registry_module
 from aioapiqueue._dispatch import at_rest
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import InForce, QueueKey, Registry, ServiceLimits, forget_idle
+from aioapiqueue.registry import (
+    Bucket,
+    InForce,
+    PublishedLimit,
+    QueueKey,
+    Registry,
+    ServiceLimits,
+    forget_idle,
+    parameter_counts,
+)
 
 DOC = (Path(__file__).parents[1] / "docs" / "limits.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\S+)( wrong)?\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
@@ -569,3 +579,19 @@ async def test_queues_of_other_limits_are_kept(key):
     await asyncio.sleep(2)
     assert forget_idle(registry, keep=()) == []
     assert len(registry.queues) == 1
+
+
+def test_old_names_are_deprecated():
+    """Names of the first edition still work, and say what they are called now."""
+    bucket = Bucket(("A",), (Rate(1),), unless_params=("P",), per_operation=True, shared_with="x")
+    with pytest.warns(DeprecationWarning, match="registry.Figure is PublishedLimit now"):
+        assert registry_module.Figure is PublishedLimit
+    with pytest.warns(DeprecationWarning, match="registry.facts is parameter_counts now"):
+        assert registry_module.facts is parameter_counts
+    for old, now in (
+        ("unless", "unless_params"), ("each", "per_operation"), ("joint", "shared_with")
+    ):  # fmt: skip
+        with pytest.warns(DeprecationWarning, match=f"this is Bucket.{now} now"):
+            assert getattr(bucket, old) == getattr(bucket, now)
+    with pytest.raises(AttributeError, match="has no attribute 'Figures'"):
+        registry_module.Figures  # noqa: B018 - looking it up is the test

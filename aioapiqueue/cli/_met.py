@@ -90,5 +90,5 @@ def _met(
         yield name, str(lane), None
     for key, bucket in limits.buckets.items():
         # What parameters it takes to be none of a bucket, a figure does not tell.
-        if bucket.takes(operation, {}) and (dry_run or not bucket.each):
+        if bucket.takes(operation, {}) and (dry_run or not bucket.per_operation):
             yield name, None, key

@@ -22,6 +22,7 @@ from aioapiqueue.registry._fields import (
     keys_of,
     names,
     read_keys,
+    renamed,
     table_of,
     unknown_keys,
 )
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 _COST = re.compile(r"(?:(\d{1,9})\s*\*\s*)?([A-Za-z]\w*(?:\.\w+)?)", re.ASCII)
 _NAME = re.compile(r"[\w ,.()-]{1,60}")
-_MOST_FACTS = 64
+_MOST_COUNTS = 64
 _MOST = 1 << 53
 
 
@@ -65,11 +66,11 @@ def lane_key(text: object) -> LaneKey:
     return VariantKey(operation, variant) if variant else str(text)
 
 
-def facts(parameters: object) -> dict[str, int]:
+def parameter_counts(parameters: object) -> dict[str, int]:
     """Return of a call's parameters what limits may depend on: small numbers, none of the values.
 
-    >>> facts({"MaxCount": 5, "InstanceIds": ["i-1", "i-2"], "DryRun": True, "Placement": {}})
-    {'MaxCount': 5, 'InstanceIds': 2, 'DryRun': 1, 'Placement': 1}
+    >>> parameter_counts({"MaxCount": 5, "InstanceIds": ["i-1", "i-2"], "DryRun": True})
+    {'MaxCount': 5, 'InstanceIds': 2, 'DryRun': 1}
 
     Args:
         parameters: as given to the client's method; of anything but a mapping, there are none.
@@ -88,10 +89,10 @@ def facts(parameters: object) -> dict[str, int]:
         for inner, one in value.items()
     )
     # A call's own parameters first: however much its structures have, none of those is left out.
-    return {str(name): _fact(one) for name, one in islice(chain(top, deep), _MOST_FACTS)}
+    return {str(name): _count(one) for name, one in islice(chain(top, deep), _MOST_COUNTS)}
 
 
-def _fact(value: object) -> int:
+def _count(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return min(max(value, 0), _MOST)
     return len(value) if isinstance(value, list | tuple) else 1
@@ -102,22 +103,22 @@ class Cost:
     """How many units of a bucket a call uses.
 
     Attributes:
-        each: units for one of what is counted; or for the call.
+        factor: units for one of what is counted; or for the call.
         parameter: how many there are, by the name of the parameter that says so; None: one.
     """
 
-    each: float = 1
+    factor: float = 1
     parameter: str | None = None
 
     def of(self, parameters: Mapping[str, int]) -> float:
         """Return the units, at least 1."""
         count = 1 if self.parameter is None else parameters.get(self.parameter, 1)
-        return max(1, self.each * count)
+        return max(1, self.factor * count)
 
     def __str__(self) -> str:
         if self.parameter is None:
-            return f"{self.each:g}"
-        return self.parameter if self.each == 1 else f"{self.each:g}*{self.parameter}"
+            return f"{self.factor:g}"
+        return self.parameter if self.factor == 1 else f"{self.factor:g}*{self.parameter}"
 
 
 _ONE = Cost()
@@ -150,32 +151,36 @@ class Bucket:
         operations: names, or the beginnings of names with a `*` after them.
         limits: all of them hold at once.
         exclude: operations that do not use it, although `operations` names them.
-        unless: parameters; a call that gives any of them does not use it.
-        each: each operation has one of its own, in place of its lane. Default: they share one,
-            beside their lanes.
+        unless_params: parameters; a call that gives any of them does not use it.
+        per_operation: each operation has one of its own, in place of its lane. Default: they share
+            one, beside their lanes.
         cost: what a call of an operation uses; default: 1.
-        joint: the other service whose bucket of this name is the same one; default: none.
-        variant_of: the bucket with `each` whose limits these are for one operation, where a lane
+        shared_with: the other service whose bucket of this name is the same one; default: none.
+        variant_of: the bucket per operation whose limits these are for one of them, where a lane
             for several operations holds beside them; default: none.
     """
 
     operations: tuple[str, ...] = key(names, ())
     limits: tuple[Limit, ...] = ()
     exclude: tuple[str, ...] = key(names, ())
-    unless: tuple[str, ...] = key(names, ())
-    each: bool = key(flag(fallback=False), default=False)
+    unless_params: tuple[str, ...] = key(names, (), name="unless")
+    per_operation: bool = key(flag(fallback=False), default=False, name="each")
     cost: Mapping[str, Cost] = key(read_costs, EMPTY)
-    joint: str | None = None
+    shared_with: str | None = None
     variant_of: str | None = None
 
+    unless = renamed("unless_params")
+    each = renamed("per_operation")
+    joint = renamed("shared_with")
+
     def __hash__(self) -> int:
-        return hash((self.operations, self.limits, self.each))
+        return hash((self.operations, self.limits, self.per_operation))
 
     def takes(self, operation: str, parameters: Mapping[str, int]) -> bool:
         """Return whether such a call uses this bucket."""
         return (
             fits(operation, self.operations)
-            and not any(parameters.get(name) for name in self.unless)
+            and not any(parameters.get(name) for name in self.unless_params)
             and not fits(operation, self.exclude)
         )
 
@@ -209,7 +214,7 @@ def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket
             report.add(place, 'whose bucket? write operations = ["ListKeys", "Describe*"]')
     limits = limit_table(table, report, place)
     bucket = Bucket(limits=limits, **read_keys(Bucket, table, report, place))
-    if bucket.each:
+    if bucket.per_operation:
         for name in bucket.operations:
             if name.endswith("*"):
                 report.add((*place, "operations"), f"{quoted(name)}: with each, write whole names")
@@ -251,7 +256,7 @@ def with_lanes(
     own = dict.fromkeys(own)
     found, left = dict(buckets), dict(lanes)
     for name, bucket in buckets.items():
-        if not bucket.each:
+        if not bucket.per_operation:
             continue
         named = [
             one.operation for one in own if isinstance(one, VariantKey) and one.variant == name
@@ -270,7 +275,7 @@ def with_lanes(
                     bucket,
                     operations=(operation,),
                     limits=beside.limits if beside else left.pop(lane, bucket.limits),
-                    each=False,
+                    per_operation=False,
                     variant_of=name,
                 )
         found[name] = dataclasses.replace(bucket, operations=tuple(kept))

@@ -9,6 +9,7 @@ something harmless after a problem, so that one pass finds all problems of a fil
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
@@ -40,6 +41,20 @@ def keys_of(of: type[DataclassInstance]) -> dict[str, dataclasses.Field[Any]]:
     """Return the fields that keys set, by key."""
     read = (one for one in dataclasses.fields(of) if "read" in one.metadata)
     return {one.metadata["key"] or one.name: one for one in read}
+
+
+def renamed(now: str) -> Any:  # noqa: ANN401 - as the attribute
+    """Return a property for the old name of an attribute, which is deprecated.
+
+    Args:
+        now: its name.
+    """
+
+    def get(self: object) -> Any:  # noqa: ANN401 - as the attribute
+        warnings.warn(f"this is {type(self).__name__}.{now} now", DeprecationWarning, stacklevel=2)
+        return getattr(self, now)
+
+    return property(get)
 
 
 def read_keys(

@@ -29,7 +29,7 @@ from aioapiqueue.registry._fields import (
     unknown_keys,
 )
 from aioapiqueue.registry._limits import read_limits
-from aioapiqueue.registry._published import SCOPES, Figure, Scope
+from aioapiqueue.registry._published import SCOPES, PublishedLimit, Scope
 from aioapiqueue.registry._report import Place, Report, quoted
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class ServiceLimits:
     @property
     def own(self) -> bool:
         """Whether it has more to say than its shared buckets do: what each has is a lane."""
-        each = any(bucket.each for bucket in self.buckets.values())
+        each = any(bucket.per_operation for bucket in self.buckets.values())
         return bool(self.rate or self.lanes or self.concurrency or self.adaptive or each)
 
     @property
@@ -155,7 +155,7 @@ class ServiceLimits:
         variants = {
             str(VariantKey(operation, name)): bucket.limits
             for name, bucket in self.buckets.items()
-            if bucket.each
+            if bucket.per_operation
             for operation in bucket.operations
         }
         return variants | {str(lane): limits for lane, limits in self.lanes.items()}
@@ -201,7 +201,7 @@ class Origin(NamedTuple):
     """
 
     text: str
-    figure: Figure | None = None
+    figure: PublishedLimit | None = None
     share: float | None = None
 
 

@@ -13,9 +13,9 @@ from aioapiqueue.registry._model import NOTHING, Entry, Layer, Origin
 from aioapiqueue.registry._names import canonical
 from aioapiqueue.registry._published import (
     DEFAULT_SHARE,
-    figures,
-    kept,
+    enforceable,
     published,
+    published_limits,
     read_preset,
     read_share,
     scaled,
@@ -24,7 +24,7 @@ from aioapiqueue.registry._report import quoted
 
 if TYPE_CHECKING:
     from aioapiqueue._rate import Limit
-    from aioapiqueue.registry._published import Figure
+    from aioapiqueue.registry._published import PublishedLimit
     from aioapiqueue.registry._report import Place, Report
 
 PRESET_KEYS = ("preset", "share", "quotas")
@@ -35,7 +35,7 @@ class _Whole(NamedTuple):
 
     limits: tuple[Limit, ...]
     where: str
-    figure: Figure | None = None
+    figure: PublishedLimit | None = None
 
 
 def take_preset(
@@ -114,7 +114,7 @@ def _read_quotas(
     service: str, table: object, report: Report, place: Place
 ) -> dict[LaneKey, _Whole]:
     """Read the table `quotas` of a service: by operation, variant, or name of a bucket."""
-    buckets = {one.name for one in kept(service) if one.shared or one.unless}
+    buckets = {one.name for one in enforceable(service) if one.shared or one.unless_params}
 
     def read(value: object, report: Report, place: Place) -> _Whole:
         return _Whole(read_limits(value, report, place), report.origin(place))
@@ -124,7 +124,10 @@ def _read_quotas(
     )(table, report, place)
     for lane in quotas:
         variant = lane.variant if isinstance(lane, VariantKey) else None
-        each = next((one for one in figures(service) if one.unless and one.name == variant), None)
+        each = next(
+            (one for one in published_limits(service) if one.unless_params and one.name == variant),
+            None,
+        )
         if each and isinstance(lane, VariantKey) and lane.operation not in each.operations:
             # Nothing would ever use it.
             report.add(
@@ -146,13 +149,13 @@ def _share_of(
         quotas: what AWS grants, where that is not what it publishes.
         shares: other shares of single operations.
     """
-    known = kept(service)
+    known = enforceable(service)
     if not known:
         return NOTHING
-    buckets = {one.name or "": _bucket(one) for one in known if one.shared or one.unless}
+    buckets = {one.name or "": _bucket(one) for one in known if one.shared or one.unless_params}
     parts: dict[LaneKey | None, tuple[_Whole, float]] = {}
     for one in known:
-        names = (one.name or "",) if one.shared or one.unless else one.operations or (None,)
+        names = (one.name or "",) if one.shared or one.unless_params else one.operations or (None,)
         parts |= dict.fromkeys(names, (_of(one), share))
     parts |= {name: (whole, share) for name, whole in quotas.items()}
     # What is said of single operations comes after what is said of all that begin alike.
@@ -182,19 +185,19 @@ def _share_of(
     return Layer(fields, origins)
 
 
-def _of(figure: Figure) -> _Whole:
+def _of(figure: PublishedLimit) -> _Whole:
     return _Whole((figure.rate,), figure.source.rpartition("/")[2], figure)
 
 
-def _bucket(figure: Figure) -> Bucket:
+def _bucket(figure: PublishedLimit) -> Bucket:
     """Return the bucket that is published, without its limits."""
     return Bucket(
         figure.operations,
         exclude=figure.exclude,
-        unless=figure.unless,
-        each=not figure.shared,
+        unless_params=figure.unless_params,
+        per_operation=not figure.shared,
         cost=figure.cost,
-        joint=figure.joint,
+        shared_with=figure.shared_with,
     )
 
 
@@ -207,7 +210,7 @@ def _belonging(
     """
     found: list[LaneKey] = [lane]
     for name, bucket in buckets.items():
-        if bucket.each:
+        if bucket.per_operation:
             found += [
                 VariantKey(operation, name)
                 for operation in bucket.operations
@@ -221,7 +224,7 @@ def _belonging(
 def _published(service: str, name: LaneKey, buckets: Collection[LaneKey]) -> _Whole | None:
     """Return what AWS publishes of a lane or a bucket."""
     if name in buckets:
-        figure = next((one for one in figures(service) if one.name == name), None)
+        figure = next((one for one in published_limits(service) if one.name == name), None)
     else:
         figure = published(service, *(name if isinstance(name, VariantKey) else (name,)))
     return None if figure is None else _of(figure)
@@ -229,7 +232,7 @@ def _published(service: str, name: LaneKey, buckets: Collection[LaneKey]) -> _Wh
 
 def _no_figure(service: str, lane: LaneKey) -> str:
     """Return why a lane can have no share of its own."""
-    if isinstance(lane, str) and any(not one.operations for one in kept(service)):
+    if isinstance(lane, str) and any(not one.operations for one in enforceable(service)):
         return (
             f"AWS publishes no request limit of {quoted(lane)} alone, only one of all "
             f"operations of {service} together: write a share of the service, or a limit"

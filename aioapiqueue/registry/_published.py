@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aioapiqueue._rate import Limit, Rate, Window
 from aioapiqueue.registry._buckets import Cost, read_costs
-from aioapiqueue.registry._fields import expects
+from aioapiqueue.registry._fields import expects, renamed
 from aioapiqueue.registry._names import fits
 from aioapiqueue.registry._report import Report, quoted
 
@@ -35,7 +35,7 @@ _SHARE_FORM = 'write a share from above 0 to 100 percent, such as "50%"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+class PublishedLimit:
     """A limit that AWS publishes.
 
     Attributes:
@@ -45,16 +45,16 @@ class Figure:
         rate: what is published: the refill, and the bucket as its burst (1 where none is).
         shared: whether the operations share one bucket, or have one each.
         exclude: operations that do not use it, although `operations` names them.
-        unless: parameters; a call that gives any of them does not use it.
+        unless_params: parameters; a call that gives any of them does not use it.
         cost: units that a call uses; default 1.
         scope: what has such a limit of its own.
         adjustable: whether AWS raises it.
         source: the page.
         read: on which day.
-        kept: whether it can be kept here. Otherwise it is only shown.
+        enforceable: whether it can be kept here. Otherwise it is only shown.
         per: what has such a limit of its own, where that is smaller than the scope.
         note: what else there is to know of it.
-        joint: the other service with which it is shared, which has a figure of the same name.
+        shared_with: the other service with which it is shared, which has one of the same name.
     """
 
     service: str
@@ -67,12 +67,16 @@ class Figure:
     operations: tuple[str, ...] = ()
     shared: bool = False
     exclude: tuple[str, ...] = ()
-    unless: tuple[str, ...] = ()
+    unless_params: tuple[str, ...] = ()
     cost: Mapping[str, Cost] = dataclasses.field(default_factory=dict)
-    kept: bool = True
+    enforceable: bool = True
     per: str | None = None
     note: str | None = None
-    joint: str | None = None
+    shared_with: str | None = None
+
+    unless = renamed("unless_params")
+    kept = renamed("enforceable")
+    joint = renamed("shared_with")
 
 
 @cache
@@ -82,7 +86,7 @@ def preset_services() -> tuple[str, ...]:
 
 
 @cache
-def figures(service: str) -> tuple[Figure, ...]:
+def published_limits(service: str) -> tuple[PublishedLimit, ...]:
     """Return what AWS publishes of a service; nothing, if it does not.
 
     It reads a file at its first call.
@@ -91,10 +95,10 @@ def figures(service: str) -> tuple[Figure, ...]:
         return ()
     page = tomllib.loads((_FOLDER / f"{service}.toml").read_text("utf-8"))
     limits, read = page.pop("limit"), page.pop("read").isoformat()
-    return tuple(_figure({**page, "read": read}, one) for one in limits)
+    return tuple(_published_limit({**page, "read": read}, one) for one in limits)
 
 
-def _figure(page: Mapping[str, Any], limit: Mapping[str, Any]) -> Figure:
+def _published_limit(page: Mapping[str, Any], limit: Mapping[str, Any]) -> PublishedLimit:
     """Return a limit of a page, whose keys are those of the page and of the limit together."""
     both = {**page, **limit}
     both["rate"] = dataclasses.replace(
@@ -104,19 +108,22 @@ def _figure(page: Mapping[str, Any], limit: Mapping[str, Any]) -> Figure:
     both["cost"] = read_costs(both.get("cost"), Report(page["service"]), ())
     both.pop("unknown", None)  # for the tests: what botocore does not have
     lists = {name: tuple(one) for name, one in both.items() if isinstance(one, list)}
-    return Figure(**{**both, **lists})
+    return PublishedLimit(**{**both, **lists})
 
 
-def kept(service: str) -> list[Figure]:
+def enforceable(service: str) -> list[PublishedLimit]:
     """Return what AWS publishes of a service and can be kept here."""
-    return [one for one in figures(service) if one.kept]
+    return [one for one in published_limits(service) if one.enforceable]
 
 
-def published(service: str, operation: str, variant: str | None = None) -> Figure | None:
+def published(service: str, operation: str, variant: str | None = None) -> PublishedLimit | None:
     """Return what AWS publishes of an operation: of it alone, of all that begin so, or shared."""
-    found: tuple[int, Figure] | None = None
-    for figure in kept(service):
-        if variant != (figure.name if figure.unless else None) or operation in figure.exclude:
+    found: tuple[int, PublishedLimit] | None = None
+    for figure in enforceable(service):
+        if (
+            variant != (figure.name if figure.unless_params else None)
+            or operation in figure.exclude
+        ):
             continue
         for name in figure.operations:
             if fits(operation, [name]):

@@ -260,10 +260,10 @@ class Registry:
         The buckets that it shares with others come first, the service's own queue last. Nothing:
         the call is not paced.
 
-        >>> from aioapiqueue.registry import facts
+        >>> from aioapiqueue.registry import parameter_counts
         >>> registry = Registry.parse('preset = "aws"')
         >>> how = {"MinCount": 5, "MaxCount": 5}
-        >>> for turn in registry.turns("ec2", "RunInstances", parameters=facts(how)):
+        >>> for turn in registry.turns("ec2", "RunInstances", parameters=parameter_counts(how)):
         ...     print(turn.queue.name, turn.key, turn.cost, sep=": ")
         ec2 RunInstances resources: RunInstances: 5
         ec2: RunInstances: 1
@@ -273,7 +273,7 @@ class Registry:
             operation: its name, "DescribeSnapshots".
             region: as for `find`.
             account: as for `find`.
-            parameters: what `facts` returns of the call's; default: taken for a call without any.
+            parameters: what `parameter_counts` returns of the call's; default: the call has none.
 
         Raises:
             QueueClosed: the registry is closed.
@@ -286,7 +286,7 @@ class Registry:
         turns = []
         for bucket_name, bucket in limits.buckets.items():
             if bucket.takes(operation, given):
-                if bucket.each:
+                if bucket.per_operation:
                     key = str(VariantKey(operation, bucket_name))
                     continue
                 owner = self._owner(name, limits, bucket_name)
@@ -313,10 +313,10 @@ class Registry:
     def _owner(self, service: str, limits: ServiceLimits, bucket: str) -> str:
         """Return for which service a bucket's queue is made: of two that share it, the first."""
         one = limits.buckets[bucket]
-        other = self._services.get(one.joint or "")
+        other = self._services.get(one.shared_with or "")
         alike = other and other.scope == limits.scope and bucket in other.buckets
         if other and alike and other.buckets[bucket].limits == one.limits:
-            return min(service, one.joint or service)
+            return min(service, one.shared_with or service)
         return service  # of what differs, each has its own
 
     def _queue(

@@ -30,7 +30,7 @@ from aioapiqueue.registry._preset import PRESET_KEYS, take_preset
 from aioapiqueue.registry._published import (
     DEFAULT_SHARE,
     Scope,
-    kept,
+    enforceable,
     preset_services,
     read_preset,
     read_share,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._rate import Limit
     from aioapiqueue.adaptive import Adaptive
-    from aioapiqueue.registry._published import Figure
+    from aioapiqueue.registry._published import PublishedLimit
 
 _OPTION = "SERVICE=LIMIT or SERVICE.Operation=LIMIT, such as ec2=100ms or ec2.DescribeSnapshots=5/s"
 _TABLE_KEYS = [one for one in keys_of(ServiceLimits) if one != "rate"]
@@ -75,7 +75,7 @@ class InForce:
     source: str
     bucket: str | None = None
     members: Bucket | None = None
-    figure: Figure | None = None
+    figure: PublishedLimit | None = None
     share: float | None = None
     concurrency: int | None = None
     adaptive: Adaptive | None = None
@@ -128,7 +128,7 @@ def read_tables(
     first: dict[str, str] = {}
     if share is not None:
         listed = {canonical(one) for one in tables}
-        tables |= {one: {} for one in preset_services() if one not in listed and kept(one)}
+        tables |= {one: {} for one in preset_services() if one not in listed and enforceable(one)}
     for name, value in tables.items():
         service = canonical(name)
         if service in found:
@@ -266,7 +266,7 @@ def _check_lane(
         return
     operation, variant = lane
     _check_operation(service, operation, report, place)
-    if not (variant in limits.buckets and limits.buckets[variant].each):
+    if not (variant in limits.buckets and limits.buckets[variant].per_operation):
         report.add(place, f"{service} has no bucket {variant!r} that each operation has for itself")
     elif operation.endswith("*"):
         report.add(place, f"{quoted(operation)}: of a bucket, write whole names")
@@ -289,7 +289,7 @@ def _check_bucket(service: str, bucket: Bucket, report: Report, place: Place) ->
     for name, operations in (("operations", bucket.operations), ("exclude", bucket.exclude)):
         for operation in operations:
             _check_operation(service, operation, report, (*place, name))
-    parameters = [((*place, "unless"), bucket.operations, name) for name in bucket.unless]
+    parameters = [((*place, "unless"), bucket.operations, name) for name in bucket.unless_params]
     for operation, cost in bucket.cost.items():
         at = (*place, "cost", operation)
         if not fits(operation, bucket.operations):
