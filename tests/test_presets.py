@@ -51,7 +51,7 @@ def lane(registry, service, key):
 # The data
 
 
-def test_every_service_that_publishes_rates_is_there():
+def test_every_researched_service_has_a_preset():
     """There is a file for each service of which request rates were found, and it is read."""
     assert set(PAGES) >= RESEARCHED
     assert set(PAGES) == set(preset_services())
@@ -132,7 +132,7 @@ def test_no_operation_has_two_lanes(service):
         ("dynamodb", "DescribeLimits", Rate(1, 60)),
     ],
 )
-def test_what_is_published_is_what_a_whole_share_keeps(service, operation, expected):
+def test_whole_share_is_what_is_published(service, operation, expected):
     """With a share of 100%, single figures of each kind are in force as the pages have them."""
     registry = Registry.parse('preset = "aws"', share="100%")
     assert lane(registry, service, operation) == (expected,)
@@ -146,7 +146,7 @@ def test_what_is_not_published_is_absent():
     assert registry.turns("sts", "AssumeRoleWithSAML", **HERE) == ()
 
 
-def test_limits_of_whole_organizations_are_told_and_not_kept():
+def test_organization_limits_are_only_shown():
     """They are published for the same operations, beside an account's, and hold for nobody here."""
     told = {
         one.name: one.rate for one in published_limits("organizations") if one.per == "organization"
@@ -158,7 +158,7 @@ def test_limits_of_whole_organizations_are_told_and_not_kept():
     assert lane(registry, "organizations", "DescribeAccount") == (Rate(20, burst=30),)
 
 
-def test_a_page_that_contradicts_itself_is_taken_at_its_lower_word():
+def test_contradictory_page_gives_the_lower_limit():
     """Elastic Load Balancing's text says 40 and 10/s where its table says 200 and 50/s."""
     for service in ("elb", "elbv2"):
         limits = Registry.parse('preset = "aws"', share="100%").services[service]
@@ -173,7 +173,7 @@ def test_a_page_that_contradicts_itself_is_taken_at_its_lower_word():
 # Buckets
 
 
-def test_reads_have_a_smaller_bucket_unless_filtered_or_paginated():
+def test_unfiltered_reads_have_a_smaller_bucket():
     """Filters, MaxResults or NextToken lead to the larger bucket; ids, or nothing, do not."""
     registry = Registry.parse('preset = "aws"', share="100%")
     for given in ({}, {"SnapshotIds": ["snap-1"]}, {"Filters": []}, {"OwnerIds": ["self"]}):
@@ -187,7 +187,7 @@ def test_reads_have_a_smaller_bucket_unless_filtered_or_paginated():
     assert keys(registry, "ec2", "DescribeVpcs") == [(None, "DescribeVpcs", 1)]
 
 
-async def test_filtered_and_unfiltered_calls_wait_in_buckets_of_their_own():
+async def test_filtered_and_unfiltered_calls_wait_separately():
     """In one program, 100 filtered calls start at once while the unfiltered wait after 50."""
     registry = Registry.parse('preset = "aws"', share="100%")
     loop = asyncio.get_running_loop()
@@ -213,7 +213,7 @@ async def test_filtered_and_unfiltered_calls_wait_in_buckets_of_their_own():
 
 
 @pytest.mark.parametrize("rate", ["", 'rate = "unlimited"\n'])
-def test_buckets_of_each_operation_need_no_other_limit(rate):
+def test_bucket_per_operation_needs_nothing_else(rate):
     """A service of which nothing else is said keeps them all the same: they are its queue's."""
     registry = Registry.parse(
         f'[ec2]\n{rate}[ec2.buckets.slow]\noperations = ["DescribeSnapshots"]\n'
@@ -226,7 +226,7 @@ def test_buckets_of_each_operation_need_no_other_limit(rate):
     ]
 
 
-def test_instances_cost_resource_tokens_beside_the_request_token():
+def test_instances_cost_resource_tokens():
     """RunInstances(MinCount=5, MaxCount=5) costs 5 resource tokens and 1 request token."""
     registry = Registry.parse('preset = "aws"')
     assert keys(registry, "ec2", "RunInstances", MinCount=5, MaxCount=5) == [
@@ -244,7 +244,7 @@ def test_instances_cost_resource_tokens_beside_the_request_token():
 @pytest.mark.parametrize(
     ("share", "counts", "waits"), [("100%", (1000, 100), 50), ("50%", (1000,), 500)]
 )
-async def test_a_large_launch_waits_for_its_resource_tokens(share, counts, waits):
+async def test_large_launch_waits_for_resource_tokens(share, counts, waits):
     """After 1000 instances at once 100 more wait 50 s; at 50%, 1000 wait 500 s from idle."""
     registry = Registry.parse('preset = "aws"', share=share)
     loop = asyncio.get_running_loop()
@@ -272,7 +272,7 @@ def test_categories_are_shared():
     assert other.queue is not registry.turns("ecs", "ListClusters", **HERE)[0].queue
 
 
-def test_a_call_to_route_53_keeps_its_accounts_bucket_and_its_actions():
+def test_route_53_has_two_buckets():
     """The queue has the account's bucket, the lane the action's; changes count in a third."""
     registry = Registry.parse('preset = "aws"', share="100%")
     assert keys(registry, "route53", "GetHostedZone") == [(None, "GetHostedZone", 1)]
@@ -287,7 +287,7 @@ def test_a_call_to_route_53_keeps_its_accounts_bucket_and_its_actions():
     assert one is registry.find("route53", region="us-east-1", account="1")
 
 
-def test_both_versions_of_api_gateway_share_the_accounts_bucket():
+def test_api_gateway_versions_share_a_bucket():
     """Their calls wait in one queue, each beside its own lanes; of other limits, each has its."""
     registry = Registry.parse('preset = "aws"', share="80%")
     first, second = (
@@ -333,7 +333,7 @@ def test_lambdas_control_plane_has_exceptions():
         (Rate(1, 120), 0.5, Rate(1, 120)),
     ],
 )
-def test_a_share_is_of_refill_and_burst(published, share, left):
+def test_share_scales_refill_and_burst(published, share, left):
     """Both are scaled; the burst not below 1, the refill not below one call a minute."""
     found = scaled(published, share)
     assert found.interval == pytest.approx(left.interval)
@@ -361,7 +361,7 @@ def test_shares_of_files_services_and_operations():
     assert registry.services["sts"].buckets["requests"].limits == (Rate(480),)
 
 
-def test_a_share_of_an_operation_holds_for_its_resources():
+def test_share_of_operation_covers_its_resources():
     """RunInstances' tokens, of requests and of resources, are scaled alike; quotas of them too."""
     for quotas, expected in (
         ("", Rate(0.2, burst=100)),
@@ -383,7 +383,7 @@ def test_a_share_of_an_operation_holds_for_its_resources():
     assert lane(shared, "ecs", "ListClusters") == (Rate(2, burst=5),)
 
 
-def test_a_share_of_what_parameters_choose_is_of_that_bucket():
+def test_share_of_variant_is_its_bucket():
     """A share of unfiltered calls is of their own, smaller bucket, and touches no other."""
     registry = Registry.parse(
         '[ec2]\npreset = "aws"\nlanes = {"DescribeSnapshots unfiltered" = {share = "10%"}}'
@@ -392,7 +392,7 @@ def test_a_share_of_what_parameters_choose_is_of_that_bucket():
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(10, burst=50),)
 
 
-def test_a_service_alone_may_start_from_what_is_published():
+def test_single_service_may_use_a_preset():
     """With preset in a service's table, no other service has limits."""
     registry = Registry.parse('[ec2]\npreset = "aws"\nshare = "100%"')
     assert list(registry.services) == ["ec2"]
@@ -400,7 +400,7 @@ def test_a_service_alone_may_start_from_what_is_published():
     assert without.services["ec2"] == ServiceLimits("3/s")
 
 
-def test_what_the_file_says_takes_the_place_of_what_is_published():
+def test_file_overrides_what_is_published():
     """A rate comes on top, a lane replaces the operation's own, with both of its buckets."""
     registry = Registry.parse(
         'preset = "aws"\nsts = "7/s"\n[ec2]\nrate = "40/s"\n'
@@ -421,7 +421,7 @@ def test_what_the_file_says_takes_the_place_of_what_is_published():
     assert registry.services["sts"].buckets
 
 
-def test_quotas_are_what_the_share_is_of():
+def test_share_is_of_quotas():
     """What AWS grants takes the place of what it publishes, before the share is taken."""
     registry = Registry.parse(
         '[ec2]\npreset = "aws"\nshare = "50%"\n[ec2.quotas]\nDescribeVpcs = "40/s burst 200"\n'
@@ -457,7 +457,7 @@ def test_presets_may_be_adaptive():
         Registry.parse('[ec2]\npreset = "aws"\nadaptive = {floor = "1/s"}')
 
 
-async def test_push_back_lowers_a_lane_of_a_preset():
+async def test_push_back_slows_a_preset_lane():
     """With adaptive, a throttled operation goes slower; others, and its other bucket, do not."""
     loop = asyncio.get_running_loop()
     registry = Registry.parse('[ec2]\npreset = "aws"\nadaptive = true')
@@ -479,7 +479,7 @@ async def test_push_back_lowers_a_lane_of_a_preset():
         assert await seconds(50 + 10, MaxResults=1) == pytest.approx(10 / 10)
 
 
-def test_a_window_of_a_quota_is_shared_too():
+def test_share_scales_windows_of_quotas():
     """Of a sliding window that AWS grants, the share is of its calls."""
     registry = Registry.parse(
         '[ec2]\npreset = "aws"\nquotas = {CreateTags = ["10/s burst 4", "5001 in any 1h"]}'
@@ -487,7 +487,7 @@ def test_a_window_of_a_quota_is_shared_too():
     assert lane(registry, "ec2", "CreateTags") == (Rate(5, burst=2), Window(2500, 3600))
 
 
-def test_options_come_on_top_of_a_preset():
+def test_options_override_a_preset():
     """--limit replaces the rate, or one operation's limits with both of its buckets."""
     base = Registry.parse('preset = "aws"')
     registry = Registry.from_options(["ec2=9/s", "ec2.DescribeSnapshots=5/s"], base=base)
@@ -519,7 +519,7 @@ def test_options_come_on_top_of_a_preset():
     ],
     ids=["file", "option"],
 )
-def test_a_pattern_holds_for_what_parameters_choose_too(registry):
+def test_pattern_holds_beside_variants(registry):
     """Unfiltered calls keep their own bucket and the pattern's lane, each with its source."""
     assert keys(registry, "ec2", "DescribeSnapshots") == [
         ("DescribeSnapshots unfiltered", "DescribeSnapshots", 1),
@@ -537,7 +537,7 @@ def test_a_pattern_holds_for_what_parameters_choose_too(registry):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_of_a_pattern_and_an_operation_each_is_kept(reverse):
+def test_pattern_and_operation_both_hold(reverse):
     """In whichever order options come, the operation's own lane takes it out of the pattern's."""
     options = [
         "ec2.Describe*=3/s",
@@ -554,7 +554,7 @@ def test_of_a_pattern_and_an_operation_each_is_kept(reverse):
     assert len(keys(registry, "ec2", "DescribeInstances")) == 2
 
 
-def test_a_share_of_a_pattern_is_of_what_parameters_choose_too():
+def test_share_of_pattern_covers_variants():
     """Unfiltered calls have it of their smaller bucket; an operation's own share goes first."""
     registry = Registry.parse(
         'preset = "aws"\n[ec2.lanes]\nDescribeVolumes = {share = "30%"}\n'
@@ -568,7 +568,7 @@ def test_a_share_of_a_pattern_is_of_what_parameters_choose_too():
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_options_may_name_both_buckets_of_an_operation(reverse):
+def test_options_may_name_operation_and_variant(reverse):
     """In whichever order they come, each is kept: the lane replaces only what is not named."""
     options = ["ec2.DescribeSnapshots=5/s", "ec2.DescribeSnapshots unfiltered=1/s"]
     if reverse:
@@ -579,7 +579,7 @@ def test_options_may_name_both_buckets_of_an_operation(reverse):
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(5),)
 
 
-def test_a_lane_leaves_the_buckets_of_its_own_table():
+def test_lane_keeps_its_own_tables_buckets():
     """What one table says of an operation and of its unfiltered calls is kept, both of it."""
     registry = Registry.parse(
         '[ec2]\npreset = "aws"\nlanes = {DescribeSnapshots = "8/s"}\n[ec2.buckets.unfiltered]\n'
@@ -590,7 +590,7 @@ def test_a_lane_leaves_the_buckets_of_its_own_table():
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(8),)
 
 
-def test_an_operation_that_is_named_with_a_bucket_has_it():
+def test_named_variant_is_added():
     """What is said of unfiltered calls holds for operations that have no such bucket at AWS."""
     text = 'preset = "aws"\n[ec2.lanes]\n"DescribeVpcs unfiltered" = "1/s"'
     option = ["ec2.DescribeVpcs unfiltered=1/s"]
@@ -663,7 +663,7 @@ def test_entries_tell_what_they_come_from():
         ('[ec2]\nrate = "1/s"\nlanes = {"Runn*" = "1/s"}', "ec2 has no operation 'Runn*'"),
     ],
 )  # fmt: skip
-def test_mistakes_with_presets_and_buckets_are_told(text, says):
+def test_mistakes_in_presets_and_buckets(text, says):
     """Each mistake gives one message, with its line and key, and what to write."""
     with pytest.raises(LimitsError) as caught:
         Registry.parse(text)
@@ -671,7 +671,7 @@ def test_mistakes_with_presets_and_buckets_are_told(text, says):
     assert re.sub(r"\s+", " ", str(caught.value)).find(says) >= 0
 
 
-def test_names_in_presets_are_not_looked_up():
+def test_preset_names_are_not_checked():
     """An operation that is newer than the botocore installed is no mistake of the user's."""
     before = _operations.cache_info()
     assert Registry.parse('preset = "aws"\n[ec2]\nshare = "30%"').services["ec2"].lanes

@@ -61,7 +61,7 @@ def test_examples_of_the_document_load(text):
     assert list(Registry.parse(text))
 
 
-def test_the_document_shows_the_error_that_its_mistakes_give():
+def test_document_shows_errors_of_its_mistakes():
     """The file with mistakes gives exactly the message that the document shows."""
     after = iter(BLOCKS)
     wrong = next(text for _, wrong, text in after if wrong)
@@ -74,7 +74,7 @@ PYTHON = [
 
 
 @pytest.mark.parametrize(("code", "out"), PYTHON)
-def test_the_python_of_the_document_prints_what_it_shows(code, out, capsys):
+def test_document_python_prints_what_it_shows(code, out, capsys):
     """Each Python example runs and prints the block after it."""
     exec(compile(code, "docs/limits.md", "exec"), {})  # noqa: S102 - our own document
     assert capsys.readouterr().out == out
@@ -126,7 +126,7 @@ def test_limits_read_as_they_print(limit):
     assert str(read) == str(limit)
 
 
-def test_a_table_takes_burst_and_window_beside_its_rate():
+def test_table_takes_burst_and_window():
     """A service's own table may hold what a limit's table holds."""
     text = '[ec2]\nrate = "20/s"\nburst = 100\nwindow = "5000/h"'
     assert Registry.parse(text).services["ec2"].rate == (Rate(20, burst=100), Window(5000, 3600))
@@ -176,7 +176,7 @@ def test_service_limits_are_values():
     assert eval(repr(one), {**globals()}) == one  # noqa: S307 - our own text
 
 
-def test_code_says_the_same_as_a_file():
+def test_code_reads_as_a_file():
     """Tables, shorthands and `ServiceLimits` in code are read as the same words in a file."""
     text = '[default]\nrate = "1/s"\n[ec2]\nrate = "10/s"\nscope = ["account"]'
     file = Registry.parse(text)
@@ -189,7 +189,7 @@ def test_code_says_the_same_as_a_file():
 # Which queue
 
 
-def test_a_call_has_the_queue_of_its_service_account_and_region():
+def test_queue_per_service_account_and_region():
     """By default each account in each Region has a queue of its own, which all operations share."""
     registry = Registry({"ec2": "10/s", "iam": "5/s"})
     queue = registry.find("ec2", region="eu-west-1", account="1")
@@ -212,7 +212,7 @@ def test_a_call_has_the_queue_of_its_service_account_and_region():
         ([], ["ec2"]),
     ],
 )
-def test_scope_says_what_has_limits_of_its_own(scope, expected):
+def test_scope_chooses_the_queue(scope, expected):
     """Calls that differ only in what is not in the scope share a queue."""
     registry = Registry({"ec2": {"rate": "10/s", "scope": scope}})
     for region, account in (("a", "1"), ("a", "2"), ("b", "1")):
@@ -220,7 +220,7 @@ def test_scope_says_what_has_limits_of_its_own(scope, expected):
     assert names(registry) == expected
 
 
-def test_unknown_is_a_value_of_its_own():
+def test_unknown_account_or_region_is_separate():
     """Calls whose account or Region is not known share a queue with each other only."""
     registry = Registry({"ec2": "10/s"})
     unknown = registry.find("ec2", region="a")
@@ -237,14 +237,14 @@ def test_find_takes_an_operation_still():
         assert registry.find("ec2", "RunInstances") is registry.find("ec2")
 
 
-def test_services_that_are_not_listed_are_not_paced():
+def test_unlisted_services_are_not_paced():
     """Without a default, they get no queue, and none is made."""
     registry = Registry({"ec2": "10/s"})
     assert registry.find("s3") is None
     assert not registry.queues
 
 
-def test_the_default_is_a_pattern_not_a_queue():
+def test_default_is_a_pattern():
     """Each service that is not listed gets queues of its own, scoped as the default says."""
     registry = Registry.parse(
         '[default]\nrate = "3/s"\nscope = ["account"]\nlanes = {"*" = "2/s"}\n[ec2]\nrate = "10/s"'
@@ -257,7 +257,7 @@ def test_the_default_is_a_pattern_not_a_queue():
     assert names(registry) == ["ec2 a 1", "not-even-a-service", "s3 1", "sqs 1"]
 
 
-def test_unlimited_exempts_a_service_from_the_default():
+def test_unlimited_exempts_from_the_default():
     """Its calls get a queue, which counts them and holds nobody."""
     registry = Registry.parse('[default]\nrate = "3/s"\n[s3]\nrate = "unlimited"')
     assert registry.find("s3").limits == ()
@@ -282,7 +282,7 @@ def test_service_ids_are_found(listed, asked):
     assert unlisted.find(asked) is unlisted.find(listed)
 
 
-def test_a_service_newer_than_the_list_is_found_by_its_id():
+def test_newer_service_is_found_by_id():
     """Where neither list knows the name, hyphens make no difference."""
     registry = Registry({"brandnew": {"rate": "1/s", "check": False}})
     assert registry.find("brand-new") is registry.find("brandnew") is not None
@@ -329,7 +329,7 @@ async def test_observers_hear_of_every_queue():
 
 
 @pytest.mark.real
-def test_threads_that_ask_at_once_get_the_same_queue():
+def test_threads_get_the_same_queue():
     """Of 8 threads that ask for 200 new queues at the same time, none gets one of its own."""
     registry = Registry({"ec2": "10/s"})
     barrier = threading.Barrier(8, timeout=30)
@@ -357,7 +357,7 @@ def test_threads_that_ask_at_once_get_the_same_queue():
 # The end
 
 
-async def test_leaving_the_block_drains_all_queues_at_once():
+async def test_leaving_the_block_drains_all_queues():
     """Two queues with two seconds of waiters each are drained in two seconds."""
     loop = asyncio.get_running_loop()
     async with Registry({"ec2": "1/s"}) as registry:
@@ -366,7 +366,7 @@ async def test_leaving_the_block_drains_all_queues_at_once():
     assert all(call.done() and not call.exception() for call in calls)
 
 
-async def test_leaving_the_block_by_an_exception_refuses_whoever_waits():
+async def test_exception_in_the_block_refuses_waiters():
     """Nobody is waited for."""
     with pytest.raises(ZeroDivisionError):
         async with Registry({"ec2": "1/s"}) as registry:
@@ -376,7 +376,7 @@ async def test_leaving_the_block_by_an_exception_refuses_whoever_waits():
     assert [type(call.exception()) for call in calls] == [type(None), QueueClosed, QueueClosed]
 
 
-async def test_time_runs_out_for_all_queues_together():
+async def test_timeout_is_for_all_queues_together():
     """A timeout of 1.5 s lets each queue go on for 1.5 s, not one after the other."""
     registry = Registry({"ec2": "1/s"})
     calls = [registry.find("ec2", region=region).enqueue() for region in "aaaabbbb"]
@@ -385,7 +385,7 @@ async def test_time_runs_out_for_all_queues_together():
     assert sum(call.exception() is None for call in calls) == 4
 
 
-async def test_cancelling_aclose_refuses_whoever_waits():
+async def test_cancelling_aclose_refuses_waiters():
     """Cancelled while it drains, it leaves nobody waiting, in any queue."""
     registry = Registry({"ec2": "1/s"})
     calls = [registry.find("ec2", region=region).enqueue() for region in "aaaabbbb"]
@@ -399,7 +399,7 @@ async def test_cancelling_aclose_refuses_whoever_waits():
     assert sum(isinstance(call.exception(), QueueClosed) for call in calls) == 6
 
 
-async def test_a_closed_registry_hands_out_no_queue():
+async def test_closed_registry_gives_no_queue():
     """Neither an old queue nor a new one; what is not paced stays so."""
     registry = Registry({"ec2": "1/s"})
     queue = registry.find("ec2", region="a")
@@ -412,7 +412,7 @@ async def test_a_closed_registry_hands_out_no_queue():
 
 
 @pytest.mark.real
-async def test_a_queue_of_another_loop_does_not_keep_the_others_open():
+async def test_foreign_loop_keeps_no_queue_open():
     """It is named by the RuntimeError that the queue raises; the others are closed."""
     registry = Registry({"ec2": "1000/s"})
     there, go = threading.Event(), threading.Event()
@@ -449,7 +449,7 @@ def test_options_alone_make_a_registry():
     assert registry.find("s3").limits == ()
 
 
-def test_options_override_what_the_file_says_of_the_same_calls():
+def test_options_override_the_file():
     """Only the rate, or the one lane, is replaced; the file's registry stays as it is."""
     file = Registry.parse(
         '[ec2]\nrate = "10/s"\nscope = ["account"]\nlanes = {RunInstances = "1/s"}\n'
@@ -492,7 +492,7 @@ def test_options_override_what_the_file_says_of_the_same_calls():
         ("default.ListBuckets=1/s", "name it there"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_named(option, problem):
+def test_invalid_option_is_named(option, problem):
     """The message names the option as it was given, and says what to do."""
     with pytest.raises(LimitsError) as caught:
         Registry.from_options(["iam=1/s", option])
@@ -501,7 +501,7 @@ def test_an_option_that_makes_no_sense_is_named(option, problem):
     assert problem in line
 
 
-def test_all_options_that_make_no_sense_are_named_at_once():
+def test_invalid_options_are_named_together():
     """So is one that is given twice, and one that the file's other words do not allow."""
     file = Registry.parse('[iam]\nrate = "10/s"\nadaptive = {floor = "1/s"}')
     with pytest.raises(LimitsError) as caught:
@@ -511,7 +511,7 @@ def test_all_options_that_make_no_sense_are_named_at_once():
     assert "is above the limits" in caught.value.problems[1]
 
 
-def test_an_option_may_name_what_the_file_vouches_for():
+def test_option_may_name_unchecked_operations():
     """`check = false` in the file holds for options too."""
     file = Registry.parse('[brand-new]\nrate = "1/s"\ncheck = false')
     both = Registry.from_options(["brand-new.DoIt=1/s"], base=file)
@@ -521,7 +521,7 @@ def test_an_option_may_name_what_the_file_vouches_for():
 # What is in force
 
 
-def test_what_is_in_force_is_listed_with_its_source():
+def test_limits_in_force_have_sources():
     """Each service, then its operations, with file and line."""
     text = 'iam = "1/s"\n\n[ec2]\n# a comment\nrate = [\n  "10/s",\n]\n[ec2.lanes]\n"*" = "5/s"\n'
     assert list(Registry.parse(text, source="l.toml")) == [

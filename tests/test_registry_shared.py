@@ -49,7 +49,7 @@ scope = ["account"]
     ],
     ids=["load", "parse", "from_options", "code"],
 )  # fmt: skip
-def test_each_queue_asks_once_for_the_schedule_of_its_name(make, tmp_path):
+def test_each_queue_gets_its_schedule_once(make, tmp_path):
     """Service, Region and account as far as the scope has them, and bucket: as on every host."""
     path = tmp_path / "limits.toml"
     path.write_text(TEXT)
