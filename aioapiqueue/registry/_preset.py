@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue.registry._buckets import Bucket, LaneKey, VariantKey, lane_key, lane_of
-from aioapiqueue.registry._fields import table_of
+from aioapiqueue.registry._fields import EMPTY, key, keys_of, read_keys, table_of
 from aioapiqueue.registry._limits import read_limits
 from aioapiqueue.registry._model import NOTHING, Entry, Layer, Origin
 from aioapiqueue.registry._names import canonical
@@ -23,11 +24,33 @@ from aioapiqueue.registry._published import (
 from aioapiqueue.registry._report import quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aioapiqueue._rate import Limit
     from aioapiqueue.registry._published import PublishedLimit
     from aioapiqueue.registry._report import Place, Report
 
-PRESET_KEYS = ("preset", "share", "quotas")
+NO_PRESET = 'a share of what? write preset = "aws" beside it'
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a file, or the table of a service in it, starts from.
+
+    Attributes:
+        preset: whether that is what AWS publishes; None: the table does not say.
+        share: how much of it; None: the table does not say.
+        quotas: what AWS grants in its place, by operation, variant, or name of a bucket.
+    """
+
+    preset: bool | None = key(read_preset, None)
+    share: float | None = key(read_share, None)
+    quotas: Mapping[str, tuple[Limit, ...]] = key(
+        table_of(read_limits, 'RunInstances = "4/s"'), EMPTY
+    )
+
+
+START_KEYS = tuple(keys_of(Start))
 
 
 class _Whole(NamedTuple):
@@ -38,9 +61,17 @@ class _Whole(NamedTuple):
     figure: PublishedLimit | None = None
 
 
+def take_start(
+    table: dict[str, Any], report: Report, place: Place, keys: Iterable[str] = START_KEYS
+) -> Start:
+    """Take out of a table what it starts from."""
+    given = {one: table.pop(one) for one in keys if one in table}
+    return Start(**read_keys(Start, given, report, place))
+
+
 def take_preset(
-    service: str, table: Mapping[str, object], report: Report, share: float | None
-) -> tuple[dict[str, object], Layer, dict[LaneKey, Place]]:
+    service: str, table: dict[str, Any], report: Report, share: float | None
+) -> tuple[Layer, dict[LaneKey, Place]]:
     """Take out of a service's table what it says of presets.
 
     Args:
@@ -50,31 +81,26 @@ def take_preset(
         share: of the whole file; None: it has no preset.
 
     Returns:
-        The rest of the table, what its service starts from, and where the table names lanes of it.
+        What the service starts from, and where the table names lanes of it.
     """
-    rest = dict(table)
     place: Place = (service,)
     name = canonical(service)
-    preset, own = None, None
-    if "preset" in rest:
-        preset = read_preset(rest.pop("preset"), report, (*place, "preset"))
-    if "share" in rest:
-        own = read_share(rest.pop("share"), report, (*place, "share"))
-    given = rest.pop("quotas", None)
-    shares = _take_shares(rest, report, (*place, "lanes"))
-    asked = [one for one in ("share", "quotas") if one in table] + ["lanes"] * bool(shares)
-    if not (share is not None if preset is None else preset):
-        if asked and "preset" not in table:
-            report.add((*place, asked[0]), 'a share of what? write preset = "aws" beside it')
-        elif asked and table["preset"] == "none":
+    asked: list[str] = [one for one in ("share", "quotas") if one in table]
+    start = take_start(table, report, place)
+    shares = _take_shares(table, report, (*place, "lanes"))
+    asked += ["lanes"] * bool(shares)
+    if not (share is not None if start.preset is None else start.preset):
+        if asked and start.preset is None:
+            report.add((*place, asked[0]), NO_PRESET)
+        elif asked and not report.has((*place, "preset")):
             report.add(
                 (*place, asked[0]),
                 'a share of what? preset = "none" leaves nothing: take one of the two out',
             )
-        return rest, NOTHING, {}
-    quotas = _read_quotas(name, given, report, (*place, "quotas"))
-    base = _share_of(name, own or share or DEFAULT_SHARE, quotas, shares)
-    if not base.origins and (preset or asked):
+        return NOTHING, {}
+    quotas = _quotas(name, start.quotas, report, (*place, "quotas"))
+    base = _share_of(name, start.share or share or DEFAULT_SHARE, quotas, shares)
+    if not base.origins and (start.preset or asked):
         report.add(
             place,
             f"AWS publishes no request limits of {service}, or none that can be kept here: "
@@ -86,11 +112,11 @@ def take_preset(
     for lane in shares if base.origins else ():
         named[lane] = (*place, "lanes", str(lane))
         if Entry(lane) not in base.origins:
-            report.add(named.pop(lane), _no_figure(name, lane))
-    return rest, base, named
+            report.add(named.pop(lane), _no_share(name, lane))
+    return base, named
 
 
-def _take_shares(table: dict[str, object], report: Report, place: Place) -> dict[LaneKey, float]:
+def _take_shares(table: dict[str, Any], report: Report, place: Place) -> dict[LaneKey, float]:
     """Take out of a service's lanes those that are shares."""
     lanes = table.get("lanes")
     if not isinstance(lanes, Mapping):
@@ -100,42 +126,36 @@ def _take_shares(table: dict[str, object], report: Report, place: Place) -> dict
         for name, value in lanes.items()
         if isinstance(value, Mapping) and value.keys() == {"share"}
     }
-    if shares:
-        table["lanes"] = {name: value for name, value in lanes.items() if name not in shares}
-        if not table["lanes"]:
-            del table["lanes"]
+    table["lanes"] = {name: value for name, value in lanes.items() if name not in shares}
+    if shares and not table["lanes"]:
+        del table["lanes"]
     return {
         lane_key(name): read_share(value, report, (*place, str(name), "share")) or DEFAULT_SHARE
         for name, value in shares.items()
     }
 
 
-def _read_quotas(
-    service: str, table: object, report: Report, place: Place
+def _quotas(
+    service: str, table: Mapping[str, tuple[Limit, ...]], report: Report, place: Place
 ) -> dict[LaneKey, _Whole]:
-    """Read the table `quotas` of a service: by operation, variant, or name of a bucket."""
-    buckets = {one.name for one in enforceable(service) if one.shared or one.unless_params}
-
-    def read(value: object, report: Report, place: Place) -> _Whole:
-        return _Whole(read_limits(value, report, place), report.origin(place))
-
-    quotas: Mapping[LaneKey, _Whole] = table_of(
-        read, 'RunInstances = "4/s"', lambda name: name if name in buckets else lane_key(name)
-    )(table, report, place)
-    for lane in quotas:
-        variant = lane.variant if isinstance(lane, VariantKey) else None
-        each = next(
-            (one for one in published_limits(service) if one.unless_params and one.name == variant),
-            None,
-        )
-        if each and isinstance(lane, VariantKey) and lane.operation not in each.operations:
-            # Nothing would ever use it.
+    """Return what AWS grants; report what is of a variant that AWS does not have."""
+    variants = {one.name: one for one in enforceable(service) if one.unless_params}
+    buckets = {*variants, *(one.name for one in enforceable(service) if one.shared)}
+    quotas: dict[LaneKey, _Whole] = {}
+    for name, limits in table.items():
+        at = (*place, name)
+        lane = name if name in buckets else lane_key(name)
+        quotas[lane] = _Whole(limits, report.origin(at))
+        if not isinstance(lane, VariantKey) or lane.variant not in variants:
+            continue
+        known = variants[lane.variant].operations
+        if lane.operation not in known:
             report.add(
-                (*place, str(lane)),
-                f"AWS has no bucket {quoted(variant)} of {quoted(lane.operation)}, but of "
-                f"{', '.join(each.operations)}; a limit of your own goes into lanes",
+                at,
+                f"AWS has no bucket {quoted(lane.variant)} of {quoted(lane.operation)}, but of "
+                f"{', '.join(known)}; a limit of your own goes into lanes",
             )
-    return dict(quotas)
+    return quotas
 
 
 def _share_of(
@@ -230,7 +250,7 @@ def _published(service: str, name: LaneKey, buckets: Collection[LaneKey]) -> _Wh
     return None if figure is None else _of(figure)
 
 
-def _no_figure(service: str, lane: LaneKey) -> str:
+def _no_share(service: str, lane: LaneKey) -> str:
     """Return why a lane can have no share of its own."""
     if isinstance(lane, str) and any(not one.operations for one in enforceable(service)):
         return (

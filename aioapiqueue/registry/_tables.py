@@ -26,14 +26,12 @@ from aioapiqueue.registry._names import (
     unknown_parameter,
     unknown_service,
 )
-from aioapiqueue.registry._preset import PRESET_KEYS, take_preset
+from aioapiqueue.registry._preset import NO_PRESET, START_KEYS, take_preset, take_start
 from aioapiqueue.registry._published import (
     DEFAULT_SHARE,
     Scope,
     enforceable,
     preset_services,
-    read_preset,
-    read_share,
 )
 from aioapiqueue.registry._report import Place, Report, quoted
 
@@ -122,7 +120,10 @@ def read_tables(
         check: whether names are looked up at all; default: as the tables say.
     """
     tables = dict(tables)
-    share = _take_share(tables, report)
+    start = take_start(tables, report, (), ("preset", "share"))
+    if start.share is not None and start.preset is None:
+        report.add(("share",), NO_PRESET)
+    share = (start.share or DEFAULT_SHARE) if start.preset else None
     known = flag(fallback=True)(tables.pop("check", True), report, ("check",))
     found: dict[str, Layer] = {}
     first: dict[str, str] = {}
@@ -141,16 +142,6 @@ def read_tables(
     return found
 
 
-def _take_share(tables: dict[str, object], report: Report) -> float | None:
-    """Take out of a file what it says of presets; return the share of them, None without."""
-    preset, share = tables.pop("preset", None), tables.pop("share", None)
-    on = preset is not None and read_preset(preset, report, ("preset",))
-    part = None if share is None else read_share(share, report, ("share",))
-    if share is not None and preset is None:
-        report.add(("share",), 'a share of what? write preset = "aws" beside it')
-    return (part or DEFAULT_SHARE) if on else None
-
-
 def _read_service(
     service: str, value: object, report: Report, share: float | None, *, known: bool, check: bool
 ) -> Layer:
@@ -166,9 +157,9 @@ def _read_service(
     """
     place: Place = (service,)
     base, named = NOTHING, dict[LaneKey, Place]()
-    table = value if isinstance(value, Mapping) else {}
+    table = dict(value) if isinstance(value, Mapping) else {}
     if not (isinstance(value, ServiceLimits) or service == "default"):
-        table, base, named = take_preset(service, table, report, share)
+        base, named = take_preset(service, table, report, share)
     if isinstance(value, ServiceLimits):
         fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
     elif isinstance(value, Mapping):
@@ -232,14 +223,14 @@ def _read_table(
         place: of the table.
         based: whether the service starts from what AWS publishes.
     """
-    for one in PRESET_KEYS:
+    for one in START_KEYS:
         if one in table:
             report.add(
                 (*place, one),
                 "what AWS publishes is of one service: say it at the top of the file, or in a "
                 "service's table",
             )
-    unknown_keys(table, [*LIMIT_KEYS, *_TABLE_KEYS, *PRESET_KEYS], report, place)
+    unknown_keys(table, [*LIMIT_KEYS, *_TABLE_KEYS, *START_KEYS], report, place)
     rest = {one: value for one, value in table.items() if one in _TABLE_KEYS}
     fields = read_keys(ServiceLimits, rest, report, place)
     if any(one in table for one in LIMIT_KEYS):
