@@ -330,14 +330,14 @@ def interrupt_waits(monkeypatch: pytest.MonkeyPatch, spared: Callable[[ApiQueue]
 
 def known_operations(service: str) -> Mapping[str, Collection[str]]:
     """Return the parameters of each operation of a service, as the botocore installed has them."""
-    from aioapiqueue._limits import names
+    from aioapiqueue.registry import _names as names
 
     return names._operations(service)
 
 
 def lookups() -> object:
     """Return a figure that changes when operations are looked up in botocore's files."""
-    from aioapiqueue._limits import names
+    from aioapiqueue.registry import _names as names
 
     return names._operations.cache_info()
 
