@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._records import Client, Kind, Process
-from aioapiqueue.hub._request import Request
 from aioapiqueue.hub._socket import peer_of
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from aioapiqueue import ApiQueue
-    from aioapiqueue.hub._server import Hub
+    from aioapiqueue import Slot
+    from aioapiqueue.hub._calls import Calls
+    from aioapiqueue.hub._request import Request
 
 __all__ = ["Connection"]
 
@@ -26,15 +24,36 @@ _READ_BYTES = 2 * protocol.MAX_LINE
 """What is read of a connection in one pass of the loop: some 80 calls, then others have theirs."""
 
 
+class Owner(Protocol):
+    """What a connection tells of itself."""
+
+    def joined(self, connection: Connection) -> None:
+        """Note a new connection."""
+
+    def belongs(self, pid: int) -> Client:
+        """Count a connection of a process; return what that process has."""
+
+    def started(self, process: Process) -> None:
+        """Note that an interpreter has said hello."""
+
+    def idle(self, connection: Connection) -> None:
+        """Note that nothing is asked on a connection any more; this may close it."""
+
+    def left(self, connection: Connection) -> None:
+        """Note that a connection has ended."""
+
+
 class Connection(asyncio.BufferedProtocol):
     """Serves one connection; whatever becomes of it, its places are given back.
 
     Args:
-        hub: whose connection it is.
+        owner: whose connection it is.
+        calls: finds the queues of its calls.
     """
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, owner: Owner, calls: Calls) -> None:
+        self._owner = owner
+        self._calls = calls
         self._buffer = bytearray()
         self._rest = b""
         self._requests: dict[int, Request] = {}
@@ -53,7 +72,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Admit the client if it is of this user."""
         self._transport = cast("asyncio.Transport", transport)
-        self._hub.joined(self)
+        self._owner.joined(self)
         try:
             uid, peer = peer_of(transport.get_extra_info("socket"))
         except OSError:  # it has gone already
@@ -66,7 +85,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
         """Give back the places of a client that has gone, and leave its waits."""
-        self._hub.left(self)
+        self._owner.left(self)
         if self._process is not None:
             self._process.ended = time.time()
         self._end_all()
@@ -90,7 +109,7 @@ class Connection(asyncio.BufferedProtocol):
             self.refuse(f"{error}: see docs/hub.md")
         if self.is_idle:
             self.used = time.monotonic()
-            self._hub.idle(self)
+            self._owner.idle(self)
 
     # A client that does not read what it is sent is not read from either: so what is kept for it
     # is bounded. If it goes, writing fails.
@@ -118,12 +137,6 @@ class Connection(asyncio.BufferedProtocol):
     def is_idle(self) -> bool:
         """Whether it may be closed, as nothing is asked on it."""
         return self._may_close and not self._requests and not self._transport.is_closing()
-
-    def queues(self) -> Iterator[ApiQueue]:
-        """Yield the queues that its requests wait for, or will, or have slots of."""
-        for request in self._requests.values():
-            for queue, _, _ in request.needs:
-                yield queue
 
     def close_idle(self) -> None:
         """Close the connection, as its file is needed.
@@ -188,7 +201,7 @@ class Connection(asyncio.BufferedProtocol):
                 protocol.text(message, "python"),
                 forked=message.get("forked") is True,
             )
-            self._hub.started(self._process)
+            self._owner.started(self._process)
         else:
             # Not where nobody reads it: had the client gone already, the write would fail, and
             # take with it what it has said besides.
@@ -199,7 +212,7 @@ class Connection(asyncio.BufferedProtocol):
         if number in self._requests:
             raise protocol.Malformed(f"request {number} is not over yet")
         client = self._client
-        if not self._hub.has_room_for(client):
+        if not self._calls.has_room_for(client):
             self._send(id=number, error="too many calls wait or are under way at once")
             return
         # At most as many as there are calls of that process that may need them: whatever a client
@@ -214,11 +227,8 @@ class Connection(asyncio.BufferedProtocol):
                 protocol.optional(message, "region"),
                 account if key is None else account_of(key, account),
             )
-            figure = self._hub.find(kind)
-            turns = self._hub.turns(kind, figure, protocol.facts(message))
-            figure = self._hub.in_lane(kind, figure, turns)
-            of_queues = [self._hub.of_queue(turn.queue, kind.service) for turn in turns]
-            request = Request(kind, figure, of_queues, turns, ahead=ahead)
+            counts = protocol.facts(message)
+            request = self._calls.request(client, kind, counts, ahead=ahead)
             waits_for = request.advance()
         except Exception as error:  # noqa: BLE001 - fails this call, and nothing else
             if request is not None:
@@ -226,47 +236,31 @@ class Connection(asyncio.BufferedProtocol):
             self._send(id=number, error=_say(error))
             return
         self._requests[number] = request
-        self._hub.requests += 1
-        client.requests += 1
-        client.ahead += ahead
-        figure.waiting += 1
-        if waits_for is None:
-            self._go(number, request)
-        else:
+        self._calls.requests.add(request)
+        request.count_waiting()
+        self._go_on(number, request, waits_for)
+
+    def _go_on(self, number: int, request: Request, waits_for: asyncio.Future[Slot] | None) -> None:
+        if waits_for is not None:
             waits_for.add_done_callback(lambda _: self._due(number, request))
+            return
+        request.count_start()
+        if self._calls.on_start is not None:
+            self._calls.on_start(request.figure)
+        self._transport.write(b'{"id":%d,"go":true}\n' % number)
 
     def _due(self, number: int, request: Request) -> None:
-        """Heed that a turn of one that waited has come; not if it has left meanwhile."""
+        """Go on with a request that has got a slot, unless it has left meanwhile."""
         if self._requests.get(number) is not request:
             return
         try:
-            turn = request.advance()
+            waits_for = request.advance()
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - refused, closed
             kind = request.kind
             self._end(number)
             self._send(id=number, error=f"{kind.service} {kind.operation}: {_say(error)}")
-            return
-        if turn is None:
-            self._go(number, request)
         else:
-            turn.add_done_callback(lambda _: self._due(number, request))
-
-    def _go(self, number: int, request: Request) -> None:
-        request.under_way = True
-        if request.ahead:
-            self._client.ahead -= 1
-        else:
-            self._client.calls += 1
-        request.figure.waiting -= 1
-        request.figure.running += 1
-        now, waited = time.monotonic(), 0.0
-        for slot, of_queue in zip(request.slots, request.of_queues, strict=True):
-            waited += slot.waited
-            of_queue.let_go(now, slot.waited)
-        request.figure.let_go(now, waited)
-        if self._hub.on_start is not None:
-            self._hub.on_start(request.figure)
-        self._transport.write(b'{"id":%d,"go":true}\n' % number)
+            self._go_on(number, request, waits_for)
 
     def _free(self, number: int) -> None:
         """Give back the place of a call whose signing needs a call of its own, ahead of it."""
@@ -276,48 +270,35 @@ class Connection(asyncio.BufferedProtocol):
 
     def _leave(self, number: int) -> None:
         """Forget a request that its caller no longer wants; nothing was sent for it."""
-        request = self._requests.pop(number, None)
-        if request is None:
-            return
-        self._forget(request)
-        request.withdraw()
-        if request.under_way:  # its turn came while this message was on its way
-            for figure in (request.figure, *request.of_queues):
-                figure.calls -= 1
-            request.figure.running -= 1
-        else:
-            request.figure.waiting -= 1
+        request = self._forget(number)
+        if request is not None:
+            request.count_end(sent=False)
+            request.withdraw()
 
     def _end(self, number: int, outcome: dict[str, Any] | None = None) -> None:
         """Forget a request, wherever it is; what is not known (any more) is let be."""
-        request = self._requests.get(number)
+        request = self._forget(number)
         if request is None:
             return
+        request.count_end()
         if not request.under_way:
-            self._leave(number)
+            request.withdraw()
             return
-        del self._requests[number]
-        self._forget(request)
-        request.figure.running -= 1
         try:
             if outcome is not None:
                 self._judge(request, outcome)
         finally:
             request.release()
 
-    def _forget(self, request: Request) -> None:
-        """Count a request no more, which waits or is under way."""
-        self._hub.requests -= 1
-        self._client.requests -= 1
-        if not request.ahead:
-            self._client.calls -= request.under_way
-        elif not request.under_way:
-            self._client.ahead -= 1
+    def _forget(self, number: int) -> Request | None:
+        request = self._requests.pop(number, None)
+        if request is not None:
+            self._calls.forget(request)
+        return request
 
     @staticmethod
     def _judge(request: Request, outcome: dict[str, Any]) -> None:
         """Count what came of an attempt, and tell its queue if the other side pushed back."""
-        figure = request.figure
         status = protocol.count(outcome, "status") if "status" in outcome else None
         code = protocol.optional(outcome, "code")
         headers = {
@@ -326,25 +307,25 @@ class Connection(asyncio.BufferedProtocol):
         }
         kind = request.kind
         if is_throttle(code, status, operation=kind.operation, service=kind.service):
-            for one in (figure, *request.of_queues):
+            for one in request.figures:
                 one.throttled += 1
-            if request.slots and request.queue is not None:
+            if request.slots:
                 # The service's own comes last. Which of its limits it was, no answer says.
                 slot = request.slots[-1]
                 hold, odd = hold_of({name: value for name, value in headers.items() if value})
                 slot.throttled(hold)
                 if odd:
-                    request.queue.odd(key=slot.key)
+                    request.needs[-1].queue.odd(key=slot.key)
         elif "failed" in outcome or (
             status is not None and (status >= 400 or (code is not None and status < 300))  # noqa: PLR2004 - HTTP's
         ):
-            for one in (figure, *request.of_queues):
+            for one in request.figures:
                 one.errors += 1  # S3 has errors with status 200
 
     def _belong(self, pid: int) -> bool:
         """Note whose connection this is; refuse it if that process has too many."""
         self.pid = pid
-        self._client = self._hub.belongs(pid)
+        self._client = self._owner.belongs(pid)
         most = protocol.MAX_CONNECTIONS_PER_PROCESS
         if self._client.connections <= most:
             return True

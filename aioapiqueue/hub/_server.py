@@ -10,31 +10,26 @@ from typing import TYPE_CHECKING, Self
 
 from anyio import to_thread
 
-from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._accept import Acceptor
+from aioapiqueue.hub._calls import Calls
 from aioapiqueue.hub._connection import Connection
-from aioapiqueue.hub._records import OTHERS, Client, Figure, Kind, Process
+from aioapiqueue.hub._records import Client
 from aioapiqueue.hub._socket import check_system, listen, raise_file_limit, remove
-from aioapiqueue.registry import forget_idle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from aioapiqueue import ApiQueue
-    from aioapiqueue.registry import Registry, Turn
+    from aioapiqueue.hub._records import Figure, Process
+    from aioapiqueue.registry import Registry
 
 __all__ = ["Hub"]
 
 BOOTSTRAP = Path(__file__).absolute().parent / "_bootstrap"
 
 _MANY = 128
-_MAX_FIGURES = 20_000
 _MAX_PROCESSES = 10_000
-_MANY_KINDS = 1_000  # that were new; then queues at rest are given up
-
-_FigureKey = tuple[Kind, str]
-"""With the lane, where that is not the operation's."""
 
 
 class Hub:
@@ -75,19 +70,10 @@ class Hub:
         check_system()
         # Absolute, as programs may have other working directories.
         self.path = directory.absolute() / "hub.sock"
-        self._registry = registry
-        self.count_only = count_only
-        self.on_start = on_start
-        self.requests = 0
-        """Waiting or under way, of all clients."""
+        self._calls = Calls(registry, count_only=count_only, on_start=on_start)
         self._connections: set[Connection] = set()
         self._clients: dict[int, Client] = {}
         self._processes: dict[int, Process] = {}
-        self._kinds_until_swept = _MANY_KINDS
-        self._figures: dict[_FigureKey, Figure] = {}
-        self._with_lanes: set[Kind] = set()
-        self._others: dict[bool, Figure] = {}
-        self._of_queues: dict[ApiQueue, Figure] = {}
         self._acceptor: Acceptor | None = None
         self._files_raised = False
 
@@ -112,6 +98,11 @@ class Hub:
         return {"PYTHONPATH": joined, "AIOAPIQUEUE_HUB": str(self.path)}
 
     @property
+    def requests(self) -> int:
+        """How many attempts wait or are under way, of all clients."""
+        return len(self._calls.requests)
+
+    @property
     def processes(self) -> Mapping[int, Process]:
         """All interpreters that have said hello, by process id; of those who shared one, the last.
 
@@ -126,13 +117,7 @@ class Hub:
         They are the hub's own, and go on counting. Beyond 20,000 of them, what is new is counted
         in two more, of the service "(others)": what is paced, and what is not.
         """
-        own = [
-            figure
-            for (kind, lane), figure in self._figures.items()
-            # All calls of such an operation so far may have gone into lanes of their own.
-            if lane or kind not in self._with_lanes or figure.calls or figure.waiting
-        ]
-        return own + list(self._others.values())
+        return self._calls.figures
 
     @property
     def of_queues(self) -> Mapping[ApiQueue, Figure]:
@@ -141,14 +126,14 @@ class Hub:
         A call that needs slots of several queues is counted in each of them, with what it waited
         in that one.
         """
-        return MappingProxyType(self._of_queues)
+        return MappingProxyType(self._calls.of_queues)
 
     async def __aenter__(self) -> Self:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             await to_thread.run_sync(listen, listener, self.path)
             self._acceptor = Acceptor(
-                listener, lambda: Connection(self), close_idle=self._close_idle
+                listener, lambda: Connection(self, self._calls), close_idle=self._close_idle
             )
         except BaseException:  # cancelled while the thread binds it, too
             listener.close()
@@ -224,95 +209,3 @@ class Hub:
                 if known.ended is not None:
                     del self._processes[pid]
                     break
-
-    def has_room_for(self, client: Client) -> bool:
-        """Return whether a process may have one more request.
-
-        It may have as many as it leaves to the others, so that there is always room for a new one.
-        """
-        left = protocol.MAX_REQUESTS - self.requests
-        return client.requests < min(protocol.MAX_REQUESTS_PER_PROCESS, left)
-
-    def find(self, kind: Kind) -> Figure:
-        """Return where a call is counted.
-
-        Raises:
-            Exception: whatever the registry raises.
-        """
-        found = self._figures.get((kind, ""))
-        if found is None:
-            self._give_up_queues()
-            # Whatever parameters a call of this kind has, it needs no slots but these.
-            turns = self._turns(kind, {})
-            found = self._new_figure(kind, "", turns[-1].queue if turns else None)
-        return found
-
-    def _give_up_queues(self) -> None:
-        """Give up queues at rest now and then, as each new kind of call may bring another queue."""
-        self._kinds_until_swept -= 1
-        if self._kinds_until_swept > 0:
-            return
-        # A call that waits may have joined only the first of its queues.
-        keep = {queue for connection in self._connections for queue in connection.queues()}
-        for queue in forget_idle(self._registry, keep=keep):
-            self._of_queues.pop(queue, None)
-        # So that looking at all queues costs each call in between a constant share.
-        self._kinds_until_swept = max(_MANY_KINDS, len(self._of_queues))
-
-    def _new_figure(self, kind: Kind, lane: str, queue: ApiQueue | None) -> Figure:
-        """Return where calls of a kind are counted that were never counted before."""
-        paced = queue is not None
-        if len(self._figures) >= _MAX_FIGURES:
-            others = Figure(OTHERS, OTHERS, None, None, None, paced)
-            return self._others.setdefault(paced, others)
-        figure = Figure(*kind, queue.name if queue else None, paced, lane=lane)
-        self._figures[kind, lane] = figure
-        return figure
-
-    def in_lane(self, kind: Kind, figure: Figure, turns: Sequence[Turn]) -> Figure:
-        """Return where a call with such turns is counted: in its lane, if parameters chose one.
-
-        Args:
-            kind: of the call.
-            figure: what `find` returned.
-            turns: what it waits for.
-        """
-        lane = turns[-1].key if turns else kind.operation
-        if lane == kind.operation:
-            return figure
-        found = self._figures.get((kind, lane))
-        if found is None:
-            found = self._new_figure(kind, lane, turns[-1].queue)
-            if found.service != OTHERS:
-                self._with_lanes.add(kind)
-        return found
-
-    def of_queue(self, queue: ApiQueue, service: str) -> Figure:
-        """Return where all calls of a queue are counted, those of `service` first."""
-        found = self._of_queues.get(queue)
-        if found is None:
-            found = Figure(service, "", None, None, queue.name, paced=True)
-            self._of_queues[queue] = found
-        return found
-
-    def turns(self, kind: Kind, figure: Figure, facts: Mapping[str, int]) -> Sequence[Turn]:
-        """Return the slots that an attempt needs, one after the other.
-
-        Args:
-            kind: what is called.
-            figure: what `find` returned.
-            facts: what limits may depend on of its parameters.
-
-        Raises:
-            Exception: whatever the registry raises.
-        """
-        return () if self.count_only or not figure.paced else self._turns(kind, facts)
-
-    def _turns(self, kind: Kind, facts: Mapping[str, int]) -> Sequence[Turn]:
-        return self._registry.turns(
-            kind.service,
-            kind.operation,
-            region=kind.region,
-            account=kind.account,
-            parameters=facts,
-        )

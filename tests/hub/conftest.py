@@ -164,8 +164,8 @@ class Bench:
 
     def hub(self, limits: dict[str, object], **options: object) -> Hub:
         """Return a hub, to be entered."""
-        registry = Registry(limits, observers=[self])
-        return Hub(registry, directory=self.directory / "hub", **options)
+        self.registry = Registry(limits, observers=[self])
+        return Hub(self.registry, directory=self.directory / "hub", **options)
 
     def on_event(self, event: Event) -> None:
         """Hear from a queue."""

@@ -308,7 +308,7 @@ sts.get_caller_identity()
         program.process.send_signal(signal.SIGINT)
         assert await program.line() == "interrupted"
         await tools.until(lambda: (hub.requests, hub.figures[0].waiting) == (1, 1))
-        [queue] = hub._registry.queues.values()
+        [queue] = bench.registry.queues.values()
         queue.set_rate("1000/s")
         assert await program.end() == ("", "")
         assert (hub.figures[0].calls, hub.figures[0].waiting) == (2, 0)

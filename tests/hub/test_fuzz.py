@@ -82,7 +82,8 @@ class Serving:
         self.loop.set_exception_handler(lambda _, context: self.errors.append(context))
         limits = {"ec2": {"rate": "100000/s", "concurrency": 2}}
         path = Path(self.directory.name) / "hub"
-        async with Hub(Registry(limits), directory=path) as self.hub:
+        self.registry = Registry(limits)
+        async with Hub(self.registry, directory=path) as self.hub:
             self.ready.set()
             await self.stop.wait()
 
@@ -107,7 +108,7 @@ class Serving:
             time.sleep(0.0005)
         for figure in self.hub.figures:
             assert (figure.waiting, figure.running) == (0, 0), figure
-        for queue in self.hub._registry.queues.values():
+        for queue in self.registry.queues.values():
             assert (queue.waiting, queue.running) == (0, 0), queue
         assert not self.hub._clients
         assert self.errors == []

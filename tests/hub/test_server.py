@@ -271,9 +271,9 @@ def sharing(**own):
     return {"ec2": {"rate": "1000/s", "buckets": {"instances": instances}} | own}
 
 
-def queues_of(hub):
+def queues_of(bench):
     """Return the queue of the instances, and the queue of all operations."""
-    by_bucket = {key.bucket: queue for key, queue in hub._registry.queues.items()}
+    by_bucket = {key.bucket: queue for key, queue in bench.registry.queues.items()}
     return by_bucket["instances"], by_bucket[None]
 
 
@@ -299,7 +299,7 @@ async def test_a_call_waits_for_every_bucket_that_it_uses(bench, tools, stalls):
         assert [message.get("id") for message in heard] == [None, 1, 3, 2]
         figures = {figure.operation: figure for figure in hub.figures}
         assert 0.45 <= figures["StartInstances"].waited < 1 + stalls.seconds
-        bucket, own = queues_of(hub)
+        bucket, own = queues_of(bench)
         assert (bucket.running, own.running) == (2, 3)
         client.say(do="leave", id=2)
         client.say(do="end", id=1, status=200)
@@ -337,7 +337,7 @@ async def test_between_two_buckets_a_client_may_leave(bench, tools):
             client.ask(number, "RunInstances", facts={"MaxCount": 3})
         heard = [await client.hear() for _ in range(2)]
         assert heard[1] == {"id": 1, "go": True}
-        bucket, own = queues_of(hub)
+        bucket, own = queues_of(bench)
         await tools.until(lambda: (bucket.running, own.waiting) == (2, 1))
         client.say(do="leave", id=2)
         await tools.until(lambda: hub.requests == 1)
@@ -352,7 +352,7 @@ async def test_between_two_buckets_a_client_may_be_refused(bench, tools):
         client.greet()
         client.ask(1, "RunInstances", facts={"MaxCount": 3})
         assert [await client.hear() for _ in range(2)][1] == {"id": 1, "go": True}
-        bucket, own = queues_of(hub)
+        bucket, own = queues_of(bench)
         await own.aclose(drain=False)
         client.ask(2, "RunInstances", facts={"MaxCount": 3})
         heard = await client.hear()
@@ -364,7 +364,7 @@ async def test_between_two_buckets_a_client_may_be_refused(bench, tools):
 async def test_a_call_that_the_registry_refuses_fails_alone(bench, tools):
     """What the registry raises reaches the one client as an error, and is not let go."""
     async with bench.hub({"ec2": "1000/s"}) as hub, tools.Raw(hub) as client:
-        await hub._registry.aclose()
+        await bench.registry.aclose()
         client.greet()
         client.ask(1)
         client.say(do="end", id=1)

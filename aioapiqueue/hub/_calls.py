@@ -1,0 +1,146 @@
+"""Which slots the calls of all clients need, and where each of them is counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aioapiqueue.hub import _protocol as protocol
+from aioapiqueue.hub._records import OTHERS, Figure
+from aioapiqueue.hub._request import Request
+from aioapiqueue.registry import forget_idle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from aioapiqueue import ApiQueue
+    from aioapiqueue.hub._records import Client, Kind
+    from aioapiqueue.registry import Registry, Turn
+
+__all__ = ["Calls"]
+
+_MAX_FIGURES = 20_000
+_MANY_KINDS = 1_000  # that were new; then queues at rest are given up
+
+
+class Calls:
+    """Finds the queues and the figures of calls, and knows which of these are not over yet.
+
+    Args:
+        registry: which queue paces which call.
+        count_only: let everything go at once.
+        on_start: called with the figure of each attempt as that is let go.
+    """
+
+    def __init__(
+        self, registry: Registry, *, count_only: bool, on_start: Callable[[Figure], None] | None
+    ) -> None:
+        self.requests: set[Request] = set()
+        """Waiting or under way, of all clients."""
+        self.of_queues: dict[ApiQueue, Figure] = {}
+        self.on_start = on_start
+        self._registry = registry
+        self._count_only = count_only
+        self._kinds_until_swept = _MANY_KINDS
+        self._figures: dict[tuple[Kind, str], Figure] = {}
+        """By kind and lane; the lane is "" where it is the operation's."""
+        self._with_lanes: set[Kind] = set()
+        self._others: dict[bool, Figure] = {}
+
+    @property
+    def figures(self) -> list[Figure]:
+        """What was counted, as things stand."""
+        own = [
+            figure
+            for (kind, lane), figure in self._figures.items()
+            # All calls of such an operation so far may have gone into lanes of their own.
+            if lane or kind not in self._with_lanes or figure.calls or figure.waiting
+        ]
+        return own + list(self._others.values())
+
+    def has_room_for(self, client: Client) -> bool:
+        """Return whether a process may have one more request.
+
+        It may have as many as it leaves to the others, so that there is always room for a new one.
+        """
+        left = protocol.MAX_REQUESTS - len(self.requests)
+        return client.requests < min(protocol.MAX_REQUESTS_PER_PROCESS, left)
+
+    def request(
+        self, client: Client, kind: Kind, counts: Mapping[str, int], *, ahead: bool
+    ) -> Request:
+        """Return a request for a call, which has not joined any queue yet.
+
+        Args:
+            client: whose call it is.
+            kind: what is called.
+            counts: what limits may depend on of its parameters.
+            ahead: whether it goes ahead of all that wait.
+
+        Raises:
+            Exception: whatever the registry raises.
+        """
+        figure = self._figure_of(kind)
+        turns = () if self._count_only or not figure.paced else self._turns(kind, counts)
+        lane = turns[-1].key if turns else kind.operation
+        if lane != kind.operation:
+            figure = self._figures.get((kind, lane)) or self._new_figure(
+                kind, lane, turns[-1].queue
+            )
+        of_queues = [self._of_queue(turn.queue, kind.service) for turn in turns]
+        return Request(client, kind, figure, of_queues, turns, ahead=ahead)
+
+    def forget(self, request: Request) -> None:
+        """Forget a request that is over."""
+        self.requests.discard(request)
+        if not self.requests:
+            self.requests = set()  # an emptied one keeps the memory of all that were in it
+
+    def _figure_of(self, kind: Kind) -> Figure:
+        """Return where calls of a kind are counted that have no lane of their own."""
+        found = self._figures.get((kind, ""))
+        if found is None:
+            self._give_up_queues()
+            # Whatever parameters a call of this kind has, it needs no slots but these.
+            turns = self._turns(kind, {})
+            found = self._new_figure(kind, "", turns[-1].queue if turns else None)
+        return found
+
+    def _new_figure(self, kind: Kind, lane: str, queue: ApiQueue | None) -> Figure:
+        paced = queue is not None
+        if len(self._figures) >= _MAX_FIGURES:
+            others = Figure(OTHERS, OTHERS, None, None, None, paced)
+            return self._others.setdefault(paced, others)
+        figure = Figure(*kind, queue.name if queue else None, paced, lane=lane)
+        self._figures[kind, lane] = figure
+        if lane:
+            self._with_lanes.add(kind)
+        return figure
+
+    def _of_queue(self, queue: ApiQueue, service: str) -> Figure:
+        """Return where all calls of a queue are counted, those of `service` first."""
+        found = self.of_queues.get(queue)
+        if found is None:
+            found = Figure(service, "", None, None, queue.name, paced=True)
+            self.of_queues[queue] = found
+        return found
+
+    def _turns(self, kind: Kind, counts: Mapping[str, int]) -> Sequence[Turn]:
+        return self._registry.turns(
+            kind.service,
+            kind.operation,
+            region=kind.region,
+            account=kind.account,
+            parameters=counts,
+        )
+
+    def _give_up_queues(self) -> None:
+        """Give up queues at rest now and then, as each new kind of call may bring another queue."""
+        self._kinds_until_swept -= 1
+        if self._kinds_until_swept > 0:
+            return
+        # A call that waits may have joined only the first of its queues.
+        keep = {turn.queue for request in self.requests for turn in request.needs}
+        for queue in forget_idle(self._registry, keep=keep):
+            self.of_queues.pop(queue, None)
+        # So that looking at all queues costs each call in between a constant share.
+        self._kinds_until_swept = max(_MANY_KINDS, len(self.of_queues))
