@@ -12,9 +12,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 from weakref import WeakValueDictionary
 
+from aioapiqueue._botocore_calls import parameter_counts
 from aioapiqueue._dispatch import at_rest
 from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.buckets import Bucket, facts
+from aioapiqueue._limits.buckets import Bucket
 from aioapiqueue._limits.model import ServiceLimits
 from aioapiqueue._limits.presets import Figure
 from aioapiqueue._limits.report import Report, lines_of, quoted, read_text, read_toml
@@ -38,7 +39,11 @@ __all__ = [
     "ServiceLimits",
     "Turn",
     "facts",
+    "parameter_counts",
 ]
+
+facts = parameter_counts
+"""The former name of `parameter_counts`, for one more release."""
 
 Schedules: TypeAlias = "Callable[[str], Authority]"
 Service: TypeAlias = str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits
@@ -289,7 +294,7 @@ class Registry:
 
         >>> registry = Registry.parse('preset = "aws"')
         >>> how = {"MinCount": 5, "MaxCount": 5}
-        >>> for turn in registry.turns("ec2", "RunInstances", parameters=facts(how)):
+        >>> for turn in registry.turns("ec2", "RunInstances", parameters=parameter_counts(how)):
         ...     print(turn.queue.name, turn.key, turn.cost, sep=": ")
         ec2 RunInstances resources: RunInstances: 5
         ec2: RunInstances: 1
@@ -299,7 +304,8 @@ class Registry:
             operation: as for `find`.
             region: as for `find`.
             account: as for `find`.
-            parameters: what `facts` returns of the call's; default: taken for a call without any.
+            parameters: what `parameter_counts` returns of the call's; default: taken for a call
+                without any.
 
         Raises:
             QueueClosed: the registry is closed.

@@ -6,7 +6,6 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -24,44 +23,10 @@ if TYPE_CHECKING:
     from aioapiqueue._limits.report import Place
     from aioapiqueue._rate import Limit
 
-__all__ = ["Bucket", "Cost", "facts", "fits", "lane_of", "read_buckets", "variant_of", "with_lanes"]
+__all__ = ["Bucket", "Cost", "fits", "lane_of", "read_buckets", "variant_of", "with_lanes"]
 
 _COST = re.compile(r"(?:(\d{1,9})\s*\*\s*)?([A-Za-z]\w*(?:\.\w+)?)", re.ASCII)
 _NAME = re.compile(r"[\w ,.()-]{1,60}")
-_MOST_FACTS = 64
-_MOST = 1 << 53
-
-
-def facts(parameters: object) -> dict[str, int]:
-    """Return of a call's parameters what limits may depend on: small numbers, none of the values.
-
-    >>> facts({"MaxCount": 5, "InstanceIds": ["i-1", "i-2"], "DryRun": True, "Placement": {}})
-    {'MaxCount': 5, 'InstanceIds': 2, 'DryRun': 1, 'Placement': 1}
-
-    Args:
-        parameters: as given to the client's method; of anything but a mapping, there are none.
-
-    Returns:
-        By name: the value of a whole number, the length of a list, 1 for whatever else is given.
-        What is in a structure follows as `"ChangeBatch.Changes"`, one level deep.
-    """
-    if not isinstance(parameters, Mapping):
-        return {}
-    top = parameters.items()
-    deep = (
-        (f"{name}.{inner}", one)
-        for name, value in top
-        if isinstance(value, Mapping)
-        for inner, one in value.items()
-    )
-    # A call's own parameters first: however much its structures have, none of those is left out.
-    return {str(name): _fact(one) for name, one in islice(chain(top, deep), _MOST_FACTS)}
-
-
-def _fact(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return min(max(value, 0), _MOST)
-    return len(value) if isinstance(value, list | tuple) else 1
 
 
 def fits(operation: str, names: Sequence[str]) -> bool:

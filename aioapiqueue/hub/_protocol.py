@@ -6,9 +6,10 @@ import json
 import re
 from typing import Any
 
+from aioapiqueue._botocore_calls import MAX_PARAMETERS
+
 __all__ = [
     "MAX_CONNECTIONS_PER_PROCESS",
-    "MAX_FACTS",
     "MAX_LINE",
     "MAX_REQUESTS",
     "MAX_REQUESTS_PER_PROCESS",
@@ -30,8 +31,6 @@ MAX_LINE = 8192
 """Bytes, with the line feed."""
 MAX_CONNECTIONS_PER_PROCESS = 2_000
 """A thread that waits needs one of its own."""
-MAX_FACTS = 64
-"""Numbers told of the parameters of one call."""
 MAX_REQUESTS_PER_PROCESS = 65_536
 """Waiting or under way. A program may gather a call for each of its snapshots."""
 MAX_REQUESTS = 262_144
@@ -106,8 +105,8 @@ def facts(message: dict[str, Any]) -> dict[str, int]:
     value = message.get("facts", {})
     if (
         isinstance(value, dict)
-        and len(value) <= MAX_FACTS
+        and len(value) <= MAX_PARAMETERS
         and all(type(one) is int and 0 <= one <= 1 << 53 for one in value.values())
     ):
         return value
-    raise Malformed(f'"facts" is not an object of at most {MAX_FACTS} numbers')
+    raise Malformed(f'"facts" is not an object of at most {MAX_PARAMETERS} numbers')

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from aioapiqueue._botocore_calls import AHEAD
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
@@ -14,9 +16,6 @@ if TYPE_CHECKING:
     from aioapiqueue.registry import Turn
 
 __all__ = ["Request"]
-
-_AHEAD = float("-inf")
-"""The priority of a request that a call with a slot has to wait for."""
 
 
 class Request:
@@ -78,7 +77,7 @@ class Request:
         if self._waits_for is not None:
             self.slots.append(self._waits_for.result())
             self._waits_for = None
-        priority = _AHEAD if self._ahead else 0
+        priority = AHEAD if self._ahead else 0
         for queue, key, cost in self._turns:
             future = queue.enqueue(key=key, priority=priority, cost=cost)
             if not future.done():

@@ -29,9 +29,10 @@ from weakref import WeakKeyDictionary
 from botocore.session import Session  # type: ignore[import-untyped]  # ships no types
 from botocore.utils import EVENT_ALIASES  # type: ignore[import-untyped]  # ships no types
 
+from aioapiqueue._botocore_calls import role_account
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
-from aioapiqueue.registry import Registry, Turn, facts
+from aioapiqueue.registry import Registry, Turn, parameter_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Sequence
@@ -39,15 +40,12 @@ if TYPE_CHECKING:
     from aioapiqueue import ApiQueue, Slot
     from aioapiqueue.threads import Blocking, BlockingSlot
 
-__all__ = ["AHEAD", "Call", "Pacer", "current", "pace_clients"]
+__all__ = ["Call", "Pacer", "current", "pace_clients"]
 
 # botocore makes client classes at run time, from data: there are no types to name.
 AnyClient: TypeAlias = Any
 AnySession: TypeAlias = Any
 Source: TypeAlias = "ApiQueue | Blocking | Registry"
-
-AHEAD = float("-inf")
-"""The priority of a request that a call with a slot has to wait for."""
 
 
 class Call:
@@ -189,7 +187,7 @@ class Pacer(ABC):
             return (Turn(registry, operation, 1),)
         account = None
         if credentials is not None and credentials.access_key:
-            known = getattr(credentials, "account_id", None) or _role_account(self._credentials)
+            known = getattr(credentials, "account_id", None) or role_account(self._credentials)
             account = account_of(credentials.access_key, known)
         call = current.get()
         return registry.turns(
@@ -197,7 +195,7 @@ class Pacer(ABC):
             operation,
             region=self._client.meta.region_name,
             account=account,
-            parameters=facts(None if call is None else call.parameters),
+            parameters=parameter_counts(None if call is None else call.parameters),
         )
 
     def _finish(
@@ -280,13 +278,6 @@ def pace_clients(
         base_classes.insert(0, PacedClient)
 
     events.register("creating-client-class", add_base, unique_id="aioapiqueue")
-
-
-def _role_account(credentials: Any) -> str | None:  # noqa: ANN401 - of botocore
-    """Return whose role these credentials are of, if of one; so that a refresh changes nothing."""
-    fetcher = getattr(getattr(credentials, "_refresh_using", None), "__self__", None)
-    arn = str(getattr(fetcher, "_assume_kwargs", {}).get("RoleArn")).split(":")
-    return arn[4] if len(arn) > 5 else getattr(fetcher, "_account_id", None)  # noqa: PLR2004
 
 
 def _library(thing: object) -> str | None:

@@ -12,9 +12,10 @@ except ImportError as error:
         'pacing AWS clients needs aiobotocore: pip install "aioapiqueue[aws]"', name=error.name
     ) from error
 
+from aioapiqueue._botocore_calls import AHEAD
 from aioapiqueue._queue import ApiQueue
 from aioapiqueue.integrations._aws import MAX_HOLD
-from aioapiqueue.integrations._botocore_common import AHEAD, Call, Pacer, current, pace_clients
+from aioapiqueue.integrations._botocore_common import Call, Pacer, current, pace_clients
 from aioapiqueue.registry import Registry
 
 if TYPE_CHECKING:
