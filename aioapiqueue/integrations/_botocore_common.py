@@ -23,19 +23,20 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextvars import ContextVar
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary
 
 from botocore.session import Session  # type: ignore[import-untyped]  # ships no types
 from botocore.utils import EVENT_ALIASES  # type: ignore[import-untyped]  # ships no types
 
-from aioapiqueue._botocore_calls import role_account
+from aioapiqueue._botocore_calls import AHEAD, role_account
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 from aioapiqueue.registry import Registry, Turn, parameter_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Hashable, Sequence
 
     from aioapiqueue import ApiQueue, Slot
     from aioapiqueue.threads import Blocking, BlockingSlot
@@ -55,9 +56,14 @@ class Call:
         self.outer = outer
         self.operation = operation
         self.parameters = parameters
-        self.queue: Any = None  # of the last slot
+        self.queue: ApiQueue | Blocking | None = None  # of the last slot
         self.slots: list[Slot | BlockingSlot] = []
         self.unread: Mapping[str, Any] | None = None  # an answer before it is parsed
+
+    def joined(self) -> None:
+        """Have the outer call give its slot up, as this one has joined and gets it."""
+        if self.outer is not None:
+            self.outer.release()
 
     def withdraw(self) -> None:
         """Give back all that an attempt holds, as it will not be sent: it has used nothing."""
@@ -159,25 +165,63 @@ class Pacer(ABC):
             remedy = "; of a resource, pace its meta.client"
         return TypeError(f"{article} {cls.library} {what} can be paced, not {thing!r}{remedy}")
 
+    # What differs between clients that block and those that do not.
+
+    def drive(self, coroutine: Coroutine[Any, Any, object]) -> object:
+        """Return what botocore is to get for a coroutine."""
+        return coroutine
+
+    @abstractmethod
+    async def take(self, turn: Turn, call: Call, priority: float) -> None:
+        """Wait for a slot, and add it to the call's; once it has joined, `call.joined()`."""
+
+    @abstractmethod
+    def count_malformed(self, queue: Any, key: Hashable) -> None:  # noqa: ANN401 - a source
+        """Count in a slot's queue that an answer was malformed."""
+
     # A call, in the client's task or thread.
 
-    @abstractmethod
-    def _paced_api_call(self, operation_name: str, api_params: object) -> object: ...
+    def _paced_api_call(self, operation_name: str, api_params: object) -> object:
+        if not self.users:
+            return self._make_api_call(operation_name, api_params)
+        return self.drive(self._call(operation_name, api_params))
 
-    @abstractmethod
-    def _start(self, operation_name: str, **_: object) -> object: ...
+    async def _call(self, operation: str, parameters: object) -> object:
+        call = Call(current.get(), operation, parameters)
+        token = current.set(call)
+        try:
+            return await _result(self._make_api_call(operation, parameters))
+        finally:
+            self._end(call)
+            current.reset(token)
 
-    @abstractmethod
-    def _odd(self, queue: Any, key: Hashable) -> None:  # noqa: ANN401
-        """Tell a slot's queue that an answer made no sense."""
+    def _start(self, operation_name: str, **_: object) -> object:
+        return self.drive(self._take_slots(operation_name))
+
+    async def _take_slots(self, operation: str) -> None:
+        known = current.get()
+        call = known or Call(None, operation, None)
+        turns = await self._turns(operation, call)
+        call.release()
+        priority = 0 if call.outer is None else AHEAD
+        for turn in turns:
+            call.queue = turn.queue
+            try:
+                await self.take(turn, call, priority)
+            except BaseException:
+                call.withdraw()
+                raise
+        if known is None:
+            # Sent past `_make_api_call`: nobody would give a slot back, so none is kept.
+            call.release()
 
     @property
     def _credentials(self) -> Any:  # noqa: ANN401 - of botocore
         """What signs this client's requests, if anything."""
         return self._client._request_signer._credentials  # noqa: SLF001 - asks no network
 
-    def _route(self, operation: str, credentials: Any) -> Sequence[Turn]:  # noqa: ANN401
-        """Return the slots that an attempt needs, one after the other; its credentials are frozen.
+    async def _turns(self, operation: str, call: Call) -> Sequence[Turn]:
+        """Return the slots that an attempt needs, one after the other.
 
         A registry knows queues that operations share, or that depend on parameters: those come
         first, the service's own last.
@@ -186,16 +230,18 @@ class Pacer(ABC):
         if not isinstance(registry, Registry):
             return (Turn(registry, operation, 1),)
         account = None
-        if credentials is not None and credentials.access_key:
-            known = getattr(credentials, "account_id", None) or role_account(self._credentials)
-            account = account_of(credentials.access_key, known)
-        call = current.get()
+        if self._credentials is not None:
+            # Refreshed first if they are due, as they would be for signing.
+            frozen = await _result(self._credentials.get_frozen_credentials())
+            if frozen.access_key:
+                known = getattr(frozen, "account_id", None) or role_account(self._credentials)
+                account = account_of(frozen.access_key, known)
         return registry.turns(
             self._service,
             operation,
             region=self._client.meta.region_name,
             account=account,
-            parameters=parameter_counts(None if call is None else call.parameters),
+            parameters=parameter_counts(call.parameters),
         )
 
     def _finish(
@@ -232,11 +278,16 @@ class Pacer(ABC):
         code = parsed.get("Error", {}).get("Code")
         if not is_throttle(code, status, operation=call.operation, service=self._service):
             return
-        seconds, odd = hold_of(response["headers"], max_hold=self._max_hold)
+        seconds, malformed = hold_of(response["headers"], max_hold=self._max_hold)
         slot = call.slots[-1]  # which of several limits it was, no answer says
         slot.throttled(seconds)
-        if odd:
-            self._odd(call.queue, slot.key)
+        if malformed:
+            self.count_malformed(call.queue, slot.key)
+
+
+async def _result(value: Any) -> Any:  # noqa: ANN401 - of botocore
+    """Return what botocore returned, or what aiobotocore returned a coroutine for."""
+    return await value if isawaitable(value) else value
 
 
 def pace_clients(
