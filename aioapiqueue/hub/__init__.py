@@ -1,6 +1,6 @@
 """One authority for every local process of a run: `aioapiqueue run` starts it, programs ask it.
 
-A `Hub` listens on a Unix domain socket. The bootstrap (`_bootstrap/sitecustomize.py`, injected by
+A `Hub` listens on a Unix domain socket. The bootstrap (`bootstrap/sitecustomize.py`, injected by
 `PYTHONPATH`) asks it before each HTTP attempt of botocore and aiobotocore. The protocol between
 them is in docs/hub.md.
 """

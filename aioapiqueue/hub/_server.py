@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Hub"]
 
-BOOTSTRAP = Path(__file__).absolute().parent / "_bootstrap"
+BOOTSTRAP = Path(__file__).absolute().parent / "bootstrap"
 
 _MANY = 128
 _MAX_PROCESSES = 10_000

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Event
 
-BOOTSTRAP = Path(_server.__file__).parent / "_bootstrap"
+BOOTSTRAP = Path(_server.__file__).parent / "bootstrap"
 CATCH_UP = 0.010  # seconds, a queue's default
 PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 
