@@ -91,21 +91,28 @@ class Acceptor:
             if not self._has_room():
                 self._make_room()
                 return
-            try:
-                connection, _ = self._listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                self._short_since = None
-                return
-            except OSError:  # of the whole system: ENFILE, ENOBUFS, ENOMEM
-                self._pause()
+            connection = self._next()
+            if connection is None:
                 return
             self._short_since = None
-            connection.settimeout(0)
             task: asyncio.Task[object] = self._loop.create_task(
                 self._loop.connect_accepted_socket(self._new, connection)
             )
             self._coming.add(task)
             task.add_done_callback(partial(self._came, connection))
+
+    def _next(self) -> socket.socket | None:
+        """Return a connection; None if nobody waits for one, or there is no file for it."""
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            self._short_since = None
+            return None
+        except OSError:  # of the whole system: ENFILE, ENOBUFS, ENOMEM
+            self._pause()
+            return None
+        connection.settimeout(0)
+        return connection
 
     def _came(self, connection: socket.socket, task: asyncio.Task[object]) -> None:
         self._coming.discard(task)
@@ -149,16 +156,10 @@ class Acceptor:
     def _refuse(self) -> None:
         """Tell those who wait that there is no file for them, by one of those kept free."""
         for _ in range(_AT_ONCE):
-            try:
-                connection, _ = self._listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                self._short_since = None
-                return
-            except OSError:
-                self._pause()
+            connection = self._next()
+            if connection is None:
                 return
             with connection, contextlib.suppress(OSError):
-                connection.settimeout(0)
                 connection.send(protocol.to_line(error=_no_file()))
 
     def _pause(self) -> None:

@@ -1,12 +1,15 @@
+import ast
 import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from aioapiqueue import _botocore_calls
 from aioapiqueue.hub import _protocol
 
 pytestmark = pytest.mark.real
@@ -72,9 +75,24 @@ async def test_a_program_without_botocore_imports_next_to_nothing_more(bench):
         _, having, err = await bench.run(source, hub)
         assert err == ""
         more = set(having.split()) - set(without.split())
-        allowed = {"__future__", "_socket", "_json", "atexit", "_thread", "time", "sitecustomize"}
+        builtin = {"__future__", "_socket", "_json", "atexit", "_thread", "time"}
+        allowed = builtin | {"sitecustomize", "_aioapiqueue"}
         assert more <= allowed
         assert "_socket" in more
+
+
+def test_what_is_injected_is_plain_python_39(tools):
+    """It has the syntax of Python 3.9, and imports the standard library and itself only."""
+    files = [*tools.BOOTSTRAP.rglob("*.py"), Path(_botocore_calls.__file__)]
+    assert len(files) > 5
+    for file in files:
+        tree = ast.parse(file.read_text(), feature_version=(3, 9))
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
+        names = {alias.name for node in imports for alias in node.names}
+        froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        names |= {node.module for node in froms if not node.level}
+        names = {name.partition(".")[0] for name in names}
+        assert names <= sys.stdlib_module_names | {"_aioapiqueue", "sitecustomize"}, file
 
 
 @pytest.mark.parametrize("body", ["print('theirs')", "import errno; errno.nosuch"])

@@ -223,16 +223,15 @@ def hold_up(path):
 
 
 LATE_PING = """
-[finder] = [one for one in sys.meta_path if getattr(one, "aioapiqueue", False)]
-bootstrap = type(finder).find_spec.__globals__
-line, bootstrap["_SILENCE"] = bootstrap["_line"], 0.1
+from _aioapiqueue import wires
+line, wires.SILENCE = wires.line, 0.1
 def late(**fields):
     if fields == {"do": "ping"}:
         open("pings", "w").close()
         while not os.path.exists("closed"):
             time.sleep(0.005)
     return line(**fields)
-bootstrap["_line"] = late
+wires.line = late
 """
 
 
@@ -256,13 +255,12 @@ async def test_refusal_races_the_question(bench, monkeypatch):
     """A call whose connection is refused before it has asked says why."""
     monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_CONNECTIONS_PER_PROCESS", 1)
     source = """
-        [finder] = [one for one in sys.meta_path if getattr(one, "aioapiqueue", False)]
-        wire = type(finder).find_spec.__globals__["_Wire"]
-        connect = wire._connect
+        from _aioapiqueue import Wire
+        connect = Wire._connect
         def slow(self):
             connect(self)
             time.sleep(0.2)
-        wire._connect = slow
+        Wire._connect = slow
         work(1)
     """
     async with bench.hub({}) as hub:

@@ -70,6 +70,11 @@ class Taking(Finder):
         return spec
 sys.meta_path.insert(0, Taking())
 """,
+    "with our folder and our module taken away": """
+import sys
+folder = sys.modules.pop("_aioapiqueue").__path__[0].rpartition("/")[0]
+sys.path.remove(folder)
+""",
     "seen by the finder only": UNSEEN + "sys.meta_path.insert(0, finder)",
 }
 
