@@ -5,7 +5,10 @@ A `Hub` listens on a Unix domain socket. The bootstrap (`bootstrap/sitecustomize
 them is in docs/hub.md.
 """
 
-from aioapiqueue.hub._records import OTHERS, Figure, Process, Second
+from aioapiqueue.hub._records import OTHERS, CallStats, Process, Second
 from aioapiqueue.hub._server import Hub
 
-__all__ = ["OTHERS", "Figure", "Hub", "Process", "Second"]
+__all__ = ["OTHERS", "CallStats", "Figure", "Hub", "Process", "Second"]
+
+Figure = CallStats
+"""The former name of `CallStats`, for one more release."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioapiqueue.hub import _protocol as protocol
-from aioapiqueue.hub._records import OTHERS, Figure
+from aioapiqueue.hub._records import OTHERS, CallStats
 from aioapiqueue.hub._request import Request
 from aioapiqueue.registry import forget_idle
 
@@ -18,42 +18,42 @@ if TYPE_CHECKING:
 
 __all__ = ["Calls"]
 
-_MAX_FIGURES = 20_000
+_MAX_STATS = 20_000
 _MANY_KINDS = 1_000  # that were new; then queues at rest are given up
 
 
 class Calls:
-    """Finds the queues and the figures of calls, and knows which of these are not over yet.
+    """Finds the queues and the counts of calls, and knows which of these are not over yet.
 
     Args:
         registry: which queue paces which call.
         count_only: let everything go at once.
-        on_start: called with the figure of each attempt as that is let go.
+        on_start: called with the stats of each attempt as that is let go.
     """
 
     def __init__(
-        self, registry: Registry, *, count_only: bool, on_start: Callable[[Figure], None] | None
+        self, registry: Registry, *, count_only: bool, on_start: Callable[[CallStats], None] | None
     ) -> None:
         self.requests: set[Request] = set()
         """Waiting or under way, of all clients."""
-        self.of_queues: dict[ApiQueue, Figure] = {}
+        self.of_queues: dict[ApiQueue, CallStats] = {}
         self.on_start = on_start
         self._registry = registry
         self._count_only = count_only
         self._kinds_until_swept = _MANY_KINDS
-        self._figures: dict[tuple[Kind, str], Figure] = {}
+        self._stats: dict[tuple[Kind, str], CallStats] = {}
         """By kind and lane; the lane is "" where it is the operation's."""
         self._with_lanes: set[Kind] = set()
-        self._others: dict[bool, Figure] = {}
+        self._others: dict[bool, CallStats] = {}
 
     @property
-    def figures(self) -> list[Figure]:
+    def figures(self) -> list[CallStats]:
         """What was counted, as things stand."""
         own = [
-            figure
-            for (kind, lane), figure in self._figures.items()
+            stats
+            for (kind, lane), stats in self._stats.items()
             # All calls of such an operation so far may have gone into lanes of their own.
-            if lane or kind not in self._with_lanes or figure.calls or figure.waiting
+            if lane or kind not in self._with_lanes or stats.calls or stats.waiting
         ]
         return own + list(self._others.values())
 
@@ -79,15 +79,13 @@ class Calls:
         Raises:
             Exception: whatever the registry raises.
         """
-        figure = self._figure_of(kind)
-        turns = () if self._count_only or not figure.paced else self._turns(kind, counts)
+        stats = self._stats_of(kind)
+        turns = () if self._count_only or not stats.paced else self._turns(kind, counts)
         lane = turns[-1].key if turns else kind.operation
         if lane != kind.operation:
-            figure = self._figures.get((kind, lane)) or self._new_figure(
-                kind, lane, turns[-1].queue
-            )
+            stats = self._stats.get((kind, lane)) or self._new_stats(kind, lane, turns[-1].queue)
         of_queues = [self._of_queue(turn.queue, kind.service) for turn in turns]
-        return Request(client, kind, figure, of_queues, turns, ahead=ahead)
+        return Request(client, kind, stats, of_queues, turns, ahead=ahead)
 
     def forget(self, request: Request) -> None:
         """Forget a request that is over."""
@@ -95,32 +93,32 @@ class Calls:
         if not self.requests:
             self.requests = set()  # an emptied one keeps the memory of all that were in it
 
-    def _figure_of(self, kind: Kind) -> Figure:
+    def _stats_of(self, kind: Kind) -> CallStats:
         """Return where calls of a kind are counted that have no lane of their own."""
-        found = self._figures.get((kind, ""))
+        found = self._stats.get((kind, ""))
         if found is None:
             self._give_up_queues()
             # Whatever parameters a call of this kind has, it needs no slots but these.
             turns = self._turns(kind, {})
-            found = self._new_figure(kind, "", turns[-1].queue if turns else None)
+            found = self._new_stats(kind, "", turns[-1].queue if turns else None)
         return found
 
-    def _new_figure(self, kind: Kind, lane: str, queue: ApiQueue | None) -> Figure:
+    def _new_stats(self, kind: Kind, lane: str, queue: ApiQueue | None) -> CallStats:
         paced = queue is not None
-        if len(self._figures) >= _MAX_FIGURES:
-            others = Figure(OTHERS, OTHERS, None, None, None, paced)
+        if len(self._stats) >= _MAX_STATS:
+            others = CallStats(OTHERS, OTHERS, None, None, None, paced)
             return self._others.setdefault(paced, others)
-        figure = Figure(*kind, queue.name if queue else None, paced, lane=lane)
-        self._figures[kind, lane] = figure
+        stats = CallStats(*kind, queue.name if queue else None, paced, lane=lane)
+        self._stats[kind, lane] = stats
         if lane:
             self._with_lanes.add(kind)
-        return figure
+        return stats
 
-    def _of_queue(self, queue: ApiQueue, service: str) -> Figure:
+    def _of_queue(self, queue: ApiQueue, service: str) -> CallStats:
         """Return where all calls of a queue are counted, those of `service` first."""
         found = self.of_queues.get(queue)
         if found is None:
-            found = Figure(service, "", None, None, queue.name, paced=True)
+            found = CallStats(service, "", None, None, queue.name, paced=True)
             self.of_queues[queue] = found
         return found
 

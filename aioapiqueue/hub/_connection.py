@@ -227,7 +227,7 @@ class Connection(asyncio.BufferedProtocol):
                 protocol.optional(message, "region"),
                 account if key is None else account_of(key, account),
             )
-            counts = protocol.facts(message)
+            counts = protocol.parameter_counts(message)
             request = self._calls.request(client, kind, counts, ahead=ahead)
             waits_for = request.advance()
         except Exception as error:  # noqa: BLE001 - fails this call, and nothing else
@@ -246,7 +246,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         request.count_start()
         if self._calls.on_start is not None:
-            self._calls.on_start(request.figure)
+            self._calls.on_start(request.stats)
         self._transport.write(b'{"id":%d,"go":true}\n' % number)
 
     def _due(self, number: int, request: Request) -> None:
@@ -307,7 +307,7 @@ class Connection(asyncio.BufferedProtocol):
         }
         kind = request.kind
         if is_throttle(code, status, operation=kind.operation, service=kind.service):
-            for one in request.figures:
+            for one in request.all_stats:
                 one.throttled += 1
             if request.slots:
                 # The service's own comes last. Which of its limits it was, no answer says.
@@ -319,7 +319,7 @@ class Connection(asyncio.BufferedProtocol):
         elif "failed" in outcome or (
             status is not None and (status >= 400 or (code is not None and status < 300))  # noqa: PLR2004 - HTTP's
         ):
-            for one in request.figures:
+            for one in request.all_stats:
                 one.errors += 1  # S3 has errors with status 200
 
     def _belong(self, pid: int) -> bool:

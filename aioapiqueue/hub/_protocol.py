@@ -17,9 +17,9 @@ __all__ = [
     "Malformed",
     "check_length",
     "count",
-    "facts",
     "name",
     "optional",
+    "parameter_counts",
     "parse",
     "text",
     "to_line",
@@ -100,7 +100,7 @@ def text(message: dict[str, Any], key: str, *, longest: int = 128) -> str:
     return value if value.isprintable() else ascii(value)[1:-1]
 
 
-def facts(message: dict[str, Any]) -> dict[str, int]:
+def parameter_counts(message: dict[str, Any]) -> dict[str, int]:
     """Return the numbers that limits may depend on, by the names of parameters."""
     value = message.get("facts", {})
     if (

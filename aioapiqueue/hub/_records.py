@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["OTHERS", "Client", "Figure", "Kind", "Process", "Second"]
+__all__ = ["OTHERS", "CallStats", "Client", "Kind", "Process", "Second"]
 
 OTHERS = "(others)"
 """The service and the operation of the figure of all kinds of calls that have none of their own."""
@@ -104,7 +104,7 @@ class Process:
 
 
 @dataclass(slots=True)
-class Figure:
+class CallStats:
     """What was counted of one lane of one service, in one Region, of one account; or of a queue.
 
     Attributes:

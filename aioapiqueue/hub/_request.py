@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioapiqueue import Slot
-    from aioapiqueue.hub._records import Client, Figure, Kind
+    from aioapiqueue.hub._records import CallStats, Client, Kind
     from aioapiqueue.registry import Turn
 
 __all__ = ["Request"]
@@ -23,7 +23,7 @@ class Request:
 
     Attributes:
         kind: what is called.
-        figure: where it is counted.
+        stats: where it is counted.
         needs: the slots that it needs, in order; none if nothing paces it.
         slots: the slots that it has.
         under_way: whether it has been let go.
@@ -35,10 +35,10 @@ class Request:
         "_of_queues",
         "_turns",
         "_waits_for",
-        "figure",
         "kind",
         "needs",
         "slots",
+        "stats",
         "under_way",
     )
 
@@ -46,14 +46,14 @@ class Request:
         self,
         client: Client,
         kind: Kind,
-        figure: Figure,
-        of_queues: Sequence[Figure],
+        stats: CallStats,
+        of_queues: Sequence[CallStats],
         turns: Sequence[Turn],
         *,
         ahead: bool,
     ) -> None:
         self.kind = kind
-        self.figure = figure
+        self.stats = stats
         self.needs = turns
         self.slots: list[Slot] = []
         self.under_way = False
@@ -64,9 +64,9 @@ class Request:
         self._waits_for: asyncio.Future[Slot] | None = None
 
     @property
-    def figures(self) -> tuple[Figure, ...]:
+    def all_stats(self) -> tuple[CallStats, ...]:
         """Where it is counted: by what is called, and for each queue that it has a slot of."""
-        return (self.figure, *self._of_queues)
+        return (self.stats, *self._of_queues)
 
     def advance(self) -> asyncio.Future[Slot] | None:
         """Return what is to be waited for next, or None: the attempt may start.
@@ -107,7 +107,7 @@ class Request:
         """Count an attempt that was asked for."""
         self._client.requests += 1
         self._client.ahead += self._ahead
-        self.figure.waiting += 1
+        self.stats.waiting += 1
 
     def count_start(self) -> None:
         """Count an attempt that is let go."""
@@ -116,13 +116,13 @@ class Request:
             self._client.ahead -= 1
         else:
             self._client.calls += 1
-        self.figure.waiting -= 1
-        self.figure.running += 1
+        self.stats.waiting -= 1
+        self.stats.running += 1
         now, waited = time.monotonic(), 0.0
         for slot, of_queue in zip(self.slots, self._of_queues, strict=True):
             waited += slot.waited
             of_queue.let_go(now, slot.waited)
-        self.figure.let_go(now, waited)
+        self.stats.let_go(now, waited)
 
     def count_end(self, *, sent: bool = True) -> None:
         """Count an attempt no more, which waits or is under way.
@@ -133,10 +133,10 @@ class Request:
         self._client.requests -= 1
         if not self.under_way:
             self._client.ahead -= self._ahead
-            self.figure.waiting -= 1
+            self.stats.waiting -= 1
             return
         self._client.calls -= not self._ahead
-        self.figure.running -= 1
+        self.stats.running -= 1
         if not sent:
-            for figure in self.figures:
-                figure.calls -= 1
+            for stats in self.all_stats:
+                stats.calls -= 1

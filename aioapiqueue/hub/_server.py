@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aioapiqueue import ApiQueue
-    from aioapiqueue.hub._records import Figure, Process
+    from aioapiqueue.hub._records import CallStats, Process
     from aioapiqueue.registry import Registry
 
 __all__ = ["Hub"]
@@ -65,7 +65,7 @@ class Hub:
         *,
         directory: Path,
         count_only: bool = False,
-        on_start: Callable[[Figure], None] | None = None,
+        on_start: Callable[[CallStats], None] | None = None,
     ) -> None:
         check_system()
         # Absolute, as programs may have other working directories.
@@ -111,7 +111,7 @@ class Hub:
         return MappingProxyType(self._processes)
 
     @property
-    def figures(self) -> list[Figure]:
+    def figures(self) -> list[CallStats]:
         """What was counted, one for each service, lane, Region and account, as things stand.
 
         They are the hub's own, and go on counting. Beyond 20,000 of them, what is new is counted
@@ -120,7 +120,7 @@ class Hub:
         return self._calls.figures
 
     @property
-    def of_queues(self) -> Mapping[ApiQueue, Figure]:
+    def of_queues(self) -> Mapping[ApiQueue, CallStats]:
         """What was counted of each queue that let calls go and is in being, as things stand.
 
         A call that needs slots of several queues is counted in each of them, with what it waited

@@ -120,7 +120,7 @@ async def test_one_process_leaves_room_for_others(bench, tools, another, monkeyp
 
 async def test_many_kinds_of_calls_are_summed(bench, tools, monkeypatch):
     """Beyond so many kinds, calls are paced by queue and lane, judged, and counted together."""
-    monkeypatch.setattr("aioapiqueue.hub._calls._MAX_FIGURES", 2)
+    monkeypatch.setattr("aioapiqueue.hub._calls._MAX_STATS", 2)
     limits = {"ec2": {"rate": "1000/s", "lanes": {"RunInstances": "1/h"}}}
     async with bench.hub(limits) as hub, tools.Raw(hub) as client:
         client.greet()
@@ -294,7 +294,7 @@ async def test_memory_is_given_back(bench, tools):
 async def test_queues_at_rest_are_given_up(bench, tools, monkeypatch):
     """Of accounts that come one after the other, no queue is kept; what owes a wait is."""
     monkeypatch.setattr("aioapiqueue.hub._calls._MANY_KINDS", 50)
-    monkeypatch.setattr("aioapiqueue.hub._calls._MAX_FIGURES", 100)
+    monkeypatch.setattr("aioapiqueue.hub._calls._MAX_STATS", 100)
     limits = {
         "ec2": {
             "rate": "1000/s",

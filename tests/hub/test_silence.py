@@ -44,7 +44,7 @@ async def main():
         until_go()
         await asyncio.gather(*(sts.get_caller_identity() for _ in range(4)))
         timers = [one for one in asyncio.get_running_loop()._scheduled if not one.cancelled()]
-        assert not [one for one in timers if "_look" in str(one)], timers
+        assert not [one for one in timers if "aioapiqueue" in str(one)], timers
         assert len(asyncio.all_tasks()) == 1
 asyncio.run(main())
 """
