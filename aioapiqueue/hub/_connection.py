@@ -21,11 +21,11 @@ __all__ = ["Connection"]
 
 
 _READ_BYTES = 2 * protocol.MAX_LINE
-"""What is read of a connection in one pass of the loop: some 80 calls, then others have theirs."""
+"""Read from one connection in one pass of the loop: some 80 calls, then others have their turn."""
 
 
 class Owner(Protocol):
-    """What a connection tells of itself."""
+    """What a connection reports its life to."""
 
     def joined(self, connection: Connection) -> None:
         """Note a new connection."""
@@ -44,10 +44,10 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.BufferedProtocol):
-    """Serves one connection; whatever becomes of it, its places are given back.
+    """Serves one connection; however it ends, its slots are given back.
 
     Args:
-        owner: whose connection it is.
+        owner: is informed of what happens to the connection.
         calls: finds the queues of its calls.
     """
 
@@ -63,14 +63,14 @@ class Connection(asyncio.BufferedProtocol):
         """When it was last found idle, as `time.monotonic()`."""
         self._process: Process | None = None
         self.pid: int | None = None
-        """Whose it is: as the kernel knows, or else as it says."""
+        """The client's process id, from the kernel, or else from its hello."""
         self._client = Client()
         self._transport: asyncio.Transport
 
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Admit the client if it is of this user."""
+        """Admit the client if this user runs it."""
         self._transport = cast("asyncio.Transport", transport)
         self._owner.joined(self)
         try:
@@ -81,22 +81,22 @@ class Connection(asyncio.BufferedProtocol):
         if uid is not None and uid != os.geteuid():
             self.refuse(f"the hub serves the user with the id {os.geteuid()} only, not {uid}")
         elif peer is not None:
-            self._belong(peer)
+            self._admit(peer)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
-        """Give back the places of a client that has gone, and leave its waits."""
+        """Give back the slots of a client that has gone, and leave the queues it waits in."""
         self._owner.left(self)
         if self._process is not None:
             self._process.ended = time.time()
         self._end_all()
 
     def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's name
-        """Say where to put what is read; kept for so long only."""
+        """Return a buffer, which is kept only until it has been filled."""
         self._buffer = bytearray(_READ_BYTES)
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take the lines that are complete."""
+        """Process the lines that are complete."""
         data, self._buffer = self._buffer[:nbytes], bytearray()
         *lines, self._rest = (self._rest + data).split(b"\n")
         try:
@@ -115,17 +115,17 @@ class Connection(asyncio.BufferedProtocol):
     # is bounded. If it goes, writing fails.
 
     def pause_writing(self) -> None:
-        """Stop listening to a client that does not read."""
+        """Stop reading from a client that does not read."""
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Listen to it again."""
+        """Read from it again."""
         self._transport.resume_reading()
 
     # What the hub calls.
 
     def refuse(self, why: str) -> None:
-        """Tell the client why, and close the connection."""
+        """Send the client the reason, and close the connection."""
         self._send(error=why)
         if self._transport.get_write_buffer_size():
             self._transport.abort()  # closing would wait until it reads, maybe for ever
@@ -135,18 +135,18 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether it may be closed, as nothing is asked on it."""
+        """Whether it may be closed, as no request waits or is under way on it."""
         return self._may_close and not self._requests and not self._transport.is_closing()
 
     def close_idle(self) -> None:
         """Close the connection, as its file is needed.
 
-        What the client has sent meanwhile is not read; it knows so by what it hears here.
+        What the client has sent meanwhile is not read; this message informs it of that.
         """
         self._send(idle=True)
         self._transport.close()
 
-    # What the client says.
+    # Messages of the client.
 
     def _take(self, message: dict[str, Any]) -> None:
         what = message.get("do")
@@ -165,11 +165,11 @@ class Connection(asyncio.BufferedProtocol):
         elif what == "leave":
             self._leave(protocol.count(message, "id"))
         elif self._process is None or not self._note(self._process, message):
-            raise protocol.Malformed('"do" is none of the words of the protocol')
+            raise protocol.Malformed('"do" is not a word of the protocol')
 
     @staticmethod
     def _note(process: Process, message: dict[str, Any]) -> bool:
-        """Note what an interpreter says of itself; return whether there is such a message."""
+        """Note what an interpreter reports of itself; return whether there is such a message."""
         what = message.get("do")
         if what == "hooked":
             process.botocore = protocol.text(message, "botocore")
@@ -190,7 +190,7 @@ class Connection(asyncio.BufferedProtocol):
             )
             return
         stated = protocol.count(message, "pid")
-        if self.pid is None and not self._belong(stated):
+        if self.pid is None and not self._admit(stated):
             return
         self._greeted = True
         self._may_close = message.get("closable") is True
@@ -204,7 +204,7 @@ class Connection(asyncio.BufferedProtocol):
             self._owner.started(self._process)
         else:
             # Not where nobody reads it: had the client gone already, the write would fail, and
-            # take with it what it has said besides.
+            # what it has sent after hello would be lost.
             self._send(version=protocol.VERSION)
 
     def _ask(self, message: dict[str, Any]) -> None:
@@ -215,8 +215,8 @@ class Connection(asyncio.BufferedProtocol):
         if not self._calls.has_room_for(client):
             self._send(id=number, error="too many calls wait or are under way at once")
             return
-        # At most as many as there are calls of that process that may need them: whatever a client
-        # says, the others have their turns.
+        # At most as many as there are calls of that process that may need them, so that no client
+        # can keep the others waiting.
         ahead = message.get("nested") is True and client.ahead < client.calls
         request = None
         try:
@@ -233,7 +233,7 @@ class Connection(asyncio.BufferedProtocol):
         except Exception as error:  # noqa: BLE001 - fails this call, and nothing else
             if request is not None:
                 request.withdraw()
-            self._send(id=number, error=_say(error))
+            self._send(id=number, error=_text_of(error))
             return
         self._requests[number] = request
         self._calls.requests.add(request)
@@ -258,12 +258,12 @@ class Connection(asyncio.BufferedProtocol):
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - refused, closed
             kind = request.kind
             self._end(number)
-            self._send(id=number, error=f"{kind.service} {kind.operation}: {_say(error)}")
+            self._send(id=number, error=f"{kind.service} {kind.operation}: {_text_of(error)}")
         else:
             self._go_on(number, request, waits_for)
 
     def _free(self, number: int) -> None:
-        """Give back the place of a call whose signing needs a call of its own, ahead of it."""
+        """Give back the slots of a call whose signing needs a call of its own, ahead of it."""
         request = self._requests.get(number)
         if request is not None and request.under_way:
             request.release()
@@ -276,7 +276,7 @@ class Connection(asyncio.BufferedProtocol):
             request.withdraw()
 
     def _end(self, number: int, outcome: dict[str, Any] | None = None) -> None:
-        """Forget a request, wherever it is; what is not known (any more) is let be."""
+        """End a request, waiting or under way; an unknown one is ignored, as it may have ended."""
         request = self._forget(number)
         if request is None:
             return
@@ -298,7 +298,7 @@ class Connection(asyncio.BufferedProtocol):
 
     @staticmethod
     def _judge(request: Request, outcome: dict[str, Any]) -> None:
-        """Count what came of an attempt, and tell its queue if the other side pushed back."""
+        """Count the outcome of an attempt, and slow its queue down if AWS pushed back."""
         status = protocol.count(outcome, "status") if "status" in outcome else None
         code = protocol.optional(outcome, "code")
         headers = {
@@ -310,11 +310,12 @@ class Connection(asyncio.BufferedProtocol):
             for one in request.all_stats:
                 one.throttled += 1
             if request.slots:
-                # The service's own comes last. Which of its limits it was, no answer says.
+                # The service's own queue comes last. No answer names the limit that it was.
                 slot = request.slots[-1]
-                hold, odd = hold_of({name: value for name, value in headers.items() if value})
+                given = {name: value for name, value in headers.items() if value}
+                hold, malformed = hold_of(given)
                 slot.throttled(hold)
-                if odd:
+                if malformed:
                     request.needs[-1].queue.odd(key=slot.key)
         elif "failed" in outcome or (
             status is not None and (status >= 400 or (code is not None and status < 300))  # noqa: PLR2004 - HTTP's
@@ -322,8 +323,8 @@ class Connection(asyncio.BufferedProtocol):
             for one in request.all_stats:
                 one.errors += 1  # S3 has errors with status 200
 
-    def _belong(self, pid: int) -> bool:
-        """Note whose connection this is; refuse it if that process has too many."""
+    def _admit(self, pid: int) -> bool:
+        """Note the client's process; refuse it if that has too many connections already."""
         self.pid = pid
         self._client = self._owner.belongs(pid)
         most = protocol.MAX_CONNECTIONS_PER_PROCESS
@@ -344,5 +345,5 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write(protocol.to_line(**message))
 
 
-def _say(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     return f"{error}" or type(error).__name__

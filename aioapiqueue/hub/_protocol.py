@@ -1,4 +1,4 @@
-"""The words of the protocol (docs/hub.md), and what a client may send at most."""
+"""Messages of the protocol (docs/hub.md), and the bounds of what a client may send."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ VERSION = 1
 MAX_LINE = 8192
 """Bytes, with the line feed."""
 MAX_CONNECTIONS_PER_PROCESS = 2_000
-"""A thread that waits needs one of its own."""
+"""A thread that waits needs one of its own; more threads than that are rare."""
 MAX_REQUESTS_PER_PROCESS = 65_536
 """Waiting or under way. A program may gather a call for each of its snapshots."""
 MAX_REQUESTS = 262_144
-"""Of all processes together: the bound of the hub's memory."""
+"""Of all processes together: this bounds the hub's memory."""
 
-# They end up in limits, on terminals and in reports: nothing that could be a control sequence.
+# Names are printed on terminals and in reports: none may contain a control sequence.
 _NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)
 
 
-class Malformed(ValueError):  # noqa: N818 - says what the line is
-    """A line that is not of the protocol; the connection that sent it is closed."""
+class Malformed(ValueError):  # noqa: N818 - names the state of the line
+    """Raised for a line that breaks the protocol; the connection that sent it is closed."""
 
 
 def check_length(line: bytes) -> None:
@@ -72,7 +72,7 @@ def to_line(**message: object) -> bytes:
 
 
 def count(message: dict[str, Any], key: str) -> int:
-    """Return a number from 1 to 2**53."""
+    """Return a whole number from 1 to 2**53."""
     value = message.get(key)
     if type(value) is int and 0 < value <= 1 << 53:
         return value
@@ -80,7 +80,7 @@ def count(message: dict[str, Any], key: str) -> int:
 
 
 def name(message: dict[str, Any], key: str) -> str:
-    """Return what names a service or an operation."""
+    """Return the name of a service or an operation."""
     value = message.get(key)
     if isinstance(value, str) and _NAME.fullmatch(value):
         return value
@@ -88,7 +88,7 @@ def name(message: dict[str, Any], key: str) -> str:
 
 
 def optional(message: dict[str, Any], key: str) -> str | None:
-    """Return what `text` does; None where the message has null, or nothing."""
+    """Return what `text` does, or None if the message has null there, or nothing."""
     return None if message.get(key) is None else text(message, key)
 
 

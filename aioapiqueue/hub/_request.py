@@ -23,8 +23,8 @@ class Request:
 
     Attributes:
         kind: what is called.
-        stats: where it is counted.
-        needs: the slots that it needs, in order; none if nothing paces it.
+        stats: the counts of its kind of call.
+        needs: the slots that it needs, in order; empty if nothing paces it.
         slots: the slots that it has.
         under_way: whether it has been let go.
     """
@@ -65,14 +65,14 @@ class Request:
 
     @property
     def all_stats(self) -> tuple[CallStats, ...]:
-        """Where it is counted: by what is called, and for each queue that it has a slot of."""
+        """The counts of its kind of call, and of each queue that it needs a slot of."""
         return (self.stats, *self._of_queues)
 
     def advance(self) -> asyncio.Future[Slot] | None:
         """Return what is to be waited for next, or None: the attempt may start.
 
         Raises:
-            Exception: whatever a queue refuses it with.
+            Exception: whatever a queue raises.
         """
         if self._waits_for is not None:
             self.slots.append(self._waits_for.result())
@@ -96,12 +96,12 @@ class Request:
         future, self._waits_for = self._waits_for, None
         # It leaves, or the slot that it has just got passes to the next waiter.
         if future is not None and not future.cancel() and not future.cancelled():
-            future.exception()  # nobody is there to hear of it
+            future.exception()  # retrieved, so that asyncio does not log it
         for slot in self.slots:
             slot.settle(0)
             slot.release()
 
-    # Where it is counted.
+    # Its counts.
 
     def count_waiting(self) -> None:
         """Count an attempt that was asked for."""
@@ -125,7 +125,7 @@ class Request:
         self.stats.let_go(now, waited)
 
     def count_end(self, *, sent: bool = True) -> None:
-        """Count an attempt no more, which waits or is under way.
+        """Count the end of an attempt that waits or is under way.
 
         Args:
             sent: whether it was sent, if it is under way; default True.

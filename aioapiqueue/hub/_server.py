@@ -1,4 +1,4 @@
-"""The hub: queues behind a Unix domain socket, on the loop of whoever opens it."""
+"""The hub: queues behind a Unix domain socket, on the event loop that opens it."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _MAX_PROCESSES = 10_000
 class Hub:
     """Lets the calls of many local processes go, as the queues of one registry say.
 
-    An async context manager: the socket is there inside the block. It has no task, but for a
-    moment while somebody connects.
-    Leaving the block, cancelled or not, refuses whoever still waits and closes every connection;
-    it does not close the registry's queues, which are the caller's.
+    An async context manager: the socket exists inside the block. There is no task, except for a
+    moment while a client connects. Leaving the block, cancelled or not, refuses all calls that
+    still wait and closes every connection; it does not close the registry's queues, which are the
+    caller's.
 
     >>> async def main(registry, directory):
     ...     async with Hub(registry, directory=directory) as hub:
@@ -46,12 +46,11 @@ class Hub:
     ...         return hub.figures
 
     Args:
-        registry: which queue paces which call. What it gives no queue is let go at once, and
-            counted.
+        registry: knows the queues of each call. A call without one goes at once, and is counted.
         directory: where the socket `hub.sock` is made; made (0700) if it is not there. Nobody else
             may have access to it.
         count_only: let everything go at once, and count what would have been paced too.
-        on_start: called with the figure of each attempt as that is let go; default: nothing is.
+        on_start: called with the counts of each attempt as it starts; default None.
 
     Raises:
         RuntimeError: this system has no Unix domain sockets.
@@ -104,7 +103,7 @@ class Hub:
 
     @property
     def processes(self) -> Mapping[int, Process]:
-        """All interpreters that have said hello, by process id; of those who shared one, the last.
+        """All interpreters that have said hello, by process id; the last one of each id.
 
         Of more than 10,000, those that ended first are forgotten.
         """
@@ -112,19 +111,19 @@ class Hub:
 
     @property
     def figures(self) -> list[CallStats]:
-        """What was counted, one for each service, lane, Region and account, as things stand.
+        """The counts so far, one for each service, lane, Region and account.
 
         They are the hub's own, and go on counting. Beyond 20,000 of them, what is new is counted
-        in two more, of the service "(others)": what is paced, and what is not.
+        in two more, of the service "(others)": one for paced calls, one for the rest.
         """
         return self._calls.figures
 
     @property
     def of_queues(self) -> Mapping[ApiQueue, CallStats]:
-        """What was counted of each queue that let calls go and is in being, as things stand.
+        """The counts so far of each queue that has let calls go and still exists.
 
-        A call that needs slots of several queues is counted in each of them, with what it waited
-        in that one.
+        A call that needs slots of several queues is counted in each of them, with the time that it
+        waited in that one.
         """
         return MappingProxyType(self._calls.of_queues)
 
@@ -146,7 +145,7 @@ class Hub:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Nothing is awaited before everybody is refused, so that a cancellation cannot skip it.
+        # Nothing is awaited before all calls are refused, so that a cancellation cannot skip it.
         if self._acceptor is not None:
             self._acceptor.close()
             self._acceptor = None
@@ -158,7 +157,7 @@ class Hub:
     # What connections call.
 
     def joined(self, connection: Connection) -> None:
-        """Heed a new connection."""
+        """Note a new connection."""
         self._connections.add(connection)
         if not self._files_raised and len(self._connections) > _MANY:
             # Only now, not at the start: a program that was started before has inherited the
@@ -173,7 +172,7 @@ class Hub:
         return client
 
     def left(self, connection: Connection) -> None:
-        """Heed that a connection has ended."""
+        """Note that a connection has ended."""
         self._connections.discard(connection)
         pid = connection.pid
         if pid is not None:
@@ -187,7 +186,7 @@ class Hub:
     def idle(self, connection: Connection) -> None:
         """Close a connection on which nothing is asked any more, if its file is needed.
 
-        At once: a thread that asks again and again would never be found idle.
+        This is done at once, as a thread that asks again and again would never be found idle.
         """
         if self._acceptor is not None and self._acceptor.lacks_files:
             connection.close_idle()
@@ -201,7 +200,7 @@ class Hub:
         return bool(idle)
 
     def started(self, process: Process) -> None:
-        """Heed that an interpreter has said hello."""
+        """Note that an interpreter has said hello."""
         self._processes.pop(process.pid, None)
         self._processes[process.pid] = process
         if len(self._processes) > _MAX_PROCESSES:

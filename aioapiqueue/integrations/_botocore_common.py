@@ -1,10 +1,10 @@
-"""How botocore's clients are paced, whether they block or not: which queue, and what they hear.
+"""Paces botocore's clients, whether they block or not.
 
 A request waits in botocore's event `request-created.<service>`. That event comes once for every
 attempt (first tries, retries, pages of a paginator, polls of a waiter) and before the request is
 signed, so that a long wait cannot make a signature stale. Presigning does not come by there.
 
-The slot is held until `response-received`, which also tells it of push-back: only there each
+The slot is held until `response-received`, where push-back is reported to it: only there each
 attempt's own answer is seen, and only then does the slot still know when its call was released. A
 call that is cancelled or interrupted gets no further event from botocore: events alone would leak
 its slot. So the client's `_make_api_call`, which every call of every kind goes through, is wrapped
@@ -12,7 +12,7 @@ in a `finally` that gives back what the call still holds, whichever way it ends.
 does the same to each client as it is constructed.
 
 Signing may need a request of its own: to refresh credentials, or for a session with an S3 directory
-bucket. It is paced too, but goes ahead of all that wait, and the call that it serves gives its slot
+bucket. It is paced too, but goes ahead of all waiters, and the call that it serves gives its slot
 up to it; otherwise a queue with a `concurrency` could wait for itself.
 """
 
@@ -50,7 +50,7 @@ Source: TypeAlias = "ApiQueue | Blocking | Registry"
 
 
 class Call:
-    """What one API call holds (slots, or nothing between attempts), and the call it serves."""
+    """One API call: the slots of its present attempt, if any, and the call that it serves."""
 
     def __init__(self, outer: Call | None, operation: str, parameters: object) -> None:
         self.outer = outer
@@ -61,12 +61,12 @@ class Call:
         self.unread: Mapping[str, Any] | None = None  # an answer before it is parsed
 
     def joined(self) -> None:
-        """Have the outer call give its slot up, as this one has joined and gets it."""
+        """Have the outer call give its slots up, as this one has joined the queue and gets them."""
         if self.outer is not None:
             self.outer.release()
 
     def withdraw(self) -> None:
-        """Give back all that an attempt holds, as it will not be sent: it has used nothing."""
+        """Give back all slots of an attempt that will not be sent, with what they have used."""
         for slot in self.slots:
             slot.settle(0)
         self.release()
@@ -89,7 +89,7 @@ _sessions: WeakKeyDictionary[object, dict[str, tuple[Source, float]]] = WeakKeyD
 
 
 class Pacer(ABC):
-    """What a paced client carries: what paces it, and how many `paced` blocks rely on it."""
+    """What a paced client carries: its queue or registry, and how many `paced` blocks use it."""
 
     library: ClassVar[str]
     """Whose clients: "aiobotocore" or "botocore"."""
@@ -173,7 +173,7 @@ class Pacer(ABC):
 
     @abstractmethod
     async def take(self, turn: Turn, call: Call, priority: float) -> None:
-        """Wait for a slot, and add it to the call's; once it has joined, `call.joined()`."""
+        """Wait for a slot, and add it to the call's; calls `call.joined()` before it waits."""
 
     @abstractmethod
     def count_malformed(self, queue: Any, key: Hashable) -> None:  # noqa: ANN401 - a source
@@ -212,7 +212,7 @@ class Pacer(ABC):
                 call.withdraw()
                 raise
         if known is None:
-            # Sent past `_make_api_call`: nobody would give a slot back, so none is kept.
+            # Sent without `_make_api_call`: nobody would give a slot back, so none is kept.
             call.release()
 
     @property
@@ -252,7 +252,7 @@ class Pacer(ABC):
     ) -> None:
         call = current.get()
         if call is not None:
-            self._hear(call, response_dict, parsed_response or {})
+            self._judge(call, response_dict, parsed_response or {})
             call.release()
 
     def _read(self, response_dict: Mapping[str, Any], **_: object) -> None:
@@ -262,12 +262,12 @@ class Pacer(ABC):
 
     def _end(self, call: Call) -> None:
         """End a call, whichever way it ends."""
-        # Of an answer that cannot be parsed, botocore raises an error and emits no event: so it is
-        # with a bare 429 where XML is expected.
-        self._hear(call, call.unread, {})
+        # For an answer that cannot be parsed, such as a bare 429 where XML is expected, botocore
+        # raises an error and emits no event.
+        self._judge(call, call.unread, {})
         call.release()
 
-    def _hear(
+    def _judge(
         self, call: Call, response: Mapping[str, Any] | None, parsed: Mapping[str, Any]
     ) -> None:
         if not call.slots or response is None:
@@ -279,7 +279,7 @@ class Pacer(ABC):
         if not is_throttle(code, status, operation=call.operation, service=self._service):
             return
         seconds, malformed = hold_of(response["headers"], max_hold=self._max_hold)
-        slot = call.slots[-1]  # which of several limits it was, no answer says
+        slot = call.slots[-1]  # no answer names the limit that it was
         slot.throttled(seconds)
         if malformed:
             self.count_malformed(call.queue, slot.key)
@@ -332,7 +332,7 @@ def pace_clients(
 
 
 def _library(thing: object) -> str | None:
-    """Tell whose kind of client or session this is, "aiobotocore" or "botocore"."""
+    """Return the library of a client or session, "aiobotocore" or "botocore", or None."""
     modules = [base.__module__.partition(".")[0] for base in type(thing).__mro__]
     for library, makers in (
         ("aiobotocore", {"aiobotocore", "aioboto3"}),
@@ -344,7 +344,7 @@ def _library(thing: object) -> str | None:
 
 
 def _nearest(name: str, services: Collection[str]) -> str:
-    """Say which service was probably meant, if any comes near."""
+    """Return a hint at the service that was probably meant."""
     wanted = name.lower().replace(" ", "-")
     # Event names carry service ids instead: "auto-scaling" where `create_client` has "autoscaling".
     by_id = [service for service in services if EVENT_ALIASES.get(service) == wanted]

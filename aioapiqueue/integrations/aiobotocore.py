@@ -68,7 +68,7 @@ async def paced(
         queue: paces the client. One queue may pace any number of clients. With a `Registry`, each
             attempt goes to the queues that are for its operation, Region and account, or to none.
         max_hold: seconds that an answer may hold the queue, 300 by default. A longer hold is cut
-            to it, and counts as odd (`stats.odd`), as one that makes no sense does.
+            to it, and counted as malformed (in `stats`), as one that is no number is.
 
     Raises:
         RuntimeError: another queue paces this client already, or its session.
@@ -112,7 +112,7 @@ def pace_session(
         max_hold: as for `paced`.
 
     Raises:
-        ValueError: a name is not a service of this session, or `max_hold` makes no sense.
+        ValueError: a name is not a service of this session, or `max_hold` is invalid.
         RuntimeError: another queue paces a service of this session already.
         TypeError: something else than a queue or a registry is to pace a service; or this is no
             session of aiobotocore or aioboto3.

@@ -35,17 +35,17 @@ def _pacing() -> Any:
     return hook
 
 
-def _look(names: Iterable[str] = _CLIENTS) -> None:
-    """Hook what has been loaded in some way that we did not see. Raises nothing."""
-    if _process.looks or not any(sys.modules.get(name) is not None for name in names):
+def _hook_late(names: Iterable[str] = _CLIENTS) -> None:
+    """Hook modules that were loaded in a way that we did not see. Raises nothing."""
+    if _process.is_hooking or not any(sys.modules.get(name) is not None for name in names):
         return
-    _process.looks = True
+    _process.is_hooking = True
     try:
         _pacing().hook_loaded(names)
     except Exception as error:  # noqa: BLE001 - whose import this is has no part in it
         _process.report("unhooked", why=repr(error)[:512])
     finally:
-        _process.looks = False
+        _process.is_hooking = False
 
 
 def _found(name: str, spec: Any) -> Any:
@@ -62,7 +62,7 @@ class _Finder:
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """Have the other finders find botocore.client."""
-        _look()
+        _hook_late()
         if not _is_client(name):
             return None
         for finder in [finder for finder in sys.meta_path if finder is not self]:
@@ -73,12 +73,12 @@ class _Finder:
 
 
 def _watch_imports() -> None:
-    """See all that imports find, by whatever finder.
+    """Watch what all imports find, whichever finder finds it.
 
-    What a program puts into `sys.meta_path` before our finder may find `botocore.client` itself,
-    with a loader of its own, and it may put a whole new list in its place. Our finder is never
-    moved to the front again: programs take the first one away, believing that it is theirs. Where
-    Python has no `_find_spec` any more, there is the finder alone, and what is hooked late.
+    A finder that a program puts before ours may find `botocore.client` itself, with a loader of
+    its own, and the program may replace the whole of `sys.meta_path`. Our finder is never moved to
+    the front again, as programs remove the first one, believing that it is theirs. If a Python has
+    no `_find_spec` any more, our finder is left, and modules are hooked late.
     """
     sys.meta_path.insert(0, _Finder())
     machinery: Any = sys.modules.get("_frozen_importlib")
@@ -87,15 +87,15 @@ def _watch_imports() -> None:
         return
 
     def _find_spec(name: str, path: Any, target: Any = None) -> Any:
-        _look()
+        _hook_late()
         return _found(name, find(name, path, target))
 
     machinery._find_spec = _find_spec  # noqa: SLF001 - there is no other way
 
 
 def _exit() -> None:
-    """Look for the last time, at least to report it, and say goodbye."""
-    _look([name for name in list(sys.modules) if _is_client(name)])
+    """Hook what is left, at least to report it, and say goodbye."""
+    _hook_late([name for name in list(sys.modules) if _is_client(name)])
     _process.end()
 
 
@@ -110,7 +110,7 @@ def _activate() -> None:
     )
     atexit.register(_exit)
     _process.announce()
-    _look()  # what a .pth file has imported
+    _hook_late()  # what a .pth file has imported
 
 
 def _chain() -> None:
@@ -126,7 +126,7 @@ def _chain() -> None:
             raise
         sys.modules[__name__] = this
     finally:
-        # Back, for programs that hand sys.path to their children.
+        # Back, for programs that give sys.path to their children.
         for place in places:
             sys.path.insert(place, here)
         # Some (OpenTelemetry's) put themselves first for the children, and import no other.

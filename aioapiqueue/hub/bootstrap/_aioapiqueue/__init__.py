@@ -1,7 +1,7 @@
-"""This process, as aioapiqueue's hub knows it: that it is there, and which botocore it has.
+"""Informs aioapiqueue's hub that this process exists, and which botocore it has.
 
-Every Python of a run loads this module, and the rest of the package once botocore is imported. It
-is the only name that we add to what the program can import.
+Every Python of a run loads this module, and the rest of the package once botocore is imported. The
+package's name is the only one that we add to what the program can import.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CONNECT_SECONDS = 5.0
 
 
 class StrangerError(OSError):
-    """Raised where somebody else's process listens at the hub's address; says whose, and ours."""
+    """Raised where another user's process listens at the hub's address; has both user ids."""
 
 
 def _line(**fields: object) -> bytes:
@@ -40,10 +40,10 @@ def _line(**fields: object) -> bytes:
 
 
 def peer_of(sock: socket.socket) -> tuple[int | None, int | None]:
-    """Return the user's and the process's id of who listens at the other end, as the kernel knows.
+    """Return the user id and the process id of the other end, from the kernel.
 
-    Each is None where the kernel does not say; the socket's folder, which only its owner may
-    enter, then has to do.
+    Each is None where the kernel does not know it; then only the socket's folder protects us, which
+    only its owner may enter.
     """
     import _socket
 
@@ -106,7 +106,7 @@ class Wire:
 
     @property
     def whole(self) -> bool:
-        """Whether the socket's number is still the socket's."""
+        """Whether the socket's file number still belongs to the socket."""
         try:
             status = os.fstat(self.sock.fileno())
         except (OSError, ValueError):
@@ -114,7 +114,7 @@ class Wire:
         return (status.st_dev, status.st_ino) == self._identity
 
     def close(self) -> None:
-        """Close the socket; if its number is somebody else's now, leave that alone."""
+        """Close the socket, unless its file number belongs to another file by now."""
         process.wires.discard(self)
         whole = self.whole
         number = self.sock.detach()  # before it is closed, so that nobody closes it twice
@@ -148,23 +148,23 @@ class _Process:
         self.wires: set[Wire] = set()
         self.unhooked: set[str] = set()
         """Modules that could not be hooked."""
-        self.looks = False
-        """Whether modules that were loaded past us are just being hooked, which imports, too."""
+        self.is_hooking = False
+        """Whether modules are just being hooked late: that imports, and must not begin again."""
         self.calls: Any = None if self.make_calls is None else self.make_calls()
         self._presence: Wire | None = None
-        """The connection that tells the hub that this process is there."""
+        """The connection by which the hub knows that this process lives."""
 
     def begin_child(self) -> None:
         """Begin again in a forked child: the parent's connections are the parent's."""
         inherited, self.forked = self.wires, True
         self._begin()
         for wire in inherited:
-            # The child's copy only. No loop is told: it shares the parent's selector.
+            # The child's copy only. No loop is informed, as it shares the parent's selector.
             wire.close()
         self.announce()
 
     def announce(self) -> None:
-        """Tell the hub that this process is there, unless it knows."""
+        """Inform the hub that this process lives, unless it knows."""
         if self._presence is not None and self._presence.whole:
             return
         import _socket
@@ -182,7 +182,7 @@ class _Process:
             self._send(_line(do="hooked", botocore=self.botocore) if self.botocore else b"")
 
     def report(self, do: str, **fields: object) -> None:
-        """Tell the hub something of this process, if it can be reached."""
+        """Report something of this process to the hub, if that can be reached."""
         self._send(_line(do=do, **fields))
 
     def _send(self, message: bytes) -> None:

@@ -2,7 +2,7 @@
 
 Signing may need a call of its own (to refresh credentials, or for a session with an S3 directory
 bucket), and other calls may wait, at a lock of botocore's, until that one has ended. So it goes
-ahead of all that wait, and every call that may be sent and is not signed yet gives its slot up;
+ahead of all waiters, and every call that may be sent and is not signed yet gives its slot up;
 otherwise a queue that bounds how many calls run at once could wait for itself.
 """
 
@@ -44,7 +44,7 @@ class Attempt(ABC):
             self.question = line(do="ask", id=self.number, nested=outer is not None, **fields)
             self.ask()
             if outer is not None:
-                # Not before it is in line, so that the slots fall to it.
+                # Not before it has asked, so that it gets the slots.
                 self.ahead.add(self)
                 outer.free()
                 for other in list(self.signing):
@@ -58,7 +58,7 @@ class Attempt(ABC):
             self.leave()
             raise
         if call is None:
-            # Sent past `_make_api_call`, so it is over as it starts.
+            # Sent without `_make_api_call`: nobody would end it, so it is over as it starts.
             self.end({})
 
     def _keep(self, call: Call) -> None:
@@ -73,7 +73,7 @@ class Attempt(ABC):
         self.send(line(do="free", id=self.number))
 
     def leave(self) -> None:
-        """Leave the line, or give back a slot that has not been used."""
+        """Leave the queue, or give back a slot that has not been used."""
         self.send(line(do="leave", id=self.number))
 
     def end(self, outcome: dict[str, object]) -> None:
@@ -87,7 +87,7 @@ class Attempt(ABC):
 
     @abstractmethod
     def ask(self) -> None:
-        """Get into line."""
+        """Send the question."""
 
     @abstractmethod
     async def wait(self) -> None:
@@ -111,7 +111,7 @@ class Call:
         """What has arrived for the attempt, should botocore make nothing of it."""
 
     def begin(self) -> Attempt | None:
-        """End the attempt before this one; return the one that waits for this call, if any does."""
+        """End the attempt before this one; return the attempt that waits for this call, if any."""
         self.end()
         return None if self.outer is None else self.outer.attempt
 
@@ -132,5 +132,5 @@ current: ContextVar[Call | None] = ContextVar("aioapiqueue_call", default=None)
 
 
 def text(value: Any) -> str | None:
-    """Return a value as the protocol takes it."""
+    """Return a value as the protocol has it: a text of at most 128 characters, or None."""
     return str(value)[:128] if value else None

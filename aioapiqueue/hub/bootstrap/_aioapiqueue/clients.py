@@ -1,4 +1,4 @@
-"""What is changed in the classes of botocore's clients, and what their events call.
+"""Changes the classes of botocore's clients, and handles the events of these.
 
 Each class is given event handlers, and a `finally` around its calls, as a cancelled one gets no
 event. An attempt waits in `request-created.<service>`, which comes once for each, before it is
@@ -91,7 +91,7 @@ class _Handlers:
         meta.events.register_first(f"response-received.{service_id}", self._finish)
 
     def _start(self, operation_name: str, request: Any, **_: object) -> object:
-        """Wait until an attempt may be sent; cancelled or interrupted, leave the line."""
+        """Wait until an attempt may be sent; cancelled or interrupted, leave the queue."""
         call = current.get()
         key, account = _signed_by(getattr(self._signer, "_credentials", None))
         fields = {
@@ -111,7 +111,7 @@ class _Handlers:
             call.attempt.signing.discard(call.attempt)
 
     def _arrived(self, response_dict: Any = None, **_: object) -> None:
-        """Keep what is known before the answer is read; an old botocore (1.31) does not tell."""
+        """Keep what is known before the answer is read; an old botocore (1.31) has no event."""
         call = current.get()
         if call is not None and isinstance(response_dict, dict):
             call.answer = _answer(response_dict)
@@ -123,7 +123,7 @@ class _Handlers:
         exception: object = None,
         **_: object,
     ) -> None:
-        """Give the slot back, and report what came of the attempt."""
+        """Give the slot back, and report the outcome of the attempt."""
         call = current.get()
         if call is None or call.attempt is None:
             return

@@ -23,7 +23,7 @@ class _Link:
         self.signing: set[Attempt] = set()
         self.ahead: set[Attempt] = set()
         self._heard = False
-        """Whether the hub has said something since the timer was set."""
+        """Whether the hub has sent something since the timer was set."""
         self._timer: asyncio.TimerHandle | None = None
         self._unsent = b""
         self._error: PacingError | None = None
@@ -37,7 +37,7 @@ class _Link:
         return self._error is None and self.wire.whole
 
     def ask(self, attempt: TaskAttempt) -> None:
-        """Have an attempt get into line."""
+        """Send an attempt's question."""
         attempt.link = self
         self.waiting[attempt.number] = attempt
         self.send(attempt.question)
@@ -56,7 +56,7 @@ class _Link:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self._receive()  # what the hub has said before it closed the connection
+            self._receive()  # what the hub has sent before it closed the connection
             self._lose(unreachable(error))
             return
         self._unsent = self._unsent[sent:]
@@ -94,7 +94,7 @@ class _Link:
             attempt.answer(None if why is None else refused(why))
 
     def _watch(self) -> None:
-        """Have a timer while somebody waits, so that a hub that does not answer is noticed."""
+        """Have a timer while attempts wait, so that a hub that does not answer is noticed."""
         if self._timer is None and self.waiting:
             self._set_timer(wires.SILENCE)
         elif self._timer is not None and not self.waiting:
@@ -108,7 +108,7 @@ class _Link:
             self._timer = loop.call_later(seconds, self._look, asked)
 
     def _look(self, asked: float) -> None:
-        """Ask a hub that has said nothing for a while whether it is there."""
+        """Ask a hub that has been silent for a while whether it is there."""
         self._receive()  # if the loop was held up, the answer may lie there
         if not self.waiting:
             return
@@ -122,7 +122,7 @@ class _Link:
             self._set_timer(wires.ANSWER, asked=time.monotonic())
 
     def _ask_again(self) -> None:
-        """Ask on another link: the hub has closed this one, idle, and has read none of it."""
+        """Ask on another link, as the hub has closed this one and read nothing of it."""
         asked, self.waiting = self.waiting, {}
         self._lose(unreachable("it has closed the connection"))
         if not asked:
@@ -137,7 +137,7 @@ class _Link:
             link.ask(attempt)
 
     def _lose(self, error: PacingError) -> None:
-        """Fail all that wait: the connection has ended."""
+        """Fail all attempts that wait, as the connection has ended."""
         if self._error is not None:
             return
         self._error = error

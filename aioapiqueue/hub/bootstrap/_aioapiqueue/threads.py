@@ -42,7 +42,7 @@ class ThreadAttempt(Attempt):
                 wire.send(self.question)
                 return
         except OSError:
-            pass  # closed by the hub while it was idle; or the hub has gone, which shows next
+            pass  # closed by the hub while it was idle; or the hub has gone, which is seen next
         self._ask_again()
 
     def _ask_again(self) -> None:
@@ -56,7 +56,7 @@ class ThreadAttempt(Attempt):
             self._wire = CallWire(socket.socket)
         except OSError as error:
             raise unreachable(error) from None
-        with suppress(OSError):  # closed by the hub: `wait` reads what it has said before
+        with suppress(OSError):  # closed by the hub: `wait` reads what it has sent before
             self._wire.send(self.question)
 
     async def wait(self) -> None:

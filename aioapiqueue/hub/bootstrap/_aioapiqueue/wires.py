@@ -16,9 +16,9 @@ from weakref import WeakKeyDictionary
 from . import HUB, StrangerError, Wire, peer_of, process
 
 SILENCE = 30.0
-"""Seconds without a word from the hub after which a call that waits asks whether it is there.
+"""Seconds of silence after which a call that waits asks the hub whether it is there.
 
-A call that waits its turn for an hour is no fault, so the time alone says nothing. People look
+A call that waits for an hour is no fault, so the time alone means nothing. People look
 after half a minute at a program that stands still, and the hub has time for a question of each
 connection that waits in every half a minute.
 """
@@ -98,7 +98,7 @@ class CallWire(Wire):
     def __init__(self, make: Any) -> None:
         super().__init__(make, closable=True)
         self.taken_in = False
-        """Whether the hub has said anything here; before that, it may lack a file for it."""
+        """Whether the hub has sent anything here; before that, it may lack a file for it."""
         self._rest = b""
         self.sock.settimeout(SILENCE)
 
@@ -128,7 +128,7 @@ class CallWire(Wire):
                         self.sock.settimeout(None)
                     else:
                         asked = time.monotonic()
-                        with suppress(OSError):  # closed by the hub: what it has said is read next
+                        with suppress(OSError):  # closed by the hub: what it has sent is read next
                             self.send(line(do="ping"))
                         self.sock.settimeout(ANSWER)
         finally:
@@ -137,12 +137,12 @@ class CallWire(Wire):
 
 
 def answer_is_due(asked: float) -> bool:
-    """Return whether the hub has had its time to answer: not if we were suspended with it."""
+    """Return whether the hub has had its time to answer, and we were not suspended with it."""
     return time.monotonic() - asked < 2 * ANSWER
 
 
 def report_silence(wire: CallWire) -> None:
-    """Say on stderr that the hub does not answer; once for each process."""
+    """Report on stderr that the hub does not answer; once for each process."""
     if process.calls.silence_reported:
         return
     process.calls.silence_reported = True
