@@ -210,7 +210,7 @@ LIMITS = {"ec2": {"rate": "1000/s", "concurrency": 1}}
 
 
 async def test_only_the_holder_goes_ahead(bench, tools, another):
-    """A process that holds no place, and says that its call is nested, waits in line."""
+    """A process that holds no permit, and claims that its call is nested, waits as any other."""
     async with bench.hub(LIMITS) as hub, tools.Raw(hub) as client, another(hub) as other:
         client.greet()
         client.ask(1)
@@ -225,7 +225,7 @@ async def test_only_the_holder_goes_ahead(bench, tools, another):
 
 
 async def test_one_place_lets_one_call_ahead(bench, tools, another):
-    """Nested calls go ahead on any connection of the holder, one at a time for each place."""
+    """Nested calls go ahead on any connection of the holder, one at a time for each permit."""
     async with bench.hub(LIMITS) as hub, tools.Raw(hub) as holder, tools.Raw(hub) as same:
         for client in (holder, same):
             client.greet()

@@ -144,7 +144,7 @@ async def test_idle_connections_make_room_for_others(bench, crowded):
 
 
 async def test_no_file_is_refused_in_time(bench, crowded, stalls):
-    """Where no file comes free, who waits hears what to do; those that are in stay in line."""
+    """Where no file comes free, clients that wait are refused with the remedy; the others stay."""
     async with crowded(48, "1/h", room_seconds=1) as hub:
         program = await hub.start("work(50)")
         assert await program.line() == "sent"

@@ -117,7 +117,7 @@ async def test_clients_are_paced_though_older(bench, source):
     bench.assert_paced(40)
 
 
-async def test_own_objects_under_the_name_are_left_alone(bench):
+async def test_stand_in_for_botocore_is_ignored(bench):
     """A stand-in for botocore, as in a test, is neither hooked nor a fault."""
     source = """
         import sys, unittest.mock

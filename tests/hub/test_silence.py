@@ -76,7 +76,7 @@ async def stopped(bench, tools, source):
 
 @pytest.mark.parametrize(("source", "before"), [(THREADS, 0), (TASKS, 1)], ids=["threads", "tasks"])
 async def test_stopped_hub_is_reported_once(bench, tools, source, before):
-    """Four calls under a stopped hub: it is said once on stderr, and they wait until it goes on.
+    """Four calls under a stopped hub wait until it goes on; it is reported once, on stderr.
 
     Where it has not taken in the connection yet, it may be for lack of files.
     """
@@ -108,7 +108,7 @@ async def test_hub_is_waited_for_without_stderr(bench, tools, stderr):
 
 @pytest.mark.parametrize(("source", "pings"), [(THREADS, 8), (TASKS, 2)], ids=["threads", "tasks"])
 async def test_long_line_is_no_silence(bench, tools, monkeypatch, source, pings):
-    """A hub whose queue lets nobody go answers when it is asked, and nothing is said."""
+    """A hub whose queue lets nobody go answers a ping, and nothing is reported."""
     asked = []
     parse = _protocol.parse
     monkeypatch.setattr(_protocol, "parse", lambda line: asked.append(line) or parse(line))
