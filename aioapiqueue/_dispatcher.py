@@ -495,7 +495,7 @@ class Dispatcher:
         left = (self.loop, self._ticker, self.waiters)
         if self._ticker is not None:
             # asyncio has no public way to say so.
-            self._ticker._log_destroy_pending = False  # type: ignore[attr-defined]
+            self._ticker._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - as above
         self.loop, self._thread = None, 0
         self._forget_callers(clock_changed=False)
         return left

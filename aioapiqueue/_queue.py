@@ -588,4 +588,4 @@ class ApiQueue:
 
 def dispatcher_of(queue: ApiQueue) -> Dispatcher:
     """Return what is under a queue, for the parts of this package that manage queues."""
-    return queue._dispatcher
+    return queue._dispatcher  # noqa: SLF001 - the one way in

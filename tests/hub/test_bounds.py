@@ -121,7 +121,7 @@ async def test_one_process_leaves_room_for_others(bench, tools, another, monkeyp
 
 async def test_many_kinds_of_calls_are_summed(bench, tools, monkeypatch):
     """Beyond so many kinds, calls are paced by queue and lane, judged, and counted together."""
-    monkeypatch.setattr("aioapiqueue.hub._server._MAX_FIGURES", 2)
+    monkeypatch.setattr("aioapiqueue.hub._calls._MAX_STATS", 2)
     limits = {"ec2": {"rate": "1000/s", "lanes": {"RunInstances": "1/h"}}}
     async with bench.hub(limits) as hub, tools.Raw(hub) as client:
         client.greet()
@@ -211,7 +211,7 @@ LIMITS = {"ec2": {"rate": "1000/s", "concurrency": 1}}
 
 
 async def test_only_the_holder_goes_ahead(bench, tools, another):
-    """A process that holds no place, and says that its call is nested, waits in line."""
+    """A process that holds no permit, and claims that its call is nested, waits as any other."""
     async with bench.hub(LIMITS) as hub, tools.Raw(hub) as client, another(hub) as other:
         client.greet()
         client.ask(1)
@@ -226,7 +226,7 @@ async def test_only_the_holder_goes_ahead(bench, tools, another):
 
 
 async def test_one_place_lets_one_call_ahead(bench, tools, another):
-    """Nested calls go ahead on any connection of the holder, one at a time for each place."""
+    """Nested calls go ahead on any connection of the holder, one at a time for each permit."""
     async with bench.hub(LIMITS) as hub, tools.Raw(hub) as holder, tools.Raw(hub) as same:
         for client in (holder, same):
             client.greet()
@@ -294,8 +294,8 @@ async def test_memory_is_given_back(bench, tools):
 
 async def test_queues_at_rest_are_given_up(bench, tools, monkeypatch):
     """Of accounts that come one after the other, no queue is kept; what owes a wait is."""
-    monkeypatch.setattr("aioapiqueue.hub._server._MANY_KINDS", 50)
-    monkeypatch.setattr("aioapiqueue.hub._server._MAX_FIGURES", 100)
+    monkeypatch.setattr("aioapiqueue.hub._calls._MANY_KINDS", 50)
+    monkeypatch.setattr("aioapiqueue.hub._calls._MAX_STATS", 100)
     limits = {
         "ec2": {
             "rate": "1000/s",
@@ -304,7 +304,7 @@ async def test_queues_at_rest_are_given_up(bench, tools, monkeypatch):
         "iam": "1/h",
     }
     async with bench.hub(limits) as hub, tools.Raw(hub) as client:
-        registry = introspect.registry_of(hub)
+        registry = bench.registry
         client.greet()
         client.ask(1, "ListUsers", service="iam")
         for number in (2, 3):  # the second waits for its bucket, and has not joined its queue

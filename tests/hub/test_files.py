@@ -146,7 +146,7 @@ async def test_idle_connections_make_room_for_others(bench, crowded):
 
 
 async def test_no_file_is_refused_in_time(bench, crowded, stalls):
-    """Where no file comes free, who waits hears what to do; those that are in stay in line."""
+    """Where no file comes free, clients that wait are refused with the remedy; the others stay."""
     async with crowded(48, "1/h", room_seconds=1) as hub:
         program = await hub.start("work(50)")
         assert await program.line() == "sent"
@@ -225,16 +225,15 @@ def hold_up(path):
 
 
 LATE_PING = """
-[finder] = [one for one in sys.meta_path if getattr(one, "aioapiqueue", False)]
-bootstrap = type(finder).find_spec.__globals__
-line, bootstrap["_SILENCE"] = bootstrap["_line"], 0.1
+from _aioapiqueue import wires
+line, wires.SILENCE = wires.line, 0.1
 def late(**fields):
     if fields == {"do": "ping"}:
         open("pings", "w").close()
         while not os.path.exists("closed"):
             time.sleep(0.005)
     return line(**fields)
-bootstrap["_line"] = late
+wires.line = late
 """
 
 
@@ -258,13 +257,12 @@ async def test_refusal_races_the_question(bench, monkeypatch):
     """A call whose connection is refused before it has asked says why."""
     monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_CONNECTIONS_PER_PROCESS", 1)
     source = """
-        [finder] = [one for one in sys.meta_path if getattr(one, "aioapiqueue", False)]
-        wire = type(finder).find_spec.__globals__["_Wire"]
-        connect = wire._connect
+        from _aioapiqueue import Wire
+        connect = Wire._connect
         def slow(self):
             connect(self)
             time.sleep(0.2)
-        wire._connect = slow
+        Wire._connect = slow
         work(1)
     """
     async with bench.hub({}) as hub:
