@@ -6,7 +6,7 @@ import pytest
 import redis.exceptions
 from servers import Server
 
-from aioapiqueue.cli._shared import _CHECK, Shared
+from aioapiqueue.cli.run._shared_server import _CHECK, Shared
 from aioapiqueue.integrations._redis_url import connected, read_address
 from aioapiqueue.integrations.redis import _SCRIPT
 

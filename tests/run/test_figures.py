@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from aioapiqueue.cli._figures import Peaks, as_json, dry_run_table, duration, rows, table
-from aioapiqueue.cli._launch import Launch
-from aioapiqueue.cli._report import remarks
-from aioapiqueue.cli._supervise import Outcome, Plan, Words
+from aioapiqueue.cli.run._figures import Peaks, as_json, dry_run_table, duration, rows, table
+from aioapiqueue.cli.run._launch import Launch
+from aioapiqueue.cli.run._report import remarks
+from aioapiqueue.cli.run._supervisor import Outcome, Plan, Words
 from aioapiqueue.hub import OTHERS, Figure
 from aioapiqueue.registry import Registry
 

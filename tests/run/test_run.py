@@ -503,7 +503,7 @@ def test_hub_that_cannot_be_opened_starts_nothing(quiet_run, python, temporary):
 
 def test_system_without_sockets_is_told_what_to_use(monkeypatch, capsys):
     """Where Python has no Unix domain sockets: a clear message, exit code 2."""
-    monkeypatch.setattr("aioapiqueue.cli.run.os", types.SimpleNamespace(name="nt"))
+    monkeypatch.setattr("aioapiqueue.cli.run._command.os", types.SimpleNamespace(name="nt"))
     with pytest.raises(typer.Exit) as ended:
         run_command(["program"], limit=["ec2=1/s"])
     assert ended.value.exit_code == 2

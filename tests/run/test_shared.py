@@ -13,9 +13,9 @@ import pytest
 import typer
 from servers import Server, free_port, until
 
-from aioapiqueue.cli._launch import NotStarted
-from aioapiqueue.cli._shared import Shared
 from aioapiqueue.cli.run import run as run_command
+from aioapiqueue.cli.run._launch import NotStarted
+from aioapiqueue.cli.run._shared_server import Shared
 from aioapiqueue.integrations._redis_url import read_address
 from aioapiqueue.integrations.redis import _SCRIPT
 from aioapiqueue.registry import Registry
@@ -169,7 +169,7 @@ async def test_server_that_quotes_the_password_is_not_quoted():
 
 async def test_server_that_does_not_answer_is_given_up_in_five_seconds(monkeypatch):
     """One that accepts and says nothing; here in less, so that the test is short."""
-    monkeypatch.setattr("aioapiqueue.cli._shared._CHECK_SECONDS", 0.2)
+    monkeypatch.setattr("aioapiqueue.cli.run._shared_server._CHECK_SECONDS", 0.2)
 
     async def listen(reader, writer):
         await reader.read()
@@ -221,7 +221,7 @@ def test_options_that_make_no_sense_are_refused(options, remedy, capsys):
 
 def test_missing_extra_is_named(monkeypatch, capsys):
     """Without redis-py: what to install, exit code 2."""
-    monkeypatch.setattr("aioapiqueue.cli.run.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("aioapiqueue.cli.run._command.importlib.util.find_spec", lambda _: None)
     with pytest.raises(typer.Exit) as ended:
         run_command(["program"], limit=["ec2=1/s"], shared="redis://:geheim@host")
     assert ended.value.exit_code == 2

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aioapiqueue.cli._app import app
-from aioapiqueue.cli._target import Target, Unwritable
+from aioapiqueue.cli.run._output_file import Target, Unwritable
 
 pytestmark = [
     pytest.mark.real,

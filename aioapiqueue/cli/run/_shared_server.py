@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.cli._launch import NotStarted
-from aioapiqueue.cli._shared_faults import explained
 from aioapiqueue.cli._words import wrapped
+from aioapiqueue.cli.run._launch import NotStarted
+from aioapiqueue.cli.run._shared_errors import explained
 from aioapiqueue.integrations._redis_url import connected
 
 if TYPE_CHECKING:

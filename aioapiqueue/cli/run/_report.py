@@ -8,8 +8,9 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Rate
-from aioapiqueue.cli._activation import Why
-from aioapiqueue.cli._figures import (
+from aioapiqueue.cli._words import counted, wrapped
+from aioapiqueue.cli.run._activation import Why
+from aioapiqueue.cli.run._figures import (
     Row,
     as_json,
     buckets_as_json,
@@ -18,16 +19,15 @@ from aioapiqueue.cli._figures import (
     rows,
     table,
 )
-from aioapiqueue.cli._met import unused
-from aioapiqueue.cli._words import counted, wrapped
+from aioapiqueue.cli.run._unused import unused
 from aioapiqueue.hub import OTHERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from aioapiqueue import Window
-    from aioapiqueue.cli._activation import Inactive
-    from aioapiqueue.cli._supervise import Outcome, Plan
+    from aioapiqueue.cli.run._activation import Inactive
+    from aioapiqueue.cli.run._supervisor import Outcome, Plan
     from aioapiqueue.registry import InForce, Registry
 
 __all__ = [

@@ -8,14 +8,14 @@ import os
 import signal
 from typing import TYPE_CHECKING, Self
 
-from aioapiqueue.cli._launch import NOT_EXECUTABLE, NotStarted
-from aioapiqueue.cli._processes import look
+from aioapiqueue.cli.run._launch import NOT_EXECUTABLE, NotStarted
+from aioapiqueue.cli.run._processes import look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from aioapiqueue.cli._launch import Launch
-    from aioapiqueue.cli._processes import Running
+    from aioapiqueue.cli.run._launch import Launch
+    from aioapiqueue.cli.run._processes import Running
 
 __all__ = ["Program", "Signals", "exit_code"]
 

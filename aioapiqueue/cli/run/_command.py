@@ -16,8 +16,10 @@ from aioapiqueue._limits.presets import DEFAULT_SHARE, read_preset, read_share
 from aioapiqueue._limits.report import Report
 from aioapiqueue._rate import Rate
 from aioapiqueue.cli._help import NoCheck, number
-from aioapiqueue.cli._launch import NotStarted, examine
-from aioapiqueue.cli._report import (
+from aioapiqueue.cli._words import wrapped
+from aioapiqueue.cli.run._launch import NotStarted, examine
+from aioapiqueue.cli.run._output_file import Target, Unwritable
+from aioapiqueue.cli.run._report import (
     headline,
     in_words,
     opening,
@@ -26,15 +28,13 @@ from aioapiqueue.cli._report import (
     tables,
     verdict,
 )
-from aioapiqueue.cli._shared import SHARED_VARIABLE, Shared
-from aioapiqueue.cli._target import Target, Unwritable
-from aioapiqueue.cli._words import wrapped
+from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE, Shared
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.integrations._redis_url import read_address
 from aioapiqueue.registry import Registry
 
 if TYPE_CHECKING:
-    from aioapiqueue.cli._supervise import Plan
+    from aioapiqueue.cli.run._supervisor import Plan
 
 __all__ = ["run"]
 
@@ -144,8 +144,8 @@ def run(
             "this is inside of an aioapiqueue run already, whose limits a second one would put "
             f"aside; nothing was started. If that one has ended: unset AIOAPIQUEUE_HUB ({hub})"
         )
-    from aioapiqueue.cli._live import Foot  # noqa: PLC0415 - POSIX only
-    from aioapiqueue.cli._supervise import Plan, Words  # noqa: PLC0415
+    from aioapiqueue.cli.run._status_line import Foot  # noqa: PLC0415 - POSIX only
+    from aioapiqueue.cli.run._supervisor import Plan, Words  # noqa: PLC0415
 
     if not grace > 0:
         _refuse(f"--grace: {grace:g} is no time: write a number of seconds above 0")
@@ -183,7 +183,7 @@ def run(
 
 
 def _run(plan: Plan, figures: Target | None) -> int:
-    from aioapiqueue.cli._supervise import supervise  # noqa: PLC0415 - as above
+    from aioapiqueue.cli.run._supervisor import supervise  # noqa: PLC0415 - as above
 
     plan.words.say(opening(plan))
     try:

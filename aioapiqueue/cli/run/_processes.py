@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from aioapiqueue.cli._launch import is_python_name
+from aioapiqueue.cli.run._launch import is_python_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

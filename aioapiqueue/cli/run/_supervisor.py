@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from aioapiqueue.cli._activation import Activation, Why
-from aioapiqueue.cli._figures import Peaks, duration, rows
-from aioapiqueue.cli._launch import NotStarted
-from aioapiqueue.cli._live import Foot, fit
-from aioapiqueue.cli._met import judged
-from aioapiqueue.cli._program import Program, Signals
-from aioapiqueue.cli._report import INACTIVE, about
-from aioapiqueue.cli._shared import SHARED_VARIABLE
 from aioapiqueue.cli._words import counted, wrapped
+from aioapiqueue.cli.run._activation import Activation, Why
+from aioapiqueue.cli.run._figures import Peaks, duration, rows
+from aioapiqueue.cli.run._launch import NotStarted
+from aioapiqueue.cli.run._program import Program, Signals
+from aioapiqueue.cli.run._report import INACTIVE, about
+from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE
+from aioapiqueue.cli.run._status_line import Foot, fit
+from aioapiqueue.cli.run._unused import judged
 from aioapiqueue.hub import Hub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from aioapiqueue.cli._activation import Inactive
-    from aioapiqueue.cli._launch import Launch
-    from aioapiqueue.cli._shared import Shared
-    from aioapiqueue.cli._target import Target
+    from aioapiqueue.cli.run._activation import Inactive
+    from aioapiqueue.cli.run._launch import Launch
+    from aioapiqueue.cli.run._output_file import Target
+    from aioapiqueue.cli.run._shared_server import Shared
     from aioapiqueue.hub import Figure, Process
     from aioapiqueue.registry import Registry
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
-from aioapiqueue.cli import _processes
-from aioapiqueue.cli._launch import harmful_option
+from aioapiqueue.cli.run import _processes
+from aioapiqueue.cli.run._launch import harmful_option
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from aioapiqueue.cli._processes import Image, Running
+    from aioapiqueue.cli.run._processes import Image, Running
     from aioapiqueue.hub import Process
 
 __all__ = ["Activation", "Inactive", "Why"]
