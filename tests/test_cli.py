@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 import aioapiqueue
 from aioapiqueue.cli._app import app
+from aioapiqueue.cli._console import pluralize
 from aioapiqueue.cli._help import number, whole
-from aioapiqueue.cli._words import counted
 
 pytestmark = pytest.mark.real
 
@@ -100,7 +100,7 @@ def test_options_take_numbers_as_people_write_them():
 
 def test_one_of_a_thing_is_no_plural():
     """One call, no calls, thousands of calls."""
-    assert [counted(number, "call") for number in (0, 1, 2000)] == [
+    assert [pluralize(number, "call") for number in (0, 1, 2000)] == [
         "0 calls",
         "1 call",
         "2,000 calls",

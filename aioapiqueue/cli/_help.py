@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from aioapiqueue.cli._words import wrapped
+from aioapiqueue.cli._console import say, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,8 +89,7 @@ class Launcher(Command):
                 f"{found[0]} comes after {name}, so it is {name}'s: options of run come before "
                 f"it. If that is what you mean, write -- before {name}."
             )
-            for line in wrapped(hint).splitlines():
-                typer.echo(f"aioapiqueue: {line}", err=True)
+            say(wrapped(hint))
         return rest
 
 

@@ -8,15 +8,15 @@ import json
 import os
 import sys
 from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aioapiqueue._limits.presets import DEFAULT_SHARE, read_preset, read_share
 from aioapiqueue._limits.report import Report
 from aioapiqueue._rate import Rate
+from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import NoCheck, number
-from aioapiqueue.cli._words import wrapped
 from aioapiqueue.cli.run._launch import NotStarted, examine
 from aioapiqueue.cli.run._output_file import Target, Unwritable
 from aioapiqueue.cli.run._report import (
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from aioapiqueue.cli.run._supervisor import Plan
 
 __all__ = ["run"]
-
-_USAGE = 2
 
 _NO_LIMIT = (
     f"no limit is given, so it is {DEFAULT_SHARE:.0%} of what AWS publishes; --share and --limit "
@@ -138,9 +136,9 @@ def run(
     paced, 4 if the pacing broke down, 126 or 127 if there is no such program.
     """
     if os.name != "posix":
-        _refuse(f"run needs Unix domain sockets and signals, which {sys.platform} has not: use WSL")
+        refuse(f"run needs Unix domain sockets and signals, which {sys.platform} has not: use WSL")
     if hub := os.environ.get("AIOAPIQUEUE_HUB"):
-        _refuse(
+        refuse(
             "this is inside of an aioapiqueue run already, whose limits a second one would put "
             f"aside; nothing was started. If that one has ended: unset AIOAPIQUEUE_HUB ({hub})"
         )
@@ -148,7 +146,7 @@ def run(
     from aioapiqueue.cli.run._supervisor import Plan, Words  # noqa: PLC0415
 
     if not grace > 0:
-        _refuse(f"--grace: {grace:g} is no time: write a number of seconds above 0")
+        refuse(f"--grace: {grace:g} is no time: write a number of seconds above 0")
     nothing = not (limit or limits or preset or share or dry_run)
     preset = _preset("aws" if nothing else preset, share)
     through = _shared(shared, fallback)
@@ -163,7 +161,7 @@ def run(
     try:
         launch = examine(command)
     except NotStarted as error:
-        _refuse(str(error), error.code)
+        refuse(str(error), error.code)
     figures, words = _targets(json_file, log)
     plan = Plan(
         command=command,
@@ -217,7 +215,7 @@ def _preset(preset: str | None, share: str | None) -> str | None:
         if preset == "none":
             shares.add((), 'a share of what? --preset is "none"')
     if problems := [*report.problems, *shares.problems]:
-        _refuse("\n".join(problems))
+        refuse("\n".join(problems))
     return preset
 
 
@@ -225,21 +223,21 @@ def _shared(url: str | None, fallback: str | None) -> Shared | None:
     """Return what the limits are shared through; refuse what makes no sense. Nothing connects."""
     if url is None:
         if fallback is not None:
-            _refuse(f"--fallback: instead of what? There is no --shared, and no {SHARED_VARIABLE}")
+            refuse(f"--fallback: instead of what? There is no --shared, and no {SHARED_VARIABLE}")
         return None
     try:
         address = read_address(url)
     except ValueError as error:
-        _refuse(f"--shared: {error}")
+        refuse(f"--shared: {error}")
     if importlib.util.find_spec("redis") is None:
-        _refuse(
+        refuse(
             "--shared needs redis-py, which is not installed: pip install 'aioapiqueue[redis]' "
             "(with pipx: pipx inject aioapiqueue redis)"
         )
     try:
         return Shared(address, None if fallback is None else Rate.parse(fallback))
     except ValueError as error:
-        _refuse(f"--fallback: {error}")
+        refuse(f"--fallback: {error}")
 
 
 def _registry(
@@ -265,9 +263,9 @@ def _registry(
             schedules=shared.schedule if shared else None,
         )
     except LimitsError as error:
-        _refuse("\n".join(error.problems))
+        refuse("\n".join(error.problems))
     if (file or preset) and not list(registry):
-        _refuse(f"{file or '--preset none'}: it says no limit; see docs/limits.md")
+        refuse(f"{file or '--preset none'}: it says no limit; see docs/limits.md")
     return registry
 
 
@@ -282,15 +280,10 @@ def _targets(json_file: Path | None, log: Path | None) -> tuple[Target | None, T
     except Unwritable as error:
         if figures is not None:
             figures.discard()
-        _refuse(f"{option}: {error}; nothing was started")
+        refuse(f"{option}: {error}; nothing was started")
     if figures is not None and words is not None and figures.replaces(words):
         figures.discard()
-        _refuse(
+        refuse(
             f"--json: {json_file} is the file of --log, too: choose another; nothing was started"
         )
     return figures, words
-
-
-def _refuse(why: str, code: int = _USAGE) -> NoReturn:
-    typer.echo("".join(f"aioapiqueue: {line}\n" for line in why.splitlines()), err=True, nl=False)
-    raise typer.Exit(code)

@@ -7,6 +7,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue.cli._console import WIDTH
 from aioapiqueue.hub import OTHERS, Second
 
 if TYPE_CHECKING:
@@ -268,7 +269,6 @@ def _paced_lines(row: Row, name: str) -> Iterator[str]:
     )
 
 
-_WIDTH = 80
 _WIDTHS = (9, 8, 10, 8, 10, 7)
 
 
@@ -276,8 +276,8 @@ def _row(  # noqa: PLR0917 - the columns, in their order
     name: str, calls: str, waits: str, waited: str, longest: str, throttled: int, errors: int
 ) -> Iterator[str]:
     line = _line(name, calls, waits, waited, longest, f"{throttled:,}", f"{errors:,}")
-    if len(line) > _WIDTH:
-        yield name[:_WIDTH]
+    if len(line) > WIDTH:
+        yield name[:WIDTH]
         line = _line("", calls, waits, waited, longest, f"{throttled:,}", f"{errors:,}")
     yield line
 
@@ -288,9 +288,9 @@ def _line(name: str, *cells: str) -> str:
         f"{cell:>{width}}" if len(cell) < width else f" {cell}"
         for cell, width in zip(cells, _WIDTHS, strict=True)
     )
-    if len(name) > _WIDTH - len(figures):  # it may have the blanks before the first figure
+    if len(name) > WIDTH - len(figures):  # it may have the blanks before the first figure
         figures = f" {figures.lstrip()}"
-    return f"{name:{max(_WIDTH - len(figures), 0)}}{figures}"
+    return f"{name:{max(WIDTH - len(figures), 0)}}{figures}"
 
 
 def as_json(figures: Iterable[Figure], *, of_lanes: bool = True) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Rate
-from aioapiqueue.cli._words import counted, wrapped
+from aioapiqueue.cli._console import MAX_LISTED, pluralize, wrapped
 from aioapiqueue.cli.run._activation import Why
 from aioapiqueue.cli.run._figures import (
     Row,
@@ -50,7 +50,6 @@ _AWS_CLI = (
 )
 _MOST_NAMED = 8
 _EXACTLY = 1e-9
-_MOST_TOLD = 20
 
 
 def in_words(registry: Registry) -> dict[str, str]:
@@ -98,7 +97,9 @@ def opening(plan: Plan) -> str:
             names = (
                 ", ".join(services) if len(services) <= _MOST_NAMED else f"{len(services)} services"
             )
-            named = f"{names} by {counted(len(limits), 'limit')} (`aioapiqueue limits` lists them)"
+            named = (
+                f"{names} by {pluralize(len(limits), 'limit')} (`aioapiqueue limits` lists them)"
+            )
         if rest is not None:
             other = f"each other service at {rest}" if named else f"each service at {rest}"
             named = ", ".join(filter(None, [named, other]))
@@ -197,12 +198,12 @@ def headline(plan: Plan, outcome: Outcome, code: int) -> str:
         if code != outcome.code:
             said += f"; exit code {code}, see below"
     calls = sum(figure.calls for figure in figures)
-    said_of_calls = counted(calls, "AWS call")
+    said_of_calls = pluralize(calls, "AWS call")
     if not plan.dry_run:
         paced = sum(figure.calls for figure in figures if figure.paced)
         said_of_calls += f", {paced:,} of them paced"
     throttled = sum(figure.throttled for figure in figures)
-    errors = counted(sum(figure.errors for figure in figures), "other error")
+    errors = pluralize(sum(figure.errors for figure in figures), "other error")
     said_of_calls += f"; {throttled:,} throttled, {errors}"
     if not calls:
         return wrapped(f"{said}; no AWS calls counted")
@@ -237,10 +238,10 @@ def remarks(plan: Plan, outcome: Outcome) -> str:
         lines += [
             f"WARNING: NOT PACED{' FROM THE START' if one.why is Why.LATE else ''}: "
             f"{one.command or plan.launch.name} (process {one.pid})"
-            for one in outcome.inactive[:_MOST_TOLD]
+            for one in outcome.inactive[:MAX_LISTED]
         ]
-        if len(outcome.inactive) > _MOST_TOLD:
-            lines.append(f"WARNING: NOT PACED: {len(outcome.inactive) - _MOST_TOLD:,} more")
+        if len(outcome.inactive) > MAX_LISTED:
+            lines.append(f"WARNING: NOT PACED: {len(outcome.inactive) - MAX_LISTED:,} more")
         if outcome.processes and _brings_its_own(plan, outcome):
             lines.append(f"WARNING: NOTHING WAS PACED: {_AWS_CLI}")
         elif outcome.processes and not any(process.botocore for process in outcome.processes):
@@ -294,7 +295,7 @@ def _of_shared(shared: Mapping[str, Any]) -> str:
     """Return what there was with the shared server."""
     asks = sum(one["asks"] for one in shared["queues"])
     faults = sum(one["faults"] for one in shared["queues"])
-    said = f"shared through {shared['server']}: asked {counted(asks, 'time')}"
+    said = f"shared through {shared['server']}: asked {pluralize(asks, 'time')}"
     said += f", {faults:,} of them in vain"
     if times := shared["times_lost"]:
         seconds = f"{shared['seconds_lost']:,.1f} s"

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.cli._words import wrapped
+from aioapiqueue.cli._console import MAX_LISTED, wrapped
 from aioapiqueue.cli.run._launch import NotStarted
 from aioapiqueue.cli.run._shared_errors import explained
 from aioapiqueue.integrations._redis_url import connected
@@ -28,7 +28,6 @@ __all__ = ["SHARED_VARIABLE", "Shared", "SharedFigure"]
 SHARED_VARIABLE = "AIOAPIQUEUE_SHARED"
 
 _CHECK_SECONDS = 5.0
-_MOST_TOLD = 20  # times that the server was lost; the summary counts them all
 
 _CHECK = """
 local key, list, set = unpack(KEYS)
@@ -144,13 +143,13 @@ class Shared:
         if event.kind == "lost" and self._lost_at is None:
             self._lost_at = _now()
             self.times_lost += 1
-            if self.times_lost <= _MOST_TOLD:
+            if self.times_lost <= MAX_LISTED:
                 self._say(wrapped(self._loss(event.queue)))
         elif event.kind == "restored" and self._lost_at is not None:
             seconds = _now() - self._lost_at
             self._lost_at = None
             self._seconds_lost += seconds
-            if self.times_lost <= _MOST_TOLD:
+            if self.times_lost <= MAX_LISTED:
                 self._say(f"the shared server is there again, after {seconds:.1f} s")
 
     def _loss(self, queue: str | None) -> str:

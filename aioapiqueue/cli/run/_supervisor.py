@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from aioapiqueue.cli._words import counted, wrapped
+from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, wrapped
 from aioapiqueue.cli.run._activation import Activation, Why
 from aioapiqueue.cli.run._figures import Peaks, duration, rows
 from aioapiqueue.cli.run._launch import NotStarted
@@ -45,7 +45,6 @@ _SHOW_SECONDS = 0.5
 _RATE_SECONDS = 5.0  # over which the live line's rate is taken
 _HUB_SECONDS = 0.5
 _BYE_SECONDS = 0.5
-_MOST_TOLD = 20  # Pythons that are not paced; the JSON has them all
 _LONGEST_SOCKET = 90  # bytes, the name in the directory not counted
 
 
@@ -61,8 +60,7 @@ class Words:
 
     def say(self, text: str) -> None:
         """Write some lines. A terminal that is gone is no reason to end a scan."""
-        lines = "".join(f"aioapiqueue: {line}".rstrip() + "\n" for line in text.splitlines())
-        self.show(lines)
+        self.show(prefixed(text))
 
     def show(self, text: str) -> None:
         """Write a text as it is."""
@@ -262,7 +260,7 @@ class _Run:
             # One that is late is paced by now.
             fatal = inactive.program or inactive.why is Why.EXEC
             stop = fatal and inactive.why is not Why.LATE and not plan.allow_inactive
-            if stop or len(self._outcome.inactive) <= _MOST_TOLD:
+            if stop or len(self._outcome.inactive) <= MAX_LISTED:
                 plan.words.say(about(inactive, plan.launch.name, stopped=stop))
             if stop:
                 self._outcome.stopped = INACTIVE
@@ -339,7 +337,7 @@ class _Run:
                 now - then, _SHOW_SECONDS
             )
             limit = "" if self._plan.dry_run else self._plan.limits.get(row.name, "")
-            part = f"{row.name} {limit}".strip() + f": {counted(row.calls, 'call')}, {rate:.1f}/s"
+            part = f"{row.name} {limit}".strip() + f": {pluralize(row.calls, 'call')}, {rate:.1f}/s"
             if row.paced and not self._plan.dry_run:
                 part += f", {row.waiting:,} waiting, {row.throttled:,} throttled"
             elif row.throttled:
