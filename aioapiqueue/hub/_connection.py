@@ -215,11 +215,11 @@ class Connection(asyncio.BufferedProtocol):
                 account if key is None else account_of(key, account),
             )
             figure = self._hub.find(kind)
-            turns = tuple(self._hub.turns(kind, figure, protocol.facts(message)))
+            turns = self._hub.turns(kind, figure, protocol.facts(message))
             figure = self._hub.in_lane(kind, figure, turns)
-            of_queues = [self._hub.of_queue(one[0], kind.service) for one in turns]
+            of_queues = [self._hub.of_queue(turn.queue, kind.service) for turn in turns]
             request = Request(kind, figure, of_queues, turns, ahead=ahead)
-            turn = request.advance()
+            waits_for = request.advance()
         except Exception as error:  # noqa: BLE001 - fails this call, and nothing else
             if request is not None:
                 request.withdraw()
@@ -230,10 +230,10 @@ class Connection(asyncio.BufferedProtocol):
         client.requests += 1
         client.ahead += ahead
         figure.waiting += 1
-        if turn is None:
+        if waits_for is None:
             self._go(number, request)
         else:
-            turn.add_done_callback(lambda _: self._due(number, request))
+            waits_for.add_done_callback(lambda _: self._due(number, request))
 
     def _due(self, number: int, request: Request) -> None:
         """Heed that a turn of one that waited has come; not if it has left meanwhile."""
@@ -264,7 +264,8 @@ class Connection(asyncio.BufferedProtocol):
             waited += slot.waited
             of_queue.let_go(now, slot.waited)
         request.figure.let_go(now, waited)
-        self._hub.released(request.figure)
+        if self._hub.on_start is not None:
+            self._hub.on_start(request.figure)
         self._transport.write(b'{"id":%d,"go":true}\n' % number)
 
     def _free(self, number: int) -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import ApiQueue, Slot
     from aioapiqueue.hub._records import Figure, Kind
-    from aioapiqueue.hub._server import Turn
+    from aioapiqueue.registry import Turn
 
 __all__ = ["Request"]
 

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Self
 
 from anyio import to_thread
 
@@ -15,13 +15,14 @@ from aioapiqueue.hub._accept import Acceptor
 from aioapiqueue.hub._connection import Connection
 from aioapiqueue.hub._records import OTHERS, Client, Figure, Kind, Process
 from aioapiqueue.hub._socket import check_system, listen, raise_file_limit, remove
-from aioapiqueue.registry import Registry, forget_idle
+from aioapiqueue.registry import forget_idle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from aioapiqueue import ApiQueue
+    from aioapiqueue.registry import Registry, Turn
 
 __all__ = ["Hub"]
 
@@ -32,18 +33,8 @@ _MAX_FIGURES = 20_000
 _MAX_PROCESSES = 10_000
 _MANY_KINDS = 1_000  # that were new; then queues at rest are given up
 
-Turn: TypeAlias = "tuple[ApiQueue, Hashable, float]"
-"""A queue, the key and the cost of a slot in it: the beginning of a registry's."""
 _FigureKey = tuple[Kind, str]
 """With the lane, where that is not the operation's."""
-
-
-class _Finder(Protocol):
-    """What the hub needs of a `Registry`."""
-
-    def find(
-        self, service: str, operation: str, *, region: str | None = None, account: str | None = None
-    ) -> ApiQueue | None: ...
 
 
 class Hub:
@@ -65,6 +56,7 @@ class Hub:
         directory: where the socket `hub.sock` is made; made (0700) if it is not there. Nobody else
             may have access to it.
         count_only: let everything go at once, and count what would have been paced too.
+        on_start: called with the figure of each attempt as that is let go; default: nothing is.
 
     Raises:
         RuntimeError: this system has no Unix domain sockets.
@@ -72,14 +64,20 @@ class Hub:
         PermissionError: others have access to the directory, or it is somebody else's.
     """
 
-    def __init__(self, registry: _Finder, *, directory: Path, count_only: bool = False) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        directory: Path,
+        count_only: bool = False,
+        on_start: Callable[[Figure], None] | None = None,
+    ) -> None:
         check_system()
         # Absolute, as programs may have other working directories.
         self.path = directory.absolute() / "hub.sock"
         self._registry = registry
-        # Limits that several operations share, or that parameters choose, where it has any.
-        self._turns_of: Callable[..., Iterable[Turn]] | None = getattr(registry, "turns", None)
         self.count_only = count_only
+        self.on_start = on_start
         self.requests = 0
         """Waiting or under way, of all clients."""
         self._connections: set[Connection] = set()
@@ -244,13 +242,15 @@ class Hub:
         found = self._figures.get((kind, ""))
         if found is None:
             self._give_up_queues()
-            found = self._new_figure(kind, "", self._queue(*kind))
+            # Whatever parameters a call of this kind has, it needs no slots but these.
+            turns = self._turns(kind, {})
+            found = self._new_figure(kind, "", turns[-1].queue if turns else None)
         return found
 
     def _give_up_queues(self) -> None:
         """Give up queues at rest now and then, as each new kind of call may bring another queue."""
         self._kinds_until_swept -= 1
-        if not isinstance(self._registry, Registry) or self._kinds_until_swept > 0:
+        if self._kinds_until_swept > 0:
             return
         # A call that waits may have joined only the first of its queues.
         keep = {queue for connection in self._connections for queue in connection.queues()}
@@ -277,12 +277,12 @@ class Hub:
             figure: what `find` returned.
             turns: what it waits for.
         """
-        lane = str(turns[-1][1]) if turns else kind.operation
+        lane = turns[-1].key if turns else kind.operation
         if lane == kind.operation:
             return figure
         found = self._figures.get((kind, lane))
         if found is None:
-            found = self._new_figure(kind, lane, turns[-1][0])
+            found = self._new_figure(kind, lane, turns[-1].queue)
             if found.service != OTHERS:
                 self._with_lanes.add(kind)
         return found
@@ -295,22 +295,7 @@ class Hub:
             self._of_queues[queue] = found
         return found
 
-    def _queue(
-        self, service: str, operation: str, region: str | None, account: str | None
-    ) -> ApiQueue | None:
-        """Return the queue that a call waits for last; None: it waits for none."""
-        if self._turns_of is None:
-            return self._registry.find(service, operation, region=region, account=account)
-        # Whatever parameters it has, it needs none but these.
-        turns = list(
-            self._turns_of(service, operation, region=region, account=account, parameters={})
-        )
-        return turns[-1][0] if turns else None
-
-    def released(self, figure: Figure) -> None:
-        """Heed that an attempt has been let go."""
-
-    def turns(self, kind: Kind, figure: Figure, facts: Mapping[str, int]) -> Iterable[Turn]:
+    def turns(self, kind: Kind, figure: Figure, facts: Mapping[str, int]) -> Sequence[Turn]:
         """Return the slots that an attempt needs, one after the other.
 
         Args:
@@ -321,12 +306,10 @@ class Hub:
         Raises:
             Exception: whatever the registry raises.
         """
-        if self.count_only or not figure.paced:
-            return ()
-        if self._turns_of is None:
-            queue = self._queue(*kind)
-            return () if queue is None else ((queue, kind.operation, 1),)
-        return self._turns_of(
+        return () if self.count_only or not figure.paced else self._turns(kind, facts)
+
+    def _turns(self, kind: Kind, facts: Mapping[str, int]) -> Sequence[Turn]:
+        return self._registry.turns(
             kind.service,
             kind.operation,
             region=kind.region,

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from aioapiqueue import ApiQueue, Window
 from aioapiqueue.hub import Hub
 from aioapiqueue.registry import Registry
 
@@ -262,23 +261,20 @@ async def test_a_nested_call_goes_ahead_on_the_place_that_its_outer_call_frees(b
         assert await client.hear() == {"id": 2, "go": True}
 
 
-class Sharing:
-    """A registry in which two operations share a bucket of units, beside the queue of all."""
+def sharing(**own):
+    """Return limits by which two operations share units of instances, beside the queue of all."""
+    instances = {
+        "operations": ["RunInstances", "StartInstances"],
+        "cost": {"RunInstances": "MaxCount"},
+        "rate": {"window": "10/500ms"},
+    }
+    return {"ec2": {"rate": "1000/s", "buckets": {"instances": instances}} | own}
 
-    def __init__(self):
-        self.bucket = ApiQueue(Window(10, 0.5), name="bucket")
-        self.own = ApiQueue("1000/s", name="own")
 
-    def find(self, *_, **__):
-        """Return the queue of all operations."""
-        return self.own
-
-    def turns(self, _service, operation, *, parameters, **_):
-        """Return the bucket's turn, for as many units as there are instances, and the queue's."""
-        own = (self.own, operation, 1)
-        if operation == "DescribeRegions":
-            return (own,)
-        return ((self.bucket, operation, parameters.get("MaxCount", 1)), own)
+def queues_of(hub):
+    """Return the queue of the instances, and the queue of all operations."""
+    by_bucket = {key.bucket: queue for key, queue in hub._registry.queues.items()}
+    return by_bucket["instances"], by_bucket[None]
 
 
 async def test_ping_is_answered_while_calls_wait(bench, tools):
@@ -292,10 +288,9 @@ async def test_ping_is_answered_while_calls_wait(bench, tools):
         assert heard == [{"version": 1}, {"id": 1, "go": True}, {"pong": True}]
 
 
-async def test_a_call_waits_for_every_bucket_that_it_uses(directory, tools, stalls):
+async def test_a_call_waits_for_every_bucket_that_it_uses(bench, tools, stalls):
     """Units that the parameters say are waited for first; other operations go by meanwhile."""
-    registry = Sharing()
-    async with Hub(registry, directory=directory / "hub") as hub, tools.Raw(hub) as client:
+    async with bench.hub(sharing()) as hub, tools.Raw(hub) as client:
         client.greet()
         client.ask(1, "RunInstances", facts={"MaxCount": 10})
         client.ask(2, "StartInstances")
@@ -304,26 +299,23 @@ async def test_a_call_waits_for_every_bucket_that_it_uses(directory, tools, stal
         assert [message.get("id") for message in heard] == [None, 1, 3, 2]
         figures = {figure.operation: figure for figure in hub.figures}
         assert 0.45 <= figures["StartInstances"].waited < 1 + stalls.seconds
-        assert (registry.bucket.running, registry.own.running) == (2, 3)
+        bucket, own = queues_of(hub)
+        assert (bucket.running, own.running) == (2, 3)
         client.say(do="leave", id=2)
         client.say(do="end", id=1, status=200)
         client.say(do="end", id=3, status=200)
         await tools.until(lambda: hub.requests == 0)
-        assert (registry.bucket.running, registry.own.running) == (0, 0)
+        assert (bucket.running, own.running) == (0, 0)
         assert figures["StartInstances"].calls == 0
-        counted = {queue.name: figure.calls for queue, figure in hub.of_queues.items()}
-        assert counted == {"bucket": 1, "own": 2}
+        counted = {queue: figure.calls for queue, figure in hub.of_queues.items()}
+        assert counted == {bucket: 1, own: 2}
 
 
-async def test_calls_are_counted_in_the_lane_that_their_parameters_chose(directory, tools):
+async def test_calls_are_counted_in_the_lane_that_their_parameters_chose(bench, tools):
     """Lanes of one operation have figures of their own; one that nobody uses has none."""
-
-    class Choosing(Sharing):
-        def turns(self, _service, operation, *, parameters, **_):
-            lane = operation if "Filters" in parameters else f"{operation} unfiltered"
-            return ((self.own, lane, 1),)
-
-    async with Hub(Choosing(), directory=directory / "hub") as hub, tools.Raw(hub) as client:
+    unfiltered = {"operations": ["DescribeRegions"], "unless": ["Filters"], "each": True}
+    limits = {"rate": "1000/s", "buckets": {"unfiltered": {"rate": "100/s", **unfiltered}}}
+    async with bench.hub({"ec2": limits}) as hub, tools.Raw(hub) as client:
         client.greet()
         client.ask(1)
         client.ask(2)
@@ -337,42 +329,66 @@ async def test_calls_are_counted_in_the_lane_that_their_parameters_chose(directo
         assert [(one.lane, one.calls) for one in hub.figures] == [("", 1), (figure.lane, 2)]
 
 
-async def test_between_two_buckets_a_client_may_leave_or_be_refused(directory, tools):
-    """What one bucket gave is given back if the next is left, or refuses the call."""
-    registry = Sharing()
-    registry.own = ApiQueue("1/h", maxsize=1)
-    async with Hub(registry, directory=directory / "hub") as hub, tools.Raw(hub) as client:
+async def test_between_two_buckets_a_client_may_leave(bench, tools):
+    """What one bucket gave is given back if the next is left."""
+    async with bench.hub(sharing(rate="1/h")) as hub, tools.Raw(hub) as client:
         client.greet()
-        for number in (1, 2, 3):
+        for number in (1, 2):
             client.ask(number, "RunInstances", facts={"MaxCount": 3})
-        heard = [await client.hear() for _ in range(3)]
+        heard = [await client.hear() for _ in range(2)]
         assert heard[1] == {"id": 1, "go": True}
-        assert heard[2]["id"] == 3
-        assert "maxsize" in heard[2]["error"]
-        assert (registry.bucket.running, registry.own.waiting) == (2, 1)
+        bucket, own = queues_of(hub)
+        await tools.until(lambda: (bucket.running, own.waiting) == (2, 1))
         client.say(do="leave", id=2)
         await tools.until(lambda: hub.requests == 1)
-        assert (registry.bucket.running, registry.own.waiting) == (1, 0)
-        # Of ten units, three are used: as if the others had never asked.
-        assert registry.bucket.estimate(cost=7) == 0
+        assert (bucket.running, own.waiting) == (1, 0)
+        # Of ten units, three are used: as if the other had never asked.
+        assert bucket.estimate(cost=7) == 0
 
 
-async def test_a_call_that_the_registry_refuses_fails_alone(directory, tools):
+async def test_between_two_buckets_a_client_may_be_refused(bench, tools):
+    """What one bucket gave is given back if the next refuses the call."""
+    async with bench.hub(sharing(rate="1/h")) as hub, tools.Raw(hub) as client:
+        client.greet()
+        client.ask(1, "RunInstances", facts={"MaxCount": 3})
+        assert [await client.hear() for _ in range(2)][1] == {"id": 1, "go": True}
+        bucket, own = queues_of(hub)
+        await own.aclose(drain=False)
+        client.ask(2, "RunInstances", facts={"MaxCount": 3})
+        heard = await client.hear()
+        assert (heard["id"], "closed" in heard["error"]) == (2, True)
+        assert (hub.requests, bucket.running) == (1, 1)
+        assert bucket.estimate(cost=7) == 0
+
+
+async def test_a_call_that_the_registry_refuses_fails_alone(bench, tools):
     """What the registry raises reaches the one client as an error, and is not let go."""
-
-    class Refusing:
-        def find(self, *_, **__):
-            raise RuntimeError("no such account")
-
-    async with Hub(Refusing(), directory=directory / "hub") as hub, tools.Raw(hub) as client:
+    async with bench.hub({"ec2": "1000/s"}) as hub, tools.Raw(hub) as client:
+        await hub._registry.aclose()
         client.greet()
         client.ask(1)
         client.say(do="end", id=1)
         client.ask(2, service="no\x1bname")
         await client.hear()
-        assert await client.hear() == {"id": 1, "error": "no such account"}
+        heard = await client.hear()
+        assert (heard["id"], "closed" in heard["error"]) == (1, True)
         assert await client.hear() == {"id": 2, "error": '"service" is not a name'}
         assert hub.requests == 0
+
+
+async def test_started_attempts_are_reported(directory, tools):
+    """The callback is called for each attempt that is let go, with where that is counted."""
+    started = []
+    registry = Registry({"ec2": "1/h"})
+    hub = Hub(registry, directory=directory / "hub", on_start=started.append)
+    async with hub, tools.Raw(hub) as client:
+        client.greet()
+        client.ask(1)
+        client.ask(2)
+        client.ask(3, service="iam")
+        assert [(await client.hear()).get("id") for _ in range(3)] == [None, 1, 3]
+        assert [one.service for one in started] == ["ec2", "iam"]
+        assert all(one in hub.figures for one in started)
 
 
 async def test_whoever_waits_when_the_hub_closes_is_told(bench, tools):
@@ -563,7 +579,6 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     source = f"""
 import asyncio, resource, sys
 from pathlib import Path
-from aioapiqueue import ApiQueue, Window
 from aioapiqueue.hub import Hub
 from aioapiqueue.registry import Registry
 async def main():

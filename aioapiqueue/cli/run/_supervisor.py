@@ -134,18 +134,6 @@ class Outcome:
     shared: dict[str, Any] | None = None
 
 
-class _CountingHub(Hub):
-    """A hub that counts the most attempts in any one second, over all its queues too."""
-
-    def __init__(self, registry: Registry, *, directory: Path, count_only: bool) -> None:
-        super().__init__(registry, directory=directory, count_only=count_only)
-        self.peaks = Peaks()
-
-    def released(self, figure: Figure) -> None:
-        """Count an attempt as it goes."""
-        self.peaks.count(figure)
-
-
 async def supervise(plan: Plan) -> Outcome:
     """Run a program to its end.
 
@@ -165,7 +153,7 @@ class _Run:
         self._foot = Foot(sys.stderr.fileno()) if plan.live else None
         self._began = time.monotonic()
         self._samples: list[tuple[float, dict[tuple[str, bool], int]]] = []
-        self._hub: _CountingHub
+        self._hub: Hub
         self._socket: tuple[int, int]
         """The device and the inode of the hub's own socket."""
         self._program: Program
@@ -193,7 +181,12 @@ class _Run:
         stack.push_async_callback(plan.registry.aclose, drain=False)
         try:
             directory = stack.enter_context(_directory())
-            hub = _CountingHub(plan.registry, directory=directory, count_only=plan.dry_run)
+            hub = Hub(
+                plan.registry,
+                directory=directory,
+                count_only=plan.dry_run,
+                on_start=self._outcome.peaks.count,
+            )
             self._hub = await stack.enter_async_context(hub)
             self._socket = _identity(hub.path)
             environment = hub.environment
@@ -239,7 +232,6 @@ class _Run:
         self._outcome.buckets = list(self._buckets())
         if self._plan.shared is not None and not self._plan.dry_run:
             self._outcome.shared = self._plan.shared.as_json()
-        self._outcome.peaks = self._hub.peaks
         self._outcome.processes = list(self._hub.processes.values())
 
     def _buckets(self) -> Iterator[Figure]:
@@ -326,7 +318,7 @@ class _Run:
         if self._foot is None or not hasattr(self, "_program"):
             return
         now = time.monotonic()
-        found = rows(self._hub.figures, self._hub.peaks)
+        found = rows(self._hub.figures, self._outcome.peaks)
         self._samples.append((now, {(row.name, row.paced): row.calls for row in found}))
         while self._samples[0][0] < now - _RATE_SECONDS:
             del self._samples[0]
