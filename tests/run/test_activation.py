@@ -13,7 +13,8 @@ from _stalls import Stalls
 if os.name != "posix":
     pytest.skip("needs Unix domain sockets", allow_module_level=True)
 
-from aioapiqueue.cli.run._launch import NotStarted, examine
+from aioapiqueue.cli.run._errors import NotStarted
+from aioapiqueue.cli.run._launch import examine
 
 pytestmark = pytest.mark.real
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

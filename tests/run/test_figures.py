@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from aioapiqueue.cli.run._figures import Peaks, as_json, dry_run_table, duration, rows, table
 from aioapiqueue.cli.run._launch import Launch
+from aioapiqueue.cli.run._log import Log
+from aioapiqueue.cli.run._model import Outcome, Plan
 from aioapiqueue.cli.run._report import remarks
-from aioapiqueue.cli.run._supervisor import Outcome, Plan, Words
 from aioapiqueue.hub import OTHERS, Figure
 from aioapiqueue.registry import Registry
 
@@ -166,7 +167,7 @@ def test_what_is_summed_has_a_row():
         launch=Launch("/bin/scan", "scan", python=True),
         registry=Registry({}),
         limits={},
-        words=Words(None),
+        log=Log(None),
         dry_run=True,
         shared=None,
         live=False,

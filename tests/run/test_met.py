@@ -8,8 +8,9 @@ import pytest
 
 from aioapiqueue._limits.names import operations as names_of
 from aioapiqueue.cli.run._launch import Launch
+from aioapiqueue.cli.run._log import Log
+from aioapiqueue.cli.run._model import Outcome, Plan
 from aioapiqueue.cli.run._report import remarks
-from aioapiqueue.cli.run._supervisor import Outcome, Plan, Words
 from aioapiqueue.cli.run._unused import judged, unused
 from aioapiqueue.hub import Figure, Process
 from aioapiqueue.registry import Registry, ServiceLimits
@@ -123,7 +124,7 @@ def test_many_unused_limits_are_cut():
         launch=Launch("/bin/scan", "scan", python=True),
         registry=Registry.from_options(options),
         limits={},
-        words=Words(None),
+        log=Log(None),
         dry_run=False,
         shared=None,
         live=False,

@@ -14,7 +14,7 @@ import typer
 from servers import Server, free_port, until
 
 from aioapiqueue.cli.run import run as run_command
-from aioapiqueue.cli.run._launch import NotStarted
+from aioapiqueue.cli.run._errors import NotStarted
 from aioapiqueue.cli.run._shared_server import Shared
 from aioapiqueue.integrations._redis_url import read_address
 from aioapiqueue.integrations.redis import _SCRIPT

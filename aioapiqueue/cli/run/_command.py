@@ -17,8 +17,10 @@ from aioapiqueue._limits.report import Report
 from aioapiqueue._rate import Rate
 from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import NoCheck, number
-from aioapiqueue.cli.run._launch import NotStarted, examine
-from aioapiqueue.cli.run._output_file import Target, Unwritable
+from aioapiqueue.cli.run._errors import NotStarted
+from aioapiqueue.cli.run._launch import examine
+from aioapiqueue.cli.run._log import Log
+from aioapiqueue.cli.run._output_file import OutputFile, Unwritable
 from aioapiqueue.cli.run._report import (
     headline,
     in_words,
@@ -34,7 +36,7 @@ from aioapiqueue.integrations._redis_url import read_address
 from aioapiqueue.registry import Registry
 
 if TYPE_CHECKING:
-    from aioapiqueue.cli.run._supervisor import Plan
+    from aioapiqueue.cli.run._model import Plan
 
 __all__ = ["run"]
 
@@ -142,8 +144,8 @@ def run(
             "this is inside of an aioapiqueue run already, whose limits a second one would put "
             f"aside; nothing was started. If that one has ended: unset AIOAPIQUEUE_HUB ({hub})"
         )
+    from aioapiqueue.cli.run._model import Plan  # noqa: PLC0415
     from aioapiqueue.cli.run._status_line import Foot  # noqa: PLC0415 - POSIX only
-    from aioapiqueue.cli.run._supervisor import Plan, Words  # noqa: PLC0415
 
     if not grace > 0:
         refuse(f"--grace: {grace:g} is no time: write a number of seconds above 0")
@@ -162,13 +164,13 @@ def run(
         launch = examine(command)
     except NotStarted as error:
         refuse(str(error), error.code)
-    figures, words = _targets(json_file, log)
+    figures, log_file = _targets(json_file, log)
     plan = Plan(
         command=command,
         launch=launch,
         registry=registry,
         limits=in_words(registry),
-        words=Words(words),
+        log=Log(log_file),
         dry_run=dry_run,
         shared=through,
         live=not no_live and log is None and Foot.possible(2),
@@ -176,30 +178,30 @@ def run(
         allow_inactive=allow_inactive,
     )
     if nothing:
-        plan.words.say(wrapped(_NO_LIMIT))
+        plan.log.say(wrapped(_NO_LIMIT))
     raise typer.Exit(_run(plan, figures))
 
 
-def _run(plan: Plan, figures: Target | None) -> int:
+def _run(plan: Plan, figures: OutputFile | None) -> int:
     from aioapiqueue.cli.run._supervisor import supervise  # noqa: PLC0415 - as above
 
-    plan.words.say(opening(plan))
+    plan.log.say(opening(plan))
     try:
         outcome = asyncio.run(supervise(plan))
     except NotStarted as error:
-        plan.words.say(str(error))
+        plan.log.say(str(error))
         if figures:
             figures.discard()
         return error.code
     code = verdict(plan, outcome)
-    plan.words.say(headline(plan, outcome, code))
-    plan.words.show(tables(plan, outcome))
-    plan.words.say(remarks(plan, outcome))
+    plan.log.say(headline(plan, outcome, code))
+    plan.log.show(tables(plan, outcome))
+    plan.log.say(remarks(plan, outcome))
     if figures:
         try:
             figures.write(json.dumps(report(plan, outcome, code), indent=2) + "\n")
         except OSError as error:
-            plan.words.say(f"--json: {figures.path} cannot be written: {error.strerror}")
+            plan.log.say(f"--json: {figures.path} cannot be written: {error.strerror}")
     return code
 
 
@@ -269,14 +271,16 @@ def _registry(
     return registry
 
 
-def _targets(json_file: Path | None, log: Path | None) -> tuple[Target | None, Target | None]:
+def _targets(
+    json_file: Path | None, log: Path | None
+) -> tuple[OutputFile | None, OutputFile | None]:
     """Open the files that are written; refuse one before the program runs rather than after it."""
     figures = words = None
     option = "--json"
     try:
-        figures = None if json_file is None else Target(json_file)
+        figures = None if json_file is None else OutputFile(json_file)
         option = "--log"
-        words = None if log is None else Target(log, append=True)
+        words = None if log is None else OutputFile(log, append=True)
     except Unwritable as error:
         if figures is not None:
             figures.discard()

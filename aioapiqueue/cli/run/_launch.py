@@ -17,15 +17,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aioapiqueue.cli.run._errors import ExitCode, NotStarted
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Launch", "NotStarted", "examine", "harmful_option", "is_python_name"]
-
-# What a shell answers where there is no such command, and where it may not be executed.
-NOT_FOUND = 127
-NOT_EXECUTABLE = 126
-REFUSED = 2
+__all__ = ["Launch", "examine", "harmful_option", "is_python_name"]
 
 _PYTHON = re.compile(
     r"(?i)(?:python|pypy)w?(?:[0-9][0-9.]*t?d?)?(?:-?(?:dbg|intel64|debug))?(?:\.exe)?"
@@ -41,18 +38,6 @@ _LAUNCHERS = {"opentelemetry-instrument"}
 # Interpreter, script, env, env, ...: deeper than anything sensible.
 _DEPTH = 8
 _HEAD = 4096  # bytes of a file in which its shebang must end
-
-
-class NotStarted(Exception):  # noqa: N818 - it says what became of COMMAND
-    """Raised where COMMAND cannot be started, or could not be paced if it were.
-
-    Attributes:
-        code: the exit code for it.
-    """
-
-    def __init__(self, message: str, *, code: int = REFUSED) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,16 +83,16 @@ def _find(name: str) -> str:
         found = shutil.which(name)
         if found is None:
             raise NotStarted(
-                f"{name}: command not found in PATH; nothing was started", code=NOT_FOUND
+                f"{name}: command not found in PATH; nothing was started", code=ExitCode.NOT_FOUND
             )
         return found
     if not os.path.exists(name):  # noqa: PTH110 - a path as the shell gave it
-        raise NotStarted(f"{name}: no such file; nothing was started", code=NOT_FOUND)
+        raise NotStarted(f"{name}: no such file; nothing was started", code=ExitCode.NOT_FOUND)
     if os.path.isdir(name) or not os.access(name, os.X_OK):  # noqa: PTH112
         raise NotStarted(
             f"{name}: not an executable file; nothing was started "
             f"(for a script without a shebang: python {shlex.quote(name)})",
-            code=NOT_EXECUTABLE,
+            code=ExitCode.NOT_EXECUTABLE,
         )
     return name
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Target", "Unwritable"]
+__all__ = ["OutputFile", "Unwritable"]
 
 
 class Unwritable(Exception):  # noqa: N818 - what it is, as a path goes
     """Raised where a file cannot be written; the message says why, and what to do."""
 
 
-class Target:
+class OutputFile:
     """A file that is open from the start of a run to its end.
 
     A pipe needs somebody who reads it already, as waiting for one would wait for ever. Where the
@@ -49,7 +49,7 @@ class Target:
             self.discard()
             raise Unwritable(f"{path} cannot be written: {error.strerror}") from None
 
-    def replaces(self, other: Target) -> bool:
+    def replaces(self, other: OutputFile) -> bool:
         """Return whether to write here takes away what is written to `other`."""
         there = os.fstat(other._descriptor)
         return self._whole and os.path.samestat(os.fstat(self._descriptor), there)

@@ -8,7 +8,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Self
 
-from aioapiqueue.cli.run._launch import NOT_EXECUTABLE, NotStarted
+from aioapiqueue.cli.run._errors import ExitCode, NotStarted
 from aioapiqueue.cli.run._processes import look
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ class Program:
             )
         except OSError as error:
             raise NotStarted(
-                f"{launch.name}: cannot be started: {error.strerror or error}", code=NOT_EXECUTABLE
+                f"{launch.name}: cannot be started: {error.strerror or error}",
+                code=ExitCode.NOT_EXECUTABLE,
             ) from None
         return cls(process)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aioapiqueue import Rate
 from aioapiqueue.cli._console import MAX_LISTED, pluralize, wrapped
 from aioapiqueue.cli.run._activation import Why
+from aioapiqueue.cli.run._errors import ExitCode
 from aioapiqueue.cli.run._figures import (
     Row,
     as_json,
@@ -27,11 +28,10 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Window
     from aioapiqueue.cli.run._activation import Inactive
-    from aioapiqueue.cli.run._supervisor import Outcome, Plan
+    from aioapiqueue.cli.run._model import Outcome, Plan
     from aioapiqueue.registry import InForce, Registry
 
 __all__ = [
-    "INACTIVE",
     "about",
     "headline",
     "in_words",
@@ -41,8 +41,6 @@ __all__ = [
     "tables",
     "verdict",
 ]
-
-INACTIVE = 3
 
 _AWS_CLI = (
     "version 2 of the AWS CLI from AWS's own installer is frozen and cannot be paced; version 1, "
@@ -174,7 +172,7 @@ def verdict(plan: Plan, outcome: Outcome) -> int:
     if plan.allow_inactive or code:
         return code
     unpaced = outcome.inactive or not outcome.processes or _brings_its_own(plan, outcome)
-    return INACTIVE if unpaced else 0
+    return ExitCode.INACTIVE if unpaced else 0
 
 
 def _is_aws_cli(name: str) -> bool:

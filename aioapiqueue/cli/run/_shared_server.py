@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.cli._console import MAX_LISTED, wrapped
-from aioapiqueue.cli.run._launch import NotStarted
+from aioapiqueue.cli.run._errors import NotStarted
 from aioapiqueue.cli.run._shared_errors import explained
 from aioapiqueue.integrations._redis_url import connected
 

@@ -16,122 +16,31 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, wrapped
+from aioapiqueue.cli._console import MAX_LISTED, pluralize, wrapped
 from aioapiqueue.cli.run._activation import Activation, Why
-from aioapiqueue.cli.run._figures import Peaks, duration, rows
-from aioapiqueue.cli.run._launch import NotStarted
+from aioapiqueue.cli.run._errors import ExitCode, NotStarted
+from aioapiqueue.cli.run._figures import duration, rows
+from aioapiqueue.cli.run._model import Outcome
 from aioapiqueue.cli.run._program import Program, Signals
-from aioapiqueue.cli.run._report import INACTIVE, about
+from aioapiqueue.cli.run._report import about
 from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE
 from aioapiqueue.cli.run._status_line import Foot, fit
 from aioapiqueue.cli.run._unused import judged
 from aioapiqueue.hub import Hub
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
-    from aioapiqueue.cli.run._activation import Inactive
-    from aioapiqueue.cli.run._launch import Launch
-    from aioapiqueue.cli.run._output_file import Target
-    from aioapiqueue.cli.run._shared_server import Shared
-    from aioapiqueue.hub import Figure, Process
-    from aioapiqueue.registry import Registry
+    from aioapiqueue.cli.run._model import Plan
+    from aioapiqueue.hub import Figure
 
-__all__ = ["NO_HUB", "Outcome", "Plan", "Words", "supervise"]
-
-NO_HUB = 4
+__all__ = ["supervise"]
 
 _SHOW_SECONDS = 0.5
 _RATE_SECONDS = 5.0  # over which the live line's rate is taken
 _HUB_SECONDS = 0.5
 _BYE_SECONDS = 0.5
 _LONGEST_SOCKET = 90  # bytes, the name in the directory not counted
-
-
-class Words:
-    """Where our own words go: to stderr, each line with our name before it, or to a file.
-
-    Args:
-        log: the file; where it cannot be written any more, stderr takes its place.
-    """
-
-    def __init__(self, log: Target | None) -> None:
-        self._log = log
-
-    def say(self, text: str) -> None:
-        """Write some lines. A terminal that is gone is no reason to end a scan."""
-        self.show(prefixed(text))
-
-    def show(self, text: str) -> None:
-        """Write a text as it is."""
-        if self._log is not None:
-            try:
-                self._log.write(text)
-            except OSError as error:
-                lost, self._log = self._log, None
-                self.say(f"--log: {lost.path} cannot be written any more: {error.strerror}")
-            else:
-                return
-        with contextlib.suppress(OSError, ValueError):
-            if sys.stderr is not None:  # Python has none where it was closed, as by `2>&-`
-                sys.stderr.write(text)
-                sys.stderr.flush()
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is to be run, and how.
-
-    Attributes:
-        command: the program and its arguments.
-        launch: what was found out about it.
-        registry: the limits.
-        limits: the limits of each service, in words.
-        words: where our words go.
-        dry_run: only count.
-        shared: what the limits are shared through; of a dry run, not used.
-        live: show a line at the foot of the terminal, if there is one.
-        grace: seconds that a Python may take to say hello.
-        allow_inactive: only warn of what is not paced.
-    """
-
-    command: Sequence[str]
-    launch: Launch
-    registry: Registry
-    limits: dict[str, str]
-    words: Words
-    dry_run: bool
-    shared: Shared | None
-    live: bool
-    grace: float
-    allow_inactive: bool
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What came of it.
-
-    Attributes:
-        code: the program's exit code as a shell has it; None if there never was a program.
-        stopped: the exit code with which we ended the program; None if we did not.
-        seconds: from the program's start to its end.
-        figures: the hub's, `paced` where some limit concerned the calls.
-        buckets: those of the queues that operations share, with the bucket's name as operation.
-        peaks: the most attempts in any one second.
-        processes: those that said hello.
-        inactive: those that were found not to be paced.
-        shared: what there was with the shared server, as JSON has it; None without one.
-    """
-
-    code: int | None = None
-    stopped: int | None = None
-    seconds: float = 0.0
-    figures: list[Figure] = dataclasses.field(default_factory=list)
-    buckets: list[Figure] = dataclasses.field(default_factory=list)
-    peaks: Peaks = dataclasses.field(default_factory=Peaks)
-    processes: list[Process] = dataclasses.field(default_factory=list)
-    inactive: list[Inactive] = dataclasses.field(default_factory=list)
-    shared: dict[str, Any] | None = None
 
 
 async def supervise(plan: Plan) -> Outcome:
@@ -177,7 +86,7 @@ class _Run:
         """Open the hub, and return what the program's environment needs."""
         plan = self._plan
         if plan.shared is not None and not plan.dry_run:
-            await stack.enter_async_context(plan.shared.open(plan.registry, plan.words.say))
+            await stack.enter_async_context(plan.shared.open(plan.registry, plan.log.say))
         stack.push_async_callback(plan.registry.aclose, drain=False)
         try:
             directory = stack.enter_context(_directory())
@@ -253,9 +162,9 @@ class _Run:
             fatal = inactive.program or inactive.why is Why.EXEC
             stop = fatal and inactive.why is not Why.LATE and not plan.allow_inactive
             if stop or len(self._outcome.inactive) <= MAX_LISTED:
-                plan.words.say(about(inactive, plan.launch.name, stopped=stop))
+                plan.log.say(about(inactive, plan.launch.name, stopped=stop))
             if stop:
-                self._outcome.stopped = INACTIVE
+                self._outcome.stopped = ExitCode.INACTIVE
                 await self._stop()
                 return
 
@@ -283,14 +192,14 @@ class _Run:
 
     def _goes_on(self) -> None:
         name = self._plan.launch.name
-        self._plan.words.say(
+        self._plan.log.say(
             f"interrupted; waiting for {name} to end, whose calls are paced\n"
             "as before (again Ctrl-C: what it does about that is its own)"
         )
 
     def _fail(self, why: str) -> None:
-        self._outcome.stopped = NO_HUB
-        self._plan.words.say(why)
+        self._outcome.stopped = ExitCode.NO_HUB
+        self._plan.log.say(why)
 
     async def _last_words(self) -> None:
         """Wait a moment for what the program's processes have sent before they ended."""
@@ -305,7 +214,7 @@ class _Run:
         text = f"{context.get('message', 'error')}: {context.get('exception')!r}"
         if self._plan.shared is not None:
             text = self._plan.shared.address.scrubbed(text)
-        self._plan.words.say(text)
+        self._plan.log.say(text)
 
     # The live line.
 
