@@ -136,9 +136,9 @@ def test_peaks_are_of_any_second_and_of_each_place():
         for one in figures:
             peaks.count(one)
     found = rows(figures, peaks)
-    assert found[0].peak == 20
-    assert [part.peak for part in found[0].parts] == [10, 10]
-    assert [part.parts[0].peak for part in found[0].parts] == [10, 10]
+    assert found[0].total.peak == 20
+    assert [part.total.peak for part in found[0].parts] == [10, 10]
+    assert [part.parts[0].total.peak for part in found[0].parts] == [10, 10]
 
 
 def test_times_are_shown_as_on_a_clock():

@@ -23,7 +23,7 @@ import termios
 import pyte
 from servers import Server
 
-from aioapiqueue.cli.run._status_line import fit
+from aioapiqueue.cli.run._progress import fit
 
 pytestmark = pytest.mark.real
 

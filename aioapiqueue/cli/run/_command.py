@@ -145,7 +145,7 @@ def run(
             f"aside; nothing was started. If that one has ended: unset AIOAPIQUEUE_HUB ({hub})"
         )
     from aioapiqueue.cli.run._model import Plan  # noqa: PLC0415
-    from aioapiqueue.cli.run._status_line import Foot  # noqa: PLC0415 - POSIX only
+    from aioapiqueue.cli.run._status_line import StatusLine  # noqa: PLC0415 - POSIX only
 
     if not grace > 0:
         refuse(f"--grace: {grace:g} is no time: write a number of seconds above 0")
@@ -173,7 +173,7 @@ def run(
         log=Log(log_file),
         dry_run=dry_run,
         shared=through,
-        live=not no_live and log is None and Foot.possible(2),
+        live=not no_live and log is None and StatusLine.possible(2),
         grace=grace,
         allow_inactive=allow_inactive,
     )

@@ -34,27 +34,19 @@ def exit_code(returncode: int) -> int:
 
 
 class Signals:
-    """Hands the signals that come to this process on to the program.
+    """Passes the signals that come to this process to the program.
 
     What was ignored when we were started (as `nohup` does) stays so, here and in the program.
 
     Args:
         suspend: called before this process is suspended: the terminal is to be left in order.
-        resize: called when the terminal has got another size.
         goes_on: called when the program still runs some seconds after Ctrl-C.
     """
 
-    def __init__(
-        self,
-        *,
-        suspend: Callable[[], None] = lambda: None,
-        resize: Callable[[], None] = lambda: None,
-        goes_on: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, *, suspend: Callable[[], None], goes_on: Callable[[], None]) -> None:
         self.early: int | None = None
         """What came before there was a program to end by it."""
         self._suspend = suspend
-        self._resize = resize
         self._goes_on = goes_on
         self._timer: asyncio.TimerHandle | None = None
         self._program: Program | None = None
@@ -64,24 +56,23 @@ class Signals:
         for name in _FORWARDED:
             signum = getattr(signal, name)
             if signal.getsignal(signum) != signal.SIG_IGN:
-                loop.add_signal_handler(signum, self._heard, signum)
-        loop.add_signal_handler(signal.SIGWINCH, self._resize)
+                loop.add_signal_handler(signum, self._received, signum)
         return self
 
     def __exit__(self, *_: object) -> None:
         loop = asyncio.get_running_loop()
         if self._timer is not None:
             self._timer.cancel()
-        for name in (*_FORWARDED, "SIGWINCH"):
+        for name in _FORWARDED:
             loop.remove_signal_handler(getattr(signal, name))
 
-    def hand_to(self, program: Program) -> None:
-        """Hand on what comes from now on, and what has come before."""
+    def pass_to(self, program: Program) -> None:
+        """Pass to a program what comes from now on, and what has come before."""
         self._program = program
         if self.early is not None:
             program.send(self.early)
 
-    def _heard(self, signum: int) -> None:
+    def _received(self, signum: int) -> None:
         by_key = signal.Signals(signum).name in _BY_KEY and _in_foreground()
         if self._program is None:
             if signum not in {signal.SIGCONT, signal.SIGTSTP}:
@@ -101,7 +92,7 @@ class Signals:
         loop = asyncio.get_running_loop()
         loop.remove_signal_handler(signal.SIGTSTP)
         signal.raise_signal(signal.SIGTSTP)
-        loop.add_signal_handler(signal.SIGTSTP, self._heard, signal.SIGTSTP)
+        loop.add_signal_handler(signal.SIGTSTP, self._received, signal.SIGTSTP)
 
 
 class Program:

@@ -256,7 +256,7 @@ def remarks(plan: Plan, outcome: Outcome) -> str:
     if outcome.figures and (none := _unused(plan, outcome)):
         lines.append(none)
     if plan.dry_run and services:
-        busiest = max(rows(services, outcome.peaks), key=lambda row: row.calls)
+        busiest = max(rows(services, outcome.peaks), key=lambda row: row.total.calls)
         lines.append(
             f"to pace it, write --limit {busiest.name}=RATE instead of --dry-run; a rate below "
             "what the other side bears leaves room for others"
@@ -317,10 +317,10 @@ def report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
         "services": [
             {
                 "service": row.name,
-                "paced": row.paced,
-                "calls": row.calls,
+                "paced": row.total.paced,
+                "calls": row.total.calls,
                 "paced_calls": row.paced_calls,
-                "peak": row.peak,
+                "peak": row.total.peak,
             }
             for row in found
         ],
