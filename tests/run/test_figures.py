@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from aioapiqueue.cli.run._figures import Peaks, as_json, dry_run_table, duration, rows, table
+from aioapiqueue.cli.run._figures import Peaks, dry_run_table, duration, rows, table
+from aioapiqueue.cli.run._json_report import figures_as_json
 from aioapiqueue.cli.run._launch import Launch
 from aioapiqueue.cli.run._log import Log
 from aioapiqueue.cli.run._model import Outcome, Plan
@@ -161,7 +162,7 @@ def test_what_is_summed_has_a_row():
         [OTHERS, "5"],
         [OTHERS, "7"],
     ]
-    assert [one["calls"] for one in as_json(figures) if one["service"] == OTHERS] == [5, 7]
+    assert [one["calls"] for one in figures_as_json(figures) if one["service"] == OTHERS] == [5, 7]
     plan = Plan(
         command=["scan"],
         launch=Launch("/bin/scan", "scan", python=True),

@@ -18,18 +18,12 @@ from aioapiqueue._rate import Rate
 from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import NoCheck, number
 from aioapiqueue.cli.run._errors import NotStarted
+from aioapiqueue.cli.run._json_report import json_report
 from aioapiqueue.cli.run._launch import examine
+from aioapiqueue.cli.run._limits_in_words import in_words
 from aioapiqueue.cli.run._log import Log
 from aioapiqueue.cli.run._output_file import OutputFile, Unwritable
-from aioapiqueue.cli.run._report import (
-    headline,
-    in_words,
-    opening,
-    remarks,
-    report,
-    tables,
-    verdict,
-)
+from aioapiqueue.cli.run._report import headline, opening, remarks, tables, verdict
 from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE, Shared
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.integrations._redis_url import read_address
@@ -199,7 +193,7 @@ def _run(plan: Plan, figures: OutputFile | None) -> int:
     plan.log.say(remarks(plan, outcome))
     if figures:
         try:
-            figures.write(json.dumps(report(plan, outcome, code), indent=2) + "\n")
+            figures.write(json.dumps(json_report(plan, outcome, code), indent=2) + "\n")
         except OSError as error:
             plan.log.say(f"--json: {figures.path} cannot be written: {error.strerror}")
     return code

@@ -7,7 +7,7 @@ import io
 import re
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Peaks",
     "Row",
-    "as_json",
-    "buckets_as_json",
     "dry_run_table",
     "duration",
+    "lane_of",
     "rows",
     "table",
+    "total_of",
 ]
 
 _PACED = ("Paced", "Calls", "Waits", "Waited s", "Longest", "Throttled", "Errors")
@@ -35,10 +35,6 @@ _COUNTED = ("Would send", "Calls", "Per s", "Peak", "Throttled", "Errors")
 _EMPTY = ("", "", "", "", "", "", "")
 _Line: TypeAlias = "tuple[str, *tuple[str | float, ...]]"
 """Of a table: a name, and what is counted."""
-_IN_JSON = (
-    "service", "operation", "lane", "region", "account", "queue", "paced", "calls", "waits",
-    "waited", "longest_wait", "throttled", "errors", "peak",
-)  # fmt: skip
 
 
 class Peaks:
@@ -53,7 +49,7 @@ class Peaks:
     def count(self, figure: Figure) -> None:
         """Count an attempt that may go."""
         now = time.monotonic()
-        service, queue, lane = figure.service, _queue(figure), _lane(figure)
+        service, queue, lane = figure.service, _queue(figure), lane_of(figure)
         for key in ((service,), (service, queue), (service, queue, lane)):
             if key not in self._sums:
                 self._sums[key] = Figure(service, "", None, None, None, paced=False)
@@ -69,7 +65,8 @@ def _queue(figure: Figure) -> object:
     return figure.queue or (figure.region, figure.account)
 
 
-def _lane(figure: Figure) -> str:
+def lane_of(figure: Figure) -> str:
+    """Return the lane, an operation mostly, that an attempt waits in."""
     return figure.lane or figure.operation
 
 
@@ -90,13 +87,24 @@ class Row:
     parts: Sequence[Row]
 
 
-def _sum(name: str, figures: Sequence[Figure], peak: int, parts: Iterable[Row] = ()) -> Row:
+def total_of(name: str, figures: Sequence[Figure], peak: int = 0) -> Figure:
+    """Return figures added up.
+
+    Args:
+        name: what stands in the place of the service.
+        figures: the hub's.
+        peak: of all of them together, which is not the sum of theirs.
+    """
     total = Figure(name, "", None, None, None, any(one.paced for one in figures), peak=peak)
-    total.longest_wait = max(one.longest_wait for one in figures)
+    total.longest_wait = max((one.longest_wait for one in figures), default=0.0)
     for attribute in ("calls", "waits", "waiting", "waited", "throttled", "errors"):
         setattr(total, attribute, sum(getattr(one, attribute) for one in figures))
+    return total
+
+
+def _row(name: str, figures: Sequence[Figure], peak: int, parts: Iterable[Row] = ()) -> Row:
     paced_calls = sum(one.calls for one in figures if one.paced)
-    return Row(name, total, paced_calls, _busiest(parts))
+    return Row(name, total_of(name, figures, peak), paced_calls, _busiest(parts))
 
 
 def _busiest(found: Iterable[Row]) -> list[Row]:
@@ -129,7 +137,7 @@ def rows(figures: Iterable[Figure], peaks: Peaks, buckets: Iterable[Figure] = ()
     services, others = [], []
     for name, found in _grouped(figures, lambda one: one.service):
         if name == OTHERS:  # of many services: one of what is paced, one of what is not
-            others += [_sum(OTHERS, [figure], figure.peak) for figure in found]
+            others += [_row(OTHERS, [figure], figure.peak) for figure in found]
         else:
             shared = [one for one in buckets if one.service == name]
             services.append(_service(name, found, peaks, shared))
@@ -142,18 +150,18 @@ def _service(name: str, figures: Sequence[Figure], peaks: Peaks, buckets: Sequen
     for queue, found in _grouped(figures, _queue):
         lanes = [
             # Over all Regions and accounts that have the queue.
-            _sum(lane, own, peaks.of(name, queue, lane))
-            for lane, own in _grouped(found, _lane)
+            _row(lane, own, peaks.of(name, queue, lane))
+            for lane, own in _grouped(found, lane_of)
         ]
         # Of a shared one, what comes from the lanes of other queues as well.
         if bucket := shared.pop(found[0].queue, None):
             label, whole = _bucket(bucket, figures), [bucket]
         else:
             label, whole = _where(found, figures) or str(found[0].queue), found
-        queues.append(_sum(label, whole, peaks.of(name, queue), lanes))
+        queues.append(_row(label, whole, peaks.of(name, queue), lanes))
     parts = _busiest(queues) if len(queues) > 1 else list(queues[0].parts)
-    parts += _busiest(_sum(_bucket(one, figures), [one], one.peak) for one in shared.values())
-    return dataclasses.replace(_sum(name, figures, peaks.of(name)), parts=parts)
+    parts += _busiest(_row(_bucket(one, figures), [one], one.peak) for one in shared.values())
+    return dataclasses.replace(_row(name, figures, peaks.of(name)), parts=parts)
 
 
 def _bucket(bucket: Figure, others: Sequence[Figure]) -> str:
@@ -256,19 +264,3 @@ def _laid_out(lines: Sequence[_Line]) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
-
-
-def as_json(figures: Iterable[Figure]) -> list[dict[str, Any]]:
-    """Return the hub's figures. Times are in seconds."""
-    return [
-        {name: getattr(figure, name) for name in _IN_JSON} | {"lane": _lane(figure)}
-        for figure in figures
-    ]
-
-
-def buckets_as_json(buckets: Iterable[Figure]) -> list[dict[str, Any]]:
-    """Return the figures of what operations share. Times are in seconds."""
-    return [
-        {("bucket" if key == "operation" else key): one[key] for key in one if key != "lane"}
-        for one in as_json(buckets)
-    ]
