@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.cli._console import MAX_LISTED, wrapped
@@ -15,7 +14,7 @@ from aioapiqueue.cli.run._shared_errors import explained
 from aioapiqueue.integrations._redis_url import connected
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
     from aioapiqueue import Rate
     from aioapiqueue._events import Event
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations.redis import SharedSchedule
     from aioapiqueue.registry import Registry
 
-__all__ = ["SHARED_VARIABLE", "Shared", "SharedFigure"]
+__all__ = ["SHARED_VARIABLE", "Shared"]
 
 SHARED_VARIABLE = "AIOAPIQUEUE_SHARED"
 
@@ -50,23 +49,6 @@ redis.call('DEL', list, set)
 return redis.call('TIME')[1]
 """
 _CHECK_KEYS = [f"{{aioapiqueue:check}}{part}" for part in ("", ":list", ":set")]
-
-
-@dataclass(frozen=True)
-class SharedFigure:
-    """What one queue had to do with the server.
-
-    Attributes:
-        queue: its name.
-        asks: round trips.
-        faults: those among them that failed.
-        fault: why the last one did, if it has not been reached since; else "".
-    """
-
-    queue: str
-    asks: int
-    faults: int
-    fault: str
 
 
 class Shared:
@@ -133,27 +115,24 @@ class Shared:
         """Whether the server cannot be reached now."""
         return self._lost_at is not None
 
-    @property
-    def seconds_lost(self) -> float:
-        """For how long it could not be reached, altogether."""
-        return self._seconds_lost + (0 if self._lost_at is None else _now() - self._lost_at)
-
     def on_event(self, event: Event, /) -> None:
-        """Tell when the server is lost, and when it is there again: once for all queues."""
+        """Write when the server is lost, and when it is there again: once for all queues."""
         if event.kind == "lost" and self._lost_at is None:
-            self._lost_at = _now()
+            self._lost_at = time.monotonic()
             self.times_lost += 1
-            if self.times_lost <= MAX_LISTED:
-                self._say(wrapped(self._loss(event.queue)))
+            text = self._loss(event.queue)
         elif event.kind == "restored" and self._lost_at is not None:
-            seconds = _now() - self._lost_at
-            self._lost_at = None
+            seconds = time.monotonic() - self._lost_at
             self._seconds_lost += seconds
-            if self.times_lost <= MAX_LISTED:
-                self._say(f"the shared server is there again, after {seconds:.1f} s")
+            self._lost_at = None
+            text = f"the shared server is there again, after {seconds:.1f} s"
+        else:
+            return
+        if self.times_lost <= MAX_LISTED:
+            self._say(wrapped(text))
 
     def _loss(self, queue: str | None) -> str:
-        faults = [one.fault for one in self.figures if one.queue == queue and one.fault]
+        faults = [one["fault"] for one in self._queues() if queue == one["queue"] and one["fault"]]
         why = f" ({faults[0].rstrip('.')})" if faults else ""
         if self.fallback is None:
             return f"the shared server is lost{why}: nothing goes out until it is there again"
@@ -164,30 +143,25 @@ class Shared:
         """What is done while the server is lost."""
         return "calls wait" if self.fallback is None else f"each queue keeps {self.fallback}"
 
-    @property
-    def figures(self) -> list[SharedFigure]:
-        """What each queue had to do with the server, as things stand."""
-        return list(self._figures())
-
-    def _figures(self) -> Iterator[SharedFigure]:
-        for key, queue in self._registry.queues.items():
-            stats = queue.stats
-            fault = self.address.scrubbed(stats.fault)
-            yield SharedFigure(str(key), stats.asks, stats.faults, fault)
+    def _queues(self) -> list[dict[str, Any]]:
+        """Return what each queue had to do with the server: round trips, those in vain, and why."""
+        return [
+            {
+                "queue": str(key),
+                "asks": queue.stats.asks,
+                "faults": queue.stats.faults,
+                "fault": self.address.scrubbed(queue.stats.fault),
+            }
+            for key, queue in self._registry.queues.items()
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """Return all figures as JSON has them. Times are in seconds."""
+        lost_now = 0 if self._lost_at is None else time.monotonic() - self._lost_at
         return {
             "server": str(self),
             "fallback": None if self.fallback is None else str(self.fallback),
             "times_lost": self.times_lost,
-            "seconds_lost": self.seconds_lost,
-            "queues": [
-                {"queue": one.queue, "asks": one.asks, "faults": one.faults, "fault": one.fault}
-                for one in self.figures
-            ],
+            "seconds_lost": self._seconds_lost + lost_now,
+            "queues": self._queues(),
         }
-
-
-def _now() -> float:
-    return time.monotonic()
