@@ -23,13 +23,13 @@ NoCheck = Annotated[
 
 
 def number(text: str | float) -> float:
-    """Read an option's number, in digits from 0 to 9: `float` takes those of all scripts.
+    """Read an option's number in ASCII digits: `float` takes those of all scripts.
 
     Args:
         text: as it was given, or a default.
 
     Raises:
-        BadParameter: it is none.
+        BadParameter: it is not a number.
     """
     with contextlib.suppress(ValueError):
         if str(text).isascii():
@@ -41,7 +41,7 @@ def seconds(text: str | float) -> float:
     """Read an option's time, as `number` does: above 0, and finite."""
     value = number(text)
     if not 0 < value < math.inf:
-        raise typer.BadParameter(f"{text!r} is no time: write a number of seconds above 0")
+        raise typer.BadParameter(f"{text!r} is invalid: expected a number of seconds above 0")
     return value
 
 

@@ -50,7 +50,7 @@ def test_each_problem_is_told_once(quiet_run, python, tmp_path):
     (tmp_path / "empty.toml").write_text("# nothing\n")
     ended = quiet_run("--limits", tmp_path / "empty.toml", *started)
     assert (ended.code, ended.out, ended.err.count(b"\n")) == (2, b"", 1)
-    assert "empty.toml: it says no limit" in ended.words
+    assert "empty.toml: it has no limits" in ended.words
 
 
 def test_grace_is_some_time(quiet_run, python):
@@ -58,7 +58,7 @@ def test_grace_is_some_time(quiet_run, python):
     options = ("--limit", "ec2=1/s", "--grace", "0", "--", python, "-c", "print('started')")
     ended = quiet_run(*options)
     assert (ended.code, ended.out) == (2, b"")
-    assert ended.words == "--grace: 0 is no time: write a number of seconds above 0"
+    assert ended.words == "--grace: 0 is invalid: expected a number of seconds above 0"
 
 
 def test_option_goes_before_the_file(run, aws, python, tmp_path):

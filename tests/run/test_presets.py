@@ -205,10 +205,13 @@ def test_shares_come_from_options_and_files(quiet_run, python, tmp_path, options
             ["--preset", "awz", "--share", "0%"],
             ["--preset: 'awz' is no preset: write", "--share: '0%' is no share: write"],
         ),
-        (["--preset", "none"], ["--preset none: it says no limit"]),
+        (["--preset", "none"], ["--preset none: it has no limits"]),
         (
             ["--preset", "none", "--share", "150%"],
-            ["'150%' is more than AWS publishes", '--share: a share of what? --preset is "none"'],
+            [
+                "'150%' is more than AWS publishes",
+                '--share: needs a preset, and --preset is "none"',
+            ],
         ),
     ],
 )

@@ -238,7 +238,7 @@ def test_option_after_the_command_is_hinted_at(quiet_run, python):
     ):
         # It ends once the options are read.
         told = CliRunner().invoke(app, ["run", "--grace", "0", *map(str, others)])
-        assert told.stderr.startswith("aioapiqueue: --grace: 0 is no time")
+        assert told.stderr.startswith("aioapiqueue: --grace: 0 is invalid")
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])

@@ -205,7 +205,7 @@ def test_wrong_password_starts_nothing_and_is_not_shown(run, server, python, tmp
     [
         ({"shared": "redis://:geheim@host:port"}, "--shared: there is no host, or a port"),
         ({"shared": ""}, "--shared: the URL has to begin with redis://"),
-        ({"fallback": "5/s"}, "--fallback: instead of what? There is no --shared"),
+        ({"fallback": "5/s"}, "--fallback: needs --shared, or AIOAPIQUEUE_SHARED"),
         ({"shared": "redis://:geheim@host", "fallback": "5"}, "--fallback: "),
     ],
 )

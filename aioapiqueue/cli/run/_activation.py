@@ -3,10 +3,10 @@
 A hello belongs to what a process executed when it said it. After an `exec` it counts no more: a
 launcher that says hello, and then becomes another Python that says none, is one of the silent
 failures that this module is for. So the *image* of each process that has said hello is noted; a
-forked child has its parent's, and what is executed anew has another.
+forked child has its parent's, and what `exec` starts has another.
 
-Two looks, one rare and one frequent: at the hub's own records ten times a second, and at all
-processes of the machine up to five times a second, for children that say nothing at all.
+The hub's own records are looked at ten times a second, and all processes of the machine up to five
+times a second, for children that send nothing at all.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Activation", "Inactive", "Why"]
 
-_LONGEST_PASS_SECONDS = 2.0  # between two looks; more of it is somebody's Ctrl-Z
+_LONGEST_PASS_SECONDS = 2.0  # between two looks; more of it is a Ctrl-Z
 _LOOK_SECONDS = 0.1  # from one look at the hub's processes to the next
 _SCAN_SECONDS = 0.2  # from one look at all processes of the machine to the next, at least
 _SCAN_SHARE = 0.02  # of a core, at most, however many there are
@@ -47,11 +47,11 @@ _SCAN_SHARE = 0.02  # of a core, at most, however many there are
 # before (.pth files), which is what a longer grace is for.
 _CPU_SECONDS = 1.0
 _CPU_SHARE = 0.1  # of the grace
-# With an option that says it, there is nothing to wait for, but that small helpers may end.
+# With an option that prevents it, there is nothing to wait for; but small helpers may end first.
 _HELPER_SECONDS = 0.9
 # One that ended without a hello after less than that has hardly imported botocore.
 _SHORTEST_SECONDS = 0.3
-_KEPT_SECONDS = 300.0  # what nobody executes any more is forgotten
+_KEPT_SECONDS = 300.0  # what no process executes any more is forgotten
 _NOT_YET_PYTHON_SECONDS = 15.0  # programs with a Python inside load it some time after the start
 
 
@@ -73,7 +73,7 @@ class Inactive:
         command: its command line, "" where that is not known.
         why: what shows it.
         program: whether it is the program that we started, and not one of its children.
-        detail: what the process itself says of it; "" where it says nothing.
+        detail: what the process itself reports; "" where it reports nothing.
     """
 
     pid: int
@@ -89,7 +89,7 @@ class _Silent:
 
     Attributes:
         running: the process when it was first seen.
-        hello: what had said hello under its id by then.
+        hello: the last hello from its id by then.
         at: when that was, as the activation counts seconds.
         wall: the same as `time.time()`.
         last: when it was last seen.
@@ -162,7 +162,7 @@ class Activation:
             self._check_program()
             self._read_reports()
             if self._now >= self._scan_at and not self._found:
-                # In a thread: the hub's loop has calls to let go in the meantime.
+                # In a thread: meanwhile the hub's loop releases calls.
                 running, cost = await anyio.to_thread.run_sync(_scan, self._family)
                 pause = max(_SCAN_SECONDS, cost / _SCAN_SHARE)
                 self._scan_at = self._now + pause - _LOOK_SECONDS / 2
@@ -210,13 +210,13 @@ class Activation:
             self._report(self._program, Why.EXEC)
 
     def _read_reports(self) -> None:
-        """Find what processes say of themselves: that their calls are not paced, or were not."""
+        """Find what processes report of themselves: that their calls are not paced, or were not."""
         for pid, hello in self._hellos.items():
             for why, so in ((Why.UNHOOKED, hello.unhooked), (Why.LATE, hello.late)):
                 key = pid, hello.started, why
                 if so and key not in self._read:
                     self._read.add(key)
-                    # It says so at its end, too, when its command line is gone already.
+                    # It may report at its end, when its command line is gone already.
                     command = command_line(pid) or hello.executable
                     self._report(pid, why, command, hello.unhooked or "")
 

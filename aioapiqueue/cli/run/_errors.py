@@ -17,7 +17,7 @@ class ExitCode(enum.IntEnum):
     NOT_FOUND = 127
 
 
-class NotStarted(Exception):  # noqa: N818 - it says what became of COMMAND
+class NotStarted(Exception):  # noqa: N818 - what became of COMMAND
     """Raised where COMMAND cannot be started, or could not be paced if it were.
 
     Attributes:

@@ -47,7 +47,7 @@ class Peaks:
         self._sums: dict[tuple[object, ...], Figure] = {}
 
     def count(self, figure: Figure) -> None:
-        """Count an attempt that may go."""
+        """Count an attempt that starts."""
         now = time.monotonic()
         service, queue, lane = figure.service, _queue(figure), lane_of(figure)
         for key in ((service,), (service, queue), (service, queue, lane)):
@@ -171,7 +171,7 @@ def _bucket(bucket: Figure, others: Sequence[Figure]) -> str:
 
 
 def _where(figures: Sequence[Figure], others: Sequence[Figure], unknown: str = "none") -> str:
-    """Return the Region and account of figures, as far as they tell them from others."""
+    """Return the Region and account of figures, where those of others differ."""
     names = []
     for attribute in ("region", "account"):
         own = {getattr(figure, attribute) for figure in figures}
@@ -235,7 +235,7 @@ def _named(row: Row, name: str) -> Iterator[tuple[str, Figure]]:
     yield name, row.total
     nested = any(part.parts for part in row.parts)
     for part in row.parts:
-        # So that long names of lanes have as much room as where there is one queue.
+        # Long names of lanes have as much room as where there is one queue.
         yield f"{' ' if nested else '  '}{part.name}", part.total
         for lane in part.parts:
             yield f"  {lane.name}", lane.total

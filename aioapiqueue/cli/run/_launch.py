@@ -1,7 +1,7 @@
 """What COMMAND is, found out before it starts: is it Python, and would it load the bootstrap?
 
 The bootstrap is a `sitecustomize` on PYTHONPATH. A Python started with -I or -E ignores
-PYTHONPATH, one started with -S does not import `sitecustomize`; neither says a word about it.
+PYTHONPATH, one started with -S does not import `sitecustomize`; neither prints a warning.
 What can be seen beforehand is refused: options of the interpreter itself, of the shebang of a
 script (also by way of `env -S`, and of the detour by /bin/sh that installers take around long
 paths), and an `env` that takes our variables away.
@@ -54,7 +54,7 @@ class Launch:
     Attributes:
         path: the file that is executed.
         name: how messages call the command.
-        python: whether it is Python that comes up, as far as can be told beforehand.
+        python: whether it starts Python, as far as can be seen beforehand.
     """
 
     path: str
@@ -67,7 +67,7 @@ def _base(path: str) -> str:
 
 
 def is_python_name(path: str) -> bool:
-    """Return whether a file of this name is, by custom, a Python interpreter."""
+    """Return whether a file of this name is a Python interpreter, by convention."""
     return _PYTHON.fullmatch(_base(path)) is not None
 
 
@@ -96,7 +96,7 @@ def examine(command: Sequence[str]) -> Launch:
 
 
 def _leads_to_python(argv: Sequence[str]) -> bool:
-    """Follow shebangs and `env` until it is clear what comes up."""
+    """Follow shebangs and `env` until it is clear what is started."""
     where = ""  # as messages name the place that a command was found in
     for _ in range(_DEPTH):
         if not argv:

@@ -40,7 +40,7 @@ def named(entry: InForce) -> tuple[str, str]:
 
 def _limit(limit: Rate | Window) -> str:
     if isinstance(limit, Rate) and limit.calls == 1 and limit.per < 1:
-        # "1/0.1s" is how it is written back; people say 10/s, or 30ms.
+        # str() returns "1/0.1s"; people write 10/s, or 30ms.
         if abs(1 / limit.per - round(1 / limit.per)) > _EXACTLY:
             return f"{limit.per * 1000:g}ms" + str(limit).partition("s")[2]
         limit = Rate(round(1 / limit.per), burst=limit.burst)

@@ -26,13 +26,13 @@ class Plan:
 
     Attributes:
         command: the program and its arguments.
-        launch: what was found out about it.
+        launch: the file to execute, and whether that is Python.
         registry: the limits.
-        limits: the limits of each service, in words.
+        limits: the limits of each service, as messages name them.
         log: where our messages go.
         dry_run: only count.
         shared: what the limits are shared through; of a dry run, not used.
-        live: show a line at the foot of the terminal, if there is one.
+        live: show a status line in the terminal.
         grace: seconds that a Python may take to say hello.
         allow_inactive: only warn of what is not paced.
     """

@@ -1,8 +1,8 @@
-"""What Linux tells of processes in /proc; elsewhere, nothing.
+"""What Linux shows of processes in /proc; on other systems, nothing is found.
 
 A process is known by its pid and the time of its start. What it executes is known by where the
 kernel laid it out: addresses are drawn at random for each `exec`, and inherited by `fork`. So a
-forked child is told from a program of its own, though both carry the same name.
+forked child differs from a program of its own, though both have the same name.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Running(NamedTuple):
     Attributes:
         pid: its id.
         parent: its parent's.
-        start: when it was started, in ticks since the machine's: tells apart two of one pid.
+        start: when it was started, in ticks since the machine's start: two of one pid differ.
         cpu: seconds of CPU time that it has used, over all that it has executed.
-        image: what it executes; None where the kernel does not tell.
+        image: what it executes; None where the kernel does not show it.
     """
 
     pid: int
@@ -61,7 +61,7 @@ class Running(NamedTuple):
 
 
 def look(pid: int) -> Running | None:
-    """Return what there is to know of a process; None if it is gone or only waits to be reaped."""
+    """Return a process; None if it is gone, or a zombie."""
     try:
         # Not by pathlib, which takes longer than all the rest: there may be thousands of them.
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123
@@ -83,7 +83,7 @@ def look(pid: int) -> Running | None:
 
 
 def descendants(roots: Mapping[int, int | None]) -> list[Running]:
-    """Return processes and all that descend from them, as far as they can be seen.
+    """Return processes and all their descendants, as far as they are visible.
 
     Args:
         roots: for each pid the `start` of the process that is meant, None for whichever has it.

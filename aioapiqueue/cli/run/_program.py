@@ -29,7 +29,7 @@ _FORWARDED = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCONT", *_BY_KEY)
 
 
 def exit_code(returncode: int) -> int:
-    """Return what a shell would say: 128 and the number of the signal that ended it."""
+    """Return the exit code that a shell returns: of a signal, 128 and its number."""
     return 128 - returncode if returncode < 0 else returncode
 
 
@@ -146,12 +146,12 @@ class Program:
         try:
             # First the program: a shell would go on to its next command.
             self.send(signal.SIGTERM)
-            self.send(signal.SIGCONT)  # whoever is suspended hears nothing before
+            self.send(signal.SIGCONT)  # a suspended process gets no signal before
             _signal(others, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_STOP_SECONDS):
                     await self._process.wait()
-                    while any(map(_runs, others)):  # noqa: ASYNC110 - nobody tells us
+                    while any(map(_runs, others)):  # noqa: ASYNC110 - there is no event for it
                         await asyncio.sleep(_LOOK_SECONDS)
         finally:
             self.send(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What the line at the foot of the terminal says while a program runs."""
+"""What the status line shows while a program runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Progress:
         self._samples: deque[tuple[float, dict[tuple[str, bool], int]]] = deque()
 
     def line(self, columns: int) -> str:
-        """Return how things stand: what waits first, then what is paced, then the busiest."""
+        """Return the state of each service: those that wait first, then those that are paced."""
         plan = self._plan
         now = time.monotonic()
         found = rows(self._hub.figures, self._peaks)
@@ -67,12 +67,12 @@ class Progress:
 
 
 def fit(parts: Sequence[str], end: str, columns: int) -> str:
-    """Lay out as many parts as fit, the last words flush right.
+    """Lay out as many parts as fit, and the end flush right.
 
     Args:
         parts: the most important one first.
-        end: what has to be there in any case.
-        columns: how many characters there is room for.
+        end: shown in any case.
+        columns: the width.
     """
     room = columns - len(end) - 2
     line = ""

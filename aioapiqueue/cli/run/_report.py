@@ -122,7 +122,7 @@ def _brings_its_own(plan: Plan, outcome: Outcome) -> bool:
 
 
 def headline(plan: Plan, outcome: Outcome, code: int) -> str:
-    """Return the run in a few words: how it ended, and its calls."""
+    """Return the summary of a run: how it ended, and its calls."""
     name, seconds = PurePath(plan.launch.name).name, duration(outcome.seconds)
     if outcome.stopped is not None:
         end = f"{name} stopped after {seconds}; exit code {code}"

@@ -52,7 +52,7 @@ _CHECK_KEYS = [f"{{aioapiqueue:check}}{part}" for part in ("", ":list", ":set")]
 
 
 class Shared:
-    """Gives each queue its schedule, and tells of the server's trouble.
+    """Gives each queue its schedule, and reports when the server is lost.
 
     Args:
         address: of the server.
@@ -75,14 +75,14 @@ class Shared:
 
     @contextlib.asynccontextmanager
     async def open(self, registry: Registry, say: Callable[[str], None]) -> AsyncIterator[None]:
-        """Reach the server, and be there for the queues as long as the block lasts.
+        """Connect to the server, and serve the queues as long as the block lasts.
 
         Args:
-            registry: whose queues these are; nobody has asked it yet.
-            say: how to tell of trouble.
+            registry: of the queues; it has made none yet.
+            say: writes a message.
 
         Raises:
-            NotStarted: it cannot be reached, or is not let do what it has to.
+            NotStarted: it cannot be reached, or its user lacks a permission.
         """
         from aioapiqueue.integrations.redis import SharedSchedule  # noqa: PLC0415 - the extra
 
@@ -93,12 +93,12 @@ class Shared:
                     await self._check()
             except Exception as error:  # noqa: BLE001 - it may quote the password: never shown raw
                 why = explained(error, self.address, _CHECK_SECONDS)
-                said = f"--shared: {self}: {why}; nothing was started"
-                raise NotStarted(wrapped(said)) from None
+                text = f"--shared: {self}: {why}; nothing was started"
+                raise NotStarted(wrapped(text)) from None
             yield
 
     async def _check(self) -> None:
-        """Do once what the queues will: run a script with all that theirs does, on the primary."""
+        """Run a script with every command that the queues' script uses, on the primary."""
         client: Any = self._client  # its types are of both its kinds, waiting and not
         await client.eval(_CHECK, 3, *_CHECK_KEYS)
         digest = hashlib.sha1(_CHECK.encode(), usedforsecurity=False).hexdigest()
@@ -107,8 +107,6 @@ class Shared:
     def schedule(self, name: str) -> SharedSchedule:
         """Return the schedule of the queue of this name."""
         return self._kind(self._client, name, fallback=self.fallback)
-
-    # What it hears of the queues.
 
     @property
     def lost(self) -> bool:

@@ -1,6 +1,6 @@
 """The line at the foot of the terminal, below a program that writes to the same terminal.
 
-The program's output is not ours to touch: it goes straight to the terminal. So the last row is
+The program's output goes straight to the terminal, without us. So the last row is
 taken out of the region that scrolls, as package managers do for their progress, and is written
 to with the cursor saved before and restored after. Each of our writes is one `write`, and the
 region is given back before we are suspended and at the end.
@@ -30,7 +30,7 @@ _DOWN, _UP = "\x1bD", "\x1b[1A"
 class StatusLine:
     """The last row of a terminal, as long as it is ours.
 
-    Nothing is written while somebody else has the terminal: in the background, we only wait.
+    Nothing is written in the background, while another process group has the terminal.
 
     Args:
         descriptor: of the terminal. One that is gone is left alone; nothing here raises for it.
@@ -49,7 +49,7 @@ class StatusLine:
         """Write into the last row, which is taken first if it is not ours yet.
 
         Args:
-            render: returns what there is to show in so many columns.
+            render: returns a text for a number of columns.
         """
         # A terminal that is stopped (Ctrl-S) would hold up more than this line.
         if not self._in_foreground() or not self._writable():
@@ -96,7 +96,7 @@ class StatusLine:
         try:
             return os.tcgetpgrp(self._descriptor) == os.getpgrp()
         except OSError:
-            # Not our controlling terminal: there is no job control to heed.
+            # Not our controlling terminal: there is no job control.
             return os.isatty(self._descriptor)
 
     def _writable(self) -> bool:

@@ -56,7 +56,7 @@ async def supervise(plan: Plan) -> Outcome:
     def goes_on() -> None:
         plan.log.say(
             f"interrupted; waiting for {plan.launch.name} to end, whose calls are paced\n"
-            "as before (again Ctrl-C: what it does about that is its own)"
+            "as before (another Ctrl-C goes to it, too)"
         )
 
     def failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -215,7 +215,7 @@ class _Run:
                     await asyncio.sleep(_BYE_SECONDS / 50)
 
     async def _show(self) -> None:
-        """Show how things stand at the foot of the terminal, after each change of its size too."""
+        """Show the status line, at intervals and after each change of the terminal's size."""
 
         def draw() -> None:
             self._line.show(self._progress.line)
@@ -239,7 +239,7 @@ def _identity(path: Path) -> tuple[int, int]:
 @contextlib.contextmanager
 def _directory() -> Iterator[Path]:
     """Make a private directory, with a path short enough for a socket; remove it at the end."""
-    # Without links: who may change one could choose where the socket is looked for.
+    # Without links: a user who may change one could choose where the socket is looked for.
     parent = os.path.realpath(tempfile.gettempdir())
     if len(os.fsencode(parent)) > _LONGEST_SOCKET - len("/aioapiqueue-12345678"):
         parent = os.path.realpath("/tmp")  # noqa: S108 - mkdtemp makes it private
