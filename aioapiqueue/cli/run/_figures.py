@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import re
 import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
-
-from rich.console import Console
-from rich.table import Column, Table
 
 from aioapiqueue.cli._console import WIDTH
 from aioapiqueue.hub import OTHERS, Figure
@@ -245,20 +241,19 @@ def _laid_out(lines: Sequence[_Line]) -> str:
     """Return lines of a name and figures as a table.
 
     A name may take the blanks before its first figure. One that needs more stands in a line of its
-    own, whole, so that it can be searched for.
+    own, whole, so that it can be searched for. (Not by rich, which takes milliseconds for a line:
+    a scan of many Regions has thousands.)
     """
-    figures = (Column(justify="right", no_wrap=True) for _ in lines[0][1:])
-    grid = Table.grid(Column(ratio=1), *figures, padding=(0, 0, 0, 2), expand=True)
-    for _, *cells in lines:
-        grid.add_row("", *(one if isinstance(one, str) else _number(one) for one in cells))
-    shown = io.StringIO()
-    Console(file=shown, width=WIDTH, color_system=None).print(grid)
+    cells = [[one if isinstance(one, str) else _number(one) for one in line] for line in lines]
+    _, *widths = (max(map(len, column)) + 2 for column in zip(*cells, strict=True))
     text = []
-    for (name, *_), line in zip(lines, shown.getvalue().splitlines(), strict=True):
-        if line[: len(name) + 1].strip():
-            text += [name[:WIDTH], line]
+    for name, *figures in cells:
+        row = "".join(f"{one:>{width}}" for one, width in zip(figures, widths, strict=True))
+        row = row.rjust(WIDTH)
+        if row[: len(name) + 1].strip():
+            text += [name[:WIDTH], row]
         else:
-            text.append((name + line[len(name) :]).rstrip())
+            text.append((name + row[len(name) :]).rstrip())
     return "\n".join(text)
 
 
