@@ -88,13 +88,13 @@ def test_digits_of_other_scripts_are_refused(option, command):
     for text in ("５", "٥", "x", "²"):  # noqa: RUF001 - that is the point
         shown = CliRunner().invoke(app, [command, option, text, "true"], env={"COLUMNS": "200"})
         assert shown.exit_code == 2
-        assert f"Invalid value for '{option}': '{text}' is not a number: write" in shown.stderr
+        assert f"Invalid value for '{option}': '{text}' is invalid: expected" in shown.stderr
 
 
 def test_options_take_numbers_as_people_write_them():
     """Fractions of seconds are a time, but not a number of workers."""
     assert (number("0.5"), number(10), whole("20")) == (0.5, 10.0, 20)
-    with pytest.raises(typer.BadParameter, match="is not a whole number"):
+    with pytest.raises(typer.BadParameter, match="expected a whole number"):
         whole("0.5")
 
 

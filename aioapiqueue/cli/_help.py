@@ -34,7 +34,7 @@ def number(text: str | float) -> float:
     with contextlib.suppress(ValueError):
         if str(text).isascii():
             return float(text)
-    raise typer.BadParameter(f"{text!r} is not a number: write one in digits from 0 to 9")
+    raise typer.BadParameter(f"{text!r} is invalid: expected a number in digits from 0 to 9")
 
 
 def seconds(text: str | float) -> float:
@@ -49,7 +49,7 @@ def whole(text: str | int) -> int:
     """Read an option's whole number, as `number` does."""
     value = number(text)
     if not value.is_integer():
-        raise typer.BadParameter(f"{text!r} is not a whole number")
+        raise typer.BadParameter(f"{text!r} is invalid: expected a whole number")
     return int(value)
 
 
