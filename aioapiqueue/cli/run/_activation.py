@@ -140,7 +140,6 @@ class Activation:
         self._ended_at: float | None = None  # when we saw that the program's connection had closed
         self._images: dict[Image, float] = {}  # executed by what has said hello; when last seen
         self._looked_at: dict[int, float] = {}  # pid: the hello after which it was looked at
-        self._unconfirmed: list[tuple[Process, Image]] = []
         self._silent: dict[tuple[int, int, Image], _Silent] = {}
         self._family: dict[int, int | None] = {program: None}
         self._found: deque[Inactive] = deque()
@@ -154,11 +153,17 @@ class Activation:
         """
         before = time.monotonic()
         while not self._found:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_LOOK_SECONDS / 2)
+            new = self._new_images()
+            await asyncio.sleep(_LOOK_SECONDS / 2)
             now = time.monotonic()
             self._now += min(now - before, _LONGEST_PASS_SECONDS)
             before = now
-            self._note_images()
+            for pid, hello, image in new:
+                # An `exec` closes the connection. Had it come before the look, that was known now.
+                if hello.ended is None:
+                    self._looked_at[pid] = hello.started
+                    self._images[image] = self._now
             self._check_program()
             self._read_reports()
             if self._now >= self._scan_at and not self._found:
@@ -182,19 +187,16 @@ class Activation:
         """Return the program and its descendants, those that their parents left behind too."""
         return descendants(self._family)
 
-    def _note_images(self) -> None:
-        """Note what is executed by all that have said hello and are still connected."""
-        for hello, image in self._unconfirmed:
-            # An `exec` closes the connection. Had it come before that look, it would be known now.
-            if hello.ended is None:
-                self._images[image] = self._now
-        self._unconfirmed.clear()
-        for pid, hello in self._hellos.items():
-            if hello.ended is None and self._looked_at.get(pid) != hello.started:
-                self._looked_at[pid] = hello.started
-                running = look(pid)
-                if running is not None and running.image is not None:
-                    self._unconfirmed.append((hello, running.image))
+    def _new_images(self) -> list[tuple[int, Process, Image]]:
+        """Return what is executed by all that have sent a hello of late and are still connected."""
+        return [
+            (pid, hello, running.image)
+            for pid, hello in self._hellos.items()
+            if hello.ended is None
+            and self._looked_at.get(pid) != hello.started
+            and (running := look(pid)) is not None
+            and running.image is not None
+        ]
 
     def _check_program(self) -> None:
         """Find what is known without /proc: no hello from the program, or none after `exec`."""

@@ -119,7 +119,7 @@ def _grouped(
     return found.items()
 
 
-def rows(figures: Iterable[Figure], peaks: Peaks, buckets: Iterable[Figure] = ()) -> list[Row]:
+def rows(figures: Iterable[Figure], peaks: Peaks, buckets: Sequence[Figure] = ()) -> list[Row]:
     """Return a row for each service, the busiest first, and for what the hub has summed up.
 
     Its parts are its lanes, or, if it has several queues (where nothing is paced: Regions and
