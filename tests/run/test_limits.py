@@ -1,4 +1,4 @@
-"""Limits that make no sense: a line for each, exit code 2, and nothing started."""
+"""Invalid limits: a line for each, exit code 2, and nothing started."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_bad_file_is_one_message(text, told, quiet_run, python, tmp_path):
     assert quiet_run.leftovers == []
 
 
-def test_each_problem_is_told_once(quiet_run, python, tmp_path):
-    """Several bad options are told together, a line each; so is a missing file, or an empty one."""
+def test_each_problem_is_listed_once(quiet_run, python, tmp_path):
+    """Bad options are listed together, a line each; so is a missing or an empty file."""
     started = ("--", python, "-c", "print('started')")
     ended = quiet_run("--limit", "ec3=1/s", "--limit", "ec2=fast", "--limit", "s3=5/s", *started)
     assert (ended.code, ended.out) == (2, b"")
@@ -81,7 +81,7 @@ def test_option_goes_before_the_file(run, aws, python, tmp_path):
         ('ec2 = "unlimited"\n', "nothing is paced: what is named is unlimited"),
     ],
 )
-def test_all_that_is_kept_is_said(text, told, quiet_run, python, tmp_path):
+def test_all_kept_limits_are_listed(text, told, quiet_run, python, tmp_path):
     """How many may be in flight is a limit as well; without any, none is claimed."""
     limits = tmp_path / "limits.toml"
     limits.write_text(text)

@@ -78,8 +78,8 @@ def test_one_file_for_both_is_refused(python, tmp_path):
     assert f"{tmp_path / 'link'} is the file of --log, too: choose another; nothing" in told.stderr
 
 
-def test_socket_is_not_taken_for_a_pipe(tmp_path):
-    """What cannot be opened for another reason than a pipe's is told in the system's words."""
+def test_socket_is_not_a_pipe(tmp_path):
+    """What cannot be opened for another reason than a pipe's has the system's message."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
         with pytest.raises(Unwritable, match="cannot be written: No such device or address"):
@@ -127,7 +127,7 @@ def test_target_is_replaced_or_appended_to(tmp_path):
 
 
 def test_removed_target_is_made_again(tmp_path):
-    """A program may empty the folder, or put another file there; without the folder, it is told."""
+    """A program may empty the folder, or put another file there; a missing folder is an error."""
     folder = tmp_path / "results"
     folder.mkdir()
     target = OutputFile(folder / "figures.json")
@@ -191,7 +191,7 @@ def test_targets_of_a_shell_work(quiet_run, python, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc"), reason="needs prlimit")  # noqa: PTH110
-def test_target_that_becomes_full_costs_no_exit_code(quiet_run, python, tmp_path):
+def test_full_target_costs_no_exit_code(quiet_run, python, tmp_path):
     """Full only once the program runs: its exit code stays, and stderr says what is lost."""
     program = quiet_run.plain("""
         import resource
