@@ -164,7 +164,7 @@ def test_timeout_is_some_time(discover, seconds):
     """No time, or no end of it, is refused before anybody is asked."""
     told = discover("--timeout", seconds, COLUMNS="200")
     assert told.exit_code == 2
-    assert f"'--timeout': '{seconds}' is no" in told.stderr
+    assert f"'--timeout': '{seconds}' is invalid: expected" in told.stderr
 
 
 def test_missing_library_is_told_for_pipx_too(discover, monkeypatch):

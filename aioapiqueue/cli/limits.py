@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from aioapiqueue.cli._console import pluralize as counted
 from aioapiqueue.cli._discover import SERVICES, Found, NotAsked, ask, read_quotas, to_toml
 from aioapiqueue.cli._help import Command, Group, NoCheck, seconds
 from aioapiqueue.cli._limits_table import as_json, show
-from aioapiqueue.cli._words import counted
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry, _names
 from aioapiqueue.registry._published import DEFAULT_SHARE, published_limits, read_share

@@ -370,7 +370,7 @@ def unsent_bytes(connection: Any) -> int:
 
 def server_check() -> str:
     """Return the script by which `run --shared` tries what a server allows."""
-    from aioapiqueue.cli._shared import _CHECK
+    from aioapiqueue.cli.run._shared_server import _CHECK
 
     return _CHECK
 

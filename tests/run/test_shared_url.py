@@ -40,7 +40,7 @@ from aioapiqueue.integrations._redis_url import read_address
         ),
     ],
 )
-def test_address_is_read_and_shown_without_its_password(url, shown, nodes):
+def test_address_is_shown_without_password(url, shown, nodes):
     """Every form that redis-py takes, a cluster's and Sentinels'; the text has no password."""
     address = read_address(url)
     assert str(address) == shown
@@ -98,7 +98,7 @@ def test_address_has_what_a_client_needs():
         ("unix://", "there is no path"),
     ],
 )
-def test_address_that_makes_no_sense_is_refused_with_its_remedy(url, remedy):
+def test_invalid_address_names_the_remedy(url, remedy):
     """Each says what to write, and quotes nothing that could be a password's part."""
     with pytest.raises(ValueError, match=re.escape(remedy)) as refused:
         read_address(url)
@@ -120,7 +120,7 @@ _PASSWORDS = st.lists(st.sampled_from([_MARK, *"/?#@:%[] &=,+;\\\"'é\x1b"]), mi
     rest=st.sampled_from(["", "/0", "/main", "/0?db=1", "/x?tiemout=1"]),
     careful=st.booleans(),
 )
-def test_no_part_of_a_password_is_ever_shown(scheme, raw, rest, careful):
+def test_no_part_of_passwords_is_shown(scheme, raw, rest, careful):
     """However badly it is written into the URL: not in the address's text, nor in the error's."""
     written = quote(raw, safe="") if careful else raw
     for url in (
