@@ -33,9 +33,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.integrations._structured import parse_dictionary, parse_list
+try:
+    import http_sf
+except ImportError as error:
+    raise ImportError(
+        "reading the headers of rate limits needs http-sf, which comes with the extra of the "
+        'client: pip install "aioapiqueue[aiohttp]", "aioapiqueue[httpx]" or "aioapiqueue[httpx2]"',
+        name=error.name,
+    ) from error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -196,18 +203,16 @@ class _Reading:
         if not self._rate_limit:
             return []
         try:
-            text = _joined(self._rate_limit)
             try:
-                items = parse_list(text)
-            except ValueError:
-                of = {key: item.value for key, item in parse_dictionary(text).items()}
+                quotas = _items(self._rate_limit)
+            except http_sf.StructuredFieldError:
+                members = _parsed(self._rate_limit, "dictionary")
+                of = {key: value for key, (value, _) in members.items()}
                 pairs = [(of.get("remaining"), of.get("reset"))]
             else:
                 concurrent = self._concurrent() if self._policy else ()
                 pairs = [
-                    (item.parameters.get("r"), item.parameters.get("t"))
-                    for item in items
-                    if item.value not in concurrent
+                    (of.get("r"), of.get("t")) for name, of in quotas if name not in concurrent
                 ]
         except ValueError:
             self._odd = True
@@ -223,7 +228,7 @@ class _Reading:
     def _concurrent(self) -> set[object]:
         """Return the names of the quotas of concurrent requests."""
         try:
-            policies = parse_list(_joined(self._policy))
+            policies = _items(self._policy)
         except ValueError:
             self._odd = True
             return set()
@@ -285,12 +290,25 @@ class _Reading:
         return here if abs(here) <= _DAY < abs(there) else there
 
 
-def _joined(values: list[str]) -> str:
+def _items(values: list[str]) -> list[tuple[Any, dict[str, Any]]]:
+    """Return the members of a list that came in so many lines: names and their parameters."""
+    items: list[tuple[Any, dict[str, Any]]] = _parsed(values, "list")
+    if any(isinstance(name, list) for name, _ in items):
+        raise ValueError("no field that is read here has an inner list")
+    return items
+
+
+def _parsed(values: list[str], kind: str) -> Any:  # noqa: ANN401 - as the library has it
+    """Parse a structured field (RFC 9651).
+
+    Raises:
+        ValueError: it is malformed, or too long to look into.
+    """
     if sum(map(len, values)) > _LONGEST_FIELD:
         raise ValueError(f"a field of more than {_LONGEST_FIELD} characters")
     if not all(value.strip() for value in values):
         raise ValueError("an empty field")
-    return ", ".join(values)
+    return http_sf.parse(", ".join(values).encode("ascii"), tltype=kind)
 
 
 def _number(text: str) -> float | None:

@@ -1,6 +1,7 @@
-"""What is made of a response's status and headers, and the parser of structured fields."""
+"""What is made of a response's status and headers."""
 
-import string
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -9,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioapiqueue.integrations._headers import Advice, read_advice
-from aioapiqueue.integrations._structured import Item, parse_dictionary, parse_list
 
 NOW = 1_790_000_000.0  # Mon, 21 Sep 2026 14:13:20 GMT
 
@@ -444,54 +444,19 @@ def test_any_date_within_the_hour_is_that_far_away(skew, seconds, form):
     assert hold(429, ("Date", http_date(server)), ("Retry-After", text)) == seconds
 
 
-# Structured fields.
+# Structured fields: http-sf has tests of its own; these are of what is made of its results.
 
-KEYS = st.from_regex(r"[a-z*][a-z0-9_.*-]{0,8}", fullmatch=True)
-STRINGS = st.text(string.printable[:95])
-BARE = (
-    st.integers(-(10**15) + 1, 10**15 - 1)
-    | st.integers(-(10**12) + 1, 10**12 - 1).map(lambda number: number / 8)
-    | STRINGS
-    | st.booleans()
+
+@pytest.mark.parametrize(
+    "kind", [":cHsdsRa894==:", "@1659578233", '%"f%c3%bc"', "*foo:bar/baz", "-1.5", "?1", '"\\""']
 )
-ITEMS = st.builds(Item, BARE, st.dictionaries(KEYS, BARE, max_size=4))
-
-
-def written(value):
-    """Write a bare item."""
-    if isinstance(value, bool):
-        return f"?{value:d}"
-    if isinstance(value, str):
-        return '"{}"'.format(value.replace("\\", "\\\\").replace('"', '\\"'))
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def item(of):
-    """Write an item with its parameters."""
-    return written(of.value) + "".join(f"; {k}={written(v)}" for k, v in of.parameters.items())
-
-
-@given(st.lists(ITEMS))
-def test_a_list_that_is_written_is_read_again(items):
-    """Parsing is the inverse of writing, whatever strings and numbers are in it."""
-    assert parse_list(" , ".join(map(item, items))) == items
-
-
-@given(st.dictionaries(KEYS, ITEMS))
-def test_a_dictionary_that_is_written_is_read_again(members):
-    """Parsing is the inverse of writing for dictionaries too."""
-    text = ",\t".join(f"{key}={item(of)}" for key, of in members.items())
-    assert parse_dictionary(text) == members
-
-
-@given(VALUES)
-def test_a_text_is_parsed_or_refused(text):
-    """No text makes a parser raise anything but ValueError."""
-    for parse in (parse_list, parse_dictionary):
-        try:
-            parse(text)
-        except ValueError:
-            continue
+def test_other_kinds_of_items_are_passed_over(kind):
+    """They may stand beside what counts, as a parameter or as a quota's name."""
+    fields = f'"a";r=0;t=30;x={kind}, {kind};r=5;t=9, "b";x;r=3'
+    policy = ("RateLimit-Policy", f'{kind};q=5;qu={kind}, "a";q=9;w=60')
+    assert advice(200, ("RateLimit", fields), policy) == Advice(hold=30.0, remaining=0.0)
+    older = ("RateLimit", f"limit=9;x, remaining=0;x={kind},\treset=30, other={kind}")
+    assert hold(200, older) == 30
 
 
 @pytest.mark.parametrize(
@@ -510,32 +475,55 @@ def test_a_text_is_parsed_or_refused(text):
         "1234567890123456",
         "?2",
         "(a b)",
+        "(a b);r=0",
         ":a",
         "é",
         "a\n",
     ],
 )
-def test_what_is_no_list_is_refused(text):
-    """Malformed fields are to be ignored as a whole."""
-    with pytest.raises(ValueError, match=r"structured field|comma"):
-        parse_list(text)
+def test_malformed_fields_are_ignored_whole(text):
+    """As the RFC demands: what is right in them does not count either."""
+    assert advice(200, ("RateLimit", '"a";r=0;t=30'), ("RateLimit", text)) == Advice(odd=True)
+    fields = [("RateLimit", '"a";r=0;t=30'), ("RateLimit-Policy", text)]
+    assert advice(200, *fields) == Advice(hold=30.0, remaining=0.0, odd=True)
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        (":cHsdsRa894==:", ":cHsdsRa894==:"),
-        ("@1659578233", "@1659578233"),
-        ('%"f%c3%bc"', '%"f%c3%bc"'),
-        ("*foo:bar/baz", "*foo:bar/baz"),
-        ("-1.5", -1.5),
-        ("-0", 0),
-    ],
-)
-def test_every_kind_of_item_is_read(text, value):
-    """Even those that nobody looks into, since they may stand beside what counts."""
-    assert parse_list(f"{text};x={text}") == [Item(value, {"x": value})]
-    assert parse_dictionary(f"a;b, c={text}") == {
-        "a": Item(value=True, parameters={"b": True}),
-        "c": Item(value, {}),
-    }
+def test_the_name_of_a_quota_may_be_a_token():
+    """Written without quotation marks in the one field, it is the same quota in the other."""
+    limits, policy = ("RateLimit", "slots;r=0;t=30"), '"slots";q=5;qu=concurrent-requests'
+    assert advice(200, limits, ("RateLimit-Policy", policy)) == Advice()
+
+
+def test_a_field_that_is_too_long_is_not_parsed():
+    """More than 8 KiB, in however many lines, is malformed: a server could use up our time."""
+    field = '"a";r=0;t=30'
+    longest = ("RateLimit", field + ";x" * ((8192 - len(field)) // 2))
+    assert len(longest[1]) == 8192
+    assert hold(200, longest) == 30
+    assert advice(200, ("RateLimit", "b;r=1"), longest) == Advice(odd=True)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("client", ["aiohttp", "httpx", "httpx2"])
+def test_missing_http_sf_is_named(client):
+    """Where a client's library was installed without our extra of its name."""
+    done = without_http_sf(f"import aioapiqueue.integrations.{client}")
+    assert done.returncode == 1
+    assert "ImportError: reading the headers of rate limits needs http-sf" in done.stderr
+    assert f'"aioapiqueue[{client}]"' in done.stderr
+
+
+@pytest.mark.real
+def test_only_http_clients_need_http_sf():
+    """The other integrations and the programs do not import it."""
+    names = ("integrations.aiobotocore", "integrations.botocore", "integrations.redis", "cli.run")
+    done = without_http_sf("; ".join(f"import aioapiqueue.{name}" for name in names))
+    assert done.returncode == 0, done.stderr
+
+
+def without_http_sf(program):
+    """Run a program on a Python that has no http-sf."""
+    hidden = f"import sys; sys.modules['http_sf'] = None; {program}"
+    return subprocess.run(
+        [sys.executable, "-c", hidden], capture_output=True, text=True, check=False
+    )
