@@ -53,7 +53,7 @@ def test_address_has_what_a_client_needs():
     url = "redis+sentinel://m%40e:p%2Fw@h/main/2?socket_timeout=1.5"
     address = read_address(f"{url}&sentinel_username=su&sentinel_password=sp")
     assert (address.user, address.password, address.db) == ("m@e", "p/w", 2)
-    assert (address.service, address.kind, address.tls) == ("main", "sentinel", False)
+    assert (address.name, address.kind, address.tls) == ("main", "sentinel", False)
     assert address.options == {"socket_timeout": 1.5}
     assert address.sentinel == {"username": "su", "password": "sp"}
     secure = read_address(f"rediss://h?ssl_ca_certs={quote(__file__)}&ssl_check_hostname=false")
