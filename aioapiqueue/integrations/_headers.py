@@ -29,11 +29,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 try:
     import http_sf
@@ -60,22 +60,17 @@ _LONGEST_FIELD = 8192
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?")
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h|d)")
 _DURATION = re.compile(rf"(?:{_PART.pattern})+")
-_UNITS = {
-    "ns": 1e-9,
-    "us": 1e-6,
-    "µs": 1e-6,
-    "ms": 1e-3,
-    "s": 1.0,
-    "m": 60.0,
-    "h": 3600.0,
-    "d": _DAY,
-}
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": _DAY}
 _ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T.*")
 _ASCTIME = re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} [0-9]{4}")
+_FIELDS = {"retry-after", "retry-after-ms", "ratelimit", "ratelimit-policy", "date", "age"}
 _QUOTA = re.compile(r"(.*)rate-?limit-(.+)")
 _NOT_GIVEN = "-1"
 _OVERLOADED = 529
 """No registered status: Anthropic's API sends it, with an `overloaded_error`, and others do."""
+
+Quota: TypeAlias = "tuple[float | None, float | None]"
+"""What remains of a quota, and the seconds until it is full again; None where it was not said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +88,6 @@ class Advice:
     hold: float | None = None
     remaining: float | None = None
     odd: bool = False
-
-
-@dataclass(slots=True)
-class _Quota:
-    """What was said of one quota, as text."""
-
-    remaining: list[str] = field(default_factory=list)
-    reset: list[str] = field(default_factory=list)
-    reset_after: list[str] = field(default_factory=list)
 
 
 def read_advice(
@@ -127,60 +113,43 @@ def read_advice(
         now: seconds since 1970.
         max_hold: the longest hold that is believed, in seconds; longer ones are cut to it.
     """
-    reading = _Reading(now)
-    for name, value in headers:
-        reading.collect(name.lower(), value)
-    return reading.advice(status, max_hold)
+    return _Reading(headers, now).advice(status, max_hold)
 
 
 class _Reading:
-    """The fields of one response, and what has been made of them so far."""
+    """The fields of one response, and whether any of them was malformed."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, headers: Iterable[tuple[str, str]], now: float) -> None:
+        self._fields: defaultdict[str, list[str]] = defaultdict(list)
+        self._quotas: defaultdict[tuple[str, ...], defaultdict[str, list[str]]]
+        self._quotas = defaultdict(lambda: defaultdict(list))
+        for name, value in headers:
+            self._collect(name.lower(), value)
         self._now = now
-        self._date: float | None = None
-        self._age = 0.0
-        self._retry_after: list[str] = []
-        self._retry_after_ms: list[str] = []
-        self._rate_limit: list[str] = []
-        self._policy: list[str] = []
-        self._lists = {
-            "retry-after": self._retry_after,
-            "retry-after-ms": self._retry_after_ms,
-            "ratelimit": self._rate_limit,
-            "ratelimit-policy": self._policy,
-        }
-        self._quotas: defaultdict[tuple[str, ...], _Quota] = defaultdict(_Quota)
+        self._date = _date("".join(self._fields["date"][-1:]))
+        self._age = _number("".join(self._fields["age"][-1:])) or 0.0
         self._odd = False
 
-    def collect(self, name: str, value: str) -> None:
-        if (values := self._lists.get(name)) is not None:
-            values.append(value)
-        elif name == "date":
-            self._date = _date(value)
-        elif name == "age":
-            self._age = _number(value) or 0.0
+    def _collect(self, name: str, value: str) -> None:
+        if name in _FIELDS:
+            self._fields[name].append(value)
         elif "limit-" in name and (quota := _QUOTA.fullmatch(name)) is not None:
-            kind = set(words := quota[2].split("-"))
+            words = quota[2].split("-")
             if words[0] == "unified" or value.strip(" \t") == _NOT_GIVEN:
                 return
-            if "remaining" in kind:
-                words.remove("remaining")
-                self._quotas[quota[1], *words].remaining.append(value)
-            elif {"reset", "after"} <= kind:
-                rest = [word for word in words if word not in ("reset", "after")]
-                self._quotas[quota[1], *rest].reset_after.append(value)
-            elif "reset" in kind:
-                words.remove("reset")
-                self._quotas[quota[1], *words].reset.append(value)
+            kinds = [kind for kind in ("remaining", "reset", "after") if kind in words]
+            if kinds and kinds != ["after"]:
+                kind = "remaining" if kinds[0] == "remaining" else "-".join(kinds)
+                rest = (word for word in words if word not in kinds)
+                self._quotas[quota[1], *rest][kind].append(value)
 
     def advice(self, status: int, max_hold: float) -> Advice:
         # What a cache has kept says nothing about now.
-        said = [] if self._age > 0 else [*self._of_rate_limit(), *self._of_pairs()]
-        left = [remaining for remaining, _ in said if remaining is not None]
-        remaining = min(left, default=None)
+        quotas = [] if self._age > 0 else [*self._of_rate_limit(), *self._of_pairs()]
+        remaining = min((left for left, _ in quotas if left is not None), default=None)
         spent = remaining is not None and remaining < 1
-        named = bool(self._retry_after or self._retry_after_ms)
+        retry_after, exactly = self._fields["retry-after"], self._fields["retry-after-ms"]
+        named = bool(retry_after or exactly)
         throttled = (
             status in (HTTPStatus.TOO_MANY_REQUESTS, _OVERLOADED)
             or (status == HTTPStatus.SERVICE_UNAVAILABLE and named)
@@ -188,60 +157,55 @@ class _Reading:
         )
         hold = None
         if throttled or spent:
-            whole = self._read(self._retry_after, self._seconds)
-            exact = self._read(self._retry_after_ms, _number)
-            hold = whole if exact is None else exact / 1000
+            hold = self._read(retry_after, self._seconds)
+            if (milliseconds := self._read(exactly, _number)) is not None:
+                hold = milliseconds / 1000
             if hold is None:
                 # Where something remains, its reset is not what is being waited for.
-                waits = [wait for of, wait in said if (throttled if of is None else of < 1)]
+                waits = [wait for of, wait in quotas if (throttled if of is None else of < 1)]
                 hold = max((wait for wait in waits if wait is not None), default=None)
             hold = self._within(hold, max_hold)
         return Advice(throttled, hold, remaining, self._odd)
 
-    def _of_rate_limit(self) -> list[tuple[float | None, float | None]]:
-        """Return what remains and the seconds that it must last, from `RateLimit`."""
-        if not self._rate_limit:
-            return []
+    def _of_rate_limit(self) -> list[Quota]:
+        field = self._fields["ratelimit"]
         try:
             try:
-                quotas = _items(self._rate_limit)
+                items = _items(field)
             except http_sf.StructuredFieldError:
-                members = _parsed(self._rate_limit, "dictionary")
-                of = {key: value for key, (value, _) in members.items()}
-                pairs = [(of.get("remaining"), of.get("reset"))]
+                of = {key: value for key, (value, _) in _parsed(field, "dictionary").items()}
+                said = [(of.get("remaining"), of.get("reset"))]
             else:
-                concurrent = self._concurrent() if self._policy else ()
-                pairs = [
-                    (of.get("r"), of.get("t")) for name, of in quotas if name not in concurrent
-                ]
+                concurrent = self._concurrent() if items else ()
+                said = [(of.get("r"), of.get("t")) for name, of in items if name not in concurrent]
         except ValueError:
             self._odd = True
             return []
-        said: list[tuple[float | None, float | None]] = []
-        for pair in pairs:
-            remaining, reset = (None if value is None else str(value) for value in pair)
-            left = self._read([remaining or ""], _number)
+        quotas: list[Quota] = []
+        for remaining, reset in said:
+            left = self._read([str(remaining)], _number)
             if left is not None:
-                said.append((left, self._read([] if reset is None else [reset], self._seconds)))
-        return said
+                wait = self._read([] if reset is None else [str(reset)], self._seconds)
+                quotas.append((left, wait))
+        return quotas
 
     def _concurrent(self) -> set[object]:
         """Return the names of the quotas of concurrent requests."""
         try:
-            policies = _items(self._policy)
+            policies = _items(self._fields["ratelimit-policy"])
         except ValueError:
             self._odd = True
             return set()
         return {name for name, of in policies if of.get("qu") == "concurrent-requests"}
 
-    def _of_pairs(self) -> list[tuple[float | None, float | None]]:
+    def _of_pairs(self) -> list[Quota]:
         return [
             (
-                self._read(quota.remaining, _number, pick=min),
+                self._read(of["remaining"], _number, pick=min),
                 # Seconds from now are better than a date: no clock is in it.
-                self._read(quota.reset_after or quota.reset, self._seconds),
+                self._read(of["reset-after"] or of["reset"], self._seconds),
             )
-            for quota in self._quotas.values()
+            for of in self._quotas.values()
         ]
 
     def _read(

@@ -236,6 +236,9 @@ def test_a_quota_of_concurrent_requests_is_no_matter_of_time():
     policy = ("RateLimit-Policy", '"slots";q=5;qu="concurrent-requests", "default";q=9;w=60')
     assert hold(200, limits) == 30
     assert hold(200, limits, policy) == 7
+    assert (
+        advice(200, ("RateLimit-Policy", '"slots;q')) == Advice()
+    )  # there is nothing to leave out
     assert advice(200, limits, ("RateLimit-Policy", '"slots;q')) == Advice(
         hold=30.0, remaining=0.0, odd=True
     )
