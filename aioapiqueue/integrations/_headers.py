@@ -81,13 +81,13 @@ class Advice:
         throttled: the other side pushed back.
         hold: seconds for which nothing should be sent; None: it said no time.
         remaining: calls (or tokens) left, of whatever has least left; None: it did not say.
-        odd: something in it makes no sense, or is longer than `max_hold` and was cut.
+        malformed: something in it makes no sense, or is longer than `max_hold` and was cut.
     """
 
     throttled: bool = False
     hold: float | None = None
     remaining: float | None = None
-    odd: bool = False
+    malformed: bool = False
 
 
 def read_advice(
@@ -103,9 +103,9 @@ def read_advice(
     remaining, the longest hold.
 
     >>> read_advice(429, [("Retry-After", "30")], now=0)
-    Advice(throttled=True, hold=30.0, remaining=None, odd=False)
+    Advice(throttled=True, hold=30.0, remaining=None, malformed=False)
     >>> read_advice(200, [("RateLimit", '"default";r=0;t=30')], now=0)
-    Advice(throttled=False, hold=30.0, remaining=0.0, odd=False)
+    Advice(throttled=False, hold=30.0, remaining=0.0, malformed=False)
 
     Args:
         status: of the response.
@@ -128,7 +128,7 @@ class _Reading:
         self._now = now
         self._date = _date("".join(self._fields["date"][-1:]))
         self._age = _number("".join(self._fields["age"][-1:])) or 0.0
-        self._odd = False
+        self._malformed = False
 
     def _collect(self, name: str, value: str) -> None:
         if name in _FIELDS:
@@ -165,7 +165,7 @@ class _Reading:
                 waits = [wait for of, wait in quotas if (throttled if of is None else of < 1)]
                 hold = max((wait for wait in waits if wait is not None), default=None)
             hold = self._within(hold, max_hold)
-        return Advice(throttled, hold, remaining, self._odd)
+        return Advice(throttled, hold, remaining, self._malformed)
 
     def _of_rate_limit(self) -> list[Quota]:
         field = self._fields["ratelimit"]
@@ -179,7 +179,7 @@ class _Reading:
                 concurrent = self._concurrent() if items else ()
                 said = [(of.get("r"), of.get("t")) for name, of in items if name not in concurrent]
         except ValueError:
-            self._odd = True
+            self._malformed = True
             return []
         quotas: list[Quota] = []
         for remaining, reset in said:
@@ -194,7 +194,7 @@ class _Reading:
         try:
             policies = _items(self._fields["ratelimit-policy"])
         except ValueError:
-            self._odd = True
+            self._malformed = True
             return set()
         return {name for name, of in policies if of.get("qu") == "concurrent-requests"}
 
@@ -219,15 +219,15 @@ class _Reading:
         distinct = dict.fromkeys(values)
         found = [number for value in distinct if (number := read(value)) is not None]
         if len(distinct) > 1 or len(found) < len(distinct):
-            self._odd = True
+            self._malformed = True
         return pick(found) if found else None
 
     def _within(self, hold: float | None, max_hold: float) -> float | None:
         if hold is None or hold < -_DAY:
-            self._odd |= hold is not None
+            self._malformed |= hold is not None
             return None
         if hold > max_hold:
-            self._odd = True
+            self._malformed = True
         return min(max(hold, 0.0), max_hold)
 
     def _seconds(self, text: str) -> float | None:

@@ -107,7 +107,7 @@ class HttpPacer:
             response = await send(request)
             status, headers = head(response)
             advice = read_advice(status, headers, now=time.time(), max_hold=self._max_hold)
-            if advice.odd:
+            if advice.malformed:
                 self._queue.odd(key=slot.key)
             if advice.throttled:
                 slot.throttled(advice.hold)

@@ -65,7 +65,7 @@ def advice(status, *headers, **how):
 def hold(status, *headers, **how):
     """Return the hold alone, of what makes sense."""
     read = advice(status, *headers, **how)
-    assert not read.odd
+    assert not read.malformed
     return read.hold
 
 
@@ -141,14 +141,14 @@ def test_milliseconds_are_preferred_to_seconds_where_both_make_sense():
     assert hold(403, ("Retry-After-Ms", "0.5")) == 0.0005
     assert advice(200, exact) == Advice()
     for junk in JUNK:
-        odd = advice(429, ("retry-after-ms", junk), whole, max_hold=60)
-        assert odd.odd
-        assert odd.hold == 2
-        odd = advice(429, exact, ("Retry-After", junk), max_hold=60)
-        assert odd.odd
-        assert odd.hold == 1.25
+        read = advice(429, ("retry-after-ms", junk), whole, max_hold=60)
+        assert read.malformed
+        assert read.hold == 2
+        read = advice(429, exact, ("Retry-After", junk), max_hold=60)
+        assert read.malformed
+        assert read.hold == 1.25
     assert advice(429, ("retry-after-ms", "9" * 20)) == Advice(
-        throttled=True, hold=3600.0, odd=True
+        throttled=True, hold=3600.0, malformed=True
     )
 
 
@@ -227,7 +227,7 @@ def test_where_nothing_remains_the_queue_holds_until_it_does(headers, seconds):
     read = advice(200, *headers)
     assert read.hold == (None if seconds is None else pytest.approx(seconds))
     assert not read.throttled
-    assert not read.odd
+    assert not read.malformed
 
 
 def test_a_quota_of_concurrent_requests_is_no_matter_of_time():
@@ -240,7 +240,7 @@ def test_a_quota_of_concurrent_requests_is_no_matter_of_time():
         advice(200, ("RateLimit-Policy", '"slots;q')) == Advice()
     )  # there is nothing to leave out
     assert advice(200, limits, ("RateLimit-Policy", '"slots;q')) == Advice(
-        hold=30.0, remaining=0.0, odd=True
+        hold=30.0, remaining=0.0, malformed=True
     )
 
 
@@ -266,9 +266,12 @@ def test_only_a_quotas_fields_may_be_unknown():
     reset = ("X-RateLimit-Reset", "-1")
     assert advice(200, ("X-RateLimit-Remaining", " -1 "), ("X-RateLimit-Reset", "30")) == Advice()
     assert advice(200, ("X-RateLimit-Remaining", "0"), reset) == Advice(remaining=0.0)
-    for odd in (("X-RateLimit-Remaining", "-1.0"), ("RateLimit", "limit=9, remaining=-1, reset=3")):
-        assert advice(200, odd) == Advice(odd=True)
-    assert advice(429, ("Retry-After", "-1")) == Advice(throttled=True, odd=True)
+    for field in (
+        ("X-RateLimit-Remaining", "-1.0"),
+        ("RateLimit", "limit=9, remaining=-1, reset=3"),
+    ):
+        assert advice(200, field) == Advice(malformed=True)
+    assert advice(429, ("Retry-After", "-1")) == Advice(throttled=True, malformed=True)
 
 
 def subscription(status):
@@ -328,7 +331,7 @@ def test_nonsense_is_odd_and_holds_nothing(junk, name, rest):
     if name == "X-RateLimit-Remaining" and junk == "-1":
         junk = "-1.5"  # that is unknown, and no nonsense
     read = advice(503, (name, junk), *rest)
-    assert read.odd
+    assert read.malformed
     assert read.hold is None
     assert read.remaining is None
 
@@ -337,7 +340,7 @@ def test_nonsense_is_odd_and_holds_nothing(junk, name, rest):
 def test_a_reset_that_is_nonsense_is_odd_and_holds_nothing(junk):
     """Nothing remains, but until when is anybody's guess."""
     read = advice(200, ("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", junk))
-    assert read == Advice(remaining=0.0, odd=junk != "-1")  # which is unknown
+    assert read == Advice(remaining=0.0, malformed=junk != "-1")  # which is unknown
 
 
 @pytest.mark.parametrize(
@@ -346,7 +349,7 @@ def test_a_reset_that_is_nonsense_is_odd_and_holds_nothing(junk):
 )
 def test_a_rate_limit_without_what_remains_is_odd(field):
     """`r` is required, and a number that is not negative."""
-    assert advice(200, ("RateLimit", field)) == Advice(odd=True)
+    assert advice(200, ("RateLimit", field)) == Advice(malformed=True)
 
 
 @pytest.mark.parametrize(
@@ -365,25 +368,25 @@ def test_a_rate_limit_without_what_remains_is_odd(field):
 )
 def test_no_hold_is_longer_than_the_longest(far):
     """Longer ones are cut, and that is noted."""
-    assert advice(429, ("Retry-After", far)) == Advice(throttled=True, hold=3600.0, odd=True)
+    assert advice(429, ("Retry-After", far)) == Advice(throttled=True, hold=3600.0, malformed=True)
     short = advice(429, ("Retry-After", far), max_hold=5)
-    assert short == Advice(throttled=True, hold=5, odd=True)
+    assert short == Advice(throttled=True, hold=5, malformed=True)
 
 
 @pytest.mark.parametrize("past", ["1000000000", "253402300799", "Thu, 01 Jan 1970 00:00:00 GMT"])
 def test_a_time_long_past_is_odd(past):
     """More than a day ago (or year 9999 in seconds, taken for 1978 in milliseconds)."""
-    assert advice(429, ("Retry-After", past)) == Advice(throttled=True, odd=True)
+    assert advice(429, ("Retry-After", past)) == Advice(throttled=True, malformed=True)
 
 
 def test_of_contradicting_values_those_that_keep_the_peace_count():
     """The least that remains and the longest hold, and that they contradict is noted."""
     assert advice(429, ("Retry-After", "7"), ("Retry-After", "30")) == Advice(
-        throttled=True, hold=30.0, odd=True
+        throttled=True, hold=30.0, malformed=True
     )
     said = [("X-RateLimit-Remaining", "5"), ("X-RateLimit-Reset", "30"), ("X-Ratelimit-Reset", "7")]
     assert advice(200, *said, ("x-ratelimit-remaining", "0")) == Advice(
-        hold=30.0, remaining=0.0, odd=True
+        hold=30.0, remaining=0.0, malformed=True
     )
     assert hold(429, ("Retry-After", "7"), ("Retry-After", "7")) == 7
 
@@ -486,9 +489,9 @@ def test_other_kinds_of_items_are_passed_over(kind):
 )
 def test_malformed_fields_are_ignored_whole(text):
     """As the RFC demands: what is right in them does not count either."""
-    assert advice(200, ("RateLimit", '"a";r=0;t=30'), ("RateLimit", text)) == Advice(odd=True)
+    assert advice(200, ("RateLimit", '"a";r=0;t=30'), ("RateLimit", text)) == Advice(malformed=True)
     fields = [("RateLimit", '"a";r=0;t=30'), ("RateLimit-Policy", text)]
-    assert advice(200, *fields) == Advice(hold=30.0, remaining=0.0, odd=True)
+    assert advice(200, *fields) == Advice(hold=30.0, remaining=0.0, malformed=True)
 
 
 def test_the_name_of_a_quota_may_be_a_token():
@@ -503,7 +506,7 @@ def test_a_field_that_is_too_long_is_not_parsed():
     longest = ("RateLimit", field + ";x" * ((8192 - len(field)) // 2))
     assert len(longest[1]) == 8192
     assert hold(200, longest) == 30
-    assert advice(200, ("RateLimit", "b;r=1"), longest) == Advice(odd=True)
+    assert advice(200, ("RateLimit", "b;r=1"), longest) == Advice(malformed=True)
 
 
 @pytest.mark.real
