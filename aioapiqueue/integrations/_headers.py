@@ -1,28 +1,28 @@
 """What a response's status and headers ask of its client. Pure: no clock, no client library.
 
-How a time is read, wherever it stands, since no two services agree:
+How a time is read, in whatever field it stands, since no two services agree:
 
-- a number: up to 30 years are seconds from now; what would be a date of this era is one, in seconds
-  or in milliseconds since 1970;
+- a number of up to 30 years is seconds from now; a larger one is a date, in seconds or in
+  milliseconds since 1970;
 - durations (`"20ms"`, `"6m0s"`), HTTP dates (RFC 9110) and ISO dates (RFC 3339).
 
-Dates are compared with the response's own `Date` (and `Age`): the two clocks may differ. Where that
-makes no sense, as with a `Date` of 1970, they are compared with the clock here.
+Dates are compared with the response's own `Date` (and `Age`), since the two clocks may differ.
+Where the `Date` cannot be right, such as one of 1970, they are compared with the local clock.
 
 Which fields count:
 
-- `Retry-After`, of a response that pushes back, or one that says that nothing remains. On others it
-  means something else: on 202, when a job may be done; on 301, when to follow. `retry-after-ms`
-  (OpenAI, Azure) says it in milliseconds, more precisely: where it makes sense, it counts.
+- `Retry-After`, of a response that pushes back, or by which nothing remains. On others it means
+  something else: on 202, when a job may be done; on 301, when to follow. `retry-after-ms` (OpenAI,
+  Azure) is the same in milliseconds, and more precise: where it is a number, it counts.
 - `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11: `"default";r=0;t=30`; until -07:
-  `limit=100, remaining=0, reset=30`). Quotas of concurrent requests, as told by `RateLimit-Policy`,
-  are left out: not time refills them, but the end of other requests.
+  `limit=100, remaining=0, reset=30`). Quotas of concurrent requests, by `RateLimit-Policy`, are
+  left out: they are refilled by the end of other requests, not by time.
 - Pairs of a `...-Remaining...` and a `...-Reset...` that are named alike: `X-RateLimit-Remaining`
   (GitHub), `RateLimit-Remaining` (GitLab, and the IETF draft until -06), `x-rate-limit-remaining`
   (X), `x-ratelimit-remaining-tokens` (OpenAI), `x-ratelimit-reset-after` (Discord),
-  `anthropic-ratelimit-requests-remaining`. What is -1 there was not given (Azure sends it for the
-  quota that a deployment does not have). Of `anthropic-ratelimit-unified-*` nothing counts: those
-  are a subscription's windows of 5 hours and 7 days, whose end is not when the next call may go.
+  `anthropic-ratelimit-requests-remaining`. A value of -1 there is none (Azure sends it for a quota
+  that a deployment does not have). `anthropic-ratelimit-unified-*` does not count: those are a
+  subscription's windows of 5 hours and 7 days, whose end is not when the next call may start.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ _YEARS = 1e9
 _MILLISECONDS = 1e11
 """Dates above are in milliseconds: in seconds, it would be the year 5138."""
 _LONGEST_VALUE = 64
+"""Characters. Any number, duration or date is shorter."""
 _LONGEST_FIELD = 8192
+"""Characters. A list of real quotas is far shorter; to parse this much takes milliseconds."""
 
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?")
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h|d)")
@@ -70,7 +72,7 @@ _OVERLOADED = 529
 """No registered status: Anthropic's API sends it, with an `overloaded_error`, and others do."""
 
 Quota: TypeAlias = "tuple[float | None, float | None]"
-"""What remains of a quota, and the seconds until it is full again; None where it was not said."""
+"""What remains of a quota, and the seconds until its reset; None where the server sent nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,9 @@ class Advice:
 
     Attributes:
         throttled: the other side pushed back.
-        hold: seconds for which nothing should be sent; None: it said no time.
-        remaining: calls (or tokens) left, of whatever has least left; None: it did not say.
-        malformed: something in it makes no sense, or is longer than `max_hold` and was cut.
+        hold: seconds for which nothing should be sent; None if it names no time.
+        remaining: calls (or tokens) left of the quota that has least left; None if it names none.
+        malformed: something in it cannot be read, or is longer than `max_hold` and was cut.
     """
 
     throttled: bool = False
@@ -93,14 +95,14 @@ class Advice:
 def read_advice(
     status: int, headers: Iterable[tuple[str, str]], *, now: float, max_hold: float = 3600.0
 ) -> Advice:
-    """Read what a response asks for. Whatever the other side sends, this raises nothing.
+    """Read what a response asks for. This raises nothing, whatever the server sends.
 
-    Push-back is 429; 529, by which Anthropic's API says that it is overloaded; 503 with
-    `Retry-After` (without, it is a failure like another); and 403 with `Retry-After` or with
-    nothing remaining, which is how GitHub says that a limit is used up.
+    Push-back is 429; 529 (Anthropic's API is overloaded); 503 with `Retry-After` (without, it is a
+    failure like others); and 403 with `Retry-After` or with nothing remaining (GitHub's answer when
+    a limit is used up).
 
-    Of values that contradict each other, those which keep the other side in peace count: the least
-    remaining, the longest hold.
+    Of values that contradict each other, the more careful counts: the least remaining, the longest
+    hold.
 
     >>> read_advice(429, [("Retry-After", "30")], now=0)
     Advice(throttled=True, hold=30.0, remaining=None, malformed=False)
@@ -111,7 +113,8 @@ def read_advice(
         status: of the response.
         headers: of the response, as pairs, in any case; a name may come more than once.
         now: seconds since 1970.
-        max_hold: the longest hold that is believed, in seconds; longer ones are cut to it.
+        max_hold: the longest hold that is believed, in seconds; longer ones are cut to it. Default:
+            3600.
     """
     return _Reading(headers, now).advice(status, max_hold)
 
@@ -121,8 +124,7 @@ class _Reading:
 
     def __init__(self, headers: Iterable[tuple[str, str]], now: float) -> None:
         self._fields: defaultdict[str, list[str]] = defaultdict(list)
-        self._quotas: defaultdict[tuple[str, ...], defaultdict[str, list[str]]]
-        self._quotas = defaultdict(lambda: defaultdict(list))
+        self._quotas: dict[tuple[str, ...], defaultdict[str, list[str]]] = {}
         for name, value in headers:
             self._collect(name.lower(), value)
         self._now = now
@@ -140,11 +142,11 @@ class _Reading:
             kinds = [kind for kind in ("remaining", "reset", "after") if kind in words]
             if kinds and kinds != ["after"]:
                 kind = "remaining" if kinds[0] == "remaining" else "-".join(kinds)
-                rest = (word for word in words if word not in kinds)
-                self._quotas[quota[1], *rest][kind].append(value)
+                of = (quota[1], *(word for word in words if word not in kinds))
+                self._quotas.setdefault(of, defaultdict(list))[kind].append(value)
 
     def advice(self, status: int, max_hold: float) -> Advice:
-        # What a cache has kept says nothing about now.
+        # What a cache has kept is no longer true.
         quotas = [] if self._age > 0 else [*self._of_rate_limit(), *self._of_pairs()]
         remaining = min((left for left, _ in quotas if left is not None), default=None)
         spent = remaining is not None and remaining < 1
@@ -161,7 +163,7 @@ class _Reading:
             if (milliseconds := self._read(exactly, _number)) is not None:
                 hold = milliseconds / 1000
             if hold is None:
-                # Where something remains, its reset is not what is being waited for.
+                # Where something remains, its reset does not matter.
                 waits = [wait for of, wait in quotas if (throttled if of is None else of < 1)]
                 hold = max((wait for wait in waits if wait is not None), default=None)
             hold = self._within(hold, max_hold)
@@ -174,15 +176,15 @@ class _Reading:
                 items = _items(field)
             except http_sf.StructuredFieldError:
                 of = {key: value for key, (value, _) in _parsed(field, "dictionary").items()}
-                said = [(of.get("remaining"), of.get("reset"))]
+                found = [(of.get("remaining"), of.get("reset"))]
             else:
                 concurrent = self._concurrent() if items else ()
-                said = [(of.get("r"), of.get("t")) for name, of in items if name not in concurrent]
+                found = [(of.get("r"), of.get("t")) for name, of in items if name not in concurrent]
         except ValueError:
             self._malformed = True
             return []
         quotas: list[Quota] = []
-        for remaining, reset in said:
+        for remaining, reset in found:
             left = self._read([str(remaining)], _number)
             if left is not None:
                 wait = self._read([] if reset is None else [str(reset)], self._seconds)
@@ -202,7 +204,7 @@ class _Reading:
         return [
             (
                 self._read(of["remaining"], _number, pick=min),
-                # Seconds from now are better than a date: no clock is in it.
+                # Seconds from now are better than a date, which depends on two clocks.
                 self._read(of["reset-after"] or of["reset"], self._seconds),
             )
             for of in self._quotas.values()
@@ -215,7 +217,7 @@ class _Reading:
         *,
         pick: Callable[[list[float]], float] = max,
     ) -> float | None:
-        """Read a field that should come once; note what is odd about it."""
+        """Read a field that should come once; note if it is malformed, or comes with two values."""
         distinct = dict.fromkeys(values)
         found = [number for value in distinct if (number := read(value)) is not None]
         if len(distinct) > 1 or len(found) < len(distinct):
@@ -231,7 +233,7 @@ class _Reading:
         return min(max(hold, 0.0), max_hold)
 
     def _seconds(self, text: str) -> float | None:
-        """Return the seconds from now to the time that `text` means; None: it means none."""
+        """Return the seconds from now to the time in `text`, or None if it is malformed."""
         number = _number(text)
         if number is not None:
             if number < _YEARS:
@@ -246,7 +248,7 @@ class _Reading:
         return None if date is None else self._until(date)
 
     def _until(self, date: float) -> float:
-        """Return the seconds until `date`, by the other side's clock if that makes sense."""
+        """Return the seconds until `date`, by the server's clock unless that cannot be right."""
         here = date - self._now
         if self._date is None:
             return here
@@ -255,7 +257,7 @@ class _Reading:
 
 
 def _items(values: list[str]) -> list[tuple[Any, dict[str, Any]]]:
-    """Return the members of a list that came in so many lines: names and their parameters."""
+    """Parse a list, of which each value is one line; return its names and their parameters."""
     items: list[tuple[Any, dict[str, Any]]] = _parsed(values, "list")
     if any(isinstance(name, list) for name, _ in items):
         raise ValueError("no field that is read here has an inner list")
@@ -276,24 +278,24 @@ def _parsed(values: list[str], kind: str) -> Any:  # noqa: ANN401 - as the libra
 
 
 def _number(text: str) -> float | None:
-    """Return a plain number, at least 0; no other says how many, or how long."""
+    """Return a plain number of at least 0, or None: others are no counts and no times."""
     if len(text) > _LONGEST_VALUE:
         return None
-    # Around a value HTTP allows these two. `strip()` takes off more than `float()` bears ("\x1c").
+    # HTTP allows these two around a value. A bare `strip()` would remove more, such as "\x1c".
     digits = text.strip(" \t")
     return float(digits) if _NUMBER.fullmatch(digits) else None
 
 
 def _date(text: str) -> float | None:
-    """Return a date of RFC 9110 or RFC 3339 as seconds since 1970."""
-    if len(text) > _LONGEST_VALUE or not text.isascii():  # the parser takes digits of any script
+    """Return a date of RFC 9110 or RFC 3339 as seconds since 1970, or None if it is malformed."""
+    if len(text) > _LONGEST_VALUE or not text.isascii():  # the parser accepts digits of any script
         return None
     try:
         if _ISO.fullmatch(text):
             date = datetime.fromisoformat(text)
         else:
             date = parsedate_to_datetime(text)
-            # The parser also takes dates whose zone it does not understand.
+            # The parser also accepts dates whose zone it does not understand.
             if date.tzinfo is None and not _ASCTIME.fullmatch(text):
                 return None
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

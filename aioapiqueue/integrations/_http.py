@@ -37,24 +37,24 @@ def _route(request: Request) -> str:
 class HttpPacer:
     """Gives each request of a client a slot of a queue, and the queue what the server answers.
 
-    Push-back (429; 529, by which Anthropic's API says that it is overloaded; 503 or 403 with
-    `Retry-After`; 403 with nothing remaining) goes to `Slot.throttled`; where a response says that
-    nothing remains until some time, the queue holds until then (`ApiQueue.hold`); what is malformed
-    is counted (`stats.odd`). All of them are of the request's key: a queue that has no lane for it
-    holds as a whole, so give it `lanes={"*": ()}` if it serves several hosts.
+    Push-back (429; 529, which means that Anthropic's API is overloaded; 503 or 403 with
+    `Retry-After`; 403 with nothing remaining) goes to `Slot.throttled`. Where nothing remains until
+    some time, the queue holds until then (`ApiQueue.hold`). What is malformed is counted
+    (`stats.odd`). All of this applies to the lane of the request's key. A queue without a lane for
+    it holds as a whole: give it `lanes={"*": ()}` if it serves several hosts.
 
     Args:
         queue: paces the requests. One queue may pace any number of clients.
-        key: the lane that a request is of: by `"host"` (default; without the port), by `"route"`
-            (`"GET api.example.com/v1/things"`: without the query; of paths with ids in them, each
-            is another), or by a function of the library's request that returns something hashable.
+        key: names the lane of a request: `"host"` (default; without the port), `"route"` (such as
+            `"GET api.example.com/v1/things"`: without the query; paths that differ by an id are
+            different routes), or a function that makes something hashable of the library's request.
         max_hold: the longest hold that is obeyed, in seconds; default 3600. Longer ones are cut to
             it, and counted as malformed.
-        timeout: seconds that a request may wait for its slot; default: any time.
+        timeout: seconds that a request may wait for its slot; default: no limit.
 
     Raises:
-        TypeError: the queue is no `ApiQueue`; `key` is a coroutine function.
-        ValueError: an unknown word as `key`; a negative or infinite time.
+        TypeError: `queue` is not an `ApiQueue`, or `key` is a coroutine function.
+        ValueError: `key` is an unknown word, or a time is negative or infinite.
 
     What the queue raises (`SlotTimeout`, `QueueFull`, `QueueClosed`) reaches the caller as it is. A
     request that is cancelled while it waits uses no slot; one that is cancelled in flight, or that
@@ -73,7 +73,7 @@ class HttpPacer:
             raise TypeError(f"requests can be paced by an ApiQueue, not by {queue!r}")
         if not callable(key) and key not in ("host", "route"):
             raise ValueError(f'key is "host", "route" or a function of the request, not {key!r}')
-        if iscoroutinefunction(key):  # each request would be of a lane of its own: its coroutine
+        if iscoroutinefunction(key):  # each coroutine would be the key of a lane of its own
             raise TypeError(f"key takes a plain function of the request, not a coroutine: {key!r}")
         positive(max_hold, of="max_hold", least=0, most=LONGEST)
         if timeout is not None:
@@ -122,9 +122,9 @@ class HttpPacer:
 
 
 def release_soon(slot: Slot, loop: asyncio.AbstractEventLoop) -> None:
-    """Release a slot from wherever the garbage collector may run.
+    """Release a slot from a finalizer, on the loop that it belongs to.
 
-    That may be another thread, or the middle of what the queue is doing.
+    The garbage collector may run in another thread, or in the middle of what the queue is doing.
     """
-    with suppress(RuntimeError):  # the loop is closed: the queue forgets its callers on a new one
+    with suppress(RuntimeError):  # the loop is closed: on a new one, the queue starts without slots
         loop.call_soon_threadsafe(slot.release)

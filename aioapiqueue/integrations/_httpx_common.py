@@ -1,8 +1,8 @@
 """What the transports for httpx and for httpx2 share: everything but the classes of one library.
 
-The two have the same interface, in classes that have no base in common. A client of one fails on
-objects of the other, and an SDK may refuse a class that has parents of both. So each library has a
-module of its own, with a class that inherits from what is here and from that library alone.
+The two have the same interface, in classes without a common base. A client of one fails on objects
+of the other, and an SDK may refuse a class that inherits from both. So each library has a module of
+its own, with a class that inherits from this one and from that library alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PacedBody:
             async for chunk in self._stream:
                 yield chunk
         finally:
-            # After an error, or a reading that has been given up, there is nothing left to read.
+            # After an error, or if the reader has given up, there is nothing left to read.
             self._end()
 
     async def aclose(self) -> None:
@@ -67,17 +67,18 @@ class PacedBody:
 
 
 class PacedTransport(HttpPacer, Generic[TransportT, RequestT, ResponseT]):
-    """Paces the requests that pass, and follows what the servers answer.
+    """Gives each request that passes a slot, and the queue what the server answers.
 
     The slot is held until the response is closed: with `client.stream(...)`, until the end of its
     block. A response that nobody closes gives its slot back when it is garbage collected.
+    `HttpPacer`, the base class, describes push-back, errors and cancellation.
 
     A subclass names its library and inherits from that library's `AsyncBaseTransport` too.
     """
 
     _library: ClassVar[ModuleType]
     _body: ClassVar[type[PacedBody]]
-    """A `PacedBody` that its library takes for a stream."""
+    """A `PacedBody` that its library accepts as a stream."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class PacedTransport(HttpPacer, Generic[TransportT, RequestT, ResponseT]):
         max_hold: float = MAX_HOLD,
         timeout: float | None = None,
     ) -> None:
-        """Check the arguments: those of `HttpPacer`, where they are described, and one more.
+        """Check the arguments: those of `HttpPacer`, which describes them, and one more.
 
         Args:
             queue: see `HttpPacer`.
@@ -136,10 +137,10 @@ class PacedTransport(HttpPacer, Generic[TransportT, RequestT, ResponseT]):
         return response  # type: ignore[no-any-return]  # it is of the library
 
     def _is_of_parser(self, error: BaseException) -> bool:
-        """Return whether this is about what was read, and not about a connection that has ended.
+        """Return whether the library could not read a response's head.
 
-        A connection that was closed under us is the library's protocol error, too, with a text as
-        its reason, or (GOAWAY of HTTP/2) an event of h2. The parser's has the parser's error.
+        A connection that the server has closed is a protocol error of the library, too. Its cause
+        has a text for a reason, or (GOAWAY of HTTP/2) an event of h2; here, it has an exception.
         """
         reasons = () if error.__cause__ is None else error.__cause__.args
         return isinstance(error, self._library.RemoteProtocolError) and any(

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 try:
-    # Not for the annotations alone: who has no aiohttp, or an older one, is to hear of it here.
+    # Not for the annotations alone: without aiohttp, or with an older one, this has to fail here.
     from aiohttp import (
         ClientHandlerType,
         ClientRequest,
@@ -49,7 +49,7 @@ __all__ = ["RateLimitedMiddleware"]
 
 
 class RateLimitedMiddleware(HttpPacer):
-    """A client middleware that gives each request a slot of a queue, and the queue what it hears.
+    """A client middleware that gives each request a slot, and the queue what the server answers.
 
     The slot is held until the response gives back its connection: once its body has arrived, or
     when the response is released or closed. So use `async with`: a response with a body under way
@@ -57,8 +57,7 @@ class RateLimitedMiddleware(HttpPacer):
     arrived, its connection breaks or its session is closed. A web socket holds it until it is
     closed.
 
-    The arguments `queue`, `key`, `max_hold` and `timeout`, what counts as push-back, what is raised
-    and what cancellation does are described with `HttpPacer`, from which it inherits them.
+    `HttpPacer`, its base class, describes the arguments, push-back, errors and cancellation.
     """
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:

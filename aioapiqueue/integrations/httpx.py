@@ -34,7 +34,7 @@ __all__ = ["RateLimitedTransport"]
 
 
 class _Body(PacedBody, httpx.AsyncByteStream):
-    """A body that httpx takes for a stream."""
+    """A body that httpx accepts as a stream."""
 
 
 class RateLimitedTransport(

@@ -4,8 +4,8 @@
         async with httpx2.AsyncClient(transport=RateLimitedTransport(queue)) as client:
             await client.get("https://api.example.com/v1/things")
 
-What `aioapiqueue.integrations.httpx` says of its transport is true of this one, too. The two
-libraries have classes of their own, and neither works with those of the other.
+It works as `aioapiqueue.integrations.httpx` describes it. The two libraries have classes of their
+own, and neither works with those of the other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["RateLimitedTransport"]
 
 
 class _Body(PacedBody, httpx2.AsyncByteStream):
-    """A body that httpx2 takes for a stream."""
+    """A body that httpx2 accepts as a stream."""
 
 
 class RateLimitedTransport(

@@ -1,8 +1,8 @@
 """A server's address as `--shared` takes it: read strictly, shown without secrets, connected to.
 
-redis-py has a `from_url` of its own. It ignores a wrong database, passes a misspelt option on to
-the first command, knows no Sentinel, and its errors may quote what they were given. Python
-programs make the client with redis-py, as its documentation says; this is for command lines.
+redis-py's `from_url` ignores a wrong database, lets a misspelt option pass until the first command,
+knows no Sentinel, and may quote a part of the password in its errors. That is for programs, which
+make their client by redis-py; this is for command lines.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _PATHS: dict[Kind, tuple[str, str]] = {
 """How the path is written, and what to write if it is not."""
 _NODE = re.compile(r"(?:\[([0-9a-fA-F:.]{2,45})\]|([\w.-]{1,253}))(?::(\d{1,5}))?", re.ASCII)
 _MANY_CONNECTIONS = 2**31
-"""A queue that asks has a connection meanwhile. A client allows 100 by default."""
+"""A queue holds a connection while it asks. A client allows 100 by default."""
 _TO_SENTINELS = {"socket_timeout": 0.4, "socket_connect_timeout": 0.4}
 """Seconds. A Sentinel that is gone must leave time to ask the next."""
 _MASK = "***"
@@ -211,7 +211,7 @@ _OPTIONS: dict[str, _Option] = {
         "true or false",
     ),
 }
-"""Whether the text of an option will do, what makes a value of it, and what it should have been."""
+"""Whether an option's text is valid, what makes a value of it, and what is expected."""
 
 
 def _options(query: str, kind: Kind, *, tls: bool) -> dict[str, Any]:
