@@ -258,7 +258,7 @@ class _Reading:
 
 def _items(values: list[str]) -> list[tuple[Any, dict[str, Any]]]:
     """Parse a list, of which each value is one line; return its names and their parameters."""
-    items: list[tuple[Any, dict[str, Any]]] = _parsed(values, "list")
+    items: list[tuple[Any, dict[str, Any]]] = _parsed(values, "list") if values else []
     if any(isinstance(name, list) for name, _ in items):
         raise ValueError("no field that is read here has an inner list")
     return items
