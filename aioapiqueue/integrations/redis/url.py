@@ -45,7 +45,7 @@ _PATHS: dict[Kind, tuple[str, str]] = {
 }
 """How the path is written, and what to write if it is not."""
 _NODE = re.compile(r"(?:\[([0-9a-fA-F:.]{2,45})\]|([\w.-]{1,253}))(?::(\d{1,5}))?", re.ASCII)
-_MANY_CONNECTIONS = 2**31
+_CLIENT = {"socket_keepalive": True, "max_connections": 2**31}
 """A queue holds a connection while it asks. A client allows 100 by default."""
 _TO_SENTINELS = {"socket_timeout": 0.4, "socket_connect_timeout": 0.4}
 """Seconds. A Sentinel that is gone must leave time to ask the next."""
@@ -244,23 +244,16 @@ async def connected(address: Address) -> AsyncIterator[Client]:
     """
     tls: dict[str, Any] = {"ssl": True, "ssl_check_hostname": True} if address.tls else {}
     tls |= {name: value for name, value in address.options.items() if name.startswith("ssl_")}
-    kwargs: dict[str, Any] = {
-        **tls,
-        **address.options,
-        "username": address.user,
-        "password": address.password,
-        "db": address.db,
-        "socket_keepalive": True,
-        "max_connections": _MANY_CONNECTIONS,
-        "retry": Retry(NoBackoff(), 0),
-    }
+    login = {"username": address.user, "password": address.password, "db": address.db}
+    retry = {"retry": Retry(NoBackoff(), 0)}
+    kwargs: dict[str, Any] = {**tls, **address.options, **login, **_CLIENT, **retry}
     async with contextlib.AsyncExitStack() as stack:
         client: Client
         if address.kind == "cluster":
             nodes = [ClusterNode(host, port) for host, port in address.nodes]
             client = RedisCluster(startup_nodes=nodes, **kwargs)
         elif address.kind == "sentinel":
-            own = {**tls, **_TO_SENTINELS, "retry": kwargs["retry"], **address.sentinel}
+            own = {**tls, **address.sentinel, **_TO_SENTINELS, **retry}
             manager = Sentinel(  # type: ignore[no-untyped-call]  # redis-py has no types here
                 address.nodes, sentinel_kwargs=own, **kwargs
             )
