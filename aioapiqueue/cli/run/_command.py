@@ -26,7 +26,6 @@ from aioapiqueue.cli.run._report import headline, opening, remarks, tables, verd
 from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE, Shared
 from aioapiqueue.cli.run._status_line import StatusLine
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.integrations._redis_url import read_address
 from aioapiqueue.registry import Registry
 from aioapiqueue.registry._published import DEFAULT_SHARE, read_preset, read_share
 from aioapiqueue.registry._report import Report
@@ -207,15 +206,17 @@ def _shared(url: str | None, fallback: str | None) -> Shared | None:
         if fallback is not None:
             refuse(f"--fallback: needs --shared, or {SHARED_VARIABLE} in the environment")
         return None
-    try:
-        address = read_address(url)
-    except ValueError as error:
-        refuse(f"--shared: {error}")
     if importlib.util.find_spec("redis") is None:
         refuse(
             "--shared needs redis-py, which is not installed: pip install 'aioapiqueue[redis]' "
             "(with pipx: pipx inject aioapiqueue redis)"
         )
+    from aioapiqueue.integrations.redis.url import read_address  # noqa: PLC0415 - the extra
+
+    try:
+        address = read_address(url)
+    except ValueError as error:
+        refuse(f"--shared: {error}")
     try:
         return Shared(address, None if fallback is None else Rate.parse(fallback))
     except ValueError as error:

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 from aioapiqueue.cli._console import MAX_LISTED, wrapped
 from aioapiqueue.cli.run._errors import NotStarted
 from aioapiqueue.cli.run._shared_errors import explained
-from aioapiqueue.integrations._redis_url import connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from aioapiqueue import Rate
     from aioapiqueue._events import Event
-    from aioapiqueue.integrations._redis_url import Address, Client
     from aioapiqueue.integrations.redis import SharedSchedule
+    from aioapiqueue.integrations.redis.url import Address, Client
     from aioapiqueue.registry import Registry
 
 __all__ = ["SHARED_VARIABLE", "Shared"]
@@ -85,6 +84,7 @@ class Shared:
             NotStarted: it cannot be reached, or its user lacks a permission.
         """
         from aioapiqueue.integrations.redis import SharedSchedule  # noqa: PLC0415 - the extra
+        from aioapiqueue.integrations.redis.url import connected  # noqa: PLC0415
 
         self._kind, self._registry, self._say = SharedSchedule, registry, say
         async with connected(self.address) as self._client:
