@@ -15,9 +15,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from aioapiqueue.cli import _discover, limits
 from aioapiqueue.cli._app import app
-from aioapiqueue.cli._discover import read_quotas, to_toml
+from aioapiqueue.cli.limits import _command, _discover
+from aioapiqueue.cli.limits._discover import read_quotas, to_toml
 from aioapiqueue.registry import Registry
 
 pytestmark = pytest.mark.real
@@ -224,7 +224,7 @@ def test_a_file_that_cannot_be_filled_is_taken_away(tmp_path, capsys):
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
     try:
         with pytest.raises(typer.Exit) as ended:
-            limits._write_new(tmp_path / "limits.toml", "# more than this\n")
+            _command._write_new(tmp_path / "limits.toml", "# more than this\n")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert ended.value.exit_code == 1

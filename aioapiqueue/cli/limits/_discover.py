@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aioapiqueue._limits import names as _names
 from aioapiqueue._limits.presets import DEFAULT_SHARE, figures, published
 from aioapiqueue._rate import Rate
-from aioapiqueue.cli._limits_table import say
+from aioapiqueue.cli.limits._table import say
 from aioapiqueue.registry import Registry
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from aioapiqueue._limits import names as _names
 from aioapiqueue._limits.presets import DEFAULT_SHARE, figures, read_share
 from aioapiqueue._limits.report import Report, printable, quoted
 from aioapiqueue.cli._console import pluralize as counted
-from aioapiqueue.cli._discover import SERVICES, Found, NotAsked, ask, read_quotas, to_toml
 from aioapiqueue.cli._help import Command, Group, NoCheck, seconds
-from aioapiqueue.cli._limits_table import as_json, show
+from aioapiqueue.cli.limits._discover import SERVICES, Found, NotAsked, ask, read_quotas, to_toml
+from aioapiqueue.cli.limits._table import as_json, show
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry
 
