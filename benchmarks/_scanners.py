@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aioapiqueue.cli._moto import REGION
+from aioapiqueue.demo.moto_server import REGION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

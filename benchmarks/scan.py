@@ -35,9 +35,9 @@ from botocore.exceptions import (  # type: ignore[import-untyped]  # ships no ty
 )
 
 from aioapiqueue import Rate
-from aioapiqueue.cli._gate import Ec2Call, Gate
-from aioapiqueue.cli._moto import Moto, MotoError, moto_server, public_among
-from aioapiqueue.cli._scan import Endpoint
+from aioapiqueue.demo.gate import Ec2Call, Gate
+from aioapiqueue.demo.moto_server import Moto, MotoError, moto_server, public_among
+from aioapiqueue.demo.scan import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -13,7 +13,7 @@ from aiobotocore.session import AioSession
 from aiohttp import web
 from yarl import URL
 
-from aioapiqueue.cli._gate import Bucket, Buckets, Gate
+from aioapiqueue.demo.gate import Bucket, Buckets, Gate
 
 ATTRIBUTE = "DescribeSnapshotAttribute"
 ATTRIBUTES = """<?xml version="1.0" encoding="UTF-8"?>
@@ -111,7 +111,7 @@ async def upstream():
 @pytest.fixture
 def still(monkeypatch):
     """Let no time pass at the gate, so that no token comes back, however slow this machine is."""
-    monkeypatch.setattr("aioapiqueue.cli._gate.time", SimpleNamespace(monotonic=lambda: 7.0))
+    monkeypatch.setattr("aioapiqueue.demo.gate.time", SimpleNamespace(monotonic=lambda: 7.0))
 
 
 def ec2_client(url, access_key="SCANNER"):

@@ -19,8 +19,8 @@ from aioapiqueue.cli._help import whole
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aioapiqueue.cli._scan import Plan
-    from aioapiqueue.cli._verdict import Result
+    from aioapiqueue.demo.scan import Plan
+    from aioapiqueue.demo.verdict import Result
 
 __all__ = ["demo"]
 
@@ -149,10 +149,10 @@ def _run(
     console: Console, snapshots: int, rate: Rate, workers: int, json_file: Path | None
 ) -> bool:
     # These need the extra `demo`; the rest of the command line does without.
-    from aioapiqueue.cli._moto import MotoError, public_among  # noqa: PLC0415
-    from aioapiqueue.cli._scan import Plan  # noqa: PLC0415
-    from aioapiqueue.cli._table import closing_table  # noqa: PLC0415
-    from aioapiqueue.cli._verdict import checks, report, sentences  # noqa: PLC0415
+    from aioapiqueue.demo.moto_server import MotoError, public_among  # noqa: PLC0415
+    from aioapiqueue.demo.scan import Plan  # noqa: PLC0415
+    from aioapiqueue.demo.table import closing_table  # noqa: PLC0415
+    from aioapiqueue.demo.verdict import checks, report, sentences  # noqa: PLC0415
 
     plan = Plan(snapshots=snapshots, public=public_among(snapshots), rate=rate, workers=workers)
     console.print(_introduction(plan))
@@ -175,11 +175,11 @@ def _run(
 
 
 async def _scan(console: Console, plan: Plan) -> dict[str, Result]:
-    from aioapiqueue.cli._gate import Gate  # noqa: PLC0415 - as in _run
-    from aioapiqueue.cli._moto import moto_server  # noqa: PLC0415
-    from aioapiqueue.cli._scan import Endpoint, strategies  # noqa: PLC0415
-    from aioapiqueue.cli._table import progress  # noqa: PLC0415
-    from aioapiqueue.cli._verdict import results  # noqa: PLC0415
+    from aioapiqueue.demo.gate import Gate  # noqa: PLC0415 - as in _run
+    from aioapiqueue.demo.moto_server import moto_server  # noqa: PLC0415
+    from aioapiqueue.demo.scan import Endpoint, strategies  # noqa: PLC0415
+    from aioapiqueue.demo.table import progress  # noqa: PLC0415
+    from aioapiqueue.demo.verdict import results  # noqa: PLC0415
 
     ways = strategies(plan.rate)
     accounts = {key: way.name for way in ways for key in (way.scanner_key, way.bystander_key)}

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-    from aioapiqueue.cli._scan import Plan, Strategy
-    from aioapiqueue.cli._verdict import Result
+    from aioapiqueue.demo.scan import Plan, Strategy
+    from aioapiqueue.demo.verdict import Result
 
 __all__ = ["closing_table", "progress"]
 

@@ -16,7 +16,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]  # as above
 )
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.cli._moto import REGION
+from aioapiqueue.demo.moto_server import REGION
 from aioapiqueue.integrations.aiobotocore import paced
 
 if TYPE_CHECKING:

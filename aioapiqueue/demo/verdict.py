@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from aioapiqueue.cli._gate import Counts
-    from aioapiqueue.cli._scan import Plan, Strategy
+    from aioapiqueue.demo.gate import Counts
+    from aioapiqueue.demo.scan import Plan, Strategy
 
 __all__ = ["SLACK", "Check", "Result", "checks", "report", "results", "sentences"]
 
