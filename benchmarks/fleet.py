@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _common import Report, main, run, spread
-from _fleet import Fleet, most_in, watch
+from _simulated_fleet import Fleet, most_in, watch
 from redis.exceptions import ConnectionError as Disconnected
 
 from aioapiqueue import ApiQueue, Window

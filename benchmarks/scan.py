@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _common import Report
-from _scanners import SCANNER_KEY, SCANNERS, Scanner, ScannerError, execute, isolated
+from _scanner_programs import SCANNER_KEY, SCANNERS, Scanner, ScannerError, execute, isolated
 from botocore.exceptions import (  # type: ignore[import-untyped]  # ships no types
     BotoCoreError,
     ClientError,

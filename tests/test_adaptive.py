@@ -6,7 +6,7 @@ import math
 
 import pytest
 from _instants import exactly
-from _neighbours import AWAY, BACK, END, adaptive_queue, share
+from _shared_bucket import AWAY, BACK, END, adaptive_queue, share
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, Window
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from _fleet import Fleet, most_in, watch
+from _simulated_fleet import Fleet, most_in, watch
 from virtual_client import VirtualClient
 
 from aioapiqueue import Window
