@@ -1,4 +1,4 @@
-"""Write `aioapiqueue/presets/operations.py`: what botocore says of each AWS service.
+"""Write `aioapiqueue/registry/presets/operations.py`: what botocore says of each AWS service.
 
 `uvx nox -s names` does it, with the botocore of uv.lock and the newest one. The test in
 tests/test_operations.py compares the file with the former.
@@ -11,7 +11,7 @@ import textwrap
 from importlib.metadata import distributions
 from pathlib import Path
 
-FILE = Path(__file__).parents[1] / "aioapiqueue" / "presets" / "operations.py"
+FILE = Path(__file__).parents[1] / "aioapiqueue" / "registry" / "presets" / "operations.py"
 COMMAND = "uvx nox -s names"
 
 TEXT = '''\

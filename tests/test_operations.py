@@ -11,14 +11,14 @@ import _operations
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue._limits import names
 from aioapiqueue.cli._app import app
-from aioapiqueue.presets import operations as operations_
-from aioapiqueue.presets.operations import OPERATIONS
-from aioapiqueue.presets.services import BOTOCORE
 from aioapiqueue.registry import LimitsError, Registry, ServiceLimits
+from aioapiqueue.registry import _names as names
+from aioapiqueue.registry.presets import operations as operations_
+from aioapiqueue.registry.presets.operations import OPERATIONS
+from aioapiqueue.registry.presets.services import BOTOCORE
 
-NEWER = f"(one newer than botocore {BOTOCORE}: say check = false in its table of limits.toml, "
+NEWER = f"(one newer than botocore {BOTOCORE}: set check = false in its table of limits.toml, "
 UNKNOWN = (
     "ec2 has no operation 'DescribeSnapshotAttribut'; did you mean 'DescribeSnapshotAttribute'?"
 )
@@ -58,7 +58,9 @@ def test_list_is_in_order():
         assert not set(operations) & set(known.get(service, ()))
         assert set(operations) <= names.operations(service)
     different = (set(known) | set(newer)) ^ names.NAMES
-    assert not different, f"aioapiqueue/presets/services.py is of another botocore: {different}"
+    assert not different, (
+        f"aioapiqueue/registry/presets/services.py is of another botocore: {different}"
+    )
     assert f"only botocore {BOTOCORE} has" in operations_.__doc__
 
 
@@ -92,11 +94,11 @@ def test_mistyped_operation_starts_nothing(tmp_path):
     """Without botocore beside us: exit code 2, the nearest name, and how to say that it is new."""
     command = ["--", sys.executable, "-c", "print('started')"]
     limit = "ec2.DescribeSnapshotAttribut=5/s"
-    told = without_botocore("run", "--limit", limit, *command)
-    assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr == f"aioapiqueue: --limit {limit}: {UNKNOWN} {NEWER}or --no-check)\n"
-    told = without_botocore("run", "--no-check", "--limit", limit, *command)
-    assert (told.returncode, told.stdout) == (0, "started\n")
+    done = without_botocore("run", "--limit", limit, *command)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"aioapiqueue: --limit {limit}: {UNKNOWN} {NEWER}or use --no-check)\n"
+    done = without_botocore("run", "--no-check", "--limit", limit, *command)
+    assert (done.returncode, done.stdout) == (0, "started\n")
 
 
 @pytest.mark.real
@@ -109,10 +111,10 @@ def test_mistyped_file_does_not_pass(tmp_path):
         'operations = ["RunInstance", "StartInstances", "Stop*"]\nexclude = ["StopInstance"]\n'
         'rate = "1/s"\ncost = {StopInstanz = 2}\n'
     )
-    told = without_botocore("limits", "check", path)
-    assert (told.returncode, told.stdout) == (1, "")
-    said = told.stderr.replace(f"aioapiqueue: {path}, ", "").splitlines()
-    assert [line.partition(" (")[0] for line in said] == [
+    done = without_botocore("limits", "check", path)
+    assert (done.returncode, done.stdout) == (1, "")
+    problems = done.stderr.replace(f"aioapiqueue: {path}, ", "").splitlines()
+    assert [line.partition(" (")[0] for line in problems] == [
         f"line {line}: ec2.{key}: ec2 has no operation {name!r}; did you mean {meant!r}?"
         for line, key, name, meant in (
             (4, "lanes.DescribeSnapshotAttribut", "DescribeSnapshotAttribut",
@@ -123,21 +125,21 @@ def test_mistyped_file_does_not_pass(tmp_path):
             (10, "buckets.some.cost.StopInstanz", "StopInstanz", "StopInstances"),
         )
     ]  # fmt: skip
-    told = CliRunner().invoke(app, ["limits", "check", "--no-check", str(path)])
-    assert (told.exit_code, told.stderr) == (0, "")
+    done = CliRunner().invoke(app, ["limits", "check", "--no-check", str(path)])
+    assert (done.exit_code, done.stderr) == (0, "")
 
 
 @pytest.mark.real
-def test_parameters_that_were_not_checked_are_told(tmp_path, monkeypatch):
-    """Only botocore has their names: without it, `limits check` does not vouch for them."""
+def test_unchecked_parameters_are_reported(tmp_path, monkeypatch):
+    """Only botocore has their names: without it, `limits check` says that they were not checked."""
     path = tmp_path / "limits.toml"
     path.write_text(
         'preset = "aws"\n[ec2.buckets.some]\noperations = ["RunInstances"]\nrate = "1/s"\n'
         'cost = {RunInstances = "MaxCuont"}\n'
     )
-    told = without_botocore("limits", "check", path)
-    assert told.returncode == 0
-    assert told.stderr == (
+    done = without_botocore("limits", "check", path)
+    assert done.returncode == 0
+    assert done.stderr == (
         f"aioapiqueue: {path}, line 2: some: the names of its parameters were not looked up, as "
         "that needs botocore: pip install botocore (with pipx: pipx inject aioapiqueue botocore)\n"
     )
@@ -146,18 +148,18 @@ def test_parameters_that_were_not_checked_are_told(tmp_path, monkeypatch):
 
 
 def test_code_gets_the_same_check():
-    """A `Registry` of code looks operations up, unless its limits vouch for them."""
+    """A `Registry` of code looks operations up, unless its limits switch it off."""
     with pytest.raises(LimitsError) as caught:
         Registry({"ec2": ServiceLimits("1/s", lanes={"DescribeSnapshotAttribut": "1/s"})})
     assert caught.value.problems[0].startswith(
         f"Registry: ec2.lanes.DescribeSnapshotAttribut: {UNKNOWN}"
     )
-    assert caught.value.problems[0].endswith(": say check=False in its ServiceLimits)")
+    assert caught.value.problems[0].endswith(": set check=False in its ServiceLimits)")
     lanes = {"DescribeSnapshotAttribut": "1/s"}
     assert Registry({"ec2": ServiceLimits("1/s", lanes=lanes, check=False)})
 
 
-def test_file_may_vouch_for_all_its_names():
+def test_file_may_turn_checks_off():
     """`check = false` at the top holds for each service whose table does not say otherwise."""
     text = '[ec3]\nrate = "1/s"\n[sts]\nrate = "1/s"\nlanes = {DoIt = "1/s"}\n'
     assert Registry.parse(f"check = false\n{text}")
@@ -170,8 +172,8 @@ def test_file_may_vouch_for_all_its_names():
         Registry.parse("check = 1")
 
 
-def test_option_for_a_vouched_service_is_taken():
-    """What a table says of names holds for a --limit of the same service."""
+def test_option_follows_its_services_check():
+    """The check of a table holds for a --limit of the same service."""
     base = Registry.parse('[ec2]\nrate = "1/s"\ncheck = false')
     options = ["ec2.DescribeSnapshotAttribut=5/s"]
     assert Registry.from_options(options, base=base)
@@ -193,9 +195,10 @@ def test_names_are_loaded_when_needed():
     """Neither the import nor limits of services alone load the list of operations."""
     code = (
         "import sys\nfrom aioapiqueue import Registry\nRegistry.parse('ec2 = \"1/s\"')\n"
-        "print('aioapiqueue.presets.operations' in sys.modules, 'botocore' in sys.modules)\n"
+        "names = ('aioapiqueue.registry.presets.operations', 'botocore')\n"
+        "print(*(name in sys.modules for name in names))\n"
         "Registry.from_options(['ec2.RunInstances=1/s'])\n"
-        "print('aioapiqueue.presets.operations' in sys.modules, 'botocore' in sys.modules)\n"
+        "print(*(name in sys.modules for name in names))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
@@ -203,8 +206,8 @@ def test_names_are_loaded_when_needed():
     assert done.stdout == "False False\nTrue False\n"
 
 
-def test_thousands_of_unknown_names_are_told_soon(tmp_path):
-    """Each of 20,000 is told, in less than 2 seconds; the first ones with what was meant."""
+def test_many_unknown_names_are_reported_soon(tmp_path):
+    """Each of 20,000 is reported, in less than 2 seconds; the first ones with what was meant."""
     lanes, patterns, services, keys = (
         "\n".join(line.format(number) for number in range(5000))
         for line in (
@@ -217,8 +220,8 @@ def test_thousands_of_unknown_names_are_told_soon(tmp_path):
     path = tmp_path / "limits.toml"
     path.write_text(f'{services}\n[ec2]\nrate = "1/s"\n{keys}\n[ec2.lanes]\n{lanes}\n{patterns}\n')
     began = time.process_time()
-    told = CliRunner().invoke(app, ["limits", "check", str(path)])
+    done = CliRunner().invoke(app, ["limits", "check", str(path)])
     assert time.process_time() - began < 2
-    assert told.exit_code == 1
-    assert len(told.stderr.splitlines()) == 20_000
-    assert "did you mean" in told.stderr
+    assert done.exit_code == 1
+    assert len(done.stderr.splitlines()) == 20_000
+    assert "did you mean" in done.stderr

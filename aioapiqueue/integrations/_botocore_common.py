@@ -31,7 +31,7 @@ from botocore.utils import EVENT_ALIASES  # type: ignore[import-untyped]  # ship
 
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
-from aioapiqueue.registry import Registry, Turn, facts
+from aioapiqueue.registry import Registry, Turn, parameter_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Sequence
@@ -197,7 +197,7 @@ class Pacer(ABC):
             operation,
             region=self._client.meta.region_name,
             account=account,
-            parameters=facts(None if call is None else call.parameters),
+            parameters=parameter_counts(None if call is None else call.parameters),
         )
 
     def _finish(

@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from aioapiqueue._limits.names import operations as names_of
 from aioapiqueue.cli.run._launch import Launch
 from aioapiqueue.cli.run._report import remarks
 from aioapiqueue.cli.run._supervisor import Outcome, Plan, Words
 from aioapiqueue.cli.run._unused import judged, unused
 from aioapiqueue.hub import Figure, Process
 from aioapiqueue.registry import Registry, ServiceLimits
+from aioapiqueue.registry._names import operations as names_of
 
 FILE = """
 preset = "aws"

@@ -1,26 +1,23 @@
-"""Which queue does a call belong to? By service, operation, account and Region: limits.toml.
-
-The file's schema, with examples: docs/limits.md.
-"""
+"""`Registry`: finds, and makes at first use, the queue that a call to AWS belongs to."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 from weakref import WeakValueDictionary
 
 from aioapiqueue._dispatch import at_rest
-from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.buckets import Bucket, facts
-from aioapiqueue._limits.model import ServiceLimits
-from aioapiqueue._limits.presets import Figure
-from aioapiqueue._limits.report import Report, lines_of, quoted, read_text, read_toml
-from aioapiqueue._limits.tables import InForce, Read, entries, read_option, read_tables
 from aioapiqueue._rate import Limit
-from aioapiqueue.exceptions import LimitsError, QueueClosed
+from aioapiqueue.exceptions import QueueClosed
+from aioapiqueue.registry._buckets import VariantKey
+from aioapiqueue.registry._model import Layer, ServiceLimits
+from aioapiqueue.registry._names import NAMES, canonical
+from aioapiqueue.registry._report import Report, lines_of, read_text, read_toml
+from aioapiqueue.registry._tables import entries, read_options, read_tables
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -28,20 +25,12 @@ if TYPE_CHECKING:
     from aioapiqueue._dispatch import Authority
     from aioapiqueue._events import Observer
     from aioapiqueue._queue import ApiQueue
-
-__all__ = [
-    "Bucket",
-    "Figure",
-    "InForce",
-    "QueueKey",
-    "Registry",
-    "ServiceLimits",
-    "Turn",
-    "facts",
-]
+    from aioapiqueue.registry._tables import InForce
 
 Schedules: TypeAlias = "Callable[[str], Authority]"
-Service: TypeAlias = str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits
+Service: TypeAlias = (
+    str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits | Layer
+)
 
 
 class QueueKey(NamedTuple):
@@ -71,9 +60,9 @@ class Registry:
     """Finds, and makes at first use, the queue that a call to AWS belongs to.
 
     >>> registry = Registry({"ec2": "10/s", "iam": ServiceLimits("5/s", scope=["account"])})
-    >>> registry.find("ec2", "DescribeSnapshots", region="eu-west-1", account="111122223333")
+    >>> registry.find("ec2", region="eu-west-1", account="111122223333")
     <ApiQueue 'ec2 eu-west-1 111122223333' 10/s: open, 0 waiting, 0 running>
-    >>> print(registry.find("s3", "ListBuckets"))
+    >>> print(registry.find("s3"))
     None
 
     Queues live as long as the registry, but for those that a hub gives up, as nobody uses them. As
@@ -84,7 +73,7 @@ class Registry:
             alone, a `ServiceLimits`, or a mapping as a table of limits.toml would be.
         default: the limits of each service that is not listed, each in queues of its own;
             default: those are not paced.
-        observers: who hears of the events of all queues.
+        observers: get the events of all queues.
         schedules: called with each new queue's name, returns the `SharedSchedule` of its own:
             `lambda name: SharedSchedule(client, name)`. The same limits on several hosts give
             their queues the same names. Default: the limits hold for this registry alone.
@@ -103,20 +92,11 @@ class Registry:
         schedules: Schedules | None = None,
     ) -> None:
         report = Report("Registry", in_code=True)
-        read = read_tables(services, report)
-        rest = {} if default is None else {"default": default}
-        read.update(read_tables(rest, report))
+        tables = {**services} if default is None else {**services, "default": default}
+        layers = read_tables(tables, report)
         report.finish()
-        self._set_up(read, observers, schedules)
-
-    def _set_up(
-        self,
-        tables: Mapping[str, Read],
-        observers: Sequence[Observer],
-        schedules: Schedules | None,
-    ) -> None:
-        self._read = dict(sorted(tables.items(), key=lambda one: one[0] == "default"))
-        self._services = {name: one.limits for name, one in tables.items()}
+        self._layers = dict(sorted(layers.items(), key=lambda one: one[0] == "default"))
+        self._services = {name: one.limits for name, one in layers.items()}
         self._default = self._services.pop("default", None)
         self._observers = tuple(observers)
         self._schedules = schedules
@@ -143,10 +123,10 @@ class Registry:
 
         Args:
             path: of the file.
-            preset: as the file would say it; default: what the file says.
-            share: as the file would say it; default: what the file says.
-            check: whether names must be known ones; default: what the file says. False: none.
-            observers: who hears of the events of all queues.
+            preset: replaces that of the file, such as "aws"; default: the file's.
+            share: replaces that of the file, such as "50%"; default: the file's.
+            check: whether names are looked up; default: where the file does not switch it off.
+            observers: get the events of all queues.
             schedules: as for `Registry`.
 
         Raises:
@@ -185,24 +165,22 @@ class Registry:
         Args:
             text: the file's.
             source: the file's name, for messages.
-            preset: as the file would say it; default: what the file says.
-            share: as the file would say it; default: what the file says.
+            preset: replaces that of the file, such as "aws"; default: the file's.
+            share: replaces that of the file, such as "50%"; default: the file's.
             check: as for `load`.
-            observers: who hears of the events of all queues.
+            observers: get the events of all queues.
             schedules: as for `Registry`.
 
         Raises:
             LimitsError: as for `load`.
         """
         tables = read_toml(text, source)
-        said = {"preset": preset, "share": share}
-        tables.update({key: value for key, value in said.items() if value is not None})
+        given = {"preset": preset, "share": share}
+        tables.update({key: value for key, value in given.items() if value is not None})
         report = Report(source, lines_of(text))
-        read = read_tables(tables, report, check=check)
+        layers = read_tables(tables, report, check=check)
         report.finish()
-        self = cls.__new__(cls)
-        self._set_up(read, observers, schedules)
-        return self
+        return cls(layers, observers=observers, schedules=schedules)
 
     @classmethod
     def from_options(
@@ -214,7 +192,7 @@ class Registry:
         observers: Sequence[Observer] = (),
         schedules: Schedules | None = None,
     ) -> Self:
-        """Read limits as `--limit` gives them; each replaces what `base` says of the same calls.
+        """Read limits as `--limit` gives them; each replaces those of `base` for the same calls.
 
         >>> list(Registry.from_options(["ec2=100ms"]))[0].source
         '--limit ec2=100ms'
@@ -223,53 +201,47 @@ class Registry:
             limits: `"ec2=100ms"`, `"ec2.DescribeSnapshots=5/s"`, `"ec2.*=20/s burst 100"`,
                 `"default=5/s"`; several limits at once with a comma between them.
             base: of a limits.toml; its queues are not shared. Default: nothing else is paced.
-            check: whether names must be known ones; default: those of services of which the base
-                does not say otherwise.
-            observers: who hears of the events of all queues; the base's do not.
+            check: whether names are looked up; default: where the base does not switch it off.
+            observers: get the events of all queues; those of the base get none.
             schedules: as for `Registry`; the base's are not used.
 
         Raises:
             LimitsError: an option is invalid; all problems in one error.
         """
-        tables: dict[str, Read] = {}
-        if base is not None:
-            tables.update(base._read)  # noqa: SLF001 - of our own class
-        problems: list[str] = []
-        given: dict[tuple[str, str | None], str] = {}
-        for option in limits:
-            report = Report(f"--limit {quoted(option)[1:-1]}")
-            read_option(option, tables, given, report, check=check)
-            problems += report.problems
-        if problems:
-            raise LimitsError(*problems)
-        self = cls.__new__(cls)
-        self._set_up(tables, observers, schedules)
-        return self
+        layers = {} if base is None else base._layers  # noqa: SLF001 - of our own class
+        layers = read_options(limits, layers, check=check)
+        return cls(layers, observers=observers, schedules=schedules)
 
     def find(
         self,
         service: str,
-        operation: str,
+        operation: str | None = None,
         *,
         region: str | None = None,
         account: str | None = None,
     ) -> ApiQueue | None:
-        """Return the service's own queue for a call, made at its first; None: there is none.
+        """Return the service's own queue, which is made at the first call; None: there is none.
 
-        The slot's key is to be the operation's name: operations are lanes. It may be called from
-        any thread; it never waits, and refuses no name. Of limits that several operations share,
-        or that depend on parameters, it knows nothing: see `turns`.
+        Give its slots the operation's name as their key: operations are lanes. This may be called
+        from any thread, never waits, and refuses no name. It does not know limits that several
+        operations share, or that depend on parameters: see `turns`.
 
         Args:
             service: as `create_client` takes it, or botocore's service id ("auto-scaling").
-            operation: its name, "DescribeSnapshots".
+            operation: deprecated, as all of a service's operations share this queue.
             region: of the client. None counts as a Region of its own.
             account: whatever stands for the account. None counts as one of its own.
 
         Raises:
             QueueClosed: the registry is closed.
         """
-        del operation  # all of a service's share this queue
+        if operation is not None:
+            warnings.warn(
+                "Registry.find() needs no operation: all of a service's share its queue; "
+                "leave it out",
+                DeprecationWarning,
+                stacklevel=2,
+            )
         name, limits = self.limits_of(service)
         return None if limits is None else self._queue(name, limits, None, region, account)
 
@@ -287,19 +259,20 @@ class Registry:
         The buckets that it shares with others come first, the service's own queue last. Nothing:
         the call is not paced.
 
+        >>> from aioapiqueue.registry import parameter_counts
         >>> registry = Registry.parse('preset = "aws"')
         >>> how = {"MinCount": 5, "MaxCount": 5}
-        >>> for turn in registry.turns("ec2", "RunInstances", parameters=facts(how)):
+        >>> for turn in registry.turns("ec2", "RunInstances", parameters=parameter_counts(how)):
         ...     print(turn.queue.name, turn.key, turn.cost, sep=": ")
         ec2 RunInstances resources: RunInstances: 5
         ec2: RunInstances: 1
 
         Args:
             service: as for `find`.
-            operation: as for `find`.
+            operation: its name, "DescribeSnapshots".
             region: as for `find`.
             account: as for `find`.
-            parameters: what `facts` returns of the call's; default: taken for a call without any.
+            parameters: what `parameter_counts` returns of the call's; default: the call has none.
 
         Raises:
             QueueClosed: the registry is closed.
@@ -312,8 +285,8 @@ class Registry:
         turns = []
         for bucket_name, bucket in limits.buckets.items():
             if bucket.takes(operation, given):
-                if bucket.each:
-                    key = f"{operation} {bucket_name}"
+                if bucket.per_operation:
+                    key = str(VariantKey(operation, bucket_name))
                     continue
                 owner = self._owner(name, limits, bucket_name)
                 queue = self._queue(owner, limits, bucket_name, region, account)
@@ -330,8 +303,8 @@ class Registry:
         """
         limits = self._services.get(service)
         if limits is None:
-            service = _names.canonical(service)
-            if service not in _names.NAMES:  # newer than the list: "new-service" is "newservice"
+            service = canonical(service)
+            if service not in NAMES:  # newer than the list: "new-service" is "newservice"
                 service = self._plain.get(service.replace("-", ""), service)
             limits = self._services.get(service, self._default)
         return service, limits
@@ -339,10 +312,10 @@ class Registry:
     def _owner(self, service: str, limits: ServiceLimits, bucket: str) -> str:
         """Return for which service a bucket's queue is made: of two that share it, the first."""
         one = limits.buckets[bucket]
-        other = self._services.get(one.joint or "")
+        other = self._services.get(one.shared_with or "")
         alike = other and other.scope == limits.scope and bucket in other.buckets
         if other and alike and other.buckets[bucket].limits == one.limits:
-            return min(service, one.joint or service)
+            return min(service, one.shared_with or service)
         return service  # of what differs, each has its own
 
     def _queue(
@@ -388,7 +361,7 @@ class Registry:
 
     def __iter__(self) -> Iterator[InForce]:
         """Yield what is in force: each service's own limits, its operations', its buckets'."""
-        return entries(self._read)
+        return entries(self._layers)
 
     async def aclose(
         self,
@@ -396,13 +369,13 @@ class Registry:
         drain: bool = True,
         timeout: float | None = None,  # noqa: ASYNC109 - it ends draining, not the call
     ) -> None:
-        """Close every queue at once: nobody waits when this returns, and no new queue is made.
+        """Close all queues at the same time: no call waits when this returns, none is accepted.
 
-        Every queue must be in use on this loop, or on none. Cancelled, it refuses at once whoever
-        still waits.
+        Every queue must be in use on this loop, or on none. Cancelled, it refuses all calls that
+        still wait, at once.
 
         Args:
-            drain: let those who wait have their turn first; default True.
+            drain: let the calls that wait have their turn first; default True.
             timeout: seconds for draining, at most; default: any time.
 
         Raises:
@@ -423,7 +396,7 @@ class Registry:
         await self.aclose(drain=kind is None)
 
     def __repr__(self) -> str:
-        names = ", ".join(self._read) or "nothing"
+        names = ", ".join(self._layers) or "nothing"
         count = len(self._queues)
         return f"<Registry of {names}: {count} queue{'s' * (count != 1)}>"
 

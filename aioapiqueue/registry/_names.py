@@ -6,26 +6,16 @@ import difflib
 import re
 from bisect import bisect_left
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.report import quoted
-from aioapiqueue.presets.services import BOTOCORE, SERVICES
+from aioapiqueue.registry._report import quoted
+from aioapiqueue.registry.presets.services import BOTOCORE, SERVICES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping
 
-    from aioapiqueue._limits.report import Report
-
-__all__ = [
-    "IDS",
-    "NAMES",
-    "canonical",
-    "nearest",
-    "operations",
-    "unknown_operation",
-    "unknown_parameter",
-    "unknown_service",
-]
+    from aioapiqueue.registry._report import Report
 
 _entries = [entry.partition("=") for entry in SERVICES.split()]
 
@@ -41,8 +31,8 @@ IDS = {
 
 _MOST_MEANT = 5
 _LONGEST = 60  # of a name; comparing longer ones takes long and finds nothing
-_CHECK = "say check = false in its table of limits.toml, or --no-check"
-_CHECK_IN_CODE = "say check=False in its ServiceLimits"
+_CHECK = "set check = false in its table of limits.toml, or use --no-check"
+_CHECK_IN_CODE = "set check=False in its ServiceLimits"
 
 
 def canonical(service: str) -> str:
@@ -50,58 +40,80 @@ def canonical(service: str) -> str:
     return IDS.get(service, service)
 
 
+def fits(name: str, patterns: Collection[str]) -> bool:
+    """Return whether `name` is one of `patterns`, which may end in `*`."""
+    return name in patterns or any(
+        name.startswith(one[:-1]) for one in patterns if one.endswith("*")
+    )
+
+
 def unknown_service(name: str, report: Report | None = None) -> str | None:
-    """Say why `name` is no service, and which one was probably meant; None: it is one.
+    """Return why a name is refused, and which service was probably meant; None: it is known.
 
     Args:
         name: to look up.
-        report: asked whether to look for the nearest name, which takes milliseconds, and whether
-            names are taken unchecked by an option or in code. Default: yes, and by an option.
+        report: decides whether the nearest name is looked for, which takes milliseconds, and which
+            way to switch the check off is named. Default: it is, and that of a file.
     """
-    if name in NAMES or name in _services():
+    if name in NAMES or name in _installed():
         return None
     if name in IDS:
         meant = f"; did you mean {IDS[name]!r}?"
     else:
-        meant = _did_you_mean(name, _services(), report)
+        meant = _did_you_mean(name, NAMES | _installed(), report)
     return f"no AWS service is called {quoted(name)}{meant} ({_newer(report)})"
 
 
 def unknown_operation(service: str, name: str, report: Report | None = None) -> str | None:
-    """Say that `name` is no operation of `service`, nor the beginning of one; None: it is.
+    """Return why a name is refused, and which operation was probably meant; None: it is known.
 
-    None, too, of a service that is not known itself.
+    Of a service that is not known itself, no name is refused.
 
     Args:
         service: as `create_client` takes it.
         name: to look up; with a `*` at its end, any operation may begin so.
         report: as for `unknown_service`; the nearest name takes up to 30 ms.
     """
-    if _fits(name, operations(service)):
+    # The botocore installed may be newer than our list, but takes long to read.
+    if _exists(name, operations(service)) or _exists(name, _known(service)) or not _known(service):
         return None
-    known = _known(service)  # the botocore installed may be newer than our list
-    if not known or _fits(name, known):
-        return None
-    near: Iterable[str] = known
+    near: Iterable[str] = _known(service)
     if name.endswith("*"):
-        near = (f"{one[: len(name) - 1]}*" for one in known)
+        near = (f"{one[: len(name) - 1]}*" for one in near)
     meant = _did_you_mean(name, near, report)
     return f"{service} has no operation {quoted(name)}{meant} ({_newer(report)})"
 
 
+def unknown_parameter(
+    service: str, operations: tuple[str, ...], name: str, report: Report
+) -> str | None:
+    """Return why a name is refused, and which parameter was probably meant; None: it is known.
+
+    Parameters are known from the installed botocore: without one, no name is refused.
+    """
+    known = _parameters(service, operations)
+    if not known or name in known:
+        return None
+    meant = _did_you_mean(name, known, report)
+    return (
+        f"no call of these has a parameter {quoted(name)}{meant} (one newer than the botocore "
+        f"here: {_CHECK})"
+    )
+
+
 def _newer(report: Report | None) -> str:
-    """Return how to have a name taken as it is."""
+    """Return how to switch the check of a name off."""
     check = _CHECK_IN_CODE if report is not None and report.in_code else _CHECK
     return f"one newer than botocore {BOTOCORE}: {check}"
 
 
-def _fits(name: str, known: frozenset[str]) -> bool:
+def _exists(name: str, known: frozenset[str]) -> bool:
+    """Return whether a name is known, or begins one if it ends in `*`."""
     if name in known or not name.endswith("*"):
         return name in known
-    begins = name[:-1]
-    names = _in_order(known)
-    at = bisect_left(names, begins)
-    return at < len(names) and names[at].startswith(begins)
+    ordered = _in_order(known)
+    at = bisect_left(ordered, name[:-1])
+    return at < len(ordered) and ordered[at].startswith(name[:-1])
 
 
 @cache
@@ -112,34 +124,6 @@ def _in_order(names: frozenset[str]) -> list[str]:
 def _did_you_mean(name: str, known: Iterable[str], report: Report | None) -> str:
     meant = nearest(name, known) if report is None or report.suggest() else ""
     return f"; did you mean {meant}?" if meant else ""
-
-
-def unknown_parameter(
-    service: str, operations: Iterable[str], name: str, report: Report
-) -> str | None:
-    """Say that none of `operations` has a parameter `name`; None: there is no botocore to ask."""
-    known = _parameters(service, tuple(operations))
-    if not known or name in known:
-        return None
-    meant = _did_you_mean(name, known, report)
-    return (
-        f"no call of these has a parameter {quoted(name)}{meant} (one newer than the botocore "
-        f"here: {_CHECK})"
-    )
-
-
-@cache
-def _parameters(service: str, operations: Sequence[str]) -> frozenset[str]:
-    """Return the parameters of any of these operations, as the botocore here has them."""
-    known: set[str] = set()
-    for one in operations:
-        begins = _begins(one[:-1]) if one.endswith("*") else one.__eq__
-        known.update(*(has for other, has in _operations(service).items() if begins(other)))
-    return frozenset(known)
-
-
-def _begins(text: str) -> Callable[[str], bool]:
-    return lambda name: name.startswith(text)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -153,7 +137,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def _plain(name: str) -> str:
-    return "".join(name.lower().replace("-", " ").replace("_", " ").split())
+    return re.sub(r"[-_\s]", "", name.lower())
 
 
 @cache
@@ -165,7 +149,9 @@ def operations(service: str) -> frozenset[str]:
 @cache
 def _listed() -> Mapping[str, str]:
     """Return the operations of each service, by its name, with blanks between them."""
-    from aioapiqueue.presets.operations import OPERATIONS  # noqa: PLC0415 - large: when needed
+    from aioapiqueue.registry.presets.operations import (  # noqa: PLC0415 - large: when needed
+        OPERATIONS,
+    )
 
     found: dict[str, str] = {}
     for entry in re.split(r"\n(?! )", OPERATIONS.strip()):
@@ -175,15 +161,16 @@ def _listed() -> Mapping[str, str]:
 
 
 @cache
-def _services() -> frozenset[str]:
-    """Return the services that either the list or the botocore here has."""
-    return NAMES | _installed()
-
-
-@cache
 def _known(service: str) -> frozenset[str]:
     """Return the operations of a service that either the list or the botocore here has."""
     return operations(service).union(_operations(service))
+
+
+@cache
+def _parameters(service: str, operations: tuple[str, ...]) -> frozenset[str]:
+    """Return the parameters of any of these operations, as the botocore here has them."""
+    has = (has for one, has in _operations(service).items() if fits(one, operations))
+    return frozenset(chain.from_iterable(has))
 
 
 @cache

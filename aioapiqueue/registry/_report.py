@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Place", "Report", "lines_of", "printable", "quoted", "read_text", "read_toml"]
-
 Place: TypeAlias = tuple[str | int, ...]
 """Where in a file: the keys that lead there, and positions in lists."""
 
-_LONGEST_FILE = 5000  # lines
-_LONGEST_STATEMENT = 200  # lines, each of which is one more attempt to parse it
+_TOKEN = re.compile(
+    r'"""(?:\\.|[^\\])*?"{3,5}|"(?:\\.|[^"\\])*"'  # a quote within it is escaped
+    r"|'''.*?'{3,5}|'[^']*'"
+    r"|#[^\n]*|[][{}\n]",
+    re.DOTALL,
+)
+"""What of TOML matters for where a statement ends: strings, comments, brackets, ends of lines."""
 _DEEPEST = 6  # keys; nothing that has a meaning is deeper
 _MOST_SUGGESTED = 10  # names; comparing one with all that are known takes up to 30 ms
 
@@ -72,8 +75,14 @@ class Report:
         line = self._line(place)
         return f"{self.source}, line {line}" if line else self.source
 
-    def add(self, place: Place, problem: str) -> None:
-        """Note a problem."""
+    def origin(self, place: Place) -> str:
+        """Return the same for people who read where limits come from."""
+        return "code" if self.in_code else self.where(place)
+
+    def add(self, place: Place, problem: str | None) -> None:
+        """Note a problem, if there is one."""
+        if problem is None:
+            return
         keys = "".join(_key(one) for one in place).removeprefix(".")
         text = ": ".join(filter(None, (self.where(place), keys, problem)))
         self._problems.append((self._line(place), text))
@@ -112,35 +121,39 @@ def _key(key: str | int) -> str:
 def lines_of(text: str) -> dict[Place, int]:
     r"""Return the line on which each table begins, and each statement, with the keys in it.
 
-    tomllib tells none. But a statement ends with the first line up to which it parses.
+    tomllib does not return them, so each statement is parsed on its own.
 
     >>> lines_of('[ec2]\nlanes = {DescribeSnapshots = "5/s"}')
     {('ec2',): 1, ('ec2', 'lanes'): 2, ('ec2', 'lanes', 'DescribeSnapshots'): 2}
 
     Args:
-        text: TOML that has been parsed; of very long ones, no lines are returned.
+        text: TOML that has been parsed.
     """
     found: dict[Place, int] = {}
-    lines = text.split("\n")
-    if len(lines) > _LONGEST_FILE:
-        return found
     table: Place = ()
-    statement, start = "", 1
-    for number, line in enumerate(lines, 1):
-        statement += f"{line}\n"
-        try:
-            data = tomllib.loads(statement)
-        except (ValueError, RecursionError):  # a string or a list goes on
-            if number - start > _LONGEST_STATEMENT:
-                return {}
-            continue
+    for line, statement in _statements(text):
         is_head = statement.lstrip().startswith("[")
-        for place in _places(data, () if is_head else table):
-            found.setdefault(place, start)
+        for place in _places(tomllib.loads(statement), () if is_head else table):
+            found.setdefault(place, line)
             if is_head:
                 table = place
-        statement, start = "", number + 1
     return found
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each statement, with the number of its first line: it ends with a line that is whole.
+
+    A line is not whole within a string or brackets.
+    """
+    depth = start = 0
+    first = line = 1
+    for token in _TOKEN.finditer(text):
+        depth += (token[0] in ("[", "{")) - (token[0] in ("]", "}"))
+        line += token[0].count("\n")
+        if token[0] == "\n" and depth == 0:
+            yield first, text[start : token.end()]
+            first, start = line, token.end()
+    yield first, text[start:]
 
 
 def _places(data: object, above: Place) -> Iterator[Place]:

@@ -4,42 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.report import quoted
 from aioapiqueue._rate import Limit, Rate, Window, as_limit
+from aioapiqueue.registry._fields import is_list, is_number, unknown_keys
+from aioapiqueue.registry._report import quoted
 
 if TYPE_CHECKING:
-    from aioapiqueue._limits.report import Place, Report
-
-__all__ = [
-    "FORMS",
-    "LIMIT_KEYS",
-    "is_list",
-    "is_number",
-    "limit_table",
-    "read_limits",
-    "unknown_keys",
-]
+    from aioapiqueue.registry._report import Place, Report
 
 FORMS = (
     'write "10/s", "500/min" or "100ms" (a pace), "20/s burst 100" (a token bucket), '
     '"5000 in any 1h" (a sliding window), several of them in a list, or "unlimited"'
 )
 LIMIT_KEYS = ("rate", "burst", "window")
-_MOST = 1e12  # calls: more is a slip of the keyboard
 _BURST = re.compile(r"(.+?)(?:\s+burst\s+(\S+)|\s*\(\s*burst\s+(\S+?)\s*\))", re.IGNORECASE)
 _WINDOW = re.compile(r"(\S+)\s+in\s+any\s+(.+)", re.IGNORECASE)
 _NUMBER = re.compile(r"\d{1,12}(?:\.\d{1,12})?", re.ASCII)
 _LONGEST_LIMIT = 60
 _DEEPEST = 8  # keys and positions; tables and lists of limits need no more
-
-
-def is_list(value: object) -> TypeGuard[Sequence[object]]:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def read_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
@@ -87,7 +72,7 @@ def _window(value: object, report: Report, place: Place) -> list[Window]:
     if isinstance(value, str) and len(value) <= _LONGEST_LIMIT:
         try:
             rate = Rate.parse(value)
-            return [Window(rate.calls, rate.per)]  # type: ignore[arg-type]  # it says if not whole
+            return [Window(rate.calls, rate.per)]  # type: ignore[arg-type]  # checked by Window
         except (TypeError, ValueError):
             pass
     report.add(
@@ -109,13 +94,13 @@ def _limit_text(value: object, report: Report, place: Place) -> tuple[Limit, ...
         return ()
 
 
-@lru_cache(256)  # files say the same of many operations
+@lru_cache(256)  # many operations have the same limits
 def _limit(text: str) -> Limit:
     if len(text) > _LONGEST_LIMIT:
         raise ValueError(text)
     if match := _WINDOW.fullmatch(text):
         rate = Rate.parse("{} per {}".format(*match.groups()))
-        return Window(rate.calls, rate.per)  # type: ignore[arg-type]  # it says if not whole
+        return Window(rate.calls, rate.per)  # type: ignore[arg-type]  # checked by Window
     if match := _BURST.fullmatch(text):
         burst = match[2] or match[3]
         if not _NUMBER.fullmatch(burst):
@@ -125,23 +110,3 @@ def _limit(text: str) -> Limit:
             Rate.parse(match[1]), burst=int(number) if number.is_integer() else number
         )
     return Rate.parse(text)
-
-
-def is_number(value: object, *, least: float) -> TypeGuard[float]:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= _MOST
-    )
-
-
-def unknown_keys(
-    table: Mapping[Any, object], known: Sequence[str], report: Report, place: Place
-) -> bool:
-    unknown = [key for key in table if key not in known]
-    for key in unknown:
-        meant = _names.nearest(str(key), known) if report.suggest() else ""
-        report.add(
-            (*place, str(key)),
-            f"unknown key {quoted(key)}"
-            + (f"; did you mean {meant}?" if meant else f"; known are {', '.join(known)}"),
-        )
-    return bool(unknown)
