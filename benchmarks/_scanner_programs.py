@@ -21,7 +21,15 @@ from aioapiqueue.demo.moto_server import REGION
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["SCANNERS", "SCANNER_KEY", "Findings", "Scanner", "ScannerError", "execute", "isolated"]
+__all__ = [
+    "SCANNERS",
+    "SCANNER_KEY",
+    "Findings",
+    "Scanner",
+    "ScannerError",
+    "execute",
+    "variables_of",
+]
 
 # What is installed is the same tomorrow: each scanner's version, and nothing newer than this day.
 _NOT_NEWER = "2026-11-20"
@@ -125,7 +133,7 @@ class Scanner:
         ).strip()
 
 
-def isolated(url: str, environment: Path, directory: Path) -> dict[str, str]:
+def variables_of(url: str, environment: Path, directory: Path) -> dict[str, str]:
     """Return environment variables by which nothing leads outside of this machine.
 
     Args:

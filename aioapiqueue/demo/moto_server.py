@@ -45,7 +45,7 @@ class Moto(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def moto_server(*, snapshots: int, buckets: int, users: int) -> AsyncIterator[Moto]:
-    """Yields a filled moto server on 127.0.0.1; its process ends with the block.
+    """Yield a filled moto server on 127.0.0.1; its process ends with the block.
 
     The process also ends when ours does, however that comes about: it watches a pipe from us.
 
@@ -93,7 +93,7 @@ async def moto_server(*, snapshots: int, buckets: int, users: int) -> AsyncItera
 
 
 def public_among(snapshots: int) -> int:
-    """Returns how many of so many snapshots are public."""
+    """Return how many of so many snapshots are public."""
     return -(-snapshots // _PUBLIC_ONE_IN)
 
 
@@ -116,7 +116,7 @@ def _fill(snapshots: int, buckets: int, users: int) -> str:
 
 
 def _fill_gaps() -> None:
-    """Adds what scanners ask for and moto lacks; without it, some find an empty account."""
+    """Add what scanners ask for and moto lacks; without it, some find an empty account."""
     from moto.core.responses import ActionResult  # noqa: PLC0415 - as above
     from moto.ec2 import urls  # noqa: PLC0415 - as above
     from moto.ec2.responses import EC2Response  # noqa: PLC0415 - as above
@@ -126,13 +126,13 @@ def _fill_gaps() -> None:
 
     class Responses(EC2Response):
         def describe_regions(self) -> ActionResult:
-            """Heeds the filters, which moto does not."""
+            """Apply the filters, which moto does not."""
             regions = self.ec2_backend.describe_regions(self._get_param("RegionNames", []))
             filters = self._filters_from_querystring()
             return ActionResult({"Regions": filter_resources(regions, filters, attributes)})
 
         def get_ebs_default_kms_key_id(self) -> ActionResult:
-            """Answers with the account's default key, made by AWS at its first use."""
+            """Answer with the account's default key, made by AWS at its first use."""
             ec2 = self.ec2_backend
             key = ec2.default_kms_key_id or ec2.modify_ebs_default_kms_key_id("")
             return ActionResult({"KmsKeyId": key})
@@ -153,7 +153,7 @@ def _serve(snapshots: int, buckets: int, users: int) -> None:
         protocol_version = "HTTP/1.1"  # keeps connections; the default opens one per request
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            """Stays silent: a line per request costs time, and nobody reads it."""
+            """Stay silent: a line per request costs time, and nobody reads it."""
 
     snapshot = _fill(snapshots, buckets, users)
     _fill_gaps()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -20,15 +21,25 @@ from aioapiqueue.demo.moto_server import REGION
 from aioapiqueue.integrations.aiobotocore import paced
 
 if TYPE_CHECKING:
-    import contextlib
-    from collections.abc import Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from aioapiqueue import Rate
 
-__all__ = ["ATTEMPTS", "Endpoint", "Plan", "Strategy", "strategies"]
+__all__ = [
+    "Bystander",
+    "Figures",
+    "Plan",
+    "Strategy",
+    "new_client",
+    "standing_by",
+    "strategies",
+    "warm_up",
+]
 
-ATTEMPTS = 3
+_ATTEMPTS = 3
+_ATTRIBUTE = "describe_snapshot_attribute"
 _PERMISSION = "createVolumePermission"
+_PAGES = {"PageSize": 1000}
 # Seconds. One event loop carries three scans and the gate, so that each is often some 10 ms late:
 # at the default of as much, every excess would be lost, 3 to 5 % of a scan's time (measured).
 # Made up for, it is at most a quarter of a second's calls in excess, and EC2 allows a burst of 100.
@@ -49,6 +60,8 @@ _IAM_CALLS = (
     "list_ssh_public_keys",
     "list_user_policies",
 )
+# One for all clients: it keeps the services' models, each of which takes a tenth of a second.
+_SESSION = AioSession()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,194 +97,209 @@ class Plan:
         return self.snapshots + others + 3  # and the three lists
 
 
-class Endpoint:
-    """Where the calls go: makes aiobotocore clients for one URL.
+def new_client(url: str, service: str, key: str, *, connections: int = 1, attempts: int = 1) -> Any:  # noqa: ANN401 - clients have no types
+    """Return what `async with` makes an aiobotocore client of.
 
     Args:
         url: of the gate, or of the server behind it.
+        service: the service's name, such as `ec2`.
+        key: the access key.
+        connections: how many calls may be under way at once.
+        attempts: how often a call is tried in all, in botocore's mode `standard`.
+    """
+    return _SESSION.create_client(
+        service,
+        region_name=REGION,
+        endpoint_url=url,
+        aws_access_key_id=key,
+        aws_secret_access_key="demo",  # noqa: S106 - nobody checks it
+        config=AioConfig(
+            max_pool_connections=connections,
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            s3={"addressing_style": "path"},
+        ),
+    )
+
+
+async def warm_up(url: str, snapshot: str) -> None:
+    """Call each service once: the first call of each loads code, here and behind the URL."""
+    key = "AKIAWARMUP0000000000"
+    async with new_client(url, "ec2", key) as ec2:
+        await ec2.describe_snapshot_attribute(SnapshotId=snapshot, Attribute=_PERMISSION)
+    async with new_client(url, "s3", key) as s3:
+        await s3.list_buckets()
+    async with new_client(url, "iam", key) as iam:
+        await iam.list_users(MaxItems=1)
+
+
+@dataclasses.dataclass
+class Bystander:
+    """Somebody else in the account: how many calls it made, and how many of them failed."""
+
+    calls: int = 0
+    failures: int = 0
+
+
+@contextlib.asynccontextmanager
+async def standing_by(client: Any, snapshot: str, *, often: int = 1) -> AsyncIterator[Bystander]:  # noqa: ANN401 - as above
+    """Call while the block runs; a call that is then under way counts for nothing.
+
+    Args:
+        client: of EC2, without retries.
+        snapshot: what the calls ask for.
+        often: how many calls a second.
+    """
+    counts = Bystander()
+
+    async def call() -> None:
+        began = time.monotonic()
+        while True:
+            now = time.monotonic()
+            due = int((now - began) * often) + 1
+            await asyncio.sleep(began + due / often - now)
+            try:
+                await client.describe_snapshot_attribute(SnapshotId=snapshot, Attribute=_PERMISSION)
+            except (ClientError, BotoCoreError):
+                counts.failures += 1
+            counts.calls += 1
+
+    calling = asyncio.create_task(call())
+    try:
+        yield counts
+    finally:
+        calling.cancel()
+        await asyncio.wait([calling])
+
+
+@dataclasses.dataclass(kw_only=True)
+class Figures:
+    """What has come of a scan so far.
+
+    Attributes:
+        seconds: from its start to its end; 0 until then.
+        ec2_seconds: from its start to the answer to its latest EC2 call.
+        calls: HTTP requests, retries included, as the gate counted them; 0 until the end.
+        ec2_calls: those among them to EC2.
+        throttled: those among them answered with `RequestLimitExceeded`.
+        errors: calls that failed after all their attempts.
+        lost: snapshots that could not be looked at for it.
+        public_found: public snapshots found.
+        bystander_calls: calls of the bystander in the same account, each made once.
+        bystander_failures: those among them that failed.
     """
 
-    # One for all: it keeps the services' models, whose loading takes a tenth of a second each.
-    _session = AioSession()
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def client(self, service: str, key: str, *, connections: int = 1, attempts: int = 1) -> Any:  # noqa: ANN401 - clients have no types
-        """Returns what `async with` makes a client of.
-
-        Args:
-            service: the service's name, such as `ec2`.
-            key: the access key.
-            connections: how many calls may be under way at once.
-            attempts: how often a call is tried in all, in botocore's mode `standard`.
-        """
-        return self._session.create_client(
-            service,
-            region_name=REGION,
-            endpoint_url=self._url,
-            aws_access_key_id=key,
-            aws_secret_access_key="demo",  # noqa: S106 - nobody checks it
-            config=AioConfig(
-                max_pool_connections=connections,
-                retries={"mode": "standard", "total_max_attempts": attempts},
-                s3={"addressing_style": "path"},
-            ),
-        )
-
-    async def warm_up(self, snapshot: str) -> None:
-        """Calls each service once: the first call of each loads code, here and behind the URL."""
-        key = "AKIAWARMUP0000000000"
-        async with self.client("ec2", key) as ec2:
-            await ec2.describe_snapshot_attribute(SnapshotId=snapshot, Attribute=_PERMISSION)
-        async with self.client("s3", key) as s3:
-            await s3.list_buckets()
-        async with self.client("iam", key) as iam:
-            await iam.list_users(MaxItems=1)
+    seconds: float = 0.0
+    ec2_seconds: float = 0.0
+    calls: int = 0
+    ec2_calls: int = 0
+    throttled: int = 0
+    errors: int = 0
+    lost: int = 0
+    public_found: int = 0
+    bystander_calls: int = 0
+    bystander_failures: int = 0
 
 
 class Strategy:
-    """One way to scan, in an account of its own, and what has come of it so far.
+    """One way to scan, in an account of its own.
 
     Args:
         name: what the tables call it; also the account's name at the gate.
         queues: the queue of each service that is paced, by the service's name.
 
     Attributes:
-        done: calls that have ended, either way.
-        errors: calls that failed after all their attempts: what they were to tell is lost.
-        lost: those among them that were to tell whether a snapshot is public.
-        found: public snapshots found.
-        bystander_calls: answered calls of the bystander.
-        bystander_failures: those among them that failed.
-        seconds: from the start of the scan to its end; None until then.
-        ec2_seconds: from the start of the scan to the answer to its last EC2 call.
+        done: calls that have ended, in success or not.
+        figures: what has come of it so far.
     """
 
     def __init__(self, name: str, queues: Mapping[str, ApiQueue]) -> None:
         self.name = name
-        self.queues = queues
         self.scanner_key = f"AKIA{name.upper():0<12}SCAN"
         self.bystander_key = f"AKIA{name.upper():0<12}BYST"
-        self.done = self.errors = self.lost = self.found = 0
-        self.bystander_calls = self.bystander_failures = 0
-        self.seconds: float | None = None
-        self.ec2_seconds: float | None = None
+        self.done = 0
+        self.figures = Figures()
+        self._queues = queues
         self._clients: dict[str, Any] = {}
         self._bystander: Any = None
 
-    async def open(
-        self, stack: contextlib.AsyncExitStack, endpoint: Endpoint, workers: int
-    ) -> None:
-        """Makes the clients, which takes time, before the clock starts; `stack` closes them."""
+    async def open(self, stack: contextlib.AsyncExitStack, url: str, workers: int) -> None:
+        """Make the clients, which takes time, before the clock starts; `stack` closes them."""
         for service in ("ec2", "s3", "iam"):
-            client = endpoint.client(
-                service, self.scanner_key, connections=workers, attempts=ATTEMPTS
+            client = new_client(
+                url, service, self.scanner_key, connections=workers, attempts=_ATTEMPTS
             )
-            if service in self.queues:
-                client = paced(client, self.queues[service])
+            if service in self._queues:
+                client = paced(client, self._queues[service])
             self._clients[service] = await stack.enter_async_context(client)
         self._bystander = await stack.enter_async_context(
-            endpoint.client("ec2", self.bystander_key)
+            new_client(url, "ec2", self.bystander_key)
         )
 
     async def run(self, plan: Plan, snapshot: str) -> None:
-        """Scans once, with a bystander beside it that asks for `snapshot` for as long."""
-        bystander = asyncio.create_task(self._stand_by(snapshot))
-        try:
+        """Scan once, with a bystander beside it that asks for `snapshot` for as long."""
+        figures = self.figures
+        async with standing_by(self._bystander, snapshot) as bystander:
             began = time.monotonic()
             await self._scan(plan.workers, began)
-            self.seconds = time.monotonic() - began
-        finally:
-            bystander.cancel()
-            await asyncio.wait([bystander])
+            figures.seconds = time.monotonic() - began
+        figures.bystander_calls = bystander.calls
+        figures.bystander_failures = bystander.failures
 
     async def _scan(self, workers: int, began: float) -> None:
-        pages = (
-            self._clients["ec2"]
-            .get_paginator("describe_snapshots")
-            .paginate(OwnerIds=["self"], PaginationConfig={"PageSize": 1000})
+        ec2, s3, iam = self._clients.values()
+        snapshots = ec2.get_paginator("describe_snapshots")
+        users = iam.get_paginator("list_users")
+        listed = await asyncio.gather(
+            snapshots.paginate(OwnerIds=["self"], PaginationConfig=_PAGES).build_full_result(),
+            s3.list_buckets(),
+            users.paginate(PaginationConfig=_PAGES).build_full_result(),
         )
-        snapshots = [one["SnapshotId"] async for page in pages for one in page["Snapshots"]]
-        self.done += 1
+        self.done += len(listed)
+        looks = (
+            (ec2, _ATTRIBUTE, {"SnapshotId": one["SnapshotId"], "Attribute": _PERMISSION})
+            for one in listed[0]["Snapshots"]
+        )
+        others = itertools.chain(
+            (
+                (s3, operation, {"Bucket": bucket["Name"]})
+                for bucket, operation in itertools.product(listed[1]["Buckets"], _S3_CALLS)
+            ),
+            (
+                (iam, operation, {"UserName": user["UserName"]})
+                for user, operation in itertools.product(listed[2]["Users"], _IAM_CALLS)
+            ),
+        )
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._scan_snapshots(snapshots, workers, began))
+            for _ in range(workers):
+                group.create_task(self._work(looks, began))
             # Fewer, for the mock's sake: they would take from EC2's calls the time of one mock
             # that serves them all, where AWS has servers enough.
-            group.create_task(self._scan_the_rest(-(-workers // 2)))
+            for _ in range(-(-workers // 2)):
+                group.create_task(self._work(others, began))
 
-    async def _scan_snapshots(self, ids: Iterable[str], workers: int, began: float) -> None:
-        ec2 = self._clients["ec2"]
-        snapshots = iter(ids)
-
-        async def work() -> None:
-            for snapshot in snapshots:
-                answer = await self._call(
-                    ec2,
-                    "describe_snapshot_attribute",
-                    SnapshotId=snapshot,
-                    Attribute=_PERMISSION,
-                )
-                if answer is None:
-                    self.lost += 1
-                elif {"Group": "all"} in answer["CreateVolumePermissions"]:
-                    self.found += 1
-                self.ec2_seconds = time.monotonic() - began
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
-                group.create_task(work())
-
-    async def _scan_the_rest(self, workers: int) -> None:
-        s3, iam = self._clients["s3"], self._clients["iam"]
-        buckets = [one["Name"] for one in (await s3.list_buckets())["Buckets"]]
-        pages = iam.get_paginator("list_users").paginate(PaginationConfig={"PageSize": 1000})
-        users = [one["UserName"] async for page in pages for one in page["Users"]]
-        self.done += 2
-        calls = itertools.chain(
-            itertools.product([s3], ["Bucket"], buckets, _S3_CALLS),
-            itertools.product([iam], ["UserName"], users, _IAM_CALLS),
-        )
-
-        async def work() -> None:
-            for client, parameter, name, operation in calls:
-                await self._call(client, operation, **{parameter: name})
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
-                group.create_task(work())
-
-    async def _call(self, client: Any, operation: str, **parameters: str) -> Any:  # noqa: ANN401 - botocore's answers have no types
-        """Returns the answer, or None for a call that failed after its attempts."""
-        try:
-            return await getattr(client, operation)(**parameters)
-        except (ClientError, BotoCoreError):
-            self.errors += 1
-            return None
-        finally:
-            self.done += 1
-
-    async def _stand_by(self, snapshot: str) -> None:
-        began = time.monotonic()
-        for number in itertools.count(1):
-            await asyncio.sleep(began + number - time.monotonic())
-            failed = 0
+    async def _work(self, calls: Iterator[tuple[Any, str, dict[str, str]]], began: float) -> None:
+        figures = self.figures
+        for client, operation, parameters in calls:
+            answer = None
             try:
-                await self._bystander.describe_snapshot_attribute(
-                    SnapshotId=snapshot, Attribute=_PERMISSION
-                )
+                answer = await getattr(client, operation)(**parameters)
             except (ClientError, BotoCoreError):
-                failed = 1
-            self.bystander_calls += 1
-            self.bystander_failures += failed
+                figures.errors += 1
+            self.done += 1
+            if operation == _ATTRIBUTE:
+                figures.ec2_seconds = time.monotonic() - began
+                if answer is None:
+                    figures.lost += 1
+                elif {"Group": "all"} in answer["CreateVolumePermissions"]:
+                    figures.public_found += 1
 
 
 def strategies(rate: Rate) -> tuple[Strategy, Strategy, Strategy]:
-    """Returns the three ways: unpaced, blanket, paced."""
+    """Return the three ways: unpaced, blanket, paced."""
     everything = ApiQueue(rate, name="every call", catch_up=_CATCH_UP)
     return (
         Strategy("unpaced", {}),
         # The origin's network conditioner: one delay, whatever the service.
-        Strategy("blanket", {"ec2": everything, "s3": everything, "iam": everything}),
+        Strategy("blanket", dict.fromkeys(("ec2", "s3", "iam"), everything)),
         Strategy("paced", {"ec2": ApiQueue(rate, name="ec2", catch_up=_CATCH_UP)}),
     )
