@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue._rate import Rate
-from aioapiqueue.cli.limits._table import say
+from aioapiqueue.cli.limits._table import written
 from aioapiqueue.registry import Registry, _names
 from aioapiqueue.registry._published import DEFAULT_SHARE, published, published_limits
 
@@ -367,7 +367,6 @@ def to_toml(found: Iterable[Found], *, region: str, share: str, when: str) -> st
             lines += ["", f"[{one.service}.quotas]"]
         for key, rate in sorted(one.rates.items()):
             name = key if key.isidentifier() else f'"{key}"'
-            lines.append(
-                f'{name} = "{say(rate)}"' + ("" if key in one.adjustable else "  # not adjustable")
-            )
+            remark = "" if key in one.adjustable else "  # not adjustable"
+            lines.append(f'{name} = "{written(rate)}"{remark}')
     return "\n".join(lines) + "\n"
