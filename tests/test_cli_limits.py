@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from aioapiqueue import Rate
 from aioapiqueue.cli._app import app
-from aioapiqueue.cli.limits._discover import read_quotas, to_toml
+from aioapiqueue.cli.limits._quotas import read_quotas, to_toml
 from aioapiqueue.registry import Registry, parameter_counts
 
 pytestmark = pytest.mark.real

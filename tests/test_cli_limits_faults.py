@@ -16,8 +16,8 @@ import typer
 from typer.testing import CliRunner
 
 from aioapiqueue.cli._app import app
-from aioapiqueue.cli.limits import _command, _discover
-from aioapiqueue.cli.limits._discover import read_quotas, to_toml
+from aioapiqueue.cli.limits import _command, _service_quotas
+from aioapiqueue.cli.limits._quotas import read_quotas, to_toml
 from aioapiqueue.registry import Registry
 
 pytestmark = pytest.mark.real
@@ -138,7 +138,7 @@ def drip(handler):
 
 def test_listing_without_end_is_given_up(discover, tmp_path, monkeypatch):
     """A server that always has one more page: words, exit code 1, and nothing is written."""
-    monkeypatch.setattr(_discover, "_MOST_PAGES", 7)
+    monkeypatch.setattr(_service_quotas, "_MAX_PAGES", 7)
     with answering(more) as url:
         told = discover("--write", "limits.toml", AWS_ENDPOINT_URL=url)
     assert (told.exit_code, told.stdout) == (1, "")
@@ -169,6 +169,7 @@ def test_timeout_is_some_time(discover, seconds):
 
 def test_missing_library_is_told_for_pipx_too(discover, monkeypatch):
     """Whoever installed by pipx gets the command that works there."""
+    monkeypatch.delitem(sys.modules, "aioapiqueue.cli.limits._service_quotas", raising=False)
     monkeypatch.setitem(sys.modules, "aiobotocore.config", None)
     told = discover()
     assert told.exit_code == 1
@@ -203,15 +204,12 @@ def test_a_file_is_never_written_over(discover, tmp_path):
     (tmp_path / "link.toml").symlink_to("nowhere.toml")
     for name, says in (
         ("link.toml", "is there already"),
-        ("no/limits.toml", "cannot be written"),
+        ("no/limits.toml", "cannot be written: there is no directory no"),
+        ("x" * 300, "cannot be written: File name too long"),
     ):
         told = discover("--write", name, AWS_ENDPOINT_URL="http://127.0.0.1:9")
         assert told.exit_code == 2
         assert f"--write: {name} {says}" in told.stderr
-    with answering(json.dumps({"Quotas": []}).encode()) as url:
-        told = discover("--write", "x" * 300, AWS_ENDPOINT_URL=url)
-    assert told.exit_code == 1
-    assert "cannot be written: File name too long" in told.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["link.toml"]
 
 

@@ -15,7 +15,7 @@ import typer
 
 from aioapiqueue.cli._console import FAILED, console, pluralize, refuse, say, why_unwritable
 from aioapiqueue.cli._help import Command, Group, NoCheck, seconds
-from aioapiqueue.cli.limits._discover import SERVICES, Found, NotAsked, ask, read_quotas, to_toml
+from aioapiqueue.cli.limits._quotas import SERVICES, Found, read_quotas, to_toml
 from aioapiqueue.cli.limits._table import as_json, show
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry, _names
@@ -163,16 +163,25 @@ def discover(
             )
     if write is not None and (problem := _why_not_new(write)):
         refuse(f"--write: {write} {problem}")
+    try:
+        from aioapiqueue.cli.limits._service_quotas import NotAsked, ask  # noqa: PLC0415
+    except ImportError as error:
+        needed = str(error.name).partition(".")[0]
+        refuse(
+            f'this needs {needed}: pip install "aioapiqueue[aws,cli]" (with pipx: pipx inject '
+            "aioapiqueue aiobotocore). Nothing was written.",
+            FAILED,
+        )
     region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     try:
-        answers = asyncio.run(ask(services, region=region, patience=timeout))
+        quotas, unknown = asyncio.run(ask(services, region=region, patience=timeout))
     except NotAsked as error:
         refuse(f"{printable(str(error))}. Nothing was written.", FAILED)
-    found = [read_quotas(one, quotas) for one, quotas in answers.quotas.items()]
+    found = [read_quotas(*one) for one in quotas.items()]
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     text = to_toml(found, region=region or "its Region", share=f"{part:.6g}%", when=today)
     Registry.parse(text, source=str(write or "limits.toml"))  # as `limits check` will
-    for name, why in answers.unknown.items():
+    for name, why in unknown.items():
         say(f"{name}: left as AWS publishes it: {printable(why)}")
     for each in found:
         _tell(each)

@@ -1,8 +1,7 @@
-"""Asks Service Quotas what AWS grants an account, and writes it as a limits.toml."""
+"""What AWS grants an account: from the quotas that Service Quotas lists to a limits.toml."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
 from collections.abc import Mapping
@@ -11,15 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue._rate import Rate
 from aioapiqueue.cli.limits._table import written
-from aioapiqueue.registry import Registry, _names
-from aioapiqueue.registry._published import DEFAULT_SHARE, published, published_limits
+from aioapiqueue.registry import _names
+from aioapiqueue.registry._published import published, published_limits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+    from collections.abc import Iterable
 
     from aioapiqueue.registry._published import PublishedLimit
 
-__all__ = ["SERVICES", "Answers", "Found", "NotAsked", "ask", "read_quotas", "to_toml"]
+__all__ = ["SERVICES", "Found", "Quota", "read_quotas", "to_toml"]
 
 Quota = Mapping[str, Any]
 
@@ -64,29 +63,6 @@ _A_RATE = re.compile(
     r"bucket|\brates?\b|throttle|per (second|minute|hour)\b|\bTP[SM]\b", re.IGNORECASE
 )
 _LEAST, _MOST = 1e-9, 1e11  # what limits.toml can say, and more than any quota of a rate has
-_TIMEOUT = 20
-_ATTEMPTS = 3
-_MOST_PAGES = 500  # of one listing: EC2's two have some 20 of 100 quotas each
-# What botocore raises where JSON is something else than it expects.
-_MISREAD = (AttributeError, LookupError, TypeError, RecursionError)
-_SOMETHING_ELSE = "what answers in the place of Service Quotas is something else"
-
-
-class NotAsked(Exception):  # noqa: N818 - what happened, not what kind of error it is
-    """Service Quotas has not answered, or not all; the message says why."""
-
-
-@dataclass(slots=True)
-class Answers:
-    """What Service Quotas answered.
-
-    Attributes:
-        quotas: by service, as it returns them.
-        unknown: services that it does not know in this Region, and what it says.
-    """
-
-    quotas: dict[str, list[Quota]] = field(default_factory=dict)
-    unknown: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -109,142 +85,6 @@ class Found:
     same: int = 0
     unmapped: list[str] = field(default_factory=list)
     others: int = 0
-
-
-async def ask(services: Sequence[str], *, region: str | None, patience: float) -> Answers:
-    """Return the quotas of services as they apply to the account, or as AWS has them by default.
-
-    It paces itself, to a share of what is published of Service Quotas.
-
-    Args:
-        services: some of `SERVICES`.
-        region: whose quotas; default: that of the environment.
-        patience: seconds for all of it together.
-
-    Raises:
-        NotAsked: no permission, no network, no credentials, throttled; it knows none of them, or
-            has not answered in time.
-    """
-    try:
-        from aiobotocore.config import AioConfig  # type: ignore[import-untyped] # noqa: PLC0415
-        from aiobotocore.session import (  # type: ignore[import-untyped] # noqa: PLC0415
-            get_session,
-        )
-        from botocore.exceptions import (  # type: ignore[import-untyped] # noqa: PLC0415
-            BotoCoreError,
-            ClientError,
-            NoRegionError,
-        )
-        from botocore.parsers import (  # type: ignore[import-untyped] # noqa: PLC0415
-            ResponseParserError,
-        )
-
-        from aioapiqueue.integrations.aiobotocore import pace_session  # noqa: PLC0415
-    except ImportError as error:
-        raise NotAsked(
-            f'this needs {str(error.name).partition(".")[0]}: pip install "aioapiqueue[aws,cli]" '
-            "(with pipx: pipx inject aioapiqueue aiobotocore)"
-        ) from None
-    registry = Registry.parse(f'[service-quotas]\npreset = "aws"\nshare = "{DEFAULT_SHARE:.0%}"')
-    config = AioConfig(
-        connect_timeout=_TIMEOUT,
-        read_timeout=_TIMEOUT,
-        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-    )
-    try:
-        session = get_session()
-        pace_session(session, {"service-quotas": registry})  # it reads the user's profile
-        async with (
-            asyncio.timeout(patience),
-            registry,
-            session.create_client("service-quotas", region_name=region, config=config) as client,
-        ):
-            answers = Answers()
-            for one in services:
-                try:
-                    answers.quotas[one] = await _quotas(client, SERVICES[one].code)
-                except client.exceptions.NoSuchResourceException as error:
-                    # Not every service has quotas in every Region: the others may have.
-                    answers.unknown[one] = _why(error)
-    except TimeoutError:
-        raise NotAsked(
-            f"Service Quotas has not answered all within {patience:g} s: ask of fewer services "
-            "(--service ec2), or give it more time (--timeout)"
-        ) from None
-    except ClientError as error:
-        raise NotAsked(_why(error)) from None
-    except NoRegionError:
-        raise NotAsked(
-            "of which Region? There is none in the environment: --region eu-west-1"
-        ) from None
-    except (BotoCoreError, ResponseParserError, OSError, ValueError) as error:
-        raise NotAsked(f"Service Quotas cannot be asked: {error}") from None
-    if not answers.quotas:
-        raise NotAsked("; ".join(dict.fromkeys(answers.unknown.values())))
-    return answers
-
-
-async def _quotas(client: Any, code: str) -> list[Quota]:  # noqa: ANN401 - botocore makes it
-    """Return the quotas of a service: those applied, and the defaults where none is."""
-    found = {
-        quota["QuotaCode"]: quota
-        async for quota in _pages(client, "list_aws_default_service_quotas", code)
-    }
-    async for quota in _pages(client, "list_service_quotas", code):
-        if "Value" in quota:
-            found[quota["QuotaCode"]] = quota
-        elif quota["QuotaCode"] not in found:
-            own = {"ServiceCode": code, "QuotaCode": quota["QuotaCode"]}
-            answer = await _read(client.get_aws_default_service_quota(**own))
-            found[quota["QuotaCode"]] = answer.get("Quota", quota)
-    return list(found.values())
-
-
-async def _pages(client: Any, method: str, code: str) -> AsyncIterator[Quota]:  # noqa: ANN401
-    """Yield the quotas that a listing has."""
-    pages = aiter(client.get_paginator(method).paginate(ServiceCode=code))
-    for _ in range(_MOST_PAGES):
-        page = await _read(anext(pages, None))
-        if page is None:
-            return
-        # A proxy, or a page that asks for a login: with status 200.
-        if not isinstance(page.get("Quotas"), list):
-            raise NotAsked(_SOMETHING_ELSE)
-        for quota in page["Quotas"]:
-            if isinstance(quota.get("QuotaCode"), str):
-                yield quota
-    raise NotAsked(
-        f"what answers in the place of Service Quotas has no end: more than {_MOST_PAGES} pages "
-        f"of {code}'s quotas; see which endpoint is asked (AWS_ENDPOINT_URL, a proxy)"
-    )
-
-
-async def _read(answer: Awaitable[Any]) -> Any:  # noqa: ANN401 - as botocore has it
-    """Return what botocore makes of an answer.
-
-    Raises:
-        NotAsked: it can make nothing of it.
-    """
-    try:
-        return await answer
-    except _MISREAD as error:
-        raise NotAsked(f"{_SOMETHING_ELSE} ({type(error).__name__})") from None
-
-
-def _why(error: Any) -> str:  # noqa: ANN401 - a ClientError
-    from aioapiqueue.integrations._aws import is_throttle  # noqa: PLC0415 - needs nothing else here
-
-    code = error.response.get("Error", {}).get("Code", "?")
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    said = error.response.get("Error", {}).get("Message") or code
-    if is_throttle(code, status, operation=error.operation_name, service="service-quotas"):
-        return f"Service Quotas throttles this account ({code}): try again later"
-    if "AccessDenied" in code or "Unauthorized" in code:
-        return (
-            f"no permission ({said}): allow servicequotas:ListServiceQuotas, "
-            "ListAWSDefaultServiceQuotas and GetAWSDefaultServiceQuota"
-        )
-    return f"Service Quotas refuses {error.operation_name}: {code}: {said}"
 
 
 def read_quotas(service: str, quotas: Iterable[Quota]) -> Found:
