@@ -39,17 +39,17 @@ _INSTALL_SECONDS = 600
 _END_SECONDS = 5.0
 _NOBODY = "http://127.0.0.1:1"  # no process listens there
 SCANNER_KEY = "AKIASCANNER000000001"
-"""The access key by which its calls can be told from others'."""
+"""The access key by which its calls are distinguished from others'."""
 _COMPLETE = "complete"
 
 
 class ScannerError(Exception):
-    """Raised when a scanner cannot be installed or left no report; the message says what to do."""
+    """Raised when a scanner cannot be installed or left no report; the message has what to do."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a scanner's own report says.
+    """What a scanner's own report has.
 
     Attributes:
         reported: snapshots in it whose permissions it judges.
@@ -166,7 +166,7 @@ async def execute(
 
     Args:
         command: the program, found on the PATH of `environment`, and its arguments.
-        directory: where it runs; its files `stdout` and `stderr` take what it says.
+        directory: where it runs; its files `stdout` and `stderr` take its output.
         environment: its environment variables, all of them.
         most: seconds that it may take.
 

@@ -37,19 +37,19 @@ Speeds = dict[str, list[float]]
 coarse = functools.partial(VirtualLoop, grain=0.001)
 
 
-async def slots_per_second(worker: Worker, turns: int) -> float:
-    """Let all tasks take their turns at once."""
-    tasks = [asyncio.create_task(worker(turns)) for _ in range(TASKS)]
+async def slots_per_second(worker: Worker, calls: int) -> float:
+    """Let all tasks call at once."""
+    tasks = [asyncio.create_task(worker(calls)) for _ in range(TASKS)]
     begun = time.perf_counter()
     await asyncio.gather(*tasks)
-    return TASKS * turns / (time.perf_counter() - begun)
+    return TASKS * calls / (time.perf_counter() - begun)
 
 
 # Cases.
 
 
-def everybody(burst: int) -> Makers:
-    """Return who is compared; `burst` is what the peers may release at once."""
+def limiters(burst: int) -> Makers:
+    """Return the limiters that are compared; `burst` is what the peers may release at once."""
     return {
         OURS: lambda: contenders.ours(ApiQueue(Rate(NOMINAL))),
         FUTURE: contenders.future,
@@ -71,7 +71,7 @@ def compare(makers: Makers, loop: Callable[[], AbstractEventLoop], *, quick: boo
 def contended(report: Report, /, *, quick: bool) -> None:
     """1,000 tasks on a real loop, at more than they can use."""
     burst = NOMINAL // 100  # 10 ms, as our catch_up
-    speeds = compare(everybody(burst), asyncio.new_event_loop, quick=quick)
+    speeds = compare(limiters(burst), asyncio.new_event_loop, quick=quick)
     table_of_speeds(report, f"Contended: {TASKS:,} tasks, nominal {NOMINAL:,}/s", speeds)
     for peer, least in ((LIMITER, 1.2), (FUTURE, 1.5)):
         gains = ratios(speeds[OURS], speeds[peer])
@@ -81,7 +81,7 @@ def contended(report: Report, /, *, quick: bool) -> None:
 
 def queued(report: Report, /, *, quick: bool) -> None:
     """The same where every slot queues, and 1,000 are released per wake-up (virtual time)."""
-    speeds = compare(everybody(NOMINAL // 1000), coarse, quick=quick)
+    speeds = compare(limiters(NOMINAL // 1000), coarse, quick=quick)
     table_of_speeds(report, f"Every slot queues, {TASKS:,} a wake-up (no target)", speeds)
 
 
@@ -100,13 +100,13 @@ def table_of_speeds(report: Report, title: str, speeds: Speeds) -> None:
 
 def uncontended(report: Report, /, *, quick: bool) -> None:
     """One caller, a slot always free."""
-    turns = 20_000
+    calls = 20_000
 
     async def nanoseconds(worker: Worker) -> float:
         await worker(100)
         begun = time.perf_counter()
-        await worker(turns)
-        return (time.perf_counter() - begun) / turns * 1e9
+        await worker(calls)
+        return (time.perf_counter() - begun) / calls * 1e9
 
     costs = interleave(
         {

@@ -87,7 +87,7 @@ class Outcome:
         ec2_calls: HTTP requests to EC2 that it sent.
         peak: the most of them in any one second.
         throttled: those among them that the gate refused.
-        answered: snapshots whose permissions EC2 told it.
+        answered: snapshots whose permissions EC2 returned.
         reported: snapshots whose permissions its report judges.
         public_found: those among them that its report calls public.
         bystander_calls: calls of the bystander while it ran.
@@ -159,7 +159,7 @@ async def scan(
         ec2_calls=gate.counts[SCANNER_KEY].ec2_calls,
         peak=_most_in_a_second([call.arrived for call in own]),
         throttled=gate.counts[SCANNER_KEY].throttled,
-        answered=len(set(_told(own))),
+        answered=len(set(_answered(own))),
         reported=findings.reported,
         public_found=findings.public,
         bystander_calls=bystander.calls,
@@ -175,7 +175,7 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _told(calls: Sequence[Ec2Call]) -> Iterator[str]:
+def _answered(calls: Sequence[Ec2Call]) -> Iterator[str]:
     for call in calls:
         if call.action == ATTRIBUTE and call.status == 200:  # noqa: PLR2004 - OK
             yield call.parameters["SnapshotId"][0]
@@ -233,7 +233,7 @@ def show(report: Report, outcomes: Sequence[Outcome], plan: Plan) -> None:
 
 
 def check(report: Report, one: Outcome, plan: Plan) -> None:
-    """Add the targets: the paced scan harms nobody and misses nothing, the unpaced one harms."""
+    """Add the targets: the paced scan misses nothing and harms nobody, the unpaced does."""
     what = f"{one.name}: "
     if one.way == "unpaced":
         report.target(f"{what}throttled, or there is nothing to compare", one.throttled, least=1)
@@ -298,7 +298,7 @@ def main() -> int:
     """Run what the command line asks for; return 1 if a target is missed."""
     options = _options()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(isolated())  # the bystander, too, has nobody's settings but ours
+        stack.enter_context(isolated())  # for the bystander, too
         directory = options.keep or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="aioapiqueue-scan-"))
         )

@@ -181,7 +181,9 @@ def test_missing_region_is_told_with_its_option(discover):
     """Without a Region in the environment, the option that names one is told."""
     told = discover("--region", "")
     assert (told.exit_code, told.stdout) == (1, "")
-    assert "of which Region? There is none in the environment: --region eu-west-1" in told.stderr
+    assert (
+        "there is no Region in the environment: give one, such as --region eu-west-1" in told.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -282,7 +284,7 @@ def test_a_file_without_limits_does_not_pass(tmp_path, monkeypatch, text):
     (tmp_path / "empty.toml").write_text(text)
     told = CliRunner().invoke(app, ["limits", "check", "empty.toml"])
     assert (told.exit_code, told.stdout) == (1, "")
-    assert "empty.toml: it says no limit" in told.stderr
+    assert "empty.toml: it has no limits" in told.stderr
 
 
 def test_a_service_that_is_not_listed_has_the_defaults(tmp_path, monkeypatch):

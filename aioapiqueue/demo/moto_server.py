@@ -1,6 +1,6 @@
 """A moto server in a process of its own, filled with snapshots, buckets and users.
 
-A process, so that its interpreter lock does not hold up those whom the demonstration measures.
+A process, so that its interpreter lock does not hold up the scans that are measured.
 It is filled through moto's backend objects: over HTTP, 15,000 snapshots would take over a minute.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["REGION", "Moto", "MotoError", "moto_server", "public_among"]
 
 # moto's own: it takes every access key that it did not make for a key of this account, and so
-# every strategy sees the same data. The gate tells accounts apart by the access key itself.
+# every strategy sees the same data. The gate distinguishes accounts by the access key itself.
 _ACCOUNT_ID = "123456789012"
 REGION = "us-east-1"
 _PUBLIC_ONE_IN = 10
@@ -28,7 +28,7 @@ _STOP_SECONDS = 5.0
 
 
 class MotoError(Exception):
-    """Raised when the server does not start; the message says what is known of the reason."""
+    """Raised when the server does not start; the message has what is known of the reason."""
 
 
 class Moto(NamedTuple):

@@ -70,7 +70,7 @@ class Plan:
 
     Attributes:
         snapshots: how many EBS snapshots the account holds.
-        public: how many of them everybody may read.
+        public: how many of them every account may read.
         rate: the pace of the blanket and of the paced scan.
         workers: how many of a scan's EC2 calls run at once.
     """
@@ -112,7 +112,7 @@ def new_client(url: str, service: str, key: str, *, connections: int = 1, attemp
         region_name=REGION,
         endpoint_url=url,
         aws_access_key_id=key,
-        aws_secret_access_key="demo",  # noqa: S106 - nobody checks it
+        aws_secret_access_key="demo",  # noqa: S106 - it is not checked
         config=AioConfig(
             max_pool_connections=connections,
             retries={"mode": "standard", "total_max_attempts": attempts},
@@ -134,7 +134,7 @@ async def warm_up(url: str, snapshot: str) -> None:
 
 @dataclasses.dataclass
 class Bystander:
-    """Somebody else in the account: how many calls it made, and how many of them failed."""
+    """Another caller in the account: how many calls it made, and how many of them failed."""
 
     calls: int = 0
     failures: int = 0

@@ -60,7 +60,7 @@ def limits(
     """Show the limits in force, and where each figure comes from.
 
     Without a file: a share of what AWS publishes of its request limits. With one: what `run
-    --limits FILE` would keep, its own figures with their lines.
+    --limits FILE` would enforce, its own figures with their lines.
 
     Exits with 2 if the file or an option is invalid.
     """
@@ -88,9 +88,9 @@ def check(
     *,
     no_check: NoCheck = False,
 ) -> None:
-    """Say what is wrong with a limits.toml: each problem on a line, with the file's line.
+    """Check a limits.toml, and print each problem with the line of the file.
 
-    Exits with 0 if nothing is, with 1 if something is.
+    Exits with 0 if there is no problem, with 1 if there is one.
     """
     try:
         registry = Registry.load(file, check=not no_check)
@@ -98,7 +98,7 @@ def check(
         refuse("\n".join(error.problems), FAILED)
     entries = list(registry)
     if not entries:  # `run` refuses it, too
-        refuse(f"{file}: it says no limit; see docs/limits.md", FAILED)
+        refuse(f"{file}: it has no limits; see docs/limits.md", FAILED)
     services = len({entry.service for entry in entries})
     if not no_check and importlib.util.find_spec("botocore") is None:
         for entry in entries:
@@ -109,7 +109,7 @@ def check(
                     "aioapiqueue botocore)"
                 )
     typer.echo(
-        f"{file}: nothing is wrong with it: {pluralize(len(entries), 'limit')} of "
+        f"{file}: no problem found: {pluralize(len(entries), 'limit')} of "
         f"{pluralize(services, 'service')}"
     )
 
@@ -146,9 +146,10 @@ def discover(
 ) -> None:
     """Ask Service Quotas which request rates AWS grants this account; write a limits.toml.
 
-    It starts from what AWS publishes, and says what this account has instead: raised rates and
-    lowered ones. What it could not map to operations goes to standard error. It needs the
-    credentials that boto3 would use, with the permission to list quotas, and paces itself.
+    The file starts from what AWS publishes, and has what this account is granted instead: raised
+    rates and lowered ones. Quotas that could not be mapped to operations are listed on standard
+    error. The command needs the credentials that boto3 would use, with the permission to list
+    quotas, and paces itself.
 
     Exits with 1, and writes nothing, without permission or network, if it is throttled, or if there
     is no end to it (500 pages of a listing, or --timeout); with 2 if an option is invalid.
@@ -164,7 +165,7 @@ def discover(
     if write is not None and (problem := _why_not_new(write)):
         refuse(f"--write: {write} {problem}")
     try:
-        from aioapiqueue.cli.limits._service_quotas import NotAsked, ask  # noqa: PLC0415
+        from aioapiqueue.cli.limits._service_quotas import NoAnswer, ask  # noqa: PLC0415
     except ImportError as error:
         needed = str(error.name).partition(".")[0]
         refuse(
@@ -175,7 +176,7 @@ def discover(
     region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     try:
         quotas, unknown = asyncio.run(ask(services, region=region, patience=timeout))
-    except NotAsked as error:
+    except NoAnswer as error:
         refuse(f"{printable(str(error))}. Nothing was written.", FAILED)
     found = [read_quotas(*one) for one in quotas.items()]
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
@@ -184,7 +185,7 @@ def discover(
     for name, why in unknown.items():
         say(f"{name}: left as AWS publishes it: {printable(why)}")
     for each in found:
-        _tell(each)
+        _summarize(each)
     if write is None:
         typer.echo(text, nl=False)
         return
@@ -210,7 +211,7 @@ def _write_new(path: Path, text: str) -> None:
         refuse(f"--write: {path} cannot be written: {error.strerror}", FAILED)
 
 
-def _tell(found: Found) -> None:
+def _summarize(found: Found) -> None:
     say(
         f"{found.service}: {pluralize(len(found.rates), 'request rate')} "
         f"{'is' if len(found.rates) == 1 else 'are'} not what AWS publishes, {found.same} "
@@ -231,7 +232,7 @@ def _registry(file: Path | None, share: str | None, *, check: bool) -> Registry:
 
 
 def _share(text: str | None) -> float:
-    """Return a share in percent."""
+    """Return a share in percent; default: that of a limits.toml."""
     if text is None:
         return DEFAULT_SHARE * 100
     report = Report("--share")
@@ -244,5 +245,5 @@ def _share(text: str | None) -> float:
 def _no_limit(name: str, file: Path | None, *, check: bool) -> str:
     if check and (problem := _names.unknown_service(name)):
         return f"--service: {problem}"
-    where = f"{file} says no limit of {name}" if file else f"AWS publishes no limit of {name}"
+    where = f"{file} has no limit of {name}" if file else f"AWS publishes no limit of {name}"
     return f"--service: {where}"

@@ -62,12 +62,12 @@ SERVICES = {
 _A_RATE = re.compile(
     r"bucket|\brates?\b|throttle|per (second|minute|hour)\b|\bTP[SM]\b", re.IGNORECASE
 )
-_LEAST, _MOST = 1e-9, 1e11  # what limits.toml can say, and more than any quota of a rate has
+_LEAST, _MOST = 1e-9, 1e11  # what limits.toml can have, and more than any quota of a rate has
 
 
 @dataclass(slots=True)
 class Found:
-    """What the quotas of one service say.
+    """The request rates among the quotas of one service.
 
     Attributes:
         service: as `create_client` takes it.
@@ -75,7 +75,7 @@ class Found:
             unfiltered"`.
         adjustable: which of them AWS raises.
         same: how many of them are what AWS publishes.
-        unmapped: quotas that seem to be request rates, of what is not known, each with why.
+        unmapped: quotas that seem to be request rates, each with why it is not among `rates`.
         others: how many quotas are of something else.
     """
 
@@ -167,7 +167,7 @@ def _problem(quota: Quota) -> str | None:
 
 
 def _join(found: Found, key: str, values: Mapping[str, float]) -> None:
-    """Note the rate of one operation, of which one or both halves are known."""
+    """Note the rate of one operation, whose refill, capacity or both are known."""
     operation, _, variant = key.partition(" ")
     figure = published(found.service, operation, variant or None)
     if variant and figure is None and _known(found.service, variant):
@@ -197,8 +197,8 @@ def _known(service: str, variant: str) -> bool:
 def to_toml(found: Iterable[Found], *, region: str, share: str, when: str) -> str:
     """Return a limits.toml: the presets, and what AWS grants where it is something else."""
     lines = [
-        f"# What Service Quotas said on {when} of {region}, on top of what AWS publishes.",
-        "# share is of both: the rest is left for whoever else calls. See docs/limits.md.",
+        f"# What Service Quotas listed on {when} for {region}, on top of what AWS publishes.",
+        "# share is of both: the rest is left to other callers. See docs/limits.md.",
         'preset = "aws"',
         f'share = "{share}"',
     ]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue.cli.limits._quotas import Quota
 
-__all__ = ["NotAsked", "ask"]
+__all__ = ["NoAnswer", "ask"]
 
 _TIMEOUT = 20  # seconds for one call
 _ATTEMPTS = 3
@@ -34,8 +34,8 @@ _MISREAD = (AttributeError, LookupError, TypeError, RecursionError)
 _SOMETHING_ELSE = "what answers in the place of Service Quotas is something else"
 
 
-class NotAsked(Exception):  # noqa: N818 - what happened, not what kind of error it is
-    """Service Quotas has not answered, or not all; the message says why."""
+class NoAnswer(Exception):  # noqa: N818 - what happened, as in asyncio.QueueEmpty
+    """Raised when Service Quotas has not answered, or not all; the message has the reason."""
 
 
 async def ask(
@@ -55,8 +55,8 @@ async def ask(
         know in this Region, each with its answer.
 
     Raises:
-        NotAsked: no permission, no network, no credentials, throttled; it knows none of them, or
-            has not answered in time.
+        NoAnswer: there is no permission, no network or no credentials, the account is throttled,
+            none of the services is known, or not all was answered in time.
     """
     registry = Registry.parse('[service-quotas]\npreset = "aws"')
     config = AioConfig(
@@ -81,20 +81,20 @@ async def ask(
                     # Not every service has quotas in every Region: the others may have.
                     unknown[one] = _why(error)
     except TimeoutError:
-        raise NotAsked(
+        raise NoAnswer(
             f"Service Quotas has not answered all within {patience:g} s: ask of fewer services "
             "(--service ec2), or give it more time (--timeout)"
         ) from None
     except ClientError as error:
-        raise NotAsked(_why(error)) from None
+        raise NoAnswer(_why(error)) from None
     except NoRegionError:
-        raise NotAsked(
-            "of which Region? There is none in the environment: --region eu-west-1"
+        raise NoAnswer(
+            "there is no Region in the environment: give one, such as --region eu-west-1"
         ) from None
     except (BotoCoreError, ResponseParserError, OSError, ValueError) as error:
-        raise NotAsked(f"Service Quotas cannot be asked: {error}") from None
+        raise NoAnswer(f"Service Quotas cannot be asked: {error}") from None
     if not quotas:
-        raise NotAsked("; ".join(dict.fromkeys(unknown.values())))
+        raise NoAnswer("; ".join(dict.fromkeys(unknown.values())))
     return quotas, unknown
 
 
@@ -123,11 +123,11 @@ async def _pages(client: Any, method: str, code: str) -> AsyncIterator[Quota]:  
             return
         # A proxy, or a page that asks for a login: with status 200.
         if not isinstance(page.get("Quotas"), list):
-            raise NotAsked(_SOMETHING_ELSE)
+            raise NoAnswer(_SOMETHING_ELSE)
         for quota in page["Quotas"]:
             if isinstance(quota.get("QuotaCode"), str):
                 yield quota
-    raise NotAsked(
+    raise NoAnswer(
         f"what answers in the place of Service Quotas has no end: more than {_MAX_PAGES} pages "
         f"of {code}'s quotas; see which endpoint is asked (AWS_ENDPOINT_URL, a proxy)"
     )
@@ -137,12 +137,12 @@ async def _read(answer: Awaitable[Any]) -> Any:  # noqa: ANN401 - as botocore ha
     """Return what botocore makes of an answer.
 
     Raises:
-        NotAsked: it can make nothing of it.
+        NoAnswer: it is no answer of Service Quotas.
     """
     try:
         return await answer
     except _MISREAD as error:
-        raise NotAsked(f"{_SOMETHING_ELSE} ({type(error).__name__})") from None
+        raise NoAnswer(f"{_SOMETHING_ELSE} ({type(error).__name__})") from None
 
 
 def _why(error: Any) -> str:  # noqa: ANN401 - a ClientError

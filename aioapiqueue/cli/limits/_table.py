@@ -77,7 +77,7 @@ def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
                 console.print(Text(f"{service}, for {scope}", style="bold"))
                 _print_columns(console, [tuple(_COLUMNS)], _COLUMNS.values(), style="bold")
             else:
-                console.print(Text(f"{service}: nothing is kept", style="bold"))
+                console.print(Text(f"{service}: nothing is enforced", style="bold"))
             for row in rows:
                 _show_row(console, row, footnotes)
             for figure in published_limits(service):
@@ -85,7 +85,7 @@ def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
                     per = f" for each {figure.per}" if figure.per else ""
                     rate = f"{written(figure.rate)}{per}"
                     marks = f"{footnotes.page(figure)}{footnotes.note(figure)}"
-                    console.print(Text(f"Not kept: {figure.name}, {rate} {marks}"))
+                    console.print(Text(f"Not enforced: {figure.name}, {rate} {marks}"))
             console.print()
         footnotes.show(console)
     for line in shown.get().splitlines():  # rich fills up what it lays out with spaces
@@ -203,10 +203,10 @@ def _plain(number: float) -> str:
 
 
 def as_json(registry: Registry, services: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the limits in force, each with all that is known of it; then what is not kept."""
+    """Return the limits in force, each with all that is known of it; then the others."""
     forced = _in_force(registry, services)
     return [_row_json(row) for rows in forced.values() for row in rows] + [
-        _not_kept_json(figure)
+        _not_enforced_json(figure)
         for service in forced
         for figure in published_limits(service)
         if not figure.enforceable
@@ -234,8 +234,8 @@ def _row_json(row: _Row) -> dict[str, Any]:
     }
 
 
-def _not_kept_json(figure: PublishedLimit) -> dict[str, Any]:
-    """Return a figure that is only shown, with the keys of those that are kept."""
+def _not_enforced_json(figure: PublishedLimit) -> dict[str, Any]:
+    """Return a figure that is not enforced, with the keys of those that are."""
     return {
         "service": figure.service,
         "operations": list(figure.operations) or None,
