@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import os
 import sys
+import tempfile
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,7 +25,6 @@ _ACCOUNT_ID = "123456789012"
 REGION = "us-east-1"
 _PUBLIC_ONE_IN = 10
 _START_SECONDS = 60.0
-_STOP_SECONDS = 5.0
 
 
 class MotoError(Exception):
@@ -57,39 +57,35 @@ async def moto_server(*, snapshots: int, buckets: int, users: int) -> AsyncItera
     Raises:
         MotoError: the server did not start.
     """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", __name__, str(snapshots), str(buckets), str(users)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        # moto's own images bring 1,300 snapshots of theirs.
-        env=os.environ | {"MOTO_EC2_LOAD_DEFAULT_AMIS": "false"},
-        # Ctrl-C on a terminal goes to the whole process group: we end this one ourselves.
-        start_new_session=True,
-    )
-    if process.stdin is None or process.stdout is None or process.stderr is None:
-        raise MotoError("The moto process has no pipes.")  # for the type checker: it has
-    errors = asyncio.create_task(process.stderr.read())
-    try:
+    with tempfile.TemporaryFile() as errors:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", __name__, str(snapshots), str(buckets), str(users)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            # moto's own images bring 1,300 snapshots of theirs.
+            env=os.environ | {"MOTO_EC2_LOAD_DEFAULT_AMIS": "false"},
+            # Ctrl-C on a terminal goes to the whole process group: we end this one ourselves.
+            start_new_session=True,
+        )
+        output = cast("asyncio.StreamReader", process.stdout)
         try:
-            async with asyncio.timeout(_START_SECONDS):
-                line = await process.stdout.readline()
-        except TimeoutError:
-            raise MotoError(f"moto did not start within {_START_SECONDS:g} s.") from None
-        if not line:
-            raise MotoError(f"moto did not start:\n{(await errors).decode(errors='replace')}")
-        yield Moto(*line.decode().split())
-    finally:
-        process.stdin.close()
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            async with asyncio.timeout(_STOP_SECONDS):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
+            try:
+                async with asyncio.timeout(_START_SECONDS):
+                    line = await output.readline()
+                    if not line:
+                        await process.wait()
+            except TimeoutError:
+                raise MotoError(f"moto did not start within {_START_SECONDS:g} s.") from None
+            if not line:
+                errors.seek(0)
+                reason = errors.read().decode(errors="replace")
+                raise MotoError(f"moto did not start:\n{reason}")
+            yield Moto(*line.decode().split())
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()  # at once: it holds nothing that is worth an orderly end
             await process.wait()
-        await errors
 
 
 def public_among(snapshots: int) -> int:
@@ -166,7 +162,7 @@ def _serve(snapshots: int, buckets: int, users: int) -> None:
 
 def _end_with_parent() -> None:
     sys.stdin.read()  # ends when the parent closes the pipe, or dies
-    os._exit(0)  # at once: the threads hold nothing that is worth an orderly end
+    os._exit(0)  # at once, as its parent would
 
 
 if __name__ == "__main__":
