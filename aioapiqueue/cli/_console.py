@@ -64,12 +64,15 @@ def refuse(why: str, code: int = USAGE_ERROR) -> NoReturn:
 
 def why_unwritable(path: Path) -> str | None:
     """Return why a file could not be written, as far as can be seen before; None if it can."""
-    if path.is_dir():
-        return "is a directory"
-    if not path.parent.is_dir():
-        return f"cannot be written: there is no directory {path.parent}"
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        return "cannot be written"
+    try:
+        if path.is_dir():
+            return "is a directory"
+        if not path.parent.is_dir():
+            return f"cannot be written: there is no directory {path.parent}"
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            return "cannot be written"
+    except OSError as error:  # a name that is too long
+        return f"cannot be written: {error.strerror}"
     return None
 
 

@@ -12,7 +12,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from botocore.config import Config
 
-from aioapiqueue.cli._gate import Gate
+from aioapiqueue.demo.gate import Gate
 
 pytestmark = [
     pytest.mark.real,

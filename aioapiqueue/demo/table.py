@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from rich.console import Console
-    from rich.progress import TaskID
 
-    from aioapiqueue.cli._scan import Plan, Strategy
-    from aioapiqueue.cli._verdict import Result
+    from aioapiqueue.demo.scan import Figures, Plan, Strategy
 
 __all__ = ["closing_table", "progress"]
 
@@ -29,7 +27,7 @@ _LINES = 20
 
 @contextlib.asynccontextmanager
 async def progress(console: Console, plan: Plan, ways: Sequence[Strategy]) -> AsyncIterator[None]:
-    """Shows how far the strategies are while the block runs: bars on a terminal, else lines."""
+    """Show how far the strategies are while the block runs: bars on a terminal, else lines."""
     show = _bars if console.is_terminal else _lines
     showing = asyncio.create_task(show(console, plan, ways))
     try:
@@ -48,21 +46,21 @@ async def _bars(console: Console, plan: Plan, ways: Sequence[Strategy]) -> None:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, auto_refresh=False, expand=True) as bars:
-        tasks = [bars.add_task(f"{way.name:8}", total=plan.calls, errors=0) for way in ways]
+        tasks = {bars.add_task(f"{way.name:8}", total=plan.calls, errors=0): way for way in ways}
+
+        def update() -> None:
+            for task, way in tasks.items():
+                bars.update(task, completed=way.done, errors=way.figures.errors)
+                if way.figures.seconds:
+                    bars.stop_task(task)
+            bars.refresh()
+
         try:
             while True:
                 await asyncio.sleep(_BAR_SECONDS)
-                _update(bars, tasks, ways)
+                update()
         finally:
-            _update(bars, tasks, ways)
-
-
-def _update(bars: Progress, tasks: Sequence[TaskID], ways: Sequence[Strategy]) -> None:
-    for task, way in zip(tasks, ways, strict=True):
-        bars.update(task, completed=way.done, errors=way.errors)
-        if way.seconds is not None:
-            bars.stop_task(task)
-    bars.refresh()
+            update()
 
 
 async def _lines(console: Console, plan: Plan, ways: Sequence[Strategy]) -> None:
@@ -72,19 +70,19 @@ async def _lines(console: Console, plan: Plan, ways: Sequence[Strategy]) -> None
     while True:
         await asyncio.sleep(pause)
         state = ", ".join(
-            f"{way.name} {'ended' if way.seconds is not None else f'{way.done:,}'}" for way in ways
+            f"{way.name} {'ended' if way.figures.seconds else f'{way.done:,}'}" for way in ways
         )
         console.print(f"{time.monotonic() - began:5.0f} s: {state} (calls of {plan.calls:,})")
 
 
-def closing_table(console: Console, plan: Plan, found: Mapping[str, Result]) -> Table:
-    """Returns the strategies side by side, in 80 columns, without frame and colour on paper."""
+def closing_table(console: Console, plan: Plan, found: Mapping[str, Figures]) -> Table:
+    """Return the strategies side by side, in 80 columns, without frame and colour on paper."""
     table = Table(
+        "Strategy",
         box=box.SIMPLE_HEAD if console.is_terminal else None,
         pad_edge=False,
         header_style="bold",
     )
-    table.add_column("Strategy")
     for heading in (
         "Seconds",
         "Requests\nEC2 / all",
@@ -94,16 +92,16 @@ def closing_table(console: Console, plan: Plan, found: Mapping[str, Result]) -> 
         "Bystander\nfailures",
     ):
         table.add_column(heading, justify="right")
-    for name, result in found.items():
-        bad = result.throttled or result.errors or result.bystander_failures
+    for name, figures in found.items():
+        bad = figures.throttled or figures.errors or figures.bystander_failures
         table.add_row(
             name,
-            f"{result.seconds:,.1f}",
-            f"{result.ec2_calls:,} / {result.calls:,}",
-            f"{result.throttled:,}",
-            f"{result.errors:,}",
-            f"{result.public_found:,} of {plan.public:,}",
-            f"{result.bystander_failures:,} of {result.bystander_calls:,}",
+            f"{figures.seconds:,.1f}",
+            f"{figures.ec2_calls:,} / {figures.calls:,}",
+            f"{figures.throttled:,}",
+            f"{figures.errors:,}",
+            f"{figures.public_found:,} of {plan.public:,}",
+            f"{figures.bystander_failures:,} of {figures.bystander_calls:,}",
             style="red" if bad else "green",
         )
     return table

@@ -6,43 +6,13 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
-    from aioapiqueue.cli._gate import Counts
-    from aioapiqueue.cli._scan import Plan, Strategy
+    from aioapiqueue.demo.scan import Figures, Plan
 
-__all__ = ["SLACK", "Check", "Result", "checks", "report", "results", "sentences"]
+__all__ = ["Check", "checks", "report", "sentences"]
 
-SLACK = 1.05
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Result:
-    """The figures of one strategy. Those of requests are the gate's own, retries included.
-
-    Attributes:
-        seconds: from the start of the scan to its end.
-        ec2_seconds: from the start of the scan to the answer to its last EC2 call.
-        calls: HTTP requests of the scan.
-        ec2_calls: those among them to EC2.
-        throttled: those among them answered with `RequestLimitExceeded`.
-        errors: calls that failed after all their attempts.
-        lost: snapshots that the scan could not look at for it.
-        public_found: public snapshots found.
-        bystander_calls: calls of the bystander in the same account, made once each.
-        bystander_failures: those among them that failed.
-    """
-
-    seconds: float
-    ec2_seconds: float
-    calls: int
-    ec2_calls: int
-    throttled: int
-    errors: int
-    lost: int
-    public_found: int
-    bystander_calls: int
-    bystander_failures: int
+_SLACK = 1.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,27 +24,8 @@ class Check:
     detail: str
 
 
-def results(ways: Iterable[Strategy], counts: Mapping[str, Counts]) -> dict[str, Result]:
-    """Returns each finished strategy's figures by its name."""
-    return {
-        way.name: Result(
-            seconds=way.seconds or 0.0,
-            ec2_seconds=way.ec2_seconds or 0.0,
-            calls=counts[way.scanner_key].calls,
-            ec2_calls=counts[way.scanner_key].ec2_calls,
-            throttled=counts[way.scanner_key].throttled,
-            errors=way.errors,
-            lost=way.lost,
-            public_found=way.found,
-            bystander_calls=way.bystander_calls,
-            bystander_failures=way.bystander_failures,
-        )
-        for way in ways
-    }
-
-
-def checks(plan: Plan, found: Mapping[str, Result]) -> list[Check]:
-    """Returns what has to hold for the demonstration to have succeeded."""
+def checks(plan: Plan, found: Mapping[str, Figures]) -> list[Check]:
+    """Return what has to hold for the demonstration to have succeeded."""
     paced = found["paced"]
     ideal = paced.ec2_calls * plan.rate.interval
     return [
@@ -103,34 +54,31 @@ def checks(plan: Plan, found: Mapping[str, Result]) -> list[Check]:
         ),
         Check(
             "paced_on_time",
-            paced.ec2_seconds <= SLACK * ideal,
+            paced.ec2_seconds <= _SLACK * ideal,
             f"the paced scan's {paced.ec2_calls:,} EC2 calls took {paced.ec2_seconds:.2f} s, "
-            f"{paced.ec2_seconds / ideal:.3f} of calls / rate (at most {SLACK})",
+            f"{paced.ec2_seconds / ideal:.3f} of calls / rate (at most {_SLACK})",
         ),
     ]
 
 
-def report(plan: Plan, found: Mapping[str, Result], done: Iterable[Check]) -> dict[str, Any]:
-    """Returns all figures as JSON has them. Times are in seconds."""
-    done = list(done)
+def report(plan: Plan, found: Mapping[str, Figures], done: Sequence[Check]) -> dict[str, Any]:
+    """Return all figures as JSON has them, with times in seconds."""
     return {
         "ok": all(check.ok for check in done),
-        "plan": {
-            "snapshots": plan.snapshots,
-            "public": plan.public,
+        "plan": dataclasses.asdict(plan)
+        | {
             "buckets": plan.buckets,
             "users": plan.users,
             "rate": str(plan.rate),
             "interval": plan.rate.interval,
-            "workers": plan.workers,
         },
-        "strategies": {name: dataclasses.asdict(result) for name, result in found.items()},
+        "strategies": {name: dataclasses.asdict(figures) for name, figures in found.items()},
         "checks": [dataclasses.asdict(check) for check in done],
     }
 
 
-def sentences(plan: Plan, found: Mapping[str, Result]) -> str:
-    """Returns what the figures say of each strategy, a line or two each."""
+def sentences(plan: Plan, found: Mapping[str, Figures]) -> str:
+    """Return what the figures mean for each strategy, in a line or two."""
     unpaced, blanket, paced = (found[name] for name in ("unpaced", "blanket", "paced"))
     times = paced.ec2_seconds / (paced.ec2_calls * plan.rate.interval)
     return f"""\

@@ -1,6 +1,6 @@
 """A moto server in a process of its own, filled with snapshots, buckets and users.
 
-A process, so that its interpreter lock does not hold up those whom the demonstration measures.
+A process, so that its interpreter lock does not hold up the scans that are measured.
 It is filled through moto's backend objects: over HTTP, 15,000 snapshots would take over a minute.
 """
 
@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import os
 import sys
+import tempfile
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -19,16 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["REGION", "Moto", "MotoError", "moto_server", "public_among"]
 
 # moto's own: it takes every access key that it did not make for a key of this account, and so
-# every strategy sees the same data. The gate tells accounts apart by the access key itself.
+# every strategy sees the same data. The gate distinguishes accounts by the access key itself.
 _ACCOUNT_ID = "123456789012"
 REGION = "us-east-1"
 _PUBLIC_ONE_IN = 10
 _START_SECONDS = 60.0
-_STOP_SECONDS = 5.0
 
 
 class MotoError(Exception):
-    """Raised when the server does not start; the message says what is known of the reason."""
+    """Raised when the server does not start; the message has what is known of the reason."""
 
 
 class Moto(NamedTuple):
@@ -45,7 +45,7 @@ class Moto(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def moto_server(*, snapshots: int, buckets: int, users: int) -> AsyncIterator[Moto]:
-    """Yields a filled moto server on 127.0.0.1; its process ends with the block.
+    """Yield a filled moto server on 127.0.0.1; its process ends with the block.
 
     The process also ends when ours does, however that comes about: it watches a pipe from us.
 
@@ -57,43 +57,39 @@ async def moto_server(*, snapshots: int, buckets: int, users: int) -> AsyncItera
     Raises:
         MotoError: the server did not start.
     """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", __name__, str(snapshots), str(buckets), str(users)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        # moto's own images bring 1,300 snapshots of theirs.
-        env=os.environ | {"MOTO_EC2_LOAD_DEFAULT_AMIS": "false"},
-        # Ctrl-C on a terminal goes to the whole process group: we end this one ourselves.
-        start_new_session=True,
-    )
-    if process.stdin is None or process.stdout is None or process.stderr is None:
-        raise MotoError("The moto process has no pipes.")  # for the type checker: it has
-    errors = asyncio.create_task(process.stderr.read())
-    try:
+    with tempfile.TemporaryFile() as errors:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", __name__, str(snapshots), str(buckets), str(users)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            # moto's own images bring 1,300 snapshots of theirs.
+            env=os.environ | {"MOTO_EC2_LOAD_DEFAULT_AMIS": "false"},
+            # Ctrl-C on a terminal goes to the whole process group: we end this one ourselves.
+            start_new_session=True,
+        )
+        output = cast("asyncio.StreamReader", process.stdout)
         try:
-            async with asyncio.timeout(_START_SECONDS):
-                line = await process.stdout.readline()
-        except TimeoutError:
-            raise MotoError(f"moto did not start within {_START_SECONDS:g} s.") from None
-        if not line:
-            raise MotoError(f"moto did not start:\n{(await errors).decode(errors='replace')}")
-        yield Moto(*line.decode().split())
-    finally:
-        process.stdin.close()
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            async with asyncio.timeout(_STOP_SECONDS):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
+            try:
+                async with asyncio.timeout(_START_SECONDS):
+                    line = await output.readline()
+                    if not line:
+                        await process.wait()
+            except TimeoutError:
+                raise MotoError(f"moto did not start within {_START_SECONDS:g} s.") from None
+            if not line:
+                errors.seek(0)
+                reason = errors.read().decode(errors="replace")
+                raise MotoError(f"moto did not start:\n{reason}")
+            yield Moto(*line.decode().split())
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()  # at once: it holds nothing that is worth an orderly end
             await process.wait()
-        await errors
 
 
 def public_among(snapshots: int) -> int:
-    """Returns how many of so many snapshots are public."""
+    """Return how many of so many snapshots are public."""
     return -(-snapshots // _PUBLIC_ONE_IN)
 
 
@@ -116,7 +112,7 @@ def _fill(snapshots: int, buckets: int, users: int) -> str:
 
 
 def _fill_gaps() -> None:
-    """Adds what scanners ask for and moto lacks; without it, some find an empty account."""
+    """Add what scanners ask for and moto lacks; without it, some find an empty account."""
     from moto.core.responses import ActionResult  # noqa: PLC0415 - as above
     from moto.ec2 import urls  # noqa: PLC0415 - as above
     from moto.ec2.responses import EC2Response  # noqa: PLC0415 - as above
@@ -126,13 +122,13 @@ def _fill_gaps() -> None:
 
     class Responses(EC2Response):
         def describe_regions(self) -> ActionResult:
-            """Heeds the filters, which moto does not."""
+            """Apply the filters, which moto does not."""
             regions = self.ec2_backend.describe_regions(self._get_param("RegionNames", []))
             filters = self._filters_from_querystring()
             return ActionResult({"Regions": filter_resources(regions, filters, attributes)})
 
         def get_ebs_default_kms_key_id(self) -> ActionResult:
-            """Answers with the account's default key, made by AWS at its first use."""
+            """Answer with the account's default key, made by AWS at its first use."""
             ec2 = self.ec2_backend
             key = ec2.default_kms_key_id or ec2.modify_ebs_default_kms_key_id("")
             return ActionResult({"KmsKeyId": key})
@@ -153,7 +149,7 @@ def _serve(snapshots: int, buckets: int, users: int) -> None:
         protocol_version = "HTTP/1.1"  # keeps connections; the default opens one per request
 
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            """Stays silent: a line per request costs time, and nobody reads it."""
+            """Stay silent: a line per request costs time, and nobody reads it."""
 
     snapshot = _fill(snapshots, buckets, users)
     _fill_gaps()
@@ -166,7 +162,7 @@ def _serve(snapshots: int, buckets: int, users: int) -> None:
 
 def _end_with_parent() -> None:
     sys.stdin.read()  # ends when the parent closes the pipe, or dies
-    os._exit(0)  # at once: the threads hold nothing that is worth an orderly end
+    os._exit(0)  # at once, as its parent would
 
 
 if __name__ == "__main__":

@@ -153,10 +153,10 @@ async def watch(fleet: Fleet, new_client: Callable[..., Any], name: str) -> Seen
     def call(number: int) -> None:
         queues[number].enqueue().add_done_callback(partial(start, number))
 
-    def start(number: int, turn: asyncio.Future[Slot]) -> None:
-        if turn.exception() is not None:
+    def start(number: int, future: asyncio.Future[Slot]) -> None:
+        if future.exception() is not None:
             return  # the queue is closed: this is the end
-        with turn.result() as slot:
+        with future.result() as slot:
             now = loop.time()
             if begin <= now < end:
                 seen.starts.append(now)

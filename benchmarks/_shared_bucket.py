@@ -56,7 +56,7 @@ async def share(
     """Let 40 workers `call` as fast as they are let, beside a bystander; return both logs.
 
     Args:
-        call: makes one call by the function that it is given, which says if it was served.
+        call: makes one call by the function that it is given, which returns whether it was served.
         capacity: of the server's token bucket, full at first.
         refill: tokens per second.
         bystander: its calls per second, evenly spaced; it never retries, and is away for 5 minutes.

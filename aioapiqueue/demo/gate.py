@@ -1,15 +1,15 @@
 """A gate before the mock AWS: EC2's published token buckets, and `RequestLimitExceeded` beyond.
 
-It is a reverse proxy. Whatever it lets through is answered by the server behind it.
-Figures: https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html, which keeps one
-bucket for each account, Region and action. Its table of single exceptions is left out: none of
-them is called here.
+It is a reverse proxy. What it lets through is answered by the server behind it. As EC2 does, it
+keeps a bucket for each account, Region and action: that for all that read, for reading without a
+filter, or for all else. What is published of single actions is left out: none is called here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
 import time
 from collections import defaultdict
@@ -21,32 +21,27 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from aioapiqueue.registry._names import fits
+from aioapiqueue.registry._published import published_limits
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Mapping
+    from collections.abc import AsyncIterator, Collection, Mapping
 
     from multidict import CIMultiDictProxy
 
 __all__ = ["Bucket", "Buckets", "Counts", "Ec2Call", "Gate"]
 
-NON_MUTATING = (100, 20)
-UNFILTERED = (50, 10)
-MUTATING = (50, 5)
-
-_READS = ("Describe", "Get", "List", "Search")
-_COSTLY_UNFILTERED = {
-    "DescribeInstances",
-    "DescribeInstanceStatus",
-    "DescribeNetworkInterfaces",
-    "DescribeSecurityGroups",
-    "DescribeSnapshots",
-    "DescribeSpotInstanceRequests",
-    "DescribeVolumes",
-}
+_PUBLISHED = {limit.name: limit for limit in published_limits("ec2")}
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/aws4_request")
-# Of one hop only (RFC 9110, 7.6.1), or for aiohttp to set anew.
+# Of one hop only (RFC 9110, 7.6.1), or for aiohttp to set.
 _NOT_FORWARDED = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
 # Enough to keep the mock busy; more would only have its threads compete for one interpreter.
 _CONNECTIONS_BEHIND = 16
+_REFUSAL = """\
+<?xml version="1.0" encoding="UTF-8"?>
+<Response><Errors><Error><Code>RequestLimitExceeded</Code><Message>Request limit exceeded. \
+Account {account} has been throttled on ec2:{action}.</Message></Error></Errors>\
+<RequestID>00000000-0000-0000-0000-000000000000</RequestID></Response>"""
 
 
 class Bucket:
@@ -55,7 +50,7 @@ class Bucket:
     Args:
         capacity: the most tokens it holds.
         refill: tokens that return each second.
-        now: the present instant in seconds, on the clock of the later calls of `take`.
+        now: the present instant in seconds, on the clock of the later calls of `try_consume`.
     """
 
     __slots__ = ("_at", "_capacity", "_refill", "_tokens")
@@ -66,8 +61,8 @@ class Bucket:
         self._tokens = capacity
         self._at = now
 
-    def take(self, now: float) -> bool:
-        """Takes one token if there is a whole one; a refusal costs nothing."""
+    def try_consume(self, now: float) -> bool:
+        """Consume a token if there is a whole one, and return whether; a refusal costs nothing."""
         self._tokens = min(self._capacity, self._tokens + (now - self._at) * self._refill)
         self._at = now
         if self._tokens < 1:
@@ -80,12 +75,12 @@ class Buckets:
     """EC2's buckets: one for each account, Region and action, made at its first call."""
 
     def __init__(self) -> None:
-        self._buckets: dict[tuple[str, str, str, bool], Bucket] = {}
+        self._buckets: dict[tuple[str, ...], Bucket] = {}
 
-    def take(
+    def try_consume(
         self, account: str, region: str, action: str, parameters: Collection[str], now: float
     ) -> bool:
-        """Says whether EC2 would serve this call, and counts it if so.
+        """Count a call if EC2 would serve it, and return whether.
 
         Args:
             account: whose call it is.
@@ -94,20 +89,22 @@ class Buckets:
             parameters: the names of the call's parameters, as EC2's query protocol writes them.
             now: the present instant in seconds.
         """
-        unfiltered = action in _COSTLY_UNFILTERED and not any(
-            name.startswith("Filter.") or name in {"MaxResults", "NextToken"} for name in parameters
-        )
-        key = (account, region, action, unfiltered)
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            if unfiltered:
-                capacity, refill = UNFILTERED
-            elif action.startswith(_READS):
-                capacity, refill = NON_MUTATING
-            else:
-                capacity, refill = MUTATING
-            bucket = self._buckets[key] = Bucket(capacity, refill, now)
-        return bucket.take(now)
+        name = _kind(action, parameters)
+        key = (account, region, action, name)
+        if key not in self._buckets:
+            rate = _PUBLISHED[name].rate
+            self._buckets[key] = Bucket(rate.burst, rate.calls / rate.per, now)
+        return self._buckets[key].try_consume(now)
+
+
+def _kind(action: str, parameters: Collection[str]) -> str:
+    """Return the name of the published limit that a call comes under."""
+    unfiltered = _PUBLISHED["unfiltered"]
+    # The query protocol writes `Filters` as `Filter.1.Name` and so on.
+    given = {"Filters" if name.startswith("Filter.") else name for name in parameters}
+    if action in unfiltered.operations and given.isdisjoint(unfiltered.unless_params):
+        return "unfiltered"
+    return "non-mutating" if fits(action, _PUBLISHED["non-mutating"].operations) else "mutating"
 
 
 @dataclasses.dataclass(slots=True)
@@ -143,25 +140,22 @@ class Gate:
     Args:
         upstream: the URL of the server behind it, without a path.
         accounts: the account of each access key; an unknown key is an account of its own.
-        observe: is called with every EC2 call as it is answered, in the event loop.
+
+    Attributes:
+        counts: what each access key has sent.
+        ec2_calls: every answered request to EC2.
     """
 
-    def __init__(
-        self,
-        upstream: str,
-        accounts: Mapping[str, str],
-        *,
-        observe: Callable[[Ec2Call], object] | None = None,
-    ) -> None:
+    def __init__(self, upstream: str, accounts: Mapping[str, str]) -> None:
+        self.counts: defaultdict[str, Counts] = defaultdict(Counts)
+        self.ec2_calls: list[Ec2Call] = []
         self._upstream = upstream
         self._accounts = accounts
-        self._observe = observe
         self._buckets = Buckets()
-        self.counts: defaultdict[str, Counts] = defaultdict(Counts)
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:
-        """Yields the URL under which the gate answers while the block runs."""
+        """Yield the URL under which the gate answers while the block runs."""
         connector = aiohttp.TCPConnector(limit=_CONNECTIONS_BEHIND)
         async with aiohttp.ClientSession(
             connector=connector,
@@ -169,10 +163,7 @@ class Gate:
             skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
             timeout=aiohttp.ClientTimeout(total=None),
         ) as session:
-
-            async def handle(request: web.BaseRequest) -> web.StreamResponse:
-                return await self._handle(request, session)
-
+            handle = functools.partial(self._handle, session=session)
             runner = web.ServerRunner(web.Server(handle), shutdown_timeout=1)
             await runner.setup()
             try:
@@ -197,13 +188,13 @@ class Gate:
         form = parse_qs(body.decode(), keep_blank_values=True)
         action = form.get("Action", [""])[0]
         account = self._accounts.get(key, key)
-        if self._buckets.take(account, region, action, form, now):
+        if self._buckets.try_consume(account, region, action, form, now):
             answer = await self._forward(request, body, session)
         else:
             counts.throttled += 1
-            answer = _request_limit_exceeded(account, action)
-        if self._observe:
-            self._observe(Ec2Call(key, action, form, now, answer.status))
+            text = _REFUSAL.format(account=account, action=action)
+            answer = web.Response(status=503, content_type="text/xml", charset="utf-8", text=text)
+        self.ec2_calls.append(Ec2Call(key, action, form, now, answer.status))
         return answer
 
     async def _forward(
@@ -229,19 +220,4 @@ class Gate:
 def _forwarded(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
     return CIMultiDict(
         (name, value) for name, value in headers.items() if name.lower() not in _NOT_FORWARDED
-    )
-
-
-def _request_limit_exceeded(account: str, action: str) -> web.Response:
-    return web.Response(
-        status=503,
-        content_type="text/xml",
-        charset="utf-8",
-        text=(
-            '<?xml version="1.0" encoding="UTF-8"?>\n'
-            "<Response><Errors><Error><Code>RequestLimitExceeded</Code>"
-            f"<Message>Request limit exceeded. Account {account} has been throttled on "
-            f"ec2:{action}.</Message></Error></Errors>"
-            "<RequestID>00000000-0000-0000-0000-000000000000</RequestID></Response>"
-        ),
     )

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import importlib.util
 import json
 import os
 from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from aioapiqueue.cli._console import pluralize as counted
-from aioapiqueue.cli._discover import SERVICES, Found, NotAsked, ask, read_quotas, to_toml
+from aioapiqueue.cli._console import FAILED, console, pluralize, refuse, say, why_unwritable
 from aioapiqueue.cli._help import Command, Group, NoCheck, seconds
-from aioapiqueue.cli._limits_table import as_json, show
+from aioapiqueue.cli.limits._quotas import SERVICES, Found, read_quotas, to_toml
+from aioapiqueue.cli.limits._table import as_json, show
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry, _names
 from aioapiqueue.registry._published import DEFAULT_SHARE, published_limits, read_share
@@ -29,9 +29,7 @@ __all__ = ["app", "check", "discover", "limits"]
 
 app = typer.Typer(name="limits", cls=Group, rich_markup_mode="markdown")
 
-_USAGE = 2
-_FAILED = 1
-_WIDTH = 80
+_THERE_ALREADY = "is there already: take another name, or move it away"
 _PATIENCE = 600  # seconds; enough for 3,000 calls at the pace that Service Quotas bears
 
 _Service = Annotated[
@@ -62,7 +60,7 @@ def limits(
     """Show the limits in force, and where each figure comes from.
 
     Without a file: a share of what AWS publishes of its request limits. With one: what `run
-    --limits FILE` would keep, its own figures with their lines.
+    --limits FILE` would enforce, its own figures with their lines.
 
     Exits with 2 if the file or an option is invalid.
     """
@@ -77,14 +75,11 @@ def limits(
         if "default" in known and (no_check or not _names.unknown_service(name)):
             names[number] = "default"  # whose limits it has
         elif not published_limits(name):
-            _refuse(_no_limit(name, file, check=not no_check))
+            refuse(_no_limit(name, file, check=not no_check))
     if as_json_:
         typer.echo(json.dumps(as_json(registry, names), indent=2))
         return
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDTH)
-    show(console, registry, names)
+    show(console(), registry, names)
 
 
 @app.command(cls=Command)
@@ -93,29 +88,29 @@ def check(
     *,
     no_check: NoCheck = False,
 ) -> None:
-    """Say what is wrong with a limits.toml: each problem on a line, with the file's line.
+    """Check a limits.toml, and print each problem with the line of the file.
 
-    Exits with 0 if nothing is, with 1 if something is.
+    Exits with 0 if there is no problem, with 1 if there is one.
     """
     try:
         registry = Registry.load(file, check=not no_check)
     except LimitsError as error:
-        _refuse("\n".join(error.problems), _FAILED)
+        refuse("\n".join(error.problems), FAILED)
     entries = list(registry)
     if not entries:  # `run` refuses it, too
-        _refuse(f"{file}: it says no limit; see docs/limits.md", _FAILED)
+        refuse(f"{file}: it has no limits; see docs/limits.md", FAILED)
     services = len({entry.service for entry in entries})
     if not no_check and importlib.util.find_spec("botocore") is None:
         for entry in entries:
             if entry.share is None and _has_parameters(entry):
-                _say(
+                say(
                     f"{entry.source}: {entry.bucket}: the names of its parameters were not looked "
                     "up, as that needs botocore: pip install botocore (with pipx: pipx inject "
                     "aioapiqueue botocore)"
                 )
     typer.echo(
-        f"{file}: nothing is wrong with it: {counted(len(entries), 'limit')} of "
-        f"{counted(services, 'service')}"
+        f"{file}: no problem found: {pluralize(len(entries), 'limit')} of "
+        f"{pluralize(services, 'service')}"
     )
 
 
@@ -151,9 +146,10 @@ def discover(
 ) -> None:
     """Ask Service Quotas which request rates AWS grants this account; write a limits.toml.
 
-    It starts from what AWS publishes, and says what this account has instead: raised rates and
-    lowered ones. What it could not map to operations goes to standard error. It needs the
-    credentials that boto3 would use, with the permission to list quotas, and paces itself.
+    The file starts from what AWS publishes, and has what this account is granted instead: raised
+    rates and lowered ones. Quotas that could not be mapped to operations are listed on standard
+    error. The command needs the credentials that boto3 would use, with the permission to list
+    quotas, and paces itself.
 
     Exits with 1, and writes nothing, without permission or network, if it is throttled, or if there
     is no end to it (500 pages of a listing, or --timeout); with 2 if an option is invalid.
@@ -162,28 +158,34 @@ def discover(
     services = [_names.canonical(one) for one in service or SERVICES]
     for one in services:
         if one not in SERVICES:
-            _refuse(
+            refuse(
                 f"--service {quoted(one)[1:-1]}: its quotas name no operations; those of "
                 f"{', '.join(SERVICES)} do"
             )
-    if write is not None:
-        if os.path.lexists(write):
-            _refuse(_there_already(write))
-        if not os.access(write.parent, os.W_OK):
-            _refuse(f"--write: {write} cannot be written: there is no such folder, or not for you")
+    if write is not None and (problem := _why_not_new(write)):
+        refuse(f"--write: {write} {problem}")
+    try:
+        from aioapiqueue.cli.limits._service_quotas import NoAnswer, ask  # noqa: PLC0415
+    except ImportError as error:
+        needed = str(error.name).partition(".")[0]
+        refuse(
+            f'this needs {needed}: pip install "aioapiqueue[aws,cli]" (with pipx: pipx inject '
+            "aioapiqueue aiobotocore). Nothing was written.",
+            FAILED,
+        )
     region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     try:
-        answers = asyncio.run(ask(services, region=region, patience=timeout))
-    except NotAsked as error:
-        _refuse(f"{printable(str(error))}. Nothing was written.", _FAILED)
-    found = [read_quotas(one, quotas) for one, quotas in answers.quotas.items()]
+        quotas, unknown = asyncio.run(ask(services, region=region, patience=timeout))
+    except NoAnswer as error:
+        refuse(f"{printable(str(error))}. Nothing was written.", FAILED)
+    found = [read_quotas(*one) for one in quotas.items()]
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     text = to_toml(found, region=region or "its Region", share=f"{part:.6g}%", when=today)
     Registry.parse(text, source=str(write or "limits.toml"))  # as `limits check` will
-    for name, why in answers.unknown.items():
-        _say(f"{name}: left as AWS publishes it: {printable(why)}")
+    for name, why in unknown.items():
+        say(f"{name}: left as AWS publishes it: {printable(why)}")
     for each in found:
-        _tell(each)
+        _summarize(each)
     if write is None:
         typer.echo(text, nl=False)
         return
@@ -191,34 +193,32 @@ def discover(
     typer.echo(f"aioapiqueue: {write} is written; aioapiqueue limits --limits {write}", err=True)
 
 
+def _why_not_new(path: Path) -> str | None:
+    """Return why a new file cannot be written there; None if it can."""
+    return _THERE_ALREADY if os.path.lexists(path) else why_unwritable(path)
+
+
 def _write_new(path: Path, text: str) -> None:
     """Write a file that is not there yet, all of it or nothing."""
     try:
-        file = path.open("x", encoding="utf-8")
-    except FileExistsError:  # since we have looked
-        _refuse(_there_already(path))
-    except OSError as error:
-        _refuse(f"--write: {path} cannot be written: {error.strerror}", _FAILED)
-    try:
-        with file:
+        with path.open("x", encoding="utf-8") as file:
             file.write(text)
+    except FileExistsError:  # since we have looked
+        refuse(f"--write: {path} {_THERE_ALREADY}")
     except OSError as error:
-        path.unlink(missing_ok=True)
-        _refuse(f"--write: {path} cannot be written: {error.strerror}", _FAILED)
+        with contextlib.suppress(OSError):
+            path.unlink()
+        refuse(f"--write: {path} cannot be written: {error.strerror}", FAILED)
 
 
-def _there_already(path: Path) -> str:
-    return f"--write: {path} is there already: take another name, or move it away"
-
-
-def _tell(found: Found) -> None:
-    _say(
-        f"{found.service}: {counted(len(found.rates), 'request rate')} "
+def _summarize(found: Found) -> None:
+    say(
+        f"{found.service}: {pluralize(len(found.rates), 'request rate')} "
         f"{'is' if len(found.rates) == 1 else 'are'} not what AWS publishes, {found.same} "
-        f"{'is' if found.same == 1 else 'are'}; {counted(found.others, 'other quota')}"
+        f"{'is' if found.same == 1 else 'are'}; {pluralize(found.others, 'other quota')}"
     )
     for name in found.unmapped:
-        _say(f"{found.service}: not mapped: {printable(name)}")
+        say(f"{found.service}: not mapped: {printable(name)}")
 
 
 def _registry(file: Path | None, share: str | None, *, check: bool) -> Registry:
@@ -228,32 +228,22 @@ def _registry(file: Path | None, share: str | None, *, check: bool) -> Registry:
             return Registry.load(file, preset=preset, share=share, check=check)
         return Registry.parse('preset = "aws"', source="--share", share=f"{_share(share):.6g}%")
     except LimitsError as error:
-        _refuse("\n".join(error.problems))
+        refuse("\n".join(error.problems))
 
 
 def _share(text: str | None) -> float:
-    """Return a share in percent."""
+    """Return a share in percent; default: that of a limits.toml."""
     if text is None:
         return DEFAULT_SHARE * 100
     report = Report("--share")
     share = read_share(text, report, ())
     if share is None:
-        _refuse("\n".join(report.problems))
+        refuse("\n".join(report.problems))
     return share * 100
 
 
 def _no_limit(name: str, file: Path | None, *, check: bool) -> str:
     if check and (problem := _names.unknown_service(name)):
         return f"--service: {problem}"
-    where = f"{file} says no limit of {name}" if file else f"AWS publishes no limit of {name}"
+    where = f"{file} has no limit of {name}" if file else f"AWS publishes no limit of {name}"
     return f"--service: {where}"
-
-
-def _say(text: str) -> None:
-    typer.echo(f"aioapiqueue: {text}", err=True)
-
-
-def _refuse(why: str, code: int = _USAGE) -> NoReturn:
-    for line in why.splitlines():
-        _say(line)
-    raise typer.Exit(code)

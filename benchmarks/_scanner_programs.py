@@ -16,12 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aioapiqueue.cli._moto import REGION
+from aioapiqueue.demo.moto_server import REGION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["SCANNERS", "SCANNER_KEY", "Findings", "Scanner", "ScannerError", "execute", "isolated"]
+__all__ = [
+    "SCANNERS",
+    "SCANNER_KEY",
+    "Findings",
+    "Scanner",
+    "ScannerError",
+    "execute",
+    "variables_of",
+]
 
 # What is installed is the same tomorrow: each scanner's version, and nothing newer than this day.
 _NOT_NEWER = "2026-11-20"
@@ -31,17 +39,17 @@ _INSTALL_SECONDS = 600
 _END_SECONDS = 5.0
 _NOBODY = "http://127.0.0.1:1"  # no process listens there
 SCANNER_KEY = "AKIASCANNER000000001"
-"""The access key by which its calls can be told from others'."""
+"""The access key by which its calls are distinguished from others'."""
 _COMPLETE = "complete"
 
 
 class ScannerError(Exception):
-    """Raised when a scanner cannot be installed or left no report; the message says what to do."""
+    """Raised when a scanner cannot be installed or left no report; the message has what to do."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a scanner's own report says.
+    """What a scanner's own report has.
 
     Attributes:
         reported: snapshots in it whose permissions it judges.
@@ -125,7 +133,7 @@ class Scanner:
         ).strip()
 
 
-def isolated(url: str, environment: Path, directory: Path) -> dict[str, str]:
+def variables_of(url: str, environment: Path, directory: Path) -> dict[str, str]:
     """Return environment variables by which nothing leads outside of this machine.
 
     Args:
@@ -158,7 +166,7 @@ async def execute(
 
     Args:
         command: the program, found on the PATH of `environment`, and its arguments.
-        directory: where it runs; its files `stdout` and `stderr` take what it says.
+        directory: where it runs; its files `stdout` and `stderr` take its output.
         environment: its environment variables, all of them.
         most: seconds that it may take.
 

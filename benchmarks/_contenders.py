@@ -1,6 +1,6 @@
-"""Who is compared: workers that take turns, one after the other.
+"""The limiters that are compared: workers that call through them, one call after the other.
 
-Each has a loop of its own, so that nobody pays for a call that is not theirs.
+Each has a loop of its own, so that no limiter pays for another's call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aioapiqueue import ApiQueue
 
     Worker = Callable[[int], Coroutine[Any, Any, None]]
-    """Takes this many turns."""
+    """Makes this many calls."""
 
 __all__ = ["Nothing", "entering", "future", "on_event", "ours", "ours_by_lane", "waiting"]
 
@@ -25,8 +25,8 @@ __all__ = ["Nothing", "entering", "future", "on_event", "ours", "ours_by_lane", 
 def ours(queue: ApiQueue) -> Worker:
     """Enter and leave slots."""
 
-    async def worker(turns: int) -> None:
-        for _ in range(turns):
+    async def worker(calls: int) -> None:
+        for _ in range(calls):
             async with queue.slot():
                 pass
 
@@ -37,10 +37,10 @@ def ours_by_lane(queue: ApiQueue) -> Worker:
     """The same with ten priorities and a hundred keys, in the order in which workers start."""
     started = iter(range(10_000))
 
-    async def worker(turns: int) -> None:
+    async def worker(calls: int) -> None:
         number = next(started)
         key, priority = number % 100, number // 100 % 10
-        for _ in range(turns):
+        for _ in range(calls):
             async with queue.slot(key=key, priority=priority):
                 pass
 
@@ -50,8 +50,8 @@ def ours_by_lane(queue: ApiQueue) -> Worker:
 def entering(limiter: AbstractAsyncContextManager[object]) -> Worker:
     """Enter and leave a context manager."""
 
-    async def worker(turns: int) -> None:
-        for _ in range(turns):
+    async def worker(calls: int) -> None:
+        for _ in range(calls):
             async with limiter:
                 pass
 
@@ -61,8 +61,8 @@ def entering(limiter: AbstractAsyncContextManager[object]) -> Worker:
 def waiting(limiter: Limiter | LeakyBucketLimiter) -> Worker:
     """Wait for asynciolimiter."""
 
-    async def worker(turns: int) -> None:
-        for _ in range(turns):
+    async def worker(calls: int) -> None:
+        for _ in range(calls):
             await limiter.wait()
 
     return worker
@@ -71,9 +71,9 @@ def waiting(limiter: Limiter | LeakyBucketLimiter) -> Worker:
 def future() -> Worker:
     """Await a Future that the loop resolves in its next pass: the least that a hand-over costs."""
 
-    async def worker(turns: int) -> None:
+    async def worker(calls: int) -> None:
         loop = asyncio.get_running_loop()
-        for _ in range(turns):
+        for _ in range(calls):
             handed = loop.create_future()
             loop.call_soon(handed.set_result, None)
             await handed
@@ -84,8 +84,8 @@ def future() -> Worker:
 def on_event(event: asyncio.Event) -> Worker:
     """Wait for an Event."""
 
-    async def worker(turns: int) -> None:
-        for _ in range(turns):
+    async def worker(calls: int) -> None:
+        for _ in range(calls):
             await event.wait()
 
     return worker
