@@ -7,8 +7,8 @@ import redis.exceptions
 from servers import Server
 
 from aioapiqueue.cli._shared import _CHECK, Shared
-from aioapiqueue.integrations._redis_url import connected, read_address
-from aioapiqueue.integrations.redis import _SCRIPT
+from aioapiqueue.integrations.redis.schedule import _SCRIPT
+from aioapiqueue.integrations.redis.url import connected, read_address
 
 CALLS = re.compile(r"redis\.call\('(\w+)'")
 PASSWORD = "sesame-open"  # noqa: S105 - of servers that live for a second

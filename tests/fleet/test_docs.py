@@ -14,7 +14,8 @@ import pytest
 from servers import Server
 
 from aioapiqueue import ApiQueue, Window
-from aioapiqueue.integrations.redis import _SCRIPT, SharedSchedule
+from aioapiqueue.integrations.redis import SharedSchedule
+from aioapiqueue.integrations.redis.schedule import _SCRIPT
 
 FLEET = Path(__file__).parents[2] / "docs" / "fleet.md"
 BLOCK = re.compile(

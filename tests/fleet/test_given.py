@@ -9,8 +9,8 @@ from redis.exceptions import AskError, MovedError
 from virtual_client import VirtualClient
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.integrations._redis_url import connected, read_address
 from aioapiqueue.integrations.redis import SharedSchedule
+from aioapiqueue.integrations.redis.url import connected, read_address
 
 
 @pytest.mark.parametrize(

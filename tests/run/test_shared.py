@@ -16,8 +16,8 @@ from servers import Server, free_port, until
 from aioapiqueue.cli._launch import NotStarted
 from aioapiqueue.cli._shared import Shared
 from aioapiqueue.cli.run import run as run_command
-from aioapiqueue.integrations._redis_url import read_address
-from aioapiqueue.integrations.redis import _SCRIPT
+from aioapiqueue.integrations.redis.schedule import _SCRIPT
+from aioapiqueue.integrations.redis.url import read_address
 from aioapiqueue.registry import Registry
 
 pytestmark = [
