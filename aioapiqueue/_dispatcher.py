@@ -1,10 +1,10 @@
-"""On which loop: the dispatcher under `ApiQueue`. The only file that makes tasks and timers.
+"""On which loop: the dispatcher under `ApiQueue`, with its ticker, its timers and its counters.
 
-The way of one call: entering a `Slot` asks `_arrive`, which charges the schedule at once where
-nobody waits and a slot is due. Otherwise a Future joins the waiters (`_join`), and the ticker (a
-task that exists only while somebody waits) sleeps until the next slot is due, and only then picks
-the waiter that gets it (`_release_due`, `_grant`). Whatever changes who is next or when nudges the
-ticker, which looks at everything anew.
+The way of one call: entering a slot asks `try_start`, which lets it start at once where nobody
+waits and its limits have room. Otherwise it joins the wait queue (`join`) with a Future, and the
+ticker, a task that exists only while somebody waits, sleeps until the limiter says that a call is
+due, and has it grant whoever is next by then (`release_due`, `grant`). Whatever changes who is
+next, or when, wakes the ticker (`wake`), which looks at everything again.
 """
 
 from __future__ import annotations
@@ -15,43 +15,37 @@ import time
 from asyncio import get_running_loop
 from asyncio.log import logger
 from contextvars import Context
-from functools import partial
 from threading import get_ident
 from types import FunctionType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from aioapiqueue._algorithms import LimitState
-from aioapiqueue._events import Event, EventKind
-from aioapiqueue._fleet.session import NOW
-from aioapiqueue._lanes import AdaptivePolicy, Lanes, limit_state_for
-from aioapiqueue._rate import LONGEST, Limit, positive
-from aioapiqueue._slot import GRANTED, HELD, OVER, WAITING, Slot
+import anyio
+
+from aioapiqueue._events import Event, EventKind, Stats
+from aioapiqueue._limiter import Limiter, LimiterFactory, LocalLimiter
+from aioapiqueue._slot import GRANTED, HELD, OVER, WAITING, Call
 from aioapiqueue._wait_queue import WaitQueue
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+    from typing import Any
 
     from aioapiqueue._events import Observer
-    from aioapiqueue._fleet.limiter import Member
+    from aioapiqueue._lanes import AdaptivePolicy
+    from aioapiqueue._rate import Limit
 
-__all__ = ["Authority", "Dispatcher", "at_rest"]
+__all__ = ["Dispatcher"]
 
 _LONGEST_TIMER = 86_400.0
 """Seconds after which the ticker looks again at the latest, whatever is due in many years."""
-
-
-class Authority(Protocol):
-    """What `schedule=` takes: `integrations.redis.SharedSchedule`, which the core need not know."""
-
-    def join(
-        self, queue: Dispatcher, *, catch_up: float, adaptive: AdaptivePolicy | None
-    ) -> Member:
-        """Return the part that this queue has in the quota."""
+_RESTART = 0.001
+"""Seconds after which a ticker is replaced that somebody has cancelled: the end of a loop, which
+cancels every task, is over by then."""
 
 
 class Dispatcher:
-    """Binds to a loop, lets callers wait, and releases each when it is due.
+    """Binds to a loop, lets callers wait, and releases each when its limiter says so.
 
     Args:
         limits: of all callers together.
@@ -60,11 +54,12 @@ class Dispatcher:
         fair: whether keys take turns.
         concurrency: how many bodies may run at once; inf: any number.
         maxsize: how many may wait; 0: any number.
-        drop_oldest: who is turned away when too many wait.
+        drop_oldest: whether the oldest of the least urgent is turned away when too many wait,
+            and not the newcomer.
         catch_up: seconds by which late calls may be made up for.
         adaptive: how to slow down on push-back.
-        authority: who keeps the limits, if not this queue for itself.
-        observers: who hears of every event.
+        factory: makes the limiter, where the limits are not this queue's alone.
+        observers: get every event.
     """
 
     def __init__(
@@ -79,173 +74,169 @@ class Dispatcher:
         drop_oldest: bool,
         catch_up: float,
         adaptive: AdaptivePolicy | None,
-        authority: Authority | None,
+        factory: LimiterFactory | None,
         observers: Sequence[Observer],
     ) -> None:
         # CPython 3.11 shares the keys of up to 29 attributes among instances; with one more, every
         # look-up costs more (7 % of an uncontended slot, measured).
         self.name = name
-        self._limits = tuple(limits)
-        self._concurrency = concurrency
-        self._maxsize = maxsize
-        new_state = partial(
-            limit_state_for, catch_up=catch_up, adaptive=adaptive, report=self._report
+        self.closed = False
+        self.started = 0
+        """How many calls have started, less those whose slot was refunded."""
+        self.ended = 0
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.waiters: WaitQueue[Call] = WaitQueue(
+            self.wake, fair=fair, ranked=drop_oldest and maxsize > 0
         )
-        self._new_schedule = partial(new_state, concurrency=concurrency)
+        self._maxsize = maxsize
         self._observers = tuple(observers)
-        self._heeds_arrivals = concurrency != math.inf or bool(lanes) or authority is not None
-        self._heeds_ends = concurrency != math.inf or bool(observers)
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_runs: Callable[[], bool] = bool
         self._thread = 0
         self._clock: Callable[[], float] = time.monotonic
         self._ticker: asyncio.Task[None] | None = None
         self._alarm: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._timeouts: dict[Call, asyncio.TimerHandle] = {}
         self._counts: dict[EventKind, int] = dict.fromkeys(
-            ("cancelled", "timed_out", "refused", "throttled", "slowed", "odd"), 0
+            ("cancelled", "timed_out", "refused", "throttled", "backed_off", "malformed"), 0
         )
-        self._started = 0
-        self._ended = 0
         self._waited = 0.0
         self._longest_wait = 0.0
-        self._timers: dict[Slot, asyncio.TimerHandle] = {}
-        self._paused = self._pushed_back = -math.inf
-        self._rounds: dict[tuple[Hashable] | None, int] = {}
-        """For each lane (by its key), and the queue (None), that slowed down: how many calls had
-        started by then; those over are dropped when they are many."""
-        self._schedule = self._new_schedule(self._limits)
-        for limits_of_lane in lanes.values():
-            new_state(limits_of_lane)  # refuses now what it would refuse at the first call
-        self._lanes = Lanes(lanes, new_state)
-        self._waiters = WaitQueue(self._nudge, fair=fair, ranked=drop_oldest and maxsize > 0)
-        self._shared: Member | None = None
-        if authority is not None:
-            self._shared = authority.join(self, catch_up=catch_up, adaptive=adaptive)
-        self._forget_callers()
-
-    @property
-    def waiting(self) -> int:
-        """How many callers wait."""
-        return self._waiters.live
+        make: Callable[..., Limiter] = LocalLimiter
+        if factory is not None:
+            make = factory.make_limiter
+        self.limiter = make(
+            self, limits, lanes, concurrency=concurrency, catch_up=catch_up, adaptive=adaptive
+        )
+        self.follows_ends = self.limiter.counts_permits or bool(observers)
+        self._fast_acquire: Callable[[float, float], float] | None = None
+        self._forget_callers(clock_changed=False)
 
     @property
     def running(self) -> int:
         """How many bodies run."""
-        return self._started - self._ended
+        return self.started - self.ended
+
+    @property
+    def on_real_time(self) -> bool:
+        """Whether the clock is the machine's: its timers may be milliseconds late."""
+        return self._clock is time.monotonic
 
     def __repr__(self) -> str:
-        limits = ", ".join(str(limit) for limit in self._limits) or "unlimited"
+        limits = ", ".join(str(limit) for limit in self.limiter.limits) or "unlimited"
         name = f" {self.name!r}" if self.name is not None else ""
-        state = "closed" if self._closed else "paused" if self._paused == math.inf else "open"
-        return f"<ApiQueue{name} {limits}: {state}, {self.waiting} waiting, {self.running} running>"
+        paused = self.limiter.snapshot().paused
+        state = "closed" if self.closed else "paused" if paused else "open"
+        return (
+            f"<ApiQueue{name} {limits}: {state}, {self.waiters.live} waiting, "
+            f"{self.running} running>"
+        )
+
+    def stats(self) -> Stats:
+        """Return the queue's figures, as things stand."""
+        limiter = self.limiter.snapshot()
+        return Stats(
+            waiting=self.waiters.live,
+            running=self.running,
+            lanes=limiter.lanes,
+            released=self.started,
+            rate=limiter.rate,
+            asks=limiter.asks,
+            faults=limiter.faults,
+            fault=limiter.fault,
+            waited=self._waited,
+            longest_wait=self._longest_wait,
+            **self._counts,
+        )
+
+    def idle(self) -> bool:
+        """Return whether this is as good as new: nobody waits, no body runs, no limit owes a wait.
+
+        Never while it is closed, shares its quota with others, or has limits that were set since
+        it was made.
+        """
+        busy = self.waiters.live or self.running or self.closed
+        return not busy and self.limiter.idle(self._clock())
 
     # From arrival to release.
 
-    def _check(self, priority: float, cost: float, timeout: float | None) -> None:
-        positive(cost, of="cost", least=0)
-        self._schedule.check(cost)
-        try:
-            in_order = priority < 0 or priority >= 0
-        except TypeError:
-            raise TypeError(f"priority takes a number, not {priority!r}") from None
-        if not in_order:
-            raise ValueError("priority must be a number that can be put in order, not NaN")
-        if timeout is not None:
-            positive(timeout, of="timeout", least=0, most=LONGEST)
-
-    def _arrive(self, slot: Slot) -> bool:
-        """Give a newcomer its turn if it need not wait for anybody or anything."""
+    def try_start(self, call: Call) -> bool:
+        """Let a newcomer start if it need not wait for anybody or anything."""
         # The loop that runs in this thread is the one it was; get_running_loop costs a system call.
         if get_ident() != self._thread or not self._loop_runs():
             self._bind(get_running_loop())
-        slot._since = now = self._clock()
-        schedule: LimitState | None = self._schedule
-        if self._heeds_arrivals:
-            schedule = self._schedule_of(slot, now)
-        if self._waiters.live or schedule is None or schedule.try_consume(now, slot.cost) > now:
+        call.joined_at = now = self._clock()
+        fast = self._fast_acquire
+        if fast is not None:
+            if self.waiters.live or fast(now, call.costs[0]) > now:
+                return False
+        elif self.closed:
+            self.count("refused", call)
+            raise QueueClosed(f"{self!r} takes no more calls: make a new queue")
+        elif not self.limiter.try_acquire(call, now):
             return False
-        slot._state = HELD
-        self._started += 1
+        call.waited_until = now
+        call.state = HELD
+        self.started += 1
         if self._observers:
-            self._tell("released", slot)
+            self.emit("released", call)
         return True
 
-    def _join(self, slot: Slot, future: asyncio.Future[Slot]) -> None:
-        """Let a newcomer, just arrived, wait for its turn, the result of `future`."""
+    def join(self, call: Call, future: asyncio.Future[Any]) -> None:
+        """Let a newcomer, which could not start, wait for `future`.
+
+        Raises:
+            SlotTimeout: even the next slot comes too late for it.
+            QueueFull: too many wait.
+        """
         loop = future.get_loop()
-        if slot._timeout is not None:
-            now = slot._since
-            # An authority is not asked: of what it knows, only a hold is known here.
-            due = self._schedule.held if self._shared else self._schedule.next_at(now, slot.cost)
-            if now + slot._timeout < due < math.inf:
-                self._count("timed_out", slot)
+        if call.timeout is not None:
+            now = call.joined_at
+            due = self.limiter.earliest(call, now)
+            if now + call.timeout < due < math.inf:
+                self.count("timed_out", call)
                 raise SlotTimeout(
-                    f"{self!r}: no slot within {slot._timeout:g} s, the next is due in "
+                    f"{self!r}: no slot within {call.timeout:g} s, the next is due in "
                     f"{due - now:.3g} s"
                 )
-        if 0 < self._maxsize <= self._waiters.live:
-            self._overflow(slot)
-        slot._future = future
-        slot._state = WAITING
-        self._waiters.put_nowait(slot)
-        if slot._timeout is not None:  # only now, so that no timer is left by one that is refused
-            self._timers[slot] = loop.call_later(slot._timeout, self._time_out, slot)
-        if self._shared is not None:
-            self._shared.joined(slot)
+        if 0 < self._maxsize <= self.waiters.live:
+            self._overflow(call)
+        call.future = future
+        call.state = WAITING
+        self.waiters.put_nowait(call)
+        if call.timeout is not None:  # only now, so that no timer is left by one that is refused
+            self._timeouts[call] = loop.call_later(call.timeout, self._time_out, call)
+        self.limiter.joined(call)
         if self._ticker is None:
-            self._start_ticker(loop)
+            self._start_ticker()
 
-    def _schedule_of(self, slot: Slot, now: float) -> LimitState | None:
-        """Return all limits that a newcomer is under; None if every place is taken."""
-        if self._closed:
-            self._count("refused", slot)
-            raise QueueClosed(f"{self!r} takes no more calls: make a new queue")
-        schedule = self._schedule
-        lane = self._lanes.find(slot.key, now)
-        if lane is not None:
-            lane.check(slot.cost)
-            if slot.key not in self._waiters.key_queues:
-                lane.on_idle(now)
-            schedule = LimitState((lane, schedule))
-        if self._shared is not None:
-            self._shared.demand.arrives(slot, now)
-            return None
-        if self.running < self._concurrency:
-            return schedule
-        if not self._waiters.live:
-            schedule.on_idle(now)
-            self._adapt_concurrency()  # after long rest there may be more places again
-        return schedule if self.running < self._concurrency else None
-
-    def _overflow(self, newcomer: Slot) -> None:
+    def _overflow(self, newcomer: Call) -> None:
         error = QueueFull(f"{self!r}: {self._maxsize} calls wait already (maxsize)")
-        oldest = self._waiters.oldest_of_least_urgent()
+        oldest = self.waiters.oldest_of_least_urgent()
         if oldest is None or oldest.priority < newcomer.priority:
-            self._count("refused", newcomer)
+            self.count("refused", newcomer)
             raise error
-        self._fail(oldest, "refused", error)
+        self.fail(oldest, "refused", error)
 
-    def _start_ticker(self, loop: asyncio.AbstractEventLoop) -> None:
-        # An empty context: the ticker is nobody's, and keeps nobody's variables alive.
-        ticker = loop.create_task(self._tick(), name="aioapiqueue ticker", context=Context())
-        if not ticker.done():  # an eager one may be
-            self._ticker = ticker
-            ticker.add_done_callback(self._ticked, context=Context())
+    def _start_ticker(self) -> None:
+        self._ticker = self.spawn(self._tick, name="aioapiqueue ticker", on_end=self._ended_early)
 
-    def _ticked(self, ticker: asyncio.Task[None]) -> None:
-        """Heed the end of a ticker that was cancelled before it began: it has not itself."""
+    def _ended_early(self, ticker: asyncio.Task[None]) -> None:
+        """Replace a ticker that was cancelled before its first step: its `finally` never ran."""
         if self._ticker is ticker:
-            self._ticker, loop = None, ticker.get_loop()
-            if self._waiters.live:
-                loop.call_later(0.001, self._restart_ticker, loop)
+            self._ticker = None
+            if self.waiters.live:
+                ticker.get_loop().call_later(_RESTART, self._restart)
+
+    def _restart(self) -> None:
+        if self._ticker is None and self.waiters.live:
+            self._start_ticker()
 
     async def _tick(self) -> None:
         """Release each waiter when it is due; end when nobody waits."""
         loop = get_running_loop()
         try:
-            while (wake := self._release_due(self._clock())) is not None:
+            while (wake := self.limiter.release_due(self._clock())) is not None:
                 self._alarm = loop.create_future()
                 self._set_timer(wake, loop)
                 await self._alarm
@@ -257,12 +248,8 @@ class Dispatcher:
             # Cancelled by somebody who cancels every task. If that is the end of the loop, those
             # who wait are cancelled too, and a timer dies with the loop, silently; if not, the
             # timer starts a new ticker.
-            if next(iter(self._waiters), None) is not None and not loop.is_closed():
-                loop.call_later(0.001, self._restart_ticker, loop)
-
-    def _restart_ticker(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._ticker is None and self._waiters.live:
-            self._start_ticker(loop)
+            if next(iter(self.waiters), None) is not None and not loop.is_closed():
+                loop.call_later(_RESTART, self._restart)
 
     def _set_timer(self, wake: float, loop: asyncio.AbstractEventLoop) -> None:
         if wake == math.inf:
@@ -282,221 +269,149 @@ class Dispatcher:
 
     def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
         """Tick on the ticker's behalf: to wake it first would cost every tick a loop pass."""
-        wake = self._release_due(self._clock())
+        wake = self.limiter.release_due(self._clock())
         if wake is None:
             self._timer = None
-            self._nudge()
+            self.wake()
         else:
             self._set_timer(wake, loop)
 
-    def _nudge(self) -> None:
+    def wake(self) -> None:
         """Wake the ticker: who is next, or when, may have changed."""
         if self._alarm is not None and not self._alarm.done():
             self._alarm.set_result(None)
 
-    def _release_due(self, now: float) -> float | None:
-        """Release all who are due; return when to look again (None: nobody waits)."""
-        if self._shared is not None:
-            return self._shared.release_due(now)
-        waiters, schedule, lanes = self._waiters, self._schedule, self._lanes.states
-        wake = waiters.wake(now)
-        while (slot := waiters.first()) is not None:
-            if self._started - self._ended >= self._concurrency:
-                return math.inf
-            lane = lanes.get(slot.key) if lanes else None
-            if lane is not None and (due := lane.next_at(now, slot.cost)) > now:
-                waiters.park(due)
-                wake = due if wake is None or due < wake else wake
-                continue
-            if (due := schedule.next_at(now, slot.cost)) > now:
-                return due if wake is None or due < wake else wake
-            waiters.pop(slot)
-            schedule.consume(now, slot.cost)
-            if lane is not None:
-                lane.consume(now, slot.cost)
-            self._grant(slot, now)
-        return wake
-
-    def _grant(self, slot: Slot, now: float) -> None:
-        slot._state = GRANTED
-        slot.waited = waited = now - slot._since
-        slot._since = now
-        self._started += 1
+    def grant(self, call: Call, now: float) -> None:
+        """Let a call start that has been taken out of `waiters` and charged to its limits."""
+        call.state = GRANTED
+        call.waited_until = now
+        waited = now - call.joined_at
+        self.started += 1
         self._waited += waited
         if waited > self._longest_wait:  # noqa: PLR1730 - a call for each slot
             self._longest_wait = waited
-        if self._timers:
-            self._stop_timer(slot)
-        future = slot._future
-        del slot._future  # it is about to refer to the slot
-        future.set_result(slot)
+        if self._timeouts:
+            self._stop_timeout(call)
+        future = call.future
+        del call.future  # it is about to refer to the call
+        future.set_result(call)
         if self._observers:
-            self._tell("released", slot)
+            self.emit("released", call)
 
     # Ways out.
 
-    def _finished(self, slot: Slot) -> None:
-        """Heed that a body has ended."""
-        if self._concurrency != math.inf:
-            if self._shared is not None:
-                self._shared.ended()
-            self._adapt_concurrency()
-            self._nudge()
+    def finished(self, call: Call) -> None:
+        """Process the end of a body, which has been counted."""
+        if self.limiter.counts_permits:
+            self.limiter.released(call)
         if self._observers:
-            self._tell("finished", slot)
+            self.emit("finished", call)
 
-    def _hand_on(self, slot: Slot) -> None:
-        """Take back a turn that its caller, cancelled meanwhile, has not taken up."""
-        slot._state = OVER
-        self._started -= 1
-        self._waited -= slot.waited
-        if self._shared is not None:
-            self._shared.hand_back(slot)
-            self._nudge()
-        else:
-            self._adjust(slot, -slot.cost)
-        self._count("cancelled", slot)
+    def refund(self, call: Call) -> None:
+        """Take back a slot that its caller, cancelled meanwhile, has not taken up."""
+        call.state = OVER
+        self.started -= 1
+        self._waited -= call.waited
+        self.limiter.refund(call)
+        self.count("cancelled", call)
 
-    def _leave(self, slot: Slot, kind: EventKind) -> None:
-        """Let a waiter go without a turn."""
-        slot._state = OVER
-        slot._future.cancel()  # if it is not done: the awaiting coroutine was closed
-        slot.waited = self._clock() - slot._since
-        self._waiters.leave(slot)
-        if self._shared is not None:
-            self._shared.left(slot)
-        self._stop_timer(slot)
-        self._nudge()
-        self._count(kind, slot)
+    def leave(self, call: Call, kind: EventKind) -> None:
+        """Let a waiter go without a slot."""
+        call.state = OVER
+        call.future.cancel()  # if it is not done: the awaiting coroutine was closed
+        call.waited_until = self._clock()
+        self.waiters.leave(call)
+        self.limiter.left(call)
+        self._stop_timeout(call)
+        self.wake()
+        self.count(kind, call)
 
-    def _fail(self, slot: Slot, kind: EventKind, error: Exception) -> None:
+    def fail(self, call: Call, kind: EventKind, error: Exception) -> None:
         """Let a waiter go with an error."""
-        if slot.waits:
-            slot._future.set_exception(error)
-            self._leave(slot, kind)
+        if call.waits:
+            call.future.set_exception(error)
+            self.leave(call, kind)
 
-    def _time_out(self, slot: Slot) -> None:
-        error = SlotTimeout(f"{self!r}: no slot within {slot._timeout:g} s")
-        self._fail(slot, "timed_out", error)
+    def _time_out(self, call: Call) -> None:
+        error = SlotTimeout(f"{self!r}: no slot within {call.timeout:g} s")
+        self.fail(call, "timed_out", error)
 
-    def _adjust(self, slot: Slot, cost: float) -> None:
-        """Charge `cost` more for a call that has started; give back if negative."""
-        if self._shared is not None:
-            self._shared.adjust(slot, cost)
-            return
-        self._schedule.adjust(slot._since, cost)
-        lane = self._lanes.states.get(slot.key)
-        if lane is not None:
-            lane.adjust(slot._since, cost)
-            self._waiters.wake_key(slot.key)
-        self._nudge()
-
-    def _stop_timer(self, slot: Slot) -> None:
-        timer = self._timers.pop(slot, None)
+    def _stop_timeout(self, call: Call) -> None:
+        timer = self._timeouts.pop(call, None)
         if timer is not None:
             timer.cancel()
 
-    def _hold(self) -> None:
-        """Hold the schedule until both pause and push-back have passed."""
-        self._schedule.hold(max(self._paused, self._pushed_back))
-        self._nudge()
+    async def aclose(self, *, drain: bool, within: float | None) -> None:
+        """Take no more calls, let those who wait go, and end what is running here.
 
-    def _hold_back(self, seconds: float, key: Hashable) -> None:
-        """Hold the lane of `key`, if it has one, or everybody; extended only."""
-        now = self._now()
-        if self._shared is not None:
-            self._shared.hold(key, seconds)
-            return
-        lane = self._lanes.find(key, now)
-        if lane is not None:
-            lane.hold(max(lane.held, now + seconds))
-        else:
-            self._pushed_back = max(self._pushed_back, now + seconds)
-            self._hold()
-        self._nudge()
+        Args:
+            drain: let them start first.
+            within: seconds for that at most; None: any time.
+        """
+        self.bind()
+        self.closed, self._fast_acquire = True, None
+        try:
+            with anyio.move_on_after(within):
+                if drain:
+                    await self.waiters.join()
+        finally:
+            # Cancelled while draining or not: who is left is refused without another await.
+            for call in list(self.waiters):
+                self.fail(call, "refused", QueueClosed(f"{self!r}: closed while a call waited"))
+            self.wake()
+            await self.limiter.aclose()
+        if self._ticker is not None:
+            await asyncio.wait([self._ticker])  # nobody is left: one more step
 
-    def _set_limits(self, key: Hashable, new: tuple[Limit, ...]) -> None:
-        """Go by other limits from now on; who waits already, too."""
-        now = self._now()
-        self._lanes.altered = True
-        if key is None:
-            schedule = self._new_schedule(new)
-            schedule.carry_over(self._schedule, now)
-            self._limits, self._schedule = new, schedule
-            self._waiters.wake_all()
-        else:
-            self._heeds_arrivals = True
-            self._lanes.set_limits(key, new, now)
-            for waiter in self._waiters:
-                self._lanes.find(waiter.key, now)
-            self._waiters.rebuild()
-            if self._shared is not None:
-                self._shared.lanes_changed()
-        self._nudge()
+    # Limits that change.
 
-    def _throttled(self, retry_after: float | None, slot: Slot) -> None:
-        """Heed that the other side refused a call: that of `slot`, or (one made up) any."""
-        if retry_after is not None:
-            positive(retry_after, of="retry_after", least=0, most=LONGEST)
-        now = self._now()
-        self._count("throttled", slot)
-        since = now if self._ended > self._rounds.get(self._slowing(slot), -1) else -math.inf
-        if self._shared is not None:
-            known = slot._state in (HELD, OVER) and slot.sequence
-            instant = slot.sequence if known else NOW if since == now else -1
-            self._shared.push_back(slot, retry_after, instant)
-            return
-        if retry_after is not None:
-            self._hold_back(retry_after, slot.key)
-        if slot._state in (HELD, OVER):
-            since = slot._since
-        lane = self._lanes.find(slot.key, now)
-        schedule = self._schedule if lane is None else lane
-        if schedule.push_back(now, since, self.running):
-            self._adapt_concurrency()
-            self._waiters.wake_key(slot.key)
-            self._nudge()
-            self._slowed(slot)
+    def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
+        """Replace the limits of the queue (None), or of a key or pattern."""
+        self.bind()
+        self.limiter.set_limits(key, limits)
+        self._find_fast_acquire()
 
-    def _slowing(self, slot: Slot) -> tuple[Hashable] | None:
-        """Return what push-back on a call slows down: the lane of its key, or None, the queue."""
-        return None if self._lanes.limits_of(slot.key) is None else (slot.key,)
+    def settle(self, call: Call, costs: tuple[float, ...]) -> None:
+        """Charge the difference to the true costs of a call that has started."""
+        self.limiter.settle(call, costs)
+        call.costs = costs
 
-    def _slowed(self, slot: Slot) -> None:
-        """Begin a round of calls: who does not know its call is not heard before this one ends."""
-        if len(self._rounds) > 2 * len(self._lanes.states) + 32:  # so seldom that it is linear
-            self._rounds = {of: n for of, n in self._rounds.items() if n >= self._ended}
-        self._rounds[self._slowing(slot)] = self._started
-        self._count("slowed", slot)
+    def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
+        """Process push-back: on one call, or (None) on some call of a key."""
+        self.bind()
+        self.count("throttled", call, key=key)
+        self.limiter.throttled(call, key, retry_after)
 
-    def _adapt_concurrency(self) -> None:
-        places = self._schedule.permits()
-        if places < math.inf:
-            self._concurrency = places
+    # What happened, for counters and observers.
 
-    def _count(self, kind: EventKind, slot: Slot) -> None:
+    def count(self, kind: EventKind, call: Call | None = None, *, key: Hashable = None) -> None:
+        """Count one event, of a call or (where it is not known) of a key, and emit it."""
         self._counts[kind] += 1
         if self._observers:
-            self._tell(kind, slot)
+            self.emit(kind, call, key=key)
 
-    def _tell(self, kind: EventKind, slot: Slot) -> None:
-        event = Event(
-            kind, self.name, slot.key, slot.priority, slot.cost, self._clock(), slot.waited
-        )
+    def emit(self, kind: EventKind, call: Call | None = None, *, key: Hashable = None) -> None:
+        """Send the observers an event, of a call or of a key."""
+        if call is None:
+            event = Event(kind, self.name, key, 0, 0, self._clock(), 0.0)
+        else:
+            at, waited = self._clock(), call.waited
+            event = Event(kind, self.name, call.key, call.priority, call.cost, at, waited)
         for observer in self._observers:
             try:
                 observer.on_event(event)
             except (KeyboardInterrupt, SystemExit) as error:
                 # It ends the loop, from its next pass: here it would cost a slot.
-                loop = asyncio._get_running_loop()
+                loop = _running_loop()
                 if loop is None:  # outside of a loop there is no slot to lose
                     raise
                 loop.call_soon(_raise, error)
             except BaseException as error:  # noqa: BLE001 - an observer never costs a slot
-                self._report(f"{observer!r} failed on {event!r}", error)
+                self.report(f"{observer!r} failed on {event!r}", error)
 
-    def _report(self, message: str, error: BaseException) -> None:
-        loop = asyncio._get_running_loop()
+    def report(self, message: str, error: BaseException) -> None:
+        """Report an error that is nobody's: to the loop's exception handler."""
+        loop = _running_loop()
         if loop is None:  # `throttled` outside of a loop: as a loop's own handler does
             logger.error(message, exc_info=error)
         else:
@@ -504,50 +419,93 @@ class Dispatcher:
 
     # The loop.
 
-    def _now(self) -> float:
-        """Bind to the running loop, if any; return its time."""
-        loop = asyncio._get_running_loop()  # the public one raises where there is none
+    def now(self) -> float:
+        """Return the present instant."""
+        return self._clock()
+
+    def bind(self) -> float:
+        """Bind to the running loop, if any; return the present instant.
+
+        Raises:
+            RuntimeError: the queue is in use on another loop that is still alive.
+        """
+        loop = _running_loop()
         if loop is not None:
             self._bind(loop)
         return self._clock()
 
+    def call_later(self, delay: float, action: Callable[[], None]) -> asyncio.TimerHandle | None:
+        """Call `action` in `delay` seconds; None, and never, where no loop has been used yet."""
+        return None if self.loop is None else self.loop.call_later(delay, action)
+
+    def spawn(
+        self,
+        function: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        name: str,
+        on_end: Callable[[asyncio.Task[None]], None],
+    ) -> asyncio.Task[None] | None:
+        """Run a coroutine function in a task of its own; see `Host.spawn`."""
+        if self.loop is None or not self._loop_runs():
+            return None
+        # An empty context: the task is nobody's, and keeps nobody's variables alive.
+        task = self.loop.create_task(function(), name=name, context=Context())
+        if task.done():  # an eager one may be
+            return None
+        task.add_done_callback(on_end, context=Context())
+        return task
+
     def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        if loop is self._loop:
+        if loop is self.loop:
             self._thread = get_ident()
             return
-        if self._loop is not None and not self._loop.is_closed():
+        if self.loop is not None and not self.loop.is_closed():
             raise RuntimeError(
                 f"{self!r} is in use on another event loop that is still alive: make a queue for "
                 "each loop, or close the other loop first"
             )
-        # Whoever waited or ran on the old loop is gone with it. What was let through still
-        # counts, unless time itself is another.
-        self._loop = loop
+        # Who waited or ran on the old loop is gone with it. What was let through still counts,
+        # unless time itself is another.
+        self.loop = loop
         self._loop_runs = loop.is_running
         self._thread = get_ident()
         clock = _clock_of(loop)
-        if clock is not self._clock:
-            self._clock = clock
-            self._forget_calls()
-        self._forget_callers()
+        clock_changed = clock is not self._clock
+        self._clock = clock
+        self._forget_callers(clock_changed=clock_changed)
 
-    def _forget_calls(self) -> None:
-        self._paused = self._pushed_back = -math.inf
-        self._schedule = self._new_schedule(self._limits)
-        altered = self._lanes.altered
-        self._lanes = Lanes(self._lanes.limits, self._lanes.new_state)
-        self._lanes.altered = altered
-
-    def _forget_callers(self) -> None:
-        self._waiters = self._waiters.empty_copy()
-        self._waiters.lanes = self._lanes.states
-        self._waiters.keeps_round = self._shared is not None
-        self._lanes.in_use = self._waiters.key_queues
-        self._timers = {}
+    def _forget_callers(self, *, clock_changed: bool) -> None:
+        self.waiters = self.waiters.empty_copy()
+        self._timeouts = {}
         self._ticker = self._alarm = self._timer = None
-        self._ended = self._started
-        if self._shared is not None:
-            self._shared.reset()
+        self.ended = self.started
+        self.limiter.reset(clock_changed=clock_changed)
+        self._find_fast_acquire()
+
+    def _find_fast_acquire(self) -> None:
+        self._fast_acquire = None if self.closed else self.limiter.fast_acquire()
+
+    def abandon_loop(self) -> tuple[object, ...]:
+        """Forget the loop and all who wait or run on it, in a child made by `fork`.
+
+        Returns:
+            What must be kept alive: collecting it would reach into the parent's selector, or into
+            the state that this queue has by then.
+        """
+        left = (self.loop, self._ticker, self.waiters)
+        if self._ticker is not None:
+            # asyncio has no public way to say so.
+            self._ticker._log_destroy_pending = False  # type: ignore[attr-defined]
+        self.loop, self._thread = None, 0
+        self._forget_callers(clock_changed=False)
+        return left
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _raise(error: BaseException) -> None:
@@ -563,15 +521,3 @@ def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     function = getattr(loop.time, "__func__", None)
     virtual = isinstance(function, FunctionType) and function is not asyncio.BaseEventLoop.time
     return loop.time if virtual else time.monotonic
-
-
-def at_rest(queue: Dispatcher) -> bool:
-    """Return whether a queue is as good as new: nobody waits, no body runs, no limit owes a wait.
-
-    Never while it is closed, goes by a `schedule` that others share, or has limits that were set
-    since it was made.
-    """
-    own, lanes = queue._schedule, queue._lanes
-    if queue.waiting or queue.running or queue._closed or queue._shared or lanes.altered:
-        return False
-    return max(own.idle_at(), lanes.idle_at()) < queue._clock()

@@ -97,8 +97,14 @@ class Lanes:
         """A heap of (look then, sequence number, key), one entry for each lane."""
         self._count = 0
 
+    def empty_copy(self) -> Lanes:
+        """Return one with the same limits, of which nothing has been used."""
+        lanes = Lanes(self.limits, self.new_state)
+        lanes.altered = self.altered
+        return lanes
+
     def find(self, key: Hashable, now: float) -> LimitState | None:
-        """Return the schedule of `key`, made if need be; None where the key has no limit."""
+        """Return the state of `key`, made if need be; None where the key has no limit."""
         looks = _LOOKS
         while looks and self._idle and self._idle[0][0] < now:
             self._evict(heappop(self._idle)[2], now)
@@ -149,7 +155,7 @@ class Lanes:
     def _evict(self, key: Hashable, now: float) -> None:
         if key in self.in_use:
             self._watch(key, now + _LOOK_AGAIN)
-        elif (fresh_at := self.states[key].idle_at()) >= now:
-            self._watch(key, fresh_at)
+        elif (idle_at := self.states[key].idle_at()) >= now:
+            self._watch(key, idle_at)
         else:
             del self.states[key]

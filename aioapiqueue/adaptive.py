@@ -89,7 +89,7 @@ class Adaptive:
     ...         async with queue.slot() as slot:
     ...             if attempt == 19:                          # the other side says 429
     ...                 slot.throttled(retry_after=2)
-    ...     print(f"{queue.stats.slowed} slow-down, {queue.stats.rate:.0f} per s", end=", ")
+    ...     print(f"{queue.stats.backed_off} slow-down, {queue.stats.rate:.0f} per s", end=", ")
     ...     print(f"the next call in {queue.estimate():.0f} s")
     >>> asyncio.run(main())
     1 slow-down, 28 per s, the next call in 2 s

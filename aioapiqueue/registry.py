@@ -12,21 +12,21 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 from weakref import WeakValueDictionary
 
-from aioapiqueue._dispatcher import at_rest
 from aioapiqueue._limits import names as _names
 from aioapiqueue._limits.buckets import Bucket, facts
 from aioapiqueue._limits.model import ServiceLimits
 from aioapiqueue._limits.presets import Figure
 from aioapiqueue._limits.report import Report, lines_of, quoted, read_text, read_toml
 from aioapiqueue._limits.tables import InForce, Read, entries, read_option, read_tables
+from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import Limit
 from aioapiqueue.exceptions import LimitsError, QueueClosed
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
-    from aioapiqueue._dispatcher import Authority
     from aioapiqueue._events import Observer
+    from aioapiqueue._limiter import LimiterFactory
     from aioapiqueue._queue import ApiQueue
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
     "facts",
 ]
 
-Schedules: TypeAlias = "Callable[[str], Authority]"
+Schedules: TypeAlias = "Callable[[str], LimiterFactory]"
 Service: TypeAlias = str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits
 
 
@@ -442,7 +442,7 @@ def forget_idle(registry: Registry, *, keep: Container[ApiQueue]) -> list[ApiQue
     idle = {
         key: queue
         for key, queue in queues.items()
-        if key.bucket is None and queue not in keep and at_rest(queue)
+        if key.bucket is None and queue not in keep and dispatcher_of(queue).idle()
     }
     given_up.update(idle)  # first: other threads find each queue in one of them
     for key in idle:

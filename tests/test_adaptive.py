@@ -5,10 +5,10 @@ import itertools
 import math
 
 import pytest
-from _instants import exactly
-from _neighbours import AWAY, BACK, END, adaptive_queue, share
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, Window
+from benchmarks._neighbours import AWAY, BACK, END, adaptive_queue, share
+from tests.helpers.instants import exactly
 
 
 async def use(queue, calls, *, key=None):

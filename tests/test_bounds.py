@@ -9,9 +9,9 @@ import pickle
 
 import pytest
 import uvloop
-from _instants import exactly
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, Window
+from tests.helpers.instants import exactly
 
 HUGE = 10**400
 

@@ -6,9 +6,9 @@ import random
 
 import anyio
 import pytest
-from _instants import exactly, now, use
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
+from tests.helpers.instants import exactly, now, use
 
 
 async def claim(queue, starts, **options):

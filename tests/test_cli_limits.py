@@ -16,13 +16,13 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from _stalls import Stalls
 from typer.testing import CliRunner
 
 from aioapiqueue import Rate
 from aioapiqueue.cli._app import app
 from aioapiqueue.cli._discover import read_quotas, to_toml
 from aioapiqueue.registry import Registry, facts
+from tests.helpers.stalls import Stalls
 
 pytestmark = pytest.mark.real
 

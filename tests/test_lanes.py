@@ -8,9 +8,9 @@ from collections import defaultdict
 from itertools import chain, pairwise
 
 import pytest
-from _instants import exactly, now
 
 from aioapiqueue import ApiQueue, Rate, Window
+from tests.helpers.instants import exactly, now
 
 
 async def released(queue, keys, **options):

@@ -9,11 +9,11 @@ import weakref
 from itertools import pairwise
 
 import pytest
-from _instants import exactly
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
 from aioapiqueue._dispatcher import _clock_of
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers.instants import exactly
 
 CATCH_UP = 0.010  # seconds, the default
 MADE_AT_IMPORT = ApiQueue("1000/s")

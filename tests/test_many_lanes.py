@@ -6,9 +6,9 @@ import asyncio
 import time
 
 import pytest
-from _work import stall_of_bare_tasks, work, worst_stall
 
 from aioapiqueue import Adaptive, ApiQueue, WouldWait
+from tests.helpers.work import stall_of_bare_tasks, work, worst_stall
 
 
 async def crowded(lanes, **options):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioapiqueue import Observer, QueueClosed, Rate, Window
-from aioapiqueue._dispatcher import at_rest
+from aioapiqueue._queue import dispatcher_of
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import InForce, QueueKey, Registry, ServiceLimits, forget_idle
@@ -533,16 +533,16 @@ async def test_queues_at_rest_are_forgotten():
         assert forget_idle(registry, keep=()) == []  # they run
     assert forget_idle(registry, keep=()) == [iam]
     await asyncio.sleep(57.9)
-    assert not at_rest(ec2)  # its lane owes a wait
+    assert not dispatcher_of(ec2).idle()  # its lane owes a wait
     ec2.pause()
     await asyncio.sleep(1)
-    assert not at_rest(ec2)
+    assert not dispatcher_of(ec2).idle()
     ec2.resume()
     await asyncio.sleep(1)
-    assert at_rest(ec2)
+    assert dispatcher_of(ec2).idle()
     waiting = [ec2.enqueue(key="DescribeVolumes") for _ in range(2)]
     waiting[0].result().release()
-    assert not at_rest(ec2)
+    assert not dispatcher_of(ec2).idle()
     waiting[1].cancel()
     await asyncio.sleep(61)
     assert ec2 in forget_idle(registry, keep=())

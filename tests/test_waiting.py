@@ -5,9 +5,9 @@ import random
 from collections import Counter
 
 import pytest
-from _instants import exactly, now
 
 from aioapiqueue import ApiQueue, QueueFull, Rate, SlotTimeout, Window, WouldWait
+from tests.helpers.instants import exactly, now
 
 # Order.
 

@@ -28,8 +28,8 @@ from aioapiqueue.adaptive import Adaptive
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from aioapiqueue._dispatcher import Authority
     from aioapiqueue._events import Observer
+    from aioapiqueue._limiter import LimiterFactory
     from aioapiqueue._rate import Limit
 
 __all__ = [
@@ -146,7 +146,7 @@ class ServiceLimits:
         observers: Sequence[Observer] = (),
         *,
         bucket: str | None = None,
-        schedule: Authority | None = None,
+        schedule: LimiterFactory | None = None,
     ) -> ApiQueue:
         """Return a new queue of these limits, but for shared buckets; or of one of those."""
         if bucket is not None:

@@ -4,11 +4,11 @@ import re
 
 import pytest
 import redis.exceptions
-from servers import Server
 
 from aioapiqueue.cli._shared import _CHECK, Shared
-from aioapiqueue.integrations.redis.schedule import _SCRIPT
+from aioapiqueue.integrations.redis._transport import SCRIPT
 from aioapiqueue.integrations.redis.url import connected, read_address
+from tests.helpers.servers import Server
 
 CALLS = re.compile(r"redis\.call\('(\w+)'")
 PASSWORD = "sesame-open"  # noqa: S105 - of servers that live for a second
@@ -16,7 +16,7 @@ PASSWORD = "sesame-open"  # noqa: S105 - of servers that live for a second
 
 def test_it_tries_every_command_of_the_script():
     """One that is forbidden would be found by the first call of the program."""
-    assert set(CALLS.findall(_CHECK)) == set(CALLS.findall(_SCRIPT))
+    assert set(CALLS.findall(_CHECK)) == set(CALLS.findall(SCRIPT))
 
 
 @pytest.mark.real

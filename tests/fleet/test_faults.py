@@ -8,11 +8,11 @@ import asyncio
 import contextlib
 
 import pytest
-from groups import Sentinels
-from servers import Server
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.groups import Sentinels
+from tests.helpers.servers import Server
 
 AHEAD = 0.2
 CATCH_UP = 0.010

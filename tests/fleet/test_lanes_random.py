@@ -7,11 +7,11 @@ import random
 from collections import defaultdict
 
 import pytest
-from _work import Ticks
-from virtual_client import VirtualClient
 
 from aioapiqueue import Adaptive, ApiQueue, QueueFull, Rate, SlotTimeout, Window
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.virtual_client import VirtualClient
+from tests.helpers.work import Ticks
 
 PATIENCE = 120.0  # virtual seconds: far more than the calls of any of these need
 

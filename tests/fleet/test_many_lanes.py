@@ -6,11 +6,11 @@ import asyncio
 import random
 
 import pytest
-from _work import Ticks, stall_of_bare_tasks, work, worst_stall
-from virtual_client import VirtualClient
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.virtual_client import VirtualClient
+from tests.helpers.work import Ticks, stall_of_bare_tasks, work, worst_stall
 
 
 @pytest.mark.parametrize("say", ["slot", "queue", "hold"])

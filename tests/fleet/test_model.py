@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
-from servers import fresh_name
-from virtual_client import VirtualClient
 
 from aioapiqueue import Window
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.servers import fresh_name
+from tests.helpers.virtual_client import VirtualClient
 
 
 def local_model():

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from members import Member, between, fleet, together
-from servers import keys_of
-from workers import fullest
 
 from aioapiqueue import Rate, SlotTimeout
+from tests.helpers.members import Member, between, fleet, together
+from tests.helpers.servers import keys_of
+from tests.helpers.workers import fullest
 
 AHEAD = 0.2
 CATCH_UP = 0.010

@@ -11,12 +11,12 @@ import random
 import time
 
 import pytest
-from test_script import EPOCH, Script
-from virtual_client import VirtualClient
 
 from aioapiqueue import Adaptive, ApiQueue, QueueClosed, Rate, SharedError, Window
 from aioapiqueue.integrations import redis as integration
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.script import EPOCH, Script
+from tests.helpers.virtual_client import VirtualClient
 
 LIMITS = Rate(50, burst=5), Window(100, 5)
 OPTIONS = {

@@ -6,9 +6,10 @@ import time
 from collections import Counter
 
 import pytest
-from servers import until
-from worker import RELEASED, START
-from workers import Workers, fullest, most_at_once
+
+from tests.helpers.servers import until
+from tests.helpers.worker import RELEASED, START
+from tests.helpers.workers import Workers, fullest, most_at_once
 
 pytestmark = pytest.mark.real
 

@@ -3,11 +3,11 @@
 import asyncio
 
 from redis.exceptions import AuthenticationError
-from virtual_client import VirtualClient
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.exceptions import SharedError
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.virtual_client import VirtualClient
 
 
 class Shut(VirtualClient):

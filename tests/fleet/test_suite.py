@@ -24,11 +24,11 @@ from pathlib import Path
 import pytest
 from _pytest.assertion.rewrite import rewrite_asserts
 from hypothesis import is_hypothesis_test, settings
-from servers import fresh_name
-from virtual_client import VirtualClient
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.servers import fresh_name
+from tests.helpers.virtual_client import VirtualClient
 
 ROUNDING = 2e-6
 
@@ -41,7 +41,7 @@ MODULES = (
     "test_lanes",
     "test_live_control",
     "test_map",
-    "test_promises",
+    "properties.test_promises",
     "test_queue",
     "test_slot",
     "test_waiting",
@@ -199,7 +199,7 @@ def changed(source):
 
 def load(name):
     """Return the module `name`, as shared queues need it."""
-    path = find_spec(name).origin
+    path = find_spec(f"tests.{name}").origin
     source = changed(Path(path).read_text("utf-8"))
     tree = Shared().visit(Rounding().visit(ast.parse(source)))
     ast.fix_missing_locations(tree)

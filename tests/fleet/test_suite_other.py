@@ -8,14 +8,14 @@ import random
 from functools import partial
 
 import pytest
-from _instants import now, use
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import fresh_name
-from virtual_client import VirtualClient
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, SlotTimeout, Window, WouldWait
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.instants import now, use
+from tests.helpers.servers import fresh_name
+from tests.helpers.virtual_client import VirtualClient
 
 pytestmark = pytest.mark.parametrize("ahead", [0.0, 0.2])
 

@@ -4,11 +4,11 @@ import asyncio
 import math
 
 import pytest
-from members import Member, between, fleet, together
-from servers import keys_of
-from workers import fullest
 
 from aioapiqueue import Adaptive, Rate, Window
+from tests.helpers.members import Member, between, fleet, together
+from tests.helpers.servers import keys_of
+from tests.helpers.workers import fullest
 
 HEARD = 1.0  # seconds within which what one says acts on all
 AHEAD = 0.2

@@ -17,10 +17,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from naive_model import Model, NaiveCall, NaiveRate, NaiveWindow
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, SlotTimeout, Window
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers.naive_model import Model, NaiveCall, NaiveRate, NaiveWindow
 
 # All figures are sums of powers of two, so that both sides reckon without rounding.
 INTERVALS = st.sampled_from([0.125, 0.25, 0.5, 1.0])

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import typer
-from servers import Server, free_port, until
 
 from aioapiqueue.cli._launch import NotStarted
 from aioapiqueue.cli._shared import Shared
@@ -19,6 +18,7 @@ from aioapiqueue.cli.run import run as run_command
 from aioapiqueue.integrations.redis.schedule import _SCRIPT
 from aioapiqueue.integrations.redis.url import read_address
 from aioapiqueue.registry import Registry
+from tests.helpers.servers import Server, free_port, until
 
 pytestmark = [
     pytest.mark.real,

@@ -21,9 +21,9 @@ import select
 import termios
 
 import pyte
-from servers import Server
 
 from aioapiqueue.cli._live import fit
+from tests.helpers.servers import Server
 
 pytestmark = pytest.mark.real
 

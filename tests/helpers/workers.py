@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from worker import END, RECORD, RELEASED, START
+from tests.helpers.worker import END, RECORD, RELEASED, START
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

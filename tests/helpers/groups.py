@@ -10,7 +10,8 @@ import redis.asyncio
 import redis.asyncio.cluster
 import redis.asyncio.sentinel
 from redis.crc import key_slot
-from servers import HOST, Server, free_port, until
+
+from tests.helpers.servers import HOST, Server, free_port, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -25,12 +25,13 @@ import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from tls_front import TlsFront
+
+from tests.helpers.tls_front import TlsFront
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from groups import Cluster, Sentinels
+    from tests.helpers.groups import Cluster, Sentinels
 
 HOST = "127.0.0.1"
 PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines

@@ -11,7 +11,7 @@ import textwrap
 from importlib.metadata import distributions
 from pathlib import Path
 
-FILE = Path(__file__).parents[1] / "aioapiqueue" / "presets" / "operations.py"
+FILE = Path(__file__).parents[2] / "aioapiqueue" / "presets" / "operations.py"
 COMMAND = "uvx nox -s names"
 
 TEXT = '''\

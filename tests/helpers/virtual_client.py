@@ -12,8 +12,8 @@ from redis.exceptions import ConnectionError as Disconnected
 from redis.exceptions import TimeoutError as TimedOut
 
 if TYPE_CHECKING:
-    from groups import Cluster, Sentinels
-    from servers import Server
+    from tests.helpers.groups import Cluster, Sentinels
+    from tests.helpers.servers import Server
 
 EPOCH = 1_700_000_000  # seconds: the server's time when a VirtualLoop's clock says 0.0
 

@@ -6,17 +6,15 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from virtual_client import VirtualClient
-
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.virtual_client import VirtualClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from servers import Server
-
     from aioapiqueue import Event
+    from tests.helpers.servers import Server
 
 
 class Member:
