@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._slot import CallOwner
 
-__all__ = ["NO_KEY", "KeyGrants", "Lateness", "Lease", "LeasedCall"]
+__all__ = ["NO_KEY", "KeyGrants", "Lateness", "Lease", "LeasedCall", "leased"]
 
 NO_KEY = object()
 """The lane of the key None, if that has limits of its own: the lane None stands for no lane."""
@@ -55,6 +55,17 @@ class LeasedCall(Call):
         self.timeout = timeout
         self.lease: Lease | None = None
         """What it was granted by; None: it waits, or the fallback let it go."""
+
+
+def leased(call: Call) -> LeasedCall:
+    """Return a call as what `call_types` has made it.
+
+    Raises:
+        TypeError: it was made by another queue.
+    """
+    if not isinstance(call, LeasedCall):
+        raise TypeError(f"{call!r} was made by a queue of another kind")
+    return call
 
 
 @dataclass(eq=False, slots=True)

@@ -14,7 +14,7 @@ import math
 from typing import TYPE_CHECKING
 
 from aioapiqueue._fleet.clock import ROUNDING, Clock
-from aioapiqueue._fleet.grants import LeasedCall
+from aioapiqueue._fleet.grants import LeasedCall, leased
 from aioapiqueue._fleet.limits import LimitTable, key_of
 from aioapiqueue._fleet.messages import (
     Adjust,
@@ -36,7 +36,7 @@ from aioapiqueue._fleet.session import Session
 from aioapiqueue._limiter import LimiterStats, PushbackRounds
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._fleet.grants import Lease
     from aioapiqueue._fleet.messages import LimitStatus, Message, Reply, Transport
@@ -61,7 +61,7 @@ class SharedLimiter:
         adaptive: how the authority slows down on push-back; here it only refuses what does not fit.
     """
 
-    call_types = (LeasedCall, LeasedCall)
+    call_types: tuple[Callable[..., Call], Callable[..., Call]] = (LeasedCall, LeasedCall)
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class SharedLimiter:
         """Note that a call waits no more: what was leased for it is surplus."""
         self._planner.left(call)
 
-    def earliest(self, _call: Call, _now: float) -> float:
+    def earliest(self, call: Call, now: float) -> float:  # noqa: ARG002 - as of all calls
         """Return the end of a hold: of what the authority knows, only that is known here."""
         return self._planner.held_until
 
@@ -220,7 +220,7 @@ class SharedLimiter:
     def _charge(self, call: Call, now: float) -> None:
         lane, fallback = self._limits.lane_of(call.key), self._session.fallback
         if self._planner.grants_of(lane).leases:
-            _leased(call).lease = self._planner.use(lane, now)
+            leased(call).lease = self._planner.use(lane, now)
         elif fallback is not None:
             fallback.consume(now, call.cost)
 
@@ -228,12 +228,17 @@ class SharedLimiter:
 
     def refund(self, call: Call) -> None:
         """Pass the slot of a call that was granted and never used to the next, or give it back."""
-        waiters, lane, lease = self._host.waiters, self._limits.lane_of(call.key), _leased(call).lease
+        waiters, lane, lease = (
+            self._host.waiters,
+            self._limits.lane_of(call.key),
+            leased(call).lease,
+        )
         waiters.wake_all()
         if lease is not None:
             heir = waiters.first()
             in_time = lease.until >= self._host.now() - ROUNDING
-            if heir and in_time and (self._limits.lane_of(heir.key), heir.costs) == (lane, call.costs):
+            fits = heir and (self._limits.lane_of(heir.key), heir.costs) == (lane, call.costs)
+            if fits and in_time:
                 self._planner.put_back(lane, lease)
             else:  # only the authority knows whether a call of another lane, or cost, may have it
                 self._return([(lane, lease)])
@@ -241,14 +246,14 @@ class SharedLimiter:
 
     def settle(self, call: Call, costs: Sequence[float]) -> None:
         """Charge the difference to the true costs of a call that has started, or give it back."""
-        if (lease := _leased(call).lease) is not None:
+        if (lease := leased(call).lease) is not None:
             lane = self._limits.lane_of(call.key)
             more = tuple(new - old for new, old in zip(costs, call.costs, strict=True))
             self._session.send_changes(Adjust, [_change(lane, lease, more)])
             if min(more) < 0:
                 self._planner.ask_soon(lane)
 
-    def released(self, _call: Call) -> None:
+    def released(self, call: Call) -> None:  # noqa: ARG002 - one permit is like another
         """Note that a body has ended: its permit is free."""
         waiters = self._host.waiters
         if self._session.fallback is not None:
@@ -262,7 +267,7 @@ class SharedLimiter:
     def throttled(self, call: Call | None, key: Hashable, retry_after: float | None) -> None:
         """Report push-back: on one call, or (None) on some call of a key."""
         lane = self._checked_lane(key)
-        lease = _leased(call).lease if call is not None and call.started else None
+        lease = leased(call).lease if call is not None and call.started else None
         if lease is not None:
             released_at: float = lease.timestamp
         else:
@@ -387,7 +392,9 @@ class SharedLimiter:
             for lane in message.lanes:
                 waiters.wake_key(key_of(lane))
             self._host.wake()
-        elif isinstance(message, PushBack) and isinstance(reply, PushBackReply) and reply.backed_off:
+        elif isinstance(message, PushBack) and isinstance(reply, PushBackReply):
+            if not reply.backed_off:
+                return
             self._recall(planner.grants)
             self._rounds.begin(message.lane)
             self._host.count("backed_off", message.call, key=message.key)
@@ -435,13 +442,6 @@ class SharedLimiter:
         """
         self._return_all()
         await self._session.aclose(Renew() if self._host.running else Leave())
-
-
-def _leased(call: Call) -> LeasedCall:
-    """Return a call as what `call_types` has made it."""
-    if not isinstance(call, LeasedCall):
-        raise TypeError(f"{call!r} was made for another limiter")
-    return call
 
 
 def _change(lane: Hashable, lease: Lease, costs: tuple[float, ...]) -> Change:

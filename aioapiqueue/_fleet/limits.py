@@ -79,9 +79,7 @@ class LimitTable:
         """
         self._state.check(cost)
 
-    def check_change(
-        self, key: Hashable, limits: Sequence[Limit], waiting: Iterable[Call]
-    ) -> None:
+    def check_change(self, key: Hashable, limits: Sequence[Limit], waiting: Iterable[Call]) -> None:
         """Refuse limits that are too small for a call that waits.
 
         Raises:

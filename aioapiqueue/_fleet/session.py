@@ -32,7 +32,7 @@ from aioapiqueue._lanes import limit_state_for
 from aioapiqueue.exceptions import SharedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping
 
     from aioapiqueue._algorithms import LimitState
     from aioapiqueue._fleet.clock import Clock
@@ -205,9 +205,7 @@ class Session:
     def start(self) -> None:
         """Send what there is to send, and ask for slots, if the loop runs."""
         if self._task is None:
-            self._task = self._host.spawn(
-                self._run, name="aioapiqueue leases", on_end=self._ended
-            )
+            self._task = self._host.spawn(self._run, name="aioapiqueue leases", on_end=self._ended)
 
     def _ended(self, task: asyncio.Task[None] | None) -> None:
         # If it was cancelled by somebody who cancels every task: what was to be sent waits for the

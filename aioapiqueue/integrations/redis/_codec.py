@@ -100,7 +100,7 @@ class Codec:
         """Return the keys, the verb and the payload of a message."""
         base, message = self.base, envelope.message
         keys = [base, f"{base}:who", f"{base}:places"]
-        specs = [self._spec(lane, limits, keys) for lane, limits in envelope.limits.items()]
+        specs = [self.spec(lane, limits, keys) for lane, limits in envelope.limits.items()]
         if isinstance(message, Ask):
             for spec, standing in zip(specs, message.standings, strict=True):
                 spec["waited"] = _micro(standing.waited)
@@ -157,7 +157,7 @@ class Codec:
             case _:
                 return {}
 
-    def _spec(self, lane: Hashable, limits: Sequence[Limit], keys: list[str]) -> dict[str, Any]:
+    def spec(self, lane: Hashable, limits: Sequence[Limit], keys: list[str]) -> dict[str, Any]:
         """Return the limits of a lane; append the keys under which their state is."""
         if lane is None:
             key, number = self.base, 1
@@ -165,9 +165,9 @@ class Codec:
             key = f"{self.base}:lane:{text_of(None if lane is NO_KEY else lane)}"
             keys.append(key)
             number = len(keys)
-        return {"key": number, "limits": self.limit_specs(limits, key, keys)}
+        return {"key": number, "limits": self._limit_specs(limits, key, keys)}
 
-    def limit_specs(
+    def _limit_specs(
         self, limits: Sequence[Limit], key: str, keys: list[str]
     ) -> list[dict[str, Any]]:
         """Return what the script is to know of these limits; append the keys of their logs."""

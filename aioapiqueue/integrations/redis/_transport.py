@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from aioapiqueue._rate import Rate
     from aioapiqueue.integrations.redis._codec import Codec
 
-__all__ = ["SCRIPT", "Client", "RedisTransport"]
+__all__ = ["SCRIPT", "SHA", "Client", "RedisTransport"]
 
 SCRIPT = "\n".join(
     (files(__package__) / f"{part}.lua").read_text("utf-8")
     for part in ("gcra_figures", "gcra_limits", "gcra")
 )
+SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+"""By which a server knows the script: another one in each version that changes it."""
 _UNREADABLE = re.compile(r"UNREADABLE (.*) UNREADABLE", re.DOTALL)
 """What the script raises where it reads a figure that it never writes."""
 _REFUSALS = (
@@ -86,7 +88,6 @@ class RedisTransport:
         self._client = client
         self._codec = codec
         self._owner = owner
-        self._sha = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
     def __repr__(self) -> str:
         return self._owner
@@ -103,15 +104,15 @@ class RedisTransport:
     async def send(self, envelope: Envelope) -> Reply | OtherLimits | LimitsForgotten:
         """Send a message once."""
         keys, verb, payload = self._codec.encode(envelope)
-        arguments = len(keys), *keys, verb, "", payload
+        arguments = *keys, verb, "", payload
         try:
             # Cancelled here, or too late: redis-py gives up the connection, and what the server
             # has granted is lost. It is never granted twice.
             async with asyncio.timeout(self.timeout):
                 try:
-                    answer = await self._client.evalsha(self._sha, *arguments)
+                    answer = await self._client.evalsha(SHA, len(keys), *arguments)
                 except errors.NoScriptError:  # a server that has just started
-                    answer = await self._client.eval(SCRIPT, *arguments)
+                    answer = await self._client.eval(SCRIPT, len(keys), *arguments)
             return self._codec.decode(envelope, answer)
         except _REFUSALS as error:
             raise self._refusal(error) from None
