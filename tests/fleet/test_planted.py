@@ -13,7 +13,8 @@ import time
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, QueueClosed, Rate, SharedError, Window
-from aioapiqueue.integrations.redis import SharedSchedule, _transport
+from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers import introspect
 from tests.helpers.script import EPOCH, Script
 from tests.helpers.virtual_client import VirtualClient
 
@@ -196,8 +197,8 @@ async def test_planted_limits_are_refused(valkey, name, kind):
 async def test_endless_disagreement_is_an_error(valkey, name, monkeypatch, answer, cancelled):
     """A server that always knows other limits is asked now and then, and closed at once."""
     script = f"return {answer}"
-    monkeypatch.setattr(_transport, "SCRIPT", script)
-    monkeypatch.setattr(_transport, "SHA", hashlib.sha1(script.encode()).hexdigest())  # noqa: S324 - as Redis names scripts
+    sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+    introspect.replace_script(monkeypatch, script, sha)
     others = asyncio.all_tasks()
     async with valkey.client() as client:
         queue = ApiQueue("10/s", schedule=SharedSchedule(client, name))
@@ -207,12 +208,12 @@ async def test_endless_disagreement_is_an_error(valkey, name, monkeypatch, answe
             waiting = queue.enqueue()
             await asyncio.wait([waiting], timeout=end - time.monotonic())
             if waiting.done():
-                with pytest.raises(SharedError, match="has other limits than it has just said"):
+                with pytest.raises(SharedError, match="has other limits than it has just sent"):
                     await waiting
                 failed += 1
         assert failed
         assert queue.stats.asks <= 20
-        assert "has other limits than it has just said" in queue.stats.fault
+        assert "has other limits than it has just sent" in queue.stats.fault
         begun, closing = time.monotonic(), asyncio.create_task(queue.aclose(drain=False))
         if cancelled:
             await asyncio.sleep(0)
@@ -264,7 +265,7 @@ async def test_aclose_outlives_a_swallowed_cancellation(valkey, name, cancelled)
 
 
 async def test_limits_set_without_end_are_waited_for(valkey, name):
-    """By others, more often than an answer takes: callers wait, `stats.fault` says for what."""
+    """By others, more often than a reply takes: callers wait, `stats.fault` says for what."""
 
     class Busy(VirtualClient):
         rev, busy = 0, True
@@ -279,7 +280,7 @@ async def test_limits_set_without_end_are_waited_for(valkey, name):
         waiting = queue.enqueue()
         await asyncio.sleep(10)
         assert not waiting.done()
-        assert queue.stats.fault == "others set limits more often than an answer takes"
+        assert queue.stats.fault == "others set limits more often than a reply takes"
         assert client.calls <= 10 * 20
         client.busy = False
         async with asyncio.timeout(5):

@@ -8,7 +8,7 @@ from redis.exceptions import NoScriptError
 
 from aioapiqueue._fleet.grants import NO_KEY
 from aioapiqueue.integrations.redis._codec import Codec
-from aioapiqueue.integrations.redis._transport import SCRIPT, SHA
+from tests.helpers import introspect
 from tests.helpers.servers import fresh_name
 
 EPOCH = 1_700_000_000_000_000
@@ -83,10 +83,11 @@ class Script:
         if self.concurrency is not None:
             payload["concurrency"] = self.concurrency
         arguments = len(keys), *keys, verb, str(EPOCH + now), json.dumps(payload)
+        script, sha = introspect.redis_script()
         try:
-            reply = self.server.sync().evalsha(SHA, *arguments)
+            reply = self.server.sync().evalsha(sha, *arguments)
         except NoScriptError:
-            reply = self.server.sync().eval(SCRIPT, *arguments)
+            reply = self.server.sync().eval(script, *arguments)
         if reply[0] != b"ok":
             return reply
         assert reply[1] == EPOCH + now

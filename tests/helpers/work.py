@@ -8,6 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from tests.helpers import introspect
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -36,11 +38,15 @@ class Ticks:
     def __init__(self, queue: ApiQueue) -> None:
         self.most = self.count = 0
         self.last = -math.inf
-        self.release_due = queue._shared.release_due
-        queue._shared.release_due = self
+        introspect.wrap_looks(queue, self._wrap)
 
-    def __call__(self, now: float) -> float | None:
-        """Look."""
+    def _wrap(
+        self, release_due: Callable[[float], float | None]
+    ) -> Callable[[float], float | None]:
+        self.release_due = release_due
+        return self._look
+
+    def _look(self, now: float) -> float | None:
         self.count = self.count + 1 if now == self.last else 1
         self.last, self.most = now, max(self.most, self.count)
         if self.count > 1000:
