@@ -13,24 +13,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from aioapiqueue._fleet import messages
 from aioapiqueue._fleet.clock import ROUNDING, Clock
 from aioapiqueue._fleet.grants import LeasedCall, leased
 from aioapiqueue._fleet.limits import LimitTable, key_of
-from aioapiqueue._fleet.messages import (
-    Adjust,
-    Ask,
-    Change,
-    GrantReply,
-    Hold,
-    Leave,
-    Pause,
-    PushBack,
-    PushBackReply,
-    Renew,
-    Resume,
-    Return,
-    SetLimits,
-)
 from aioapiqueue._fleet.planner import Planner
 from aioapiqueue._fleet.session import Session
 from aioapiqueue._limiter import LimiterStats, PushbackRounds
@@ -39,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._fleet.grants import Lease
-    from aioapiqueue._fleet.messages import LimitStatus, Message, Reply, Transport
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._limiter import Host
     from aioapiqueue._rate import Limit
@@ -66,7 +51,7 @@ class SharedLimiter:
     def __init__(
         self,
         host: Host,
-        transport: Transport,
+        transport: messages.Transport,
         limits: Sequence[Limit],
         lanes: Mapping[Hashable, Sequence[Limit]],
         *,
@@ -249,7 +234,7 @@ class SharedLimiter:
         if (lease := leased(call).lease) is not None:
             lane = self._limits.lane_of(call.key)
             more = tuple(new - old for new, old in zip(costs, call.costs, strict=True))
-            self._session.send_changes(Adjust, [_change(lane, lease, more)])
+            self._session.send_changes(messages.Adjust, [_change(lane, lease, more)])
             if min(more) < 0:
                 self._planner.ask_soon(lane)
 
@@ -276,13 +261,13 @@ class SharedLimiter:
         if retry_after is not None:
             until = self._host.now() + retry_after
             self._hold_here(lane, retry_after)
-        self._session.send(PushBack(lane, until, released_at, call, key))
+        self._session.send(messages.PushBack(lane, until, released_at, call, key))
 
     def hold(self, key: Hashable, seconds: float) -> None:
         """Start nothing of a key's lane (or nothing at all) for so long, anywhere."""
         lane = self._checked_lane(key)
         self._hold_here(lane, seconds)
-        self._session.send(Hold(lane, self._host.now() + seconds))
+        self._session.send(messages.Hold(lane, self._host.now() + seconds))
 
     def _checked_lane(self, key: Hashable) -> Hashable:
         """Return the lane of a key that may be new; None: it has none.
@@ -313,14 +298,14 @@ class SharedLimiter:
         """Start nothing for so long (None: until `resume`), anywhere."""
         until = math.inf if seconds is None else self._host.now() + seconds
         self._hold_all(until)
-        self._session.send(Pause(None, until))
+        self._session.send(messages.Pause(None, until))
 
     def resume(self) -> None:
         """End a pause, everywhere."""
         self._planner.held_until = min(self._planner.held_until, self._host.now())
         self._planner.ask_all_soon()
         self._host.waiters.wake_all()
-        self._session.send(Resume())
+        self._session.send(messages.Resume())
         self._host.wake()
 
     def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
@@ -329,7 +314,7 @@ class SharedLimiter:
         self._transport.check_key(key)
         self._planner.ask_all_soon()
         self._recall(self._planner.grants)
-        self._session.send(SetLimits(key, limits))
+        self._session.send(messages.SetLimits(key, limits))
         self._go_by(key, limits)
 
     def _go_by(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
@@ -360,11 +345,11 @@ class SharedLimiter:
             _change(lane, lease, tuple(-cost for cost in lease.costs)) for lane, lease in leases
         ]
         if changes:
-            self._session.send_changes(Return, changes)
+            self._session.send_changes(messages.Return, changes)
 
     # For the session.
 
-    def next_ask(self) -> Ask | None:
+    def next_ask(self) -> messages.Ask | None:
         """Return what to ask for now; None: nothing."""
         now = self._host.now()
         ask = self._planner.next_ask(now) if self._ask_at(now) <= now + ROUNDING else None
@@ -376,14 +361,13 @@ class SharedLimiter:
     def _ask_at(self, now: float) -> float:
         return max(self._planner.ask_at(now), self._session.retry_at)
 
-    def apply_status(self, statuses: Mapping[Hashable, LimitStatus]) -> None:
-        """Note how the queue (None) and lanes stand."""
-        self._planner.apply_status(statuses)
-
-    def apply_reply(self, message: Message, reply: Reply) -> None:
-        """Apply what a reply says to one message in particular."""
+    def apply(self, message: messages.Message, reply: messages.Reply, *, forgotten: bool) -> None:
+        """Apply a reply. `forgotten`: the authority knows nothing of what it leased before."""
         planner, waiters = self._planner, self._host.waiters
-        if isinstance(message, Ask) and isinstance(reply, GrantReply):
+        if forgotten:
+            planner.forget_leases()
+        planner.apply_status(reply.statuses)
+        if isinstance(message, messages.Ask) and isinstance(reply, messages.GrantReply):
             planner.apply_reply(message, reply)
             self._return(planner.take_all(self._recalled))
             if planner.short_of_permits and self._host.ended > self._ended_at_ask:
@@ -392,7 +376,7 @@ class SharedLimiter:
             for lane in message.lanes:
                 waiters.wake_key(key_of(lane))
             self._host.wake()
-        elif isinstance(message, PushBack) and isinstance(reply, PushBackReply):
+        elif isinstance(message, messages.PushBack) and isinstance(reply, messages.PushBackReply):
             if not reply.backed_off:
                 return
             self._recall(planner.grants)
@@ -411,10 +395,6 @@ class SharedLimiter:
                     lane.check(call.cost)
             except ValueError as error:
                 self._host.fail(call, "refused", error)
-
-    def forget_leases(self) -> None:
-        """Forget what was leased: the authority has."""
-        self._planner.forget_leases()
 
     # Figures, and the end.
 
@@ -441,8 +421,8 @@ class SharedLimiter:
         until their lease is up.
         """
         self._return_all()
-        await self._session.aclose(Renew() if self._host.running else Leave())
+        await self._session.aclose(messages.Renew() if self._host.running else messages.Leave())
 
 
-def _change(lane: Hashable, lease: Lease, costs: tuple[float, ...]) -> Change:
-    return Change(() if lane is None else (lane,), lease.timestamp, costs)
+def _change(lane: Hashable, lease: Lease, costs: tuple[float, ...]) -> messages.Change:
+    return messages.Change(() if lane is None else (lane,), lease.timestamp, costs)

@@ -16,36 +16,6 @@ if TYPE_CHECKING:
     from aioapiqueue._rate import Limit, Rate
     from aioapiqueue._slot import Call
 
-__all__ = [
-    "Adjust",
-    "Ask",
-    "Change",
-    "Envelope",
-    "Grant",
-    "GrantReply",
-    "Hold",
-    "Leave",
-    "LimitStatus",
-    "LimitsForgotten",
-    "LimitsReply",
-    "Message",
-    "OtherLimits",
-    "Pause",
-    "Postponement",
-    "PushBack",
-    "PushBackReply",
-    "Renew",
-    "Reply",
-    "RestoreLimits",
-    "Resume",
-    "Return",
-    "SetLimits",
-    "SlotRequest",
-    "Standing",
-    "Transport",
-    "Unreachable",
-]
-
 
 class Unreachable(Exception):  # noqa: N818 - never leaves the library
     """The authority gave no reply, for now. The text says why, without credentials."""
@@ -93,7 +63,7 @@ class Leave(Message):
 
 
 class RestoreLimits(Message):
-    """What `set_rate` has set, which the authority has forgotten."""
+    """The authority has forgotten what `set_rate` has set: see `Envelope.set_limits`."""
 
 
 class Change(NamedTuple):
@@ -302,25 +272,17 @@ class Reply:
         timestamp: when.
         epoch: another one whenever the authority has lost what it knew.
         statuses: of the queue (None) and of each lane of the message.
+        revision: to `SetLimits`: what its limits have now.
+        backed_off: to `PushBack`: whether the rate was lowered for it.
+        granted: to `Ask`.
     """
 
     timestamp: int
     epoch: int
     statuses: Mapping[Hashable, LimitStatus]
-
-
-@dataclass(frozen=True)
-class LimitsReply(Reply):
-    """To `SetLimits`: the revision that its limits have now."""
-
-    revision: int
-
-
-@dataclass(frozen=True)
-class PushBackReply(Reply):
-    """To `PushBack`: whether the rate was lowered for it."""
-
-    backed_off: bool
+    revision: int | None = None
+    backed_off: bool = False
+    granted: Granted | None = None
 
 
 class Grant(NamedTuple):
@@ -340,8 +302,8 @@ class Postponement(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GrantReply(Reply):
-    """To `Ask`.
+class Granted:
+    """What a reply to `Ask` says.
 
     Attributes:
         share: how many slots this queue may ask for at once.

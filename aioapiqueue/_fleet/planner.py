@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._fleet.clock import Clock
     from aioapiqueue._fleet.limits import LimitTable
-    from aioapiqueue._fleet.messages import GrantReply, LimitStatus
+    from aioapiqueue._fleet.messages import Granted, LimitStatus
     from aioapiqueue._limiter import Host
     from aioapiqueue._slot import Call
 
@@ -479,44 +479,45 @@ class Planner:
                 requests.append(SlotRequest(lanes_of_call, call.costs, 1))
         return requests
 
-    def apply_reply(self, ask: Ask, reply: GrantReply) -> None:
+    def apply(self, ask: Ask, granted: Granted) -> None:
         """Take what the authority has granted, and note when to ask for more."""
         now, to_local = self._host.now(), self._clock.to_local
-        # The authority knows how late a slot may be used. By now, the clock may be known better.
-        slack = ask.lateness - self._clock.uncertainty
-        has_window = self._limits.has_window((None, *ask.lanes))  # it lasts no longer than that
         soonest = now + 2 * TICK  # as timestamps are rounded, it may be a microsecond earlier there
-        for request, timestamp, latest in reply.grants:
-            lane = request.lanes[0] if request.lanes else None
-            at = to_local(timestamp)
-            until = at + slack
-            if not has_window:
-                until = max(until, to_local(latest) - self._clock.uncertainty)
-            self.grants_of(lane).leases.append(Lease(at, until, request.costs, timestamp))
-            self.leased += 1
-            self._surplus.add(lane)  # the call that it is for may have left meanwhile
-            self._last = max(self._last, at)
+        self._add_leases(ask, granted)
         for lane in ask.lanes:
             self.grants_of(lane).ask_at, self.grants_of(lane).round_position = -math.inf, 0
-        for lane, position, ask_at in reply.postponements:
+        for lane, position, ask_at in granted.postponements:
             grants = self.grants_of(lane)
             grants.ask_at = max(soonest, min(to_local(ask_at), now + POLL))
             grants.round_position = position
         for lane in {lane for one in ask.requests for lane in one.lanes or (None,)}:
             self.lacks(lane)
-        granted, self._share = len(reply.grants), reply.share
-        position = self._round_position = reply.round_position
-        was_short = self._short
-        self._short = position > 0 and 0 < granted < reply.share / 2
+        number, self._share = len(granted.grants), granted.share
+        position = self._round_position = granted.round_position
+        was_short, self._short = self._short, position > 0 and 0 < number < granted.share / 2
         if self._short and not was_short:
             self._look_at_all()  # what is leased is no reason to wait any more
-        self.short_of_permits = reply.short_of_permits
+        self.short_of_permits = granted.short_of_permits
         self._not_before = -math.inf
         if position > 0:
-            if not granted or to_local(position) > now:  # else its share is greater than it knew
+            if not number or to_local(position) > now:  # else its share is greater than it knew
                 self._not_before = max(soonest, min(to_local(position), now + POLL))
         elif self.short_of_permits:
             self._not_before = now + _PERMITS_POLL
-        elif granted < sum(one.number for one in ask.requests) and not reply.postponements:
+        elif number < sum(one.number for one in ask.requests) and not granted.postponements:
             # This was its share: the others are to have theirs first.
-            self._not_before = self._last - self._soon() if granted else now + _RETRY
+            self._not_before = self._last - self._soon() if number else now + _RETRY
+
+    def _add_leases(self, ask: Ask, granted: Granted) -> None:
+        to_local, uncertainty = self._clock.to_local, self._clock.uncertainty
+        # The authority knows how late a slot may be used. By now, the clock may be known better.
+        slack = ask.lateness - uncertainty
+        has_window = self._limits.has_window((None, *ask.lanes))  # it lasts no longer than that
+        for request, timestamp, latest in granted.grants:
+            lane = request.lanes[0] if request.lanes else None
+            at = to_local(timestamp)
+            until = at + slack if has_window else max(at + slack, to_local(latest) - uncertainty)
+            self.grants_of(lane).leases.append(Lease(at, until, request.costs, timestamp))
+            self.leased += 1
+            self._surplus.add(lane)  # the call that it is for may have left meanwhile
+            self._last = max(self._last, at)

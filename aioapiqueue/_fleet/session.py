@@ -14,20 +14,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from aioapiqueue._fleet import messages
 from aioapiqueue._fleet.clock import ROUNDING
-from aioapiqueue._fleet.messages import (
-    Adjust,
-    Ask,
-    Envelope,
-    LimitsForgotten,
-    LimitsReply,
-    OtherLimits,
-    Renew,
-    Reply,
-    RestoreLimits,
-    SetLimits,
-    Unreachable,
-)
 from aioapiqueue._lanes import limit_state_for
 from aioapiqueue.exceptions import SharedError
 
@@ -37,7 +25,6 @@ if TYPE_CHECKING:
     from aioapiqueue._algorithms import LimitState
     from aioapiqueue._fleet.clock import Clock
     from aioapiqueue._fleet.limits import LimitTable
-    from aioapiqueue._fleet.messages import Change, LimitStatus, Message, Transport
     from aioapiqueue._limiter import Host
     from aioapiqueue._rate import Limit
 
@@ -62,27 +49,21 @@ class SessionOwner(Protocol):
     def permits(self) -> int:
         """How many bodies run, or may start without asking."""
 
-    def next_ask(self) -> Ask | None:
+    def next_ask(self) -> messages.Ask | None:
         """Return what to ask for now; None: nothing."""
 
-    def apply_status(self, statuses: Mapping[Hashable, LimitStatus]) -> None:
-        """Note how the queue (None) and lanes stand."""
-
-    def apply_reply(self, message: Message, reply: Reply) -> None:
-        """Apply what a reply says to one message in particular."""
+    def apply(self, message: messages.Message, reply: messages.Reply, *, forgotten: bool) -> None:
+        """Apply a reply. `forgotten`: the authority knows nothing of what it leased before."""
 
     def apply_limits(self, changed: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Adopt limits that others have set, by key; None: of the queue."""
-
-    def forget_leases(self) -> None:
-        """Forget what was leased: the authority has."""
 
 
 @dataclass(eq=False, slots=True)
 class _Outgoing:
     """A message that is to be sent, or was sent and had no reply."""
 
-    message: Message
+    message: messages.Message
     number: int
     first_sent: float = math.inf
 
@@ -101,7 +82,7 @@ class Session:
     def __init__(
         self,
         host: Host,
-        transport: Transport,
+        transport: messages.Transport,
         limits: LimitTable,
         owner: SessionOwner,
         *,
@@ -147,24 +128,19 @@ class Session:
         """Whether something is being sent; `Host.wake` is called when it ends."""
         return self._task is not None
 
-    @property
-    def queued(self) -> int:
-        """How many messages wait to be sent."""
-        return len(self._outbox)
-
     # What to send.
 
-    def send(self, message: Message) -> None:
+    def send(self, message: messages.Message) -> None:
         """Send a message after those before it; nothing once closed."""
         if self._closed:
             return
         self._enqueue(message)
         self.start()
 
-    def send_changes(self, kind: type[Adjust], changes: list[Change]) -> None:
+    def send_changes(self, kind: type[messages.Adjust], changes: list[messages.Change]) -> None:
         """Send changed costs, together with others that wait to be sent."""
         last = self._outbox[-1].message if len(self._outbox) > 1 else None  # the first may be sent
-        if isinstance(last, Adjust) and type(last) is kind:
+        if isinstance(last, messages.Adjust) and type(last) is kind:
             last.changes.extend(changes)
         else:
             self.send(kind(changes))
@@ -173,7 +149,7 @@ class Session:
         """Report how many permits are in use, unless a message that is to be sent will."""
         waiting = len(self._outbox) > self._sending
         if not (waiting and self._outbox[-1].message.reports_permits):
-            self.send(Renew())
+            self.send(messages.Renew())
 
     def keep_alive(self) -> None:
         """Renew the lease of the permits that are in use, as long as there are any."""
@@ -185,7 +161,7 @@ class Session:
             self.send_permits()
             self.keep_alive()
 
-    def _enqueue(self, message: Message) -> None:
+    def _enqueue(self, message: messages.Message) -> None:
         if message.numbered:
             self._numbered += 1
         kept: deque[_Outgoing] = deque()
@@ -218,7 +194,7 @@ class Session:
         try:
             while await self._step():
                 pass
-        except Unreachable as error:
+        except messages.Unreachable as error:
             self._disconnected(str(error))
         except SharedError as error:
             self._drop_refused()
@@ -240,16 +216,14 @@ class Session:
         if self._outbox:
             await self._send_first()
         elif self.fallback is not None:
-            await self._exchange(Renew())
+            await self._exchange(messages.Renew())
         elif (ask := self._owner.next_ask()) is None:
             return False
         elif not self._epoch:
-            await self._exchange(Renew())  # the authority's clock has to be known before
+            await self._exchange(messages.Renew())  # the authority's clock has to be known before
         else:
             self.ask_in_doubt = True
-            reply = await self._exchange(ask)
-            self.ask_in_doubt = False
-            self._owner.apply_reply(ask, reply)
+            await self._exchange(ask)
         return True
 
     async def _send_first(self) -> None:
@@ -258,19 +232,18 @@ class Session:
         message = first.message
         if now - first.first_sent > REFUNDABLE:  # whether it was processed, nobody knows by now
             message = message.without_refunds()
-        if isinstance(message, SetLimits):
+        if isinstance(message, messages.SetLimits):
             self._set_limits[message.key] = message.limits
         self._sending = True
         try:
-            reply = await self._exchange(message, first.number)
-            self._owner.apply_reply(message, reply)
+            await self._exchange(message, first.number)
         finally:
             self._sending = False
         if self._outbox and self._outbox[0] is first:
             self._outbox.popleft()
 
-    async def _exchange(self, message: Message, number: int = 0) -> Reply:
-        """Send a message until it has been processed; return the reply.
+    async def _exchange(self, message: messages.Message, number: int = 0) -> None:
+        """Send a message until it has been processed, and apply the reply.
 
         Raises:
             Unreachable: no reply for now, or others change the limits more often than it takes.
@@ -279,14 +252,14 @@ class Session:
         restoring = False
         for _ in range(_ROUNDS):
             sent = self._host.now()
-            match await self._send(RestoreLimits() if restoring else message, number):
-                case OtherLimits(revision, limits) if revision > self._revision:
+            match await self._send(messages.RestoreLimits() if restoring else message, number):
+                case messages.OtherLimits(revision, limits) if revision > self._revision:
                     self._adopt(revision, limits)
-                case LimitsForgotten() if not restoring:
+                case messages.LimitsForgotten() if not restoring:
                     restoring = True
-                case Reply() if restoring:
+                case messages.Reply() if restoring:
                     restoring = False
-                case Reply() as reply:
+                case messages.Reply() as reply:
                     break
                 case _:
                     self.faults += 1
@@ -296,45 +269,41 @@ class Session:
                     )
         else:
             self.faults += 1
-            raise Unreachable("others set limits more often than a reply takes")
+            raise messages.Unreachable("others set limits more often than a reply takes")
         self._clock.update(sent, self._host.now(), reply.timestamp)
-        if reply.epoch != self._epoch:  # it knows nothing of what it leased before
-            self._epoch = reply.epoch
-            self._owner.forget_leases()
-        if isinstance(reply, LimitsReply):
+        forgotten, self._epoch = reply.epoch != self._epoch, reply.epoch
+        if reply.revision is not None:
             self._revision = reply.revision
-        self._owner.apply_status(reply.statuses)
         self._delay, self.retry_at = 0.0, -math.inf
         if self.fault:
             self.fault, self.fallback = "", None
             self._host.emit("reconnected")
-        return reply
+        if isinstance(message, messages.Ask):
+            self.ask_in_doubt = False
+        self._owner.apply(message, reply, forgotten=forgotten)
 
-    async def _send(self, message: Message, number: int) -> Reply | OtherLimits | LimitsForgotten:
+    async def _send(
+        self, message: messages.Message, number: int
+    ) -> messages.Reply | messages.OtherLimits | messages.LimitsForgotten:
         if self._closed:  # cancelled, too; but a client may have swallowed that
             raise asyncio.CancelledError
         self.asks += 1
         limits = {lane: self._limits.limits_of(lane) for lane in (None, *message.lanes)}
-        envelope = Envelope(
-            message,
-            number,
-            self._sender,
-            self._host.now(),
-            self._owner.permits,
-            self._limits.concurrency,
-            self._revision,
-            self._set_limits,
-            limits,
+        now, permits, concurrency = self._host.now(), self._owner.permits, self._limits.concurrency
+        known = self._revision, self._set_limits
+        envelope = messages.Envelope(
+            message, number, self._sender, now, permits, concurrency, *known, limits
         )
         try:
             return await self._transport.send(envelope)
-        except (Unreachable, SharedError):
+        except (messages.Unreachable, SharedError):
             self.faults += 1
             raise
 
     def _adopt(self, revision: int, limits: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Take over the limits that others have set."""
-        unsent = {one.message.key for one in self._outbox if isinstance(one.message, SetLimits)}
+        waiting = [one.message for one in self._outbox]
+        unsent = {one.key for one in waiting if isinstance(one, messages.SetLimits)}
         changed = {
             key: own
             for key, own in limits.items()
@@ -387,7 +356,7 @@ class Session:
         if self._timers.get(name) is None:
             self._timers[name] = self._host.call_later(delay, run)
 
-    async def aclose(self, *last: Message) -> None:
+    async def aclose(self, *last: messages.Message) -> None:
         """Send what is left to send, then these, then nothing any more.
 
         Takes one `timeout` of the transport at most, and as much again if a request ends late

@@ -330,7 +330,7 @@ def test_no_figure_of_ours_is_refused(valkey, seed):
         elif what == "push":
             hold = chance.choice([None, 0, 100_000, 10**18])
             fields = {} if hold is None else {"hold": hold}
-            script.send("push", now, released_at=EPOCH + now, **fields)
+            script.send("pushback", now, released_at=EPOCH + now, **fields)
         elif what == "pause":
             hold = chance.choice([None, 1000, 10**25])
             script.send("pause", now, **({} if hold is None else {"hold": hold}))

@@ -128,7 +128,7 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
         elif verb == "set" and not in_lane and kinds(other) == kinds(script.limits):
             rounding += 0.25 * slower(script.limits, other)  # of what is owed, in calls
             script.limits = other
-            (script.revision,) = script.send("set", now, limits="[]")
+            (script.revision,) = script.send("setlimits", now, limits="[]")
             script.position = 0
             new = local_schedule(other, catch_up)
             new.carry_over(local, now)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pytest
     from botocore.credentials import AssumeRoleCredentialFetcher
 
-    from aioapiqueue import Adaptive, ApiQueue, Slot
+    from aioapiqueue import ApiQueue, Slot
     from aioapiqueue._wait_queue import WaitQueue
     from aioapiqueue.hub import Hub
     from aioapiqueue.registry import Registry

@@ -7,7 +7,7 @@ import json
 from redis.exceptions import NoScriptError
 
 from aioapiqueue._fleet.grants import NO_KEY
-from aioapiqueue.integrations.redis._codec import Codec
+from aioapiqueue.integrations.redis._codec import Codec, Settings
 from tests.helpers import introspect
 from tests.helpers.servers import fresh_name
 
@@ -48,7 +48,8 @@ class Script:
         self.catch_up, self.ahead, self.concurrency = catch_up, ahead, concurrency
         self.name = of.name if of else fresh_name()
         self.sender = fresh_name()
-        self.codec = Codec(self.name, ahead=0, lease=10, timeout=1, catch_up=0, adaptive=adaptive)
+        settings = Settings(self.name, ahead=0, timeout=1, lease=10, fallback=None)
+        self.codec = Codec(settings, catch_up=0, adaptive=adaptive)
         self.revision = 0
         self.position = self.lane_position = self.ask_at = 0
         self.short_of_permits = False

@@ -5,56 +5,22 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue._fleet import messages
 from aioapiqueue._fleet.grants import NO_KEY
-from aioapiqueue._fleet.messages import (
-    Adjust,
-    Ask,
-    Grant,
-    GrantReply,
-    Hold,
-    Leave,
-    LimitsForgotten,
-    LimitsReply,
-    LimitStatus,
-    OtherLimits,
-    Pause,
-    Postponement,
-    PushBack,
-    PushBackReply,
-    Renew,
-    Reply,
-    RestoreLimits,
-    Resume,
-    Return,
-    SetLimits,
-)
 from aioapiqueue._fleet.session import REFUNDABLE
 from aioapiqueue._rate import Rate, Window
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-    from aioapiqueue._fleet.messages import Envelope, Message
     from aioapiqueue._rate import Limit
     from aioapiqueue.adaptive import Adaptive
 
-__all__ = ["Codec", "Unreadable", "text_of"]
+__all__ = ["Codec", "Settings", "Unreadable", "text_of"]
 
-_VERBS: dict[type[Message], str] = {
-    Adjust: "adjust",
-    Ask: "ask",
-    Hold: "hold",
-    Leave: "leave",
-    Pause: "pause",
-    PushBack: "push",
-    Renew: "renew",
-    RestoreLimits: "set",
-    Resume: "resume",
-    Return: "return",
-    SetLimits: "set",
-}
 _LATEST = 2**53
 """Instead of an infinite timestamp: the last that the server can count exactly."""
 
@@ -63,45 +29,41 @@ class Unreadable(Exception):  # noqa: N818 - never leaves the package
     """The server has something that aioapiqueue never writes. The text says where and what."""
 
 
+@dataclass(frozen=True)
+class Settings:
+    """The options of a `SharedSchedule`: see there."""
+
+    name: str
+    ahead: float
+    timeout: float
+    lease: float
+    fallback: Rate | None
+
+
 class Codec:
     """Translates for one queue.
 
     Args:
-        name: of the quota.
-        ahead: seconds by which slots are taken ahead of their time, at most.
-        lease: seconds for which the permits of a queue that has gone silent are kept.
-        timeout: seconds that a reply may take.
+        settings: of its schedule.
         catch_up: seconds by which a slot may be used late.
         adaptive: how to slow down on push-back.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        ahead: float,
-        lease: float,
-        timeout: float,
-        catch_up: float,
-        adaptive: Adaptive | None,
-    ) -> None:
-        self.base = f"{{aioapiqueue:{name}}}"
+    def __init__(self, settings: Settings, *, catch_up: float, adaptive: Adaptive | None) -> None:
+        self.base = f"{{aioapiqueue:{settings.name}}}"
         """What all keys of the quota begin with."""
         # Sent again until then, and a little longer under way.
-        self._remembered = _micro(REFUNDABLE + 2 * timeout)
+        self._remembered = _micro(REFUNDABLE + 2 * settings.timeout)
         self._adaptive = adaptive
-        self._always = {
-            "catch_up": _micro(catch_up),
-            "ahead": _micro(ahead),
-            "lease": _micro(lease),
-        }
+        times = {"catch_up": catch_up, "ahead": settings.ahead, "lease": settings.lease}
+        self._always = {name: _micro(seconds) for name, seconds in times.items()}
 
-    def encode(self, envelope: Envelope) -> tuple[list[str], str, str]:
+    def encode(self, envelope: messages.Envelope) -> tuple[list[str], str, str]:
         """Return the keys, the verb and the payload of a message."""
         base, message = self.base, envelope.message
         keys = [base, f"{base}:who", f"{base}:places"]
         specs = [self.spec(lane, limits, keys) for lane, limits in envelope.limits.items()]
-        if isinstance(message, Ask):
+        if isinstance(message, messages.Ask):
             for spec, standing in zip(specs, message.standings, strict=True):
                 spec["waited"] = _micro(standing.waited)
                 spec["round_position"] = standing.round_position
@@ -118,14 +80,14 @@ class Codec:
         if envelope.number:
             keys.append(f"{base}:said:{envelope.sender}")
             payload["number"] = [len(keys), envelope.number, self._remembered]
-        return keys, _VERBS[type(message)], json.dumps(payload, allow_nan=False)
+        return keys, type(message).__name__.lower(), json.dumps(payload, allow_nan=False)
 
-    def _fields(self, envelope: Envelope) -> dict[str, Any]:
+    def _fields(self, envelope: messages.Envelope) -> dict[str, Any]:
         """Return what messages of this kind have."""
         message = envelope.message
         numbers = {lane: number for number, lane in enumerate(message.lanes, 1)}
         match message:
-            case Ask():
+            case messages.Ask():
                 return {
                     "requests": [
                         [[numbers[lane] for lane in one.lanes], one.costs, one.number]
@@ -135,25 +97,24 @@ class Codec:
                     "jitter": _micro(message.jitter),
                     "lateness": _micro(message.lateness),
                 }
-            case Adjust():
+            case messages.Adjust():
                 return {
                     "changes": [
                         [[numbers[lane] for lane in one.lanes], one.timestamp, one.costs]
                         for one in message.changes
                     ]
                 }
-            case PushBack():
+            case messages.PushBack():
                 released_at = min(_LATEST, max(-1, message.released_at))
                 return _hold(message, envelope.now) | {"released_at": released_at}
-            case Hold():
+            case messages.Hold():
                 return _hold(message, envelope.now)
-            case SetLimits() | RestoreLimits():
+            case messages.SetLimits() | messages.RestoreLimits():
                 table = [
                     [text_of(key), [_plain(limit) for limit in limits]]
                     for key, limits in envelope.set_limits.items()
                 ]
-                restored = isinstance(message, RestoreLimits)
-                return {"limits": json.dumps(table), "restored": restored}
+                return {"limits": json.dumps(table)}
             case _:
                 return {}
 
@@ -198,8 +159,8 @@ class Codec:
         return specs
 
     def decode(
-        self, envelope: Envelope, answer: Sequence[Any]
-    ) -> Reply | OtherLimits | LimitsForgotten:
+        self, envelope: messages.Envelope, answer: Sequence[Any]
+    ) -> messages.Reply | messages.OtherLimits | messages.LimitsForgotten:
         """Return what the script has answered.
 
         Raises:
@@ -208,34 +169,31 @@ class Codec:
         word, *rest = answer
         word = _decoded(word)
         if word == "limits":
-            return OtherLimits(rest[0], self._decode_limits(rest[1]))
+            return messages.OtherLimits(rest[0], self._decode_limits(rest[1]))
         if word != "ok":
-            return LimitsForgotten()
+            return messages.LimitsForgotten()
         timestamp, epoch, figures, *found = rest
-        statuses = {
-            lane: LimitStatus(*map(float, each))
-            for lane, each in zip(envelope.limits, _by(3, figures), strict=True)
-        }
+        statuses = (messages.LimitStatus(*map(float, one)) for one in _by(3, figures))
+        common = timestamp, epoch, dict(zip(envelope.limits, statuses, strict=True))
         message = envelope.message
         match message:
-            case Ask():
-                share, round_position, short_of_permits, grants, postponements = found
-                return GrantReply(
-                    timestamp,
-                    epoch,
-                    statuses,
-                    share,
-                    [Grant(message.requests[n - 1], *rest) for n, *rest in _by(3, grants)],
-                    [Postponement(message.lanes[n - 1], *r) for n, *r in _by(3, postponements)],
-                    bool(short_of_permits),
-                    round_position,
+            case messages.Ask():
+                share, position, short, grants, later = found
+                granted = [
+                    messages.Grant(message.requests[n - 1], *rest) for n, *rest in _by(3, grants)
+                ]
+                postponed = [
+                    messages.Postponement(message.lanes[n - 1], *rest) for n, *rest in _by(3, later)
+                ]
+                return messages.GrantReply(
+                    *common, share, granted, postponed, bool(short), position
                 )
-            case SetLimits():
-                return LimitsReply(timestamp, epoch, statuses, found[0])
-            case PushBack():
-                return PushBackReply(timestamp, epoch, statuses, bool(found[0]))
+            case messages.SetLimits():
+                return messages.LimitsReply(*common, found[0])
+            case messages.PushBack():
+                return messages.PushBackReply(*common, bool(found[0]))
             case _:
-                return Reply(timestamp, epoch, statuses)
+                return messages.Reply(*common)
 
     def _decode_limits(self, text: bytes | str) -> Mapping[Hashable, tuple[Limit, ...]]:
         try:
@@ -261,7 +219,7 @@ def _by(number: int, flat: Sequence[Any]) -> list[Sequence[Any]]:
     return [flat[start : start + number] for start in range(0, len(flat), number)]
 
 
-def _hold(message: Hold, now: float) -> dict[str, Any]:
+def _hold(message: messages.Hold, now: float) -> dict[str, Any]:
     """Return for how long to hold: none of a pause that never ends, and where no hold was asked."""
     if math.isinf(message.until):
         return {}

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Hashable
 
     from aioapiqueue._fleet.messages import Envelope, LimitsForgotten, OtherLimits, Reply
-    from aioapiqueue._rate import Rate
-    from aioapiqueue.integrations.redis._codec import Codec
+    from aioapiqueue.integrations.redis._codec import Codec, Settings
 
 __all__ = ["SCRIPT", "SHA", "Client", "RedisTransport"]
 
@@ -63,34 +62,20 @@ class RedisTransport:
     Args:
         client: of redis-py.
         codec: translates.
-        owner: how errors name the schedule.
-        timeout: seconds for one reply.
-        ahead: as of `Transport`.
-        lease: as of `Transport`.
-        fallback: as of `Transport`.
+        settings: of the schedule.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        codec: Codec,
-        *,
-        owner: str,
-        timeout: float,
-        ahead: float,
-        lease: float,
-        fallback: Rate | None,
-    ) -> None:
-        self.timeout = timeout
-        self.ahead = ahead
-        self.lease = lease
-        self.fallback = fallback
+    def __init__(self, client: Client, codec: Codec, settings: Settings) -> None:
+        self.ahead = settings.ahead
+        self.timeout = settings.timeout
+        self.lease = settings.lease
+        self.fallback = settings.fallback
         self._client = client
         self._codec = codec
-        self._owner = owner
+        self._name = settings.name
 
     def __repr__(self) -> str:
-        return self._owner
+        return f"SharedSchedule({self._name!r})"
 
     def check_key(self, key: Hashable) -> None:
         """Refuse the key of a lane that has no text.

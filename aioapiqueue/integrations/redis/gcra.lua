@@ -214,13 +214,14 @@ if rev % 1 > 0 or rev > 0 and not queue_fields.conf then
   refuse(KEYS[1], queue_fields.conf and 'rev' or 'no conf, but rev', queue_fields.rev)
 end
 
-if verb == 'set' then
+local restoring = verb == 'restorelimits'
+if verb == 'setlimits' or restoring then
   if payload.revision < rev then
     return {'limits', rev, queue_fields.conf}
   end
   -- Who tells again what the server has forgotten does not make it newer: somebody may know later
   -- limits. New ones have an instant, so that none is ever given out twice, be it by another server.
-  rev = payload.restored and payload.revision or math.max(rev + 1, payload.revision + 1, now)
+  rev = restoring and payload.revision or math.max(rev + 1, payload.revision + 1, now)
   queue_fields.conf = payload.limits
 elseif payload.revision < rev then
   return {'limits', rev, queue_fields.conf}
@@ -467,13 +468,13 @@ if verb == 'renew' or verb == 'adjust' or verb == 'return' then
       adjust(lanes[number], at, costs[1])
     end
   end
-elseif verb == 'hold' or verb == 'push' then
+elseif verb == 'hold' or verb == 'pushback' then
   local held = lane or queue
   if payload.hold then
     held.held = math.min(LATEST, math.max(held.held, now + payload.hold))
   end
   local slowed = 0
-  if verb == 'push' and is_new() then
+  if verb == 'pushback' and is_new() then
     local _, _, running = places()
     for _, limit in ipairs(held.limits) do
       if limit.kind == 'g' and limit:push_back(payload.released_at, running) then

@@ -9,7 +9,7 @@ import redis
 from aioapiqueue._fleet.limiter import SharedLimiter
 from aioapiqueue._rate import LONGEST, Rate, Window, as_limit, positive
 from aioapiqueue.adaptive import Adaptive
-from aioapiqueue.integrations.redis._codec import Codec
+from aioapiqueue.integrations.redis._codec import Codec, Settings
 from aioapiqueue.integrations.redis._transport import RedisTransport
 
 if TYPE_CHECKING:
@@ -94,10 +94,7 @@ class SharedSchedule:
             raise TypeError(f"fallback takes a rate, not a window: {limit}")
         self.name = name
         self._client = client
-        self._ahead = ahead
-        self._timeout = timeout
-        self._lease = lease
-        self._fallback = limit
+        self._settings = Settings(name, ahead, timeout, lease, limit)
         self._in_use = False
 
     def make_limiter(
@@ -125,23 +122,8 @@ class SharedSchedule:
                 f"{adaptive!r} has a curve of its own, which the server does not know: a shared "
                 "schedule takes a plain Adaptive"
             )
-        codec = Codec(
-            self.name,
-            ahead=self._ahead,
-            lease=self._lease,
-            timeout=self._timeout,
-            catch_up=catch_up,
-            adaptive=adaptive,
-        )
-        transport = RedisTransport(
-            self._client,
-            codec,
-            owner=repr(self),
-            timeout=self._timeout,
-            ahead=self._ahead,
-            lease=self._lease,
-            fallback=self._fallback,
-        )
+        codec = Codec(self._settings, catch_up=catch_up, adaptive=adaptive)
+        transport = RedisTransport(self._client, codec, self._settings)
         limiter = SharedLimiter(
             host,
             transport,
