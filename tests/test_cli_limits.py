@@ -22,6 +22,7 @@ from aioapiqueue import Rate
 from aioapiqueue.cli._app import app
 from aioapiqueue.cli._discover import read_quotas, to_toml
 from aioapiqueue.registry import Registry, facts
+from tests.helpers import introspect
 from tests.helpers.stalls import Stalls
 
 pytestmark = pytest.mark.real
@@ -388,7 +389,7 @@ def test_discovered_quotas_become_a_file_that_check_accepts(discovered):
     ]
     registry = Registry.load(folder / "limits.toml")
     (turn,) = registry.turns("ec2", "DescribeSnapshots", parameters=facts({"MaxResults": 5}))
-    assert turn.queue._lanes.limits[turn.key] == [Rate(20, burst=100)]
+    assert introspect.lane_limits_of(turn.queue)[turn.key] == [Rate(20, burst=100)]
     assert registry.services["sts"].buckets["requests"].limits == (Rate(300),)
 
 

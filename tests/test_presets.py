@@ -12,10 +12,10 @@ from botocore.loaders import create_loader
 
 import aioapiqueue
 from aioapiqueue import Rate, Window
-from aioapiqueue._limits import names as _names
 from aioapiqueue._limits.presets import LEAST, figures, preset_services, scaled
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry, ServiceLimits, facts
+from tests.helpers import introspect
 
 FOLDER = Path(aioapiqueue.__file__).parent / "presets"
 PAGES = {path.stem: tomllib.loads(path.read_text("utf-8")) for path in FOLDER.glob("*.toml")}
@@ -43,7 +43,7 @@ def keys(registry, service, operation, **parameters):
 
 def lane(registry, service, key):
     """Return the limits that a key of a service's own queue has."""
-    limits = registry.find(service, "X", **HERE)._lanes.limits
+    limits = introspect.lane_limits_of(registry.find(service, "X", **HERE))
     fits = [name for name in limits if name.endswith("*") and key.startswith(name[:-1])]
     return tuple(limits.get(key) or limits[max(fits, key=len)])
 
@@ -83,7 +83,7 @@ def test_every_parameter_exists(service):
         costs = limit.get("cost", {}).items()
         wanted += [(one, cost.rpartition("*")[2]) for one, cost in costs if isinstance(cost, str)]
         for operation, name in wanted:
-            assert name in _names._operations(service)[operation]
+            assert name in introspect.known_operations(service)[operation]
 
 
 @pytest.mark.parametrize("service", sorted(PAGES))
@@ -458,11 +458,10 @@ async def test_push_back_lowers_a_lane_of_a_preset():
         (turn,) = registry.turns("ec2", "DescribeSnapshots", **HERE)
         async with turn.queue.slot(key=turn.key) as slot:
             slot.throttled()
-        assert turn.queue.stats.slowed == 1
-        lanes = turn.queue._lanes.states
-        assert lanes["DescribeSnapshots unfiltered"].allowed() < 5
+        assert turn.queue.stats.backed_off == 1
+        assert introspect.allowed_rate(turn.queue, "DescribeSnapshots unfiltered") < 5
         async with turn.queue.slot(key="DescribeSnapshots"):
-            assert lanes["DescribeSnapshots"].allowed() >= 10
+            assert introspect.allowed_rate(turn.queue, "DescribeSnapshots") >= 10
 
 
 def test_a_window_of_a_quota_is_shared_too():
@@ -659,9 +658,9 @@ def test_mistakes_with_presets_and_buckets_are_told(text, says):
 
 def test_names_in_presets_are_not_looked_up():
     """An operation that is newer than the botocore installed is no mistake of the user's."""
-    before = _names._operations.cache_info()
+    before = introspect.lookups()
     assert Registry.parse('preset = "aws"\n[ec2]\nshare = "30%"').services["ec2"].lanes
-    assert _names._operations.cache_info() == before
+    assert introspect.lookups() == before
 
 
 # Facts

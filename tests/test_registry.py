@@ -18,6 +18,7 @@ from aioapiqueue._queue import dispatcher_of
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import InForce, QueueKey, Registry, ServiceLimits, forget_idle
+from tests.helpers import introspect
 
 DOC = (Path(__file__).parents[1] / "docs" / "limits.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\S+)( wrong)?\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
@@ -139,8 +140,8 @@ def test_every_key_reaches_the_queue():
     )
     queue = registry.find(**EC2)
     assert queue.limits == (Rate(20),)
-    assert queue._concurrency == 3
-    assert queue._lanes.limits == {"DescribeSnapshots": [Rate(5)]}
+    assert introspect.concurrency_of(queue) == 3
+    assert introspect.lane_limits_of(queue) == {"DescribeSnapshots": [Rate(5)]}
 
 
 def test_service_limits_are_values():

@@ -367,8 +367,8 @@ class SharedLimiter:
         if forgotten:
             planner.forget_leases()
         planner.apply_status(reply.statuses)
-        if isinstance(message, messages.Ask) and isinstance(reply, messages.GrantReply):
-            planner.apply_reply(message, reply)
+        if isinstance(message, messages.Ask) and reply.granted is not None:
+            planner.apply(message, reply.granted)
             self._return(planner.take_all(self._recalled))
             if planner.short_of_permits and self._host.ended > self._ended_at_ask:
                 planner.permit_freed()  # the reply knows nothing of those
@@ -376,9 +376,7 @@ class SharedLimiter:
             for lane in message.lanes:
                 waiters.wake_key(key_of(lane))
             self._host.wake()
-        elif isinstance(message, messages.PushBack) and isinstance(reply, messages.PushBackReply):
-            if not reply.backed_off:
-                return
+        elif isinstance(message, messages.PushBack) and reply.backed_off:
             self._recall(planner.grants)
             self._rounds.begin(message.lane)
             self._host.count("backed_off", message.call, key=message.key)

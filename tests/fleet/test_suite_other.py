@@ -102,7 +102,7 @@ def test_promise_8_push_back_is_heard_once(  # noqa: PLR0917 - drawn
                 if released > slowed_at:
                     slowed_at, slowed = loop.time(), slowed + 1
                 await heard()
-                assert queue.stats.slowed == slowed
+                assert queue.stats.backed_off == slowed
                 assert queue.estimate(key=key) >= held_until - loop.time() - 2e-6
 
         async with asyncio.TaskGroup() as group:

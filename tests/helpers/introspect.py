@@ -31,24 +31,31 @@ if TYPE_CHECKING:
 # A queue: what runs for it.
 
 
+def dispatcher_of(queue: ApiQueue) -> Any:
+    """Return what is under a queue; its attributes are looked at here only."""
+    from aioapiqueue._queue import dispatcher_of
+
+    return dispatcher_of(queue)
+
+
 def ticker_of(queue: ApiQueue) -> asyncio.Task[None] | None:
     """Return the task that releases waiters; None: nobody waits."""
-    return queue._ticker
+    return dispatcher_of(queue)._ticker
 
 
 def timer_of(queue: ApiQueue) -> asyncio.TimerHandle | None:
     """Return the timer that wakes the ticker next."""
-    return queue._timer
+    return dispatcher_of(queue)._timer
 
 
 def timeouts_of(queue: ApiQueue) -> Collection[object]:
     """Return the timers of waiters that gave a `timeout`."""
-    return queue._timers
+    return dispatcher_of(queue)._timeouts
 
 
 def clock_for(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     """Return the clock by which a queue on this loop goes."""
-    from aioapiqueue._dispatch import _clock_of
+    from aioapiqueue._dispatcher import _clock_of
 
     return _clock_of(loop)
 
@@ -56,35 +63,36 @@ def clock_for(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
 # A queue: what it knows.
 
 
-def waiters_of(queue: ApiQueue) -> WaitQueue:
+def waiters_of(queue: ApiQueue) -> WaitQueue[Any]:
     """Return the wait queue."""
-    return queue._dispatcher.waiters
+    return dispatcher_of(queue).waiters
 
 
 def lanes_of(queue: ApiQueue) -> Collection[Hashable]:
     """Return the keys whose own limits are kept in memory now."""
-    return _lanes_of(queue).states
+    return _lane_table_of(queue).states
 
 
 def lane_limits_of(queue: ApiQueue) -> Mapping[Hashable, Any]:
     """Return the limits of each key or pattern, as they were set."""
-    return _lanes_of(queue).limits
+    return _lane_table_of(queue).limits
 
 
-def _lanes_of(queue: ApiQueue) -> Any:
-    limiter = queue._dispatcher.limiter
-    return limiter._limits.lanes if hasattr(limiter, "_session") else limiter._lanes
+def _lane_table_of(queue: ApiQueue) -> Any:
+    limiter = dispatcher_of(queue).limiter
+    return limiter._lanes if hasattr(limiter, "_lanes") else limiter._limits.lanes
 
 
 def concurrency_of(queue: ApiQueue) -> float:
     """Return how many bodies may run at once."""
-    return queue._concurrency
+    return dispatcher_of(queue).limiter._concurrency
 
 
 def allowed_rate(queue: ApiQueue, key: Hashable = None) -> float:
     """Return the calls per second that adaptive lets through in a lane; None: in the queue."""
-    limit = queue._schedule if key is None else queue._lanes.schedules[key]
-    return limit.allowed()
+    limiter = dispatcher_of(queue).limiter
+    state = limiter._state if key is None else limiter._lanes.states[key]
+    return state.allowed()
 
 
 # A queue: hooks.
@@ -92,18 +100,20 @@ def allowed_rate(queue: ApiQueue, key: Hashable = None) -> float:
 
 def release_due(queue: ApiQueue) -> float | None:
     """Look for whom to release now, as the ticker does; return when it would look again."""
-    return queue._dispatcher.limiter.release_due(queue._dispatcher.now())
+    dispatcher = dispatcher_of(queue)
+    return dispatcher.limiter.release_due(dispatcher.now())
 
 
 def wrap_looks(queue: ApiQueue, wrap: Callable[[Any], Callable[[float], float | None]]) -> None:
     """Replace what looks for whom to release, given the time, by what `wrap` makes of it."""
-    limiter = queue._dispatcher.limiter
+    limiter = dispatcher_of(queue).limiter
     limiter.release_due = wrap(limiter.release_due)
 
 
 def wrap_grants(queue: ApiQueue, wrap: Callable[[Any], Callable[[Slot, float], None]]) -> None:
     """Replace what grants a slot to a waiter, at a time, by what `wrap` makes of it."""
-    queue._grant = wrap(queue._grant)
+    dispatcher = dispatcher_of(queue)
+    dispatcher.grant = wrap(dispatcher.grant)
 
 
 def after_grants(queue: ApiQueue, heard: Callable[[Slot, float], object]) -> None:
@@ -131,15 +141,16 @@ def record_releases(queue: ApiQueue) -> list[tuple[float, Slot]]:
     When a body starts after its release is the loop's affair: it may stall in between.
     """
     releases: list[tuple[float, Slot]] = []
-    arrive = queue._arrive
+    dispatcher = dispatcher_of(queue)
+    try_start = dispatcher.try_start
 
-    def arriving(slot: Slot) -> bool:
-        at_once = arrive(slot)
+    def starting(slot: Slot) -> bool:
+        at_once = try_start(slot)
         if at_once:
-            releases.append((queue._clock(), slot))
+            releases.append((dispatcher.now(), slot))
         return at_once
 
-    queue._arrive = arriving
+    dispatcher.try_start = starting
     after_grants(queue, lambda slot, now: releases.append((now, slot)))
     return releases
 
@@ -149,19 +160,19 @@ def record_releases(queue: ApiQueue) -> list[tuple[float, Slot]]:
 
 def lose_refunds(queue: ApiQueue) -> None:
     """Let nothing be given back for a slot whose caller was cancelled before it resumed."""
-    adjust = queue._adjust
-    queue._adjust = lambda slot, cost: None if cost == -slot.cost else adjust(slot, cost)
+    dispatcher_of(queue).limiter.refund = lambda _slot: None
 
 
 def ignore_priorities(queue: ApiQueue) -> None:
     """Let every caller wait with the same priority."""
-    join = queue._join
+    dispatcher = dispatcher_of(queue)
+    join = dispatcher.join
 
     def joining(slot: Slot, future: asyncio.Future[Slot]) -> None:
         slot.priority = 0
         join(slot, future)
 
-    queue._join = joining
+    dispatcher.join = joining
 
 
 def ignore_lane_limits(queue: ApiQueue) -> None:
@@ -169,11 +180,12 @@ def ignore_lane_limits(queue: ApiQueue) -> None:
 
     def wrap(release_due: Callable[[float], float | None]) -> Callable[[float], float | None]:
         def releasing(now: float) -> float | None:
-            lanes, queue._lanes.schedules = queue._lanes.schedules, {}
+            known = dispatcher_of(queue).limiter._lanes
+            states, known.states = known.states, {}
             try:
                 return release_due(now)
             finally:
-                queue._lanes.schedules = lanes
+                known.states = states
 
         return releasing
 
@@ -185,7 +197,7 @@ def shorten_holds(queue: ApiQueue) -> None:
     throttled = queue.throttled
 
     def replacing(retry_after: float | None = None, *, key: Hashable = None) -> None:
-        queue._pushed_back = -math.inf
+        dispatcher_of(queue).limiter._held = -math.inf
         throttled(retry_after, key=key)
 
     queue.throttled = replacing
@@ -196,12 +208,12 @@ def shorten_holds(queue: ApiQueue) -> None:
 
 def let_all_wait(queue: ApiQueue) -> None:
     """Refuse no time-out at once because of a hold that is known, but let the caller wait."""
-    queue._dispatcher.limiter.earliest = lambda _call, now: now
+    dispatcher_of(queue).limiter.earliest = lambda _call, now: now
 
 
 def planner_sizes(queue: ApiQueue) -> dict[str, int]:
     """Return how many entries each of the planner's tables has; those by lane."""
-    planner = queue._dispatcher.limiter._planner
+    planner = dispatcher_of(queue).limiter._planner
     return {
         "grants": len(planner.grants),
         "hungry": len(planner._hungry),
@@ -213,22 +225,22 @@ def planner_sizes(queue: ApiQueue) -> dict[str, int]:
 
 def leases_of(queue: ApiQueue) -> int:
     """Return how many slots the queue has been granted and not used yet."""
-    return queue._dispatcher.limiter._planner.leased
+    return dispatcher_of(queue).limiter._planner.leased
 
 
 def messages_of(queue: ApiQueue) -> Collection[object]:
     """Return what is to be sent to the server and has not been."""
-    return queue._dispatcher.limiter._session._outbox
+    return dispatcher_of(queue).limiter._session._outbox
 
 
 def own_timers_of(queue: ApiQueue) -> Collection[object]:
     """Return the timers by which permits in use are kept, among others of its session."""
-    return queue._dispatcher.limiter._session._timers
+    return dispatcher_of(queue).limiter._session._timers
 
 
 def before_requests(queue: ApiQueue, heard: Callable[[int], object]) -> None:
     """Call `heard(lanes)` before each request, with the number of lanes that it names."""
-    transport = queue._dispatcher.limiter._transport
+    transport = dispatcher_of(queue).limiter._transport
     send: Callable[[Any], Awaitable[Any]] = transport.send
 
     async def sending(envelope: Any) -> Any:
@@ -260,16 +272,16 @@ def begin_to_wait(slot: Slot, future: asyncio.Future[Slot]) -> None:
     """Make of a new slot one that waits."""
     from aioapiqueue._slot import WAITING
 
-    slot._state = WAITING
-    slot._future = future
+    slot.state = WAITING
+    slot.future = future
 
 
 def stop_waiting(slot: Slot) -> None:
     """Make of a slot that waits one whose caller has gone."""
     from aioapiqueue._slot import OVER
 
-    slot._state = OVER
-    slot._future.cancel()
+    slot.state = OVER
+    slot.future.cancel()
 
 
 # Threads.

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from aioapiqueue.hub import _protocol
+from tests.helpers import introspect
 
 pytestmark = pytest.mark.real
 
@@ -308,7 +309,7 @@ sts.get_caller_identity()
         program.process.send_signal(signal.SIGINT)
         assert await program.line() == "interrupted"
         await tools.until(lambda: (hub.requests, hub.figures[0].waiting) == (1, 1))
-        [queue] = hub._registry.queues.values()
+        [queue] = introspect.registry_of(hub).queues.values()
         queue.set_rate("1000/s")
         assert await program.end() == ("", "")
         assert (hub.figures[0].calls, hub.figures[0].waiting) == (2, 0)

@@ -16,6 +16,7 @@ import pytest
 from aioapiqueue import ApiQueue, Window
 from aioapiqueue.hub import Hub
 from aioapiqueue.registry import Registry
+from tests.helpers import introspect
 
 pytestmark = pytest.mark.real
 
@@ -454,15 +455,15 @@ async def test_a_client_that_does_not_read_is_not_read_from(bench, tools):
                     async with asyncio.timeout(1):
                         await greedy.writer.drain()
             assert sent < 20_000_000
-            connection = next(iter(hub._connections))
-            assert connection._transport.get_write_buffer_size() < 1_000_000
+            connection = next(iter(introspect.connections_of(hub)))
+            assert introspect.unsent_bytes(connection) < 1_000_000
             async with tools.Raw(hub) as other:
                 other.greet()
                 other.ask(1)
                 await other.hear()
                 assert await other.hear() == {"id": 1, "go": True}
             greedy.writer.transport.abort()
-        await tools.until(lambda: not hub._connections)
+        await tools.until(lambda: not introspect.connections_of(hub))
         assert hub.requests == 0
 
 
@@ -476,11 +477,11 @@ async def test_a_process_may_have_so_many_connections(bench, tools, monkeypatch)
         async with tools.Raw(hub) as three:
             three.greet()
             assert "has 2 connections" in (await three.hear())["error"]
-        await tools.until(lambda: len(hub._connections) == 2)
+        await tools.until(lambda: len(introspect.connections_of(hub)) == 2)
         one.ask(1)
         assert await one.hear() == {"id": 1, "go": True}
         two.writer.close()
-        await tools.until(lambda: len(hub._connections) == 1)
+        await tools.until(lambda: len(introspect.connections_of(hub)) == 1)
         async with tools.Raw(hub) as three:
             three.greet()
             assert await three.hear() == {"version": 1}
@@ -604,6 +605,7 @@ import asyncio, resource, sys
 from pathlib import Path
 from aioapiqueue.hub import Hub
 from aioapiqueue.registry import Registry
+from tests.helpers import introspect
 async def main():
     limit, told = resource.RLIMIT_NOFILE, []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
@@ -614,7 +616,7 @@ async def main():
         while not told:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.5)                # tries again
-        most = len(hub._connections)
+        most = len(introspect.connections_of(hub))
         child.stdin.close()
         await child.wait()
     print(child.returncode, len(told), "ulimit -n" in told[0]["message"], most)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from aioapiqueue.hub import _protocol
+from tests.helpers import introspect
 
 pytestmark = pytest.mark.real
 
@@ -117,7 +118,7 @@ async def test_long_line_is_no_silence(bench, tools, monkeypatch, source, pings)
         program = await bench.start(source, hub, "1.5")
         (bench.directory / "go").touch()
         await tools.until(lambda: sum(b"ping" in line for line in asked) >= pings)
-        [queue] = hub._registry.queues.values()
+        [queue] = introspect.registry_of(hub).queues.values()
         queue.set_rate("1000/s")
         assert await program.end() == ("up\n", "")
         assert hub.figures[0].calls == len(bench.loopback.arrivals) == 4 + (source == TASKS)

@@ -179,19 +179,18 @@ class Codec:
         match message:
             case messages.Ask():
                 share, position, short, grants, later = found
-                granted = [
+                slots = [
                     messages.Grant(message.requests[n - 1], *rest) for n, *rest in _by(3, grants)
                 ]
                 postponed = [
                     messages.Postponement(message.lanes[n - 1], *rest) for n, *rest in _by(3, later)
                 ]
-                return messages.GrantReply(
-                    *common, share, granted, postponed, bool(short), position
-                )
+                granted = messages.Granted(share, slots, postponed, bool(short), position)
+                return messages.Reply(*common, granted=granted)
             case messages.SetLimits():
-                return messages.LimitsReply(*common, found[0])
+                return messages.Reply(*common, revision=found[0])
             case messages.PushBack():
-                return messages.PushBackReply(*common, bool(found[0]))
+                return messages.Reply(*common, backed_off=bool(found[0]))
             case _:
                 return messages.Reply(*common)
 

@@ -5,18 +5,15 @@ import random
 
 import pytest
 
-from aioapiqueue import ApiQueue
-from aioapiqueue._slot import OVER, WAITING, Slot
+from aioapiqueue._slot import Call
 from aioapiqueue._wait_queue import WaitQueue
-
-QUEUE = ApiQueue()
+from tests.helpers import introspect
 
 
 def waiter(key=None, priority=0.0, cost=1.0):
     """Make a slot that waits."""
-    slot = Slot(QUEUE, key, priority, cost)
-    slot._state = WAITING
-    slot._future = asyncio.get_running_loop().create_future()
+    slot = Call(None, (key,), priority, (cost,))
+    introspect.begin_to_wait(slot, asyncio.get_running_loop().create_future())
     return slot
 
 
@@ -29,8 +26,7 @@ def fill(waiters, *slots):
 
 def leave(waiters, slot):
     """Cancel one that waits."""
-    slot._state = OVER
-    slot._future.cancel()
+    introspect.stop_waiting(slot)
     waiters.leave(slot)
 
 
@@ -43,16 +39,110 @@ def drain(waiters):
     return out
 
 
-async def test_it_is_an_asyncio_queue():
-    """Size, emptiness and QueueEmpty are those of the base class."""
+# What asyncio.Queue promises: https://docs.python.org/3/library/asyncio-queue.html
+
+
+async def test_size_and_emptiness():
+    """Return the number of waiters; with nobody waiting, `get_nowait` raises QueueEmpty."""
     waiters = WaitQueue(int)
-    assert waiters.empty()
+    assert (waiters.qsize(), waiters.empty(), waiters.full()) == (0, True, False)
     with pytest.raises(asyncio.QueueEmpty):
         waiters.get_nowait()
-    (one,) = fill(waiters, waiter(cost=3))
+    one = waiter(cost=3)
+    await waiters.put(one)
     assert (waiters.qsize(), waiters.cost, waiters.empty()) == (1, 3, False)
     assert waiters.get_nowait() is one
     assert (waiters.qsize(), waiters.cost, waiters.empty()) == (0, 0, True)
+
+
+async def test_get_waits_for_a_put():
+    """If the queue is empty, `get` waits until somebody is available; each put wakes one."""
+    waiters = WaitQueue(int)
+    first, second = (asyncio.create_task(waiters.get()) for _ in range(2))
+    await asyncio.sleep(0)
+    a, b = waiter(), waiter(priority=-1)
+    await waiters.put(a)
+    await asyncio.wait([first])
+    assert (first.result(), second.done()) == (a, False)
+    waiters.put_nowait(b)
+    assert await second is b
+
+
+async def test_get_cancelled_loses_nobody():
+    """A `get` that is cancelled once it was woken passes the wake-up to the next one."""
+    waiters = WaitQueue(int)
+    first, second = (asyncio.create_task(waiters.get()) for _ in range(2))
+    await asyncio.sleep(0)
+    one = waiter()
+    waiters.put_nowait(one)
+    first.cancel()
+    assert await second is one
+    assert first.cancelled()
+
+
+@pytest.mark.parametrize("number", [1, 3])
+async def test_get_waits_for_parked(number):
+    """Those whose limits are closed are not available; each `get` has one once they are."""
+    waiters = WaitQueue(int)
+    waiters.lanes = {"slow"}
+    slots = fill(waiters, *(waiter("slow") for _ in range(number)))
+    waiters.first()
+    waiters.park(5)
+    assert (waiters.qsize(), waiters.empty()) == (number, True)
+    gets = [asyncio.create_task(waiters.get()) for _ in range(number)]
+    await asyncio.sleep(1)
+    assert not any(get.done() for get in gets)
+    assert waiters.wake(5) is None
+    assert await asyncio.gather(*gets) == list(slots)
+
+
+async def test_join_waits_for_every_task_done():
+    """`join` unblocks when `task_done` was called for every item that was taken."""
+    waiters = WaitQueue(int)
+    await waiters.join()  # nobody was ever put
+    fill(waiters, waiter(), waiter())
+    joined = asyncio.create_task(waiters.join())
+    for _ in range(2):
+        await waiters.get()
+        await asyncio.sleep(1)
+        assert not joined.done()
+    waiters.task_done()
+    await asyncio.sleep(1)
+    assert not joined.done()
+    waiters.task_done()
+    await joined
+    with pytest.raises(ValueError, match="too many times"):
+        waiters.task_done()
+
+
+async def test_join_counts_the_dispatchers_way_out():
+    """Those whom the dispatcher serves (`pop`) or lets go (`leave`) need no `task_done`."""
+    waiters = WaitQueue(int)
+    served, gone = fill(waiters, waiter(), waiter())
+    joined = asyncio.create_task(waiters.join())
+    await asyncio.sleep(0)
+    assert waiters.first() is served
+    waiters.pop(served)
+    await asyncio.sleep(1)
+    assert not joined.done()
+    leave(waiters, gone)
+    await joined
+    with pytest.raises(ValueError, match="too many times"):
+        waiters.task_done()
+
+
+async def test_join_unblocks_though_others_come():
+    """Once the count was zero, `join` returns, even if somebody joins before it resumes."""
+    waiters = WaitQueue(int)
+    (one,) = fill(waiters, waiter())
+    joined = asyncio.create_task(waiters.join())
+    await asyncio.sleep(0)
+    leave(waiters, one)
+    fill(waiters, waiter())
+    await joined
+
+
+# Order.
 
 
 async def test_by_priority_then_by_arrival():
@@ -70,9 +160,9 @@ async def test_whoever_left_is_passed_over():
     for n in left:
         leave(waiters, slots[n])
     assert (waiters.live, waiters.cost) == (100, 200)
-    assert waiters.key_queues[next(iter(waiters.key_queues))].size <= 2 * 100 + 33
+    assert waiters.key_queues[next(iter(waiters.key_queues))].gone <= 100 + 32
     assert drain(waiters) == [slot for n, slot in enumerate(slots) if n not in left]
-    assert not waiters.key_queues
+    assert waiters.empty()
 
 
 async def test_a_parked_line_blocks_nobody_and_keeps_its_place_by_arrival():
