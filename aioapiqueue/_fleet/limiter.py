@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from aioapiqueue._fleet import messages
 from aioapiqueue._fleet.clock import ROUNDING, Clock
 from aioapiqueue._fleet.grants import LeasedCall, leased
-from aioapiqueue._fleet.limits import LimitTable, key_of
+from aioapiqueue._fleet.limits import key_of
 from aioapiqueue._fleet.planner import Planner
 from aioapiqueue._fleet.session import Session
 from aioapiqueue._limiter import LimiterStats, PushbackRounds
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._fleet.grants import Lease
-    from aioapiqueue._lanes import AdaptivePolicy
+    from aioapiqueue._fleet.limits import LimitTable
     from aioapiqueue._limiter import Host
     from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Call
@@ -39,38 +39,20 @@ class SharedLimiter:
     Args:
         host: the queue's dispatcher.
         transport: to the authority.
-        limits: of all calls together.
-        lanes: limits of single keys and patterns.
-        concurrency: how many bodies may run at once in all queues together; inf: any number.
+        limits: of the queue and its lanes.
         catch_up: seconds by which a slot may be used late; later it is lost.
-        adaptive: how the authority slows down on push-back; here it only refuses what does not fit.
     """
 
     call_types: tuple[Callable[..., Call], Callable[..., Call]] = (LeasedCall, LeasedCall)
 
     def __init__(
-        self,
-        host: Host,
-        transport: messages.Transport,
-        limits: Sequence[Limit],
-        lanes: Mapping[Hashable, Sequence[Limit]],
-        *,
-        concurrency: float,
-        catch_up: float,
-        adaptive: AdaptivePolicy | None,
+        self, host: Host, transport: messages.Transport, limits: LimitTable, *, catch_up: float
     ) -> None:
-        self.counts_permits = concurrency != math.inf
+        self.counts_permits = limits.concurrency != math.inf
         self._host = host
         self._transport = transport
+        self._limits = limits
         self._catch_up = catch_up
-        self._limits = LimitTable(
-            limits,
-            lanes,
-            concurrency=concurrency,
-            catch_up=catch_up,
-            adaptive=adaptive,
-            report=host.report,
-        )
         self._rounds = PushbackRounds(host)
         self._session = Session(host, transport, self._limits, self, catch_up=catch_up)
         self._begin(-math.inf)
@@ -91,13 +73,8 @@ class SharedLimiter:
         """Lanes of which nothing is to be used that was asked for before."""
         self._ended_at_ask = 0
         """How many bodies had ended at the last `Ask`."""
-        self._planner = Planner(
-            self._host,
-            self._limits,
-            clock,
-            ahead=self._transport.ahead,
-            catch_up=self._catch_up,
-        )
+        ahead, catch_up = self._transport.ahead, self._catch_up
+        self._planner = Planner(self._host, self._limits, clock, ahead=ahead, catch_up=catch_up)
         self._planner.held_until = held_until
 
     # From arrival to release.
@@ -142,7 +119,7 @@ class SharedLimiter:
         return self._planner.held_until
 
     def estimate(self, key: Hashable, costs: Sequence[float], now: float) -> float:
-        """Return when a newcomer may start, by what the authority has said last."""
+        """Return when a newcomer may start, by the last reply."""
         return self._planner.estimate(key, costs[0], now)
 
     def release_due(self, now: float) -> float | None:

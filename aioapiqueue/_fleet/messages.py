@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Unreachable(Exception):  # noqa: N818 - never leaves the library
-    """The authority gave no reply, for now. The text says why, without credentials."""
+    """The authority gave no reply, for now. The text has the reason, without credentials."""
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ class Postponement(NamedTuple):
 
 @dataclass(frozen=True)
 class Granted:
-    """What a reply to `Ask` says.
+    """The answer to `Ask`.
 
     Attributes:
         share: how many slots this queue may ask for at once.

@@ -19,7 +19,7 @@ Alternatives: a slot for each call as it joins needs a round trip a call, and ha
 the call is cancelled or an urgent one comes (as with tokens that are reserved one by one). A share
 of the rate for each process (as in distributed rate limiting, Raghavan et al., 2007) needs no
 round trip, but is wrong for as long as it takes to find out who is idle, and cannot keep a window.
-Leases of a few slots ahead are between the two: `ahead` says where.
+Leases of a few slots ahead are between the two: `ahead` sets where.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ class Planner:
         grants.ask_at = now + min(seconds, POLL)
 
     def estimate(self, key: Hashable, cost: float, now: float) -> float:
-        """Return when a newcomer may be due, by what the authority has said last."""
+        """Return when a newcomer may be due, by the last reply."""
         waiters, lane = self._host.waiters, self._limits.lane_of(key)
         leased = sum(lease.costs[0] for one in self.grants.values() for lease in one.leases)
         start = max(now, self.held_until)
@@ -292,7 +292,7 @@ class Planner:
     # When to ask.
 
     def ask_at(self, now: float) -> float:
-        """Return when to ask for more, for those who wait without a lease; now: at once."""
+        """Return when to ask for more, for calls that wait without a lease; now: at once."""
         if self._next_ask <= now + ROUNDING:
             for lane in [lane for lane, at in self._later.items() if at <= now + ROUNDING]:
                 if (rank := self._look_at(lane, now)) is not None:
@@ -318,7 +318,7 @@ class Planner:
             heapify(self._by_rank)
 
     def _rank_of(self, lane: Hashable, covered: int = 0) -> Rank | None:
-        """Return the rank of the first in a lane, behind those who are covered; None: nobody."""
+        """Return the rank of the first in a lane, behind those that have a lease; None: nobody."""
         if lane is None:
             return (-math.inf, 0.0)  # calls without a lane are never left out
         return self._host.waiters.rank(key_of(lane), covered)
@@ -387,7 +387,7 @@ class Planner:
             self.lacks(lane)
 
     def ask_soon(self, lane: Hashable) -> None:
-        """Ask before it is due: there is more than the authority knew when it said when."""
+        """Ask before it is due: there is more than the authority knew when it named a time."""
         self.grants_of(lane).ask_at = self._not_before = -math.inf
         self.lacks(lane)
 
@@ -430,7 +430,7 @@ class Planner:
             # inf: the lane's limits came while they waited.
             grants.waiting_since = min(now, grants.waiting_since)
             standings.append(Standing(lane, now - grants.waiting_since, grants.round_position))
-        # The authority leaves so much of `catch_up` to whoever uses the slot, and lets windows last
+        # The authority leaves so much of `catch_up` to the call that uses the slot; a window lasts
         # so much longer.
         lateness = self._clock.uncertainty + self._slack((None, *lanes))
         jitter = min(self._clock.jitter, self._ahead / 2)
@@ -449,7 +449,7 @@ class Planner:
         return max(1, min(self._share, _MOST))
 
     def _requests(self, now: float) -> list[SlotRequest]:
-        """Return what those who wait without a lease need, in their order.
+        """Return what calls that wait without a lease need, in their order.
 
         `_most` of each lane, as it may be that no other is due; of all lanes together, no more than
         that is granted, so that no call left out here is overtaken. Lanes beyond the first

@@ -26,7 +26,7 @@ _LATEST = 2**53
 
 
 class Unreadable(Exception):  # noqa: N818 - never leaves the package
-    """The server has something that aioapiqueue never writes. The text says where and what."""
+    """The server has something that aioapiqueue never writes. The text names it."""
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ class RedisTransport:
         except _REFUSALS as error:
             raise self._refusal(error) from None
         except (errors.RedisError, OSError) as error:  # a TimeoutError is an OSError
-            if str(error):  # the client tries again, and would not say why
+            if str(error):  # the client tries again, and would hide the reason
                 raise Unreachable(_why(error)) from None
         finally:
             await connection.disconnect()

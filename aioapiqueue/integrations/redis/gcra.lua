@@ -65,7 +65,7 @@ local function load(spec)
   return state
 end
 
--- Return the latest of what its limits say, and of `when`.
+-- Return the latest instant that its limits name, or `when` if that is later.
 local function latest_of(state, when, method, ...)
   for _, limit in ipairs(state.limits) do
     when = math.max(when, limit[method](limit, ...))
@@ -175,7 +175,7 @@ local function is_its_turn(state, at)
   return state.position > 0 and state.position <= at
 end
 
--- A slot that has been free for `grace` goes to whoever asks: somebody did not come.
+-- A slot that has been free for `grace` goes to the first that asks: somebody did not come.
 local function may_take(state, gate, at, served, grace)
   return gate <= at and (served or is_its_turn(state, at) or state.last_position <= at
     or gate < at - grace or processes == 1)

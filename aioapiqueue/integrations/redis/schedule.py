@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import redis
 
 from aioapiqueue._fleet.limiter import SharedLimiter
+from aioapiqueue._fleet.limits import LimitTable
 from aioapiqueue._rate import LONGEST, Rate, Window, as_limit, positive
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.integrations.redis._codec import Codec, Settings
@@ -32,13 +33,13 @@ class SharedSchedule:
         queue = ApiQueue("20/s", schedule=SharedSchedule(client, "ec2 eu-west-1 111122223333"))
 
     Every limit and lane holds for all of them, and so do `concurrency`, `adaptive`, `set_rate`,
-    `pause` and push-back: who says something says it for all, who hears within a second. Who
-    goes first (`priority`, `order`) is decided in each queue, for its own callers; between
-    queues, each has its turn. All of them are to be given the same limits.
+    `pause` and push-back, which reach the others within a second. The order of callers
+    (`priority`, `order`) is decided in each queue, for its own; queues take turns. Give all of
+    them the same limits.
 
     While the server cannot be reached, calls wait, and the queue tries again (after 0.025 to 2
-    seconds, at random); `stats.fault` says why. Where it refuses (a wrong password), callers get
-    `SharedError`.
+    seconds, at random); `stats.fault` names the reason. Where it refuses (a wrong password),
+    callers get `SharedError`.
 
     `try_slot` of such a queue always raises `WouldWait`, as the server has to be asked.
 
@@ -48,17 +49,17 @@ class SharedSchedule:
         name: of the quota. Its keys all begin with `{aioapiqueue:NAME}`, lie in one slot of a
             cluster, and expire.
         ahead: seconds by which a queue takes slots ahead of their time, for callers that wait
-            already; 0.2 by default. What is longer saves round trips; what is taken is lost if
-            the process dies, and not reached by a pause elsewhere.
+            already; 0.2 by default. A longer time saves round trips; what is taken is lost if
+            the process dies, and a pause elsewhere does not reach it.
         timeout: seconds for one answer, 1.0 by default.
-        lease: seconds after which the places (`concurrency`) of a process that died or went
+        lease: seconds after which the permits (`concurrency`) of a process that died or went
             silent are free again, 10 by default.
         fallback: the rate of this queue alone while the server cannot be reached; default: its
             calls wait.
 
     Raises:
-        TypeError: a value of a kind that makes no sense.
-        ValueError: a number that makes no sense, or a name that is empty or has no UTF-8 form.
+        TypeError: a value of another type.
+        ValueError: a number that is out of range, or a name that is empty or has no UTF-8 form.
     """
 
     def __init__(
@@ -124,17 +125,16 @@ class SharedSchedule:
             )
         codec = Codec(self._settings, catch_up=catch_up, adaptive=adaptive)
         transport = RedisTransport(self._client, codec, self._settings)
-        limiter = SharedLimiter(
-            host,
-            transport,
+        table = LimitTable(
             limits,
             lanes,
             concurrency=concurrency,
             catch_up=catch_up,
             adaptive=adaptive,
+            report=host.report,
         )
         self._in_use = True
-        return limiter
+        return SharedLimiter(host, transport, table, catch_up=catch_up)
 
     def __repr__(self) -> str:
         return f"SharedSchedule({self.name!r})"
