@@ -41,7 +41,7 @@ class _AioPacer(Pacer):
         call.slots.append(await future)
 
     def count_malformed(self, queue: ApiQueue, key: Hashable) -> None:
-        queue.odd(key=key)
+        queue.malformed(key=key)
 
 
 @asynccontextmanager

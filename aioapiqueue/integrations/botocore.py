@@ -62,7 +62,7 @@ class _BlockingPacer(Pacer):
 
     def count_malformed(self, queue: ApiQueue | Blocking, key: Hashable) -> None:
         own = _blocking(queue)
-        own.call(own.queue.odd, key=key)
+        own.call(own.queue.malformed, key=key)
 
 
 def _blocking(queue: ApiQueue | Blocking) -> Blocking:
