@@ -114,6 +114,8 @@ def test_script_is_followed_to_its_interpreter(shebang, is_python, python, tmp_p
         ["-i", "python3"],
         ["-", "python3"],
         ["-u", "PYTHONPATH", "python3"],
+        ["-uPYTHONPATH", "python3"],
+        ["-iu", "HOME", "python3"],
         ["--unset=AIOAPIQUEUE_HUB", "python3"],
         ["PYTHONPATH=/mine", "python3"],
         ["-iS", "python3 x"],

@@ -134,7 +134,8 @@ def _letters(argument: str, with_value: str) -> tuple[str, str, str]:
     Returns:
         Those without a value, the last one if it takes a value, and the value if it is there.
     """
-    found = re.fullmatch(rf"-([^-{with_value}]*)(?:([{with_value}])(.*))?", argument, re.DOTALL)
+    pattern = rf"-(?!-)([^{with_value}]*)(?:([{with_value}])(.*))?"
+    found = re.fullmatch(pattern, argument, re.DOTALL)
     letters, last, value = found.groups("") if found else ("", "", "")
     return letters, last, value
 
@@ -154,8 +155,8 @@ def harmful_option(argv: Sequence[str]) -> tuple[str, str] | None:
         if last in {"W", "X"} or argument == "--check-hash-based-pycs":
             if not value:
                 next(arguments, None)
-        elif last or not letters:  # -c, -m, a script, -, --: what follows is the program's
-            return None
+        elif last or argument in {"-", "--"} or not argument.startswith("-"):
+            return None  # -c, -m, a script: what follows is the program's
     return None
 
 
@@ -194,8 +195,9 @@ def _after_env(argv: Sequence[str], where: str) -> list[str]:
         if last == "S":
             rest[:0] = _split(value)
         taken = value if last == "u" else name
-        if "i" in letters or taken in _NEEDED:
-            what = "its whole environment" if "i" in letters else taken
+        all_of_it = "i" in letters and not letters.strip("iv0")
+        if all_of_it or taken in _NEEDED:
+            what = "its whole environment" if all_of_it else taken
             raise NotStarted(
                 f"env{where} takes {what} from the program, and with it the pacing; nothing was "
                 "started. Put env first: env ... aioapiqueue run ... -- COMMAND."
