@@ -195,15 +195,9 @@ _SECONDS: _Option = (re.compile(r"(?=.*[1-9])[0-9]{0,9}\.?[0-9]{0,9}").fullmatch
 _FILE: _Option = (_is_readable, str, "a file that can be read")
 _OPTIONS: dict[str, _Option] = {
     "db": (re.compile("[0-9]{1,9}").fullmatch, int, "a number"),
-    "username": _TEXT,
-    "password": _TEXT,
-    "sentinel_username": _TEXT,
-    "sentinel_password": _TEXT,
-    "socket_timeout": _SECONDS,
-    "socket_connect_timeout": _SECONDS,
-    "ssl_ca_certs": _FILE,
-    "ssl_certfile": _FILE,
-    "ssl_keyfile": _FILE,
+    **dict.fromkeys(("username", "password", "sentinel_username", "sentinel_password"), _TEXT),
+    **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), _SECONDS),
+    **dict.fromkeys(("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), _FILE),
     "ssl_cert_reqs": (re.compile("(?i)required|none").fullmatch, str.lower, "required or none"),
     "ssl_check_hostname": (
         re.compile("(?i)true|false").fullmatch,

@@ -188,8 +188,8 @@ async def test_what_is_not_http_is_malformed(client, server):
     """An answer that is no HTTP counts; a connection closed with or without an answer does not."""
     queue = ApiQueue(concurrency=1)
     async with client(queue) as paced:
-        for answer, malformed in ((b"\x00\x01 not HTTP\r\n\r\n", 1), (b"", 1)):
+        for answer, count in ((b"\x00\x01 not HTTP\r\n\r\n", 1), (b"", 1)):
             server.answer = lambda _, answer=answer: answer
             with pytest.raises(paced.errors):
                 await paced.get(server.url())
-            assert queue.stats.malformed == malformed
+            assert queue.stats.malformed == count

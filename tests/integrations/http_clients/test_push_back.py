@@ -303,7 +303,7 @@ async def test_fifty_refusals_slow_down_once(client, server, reply):
             connection.write(reply.of(429))
         assert await asyncio.gather(*requests) == [429] * 50
         assert queue.stats.throttled == 50
-        assert queue.stats.slowed == 1
+        assert queue.stats.backed_off == 1
 
 
 async def test_key_route_makes_lanes(client, server, reply):
