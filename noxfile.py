@@ -96,7 +96,7 @@ def names(session: nox.Session) -> None:
         f"--target={newest}",
         "botocore",
     )
-    session.run("python", "tests/_operations.py", newest)
+    session.run("python", "tests/helpers/operations_file.py", newest)
 
 
 @nox.session

@@ -1,5 +1,7 @@
 """Paces many concurrent asyncio API calls into one stream that the other side can bear."""
 
+import typing as _typing
+
 from aioapiqueue import _interrupt as _interrupt  # the first: see there
 from aioapiqueue._decorator import rate_limited
 from aioapiqueue._events import Event, Observer, Stats
@@ -16,7 +18,9 @@ from aioapiqueue.exceptions import (
     SlotTimeout,
     WouldWait,
 )
-from aioapiqueue.registry import Registry, ServiceLimits
+
+if _typing.TYPE_CHECKING:
+    from aioapiqueue.registry import Registry, ServiceLimits
 
 __all__ = [
     "Adaptive",
@@ -40,3 +44,22 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+_LAZY = {"Registry": "registry", "ServiceLimits": "registry", "registry": "registry"}
+"""What only some programs need, and the module that has it, which is loaded at its first use.
+
+`import aioapiqueue` reads no table of AWS, and takes little longer than `import anyio, asyncio`.
+"""
+
+if not _typing.TYPE_CHECKING:  # a type checker would take any misspelt name for one of these
+
+    def __getattr__(name: str) -> object:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module  # noqa: PLC0415 - only now needed
+
+        module = import_module(f"{__name__}.{_LAZY[name]}")
+        return module if name == _LAZY[name] else getattr(module, name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_LAZY})

@@ -16,6 +16,7 @@ import threading
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 from weakref import WeakSet
 
+from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
 
 if TYPE_CHECKING:
@@ -176,10 +177,10 @@ class Blocking:
     def _where(self) -> asyncio.AbstractEventLoop:
         """Return the loop, in a thread that may wait for it."""
         loop = _home.loop() if self._portal is None else self._users_loop(self._portal)
-        if asyncio._get_running_loop() is loop:  # the public one raises
+        if _running_loop() is loop:
             raise RuntimeError(_OWN_THREAD)
         _check_alive(loop)
-        other = self.queue._loop
+        other = dispatcher_of(self.queue).loop
         if other is not None and other is not loop and not other.is_closed():
             raise RuntimeError(
                 f"{self.queue!r} is in use on another event loop that is still alive: come in "
@@ -198,7 +199,7 @@ class Blocking:
             try:
                 self._loop = portal.call(asyncio.get_running_loop)
             except RuntimeError as error:
-                if asyncio._get_running_loop() is None:
+                if _running_loop() is None:
                     raise  # it does not run, or not asyncio
                 raise RuntimeError(_OWN_THREAD) from error
         return self._loop
@@ -410,16 +411,9 @@ class _Home:
         self.era += 1
         _left.append(self._loop)
         self._forget()
-        for queue in list(_queues):
-            ticker = queue._ticker
-            if ticker is not None:
-                ticker._log_destroy_pending = False  # type: ignore[attr-defined]
-            # Closing the loop, or ending the ticker, would reach into the parent's selector or
-            # the queue's new state: both are kept as they are.
-            _left.append((queue._loop, ticker, queue._waiters))
-            queue._loop = None
-            queue._thread = 0
-            queue._forget_callers()
+        # Closing the loop, or ending the ticker, would reach into the parent's selector or the
+        # queue's new state: both are kept as they are.
+        _left.extend(dispatcher_of(queue).abandon_loop() for queue in list(_queues))
 
 
 _queues: WeakSet[ApiQueue] = WeakSet()
@@ -441,3 +435,10 @@ def _check_alive(loop: asyncio.AbstractEventLoop) -> None:
             "the event loop that the queue lives on has been closed: keep it running for as long "
             "as threads wait"
         )
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

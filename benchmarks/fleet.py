@@ -23,10 +23,10 @@ from aioapiqueue import ApiQueue, Window
 from aioapiqueue.integrations.redis import _SCRIPT, SharedSchedule
 from aioapiqueue.testing import VirtualLoop
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "fleet"))
+sys.path.append(str(Path(__file__).parents[1]))
 
-from servers import Server, fresh_name  # type: ignore[import-not-found]  # tests have no types
-from virtual_client import VirtualClient  # type: ignore[import-not-found]  # as above
+from tests.helpers.servers import Server, fresh_name
+from tests.helpers.virtual_client import VirtualClient
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -245,7 +245,7 @@ def memory(report: Report, *, quick: bool) -> None:  # noqa: ARG001 - it takes s
                 if not all(answer[5] for answer in pipeline.execute()):
                     raise RuntimeError(f"{quota}: a request got no slot")
             keys = list(client.scan_iter(match=f"{{aioapiqueue:{name}}}*", count=1000))
-            size = sum(client.memory_usage(key, samples=0) for key in keys)
+            size = sum(client.memory_usage(key, samples=0) or 0 for key in keys)
             rows.append((quota, f"{len(keys)}", f"{size:,}"))
     report.table("Memory of the server", ("quota", "keys", "bytes"), rows)
 

@@ -224,7 +224,7 @@ def test_a_file_that_cannot_be_filled_is_taken_away(tmp_path, capsys):
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
     try:
         with pytest.raises(typer.Exit) as ended:
-            limits._write_new(tmp_path / "limits.toml", "# more than this\n")
+            limits._write_new(tmp_path / "limits.toml", "# more than this\n")  # noqa: SLF001 - what a full disk fails
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert ended.value.exit_code == 1

@@ -96,8 +96,8 @@ def test_all_matches_what_the_package_exports():
     """Nothing public is left out of `__all__`, and nothing in it is missing."""
     public = {
         name
-        for name, value in vars(aioapiqueue).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
+        for name in dir(aioapiqueue)
+        if not name.startswith("_") and not isinstance(getattr(aioapiqueue, name), ModuleType)
     }
     assert public == set(aioapiqueue.__all__)
 

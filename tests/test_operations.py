@@ -7,16 +7,16 @@ import subprocess
 import sys
 import time
 
-import _operations
 import pytest
 from typer.testing import CliRunner
 
-from aioapiqueue._limits import names
 from aioapiqueue.cli._app import app
-from aioapiqueue.presets import operations as operations_
-from aioapiqueue.presets.operations import OPERATIONS
-from aioapiqueue.presets.services import BOTOCORE
 from aioapiqueue.registry import LimitsError, Registry, ServiceLimits
+from aioapiqueue.registry import _names as names
+from aioapiqueue.registry.presets import operations as operations_
+from aioapiqueue.registry.presets.operations import OPERATIONS
+from aioapiqueue.registry.presets.services import BOTOCORE
+from tests.helpers import operations_file
 
 NEWER = f"(one newer than botocore {BOTOCORE}: say check = false in its table of limits.toml, "
 UNKNOWN = (
@@ -36,9 +36,9 @@ def listed(*, newer):
 
 def test_list_is_what_botocore_has():
     """Each name that the botocore of uv.lock has is in the list, and no other one."""
-    installed = _operations.operations_of()
+    installed = operations_file.operations_of()
     ours = {service: set(known) for service, known in listed(newer=False).items()}
-    why = f"`{_operations.COMMAND}` writes it, as botocore {_operations.version_of()} has"
+    why = f"`{operations_file.COMMAND}` writes it, as botocore {operations_file.version_of()} has"
     assert ours.keys() == installed.keys(), f"{why} other services"
     different = {
         service: sorted(known ^ ours[service])
@@ -58,7 +58,9 @@ def test_list_is_in_order():
         assert not set(operations) & set(known.get(service, ()))
         assert set(operations) <= names.operations(service)
     different = (set(known) | set(newer)) ^ names.NAMES
-    assert not different, f"aioapiqueue/presets/services.py is of another botocore: {different}"
+    assert not different, (
+        f"aioapiqueue/registry/presets/services.py is of another botocore: {different}"
+    )
     assert f"only botocore {BOTOCORE} has" in operations_.__doc__
 
 
@@ -128,7 +130,7 @@ def test_mistyped_file_does_not_pass(tmp_path):
 
 
 @pytest.mark.real
-def test_parameters_that_were_not_checked_are_told(tmp_path, monkeypatch):
+def test_unchecked_parameters_are_reported(tmp_path, monkeypatch):
     """Only botocore has their names: without it, `limits check` does not vouch for them."""
     path = tmp_path / "limits.toml"
     path.write_text(
@@ -157,7 +159,7 @@ def test_code_gets_the_same_check():
     assert Registry({"ec2": ServiceLimits("1/s", lanes=lanes, check=False)})
 
 
-def test_file_may_vouch_for_all_its_names():
+def test_file_may_turn_checks_off():
     """`check = false` at the top holds for each service whose table does not say otherwise."""
     text = '[ec3]\nrate = "1/s"\n[sts]\nrate = "1/s"\nlanes = {DoIt = "1/s"}\n'
     assert Registry.parse(f"check = false\n{text}")
@@ -170,7 +172,7 @@ def test_file_may_vouch_for_all_its_names():
         Registry.parse("check = 1")
 
 
-def test_option_for_a_vouched_service_is_taken():
+def test_option_follows_its_services_check():
     """What a table says of names holds for a --limit of the same service."""
     base = Registry.parse('[ec2]\nrate = "1/s"\ncheck = false')
     options = ["ec2.DescribeSnapshotAttribut=5/s"]
@@ -193,9 +195,10 @@ def test_names_are_loaded_when_needed():
     """Neither the import nor limits of services alone load the list of operations."""
     code = (
         "import sys\nfrom aioapiqueue import Registry\nRegistry.parse('ec2 = \"1/s\"')\n"
-        "print('aioapiqueue.presets.operations' in sys.modules, 'botocore' in sys.modules)\n"
+        "names = ('aioapiqueue.registry.presets.operations', 'botocore')\n"
+        "print(*(name in sys.modules for name in names))\n"
         "Registry.from_options(['ec2.RunInstances=1/s'])\n"
-        "print('aioapiqueue.presets.operations' in sys.modules, 'botocore' in sys.modules)\n"
+        "print(*(name in sys.modules for name in names))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
@@ -203,7 +206,7 @@ def test_names_are_loaded_when_needed():
     assert done.stdout == "False False\nTrue False\n"
 
 
-def test_thousands_of_unknown_names_are_told_soon(tmp_path):
+def test_many_unknown_names_are_reported_soon(tmp_path):
     """Each of 20,000 is told, in less than 2 seconds; the first ones with what was meant."""
     lanes, patterns, services, keys = (
         "\n".join(line.format(number) for number in range(5000))

@@ -12,12 +12,12 @@ from botocore.loaders import create_loader
 
 import aioapiqueue
 from aioapiqueue import Rate, Window
-from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.presets import LEAST, figures, preset_services, scaled
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import Registry, ServiceLimits, facts
+from aioapiqueue.registry import Registry, ServiceLimits, parameter_counts
+from aioapiqueue.registry._published import LEAST, preset_services, published_limits, scaled
+from tests.helpers import introspect
 
-FOLDER = Path(aioapiqueue.__file__).parent / "presets"
+FOLDER = Path(aioapiqueue.__file__).parent / "registry" / "presets"
 PAGES = {path.stem: tomllib.loads(path.read_text("utf-8")) for path in FOLDER.glob("*.toml")}
 RESEARCHED = {
     *("apigateway", "cloudformation", "cloudtrail", "cloudwatch", "dynamodb", "ec2", "ecr", "ecs"),
@@ -36,14 +36,14 @@ def operations(service):
 
 def keys(registry, service, operation, **parameters):
     """Return the queue's bucket, the key and the cost of each turn of a call."""
-    turns = registry.turns(service, operation, **HERE, parameters=facts(parameters))
+    turns = registry.turns(service, operation, **HERE, parameters=parameter_counts(parameters))
     buckets = {queue: key.bucket for key, queue in registry.queues.items()}
     return [(buckets[turn.queue], turn.key, turn.cost) for turn in turns]
 
 
 def lane(registry, service, key):
     """Return the limits that a key of a service's own queue has."""
-    limits = registry.find(service, "X", **HERE)._lanes.limits
+    limits = registry.services[service].queue_lanes
     fits = [name for name in limits if name.endswith("*") and key.startswith(name[:-1])]
     return tuple(limits.get(key) or limits[max(fits, key=len)])
 
@@ -51,7 +51,7 @@ def lane(registry, service, key):
 # The data
 
 
-def test_every_service_that_publishes_rates_is_there():
+def test_every_researched_service_has_a_preset():
     """There is a file for each service of which request rates were found, and it is read."""
     assert set(PAGES) >= RESEARCHED
     assert set(PAGES) == set(preset_services())
@@ -78,34 +78,34 @@ def test_every_operation_exists(service):
 def test_every_parameter_exists(service):
     """What chooses a bucket, or counts in one, is a parameter of each of its operations."""
     for limit in PAGES[service]["limit"]:
-        chosen = limit.get("unless", ())
+        chosen = limit.get("unless_params", ())
         wanted = [(one, name) for one in limit.get("operations", ()) for name in chosen]
         costs = limit.get("cost", {}).items()
         wanted += [(one, cost.rpartition("*")[2]) for one, cost in costs if isinstance(cost, str)]
         for operation, name in wanted:
-            assert name in _names._operations(service)[operation]
+            assert name in introspect.known_operations(service)[operation]
 
 
 @pytest.mark.parametrize("service", sorted(PAGES))
 def test_every_figure_has_its_source(service):
     """Each has a page of AWS's documentation, the day it was read, and whether AWS raises it."""
-    assert figures(service)
-    for figure in figures(service):
+    assert published_limits(service)
+    for figure in published_limits(service):
         assert urlsplit(figure.source).hostname == "docs.aws.amazon.com"
         assert dt.date.fromisoformat(figure.read) >= dt.date(2026, 11, 24)
         assert isinstance(figure.adjustable, bool)
         assert set(figure.scope) <= {"account", "region"}
-        assert figure.kept or figure.note
+        assert figure.enforceable or figure.note
         assert not (figure.shared and not figure.name)
 
 
 @pytest.mark.parametrize("service", sorted(PAGES))
 def test_no_operation_has_two_lanes(service):
     """Of what each operation has for itself, none is named twice; names of buckets are unique."""
-    kept = [figure for figure in figures(service) if figure.kept]
-    own = [name for one in kept if not (one.shared or one.unless) for name in one.operations]
+    kept = [figure for figure in published_limits(service) if figure.enforceable]
+    own = [name for one in kept if not (one.shared or one.unless_params) for name in one.operations]
     assert len(own) == len(set(own))
-    buckets = [figure.name for figure in kept if figure.shared or figure.unless]
+    buckets = [figure.name for figure in kept if figure.shared or figure.unless_params]
     assert len(buckets) == len(set(buckets))
 
 
@@ -132,7 +132,7 @@ def test_no_operation_has_two_lanes(service):
         ("dynamodb", "DescribeLimits", Rate(1, 60)),
     ],
 )
-def test_what_is_published_is_what_a_whole_share_keeps(service, operation, expected):
+def test_whole_share_is_what_is_published(service, operation, expected):
     """With a share of 100%, single figures of each kind are in force as the pages have them."""
     registry = Registry.parse('preset = "aws"', share="100%")
     assert lane(registry, service, operation) == (expected,)
@@ -146,9 +146,11 @@ def test_what_is_not_published_is_absent():
     assert registry.turns("sts", "AssumeRoleWithSAML", **HERE) == ()
 
 
-def test_limits_of_whole_organizations_are_told_and_not_kept():
+def test_organization_limits_are_only_shown():
     """They are published for the same operations, beside an account's, and hold for nobody here."""
-    told = {one.name: one.rate for one in figures("organizations") if one.per == "organization"}
+    told = {
+        one.name: one.rate for one in published_limits("organizations") if one.per == "organization"
+    }
     assert told["DescribeAccount"] == Rate(24, burst=36)
     assert told["ListAccounts"] == Rate(9, burst=15)
     assert len(told) == 12
@@ -156,12 +158,14 @@ def test_limits_of_whole_organizations_are_told_and_not_kept():
     assert lane(registry, "organizations", "DescribeAccount") == (Rate(20, burst=30),)
 
 
-def test_a_page_that_contradicts_itself_is_taken_at_its_lower_word():
+def test_contradictory_page_gives_the_lower_limit():
     """Elastic Load Balancing's text says 40 and 10/s where its table says 200 and 50/s."""
     for service in ("elb", "elbv2"):
         limits = Registry.parse('preset = "aws"', share="100%").services[service]
         assert limits.rate == limits.buckets["non-mutating"].limits == (Rate(10, burst=40),)
-        account, reads = (figure for figure in figures(service) if "40" in (figure.note or ""))
+        account, reads = (
+            figure for figure in published_limits(service) if "40" in (figure.note or "")
+        )
         assert "200" in account.note
         assert "200" in reads.note
 
@@ -169,7 +173,7 @@ def test_a_page_that_contradicts_itself_is_taken_at_its_lower_word():
 # Buckets
 
 
-def test_reads_have_a_smaller_bucket_unless_filtered_or_paginated():
+def test_unfiltered_reads_have_a_smaller_bucket():
     """Filters, MaxResults or NextToken lead to the larger bucket; ids, or nothing, do not."""
     registry = Registry.parse('preset = "aws"', share="100%")
     for given in ({}, {"SnapshotIds": ["snap-1"]}, {"Filters": []}, {"OwnerIds": ["self"]}):
@@ -183,14 +187,16 @@ def test_reads_have_a_smaller_bucket_unless_filtered_or_paginated():
     assert keys(registry, "ec2", "DescribeVpcs") == [(None, "DescribeVpcs", 1)]
 
 
-async def test_filtered_and_unfiltered_calls_wait_in_buckets_of_their_own():
+async def test_filtered_and_unfiltered_calls_wait_separately():
     """In one program, 100 filtered calls start at once while the unfiltered wait after 50."""
     registry = Registry.parse('preset = "aws"', share="100%")
     loop = asyncio.get_running_loop()
     started = {"filtered": [], "unfiltered": []}
 
     async def call(kind, **parameters):
-        (turn,) = registry.turns("ec2", "DescribeSnapshots", **HERE, parameters=facts(parameters))
+        (turn,) = registry.turns(
+            "ec2", "DescribeSnapshots", **HERE, parameters=parameter_counts(parameters)
+        )
         async with turn.queue.slot(key=turn.key, cost=turn.cost):
             started[kind].append(loop.time())
 
@@ -207,7 +213,7 @@ async def test_filtered_and_unfiltered_calls_wait_in_buckets_of_their_own():
 
 
 @pytest.mark.parametrize("rate", ["", 'rate = "unlimited"\n'])
-def test_buckets_of_each_operation_need_no_other_limit(rate):
+def test_bucket_per_operation_needs_nothing_else(rate):
     """A service of which nothing else is said keeps them all the same: they are its queue's."""
     registry = Registry.parse(
         f'[ec2]\n{rate}[ec2.buckets.slow]\noperations = ["DescribeSnapshots"]\n'
@@ -220,7 +226,7 @@ def test_buckets_of_each_operation_need_no_other_limit(rate):
     ]
 
 
-def test_instances_cost_resource_tokens_beside_the_request_token():
+def test_instances_cost_resource_tokens():
     """RunInstances(MinCount=5, MaxCount=5) costs 5 resource tokens and 1 request token."""
     registry = Registry.parse('preset = "aws"')
     assert keys(registry, "ec2", "RunInstances", MinCount=5, MaxCount=5) == [
@@ -238,14 +244,14 @@ def test_instances_cost_resource_tokens_beside_the_request_token():
 @pytest.mark.parametrize(
     ("share", "counts", "waits"), [("100%", (1000, 100), 50), ("50%", (1000,), 500)]
 )
-async def test_a_large_launch_waits_for_its_resource_tokens(share, counts, waits):
+async def test_large_launch_waits_for_resource_tokens(share, counts, waits):
     """After 1000 instances at once 100 more wait 50 s; at 50%, 1000 wait 500 s from idle."""
     registry = Registry.parse('preset = "aws"', share=share)
     loop = asyncio.get_running_loop()
     async with registry:
         began = loop.time()
         for count in counts:
-            parameters = facts({"MinCount": count, "MaxCount": count})
+            parameters = parameter_counts({"MinCount": count, "MaxCount": count})
             for turn in registry.turns("ec2", "RunInstances", **HERE, parameters=parameters):
                 async with turn.queue.slot(key=turn.key, cost=turn.cost):
                     pass
@@ -266,22 +272,22 @@ def test_categories_are_shared():
     assert other.queue is not registry.turns("ecs", "ListClusters", **HERE)[0].queue
 
 
-def test_a_call_to_route_53_keeps_its_accounts_bucket_and_its_actions():
+def test_route_53_has_two_buckets():
     """The queue has the account's bucket, the lane the action's; changes count in a third."""
     registry = Registry.parse('preset = "aws"', share="100%")
     assert keys(registry, "route53", "GetHostedZone") == [(None, "GetHostedZone", 1)]
-    assert registry.find("route53", "X", **HERE).limits == (Rate(10, burst=50),)
+    assert registry.find("route53", **HERE).limits == (Rate(10, burst=50),)
     assert lane(registry, "route53", "CreateHostedZone") == (Rate(2, burst=40),)
     changes = {"ChangeBatch": {"Comment": "x", "Changes": [{}, {}, {}]}}
     assert keys(registry, "route53", "ChangeResourceRecordSets", **changes) == [
         ("changes", "ChangeResourceRecordSets", 6),
         (None, "ChangeResourceRecordSets", 1),
     ]
-    one = registry.find("route53", "X", region="eu-west-1", account="1")
-    assert one is registry.find("route53", "X", region="us-east-1", account="1")
+    one = registry.find("route53", region="eu-west-1", account="1")
+    assert one is registry.find("route53", region="us-east-1", account="1")
 
 
-def test_both_versions_of_api_gateway_share_the_accounts_bucket():
+def test_api_gateway_versions_share_a_bucket():
     """Their calls wait in one queue, each beside its own lanes; of other limits, each has its."""
     registry = Registry.parse('preset = "aws"', share="80%")
     first, second = (
@@ -327,7 +333,7 @@ def test_lambdas_control_plane_has_exceptions():
         (Rate(1, 120), 0.5, Rate(1, 120)),
     ],
 )
-def test_a_share_is_of_refill_and_burst(published, share, left):
+def test_share_scales_refill_and_burst(published, share, left):
     """Both are scaled; the burst not below 1, the refill not below one call a minute."""
     found = scaled(published, share)
     assert found.interval == pytest.approx(left.interval)
@@ -355,7 +361,7 @@ def test_shares_of_files_services_and_operations():
     assert registry.services["sts"].buckets["requests"].limits == (Rate(480),)
 
 
-def test_a_share_of_an_operation_holds_for_its_resources():
+def test_share_of_operation_covers_its_resources():
     """RunInstances' tokens, of requests and of resources, are scaled alike; quotas of them too."""
     for quotas, expected in (
         ("", Rate(0.2, burst=100)),
@@ -377,7 +383,7 @@ def test_a_share_of_an_operation_holds_for_its_resources():
     assert lane(shared, "ecs", "ListClusters") == (Rate(2, burst=5),)
 
 
-def test_a_share_of_what_parameters_choose_is_of_that_bucket():
+def test_share_of_variant_is_its_bucket():
     """A share of unfiltered calls is of their own, smaller bucket, and touches no other."""
     registry = Registry.parse(
         '[ec2]\npreset = "aws"\nlanes = {"DescribeSnapshots unfiltered" = {share = "10%"}}'
@@ -386,7 +392,7 @@ def test_a_share_of_what_parameters_choose_is_of_that_bucket():
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(10, burst=50),)
 
 
-def test_a_service_alone_may_start_from_what_is_published():
+def test_single_service_may_use_a_preset():
     """With preset in a service's table, no other service has limits."""
     registry = Registry.parse('[ec2]\npreset = "aws"\nshare = "100%"')
     assert list(registry.services) == ["ec2"]
@@ -394,14 +400,14 @@ def test_a_service_alone_may_start_from_what_is_published():
     assert without.services["ec2"] == ServiceLimits("3/s")
 
 
-def test_what_the_file_says_takes_the_place_of_what_is_published():
+def test_file_overrides_what_is_published():
     """A rate comes on top, a lane replaces the operation's own, with both of its buckets."""
     registry = Registry.parse(
         'preset = "aws"\nsts = "7/s"\n[ec2]\nrate = "40/s"\n'
         'lanes = {DescribeSnapshots = "1/s", "Describe*" = "4/s"}\n'
         '[ecs.buckets."cluster read"]\noperations = ["ListClusters"]\nrate = "2/s"'
     )
-    assert registry.find("ec2", "X", **HERE).limits == (Rate(40),)
+    assert registry.find("ec2", **HERE).limits == (Rate(40),)
     assert lane(registry, "ec2", "DescribeVpcs") == (Rate(4),)
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(1),)
     assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots", 1)]
@@ -415,7 +421,7 @@ def test_what_the_file_says_takes_the_place_of_what_is_published():
     assert registry.services["sts"].buckets
 
 
-def test_quotas_are_what_the_share_is_of():
+def test_share_is_of_quotas():
     """What AWS grants takes the place of what it publishes, before the share is taken."""
     registry = Registry.parse(
         '[ec2]\npreset = "aws"\nshare = "50%"\n[ec2.quotas]\nDescribeVpcs = "40/s burst 200"\n'
@@ -445,27 +451,35 @@ def test_quotas_come_with_their_line():
 def test_presets_may_be_adaptive():
     """The default floor gives way to limits that are lower; one that was asked for does not."""
     registry = Registry.parse('preset = "aws"\n[ec2]\nadaptive = true\n[ecs]\nadaptive = true')
-    assert registry.find("ec2", "X", **HERE)
-    assert registry.find("ecs", "X", **HERE)
+    assert registry.find("ec2", **HERE)
+    assert registry.find("ecs", **HERE)
     with pytest.raises(LimitsError, match="is above the limits"):
         Registry.parse('[ec2]\npreset = "aws"\nadaptive = {floor = "1/s"}')
 
 
-async def test_push_back_lowers_a_lane_of_a_preset():
+async def test_push_back_slows_a_preset_lane():
     """With adaptive, a throttled operation goes slower; others, and its other bucket, do not."""
+    loop = asyncio.get_running_loop()
     registry = Registry.parse('[ec2]\npreset = "aws"\nadaptive = true')
+
+    async def seconds(calls, **parameters):
+        began = loop.time()
+        for _ in range(calls):
+            (turn,) = registry.turns("ec2", "DescribeSnapshots", **HERE, parameters=parameters)
+            async with turn.queue.slot(key=turn.key):
+                pass
+        return loop.time() - began
+
     async with registry:
         (turn,) = registry.turns("ec2", "DescribeSnapshots", **HERE)
         async with turn.queue.slot(key=turn.key) as slot:
             slot.throttled()
-        assert turn.queue.stats.slowed == 1
-        lanes = turn.queue._lanes.schedules
-        assert lanes["DescribeSnapshots unfiltered"].allowed() < 5
-        async with turn.queue.slot(key="DescribeSnapshots"):
-            assert lanes["DescribeSnapshots"].allowed() >= 10
+        assert turn.queue.stats.backed_off == 1
+        assert await seconds(25 + 10) > 10 / 5 + 0.5
+        assert await seconds(50 + 10, MaxResults=1) == pytest.approx(10 / 10)
 
 
-def test_a_window_of_a_quota_is_shared_too():
+def test_share_scales_windows_of_quotas():
     """Of a sliding window that AWS grants, the share is of its calls."""
     registry = Registry.parse(
         '[ec2]\npreset = "aws"\nquotas = {CreateTags = ["10/s burst 4", "5001 in any 1h"]}'
@@ -473,11 +487,11 @@ def test_a_window_of_a_quota_is_shared_too():
     assert lane(registry, "ec2", "CreateTags") == (Rate(5, burst=2), Window(2500, 3600))
 
 
-def test_options_come_on_top_of_a_preset():
+def test_options_override_a_preset():
     """--limit replaces the rate, or one operation's limits with both of its buckets."""
     base = Registry.parse('preset = "aws"')
     registry = Registry.from_options(["ec2=9/s", "ec2.DescribeSnapshots=5/s"], base=base)
-    assert registry.find("ec2", "X", **HERE).limits == (Rate(9),)
+    assert registry.find("ec2", **HERE).limits == (Rate(9),)
     assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots", 1)]
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(5),)
     assert registry.services["sts"] == base.services["sts"]
@@ -505,7 +519,7 @@ def test_options_come_on_top_of_a_preset():
     ],
     ids=["file", "option"],
 )
-def test_a_pattern_holds_for_what_parameters_choose_too(registry):
+def test_pattern_holds_beside_variants(registry):
     """Unfiltered calls keep their own bucket and the pattern's lane, each with its source."""
     assert keys(registry, "ec2", "DescribeSnapshots") == [
         ("DescribeSnapshots unfiltered", "DescribeSnapshots", 1),
@@ -523,7 +537,7 @@ def test_a_pattern_holds_for_what_parameters_choose_too(registry):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_of_a_pattern_and_an_operation_each_is_kept(reverse):
+def test_pattern_and_operation_both_hold(reverse):
     """In whichever order options come, the operation's own lane takes it out of the pattern's."""
     options = [
         "ec2.Describe*=3/s",
@@ -540,7 +554,7 @@ def test_of_a_pattern_and_an_operation_each_is_kept(reverse):
     assert len(keys(registry, "ec2", "DescribeInstances")) == 2
 
 
-def test_a_share_of_a_pattern_is_of_what_parameters_choose_too():
+def test_share_of_pattern_covers_variants():
     """Unfiltered calls have it of their smaller bucket; an operation's own share goes first."""
     registry = Registry.parse(
         'preset = "aws"\n[ec2.lanes]\nDescribeVolumes = {share = "30%"}\n'
@@ -554,7 +568,7 @@ def test_a_share_of_a_pattern_is_of_what_parameters_choose_too():
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_options_may_name_both_buckets_of_an_operation(reverse):
+def test_options_may_name_operation_and_variant(reverse):
     """In whichever order they come, each is kept: the lane replaces only what is not named."""
     options = ["ec2.DescribeSnapshots=5/s", "ec2.DescribeSnapshots unfiltered=1/s"]
     if reverse:
@@ -565,7 +579,7 @@ def test_options_may_name_both_buckets_of_an_operation(reverse):
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(5),)
 
 
-def test_a_lane_leaves_the_buckets_of_its_own_table():
+def test_lane_keeps_its_own_tables_buckets():
     """What one table says of an operation and of its unfiltered calls is kept, both of it."""
     registry = Registry.parse(
         '[ec2]\npreset = "aws"\nlanes = {DescribeSnapshots = "8/s"}\n[ec2.buckets.unfiltered]\n'
@@ -576,7 +590,7 @@ def test_a_lane_leaves_the_buckets_of_its_own_table():
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(8),)
 
 
-def test_an_operation_that_is_named_with_a_bucket_has_it():
+def test_named_variant_is_added():
     """What is said of unfiltered calls holds for operations that have no such bucket at AWS."""
     text = 'preset = "aws"\n[ec2.lanes]\n"DescribeVpcs unfiltered" = "1/s"'
     option = ["ec2.DescribeVpcs unfiltered=1/s"]
@@ -649,7 +663,7 @@ def test_entries_tell_what_they_come_from():
         ('[ec2]\nrate = "1/s"\nlanes = {"Runn*" = "1/s"}', "ec2 has no operation 'Runn*'"),
     ],
 )  # fmt: skip
-def test_mistakes_with_presets_and_buckets_are_told(text, says):
+def test_mistakes_in_presets_and_buckets(text, says):
     """Each mistake gives one message, with its line and key, and what to write."""
     with pytest.raises(LimitsError) as caught:
         Registry.parse(text)
@@ -657,11 +671,11 @@ def test_mistakes_with_presets_and_buckets_are_told(text, says):
     assert re.sub(r"\s+", " ", str(caught.value)).find(says) >= 0
 
 
-def test_names_in_presets_are_not_looked_up():
+def test_preset_names_are_not_checked():
     """An operation that is newer than the botocore installed is no mistake of the user's."""
-    before = _names._operations.cache_info()
+    before = introspect.lookups()
     assert Registry.parse('preset = "aws"\n[ec2]\nshare = "30%"').services["ec2"].lanes
-    assert _names._operations.cache_info() == before
+    assert introspect.lookups() == before
 
 
 # Facts
@@ -682,11 +696,11 @@ def test_names_in_presets_are_not_looked_up():
 )
 def test_facts_are_small_numbers(parameters, expected):
     """A whole number is itself, a list its length, whatever else is given 1; no value is kept."""
-    assert facts(parameters) == expected
+    assert parameter_counts(parameters) == expected
 
 
 def test_facts_are_few():
     """Of a call with very many parameters, the first are told."""
-    assert len(facts({f"P{number}": number for number in range(1000)})) == 64
+    assert len(parameter_counts({f"P{number}": number for number in range(1000)})) == 64
     structures = {f"P{number}": dict.fromkeys(range(8), 1) for number in range(8)}
-    assert facts({**structures, "MaxCount": 5})["MaxCount"] == 5
+    assert parameter_counts({**structures, "MaxCount": 5})["MaxCount"] == 5

@@ -13,16 +13,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioapiqueue import Observer, QueueClosed, Rate, Window
-from aioapiqueue._dispatch import at_rest
+from aioapiqueue import Observer, QueueClosed, Rate, Window, WouldWait
+from aioapiqueue import registry as registry_module
+from aioapiqueue._queue import dispatcher_of
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import InForce, QueueKey, Registry, ServiceLimits, forget_idle
+from aioapiqueue.registry import (
+    Bucket,
+    InForce,
+    PublishedLimit,
+    QueueKey,
+    Registry,
+    ServiceLimits,
+    forget_idle,
+    parameter_counts,
+)
 
 DOC = (Path(__file__).parents[1] / "docs" / "limits.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```(\S+)( wrong)?\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
 GOOD = [text for kind, wrong, text in BLOCKS if kind == "toml" and not wrong]
-EC2 = {"service": "ec2", "operation": "DescribeSnapshots"}
 
 
 def problems_of(text):
@@ -52,7 +61,7 @@ def test_examples_of_the_document_load(text):
     assert list(Registry.parse(text))
 
 
-def test_the_document_shows_the_error_that_its_mistakes_give():
+def test_document_shows_errors_of_its_mistakes():
     """The file with mistakes gives exactly the message that the document shows."""
     after = iter(BLOCKS)
     wrong = next(text for _, wrong, text in after if wrong)
@@ -65,7 +74,7 @@ PYTHON = [
 
 
 @pytest.mark.parametrize(("code", "out"), PYTHON)
-def test_the_python_of_the_document_prints_what_it_shows(code, out, capsys):
+def test_document_python_prints_what_it_shows(code, out, capsys):
     """Each Python example runs and prints the block after it."""
     exec(compile(code, "docs/limits.md", "exec"), {})  # noqa: S102 - our own document
     assert capsys.readouterr().out == out
@@ -117,30 +126,36 @@ def test_limits_read_as_they_print(limit):
     assert str(read) == str(limit)
 
 
-def test_a_table_takes_burst_and_window_beside_its_rate():
+def test_table_takes_burst_and_window():
     """A service's own table may hold what a limit's table holds."""
     text = '[ec2]\nrate = "20/s"\nburst = 100\nwindow = "5000/h"'
     assert Registry.parse(text).services["ec2"].rate == (Rate(20, burst=100), Window(5000, 3600))
 
 
-def test_every_key_reaches_the_queue():
+async def test_every_key_reaches_the_queue():
     """Limits, lanes, order, concurrency and adaptive of a table are those of its queues."""
     registry = Registry.parse(
-        '[ec2]\nrate = "20/s"\norder = "fair"\nconcurrency = 3\n'
-        'adaptive = {floor = "2/s", backoff = 0.5}\nlanes = {DescribeSnapshots = "5/s"}'
+        '[ec2]\nrate = "20/s burst 9"\norder = "fair"\nconcurrency = 3\n'
+        'adaptive = {floor = "2/s", backoff = 0.5}\nlanes = {DescribeSnapshots = "5/s burst 2"}'
     )
     limits = registry.services["ec2"]
     assert limits == ServiceLimits(
-        "20/s",
-        lanes={"DescribeSnapshots": "5/s"},
+        "20/s burst 9",
+        lanes={"DescribeSnapshots": "5/s burst 2"},
         order="fair",
         concurrency=3,
         adaptive=Adaptive("2/s", 0.5),
     )
-    queue = registry.find(**EC2)
-    assert queue.limits == (Rate(20),)
-    assert queue._concurrency == 3
-    assert queue._lanes.limits == {"DescribeSnapshots": [Rate(5)]}
+    queue = registry.find("ec2")
+    assert queue.limits == (Rate(20, burst=9),)
+    with queue.try_slot(key="DescribeSnapshots"), queue.try_slot(key="DescribeSnapshots"):
+        with pytest.raises(WouldWait):
+            queue.try_slot(key="DescribeSnapshots")
+        with queue.try_slot(), pytest.raises(WouldWait):
+            queue.try_slot()
+    async with queue.slot() as slot:
+        slot.throttled()
+    assert queue.stats.backed_off == 1
 
 
 def test_service_limits_are_values():
@@ -161,7 +176,7 @@ def test_service_limits_are_values():
     assert eval(repr(one), {**globals()}) == one  # noqa: S307 - our own text
 
 
-def test_code_says_the_same_as_a_file():
+def test_code_reads_as_a_file():
     """Tables, shorthands and `ServiceLimits` in code are read as the same words in a file."""
     text = '[default]\nrate = "1/s"\n[ec2]\nrate = "10/s"\nscope = ["account"]'
     file = Registry.parse(text)
@@ -174,14 +189,14 @@ def test_code_says_the_same_as_a_file():
 # Which queue
 
 
-def test_a_call_has_the_queue_of_its_service_account_and_region():
+def test_queue_per_service_account_and_region():
     """By default each account in each Region has a queue of its own, which all operations share."""
     registry = Registry({"ec2": "10/s", "iam": "5/s"})
-    queue = registry.find(**EC2, region="eu-west-1", account="1")
-    assert registry.find("ec2", "RunInstances", region="eu-west-1", account="1") is queue
-    registry.find(**EC2, region="eu-west-1", account="2")
-    registry.find(**EC2, region="us-east-1", account="1")
-    registry.find("iam", "ListUsers", region="eu-west-1", account="1")
+    queue = registry.find("ec2", region="eu-west-1", account="1")
+    assert registry.find("ec2", region="eu-west-1", account="1") is queue
+    registry.find("ec2", region="eu-west-1", account="2")
+    registry.find("ec2", region="us-east-1", account="1")
+    registry.find("iam", region="eu-west-1", account="1")
     assert names(registry) == ["ec2 eu-west-1 1", "ec2 eu-west-1 2", "ec2 us-east-1 1",
                                "iam eu-west-1 1"]  # fmt: skip
     assert registry.queues[QueueKey("ec2", "eu-west-1", "1")] is queue
@@ -197,48 +212,55 @@ def test_a_call_has_the_queue_of_its_service_account_and_region():
         ([], ["ec2"]),
     ],
 )
-def test_scope_says_what_has_limits_of_its_own(scope, expected):
+def test_scope_chooses_the_queue(scope, expected):
     """Calls that differ only in what is not in the scope share a queue."""
     registry = Registry({"ec2": {"rate": "10/s", "scope": scope}})
     for region, account in (("a", "1"), ("a", "2"), ("b", "1")):
-        registry.find(**EC2, region=region, account=account)
+        registry.find("ec2", region=region, account=account)
     assert names(registry) == expected
 
 
-def test_unknown_is_a_value_of_its_own():
+def test_unknown_account_or_region_is_separate():
     """Calls whose account or Region is not known share a queue with each other only."""
     registry = Registry({"ec2": "10/s"})
-    unknown = registry.find(**EC2, region="a")
-    assert registry.find(**EC2, region="a") is unknown
-    assert registry.find(**EC2, region="a", account="1") is not unknown
-    assert registry.find(**EC2) is not unknown
+    unknown = registry.find("ec2", region="a")
+    assert registry.find("ec2", region="a") is unknown
+    assert registry.find("ec2", region="a", account="1") is not unknown
+    assert registry.find("ec2") is not unknown
     assert names(registry) == ["ec2", "ec2 a", "ec2 a 1"]
 
 
-def test_services_that_are_not_listed_are_not_paced():
+def test_find_takes_an_operation_still():
+    """It says that none is needed; the queue is the same for all operations."""
+    registry = Registry({"ec2": "10/s"})
+    with pytest.warns(DeprecationWarning, match="needs no operation"):
+        assert registry.find("ec2", "RunInstances") is registry.find("ec2")
+
+
+def test_unlisted_services_are_not_paced():
     """Without a default, they get no queue, and none is made."""
     registry = Registry({"ec2": "10/s"})
-    assert registry.find("s3", "ListBuckets") is None
+    assert registry.find("s3") is None
     assert not registry.queues
 
 
-def test_the_default_is_a_pattern_not_a_queue():
+def test_default_is_a_pattern():
     """Each service that is not listed gets queues of its own, scoped as the default says."""
     registry = Registry.parse(
         '[default]\nrate = "3/s"\nscope = ["account"]\nlanes = {"*" = "2/s"}\n[ec2]\nrate = "10/s"'
     )
-    found = [registry.find(service, "X", region="a", account="1") for service in ("s3", "sqs")]
+    found = [registry.find(service, region="a", account="1") for service in ("s3", "sqs")]
     assert [queue.limits for queue in found] == [(Rate(3),), (Rate(3),)]
-    assert registry.find("s3", "Y", region="b", account="1") is found[0]
-    assert registry.find("not-even-a-service", "X") is not None
-    registry.find(**EC2, region="a", account="1")
+    assert registry.find("s3", region="b", account="1") is found[0]
+    assert registry.find("not-even-a-service") is not None
+    registry.find("ec2", region="a", account="1")
     assert names(registry) == ["ec2 a 1", "not-even-a-service", "s3 1", "sqs 1"]
 
 
-def test_unlimited_exempts_a_service_from_the_default():
+def test_unlimited_exempts_from_the_default():
     """Its calls get a queue, which counts them and holds nobody."""
     registry = Registry.parse('[default]\nrate = "3/s"\n[s3]\nrate = "unlimited"')
-    assert registry.find("s3", "ListBuckets").limits == ()
+    assert registry.find("s3").limits == ()
 
 
 @pytest.mark.parametrize(
@@ -253,17 +275,17 @@ def test_unlimited_exempts_a_service_from_the_default():
 def test_service_ids_are_found(listed, asked):
     """Botocore's service id leads to the same queue as the name that create_client takes."""
     registry = Registry({listed: "10/s"})
-    queue = registry.find(asked, "X")
+    queue = registry.find(asked)
     assert queue is not None
-    assert registry.find(listed, "X") is queue
+    assert registry.find(listed) is queue
     unlisted = Registry({}, default="10/s")
-    assert unlisted.find(asked, "X") is unlisted.find(listed, "X")
+    assert unlisted.find(asked) is unlisted.find(listed)
 
 
-def test_a_service_newer_than_the_list_is_found_by_its_id():
+def test_newer_service_is_found_by_id():
     """Where neither list knows the name, hyphens make no difference."""
     registry = Registry({"brandnew": {"rate": "1/s", "check": False}})
-    assert registry.find("brand-new", "X") is registry.find("brandnew", "X") is not None
+    assert registry.find("brand-new") is registry.find("brandnew") is not None
 
 
 async def test_queues_pace():
@@ -273,7 +295,7 @@ async def test_queues_pace():
     ends = {}
 
     async def call(operation, region):
-        async with registry.find("ec2", operation, region=region).slot(key=operation):
+        async with registry.find("ec2", region=region).slot(key=operation):
             ends.setdefault((operation, region), []).append(round(loop.time(), 3))
 
     calls = [("DescribeSnapshots", "a")] * 3 + [("RunInstances", "a")] * 3
@@ -301,13 +323,13 @@ async def test_observers_hear_of_every_queue():
         Registry.parse('ec2 = "10/s"', observers=[Ears()]),
         Registry.from_options(["ec2=10/s"], observers=[Ears()]),
     ):
-        async with registry.find(**EC2, region="a").slot(key="DescribeSnapshots"):
+        async with registry.find("ec2", region="a").slot(key="DescribeSnapshots"):
             assert ("released", "ec2 a", "DescribeSnapshots") in Ears.heard
         Ears.heard.clear()
 
 
 @pytest.mark.real
-def test_threads_that_ask_at_once_get_the_same_queue():
+def test_threads_get_the_same_queue():
     """Of 8 threads that ask for 200 new queues at the same time, none gets one of its own."""
     registry = Registry({"ec2": "10/s"})
     barrier = threading.Barrier(8, timeout=30)
@@ -316,7 +338,7 @@ def test_threads_that_ask_at_once_get_the_same_queue():
     def ask(mine):
         for region in map(str, range(200)):
             barrier.wait()
-            mine.append(registry.find(**EC2, region=region))
+            mine.append(registry.find("ec2", region=region))
 
     threads = [threading.Thread(target=ask, args=(mine,)) for mine in found]
     interval = sys.getswitchinterval()
@@ -335,38 +357,38 @@ def test_threads_that_ask_at_once_get_the_same_queue():
 # The end
 
 
-async def test_leaving_the_block_drains_all_queues_at_once():
+async def test_leaving_the_block_drains_all_queues():
     """Two queues with two seconds of waiters each are drained in two seconds."""
     loop = asyncio.get_running_loop()
     async with Registry({"ec2": "1/s"}) as registry:
-        calls = [registry.find(**EC2, region=region).enqueue() for region in "aabbab"]
+        calls = [registry.find("ec2", region=region).enqueue() for region in "aabbab"]
     assert loop.time() == 2
     assert all(call.done() and not call.exception() for call in calls)
 
 
-async def test_leaving_the_block_by_an_exception_refuses_whoever_waits():
+async def test_exception_in_the_block_refuses_waiters():
     """Nobody is waited for."""
     with pytest.raises(ZeroDivisionError):
         async with Registry({"ec2": "1/s"}) as registry:
-            calls = [registry.find(**EC2).enqueue() for _ in range(3)]
+            calls = [registry.find("ec2").enqueue() for _ in range(3)]
             raise ZeroDivisionError
     assert asyncio.get_running_loop().time() == 0
     assert [type(call.exception()) for call in calls] == [type(None), QueueClosed, QueueClosed]
 
 
-async def test_time_runs_out_for_all_queues_together():
+async def test_timeout_is_for_all_queues_together():
     """A timeout of 1.5 s lets each queue go on for 1.5 s, not one after the other."""
     registry = Registry({"ec2": "1/s"})
-    calls = [registry.find(**EC2, region=region).enqueue() for region in "aaaabbbb"]
+    calls = [registry.find("ec2", region=region).enqueue() for region in "aaaabbbb"]
     await registry.aclose(timeout=1.5)
     assert asyncio.get_running_loop().time() == 1.5
     assert sum(call.exception() is None for call in calls) == 4
 
 
-async def test_cancelling_aclose_refuses_whoever_waits():
+async def test_cancelling_aclose_refuses_waiters():
     """Cancelled while it drains, it leaves nobody waiting, in any queue."""
     registry = Registry({"ec2": "1/s"})
-    calls = [registry.find(**EC2, region=region).enqueue() for region in "aaaabbbb"]
+    calls = [registry.find("ec2", region=region).enqueue() for region in "aaaabbbb"]
     closing = asyncio.create_task(registry.aclose())
     await asyncio.sleep(0.5)
     closing.cancel()
@@ -377,33 +399,33 @@ async def test_cancelling_aclose_refuses_whoever_waits():
     assert sum(isinstance(call.exception(), QueueClosed) for call in calls) == 6
 
 
-async def test_a_closed_registry_hands_out_no_queue():
+async def test_closed_registry_gives_no_queue():
     """Neither an old queue nor a new one; what is not paced stays so."""
     registry = Registry({"ec2": "1/s"})
-    queue = registry.find(**EC2, region="a")
+    queue = registry.find("ec2", region="a")
     await registry.aclose()
     assert queue.closed
     for region in "ab":
         with pytest.raises(QueueClosed, match="make a new registry"):
-            registry.find(**EC2, region=region)
-    assert registry.find("s3", "ListBuckets") is None
+            registry.find("ec2", region=region)
+    assert registry.find("s3") is None
 
 
 @pytest.mark.real
-async def test_a_queue_of_another_loop_does_not_keep_the_others_open():
+async def test_foreign_loop_keeps_no_queue_open():
     """It is named by the RuntimeError that the queue raises; the others are closed."""
     registry = Registry({"ec2": "1000/s"})
     there, go = threading.Event(), threading.Event()
 
     async def use():
-        async with registry.find(**EC2, region="far").slot():
+        async with registry.find("ec2", region="far").slot():
             there.set()
             await asyncio.to_thread(go.wait, 30)
 
     thread = threading.Thread(target=asyncio.run, args=(use(),))
     thread.start()
     await asyncio.to_thread(there.wait, 30)
-    near = registry.find(**EC2, region="near")
+    near = registry.find("ec2", region="near")
     try:
         with pytest.raises(RuntimeError, match="ec2 far"):
             await registry.aclose()
@@ -424,10 +446,10 @@ def test_options_alone_make_a_registry():
     assert registry.services["ec2"].rate == (Rate(20, burst=100), Window(5000, 3600))
     assert registry.services["s3"] == ServiceLimits(lanes={"ListBuckets": "5/s", "*": "1/s"})
     assert registry.default == ServiceLimits("3/s")
-    assert registry.find("s3", "ListBuckets").limits == ()
+    assert registry.find("s3").limits == ()
 
 
-def test_options_override_what_the_file_says_of_the_same_calls():
+def test_options_override_the_file():
     """Only the rate, or the one lane, is replaced; the file's registry stays as it is."""
     file = Registry.parse(
         '[ec2]\nrate = "10/s"\nscope = ["account"]\nlanes = {RunInstances = "1/s"}\n'
@@ -470,7 +492,7 @@ def test_options_override_what_the_file_says_of_the_same_calls():
         ("default.ListBuckets=1/s", "name it there"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_named(option, problem):
+def test_invalid_option_is_named(option, problem):
     """The message names the option as it was given, and says what to do."""
     with pytest.raises(LimitsError) as caught:
         Registry.from_options(["iam=1/s", option])
@@ -479,7 +501,7 @@ def test_an_option_that_makes_no_sense_is_named(option, problem):
     assert problem in line
 
 
-def test_all_options_that_make_no_sense_are_named_at_once():
+def test_invalid_options_are_named_together():
     """So is one that is given twice, and one that the file's other words do not allow."""
     file = Registry.parse('[iam]\nrate = "10/s"\nadaptive = {floor = "1/s"}')
     with pytest.raises(LimitsError) as caught:
@@ -489,7 +511,7 @@ def test_all_options_that_make_no_sense_are_named_at_once():
     assert "is above the limits" in caught.value.problems[1]
 
 
-def test_an_option_may_name_what_the_file_vouches_for():
+def test_option_may_name_unchecked_operations():
     """`check = false` in the file holds for options too."""
     file = Registry.parse('[brand-new]\nrate = "1/s"\ncheck = false')
     both = Registry.from_options(["brand-new.DoIt=1/s"], base=file)
@@ -499,7 +521,7 @@ def test_an_option_may_name_what_the_file_vouches_for():
 # What is in force
 
 
-def test_what_is_in_force_is_listed_with_its_source():
+def test_limits_in_force_have_sources():
     """Each service, then its operations, with file and line."""
     text = 'iam = "1/s"\n\n[ec2]\n# a comment\nrate = [\n  "10/s",\n]\n[ec2.lanes]\n"*" = "5/s"\n'
     assert list(Registry.parse(text, source="l.toml")) == [
@@ -513,7 +535,7 @@ def test_what_is_in_force_is_listed_with_its_source():
 def test_a_registry_prints_what_it_paces():
     """Services, the default, and how many queues there are."""
     registry = Registry({"ec2": "10/s"}, default="1/s")
-    registry.find(**EC2)
+    registry.find("ec2")
     assert repr(registry) == "<Registry of ec2, default: 1 queue>"
     assert repr(Registry({})) == "<Registry of nothing: 0 queues>"
 
@@ -522,7 +544,7 @@ async def test_queues_at_rest_are_forgotten():
     """What nobody uses, and owes nobody a wait, is given up; whatever else is there stays."""
     limits = {"rate": "10/s", "lanes": {"DescribeVolumes": "1/min"}}
     registry = Registry({"ec2": limits, "iam": "1/s", "sts": "1/s"})
-    ec2, iam, sts = (registry.find(name, "DescribeVolumes") for name in ("ec2", "iam", "sts"))
+    ec2, iam, sts = (registry.find(name) for name in ("ec2", "iam", "sts"))
     assert forget_idle(registry, keep={ec2, iam, sts}) == []
     assert forget_idle(registry, keep={ec2, iam}) == [sts]
     del sts
@@ -533,27 +555,43 @@ async def test_queues_at_rest_are_forgotten():
         assert forget_idle(registry, keep=()) == []  # they run
     assert forget_idle(registry, keep=()) == [iam]
     await asyncio.sleep(57.9)
-    assert not at_rest(ec2)  # its lane owes a wait
+    assert not dispatcher_of(ec2).idle()  # its lane owes a wait
     ec2.pause()
     await asyncio.sleep(1)
-    assert not at_rest(ec2)
+    assert not dispatcher_of(ec2).idle()
     ec2.resume()
     await asyncio.sleep(1)
-    assert at_rest(ec2)
+    assert dispatcher_of(ec2).idle()
     waiting = [ec2.enqueue(key="DescribeVolumes") for _ in range(2)]
     waiting[0].result().release()
-    assert not at_rest(ec2)
+    assert not dispatcher_of(ec2).idle()
     waiting[1].cancel()
     await asyncio.sleep(61)
     assert ec2 in forget_idle(registry, keep=())
-    assert registry.find("ec2", "DescribeVolumes") is ec2  # as somebody has it: us
+    assert registry.find("ec2") is ec2  # as somebody has it: us
 
 
 @pytest.mark.parametrize("key", [None, "DescribeVolumes"])
 async def test_queues_of_other_limits_are_kept(key):
     """A rate that was set by hand is not forgotten."""
     registry = Registry({"ec2": {"rate": "10/s", "lanes": {"DescribeVolumes": "1/min"}}})
-    registry.find("ec2", "DescribeVolumes").set_rate("1/h", key=key)
+    registry.find("ec2").set_rate("1/h", key=key)
     await asyncio.sleep(2)
     assert forget_idle(registry, keep=()) == []
     assert len(registry.queues) == 1
+
+
+def test_old_names_are_deprecated():
+    """Names of the first edition still work, and say what they are called now."""
+    bucket = Bucket(("A",), (Rate(1),), unless_params=("P",), per_operation=True, shared_with="x")
+    with pytest.warns(DeprecationWarning, match="registry.Figure is PublishedLimit now"):
+        assert registry_module.Figure is PublishedLimit
+    with pytest.warns(DeprecationWarning, match="registry.facts is parameter_counts now"):
+        assert registry_module.facts is parameter_counts
+    for old, now in (
+        ("unless", "unless_params"), ("each", "per_operation"), ("joint", "shared_with")
+    ):  # fmt: skip
+        with pytest.warns(DeprecationWarning, match=f"this is Bucket.{now} now"):
+            assert getattr(bucket, old) == getattr(bucket, now)
+    with pytest.raises(AttributeError, match="has no attribute 'Figures'"):
+        registry_module.Figures  # noqa: B018 - looking it up is the test

@@ -6,17 +6,18 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioapiqueue._limits.names import IDS, NAMES
-from aioapiqueue._limits.report import lines_of
 from aioapiqueue.exceptions import ApiQueueError, LimitsError
-from aioapiqueue.presets.services import SERVICES
 from aioapiqueue.registry import Registry, ServiceLimits
+from aioapiqueue.registry._names import IDS, NAMES
+from aioapiqueue.registry._report import lines_of
+from aioapiqueue.registry.presets.services import SERVICES
 
 DOC = (Path(__file__).parents[1] / "docs" / "limits.md").read_text("utf-8")
 EXAMPLES = re.findall(r"^```toml.*?\n(.*?)^```$", DOC, re.MULTILINE | re.DOTALL)
@@ -96,14 +97,14 @@ def problems_of(text):
          "'sms-voice' is the same service"),
     ],
 )  # fmt: skip
-def test_a_problem_is_named_with_its_place_and_remedy(text, where, says):
+def test_problem_has_place_and_remedy(text, where, says):
     """One message: file, line, key, the value that was found, and what to write instead."""
     (problem,) = problems_of(text)
     assert problem.startswith(f"limits.toml, {where}: ")
     assert says in problem
 
 
-def test_all_problems_come_at_once_in_the_order_of_the_file():
+def test_problems_come_together_in_order():
     """A line each, and the error's text is these lines."""
     text = (
         '[ec2]\nrat = "1/s"\norder = "lifo"\n[sts]\nrate = 5\n[iam]\nrate = "x"\n[ec3]\nrate="1/s"'
@@ -117,7 +118,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_file():
     assert str(caught.value).splitlines() == problems
 
 
-def test_the_error_is_a_value_error_of_ours_that_can_be_sent():
+def test_error_is_a_picklable_value_error():
     """It is caught as ApiQueueError and as ValueError, and survives pickling."""
     with pytest.raises(ApiQueueError) as caught:
         Registry.parse("[ec2]\n[ec3]")
@@ -148,7 +149,7 @@ def test_code_gets_the_same_messages():
 # Files
 
 
-def test_a_file_is_named_as_it_was_given(tmp_path):
+def test_file_is_named_as_given(tmp_path):
     """The messages start with the path; a byte order mark and Windows line ends do no harm."""
     path = tmp_path / "my limits.toml"
     path.write_bytes(b'\xef\xbb\xbf[ec2]\r\nrate = "10/s"\r\n')
@@ -170,7 +171,7 @@ def test_a_file_is_named_as_it_was_given(tmp_path):
         (lambda path: path.write_text("a = " + "[" * 100_000), "nested too deeply"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_problem(tmp_path, make, says):
+def test_unreadable_file_is_one_problem(tmp_path, make, says):
     """It may be missing, a directory, of another encoding, or no TOML: the message says which."""
     path = tmp_path / "limits.toml"
     make(path)
@@ -180,7 +181,7 @@ def test_a_file_that_cannot_be_read_is_one_problem(tmp_path, make, says):
     assert str(path) in str(caught.value)
 
 
-def test_a_path_that_cannot_be_one_is_named():
+def test_impossible_path_is_named():
     """Even one with a null character gives a LimitsError."""
     with pytest.raises(LimitsError, match="cannot be read"):
         Registry.load("a\0b")
@@ -200,7 +201,7 @@ noise = st.sampled_from(["", "# [x]", "  ", "\t# a = 1"])
     st.lists(st.tuples(noise, st.lists(st.tuples(noise, statements), max_size=4)), max_size=4),
     st.sampled_from(["\n", "\r\n"]),
 )
-def test_lines_are_where_the_statements_were_written(tables, newline):
+def test_lines_are_those_of_statements(tables, newline):
     """Whatever strings and lists over several lines look like, each key is on its own line."""
     lines, expected = [], {}
     for number, (before, keys) in enumerate(tables):
@@ -230,10 +231,27 @@ def test_dotted_keys_and_headers_have_lines():
     }
 
 
-@pytest.mark.parametrize("long", ["#\n" * 5001, "[sts]\nrate = [" + "\n" * 202 + "]\n"])
-def test_without_lines_there_are_still_keys(long):
-    """In a file of 5,000 lines, or with a statement of 200, problems have their key alone."""
-    assert problems_of(f"{long}[ec2]\nrate = 'x'")[0].startswith("limits.toml: ec2.rate: ")
+@pytest.mark.parametrize(
+    ("long", "line"), [("#\n" * 5001, 5003), ("[sts]\nrate = [" + "\n" * 202 + "]\n", 206)]
+)
+def test_long_files_have_lines(long, line):
+    """In a file of 5,000 lines, or after a statement of 200, problems have their line, too."""
+    (*_, problem) = problems_of(f"{long}[ec2]\nrate = 'x'")
+    assert problem.startswith(f"limits.toml, line {line}: ec2.rate: ")
+
+
+def test_lines_are_found_in_linear_time():
+    """A statement of eight times as many lines takes about eight times as long, not sixty-four."""
+    times = []
+    for count in (1000, 8000):
+        text = "[ec2]\nrate = [\n" + "'1/s',  # ]\n" * count + "]\nburst = 1\n"
+        rounds = []
+        for _ in range(5):
+            began = time.process_time()
+            assert lines_of(text)["ec2", "burst"] == count + 4
+            rounds.append(time.process_time() - began)
+        times.append(min(rounds))
+    assert times[1] < 24 * times[0]
 
 
 # Names
@@ -250,15 +268,16 @@ def entries(names):
         yield name if service_id == name else f"{name}={service_id}"
 
 
-def test_the_list_of_services_covers_the_botocore_installed():
+def test_services_cover_the_installed_botocore():
     """Each service that it knows is in the list. If not: the message has what to add."""
     loaders = pytest.importorskip("botocore.loaders")
     missing = set(loaders.create_loader().list_available_services("service-2")) - NAMES
-    assert not missing, f"add to aioapiqueue/presets/services.py: {' '.join(entries(missing))}"
+    file = "aioapiqueue/registry/presets/services.py"
+    assert not missing, f"add to {file}: {' '.join(entries(missing))}"
 
 
 @pytest.mark.slow
-def test_the_list_of_services_has_all_service_ids():
+def test_services_have_all_service_ids():
     """Each service is found by the id that botocore's event names carry."""
     loaders = pytest.importorskip("botocore.loaders")
     known = loaders.create_loader().list_available_services("service-2")
@@ -287,7 +306,7 @@ def python(code, **env):
 
 
 @pytest.mark.real
-def test_botocore_is_not_needed_nor_loaded_without_need():
+def test_botocore_is_not_needed():
     """Without it, services and operations are looked up in the lists of this package."""
     out = python(
         "import sys; sys.modules['botocore'] = None\n"
@@ -301,14 +320,14 @@ def test_botocore_is_not_needed_nor_loaded_without_need():
     out = python(
         "import sys\n"
         "from aioapiqueue.registry import Registry\n"
-        "Registry.parse('ec2 = \"1/s\"').find('ec2', 'X')\n"
+        "Registry.parse('ec2 = \"1/s\"').find('ec2')\n"
         "print('botocore' in sys.modules)\n"
     )
     assert out == "False\n"
 
 
 @pytest.mark.real
-def test_services_that_botocore_has_learnt_are_known(tmp_path):
+def test_newer_botocore_services_are_known(tmp_path):
     """A service of a botocore newer than the list needs no `check = false`."""
     pytest.importorskip("botocore")
     model = tmp_path / ".aws" / "models" / "brandnew" / "2026-11-24" / "service-2.json"
@@ -351,7 +370,7 @@ def check(text):
     """Fail if a file gives anything but a Registry that works, or problems with their source."""
     registry, problems = outcome(Registry.parse, text)
     for one in registry or ():
-        assert registry.find(one.service, one.operation or "X") is not None
+        assert registry.find(one.service) is not None
     assert all(re.match(r"limits\.toml(, line \d+)?: \S", problem) for problem in problems)
 
 
@@ -382,7 +401,7 @@ def toml(value):
 
 
 @given(st.dictionaries(keys, values | st.dictionaries(keys, values), max_size=4))
-def test_any_tables_give_a_registry_or_a_limits_error(tables):
+def test_any_tables_load_or_are_refused(tables):
     """Known and unknown words in any place: never another exception, one line a problem."""
     check("\n".join(f"{json.dumps(key)} = {toml(value)}" for key, value in tables.items()))
 
@@ -391,7 +410,7 @@ def test_any_tables_give_a_registry_or_a_limits_error(tables):
     st.sampled_from(EXAMPLES),
     st.lists(st.tuples(st.integers(0, 500), st.integers(0, 9), st.text(max_size=9)), max_size=3),
 )
-def test_any_slip_of_the_pen_gives_a_registry_or_a_limits_error(text, slips):
+def test_any_typo_loads_or_is_refused(text, slips):
     """An example of the document with something cut out and something put in."""
     for at, cut, put in slips:
         text = text[:at] + put + text[at + cut :]
@@ -399,7 +418,7 @@ def test_any_slip_of_the_pen_gives_a_registry_or_a_limits_error(text, slips):
 
 
 @given(st.text())
-def test_any_text_gives_a_registry_or_a_limits_error(text):
+def test_any_text_loads_or_is_refused(text):
     """Whatever a file holds."""
     check(text)
 
@@ -436,7 +455,7 @@ def test_huge_values_give_a_short_message(text):
 
 
 @given(st.lists(st.text() | st.from_regex(r"(ec2|default|s3\.\*)=.{0,9}", fullmatch=True)))
-def test_any_options_give_a_registry_or_a_limits_error(options):
+def test_any_options_load_or_are_refused(options):
     """Whatever is given with --limit."""
     _, problems = outcome(Registry.from_options, options)
     assert all(problem.startswith("--limit ") for problem in problems)

@@ -7,10 +7,10 @@ import os
 import time
 
 import pytest
-from servers import Server, keys_of
 
 from aioapiqueue.integrations.redis import SharedSchedule
 from aioapiqueue.registry import Registry, forget_idle
+from tests.helpers.servers import Server, keys_of
 
 TEXT = """
 [ec2]
@@ -49,7 +49,7 @@ scope = ["account"]
     ],
     ids=["load", "parse", "from_options", "code"],
 )  # fmt: skip
-def test_each_queue_asks_once_for_the_schedule_of_its_name(make, tmp_path):
+def test_each_queue_gets_its_schedule_once(make, tmp_path):
     """Service, Region and account as far as the scope has them, and bucket: as on every host."""
     path = tmp_path / "limits.toml"
     path.write_text(TEXT)
@@ -88,7 +88,7 @@ async def test_registries_share_their_quotas_by_name(server):
         ]
 
         async def calls(registry, region):
-            queue = registry.find("ec2", "DescribeSnapshots", region=region)
+            queue = registry.find("ec2", region=region)
             for _ in range(20):
                 async with queue.slot():
                     pass

@@ -9,16 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.presets import DEFAULT_SHARE, figures, published
 from aioapiqueue._rate import Rate
 from aioapiqueue.cli._limits_table import say
-from aioapiqueue.registry import Registry
+from aioapiqueue.registry import Registry, _names
+from aioapiqueue.registry._published import DEFAULT_SHARE, published, published_limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 
-    from aioapiqueue._limits.presets import Figure
+    from aioapiqueue.registry._published import PublishedLimit
 
 __all__ = ["SERVICES", "Answers", "Found", "NotAsked", "ask", "read_quotas", "to_toml"]
 
@@ -288,14 +287,14 @@ def read_quotas(service: str, quotas: Iterable[Quota]) -> Found:
     return found
 
 
-def _bucket(service: str, name: str) -> Figure | None:
+def _bucket(service: str, name: str) -> PublishedLimit | None:
     """Return which shared bucket a quota is of, by the operations or the kind that it names."""
     match = re.fullmatch(SERVICES[service].shared or "", name)
     if match is None:
         return None
     parts = match.groupdict()
     operations = set(re.split(r",? and |, ", parts.get("operations") or ""))
-    for figure in figures(service):
+    for figure in published_limits(service):
         # The names have ReplicateSecretToRegion, for ReplicateSecretToRegions.
         named = {one if one in operations else one.removesuffix("s") for one in figure.operations}
         if figure.shared and (
@@ -305,7 +304,7 @@ def _bucket(service: str, name: str) -> Figure | None:
     return None
 
 
-def _take_shared(found: Found, bucket: Figure, quota: Quota) -> None:
+def _take_shared(found: Found, bucket: PublishedLimit, quota: Quota) -> None:
     """Note the rate of a shared bucket, if it is not what is published."""
     rate = quota["Value"]
     if math.isclose(bucket.rate.calls / bucket.rate.per, rate):
@@ -352,7 +351,7 @@ def _join(found: Found, key: str, values: Mapping[str, float]) -> None:
 
 
 def _known(service: str, variant: str) -> bool:
-    return any(figure.name == variant for figure in figures(service))
+    return any(figure.name == variant for figure in published_limits(service))
 
 
 def to_toml(found: Iterable[Found], *, region: str, share: str, when: str) -> str:

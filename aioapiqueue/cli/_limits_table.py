@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from aioapiqueue._limits.presets import figures
 from aioapiqueue._rate import Rate
+from aioapiqueue.registry._published import published_limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._rate import Limit
     from aioapiqueue.adaptive import Adaptive
-    from aioapiqueue.registry import Bucket, Figure, InForce, Registry
+    from aioapiqueue.registry import Bucket, InForce, PublishedLimit, Registry
 
 __all__ = ["as_json", "in_force", "say", "show"]
 
@@ -94,8 +94,8 @@ def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
             _print(console, f"{service}: nothing is kept", style="bold")
         for row in rows:
             _show_row(console, row, sources, notes)
-        for figure in figures(service):
-            if not figure.kept:
+        for figure in published_limits(service):
+            if not figure.enforceable:
                 _wrap(console, _not_kept(figure, sources, notes), "")
         console.print()
     for note, mark in notes.items():
@@ -150,7 +150,7 @@ def _scope(scope: Sequence[str]) -> str:
     return " in ".join(words[one] for one in scope) or "all accounts and Regions together"
 
 
-def _mark(figure: Figure, notes: dict[str, str]) -> str:
+def _mark(figure: PublishedLimit, notes: dict[str, str]) -> str:
     if not figure.note:
         return ""
     return f" {notes.setdefault(figure.note, _letters(len(notes)))})"
@@ -178,12 +178,12 @@ def _members(name: str, bucket: Bucket) -> str:
     text = f"{name}: {', '.join(names)}"
     if bucket.exclude:
         text += f", but for {', '.join(bucket.exclude)}"
-    if bucket.unless:
-        text += f", without {', '.join(bucket.unless)}"
+    if bucket.unless_params:
+        text += f", without {', '.join(bucket.unless_params)}"
     costs = [f"{operation} {cost}" for operation, cost in bucket.cost.items()]
     if costs:
         text += f" (cost: {', '.join(costs)})"
-    return text if bucket.each or len(bucket.operations) == 1 else f"{text} (together)"
+    return text if bucket.per_operation or len(bucket.operations) == 1 else f"{text} (together)"
 
 
 def _from(entry: InForce, sources: dict[str, int]) -> str:
@@ -194,7 +194,7 @@ def _from(entry: InForce, sources: dict[str, int]) -> str:
     return f"{(entry.share or 1) * 100:.6g}% of [{number}]"
 
 
-def _not_kept(figure: Figure, sources: dict[str, int], notes: dict[str, str]) -> str:
+def _not_kept(figure: PublishedLimit, sources: dict[str, int], notes: dict[str, str]) -> str:
     text = f"{figure.source.removeprefix('https://')}{_READ}{figure.read}"
     number = sources.setdefault(text, len(sources) + 1)
     per = f" for each {figure.per}" if figure.per else ""
@@ -207,7 +207,10 @@ def as_json(registry: Registry, services: Sequence[str]) -> list[dict[str, Any]]
     told = dict.fromkeys([*forced, *services])
     rows = [_row_json(row) for service in told for row in forced.get(service, ())]
     return rows + [
-        _not_kept_json(figure) for service in told for figure in figures(service) if not figure.kept
+        _not_kept_json(figure)
+        for service in told
+        for figure in published_limits(service)
+        if not figure.enforceable
     ]
 
 
@@ -217,9 +220,9 @@ def _row_json(row: _Row) -> dict[str, Any]:
         "service": entry.service,
         "operations": list(bucket.operations) if bucket else row.operations or None,
         "bucket": entry.bucket,
-        "shared": bucket is not None and not bucket.each,
+        "shared": bucket is not None and not bucket.per_operation,
         "exclude": list(bucket.exclude) if bucket else [],
-        "unless": list(bucket.unless) if bucket else [],
+        "unless": list(bucket.unless_params) if bucket else [],
         "cost": {name: str(cost) for name, cost in bucket.cost.items()} if bucket else {},
         "limits": [_limit_json(limit) for limit in entry.limits],
         "concurrency": entry.concurrency,
@@ -232,7 +235,7 @@ def _row_json(row: _Row) -> dict[str, Any]:
     }
 
 
-def _not_kept_json(figure: Figure) -> dict[str, Any]:
+def _not_kept_json(figure: PublishedLimit) -> dict[str, Any]:
     """Return a figure that is only told, with the keys of those that are kept."""
     return {
         "service": figure.service,
@@ -240,7 +243,7 @@ def _not_kept_json(figure: Figure) -> dict[str, Any]:
         "bucket": figure.name,
         "shared": figure.shared,
         "exclude": list(figure.exclude),
-        "unless": list(figure.unless),
+        "unless": list(figure.unless_params),
         "cost": {name: str(cost) for name, cost in figure.cost.items()},
         "limits": [],
         "concurrency": None,
@@ -253,7 +256,7 @@ def _not_kept_json(figure: Figure) -> dict[str, Any]:
     }
 
 
-def _published_json(figure: Figure) -> dict[str, Any]:
+def _published_json(figure: PublishedLimit) -> dict[str, Any]:
     return {
         **_limit_json(figure.rate),
         "adjustable": figure.adjustable,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from aioapiqueue._limits.buckets import lane_of
+from aioapiqueue.registry._buckets import VariantKey, lane_key, lane_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -82,13 +82,13 @@ def _met(
         name = "default"
     if limits.rate or limits.concurrency is not None or limits.adaptive is not None:
         yield name, None, None
-    lane = lane_of(of or operation, limits.lanes)
-    variant = of.partition(" ")[2]
-    if variant and lane != of:
-        yield name, None, variant  # a bucket that each operation has for itself, not a lane
+    key = lane_key(of or operation)
+    lane = lane_of(key, limits.lanes)
+    if isinstance(key, VariantKey) and lane != key:
+        yield name, None, key.variant  # a bucket that each operation has for itself, not a lane
     elif lane is not None and limits.lanes[lane]:
-        yield name, lane, None
+        yield name, str(lane), None
     for key, bucket in limits.buckets.items():
         # What parameters it takes to be none of a bucket, a figure does not tell.
-        if bucket.takes(operation, {}) and (dry_run or not bucket.each):
+        if bucket.takes(operation, {}) and (dry_run or not bucket.per_operation):
             yield name, None, key

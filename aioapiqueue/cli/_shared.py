@@ -141,12 +141,12 @@ class Shared:
 
     def on_event(self, event: Event, /) -> None:
         """Tell when the server is lost, and when it is there again: once for all queues."""
-        if event.kind == "lost" and self._lost_at is None:
+        if event.kind == "disconnected" and self._lost_at is None:
             self._lost_at = _now()
             self.times_lost += 1
             if self.times_lost <= _MOST_TOLD:
                 self._say(wrapped(self._loss(event.queue)))
-        elif event.kind == "restored" and self._lost_at is not None:
+        elif event.kind == "reconnected" and self._lost_at is not None:
             seconds = _now() - self._lost_at
             self._lost_at = None
             self._seconds_lost += seconds

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from aioapiqueue._limits import names as _names
-from aioapiqueue._limits.presets import DEFAULT_SHARE, figures, read_share
-from aioapiqueue._limits.report import Report, printable, quoted
 from aioapiqueue.cli._discover import SERVICES, Found, NotAsked, ask, read_quotas, to_toml
 from aioapiqueue.cli._help import Command, Group, NoCheck, seconds
 from aioapiqueue.cli._limits_table import as_json, show
 from aioapiqueue.cli._words import counted
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import Registry
+from aioapiqueue.registry import Registry, _names
+from aioapiqueue.registry._published import DEFAULT_SHARE, published_limits, read_share
+from aioapiqueue.registry._report import Report, printable, quoted
 
 if TYPE_CHECKING:
     from aioapiqueue.registry import InForce
@@ -77,7 +76,7 @@ def limits(
             continue
         if "default" in known and (no_check or not _names.unknown_service(name)):
             names[number] = "default"  # whose limits it has
-        elif not figures(name):
+        elif not published_limits(name):
             _refuse(_no_limit(name, file, check=not no_check))
     if as_json_:
         typer.echo(json.dumps(as_json(registry, names), indent=2))
@@ -123,7 +122,7 @@ def check(
 def _has_parameters(entry: InForce) -> bool:
     bucket = entry.members
     return bucket is not None and bool(
-        bucket.unless or any(cost.parameter for cost in bucket.cost.values())
+        bucket.unless_params or any(cost.parameter for cost in bucket.cost.values())
     )
 
 

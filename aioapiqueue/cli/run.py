@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from aioapiqueue._limits.presets import DEFAULT_SHARE, read_preset, read_share
-from aioapiqueue._limits.report import Report
 from aioapiqueue._rate import Rate
 from aioapiqueue.cli._help import NoCheck, number
 from aioapiqueue.cli._launch import NotStarted, examine
@@ -32,6 +30,8 @@ from aioapiqueue.cli._words import wrapped
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.integrations._redis_url import read_address
 from aioapiqueue.registry import Registry
+from aioapiqueue.registry._published import DEFAULT_SHARE, read_preset, read_share
+from aioapiqueue.registry._report import Report
 
 if TYPE_CHECKING:
     from aioapiqueue.cli._supervise import Plan

@@ -1,4 +1,4 @@
--- The limits of one quota, for all who share it: the arithmetic of _schedule.py and adaptive.py on
+-- The limits of one quota, for all who share it: the arithmetic of _algorithms.py and adaptive.py on
 -- the server's clock. Everything that is asked or said is one call of this script, so that a slot
 -- is charged to the queue and to its lane at once, or to neither. It goes on from gcra_figures.lua
 -- and gcra_limits.lua: a server has no modules, so redis.py joins them.

@@ -15,10 +15,10 @@ import re
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aioapiqueue._authority import AGAIN, State, Unreachable
-from aioapiqueue._leases import NO_KEY
+from aioapiqueue._fleet.leases import NO_KEY
+from aioapiqueue._fleet.limiter import Member
+from aioapiqueue._fleet.session import AGAIN, State, Unreachable
 from aioapiqueue._rate import LONGEST, Rate, Window, as_limit, positive
-from aioapiqueue._shared import Member
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import SharedError
 
@@ -35,10 +35,10 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Hashable, Mapping, Sequence
 
-    from aioapiqueue._authority import Talk
-    from aioapiqueue._dispatch import Dispatcher
+    from aioapiqueue._dispatcher import Dispatcher
+    from aioapiqueue._fleet.session import Talk
+    from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._rate import Limit
-    from aioapiqueue._schedule import Slowing
 
 __all__ = ["SharedSchedule"]
 
@@ -152,7 +152,9 @@ class SharedSchedule:
         self._catch_up = 0.0
         self._joined = False
 
-    def join(self, queue: Dispatcher, *, catch_up: float, adaptive: Slowing | None) -> Member:
+    def join(
+        self, queue: Dispatcher, *, catch_up: float, adaptive: AdaptivePolicy | None
+    ) -> Member:
         """Return the part of `queue` in the quota; called by `ApiQueue`.
 
         Raises:
@@ -188,7 +190,7 @@ class SharedSchedule:
     async def send(
         self, member: Talk, verb: str, lanes: Sequence[Hashable], fields: Mapping[str, Any]
     ) -> tuple[Any, ...]:
-        """Say or ask something; see `aioapiqueue._authority.Link`."""
+        """Say or ask something; see `aioapiqueue._fleet.session.Link`."""
         keys, payload = self._wire(member, verb, lanes, fields)
         arguments = [*keys, verb, "", json.dumps(payload, allow_nan=False)]
         try:
@@ -274,7 +276,7 @@ class SharedSchedule:
             "ahead": _micro(self.ahead),
             "lease": _micro(self.lease),
             "places": -1 if concurrency == math.inf else concurrency,
-            "running": member.places,
+            "running": member.permits,
         }
         known = queue._lanes  # noqa: SLF001 - as above
         turns, waited = fields.get("turns"), fields.get("waited")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
+from aioapiqueue._leases import Clock
 
 from aioapiqueue import ApiQueue
-from aioapiqueue._leases import Clock
+from tests.helpers import introspect
 
 TRUE_OFFSET = -1_000.0  # the queue's clock less the authority's, in seconds
 
@@ -84,8 +85,8 @@ async def test_upcoming_names_who_is_next_in_the_order_in_which_they_are_release
 
     calls = [("a", 0), ("c", 0), ("a", 0), ("b", 0), ("a", 1), ("b", -1)]
     waiting = [queue.enqueue(key=key, priority=priority) for key, priority in calls]
-    lines = queue._waiters.lines
-    named = [f"{slot.key}{slot.priority}" for *_, slot in queue._waiters.upcoming(lines)]
+    waiters = introspect.waiters_of(queue)
+    named = [f"{slot.key}{slot.priority}" for *_, slot in waiters.iter_in_order(waiters.key_queues)]
     assert named == expected
     queue.resume()
     for future in waiting:
@@ -101,7 +102,8 @@ async def test_upcoming_leaves_out_lines_that_are_not_asked_for():
     queue = ApiQueue("10/s", lanes={"a": "1/s"})
     queue.pause()
     waiting = [queue.enqueue(key=key) for key in "abab"]
-    others = [key for key in queue._waiters.lines if key != "a"]
-    assert [slot.key for *_, slot in queue._waiters.upcoming(others)] == ["b", "b"]
+    waiters = introspect.waiters_of(queue)
+    others = [key for key in waiters.key_queues if key != "a"]
+    assert [slot.key for *_, slot in waiters.iter_in_order(others)] == ["b", "b"]
     for future in waiting:
         future.cancel()

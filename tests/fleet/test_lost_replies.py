@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 from redis.exceptions import ConnectionError as Disconnected
-from servers import keys_of
-from virtual_client import VirtualClient
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, Window
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.servers import keys_of
+from tests.helpers.virtual_client import VirtualClient
 
 
 class Deaf(VirtualClient):

@@ -11,12 +11,12 @@ import random
 import time
 
 import pytest
-from test_script import EPOCH, Script
-from virtual_client import VirtualClient
 
 from aioapiqueue import Adaptive, ApiQueue, QueueClosed, Rate, SharedError, Window
-from aioapiqueue.integrations import redis as integration
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers import introspect
+from tests.helpers.script import EPOCH, Script
+from tests.helpers.virtual_client import VirtualClient
 
 LIMITS = Rate(50, burst=5), Window(100, 5)
 OPTIONS = {
@@ -197,8 +197,8 @@ async def test_planted_limits_are_refused(valkey, name, kind):
 async def test_endless_disagreement_is_an_error(valkey, name, monkeypatch, answer, cancelled):
     """A server that always knows other limits is asked now and then, and closed at once."""
     script = f"return {answer}"
-    monkeypatch.setattr(integration, "_SCRIPT", script)
-    monkeypatch.setattr(integration, "_SHA", hashlib.sha1(script.encode()).hexdigest())  # noqa: S324 - as Redis names scripts
+    sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+    introspect.replace_script(monkeypatch, script, sha)
     others = asyncio.all_tasks()
     async with valkey.client() as client:
         queue = ApiQueue("10/s", schedule=SharedSchedule(client, name))

@@ -244,7 +244,7 @@ class Bench:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(10):
                     await process.communicate()
-            process._transport.close()
+            process._transport.close()  # noqa: SLF001 - asyncio has no public way
 
 
 class Raw:

@@ -13,6 +13,7 @@ import pytest
 
 from aioapiqueue.hub import OTHERS, Hub, Process
 from aioapiqueue.registry import Registry
+from tests.helpers import introspect
 
 pytestmark = pytest.mark.real
 
@@ -253,7 +254,7 @@ async def test_one_place_lets_one_call_ahead(bench, tools, another):
             same.say(do="end", id=number, status=200)
         holder.say(do="leave", id=1)
         await tools.until(lambda: hub.requests == 0)
-        (client,) = hub._clients.values()
+        (client,) = introspect.clients_of(hub).values()
         assert (client.requests, client.calls, client.ahead) == (0, 0, 0)
 
 
@@ -269,7 +270,7 @@ async def test_memory_is_given_back(bench, tools):
                 assert all([(await client.hear()).get("go") for _ in range(requests + 1)][1:])
                 for number in range(1, requests // 2):
                     client.say(do="end", id=number, status=200)
-        await tools.until(lambda: not hub._connections)
+        await tools.until(lambda: not introspect.connections_of(hub))
 
     def kept():
         gc.collect()
@@ -287,7 +288,7 @@ async def test_memory_is_given_back(bench, tools):
         finally:
             tracemalloc.stop()
         assert sum(figure.calls for figure in hub.figures) == 3220
-        assert (hub.requests, len(hub._clients)) == (0, 0)
+        assert (hub.requests, len(introspect.clients_of(hub))) == (0, 0)
         assert grown < 40_000
 
 

@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from tests.helpers import introspect
+
 pytestmark = pytest.mark.real
 
 # Serves until there is a file "stop"; says where, and then what it has let go.
@@ -202,9 +204,9 @@ async def test_idle_close_races_the_next_call(bench, tools, source, unread):
     async with bench.hub({"sts": "1000/s"}) as hub:
         program = await bench.start(f"{CALLS}{WAITS}{source}", hub)
         assert await program.line() == "idle"
-        await tools.until(lambda: any(one.is_idle for one in hub._connections))
+        await tools.until(lambda: any(one.is_idle for one in introspect.connections_of(hub)))
         # Not the one by which the process is known to be there.
-        (idle,) = [one for one in hub._connections if one.is_idle]
+        (idle,) = [one for one in introspect.connections_of(hub) if one.is_idle]
         if unread:
             (bench.directory / "go").touch()
             hold_up(bench.directory / "asked")
@@ -240,12 +242,12 @@ async def test_idle_close_races_a_ping(bench, tools):
     async with bench.hub({"sts": "1000/s"}) as hub:
         program = await bench.start(f"{CALLS}{WAITS}{LATE_PING}{THREAD}", hub)
         assert await program.line() == "idle"
-        await tools.until(lambda: any(one.is_idle for one in hub._connections))
-        [idle] = [one for one in hub._connections if one.is_idle]
+        await tools.until(lambda: any(one.is_idle for one in introspect.connections_of(hub)))
+        [idle] = [one for one in introspect.connections_of(hub) if one.is_idle]
         (bench.directory / "go").touch()
         hold_up(bench.directory / "pings")  # the question is there, and has not been read
         idle.close_idle()
-        await tools.until(lambda: idle not in hub._connections)
+        await tools.until(lambda: idle not in introspect.connections_of(hub))
         (bench.directory / "closed").touch()
         assert await program.end(within=10) == ("", "")
         assert hub.figures[0].calls == len(bench.loopback.times) == 2

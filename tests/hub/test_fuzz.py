@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from aioapiqueue.hub import Hub
 from aioapiqueue.registry import Registry
+from tests.helpers import introspect
 
 pytestmark = pytest.mark.real
 
@@ -103,14 +104,14 @@ class Serving:
         """Wait until all is given back: no connection, no request, no place."""
         self.serves()  # clients that came earlier have been accepted, too
         deadline = time.monotonic() + PATIENCE
-        while self.hub._connections or self.hub.requests:
+        while introspect.connections_of(self.hub) or self.hub.requests:
             assert time.monotonic() < deadline, "something of a client that has gone is left"
             time.sleep(0.0005)
         for figure in self.hub.figures:
             assert (figure.waiting, figure.running) == (0, 0), figure
         for queue in self.registry.queues.values():
             assert (queue.waiting, queue.running) == (0, 0), queue
-        assert not self.hub._clients
+        assert not introspect.clients_of(self.hub)
         assert self.errors == []
 
     def serves(self):

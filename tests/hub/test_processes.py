@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from tests.helpers import introspect
+
 pytestmark = pytest.mark.real
 
 # Forks workers of so many threads each, which call until they are killed or find a file "stop".
@@ -380,7 +382,7 @@ async def test_thousands_wait_from_dozens_of_processes(bench, tools, stalls):
         await tools.until(lambda: hub.figures and hub.figures[0].waiting >= 3900)
         [figure] = hub.figures
         for waiting, connections in ((3900, 4000), (1900, 2000)):
-            await tools.until(lambda: len(hub._connections) == connections)  # noqa: B023 - at once
+            await tools.until(lambda: len(introspect.connections_of(hub)) == connections)  # noqa: B023 - at once
             stood_still, before, begun = stalls.seconds, len(bench.released), time.monotonic()
             await asyncio.sleep(4)
             count, took = len(bench.released) - before, time.monotonic() - begun
@@ -394,6 +396,6 @@ async def test_thousands_wait_from_dozens_of_processes(bench, tools, stalls):
             del crowds[::2]
         for crowd in crowds:
             crowd.process.kill()
-        await tools.until(lambda: not hub._connections)
+        await tools.until(lambda: not introspect.connections_of(hub))
         assert (hub.requests, figure.waiting, figure.running) == (0, 0, 0)
-        assert not hub._clients
+        assert not introspect.clients_of(hub)

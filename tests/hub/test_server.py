@@ -15,6 +15,7 @@ import pytest
 
 from aioapiqueue.hub import Hub
 from aioapiqueue.registry import Registry
+from tests.helpers import introspect
 
 pytestmark = pytest.mark.real
 
@@ -470,15 +471,15 @@ async def test_unread_answers_stop_reading(bench, tools):
                     async with asyncio.timeout(1):
                         await greedy.writer.drain()
             assert sent < 20_000_000
-            connection = next(iter(hub._connections))
-            assert connection._transport.get_write_buffer_size() < 1_000_000
+            connection = next(iter(introspect.connections_of(hub)))
+            assert introspect.unsent_bytes(connection) < 1_000_000
             async with tools.Raw(hub) as other:
                 other.greet()
                 other.ask(1)
                 await other.hear()
                 assert await other.hear() == {"id": 1, "go": True}
             greedy.writer.transport.abort()
-        await tools.until(lambda: not hub._connections)
+        await tools.until(lambda: not introspect.connections_of(hub))
         assert hub.requests == 0
 
 
@@ -492,11 +493,11 @@ async def test_connections_of_a_process_are_bounded(bench, tools, monkeypatch):
         async with tools.Raw(hub) as three:
             three.greet()
             assert "has 2 connections" in (await three.hear())["error"]
-        await tools.until(lambda: len(hub._connections) == 2)
+        await tools.until(lambda: len(introspect.connections_of(hub)) == 2)
         one.ask(1)
         assert await one.hear() == {"id": 1, "go": True}
         two.writer.close()
-        await tools.until(lambda: len(hub._connections) == 1)
+        await tools.until(lambda: len(introspect.connections_of(hub)) == 1)
         async with tools.Raw(hub) as three:
             three.greet()
             assert await three.hear() == {"version": 1}
@@ -620,6 +621,7 @@ import asyncio, resource, sys
 from pathlib import Path
 from aioapiqueue.hub import Hub
 from aioapiqueue.registry import Registry
+from tests.helpers import introspect
 async def main():
     limit, told = resource.RLIMIT_NOFILE, []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
@@ -630,7 +632,7 @@ async def main():
         while not told:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.5)                # tries again
-        most = len(hub._connections)
+        most = len(introspect.connections_of(hub))
         child.stdin.close()
         await child.wait()
     print(child.returncode, len(told), "ulimit -n" in told[0]["message"], most)

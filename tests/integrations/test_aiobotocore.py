@@ -19,6 +19,7 @@ from aioapiqueue import Adaptive, ApiQueue, QueueClosed
 from aioapiqueue.integrations.aiobotocore import pace_session, paced
 from aioapiqueue.registry import Registry, ServiceLimits
 from aioapiqueue.threads import blocking
+from tests.helpers import introspect
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("no_machine_configuration")]
 
@@ -379,12 +380,12 @@ async def test_wrapped_client_can_be_paced_again(endpoint, create):
     """Another wrapper put on in the block stays; a later block paces as the first one did."""
     async with create() as ec2, ApiQueue("1s") as first, ApiQueue("100ms") as second:
         async with paced(ec2, first):
-            ours = ec2._make_api_call
+            ours = introspect.api_call_of(ec2)
 
             async def traced(*arguments):
                 return await ours(*arguments)
 
-            ec2._make_api_call = traced
+            introspect.set_api_call(ec2, traced)
         async with paced(ec2, second), paced(create("sts"), second) as sts:
             await crowd(
                 sts.get_caller_identity(),
@@ -685,11 +686,11 @@ async def test_refreshed_credentials_keep_their_quota(endpoint, create, session)
 
     registry = Registry({"ec2": "100/s"})
     pace_session(session, registry)
-    session._credentials = AioDeferredRefreshableCredentials(refresh, "test")
+    introspect.set_credentials(session, AioDeferredRefreshableCredentials(refresh, "test"))
     client = session.create_client("ec2", "eu-west-1", endpoint_url=endpoint.url)
     async with registry, client as ec2:
         for _ in range(3):
-            session._credentials._expiry_time = datetime.now(UTC)
+            introspect.expire_credentials(session)
             await ec2.describe_snapshots()
         released = {key.account: queue.stats.released for key, queue in registry.queues.items()}
     assert released == {"029608264753": 2, "609629065308": 1}

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import botocore
 import pytest
-from botocore.retries.standard import ThrottledRetryableChecker
 from hypothesis import given
 from hypothesis import strategies as st
 from moto.iam.utils import generate_access_key_id_from_account_id
@@ -22,6 +21,7 @@ from aioapiqueue.integrations._aws import (
     is_throttle,
     retry_after,
 )
+from tests.helpers import introspect
 
 # Words with which AWS documents a rate of requests, and those with which it documents a quota.
 RATE = re.compile(
@@ -85,7 +85,7 @@ def documented():
 def test_botocores_throttle_codes_are_known():
     """The codes are botocore's, and RateExceeded."""
     ours = THROTTLE_CODES - {"RateExceeded"}
-    assert ours == set(ThrottledRetryableChecker._THROTTLED_ERROR_CODES)
+    assert ours == introspect.throttle_codes()
 
 
 def test_documented_quotas_are_no_throttles(documented):

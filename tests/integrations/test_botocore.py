@@ -32,6 +32,7 @@ from aioapiqueue import Adaptive, ApiQueue, QueueClosed
 from aioapiqueue.integrations.botocore import pace_session, paced
 from aioapiqueue.registry import Registry, ServiceLimits
 from aioapiqueue.threads import blocking
+from tests.helpers import introspect
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("no_machine_configuration")]
 
@@ -71,7 +72,7 @@ def served(endpoint_class):
 @pytest.fixture
 def create(session, served):
     """Create a client of the endpoint."""
-    served.watch(session._session)
+    served.watch(introspect.core_session(session))
 
     def create_client(service="ec2", *, url=served.url, region="eu-west-1", **config):
         config.setdefault("max_pool_connections", 50)
@@ -319,7 +320,7 @@ def test_throttles_in_flight_count_once(served, create):
 def test_client_is_paced_until_last_block(served, create, queue):
     """Nested blocks pace once, in whichever thread; after them the client is as it was."""
     client = create()
-    method = client._make_api_call
+    method = introspect.api_call_of(client)
     with paced(client, queue) as ec2:
         with paced(ec2, queue):
             crowd(ec2.describe_snapshots, 3)
@@ -329,7 +330,7 @@ def test_client_is_paced_until_last_block(served, create, queue):
     assert queue.stats.released == 6
     client.describe_snapshots()
     assert queue.stats.released == 6
-    assert client._make_api_call == method
+    assert introspect.api_call_of(client) == method
 
 
 def test_session_paces_later_clients(served, create, queue, session):
@@ -409,12 +410,12 @@ def test_refreshed_credentials_keep_their_quota(served, session):
         }
 
     registry = Registry({"ec2": "100/s"})
-    core = session._session
+    core = introspect.core_session(session)
     pace_session(core, registry)
-    core._credentials = DeferredRefreshableCredentials(refresh, "test")
+    introspect.set_credentials(core, DeferredRefreshableCredentials(refresh, "test"))
     ec2 = core.create_client("ec2", "eu-west-1", endpoint_url=served.url)
     for _ in range(3):
-        core._credentials._expiry_time = core._credentials._time_fetcher()
+        introspect.expire_credentials(core)
         ec2.describe_snapshots()
     released = {key.account: queue.stats.released for key, queue in registry.queues.items()}
     assert released == {"029608264753": 2, "609629065308": 1}
@@ -430,18 +431,19 @@ def test_role_has_one_quota(served, session):
         return {"Credentials": {"AccessKeyId": next(keys), **secrets}}
 
     registry = Registry({"ec2": "100/s"})
-    core = session._session
+    core = introspect.core_session(session)
     pace_session(core, registry)
     fetcher = AssumeRoleCredentialFetcher(
         lambda *_, **__: SimpleNamespace(assume_role=assume_role),
         Credentials("AKIAIOSFODNN7EXAMPLE", "s"),
         "arn:aws:iam::029608264753:role/reader",
     )
-    core._credentials = DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
+    credentials = DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
+    introspect.set_credentials(core, credentials)
     ec2 = core.create_client("ec2", "eu-west-1", endpoint_url=served.url)
     for _ in range(2):
-        fetcher._cache.clear()
-        core._credentials._expiry_time = core._credentials._time_fetcher()
+        introspect.forget_roles(fetcher)
+        introspect.expire_credentials(core)
         ec2.describe_snapshots()
     assert [key.account for key in registry.queues] == ["029608264753"]
     assert next(keys) == "ASIAIOSFODNN7EXAMPNA"  # it was refreshed

@@ -9,7 +9,8 @@ from aiobotocore.session import get_session
 from aioapiqueue.integrations import aiobotocore as paces_coroutines
 from aioapiqueue.integrations import botocore as paces_threads
 from aioapiqueue.registry import Registry
-from aioapiqueue.threads import BlockingSlot, blocking
+from aioapiqueue.threads import blocking
+from tests.helpers import introspect
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("no_machine_configuration")]
 
@@ -31,7 +32,7 @@ def _botocore_reads_files(blockbuster):
         blockbuster.deactivate()
 
 
-async def test_coroutines_calls_go_to_the_buckets_of_their_parameters(endpoint):
+async def test_coroutines_use_buckets_by_parameters(endpoint):
     """Unfiltered calls wait in their small bucket, filtered ones do not; pages count as such."""
     registry = Registry.parse(LIMITS)
     client = get_session().create_client("ec2", "eu-west-1", endpoint_url=endpoint.url, **KEYS)
@@ -62,7 +63,7 @@ async def test_coroutines_instances_cost_resource_tokens(endpoint):
     ]
 
 
-async def test_a_launch_that_is_cancelled_gives_its_resource_tokens_back(endpoint):
+async def test_cancelled_launch_refunds_resource_tokens(endpoint):
     """Cancelled while it waits for its request token, it was never sent: others have its nine."""
     registry = Registry.parse(
         '[ec2]\npreset = "aws"\nshare = "100%"\n[ec2.quotas]\nRunInstances = "1/min burst 1"\n'
@@ -85,18 +86,11 @@ async def test_a_launch_that_is_cancelled_gives_its_resource_tokens_back(endpoin
     assert len(endpoint.arrivals) == 1
 
 
-async def test_a_thread_that_is_interrupted_gives_its_resource_tokens_back(endpoint, monkeypatch):
+async def test_interrupted_thread_refunds_resource_tokens(endpoint, monkeypatch):
     """The same of boto3, whose thread is interrupted while it waits for its second turn."""
     registry = Registry.parse(
         '[ec2]\npreset = "aws"\nquotas = {"RunInstances resources" = "1/min"}'
     )
-    wait = BlockingSlot._wait
-
-    def interrupted(slot):
-        if slot._blocking.queue.name.endswith("resources"):
-            wait(slot)
-        else:
-            raise KeyboardInterrupt
 
     def launch():
         ec2 = boto3.client("ec2", "eu-west-1", endpoint_url=endpoint.url, **KEYS)
@@ -106,7 +100,7 @@ async def test_a_thread_that_is_interrupted_gives_its_resource_tokens_back(endpo
         assert blocking(resources).call(resources.estimate) == 0
         assert [queue.running for queue in registry.queues.values()] == [0, 0]
 
-    monkeypatch.setattr(BlockingSlot, "_wait", interrupted)
+    introspect.interrupt_waits(monkeypatch, lambda queue: queue.name.endswith("resources"))
     await asyncio.to_thread(launch)
     assert not endpoint.arrivals
 

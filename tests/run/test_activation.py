@@ -8,7 +8,8 @@ import sys
 import time
 
 import pytest
-from _stalls import Stalls
+
+from tests.helpers.stalls import Stalls
 
 if os.name != "posix":
     pytest.skip("needs Unix domain sockets", allow_module_level=True)

@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from aioapiqueue._limits.names import operations as names_of
 from aioapiqueue.cli._launch import Launch
 from aioapiqueue.cli._met import judged, unused
 from aioapiqueue.cli._report import remarks
 from aioapiqueue.cli._supervise import Outcome, Plan, Words
 from aioapiqueue.hub import Figure, Process
 from aioapiqueue.registry import Registry, ServiceLimits
+from aioapiqueue.registry._names import operations as names_of
 
 FILE = """
 preset = "aws"

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import typer
-from servers import Server, free_port, until
 
 from aioapiqueue.cli._launch import NotStarted
 from aioapiqueue.cli._shared import Shared
 from aioapiqueue.cli.run import run as run_command
 from aioapiqueue.integrations._redis_url import read_address
-from aioapiqueue.integrations.redis import _SCRIPT
 from aioapiqueue.registry import Registry
+from tests.helpers import introspect
+from tests.helpers.servers import Server, free_port, until
 
 pytestmark = [
     pytest.mark.real,
@@ -86,7 +86,8 @@ async def trouble(url):
 
 def test_documented_rules_have_each_command_of_the_script():
     """And each command that runs it: what a limit that no test here has needs is allowed too."""
-    used = {command.lower() for command in re.findall(r"redis\.call\('(\w+)'", _SCRIPT)}
+    script, _ = introspect.redis_script()
+    used = {command.lower() for command in re.findall(r"redis\.call\('(\w+)'", script)}
     assert {"time", "hset"} <= used
     assert {f"+{command}" for command in used | {"eval", "evalsha"}} == set(rules().split()[1:])
 

@@ -21,9 +21,9 @@ import select
 import termios
 
 import pyte
-from servers import Server
 
 from aioapiqueue.cli._live import fit
+from tests.helpers.servers import Server
 
 pytestmark = pytest.mark.real
 
@@ -94,9 +94,10 @@ class Terminal:
         while not condition():
             assert time.monotonic() < deadline, "\n".join(self.rows)
             assert not self.ended, "\n".join(self.rows)
-            self._read()
+            self.read()
 
-    def _read(self):
+    def read(self):
+        """Take in what has been written, if anything was within a twentieth of a second."""
         if select.select([self._file], [], [], 0.05)[0]:
             try:
                 data = os.read(self._file, 65536)
@@ -111,7 +112,7 @@ class Terminal:
         deadline = time.monotonic() + within
         while not self.ended:
             assert time.monotonic() < deadline, "\n".join(self.rows)
-            self._read()
+            self.read()
         code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         self._pid = None
         return code
@@ -309,7 +310,7 @@ def test_suspended_it_gives_the_row_back(terminal, run, python, tmp_path):
     assert screen.screen.margins in {None, (0, 23)}
     before = len(screen.raw)
     time.sleep(0.7)
-    screen._read()
+    screen.read()
     assert len(screen.raw) == before  # nobody writes
     screen.type("\n")
     screen.until(lambda: "no AWS calls yet" in screen.rows[23])

@@ -13,6 +13,7 @@ import httpx2
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import Sentinel
 
+import aioapiqueue
 from aioapiqueue import (
     Adaptive,
     ApiQueue,
@@ -80,7 +81,7 @@ Adaptive(5)  # type: ignore[arg-type]
 
 assert_type(__version__, str)
 registry = Registry({"ec2": "10/s", "iam": ServiceLimits("5/s", scope=["account"])})
-assert_type(registry.find("ec2", "DescribeVolumes", region="eu-west-1"), ApiQueue | None)
+assert_type(registry.find("ec2", region="eu-west-1"), ApiQueue | None)
 assert_type(Registry.load("limits.toml"), Registry)
 assert_type(LimitsError("bad").problems, tuple[str, ...])
 ApiQueue(100)  # type: ignore[arg-type]
@@ -239,3 +240,9 @@ def fleets(url: str) -> None:
     assert_type(queue.stats.fault, str)
     if queue.stats.faults:
         raise SharedError
+
+
+def lazy_names_have_types() -> None:
+    """Names that are loaded at their first use are known, and others are not."""
+    assert_type(aioapiqueue.Registry, type[Registry])
+    aioapiqueue.Regstry  # type: ignore[attr-defined]  # noqa: B018 - looking it up is the test

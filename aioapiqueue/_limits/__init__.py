@@ -1,1 +1,0 @@
-"""What limits.toml, options and presets may say, and how it is read: under `registry`."""

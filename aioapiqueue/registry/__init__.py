@@ -1,0 +1,40 @@
+"""Which queue does a call belong to? By service, operation, account and Region: limits.toml.
+
+The file's schema, with examples: docs/limits.md.
+"""
+
+import typing as _typing
+
+from aioapiqueue._botocore_calls import parameter_counts
+from aioapiqueue.exceptions import LimitsError as LimitsError
+from aioapiqueue.registry._buckets import Bucket, VariantKey
+from aioapiqueue.registry._model import ServiceLimits
+from aioapiqueue.registry._published import PublishedLimit
+from aioapiqueue.registry._registry import QueueKey, Registry, Turn
+from aioapiqueue.registry._registry import forget_idle as forget_idle
+from aioapiqueue.registry._tables import InForce
+
+__all__ = [
+    "Bucket",
+    "InForce",
+    "PublishedLimit",
+    "QueueKey",
+    "Registry",
+    "ServiceLimits",
+    "Turn",
+    "VariantKey",
+    "parameter_counts",
+]
+
+_RENAMED = {"Figure": PublishedLimit, "facts": parameter_counts}
+
+if not _typing.TYPE_CHECKING:  # a type checker would take any misspelt name for one of these
+
+    def __getattr__(name: str) -> object:
+        if name not in _RENAMED:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import warnings  # noqa: PLC0415 - only now needed
+
+        now = _RENAMED[name]
+        warnings.warn(f"{__name__}.{name} is {now.__name__} now", DeprecationWarning, stacklevel=2)
+        return now

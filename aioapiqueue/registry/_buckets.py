@@ -1,0 +1,247 @@
+"""Limits that some operations of a service share, or that depend on a call's parameters.
+
+A *variant* is the bucket that an operation has in place of its own where a call comes without
+certain parameters. Its limits are those of one `Bucket` for all operations that have such a variant
+(`per_operation`), unless a lane says otherwise, whose key is a `VariantKey`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from aioapiqueue.registry._fields import (
+    EMPTY,
+    flag,
+    is_number,
+    key,
+    keys_of,
+    names,
+    read_keys,
+    renamed,
+    table_of,
+    unknown_keys,
+)
+from aioapiqueue.registry._limits import FORMS, LIMIT_KEYS, limit_table
+from aioapiqueue.registry._names import fits
+from aioapiqueue.registry._report import Report, quoted
+
+if TYPE_CHECKING:
+    from aioapiqueue._rate import Limit
+    from aioapiqueue.registry._report import Place
+
+_COST = re.compile(r"(?:(\d{1,9})\s*\*\s*)?([A-Za-z]\w*(?:\.\w+)?)", re.ASCII)
+_NAME = re.compile(r"[\w ,.()-]{1,60}")
+
+
+class VariantKey(NamedTuple):
+    """The lane of the calls of an operation that come without certain parameters.
+
+    >>> print(VariantKey("DescribeVolumes", "unfiltered"))
+    DescribeVolumes unfiltered
+    """
+
+    operation: str
+    variant: str
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.variant}"
+
+
+LaneKey: TypeAlias = str | VariantKey
+"""Whose limits a lane has: an operation's, those that begin alike (`"Describe*"`), a variant's."""
+
+
+def lane_key(text: object) -> LaneKey:
+    """Return the key of a lane, which is written `"DescribeVolumes unfiltered"` for a variant."""
+    if isinstance(text, VariantKey):
+        return text
+    operation, _, variant = str(text).partition(" ")
+    return VariantKey(operation, variant) if variant else str(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """How many units of a bucket a call uses.
+
+    Attributes:
+        factor: units for one of what is counted; or for the call.
+        parameter: how many there are, by the name of the parameter that says so; None: one.
+    """
+
+    factor: float = 1
+    parameter: str | None = None
+
+    def of(self, parameters: Mapping[str, int]) -> float:
+        """Return the units, at least 1."""
+        count = 1 if self.parameter is None else parameters.get(self.parameter, 1)
+        return max(1, self.factor * count)
+
+    def __str__(self) -> str:
+        if self.parameter is None:
+            return f"{self.factor:g}"
+        return self.parameter if self.factor == 1 else f"{self.factor:g}*{self.parameter}"
+
+
+_ONE = Cost()
+
+
+def _read_cost(value: object, report: Report, place: Place) -> Cost:
+    match = _COST.fullmatch(value) if isinstance(value, str) else None
+    if match:
+        return Cost(int(match[1] or 1), match[2])
+    if isinstance(value, Cost):
+        return value
+    if is_number(value, least=1):
+        return Cost(value)
+    report.add(
+        place,
+        f"{quoted(value)} is no cost: write a number from 1, the parameter that says how many "
+        '("MaxCount"), or both ("2*ChangeBatch.Changes")',
+    )
+    return _ONE
+
+
+read_costs = table_of(_read_cost, '{RunInstances = "MaxCount"}')
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Limits beside a service's own: what several operations share, or what parameters choose.
+
+    Attributes:
+        operations: names, or the beginnings of names with a `*` after them.
+        limits: all of them hold at once.
+        exclude: operations that do not use it, although `operations` names them.
+        unless_params: parameters; a call that gives any of them does not use it.
+        per_operation: each operation has one of its own, in place of its lane. Default: they share
+            one, beside their lanes.
+        cost: what a call of an operation uses; default: 1.
+        shared_with: the other service whose bucket of this name is the same one; default: none.
+        variant_of: the bucket per operation whose limits these are for one of them, where a lane
+            for several operations holds beside them; default: none.
+    """
+
+    operations: tuple[str, ...] = key(names, ())
+    limits: tuple[Limit, ...] = ()
+    exclude: tuple[str, ...] = key(names, ())
+    unless_params: tuple[str, ...] = key(names, (), name="unless")
+    per_operation: bool = key(flag(fallback=False), default=False, name="each")
+    cost: Mapping[str, Cost] = key(read_costs, EMPTY)
+    shared_with: str | None = None
+    variant_of: str | None = None
+
+    unless = renamed("unless_params")
+    each = renamed("per_operation")
+    joint = renamed("shared_with")
+
+    def __hash__(self) -> int:
+        return hash((self.operations, self.limits, self.per_operation))
+
+    def takes(self, operation: str, parameters: Mapping[str, int]) -> bool:
+        """Return whether such a call uses this bucket."""
+        return (
+            fits(operation, self.operations)
+            and not any(parameters.get(name) for name in self.unless_params)
+            and not fits(operation, self.exclude)
+        )
+
+    def cost_of(self, operation: str, parameters: Mapping[str, int]) -> float:
+        """Return the units that such a call uses."""
+        return self.cost.get(operation, _ONE).of(parameters)
+
+
+def _read_bucket(value: object, report: Report, place: Place) -> Bucket:
+    if isinstance(value, Bucket):
+        return value
+    if not _NAME.fullmatch(str(place[-1])):
+        report.add(place, "a bucket's name has at most 60 letters, digits, spaces and , . ( ) -")
+    elif not isinstance(value, Mapping):
+        report.add(place, f'{quoted(value)} is no table: write operations = ["ListKeys"] in one')
+    else:
+        return _bucket(value, report, place)
+    return Bucket()
+
+
+read_buckets = table_of(
+    _read_bucket, '{operations = ["ListKeys"], rate = "5/s"} for each bucket in one'
+)
+
+
+def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket:
+    if not unknown_keys(table, [*LIMIT_KEYS, *keys_of(Bucket)], report, place):
+        if not any(one in table for one in LIMIT_KEYS):
+            report.add(place, f"no limit is given; {FORMS}")
+        if not table.get("operations"):
+            report.add(place, 'whose bucket? write operations = ["ListKeys", "Describe*"]')
+    limits = limit_table(table, report, place)
+    bucket = Bucket(limits=limits, **read_keys(Bucket, table, report, place))
+    if bucket.per_operation:
+        for name in bucket.operations:
+            if name.endswith("*"):
+                report.add((*place, "operations"), f"{quoted(name)}: with each, write whole names")
+        if "cost" in table:
+            report.add((*place, "cost"), "a cost belongs to a bucket that is shared: without each")
+    return bucket
+
+
+def lane_of(operation: LaneKey, lanes: Collection[LaneKey | None]) -> LaneKey | None:
+    """Return which lane an operation or a variant has: its own, or the longest that fits."""
+    if operation in lanes:
+        return operation
+    patterns = [
+        one
+        for one in lanes
+        if isinstance(one, str) and one.endswith("*") and str(operation).startswith(one[:-1])
+    ]
+    return max(patterns, key=len, default=None)
+
+
+def with_lanes(
+    buckets: Mapping[str, Bucket],
+    lanes: Mapping[LaneKey, tuple[Limit, ...]],
+    own: Iterable[LaneKey],
+) -> tuple[dict[str, Bucket], dict[LaneKey, tuple[Limit, ...]]]:
+    """Return the buckets and lanes of a service that gets some new lanes.
+
+    A lane for an operation takes the place of its variants too, but of those that have a new lane
+    themselves; such a lane gives an operation its variant, if it had none. A lane for all that
+    begin alike holds for the variants of the operations that it covers, too, but takes the place of
+    none: whoever wrote it had no single operation in mind. A call has one lane, so the variant
+    becomes a bucket of that operation alone, beside the lane (`Bucket.variant_of`).
+
+    Args:
+        buckets: of a service.
+        lanes: all of its lanes.
+        own: which of them are new.
+    """
+    own = dict.fromkeys(own)
+    found, left = dict(buckets), dict(lanes)
+    for name, bucket in buckets.items():
+        if not bucket.per_operation:
+            continue
+        named = [
+            one.operation for one in own if isinstance(one, VariantKey) and one.variant == name
+        ]
+        apart = [one.operations[0] for one in buckets.values() if one.variant_of == name]
+        kept = []
+        for operation in dict.fromkeys([*bucket.operations, *apart, *named]):
+            lane = VariantKey(operation, name)
+            beside = found.pop(str(lane), None) if operation in apart else None
+            if operation in named or not (beside or lane_of(operation, lanes) in own):
+                kept.append(operation)
+            elif operation in own:
+                left.pop(lane, None)
+            else:
+                found[str(lane)] = dataclasses.replace(
+                    bucket,
+                    operations=(operation,),
+                    limits=beside.limits if beside else left.pop(lane, bucket.limits),
+                    per_operation=False,
+                    variant_of=name,
+                )
+        found[name] = dataclasses.replace(bucket, operations=tuple(kept))
+    return found, left

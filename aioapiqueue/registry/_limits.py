@@ -1,0 +1,112 @@
+"""How limits are read, as they stand in limits.toml after `rate =` or an operation's name."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue._rate import Limit, Rate, Window, as_limit
+from aioapiqueue.registry._fields import is_list, is_number, unknown_keys
+from aioapiqueue.registry._report import quoted
+
+if TYPE_CHECKING:
+    from aioapiqueue.registry._report import Place, Report
+
+FORMS = (
+    'write "10/s", "500/min" or "100ms" (a pace), "20/s burst 100" (a token bucket), '
+    '"5000 in any 1h" (a sliding window), several of them in a list, or "unlimited"'
+)
+LIMIT_KEYS = ("rate", "burst", "window")
+_BURST = re.compile(r"(.+?)(?:\s+burst\s+(\S+)|\s*\(\s*burst\s+(\S+?)\s*\))", re.IGNORECASE)
+_WINDOW = re.compile(r"(\S+)\s+in\s+any\s+(.+)", re.IGNORECASE)
+_NUMBER = re.compile(r"\d{1,12}(?:\.\d{1,12})?", re.ASCII)
+_LONGEST_LIMIT = 60
+_DEEPEST = 8  # keys and positions; tables and lists of limits need no more
+
+
+def read_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
+    """Read limits as they stand after `rate =` or an operation's name."""
+    if len(place) > _DEEPEST:
+        report.add(place[:_DEEPEST], f"nested too deeply: {FORMS}")
+        return ()
+    if isinstance(value, Mapping):
+        if not (unknown_keys(value, LIMIT_KEYS, report, place) or value):
+            report.add(place, f"no limit is given; {FORMS}")
+        return limit_table(value, report, place)
+    if not is_list(value):
+        return _limit_text(value, report, place)
+    found: list[Limit] = []
+    for index, one in enumerate(value):
+        item = (*place, index)
+        if is_list(one):
+            report.add(item, f"a list within a list: {FORMS}")
+        elif isinstance(one, str) and one.strip().lower() == "unlimited":
+            report.add(item, '"unlimited" stands alone: take it out of the list, or the others')
+        else:
+            found += read_limits(one, report, item)
+    return tuple(found)
+
+
+def limit_table(table: Mapping[Any, object], report: Report, place: Place) -> tuple[Limit, ...]:
+    """Read `rate`, `burst` and `window`, of a limit's or a service's table."""
+    found: list[Limit] = []
+    if "rate" in table:
+        found += read_limits(table["rate"], report, (*place, "rate"))
+    if "burst" in table:
+        burst, at = table["burst"], (*place, "burst")
+        if not is_number(burst, least=1):
+            report.add(at, f"{quoted(burst)} is no number of calls at once: write 1 or more")
+        elif len(found) == 1 and isinstance(found[0], Rate) and found[0].burst == 1:
+            found[0] = dataclasses.replace(found[0], burst=burst)
+        elif not report.has((*place, "rate")):
+            report.add(at, 'a burst belongs to one rate: rate = "20/s", burst = 100')
+    if "window" in table:
+        found += _window(table["window"], report, (*place, "window"))
+    return tuple(found)
+
+
+def _window(value: object, report: Report, place: Place) -> list[Window]:
+    if isinstance(value, str) and len(value) <= _LONGEST_LIMIT:
+        try:
+            rate = Rate.parse(value)
+            return [Window(rate.calls, rate.per)]  # type: ignore[arg-type]  # it says if not whole
+        except (TypeError, ValueError):
+            pass
+    report.add(
+        place, f'{quoted(value)} is no window: write a whole number of calls per time, "5000/h"'
+    )
+    return []
+
+
+def _limit_text(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
+    try:
+        if not isinstance(value, str):
+            return (as_limit(value),)
+        if value.strip().lower() == "unlimited":
+            return ()
+        return tuple(_limit(one.strip()) for one in value.split(","))
+    except (TypeError, ValueError, OverflowError) as error:
+        bare = isinstance(value, int | float) and is_number(value, least=0)
+        report.add(place, str(error) if bare else f"{quoted(value)} is no limit: {FORMS}")
+        return ()
+
+
+@lru_cache(256)  # files say the same of many operations
+def _limit(text: str) -> Limit:
+    if len(text) > _LONGEST_LIMIT:
+        raise ValueError(text)
+    if match := _WINDOW.fullmatch(text):
+        rate = Rate.parse("{} per {}".format(*match.groups()))
+        return Window(rate.calls, rate.per)  # type: ignore[arg-type]  # it says if not whole
+    if match := _BURST.fullmatch(text):
+        burst = match[2] or match[3]
+        if not _NUMBER.fullmatch(burst):
+            raise ValueError(text)
+        number = float(burst)
+        return dataclasses.replace(
+            Rate.parse(match[1]), burst=int(number) if number.is_integer() else number
+        )
+    return Rate.parse(text)

@@ -1,0 +1,252 @@
+"""`ServiceLimits`: the limits of one service, and where each of them comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from aioapiqueue._queue import ApiQueue
+from aioapiqueue.adaptive import Adaptive
+from aioapiqueue.exceptions import LimitsError
+from aioapiqueue.registry._buckets import (
+    Bucket,
+    LaneKey,
+    VariantKey,
+    lane_key,
+    read_buckets,
+    with_lanes,
+)
+from aioapiqueue.registry._fields import (
+    EMPTY,
+    expects,
+    flag,
+    is_list,
+    is_number,
+    key,
+    table_of,
+    unknown_keys,
+)
+from aioapiqueue.registry._limits import read_limits
+from aioapiqueue.registry._published import SCOPES, PublishedLimit, Scope
+from aioapiqueue.registry._report import Place, Report, quoted
+
+if TYPE_CHECKING:
+    from aioapiqueue._events import Observer
+    from aioapiqueue._limiter import LimiterFactory
+    from aioapiqueue._rate import Limit
+
+
+def _read_adaptive(value: object, report: Report, place: Place) -> Adaptive | None:
+    if value is None or isinstance(value, Adaptive):
+        return value
+    if isinstance(value, bool):
+        return Adaptive() if value else None
+    if not isinstance(value, Mapping):
+        report.add(place, f'{quoted(value)}: write true, or a table such as {{floor = "1/s"}}')
+        return None
+    known = [one.name for one in dataclasses.fields(Adaptive)]
+    if not unknown_keys(value, known, report, place):
+        try:
+            return Adaptive(**value)
+        except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
+            report.add(place, f"{str(error) or quoted(value):.300}")
+    return None
+
+
+_read_lanes = table_of(read_limits, 'DescribeSnapshots = "5/s" in one', lane_key)
+_read_scope = expects(
+    lambda value: is_list(value) and all(one in SCOPES and value.count(one) == 1 for one in value),
+    '{} is no scope: write ["account", "region"], one of the two in a list, or [] for one queue '
+    "for all",
+    SCOPES,
+    lambda value: tuple(one for one in SCOPES if one in value),
+)
+_read_concurrency = expects(
+    lambda value: value is None or (isinstance(value, int) and is_number(value, least=1)),
+    "{} is no number of calls in flight: write 1 or more",
+)
+_read_order = expects(
+    lambda value: value in ("fifo", "fair"), '{} is no order: write "fifo" or "fair"', "fifo"
+)
+
+
+@dataclass(frozen=True, init=False, repr=False, slots=True)
+class ServiceLimits:
+    """The limits of one service, as a table of limits.toml says them.
+
+    >>> ServiceLimits("20/s burst 100", lanes={"DescribeSnapshots": "5/s"}).rate
+    (Rate(calls=20, per=1.0, burst=100),)
+
+    Args:
+        rate: the service's own limits, which hold for all operations together: a string, a `Rate`,
+            a `Window`, or several in a list. Default: none, or "unlimited".
+        lanes: limits of single operations, under the service's own; `"Describe*"` is each operation
+            whose name begins so, `"*"` each other one.
+        scope: what has limits of its own: `"account"` and `"region"` (default: each account in each
+            Region, as AWS mostly counts), one of them, or none: one queue for all.
+        concurrency: how many calls may be in flight at once; default: any number.
+        order: `"fifo"`, or `"fair"`: operations take turns.
+        adaptive: how to slow down when AWS throttles; True for `Adaptive()`; default: not at all.
+        buckets: limits that some operations share, or that depend on a call's parameters, by name:
+            tables as limits.toml has them.
+        check: whether the names of the service and its operations must be known ones. False is for
+            those newer than the list that is part of this package and the botocore installed.
+
+    Raises:
+        LimitsError: a limit or a word is invalid; all of them at once.
+    """
+
+    rate: tuple[Limit, ...] = key(read_limits, ())
+    lanes: Mapping[LaneKey, tuple[Limit, ...]] = key(_read_lanes, EMPTY)
+    scope: tuple[Scope, ...] = key(_read_scope, SCOPES)
+    concurrency: int | None = key(_read_concurrency, None)
+    order: Literal["fifo", "fair"] = key(_read_order, "fifo")
+    adaptive: Adaptive | None = key(_read_adaptive, None)  # noqa: RUF009 - it makes a field
+    buckets: Mapping[str, Bucket] = key(read_buckets, EMPTY)
+    check: bool = key(flag(fallback=True), default=True)
+
+    def __init__(
+        self,
+        rate: str | Limit | Sequence[str | Limit] = (),
+        *,
+        lanes: Mapping[str, str | Limit | Sequence[str | Limit]] | None = None,
+        scope: Sequence[Scope] = ("account", "region"),
+        concurrency: int | None = None,
+        order: Literal["fifo", "fair"] = "fifo",
+        adaptive: Adaptive | bool | None = None,
+        buckets: Mapping[str, Bucket | Mapping[str, object]] | None = None,
+        check: bool = True,
+    ) -> None:
+        report = Report("ServiceLimits")
+        given = (rate, lanes, scope, concurrency, order, adaptive, buckets, check)
+        for one, value in zip(dataclasses.fields(self), given, strict=True):
+            read = one.metadata["read"](value, report, (one.name,))
+            object.__setattr__(self, one.name, read)  # as a frozen dataclass does it
+        report.finish()
+        if self.adaptive:
+            try:
+                self.queue(None)
+            except ValueError as error:  # a floor above the limits
+                raise LimitsError(f"ServiceLimits: {error}") from error
+
+    def __hash__(self) -> int:
+        return hash((self.rate, tuple(self.lanes.items()), self.scope))
+
+    def __repr__(self) -> str:
+        default = ServiceLimits()
+        said = [
+            f"{one.name}={dict(value) if isinstance(value, Mapping) else value!r}"
+            for one in dataclasses.fields(self)
+            if (value := getattr(self, one.name)) != getattr(default, one.name)
+        ]
+        return f"ServiceLimits({', '.join(said)})"
+
+    @property
+    def own(self) -> bool:
+        """Whether it has more to say than its shared buckets do: what each has is a lane."""
+        each = any(bucket.per_operation for bucket in self.buckets.values())
+        return bool(self.rate or self.lanes or self.concurrency or self.adaptive or each)
+
+    @property
+    def queue_lanes(self) -> dict[str, tuple[Limit, ...]]:
+        """The limits of each lane of the service's queue, by the key of its slots."""
+        variants = {
+            str(VariantKey(operation, name)): bucket.limits
+            for name, bucket in self.buckets.items()
+            if bucket.per_operation
+            for operation in bucket.operations
+        }
+        return variants | {str(lane): limits for lane, limits in self.lanes.items()}
+
+    def queue(
+        self,
+        name: str | None,
+        observers: Sequence[Observer] = (),
+        *,
+        bucket: str | None = None,
+        schedule: LimiterFactory | None = None,
+    ) -> ApiQueue:
+        """Return a new queue of these limits, but for shared buckets; or of one of those."""
+        if bucket is not None:
+            limits = self.buckets[bucket].limits
+            return ApiQueue(*limits, name=name, schedule=schedule, observers=observers)
+        return ApiQueue(
+            *self.rate,
+            name=name,
+            lanes=self.queue_lanes,
+            order=self.order,
+            concurrency=self.concurrency,
+            adaptive=self.adaptive,
+            schedule=schedule,
+            observers=observers,
+        )
+
+
+class Entry(NamedTuple):
+    """Which limits of a service: of a lane, of a bucket, or (by default) of all calls together."""
+
+    lane: LaneKey | None = None
+    bucket: str | None = None
+
+
+class Origin(NamedTuple):
+    """Where limits come from.
+
+    Attributes:
+        text: for people.
+        figure: what AWS publishes.
+        share: of that.
+    """
+
+    text: str
+    figure: PublishedLimit | None = None
+    share: float | None = None
+
+
+class Layer(NamedTuple):
+    """The limits of a service, and where each of them comes from."""
+
+    limits: ServiceLimits
+    origins: Mapping[Entry, Origin]
+
+
+NOTHING = Layer(ServiceLimits(), {})
+
+
+def on_top(
+    base: Layer,
+    fields: Mapping[str, Any],
+    origins: Mapping[Entry, Origin],
+    report: Report,
+    place: Place = (),
+) -> Layer:
+    """Return limits some of which a table, or an option, has replaced.
+
+    Args:
+        base: what was there.
+        fields: of a `ServiceLimits`, as they have been read.
+        origins: where those come from.
+        report: gets what does not go together.
+        place: of the table.
+    """
+    lanes, buckets = fields.get("lanes", EMPTY), fields.get("buckets", EMPTY)
+    every = {**base.limits.lanes, **lanes}
+    old, left = with_lanes(base.limits.buckets, every, lanes)
+    # A lane takes the place of what was there, but not of what the same table says.
+    new, _ = with_lanes(buckets, every, [one for one in lanes if isinstance(one, VariantKey)])
+    joined = {**fields, "lanes": left, "buckets": {**old, **new}}
+    try:
+        limits = dataclasses.replace(base.limits, **joined)
+    except LimitsError as error:
+        if not report.has(place):
+            report.add(place, str(error.__cause__))
+        limits = dataclasses.replace(base.limits, **{**joined, "adaptive": None})
+    found = {**base.origins, **origins}
+    for name, bucket in limits.buckets.items():
+        if bucket.variant_of:
+            lane = VariantKey(bucket.operations[0], bucket.variant_of)
+            source = found.get(Entry(lane)) or found[Entry(bucket=bucket.variant_of)]
+            found.setdefault(Entry(bucket=name), source)
+    return Layer(limits, found)

@@ -1,0 +1,207 @@
+"""Which names AWS's services and operations go by, and which one was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from bisect import bisect_left
+from functools import cache
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from aioapiqueue.registry._report import quoted
+from aioapiqueue.registry.presets.services import BOTOCORE, SERVICES
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from aioapiqueue.registry._report import Report
+
+_entries = [entry.partition("=") for entry in SERVICES.split()]
+
+NAMES = frozenset(name for name, _, _ in _entries)
+"""The services as `create_client` takes them."""
+
+# A service id that is another one's name belongs to both: they are one service.
+IDS = {
+    **{id_: name for name, _, id_ in _entries if id_ and id_ not in NAMES},
+    **{name: id_ for name, _, id_ in _entries if id_ in NAMES},
+}
+"""Other names of services, such as the ids in botocore's event names: "auto-scaling"."""
+
+_MOST_MEANT = 5
+_LONGEST = 60  # of a name; comparing longer ones takes long and finds nothing
+_CHECK = "say check = false in its table of limits.toml, or --no-check"
+_CHECK_IN_CODE = "say check=False in its ServiceLimits"
+
+
+def canonical(service: str) -> str:
+    """Return the one name of `service`, which may be given by its service id."""
+    return IDS.get(service, service)
+
+
+def fits(name: str, patterns: Collection[str]) -> bool:
+    """Return whether `name` is one of `patterns`, which may end in `*`."""
+    return name in patterns or any(
+        name.startswith(one[:-1]) for one in patterns if one.endswith("*")
+    )
+
+
+def unknown_service(name: str, report: Report | None = None) -> str | None:
+    """Say why `name` is no service, and which one was probably meant; None: it is one.
+
+    Args:
+        name: to look up.
+        report: asked whether to look for the nearest name, which takes milliseconds, and whether
+            names are taken unchecked by an option or in code. Default: yes, and by an option.
+    """
+    if name in NAMES or name in _installed():
+        return None
+    if name in IDS:
+        meant = f"; did you mean {IDS[name]!r}?"
+    else:
+        meant = _did_you_mean(name, NAMES | _installed(), report)
+    return f"no AWS service is called {quoted(name)}{meant} ({_newer(report)})"
+
+
+def unknown_operation(service: str, name: str, report: Report | None = None) -> str | None:
+    """Say that `name` is no operation of `service`, nor the beginning of one; None: it is.
+
+    None, too, of a service that is not known itself.
+
+    Args:
+        service: as `create_client` takes it.
+        name: to look up; with a `*` at its end, any operation may begin so.
+        report: as for `unknown_service`; the nearest name takes up to 30 ms.
+    """
+    # The botocore installed may be newer than our list, but takes long to read.
+    if _exists(name, operations(service)) or _exists(name, _known(service)) or not _known(service):
+        return None
+    near: Iterable[str] = _known(service)
+    if name.endswith("*"):
+        near = (f"{one[: len(name) - 1]}*" for one in near)
+    meant = _did_you_mean(name, near, report)
+    return f"{service} has no operation {quoted(name)}{meant} ({_newer(report)})"
+
+
+def unknown_parameter(
+    service: str, operations: tuple[str, ...], name: str, report: Report
+) -> str | None:
+    """Say that none of `operations` has a parameter `name`; None: there is no botocore to ask."""
+    known = _parameters(service, operations)
+    if not known or name in known:
+        return None
+    meant = _did_you_mean(name, known, report)
+    return (
+        f"no call of these has a parameter {quoted(name)}{meant} (one newer than the botocore "
+        f"here: {_CHECK})"
+    )
+
+
+def _newer(report: Report | None) -> str:
+    """Return how to have a name taken as it is."""
+    check = _CHECK_IN_CODE if report is not None and report.in_code else _CHECK
+    return f"one newer than botocore {BOTOCORE}: {check}"
+
+
+def _exists(name: str, known: frozenset[str]) -> bool:
+    """Return whether a name is known, or begins one if it ends in `*`."""
+    if name in known or not name.endswith("*"):
+        return name in known
+    ordered = _in_order(known)
+    at = bisect_left(ordered, name[:-1])
+    return at < len(ordered) and ordered[at].startswith(name[:-1])
+
+
+@cache
+def _in_order(names: frozenset[str]) -> list[str]:
+    return sorted(names)
+
+
+def _did_you_mean(name: str, known: Iterable[str], report: Report | None) -> str:
+    meant = nearest(name, known) if report is None or report.suggest() else ""
+    return f"; did you mean {meant}?" if meant else ""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return, quoted, which of `names` was probably meant; several that are equally near."""
+    wanted = _plain(name[:_LONGEST])
+    plain = {_plain(one): one for one in sorted(names)}
+    close = difflib.get_close_matches(wanted, plain, n=_MOST_MEANT)
+    score = [difflib.SequenceMatcher(None, one, wanted).ratio() for one in close]
+    best = sorted(plain[one] for one, near in zip(close, score, strict=True) if near == score[0])
+    return " or ".join(map(repr, best))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_\s]", "", name.lower())
+
+
+@cache
+def operations(service: str) -> frozenset[str]:
+    """Return the operations of a service, as the list that is part of this package has them."""
+    return frozenset(_listed().get(service, "").split())
+
+
+@cache
+def _listed() -> Mapping[str, str]:
+    """Return the operations of each service, by its name, with blanks between them."""
+    from aioapiqueue.registry.presets.operations import (  # noqa: PLC0415 - large: when needed
+        OPERATIONS,
+    )
+
+    found: dict[str, str] = {}
+    for entry in re.split(r"\n(?! )", OPERATIONS.strip()):
+        service, _, names = entry.removeprefix("+").partition(":")
+        found[service] = found.get(service, "") + names
+    return found
+
+
+@cache
+def _known(service: str) -> frozenset[str]:
+    """Return the operations of a service that either the list or the botocore here has."""
+    return operations(service).union(_operations(service))
+
+
+@cache
+def _parameters(service: str, operations: tuple[str, ...]) -> frozenset[str]:
+    """Return the parameters of any of these operations, as the botocore here has them."""
+    has = (has for one, has in _operations(service).items() if fits(one, operations))
+    return frozenset(chain.from_iterable(has))
+
+
+@cache
+def _installed() -> frozenset[str]:
+    """Return the services that the botocore of this environment knows, if there is one."""
+    try:
+        from botocore.loaders import (  # type: ignore[import-untyped]  # noqa: PLC0415 - optional
+            create_loader,
+        )
+    except ImportError:
+        return frozenset()
+    return frozenset(create_loader().list_available_services("service-2"))
+
+
+@cache
+def _operations(service: str) -> Mapping[str, frozenset[str]]:
+    """Return the operations that the botocore here has of a service.
+
+    Each with its parameters, and those one level below.
+    """
+    if service not in _installed():
+        return {}
+    from botocore.loaders import create_loader  # noqa: PLC0415 - it is there, as we have just seen
+
+    model = create_loader().load_service_model(service, "service-2")
+    shapes = model.get("shapes", {})
+    found = {}
+    for name, operation in model["operations"].items():
+        shape = operation.get("input", {}).get("shape")
+        members = shapes[shape].get("members", {}) if shape else {}
+        deeper = (
+            f"{one}.{inner}"
+            for one, member in members.items()
+            for inner in shapes[member["shape"]].get("members", ())
+        )
+        found[name] = frozenset(members).union(deeper)
+    return found

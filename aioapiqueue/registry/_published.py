@@ -1,0 +1,178 @@
+"""What AWS publishes of its request limits: presets/*.toml, one file for each service."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from aioapiqueue._rate import Limit, Rate, Window
+from aioapiqueue.registry._buckets import Cost, read_costs
+from aioapiqueue.registry._fields import expects, renamed
+from aioapiqueue.registry._names import fits
+from aioapiqueue.registry._report import Report, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aioapiqueue.registry._report import Place
+
+DEFAULT_SHARE = 0.5
+"""Of what AWS publishes, where nothing else is said: somebody else calls, too."""
+LEAST = 1 / 60
+"""Calls a second that a share leaves at least, unless AWS publishes less."""
+
+Scope = Literal["account", "region"]
+SCOPES: tuple[Scope, ...] = ("account", "region")
+
+_FOLDER = Path(__file__).parent / "presets"
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", re.ASCII)
+_SHARE_FORM = 'write a share from above 0 to 100 percent, such as "50%"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedLimit:
+    """A limit that AWS publishes.
+
+    Attributes:
+        service: as `create_client` takes it.
+        name: what the page, or we, call it.
+        operations: whose it is; empty: of all of the service's together.
+        rate: what is published: the refill, and the bucket as its burst (1 where none is).
+        shared: whether the operations share one bucket, or have one each.
+        exclude: operations that do not use it, although `operations` names them.
+        unless_params: parameters; a call that gives any of them does not use it.
+        cost: units that a call uses; default 1.
+        scope: what has such a limit of its own.
+        adjustable: whether AWS raises it.
+        source: the page.
+        read: on which day.
+        enforceable: whether it can be kept here. Otherwise it is only shown.
+        per: what has such a limit of its own, where that is smaller than the scope.
+        note: what else there is to know of it.
+        shared_with: the other service with which it is shared, which has one of the same name.
+    """
+
+    service: str
+    rate: Rate
+    scope: tuple[Scope, ...]
+    adjustable: bool
+    source: str
+    read: str
+    name: str | None = None
+    operations: tuple[str, ...] = ()
+    shared: bool = False
+    exclude: tuple[str, ...] = ()
+    unless_params: tuple[str, ...] = ()
+    cost: Mapping[str, Cost] = dataclasses.field(default_factory=dict)
+    enforceable: bool = True
+    per: str | None = None
+    note: str | None = None
+    shared_with: str | None = None
+
+    unless = renamed("unless_params")
+    kept = renamed("enforceable")
+    joint = renamed("shared_with")
+
+
+@cache
+def preset_services() -> tuple[str, ...]:
+    """Return the services of which AWS publishes request limits."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.toml")))
+
+
+@cache
+def published_limits(service: str) -> tuple[PublishedLimit, ...]:
+    """Return what AWS publishes of a service; nothing, if it does not.
+
+    It reads a file at its first call.
+    """
+    if service not in preset_services():
+        return ()
+    page = tomllib.loads((_FOLDER / f"{service}.toml").read_text("utf-8"))
+    limits, read = page.pop("limit"), page.pop("read").isoformat()
+    return tuple(_published_limit({**page, "read": read}, one) for one in limits)
+
+
+def _published_limit(page: Mapping[str, Any], limit: Mapping[str, Any]) -> PublishedLimit:
+    """Return a limit of a page, whose keys are those of the page and of the limit together."""
+    both = {**page, **limit}
+    both["rate"] = dataclasses.replace(
+        Rate.parse(both.pop("refill")), burst=both.pop("capacity", 1)
+    )
+    both["note"] = " ".join(filter(None, [limit.get("note"), page.get("note")])) or None
+    both["cost"] = read_costs(both.get("cost"), Report(page["service"]), ())
+    both.pop("unknown", None)  # for the tests: what botocore does not have
+    lists = {name: tuple(one) for name, one in both.items() if isinstance(one, list)}
+    return PublishedLimit(**{**both, **lists})
+
+
+def enforceable(service: str) -> list[PublishedLimit]:
+    """Return what AWS publishes of a service and can be kept here."""
+    return [one for one in published_limits(service) if one.enforceable]
+
+
+def published(service: str, operation: str, variant: str | None = None) -> PublishedLimit | None:
+    """Return what AWS publishes of an operation: of it alone, of all that begin so, or shared."""
+    found: tuple[int, PublishedLimit] | None = None
+    for figure in enforceable(service):
+        if (
+            variant != (figure.name if figure.unless_params else None)
+            or operation in figure.exclude
+        ):
+            continue
+        for name in figure.operations:
+            if fits(operation, [name]):
+                rank = (len(name) + (operation == name)) * (not figure.shared)
+                if found is None or rank > found[0]:
+                    found = rank, figure
+    return found[1] if found else None
+
+
+def scaled(limit: Limit, share: float) -> Limit:
+    """Return a share of a limit: of a rate's refill and of its burst, or of a window's calls.
+
+    The burst is never below 1, the refill never below one call a minute (or what there was, where
+    that is less), a window never below one call.
+    """
+    if isinstance(limit, Window):
+        return Window(max(1, int(limit.calls * share)), limit.per)
+    per_second = limit.calls / limit.per
+    calls = max(per_second * share, min(LEAST, per_second)) * limit.per
+    return Rate(_plain(calls), limit.per, _plain(max(1, limit.burst * share)))
+
+
+def _plain(number: float) -> float:
+    """Return a number without the noise of its last digits; a whole one as an int."""
+    number = round(number, 9) or number
+    return int(number) if number == int(number) else number
+
+
+def read_share(value: object, report: Report, place: Place) -> float | None:
+    """Read a share, such as "50%"; None, and a problem: it is none."""
+    match = _SHARE.fullmatch(value.strip()) if isinstance(value, str) else None
+    share = float(match[1]) / 100 if match else 0.0
+    if 0 < share <= 1:
+        return share
+    if share > 1:
+        report.add(
+            place,
+            f"{quoted(value)} is more than AWS publishes: {_SHARE_FORM}. If AWS has raised yours, "
+            "write what it grants in a table quotas",
+        )
+    else:
+        report.add(place, f"{quoted(value)} is no share: {_SHARE_FORM}")
+    return None
+
+
+read_preset = expects(
+    lambda value: value in ("aws", "none"),
+    '{} is no preset: write "aws", for what AWS publishes, or "none"',
+    fallback=False,
+    convert=lambda value: value == "aws",
+)
+"""Reads the name of a preset, as whether it is that of AWS."""

@@ -1,0 +1,424 @@
+"""`Registry`: finds, and makes at first use, the queue that a call to AWS belongs to."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
+from weakref import WeakValueDictionary
+
+from aioapiqueue._queue import dispatcher_of
+from aioapiqueue._rate import Limit
+from aioapiqueue.exceptions import QueueClosed
+from aioapiqueue.registry._buckets import VariantKey
+from aioapiqueue.registry._model import Layer, ServiceLimits
+from aioapiqueue.registry._names import NAMES, canonical
+from aioapiqueue.registry._report import Report, lines_of, read_text, read_toml
+from aioapiqueue.registry._tables import entries, read_options, read_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator
+
+    from aioapiqueue._events import Observer
+    from aioapiqueue._limiter import LimiterFactory
+    from aioapiqueue._queue import ApiQueue
+    from aioapiqueue.registry._tables import InForce
+
+Schedules: TypeAlias = "Callable[[str], LimiterFactory]"
+Service: TypeAlias = (
+    str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits | Layer
+)
+
+
+class QueueKey(NamedTuple):
+    """What a queue is for; None: not known, or not in the service's scope.
+
+    `bucket` is the name of one that several operations share; None: the service's own queue.
+    """
+
+    service: str
+    region: str | None
+    account: str | None
+    bucket: str | None = None
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, self))
+
+
+class Turn(NamedTuple):
+    """A slot that a call has to wait for: `queue.slot(key=key, cost=cost)`."""
+
+    queue: ApiQueue
+    key: str
+    cost: float
+
+
+class Registry:
+    """Finds, and makes at first use, the queue that a call to AWS belongs to.
+
+    >>> registry = Registry({"ec2": "10/s", "iam": ServiceLimits("5/s", scope=["account"])})
+    >>> registry.find("ec2", region="eu-west-1", account="111122223333")
+    <ApiQueue 'ec2 eu-west-1 111122223333' 10/s: open, 0 waiting, 0 running>
+    >>> print(registry.find("s3"))
+    None
+
+    Queues live as long as the registry, but for those that a hub gives up, as nobody uses them. As
+    any `ApiQueue`, each belongs to the loop that uses it first.
+
+    Args:
+        services: the limits of each service, by the name that `create_client` takes: limits
+            alone, a `ServiceLimits`, or a mapping as a table of limits.toml would be.
+        default: the limits of each service that is not listed, each in queues of its own;
+            default: those are not paced.
+        observers: who hears of the events of all queues.
+        schedules: called with each new queue's name, returns the `SharedSchedule` of its own:
+            `lambda name: SharedSchedule(client, name)`. The same limits on several hosts give
+            their queues the same names. Default: the limits hold for this registry alone.
+
+    Raises:
+        LimitsError: a limit is invalid, or there is no such service or operation; all problems
+            in one error.
+    """
+
+    def __init__(
+        self,
+        services: Mapping[str, Service],
+        *,
+        default: Service | None = None,
+        observers: Sequence[Observer] = (),
+        schedules: Schedules | None = None,
+    ) -> None:
+        report = Report("Registry", in_code=True)
+        tables = {**services} if default is None else {**services, "default": default}
+        layers = read_tables(tables, report)
+        report.finish()
+        self._layers = dict(sorted(layers.items(), key=lambda one: one[0] == "default"))
+        self._services = {name: one.limits for name, one in layers.items()}
+        self._default = self._services.pop("default", None)
+        self._observers = tuple(observers)
+        self._schedules = schedules
+        self._plain = {name.replace("-", ""): name for name in self._services}
+        self._queues: dict[QueueKey, ApiQueue] = {}
+        self._given_up: WeakValueDictionary[QueueKey, ApiQueue] = WeakValueDictionary()
+        """Those that somebody else may still have."""
+        self._closed = False
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        preset: str | None = None,
+        share: str | None = None,
+        check: bool = True,
+        observers: Sequence[Observer] = (),
+        schedules: Schedules | None = None,
+    ) -> Self:
+        """Read a limits.toml.
+
+        It reads files, perhaps botocore's models among them: call it before the loop runs.
+
+        Args:
+            path: of the file.
+            preset: as the file would say it; default: what the file says.
+            share: as the file would say it; default: what the file says.
+            check: whether names must be known ones; default: what the file says. False: none.
+            observers: who hears of the events of all queues.
+            schedules: as for `Registry`.
+
+        Raises:
+            LimitsError: the file cannot be read, or something in it is invalid: each problem
+                with its line and key.
+        """
+        text = read_text(path)
+        return cls.parse(
+            text,
+            source=os.fspath(path),
+            preset=preset,
+            share=share,
+            check=check,
+            observers=observers,
+            schedules=schedules,
+        )
+
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        *,
+        source: str = "limits.toml",
+        preset: str | None = None,
+        share: str | None = None,
+        check: bool = True,
+        observers: Sequence[Observer] = (),
+        schedules: Schedules | None = None,
+    ) -> Self:
+        """Read the text of a limits.toml.
+
+        >>> registry = Registry.parse('preset = "aws"', share="50%")
+        >>> registry.services["ec2"].lanes["Describe*"]
+        (Rate(calls=10, per=1.0, burst=50),)
+
+        Args:
+            text: the file's.
+            source: the file's name, for messages.
+            preset: as the file would say it; default: what the file says.
+            share: as the file would say it; default: what the file says.
+            check: as for `load`.
+            observers: who hears of the events of all queues.
+            schedules: as for `Registry`.
+
+        Raises:
+            LimitsError: as for `load`.
+        """
+        tables = read_toml(text, source)
+        said = {"preset": preset, "share": share}
+        tables.update({key: value for key, value in said.items() if value is not None})
+        report = Report(source, lines_of(text))
+        layers = read_tables(tables, report, check=check)
+        report.finish()
+        return cls(layers, observers=observers, schedules=schedules)
+
+    @classmethod
+    def from_options(
+        cls,
+        limits: Sequence[str],
+        *,
+        base: Registry | None = None,
+        check: bool = True,
+        observers: Sequence[Observer] = (),
+        schedules: Schedules | None = None,
+    ) -> Self:
+        """Read limits as `--limit` gives them; each replaces what `base` says of the same calls.
+
+        >>> list(Registry.from_options(["ec2=100ms"]))[0].source
+        '--limit ec2=100ms'
+
+        Args:
+            limits: `"ec2=100ms"`, `"ec2.DescribeSnapshots=5/s"`, `"ec2.*=20/s burst 100"`,
+                `"default=5/s"`; several limits at once with a comma between them.
+            base: of a limits.toml; its queues are not shared. Default: nothing else is paced.
+            check: whether names must be known ones; default: those of services of which the base
+                does not say otherwise.
+            observers: who hears of the events of all queues; the base's do not.
+            schedules: as for `Registry`; the base's are not used.
+
+        Raises:
+            LimitsError: an option is invalid; all problems in one error.
+        """
+        layers = {} if base is None else base._layers  # noqa: SLF001 - of our own class
+        layers = read_options(limits, layers, check=check)
+        return cls(layers, observers=observers, schedules=schedules)
+
+    def find(
+        self,
+        service: str,
+        operation: str | None = None,
+        *,
+        region: str | None = None,
+        account: str | None = None,
+    ) -> ApiQueue | None:
+        """Return the service's own queue, which is made at the first call; None: there is none.
+
+        Give its slots the operation's name as their key: operations are lanes. This may be called
+        from any thread, never waits, and refuses no name. It does not know limits that several
+        operations share, or that depend on parameters: see `turns`.
+
+        Args:
+            service: as `create_client` takes it, or botocore's service id ("auto-scaling").
+            operation: deprecated, as all of a service's operations share this queue.
+            region: of the client. None counts as a Region of its own.
+            account: whatever stands for the account. None counts as one of its own.
+
+        Raises:
+            QueueClosed: the registry is closed.
+        """
+        if operation is not None:
+            warnings.warn(
+                "Registry.find() needs no operation: all of a service's share its queue; "
+                "leave it out",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+        name, limits = self.limits_of(service)
+        return None if limits is None else self._queue(name, limits, None, region, account)
+
+    def turns(
+        self,
+        service: str,
+        operation: str,
+        *,
+        region: str | None = None,
+        account: str | None = None,
+        parameters: Mapping[str, int] | None = None,
+    ) -> tuple[Turn, ...]:
+        """Return the slots that a call needs, to be waited for one after the other.
+
+        The buckets that it shares with others come first, the service's own queue last. Nothing:
+        the call is not paced.
+
+        >>> from aioapiqueue.registry import parameter_counts
+        >>> registry = Registry.parse('preset = "aws"')
+        >>> how = {"MinCount": 5, "MaxCount": 5}
+        >>> for turn in registry.turns("ec2", "RunInstances", parameters=parameter_counts(how)):
+        ...     print(turn.queue.name, turn.key, turn.cost, sep=": ")
+        ec2 RunInstances resources: RunInstances: 5
+        ec2: RunInstances: 1
+
+        Args:
+            service: as for `find`.
+            operation: its name, "DescribeSnapshots".
+            region: as for `find`.
+            account: as for `find`.
+            parameters: what `parameter_counts` returns of the call's; default: the call has none.
+
+        Raises:
+            QueueClosed: the registry is closed.
+        """
+        name, limits = self.limits_of(service)
+        if limits is None:
+            return ()
+        given = parameters or {}
+        key = operation
+        turns = []
+        for bucket_name, bucket in limits.buckets.items():
+            if bucket.takes(operation, given):
+                if bucket.per_operation:
+                    key = str(VariantKey(operation, bucket_name))
+                    continue
+                owner = self._owner(name, limits, bucket_name)
+                queue = self._queue(owner, limits, bucket_name, region, account)
+                turns.append(Turn(queue, operation, bucket.cost_of(operation, given)))
+        if limits.own or not limits.buckets:
+            turns.append(Turn(self._queue(name, limits, None, region, account), key, 1))
+        return tuple(turns)
+
+    def limits_of(self, service: str) -> tuple[str, ServiceLimits | None]:
+        """Return a service's one name, and its limits: its own, or the default; None: none.
+
+        Args:
+            service: as for `find`.
+        """
+        limits = self._services.get(service)
+        if limits is None:
+            service = canonical(service)
+            if service not in NAMES:  # newer than the list: "new-service" is "newservice"
+                service = self._plain.get(service.replace("-", ""), service)
+            limits = self._services.get(service, self._default)
+        return service, limits
+
+    def _owner(self, service: str, limits: ServiceLimits, bucket: str) -> str:
+        """Return for which service a bucket's queue is made: of two that share it, the first."""
+        one = limits.buckets[bucket]
+        other = self._services.get(one.shared_with or "")
+        alike = other and other.scope == limits.scope and bucket in other.buckets
+        if other and alike and other.buckets[bucket].limits == one.limits:
+            return min(service, one.shared_with or service)
+        return service  # of what differs, each has its own
+
+    def _queue(
+        self,
+        service: str,
+        limits: ServiceLimits,
+        bucket: str | None,
+        region: str | None,
+        account: str | None,
+    ) -> ApiQueue:
+        key = QueueKey(
+            service,
+            region if "region" in limits.scope else None,
+            account if "account" in limits.scope else None,
+            bucket,
+        )
+        queue = self._queues.get(key)
+        if queue is None:
+            new = self._given_up.get(key)
+            if new is None:
+                schedule = None if self._schedules is None else self._schedules(str(key))
+                new = limits.queue(str(key), self._observers, bucket=bucket, schedule=schedule)
+            # Of two threads that come here at once, both get the queue of the first.
+            queue = self._queues.setdefault(key, new)
+        if self._closed:  # asked last: what aclose does not find is not handed out
+            raise QueueClosed(f"{self!r} is closed and takes no more calls: make a new registry")
+        return queue
+
+    @property
+    def queues(self) -> Mapping[QueueKey, ApiQueue]:
+        """The queues in being, as things stand, by service, Region, account and bucket."""
+        return MappingProxyType({**self._given_up, **self._queues})
+
+    @property
+    def services(self) -> Mapping[str, ServiceLimits]:
+        """The limits of each service that is listed."""
+        return MappingProxyType(self._services)
+
+    @property
+    def default(self) -> ServiceLimits | None:
+        """The limits of each other service; None: those are not paced."""
+        return self._default
+
+    def __iter__(self) -> Iterator[InForce]:
+        """Yield what is in force: each service's own limits, its operations', its buckets'."""
+        return entries(self._layers)
+
+    async def aclose(
+        self,
+        *,
+        drain: bool = True,
+        timeout: float | None = None,  # noqa: ASYNC109 - it ends draining, not the call
+    ) -> None:
+        """Close every queue at once: nobody waits when this returns, and no new queue is made.
+
+        Every queue must be in use on this loop, or on none. Cancelled, it refuses at once whoever
+        still waits.
+
+        Args:
+            drain: let those who wait have their turn first; default True.
+            timeout: seconds for draining, at most; default: any time.
+
+        Raises:
+            ValueError: `timeout` is negative, infinite or NaN.
+            RuntimeError: a queue is in use on another loop; the others are closed.
+        """
+        self._closed = True
+        closing = [queue.aclose(drain=drain, timeout=timeout) for queue in self.queues.values()]
+        # Cancelled here, gather cancels each of them and waits for all to end.
+        for result in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await self.aclose(drain=kind is None)
+
+    def __repr__(self) -> str:
+        names = ", ".join(self._layers) or "nothing"
+        count = len(self._queues)
+        return f"<Registry of {names}: {count} queue{'s' * (count != 1)}>"
+
+
+def forget_idle(registry: Registry, *, keep: Container[ApiQueue]) -> list[ApiQueue]:
+    """Give up the services' own queues that are at rest, and return them: for the hub.
+
+    A later call makes a new one, unless somebody still has the old one: then it gets that. Queues
+    with a schedule that others share stay, and so do those of buckets.
+
+    Args:
+        registry: whose they are.
+        keep: which are not to be given up, as calls that have not joined them yet will.
+    """
+    queues, given_up = registry._queues, registry._given_up  # noqa: SLF001 - of our own class
+    idle = {
+        key: queue
+        for key, queue in queues.items()
+        if key.bucket is None and queue not in keep and dispatcher_of(queue).idle()
+    }
+    given_up.update(idle)  # first: other threads find each queue in one of them
+    for key in idle:
+        del queues[key]
+    return list(idle.values())

@@ -1,0 +1,342 @@
+"""The tables of a limits.toml, and `--limit`: each service's limits, on top of what was there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue.exceptions import LimitsError
+from aioapiqueue.registry._buckets import Bucket, LaneKey, lane_key
+from aioapiqueue.registry._fields import flag, keys_of, read_keys, unknown_keys
+from aioapiqueue.registry._limits import FORMS, LIMIT_KEYS, limit_table, read_limits
+from aioapiqueue.registry._model import (
+    NOTHING,
+    Entry,
+    Layer,
+    Origin,
+    ServiceLimits,
+    on_top,
+)
+from aioapiqueue.registry._names import (
+    canonical,
+    fits,
+    unknown_operation,
+    unknown_parameter,
+    unknown_service,
+)
+from aioapiqueue.registry._preset import NO_PRESET, START_KEYS, take_preset, take_start
+from aioapiqueue.registry._published import (
+    DEFAULT_SHARE,
+    Scope,
+    enforceable,
+    preset_services,
+)
+from aioapiqueue.registry._report import Place, Report, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from aioapiqueue._rate import Limit
+    from aioapiqueue.adaptive import Adaptive
+    from aioapiqueue.registry._published import PublishedLimit
+
+_OPTION = "SERVICE=LIMIT or SERVICE.Operation=LIMIT, such as ec2=100ms or ec2.DescribeSnapshots=5/s"
+_TABLE_KEYS = [one for one in keys_of(ServiceLimits) if one != "rate"]
+_TABLE_KEYS.sort(key=lambda one: one in ("lanes", "buckets"))  # in a message, tables come last
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """Limits in force, and where they come from.
+
+    Attributes:
+        service: its name; "default" stands for each one that is not listed.
+        operation: whose limits these are; None: of all of the service's together, or of `bucket`;
+            "*": of each operation that has none of its own; "Describe*": of each that begins so.
+        limits: all of them hold at once; empty: unlimited.
+        scope: what has such limits of its own.
+        source: the file and line, the option, "code", or a share of what is published.
+        bucket: the name of the bucket whose limits these are.
+        members: what is in that bucket.
+        figure: what AWS publishes, where they come from that.
+        share: of that.
+        concurrency: how many calls may be in flight at once, of all of the service's together.
+        adaptive: how all of the service's slow down when AWS throttles.
+    """
+
+    service: str
+    operation: str | None
+    limits: tuple[Limit, ...]
+    scope: tuple[Scope, ...]
+    source: str
+    bucket: str | None = None
+    members: Bucket | None = None
+    figure: PublishedLimit | None = None
+    share: float | None = None
+    concurrency: int | None = None
+    adaptive: Adaptive | None = None
+
+
+def entries(layers: Mapping[str, Layer]) -> Iterator[InForce]:
+    """Yield what is in force: each service's own limits, its operations', its buckets'."""
+    for service, (of, origins) in layers.items():
+        found = {Entry(): of.rate}
+        found |= {Entry(lane): limits for lane, limits in of.lanes.items()}
+        found |= {
+            Entry(bucket=name): one.limits for name, one in of.buckets.items() if one.operations
+        }
+        for entry, limits in found.items():
+            origin = origins.get(entry)
+            if origin is None or (origin.figure is not None and not limits):
+                continue  # nothing is published of all operations together, or a table lifts it
+            lane, bucket = entry
+            text, figure, share = origin
+            of_all = (of.concurrency, of.adaptive) if entry == Entry() else (None, None)
+            yield InForce(
+                service,
+                None if lane is None else str(lane),
+                limits,
+                of.scope,
+                text,
+                bucket,
+                of.buckets.get(bucket or ""),
+                figure,
+                share,
+                *of_all,
+            )
+
+
+def read_tables(
+    tables: Mapping[str, object], report: Report, *, check: bool = True
+) -> dict[str, Layer]:
+    """Read all tables, each under its service's one name.
+
+    Args:
+        tables: of a limits.toml, or what stands for them in code.
+        report: gets what is wrong. If it is of code, parameters are not looked up in botocore's
+            models, which are large files, as a loop may be running.
+        check: whether names are looked up at all; default: as the tables say.
+    """
+    tables = dict(tables)
+    start = take_start(tables, report, (), ("preset", "share"))
+    if start.share is not None and start.preset is None:
+        report.add(("share",), NO_PRESET)
+    share = (start.share or DEFAULT_SHARE) if start.preset else None
+    known = flag(fallback=True)(tables.pop("check", True), report, ("check",))
+    found: dict[str, Layer] = {}
+    first: dict[str, str] = {}
+    if share is not None:
+        listed = {canonical(one) for one in tables}
+        tables |= {one: {} for one in preset_services() if one not in listed and enforceable(one)}
+    for name, value in tables.items():
+        service = canonical(name)
+        if service in found:
+            report.add((name,), f"{first[service]!r} is the same service: leave one of them")
+        first[service] = name
+        if isinstance(value, Layer):
+            found[service] = value
+        else:
+            found[service] = _read_service(name, value, report, share, known=known, check=check)
+    return found
+
+
+def _read_service(
+    service: str, value: object, report: Report, share: float | None, *, known: bool, check: bool
+) -> Layer:
+    """Read one table of limits.toml, or what stands for it in code.
+
+    Args:
+        service: its name, or "default".
+        value: a `ServiceLimits`, a table, or limits alone.
+        report: gets what is wrong.
+        share: of what AWS publishes, which each service starts from; default: from nothing.
+        known: whether names must be known ones, where the table does not say it.
+        check: whether names are looked up at all.
+    """
+    place: Place = (service,)
+    base, named = NOTHING, dict[LaneKey, Place]()
+    table = dict(value) if isinstance(value, Mapping) else {}
+    if not (isinstance(value, ServiceLimits) or service == "default"):
+        base, named = take_preset(service, table, report, share)
+    if isinstance(value, ServiceLimits):
+        fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+    elif isinstance(value, Mapping):
+        fields = _read_table(table, report, place, based=bool(base.origins))
+    else:
+        fields = {"rate": read_limits(value, report, place)}
+    origins = _origins_of(fields, base, report, place)
+    layer = on_top(base, {"check": known, **fields}, origins, report, place)
+    if check and layer.limits.check:
+        # What is published needs no look-up, and may be newer than the botocore here.
+        for lane in fields.get("lanes", ()):
+            if lane not in base.limits.lanes:
+                named[lane] = (service, "lanes", str(lane))
+        buckets = fields.get("buckets", {}).items()
+        own = {name: one for name, one in buckets if name not in base.limits.buckets}
+        _check_names(service, layer.limits, named, own, report)
+    return layer
+
+
+def _check_names(
+    service: str,
+    limits: ServiceLimits,
+    named: Mapping[LaneKey, Place],
+    buckets: Mapping[str, Bucket],
+    report: Report,
+) -> None:
+    """Report which names AWS does not have: of the service, of lanes, of what is in buckets."""
+    if service != "default":
+        report.add((service,), unknown_service(service, report))
+    for lane, where in named.items():
+        _check_lane(service, lane, limits, report, where)
+    for name, bucket in buckets.items():
+        _check_bucket(service, bucket, report, (service, "buckets", name))
+
+
+def _origins_of(
+    fields: Mapping[str, Any], base: Layer, report: Report, place: Place
+) -> dict[Entry, Origin]:
+    """Return where a service's table says its limits, but for what the preset says."""
+    origins = {
+        Entry(one): Origin(report.origin((*place, "lanes", str(one))))
+        for one in fields.get("lanes", ())
+    }
+    for name in fields.get("buckets", ()):
+        origins[Entry(bucket=name)] = Origin(report.origin((*place, "buckets", name)))
+    own = {"rate": base.limits.rate, **fields}
+    given = next((one for one in ("rate", "concurrency", "adaptive") if own.get(one)), None)
+    if fields.get("rate") or (Entry() not in base.origins and (given or not base.origins)):
+        origins[Entry()] = Origin(report.origin((*place, given) if given else place))
+    return origins
+
+
+def _read_table(
+    table: Mapping[str, object], report: Report, place: Place, *, based: bool
+) -> dict[str, Any]:
+    """Return what a service's table says of the fields of a `ServiceLimits`.
+
+    Args:
+        table: without what it says of presets; of the default, where it cannot, with it.
+        report: gets what is wrong.
+        place: of the table.
+        based: whether the service starts from what AWS publishes.
+    """
+    for one in START_KEYS:
+        if one in table:
+            report.add(
+                (*place, one),
+                "what AWS publishes is of one service: say it at the top of the file, or in a "
+                "service's table",
+            )
+    unknown_keys(table, [*LIMIT_KEYS, *_TABLE_KEYS, *START_KEYS], report, place)
+    rest = {one: value for one, value in table.items() if one in _TABLE_KEYS}
+    fields = read_keys(ServiceLimits, rest, report, place)
+    if any(one in table for one in LIMIT_KEYS):
+        fields["rate"] = limit_table(table, report, place)
+    elif based or "concurrency" in table or report.has(place):
+        pass
+    elif "lanes" in table:
+        report.add(
+            place,
+            "lanes without a queue: the service has no limit of its own; "
+            'write rate = "10/s", or rate = "unlimited" if there is to be none',
+        )
+    elif "buckets" not in table:
+        report.add(place, f"no limit is given; {FORMS}")
+    return fields
+
+
+def _check_lane(
+    service: str, lane: LaneKey, limits: ServiceLimits, report: Report, place: Place
+) -> None:
+    """Report if the service has no such operation, or that no such variant."""
+    if isinstance(lane, str):
+        _check_operation(service, lane, report, place)
+        return
+    operation, variant = lane
+    _check_operation(service, operation, report, place)
+    if not (variant in limits.buckets and limits.buckets[variant].per_operation):
+        report.add(place, f"{service} has no bucket {variant!r} that each operation has for itself")
+    elif operation.endswith("*"):
+        report.add(place, f"{quoted(operation)}: of a bucket, write whole names")
+
+
+def _check_operation(service: str, operation: str, report: Report, place: Place) -> None:
+    """Report if the service has no such operation, nor one that begins so."""
+    if operation == "*":
+        return
+    if service == "default":
+        name = quoted(operation)
+        problem = f'{name} is an operation of one service: name it there; here goes only "*"'
+        report.add(place, problem)
+    else:
+        report.add(place, unknown_operation(service, operation, report))
+
+
+def _check_bucket(service: str, bucket: Bucket, report: Report, place: Place) -> None:
+    """Report which operations and parameters of a bucket the service does not have."""
+    for name, operations in (("operations", bucket.operations), ("exclude", bucket.exclude)):
+        for operation in operations:
+            _check_operation(service, operation, report, (*place, name))
+    parameters = [((*place, "unless"), bucket.operations, name) for name in bucket.unless_params]
+    for operation, cost in bucket.cost.items():
+        at = (*place, "cost", operation)
+        if not fits(operation, bucket.operations):
+            report.add(at, "the bucket has no such operation")
+            continue
+        _check_operation(service, operation, report, at)
+        if cost.parameter:
+            parameters.append((at, (operation,), cost.parameter))
+    for at, operations, name in parameters if not report.in_code else ():
+        report.add(at, unknown_parameter(service, operations, name, report))
+
+
+def read_options(
+    options: Iterable[str], layers: Mapping[str, Layer], *, check: bool = True
+) -> dict[str, Layer]:
+    """Return limits of which `--limit` has replaced some.
+
+    Args:
+        options: as they were given.
+        layers: of all services.
+        check: whether names are looked up at all; default: as the tables say.
+
+    Raises:
+        LimitsError: an option is invalid; all problems in one error.
+    """
+    found, bases = dict(layers), dict[str, Layer]()
+    problems: list[str] = []
+    given: dict[str, dict[Entry, tuple[Origin, tuple[Limit, ...]]]] = {}
+    for option in options:
+        report = Report(f"--limit {quoted(option)[1:-1]}")
+        target, equals, text = option.partition("=")
+        name, dot, operation = target.strip().partition(".")
+        if not (equals and name and bool(dot) == bool(operation)):
+            problems.append(f"{report.source}: write {_OPTION}")
+            continue
+        service, entry = canonical(name), Entry(lane_key(operation) if operation else None)
+        source, own = Origin(report.source), given.setdefault(service, {})
+        if service not in bases:
+            new = Layer(ServiceLimits(), {Entry(): source})
+            bases[service] = found.get(service) or found.get("default", new)
+        if entry in own:
+            first = own[entry][0].text
+            report.add((), f"{first} says it already: put a comma between several limits")
+        own[entry] = source, read_limits(text.strip(), report, ())
+        base = bases[service]
+        if check and base.limits.check:
+            if name != "default":
+                report.add((), unknown_service(name, report))
+            if entry.lane is not None:
+                _check_lane(name, entry.lane, base.limits, report, ())
+        # All options of a service together, as a table would say them: their order does not matter.
+        lanes = {one.lane: limits for one, (_, limits) in own.items() if one.lane is not None}
+        fields = {"lanes": lanes} | ({"rate": own[Entry()][1]} if Entry() in own else {})
+        origins = {one: origin for one, (origin, _) in own.items()}
+        found[service] = on_top(base, fields, origins, report)
+        problems += report.problems
+    if problems:
+        raise LimitsError(*problems)
+    return found

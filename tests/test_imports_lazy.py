@@ -1,0 +1,89 @@
+"""What `import aioapiqueue` costs: which modules it loads, and how long it takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import aioapiqueue
+
+NOT_LOADED = (
+    "aioapiqueue.registry",
+    "tomllib",
+    "uuid",
+    "random",
+    "aioapiqueue._fleet",
+    "aioapiqueue._authority",
+    "aioapiqueue._leases",
+)
+"""Modules that only AWS, a quota shared with others, or a file of limits needs."""
+
+ROUNDS = 15
+BASE, OURS = "anyio, asyncio", "aioapiqueue"
+LOADED = "import aioapiqueue, json, sys; print(json.dumps(sorted(sys.modules)))"
+TIMED = """
+import sys, time
+began = time.perf_counter()
+import {}
+print(time.perf_counter() - began)
+"""
+
+
+def python(code, folder):
+    """Return what a fresh interpreter prints: elsewhere than in our tree, with compiled modules."""
+    env = os.environ | {"PYTHONPYCACHEPREFIX": str(folder / "compiled")}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=60, cwd=folder, env=env
+    )
+    return done.stdout
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", NOT_LOADED)
+def test_import_leaves_out(name, tmp_path):
+    """`import aioapiqueue` loads no module that only some programs need."""
+    loaded = json.loads(python(LOADED, tmp_path))
+    assert [one for one in loaded if one == name or one.startswith(f"{name}.")] == []
+
+
+@pytest.mark.real
+def test_import_takes_little_time(tmp_path):
+    """It takes at most 1.4 times as long as `import anyio, asyncio`.
+
+    The shortest of 15 interleaved rounds each: what else the machine does only makes them longer.
+    The first round compiles the modules.
+    """
+    times = {BASE: [], OURS: []}
+    for _ in range(ROUNDS):
+        for modules, found in times.items():
+            found.append(float(python(TIMED.format(modules), tmp_path)))
+    assert min(times[OURS]) <= 1.4 * min(times[BASE])
+
+
+@pytest.mark.real
+def test_registry_is_loaded_when_used(tmp_path):
+    """Its names, and the module itself, are attributes of the package all the same."""
+    code = (
+        "import aioapiqueue, sys\n"
+        "print('aioapiqueue.registry' in sys.modules)\n"
+        "print(aioapiqueue.ServiceLimits('1/s'))\n"
+        "print(aioapiqueue.registry.Registry is aioapiqueue.Registry)\n"
+        "from aioapiqueue import *\n"
+        "print(Registry is aioapiqueue.Registry)\n"
+    )
+    limits = "ServiceLimits(rate=(Rate(calls=1, per=1.0, burst=1),))"
+    assert python(code, tmp_path) == f"False\n{limits}\nTrue\nTrue\n"
+
+
+def test_lazy_names_are_listed():
+    """`dir` has every public name once, loaded or not; a misspelt one is refused by name."""
+    assert set(aioapiqueue.__all__) <= set(dir(aioapiqueue))
+    assert len(set(dir(aioapiqueue))) == len(dir(aioapiqueue))
+    with pytest.raises(AttributeError, match="module 'aioapiqueue' has no attribute 'Regstry'"):
+        aioapiqueue.Regstry  # noqa: B018 - looking it up is the test
