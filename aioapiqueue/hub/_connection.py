@@ -316,7 +316,7 @@ class Connection(asyncio.BufferedProtocol):
                 hold, malformed = hold_of(given)
                 slot.throttled(hold)
                 if malformed:
-                    request.needs[-1].queue.odd(key=slot.key)
+                    request.needs[-1].queue.malformed(key=slot.key)
         elif "failed" in outcome or (
             status is not None and (status >= 400 or (code is not None and status < 300))  # noqa: PLR2004 - HTTP's
         ):

@@ -508,7 +508,7 @@ async def test_throttled_answer_holds_all_waiters(  # noqa: PLR0917 - one a colu
             await asyncio.sleep(0.001)
         await asyncio.gather(first, *(ec2.describe_volumes() for _ in range(5)))
         assert queue.stats.throttled == 1
-        assert queue.stats.odd == 0
+        assert queue.stats.malformed == 0
     assert len(endpoint.arrivals) == 7
     assert endpoint.gaps[0] >= seconds - 0.02
     assert endpoint.arrivals[-1].at - endpoint.arrivals[0].at < seconds + 2 + stalls.seconds
@@ -550,7 +550,7 @@ async def test_malformed_hold_holds_nothing(endpoint, create, value):
     endpoint.answer = endpoint.refuses(1, retry_after=value)
     async with ApiQueue() as queue, paced(create(), queue) as ec2:
         await ec2.describe_snapshots()
-        assert (queue.stats.throttled, queue.stats.odd) == (1, 1)
+        assert (queue.stats.throttled, queue.stats.malformed) == (1, 1)
         assert queue.estimate() == 0
 
 
@@ -563,7 +563,7 @@ async def test_hold_is_cut_to_the_maximum(endpoint, create):
             with pytest.raises(ClientError):
                 await ec2.describe_snapshots()
             assert most - 20 < queue.estimate() <= most
-            assert (queue.stats.throttled, queue.stats.odd) == (1, 1)
+            assert (queue.stats.throttled, queue.stats.malformed) == (1, 1)
     async with ApiQueue() as queue:
         with pytest.raises(ValueError, match="max_hold"):
             async with paced(create(), queue, max_hold=-1):
@@ -590,7 +590,7 @@ async def test_throttles_in_flight_count_once(endpoint, create):
                     *(ec2.describe_snapshots() for _ in range(20)), return_exceptions=True
                 )
         assert all(isinstance(answer, ClientError) for answer in answers)
-        assert (queue.stats.throttled, queue.stats.slowed) == (20, 1)
+        assert (queue.stats.throttled, queue.stats.backed_off) == (20, 1)
 
 
 async def test_push_back_holds_its_lane(endpoint, create):

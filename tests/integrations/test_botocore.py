@@ -282,7 +282,7 @@ def test_only_throttles_hold_the_queue(  # noqa: PLR0917 - one a column
         with pytest.raises(Exception, match=r"(?i)exceeded|parse"):
             getattr(client, call)(**arguments)
         assert figures(queue) == (0, 0)
-        assert (queue.stats.throttled, queue.stats.odd) == (throttled, 0)
+        assert (queue.stats.throttled, queue.stats.malformed) == (throttled, 0)
         assert (queue.estimate() > 50) == bool(throttled)
 
 
@@ -294,7 +294,7 @@ def test_malformed_hold_is_counted(served, create):
             served.answer = served.refuses(1, retry_after=value)
             with pytest.raises(ClientError):
                 ec2.describe_snapshots()
-            assert (queue.stats.throttled, queue.stats.odd) == (count, count)
+            assert (queue.stats.throttled, queue.stats.malformed) == (count, count)
             assert hold - 20 < blocking(queue).call(queue.estimate) <= hold
 
 
@@ -314,7 +314,7 @@ def test_throttles_in_flight_count_once(served, create):
             pass
     assert all(isinstance(future.exception(), ClientError) for future in futures)
     assert figures(queue) == (0, 0)
-    assert (queue.stats.throttled, queue.stats.slowed) == (20, 1)
+    assert (queue.stats.throttled, queue.stats.backed_off) == (20, 1)
 
 
 def test_client_is_paced_until_last_block(served, create, queue):
