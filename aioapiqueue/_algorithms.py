@@ -73,7 +73,7 @@ class LimitState:
         return max([now, self.held, *(part.estimate(now, cost) for part in self.parts)])
 
     def idle_at(self) -> float:
-        """Return the instant from which this cannot be told from a new one."""
+        """Return the instant from which this is in the same state as a new one."""
         return max([self.held, *(part.idle_at() for part in self.parts)])
 
     def single_limits(self) -> Sequence[LimitState]:
@@ -94,7 +94,7 @@ class LimitState:
         """Take over what `old`, of the same kind, has let through: of no limit, nothing."""
 
     def push_back(self, now: float, since: float, running: int) -> bool:
-        """Heed that the other side refused a call released at `since`; return if this slows down.
+        """Process push-back on a call released at `since`; return whether this slows down.
 
         Args:
             now: the present instant.

@@ -3,7 +3,7 @@
 The way of one call: entering a slot asks `try_start`, which lets it start at once where nobody
 waits and its limits have room. Otherwise it joins the wait queue (`join`) with a Future, and the
 ticker, a task that exists only while somebody waits, sleeps until the limiter says that a call is
-due, and has it grant whoever is next by then (`release_due`, `grant`). Whatever changes who is
+due, and has it grant the one who is next by then (`release_due`, `grant`). All that changes who is
 next, or when, wakes the ticker (`wake`), which looks at everything again.
 """
 

@@ -26,7 +26,7 @@ class AdaptivePolicy(Protocol):
         concurrency: float,
         report: Callable[[str, Exception], None],
     ) -> LimitState:
-        """Return a schedule that heeds `push_back`, beside those of these limits."""
+        """Return a state that processes `push_back`, beside those of these limits."""
 
 
 def limit_state_for(
@@ -37,14 +37,14 @@ def limit_state_for(
     concurrency: float = math.inf,
     report: Callable[[str, Exception], None] = lambda *_: None,
 ) -> LimitState:
-    """Return the schedule of these limits, all of which hold at once.
+    """Return the state of these limits, which all hold at once.
 
     Args:
         limits: any number of `Rate` and `Window`.
         catch_up: seconds of lateness that a rate makes up for.
-        adaptive: what heeds push-back; default: nothing does.
+        adaptive: processes push-back; default: it changes nothing.
         concurrency: how many bodies may run at once, for `adaptive`.
-        report: told of an error in `adaptive`.
+        report: called with an error in `adaptive`.
     """
     parts: list[LimitState] = [
         TokenBucket(limit, catch_up=catch_up) if isinstance(limit, Rate) else SlidingWindow(limit)
@@ -75,9 +75,9 @@ _LOOK_AGAIN = 1.0
 class Lanes:
     """The limits that single keys have of their own, under the queue's.
 
-    A lane exists from its key's first call until nobody waits in it and it cannot be told from a
-    new one. Evicting a live one would grant its key a fresh limit. A key without limits of its own
-    has those of the longest pattern that fits: `"Describe*"`, or `"*"`, which fits all.
+    A lane exists from its key's first call until nobody waits in it and it is in the same state as
+    a new one. Evicting it earlier would grant its key a fresh limit. A key without limits of its
+    own has those of the longest pattern that fits: `"Describe*"`, or `"*"`, which fits all.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Lanes:
         return max((lane.idle_at() for lane in self.states.values()), default=-math.inf)
 
     def limits_of(self, key: Hashable) -> Sequence[Limit] | None:
-        """Return the limits of `key`; None: it has none of its own."""
+        """Return the limits of `key`; None if it has no limits of its own."""
         return self.limits.get(self._name_for(key))
 
     def set_limits(self, key: Hashable, limits: Sequence[Limit], now: float) -> None:

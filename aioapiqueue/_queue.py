@@ -93,7 +93,7 @@ class ApiQueue:
     0.3 s: a
     0.5 s: slow
 
-    Of a queue that is full, the least urgent are turned away first, if it is told so:
+    A queue that is full can turn away the least urgent first:
 
     >>> async def main():
     ...     queue = ApiQueue("10/s", Window(50, 60), maxsize=1, overflow="drop_oldest")
@@ -236,7 +236,7 @@ class ApiQueue:
             QueueFull: too many wait.
             QueueClosed: the queue is closed, or closed while this waited.
             ValueError: an invalid cost, priority or timeout.
-            TypeError: one that is no number; a key that is not hashable.
+            TypeError: one of them is no number; a key that is not hashable.
             RuntimeError: the queue is in use on another loop that is still alive.
         """
         keys, costs = NO_KEYS, ONE_CALL
@@ -331,7 +331,7 @@ class ApiQueue:
         """Return the seconds that a newcomer would wait, as things stand.
 
         Exact for a FIFO queue with one limit (of a `Window`: and equal costs); otherwise an
-        estimate: it knows nothing of when bodies will end, and counts all who wait as being ahead.
+        estimate: when bodies will end is not known, and all who wait are counted as being ahead.
         Infinite while paused without end.
 
         Args:

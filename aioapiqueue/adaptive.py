@@ -1,4 +1,4 @@
-"""Push-back in, new rate out: how a queue finds the rate that leaves the other side in peace.
+"""Push-back in, new rate out: how a queue finds the rate that the other side can bear.
 
 `Adaptive` says how to behave, an `AdaptiveRate` does it for one queue or lane: it is one more state
 beside those of the limits, as fast as the other side is believed to bear.
@@ -73,7 +73,7 @@ class Adaptive:
 
     At the remembered rate and beyond, calls are not evenly spaced: each starts at another fraction
     of its interval. In step with somebody who calls as regularly, they could take each token just
-    before the other comes, who would then bear all refusals, which are what tells us to slow down.
+    before the other comes. The other would then get all refusals, from which we learn to slow down.
 
     Time in use is the time that calls follow upon each other at half the rate or faster: a rate
     that nobody uses proves nothing (RFC 9438, section 5.8). What was learnt is forgotten after an
@@ -107,7 +107,7 @@ class Adaptive:
 
     Raises:
         TypeError: a bare number as the floor; the message shows its readings.
-        ValueError: a value that makes no sense, or (from `ApiQueue`) a floor above the limits, or
+        ValueError: an invalid value, or (from `ApiQueue`) a floor above the limits, or
             a `concurrency` above the queue's.
 
     To choose another curve, derive a class and override `regrow`.
@@ -135,8 +135,8 @@ class Adaptive:
     def regrow(self, *, start: float, remembered: float, elapsed: float) -> float:
         """Return the rate (or concurrency) that is allowed by now.
 
-        One that raises, or returns no number above 0, leaves the rate as it is; the loop's
-        exception handler is told.
+        If it raises, or returns anything but a number above 0, the rate stays as it is, and the
+        loop's exception handler gets the error.
 
         Args:
             start: what it was right after the slow-down.

@@ -1,4 +1,4 @@
-"""What both benchmarks share: the command line, rounds, contenders, tables and targets."""
+"""What the benchmarks share: the command line, rounds, contenders, tables and targets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WIDTH = 80
 WIDEST = 0.1
 """If the middle half of the rounds is wider than this share of the median, it excuses no miss."""
 ROUNDS = 5
-"""Of fewer rounds than this, nobody can say how far they spread."""
+"""Fewer rounds than this do not show how far they spread."""
 
 
 class Case(Protocol):
@@ -70,13 +70,13 @@ def judge(
     noise: float = 0.0,
     rounds: Sequence[float] = (),
 ) -> str:
-    """Say whether a figure is within its bounds, missed them, or is too close to them to say.
+    """Return whether a figure is within its bounds, missed them, or is too close to them to decide.
 
     Args:
         value: the figure.
         least: its lower bound.
         most: its upper bound.
-        noise: the share of a bound that was said in advance to count as equal.
+        noise: the share of a bound that was chosen in advance to count as equal.
         rounds: what `value` is the median of, if a miss is to count as equal where the bound lies
             in the middle half of them: where a quarter of this run's rounds and more kept it. Five
             at least, and a middle half that is no wider than a tenth of the median.
@@ -92,7 +92,7 @@ def judge(
 
 
 def _missed(missed: str, bound: float, rounds: Sequence[float]) -> str:
-    """Say of a miss whether rounds excuse it."""
+    """Return a missed bound's verdict: whether the rounds excuse it."""
     if len(rounds) < ROUNDS:
         return missed
     low, middle, high = statistics.quantiles(rounds, n=4, method="inclusive")
@@ -194,7 +194,7 @@ def run(
 def interleave(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Measure all, `rounds` times over, each round beginning with another.
 
-    Garbage is collected between measurements, for everybody, and not during them.
+    Garbage is collected between measurements, for all contenders, and not during them.
     """
     names = list(contenders)
     results: dict[str, list[T]] = {name: [] for name in names}

@@ -14,7 +14,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from _common import Report, main, run
-from _neighbours import AWAY, BACK, END, Log, adaptive_queue, share
+from _shared_bucket import AWAY, BACK, END, Log, adaptive_queue, share
 from aiobotocore.retries.adaptive import (  # type: ignore[import-untyped]  # ships no types
     AsyncClientRateLimiter,
 )

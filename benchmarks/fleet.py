@@ -9,28 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _common import Report, main, run, spread
-from _fleet import Fleet, most_in, watch
-from redis.exceptions import ConnectionError as Disconnected
+from _simulated_fleet import Fleet, most_in, watch
+from _valkey import EPOCH, VirtualConnection, serving
 
 from aioapiqueue import ApiQueue, Window
-from aioapiqueue.integrations.redis import _SCRIPT, SharedSchedule
+from aioapiqueue.integrations.redis import SharedSchedule
 from aioapiqueue.testing import VirtualLoop
-
-sys.path.append(str(Path(__file__).parents[1]))
-
-from tests.helpers.servers import Server, fresh_name
-from tests.helpers.virtual_client import VirtualClient
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
 
+    from redis import Redis
+
+SLOTS, FIELDS = 9, 3  # of a reply: where its slots are, and how many fields each of them has
 ROUND_TRIP = 100  # requests in flight: the connection is not what is measured
 FLEETS = [
     Fleet(10, processes=8, seconds=60),
@@ -47,9 +43,10 @@ FLEETS = [
 def simulated(report: Report, *, quick: bool) -> None:
     """Simulate fleets that call at once, 10 to 100,000 slots per second together."""
     rows = []
-    with Server() as server:
-        for fleet in [Fleet(1000, seconds=2), FLEETS[-1]] if quick else FLEETS:
-            seen = run(watch(fleet, partial(VirtualClient, server), fresh_name()), VirtualLoop)
+    with serving() as server:
+        for number, fleet in enumerate([Fleet(1000, seconds=2), FLEETS[-1]] if quick else FLEETS):
+            connect = partial(VirtualConnection, server)
+            seen = run(watch(fleet, connect, f"fleet {number}"), VirtualLoop)
             calls = len(seen.starts)
             share = calls / fleet.rate / fleet.seconds
             fair = calls / fleet.processes
@@ -77,72 +74,82 @@ def simulated(report: Report, *, quick: bool) -> None:
     )
 
 
-class _Recorder:
-    """Says hello, keeps the first request for slots, and is a connection that then breaks."""
+class _Recorder(VirtualConnection):
+    """A connection that notes the first request for slots."""
 
-    sent: tuple[Any, ...] = ()
+    sha = ""
+    request: tuple[Any, ...] = ()
 
-    async def evalsha(self, *arguments: Any) -> Any:  # noqa: ANN401 - as redis-py has it
-        verb = arguments[-3]
-        if verb == "renew":
-            return ["ok", 1, 1, 0, 0, "-1", 0]
-        if verb == "ask":
-            self.sent = arguments
-        raise Disconnected
-
-    eval = evalsha
+    async def evalsha(self, sha: str, numkeys: int, *arguments: Any) -> Any:  # noqa: ANN401 - as redis-py has it
+        """Run the script that the server knows as `sha`."""
+        if arguments[numkeys] == "ask" and not self.request:
+            self.sha, self.request = sha, (numkeys, *arguments)
+        return await super().evalsha(sha, numkeys, *arguments)
 
 
 class Asks:
     """One process's requests, each as the process would send it, at its instant.
 
+    One of a process that has just begun is recorded on the server, which then forgets all that it
+    holds. Such a process asks for few slots at most; `count` takes their place.
+
     Args:
+        server: a client of it.
+        name: of the quota.
         limits: of the queue.
         lane: that all are of, and its limit; None: they are of none.
         count: how many slots each asks for.
         rate: at which slots are asked for: the requests' instants are so far apart.
         concurrency: of the queue.
-        name: of the quota; default: a fresh one.
         begin: requests that have passed before the first.
     """
 
     def __init__(
         self,
-        limits: Sequence[str | Window],
+        server: Redis,
+        name: str,
         *,
+        limits: Sequence[str | Window],
         count: int,
         rate: float,
         lane: tuple[str, str] | None = None,
         concurrency: int | None = None,
-        name: str | None = None,
         begin: int = 0,
     ) -> None:
-        self.count = count
-        client = _Recorder()
+        recorder = _Recorder(server)
 
         async def call() -> None:
-            schedule = SharedSchedule(client, name or fresh_name())
+            schedule = SharedSchedule(recorder, name)
             lanes: dict[Hashable, str] = dict([lane] if lane else [])
             queue = ApiQueue(*limits, lanes=lanes, schedule=schedule, concurrency=concurrency)
-            turn = queue.enqueue(key=lane and lane[0])
+            queue.enqueue(key=lane and lane[0])
             await asyncio.sleep(0.001)
-            turn.cancel()
-            await queue.aclose()
+            await queue.aclose(drain=False)
 
         run(call(), VirtualLoop)
-        self._sha, keys, *rest, self._verb, _, payload = client.sent
-        self._keys = [keys, *rest]
-        self._payload = json.loads(payload)
-        self._payload["wants"][0][-1] = count
+        server.flushdb()
+        *self._head, _, payload = recorder.sha, *recorder.request
+        fields = json.loads(payload)
+        fields["wants"][0][-1] = fields["most"] = count
+        self._payload = json.dumps(fields)
+        self._count = count
         self._step = 1e6 * count / rate
-        self._now = 1_700_000_000_000_000.0 + begin * self._step
+        self._now = EPOCH + begin * self._step
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         """The arguments of EVALSHA, request by request, without end."""
-        payload = json.dumps(self._payload)
         while True:
             self._now += self._step
-            yield self._sha, *self._keys, self._verb, f"{self._now:.0f}", payload
+            yield *self._head, f"{self._now:.0f}", self._payload
+
+    def check(self, reply: Sequence[Any]) -> None:
+        """Check that a reply grants all slots.
+
+        Raises:
+            RuntimeError: it does not.
+        """
+        if len(reply[SLOTS]) != FIELDS * self._count:
+            raise RuntimeError(f"not {self._count} slots: {reply}")
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -176,30 +183,26 @@ def script(report: Report, *, quick: bool) -> None:
     """Measure what a request costs the server, in seconds of its CPU."""
     rounds, requests = (1, 1000) if quick else (5, 10_000)
     taken: dict[str, list[float]] = {case: [] for case in CASES}
-    with Server() as server:
-        client = server.sync()
-        client.script_load(_SCRIPT)
-        asks = {case: Asks(**options) for case, options in CASES.items()}
+    with serving() as server:
+        asks = {case: Asks(server, case, **options) for case, options in CASES.items()}
         feeds = {case: iter(one) for case, one in asks.items()}
         for _ in range(rounds):
             for case, feed in feeds.items():
-                before = _cpu(client)
+                before = _cpu(server)
                 for _ in range(requests // ROUND_TRIP):
-                    pipeline = client.pipeline(transaction=False)
+                    pipeline = server.pipeline(transaction=False)
                     for _ in range(ROUND_TRIP):
                         pipeline.evalsha(*next(feed))
                     *_, last = pipeline.execute()
-                    granted = len(last[8]) // 2
-                    if granted != asks[case].count:
-                        raise RuntimeError(f"{case}: {granted} granted: {last}")
-                taken[case].append((_cpu(client) - before) / requests * 1e6)
-        version = client.info("server")["valkey_version"]
+                    asks[case].check(last)
+                taken[case].append((_cpu(server) - before) / requests * 1e6)
+        version = server.info("server")["valkey_version"]
     rows = [
         (
             case,
             spread(each, ".0f"),
             f"{1e6 / max(each):,.0f}",
-            f"{asks[case].count * 1e6 / max(each):,.0f}",
+            f"{CASES[case]['count'] * 1e6 / max(each):,.0f}",
         )
         for case, each in taken.items()
     ]
@@ -210,8 +213,8 @@ def script(report: Report, *, quick: bool) -> None:
     )
 
 
-def _cpu(client: Any) -> float:  # noqa: ANN401 - tests have no types
-    figures = client.info("cpu")
+def _cpu(server: Redis) -> float:
+    figures = server.info("cpu")
     return float(figures["used_cpu_user"] + figures["used_cpu_sys"])
 
 
@@ -222,30 +225,30 @@ QUOTAS: dict[str, list[dict[str, Any]]] = {
         {"limits": ["10000/s"], "lane": (f"lane {number}", "5/s")} for number in range(20)
     ],
     "concurrency, 100 holders": [{"limits": ["10000/s"], "concurrency": 1000}] * 100,
-    "Window(1000, 1), full": [{"limits": [Window(1000, 1)], "calls": 1000}],
-    "Window(100000, 60), full": [{"limits": [Window(100_000, 60)], "calls": 100_000}],
+    "Window(1000, 1), full": [{"limits": [Window(1000, 1)]}],
+    "Window(100000, 60), full": [{"limits": [Window(100_000, 60)]}],
 }
+CALLS = {"Window(1000, 1), full": 1000, "Window(100000, 60), full": 100_000}
+"""How many each process makes; of other quotas, one."""
 
 
 def memory(report: Report, *, quick: bool) -> None:  # noqa: ARG001 - it takes seconds
     """Measure what a quota takes of the server's memory."""
     rows = []
-    with Server() as server:
-        client = server.sync()
-        client.script_load(_SCRIPT)
+    with serving() as server:
         for quota, processes in QUOTAS.items():
-            name = fresh_name()
-            for number, one in enumerate(processes):
-                calls = one.get("calls", 1)
-                options = {key: value for key, value in one.items() if key != "calls"}
-                asks = Asks(**options, name=name, count=1, rate=2000, begin=number)
-                pipeline = client.pipeline(transaction=False)
-                for arguments in islice(asks, calls):
+            each = [
+                Asks(server, quota, **one, count=1, rate=2000, begin=number)
+                for number, one in enumerate(processes)
+            ]
+            for asks in each:
+                pipeline = server.pipeline(transaction=False)
+                for arguments in islice(asks, CALLS.get(quota, 1)):
                     pipeline.evalsha(*arguments)
-                if not all(answer[5] for answer in pipeline.execute()):
-                    raise RuntimeError(f"{quota}: a request got no slot")
-            keys = list(client.scan_iter(match=f"{{aioapiqueue:{name}}}*", count=1000))
-            size = sum(client.memory_usage(key, samples=0) or 0 for key in keys)
+                for reply in pipeline.execute():
+                    asks.check(reply)
+            keys = list(server.scan_iter(count=1000))
+            size = sum(server.memory_usage(key, samples=0) or 0 for key in keys)
             rows.append((quota, f"{len(keys)}", f"{size:,}"))
     report.table("Memory of the server", ("quota", "keys", "bytes"), rows)
 

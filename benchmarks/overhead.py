@@ -13,7 +13,7 @@ import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
-import _workers as workers
+import _contenders as contenders
 from _common import CountingSelector, Report, interleave, main, ratios, run, spread
 from aiolimiter import AsyncLimiter
 from asynciolimiter import LeakyBucketLimiter, Limiter
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
-    from _workers import Worker
+    from _contenders import Worker
 
     Makers = dict[str, Callable[[], Worker]]
 OURS = "aioapiqueue"
@@ -37,24 +37,24 @@ Speeds = dict[str, list[float]]
 coarse = functools.partial(VirtualLoop, grain=0.001)
 
 
-async def slots_per_second(worker: Worker, turns: int) -> float:
-    """Let all tasks take their turns at once."""
-    tasks = [asyncio.create_task(worker(turns)) for _ in range(TASKS)]
+async def slots_per_second(worker: Worker, calls: int) -> float:
+    """Let all tasks call at once."""
+    tasks = [asyncio.create_task(worker(calls)) for _ in range(TASKS)]
     begun = time.perf_counter()
     await asyncio.gather(*tasks)
-    return TASKS * turns / (time.perf_counter() - begun)
+    return TASKS * calls / (time.perf_counter() - begun)
 
 
 # Cases.
 
 
-def everybody(burst: int) -> Makers:
-    """Return who is compared; `burst` is what the peers may release at once."""
+def limiters(burst: int) -> Makers:
+    """Return the limiters that are compared; `burst` is what the peers may release at once."""
     return {
-        OURS: lambda: workers.ours(ApiQueue(Rate(NOMINAL))),
-        FUTURE: workers.future,
-        LIMITER: lambda: workers.waiting(Limiter(NOMINAL, max_burst=burst)),
-        "aiolimiter": lambda: workers.entering(AsyncLimiter(burst, burst / NOMINAL)),
+        OURS: lambda: contenders.ours(ApiQueue(Rate(NOMINAL))),
+        FUTURE: contenders.future,
+        LIMITER: lambda: contenders.waiting(Limiter(NOMINAL, max_burst=burst)),
+        "aiolimiter": lambda: contenders.entering(AsyncLimiter(burst, burst / NOMINAL)),
     }
 
 
@@ -64,14 +64,14 @@ def compare(makers: Makers, loop: Callable[[], AbstractEventLoop], *, quick: boo
     def measure(make: Callable[[], Worker]) -> float:
         return run(slots_per_second(make(), 20 if quick else 50), loop)
 
-    contenders = {name: functools.partial(measure, make) for name, make in makers.items()}
-    return interleave(contenders, 5 if quick else 11)
+    measured = {name: functools.partial(measure, make) for name, make in makers.items()}
+    return interleave(measured, 5 if quick else 11)
 
 
 def contended(report: Report, /, *, quick: bool) -> None:
     """1,000 tasks on a real loop, at more than they can use."""
     burst = NOMINAL // 100  # 10 ms, as our catch_up
-    speeds = compare(everybody(burst), asyncio.new_event_loop, quick=quick)
+    speeds = compare(limiters(burst), asyncio.new_event_loop, quick=quick)
     table_of_speeds(report, f"Contended: {TASKS:,} tasks, nominal {NOMINAL:,}/s", speeds)
     for peer, least in ((LIMITER, 1.2), (FUTURE, 1.5)):
         gains = ratios(speeds[OURS], speeds[peer])
@@ -81,7 +81,7 @@ def contended(report: Report, /, *, quick: bool) -> None:
 
 def queued(report: Report, /, *, quick: bool) -> None:
     """The same where every slot queues, and 1,000 are released per wake-up (virtual time)."""
-    speeds = compare(everybody(NOMINAL // 1000), coarse, quick=quick)
+    speeds = compare(limiters(NOMINAL // 1000), coarse, quick=quick)
     table_of_speeds(report, f"Every slot queues, {TASKS:,} a wake-up (no target)", speeds)
 
 
@@ -100,22 +100,24 @@ def table_of_speeds(report: Report, title: str, speeds: Speeds) -> None:
 
 def uncontended(report: Report, /, *, quick: bool) -> None:
     """One caller, a slot always free."""
-    turns = 20_000
+    calls = 20_000
 
     async def nanoseconds(worker: Worker) -> float:
         await worker(100)
         begun = time.perf_counter()
-        await worker(turns)
-        return (time.perf_counter() - begun) / turns * 1e9
+        await worker(calls)
+        return (time.perf_counter() - begun) / calls * 1e9
 
     costs = interleave(
         {
-            OURS: lambda: run(nanoseconds(workers.ours(ApiQueue(Rate(1e9))))),
-            "aiolimiter": lambda: run(nanoseconds(workers.entering(AsyncLimiter(1e9, 1)))),
+            OURS: lambda: run(nanoseconds(contenders.ours(ApiQueue(Rate(1e9))))),
+            "aiolimiter": lambda: run(nanoseconds(contenders.entering(AsyncLimiter(1e9, 1)))),
             "asynciolimiter.Leaky": lambda: run(
-                nanoseconds(workers.waiting(LeakyBucketLimiter(1e9, capacity=10**9)))
+                nanoseconds(contenders.waiting(LeakyBucketLimiter(1e9, capacity=10**9)))
             ),
-            "an empty async with": lambda: run(nanoseconds(workers.entering(workers.Nothing()))),
+            "an empty async with": lambda: run(
+                nanoseconds(contenders.entering(contenders.Nothing()))
+            ),
         },
         15 if quick else 45,
     )
@@ -134,8 +136,8 @@ def lanes(report: Report, /, *, quick: bool) -> None:
     """Ten priorities and 100 lanes with limits, beside plain FIFO (virtual time)."""
     narrow = Rate(NOMINAL // 100)  # together as much as the queue: each of them binds
     makers: Makers = {
-        OURS: lambda: workers.ours(ApiQueue(Rate(NOMINAL))),
-        "with lanes, priorities": lambda: workers.ours_by_lane(
+        OURS: lambda: contenders.ours(ApiQueue(Rate(NOMINAL))),
+        "with lanes, priorities": lambda: contenders.ours_by_lane(
             ApiQueue(Rate(NOMINAL), lanes={"*": narrow})
         ),
     }
@@ -180,10 +182,10 @@ def backlog(report: Report, /, *, quick: bool) -> None:
 
 
 WAITERS: Makers = {
-    "a task on an asyncio.Event": lambda: workers.on_event(asyncio.Event()),
-    OURS: lambda: workers.ours(ApiQueue("1/h")),
-    LIMITER: lambda: workers.waiting(Limiter(1 / 3600)),
-    "aiolimiter": lambda: workers.entering(AsyncLimiter(1, 3600)),
+    "a task on an asyncio.Event": lambda: contenders.on_event(asyncio.Event()),
+    OURS: lambda: contenders.ours(ApiQueue("1/h")),
+    LIMITER: lambda: contenders.waiting(Limiter(1 / 3600)),
+    "aiolimiter": lambda: contenders.entering(AsyncLimiter(1, 3600)),
 }
 
 
@@ -222,7 +224,7 @@ def million(report: Report, /, *, quick: bool) -> None:
 
     async def microseconds(count: int) -> float:
         begun = time.perf_counter()
-        worker = workers.ours(ApiQueue(Rate(NOMINAL)))
+        worker = contenders.ours(ApiQueue(Rate(NOMINAL)))
         tasks = [asyncio.create_task(worker(1)) for _ in range(count)]
         await asyncio.wait(tasks)
         return (time.perf_counter() - begun) / count * 1e6
@@ -254,9 +256,9 @@ def cancelled(report: Report, /, *, quick: bool) -> None:
 
     times = interleave(
         {
-            OURS: lambda: run(seconds(workers.ours(ApiQueue("100/s")))),
-            LIMITER: lambda: run(seconds(workers.waiting(Limiter(100)))),
-            "aiolimiter": lambda: run(seconds(workers.entering(AsyncLimiter(1, 0.01)))),
+            OURS: lambda: run(seconds(contenders.ours(ApiQueue("100/s")))),
+            LIMITER: lambda: run(seconds(contenders.waiting(Limiter(100)))),
+            "aiolimiter": lambda: run(seconds(contenders.entering(AsyncLimiter(1, 0.01)))),
         },
         2 if quick else 5,
     )
@@ -272,7 +274,7 @@ def idle(report: Report, /, *, quick: bool) -> None:
 
     async def rest(queue: ApiQueue | None, selector: CountingSelector) -> int:
         if queue is not None:
-            worker = workers.ours(queue)
+            worker = contenders.ours(queue)
             await asyncio.gather(*(worker(2) for _ in range(10)))
         before = selector.sleeps
         await asyncio.sleep(seconds)  # one sleep of the loop, if nobody else wakes it

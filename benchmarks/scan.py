@@ -25,22 +25,28 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from _common import Report
-from _scanners import SCANNER_KEY, SCANNERS, Scanner, ScannerError, execute, isolated
-from botocore.exceptions import (  # type: ignore[import-untyped]  # ships no types
-    BotoCoreError,
-    ClientError,
+from _scanner_programs import (
+    SCANNER_KEY,
+    SCANNERS,
+    Scanner,
+    ScannerError,
+    execute,
+    variables_of,
 )
 
 from aioapiqueue import Rate
-from aioapiqueue.cli._gate import Ec2Call, Gate
-from aioapiqueue.cli._moto import Moto, MotoError, moto_server, public_among
-from aioapiqueue.cli._scan import Endpoint
+from aioapiqueue.demo.demonstration import isolated
+from aioapiqueue.demo.gate import Gate
+from aioapiqueue.demo.moto_server import Moto, MotoError, moto_server, public_among
+from aioapiqueue.demo.scan import new_client, standing_by, warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from aioapiqueue.demo.gate import Ec2Call
 
 BYSTANDER_KEY = "AKIABYSTANDER0000001"
 ATTRIBUTE = "DescribeSnapshotAttribute"
@@ -81,7 +87,7 @@ class Outcome:
         ec2_calls: HTTP requests to EC2 that it sent.
         peak: the most of them in any one second.
         throttled: those among them that the gate refused.
-        answered: snapshots whose permissions EC2 told it.
+        answered: snapshots whose permissions EC2 returned.
         reported: snapshots whose permissions its report judges.
         public_found: those among them that its report calls public.
         bystander_calls: calls of the bystander while it ran.
@@ -113,31 +119,6 @@ class Outcome:
         return " ".join(filter(None, (self.scanner, self.way, self.share)))
 
 
-class Bystander:
-    """Calls so many times a second, tries each call once, and counts."""
-
-    def __init__(self, client: Any, snapshot: str, often: int) -> None:  # noqa: ANN401 - botocore has no types
-        self.calls = self.failures = 0
-        self._often = often
-        self._client = client
-        self._snapshot = snapshot
-
-    async def run(self) -> None:
-        """Go on until cancelled; a call that is then under way counts for nothing."""
-        began = time.monotonic()
-        while True:
-            try:
-                await self._client.describe_snapshot_attribute(
-                    SnapshotId=self._snapshot, Attribute="createVolumePermission"
-                )
-            except (BotoCoreError, ClientError):
-                self.failures += 1
-            self.calls += 1
-            now = time.monotonic()
-            due = int((now - began) * self._often) + 1
-            await asyncio.sleep(began + due / self._often - now)
-
-
 async def scan(
     scanner: Scanner, way: str, share: str | None, *, plan: Plan, moto: Moto, environment: Path
 ) -> Outcome:
@@ -152,27 +133,22 @@ async def scan(
     shown = shlex.join((*prefix, *scanner.command)).replace(f" --json {figures}", "")
     print(f"\n$ {shown}", flush=True)
     expected = plan.snapshots * plan.rate.interval if way == "paced" else 0
-    calls: list[Ec2Call] = []
-    gate = Gate(
-        moto.url, dict.fromkeys((SCANNER_KEY, BYSTANDER_KEY), "scanned"), observe=calls.append
-    )
-    async with gate.serve() as url, Endpoint(url).client("ec2", BYSTANDER_KEY) as client:
-        bystander = Bystander(client, moto.snapshot, plan.often)
-        standing_by = asyncio.create_task(bystander.run())
+    gate = Gate(moto.url, dict.fromkeys((SCANNER_KEY, BYSTANDER_KEY), "scanned"))
+    async with (
+        gate.serve() as url,
+        new_client(url, "ec2", BYSTANDER_KEY) as client,
+        standing_by(client, moto.snapshot, often=plan.often) as bystander,
+    ):
         cpu, began = _cpu_seconds(), time.monotonic()
-        try:
-            code = await execute(
-                (*prefix, *scanner.command),
-                directory,
-                isolated(url, environment, directory),
-                expected + SLACK,
-            )
-            seconds, cpu = time.monotonic() - began, _cpu_seconds() - cpu
-        finally:
-            standing_by.cancel()
-            await asyncio.wait([standing_by])
+        code = await execute(
+            (*prefix, *scanner.command),
+            directory,
+            variables_of(url, environment, directory),
+            expected + SLACK,
+        )
+        seconds, cpu = time.monotonic() - began, _cpu_seconds() - cpu
     findings = scanner.findings(directory)
-    own = [call for call in calls if call.key == SCANNER_KEY]
+    own = [call for call in gate.ec2_calls if call.key == SCANNER_KEY]
     return Outcome(
         scanner=scanner.name,
         way=way,
@@ -183,7 +159,7 @@ async def scan(
         ec2_calls=gate.counts[SCANNER_KEY].ec2_calls,
         peak=_most_in_a_second([call.arrived for call in own]),
         throttled=gate.counts[SCANNER_KEY].throttled,
-        answered=len(set(_told(own))),
+        answered=len(set(_answered(own))),
         reported=findings.reported,
         public_found=findings.public,
         bystander_calls=bystander.calls,
@@ -199,7 +175,7 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _told(calls: Sequence[Ec2Call]) -> Iterator[str]:
+def _answered(calls: Sequence[Ec2Call]) -> Iterator[str]:
     for call in calls:
         if call.action == ATTRIBUTE and call.status == 200:  # noqa: PLR2004 - OK
             yield call.parameters["SnapshotId"][0]
@@ -257,7 +233,7 @@ def show(report: Report, outcomes: Sequence[Outcome], plan: Plan) -> None:
 
 
 def check(report: Report, one: Outcome, plan: Plan) -> None:
-    """Add the targets: the paced scan harms nobody and misses nothing, the unpaced one harms."""
+    """Add the targets: the paced scan misses nothing and harms nobody, the unpaced does."""
     what = f"{one.name}: "
     if one.way == "unpaced":
         report.target(f"{what}throttled, or there is nothing to compare", one.throttled, least=1)
@@ -306,10 +282,10 @@ async def measure(plan: Plan, scanners: Sequence[Scanner]) -> list[Outcome]:
             # Not measured: after an installation, Python compiles what it imports.
             directory = plan.directory / f"{scanner.requirement}-warm-up"
             directory.mkdir()
-            variables = isolated(small.url, environment, directory)
+            variables = variables_of(small.url, environment, directory)
             await execute(scanner.command, directory, variables, SLACK)
     async with moto_server(snapshots=plan.snapshots, buckets=0, users=0) as moto:
-        await Endpoint(moto.url).warm_up(moto.snapshot)
+        await warm_up(moto.url, moto.snapshot)
         return [
             await scan(scanner, way, share, plan=plan, moto=moto, environment=environment)
             for scanner, environment in zip(scanners, environments, strict=True)
@@ -321,12 +297,8 @@ async def measure(plan: Plan, scanners: Sequence[Scanner]) -> list[Outcome]:
 def main() -> int:
     """Run what the command line asks for; return 1 if a target is missed."""
     options = _options()
-    # The bystander, too, is to heed nobody's settings but ours.
-    for name in list(os.environ):
-        if name.upper().startswith(("AWS_", "BOTO_", "MOTO_")) or name.lower().endswith("_proxy"):
-            del os.environ[name]
-    os.environ |= {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(isolated())  # for the bystander, too
         directory = options.keep or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="aioapiqueue-scan-"))
         )

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, Window
-from benchmarks._neighbours import AWAY, BACK, END, adaptive_queue, share
+from benchmarks._shared_bucket import AWAY, BACK, END, adaptive_queue, share
 from tests.helpers.instants import exactly
 
 

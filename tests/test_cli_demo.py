@@ -17,9 +17,9 @@ pytestmark = pytest.mark.real
 PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 # The same with fewer things of other services, for which the blanket scan takes most of its time.
 SMALL = """
-from aioapiqueue.cli import _scan
+from aioapiqueue.demo import scan
 from aioapiqueue.__main__ import main
-_scan.Plan.buckets = property(lambda _: 3)
+scan.Plan.buckets = property(lambda _: 3)
 main()
 """
 
@@ -157,7 +157,7 @@ def servers():
     found = set()
     for commandline in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if b"aioapiqueue.cli._moto" in commandline.read_bytes():
+            if b"aioapiqueue.demo.moto_server" in commandline.read_bytes():
                 found.add(commandline.parent.name)
         except (FileNotFoundError, ProcessLookupError):
             continue

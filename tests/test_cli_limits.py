@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from aioapiqueue import Rate
 from aioapiqueue.cli._app import app
-from aioapiqueue.cli._discover import read_quotas, to_toml
+from aioapiqueue.cli.limits._quotas import read_quotas, to_toml
 from aioapiqueue.registry import Registry, parameter_counts
 from tests.helpers import introspect
 from tests.helpers.stalls import Stalls
@@ -69,7 +69,7 @@ def test_the_table_of_ec2_fits_80_columns(tmp_path):
     assert re.search(r"1/s burst 500 .*\n +RunInstances resources", shown.stdout)
     assert "[1] docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html" in lines
     assert "    read 2026-11-24" in lines
-    assert "Not kept: console, 10/s burst 100" in shown.stdout
+    assert "Not enforced: console, 10/s burst 100" in shown.stdout
     assert "DeleteCoipPoolPermission, which botocore does not know" in shown.stdout
     assert "…" not in shown.stdout
 
@@ -178,9 +178,7 @@ def test_a_good_file_is_checked(tmp_path):
     (tmp_path / "good.toml").write_text('preset = "aws"\nshare = "30%"\n[iam]\nrate = "5/s"\n')
     told = run("check", "good.toml", cwd=tmp_path)
     assert told.returncode == 0
-    assert re.fullmatch(
-        r"good.toml: nothing is wrong with it: \d+ limits of 23 services\n", told.stdout
-    )
+    assert re.fullmatch(r"good.toml: no problem found: \d+ limits of 23 services\n", told.stdout)
 
 
 # Service Quotas
@@ -423,7 +421,7 @@ def test_what_cannot_be_mapped_is_said(discovered):
 def test_without_a_file_to_write_it_goes_to_standard_output(quotas, tmp_path):
     """The text alone is on stdout, so that it can be piped; no file is made."""
     told = discover(quotas, cwd=tmp_path)
-    assert told.stdout.startswith("# What Service Quotas said on ")
+    assert told.stdout.startswith("# What Service Quotas listed on ")
     assert Registry.parse(told.stdout).services["ec2"]
     assert list(tmp_path.iterdir()) == []
 

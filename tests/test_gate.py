@@ -13,7 +13,7 @@ from aiobotocore.session import AioSession
 from aiohttp import web
 from yarl import URL
 
-from aioapiqueue.cli._gate import Bucket, Buckets, Gate
+from aioapiqueue.demo.gate import Bucket, Buckets, Gate
 
 ATTRIBUTE = "DescribeSnapshotAttribute"
 ATTRIBUTES = """<?xml version="1.0" encoding="UTF-8"?>
@@ -25,36 +25,36 @@ ATTRIBUTES = """<?xml version="1.0" encoding="UTF-8"?>
 
 def served(buckets, action, parameters=(), *, place=("account", "region"), now=0.0):
     """How many of 200 calls at one instant the buckets serve."""
-    return sum(buckets.take(*place, action, parameters, now) for _ in range(200))
+    return sum(buckets.try_consume(*place, action, parameters, now) for _ in range(200))
 
 
 def test_bucket_starts_full_and_is_then_empty():
     """A new bucket gives as many tokens as it holds, and then none at the same instant."""
     bucket = Bucket(100, 20, now=7.0)
-    assert [bucket.take(7.0) for _ in range(101)] == [True] * 100 + [False]
+    assert [bucket.try_consume(7.0) for _ in range(101)] == [True] * 100 + [False]
 
 
 def test_bucket_refills_by_elapsed_time():
     """Tokens return at the refill rate, whole ones only, and a refusal costs nothing."""
     bucket = Bucket(4, 2, now=0.0)
-    assert [bucket.take(0.0) for _ in range(5)] == [True] * 4 + [False]
-    assert not bucket.take(0.25)
-    assert bucket.take(0.5)
-    assert not bucket.take(0.5)
-    assert [bucket.take(1.5) for _ in range(3)] == [True, True, False]
+    assert [bucket.try_consume(0.0) for _ in range(5)] == [True] * 4 + [False]
+    assert not bucket.try_consume(0.25)
+    assert bucket.try_consume(0.5)
+    assert not bucket.try_consume(0.5)
+    assert [bucket.try_consume(1.5) for _ in range(3)] == [True, True, False]
 
 
 def test_bucket_holds_no_more_than_its_capacity():
     """However long nobody calls, the burst that follows is the capacity."""
     bucket = Bucket(4, 2, now=0.0)
-    assert [bucket.take(3600.0) for _ in range(5)] == [True] * 4 + [False]
+    assert [bucket.try_consume(3600.0) for _ in range(5)] == [True] * 4 + [False]
 
 
 def test_caller_at_the_refill_rate_is_served_for_ever_and_one_beyond_is_not():
     """An empty bucket serves its refill rate, and refuses every other call at twice that rate."""
     bucket = Bucket(8, 4, now=0.0)
-    assert all(bucket.take(0.0) for _ in range(8))
-    assert [bucket.take(n / 8) for n in range(1, 41)] == [False, True] * 20
+    assert all(bucket.try_consume(0.0) for _ in range(8))
+    assert [bucket.try_consume(n / 8) for n in range(1, 41)] == [False, True] * 20
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ async def upstream():
 @pytest.fixture
 def still(monkeypatch):
     """Let no time pass at the gate, so that no token comes back, however slow this machine is."""
-    monkeypatch.setattr("aioapiqueue.cli._gate.time", SimpleNamespace(monotonic=lambda: 7.0))
+    monkeypatch.setattr("aioapiqueue.demo.gate.time", SimpleNamespace(monotonic=lambda: 7.0))
 
 
 def ec2_client(url, access_key="SCANNER"):
@@ -167,16 +167,16 @@ async def test_botocore_is_served_until_the_bucket_is_empty(upstream):
 
 @pytest.mark.real
 @pytest.mark.usefixtures("still")
-async def test_observer_is_told_of_every_ec2_call_and_of_no_other(upstream):
-    """Served or refused, each call is told once, with its form; other services' are not."""
+async def test_every_ec2_call_and_no_other_is_listed(upstream):
+    """Served or refused, each call is listed once, with its form; other services' are not."""
     url, _ = upstream
-    calls = []
-    gate = Gate(url, {}, observe=calls.append)
+    gate = Gate(url, {})
     async with gate.serve() as front:
         async with ec2_client(front) as scanner:
             answers = await asyncio.gather(*(attribute(scanner) for _ in range(120)))
         async with aiohttp.ClientSession() as session, session.get(front) as answer:
             assert answer.status == 404
+    calls = gate.ec2_calls
     assert [call.status for call in calls].count(200) == sum(answers) == 100
     assert [call.status for call in calls].count(503) == len(calls) - 100 == 20
     assert {(call.key, call.action) for call in calls} == {("SCANNER", ATTRIBUTE)}

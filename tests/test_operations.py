@@ -18,7 +18,7 @@ from aioapiqueue.registry.presets.operations import OPERATIONS
 from aioapiqueue.registry.presets.services import BOTOCORE
 from tests.helpers import operations_file
 
-NEWER = f"(one newer than botocore {BOTOCORE}: say check = false in its table of limits.toml, "
+NEWER = f"(one newer than botocore {BOTOCORE}: set check = false in its table of limits.toml, "
 UNKNOWN = (
     "ec2 has no operation 'DescribeSnapshotAttribut'; did you mean 'DescribeSnapshotAttribute'?"
 )
@@ -94,11 +94,11 @@ def test_mistyped_operation_starts_nothing(tmp_path):
     """Without botocore beside us: exit code 2, the nearest name, and how to say that it is new."""
     command = ["--", sys.executable, "-c", "print('started')"]
     limit = "ec2.DescribeSnapshotAttribut=5/s"
-    told = without_botocore("run", "--limit", limit, *command)
-    assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr == f"aioapiqueue: --limit {limit}: {UNKNOWN} {NEWER}or --no-check)\n"
-    told = without_botocore("run", "--no-check", "--limit", limit, *command)
-    assert (told.returncode, told.stdout) == (0, "started\n")
+    done = without_botocore("run", "--limit", limit, *command)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"aioapiqueue: --limit {limit}: {UNKNOWN} {NEWER}or use --no-check)\n"
+    done = without_botocore("run", "--no-check", "--limit", limit, *command)
+    assert (done.returncode, done.stdout) == (0, "started\n")
 
 
 @pytest.mark.real
@@ -111,10 +111,10 @@ def test_mistyped_file_does_not_pass(tmp_path):
         'operations = ["RunInstance", "StartInstances", "Stop*"]\nexclude = ["StopInstance"]\n'
         'rate = "1/s"\ncost = {StopInstanz = 2}\n'
     )
-    told = without_botocore("limits", "check", path)
-    assert (told.returncode, told.stdout) == (1, "")
-    said = told.stderr.replace(f"aioapiqueue: {path}, ", "").splitlines()
-    assert [line.partition(" (")[0] for line in said] == [
+    done = without_botocore("limits", "check", path)
+    assert (done.returncode, done.stdout) == (1, "")
+    problems = done.stderr.replace(f"aioapiqueue: {path}, ", "").splitlines()
+    assert [line.partition(" (")[0] for line in problems] == [
         f"line {line}: ec2.{key}: ec2 has no operation {name!r}; did you mean {meant!r}?"
         for line, key, name, meant in (
             (4, "lanes.DescribeSnapshotAttribut", "DescribeSnapshotAttribut",
@@ -125,21 +125,21 @@ def test_mistyped_file_does_not_pass(tmp_path):
             (10, "buckets.some.cost.StopInstanz", "StopInstanz", "StopInstances"),
         )
     ]  # fmt: skip
-    told = CliRunner().invoke(app, ["limits", "check", "--no-check", str(path)])
-    assert (told.exit_code, told.stderr) == (0, "")
+    done = CliRunner().invoke(app, ["limits", "check", "--no-check", str(path)])
+    assert (done.exit_code, done.stderr) == (0, "")
 
 
 @pytest.mark.real
 def test_unchecked_parameters_are_reported(tmp_path, monkeypatch):
-    """Only botocore has their names: without it, `limits check` does not vouch for them."""
+    """Only botocore has their names: without it, `limits check` says that they were not checked."""
     path = tmp_path / "limits.toml"
     path.write_text(
         'preset = "aws"\n[ec2.buckets.some]\noperations = ["RunInstances"]\nrate = "1/s"\n'
         'cost = {RunInstances = "MaxCuont"}\n'
     )
-    told = without_botocore("limits", "check", path)
-    assert told.returncode == 0
-    assert told.stderr == (
+    done = without_botocore("limits", "check", path)
+    assert done.returncode == 0
+    assert done.stderr == (
         f"aioapiqueue: {path}, line 2: some: the names of its parameters were not looked up, as "
         "that needs botocore: pip install botocore (with pipx: pipx inject aioapiqueue botocore)\n"
     )
@@ -148,13 +148,13 @@ def test_unchecked_parameters_are_reported(tmp_path, monkeypatch):
 
 
 def test_code_gets_the_same_check():
-    """A `Registry` of code looks operations up, unless its limits vouch for them."""
+    """A `Registry` of code looks operations up, unless its limits switch it off."""
     with pytest.raises(LimitsError) as caught:
         Registry({"ec2": ServiceLimits("1/s", lanes={"DescribeSnapshotAttribut": "1/s"})})
     assert caught.value.problems[0].startswith(
         f"Registry: ec2.lanes.DescribeSnapshotAttribut: {UNKNOWN}"
     )
-    assert caught.value.problems[0].endswith(": say check=False in its ServiceLimits)")
+    assert caught.value.problems[0].endswith(": set check=False in its ServiceLimits)")
     lanes = {"DescribeSnapshotAttribut": "1/s"}
     assert Registry({"ec2": ServiceLimits("1/s", lanes=lanes, check=False)})
 
@@ -173,7 +173,7 @@ def test_file_may_turn_checks_off():
 
 
 def test_option_follows_its_services_check():
-    """What a table says of names holds for a --limit of the same service."""
+    """The check of a table holds for a --limit of the same service."""
     base = Registry.parse('[ec2]\nrate = "1/s"\ncheck = false')
     options = ["ec2.DescribeSnapshotAttribut=5/s"]
     assert Registry.from_options(options, base=base)
@@ -207,7 +207,7 @@ def test_names_are_loaded_when_needed():
 
 
 def test_many_unknown_names_are_reported_soon(tmp_path):
-    """Each of 20,000 is told, in less than 2 seconds; the first ones with what was meant."""
+    """Each of 20,000 is reported, in less than 2 seconds; the first ones with what was meant."""
     lanes, patterns, services, keys = (
         "\n".join(line.format(number) for number in range(5000))
         for line in (
@@ -220,8 +220,8 @@ def test_many_unknown_names_are_reported_soon(tmp_path):
     path = tmp_path / "limits.toml"
     path.write_text(f'{services}\n[ec2]\nrate = "1/s"\n{keys}\n[ec2.lanes]\n{lanes}\n{patterns}\n')
     began = time.process_time()
-    told = CliRunner().invoke(app, ["limits", "check", str(path)])
+    done = CliRunner().invoke(app, ["limits", "check", str(path)])
     assert time.process_time() - began < 2
-    assert told.exit_code == 1
-    assert len(told.stderr.splitlines()) == 20_000
-    assert "did you mean" in told.stderr
+    assert done.exit_code == 1
+    assert len(done.stderr.splitlines()) == 20_000
+    assert "did you mean" in done.stderr

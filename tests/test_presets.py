@@ -52,7 +52,7 @@ def lane(registry, service, key):
 
 
 def test_every_researched_service_has_a_preset():
-    """There is a file for each service of which request rates were found, and it is read."""
+    """There is a file for each service whose request rates were found, and it is read."""
     assert set(PAGES) >= RESEARCHED
     assert set(PAGES) == set(preset_services())
     assert all(page["service"] == name for name, page in PAGES.items())
@@ -148,12 +148,12 @@ def test_what_is_not_published_is_absent():
 
 def test_organization_limits_are_only_shown():
     """They are published for the same operations, beside an account's, and hold for nobody here."""
-    told = {
+    shown = {
         one.name: one.rate for one in published_limits("organizations") if one.per == "organization"
     }
-    assert told["DescribeAccount"] == Rate(24, burst=36)
-    assert told["ListAccounts"] == Rate(9, burst=15)
-    assert len(told) == 12
+    assert shown["DescribeAccount"] == Rate(24, burst=36)
+    assert shown["ListAccounts"] == Rate(9, burst=15)
+    assert len(shown) == 12
     registry = Registry.parse('preset = "aws"', share="100%")
     assert lane(registry, "organizations", "DescribeAccount") == (Rate(20, burst=30),)
 
@@ -214,7 +214,7 @@ async def test_filtered_and_unfiltered_calls_wait_separately():
 
 @pytest.mark.parametrize("rate", ["", 'rate = "unlimited"\n'])
 def test_bucket_per_operation_needs_nothing_else(rate):
-    """A service of which nothing else is said keeps them all the same: they are its queue's."""
+    """A service without any other limit has them all the same: they are its queue's."""
     registry = Registry.parse(
         f'[ec2]\n{rate}[ec2.buckets.slow]\noperations = ["DescribeSnapshots"]\n'
         'unless = ["Filters"]\neach = true\nrate = "5/s"'
@@ -374,10 +374,10 @@ def test_share_of_operation_covers_its_resources():
         assert lane(registry, "ec2", "RunInstances") == (Rate(0.2),)
         assert buckets["RunInstances resources"].limits == (expected,)
         assert buckets["StartInstances resources"].limits == (Rate(1, burst=500),)
-    (told,) = (one for one in Registry.parse(
+    (shown,) = (one for one in Registry.parse(
         '[ec2]\npreset = "aws"\nlanes = {RunInstances = {share = "10%"}}'
     ) if one.bucket == "RunInstances resources")  # fmt: skip
-    assert (told.source, told.share) == ("10% of ec2-api-throttling.html", 0.1)
+    assert (shown.source, shown.share) == ("10% of ec2-api-throttling.html", 0.1)
     shared = Registry.parse('[ecs]\npreset = "aws"\nlanes = {ListClusters = {share = "10%"}}')
     assert shared.services["ecs"].buckets["cluster read"].limits == (Rate(10, burst=25),)
     assert lane(shared, "ecs", "ListClusters") == (Rate(2, burst=5),)
@@ -436,7 +436,7 @@ def test_share_is_of_quotas():
 
 
 def test_quotas_come_with_their_line():
-    """Of what AWS grants, it is told where the file says so, and which share of it is kept."""
+    """The source of what AWS grants is the line in the file, with the share of it."""
     registry = Registry.parse(
         '[ec2]\npreset = "aws"\n[ec2.lanes]\nRunInstances = {share = "10%"}\n'
         '[ec2.quotas]\nRunInstances = "4/s burst 10"\n"RunInstances resources" = "8/s burst 2000"'
@@ -529,9 +529,9 @@ def test_pattern_holds_beside_variants(registry):
         (None, "DescribeSnapshots", 1)
     ]
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(3),)
-    (told,) = (one for one in registry if one.bucket == "DescribeSnapshots unfiltered")
-    assert (told.limits, told.share) == ((Rate(8, burst=40),), 0.8)
-    assert told.source == "80% of ec2-api-throttling.html"
+    (shown,) = (one for one in registry if one.bucket == "DescribeSnapshots unfiltered")
+    assert (shown.limits, shown.share) == ((Rate(8, burst=40),), 0.8)
+    assert shown.source == "80% of ec2-api-throttling.html"
     assert not [one for one in registry if one.bucket == "unfiltered"]
     assert not [one for one in registry if one.source == "code"]
 
@@ -700,7 +700,7 @@ def test_facts_are_small_numbers(parameters, expected):
 
 
 def test_facts_are_few():
-    """Of a call with very many parameters, the first are told."""
+    """Of a call with very many parameters, the first are shown."""
     assert len(parameter_counts({f"P{number}": number for number in range(1000)})) == 64
     structures = {f"P{number}": dict.fromkeys(range(8), 1) for number in range(8)}
     assert parameter_counts({**structures, "MaxCount": 5})["MaxCount"] == 5

@@ -309,7 +309,7 @@ async def test_queues_pace():
 
 
 async def test_observers_hear_of_every_queue():
-    """An observer given to the registry is one of all its queues, and told their names."""
+    """An observer of the registry observes all its queues, and gets their names."""
 
     class Ears:
         heard: list = []  # noqa: RUF012
@@ -507,7 +507,7 @@ def test_invalid_options_are_named_together():
     with pytest.raises(LimitsError) as caught:
         Registry.from_options(["ec2=1/s", "ec2=2/s", "iam=0.5/s"], base=file)
     assert len(caught.value.problems) == 2
-    assert "--limit ec2=1/s says it already: put a comma" in caught.value.problems[0]
+    assert "--limit ec2=1/s is for the same calls: put a comma" in caught.value.problems[0]
     assert "is above the limits" in caught.value.problems[1]
 
 

@@ -356,7 +356,7 @@ def test_names_may_be_vouched_for():
 
 
 def outcome(read, what):
-    """Return a Registry, or the problems of a LimitsError, each of which is one line."""
+    """Return a Registry, or the problems of a LimitsError, each on one line."""
     try:
         return read(what), []
     except LimitsError as error:
@@ -449,7 +449,7 @@ def test_any_text_loads_or_is_refused(text):
     ],
 )
 def test_huge_values_give_a_short_message(text):
-    """However long a name, number or nesting, a problem is told in a line of reasonable length."""
+    """However long a name, number or nesting, a problem takes a line of reasonable length."""
     _, problems = outcome(Registry.parse, text)
     assert all(len(problem) < 800 for problem in problems)
 

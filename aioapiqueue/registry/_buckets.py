@@ -2,7 +2,7 @@
 
 A *variant* is the bucket that an operation has in place of its own where a call comes without
 certain parameters. Its limits are those of one `Bucket` for all operations that have such a variant
-(`per_operation`), unless a lane says otherwise, whose key is a `VariantKey`.
+(`per_operation`), but where a lane with a `VariantKey` replaces them for one operation.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Cost:
 
     Attributes:
         factor: units for one of what is counted; or for the call.
-        parameter: how many there are, by the name of the parameter that says so; None: one.
+        parameter: the name of the parameter that gives their number; None: there is one.
     """
 
     factor: float = 1
@@ -210,7 +210,7 @@ def with_lanes(
     A lane for an operation takes the place of its variants too, but of those that have a new lane
     themselves; such a lane gives an operation its variant, if it had none. A lane for all that
     begin alike holds for the variants of the operations that it covers, too, but takes the place of
-    none: whoever wrote it had no single operation in mind. A call has one lane, so the variant
+    none, as it was not written for any single operation. A call has one lane, so the variant
     becomes a bucket of that operation alone, beside the lane (`Bucket.variant_of`).
 
     Args:

@@ -1,9 +1,9 @@
 """How the tables of limits.toml are read: their keys are fields of dataclasses, made by `key`.
 
-Such a field has the reader of what the file says, and what holds without it; its name, its type and
-its documentation stand where they do in any dataclass. A reader is called with a value, the report
-that gets what is wrong with it, and the place of it in the file. It returns what it has read, or
-something harmless after a problem, so that one pass finds all problems of a file.
+Such a field has a reader for the value in the file, and a default; its name, its type and its
+documentation stand where they do in any dataclass. A reader is called with the value, the report
+that collects problems, and the place of the value in the file. It returns the result, or a harmless
+one after a problem, so that one pass finds all problems of a file.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def key(read: Reader, default: object, *, name: str | None = None) -> Any:  # no
     """Return a dataclass field that a key of a table sets.
 
     Args:
-        read: the reader of what the table says.
-        default: what holds where it says nothing.
+        read: the reader of its value.
+        default: the value where the table does not have the key.
         name: of the key; default: the field's.
     """
     return dataclasses.field(default_factory=lambda: default, metadata={"read": read, "key": name})
@@ -60,7 +60,7 @@ def renamed(now: str) -> Any:  # noqa: ANN401 - as the attribute
 def read_keys(
     of: type[DataclassInstance], table: Mapping[Any, object], report: Report, place: Place
 ) -> dict[str, Any]:
-    """Return what a table says of the fields of a dataclass, by field."""
+    """Return the values of those fields of a dataclass whose keys a table has, by field."""
     return {
         one.name: one.metadata["read"](table[name], report, (*place, name))
         for name, one in keys_of(of).items()

@@ -72,7 +72,7 @@ def _window(value: object, report: Report, place: Place) -> list[Window]:
     if isinstance(value, str) and len(value) <= _LONGEST_LIMIT:
         try:
             rate = Rate.parse(value)
-            return [Window(rate.calls, rate.per)]  # type: ignore[arg-type]  # it says if not whole
+            return [Window(rate.calls, rate.per)]  # type: ignore[arg-type]  # checked by Window
         except (TypeError, ValueError):
             pass
     report.add(
@@ -94,13 +94,13 @@ def _limit_text(value: object, report: Report, place: Place) -> tuple[Limit, ...
         return ()
 
 
-@lru_cache(256)  # files say the same of many operations
+@lru_cache(256)  # many operations have the same limits
 def _limit(text: str) -> Limit:
     if len(text) > _LONGEST_LIMIT:
         raise ValueError(text)
     if match := _WINDOW.fullmatch(text):
         rate = Rate.parse("{} per {}".format(*match.groups()))
-        return Window(rate.calls, rate.per)  # type: ignore[arg-type]  # it says if not whole
+        return Window(rate.calls, rate.per)  # type: ignore[arg-type]  # checked by Window
     if match := _BURST.fullmatch(text):
         burst = match[2] or match[3]
         if not _NUMBER.fullmatch(burst):

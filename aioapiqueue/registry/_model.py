@@ -74,7 +74,7 @@ _read_order = expects(
 
 @dataclass(frozen=True, init=False, repr=False, slots=True)
 class ServiceLimits:
-    """The limits of one service, as a table of limits.toml says them.
+    """The limits of one service, as a table of limits.toml has them.
 
     >>> ServiceLimits("20/s burst 100", lanes={"DescribeSnapshots": "5/s"}).rate
     (Rate(calls=20, per=1.0, burst=100),)
@@ -136,16 +136,16 @@ class ServiceLimits:
 
     def __repr__(self) -> str:
         default = ServiceLimits()
-        said = [
+        changed = [
             f"{one.name}={dict(value) if isinstance(value, Mapping) else value!r}"
             for one in dataclasses.fields(self)
             if (value := getattr(self, one.name)) != getattr(default, one.name)
         ]
-        return f"ServiceLimits({', '.join(said)})"
+        return f"ServiceLimits({', '.join(changed)})"
 
     @property
     def own(self) -> bool:
-        """Whether it has more to say than its shared buckets do: what each has is a lane."""
+        """Whether calls need a queue beside those of shared buckets: a variant is a lane of it."""
         each = any(bucket.per_operation for bucket in self.buckets.values())
         return bool(self.rate or self.lanes or self.concurrency or self.adaptive or each)
 
@@ -222,7 +222,7 @@ def on_top(
     report: Report,
     place: Place = (),
 ) -> Layer:
-    """Return limits some of which a table, or an option, has replaced.
+    """Return limits, some of which a table or an option replaces.
 
     Args:
         base: what was there.
@@ -234,7 +234,7 @@ def on_top(
     lanes, buckets = fields.get("lanes", EMPTY), fields.get("buckets", EMPTY)
     every = {**base.limits.lanes, **lanes}
     old, left = with_lanes(base.limits.buckets, every, lanes)
-    # A lane takes the place of what was there, but not of what the same table says.
+    # A lane takes the place of what was there, but not of buckets of the same table.
     new, _ = with_lanes(buckets, every, [one for one in lanes if isinstance(one, VariantKey)])
     joined = {**fields, "lanes": left, "buckets": {**old, **new}}
     try:

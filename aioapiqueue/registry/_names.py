@@ -31,8 +31,8 @@ IDS = {
 
 _MOST_MEANT = 5
 _LONGEST = 60  # of a name; comparing longer ones takes long and finds nothing
-_CHECK = "say check = false in its table of limits.toml, or --no-check"
-_CHECK_IN_CODE = "say check=False in its ServiceLimits"
+_CHECK = "set check = false in its table of limits.toml, or use --no-check"
+_CHECK_IN_CODE = "set check=False in its ServiceLimits"
 
 
 def canonical(service: str) -> str:
@@ -48,12 +48,12 @@ def fits(name: str, patterns: Collection[str]) -> bool:
 
 
 def unknown_service(name: str, report: Report | None = None) -> str | None:
-    """Say why `name` is no service, and which one was probably meant; None: it is one.
+    """Return why a name is refused, and which service was probably meant; None: it is known.
 
     Args:
         name: to look up.
-        report: asked whether to look for the nearest name, which takes milliseconds, and whether
-            names are taken unchecked by an option or in code. Default: yes, and by an option.
+        report: decides whether the nearest name is looked for, which takes milliseconds, and which
+            way to switch the check off is named. Default: it is, and that of a file.
     """
     if name in NAMES or name in _installed():
         return None
@@ -65,9 +65,9 @@ def unknown_service(name: str, report: Report | None = None) -> str | None:
 
 
 def unknown_operation(service: str, name: str, report: Report | None = None) -> str | None:
-    """Say that `name` is no operation of `service`, nor the beginning of one; None: it is.
+    """Return why a name is refused, and which operation was probably meant; None: it is known.
 
-    None, too, of a service that is not known itself.
+    Of a service that is not known itself, no name is refused.
 
     Args:
         service: as `create_client` takes it.
@@ -87,7 +87,10 @@ def unknown_operation(service: str, name: str, report: Report | None = None) -> 
 def unknown_parameter(
     service: str, operations: tuple[str, ...], name: str, report: Report
 ) -> str | None:
-    """Say that none of `operations` has a parameter `name`; None: there is no botocore to ask."""
+    """Return why a name is refused, and which parameter was probably meant; None: it is known.
+
+    Parameters are known from the installed botocore: without one, no name is refused.
+    """
     known = _parameters(service, operations)
     if not known or name in known:
         return None
@@ -99,7 +102,7 @@ def unknown_parameter(
 
 
 def _newer(report: Report | None) -> str:
-    """Return how to have a name taken as it is."""
+    """Return how to switch the check of a name off."""
     check = _CHECK_IN_CODE if report is not None and report.in_code else _CHECK
     return f"one newer than botocore {BOTOCORE}: {check}"
 

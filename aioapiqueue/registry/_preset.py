@@ -38,8 +38,8 @@ class Start:
     """What a file, or the table of a service in it, starts from.
 
     Attributes:
-        preset: whether that is what AWS publishes; None: the table does not say.
-        share: how much of it; None: the table does not say.
+        preset: whether that is what AWS publishes; None: not given.
+        share: how much of it, above 0, at most 1; None: not given.
         quotas: what AWS grants in its place, by operation, variant, or name of a bucket.
     """
 
@@ -72,7 +72,7 @@ def take_start(
 def take_preset(
     service: str, table: dict[str, Any], report: Report, share: float | None
 ) -> tuple[Layer, dict[LaneKey, Place]]:
-    """Take out of a service's table what it says of presets.
+    """Take out of a service's table what it starts from, and shares among its lanes.
 
     Args:
         service: as the table has it.
@@ -178,7 +178,7 @@ def _share_of(
         names = (one.name or "",) if one.shared or one.unless_params else one.operations or (None,)
         parts |= dict.fromkeys(names, (_of(one), share))
     parts |= {name: (whole, share) for name, whole in quotas.items()}
-    # What is said of single operations comes after what is said of all that begin alike.
+    # Shares of single operations replace those of all operations that begin alike.
     for lane in sorted(shares, key=lambda one: len(str(one))):
         for name in _belonging(lane, parts, buckets):
             whole = quotas.get(name) or _published(service, name, buckets)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aioapiqueue.registry._report import Place
 
 DEFAULT_SHARE = 0.5
-"""Of what AWS publishes, where nothing else is said: somebody else calls, too."""
+"""Of what AWS publishes, where no share is given: others call with the account, too."""
 LEAST = 1 / 60
 """Calls a second that a share leaves at least, unless AWS publishes less."""
 

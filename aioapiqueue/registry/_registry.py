@@ -73,7 +73,7 @@ class Registry:
             alone, a `ServiceLimits`, or a mapping as a table of limits.toml would be.
         default: the limits of each service that is not listed, each in queues of its own;
             default: those are not paced.
-        observers: who hears of the events of all queues.
+        observers: get the events of all queues.
         schedules: called with each new queue's name, returns the `SharedSchedule` of its own:
             `lambda name: SharedSchedule(client, name)`. The same limits on several hosts give
             their queues the same names. Default: the limits hold for this registry alone.
@@ -123,10 +123,10 @@ class Registry:
 
         Args:
             path: of the file.
-            preset: as the file would say it; default: what the file says.
-            share: as the file would say it; default: what the file says.
-            check: whether names must be known ones; default: what the file says. False: none.
-            observers: who hears of the events of all queues.
+            preset: replaces that of the file, such as "aws"; default: the file's.
+            share: replaces that of the file, such as "50%"; default: the file's.
+            check: whether names are looked up; default: where the file does not switch it off.
+            observers: get the events of all queues.
             schedules: as for `Registry`.
 
         Raises:
@@ -165,18 +165,18 @@ class Registry:
         Args:
             text: the file's.
             source: the file's name, for messages.
-            preset: as the file would say it; default: what the file says.
-            share: as the file would say it; default: what the file says.
+            preset: replaces that of the file, such as "aws"; default: the file's.
+            share: replaces that of the file, such as "50%"; default: the file's.
             check: as for `load`.
-            observers: who hears of the events of all queues.
+            observers: get the events of all queues.
             schedules: as for `Registry`.
 
         Raises:
             LimitsError: as for `load`.
         """
         tables = read_toml(text, source)
-        said = {"preset": preset, "share": share}
-        tables.update({key: value for key, value in said.items() if value is not None})
+        given = {"preset": preset, "share": share}
+        tables.update({key: value for key, value in given.items() if value is not None})
         report = Report(source, lines_of(text))
         layers = read_tables(tables, report, check=check)
         report.finish()
@@ -192,7 +192,7 @@ class Registry:
         observers: Sequence[Observer] = (),
         schedules: Schedules | None = None,
     ) -> Self:
-        """Read limits as `--limit` gives them; each replaces what `base` says of the same calls.
+        """Read limits as `--limit` gives them; each replaces those of `base` for the same calls.
 
         >>> list(Registry.from_options(["ec2=100ms"]))[0].source
         '--limit ec2=100ms'
@@ -201,9 +201,8 @@ class Registry:
             limits: `"ec2=100ms"`, `"ec2.DescribeSnapshots=5/s"`, `"ec2.*=20/s burst 100"`,
                 `"default=5/s"`; several limits at once with a comma between them.
             base: of a limits.toml; its queues are not shared. Default: nothing else is paced.
-            check: whether names must be known ones; default: those of services of which the base
-                does not say otherwise.
-            observers: who hears of the events of all queues; the base's do not.
+            check: whether names are looked up; default: where the base does not switch it off.
+            observers: get the events of all queues; those of the base get none.
             schedules: as for `Registry`; the base's are not used.
 
         Raises:
@@ -370,13 +369,13 @@ class Registry:
         drain: bool = True,
         timeout: float | None = None,  # noqa: ASYNC109 - it ends draining, not the call
     ) -> None:
-        """Close every queue at once: nobody waits when this returns, and no new queue is made.
+        """Close all queues at the same time: no call waits when this returns, none is accepted.
 
-        Every queue must be in use on this loop, or on none. Cancelled, it refuses at once whoever
-        still waits.
+        Every queue must be in use on this loop, or on none. Cancelled, it refuses all calls that
+        still wait, at once.
 
         Args:
-            drain: let those who wait have their turn first; default True.
+            drain: let the calls that wait have their turn first; default True.
             timeout: seconds for draining, at most; default: any time.
 
         Raises:

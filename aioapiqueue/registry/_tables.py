@@ -117,7 +117,7 @@ def read_tables(
         tables: of a limits.toml, or what stands for them in code.
         report: gets what is wrong. If it is of code, parameters are not looked up in botocore's
             models, which are large files, as a loop may be running.
-        check: whether names are looked up at all; default: as the tables say.
+        check: whether names are looked up; default: where no table switches it off.
     """
     tables = dict(tables)
     start = take_start(tables, report, (), ("preset", "share"))
@@ -152,8 +152,8 @@ def _read_service(
         value: a `ServiceLimits`, a table, or limits alone.
         report: gets what is wrong.
         share: of what AWS publishes, which each service starts from; default: from nothing.
-        known: whether names must be known ones, where the table does not say it.
-        check: whether names are looked up at all.
+        known: whether names must be known ones, unless the table has a `check` of its own.
+        check: False: no names are looked up.
     """
     place: Place = (service,)
     base, named = NOTHING, dict[LaneKey, Place]()
@@ -198,7 +198,7 @@ def _check_names(
 def _origins_of(
     fields: Mapping[str, Any], base: Layer, report: Report, place: Place
 ) -> dict[Entry, Origin]:
-    """Return where a service's table says its limits, but for what the preset says."""
+    """Return the origins of the limits that a service's table sets itself."""
     origins = {
         Entry(one): Origin(report.origin((*place, "lanes", str(one))))
         for one in fields.get("lanes", ())
@@ -215,10 +215,10 @@ def _origins_of(
 def _read_table(
     table: Mapping[str, object], report: Report, place: Place, *, based: bool
 ) -> dict[str, Any]:
-    """Return what a service's table says of the fields of a `ServiceLimits`.
+    """Return the fields of a `ServiceLimits` that a service's table sets.
 
     Args:
-        table: without what it says of presets; of the default, where it cannot, with it.
+        table: without `preset`, `share` and `quotas`, which the default cannot have.
         report: gets what is wrong.
         place: of the table.
         based: whether the service starts from what AWS publishes.
@@ -227,7 +227,7 @@ def _read_table(
         if one in table:
             report.add(
                 (*place, one),
-                "what AWS publishes is of one service: say it at the top of the file, or in a "
+                "what AWS publishes is of one service: write it at the top of the file, or in a "
                 "service's table",
             )
     unknown_keys(table, [*LIMIT_KEYS, *_TABLE_KEYS, *START_KEYS], report, place)
@@ -251,7 +251,7 @@ def _read_table(
 def _check_lane(
     service: str, lane: LaneKey, limits: ServiceLimits, report: Report, place: Place
 ) -> None:
-    """Report if the service has no such operation, or that no such variant."""
+    """Report if the service has no such operation, or the operation no such variant."""
     if isinstance(lane, str):
         _check_operation(service, lane, report, place)
         return
@@ -296,12 +296,12 @@ def _check_bucket(service: str, bucket: Bucket, report: Report, place: Place) ->
 def read_options(
     options: Iterable[str], layers: Mapping[str, Layer], *, check: bool = True
 ) -> dict[str, Layer]:
-    """Return limits of which `--limit` has replaced some.
+    """Return limits, some of which `--limit` replaces.
 
     Args:
         options: as they were given.
         layers: of all services.
-        check: whether names are looked up at all; default: as the tables say.
+        check: whether names are looked up; default: where no table switches it off.
 
     Raises:
         LimitsError: an option is invalid; all problems in one error.
@@ -323,7 +323,7 @@ def read_options(
             bases[service] = found.get(service) or found.get("default", new)
         if entry in own:
             first = own[entry][0].text
-            report.add((), f"{first} says it already: put a comma between several limits")
+            report.add((), f"{first} is for the same calls: put a comma between several limits")
         own[entry] = source, read_limits(text.strip(), report, ())
         base = bases[service]
         if check and base.limits.check:
@@ -331,7 +331,7 @@ def read_options(
                 report.add((), unknown_service(name, report))
             if entry.lane is not None:
                 _check_lane(name, entry.lane, base.limits, report, ())
-        # All options of a service together, as a table would say them: their order does not matter.
+        # All options of a service together, like one table: their order does not matter.
         lanes = {one.lane: limits for one, (_, limits) in own.items() if one.lane is not None}
         fields = {"lanes": lanes} | ({"rate": own[Entry()][1]} if Entry() in own else {})
         origins = {one: origin for one, (origin, _) in own.items()}

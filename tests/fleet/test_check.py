@@ -5,8 +5,8 @@ import re
 import pytest
 import redis.exceptions
 
-from aioapiqueue.cli._shared import Shared
-from aioapiqueue.integrations._redis_url import connected, read_address
+from aioapiqueue.cli.run._shared_server import Shared
+from aioapiqueue.integrations.redis.url import connected, read_address
 from tests.helpers import introspect
 from tests.helpers.servers import Server
 

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from aioapiqueue import Window
-from benchmarks._fleet import Fleet, most_in, watch
+from benchmarks._simulated_fleet import Fleet, most_in, watch
 from tests.helpers.virtual_client import VirtualClient
 
 CATCH_UP = 0.010  # of the queues: their default

@@ -2,7 +2,7 @@
 
 Each by the name that `create_client` takes; where the service id that botocore's event names carry
 differs, it follows: `autoscaling=auto-scaling`. A test compares the list with the botocore that is
-installed, and says what to add.
+installed, and names what to add.
 """
 
 __all__ = ["BOTOCORE", "SERVICES"]

@@ -1,0 +1,96 @@
+"""What all commands write for people: messages on stderr, refusals, and their layout."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "FAILED",
+    "MAX_LISTED",
+    "PREFIX",
+    "USAGE_ERROR",
+    "WIDTH",
+    "console",
+    "pluralize",
+    "prefixed",
+    "refuse",
+    "say",
+    "why_unwritable",
+    "wrapped",
+]
+
+PREFIX = "aioapiqueue: "
+"""Stands before each line of a message, to distinguish it from the output of a program."""
+WIDTH = 80
+"""Columns of all that is written where there is no terminal."""
+MAX_LISTED = 20
+"""Messages of one kind that are written; more would bury what the program itself writes."""
+FAILED = 1
+USAGE_ERROR = 2
+"""The exit codes of a command that could not do its work, and of wrong options (click's)."""
+
+
+def prefixed(text: str) -> str:
+    """Return lines of a message, each after our name and with a line feed."""
+    return "".join(f"{PREFIX}{line}".rstrip() + "\n" for line in text.splitlines())
+
+
+def say(text: str) -> None:
+    """Write a message to stderr."""
+    typer.echo(prefixed(text), err=True, nl=False)
+
+
+def refuse(why: str, code: int = USAGE_ERROR) -> NoReturn:
+    """Write why nothing is done to stderr, and end the command.
+
+    Args:
+        why: one line for each problem.
+        code: the exit code.
+
+    Raises:
+        typer.Exit: always.
+    """
+    say(why)
+    raise typer.Exit(code)
+
+
+def why_unwritable(path: Path) -> str | None:
+    """Return why a file could not be written, as far as can be seen before; None if it can."""
+    try:
+        if path.is_dir():
+            return "is a directory"
+        if not path.parent.is_dir():
+            return f"cannot be written: there is no directory {path.parent}"
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            return "cannot be written"
+    except OSError as error:  # a name that is too long
+        return f"cannot be written: {error.strerror}"
+    return None
+
+
+def console() -> Console:
+    """Return a console on stdout: as wide as the terminal, `WIDTH` where there is none."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+def pluralize(number: int, thing: str) -> str:
+    """Return a number and the thing that is counted, in the plural but for one.
+
+    >>> pluralize(1, "AWS call"), pluralize(2000, "AWS call")
+    ('1 AWS call', '2,000 AWS calls')
+    """
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def wrapped(text: str) -> str:
+    """Return a message in lines that fit `WIDTH` columns with our name before each."""
+    return textwrap.fill(text, WIDTH - len(PREFIX), break_long_words=False, break_on_hyphens=False)

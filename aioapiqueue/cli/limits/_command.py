@@ -1,0 +1,249 @@
+"""`aioapiqueue limits`: the limits in force, and where each figure comes from."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import importlib.util
+import json
+import os
+from pathlib import Path  # noqa: TC003 - typer reads it
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aioapiqueue.cli._console import FAILED, console, pluralize, refuse, say, why_unwritable
+from aioapiqueue.cli._help import Command, Group, NoCheck, seconds
+from aioapiqueue.cli.limits._quotas import SERVICES, Found, read_quotas, to_toml
+from aioapiqueue.cli.limits._table import as_json, show
+from aioapiqueue.exceptions import LimitsError
+from aioapiqueue.registry import Registry, _names
+from aioapiqueue.registry._published import DEFAULT_SHARE, published_limits, read_share
+from aioapiqueue.registry._report import Report, printable, quoted
+
+if TYPE_CHECKING:
+    from aioapiqueue.registry import InForce
+
+__all__ = ["app", "check", "discover", "limits"]
+
+app = typer.Typer(name="limits", cls=Group, rich_markup_mode="markdown")
+
+_THERE_ALREADY = "is there already: take another name, or move it away"
+_PATIENCE = 600  # seconds; enough for 3,000 calls at the pace that Service Quotas bears
+
+_Service = Annotated[
+    list[str] | None,
+    typer.Option("--service", metavar="SERVICE", help="Only this one. May be repeated."),
+]
+_Share = Annotated[
+    str | None,
+    typer.Option(metavar="PERCENT", help="Of what AWS publishes. Default 50%."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def limits(
+    context: typer.Context,
+    *,
+    service: _Service = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--limits", metavar="FILE", help="A limits.toml. Default: what AWS publishes."
+        ),
+    ] = None,
+    share: _Share = None,
+    no_check: NoCheck = False,
+    as_json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show the limits in force, and where each figure comes from.
+
+    Without a file: a share of what AWS publishes of its request limits. With one: what `run
+    --limits FILE` would enforce, its own figures with their lines.
+
+    Exits with 2 if the file or an option is invalid.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    registry = _registry(file, share, check=not no_check)
+    names = [_names.canonical(one) for one in service or ()]
+    known = {entry.service for entry in registry}
+    for number, name in enumerate(names):
+        if name in known:
+            continue
+        if "default" in known and (no_check or not _names.unknown_service(name)):
+            names[number] = "default"  # whose limits it has
+        elif not published_limits(name):
+            refuse(_no_limit(name, file, check=not no_check))
+    if as_json_:
+        typer.echo(json.dumps(as_json(registry, names), indent=2))
+        return
+    show(console(), registry, names)
+
+
+@app.command(cls=Command)
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A limits.toml.")],
+    *,
+    no_check: NoCheck = False,
+) -> None:
+    """Check a limits.toml, and print each problem with the line of the file.
+
+    Exits with 0 if there is no problem, with 1 if there is one.
+    """
+    try:
+        registry = Registry.load(file, check=not no_check)
+    except LimitsError as error:
+        refuse("\n".join(error.problems), FAILED)
+    entries = list(registry)
+    if not entries:  # `run` refuses it, too
+        refuse(f"{file}: it has no limits; see docs/limits.md", FAILED)
+    services = len({entry.service for entry in entries})
+    if not no_check and importlib.util.find_spec("botocore") is None:
+        for entry in entries:
+            if entry.share is None and _has_parameters(entry):
+                say(
+                    f"{entry.source}: {entry.bucket}: the names of its parameters were not looked "
+                    "up, as that needs botocore: pip install botocore (with pipx: pipx inject "
+                    "aioapiqueue botocore)"
+                )
+    typer.echo(
+        f"{file}: no problem found: {pluralize(len(entries), 'limit')} of "
+        f"{pluralize(services, 'service')}"
+    )
+
+
+def _has_parameters(entry: InForce) -> bool:
+    bucket = entry.members
+    return bucket is not None and bool(
+        bucket.unless_params or any(cost.parameter for cost in bucket.cost.values())
+    )
+
+
+@app.command(cls=Command)
+def discover(
+    *,
+    write: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A new limits.toml. Default: to standard output."),
+    ] = None,
+    service: _Service = None,
+    region: Annotated[
+        str | None,
+        typer.Option(metavar="REGION", help="Whose quotas. Default: that of the environment."),
+    ] = None,
+    share: Annotated[
+        str | None,
+        typer.Option(metavar="PERCENT", help="Of what AWS grants or publishes. Default 50%."),
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", parser=seconds, help="How long Service Quotas may take for it all."
+        ),
+    ] = _PATIENCE,
+) -> None:
+    """Ask Service Quotas which request rates AWS grants this account; write a limits.toml.
+
+    The file starts from what AWS publishes, and has what this account is granted instead: raised
+    rates and lowered ones. Quotas that could not be mapped to operations are listed on standard
+    error. The command needs the credentials that boto3 would use, with the permission to list
+    quotas, and paces itself.
+
+    Exits with 1, and writes nothing, without permission or network, if it is throttled, or if there
+    is no end to it (500 pages of a listing, or --timeout); with 2 if an option is invalid.
+    """
+    part = _share(share)
+    services = [_names.canonical(one) for one in service or SERVICES]
+    for one in services:
+        if one not in SERVICES:
+            refuse(
+                f"--service {quoted(one)[1:-1]}: its quotas name no operations; those of "
+                f"{', '.join(SERVICES)} do"
+            )
+    if write is not None and (problem := _why_not_new(write)):
+        refuse(f"--write: {write} {problem}")
+    try:
+        from aioapiqueue.cli.limits._service_quotas import NoAnswer, ask  # noqa: PLC0415
+    except ImportError as error:
+        needed = str(error.name).partition(".")[0]
+        refuse(
+            f'this needs {needed}: pip install "aioapiqueue[aws,cli]" (with pipx: pipx inject '
+            "aioapiqueue aiobotocore). Nothing was written.",
+            FAILED,
+        )
+    region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    try:
+        quotas, unknown = asyncio.run(ask(services, region=region, patience=timeout))
+    except NoAnswer as error:
+        refuse(f"{printable(str(error))}. Nothing was written.", FAILED)
+    found = [read_quotas(*one) for one in quotas.items()]
+    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
+    text = to_toml(found, region=region or "its Region", share=f"{part:.6g}%", when=today)
+    Registry.parse(text, source=str(write or "limits.toml"))  # as `limits check` will
+    for name, why in unknown.items():
+        say(f"{name}: left as AWS publishes it: {printable(why)}")
+    for each in found:
+        _summarize(each)
+    if write is None:
+        typer.echo(text, nl=False)
+        return
+    _write_new(write, text)
+    typer.echo(f"aioapiqueue: {write} is written; aioapiqueue limits --limits {write}", err=True)
+
+
+def _why_not_new(path: Path) -> str | None:
+    """Return why a new file cannot be written there; None if it can."""
+    return _THERE_ALREADY if os.path.lexists(path) else why_unwritable(path)
+
+
+def _write_new(path: Path, text: str) -> None:
+    """Write a file that is not there yet, all of it or nothing."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:  # since we have looked
+        refuse(f"--write: {path} {_THERE_ALREADY}")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        refuse(f"--write: {path} cannot be written: {error.strerror}", FAILED)
+
+
+def _summarize(found: Found) -> None:
+    say(
+        f"{found.service}: {pluralize(len(found.rates), 'request rate')} "
+        f"{'is' if len(found.rates) == 1 else 'are'} not what AWS publishes, {found.same} "
+        f"{'is' if found.same == 1 else 'are'}; {pluralize(found.others, 'other quota')}"
+    )
+    for name in found.unmapped:
+        say(f"{found.service}: not mapped: {printable(name)}")
+
+
+def _registry(file: Path | None, share: str | None, *, check: bool) -> Registry:
+    try:
+        if file is not None:
+            preset = None if share is None else "aws"
+            return Registry.load(file, preset=preset, share=share, check=check)
+        return Registry.parse('preset = "aws"', source="--share", share=f"{_share(share):.6g}%")
+    except LimitsError as error:
+        refuse("\n".join(error.problems))
+
+
+def _share(text: str | None) -> float:
+    """Return a share in percent; default: that of a limits.toml."""
+    if text is None:
+        return DEFAULT_SHARE * 100
+    report = Report("--share")
+    share = read_share(text, report, ())
+    if share is None:
+        refuse("\n".join(report.problems))
+    return share * 100
+
+
+def _no_limit(name: str, file: Path | None, *, check: bool) -> str:
+    if check and (problem := _names.unknown_service(name)):
+        return f"--service: {problem}"
+    where = f"{file} has no limit of {name}" if file else f"AWS publishes no limit of {name}"
+    return f"--service: {where}"

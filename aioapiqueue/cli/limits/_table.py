@@ -1,0 +1,277 @@
+"""What `aioapiqueue limits` shows: the limits in force, and where each figure comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from aioapiqueue._rate import Rate
+from aioapiqueue.registry._published import published_limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import Console
+
+    from aioapiqueue._rate import Limit
+    from aioapiqueue.registry import Bucket, InForce, PublishedLimit, Registry
+
+__all__ = ["as_json", "show", "written"]
+
+_AT_MOST = 21
+_COLUMNS = {"At most": _AT_MOST, "AWS publishes": 17, "Adjustable": 11, "From": None}
+"""Headings, each with its width; the last column has the rest."""
+_SECONDS = 11  # from here on "1 per 20s" reads better than a fraction of a call
+
+
+@dataclasses.dataclass(slots=True)
+class _Row:
+    """Entries that differ in their operations only."""
+
+    first: InForce
+    operations: list[str]
+
+
+class _Footnotes:
+    """What the rows refer to: pages, each with a number, and notes, each with a letter."""
+
+    def __init__(self) -> None:
+        self._pages: dict[tuple[str, str], str] = {}
+        self._notes: dict[str, str] = {}
+
+    def page(self, figure: PublishedLimit) -> str:
+        """Return the number of the page that a figure is from."""
+        page = (figure.source.removeprefix("https://"), figure.read)
+        return self._pages.setdefault(page, f"[{len(self._pages) + 1}]")
+
+    def note(self, figure: PublishedLimit | None) -> str:
+        """Return the letter of a figure's note, after a space; nothing if it has none."""
+        if figure is None or not figure.note:
+            return ""
+        return f" {self._notes.setdefault(figure.note, f'{_letters(len(self._notes))})')}"
+
+    def show(self, console: Console) -> None:
+        """Print all that was referred to."""
+        _print_columns(console, [(mark, note) for note, mark in self._notes.items()])
+        pages = [
+            (number, f"{_broken(address, console.width - len(number) - 1)}\nread {day}")
+            for (address, day), number in self._pages.items()
+        ]
+        _print_columns(console, pages)
+
+
+def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
+    """Print the limits of each service, at most as wide as the console."""
+    footnotes = _Footnotes()
+    with console.capture() as shown:
+        for service, rows in _in_force(registry, services).items():
+            if rows:
+                scope = _scope(rows[0].first.scope)
+                console.print(Text(f"{service}, for {scope}", style="bold"))
+                _print_columns(console, [tuple(_COLUMNS)], _COLUMNS.values(), style="bold")
+            else:
+                console.print(Text(f"{service}: nothing is enforced", style="bold"))
+            for row in rows:
+                _show_row(console, row, footnotes)
+            for figure in published_limits(service):
+                if not figure.enforceable:
+                    per = f" for each {figure.per}" if figure.per else ""
+                    rate = f"{written(figure.rate)}{per}"
+                    marks = f"{footnotes.page(figure)}{footnotes.note(figure)}"
+                    console.print(Text(f"Not enforced: {figure.name}, {rate} {marks}"))
+            console.print()
+        footnotes.show(console)
+    for line in shown.get().splitlines():  # rich fills up what it lays out with spaces
+        typer.echo(line.rstrip())
+
+
+def _in_force(registry: Registry, services: Sequence[str]) -> dict[str, list[_Row]]:
+    """Return the limits in force, by service, those of a kind together."""
+    found: dict[str, dict[object, _Row]] = {}
+    for entry in registry:
+        if services and entry.service not in services:
+            continue
+        rows = found.setdefault(entry.service, {})
+        row = rows.setdefault(_kind(entry) or len(rows), _Row(entry, []))
+        if entry.operation is not None:
+            row.operations.append(entry.operation)
+    return {one: list(found.get(one, {}).values()) for one in dict.fromkeys([*found, *services])}
+
+
+def _kind(entry: InForce) -> object:
+    """Return what entries of one row have in common; None if this one stands alone."""
+    if entry.operation is None:
+        return None
+    figure = entry.figure and (entry.figure.rate, entry.figure.note, entry.figure.adjustable)
+    return (entry.limits, entry.source, figure)
+
+
+def _show_row(console: Console, row: _Row, footnotes: _Footnotes) -> None:
+    entry, figure = row.first, row.first.figure
+    limits = list(map(written, entry.limits))
+    if entry.concurrency is not None:
+        limits.append(f"{entry.concurrency:,} in flight")
+    limits = limits or ["any rate"]
+    if entry.adaptive is not None:
+        limits.append("adaptive")
+    published, adjustable, source = "", "", entry.source
+    if figure is not None:
+        published, adjustable = written(figure.rate), "yes" if figure.adjustable else "no"
+        source = f"{(entry.share or 1) * 100:.6g}% of {footnotes.page(figure)}"
+    if len(limits[0]) > _AT_MOST:  # not broken in two, on a line of its own
+        console.print(Text(limits[0]))
+        limits[0] = ""
+    cells = ("\n".join(limits), published, adjustable, source + footnotes.note(figure))
+    _print_columns(console, [cells], _COLUMNS.values())
+    console.print(Padding(Text(_calls(row)), (0, 0, 0, 4)))
+
+
+def _print_columns(
+    console: Console,
+    rows: Sequence[tuple[str, ...]],
+    widths: Iterable[int | None] = (None, None),
+    *,
+    style: str = "",
+) -> None:
+    grid = Table.grid(padding=(0, 1))
+    for width in widths:
+        grid.add_column(width=width, overflow="fold")
+    for row in rows:
+        grid.add_row(*map(Text, row), style=style)
+    console.print(grid)
+
+
+def _broken(address: str, width: int) -> str:
+    """Return the address of a page; one that is too long for a line is broken at a slash."""
+    return address if len(address) <= width else "/\n".join(address.rsplit("/", 1))
+
+
+def _letters(number: int) -> str:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    more, last = divmod(number, len(letters))
+    return (_letters(more - 1) if more else "") + letters[last]
+
+
+def _scope(scope: Sequence[str]) -> str:
+    words = {"account": "each account", "region": "each Region"}
+    return " in ".join(words[one] for one in scope) or "all accounts and Regions together"
+
+
+def _calls(row: _Row) -> str:
+    entry = row.first
+    if entry.members is not None:
+        return _members(entry.bucket or "", entry.members)
+    if not row.operations:
+        return "all together"
+    names = ["each other operation" if one == "*" else one for one in row.operations]
+    return ", ".join(f"each {one}" if one.endswith("*") else one for one in names)
+
+
+def _members(name: str, bucket: Bucket) -> str:
+    names = ["all" if one == "*" else one for one in bucket.operations]
+    text = f"{name}: {', '.join(names)}"
+    if bucket.exclude:
+        text += f", but for {', '.join(bucket.exclude)}"
+    if bucket.unless_params:
+        text += f", without {', '.join(bucket.unless_params)}"
+    costs = [f"{operation} {cost}" for operation, cost in bucket.cost.items()]
+    if costs:
+        text += f" (cost: {', '.join(costs)})"
+    return text if bucket.per_operation or len(bucket.operations) == 1 else f"{text} (together)"
+
+
+def written(limit: Limit) -> str:
+    """Return a limit as limits.toml takes it."""
+    if not isinstance(limit, Rate):
+        return str(limit)
+    rate = limit.calls / limit.per
+    whole = rate < 1 and math.isclose(1 / rate, round(1 / rate)) and 1 / rate >= _SECONDS
+    text = f"1 per {round(1 / rate)}s" if whole else f"{_plain(rate)}/s"
+    return text if limit.burst == 1 else f"{text} burst {_plain(limit.burst)}"
+
+
+def _plain(number: float) -> str:
+    """Return a number with 6 digits that matter, and without an exponent, which no limit has."""
+    return f"{Decimal(f'{number:.6g}'):f}"
+
+
+def as_json(registry: Registry, services: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the limits in force, each with all that is known of it; then the others."""
+    forced = _in_force(registry, services)
+    return [_row_json(row) for rows in forced.values() for row in rows] + [
+        _not_enforced_json(figure)
+        for service in forced
+        for figure in published_limits(service)
+        if not figure.enforceable
+    ]
+
+
+def _row_json(row: _Row) -> dict[str, Any]:
+    entry, bucket, figure = row.first, row.first.members, row.first.figure
+    adaptive = entry.adaptive
+    return {
+        "service": entry.service,
+        "operations": list(bucket.operations) if bucket else row.operations or None,
+        "bucket": entry.bucket,
+        "shared": bucket is not None and not bucket.per_operation,
+        **_calls_json(bucket),
+        "limits": list(map(_limit_json, entry.limits)),
+        "concurrency": entry.concurrency,
+        "adaptive": adaptive
+        and dataclasses.asdict(adaptive) | {"floor": adaptive.floor and str(adaptive.floor)},
+        "scope": list(entry.scope),
+        "source": entry.source,
+        "share": entry.share,
+        "kept": True,
+        "published": figure and _published_json(figure),
+    }
+
+
+def _not_enforced_json(figure: PublishedLimit) -> dict[str, Any]:
+    """Return a figure that is not enforced, with the keys of those that are."""
+    return {
+        "service": figure.service,
+        "operations": list(figure.operations) or None,
+        "bucket": figure.name,
+        "shared": figure.shared,
+        **_calls_json(figure),
+        "limits": [],
+        "concurrency": None,
+        "adaptive": None,
+        "scope": list(figure.scope),
+        "source": None,
+        "share": None,
+        "kept": False,
+        "published": {**_published_json(figure), "for_each": figure.per},
+    }
+
+
+def _calls_json(of: Bucket | PublishedLimit | None) -> dict[str, Any]:
+    return {
+        "exclude": list(of.exclude) if of else [],
+        "unless": list(of.unless_params) if of else [],
+        "cost": {name: str(cost) for name, cost in of.cost.items()} if of else {},
+    }
+
+
+def _published_json(figure: PublishedLimit) -> dict[str, Any]:
+    return {
+        **_limit_json(figure.rate),
+        "adjustable": figure.adjustable,
+        "page": figure.source,
+        "read": figure.read,
+        "note": figure.note,
+    }
+
+
+def _limit_json(limit: Limit) -> dict[str, Any]:
+    if isinstance(limit, Rate):
+        return dataclasses.asdict(limit)
+    return {"window": limit.calls, "per": limit.per}

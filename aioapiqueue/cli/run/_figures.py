@@ -1,0 +1,261 @@
+"""What came of a run: counted while it goes on, summed up at its end for people and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from aioapiqueue.cli._console import WIDTH
+from aioapiqueue.hub import OTHERS, Figure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+__all__ = [
+    "Peaks",
+    "Row",
+    "dry_run_table",
+    "duration",
+    "lane_of",
+    "rows",
+    "table",
+    "total_of",
+]
+
+_PACED = ("Paced", "Calls", "Waits", "Waited s", "Longest", "Throttled", "Errors")
+_NOT_PACED = ("Not paced", "Calls", "", "", "", "Throttled", "Errors")
+_COUNTED = ("Would send", "Calls", "Per s", "Peak", "Throttled", "Errors")
+_EMPTY = ("", "", "", "", "", "", "")
+_Line: TypeAlias = "tuple[str, *tuple[str | float, ...]]"
+"""Of a table: a name, and what is counted."""
+
+
+class Peaks:
+    """The most attempts in any one second: of services, of their queues, and of those' lanes.
+
+    Where nothing is paced, an account in a Region stands for a queue.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[object, ...], Figure] = {}
+
+    def count(self, figure: Figure) -> None:
+        """Count an attempt that starts."""
+        now = time.monotonic()
+        service, queue, lane = figure.service, _queue(figure), lane_of(figure)
+        for key in ((service,), (service, queue), (service, queue, lane)):
+            if key not in self._sums:
+                self._sums[key] = Figure(service, "", None, None, None, paced=False)
+            self._sums[key].let_go(now, 0.0)
+
+    def of(self, *key: object) -> int:
+        """Return the peak of a service, of a queue of it, or of a lane of that."""
+        return self._sums[key].peak if key in self._sums else 0
+
+
+def _queue(figure: Figure) -> object:
+    """Return what stands for the queue that an attempt waits for last."""
+    return figure.queue or (figure.region, figure.account)
+
+
+def lane_of(figure: Figure) -> str:
+    """Return the lane, an operation mostly, that an attempt waits in."""
+    return figure.lane or figure.operation
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Figures of one service, one queue or one lane.
+
+    Attributes:
+        name: of the service, the queue or the lane.
+        total: the figures added up; its peak is that of all of them together.
+        paced_calls: the calls that some limit concerned.
+        parts: what it is the sum of, the busiest first.
+    """
+
+    name: str
+    total: Figure
+    paced_calls: int
+    parts: Sequence[Row]
+
+
+def total_of(name: str, figures: Sequence[Figure], peak: int = 0) -> Figure:
+    """Return figures added up.
+
+    Args:
+        name: what stands in the place of the service.
+        figures: the hub's.
+        peak: of all of them together, which is not the sum of theirs.
+    """
+    total = Figure(name, "", None, None, None, any(one.paced for one in figures), peak=peak)
+    total.longest_wait = max((one.longest_wait for one in figures), default=0.0)
+    for attribute in ("calls", "waits", "waiting", "waited", "throttled", "errors"):
+        setattr(total, attribute, sum(getattr(one, attribute) for one in figures))
+    return total
+
+
+def _row(name: str, figures: Sequence[Figure], peak: int, parts: Iterable[Row] = ()) -> Row:
+    paced_calls = sum(one.calls for one in figures if one.paced)
+    return Row(name, total_of(name, figures, peak), paced_calls, _busiest(parts))
+
+
+def _busiest(found: Iterable[Row]) -> list[Row]:
+    return sorted(found, key=lambda row: (-row.total.calls, row.name))
+
+
+_Key = TypeVar("_Key")
+
+
+def _grouped(
+    figures: Iterable[Figure], key: Callable[[Figure], _Key]
+) -> Iterable[tuple[_Key, list[Figure]]]:
+    found: dict[_Key, list[Figure]] = defaultdict(list)
+    for figure in figures:
+        found[key(figure)].append(figure)
+    return found.items()
+
+
+def rows(figures: Iterable[Figure], peaks: Peaks, buckets: Sequence[Figure] = ()) -> list[Row]:
+    """Return a row for each service, the busiest first, and for what the hub has summed up.
+
+    Its parts are its lanes, or, if it has several queues (where nothing is paced: Regions and
+    accounts), these, whose parts are their lanes; then the buckets that operations share.
+
+    Args:
+        figures: the hub's, of lanes.
+        peaks: of all of them.
+        buckets: figures of queues that operations share, with the bucket's name as operation.
+    """
+    services, others = [], []
+    for name, found in _grouped(figures, lambda one: one.service):
+        if name == OTHERS:  # of many services: one of what is paced, one of what is not
+            others += [_row(OTHERS, [figure], figure.peak) for figure in found]
+        else:
+            shared = [one for one in buckets if one.service == name]
+            services.append(_service(name, found, peaks, shared))
+    return _busiest(services) + _busiest(others)
+
+
+def _service(name: str, figures: Sequence[Figure], peaks: Peaks, buckets: Sequence[Figure]) -> Row:
+    shared = {one.queue: one for one in buckets}
+    queues = []
+    for queue, found in _grouped(figures, _queue):
+        lanes = [
+            # Over all Regions and accounts that have the queue.
+            _row(lane, own, peaks.of(name, queue, lane))
+            for lane, own in _grouped(found, lane_of)
+        ]
+        # Of a shared one, what comes from the lanes of other queues as well.
+        if bucket := shared.pop(found[0].queue, None):
+            label, whole = _bucket(bucket, figures), [bucket]
+        else:
+            label, whole = _where(found, figures) or str(found[0].queue), found
+        queues.append(_row(label, whole, peaks.of(name, queue), lanes))
+    parts = _busiest(queues) if len(queues) > 1 else list(queues[0].parts)
+    parts += _busiest(_row(_bucket(one, figures), [one], one.peak) for one in shared.values())
+    return dataclasses.replace(_row(name, figures, peaks.of(name)), parts=parts)
+
+
+def _bucket(bucket: Figure, others: Sequence[Figure]) -> str:
+    """Return what a queue that operations share is called."""
+    where = _where([bucket], others, unknown="")  # what is not in its scope
+    return f"shared {bucket.operation} {where}".rstrip()
+
+
+def _where(figures: Sequence[Figure], others: Sequence[Figure], unknown: str = "none") -> str:
+    """Return the Region and account of figures, where those of others differ."""
+    names = []
+    for attribute in ("region", "account"):
+        own = {getattr(figure, attribute) for figure in figures}
+        if own != {getattr(figure, attribute) for figure in others}:
+            names.append(", ".join(sorted(one or unknown for one in own)))
+    return f"in {' '.join(filter(None, names))}" if any(names) else ""
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a clock shows it: 1:23, or 2:03:04."""
+    minutes, left = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+
+
+def table(found: Sequence[Row], limits: dict[str, str]) -> str:
+    """Return the closing table, at most 80 columns wide.
+
+    Args:
+        found: the services' rows.
+        limits: what each service's queues keep, for those that have any.
+    """
+    paced: list[_Line] = []
+    free: list[_Line] = []
+    limited = {re.split(r"[. ]", name)[0] for name in limits}
+    for row in found:
+        if row.total.paced:
+            limit = "" if row.name == OTHERS else limits.get(row.name, limits.get("default", ""))
+            for name, one in _named(row, f"{row.name} {limit}".rstrip()):
+                times = one.waits, one.waited, one.longest_wait
+                paced.append((name, one.calls, *times, one.throttled, one.errors))
+        else:
+            # Of a service that has limits of other operations, those that had none are named.
+            parts = _named(row, row.name) if row.name in limited else [(row.name, row.total)]
+            for name, one in parts:
+                free.append((name, one.calls, "", "", "", one.throttled, one.errors))
+    if paced:
+        paced.insert(0, _PACED)
+    if free:
+        free.insert(0, _NOT_PACED)
+    return _laid_out([*paced, *[_EMPTY] * bool(paced and free), *free])
+
+
+def dry_run_table(found: Sequence[Row], seconds: float) -> str:
+    """Return what would have been sent, at most 80 columns wide.
+
+    Args:
+        found: the services' rows.
+        seconds: that the run took, over which the mean is taken.
+    """
+    lines: list[_Line] = [_COUNTED]
+    for row in found:
+        for name, one in _named(row, row.name):
+            mean = one.calls / max(seconds, 0.001)
+            lines.append((name, one.calls, mean, one.peak, one.throttled, one.errors))
+    return _laid_out(lines)
+
+
+def _named(row: Row, name: str) -> Iterator[tuple[str, Figure]]:
+    """Yield the figures of a service and of its parts, each after its name in the table."""
+    yield name, row.total
+    nested = any(part.parts for part in row.parts)
+    for part in row.parts:
+        # Long names of lanes have as much room as where there is one queue.
+        yield f"{' ' if nested else '  '}{part.name}", part.total
+        for lane in part.parts:
+            yield f"  {lane.name}", lane.total
+
+
+def _laid_out(lines: Sequence[_Line]) -> str:
+    """Return lines of a name and figures as a table.
+
+    A name may take the blanks before its first figure. One that needs more stands in a line of its
+    own, whole, so that it can be searched for. (Not by rich, which takes milliseconds for a line:
+    a scan of many Regions has thousands.)
+    """
+    cells = [[one if isinstance(one, str) else _number(one) for one in line] for line in lines]
+    _, *widths = (max(map(len, column)) + 2 for column in zip(*cells, strict=True))
+    text = []
+    for name, *figures in cells:
+        row = "".join(f"{one:>{width}}" for one, width in zip(figures, widths, strict=True))
+        row = row.rjust(WIDTH)
+        if row[: len(name) + 1].strip():
+            text += [name[:WIDTH], row]
+        else:
+            text.append((name + row[len(name) :]).rstrip())
+    return "\n".join(text)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"

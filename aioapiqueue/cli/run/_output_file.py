@@ -1,0 +1,137 @@
+"""The files of --json and --log: known to be writable before the program starts."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["OutputFile", "Unwritable"]
+
+
+class Unwritable(Exception):  # noqa: N818 - what it is, as a path goes
+    """Raised where a file cannot be written; the message has the reason, and what to do."""
+
+
+class OutputFile:
+    """A file that is open from the start of a run to its end.
+
+    A pipe needs a reader already, as waiting for one might never end. Where the path leads to a
+    file that our own stdout or stderr goes to, as /dev/stdout may, it is appended to.
+
+    Args:
+        path: of the file; it is made if it is not there.
+        append: keep what is in it; default: `write` replaces it.
+
+    Raises:
+        Unwritable: it cannot be written.
+    """
+
+    def __init__(self, path: Path, *, append: bool = False) -> None:
+        self.path = path
+        self._made = not os.path.lexists(path)
+        self._whole = False
+        own = _own(path)
+        try:
+            self._descriptor = os.dup(own) if own is not None else _open(path, append=append)
+        except OSError as error:
+            raise Unwritable(f"{path} cannot be written: {_why(path, error)}") from None
+        try:
+            self._whole = own is None and not append and _is_file(self._descriptor)
+            _probe(self._descriptor, append=append)
+        except OSError as error:
+            self.discard()
+            raise Unwritable(f"{path} cannot be written: {error.strerror}") from None
+
+    def replaces(self, other: OutputFile) -> bool:
+        """Return whether to write here takes away what is written to `other`."""
+        there = os.fstat(other._descriptor)
+        return self._whole and os.path.samestat(os.fstat(self._descriptor), there)
+
+    def write(self, text: str) -> None:
+        """Write a text; in the place of what is in a file, unless that is appended to.
+
+        Raises:
+            OSError: it cannot be written, or no longer.
+        """
+        if self._whole:
+            self._find_again()
+            os.ftruncate(self._descriptor, 0)
+        left = memoryview(text.encode("utf-8", "backslashreplace"))
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+
+    def _find_again(self) -> None:
+        """Open the path again where the program has removed our file, or put another there."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self.path.stat(), os.fstat(self._descriptor)):
+                return
+        descriptor = _open(self.path, append=False)
+        os.close(self._descriptor)
+        self._descriptor = descriptor
+
+    def discard(self) -> None:
+        """Close it; take it away if it was not there before and nothing was written."""
+        with contextlib.suppress(OSError):
+            if self._made and _is_file(self._descriptor) and not os.fstat(self._descriptor).st_size:
+                self.path.unlink()
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+
+def _own(path: Path) -> int | None:
+    """Return our own stream that goes to the same file, or socket, which cannot be opened."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            there = path.stat()
+            shared = stat.S_ISREG(there.st_mode) or stat.S_ISSOCK(there.st_mode)
+            if shared and os.path.samestat(there, os.fstat(descriptor)):
+                return descriptor
+    return None
+
+
+def _open(path: Path, *, append: bool) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOCTTY | (os.O_APPEND if append else 0)
+    # Without O_NONBLOCK, a pipe without a reader would block here.
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _is_file(descriptor: int) -> bool:
+    return stat.S_ISREG(os.fstat(descriptor).st_mode)
+
+
+def _probe(descriptor: int, *, append: bool) -> None:
+    """Raise the error that writing would, where it is known before: mostly a full disk."""
+    if not _is_file(descriptor):
+        os.write(descriptor, b"")  # /dev/full refuses even an empty write
+        return
+    if append:  # the truncation below would cut off what another process appends just now
+        return
+    size = os.fstat(descriptor).st_size
+    try:
+        os.posix_fallocate(descriptor, size, 1)
+    except AttributeError:  # macOS
+        return
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise
+        return  # a file system that has no such thing
+    os.ftruncate(descriptor, size)
+
+
+def _why(path: Path, error: OSError) -> str:
+    """Return why a path could not be opened, and what to do about it."""
+    if error.errno == errno.ENXIO and path.is_fifo():
+        return "nobody reads this pipe; start its reader before"
+    if error.errno == errno.ENOENT and path.is_symlink():
+        return f"it is a link that leads nowhere ({path.readlink()})"
+    if error.errno == errno.ENOENT:
+        return f"there is no folder {path.parent}"
+    return error.strerror or type(error).__name__

@@ -1,0 +1,214 @@
+"""What is written about a run: before it, while it goes on, and after it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue.cli._console import MAX_LISTED, pluralize, wrapped
+from aioapiqueue.cli.run._activation import Why
+from aioapiqueue.cli.run._errors import ExitCode
+from aioapiqueue.cli.run._figures import dry_run_table, duration, rows, table, total_of
+from aioapiqueue.cli.run._limits_in_words import named
+from aioapiqueue.cli.run._unused import unused
+from aioapiqueue.hub import OTHERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from aioapiqueue.cli.run._activation import Inactive
+    from aioapiqueue.cli.run._model import Outcome, Plan
+
+__all__ = ["about", "headline", "opening", "remarks", "tables", "verdict"]
+
+_AWS_CLI = (
+    "version 2 of the AWS CLI from AWS's own installer is frozen and cannot be paced; version 1, "
+    "from PyPI, can, and so can version 2 as Debian packages it."
+)
+_NOT_ACTIVATED = (
+    "started with -I, -E or -S, or without our PYTHONPATH, it does not, nor before Python 3.9. If "
+    "it only takes long to start: --grace 60."
+)
+_ABOUT = {
+    Why.NEVER: "{who} is Python, and has not activated the pacing: {hint}",
+    Why.EXEC: "{who} activated the pacing, and then became another Python, which did not: by a "
+    "launcher that brings a sitecustomize of its own. Use the other order, LAUNCHER aioapiqueue "
+    "run ... -- COMMAND.",
+    Why.UNHOOKED: "{who} activated the pacing, but has a botocore that cannot be paced: {detail}. "
+    "Is it before 1.31, or a much later one?",
+    Why.LATE: "{who} had made clients when its botocore was found and paced, as it was loaded past "
+    "Python's imports. What they had sent until then was not paced.",
+}
+_MOST_NAMED = 8  # limits or services: more is no help in a line or two
+
+
+def opening(plan: Plan) -> str:
+    """Return what is paced and how, or that nothing is."""
+    counted = "dry run: nothing is paced, all AWS calls are counted"
+    lines = [counted] if plan.dry_run else list(_paced(plan.limits))
+    if plan.shared is not None:
+        lines.append(
+            f"not shared: a dry run does not ask {plan.shared}"
+            if plan.dry_run
+            else f"shared through {plan.shared}; while it cannot be reached, "
+            f"{plan.shared.meanwhile}"
+        )
+    if not plan.launch.python:
+        done = "counted" if plan.dry_run else "paced"
+        lines.append(
+            f"{plan.launch.name} is not Python: only what it starts that is Python is {done}"
+        )
+    return "\n".join(map(wrapped, lines))
+
+
+def _paced(limits: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is paced, and what is not."""
+    own = {name: limit for name, limit in limits.items() if name != "default"}
+    services = dict.fromkeys(re.split(r"[. ]", name)[0] for name in own)
+    parts = [f"{name} at {limit}" for name, limit in own.items()]
+    if len(parts) > _MOST_NAMED:
+        names = ", ".join(services) if len(services) <= _MOST_NAMED else f"{len(services)} services"
+        parts = [f"{names} by {pluralize(len(own), 'limit')} (`aioapiqueue limits` lists them)"]
+    if "default" in limits:
+        parts.append(f"each {'other ' if own else ''}service at {limits['default']}")
+    yield f"paced: {', '.join(parts)}" if parts else "nothing is paced: what is named is unlimited"
+    if own and "default" not in limits:
+        # Where a service's limits are of some operations only, it has other calls, too.
+        whole = {name.removesuffix(".*") for name in own}
+        yield f"not paced: all other {'services' if whole.issuperset(services) else 'calls'}"
+
+
+def about(inactive: Inactive, name: str, *, stopped: bool) -> str:
+    """Return the message about a Python that is not paced, as soon as it is found.
+
+    Args:
+        inactive: the Python.
+        name: of the program that was started.
+        stopped: whether it is stopped for that.
+    """
+    text = wrapped(
+        _ABOUT[inactive.why].format(
+            who=f"{inactive.command or name} (process {inactive.pid})",
+            hint=_AWS_CLI if _is_aws_cli(name) else _NOT_ACTIVATED,
+            detail=inactive.detail,
+        )
+    )
+    if inactive.why is Why.LATE:
+        return text
+    done = "It is stopped, so that nothing goes out unpaced." if stopped else "IT IS NOT PACED."
+    return f"{text}\n{done}"
+
+
+def verdict(plan: Plan, outcome: Outcome) -> int:
+    """Return the exit code: the program's own, unless that would hide that it was not paced."""
+    if outcome.stopped is not None:
+        return outcome.stopped
+    code = outcome.code or 0
+    if plan.allow_inactive or code:
+        return code
+    unpaced = outcome.inactive or not outcome.processes or _brings_its_own(plan, outcome)
+    return ExitCode.INACTIVE if unpaced else 0
+
+
+def _is_aws_cli(name: str) -> bool:
+    return PurePath(name).name == "aws"
+
+
+def _brings_its_own(plan: Plan, outcome: Outcome) -> bool:
+    """Return whether this was the AWS CLI with a botocore of its own."""
+    hooked = any(process.botocore for process in outcome.processes)
+    return _is_aws_cli(plan.launch.name) and not hooked
+
+
+def headline(plan: Plan, outcome: Outcome, code: int) -> str:
+    """Return the summary of a run: how it ended, and its calls."""
+    name, seconds = PurePath(plan.launch.name).name, duration(outcome.seconds)
+    if outcome.stopped is not None:
+        end = f"{name} stopped after {seconds}; exit code {code}"
+    else:
+        end = f"{name} ended after {seconds} with exit code {outcome.code}"
+        if code != outcome.code:
+            end += f"; exit code {code}, see below"
+    total = total_of("", outcome.figures)
+    if not total.calls:
+        return wrapped(f"{end}; no AWS calls counted")
+    calls = pluralize(total.calls, "AWS call")
+    if not plan.dry_run:
+        paced = sum(figure.calls for figure in outcome.figures if figure.paced)
+        calls += f", {paced:,} of them paced"
+    calls += f"; {total.throttled:,} throttled, {pluralize(total.errors, 'other error')}"
+    return f"{wrapped(end)}\n{wrapped(calls)}"
+
+
+def tables(plan: Plan, outcome: Outcome) -> str:
+    """Return the table of all services, at most 80 columns wide, with an empty line around it."""
+    if not outcome.figures:
+        return ""
+    if plan.dry_run:
+        found = rows(outcome.figures, outcome.peaks, outcome.buckets)
+        text = dry_run_table(found, outcome.seconds)
+    else:
+        # A service may have calls of both kinds: each kind has its row.
+        paced = [one for one in outcome.figures if one.paced]
+        free = [one for one in outcome.figures if not one.paced]
+        found = rows(paced, outcome.peaks, outcome.buckets) + rows(free, outcome.peaks)
+        text = table(found, plan.limits)
+    return f"\n{text}\n\n"
+
+
+def remarks(plan: Plan, outcome: Outcome) -> str:
+    """Return what an operator should know beside the figures; "" if there is nothing."""
+    lines = [] if outcome.stopped is not None else list(_warnings(plan, outcome))
+    if outcome.shared is not None:
+        lines.append(_of_shared(outcome.shared))
+    services = [one for one in outcome.figures if one.service != OTHERS]
+    if len(services) < len(outcome.figures):
+        lines.append(
+            f"{len(services):,} kinds of calls (service, operation, Region, account) have figures "
+            f"of their own; {OTHERS} is the sum of the rest"
+            + ("" if plan.dry_run else ", for which all limits hold as well")
+        )
+    none = unused(outcome.figures, plan.registry, dry_run=plan.dry_run) if outcome.figures else []
+    if none:
+        names = ", ".join(" ".join(named(entry)) for entry in none[:_MOST_NAMED])
+        more = f", and {len(none) - _MOST_NAMED:,} more" if len(none) > _MOST_NAMED else ""
+        lines.append(f"no call came under: {names}{more}")
+    if plan.dry_run and services:
+        busiest = rows(services, outcome.peaks)[0].name
+        lines.append(
+            f"to pace it, write --limit {busiest}=RATE instead of --dry-run; a rate below what the "
+            "other side bears leaves room for others"
+        )
+    return "\n".join(map(wrapped, lines))
+
+
+def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:
+    """Yield what was not paced of a program that has ended by itself."""
+    processes, inactive = outcome.processes, outcome.inactive
+    if not processes:
+        yield (
+            "WARNING: NOTHING WAS PACED: no Python activated the pacing. Only Python programs, "
+            "from Python 3.9 on, can be paced, and those started with -I, -E or -S cannot."
+        )
+    for one in inactive[:MAX_LISTED]:
+        since = " FROM THE START" if one.why is Why.LATE else ""
+        yield f"WARNING: NOT PACED{since}: {one.command or plan.launch.name} (process {one.pid})"
+    if len(inactive) > MAX_LISTED:
+        yield f"WARNING: NOT PACED: {len(inactive) - MAX_LISTED:,} more"
+    if processes and _brings_its_own(plan, outcome):
+        yield f"WARNING: NOTHING WAS PACED: {_AWS_CLI}"
+    elif processes and not any(process.botocore for process in processes):
+        yield "no process that can be paced has used botocore: nothing was paced"
+
+
+def _of_shared(shared: Mapping[str, Any]) -> str:
+    """Return what there was with the shared server."""
+    asks = sum(one["asks"] for one in shared["queues"])
+    faults = sum(one["faults"] for one in shared["queues"])
+    text = f"shared through {shared['server']}: asked {pluralize(asks, 'time')}"
+    text += f", {faults:,} of them in vain"
+    if times := shared["times_lost"]:
+        text += f"; lost {f'{times:,} times, ' * (times > 1)}for {shared['seconds_lost']:,.1f} s"
+    now = {one["fault"] for one in shared["queues"] if one["fault"]}
+    return f"{text}; at the end: {'; '.join(sorted(now))}" if now else text

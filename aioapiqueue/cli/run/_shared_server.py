@@ -1,0 +1,165 @@
+"""The server that several hosts share a quota through, as one run uses it: `--shared`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue.cli._console import MAX_LISTED, wrapped
+from aioapiqueue.cli.run._errors import NotStarted
+from aioapiqueue.cli.run._shared_errors import explained
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from aioapiqueue import Rate
+    from aioapiqueue._events import Event
+    from aioapiqueue.integrations.redis import SharedSchedule
+    from aioapiqueue.integrations.redis.url import Address, Client
+    from aioapiqueue.registry import Registry
+
+__all__ = ["SHARED_VARIABLE", "Shared"]
+
+SHARED_VARIABLE = "AIOAPIQUEUE_SHARED"
+
+_CHECK_SECONDS = 5.0
+
+_CHECK = """
+local key, list, set = unpack(KEYS)
+redis.call('HSET', key, 'at', '0')  -- first, as it is refused where memory is full
+redis.call('PEXPIRE', key, 1000)
+redis.call('HGETALL', key)
+redis.call('HDEL', key, 'none')
+redis.call('RPUSH', list, '0', '1')
+redis.call('PEXPIRE', list, 1000)
+redis.call('LINDEX', list, 0)
+redis.call('LRANGE', list, 0, 0)
+redis.call('LSET', list, 0, '1')
+redis.call('LPOP', list)
+redis.call('ZADD', set, 0, 'one')
+redis.call('PEXPIRE', set, 1000)
+redis.call('ZREMRANGEBYSCORE', set, 1, 1)
+redis.call('ZCARD', set)
+redis.call('ZREM', set, 'one')
+redis.call('DEL', list, set)
+return redis.call('TIME')[1]
+"""
+_CHECK_KEYS = [f"{{aioapiqueue:check}}{part}" for part in ("", ":list", ":set")]
+
+
+class Shared:
+    """Gives each queue its schedule, and reports when the server is lost.
+
+    Args:
+        address: of the server.
+        fallback: what each queue keeps while the server cannot be reached; None: calls wait.
+    """
+
+    def __init__(self, address: Address, fallback: Rate | None = None) -> None:
+        self.address = address
+        self.fallback = fallback
+        self.times_lost = 0
+        self._lost_at: float | None = None
+        self._seconds_lost = 0.0
+        self._client: Client
+        self._kind: type[SharedSchedule]
+        self._registry: Registry
+        self._say: Callable[[str], None]
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+    @contextlib.asynccontextmanager
+    async def open(self, registry: Registry, say: Callable[[str], None]) -> AsyncIterator[None]:
+        """Connect to the server, and serve the queues as long as the block lasts.
+
+        Args:
+            registry: of the queues; it has made none yet.
+            say: writes a message.
+
+        Raises:
+            NotStarted: it cannot be reached, or its user lacks a permission.
+        """
+        from aioapiqueue.integrations.redis import SharedSchedule  # noqa: PLC0415 - the extra
+        from aioapiqueue.integrations.redis.url import connected  # noqa: PLC0415
+
+        self._kind, self._registry, self._say = SharedSchedule, registry, say
+        async with connected(self.address) as self._client:
+            try:
+                async with asyncio.timeout(_CHECK_SECONDS):
+                    await self._check()
+            except Exception as error:  # noqa: BLE001 - it may quote the password: never shown raw
+                why = explained(error, self.address, _CHECK_SECONDS)
+                text = f"--shared: {self}: {why}; nothing was started"
+                raise NotStarted(wrapped(text)) from None
+            yield
+
+    async def _check(self) -> None:
+        """Run a script with every command that the queues' script uses, on the primary."""
+        client: Any = self._client  # its types are of both its kinds, waiting and not
+        await client.eval(_CHECK, 3, *_CHECK_KEYS)
+        digest = hashlib.sha1(_CHECK.encode(), usedforsecurity=False).hexdigest()
+        await client.evalsha(digest, 3, *_CHECK_KEYS)
+
+    def schedule(self, name: str) -> SharedSchedule:
+        """Return the schedule of the queue of this name."""
+        return self._kind(self._client, name, fallback=self.fallback)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the server cannot be reached now."""
+        return self._lost_at is not None
+
+    def on_event(self, event: Event, /) -> None:
+        """Write when the server is lost, and when it is there again: once for all queues."""
+        if event.kind == "disconnected" and self._lost_at is None:
+            self._lost_at = time.monotonic()
+            self.times_lost += 1
+            text = self._loss(event.queue)
+        elif event.kind == "reconnected" and self._lost_at is not None:
+            seconds = time.monotonic() - self._lost_at
+            self._seconds_lost += seconds
+            self._lost_at = None
+            text = f"the shared server is there again, after {seconds:.1f} s"
+        else:
+            return
+        if self.times_lost <= MAX_LISTED:
+            self._say(wrapped(text))
+
+    def _loss(self, queue: str | None) -> str:
+        faults = [one["fault"] for one in self._queues() if queue == one["queue"] and one["fault"]]
+        why = f" ({faults[0].rstrip('.')})" if faults else ""
+        if self.fallback is None:
+            return f"the shared server is lost{why}: nothing goes out until it is there again"
+        return f"the shared server is lost{why}: until it is there again, {self.meanwhile}"
+
+    @property
+    def meanwhile(self) -> str:
+        """What is done while the server is lost."""
+        return "calls wait" if self.fallback is None else f"each queue keeps {self.fallback}"
+
+    def _queues(self) -> list[dict[str, Any]]:
+        """Return what each queue had to do with the server: round trips, those in vain, and why."""
+        return [
+            {
+                "queue": str(key),
+                "asks": queue.stats.asks,
+                "faults": queue.stats.faults,
+                "fault": self.address.scrubbed(queue.stats.fault),
+            }
+            for key, queue in self._registry.queues.items()
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all figures as JSON has them. Times are in seconds."""
+        lost_now = 0 if self._lost_at is None else time.monotonic() - self._lost_at
+        return {
+            "server": str(self),
+            "fallback": None if self.fallback is None else str(self.fallback),
+            "times_lost": self.times_lost,
+            "seconds_lost": self._seconds_lost + lost_now,
+            "queues": self._queues(),
+        }

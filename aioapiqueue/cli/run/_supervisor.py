@@ -1,0 +1,250 @@
+"""One run: the hub, the program, and what watches over them, until the program ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import anyio
+
+from aioapiqueue.cli._console import MAX_LISTED, wrapped
+from aioapiqueue.cli.run._activation import Activation, Why
+from aioapiqueue.cli.run._errors import ExitCode, NotStarted
+from aioapiqueue.cli.run._model import Outcome
+from aioapiqueue.cli.run._program import Program, Signals
+from aioapiqueue.cli.run._progress import Progress
+from aioapiqueue.cli.run._report import about
+from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE
+from aioapiqueue.cli.run._status_line import StatusLine
+from aioapiqueue.cli.run._unused import judged
+from aioapiqueue.hub import Hub
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aioapiqueue.cli.run._figures import Peaks
+    from aioapiqueue.cli.run._model import Plan
+    from aioapiqueue.hub import Figure
+
+__all__ = ["supervise"]
+
+_SHOW_SECONDS = 0.5
+_HUB_SECONDS = 0.5
+_BYE_SECONDS = 0.5
+_LONGEST_SOCKET = 90  # bytes, the name in the directory not counted
+
+
+async def supervise(plan: Plan) -> Outcome:
+    """Run a program to its end.
+
+    However it ends, and if this is cancelled: the program has ended, the hub is gone and so is its
+    directory, and the terminal is as it was.
+
+    Raises:
+        NotStarted: the program could not be started.
+    """
+
+    def goes_on() -> None:
+        plan.log.say(
+            f"interrupted; waiting for {plan.launch.name} to end, whose calls are paced\n"
+            "as before (another Ctrl-C goes to it, too)"
+        )
+
+    def failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        text = f"{context.get('message', 'error')}: {context.get('exception')!r}"
+        plan.log.say(plan.shared.address.scrubbed(text) if plan.shared else text)
+
+    asyncio.get_running_loop().set_exception_handler(failed)
+    outcome = Outcome()
+    line = StatusLine(2)
+    # Signals are outermost: one that comes while we clean up must not end us before we have.
+    with Signals(suspend=line.leave, goes_on=goes_on) as signals:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(line.leave)
+            opened = await _open(plan, outcome.peaks, stack)
+            if signals.early is not None:
+                raise NotStarted(
+                    f"ended by a signal before {plan.launch.name} was started",
+                    code=128 + signals.early,
+                )
+            program = await Program.start(plan.launch, plan.command, opened.environment)
+            await _Run(plan, opened, program, outcome, line).to_its_end(signals)
+    return outcome
+
+
+class _Opened(NamedTuple):
+    """The hub as it was opened.
+
+    Attributes:
+        hub: which listens.
+        socket: the device and the inode of its own socket.
+        environment: what the program gets.
+    """
+
+    hub: Hub
+    socket: tuple[int, int]
+    environment: dict[str, str]
+
+
+async def _open(plan: Plan, peaks: Peaks, stack: contextlib.AsyncExitStack) -> _Opened:
+    """Open the hub until the stack is closed."""
+    if plan.shared is not None and not plan.dry_run:
+        await stack.enter_async_context(plan.shared.open(plan.registry, plan.log.say))
+    stack.push_async_callback(plan.registry.aclose, drain=False)
+    try:
+        directory = stack.enter_context(_directory())
+        hub = Hub(plan.registry, directory=directory, count_only=plan.dry_run, on_start=peaks.count)
+        await stack.enter_async_context(hub)
+        # The program has no use for the server's password.
+        kept = {name: os.environ[name] for name in os.environ if name != SHARED_VARIABLE}
+        return _Opened(hub, _identity(hub.path), kept | hub.environment)
+    except (OSError, RuntimeError, ValueError) as error:
+        why = f"the hub cannot be opened, nothing was started: {error}"
+        raise NotStarted(wrapped(why)) from None
+
+
+class _Run:
+    """A program that runs, and what watches over it."""
+
+    def __init__(
+        self, plan: Plan, opened: _Opened, program: Program, outcome: Outcome, line: StatusLine
+    ) -> None:
+        self._plan = plan
+        self._hub = opened.hub
+        self._socket = opened.socket
+        self._program = program
+        self._outcome = outcome
+        self._line = line
+        self._progress = Progress(plan, self._hub, outcome.peaks)
+        self._began = time.monotonic()
+        self._activation = Activation(
+            program.pid, self._hub.processes, python=plan.launch.python, grace=plan.grace
+        )
+
+    async def to_its_end(self, signals: Signals) -> None:
+        """Wait for the program's end, and note what came of it."""
+        outcome = self._outcome
+        try:
+            signals.pass_to(self._program)
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._watch_activation)
+                group.start_soon(self._watch_hub)
+                if self._plan.live:
+                    group.start_soon(self._show)
+                await self._program.wait()
+                group.cancel_scope.cancel()
+            await self._last_messages()
+            if outcome.stopped is None:
+                outcome.inactive += self._activation.conclude()
+        except Exception:  # noqa: BLE001 - ours; the program must not go on without the hub
+            self._fail(f"internal error, the program is ended:\n{traceback.format_exc()}")
+        finally:
+            # Cancelled here as well: without us, nothing is paced.
+            await self._stop()
+        outcome.code = await self._program.wait()
+        outcome.seconds = time.monotonic() - self._began
+        outcome.figures = judged(self._hub.figures, self._plan.registry)
+        outcome.buckets = list(self._buckets())
+        if self._plan.shared is not None and not self._plan.dry_run:
+            outcome.shared = self._plan.shared.as_json()
+        outcome.processes = list(self._hub.processes.values())
+
+    def _buckets(self) -> Iterator[Figure]:
+        """Yield the figures of the queues that operations share, as the registry names them."""
+        for key, queue in self._plan.registry.queues.items():
+            figure = self._hub.of_queues.get(queue)
+            if key.bucket is not None and figure is not None:
+                yield dataclasses.replace(
+                    figure, operation=key.bucket, region=key.region, account=key.account
+                )
+
+    async def _watch_activation(self) -> None:
+        plan, found = self._plan, self._outcome.inactive
+        while True:
+            inactive = await self._activation.next()
+            found.append(inactive)
+            # A child may be a helper that calls nobody; a launcher is there for the program.
+            # One that is late is paced by now.
+            fatal = inactive.program or inactive.why is Why.EXEC
+            stop = fatal and inactive.why is not Why.LATE and not plan.allow_inactive
+            if stop or len(found) <= MAX_LISTED:
+                plan.log.say(about(inactive, plan.launch.name, stopped=stop))
+            if stop:
+                self._outcome.stopped = ExitCode.INACTIVE
+                await self._stop()
+                return
+
+    async def _watch_hub(self) -> None:
+        """End the program if its way to the hub is gone: no new process could be paced."""
+        socket, why = f"the hub's socket {self._hub.path}", ""
+        while not why:
+            await asyncio.sleep(_HUB_SECONDS)
+            try:
+                if _identity(self._hub.path) != self._socket:
+                    why = f"something else has taken the place of {socket}"
+            except OSError:
+                why = f"{socket} is gone"
+        self._fail(wrapped(f"{why}; the program is stopped"))
+        await self._stop()
+
+    async def _stop(self) -> None:
+        """End the program and its children, which may need longer than it to clean up."""
+        # The program's end cancels what watches it, and a stop that is cancelled kills at once.
+        with anyio.CancelScope(shield=True):
+            await self._program.stop(self._activation.family())
+
+    def _fail(self, why: str) -> None:
+        self._outcome.stopped = ExitCode.NO_HUB
+        self._plan.log.say(why)
+
+    async def _last_messages(self) -> None:
+        """Wait a moment for what the program's processes have sent before they ended."""
+        process = self._hub.processes.get(self._program.pid)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_BYE_SECONDS):
+                while process is not None and process.ended is None:  # noqa: ASYNC110
+                    await asyncio.sleep(_BYE_SECONDS / 50)
+
+    async def _show(self) -> None:
+        """Show the status line, at intervals and after each change of the terminal's size."""
+
+        def draw() -> None:
+            self._line.show(self._progress.line)
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGWINCH, draw)
+        try:
+            while True:
+                draw()
+                await asyncio.sleep(_SHOW_SECONDS)
+        finally:
+            loop.remove_signal_handler(signal.SIGWINCH)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return which file is there. While the hub listens, no other has its socket's inode."""
+    found = path.lstat()
+    return found.st_dev, found.st_ino
+
+
+@contextlib.contextmanager
+def _directory() -> Iterator[Path]:
+    """Make a private directory, with a path short enough for a socket; remove it at the end."""
+    # Without links: a user who may change one could choose where the socket is looked for.
+    parent = os.path.realpath(tempfile.gettempdir())
+    if len(os.fsencode(parent)) > _LONGEST_SOCKET - len("/aioapiqueue-12345678"):
+        parent = os.path.realpath("/tmp")  # noqa: S108 - mkdtemp makes it private
+    directory = Path(tempfile.mkdtemp(prefix="aioapiqueue-", dir=parent))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

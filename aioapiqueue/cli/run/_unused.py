@@ -1,0 +1,95 @@
+"""Which limits applied to the calls of a run, and which to none of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from aioapiqueue.registry._buckets import VariantKey, lane_key, lane_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from aioapiqueue.hub import Figure
+    from aioapiqueue.registry import InForce, Registry
+
+__all__ = ["judged", "unused"]
+
+_Name = tuple[str, str | None, str | None]
+"""A limit: of a service, and of an operation of it, or of a bucket."""
+
+
+def judged(figures: Sequence[Figure], registry: Registry) -> list[Figure]:
+    """Return the hub's figures, `paced` only where some limit concerned the calls.
+
+    A queue whose limits are all of other operations lets a call through at once.
+    """
+    paced = {kind: any(True for _ in _met(*kind, registry)) for kind in _kinds(figures)}
+    return [
+        one if one.queue is None else dataclasses.replace(one, paced=paced[_kind(one)])
+        for one in figures
+    ]
+
+
+def unused(figures: Sequence[Figure], registry: Registry, *, dry_run: bool) -> list[InForce]:
+    """Return the limits that the user wrote and that applied to no call.
+
+    Limits of presets and of their quotas are left out: they are there for all that may be called.
+    Where the hub has summed up calls, it is not known which limits applied to them: none is
+    returned.
+
+    Args:
+        figures: the hub's.
+        registry: the limits.
+        dry_run: nothing was paced, so figures do not show which bucket parameters chose.
+    """
+    if any(one.paced and one.queue is None for one in figures):
+        return []
+    met = {name for kind in _kinds(figures) for name in _met(*kind, registry, dry_run=dry_run)}
+    return [
+        entry
+        for entry in registry
+        if entry.share is None  # what is published, or granted
+        and (entry.limits or entry.concurrency is not None or entry.adaptive is not None)
+        and (entry.service, entry.operation, entry.bucket) not in met
+    ]
+
+
+def _kind(figure: Figure) -> tuple[str, str, str]:
+    return figure.service, figure.operation, figure.lane
+
+
+def _kinds(figures: Sequence[Figure]) -> set[tuple[str, str, str]]:
+    """Return the kinds of calls that queues released: each has figures for every Region."""
+    return {_kind(one) for one in figures if one.queue is not None}
+
+
+def _met(
+    service: str, operation: str, of: str, registry: Registry, *, dry_run: bool = False
+) -> Iterator[_Name]:
+    """Yield the limits that applied to calls.
+
+    Args:
+        service: whose calls they are.
+        operation: what they call.
+        of: the lane in which the hub counted them; "" where it paced nothing.
+        registry: the limits.
+        dry_run: as for `unused`.
+    """
+    name, limits = registry.limits_of(service)
+    if limits is None:
+        return
+    if name not in registry.services:
+        name = "default"
+    if limits.rate or limits.concurrency is not None or limits.adaptive is not None:
+        yield name, None, None
+    key = lane_key(of or operation)
+    lane = lane_of(key, limits.lanes)
+    if isinstance(key, VariantKey) and lane != key:
+        yield name, None, key.variant  # a bucket that each operation has for itself, not a lane
+    elif lane is not None and limits.lanes[lane]:
+        yield name, str(lane), None
+    for key, bucket in limits.buckets.items():
+        # A figure does not show which parameters a call had.
+        if bucket.takes(operation, {}) and (dry_run or not bucket.per_operation):
+            yield name, None, key

@@ -1,0 +1,169 @@
+"""A moto server in a process of its own, filled with snapshots, buckets and users.
+
+A process, so that its interpreter lock does not hold up the scans that are measured.
+It is filled through moto's backend objects: over HTTP, 15,000 snapshots would take over a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import tempfile
+import threading
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["REGION", "Moto", "MotoError", "moto_server", "public_among"]
+
+# moto's own: it takes every access key that it did not make for a key of this account, and so
+# every strategy sees the same data. The gate distinguishes accounts by the access key itself.
+_ACCOUNT_ID = "123456789012"
+REGION = "us-east-1"
+_PUBLIC_ONE_IN = 10
+_START_SECONDS = 60.0
+
+
+class MotoError(Exception):
+    """Raised when the server does not start; the message has what is known of the reason."""
+
+
+class Moto(NamedTuple):
+    """A running server.
+
+    Attributes:
+        url: where it listens.
+        snapshot: the id of one snapshot that it holds.
+    """
+
+    url: str
+    snapshot: str
+
+
+@contextlib.asynccontextmanager
+async def moto_server(*, snapshots: int, buckets: int, users: int) -> AsyncIterator[Moto]:
+    """Yield a filled moto server on 127.0.0.1; its process ends with the block.
+
+    The process also ends when ours does, however that comes about: it watches a pipe from us.
+
+    Args:
+        snapshots: how many EBS snapshots it holds, one in ten of them public.
+        buckets: how many S3 buckets it holds.
+        users: how many IAM users it holds.
+
+    Raises:
+        MotoError: the server did not start.
+    """
+    with tempfile.TemporaryFile() as errors:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", __name__, str(snapshots), str(buckets), str(users)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            # moto's own images bring 1,300 snapshots of theirs.
+            env=os.environ | {"MOTO_EC2_LOAD_DEFAULT_AMIS": "false"},
+            # Ctrl-C on a terminal goes to the whole process group: we end this one ourselves.
+            start_new_session=True,
+        )
+        output = cast("asyncio.StreamReader", process.stdout)
+        try:
+            try:
+                async with asyncio.timeout(_START_SECONDS):
+                    line = await output.readline()
+                    if not line:
+                        await process.wait()
+            except TimeoutError:
+                raise MotoError(f"moto did not start within {_START_SECONDS:g} s.") from None
+            if not line:
+                errors.seek(0)
+                reason = errors.read().decode(errors="replace")
+                raise MotoError(f"moto did not start:\n{reason}")
+            yield Moto(*line.decode().split())
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()  # at once: it holds nothing that is worth an orderly end
+            await process.wait()
+
+
+def public_among(snapshots: int) -> int:
+    """Return how many of so many snapshots are public."""
+    return -(-snapshots // _PUBLIC_ONE_IN)
+
+
+def _fill(snapshots: int, buckets: int, users: int) -> str:
+    from moto.backends import get_backend  # noqa: PLC0415 - a second to import, in the child only
+
+    ec2 = get_backend("ec2")[_ACCOUNT_ID][REGION]
+    volume = ec2.create_volume(size=8, zone_name=f"{REGION}a")
+    for number in range(snapshots):
+        snapshot = ec2.create_snapshot(volume.id, description=f"backup {number}")
+        if number % _PUBLIC_ONE_IN == 0:
+            ec2.add_create_volume_permission(snapshot.id, user_ids=[], groups=["all"])
+    s3 = get_backend("s3")[_ACCOUNT_ID]["aws"]
+    for number in range(buckets):
+        s3.create_bucket(f"demo-bucket-{number}", REGION)
+    iam = get_backend("iam")[_ACCOUNT_ID]["aws"]
+    for number in range(users):
+        iam.create_user(REGION, f"demo-user-{number}")
+    return str(snapshot.id)
+
+
+def _fill_gaps() -> None:
+    """Add what scanners ask for and moto lacks; without it, some find an empty account."""
+    from moto.core.responses import ActionResult  # noqa: PLC0415 - as above
+    from moto.ec2 import urls  # noqa: PLC0415 - as above
+    from moto.ec2.responses import EC2Response  # noqa: PLC0415 - as above
+    from moto.utilities.utils import filter_resources  # noqa: PLC0415 - as above
+
+    attributes = (("region-name", "name"), ("opt-in-status", "opt_in_status"))
+
+    class Responses(EC2Response):
+        def describe_regions(self) -> ActionResult:
+            """Apply the filters, which moto does not."""
+            regions = self.ec2_backend.describe_regions(self._get_param("RegionNames", []))
+            filters = self._filters_from_querystring()
+            return ActionResult({"Regions": filter_resources(regions, filters, attributes)})
+
+        def get_ebs_default_kms_key_id(self) -> ActionResult:
+            """Answer with the account's default key, made by AWS at its first use."""
+            ec2 = self.ec2_backend
+            key = ec2.default_kms_key_id or ec2.modify_ebs_default_kms_key_id("")
+            return ActionResult({"KmsKeyId": key})
+
+    urls.url_paths["{0}/"] = Responses.dispatch
+
+
+def _serve(snapshots: int, buckets: int, users: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    from moto.moto_server.werkzeug_app import (  # noqa: PLC0415 - as above
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import make_server  # noqa: PLC0415 - as above
+
+    class Handler(MotoRequestHandler):
+        protocol_version = "HTTP/1.1"  # keeps connections; the default opens one per request
+
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+            """Stay silent: a line per request costs time, and nobody reads it."""
+
+    snapshot = _fill(snapshots, buckets, users)
+    _fill_gaps()
+    application = DomainDispatcherApplication(create_backend_app)
+    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
+    moto = Moto(f"http://127.0.0.1:{server.server_port}", snapshot)
+    print(*moto, flush=True)  # noqa: T201 - it is read by the parent
+    server.serve_forever()
+
+
+def _end_with_parent() -> None:
+    sys.stdin.read()  # ends when the parent closes the pipe, or dies
+    os._exit(0)  # at once, as its parent would
+
+
+if __name__ == "__main__":
+    _serve(*map(int, sys.argv[1:]))
