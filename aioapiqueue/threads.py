@@ -5,7 +5,6 @@ use, or the user's, which is reached through anyio's `BlockingPortal`. A thread 
 to that loop and waits on a lock of its own; whatever belongs to the queue is touched in the loop's
 thread only. Posts are done in order, so that threads get their turns in the order of arrival.
 """
-# ruff: noqa: SLF001 - three classes, one mechanism; after a fork, the queue's own state too
 
 from __future__ import annotations
 
@@ -105,7 +104,11 @@ class Blocking:
             RuntimeError: called in the loop's own thread, where waiting would wait for itself; or
                 the loop has been closed; or the queue is in use on another loop.
         """
-        return BlockingSlot(self, key, priority, cost, timeout)
+        # On a loop of ours, a thread need not look whether the loop is still there.
+        checks_loop = self._portal is not None
+        return BlockingSlot(
+            self.queue, key, priority, cost, timeout, loop=self._where, checks_loop=checks_loop
+        )
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Report that the other side pushed back; as `ApiQueue.throttled`.
@@ -220,15 +223,17 @@ class BlockingSlot:
     # what is done twice does no harm, what is not done holds a place for ever.
     __slots__ = (
         "_asked",
-        "_blocking",
+        "_checks_loop",
         "_enqueued",
         "_entered",
         "_error",
+        "_find_loop",
         "_fork_generation",
         "_gate",
         "_joined",
         "_loop",
         "_over",
+        "_queue",
         "_slot",
         "key",
         "waited",
@@ -241,15 +246,20 @@ class BlockingSlot:
 
     def __init__(
         self,
-        blocking: Blocking,
+        queue: ApiQueue,
         key: Hashable,
         priority: float,
         cost: float,
         timeout: float | None,
+        *,
+        loop: Callable[[], asyncio.AbstractEventLoop],
+        checks_loop: bool,
     ) -> None:
         self.key = key
         self.waited = 0.0
-        self._blocking = blocking
+        self._queue = queue
+        self._find_loop = loop
+        self._checks_loop = checks_loop
         self._asked = (priority, cost, timeout)
         self._error: Exception | None = None
         self._joined = self._enqueued = self._entered = self._over = False
@@ -262,7 +272,7 @@ class BlockingSlot:
         """
         if self._joined:
             raise RuntimeError(_ONE_CALL)
-        self._loop = self._blocking._where()
+        self._loop = self._find_loop()
         self._fork_generation = _home.fork_generation
         self._gate = threading.Lock()
         self._gate.acquire()
@@ -328,7 +338,7 @@ class BlockingSlot:
     # In the thread.
 
     def _wait(self) -> None:
-        if self._blocking._portal is None:
+        if not self._checks_loop:
             self._gate.acquire()
         else:
             while not self._gate.acquire(timeout=_PATIENCE):
@@ -359,9 +369,7 @@ class BlockingSlot:
     def _arrive(self) -> None:
         priority, cost, timeout = self._asked
         try:
-            slot = self._blocking.queue.enqueue(
-                key=self.key, priority=priority, cost=cost, timeout=timeout
-            )
+            slot = self._queue.enqueue(key=self.key, priority=priority, cost=cost, timeout=timeout)
         except Exception as error:  # noqa: BLE001 - the thread's, which raises it
             self._error = error
             self._gate.release()

@@ -40,8 +40,8 @@ class HttpPacer:
     Push-back (429; 529, which means that Anthropic's API is overloaded; 503 or 403 with
     `Retry-After`; 403 with nothing remaining) goes to `Slot.throttled`. Where nothing remains until
     some time, the queue holds until then (`ApiQueue.hold`). What is malformed is counted
-    (`stats.odd`). All of this applies to the lane of the request's key. A queue without a lane for
-    it holds as a whole: give it `lanes={"*": ()}` if it serves several hosts.
+    (`stats.malformed`). All of this applies to the lane of the request's key. A queue without a
+    lane for it holds as a whole: give it `lanes={"*": ()}` if it serves several hosts.
 
     Args:
         queue: paces the requests. One queue may pace any number of clients.
@@ -108,14 +108,14 @@ class HttpPacer:
             status, headers = head(response)
             advice = read_advice(status, headers, now=time.time(), max_hold=self._max_hold)
             if advice.malformed:
-                self._queue.odd(key=slot.key)
+                self._queue.malformed(key=slot.key)
             if advice.throttled:
                 slot.throttled(advice.hold)
             elif advice.hold:
                 self._queue.hold(advice.hold, key=slot.key)
         except BaseException as error:
             if is_malformed(error):
-                self._queue.odd(key=slot.key)
+                self._queue.malformed(key=slot.key)
             slot.release()
             raise
         return response, slot

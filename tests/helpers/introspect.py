@@ -301,7 +301,7 @@ def interrupt_waits(monkeypatch: pytest.MonkeyPatch, spared: Callable[[ApiQueue]
     wait = BlockingSlot._wait
 
     def waiting(slot: BlockingSlot) -> None:
-        if not spared(slot._blocking.queue):
+        if not spared(slot._queue):
             raise KeyboardInterrupt
         wait(slot)
 

@@ -192,7 +192,7 @@ async def test_a_huge_value_is_malformed(server, reply, longest, headers):
                 await response.read()
         except aiohttp.ClientResponseError:
             assert longest == 8190
-    assert queue.stats.odd == 1
+    assert queue.stats.malformed == 1
     assert queue.estimate() == 0
     assert queue.running == 0
 
@@ -214,7 +214,7 @@ async def test_a_raised_refusal_is_not_malformed(server, reply):
     async with last as client:
         with pytest.raises(aiohttp.ClientResponseError):
             await client.get(server.url())
-    assert (queue.stats.released, queue.running, queue.stats.odd) == (2, 0, 0)
+    assert (queue.stats.released, queue.running, queue.stats.malformed) == (2, 0, 0)
 
 
 def test_a_missing_aiohttp_is_named():

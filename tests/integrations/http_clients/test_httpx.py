@@ -153,7 +153,7 @@ async def test_a_long_value_is_malformed(client, server, reply):
     queue = ApiQueue(concurrency=1)
     async with client(queue) as paced:
         assert await paced.get(server.url()) == 429
-    assert queue.stats.odd == 1
+    assert queue.stats.malformed == 1
     assert queue.estimate() == 0
 
 
@@ -165,7 +165,7 @@ async def test_a_huge_value_is_an_error(client, server, reply):
         with pytest.raises(paced.errors):
             await paced.get(server.url())
         assert queue.running == 0
-        assert queue.stats.odd == 1
+        assert queue.stats.malformed == 1
 
 
 async def test_a_closed_connection_is_not_malformed(library, transport_class):
@@ -181,15 +181,15 @@ async def test_a_closed_connection_is_not_malformed(library, transport_class):
     async with library.AsyncClient(transport=transport_class(queue, GoingAway())) as client:
         with pytest.raises(library.RemoteProtocolError):
             await client.get("http://going.away/")
-    assert (queue.running, queue.stats.odd) == (0, 0)
+    assert (queue.running, queue.stats.malformed) == (0, 0)
 
 
 async def test_what_is_not_http_is_malformed(client, server):
     """An answer that is no HTTP counts; a connection closed with or without an answer does not."""
     queue = ApiQueue(concurrency=1)
     async with client(queue) as paced:
-        for answer, odd in ((b"\x00\x01 not HTTP\r\n\r\n", 1), (b"", 1)):
+        for answer, malformed in ((b"\x00\x01 not HTTP\r\n\r\n", 1), (b"", 1)):
             server.answer = lambda _, answer=answer: answer
             with pytest.raises(paced.errors):
                 await paced.get(server.url())
-            assert queue.stats.odd == odd
+            assert queue.stats.malformed == malformed

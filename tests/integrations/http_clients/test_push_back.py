@@ -160,7 +160,7 @@ async def test_retry_after_is_obeyed(client, server, reply, form):
         assert 29 - spent < held <= 31
         assert queue.estimate(key=OTHER) == 0
         assert queue.stats.throttled == (status != 200)
-        assert queue.stats.odd == 0
+        assert queue.stats.malformed == 0
 
 
 @pytest.mark.parametrize("kind", NONSENSE)
@@ -172,7 +172,7 @@ async def test_malformed_headers_are_counted(client, server, reply, kind):
         assert await paced.get(server.url()) == 429
         held = queue.estimate(key=HOST)
         assert 10 < held <= 20 if far else held == 0
-        assert queue.stats.odd == 1
+        assert queue.stats.malformed == 1
         assert queue.stats.throttled == 1
         assert queue.running == 0
 
@@ -208,7 +208,7 @@ async def test_ordinary_answers_hold_nothing(client, server, reply, form):
         assert await paced.get(server.url()) == status
         assert queue.estimate(key=HOST) == 0
         assert queue.stats.throttled == (status != 200)
-        assert queue.stats.odd == 0
+        assert queue.stats.malformed == 0
 
 
 async def test_the_default_longest_hold(client, server, reply):
@@ -217,7 +217,7 @@ async def test_the_default_longest_hold(client, server, reply):
     async with ApiQueue(lanes={"*": ()}) as queue, client(queue) as paced:
         await paced.get(server.url())
         assert 3590 < queue.estimate(key=HOST) <= 3600
-        assert queue.stats.odd == 1
+        assert queue.stats.malformed == 1
 
 
 async def test_without_lanes_the_queue_holds(client, server, reply):
