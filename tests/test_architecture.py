@@ -53,6 +53,7 @@ def imports():
                 if one == "aioapiqueue" or one.startswith("aioapiqueue."):
                     found.add(one.removeprefix("aioapiqueue."))
         found.discard(name)
+        found -= {one for one in found if one.startswith("hub.bootstrap.")}  # imports none of these
     return graph
 
 

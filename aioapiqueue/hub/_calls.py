@@ -45,17 +45,17 @@ class Calls:
         self._kinds_until_swept = _MANY_KINDS
         self._stats: dict[tuple[Kind, str], CallStats] = {}
         """By kind and lane; the lane is "" where it is the operation's."""
-        self._with_lanes: set[Kind] = set()
         self._others: dict[bool, CallStats] = {}
 
     @property
     def figures(self) -> list[CallStats]:
         """The counts of all kinds of calls so far."""
+        with_lanes = {kind for kind, lane in self._stats if lane}
         own = [
             stats
             for (kind, lane), stats in self._stats.items()
             # All calls of such an operation so far may have gone into lanes of their own.
-            if lane or kind not in self._with_lanes or stats.calls or stats.waiting
+            if lane or kind not in with_lanes or stats.calls or stats.waiting
         ]
         return own + list(self._others.values())
 
@@ -112,8 +112,6 @@ class Calls:
             return self._others.setdefault(paced, others)
         stats = CallStats(*kind, queue.name if queue else None, paced, lane=lane)
         self._stats[kind, lane] = stats
-        if lane:
-            self._with_lanes.add(kind)
         return stats
 
     def _of_queue(self, queue: ApiQueue, service: str) -> CallStats:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._records import Client, Kind, Process
-from aioapiqueue.hub._socket import peer_of
+from aioapiqueue.hub.bootstrap._aioapiqueue import peer_of
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 
 if TYPE_CHECKING:

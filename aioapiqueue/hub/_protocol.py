@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from aioapiqueue._botocore_calls import MAX_PARAMETERS
+from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION
 
 __all__ = [
     "MAX_CONNECTIONS_PER_PROCESS",
@@ -24,8 +25,6 @@ __all__ = [
     "text",
     "to_line",
 ]
-
-VERSION = 1
 
 MAX_LINE = 8192
 """Bytes, with the line feed."""

@@ -6,16 +6,14 @@ import contextlib
 import os
 import socket
 import stat
-import struct
 import sys
 from pathlib import Path
 
-__all__ = ["BACKLOG", "check_system", "listen", "peer_of", "raise_file_limit", "remove"]
+__all__ = ["BACKLOG", "check_system", "listen", "raise_file_limit", "remove"]
 
 _LONGEST = 100
 """Bytes of a path: `sun_path` has room for 104 on macOS and the BSDs, 108 on Linux."""
 BACKLOG = 4096
-_BSD_LOCAL_PEERCRED = 1
 
 
 def check_system() -> None:
@@ -135,20 +133,6 @@ def _is_private_group(directory: Path, gid: int) -> bool:
     except KeyError:
         return False
     return group.gr_name == own and set(group.gr_mem) <= {own}
-
-
-def peer_of(connection: socket.socket) -> tuple[int | None, int | None]:
-    """Return the user id and the process id of the other end, each None where it is not known."""
-    if hasattr(socket, "SO_PEERCRED") and sys.platform == "linux":
-        size = struct.calcsize("3i")
-        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        pid, uid, _ = struct.unpack("3i", found)
-        return uid, pid or None  # 0: of another PID namespace
-    if sys.platform == "darwin" or "bsd" in sys.platform:
-        with contextlib.suppress(OSError):
-            found = connection.getsockopt(0, _BSD_LOCAL_PEERCRED, 128)  # struct xucred
-            return struct.unpack_from("Ii", found)[1], None
-    return None, None
 
 
 def raise_file_limit() -> bool:

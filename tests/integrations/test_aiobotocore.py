@@ -590,7 +590,7 @@ async def test_throttles_in_flight_count_once(endpoint, create):
                     *(ec2.describe_snapshots() for _ in range(20)), return_exceptions=True
                 )
         assert all(isinstance(answer, ClientError) for answer in answers)
-        assert (queue.stats.throttled, queue.stats.slowed) == (20, 1)
+        assert (queue.stats.throttled, queue.stats.backed_off) == (20, 1)
 
 
 async def test_push_back_holds_its_lane(endpoint, create):

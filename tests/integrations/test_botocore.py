@@ -314,7 +314,7 @@ def test_throttles_in_flight_count_once(served, create):
             pass
     assert all(isinstance(future.exception(), ClientError) for future in futures)
     assert figures(queue) == (0, 0)
-    assert (queue.stats.throttled, queue.stats.slowed) == (20, 1)
+    assert (queue.stats.throttled, queue.stats.backed_off) == (20, 1)
 
 
 def test_client_is_paced_until_last_block(served, create, queue):

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 HUB = os.environ.get("AIOAPIQUEUE_HUB", "")
-_VERSION = 1
+VERSION = 1
+"""Of the protocol."""
 _CONNECT_SECONDS = 5.0
 """The hub takes a connection in at once, unless thousands come at the same time."""
 
@@ -72,7 +73,7 @@ class Wire:
     def __init__(self, make: Any, **hello: object) -> None:
         import _socket  # what socket, which is slow to import, is made of
 
-        self.greeting = _line(do="hello", version=_VERSION, pid=os.getpid(), **hello)
+        self.greeting = _line(do="hello", version=VERSION, pid=os.getpid(), **hello)
         self.flags = getattr(_socket, "MSG_NOSIGNAL", 0)  # the program may have reset SIGPIPE
         with process.lock:  # no fork comes between, so children know of all that they inherit
             self.sock: socket.socket = make(_socket.AF_UNIX, _socket.SOCK_STREAM)

@@ -51,22 +51,18 @@ class Attempt(ABC):
                     other.free()
             await self.wait()
             self.ahead.discard(self)
-            if call is not None:
-                self._keep(call)
+            if call is None:
+                # Sent without `_make_api_call`: nobody would end it, so it is over as it starts.
+                self.end({})
+                return
+            call.attempt = self  # holds the slot until the call ends
+            self.signing.add(self)
+            if self.ahead:
+                self.free()
         except BaseException:  # refused, or interrupted, wherever that may be
             self.ahead.discard(self)
             self.leave()
             raise
-        if call is None:
-            # Sent without `_make_api_call`: nobody would end it, so it is over as it starts.
-            self.end({})
-
-    def _keep(self, call: Call) -> None:
-        """Hold the slot until the call ends."""
-        call.attempt = self
-        self.signing.add(self)
-        if self.ahead:
-            self.free()
 
     def free(self) -> None:
         """Let a call go ahead that this one needs. Other threads may call it."""

@@ -31,18 +31,12 @@ class ThreadAttempt(Attempt):
 
     def ask(self) -> None:
         process.announce()
-        try:
-            wire = process.calls.idle.pop()
-        except IndexError:
-            self._ask_again()
-            return
-        self._wire = wire
-        try:
+        # It fails if none is idle, if the hub has closed it, or if the hub has gone.
+        with suppress(IndexError, OSError):
+            wire = self._wire = process.calls.idle.pop()
             if wire.whole:
                 wire.send(self.question)
                 return
-        except OSError:
-            pass  # closed by the hub while it was idle; or the hub has gone, which is seen next
         self._ask_again()
 
     def _ask_again(self) -> None:
