@@ -12,11 +12,10 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from aioapiqueue.cli._app import app
-from aioapiqueue.cli.limits import _command, _service_quotas
+from aioapiqueue.cli.limits import _service_quotas
 from aioapiqueue.cli.limits._quotas import read_quotas, to_toml
 from aioapiqueue.registry import Registry
 
@@ -216,19 +215,19 @@ def test_a_file_is_never_written_over(discover, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a limit of the size of files")
-def test_a_file_that_cannot_be_filled_is_taken_away(tmp_path, capsys):
+def test_a_file_that_cannot_be_filled_is_taken_away(discover, tmp_path):
     """On a full disk, no half of a file is left."""
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-    try:
-        with pytest.raises(typer.Exit) as ended:
-            _command._write_new(tmp_path / "limits.toml", "# more than this\n")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert ended.value.exit_code == 1
-    assert "cannot be written: File too large" in capsys.readouterr().err
+    with answering(json.dumps({"Quotas": []}).encode()) as url:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+        try:
+            told = discover("--write", "limits.toml", AWS_ENDPOINT_URL=url)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert told.exit_code == 1
+    assert "--write: limits.toml cannot be written: File too large" in told.stderr
     assert list(tmp_path.iterdir()) == []
 
 
