@@ -45,7 +45,7 @@ def test_bucket_refills_by_elapsed_time():
 
 
 def test_bucket_holds_no_more_than_its_capacity():
-    """However long nobody calls, the burst that follows is the capacity."""
+    """However long no call comes, the burst that follows is the capacity."""
     bucket = Bucket(4, 2, now=0.0)
     assert [bucket.try_consume(3600.0) for _ in range(5)] == [True] * 4 + [False]
 
@@ -78,7 +78,7 @@ def test_each_kind_of_action_has_its_published_bucket(action, parameters, capaci
 
 
 def test_accounts_regions_and_actions_do_not_share():
-    """Whoever empties one bucket takes nothing from another account, Region or action."""
+    """A caller that empties one bucket takes nothing from another account, Region or action."""
     buckets = Buckets()
     assert served(buckets, ATTRIBUTE) == 100
     assert served(buckets, ATTRIBUTE) == 0
@@ -133,8 +133,11 @@ async def attribute(client):
             Attribute="createVolumePermission", SnapshotId="snap-1"
         )
     except botocore.exceptions.ClientError as error:
-        told = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
-        if told != ("RequestLimitExceeded", 503) or "throttled on ec2:Desc" not in str(error):
+        error_code = (
+            error.response["Error"]["Code"],
+            error.response["ResponseMetadata"]["HTTPStatusCode"],
+        )
+        if error_code != ("RequestLimitExceeded", 503) or "throttled on ec2:Desc" not in str(error):
             raise
         return False
     assert answer["CreateVolumePermissions"] == [{"Group": "all"}]
@@ -214,7 +217,7 @@ async def test_other_services_pass_through_unchanged(upstream):
 
 @pytest.mark.real
 async def test_dead_server_behind_the_gate_is_a_bad_gateway(upstream):
-    """The gate says 502 when nobody listens behind it, rather than blaming itself."""
+    """The gate answers 502 when no server listens behind it, rather than blaming itself."""
     gate = Gate("http://127.0.0.1:1", {})
     async with (
         gate.serve() as front,
