@@ -48,7 +48,7 @@ def words(text):
         pytest.param(("-m", "aioapiqueue"), 50, id="as it is", marks=pytest.mark.slow),
     ],
 )
-def test_demo_holds_its_promises_and_writes_its_figures(program, things, tmp_path, stalls):
+def test_demo_holds_its_promises(program, things, tmp_path, stalls):
     """Unpaced throttles and loses, paced does neither and is on time; text and JSON agree.
 
     The user's AWS settings would break it if it used them.

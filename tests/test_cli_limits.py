@@ -52,7 +52,7 @@ def run(*arguments, cwd, **environment):
 # What is in force
 
 
-def test_the_table_of_ec2_fits_80_columns(tmp_path):
+def test_table_of_ec2_fits_80_columns(tmp_path):
     """It names half of each published figure, the figure, the page and the day it was read."""
     shown = run("--service", "ec2", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
@@ -82,7 +82,7 @@ def test_all_services_fit_80_columns(tmp_path):
     assert "16/s burst 80" in shown.stdout
 
 
-def test_a_file_is_shown_with_its_lines(tmp_path):
+def test_file_is_shown_with_its_lines(tmp_path):
     """Limits of a file come with their line; others with what they are a share of."""
     (tmp_path / "mine.toml").write_text(
         'preset = "aws"\n[ec2]\nrate = "40/s"\n[iam]\nrate = "5/s"\n'
@@ -93,7 +93,7 @@ def test_a_file_is_shown_with_its_lines(tmp_path):
     assert "50% of [1]" in shown.stdout
 
 
-def test_calls_in_flight_and_adaptive_are_shown(tmp_path):
+def test_concurrency_and_adaptive_are_shown(tmp_path):
     """A service that limits only the calls in flight does not have "any rate"; nor is more lost."""
     (tmp_path / "mine.toml").write_text(
         'preset = "aws"\n[iam]\nconcurrency = 5\n[sts]\nrate = "9/s"\nadaptive = true\n'
@@ -116,7 +116,7 @@ def test_calls_in_flight_and_adaptive_are_shown(tmp_path):
     assert together["ec2"]["concurrency"] == 7
 
 
-def test_json_has_every_figure_with_its_page(tmp_path):
+def test_json_has_figures_with_their_pages(tmp_path):
     """--json has limits, scope, share, page, day and whether AWS raises it."""
     shown = run("--service", "route53", "--json", cwd=tmp_path)
     rows = json.loads(shown.stdout)
@@ -139,7 +139,7 @@ def test_json_has_what_is_not_kept(tmp_path):
     assert rows[0]["published"]["for_each"] == "prefix"
 
 
-def test_long_limits_leave_the_columns_in_place(tmp_path):
+def test_long_limits_leave_columns_in_place(tmp_path):
     """One that is wider than its column has a line of its own."""
     (tmp_path / "mine.toml").write_text(
         '[ec2]\npreset = "aws"\nquotas = {DescribeTags = "0.00002/s burst 1800000"}'
@@ -162,7 +162,7 @@ def test_long_limits_leave_the_columns_in_place(tmp_path):
         (["discover", "--service", "iam"], 2, "--service iam: its quotas name no operations"),
     ],
 )
-def test_mistakes_are_told(arguments, code, message, tmp_path, monkeypatch):
+def test_mistakes_are_refused(arguments, code, message, tmp_path, monkeypatch):
     """A wrong option or file gives a message on stderr and an exit code, and nothing else."""
     (tmp_path / "bad.toml").write_text('[ec2]\nshare = "500%"\npreset = "aws"')
     monkeypatch.chdir(tmp_path)
@@ -368,7 +368,7 @@ def discovered(tmp_path_factory):
     return ended, folder, server.arrivals, stood_still
 
 
-def test_discovered_quotas_become_a_file_that_check_accepts(discovered):
+def test_discovered_quotas_become_a_valid_file(discovered):
     """Applied values, defaults where none is, and single look-ups are mapped, halved and merged."""
     ended, folder, *_ = discovered
     assert ended.returncode == 0, ended.stderr
@@ -417,7 +417,7 @@ def test_what_cannot_be_mapped_is_said(discovered):
     assert "ec2: 6 request rates are not what AWS publishes, 1 is; 151 other quotas" in ended.stderr
 
 
-def test_without_a_file_to_write_it_goes_to_standard_output(quotas, tmp_path):
+def test_discover_prints_without_write(quotas, tmp_path):
     """The text alone is on stdout, so that it can be piped; no file is made."""
     ended = discover(quotas, cwd=tmp_path)
     assert ended.stdout.startswith("# What Service Quotas listed on ")
@@ -443,7 +443,7 @@ def test_it_paces_itself(discovered):
         (0, "NoSuchResourceException", "Service Quotas refuses List"),
     ],
 )
-def test_a_refusal_is_said_and_nothing_is_written(quotas, tmp_path, after, code, message):
+def test_nothing_is_written_after_a_refusal(quotas, tmp_path, after, code, message):
     """Without permission, or throttled, at once or midway: a message, exit code 1, no file."""
     quotas.refusal, quotas.refuse_after = (400, code), after
     ended = discover(quotas, "--write", "limits.toml", cwd=tmp_path)
@@ -454,7 +454,7 @@ def test_a_refusal_is_said_and_nothing_is_written(quotas, tmp_path, after, code,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_services_that_it_does_not_know_are_told_and_left_out(quotas, tmp_path):
+def test_unknown_services_are_left_out(quotas, tmp_path):
     """The others are asked and written all the same; with none left, it is an error."""
     quotas.unknown = {"kms"}
     ended = discover(quotas, "--service", "kms", "--write", "limits.toml", cwd=tmp_path)
@@ -477,7 +477,7 @@ def test_services_that_it_does_not_know_are_told_and_left_out(quotas, tmp_path):
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Unable to locate credentials"),
     ],
 )
-def test_without_network_or_credentials_nothing_is_written(tmp_path, environment, message):
+def test_nothing_is_written_without_network(tmp_path, environment, message):
     """Without a server to reach, or credentials: a message, exit code 1, no file."""
     ended = run("discover", "--service", "ec2", "--region", "eu-west-1", "--write", "limits.toml",
                cwd=tmp_path, **environment)  # fmt: skip

@@ -98,7 +98,7 @@ def quota(name, value):
     ],
     ids=lambda answer: answer[:24].decode(),
 )
-def test_another_server_is_not_taken_for_service_quotas(discover, tmp_path, answer):
+def test_other_servers_are_recognized(discover, tmp_path, answer):
     """What a proxy answers in its place, with status 200, is reported as no answer."""
     with answering(answer) as url:
         ended = discover("--write", "limits.toml", AWS_ENDPOINT_URL=url)
@@ -108,7 +108,7 @@ def test_another_server_is_not_taken_for_service_quotas(discover, tmp_path, answ
     assert list(tmp_path.iterdir()) == []
 
 
-def test_codes_that_are_none_are_left_out(discover, tmp_path):
+def test_invalid_codes_are_left_out(discover, tmp_path):
     """A quota whose code is a list, or whose fields have other types, does no harm."""
     malformed = {"QuotaCode": "L-1", "QuotaName": 5, "Value": "x"}
     with answering(json.dumps({"Quotas": [{"QuotaCode": ["x"]}, malformed]}).encode()) as url:
@@ -146,7 +146,7 @@ def test_listing_without_end_is_given_up(discover, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("behaviour", [more, drip], ids=["pages", "drip"])
-def test_time_of_all_together_is_bounded(discover, tmp_path, behaviour):
+def test_total_time_is_bounded(discover, tmp_path, behaviour):
     """Where each answer is in time and the end never comes, --timeout ends it, with its remedy."""
     began = time.monotonic()
     with answering(behaviour) as url:
@@ -166,7 +166,7 @@ def test_timeout_is_some_time(discover, seconds):
     assert f"'--timeout': '{seconds}' is no" in ended.stderr
 
 
-def test_missing_library_is_told_for_pipx_too(discover, monkeypatch):
+def test_missing_library_is_named(discover, monkeypatch):
     """An installation by pipx gets the command that works there."""
     monkeypatch.delitem(sys.modules, "aioapiqueue.cli.limits._service_quotas", raising=False)
     monkeypatch.setitem(sys.modules, "aiobotocore.config", None)
@@ -176,7 +176,7 @@ def test_missing_library_is_told_for_pipx_too(discover, monkeypatch):
     assert "(with pipx: pipx inject aioapiqueue aiobotocore)" in ended.stderr
 
 
-def test_missing_region_is_told_with_its_option(discover):
+def test_missing_region_is_named(discover):
     """Without a Region in the environment, the option that names one is shown."""
     ended = discover("--region", "")
     assert (ended.exit_code, ended.stdout) == (1, "")
@@ -193,7 +193,7 @@ def test_missing_region_is_told_with_its_option(discover):
         ({"AWS_ENDPOINT_URL": "no-url"}, "Invalid endpoint: no-url"),
     ],
 )
-def test_what_botocore_cannot_use_is_said(discover, tmp_path, environment, message):
+def test_invalid_aws_settings_are_refused(discover, tmp_path, environment, message):
     """A profile that is not there, or an endpoint that is none: a message and exit code 1."""
     ended = discover("--write", "limits.toml", **environment)
     assert (ended.exit_code, ended.stdout) == (1, "")
@@ -216,7 +216,7 @@ def test_a_file_is_never_written_over(discover, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a limit of the size of files")
-def test_a_file_that_cannot_be_filled_is_taken_away(discover, tmp_path):
+def test_partly_written_file_is_removed(discover, tmp_path):
     """On a full disk, no half of a file is left."""
     import resource
 
@@ -233,7 +233,7 @@ def test_a_file_that_cannot_be_filled_is_taken_away(discover, tmp_path):
 
 
 @pytest.mark.parametrize("value", [1e-15, 0, -1, 1e13, float("inf"), float("nan"), "5", None])
-def test_values_that_are_no_rates_are_told(value):
+def test_values_that_are_no_rates(value):
     """What no limits.toml can have is not mapped, instead of a file that check refuses."""
     found = read_quotas("ec2", [quota("DescribeVpcs request bucket refill rate", value)])
     assert found.rates == {}
@@ -241,7 +241,7 @@ def test_values_that_are_no_rates_are_told(value):
 
 
 @pytest.mark.parametrize("value", [1e-9, 1e11, 1 / 3, 123456.789])
-def test_values_that_are_rates_are_written_as_check_takes_them(value):
+def test_values_that_are_rates(value):
     """The least and the greatest, and those with many digits."""
     name = "DescribeVpcs request bucket"
     found = read_quotas(
@@ -251,7 +251,7 @@ def test_values_that_are_rates_are_written_as_check_takes_them(value):
     assert Registry.parse(text).services["ec2"].lanes["DescribeVpcs"]
 
 
-def test_rates_of_a_minute_are_told():
+def test_rates_of_a_minute_are_listed():
     """CloudTrail's page has one: it is of an operation, and not silently left out."""
     name = "Transactions per minute (TPM) for the GenerateQuery API"
     assert read_quotas("cloudtrail", [quota(name, 4.0)]).unmapped == [
@@ -259,7 +259,7 @@ def test_rates_of_a_minute_are_told():
     ]
 
 
-def test_addresses_of_pages_are_broken_at_a_slash(monkeypatch):
+def test_addresses_are_broken_at_a_slash(monkeypatch):
     """Of pages whose address is longer than a line, none has its number or an end alone."""
     monkeypatch.setenv("COLUMNS", "80")
     shown = CliRunner().invoke(app, ["limits", "--service", "elb", "--service", "route53"]).stdout
@@ -278,7 +278,7 @@ def test_addresses_of_pages_are_broken_at_a_slash(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "# nothing", 'preset = "none"'])
-def test_a_file_without_limits_does_not_pass(tmp_path, monkeypatch, text):
+def test_file_without_limits_is_invalid(tmp_path, monkeypatch, text):
     """What `run` would refuse, `check` does not call right."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.toml").write_text(text)
@@ -287,7 +287,7 @@ def test_a_file_without_limits_does_not_pass(tmp_path, monkeypatch, text):
     assert "empty.toml: it has no limits" in ended.stderr
 
 
-def test_a_service_that_is_not_listed_has_the_defaults(tmp_path, monkeypatch):
+def test_unlisted_service_has_the_defaults(tmp_path, monkeypatch):
     """Of a service without a table, what is shown is what [default] gives it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "some.toml").write_text('[ec2]\nrate = "5/s"\n[default]\nrate = "10/s"')

@@ -40,7 +40,7 @@ def scans(name, figures, *options):
 
 
 @pytest.mark.parametrize("name", ["scoutsuite", "prowler"])
-def test_paced_scanner_harms_nobody_and_misses_nothing(name, tmp_path):
+def test_fixed_rate_harms_nobody(name, tmp_path):
     """At 100 ms per EC2 call no call is throttled, and the scanner's report is complete.
 
     The same scanner unpaced is throttled, and some of what it asks is never answered.
@@ -65,7 +65,7 @@ def test_paced_scanner_harms_nobody_and_misses_nothing(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["scoutsuite", "prowler"])
-def test_a_share_of_what_aws_publishes_harms_nobody_and_misses_nothing(name, tmp_path):
+def test_published_share_harms_nobody(name, tmp_path):
     """With no other option, beside somebody who takes 2 calls a second of the same bucket.
 
     With 80%, that takes at most 0.7 of the time that 100 ms per call takes: the benchmark checks.
