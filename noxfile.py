@@ -61,10 +61,11 @@ def slow(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting."""
+    """Check style, formatting, and that no private vocabulary comes back."""
     set_up(session, "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("python", "tests/lint_words.py")
 
 
 @nox.session
@@ -96,7 +97,7 @@ def names(session: nox.Session) -> None:
         f"--target={newest}",
         "botocore",
     )
-    session.run("python", "tests/_operations.py", newest)
+    session.run("python", "tests/helpers/operations_file.py", newest)
 
 
 @nox.session

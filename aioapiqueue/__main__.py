@@ -10,7 +10,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; without its extra, say which one to install and exit with 1."""
+    """Run the command line; without its extra, name the one to install and exit with 1."""
     try:
         from aioapiqueue.cli._app import app  # noqa: PLC0415 - needs an extra
     except ModuleNotFoundError as error:

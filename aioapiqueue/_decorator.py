@@ -1,10 +1,11 @@
-"""`@rate_limited`: every call of a coroutine function waits its turn."""
+"""`@rate_limited`: every call of a coroutine function waits for a slot."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from aioapiqueue._callables import refuse_all_but_coroutine_functions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
@@ -71,24 +72,3 @@ def rate_limited(
         return paced
 
     return decorate
-
-
-def refuse_all_but_coroutine_functions(function: object, by: str) -> None:
-    """Refuse what would run before, or go on after, its slot.
-
-    Raises:
-        TypeError: with the remedy.
-    """
-    name = getattr(function, "__qualname__", repr(function))
-    if inspect.isasyncgenfunction(function):
-        raise TypeError(
-            f"{by} paces calls, and {name} is an async generator, which runs between them: put "
-            '"async with queue.slot():" around each request in it'
-        )
-    # An object with an async __call__ will do; its class, which makes objects, will not.
-    call = getattr(function, "__call__", None) if not isinstance(function, type) else None  # noqa: B004
-    if not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)):
-        raise TypeError(
-            f"{by} takes a coroutine function, and {name} is not one: make it async def, or call "
-            'it in a thread inside "async with queue.slot():" (asyncio.to_thread)'
-        )

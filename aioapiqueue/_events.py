@@ -1,8 +1,9 @@
-"""Facts out: what a queue tells its observers, and its figures."""
+"""Facts out: the events that observers get, and the figures of a queue."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -18,10 +19,10 @@ EventKind = Literal[
     "timed_out",
     "refused",
     "throttled",
-    "slowed",
-    "odd",
-    "lost",
-    "restored",
+    "backed_off",
+    "malformed",
+    "disconnected",
+    "reconnected",
 ]
 
 
@@ -32,9 +33,9 @@ class Event:
     Attributes:
         kind: `released`: a body may run; `finished`: it has ended; `cancelled`, `timed_out`,
             `refused` (full or closed): a waiter left without a slot; `throttled`: the other
-            side pushed back; `slowed`: adaptive lowered the rate for that; `odd`: the other side
-            said something that makes no sense; `lost`, `restored`: the server of a shared quota
-            does not answer, does so again (`stats.fault` says why).
+            side pushed back; `backed_off`: adaptive lowered the rate for that; `malformed`: the
+            other side sent something that is not valid; `disconnected`, `reconnected`: the server
+            of a shared quota does not answer, does so again (`stats.fault` says why).
         queue: the queue's name.
         key: the call's key.
         priority: the call's priority.
@@ -54,10 +55,10 @@ class Event:
 
 @runtime_checkable
 class Observer(Protocol):
-    """Whoever wants to hear what a queue does: pass it as `ApiQueue(..., observers=[...])`."""
+    """An object that gets every event of a queue: `ApiQueue(..., observers=[...])`."""
 
     def on_event(self, event: Event, /) -> None:
-        """Hear of one event, on the loop and at once: return quickly, do not block.
+        """Process one event, on the loop and at once: return quickly, do not block.
 
         An exception raised here goes to the loop's exception handler, and costs no slot;
         `KeyboardInterrupt` and `SystemExit` end the loop in its next pass.
@@ -72,13 +73,13 @@ class Stats:
         waiting: callers who wait now.
         running: bodies that run now.
         lanes: keys whose own limits are kept in memory now.
-        released: slots given out, less those handed back because of a cancellation.
+        released: slots given out, less those refunded because of a cancellation.
         cancelled: waiters who were cancelled.
         timed_out: waiters whose `timeout` passed.
         refused: callers turned away because the queue was full or closed.
         throttled: times that the other side pushed back.
-        slowed: times that adaptive lowered a rate for that.
-        odd: times that the other side said something that makes no sense.
+        backed_off: times that adaptive lowered a rate for that.
+        malformed: times that the other side sent something that is not valid.
         rate: calls per second that adaptive lets through now, lanes aside; inf while it leaves
             all to the limits.
         waited: seconds that released callers waited, added up.
@@ -96,11 +97,27 @@ class Stats:
     timed_out: int = 0
     refused: int = 0
     throttled: int = 0
-    slowed: int = 0
-    odd: int = 0
+    backed_off: int = 0
+    malformed: int = 0
     rate: float = math.inf
     waited: float = 0.0
     longest_wait: float = 0.0
     asks: int = 0
     faults: int = 0
     fault: str = ""
+
+    @property
+    def slowed(self) -> int:
+        """Deprecated: the old name of `backed_off`."""
+        _warn("Stats.slowed", "Stats.backed_off")
+        return self.backed_off
+
+    @property
+    def odd(self) -> int:
+        """Deprecated: the old name of `malformed`."""
+        _warn("Stats.odd", "Stats.malformed")
+        return self.malformed
+
+
+def _warn(old: str, new: str) -> None:
+    warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)

@@ -1,7 +1,7 @@
 """Ctrl-C while the command line is still being imported ends it without a traceback.
 
-The package is imported before its `__main__` is, so nothing there could catch it. Whoever imports
-the library gets KeyboardInterrupt as ever.
+The package is imported before its `__main__` is, so nothing there could catch it. Programs
+that import the library get KeyboardInterrupt as ever.
 """
 
 from __future__ import annotations

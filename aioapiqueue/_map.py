@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from aioapiqueue._decorator import refuse_all_but_coroutine_functions
+from aioapiqueue._callables import refuse_all_but_coroutine_functions
 from aioapiqueue._rate import whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from aioapiqueue._queue import ApiQueue
+    from aioapiqueue._slot import Slot
 
 __all__ = ["paced_map"]
 
@@ -21,8 +21,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+class Paces(Protocol):
+    """What `paced_map` needs of a queue."""
+
+    def slot(self) -> Slot:
+        """Wait for a slot, and hold it until the body ends."""
+
+
 def paced_map(
-    queue: ApiQueue,
+    queue: Paces,
     fn: Callable[[T], Awaitable[R]],
     items: Iterable[T] | AsyncIterable[T],
     *,
@@ -40,7 +47,7 @@ def paced_map(
 
 
 async def _results(
-    queue: ApiQueue,
+    queue: Paces,
     fn: Callable[[T], Awaitable[R]],
     items: Iterable[T] | AsyncIterable[T],
     at_once: int,
@@ -51,7 +58,7 @@ async def _results(
     # Plain tasks and no task group: a generator that is left by `break` is closed by another
     # task, where a cancel scope could not be ended.
     paced_already = getattr(fn, "__rate_limited_by__", None) is queue
-    places = asyncio.Semaphore(at_once)
+    permits = asyncio.Semaphore(at_once)
     ready: asyncio.Queue[asyncio.Task[Any]] = asyncio.Queue()
     calls: set[asyncio.Task[Any]] = set()
 
@@ -65,7 +72,7 @@ async def _results(
         async with aclosing(_each(items)) as each:
             async for item in each:
                 # Cancelled here: this item has not been called, like those behind it.
-                await places.acquire()
+                await permits.acquire()
                 task = asyncio.create_task(call(item))
                 calls.add(task)
                 if ordered:
@@ -84,7 +91,7 @@ async def _results(
                 continue
             await asyncio.wait([task])
             calls.remove(task)
-            places.release()
+            permits.release()
             if forgiving and (task.cancelled() or task.exception()):
                 error = None if task.cancelled() else task.exception()
                 yield error or asyncio.CancelledError()  # as gather does

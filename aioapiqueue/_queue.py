@@ -1,9 +1,13 @@
-"""What users call: `ApiQueue`. How it works underneath is in `_dispatch`."""
+"""What users call: `ApiQueue`, which checks arguments and carries the documentation.
+
+What it does is done by its dispatcher (`_dispatcher.py`).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import warnings
 from asyncio import get_running_loop
 from typing import (
     TYPE_CHECKING,
@@ -13,18 +17,15 @@ from typing import (
     Self,
     SupportsIndex,
     TypeVar,
+    cast,
     overload,
 )
 
-import anyio
-
-from aioapiqueue._dispatch import Authority, Dispatcher
-from aioapiqueue._events import Stats
+from aioapiqueue._dispatcher import Dispatcher
 from aioapiqueue._map import paced_map
 from aioapiqueue._rate import LONGEST, Limit, Rate, Window, as_limit, as_limits, positive, whole
-from aioapiqueue._schedule import fits
-from aioapiqueue._slot import GRANTED, Reservation, Slot, TimedSlot
-from aioapiqueue.exceptions import QueueClosed, WouldWait
+from aioapiqueue._slot import GRANTED, NO_KEYS, ONE_CALL, Reservation, Slot
+from aioapiqueue.exceptions import WouldWait
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -38,10 +39,12 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    from aioapiqueue._events import Observer
-    from aioapiqueue.adaptive import Adaptive
+    from aioapiqueue._events import Observer, Stats
+    from aioapiqueue._lanes import AdaptivePolicy
+    from aioapiqueue._limiter import LimiterFactory
+    from aioapiqueue._slot import Call
 
-__all__ = ["ApiQueue"]
+__all__ = ["ApiQueue", "dispatcher_of"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -57,7 +60,7 @@ Limits = (
 )
 
 
-class ApiQueue(Dispatcher):
+class ApiQueue:
     """A queue that releases its callers one at a time, at the rate that the other side can bear.
 
     >>> import asyncio
@@ -90,14 +93,17 @@ class ApiQueue(Dispatcher):
     0.3 s: a
     0.5 s: slow
 
-    Of a queue that is full, the least urgent are turned away first, if it is told so:
+    A queue that is full can turn away the least urgent first:
 
     >>> async def main():
     ...     queue = ApiQueue("10/s", Window(50, 60), maxsize=1, overflow="drop_oldest")
-    ...     first, second, urgent = [queue.enqueue(priority=p) for p in (0, 0, -1)]
-    ...     return await asyncio.gather(first, second, urgent, return_exceptions=True)
-    >>> [type(result).__name__ for result in asyncio.run(main())]
-    ['Slot', 'QueueFull', 'Slot']
+    ...     calls = [queue.enqueue(priority=priority) for priority in (0, 0, -1)]
+    ...     for result in await asyncio.gather(*calls, return_exceptions=True):
+    ...         print(result)
+    >>> asyncio.run(main())
+    <Slot held key=None cost=1>
+    <ApiQueue 10/s, 50 in any 60s: open, 1 waiting, 1 running>: 1 calls wait already (maxsize)
+    <Slot held key=None cost=1>
 
     Args:
         limits: none (ordered and counted only), or any of: a string (`"10/s"`, `"100ms"`), a
@@ -118,11 +124,11 @@ class ApiQueue(Dispatcher):
             all, but for holds.
         schedule: a `SharedSchedule` (of `aioapiqueue.integrations.redis`), by which many queues
             keep these limits together; default: this queue keeps them for itself.
-        observers: who hears of every event.
+        observers: get every event.
 
     Raises:
         TypeError: a bare number as a limit; the message shows its readings.
-        ValueError: a limit, size or word that makes no sense; the message quotes it.
+        ValueError: a limit, size or word that is invalid; the message quotes it.
     """
 
     def __init__(
@@ -135,8 +141,8 @@ class ApiQueue(Dispatcher):
         maxsize: int = 0,
         overflow: Literal["raise", "drop_oldest"] = "raise",
         catch_up: float = 0.010,
-        adaptive: Adaptive | None = None,
-        schedule: Authority | None = None,
+        adaptive: AdaptivePolicy | None = None,
+        schedule: LimiterFactory | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
         if order not in ("fifo", "fair"):
@@ -149,9 +155,9 @@ class ApiQueue(Dispatcher):
         positive(catch_up, of="catch_up", least=0, most=LONGEST)
         if adaptive is not None and not hasattr(adaptive, "govern"):
             raise TypeError(f"adaptive takes an Adaptive(...), not {adaptive!r}")
-        if schedule is not None and not hasattr(schedule, "join"):
+        if schedule is not None and not hasattr(schedule, "make_limiter"):
             raise TypeError(f"schedule takes a SharedSchedule(...), not {schedule!r}")
-        super().__init__(
+        self._dispatcher = Dispatcher(
             [as_limit(limit) for limit in limits],
             name=name,
             lanes={key: as_limits(own) for key, own in (lanes or {}).items()},
@@ -161,9 +167,28 @@ class ApiQueue(Dispatcher):
             drop_oldest=overflow == "drop_oldest",
             catch_up=catch_up,
             adaptive=adaptive,
-            authority=schedule,
+            factory=schedule,
             observers=observers,
         )
+        self._call_type, self._timed_call_type = self._dispatcher.limiter.call_types
+
+    @property
+    def name(self) -> str | None:
+        """The name that `repr`, events and errors have."""
+        return self._dispatcher.name
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait."""
+        return self._dispatcher.waiters.live
+
+    @property
+    def running(self) -> int:
+        """How many bodies run."""
+        return self._dispatcher.running
+
+    def __repr__(self) -> str:
+        return repr(self._dispatcher)
 
     def slot(
         self,
@@ -173,11 +198,11 @@ class ApiQueue(Dispatcher):
         cost: float = 1,
         timeout: float | None = None,
     ) -> Slot:
-        """Wait for a turn, run the body of `async with`, end the call.
+        """Wait for a slot, run the body of `async with`, end the call.
 
-        A caller who is cancelled while it waits uses no slot; one cancelled after its slot was
-        released, but before it resumed, hands the slot on. Slots are released in order; bodies
-        released in one pass of the loop start as it resumes their tasks.
+        A caller that is cancelled while it waits uses no slot; one cancelled after its slot was
+        granted, but before it resumed, passes the slot to the next waiter. Slots are released in
+        order; bodies released in one pass of the loop start as it resumes their tasks.
 
         >>> async def main():
         ...     queue = ApiQueue("10/s")
@@ -210,17 +235,34 @@ class ApiQueue(Dispatcher):
             SlotTimeout: no slot within `timeout`; at once where even the next one is later.
             QueueFull: too many wait.
             QueueClosed: the queue is closed, or closed while this waited.
-            ValueError: a cost, priority or timeout that makes no sense.
-            TypeError: one that is no number; a key that is not hashable.
+            ValueError: an invalid cost, priority or timeout.
+            TypeError: one of them is no number; a key that is not hashable.
             RuntimeError: the queue is in use on another loop that is still alive.
         """
+        keys, costs = NO_KEYS, ONE_CALL
         if cost != 1 or priority != 0 or timeout is not None:
-            self._check(priority, cost, timeout)
+            costs = self._checked(priority, cost, timeout)
         if key is not None:
             hash(key)  # else only a call that has to wait would be refused
+            keys = (key,)
         if timeout is not None:
-            return TimedSlot(self, key, priority, cost, timeout)
-        return Slot(self, key, priority, cost)
+            return self._timed_call_type(self._dispatcher, keys, priority, costs, timeout)
+        return self._call_type(self._dispatcher, keys, priority, costs)
+
+    def _checked(self, priority: float, cost: float, timeout: float | None) -> tuple[float, ...]:
+        """Return the costs by unit, after a check of all three."""
+        positive(cost, of="cost", least=0)
+        costs = (cost,)
+        self._dispatcher.limiter.check(costs)
+        try:
+            in_order = priority < 0 or priority >= 0
+        except TypeError:
+            raise TypeError(f"priority takes a number, not {priority!r}") from None
+        if not in_order:
+            raise ValueError("priority must be a number that can be put in order, not NaN")
+        if timeout is not None:
+            positive(timeout, of="timeout", least=0, most=LONGEST)
+        return costs
 
     def enqueue(
         self,
@@ -243,17 +285,16 @@ class ApiQueue(Dispatcher):
         >>> asyncio.run(main())
         0.1
 
-        Arguments and errors are
-        those of `slot`, but for `SlotTimeout` and `QueueClosed` of one who waits: the Future has
-        those.
+        Arguments and errors are those of `slot`, but for the `SlotTimeout` and `QueueClosed` of a
+        call that waits: its Future has those.
         """
-        slot = self.slot(key=key, priority=priority, cost=cost, timeout=timeout)
-        future = Reservation(slot, loop=get_running_loop())
-        if self._arrive(slot):
-            slot._state = GRANTED
-            future.set_result(slot)
+        call = cast("Call", self.slot(key=key, priority=priority, cost=cost, timeout=timeout))
+        future = Reservation(call, loop=get_running_loop())
+        if self._dispatcher.try_start(call):
+            call.state = GRANTED
+            future.set_result(call)
         else:
-            self._join(slot, future)
+            self._dispatcher.join(call, future)
         return future
 
     def try_slot(self, *, key: Hashable = None, priority: float = 0, cost: float = 1) -> Slot:
@@ -278,13 +319,11 @@ class ApiQueue(Dispatcher):
         Raises:
             WouldWait: `slot` would wait; `retry_in` has the seconds, as things stand.
             QueueClosed: the queue is closed.
-            ValueError: a cost or priority that makes no sense.
+            ValueError: an invalid cost or priority.
         """
-        self._check(priority, cost, None)
-        hash(key)
-        slot = Slot(self, key, priority, cost)
-        if self._arrive(slot):
-            return slot
+        call = cast("Call", self.slot(key=key, priority=priority, cost=cost))
+        if self._dispatcher.try_start(call):
+            return call
         retry_in = self.estimate(key=key, priority=priority, cost=cost)
         raise WouldWait(f"{self!r}: the next slot is due in {retry_in:.3g} s", retry_in=retry_in)
 
@@ -292,7 +331,7 @@ class ApiQueue(Dispatcher):
         """Return the seconds that a newcomer would wait, as things stand.
 
         Exact for a FIFO queue with one limit (of a `Window`: and equal costs); otherwise an
-        estimate: it knows nothing of when bodies will end, and counts all who wait as being ahead.
+        estimate: when bodies will end is not known, and all who wait are counted as being ahead.
         Infinite while paused without end.
 
         Args:
@@ -300,15 +339,9 @@ class ApiQueue(Dispatcher):
             priority: as in `slot`.
             cost: as in `slot`.
         """
-        self._check(priority, cost, None)
-        now = self._now()
-        if self._shared is not None:
-            return self._shared.demand.estimate(key, cost, now) - now
-        when = self._schedule.ahead(now, self._waiters.cost + cost)
-        lane = self._lanes.find(key, now)
-        if lane is not None:
-            when = max(when, lane.ahead(now, self._waiters.cost_of(key) + cost))
-        return when - now
+        costs = self._checked(priority, cost, None)
+        now = self._dispatcher.bind()
+        return self._dispatcher.limiter.estimate(key, costs, now) - now
 
     @overload
     def map(
@@ -378,7 +411,7 @@ class ApiQueue(Dispatcher):
         )
 
     def set_rate(self, *limits: str | Limit, key: Hashable = None) -> None:
-        """Set the limits anew, now: who waits already is timed by the new ones.
+        """Replace the limits, now: calls that wait already are timed by the new ones.
 
         What has been let through still counts: of half an old interval still to wait, half a
         new one is left.
@@ -399,21 +432,13 @@ class ApiQueue(Dispatcher):
             key: whose lane, or `"*"`, or `"List*"`; default: the queue's own limits.
 
         Raises:
-            TypeError: a limit that is none.
-            ValueError: a limit that is none, or one too small for the cost of one who waits.
+            TypeError: something that is no limit.
+            ValueError: an invalid limit, or one too small for the cost of a call that waits.
         """
-        new = tuple(as_limit(limit) for limit in limits)
-        schedule = self._new_schedule(new)
-        for waiter in self._waiters:
-            if key is None or fits(key, waiter.key):
-                schedule.check(waiter.cost)
-        if self._shared is not None:
-            self._now()
-            self._shared.set_limits(key, new)
-        self._set_limits(key, new)
+        self._dispatcher.set_limits(key, tuple(as_limit(limit) for limit in limits))
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
-        """Say that the other side pushed back: slow down, and start nothing for `retry_after`.
+        """Report that the other side pushed back: slow down, and start nothing for `retry_after`.
 
         With `adaptive`, the rate falls once for each round of calls. `Slot.throttled` knows which
         round its call is of; this takes it for one that ran at the last slow-down until as many
@@ -434,7 +459,9 @@ class ApiQueue(Dispatcher):
         Raises:
             ValueError: `retry_after` is negative, infinite or NaN.
         """
-        self._throttled(retry_after, Slot(self, key, 0, 0))
+        if retry_after is not None:
+            positive(retry_after, of="retry_after", least=0, most=LONGEST)
+        self._dispatcher.throttled(retry_after, None, key)
 
     def hold(self, seconds: float, *, key: Hashable = None) -> None:
         """Start nothing for so long: the other side has nothing left to give until then.
@@ -456,19 +483,29 @@ class ApiQueue(Dispatcher):
             ValueError: `seconds` is negative, infinite or NaN.
         """
         positive(seconds, of="seconds", least=0, most=LONGEST)
-        self._hold_back(seconds, key)
+        self._dispatcher.bind()
+        self._dispatcher.limiter.hold(key, seconds)
 
-    def odd(self, *, key: Hashable = None) -> None:
-        """Count that the other side said something that makes no sense, such as "retry after -1".
+    def malformed(self, *, key: Hashable = None) -> None:
+        """Count that the other side sent something that is not valid, such as "retry after -1".
 
         Args:
-            key: on a call of which key.
+            key: the key of the call that it answered.
         """
-        self._now()
-        self._count("odd", Slot(self, key, 0, 0))
+        self._dispatcher.bind()
+        self._dispatcher.count("malformed", key=key)
+
+    def odd(self, *, key: Hashable = None) -> None:
+        """Deprecated: the old name of `malformed`.
+
+        Args:
+            key: as of `malformed`.
+        """
+        warnings.warn("ApiQueue.odd is now ApiQueue.malformed", DeprecationWarning, stacklevel=2)
+        self.malformed(key=key)
 
     def pause(self, seconds: float | None = None) -> None:
-        """Hold everybody; bodies that run go on.
+        """Let nothing start; bodies that run go on.
 
         >>> import asyncio
         >>> async def main():
@@ -486,21 +523,13 @@ class ApiQueue(Dispatcher):
         """
         if seconds is not None:
             positive(seconds, of="seconds", least=0, most=LONGEST)
-        now = self._now()
-        if self._shared is not None:
-            self._shared.pause(seconds)
-        self._paused = max(self._paused, math.inf if seconds is None else now + seconds)
-        self._hold()
-        self._nudge()
+        self._dispatcher.bind()
+        self._dispatcher.limiter.pause(seconds)
 
     def resume(self) -> None:
         """End a `pause`. What the other side asked for (`throttled`) stays in force."""
-        now = self._now()
-        if self._shared is not None:
-            self._shared.resume()
-        self._paused = min(self._paused, now)  # what a pause has missed is not made up for
-        self._hold()
-        self._nudge()
+        self._dispatcher.bind()
+        self._dispatcher.limiter.resume()
 
     async def aclose(
         self,
@@ -510,39 +539,22 @@ class ApiQueue(Dispatcher):
     ) -> None:
         """Close: nobody else may join, and nobody waits when this returns.
 
-        Bodies that run are their callers' and go on. Cancelled, it refuses at once whoever still
-        waits.
+        Bodies that run are their callers' and go on. Cancelled, it refuses at once all callers
+        that still wait.
 
         Args:
-            drain: let those who wait have their turn first; default True. (A queue that is
-                paused drains when it is resumed.)
-            timeout: seconds for draining, at most; default: any time. Whoever still waits then
-                gets `QueueClosed`. A queue with a `SharedSchedule` then says that it is gone,
-                for up to twice the `timeout` of that.
+            drain: let those who wait start first; default True. (A queue that is paused drains
+                when it is resumed.)
+            timeout: seconds for draining, at most; default: any time. Callers that still wait
+                then get `QueueClosed`. A queue with a `SharedSchedule` then reports that it is
+                gone, for up to twice the `timeout` of that.
 
         Raises:
             ValueError: `timeout` is negative, infinite or NaN.
         """
         if timeout is not None:
             positive(timeout, of="timeout", least=0, most=LONGEST)
-        self._now()
-        self._closed = self._heeds_arrivals = True
-        try:
-            with anyio.move_on_after(timeout):
-                while drain and next(iter(self._waiters), None) is not None:
-                    if self._ticker is None:  # somebody who cancels every task has just done so
-                        self._start_ticker(get_running_loop())
-                    if self._ticker is not None:
-                        await asyncio.wait([self._ticker])  # it ends when nobody waits
-        finally:
-            # Cancelled while draining or not: whoever is left is refused without another await.
-            for slot in list(self._waiters):
-                self._fail(slot, "refused", QueueClosed(f"{self!r}: closed while a call waited"))
-            self._nudge()
-            if self._shared is not None:
-                await self._shared.aclose()
-        if self._ticker is not None:
-            await asyncio.wait([self._ticker])  # nobody is left: one more step
+        await self._dispatcher.aclose(drain=drain, within=timeout)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse to be copied or pickled: each copy would let the whole limit through."""
@@ -552,7 +564,7 @@ class ApiQueue(Dispatcher):
         )
 
     async def __aenter__(self) -> Self:
-        self._now()
+        self._dispatcher.bind()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -561,27 +573,19 @@ class ApiQueue(Dispatcher):
     @property
     def closed(self) -> bool:
         """Whether the queue takes no more callers."""
-        return self._closed
+        return self._dispatcher.closed
 
     @property
     def limits(self) -> tuple[Limit, ...]:
         """The limits in force, but for those of lanes."""
-        return self._limits
+        return self._dispatcher.limiter.limits
 
     @property
     def stats(self) -> Stats:
         """The queue's figures, as things stand."""
-        shared = self._shared
-        return Stats(
-            waiting=self.waiting,
-            running=self.running,
-            lanes=len(self._lanes.schedules),
-            released=self._started,
-            rate=self._schedule.allowed() if shared is None else shared.rate,
-            asks=0 if shared is None else shared.asks,
-            faults=0 if shared is None else shared.faults,
-            fault="" if shared is None else shared.fault,
-            waited=self._waited,
-            longest_wait=self._longest_wait,
-            **self._counts,
-        )
+        return self._dispatcher.stats()
+
+
+def dispatcher_of(queue: ApiQueue) -> Dispatcher:
+    """Return what is under a queue, for the parts of this package that manage queues."""
+    return queue._dispatcher  # noqa: SLF001 - the one way in

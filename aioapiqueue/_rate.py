@@ -127,7 +127,7 @@ class Rate:
             text: calls per time, or the time from one call to the next.
 
         Raises:
-            ValueError: the text is none of these; the message quotes it and shows the forms.
+            ValueError: the text has another form; the message quotes it and shows the forms.
         """
         if match := _CALLS_PER.fullmatch(text.strip()):
             number, of, unit = match.groups()

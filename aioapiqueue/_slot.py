@@ -1,141 +1,91 @@
-"""A caller's turn: what waits in the queue, and what the caller holds while its call runs."""
+"""A call and its slot: what waits in the queue, then is the permission, then holds the place.
+
+`Slot` is what users see. `Call`, the one class behind it, is what the modules underneath work on:
+one object for both, as 100,000 waiters with one object more each would take too much memory.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Self
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from aioapiqueue._rate import positive
+from aioapiqueue._rate import LONGEST, positive
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Hashable
 
-    from aioapiqueue._dispatch import Dispatcher
-    from aioapiqueue._waiters import Line
+    from aioapiqueue._events import EventKind
+    from aioapiqueue._wait_queue import KeyQueue
 
-__all__ = ["GRANTED", "HELD", "NEW", "OVER", "WAITING", "Reservation", "Slot", "TimedSlot"]
+__all__ = [
+    "GRANTED",
+    "HELD",
+    "NEW",
+    "NO_KEYS",
+    "ONE_CALL",
+    "OVER",
+    "WAITING",
+    "Call",
+    "Reservation",
+    "Slot",
+    "TimedCall",
+]
 
 NEW, WAITING, GRANTED, HELD, OVER = range(5)
 
+NO_KEYS: tuple[Hashable, ...] = (None,)
+"""The keys of a call without one."""
+ONE_CALL: tuple[float, ...] = (1,)
+"""The costs, by unit, of a call that says nothing about them."""
 
-class Slot:
-    """A turn: one call's permission to start, from `ApiQueue.slot`, `enqueue` or `try_slot`.
+
+class Slot(ABC):
+    """One call's permission to start, from `ApiQueue.slot`, `enqueue` or `try_slot`.
 
     From `slot()` it is what `async with` yields. From `enqueue` or `try_slot` it is yours to end:
     by `release()`, or as a context manager of its own (`with slot:` or `async with slot:`).
-
-    Attributes:
-        key: what the call was keyed by.
-        priority: lower goes first.
-        cost: what the call has been charged.
-        waited: seconds it waited for its turn.
     """
 
-    __slots__ = (
-        "_future",
-        "_queue",
-        "_since",
-        "_state",
-        "cost",
-        "key",
-        "line",
-        "priority",
-        "sequence",
-        "waited",
-    )
+    __slots__ = ()
 
-    _future: asyncio.Future[Self]
-    """While it waits: resolved by the ticker."""
-    _since: float
-    """When it joined; once granted, when that was."""
-    line: Line | None
-    """While it waits: where. (Then a `Member` keeps here by which lease it was granted.)"""
-    sequence: int
-
-    _timeout: float | None = None
-    """Seconds that it waits at most: of a `TimedSlot` only, so that the others need no room."""
-
-    def __init__(self, queue: Dispatcher, key: Hashable, priority: float, cost: float) -> None:
-        self._queue = queue
-        self.key = key
-        self.priority = priority
-        self.cost = cost
-        self._state = NEW
-        self.waited = 0.0
+    priority: float
+    """Lower goes first."""
 
     @property
-    def waits(self) -> bool:
-        """Whether it still waits for its turn."""
-        return self._state == WAITING and not self._future.done()
+    @abstractmethod
+    def key(self) -> Hashable:
+        """The key of the call."""
 
-    # A slot that must wait is its own awaitable. A coroutine would do the same in fewer words and
-    # 264 bytes a waiter: 100,000 of them would take more memory than as many tasks on an Event.
+    @property
+    @abstractmethod
+    def cost(self) -> float:
+        """What the call has been charged."""
 
-    def __aenter__(self) -> Awaitable[Self]:
-        if self._state == NEW:
-            queue = self._queue
-            if not queue._arrive(self):
-                queue._join(self, asyncio.Future(loop=queue._loop))
-                return self  # type: ignore[return-value]  # as __await__ says
-        elif self._state != HELD:
-            raise RuntimeError("a slot is for one call: ask the queue for another")
-        return self._entered()
+    @property
+    @abstractmethod
+    def waited(self) -> float:
+        """Seconds that it waited; 0.0 while it waits."""
 
-    async def _entered(self) -> Self:
-        return self
+    @abstractmethod
+    def __aenter__(self) -> Awaitable[Self]: ...
 
-    def __await__(self) -> Generator[Any, None, Self]:
-        return self  # type: ignore[return-value]  # an iterator is all that await needs
+    @abstractmethod
+    async def __aexit__(self, *_: object) -> None: ...
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> asyncio.Future[Self]:
-        if self._state == GRANTED:
-            self._state = HELD
-            raise StopIteration(self)
-        try:  # costs nothing where nothing is raised, so that who waits properly does not pay
-            return next(iter(self._future))
-        except AttributeError:  # it has not joined, or has had its turn
-            raise TypeError(
-                'a slot is not to be awaited: use "async with queue.slot():", or '
-                '"await queue.enqueue()" for a slot that you release yourself'
-            ) from None
-
-    def throw(self, error: BaseException, *_: object) -> None:
-        """For the awaiting task, which is cancelled, timed out or refused."""
-        self.close()
-        raise error
-
-    def close(self) -> None:
-        """For the awaiting task, which ends: leave, or hand on the turn not yet taken up."""
-        if self._state == WAITING:
-            self._queue._leave(self, "cancelled")
-        elif self._state == GRANTED:
-            self._queue._hand_on(self)
-
-    async def __aexit__(self, *_: object) -> None:
-        self.release()
-
-    def __enter__(self) -> Self:
-        if self._state != HELD:
-            raise RuntimeError('no turn yet, or no longer: use "async with queue.slot():"')
-        return self
+    @abstractmethod
+    def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    @abstractmethod
     def release(self) -> None:
-        """End the call: its place under `concurrency` is free. Doing so again does nothing."""
-        if self._state == HELD:
-            self._state = OVER
-            queue = self._queue
-            queue._ended += 1
-            if queue._heeds_ends:
-                queue._finished(self)
+        """End the call: its permit under `concurrency` is free. Doing so again does nothing."""
 
+    @abstractmethod
     def throttled(self, retry_after: float | None = None) -> None:
-        """Tell the queue that the other side pushed back on this call.
+        """Report that the other side pushed back on this call.
 
         As `ApiQueue.throttled`, and better: when this call was released is known, so that one
         released before the last slow-down does not slow down again.
@@ -146,10 +96,10 @@ class Slot:
         Raises:
             ValueError: `retry_after` is negative, infinite or NaN.
         """
-        self._queue._throttled(retry_after, self)
 
+    @abstractmethod
     def settle(self, cost: float) -> None:
-        """State the true cost, known now: the difference is charged, or given back.
+        """State the true cost once it is known: the difference is charged, or given back.
 
         What is given back lets later calls start sooner, but never so that those which have
         started already would break the limit.
@@ -169,48 +119,246 @@ class Slot:
             ValueError: a negative cost.
             RuntimeError: the call has not started.
         """
+
+
+class CallOwner(Protocol):
+    """What a call asks of its dispatcher."""
+
+    loop: asyncio.AbstractEventLoop | None
+    ended: int
+    """How many bodies have ended."""
+    follows_ends: bool
+    """Whether `finished` is to be called when one does."""
+
+    def try_start(self, call: Call) -> bool:
+        """Let a new call start if it need not wait."""
+
+    def join(self, call: Call, future: asyncio.Future[Any]) -> None:
+        """Let a new call wait; `future` is resolved with it when it may start."""
+
+    def leave(self, call: Call, kind: EventKind) -> None:
+        """Take out a call that waits no more."""
+
+    def refund(self, call: Call) -> None:
+        """Take back the slot of a call that has been granted and not taken up."""
+
+    def finished(self, call: Call) -> None:
+        """Process the end of a body, which has been counted."""
+
+    def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
+        """Process push-back on a call."""
+
+    def settle(self, call: Call, costs: tuple[float, ...]) -> None:
+        """Charge the difference to the true costs of a call that has started."""
+
+
+class Call(Slot):
+    """One call, from `slot()` until its body ends.
+
+    Args:
+        dispatcher: where it waits.
+        keys: what kinds of call it is.
+        priority: lower goes first.
+        costs: what it costs, by unit.
+    """
+
+    __slots__ = (
+        "arrival",
+        "costs",
+        "dispatcher",
+        "future",
+        "joined_at",
+        "key_queue",
+        "keys",
+        "priority",
+        "state",
+        "waited_until",
+    )
+
+    arrival: int
+    """Its number among those that had to wait."""
+    future: asyncio.Future[Any]
+    """While it waits: resolved when it may start."""
+    joined_at: float
+    """The instant at which it came."""
+    key_queue: KeyQueue[Self] | None
+    """While it waits: where."""
+    waited_until: float
+    """The instant at which its wait ended; a call that may start is charged as of then."""
+
+    timeout: float | None = None
+    """Seconds that it waits at most: of a `TimedCall` only, so that the others need no room."""
+
+    def __init__(
+        self,
+        dispatcher: CallOwner,
+        keys: tuple[Hashable, ...],
+        priority: float,
+        costs: tuple[float, ...],
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.keys = keys
+        self.priority = priority
+        self.costs = costs
+        self.state = NEW
+
+    @property
+    def key(self) -> Hashable:
+        """The first of its keys."""
+        return self.keys[0]
+
+    @property
+    def cost(self) -> float:
+        """Its cost in calls."""
+        return self.costs[0]
+
+    @property
+    def waited(self) -> float:
+        """Seconds that it waited; 0.0 while it waits."""
+        return 0.0 if self.state <= WAITING else self.waited_until - self.joined_at
+
+    @property
+    def waits(self) -> bool:
+        """Whether it still waits."""
+        return self.state == WAITING and not self.future.done()
+
+    @property
+    def started(self) -> bool:
+        """Whether its body has begun."""
+        return self.state >= HELD
+
+    # A call that must wait is its own awaitable. A coroutine would do the same in fewer words and
+    # 264 bytes a waiter: 100,000 of them would take more memory than as many tasks on an Event.
+
+    def __aenter__(self) -> Awaitable[Self]:
+        if self.state == NEW:
+            dispatcher = self.dispatcher
+            if not dispatcher.try_start(self):
+                dispatcher.join(self, asyncio.Future(loop=dispatcher.loop))
+                return self  # type: ignore[return-value]  # as __await__ says
+        elif self.state != HELD:
+            raise RuntimeError("a slot is for one call: ask the queue for another")
+        return self._entered()
+
+    async def _entered(self) -> Self:
+        return self
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self  # type: ignore[return-value]  # an iterator is all that await needs
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> asyncio.Future[Self]:
+        if self.state == GRANTED:
+            self.state = HELD
+            raise StopIteration(self)
+        try:  # costs nothing where nothing is raised, so that proper use does not pay for it
+            return next(iter(self.future))
+        except AttributeError:  # it has not joined, or has been granted before
+            raise TypeError(
+                'a slot is not to be awaited: use "async with queue.slot():", or '
+                '"await queue.enqueue()" for a slot that you release yourself'
+            ) from None
+
+    def throw(self, error: BaseException, *_: object) -> None:
+        """For the awaiting task, which is cancelled, timed out or refused."""
+        self.close()
+        raise error
+
+    def close(self) -> None:
+        """For the awaiting task, which ends: leave, or refund the slot not yet taken up."""
+        if self.state == WAITING:
+            self.dispatcher.leave(self, "cancelled")
+        elif self.state == GRANTED:
+            self.dispatcher.refund(self)
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
+
+    def __enter__(self) -> Self:
+        if self.state != HELD:
+            raise RuntimeError(
+                'this slot is not granted yet, or is over: use "async with queue.slot():"'
+            )
+        return self
+
+    def release(self) -> None:
+        """End the call; see `Slot.release`."""
+        if self.state == HELD:
+            self.state = OVER
+            dispatcher = self.dispatcher
+            dispatcher.ended += 1
+            if dispatcher.follows_ends:
+                dispatcher.finished(self)
+
+    def throttled(self, retry_after: float | None = None) -> None:
+        """Report push-back on this call; see `Slot.throttled`."""
+        if retry_after is not None:
+            positive(retry_after, of="retry_after", least=0, most=LONGEST)
+        self.dispatcher.throttled(retry_after, self, self.key)
+
+    def settle(self, cost: float) -> None:
+        """State the true cost; see `Slot.settle`."""
         positive(cost, of="cost", least=0)
-        if self._state not in (HELD, OVER):
+        if not self.started:
             raise RuntimeError("only a call that has started has a true cost")
-        self._queue._adjust(self, cost - self.cost)
-        self.cost = cost
+        self.dispatcher.settle(self, (cost,))
 
     def __repr__(self) -> str:
-        state = ("new", "waiting", "granted", "held", "over")[self._state]
+        state = ("new", "waiting", "granted", "held", "over")[self.state]
         return f"<Slot {state} key={self.key!r} cost={self.cost:g}>"
 
 
-class TimedSlot(Slot):
-    """A slot that its caller waits for only so long."""
+class TimedCall(Call):
+    """A call that waits only so long.
 
-    __slots__ = ("_timeout",)
+    Args:
+        dispatcher: as of `Call`.
+        keys: as of `Call`.
+        priority: as of `Call`.
+        costs: as of `Call`.
+        timeout: seconds that it waits at most.
+    """
+
+    __slots__ = ("timeout",)
 
     def __init__(
-        self, queue: Dispatcher, key: Hashable, priority: float, cost: float, timeout: float
+        self,
+        dispatcher: CallOwner,
+        keys: tuple[Hashable, ...],
+        priority: float,
+        costs: tuple[float, ...],
+        timeout: float,
     ) -> None:
-        super().__init__(queue, key, priority, cost)
-        self._timeout = timeout
+        super().__init__(dispatcher, keys, priority, costs)
+        self.timeout = timeout
 
 
 class Reservation(asyncio.Future[Slot]):
-    """What `enqueue` returns: a Future that hands on its slot if cancelled before it is claimed.
+    """What `enqueue` returns: a Future that refunds its slot if cancelled before it is claimed.
 
     A task that awaits it and is cancelled between the tick and its resumption calls `cancel` too,
     although the future is done by then.
+
+    Args:
+        call: whose slot.
+        loop: the running one.
     """
 
-    def __init__(self, slot: Slot, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, call: Call, *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
-        self._slot = slot
+        self._call = call
 
     def cancel(self, msg: Any | None = None) -> bool:  # noqa: ANN401 - as asyncio.Future's
         cancelled = super().cancel(msg)
-        self._slot.close()
+        self._call.close()
         return cancelled
 
     def result(self) -> Slot:
+        """Return the slot, which is the caller's from now on."""
         slot = super().result()
-        slot._state = max(slot._state, HELD)
+        self._call.state = max(self._call.state, HELD)
         return slot
 
     def __await__(self) -> Generator[Any, None, Slot]:

@@ -1,6 +1,6 @@
-"""Push-back in, new rate out: how a queue finds the rate that leaves the other side in peace.
+"""Push-back in, new rate out: how a queue finds the rate that the other side can bear.
 
-`Adaptive` says how to behave, a `Governor` does it for one queue or lane: it is one more schedule
+`Adaptive` says how to behave, an `AdaptiveRate` does it for one queue or lane: it is one more state
 beside those of the limits, as fast as the other side is believed to bear.
 """
 
@@ -10,8 +10,8 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
+from aioapiqueue._algorithms import LimitState, TokenBucket
 from aioapiqueue._rate import LONGEST, Rate, Window, as_limit, positive
-from aioapiqueue._schedule import Pace, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,7 +73,7 @@ class Adaptive:
 
     At the remembered rate and beyond, calls are not evenly spaced: each starts at another fraction
     of its interval. In step with somebody who calls as regularly, they could take each token just
-    before the other comes, who would then bear all refusals, which are what tells us to slow down.
+    before the other comes. The other would then get all refusals, from which we learn to slow down.
 
     Time in use is the time that calls follow upon each other at half the rate or faster: a rate
     that nobody uses proves nothing (RFC 9438, section 5.8). What was learnt is forgotten after an
@@ -89,7 +89,7 @@ class Adaptive:
     ...         async with queue.slot() as slot:
     ...             if attempt == 19:                          # the other side says 429
     ...                 slot.throttled(retry_after=2)
-    ...     print(f"{queue.stats.slowed} slow-down, {queue.stats.rate:.0f} per s", end=", ")
+    ...     print(f"{queue.stats.backed_off} slow-down, {queue.stats.rate:.0f} per s", end=", ")
     ...     print(f"the next call in {queue.estimate():.0f} s")
     >>> asyncio.run(main())
     1 slow-down, 28 per s, the next call in 2 s
@@ -107,7 +107,7 @@ class Adaptive:
 
     Raises:
         TypeError: a bare number as the floor; the message shows its readings.
-        ValueError: a value that makes no sense, or (from `ApiQueue`) a floor above the limits, or
+        ValueError: an invalid value, or (from `ApiQueue`) a floor above the limits, or
             a `concurrency` above the queue's.
 
     To choose another curve, derive a class and override `regrow`.
@@ -135,8 +135,8 @@ class Adaptive:
     def regrow(self, *, start: float, remembered: float, elapsed: float) -> float:
         """Return the rate (or concurrency) that is allowed by now.
 
-        One that raises, or returns no number above 0, leaves the rate as it is; the loop's
-        exception handler is told.
+        If it raises, or returns anything but a number above 0, the rate stays as it is, and the
+        loop's exception handler gets the error.
 
         Args:
             start: what it was right after the slow-down.
@@ -159,13 +159,15 @@ class Adaptive:
         catch_up: float,
         concurrency: float,
         report: Callable[[str, Exception], None],
-    ) -> Governor:
+    ) -> AdaptiveRate:
         """Return the schedule that slows down a queue or lane of these limits."""
         ceiling = min((limit.calls / limit.per for limit in limits), default=math.inf)
-        return Governor(self, ceiling, catch_up=catch_up, concurrency=concurrency, report=report)
+        return AdaptiveRate(
+            self, ceiling, catch_up=catch_up, concurrency=concurrency, report=report
+        )
 
 
-class Curve:
+class CubicCurve:
     """One figure that falls on push-back and grows again: a rate, or a number of bodies."""
 
     __slots__ = ("ceiling", "floor", "remembered", "start", "value")
@@ -202,7 +204,7 @@ class Curve:
         self.remembered = max(self.remembered, 1.1 * self.start)
 
 
-class Governor(Pace):
+class AdaptiveRate(TokenBucket):
     """The pace that adaptive keeps: that of its curve once pushed back, none before."""
 
     __slots__ = (
@@ -212,7 +214,7 @@ class Governor(Pace):
         "dither",
         "elapsed",
         "pace",
-        "places_",
+        "permit_curve",
         "report",
         "slowed",
     )
@@ -239,9 +241,9 @@ class Governor(Pace):
             )
         self.adaptive = adaptive
         self.report = report
-        self.pace = Curve(floor, ceiling)
+        self.pace = CubicCurve(floor, ceiling)
         # Of a lane, and of a queue without a limit of bodies, nobody hears that a body has ended.
-        self.places_ = Curve(concurrency if least is None else least, concurrency)
+        self.permit_curve = CubicCurve(concurrency if least is None else least, concurrency)
         self.slowed = -math.inf
         """When it slowed down last."""
         super().__init__(Rate(1), catch_up=catch_up)
@@ -249,7 +251,7 @@ class Governor(Pace):
 
     def _forget(self) -> None:
         """Be as new, but for what is due."""
-        for curve in (self.pace, self.places_):
+        for curve in (self.pace, self.permit_curve):
             curve.value = math.inf
         self.elapsed = self.active = self.accepted = self.dither = 0.0
         self._set_interval()
@@ -261,26 +263,26 @@ class Governor(Pace):
             self.restart(self.tat, 0)
             self.interval = interval
 
-    def touch(self, now: float) -> None:
+    def on_idle(self, now: float) -> None:
         if now - max(self.last, self.slowed) > _MEMORY:
             self._forget()
-        super().touch(now)
+        super().on_idle(now)
 
-    def take(self, now: float, cost: float) -> None:
+    def consume(self, now: float, cost: float) -> None:
         gap = now - self.last if self.last > -math.inf else 0.0
         busy = 2 * max(cost, 1) / self.pace.allowed  # a longer gap is rest, and proves nothing
         self.active += min(gap, max(1.0, busy))
         self.accepted += cost
-        if self.pace.lowered or self.places_.lowered:
+        if self.pace.lowered or self.permit_curve.lowered:
             self.elapsed += min(gap, busy, self.adaptive.recovery / _ENOUGH)
             self._regrow(self.pace)
-            self._regrow(self.places_)
+            self._regrow(self.permit_curve)
             self._set_interval()
-        super().take(now, cost)
+        super().consume(now, cost)
         if self.pace.remembered <= self.pace.value < math.inf:
             self._fall_out_of_step()
 
-    arrive = Schedule.arrive
+    try_consume = LimitState.try_consume
 
     def adjust(self, at: float, cost: float) -> None:
         self.accepted = max(0.0, self.accepted + cost)
@@ -291,7 +293,7 @@ class Governor(Pace):
         before, self.dither = self.dither, (self.dither + _GOLDEN) % 1
         self.restart(self.anchor, self.used + self.dither - before)
 
-    def _regrow(self, curve: Curve) -> None:
+    def _regrow(self, curve: CubicCurve) -> None:
         if not curve.lowered:
             return
         try:
@@ -313,8 +315,8 @@ class Governor(Pace):
         if self.active and (self.accepted >= _ENOUGH or unlimited):
             used = max(1.0, self.accepted - 1) / self.active  # the refused one did not get through
         self.pace.fall(used, self.adaptive.backoff)
-        if self.places_.floor < self.places_.ceiling:
-            self.places_.fall(max(1, running), self.adaptive.backoff)
+        if self.permit_curve.floor < self.permit_curve.ceiling:
+            self.permit_curve.fall(max(1, running), self.adaptive.backoff)
         self.slowed = now
         self.elapsed = self.active = self.accepted = 0.0
         self._set_interval()
@@ -325,22 +327,26 @@ class Governor(Pace):
     def allowed(self) -> float:
         return self.pace.value if self.pace.lowered else math.inf
 
-    def places(self) -> float:
-        return math.floor(self.places_.value) if self.places_.lowered else self.places_.ceiling
+    def permits(self) -> float:
+        return (
+            math.floor(self.permit_curve.value)
+            if self.permit_curve.lowered
+            else self.permit_curve.ceiling
+        )
 
-    def fresh_at(self) -> float:
-        if min(self.pace.value, self.places_.value) < math.inf:
+    def idle_at(self) -> float:
+        if min(self.pace.value, self.permit_curve.value) < math.inf:
             return max(self.held, self.last + _MEMORY, self.slowed + _MEMORY)
-        return super().fresh_at()
+        return super().idle_at()
 
-    def inherit(self, old: Pace, now: float) -> None:  # noqa: ARG002 - as a pace's
+    def copy_state(self, old: TokenBucket, now: float) -> None:  # noqa: ARG002 - as a pace's
         """Carry over what was learnt, under the new ceiling."""
         self.last = old.last
         self.restart(old.tat, 0)
-        if isinstance(old, Governor):
+        if isinstance(old, AdaptiveRate):
             self.slowed, self.elapsed = old.slowed, old.elapsed
             self.active, self.accepted = old.active, old.accepted
-            for mine, before in ((self.pace, old.pace), (self.places_, old.places_)):
+            for mine, before in ((self.pace, old.pace), (self.permit_curve, old.permit_curve)):
                 mine.start, mine.remembered = before.start, before.remembered
                 mine.value = max(mine.floor, before.value)
             self._set_interval()

@@ -18,7 +18,7 @@ class ApiQueueError(Exception):
 
 
 class LimitsError(ApiQueueError, ValueError):
-    """Raised for limits that make no sense, before anything starts: all problems in one error.
+    """Raised for invalid limits, before anything starts: all problems in one error.
 
     Attributes:
         problems: a line for each: where it is, what was found, what is meant or possible.
@@ -33,7 +33,7 @@ class LimitsError(ApiQueueError, ValueError):
 
 
 class QueueClosed(ApiQueueError):  # noqa: N818 - a public name fixed by the design
-    """Raised to callers of a queue that is closed, and to whoever still waits when it closes."""
+    """Raised to callers of a queue that is closed, and to those who still wait when it closes."""
 
 
 class QueueFull(ApiQueueError):  # noqa: N818 - a public name fixed by the design
@@ -41,7 +41,7 @@ class QueueFull(ApiQueueError):  # noqa: N818 - a public name fixed by the desig
 
 
 class SharedError(ApiQueueError):
-    """Raised to who waits where the server of a shared quota refuses to serve it.
+    """Raised to callers that wait where the server of a shared quota refuses to serve it.
 
     As with a wrong password: waiting would not help. Nothing was sent; a later call tries again.
     """

@@ -5,7 +5,6 @@ use, or the user's, which is reached through anyio's `BlockingPortal`. A thread 
 to that loop and waits on a lock of its own; whatever belongs to the queue is touched in the loop's
 thread only. Posts are done in order, so that threads get their turns in the order of arrival.
 """
-# ruff: noqa: SLF001 - three classes, one mechanism; after a fork, the queue's own state too
 
 from __future__ import annotations
 
@@ -16,6 +15,7 @@ import threading
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 from weakref import WeakSet
 
+from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def blocking(queue: ApiQueue, *, portal: BlockingPortal | None = None) -> Blocki
     """Give threads access to a queue.
 
     >>> queue = ApiQueue("20/s")
-    >>> with blocking(queue).slot() as slot:                # waits its turn
+    >>> with blocking(queue).slot() as slot:                # waits
     ...     print(f"after {slot.waited:.0f} s")             # the call
     after 0 s
 
@@ -68,13 +68,13 @@ class Blocking:
         queue: which one.
     """
 
-    __slots__ = ("_era", "_loop", "_portal", "queue")
+    __slots__ = ("_fork_generation", "_loop", "_portal", "queue")
 
     def __init__(self, queue: ApiQueue, *, portal: BlockingPortal | None = None) -> None:
         self.queue = queue
         self._portal = portal
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._era = _home.era
+        self._fork_generation = _home.fork_generation
         _queues.add(queue)
 
     def slot(
@@ -85,10 +85,10 @@ class Blocking:
         cost: float = 1,
         timeout: float | None = None,
     ) -> BlockingSlot:
-        """Wait for a turn, run the body of `with`, end the call.
+        """Wait for a slot, run the body of `with`, end the call.
 
         An exception that a signal handler raises while this waits, such as KeyboardInterrupt,
-        leaves the queue; if the turn came at that very moment, it passes to the next.
+        leaves the queue; if the slot came at that very moment, it passes to the next waiter.
 
         Args:
             key: as in `ApiQueue.slot`, like all of these.
@@ -100,16 +100,20 @@ class Blocking:
             SlotTimeout: no slot within `timeout`.
             QueueFull: too many wait.
             QueueClosed: the queue is closed, or closed while this waited.
-            ValueError: a cost, priority or timeout that makes no sense.
+            ValueError: an invalid cost, priority or timeout.
             RuntimeError: called in the loop's own thread, where waiting would wait for itself; or
                 the loop has been closed; or the queue is in use on another loop.
         """
-        return BlockingSlot(self, key, priority, cost, timeout)
+        # On a loop of ours, a thread need not look whether the loop is still there.
+        checks_loop = self._portal is not None
+        return BlockingSlot(
+            self.queue, key, priority, cost, timeout, loop=self._where, checks_loop=checks_loop
+        )
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
-        """Say that the other side pushed back; as `ApiQueue.throttled`.
+        """Report that the other side pushed back; as `ApiQueue.throttled`.
 
-        Of one call, `BlockingSlot.throttled` says it better.
+        For a call whose slot is at hand, `BlockingSlot.throttled` is better.
 
         Args:
             retry_after: seconds from now; a hold in force is only ever extended.
@@ -147,10 +151,10 @@ class Blocking:
     def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
         """Close the queue; as `ApiQueue.aclose`.
 
-        Interrupted (KeyboardInterrupt), it refuses at once whoever still waits.
+        Interrupted (KeyboardInterrupt), it refuses at once all callers that still wait.
 
         Args:
-            drain: let those who wait have their turn first; default True.
+            drain: let those who wait start first; default True.
             timeout: seconds for draining, at most; default: any time.
 
         Raises:
@@ -176,10 +180,10 @@ class Blocking:
     def _where(self) -> asyncio.AbstractEventLoop:
         """Return the loop, in a thread that may wait for it."""
         loop = _home.loop() if self._portal is None else self._users_loop(self._portal)
-        if asyncio._get_running_loop() is loop:  # the public one raises
+        if _running_loop() is loop:
             raise RuntimeError(_OWN_THREAD)
         _check_alive(loop)
-        other = self.queue._loop
+        other = dispatcher_of(self.queue).loop
         if other is not None and other is not loop and not other.is_closed():
             raise RuntimeError(
                 f"{self.queue!r} is in use on another event loop that is still alive: come in "
@@ -189,7 +193,7 @@ class Blocking:
         return loop
 
     def _users_loop(self, portal: BlockingPortal) -> asyncio.AbstractEventLoop:
-        if self._era != _home.era:
+        if self._fork_generation != _home.fork_generation:
             raise RuntimeError(
                 "the portal's loop runs in the parent of this process, not here: make a portal in "
                 "the child, or leave it out"
@@ -198,59 +202,67 @@ class Blocking:
             try:
                 self._loop = portal.call(asyncio.get_running_loop)
             except RuntimeError as error:
-                if asyncio._get_running_loop() is None:
+                if _running_loop() is None:
                     raise  # it does not run, or not asyncio
                 raise RuntimeError(_OWN_THREAD) from error
         return self._loop
 
 
 class BlockingSlot:
-    """A thread's turn: one call's permission to start, from `Blocking.slot`.
+    """A thread's slot: one call's permission to start, from `Blocking.slot`.
 
     It is for one thread and one call.
 
     Attributes:
         key: what the call was keyed by.
-        waited: seconds it waited for its turn.
+        waited: seconds that it waited.
     """
 
-    # The loop's side writes `_turn` and `_error`, and then opens the gate; the thread's side reads
+    # The loop's side writes `_slot` and `_error`, and then opens the gate; the thread's side reads
     # them once it has passed. Every post may be made twice, as an interruption may fall anywhere:
     # what is done twice does no harm, what is not done holds a place for ever.
     __slots__ = (
         "_asked",
-        "_blocking",
+        "_checks_loop",
+        "_enqueued",
         "_entered",
-        "_era",
         "_error",
+        "_find_loop",
+        "_fork_generation",
         "_gate",
         "_joined",
         "_loop",
         "_over",
-        "_turn",
+        "_queue",
+        "_slot",
         "key",
         "waited",
     )
 
-    _era: int
+    _fork_generation: int
     _gate: threading.Lock
     _loop: asyncio.AbstractEventLoop
-    _turn: asyncio.Future[Slot]
+    _slot: asyncio.Future[Slot]
 
     def __init__(
         self,
-        blocking: Blocking,
+        queue: ApiQueue,
         key: Hashable,
         priority: float,
         cost: float,
         timeout: float | None,
+        *,
+        loop: Callable[[], asyncio.AbstractEventLoop],
+        checks_loop: bool,
     ) -> None:
         self.key = key
         self.waited = 0.0
-        self._blocking = blocking
+        self._queue = queue
+        self._find_loop = loop
+        self._checks_loop = checks_loop
         self._asked = (priority, cost, timeout)
         self._error: Exception | None = None
-        self._joined = self._entered = self._over = False
+        self._joined = self._enqueued = self._entered = self._over = False
 
     def join(self) -> None:
         """Join the queue now, and wait later, when the `with` block is entered.
@@ -260,8 +272,8 @@ class BlockingSlot:
         """
         if self._joined:
             raise RuntimeError(_ONE_CALL)
-        self._loop = self._blocking._where()
-        self._era = _home.era
+        self._loop = self._find_loop()
+        self._fork_generation = _home.fork_generation
         self._gate = threading.Lock()
         self._gate.acquire()
         self._joined = True
@@ -297,7 +309,7 @@ class BlockingSlot:
             self._leave()
 
     def throttled(self, retry_after: float | None = None) -> None:
-        """Tell the queue that the other side pushed back on this call; as `Slot.throttled`.
+        """Report that the other side pushed back on this call; as `Slot.throttled`.
 
         Args:
             retry_after: seconds from now in which nothing of this key starts.
@@ -308,7 +320,7 @@ class BlockingSlot:
         """
         if retry_after is not None:
             positive(retry_after, of="retry_after", least=0, most=LONGEST)
-        self._tell(lambda slot: slot.throttled(retry_after))
+        self._apply(lambda slot: slot.throttled(retry_after))
 
     def settle(self, cost: float) -> None:
         """State the true cost, known now; as `Slot.settle`.
@@ -321,12 +333,12 @@ class BlockingSlot:
             RuntimeError: the call has not started.
         """
         positive(cost, of="cost", least=0)
-        self._tell(lambda slot: slot.settle(cost))
+        self._apply(lambda slot: slot.settle(cost))
 
     # In the thread.
 
     def _wait(self) -> None:
-        if self._blocking._portal is None:
+        if not self._checks_loop:
             self._gate.acquire()
         else:
             while not self._gate.acquire(timeout=_PATIENCE):
@@ -334,21 +346,21 @@ class BlockingSlot:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
-        # Not the Reservation's own method, which would claim the turn: that is for the loop.
-        self.waited = asyncio.Future.result(self._turn).waited
+        # Not the Reservation's own method, which would claim the slot: that is for the loop.
+        self.waited = asyncio.Future.result(self._slot).waited
 
     def _leave(self) -> None:
         self._post(self._end if self._entered else self._give_up)
         self._over = True
 
-    def _tell(self, what: Callable[[Slot], None]) -> None:
+    def _apply(self, what: Callable[[Slot], None]) -> None:
         if not self._entered:
             raise RuntimeError("the call has not started: enter the slot's `with` block first")
-        self._post(lambda: what(self._turn.result()))
+        self._post(lambda: what(self._slot.result()))
 
     def _post(self, what: Callable[[], None]) -> None:
         # After a fork, the queue here knows nothing of calls that the parent has let through.
-        if self._joined and self._era == _home.era:
+        if self._joined and self._fork_generation == _home.fork_generation:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and all on it is over
                 self._loop.call_soon_threadsafe(what)
 
@@ -357,35 +369,33 @@ class BlockingSlot:
     def _arrive(self) -> None:
         priority, cost, timeout = self._asked
         try:
-            turn = self._blocking.queue.enqueue(
-                key=self.key, priority=priority, cost=cost, timeout=timeout
-            )
+            slot = self._queue.enqueue(key=self.key, priority=priority, cost=cost, timeout=timeout)
         except Exception as error:  # noqa: BLE001 - the thread's, which raises it
             self._error = error
             self._gate.release()
             return
-        self._turn = turn
-        if turn.done():
+        self._slot, self._enqueued = slot, True
+        if slot.done():
             self._gate.release()
         else:
-            turn.add_done_callback(self._came)
+            slot.add_done_callback(self._came)
 
     def _came(self, _: object) -> None:
         self._gate.release()
 
     def _end(self) -> None:
-        self._turn.result().release()
+        self._slot.result().release()
 
     def _give_up(self) -> None:
-        if hasattr(self, "_turn"):
-            self._turn.cancel()  # leaves the queue, or hands on the turn that has just come
+        if self._enqueued:
+            self._slot.cancel()  # leaves the queue, or refunds the slot that has just come
 
 
 class _Home:
     """The loop of ours, on which queues are that nobody has on another."""
 
     def __init__(self) -> None:
-        self.era = 0
+        self.fork_generation = 0
         """How many forks ago this process's first ancestor with this module was."""
         self._forget()
 
@@ -406,20 +416,13 @@ class _Home:
         return self._loop
 
     def after_fork(self) -> None:
-        """In the child: the loop's thread is not here, and nobody who waited or ran is."""
-        self.era += 1
+        """Reset, in the child: the loop's thread and all who waited or ran are in the parent."""
+        self.fork_generation += 1
         _left.append(self._loop)
         self._forget()
-        for queue in list(_queues):
-            ticker = queue._ticker
-            if ticker is not None:
-                ticker._log_destroy_pending = False  # type: ignore[attr-defined]
-            # Closing the loop, or ending the ticker, would reach into the parent's selector or
-            # the queue's new state: both are kept as they are.
-            _left.append((queue._loop, ticker, queue._waiters))
-            queue._loop = None
-            queue._thread = 0
-            queue._forget_callers()
+        # Closing the loop, or ending the ticker, would reach into the parent's selector or the
+        # queue's new state: both are kept as they are.
+        _left.extend(dispatcher_of(queue).abandon_loop() for queue in list(_queues))
 
 
 _queues: WeakSet[ApiQueue] = WeakSet()
@@ -441,3 +444,10 @@ def _check_alive(loop: asyncio.AbstractEventLoop) -> None:
             "the event loop that the queue lives on has been closed: keep it running for as long "
             "as threads wait"
         )
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -31,30 +31,31 @@ LIMITS = {"ec2": "1000000/s", "sts": "1000000/s"}
 # is while the program goes on: nothing waits for that.
 SLOTS = """
 import asyncio, json, sys, time
-hub = sys.modules["sitecustomize"]
+from _aioapiqueue.attempts import Call
+from _aioapiqueue.loops import TaskAttempt
+from _aioapiqueue.threads import ThreadAttempt
 turns = int(sys.argv[1])
 fields = {"service": "ec2", "operation": "DescribeRegions", "region": "eu-west-1",
-          "key": "AKIAIOSFODNN7EXAMPLE", "account": None, "nested": False}
+          "key": "AKIAIOSFODNN7EXAMPLE", "account": None}
 
 def threads():
     taken = []
     for _ in range(turns):
         begun = time.perf_counter()
-        place = hub._Place()
-        place.ask(fields)
-        place.wait()
+        call = Call(None)
+        ThreadAttempt.drive(ThreadAttempt().start(fields, call))
         taken.append(time.perf_counter() - begun)
-        place.end({"status": 200})
+        call.end(status=200)
     return taken
 
 async def loop():
     taken = []
     for _ in range(turns):
         begun = time.perf_counter()
-        place = hub._LinkPlace(hub._link())
-        await place.ask(fields)
+        call = Call(None)
+        await TaskAttempt().start(fields, call)
         taken.append(time.perf_counter() - begun)
-        place.end({"status": 200})
+        call.end(status=200)
     return taken
 
 threads()

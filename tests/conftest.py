@@ -7,20 +7,26 @@ import functools
 import gc
 import os
 import signal
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import hypothesis
 import pytest
 import pytest_asyncio
-from _stalls import Stalls
 from blockbuster import blockbuster_ctx
 
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers.stalls import Stalls
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from blockbuster import BlockBuster
+
+# For `benchmarks`, two of whose simulations are tests, too. As the last one, so that the package
+# that is tested is the installed one and not the tree's.
+sys.path.append(str(Path(__file__).parents[1]))
 
 T = TypeVar("T")
 

@@ -5,10 +5,10 @@ import itertools
 import math
 
 import pytest
-from _instants import exactly
-from _shared_bucket import AWAY, BACK, END, adaptive_queue, share
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, Window
+from benchmarks._shared_bucket import AWAY, BACK, END, adaptive_queue, share
+from tests.helpers.instants import exactly
 
 
 async def use(queue, calls, *, key=None):
@@ -123,7 +123,7 @@ async def test_a_push_back_lowers_the_rate_by_the_factor():
     queue = ApiQueue("10/s", adaptive=Adaptive("1/s", 0.5))
     slots = await use(queue, 5)
     slots[-1].throttled()
-    assert (queue.stats.rate, queue.stats.slowed, queue.stats.throttled) == (5, 1, 1)
+    assert (queue.stats.rate, queue.stats.backed_off, queue.stats.throttled) == (5, 1, 1)
     assert queue.estimate() == exactly(0.2)
     first, second = await gaps(queue, 3)
     assert 0.2 > first > second > 0.18  # it grows meanwhile
@@ -152,9 +152,9 @@ async def test_50_calls_in_flight_that_are_refused_slow_down_once():
             slot.throttled()
 
     await asyncio.gather(*(call() for _ in range(50)))
-    assert (queue.stats.throttled, queue.stats.slowed, queue.stats.rate) == (50, 1, 50)
+    assert (queue.stats.throttled, queue.stats.backed_off, queue.stats.rate) == (50, 1, 50)
     await call()
-    assert queue.stats.slowed == 2
+    assert queue.stats.backed_off == 2
 
 
 @pytest.mark.parametrize(("inside", "heard"), [(True, 1), (False, 2)])
@@ -171,10 +171,10 @@ async def test_50_refusals_told_to_the_queue_slow_down_once(inside, heard):
             queue.throttled()
 
     await asyncio.gather(*(call(n / 1000) for n in range(50)))
-    assert (queue.stats.throttled, queue.stats.slowed, queue.stats.rate) == (50, 1, 50)
+    assert (queue.stats.throttled, queue.stats.backed_off, queue.stats.rate) == (50, 1, 50)
     await call(0)
     await call(0)
-    assert queue.stats.slowed == 1 + heard
+    assert queue.stats.backed_off == 1 + heard
 
 
 async def test_push_back_told_of_one_lane_is_heard_whatever_another_was_told():
@@ -184,7 +184,7 @@ async def test_push_back_told_of_one_lane_is_heard_whatever_another_was_told():
     await asyncio.gather(*running)
     for key, slowed in (("a", 1), ("a", 1), ("b", 2), ("b", 2), ("a", 2)):
         queue.throttled(key=key)
-        assert queue.stats.slowed == slowed
+        assert queue.stats.backed_off == slowed
 
 
 async def test_what_got_through_counts_where_it_is_less_than_the_limit():
@@ -239,7 +239,7 @@ async def test_hold_alone_slows_nothing_down():
     queue.hold(3)
     queue.hold(1)
     assert queue.estimate() == exactly(3)
-    assert (queue.stats.throttled, queue.stats.slowed, queue.stats.rate) == (0, 0, math.inf)
+    assert (queue.stats.throttled, queue.stats.backed_off, queue.stats.rate) == (0, 0, math.inf)
     with pytest.raises(ValueError, match="seconds must be finite"):
         queue.hold(-1)
 
@@ -253,9 +253,9 @@ async def test_what_makes_no_sense_is_counted_and_told():
             events.append((event.kind, event.key))
 
     queue = ApiQueue("10/s", observers=[Ear()])
-    queue.odd(key="host")
-    assert queue.stats.odd == 1
-    assert events == [("odd", "host")]
+    queue.malformed(key="host")
+    assert queue.stats.malformed == 1
+    assert events == [("malformed", "host")]
 
 
 # Up.
@@ -296,7 +296,7 @@ async def test_after_an_hour_without_a_call_it_starts_anew():
     for key in (None, "a"):
         slots = await use(queue, 20, key=key)
         slots[-1].throttled()
-    assert queue.stats.slowed == 2
+    assert queue.stats.backed_off == 2
     await asyncio.sleep(3500)
     assert queue.estimate() == 0
     await use(queue, 1, key="b")
@@ -350,12 +350,12 @@ async def test_push_back_slows_down_the_lane_that_was_pushed_back():
     queue = ApiQueue("100/s", lanes={"slow": "10/s"}, adaptive=Adaptive("1/s", 0.5))
     slots = await use(queue, 12, key="slow")
     slots[-1].throttled()
-    assert (queue.stats.slowed, queue.stats.rate) == (1, math.inf)
+    assert (queue.stats.backed_off, queue.stats.rate) == (1, math.inf)
     assert queue.estimate(key="slow") == exactly(0.2)
     assert queue.estimate(key="other") == 0
     slots = await use(queue, 1, key="other")
     slots[-1].throttled()
-    assert (queue.stats.slowed, queue.stats.rate < 100) == (2, True)
+    assert (queue.stats.backed_off, queue.stats.rate < 100) == (2, True)
 
 
 async def test_a_lane_that_was_evicted_meanwhile_hears_push_back_once():
@@ -368,7 +368,7 @@ async def test_a_lane_that_was_evicted_meanwhile_hears_push_back_once():
             slot.throttled()
 
     await asyncio.gather(*(call() for _ in range(5)))
-    assert (queue.stats.slowed, queue.stats.lanes) == (1, 1)
+    assert (queue.stats.backed_off, queue.stats.lanes) == (1, 1)
 
 
 async def test_concurrency_falls_and_grows_by_the_same_curve():
@@ -392,7 +392,7 @@ async def test_concurrency_falls_and_grows_by_the_same_curve():
 
     assert await many(30) == 10
     await asyncio.gather(*(call(refused=True) for _ in range(10)))
-    assert queue.stats.slowed == 1
+    assert queue.stats.backed_off == 1
     assert 5 <= await many(30) <= 6
     for _ in range(9):
         await call(refused=True)
@@ -447,7 +447,7 @@ async def test_a_queue_without_concurrency_gets_none():
         await asyncio.gather(*(call(key, refused=True) for _ in range(6)))
         async with asyncio.timeout(60):
             await asyncio.gather(*(call(key) for _ in range(20)))
-    assert queue.stats.slowed == 2
+    assert queue.stats.backed_off == 2
 
 
 # What goes wrong.

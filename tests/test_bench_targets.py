@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from _common import Report, judge
+
+from benchmarks._common import Report, judge
 
 INF = float("inf")
 EVEN = [0.97, 0.98, 1.0, 1.02, 1.03]  # the middle half spreads by 4 %

@@ -9,9 +9,10 @@ import pickle
 
 import pytest
 import uvloop
-from _instants import exactly
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, Window
+from tests.helpers import introspect
+from tests.helpers.instants import exactly
 
 HUGE = 10**400
 
@@ -82,7 +83,7 @@ def test_far_instants_harm_no_ticker(new_loop):
         queue.pause(1e9)
         await asyncio.sleep(0.02)
         assert [call.done() for call in calls] == [True, False, False]
-        assert queue._timer.when() - asyncio.get_running_loop().time() < 86_401
+        assert introspect.timer_of(queue).when() - asyncio.get_running_loop().time() < 86_401
         queue.resume()
         queue.set_rate(Rate(1e15, per=1e-3))
         await asyncio.wait_for(asyncio.gather(*calls), 5)
@@ -102,7 +103,7 @@ async def test_a_priority_must_be_a_number(priority):
             call(priority=priority)
     with pytest.raises(ValueError, match="not NaN"):
         queue.enqueue(priority=math.nan)
-    assert (queue.stats.waiting, queue._timers) == (0, {})
+    assert (queue.stats.waiting, len(introspect.timeouts_of(queue))) == (0, 0)
 
 
 @pytest.mark.parametrize("order", ["fifo", "fair"])
@@ -119,7 +120,7 @@ async def test_a_key_must_be_hashable(order, patience):
             queue.try_slot(key=[])
         queue.enqueue()
     await asyncio.sleep(2)
-    assert (queue.stats.waiting, queue._timers, trouble) == (0, {}, [])
+    assert (queue.stats.waiting, len(introspect.timeouts_of(queue)), trouble) == (0, 0, [])
 
 
 class HashedOnce:
@@ -141,7 +142,7 @@ async def test_a_failed_join_leaves_no_timer():
     queue.enqueue()
     with pytest.raises(TypeError, match="no more"):
         queue.enqueue(key=HashedOnce(), timeout=5)
-    assert queue._timers == {}
+    assert not introspect.timeouts_of(queue)
 
 
 @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])

@@ -6,9 +6,10 @@ import random
 
 import anyio
 import pytest
-from _instants import exactly, now, use
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
+from tests.helpers import introspect
+from tests.helpers.instants import exactly, now, use
 
 
 async def claim(queue, starts, **options):
@@ -18,19 +19,6 @@ async def claim(queue, starts, **options):
 
 
 both_ways = pytest.mark.parametrize("enter", [use, claim])
-
-
-def at_the_tick(queue, do):
-    """Call `do` in the tick of the next release: the future is resolved, its task not resumed."""
-    grant = queue._grant
-
-    def granting(slot, at):
-        queue._grant = grant
-        grant(slot, at)
-        do()
-
-    queue._grant = granting
-
 
 # Cancellation. Every await inside has its race here.
 
@@ -55,7 +43,7 @@ async def test_cancelled_between_release_and_resumption(enter):
     queue, starts = ApiQueue("10/s"), []
     tasks = [asyncio.create_task(enter(queue, starts)) for _ in range(4)]
     await asyncio.sleep(0.05)
-    at_the_tick(queue, tasks[1].cancel)
+    introspect.after_next_grant(queue, tasks[1].cancel)
     await asyncio.wait(tasks)
     assert tasks[1].cancelled()
     assert starts == exactly([0, 0.1, 0.2])
@@ -70,7 +58,7 @@ async def test_cancelled_between_release_and_resumption_with_others_released(ent
     queue.pause(1)
     tasks = [asyncio.create_task(enter(queue, starts)) for _ in range(6)]
     await asyncio.sleep(0.5)
-    at_the_tick(queue, lambda: [task.cancel() for task in tasks[:2]])
+    introspect.after_next_grant(queue, lambda: [task.cancel() for task in tasks[:2]])
     await asyncio.wait(tasks)
     assert starts[:3] == exactly([1, 1, 1])
     assert len(starts) == 4
@@ -228,7 +216,7 @@ async def test_a_coroutine_closed_between_release_and_resumption():
     coroutine.send(None)
     behind = asyncio.create_task(use(queue, starts))
     await asyncio.sleep(0.05)
-    at_the_tick(queue, coroutine.close)
+    introspect.after_next_grant(queue, coroutine.close)
     await behind
     assert starts == exactly([0.1])
     assert queue.stats.released == 2
@@ -264,7 +252,7 @@ async def test_the_ticker_cancelled_while_aclose_drains():
     queue = ApiQueue("10/s")
     futures = [queue.enqueue() for _ in range(4)]
     await asyncio.sleep(0.05)
-    queue._ticker.cancel()
+    introspect.ticker_of(queue).cancel()
     await queue.aclose()
     assert now() == exactly(0.3)
     assert [(await future).waited for future in futures] == exactly([0, 0.1, 0.2, 0.3])

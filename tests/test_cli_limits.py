@@ -16,13 +16,14 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from _stalls import Stalls
 from typer.testing import CliRunner
 
 from aioapiqueue import Rate
 from aioapiqueue.cli._app import app
 from aioapiqueue.cli.limits._quotas import read_quotas, to_toml
 from aioapiqueue.registry import Registry, parameter_counts
+from tests.helpers import introspect
+from tests.helpers.stalls import Stalls
 
 pytestmark = pytest.mark.real
 
@@ -388,7 +389,7 @@ def test_discovered_quotas_become_a_valid_file(discovered):
     (turn,) = registry.turns(
         "ec2", "DescribeSnapshots", parameters=parameter_counts({"MaxResults": 5})
     )
-    assert turn.queue._lanes.limits[turn.key] == [Rate(20, burst=100)]
+    assert introspect.lane_limits_of(turn.queue)[turn.key] == [Rate(20, burst=100)]
     assert registry.services["sts"].buckets["requests"].limits == (Rate(300),)
 
 

@@ -163,7 +163,7 @@ def test_timeout_is_some_time(discover, seconds):
     """No time, or no end of it, is refused before anybody is asked."""
     ended = discover("--timeout", seconds, COLUMNS="200")
     assert ended.exit_code == 2
-    assert f"'--timeout': '{seconds}' is no" in ended.stderr
+    assert f"'--timeout': '{seconds}' is invalid: expected" in ended.stderr
 
 
 def test_missing_library_is_named(discover, monkeypatch):

@@ -6,9 +6,9 @@ import functools
 import inspect
 
 import pytest
-from _instants import exactly, now
 
 from aioapiqueue import ApiQueue, SlotTimeout, rate_limited
+from tests.helpers.instants import exactly, now
 
 MADE_AT_IMPORT = ApiQueue("10/s")
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from _instants import exactly
 
 from aioapiqueue import ApiQueue, Event, Observer, QueueClosed, QueueFull, Stats
+from tests.helpers.instants import exactly
 
 
 class Recorder:

@@ -4,9 +4,9 @@ import asyncio
 from collections import defaultdict
 
 import pytest
-from _instants import exactly
 
 from aioapiqueue import ApiQueue, Window
+from tests.helpers.instants import exactly
 
 
 async def released(queue, keys):

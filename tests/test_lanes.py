@@ -8,9 +8,10 @@ from collections import defaultdict
 from itertools import chain, pairwise
 
 import pytest
-from _instants import exactly, now
 
 from aioapiqueue import ApiQueue, Rate, Window
+from tests.helpers import introspect
+from tests.helpers.instants import exactly, now
 
 
 async def released(queue, keys, **options):
@@ -234,7 +235,7 @@ async def test_a_lane_that_is_not_fresh_yet_is_not_forgotten(limit):
     for n in range(99):
         await asyncio.sleep(0.01)
         queue.try_slot(key=n)
-        assert "a" in queue._lanes.schedules
+        assert "a" in introspect.lanes_of(queue)
         assert queue.estimate(key="a") == exactly(1 - (n + 1) * 0.01)
 
 
@@ -264,7 +265,7 @@ async def test_a_lane_somebody_waits_in_is_not_forgotten():
     for n in range(50):
         await asyncio.sleep(1)
         queue.estimate(key=n)
-        assert "a" in queue._lanes.schedules
+        assert "a" in introspect.lanes_of(queue)
     assert queue.stats.lanes < 5
     assert (await waiting)["a"] == exactly([100, 100.1, 100.2])
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from _instants import exactly, line_up, now, use
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
+from tests.helpers.instants import exactly, line_up, now, use
 
 # Pause and push-back.
 

@@ -9,11 +9,11 @@ import weakref
 from itertools import pairwise
 
 import pytest
-from _instants import exactly
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
-from aioapiqueue._dispatch import _clock_of
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers import introspect
+from tests.helpers.instants import exactly
 
 CATCH_UP = 0.010  # seconds, the default
 MADE_AT_IMPORT = ApiQueue("1000/s")
@@ -238,8 +238,7 @@ async def test_the_ticker_keeps_nobodys_context_alive():
 async def test_the_ticker_wakes_no_more_often_than_it_releases():
     """Between two slots it sleeps; unmoved waiters cost nothing."""
     queue, looks = ApiQueue("10/s"), []
-    release_due = queue._release_due
-    queue._release_due = lambda now: looks.append(now) or release_due(now)
+    introspect.wrap_looks(queue, lambda look: lambda now: looks.append(now) or look(now))
     await starts(queue, 101)
     assert len(looks) <= 102
 
@@ -251,19 +250,25 @@ def pace_on(factory, rate, seconds, *, tasks=50):
     stands still between the two does not make two of them come closer together.
     """
     queue, seen, looks = ApiQueue(f"{rate}/s"), [], 0
-    release_due, grant = queue._release_due, queue._grant
 
-    def counted(now):
-        nonlocal looks
-        looks += 1
-        return release_due(now)
+    def count(look):
+        def counted(now):
+            nonlocal looks
+            looks += 1
+            return look(now)
 
-    def noted(slot, now):
-        assert now <= time.monotonic()
-        seen.append(now)
-        return grant(slot, now)
+        return counted
 
-    queue._release_due, queue._grant = counted, noted
+    def note(grant):
+        def noted(slot, now):
+            assert now <= time.monotonic()
+            seen.append(now)
+            grant(slot, now)
+
+        return noted
+
+    introspect.wrap_looks(queue, count)
+    introspect.wrap_grants(queue, note)
 
     async def worker(until):
         while time.monotonic() < until:
@@ -307,7 +312,7 @@ def test_the_clock_is_monotonic_time_on_real_loops_and_the_loops_own_on_virtual_
         (VirtualLoop, None),
     ):
         loop = factory()
-        assert _clock_of(loop) == (expected or loop.time)
+        assert introspect.clock_for(loop) == (expected or loop.time)
         loop.close()
 
 
@@ -327,8 +332,10 @@ def test_no_release_is_early_on_real_loops(factory):
     """One call each 20 ms, watched from outside: no gap is shorter with `catch_up=0`."""
     queue = ApiQueue("20ms", catch_up=0)
     times = []
-    grant = queue._grant
-    queue._grant = lambda slot, now: times.append((now, time.monotonic())) or grant(slot, now)
+    introspect.wrap_grants(
+        queue,
+        lambda grant: lambda slot, now: times.append((now, time.monotonic())) or grant(slot, now),
+    )
     run(starts(queue, 16), factory)
     assert len(times) == 15
     assert min(after[0] - before[0] for before, after in pairwise(times)) >= 0.02 - 1e-9

@@ -6,9 +6,10 @@ import asyncio
 import time
 
 import pytest
-from _work import stall_of_bare_tasks, work, worst_stall
 
 from aioapiqueue import Adaptive, ApiQueue, WouldWait
+from tests.helpers import introspect
+from tests.helpers.work import stall_of_bare_tasks, work, worst_stall
 
 
 async def crowded(lanes, **options):
@@ -61,7 +62,7 @@ async def test_work_does_not_grow_with_lanes(action, adaptive):
         queue, calls = await crowded(lanes, adaptive=adaptive)
         slot = await calls[0]
         done = work(lambda queue=queue, slot=slot: action(queue, slot))
-        tick = work(lambda queue=queue: queue._release_due(queue._clock()))
+        tick = work(lambda queue=queue: introspect.release_due(queue))
         counts.append(done + tick)
         for call in calls:
             call.cancel()
@@ -81,7 +82,7 @@ async def test_push_back_in_each_lane_is_linear(no_collector):
         for slot in slots[first : first + 1000]:
             slot.throttled()
         thousands.append(time.thread_time() - since)
-    assert queue.stats.slowed == 8000
+    assert queue.stats.backed_off == 8000
     assert min(thousands[-3:]) < 2 * min(thousands[:3])
 
 

@@ -5,9 +5,9 @@ import itertools
 from contextlib import aclosing
 
 import pytest
-from _instants import exactly, now
 
 from aioapiqueue import ApiQueue, QueueClosed, rate_limited
+from tests.helpers.instants import exactly, now
 
 
 def nothing_is_left():

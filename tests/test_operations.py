@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 
-import _operations
 import pytest
 from typer.testing import CliRunner
 
@@ -17,6 +16,7 @@ from aioapiqueue.registry import _names as names
 from aioapiqueue.registry.presets import operations as operations_
 from aioapiqueue.registry.presets.operations import OPERATIONS
 from aioapiqueue.registry.presets.services import BOTOCORE
+from tests.helpers import operations_file
 
 NEWER = f"(one newer than botocore {BOTOCORE}: set check = false in its table of limits.toml, "
 UNKNOWN = (
@@ -36,9 +36,9 @@ def listed(*, newer):
 
 def test_list_is_what_botocore_has():
     """Each name that the botocore of uv.lock has is in the list, and no other one."""
-    installed = _operations.operations_of()
+    installed = operations_file.operations_of()
     ours = {service: set(known) for service, known in listed(newer=False).items()}
-    why = f"`{_operations.COMMAND}` writes it, as botocore {_operations.version_of()} has"
+    why = f"`{operations_file.COMMAND}` writes it, as botocore {operations_file.version_of()} has"
     assert ours.keys() == installed.keys(), f"{why} other services"
     different = {
         service: sorted(known ^ ours[service])

@@ -14,8 +14,8 @@ import aioapiqueue
 from aioapiqueue import Rate, Window
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry, ServiceLimits, parameter_counts
-from aioapiqueue.registry._names import _operations
 from aioapiqueue.registry._published import LEAST, preset_services, published_limits, scaled
+from tests.helpers import introspect
 
 FOLDER = Path(aioapiqueue.__file__).parent / "registry" / "presets"
 PAGES = {path.stem: tomllib.loads(path.read_text("utf-8")) for path in FOLDER.glob("*.toml")}
@@ -83,7 +83,7 @@ def test_every_parameter_exists(service):
         costs = limit.get("cost", {}).items()
         wanted += [(one, cost.rpartition("*")[2]) for one, cost in costs if isinstance(cost, str)]
         for operation, name in wanted:
-            assert name in _operations(service)[operation]
+            assert name in introspect.known_operations(service)[operation]
 
 
 @pytest.mark.parametrize("service", sorted(PAGES))
@@ -474,7 +474,7 @@ async def test_push_back_slows_a_preset_lane():
         (turn,) = registry.turns("ec2", "DescribeSnapshots", **HERE)
         async with turn.queue.slot(key=turn.key) as slot:
             slot.throttled()
-        assert turn.queue.stats.slowed == 1
+        assert turn.queue.stats.backed_off == 1
         assert await seconds(25 + 10) > 10 / 5 + 0.5
         assert await seconds(50 + 10, MaxResults=1) == pytest.approx(10 / 10)
 
@@ -673,9 +673,9 @@ def test_mistakes_in_presets_and_buckets(text, says):
 
 def test_preset_names_are_not_checked():
     """An operation that is newer than the botocore installed is no mistake of the user's."""
-    before = _operations.cache_info()
+    before = introspect.lookups()
     assert Registry.parse('preset = "aws"\n[ec2]\nshare = "30%"').services["ec2"].lanes
-    assert _operations.cache_info() == before
+    assert introspect.lookups() == before
 
 
 # Facts

@@ -5,9 +5,9 @@ import random
 from itertools import pairwise
 
 import pytest
-from _instants import exactly, now, released
 
 from aioapiqueue import ApiQueue, Rate, Window
+from tests.helpers.instants import exactly, now, released
 
 
 class Releases:

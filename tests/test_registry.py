@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from aioapiqueue import Observer, QueueClosed, Rate, Window, WouldWait
 from aioapiqueue import registry as registry_module
-from aioapiqueue._dispatch import at_rest
+from aioapiqueue._queue import dispatcher_of
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import (
@@ -155,7 +155,7 @@ async def test_every_key_reaches_the_queue():
             queue.try_slot()
     async with queue.slot() as slot:
         slot.throttled()
-    assert queue.stats.slowed == 1
+    assert queue.stats.backed_off == 1
 
 
 def test_service_limits_are_values():
@@ -555,16 +555,16 @@ async def test_queues_at_rest_are_forgotten():
         assert forget_idle(registry, keep=()) == []  # they run
     assert forget_idle(registry, keep=()) == [iam]
     await asyncio.sleep(57.9)
-    assert not at_rest(ec2)  # its lane owes a wait
+    assert not dispatcher_of(ec2).idle()  # its lane owes a wait
     ec2.pause()
     await asyncio.sleep(1)
-    assert not at_rest(ec2)
+    assert not dispatcher_of(ec2).idle()
     ec2.resume()
     await asyncio.sleep(1)
-    assert at_rest(ec2)
+    assert dispatcher_of(ec2).idle()
     waiting = [ec2.enqueue(key="DescribeVolumes") for _ in range(2)]
     waiting[0].result().release()
-    assert not at_rest(ec2)
+    assert not dispatcher_of(ec2).idle()
     waiting[1].cancel()
     await asyncio.sleep(61)
     assert ec2 in forget_idle(registry, keep=())

@@ -7,10 +7,10 @@ import os
 import time
 
 import pytest
-from servers import Server, keys_of
 
 from aioapiqueue.integrations.redis import SharedSchedule
 from aioapiqueue.registry import Registry, forget_idle
+from tests.helpers.servers import Server, keys_of
 
 TEXT = """
 [ec2]

@@ -9,20 +9,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aioapiqueue import Rate, Window
-from aioapiqueue._schedule import Lanes, Pace, Schedule, Sliding, schedule_for
+from aioapiqueue._algorithms import LimitState, SlidingWindow, TokenBucket
+from aioapiqueue._lanes import Lanes, limit_state_for
 
 
 def pace(calls, per=1.0, burst=1, catch_up=0.0):
     """Make the schedule of one rate."""
-    return Pace(Rate(calls, per, burst), catch_up=catch_up)
+    return TokenBucket(Rate(calls, per, burst), catch_up=catch_up)
 
 
 def run(schedule, *, start, calls, cost=1.0):
     """Start each call the moment it is due; return the instants."""
     starts, now = [], start
     for _ in range(calls):
-        now = max(now, schedule.due(now, cost))
-        schedule.take(now, cost)
+        now = max(now, schedule.next_at(now, cost))
+        schedule.consume(now, cost)
         starts.append(now)
     return starts
 
@@ -35,16 +36,16 @@ def most_in(starts, per):
 def test_the_first_call_of_a_pace_is_due_at_once_and_the_next_after_the_interval():
     """A new pace owes nothing, one that has let a call through owes an interval."""
     schedule = pace(10)
-    assert schedule.due(5.0, 1) <= 5.0
-    schedule.touch(5.0)
-    schedule.take(5.0, 1)
-    assert schedule.due(5.0, 1) == 5.1
+    assert schedule.next_at(5.0, 1) <= 5.0
+    schedule.on_idle(5.0)
+    schedule.consume(5.0, 1)
+    assert schedule.next_at(5.0, 1) == 5.1
 
 
 def test_the_nth_call_is_due_at_the_start_plus_n_intervals_without_a_running_sum():
     """10,000 calls at 7 in 3 s: the last is where one multiplication puts it."""
     schedule = pace(7, 3)
-    schedule.touch(1.0)
+    schedule.on_idle(1.0)
     for n, start in enumerate(run(schedule, start=1.0, calls=10_000)):
         assert start == pytest.approx(1.0 + n * 3 / 7, abs=1e-9)
 
@@ -52,65 +53,65 @@ def test_the_nth_call_is_due_at_the_start_plus_n_intervals_without_a_running_sum
 def test_a_burst_starts_at_once_then_at_the_interval():
     """GCRA: `burst` calls after a rest, then one per interval."""
     schedule = pace(10, burst=3)
-    schedule.touch(2.0)
+    schedule.on_idle(2.0)
     assert run(schedule, start=2.0, calls=5) == pytest.approx([2, 2, 2, 2.1, 2.2], abs=1e-9)
 
 
 def test_a_burst_refills_by_one_per_interval():
     """After half a rest, half a burst is there."""
     schedule = pace(10, burst=4)
-    schedule.touch(0.0)
+    schedule.on_idle(0.0)
     run(schedule, start=0.0, calls=4)
-    schedule.touch(0.2)
+    schedule.on_idle(0.2)
     assert run(schedule, start=0.2, calls=4) == pytest.approx([0.2, 0.2, 0.3, 0.4], abs=1e-9)
 
 
 def test_a_cost_above_the_burst_waits_for_what_the_burst_cannot_hold():
     """On a full bucket of 2, a cost of 5 waits three intervals; the next call five after those."""
     schedule = pace(10, burst=2)
-    schedule.touch(0.0)
-    assert schedule.due(0.0, 5) == pytest.approx(0.3)
-    schedule.take(schedule.due(0.0, 5), 5)
-    assert schedule.due(0.3, 1) == pytest.approx(0.4, abs=1e-9)
+    schedule.on_idle(0.0)
+    assert schedule.next_at(0.0, 5) == pytest.approx(0.3)
+    schedule.consume(schedule.next_at(0.0, 5), 5)
+    assert schedule.next_at(0.3, 1) == pytest.approx(0.4, abs=1e-9)
 
 
 def test_lateness_is_caught_up_within_catch_up_only():
     """A call 8 ms late leaves the next on its instant; one 50 ms late loses all but catch_up."""
     schedule = pace(100, catch_up=0.01)
-    schedule.touch(0.0)
-    schedule.take(0.0, 1)
-    schedule.take(0.018, 1)
-    assert schedule.due(0.018, 1) == pytest.approx(0.02)
-    schedule.take(0.07, 1)
-    assert schedule.due(0.07, 1) == pytest.approx(0.07, abs=1e-9)
-    schedule.take(0.07, 1)
-    assert schedule.due(0.07, 1) == pytest.approx(0.08, abs=1e-9)
+    schedule.on_idle(0.0)
+    schedule.consume(0.0, 1)
+    schedule.consume(0.018, 1)
+    assert schedule.next_at(0.018, 1) == pytest.approx(0.02)
+    schedule.consume(0.07, 1)
+    assert schedule.next_at(0.07, 1) == pytest.approx(0.07, abs=1e-9)
+    schedule.consume(0.07, 1)
+    assert schedule.next_at(0.07, 1) == pytest.approx(0.08, abs=1e-9)
 
 
 def test_without_catch_up_a_late_call_delays_the_next():
     """`catch_up=0` is a strict gap: the interval counts from the start, not from the due time."""
     schedule = pace(10)
-    schedule.touch(0.0)
-    schedule.take(0.0, 1)
-    schedule.take(0.103, 1)
-    assert schedule.due(0.103, 1) == pytest.approx(0.203, abs=1e-9)
+    schedule.on_idle(0.0)
+    schedule.consume(0.0, 1)
+    schedule.consume(0.103, 1)
+    assert schedule.next_at(0.103, 1) == pytest.approx(0.203, abs=1e-9)
 
 
 def test_rest_saves_up_no_catch_up():
     """Who comes to a pace at rest starts a new row: the next is a whole interval later."""
     schedule = pace(1000, catch_up=0.01)
-    schedule.touch(0.0)
-    schedule.take(0.0, 1)
-    schedule.touch(5.0)
+    schedule.on_idle(0.0)
+    schedule.consume(0.0, 1)
+    schedule.on_idle(5.0)
     assert run(schedule, start=5.0, calls=3) == pytest.approx([5.0, 5.001, 5.002], abs=1e-9)
 
 
 def test_arrive_is_touch_due_and_take_in_one():
     """It charges what is due, and leaves alone what is not."""
     schedule = pace(10)
-    assert schedule.arrive(1.0, 1) <= 1.0
-    assert schedule.arrive(1.0, 1) == pytest.approx(1.1)
-    assert schedule.due(1.0, 1) == pytest.approx(1.1)
+    assert schedule.try_consume(1.0, 1) <= 1.0
+    assert schedule.try_consume(1.0, 1) == pytest.approx(1.1)
+    assert schedule.next_at(1.0, 1) == pytest.approx(1.1)
 
 
 @given(
@@ -125,13 +126,13 @@ def test_arrive_differs_in_nothing_from_its_parts(calls, burst, catch_up, steps)
     now = 100.0
     for step, cost in steps:
         now += step
-        due = short.arrive(now, cost)
-        long.touch(now)
-        taken = long.due(now, cost) <= now
+        due = short.try_consume(now, cost)
+        long.on_idle(now)
+        taken = long.next_at(now, cost) <= now
         if taken:
-            long.take(now, cost)
+            long.consume(now, cost)
         assert (due <= now) is taken
-        assert short.due(now, 1) == pytest.approx(long.due(now, 1), abs=1e-9)
+        assert short.next_at(now, 1) == pytest.approx(long.next_at(now, 1), abs=1e-9)
 
 
 @given(
@@ -141,64 +142,64 @@ def test_arrive_differs_in_nothing_from_its_parts(calls, burst, catch_up, steps)
 )
 def test_a_window_is_never_exceeded_and_never_idle(gaps, calls, per):
     """At most `calls` in any `per` seconds, and no call waits while the window has room."""
-    schedule = Sliding(Window(calls, per))
+    schedule = SlidingWindow(Window(calls, per))
     starts, now = [], 0.0
     for gap in gaps:
         now += gap
-        due = schedule.due(now, 1)
+        due = schedule.next_at(now, 1)
         if due > now:
             assert sum(due - start < per + 1e-9 for start in starts) >= calls
             now = due
-        schedule.take(now, 1)
+        schedule.consume(now, 1)
         starts.append(now)
     assert most_in(starts, per) <= calls
 
 
 def test_a_call_as_old_as_the_window_no_longer_counts():
     """The window is half open: the call of 0.0 has left [0.0, 1.0) by 1.0."""
-    schedule = Sliding(Window(2, 1))
+    schedule = SlidingWindow(Window(2, 1))
     assert run(schedule, start=0.0, calls=5) == [0.0, 0.0, 1.0, 1.0, 2.0]
 
 
 @given(st.floats(0, 1e6), st.floats(1e-3, 1e4))
 def test_a_window_lets_go_no_float_too_early(start, per):
     """The instant it names is at least `per` later as floats subtract, too."""
-    schedule = Sliding(Window(1, per))
-    schedule.take(start, 1)
-    assert schedule.due(start, 1) - start >= per
+    schedule = SlidingWindow(Window(1, per))
+    schedule.consume(start, 1)
+    assert schedule.next_at(start, 1) - start >= per
 
 
 def test_a_window_holds_costs_and_refuses_one_that_can_never_fit():
     """Costs add up to `calls`; a larger one is a ValueError with the remedy."""
-    schedule = Sliding(Window(10, 1))
-    schedule.take(0.0, 8)
-    assert schedule.due(0.5, 2) <= 0.5
-    assert schedule.due(0.5, 3) == 1.0
+    schedule = SlidingWindow(Window(10, 1))
+    schedule.consume(0.0, 8)
+    assert schedule.next_at(0.5, 2) <= 0.5
+    assert schedule.next_at(0.5, 3) == 1.0
     with pytest.raises(ValueError, match="split the call"):
-        schedule_for([Rate(1), Window(10, 1)], catch_up=0).check(11)
+        limit_state_for([Rate(1), Window(10, 1)], catch_up=0).check(11)
 
 
 def test_of_several_limits_the_strictest_says_when():
     """Three in any second, 0.1 s apart: the window bites on the fourth call."""
-    schedule = schedule_for([Rate(10), Window(3, 1)], catch_up=0)
+    schedule = limit_state_for([Rate(10), Window(3, 1)], catch_up=0)
     starts = run(schedule, start=0.0, calls=7)
     assert starts == pytest.approx([0, 0.1, 0.2, 1.0, 1.1, 1.2, 2.0], abs=1e-9)
 
 
 def test_no_limit_means_always_due():
     """The schedule of no limits holds nobody back."""
-    schedule = schedule_for([], catch_up=0)
-    assert schedule.due(3.0, 1e9) == -math.inf
-    assert schedule.ahead(3.0, 1e9) == 3.0
+    schedule = limit_state_for([], catch_up=0)
+    assert schedule.next_at(3.0, 1e9) == -math.inf
+    assert schedule.estimate(3.0, 1e9) == 3.0
 
 
 @pytest.mark.parametrize("limits", [[], [Rate(10)], [Window(3, 1)], [Rate(10), Window(3, 1)]])
 def test_a_hold_moves_every_due_time_and_is_not_made_up_for(limits):
     """Nothing is due before its end, and calls come no closer after it than usual."""
-    schedule = schedule_for(limits, catch_up=0.01)
-    schedule.touch(0.0)
+    schedule = limit_state_for(limits, catch_up=0.01)
+    schedule.on_idle(0.0)
     schedule.hold(7.0)
-    assert schedule.due(0.0, 1) == 7.0
+    assert schedule.next_at(0.0, 1) == 7.0
     starts = run(schedule, start=7.0, calls=3)
     assert starts[0] == 7.0
     if Rate(10) in limits:
@@ -207,36 +208,36 @@ def test_a_hold_moves_every_due_time_and_is_not_made_up_for(limits):
 
 @pytest.mark.parametrize("limits", [[Rate(10, burst=3)], [Rate(10)], [Window(3, 1)]])
 def test_ahead_is_when_the_last_of_a_queue_starts(limits):
-    """What `ahead` says for n calls is when the n-th one starts."""
+    """What `estimate` says for n calls is when the n-th one starts."""
     for calls in range(1, 12):
-        schedule = schedule_for(limits, catch_up=0.01)
+        schedule = limit_state_for(limits, catch_up=0.01)
         run(schedule, start=3.8, calls=2)
-        expected = schedule.ahead(4.0, calls)
-        schedule.touch(4.0)
+        expected = schedule.estimate(4.0, calls)
+        schedule.on_idle(4.0)
         assert run(schedule, start=4.0, calls=calls)[-1] == pytest.approx(expected, abs=1e-9)
 
 
 def test_more_cost_is_charged_and_less_is_given_back():
     """The last call's true cost moves the next due time both ways."""
     schedule = pace(10, burst=10)
-    schedule.touch(0.0)
-    schedule.take(0.0, 8)
+    schedule.on_idle(0.0)
+    schedule.consume(0.0, 8)
     schedule.adjust(0.0, 4)
-    assert schedule.due(0.0, 1) == pytest.approx(0.3, abs=1e-9)
+    assert schedule.next_at(0.0, 1) == pytest.approx(0.3, abs=1e-9)
     schedule.adjust(0.0, -10)
-    assert schedule.due(0.0, 8) <= 0.0
-    assert schedule.due(0.0, 9) == pytest.approx(0.1, abs=1e-9)
+    assert schedule.next_at(0.0, 8) <= 0.0
+    assert schedule.next_at(0.0, 9) == pytest.approx(0.1, abs=1e-9)
 
 
 def test_what_is_given_back_late_lets_no_burst_through():
     """A bucket that was full again by the next call does not get fuller by an old refund."""
     schedule = pace(10, burst=2)
-    schedule.touch(0.0)
-    schedule.take(0.0, 2)
-    schedule.touch(5.0)
-    schedule.take(5.0, 2)
+    schedule.on_idle(0.0)
+    schedule.consume(0.0, 2)
+    schedule.on_idle(5.0)
+    schedule.consume(5.0, 2)
     schedule.adjust(0.0, -2)
-    assert schedule.due(5.0, 1) == pytest.approx(5.1, abs=1e-9)
+    assert schedule.next_at(5.0, 1) == pytest.approx(5.1, abs=1e-9)
 
 
 @given(
@@ -249,14 +250,14 @@ def test_refunds_never_break_the_limit(cost, refunds, burst):
     """However late costs are given back, what has really been used keeps within the bucket."""
     schedule = pace(10, burst=burst)
     now, true = 0.0, []
-    schedule.touch(now)
+    schedule.on_idle(now)
     for n, one in enumerate(cost):
         for after, which in refunds:
             if after == n and which < len(true) and true[which][1]:
                 schedule.adjust(true[which][0], -true[which][1])
                 true[which][1] = 0
-        now = max(now, schedule.due(now, one))
-        schedule.take(now, one)
+        now = max(now, schedule.next_at(now, one))
+        schedule.consume(now, one)
         true.append([now, one])
     for first, (began, one) in enumerate(true):
         if not one:  # it was nothing: whoever came after it had waited in its place
@@ -269,21 +270,21 @@ def test_refunds_never_break_the_limit(cost, refunds, burst):
 
 def test_a_window_gives_back_too():
     """The refund leaves the log where the call started."""
-    schedule = Sliding(Window(10, 1))
-    schedule.take(0.0, 6)
-    schedule.take(0.5, 4)
+    schedule = SlidingWindow(Window(10, 1))
+    schedule.consume(0.0, 6)
+    schedule.consume(0.5, 4)
     schedule.adjust(0.0, -5)
-    assert schedule.due(0.6, 5) <= 0.6
-    assert schedule.due(0.6, 6) == 1.0
+    assert schedule.next_at(0.6, 5) <= 0.6
+    assert schedule.next_at(0.6, 6) == 1.0
 
 
 def test_a_new_rate_inherits_the_debt_in_calls():
     """Of half an old interval still to wait, half a new one is left."""
     old, new = pace(2), pace(50)
-    old.touch(0.0)
-    old.take(0.0, 1)
-    new.succeed(old, 0.25)
-    assert new.due(0.25, 1) == pytest.approx(0.25 + 0.5 / 50)
+    old.on_idle(0.0)
+    old.consume(0.0, 1)
+    new.carry_over(old, 0.25)
+    assert new.next_at(0.25, 1) == pytest.approx(0.25 + 0.5 / 50)
 
 
 @pytest.mark.parametrize(
@@ -296,45 +297,45 @@ def test_a_new_rate_inherits_the_debt_in_calls():
 )
 def test_limits_succeed_one_another_kind_by_kind(before, after):
     """Adding or dropping a limit of another kind forgives no debt."""
-    old, new = (schedule_for(limits, catch_up=0) for limits in (before, after))
-    old.touch(0.0)
-    old.take(0.0, 1)
-    new.succeed(old, 0.4)
-    assert new.due(0.4, 1) == pytest.approx(1.0, abs=1e-9)
+    old, new = (limit_state_for(limits, catch_up=0) for limits in (before, after))
+    old.on_idle(0.0)
+    old.consume(0.0, 1)
+    new.carry_over(old, 0.4)
+    assert new.next_at(0.4, 1) == pytest.approx(1.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("limits", [[Rate(10)], [Rate(10, burst=5)], [Window(3, 1)], []])
 def test_from_fresh_at_on_a_schedule_acts_as_a_new_one(limits):
     """An idle lane may be forgotten then: both let the same calls through."""
-    used = schedule_for(limits, catch_up=0.01)
-    used.touch(0.0)
+    used = limit_state_for(limits, catch_up=0.01)
+    used.on_idle(0.0)
     run(used, start=0.0, calls=7)
-    later = math.nextafter(max(used.fresh_at(), 1.0), math.inf)
-    fresh = schedule_for(limits, catch_up=0.01)
-    used.touch(later)
-    fresh.touch(later)
+    later = math.nextafter(max(used.idle_at(), 1.0), math.inf)
+    fresh = limit_state_for(limits, catch_up=0.01)
+    used.on_idle(later)
+    fresh.on_idle(later)
     assert run(used, start=later, calls=9) == pytest.approx(run(fresh, start=later, calls=9))
 
 
 def test_lanes_are_made_on_demand_and_kept_while_they_matter():
     """A key without limits has no lane; "*" gives one to every other; fresh ones are evicted."""
-    assert Lanes({"a": [Rate(1)]}, partial(schedule_for, catch_up=0)).find("b", 0.0) is None
-    lanes = Lanes({"a": [Rate(1)], "*": [Rate(10)]}, partial(schedule_for, catch_up=0))
+    assert Lanes({"a": [Rate(1)]}, partial(limit_state_for, catch_up=0)).find("b", 0.0) is None
+    lanes = Lanes({"a": [Rate(1)], "*": [Rate(10)]}, partial(limit_state_for, catch_up=0))
     for key, now in zip("abc", itertools.count(0.0, 0.001), strict=False):
         lane = lanes.find(key, now)
-        lane.arrive(now, 1)
-    assert set(lanes.schedules) == set("abc")
+        lane.try_consume(now, 1)
+    assert set(lanes.states) == set("abc")
     lanes.find("a", 0.5)
-    assert set(lanes.schedules) == {"a"}
+    assert set(lanes.states) == {"a"}
     lanes.in_use = {"a"}
     lanes.find("d", 50.0)
-    assert set(lanes.schedules) == {"a", "d"}
+    assert set(lanes.states) == {"a", "d"}
     lanes.in_use = ()
     assert lanes.find("d", 60.0) is not None
-    assert set(lanes.schedules) == {"d"}
+    assert set(lanes.states) == {"d"}
 
 
 def test_the_base_schedule_passes_everything_on():
     """A compound of compounds behaves as its parts do."""
-    nested = Schedule([schedule_for([Rate(10)], catch_up=0), Schedule()])
+    nested = LimitState([limit_state_for([Rate(10)], catch_up=0), LimitState()])
     assert run(nested, start=0.0, calls=3) == pytest.approx([0, 0.1, 0.2])

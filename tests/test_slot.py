@@ -3,9 +3,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from _instants import exactly, now, use
 
 from aioapiqueue import ApiQueue, Rate, Window
+from tests.helpers.instants import exactly, now, use
 
 # A slot's life.
 

@@ -11,7 +11,7 @@ import pytest
 
 PROGRAM = """
 import sys
-from _stalls import Stalls
+from tests.helpers.stalls import Stalls
 with Stalls() as stalls:
     before = stalls.seconds
     print("ready", flush=True)
@@ -24,7 +24,7 @@ with Stalls() as stalls:
 @pytest.mark.skipif(os.name != "posix", reason="stops a process")
 def test_what_a_process_was_stopped_for_is_counted():
     """Half a second in which nothing of it ran, at least, as soon as it goes on."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM], env=environment, text=True, **pipes

@@ -14,7 +14,8 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from aioapiqueue import Adaptive, ApiQueue, QueueClosed, QueueFull, Rate, SlotTimeout
-from aioapiqueue.threads import _home, blocking
+from aioapiqueue.threads import blocking
+from tests.helpers import introspect
 
 pytestmark = pytest.mark.real
 
@@ -302,7 +303,7 @@ def test_push_back_from_threads_holds_and_is_heard_once():
     with blocking(queue).slot():
         assert time.monotonic() - min(instants) >= 0.5
     assert queue.stats.throttled == 30
-    assert queue.stats.slowed == 1
+    assert queue.stats.backed_off == 1
     assert settled(queue)
 
 
@@ -404,7 +405,8 @@ def test_all_queues_share_one_idle_thread():
                 pass
     assert threading.active_count() <= before + 1
     assert all(map(settled, queues))
-    until(lambda: not _home.loop()._scheduled and not asyncio.all_tasks(_home.loop()))
+    loop = introspect.thread_loop()
+    until(lambda: not introspect.scheduled_on(loop) and not asyncio.all_tasks(loop))
 
 
 async def test_coroutines_and_threads_share_a_queue_through_a_portal():

@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     # Joins the lines of a docstring's paragraph; the default breaks them where the source does.
     rich_markup_mode="markdown",
-    # A traceback of locals is no help to whoever did not write the program.
+    # A traceback with local variables is no help to users.
     pretty_exceptions_enable=False,
 )
 
@@ -46,7 +46,7 @@ def _aioapiqueue(
 
 
 app.command(cls=Command)(demo)
-# What follows COMMAND is its own, `--` or not.
+# What follows COMMAND belongs to it, with or without `--`.
 app.command(
     cls=Launcher,
     context_settings={"allow_interspersed_args": False},

@@ -28,9 +28,9 @@ __all__ = [
 ]
 
 PREFIX = "aioapiqueue: "
-"""Stands before each line of a message, so that it is told from the output of a program."""
+"""Stands before each line of a message, to distinguish it from the output of a program."""
 WIDTH = 80
-"""Columns of all that is written where no terminal says how wide it is."""
+"""Columns of all that is written where there is no terminal."""
 MAX_LISTED = 20
 """Messages of one kind that are written; more would bury what the program itself writes."""
 FAILED = 1

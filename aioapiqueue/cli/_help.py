@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from aioapiqueue.cli._console import say, wrapped
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = ["Command", "Group", "Launcher", "NoCheck", "number", "seconds", "whole"]
 
@@ -26,25 +23,25 @@ NoCheck = Annotated[
 
 
 def number(text: str | float) -> float:
-    """Read an option's number, in digits from 0 to 9: `float` takes those of all scripts.
+    """Read an option's number in ASCII digits: `float` takes those of all scripts.
 
     Args:
         text: as it was given, or a default.
 
     Raises:
-        BadParameter: it is none.
+        BadParameter: it is not a number.
     """
     with contextlib.suppress(ValueError):
         if str(text).isascii():
             return float(text)
-    raise typer.BadParameter(f"{text!r} is not a number: write one in digits from 0 to 9")
+    raise typer.BadParameter(f"{text!r} is invalid: expected a number in digits from 0 to 9")
 
 
 def seconds(text: str | float) -> float:
     """Read an option's time, as `number` does: above 0, and finite."""
     value = number(text)
     if not 0 < value < math.inf:
-        raise typer.BadParameter(f"{text!r} is no time: write a number of seconds above 0")
+        raise typer.BadParameter(f"{text!r} is invalid: expected a number of seconds above 0")
     return value
 
 
@@ -52,16 +49,28 @@ def whole(text: str | int) -> int:
     """Read an option's whole number, as `number` does."""
     value = number(text)
     if not value.is_integer():
-        raise typer.BadParameter(f"{text!r} is not a whole number")
+        raise typer.BadParameter(f"{text!r} is invalid: expected a whole number")
     return int(value)
 
 
-class Command(TyperCommand):
-    """A command whose flags are shown without `<bool>`."""
+class _PlainFlags:
+    """Shows a command's flags without `<bool>`."""
 
     def get_params(self, ctx: Any) -> Any:  # noqa: ANN401 - click's, or typer's own copy of it
         """Return all parameters, `--help` among them."""
-        return _plain(super().get_params(ctx))
+        found = list(super().get_params(ctx))  # type: ignore[misc]  # of the class beside this one
+        for param in found:
+            if getattr(param, "is_flag", False) and param.metavar is None:
+                param.metavar = ""
+        return found
+
+
+class Command(_PlainFlags, TyperCommand):
+    """A command whose flags are shown without `<bool>`."""
+
+
+class Group(_PlainFlags, TyperGroup):
+    """A group of commands whose flags are shown without `<bool>`."""
 
 
 class Launcher(Command):
@@ -70,40 +79,21 @@ class Launcher(Command):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - as above
         """Read options; hint at those of ours that went to the other command, perhaps by mistake.
 
-        Whoever writes `--` before the other command knows where our options end.
+        There is no hint after a `--` before the other command, which says where our options end.
         """
         given = [*args]
         rest = super().parse_args(ctx, args)
         command = ctx.params.get("command") or []
-        ours = {
-            name
-            for param in self.params
-            for name in getattr(param, "opts", ())
-            if name.startswith("--")
-        }
+        ours = {name for param in self.params for name in getattr(param, "opts", ())}
         own = command[1 : command.index("--")] if "--" in command else command[1:]
-        found = [one.partition("=")[0] for one in own if one.partition("=")[0] in ours]
+        names = [one.partition("=")[0] for one in own if one.startswith("--")]
+        found = next((name for name in names if name in ours), None)
         if found and given[: len(given) - len(command)][-1:] != ["--"]:
-            name = PurePath(command[0]).name
-            hint = (
-                f"{found[0]} comes after {name}, so it is {name}'s: options of run come before "
-                f"it. If that is what you mean, write -- before {name}."
+            program = PurePath(command[0]).name
+            say(
+                wrapped(
+                    f"{found} comes after {program}, so it is {program}'s: options of run come "
+                    f"before it. If that is what you mean, write -- before {program}."
+                )
             )
-            say(wrapped(hint))
         return rest
-
-
-class Group(TyperGroup):
-    """A group of commands whose flags are shown without `<bool>`."""
-
-    def get_params(self, ctx: Any) -> Any:  # noqa: ANN401 - as above
-        """Return all parameters, `--help` among them."""
-        return _plain(super().get_params(ctx))
-
-
-def _plain(params: Iterable[Any]) -> list[Any]:
-    found = list(params)
-    for param in found:
-        if getattr(param, "is_flag", False) and param.metavar is None:
-            param.metavar = ""
-    return found

@@ -1,11 +1,14 @@
 """One authority for every local process of a run: `aioapiqueue run` starts it, programs ask it.
 
-A `Hub` listens on a Unix domain socket. The bootstrap (`_bootstrap/sitecustomize.py`, injected by
+A `Hub` listens on a Unix domain socket. The bootstrap (`bootstrap/sitecustomize.py`, injected by
 `PYTHONPATH`) asks it before each HTTP attempt of botocore and aiobotocore. The protocol between
 them is in docs/hub.md.
 """
 
-from aioapiqueue.hub._records import OTHERS, Figure, Process, Second
+from aioapiqueue.hub._records import OTHERS, CallStats, Process, Second
 from aioapiqueue.hub._server import Hub
 
-__all__ = ["OTHERS", "Figure", "Hub", "Process", "Second"]
+__all__ = ["OTHERS", "CallStats", "Figure", "Hub", "Process", "Second"]
+
+Figure = CallStats
+"""The former name of `CallStats`, for one more release."""

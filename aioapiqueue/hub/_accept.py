@@ -1,8 +1,10 @@
-"""Takes in whoever connects to the hub, for as long as it may have more files.
+"""Accepts connections to the hub, for as long as it may have more open files.
 
-asyncio's own server does not stop where files run out: it fails, and reports it, once for each
-connection that its backlog may hold, and each of these failures tries again a second later. That
-are tens of thousands of lines a second, and a hub that is busy with them lets nobody go.
+asyncio's own server does not stop where files run out: each wake-up fails once for each connection
+that its backlog may hold, and each failure is reported and tried again a second later. Made with a
+backlog of 1, it still reports every second of a shortage, without a remedy; and it has no public
+way to stop accepting for a while. So it can neither keep files for the rest of this process, nor
+close an idle connection before it fails, nor refuse the clients that have waited for too long.
 """
 
 from __future__ import annotations
@@ -24,25 +26,31 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceptor"]
 
-_AT_ONCE = 64  # then others have their turn on the loop
-_SPARE = 16  # files that are left for whatever else this process does
-_AGAIN_SECONDS = 0.2
-_LONGEST_PASS_SECONDS = 2.0  # between two looks; more of it is somebody's Ctrl-Z
+_AT_ONCE = 64
+"""Connections accepted in one pass of the loop; then its other callbacks run."""
+_SPARE = 16
+"""Files that are left for the rest of this process: logs, reports, programs that it starts."""
+_RETRY_SECONDS = 0.2
+_LONGEST_PASS_SECONDS = 2.0
+"""Between two attempts; if it took longer, this process was suspended (Ctrl-Z)."""
 _ROOM_SECONDS = 30.0
-"""How long those who connect wait for a file, since the last one came free."""
+"""How long clients that connect wait for a file, since the last one came free.
+
+People look after half a minute at a program that stands still: by then it says what to do.
+"""
 
 
 class Acceptor:
-    """Makes a protocol of each connection, as `asyncio.Server` does.
+    """Makes a protocol for each connection, as `asyncio.Server` does.
 
     Without a file for one more, an idle connection is closed. Where none is idle, clients that
-    connect wait in the socket's backlog until a file comes free; the loop's exception handler hears
-    of it once. Once none has come free for 30 seconds, all who wait there are refused.
+    connect wait in the socket's backlog until a file comes free; the loop's exception handler is
+    called once. When none has come free for 30 seconds, all clients that wait there are refused.
 
     Args:
-        listener: listens already, and does not block. It is closed with this.
+        listener: a socket that listens already, and does not block. `close` closes it.
         new: makes a protocol.
-        close_idle: begins to close an idle connection; returns whether there was one.
+        close_idle: begins to close an idle connection, and returns whether there was one.
     """
 
     def __init__(
@@ -59,14 +67,14 @@ class Acceptor:
         self._coming: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._short_since: float | None = None
-        """When there was no file for somebody who waits; None: nobody waits for one."""
+        """Since when clients wait for a file; None while there is no such client."""
         self._looked = 0.0
-        self._told = False
+        self._reported = False
         self._loop.add_reader(listener.fileno(), self._accept)
 
     @property
     def lacks_files(self) -> bool:
-        """Whether somebody waits for a file, and none is about to come free."""
+        """Whether a client waits for a file, and none is about to come free."""
         return self._timer is not None
 
     def go_on(self) -> None:
@@ -77,7 +85,7 @@ class Acceptor:
             self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def close(self) -> None:
-        """Accept no more. Those that have been accepted stay."""
+        """Stop accepting. Connections that have been accepted stay."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -91,21 +99,28 @@ class Acceptor:
             if not self._has_room():
                 self._make_room()
                 return
-            try:
-                connection, _ = self._listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                self._short_since = None
-                return
-            except OSError:  # of the whole system: ENFILE, ENOBUFS, ENOMEM
-                self._pause()
+            connection = self._next()
+            if connection is None:
                 return
             self._short_since = None
-            connection.settimeout(0)
             task: asyncio.Task[object] = self._loop.create_task(
                 self._loop.connect_accepted_socket(self._new, connection)
             )
             self._coming.add(task)
             task.add_done_callback(partial(self._came, connection))
+
+    def _next(self) -> socket.socket | None:
+        """Accept a connection; return None if no client waits, or there is no file for one."""
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            self._short_since = None
+            return None
+        except OSError:  # of the whole system: ENFILE, ENOBUFS, ENOMEM
+            self._pause()
+            return None
+        connection.settimeout(0)
+        return connection
 
     def _came(self, connection: socket.socket, task: asyncio.Task[object]) -> None:
         self._coming.discard(task)
@@ -127,7 +142,7 @@ class Acceptor:
         return number < limit - min(_SPARE, limit // 8) or raise_file_limit()
 
     def _make_room(self) -> None:
-        """See to it that those who wait get a file, or hear that there is none."""
+        """Get a file for the clients that wait, or refuse them after their time."""
         waits = select.poll()
         waits.register(self._listener.fileno(), select.POLLIN)
         if not waits.poll(0):
@@ -147,25 +162,19 @@ class Acceptor:
             self._refuse()
 
     def _refuse(self) -> None:
-        """Tell those who wait that there is no file for them, by one of those kept free."""
+        """Refuse the clients that wait, each through one of the files that are kept free."""
         for _ in range(_AT_ONCE):
-            try:
-                connection, _ = self._listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                self._short_since = None
-                return
-            except OSError:
-                self._pause()
+            connection = self._next()
+            if connection is None:
                 return
             with connection, contextlib.suppress(OSError):
-                connection.settimeout(0)
                 connection.send(protocol.to_line(error=_no_file()))
 
     def _pause(self) -> None:
         self._loop.remove_reader(self._listener.fileno())
-        self._timer = self._loop.call_later(_AGAIN_SECONDS, self.go_on)
-        if not self._told:
-            self._told = True
+        self._timer = self._loop.call_later(_RETRY_SECONDS, self.go_on)
+        if not self._reported:
+            self._reported = True
             self._loop.call_exception_handler(
                 {
                     "message": "the hub may have no more open files: calls wait until others have "

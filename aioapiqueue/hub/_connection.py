@@ -5,36 +5,55 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._records import Client, Kind, Process
-from aioapiqueue.hub._request import Request
 from aioapiqueue.hub._socket import peer_of
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from aioapiqueue import ApiQueue
-    from aioapiqueue.hub._server import Hub
+    from aioapiqueue import Slot
+    from aioapiqueue.hub._calls import Calls
+    from aioapiqueue.hub._request import Request
 
 __all__ = ["Connection"]
 
 
 _READ_BYTES = 2 * protocol.MAX_LINE
-"""What is read of a connection in one pass of the loop: some 80 calls, then others have theirs."""
+"""Read from one connection in one pass of the loop: some 80 calls, then others have their turn."""
+
+
+class Owner(Protocol):
+    """What a connection reports its life to."""
+
+    def joined(self, connection: Connection) -> None:
+        """Note a new connection."""
+
+    def belongs(self, pid: int) -> Client:
+        """Count a connection of a process; return what that process has."""
+
+    def started(self, process: Process) -> None:
+        """Note that an interpreter has said hello."""
+
+    def idle(self, connection: Connection) -> None:
+        """Note that nothing is asked on a connection any more; this may close it."""
+
+    def left(self, connection: Connection) -> None:
+        """Note that a connection has ended."""
 
 
 class Connection(asyncio.BufferedProtocol):
-    """Serves one connection; whatever becomes of it, its places are given back.
+    """Serves one connection; however it ends, its slots are given back.
 
     Args:
-        hub: whose connection it is.
+        owner: is informed of what happens to the connection.
+        calls: finds the queues of its calls.
     """
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, owner: Owner, calls: Calls) -> None:
+        self._owner = owner
+        self._calls = calls
         self._buffer = bytearray()
         self._rest = b""
         self._requests: dict[int, Request] = {}
@@ -44,16 +63,16 @@ class Connection(asyncio.BufferedProtocol):
         """When it was last found idle, as `time.monotonic()`."""
         self._process: Process | None = None
         self.pid: int | None = None
-        """Whose it is: as the kernel knows, or else as it says."""
+        """The client's process id, from the kernel, or else from its hello."""
         self._client = Client()
         self._transport: asyncio.Transport
 
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Admit the client if it is of this user."""
+        """Admit the client if this user runs it."""
         self._transport = cast("asyncio.Transport", transport)
-        self._hub.joined(self)
+        self._owner.joined(self)
         try:
             uid, peer = peer_of(transport.get_extra_info("socket"))
         except OSError:  # it has gone already
@@ -62,22 +81,22 @@ class Connection(asyncio.BufferedProtocol):
         if uid is not None and uid != os.geteuid():
             self.refuse(f"the hub serves the user with the id {os.geteuid()} only, not {uid}")
         elif peer is not None:
-            self._belong(peer)
+            self._admit(peer)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
-        """Give back the places of a client that has gone, and leave its waits."""
-        self._hub.left(self)
+        """Give back the slots of a client that has gone, and leave the queues it waits in."""
+        self._owner.left(self)
         if self._process is not None:
             self._process.ended = time.time()
         self._end_all()
 
     def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's name
-        """Say where to put what is read; kept for so long only."""
+        """Return a buffer, which is kept only until it has been filled."""
         self._buffer = bytearray(_READ_BYTES)
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take the lines that are complete."""
+        """Process the lines that are complete."""
         data, self._buffer = self._buffer[:nbytes], bytearray()
         *lines, self._rest = (self._rest + data).split(b"\n")
         try:
@@ -90,23 +109,23 @@ class Connection(asyncio.BufferedProtocol):
             self.refuse(f"{error}: see docs/hub.md")
         if self.is_idle:
             self.used = time.monotonic()
-            self._hub.idle(self)
+            self._owner.idle(self)
 
     # A client that does not read what it is sent is not read from either: so what is kept for it
     # is bounded. If it goes, writing fails.
 
     def pause_writing(self) -> None:
-        """Stop listening to a client that does not read."""
+        """Stop reading from a client that does not read."""
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Listen to it again."""
+        """Read from it again."""
         self._transport.resume_reading()
 
     # What the hub calls.
 
     def refuse(self, why: str) -> None:
-        """Tell the client why, and close the connection."""
+        """Send the client the reason, and close the connection."""
         self._send(error=why)
         if self._transport.get_write_buffer_size():
             self._transport.abort()  # closing would wait until it reads, maybe for ever
@@ -116,24 +135,18 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether it may be closed, as nothing is asked on it."""
+        """Whether it may be closed, as no request waits or is under way on it."""
         return self._may_close and not self._requests and not self._transport.is_closing()
-
-    def queues(self) -> Iterator[ApiQueue]:
-        """Yield the queues that its requests wait for, or will, or have slots of."""
-        for request in self._requests.values():
-            for queue, _, _ in request.needs:
-                yield queue
 
     def close_idle(self) -> None:
         """Close the connection, as its file is needed.
 
-        What the client has sent meanwhile is not read; it knows so by what it hears here.
+        What the client has sent meanwhile is not read; this message informs it of that.
         """
         self._send(idle=True)
         self._transport.close()
 
-    # What the client says.
+    # Messages of the client.
 
     def _take(self, message: dict[str, Any]) -> None:
         what = message.get("do")
@@ -152,11 +165,11 @@ class Connection(asyncio.BufferedProtocol):
         elif what == "leave":
             self._leave(protocol.count(message, "id"))
         elif self._process is None or not self._note(self._process, message):
-            raise protocol.Malformed('"do" is none of the words of the protocol')
+            raise protocol.Malformed('"do" is not a word of the protocol')
 
     @staticmethod
     def _note(process: Process, message: dict[str, Any]) -> bool:
-        """Note what an interpreter says of itself; return whether there is such a message."""
+        """Note what an interpreter reports of itself; return whether there is such a message."""
         what = message.get("do")
         if what == "hooked":
             process.botocore = protocol.text(message, "botocore")
@@ -177,7 +190,7 @@ class Connection(asyncio.BufferedProtocol):
             )
             return
         stated = protocol.count(message, "pid")
-        if self.pid is None and not self._belong(stated):
+        if self.pid is None and not self._admit(stated):
             return
         self._greeted = True
         self._may_close = message.get("closable") is True
@@ -188,10 +201,10 @@ class Connection(asyncio.BufferedProtocol):
                 protocol.text(message, "python"),
                 forked=message.get("forked") is True,
             )
-            self._hub.started(self._process)
+            self._owner.started(self._process)
         else:
             # Not where nobody reads it: had the client gone already, the write would fail, and
-            # take with it what it has said besides.
+            # what it has sent after hello would be lost.
             self._send(version=protocol.VERSION)
 
     def _ask(self, message: dict[str, Any]) -> None:
@@ -199,11 +212,11 @@ class Connection(asyncio.BufferedProtocol):
         if number in self._requests:
             raise protocol.Malformed(f"request {number} is not over yet")
         client = self._client
-        if not self._hub.has_room_for(client):
+        if not self._calls.has_room_for(client):
             self._send(id=number, error="too many calls wait or are under way at once")
             return
-        # At most as many as there are calls of that process that may need them: whatever a client
-        # says, the others have their turns.
+        # At most as many as there are calls of that process that may need them, so that no client
+        # can keep the others waiting.
         ahead = message.get("nested") is True and client.ahead < client.calls
         request = None
         try:
@@ -214,109 +227,78 @@ class Connection(asyncio.BufferedProtocol):
                 protocol.optional(message, "region"),
                 account if key is None else account_of(key, account),
             )
-            figure = self._hub.find(kind)
-            turns = tuple(self._hub.turns(kind, figure, protocol.facts(message)))
-            figure = self._hub.in_lane(kind, figure, turns)
-            of_queues = [self._hub.of_queue(one[0], kind.service) for one in turns]
-            request = Request(kind, figure, of_queues, turns, ahead=ahead)
-            turn = request.advance()
+            counts = protocol.parameter_counts(message)
+            request = self._calls.request(client, kind, counts, ahead=ahead)
+            waits_for = request.advance()
         except Exception as error:  # noqa: BLE001 - fails this call, and nothing else
             if request is not None:
                 request.withdraw()
-            self._send(id=number, error=_say(error))
+            self._send(id=number, error=_text_of(error))
             return
         self._requests[number] = request
-        self._hub.requests += 1
-        client.requests += 1
-        client.ahead += ahead
-        figure.waiting += 1
-        if turn is None:
-            self._go(number, request)
-        else:
-            turn.add_done_callback(lambda _: self._due(number, request))
+        self._calls.requests.add(request)
+        request.count_waiting()
+        self._go_on(number, request, waits_for)
+
+    def _go_on(self, number: int, request: Request, waits_for: asyncio.Future[Slot] | None) -> None:
+        if waits_for is not None:
+            waits_for.add_done_callback(lambda _: self._due(number, request))
+            return
+        request.count_start()
+        if self._calls.on_start is not None:
+            self._calls.on_start(request.stats)
+        self._transport.write(b'{"id":%d,"go":true}\n' % number)
 
     def _due(self, number: int, request: Request) -> None:
-        """Heed that a turn of one that waited has come; not if it has left meanwhile."""
+        """Go on with a request that has got a slot, unless it has left meanwhile."""
         if self._requests.get(number) is not request:
             return
         try:
-            turn = request.advance()
+            waits_for = request.advance()
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - refused, closed
             kind = request.kind
             self._end(number)
-            self._send(id=number, error=f"{kind.service} {kind.operation}: {_say(error)}")
-            return
-        if turn is None:
-            self._go(number, request)
+            self._send(id=number, error=f"{kind.service} {kind.operation}: {_text_of(error)}")
         else:
-            turn.add_done_callback(lambda _: self._due(number, request))
-
-    def _go(self, number: int, request: Request) -> None:
-        request.under_way = True
-        if request.ahead:
-            self._client.ahead -= 1
-        else:
-            self._client.calls += 1
-        request.figure.waiting -= 1
-        request.figure.running += 1
-        now, waited = time.monotonic(), 0.0
-        for slot, of_queue in zip(request.slots, request.of_queues, strict=True):
-            waited += slot.waited
-            of_queue.let_go(now, slot.waited)
-        request.figure.let_go(now, waited)
-        self._hub.released(request.figure)
-        self._transport.write(b'{"id":%d,"go":true}\n' % number)
+            self._go_on(number, request, waits_for)
 
     def _free(self, number: int) -> None:
-        """Give back the place of a call whose signing needs a call of its own, ahead of it."""
+        """Give back the slots of a call whose signing needs a call of its own, ahead of it."""
         request = self._requests.get(number)
         if request is not None and request.under_way:
             request.release()
 
     def _leave(self, number: int) -> None:
         """Forget a request that its caller no longer wants; nothing was sent for it."""
-        request = self._requests.pop(number, None)
-        if request is None:
-            return
-        self._forget(request)
-        request.withdraw()
-        if request.under_way:  # its turn came while this message was on its way
-            for figure in (request.figure, *request.of_queues):
-                figure.calls -= 1
-            request.figure.running -= 1
-        else:
-            request.figure.waiting -= 1
+        request = self._forget(number)
+        if request is not None:
+            request.count_end(sent=False)
+            request.withdraw()
 
     def _end(self, number: int, outcome: dict[str, Any] | None = None) -> None:
-        """Forget a request, wherever it is; what is not known (any more) is let be."""
-        request = self._requests.get(number)
+        """End a request, waiting or under way; an unknown one is ignored, as it may have ended."""
+        request = self._forget(number)
         if request is None:
             return
+        request.count_end()
         if not request.under_way:
-            self._leave(number)
+            request.withdraw()
             return
-        del self._requests[number]
-        self._forget(request)
-        request.figure.running -= 1
         try:
             if outcome is not None:
                 self._judge(request, outcome)
         finally:
             request.release()
 
-    def _forget(self, request: Request) -> None:
-        """Count a request no more, which waits or is under way."""
-        self._hub.requests -= 1
-        self._client.requests -= 1
-        if not request.ahead:
-            self._client.calls -= request.under_way
-        elif not request.under_way:
-            self._client.ahead -= 1
+    def _forget(self, number: int) -> Request | None:
+        request = self._requests.pop(number, None)
+        if request is not None:
+            self._calls.forget(request)
+        return request
 
     @staticmethod
     def _judge(request: Request, outcome: dict[str, Any]) -> None:
-        """Count what came of an attempt, and tell its queue if the other side pushed back."""
-        figure = request.figure
+        """Count the outcome of an attempt, and slow its queue down if AWS pushed back."""
         status = protocol.count(outcome, "status") if "status" in outcome else None
         code = protocol.optional(outcome, "code")
         headers = {
@@ -325,25 +307,26 @@ class Connection(asyncio.BufferedProtocol):
         }
         kind = request.kind
         if is_throttle(code, status, operation=kind.operation, service=kind.service):
-            for one in (figure, *request.of_queues):
+            for one in request.all_stats:
                 one.throttled += 1
-            if request.slots and request.queue is not None:
-                # The service's own comes last. Which of its limits it was, no answer says.
+            if request.slots:
+                # The service's own queue comes last. No answer names the limit that it was.
                 slot = request.slots[-1]
-                hold, odd = hold_of({name: value for name, value in headers.items() if value})
+                given = {name: value for name, value in headers.items() if value}
+                hold, malformed = hold_of(given)
                 slot.throttled(hold)
-                if odd:
-                    request.queue.odd(key=slot.key)
+                if malformed:
+                    request.needs[-1].queue.malformed(key=slot.key)
         elif "failed" in outcome or (
             status is not None and (status >= 400 or (code is not None and status < 300))  # noqa: PLR2004 - HTTP's
         ):
-            for one in (figure, *request.of_queues):
+            for one in request.all_stats:
                 one.errors += 1  # S3 has errors with status 200
 
-    def _belong(self, pid: int) -> bool:
-        """Note whose connection this is; refuse it if that process has too many."""
+    def _admit(self, pid: int) -> bool:
+        """Note the client's process; refuse it if that has too many connections already."""
         self.pid = pid
-        self._client = self._hub.belongs(pid)
+        self._client = self._owner.belongs(pid)
         most = protocol.MAX_CONNECTIONS_PER_PROCESS
         if self._client.connections <= most:
             return True
@@ -362,5 +345,5 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write(protocol.to_line(**message))
 
 
-def _say(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     return f"{error}" or type(error).__name__

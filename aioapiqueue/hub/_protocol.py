@@ -1,4 +1,4 @@
-"""The words of the protocol (docs/hub.md), and what a client may send at most."""
+"""Messages of the protocol (docs/hub.md), and the bounds of what a client may send."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 import re
 from typing import Any
 
+from aioapiqueue._botocore_calls import MAX_PARAMETERS
+
 __all__ = [
     "MAX_CONNECTIONS_PER_PROCESS",
-    "MAX_FACTS",
     "MAX_LINE",
     "MAX_REQUESTS",
     "MAX_REQUESTS_PER_PROCESS",
@@ -16,9 +17,9 @@ __all__ = [
     "Malformed",
     "check_length",
     "count",
-    "facts",
     "name",
     "optional",
+    "parameter_counts",
     "parse",
     "text",
     "to_line",
@@ -29,20 +30,18 @@ VERSION = 1
 MAX_LINE = 8192
 """Bytes, with the line feed."""
 MAX_CONNECTIONS_PER_PROCESS = 2_000
-"""A thread that waits needs one of its own."""
-MAX_FACTS = 64
-"""Numbers told of the parameters of one call."""
+"""A thread that waits needs one of its own; more threads than that are rare."""
 MAX_REQUESTS_PER_PROCESS = 65_536
 """Waiting or under way. A program may gather a call for each of its snapshots."""
 MAX_REQUESTS = 262_144
-"""Of all processes together: the bound of the hub's memory."""
+"""Of all processes together: this bounds the hub's memory."""
 
-# They end up in limits, on terminals and in reports: nothing that could be a control sequence.
+# Names are printed on terminals and in reports: none may contain a control sequence.
 _NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)
 
 
-class Malformed(ValueError):  # noqa: N818 - says what the line is
-    """A line that is not of the protocol; the connection that sent it is closed."""
+class Malformed(ValueError):  # noqa: N818 - names the state of the line
+    """Raised for a line that breaks the protocol; the connection that sent it is closed."""
 
 
 def check_length(line: bytes) -> None:
@@ -73,7 +72,7 @@ def to_line(**message: object) -> bytes:
 
 
 def count(message: dict[str, Any], key: str) -> int:
-    """Return a number from 1 to 2**53."""
+    """Return a whole number from 1 to 2**53."""
     value = message.get(key)
     if type(value) is int and 0 < value <= 1 << 53:
         return value
@@ -81,7 +80,7 @@ def count(message: dict[str, Any], key: str) -> int:
 
 
 def name(message: dict[str, Any], key: str) -> str:
-    """Return what names a service or an operation."""
+    """Return the name of a service or an operation."""
     value = message.get(key)
     if isinstance(value, str) and _NAME.fullmatch(value):
         return value
@@ -89,7 +88,7 @@ def name(message: dict[str, Any], key: str) -> str:
 
 
 def optional(message: dict[str, Any], key: str) -> str | None:
-    """Return what `text` does; None where the message has null, or nothing."""
+    """Return what `text` does, or None if the message has null there, or nothing."""
     return None if message.get(key) is None else text(message, key)
 
 
@@ -101,13 +100,13 @@ def text(message: dict[str, Any], key: str, *, longest: int = 128) -> str:
     return value if value.isprintable() else ascii(value)[1:-1]
 
 
-def facts(message: dict[str, Any]) -> dict[str, int]:
+def parameter_counts(message: dict[str, Any]) -> dict[str, int]:
     """Return the numbers that limits may depend on, by the names of parameters."""
     value = message.get("facts", {})
     if (
         isinstance(value, dict)
-        and len(value) <= MAX_FACTS
+        and len(value) <= MAX_PARAMETERS
         and all(type(one) is int and 0 <= one <= 1 << 53 for one in value.values())
     ):
         return value
-    raise Malformed(f'"facts" is not an object of at most {MAX_FACTS} numbers')
+    raise Malformed(f'"facts" is not an object of at most {MAX_PARAMETERS} numbers')

@@ -1,4 +1,4 @@
-"""What the hub remembers of its clients: processes, and figures for each kind of call."""
+"""What the hub keeps of its clients: their processes, and the counts of each kind of call."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["OTHERS", "Client", "Figure", "Kind", "Process", "Second"]
+__all__ = ["OTHERS", "CallStats", "Client", "Kind", "Process", "Second"]
 
 OTHERS = "(others)"
-"""The service and the operation of the figure of all kinds of calls that have none of their own."""
+"""The service and the operation under which all further kinds of calls are counted together."""
 
 _WAITED = 0.001  # seconds; less is the way to the queue and back
 _TICKS = 100  # in a second
@@ -61,7 +61,7 @@ class Client:
     Attributes:
         connections: how many there are.
         requests: waiting or under way.
-        calls: under way, but for those that were let go ahead of others.
+        calls: under way, without those that went ahead of others.
         ahead: waiting ahead of others, each for one of `calls` that needs it.
     """
 
@@ -81,14 +81,14 @@ class Process:
         python: its version, `"3.11.7"`.
         botocore: the version of the botocore that is paced in it; None until that is imported.
         late: it had made clients before its botocore was paced; these may have called unpaced.
-        unhooked: why a botocore in it is not paced; None where all are.
-        forked: it is no interpreter that has started, but the fork of one.
+        unhooked: why a botocore in it is not paced, or None.
+        forked: whether it is the fork of an interpreter, and has not been started as one.
         started: when it said hello, as `time.time()`.
         ended: when its connection closed, as `time.time()`; None while it lives. (A process that
             has closed all its files, as daemons do, says hello again at its next call.)
-        exited: it said goodbye: the interpreter came to its orderly end. Killed processes, forked
+        exited: whether the interpreter came to its orderly end. Of killed processes, forked
             children that end by `os._exit` (those of `multiprocessing`), and those that `exec`
-            another program say none.
+            another program, it is not known.
     """
 
     pid: int
@@ -104,7 +104,7 @@ class Process:
 
 
 @dataclass(slots=True)
-class Figure:
+class CallStats:
     """What was counted of one lane of one service, in one Region, of one account; or of a queue.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The hub: queues behind a Unix domain socket, on the loop of whoever opens it."""
+"""The hub: queues behind a Unix domain socket, on the event loop that opens it."""
 
 from __future__ import annotations
 
@@ -6,53 +6,39 @@ import os
 import socket
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Self
 
 from anyio import to_thread
 
-from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._accept import Acceptor
+from aioapiqueue.hub._calls import Calls
 from aioapiqueue.hub._connection import Connection
-from aioapiqueue.hub._records import OTHERS, Client, Figure, Kind, Process
+from aioapiqueue.hub._records import Client
 from aioapiqueue.hub._socket import check_system, listen, raise_file_limit, remove
-from aioapiqueue.registry import Registry, forget_idle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from aioapiqueue import ApiQueue
+    from aioapiqueue.hub._records import CallStats, Process
+    from aioapiqueue.registry import Registry
 
 __all__ = ["Hub"]
 
-BOOTSTRAP = Path(__file__).absolute().parent / "_bootstrap"
+BOOTSTRAP = Path(__file__).absolute().parent / "bootstrap"
 
 _MANY = 128
-_MAX_FIGURES = 20_000
 _MAX_PROCESSES = 10_000
-_MANY_KINDS = 1_000  # that were new; then queues at rest are given up
-
-Turn: TypeAlias = "tuple[ApiQueue, Hashable, float]"
-"""A queue, the key and the cost of a slot in it: the beginning of a registry's."""
-_FigureKey = tuple[Kind, str]
-"""With the lane, where that is not the operation's."""
-
-
-class _Finder(Protocol):
-    """What the hub needs of a `Registry`."""
-
-    def find(
-        self, service: str, operation: str, *, region: str | None = None, account: str | None = None
-    ) -> ApiQueue | None: ...
 
 
 class Hub:
     """Lets the calls of many local processes go, as the queues of one registry say.
 
-    An async context manager: the socket is there inside the block. It has no task, but for a
-    moment while somebody connects.
-    Leaving the block, cancelled or not, refuses whoever still waits and closes every connection;
-    it does not close the registry's queues, which are the caller's.
+    An async context manager: the socket exists inside the block. There is no task, except for a
+    moment while a client connects. Leaving the block, cancelled or not, refuses all calls that
+    still wait and closes every connection; it does not close the registry's queues, which are the
+    caller's.
 
     >>> async def main(registry, directory):
     ...     async with Hub(registry, directory=directory) as hub:
@@ -60,11 +46,11 @@ class Hub:
     ...         return hub.figures
 
     Args:
-        registry: which queue paces which call. What it gives no queue is let go at once, and
-            counted.
+        registry: knows the queues of each call. A call without one goes at once, and is counted.
         directory: where the socket `hub.sock` is made; made (0700) if it is not there. Nobody else
             may have access to it.
         count_only: let everything go at once, and count what would have been paced too.
+        on_start: called with the counts of each attempt as it starts; default None.
 
     Raises:
         RuntimeError: this system has no Unix domain sockets.
@@ -72,24 +58,21 @@ class Hub:
         PermissionError: others have access to the directory, or it is somebody else's.
     """
 
-    def __init__(self, registry: _Finder, *, directory: Path, count_only: bool = False) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        directory: Path,
+        count_only: bool = False,
+        on_start: Callable[[CallStats], None] | None = None,
+    ) -> None:
         check_system()
         # Absolute, as programs may have other working directories.
         self.path = directory.absolute() / "hub.sock"
-        self._registry = registry
-        # Limits that several operations share, or that parameters choose, where it has any.
-        self._turns_of: Callable[..., Iterable[Turn]] | None = getattr(registry, "turns", None)
-        self.count_only = count_only
-        self.requests = 0
-        """Waiting or under way, of all clients."""
+        self._calls = Calls(registry, count_only=count_only, on_start=on_start)
         self._connections: set[Connection] = set()
         self._clients: dict[int, Client] = {}
         self._processes: dict[int, Process] = {}
-        self._kinds_until_swept = _MANY_KINDS
-        self._figures: dict[_FigureKey, Figure] = {}
-        self._with_lanes: set[Kind] = set()
-        self._others: dict[bool, Figure] = {}
-        self._of_queues: dict[ApiQueue, Figure] = {}
         self._acceptor: Acceptor | None = None
         self._files_raised = False
 
@@ -114,43 +97,42 @@ class Hub:
         return {"PYTHONPATH": joined, "AIOAPIQUEUE_HUB": str(self.path)}
 
     @property
+    def requests(self) -> int:
+        """How many attempts wait or are under way, of all clients."""
+        return len(self._calls.requests)
+
+    @property
     def processes(self) -> Mapping[int, Process]:
-        """All interpreters that have said hello, by process id; of those who shared one, the last.
+        """All interpreters that have said hello, by process id; the last one of each id.
 
         Of more than 10,000, those that ended first are forgotten.
         """
         return MappingProxyType(self._processes)
 
     @property
-    def figures(self) -> list[Figure]:
-        """What was counted, one for each service, lane, Region and account, as things stand.
+    def figures(self) -> list[CallStats]:
+        """The counts so far, one for each service, lane, Region and account.
 
         They are the hub's own, and go on counting. Beyond 20,000 of them, what is new is counted
-        in two more, of the service "(others)": what is paced, and what is not.
+        in two more, of the service "(others)": one for paced calls, one for the rest.
         """
-        own = [
-            figure
-            for (kind, lane), figure in self._figures.items()
-            # All calls of such an operation so far may have gone into lanes of their own.
-            if lane or kind not in self._with_lanes or figure.calls or figure.waiting
-        ]
-        return own + list(self._others.values())
+        return self._calls.figures
 
     @property
-    def of_queues(self) -> Mapping[ApiQueue, Figure]:
-        """What was counted of each queue that let calls go and is in being, as things stand.
+    def of_queues(self) -> Mapping[ApiQueue, CallStats]:
+        """The counts so far of each queue that has let calls go and still exists.
 
-        A call that needs slots of several queues is counted in each of them, with what it waited
-        in that one.
+        A call that needs slots of several queues is counted in each of them, with the time that it
+        waited in that one.
         """
-        return MappingProxyType(self._of_queues)
+        return MappingProxyType(self._calls.of_queues)
 
     async def __aenter__(self) -> Self:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             await to_thread.run_sync(listen, listener, self.path)
             self._acceptor = Acceptor(
-                listener, lambda: Connection(self), close_idle=self._close_idle
+                listener, lambda: Connection(self, self._calls), close_idle=self._close_idle
             )
         except BaseException:  # cancelled while the thread binds it, too
             listener.close()
@@ -163,7 +145,7 @@ class Hub:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Nothing is awaited before everybody is refused, so that a cancellation cannot skip it.
+        # Nothing is awaited before all calls are refused, so that a cancellation cannot skip it.
         if self._acceptor is not None:
             self._acceptor.close()
             self._acceptor = None
@@ -175,7 +157,7 @@ class Hub:
     # What connections call.
 
     def joined(self, connection: Connection) -> None:
-        """Heed a new connection."""
+        """Note a new connection."""
         self._connections.add(connection)
         if not self._files_raised and len(self._connections) > _MANY:
             # Only now, not at the start: a program that was started before has inherited the
@@ -190,7 +172,7 @@ class Hub:
         return client
 
     def left(self, connection: Connection) -> None:
-        """Heed that a connection has ended."""
+        """Note that a connection has ended."""
         self._connections.discard(connection)
         pid = connection.pid
         if pid is not None:
@@ -204,7 +186,7 @@ class Hub:
     def idle(self, connection: Connection) -> None:
         """Close a connection on which nothing is asked any more, if its file is needed.
 
-        At once: a thread that asks again and again would never be found idle.
+        This is done at once, as a thread that asks again and again would never be found idle.
         """
         if self._acceptor is not None and self._acceptor.lacks_files:
             connection.close_idle()
@@ -218,7 +200,7 @@ class Hub:
         return bool(idle)
 
     def started(self, process: Process) -> None:
-        """Heed that an interpreter has said hello."""
+        """Note that an interpreter has said hello."""
         self._processes.pop(process.pid, None)
         self._processes[process.pid] = process
         if len(self._processes) > _MAX_PROCESSES:
@@ -226,110 +208,3 @@ class Hub:
                 if known.ended is not None:
                     del self._processes[pid]
                     break
-
-    def has_room_for(self, client: Client) -> bool:
-        """Return whether a process may have one more request.
-
-        It may have as many as it leaves to the others, so that there is always room for a new one.
-        """
-        left = protocol.MAX_REQUESTS - self.requests
-        return client.requests < min(protocol.MAX_REQUESTS_PER_PROCESS, left)
-
-    def find(self, kind: Kind) -> Figure:
-        """Return where a call is counted.
-
-        Raises:
-            Exception: whatever the registry raises.
-        """
-        found = self._figures.get((kind, ""))
-        if found is None:
-            self._give_up_queues()
-            found = self._new_figure(kind, "", self._queue(*kind))
-        return found
-
-    def _give_up_queues(self) -> None:
-        """Give up queues at rest now and then, as each new kind of call may bring another queue."""
-        self._kinds_until_swept -= 1
-        if not isinstance(self._registry, Registry) or self._kinds_until_swept > 0:
-            return
-        # A call that waits may have joined only the first of its queues.
-        keep = {queue for connection in self._connections for queue in connection.queues()}
-        for queue in forget_idle(self._registry, keep=keep):
-            self._of_queues.pop(queue, None)
-        # So that looking at all queues costs each call in between a constant share.
-        self._kinds_until_swept = max(_MANY_KINDS, len(self._of_queues))
-
-    def _new_figure(self, kind: Kind, lane: str, queue: ApiQueue | None) -> Figure:
-        """Return where calls of a kind are counted that were never counted before."""
-        paced = queue is not None
-        if len(self._figures) >= _MAX_FIGURES:
-            others = Figure(OTHERS, OTHERS, None, None, None, paced)
-            return self._others.setdefault(paced, others)
-        figure = Figure(*kind, queue.name if queue else None, paced, lane=lane)
-        self._figures[kind, lane] = figure
-        return figure
-
-    def in_lane(self, kind: Kind, figure: Figure, turns: Sequence[Turn]) -> Figure:
-        """Return where a call with such turns is counted: in its lane, if parameters chose one.
-
-        Args:
-            kind: of the call.
-            figure: what `find` returned.
-            turns: what it waits for.
-        """
-        lane = str(turns[-1][1]) if turns else kind.operation
-        if lane == kind.operation:
-            return figure
-        found = self._figures.get((kind, lane))
-        if found is None:
-            found = self._new_figure(kind, lane, turns[-1][0])
-            if found.service != OTHERS:
-                self._with_lanes.add(kind)
-        return found
-
-    def of_queue(self, queue: ApiQueue, service: str) -> Figure:
-        """Return where all calls of a queue are counted, those of `service` first."""
-        found = self._of_queues.get(queue)
-        if found is None:
-            found = Figure(service, "", None, None, queue.name, paced=True)
-            self._of_queues[queue] = found
-        return found
-
-    def _queue(
-        self, service: str, operation: str, region: str | None, account: str | None
-    ) -> ApiQueue | None:
-        """Return the queue that a call waits for last; None: it waits for none."""
-        if self._turns_of is None:
-            return self._registry.find(service, operation, region=region, account=account)
-        # Whatever parameters it has, it needs none but these.
-        turns = list(
-            self._turns_of(service, operation, region=region, account=account, parameters={})
-        )
-        return turns[-1][0] if turns else None
-
-    def released(self, figure: Figure) -> None:
-        """Heed that an attempt has been let go."""
-
-    def turns(self, kind: Kind, figure: Figure, facts: Mapping[str, int]) -> Iterable[Turn]:
-        """Return the slots that an attempt needs, one after the other.
-
-        Args:
-            kind: what is called.
-            figure: what `find` returned.
-            facts: what limits may depend on of its parameters.
-
-        Raises:
-            Exception: whatever the registry raises.
-        """
-        if self.count_only or not figure.paced:
-            return ()
-        if self._turns_of is None:
-            queue = self._queue(*kind)
-            return () if queue is None else ((queue, kind.operation, 1),)
-        return self._turns_of(
-            kind.service,
-            kind.operation,
-            region=kind.region,
-            account=kind.account,
-            parameters=facts,
-        )

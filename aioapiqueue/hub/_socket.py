@@ -1,4 +1,4 @@
-"""The hub's socket: where it may lie, who may speak to it, how many may."""
+"""The hub's socket: where it may be, who may connect to it, and how many may."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def check_system() -> None:
 
 
 def listen(listener: socket.socket, path: Path) -> None:
-    """Have a socket listen at `path`, for this user only. It blocks: not for the loop's thread.
+    """Have a socket listen at `path`, for this user only.
 
-    The directory is made if it is not there.
+    The directory is made if it does not exist. This blocks, so call it in a worker thread.
 
     Raises:
         ValueError: the path is too long.
@@ -39,8 +39,8 @@ def listen(listener: socket.socket, path: Path) -> None:
     """
     if len(os.fsencode(path)) > _LONGEST:
         raise ValueError(
-            f"{path}: {len(os.fsencode(path))} bytes are too long for a socket's path, of which "
-            f"systems take {_LONGEST}: choose a shorter directory (TMPDIR)"
+            f"{path}: {len(os.fsencode(path))} bytes are too long for a socket's path, which may "
+            f"have {_LONGEST}: choose a shorter directory (TMPDIR)"
         )
     _make_private(path.parent)
     path.unlink(missing_ok=True)  # of a hub that was killed
@@ -51,13 +51,13 @@ def listen(listener: socket.socket, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Take the socket's name away, if it is where it was made. It blocks."""
+    """Remove the socket's file, if it still exists. This blocks."""
     with contextlib.suppress(OSError):
         path.unlink()
 
 
 def _make_private(directory: Path) -> None:
-    """Make a directory, or make sure that nobody else can get at the one that is there."""
+    """Make a directory, or check that nobody else has access to the existing one."""
     with contextlib.suppress(FileExistsError):
         directory.mkdir(mode=0o700, parents=True)
     found = directory.lstat()
@@ -77,10 +77,10 @@ def _make_private(directory: Path) -> None:
 
 
 def _check_parents(directory: Path) -> None:
-    """Make sure that nobody else can move a directory away, and put one of theirs in its place.
+    """Check that nobody else can move a directory away, and put one of theirs in its place.
 
-    Who may write to a directory may rename what is in it, unless it is sticky. So this concerns
-    all the way up.
+    A user who may write to a directory may rename what is in it, unless it is sticky. So all its
+    parents are checked.
     """
     for parent in Path(os.path.realpath(directory)).parents:
         found = parent.stat()
@@ -106,9 +106,9 @@ def _check_parents(directory: Path) -> None:
 
 
 def _is_unmapped(uid: int) -> bool:
-    """Return whether a user's id stands for all that this user namespace has no id for.
+    """Return whether a user's id stands for all users that this user namespace has no id for.
 
-    In a sandbox, `/` belongs to such a one. Who that is cannot be known in there.
+    In a sandbox, `/` belongs to that id. Its true owner cannot be known there.
     """
     try:
         overflow = int(Path("/proc/sys/kernel/overflowuid").read_text("ascii"))
@@ -119,9 +119,9 @@ def _is_unmapped(uid: int) -> bool:
 
 
 def _is_private_group(directory: Path, gid: int) -> bool:
-    """Return whether a group has this user only, as where each user has a group of the same name.
+    """Return whether this user is the only member of a group.
 
-    There, what one makes can be written by the group, as by default on Ubuntu.
+    Where each user has a group of the same name, as on Ubuntu, new files are group-writable.
     """
     import grp  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
     import pwd  # noqa: PLC0415 - as above
@@ -129,7 +129,7 @@ def _is_private_group(directory: Path, gid: int) -> bool:
     if hasattr(os, "listxattr"):
         with contextlib.suppress(OSError):
             if "system.posix_acl_access" in os.listxattr(directory):
-                return False  # these bits are those of all that the list names
+                return False  # the mode's bits are those of everyone on the list
     try:
         own, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(gid)
     except KeyError:
@@ -138,7 +138,7 @@ def _is_private_group(directory: Path, gid: int) -> bool:
 
 
 def peer_of(connection: socket.socket) -> tuple[int | None, int | None]:
-    """Return the user's and the process's id of the other end, each None where it is not known."""
+    """Return the user id and the process id of the other end, each None where it is not known."""
     if hasattr(socket, "SO_PEERCRED") and sys.platform == "linux":
         size = struct.calcsize("3i")
         found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
@@ -152,7 +152,7 @@ def peer_of(connection: socket.socket) -> tuple[int | None, int | None]:
 
 
 def raise_file_limit() -> bool:
-    """Let this process have as many open files as it may; return whether these are more."""
+    """Raise the limit of open files to the hard one; return whether that has changed it."""
     import resource  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,7 +1,7 @@
-"""What AWS means by its answers: throttled or not, for how long, and on whose account.
+"""What AWS's answers mean: throttled or not, for how long, and in which account.
 
-Facts and no client: only the standard library, so that whatever reports an answer (botocore's
-handlers, the hub's clients) can be judged by the same policy.
+There is no client here, and only the standard library is used, so that answers from botocore's
+handlers and from the hub's clients are judged by the same policy.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ THROTTLE_CODES = frozenset(
         "ThrottlingException",
         "TooManyRequestsException",
         "TransactionInProgressException",
-        # Amazon EC2 Auto Scaling, API reference, "Common errors"; botocore has none of it.
+        # Amazon EC2 Auto Scaling, API reference, "Common errors"; botocore does not have it.
         "RateExceeded",
     }
 )
@@ -91,7 +91,7 @@ def is_throttle(
     operation: str | None = None,
     service: str | None = None,
 ) -> bool:
-    """Tell whether an answer means that too many requests came.
+    """Return whether an answer means that too many requests came.
 
     So do the codes that botocore takes for throttling, `RateExceeded`, and status 429 with a code
     not known to mean something else. A quota of resources does not: `LimitExceededException` counts
@@ -118,21 +118,21 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds after which an answer asks to be tried again, or None.
 
     Args:
-        headers: of the answer, in any case: `x-amz-retry-after` has milliseconds, `Retry-After`
-            seconds. Of the two, the former counts. What is no number of either is as good as
-            nothing.
+        headers: of the answer, in upper or lower case. `x-amz-retry-after` has milliseconds,
+            `Retry-After` seconds; the former comes first. A value that is no plain number is
+            ignored.
     """
     seconds, _ = hold_of(headers, max_hold=float("inf"))
     return seconds
 
 
 def hold_of(headers: Mapping[str, str], *, max_hold: float = MAX_HOLD) -> tuple[float | None, bool]:
-    """Return for how long an answer asks to be left in peace, and whether that is odd.
+    """Return how many seconds an answer asks to wait, or None, and whether that is malformed.
 
     Args:
         headers: as for `retry_after`.
-        max_hold: seconds, 300 by default. What is above that is odd, and cut to it; a value that
-            makes no sense is odd, and holds nothing.
+        max_hold: seconds, 300 by default. More than that is malformed, and cut to it; so is a
+            value that is no plain number, which counts for nothing.
     """
     asked = [
         _number(value) / unit
@@ -141,22 +141,22 @@ def hold_of(headers: Mapping[str, str], *, max_hold: float = MAX_HOLD) -> tuple[
         if name.lower() == wanted
     ]
     holds = [seconds for seconds in asked if seconds >= 0]  # NaN is not
-    odd = len(holds) < len(asked) or any(seconds > max_hold for seconds in holds)
-    return (min(holds[0], max_hold) if holds else None), odd
+    malformed = len(holds) < len(asked) or any(seconds > max_hold for seconds in holds)
+    return (min(holds[0], max_hold) if holds else None), malformed
 
 
 def _number(text: str) -> float:
-    """Read a plain number of a length that makes sense; NaN if it is none."""
+    """Return a plain number of at most 64 characters, or NaN if the text is anything else."""
     digits = re.fullmatch(r"[ \t]*([0-9]{1,15}(\.[0-9]{1,15})?)[ \t]*", text[:64], re.ASCII)
     return float(digits[1]) if digits and len(text) <= 64 else float("nan")  # noqa: PLR2004
 
 
 def account_of(access_key_id: str, account_id: str | None = None) -> str:
-    """Return what stands for the account that a call counts against.
+    """Return an id of the account that a call counts against.
 
-    Best of all the account's id. AWS's newer access key ids encode it, those of temporary
-    credentials too, so that refreshed ones do not look like another account. Otherwise the access
-    key id stands for itself.
+    It is the account's own id, if known. AWS's newer access key ids encode it, also those of
+    temporary credentials, so that refreshed ones do not look like another account. Otherwise it is
+    the access key id.
 
     >>> account_of("ASIAQNZGKIQY56JQ7WML")
     '029608264753'
@@ -165,7 +165,7 @@ def account_of(access_key_id: str, account_id: str | None = None) -> str:
 
     Args:
         access_key_id: of the credentials that sign the call.
-        account_id: if known.
+        account_id: the account's id, if known.
     """
     if account_id:
         return account_id

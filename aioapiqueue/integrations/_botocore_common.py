@@ -1,10 +1,10 @@
-"""How botocore's clients are paced, whether they block or not: which queue, and what they hear.
+"""Paces botocore's clients, whether they block or not.
 
 A request waits in botocore's event `request-created.<service>`. That event comes once for every
 attempt (first tries, retries, pages of a paginator, polls of a waiter) and before the request is
 signed, so that a long wait cannot make a signature stale. Presigning does not come by there.
 
-The slot is held until `response-received`, which also tells it of push-back: only there each
+The slot is held until `response-received`, where push-back is reported to it: only there each
 attempt's own answer is seen, and only then does the slot still know when its call was released. A
 call that is cancelled or interrupted gets no further event from botocore: events alone would leak
 its slot. So the client's `_make_api_call`, which every call of every kind goes through, is wrapped
@@ -12,7 +12,7 @@ in a `finally` that gives back what the call still holds, whichever way it ends.
 does the same to each client as it is constructed.
 
 Signing may need a request of its own: to refresh credentials, or for a session with an S3 directory
-bucket. It is paced too, but goes ahead of all that wait, and the call that it serves gives its slot
+bucket. It is paced too, but goes ahead of all waiters, and the call that it serves gives its slot
 up to it; otherwise a queue with a `concurrency` could wait for itself.
 """
 
@@ -23,46 +23,50 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextvars import ContextVar
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from weakref import WeakKeyDictionary
 
 from botocore.session import Session  # type: ignore[import-untyped]  # ships no types
 from botocore.utils import EVENT_ALIASES  # type: ignore[import-untyped]  # ships no types
 
+from aioapiqueue._botocore_calls import AHEAD, role_account
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 from aioapiqueue.registry import Registry, Turn, parameter_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Hashable, Sequence
 
     from aioapiqueue import ApiQueue, Slot
     from aioapiqueue.threads import Blocking, BlockingSlot
 
-__all__ = ["AHEAD", "Call", "Pacer", "current", "pace_clients"]
+__all__ = ["Call", "Pacer", "current", "pace_clients"]
 
 # botocore makes client classes at run time, from data: there are no types to name.
 AnyClient: TypeAlias = Any
 AnySession: TypeAlias = Any
 Source: TypeAlias = "ApiQueue | Blocking | Registry"
 
-AHEAD = float("-inf")
-"""The priority of a request that a call with a slot has to wait for."""
-
 
 class Call:
-    """What one API call holds (slots, or nothing between attempts), and the call it serves."""
+    """One API call: the slots of its present attempt, if any, and the call that it serves."""
 
     def __init__(self, outer: Call | None, operation: str, parameters: object) -> None:
         self.outer = outer
         self.operation = operation
         self.parameters = parameters
-        self.queue: Any = None  # of the last slot
+        self.queue: ApiQueue | Blocking | None = None  # of the last slot
         self.slots: list[Slot | BlockingSlot] = []
         self.unread: Mapping[str, Any] | None = None  # an answer before it is parsed
 
+    def joined(self) -> None:
+        """Have the outer call give its slots up, as this one has joined the queue and gets them."""
+        if self.outer is not None:
+            self.outer.release()
+
     def withdraw(self) -> None:
-        """Give back all that an attempt holds, as it will not be sent: it has used nothing."""
+        """Give back all slots of an attempt that will not be sent, with what they have used."""
         for slot in self.slots:
             slot.settle(0)
         self.release()
@@ -85,7 +89,7 @@ _sessions: WeakKeyDictionary[object, dict[str, tuple[Source, float]]] = WeakKeyD
 
 
 class Pacer(ABC):
-    """What a paced client carries: what paces it, and how many `paced` blocks rely on it."""
+    """What a paced client carries: its queue or registry, and how many `paced` blocks use it."""
 
     library: ClassVar[str]
     """Whose clients: "aiobotocore" or "botocore"."""
@@ -161,25 +165,63 @@ class Pacer(ABC):
             remedy = "; of a resource, pace its meta.client"
         return TypeError(f"{article} {cls.library} {what} can be paced, not {thing!r}{remedy}")
 
+    # What differs between clients that block and those that do not.
+
+    def drive(self, coroutine: Coroutine[Any, Any, object]) -> object:
+        """Return what botocore is to get for a coroutine."""
+        return coroutine
+
+    @abstractmethod
+    async def take(self, turn: Turn, call: Call, priority: float) -> None:
+        """Wait for a slot, and add it to the call's; calls `call.joined()` before it waits."""
+
+    @abstractmethod
+    def count_malformed(self, queue: Any, key: Hashable) -> None:  # noqa: ANN401 - a source
+        """Count in a slot's queue that an answer was malformed."""
+
     # A call, in the client's task or thread.
 
-    @abstractmethod
-    def _paced_api_call(self, operation_name: str, api_params: object) -> object: ...
+    def _paced_api_call(self, operation_name: str, api_params: object) -> object:
+        if not self.users:
+            return self._make_api_call(operation_name, api_params)
+        return self.drive(self._call(operation_name, api_params))
 
-    @abstractmethod
-    def _start(self, operation_name: str, **_: object) -> object: ...
+    async def _call(self, operation: str, parameters: object) -> object:
+        call = Call(current.get(), operation, parameters)
+        token = current.set(call)
+        try:
+            return await _result(self._make_api_call(operation, parameters))
+        finally:
+            self._end(call)
+            current.reset(token)
 
-    @abstractmethod
-    def _odd(self, queue: Any, key: Hashable) -> None:  # noqa: ANN401
-        """Tell a slot's queue that an answer made no sense."""
+    def _start(self, operation_name: str, **_: object) -> object:
+        return self.drive(self._take_slots(operation_name))
+
+    async def _take_slots(self, operation: str) -> None:
+        known = current.get()
+        call = known or Call(None, operation, None)
+        turns = await self._turns(operation, call)
+        call.release()
+        priority = 0 if call.outer is None else AHEAD
+        for turn in turns:
+            call.queue = turn.queue
+            try:
+                await self.take(turn, call, priority)
+            except BaseException:
+                call.withdraw()
+                raise
+        if known is None:
+            # Sent without `_make_api_call`: nobody would give a slot back, so none is kept.
+            call.release()
 
     @property
     def _credentials(self) -> Any:  # noqa: ANN401 - of botocore
         """What signs this client's requests, if anything."""
         return self._client._request_signer._credentials  # noqa: SLF001 - asks no network
 
-    def _route(self, operation: str, credentials: Any) -> Sequence[Turn]:  # noqa: ANN401
-        """Return the slots that an attempt needs, one after the other; its credentials are frozen.
+    async def _turns(self, operation: str, call: Call) -> Sequence[Turn]:
+        """Return the slots that an attempt needs, one after the other.
 
         A registry knows queues that operations share, or that depend on parameters: those come
         first, the service's own last.
@@ -188,16 +230,18 @@ class Pacer(ABC):
         if not isinstance(registry, Registry):
             return (Turn(registry, operation, 1),)
         account = None
-        if credentials is not None and credentials.access_key:
-            known = getattr(credentials, "account_id", None) or _role_account(self._credentials)
-            account = account_of(credentials.access_key, known)
-        call = current.get()
+        if self._credentials is not None:
+            # Refreshed first if they are due, as they would be for signing.
+            frozen = await _result(self._credentials.get_frozen_credentials())
+            if frozen.access_key:
+                known = getattr(frozen, "account_id", None) or role_account(self._credentials)
+                account = account_of(frozen.access_key, known)
         return registry.turns(
             self._service,
             operation,
             region=self._client.meta.region_name,
             account=account,
-            parameters=parameter_counts(None if call is None else call.parameters),
+            parameters=parameter_counts(call.parameters),
         )
 
     def _finish(
@@ -208,7 +252,7 @@ class Pacer(ABC):
     ) -> None:
         call = current.get()
         if call is not None:
-            self._hear(call, response_dict, parsed_response or {})
+            self._judge(call, response_dict, parsed_response or {})
             call.release()
 
     def _read(self, response_dict: Mapping[str, Any], **_: object) -> None:
@@ -218,12 +262,12 @@ class Pacer(ABC):
 
     def _end(self, call: Call) -> None:
         """End a call, whichever way it ends."""
-        # Of an answer that cannot be parsed, botocore raises an error and emits no event: so it is
-        # with a bare 429 where XML is expected.
-        self._hear(call, call.unread, {})
+        # For an answer that cannot be parsed, such as a bare 429 where XML is expected, botocore
+        # raises an error and emits no event.
+        self._judge(call, call.unread, {})
         call.release()
 
-    def _hear(
+    def _judge(
         self, call: Call, response: Mapping[str, Any] | None, parsed: Mapping[str, Any]
     ) -> None:
         if not call.slots or response is None:
@@ -234,11 +278,16 @@ class Pacer(ABC):
         code = parsed.get("Error", {}).get("Code")
         if not is_throttle(code, status, operation=call.operation, service=self._service):
             return
-        seconds, odd = hold_of(response["headers"], max_hold=self._max_hold)
-        slot = call.slots[-1]  # which of several limits it was, no answer says
+        seconds, malformed = hold_of(response["headers"], max_hold=self._max_hold)
+        slot = call.slots[-1]  # no answer names the limit that it was
         slot.throttled(seconds)
-        if odd:
-            self._odd(call.queue, slot.key)
+        if malformed:
+            self.count_malformed(call.queue, slot.key)
+
+
+async def _result(value: Any) -> Any:  # noqa: ANN401 - of botocore
+    """Return what botocore returned, or what aiobotocore returned a coroutine for."""
+    return await value if isawaitable(value) else value
 
 
 def pace_clients(
@@ -282,15 +331,8 @@ def pace_clients(
     events.register("creating-client-class", add_base, unique_id="aioapiqueue")
 
 
-def _role_account(credentials: Any) -> str | None:  # noqa: ANN401 - of botocore
-    """Return whose role these credentials are of, if of one; so that a refresh changes nothing."""
-    fetcher = getattr(getattr(credentials, "_refresh_using", None), "__self__", None)
-    arn = str(getattr(fetcher, "_assume_kwargs", {}).get("RoleArn")).split(":")
-    return arn[4] if len(arn) > 5 else getattr(fetcher, "_account_id", None)  # noqa: PLR2004
-
-
 def _library(thing: object) -> str | None:
-    """Tell whose kind of client or session this is, "aiobotocore" or "botocore"."""
+    """Return the library of a client or session, "aiobotocore" or "botocore", or None."""
     modules = [base.__module__.partition(".")[0] for base in type(thing).__mro__]
     for library, makers in (
         ("aiobotocore", {"aiobotocore", "aioboto3"}),
@@ -302,7 +344,7 @@ def _library(thing: object) -> str | None:
 
 
 def _nearest(name: str, services: Collection[str]) -> str:
-    """Say which service was probably meant, if any comes near."""
+    """Return a hint at the service that was probably meant."""
     wanted = name.lower().replace(" ", "-")
     # Event names carry service ids instead: "auto-scaling" where `create_client` has "autoscaling".
     by_id = [service for service in services if EVENT_ALIASES.get(service) == wanted]

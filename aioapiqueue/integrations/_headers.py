@@ -1,41 +1,48 @@
 """What a response's status and headers ask of its client. Pure: no clock, no client library.
 
-How a time is read, wherever it stands, since no two services agree:
+How a time is read, in whatever field it stands, since no two services agree:
 
-- a number: up to 30 years are seconds from now; what would be a date of this era is one, in seconds
-  or in milliseconds since 1970;
+- a number of up to 30 years is seconds from now; a larger one is a date, in seconds or in
+  milliseconds since 1970;
 - durations (`"20ms"`, `"6m0s"`), HTTP dates (RFC 9110) and ISO dates (RFC 3339).
 
-Dates are compared with the response's own `Date` (and `Age`): the two clocks may differ. Where that
-makes no sense, as with a `Date` of 1970, they are compared with the clock here.
+Dates are compared with the response's own `Date` (and `Age`), since the two clocks may differ.
+Where the `Date` cannot be right, such as one of 1970, they are compared with the local clock.
 
 Which fields count:
 
-- `Retry-After`, of a response that pushes back, or one that says that nothing remains. On others it
-  means something else: on 202, when a job may be done; on 301, when to follow. `retry-after-ms`
-  (OpenAI, Azure) says it in milliseconds, more precisely: where it makes sense, it counts.
+- `Retry-After`, of a response that pushes back, or by which nothing remains. On others it means
+  something else: on 202, when a job may be done; on 301, when to follow. `retry-after-ms` (OpenAI,
+  Azure) is the same in milliseconds, and more precise: where it is a number, it counts.
 - `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11: `"default";r=0;t=30`; until -07:
-  `limit=100, remaining=0, reset=30`). Quotas of concurrent requests, as told by `RateLimit-Policy`,
-  are left out: not time refills them, but the end of other requests.
+  `limit=100, remaining=0, reset=30`). Quotas of concurrent requests, by `RateLimit-Policy`, are
+  left out: they are refilled by the end of other requests, not by time.
 - Pairs of a `...-Remaining...` and a `...-Reset...` that are named alike: `X-RateLimit-Remaining`
   (GitHub), `RateLimit-Remaining` (GitLab, and the IETF draft until -06), `x-rate-limit-remaining`
   (X), `x-ratelimit-remaining-tokens` (OpenAI), `x-ratelimit-reset-after` (Discord),
-  `anthropic-ratelimit-requests-remaining`. What is -1 there was not given (Azure sends it for the
-  quota that a deployment does not have). Of `anthropic-ratelimit-unified-*` nothing counts: those
-  are a subscription's windows of 5 hours and 7 days, whose end is not when the next call may go.
+  `anthropic-ratelimit-requests-remaining`. A value of -1 there is none (Azure sends it for a quota
+  that a deployment does not have). `anthropic-ratelimit-unified-*` does not count: those are a
+  subscription's windows of 5 hours and 7 days, whose end is not when the next call may start.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from aioapiqueue.integrations._structured import parse_dictionary, parse_list
+try:
+    import http_sf
+except ImportError as error:
+    raise ImportError(
+        "reading the headers of rate limits needs http-sf, which comes with the extra of the "
+        'client: pip install "aioapiqueue[aiohttp]", "aioapiqueue[httpx]" or "aioapiqueue[httpx2]"',
+        name=error.name,
+    ) from error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -48,27 +55,24 @@ _YEARS = 1e9
 _MILLISECONDS = 1e11
 """Dates above are in milliseconds: in seconds, it would be the year 5138."""
 _LONGEST_VALUE = 64
+"""Characters. Any number, duration or date is shorter."""
 _LONGEST_FIELD = 8192
+"""Characters. A list of real quotas is far shorter; to parse this much takes milliseconds."""
 
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?")
 _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h|d)")
 _DURATION = re.compile(rf"(?:{_PART.pattern})+")
-_UNITS = {
-    "ns": 1e-9,
-    "us": 1e-6,
-    "µs": 1e-6,
-    "ms": 1e-3,
-    "s": 1.0,
-    "m": 60.0,
-    "h": 3600.0,
-    "d": _DAY,
-}
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": _DAY}
 _ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T.*")
 _ASCTIME = re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} [0-9]{4}")
+_FIELDS = {"retry-after", "retry-after-ms", "ratelimit", "ratelimit-policy", "date", "age"}
 _QUOTA = re.compile(r"(.*)rate-?limit-(.+)")
 _NOT_GIVEN = "-1"
 _OVERLOADED = 529
 """No registered status: Anthropic's API sends it, with an `overloaded_error`, and others do."""
+
+Quota: TypeAlias = "tuple[float | None, float | None]"
+"""What remains of a quota, and the seconds until its reset; None where the server sent nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,103 +81,77 @@ class Advice:
 
     Attributes:
         throttled: the other side pushed back.
-        hold: seconds for which nothing should be sent; None: it said no time.
-        remaining: calls (or tokens) left, of whatever has least left; None: it did not say.
-        odd: something in it makes no sense, or is longer than `max_hold` and was cut.
+        hold: seconds for which nothing should be sent; None if it names no time.
+        remaining: calls (or tokens) left of the quota that has least left; None if it names none.
+        malformed: something in it cannot be read, or is longer than `max_hold` and was cut.
     """
 
     throttled: bool = False
     hold: float | None = None
     remaining: float | None = None
-    odd: bool = False
-
-
-@dataclass(slots=True)
-class _Quota:
-    """What was said of one quota, as text."""
-
-    remaining: list[str] = field(default_factory=list)
-    reset: list[str] = field(default_factory=list)
-    reset_after: list[str] = field(default_factory=list)
+    malformed: bool = False
 
 
 def read_advice(
     status: int, headers: Iterable[tuple[str, str]], *, now: float, max_hold: float = 3600.0
 ) -> Advice:
-    """Read what a response asks for. Whatever the other side sends, this raises nothing.
+    """Read what a response asks for. This raises nothing, whatever the server sends.
 
-    Push-back is 429; 529, by which Anthropic's API says that it is overloaded; 503 with
-    `Retry-After` (without, it is a failure like another); and 403 with `Retry-After` or with
-    nothing remaining, which is how GitHub says that a limit is used up.
+    Push-back is 429; 529 (Anthropic's API is overloaded); 503 with `Retry-After` (without, it is a
+    failure like others); and 403 with `Retry-After` or with nothing remaining (GitHub's answer when
+    a limit is used up).
 
-    Of values that contradict each other, those which keep the other side in peace count: the least
-    remaining, the longest hold.
+    Of values that contradict each other, the more careful counts: the least remaining, the longest
+    hold.
 
     >>> read_advice(429, [("Retry-After", "30")], now=0)
-    Advice(throttled=True, hold=30.0, remaining=None, odd=False)
+    Advice(throttled=True, hold=30.0, remaining=None, malformed=False)
     >>> read_advice(200, [("RateLimit", '"default";r=0;t=30')], now=0)
-    Advice(throttled=False, hold=30.0, remaining=0.0, odd=False)
+    Advice(throttled=False, hold=30.0, remaining=0.0, malformed=False)
 
     Args:
         status: of the response.
         headers: of the response, as pairs, in any case; a name may come more than once.
         now: seconds since 1970.
-        max_hold: the longest hold that is believed, in seconds; longer ones are cut to it.
+        max_hold: the longest hold that is believed, in seconds; longer ones are cut to it. Default:
+            3600.
     """
-    reading = _Reading(now)
-    for name, value in headers:
-        reading.collect(name.lower(), value)
-    return reading.advice(status, max_hold)
+    return _Reading(headers, now).advice(status, max_hold)
 
 
 class _Reading:
-    """The fields of one response, and what has been made of them so far."""
+    """The fields of one response, and whether any of them was malformed."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, headers: Iterable[tuple[str, str]], now: float) -> None:
+        self._fields: defaultdict[str, list[str]] = defaultdict(list)
+        self._quotas: dict[tuple[str, ...], defaultdict[str, list[str]]] = {}
+        for name, value in headers:
+            self._collect(name.lower(), value)
         self._now = now
-        self._date: float | None = None
-        self._age = 0.0
-        self._retry_after: list[str] = []
-        self._retry_after_ms: list[str] = []
-        self._rate_limit: list[str] = []
-        self._policy: list[str] = []
-        self._lists = {
-            "retry-after": self._retry_after,
-            "retry-after-ms": self._retry_after_ms,
-            "ratelimit": self._rate_limit,
-            "ratelimit-policy": self._policy,
-        }
-        self._quotas: defaultdict[tuple[str, ...], _Quota] = defaultdict(_Quota)
-        self._odd = False
+        self._date = _date("".join(self._fields["date"][-1:]))
+        self._age = _number("".join(self._fields["age"][-1:])) or 0.0
+        self._malformed = False
 
-    def collect(self, name: str, value: str) -> None:
-        if (values := self._lists.get(name)) is not None:
-            values.append(value)
-        elif name == "date":
-            self._date = _date(value)
-        elif name == "age":
-            self._age = _number(value) or 0.0
+    def _collect(self, name: str, value: str) -> None:
+        if name in _FIELDS:
+            self._fields[name].append(value)
         elif "limit-" in name and (quota := _QUOTA.fullmatch(name)) is not None:
-            kind = set(words := quota[2].split("-"))
+            words = quota[2].split("-")
             if words[0] == "unified" or value.strip(" \t") == _NOT_GIVEN:
                 return
-            if "remaining" in kind:
-                words.remove("remaining")
-                self._quotas[quota[1], *words].remaining.append(value)
-            elif {"reset", "after"} <= kind:
-                rest = [word for word in words if word not in ("reset", "after")]
-                self._quotas[quota[1], *rest].reset_after.append(value)
-            elif "reset" in kind:
-                words.remove("reset")
-                self._quotas[quota[1], *words].reset.append(value)
+            kinds = [kind for kind in ("remaining", "reset", "after") if kind in words]
+            if kinds and kinds != ["after"]:
+                kind = "remaining" if kinds[0] == "remaining" else "-".join(kinds)
+                of = (quota[1], *(word for word in words if word not in kinds))
+                self._quotas.setdefault(of, defaultdict(list))[kind].append(value)
 
     def advice(self, status: int, max_hold: float) -> Advice:
-        # What a cache has kept says nothing about now.
-        said = [] if self._age > 0 else [*self._of_rate_limit(), *self._of_pairs()]
-        left = [remaining for remaining, _ in said if remaining is not None]
-        remaining = min(left, default=None)
+        # What a cache has kept is no longer true.
+        quotas = [] if self._age > 0 else [*self._of_rate_limit(), *self._of_pairs()]
+        remaining = min((left for left, _ in quotas if left is not None), default=None)
         spent = remaining is not None and remaining < 1
-        named = bool(self._retry_after or self._retry_after_ms)
+        retry_after, exactly = self._fields["retry-after"], self._fields["retry-after-ms"]
+        named = bool(retry_after or exactly)
         throttled = (
             status in (HTTPStatus.TOO_MANY_REQUESTS, _OVERLOADED)
             or (status == HTTPStatus.SERVICE_UNAVAILABLE and named)
@@ -181,62 +159,55 @@ class _Reading:
         )
         hold = None
         if throttled or spent:
-            whole = self._read(self._retry_after, self._seconds)
-            exact = self._read(self._retry_after_ms, _number)
-            hold = whole if exact is None else exact / 1000
+            hold = self._read(retry_after, self._seconds)
+            if (milliseconds := self._read(exactly, _number)) is not None:
+                hold = milliseconds / 1000
             if hold is None:
-                # Where something remains, its reset is not what is being waited for.
-                waits = [wait for of, wait in said if (throttled if of is None else of < 1)]
+                # Where something remains, its reset does not matter.
+                waits = [wait for of, wait in quotas if (throttled if of is None else of < 1)]
                 hold = max((wait for wait in waits if wait is not None), default=None)
             hold = self._within(hold, max_hold)
-        return Advice(throttled, hold, remaining, self._odd)
+        return Advice(throttled, hold, remaining, self._malformed)
 
-    def _of_rate_limit(self) -> list[tuple[float | None, float | None]]:
-        """Return what remains and the seconds that it must last, from `RateLimit`."""
-        if not self._rate_limit:
-            return []
+    def _of_rate_limit(self) -> list[Quota]:
+        field = self._fields["ratelimit"]
         try:
-            text = _joined(self._rate_limit)
             try:
-                items = parse_list(text)
-            except ValueError:
-                of = {key: item.value for key, item in parse_dictionary(text).items()}
-                pairs = [(of.get("remaining"), of.get("reset"))]
+                items = _items(field)
+            except http_sf.StructuredFieldError:
+                of = {key: value for key, (value, _) in _parsed(field, "dictionary").items()}
+                found = [(of.get("remaining"), of.get("reset"))]
             else:
-                concurrent = self._concurrent() if self._policy else ()
-                pairs = [
-                    (item.parameters.get("r"), item.parameters.get("t"))
-                    for item in items
-                    if item.value not in concurrent
-                ]
+                concurrent = self._concurrent() if items else ()
+                found = [(of.get("r"), of.get("t")) for name, of in items if name not in concurrent]
         except ValueError:
-            self._odd = True
+            self._malformed = True
             return []
-        said: list[tuple[float | None, float | None]] = []
-        for pair in pairs:
-            remaining, reset = (None if value is None else str(value) for value in pair)
-            left = self._read([remaining or ""], _number)
+        quotas: list[Quota] = []
+        for remaining, reset in found:
+            left = self._read([str(remaining)], _number)
             if left is not None:
-                said.append((left, self._read([] if reset is None else [reset], self._seconds)))
-        return said
+                wait = self._read([] if reset is None else [str(reset)], self._seconds)
+                quotas.append((left, wait))
+        return quotas
 
     def _concurrent(self) -> set[object]:
         """Return the names of the quotas of concurrent requests."""
         try:
-            policies = parse_list(_joined(self._policy))
+            policies = _items(self._fields["ratelimit-policy"])
         except ValueError:
-            self._odd = True
+            self._malformed = True
             return set()
         return {name for name, of in policies if of.get("qu") == "concurrent-requests"}
 
-    def _of_pairs(self) -> list[tuple[float | None, float | None]]:
+    def _of_pairs(self) -> list[Quota]:
         return [
             (
-                self._read(quota.remaining, _number, pick=min),
-                # Seconds from now are better than a date: no clock is in it.
-                self._read(quota.reset_after or quota.reset, self._seconds),
+                self._read(of["remaining"], _number, pick=min),
+                # Seconds from now are better than a date, which depends on two clocks.
+                self._read(of["reset-after"] or of["reset"], self._seconds),
             )
-            for quota in self._quotas.values()
+            for of in self._quotas.values()
         ]
 
     def _read(
@@ -246,23 +217,23 @@ class _Reading:
         *,
         pick: Callable[[list[float]], float] = max,
     ) -> float | None:
-        """Read a field that should come once; note what is odd about it."""
+        """Read a field that should come once; note if it is malformed, or comes with two values."""
         distinct = dict.fromkeys(values)
         found = [number for value in distinct if (number := read(value)) is not None]
         if len(distinct) > 1 or len(found) < len(distinct):
-            self._odd = True
+            self._malformed = True
         return pick(found) if found else None
 
     def _within(self, hold: float | None, max_hold: float) -> float | None:
         if hold is None or hold < -_DAY:
-            self._odd |= hold is not None
+            self._malformed |= hold is not None
             return None
         if hold > max_hold:
-            self._odd = True
+            self._malformed = True
         return min(max(hold, 0.0), max_hold)
 
     def _seconds(self, text: str) -> float | None:
-        """Return the seconds from now to the time that `text` means; None: it means none."""
+        """Return the seconds from now to the time in `text`, or None if it is malformed."""
         number = _number(text)
         if number is not None:
             if number < _YEARS:
@@ -277,7 +248,7 @@ class _Reading:
         return None if date is None else self._until(date)
 
     def _until(self, date: float) -> float:
-        """Return the seconds until `date`, by the other side's clock if that makes sense."""
+        """Return the seconds until `date`, by the server's clock unless that cannot be right."""
         here = date - self._now
         if self._date is None:
             return here
@@ -285,33 +256,46 @@ class _Reading:
         return here if abs(here) <= _DAY < abs(there) else there
 
 
-def _joined(values: list[str]) -> str:
+def _items(values: list[str]) -> list[tuple[Any, dict[str, Any]]]:
+    """Parse a list, of which each value is one line; return its names and their parameters."""
+    items: list[tuple[Any, dict[str, Any]]] = _parsed(values, "list") if values else []
+    if any(isinstance(name, list) for name, _ in items):
+        raise ValueError("no field that is read here has an inner list")
+    return items
+
+
+def _parsed(values: list[str], kind: str) -> Any:  # noqa: ANN401 - as the library has it
+    """Parse a structured field (RFC 9651).
+
+    Raises:
+        ValueError: it is malformed, or too long to look into.
+    """
     if sum(map(len, values)) > _LONGEST_FIELD:
         raise ValueError(f"a field of more than {_LONGEST_FIELD} characters")
     if not all(value.strip() for value in values):
         raise ValueError("an empty field")
-    return ", ".join(values)
+    return http_sf.parse(", ".join(values).encode("ascii"), tltype=kind)
 
 
 def _number(text: str) -> float | None:
-    """Return a plain number, at least 0; no other says how many, or how long."""
+    """Return a plain number of at least 0, or None: others are no counts and no times."""
     if len(text) > _LONGEST_VALUE:
         return None
-    # Around a value HTTP allows these two. `strip()` takes off more than `float()` bears ("\x1c").
+    # HTTP allows these two around a value. A bare `strip()` would remove more, such as "\x1c".
     digits = text.strip(" \t")
     return float(digits) if _NUMBER.fullmatch(digits) else None
 
 
 def _date(text: str) -> float | None:
-    """Return a date of RFC 9110 or RFC 3339 as seconds since 1970."""
-    if len(text) > _LONGEST_VALUE or not text.isascii():  # the parser takes digits of any script
+    """Return a date of RFC 9110 or RFC 3339 as seconds since 1970, or None if it is malformed."""
+    if len(text) > _LONGEST_VALUE or not text.isascii():  # the parser accepts digits of any script
         return None
     try:
         if _ISO.fullmatch(text):
             date = datetime.fromisoformat(text)
         else:
             date = parsedate_to_datetime(text)
-            # The parser also takes dates whose zone it does not understand.
+            # The parser also accepts dates whose zone it does not understand.
             if date.tzinfo is None and not _ASCTIME.fullmatch(text):
                 return None
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

@@ -1,20 +1,20 @@
 """What the transports for httpx and for httpx2 share: everything but the classes of one library.
 
-The two have the same interface, in classes that have no base in common. A client of one fails on
-objects of the other, and an SDK may refuse a class that has parents of both. So each library has a
-module of its own, with a class that inherits from what is here and from that library alone.
+The two have the same interface, in classes without a common base. A client of one fails on objects
+of the other, and an SDK may refuse a class that inherits from both. So each library has a module of
+its own, with a class that inherits from this one and from that library alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
-from aioapiqueue.integrations._http import MAX_HOLD, Key, Pacing, Request, release_soon
+from aioapiqueue.integrations._http import MAX_HOLD, HttpPacer, Key, release_soon
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from types import ModuleType, TracebackType
+    from collections.abc import AsyncIterator, Iterable
+    from types import ModuleType
 
     from aioapiqueue import ApiQueue, Slot
 
@@ -23,30 +23,9 @@ __all__ = ["PacedBody", "PacedTransport"]
 _LIBRARIES = ("httpx", "httpx2")
 
 
-class _Transport(Protocol):
-    async def __aenter__(self) -> Any: ...  # noqa: ANN401 - itself, of either library
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None: ...
-    async def aclose(self) -> None: ...
-    async def handle_async_request(self, request: Any) -> Any: ...  # noqa: ANN401 - as above
-
-
-class _Response(Protocol):
-    status_code: int
-    is_closed: bool
-    stream: Any
-
-    @property
-    def headers(self) -> Any: ...  # noqa: ANN401 - of either library
-
-
-TransportT = TypeVar("TransportT", bound=_Transport)
-RequestT = TypeVar("RequestT", bound=Request)
-ResponseT = TypeVar("ResponseT", bound=_Response)
+TransportT = TypeVar("TransportT")
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
 
 
 class PacedBody:
@@ -68,7 +47,7 @@ class PacedBody:
             async for chunk in self._stream:
                 yield chunk
         finally:
-            # After an error, or a reading that has been given up, there is nothing left to read.
+            # After an error, or if the reader has given up, there is nothing left to read.
             self._end()
 
     async def aclose(self) -> None:
@@ -87,16 +66,19 @@ class PacedBody:
             release_soon(self._slot, self._loop)
 
 
-class PacedTransport(Generic[TransportT, RequestT, ResponseT]):
-    """Paces the requests that pass, and follows what the servers answer.
+class PacedTransport(HttpPacer, Generic[TransportT, RequestT, ResponseT]):
+    """Gives each request that passes a slot, and the queue what the server answers.
 
-    A subclass names its library and inherits from that library's `AsyncBaseTransport` too. What the
-    arguments mean is said there, where users read it.
+    The slot is held until the response is closed: with `client.stream(...)`, until the end of its
+    block. A response that nobody closes gives its slot back when it is garbage collected.
+    `HttpPacer`, the base class, describes push-back, errors and cancellation.
+
+    A subclass names its library and inherits from that library's `AsyncBaseTransport` too.
     """
 
     _library: ClassVar[ModuleType]
     _body: ClassVar[type[PacedBody]]
-    """A `PacedBody` that its library takes for a stream."""
+    """A `PacedBody` that its library accepts as a stream."""
 
     def __init__(
         self,
@@ -107,19 +89,32 @@ class PacedTransport(Generic[TransportT, RequestT, ResponseT]):
         max_hold: float = MAX_HOLD,
         timeout: float | None = None,
     ) -> None:
-        self._pacing = Pacing(queue, key=key, max_hold=max_hold, timeout=timeout)
+        """Check the arguments: those of `HttpPacer`, which describes them, and one more.
+
+        Args:
+            queue: see `HttpPacer`.
+            transport: of the library, sends the requests, and is closed with this one; default:
+                `AsyncHTTPTransport()`. A client that is given a transport uses none of its own
+                `verify`, `cert`, `http2`, `limits` and `proxy`: give them to this one.
+            key: see `HttpPacer`.
+            max_hold: see `HttpPacer`.
+            timeout: see `HttpPacer`.
+
+        Raises:
+            TypeError: `transport` is not an `AsyncBaseTransport` of the library. (In a client of
+                the other one, each request raises it.)
+        """
+        super().__init__(queue, key=key, max_hold=max_hold, timeout=timeout)
         library = self._library
         if transport is not None and not isinstance(transport, library.AsyncBaseTransport):
             raise TypeError(
                 f"transport takes an AsyncBaseTransport of {library.__name__}, "
                 f"not a {_kind(transport)}{self._remedy(transport)}"
             )
-        self._transport: _Transport = (
-            library.AsyncHTTPTransport() if transport is None else transport
-        )
+        self._transport: Any = library.AsyncHTTPTransport() if transport is None else transport
 
     async def handle_async_request(self, request: RequestT) -> ResponseT:
-        """Send one request, in its turn. Cancellation is described with the class.
+        """Send one request, in its turn.
 
         Raises:
             TypeError: the client is of the other library.
@@ -129,20 +124,28 @@ class PacedTransport(Generic[TransportT, RequestT, ResponseT]):
                 f"this transport is for clients of {self._library.__name__}, "
                 f"and got a {_kind(request)}{self._remedy(request)}"
             )
-        slot = await self._pacing.turn(request)
-        try:
-            response: ResponseT = await self._transport.handle_async_request(request)
-            self._pacing.heed(slot, response.status_code, response.headers.multi_items())
-        except BaseException as error:
-            if isinstance(error, self._library.RemoteProtocolError) and _is_of_parser(error):
-                self._pacing.unreadable(slot)
-            slot.release()
-            raise
+        response, slot = await self._send(
+            request,
+            self._transport.handle_async_request,
+            head=_status_and_headers,
+            is_malformed=self._is_of_parser,
+        )
         if response.is_closed:  # it came with its content, and nobody will close it again
             slot.release()
         else:
             response.stream = self._body(response.stream, slot)
-        return response
+        return response  # type: ignore[no-any-return]  # it is of the library
+
+    def _is_of_parser(self, error: BaseException) -> bool:
+        """Return whether the library could not read a response's head.
+
+        A connection that the server has closed is a protocol error of the library, too. Its cause
+        has a text for a reason, or (GOAWAY of HTTP/2) an event of h2; here, it has an exception.
+        """
+        reasons = () if error.__cause__ is None else error.__cause__.args
+        return isinstance(error, self._library.RemoteProtocolError) and any(
+            isinstance(reason, Exception) for reason in reasons
+        )
 
     def _remedy(self, other: object) -> str:
         """Return what to import for `other`, where it is of the other library."""
@@ -157,13 +160,8 @@ class PacedTransport(Generic[TransportT, RequestT, ResponseT]):
         await self._transport.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        await self._transport.__aexit__(exc_type, exc_value, traceback)
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._transport.__aexit__(*exc_info)
 
     async def aclose(self) -> None:
         """Close the transport within."""
@@ -174,11 +172,5 @@ def _kind(thing: object) -> str:
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
-def _is_of_parser(error: BaseException) -> bool:
-    """Return whether this is about what was read, and not about a connection that has ended.
-
-    A connection that was closed under us is the library's protocol error, too, with a text as its
-    reason, or (GOAWAY of HTTP/2) an event of h2. The parser's has the parser's error.
-    """
-    reasons = () if error.__cause__ is None else error.__cause__.args
-    return any(isinstance(reason, Exception) for reason in reasons)
+def _status_and_headers(response: Any) -> tuple[int, Iterable[tuple[str, str]]]:  # noqa: ANN401 - of either library
+    return response.status_code, response.headers.multi_items()

@@ -14,14 +14,14 @@ except ImportError as error:
 
 from aioapiqueue._queue import ApiQueue
 from aioapiqueue.integrations._aws import MAX_HOLD
-from aioapiqueue.integrations._botocore_common import AHEAD, Call, Pacer, current, pace_clients
+from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
 from aioapiqueue.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Hashable, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from aioapiqueue.integrations._botocore_common import AnySession
+    from aioapiqueue.integrations._botocore_common import AnySession, Call
     from aioapiqueue.registry import Turn
 
 __all__ = ["pace_session", "paced"]
@@ -34,50 +34,14 @@ class _AioPacer(Pacer):
     client_class = AioBaseClient
     sources = (ApiQueue, Registry)
 
-    async def _paced_api_call(self, operation_name: str, api_params: object) -> object:
-        if not self.users:
-            return await self._make_api_call(operation_name, api_params)
-        call = Call(current.get(), operation_name, api_params)
-        token = current.set(call)
-        try:
-            return await self._make_api_call(operation_name, api_params)
-        finally:
-            self._end(call)
-            current.reset(token)
+    async def take(self, turn: Turn, call: Call, priority: float) -> None:
+        future = turn.queue.enqueue(key=turn.key, cost=turn.cost, priority=priority)
+        call.joined()
+        # Cancelled here, it leaves the queue, or passes on the slot that it has just got.
+        call.slots.append(await future)
 
-    async def _start(self, operation_name: str, **_: object) -> None:
-        turns = await self._turns(operation_name)
-        call = current.get()
-        if call is None:
-            # Sent past `_make_api_call`: nobody would give a slot back, so none is kept.
-            for queue, key, cost in turns:
-                async with queue.slot(key=key, cost=cost):
-                    pass
-            return
-        call.release()
-        priority = 0 if call.outer is None else AHEAD
-        for queue, key, cost in turns:
-            turn = queue.enqueue(key=key, cost=cost, priority=priority)
-            if call.outer is not None:
-                # Not before we have joined, so that it falls to us and to none of those who wait.
-                call.outer.release()
-            call.queue = queue
-            try:
-                # Cancelled here, the future leaves the queue, or hands on the slot it just got.
-                call.slots.append(await turn)
-            except BaseException:
-                call.withdraw()
-                raise
-
-    async def _turns(self, operation: str) -> Sequence[Turn]:
-        credentials = None
-        if isinstance(self.source, Registry) and self._credentials is not None:
-            # Refreshed first if they are due, as they would be for signing.
-            credentials = await self._credentials.get_frozen_credentials()
-        return self._route(operation, credentials)
-
-    def _odd(self, queue: ApiQueue, key: Hashable) -> None:
-        queue.odd(key=key)
+    def count_malformed(self, queue: ApiQueue, key: Hashable) -> None:
+        queue.malformed(key=key)
 
 
 @asynccontextmanager
@@ -104,7 +68,7 @@ async def paced(
         queue: paces the client. One queue may pace any number of clients. With a `Registry`, each
             attempt goes to the queues that are for its operation, Region and account, or to none.
         max_hold: seconds that an answer may hold the queue, 300 by default. A longer hold is cut
-            to it, and counts as odd (`stats.odd`), as one that makes no sense does.
+            to it, and counted as malformed (in `stats`), as one that is no number is.
 
     Raises:
         RuntimeError: another queue paces this client already, or its session.
@@ -148,7 +112,7 @@ def pace_session(
         max_hold: as for `paced`.
 
     Raises:
-        ValueError: a name is not a service of this session, or `max_hold` makes no sense.
+        ValueError: a name is not a service of this session, or `max_hold` is invalid.
         RuntimeError: another queue paces a service of this session already.
         TypeError: something else than a queue or a registry is to pace a service; or this is no
             session of aiobotocore or aioboto3.

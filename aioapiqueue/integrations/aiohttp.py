@@ -1,4 +1,4 @@
-"""Paces the requests of aiohttp's client sessions, and heeds what the servers answer.
+"""Paces the requests of aiohttp's client sessions, and follows what the servers answer.
 
     async with ApiQueue("10/s", lanes={"*": ()}) as queue:
         async with aiohttp.ClientSession(middlewares=[RateLimitedMiddleware(queue)]) as session:
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 try:
-    # Not for the annotations alone: who has no aiohttp, or an older one, is to hear of it here.
+    # Not for the annotations alone: without aiohttp, or with an older one, this has to fail here.
     from aiohttp import (
         ClientHandlerType,
         ClientRequest,
@@ -38,16 +38,18 @@ except ImportError as error:
         name=error.name,
     ) from error
 
-from aioapiqueue.integrations._http import MAX_HOLD, Key, Pacing, release_soon
+from aioapiqueue.integrations._http import HttpPacer, release_soon
 
 if TYPE_CHECKING:
-    from aioapiqueue import ApiQueue, Slot
+    from collections.abc import Iterable
+
+    from aioapiqueue import Slot
 
 __all__ = ["RateLimitedMiddleware"]
 
 
-class RateLimitedMiddleware:
-    """A client middleware that gives each request a slot of a queue, and the queue what it hears.
+class RateLimitedMiddleware(HttpPacer):
+    """A client middleware that gives each request a slot, and the queue what the server answers.
 
     The slot is held until the response gives back its connection: once its body has arrived, or
     when the response is released or closed. So use `async with`: a response with a body under way
@@ -55,53 +57,14 @@ class RateLimitedMiddleware:
     arrived, its connection breaks or its session is closed. A web socket holds it until it is
     closed.
 
-    Push-back (429; 529, by which Anthropic's API says that it is overloaded; 503 or 403 with
-    `Retry-After`; 403 with nothing remaining) goes to `Slot.throttled`; where a response says that
-    nothing remains until some time, the queue holds until then (`ApiQueue.hold`); what is malformed
-    is counted (`stats.odd`). All of them are of the request's key: a queue that has no lane for it
-    holds as a whole, so give it `lanes={"*": ()}` if it serves several hosts.
-
-    Args:
-        queue: paces the requests. One queue may pace any number of sessions.
-        key: the lane that a request is of: by `"host"` (default; without the port), by `"route"`
-            (`"GET api.example.com/v1/things"`: without the query; of paths with ids in them, each
-            is another), or by a function of the `ClientRequest` that returns something hashable.
-        max_hold: the longest hold that is obeyed, in seconds; default 3600. Longer ones are cut to
-            it, and counted as odd.
-        timeout: seconds that a request may wait for its slot; default: any time.
-
-    Raises:
-        TypeError: a queue that is none; a coroutine function as `key`.
-        ValueError: an unknown word as `key`; a negative or infinite time.
-
-    What the queue raises (`SlotTimeout`, `QueueFull`, `QueueClosed`) reaches the caller as it is. A
-    request that is cancelled while it waits uses no slot; one that is cancelled in flight, or that
-    fails, gives its slot back at once.
+    `HttpPacer`, its base class, describes the arguments, push-back, errors and cancellation.
     """
 
-    def __init__(
-        self,
-        queue: ApiQueue,
-        *,
-        key: Key = "host",
-        max_hold: float = MAX_HOLD,
-        timeout: float | None = None,
-    ) -> None:
-        self._pacing = Pacing(queue, key=key, max_hold=max_hold, timeout=timeout)
-
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
-        """Send one request, in its turn. Cancellation is described with the class."""
-        slot = await self._pacing.turn(request)
-        try:
-            response = await handler(request)
-            self._pacing.heed(slot, response.status, response.headers.items())
-        except BaseException as error:
-            # aiohttp cannot read the response's head. (Other errors of this class are of a proxy
-            # that refuses, or of somebody's `raise_for_status`: answers that make sense.)
-            if isinstance(error.__cause__, http.HttpProcessingError):
-                self._pacing.unreadable(slot)
-            slot.release()
-            raise
+        """Send one request, in its turn."""
+        response, slot = await self._send(
+            request, handler, head=_status_and_headers, is_malformed=_is_of_parser
+        )
         connection = response.connection
         if connection is None:  # all of the response is here
             slot.release()
@@ -109,6 +72,19 @@ class RateLimitedMiddleware:
             loop = asyncio.get_running_loop()
             connection.add_callback(partial(_end, ref(response), slot, loop))
         return response
+
+
+def _status_and_headers(response: ClientResponse) -> tuple[int, Iterable[tuple[str, str]]]:
+    return response.status, response.headers.items()
+
+
+def _is_of_parser(error: BaseException) -> bool:
+    """Return whether aiohttp could not read a response's head.
+
+    Other errors of this class are of a proxy that refuses, or of somebody's `raise_for_status`:
+    those answers were read.
+    """
+    return isinstance(error.__cause__, http.HttpProcessingError)
 
 
 def _end(response: ref[ClientResponse], slot: Slot, loop: asyncio.AbstractEventLoop) -> None:

@@ -8,7 +8,7 @@ credentials from instance metadata, and S3 transfers by the AWS Common Runtime (
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 try:
     from botocore.client import BaseClient  # type: ignore[import-untyped]  # ships no types
@@ -19,14 +19,14 @@ except ImportError as error:
 
 from aioapiqueue._queue import ApiQueue
 from aioapiqueue.integrations._aws import MAX_HOLD
-from aioapiqueue.integrations._botocore_common import AHEAD, Call, Pacer, current, pace_clients
+from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
 from aioapiqueue.registry import Registry
 from aioapiqueue.threads import Blocking, blocking
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Coroutine, Hashable, Iterator, Mapping
 
-    from aioapiqueue.integrations._botocore_common import AnySession
+    from aioapiqueue.integrations._botocore_common import AnySession, Call
     from aioapiqueue.registry import Turn
 
 __all__ = ["pace_session", "paced"]
@@ -39,53 +39,30 @@ class _BlockingPacer(Pacer):
     client_class = BaseClient
     sources = (ApiQueue, Registry, Blocking)
 
-    def _paced_api_call(self, operation_name: str, api_params: object) -> object:
-        if not self.users:
-            return self._make_api_call(operation_name, api_params)
-        call = Call(current.get(), operation_name, api_params)
-        token = current.set(call)
+    def drive(self, coroutine: Coroutine[Any, Any, object]) -> object:
+        # It blocks where others wait, so that its first step is its last.
         try:
-            return self._make_api_call(operation_name, api_params)
-        finally:
-            self._end(call)
-            current.reset(token)
+            coroutine.send(None)
+        except StopIteration as end:
+            return end.value
+        raise RuntimeError("a client that blocks has waited for an event loop")
 
-    def _start(self, operation_name: str, **_: object) -> None:
-        turns = self._turns(operation_name)
-        call = current.get()
-        if call is None:
-            # Sent past `_make_api_call`: nobody would give a slot back, so none is kept.
-            for queue, key, cost in turns:
-                with _blocking(queue).slot(key=key, cost=cost):
-                    pass
-            return
-        call.release()
-        priority = 0 if call.outer is None else AHEAD
-        for queue, key, cost in turns:
-            call.queue = _blocking(queue)
-            slot = call.queue.slot(key=key, cost=cost, priority=priority)
-            slot.join()
-            if call.outer is not None:
-                # Not before we have joined, so that it falls to us and to none of those who wait.
-                call.outer.release()
-            # An exception in here, such as KeyboardInterrupt, ends the call, which ends its slots.
-            call.slots.append(slot)
-            try:
-                slot.__enter__()
-            except BaseException:
-                call.slots.remove(slot)  # which has left by itself
-                call.withdraw()
-                raise
+    async def take(self, turn: Turn, call: Call, priority: float) -> None:
+        slot = _blocking(turn.queue).slot(key=turn.key, cost=turn.cost, priority=priority)
+        slot.join()
+        call.joined()
+        # First, as an exception that is raised in here, such as KeyboardInterrupt, ends the call,
+        # and the call ends its slots.
+        call.slots.append(slot)
+        try:
+            slot.__enter__()
+        except BaseException:
+            call.slots.remove(slot)  # which has left by itself
+            raise
 
-    def _turns(self, operation: str) -> Sequence[Turn]:
-        credentials = None
-        if isinstance(self.source, Registry) and self._credentials is not None:
-            # Refreshed first if they are due, as they would be for signing.
-            credentials = self._credentials.get_frozen_credentials()
-        return self._route(operation, credentials)
-
-    def _odd(self, queue: Blocking, key: Hashable) -> None:
-        queue.call(queue.queue.odd, key=key)
+    def count_malformed(self, queue: ApiQueue | Blocking, key: Hashable) -> None:
+        own = _blocking(queue)
+        own.call(own.queue.malformed, key=key)
 
 
 def _blocking(queue: ApiQueue | Blocking) -> Blocking:
@@ -116,7 +93,7 @@ def paced(
             and account, or to none. Of a queue that coroutines use too: `blocking(queue,
             portal=...)`.
         max_hold: seconds that an answer may hold the queue, 300 by default. A longer hold is cut
-            to it, and counts as odd (`stats.odd`), as one that makes no sense does.
+            to it, and counted as malformed (in `stats`), as one that is no number is.
 
     Raises:
         RuntimeError: another queue paces this client already, or its session.
@@ -158,7 +135,7 @@ def pace_session(
         max_hold: as for `paced`.
 
     Raises:
-        ValueError: a name is not a service of this session, or `max_hold` makes no sense.
+        ValueError: a name is not a service of this session, or `max_hold` is invalid.
         RuntimeError: another queue paces a service of this session already.
         TypeError: something else than a queue or a registry is to pace a service; or this is no
             session of boto3 or botocore.

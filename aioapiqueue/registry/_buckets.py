@@ -11,7 +11,6 @@ import dataclasses
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from aioapiqueue.registry._fields import (
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 
 _COST = re.compile(r"(?:(\d{1,9})\s*\*\s*)?([A-Za-z]\w*(?:\.\w+)?)", re.ASCII)
 _NAME = re.compile(r"[\w ,.()-]{1,60}")
-_MOST_COUNTS = 64
-_MOST = 1 << 53
 
 
 class VariantKey(NamedTuple):
@@ -64,38 +61,6 @@ def lane_key(text: object) -> LaneKey:
         return text
     operation, _, variant = str(text).partition(" ")
     return VariantKey(operation, variant) if variant else str(text)
-
-
-def parameter_counts(parameters: object) -> dict[str, int]:
-    """Return of a call's parameters what limits may depend on: small numbers, none of the values.
-
-    >>> parameter_counts({"MaxCount": 5, "InstanceIds": ["i-1", "i-2"], "DryRun": True})
-    {'MaxCount': 5, 'InstanceIds': 2, 'DryRun': 1}
-
-    Args:
-        parameters: as given to the client's method; of anything but a mapping, there are none.
-
-    Returns:
-        By name: the value of a whole number, the length of a list, 1 for whatever else is given.
-        What is in a structure follows as `"ChangeBatch.Changes"`, one level deep.
-    """
-    if not isinstance(parameters, Mapping):
-        return {}
-    top = parameters.items()
-    deep = (
-        (f"{name}.{inner}", one)
-        for name, value in top
-        if isinstance(value, Mapping)
-        for inner, one in value.items()
-    )
-    # A call's own parameters first: however much its structures have, none of those is left out.
-    return {str(name): _count(one) for name, one in islice(chain(top, deep), _MOST_COUNTS)}
-
-
-def _count(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return min(max(value, 0), _MOST)
-    return len(value) if isinstance(value, list | tuple) else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,8 @@ from aioapiqueue.registry._published import SCOPES, PublishedLimit, Scope
 from aioapiqueue.registry._report import Place, Report, quoted
 
 if TYPE_CHECKING:
-    from aioapiqueue._dispatch import Authority
     from aioapiqueue._events import Observer
+    from aioapiqueue._limiter import LimiterFactory
     from aioapiqueue._rate import Limit
 
 
@@ -166,7 +166,7 @@ class ServiceLimits:
         observers: Sequence[Observer] = (),
         *,
         bucket: str | None = None,
-        schedule: Authority | None = None,
+        schedule: LimiterFactory | None = None,
     ) -> ApiQueue:
         """Return a new queue of these limits, but for shared buckets; or of one of those."""
         if bucket is not None:

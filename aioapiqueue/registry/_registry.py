@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
 from weakref import WeakValueDictionary
 
-from aioapiqueue._dispatch import at_rest
+from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import Limit
 from aioapiqueue.exceptions import QueueClosed
 from aioapiqueue.registry._buckets import VariantKey
@@ -22,12 +22,12 @@ from aioapiqueue.registry._tables import entries, read_options, read_tables
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
-    from aioapiqueue._dispatch import Authority
     from aioapiqueue._events import Observer
+    from aioapiqueue._limiter import LimiterFactory
     from aioapiqueue._queue import ApiQueue
     from aioapiqueue.registry._tables import InForce
 
-Schedules: TypeAlias = "Callable[[str], Authority]"
+Schedules: TypeAlias = "Callable[[str], LimiterFactory]"
 Service: TypeAlias = (
     str | Limit | Sequence[str | Limit] | Mapping[str, object] | ServiceLimits | Layer
 )
@@ -415,7 +415,7 @@ def forget_idle(registry: Registry, *, keep: Container[ApiQueue]) -> list[ApiQue
     idle = {
         key: queue
         for key, queue in queues.items()
-        if key.bucket is None and queue not in keep and at_rest(queue)
+        if key.bucket is None and queue not in keep and dispatcher_of(queue).idle()
     }
     given_up.update(idle)  # first: other threads find each queue in one of them
     for key in idle:

@@ -6,8 +6,9 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from groups import Cluster, Sentinels
-from servers import Server, fresh_name
+
+from tests.helpers.groups import Cluster, Sentinels
+from tests.helpers.servers import Server, fresh_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +21,7 @@ def blockbuster(blockbuster: BlockBuster | None) -> BlockBuster | None:
     """Let a VirtualClient, which `aioapiqueue` awaits, block the loop: its time stands still."""
     if blockbuster is not None:
         for function in blockbuster.functions.values():
-            function.can_block_in("fleet/virtual_client.py", "_run")
+            function.can_block_in("helpers/virtual_client.py", "_run")
             # what redis-py calls itself to the server: it looks at its own files, once a pool
             function.can_block_in("redis/utils.py", "get_lib_version")
     return blockbuster

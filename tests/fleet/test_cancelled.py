@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from virtual_client import VirtualClient
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.virtual_client import VirtualClient
 
 
 async def test_a_caller_cancelled_while_its_slot_is_asked_for_uses_none(valkey, name):

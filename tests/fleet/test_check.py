@@ -4,11 +4,11 @@ import re
 
 import pytest
 import redis.exceptions
-from servers import Server
 
-from aioapiqueue.cli.run._shared_server import _CHECK, Shared
-from aioapiqueue.integrations._redis_url import connected, read_address
-from aioapiqueue.integrations.redis import _SCRIPT
+from aioapiqueue.cli.run._shared_server import Shared
+from aioapiqueue.integrations.redis.url import connected, read_address
+from tests.helpers import introspect
+from tests.helpers.servers import Server
 
 CALLS = re.compile(r"redis\.call\('(\w+)'")
 PASSWORD = "sesame-open"  # noqa: S105 - of servers that live for a second
@@ -16,7 +16,8 @@ PASSWORD = "sesame-open"  # noqa: S105 - of servers that live for a second
 
 def test_it_tries_every_command_of_the_script():
     """One that is forbidden would be found by the first call of the program."""
-    assert set(CALLS.findall(_CHECK)) == set(CALLS.findall(_SCRIPT))
+    script, _ = introspect.redis_script()
+    assert set(CALLS.findall(introspect.server_check())) == set(CALLS.findall(script))
 
 
 @pytest.mark.real
@@ -26,10 +27,10 @@ async def test_a_user_who_lacks_one_of_them_is_found_out(missing):
     with Server(users={"app": (PASSWORD, f"~{{aioapiqueue:* +@all -{missing}")}) as server:
         address = read_address(f"redis://app:{PASSWORD}@127.0.0.1:{server.port}/0")
         shared = Shared(address)
-        async with connected(address) as shared._client:
+        async with connected(address) as client:
             with pytest.raises(redis.exceptions.ResponseError, match=missing):
-                await shared._check()
+                await introspect.check_server(shared, client)
             server.sync().execute_command("ACL", "SETUSER", "app", f"+{missing}")
-            await shared._check()
+            await introspect.check_server(shared, client)
         (key,) = server.sync().keys()
         assert 0 < server.sync().pttl(key) <= 1000

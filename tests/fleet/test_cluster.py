@@ -3,13 +3,13 @@
 import asyncio
 
 import pytest
-from groups import Cluster
-from members import between, fleet, together
-from servers import fresh_name, keys_of
-from workers import fullest
 
 from aioapiqueue import Adaptive, ApiQueue, Window
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.groups import Cluster
+from tests.helpers.members import between, fleet, together
+from tests.helpers.servers import fresh_name, keys_of
+from tests.helpers.workers import fullest
 
 KEEP = 2.0  # seconds for which a key is kept when it could be forgotten
 LANES = {"lane": ["50/s", Window(20, 0.5)], "*": "80/s"}

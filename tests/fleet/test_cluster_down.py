@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
-from groups import Cluster
 from redis.asyncio import RedisCluster
-from servers import HOST, Server
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.exceptions import SharedError
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.groups import Cluster
+from tests.helpers.servers import HOST, Server
 
 pytestmark = pytest.mark.real
 

@@ -11,10 +11,11 @@ import runpy
 from pathlib import Path
 
 import pytest
-from servers import Server
 
 from aioapiqueue import ApiQueue, Window
-from aioapiqueue.integrations.redis import _SCRIPT, SharedSchedule
+from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers import introspect
+from tests.helpers.servers import Server
 
 FLEET = Path(__file__).parents[2] / "docs" / "fleet.md"
 BLOCK = re.compile(
@@ -59,7 +60,8 @@ def test_block(block, valkey, tmp_path, capsys):
 async def test_the_user_may_do_what_is_needed_and_nothing_else(name):
     """Its rules name what the script calls; with them, every kind of limit works."""
     rules = re.search(r"ACL SETUSER pacer on >PASSWORD (.*)", FLEET.read_text("utf-8"))[1]
-    called = {command.lower() for command in re.findall(r"redis\.call\('(\w+)'", _SCRIPT)}
+    script, _ = introspect.redis_script()
+    called = {command.lower() for command in re.findall(r"redis\.call\('(\w+)'", script)}
     assert {rule[1:] for rule in rules.split()[1:]} == called | {"eval", "evalsha"}
     with Server(users={"pacer": (PASSWORD, rules)}) as server:
         async with server.client(username="pacer", password=PASSWORD) as client:

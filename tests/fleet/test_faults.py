@@ -8,11 +8,11 @@ import asyncio
 import contextlib
 
 import pytest
-from groups import Sentinels
-from servers import Server
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.groups import Sentinels
+from tests.helpers.servers import Server
 
 AHEAD = 0.2
 CATCH_UP = 0.010
@@ -93,7 +93,7 @@ async def test_a_server_may_come_later(name):
             await stands_still(queue, "Connect")
             server.start()
             await goes_on(queue)
-            assert events == ["lost", "restored"]
+            assert events == ["disconnected", "reconnected"]
     finally:
         server.stop()
 
@@ -109,7 +109,7 @@ async def test_a_server_may_die_and_come_back_empty(name, tls):
             await stands_still(queue, "Connect")
             server.start()
             await goes_on(queue)
-            assert events == ["lost", "restored"]
+            assert events == ["disconnected", "reconnected"]
 
 
 @pytest.mark.real
@@ -127,8 +127,8 @@ async def test_a_server_may_answer_too_late(server, name, how):
             server.thaw()
         await goes_on(queue)
         # Once, on a machine that does not stand still for 0.2 s besides.
-        assert events[:2] == ["lost", "restored"]
-        assert events == ["lost", "restored"] * (len(events) // 2)
+        assert events[:2] == ["disconnected", "reconnected"]
+        assert events == ["disconnected", "reconnected"] * (len(events) // 2)
 
 
 @pytest.mark.real
@@ -140,7 +140,7 @@ async def test_a_server_may_be_out_of_memory(server, name):
         await stands_still(queue, "OutOfMemory")
         server.sync().config_set("maxmemory", 0)
         await goes_on(queue)
-        assert events == ["lost", "restored"]
+        assert events == ["disconnected", "reconnected"]
 
 
 @pytest.mark.real
@@ -152,7 +152,7 @@ async def test_a_server_may_become_a_replica_that_is_read_only(valkey, server, n
         await stands_still(queue, "ReadOnly")
         server.sync().replicaof("NO", "ONE")
         await goes_on(queue)
-        assert events == ["lost", "restored"]
+        assert events == ["disconnected", "reconnected"]
 
 
 @pytest.mark.real
@@ -167,7 +167,7 @@ async def test_a_server_that_loads_its_data_or_runs_a_long_script_is_waited_for(
         await asyncio.wait([script])
         assert script.exception() is not None
         await goes_on(queue)
-        assert events == ["lost", "restored"]
+        assert events == ["disconnected", "reconnected"]
 
 
 @pytest.mark.real
@@ -191,7 +191,7 @@ async def test_a_master_may_die_and_its_replica_take_over(name):
             await goes_on(queue)
             await asyncio.to_thread(sentinels.failover)
             await goes_on(queue)
-            assert events == ["lost", "restored"]
+            assert events == ["disconnected", "reconnected"]
 
 
 @pytest.mark.real
@@ -201,4 +201,4 @@ async def test_a_stranger_with_a_certificate_of_his_own_is_no_server(name):
         client = server.client(ssl_ca_certs=None)
         async with busy(client, name) as (queue, events):
             await stands_still(queue, "certificate")
-            assert events == ["lost"]
+            assert events == ["disconnected"]

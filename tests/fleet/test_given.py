@@ -6,11 +6,11 @@ import pytest
 import redis
 import redis.asyncio
 from redis.exceptions import AskError, MovedError
-from virtual_client import VirtualClient
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.integrations._redis_url import connected, read_address
 from aioapiqueue.integrations.redis import SharedSchedule
+from aioapiqueue.integrations.redis.url import connected, read_address
+from tests.helpers.virtual_client import VirtualClient
 
 
 @pytest.mark.parametrize(

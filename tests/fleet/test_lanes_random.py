@@ -7,11 +7,12 @@ import random
 from collections import defaultdict
 
 import pytest
-from _work import Ticks
-from virtual_client import VirtualClient
 
 from aioapiqueue import Adaptive, ApiQueue, QueueFull, Rate, SlotTimeout, Window
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers import introspect
+from tests.helpers.virtual_client import VirtualClient
+from tests.helpers.work import Ticks
 
 PATIENCE = 120.0  # virtual seconds: far more than the calls of any of these need
 
@@ -88,9 +89,9 @@ async def test_random_lanes_all_have_their_turns(valkey, name, seed, disturbed):
     assert all(one.cancelled() or not one.exception() for one in calls)
     assert all(numbers == sorted(numbers) for numbers in started.values())
     await asyncio.sleep(3)
-    demand = queue._shared.demand
-    assert demand.leased == 0
-    assert max(map(len, (demand._hungry, demand._later, demand._by_rank))) <= 70
+    assert introspect.leases_of(queue) == 0
+    sizes = introspect.planner_sizes(queue)
+    assert max(sizes[of] for of in ("hungry", "later", "by rank")) <= 70
     assert ticks.most < 100
     assert client.calls < 100 + 400 * loop.time()
     await queue.aclose()

@@ -6,11 +6,12 @@ import asyncio
 import random
 
 import pytest
-from _work import Ticks, stall_of_bare_tasks, work, worst_stall
-from virtual_client import VirtualClient
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers import introspect
+from tests.helpers.virtual_client import VirtualClient
+from tests.helpers.work import Ticks, stall_of_bare_tasks, work, worst_stall
 
 
 @pytest.mark.parametrize("say", ["slot", "queue", "hold"])
@@ -43,8 +44,8 @@ async def test_lanes_used_once_are_forgotten(valkey, name):
         for number in range(1000):
             async with queue.slot(key=number):
                 await asyncio.sleep(0.01)
-        assert len(queue._shared.demand.lines) < 200
-        assert len(queue._lanes.schedules) < 200
+        assert introspect.planner_sizes(queue)["grants"] < 200
+        assert len(introspect.lanes_of(queue)) < 200
 
 
 async def test_the_last_lanes_turn_is_kept_while_many_others_come_and_go(valkey, name):
@@ -77,7 +78,7 @@ async def test_work_does_not_grow_with_lanes(valkey, name):
             await asyncio.sleep(5)
             done = work(lambda queue=queue: queue.enqueue(key=7))
             left = work(calls[-1].cancel)
-            tick = work(lambda queue=queue: queue._release_due(queue._clock()))
+            tick = work(lambda queue=queue: introspect.release_due(queue))
             counts.append(done + left + tick)
             await queue.aclose(drain=False)
     few, many = counts
@@ -88,13 +89,8 @@ async def test_no_request_names_more_lanes_than_64(valkey, name):
     """So that no call of the script, and no answer, holds up others; nobody is left out for it."""
     client = VirtualClient(valkey)
     async with ApiQueue(lanes={"*": "1/s"}, schedule=SharedSchedule(client, name)) as queue:
-        sizes, send = [], queue._shared.link.send
-
-        async def count(member, verb, lanes, fields):
-            sizes.append(len(lanes))
-            return await send(member, verb, lanes, fields)
-
-        queue._shared.link.send = count
+        sizes = []
+        introspect.before_requests(queue, sizes.append)
         begun = asyncio.get_running_loop().time()
         await asyncio.gather(*(queue.enqueue(key=number) for number in range(500)))
         assert asyncio.get_running_loop().time() - begun < 0.1
@@ -155,9 +151,7 @@ async def test_lanes_left_unserved_are_forgotten(valkey, name, order):
         for number in range(3000):
             calls.append(queue.enqueue(key=f"late {number}", priority=1, timeout=0.05))
             await asyncio.sleep(0.01)
-        demand = queue._shared.demand
-        known = (demand._hungry, demand._later, demand._by_rank, demand._surplus, demand.lines)
-        assert max(map(len, known)) < 400
+        assert max(introspect.planner_sizes(queue).values()) < 400
         await queue.aclose(drain=False)
     await asyncio.gather(*calls, return_exceptions=True)
 

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
-from servers import fresh_name
-from virtual_client import VirtualClient
 
-from aioapiqueue import Window
+from aioapiqueue import ApiQueue, Window
 from aioapiqueue.integrations.redis import SharedSchedule
-
-
-def local_model():
-    """Return the module of the same name, which tests the local queue."""
-    path = Path(__file__).parents[1] / "properties" / "test_model.py"
-    spec = importlib.util.spec_from_file_location("local_model", path)
-    module = sys.modules["local_model"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-local = local_model()
+from tests.helpers import introspect
+from tests.helpers.naive_model import Model
+from tests.helpers.servers import fresh_name
+from tests.helpers.virtual_client import VirtualClient
+from tests.properties.test_model import QueueMachine
 
 
 def kinds(limits):
@@ -34,7 +22,7 @@ def kinds(limits):
     return sorted(limit.per if isinstance(limit, Window) else 0 for limit in limits)
 
 
-class PatientModel(local.Model):
+class PatientModel(Model):
     """Nobody gives up before its time is over: only the server knows that it would be in vain."""
 
     def submit(self, call, now):
@@ -54,36 +42,34 @@ def machine(server, *, lanes, ahead):
 
     Calls of several costs are of no lane (`lanes=False`), or those of all lanes cost 1: a costly
     call whose lane is not due yet is not overtaken by a cheap one, as it is in a local queue.
+
+    A slot that is taken ahead is charged when it is taken, for a call of that cost; the model
+    charges it when it is due. So there all costs are 1, and nobody leaves as its slot comes.
     """
 
-    class SharedQueue(local.Queue):
-        def __init__(self, *limits, **options):
-            schedule = SharedSchedule(VirtualClient(server), fresh_name(), ahead=ahead)
-            super().__init__(*limits, schedule=schedule, **options)
+    def shared_queue(*limits, **options):
+        schedule = SharedSchedule(VirtualClient(server), fresh_name(), ahead=ahead)
+        return ApiQueue(*limits, schedule=schedule, **options)
 
-        def _join(self, slot, future):
-            # As the model has it: nobody gives up at once because of a hold, which may be known.
-            held = self._schedule.held
-            self._schedule.hold(-math.inf)
-            super()._join(slot, future)
-            self._schedule.hold(held)
-
-    class SharedMachine(local.QueueMachine):
-        queue_class = SharedQueue
+    class SharedMachine(QueueMachine):
+        queue_class = staticmethod(shared_queue)
+        fault = staticmethod(introspect.let_all_wait)  # as PatientModel has it
         model_class = PatientModel
         rounding = 2e-6  # the server counts whole microseconds
+        cancels_at_grants = not ahead
 
         def fitting(self, key, cost):
-            return (key, 1) if lanes else (None, cost)
+            return (key, 1) if lanes else (None, 1 if ahead else cost)
 
         def fitting_limits(self, limits, key):
             """Keep the kinds: the server does not forget at once a kind that is gone."""
-            before = self.queue.limits if key is None else self.queue._lanes.limits.get(key)
+            lanes = introspect.lane_limits_of(self.queue)
+            before = self.queue.limits if key is None else lanes.get(key)
             return limits if before is None or kinds(limits) == kinds(before) else list(before)
 
         def timers(self):
             """Do not count the one by which places that are taken are kept."""
-            return self.loop.pending_timers - len(self.queue._shared._timers)
+            return self.loop.pending_timers - len(introspect.own_timers_of(self.queue))
 
     return SharedMachine
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from virtual_client import VirtualClient
 
 from aioapiqueue import ApiQueue, Rate
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.virtual_client import VirtualClient
 
 
 async def started(queue, *calls):

@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from members import Member, between, fleet, together
-from servers import keys_of
-from workers import fullest
 
 from aioapiqueue import Rate, SlotTimeout
+from tests.helpers.members import Member, between, fleet, together
+from tests.helpers.servers import keys_of
+from tests.helpers.workers import fullest
 
 AHEAD = 0.2
 CATCH_UP = 0.010
@@ -38,9 +38,10 @@ async def test_while_it_is_away_only_the_leases_at_hand_are_used(valkey, name):
         assert fullest(instants, 1.0) <= 101
         for one in members:
             assert one.queue.stats.fault == ""
-            (lost,), (restored,) = one.instants("lost"), one.instants("restored")
-            assert 2 <= lost <= 2 + AHEAD
-            assert 7 <= restored <= 7 + BACKOFF
+            (disconnected,) = one.instants("disconnected")
+            (reconnected,) = one.instants("reconnected")
+            assert 2 <= disconnected <= 2 + AHEAD
+            assert 7 <= reconnected <= 7 + BACKOFF
 
 
 @pytest.mark.parametrize("burst", [1, 50])
@@ -170,7 +171,7 @@ async def test_the_fallback_rate_holds_while_the_server_is_away_and_no_longer(va
             assert one.released(3, 12) == pytest.approx(45, abs=1)
             assert fullest([at for at in one.instants() if 3 <= at < 12], 1.0) <= 6
             assert one.queue.stats.fault == ""
-            assert len(one.instants("lost")) == len(one.instants("restored")) == 1
+            assert len(one.instants("disconnected")) == len(one.instants("reconnected")) == 1
         instants = together(*members)
         assert between(instants, 12 + BACKOFF, 18) == pytest.approx(50 * 4, abs=4)
         assert fullest([at for at in instants if at >= 12 + BACKOFF], 1.0) <= 51
@@ -197,7 +198,7 @@ async def test_the_fallback_rate_holds_however_often_the_server_is_lost(valkey, 
             one.client.down = not one.client.down
             await asyncio.sleep(0.3)
         assert one.queue.stats.faults >= 10
-        assert len(one.instants("lost")) >= 10
+        assert len(one.instants("disconnected")) >= 10
         assert one.released(1, 31) <= 1
 
 
@@ -266,7 +267,7 @@ async def test_it_is_asked_again_after_seconds_at_most_and_not_all_the_time(valk
         for one in members:
             assert 100 / BACKOFF <= one.queue.stats.faults <= 100 / (BACKOFF / 2) + 10
             assert one.queue.stats.faults == one.queue.stats.asks == one.client.calls
-            assert len(one.instants("lost")) == 1
+            assert len(one.instants("disconnected")) == 1
         assert abs(members[0].client.calls - members[1].client.calls) <= 30
         assert members[0].queue.stats.fault == "ConnectionError: down"
 

@@ -6,9 +6,10 @@ import time
 from collections import Counter
 
 import pytest
-from servers import until
-from worker import RELEASED, START
-from workers import Workers, fullest, most_at_once
+
+from tests.helpers.servers import until
+from tests.helpers.worker import RELEASED, START
+from tests.helpers.workers import Workers, fullest, most_at_once
 
 pytestmark = pytest.mark.real
 
@@ -162,7 +163,7 @@ def test_a_server_that_loses_everything_again_and_again_harms_nobody(server, nam
         limit = 1 + rate * (started + 2.5 - killed + 1 + CATCH_UP)
         assert between(instants, killed - 1, started + 2.5) <= limit + 1 + AHEAD * rate
     assert all(one["faults"] >= 5 for one in figures)
-    assert [one["events"] for one in figures] == [["lost", "restored"] * 5] * 8
+    assert [one["events"] for one in figures] == [["disconnected", "reconnected"] * 5] * 8
     last = outages[-1][1]
     assert between(instants, last + 2.5, last + 3.5) >= 0.98 * rate
     assert set(shares(workers, last + 2.5)) == set(range(8))

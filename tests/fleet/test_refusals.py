@@ -3,11 +3,11 @@
 import asyncio
 
 import pytest
-from servers import Server
 
 from aioapiqueue import ApiQueue, ApiQueueError, Rate
 from aioapiqueue.exceptions import SharedError
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.servers import Server
 
 PASSWORD = "sesame-open"  # noqa: S105 - of servers that live for a second
 WRONG = "sesame-shut"

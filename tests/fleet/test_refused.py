@@ -3,11 +3,12 @@
 import asyncio
 
 from redis.exceptions import AuthenticationError
-from virtual_client import VirtualClient
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.exceptions import SharedError
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers import introspect
+from tests.helpers.virtual_client import VirtualClient
 
 
 class Shut(VirtualClient):
@@ -76,7 +77,7 @@ async def test_what_is_said_while_the_server_refuses_is_said_once_it_does_not(va
         queue.set_rate("2/s")
         queue.set_rate("3/s", key="a")
         queue.pause(30 - 10)
-        assert len(queue._shared._outbox) < 10
+        assert len(introspect.messages_of(queue)) < 10
         asks = queue.stats.asks
         await asyncio.sleep(10)
         assert 5 <= queue.stats.asks - asks <= 11  # by back-off
@@ -86,7 +87,7 @@ async def test_what_is_said_while_the_server_refuses_is_said_once_it_does_not(va
             (await one.enqueue()).release()
             assert loop.time() >= 30  # the end of the pause, as it was said
             assert [str(limit) for limit in one.limits] == ["2/s"]
-            assert [str(limit) for limit in one._lanes.limits["a"]] == ["3/s"]
+            assert [str(limit) for limit in introspect.lane_limits_of(one)["a"]] == ["3/s"]
         assert loop.time() < 32
         assert queue.stats.fault == ""
 

@@ -3,123 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from redis.exceptions import NoScriptError
-from servers import fresh_name
-from virtual_client import VirtualClient
 
 from aioapiqueue import Rate, Window
-from aioapiqueue._schedule import schedule_for
-from aioapiqueue.integrations import redis as integration
-from aioapiqueue.integrations.redis import SharedSchedule
-
-EPOCH = 1_700_000_000_000_000
-SECOND = 1_000_000
-
-
-class Script:
-    """One process's part in a quota: everything that it may say, at instants that are given.
-
-    Instants are whole microseconds since `EPOCH`.
-
-    Args:
-        server: where.
-        limits: of the queue.
-        lane: limits of its only lane, in which every call is made; default: there is none.
-        catch_up: microseconds.
-        ahead: microseconds.
-        adaptive: how to slow down.
-        places: concurrency.
-        of: another process, with which this one shares the quota.
-    """
-
-    def __init__(
-        self, server, limits, *, lane=None, catch_up=0, ahead=0, adaptive=None, places=-1, of=None
-    ):
-        self.server = server
-        self.limits, self.lane = limits, lane
-        self.catch_up, self.ahead, self.places = catch_up, ahead, places
-        self.name = of.name if of else fresh_name()
-        self.me = fresh_name()
-        self.schedule = SharedSchedule(VirtualClient(server), self.name)
-        self.schedule._adaptive = adaptive
-        self.rev = 0
-        self.turn = self.lane_turn = self.ask_at = 0
-        self.running = 0
-
-    def say(self, verb, now, *, waited=0, **fields):
-        """Say something; return what is the answer to just that."""
-        base = f"{{aioapiqueue:{self.name}}}"
-        keys = [base, f"{base}:who", f"{base}:places"]
-        schedule = self.schedule
-        turn = {"turn": self.turn and EPOCH + self.turn, "waited": waited}
-        queue = {"key": 1, "limits": schedule._limits(self.limits, base, keys), **turn}
-        lanes = []
-        if self.lane is not None:
-            keys.append(f"{base}:lane")
-            turn["turn"] = self.lane_turn and EPOCH + self.lane_turn
-            spec = {"key": len(keys), **turn}
-            lanes = [spec | {"limits": schedule._limits(self.lane, f"{base}:lane", keys)}]
-        payload = {
-            "me": self.me,
-            "rev": self.rev,
-            "catch_up": self.catch_up,
-            "ahead": self.ahead,
-            "lease": 10 * SECOND,
-            "places": self.places,
-            "running": self.running,
-            "queue": queue,
-            "lanes": lanes,
-            **fields,
-        }
-        arguments = len(keys), *keys, verb, str(EPOCH + now), json.dumps(payload)
-        try:
-            answer = self.server.sync().evalsha(integration._SHA, *arguments)
-        except NoScriptError:
-            answer = self.server.sync().eval(integration._SCRIPT, *arguments)
-        if answer[0] != b"ok":
-            return answer
-        assert answer[1] == EPOCH + now
-        return answer[7:]  # after instant, epoch, held, ready, rate and the lanes'
-
-    def ask(self, now, cost=1, count=1, **fields):
-        """Ask for slots once; return their instants, and note until when they may be used."""
-        wants = [[0 if self.lane is None else 1, cost, count]]
-        answer = self.say("ask", now, wants=wants, most=1000, lead=0, **{"late": 0, **fields})
-        _, turn, slots, turns = answer
-        self.turn = turn - EPOCH if turn > 0 else turn
-        self.lane_turn = turns[1] - EPOCH if turns else 0
-        self.ask_at = turns[2] - EPOCH if turns else self.turn
-        self.until = [instant - EPOCH for instant in slots[2::3]]
-        return [instant - EPOCH for instant in slots[1::3]]
-
-    def slot(self, now, cost=1, **fields):
-        """Ask until there is one, or a later time to ask is named; return its instant, or None."""
-        for _ in range(5):
-            slots = self.ask(now, cost, **fields)
-            if slots or self.turn < 0 or self.ask_at > now:
-                return slots[0] if slots else None
-        raise AssertionError(f"told to ask at {self.ask_at} again and again, at {now}")
-
-    def run(self, now, calls, cost=1):
-        """Make calls, each as soon as it may be; return their instants."""
-        found = []
-        while len(found) < calls:
-            slot = self.slot(now, cost)
-            if slot is None:
-                now = max(now + 1, self.ask_at)
-            else:
-                found.append(slot)
-                now = max(now, slot)
-        return found
-
-    def adjust(self, now, at, cost):
-        """Charge more for a call, or give back."""
-        self.say("adjust", now, items=[[0 if self.lane is None else 1, EPOCH + at, cost]])
+from aioapiqueue._lanes import limit_state_for
+from tests.helpers.script import SECOND, Script
 
 
 def test_of_10000_slots_none_drifts(each_server):
@@ -138,7 +29,7 @@ def test_a_huge_window_has_no_whole_call_too_many(valkey):
     script = Script(valkey, [Window(10**12, 10)])
     assert script.ask(0, cost=10**12) == [0]
     assert script.ask(0) == []
-    assert script.turn == 10 * SECOND
+    assert script.position == 10 * SECOND
 
 
 RATES = st.builds(
@@ -168,7 +59,7 @@ def local_schedule(limits, catch_up):
         else Window(limit.calls, limit.per * SECOND)
         for limit in limits
     ]
-    return schedule_for(micro, catch_up=max(1, catch_up))
+    return limit_state_for(micro, catch_up=max(1, catch_up))
 
 
 def kinds(limits):
@@ -198,8 +89,8 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
     def ask(cost, since):
         nonlocal last
         if since == now:
-            local.touch(now)
-        due = max(now, last, local.due(max(now, last), cost))
+            local.on_idle(now)
+        due = max(now, last, local.next_at(max(now, last), cost))
         slot = script.slot(now, cost, waited=now - since)
         if abs(due - ahead - now) > rounding:
             assert (slot is not None) == (due <= now + ahead), (slot, due)
@@ -207,7 +98,7 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
             assert script.ask_at <= max(now + SECOND, due - ahead + rounding)
             return False
         assert abs(slot - due) <= rounding
-        local.take(slot, cost)
+        local.consume(slot, cost)
         last = slot
         slots.append([slot, cost])
         return True
@@ -232,15 +123,15 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
             local.adjust(call[0], change)
         elif verb == "hold":
             until = now + round(cost * SECOND)
-            script.say("hold", now, seconds=until - now)
+            script.send("hold", now, hold=until - now)
             local.hold(max(local.held, until))
         elif verb == "set" and not in_lane and kinds(other) == kinds(script.limits):
             rounding += 0.25 * slower(script.limits, other)  # of what is owed, in calls
             script.limits = other
-            (script.rev,) = script.say("set", now, conf="[]")
-            script.turn = 0
+            (script.revision,) = script.send("setlimits", now, limits="[]")
+            script.position = 0
             new = local_schedule(other, catch_up)
-            new.succeed(local, now)
+            new.carry_over(local, now)
             local, slots = new, []
 
 
@@ -287,7 +178,7 @@ def test_asked_for_and_used_as_late_as_may_be_the_limit_holds(  # noqa: PLR0917 
     now, slots, latest = 0, [], []
     for pause, waited, late in history:
         now = max(now, script.ask_at) if pause is None else now + pause
-        found = script.ask(now, count=3, waited=waited, late=late)
+        found = script.ask(now, count=3, waited=waited, lateness=late)
         for slot, until in zip(found, script.until, strict=True):
             assert until >= slot + min(late, catch_up) - 1  # rounded
         slots, latest = slots + found, latest + script.until

@@ -14,14 +14,14 @@ import pytest
 import redis
 import redis.asyncio
 from blockbuster import BlockingError
-from groups import Cluster, Sentinels
 from redis.asyncio.retry import Retry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptError, OutOfMemoryError
-from servers import Server, fresh_name, keys_of, until
-from virtual_client import EPOCH, VirtualClient
 
 from aioapiqueue import ApiQueue, rate_limited
+from tests.helpers.groups import Cluster, Sentinels
+from tests.helpers.servers import Server, fresh_name, keys_of, until
+from tests.helpers.virtual_client import EPOCH, VirtualClient
 
 # What redis-py does by itself depends on its version, and on how the client was made.
 AGAIN = {"retry": Retry(ConstantBackoff(0.01), 3), "retry_on_error": [redis.ConnectionError]}
@@ -136,7 +136,7 @@ def test_a_server_does_not_outlive_the_tests(tmp_path):
     """Not even if these are killed."""
     program = textwrap.dedent("""
         import time
-        from servers import Server
+        from tests.helpers.servers import Server
         server = Server()
         server.start()
         print(server.sync().info()["process_id"], flush=True)

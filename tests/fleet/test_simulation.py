@@ -9,10 +9,10 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from _simulated_fleet import Fleet, most_in, watch
-from virtual_client import VirtualClient
 
 from aioapiqueue import Window
+from benchmarks._simulated_fleet import Fleet, most_in, watch
+from tests.helpers.virtual_client import VirtualClient
 
 CATCH_UP = 0.010  # of the queues: their default
 BURST = 1

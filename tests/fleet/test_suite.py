@@ -24,11 +24,11 @@ from pathlib import Path
 import pytest
 from _pytest.assertion.rewrite import rewrite_asserts
 from hypothesis import is_hypothesis_test, settings
-from servers import fresh_name
-from virtual_client import VirtualClient
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.servers import fresh_name
+from tests.helpers.virtual_client import VirtualClient
 
 ROUNDING = 2e-6
 
@@ -41,7 +41,7 @@ MODULES = (
     "test_lanes",
     "test_live_control",
     "test_map",
-    "test_promises",
+    "properties.test_promises",
     "test_queue",
     "test_slot",
     "test_waiting",
@@ -86,7 +86,7 @@ CHANGES = {
     "test_the_figures_add_up": {"before = queue.stats": "before = _without_asks(queue.stats)"},
     # Which lanes are kept is the server's to know.
     "test_a_lane_that_is_not_fresh_yet_is_not_forgotten": {
-        'assert "a" in queue._lanes.schedules': "pass"  # it goes on to see whether it is known
+        'assert "a" in introspect.lanes_of(queue)': "pass"  # it goes on to see whether it is known
     },
     "test_after_an_hour_without_a_call_it_starts_anew": {
         "queue.stats.lanes == 3": '(await gaps(queue, 3, key="a"))[1] > 0.21',
@@ -199,7 +199,7 @@ def changed(source):
 
 def load(name):
     """Return the module `name`, as shared queues need it."""
-    path = find_spec(name).origin
+    path = find_spec(f"tests.{name}").origin
     source = changed(Path(path).read_text("utf-8"))
     tree = Shared().visit(Rounding().visit(ast.parse(source)))
     ast.fix_missing_locations(tree)
@@ -207,7 +207,7 @@ def load(name):
     module = types.ModuleType(f"shared_{name}")
     module.__file__ = path
     exec(compile(tree, path, "exec", dont_inherit=True), vars(module))  # noqa: S102 - our own tests
-    module._heard, module._after_first, module._without_asks = heard, after_first, without_asks
+    vars(module).update(_heard=heard, _after_first=after_first, _without_asks=without_asks)
     if hasattr(module, "exactly"):
         module.exactly = exactly
     return module

@@ -4,11 +4,11 @@ import asyncio
 import math
 
 import pytest
-from members import Member, between, fleet, together
-from servers import keys_of
-from workers import fullest
 
 from aioapiqueue import Adaptive, Rate, Window
+from tests.helpers.members import Member, between, fleet, together
+from tests.helpers.servers import keys_of
+from tests.helpers.workers import fullest
 
 HEARD = 1.0  # seconds within which what one says acts on all
 AHEAD = 0.2
@@ -243,7 +243,7 @@ async def test_adaptive_slows_all_queues_on_the_push_back_of_one(valkey, name):
         await asyncio.sleep(2)
         one.queue.throttled()
         await asyncio.sleep(3)
-        assert one.queue.stats.slowed == 1
+        assert one.queue.stats.backed_off == 1
         assert one.queue.stats.rate == pytest.approx(50, rel=0.1)
         assert other.queue.stats.rate == pytest.approx(one.queue.stats.rate, rel=0.05)
         left = one.queue.stats.rate
@@ -256,7 +256,7 @@ async def test_adaptive_slows_all_queues_on_the_push_back_of_one(valkey, name):
         slot.throttled()  # of a call that was let through before the last slow-down
         slot.release()
         await asyncio.sleep(1)
-        assert (one.queue.stats.slowed, other.queue.stats.slowed) == (2, 0)
+        assert (one.queue.stats.backed_off, other.queue.stats.backed_off) == (2, 0)
 
 
 async def test_a_window_and_a_lane_hold_for_all_queues_together(valkey, name):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Event
 
-BOOTSTRAP = Path(_server.__file__).parent / "_bootstrap"
+BOOTSTRAP = Path(_server.__file__).parent / "bootstrap"
 CATCH_UP = 0.010  # seconds, a queue's default
 PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 
@@ -164,8 +164,8 @@ class Bench:
 
     def hub(self, limits: dict[str, object], **options: object) -> Hub:
         """Return a hub, to be entered."""
-        registry = Registry(limits, observers=[self])
-        return Hub(registry, directory=self.directory / "hub", **options)
+        self.registry = Registry(limits, observers=[self])
+        return Hub(self.registry, directory=self.directory / "hub", **options)
 
     def on_event(self, event: Event) -> None:
         """Hear from a queue."""
@@ -244,7 +244,7 @@ class Bench:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(10):
                     await process.communicate()
-            process._transport.close()
+            process._transport.close()  # noqa: SLF001 - asyncio has no public way
 
 
 class Raw:

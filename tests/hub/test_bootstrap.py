@@ -1,12 +1,15 @@
+import ast
 import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from aioapiqueue import _botocore_calls
 from aioapiqueue.hub import _protocol
 
 pytestmark = pytest.mark.real
@@ -22,7 +25,7 @@ from aiobotocore.session import get_session
 """
 
 
-async def test_the_interpreter_says_hello_hooked_and_bye(bench, tools):
+async def test_interpreter_reports_hello_hooked_bye(bench, tools):
     """A program that uses botocore is known with its versions, and that it ended well."""
     async with bench.hub({}) as hub:
         code, out, err = await bench.run("import botocore; print(botocore.__version__)", hub)
@@ -38,7 +41,7 @@ async def test_the_interpreter_says_hello_hooked_and_bye(bench, tools):
     assert (hooked.botocore, hooked.exited) == (out.strip(), True)
 
 
-async def test_what_a_program_said_is_heard_though_it_has_ended(bench, tools):
+async def test_reports_outlive_the_program(bench, tools):
     """A hub that is busy while a program comes and goes knows of it what it would have known."""
     async with bench.hub({}) as hub:
         subprocess.run(  # noqa: ASYNC221 - the hub's loop is to stand still meanwhile
@@ -53,7 +56,7 @@ async def test_what_a_program_said_is_heard_though_it_has_ended(bench, tools):
     assert process.exited
 
 
-async def test_a_program_that_is_killed_says_no_bye(bench, tools):
+async def test_killed_program_has_not_exited(bench, tools):
     """A killed process has ended, but did not exit."""
     async with bench.hub({}) as hub:
         program = await bench.start("import time; time.sleep(60)", hub)
@@ -64,7 +67,7 @@ async def test_a_program_that_is_killed_says_no_bye(bench, tools):
         assert not process.exited
 
 
-async def test_a_program_without_botocore_imports_next_to_nothing_more(bench):
+async def test_start_imports_little(bench):
     """What the bootstrap imports at the start are built-in and extension modules."""
     async with bench.hub({}) as hub:
         source = "import sys; print(*sorted(sys.modules))"
@@ -72,14 +75,29 @@ async def test_a_program_without_botocore_imports_next_to_nothing_more(bench):
         _, having, err = await bench.run(source, hub)
         assert err == ""
         more = set(having.split()) - set(without.split())
-        allowed = {"__future__", "_socket", "_json", "atexit", "_thread", "time", "sitecustomize"}
+        builtin = {"__future__", "_socket", "_json", "atexit", "_thread", "time"}
+        allowed = builtin | {"sitecustomize", "_aioapiqueue"}
         assert more <= allowed
         assert "_socket" in more
 
 
+def test_bootstrap_is_plain_python_39(tools):
+    """The bootstrap has the syntax of Python 3.9, and imports the standard library only."""
+    files = [*tools.BOOTSTRAP.rglob("*.py"), Path(_botocore_calls.__file__)]
+    assert len(files) > 5
+    for file in files:
+        tree = ast.parse(file.read_text(), feature_version=(3, 9))
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
+        names = {alias.name for node in imports for alias in node.names}
+        froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        names |= {node.module for node in froms if not node.level}
+        names = {name.partition(".")[0] for name in names}
+        assert names <= sys.stdlib_module_names | {"_aioapiqueue", "sitecustomize"}, file
+
+
 @pytest.mark.parametrize("body", ["print('theirs')", "import errno; errno.nosuch"])
-async def test_the_next_sitecustomize_is_imported_as_if_ours_were_not_there(bench, tools, body):
-    """The next one on the path runs once, is what `sitecustomize` names, and may fail as ever."""
+async def test_next_sitecustomize_is_imported(bench, tools, body):
+    """The next sitecustomize runs once, has the name, and may fail, as if ours did not exist."""
     theirs = bench.directory / "theirs"
     theirs.mkdir()
     (theirs / "sitecustomize.py").write_text(body)
@@ -97,10 +115,8 @@ async def test_the_next_sitecustomize_is_imported_as_if_ours_were_not_there(benc
         assert len(hub.processes) == 1
 
 
-async def test_without_another_sitecustomize_ours_stays_and_so_does_its_place_on_the_path(
-    bench, tools
-):
-    """The folder stays on sys.path, for programs that hand that to their children."""
+async def test_ours_stays_without_another_sitecustomize(bench, tools):
+    """Ours stays in sys.modules and on sys.path, for programs that give that to their children."""
     if (await bench.run("import sitecustomize", None))[0] == 0:
         pytest.skip("this Python has a sitecustomize of its own, as Debian's has")
     async with bench.hub({}) as hub:
@@ -110,7 +126,7 @@ async def test_without_another_sitecustomize_ours_stays_and_so_does_its_place_on
         assert out.split() == [str(tools.BOOTSTRAP / "sitecustomize.py"), str(tools.BOOTSTRAP)]
 
 
-async def test_two_copies_on_the_path_are_one(bench, tools):
+async def test_second_copy_only_chains(bench, tools):
     """A second copy of the bootstrap, from another installation, does nothing but chain."""
     copy = bench.directory / "copy"
     copy.mkdir()
@@ -123,7 +139,7 @@ async def test_two_copies_on_the_path_are_one(bench, tools):
         assert hub.figures[0].calls == 1
 
 
-async def test_without_a_hub_in_the_environment_it_does_nothing(bench, tools):
+async def test_nothing_happens_without_a_hub(bench, tools):
     """The bootstrap alone, without AIOAPIQUEUE_HUB, paces nothing and hooks nothing."""
     source = SYNC + "import sys; sts.get_caller_identity(); print(len(sys.meta_path))"
     plain = await bench.run(source, None)
@@ -131,7 +147,7 @@ async def test_without_a_hub_in_the_environment_it_does_nothing(bench, tools):
     assert await bench.run(source, None, PYTHONPATH=str(tools.BOOTSTRAP)) == plain
 
 
-async def test_an_interpreter_that_ignores_its_environment_is_never_heard_of(bench):
+async def test_isolated_interpreter_is_unknown(bench):
     """`python -I` says no hello: which is how the hub's owner can tell that it is not paced."""
     async with bench.hub({}) as hub:
         process = await asyncio.create_subprocess_exec(
@@ -142,7 +158,7 @@ async def test_an_interpreter_that_ignores_its_environment_is_never_heard_of(ben
 
 
 @pytest.mark.parametrize("package", ["botocore", "awscli/botocore"])
-async def test_a_botocore_that_cannot_be_hooked_cannot_be_imported(bench, tools, package):
+async def test_unhookable_botocore_cannot_be_imported(bench, tools, package):
     """Where the class of all clients is missing, the import says that nothing would be paced."""
     folder = bench.directory / package
     folder.mkdir(parents=True)
@@ -163,7 +179,7 @@ async def test_a_botocore_that_cannot_be_hooked_cannot_be_imported(bench, tools,
         )
 
 
-async def test_every_attempt_waits_before_it_is_signed(bench):
+async def test_attempts_wait_before_signing(bench):
     """Retries wait as first tries do, from any thread, and no signature grows old."""
     answers = iter([bench.loopback.THROTTLED] * 2)
     plain = bench.loopback.answer
@@ -192,8 +208,8 @@ async def test_every_attempt_waits_before_it_is_signed(bench):
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_an_answer_that_botocore_cannot_read_is_counted(bench, asynchronous):
-    """An error page is an error, and with status 429 a throttle, though no event tells of it."""
+async def test_unreadable_answer_is_counted(bench, asynchronous):
+    """An error page is an error, with status 429 a throttle, although botocore emits no event."""
     source = SYNC + "sts.get_caller_identity()"
     if asynchronous:
         source = f"""{AIO}
@@ -251,8 +267,8 @@ asyncio.run(main())
     bench.assert_paced(5)
 
 
-async def test_a_cancelled_task_leaves_the_line_or_gives_back_its_place(bench, tools):
-    """With one place: one cancelled in flight frees it at once, one that waits uses no slot."""
+async def test_cancelled_task_gives_everything_back(bench, tools):
+    """A task that is cancelled in flight frees its permit at once, one that waits uses no slot."""
     bench.loopback.answer = lambda _: None
     source = (
         AIO
@@ -289,7 +305,7 @@ asyncio.run(main())
         assert hub.figures[0].errors == 0
 
 
-async def test_ctrl_c_in_a_thread_that_waits_leaves_the_line(bench, tools):
+async def test_ctrl_c_leaves_the_queue(bench, tools):
     """A KeyboardInterrupt reaches a call that waits, and the next call waits behind nobody."""
     source = (
         SYNC
@@ -308,15 +324,15 @@ sts.get_caller_identity()
         program.process.send_signal(signal.SIGINT)
         assert await program.line() == "interrupted"
         await tools.until(lambda: (hub.requests, hub.figures[0].waiting) == (1, 1))
-        [queue] = hub._registry.queues.values()
+        [queue] = bench.registry.queues.values()
         queue.set_rate("1000/s")
         assert await program.end() == ("", "")
         assert (hub.figures[0].calls, hub.figures[0].waiting) == (2, 0)
     assert len(bench.released) == len(bench.loopback.arrivals) == 2
 
 
-async def test_the_access_key_is_read_for_each_attempt_and_no_secret_is_sent(bench, tools):
-    """A client whose credentials change is counted by the new ones, without a refresh by us."""
+async def test_access_key_is_read_each_time(bench, tools):
+    """A client whose credentials change is counted by the new ones, and no secret is sent."""
     source = """
         import botocore.session
         from botocore.credentials import RefreshableCredentials
@@ -366,7 +382,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("key", ["ASIAQNZGKIQY56JQ7WML", "ASIAIOSFODNN7EXAMPLE"])
 @pytest.mark.parametrize("source", [ROLE, ROLE_AIO], ids=["botocore", "aiobotocore"])
-async def test_a_role_is_known_by_its_arn_whatever_its_keys_tell(bench, tools, source, key):
+async def test_role_is_known_by_its_arn(bench, tools, source, key):
     """The first call of an assumed role counts for the role's account, as the later ones do."""
     plain = bench.loopback.answer
     role = (
@@ -401,7 +417,7 @@ async def test_a_role_is_known_by_its_arn_whatever_its_keys_tell(bench, tools, s
     ]
 
 
-async def test_what_parameters_say_of_a_call_are_numbers_only(bench, tools, monkeypatch):
+async def test_parameters_are_sent_as_numbers(bench, tools, monkeypatch):
     """Whole numbers, lengths of lists, and 1 for what else is given; no text leaves the program."""
     told = []
     parse = _protocol.parse
@@ -425,7 +441,7 @@ async def test_what_parameters_say_of_a_call_are_numbers_only(bench, tools, monk
     assert b"secret" not in b"".join(told)
 
 
-async def test_whatever_parameters_are_called_the_call_goes(bench, tools, monkeypatch):
+async def test_any_parameter_name_is_accepted(bench, tools, monkeypatch):
     """Long keys of a map in another script, and enumerations: what botocore takes, the hub does."""
     told = []
     parse = _protocol.parse
@@ -448,8 +464,8 @@ async def test_whatever_parameters_are_called_the_call_goes(bench, tools, monkey
     assert facts == [{"DurationSeconds": 900}, {"TableName": 1, "Item": 1}]
 
 
-async def test_without_files_a_call_says_what_to_raise(bench, tools):
-    """A program at its limit of open files is told of that, and not that the hub has gone."""
+async def test_call_without_files_names_remedy(bench, tools):
+    """In a program at its limit of open files, the error names that limit and the remedy."""
     source = """
         import os, resource, botocore.session
         sts = botocore.session.get_session().create_client("sts")

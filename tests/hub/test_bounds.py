@@ -13,6 +13,7 @@ import pytest
 
 from aioapiqueue.hub import OTHERS, Hub, Process
 from aioapiqueue.registry import Registry
+from tests.helpers import introspect
 
 pytestmark = pytest.mark.real
 
@@ -120,7 +121,7 @@ async def test_one_process_leaves_room_for_others(bench, tools, another, monkeyp
 
 async def test_many_kinds_of_calls_are_summed(bench, tools, monkeypatch):
     """Beyond so many kinds, calls are paced by queue and lane, judged, and counted together."""
-    monkeypatch.setattr("aioapiqueue.hub._server._MAX_FIGURES", 2)
+    monkeypatch.setattr("aioapiqueue.hub._calls._MAX_STATS", 2)
     limits = {"ec2": {"rate": "1000/s", "lanes": {"RunInstances": "1/h"}}}
     async with bench.hub(limits) as hub, tools.Raw(hub) as client:
         client.greet()
@@ -210,7 +211,7 @@ LIMITS = {"ec2": {"rate": "1000/s", "concurrency": 1}}
 
 
 async def test_only_the_holder_goes_ahead(bench, tools, another):
-    """A process that holds no place, and says that its call is nested, waits in line."""
+    """A process that holds no permit, and claims that its call is nested, waits as any other."""
     async with bench.hub(LIMITS) as hub, tools.Raw(hub) as client, another(hub) as other:
         client.greet()
         client.ask(1)
@@ -225,7 +226,7 @@ async def test_only_the_holder_goes_ahead(bench, tools, another):
 
 
 async def test_one_place_lets_one_call_ahead(bench, tools, another):
-    """Nested calls go ahead on any connection of the holder, one at a time for each place."""
+    """Nested calls go ahead on any connection of the holder, one at a time for each permit."""
     async with bench.hub(LIMITS) as hub, tools.Raw(hub) as holder, tools.Raw(hub) as same:
         for client in (holder, same):
             client.greet()
@@ -253,7 +254,7 @@ async def test_one_place_lets_one_call_ahead(bench, tools, another):
             same.say(do="end", id=number, status=200)
         holder.say(do="leave", id=1)
         await tools.until(lambda: hub.requests == 0)
-        (client,) = hub._clients.values()
+        (client,) = introspect.clients_of(hub).values()
         assert (client.requests, client.calls, client.ahead) == (0, 0, 0)
 
 
@@ -269,7 +270,7 @@ async def test_memory_is_given_back(bench, tools):
                 assert all([(await client.hear()).get("go") for _ in range(requests + 1)][1:])
                 for number in range(1, requests // 2):
                     client.say(do="end", id=number, status=200)
-        await tools.until(lambda: not hub._connections)
+        await tools.until(lambda: not introspect.connections_of(hub))
 
     def kept():
         gc.collect()
@@ -287,14 +288,14 @@ async def test_memory_is_given_back(bench, tools):
         finally:
             tracemalloc.stop()
         assert sum(figure.calls for figure in hub.figures) == 3220
-        assert (hub.requests, len(hub._clients)) == (0, 0)
+        assert (hub.requests, len(introspect.clients_of(hub))) == (0, 0)
         assert grown < 40_000
 
 
 async def test_queues_at_rest_are_given_up(bench, tools, monkeypatch):
     """Of accounts that come one after the other, no queue is kept; what owes a wait is."""
-    monkeypatch.setattr("aioapiqueue.hub._server._MANY_KINDS", 50)
-    monkeypatch.setattr("aioapiqueue.hub._server._MAX_FIGURES", 100)
+    monkeypatch.setattr("aioapiqueue.hub._calls._MANY_KINDS", 50)
+    monkeypatch.setattr("aioapiqueue.hub._calls._MAX_STATS", 100)
     limits = {
         "ec2": {
             "rate": "1000/s",
@@ -303,7 +304,7 @@ async def test_queues_at_rest_are_given_up(bench, tools, monkeypatch):
         "iam": "1/h",
     }
     async with bench.hub(limits) as hub, tools.Raw(hub) as client:
-        registry = hub._registry
+        registry = bench.registry
         client.greet()
         client.ask(1, "ListUsers", service="iam")
         for number in (2, 3):  # the second waits for its bucket, and has not joined its queue

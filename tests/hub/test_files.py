@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from tests.helpers import introspect
+
 pytestmark = pytest.mark.real
 
 # Serves until there is a file "stop"; says where, and then what it has let go.
@@ -144,7 +146,7 @@ async def test_idle_connections_make_room_for_others(bench, crowded):
 
 
 async def test_no_file_is_refused_in_time(bench, crowded, stalls):
-    """Where no file comes free, who waits hears what to do; those that are in stay in line."""
+    """Where no file comes free, clients that wait are refused with the remedy; the others stay."""
     async with crowded(48, "1/h", room_seconds=1) as hub:
         program = await hub.start("work(50)")
         assert await program.line() == "sent"
@@ -202,9 +204,9 @@ async def test_idle_close_races_the_next_call(bench, tools, source, unread):
     async with bench.hub({"sts": "1000/s"}) as hub:
         program = await bench.start(f"{CALLS}{WAITS}{source}", hub)
         assert await program.line() == "idle"
-        await tools.until(lambda: any(one.is_idle for one in hub._connections))
+        await tools.until(lambda: any(one.is_idle for one in introspect.connections_of(hub)))
         # Not the one by which the process is known to be there.
-        (idle,) = [one for one in hub._connections if one.is_idle]
+        (idle,) = [one for one in introspect.connections_of(hub) if one.is_idle]
         if unread:
             (bench.directory / "go").touch()
             hold_up(bench.directory / "asked")
@@ -223,16 +225,15 @@ def hold_up(path):
 
 
 LATE_PING = """
-[finder] = [one for one in sys.meta_path if getattr(one, "aioapiqueue", False)]
-bootstrap = type(finder).find_spec.__globals__
-line, bootstrap["_SILENCE"] = bootstrap["_line"], 0.1
+from _aioapiqueue import wires
+line, wires.SILENCE = wires.line, 0.1
 def late(**fields):
     if fields == {"do": "ping"}:
         open("pings", "w").close()
         while not os.path.exists("closed"):
             time.sleep(0.005)
     return line(**fields)
-bootstrap["_line"] = late
+wires.line = late
 """
 
 
@@ -241,12 +242,12 @@ async def test_idle_close_races_a_ping(bench, tools):
     async with bench.hub({"sts": "1000/s"}) as hub:
         program = await bench.start(f"{CALLS}{WAITS}{LATE_PING}{THREAD}", hub)
         assert await program.line() == "idle"
-        await tools.until(lambda: any(one.is_idle for one in hub._connections))
-        [idle] = [one for one in hub._connections if one.is_idle]
+        await tools.until(lambda: any(one.is_idle for one in introspect.connections_of(hub)))
+        [idle] = [one for one in introspect.connections_of(hub) if one.is_idle]
         (bench.directory / "go").touch()
         hold_up(bench.directory / "pings")  # the question is there, and has not been read
         idle.close_idle()
-        await tools.until(lambda: idle not in hub._connections)
+        await tools.until(lambda: idle not in introspect.connections_of(hub))
         (bench.directory / "closed").touch()
         assert await program.end(within=10) == ("", "")
         assert hub.figures[0].calls == len(bench.loopback.times) == 2
@@ -256,13 +257,12 @@ async def test_refusal_races_the_question(bench, monkeypatch):
     """A call whose connection is refused before it has asked says why."""
     monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_CONNECTIONS_PER_PROCESS", 1)
     source = """
-        [finder] = [one for one in sys.meta_path if getattr(one, "aioapiqueue", False)]
-        wire = type(finder).find_spec.__globals__["_Wire"]
-        connect = wire._connect
+        from _aioapiqueue import Wire
+        connect = Wire._connect
         def slow(self):
             connect(self)
             time.sleep(0.2)
-        wire._connect = slow
+        Wire._connect = slow
         work(1)
     """
     async with bench.hub({}) as hub:

@@ -56,7 +56,7 @@ async def paced(bench, tools, python, source, *, botocore=None, **environment):
         await tools.until(lambda: hub.requests == 0)
 
 
-async def test_another_python_without_our_packages_is_paced(bench, tools):
+async def test_python_without_our_packages(bench, tools):
     """A program on the newest Python, which has botocore and nothing of ours, is paced."""
     if sys.version_info[:2] == (3, 13):
         pytest.skip("this is that Python")
@@ -107,7 +107,7 @@ def environments(tmp_path_factory):
         ("3.13", "boto3", "1."),
     ],
 )
-async def test_a_foreign_environment_of_boto3_is_paced(bench, tools, environments, case):
+async def test_foreign_boto3_is_paced(bench, tools, environments, case):
     """The same script is paced on old and new Pythons, with old and new botocores."""
     version, requirement, botocore = case
     python = await environments(version, requirement)
@@ -123,15 +123,15 @@ async def test_a_foreign_environment_of_boto3_is_paced(bench, tools, environment
         ("3.13", "aiobotocore", "1."),
     ],
 )
-async def test_a_foreign_environment_of_aiobotocore_is_paced(bench, tools, environments, case):
-    """So is aiobotocore, from the one that came with botocore 1.31 on."""
+async def test_foreign_aiobotocore_is_paced(bench, tools, environments, case):
+    """A script of aiobotocore is paced on old and new Pythons, from botocore 1.31 on."""
     version, requirement, botocore = case
     python = await environments(version, requirement)
     await paced(bench, tools, python, AIO, botocore=botocore, VERSION=version)
 
 
 @pytest.mark.slow
-async def test_gevent_waits_without_stopping_the_other_greenlets(bench, tools, environments):
+async def test_gevent_stops_no_other_greenlet(bench, tools, environments):
     """In a program patched by gevent, greenlets wait for their turns side by side."""
     python = await environments("3.12", "botocore", "gevent")
     source = """
@@ -158,7 +158,7 @@ async def test_gevent_waits_without_stopping_the_other_greenlets(bench, tools, e
 
 
 @pytest.mark.slow
-async def test_an_eventlet_program_is_paced(bench, tools, environments):
+async def test_eventlet_program_is_paced(bench, tools, environments):
     """In a program patched by eventlet, green threads wait for their turns, and no other way."""
     python = await environments("3.12", "botocore", "eventlet")
     source = """

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from aioapiqueue.hub import Hub
 from aioapiqueue.registry import Registry
+from tests.helpers import introspect
 
 pytestmark = pytest.mark.real
 
@@ -82,7 +83,8 @@ class Serving:
         self.loop.set_exception_handler(lambda _, context: self.errors.append(context))
         limits = {"ec2": {"rate": "100000/s", "concurrency": 2}}
         path = Path(self.directory.name) / "hub"
-        async with Hub(Registry(limits), directory=path) as self.hub:
+        self.registry = Registry(limits)
+        async with Hub(self.registry, directory=path) as self.hub:
             self.ready.set()
             await self.stop.wait()
 
@@ -100,16 +102,16 @@ class Serving:
 
     def settled(self):
         """Wait until all is given back: no connection, no request, no place."""
-        self.serves()  # whoever came earlier has been accepted, too
+        self.serves()  # clients that came earlier have been accepted, too
         deadline = time.monotonic() + PATIENCE
-        while self.hub._connections or self.hub.requests:
+        while introspect.connections_of(self.hub) or self.hub.requests:
             assert time.monotonic() < deadline, "something of a client that has gone is left"
             time.sleep(0.0005)
         for figure in self.hub.figures:
             assert (figure.waiting, figure.running) == (0, 0), figure
-        for queue in self.hub._registry.queues.values():
+        for queue in self.registry.queues.values():
             assert (queue.waiting, queue.running) == (0, 0), queue
-        assert not self.hub._clients
+        assert not introspect.clients_of(self.hub)
         assert self.errors == []
 
     def serves(self):
@@ -131,8 +133,8 @@ def serving():
 
 @settings(max_examples=200)
 @given(data=st.one_of(stream, greeted, greeted), cuts=st.lists(st.integers(0, 3000), max_size=6))
-def test_whatever_a_client_sends_costs_no_place(serving, data, cuts):
-    """Truncated, binary, huge or in pieces: the hub goes on, and all places are there again."""
+def test_any_input_costs_no_slot(serving, data, cuts):
+    """Whatever a client sends, the hub goes on, and all slots are given back."""
     with serving.connect() as client, contextlib.suppress(ConnectionError):
         for begin, end in zip([0, *sorted(cuts)], [*sorted(cuts), None], strict=True):
             client.sendall(data[begin:end])
@@ -145,7 +147,7 @@ def test_whatever_a_client_sends_costs_no_place(serving, data, cuts):
 
 @settings(max_examples=60)
 @given(data=greeted)
-def test_every_line_that_is_sent_back_is_of_the_protocol(serving, data):
+def test_answers_keep_to_the_protocol(serving, data):
     """A client hears whole lines: its version, turns, errors; nothing after the last."""
     with serving.connect() as client:
         heard = b""
@@ -163,8 +165,8 @@ def test_every_line_that_is_sent_back_is_of_the_protocol(serving, data):
     serving.settled()
 
 
-def test_a_slow_client_holds_up_nobody_and_is_heard_in_the_end(serving):
-    """A message that comes byte by byte is understood, while others are served in between."""
+def test_slow_client_holds_up_nobody(serving):
+    """A message that comes byte by byte is understood, while other clients are served."""
     data = b"".join(json.dumps(fields).encode() + b"\n" for fields in (HELLO, ASK))
     with serving.connect() as client:
         for place in range(len(data) - 1):
@@ -178,7 +180,7 @@ def test_a_slow_client_holds_up_nobody_and_is_heard_in_the_end(serving):
     serving.settled()
 
 
-def test_clients_that_come_and_go_leave_no_memory_behind(serving):
+def test_clients_leave_no_memory_behind(serving):
     """After thousands of connections, good and bad, the hub holds no more than after the first."""
     ask = b"".join(
         json.dumps(fields).encode() + b"\n"

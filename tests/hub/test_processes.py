@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from tests.helpers import introspect
+
 pytestmark = pytest.mark.real
 
 # Forks workers of so many threads each, which call until they are killed or find a file "stop".
@@ -42,8 +44,8 @@ for pid in children:
 """
 
 
-async def test_eight_processes_of_eight_threads_share_one_rate(bench, tools, stalls):
-    """Together they make 50 calls per second, no more in any second, and nothing is left over.
+async def test_processes_share_one_rate(bench, tools, stalls):
+    """Eight processes of eight threads make 50 calls in each second together, and leave nothing.
 
     What arrives in any second is the slow test's: here it is what is let go that is counted.
     """
@@ -66,8 +68,10 @@ async def test_eight_processes_of_eight_threads_share_one_rate(bench, tools, sta
     bench.assert_paced(50)
 
 
-async def test_when_half_are_killed_the_rest_take_the_whole_rate_at_once(bench, tools, stalls):
-    """No slot goes to the dead, but for those whose calls were under way as they died.
+async def test_survivors_get_the_whole_rate(bench, tools, stalls):
+    """When half of the processes are killed, the rest has the whole rate at once.
+
+    No slot goes to the dead, except to calls that were under way as they died.
 
     How long the gap around their death is, is the slow test's.
     """
@@ -109,9 +113,7 @@ asyncio.run(main())
 """
 
 
-async def test_when_the_hub_is_killed_every_waiting_call_fails_and_nothing_is_sent(
-    bench, tools, stalls
-):
+async def test_killed_hub_fails_waiting_calls(bench, tools, stalls):
     """Threads and tasks that wait get an error that says so within 5 s; later calls at once."""
     hub = await bench.start(
         HUB, None, str(bench.directory / "hub"), PYTHONPATH=os.pathsep.join(sys.path)
@@ -164,8 +166,8 @@ async def test_when_the_hub_is_killed_every_waiting_call_fails_and_nothing_is_se
     assert len(bench.loopback.arrivals) == 1
 
 
-async def test_without_a_hub_at_the_start_every_call_fails(bench, tools):
-    """A program whose hub is not there starts, and is told at its first call; nothing is sent."""
+async def test_missing_hub_fails_every_call(bench, tools):
+    """A program whose hub does not exist starts, and its first call raises; nothing is sent."""
     source = """
         import asyncio, pickle
         import botocore.session
@@ -243,8 +245,8 @@ async def test_grandchildren_are_paced(bench, tools):
         await tools.until(lambda: len(hub.processes) == 3)
 
 
-async def test_a_daemon_that_closes_every_file_is_paced_and_its_files_are_its_own(bench, tools):
-    """After all file numbers are closed and reused, nothing of ours is written into them."""
+async def test_daemon_keeps_its_own_files(bench, tools):
+    """A daemon that closes every file is paced; nothing of ours is written into its new files."""
     source = """
         import os, botocore.session
         sts = botocore.session.get_session().create_client("sts")
@@ -264,8 +266,8 @@ async def test_a_daemon_that_closes_every_file_is_paced_and_its_files_are_its_ow
         assert process.botocore
 
 
-async def test_a_forked_child_keeps_nothing_of_its_parent_alive(bench, tools):
-    """A parent's place is given back when it is killed, although its child lives on."""
+async def test_forked_child_releases_its_parent(bench, tools):
+    """A parent's slot is given back when it is killed, although its child lives on."""
     bench.loopback.answer = lambda _: None
     source = """
         import os, threading, time, botocore.session
@@ -288,8 +290,8 @@ async def test_a_forked_child_keeps_nothing_of_its_parent_alive(bench, tools):
         await tools.until(lambda: sum(one.ended is None for one in hub.processes.values()) == 1)
 
 
-async def test_calls_that_wait_for_a_refresh_hold_up_nobody(bench, tools):
-    """With places for two, two threads at botocore's lock let the refresh go ahead of them."""
+async def test_refresh_holds_up_nobody(bench, tools):
+    """With two permits, two threads at botocore's lock let the refresh go ahead of them."""
     source = """
         import threading, botocore.session
         from botocore.credentials import DeferredRefreshableCredentials
@@ -316,8 +318,10 @@ async def test_calls_that_wait_for_a_refresh_hold_up_nobody(bench, tools):
 
 
 @pytest.mark.slow
-async def test_eight_interpreters_of_eight_threads_over_twenty_seconds(bench, tools, stalls):
-    """0.98 to 1.00 of 50 per second over 20 s, at most 52 in any second; then half are killed.
+async def test_interpreters_share_one_rate_for_long(bench, tools, stalls):
+    """Eight interpreters of eight threads make 0.98 to 1.00 of 50 calls per second for 20 s.
+
+    There are at most 52 in any second; then half of the interpreters are killed.
 
     Arrivals come later than their release by what the machine takes for both: what it kept from
     this process meanwhile is told by `stalls`, and allowed for where arrivals are counted.
@@ -344,11 +348,11 @@ async def test_eight_interpreters_of_eight_threads_over_twenty_seconds(bench, to
         lost = stalls.seconds - stood_still
         after = [at for at in bench.released if killed <= at < killed + 5]
         assert len(after) >= 0.98 * 50 * (5 - lost) - 1
-        # Whoever was let go as it died has its place given back; the next tick goes to the living.
+        # What was let go as it died is given back; the next release goes to the living.
         assert max(tools.gaps([killed, *after])) <= 2 / 50 + lost
 
 
-# Each connection is a waiter; whoever is let go says so, and asks again.
+# Each connection is a waiter; when it may go, it ends its call and asks again.
 CROWD = """
 import os, select, socket, sys
 ask = b'{"do":"ask","id":1,"service":"ec2","operation":"DescribeRegions"}\\n'
@@ -378,7 +382,7 @@ async def test_thousands_wait_from_dozens_of_processes(bench, tools, stalls):
         await tools.until(lambda: hub.figures and hub.figures[0].waiting >= 3900)
         [figure] = hub.figures
         for waiting, connections in ((3900, 4000), (1900, 2000)):
-            await tools.until(lambda: len(hub._connections) == connections)  # noqa: B023 - at once
+            await tools.until(lambda: len(introspect.connections_of(hub)) == connections)  # noqa: B023 - at once
             stood_still, before, begun = stalls.seconds, len(bench.released), time.monotonic()
             await asyncio.sleep(4)
             count, took = len(bench.released) - before, time.monotonic() - begun
@@ -392,6 +396,6 @@ async def test_thousands_wait_from_dozens_of_processes(bench, tools, stalls):
             del crowds[::2]
         for crowd in crowds:
             crowd.process.kill()
-        await tools.until(lambda: not hub._connections)
+        await tools.until(lambda: not introspect.connections_of(hub))
         assert (hub.requests, figure.waiting, figure.running) == (0, 0, 0)
-        assert not hub._clients
+        assert not introspect.clients_of(hub)

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from aioapiqueue import ApiQueue, Window
 from aioapiqueue.hub import Hub
 from aioapiqueue.registry import Registry
+from tests.helpers import introspect
 
 pytestmark = pytest.mark.real
 
 
-async def test_only_this_user_can_reach_the_socket(bench):
+async def test_socket_is_for_this_user(bench):
     """The socket is 0600 in a directory of 0700, and is gone after the block."""
     async with bench.hub({}) as hub:
         assert stat.S_IMODE(hub.path.stat().st_mode) == 0o600
@@ -36,7 +36,7 @@ async def test_only_this_user_can_reach_the_socket(bench):
         (lambda directory: directory.touch(), "no directory"),
     ],
 )
-async def test_a_directory_that_others_may_get_at_is_refused(directory, spoil, word):
+async def test_open_directory_is_refused(directory, spoil, word):
     """A directory that is open to others, a link or a file is refused with a remedy."""
     spoil(directory / "hub")
     with pytest.raises(PermissionError, match=word):
@@ -46,7 +46,7 @@ async def test_a_directory_that_others_may_get_at_is_refused(directory, spoil, w
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
-async def test_a_directory_of_another_user_is_refused(directory):
+async def test_another_users_directory_is_refused(directory):
     """Somebody else's directory is refused, whatever its mode."""
     (directory / "hub").mkdir(mode=0o700)
     os.chown(directory / "hub", 65534, 65534)
@@ -86,8 +86,8 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a dir
     ],
     ids=["all", "others", "group", "owner", "list"],
 )
-async def test_a_folder_that_others_could_move_away_is_refused(directory, spoil):
-    """Who may write to a folder that it lies in, may put another directory in its place."""
+async def test_movable_folder_is_refused(directory, spoil):
+    """A directory is refused if others may write to a folder that it lies in."""
     inner = directory / "above" / "between"
     inner.mkdir(parents=True)
     spoil(directory / "above")
@@ -97,8 +97,8 @@ async def test_a_folder_that_others_could_move_away_is_refused(directory, spoil)
 
 
 @pytest.mark.parametrize("mode", [0o1777, 0o755, 0o770])
-async def test_a_folder_that_others_cannot_move_is_taken(directory, mode):
-    """A sticky one, one that all may look into, one that a group of this user may write to."""
+async def test_unmovable_folder_is_accepted(directory, mode):
+    """A directory may lie in a sticky folder, a readable one, or one of this user's own group."""
     if mode == 0o770:
         private_group()
     (directory / "above").mkdir()
@@ -107,7 +107,7 @@ async def test_a_folder_that_others_cannot_move_is_taken(directory, mode):
         assert hub.path.exists()
 
 
-async def test_a_path_too_long_for_a_socket_is_refused(directory):
+async def test_too_long_path_is_refused(directory):
     """A path that no socket can have is refused before anything is made."""
     with pytest.raises(ValueError, match="TMPDIR"):
         async with Hub(Registry({}), directory=directory / ("x" * 100)):
@@ -115,7 +115,7 @@ async def test_a_path_too_long_for_a_socket_is_refused(directory):
     assert list(directory.iterdir()) == []
 
 
-async def test_the_socket_of_a_hub_that_was_killed_is_replaced(bench, tools):
+async def test_stale_socket_is_replaced(bench, tools):
     """A hub starts where another has left its socket behind."""
     (bench.directory / "hub").mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as old:
@@ -126,8 +126,8 @@ async def test_the_socket_of_a_hub_that_was_killed_is_replaced(bench, tools):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-async def test_another_user_is_refused_even_where_the_file_modes_let_it_in(bench):
-    """A peer of another user id is told so and hung up on, whatever the modes say."""
+async def test_another_user_is_refused(bench):
+    """A peer of another user id is refused, although the file modes let it in."""
     async with bench.hub({}) as hub:
         for path in (hub.path, hub.path.parent, bench.directory):
             path.chmod(0o777)
@@ -146,7 +146,7 @@ async def test_another_user_is_refused_even_where_the_file_modes_let_it_in(bench
     assert "not 65534" in json.loads(out)["error"]
 
 
-async def test_calls_are_let_go_at_the_rate_of_their_queue(bench, tools, stalls):
+async def test_calls_keep_to_the_rate(bench, tools, stalls):
     """Of four calls at 20 per second, the last is let go after 150 ms; others at once."""
     async with bench.hub({"ec2": "20/s"}) as hub, tools.Raw(hub) as client:
         client.greet()
@@ -175,7 +175,7 @@ async def test_calls_are_let_go_at_the_rate_of_their_queue(bench, tools, stalls)
         assert (iam.calls, iam.paced, iam.queue, iam.waited) == (1, False, None, 0)
 
 
-async def test_count_only_counts_what_would_have_waited(bench, tools):
+async def test_count_only_lets_everything_go(bench, tools):
     """With `count_only` everything is let go at once, and the peak of one second is known."""
     async with bench.hub({"ec2": "1/s"}, count_only=True) as hub, tools.Raw(hub) as client:
         client.greet()
@@ -189,7 +189,7 @@ async def test_count_only_counts_what_would_have_waited(bench, tools):
         assert (figure.calls, figure.peak, figure.waited, figure.paced) == (50, 50, 0, True)
 
 
-async def test_push_back_is_judged_by_the_hub_and_holds_the_queue(bench, tools, stalls):
+async def test_push_back_holds_the_queue(bench, tools, stalls):
     """A throttled answer's Retry-After holds the next call; other errors are only counted."""
     async with bench.hub({"ec2": "1000/s"}) as hub, tools.Raw(hub) as client:
         client.greet()
@@ -209,8 +209,8 @@ async def test_push_back_is_judged_by_the_hub_and_holds_the_queue(bench, tools, 
         assert (hub.figures[0].throttled, hub.figures[0].errors) == (1, 2)
 
 
-async def test_a_client_that_dies_gives_back_its_places_and_leaves_its_waits(bench, tools):
-    """A place under `concurrency` held by a client that hangs up goes to the next one."""
+async def test_dead_client_gives_everything_back(bench, tools):
+    """A permit of a client that hangs up goes to the next waiter, and what it waits for is left."""
     limits = {"ec2": {"rate": "1000/s", "concurrency": 1}}
     async with bench.hub(limits) as hub, tools.Raw(hub) as survivor:
         async with tools.Raw(hub) as victim:
@@ -227,7 +227,7 @@ async def test_a_client_that_dies_gives_back_its_places_and_leaves_its_waits(ben
         assert hub.requests == 1
 
 
-async def test_leaving_the_line_costs_nothing(bench, tools, stalls):
+async def test_leaving_the_queue_costs_nothing(bench, tools, stalls):
     """Of three, the one that leaves uses no slot; a turn that was not used is not counted."""
     async with bench.hub({"ec2": "10/s"}) as hub, tools.Raw(hub) as client:
         client.greet()
@@ -245,8 +245,8 @@ async def test_leaving_the_line_costs_nothing(bench, tools, stalls):
         assert hub.figures[0].calls == 1
 
 
-async def test_a_nested_call_goes_ahead_on_the_place_that_its_outer_call_frees(bench, tools):
-    """With one place, a call that the holder needs is let go before those who wait."""
+async def test_nested_call_goes_ahead(bench, tools):
+    """With one permit, a call that its holder needs goes ahead on it, before all waiters."""
     limits = {"ec2": {"rate": "1000/s", "concurrency": 1}}
     async with bench.hub(limits) as hub, tools.Raw(hub) as client:
         client.greet()
@@ -262,23 +262,20 @@ async def test_a_nested_call_goes_ahead_on_the_place_that_its_outer_call_frees(b
         assert await client.hear() == {"id": 2, "go": True}
 
 
-class Sharing:
-    """A registry in which two operations share a bucket of units, beside the queue of all."""
+def sharing(**own):
+    """Return limits by which two operations share units of instances, beside the queue of all."""
+    instances = {
+        "operations": ["RunInstances", "StartInstances"],
+        "cost": {"RunInstances": "MaxCount"},
+        "rate": {"window": "10/500ms"},
+    }
+    return {"ec2": {"rate": "1000/s", "buckets": {"instances": instances}} | own}
 
-    def __init__(self):
-        self.bucket = ApiQueue(Window(10, 0.5), name="bucket")
-        self.own = ApiQueue("1000/s", name="own")
 
-    def find(self, *_, **__):
-        """Return the queue of all operations."""
-        return self.own
-
-    def turns(self, _service, operation, *, parameters, **_):
-        """Return the bucket's turn, for as many units as there are instances, and the queue's."""
-        own = (self.own, operation, 1)
-        if operation == "DescribeRegions":
-            return (own,)
-        return ((self.bucket, operation, parameters.get("MaxCount", 1)), own)
+def queues_of(bench):
+    """Return the queue of the instances, and the queue of all operations."""
+    by_bucket = {key.bucket: queue for key, queue in bench.registry.queues.items()}
+    return by_bucket["instances"], by_bucket[None]
 
 
 async def test_ping_is_answered_while_calls_wait(bench, tools):
@@ -292,10 +289,9 @@ async def test_ping_is_answered_while_calls_wait(bench, tools):
         assert heard == [{"version": 1}, {"id": 1, "go": True}, {"pong": True}]
 
 
-async def test_a_call_waits_for_every_bucket_that_it_uses(directory, tools, stalls):
+async def test_call_waits_for_every_bucket(bench, tools, stalls):
     """Units that the parameters say are waited for first; other operations go by meanwhile."""
-    registry = Sharing()
-    async with Hub(registry, directory=directory / "hub") as hub, tools.Raw(hub) as client:
+    async with bench.hub(sharing()) as hub, tools.Raw(hub) as client:
         client.greet()
         client.ask(1, "RunInstances", facts={"MaxCount": 10})
         client.ask(2, "StartInstances")
@@ -304,26 +300,23 @@ async def test_a_call_waits_for_every_bucket_that_it_uses(directory, tools, stal
         assert [message.get("id") for message in heard] == [None, 1, 3, 2]
         figures = {figure.operation: figure for figure in hub.figures}
         assert 0.45 <= figures["StartInstances"].waited < 1 + stalls.seconds
-        assert (registry.bucket.running, registry.own.running) == (2, 3)
+        bucket, own = queues_of(bench)
+        assert (bucket.running, own.running) == (2, 3)
         client.say(do="leave", id=2)
         client.say(do="end", id=1, status=200)
         client.say(do="end", id=3, status=200)
         await tools.until(lambda: hub.requests == 0)
-        assert (registry.bucket.running, registry.own.running) == (0, 0)
+        assert (bucket.running, own.running) == (0, 0)
         assert figures["StartInstances"].calls == 0
-        counted = {queue.name: figure.calls for queue, figure in hub.of_queues.items()}
-        assert counted == {"bucket": 1, "own": 2}
+        counted = {queue: figure.calls for queue, figure in hub.of_queues.items()}
+        assert counted == {bucket: 1, own: 2}
 
 
-async def test_calls_are_counted_in_the_lane_that_their_parameters_chose(directory, tools):
-    """Lanes of one operation have figures of their own; one that nobody uses has none."""
-
-    class Choosing(Sharing):
-        def turns(self, _service, operation, *, parameters, **_):
-            lane = operation if "Filters" in parameters else f"{operation} unfiltered"
-            return ((self.own, lane, 1),)
-
-    async with Hub(Choosing(), directory=directory / "hub") as hub, tools.Raw(hub) as client:
+async def test_parameters_choose_the_counted_lane(bench, tools):
+    """Lanes of one operation have counts of their own; one that nobody uses has none."""
+    unfiltered = {"operations": ["DescribeRegions"], "unless": ["Filters"], "each": True}
+    limits = {"rate": "1000/s", "buckets": {"unfiltered": {"rate": "100/s", **unfiltered}}}
+    async with bench.hub({"ec2": limits}) as hub, tools.Raw(hub) as client:
         client.greet()
         client.ask(1)
         client.ask(2)
@@ -337,46 +330,70 @@ async def test_calls_are_counted_in_the_lane_that_their_parameters_chose(directo
         assert [(one.lane, one.calls) for one in hub.figures] == [("", 1), (figure.lane, 2)]
 
 
-async def test_between_two_buckets_a_client_may_leave_or_be_refused(directory, tools):
-    """What one bucket gave is given back if the next is left, or refuses the call."""
-    registry = Sharing()
-    registry.own = ApiQueue("1/h", maxsize=1)
-    async with Hub(registry, directory=directory / "hub") as hub, tools.Raw(hub) as client:
+async def test_leaving_between_two_buckets(bench, tools):
+    """What one bucket gave is given back if the next is left."""
+    async with bench.hub(sharing(rate="1/h")) as hub, tools.Raw(hub) as client:
         client.greet()
-        for number in (1, 2, 3):
+        for number in (1, 2):
             client.ask(number, "RunInstances", facts={"MaxCount": 3})
-        heard = [await client.hear() for _ in range(3)]
+        heard = [await client.hear() for _ in range(2)]
         assert heard[1] == {"id": 1, "go": True}
-        assert heard[2]["id"] == 3
-        assert "maxsize" in heard[2]["error"]
-        assert (registry.bucket.running, registry.own.waiting) == (2, 1)
+        bucket, own = queues_of(bench)
+        await tools.until(lambda: (bucket.running, own.waiting) == (2, 1))
         client.say(do="leave", id=2)
         await tools.until(lambda: hub.requests == 1)
-        assert (registry.bucket.running, registry.own.waiting) == (1, 0)
-        # Of ten units, three are used: as if the others had never asked.
-        assert registry.bucket.estimate(cost=7) == 0
+        assert (bucket.running, own.waiting) == (1, 0)
+        # Of ten units, three are used: as if the other had never asked.
+        assert bucket.estimate(cost=7) == 0
 
 
-async def test_a_call_that_the_registry_refuses_fails_alone(directory, tools):
-    """What the registry raises reaches the one client as an error, and is not let go."""
+async def test_refusal_between_two_buckets(bench, tools):
+    """What one bucket gave is given back if the next refuses the call."""
+    async with bench.hub(sharing(rate="1/h")) as hub, tools.Raw(hub) as client:
+        client.greet()
+        client.ask(1, "RunInstances", facts={"MaxCount": 3})
+        assert [await client.hear() for _ in range(2)][1] == {"id": 1, "go": True}
+        bucket, own = queues_of(bench)
+        await own.aclose(drain=False)
+        client.ask(2, "RunInstances", facts={"MaxCount": 3})
+        heard = await client.hear()
+        assert (heard["id"], "closed" in heard["error"]) == (2, True)
+        assert (hub.requests, bucket.running) == (1, 1)
+        assert bucket.estimate(cost=7) == 0
 
-    class Refusing:
-        def find(self, *_, **__):
-            raise RuntimeError("no such account")
 
-    async with Hub(Refusing(), directory=directory / "hub") as hub, tools.Raw(hub) as client:
+async def test_refused_call_fails_alone(bench, tools):
+    """What the registry raises reaches the one call as an error, and that is not let go."""
+    async with bench.hub({"ec2": "1000/s"}) as hub, tools.Raw(hub) as client:
+        await bench.registry.aclose()
         client.greet()
         client.ask(1)
         client.say(do="end", id=1)
         client.ask(2, service="no\x1bname")
         await client.hear()
-        assert await client.hear() == {"id": 1, "error": "no such account"}
+        heard = await client.hear()
+        assert (heard["id"], "closed" in heard["error"]) == (1, True)
         assert await client.hear() == {"id": 2, "error": '"service" is not a name'}
         assert hub.requests == 0
 
 
-async def test_whoever_waits_when_the_hub_closes_is_told(bench, tools):
-    """At the hub's end a waiting client hears why, and is hung up on."""
+async def test_started_attempts_are_reported(directory, tools):
+    """The callback is called with the counts of each attempt that is let go."""
+    started = []
+    registry = Registry({"ec2": "1/h"})
+    hub = Hub(registry, directory=directory / "hub", on_start=started.append)
+    async with hub, tools.Raw(hub) as client:
+        client.greet()
+        client.ask(1)
+        client.ask(2)
+        client.ask(3, service="iam")
+        assert [(await client.hear()).get("id") for _ in range(3)] == [None, 1, 3]
+        assert [one.service for one in started] == ["ec2", "iam"]
+        assert all(one in hub.figures for one in started)
+
+
+async def test_waiters_learn_why_the_hub_closes(bench, tools):
+    """At the hub's end a client that waits is sent the reason, and its connection is closed."""
     async with bench.hub({"ec2": "1/h"}) as hub:
         client = await tools.Raw(hub).__aenter__()
         client.greet()
@@ -391,7 +408,7 @@ async def test_whoever_waits_when_the_hub_closes_is_told(bench, tools):
     assert hub.figures[0].waiting == 0
 
 
-async def test_a_process_is_known_from_hello_to_its_end(bench, tools):
+async def test_process_is_known_until_its_end(bench, tools):
     """Hello, hooked and bye are kept of each process; its end is when the connection closes."""
     async with bench.hub({}) as hub:
         async with tools.Raw(hub) as client:
@@ -421,8 +438,8 @@ async def test_a_process_is_known_from_hello_to_its_end(bench, tools):
         (b"x" * 9000, "8192"),
     ],
 )
-async def test_a_malformed_line_ends_its_connection_with_an_error(bench, tools, line, word):
-    """Nonsense is answered by one error and the end of that connection; others go on."""
+async def test_malformed_line_ends_its_connection(bench, tools, line, word):
+    """A malformed line is answered by one error and the end of its connection; others go on."""
     async with bench.hub({"ec2": "1000/s"}) as hub, tools.Raw(hub) as other:
         other.greet()
         await other.hear()
@@ -436,7 +453,7 @@ async def test_a_malformed_line_ends_its_connection_with_an_error(bench, tools, 
         assert await other.hear() == {"id": 1, "go": True}
 
 
-async def test_a_client_that_does_not_read_is_not_read_from(bench, tools):
+async def test_unread_answers_stop_reading(bench, tools):
     """What is kept for a client that never reads is bounded, and others are served meanwhile."""
     async with bench.hub({"ec2": "1000000/s"}) as hub:
         async with tools.Raw(hub) as greedy:
@@ -454,19 +471,19 @@ async def test_a_client_that_does_not_read_is_not_read_from(bench, tools):
                     async with asyncio.timeout(1):
                         await greedy.writer.drain()
             assert sent < 20_000_000
-            connection = next(iter(hub._connections))
-            assert connection._transport.get_write_buffer_size() < 1_000_000
+            connection = next(iter(introspect.connections_of(hub)))
+            assert introspect.unsent_bytes(connection) < 1_000_000
             async with tools.Raw(hub) as other:
                 other.greet()
                 other.ask(1)
                 await other.hear()
                 assert await other.hear() == {"id": 1, "go": True}
             greedy.writer.transport.abort()
-        await tools.until(lambda: not hub._connections)
+        await tools.until(lambda: not introspect.connections_of(hub))
         assert hub.requests == 0
 
 
-async def test_a_process_may_have_so_many_connections(bench, tools, monkeypatch):
+async def test_connections_of_a_process_are_bounded(bench, tools, monkeypatch):
     """One connection more than allowed is refused; those that are there go on."""
     monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_CONNECTIONS_PER_PROCESS", 2)
     async with bench.hub({}) as hub, tools.Raw(hub) as one, tools.Raw(hub) as two:
@@ -476,17 +493,17 @@ async def test_a_process_may_have_so_many_connections(bench, tools, monkeypatch)
         async with tools.Raw(hub) as three:
             three.greet()
             assert "has 2 connections" in (await three.hear())["error"]
-        await tools.until(lambda: len(hub._connections) == 2)
+        await tools.until(lambda: len(introspect.connections_of(hub)) == 2)
         one.ask(1)
         assert await one.hear() == {"id": 1, "go": True}
         two.writer.close()
-        await tools.until(lambda: len(hub._connections) == 1)
+        await tools.until(lambda: len(introspect.connections_of(hub)) == 1)
         async with tools.Raw(hub) as three:
             three.greet()
             assert await three.hear() == {"version": 1}
 
 
-async def test_a_connection_may_have_so_many_requests(bench, tools, monkeypatch):
+async def test_requests_of_a_connection_are_bounded(bench, tools, monkeypatch):
     """A request too many is refused alone; when one has ended, the next is taken."""
     monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_REQUESTS_PER_PROCESS", 2)
     async with bench.hub({}) as hub, tools.Raw(hub) as client:
@@ -514,9 +531,7 @@ async def test_ten_thousand_wait_on_one_connection(bench, tools):
         assert hub.figures[0].calls == 10_000
 
 
-async def test_the_environment_puts_the_bootstrap_first_and_keeps_what_was_there(
-    bench, tools, monkeypatch
-):
+async def test_environment_keeps_other_python_paths(bench, tools, monkeypatch):
     """PYTHONPATH keeps its other entries, and gets no empty one: that is the working directory."""
     async with bench.hub({}) as hub:
         monkeypatch.delenv("PYTHONPATH", raising=False)
@@ -532,7 +547,7 @@ async def test_the_environment_puts_the_bootstrap_first_and_keeps_what_was_there
         ]
 
 
-async def test_cancelled_while_it_starts_it_leaves_nothing_open(bench):
+async def test_cancelled_start_leaves_nothing_open(bench):
     """A hub whose start is cancelled closes its socket (a warning would fail this test)."""
     hub = bench.hub({})
     task = asyncio.create_task(hub.__aenter__())
@@ -545,7 +560,7 @@ async def test_cancelled_while_it_starts_it_leaves_nothing_open(bench):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux shows what is inherited")
-async def test_programs_inherit_neither_sockets_nor_a_raised_limit(bench):
+async def test_programs_inherit_no_socket_or_limit(bench):
     """With many clients the hub raises its own limit of files; a program has the caller's."""
     child = """
 import os, resource, socket, sys
@@ -563,7 +578,6 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     source = f"""
 import asyncio, resource, sys
 from pathlib import Path
-from aioapiqueue import ApiQueue, Window
 from aioapiqueue.hub import Hub
 from aioapiqueue.registry import Registry
 async def main():
@@ -584,8 +598,11 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("limits", [(60, 60), (60, 90)])
-async def test_without_files_for_more_clients_these_wait_and_it_is_told_once(bench, limits):
-    """A hub that may have 60 files serves hundreds of clients, some after others; 90: it takes."""
+async def test_clients_wait_for_files(bench, limits):
+    """A hub that may have 60 files serves hundreds of clients in turn, and reports it once.
+
+    Where its limit can be raised, to 90, it raises it first.
+    """
     child = """
 import socket, sys
 clients = []
@@ -595,7 +612,7 @@ for _ in range(200):
     clients[-1].connect(sys.argv[1])
     clients[-1].sendall(b'{"do":"hello","version":1,"pid":1}\\n')
 sys.stdin.read()
-for client in clients:                          # whoever waits comes in as others go
+for client in clients:                          # those that wait come in as others go
     assert client.recv(100)
     client.close()
 """
@@ -604,6 +621,7 @@ import asyncio, resource, sys
 from pathlib import Path
 from aioapiqueue.hub import Hub
 from aioapiqueue.registry import Registry
+from tests.helpers import introspect
 async def main():
     limit, told = resource.RLIMIT_NOFILE, []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
@@ -614,7 +632,7 @@ async def main():
         while not told:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.5)                # tries again
-        most = len(hub._connections)
+        most = len(introspect.connections_of(hub))
         child.stdin.close()
         await child.wait()
     print(child.returncode, len(told), "ulimit -n" in told[0]["message"], most)

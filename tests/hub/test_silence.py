@@ -14,9 +14,8 @@ pytestmark = pytest.mark.real
 # The same times as in the program, but for their length.
 QUICK = """
 import sys
-[finder] = [one for one in sys.meta_path if getattr(one, "aioapiqueue", False)]
-bootstrap = type(finder).find_spec.__globals__
-bootstrap["_SILENCE"], bootstrap["_ANSWER"] = 0.25, float(sys.argv[1])
+from _aioapiqueue import wires
+wires.SILENCE, wires.ANSWER = 0.25, float(sys.argv[1])
 
 import os, time
 def until_go():
@@ -45,7 +44,7 @@ async def main():
         until_go()
         await asyncio.gather(*(sts.get_caller_identity() for _ in range(4)))
         timers = [one for one in asyncio.get_running_loop()._scheduled if not one.cancelled()]
-        assert not [one for one in timers if "sitecustomize" in str(one)], timers
+        assert not [one for one in timers if "aioapiqueue" in str(one)], timers
         assert len(asyncio.all_tasks()) == 1
 asyncio.run(main())
 """
@@ -77,7 +76,7 @@ async def stopped(bench, tools, source):
 
 @pytest.mark.parametrize(("source", "before"), [(THREADS, 0), (TASKS, 1)], ids=["threads", "tasks"])
 async def test_stopped_hub_is_reported_once(bench, tools, source, before):
-    """Four calls under a stopped hub: it is said once on stderr, and they wait until it goes on.
+    """Four calls under a stopped hub wait until it goes on; it is reported once, on stderr.
 
     Where it has not taken in the connection yet, it may be for lack of files.
     """
@@ -109,7 +108,7 @@ async def test_hub_is_waited_for_without_stderr(bench, tools, stderr):
 
 @pytest.mark.parametrize(("source", "pings"), [(THREADS, 8), (TASKS, 2)], ids=["threads", "tasks"])
 async def test_long_line_is_no_silence(bench, tools, monkeypatch, source, pings):
-    """A hub whose queue lets nobody go answers when it is asked, and nothing is said."""
+    """A hub whose queue lets nobody go answers a ping, and nothing is reported."""
     asked = []
     parse = _protocol.parse
     monkeypatch.setattr(_protocol, "parse", lambda line: asked.append(line) or parse(line))
@@ -117,7 +116,7 @@ async def test_long_line_is_no_silence(bench, tools, monkeypatch, source, pings)
         program = await bench.start(source, hub, "1.5")
         (bench.directory / "go").touch()
         await tools.until(lambda: sum(b"ping" in line for line in asked) >= pings)
-        [queue] = hub._registry.queues.values()
+        [queue] = bench.registry.queues.values()
         queue.set_rate("1000/s")
         assert await program.end() == ("up\n", "")
         assert hub.figures[0].calls == len(bench.loopback.arrivals) == 4 + (source == TASKS)

@@ -184,7 +184,7 @@ def endpoint_class():
 
 @pytest.fixture
 def no_machine_configuration(monkeypatch):
-    """Keep the AWS settings of whoever runs the tests out of them."""
+    """Keep the AWS settings of the user who runs the tests out of them."""
     for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")

@@ -19,6 +19,7 @@ from aioapiqueue import Adaptive, ApiQueue, QueueClosed
 from aioapiqueue.integrations.aiobotocore import pace_session, paced
 from aioapiqueue.registry import Registry, ServiceLimits
 from aioapiqueue.threads import blocking
+from tests.helpers import introspect
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("no_machine_configuration")]
 
@@ -143,7 +144,7 @@ async def test_every_page_waits_its_turn(endpoint, create, queue):
     endpoint.assert_paced(INTERVAL)
 
 
-async def test_every_poll_of_a_waiter_waits_its_turn(endpoint, create, queue):
+async def test_polls_of_a_waiter_are_paced(endpoint, create, queue):
     """Each poll of a waiter is paced, even where the waiter itself does not pause."""
 
     def state(_):
@@ -163,7 +164,7 @@ async def test_every_poll_of_a_waiter_waits_its_turn(endpoint, create, queue):
     endpoint.assert_paced(INTERVAL)
 
 
-async def test_a_call_is_signed_after_its_wait(endpoint, create):
+async def test_call_is_signed_after_waiting(endpoint, create):
     """Each of 14 calls at 4 per second arrives with a fresh signature, after up to 3 s."""
     async with ApiQueue("4/s") as queue, paced(create(), queue) as ec2:
         await crowd(*(ec2.describe_snapshots() for _ in range(14)))
@@ -171,7 +172,7 @@ async def test_a_call_is_signed_after_its_wait(endpoint, create):
     endpoint.assert_signed_late(0.25)
 
 
-async def test_cancelled_waiters_never_arrive_and_delay_nobody(endpoint, create, stalls):
+async def test_cancelled_waiters_delay_nobody(endpoint, create, stalls):
     """Fifty calls cancelled in the queue cost those behind them nothing."""
     async with ApiQueue("300ms") as queue, paced(create(), queue) as ec2:
         await ec2.describe_snapshots()
@@ -191,7 +192,7 @@ async def test_cancelled_waiters_never_arrive_and_delay_nobody(endpoint, create,
     endpoint.assert_paced(0.3)
 
 
-async def test_a_call_in_flight_holds_its_slot_until_the_response(endpoint, create, queue):
+async def test_slot_is_held_until_the_response(endpoint, create, queue):
     """A slot is held while the request is on its way, and no longer than the response."""
     endpoint.answer = lambda _: endpoint.HANG if len(endpoint.arrivals) > 1 else (200, "<R/>")
     async with paced(create(), queue) as ec2:
@@ -202,7 +203,7 @@ async def test_a_call_in_flight_holds_its_slot_until_the_response(endpoint, crea
             assert queue.running == 1
 
 
-async def test_no_slot_is_held_while_a_retry_backs_off(endpoint, create, queue):
+async def test_back_off_holds_no_slot(endpoint, create, queue):
     """Between two attempts a call holds nothing."""
     endpoint.answer = lambda _: endpoint.THROTTLED
     async with paced(create(), queue) as ec2:
@@ -213,7 +214,7 @@ async def test_no_slot_is_held_while_a_retry_backs_off(endpoint, create, queue):
             assert queue.running == 0
 
 
-async def test_cancelling_in_flight_gives_the_slot_back(endpoint, create, queue):
+async def test_cancelled_in_flight_releases_its_slot(endpoint, create, queue):
     """A call cancelled while the endpoint hangs gives its slot back at once."""
     endpoint.answer = lambda _: endpoint.HANG
     async with paced(create(), queue) as ec2, calls(ec2.describe_snapshots()) as (call,):
@@ -224,7 +225,7 @@ async def test_cancelling_in_flight_gives_the_slot_back(endpoint, create, queue)
         assert queue.running == 0
 
 
-async def test_cancelling_while_signing_gives_the_slot_back(endpoint, create, queue):
+async def test_cancelled_while_signing_releases_its_slot(endpoint, create, queue):
     """A call cancelled between its slot and its request gives the slot back."""
     signing = asyncio.Event()
 
@@ -244,7 +245,7 @@ async def test_cancelling_while_signing_gives_the_slot_back(endpoint, create, qu
     assert not endpoint.arrivals
 
 
-async def test_an_error_while_signing_gives_the_slot_back(endpoint, create, queue):
+async def test_signing_error_releases_the_slot(endpoint, create, queue):
     """An exception between the slot and the request gives the slot back."""
 
     def no_credentials(**_):
@@ -258,7 +259,7 @@ async def test_an_error_while_signing_gives_the_slot_back(endpoint, create, queu
     assert not endpoint.arrivals
 
 
-async def test_an_unreadable_response_gives_the_slot_back(endpoint, create, queue):
+async def test_unreadable_response_releases_the_slot(endpoint, create, queue):
     """A response that botocore cannot parse, for which no event comes, gives the slot back."""
     endpoint.answer = lambda _: (200, "<not xml")
     async with paced(create(retries={"total_max_attempts": 1}), queue) as ec2:
@@ -267,7 +268,7 @@ async def test_an_unreadable_response_gives_the_slot_back(endpoint, create, queu
         assert queue.running == 0
 
 
-async def test_a_refused_connection_gives_the_slot_back(create, queue, unused_tcp_port):
+async def test_refused_connection_releases_the_slot(create, queue, unused_tcp_port):
     """Each attempt at an endpoint that refuses connections is released, and paced."""
     url = f"http://127.0.0.1:{unused_tcp_port}"
     retries = {"mode": "standard", "total_max_attempts": 2}
@@ -277,7 +278,7 @@ async def test_a_refused_connection_gives_the_slot_back(create, queue, unused_tc
         assert queue.running == 0
 
 
-async def test_a_read_timeout_gives_the_slot_back(endpoint, create, queue):
+async def test_read_timeout_releases_the_slot(endpoint, create, queue):
     """A request that is given up on gives its slot back."""
     endpoint.answer = lambda _: endpoint.HANG
     client = create(read_timeout=0.2, retries={"total_max_attempts": 1})
@@ -296,7 +297,7 @@ async def test_an_error_answer_reaches_the_caller(endpoint, create, queue):
         assert queue.running == 0
 
 
-async def test_lanes_see_the_name_of_the_operation(endpoint, create):
+async def test_lanes_are_operations(endpoint, create):
     """A lane named after an operation holds that operation back, and no other."""
     lanes = {"DescribeVolumes": "1/h"}
     async with (
@@ -310,7 +311,7 @@ async def test_lanes_see_the_name_of_the_operation(endpoint, create):
     assert [a.action for a in endpoint.arrivals].count("DescribeVolumes") == 1
 
 
-async def test_a_request_made_for_a_paced_call_does_not_wait_for_that_call(endpoint, create):
+async def test_nested_request_does_not_deadlock(endpoint, create):
     """With room for one call at a time, what signing asks for goes first: nothing deadlocks."""
     async with (
         ApiQueue("50ms", concurrency=1) as queue,
@@ -330,7 +331,7 @@ async def test_a_request_made_for_a_paced_call_does_not_wait_for_that_call(endpo
     assert len(endpoint.arrivals) == 10
 
 
-async def test_an_open_client_is_paced_for_a_while(endpoint, create, queue):
+async def test_open_client_is_paced(endpoint, create, queue):
     """A client that was open before the block is open after it, and is no longer paced."""
     async with create() as ec2:
         async with paced(ec2, queue) as same:
@@ -342,7 +343,7 @@ async def test_an_open_client_is_paced_for_a_while(endpoint, create, queue):
     assert queue.stats.released == 3
 
 
-async def test_a_block_may_end_while_calls_are_under_way(endpoint, create, queue):
+async def test_block_ends_during_calls(endpoint, create, queue):
     """A call that outlives the block of an open client still gives its slot back."""
     endpoint.answer = lambda _: endpoint.HANG
     async with create() as ec2, AsyncExitStack() as stack:
@@ -356,7 +357,7 @@ async def test_a_block_may_end_while_calls_are_under_way(endpoint, create, queue
         assert queue.running == 0
 
 
-async def test_pacing_twice_with_one_queue_is_pacing_once(endpoint, create, queue, session):
+async def test_pacing_twice_is_pacing_once(endpoint, create, queue, session):
     """Neither nesting nor session-wide pacing makes a call wait twice in the same queue."""
     pace_session(session, queue)
     pace_session(session, {"ec2": queue})
@@ -366,7 +367,7 @@ async def test_pacing_twice_with_one_queue_is_pacing_once(endpoint, create, queu
     endpoint.assert_paced(INTERVAL)
 
 
-async def test_the_outer_block_still_paces_after_the_inner_one(endpoint, create, queue):
+async def test_outer_block_outlives_the_inner_one(endpoint, create, queue):
     """A client is paced until the last of its blocks ends."""
     async with paced(create(), queue) as ec2:
         async with paced(ec2, queue):
@@ -375,16 +376,16 @@ async def test_the_outer_block_still_paces_after_the_inner_one(endpoint, create,
     endpoint.assert_paced(INTERVAL)
 
 
-async def test_a_client_that_others_wrap_too_can_be_paced_again(endpoint, create):
+async def test_wrapped_client_can_be_paced_again(endpoint, create):
     """Another wrapper put on in the block stays; a later block paces as the first one did."""
     async with create() as ec2, ApiQueue("1s") as first, ApiQueue("100ms") as second:
         async with paced(ec2, first):
-            ours = ec2._make_api_call
+            ours = introspect.api_call_of(ec2)
 
             async def traced(*arguments):
                 return await ours(*arguments)
 
-            ec2._make_api_call = traced
+            introspect.set_api_call(ec2, traced)
         async with paced(ec2, second), paced(create("sts"), second) as sts:
             await crowd(
                 sts.get_caller_identity(),
@@ -411,7 +412,7 @@ async def test_a_second_queue_is_refused(endpoint, create, queue, session):
     endpoint.assert_paced(INTERVAL)
 
 
-async def test_a_session_paces_clients_made_later_in_every_region(endpoint, create, queue, session):
+async def test_session_paces_later_clients(endpoint, create, queue, session):
     """All later clients of a session share the queue, whatever their region."""
     pace_session(session, {"ec2": queue})
     async with create() as ireland, create(region="us-east-2") as ohio:
@@ -422,9 +423,7 @@ async def test_a_session_paces_clients_made_later_in_every_region(endpoint, crea
     endpoint.assert_paced(INTERVAL)
 
 
-async def test_services_that_a_mapping_does_not_name_are_not_paced(
-    endpoint, create, queue, session
-):
+async def test_unnamed_services_are_not_paced(endpoint, create, queue, session):
     """Pacing ec2 leaves sts alone."""
     pace_session(session, {"ec2": queue})
     async with create("sts") as sts, create() as ec2:
@@ -434,7 +433,7 @@ async def test_services_that_a_mapping_does_not_name_are_not_paced(
     assert queue.stats.released == 1
 
 
-async def test_one_queue_paces_every_service_of_a_session(endpoint, create, queue, session):
+async def test_one_queue_paces_all_services(endpoint, create, queue, session):
     """A queue instead of a mapping paces all services, in one stream."""
     pace_session(session, queue)
     async with (
@@ -453,9 +452,7 @@ async def test_one_queue_paces_every_service_of_a_session(endpoint, create, queu
     endpoint.assert_paced(INTERVAL)
 
 
-async def test_a_service_goes_by_the_name_that_create_client_takes(
-    endpoint, create, queue, session
-):
+async def test_services_have_client_names(endpoint, create, queue, session):
     """Services whose event names differ from their names are paced too."""
     pace_session(session, {"autoscaling": queue, "elbv2": queue})
     async with create("autoscaling") as autoscaling, create("elbv2") as elbv2:
@@ -478,13 +475,13 @@ async def test_a_service_goes_by_the_name_that_create_client_takes(
         ("zzzzzzzzzz", "get_available_services"),
     ],
 )
-async def test_an_unknown_service_is_refused_with_the_nearest_name(session, queue, name, meant):
+async def test_unknown_service_is_refused(session, queue, name, meant):
     """A misspelt service is an error at once, and the error says what was meant."""
     with pytest.raises(ValueError, match=f"unknown AWS service '{name}'.*{meant}"):
         pace_session(session, {"s3": queue, name: queue})
 
 
-async def test_what_cannot_be_paced_or_cannot_pace_is_refused(session, queue):
+async def test_unsuitable_arguments_are_refused(session, queue):
     """A blocking client, and a rate where a queue belongs, are errors at once."""
     blocking = botocore.session.get_session().create_client("ec2", "eu-west-1", **CREDENTIALS)
     with pytest.raises(TypeError, match="an aiobotocore client can be paced, not <"):
@@ -499,7 +496,7 @@ async def test_what_cannot_be_paced_or_cannot_pace_is_refused(session, queue):
     ("header", "value", "seconds"),
     [("x_amz_retry_after", "700", 0.7), ("retry_after", "1", 1.0), ("retry_after", "0.4", 0.4)],
 )
-async def test_a_throttled_answer_holds_all_that_wait(  # noqa: PLR0917 - one a column
+async def test_throttled_answer_holds_all_waiters(  # noqa: PLR0917 - one a column
     endpoint, create, stalls, header, value, seconds
 ):
     """For as long as the answer asks, neither the retry nor any other call arrives."""
@@ -511,7 +508,7 @@ async def test_a_throttled_answer_holds_all_that_wait(  # noqa: PLR0917 - one a 
             await asyncio.sleep(0.001)
         await asyncio.gather(first, *(ec2.describe_volumes() for _ in range(5)))
         assert queue.stats.throttled == 1
-        assert queue.stats.odd == 0
+        assert queue.stats.malformed == 0
     assert len(endpoint.arrivals) == 7
     assert endpoint.gaps[0] >= seconds - 0.02
     assert endpoint.arrivals[-1].at - endpoint.arrivals[0].at < seconds + 2 + stalls.seconds
@@ -531,7 +528,7 @@ async def test_a_throttled_answer_holds_all_that_wait(  # noqa: PLR0917 - one a 
         ("iam", "list_roles", 403, QUERY % "AccessDenied", 0),
     ],
 )
-async def test_throttles_count_and_quotas_of_resources_do_not(  # noqa: PLR0917 - one a column
+async def test_quotas_of_resources_are_no_throttles(  # noqa: PLR0917 - one a column
     endpoint, create, service, call, status, body, throttled
 ):
     """Of all errors, only those that say that too many requests came push the queue back."""
@@ -548,17 +545,17 @@ async def test_throttles_count_and_quotas_of_resources_do_not(  # noqa: PLR0917 
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "NaN", "1e3", "9" * 40])
-async def test_a_hold_that_makes_no_sense_is_odd_and_holds_nothing(endpoint, create, value):
+async def test_malformed_hold_holds_nothing(endpoint, create, value):
     """Nonsense in a header is counted; the throttle itself still is."""
     endpoint.answer = endpoint.refuses(1, retry_after=value)
     async with ApiQueue() as queue, paced(create(), queue) as ec2:
         await ec2.describe_snapshots()
-        assert (queue.stats.throttled, queue.stats.odd) == (1, 1)
+        assert (queue.stats.throttled, queue.stats.malformed) == (1, 1)
         assert queue.estimate() == 0
 
 
-async def test_no_answer_holds_the_queue_for_longer_than_the_maximum(endpoint, create):
-    """A longer hold is cut, and is odd; without a word it is five minutes at most."""
+async def test_hold_is_cut_to_the_maximum(endpoint, create):
+    """A longer hold is cut and counted as malformed; by default it is five minutes at most."""
     retries = {"total_max_attempts": 1}
     endpoint.answer = endpoint.refuses(2, retry_after="86400")
     for how, most in (({"max_hold": 40}, 40), ({}, 300)):
@@ -566,14 +563,14 @@ async def test_no_answer_holds_the_queue_for_longer_than_the_maximum(endpoint, c
             with pytest.raises(ClientError):
                 await ec2.describe_snapshots()
             assert most - 20 < queue.estimate() <= most
-            assert (queue.stats.throttled, queue.stats.odd) == (1, 1)
+            assert (queue.stats.throttled, queue.stats.malformed) == (1, 1)
     async with ApiQueue() as queue:
         with pytest.raises(ValueError, match="max_hold"):
             async with paced(create(), queue, max_hold=-1):
                 pytest.fail("it was let in")
 
 
-async def test_a_throttle_of_many_calls_in_flight_is_heard_once(endpoint, create):
+async def test_throttles_in_flight_count_once(endpoint, create):
     """Twenty calls that are all refused slow the queue down once: each slot knows its round."""
     release = asyncio.Event()
     endpoint.answer = endpoint.refuses(20)
@@ -596,7 +593,7 @@ async def test_a_throttle_of_many_calls_in_flight_is_heard_once(endpoint, create
         assert (queue.stats.throttled, queue.stats.slowed) == (20, 1)
 
 
-async def test_push_back_holds_the_operations_own_lane(endpoint, create):
+async def test_push_back_holds_its_lane(endpoint, create):
     """Where an operation has limits of its own, its throttles hold no other operation."""
     endpoint.answer = lambda arrival: (
         (*endpoint.THROTTLED, {"Retry-After": "60"})
@@ -626,7 +623,7 @@ async def test_a_success_is_no_push_back(endpoint, create, queue):
     assert queue.stats.throttled == 0
 
 
-async def test_a_registry_finds_the_queue_of_each_call(endpoint, create, session):
+async def test_registry_finds_each_calls_queue(endpoint, create, session):
     """Service, Region and account choose the queue; what is not listed is not paced."""
     registry = Registry({"ec2": "10/s", "iam": ServiceLimits("5/s", scope=["account"])})
     pace_session(session, registry)
@@ -660,7 +657,7 @@ async def test_a_registry_paces_one_client_too(endpoint, create):
         await ec2.describe_snapshots()
 
 
-async def test_limits_that_operations_share_and_parameters_weigh_hold_too(endpoint, create):
+async def test_shared_and_weighted_limits_hold(endpoint, create):
     """A call that several limits are for waits for all of them, and gives back all of them."""
     registry = Registry.parse('preset = "aws"')
     endpoint.answer = lambda _: endpoint.HANG if len(endpoint.arrivals) > 1 else (200, "<R/>")
@@ -675,9 +672,7 @@ async def test_limits_that_operations_share_and_parameters_weigh_hold_too(endpoi
         assert [queue.running for queue in queues] == [0, 0]
 
 
-async def test_a_refreshed_credential_of_an_account_opens_no_second_quota(
-    endpoint, create, session
-):
+async def test_refreshed_credentials_keep_their_quota(endpoint, create, session):
     """Each attempt's own credentials are looked at: another key of the account, the same queue."""
     keys = iter(["ASIAQNZGKIQY56JQ7WML", "ASIAQNZGKIQYZZZZZZZZ", "ASIAY34FZKBOKMUTVV7A"])
 
@@ -691,11 +686,11 @@ async def test_a_refreshed_credential_of_an_account_opens_no_second_quota(
 
     registry = Registry({"ec2": "100/s"})
     pace_session(session, registry)
-    session._credentials = AioDeferredRefreshableCredentials(refresh, "test")
+    introspect.set_credentials(session, AioDeferredRefreshableCredentials(refresh, "test"))
     client = session.create_client("ec2", "eu-west-1", endpoint_url=endpoint.url)
     async with registry, client as ec2:
         for _ in range(3):
-            session._credentials._expiry_time = datetime.now(UTC)
+            introspect.expire_credentials(session)
             await ec2.describe_snapshots()
         released = {key.account: queue.stats.released for key, queue in registry.queues.items()}
     assert released == {"029608264753": 2, "609629065308": 1}
@@ -740,7 +735,7 @@ async def test_presigning_uses_no_slot(endpoint, create, queue):
     assert len(endpoint.arrivals) == 1
 
 
-def test_without_aiobotocore_the_error_names_the_extra():
+def test_missing_aiobotocore_names_the_extra():
     """Importing the module without its dependency says what to install."""
     program = (
         "import sys; sys.modules['aiobotocore'] = None; import aioapiqueue.integrations.aiobotocore"

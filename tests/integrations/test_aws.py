@@ -9,7 +9,6 @@ from pathlib import Path
 
 import botocore
 import pytest
-from botocore.retries.standard import ThrottledRetryableChecker
 from hypothesis import given
 from hypothesis import strategies as st
 from moto.iam.utils import generate_access_key_id_from_account_id
@@ -22,6 +21,7 @@ from aioapiqueue.integrations._aws import (
     is_throttle,
     retry_after,
 )
+from tests.helpers import introspect
 
 # Words with which AWS documents a rate of requests, and those with which it documents a quota.
 RATE = re.compile(
@@ -82,13 +82,13 @@ def documented():
     return errors
 
 
-def test_every_throttle_code_of_the_installed_botocore_is_known():
+def test_botocores_throttle_codes_are_known():
     """The codes are botocore's, and RateExceeded."""
     ours = THROTTLE_CODES - {"RateExceeded"}
-    assert ours == set(ThrottledRetryableChecker._THROTTLED_ERROR_CODES)
+    assert ours == introspect.throttle_codes()
 
 
-def test_no_documented_quota_of_resources_is_a_throttle(documented):
+def test_documented_quotas_are_no_throttles(documented):
     """Where the documentation speaks of a quota, and not of a rate, no call is throttled."""
     quotas = [
         error
@@ -109,7 +109,7 @@ def test_no_documented_quota_of_resources_is_a_throttle(documented):
     assert len(quotas) > 50
 
 
-def test_limit_exceeded_is_a_throttle_only_where_a_rate_is_documented(documented):
+def test_limit_exceeded_follows_the_documentation(documented):
     """For a service that says nothing of a rate, LimitExceededException never counts."""
     counted = {
         error.service: error.says
@@ -151,7 +151,7 @@ def test_quotas_of_resources_are_no_throttles(service, code, operation):
 
 
 @pytest.mark.parametrize("service", ["kinesis", "dynamodb", "securityhub", "dynamodb-streams"])
-def test_where_a_code_is_a_rate_or_a_quota_reading_calls_hear_of_a_rate(service):
+def test_ambiguous_codes_throttle_reading_calls(service):
     """A call that creates nothing cannot meet a quota of resources; any other one can."""
     code = "LimitExceededException"
     for operation in ("ListThings", "DescribeThing", "GetThing", "BatchGetThings"):
@@ -160,7 +160,7 @@ def test_where_a_code_is_a_rate_or_a_quota_reading_calls_hear_of_a_rate(service)
         assert not is_throttle(code, 400, operation=operation, service=service)
 
 
-def test_a_service_means_the_same_by_either_of_its_names(documented):
+def test_both_service_names_mean_the_same(documented):
     """The name that create_client takes and the service id lead to the same judgement."""
     for error in documented:
         if error.code in THROTTLE_CODES or error.status == 429:
@@ -170,7 +170,7 @@ def test_a_service_means_the_same_by_either_of_its_names(documented):
                 ), error
 
 
-def test_every_code_documented_with_429_is_judged_as_its_documentation_says(documented):
+def test_documented_429_codes_are_judged(documented):
     """Status 429 with a code of its own is a throttle just where the documentation says so."""
     coded = [e for e in documented if e.status == 429 and e.code not in THROTTLE_CODES]
     wrong = [
@@ -204,7 +204,7 @@ def test_throttle_codes_count_whatever_the_status(code):
         (None, None, False),
     ],
 )
-def test_a_bare_429_is_a_throttle_and_a_bare_503_is_none(code, status, expected):
+def test_bare_status_codes(code, status, expected):
     """An answer without a code that says more is judged by its status."""
     assert is_throttle(code, status) is expected
 
@@ -234,7 +234,7 @@ def test_any_answer_can_be_judged(code, status, operation, service):
         ({"Retry-After": "86400"}, 86400.0),
     ],
 )
-def test_the_retry_headers_of_aws_are_read(headers, seconds):
+def test_retry_headers_are_read(headers, seconds):
     """Milliseconds in AWS's own header, seconds in HTTP's; the former counts."""
     assert retry_after(headers) == seconds
 
@@ -244,14 +244,14 @@ NONSENSE = ["", "-1", "NaN", "inf", "1e9", "1_0", "٣", "soon", "9" * 16, "1" * 
 
 @pytest.mark.parametrize("value", NONSENSE, ids=lambda value: value[:8] or "empty")
 @pytest.mark.parametrize("name", ["x-amz-retry-after", "Retry-After"])
-def test_nonsense_holds_nothing_and_is_odd(name, value):
-    """What is no number of a sensible length holds nothing, and is told apart from silence."""
+def test_nonsense_holds_nothing_and_is_malformed(name, value):
+    """What is no number of a plain length holds nothing, and differs from no header at all."""
     assert hold_of({name: value}) == (None, True)
     assert retry_after({name: value}) is None
 
 
-def test_no_hold_is_longer_than_its_maximum():
-    """A longer one is cut, and is odd; the maximum is the caller's to choose."""
+def test_hold_has_a_maximum():
+    """A longer hold than the caller's maximum is cut, and malformed."""
     assert hold_of({"Retry-After": "300"}) == (300.0, False)
     assert hold_of({"Retry-After": "301"}) == (MAX_HOLD, True)
     assert hold_of({"x-amz-retry-after": "999999999999999"}) == (MAX_HOLD, True)
@@ -263,11 +263,11 @@ def test_no_hold_is_longer_than_its_maximum():
     st.dictionaries(st.sampled_from(["retry-after", "X-Amz-Retry-After", "Date"]), st.text()),
     st.floats(min_value=0, max_value=1e6),
 )
-def test_whatever_the_headers_say_a_hold_is_within_bounds(headers, max_hold):
+def test_any_header_holds_within_bounds(headers, max_hold):
     """No header raises, or gives a hold that the queue would refuse."""
-    seconds, odd = hold_of(headers, max_hold=max_hold)
+    seconds, malformed = hold_of(headers, max_hold=max_hold)
     assert seconds is None or 0 <= seconds <= max_hold
-    assert odd in (True, False)
+    assert malformed in (True, False)
 
 
 @pytest.mark.parametrize(
@@ -284,19 +284,19 @@ def test_whatever_the_headers_say_a_hold_is_within_bounds(headers, max_hold):
         ("", ""),
     ],
 )
-def test_a_newer_key_id_tells_the_account(key, account):
+def test_newer_key_id_has_the_account(key, account):
     """Published pairs of key and account; what encodes none stands for itself."""
     assert account_of(key) == account
 
 
-def test_a_known_account_id_comes_before_what_the_key_says():
+def test_known_account_id_comes_first():
     """Credentials that carry the account's id are believed."""
     assert account_of("ASIAQNZGKIQY56JQ7WML", "123456789012") == "123456789012"
     assert account_of("ASIAQNZGKIQY56JQ7WML", "") == "029608264753"
 
 
 @given(st.integers(0, 10**12 - 1), st.sampled_from(["AKIA", "ASIA"]))
-def test_refreshed_credentials_are_of_the_same_account(account, prefix):
+def test_refreshed_credentials_keep_their_account(account, prefix):
     """Every key that moto makes for an account, by its own arithmetic, tells that account."""
     expected = f"{account:012}"
     for _ in range(2):

@@ -32,6 +32,7 @@ from aioapiqueue import Adaptive, ApiQueue, QueueClosed
 from aioapiqueue.integrations.botocore import pace_session, paced
 from aioapiqueue.registry import Registry, ServiceLimits
 from aioapiqueue.threads import blocking
+from tests.helpers import introspect
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("no_machine_configuration")]
 
@@ -71,7 +72,7 @@ def served(endpoint_class):
 @pytest.fixture
 def create(session, served):
     """Create a client of the endpoint."""
-    served.watch(session._session)
+    served.watch(introspect.core_session(session))
 
     def create_client(service="ec2", *, url=served.url, region="eu-west-1", **config):
         config.setdefault("max_pool_connections", 50)
@@ -116,7 +117,7 @@ def crowd(function, count):
         return [future.result(timeout=PATIENCE) for future in futures]
 
 
-def test_calls_of_many_threads_arrive_one_interval_apart(served, create, queue, stalls):
+def test_threads_arrive_one_interval_apart(served, create, queue, stalls):
     """Calls made at once arrive one at a time, and no later than the rate asks for."""
     with paced(create(), queue) as ec2:
         ec2.describe_regions()  # the first of a client takes longer
@@ -138,7 +139,7 @@ def test_every_retry_waits_its_turn(served, create, queue):
     assert queue.stats.throttled == 8
 
 
-def test_every_page_and_every_poll_waits_its_turn(served, create, queue):
+def test_pages_and_polls_are_paced(served, create, queue):
     """Each page of a paginator is paced, and each poll of a waiter that does not pause itself."""
 
     def answer(arrival):
@@ -162,7 +163,7 @@ def test_every_page_and_every_poll_waits_its_turn(served, create, queue):
     served.assert_paced(INTERVAL)
 
 
-def test_a_call_is_signed_after_its_wait(served, create):
+def test_call_is_signed_after_waiting(served, create):
     """The last of a queue of three seconds arrives with a fresh signature."""
     with paced(create(), ApiQueue("4/s")) as ec2:
         crowd(ec2.describe_snapshots, 13)
@@ -170,7 +171,7 @@ def test_a_call_is_signed_after_its_wait(served, create):
     served.assert_signed_late(0.25)
 
 
-def test_a_call_in_flight_holds_its_slot_until_the_response(served, create, queue):
+def test_slot_is_held_until_the_response(served, create, queue):
     """A slot is held while the request is on its way, and given back when that times out."""
     held = []
     served.answer = lambda _: held.append(queue.running)  # and nothing comes
@@ -181,7 +182,7 @@ def test_a_call_in_flight_holds_its_slot_until_the_response(served, create, queu
     assert held == [1]
 
 
-def test_a_refused_connection_gives_the_slot_back(create, queue, unused_tcp_port):
+def test_refused_connection_releases_the_slot(create, queue, unused_tcp_port):
     """Each attempt at an endpoint that refuses connections has a slot, and gives it back."""
     client = create(
         url=f"http://127.0.0.1:{unused_tcp_port}",
@@ -193,7 +194,7 @@ def test_a_refused_connection_gives_the_slot_back(create, queue, unused_tcp_port
     assert figures(queue) == (0, 0)
 
 
-def test_an_error_while_signing_gives_the_slot_back(served, create, queue):
+def test_signing_error_releases_the_slot(served, create, queue):
     """An exception between the slot and the request gives the slot back."""
 
     def no_credentials(**_):
@@ -207,7 +208,7 @@ def test_an_error_while_signing_gives_the_slot_back(served, create, queue):
     assert not served.arrivals
 
 
-def test_no_slot_is_held_while_a_retry_backs_off(served, create, queue, monkeypatch):
+def test_back_off_holds_no_slot(served, create, queue, monkeypatch):
     """Between two attempts a call holds nothing."""
     served.answer = served.refuses(1)
     held = []
@@ -242,7 +243,7 @@ def test_presigning_uses_no_slot(served, create, queue):
     assert not served.arrivals
 
 
-def test_a_request_made_for_a_paced_call_does_not_wait_for_that_call(served, create):
+def test_nested_request_does_not_deadlock(served, create):
     """With room for one call at a time, what signing asks for goes first: nothing deadlocks."""
     queue = ApiQueue("20ms", concurrency=1)
     refresh = threading.Lock()
@@ -269,7 +270,7 @@ def test_a_request_made_for_a_paced_call_does_not_wait_for_that_call(served, cre
         ("ce", "get_tags", 400, '{"__type": "LimitExceededException"}', 1),
     ],
 )
-def test_throttles_hold_the_queue_and_quotas_of_resources_do_not(  # noqa: PLR0917 - one a column
+def test_only_throttles_hold_the_queue(  # noqa: PLR0917 - one a column
     served, create, service, call, status, body, throttled
 ):
     """Only what says that too many requests came pushes the queue back, for as long as it asks."""
@@ -281,11 +282,11 @@ def test_throttles_hold_the_queue_and_quotas_of_resources_do_not(  # noqa: PLR09
         with pytest.raises(Exception, match=r"(?i)exceeded|parse"):
             getattr(client, call)(**arguments)
         assert figures(queue) == (0, 0)
-        assert (queue.stats.throttled, queue.stats.odd) == (throttled, 0)
+        assert (queue.stats.throttled, queue.stats.malformed) == (throttled, 0)
         assert (queue.estimate() > 50) == bool(throttled)
 
 
-def test_a_hold_that_makes_no_sense_or_is_too_long_is_odd(served, create):
+def test_malformed_hold_is_counted(served, create):
     """Nonsense holds nothing; a hold beyond the maximum is cut to it; both are counted."""
     queue = ApiQueue()
     with paced(create(**ONE_ATTEMPT), queue, max_hold=40) as ec2:
@@ -293,11 +294,11 @@ def test_a_hold_that_makes_no_sense_or_is_too_long_is_odd(served, create):
             served.answer = served.refuses(1, retry_after=value)
             with pytest.raises(ClientError):
                 ec2.describe_snapshots()
-            assert (queue.stats.throttled, queue.stats.odd) == (count, count)
+            assert (queue.stats.throttled, queue.stats.malformed) == (count, count)
             assert hold - 20 < blocking(queue).call(queue.estimate) <= hold
 
 
-def test_a_throttle_of_many_threads_in_flight_is_heard_once(served, create):
+def test_throttles_in_flight_count_once(served, create):
     """Twenty calls that are all refused slow the queue down once: each slot knows its round."""
     queue = ApiQueue("1000/s", adaptive=Adaptive("1/s"))
     served.answer = served.refuses(20)
@@ -316,10 +317,10 @@ def test_a_throttle_of_many_threads_in_flight_is_heard_once(served, create):
     assert (queue.stats.throttled, queue.stats.slowed) == (20, 1)
 
 
-def test_a_client_is_paced_until_the_last_of_its_blocks_ends(served, create, queue):
+def test_client_is_paced_until_last_block(served, create, queue):
     """Nested blocks pace once, in whichever thread; after them the client is as it was."""
     client = create()
-    method = client._make_api_call
+    method = introspect.api_call_of(client)
     with paced(client, queue) as ec2:
         with paced(ec2, queue):
             crowd(ec2.describe_snapshots, 3)
@@ -329,10 +330,10 @@ def test_a_client_is_paced_until_the_last_of_its_blocks_ends(served, create, que
     assert queue.stats.released == 6
     client.describe_snapshots()
     assert queue.stats.released == 6
-    assert client._make_api_call == method
+    assert introspect.api_call_of(client) == method
 
 
-def test_a_session_paces_clients_made_later_in_every_region(served, create, queue, session):
+def test_session_paces_later_clients(served, create, queue, session):
     """Later clients of a session share the queue; services that are not named are not paced."""
     before = create()
     pace_session(session, {"ec2": queue})
@@ -356,7 +357,7 @@ def test_a_session_paces_clients_made_later_in_every_region(served, create, queu
     assert queue.stats.released == 3
 
 
-def test_a_botocore_session_can_be_paced_too(served, loader, queue):
+def test_botocore_session_can_be_paced(served, loader, queue):
     """A session without boto3 is paced as one with it."""
     core = botocore.session.get_session()
     core.register_component("data_loader", loader)
@@ -369,7 +370,7 @@ def test_a_botocore_session_can_be_paced_too(served, loader, queue):
     served.assert_paced(INTERVAL)
 
 
-def test_a_registry_finds_the_queue_of_each_attempt(served, create, session):
+def test_registry_finds_each_attempts_queue(served, create, session):
     """Service, Region and account choose the queue; what is not listed is not paced."""
     registry = Registry({"ec2": "100/s", "iam": ServiceLimits("100/s", scope=["account"])})
     pace_session(session, registry)
@@ -386,7 +387,7 @@ def test_a_registry_finds_the_queue_of_each_attempt(served, create, session):
     assert len(served.arrivals) == 14
 
 
-def test_limits_that_operations_share_and_parameters_weigh_hold_too(served, create):
+def test_shared_and_weighted_limits_hold(served, create):
     """A call that several limits are for waits for all of them, and gives back all of them."""
     registry = Registry.parse('preset = "aws"')
     with paced(create(), registry) as ec2:
@@ -396,7 +397,7 @@ def test_limits_that_operations_share_and_parameters_weigh_hold_too(served, crea
     assert len(served.arrivals) == 3
 
 
-def test_a_refreshed_credential_of_an_account_opens_no_second_quota(served, session):
+def test_refreshed_credentials_keep_their_quota(served, session):
     """Each attempt's own credentials are looked at: another key of the account, the same queue."""
     keys = iter(["ASIAQNZGKIQY56JQ7WML", "ASIAQNZGKIQYZZZZZZZZ", "ASIAY34FZKBOKMUTVV7A"])
 
@@ -409,18 +410,18 @@ def test_a_refreshed_credential_of_an_account_opens_no_second_quota(served, sess
         }
 
     registry = Registry({"ec2": "100/s"})
-    core = session._session
+    core = introspect.core_session(session)
     pace_session(core, registry)
-    core._credentials = DeferredRefreshableCredentials(refresh, "test")
+    introspect.set_credentials(core, DeferredRefreshableCredentials(refresh, "test"))
     ec2 = core.create_client("ec2", "eu-west-1", endpoint_url=served.url)
     for _ in range(3):
-        core._credentials._expiry_time = core._credentials._time_fetcher()
+        introspect.expire_credentials(core)
         ec2.describe_snapshots()
     released = {key.account: queue.stats.released for key, queue in registry.queues.items()}
     assert released == {"029608264753": 2, "609629065308": 1}
 
 
-def test_a_role_whose_keys_do_not_tell_the_account_has_one_quota(served, session):
+def test_role_has_one_quota(served, session):
     """Keys of the old form stand for themselves only; but whose the role is, its ARN says."""
     keys = (f"ASIAIOSFODNN7EXAMP{letter}A" for letter in "LMN")
 
@@ -430,24 +431,25 @@ def test_a_role_whose_keys_do_not_tell_the_account_has_one_quota(served, session
         return {"Credentials": {"AccessKeyId": next(keys), **secrets}}
 
     registry = Registry({"ec2": "100/s"})
-    core = session._session
+    core = introspect.core_session(session)
     pace_session(core, registry)
     fetcher = AssumeRoleCredentialFetcher(
         lambda *_, **__: SimpleNamespace(assume_role=assume_role),
         Credentials("AKIAIOSFODNN7EXAMPLE", "s"),
         "arn:aws:iam::029608264753:role/reader",
     )
-    core._credentials = DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
+    credentials = DeferredRefreshableCredentials(fetcher.fetch_credentials, "assume-role")
+    introspect.set_credentials(core, credentials)
     ec2 = core.create_client("ec2", "eu-west-1", endpoint_url=served.url)
     for _ in range(2):
-        fetcher._cache.clear()
-        core._credentials._expiry_time = core._credentials._time_fetcher()
+        introspect.forget_roles(fetcher)
+        introspect.expire_credentials(core)
         ec2.describe_snapshots()
     assert [key.account for key in registry.queues] == ["029608264753"]
     assert next(keys) == "ASIAIOSFODNN7EXAMPNA"  # it was refreshed
 
 
-def test_coroutines_and_boto3_share_a_queue_through_a_portal(served, create):
+def test_coroutines_and_boto3_share_a_queue(served, create):
     """Threads of an asyncio program pace boto3 in the queue that its coroutines use."""
     with start_blocking_portal() as portal:
         queue = ApiQueue("50ms")
@@ -466,7 +468,7 @@ def test_coroutines_and_boto3_share_a_queue_through_a_portal(served, create):
     served.assert_paced(INTERVAL)
 
 
-def test_what_cannot_be_paced_or_cannot_pace_is_refused(session, queue):
+def test_unsuitable_arguments_are_refused(session, queue):
     """Clients and sessions of aiobotocore are errors at once, which say where they belong."""
     theirs = get_aio_session()
     for client in (session.resource("ec2"), session, "ec2"):
@@ -496,7 +498,7 @@ def test_what_cannot_be_paced_or_cannot_pace_is_refused(session, queue):
         pace_session(session, {"dynamobd": queue})
 
 
-def test_ctrl_c_while_waiting_or_in_flight_gives_the_slot_back(served):
+def test_ctrl_c_releases_the_slot(served):
     """KeyboardInterrupt ends a call wherever it is; the queue is as if it had never been."""
     served.answer = lambda arrival: (
         served.HANG if arrival.action == "DescribeVolumes" else (200, "<Response/>")
@@ -572,7 +574,7 @@ class Notes:
             self.released.append(event.key)
 
 
-def test_multipart_transfers_of_many_threads_are_paced_part_by_part(session, moto_url):
+def test_multipart_transfers_are_paced_by_part(session, moto_url):
     """Each part that a transfer's threads send or fetch waits its turn; the data arrive whole."""
     notes = Notes()
     queue = ApiQueue("100/s", observers=[notes])
@@ -593,7 +595,7 @@ def test_multipart_transfers_of_many_threads_are_paced_part_by_part(session, mot
     assert figures(queue) == (0, 0)
 
 
-def test_many_transfers_at_once_keep_to_the_rate(session, moto_url):
+def test_many_transfers_keep_the_rate(session, moto_url):
     """Twelve uploads and downloads by as many threads start no more calls than the rate allows."""
     queue = ApiQueue("50/s")
     pace_session(session, queue)
@@ -631,7 +633,7 @@ def test_resources_collections_and_waiters_are_paced(session, moto_url):
     assert notes.released == ["CreateVolume", "DescribeVolumes", "DescribeVolumes", "DeleteVolume"]
 
 
-def test_without_botocore_the_error_names_the_extra():
+def test_missing_botocore_names_the_extra():
     """Importing the module without its dependency says what to install."""
     program = "import sys; sys.modules['botocore'] = None; import aioapiqueue.integrations.botocore"
     done = subprocess.run(

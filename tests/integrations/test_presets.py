@@ -9,7 +9,8 @@ from aiobotocore.session import get_session
 from aioapiqueue.integrations import aiobotocore as paces_coroutines
 from aioapiqueue.integrations import botocore as paces_threads
 from aioapiqueue.registry import Registry
-from aioapiqueue.threads import BlockingSlot, blocking
+from aioapiqueue.threads import blocking
+from tests.helpers import introspect
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("no_machine_configuration")]
 
@@ -90,13 +91,6 @@ async def test_interrupted_thread_refunds_resource_tokens(endpoint, monkeypatch)
     registry = Registry.parse(
         '[ec2]\npreset = "aws"\nquotas = {"RunInstances resources" = "1/min"}'
     )
-    wait = BlockingSlot._wait
-
-    def interrupted(slot):
-        if slot._blocking.queue.name.endswith("resources"):
-            wait(slot)
-        else:
-            raise KeyboardInterrupt
 
     def launch():
         ec2 = boto3.client("ec2", "eu-west-1", endpoint_url=endpoint.url, **KEYS)
@@ -106,7 +100,7 @@ async def test_interrupted_thread_refunds_resource_tokens(endpoint, monkeypatch)
         assert blocking(resources).call(resources.estimate) == 0
         assert [queue.running for queue in registry.queues.values()] == [0, 0]
 
-    monkeypatch.setattr(BlockingSlot, "_wait", interrupted)
+    introspect.interrupt_waits(monkeypatch, lambda queue: queue.name.endswith("resources"))
     await asyncio.to_thread(launch)
     assert not endpoint.arrivals
 

@@ -17,10 +17,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from naive_model import Model, NaiveCall, NaiveRate, NaiveWindow
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, SlotTimeout, Window
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers import introspect
+from tests.helpers.naive_model import Model, NaiveCall, NaiveRate, NaiveWindow
 
 # All figures are sums of powers of two, so that both sides reckon without rounding.
 INTERVALS = st.sampled_from([0.125, 0.25, 0.5, 1.0])
@@ -57,22 +58,13 @@ def successors(old, limits, now):
     return new
 
 
-class Queue(ApiQueue):
-    """An ApiQueue that says when it grants a slot, before the caller resumes."""
-
-    on_grant = staticmethod(lambda slot: None)
-
-    def _grant(self, slot, now):
-        super()._grant(slot, now)
-        self.on_grant(slot)
-
-
 class QueueMachine(RuleBasedStateMachine):
     """Every rule is done to both; after each, they agree on who was released when."""
 
-    queue_class = Queue
+    queue_class = ApiQueue
+    fault = staticmethod(lambda queue: None)
     model_class = Model
-    hands_on = True
+    cancels_at_grants = True
 
     @initialize(
         limits=LIMITS,
@@ -83,7 +75,8 @@ class QueueMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner(loop_factory=VirtualLoop)
         self.loop = self.runner.get_loop()
         self.queue = self.queue_class(*limits, lanes=lanes, concurrency=concurrency, catch_up=0)
-        self.queue.on_grant = self.cancel_if_marked
+        self.fault(self.queue)
+        introspect.after_grants(self.queue, self.cancel_if_marked)
         self.model = self.model_class(
             naive(limits, -math.inf),
             {key: naive(own, -math.inf) for key, own in lanes.items()},
@@ -99,7 +92,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.settled = set()
         self.released_under_old_limits = 0
 
-    def cancel_if_marked(self, slot):
+    def cancel_if_marked(self, slot, _):
         who = self.calls[slot]
         if who in self.marked:
             self.tasks[who].cancel()
@@ -167,7 +160,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.model.waiting.remove(call)
         self.do(self.tasks[call.who].cancel)
 
-    @precondition(lambda self: self.hands_on and self.model.waiting)
+    @precondition(lambda self: self.cancels_at_grants and self.model.waiting)
     @rule(data=st.data())
     def cancel_a_waiter_when_it_is_granted(self, data):
         call = data.draw(st.sampled_from(self.model.waiting))
@@ -253,7 +246,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.queue.running <= self.model.concurrency
         if not self.model.waiting:
             timers = self.timers()
-            assert self.queue._ticker is None
+            assert introspect.ticker_of(self.queue) is None
             assert timers == 0
 
     def timers(self):
@@ -283,64 +276,31 @@ TestPromises1To7 = QueueMachine.TestCase
 TestPromises1To7.settings = settings(max_examples=200, stateful_step_count=40)
 
 
-class BurstOffByOne(Queue):
-    """Takes every burst for one more than it is."""
-
-    def __init__(self, *limits, **options):
-        super().__init__(*map(one_more, limits), **options)
-
-    def set_rate(self, *limits, key=None):
-        super().set_rate(*map(one_more, limits), key=key)
-
-
 def one_more(limit):
     return Rate(limit.calls, limit.per, limit.burst + 1) if isinstance(limit, Rate) else limit
 
 
-class CancelledSlotLost(Queue):
-    """Gives nothing back for a slot whose caller was cancelled before it resumed."""
-
-    def _adjust(self, slot, cost):
-        if cost != -slot.cost:
-            super()._adjust(slot, cost)
-
-
-class PriorityIgnored(Queue):
-    """Lets everybody wait with the same priority."""
-
-    def _join(self, slot, future):
-        slot.priority = 0
-        super()._join(slot, future)
-
-
-class LaneLimitIgnored(Queue):
-    """Asks only the queue's own limits whether a waiter is due."""
-
-    def _release_due(self, now):
-        lanes, self._lanes.schedules = self._lanes.schedules, {}
-        try:
-            return super()._release_due(now)
-        finally:
-            self._lanes.schedules = lanes
-
-
-class HoldShortened(Queue):
-    """Takes the latest push-back for the one that counts."""
-
-    def throttled(self, retry_after=None, *, key=None):
-        self._pushed_back = -math.inf
-        super().throttled(retry_after, key=key)
+def take_bursts_for_one_more(queue):
+    set_rate = queue.set_rate
+    queue.set_rate = lambda *limits, key=None: set_rate(*map(one_more, limits), key=key)
+    queue.set_rate(*queue.limits)
 
 
 @pytest.mark.parametrize(
-    "mutant",
-    [BurstOffByOne, CancelledSlotLost, PriorityIgnored, LaneLimitIgnored, HoldShortened],
+    "broken",
+    [
+        take_bursts_for_one_more,
+        introspect.lose_refunds,
+        introspect.ignore_priorities,
+        introspect.ignore_lane_limits,
+        introspect.shorten_holds,
+    ],
 )
-def test_the_model_catches_a_broken_scheduler(mutant):
+def test_the_model_catches_a_broken_scheduler(broken):
     """Each of five broken queues is told from the model."""
 
     class Broken(QueueMachine):
-        queue_class = mutant
+        fault = staticmethod(broken)
 
     with pytest.raises((AssertionError, BaseExceptionGroup)):
         run_state_machine_as_test(

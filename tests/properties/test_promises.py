@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aioapiqueue import Adaptive, ApiQueue, QueueClosed, QueueFull, Rate, SlotTimeout, Window
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers.introspect import after_grants, allowed_rate, record_releases
 
 RATES = st.builds(
     Rate,
@@ -29,31 +30,11 @@ ARRIVALS = st.lists(
 STALLS = st.lists(st.tuples(st.floats(0, 3), st.floats(0.001, 0.5)), max_size=5)
 
 
-class Recording(ApiQueue):
-    """Notes whom it gives a turn, and when: what the promises are about.
-
-    When a body starts after its release is the loop's affair: it may stall in between.
-    """
-
-    def __init__(self, *limits, **options):
-        super().__init__(*limits, **options)
-        self.order = []
-
-    def _arrive(self, slot):
-        at_once = super()._arrive(slot)
-        if at_once:
-            self.order.append((self._clock(), slot))
-        return at_once
-
-    def _grant(self, slot, now):
-        super()._grant(slot, now)
-        self.order.append((now, slot))
-
-
 async def releases(queue, arrivals, stalls=()):
     """Let the calls arrive; return [(instant, index)] in the order of release."""
     loop = asyncio.get_running_loop()
     index_of = {}
+    order = record_releases(queue)
 
     async def call(slot):
         async with slot:
@@ -70,7 +51,7 @@ async def releases(queue, arrivals, stalls=()):
         tasks.append(asyncio.create_task(call(slot)))
     await asyncio.gather(*tasks)
     await asyncio.sleep(max([0, *(at + seconds for at, seconds in stalls)]))
-    return [(at, index_of[slot]) for at, slot in queue.order if slot in index_of]
+    return [(at, index_of[slot]) for at, slot in order if slot in index_of]
 
 
 @given(RATES, CATCH_UP, ARRIVALS, STALLS, st.sampled_from([0, 0.001, 0.016]))
@@ -78,7 +59,7 @@ def test_promise_1_the_limit_holds(run_virtual, rate, catch_up, arrivals, stalls
     """In any window, at most burst + (W + catch_up) / interval calls are released."""
 
     async def scenario():
-        queue = Recording(rate, catch_up=catch_up)
+        queue = ApiQueue(rate, catch_up=catch_up)
         return [at for at, _ in await releases(queue, arrivals, stalls)]
 
     times = run_virtual(scenario, grain=grain)
@@ -94,7 +75,7 @@ def test_promise_1_a_window_holds(run_virtual, calls, per, arrivals, stalls):
     """A Window never lets more than its calls start in any half-open window."""
 
     async def scenario():
-        return [at for at, _ in await releases(Recording(Window(calls, per)), arrivals, stalls)]
+        return [at for at, _ in await releases(ApiQueue(Window(calls, per)), arrivals, stalls)]
 
     times = run_virtual(scenario)
     assert len(times) == len(arrivals)
@@ -106,7 +87,7 @@ def test_promise_2_no_drift(run_virtual, rate, count, grain):
     """Under load the n-th release is due at t0 + n * interval, however late the others were."""
 
     async def scenario():
-        return [at for at, _ in await releases(Recording(rate), [(0, 0)] * count)]
+        return [at for at, _ in await releases(ApiQueue(rate), [(0, 0)] * count)]
 
     times = run_virtual(scenario, grain=grain)
     for n, at in enumerate(times):
@@ -120,7 +101,7 @@ def test_promise_2_a_stall_is_not_made_up_for(run_virtual, rate, catch_up, stall
 
     async def scenario():
         loop = asyncio.get_running_loop()
-        queue = Recording(rate, catch_up=catch_up)
+        queue = ApiQueue(rate, catch_up=catch_up)
         loop.call_at(0.0005, loop.stall, stall)
         return [at for at, _ in await releases(queue, [(0, 0)] * 50)]
 
@@ -134,27 +115,12 @@ def test_promise_3_fifo_within_a_priority(run_virtual, rate, arrivals, stalls, o
     """Calls of one priority and key start in the order in which they came."""
 
     async def scenario():
-        return await releases(Recording(rate, order=order), arrivals, stalls)
+        return await releases(ApiQueue(rate, order=order), arrivals, stalls)
 
     released = [index for _, index in run_virtual(scenario)]
     for priority in (0, 1):
         mine = [index for index in released if arrivals[index][1] == priority]
         assert mine == sorted(mine)
-
-
-class Granting(ApiQueue):
-    """Cancels marked calls between the tick and their resumption."""
-
-    def __init__(self, *limits):
-        super().__init__(*limits)
-        self.marked = set()
-        self.tasks = []
-
-    def _grant(self, slot, now):
-        super()._grant(slot, now)
-        index = slot.key
-        if index in self.marked:
-            self.tasks[index].cancel()
 
 
 @given(RATES, st.lists(st.sampled_from(["stays", "leaves", "leaves when granted"]), max_size=60))
@@ -163,8 +129,14 @@ def test_promise_4_cancellation_costs_nothing(run_virtual, rate, callers):
 
     async def scenario():
         loop = asyncio.get_running_loop()
-        queue = Granting(rate)
-        times = []
+        queue = ApiQueue(rate)
+        times, tasks, marked = [], [], set()
+
+        def granted(slot, _):
+            if slot.key in marked:
+                tasks[slot.key].cancel()
+
+        after_grants(queue, granted)
 
         async def call(index):
             async with queue.slot(key=index):
@@ -172,13 +144,13 @@ def test_promise_4_cancellation_costs_nothing(run_virtual, rate, callers):
 
         async with queue.slot():  # so that everybody behind has to wait
             queue.pause(1)
-            queue.tasks = [loop.create_task(call(index)) for index in range(len(callers))]
-            queue.marked = {i for i, kind in enumerate(callers) if kind == "leaves when granted"}
+            tasks += [loop.create_task(call(index)) for index in range(len(callers))]
+            marked |= {i for i, kind in enumerate(callers) if kind == "leaves when granted"}
         await asyncio.sleep(0.5)
-        for task, kind in zip(queue.tasks, callers, strict=True):
+        for task, kind in zip(tasks, callers, strict=True):
             if kind == "leaves":
                 task.cancel()
-        await asyncio.gather(*queue.tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         assert queue.stats.released == 1 + len(times)
         assert queue.stats.cancelled == len(callers) - len(times)
         return times
@@ -265,7 +237,7 @@ def test_promise_6_idle_is_free(run_virtual, rate, arrivals):
 
     async def scenario():
         loop = asyncio.get_running_loop()
-        queue = Recording(rate)
+        queue = ApiQueue(rate)
         await releases(queue, arrivals)
         await asyncio.sleep(0)
         assert queue.waiting == 0
@@ -281,7 +253,7 @@ def test_promise_6_idle_is_free(run_virtual, rate, arrivals):
 @given(st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=4))
 def test_promise_7_any_loop_once_at_a_time(runs):
     """A queue made without a loop serves one loop after another, even after one died in use."""
-    queue = Recording("100ms")
+    queue = ApiQueue("100ms")
 
     async def scenario(count, leave_some):
         if leave_some:
@@ -326,15 +298,12 @@ def test_promise_8_push_back_is_heard_once(run_virtual, answers, backoff, in_lan
     async def scenario():
         loop = asyncio.get_running_loop()
         key = "lane" if in_lane else None
-        queue = Recording(
+        queue = ApiQueue(
             *([] if in_lane else ["10/s"]),
             lanes={"lane": "10/s"},
             adaptive=Adaptive("0.5/s", backoff),
         )
         slowed_at, held_until, holds = -math.inf, -math.inf, []
-
-        def rate():
-            return (queue._lanes.schedules["lane"] if in_lane else queue._schedule).allowed()
 
         async def call(seconds, answer):
             nonlocal slowed_at, held_until
@@ -344,17 +313,19 @@ def test_promise_8_push_back_is_heard_once(run_virtual, answers, backoff, in_lan
                 await asyncio.sleep(seconds)
                 if answer == "served":
                     return
-                before, count = min(rate(), 10), queue.stats.slowed
+                before, count = min(allowed_rate(queue, key), 10), queue.stats.backed_off
                 slot.throttled(answer)
                 held_until = max(held_until, loop.time() + (answer or 0))
                 holds.append((loop.time(), held_until))
-                heard = queue.stats.slowed - count
+                heard = queue.stats.backed_off - count
                 assert heard == (released > slowed_at)
                 if heard:
                     slowed_at = loop.time()
-                    assert rate() <= max(0.5, backoff * before) + 1e-9
+                    assert allowed_rate(queue, key) <= max(0.5, backoff * before) + 1e-9
                 else:
-                    assert rate() == before or rate() == math.inf
+                    assert (
+                        allowed_rate(queue, key) == before or allowed_rate(queue, key) == math.inf
+                    )
                 assert queue.estimate(key=key) >= held_until - loop.time() - 1e-9
 
         async with asyncio.TaskGroup() as group:

@@ -1,4 +1,4 @@
-"""Never silently unpaced: what would not activate is refused, what did not is stopped or told."""
+"""Never silently unpaced: what would not activate is refused, what did not stopped or reported."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import sys
 import time
 
 import pytest
-from _stalls import Stalls
+
+from tests.helpers.stalls import Stalls
 
 if os.name != "posix":
     pytest.skip("needs Unix domain sockets", allow_module_level=True)
 
-from aioapiqueue.cli.run._launch import NotStarted, examine
+from aioapiqueue.cli.run._errors import NotStarted
+from aioapiqueue.cli.run._launch import examine
 
 pytestmark = pytest.mark.real
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -32,7 +34,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
         ["--check-hash-based-pycs", "always", "-I"],
     ],
 )
-def test_python_that_would_not_listen_is_refused(options, python):
+def test_options_preventing_activation_are_refused(options, python):
     """-I, -E and -S are seen wherever they stand among the interpreter's own options."""
     with pytest.raises(NotStarted, match=r"nothing was started\. Start it without -") as refused:
         examine([python, *options, "script.py"])
@@ -55,8 +57,8 @@ def test_python_that_would_not_listen_is_refused(options, python):
         [],
     ],
 )
-def test_python_that_listens_is_let_go(arguments, python):
-    """Options that do no harm, and those of the program itself, are nobody's business."""
+def test_harmless_python_options_are_accepted(arguments, python):
+    """Options that do no harm, and those of the program itself, are accepted."""
     assert examine([python, *arguments]).python is True
 
 
@@ -75,7 +77,7 @@ LONG = "#!/bin/sh\n'''exec' \"{python}\" {option} \"$0\" \"$@\"\n' '''\n"
         (LONG.replace("{option}", "-I"), "-I"),
     ],
 )
-def test_script_of_such_a_python_is_refused(shebang, option, python, tmp_path):
+def test_shebang_preventing_activation_is_refused(shebang, option, python, tmp_path):
     """What a shebang leads to is followed, by way of env and of installers' detour by sh too."""
     script = tmp_path / "script"
     script.write_text(f"{shebang.format(python=python)}\npass\n")
@@ -117,7 +119,7 @@ def test_script_is_followed_to_its_interpreter(shebang, is_python, python, tmp_p
         ["-iS", "python3 x"],
     ],
 )
-def test_env_that_takes_our_variables_is_refused(arguments):
+def test_env_removing_our_variables_is_refused(arguments):
     """An `env` without PYTHONPATH would run an unpaced Python: it belongs before us."""
     with pytest.raises(NotStarted, match="Put env first: env "):
         examine(["env", *arguments])
@@ -131,7 +133,7 @@ def test_env_that_leaves_them_is_followed():
         examine(["env", "-C", "/", "A=b", "python3", "-I"])
 
 
-def test_launcher_known_to_keep_us_out_is_refused(tmp_path):
+def test_launcher_preventing_activation_is_refused(tmp_path):
     """OpenTelemetry's launcher lets no other sitecustomize in: it belongs before us."""
     launcher = tmp_path / "opentelemetry-instrument"
     launcher.write_text("#!/bin/sh\n")
@@ -148,7 +150,7 @@ def test_refusal_starts_nothing(quiet_run, python):
     assert quiet_run.leftovers == []
 
 
-def test_program_that_is_not_python_is_warned_of(quiet_run):
+def test_program_other_than_python_is_reported(quiet_run):
     """Nothing activated: said at the start and the end, exit code 3, unless that is allowed."""
     ended = quiet_run("--limit", "ec2=1/s", "--", "echo", "hello")
     assert (ended.code, ended.out) == (3, b"hello\n")
@@ -162,7 +164,7 @@ def test_program_that_is_not_python_is_warned_of(quiet_run):
     assert "WARNING: NOTHING WAS PACED" in ended.words
 
 
-def test_python_started_by_a_shell_is_paced(run, aws, python):
+def test_python_below_a_shell_is_paced(run, aws, python):
     """A program that is not Python is fine where its children are."""
     program = run.script("calls(3)")
     ended = run("--limit", "ec2=50/s", "--", "sh", "-c", f"{python} {program}; exit 0")
@@ -171,7 +173,7 @@ def test_python_started_by_a_shell_is_paced(run, aws, python):
     assert "WARNING" not in ended.words
 
 
-def test_python_that_says_no_hello_is_stopped(quiet_run, python, stalls):
+def test_python_without_hello_is_stopped(quiet_run, python, stalls):
     """However it came to it, a Python program that has not activated is ended: exit code 3."""
     shell = f"unset PYTHONPATH; exec {python} -c 'import time; time.sleep(30)'"
     began = time.monotonic()
@@ -184,7 +186,7 @@ def test_python_that_says_no_hello_is_stopped(quiet_run, python, stalls):
 
 
 @linux
-def test_longer_grace_is_for_pythons_that_take_long_to_start(quiet_run, python, tmp_path):
+def test_longer_grace_allows_slow_starts(quiet_run, python, tmp_path):
     """What `.pth` files do comes before our hello; by default too much of it ends the program."""
     subprocess.run([python, "-m", "venv", "--without-pip", tmp_path / "slow"], check=True)
     (packages,) = (tmp_path / "slow").glob("lib/python*/site-packages")
@@ -198,7 +200,7 @@ def test_longer_grace_is_for_pythons_that_take_long_to_start(quiet_run, python, 
     assert (ended.code, ended.out) == (0, b"here\n")
 
 
-def test_launcher_that_becomes_another_python_is_stopped(quiet_run, python, stalls):
+def test_exec_of_unpaced_python_is_stopped(quiet_run, python, stalls):
     """A hello counts for what said it: after an `exec` that loses us, the whole family is ended."""
     launcher = quiet_run.plain("""
         del os.environ["PYTHONPATH"]
@@ -216,7 +218,7 @@ def test_launcher_that_becomes_another_python_is_stopped(quiet_run, python, stal
 
 
 @linux
-def test_inactive_child_is_told_at_once_and_by_the_exit_code(quiet_run, python, tmp_path):
+def test_inactive_child_is_reported_at_once(quiet_run, python, tmp_path):
     """A child with -I is warned of while it runs; the program goes on, as it may be a helper."""
     log = tmp_path / "log"
     log.touch()
@@ -242,7 +244,7 @@ def test_inactive_child_is_told_at_once_and_by_the_exit_code(quiet_run, python, 
 
 
 @linux
-def test_helper_that_was_forked_and_then_executed_ends_nothing(quiet_run, python):
+def test_forked_then_executed_helper_ends_nothing(quiet_run, python):
     """With preexec_fn, Python forks, and the fork says hello; its -I is a helper's all the same."""
     program = quiet_run.plain("""
         import subprocess
@@ -283,7 +285,7 @@ def test_children_of_every_kind_are_known(quiet_run, python):
     for _ in range(3):
         with Stalls() as stalls:
             ended = quiet_run("--limit", "ec2=1/s", "--grace", "1.5", "--", python, program)
-        # One that this machine has held up for longer than the grace is rightly told of.
+        # One that this machine has held up for longer than the grace is rightly reported.
         if ended.code == 0 or stalls.seconds < 0.3:
             break
     assert ended.code == 0, ended.err
@@ -291,7 +293,7 @@ def test_children_of_every_kind_are_known(quiet_run, python):
     assert "WARNING" not in ended.words
 
 
-def test_program_that_imports_no_botocore_is_remarked(quiet_run, python):
+def test_program_without_botocore_is_reported(quiet_run, python):
     """A program whose botocore is not botocore (AWS CLI v2) is not paced: it is said."""
     ended = quiet_run("--limit", "ec2=1/s", "--", python, "-c", "pass")
     assert ended.code == 0
@@ -307,7 +309,7 @@ finder = sys.meta_path.pop(0)
 """
 
 
-def test_botocore_found_too_late_is_warned_of(run, aws, python):
+def test_late_botocore_is_reported(run, aws, python):
     """Calls of a botocore that came past our hooks are known at the end: exit code 3."""
     program = run.script("calls(2)")
     hidden = f"{HIDDEN}exec(open({program!r}).read())"
@@ -317,7 +319,7 @@ def test_botocore_found_too_late_is_warned_of(run, aws, python):
     assert "WARNING: NOT PACED FROM THE START: " in ended.words
 
 
-def test_botocore_that_cannot_be_hooked_is_stopped(quiet_run, python):
+def test_unhookable_botocore_is_stopped(quiet_run, python):
     """One that is found too late to refuse its import ends the program: exit code 3."""
     program = quiet_run.plain("""
         import types

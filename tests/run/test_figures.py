@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from aioapiqueue.cli.run._figures import Peaks, as_json, dry_run_table, duration, rows, table
+from aioapiqueue.cli.run._figures import Peaks, dry_run_table, duration, rows, table
+from aioapiqueue.cli.run._json_report import figures_as_json
 from aioapiqueue.cli.run._launch import Launch
+from aioapiqueue.cli.run._log import Log
+from aioapiqueue.cli.run._model import Outcome, Plan
 from aioapiqueue.cli.run._report import remarks
-from aioapiqueue.cli.run._supervisor import Outcome, Plan, Words
 from aioapiqueue.hub import OTHERS, Figure
 from aioapiqueue.registry import Registry
 
@@ -37,7 +39,7 @@ def test_queue_of_several_regions_is_one():
     assert len(text.splitlines()) == 3
 
 
-def test_queues_are_named_for_what_tells_them_apart():
+def test_queues_are_named_by_their_differences():
     """Two Regions of one account have a line each, named for the Region; the account is no news."""
     found = rows(
         [
@@ -52,7 +54,7 @@ def test_queues_are_named_for_what_tells_them_apart():
     assert "111122223333" not in text
 
 
-def test_each_queue_tells_of_its_own_lanes():
+def test_each_queue_has_its_own_lanes():
     """What is throttled in one Region only is seen there, not in a sum over all Regions."""
     names = {region: f"ec2 {region}" for region in ("eu-west-1", "us-east-1")}
     found = rows(
@@ -79,8 +81,8 @@ def test_each_queue_tells_of_its_own_lanes():
     ]
 
 
-def test_what_parameters_chose_and_what_operations_share_have_their_lines():
-    """A lane of its own is told by its name; a shared bucket has what all its operations used."""
+def test_variants_and_shared_buckets_have_lines():
+    """A lane of its own has its own name; a shared bucket has what all its operations used."""
     found = rows(
         [
             figure("DescribeSnapshots", "eu-west-1", calls=3, lane="DescribeSnapshots unfiltered"),
@@ -96,8 +98,8 @@ def test_what_parameters_chose_and_what_operations_share_have_their_lines():
     assert len(text.splitlines()) == 5
 
 
-def test_shared_buckets_without_a_queue_of_the_service_are_its_queues():
-    """An operation that waits for nothing but a bucket is told under that."""
+def test_service_of_shared_buckets_only():
+    """An operation that waits for nothing but a bucket is listed under that."""
     found = rows(
         [
             figure("CopySnapshot", "eu-west-1", "ec2 a", calls=2),
@@ -127,7 +129,7 @@ def test_tables_keep_to_80_columns():
             assert text.split()[-2:] == ["1,234,567", "123,456"]
 
 
-def test_peaks_are_of_any_second_and_of_each_place():
+def test_peaks_of_services_queues_and_lanes():
     """Attempts of two Regions in one second add up for the service, not for each Region."""
     peaks = Peaks()
     figures = [figure("DescribeImages", region, None) for region in ("eu-west-1", "us-east-1")]
@@ -135,12 +137,12 @@ def test_peaks_are_of_any_second_and_of_each_place():
         for one in figures:
             peaks.count(one)
     found = rows(figures, peaks)
-    assert found[0].peak == 20
-    assert [part.peak for part in found[0].parts] == [10, 10]
-    assert [part.parts[0].peak for part in found[0].parts] == [10, 10]
+    assert found[0].total.peak == 20
+    assert [part.total.peak for part in found[0].parts] == [10, 10]
+    assert [part.parts[0].total.peak for part in found[0].parts] == [10, 10]
 
 
-def test_times_are_shown_as_on_a_clock():
+def test_durations_look_like_a_clock():
     """Minutes and seconds, hours where there are any."""
     assert [duration(s) for s in (0.9, 61, 3599, 3600, 36_123)] == [
         "0:00", "1:01", "59:59", "1:00:00", "10:02:03",
@@ -160,13 +162,13 @@ def test_what_is_summed_has_a_row():
         [OTHERS, "5"],
         [OTHERS, "7"],
     ]
-    assert [one["calls"] for one in as_json(figures) if one["service"] == OTHERS] == [5, 7]
+    assert [one["calls"] for one in figures_as_json(figures) if one["service"] == OTHERS] == [5, 7]
     plan = Plan(
         command=["scan"],
         launch=Launch("/bin/scan", "scan", python=True),
         registry=Registry({}),
         limits={},
-        words=Words(None),
+        log=Log(None),
         dry_run=True,
         shared=None,
         live=False,

@@ -112,7 +112,7 @@ time.sleep(60)
 """
 
 
-def test_socket_in_place_of_the_hubs_ends_all(quiet_run, python, stalls):
+def test_socket_replacing_the_hubs_ends_all(quiet_run, python, stalls):
     """Another socket under the same name is none of ours: exit code 4."""
     with quiet_run.start("--limit", "ec2=5/s", "--", python, "-c", WHERE) as process:
         directory = Path(process.stdout.readline().decode().strip()).parent
@@ -150,7 +150,7 @@ def short():
     shutil.rmtree(path)
 
 
-def test_tmpdir_that_others_may_write_to_is_refused(quiet_run, python, short):
+def test_tmpdir_writable_by_others_is_refused(quiet_run, python, short):
     """One that lies in a folder of all: exit code 2, what to do, and nothing is started."""
     folder = short / "open"
     inner = folder / "inner"

@@ -1,4 +1,4 @@
-"""Limits that make no sense: a line for each, exit code 2, and nothing started."""
+"""Invalid limits: a line for each, exit code 2, and nothing started."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_bad_file_is_one_message(text, told, quiet_run, python, tmp_path):
     assert quiet_run.leftovers == []
 
 
-def test_each_problem_is_told_once(quiet_run, python, tmp_path):
-    """Several bad options are told together, a line each; so is a missing file, or an empty one."""
+def test_each_problem_is_listed_once(quiet_run, python, tmp_path):
+    """Bad options are listed together, a line each; so is a missing or an empty file."""
     started = ("--", python, "-c", "print('started')")
     ended = quiet_run("--limit", "ec3=1/s", "--limit", "ec2=fast", "--limit", "s3=5/s", *started)
     assert (ended.code, ended.out) == (2, b"")
@@ -50,7 +50,7 @@ def test_each_problem_is_told_once(quiet_run, python, tmp_path):
     (tmp_path / "empty.toml").write_text("# nothing\n")
     ended = quiet_run("--limits", tmp_path / "empty.toml", *started)
     assert (ended.code, ended.out, ended.err.count(b"\n")) == (2, b"", 1)
-    assert "empty.toml: it says no limit" in ended.words
+    assert "empty.toml: it has no limits" in ended.words
 
 
 def test_grace_is_some_time(quiet_run, python):
@@ -58,7 +58,7 @@ def test_grace_is_some_time(quiet_run, python):
     options = ("--limit", "ec2=1/s", "--grace", "0", "--", python, "-c", "print('started')")
     ended = quiet_run(*options)
     assert (ended.code, ended.out) == (2, b"")
-    assert ended.words == "--grace: 0 is no time: write a number of seconds above 0"
+    assert ended.words == "--grace: 0 is invalid: expected a number of seconds above 0"
 
 
 def test_option_goes_before_the_file(run, aws, python, tmp_path):
@@ -81,7 +81,7 @@ def test_option_goes_before_the_file(run, aws, python, tmp_path):
         ('ec2 = "unlimited"\n', "nothing is paced: what is named is unlimited"),
     ],
 )
-def test_all_that_is_kept_is_said(text, told, quiet_run, python, tmp_path):
+def test_all_kept_limits_are_listed(text, told, quiet_run, python, tmp_path):
     """How many may be in flight is a limit as well; without any, none is claimed."""
     limits = tmp_path / "limits.toml"
     limits.write_text(text)

@@ -1,4 +1,4 @@
-"""Which limits a run's calls came under, told from the hub's figures."""
+"""Which limits applied to a run's calls, as the hub's figures show."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import time
 import pytest
 
 from aioapiqueue.cli.run._launch import Launch
+from aioapiqueue.cli.run._log import Log
+from aioapiqueue.cli.run._model import Outcome, Plan
 from aioapiqueue.cli.run._report import remarks
-from aioapiqueue.cli.run._supervisor import Outcome, Plan, Words
 from aioapiqueue.cli.run._unused import judged, unused
 from aioapiqueue.hub import Figure, Process
 from aioapiqueue.registry import Registry, ServiceLimits
@@ -74,12 +75,12 @@ def names(entries):
     ],
     ids=lambda one: getattr(one, "operation", None),
 )
-def test_calls_are_paced_by_a_limit_of_theirs(one, paced):
+def test_call_is_paced_by_own_limit(one, paced):
     """A queue alone is none: one of its limits has to concern the call."""
     assert [each.paced for each in judged([one], Registry.parse(FILE))] == [paced]
 
 
-def test_only_what_somebody_wrote_is_told():
+def test_only_written_limits_are_listed():
     """Of a preset and of quotas nothing is; of a file, each limit that no call came under."""
     registry = Registry.parse(FILE)
     assert len(list(registry)) > 200
@@ -106,7 +107,7 @@ def test_only_what_somebody_wrote_is_told():
     assert names(unused(both, registry, dry_run=True)) == ["ec2.Describe* ", "ec2 some", "iam "]
 
 
-def test_nothing_is_told_of_what_was_summed_up():
+def test_summed_up_calls_hide_unused_limits():
     """Calls of which the hub kept no record may have come under any limit."""
     summed = Figure("(others)", "(others)", None, None, None, paced=True, calls=1)
     assert unused([summed], Registry.parse(FILE), dry_run=False) == []
@@ -123,7 +124,7 @@ def test_many_unused_limits_are_cut():
         launch=Launch("/bin/scan", "scan", python=True),
         registry=Registry.from_options(options),
         limits={},
-        words=Words(None),
+        log=Log(None),
         dry_run=False,
         shared=None,
         live=False,

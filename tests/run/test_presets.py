@@ -35,9 +35,7 @@ RunInstances = "100/s burst 100"
 """
 
 
-def test_filtered_and_unfiltered_calls_of_one_program_have_buckets_of_their_own(
-    run, aws, python, tmp_path
-):
+def test_filtered_and_unfiltered_calls_differ(run, aws, python, tmp_path):
     """6 unfiltered calls wait for their own small bucket; 6 filtered ones then start at once."""
     limits = tmp_path / "limits.toml"
     limits.write_text(QUOTAS)
@@ -59,7 +57,7 @@ def test_filtered_and_unfiltered_calls_of_one_program_have_buckets_of_their_own(
     assert filtered < 10  # with the unfiltered calls in this bucket, a minute each
 
 
-def test_launching_five_instances_costs_five_resource_tokens(run, aws, python, tmp_path, stalls):
+def test_five_instances_cost_five_tokens(run, aws, python, tmp_path, stalls):
     """RunInstances(MaxCount=5) uses up 5 tokens of 10/s: the next waits, though it is one call."""
     limits = tmp_path / "limits.toml"
     limits.write_text(QUOTAS)
@@ -104,7 +102,7 @@ def test_aiobotocore_tells_parameters_too(run, aws, python, tmp_path):
     assert 0.55 <= float(ended.out) < 10
 
 
-def test_most_of_what_is_published_leaves_room_for_others(run, aws, python, stalls):
+def test_share_leaves_room_for_others(run, aws, python, stalls):
     """At 80% of EC2's buckets, beside somebody who calls twice a second, nobody is throttled.
 
     The gate keeps the published buckets; the calls come as fast as these 80% allow.
@@ -132,7 +130,7 @@ def test_most_of_what_is_published_leaves_room_for_others(run, aws, python, stal
     assert bystander.result() >= ended.seconds - stalls.seconds
     assert gate.counts[SCANNER].calls == 120
     assert gate.counts[SCANNER].throttled == gate.counts[other].throttled == 0
-    # 80 at once, 16 a second after that, beside whoever else calls; with a fixed 100 ms, 12 s.
+    # 80 at once, 16 a second after that, beside others who call; with a fixed 100 ms, 12 s.
     arrivals = sorted(at for at, _ in aws.arrivals)
     assert arrivals[-1] - run.begun >= 40 / 16 - CATCH_UP
     assert arrivals[-1] - arrivals[0] < 10 + stalls.seconds
@@ -151,7 +149,7 @@ def calls_twice_a_second(url, key, over):
     return count
 
 
-def test_without_a_limit_it_is_half_of_what_aws_publishes(run, aws, python, tmp_path):
+def test_default_is_half_of_the_published(run, aws, python, tmp_path):
     """No option at all keeps half of the presets, and says so; services without one go free."""
     figures = tmp_path / "figures.json"
     program = run.script("""
@@ -205,14 +203,17 @@ def test_shares_come_from_options_and_files(quiet_run, python, tmp_path, options
             ["--preset", "awz", "--share", "0%"],
             ["--preset: 'awz' is no preset: write", "--share: '0%' is no share: write"],
         ),
-        (["--preset", "none"], ["--preset none: it says no limit"]),
+        (["--preset", "none"], ["--preset none: it has no limits"]),
         (
             ["--preset", "none", "--share", "150%"],
-            ["'150%' is more than AWS publishes", '--share: a share of what? --preset is "none"'],
+            [
+                "'150%' is more than AWS publishes",
+                '--share: needs a preset, and --preset is "none"',
+            ],
         ),
     ],
 )
-def test_shares_that_make_no_sense_are_refused(quiet_run, python, options, says):
+def test_invalid_shares_are_refused(quiet_run, python, options, says):
     """A wrong preset or share is a message and exit code 2, and nothing is started."""
     ended = quiet_run(*options, "--", python, "-c", "print('started')")
     assert (ended.code, ended.out) == (2, b"")

@@ -59,8 +59,8 @@ def test_threads_and_children_share_one_limit(run, aws, python, tmp_path, stalls
     assert run.leftovers == []
 
 
-def test_dry_run_counts_and_holds_nothing_up(run, aws, python, tmp_path):
-    """It tells calls, mean and peak of each service and operation; limits hold nothing up."""
+def test_dry_run_counts_without_pacing(run, aws, python, tmp_path):
+    """It shows calls, mean and peak of each service and operation; limits hold nothing up."""
     program = run.script("""
         calls(40)
         client("sts").get_caller_identity()
@@ -88,8 +88,8 @@ def test_dry_run_counts_and_holds_nothing_up(run, aws, python, tmp_path):
     assert max(map(len, ended.err.decode().splitlines())) <= 80
 
 
-def test_calls_of_other_operations_are_not_paced(run, python, tmp_path):
-    """A limit of one operation concerns no other one: its calls are told as not paced."""
+def test_other_operations_are_not_paced(run, python, tmp_path):
+    """A limit of one operation concerns no other one: its calls are listed as not paced."""
     program = run.script("""
         ec2 = client()
         for _ in range(3):
@@ -160,7 +160,7 @@ def test_output_and_input_are_untouched(quiet_run, python, tmp_path):
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_no_reason_to_start_nothing(closed, quiet_run, python, tmp_path):
+def test_closed_streams_do_no_harm(closed, quiet_run, python, tmp_path):
     """Where stdin, stdout or stderr is closed, as daemons have it, the program runs anyway."""
     there = tmp_path / "there"
     program = quiet_run.plain(f"open({str(there)!r}, 'w').close(); sys.exit(7)")
@@ -190,7 +190,7 @@ def test_exit_code_is_the_programs(end, code, quiet_run, python):
     assert quiet_run.leftovers == []
 
 
-def test_missing_program_is_said_as_by_a_shell(quiet_run, tmp_path):
+def test_missing_program_exits_as_in_shells(quiet_run, tmp_path):
     """No such command is 127, one that may not be executed 126; both are named."""
     ended = quiet_run("--limit", "ec2=1/s", "--", "no-such-command")
     assert (ended.code, ended.out) == (127, b"")
@@ -210,7 +210,7 @@ def test_missing_program_is_said_as_by_a_shell(quiet_run, tmp_path):
     assert quiet_run.leftovers == []
 
 
-def test_own_arguments_of_the_command_are_left_to_it(quiet_run, python):
+def test_arguments_after_the_command_are_its(quiet_run, python):
     """What follows COMMAND is the command's, options and `--` among it, with or without a `--`."""
     program = quiet_run.plain("print(sys.argv[1:])")
     for dashes in ((), ("--",)):
@@ -218,7 +218,7 @@ def test_own_arguments_of_the_command_are_left_to_it(quiet_run, python):
         assert (ended.code, ended.out) == (0, b"['--limit', '--', '--help']\n")
 
 
-def test_option_after_the_command_is_hinted_at(quiet_run, python):
+def test_option_after_command_gets_hint(quiet_run, python):
     """One of ours among the program's is said to be the program's, unless a `--` says so."""
     program = quiet_run.plain("print(sys.argv[1:])")
     options = ("--limit", "ec2=1/s", "--json=x", "-x")
@@ -238,7 +238,7 @@ def test_option_after_the_command_is_hinted_at(quiet_run, python):
     ):
         # It ends once the options are read.
         told = CliRunner().invoke(app, ["run", "--grace", "0", *map(str, others)])
-        assert told.stderr.startswith("aioapiqueue: --grace: 0 is no time")
+        assert told.stderr.startswith("aioapiqueue: --grace: 0 is invalid")
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
@@ -265,8 +265,8 @@ def test_signal_goes_on_to_the_program(name, quiet_run, python):
     assert quiet_run.leftovers == []
 
 
-def test_program_is_never_ended_by_a_second_signal(quiet_run, python, tmp_path):
-    """However often we are told to stop, the program ends when it wants to."""
+def test_second_signal_does_not_kill(quiet_run, python, tmp_path):
+    """However often a signal comes, the program ends when it wants to."""
     program = quiet_run.plain("""
         import signal
         signal.signal(signal.SIGINT, lambda *_: os.write(1, b"no\\n"))
@@ -306,7 +306,7 @@ def test_ignored_signal_stays_ignored(quiet_run, python):
     assert (ended.code, ended.out) == (0, b"lives\n")
 
 
-def test_python_path_of_the_user_is_kept(quiet_run, python, tmp_path):
+def test_python_path_of_user_is_kept(quiet_run, python, tmp_path):
     """Our folder comes first; what was there comes after it, a sitecustomize in it included."""
     folder = tmp_path / "user"
     folder.mkdir()
@@ -321,7 +321,7 @@ def test_python_path_of_the_user_is_kept(quiet_run, python, tmp_path):
     assert sorted(told) == [f"['{folder}', '/no/such/folder']", "user", "user"]
 
 
-def test_long_folder_for_temporary_files_does_no_harm(quiet_run, python, tmp_path):
+def test_long_tmpdir_does_no_harm(quiet_run, python, tmp_path):
     """A socket's path is short, however long that of TMPDIR is."""
     folder = tmp_path / ("long" * 30)
     folder.mkdir()
@@ -331,7 +331,7 @@ def test_long_folder_for_temporary_files_does_no_harm(quiet_run, python, tmp_pat
     assert not os.path.exists(os.path.dirname(ended.out.strip()))  # noqa: PTH110, PTH120
 
 
-def test_killed_with_its_hub_the_clients_send_nothing(run, aws, python, stalls):
+def test_killed_run_stops_all_calls(run, aws, python, stalls):
     """`kill -9` of us: each waiting thread gets a clear error within 5 s, and nothing goes out."""
     program = run.script("""
         import threading
@@ -378,7 +378,7 @@ def test_lost_hub_ends_the_program(run, aws, python, stalls):
     assert run.leftovers == []
 
 
-def test_children_have_their_time_to_clean_up(quiet_run, python, tmp_path):
+def test_children_get_time_to_clean_up(quiet_run, python, tmp_path):
     """A child that takes longer to end than the program, once all is stopped, is not killed."""
     ready, clean = tmp_path / "ready", tmp_path / "clean"
     child = quiet_run.plain(
@@ -439,7 +439,7 @@ def test_grandchild_that_stays_fails_closed(run, aws, python, tmp_path):
 
 
 @pytest.mark.slow
-def test_eight_processes_of_eight_threads_keep_one_rate(run, aws, python, tmp_path):
+def test_sixty_four_threads_keep_one_rate(run, aws, python, tmp_path):
     """At 50/s for 20 s together: 0.98 to 1.00 of it, and at most 52 let go in any second."""
     child = run.script(
         """
@@ -484,7 +484,7 @@ def test_help_fits_a_terminal(quiet_run):
         assert expected in text
 
 
-def test_hub_that_cannot_be_opened_starts_nothing(quiet_run, python, temporary):
+def test_hub_failing_to_open_starts_nothing(quiet_run, python, temporary):
     """Without a folder for the socket there is no run: said, exit code 2."""
     options = ("--limit", "ec2=1/s", "--", python, "-c", "print('started')")
     blocker = temporary / "file"
@@ -501,7 +501,7 @@ def test_hub_that_cannot_be_opened_starts_nothing(quiet_run, python, temporary):
     assert "the hub cannot be opened, nothing was started: " in ended.words
 
 
-def test_system_without_sockets_is_told_what_to_use(monkeypatch, capsys):
+def test_system_without_sockets_is_refused(monkeypatch, capsys):
     """Where Python has no Unix domain sockets: a clear message, exit code 2."""
     monkeypatch.setattr("aioapiqueue.cli.run._command.os", types.SimpleNamespace(name="nt"))
     with pytest.raises(typer.Exit) as ended:
@@ -512,7 +512,7 @@ def test_system_without_sockets_is_told_what_to_use(monkeypatch, capsys):
     )
 
 
-def test_run_inside_of_a_run_is_refused(quiet_run, python):
+def test_nested_run_is_refused(quiet_run, python):
     """A second hub would put the limits of the first aside: exit code 2, and nothing is started."""
     inner = quiet_run.arguments("--limit", "ec2=1000/s", "--", python, "-c", "print('started')")
     ended = quiet_run("--limit", "ec2=1/s", "--", *inner)

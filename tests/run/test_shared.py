@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import typer
-from servers import Server, free_port, until
 
 from aioapiqueue.cli.run import run as run_command
-from aioapiqueue.cli.run._launch import NotStarted
+from aioapiqueue.cli.run._errors import NotStarted
 from aioapiqueue.cli.run._shared_server import Shared
-from aioapiqueue.integrations._redis_url import read_address
-from aioapiqueue.integrations.redis import _SCRIPT
+from aioapiqueue.integrations.redis.url import read_address
 from aioapiqueue.registry import Registry
+from tests.helpers import introspect
+from tests.helpers.servers import Server, free_port, until
 
 pytestmark = [
     pytest.mark.real,
@@ -84,9 +84,10 @@ async def trouble(url):
     return " ".join(str(failed).split())
 
 
-def test_documented_rules_have_each_command_of_the_script():
+def test_documented_rules_cover_the_script():
     """And each command that runs it: what a limit that no test here has needs is allowed too."""
-    used = {command.lower() for command in re.findall(r"redis\.call\('(\w+)'", _SCRIPT)}
+    script, _ = introspect.redis_script()
+    used = {command.lower() for command in re.findall(r"redis\.call\('(\w+)'", script)}
     assert {"time", "hset"} <= used
     assert {f"+{command}" for command in used | {"eval", "evalsha"}} == set(rules().split()[1:])
 
@@ -104,7 +105,7 @@ def test_documented_rules_have_each_command_of_the_script():
         (f"scriptless:{WRITTEN}@", "has no permissions to run the 'eval' command): docs/run.md"),
     ],
 )
-async def test_user_who_may_not_is_told_what_to_do(server, login, remedy):
+async def test_missing_permissions_name_the_remedy(server, login, remedy):
     """Wrong password, none, other keys, no scripts; the user of the document may."""
     said = await trouble(f"redis://{login}127.0.0.1:{server.port}/0")
     assert remedy in said
@@ -122,7 +123,7 @@ def others(server):
         yield replica, full, node
 
 
-async def test_server_that_cannot_be_used_is_told_apart(server, secure, others):
+async def test_unusable_servers_name_the_remedy(server, secure, others):
     """A replica, a full one, none, another kind of server, another port: each with its remedy."""
     replica, full, node = others
     for url, remedy in {
@@ -148,7 +149,7 @@ async def test_server_that_cannot_be_used_is_told_apart(server, secure, others):
         assert bool(said) is bool(remedy), (url, said)
 
 
-async def test_server_that_quotes_the_password_is_not_quoted():
+async def test_server_quoting_passwords_is_not_quoted():
     """What does not know HELLO answers with what it was sent: a password is not passed on."""
 
     async def answer(reader, writer):
@@ -167,7 +168,7 @@ async def test_server_that_quotes_the_password_is_not_quoted():
     assert "it has no such command" in said
 
 
-async def test_server_that_does_not_answer_is_given_up_in_five_seconds(monkeypatch):
+async def test_silent_server_is_given_up(monkeypatch):
     """One that accepts and says nothing; here in less, so that the test is short."""
     monkeypatch.setattr("aioapiqueue.cli.run._shared_server._CHECK_SECONDS", 0.2)
 
@@ -181,7 +182,7 @@ async def test_server_that_does_not_answer_is_given_up_in_five_seconds(monkeypat
     assert "no answer within 0.2 s: " in said
 
 
-def test_wrong_password_starts_nothing_and_is_not_shown(run, server, python, tmp_path):
+def test_wrong_password_starts_nothing(run, server, python, tmp_path):
     """Exit code 2, the program does not run, and no output or file has the password."""
     log, figures = tmp_path / "log", tmp_path / "figures.json"
     options = ("--log", log, "--json", figures, "--limit", "ec2=5/s")
@@ -205,11 +206,11 @@ def test_wrong_password_starts_nothing_and_is_not_shown(run, server, python, tmp
     [
         ({"shared": "redis://:geheim@host:port"}, "--shared: there is no host, or a port"),
         ({"shared": ""}, "--shared: the URL has to begin with redis://"),
-        ({"fallback": "5/s"}, "--fallback: instead of what? There is no --shared"),
+        ({"fallback": "5/s"}, "--fallback: needs --shared, or AIOAPIQUEUE_SHARED"),
         ({"shared": "redis://:geheim@host", "fallback": "5"}, "--fallback: "),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options, remedy, capsys):
+def test_invalid_options_are_refused(options, remedy, capsys):
     """Before anything connects: exit code 2."""
     with pytest.raises(typer.Exit) as ended:
         run_command(["program"], limit=["ec2=1/s"], **options)
@@ -230,7 +231,7 @@ def test_missing_extra_is_named(monkeypatch, capsys):
     assert "geheim" not in said
 
 
-def test_dry_run_does_not_ask_the_server(quiet_run, python):
+def test_dry_run_asks_no_server(quiet_run, python):
     """It paces nothing, so it needs none; it says so."""
     url = f"redis://:geheim@127.0.0.1:{free_port()}"
     ended = quiet_run("--dry-run", "--shared", url, "--", python, "-c", "import botocore")
@@ -240,7 +241,7 @@ def test_dry_run_does_not_ask_the_server(quiet_run, python):
 
 
 def test_two_runs_keep_one_limit_together(run, aws, secure, python, tmp_path):
-    """Two at once, by TLS and as a user of their own: one rate; each tells of the server."""
+    """Two at once, by TLS and as a user of their own: one rate; each reports the server."""
     program = run.script("""
         assert "AIOAPIQUEUE_SHARED" not in os.environ
         calls(15)
@@ -279,7 +280,7 @@ def test_two_runs_keep_one_limit_together(run, aws, secure, python, tmp_path):
     assert run.leftovers == []
 
 
-def test_calls_wait_for_a_server_that_is_gone_and_go_on_when_it_is_back(run, aws, python, tmp_path):
+def test_calls_wait_for_a_lost_server(run, aws, python, tmp_path):
     """Killed in the midst: nothing goes out, nobody fails; restarted empty: all goes on."""
     log, figures = tmp_path / "log", tmp_path / "figures.json"
     with Server(password=SECRET) as server:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aioapiqueue.integrations._redis_url import read_address
+from aioapiqueue.integrations.redis.url import read_address
 
 
 @pytest.mark.parametrize(
@@ -40,8 +40,8 @@ from aioapiqueue.integrations._redis_url import read_address
         ),
     ],
 )
-def test_address_is_read_and_shown_without_its_password(url, shown, nodes):
-    """Every form that redis-py takes, a cluster's and Sentinels'; the text has no password."""
+def test_addresses_are_shown_without_password(url, shown, nodes):
+    """Every form of URL is read, and the text of its address has no password."""
     address = read_address(url)
     assert str(address) == shown
     assert list(address.nodes) == nodes
@@ -53,7 +53,7 @@ def test_address_has_what_a_client_needs():
     url = "redis+sentinel://m%40e:p%2Fw@h/main/2?socket_timeout=1.5"
     address = read_address(f"{url}&sentinel_username=su&sentinel_password=sp")
     assert (address.user, address.password, address.db) == ("m@e", "p/w", 2)
-    assert (address.service, address.kind, address.tls) == ("main", "sentinel", False)
+    assert (address.name, address.kind, address.tls) == ("main", "sentinel", False)
     assert address.options == {"socket_timeout": 1.5}
     assert address.sentinel == {"username": "su", "password": "sp"}
     secure = read_address(f"rediss://h?ssl_ca_certs={quote(__file__)}&ssl_check_hostname=false")
@@ -98,8 +98,8 @@ def test_address_has_what_a_client_needs():
         ("unix://", "there is no path"),
     ],
 )
-def test_address_that_makes_no_sense_is_refused_with_its_remedy(url, remedy):
-    """Each says what to write, and quotes nothing that could be a password's part."""
+def test_malformed_addresses_are_refused(url, remedy):
+    """Each message has what to write, and quotes nothing that could be a part of a password."""
     with pytest.raises(ValueError, match=re.escape(remedy)) as refused:
         read_address(url)
     assert "hid" not in str(refused.value)
@@ -120,7 +120,7 @@ _PASSWORDS = st.lists(st.sampled_from([_MARK, *"/?#@:%[] &=,+;\\\"'é\x1b"]), mi
     rest=st.sampled_from(["", "/0", "/main", "/0?db=1", "/x?tiemout=1"]),
     careful=st.booleans(),
 )
-def test_no_part_of_a_password_is_ever_shown(scheme, raw, rest, careful):
+def test_no_password_is_ever_shown(scheme, raw, rest, careful):
     """However badly it is written into the URL: not in the address's text, nor in the error's."""
     written = quote(raw, safe="") if careful else raw
     for url in (

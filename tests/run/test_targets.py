@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aioapiqueue.cli._app import app
-from aioapiqueue.cli.run._output_file import Target, Unwritable
+from aioapiqueue.cli.run._output_file import OutputFile, Unwritable
 
 pytestmark = [
     pytest.mark.real,
@@ -78,12 +78,12 @@ def test_one_file_for_both_is_refused(python, tmp_path):
     assert f"{tmp_path / 'link'} is the file of --log, too: choose another; nothing" in told.stderr
 
 
-def test_socket_is_not_taken_for_a_pipe(tmp_path):
-    """What cannot be opened for another reason than a pipe's is told in the system's words."""
+def test_socket_is_not_a_pipe(tmp_path):
+    """What cannot be opened for another reason than a pipe's has the system's message."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
         with pytest.raises(Unwritable, match="cannot be written: No such device or address"):
-            Target(tmp_path / "socket")
+            OutputFile(tmp_path / "socket")
 
 
 def test_target_of_somebody_else_is_refused(tmp_path):
@@ -96,7 +96,7 @@ def test_target_of_somebody_else_is_refused(tmp_path):
             stack.callback(os.seteuid, 0)
             os.seteuid(65534)
         with pytest.raises(Unwritable, match="cannot be written: Permission denied"):
-            Target(path)
+            OutputFile(path)
     assert path.read_text() == "kept"
 
 
@@ -108,7 +108,7 @@ def test_full_disk_is_found_out(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     try:
         with pytest.raises(Unwritable, match="cannot be written: File too large"):
-            Target(tmp_path / "file")
+            OutputFile(tmp_path / "file")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
@@ -119,7 +119,7 @@ def test_target_is_replaced_or_appended_to(tmp_path):
     for append, expected in ((False, "new"), (True, "what was there, and more\nnew")):
         path = tmp_path / "file"
         path.write_text("what was there, and more\n")
-        target = Target(path, append=append)
+        target = OutputFile(path, append=append)
         assert path.read_text() == "what was there, and more\n"
         target.write("new")
         target.discard()
@@ -127,10 +127,10 @@ def test_target_is_replaced_or_appended_to(tmp_path):
 
 
 def test_removed_target_is_made_again(tmp_path):
-    """A program may empty the folder, or put another file there; without the folder, it is told."""
+    """A program may empty the folder, or put another file there; a missing folder is an error."""
     folder = tmp_path / "results"
     folder.mkdir()
-    target = Target(folder / "figures.json")
+    target = OutputFile(folder / "figures.json")
     (folder / "figures.json").unlink()
     target.write("new")
     assert (folder / "figures.json").read_text() == "new"
@@ -191,7 +191,7 @@ def test_targets_of_a_shell_work(quiet_run, python, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc"), reason="needs prlimit")  # noqa: PTH110
-def test_target_that_becomes_full_costs_no_exit_code(quiet_run, python, tmp_path):
+def test_full_target_costs_no_exit_code(quiet_run, python, tmp_path):
     """Full only once the program runs: its exit code stays, and stderr says what is lost."""
     program = quiet_run.plain("""
         import resource

@@ -21,9 +21,9 @@ import select
 import termios
 
 import pyte
-from servers import Server
 
-from aioapiqueue.cli.run._status_line import fit
+from aioapiqueue.cli.run._progress import fit
+from tests.helpers.servers import Server
 
 pytestmark = pytest.mark.real
 
@@ -68,7 +68,7 @@ class Terminal:
         fcntl.ioctl(self._file, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def resize(self, rows, columns):
-        """Change the size, the program's group being told."""
+        """Change the size, and signal it to the program's group."""
         self.screen.resize(rows, columns)
         self._resize(rows, columns)
 
@@ -94,9 +94,10 @@ class Terminal:
         while not condition():
             assert time.monotonic() < deadline, "\n".join(self.rows)
             assert not self.ended, "\n".join(self.rows)
-            self._read()
+            self.read()
 
-    def _read(self):
+    def read(self):
+        """Take in what has been written, if anything was within a twentieth of a second."""
         if select.select([self._file], [], [], 0.05)[0]:
             try:
                 data = os.read(self._file, 65536)
@@ -111,7 +112,7 @@ class Terminal:
         deadline = time.monotonic() + within
         while not self.ended:
             assert time.monotonic() < deadline, "\n".join(self.rows)
-            self._read()
+            self.read()
         code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         self._pid = None
         return code
@@ -178,7 +179,7 @@ def test_line_stands_below_the_programs_output(terminal, run, python, tmp_path):
     assert max(map(len, screen.rows)) <= 80
 
 
-def test_line_says_that_the_shared_server_is_lost(terminal, run, aws, python, tmp_path):
+def test_line_shows_a_lost_server(terminal, run, aws, python, tmp_path):
     """And what is done meanwhile: here, the rate of `--fallback` is kept, and the program ends."""
     with Server() as server:
         options = ("--shared", server.url, "--fallback", "10/s", "--limit", "ec2=20/s")
@@ -204,7 +205,7 @@ def test_line_says_that_the_shared_server_is_lost(terminal, run, aws, python, tm
     assert max(map(len, screen.rows)) <= 80
 
 
-def test_nothing_is_left_of_it_after_a_crash(terminal, run, python, tmp_path):
+def test_crash_leaves_the_terminal_clean(terminal, run, python, tmp_path):
     """A program that is killed leaves the terminal in order all the same, and its last words."""
     program = run.plain("""
         print("before", flush=True)
@@ -254,7 +255,7 @@ def test_line_follows_a_change_of_size(terminal, run, python, tmp_path):
     assert screen.end() == 0
 
 
-def test_ctrl_c_is_the_programs_to_answer(terminal, run, python, tmp_path):
+def test_ctrl_c_reaches_the_program_once(terminal, run, python, tmp_path):
     """The key reaches the program once, by the terminal, and we wait for what it does."""
     program = run.plain("""
         import signal
@@ -274,7 +275,7 @@ def test_ctrl_c_is_the_programs_to_answer(terminal, run, python, tmp_path):
     assert screen.raw.count(b"interrupted") == 1
 
 
-def test_after_ctrl_c_it_says_what_it_waits_for(terminal, run, python, tmp_path):
+def test_ctrl_c_shows_what_is_awaited(terminal, run, python, tmp_path):
     """A program that goes on after Ctrl-C does not look as if we hung."""
     program = run.plain("""
         import signal
@@ -309,7 +310,7 @@ def test_suspended_it_gives_the_row_back(terminal, run, python, tmp_path):
     assert screen.screen.margins in {None, (0, 23)}
     before = len(screen.raw)
     time.sleep(0.7)
-    screen._read()
+    screen.read()
     assert len(screen.raw) == before  # nobody writes
     screen.type("\n")
     screen.until(lambda: "no AWS calls yet" in screen.rows[23])
@@ -320,8 +321,8 @@ def test_suspended_it_gives_the_row_back(terminal, run, python, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["dumb", "--no-live", "--log"])
-def test_no_line_where_it_is_not_wanted(how, terminal, run, python, tmp_path):
-    """Without a terminal that knows regions, or told not to, we write no control sequence."""
+def test_no_line_where_unwanted(how, terminal, run, python, tmp_path):
+    """Without a terminal that knows regions, or with an option, no control sequence is written."""
     program = run.plain("print('said', flush=True); time.sleep(0.8)")
     options = {"--no-live": ["--no-live"], "--log": ["--log", tmp_path / "log"]}.get(how, [])
     variables = {"TERM": "dumb"} if how == "dumb" else {}

@@ -122,7 +122,7 @@ async def control() -> None:
     assert_type(queue.stats, Stats)
     assert_type(queue.stats.rate, float)
     queue.hold(5, key="a")
-    queue.odd()
+    queue.malformed()
     assert_type(queue.stats.longest_wait, float)
     assert_type((queue.waiting, queue.running), tuple[int, int])
     assert_type(queue.closed, bool)

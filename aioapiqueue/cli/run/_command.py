@@ -8,39 +8,33 @@ import json
 import os
 import sys
 from pathlib import Path  # noqa: TC003 - typer reads it
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from aioapiqueue._rate import Rate
 from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import NoCheck, number
-from aioapiqueue.cli.run._launch import NotStarted, examine
-from aioapiqueue.cli.run._output_file import Target, Unwritable
-from aioapiqueue.cli.run._report import (
-    headline,
-    in_words,
-    opening,
-    remarks,
-    report,
-    tables,
-    verdict,
-)
+from aioapiqueue.cli.run._errors import NotStarted
+from aioapiqueue.cli.run._json_report import json_report
+from aioapiqueue.cli.run._launch import examine
+from aioapiqueue.cli.run._limits_in_words import in_words
+from aioapiqueue.cli.run._log import Log
+from aioapiqueue.cli.run._model import Plan
+from aioapiqueue.cli.run._output_file import OutputFile, Unwritable
+from aioapiqueue.cli.run._report import headline, opening, remarks, tables, verdict
 from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE, Shared
+from aioapiqueue.cli.run._status_line import StatusLine
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.integrations._redis_url import read_address
 from aioapiqueue.registry import Registry
 from aioapiqueue.registry._published import DEFAULT_SHARE, read_preset, read_share
 from aioapiqueue.registry._report import Report
 
-if TYPE_CHECKING:
-    from aioapiqueue.cli.run._supervisor import Plan
-
 __all__ = ["run"]
 
 _NO_LIMIT = (
-    f"no limit is given, so it is {DEFAULT_SHARE:.0%} of what AWS publishes; --share and --limit "
-    "say something else"
+    f"no limit is given, so it is {DEFAULT_SHARE:.0%} of what AWS publishes; choose another with "
+    "--share or --limit"
 )
 
 
@@ -59,16 +53,16 @@ def run(
     limits: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="A limits.toml. What a --limit says takes the place of its own."
+            metavar="FILE", help="A limits.toml. A --limit overrides it for the same calls."
         ),
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(metavar="aws", help="Keep what AWS publishes of its request limits."),
+        typer.Option(metavar="aws", help="Keep the request limits that AWS publishes."),
     ] = None,
     share: Annotated[
         str | None,
-        typer.Option(metavar="PERCENT", help="Of what AWS publishes, and not more. Default 50%."),
+        typer.Option(metavar="PERCENT", help="How much of what AWS publishes. Default 50%."),
     ] = None,
     no_check: NoCheck = False,
     shared: Annotated[
@@ -76,23 +70,23 @@ def run(
         typer.Option(
             metavar="URL",
             envvar=SHARED_VARIABLE,
-            help="Share the limits with other hosts through this Redis or Valkey. `ps` shows what "
-            "is said here: a password belongs into the variable.",
+            help="Share the limits with other hosts through this Redis or Valkey. Put a password "
+            "into the variable: others can read a command line.",
         ),
     ] = None,
     fallback: Annotated[
         str | None,
         typer.Option(
             metavar="RATE",
-            help="What each queue keeps while --shared cannot be reached. Default: calls wait.",
+            help="Each queue's rate while --shared cannot be reached. Default: calls wait.",
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Pace nothing, only count: to choose a limit.")
+        bool, typer.Option("--dry-run", help="Only count, pace nothing: to choose a limit.")
     ] = False,
     log: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Append our own words to this file, none to stderr."),
+        typer.Option(metavar="FILE", help="Append messages to this file, instead of stderr."),
     ] = None,
     json_file: Annotated[
         Path | None,
@@ -100,36 +94,32 @@ def run(
     ] = None,
     no_live: Annotated[
         bool,
-        typer.Option(
-            "--no-live", help="Show no line at the foot of the terminal. See docs/run.md."
-        ),
+        typer.Option("--no-live", help="No status line in the terminal. See docs/run.md."),
     ] = False,
     grace: Annotated[
         float,
         typer.Option(
             metavar="SECONDS",
             parser=number,
-            help="How long a Python may take to activate the pacing.",
+            help="How long a Python may take until it activates the pacing.",
         ),
     ] = 10,
     allow_inactive: Annotated[
         bool,
-        typer.Option(
-            "--allow-inactive", help="Only warn of a Python that did not, rather than stop it."
-        ),
+        typer.Option("--allow-inactive", help="Do not stop a Python that did not, only warn."),
     ] = False,
 ) -> None:
     """Pace the AWS calls of a program that knows nothing of it, and of all its children.
 
-    Every HTTP attempt of botocore, boto3 and aiobotocore waits its turn, in whichever process,
-    thread and Python environment it is made; all of them together keep the limits. The program
-    needs no change and no installed package, and its output stays as it is.
+    Every HTTP attempt of botocore, boto3 and aiobotocore waits for its turn, in every process,
+    thread and Python environment; all of them together keep the limits. The program needs no change
+    and no installed package, and its output stays as it is.
 
-    Without any limit, half of what AWS publishes of its request limits is kept, as with `--share
-    50%`: the rest is left for whoever else calls with the account.
+    Without any limit, half of each request limit that AWS publishes is kept, as with `--share 50%`:
+    the rest is left for others who call with the account.
 
     For example: `aioapiqueue run --limit ec2=10/s --limit ec2.DescribeSnapshots=200ms --limit
-    default=20/s -- scout aws`, where "default" is each service that is not named.
+    default=20/s -- scout aws`, where "default" stands for each service that is not named.
 
     Exits with the program's exit code, 128 and the signal's number if a signal ended it; with 2 if
     an option is wrong or the program could not be paced (nothing is started), 3 if it was not
@@ -139,72 +129,63 @@ def run(
         refuse(f"run needs Unix domain sockets and signals, which {sys.platform} has not: use WSL")
     if hub := os.environ.get("AIOAPIQUEUE_HUB"):
         refuse(
-            "this is inside of an aioapiqueue run already, whose limits a second one would put "
-            f"aside; nothing was started. If that one has ended: unset AIOAPIQUEUE_HUB ({hub})"
+            "this is inside of an aioapiqueue run already, and a second one would override its "
+            f"limits; nothing was started. If the first has ended: unset AIOAPIQUEUE_HUB ({hub})"
         )
-    from aioapiqueue.cli.run._status_line import Foot  # noqa: PLC0415 - POSIX only
-    from aioapiqueue.cli.run._supervisor import Plan, Words  # noqa: PLC0415
-
     if not grace > 0:
-        refuse(f"--grace: {grace:g} is no time: write a number of seconds above 0")
+        refuse(f"--grace: {grace:g} is invalid: expected a number of seconds above 0")
     nothing = not (limit or limits or preset or share or dry_run)
     preset = _preset("aws" if nothing else preset, share)
     through = _shared(shared, fallback)
-    registry = _registry(
-        limit or [],
-        limits,
-        preset,
-        share,
-        None if dry_run else through,
-        check=not no_check,
-    )
+    used = None if dry_run else through
+    registry = _registry(limit or [], limits, preset, share, used, check=not no_check)
     try:
         launch = examine(command)
     except NotStarted as error:
         refuse(str(error), error.code)
-    figures, words = _targets(json_file, log)
+    figures, log_file = _output_files(json_file, log)
     plan = Plan(
         command=command,
         launch=launch,
         registry=registry,
         limits=in_words(registry),
-        words=Words(words),
+        log=Log(log_file),
         dry_run=dry_run,
         shared=through,
-        live=not no_live and log is None and Foot.possible(2),
+        live=not no_live and log is None and StatusLine.possible(2),
         grace=grace,
         allow_inactive=allow_inactive,
     )
     if nothing:
-        plan.words.say(wrapped(_NO_LIMIT))
+        plan.log.say(wrapped(_NO_LIMIT))
     raise typer.Exit(_run(plan, figures))
 
 
-def _run(plan: Plan, figures: Target | None) -> int:
-    from aioapiqueue.cli.run._supervisor import supervise  # noqa: PLC0415 - as above
+def _run(plan: Plan, figures: OutputFile | None) -> int:
+    from aioapiqueue.cli.run._supervisor import supervise  # noqa: PLC0415 - POSIX only
 
-    plan.words.say(opening(plan))
+    plan.log.say(opening(plan))
     try:
         outcome = asyncio.run(supervise(plan))
     except NotStarted as error:
-        plan.words.say(str(error))
+        plan.log.say(str(error))
         if figures:
             figures.discard()
         return error.code
     code = verdict(plan, outcome)
-    plan.words.say(headline(plan, outcome, code))
-    plan.words.show(tables(plan, outcome))
-    plan.words.say(remarks(plan, outcome))
+    plan.log.say(headline(plan, outcome, code))
+    plan.log.show(tables(plan, outcome))
+    plan.log.say(remarks(plan, outcome))
     if figures:
         try:
-            figures.write(json.dumps(report(plan, outcome, code), indent=2) + "\n")
+            figures.write(json.dumps(json_report(plan, outcome, code), indent=2) + "\n")
         except OSError as error:
-            plan.words.say(f"--json: {figures.path} cannot be written: {error.strerror}")
+            plan.log.say(f"--json: {figures.path} cannot be written: {error.strerror}")
     return code
 
 
 def _preset(preset: str | None, share: str | None) -> str | None:
-    """Return the preset that two options ask for; refuse what makes no sense."""
+    """Return the preset that two options ask for; refuse what is invalid."""
     report = Report("--preset")
     if preset is not None:
         read_preset(preset, report, ())
@@ -213,27 +194,29 @@ def _preset(preset: str | None, share: str | None) -> str | None:
         read_share(share, shares, ())
         preset = preset or "aws"
         if preset == "none":
-            shares.add((), 'a share of what? --preset is "none"')
+            shares.add((), 'needs a preset, and --preset is "none"')
     if problems := [*report.problems, *shares.problems]:
         refuse("\n".join(problems))
     return preset
 
 
 def _shared(url: str | None, fallback: str | None) -> Shared | None:
-    """Return what the limits are shared through; refuse what makes no sense. Nothing connects."""
+    """Return what the limits are shared through; refuse what is invalid. Nothing connects."""
     if url is None:
         if fallback is not None:
-            refuse(f"--fallback: instead of what? There is no --shared, and no {SHARED_VARIABLE}")
+            refuse(f"--fallback: needs --shared, or {SHARED_VARIABLE} in the environment")
         return None
-    try:
-        address = read_address(url)
-    except ValueError as error:
-        refuse(f"--shared: {error}")
     if importlib.util.find_spec("redis") is None:
         refuse(
             "--shared needs redis-py, which is not installed: pip install 'aioapiqueue[redis]' "
             "(with pipx: pipx inject aioapiqueue redis)"
         )
+    from aioapiqueue.integrations.redis.url import read_address  # noqa: PLC0415 - the extra
+
+    try:
+        address = read_address(url)
+    except ValueError as error:
+        refuse(f"--shared: {error}")
     try:
         return Shared(address, None if fallback is None else Rate.parse(fallback))
     except ValueError as error:
@@ -265,25 +248,25 @@ def _registry(
     except LimitsError as error:
         refuse("\n".join(error.problems))
     if (file or preset) and not list(registry):
-        refuse(f"{file or '--preset none'}: it says no limit; see docs/limits.md")
+        refuse(f"{file or '--preset none'}: it has no limits; see docs/limits.md")
     return registry
 
 
-def _targets(json_file: Path | None, log: Path | None) -> tuple[Target | None, Target | None]:
-    """Open the files that are written; refuse one before the program runs rather than after it."""
-    figures = words = None
+def _output_files(
+    json_file: Path | None, log: Path | None
+) -> tuple[OutputFile | None, OutputFile | None]:
+    """Open the files of --json and --log; refuse one before the program runs, not after it."""
+    figures = messages = None
     option = "--json"
     try:
-        figures = None if json_file is None else Target(json_file)
+        figures = None if json_file is None else OutputFile(json_file)
         option = "--log"
-        words = None if log is None else Target(log, append=True)
+        messages = None if log is None else OutputFile(log, append=True)
+        if figures and messages and figures.replaces(messages):
+            option = "--json"
+            raise Unwritable(f"{json_file} is the file of --log, too: choose another")  # noqa: TRY301
     except Unwritable as error:
         if figures is not None:
             figures.discard()
         refuse(f"{option}: {error}; nothing was started")
-    if figures is not None and words is not None and figures.replaces(words):
-        figures.discard()
-        refuse(
-            f"--json: {json_file} is the file of --log, too: choose another; nothing was started"
-        )
-    return figures, words
+    return figures, messages

@@ -1,30 +1,36 @@
-"""What came of a run: counted while it goes on, told at its end for people and as JSON."""
+"""What came of a run: counted while it goes on, summed up at its end for people and as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from aioapiqueue.cli._console import WIDTH
-from aioapiqueue.hub import OTHERS, Second
+from aioapiqueue.hub import OTHERS, Figure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from aioapiqueue.hub import Figure
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = [
     "Peaks",
     "Row",
-    "as_json",
-    "buckets_as_json",
     "dry_run_table",
     "duration",
+    "lane_of",
     "rows",
     "table",
+    "total_of",
 ]
+
+_PACED = ("Paced", "Calls", "Waits", "Waited s", "Longest", "Throttled", "Errors")
+_NOT_PACED = ("Not paced", "Calls", "", "", "", "Throttled", "Errors")
+_COUNTED = ("Would send", "Calls", "Per s", "Peak", "Throttled", "Errors")
+_EMPTY = ("", "", "", "", "", "", "")
+_Line: TypeAlias = "tuple[str, *tuple[str | float, ...]]"
+"""Of a table: a name, and what is counted."""
 
 
 class Peaks:
@@ -34,75 +40,86 @@ class Peaks:
     """
 
     def __init__(self) -> None:
-        self._seconds: dict[tuple[object, ...], Second] = {}
+        self._sums: dict[tuple[object, ...], Figure] = {}
 
     def count(self, figure: Figure) -> None:
-        """Count an attempt that may go."""
+        """Count an attempt that starts."""
         now = time.monotonic()
-        service, group, lane = figure.service, _group(figure), _lane(figure)
-        for key in ((service,), (service, group), (service, group, lane)):
-            self._seconds.setdefault(key, Second()).count(now)
+        service, queue, lane = figure.service, _queue(figure), lane_of(figure)
+        for key in ((service,), (service, queue), (service, queue, lane)):
+            if key not in self._sums:
+                self._sums[key] = Figure(service, "", None, None, None, paced=False)
+            self._sums[key].let_go(now, 0.0)
 
     def of(self, *key: object) -> int:
         """Return the peak of a service, of a queue of it, or of a lane of that."""
-        return self._seconds[key].peak if key in self._seconds else 0
+        return self._sums[key].peak if key in self._sums else 0
 
 
-def _group(figure: Figure) -> object:
+def _queue(figure: Figure) -> object:
     """Return what stands for the queue that an attempt waits for last."""
     return figure.queue or (figure.region, figure.account)
 
 
-def _lane(figure: Figure) -> str:
+def lane_of(figure: Figure) -> str:
+    """Return the lane, an operation mostly, that an attempt waits in."""
     return figure.lane or figure.operation
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Row:
-    """Figures of one service, one queue or one lane, added up.
+    """Figures of one service, one queue or one lane.
 
     Attributes:
         name: of the service, the queue or the lane.
-        paced: whether a queue paces it.
-        calls: HTTP attempts let go.
-        paced_calls: those among them that some limit concerned.
-        waits: those among them that had to wait.
-        waited: seconds that they waited, added up.
-        longest: the longest of these, in seconds.
-        throttled: answers by which the other side pushed back.
-        errors: other failures.
-        waiting: attempts that wait now.
-        peak: the most attempts in any one second.
-        parts: what it is the sum of.
+        total: the figures added up; its peak is that of all of them together.
+        paced_calls: the calls that some limit concerned.
+        parts: what it is the sum of, the busiest first.
     """
 
     name: str
-    paced: bool = False
-    calls: int = 0
-    paced_calls: int = 0
-    waits: int = 0
-    waited: float = 0.0
-    longest: float = 0.0
-    throttled: int = 0
-    errors: int = 0
-    waiting: int = 0
-    peak: int = 0
-    parts: list[Row] = dataclasses.field(default_factory=list)
-
-    def add(self, figure: Figure) -> None:
-        """Add one of the hub's figures."""
-        self.paced = self.paced or figure.paced
-        self.calls += figure.calls
-        self.paced_calls += figure.calls * figure.paced
-        self.waits += figure.waits
-        self.waited += figure.waited
-        self.longest = max(self.longest, figure.longest_wait)
-        self.throttled += figure.throttled
-        self.errors += figure.errors
-        self.waiting += figure.waiting
+    total: Figure
+    paced_calls: int
+    parts: Sequence[Row]
 
 
-def rows(figures: Iterable[Figure], peaks: Peaks, buckets: Iterable[Figure] = ()) -> list[Row]:
+def total_of(name: str, figures: Sequence[Figure], peak: int = 0) -> Figure:
+    """Return figures added up.
+
+    Args:
+        name: what stands in the place of the service.
+        figures: the hub's.
+        peak: of all of them together, which is not the sum of theirs.
+    """
+    total = Figure(name, "", None, None, None, any(one.paced for one in figures), peak=peak)
+    total.longest_wait = max((one.longest_wait for one in figures), default=0.0)
+    for attribute in ("calls", "waits", "waiting", "waited", "throttled", "errors"):
+        setattr(total, attribute, sum(getattr(one, attribute) for one in figures))
+    return total
+
+
+def _row(name: str, figures: Sequence[Figure], peak: int, parts: Iterable[Row] = ()) -> Row:
+    paced_calls = sum(one.calls for one in figures if one.paced)
+    return Row(name, total_of(name, figures, peak), paced_calls, _busiest(parts))
+
+
+def _busiest(found: Iterable[Row]) -> list[Row]:
+    return sorted(found, key=lambda row: (-row.total.calls, row.name))
+
+
+_Key = TypeVar("_Key")
+
+
+def _grouped(
+    figures: Iterable[Figure], key: Callable[[Figure], _Key]
+) -> Iterable[tuple[_Key, list[Figure]]]:
+    found: dict[_Key, list[Figure]] = defaultdict(list)
+    for figure in figures:
+        found[key(figure)].append(figure)
+    return found.items()
+
+
+def rows(figures: Iterable[Figure], peaks: Peaks, buckets: Sequence[Figure] = ()) -> list[Row]:
     """Return a row for each service, the busiest first, and for what the hub has summed up.
 
     Its parts are its lanes, or, if it has several queues (where nothing is paced: Regions and
@@ -113,87 +130,50 @@ def rows(figures: Iterable[Figure], peaks: Peaks, buckets: Iterable[Figure] = ()
         peaks: of all of them.
         buckets: figures of queues that operations share, with the bucket's name as operation.
     """
-    services: dict[str, list[Figure]] = {}
-    others = []
-    for figure in figures:
-        if figure.service == OTHERS:  # of many services: one of what is paced, one of what is not
-            row = Row(OTHERS, peak=figure.peak)
-            row.add(figure)
-            others.append(row)
+    services, others = [], []
+    for name, found in _grouped(figures, lambda one: one.service):
+        if name == OTHERS:  # of many services: one of what is paced, one of what is not
+            others += [_row(OTHERS, [figure], figure.peak) for figure in found]
         else:
-            services.setdefault(figure.service, []).append(figure)
-    shared = list(buckets)
-    return _busiest(
-        _service(name, found, peaks, [one for one in shared if one.service == name])
-        for name, found in services.items()
-    ) + _busiest(others)
+            shared = [one for one in buckets if one.service == name]
+            services.append(_service(name, found, peaks, shared))
+    return _busiest(services) + _busiest(others)
 
 
 def _service(name: str, figures: Sequence[Figure], peaks: Peaks, buckets: Sequence[Figure]) -> Row:
-    service = Row(name, peak=peaks.of(name))
-    groups: dict[object, list[Figure]] = {}
-    for figure in figures:
-        service.add(figure)
-        groups.setdefault(_group(figure), []).append(figure)
+    shared = {one.queue: one for one in buckets}
     queues = []
-    for group, found in groups.items():
+    for queue, found in _grouped(figures, _queue):
+        lanes = [
+            # Over all Regions and accounts that have the queue.
+            _row(lane, own, peaks.of(name, queue, lane))
+            for lane, own in _grouped(found, lane_of)
+        ]
         # Of a shared one, what comes from the lanes of other queues as well.
-        whole = [one for one in buckets if one.queue == group]
-        label = _bucket(whole[0], figures) if whole else _queue(found, figures)
-        queue = Row(label, peak=peaks.of(name, group), parts=_lanes(found, peaks))
-        for figure in whole or found:
-            queue.add(figure)
-        queues.append(queue)
-    service.parts = _busiest(queues) if len(queues) > 1 else queues[0].parts
-    shared = []
-    for figure in buckets:
-        if figure.queue not in groups:
-            row = Row(_bucket(figure, figures), peak=figure.peak)
-            row.add(figure)
-            shared.append(row)
-    service.parts += _busiest(shared)
-    return service
+        if bucket := shared.pop(found[0].queue, None):
+            label, whole = _bucket(bucket, figures), [bucket]
+        else:
+            label, whole = _where(found, figures) or str(found[0].queue), found
+        queues.append(_row(label, whole, peaks.of(name, queue), lanes))
+    parts = _busiest(queues) if len(queues) > 1 else list(queues[0].parts)
+    parts += _busiest(_row(_bucket(one, figures), [one], one.peak) for one in shared.values())
+    return dataclasses.replace(_row(name, figures, peaks.of(name)), parts=parts)
 
 
-def _lanes(figures: Sequence[Figure], peaks: Peaks) -> list[Row]:
-    """Return the rows of one queue's lanes, over all Regions and accounts that have the queue."""
-    lanes: dict[str, Row] = {}
-    for figure in figures:
-        key = (figure.service, _group(figure), _lane(figure))
-        lanes.setdefault(_lane(figure), Row(_lane(figure), peak=peaks.of(*key))).add(figure)
-    return _busiest(lanes.values())
+def _bucket(bucket: Figure, others: Sequence[Figure]) -> str:
+    """Return what a queue that operations share is called."""
+    where = _where([bucket], others, unknown="")  # what is not in its scope
+    return f"shared {bucket.operation} {where}".rstrip()
 
 
-def _queue(figures: Sequence[Figure], others: Sequence[Figure]) -> str:
-    """Return what a queue is called among the service's others."""
-    where = _where(figures, others)
-    return f"in {where}" if where else str(figures[0].queue)
-
-
-def _bucket(figure: Figure, others: Sequence[Figure]) -> str:
-    """Return what a queue that operations share is called; None is what is not in its scope."""
-    where = [
-        own
-        for attribute in ("region", "account")
-        if (own := getattr(figure, attribute)) is not None
-        and {own} != {getattr(other, attribute) for other in others}
-    ]
-    return f"shared {figure.operation}" + (f" in {' '.join(where)}" if where else "")
-
-
-def _where(figures: Sequence[Figure], others: Sequence[Figure]) -> str:
-    """Return the Region and account of figures, as far as they tell them from others."""
+def _where(figures: Sequence[Figure], others: Sequence[Figure], unknown: str = "none") -> str:
+    """Return the Region and account of figures, where those of others differ."""
     names = []
     for attribute in ("region", "account"):
         own = {getattr(figure, attribute) for figure in figures}
-        every = {getattr(figure, attribute) for figure in others}
-        if own != every:
-            names.append(", ".join(sorted(str(one or "none") for one in own)))
-    return " ".join(names)
-
-
-def _busiest(found: Iterable[Row]) -> list[Row]:
-    return sorted(found, key=lambda row: (-row.calls, row.name))
+        if own != {getattr(figure, attribute) for figure in others}:
+            names.append(", ".join(sorted(one or unknown for one in own)))
+    return f"in {' '.join(filter(None, names))}" if any(names) else ""
 
 
 def duration(seconds: float) -> str:
@@ -210,25 +190,25 @@ def table(found: Sequence[Row], limits: dict[str, str]) -> str:
         found: the services' rows.
         limits: what each service's queues keep, for those that have any.
     """
-    paced = [row for row in found if row.paced]
-    free = [row for row in found if not row.paced]
-    lines = []
-    if paced:
-        lines.append(_line("Paced", "Calls", "Waits", "Waited s", "Longest", "Throttled", "Errors"))
-        for row in paced:
+    paced: list[_Line] = []
+    free: list[_Line] = []
+    limited = {re.split(r"[. ]", name)[0] for name in limits}
+    for row in found:
+        if row.total.paced:
             limit = "" if row.name == OTHERS else limits.get(row.name, limits.get("default", ""))
-            lines += _paced_lines(row, f"{row.name} {limit}".strip())
-            for name, part in _parts(row):
-                lines += _paced_lines(part, name)
+            for name, one in _named(row, f"{row.name} {limit}".rstrip()):
+                times = one.waits, one.waited, one.longest_wait
+                paced.append((name, one.calls, *times, one.throttled, one.errors))
+        else:
+            # Of a service that has limits of other operations, those that had none are named.
+            parts = _named(row, row.name) if row.name in limited else [(row.name, row.total)]
+            for name, one in parts:
+                free.append((name, one.calls, "", "", "", one.throttled, one.errors))
+    if paced:
+        paced.insert(0, _PACED)
     if free:
-        lines += [""] if paced else []
-        lines.append(_line("Not paced", "Calls", "", "", "", "Throttled", "Errors"))
-        named = {re.split(r"[. ]", one)[0] for one in limits}
-        for row in free:
-            # Of a service that has limits of other operations, it is told which had none.
-            for name, one in [(row.name, row), *(_parts(row) if row.name in named else ())]:
-                lines += _row(name, f"{one.calls:,}", "", "", "", one.throttled, one.errors)
-    return "\n".join(lines)
+        free.insert(0, _NOT_PACED)
+    return _laid_out([*paced, *[_EMPTY] * bool(paced and free), *free])
 
 
 def dry_run_table(found: Sequence[Row], seconds: float) -> str:
@@ -238,87 +218,44 @@ def dry_run_table(found: Sequence[Row], seconds: float) -> str:
         found: the services' rows.
         seconds: that the run took, over which the mean is taken.
     """
-    lines = [_line("Would send", "Calls", "Per s", "Peak", "", "Throttled", "Errors")]
+    lines: list[_Line] = [_COUNTED]
     for row in found:
-        for name, one in ((row.name, row), *_parts(row)):
-            mean = f"{one.calls / max(seconds, 0.001):,.1f}"
-            peak = f"{one.peak:,}"
-            lines += _row(name, f"{one.calls:,}", mean, peak, "", one.throttled, one.errors)
-    return "\n".join(lines)
+        for name, one in _named(row, row.name):
+            mean = one.calls / max(seconds, 0.001)
+            lines.append((name, one.calls, mean, one.peak, one.throttled, one.errors))
+    return _laid_out(lines)
 
 
-def _parts(row: Row) -> Iterator[tuple[str, Row]]:
-    """Yield what a service's row is the sum of, each with its name as the table shows it."""
+def _named(row: Row, name: str) -> Iterator[tuple[str, Figure]]:
+    """Yield the figures of a service and of its parts, each after its name in the table."""
+    yield name, row.total
     nested = any(part.parts for part in row.parts)
     for part in row.parts:
-        # So that long names of lanes have as much room as where there is one queue.
-        yield f"{' ' if nested else '  '}{part.name}", part
+        # Long names of lanes have as much room as where there is one queue.
+        yield f"{' ' if nested else '  '}{part.name}", part.total
         for lane in part.parts:
-            yield f"  {lane.name}", lane
+            yield f"  {lane.name}", lane.total
 
 
-def _paced_lines(row: Row, name: str) -> Iterator[str]:
-    return _row(
-        name,
-        f"{row.calls:,}",
-        f"{row.waits:,}",
-        f"{row.waited:,.1f}",
-        f"{row.longest:,.1f}",
-        row.throttled,
-        row.errors,
-    )
+def _laid_out(lines: Sequence[_Line]) -> str:
+    """Return lines of a name and figures as a table.
+
+    A name may take the blanks before its first figure. One that needs more stands in a line of its
+    own, whole, so that it can be searched for. (Not by rich, which takes milliseconds for a line:
+    a scan of many Regions has thousands.)
+    """
+    cells = [[one if isinstance(one, str) else _number(one) for one in line] for line in lines]
+    _, *widths = (max(map(len, column)) + 2 for column in zip(*cells, strict=True))
+    text = []
+    for name, *figures in cells:
+        row = "".join(f"{one:>{width}}" for one, width in zip(figures, widths, strict=True))
+        row = row.rjust(WIDTH)
+        if row[: len(name) + 1].strip():
+            text += [name[:WIDTH], row]
+        else:
+            text.append((name + row[len(name) :]).rstrip())
+    return "\n".join(text)
 
 
-_WIDTHS = (9, 8, 10, 8, 10, 7)
-
-
-def _row(  # noqa: PLR0917 - the columns, in their order
-    name: str, calls: str, waits: str, waited: str, longest: str, throttled: int, errors: int
-) -> Iterator[str]:
-    line = _line(name, calls, waits, waited, longest, f"{throttled:,}", f"{errors:,}")
-    if len(line) > WIDTH:
-        yield name[:WIDTH]
-        line = _line("", calls, waits, waited, longest, f"{throttled:,}", f"{errors:,}")
-    yield line
-
-
-def _line(name: str, *cells: str) -> str:
-    # A figure too large for its column takes the room from the name.
-    figures = "".join(
-        f"{cell:>{width}}" if len(cell) < width else f" {cell}"
-        for cell, width in zip(cells, _WIDTHS, strict=True)
-    )
-    if len(name) > WIDTH - len(figures):  # it may have the blanks before the first figure
-        figures = f" {figures.lstrip()}"
-    return f"{name:{max(WIDTH - len(figures), 0)}}{figures}"
-
-
-def as_json(figures: Iterable[Figure], *, of_lanes: bool = True) -> list[dict[str, Any]]:
-    """Return the hub's figures. Times are in seconds."""
-    return [
-        {
-            "service": figure.service,
-            "operation": figure.operation,
-            **({"lane": _lane(figure)} if of_lanes else {}),
-            "region": figure.region,
-            "account": figure.account,
-            "queue": figure.queue,
-            "paced": figure.paced,
-            "calls": figure.calls,
-            "waits": figure.waits,
-            "waited": figure.waited,
-            "longest_wait": figure.longest_wait,
-            "throttled": figure.throttled,
-            "errors": figure.errors,
-            "peak": figure.peak,
-        }
-        for figure in figures
-    ]
-
-
-def buckets_as_json(buckets: Iterable[Figure]) -> list[dict[str, Any]]:
-    """Return the figures of what operations share. Times are in seconds."""
-    return [
-        {("bucket" if key == "operation" else key): value for key, value in one.items()}
-        for one in as_json(buckets, of_lanes=False)
-    ]
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"

@@ -1,7 +1,7 @@
 """What COMMAND is, found out before it starts: is it Python, and would it load the bootstrap?
 
-The bootstrap is a `sitecustomize` on PYTHONPATH. A Python started with -I or -E does not look at
-PYTHONPATH, one started with -S does not import `sitecustomize`; neither says a word about it.
+The bootstrap is a `sitecustomize` on PYTHONPATH. A Python started with -I or -E ignores
+PYTHONPATH, one started with -S does not import `sitecustomize`; neither prints a warning.
 What can be seen beforehand is refused: options of the interpreter itself, of the shebang of a
 script (also by way of `env -S`, and of the detour by /bin/sh that installers take around long
 paths), and an `env` that takes our variables away.
@@ -17,15 +17,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aioapiqueue.cli.run._errors import ExitCode, NotStarted
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Launch", "NotStarted", "examine", "harmful_option", "is_python_name"]
-
-# What a shell answers where there is no such command, and where it may not be executed.
-NOT_FOUND = 127
-NOT_EXECUTABLE = 126
-REFUSED = 2
+__all__ = ["Launch", "examine", "harmful_option", "is_python_name"]
 
 _PYTHON = re.compile(
     r"(?i)(?:python|pypy)w?(?:[0-9][0-9.]*t?d?)?(?:-?(?:dbg|intel64|debug))?(?:\.exe)?"
@@ -36,23 +33,18 @@ _REASONS = {
     "E": "-E makes Python ignore PYTHONPATH",
     "S": "-S keeps Python from importing sitecustomize",
 }
+_ENV_OPTIONS = {
+    "--ignore-environment": "-i",
+    "--unset": "-u",
+    "--chdir": "-C",
+    "--split-string": "-S",
+    "-": "-i",
+}
 # Launchers that keep the bootstrap from loading, as tried with their releases of November 2026.
 _LAUNCHERS = {"opentelemetry-instrument"}
-# Interpreter, script, env, env, ...: deeper than anything sensible.
-_DEPTH = 8
+_SHELLS = {"sh", "bash", "dash"}
+_DEPTH = 8  # interpreter, script, env, env, ...: deeper than anything sensible
 _HEAD = 4096  # bytes of a file in which its shebang must end
-
-
-class NotStarted(Exception):  # noqa: N818 - it says what became of COMMAND
-    """Raised where COMMAND cannot be started, or could not be paced if it were.
-
-    Attributes:
-        code: the exit code for it.
-    """
-
-    def __init__(self, message: str, *, code: int = REFUSED) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +54,7 @@ class Launch:
     Attributes:
         path: the file that is executed.
         name: how messages call the command.
-        python: whether it is Python that comes up, as far as can be told beforehand.
+        python: whether it starts Python, as far as can be seen beforehand.
     """
 
     path: str
@@ -75,7 +67,7 @@ def _base(path: str) -> str:
 
 
 def is_python_name(path: str) -> bool:
-    """Return whether a file of this name is, by custom, a Python interpreter."""
+    """Return whether a file of this name is a Python interpreter, by convention."""
     return _PYTHON.fullmatch(_base(path)) is not None
 
 
@@ -89,61 +81,62 @@ def examine(command: Sequence[str]) -> Launch:
         NotStarted: there is no such program, it may not be executed, or it is a Python that would
             not load the bootstrap. Its message names the reason and the remedy.
     """
-    path = _find(command[0])
-    return Launch(path, command[0], python=_leads_to_python([path, *command[1:]]))
-
-
-def _find(name: str) -> str:
-    if os.sep not in name:
-        found = shutil.which(name)
-        if found is None:
-            raise NotStarted(
-                f"{name}: command not found in PATH; nothing was started", code=NOT_FOUND
-            )
-        return found
-    if not os.path.exists(name):  # noqa: PTH110 - a path as the shell gave it
-        raise NotStarted(f"{name}: no such file; nothing was started", code=NOT_FOUND)
-    if os.path.isdir(name) or not os.access(name, os.X_OK):  # noqa: PTH112
+    name = command[0]
+    path = shutil.which(name)
+    if path is None and os.sep in name and os.path.exists(name):  # noqa: PTH110 - as it was given
         raise NotStarted(
             f"{name}: not an executable file; nothing was started "
             f"(for a script without a shebang: python {shlex.quote(name)})",
-            code=NOT_EXECUTABLE,
+            code=ExitCode.NOT_EXECUTABLE,
         )
-    return name
+    if path is None:
+        why = "no such file" if os.sep in name else "command not found in PATH"
+        raise NotStarted(f"{name}: {why}; nothing was started", code=ExitCode.NOT_FOUND)
+    return Launch(path, name, python=_leads_to_python([path, *command[1:]]))
 
 
-def _leads_to_python(argv: Sequence[str], seen: str = "") -> bool:
-    """Follow shebangs and `env` until it is clear what comes up; `seen` tells the way so far."""
+def _leads_to_python(argv: Sequence[str]) -> bool:
+    """Follow shebangs and `env` until it is clear what is started."""
+    where = ""  # as messages name the place that a command was found in
     for _ in range(_DEPTH):
-        name = argv[0]
-        if _base(name) in _LAUNCHERS:
-            raise NotStarted(
-                f"{_base(name)} brings a sitecustomize that lets no other load: the "
-                "program would not be paced; nothing was started. Use the other order:\n"
-                f"  {_base(name)} aioapiqueue run ... -- COMMAND"
-            )
-        if is_python_name(name):
-            _refuse_options(argv, seen)
-            return True
-        if _base(name) == "env":
-            argv = _after_env(argv, seen)
-        else:
-            argv = _shebang(name)
-            seen = f" in the shebang of {name}"
         if not argv:
-            return False
+            break
+        base = _base(argv[0])
+        if base in _LAUNCHERS:
+            raise NotStarted(
+                f"{base} brings a sitecustomize that lets no other load: the program would not be "
+                "paced; nothing was started. Use the other order:\n"
+                f"  {base} aioapiqueue run ... -- COMMAND"
+            )
+        if is_python_name(base):
+            if option := harmful_option(argv):
+                argument, letter = option
+                harmless = " (-s and -P do no harm)." if letter in "IE" else "."
+                raise NotStarted(
+                    f"{base} {argument}{where}: {_REASONS[letter]}, and with it the pacing; "
+                    f"nothing was started. Start it without -{letter}{harmless}"
+                )
+            return True
+        if base == "env":
+            argv = _after_env(argv, where)
+        else:
+            argv, where = _shebang(argv[0]), f" in the shebang of {argv[0]}"
     return False
 
 
-def _refuse_options(argv: Sequence[str], seen: str) -> None:
-    option = harmful_option(argv)
-    if option is not None:
-        argument, letter = option
-        raise NotStarted(
-            f"{_base(argv[0])} {argument}{seen}: {_REASONS[letter]}, and with it the pacing; "
-            f"nothing was started. Start it without -{letter}"
-            + (" (-s and -P do no harm)." if letter in "IE" else ".")
-        )
+def _letters(argument: str, with_value: str) -> tuple[str, str, str]:
+    """Take an argument of one-letter options apart.
+
+    Args:
+        argument: such as "-sE" or "-uWignore"; anything else has no letters.
+        with_value: the letters that take a value.
+
+    Returns:
+        Those without a value, the last one if it takes a value, and the value if it is there.
+    """
+    found = re.fullmatch(rf"-([^-{with_value}]*)(?:([{with_value}])(.*))?", argument, re.DOTALL)
+    letters, last, value = found.groups("") if found else ("", "", "")
+    return letters, last, value
 
 
 def harmful_option(argv: Sequence[str]) -> tuple[str, str] | None:
@@ -154,22 +147,15 @@ def harmful_option(argv: Sequence[str]) -> tuple[str, str] | None:
     """
     arguments = iter(argv[1:])
     for argument in arguments:
-        if argument in {"-", "--"} or not argument.startswith("-"):
-            return None
-        if argument.startswith("--"):
-            if argument == "--check-hash-based-pycs":
-                next(arguments, None)
-            continue
-        for position, letter in enumerate(argument[1:], start=2):
+        letters, last, value = _letters(argument, "cmWX")
+        for letter in letters:
             if letter in _REASONS:
                 return argument, letter
-            if letter in "cm":
-                return None
-            if letter in "WX":
-                # Its value is the rest of this argument, or else the next one.
-                if position == len(argument):
-                    next(arguments, None)
-                break
+        if last in {"W", "X"} or argument == "--check-hash-based-pycs":
+            if not value:
+                next(arguments, None)
+        elif last or not letters:  # -c, -m, a script, -, --: what follows is the program's
+            return None
     return None
 
 
@@ -180,52 +166,40 @@ def _shebang(path: str) -> list[str]:
             head = file.read(_HEAD)
     except OSError:
         return []  # may be executed, not read
-    if not head.startswith(b"#!"):
-        return []
     first, _, rest = head.partition(b"\n")
     words = os.fsdecode(first[2:].strip()).split(maxsplit=1)
-    if not words:
+    if not first.startswith(b"#!") or not words:
         return []
-    interpreter = words[0]
     # Where a path is too long for a shebang, installers write a script that is both shell and
     # Python: '''exec' "/long/path/python" "$0" "$@"
-    if _base(interpreter) in {"sh", "bash", "dash"} and rest.startswith(b"'''exec' "):
-        try:
-            return [*shlex.split(os.fsdecode(rest.partition(b"\n")[0]))[1:]]
-        except ValueError:
-            return []
+    if _base(words[0]) in _SHELLS and rest.startswith(b"'''exec' "):
+        return _split(os.fsdecode(rest.partition(b"\n")[0]))[1:]
     # As on Linux and macOS of today: all that follows the interpreter is one argument.
     return [*words, path]
 
 
-def _after_env(argv: Sequence[str], seen: str) -> list[str]:  # noqa: C901 - as many cases as env has
+def _after_env(argv: Sequence[str], where: str) -> list[str]:
     """Return the command that `env` goes on to; refuse one that takes our variables away."""
     rest = list(argv[1:])
     while rest:
         word = rest.pop(0)
-        if word in {"-S", "--split-string"} and rest:
-            rest = [*_split(rest.pop(0)), *rest]
-        elif word.startswith("--split-string="):
-            rest = [*_split(word.partition("=")[2]), *rest]
-        elif word in {"-", "-i", "--ignore-environment"}:
-            raise _env_takes("its whole environment", seen)
-        elif word in {"-u", "--unset", "-C", "--chdir"} and rest:
-            value = rest.pop(0)
-            if word in {"-u", "--unset"} and value in _NEEDED:
-                raise _env_takes(value, seen)
-        elif word.startswith("--unset=") and word.partition("=")[2] in _NEEDED:
-            raise _env_takes(word.partition("=")[2], seen)
-        elif word.startswith("-") and not word.startswith("--") and "S" in word:
-            # Combined: -vS, -iS; what follows the S is the string, or else the next word.
-            flags, _, string = word.partition("S")
-            if "i" in flags:
-                raise _env_takes("its whole environment", seen)
-            rest = [*_split(string or (rest.pop(0) if rest else "")), *rest]
-        elif "=" in word and not word.startswith("-"):
-            if word.partition("=")[0] in _NEEDED:
-                raise _env_takes(word.partition("=")[0], seen)
-        elif not word.startswith("-"):
+        name, equals, value = word.partition("=")
+        if name in _ENV_OPTIONS:
+            word = _ENV_OPTIONS[name] + value
+        elif not word.startswith("-") and not equals:
             return [shutil.which(word) or word, *rest]
+        letters, last, value = _letters(word, "uCS")
+        if last and not value and rest:
+            value = rest.pop(0)
+        if last == "S":
+            rest[:0] = _split(value)
+        taken = value if last == "u" else name
+        if "i" in letters or taken in _NEEDED:
+            what = "its whole environment" if "i" in letters else taken
+            raise NotStarted(
+                f"env{where} takes {what} from the program, and with it the pacing; nothing was "
+                "started. Put env first: env ... aioapiqueue run ... -- COMMAND."
+            )
     return []
 
 
@@ -234,10 +208,3 @@ def _split(string: str) -> list[str]:
         return shlex.split(string)
     except ValueError:
         return []
-
-
-def _env_takes(what: str, seen: str) -> NotStarted:
-    return NotStarted(
-        f"env{seen} takes {what} from the program, and with it the pacing; nothing was started. "
-        "Put env first: env ... aioapiqueue run ... -- COMMAND."
-    )

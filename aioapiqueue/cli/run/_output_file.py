@@ -1,4 +1,4 @@
-"""Where figures and words of a run go: found out to be writable before the program starts."""
+"""The files of --json and --log: known to be writable before the program starts."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Target", "Unwritable"]
+__all__ = ["OutputFile", "Unwritable"]
 
 
 class Unwritable(Exception):  # noqa: N818 - what it is, as a path goes
-    """Raised where a file cannot be written; the message says why, and what to do."""
+    """Raised where a file cannot be written; the message has the reason, and what to do."""
 
 
-class Target:
+class OutputFile:
     """A file that is open from the start of a run to its end.
 
-    A pipe needs somebody who reads it already, as waiting for one would wait for ever. Where the
-    path leads to a file that our own stdout or stderr goes to, as /dev/stdout may, that is written
-    on, and not emptied.
+    A pipe needs a reader already, as waiting for one might never end. Where the path leads to a
+    file that our own stdout or stderr goes to, as /dev/stdout may, it is appended to.
 
     Args:
         path: of the file; it is made if it is not there.
@@ -49,7 +48,7 @@ class Target:
             self.discard()
             raise Unwritable(f"{path} cannot be written: {error.strerror}") from None
 
-    def replaces(self, other: Target) -> bool:
+    def replaces(self, other: OutputFile) -> bool:
         """Return whether to write here takes away what is written to `other`."""
         there = os.fstat(other._descriptor)
         return self._whole and os.path.samestat(os.fstat(self._descriptor), there)
@@ -86,7 +85,7 @@ class Target:
 
 
 def _own(path: Path) -> int | None:
-    """Return which of our own streams goes to the same file, or socket, which cannot be opened."""
+    """Return our own stream that goes to the same file, or socket, which cannot be opened."""
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):
             there = path.stat()
@@ -98,7 +97,7 @@ def _own(path: Path) -> int | None:
 
 def _open(path: Path, *, append: bool) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOCTTY | (os.O_APPEND if append else 0)
-    # Without O_NONBLOCK, a pipe that nobody reads would hold us up here.
+    # Without O_NONBLOCK, a pipe without a reader would block here.
     descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
     os.set_blocking(descriptor, True)
     return descriptor
@@ -109,11 +108,11 @@ def _is_file(descriptor: int) -> bool:
 
 
 def _probe(descriptor: int, *, append: bool) -> None:
-    """Raise what writing would, as far as that is known before: no room, mostly."""
+    """Raise the error that writing would, where it is known before: mostly a full disk."""
     if not _is_file(descriptor):
-        os.write(descriptor, b"")  # /dev/full says so even of nothing
+        os.write(descriptor, b"")  # /dev/full refuses even an empty write
         return
-    if append:  # somebody else may append just now, whose words the truncation below would cut off
+    if append:  # the truncation below would cut off what another process appends just now
         return
     size = os.fstat(descriptor).st_size
     try:

@@ -8,7 +8,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Self
 
-from aioapiqueue.cli.run._launch import NOT_EXECUTABLE, NotStarted
+from aioapiqueue.cli.run._errors import ExitCode, NotStarted
 from aioapiqueue.cli.run._processes import look
 
 if TYPE_CHECKING:
@@ -29,32 +29,24 @@ _FORWARDED = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCONT", *_BY_KEY)
 
 
 def exit_code(returncode: int) -> int:
-    """Return what a shell would say: 128 and the number of the signal that ended it."""
+    """Return the exit code that a shell returns: of a signal, 128 and its number."""
     return 128 - returncode if returncode < 0 else returncode
 
 
 class Signals:
-    """Hands the signals that come to this process on to the program.
+    """Passes the signals that come to this process to the program.
 
     What was ignored when we were started (as `nohup` does) stays so, here and in the program.
 
     Args:
         suspend: called before this process is suspended: the terminal is to be left in order.
-        resize: called when the terminal has got another size.
         goes_on: called when the program still runs some seconds after Ctrl-C.
     """
 
-    def __init__(
-        self,
-        *,
-        suspend: Callable[[], None] = lambda: None,
-        resize: Callable[[], None] = lambda: None,
-        goes_on: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, *, suspend: Callable[[], None], goes_on: Callable[[], None]) -> None:
         self.early: int | None = None
         """What came before there was a program to end by it."""
         self._suspend = suspend
-        self._resize = resize
         self._goes_on = goes_on
         self._timer: asyncio.TimerHandle | None = None
         self._program: Program | None = None
@@ -64,24 +56,23 @@ class Signals:
         for name in _FORWARDED:
             signum = getattr(signal, name)
             if signal.getsignal(signum) != signal.SIG_IGN:
-                loop.add_signal_handler(signum, self._heard, signum)
-        loop.add_signal_handler(signal.SIGWINCH, self._resize)
+                loop.add_signal_handler(signum, self._received, signum)
         return self
 
     def __exit__(self, *_: object) -> None:
         loop = asyncio.get_running_loop()
         if self._timer is not None:
             self._timer.cancel()
-        for name in (*_FORWARDED, "SIGWINCH"):
+        for name in _FORWARDED:
             loop.remove_signal_handler(getattr(signal, name))
 
-    def hand_to(self, program: Program) -> None:
-        """Hand on what comes from now on, and what has come before."""
+    def pass_to(self, program: Program) -> None:
+        """Pass to a program what comes from now on, and what has come before."""
         self._program = program
         if self.early is not None:
             program.send(self.early)
 
-    def _heard(self, signum: int) -> None:
+    def _received(self, signum: int) -> None:
         by_key = signal.Signals(signum).name in _BY_KEY and _in_foreground()
         if self._program is None:
             if signum not in {signal.SIGCONT, signal.SIGTSTP}:
@@ -101,7 +92,7 @@ class Signals:
         loop = asyncio.get_running_loop()
         loop.remove_signal_handler(signal.SIGTSTP)
         signal.raise_signal(signal.SIGTSTP)
-        loop.add_signal_handler(signal.SIGTSTP, self._heard, signal.SIGTSTP)
+        loop.add_signal_handler(signal.SIGTSTP, self._received, signal.SIGTSTP)
 
 
 class Program:
@@ -125,7 +116,8 @@ class Program:
             )
         except OSError as error:
             raise NotStarted(
-                f"{launch.name}: cannot be started: {error.strerror or error}", code=NOT_EXECUTABLE
+                f"{launch.name}: cannot be started: {error.strerror or error}",
+                code=ExitCode.NOT_EXECUTABLE,
             ) from None
         return cls(process)
 
@@ -154,12 +146,12 @@ class Program:
         try:
             # First the program: a shell would go on to its next command.
             self.send(signal.SIGTERM)
-            self.send(signal.SIGCONT)  # whoever is suspended hears nothing before
+            self.send(signal.SIGCONT)  # a suspended process gets no signal before
             _signal(others, signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_STOP_SECONDS):
                     await self._process.wait()
-                    while any(map(_runs, others)):  # noqa: ASYNC110 - nobody tells us
+                    while any(map(_runs, others)):  # noqa: ASYNC110 - there is no event for it
                         await asyncio.sleep(_LOOK_SECONDS)
         finally:
             self.send(signal.SIGKILL)

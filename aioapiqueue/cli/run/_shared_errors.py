@@ -1,6 +1,6 @@
-"""Why the shared server cannot be used, and what to do about it, in words without a secret.
+"""Why the shared server cannot be used, and what to do about it, without a secret.
 
-What redis-py and the server say is not shown as it is: both may quote what they were sent.
+Messages of redis-py and of the server are not shown: both may quote what they were sent.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from aioapiqueue.integrations._redis_url import Address
+    from aioapiqueue.integrations.redis.url import Address
 
 __all__ = ["explained"]
 
@@ -68,9 +68,9 @@ def explained(error: BaseException, address: Address, seconds: float) -> str:
             return _no_password(str(one), address)
         if isinstance(one, ssl.SSLError):
             return _tls(one)
-    for word, told in _SERVER.items():
+    for word, remedy in _SERVER.items():
         if word in texts:
-            return told
+            return remedy
     if isinstance(error, TimeoutError | errors.TimeoutError):
         more = "Is it a port with TLS" if address.tls else "Does a firewall hold it up"
         return f"no answer within {seconds:g} s: {_REACH} {more}?"

@@ -6,24 +6,22 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.cli._console import MAX_LISTED, wrapped
-from aioapiqueue.cli.run._launch import NotStarted
+from aioapiqueue.cli.run._errors import NotStarted
 from aioapiqueue.cli.run._shared_errors import explained
-from aioapiqueue.integrations._redis_url import connected
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
     from aioapiqueue import Rate
     from aioapiqueue._events import Event
-    from aioapiqueue.integrations._redis_url import Address, Client
     from aioapiqueue.integrations.redis import SharedSchedule
+    from aioapiqueue.integrations.redis.url import Address, Client
     from aioapiqueue.registry import Registry
 
-__all__ = ["SHARED_VARIABLE", "Shared", "SharedFigure"]
+__all__ = ["SHARED_VARIABLE", "Shared"]
 
 SHARED_VARIABLE = "AIOAPIQUEUE_SHARED"
 
@@ -52,25 +50,8 @@ return redis.call('TIME')[1]
 _CHECK_KEYS = [f"{{aioapiqueue:check}}{part}" for part in ("", ":list", ":set")]
 
 
-@dataclass(frozen=True)
-class SharedFigure:
-    """What one queue had to do with the server.
-
-    Attributes:
-        queue: its name.
-        asks: round trips.
-        faults: those among them that failed.
-        fault: why the last one did, if it has not been reached since; else "".
-    """
-
-    queue: str
-    asks: int
-    faults: int
-    fault: str
-
-
 class Shared:
-    """Gives each queue its schedule, and tells of the server's trouble.
+    """Gives each queue its schedule, and reports when the server is lost.
 
     Args:
         address: of the server.
@@ -93,16 +74,17 @@ class Shared:
 
     @contextlib.asynccontextmanager
     async def open(self, registry: Registry, say: Callable[[str], None]) -> AsyncIterator[None]:
-        """Reach the server, and be there for the queues as long as the block lasts.
+        """Connect to the server, and serve the queues as long as the block lasts.
 
         Args:
-            registry: whose queues these are; nobody has asked it yet.
-            say: how to tell of trouble.
+            registry: of the queues; it has made none yet.
+            say: writes a message.
 
         Raises:
-            NotStarted: it cannot be reached, or is not let do what it has to.
+            NotStarted: it cannot be reached, or its user lacks a permission.
         """
         from aioapiqueue.integrations.redis import SharedSchedule  # noqa: PLC0415 - the extra
+        from aioapiqueue.integrations.redis.url import connected  # noqa: PLC0415
 
         self._kind, self._registry, self._say = SharedSchedule, registry, say
         async with connected(self.address) as self._client:
@@ -111,12 +93,12 @@ class Shared:
                     await self._check()
             except Exception as error:  # noqa: BLE001 - it may quote the password: never shown raw
                 why = explained(error, self.address, _CHECK_SECONDS)
-                said = f"--shared: {self}: {why}; nothing was started"
-                raise NotStarted(wrapped(said)) from None
+                text = f"--shared: {self}: {why}; nothing was started"
+                raise NotStarted(wrapped(text)) from None
             yield
 
     async def _check(self) -> None:
-        """Do once what the queues will: run a script with all that theirs does, on the primary."""
+        """Run a script with every command that the queues' script uses, on the primary."""
         client: Any = self._client  # its types are of both its kinds, waiting and not
         await client.eval(_CHECK, 3, *_CHECK_KEYS)
         digest = hashlib.sha1(_CHECK.encode(), usedforsecurity=False).hexdigest()
@@ -126,34 +108,29 @@ class Shared:
         """Return the schedule of the queue of this name."""
         return self._kind(self._client, name, fallback=self.fallback)
 
-    # What it hears of the queues.
-
     @property
     def lost(self) -> bool:
         """Whether the server cannot be reached now."""
         return self._lost_at is not None
 
-    @property
-    def seconds_lost(self) -> float:
-        """For how long it could not be reached, altogether."""
-        return self._seconds_lost + (0 if self._lost_at is None else _now() - self._lost_at)
-
     def on_event(self, event: Event, /) -> None:
-        """Tell when the server is lost, and when it is there again: once for all queues."""
-        if event.kind == "lost" and self._lost_at is None:
-            self._lost_at = _now()
+        """Write when the server is lost, and when it is there again: once for all queues."""
+        if event.kind == "disconnected" and self._lost_at is None:
+            self._lost_at = time.monotonic()
             self.times_lost += 1
-            if self.times_lost <= MAX_LISTED:
-                self._say(wrapped(self._loss(event.queue)))
-        elif event.kind == "restored" and self._lost_at is not None:
-            seconds = _now() - self._lost_at
-            self._lost_at = None
+            text = self._loss(event.queue)
+        elif event.kind == "reconnected" and self._lost_at is not None:
+            seconds = time.monotonic() - self._lost_at
             self._seconds_lost += seconds
-            if self.times_lost <= MAX_LISTED:
-                self._say(f"the shared server is there again, after {seconds:.1f} s")
+            self._lost_at = None
+            text = f"the shared server is there again, after {seconds:.1f} s"
+        else:
+            return
+        if self.times_lost <= MAX_LISTED:
+            self._say(wrapped(text))
 
     def _loss(self, queue: str | None) -> str:
-        faults = [one.fault for one in self.figures if one.queue == queue and one.fault]
+        faults = [one["fault"] for one in self._queues() if queue == one["queue"] and one["fault"]]
         why = f" ({faults[0].rstrip('.')})" if faults else ""
         if self.fallback is None:
             return f"the shared server is lost{why}: nothing goes out until it is there again"
@@ -164,30 +141,25 @@ class Shared:
         """What is done while the server is lost."""
         return "calls wait" if self.fallback is None else f"each queue keeps {self.fallback}"
 
-    @property
-    def figures(self) -> list[SharedFigure]:
-        """What each queue had to do with the server, as things stand."""
-        return list(self._figures())
-
-    def _figures(self) -> Iterator[SharedFigure]:
-        for key, queue in self._registry.queues.items():
-            stats = queue.stats
-            fault = self.address.scrubbed(stats.fault)
-            yield SharedFigure(str(key), stats.asks, stats.faults, fault)
+    def _queues(self) -> list[dict[str, Any]]:
+        """Return what each queue had to do with the server: round trips, those in vain, and why."""
+        return [
+            {
+                "queue": str(key),
+                "asks": queue.stats.asks,
+                "faults": queue.stats.faults,
+                "fault": self.address.scrubbed(queue.stats.fault),
+            }
+            for key, queue in self._registry.queues.items()
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """Return all figures as JSON has them. Times are in seconds."""
+        lost_now = 0 if self._lost_at is None else time.monotonic() - self._lost_at
         return {
             "server": str(self),
             "fallback": None if self.fallback is None else str(self.fallback),
             "times_lost": self.times_lost,
-            "seconds_lost": self.seconds_lost,
-            "queues": [
-                {"queue": one.queue, "asks": one.asks, "faults": one.faults, "fault": one.fault}
-                for one in self.figures
-            ],
+            "seconds_lost": self._seconds_lost + lost_now,
+            "queues": self._queues(),
         }
-
-
-def _now() -> float:
-    return time.monotonic()

@@ -1,6 +1,6 @@
 """The line at the foot of the terminal, below a program that writes to the same terminal.
 
-The program's output is not ours to touch: it goes straight to the terminal. So the last row is
+The program's output goes straight to the terminal, without us. So the last row is
 taken out of the region that scrolls, as package managers do for their progress, and is written
 to with the cursor saved before and restored after. Each of our writes is one `write`, and the
 region is given back before we are suspended and at the end.
@@ -12,8 +12,12 @@ import contextlib
 import os
 import select
 import signal
+from typing import TYPE_CHECKING
 
-__all__ = ["Foot", "fit"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["StatusLine"]
 
 _LEAST_ROWS = 4
 _LEAST_COLUMNS = 20
@@ -23,10 +27,10 @@ _WHOLE = "\x1b[r"
 _DOWN, _UP = "\x1bD", "\x1b[1A"
 
 
-class Foot:
+class StatusLine:
     """The last row of a terminal, as long as it is ours.
 
-    Nothing is written while somebody else has the terminal: in the background, we only wait.
+    Nothing is written in the background, while another process group has the terminal.
 
     Args:
         descriptor: of the terminal. One that is gone is left alone; nothing here raises for it.
@@ -41,18 +45,12 @@ class Foot:
         """Return whether a descriptor is a terminal that knows about regions."""
         return os.isatty(descriptor) and os.environ.get("TERM", "dumb") not in {"", "dumb"}
 
-    @property
-    def columns(self) -> int:
-        """How many characters `show` has room for."""
-        try:
-            size = os.get_terminal_size(self._descriptor)
-        except OSError:
-            return 0
-        # The last column stays free: some terminals would wrap.
-        return size.columns - 1
+    def show(self, render: Callable[[int], str]) -> None:
+        """Write into the last row, which is taken first if it is not ours yet.
 
-    def show(self, text: str) -> None:
-        """Write a text into the last row, which is taken first if it is not ours yet."""
+        Args:
+            render: returns a text for a number of columns.
+        """
         # A terminal that is stopped (Ctrl-S) would hold up more than this line.
         if not self._in_foreground() or not self._writable():
             return
@@ -65,7 +63,8 @@ class Foot:
             return
         taken = "" if size == self._size else self._take(size)
         self._size = size
-        text = text[: size.columns - 1]
+        columns = size.columns - 1  # the last one stays free: some terminals would wrap
+        text = render(columns)[:columns]
         self._write(f"{taken}{_SAVE}\x1b[{size.lines};1H\x1b[0m\x1b[2K{text}{_RESTORE}")
 
     def leave(self) -> None:
@@ -97,7 +96,7 @@ class Foot:
         try:
             return os.tcgetpgrp(self._descriptor) == os.getpgrp()
         except OSError:
-            # Not our controlling terminal: there is no job control to heed.
+            # Not our controlling terminal: there is no job control.
             return os.isatty(self._descriptor)
 
     def _writable(self) -> bool:
@@ -109,24 +108,3 @@ class Foot:
         # A terminal that is gone (EIO) is no reason to end a scan.
         with contextlib.suppress(OSError):
             os.write(self._descriptor, text.encode("utf-8", "replace"))
-
-
-def fit(parts: list[str], end: str, columns: int) -> str:
-    """Lay out as many parts as fit, the last words flush right.
-
-    Args:
-        parts: the most important one first.
-        end: what has to be there in any case.
-        columns: how many characters there is room for.
-    """
-    room = columns - len(end) - 2
-    line = ""
-    for done, part in enumerate(parts):
-        more = f"  +{len(parts) - done} more" if done else ""
-        longer = f"{line} | {part}" if line else part
-        last = done == len(parts) - 1
-        if len(longer) + (0 if last else len(f"  +{len(parts) - done - 1} more")) > room:
-            line = (line + more) if line else part[: max(room, 0)]
-            break
-        line = longer
-    return f"{line:{max(room, 0)}}  {end}"[: max(columns, 0)]

@@ -1,4 +1,4 @@
-"""One run: the hub, the program, and whatever watches over them, until the program ends."""
+"""One run: the hub, the program, and what watches over them, until the program ends."""
 
 from __future__ import annotations
 
@@ -7,143 +7,40 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import sys
+import signal
 import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 
-from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, wrapped
+from aioapiqueue.cli._console import MAX_LISTED, wrapped
 from aioapiqueue.cli.run._activation import Activation, Why
-from aioapiqueue.cli.run._figures import Peaks, duration, rows
-from aioapiqueue.cli.run._launch import NotStarted
+from aioapiqueue.cli.run._errors import ExitCode, NotStarted
+from aioapiqueue.cli.run._model import Outcome
 from aioapiqueue.cli.run._program import Program, Signals
-from aioapiqueue.cli.run._report import INACTIVE, about
+from aioapiqueue.cli.run._progress import Progress
+from aioapiqueue.cli.run._report import about
 from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE
-from aioapiqueue.cli.run._status_line import Foot, fit
+from aioapiqueue.cli.run._status_line import StatusLine
 from aioapiqueue.cli.run._unused import judged
 from aioapiqueue.hub import Hub
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
-    from aioapiqueue.cli.run._activation import Inactive
-    from aioapiqueue.cli.run._launch import Launch
-    from aioapiqueue.cli.run._output_file import Target
-    from aioapiqueue.cli.run._shared_server import Shared
-    from aioapiqueue.hub import Figure, Process
-    from aioapiqueue.registry import Registry
+    from aioapiqueue.cli.run._figures import Peaks
+    from aioapiqueue.cli.run._model import Plan
+    from aioapiqueue.hub import Figure
 
-__all__ = ["NO_HUB", "Outcome", "Plan", "Words", "supervise"]
-
-NO_HUB = 4
+__all__ = ["supervise"]
 
 _SHOW_SECONDS = 0.5
-_RATE_SECONDS = 5.0  # over which the live line's rate is taken
 _HUB_SECONDS = 0.5
 _BYE_SECONDS = 0.5
 _LONGEST_SOCKET = 90  # bytes, the name in the directory not counted
-
-
-class Words:
-    """Where our own words go: to stderr, each line with our name before it, or to a file.
-
-    Args:
-        log: the file; where it cannot be written any more, stderr takes its place.
-    """
-
-    def __init__(self, log: Target | None) -> None:
-        self._log = log
-
-    def say(self, text: str) -> None:
-        """Write some lines. A terminal that is gone is no reason to end a scan."""
-        self.show(prefixed(text))
-
-    def show(self, text: str) -> None:
-        """Write a text as it is."""
-        if self._log is not None:
-            try:
-                self._log.write(text)
-            except OSError as error:
-                lost, self._log = self._log, None
-                self.say(f"--log: {lost.path} cannot be written any more: {error.strerror}")
-            else:
-                return
-        with contextlib.suppress(OSError, ValueError):
-            if sys.stderr is not None:  # Python has none where it was closed, as by `2>&-`
-                sys.stderr.write(text)
-                sys.stderr.flush()
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is to be run, and how.
-
-    Attributes:
-        command: the program and its arguments.
-        launch: what was found out about it.
-        registry: the limits.
-        limits: the limits of each service, in words.
-        words: where our words go.
-        dry_run: only count.
-        shared: what the limits are shared through; of a dry run, not used.
-        live: show a line at the foot of the terminal, if there is one.
-        grace: seconds that a Python may take to say hello.
-        allow_inactive: only warn of what is not paced.
-    """
-
-    command: Sequence[str]
-    launch: Launch
-    registry: Registry
-    limits: dict[str, str]
-    words: Words
-    dry_run: bool
-    shared: Shared | None
-    live: bool
-    grace: float
-    allow_inactive: bool
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What came of it.
-
-    Attributes:
-        code: the program's exit code as a shell has it; None if there never was a program.
-        stopped: the exit code with which we ended the program; None if we did not.
-        seconds: from the program's start to its end.
-        figures: the hub's, `paced` where some limit concerned the calls.
-        buckets: those of the queues that operations share, with the bucket's name as operation.
-        peaks: the most attempts in any one second.
-        processes: those that said hello.
-        inactive: those that were found not to be paced.
-        shared: what there was with the shared server, as JSON has it; None without one.
-    """
-
-    code: int | None = None
-    stopped: int | None = None
-    seconds: float = 0.0
-    figures: list[Figure] = dataclasses.field(default_factory=list)
-    buckets: list[Figure] = dataclasses.field(default_factory=list)
-    peaks: Peaks = dataclasses.field(default_factory=Peaks)
-    processes: list[Process] = dataclasses.field(default_factory=list)
-    inactive: list[Inactive] = dataclasses.field(default_factory=list)
-    shared: dict[str, Any] | None = None
-
-
-class _CountingHub(Hub):
-    """A hub that counts the most attempts in any one second, over all its queues too."""
-
-    def __init__(self, registry: Registry, *, directory: Path, count_only: bool) -> None:
-        super().__init__(registry, directory=directory, count_only=count_only)
-        self.peaks = Peaks()
-
-    def released(self, figure: Figure) -> None:
-        """Count an attempt as it goes."""
-        self.peaks.count(figure)
 
 
 async def supervise(plan: Plan) -> Outcome:
@@ -155,92 +52,111 @@ async def supervise(plan: Plan) -> Outcome:
     Raises:
         NotStarted: the program could not be started.
     """
-    return await _Run(plan).run()
+
+    def goes_on() -> None:
+        plan.log.say(
+            f"interrupted; waiting for {plan.launch.name} to end, whose calls are paced\n"
+            "as before (another Ctrl-C goes to it, too)"
+        )
+
+    def failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        text = f"{context.get('message', 'error')}: {context.get('exception')!r}"
+        plan.log.say(plan.shared.address.scrubbed(text) if plan.shared else text)
+
+    asyncio.get_running_loop().set_exception_handler(failed)
+    outcome = Outcome()
+    line = StatusLine(2)
+    # Signals are outermost: one that comes while we clean up must not end us before we have.
+    with Signals(suspend=line.leave, goes_on=goes_on) as signals:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(line.leave)
+            opened = await _open(plan, outcome.peaks, stack)
+            if signals.early is not None:
+                raise NotStarted(
+                    f"ended by a signal before {plan.launch.name} was started",
+                    code=128 + signals.early,
+                )
+            program = await Program.start(plan.launch, plan.command, opened.environment)
+            await _Run(plan, opened, program, outcome, line).to_its_end(signals)
+    return outcome
+
+
+class _Opened(NamedTuple):
+    """The hub as it was opened.
+
+    Attributes:
+        hub: which listens.
+        socket: the device and the inode of its own socket.
+        environment: what the program gets.
+    """
+
+    hub: Hub
+    socket: tuple[int, int]
+    environment: dict[str, str]
+
+
+async def _open(plan: Plan, peaks: Peaks, stack: contextlib.AsyncExitStack) -> _Opened:
+    """Open the hub until the stack is closed."""
+    if plan.shared is not None and not plan.dry_run:
+        await stack.enter_async_context(plan.shared.open(plan.registry, plan.log.say))
+    stack.push_async_callback(plan.registry.aclose, drain=False)
+    try:
+        directory = stack.enter_context(_directory())
+        hub = Hub(plan.registry, directory=directory, count_only=plan.dry_run, on_start=peaks.count)
+        await stack.enter_async_context(hub)
+        # The program has no use for the server's password.
+        kept = {name: os.environ[name] for name in os.environ if name != SHARED_VARIABLE}
+        return _Opened(hub, _identity(hub.path), kept | hub.environment)
+    except (OSError, RuntimeError, ValueError) as error:
+        why = f"the hub cannot be opened, nothing was started: {error}"
+        raise NotStarted(wrapped(why)) from None
 
 
 class _Run:
-    def __init__(self, plan: Plan) -> None:
+    """A program that runs, and what watches over it."""
+
+    def __init__(
+        self, plan: Plan, opened: _Opened, program: Program, outcome: Outcome, line: StatusLine
+    ) -> None:
         self._plan = plan
-        self._outcome = Outcome()
-        self._foot = Foot(sys.stderr.fileno()) if plan.live else None
-        self._began = time.monotonic()
-        self._samples: list[tuple[float, dict[tuple[str, bool], int]]] = []
-        self._hub: _CountingHub
-        self._socket: tuple[int, int]
-        """The device and the inode of the hub's own socket."""
-        self._program: Program
-        self._activation: Activation
-
-    async def run(self) -> Outcome:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(self._odd)
-        leave = self._foot.leave if self._foot else lambda: None
-        # Signals are outermost: one that comes while we clean up must not end us before we have.
-        with Signals(suspend=leave, resize=self._draw, goes_on=self._goes_on) as signals:
-            async with contextlib.AsyncExitStack() as stack:
-                stack.callback(leave)
-                environment = await self._open(stack)
-                # The program has no use for the server's password.
-                own = {name: os.environ[name] for name in os.environ if name != SHARED_VARIABLE}
-                await self._with_hub(signals, own | environment)
-        return self._outcome
-
-    async def _open(self, stack: contextlib.AsyncExitStack) -> dict[str, str]:
-        """Open the hub, and return what the program's environment needs."""
-        plan = self._plan
-        if plan.shared is not None and not plan.dry_run:
-            await stack.enter_async_context(plan.shared.open(plan.registry, plan.words.say))
-        stack.push_async_callback(plan.registry.aclose, drain=False)
-        try:
-            directory = stack.enter_context(_directory())
-            hub = _CountingHub(plan.registry, directory=directory, count_only=plan.dry_run)
-            self._hub = await stack.enter_async_context(hub)
-            self._socket = _identity(hub.path)
-            environment = hub.environment
-        except (OSError, RuntimeError, ValueError) as error:
-            why = f"the hub cannot be opened, nothing was started: {error}"
-            raise NotStarted(wrapped(why)) from None
-        return environment
-
-    async def _with_hub(self, signals: Signals, environment: Mapping[str, str]) -> None:
-        if signals.early is not None:
-            raise NotStarted(
-                f"ended by a signal before {self._plan.launch.name} was started",
-                code=128 + signals.early,
-            )
-        self._program = await Program.start(self._plan.launch, self._plan.command, environment)
+        self._hub = opened.hub
+        self._socket = opened.socket
+        self._program = program
+        self._outcome = outcome
+        self._line = line
+        self._progress = Progress(plan, self._hub, outcome.peaks)
         self._began = time.monotonic()
         self._activation = Activation(
-            self._program.pid,
-            self._hub.processes,
-            python=self._plan.launch.python,
-            grace=self._plan.grace,
+            program.pid, self._hub.processes, python=plan.launch.python, grace=plan.grace
         )
+
+    async def to_its_end(self, signals: Signals) -> None:
+        """Wait for the program's end, and note what came of it."""
+        outcome = self._outcome
         try:
-            signals.hand_to(self._program)
+            signals.pass_to(self._program)
             async with anyio.create_task_group() as group:
                 group.start_soon(self._watch_activation)
                 group.start_soon(self._watch_hub)
-                group.start_soon(self._show)
-                code = await self._program.wait()
+                if self._plan.live:
+                    group.start_soon(self._show)
+                await self._program.wait()
                 group.cancel_scope.cancel()
-            self._outcome.code = code
-            await self._last_words()
-            if self._outcome.stopped is None:
-                self._outcome.inactive += self._activation.conclude()
+            await self._last_messages()
+            if outcome.stopped is None:
+                outcome.inactive += self._activation.conclude()
         except Exception:  # noqa: BLE001 - ours; the program must not go on without the hub
             self._fail(f"internal error, the program is ended:\n{traceback.format_exc()}")
         finally:
             # Cancelled here as well: without us, nothing is paced.
             await self._stop()
-        self._outcome.code = await self._program.wait()
-        self._outcome.seconds = time.monotonic() - self._began
-        self._outcome.figures = judged(self._hub.figures, self._plan.registry)
-        self._outcome.buckets = list(self._buckets())
+        outcome.code = await self._program.wait()
+        outcome.seconds = time.monotonic() - self._began
+        outcome.figures = judged(self._hub.figures, self._plan.registry)
+        outcome.buckets = list(self._buckets())
         if self._plan.shared is not None and not self._plan.dry_run:
-            self._outcome.shared = self._plan.shared.as_json()
-        self._outcome.peaks = self._hub.peaks
-        self._outcome.processes = list(self._hub.processes.values())
+            outcome.shared = self._plan.shared.as_json()
+        outcome.processes = list(self._hub.processes.values())
 
     def _buckets(self) -> Iterator[Figure]:
         """Yield the figures of the queues that operations share, as the registry names them."""
@@ -252,55 +168,45 @@ class _Run:
                 )
 
     async def _watch_activation(self) -> None:
-        plan = self._plan
+        plan, found = self._plan, self._outcome.inactive
         while True:
             inactive = await self._activation.next()
-            self._outcome.inactive.append(inactive)
+            found.append(inactive)
             # A child may be a helper that calls nobody; a launcher is there for the program.
             # One that is late is paced by now.
             fatal = inactive.program or inactive.why is Why.EXEC
             stop = fatal and inactive.why is not Why.LATE and not plan.allow_inactive
-            if stop or len(self._outcome.inactive) <= MAX_LISTED:
-                plan.words.say(about(inactive, plan.launch.name, stopped=stop))
+            if stop or len(found) <= MAX_LISTED:
+                plan.log.say(about(inactive, plan.launch.name, stopped=stop))
             if stop:
-                self._outcome.stopped = INACTIVE
+                self._outcome.stopped = ExitCode.INACTIVE
                 await self._stop()
                 return
 
     async def _watch_hub(self) -> None:
         """End the program if its way to the hub is gone: no new process could be paced."""
-        while True:
+        socket, why = f"the hub's socket {self._hub.path}", ""
+        while not why:
             await asyncio.sleep(_HUB_SECONDS)
             try:
-                replaced = _identity(self._hub.path) != self._socket
+                if _identity(self._hub.path) != self._socket:
+                    why = f"something else has taken the place of {socket}"
             except OSError:
-                self._fail(f"the hub's socket {self._hub.path} is gone; the program is stopped")
-            else:
-                if not replaced:
-                    continue
-                why = f"something else has taken the place of the hub's socket {self._hub.path}; "
-                self._fail(wrapped(f"{why}the program is stopped"))
-            await self._stop()
-            return
+                why = f"{socket} is gone"
+        self._fail(wrapped(f"{why}; the program is stopped"))
+        await self._stop()
 
     async def _stop(self) -> None:
-        """End the program and its children, who may need longer than the program to clean up."""
-        # The program's end cancels whoever watches it, and a stop that is cancelled kills at once.
+        """End the program and its children, which may need longer than it to clean up."""
+        # The program's end cancels what watches it, and a stop that is cancelled kills at once.
         with anyio.CancelScope(shield=True):
             await self._program.stop(self._activation.family())
 
-    def _goes_on(self) -> None:
-        name = self._plan.launch.name
-        self._plan.words.say(
-            f"interrupted; waiting for {name} to end, whose calls are paced\n"
-            "as before (again Ctrl-C: what it does about that is its own)"
-        )
-
     def _fail(self, why: str) -> None:
-        self._outcome.stopped = NO_HUB
-        self._plan.words.say(why)
+        self._outcome.stopped = ExitCode.NO_HUB
+        self._plan.log.say(why)
 
-    async def _last_words(self) -> None:
+    async def _last_messages(self) -> None:
         """Wait a moment for what the program's processes have sent before they ended."""
         process = self._hub.processes.get(self._program.pid)
         with contextlib.suppress(TimeoutError):
@@ -308,45 +214,20 @@ class _Run:
                 while process is not None and process.ended is None:  # noqa: ASYNC110
                     await asyncio.sleep(_BYE_SECONDS / 50)
 
-    def _odd(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Say what the event loop would log."""
-        text = f"{context.get('message', 'error')}: {context.get('exception')!r}"
-        if self._plan.shared is not None:
-            text = self._plan.shared.address.scrubbed(text)
-        self._plan.words.say(text)
-
-    # The live line.
-
     async def _show(self) -> None:
-        while self._foot is not None:
-            self._draw()
-            await asyncio.sleep(_SHOW_SECONDS)
+        """Show the status line, at intervals and after each change of the terminal's size."""
 
-    def _draw(self) -> None:
-        if self._foot is None or not hasattr(self, "_program"):
-            return
-        now = time.monotonic()
-        found = rows(self._hub.figures, self._hub.peaks)
-        self._samples.append((now, {(row.name, row.paced): row.calls for row in found}))
-        while self._samples[0][0] < now - _RATE_SECONDS:
-            del self._samples[0]
-        then, before = self._samples[0]
-        parts = []
-        for row in sorted(found, key=lambda row: (-row.waiting, not row.paced, -row.calls)):
-            rate = (row.calls - before.get((row.name, row.paced), 0)) / max(
-                now - then, _SHOW_SECONDS
-            )
-            limit = "" if self._plan.dry_run else self._plan.limits.get(row.name, "")
-            part = f"{row.name} {limit}".strip() + f": {pluralize(row.calls, 'call')}, {rate:.1f}/s"
-            if row.paced and not self._plan.dry_run:
-                part += f", {row.waiting:,} waiting, {row.throttled:,} throttled"
-            elif row.throttled:
-                part += f", {row.throttled:,} throttled"
-            parts.append(part)
-        if self._plan.shared is not None and self._plan.shared.lost:
-            parts.insert(0, f"SHARED SERVER LOST, {self._plan.shared.meanwhile}")
-        clock = duration(now - self._began)
-        self._foot.show(fit(parts or ["no AWS calls yet"], clock, self._foot.columns))
+        def draw() -> None:
+            self._line.show(self._progress.line)
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGWINCH, draw)
+        try:
+            while True:
+                draw()
+                await asyncio.sleep(_SHOW_SECONDS)
+        finally:
+            loop.remove_signal_handler(signal.SIGWINCH)
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -358,7 +239,7 @@ def _identity(path: Path) -> tuple[int, int]:
 @contextlib.contextmanager
 def _directory() -> Iterator[Path]:
     """Make a private directory, with a path short enough for a socket; remove it at the end."""
-    # Without links: who may change one could choose where the socket is looked for.
+    # Without links: a user who may change one could choose where the socket is looked for.
     parent = os.path.realpath(tempfile.gettempdir())
     if len(os.fsencode(parent)) > _LONGEST_SOCKET - len("/aioapiqueue-12345678"):
         parent = os.path.realpath("/tmp")  # noqa: S108 - mkdtemp makes it private

@@ -1,4 +1,4 @@
-"""Which limits the calls of a run came under, and which of them none did."""
+"""Which limits applied to the calls of a run, and which to none of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Name = tuple[str, str | None, str | None]
 def judged(figures: Sequence[Figure], registry: Registry) -> list[Figure]:
     """Return the hub's figures, `paced` only where some limit concerned the calls.
 
-    A queue that has limits of other operations only lets a call through as if there were none.
+    A queue whose limits are all of other operations lets a call through at once.
     """
     paced = {kind: any(True for _ in _met(*kind, registry)) for kind in _kinds(figures)}
     return [
@@ -32,15 +32,16 @@ def judged(figures: Sequence[Figure], registry: Registry) -> list[Figure]:
 
 
 def unused(figures: Sequence[Figure], registry: Registry, *, dry_run: bool) -> list[InForce]:
-    """Return the limits that somebody wrote and no call came under.
+    """Return the limits that the user wrote and that applied to no call.
 
-    Not those of presets and their quotas, which are there for whatever may be called; and none at
-    all where the hub has summed up calls that came under limits of which it kept no record.
+    Limits of presets and of their quotas are left out: they are there for all that may be called.
+    Where the hub has summed up calls, it is not known which limits applied to them: none is
+    returned.
 
     Args:
         figures: the hub's.
         registry: the limits.
-        dry_run: nothing was paced, so that figures do not tell which bucket parameters chose.
+        dry_run: nothing was paced, so figures do not show which bucket parameters chose.
     """
     if any(one.paced and one.queue is None for one in figures):
         return []
@@ -59,18 +60,18 @@ def _kind(figure: Figure) -> tuple[str, str, str]:
 
 
 def _kinds(figures: Sequence[Figure]) -> set[tuple[str, str, str]]:
-    """Return which calls a queue let go: few, as each has figures for every Region and account."""
+    """Return the kinds of calls that queues released: each has figures for every Region."""
     return {_kind(one) for one in figures if one.queue is not None}
 
 
 def _met(
     service: str, operation: str, of: str, registry: Registry, *, dry_run: bool = False
 ) -> Iterator[_Name]:
-    """Yield the limits that calls came under.
+    """Yield the limits that applied to calls.
 
     Args:
         service: whose calls they are.
-        operation: which ones.
+        operation: what they call.
         of: the lane in which the hub counted them; "" where it paced nothing.
         registry: the limits.
         dry_run: as for `unused`.
@@ -89,6 +90,6 @@ def _met(
     elif lane is not None and limits.lanes[lane]:
         yield name, str(lane), None
     for key, bucket in limits.buckets.items():
-        # What parameters it takes to be none of a bucket, a figure does not tell.
+        # A figure does not show which parameters a call had.
         if bucket.takes(operation, {}) and (dry_run or not bucket.per_operation):
             yield name, None, key

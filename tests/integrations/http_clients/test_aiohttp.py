@@ -23,8 +23,8 @@ def session(queue, *others, **how):
     return aiohttp.ClientSession(middlewares=[*others, RateLimitedMiddleware(queue)], **how)
 
 
-async def test_a_forgotten_response_whose_body_has_come_holds_nothing(server, reply):
-    """The place is free once all of the body is here, whether anybody reads it or not."""
+async def test_a_forgotten_complete_response_holds_nothing(server, reply):
+    """The slot is free once all of the body has arrived, even if nobody reads it."""
     server.answer = lambda _: reply.of(body=b"x", length=2)
     queue = ApiQueue(concurrency=1)
     async with session(queue) as client:
@@ -39,10 +39,8 @@ async def test_a_forgotten_response_whose_body_has_come_holds_nothing(server, re
 
 @pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning")  # rightly so
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another thread"])
-async def test_a_forgotten_response_whose_connection_breaks_gives_its_place_back(
-    server, reply, elsewhere
-):
-    """Until then aiohttp keeps it alive; then it is garbage collected, maybe by another thread."""
+async def test_a_forgotten_response_of_broken_connection(server, reply, elsewhere):
+    """Until it breaks, aiohttp keeps it alive; then it is collected, maybe by another thread."""
     server.answer = lambda _: reply.of(body=b"x", length=2)
     queue = ApiQueue(concurrency=1)
     async with session(queue) as client:
@@ -73,8 +71,8 @@ async def test_a_forgotten_response_whose_connection_breaks_gives_its_place_back
 
 
 @pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning")  # rightly so
-async def test_a_forgotten_response_ends_with_its_session(server, reply):
-    """Closing the session closes its connections, and with them goes the response."""
+async def test_a_forgotten_response_of_closed_session(server, reply):
+    """Closing the session closes its connections, and the slots are free."""
     server.answer = lambda _: reply.of(body=b"x" * 500_000, length=1_000_000)
     queue = ApiQueue(concurrency=1)
     async with session(queue) as client:
@@ -86,7 +84,7 @@ async def test_a_forgotten_response_ends_with_its_session(server, reply):
             await asyncio.sleep(0.01)
 
 
-async def test_what_another_middleware_sends_again_is_paced(server, reply):
+async def test_retries_of_other_middlewares_are_paced(server, reply):
     """With ours last, each attempt of a retry waits for a slot of its own."""
     server.answer = lambda _: reply.of(500 if len(server.arrivals) < 3 else 200)
 
@@ -105,7 +103,7 @@ async def test_what_another_middleware_sends_again_is_paced(server, reply):
     assert queue.running == 0
 
 
-async def test_a_request_sent_again_on_a_new_connection_is_paced(server):
+async def test_a_retry_after_disconnection_is_paced(server):
     """A kept connection turns out to be dead: aiohttp sends again, and waits again."""
     queue = ApiQueue("50ms", concurrency=1)
     async with session(queue) as client:
@@ -120,8 +118,8 @@ async def test_a_request_sent_again_on_a_new_connection_is_paced(server):
     assert queue.running == 0
 
 
-async def test_the_total_time_out_counts_the_waiting(server):
-    """And ends it: the request leaves the queue without a slot."""
+async def test_the_total_timeout_includes_waiting(server):
+    """The total time-out ends the waiting: the request leaves the queue without a slot."""
     queue = ApiQueue("10s")
     async with session(queue, timeout=aiohttp.ClientTimeout(total=0.2)) as client:
         async with client.get(server.url()) as response:
@@ -131,8 +129,8 @@ async def test_the_total_time_out_counts_the_waiting(server):
     assert (queue.waiting, queue.running, queue.stats.released) == (0, 0, 1)
 
 
-async def test_other_time_outs_do_not_count_the_waiting(server):
-    """They begin with the request for a connection."""
+async def test_other_timeouts_do_not_include_waiting(server):
+    """Other time-outs begin with the request for a connection."""
     timeout = aiohttp.ClientTimeout(total=None, connect=0.5, sock_connect=0.5, sock_read=0.5)
     async with ApiQueue("600ms") as queue, session(queue, timeout=timeout) as client:
         start = time.monotonic()
@@ -142,8 +140,8 @@ async def test_other_time_outs_do_not_count_the_waiting(server):
         assert time.monotonic() - start > 0.58
 
 
-async def test_a_web_socket_holds_its_place_until_it_is_closed():
-    """Its response gives back the connection only then."""
+async def test_a_web_socket_holds_its_slot():
+    """A web socket gives back its connection, and so its slot, when it is closed."""
 
     async def echo(request):
         socket = aiohttp.web.WebSocketResponse()
@@ -183,8 +181,8 @@ async def test_a_web_socket_holds_its_place_until_it_is_closed():
     ids=["Retry-After", "RateLimit", "RateLimit-Policy", "X-RateLimit-Reset", "-Remaining"],
 )
 @pytest.mark.parametrize("longest", [8190, 20_000_000])
-async def test_a_value_of_10_megabytes_does_no_harm(server, reply, longest, headers):
-    """It is the client's error, or taken where the client was told to; odd in either case."""
+async def test_a_huge_value_is_malformed(server, reply, longest, headers):
+    """10 megabytes are the client's error, or read if it allows; both count as malformed."""
     server.answer = lambda _: reply.of(429, headers("9" * 10_000_000))
     queue = ApiQueue(concurrency=1)
     async with session(queue, max_field_size=longest) as client:
@@ -194,13 +192,13 @@ async def test_a_value_of_10_megabytes_does_no_harm(server, reply, longest, head
                 await response.read()
         except aiohttp.ClientResponseError:
             assert longest == 8190
-    assert queue.stats.odd == 1
+    assert queue.stats.malformed == 1
     assert queue.estimate() == 0
     assert queue.running == 0
 
 
-async def test_a_refusal_that_somebody_raises_is_not_odd(server, reply):
-    """A proxy that says no, and `raise_for_status` in a middleware, are answers that make sense."""
+async def test_a_raised_refusal_is_not_malformed(server, reply):
+    """A proxy's refusal, and `raise_for_status` in a middleware, are answers that could be read."""
 
     async def strict(request, handler):
         response = await handler(request)
@@ -216,11 +214,11 @@ async def test_a_refusal_that_somebody_raises_is_not_odd(server, reply):
     async with last as client:
         with pytest.raises(aiohttp.ClientResponseError):
             await client.get(server.url())
-    assert (queue.stats.released, queue.running, queue.stats.odd) == (2, 0, 0)
+    assert (queue.stats.released, queue.running, queue.stats.malformed) == (2, 0, 0)
 
 
-def test_without_aiohttp_the_error_names_the_extra():
-    """Importing the module without its dependency, or with an old one, says what to install."""
+def test_a_missing_aiohttp_is_named():
+    """Importing the module without aiohttp, or with an old one, names the extra to install."""
     program = "import sys; sys.modules['aiohttp'] = {}; import aioapiqueue.integrations.aiohttp"
     for module in ("None", "type(sys)('aiohttp')"):
         done = subprocess.run(

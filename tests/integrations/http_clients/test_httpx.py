@@ -41,7 +41,7 @@ def transport(library, transport_class):
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "in another thread"])
-async def test_a_response_that_is_forgotten_gives_its_place_back(client, server, reply, elsewhere):
+async def test_a_forgotten_response_releases_its_slot(client, server, reply, elsewhere):
     """It is garbage collected without having been closed, maybe by another thread."""
     server.answer = lambda _: reply.of(body=b"x", length=1_000_000)
     queue = ApiQueue(concurrency=1)
@@ -67,8 +67,8 @@ async def test_a_response_that_is_forgotten_gives_its_place_back(client, server,
         assert queue.running == 0
 
 
-async def test_a_stream_that_is_left_half_read_gives_its_place_back(client, server, reply):
-    """Whoever stops reading and closes nothing holds nothing either, once the reader is gone."""
+async def test_a_half_read_stream_is_released(client, server, reply):
+    """A stream that is neither read to its end nor closed holds nothing once its reader is gone."""
     server.answer = lambda _: reply.of(body=b"x", length=2)
     queue = ApiQueue(concurrency=1)
     async with client(queue) as paced:
@@ -84,8 +84,8 @@ async def test_a_stream_that_is_left_half_read_gives_its_place_back(client, serv
                 await asyncio.sleep(0.01)
 
 
-async def test_waiting_in_the_queue_uses_up_no_time_out(library, transport, server):
-    """Not even the pool's: a request asks for a connection once it has its slot."""
+async def test_waiting_counts_for_no_timeout(library, transport, server):
+    """Not even for the pool's: a request asks for a connection once it has its slot."""
     async with (
         ApiQueue("600ms") as queue,
         library.AsyncClient(
@@ -98,8 +98,8 @@ async def test_waiting_in_the_queue_uses_up_no_time_out(library, transport, serv
         assert time.monotonic() - start > 1.1
 
 
-async def test_a_response_that_comes_with_its_content_holds_nothing(library, transport_class):
-    """A transport that makes one up gives httpx nothing to close."""
+async def test_a_complete_response_holds_nothing(library, transport_class):
+    """A response that comes with its content, as a mock's does, is never closed."""
     inner = library.MockTransport(lambda _: library.Response(200, json={"made": "up"}))
     queue = ApiQueue(concurrency=1)
     async with library.AsyncClient(transport=transport_class(queue, inner)) as client:
@@ -109,7 +109,7 @@ async def test_a_response_that_comes_with_its_content_holds_nothing(library, tra
             assert queue.running == 0
 
 
-async def test_the_transport_within_is_opened_and_closed(library, transport_class, transport):
+async def test_the_inner_transport_is_closed(library, transport_class, transport):
     """The client opens and closes ours, and ours the one that it wraps."""
     heard = []
 
@@ -132,8 +132,8 @@ async def test_the_transport_within_is_opened_and_closed(library, transport_clas
     assert isinstance(transport(ApiQueue()), library.AsyncBaseTransport)
 
 
-async def test_the_rounds_of_an_authentication_are_paced(library, transport, server, reply):
-    """A challenge and its answer are two requests, and two slots."""
+async def test_rounds_of_authentication_are_paced(library, transport, server, reply):
+    """A challenge and its answer are two requests, and take two slots."""
     server.answer = lambda _: (
         reply.of(401, [("WWW-Authenticate", 'Digest realm="r", nonce="n", qop="auth"')])
         if len(server.arrivals) == 1
@@ -147,29 +147,29 @@ async def test_the_rounds_of_an_authentication_are_paced(library, transport, ser
     assert queue.running == 0
 
 
-async def test_a_value_of_90_000_digits_is_odd(client, server, reply):
-    """As long as httpx reads it at all."""
+async def test_a_long_value_is_malformed(client, server, reply):
+    """A value of 90,000 digits, as long as httpx reads it at all."""
     server.answer = lambda _: reply.of(429, [("Retry-After", "9" * 90_000)])
     queue = ApiQueue(concurrency=1)
     async with client(queue) as paced:
         assert await paced.get(server.url()) == 429
-    assert queue.stats.odd == 1
+    assert queue.stats.malformed == 1
     assert queue.estimate() == 0
 
 
-async def test_a_value_of_10_megabytes_is_the_clients_error(client, server, reply):
-    """Httpx reads no further than 100 kB into a head, and the place is free again."""
+async def test_a_huge_value_is_an_error(client, server, reply):
+    """Httpx reads no more than 100 kB of a head, and the slot is free again."""
     server.answer = lambda _: reply.of(429, [("Retry-After", "9" * 10_000_000)])
     queue = ApiQueue(concurrency=1)
     async with client(queue) as paced:
         with pytest.raises(paced.errors):
             await paced.get(server.url())
         assert queue.running == 0
-        assert queue.stats.odd == 1
+        assert queue.stats.malformed == 1
 
 
-async def test_a_connection_that_the_server_ends_is_not_odd(library, transport_class):
-    """HTTP/2 says so by GOAWAY, which httpx has no other error for than for nonsense."""
+async def test_a_closed_connection_is_not_malformed(library, transport_class):
+    """HTTP/2 closes by GOAWAY, for which httpx has the same error as for malformed answers."""
 
     class GoingAway(library.AsyncBaseTransport):
         async def handle_async_request(self, request):
@@ -181,15 +181,15 @@ async def test_a_connection_that_the_server_ends_is_not_odd(library, transport_c
     async with library.AsyncClient(transport=transport_class(queue, GoingAway())) as client:
         with pytest.raises(library.RemoteProtocolError):
             await client.get("http://going.away/")
-    assert (queue.running, queue.stats.odd) == (0, 0)
+    assert (queue.running, queue.stats.malformed) == (0, 0)
 
 
-async def test_what_is_no_http_is_odd(client, server):
-    """Whereas one who hangs up, with or without a word, is not."""
+async def test_what_is_not_http_is_malformed(client, server):
+    """An answer that is no HTTP counts; a connection closed with or without an answer does not."""
     queue = ApiQueue(concurrency=1)
     async with client(queue) as paced:
-        for answer, odd in ((b"\x00\x01 not HTTP\r\n\r\n", 1), (b"", 1)):
+        for answer, malformed in ((b"\x00\x01 not HTTP\r\n\r\n", 1), (b"", 1)):
             server.answer = lambda _, answer=answer: answer
             with pytest.raises(paced.errors):
                 await paced.get(server.url())
-            assert queue.stats.odd == odd
+            assert queue.stats.malformed == malformed

@@ -91,7 +91,7 @@ def test_a_missing_library_is_named(name):
 
 
 def test_the_others_transport_is_refused(name, other, transport_class):
-    """At once; the message says what to import for it."""
+    """At once; the message names what to import for it."""
     with pytest.raises(TypeError) as caught:
         transport_class(ApiQueue(), other.MockTransport(lambda _: None))
     assert str(caught.value) == (
@@ -110,7 +110,7 @@ def test_a_blocking_transport_is_refused(name, library, transport_class):
 
 
 async def test_the_others_client_is_refused(name, other, transport_class, server):
-    """As it sends: it takes any object for a transport. Nothing is sent, and no slot is used."""
+    """A client of the other library fails as it sends. Nothing is sent, and no slot is used."""
     queue = ApiQueue(concurrency=1)
     async with other.AsyncClient(transport=transport_class(queue)) as client:
         with pytest.raises(TypeError) as caught:

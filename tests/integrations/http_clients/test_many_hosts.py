@@ -64,7 +64,7 @@ class Buckets:
     ],
     indirect=["client"],
 )
-async def test_twenty_hosts_with_limits_of_their_own_refuse_nothing(
+async def test_twenty_hosts_refuse_nothing(
     client, server, reply, stalls, *, per_second, total, record_property
 ):
     """Each host is asked as fast as it allows, all at once, and none has to answer 429."""

@@ -30,7 +30,7 @@ async def assert_free(queue, client, server, reply):
 
 
 async def test_each_request_waits_its_turn(client, server):
-    """Requests made at once take an interval each, and each gives its place back."""
+    """Requests made at once take an interval each, and each releases its slot."""
     async with ApiQueue("50ms", concurrency=3) as queue, client(queue) as paced:
         start = time.monotonic()
         await paced.get(server.url("/first"))
@@ -42,8 +42,8 @@ async def test_each_request_waits_its_turn(client, server):
         assert arrival.at - start >= 0.050 * number - CATCH_UP
 
 
-async def test_a_redirect_is_a_request_of_its_own(client, server, reply):
-    """Each hop waits for a slot, and none of them keeps its place."""
+async def test_a_redirect_takes_a_slot(client, server, reply):
+    """Each hop waits for a slot of its own, and none of them keeps it."""
     server.answer = lambda arrival: (
         reply.of()
         if arrival.path == "/3"
@@ -59,8 +59,8 @@ async def test_a_redirect_is_a_request_of_its_own(client, server, reply):
     assert server.arrivals[-1].at - start >= 0.3 - CATCH_UP
 
 
-async def test_a_place_is_held_until_the_body_has_been_read(client, server, reply, queue):
-    """While a body is streamed another request waits; at its end the place is free."""
+async def test_the_body_holds_the_slot(client, server, reply, queue):
+    """While a body is streamed, another request waits; at its end, the slot is free."""
     server.answer = lambda _: reply.of(body=b"x", length=2)
     async with client(queue) as paced, asyncio.timeout(60):
         async with paced.stream(server.url()) as chunks:
@@ -76,8 +76,8 @@ async def test_a_place_is_held_until_the_body_has_been_read(client, server, repl
         await assert_free(queue, paced, server, reply)
 
 
-async def test_a_body_that_is_never_read_is_over_with_its_block(client, server, reply, queue):
-    """Leaving the block closes the response, and so gives back the place."""
+async def test_an_unread_body_is_released(client, server, reply, queue):
+    """Leaving the block closes the response, and releases the slot."""
     server.answer = lambda _: reply.of(body=b"x", length=1_000_000)
     async with client(queue) as paced:
         async with paced.stream(server.url()):
@@ -85,8 +85,8 @@ async def test_a_body_that_is_never_read_is_over_with_its_block(client, server, 
         await assert_free(queue, paced, server, reply)
 
 
-async def test_a_request_cancelled_while_it_waits_uses_no_place(client, server, reply, queue):
-    """It leaves the queue; the one that runs is not disturbed."""
+async def test_cancelled_while_it_waits(client, server, reply, queue):
+    """A request that is cancelled leaves the queue; the one in flight is not disturbed."""
     server.answer = lambda _: None
     async with client(queue) as paced:
         running = asyncio.ensure_future(paced.get(server.url()))
@@ -103,10 +103,8 @@ async def test_a_request_cancelled_while_it_waits_uses_no_place(client, server, 
     assert len(server.arrivals) == 2
 
 
-async def test_a_request_cancelled_between_its_release_and_its_resumption_hands_its_place_on(
-    client, server, queue
-):
-    """The slot goes to whoever waits next."""
+async def test_cancelled_between_release_and_resumption(client, server, queue):
+    """A request that is cancelled then passes its slot to the one that waits next."""
     async with client(queue) as paced:
         async with queue.slot():
             first, second = (asyncio.ensure_future(paced.get(server.url())) for _ in range(2))
@@ -123,8 +121,8 @@ async def test_a_request_cancelled_between_its_release_and_its_resumption_hands_
     assert queue.running == 0
 
 
-async def test_a_request_cancelled_in_flight_gives_its_place_back(client, server, reply, queue):
-    """The server has it and does not answer."""
+async def test_cancelled_in_flight(client, server, reply, queue):
+    """The server has the request and does not answer: cancelling it releases the slot."""
     server.answer = lambda _: None
     async with client(queue) as paced:
         request = asyncio.ensure_future(paced.get(server.url()))
@@ -135,10 +133,8 @@ async def test_a_request_cancelled_in_flight_gives_its_place_back(client, server
         await assert_free(queue, paced, server, reply)
 
 
-async def test_a_request_cancelled_while_its_body_is_read_gives_its_place_back(
-    client, server, reply, queue
-):
-    """Half of the body has come."""
+async def test_cancelled_while_the_body_is_read(client, server, reply, queue):
+    """Half of the body has arrived: cancelling the request releases the slot."""
     server.answer = lambda _: reply.of(body=b"x", length=2)
     async with client(queue) as paced:
         request = asyncio.ensure_future(paced.get(server.url()))
@@ -151,7 +147,7 @@ async def test_a_request_cancelled_while_its_body_is_read_gives_its_place_back(
         await assert_free(queue, paced, server, reply)
 
 
-async def test_a_refused_connection_gives_its_place_back(client, server, reply, queue):
+async def test_a_refused_connection_releases_its_slot(client, server, reply, queue):
     """The error of the client reaches the caller, and nothing is held."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
@@ -163,7 +159,7 @@ async def test_a_refused_connection_gives_its_place_back(client, server, reply, 
 
 
 @pytest.mark.parametrize("head", [False, True], ids=["no head", "half a body"])
-async def test_a_read_time_out_gives_its_place_back(client, server, reply, queue, head):
+async def test_a_read_timeout_releases_its_slot(client, server, reply, queue, head):
     """Whether it comes before the head of the response or within its body."""
     server.answer = lambda _: reply.of(body=b"x", length=2) if head else None
     async with client(queue, read_timeout=0.1) as paced, client(queue) as patient:
@@ -173,7 +169,7 @@ async def test_a_read_time_out_gives_its_place_back(client, server, reply, queue
 
 
 @pytest.mark.parametrize("head", [False, True], ids=["no head", "half a body"])
-async def test_a_broken_connection_gives_its_place_back(client, server, reply, queue, head):
+async def test_a_broken_connection_releases_its_slot(client, server, reply, queue, head):
     """Whether it breaks before the head of the response or within its body."""
     server.answer = lambda _: reply.of(body=b"x", length=2) if head else None
     async with client(queue) as paced:
@@ -188,7 +184,7 @@ async def test_a_broken_connection_gives_its_place_back(client, server, reply, q
         await assert_free(queue, paced, server, reply)
 
 
-async def test_what_is_no_http_gives_its_place_back(client, server, reply, queue):
+async def test_what_is_not_http_is_released(client, server, reply, queue):
     """An answer that the client cannot parse is its error, and holds nothing."""
     server.answer = lambda _: b"\x00\x01 not HTTP\r\n\r\n"
     async with client(queue) as paced:
@@ -197,8 +193,8 @@ async def test_what_is_no_http_gives_its_place_back(client, server, reply, queue
         await assert_free(queue, paced, server, reply)
 
 
-async def test_what_the_queue_raises_reaches_the_caller_as_it_is(client, server, reply):
-    """A full queue, a wait that is too long, and a closed queue are not the client's errors."""
+async def test_errors_of_the_queue_are_raised(client, server, reply):
+    """A full queue, too long a wait and a closed queue: the caller gets the queue's own error."""
     queue = ApiQueue(concurrency=1, maxsize=1)
     server.answer = lambda _: None
     async with client(queue, timeout=0.05) as impatient, client(queue) as patient:

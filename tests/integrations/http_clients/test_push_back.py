@@ -147,8 +147,8 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_a_server_that_asks_for_half_a_minute_is_left_in_peace(client, server, reply, form):
-    """Its lane holds for 30 seconds, and no other; only a refusal counts as push-back."""
+async def test_retry_after_is_obeyed(client, server, reply, form):
+    """The lane holds for 30 seconds, and no other; only a refusal counts as push-back."""
     status, headers = FORMS[form]
     server.answer = lambda _: reply.of(status, headers(time.time()))
     async with ApiQueue(lanes={"*": ()}) as queue, client(queue) as paced:
@@ -160,13 +160,11 @@ async def test_a_server_that_asks_for_half_a_minute_is_left_in_peace(client, ser
         assert 29 - spent < held <= 31
         assert queue.estimate(key=OTHER) == 0
         assert queue.stats.throttled == (status != 200)
-        assert queue.stats.odd == 0
+        assert queue.stats.malformed == 0
 
 
 @pytest.mark.parametrize("kind", NONSENSE)
-async def test_nonsense_is_counted_and_holds_no_longer_than_the_longest(
-    client, server, reply, kind
-):
+async def test_malformed_headers_are_counted(client, server, reply, kind):
     """The client gets its response; the queue holds for `max_hold` or not at all."""
     headers, far = NONSENSE[kind]
     server.answer = lambda _: reply.of(429, headers)
@@ -174,7 +172,7 @@ async def test_nonsense_is_counted_and_holds_no_longer_than_the_longest(
         assert await paced.get(server.url()) == 429
         held = queue.estimate(key=HOST)
         assert 10 < held <= 20 if far else held == 0
-        assert queue.stats.odd == 1
+        assert queue.stats.malformed == 1
         assert queue.stats.throttled == 1
         assert queue.running == 0
 
@@ -202,28 +200,28 @@ NO_HOLD = {
 
 
 @pytest.mark.parametrize("form", NO_HOLD)
-async def test_no_hold_is_read_where_none_is_asked(client, server, reply, form):
-    """A refusal counts as push-back all the same, and nothing of it is malformed."""
+async def test_ordinary_answers_hold_nothing(client, server, reply, form):
+    """Where no hold is asked for, there is none; a refusal counts as push-back all the same."""
     status, headers = NO_HOLD[form]
     server.answer = lambda _: reply.of(status, headers(time.time()))
     async with ApiQueue(lanes={"*": ()}) as queue, client(queue) as paced:
         assert await paced.get(server.url()) == status
         assert queue.estimate(key=HOST) == 0
         assert queue.stats.throttled == (status != 200)
-        assert queue.stats.odd == 0
+        assert queue.stats.malformed == 0
 
 
-async def test_the_longest_hold_is_an_hour_by_default(client, server, reply):
+async def test_the_default_longest_hold(client, server, reply):
     """A server that asks for a day is asked again after an hour."""
     server.answer = lambda _: reply.of(429, [("Retry-After", "86400")])
     async with ApiQueue(lanes={"*": ()}) as queue, client(queue) as paced:
         await paced.get(server.url())
         assert 3590 < queue.estimate(key=HOST) <= 3600
-        assert queue.stats.odd == 1
+        assert queue.stats.malformed == 1
 
 
-async def test_a_queue_without_lanes_holds_as_a_whole(client, server, reply):
-    """There is nothing smaller that could hold."""
+async def test_without_lanes_the_queue_holds(client, server, reply):
+    """A queue without lanes holds as a whole."""
     server.answer = lambda _: reply.of(429, [("Retry-After", "30")])
     async with ApiQueue() as queue, client(queue) as paced:
         await paced.get(server.url())
@@ -269,7 +267,7 @@ class Windows:
     ids=["a duration", "milliseconds since 1970"],
 )
 async def test_nothing_is_sent_to_be_refused(client, server, reply, headers, stalls):
-    """A queue without limits of its own keeps those that the server tells it of."""
+    """A queue without limits of its own keeps those that the server sends."""
     windows = Windows(server, reply, headers, calls=5, seconds=0.3)
     async with ApiQueue(lanes={"*": ()}, concurrency=1) as queue, client(queue) as paced:
         start = time.monotonic()
@@ -281,8 +279,8 @@ async def test_nothing_is_sent_to_be_refused(client, server, reply, headers, sta
     assert 0.6 < took < 2.0 + stalls.seconds
 
 
-async def test_who_waits_already_heeds_what_others_were_told(client, server, reply):
-    """A refusal of one request holds all those that wait behind it."""
+async def test_a_hold_applies_to_waiting_requests(client, server, reply):
+    """A refusal of one request holds all those that already wait behind it."""
     server.answer = lambda arrival: (
         reply.of(429, [("Retry-After", "0.4")]) if arrival.path == "/0" else reply.of()
     )
@@ -294,8 +292,8 @@ async def test_who_waits_already_heeds_what_others_were_told(client, server, rep
     assert third - first > 0.4 + 0.050 - 0.020
 
 
-async def test_a_refusal_of_fifty_requests_under_way_slows_down_once(client, server, reply):
-    """They were sent at the rate before the slow-down, and say nothing about the one after it."""
+async def test_fifty_refusals_slow_down_once(client, server, reply):
+    """They were sent at the rate before the slow-down, and mean nothing for the one after it."""
     server.answer = lambda _: None
     queue = ApiQueue("1000/s", adaptive=Adaptive())
     async with queue, client(queue) as paced:
@@ -308,7 +306,7 @@ async def test_a_refusal_of_fifty_requests_under_way_slows_down_once(client, ser
         assert queue.stats.slowed == 1
 
 
-async def test_requests_to_a_route_are_a_lane_of_their_own(client, server, reply):
+async def test_key_route_makes_lanes(client, server, reply):
     """`key="route"` is the method, host and path; the query is not in it."""
     server.answer = lambda arrival: (
         reply.of(429, [("Retry-After", "30")]) if "/busy" in arrival.path else reply.of()
@@ -319,8 +317,8 @@ async def test_requests_to_a_route_are_a_lane_of_their_own(client, server, reply
         assert queue.estimate(key=f"GET {HOST}/busy/things") > 20
 
 
-async def test_a_function_says_which_lane_a_request_is_of(client, server):
-    """Whatever it returns for a request is its key."""
+async def test_key_may_be_a_function(client, server):
+    """What it returns for a request is that request's key."""
     seen = []
 
     def first_part(request):
@@ -345,20 +343,20 @@ async def test_a_function_says_which_lane_a_request_is_of(client, server):
         ({"timeout": float("nan")}, ValueError, "timeout must be finite"),
     ],
 )
-async def test_settings_that_make_no_sense_are_refused(client, how, error, message):
-    """The message says what would do."""
+async def test_invalid_arguments_are_refused(client, how, error, message):
+    """The message describes what is valid."""
     with pytest.raises(error, match=message):
         client(ApiQueue(), **how)
 
 
-async def test_something_else_than_a_queue_is_refused(client):
-    """A limit in the place of a queue is told apart at once, not at the first request."""
+async def test_only_queues_are_accepted(client):
+    """A limit in the place of a queue is refused at once, not at the first request."""
     with pytest.raises(TypeError, match="paced by an ApiQueue, not by '10/s'"):
         client("10/s")
 
 
-async def test_a_key_that_would_have_to_be_awaited_is_refused(client):
-    """Each request's coroutine would be another key, and nothing would be paced."""
+async def test_a_coroutine_function_as_key(client):
+    """It is refused: each request's coroutine would be another key, and nothing would be paced."""
 
     async def key(request):
         return request.url.host

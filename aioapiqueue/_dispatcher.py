@@ -1,0 +1,523 @@
+"""On which loop: the dispatcher under `ApiQueue`, with its ticker, its timers and its counters.
+
+The way of one call: entering a slot asks `try_start`, which lets it start at once where nobody
+waits and its limits have room. Otherwise it joins the wait queue (`join`) with a Future, and the
+ticker, a task that exists only while somebody waits, sleeps until the limiter says that a call is
+due, and has it grant the one who is next by then (`release_due`, `grant`). All that changes who is
+next, or when, wakes the ticker (`wake`), which looks at everything again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from asyncio import get_running_loop
+from asyncio.log import logger
+from contextvars import Context
+from threading import get_ident
+from types import FunctionType
+from typing import TYPE_CHECKING
+
+import anyio
+
+from aioapiqueue._events import Event, EventKind, Stats
+from aioapiqueue._limiter import Limiter, LimiterFactory, LocalLimiter
+from aioapiqueue._slot import GRANTED, HELD, OVER, WAITING, Call
+from aioapiqueue._wait_queue import WaitQueue
+from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+    from typing import Any
+
+    from aioapiqueue._events import Observer
+    from aioapiqueue._lanes import AdaptivePolicy
+    from aioapiqueue._rate import Limit
+
+__all__ = ["Dispatcher"]
+
+_LONGEST_TIMER = 86_400.0
+"""Seconds after which the ticker looks again at the latest, whatever is due in many years."""
+_RESTART = 0.001
+"""Seconds after which a ticker is replaced that somebody has cancelled: the end of a loop, which
+cancels every task, is over by then."""
+
+
+class Dispatcher:
+    """Binds to a loop, lets callers wait, and releases each when its limiter says so.
+
+    Args:
+        limits: of all callers together.
+        name: for `repr`, events and errors.
+        lanes: limits of single keys.
+        fair: whether keys take turns.
+        concurrency: how many bodies may run at once; inf: any number.
+        maxsize: how many may wait; 0: any number.
+        drop_oldest: whether the oldest of the least urgent is turned away when too many wait,
+            and not the newcomer.
+        catch_up: seconds by which late calls may be made up for.
+        adaptive: how to slow down on push-back.
+        factory: makes the limiter, where the limits are not this queue's alone.
+        observers: get every event.
+    """
+
+    def __init__(
+        self,
+        limits: Sequence[Limit],
+        *,
+        name: str | None,
+        lanes: Mapping[Hashable, Sequence[Limit]],
+        fair: bool,
+        concurrency: float,
+        maxsize: int,
+        drop_oldest: bool,
+        catch_up: float,
+        adaptive: AdaptivePolicy | None,
+        factory: LimiterFactory | None,
+        observers: Sequence[Observer],
+    ) -> None:
+        # CPython 3.11 shares the keys of up to 29 attributes among instances; with one more, every
+        # look-up costs more (7 % of an uncontended slot, measured).
+        self.name = name
+        self.closed = False
+        self.started = 0
+        """How many calls have started, less those whose slot was refunded."""
+        self.ended = 0
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.waiters: WaitQueue[Call] = WaitQueue(
+            self.wake, fair=fair, ranked=drop_oldest and maxsize > 0
+        )
+        self._maxsize = maxsize
+        self._observers = tuple(observers)
+        self._loop_runs: Callable[[], bool] = bool
+        self._thread = 0
+        self._clock: Callable[[], float] = time.monotonic
+        self._ticker: asyncio.Task[None] | None = None
+        self._alarm: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timeouts: dict[Call, asyncio.TimerHandle] = {}
+        self._counts: dict[EventKind, int] = dict.fromkeys(
+            ("cancelled", "timed_out", "refused", "throttled", "backed_off", "malformed"), 0
+        )
+        self._waited = 0.0
+        self._longest_wait = 0.0
+        make: Callable[..., Limiter] = LocalLimiter
+        if factory is not None:
+            make = factory.make_limiter
+        self.limiter = make(
+            self, limits, lanes, concurrency=concurrency, catch_up=catch_up, adaptive=adaptive
+        )
+        self.follows_ends = self.limiter.counts_permits or bool(observers)
+        self._fast_acquire: Callable[[float, float], float] | None = None
+        self._forget_callers(clock_changed=False)
+
+    @property
+    def running(self) -> int:
+        """How many bodies run."""
+        return self.started - self.ended
+
+    @property
+    def on_real_time(self) -> bool:
+        """Whether the clock is the machine's: its timers may be milliseconds late."""
+        return self._clock is time.monotonic
+
+    def __repr__(self) -> str:
+        limits = ", ".join(str(limit) for limit in self.limiter.limits) or "unlimited"
+        name = f" {self.name!r}" if self.name is not None else ""
+        paused = self.limiter.snapshot().paused
+        state = "closed" if self.closed else "paused" if paused else "open"
+        return (
+            f"<ApiQueue{name} {limits}: {state}, {self.waiters.live} waiting, "
+            f"{self.running} running>"
+        )
+
+    def stats(self) -> Stats:
+        """Return the queue's figures, as things stand."""
+        limiter = self.limiter.snapshot()
+        return Stats(
+            waiting=self.waiters.live,
+            running=self.running,
+            lanes=limiter.lanes,
+            released=self.started,
+            rate=limiter.rate,
+            asks=limiter.asks,
+            faults=limiter.faults,
+            fault=limiter.fault,
+            waited=self._waited,
+            longest_wait=self._longest_wait,
+            **self._counts,
+        )
+
+    def idle(self) -> bool:
+        """Return whether this is as good as new: nobody waits, no body runs, no limit owes a wait.
+
+        Never while it is closed, shares its quota with others, or has limits that were set since
+        it was made.
+        """
+        busy = self.waiters.live or self.running or self.closed
+        return not busy and self.limiter.idle(self._clock())
+
+    # From arrival to release.
+
+    def try_start(self, call: Call) -> bool:
+        """Let a newcomer start if it need not wait for anybody or anything."""
+        # The loop that runs in this thread is the one it was; get_running_loop costs a system call.
+        if get_ident() != self._thread or not self._loop_runs():
+            self._bind(get_running_loop())
+        call.joined_at = now = self._clock()
+        fast = self._fast_acquire
+        if fast is not None:
+            if self.waiters.live or fast(now, call.costs[0]) > now:
+                return False
+        elif self.closed:
+            self.count("refused", call)
+            raise QueueClosed(f"{self!r} takes no more calls: make a new queue")
+        elif not self.limiter.try_acquire(call, now):
+            return False
+        call.waited_until = now
+        call.state = HELD
+        self.started += 1
+        if self._observers:
+            self.emit("released", call)
+        return True
+
+    def join(self, call: Call, future: asyncio.Future[Any]) -> None:
+        """Let a newcomer, which could not start, wait for `future`.
+
+        Raises:
+            SlotTimeout: even the next slot comes too late for it.
+            QueueFull: too many wait.
+        """
+        loop = future.get_loop()
+        if call.timeout is not None:
+            now = call.joined_at
+            due = self.limiter.earliest(call, now)
+            if now + call.timeout < due < math.inf:
+                self.count("timed_out", call)
+                raise SlotTimeout(
+                    f"{self!r}: no slot within {call.timeout:g} s, the next is due in "
+                    f"{due - now:.3g} s"
+                )
+        if 0 < self._maxsize <= self.waiters.live:
+            self._overflow(call)
+        call.future = future
+        call.state = WAITING
+        self.waiters.put_nowait(call)
+        if call.timeout is not None:  # only now, so that no timer is left by one that is refused
+            self._timeouts[call] = loop.call_later(call.timeout, self._time_out, call)
+        self.limiter.joined(call)
+        if self._ticker is None:
+            self._start_ticker()
+
+    def _overflow(self, newcomer: Call) -> None:
+        error = QueueFull(f"{self!r}: {self._maxsize} calls wait already (maxsize)")
+        oldest = self.waiters.oldest_of_least_urgent()
+        if oldest is None or oldest.priority < newcomer.priority:
+            self.count("refused", newcomer)
+            raise error
+        self.fail(oldest, "refused", error)
+
+    def _start_ticker(self) -> None:
+        self._ticker = self.spawn(self._tick, name="aioapiqueue ticker", on_end=self._ended_early)
+
+    def _ended_early(self, ticker: asyncio.Task[None]) -> None:
+        """Replace a ticker that was cancelled before its first step: its `finally` never ran."""
+        if self._ticker is ticker:
+            self._ticker = None
+            if self.waiters.live:
+                ticker.get_loop().call_later(_RESTART, self._restart)
+
+    def _restart(self) -> None:
+        if self._ticker is None and self.waiters.live:
+            self._start_ticker()
+
+    async def _tick(self) -> None:
+        """Release each waiter when it is due; end when nobody waits."""
+        loop = get_running_loop()
+        try:
+            while (wake := self.limiter.release_due(self._clock())) is not None:
+                self._alarm = loop.create_future()
+                self._set_timer(wake, loop)
+                await self._alarm
+                self._drop_timer()
+        finally:
+            self._drop_timer()
+            self._alarm = None
+            self._ticker = None
+            # Cancelled by somebody who cancels every task. If that is the end of the loop, those
+            # who wait are cancelled too, and a timer dies with the loop, silently; if not, the
+            # timer starts a new ticker.
+            if next(iter(self.waiters), None) is not None and not loop.is_closed():
+                loop.call_later(_RESTART, self._restart)
+
+    def _set_timer(self, wake: float, loop: asyncio.AbstractEventLoop) -> None:
+        if wake == math.inf:
+            self._timer = None
+        elif self._clock is not time.monotonic:
+            self._timer = loop.call_at(wake, self._on_time, loop)
+        else:
+            # The timers of real loops count milliseconds, uvloop's are early by up to one:
+            # rounding up spares it a spin until the instant comes.
+            delay = max(1, math.ceil(min(_LONGEST_TIMER, wake - self._clock()) * 1000))
+            self._timer = loop.call_later(delay / 1000, self._on_time, loop)
+
+    def _drop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_time(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tick on the ticker's behalf: to wake it first would cost every tick a loop pass."""
+        wake = self.limiter.release_due(self._clock())
+        if wake is None:
+            self._timer = None
+            self.wake()
+        else:
+            self._set_timer(wake, loop)
+
+    def wake(self) -> None:
+        """Wake the ticker: who is next, or when, may have changed."""
+        if self._alarm is not None and not self._alarm.done():
+            self._alarm.set_result(None)
+
+    def grant(self, call: Call, now: float) -> None:
+        """Let a call start that has been taken out of `waiters` and charged to its limits."""
+        call.state = GRANTED
+        call.waited_until = now
+        waited = now - call.joined_at
+        self.started += 1
+        self._waited += waited
+        if waited > self._longest_wait:  # noqa: PLR1730 - a call for each slot
+            self._longest_wait = waited
+        if self._timeouts:
+            self._stop_timeout(call)
+        future = call.future
+        del call.future  # it is about to refer to the call
+        future.set_result(call)
+        if self._observers:
+            self.emit("released", call)
+
+    # Ways out.
+
+    def finished(self, call: Call) -> None:
+        """Process the end of a body, which has been counted."""
+        if self.limiter.counts_permits:
+            self.limiter.released(call)
+        if self._observers:
+            self.emit("finished", call)
+
+    def refund(self, call: Call) -> None:
+        """Take back a slot that its caller, cancelled meanwhile, has not taken up."""
+        call.state = OVER
+        self.started -= 1
+        self._waited -= call.waited
+        self.limiter.refund(call)
+        self.count("cancelled", call)
+
+    def leave(self, call: Call, kind: EventKind) -> None:
+        """Let a waiter go without a slot."""
+        call.state = OVER
+        call.future.cancel()  # if it is not done: the awaiting coroutine was closed
+        call.waited_until = self._clock()
+        self.waiters.leave(call)
+        self.limiter.left(call)
+        self._stop_timeout(call)
+        self.wake()
+        self.count(kind, call)
+
+    def fail(self, call: Call, kind: EventKind, error: Exception) -> None:
+        """Let a waiter go with an error."""
+        if call.waits:
+            call.future.set_exception(error)
+            self.leave(call, kind)
+
+    def _time_out(self, call: Call) -> None:
+        error = SlotTimeout(f"{self!r}: no slot within {call.timeout:g} s")
+        self.fail(call, "timed_out", error)
+
+    def _stop_timeout(self, call: Call) -> None:
+        timer = self._timeouts.pop(call, None)
+        if timer is not None:
+            timer.cancel()
+
+    async def aclose(self, *, drain: bool, within: float | None) -> None:
+        """Take no more calls, let those who wait go, and end what is running here.
+
+        Args:
+            drain: let them start first.
+            within: seconds for that at most; None: any time.
+        """
+        self.bind()
+        self.closed, self._fast_acquire = True, None
+        try:
+            with anyio.move_on_after(within):
+                if drain:
+                    await self.waiters.join()
+        finally:
+            # Cancelled while draining or not: who is left is refused without another await.
+            for call in list(self.waiters):
+                self.fail(call, "refused", QueueClosed(f"{self!r}: closed while a call waited"))
+            self.wake()
+            await self.limiter.aclose()
+        if self._ticker is not None:
+            await asyncio.wait([self._ticker])  # nobody is left: one more step
+
+    # Limits that change.
+
+    def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
+        """Replace the limits of the queue (None), or of a key or pattern."""
+        self.bind()
+        self.limiter.set_limits(key, limits)
+        self._find_fast_acquire()
+
+    def settle(self, call: Call, costs: tuple[float, ...]) -> None:
+        """Charge the difference to the true costs of a call that has started."""
+        self.limiter.settle(call, costs)
+        call.costs = costs
+
+    def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
+        """Process push-back: on one call, or (None) on some call of a key."""
+        self.bind()
+        self.count("throttled", call, key=key)
+        self.limiter.throttled(call, key, retry_after)
+
+    # What happened, for counters and observers.
+
+    def count(self, kind: EventKind, call: Call | None = None, *, key: Hashable = None) -> None:
+        """Count one event, of a call or (where it is not known) of a key, and emit it."""
+        self._counts[kind] += 1
+        if self._observers:
+            self.emit(kind, call, key=key)
+
+    def emit(self, kind: EventKind, call: Call | None = None, *, key: Hashable = None) -> None:
+        """Send the observers an event, of a call or of a key."""
+        if call is None:
+            event = Event(kind, self.name, key, 0, 0, self._clock(), 0.0)
+        else:
+            at, waited = self._clock(), call.waited
+            event = Event(kind, self.name, call.key, call.priority, call.cost, at, waited)
+        for observer in self._observers:
+            try:
+                observer.on_event(event)
+            except (KeyboardInterrupt, SystemExit) as error:
+                # It ends the loop, from its next pass: here it would cost a slot.
+                loop = _running_loop()
+                if loop is None:  # outside of a loop there is no slot to lose
+                    raise
+                loop.call_soon(_raise, error)
+            except BaseException as error:  # noqa: BLE001 - an observer never costs a slot
+                self.report(f"{observer!r} failed on {event!r}", error)
+
+    def report(self, message: str, error: BaseException) -> None:
+        """Report an error that is nobody's: to the loop's exception handler."""
+        loop = _running_loop()
+        if loop is None:  # `throttled` outside of a loop: as a loop's own handler does
+            logger.error(message, exc_info=error)
+        else:
+            loop.call_exception_handler({"message": message, "exception": error})
+
+    # The loop.
+
+    def now(self) -> float:
+        """Return the present instant."""
+        return self._clock()
+
+    def bind(self) -> float:
+        """Bind to the running loop, if any; return the present instant.
+
+        Raises:
+            RuntimeError: the queue is in use on another loop that is still alive.
+        """
+        loop = _running_loop()
+        if loop is not None:
+            self._bind(loop)
+        return self._clock()
+
+    def call_later(self, delay: float, action: Callable[[], None]) -> asyncio.TimerHandle | None:
+        """Call `action` in `delay` seconds; None, and never, where no loop has been used yet."""
+        return None if self.loop is None else self.loop.call_later(delay, action)
+
+    def spawn(
+        self,
+        function: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        name: str,
+        on_end: Callable[[asyncio.Task[None]], None],
+    ) -> asyncio.Task[None] | None:
+        """Run a coroutine function in a task of its own; see `Host.spawn`."""
+        if self.loop is None or not self._loop_runs():
+            return None
+        # An empty context: the task is nobody's, and keeps nobody's variables alive.
+        task = self.loop.create_task(function(), name=name, context=Context())
+        if task.done():  # an eager one may be
+            return None
+        task.add_done_callback(on_end, context=Context())
+        return task
+
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop is self.loop:
+            self._thread = get_ident()
+            return
+        if self.loop is not None and not self.loop.is_closed():
+            raise RuntimeError(
+                f"{self!r} is in use on another event loop that is still alive: make a queue for "
+                "each loop, or close the other loop first"
+            )
+        # Who waited or ran on the old loop is gone with it. What was let through still counts,
+        # unless time itself is another.
+        self.loop = loop
+        self._loop_runs = loop.is_running
+        self._thread = get_ident()
+        clock = _clock_of(loop)
+        clock_changed = clock is not self._clock
+        self._clock = clock
+        self._forget_callers(clock_changed=clock_changed)
+
+    def _forget_callers(self, *, clock_changed: bool) -> None:
+        self.waiters = self.waiters.empty_copy()
+        self._timeouts = {}
+        self._ticker = self._alarm = self._timer = None
+        self.ended = self.started
+        self.limiter.reset(clock_changed=clock_changed)
+        self._find_fast_acquire()
+
+    def _find_fast_acquire(self) -> None:
+        self._fast_acquire = None if self.closed else self.limiter.fast_acquire()
+
+    def abandon_loop(self) -> tuple[object, ...]:
+        """Forget the loop and all who wait or run on it, in a child made by `fork`.
+
+        Returns:
+            What must be kept alive: collecting it would reach into the parent's selector, or into
+            the state that this queue has by then.
+        """
+        left = (self.loop, self._ticker, self.waiters)
+        if self._ticker is not None:
+            # asyncio has no public way to say so.
+            self._ticker._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+        self.loop, self._thread = None, 0
+        self._forget_callers(clock_changed=False)
+        return left
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+    """Return `time.monotonic`, or the loop's own clock if it keeps one in Python (VirtualLoop).
+
+    Not a real loop's `time()`: uvloop's is coarse, and stands still while callbacks run.
+    """
+    # Compiled loops' methods are bound like those in Python, so look at what is bound.
+    function = getattr(loop.time, "__func__", None)
+    virtual = isinstance(function, FunctionType) and function is not asyncio.BaseEventLoop.time
+    return loop.time if virtual else time.monotonic

@@ -1,0 +1,403 @@
+"""The limiter of a queue that shares its limits with others.
+
+It asks an authority (over a `Transport`) for slots, each of which has its instant on the
+authority's clock. That is only a permission: which call gets it is decided when the instant has
+come, so that order, priority and cancellation stay matters of this queue. What no call waits for
+any more is given back.
+
+What to ask for, and when, is in `planner.py`; the exchange, and what goes wrong, in `session.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from aioapiqueue._fleet import messages
+from aioapiqueue._fleet.clock import ROUNDING, Clock
+from aioapiqueue._fleet.grants import LeasedCall, leased
+from aioapiqueue._fleet.limits import key_of
+from aioapiqueue._fleet.planner import Planner
+from aioapiqueue._fleet.session import Session
+from aioapiqueue._limiter import LimiterStats, PushbackRounds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+    from aioapiqueue._fleet.grants import Lease
+    from aioapiqueue._fleet.limits import LimitTable
+    from aioapiqueue._limiter import Host
+    from aioapiqueue._rate import Limit
+    from aioapiqueue._slot import Call
+
+__all__ = ["SharedLimiter"]
+
+
+class SharedLimiter:
+    """One queue's part in a quota that it shares.
+
+    Args:
+        host: the queue's dispatcher.
+        transport: to the authority.
+        limits: of the queue and its lanes.
+        catch_up: seconds by which a slot may be used late; later it is lost.
+    """
+
+    call_types: tuple[Callable[..., Call], Callable[..., Call]] = (LeasedCall, LeasedCall)
+
+    def __init__(
+        self, host: Host, transport: messages.Transport, limits: LimitTable, *, catch_up: float
+    ) -> None:
+        self.counts_permits = limits.concurrency != math.inf
+        self._host = host
+        self._transport = transport
+        self._limits = limits
+        self._catch_up = catch_up
+        self._rounds = PushbackRounds(host)
+        self._session = Session(host, transport, self._limits, self, catch_up=catch_up)
+        self._begin(-math.inf)
+
+    def reset(self, *, clock_changed: bool) -> None:
+        """Start on another event loop: what waited or ran on the old one is gone with it."""
+        if clock_changed:
+            self._limits.forget_lanes()
+        waiters = self._host.waiters
+        waiters.lanes, waiters.keeps_round = self._limits.lanes.states, True
+        self._limits.lanes.in_use = waiters.key_queues
+        self._begin(-math.inf if clock_changed else self._planner.held_until)
+
+    def _begin(self, held_until: float) -> None:
+        clock = Clock()
+        self._session.reset(clock)
+        self._recalled: set[Hashable] = set()
+        """Lanes of which nothing is to be used that was asked for before."""
+        self._ended_at_ask = 0
+        """How many bodies had ended at the last `Ask`."""
+        ahead, catch_up = self._transport.ahead, self._catch_up
+        self._planner = Planner(self._host, self._limits, clock, ahead=ahead, catch_up=catch_up)
+        self._planner.held_until = held_until
+
+    # From arrival to release.
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Those in force of the queue as a whole."""
+        return self._limits.limits
+
+    @property
+    def permits(self) -> int:
+        """How many bodies run, or may start without asking."""
+        return self._host.running + self._planner.leased
+
+    def fast_acquire(self) -> None:
+        """Return nothing: the authority has to be asked for every call."""
+
+    def check(self, costs: Sequence[float]) -> None:
+        """Refuse a cost that the queue's limits could never let through."""
+        self._limits.check(costs[0])
+
+    def try_acquire(self, call: Call, now: float) -> bool:
+        """Note a newcomer, which has to wait at least for a reply."""
+        lane = self._limits.lanes.find(call.key, now)
+        if lane is not None:
+            self._transport.check_key(call.key)
+            lane.check(call.cost)
+        self._planner.arrives(call, now)
+        return False
+
+    def joined(self, call: Call) -> None:
+        """Note that a call waits now: there may be more to ask for."""
+        self._planner.lacks(self._limits.lane_of(call.key))
+        self._host.wake()
+
+    def left(self, call: Call) -> None:
+        """Note that a call waits no more: what was leased for it is surplus."""
+        self._planner.left(call)
+
+    def earliest(self, call: Call, now: float) -> float:  # noqa: ARG002 - as of all calls
+        """Return the end of a hold: of what the authority knows, only that is known here."""
+        return self._planner.held_until
+
+    def estimate(self, key: Hashable, costs: Sequence[float], now: float) -> float:
+        """Return when a newcomer may start, by the last reply."""
+        return self._planner.estimate(key, costs[0], now)
+
+    def release_due(self, now: float) -> float | None:
+        """Grant all that are due; return when to look again (None: nobody waits)."""
+        planner, session, waiters = self._planner, self._session, self._host.waiters
+        wake = waiters.wake(now)
+        while (call := waiters.first()) is not None:
+            due = self._due(call, now)
+            if due - now > ROUNDING:
+                waiters.park(due)
+                wake = due if wake is None or due < wake else wake
+                continue
+            waiters.pop(call)
+            self._charge(call, now)
+            self._host.grant(call, now)
+        if self.counts_permits and self._host.running:
+            session.keep_alive()
+        planner.compare_costs()
+        if wake is None:
+            self._return_all()
+            # The authority may count permits that nobody has: the next request was to report that
+            # they are free, or the last one had no reply.
+            if self.counts_permits and (planner.short_of_permits or session.ask_in_doubt):
+                session.send_permits()
+            planner.short_of_permits = session.ask_in_doubt = False
+            return None
+        self._return(planner.take_surplus())
+        if session.busy:  # when it ends, all this is done again
+            return wake
+        # With the fallback, try from time to time whether the authority is back.
+        ask_at = self._ask_at(now) if session.fallback is None else session.retry_at
+        if ask_at > now + ROUNDING:
+            return min(wake, ask_at)
+        session.start()
+        return wake
+
+    def _due(self, call: Call, now: float) -> float:
+        planner, lane = self._planner, self._limits.lane_of(call.key)
+        # Keys that take turns and have no lanes share these leases: whose the next one is, is known
+        # when it is due and all of them are looked at, in their turns.
+        in_turns = lane is None and self._host.waiters.fair
+        while (lease := self._next_lease(lane, now)) is not None:
+            if lease.costs == call.costs or (in_turns and lease.at - now > ROUNDING):
+                return lease.at
+            in_turns = False  # it is due, and this call is the first
+            self._return([(lane, planner.take(lane))])
+        planner.lacks(lane)
+        fallback = self._session.fallback
+        if fallback is None or self._host.running >= self._limits.concurrency:
+            return math.inf
+        held_until = max(planner.held_until, planner.grants_of(lane).held_until)
+        return max(fallback.next_at(now, call.cost), held_until)
+
+    def _next_lease(self, lane: Hashable, now: float) -> Lease | None:
+        lease, lost = self._planner.usable(lane, now)
+        if lost and self._limits.has_window((None, lane)):  # of a rate, what is lost is gone
+            self._return([(lane, one) for one in lost])
+        return lease
+
+    def _charge(self, call: Call, now: float) -> None:
+        lane, fallback = self._limits.lane_of(call.key), self._session.fallback
+        if self._planner.grants_of(lane).leases:
+            leased(call).lease = self._planner.use(lane, now)
+        elif fallback is not None:
+            fallback.consume(now, call.cost)
+
+    # What happens here, to be reported to the authority.
+
+    def refund(self, call: Call) -> None:
+        """Pass the slot of a call that was granted and never used to the next, or give it back."""
+        waiters, lane, lease = (
+            self._host.waiters,
+            self._limits.lane_of(call.key),
+            leased(call).lease,
+        )
+        waiters.wake_all()
+        if lease is not None:
+            heir = waiters.first()
+            in_time = lease.until >= self._host.now() - ROUNDING
+            fits = heir and (self._limits.lane_of(heir.key), heir.costs) == (lane, call.costs)
+            if fits and in_time:
+                self._planner.put_back(lane, lease)
+            else:  # only the authority knows whether a call of another lane, or cost, may have it
+                self._return([(lane, lease)])
+        self._host.wake()
+
+    def settle(self, call: Call, costs: Sequence[float]) -> None:
+        """Charge the difference to the true costs of a call that has started, or give it back."""
+        if (lease := leased(call).lease) is not None:
+            lane = self._limits.lane_of(call.key)
+            more = tuple(new - old for new, old in zip(costs, call.costs, strict=True))
+            self._session.send_changes(messages.Adjust, [_change(lane, lease, more)])
+            if min(more) < 0:
+                self._planner.ask_soon(lane)
+
+    def released(self, call: Call) -> None:  # noqa: ARG002 - one permit is like another
+        """Note that a body has ended: its permit is free."""
+        waiters = self._host.waiters
+        if self._session.fallback is not None:
+            waiters.wake_all()
+        if self._planner.short_of_permits and waiters.live:
+            self._planner.permit_freed()  # the next request reports it
+        else:
+            self._session.send_permits()
+        self._host.wake()
+
+    def throttled(self, call: Call | None, key: Hashable, retry_after: float | None) -> None:
+        """Report push-back: on one call, or (None) on some call of a key."""
+        lane = self._checked_lane(key)
+        lease = leased(call).lease if call is not None and call.started else None
+        if lease is not None:
+            released_at: float = lease.timestamp
+        else:
+            released_at = math.inf if self._rounds.is_news(lane) else -math.inf
+        until = -math.inf
+        if retry_after is not None:
+            until = self._host.now() + retry_after
+            self._hold_here(lane, retry_after)
+        self._session.send(messages.PushBack(lane, until, released_at, call, key))
+
+    def hold(self, key: Hashable, seconds: float) -> None:
+        """Start nothing of a key's lane (or nothing at all) for so long, anywhere."""
+        lane = self._checked_lane(key)
+        self._hold_here(lane, seconds)
+        self._session.send(messages.Hold(lane, self._host.now() + seconds))
+
+    def _checked_lane(self, key: Hashable) -> Hashable:
+        """Return the lane of a key that may be new; None: it has none.
+
+        Raises:
+            TypeError: the key has no text.
+        """
+        lane = self._limits.lane_of(key)
+        if lane is not None:
+            self._transport.check_key(key)
+        return lane
+
+    def _hold_here(self, lane: Hashable, seconds: float) -> None:
+        """Use nothing that was leased before a hold, of which the authority may not know yet."""
+        if lane is None:
+            self._hold_all(self._host.now() + seconds)
+        else:
+            self._recall([lane])
+            self._planner.hold(lane, seconds)
+            self._host.wake()
+
+    def _hold_all(self, until: float) -> None:
+        self._recall(self._planner.grants)
+        self._planner.held_until = max(self._planner.held_until, until)
+        self._host.wake()
+
+    def pause(self, seconds: float | None) -> None:
+        """Start nothing for so long (None: until `resume`), anywhere."""
+        until = math.inf if seconds is None else self._host.now() + seconds
+        self._hold_all(until)
+        self._session.send(messages.Pause(None, until))
+
+    def resume(self) -> None:
+        """End a pause, everywhere."""
+        self._planner.held_until = min(self._planner.held_until, self._host.now())
+        self._planner.ask_all_soon()
+        self._host.waiters.wake_all()
+        self._session.send(messages.Resume())
+        self._host.wake()
+
+    def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
+        """Replace the limits of the queue (None), or of a key or pattern, everywhere."""
+        self._limits.check_change(key, limits, self._host.waiters)
+        self._transport.check_key(key)
+        self._planner.ask_all_soon()
+        self._recall(self._planner.grants)
+        self._session.send(messages.SetLimits(key, limits))
+        self._go_by(key, limits)
+
+    def _go_by(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
+        waiters, now = self._host.waiters, self._host.now()
+        self._limits.change(key, limits, now)
+        if key is None:
+            waiters.wake_all()
+        else:
+            for call in waiters:
+                self._limits.lanes.find(call.key, now)
+            waiters.rebuild()
+            self._planner.lanes_changed()
+        self._host.wake()
+
+    def _recall(self, lanes: Iterable[Hashable]) -> None:
+        """Use nothing of these lanes that is leased, or is in a reply that is under way."""
+        self._recalled.update(lanes)
+        self._return(self._planner.take_all(lanes))
+
+    def _return_all(self) -> None:
+        if self._planner.leased:
+            self._return(self._planner.take_all(self._planner.grants))
+
+    def _return(self, leases: Sequence[tuple[Hashable, Lease]]) -> None:
+        for lane, _ in leases:
+            self._planner.ask_soon(lane)
+        changes = [
+            _change(lane, lease, tuple(-cost for cost in lease.costs)) for lane, lease in leases
+        ]
+        if changes:
+            self._session.send_changes(messages.Return, changes)
+
+    # For the session.
+
+    def next_ask(self) -> messages.Ask | None:
+        """Return what to ask for now; None: nothing."""
+        now = self._host.now()
+        ask = self._planner.next_ask(now) if self._ask_at(now) <= now + ROUNDING else None
+        if ask is not None:
+            self._ended_at_ask = self._host.ended
+            self._recalled.clear()
+        return ask
+
+    def _ask_at(self, now: float) -> float:
+        return max(self._planner.ask_at(now), self._session.retry_at)
+
+    def apply(self, message: messages.Message, reply: messages.Reply, *, forgotten: bool) -> None:
+        """Apply a reply. `forgotten`: the authority knows nothing of what it leased before."""
+        planner, waiters = self._planner, self._host.waiters
+        if forgotten:
+            planner.forget_leases()
+        planner.apply_status(reply.statuses)
+        if isinstance(message, messages.Ask) and reply.granted is not None:
+            planner.apply(message, reply.granted)
+            self._return(planner.take_all(self._recalled))
+            if planner.short_of_permits and self._host.ended > self._ended_at_ask:
+                planner.permit_freed()  # the reply knows nothing of those
+            waiters.wake_keyless()
+            for lane in message.lanes:
+                waiters.wake_key(key_of(lane))
+            self._host.wake()
+        elif isinstance(message, messages.PushBack) and reply.backed_off:
+            self._recall(planner.grants)
+            self._rounds.begin(message.lane)
+            self._host.count("backed_off", message.call, key=message.key)
+
+    def apply_limits(self, changed: Mapping[Hashable, tuple[Limit, ...]]) -> None:
+        """Adopt limits that others have set, by key; None: of the queue."""
+        for key, limits in changed.items():
+            self._go_by(key, limits)
+        lanes = self._limits.lanes.states
+        for call in list(self._host.waiters):
+            try:
+                self._limits.check(call.cost)
+                if (lane := lanes.get(call.key)) is not None:
+                    lane.check(call.cost)
+            except ValueError as error:
+                self._host.fail(call, "refused", error)
+
+    # Figures, and the end.
+
+    def idle(self, now: float) -> bool:  # noqa: ARG002 - whatever the instant
+        """Return False: what others have used is known to the authority only."""
+        return False
+
+    def snapshot(self) -> LimiterStats:
+        """Return the figures of this moment."""
+        session = self._session
+        return LimiterStats(
+            lanes=len(self._limits.lanes.states),
+            rate=self._planner.grants_of(None).rate,
+            paused=self._planner.held_until == math.inf,
+            asks=session.asks,
+            faults=session.faults,
+            fault=session.fault,
+        )
+
+    async def aclose(self) -> None:
+        """Give back what is leased, and report that this queue is gone.
+
+        Takes twice the `timeout` of the transport at most. Permits of bodies that go on are kept
+        until their lease is up.
+        """
+        self._return_all()
+        await self._session.aclose(messages.Renew() if self._host.running else messages.Leave())
+
+
+def _change(lane: Hashable, lease: Lease, costs: tuple[float, ...]) -> messages.Change:
+    return messages.Change(() if lane is None else (lane,), lease.timestamp, costs)

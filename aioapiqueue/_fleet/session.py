@@ -1,0 +1,386 @@
+"""The exchange with an authority: what is sent, in which order, and what happens when it fails.
+
+One task runs while there is something to send. What has happened here goes first, in its order
+(the outbox); then slots are asked for. While the authority cannot be reached, callers wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import uuid
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from aioapiqueue._fleet import messages
+from aioapiqueue._fleet.clock import ROUNDING
+from aioapiqueue._lanes import limit_state_for
+from aioapiqueue.exceptions import SharedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
+
+    from aioapiqueue._algorithms import LimitState
+    from aioapiqueue._fleet.clock import Clock
+    from aioapiqueue._fleet.limits import LimitTable
+    from aioapiqueue._limiter import Host
+    from aioapiqueue._rate import Limit
+
+__all__ = ["REFUNDABLE", "Session", "SessionOwner"]
+
+REFUNDABLE = 5.0
+"""Seconds after which nothing is given back that may have been given back already: so long a
+transport has to remember what it has counted. Longer than a server usually takes to come back."""
+_BACKOFF = (0.05, 2.0)
+"""Seconds between attempts, at least and at most. A round trip of a near server is over in the
+former; the latter is as long as callers may wait after a server has come back."""
+_OUTBOX = 1000
+"""Messages that wait to be sent, at most, but for what users have set: trouble may last."""
+_ROUNDS = 10
+"""Replies in a row about other limits: so often others have changed them since the one before."""
+
+
+class SessionOwner(Protocol):
+    """What a session asks of its limiter."""
+
+    @property
+    def permits(self) -> int:
+        """How many bodies run, or may start without asking."""
+
+    def next_ask(self) -> messages.Ask | None:
+        """Return what to ask for now; None: nothing."""
+
+    def apply(self, message: messages.Message, reply: messages.Reply, *, forgotten: bool) -> None:
+        """Apply a reply. `forgotten`: the authority knows nothing of what it leased before."""
+
+    def apply_limits(self, changed: Mapping[Hashable, tuple[Limit, ...]]) -> None:
+        """Adopt limits that others have set, by key; None: of the queue."""
+
+
+@dataclass(eq=False, slots=True)
+class _Outgoing:
+    """A message that is to be sent, or was sent and had no reply."""
+
+    message: messages.Message
+    number: int
+    first_sent: float = math.inf
+
+
+class Session:
+    """One queue's side of the exchange.
+
+    Args:
+        host: the queue's dispatcher.
+        transport: to the authority.
+        limits: of the queue and its lanes.
+        owner: the limiter.
+        catch_up: seconds by which late calls may be made up for, of the fallback.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        transport: messages.Transport,
+        limits: LimitTable,
+        owner: SessionOwner,
+        *,
+        catch_up: float,
+    ) -> None:
+        self.asks = self.faults = 0
+        self.fault = ""
+        self._host = host
+        self._transport = transport
+        self._limits = limits
+        self._owner = owner
+        self._catch_up = catch_up
+        self._set_limits: dict[Hashable, tuple[Limit, ...]] = {}
+        """What `set_rate` has set, here or elsewhere, by key; None: of the queue."""
+        self._revision = 0
+        """Of these."""
+
+    def reset(self, clock: Clock) -> None:
+        """Start on another event loop: what was under way on the old one is gone."""
+        self.retry_at = -math.inf
+        """After trouble, nothing is sent before."""
+        self.ask_in_doubt = False
+        """The last `Ask` had no reply: permits may have been granted."""
+        self.fallback: LimitState | None = None
+        """The local rate, while it is in force."""
+        self._clock = clock
+        self._sender = uuid.uuid4().hex[:16]
+        self._epoch = 0
+        self._delay = 0.0
+        self._closed = False
+        self._outbox: deque[_Outgoing] = deque()
+        self._numbered = 0
+        """How many messages had a number."""
+        self._sending = False
+        """The first in the outbox is under way: nothing can be added to it."""
+        self._task: asyncio.Task[None] | None = None
+        self._timers: dict[str, asyncio.TimerHandle | None] = {}
+        self._spare: LimitState | None = None
+        """What `fallback` is each time: it knows what it has let through before."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being sent; `Host.wake` is called when it ends."""
+        return self._task is not None
+
+    # What to send.
+
+    def send(self, message: messages.Message) -> None:
+        """Send a message after those before it; nothing once closed."""
+        if self._closed:
+            return
+        self._enqueue(message)
+        self.start()
+
+    def send_changes(self, kind: type[messages.Adjust], changes: list[messages.Change]) -> None:
+        """Send changed costs, together with others that wait to be sent."""
+        last = self._outbox[-1].message if len(self._outbox) > 1 else None  # the first may be sent
+        if isinstance(last, messages.Adjust) and type(last) is kind:
+            last.changes.extend(changes)
+        else:
+            self.send(kind(changes))
+
+    def send_permits(self) -> None:
+        """Report how many permits are in use, unless a message that is to be sent will."""
+        waiting = len(self._outbox) > self._sending
+        if not (waiting and self._outbox[-1].message.reports_permits):
+            self.send(messages.Renew())
+
+    def keep_alive(self) -> None:
+        """Renew the lease of the permits that are in use, as long as there are any."""
+        # Three times in each lease, so that two lost requests in a row do no harm.
+        self._set_timer("lease", self._transport.lease / 3, self._renew)
+
+    def _renew(self) -> None:
+        if self._host.running:
+            self.send_permits()
+            self.keep_alive()
+
+    def _enqueue(self, message: messages.Message) -> None:
+        if message.numbered:
+            self._numbered += 1
+        kept: deque[_Outgoing] = deque()
+        for position, earlier in enumerate(self._outbox):
+            under_way = self._sending and position == 0
+            merged = None if under_way else message.merged(earlier.message)
+            if merged is None:
+                kept.append(earlier)
+            else:
+                message = merged
+        if len(kept) < _OUTBOX or message.lasting:
+            kept.append(_Outgoing(message, self._numbered if message.numbered else 0))
+        self._outbox = kept
+
+    # Sending.
+
+    def start(self) -> None:
+        """Send what there is to send, and ask for slots, if the loop runs."""
+        if self._task is None:
+            self._task = self._host.spawn(self._run, name="aioapiqueue leases", on_end=self._ended)
+
+    def _ended(self, task: asyncio.Task[None] | None) -> None:
+        # If it was cancelled by somebody who cancels every task: what was to be sent waits for the
+        # next occasion, and slots in a reply that was under way are lost.
+        if self._task is task:
+            self._task = None
+            self._host.wake()
+
+    async def _run(self) -> None:
+        try:
+            while await self._step():
+                pass
+        except messages.Unreachable as error:
+            self._disconnected(str(error))
+        except SharedError as error:
+            self._drop_refused()
+            self._refused(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody is to wait for ever
+            self._host.report(f"{self._transport!r} failed", error)
+            self._outbox.clear()  # what cannot be sent at all would be in the way for ever
+            self._refused(SharedError(f"{self._transport!r} failed: {error!r}"))
+        finally:
+            self._ended(self._task)
+
+    async def _step(self) -> bool:
+        """Send one message; return whether there may be another."""
+        delay = self.retry_at - self._host.now()
+        if delay > ROUNDING:
+            if self._outbox:  # it is tried again even if nobody waits
+                self._set_timer("outbox", delay, self.start)
+            return False
+        if self._outbox:
+            await self._send_first()
+        elif self.fallback is not None:
+            await self._exchange(messages.Renew())
+        elif (ask := self._owner.next_ask()) is None:
+            return False
+        elif not self._epoch:
+            await self._exchange(messages.Renew())  # the authority's clock has to be known before
+        else:
+            self.ask_in_doubt = True
+            await self._exchange(ask)
+        return True
+
+    async def _send_first(self) -> None:
+        first, now = self._outbox[0], self._host.now()
+        first.first_sent = min(now, first.first_sent)
+        message = first.message
+        if now - first.first_sent > REFUNDABLE:  # whether it was processed, nobody knows by now
+            message = message.without_refunds()
+        if isinstance(message, messages.SetLimits):
+            self._set_limits[message.key] = message.limits
+        self._sending = True
+        try:
+            await self._exchange(message, first.number)
+        finally:
+            self._sending = False
+        if self._outbox and self._outbox[0] is first:
+            self._outbox.popleft()
+
+    async def _exchange(self, message: messages.Message, number: int = 0) -> None:
+        """Send a message until it has been processed, and apply the reply.
+
+        Raises:
+            Unreachable: no reply for now, or others change the limits more often than it takes.
+            SharedError: the authority refuses, or disagrees about the limits whatever it receives.
+        """
+        restoring = False
+        for _ in range(_ROUNDS):
+            sent = self._host.now()
+            match await self._send(messages.RestoreLimits() if restoring else message, number):
+                case messages.OtherLimits(revision, limits) if revision > self._revision:
+                    self._adopt(revision, limits)
+                case messages.LimitsForgotten() if not restoring:
+                    restoring = True
+                case messages.Reply() if restoring:
+                    restoring = False
+                case messages.Reply() as reply:
+                    break
+                case _:
+                    self.faults += 1
+                    raise SharedError(
+                        f"{self._transport!r}: the server has other limits than it has just sent "
+                        "or received. Find out what else writes to its keys, then delete them"
+                    )
+        else:
+            self.faults += 1
+            raise messages.Unreachable("others set limits more often than a reply takes")
+        self._clock.update(sent, self._host.now(), reply.timestamp)
+        forgotten, self._epoch = reply.epoch != self._epoch, reply.epoch
+        if reply.revision is not None:
+            self._revision = reply.revision
+        self._delay, self.retry_at = 0.0, -math.inf
+        if self.fault:
+            self.fault, self.fallback = "", None
+            self._host.emit("reconnected")
+        if isinstance(message, messages.Ask):
+            self.ask_in_doubt = False
+        self._owner.apply(message, reply, forgotten=forgotten)
+
+    async def _send(
+        self, message: messages.Message, number: int
+    ) -> messages.Reply | messages.OtherLimits | messages.LimitsForgotten:
+        if self._closed:  # cancelled, too; but a client may have swallowed that
+            raise asyncio.CancelledError
+        self.asks += 1
+        limits = {lane: self._limits.limits_of(lane) for lane in (None, *message.lanes)}
+        now, permits, concurrency = self._host.now(), self._owner.permits, self._limits.concurrency
+        known = self._revision, self._set_limits
+        envelope = messages.Envelope(
+            message, number, self._sender, now, permits, concurrency, *known, limits
+        )
+        try:
+            return await self._transport.send(envelope)
+        except (messages.Unreachable, SharedError):
+            self.faults += 1
+            raise
+
+    def _adopt(self, revision: int, limits: Mapping[Hashable, tuple[Limit, ...]]) -> None:
+        """Take over the limits that others have set."""
+        waiting = [one.message for one in self._outbox]
+        unsent = {one.key for one in waiting if isinstance(one, messages.SetLimits)}
+        changed = {
+            key: own
+            for key, own in limits.items()
+            if self._set_limits.get(key) != own and key not in unsent  # what is sent last holds
+        }
+        self._revision = revision
+        self._set_limits.update(changed)
+        if changed:
+            self._owner.apply_limits(changed)
+
+    # Trouble, and the end.
+
+    def _disconnected(self, why: str, *, refused: bool = False) -> None:
+        host, now = self._host, self._host.now()
+        first, self.fault = not self.fault, why
+        self._delay = min(_BACKOFF[1], max(_BACKOFF[0], 2 * self._delay))
+        delay = self._delay * random.uniform(0.5, 1)  # noqa: S311 - so that not all come at once
+        self.retry_at = now + delay
+        rate = self._transport.fallback
+        if refused:  # no case for the fallback: what is wrong will not pass by itself
+            self.fallback = None
+        elif rate is not None and self.fallback is None:
+            if self._spare is None:
+                self._spare = limit_state_for([rate], catch_up=self._catch_up)
+            self.fallback = self._spare
+            self.fallback.on_idle(now)
+            host.waiters.wake_all()
+        if self._outbox:
+            self._set_timer("outbox", delay, self.start)
+        if first:
+            host.emit("disconnected")
+
+    def _drop_refused(self) -> None:
+        """Keep only what users have decided, for when somebody has put it right."""
+        now, refused, self._outbox = self._host.now(), self._outbox, deque()
+        for one in refused:
+            if (message := one.message.once_refused(now)) is not None:
+                self._enqueue(message)
+
+    def _refused(self, error: SharedError) -> None:
+        self._disconnected(str(error), refused=True)
+        for call in list(self._host.waiters):
+            self._host.fail(call, "refused", error)
+
+    def _set_timer(self, name: str, delay: float, action: Callable[[], None]) -> None:
+        def run() -> None:
+            del self._timers[name]
+            action()
+
+        if self._timers.get(name) is None:
+            self._timers[name] = self._host.call_later(delay, run)
+
+    async def aclose(self, *last: messages.Message) -> None:
+        """Send what is left to send, then these, then nothing any more.
+
+        Takes one `timeout` of the transport at most, and as much again if a request ends late
+        although it is cancelled. If cancelled itself, sends nothing more, and leaves no task
+        behind that would.
+
+        Args:
+            last: of no use to an authority that was never reached.
+        """
+        try:
+            if self._epoch:
+                for message in last:
+                    self.send(message)
+                if self._task is not None:
+                    await asyncio.wait([self._task], timeout=self._transport.timeout)
+            self._closed = True
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait([self._task], timeout=self._transport.timeout)
+        finally:  # cancelled or not
+            self._closed = True
+            for timer in self._timers.values():
+                if timer is not None:
+                    timer.cancel()
+            self._timers = {}
+            if self._task is not None:
+                self._task.cancel()

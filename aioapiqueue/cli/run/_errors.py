@@ -1,0 +1,29 @@
+"""Why COMMAND is not started, and the exit codes of `run` that are not COMMAND's own."""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = ["ExitCode", "NotStarted"]
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes with a meaning, as docs/run.md lists them; the last two are a shell's."""
+
+    REFUSED = 2
+    INACTIVE = 3
+    NO_HUB = 4
+    NOT_EXECUTABLE = 126
+    NOT_FOUND = 127
+
+
+class NotStarted(Exception):  # noqa: N818 - what became of COMMAND
+    """Raised where COMMAND cannot be started, or could not be paced if it were.
+
+    Attributes:
+        code: the exit code for it.
+    """
+
+    def __init__(self, message: str, *, code: int = ExitCode.REFUSED) -> None:
+        super().__init__(message)
+        self.code = code

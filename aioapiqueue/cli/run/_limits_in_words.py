@@ -1,0 +1,47 @@
+"""The limits of a run, as its messages name them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aioapiqueue import Rate
+
+if TYPE_CHECKING:
+    from aioapiqueue import Window
+    from aioapiqueue.registry import InForce, Registry
+
+__all__ = ["in_words", "named"]
+
+_EXACTLY = 1e-9
+
+
+def in_words(registry: Registry) -> dict[str, str]:
+    """Return the limits of each service and, as `"ec2.DescribeSnapshots"`, of each operation."""
+    found: dict[str, list[str]] = {}
+    for entry in registry:
+        if entry.limits or entry.operation or entry.concurrency is not None:
+            name, limits = named(entry)
+            found.setdefault(name, []).append(limits)
+    return {name: " and ".join(dict.fromkeys(limits)) for name, limits in found.items()}
+
+
+def named(entry: InForce) -> tuple[str, str]:
+    """Return what limits are called, and what they are."""
+    name = entry.service + (f".{entry.operation}" if entry.operation else "")
+    if entry.bucket:  # several operations share it, or parameters choose it
+        name = f"{entry.service} ({entry.bucket})"
+    limits = list(map(_limit, entry.limits)) or ["any rate"] * (entry.operation is not None)
+    if entry.concurrency is not None:
+        limits.append(f"{entry.concurrency:,} in flight")
+    if entry.adaptive is not None and not limits:
+        limits.append("adaptive")
+    return name, " and ".join(limits)
+
+
+def _limit(limit: Rate | Window) -> str:
+    if isinstance(limit, Rate) and limit.calls == 1 and limit.per < 1:
+        # str() returns "1/0.1s"; people write 10/s, or 30ms.
+        if abs(1 / limit.per - round(1 / limit.per)) > _EXACTLY:
+            return f"{limit.per * 1000:g}ms" + str(limit).partition("s")[2]
+        limit = Rate(round(1 / limit.per), burst=limit.burst)
+    return str(limit)

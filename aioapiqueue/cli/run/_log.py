@@ -1,0 +1,44 @@
+"""Where our messages go: stderr, or the file of `--log`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+from aioapiqueue.cli._console import prefixed
+
+if TYPE_CHECKING:
+    from aioapiqueue.cli.run._output_file import OutputFile
+
+__all__ = ["Log"]
+
+
+class Log:
+    """Writes messages to stderr, each line after our name, or to a file.
+
+    Args:
+        file: the file; once it cannot be written any more, stderr takes its place.
+    """
+
+    def __init__(self, file: OutputFile | None) -> None:
+        self._file = file
+
+    def say(self, text: str) -> None:
+        """Write the lines of a message."""
+        self.show(prefixed(text))
+
+    def show(self, text: str) -> None:
+        """Write a text as it is. A terminal that is gone is no reason to end a scan."""
+        if self._file is not None:
+            try:
+                self._file.write(text)
+            except OSError as error:
+                lost, self._file = self._file, None
+                self.say(f"--log: {lost.path} cannot be written any more: {error.strerror}")
+            else:
+                return
+        with contextlib.suppress(OSError, ValueError):
+            if sys.stderr is not None:  # Python has none where it was closed, as by `2>&-`
+                sys.stderr.write(text)
+                sys.stderr.flush()

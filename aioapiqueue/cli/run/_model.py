@@ -1,0 +1,76 @@
+"""The data of a run: what is to be run, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue.cli.run._figures import Peaks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aioapiqueue.cli.run._activation import Inactive
+    from aioapiqueue.cli.run._launch import Launch
+    from aioapiqueue.cli.run._log import Log
+    from aioapiqueue.cli.run._shared_server import Shared
+    from aioapiqueue.hub import Figure, Process
+    from aioapiqueue.registry import Registry
+
+__all__ = ["Outcome", "Plan"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be run, and how.
+
+    Attributes:
+        command: the program and its arguments.
+        launch: the file to execute, and whether that is Python.
+        registry: the limits.
+        limits: the limits of each service, as messages name them.
+        log: where our messages go.
+        dry_run: only count.
+        shared: what the limits are shared through; of a dry run, not used.
+        live: show a status line in the terminal.
+        grace: seconds that a Python may take to say hello.
+        allow_inactive: only warn of what is not paced.
+    """
+
+    command: Sequence[str]
+    launch: Launch
+    registry: Registry
+    limits: dict[str, str]
+    log: Log
+    dry_run: bool
+    shared: Shared | None
+    live: bool
+    grace: float
+    allow_inactive: bool
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        code: the program's exit code as a shell has it; None if there never was a program.
+        stopped: the exit code with which we ended the program; None if we did not.
+        seconds: from the program's start to its end.
+        figures: the hub's, `paced` where some limit concerned the calls.
+        buckets: those of the queues that operations share, with the bucket's name as operation.
+        peaks: the most attempts in any one second.
+        processes: those that said hello.
+        inactive: those that were found not to be paced.
+        shared: what there was with the shared server, as JSON has it; None without one.
+    """
+
+    code: int | None = None
+    stopped: int | None = None
+    seconds: float = 0.0
+    figures: list[Figure] = dataclasses.field(default_factory=list)
+    buckets: list[Figure] = dataclasses.field(default_factory=list)
+    peaks: Peaks = dataclasses.field(default_factory=Peaks)
+    processes: list[Process] = dataclasses.field(default_factory=list)
+    inactive: list[Inactive] = dataclasses.field(default_factory=list)
+    shared: dict[str, Any] | None = None

@@ -1,0 +1,155 @@
+"""Changes the classes of botocore's clients, and handles the events of these.
+
+Each class is given event handlers, and a `finally` around its calls, as a cancelled one gets no
+event. An attempt waits in `request-created.<service>`, which comes once for each, before it is
+signed; it ends with `response-received.<service>`.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from importlib.util import module_from_spec, spec_from_file_location
+from inspect import isawaitable
+from typing import Any
+
+from . import process
+from .attempts import Attempt, Call, current, text
+from .threads import ThreadAttempt
+
+
+def _load(name: str, path: str) -> Any:
+    """Load a file of aioapiqueue's that programs cannot import."""
+    spec: Any = spec_from_file_location(name, path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_aioapiqueue = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(__file__))))
+_calls = _load("_aioapiqueue.botocore_calls", os.path.join(_aioapiqueue, "_botocore_calls.py"))
+
+
+def pace_class(cls: Any) -> None:
+    """Have every client of a generated class ask before each attempt."""
+    asynchronous = any(base.__module__.partition(".")[0] == "aiobotocore" for base in cls.__mro__)
+    attempt: type[Attempt] = ThreadAttempt
+    if asynchronous:
+        from .loops import TaskAttempt  # which imports asyncio
+
+        attempt = TaskAttempt
+
+    def __init__(self: Any, *args: object, **kwargs: object) -> None:  # noqa: N807
+        super(cls, self).__init__(*args, **kwargs)
+        attend(self)
+
+    def attend(self: Any) -> None:
+        with process.lock:  # threads may share a client that was made before its class was hooked
+            if "_aioapiqueue" not in vars(self):
+                _Handlers(self.meta, self._request_signer, attempt).register(self.meta)
+                self._aioapiqueue = True
+
+    def _make_api_call(self: Any, operation_name: str, api_params: object) -> object:
+        attend(self)
+        return attempt.drive(call(self, operation_name, api_params))
+
+    async def call(self: Any, operation_name: str, api_params: object) -> object:
+        this = Call(api_params)
+        token = current.set(this)
+        try:
+            answer = super(cls, self)._make_api_call(operation_name, api_params)
+            return await answer if isawaitable(answer) else answer
+        except Exception as error:
+            this.fail(error)
+            raise
+        finally:
+            this.end()
+            with suppress(ValueError):  # closed by somebody else's context, as its loop has ended
+                current.reset(token)
+
+    cls._aioapiqueue = True
+    cls.__init__ = __init__
+    cls._make_api_call = _make_api_call
+
+
+class _Handlers:
+    """What a client's events call. Knows no client: that would keep it alive."""
+
+    def __init__(self, meta: Any, signer: Any, attempt: Any) -> None:
+        self._service = meta.service_model.service_name
+        self._region = meta.region_name
+        self._signer = signer
+        self._attempt = attempt
+
+    def register(self, meta: Any) -> None:
+        """Have them called."""
+        service_id = meta.service_model.service_id.hyphenize()
+        # First, as the client's signer is a handler of the very same event.
+        meta.events.register_first(f"request-created.{service_id}", self._start)
+        meta.events.register_first(f"before-send.{service_id}", self._sending)
+        meta.events.register_first(f"before-parse.{service_id}", self._arrived)
+        meta.events.register_first(f"response-received.{service_id}", self._finish)
+
+    def _start(self, operation_name: str, request: Any, **_: object) -> object:
+        """Wait until an attempt may be sent; cancelled or interrupted, leave the queue."""
+        call = current.get()
+        key, account = _signed_by(getattr(self._signer, "_credentials", None))
+        fields = {
+            "service": self._service,
+            "operation": operation_name,
+            "region": text(request.context.get("client_region") or self._region),
+            "key": key,
+            "account": account,
+            "facts": _calls.parameter_counts(None if call is None else call.parameters),
+        }
+        return self._attempt.drive(self._attempt().start(fields, call))
+
+    def _sending(self, **_: object) -> None:
+        """Note that the attempt has been signed."""
+        call = current.get()
+        if call is not None and call.attempt is not None:
+            call.attempt.signing.discard(call.attempt)
+
+    def _arrived(self, response_dict: Any = None, **_: object) -> None:
+        """Keep what is known before the answer is read; an old botocore (1.31) has no event."""
+        call = current.get()
+        if call is not None and isinstance(response_dict, dict):
+            call.answer = _answer(response_dict)
+
+    def _finish(
+        self,
+        response_dict: Any = None,
+        parsed_response: Any = None,
+        exception: object = None,
+        **_: object,
+    ) -> None:
+        """Give the slot back, and report the outcome of the attempt."""
+        call = current.get()
+        if call is None or call.attempt is None:
+            return
+        if response_dict is None:
+            call.end(failed=text(type(exception).__name__))
+            return
+        error = parsed_response.get("Error") if isinstance(parsed_response, dict) else None
+        code = text(error.get("Code")) if isinstance(error, dict) else None
+        call.end(**_answer(response_dict), code=code)
+
+
+def _answer(response: dict[str, Any]) -> dict[str, object]:
+    status = response.get("status_code")
+    headers = response.get("headers") or {}
+    return {
+        "status": status if isinstance(status, int) and status > 0 else None,
+        "retry_after": text(headers.get("Retry-After")),
+        "amz_retry_after": text(headers.get("x-amz-retry-after")),
+    }
+
+
+def _signed_by(credentials: Any) -> tuple[str | None, str | None]:
+    """Return the access key's id and the account's, as far as they are known without a refresh."""
+    if credentials is None:
+        return None, None
+    own = vars(credentials)  # the properties of the refreshable ones refresh
+    key = own.get("_access_key") or own.get("access_key")
+    account = own.get("_account_id") or own.get("account_id") or _calls.role_account(credentials)
+    return text(key), text(account)

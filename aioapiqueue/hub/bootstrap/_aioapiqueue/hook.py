@@ -1,0 +1,104 @@
+"""Hooks `botocore.client` modules: the classes of all clients that come of them are paced."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from . import process
+from .clients import pace_class
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import ModuleType
+
+
+def hook_when_loaded(name: str, spec: Any, is_client: Callable[[str], bool]) -> Any:
+    """Have a module hooked once it has been loaded.
+
+    Args:
+        name: the module's.
+        spec: as a finder has found it; is returned.
+        is_client: whether a module of that name has botocore's clients.
+    """
+    load = getattr(getattr(spec, "loader", None), "exec_module", None)
+    if load is None or hasattr(load, "aioapiqueue"):
+        return spec
+
+    def exec_module(module: ModuleType) -> None:
+        load(module)
+        if not is_client(module.__name__):  # a loader may have many modules
+            return
+        try:
+            _hook(module)
+        except Exception as error:
+            raise ImportError(
+                f"aioapiqueue cannot pace {name}, which would call unpaced: {error!r}. Is it a "
+                "botocore before 1.31, or a much later one? Unset AIOAPIQUEUE_HUB to use it "
+                "all the same"
+            ) from error
+
+    exec_module.aioapiqueue = True  # type: ignore[attr-defined]
+    # On the loader itself: another in its place would lose what it can do besides.
+    with suppress(Exception):  # it takes no attributes: the module is hooked late
+        spec.loader.exec_module = exec_module
+    return spec
+
+
+def hook_loaded(names: Iterable[str]) -> None:
+    """Hook those of some modules that have been loaded and are not hooked. Raises nothing."""
+    for name in names:
+        module = sys.modules.get(name)
+        base = None  # nor has a module one that is being loaded
+        with suppress(Exception):  # of something that loads itself at the first look
+            base = getattr(module, "BaseClient", None)
+        if module is None or not isinstance(base, type) or "_aioapiqueue_base" in vars(base):
+            continue
+        if name in process.unhooked:
+            continue
+        try:
+            _hook(module)
+        except Exception as error:  # noqa: BLE001 - whose import this is has no part in it
+            process.unhooked.add(name)
+            process.announce()
+            process.report("unhooked", why=f"{name}: {error!r}"[:512])
+
+
+def _hook(module: ModuleType) -> None:
+    """Pace the clients of a `botocore.client` that has been imported, unless they are already."""
+    base: Any = module.BaseClient
+    if "_aioapiqueue_base" in vars(base):
+        return
+    base._aioapiqueue_base = True  # noqa: SLF001 - ours. First, as what follows may import
+    own = vars(base).get("__init_subclass__")
+
+    def __init_subclass__(cls: Any, /, **kwargs: object) -> None:  # noqa: N807
+        if own is None:
+            super(base, cls).__init_subclass__(**kwargs)
+        else:  # none so far
+            own.__get__(None, cls)(**kwargs)
+        _pace_service(cls)
+
+    base.__init_subclass__ = classmethod(__init_subclass__)
+    late = [cls for cls in _subclasses(base) if _pace_service(cls)]
+    package = sys.modules[module.__name__.rpartition(".")[0]]
+    process.botocore = str(getattr(package, "__version__", "?"))
+    process.announce()
+    process.report("hooked", botocore=process.botocore, late=bool(late))
+
+
+def _pace_service(cls: Any) -> bool:
+    """Pace a service's class; not aiobotocore's base, nor somebody's subclass of one, twice."""
+    if "_PY_TO_OP_NAME" not in vars(cls) or hasattr(cls, "_aioapiqueue"):
+        return False
+    pace_class(cls)
+    return True
+
+
+def _subclasses(base: Any) -> list[Any]:
+    """Return all classes that are made of one, each before those that are made of it."""
+    found = []
+    for cls in type.__subclasses__(base):
+        found += [cls, *_subclasses(cls)]
+    return found

@@ -1,0 +1,221 @@
+"""Attempts of tasks, on one connection for each event loop, which has no task of its own."""
+
+from __future__ import annotations
+
+import _socket
+import asyncio
+import time
+import weakref
+from typing import Any
+
+from . import process, wires
+from .attempts import Attempt
+from .wires import CallWire, PacingError, refused, unreachable
+
+
+class _Link:
+    """An event loop's connection, for all of its tasks."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.wire = CallWire(_socket.socket)
+        self.wire.sock.settimeout(0)
+        self.waiting: dict[object, TaskAttempt] = {}
+        self.signing: set[Attempt] = set()
+        self.ahead: set[Attempt] = set()
+        self._heard = False
+        """Whether the hub has sent something since the timer was set."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._unsent = b""
+        self._error: PacingError | None = None
+        # The loop knows the link while its selector lives; the link must not keep the loop alive.
+        self.loop = weakref.ref(loop)
+        loop.add_reader(self.wire.sock.fileno(), self._receive)
+
+    @property
+    def works(self) -> bool:
+        """Whether the hub can be asked on it."""
+        return self._error is None and self.wire.whole
+
+    def ask(self, attempt: TaskAttempt) -> None:
+        """Send an attempt's question."""
+        attempt.link = self
+        self.waiting[attempt.number] = attempt
+        self.send(attempt.question)
+
+    def send(self, message: bytes) -> None:
+        """Send, or have the loop do so once the hub has read what it has."""
+        waits = bool(self._unsent)
+        self._unsent += self.wire.take_greeting() + message
+        if not waits:
+            self._flush()
+        self._watch()
+
+    def _flush(self) -> None:
+        try:
+            sent = self.wire.sock.send(self._unsent, self.wire.flags)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._receive()  # what the hub has sent before it closed the connection
+            self._lose(unreachable(error))
+            return
+        self._unsent = self._unsent[sent:]
+        loop = self.loop()
+        if loop is not None and self._unsent:
+            loop.add_writer(self.wire.sock.fileno(), self._flush)
+        elif loop is not None:
+            loop.remove_writer(self.wire.sock.fileno())
+
+    def _receive(self) -> None:
+        try:
+            messages = self.wire.receive()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lose(unreachable(error))
+            return
+        except PacingError as error:
+            self._lose(error)
+            return
+        self._heard = True
+        for message in messages:
+            if "idle" in message:
+                self._ask_again()
+                return
+            self._apply(message)
+        self._watch()
+
+    def _apply(self, message: dict[str, Any]) -> None:
+        why = message.get("error")
+        attempt = self.waiting.pop(message.get("id"), None)
+        if why is not None and "id" not in message:
+            self._lose(refused(why))
+        elif attempt is not None:
+            attempt.answer(None if why is None else refused(why))
+
+    def _watch(self) -> None:
+        """Have a timer while attempts wait, so that a hub that does not answer is noticed."""
+        if self._timer is None and self.waiting:
+            self._set_timer(wires.SILENCE)
+        elif self._timer is not None and not self.waiting:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set_timer(self, seconds: float, *, asked: float = 0.0) -> None:
+        loop = self.loop()
+        self._timer, self._heard = None, False
+        if loop is not None and self._error is None and not process.calls.silence_reported:
+            self._timer = loop.call_later(seconds, self._look, asked)
+
+    def _look(self, asked: float) -> None:
+        """Ask a hub that has been silent for a while whether it is there."""
+        self._receive()  # if the loop was held up, the answer may lie there
+        if not self.waiting:
+            return
+        if self._heard:
+            self._set_timer(wires.SILENCE)
+        elif asked and wires.answer_is_due(asked):
+            wires.report_silence(self.wire)
+            self._timer = None
+        else:
+            self.send(wires.line(do="ping"))
+            self._set_timer(wires.ANSWER, asked=time.monotonic())
+
+    def _ask_again(self) -> None:
+        """Ask on another link, as the hub has closed this one and read nothing of it."""
+        asked, self.waiting = self.waiting, {}
+        self._lose(unreachable("it has closed the connection"))
+        if not asked:
+            return
+        try:
+            link = _link()
+        except PacingError as error:
+            for attempt in asked.values():
+                attempt.answer(error)
+            return
+        for attempt in asked.values():
+            link.ask(attempt)
+
+    def _lose(self, error: PacingError) -> None:
+        """Fail all attempts that wait, as the connection has ended."""
+        if self._error is not None:
+            return
+        self._error = error
+        waiting, self.waiting = self.waiting, {}
+        self._watch()
+        loop = self.loop()
+        if loop is not None and self.wire.whole:
+            loop.remove_reader(self.wire.sock.fileno())
+            loop.remove_writer(self.wire.sock.fileno())
+        self.wire.close()
+        for attempt in waiting.values():
+            attempt.answer(error)
+
+
+class TaskAttempt(Attempt):
+    """A task's attempt, one of many on its loop's connection."""
+
+    def __init__(self) -> None:
+        self.link = _link()
+        super().__init__(self.link.signing, self.link.ahead)
+        self._go: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def answer(self, error: PacingError | None) -> None:
+        """Let it go, or fail it; it may be cancelled already."""
+        if self._go.done():
+            return
+        if error is None:
+            self._go.set_result(None)
+        else:
+            self._go.set_exception(error)
+
+    def ask(self) -> None:
+        self.link.ask(self)
+
+    async def wait(self) -> None:
+        await self._go
+
+    def leave(self) -> None:
+        self.link.waiting.pop(self.number, None)
+        super().leave()
+
+    def send(self, message: bytes) -> None:
+        link = self.link
+        loop = link.loop()
+        if not link.works or loop is None or loop.is_closed():
+            return
+        if _running_loop() is loop:
+            link.send(message)
+        else:
+            # A coroutine closed after its loop has stopped, or a thread that serves a task.
+            loop.call_soon_threadsafe(link.send, message)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _link() -> _Link:
+    """Return the running loop's connection."""
+    loop = _running_loop()
+    if loop is None:
+        raise refused("aioapiqueue paces aiobotocore on asyncio only")
+    process.announce()
+    links = process.calls.links
+    link: _Link | None = links.get(loop)
+    if link is not None and link.works:
+        return link
+    for other, old in list(links.items()):
+        if other.is_closed():
+            old.wire.close()
+            del links[other]
+    try:
+        new = links[loop] = _Link(loop)
+    except OSError as error:
+        raise unreachable(error) from None
+    if link is not None:
+        new.signing, new.ahead = link.signing, link.ahead
+    return new

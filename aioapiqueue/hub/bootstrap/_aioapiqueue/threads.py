@@ -1,0 +1,98 @@
+"""Attempts of threads, each on a connection of its own."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from . import process
+from .attempts import Attempt
+from .wires import CallWire, refused, unreachable
+
+_MOST_IDLE = 256
+"""Connections kept for the next thread that calls: more threads than that are rare."""
+
+
+class ThreadAttempt(Attempt):
+    """A thread's attempt; it blocks where others wait."""
+
+    def __init__(self) -> None:
+        super().__init__(process.calls.signing, process.calls.ahead)
+        self._wire: CallWire | None = None
+
+    @staticmethod
+    def drive(coroutine: Any) -> Any:
+        # It blocks where a task would wait, so that its first step is its last.
+        try:
+            coroutine.send(None)
+        except StopIteration as end:
+            return end.value
+        raise RuntimeError("a call that blocks has waited for an event loop")
+
+    def ask(self) -> None:
+        process.announce()
+        try:
+            wire = process.calls.idle.pop()
+        except IndexError:
+            self._ask_again()
+            return
+        self._wire = wire
+        try:
+            if wire.whole:
+                wire.send(self.question)
+                return
+        except OSError:
+            pass  # closed by the hub while it was idle; or the hub has gone, which is seen next
+        self._ask_again()
+
+    def _ask_again(self) -> None:
+        """Ask on a new connection: the one before, if any, has not taken the question."""
+        import socket
+
+        old, self._wire = self._wire, None
+        if old is not None:
+            old.close()
+        try:
+            self._wire = CallWire(socket.socket)
+        except OSError as error:
+            raise unreachable(error) from None
+        with suppress(OSError):  # closed by the hub: `wait` reads what it has sent before
+            self._wire.send(self.question)
+
+    async def wait(self) -> None:
+        while self._wire is not None:
+            try:
+                messages = self._wire.receive_or_report()
+            except OSError as error:
+                raise unreachable(error) from None
+            for message in messages:
+                if "error" in message:
+                    raise refused(message["error"])
+                if "idle" in message:
+                    # The hub needed the file, and has closed it before it read the question: so
+                    # that this cannot be let go, and charged, twice.
+                    self._ask_again()
+                    break
+                if message.get("id") == self.number:
+                    return
+
+    def leave(self) -> None:
+        """Give everything up, as the hub does for a connection that closes."""
+        super().leave()
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
+
+    def end(self, outcome: dict[str, object]) -> None:
+        super().end(outcome)
+        wire, self._wire = self._wire, None
+        if wire is not None and wire in process.wires and len(process.calls.idle) < _MOST_IDLE:
+            process.calls.idle.append(wire)
+        elif wire is not None:
+            wire.close()
+
+    def send(self, message: bytes) -> None:
+        wire = self._wire
+        if wire is not None and wire.whole:
+            with suppress(OSError):  # the next call will find out, and raise
+                wire.send(message)

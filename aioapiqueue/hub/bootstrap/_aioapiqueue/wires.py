@@ -1,0 +1,168 @@
+"""Connections for calls, what a call raises that was not sent, and what is kept of the calls."""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import json
+import os
+import sys
+import time
+from _socket import timeout  # no TimeoutError before Python 3.10
+from contextlib import suppress
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from . import HUB, StrangerError, Wire, peer_of, process
+
+SILENCE = 30.0
+"""Seconds of silence after which a call that waits asks the hub whether it is there.
+
+A call that waits for an hour is no fault, so the time alone means nothing. People look
+after half a minute at a program that stands still, and the hub has time for a question of each
+connection that waits in every half a minute.
+"""
+ANSWER = 5.0
+"""Seconds in which the hub has to answer that. It does so at once, unless it is stopped."""
+
+
+class PacingError(RuntimeError):
+    """Raised by a call that was not sent, because the hub did not let it go.
+
+    No error of botocore's, so that neither its retries nor `except ClientError` take it for an
+    answer of AWS.
+    """
+
+    __module__ = "aioapiqueue"
+
+    def __reduce__(self) -> tuple[type[RuntimeError], tuple[object, ...]]:
+        """Travel between processes as a RuntimeError: this class cannot be imported there."""
+        return RuntimeError, (f"aioapiqueue.PacingError: {self}",)
+
+
+def refused(why: object) -> PacingError:
+    """Return the error of a call that may not be sent."""
+    return PacingError(f"the call was not sent: {why}")
+
+
+def unreachable(why: object) -> PacingError:
+    """Return the error of a call that cannot ask the hub."""
+    if isinstance(why, StrangerError):
+        listens, own = why.args
+        return refused(
+            f"the user with the id {listens} listens at {HUB}, and this program runs as the "
+            f"user with the id {own}. So that is not the hub of this program's "
+            '"aioapiqueue run", and nothing was sent to it. If the run has ended: start the '
+            "program under a new one, with a TMPDIR that only you may write to"
+        )
+    if isinstance(why, OSError) and why.errno in {errno.EMFILE, errno.ENFILE}:
+        return refused(
+            f"there is no file left for its way to aioapiqueue's hub ({why}). Each thread that "
+            "waits needs one: use fewer, or raise the limit (ulimit -n)"
+        )
+    return refused(
+        f"nobody paces it, as aioapiqueue's hub at {HUB} cannot be reached ({why}). The hub ends "
+        'with the "aioapiqueue run" that started it: start the program under a new one, or unset '
+        "AIOAPIQUEUE_HUB to call unpaced"
+    )
+
+
+class _Calls:
+    """What is kept of a process's calls; a forked child has another."""
+
+    def __init__(self) -> None:
+        self.idle: list[CallWire] = []
+        """Connections of threads, while no call uses them."""
+        self.links: Any = WeakKeyDictionary()
+        """Connections of event loops, by loop."""
+        self.signing: set[Any] = set()
+        """Threads' attempts that may be sent, and are not signed yet."""
+        self.ahead: set[Any] = set()
+        """Threads' attempts that wait, while a call that may be sent waits for them."""
+        self.silence_reported = False
+
+
+process.make_calls = _Calls
+process.calls = _Calls()
+
+
+def line(**fields: object) -> bytes:
+    """Return a message; what is None or False is left out."""
+    given = {key: one for key, one in fields.items() if one is not None and one is not False}
+    return json.dumps(given).encode() + b"\n"
+
+
+class CallWire(Wire):
+    """A connection on which calls ask."""
+
+    def __init__(self, make: Any) -> None:
+        super().__init__(make, closable=True)
+        self.taken_in = False
+        """Whether the hub has sent anything here; before that, it may lack a file for it."""
+        self._rest = b""
+        self.sock.settimeout(SILENCE)
+
+    def receive(self) -> list[dict[str, Any]]:
+        """Wait for messages; return those that are complete.
+
+        Raises:
+            PacingError: the hub has gone.
+        """
+        chunk = self.sock.recv(65536)
+        if not chunk:
+            raise unreachable("it has gone")
+        self.taken_in = True
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        return [json.loads(one) for one in lines]
+
+    def receive_or_report(self) -> list[dict[str, Any]]:
+        """Wait for messages as `receive` does; report it, once, if the hub does not answer."""
+        asked = 0.0
+        try:
+            while True:
+                try:
+                    return self.receive()
+                except timeout:  # noqa: PERF203 - what it waits for is longer
+                    if asked and answer_is_due(asked):
+                        report_silence(self)
+                        self.sock.settimeout(None)
+                    else:
+                        asked = time.monotonic()
+                        with suppress(OSError):  # closed by the hub: what it has sent is read next
+                            self.send(line(do="ping"))
+                        self.sock.settimeout(ANSWER)
+        finally:
+            if asked and self.whole:
+                self.sock.settimeout(SILENCE)
+
+
+def answer_is_due(asked: float) -> bool:
+    """Return whether the hub has had its time to answer, and we were not suspended with it."""
+    return time.monotonic() - asked < 2 * ANSWER
+
+
+def report_silence(wire: CallWire) -> None:
+    """Report on stderr that the hub does not answer; once for each process."""
+    if process.calls.silence_reported:
+        return
+    process.calls.silence_reported = True
+    with suppress(Exception):  # there may be no stderr, or a closed one
+        pid = peer_of(wire.sock)[1]
+        who, remedy = (f" (process {pid})", f": kill -CONT {pid}") if pid else ("", ".")
+        files = "aioapiqueue: If not, it may lack files for so many threads (ulimit -n).\n"
+        sys.stderr.write(
+            f"aioapiqueue: the hub{who} has not answered for {SILENCE + ANSWER:.0f} s.\n"
+            f"aioapiqueue: The calls of process {os.getpid()} wait until it does. If it has been\n"
+            f"aioapiqueue: stopped, have it go on{remedy}\n" + ("" if wire.taken_in else files)
+        )
+        sys.stderr.flush()
+
+
+def _close_idle() -> None:
+    """Close what no thread uses, so that Python does not warn of it."""
+    for wire in [*process.calls.idle, *(link.wire for link in process.calls.links.values())]:
+        wire.close()
+    process.calls.idle.clear()
+
+
+atexit.register(_close_idle)

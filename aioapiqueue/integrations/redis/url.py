@@ -1,0 +1,269 @@
+"""A server's address as `--shared` takes it: read strictly, shown without secrets, connected to.
+
+redis-py's `from_url` ignores a wrong database, lets a misspelt option pass until the first command,
+knows no Sentinel, and may quote a part of the password in its errors. That is for programs, which
+make their client by redis-py; this is for command lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+__all__ = ["Address", "Client", "connected", "read_address"]
+
+Client: TypeAlias = Redis | RedisCluster
+Kind: TypeAlias = Literal["server", "socket", "cluster", "sentinel"]
+
+_KINDS: dict[str, Kind] = {
+    "redis": "server",
+    "unix": "socket",
+    "redis+cluster": "cluster",
+    "redis+sentinel": "sentinel",
+}
+_PATHS: dict[Kind, tuple[str, str]] = {
+    "server": (r"/?(?P<db>\d{0,9})", "the database is no number: write redis://HOST:6379/0"),
+    "socket": (r"(?P<name>/+[^/].*)", "there is no path: write unix:///run/redis/redis.sock"),
+    "cluster": (r"/?0*", "a cluster has no database but 0: leave the number out"),
+    "sentinel": (
+        r"/(?P<name>[^/]+)/?(?P<db>\d{0,9})",
+        "which servers? Write the name by which the Sentinels know them: redis+sentinel://HOST/NAME",
+    ),
+}
+"""How the path is written, and what to write if it is not."""
+_NODE = re.compile(r"(?:\[([0-9a-fA-F:.]{2,45})\]|([\w.-]{1,253}))(?::(\d{1,5}))?", re.ASCII)
+_CLIENT = {"socket_keepalive": True, "max_connections": 2**31}
+"""A queue holds a connection while it asks. A client allows 100 by default."""
+_TO_SENTINELS = {"socket_timeout": 0.4, "socket_connect_timeout": 0.4}
+"""Seconds. A Sentinel that is gone must leave time to ask the next."""
+_MASK = "***"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a Redis or Valkey server is, and how to get in. Its text has no secret in it.
+
+    Attributes:
+        kind: a server, a Unix domain socket, nodes of a cluster, or Sentinels.
+        tls: whether the connection is encrypted.
+        nodes: hosts and ports; a socket has none.
+        name: the path of a socket, or the name that the Sentinels know the servers by.
+        user: None for the default one.
+        password: None if there is none.
+        db: the number of the database.
+        sentinel: `username` and `password` for the Sentinels themselves.
+        options: others, as redis-py names them.
+    """
+
+    kind: Kind
+    tls: bool
+    nodes: tuple[tuple[str, int], ...]
+    name: str
+    user: str | None
+    password: str | None = field(repr=False)
+    db: int
+    sentinel: Mapping[str, str | None] = field(repr=False)
+    options: Mapping[str, Any] = field(repr=False)
+
+    def __str__(self) -> str:
+        login = "" if self.password is None else f"{quote(self.user or '')}:{_MASK}@"
+        hosts = ((f"[{host}]" if ":" in host else host, port) for host, port in self.nodes)
+        nodes = ",".join(f"{host}:{port}" for host, port in hosts)
+        scheme = "rediss" if self.tls else "redis"
+        return {
+            "server": f"{scheme}://{login}{nodes}/{self.db}",
+            "socket": f"unix://{login}{quote(self.name)}" + (f"?db={self.db}" if self.db else ""),
+            "cluster": f"{scheme}+cluster://{login}{nodes}",
+            "sentinel": f"{scheme}+sentinel://{login}{nodes}/{quote(self.name, safe='')}/{self.db}",
+        }[self.kind]
+
+    def scrubbed(self, text: str) -> str:
+        """Return a text of the server's or of redis-py's without our secrets, on one line.
+
+        A server that does not know AUTH quotes what it was sent with it.
+        """
+        text = text.partition(", with args beginning with")[0]
+        for secret in filter(None, (self.password, self.sentinel.get("password"))):
+            for form in (secret, quote(secret), quote(secret, safe="")):
+                text = text.replace(form, _MASK)
+        return "".join(one if one.isprintable() else " " for one in text)
+
+
+def read_address(url: str) -> Address:
+    """Read the address of a server.
+
+    >>> print(read_address("rediss://pacer:secret@redis.example.com:6380/2"))
+    rediss://pacer:***@redis.example.com:6380/2
+
+    Args:
+        url: `redis://`, `rediss://` (TLS) or `unix://` as `redis.asyncio.from_url` takes it;
+            `redis+cluster://host:port,host:port`, `redis+sentinel://host:port,host:port/service/db`
+            and the same with `rediss`. Characters that have a meaning in URLs are written with %,
+            in passwords too.
+
+    Raises:
+        ValueError: it is malformed. The message does not quote what was found, which may be a part
+            of the password; only names of options are quoted.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that do not match
+        raise ValueError("this is no URL: write redis://USER:PASSWORD@HOST:6379/0") from None
+    tls = parts.scheme.startswith("rediss")
+    kind = _KINDS.get(parts.scheme.replace("rediss", "redis", 1))
+    if kind is None or not url.partition(":")[2].startswith("//"):
+        raise ValueError(
+            "the URL has to begin with redis://, rediss://, redis+cluster://, rediss+cluster://, "
+            "redis+sentinel://, rediss+sentinel:// or unix://"
+        )
+    if "#" in url or "@" in parts.path + parts.query or not url.isprintable() or " " in url:
+        raise ValueError(
+            "there is a character where it cannot be: in a user's name or a password, write "
+            "%2F for /, %3F for ?, %23 for #, %40 for @, %25 for % and %20 for a space"
+        )
+    options = _options(parts.query, kind, tls=tls)
+    login, _, hosts = parts.netloc.rpartition("@")
+    user, _, password = map(unquote, login.partition(":"))
+    user, password = options.pop("username", user), options.pop("password", password)
+    if user and not password:
+        raise ValueError(
+            "there is a user's name without a password: write redis://USER:PASSWORD@HOST:6379/0, "
+            "or redis://:PASSWORD@HOST:6379/0 for the default user"
+        )
+    if kind == "socket" and hosts:
+        raise ValueError("a socket has a path and no host: write unix:///run/redis/redis.sock")
+    form, remedy = _PATHS[kind]
+    path = re.fullmatch(form, parts.path, re.ASCII)
+    if path is None or (kind == "cluster" and options.get("db")):
+        raise ValueError(remedy)
+    found = path.groupdict("")
+    db = options.pop("db", int(found.get("db") or 0))
+    sentinel = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    return Address(
+        kind,
+        tls=tls,
+        nodes=() if kind == "socket" else _nodes(hosts, kind),
+        name=unquote(found.get("name", "")),
+        user=user or None,
+        password=password or None,
+        db=db,
+        sentinel=sentinel,
+        options=options,
+    )
+
+
+def _nodes(hosts: str, kind: Kind) -> tuple[tuple[str, int], ...]:
+    nodes = []
+    for one in hosts.split(","):
+        match = _NODE.fullmatch(one)
+        port = int(match[3] or (26379 if kind == "sentinel" else 6379)) if match else 0
+        if match is None or not 0 < port < 2**16:
+            raise ValueError(
+                "there is no host, or a port that is none: write HOST:PORT with a port from 1 to "
+                "65535, an IPv6 address in brackets, and what is special in a password with % "
+                "(%3A for :, %2F for /, %40 for @)"
+            )
+        nodes.append((match[1] or match[2], port))
+    if len(nodes) > 1 and kind == "server":
+        raise ValueError(
+            "several hosts: write redis+cluster:// if they are a cluster's nodes, or "
+            "redis+sentinel:// if they are Sentinels"
+        )
+    return tuple(nodes)
+
+
+def _is_readable(path: str) -> bool:
+    return Path(path).is_file() and os.access(path, os.R_OK)
+
+
+_Option: TypeAlias = "tuple[Callable[[str], object], Callable[[str], Any], str]"
+_TEXT: _Option = (lambda _: True, str, "")
+_SECONDS: _Option = (re.compile(r"(?=.*[1-9])[0-9]{0,9}\.?[0-9]{0,9}").fullmatch, float, "seconds")
+_FILE: _Option = (_is_readable, str, "a file that can be read")
+_OPTIONS: dict[str, _Option] = {
+    "db": (re.compile("[0-9]{1,9}").fullmatch, int, "a number"),
+    "username": _TEXT,
+    "password": _TEXT,
+    "sentinel_username": _TEXT,
+    "sentinel_password": _TEXT,
+    "socket_timeout": _SECONDS,
+    "socket_connect_timeout": _SECONDS,
+    "ssl_ca_certs": _FILE,
+    "ssl_certfile": _FILE,
+    "ssl_keyfile": _FILE,
+    "ssl_cert_reqs": (re.compile("(?i)required|none").fullmatch, str.lower, "required or none"),
+    "ssl_check_hostname": (
+        re.compile("(?i)true|false").fullmatch,
+        lambda text: text.lower() == "true",
+        "true or false",
+    ),
+}
+"""Whether an option's text is valid, what makes a value of it, and what is expected."""
+
+
+def _options(query: str, kind: Kind, *, tls: bool) -> dict[str, Any]:
+    known = [
+        name
+        for name in _OPTIONS
+        if (tls or not name.startswith("ssl_"))
+        and (kind == "sentinel" or not name.startswith("sentinel_"))
+    ]
+    found: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            shown = f'"{name}"' if re.fullmatch(r"\w{1,30}", name, re.ASCII) else "this one"
+            tls_only = " (with rediss:// only)" if name in _OPTIONS and not tls else ""
+            raise ValueError(f"no option {shown}{tls_only}: there are {', '.join(known)}")
+        if name in found:
+            raise ValueError(f'the option "{name}" is there twice')
+        is_valid, read, wanted = _OPTIONS[name]
+        if not is_valid(text):
+            raise ValueError(f'the option "{name}" has to be {wanted}')
+        found[name] = read(text)
+    return found
+
+
+@contextlib.asynccontextmanager
+async def connected(address: Address) -> AsyncIterator[Client]:
+    """Make a client on the running loop, and close it at the end. It connects when it is used.
+
+    It does not repeat what failed: the queues do, and have time limits of their own.
+    """
+    tls: dict[str, Any] = {"ssl": True, "ssl_check_hostname": True} if address.tls else {}
+    tls |= {name: value for name, value in address.options.items() if name.startswith("ssl_")}
+    login = {"username": address.user, "password": address.password, "db": address.db}
+    retry = {"retry": Retry(NoBackoff(), 0)}
+    kwargs: dict[str, Any] = {**tls, **address.options, **login, **_CLIENT, **retry}
+    async with contextlib.AsyncExitStack() as stack:
+        client: Client
+        if address.kind == "cluster":
+            nodes = [ClusterNode(host, port) for host, port in address.nodes]
+            client = RedisCluster(startup_nodes=nodes, **kwargs)
+        elif address.kind == "sentinel":
+            own = {**tls, **address.sentinel, **_TO_SENTINELS, **retry}
+            manager = Sentinel(  # type: ignore[no-untyped-call]  # redis-py has no types here
+                address.nodes, sentinel_kwargs=own, **kwargs
+            )
+            for sentinel in manager.sentinels:
+                stack.push_async_callback(sentinel.aclose)
+            client = manager.master_for(address.name)
+        elif address.kind == "socket":
+            client = Redis(unix_socket_path=address.name, **kwargs)
+        else:
+            ((host, port),) = address.nodes
+            client = Redis(host=host, port=port, **kwargs)
+        stack.push_async_callback(client.aclose)
+        yield client

@@ -1,0 +1,132 @@
+"""One process's part in a quota, asked of gcra.lua directly."""
+
+from __future__ import annotations
+
+import json
+
+from redis.exceptions import NoScriptError
+
+from aioapiqueue._fleet.grants import NO_KEY
+from aioapiqueue.integrations.redis._codec import Codec, Settings
+from tests.helpers import introspect
+from tests.helpers.servers import fresh_name
+
+EPOCH = 1_700_000_000_000_000
+SECOND = 1_000_000
+
+
+class Script:
+    """One process's part in a quota: everything that it may send, at instants that are given.
+
+    Instants are whole microseconds since `EPOCH`.
+
+    Args:
+        server: where.
+        limits: of the queue.
+        lane: limits of its only lane, in which every call is made; default: there is none.
+        catch_up: microseconds.
+        ahead: microseconds.
+        adaptive: how to slow down.
+        concurrency: how many bodies may run at once; default: any number.
+        of: another process, with which this one shares the quota.
+    """
+
+    def __init__(
+        self,
+        server,
+        limits,
+        *,
+        lane=None,
+        catch_up=0,
+        ahead=0,
+        adaptive=None,
+        concurrency=None,
+        of=None,
+    ):
+        self.server = server
+        self.limits, self.lane = limits, lane
+        self.catch_up, self.ahead, self.concurrency = catch_up, ahead, concurrency
+        self.name = of.name if of else fresh_name()
+        self.sender = fresh_name()
+        settings = Settings(self.name, ahead=0, timeout=1, lease=10, fallback=None)
+        self.codec = Codec(settings, catch_up=0, adaptive=adaptive)
+        self.revision = 0
+        self.position = self.lane_position = self.ask_at = 0
+        self.short_of_permits = False
+
+    @property
+    def lanes(self):
+        """The numbers of a call's lanes."""
+        return [] if self.lane is None else [1]
+
+    def send(self, verb, now, *, waited=0, **fields):
+        """Send something; return what is the reply to just that."""
+        base = self.codec.base
+        keys = [base, f"{base}:who", f"{base}:places"]
+        positions = {None: self.position, NO_KEY: self.lane_position}
+        limits = {None: self.limits} | ({} if self.lane is None else {NO_KEY: self.lane})
+        queue, *lanes = [
+            self.codec.spec(lane, own, keys)
+            | {"round_position": positions[lane] and EPOCH + positions[lane], "waited": waited}
+            for lane, own in limits.items()
+        ]
+        payload = {
+            "sender": self.sender,
+            "revision": self.revision,
+            "catch_up": self.catch_up,
+            "ahead": self.ahead,
+            "lease": 10 * SECOND,
+            "permits": 0,
+            "queue": queue,
+            "lanes": lanes,
+            **fields,
+        }
+        if self.concurrency is not None:
+            payload["concurrency"] = self.concurrency
+        arguments = len(keys), *keys, verb, str(EPOCH + now), json.dumps(payload)
+        script, sha = introspect.redis_script()
+        try:
+            reply = self.server.sync().evalsha(sha, *arguments)
+        except NoScriptError:
+            reply = self.server.sync().eval(script, *arguments)
+        if reply[0] != b"ok":
+            return reply
+        assert reply[1] == EPOCH + now
+        return reply[4:]  # after timestamp, epoch and statuses
+
+    def ask(self, now, cost=1, count=1, **fields):
+        """Ask for slots once; return their instants, and note until when they may be used."""
+        requests = [[self.lanes, [cost], count]]
+        fields = {"lateness": 0} | fields
+        reply = self.send("ask", now, requests=requests, most=1000, jitter=0, **fields)
+        _, position, short_of_permits, grants, postponements = reply
+        self.position = max(0, position - EPOCH)
+        self.short_of_permits = bool(short_of_permits)
+        self.lane_position = postponements[1] - EPOCH if postponements else 0
+        self.ask_at = postponements[2] - EPOCH if postponements else self.position
+        self.until = [timestamp - EPOCH for timestamp in grants[2::3]]
+        return [timestamp - EPOCH for timestamp in grants[1::3]]
+
+    def slot(self, now, cost=1, **fields):
+        """Ask until there is one, or a later time to ask is named; return its instant, or None."""
+        for _ in range(5):
+            slots = self.ask(now, cost, **fields)
+            if slots or self.short_of_permits or self.ask_at > now:
+                return slots[0] if slots else None
+        raise AssertionError(f"to ask at {self.ask_at} again and again, at {now}")
+
+    def run(self, now, calls, cost=1):
+        """Make calls, each as soon as it may be; return their instants."""
+        found = []
+        while len(found) < calls:
+            slot = self.slot(now, cost)
+            if slot is None:
+                now = max(now + 1, self.ask_at)
+            else:
+                found.append(slot)
+                now = max(now, slot)
+        return found
+
+    def adjust(self, now, at, cost):
+        """Charge more for a call, or give back."""
+        self.send("adjust", now, changes=[[self.lanes, EPOCH + at, [cost]]])

@@ -1,0 +1,1 @@
+"""Each integration, with the library that it paces."""

@@ -1,0 +1,1 @@
+"""HTTP clients, all with the same server."""

@@ -1,0 +1,1 @@
+"""What holds whatever is called: the promises, and a naive model."""

@@ -1,0 +1,1 @@
+"""`aioapiqueue run`, on programs that know nothing of it."""

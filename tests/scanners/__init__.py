@@ -1,0 +1,1 @@
+"""Real scanners, on a mock account."""

@@ -1,0 +1,120 @@
+"""Who imports whom: one direction, and no circle (see docs/architecture.md)."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import aioapiqueue
+
+ROOT = Path(aioapiqueue.__file__).parent
+APART = ROOT / "hub" / "bootstrap"  # runs in other programs, without aioapiqueue
+
+CORE = (  # each may import those before it; so with POLICY
+    *("exceptions", "_interrupt", "_rate", "_events", "_callables"),
+    *("_algorithms", "_wait_queue", "_lanes", "_slot", "_limiter", "_dispatcher", "_map"),
+    *("_queue", "_decorator"),
+)
+POLICY = ("adaptive", "threads", "testing", "_fleet", "_botocore_calls", "registry")
+EDGES = ("integrations",)
+PROGRAMS = ("hub", "cli", "demo", "__main__")
+LAYERS = (CORE, POLICY, EDGES, PROGRAMS)
+
+
+@cache
+def modules():
+    """Return the name of each module of the package, without the package's own, and its file."""
+    files = [file for file in sorted(ROOT.rglob("*.py")) if APART not in file.parents]
+    parts = {file: file.relative_to(ROOT).with_suffix("").parts for file in files}
+    names = {".".join(part for part in parts[file] if part != "__init__"): file for file in files}
+    return {name or "aioapiqueue": file for name, file in names.items()}
+
+
+@cache
+def imports():
+    """Return which modules each module imports anywhere, be it for types only."""
+    known = modules()
+    graph = {}
+    for name, file in known.items():
+        graph[name] = found = set()
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                wanted = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{name}: imports are absolute"
+                # A name in a package may be one of its modules.
+                inner = {f"{node.module}.{alias.name}": alias.name for alias in node.names}
+                of_package = [one for one in inner if one.removeprefix("aioapiqueue.") in known]
+                wanted = of_package or [node.module]
+            else:
+                continue
+            for one in wanted:
+                if one == "aioapiqueue" or one.startswith("aioapiqueue."):
+                    found.add(one.removeprefix("aioapiqueue."))
+        found.discard(name)
+    return graph
+
+
+def circles():
+    """Return each set of modules that import each other in a circle (Tarjan's algorithm)."""
+    graph, index, low, stack, found = imports(), {}, {}, [], []
+
+    def visit(name):
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for other in graph[name]:
+            if other not in index:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], index[other])
+        if low[name] == index[name]:
+            circle = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(circle) > 1:
+                found.append(sorted(circle))
+
+    for name in graph:
+        if name not in index:
+            visit(name)
+    return found
+
+
+def room(name):
+    """Return the first part of a module's name, which says where it belongs."""
+    return name.partition(".")[0]
+
+
+def test_every_module_has_a_layer():
+    """A new room is put into one of the layers above, and into docs/architecture.md."""
+    placed = {one for layer in LAYERS for one in layer} | {"aioapiqueue"}
+    assert {room(name) for name in modules()} <= placed
+
+
+def test_no_circle():
+    """Not one, in any wing, counting imports in functions and those for types only."""
+    assert circles() == []
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if name != "aioapiqueue"])
+def test_one_direction(name):
+    """Core, policy, edges, programs: each imports of its own layer and those before it."""
+    layer = next(number for number, layer in enumerate(LAYERS) if room(name) in layer)
+    allowed = {one for below in LAYERS[: layer + 1] for one in below}
+    if name in CORE:
+        allowed = set(CORE[: CORE.index(name)])
+    elif room(name) in POLICY:
+        allowed = {*CORE, *POLICY[: POLICY.index(room(name)) + 1]}
+    if room(name) in {*CORE, *POLICY}:
+        allowed -= {"aioapiqueue"}
+    else:
+        allowed |= {"aioapiqueue"}  # as users do
+    assert {room(one) for one in imports()[name]} <= allowed
+
+
+def test_a_circle_is_found(monkeypatch):
+    """What looks for circles finds one."""
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}}
+    monkeypatch.setitem(circles.__globals__, "imports", lambda: graph)
+    assert circles() == [["b", "c"]]

@@ -1,0 +1,1 @@
+"""What mypy has to accept of the public interface, and what not."""
