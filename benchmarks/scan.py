@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 BYSTANDER_KEY = "AKIABYSTANDER0000001"
 ATTRIBUTE = "DescribeSnapshotAttribute"
+ACCOUNT = (str(Path(__file__).with_name("_moto_for_scanners.py")),)
 WAYS = ("unpaced", "paced")
 SHARES = ("50%", "80%", None)
 """The columns of the table of shares; None: `--rate`."""
@@ -274,7 +275,7 @@ def compare(report: Report, outcomes: Sequence[Outcome], plan: Plan) -> None:
 async def measure(plan: Plan, scanners: Sequence[Scanner]) -> list[Outcome]:
     """Run all scans, one after the other, on one moto server."""
     environments = []
-    async with moto_server(snapshots=1, buckets=0, users=0) as small:
+    async with moto_server(snapshots=1, buckets=0, users=0, program=ACCOUNT) as small:
         for scanner in scanners:
             environment = await asyncio.to_thread(scanner.install, plan.cache)
             environments.append(environment)
@@ -284,7 +285,8 @@ async def measure(plan: Plan, scanners: Sequence[Scanner]) -> list[Outcome]:
             directory.mkdir()
             variables = variables_of(small.url, environment, directory)
             await execute(scanner.command, directory, variables, SLACK)
-    async with moto_server(snapshots=plan.snapshots, buckets=0, users=0) as moto:
+    server = moto_server(snapshots=plan.snapshots, buckets=0, users=0, program=ACCOUNT)
+    async with server as moto:
         await warm_up(moto.url, moto.snapshot)
         return [
             await scan(scanner, way, share, plan=plan, moto=moto, environment=environment)

@@ -52,7 +52,7 @@ def test_noise_said_in_advance_counts_first():
 
 
 @pytest.mark.parametrize("value", [float("nan"), INF, 1])
-def test_a_bound_of_nothing_is_kept_exactly(value):
+def test_bound_of_zero_is_exact(value):
     """Nothing is a share of 0, and no spread excuses what is no figure."""
     assert judge(value, most=0, rounds=EVEN) == "MISSED"
     assert judge(float("nan"), most=1, rounds=EVEN) == "MISSED"

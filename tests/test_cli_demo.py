@@ -48,10 +48,10 @@ def words(text):
         pytest.param(("-m", "aioapiqueue"), 50, id="as it is", marks=pytest.mark.slow),
     ],
 )
-def test_demo_holds_its_promises_and_writes_its_figures(program, things, tmp_path, stalls):
+def test_demo_holds_its_promises(program, things, tmp_path, stalls):
     """Unpaced throttles and loses, paced does neither and is on time; text and JSON agree.
 
-    The user's AWS settings would break it if it heeded them.
+    The user's AWS settings would break it if it used them.
     """
     figures = tmp_path / "figures.json"
     hostile = {
@@ -66,7 +66,7 @@ def test_demo_holds_its_promises_and_writes_its_figures(program, things, tmp_pat
     assert (ended.returncode in {0, 1}, ended.stderr) == (True, ""), ended.stdout + ended.stderr
 
     report = json.loads(figures.read_text())
-    # On time are 5 percent more: a machine that stands still for longer has it say that, rightly.
+    # On time are 5 percent more: a machine that stands still for longer makes it fail, rightly.
     on_time = report["strategies"]["paced"]["ec2_seconds"] <= 1.05 * 201 / 18
     assert on_time or stalls.seconds > 0.3
     # A machine that takes so long for 200 calls does not use up 100 at once and 20 a second.
@@ -110,7 +110,7 @@ def test_demo_holds_its_promises_and_writes_its_figures(program, things, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--rate", "12"), "--rate: '12' is not a rate; accepted forms: \"10/s\""),
         (("--rate", "0/s"), "--rate: '0/s' is not a rate"),
@@ -120,11 +120,11 @@ def test_demo_holds_its_promises_and_writes_its_figures(program, things, tmp_pat
         (("--json", "."), "--json: . is a directory"),
     ],
 )
-def test_bad_option_is_refused_at_once(arguments, told):
+def test_bad_option_is_refused_at_once(arguments, message):
     """What could not work is refused with exit code 2, a reason, and before anything is run."""
     ended = run("demo", *arguments)
     assert ended.returncode == 2
-    assert told in words(ended.stderr)
+    assert message in words(ended.stderr)
     assert ended.stdout == ""
 
 
@@ -138,18 +138,18 @@ def test_help_fits_a_terminal():
 
 
 @pytest.mark.parametrize(
-    ("module", "told"),
+    ("module", "message"),
     [
         ("rich", 'The command line needs rich: pip install "aioapiqueue[cli]"'),
         ("typer", 'The command line needs typer: pip install "aioapiqueue[cli]"'),
         ("moto", 'The demonstration needs moto: pip install "aioapiqueue[demo]"'),
     ],
 )
-def test_missing_extra_is_named(module, told, tmp_path):
-    """Without its extra, the program says which one to install, and exits with 1."""
+def test_missing_extra_is_named(module, message, tmp_path):
+    """Without its extra, the program names which one to install, and exits with 1."""
     (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{module!r}] = None")
     ended = run("demo", PYTHONPATH=str(tmp_path))
-    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", f"{told}\n")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", f"{message}\n")
 
 
 def servers():

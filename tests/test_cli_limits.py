@@ -53,7 +53,7 @@ def run(*arguments, cwd, **environment):
 # What is in force
 
 
-def test_the_table_of_ec2_fits_80_columns(tmp_path):
+def test_table_of_ec2_fits_80_columns(tmp_path):
     """It names half of each published figure, the figure, the page and the day it was read."""
     shown = run("--service", "ec2", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
@@ -83,8 +83,8 @@ def test_all_services_fit_80_columns(tmp_path):
     assert "16/s burst 80" in shown.stdout
 
 
-def test_a_file_is_shown_with_its_lines(tmp_path):
-    """Limits of a file come with the line that says them; others with what they are a share of."""
+def test_file_is_shown_with_its_lines(tmp_path):
+    """Limits of a file come with their line; others with what they are a share of."""
     (tmp_path / "mine.toml").write_text(
         'preset = "aws"\n[ec2]\nrate = "40/s"\n[iam]\nrate = "5/s"\n'
     )
@@ -94,7 +94,7 @@ def test_a_file_is_shown_with_its_lines(tmp_path):
     assert "50% of [1]" in shown.stdout
 
 
-def test_calls_in_flight_and_adaptive_are_shown(tmp_path):
+def test_concurrency_and_adaptive_are_shown(tmp_path):
     """A service that limits only the calls in flight does not have "any rate"; nor is more lost."""
     (tmp_path / "mine.toml").write_text(
         'preset = "aws"\n[iam]\nconcurrency = 5\n[sts]\nrate = "9/s"\nadaptive = true\n'
@@ -117,8 +117,8 @@ def test_calls_in_flight_and_adaptive_are_shown(tmp_path):
     assert together["ec2"]["concurrency"] == 7
 
 
-def test_json_has_every_figure_with_its_page(tmp_path):
-    """--json tells limits, scope, share, page, day and whether AWS raises it."""
+def test_json_has_figures_with_their_pages(tmp_path):
+    """--json has limits, scope, share, page, day and whether AWS raises it."""
     shown = run("--service", "route53", "--json", cwd=tmp_path)
     rows = json.loads(shown.stdout)
     changes = next(row for row in rows if row["bucket"] == "changes")
@@ -130,7 +130,7 @@ def test_json_has_every_figure_with_its_page(tmp_path):
 
 
 def test_json_has_what_is_not_kept(tmp_path):
-    """What the table tells of S3, and does not keep, is there, marked so."""
+    """What is published of S3 and not enforced is there, marked so."""
     rows = json.loads(run("--service", "s3", "--json", cwd=tmp_path).stdout)
     assert [(row["bucket"], row["kept"], row["limits"]) for row in rows] == [
         ("writes", False, []),
@@ -140,7 +140,7 @@ def test_json_has_what_is_not_kept(tmp_path):
     assert rows[0]["published"]["for_each"] == "prefix"
 
 
-def test_long_limits_leave_the_columns_in_place(tmp_path):
+def test_long_limits_leave_columns_in_place(tmp_path):
     """One that is wider than its column has a line of its own."""
     (tmp_path / "mine.toml").write_text(
         '[ec2]\npreset = "aws"\nquotas = {DescribeTags = "0.00002/s burst 1800000"}'
@@ -150,7 +150,7 @@ def test_long_limits_leave_the_columns_in_place(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "says"),
+    ("arguments", "code", "message"),
     [
         (["--service", "iam"], 2, "--service: AWS publishes no limit of iam"),
         (["--service", "ec3"], 2, "did you mean 'ec2'"),
@@ -163,22 +163,22 @@ def test_long_limits_leave_the_columns_in_place(tmp_path):
         (["discover", "--service", "iam"], 2, "--service iam: its quotas name no operations"),
     ],
 )
-def test_mistakes_are_told(arguments, code, says, tmp_path, monkeypatch):
+def test_mistakes_are_refused(arguments, code, message, tmp_path, monkeypatch):
     """A wrong option or file gives a message on stderr and an exit code, and nothing else."""
     (tmp_path / "bad.toml").write_text('[ec2]\nshare = "500%"\npreset = "aws"')
     monkeypatch.chdir(tmp_path)
-    told = CliRunner().invoke(app, ["limits", *arguments])
-    assert (told.exit_code, told.stdout) == (code, "")
-    assert says in told.stderr
-    assert "Traceback" not in told.stderr
+    ended = CliRunner().invoke(app, ["limits", *arguments])
+    assert (ended.exit_code, ended.stdout) == (code, "")
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_good_file_is_checked(tmp_path):
-    """`limits check` says how much a file says, and exits with 0."""
+    """`limits check` prints how many limits a file has, and exits with 0."""
     (tmp_path / "good.toml").write_text('preset = "aws"\nshare = "30%"\n[iam]\nrate = "5/s"\n')
-    told = run("check", "good.toml", cwd=tmp_path)
-    assert told.returncode == 0
-    assert re.fullmatch(r"good.toml: no problem found: \d+ limits of 23 services\n", told.stdout)
+    ended = run("check", "good.toml", cwd=tmp_path)
+    assert ended.returncode == 0
+    assert re.fullmatch(r"good.toml: no problem found: \d+ limits of 23 services\n", ended.stdout)
 
 
 # Service Quotas
@@ -205,7 +205,7 @@ def test_a_good_file_is_checked(tmp_path):
     ],
 )
 def test_names_of_quotas_lead_to_operations(service, names, rate):
-    """Names as AWS's pages of quotas have them are mapped; others are only counted, or told."""
+    """Names as AWS's pages of quotas have them are mapped; others are only counted, or listed."""
     others = ["Secrets", "Rate of SEARCH usage in GetMetricData", "Rate of NoSuchThing requests"]
     found = read_quotas(service, [quota(name, 30.0) for name in (*names, *others)])
     assert list(found.rates.values()) == [rate]
@@ -361,18 +361,18 @@ def discover(server, *arguments, cwd, **environment):
 
 @pytest.fixture(scope="module")
 def discovered(tmp_path_factory):
-    """Let it discover once: what it said, the folder it wrote to, and what the server heard."""
+    """Let it discover once: its output, the folder it wrote to, and what the server received."""
     folder = tmp_path_factory.mktemp("discovered")
     with serving() as server, Stalls() as stalls:
-        told = discover(server, "--write", "limits.toml", cwd=folder)
+        ended = discover(server, "--write", "limits.toml", cwd=folder)
         stood_still = stalls.seconds
-    return told, folder, server.arrivals, stood_still
+    return ended, folder, server.arrivals, stood_still
 
 
-def test_discovered_quotas_become_a_file_that_check_accepts(discovered):
+def test_discovered_quotas_become_a_valid_file(discovered):
     """Applied values, defaults where none is, and single look-ups are mapped, halved and merged."""
-    told, folder, *_ = discovered
-    assert told.returncode == 0, told.stderr
+    ended, folder, *_ = discovered
+    assert ended.returncode == 0, ended.stderr
     checked = run("check", "limits.toml", cwd=folder)
     assert checked.returncode == 0, checked.stderr
     text = (folder / "limits.toml").read_text("utf-8")
@@ -407,22 +407,22 @@ def test_discovered_quotas_are_what_run_keeps(discovered, tmp_path):
 
 def test_what_cannot_be_mapped_is_said(discovered):
     """Unknown operations, values and names that look like rates are listed on stderr."""
-    told, *_ = discovered
+    ended, *_ = discovered
     for name in (
         f"DescribeFlyingSaucers {CAPACITY}: ec2 has no operation",
         f"CopyImage {REFILL}: its value is 0",
         "RunInstances resource bucket refill rate: no operation's",
         "Rate of something else: no operation's",
     ):
-        assert f"ec2: not mapped: {name}" in told.stderr
-    assert "ec2: 6 request rates are not what AWS publishes, 1 is; 151 other quotas" in told.stderr
+        assert f"ec2: not mapped: {name}" in ended.stderr
+    assert "ec2: 6 request rates are not what AWS publishes, 1 is; 151 other quotas" in ended.stderr
 
 
-def test_without_a_file_to_write_it_goes_to_standard_output(quotas, tmp_path):
+def test_discover_prints_without_write(quotas, tmp_path):
     """The text alone is on stdout, so that it can be piped; no file is made."""
-    told = discover(quotas, cwd=tmp_path)
-    assert told.stdout.startswith("# What Service Quotas listed on ")
-    assert Registry.parse(told.stdout).services["ec2"]
+    ended = discover(quotas, cwd=tmp_path)
+    assert ended.stdout.startswith("# What Service Quotas listed on ")
+    assert Registry.parse(ended.stdout).services["ec2"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -436,7 +436,7 @@ def test_it_paces_itself(discovered):
 
 
 @pytest.mark.parametrize(
-    ("after", "code", "says"),
+    ("after", "code", "message"),
     [
         (0, "AccessDeniedException", "no permission (AccessDeniedException for List"),
         (4, "AccessDeniedException", "no permission (AccessDeniedException for List"),
@@ -444,52 +444,52 @@ def test_it_paces_itself(discovered):
         (0, "NoSuchResourceException", "Service Quotas refuses List"),
     ],
 )
-def test_a_refusal_is_said_and_nothing_is_written(quotas, tmp_path, after, code, says):
+def test_nothing_is_written_after_a_refusal(quotas, tmp_path, after, code, message):
     """Without permission, or throttled, at once or midway: a message, exit code 1, no file."""
     quotas.refusal, quotas.refuse_after = (400, code), after
-    told = discover(quotas, "--write", "limits.toml", cwd=tmp_path)
-    assert (told.returncode, told.stdout) == (1, "")
-    assert says in told.stderr
-    assert "Nothing was written." in told.stderr
-    assert "Traceback" not in told.stderr
+    ended = discover(quotas, "--write", "limits.toml", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert message in ended.stderr
+    assert "Nothing was written." in ended.stderr
+    assert "Traceback" not in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_services_that_it_does_not_know_are_told_and_left_out(quotas, tmp_path):
+def test_unknown_services_are_left_out(quotas, tmp_path):
     """The others are asked and written all the same; with none left, it is an error."""
     quotas.unknown = {"kms"}
-    told = discover(quotas, "--service", "kms", "--write", "limits.toml", cwd=tmp_path)
-    assert told.returncode == 0, told.stderr
-    assert "kms: left as AWS publishes it: Service Quotas refuses List" in told.stderr
-    assert "not \\x1b[31mhere" in told.stderr
-    assert "\x1b" not in told.stderr
+    ended = discover(quotas, "--service", "kms", "--write", "limits.toml", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "kms: left as AWS publishes it: Service Quotas refuses List" in ended.stderr
+    assert "not \\x1b[31mhere" in ended.stderr
+    assert "\x1b" not in ended.stderr
     assert "[ec2.quotas]" in (tmp_path / "limits.toml").read_text("utf-8")
     quotas.unknown = {"kms", "ec2"}
-    told = discover(quotas, "--service", "kms", "--write", "other.toml", cwd=tmp_path)
-    assert (told.returncode, told.stdout) == (1, "")
-    assert "Nothing was written." in told.stderr
+    ended = discover(quotas, "--service", "kms", "--write", "other.toml", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "Nothing was written." in ended.stderr
     assert not (tmp_path / "other.toml").exists()
 
 
 @pytest.mark.parametrize(
-    ("environment", "says"),
+    ("environment", "message"),
     [
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "Service Quotas cannot be asked"),
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Unable to locate credentials"),
     ],
 )
-def test_without_network_or_credentials_nothing_is_written(tmp_path, environment, says):
-    """Whoever cannot be reached, or has no credentials: a message, exit code 1, no file."""
-    told = run("discover", "--service", "ec2", "--region", "eu-west-1", "--write", "limits.toml",
+def test_nothing_is_written_without_network(tmp_path, environment, message):
+    """Without a server to reach, or credentials: a message, exit code 1, no file."""
+    ended = run("discover", "--service", "ec2", "--region", "eu-west-1", "--write", "limits.toml",
                cwd=tmp_path, **environment)  # fmt: skip
-    assert told.returncode == 1
-    assert says in told.stderr
-    assert "Traceback" not in told.stderr
+    assert ended.returncode == 1
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_region_is_needed(tmp_path):
-    """Without a Region in the environment or an option, it says so and exits with 1."""
-    told = run("discover", "--service", "ec2", cwd=tmp_path)
-    assert told.returncode == 1
-    assert "--region" in told.stderr
+    """Without a Region in the environment or an option, it prints so and exits with 1."""
+    ended = run("discover", "--service", "ec2", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "--region" in ended.stderr

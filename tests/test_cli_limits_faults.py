@@ -1,4 +1,4 @@
-"""`aioapiqueue limits` on odd files, and `discover` where Service Quotas does not answer."""
+"""`aioapiqueue limits` on unusual files, and `discover` where Service Quotas does not answer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from aioapiqueue.cli._app import app
-from aioapiqueue.cli.limits import _command, _service_quotas
+from aioapiqueue.cli.limits import _service_quotas
 from aioapiqueue.cli.limits._quotas import read_quotas, to_toml
 from aioapiqueue.registry import Registry
 
@@ -99,24 +98,24 @@ def quota(name, value):
     ],
     ids=lambda answer: answer[:24].decode(),
 )
-def test_another_server_is_not_taken_for_service_quotas(discover, tmp_path, answer):
-    """What a proxy answers in its place, with status 200, is said to be no answer."""
+def test_other_servers_are_recognized(discover, tmp_path, answer):
+    """What a proxy answers in its place, with status 200, is reported as no answer."""
     with answering(answer) as url:
-        told = discover("--write", "limits.toml", AWS_ENDPOINT_URL=url)
-    assert (told.exit_code, told.stdout) == (1, "")
-    assert "what answers in the place of Service Quotas is something else" in told.stderr
-    assert "Nothing was written." in told.stderr
+        ended = discover("--write", "limits.toml", AWS_ENDPOINT_URL=url)
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert "what answers in the place of Service Quotas is something else" in ended.stderr
+    assert "Nothing was written." in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_codes_that_are_none_are_left_out(discover, tmp_path):
+def test_invalid_codes_are_left_out(discover, tmp_path):
     """A quota whose code is a list, or whose fields have other types, does no harm."""
-    odd = {"QuotaCode": "L-1", "QuotaName": 5, "Value": "x"}
-    with answering(json.dumps({"Quotas": [{"QuotaCode": ["x"]}, odd]}).encode()) as url:
-        told = discover(AWS_ENDPOINT_URL=url)
-    assert told.exit_code == 0, told.stderr
-    assert "Traceback" not in told.stderr
-    assert Registry.parse(told.stdout)
+    malformed = {"QuotaCode": "L-1", "QuotaName": 5, "Value": "x"}
+    with answering(json.dumps({"Quotas": [{"QuotaCode": ["x"]}, malformed]}).encode()) as url:
+        ended = discover(AWS_ENDPOINT_URL=url)
+    assert ended.exit_code == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert Registry.parse(ended.stdout)
 
 
 def more(handler):
@@ -140,108 +139,109 @@ def test_listing_without_end_is_given_up(discover, tmp_path, monkeypatch):
     """A server that always has one more page: words, exit code 1, and nothing is written."""
     monkeypatch.setattr(_service_quotas, "_MAX_PAGES", 7)
     with answering(more) as url:
-        told = discover("--write", "limits.toml", AWS_ENDPOINT_URL=url)
-    assert (told.exit_code, told.stdout) == (1, "")
-    assert "has no end: more than 7 pages of ec2's quotas; see which endpoint" in told.stderr
+        ended = discover("--write", "limits.toml", AWS_ENDPOINT_URL=url)
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert "has no end: more than 7 pages of ec2's quotas; see which endpoint" in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("behaviour", [more, drip], ids=["pages", "drip"])
-def test_time_of_all_together_is_bounded(discover, tmp_path, behaviour):
+def test_total_time_is_bounded(discover, tmp_path, behaviour):
     """Where each answer is in time and the end never comes, --timeout ends it, with its remedy."""
     began = time.monotonic()
     with answering(behaviour) as url:
-        told = discover("--timeout", "1.5", "--write", "limits.toml", AWS_ENDPOINT_URL=url)
+        ended = discover("--timeout", "1.5", "--write", "limits.toml", AWS_ENDPOINT_URL=url)
     assert 1.5 <= time.monotonic() - began < 15
-    assert (told.exit_code, told.stdout) == (1, "")
-    assert "has not answered all within 1.5 s: ask of fewer services (--service" in told.stderr
-    assert "give it more time (--timeout)" in told.stderr
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert "has not answered all within 1.5 s: ask of fewer services (--service" in ended.stderr
+    assert "give it more time (--timeout)" in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "inf", "nan", "５"])  # noqa: RUF001
 def test_timeout_is_some_time(discover, seconds):
     """No time, or no end of it, is refused before anybody is asked."""
-    told = discover("--timeout", seconds, COLUMNS="200")
-    assert told.exit_code == 2
-    assert f"'--timeout': '{seconds}' is invalid: expected" in told.stderr
+    ended = discover("--timeout", seconds, COLUMNS="200")
+    assert ended.exit_code == 2
+    assert f"'--timeout': '{seconds}' is invalid: expected" in ended.stderr
 
 
-def test_missing_library_is_told_for_pipx_too(discover, monkeypatch):
-    """Whoever installed by pipx gets the command that works there."""
+def test_missing_library_is_named(discover, monkeypatch):
+    """An installation by pipx gets the command that works there."""
     monkeypatch.delitem(sys.modules, "aioapiqueue.cli.limits._service_quotas", raising=False)
     monkeypatch.setitem(sys.modules, "aiobotocore.config", None)
-    told = discover()
-    assert told.exit_code == 1
-    assert 'needs aiobotocore: pip install "aioapiqueue[aws,cli]"' in told.stderr
-    assert "(with pipx: pipx inject aioapiqueue aiobotocore)" in told.stderr
+    ended = discover()
+    assert ended.exit_code == 1
+    assert 'needs aiobotocore: pip install "aioapiqueue[aws,cli]"' in ended.stderr
+    assert "(with pipx: pipx inject aioapiqueue aiobotocore)" in ended.stderr
 
 
-def test_missing_region_is_told_with_its_option(discover):
-    """Without a Region in the environment, the option that names one is told."""
-    told = discover("--region", "")
-    assert (told.exit_code, told.stdout) == (1, "")
+def test_missing_region_is_named(discover):
+    """Without a Region in the environment, the option that names one is shown."""
+    ended = discover("--region", "")
+    assert (ended.exit_code, ended.stdout) == (1, "")
     assert (
-        "there is no Region in the environment: give one, such as --region eu-west-1" in told.stderr
+        "there is no Region in the environment: give one, such as --region eu-west-1"
+        in ended.stderr
     )
 
 
 @pytest.mark.parametrize(
-    ("environment", "says"),
+    ("environment", "message"),
     [
         ({"AWS_PROFILE": "no-such"}, "The config profile (no-such) could not be found"),
         ({"AWS_ENDPOINT_URL": "no-url"}, "Invalid endpoint: no-url"),
     ],
 )
-def test_what_botocore_cannot_use_is_said(discover, tmp_path, environment, says):
+def test_invalid_aws_settings_are_refused(discover, tmp_path, environment, message):
     """A profile that is not there, or an endpoint that is none: a message and exit code 1."""
-    told = discover("--write", "limits.toml", **environment)
-    assert (told.exit_code, told.stdout) == (1, "")
-    assert f"Service Quotas cannot be asked: {says}" in told.stderr
+    ended = discover("--write", "limits.toml", **environment)
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert f"Service Quotas cannot be asked: {message}" in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_is_never_written_over(discover, tmp_path):
     """Where a link leads nowhere, or there is no folder or no such name, nobody is asked."""
     (tmp_path / "link.toml").symlink_to("nowhere.toml")
-    for name, says in (
+    for name, message in (
         ("link.toml", "is there already"),
         ("no/limits.toml", "cannot be written: there is no directory no"),
         ("x" * 300, "cannot be written: File name too long"),
     ):
-        told = discover("--write", name, AWS_ENDPOINT_URL="http://127.0.0.1:9")
-        assert told.exit_code == 2
-        assert f"--write: {name} {says}" in told.stderr
+        ended = discover("--write", name, AWS_ENDPOINT_URL="http://127.0.0.1:9")
+        assert ended.exit_code == 2
+        assert f"--write: {name} {message}" in ended.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["link.toml"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a limit of the size of files")
-def test_a_file_that_cannot_be_filled_is_taken_away(tmp_path, capsys):
+def test_partly_written_file_is_removed(discover, tmp_path):
     """On a full disk, no half of a file is left."""
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-    try:
-        with pytest.raises(typer.Exit) as ended:
-            _command._write_new(tmp_path / "limits.toml", "# more than this\n")  # noqa: SLF001 - what a full disk fails
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert ended.value.exit_code == 1
-    assert "cannot be written: File too large" in capsys.readouterr().err
+    with answering(json.dumps({"Quotas": []}).encode()) as url:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+        try:
+            ended = discover("--write", "limits.toml", AWS_ENDPOINT_URL=url)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert ended.exit_code == 1
+    assert "--write: limits.toml cannot be written: File too large" in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("value", [1e-15, 0, -1, 1e13, float("inf"), float("nan"), "5", None])
-def test_values_that_are_no_rates_are_told(value):
-    """What no limits.toml can say is not mapped, instead of a file that check refuses."""
+def test_values_that_are_no_rates(value):
+    """What no limits.toml can have is not mapped, instead of a file that check refuses."""
     found = read_quotas("ec2", [quota("DescribeVpcs request bucket refill rate", value)])
     assert found.rates == {}
     assert found.unmapped == [f"DescribeVpcs request bucket refill rate: its value is {value!r}"]
 
 
 @pytest.mark.parametrize("value", [1e-9, 1e11, 1 / 3, 123456.789])
-def test_values_that_are_rates_are_written_as_check_takes_them(value):
+def test_values_that_are_rates(value):
     """The least and the greatest, and those with many digits."""
     name = "DescribeVpcs request bucket"
     found = read_quotas(
@@ -251,7 +251,7 @@ def test_values_that_are_rates_are_written_as_check_takes_them(value):
     assert Registry.parse(text).services["ec2"].lanes["DescribeVpcs"]
 
 
-def test_rates_of_a_minute_are_told():
+def test_rates_of_a_minute_are_listed():
     """CloudTrail's page has one: it is of an operation, and not silently left out."""
     name = "Transactions per minute (TPM) for the GenerateQuery API"
     assert read_quotas("cloudtrail", [quota(name, 4.0)]).unmapped == [
@@ -259,7 +259,7 @@ def test_rates_of_a_minute_are_told():
     ]
 
 
-def test_addresses_of_pages_are_broken_at_a_slash(monkeypatch):
+def test_addresses_are_broken_at_a_slash(monkeypatch):
     """Of pages whose address is longer than a line, none has its number or an end alone."""
     monkeypatch.setenv("COLUMNS", "80")
     shown = CliRunner().invoke(app, ["limits", "--service", "elb", "--service", "route53"]).stdout
@@ -278,16 +278,16 @@ def test_addresses_of_pages_are_broken_at_a_slash(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["", "# nothing", 'preset = "none"'])
-def test_a_file_without_limits_does_not_pass(tmp_path, monkeypatch, text):
+def test_file_without_limits_is_invalid(tmp_path, monkeypatch, text):
     """What `run` would refuse, `check` does not call right."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.toml").write_text(text)
-    told = CliRunner().invoke(app, ["limits", "check", "empty.toml"])
-    assert (told.exit_code, told.stdout) == (1, "")
-    assert "empty.toml: it has no limits" in told.stderr
+    ended = CliRunner().invoke(app, ["limits", "check", "empty.toml"])
+    assert (ended.exit_code, ended.stdout) == (1, "")
+    assert "empty.toml: it has no limits" in ended.stderr
 
 
-def test_a_service_that_is_not_listed_has_the_defaults(tmp_path, monkeypatch):
+def test_unlisted_service_has_the_defaults(tmp_path, monkeypatch):
     """Of a service without a table, what is shown is what [default] gives it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "some.toml").write_text('[ec2]\nrate = "5/s"\n[default]\nrate = "10/s"')

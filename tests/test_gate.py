@@ -28,7 +28,7 @@ def served(buckets, action, parameters=(), *, place=("account", "region"), now=0
     return sum(buckets.try_consume(*place, action, parameters, now) for _ in range(200))
 
 
-def test_bucket_starts_full_and_is_then_empty():
+def test_bucket_starts_full():
     """A new bucket gives as many tokens as it holds, and then none at the same instant."""
     bucket = Bucket(100, 20, now=7.0)
     assert [bucket.try_consume(7.0) for _ in range(101)] == [True] * 100 + [False]
@@ -44,13 +44,13 @@ def test_bucket_refills_by_elapsed_time():
     assert [bucket.try_consume(1.5) for _ in range(3)] == [True, True, False]
 
 
-def test_bucket_holds_no_more_than_its_capacity():
-    """However long nobody calls, the burst that follows is the capacity."""
+def test_bucket_holds_its_capacity_at_most():
+    """However long no call comes, the burst that follows is the capacity."""
     bucket = Bucket(4, 2, now=0.0)
     assert [bucket.try_consume(3600.0) for _ in range(5)] == [True] * 4 + [False]
 
 
-def test_caller_at_the_refill_rate_is_served_for_ever_and_one_beyond_is_not():
+def test_refill_rate_is_served_for_ever():
     """An empty bucket serves its refill rate, and refuses every other call at twice that rate."""
     bucket = Bucket(8, 4, now=0.0)
     assert all(bucket.try_consume(0.0) for _ in range(8))
@@ -70,15 +70,15 @@ def test_caller_at_the_refill_rate_is_served_for_ever_and_one_beyond_is_not():
         ("CreateTags", ("ResourceId.1",), 50, 5),
     ],
 )
-def test_each_kind_of_action_has_its_published_bucket(action, parameters, capacity, refill):
+def test_actions_have_their_published_buckets(action, parameters, capacity, refill):
     """Reads, unfiltered and unpaginated reads, and writes have EC2's published figures."""
     buckets = Buckets()
     assert served(buckets, action, parameters) == capacity
     assert served(buckets, action, parameters, now=2.0) == 2 * refill
 
 
-def test_accounts_regions_and_actions_do_not_share():
-    """Whoever empties one bucket takes nothing from another account, Region or action."""
+def test_accounts_regions_actions_do_not_share():
+    """A caller that empties one bucket takes nothing from another account, Region or action."""
     buckets = Buckets()
     assert served(buckets, ATTRIBUTE) == 100
     assert served(buckets, ATTRIBUTE) == 0
@@ -133,8 +133,11 @@ async def attribute(client):
             Attribute="createVolumePermission", SnapshotId="snap-1"
         )
     except botocore.exceptions.ClientError as error:
-        told = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
-        if told != ("RequestLimitExceeded", 503) or "throttled on ec2:Desc" not in str(error):
+        error_code = (
+            error.response["Error"]["Code"],
+            error.response["ResponseMetadata"]["HTTPStatusCode"],
+        )
+        if error_code != ("RequestLimitExceeded", 503) or "throttled on ec2:Desc" not in str(error):
             raise
         return False
     assert answer["CreateVolumePermissions"] == [{"Group": "all"}]
@@ -143,7 +146,7 @@ async def attribute(client):
 
 @pytest.mark.real
 @pytest.mark.usefixtures("still")
-async def test_botocore_is_served_until_the_bucket_is_empty(upstream):
+async def test_botocore_is_served_until_empty(upstream):
     """Real clients of one account share its bucket, read the error as EC2's, and are counted."""
     url, seen = upstream
     gate = Gate(url, {"SCANNER": "account", "BYSTANDER": "account"})
@@ -167,7 +170,7 @@ async def test_botocore_is_served_until_the_bucket_is_empty(upstream):
 
 @pytest.mark.real
 @pytest.mark.usefixtures("still")
-async def test_every_ec2_call_and_no_other_is_listed(upstream):
+async def test_every_ec2_call_is_listed(upstream):
     """Served or refused, each call is listed once, with its form; other services' are not."""
     url, _ = upstream
     gate = Gate(url, {})
@@ -213,8 +216,8 @@ async def test_other_services_pass_through_unchanged(upstream):
 
 
 @pytest.mark.real
-async def test_dead_server_behind_the_gate_is_a_bad_gateway(upstream):
-    """The gate says 502 when nobody listens behind it, rather than blaming itself."""
+async def test_dead_server_is_a_bad_gateway(upstream):
+    """The gate answers 502 when no server listens behind it, rather than blaming itself."""
     gate = Gate("http://127.0.0.1:1", {})
     async with (
         gate.serve() as front,

@@ -15,9 +15,9 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
-__all__ = ["REGION", "Moto", "MotoError", "moto_server", "public_among"]
+__all__ = ["REGION", "Moto", "MotoError", "moto_server", "public_among", "serve"]
 
 # moto's own: it takes every access key that it did not make for a key of this account, and so
 # every strategy sees the same data. The gate distinguishes accounts by the access key itself.
@@ -44,7 +44,9 @@ class Moto(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def moto_server(*, snapshots: int, buckets: int, users: int) -> AsyncIterator[Moto]:
+async def moto_server(
+    *, snapshots: int, buckets: int, users: int, program: Sequence[str] = ("-m", __name__)
+) -> AsyncIterator[Moto]:
     """Yield a filled moto server on 127.0.0.1; its process ends with the block.
 
     The process also ends when ours does, however that comes about: it watches a pipe from us.
@@ -53,13 +55,14 @@ async def moto_server(*, snapshots: int, buckets: int, users: int) -> AsyncItera
         snapshots: how many EBS snapshots it holds, one in ten of them public.
         buckets: how many S3 buckets it holds.
         users: how many IAM users it holds.
+        program: what Python runs, with these numbers after it: something that calls `serve`.
 
     Raises:
         MotoError: the server did not start.
     """
     with tempfile.TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", __name__, str(snapshots), str(buckets), str(users)),
+            *(sys.executable, *program, str(snapshots), str(buckets), str(users)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
@@ -111,32 +114,8 @@ def _fill(snapshots: int, buckets: int, users: int) -> str:
     return str(snapshot.id)
 
 
-def _fill_gaps() -> None:
-    """Add what scanners ask for and moto lacks; without it, some find an empty account."""
-    from moto.core.responses import ActionResult  # noqa: PLC0415 - as above
-    from moto.ec2 import urls  # noqa: PLC0415 - as above
-    from moto.ec2.responses import EC2Response  # noqa: PLC0415 - as above
-    from moto.utilities.utils import filter_resources  # noqa: PLC0415 - as above
-
-    attributes = (("region-name", "name"), ("opt-in-status", "opt_in_status"))
-
-    class Responses(EC2Response):
-        def describe_regions(self) -> ActionResult:
-            """Apply the filters, which moto does not."""
-            regions = self.ec2_backend.describe_regions(self._get_param("RegionNames", []))
-            filters = self._filters_from_querystring()
-            return ActionResult({"Regions": filter_resources(regions, filters, attributes)})
-
-        def get_ebs_default_kms_key_id(self) -> ActionResult:
-            """Answer with the account's default key, made by AWS at its first use."""
-            ec2 = self.ec2_backend
-            key = ec2.default_kms_key_id or ec2.modify_ebs_default_kms_key_id("")
-            return ActionResult({"KmsKeyId": key})
-
-    urls.url_paths["{0}/"] = Responses.dispatch
-
-
-def _serve(snapshots: int, buckets: int, users: int) -> None:
+def serve(snapshots: int, buckets: int, users: int) -> None:
+    """Serve as many things until the process that started this one ends; print where."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from moto.moto_server.werkzeug_app import (  # noqa: PLC0415 - as above
         DomainDispatcherApplication,
@@ -152,7 +131,6 @@ def _serve(snapshots: int, buckets: int, users: int) -> None:
             """Stay silent: a line per request costs time, and nobody reads it."""
 
     snapshot = _fill(snapshots, buckets, users)
-    _fill_gaps()
     application = DomainDispatcherApplication(create_backend_app)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Handler)
     moto = Moto(f"http://127.0.0.1:{server.server_port}", snapshot)
@@ -166,4 +144,4 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    _serve(*map(int, sys.argv[1:]))
+    serve(*map(int, sys.argv[1:]))

@@ -1,7 +1,7 @@
 """Real scanners from PyPI, unmodified, on 3,000 snapshots: as they are, and under `run`.
 
-Each takes about eight minutes, and once the installation. For a quick trial, say how many snapshots
-there are: `SCAN_SNAPSHOTS=300 pytest -m slow tests/scanners`.
+Each takes about eight minutes, and once the installation. For a quick trial, with fewer snapshots:
+`SCAN_SNAPSHOTS=300 pytest -m slow tests/scanners`.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ def scans(name, figures, *options):
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as benchmark:
         try:
-            said, _ = benchmark.communicate(timeout=1800)
+            output, _ = benchmark.communicate(timeout=1800)
         except BaseException:
             benchmark.send_signal(signal.SIGINT)  # so that it ends its servers and the scanner
             raise
-    print(said)  # noqa: T201 - pytest shows it if the test fails
-    assert benchmark.returncode == 0, said
+    print(output)  # noqa: T201 - pytest shows it if the test fails
+    assert benchmark.returncode == 0, output
     return json.loads(figures.read_text())["scans"]
 
 
 @pytest.mark.parametrize("name", ["scoutsuite", "prowler"])
-def test_paced_scanner_harms_nobody_and_misses_nothing(name, tmp_path):
-    """At 100 ms per EC2 call nobody is throttled, and the scanner's report is complete.
+def test_fixed_rate_harms_nobody(name, tmp_path):
+    """At 100 ms per EC2 call no call is throttled, and the scanner's report is complete.
 
     The same scanner unpaced is throttled, and some of what it asks is never answered.
     """
@@ -65,7 +65,7 @@ def test_paced_scanner_harms_nobody_and_misses_nothing(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["scoutsuite", "prowler"])
-def test_a_share_of_what_aws_publishes_harms_nobody_and_misses_nothing(name, tmp_path):
+def test_published_share_harms_nobody(name, tmp_path):
     """With no other option, beside somebody who takes 2 calls a second of the same bucket.
 
     With 80%, that takes at most 0.7 of the time that 100 ms per call takes: the benchmark checks.

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aioapiqueue._rate import Rate
+from aioapiqueue.registry import InForce
 from aioapiqueue.registry._published import published_limits
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from aioapiqueue._rate import Limit
-    from aioapiqueue.registry import Bucket, InForce, PublishedLimit, Registry
+    from aioapiqueue.registry import Bucket, PublishedLimit, Registry
 
 __all__ = ["as_json", "show", "written"]
 
@@ -205,69 +206,55 @@ def _plain(number: float) -> str:
 def as_json(registry: Registry, services: Sequence[str]) -> list[dict[str, Any]]:
     """Return the limits in force, each with all that is known of it; then the others."""
     forced = _in_force(registry, services)
-    return [_row_json(row) for rows in forced.values() for row in rows] + [
-        _not_enforced_json(figure)
-        for service in forced
-        for figure in published_limits(service)
-        if not figure.enforceable
-    ]
+    found = []
+    for row in (row for rows in forced.values() for row in rows):
+        bucket = row.first.members
+        shared = bucket is not None and not bucket.per_operation
+        operations = row.operations if bucket is None else bucket.operations
+        found.append(_entry_json(row.first, bucket, operations, shared=shared))
+    for figure in (figure for service in forced for figure in published_limits(service)):
+        if not figure.enforceable:
+            entry = InForce(
+                figure.service, None, (), figure.scope, "", bucket=figure.name, figure=figure
+            )
+            found.append(_entry_json(entry, figure, figure.operations, shared=figure.shared))
+            found[-1]["kept"] = False
+            found[-1]["published"]["for_each"] = figure.per
+    return found
 
 
-def _row_json(row: _Row) -> dict[str, Any]:
-    entry, bucket, figure = row.first, row.first.members, row.first.figure
-    adaptive = entry.adaptive
+def _entry_json(
+    entry: InForce,
+    calls: Bucket | PublishedLimit | None,
+    operations: Sequence[str],
+    *,
+    shared: bool,
+) -> dict[str, Any]:
+    adaptive, figure = entry.adaptive, entry.figure
     return {
         "service": entry.service,
-        "operations": list(bucket.operations) if bucket else row.operations or None,
+        "operations": list(operations) or None,
         "bucket": entry.bucket,
-        "shared": bucket is not None and not bucket.per_operation,
-        **_calls_json(bucket),
+        "shared": shared,
+        "exclude": list(calls.exclude) if calls else [],
+        "unless": list(calls.unless_params) if calls else [],
+        "cost": {name: str(cost) for name, cost in calls.cost.items()} if calls else {},
         "limits": list(map(_limit_json, entry.limits)),
         "concurrency": entry.concurrency,
         "adaptive": adaptive
         and dataclasses.asdict(adaptive) | {"floor": adaptive.floor and str(adaptive.floor)},
         "scope": list(entry.scope),
-        "source": entry.source,
+        "source": entry.source or None,
         "share": entry.share,
         "kept": True,
-        "published": figure and _published_json(figure),
-    }
-
-
-def _not_enforced_json(figure: PublishedLimit) -> dict[str, Any]:
-    """Return a figure that is not enforced, with the keys of those that are."""
-    return {
-        "service": figure.service,
-        "operations": list(figure.operations) or None,
-        "bucket": figure.name,
-        "shared": figure.shared,
-        **_calls_json(figure),
-        "limits": [],
-        "concurrency": None,
-        "adaptive": None,
-        "scope": list(figure.scope),
-        "source": None,
-        "share": None,
-        "kept": False,
-        "published": {**_published_json(figure), "for_each": figure.per},
-    }
-
-
-def _calls_json(of: Bucket | PublishedLimit | None) -> dict[str, Any]:
-    return {
-        "exclude": list(of.exclude) if of else [],
-        "unless": list(of.unless_params) if of else [],
-        "cost": {name: str(cost) for name, cost in of.cost.items()} if of else {},
-    }
-
-
-def _published_json(figure: PublishedLimit) -> dict[str, Any]:
-    return {
-        **_limit_json(figure.rate),
-        "adjustable": figure.adjustable,
-        "page": figure.source,
-        "read": figure.read,
-        "note": figure.note,
+        "published": figure
+        and {
+            **_limit_json(figure.rate),
+            "adjustable": figure.adjustable,
+            "page": figure.source,
+            "read": figure.read,
+            "note": figure.note,
+        },
     }
 
 
