@@ -13,7 +13,7 @@ from botocore.loaders import create_loader
 import aioapiqueue
 from aioapiqueue import Rate, Window
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry import Registry, ServiceLimits, parameter_counts
+from aioapiqueue.registry import Registry, ServiceLimits, VariantKey, parameter_counts
 from aioapiqueue.registry._published import LEAST, preset_services, published_limits, scaled
 from tests.helpers import introspect
 
@@ -614,6 +614,44 @@ def test_entries_tell_what_they_come_from():
     assert (reads.share, reads.source) == (0.5, "50% of ec2-api-throttling.html")
     (resources,) = (one for one in entries if one.bucket == "RunInstances resources")
     assert resources.members.operations == ("RunInstances",)
+
+
+def test_own_limit_has_its_own_source():
+    """A lane that is as fast as what is published comes from the file that sets it."""
+    text = 'preset = "aws"\n[ec2.lanes]\nCreateTags = "5/s burst 50"\nDeleteTags = "5/s"'
+    registry = Registry.parse(text)
+    sources = {one.operation: one.source for one in registry if one.service == "ec2"}
+    assert sources["CreateTags"] == "limits.toml, line 3"
+    assert sources["DeleteTags"] == "limits.toml, line 4"
+    assert lane(registry, "ec2", "CreateTags") == lane(Registry.parse('preset = "aws"'), "ec2",
+                                                       "CreateTags")  # fmt: skip
+
+
+def test_default_adds_nothing_to_presets():
+    """A service with a preset has no limits of [default] among those in force."""
+    registry = Registry.parse('preset = "aws"\n[default]\nrate = "7/s"')
+    found = [one.service for one in registry if one.source == "limits.toml, line 3"]
+    assert found == ["default"]
+    assert registry.find("ec2").limits == ()
+
+
+def test_unlimited_lifts_a_published_limit():
+    """A service whose own published limit a table lifts shows no limit for all its operations."""
+    registry = Registry.parse('[route53]\npreset = "aws"\nrate = "unlimited"')
+    assert registry.find("route53").limits == ()
+    assert not [one for one in registry if one.operation is None and one.bucket is None]
+
+
+def test_variants_are_lanes_with_keys_of_their_own():
+    """The lane of a variant has a VariantKey; its text is what files and calls have."""
+    limits = Registry.parse(
+        'preset = "aws"\n[ec2.lanes]\n"DescribeVolumes unfiltered" = "1/s"'
+    ).services["ec2"]
+    variant = VariantKey("DescribeVolumes", "unfiltered")
+    assert str(variant) == "DescribeVolumes unfiltered"
+    assert limits.lanes[variant] == limits.queue_lanes[str(variant)] == (Rate(1),)
+    again = ServiceLimits(lanes=limits.lanes, buckets=limits.buckets, scope=limits.scope)
+    assert again == limits
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from aioapiqueue._queue import ApiQueue
 from aioapiqueue.adaptive import Adaptive
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from aioapiqueue._events import Observer
     from aioapiqueue._limiter import LimiterFactory
     from aioapiqueue._rate import Limit
+
+Limits: TypeAlias = "str | Limit | Sequence[str | Limit]"
 
 
 def _read_adaptive(value: object, report: Report, place: Place) -> Adaptive | None:
@@ -109,9 +111,9 @@ class ServiceLimits:
 
     def __init__(
         self,
-        rate: str | Limit | Sequence[str | Limit] = (),
+        rate: Limits = (),
         *,
-        lanes: Mapping[str, str | Limit | Sequence[str | Limit]] | None = None,
+        lanes: Mapping[str, Limits] | Mapping[LaneKey, Limits] | None = None,
         scope: Sequence[Scope] = ("account", "region"),
         concurrency: int | None = None,
         order: Literal["fifo", "fair"] = "fifo",

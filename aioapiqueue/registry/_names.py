@@ -67,13 +67,18 @@ def unknown_service(name: str, report: Report | None = None) -> str | None:
 def unknown_operation(service: str, name: str, report: Report | None = None) -> str | None:
     """Return why a name is refused, and which operation was probably meant; None: it is known.
 
-    Of a service that is not known itself, no name is refused.
+    Of a service that is not known itself, no name is refused; of the default, any but "*" is.
 
     Args:
-        service: as `create_client` takes it.
+        service: as `create_client` takes it, or "default".
         name: to look up; with a `*` at its end, any operation may begin so.
         report: as for `unknown_service`; the nearest name takes up to 30 ms.
     """
+    if name == "*":
+        return None
+    if service == "default":
+        shown = quoted(name)
+        return f'{shown} is an operation of one service: name it there; here goes only "*"'
     # The botocore installed may be newer than our list, but takes long to read.
     if _exists(name, operations(service)) or _exists(name, _known(service)) or not _known(service):
         return None

@@ -252,41 +252,28 @@ def _check_lane(
     service: str, lane: LaneKey, limits: ServiceLimits, report: Report, place: Place
 ) -> None:
     """Report if the service has no such operation, or the operation no such variant."""
-    if isinstance(lane, str):
-        _check_operation(service, lane, report, place)
+    operation, variant = (lane, None) if isinstance(lane, str) else lane
+    report.add(place, unknown_operation(service, operation, report))
+    if variant is None:
         return
-    operation, variant = lane
-    _check_operation(service, operation, report, place)
     if not (variant in limits.buckets and limits.buckets[variant].per_operation):
         report.add(place, f"{service} has no bucket {variant!r} that each operation has for itself")
     elif operation.endswith("*"):
         report.add(place, f"{quoted(operation)}: of a bucket, write whole names")
 
 
-def _check_operation(service: str, operation: str, report: Report, place: Place) -> None:
-    """Report if the service has no such operation, nor one that begins so."""
-    if operation == "*":
-        return
-    if service == "default":
-        name = quoted(operation)
-        problem = f'{name} is an operation of one service: name it there; here goes only "*"'
-        report.add(place, problem)
-    else:
-        report.add(place, unknown_operation(service, operation, report))
-
-
 def _check_bucket(service: str, bucket: Bucket, report: Report, place: Place) -> None:
     """Report which operations and parameters of a bucket the service does not have."""
     for name, operations in (("operations", bucket.operations), ("exclude", bucket.exclude)):
         for operation in operations:
-            _check_operation(service, operation, report, (*place, name))
+            report.add((*place, name), unknown_operation(service, operation, report))
     parameters = [((*place, "unless"), bucket.operations, name) for name in bucket.unless_params]
     for operation, cost in bucket.cost.items():
         at = (*place, "cost", operation)
         if not fits(operation, bucket.operations):
             report.add(at, "the bucket has no such operation")
             continue
-        _check_operation(service, operation, report, at)
+        report.add(at, unknown_operation(service, operation, report))
         if cost.parameter:
             parameters.append((at, (operation,), cost.parameter))
     for at, operations, name in parameters if not report.in_code else ():

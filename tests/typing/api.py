@@ -82,6 +82,8 @@ Adaptive(5)  # type: ignore[arg-type]
 assert_type(__version__, str)
 registry = Registry({"ec2": "10/s", "iam": ServiceLimits("5/s", scope=["account"])})
 assert_type(registry.find("ec2", region="eu-west-1"), ApiQueue | None)
+limits = ServiceLimits(["5/s"], lanes={"DescribeSnapshots": "5/s", "*": ["2/s"]})
+ServiceLimits(limits.rate, lanes=limits.lanes, buckets=limits.buckets)
 assert_type(Registry.load("limits.toml"), Registry)
 assert_type(LimitsError("bad").problems, tuple[str, ...])
 ApiQueue(100)  # type: ignore[arg-type]
