@@ -20,7 +20,8 @@ from _fleet import Fleet, most_in, watch
 from redis.exceptions import ConnectionError as Disconnected
 
 from aioapiqueue import ApiQueue, Window
-from aioapiqueue.integrations.redis import _SCRIPT, SharedSchedule
+from aioapiqueue.integrations.redis import SharedSchedule
+from aioapiqueue.integrations.redis.schedule import _SCRIPT
 from aioapiqueue.testing import VirtualLoop
 
 sys.path.append(str(Path(__file__).parents[1]))

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 from aioapiqueue.cli._launch import NotStarted
 from aioapiqueue.cli._shared_faults import explained
 from aioapiqueue.cli._words import wrapped
-from aioapiqueue.integrations._redis_url import connected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from aioapiqueue import Rate
     from aioapiqueue._events import Event
-    from aioapiqueue.integrations._redis_url import Address, Client
     from aioapiqueue.integrations.redis import SharedSchedule
+    from aioapiqueue.integrations.redis.url import Address, Client
     from aioapiqueue.registry import Registry
 
 __all__ = ["SHARED_VARIABLE", "Shared", "SharedFigure"]
@@ -104,6 +103,7 @@ class Shared:
             NotStarted: it cannot be reached, or is not let do what it has to.
         """
         from aioapiqueue.integrations.redis import SharedSchedule  # noqa: PLC0415 - the extra
+        from aioapiqueue.integrations.redis.url import connected  # noqa: PLC0415
 
         self._kind, self._registry, self._say = SharedSchedule, registry, say
         async with connected(self.address) as self._client:

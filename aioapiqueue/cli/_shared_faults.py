@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from aioapiqueue.integrations._redis_url import Address
+    from aioapiqueue.integrations.redis.url import Address
 
 __all__ = ["explained"]
 

@@ -30,7 +30,6 @@ from aioapiqueue.cli._shared import SHARED_VARIABLE, Shared
 from aioapiqueue.cli._target import Target, Unwritable
 from aioapiqueue.cli._words import wrapped
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.integrations._redis_url import read_address
 from aioapiqueue.registry import Registry
 
 if TYPE_CHECKING:
@@ -227,15 +226,17 @@ def _shared(url: str | None, fallback: str | None) -> Shared | None:
         if fallback is not None:
             _refuse(f"--fallback: instead of what? There is no --shared, and no {SHARED_VARIABLE}")
         return None
-    try:
-        address = read_address(url)
-    except ValueError as error:
-        _refuse(f"--shared: {error}")
     if importlib.util.find_spec("redis") is None:
         _refuse(
             "--shared needs redis-py, which is not installed: pip install 'aioapiqueue[redis]' "
             "(with pipx: pipx inject aioapiqueue redis)"
         )
+    from aioapiqueue.integrations.redis.url import read_address  # noqa: PLC0415 - the extra
+
+    try:
+        address = read_address(url)
+    except ValueError as error:
+        _refuse(f"--shared: {error}")
     try:
         return Shared(address, None if fallback is None else Rate.parse(fallback))
     except ValueError as error:

@@ -6,7 +6,7 @@ import pytest
 import redis.exceptions
 
 from aioapiqueue.cli._shared import Shared
-from aioapiqueue.integrations._redis_url import connected, read_address
+from aioapiqueue.integrations.redis.url import connected, read_address
 from tests.helpers import introspect
 from tests.helpers.servers import Server
 

@@ -257,7 +257,7 @@ def before_requests(queue: ApiQueue, heard: Callable[[int], object]) -> None:
 
 def redis_script() -> tuple[str, str]:
     """Return the script that the server runs, and its SHA-1."""
-    from aioapiqueue.integrations.redis import _SCRIPT, _SHA
+    from aioapiqueue.integrations.redis.schedule import _SCRIPT, _SHA
 
     return _SCRIPT, _SHA
 
@@ -276,7 +276,7 @@ def set_adaptive(schedule: SharedSchedule, adaptive: Adaptive | None) -> None:
 
 def replace_script(monkeypatch: pytest.MonkeyPatch, script: str, sha: str) -> None:
     """Let all schedules run another script, for the time of a test."""
-    from aioapiqueue.integrations import redis
+    from aioapiqueue.integrations.redis import schedule as redis
 
     monkeypatch.setattr(redis, "_SCRIPT", script)
     monkeypatch.setattr(redis, "_SHA", sha)

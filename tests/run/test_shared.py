@@ -15,7 +15,7 @@ import typer
 from aioapiqueue.cli._launch import NotStarted
 from aioapiqueue.cli._shared import Shared
 from aioapiqueue.cli.run import run as run_command
-from aioapiqueue.integrations._redis_url import read_address
+from aioapiqueue.integrations.redis.url import read_address
 from aioapiqueue.registry import Registry
 from tests.helpers import introspect
 from tests.helpers.servers import Server, free_port, until

@@ -1,7 +1,7 @@
 -- The limits of one quota, for all who share it: the arithmetic of _algorithms.py and adaptive.py on
 -- the server's clock. Everything that is asked or said is one call of this script, so that a slot
 -- is charged to the queue and to its lane at once, or to neither. It goes on from gcra_figures.lua
--- and gcra_limits.lua: a server has no modules, so redis.py joins them.
+-- and gcra_limits.lua: a server has no modules, so schedule.py joins them.
 --
 -- Times are whole microseconds, which a double holds exactly until the year 2255.
 --

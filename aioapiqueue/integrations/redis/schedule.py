@@ -1,8 +1,4 @@
-"""One quota for many hosts, kept on a Redis or Valkey server: `SharedSchedule`.
-
-Needs the extra `redis`: `pip install 'aioapiqueue[redis]'`. How it works, what it costs and what
-it guarantees: docs/fleet.md.
-"""
+"""`SharedSchedule`: the messages of one quota, as they go to the server and come back."""
 
 from __future__ import annotations
 
