@@ -118,13 +118,15 @@ class LimiterStats:
 class Limiter(Protocol):
     """Decides when calls start: one for each queue. Costs are tuples, one figure for each unit."""
 
-    limits: tuple[Limit, ...]
-    """Those in force of the queue as a whole."""
     call_types: tuple[Callable[..., Call], Callable[..., Call]]
     """What to make for a call without a time-out, and for one with: `Call` and `TimedCall`, or
     what takes the same arguments."""
     counts_permits: bool
     """Whether it must be called at the end of every body (`released`)."""
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Those in force of the queue as a whole."""
 
     def fast_acquire(self) -> Callable[[float, float], float] | None:
         """Return what charges a newcomer while nobody waits: (now, cost) -> instant; <= now: done.

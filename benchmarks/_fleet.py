@@ -12,7 +12,7 @@ import math
 import random
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import TimeoutError as TimedOut
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioapiqueue import Rate, Slot, Window
+    from aioapiqueue._fleet.grants import LeasedCall
+    from aioapiqueue._limiter import Host, Limiter
+    from aioapiqueue._slot import Call
 
     Limit = str | Rate | Window
 
@@ -84,24 +87,70 @@ class Seen:
         return [start - due for start, due in zip(self.starts, self.instants, strict=True)]
 
 
-class _Process(ApiQueue):
-    """A queue on a host with a clock of its own, which is not the loop's."""
+class _Elsewhere:
+    """The schedule of a process on a host with a clock of its own, which is not the loop's.
 
-    def __init__(
-        self, *limits: Limit, apart: float, drift: float, schedule: SharedSchedule
-    ) -> None:
-        super().__init__(*limits, schedule=schedule)
-        self.apart = apart
-        self.pace = 1 + drift
+    Between a dispatcher and its limiter it translates the instants of both.
 
-    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        if loop is not self._loop:
-            super()._bind(loop)
-            self._clock = lambda: loop.time() * self.pace + self.apart
+    Args:
+        schedule: of that process.
+        apart: seconds by which its clock is ahead at the loop's zero.
+        drift: how much faster it goes.
+    """
 
-    def _set_timer(self, wake: float, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, schedule: SharedSchedule, *, apart: float, drift: float) -> None:
+        self._schedule = schedule
+        self._apart = apart
+        self._pace = 1 + drift
+
+    def make_limiter(self, host: Host, *limits: Any, **options: Any) -> Limiter:  # noqa: ANN401 - passed on
+        there = _There(host, self)
+        limiter = self._schedule.make_limiter(cast("Host", there), *limits, **options)
+        return cast("Limiter", _Here(limiter, self))
+
+    def there(self, instant: float) -> float:
+        """Return an instant of the loop on that clock."""
+        return instant * self._pace + self._apart
+
+    def here(self, instant: float) -> float:
+        """Return an instant of that clock on the loop's."""
         # By rounding, the loop's clock might stand just before the instant when the timer runs.
-        super()._set_timer((wake - self.apart) / self.pace + _NANOSECOND, loop)
+        return (instant - self._apart) / self._pace + _NANOSECOND
+
+
+class _There:
+    """A host, as the limiter sees it."""
+
+    def __init__(self, host: Host, clocks: _Elsewhere) -> None:
+        self._host = host
+        self._clocks = clocks
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the host has
+        return getattr(self._host, name)
+
+    def now(self) -> float:
+        return self._clocks.there(self._host.now())
+
+    def grant(self, call: Call, _now: float) -> None:
+        self._host.grant(call, self._host.now())
+
+
+class _Here:
+    """A limiter, as the host sees it."""
+
+    def __init__(self, limiter: Limiter, clocks: _Elsewhere) -> None:
+        self._limiter = limiter
+        self._clocks = clocks
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the limiter has
+        return getattr(self._limiter, name)
+
+    def try_acquire(self, call: Call, now: float) -> bool:
+        return self._limiter.try_acquire(call, self._clocks.there(now))
+
+    def release_due(self, now: float) -> float | None:
+        wake = self._limiter.release_due(self._clocks.there(now))
+        return None if wake is None else self._clocks.here(wake)
 
 
 class _Patient:
@@ -140,11 +189,13 @@ async def watch(fleet: Fleet, new_client: Callable[..., Any], name: str) -> Seen
         for number in range(fleet.processes)
     ]
     queues = [
-        _Process(
+        ApiQueue(
             *(fleet.limits or [f"{fleet.rate:g}/s"]),
-            apart=clocks.uniform(0, fleet.apart),
-            drift=clocks.uniform(-fleet.drift, fleet.drift),
-            schedule=SharedSchedule(_Patient(client), name),
+            schedule=_Elsewhere(
+                SharedSchedule(_Patient(client), name),
+                apart=clocks.uniform(0, fleet.apart),
+                drift=clocks.uniform(-fleet.drift, fleet.drift),
+            ),
         )
         for client in clients
     ]
@@ -158,9 +209,10 @@ async def watch(fleet: Fleet, new_client: Callable[..., Any], name: str) -> Seen
             return  # the queue is closed: this is the end
         with turn.result() as slot:
             now = loop.time()
-            if begin <= now < end:
+            lease = cast("LeasedCall", slot).lease
+            if lease is not None and begin <= now < end:
                 seen.starts.append(now)
-                seen.instants.append((slot.sequence - zero) / 1e6)
+                seen.instants.append((lease.timestamp - zero) / 1e6)
                 seen.each[number] += 1
         call(number)
 

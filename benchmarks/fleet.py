@@ -21,7 +21,7 @@ from redis.exceptions import ConnectionError as Disconnected
 
 from aioapiqueue import ApiQueue, Window
 from aioapiqueue.integrations.redis import SharedSchedule
-from aioapiqueue.integrations.redis.schedule import _SCRIPT
+from aioapiqueue.integrations.redis._transport import SCRIPT
 from aioapiqueue.testing import VirtualLoop
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -179,7 +179,7 @@ def script(report: Report, *, quick: bool) -> None:
     taken: dict[str, list[float]] = {case: [] for case in CASES}
     with Server() as server:
         client = server.sync()
-        client.script_load(_SCRIPT)
+        client.script_load(SCRIPT)
         asks = {case: Asks(**options) for case, options in CASES.items()}
         feeds = {case: iter(one) for case, one in asks.items()}
         for _ in range(rounds):
@@ -233,7 +233,7 @@ def memory(report: Report, *, quick: bool) -> None:  # noqa: ARG001 - it takes s
     rows = []
     with Server() as server:
         client = server.sync()
-        client.script_load(_SCRIPT)
+        client.script_load(SCRIPT)
         for quota, processes in QUOTAS.items():
             name = fresh_name()
             for number, one in enumerate(processes):

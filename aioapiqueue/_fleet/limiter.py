@@ -1,331 +1,403 @@
-"""Who says when, if many queues share one quota: an authority, asked for those who wait here.
+"""The limiter of a queue that shares its limits with others.
 
-A `Member` takes the place of its queue's own schedules. It asks the authority (over a `Link`) for
-slots, each of which has its instant on the authority's clock. That is only a permission: who gets
-it is decided when the instant has come, so that order, priority and cancellation stay matters of
-this queue. What nobody waits for any more is given back.
+It asks an authority (over a `Transport`) for slots, each of which has its instant on the
+authority's clock. That is only a permission: which call gets it is decided when the instant has
+come, so that order, priority and cancellation stay matters of this queue. What no call waits for
+any more is given back.
 
-What to ask for, and when, is in `planner.py`; how it is said, and what goes wrong, in
-`session.py`.
+What to ask for, and when, is in `planner.py`; the exchange, and what goes wrong, in `session.py`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from aioapiqueue._fleet.leases import Lease
-from aioapiqueue._fleet.planner import Demand
-from aioapiqueue._fleet.session import AGAIN, EARLY, Answer, Link, State, Talk
+from aioapiqueue._fleet import messages
+from aioapiqueue._fleet.clock import ROUNDING, Clock
+from aioapiqueue._fleet.grants import LeasedCall, leased
+from aioapiqueue._fleet.limits import key_of
+from aioapiqueue._fleet.planner import Planner
+from aioapiqueue._fleet.session import Session
+from aioapiqueue._limiter import LimiterStats, PushbackRounds
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._dispatcher import Dispatcher
+    from aioapiqueue._fleet.grants import Lease
+    from aioapiqueue._fleet.limits import LimitTable
+    from aioapiqueue._limiter import Host
     from aioapiqueue._rate import Limit
-    from aioapiqueue._slot import Slot
+    from aioapiqueue._slot import Call
 
-__all__ = ["Member"]
-
-_TICK = 1e-6  # the authority counts whole microseconds
+__all__ = ["SharedLimiter"]
 
 
-class Member(Talk):
+class SharedLimiter:
     """One queue's part in a quota that it shares.
 
     Args:
-        queue: whose callers wait.
-        link: to the authority.
+        host: the queue's dispatcher.
+        transport: to the authority.
+        limits: of the queue and its lanes.
         catch_up: seconds by which a slot may be used late; later it is lost.
     """
 
-    def __init__(self, queue: Dispatcher, link: Link, *, catch_up: float) -> None:
-        super().__init__(queue, link, catch_up=catch_up)
-        self.rate = math.inf
-        """Calls per second that push-back has left; inf: whatever the limits say."""
-        self.reset()
+    call_types: tuple[Callable[..., Call], Callable[..., Call]] = (LeasedCall, LeasedCall)
 
-    def reset(self) -> None:
-        """Begin anew, on another loop: who waited or ran on the old one is gone with it."""
-        self._talk_anew()
+    def __init__(
+        self, host: Host, transport: messages.Transport, limits: LimitTable, *, catch_up: float
+    ) -> None:
+        self.counts_permits = limits.concurrency != math.inf
+        self._host = host
+        self._transport = transport
+        self._limits = limits
+        self._catch_up = catch_up
+        self._rounds = PushbackRounds(host)
+        self._session = Session(host, transport, self._limits, self, catch_up=catch_up)
+        self._begin(-math.inf)
+
+    def reset(self, *, clock_changed: bool) -> None:
+        """Start on another event loop: what waited or ran on the old one is gone with it."""
+        if clock_changed:
+            self._limits.forget_lanes()
+        waiters = self._host.waiters
+        waiters.lanes, waiters.keeps_round = self._limits.lanes.states, True
+        self._limits.lanes.in_use = waiters.key_queues
+        self._begin(-math.inf if clock_changed else self._planner.held_until)
+
+    def _begin(self, held_until: float) -> None:
+        clock = Clock()
+        self._session.reset(clock)
         self._recalled: set[Hashable] = set()
         """Lanes of which nothing is to be used that was asked for before."""
-        self.demand = Demand(self.queue, self.link, self._clock, catch_up=self.catch_up)
+        self._ended_at_ask = 0
+        """How many bodies had ended at the last `Ask`."""
+        ahead, catch_up = self._transport.ahead, self._catch_up
+        self._planner = Planner(self._host, self._limits, clock, ahead=ahead, catch_up=catch_up)
+        self._planner.held_until = held_until
+
+    # From arrival to release.
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Those in force of the queue as a whole."""
+        return self._limits.limits
 
     @property
     def permits(self) -> int:
-        """How many bodies this member has running, or may start without asking."""
-        return self.queue.running + self.demand.leased
+        """How many bodies run, or may start without asking."""
+        return self._host.running + self._planner.leased
 
-    # Releasing, for the dispatcher.
+    def fast_acquire(self) -> None:
+        """Return nothing: the authority has to be asked for every call."""
+
+    def check(self, costs: Sequence[float]) -> None:
+        """Refuse a cost that the queue's limits could never let through."""
+        self._limits.check(costs[0])
+
+    def try_acquire(self, call: Call, now: float) -> bool:
+        """Note a newcomer, which has to wait at least for a reply."""
+        lane = self._limits.lanes.find(call.key, now)
+        if lane is not None:
+            self._transport.check_key(call.key)
+            lane.check(call.cost)
+        self._planner.arrives(call, now)
+        return False
+
+    def joined(self, call: Call) -> None:
+        """Note that a call waits now: there may be more to ask for."""
+        self._planner.lacks(self._limits.lane_of(call.key))
+        self._host.wake()
+
+    def left(self, call: Call) -> None:
+        """Note that a call waits no more: what was leased for it is surplus."""
+        self._planner.left(call)
+
+    def earliest(self, call: Call, now: float) -> float:  # noqa: ARG002 - as of all calls
+        """Return the end of a hold: of what the authority knows, only that is known here."""
+        return self._planner.held_until
+
+    def estimate(self, key: Hashable, costs: Sequence[float], now: float) -> float:
+        """Return when a newcomer may start, by the last reply."""
+        return self._planner.estimate(key, costs[0], now)
 
     def release_due(self, now: float) -> float | None:
-        """Release all who are due; return when to look again (None: nobody waits)."""
-        queue = self.queue
-        waiters = queue._waiters
+        """Grant all that are due; return when to look again (None: nobody waits)."""
+        planner, session, waiters = self._planner, self._session, self._host.waiters
         wake = waiters.wake(now)
-        while (slot := waiters.first()) is not None:
-            due = self._due(slot, now)
-            if due - now > EARLY:
+        while (call := waiters.first()) is not None:
+            due = self._due(call, now)
+            if due - now > ROUNDING:
                 waiters.park(due)
                 wake = due if wake is None or due < wake else wake
                 continue
-            waiters.pop(slot)
-            self._take(slot, now)
-            queue._grant(slot, now)
-        if queue._concurrency < math.inf and queue.running:
-            self._set_timer("heart", self.link.lease / 3, self._beat)
-        self.demand.heed_costs()
+            waiters.pop(call)
+            self._charge(call, now)
+            self._host.grant(call, now)
+        if self.counts_permits and self._host.running:
+            session.keep_alive()
+        planner.compare_costs()
         if wake is None:
-            if self.demand.leased:
-                self._give_back(self.demand.lines)
-            if self.demand.settle_places():
-                self.say_places()
+            self._return_all()
+            # The authority may count permits that nobody has: the next request was to report that
+            # they are free, or the last one had no reply.
+            if self.counts_permits and (planner.short_of_permits or session.ask_in_doubt):
+                session.send_permits()
+            planner.short_of_permits = session.ask_in_doubt = False
             return None
-        if surplus := self.demand.drop_surplus():
-            self._say_back(surplus)
-        if self._task is not None:  # it asks, and has all looked at again when it ends
+        self._return(planner.take_surplus())
+        if session.busy:  # when it ends, all this is done again
             return wake
-        # Who lives by the fallback looks now and then whether the authority is back.
-        ask_at = self._ask_at(now) if self._fallback is None else self._retry_at
-        if ask_at > now + EARLY:
+        # With the fallback, try from time to time whether the authority is back.
+        ask_at = self._ask_at(now) if session.fallback is None else session.retry_at
+        if ask_at > now + ROUNDING:
             return min(wake, ask_at)
-        self._start()
+        session.start()
         return wake
 
-    def _due(self, slot: Slot, now: float) -> float:
-        demand, lane = self.demand, self.demand.lane(slot.key)
-        line = demand.line(lane)
+    def _due(self, call: Call, now: float) -> float:
+        planner, lane = self._planner, self._limits.lane_of(call.key)
         # Keys that take turns and have no lanes share these leases: whose the next one is, is known
         # when it is due and all of them are looked at, in their turns.
-        in_turns = lane is None and self.queue._waiters.fair
-        while line.leases:
-            lease = line.leases[0]
-            if lease.until < now - _TICK:  # used so late, it would crowd what comes after it
-                demand.missed(demand.drop(lane), now)
-                if demand.has_window((None, lane)):  # of a rate, what was not used in time is gone
-                    self._say_back([(lane, lease)])
-            elif lease.cost == slot.cost or (in_turns and lease.at - now > EARLY):
+        in_turns = lane is None and self._host.waiters.fair
+        while (lease := self._next_lease(lane, now)) is not None:
+            if lease.costs == call.costs or (in_turns and lease.at - now > ROUNDING):
                 return lease.at
-            else:
-                in_turns = False  # it is due, and this slot is the first
-                self._say_back([(lane, demand.drop(lane))])
-        demand.lacks(lane)
-        if self._fallback is None or self.queue.running >= self.queue._concurrency:
+            in_turns = False  # it is due, and this call is the first
+            self._return([(lane, planner.take(lane))])
+        planner.lacks(lane)
+        fallback = self._session.fallback
+        if fallback is None or self._host.running >= self._limits.concurrency:
             return math.inf
-        held = max(self.queue._schedule.held, line.held)  # by a pause, or by the other side
-        return max(self._fallback.next_at(now, slot.cost), held)
+        held_until = max(planner.held_until, planner.grants_of(lane).held_until)
+        return max(fallback.next_at(now, call.cost), held_until)
 
-    def _take(self, slot: Slot, now: float) -> None:
-        lane = self.demand.lane(slot.key)
-        if self.demand.line(lane).leases:
-            lease = self.demand.drop(lane)
-            self.demand.used(lease, now)
-            slot.sequence = lease.instant
-            slot.line = lease  # type: ignore[assignment]  # no longer in line: for `hand_back`
-        elif self._fallback is not None:
-            self._fallback.consume(now, slot.cost)
-            slot.sequence = 0
+    def _next_lease(self, lane: Hashable, now: float) -> Lease | None:
+        lease, lost = self._planner.usable(lane, now)
+        if lost and self._limits.has_window((None, lane)):  # of a rate, what is lost is gone
+            self._return([(lane, one) for one in lost])
+        return lease
 
-    def hand_back(self, slot: Slot) -> None:
-        """Take back the slot of one who was cancelled before its body began: the next has it."""
-        waiters, lane = self.queue._waiters, self.demand.lane(slot.key)
+    def _charge(self, call: Call, now: float) -> None:
+        lane, fallback = self._limits.lane_of(call.key), self._session.fallback
+        if self._planner.grants_of(lane).leases:
+            leased(call).lease = self._planner.use(lane, now)
+        elif fallback is not None:
+            fallback.consume(now, call.cost)
+
+    # What happens here, to be reported to the authority.
+
+    def refund(self, call: Call) -> None:
+        """Pass the slot of a call that was granted and never used to the next, or give it back."""
+        waiters, lane, lease = (
+            self._host.waiters,
+            self._limits.lane_of(call.key),
+            leased(call).lease,
+        )
         waiters.wake_all()
-        lease: object = slot.line  # `_take` has put it there
-        if isinstance(lease, Lease):
-            heir, late = waiters.first(), lease.until < self.queue._clock() - EARLY
-            if heir and not late and (self.demand.lane(heir.key), heir.cost) == (lane, slot.cost):
-                self.demand.put_first(lane, lease)
-            else:  # whether the next in line, of another lane or cost, may have it is known there
-                self._say_back([(lane, lease)])
+        if lease is not None:
+            heir = waiters.first()
+            in_time = lease.until >= self._host.now() - ROUNDING
+            fits = heir and (self._limits.lane_of(heir.key), heir.costs) == (lane, call.costs)
+            if fits and in_time:
+                self._planner.put_back(lane, lease)
+            else:  # only the authority knows whether a call of another lane, or cost, may have it
+                self._return([(lane, lease)])
+        self._host.wake()
 
-    # What happens here, to be said to the authority.
+    def settle(self, call: Call, costs: Sequence[float]) -> None:
+        """Charge the difference to the true costs of a call that has started, or give it back."""
+        if (lease := leased(call).lease) is not None:
+            lane = self._limits.lane_of(call.key)
+            more = tuple(new - old for new, old in zip(costs, call.costs, strict=True))
+            self._session.send_changes(messages.Adjust, [_change(lane, lease, more)])
+            if min(more) < 0:
+                self._planner.ask_soon(lane)
 
-    def adjust(self, slot: Slot, cost: float) -> None:
-        """Charge `cost` more for a call that has started; give back if negative."""
-        if slot.sequence:
-            lane = self.demand.lane(slot.key)
-            self._adjust("adjust", [(lane, slot.sequence, cost)])
-            if cost < 0:
-                self.demand.ask_anew(lane)
-
-    def ended(self) -> None:
-        """Heed that a body has ended: its place is free."""
-        if self._fallback is not None:
-            self.queue._waiters.wake_all()
-        if self.demand.short_of_places and self.queue.waiting:
-            self.demand.heed_ends()  # the next request says it
+    def released(self, call: Call) -> None:  # noqa: ARG002 - one permit is like another
+        """Note that a body has ended: its permit is free."""
+        waiters = self._host.waiters
+        if self._session.fallback is not None:
+            waiters.wake_all()
+        if self._planner.short_of_permits and waiters.live:
+            self._planner.permit_freed()  # the next request reports it
         else:
-            self.say_places()
+            self._session.send_permits()
+        self._host.wake()
 
-    def push_back(self, slot: Slot, retry_after: float | None, since: int) -> None:
-        """Heed that the other side refused a call that was released at `since`."""
-        lane = self._lane_to_tell(slot.key)
+    def throttled(self, call: Call | None, key: Hashable, retry_after: float | None) -> None:
+        """Report push-back: on one call, or (None) on some call of a key."""
+        lane = self._checked_lane(key)
+        lease = leased(call).lease if call is not None and call.started else None
+        if lease is not None:
+            released_at: float = lease.timestamp
+        else:
+            released_at = math.inf if self._rounds.is_news(lane) else -math.inf
+        until = -math.inf
         if retry_after is not None:
+            until = self._host.now() + retry_after
             self._hold_here(lane, retry_after)
-        until = {} if retry_after is None else {"until": self.queue._clock() + retry_after}
-        self.say("push", lane=lane, since=since, slot=slot, **until)
+        self._session.send(messages.PushBack(lane, until, released_at, call, key))
 
     def hold(self, key: Hashable, seconds: float) -> None:
-        """Let nothing of a lane start for so long, or nothing at all."""
-        lane = self._lane_to_tell(key)
+        """Start nothing of a key's lane (or nothing at all) for so long, anywhere."""
+        lane = self._checked_lane(key)
         self._hold_here(lane, seconds)
-        self.say("hold", lane=lane, until=self.queue._clock() + seconds)
+        self._session.send(messages.Hold(lane, self._host.now() + seconds))
 
-    def pause(self, seconds: float | None) -> None:
-        """Hold everybody, everywhere."""
-        self._give_back_all()
-        self.say("pause", until=math.inf if seconds is None else self.queue._clock() + seconds)
-
-    def resume(self) -> None:
-        """End a pause, everywhere."""
-        self.demand.ask_all_anew()
-        self.queue._waiters.wake_all()
-        self.say("resume")
-
-    def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
-        """Give the queue (None) or a lane other limits, everywhere."""
-        self.link.check(key)
-        self.demand.ask_all_anew()
-        self._give_back_all()
-        self.say("set", key=key, limits=limits)
-
-    def _lane_to_tell(self, key: Hashable) -> Hashable:
-        """Return the lane of a key that nobody need have called with; None: it has none.
+    def _checked_lane(self, key: Hashable) -> Hashable:
+        """Return the lane of a key that may be new; None: it has none.
 
         Raises:
-            TypeError: the lane's key has no text.
+            TypeError: the key has no text.
         """
-        lane = self.demand.lane(key)
+        lane = self._limits.lane_of(key)
         if lane is not None:
-            self.link.check(key)
+            self._transport.check_key(key)
         return lane
 
     def _hold_here(self, lane: Hashable, seconds: float) -> None:
-        """Use nothing that was leased before a hold; the authority may not know of it yet."""
+        """Use nothing that was leased before a hold, of which the authority may not know yet."""
         if lane is None:
-            self._give_back_all()
-            schedule = self.queue._schedule
-            schedule.hold(max(schedule.held, self.queue._clock() + seconds))
+            self._hold_all(self._host.now() + seconds)
         else:
             self._recall([lane])
-            self.demand.hold(lane, seconds)
+            self._planner.hold(lane, seconds)
+            self._host.wake()
 
-    def joined(self, slot: Slot) -> None:
-        """Note that a caller waits now: there may be more to ask for."""
-        self.demand.joined(slot)
-        self.queue._nudge()
+    def _hold_all(self, until: float) -> None:
+        self._recall(self._planner.grants)
+        self._planner.held_until = max(self._planner.held_until, until)
+        self._host.wake()
 
-    def left(self, slot: Slot) -> None:
-        """Note that a caller waits no more: what was leased for it is surplus."""
-        self.demand.left(slot)
+    def pause(self, seconds: float | None) -> None:
+        """Start nothing for so long (None: until `resume`), anywhere."""
+        until = math.inf if seconds is None else self._host.now() + seconds
+        self._hold_all(until)
+        self._session.send(messages.Pause(None, until))
 
-    def lanes_changed(self) -> None:
-        """Note that other lanes than before have limits of their own."""
-        self.demand.lanes_changed()
+    def resume(self) -> None:
+        """End a pause, everywhere."""
+        self._planner.held_until = min(self._planner.held_until, self._host.now())
+        self._planner.ask_all_soon()
+        self._host.waiters.wake_all()
+        self._session.send(messages.Resume())
+        self._host.wake()
 
-    def _forget_leases(self) -> None:
-        self.demand.forget_leases()
+    def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
+        """Replace the limits of the queue (None), or of a key or pattern, everywhere."""
+        self._limits.check_change(key, limits, self._host.waiters)
+        self._transport.check_key(key)
+        self._planner.ask_all_soon()
+        self._recall(self._planner.grants)
+        self._session.send(messages.SetLimits(key, limits))
+        self._go_by(key, limits)
 
-    def _give_back_all(self) -> None:
-        self._recall(self.demand.lines)
+    def _go_by(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
+        waiters, now = self._host.waiters, self._host.now()
+        self._limits.change(key, limits, now)
+        if key is None:
+            waiters.wake_all()
+        else:
+            for call in waiters:
+                self._limits.lanes.find(call.key, now)
+            waiters.rebuild()
+            self._planner.lanes_changed()
+        self._host.wake()
 
     def _recall(self, lanes: Iterable[Hashable]) -> None:
-        """Use nothing of these lanes that is leased, or is in an answer that is under way."""
+        """Use nothing of these lanes that is leased, or is in a reply that is under way."""
         self._recalled.update(lanes)
-        self._give_back(lanes)
+        self._return(self._planner.take_all(lanes))
 
-    def _give_back(self, lanes: Iterable[Hashable]) -> None:
-        items = []
-        for lane in list(lanes):
-            line = self.demand.line(lane)
-            while line.leases:
-                items.append((lane, self.demand.drop(lane)))
-        if items:
-            self._say_back(items)
+    def _return_all(self) -> None:
+        if self._planner.leased:
+            self._return(self._planner.take_all(self._planner.grants))
 
-    def _say_back(self, items: Sequence[tuple[Hashable, Lease]]) -> None:
-        for lane, _ in items:
-            self.demand.ask_anew(lane)
-        self._adjust("return", [(lane, lease.instant, -lease.cost) for lane, lease in items])
+    def _return(self, leases: Sequence[tuple[Hashable, Lease]]) -> None:
+        for lane, _ in leases:
+            self._planner.ask_soon(lane)
+        changes = [
+            _change(lane, lease, tuple(-cost for cost in lease.costs)) for lane, lease in leases
+        ]
+        if changes:
+            self._session.send_changes(messages.Return, changes)
 
-    def _adjust(self, verb: str, items: list[tuple[Hashable, int, float]]) -> None:
-        last = self._outbox[-1] if len(self._outbox) > 1 else ("", {})  # the first may be under way
-        if last[0] == verb:
-            last[1]["items"] += items
-        else:
-            self.say(verb, items=items)
+    # For the session.
 
-    # Talking.
-
-    async def _say(self, verb: str, fields: dict[str, Any]) -> None:
-        lanes: list[Hashable] = []
-        slot, sent = fields.pop("slot", None), fields.pop("sent")
-        if verb in ("adjust", "return"):
-            items = fields["items"]
-            if self.queue._clock() - sent > AGAIN:  # whether it was heard, nobody knows by now
-                items = [item for item in items if item[-1] > 0]
-            lanes = list(dict.fromkeys(lane for lane, _, _ in items if lane is not None))
-            numbers = _numbers(lanes)
-            fields["items"] = [(numbers[lane], *rest) for lane, *rest in items]
-        elif verb == "set":
-            self.told[fields.pop("key")] = fields.pop("limits")
-        elif (lane := fields.pop("lane", None)) is not None:
-            lanes = [lane]
-        if verb in ("hold", "push", "pause"):
-            until = fields.pop("until", math.inf)  # of a pause: without end; else: for no time
-            fields["seconds"] = -1 if until == math.inf else max(0.0, until - self.queue._clock())
-        slowed = (await self._exchange(verb, lanes, **fields))[0]
-        if verb == "push" and slowed:
-            self._give_back_all()
-            self.queue._slowed(slot)
+    def next_ask(self) -> messages.Ask | None:
+        """Return what to ask for now; None: nothing."""
+        now = self._host.now()
+        ask = self._planner.next_ask(now) if self._ask_at(now) <= now + ROUNDING else None
+        if ask is not None:
+            self._ended_at_ask = self._host.ended
+            self._recalled.clear()
+        return ask
 
     def _ask_at(self, now: float) -> float:
-        return max(self.demand.ask_at(now), self._retry_at)
+        return max(self._planner.ask_at(now), self._session.retry_at)
 
-    async def _ask(self) -> bool:
-        demand, now = self.demand, self.queue._clock()
-        wants = demand.wants(now) if self._ask_at(now) <= now + EARLY else []
-        if not wants:
-            return False
-        lanes = list(dict.fromkeys(want.lane for want in wants if want.lane is not None))
-        if not self._epoch:
-            await self._exchange("renew")  # what its clock says is to be known before
-        ended = self.queue._ended
-        numbers = _numbers(lanes)
-        self._recalled.clear()
-        late = self._clock.doubt + demand.slack((None, *lanes))
-        demand.places_in_doubt = True  # until there is an answer
-        found = await self._exchange(
-            "ask",
-            lanes,
-            wants=[(numbers[lane], *rest) for lane, *rest in wants],
-            most=demand.most(),
-            lead=min(self._clock.lead, self.link.ahead / 2),
-            late=late,
-            waited=demand.waited(lanes, now),
-            turns=demand.turns(lanes),
+    def apply(self, message: messages.Message, reply: messages.Reply, *, forgotten: bool) -> None:
+        """Apply a reply. `forgotten`: the authority knows nothing of what it leased before."""
+        planner, waiters = self._planner, self._host.waiters
+        if forgotten:
+            planner.forget_leases()
+        planner.apply_status(reply.statuses)
+        if isinstance(message, messages.Ask) and reply.granted is not None:
+            planner.apply(message, reply.granted)
+            self._return(planner.take_all(self._recalled))
+            if planner.short_of_permits and self._host.ended > self._ended_at_ask:
+                planner.permit_freed()  # the reply knows nothing of those
+            waiters.wake_keyless()
+            for lane in message.lanes:
+                waiters.wake_key(key_of(lane))
+            self._host.wake()
+        elif isinstance(message, messages.PushBack) and reply.backed_off:
+            self._recall(planner.grants)
+            self._rounds.begin(message.lane)
+            self._host.count("backed_off", message.call, key=message.key)
+
+    def apply_limits(self, changed: Mapping[Hashable, tuple[Limit, ...]]) -> None:
+        """Adopt limits that others have set, by key; None: of the queue."""
+        for key, limits in changed.items():
+            self._go_by(key, limits)
+        lanes = self._limits.lanes.states
+        for call in list(self._host.waiters):
+            try:
+                self._limits.check(call.cost)
+                if (lane := lanes.get(call.key)) is not None:
+                    lane.check(call.cost)
+            except ValueError as error:
+                self._host.fail(call, "refused", error)
+
+    # Figures, and the end.
+
+    def idle(self, now: float) -> bool:  # noqa: ARG002 - whatever the instant
+        """Return False: what others have used is known to the authority only."""
+        return False
+
+    def snapshot(self) -> LimiterStats:
+        """Return the figures of this moment."""
+        session = self._session
+        return LimiterStats(
+            lanes=len(self._limits.lanes.states),
+            rate=self._planner.grants_of(None).rate,
+            paused=self._planner.held_until == math.inf,
+            asks=session.asks,
+            faults=session.faults,
+            fault=session.fault,
         )
-        demand.places_in_doubt = False
-        # It has been told how late a slot may be used. By now, the clock may be known better.
-        demand.heed(Answer(*found), wants, lanes, late - self._clock.doubt)
-        self._give_back(self._recalled)
-        if demand.short_of_places and self.queue._ended > ended:  # the answer knows nothing of them
-            demand.heed_ends()
-        demand.wake(numbers)
-        self.queue._nudge()
-        return True
 
-    def _note(self, state: State, lanes: Sequence[Hashable]) -> None:
-        queue, here = self.queue, self._clock.here
-        queue._paused = math.inf if state.held < 0 else -math.inf
-        held = here(state.held) if state.held > 0 else -math.inf
-        queue._schedule.hold(math.inf if state.held < 0 else held)
-        self.rate = state.rate
-        for lane, one in zip((None, *lanes), (state, *state.lanes), strict=True):
-            self.demand.note(lane, one)
+    async def aclose(self) -> None:
+        """Give back what is leased, and report that this queue is gone.
+
+        Takes twice the `timeout` of the transport at most. Permits of bodies that go on are kept
+        until their lease is up.
+        """
+        self._return_all()
+        await self._session.aclose(messages.Renew() if self._host.running else messages.Leave())
 
 
-def _numbers(lanes: Sequence[Hashable]) -> dict[Hashable, int]:
-    """Return each lane's number, from 1; 0: it is none."""
-    return {None: 0} | {lane: number for number, lane in enumerate(lanes, 1)}
+def _change(lane: Hashable, lease: Lease, costs: tuple[float, ...]) -> messages.Change:
+    return messages.Change(() if lane is None else (lane,), lease.timestamp, costs)

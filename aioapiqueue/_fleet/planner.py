@@ -1,101 +1,116 @@
-"""What a queue that shares a quota asks for, and when: leases by lane, for those who wait here.
+"""What a queue that shares a quota asks for, and when.
 
-A slot is asked for shortly before it can be due, by what the authority has said, for callers that
-wait without a lease; in their order, so that nobody is overtaken.
+A slot is asked for shortly before it can be due, for calls that wait without a lease.
+
+What holds:
+
+- Requests are in the order of the calls, and the authority grants no request for more than it
+  leaves to those before it. So nobody is overtaken by a call behind it, and what is asked for may
+  be less than what is wanted, never a later part of it alone.
+- A lease belongs to a lane and has costs, but no call: which call gets it is decided when it is
+  due. It stays in its lane, as it has been charged to that lane's limits.
+- A lane without a lease is either hungry (to be asked for now), or known to be due later, or
+  nobody waits in it. Both indices may name a lane that needs nothing, or too early; that is found
+  out when its turn comes. So joining and leaving cost a logarithm, and no step looks at all lanes.
+- When to ask comes from the authority: each process that finds no slot gets a place in a round, by
+  lane and for the queue. So processes take turns, without knowing of each other.
+
+Alternatives: a slot for each call as it joins needs a round trip a call, and has to be undone when
+the call is cancelled or an urgent one comes (as with tokens that are reserved one by one). A share
+of the rate for each process (as in distributed rate limiting, Raghavan et al., 2007) needs no
+round trip, but is wrong for as long as it takes to find out who is idle, and cannot keep a window.
+Leases of a few slots ahead are between the two: `ahead` sets where.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from aioapiqueue._fleet.leases import NO_KEY, KeyGrants, Lease
-from aioapiqueue._fleet.session import EARLY
+from aioapiqueue._fleet.clock import ROUNDING, TICK
+from aioapiqueue._fleet.grants import KeyGrants, Lateness, Lease
+from aioapiqueue._fleet.limits import key_of
+from aioapiqueue._fleet.messages import Ask, SlotRequest, Standing
 from aioapiqueue._rate import Rate, Window
 from aioapiqueue._wait_queue import SHARED, Rank
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._dispatcher import Dispatcher
-    from aioapiqueue._fleet.leases import Clock
-    from aioapiqueue._fleet.session import Answer, Link, State
-    from aioapiqueue._rate import Limit
-    from aioapiqueue._slot import Slot
+    from aioapiqueue._fleet.clock import Clock
+    from aioapiqueue._fleet.limits import LimitTable
+    from aioapiqueue._fleet.messages import Granted, LimitStatus
+    from aioapiqueue._limiter import Host
+    from aioapiqueue._slot import Call
 
-__all__ = ["POLL", "Demand", "Want"]
+__all__ = ["POLL", "Planner"]
 
 POLL = 1.0
-"""Seconds after which one who waits asks at the latest: others may have ended what holds it."""
-_PLACES_POLL = 0.1
-"""As `POLL`, where places are all taken."""
-_FIRST_ASK = 16
-_LEAST = 0.01  # cost that a want counts as
-_MOST = 1000  # slots asked for at once
+"""Seconds after which a waiter asks at the latest: others may have ended what holds it. The server
+takes those for waiting that have asked in the last 1.5 s."""
+_PERMITS_POLL = 0.1
+"""As `POLL`, where permits are all taken: nobody knows when a body ends, elsewhere."""
+_FIRST_SHARE = 16
+"""Slots to ask for at once before a reply says what this queue's share is."""
+_LEAST_COST = 0.01
+"""What a call counts at least, so that requests end even if calls cost nothing."""
+_MOST = 1000
+"""Slots asked for at once: some 10 milliseconds of a server's time."""
 _MOST_LANES = 64
-"""Lanes asked for at once: the script and the reading of its answer hold up others, and this loop,
+"""Lanes asked for at once: the script and the reading of its reply hold up others, and this loop,
 by up to 0.1 milliseconds for each."""
-_COARSE = 0.005  # how late a real loop's timer may well be
-_FADES = 0.9
-_MISSES = 20  # slots in a row that came too late: the loop is always late, and is to have some
-_TICK = 1e-6  # the authority counts whole microseconds
-_MANY = 64  # lanes, before those that nobody uses any more are forgotten
-_SPIN = 0.02  # after an answer that gave nothing and named no time
-
-
-class Want(NamedTuple):
-    """Slots that are asked for: for callers of this lane (None: of none), of this cost each."""
-
-    lane: Hashable
-    cost: float
-    number: int
-
+_TIMER_LAG = 0.005
+"""Seconds by which a real loop's timer may well be late."""
+_MANY = 64
+"""Lanes, before those that nobody uses any more are forgotten."""
+_RETRY = 0.02
+"""Seconds until the next attempt after a reply that granted nothing and named no time."""
 
 _LAST: Rank = (math.inf, math.inf)
 
 
-class Demand:
+class Planner:
     """The leases that one queue has, and what it needs besides.
 
     Args:
-        queue: whose callers wait.
-        link: to the authority.
+        host: whose calls wait.
+        limits: that they come under.
         clock: reads the authority's.
+        ahead: seconds by which slots are taken ahead of their time, at most.
         catch_up: seconds by which a slot may be used late; later it is lost.
     """
 
-    def __init__(self, queue: Dispatcher, link: Link, clock: Clock, *, catch_up: float) -> None:
-        self.queue = queue
-        self.link = link
-        self.clock = clock
-        self.catch_up = catch_up
-        self.lines: dict[Hashable, KeyGrants] = {}
+    def __init__(
+        self, host: Host, limits: LimitTable, clock: Clock, *, ahead: float, catch_up: float
+    ) -> None:
+        self.grants: dict[Hashable, KeyGrants] = {}
         self.leased = 0
         """How many slots are leased, in all lanes."""
-        self.turn = 0
-        """This queue's turn to ask: an instant of the authority's; 0: none was named."""
-        self.since = math.inf
-        """Since when somebody has been waiting, be it not the same one."""
-        self.short_of_places = False
-        """What it lacks are places under `concurrency`."""
-        self.places_in_doubt = False
-        """A request had no answer yet: it may have been given places."""
-        self._many = _MANY
+        self.held_until = -math.inf
+        """Until when a pause or hold keeps everything."""
+        self.short_of_permits = False
+        """What is missing are permits (`concurrency`)."""
+        self._host = host
+        self._limits = limits
+        self._clock = clock
+        self._ahead = ahead
+        self._catch_up = catch_up
+        self._round_position = 0
+        self._waiting_since = math.inf
+        """Since when there has always been a waiter."""
+        self._prune_at = _MANY
         self._last = self._not_before = -math.inf
-        self._fair = _FIRST_ASK
+        self._share: float = _FIRST_SHARE
         self._short = False
-        self._late = self._too_late = 0.0
-        self._missed = 0
+        """The last reply had less than half of its share."""
+        self._lateness = Lateness()
         self._cheapest = math.inf
         self._costs = (math.inf, 0.0)
         """The lowest and the highest cost of those who have come since nobody waited."""
         self._hungry: dict[Hashable, Rank] = {}
-        """Lanes to ask for now, each by the rank of its first caller without a lease. Like `_later`
-        it may name a lane that needs nothing, or rank it too early, which is found out when its
-        turn comes: so no step looks at all lanes."""
+        """Lanes to ask for now, each by the rank of its first call without a lease."""
         self._by_rank: list[tuple[Rank, int, Hashable]] = []
         """A heap of the hungry; entries of others, or of another rank, are stale."""
         self._numbers = count()
@@ -104,209 +119,182 @@ class Demand:
         self._next_ask = math.inf
         """The earliest of these, or earlier."""
         self._surplus: set[Hashable] = set()
-        """Lanes that may have more leases than callers."""
+        """Lanes that may have more leases than waiters."""
 
     # Leases.
 
-    def lane(self, key: Hashable) -> Hashable:
-        """Return the lane of a key; None: it has no limits of its own."""
-        lanes = self.queue._lanes
-        # Of a key that has not called for long, the queue keeps no schedule.
-        if key not in lanes.states and lanes.limits_of(key) is None:
-            return None
-        return NO_KEY if key is None else key
-
-    def line(self, lane: Hashable) -> KeyGrants:
-        """Return what is known of a lane; None: of all callers without one."""
-        line = self.lines.get(lane)
-        if line is None:
-            if len(self.lines) >= self._many:
-                waiting, now = {None, *self.waiting()}, self.queue._clock()
-                kept = {
+    def grants_of(self, lane: Hashable) -> KeyGrants:
+        """Return what is known of a lane; None: of all calls without one."""
+        grants = self.grants.get(lane)
+        if grants is None:
+            if len(self.grants) >= self._prune_at:
+                waiting, now = {None, *self._waiting()}, self._host.now()
+                self.grants = {
                     key: one
-                    for key, one in self.lines.items()
-                    if key in waiting or one.leases or max(one.held, one.ready) > now
+                    for key, one in self.grants.items()
+                    if key in waiting or one.leases or max(one.held_until, one.ready_at) > now
                 }
-                self.lines, self._many = kept, 2 * len(kept) + _MANY
-            line = self.lines[lane] = KeyGrants()
-        return line
+                self._prune_at = 2 * len(self.grants) + _MANY
+            grants = self.grants[lane] = KeyGrants()
+        return grants
 
-    def drop(self, lane: Hashable) -> Lease:
+    def usable(self, lane: Hashable, now: float) -> tuple[Lease | None, list[Lease]]:
+        """Return the next lease of a lane that is not too late, and those that are, taken away."""
+        leases, lost = self.grants_of(lane).leases, []
+        while leases and leases[0].until < now - TICK:  # it would be too close to what follows
+            lost.append(self.take(lane))
+            self._lateness.missed(lost[-1], now)
+        return (leases[0] if leases else None), lost
+
+    def take(self, lane: Hashable) -> Lease:
         """Take the next lease away from a lane."""
         self.leased -= 1
-        lease = self.line(lane).leases.popleft()
+        lease = self.grants_of(lane).leases.popleft()
         self.lacks(lane)
         return lease
 
-    def drop_surplus(self) -> list[tuple[Hashable, Lease]]:
-        """Take away what was leased for those who have left; others may have it elsewhere."""
-        items: list[tuple[Hashable, Lease]] = []
-        for lane in self._surplus if self.leased else ():
-            line, live = self.line(lane), self._waiting_in(lane)
-            while len(line.leases) > live:
-                items.append((lane, line.leases.pop()))
-        self.leased -= len(items)
-        self._surplus.clear()
-        return items
+    def use(self, lane: Hashable, now: float) -> Lease:
+        """Take the next lease of a lane for a call that starts now."""
+        lease = self.take(lane)
+        self._lateness.used(lease, now)
+        return lease
 
-    def put_first(self, lane: Hashable, lease: Lease) -> None:
-        """Put a lease back that was taken for one who does not use it."""
-        self.line(lane).leases.appendleft(lease)
+    def take_all(self, lanes: Iterable[Hashable]) -> list[tuple[Hashable, Lease]]:
+        """Take all leases away from these lanes."""
+        return [
+            (lane, self.take(lane))
+            for lane in list(lanes)
+            for _ in range(len(self.grants_of(lane).leases))
+        ]
+
+    def take_surplus(self) -> list[tuple[Hashable, Lease]]:
+        """Take away what was leased for calls that have left: elsewhere others may have it."""
+        taken: list[tuple[Hashable, Lease]] = []
+        for lane in self._surplus if self.leased else ():
+            leases, waiting = self.grants_of(lane).leases, self._waiting_in(lane)
+            while len(leases) > waiting:
+                taken.append((lane, leases.pop()))
+        self.leased -= len(taken)
+        self._surplus.clear()
+        return taken
+
+    def put_back(self, lane: Hashable, lease: Lease) -> None:
+        """Put a lease back that was taken for a call which does not use it."""
+        self.grants_of(lane).leases.appendleft(lease)
         self.leased += 1
         self._surplus.add(lane)
 
     def forget_leases(self) -> None:
         """Forget them all: the authority has."""
-        for line in self.lines.values():
-            line.leases.clear()
-            line.turn = 0
-        self.leased = self.turn = 0
+        for grants in self.grants.values():
+            grants.leases.clear()
+            grants.round_position = 0
+        self.leased = self._round_position = 0
         self._look_at_all()
-
-    def missed(self, lease: Lease, now: float) -> None:
-        """Heed that a lease came too late to be used."""
-        self._too_late = max(self._too_late, now - lease.at)
-        self._missed += 1
-
-    def used(self, lease: Lease, now: float) -> None:
-        """Heed that one is used."""
-        self._late = max(now - lease.at - _TICK, _FADES * self._late)
-        self._too_late *= _FADES
-        self._missed = 0
-
-    def slack(self, lanes: Iterable[Hashable]) -> float:
-        """Return how late slots are likely to be used, as those before were, and a little more.
-
-        The authority is told: it leaves that much of `catch_up` to whoever uses the slot, and lets
-        windows last that much longer.
-        """
-        least = _COARSE if self.queue._clock is time.monotonic else 0.0
-        needed, allowed = max(least, 2 * self._late), max(least, self.catch_up - self.clock.doubt)
-        if self.has_window(lanes) or self._missed > _MISSES:
-            return max(needed, 2 * self._too_late)
-        return min(needed, allowed)
-
-    def has_window(self, lanes: Iterable[Hashable]) -> bool:
-        """Return whether a `Window` is among the limits of these lanes; None: of the queue."""
-        queue = self.queue
-        return any(
-            isinstance(limit, Window)
-            for lane in lanes
-            for limit in (
-                queue._limits if lane is None else queue._lanes.limits_of(_key_of(lane)) or ()
-            )
-        )
 
     # Who waits.
 
-    def arrives(self, slot: Slot, now: float) -> None:
-        """Heed a newcomer: since when somebody has been waiting counts for what is due when."""
-        waiters, lane = self.queue._waiters, self.lane(slot.key)
+    def arrives(self, call: Call, now: float) -> None:
+        """Note a newcomer: since when there has been a waiter matters for what is due when."""
+        waiters = self._host.waiters
         if not waiters.live:
-            self.since = now
-            self._costs = (slot.cost, slot.cost)
+            self._waiting_since = now
+            self._costs = (call.cost, call.cost)
         else:
-            self._costs = (min(slot.cost, self._costs[0]), max(slot.cost, self._costs[1]))
-        if lane is not None:
-            self.link.check(slot.key)
-            if slot.key not in waiters.key_queues:
-                self.line(lane).since = now
+            self._costs = (min(call.cost, self._costs[0]), max(call.cost, self._costs[1]))
+        lane = self._limits.lane_of(call.key)
+        if lane is not None and call.key not in waiters.key_queues:
+            self.grants_of(lane).waiting_since = now
 
-    def joined(self, slot: Slot) -> None:
-        """Note that a caller waits now, who needs a lease."""
-        self.lacks(self.lane(slot.key))
-
-    def left(self, slot: Slot) -> None:
-        """Note that a caller waits no more, for whom a slot may be leased."""
-        lane = self.lane(slot.key)
+    def left(self, call: Call) -> None:
+        """Note that a call waits no more, for which a slot may be leased."""
+        lane = self._limits.lane_of(call.key)
         self._surplus.add(lane)
         if lane is not None and not self._waiting_in(lane):
             self._hungry.pop(lane, None)
             self._later.pop(lane, None)
 
-    def waiting(self) -> dict[Hashable, int]:
-        """Return how many wait in each lane; None: in none."""
-        counts: dict[Hashable, int] = {}
-        for one in self.queue._waiters.key_queues.values():
-            lane = self.lane(one.key)
-            counts[lane] = counts.get(lane, 0) + one.live
-        return counts
+    def _waiting(self) -> set[Hashable]:
+        """Return the lanes in which somebody waits."""
+        return {self._limits.lane_of(one.key) for one in self._host.waiters.key_queues.values()}
 
     def _waiting_in(self, lane: Hashable, enough: float = math.inf) -> int:
-        """Return how many wait in a lane; where they are more than `enough`, not how many more."""
+        """Return how many wait in a lane; if they are more than `enough`, not how many more."""
         waiting = 0
         for key in self._keys_in(lane):
-            line = self.queue._waiters.key_queues.get(key)
-            waiting += 0 if line is None else line.live
+            key_queue = self._host.waiters.key_queues.get(key)
+            waiting += 0 if key_queue is None else key_queue.live
             if waiting > enough:
                 break
         return waiting
 
     def _keys_in(self, lane: Hashable) -> Iterable[Hashable]:
-        """Return the keys of the lines of those who wait in a lane."""
+        """Return the keys under which calls of a lane wait."""
         if lane is not None:
-            return (_key_of(lane),)
-        waiters = self.queue._waiters
+            return (key_of(lane),)
+        waiters = self._host.waiters
         if not waiters.fair:
             return (SHARED,)
-        return (key for key in waiters.key_queues if self.lane(key) is None)
-
-    def wake(self, lanes: Iterable[Hashable]) -> None:
-        """Have those who wait in these lanes looked at again: slots were leased for them."""
-        for lane in lanes:
-            if lane is None:
-                self.queue._waiters.wake_keyless()
-            else:
-                self.queue._waiters.wake_key(_key_of(lane))
+        return (key for key in waiters.key_queues if self._limits.lane_of(key) is None)
 
     def lanes_changed(self) -> None:
         """Note that other lanes than before may have limits of their own."""
-        self._surplus.update(self.lines)
+        self._surplus.update(self.grants)
         self._look_at_all()
 
+    # How things stand.
+
+    def apply_status(self, statuses: Mapping[Hashable, LimitStatus]) -> None:
+        """Note how the queue (None) and lanes stand."""
+        to_local = self._clock.to_local
+        for lane, status in statuses.items():
+            grants = self.grants_of(lane)
+            grants.held_until, grants.ready_at = map(to_local, (status.held_until, status.ready_at))
+            grants.rate = status.rate
+        self.held_until = self.grants_of(None).held_until
+
+    def hold(self, lane: Hashable, seconds: float) -> None:
+        """Let nothing of a lane start for so long."""
+        grants, now = self.grants_of(lane), self._host.now()
+        grants.held_until = max(grants.held_until, now + seconds)
+        grants.ask_at = now + min(seconds, POLL)
+
     def estimate(self, key: Hashable, cost: float, now: float) -> float:
-        """Return when a newcomer may be due, by what the authority has said last."""
-        queue, lane = self.queue, self.lane(key)
-        leased = sum(lease.cost for line in self.lines.values() for lease in line.leases)
-        start = max(now, queue._schedule.held)
-        when = self._ahead(None, queue._limits, start, queue._waiters.cost - leased + cost)
+        """Return when a newcomer may be due, by the last reply."""
+        waiters, lane = self._host.waiters, self._limits.lane_of(key)
+        leased = sum(lease.costs[0] for one in self.grants.values() for lease in one.leases)
+        start = max(now, self.held_until)
+        when = self._estimate_in(None, start, waiters.cost - leased + cost)
         if lane is not None:
-            line = self.line(lane)
-            start = max(now, line.held, self.clock.here(line.turn) if line.turn else now)
-            own = queue._waiters.cost_of(key) - sum(lease.cost for lease in line.leases)
-            limits = queue._lanes.limits_of(key) or ()
-            when = max(when, self._ahead(lane, limits, start, own + cost))
+            grants = self.grants_of(lane)
+            position = grants.round_position
+            start = max(now, grants.held_until, self._clock.to_local(position) if position else now)
+            own = waiters.cost_of(key) - sum(lease.costs[0] for lease in grants.leases)
+            when = max(when, self._estimate_in(lane, start, own + cost))
         return when
 
-    def _ahead(self, lane: Hashable, limits: Sequence[Limit], start: float, cost: float) -> float:
+    def _estimate_in(self, lane: Hashable, start: float, cost: float) -> float:
         """As `LimitState.estimate`; of a window it is known only when it has the next call."""
-        line = self.line(lane)
+        grants, ends = self.grants_of(lane), [start]
+        limits = self._limits.limits_of(lane)
         rates = [(one.interval, one.burst) for one in limits if isinstance(one, Rate)]
-        if line.rate < math.inf:
-            rates.append((1 / line.rate, 1))
-        ends = [start]
+        if grants.rate < math.inf:
+            rates.append((1 / grants.rate, 1))
         for interval, burst in rates:
-            spent = line.ready + (burst - 1) * interval
-            ends.append(max(start, spent) + (cost - burst) * interval)
+            paid_at = grants.ready_at + (burst - 1) * interval
+            ends.append(max(start, paid_at) + (cost - burst) * interval)
         for one in limits:
             if isinstance(one, Window):
                 rounds = max(0, math.ceil(cost / one.calls) - 1)
-                ends.append(max(start, line.ready) + rounds * one.per)
+                ends.append(max(start, grants.ready_at) + rounds * one.per)
         return max(ends)
-
-    def note(self, lane: Hashable, state: State) -> None:
-        """Note how a lane stands; None: the queue."""
-        line, here = self.line(lane), self.clock.here
-        line.held = here(state.held) if state.held > 0 else -math.inf
-        line.ready = here(state.ready) if state.ready else -math.inf
-        line.rate = state.rate
 
     # When to ask.
 
     def ask_at(self, now: float) -> float:
-        """Return when to ask for more, for those who wait without a lease; now: at once."""
-        if self._next_ask <= now + EARLY:
-            for lane in [lane for lane, at in self._later.items() if at <= now + EARLY]:
+        """Return when to ask for more, for calls that wait without a lease; now: at once."""
+        if self._next_ask <= now + ROUNDING:
+            for lane in [lane for lane, at in self._later.items() if at <= now + ROUNDING]:
                 if (rank := self._look_at(lane, now)) is not None:
                     self._add_hungry(lane, rank)
             self._next_ask = min(self._later.values(), default=math.inf)
@@ -315,7 +303,7 @@ class Demand:
 
     def lacks(self, lane: Hashable) -> None:
         """Note that a lane may need more leases than it has."""
-        at = self._line_asks_at(self.line(lane))
+        at = self._lane_asks_at(self.grants_of(lane))
         if at > -math.inf:
             self._later[lane] = min(at, self._later.get(lane, math.inf))
             self._next_ask = min(at, self._next_ask)
@@ -330,27 +318,27 @@ class Demand:
             heapify(self._by_rank)
 
     def _rank_of(self, lane: Hashable, covered: int = 0) -> Rank | None:
-        """Return the rank of the first in a lane, behind those who are covered; None: nobody."""
+        """Return the rank of the first in a lane, behind those that have a lease; None: nobody."""
         if lane is None:
-            return (-math.inf, 0.0)  # who comes under no lane is never left out
-        return self.queue._waiters.rank(_key_of(lane), covered)
+            return (-math.inf, 0.0)  # calls without a lane are never left out
+        return self._host.waiters.rank(key_of(lane), covered)
 
-    def _line_asks_at(self, line: KeyGrants) -> float:
-        spent = -math.inf
-        if line.leases and not self._short:
-            spent = line.leases[-1].at - self._soon()
-        return max(spent, line.ask_at)
+    def _lane_asks_at(self, grants: KeyGrants) -> float:
+        used_up = -math.inf
+        if grants.leases and not self._short:
+            used_up = grants.leases[-1].at - self._soon()
+        return max(used_up, grants.ask_at)
 
     def _look_at(self, lane: Hashable, until: float) -> Rank | None:
         """Return the rank of a lane that is to be asked for by then; else note when, if at all."""
-        line, rank = self.line(lane), None
-        covered = len(line.leases)
+        grants, rank = self.grants_of(lane), None
+        covered = len(grants.leases)
         if self._waiting_in(lane, covered) > covered:
             rank = self._rank_of(lane, covered)
-        at = math.inf if rank is None else self._line_asks_at(line)
+        at = math.inf if rank is None else self._lane_asks_at(grants)
         self._hungry.pop(lane, None)
         self._later.pop(lane, None)
-        if at <= until + EARLY:
+        if at <= until + ROUNDING:
             return rank
         if at < math.inf:
             self._later[lane] = at
@@ -382,10 +370,10 @@ class Demand:
                 break
             del self._hungry[lane]
             lanes[lane] = rank
-        for lane, rank in lanes.items():  # until there is an answer
+        for lane, rank in lanes.items():  # until there is a reply
             self._add_hungry(lane, rank)
-        room, soon = _MOST_LANES - len(lanes), now + self.link.ahead
-        others = [lane for lane, at in self._later.items() if room and at <= soon + EARLY]
+        room, soon = _MOST_LANES - len(lanes), now + self._ahead
+        others = [lane for lane, at in self._later.items() if room and at <= soon + ROUNDING]
         for lane in others:
             if room and (one := self._look_at(lane, soon)) is not None:
                 lanes[lane] = one
@@ -395,149 +383,141 @@ class Demand:
 
     def _look_at_all(self) -> None:
         self._hungry, self._by_rank, self._later = {}, [], {}
-        for lane in self.waiting():
+        for lane in self._waiting():
             self.lacks(lane)
 
-    def ask_anew(self, lane: Hashable) -> None:
-        """Ask before it is due: there is more than the authority knew when it said when."""
-        self.line(lane).ask_at = self._not_before = -math.inf
+    def ask_soon(self, lane: Hashable) -> None:
+        """Ask before it is due: there is more than the authority knew when it named a time."""
+        self.grants_of(lane).ask_at = self._not_before = -math.inf
         self.lacks(lane)
 
-    def ask_all_anew(self) -> None:
+    def ask_all_soon(self) -> None:
         """Do so for every lane."""
         self._not_before = -math.inf
-        for line in self.lines.values():
-            line.ask_at = -math.inf
+        for grants in self.grants.values():
+            grants.ask_at = -math.inf
         self._look_at_all()
 
-    def heed_ends(self) -> None:
-        """Ask before it is due, as a place has become free."""
+    def permit_freed(self) -> None:
+        """Ask before it is due, as a permit has become free."""
         self._not_before = -math.inf
 
-    def settle_places(self) -> bool:
-        """Heed that nobody waits; return whether the authority may count places that nobody has.
-
-        Whose body ended has left it to the next request to say so, or there was no answer.
-        """
-        limited = self.queue._concurrency < math.inf
-        doubtful = limited and (self.short_of_places or self.places_in_doubt)
-        self.short_of_places = self.places_in_doubt = False
-        return doubtful
-
-    def heed_costs(self) -> None:
-        """Ask before it is due if somebody is now first who costs less than all who were."""
-        waiters, (cheapest, dearest) = self.queue._waiters, self._costs
+    def compare_costs(self) -> None:
+        """Ask before it is due if a call is now first that costs less than all that were."""
+        waiters, (cheapest, dearest) = self._host.waiters, self._costs
         if cheapest != dearest or not waiters.live:  # else every first costs the same
-            firsts = (line.first() for line in waiters.key_queues.values())
+            firsts = (one.first() for one in waiters.key_queues.values())
             cheapest = min((first.cost for first in firsts if first is not None), default=math.inf)
         if cheapest < self._cheapest:
-            self.ask_all_anew()
+            self.ask_all_soon()
         self._cheapest = cheapest
-
-    def hold(self, lane: Hashable, seconds: float) -> None:
-        """Let nothing of a lane start for so long."""
-        line, now = self.line(lane), self.queue._clock()
-        line.held, line.ask_at = max(line.held, now + seconds), now + min(seconds, POLL)
 
     def _soon(self) -> float:
         """Return how long before it is needed something is asked for."""
-        return min(self.link.ahead / 2, self.clock.trip + 0.005)
+        return min(self._ahead / 2, self._clock.rtt + _TIMER_LAG)
 
     # What to ask for.
 
-    def most(self) -> float:
-        """Return what may be granted at once, in cost: its share, by the last answer."""
-        return max(1, min(self._fair, _MOST))
+    def next_ask(self, now: float) -> Ask | None:
+        """Return what to ask for now; None: nothing."""
+        requests = self._requests(now)
+        if not requests:
+            return None
+        lanes = list(dict.fromkeys(lane for one in requests for lane in one.lanes))
+        standings = [Standing(None, now - self._waiting_since, self._round_position)]
+        for lane in lanes:
+            grants = self.grants_of(lane)
+            # inf: the lane's limits came while they waited.
+            grants.waiting_since = min(now, grants.waiting_since)
+            standings.append(Standing(lane, now - grants.waiting_since, grants.round_position))
+        # The authority leaves so much of `catch_up` to the call that uses the slot; a window lasts
+        # so much longer.
+        lateness = self._clock.uncertainty + self._slack((None, *lanes))
+        jitter = min(self._clock.jitter, self._ahead / 2)
+        return Ask(requests, self._most(), jitter, lateness, standings)
 
-    def wants(self, now: float) -> list[Want]:
-        """Return what those who wait without a lease need, in their order.
+    def _slack(self, lanes: Iterable[Hashable]) -> float:
+        """Return how late slots are likely to be used, by this loop alone."""
+        least = _TIMER_LAG if self._host.on_real_time else 0.0
+        if self._limits.has_window(lanes) or self._lateness.always:
+            return self._lateness.worst(least)
+        allowed = self._catch_up - self._clock.uncertainty
+        return min(self._lateness.usual(least), max(least, allowed))
 
-        `most` of each lane, as it may be that no other is due; of all lanes together, no more than
-        that is granted, so that no caller left out here is overtaken. Lanes beyond the first
+    def _most(self) -> float:
+        """Return what may be granted at once, in cost: its share, by the last reply."""
+        return max(1, min(self._share, _MOST))
+
+    def _requests(self, now: float) -> list[SlotRequest]:
+        """Return what calls that wait without a lease need, in their order.
+
+        `_most` of each lane, as it may be that no other is due; of all lanes together, no more than
+        that is granted, so that no call left out here is overtaken. Lanes beyond the first
         `_MOST_LANES` are asked for next.
         """
         lanes, left_out = self._to_ask_for(now)
-        covered = {lane: len(self.line(lane).leases) for lane in lanes}
+        covered = {lane: len(self.grants_of(lane).leases) for lane in lanes}
         open_ = {key: lane for lane in lanes for key in self._keys_in(lane)}
-        left = dict.fromkeys(lanes, float(self.most()))
-        wants: list[Want] = []
-        for rank, key, slot in self.queue._waiters.iter_in_order(open_):
+        left = dict.fromkeys(lanes, self._most())
+        requests: list[SlotRequest] = []
+        for rank, key, call in self._host.waiters.iter_in_order(open_):
             lane = open_[key]
             if covered[lane] > 0:
                 covered[lane] -= 1
                 continue
-            if wants and rank >= left_out:
+            if requests and rank >= left_out:
                 break
-            left[lane] -= max(slot.cost, _LEAST)
-            if left[lane] <= 0 and lane is not None:
-                del open_[key]
-            elif left[lane] <= 0:
-                for full in [one for one, its in open_.items() if its is None]:
-                    del open_[full]
-            if wants and wants[-1][:2] == (lane, slot.cost):
-                wants[-1] = wants[-1]._replace(number=wants[-1].number + 1)
+            left[lane] -= max(call.cost, _LEAST_COST)
+            if left[lane] <= 0:
+                full = [key] if lane is not None else [k for k, of in open_.items() if of is None]
+                for one in full:
+                    del open_[one]
+            lanes_of_call = () if lane is None else (lane,)
+            if requests and requests[-1][:2] == (lanes_of_call, call.costs):
+                requests[-1] = requests[-1]._replace(number=requests[-1].number + 1)
             else:
-                wants.append(Want(lane, slot.cost, 1))
-        return wants
+                requests.append(SlotRequest(lanes_of_call, call.costs, 1))
+        return requests
 
-    def waited(self, lanes: Sequence[Hashable], now: float) -> list[float]:
-        """Return for how long somebody has been waiting, in all and in each of these lanes."""
-        lines = [self.line(lane) for lane in lanes]
-        for line in lines:
-            line.since = min(now, line.since)  # inf: a limit that came while they waited
-        return [now - self.since, *(now - line.since for line in lines)]
-
-    def turns(self, lanes: Sequence[Hashable]) -> list[int]:
-        """Return this queue's turns, to ask and in each of these lanes."""
-        return [self.turn, *(self.line(lane).turn for lane in lanes)]
-
-    def heed(
-        self, answer: Answer, wants: Sequence[Want], lanes: Sequence[Hashable], slack: float
-    ) -> None:
-        """Heed what the authority has said to a request.
-
-        Args:
-            answer: that.
-            wants: what was asked for.
-            lanes: of them, by number.
-            slack: seconds by which slots may be used late in any case, as the authority was told.
-        """
-        now, here = self.queue._clock(), self.clock.here
-        windows = self.has_window((None, *lanes))  # they last no longer than that
-        soonest = now + 2 * _TICK  # as rounded instants go, it may be a microsecond earlier there
-        for number, instant, latest in answer.slots:
-            want, at = wants[number - 1], here(instant)
-            until = at + slack if windows else max(at + slack, here(latest) - self.clock.doubt)
-            lease = Lease(at, until, want.cost, instant)
-            self.line(want.lane).leases.append(lease)
-            self.leased += 1
-            self._surplus.add(want.lane)  # who it is for may have left meanwhile
-            self._last = max(self._last, lease.at)
-        for lane in lanes:
-            self.line(lane).ask_at, self.line(lane).turn = -math.inf, 0
-        for number, turn, ask_at in answer.turns:
-            line = self.line(lanes[number - 1])
-            line.ask_at, line.turn = max(soonest, min(here(ask_at), now + POLL)), turn
-        for lane in {want.lane for want in wants}:
+    def apply(self, ask: Ask, granted: Granted) -> None:
+        """Take what the authority has granted, and note when to ask for more."""
+        now, to_local = self._host.now(), self._clock.to_local
+        soonest = now + 2 * TICK  # as timestamps are rounded, it may be a microsecond earlier there
+        self._add_leases(ask, granted)
+        for lane in ask.lanes:
+            self.grants_of(lane).ask_at, self.grants_of(lane).round_position = -math.inf, 0
+        for lane, position, ask_at in granted.postponements:
+            grants = self.grants_of(lane)
+            grants.ask_at = max(soonest, min(to_local(ask_at), now + POLL))
+            grants.round_position = position
+        for lane in {lane for one in ask.requests for lane in one.lanes or (None,)}:
             self.lacks(lane)
-        self._fair, self.turn = answer.fair, max(0, answer.turn)
-        was_short = self._short
-        self._short = answer.turn > 0 and 0 < len(answer.slots) < answer.fair / 2
+        number, self._share = len(granted.grants), granted.share
+        position = self._round_position = granted.round_position
+        was_short, self._short = self._short, position > 0 and 0 < number < granted.share / 2
         if self._short and not was_short:
             self._look_at_all()  # what is leased is no reason to wait any more
-        self.short_of_places = answer.turn < 0
-        if answer.turn > 0:
-            self._not_before = max(soonest, min(here(answer.turn), now + POLL))
-            if answer.slots and here(answer.turn) <= now:
-                self._not_before = -math.inf  # its share is greater than it knew
-        elif answer.turn < 0:
-            self._not_before = now + _PLACES_POLL
-        elif len(answer.slots) < sum(want.number for want in wants) and not answer.turns:
+        self.short_of_permits = granted.short_of_permits
+        self._not_before = -math.inf
+        if position > 0:
+            if not number or to_local(position) > now:  # else its share is greater than it knew
+                self._not_before = max(soonest, min(to_local(position), now + POLL))
+        elif self.short_of_permits:
+            self._not_before = now + _PERMITS_POLL
+        elif number < sum(one.number for one in ask.requests) and not granted.postponements:
             # This was its share: the others are to have theirs first.
-            self._not_before = self._last - self._soon() if answer.slots else now + _SPIN
-        else:
-            self._not_before = -math.inf
+            self._not_before = self._last - self._soon() if number else now + _RETRY
 
-
-def _key_of(lane: Hashable) -> Hashable:
-    return None if lane is NO_KEY else lane
+    def _add_leases(self, ask: Ask, granted: Granted) -> None:
+        to_local, uncertainty = self._clock.to_local, self._clock.uncertainty
+        # The authority knows how late a slot may be used. By now, the clock may be known better.
+        slack = ask.lateness - uncertainty
+        has_window = self._limits.has_window((None, *ask.lanes))  # it lasts no longer than that
+        for request, timestamp, latest in granted.grants:
+            lane = request.lanes[0] if request.lanes else None
+            at = to_local(timestamp)
+            until = at + slack if has_window else max(at + slack, to_local(latest) - uncertainty)
+            self.grants_of(lane).leases.append(Lease(at, until, request.costs, timestamp))
+            self.leased += 1
+            self._surplus.add(lane)  # the call that it is for may have left meanwhile
+            self._last = max(self._last, at)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from aioapiqueue._leases import Clock
 
 from aioapiqueue import ApiQueue
+from aioapiqueue._fleet.clock import Clock
 from tests.helpers import introspect
 
 TRUE_OFFSET = -1_000.0  # the queue's clock less the authority's, in seconds
@@ -15,7 +15,7 @@ TRUE_OFFSET = -1_000.0  # the queue's clock less the authority's, in seconds
 
 def ask(clock, at, *, there, back, offset=TRUE_OFFSET):
     """Make a round trip that reaches the authority at its second `at`."""
-    clock.heard(at + offset - there, at + offset + back, round(at * 1e6))
+    clock.update(at + offset - there, at + offset + back, round(at * 1e6))
 
 
 def test_an_instant_is_never_read_too_early_and_in_the_end_as_late_as_the_quickest_answer():
@@ -23,8 +23,8 @@ def test_an_instant_is_never_read_too_early_and_in_the_end_as_late_as_the_quicke
     clock, dice, before = Clock(), random.Random(7), 1.0
     for n in range(1, 10_001):
         ask(clock, n / 100, there=dice.uniform(0.001, 0.050), back=dice.uniform(0.001, 0.050))
-        late = clock.here(20_000_000) - (20 + TRUE_OFFSET)
-        assert -1e-6 < late <= clock.doubt + 1e-6
+        late = clock.to_local(20_000_000) - (20 + TRUE_OFFSET)
+        assert -1e-6 < late <= clock.uncertainty + 1e-6
         if n > 2:  # calls that follow upon each other are not pushed together
             assert late > before - 0.01 * (0.01 + 0.049) - 1e-6
         before = late
@@ -35,8 +35,8 @@ def test_the_doubt_is_no_more_than_the_quickest_round_trip():
     """One answer after 3 + 4 ms: the truth lies within 7 ms."""
     clock = Clock()
     ask(clock, 5, there=0.003, back=0.004)
-    assert clock.doubt == pytest.approx(0.007, abs=1e-6)
-    assert clock.trip == pytest.approx(0.007, abs=1e-6)
+    assert clock.uncertainty == pytest.approx(0.007, abs=1e-6)
+    assert clock.rtt == pytest.approx(0.007, abs=1e-6)
 
 
 def test_what_was_learnt_is_forgotten_within_a_minute_and_a_half():
@@ -44,8 +44,8 @@ def test_what_was_learnt_is_forgotten_within_a_minute_and_a_half():
     clock = Clock()
     for n in range(1, 3000):
         now = n / 10  # on the queue's clock
-        clock.heard(now - 0.005, now + 0.005, round(now * 0.999 * 1e6))
-    assert clock.here(round(299.9 * 0.999 * 1e6)) >= 299.9 - 0.005
+        clock.update(now - 0.005, now + 0.005, round(now * 0.999 * 1e6))
+    assert clock.to_local(round(299.9 * 0.999 * 1e6)) >= 299.9 - 0.005
 
 
 @pytest.mark.parametrize("step", [30.0, -30.0])
@@ -55,7 +55,7 @@ def test_a_clock_that_was_set_is_believed_at_once(step):
     for n in range(1, 50):
         ask(clock, n / 10, there=0.001, back=0.002)
     ask(clock, 6 + step, there=0.001, back=0.002, offset=TRUE_OFFSET - step)
-    late = clock.here(round((7 + step) * 1e6)) - (7 + TRUE_OFFSET)
+    late = clock.to_local(round((7 + step) * 1e6)) - (7 + TRUE_OFFSET)
     assert late == pytest.approx(0.002, abs=1e-6)
 
 
@@ -64,10 +64,10 @@ def test_the_lead_covers_the_slowest_answer_of_late():
     clock = Clock()
     ask(clock, 1, there=0, back=0.001)
     ask(clock, 2, there=0, back=0.041)
-    assert clock.lead == pytest.approx(0.040, abs=1e-6)
+    assert clock.jitter == pytest.approx(0.040, abs=1e-6)
     for n in range(3, 60):
         ask(clock, n, there=0, back=0.001)
-    assert clock.lead < 0.001
+    assert clock.jitter < 0.001
 
 
 @pytest.mark.parametrize(

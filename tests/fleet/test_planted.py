@@ -192,7 +192,7 @@ async def test_planted_limits_are_refused(valkey, name, kind):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("answer", ["{'conf', 7, '[]'}", "{'conf', -7, '[]'}", "{'tell'}"])
+@pytest.mark.parametrize("answer", ["{'limits', 7, '[]'}", "{'limits', -7, '[]'}", "{'forgotten'}"])
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_endless_disagreement_is_an_error(valkey, name, monkeypatch, answer, cancelled):
     """A server that always knows other limits is asked now and then, and closed at once."""
@@ -208,12 +208,12 @@ async def test_endless_disagreement_is_an_error(valkey, name, monkeypatch, answe
             waiting = queue.enqueue()
             await asyncio.wait([waiting], timeout=end - time.monotonic())
             if waiting.done():
-                with pytest.raises(SharedError, match="has other limits than it has just said"):
+                with pytest.raises(SharedError, match="has other limits than it has just sent"):
                     await waiting
                 failed += 1
         assert failed
         assert queue.stats.asks <= 20
-        assert "has other limits than it has just said" in queue.stats.fault
+        assert "has other limits than it has just sent" in queue.stats.fault
         begun, closing = time.monotonic(), asyncio.create_task(queue.aclose(drain=False))
         if cancelled:
             await asyncio.sleep(0)
@@ -241,7 +241,7 @@ class Deaf(VirtualClient):
                 await asyncio.sleep(left)
             except asyncio.CancelledError:
                 continue
-        return ["conf", self.rev, "[]"]
+        return ["limits", self.rev, "[]"]
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
@@ -265,7 +265,7 @@ async def test_aclose_outlives_a_swallowed_cancellation(valkey, name, cancelled)
 
 
 async def test_limits_set_without_end_are_waited_for(valkey, name):
-    """By others, more often than an answer takes: callers wait, `stats.fault` says for what."""
+    """By others, more often than a reply takes: callers wait, `stats.fault` says for what."""
 
     class Busy(VirtualClient):
         rev, busy = 0, True
@@ -280,7 +280,7 @@ async def test_limits_set_without_end_are_waited_for(valkey, name):
         waiting = queue.enqueue()
         await asyncio.sleep(10)
         assert not waiting.done()
-        assert queue.stats.fault == "others set limits more often than an answer takes"
+        assert queue.stats.fault == "others set limits more often than a reply takes"
         assert client.calls <= 10 * 20
         client.busy = False
         async with asyncio.timeout(5):
@@ -309,31 +309,32 @@ def test_no_figure_of_ours_is_refused(valkey, seed):
         "catch_up": chance.choice([0, 10_000]),
         "ahead": chance.choice([0, 200_000]),
         "adaptive": chance.choice([None, Adaptive(), Adaptive(concurrency=2)]),
-        "places": chance.choice([-1, 5]),
+        "concurrency": chance.choice([None, 5]),
     }
     one = Script(valkey, limits_of(chance), **how)
     now, had, both = 0, [], (one, Script(valkey, one.limits, of=one, **how))
     for _ in range(120):
         script = chance.choice(both)
-        lane = int(script.lane is not None)
         now += chance.choice([0, 1, 1000, 50_000, 1_000_000, 5_000_000])
         what = chance.choice(["ask", "ask", "ask", "adjust", "return", "push", "pause", "limits"])
         if what == "ask":
             cost = chance.choice([0, 0.1, 1, 1, chance.random() * 4])
             had += [(at, cost) for at in script.ask(now, cost, chance.randint(1, 4))]
         elif what in ("adjust", "return"):
-            items = []
+            changes = []
             for at, cost in had[-3:]:
                 more = -cost if what == "return" else chance.choice([-cost / 2, -cost, 1, 1e17])
-                items.append([lane, EPOCH + at, more])
-            script.say(what, now, items=items)
+                changes.append([script.lanes, EPOCH + at, [more]])
+            script.send(what, now, changes=changes)
             del had[-3:]
         elif what == "push":
-            seconds = chance.choice([-1, 0, 100_000, 10**18])
-            script.say("push", now, since=EPOCH + now, seconds=seconds)
+            hold = chance.choice([None, 0, 100_000, 10**18])
+            fields = {} if hold is None else {"hold": hold}
+            script.send("pushback", now, released_at=EPOCH + now, **fields)
         elif what == "pause":
-            script.say("pause", now, seconds=chance.choice([-1, 1000, 10**25]))
-            script.say("resume", now)
+            hold = chance.choice([None, 1000, 10**25])
+            script.send("pause", now, **({} if hold is None else {"hold": hold}))
+            script.send("resume", now)
         else:
             limits = limits_of(chance)
             for each in both:

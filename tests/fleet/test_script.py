@@ -29,7 +29,7 @@ def test_a_huge_window_has_no_whole_call_too_many(valkey):
     script = Script(valkey, [Window(10**12, 10)])
     assert script.ask(0, cost=10**12) == [0]
     assert script.ask(0) == []
-    assert script.turn == 10 * SECOND
+    assert script.position == 10 * SECOND
 
 
 RATES = st.builds(
@@ -123,13 +123,13 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
             local.adjust(call[0], change)
         elif verb == "hold":
             until = now + round(cost * SECOND)
-            script.say("hold", now, seconds=until - now)
+            script.send("hold", now, hold=until - now)
             local.hold(max(local.held, until))
         elif verb == "set" and not in_lane and kinds(other) == kinds(script.limits):
             rounding += 0.25 * slower(script.limits, other)  # of what is owed, in calls
             script.limits = other
-            (script.rev,) = script.say("set", now, conf="[]")
-            script.turn = 0
+            (script.revision,) = script.send("setlimits", now, limits="[]")
+            script.position = 0
             new = local_schedule(other, catch_up)
             new.carry_over(local, now)
             local, slots = new, []
@@ -178,7 +178,7 @@ def test_asked_for_and_used_as_late_as_may_be_the_limit_holds(  # noqa: PLR0917 
     now, slots, latest = 0, [], []
     for pause, waited, late in history:
         now = max(now, script.ask_at) if pause is None else now + pause
-        found = script.ask(now, count=3, waited=waited, late=late)
+        found = script.ask(now, count=3, waited=waited, lateness=late)
         for slot, until in zip(found, script.until, strict=True):
             assert until >= slot + min(late, catch_up) - 1  # rounded
         slots, latest = slots + found, latest + script.until

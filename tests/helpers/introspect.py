@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     import pytest
     from botocore.credentials import AssumeRoleCredentialFetcher
 
-    from aioapiqueue import Adaptive, ApiQueue, Slot
-    from aioapiqueue._rate import Limit
+    from aioapiqueue import ApiQueue, Slot
     from aioapiqueue._wait_queue import WaitQueue
     from aioapiqueue.hub import Hub
-    from aioapiqueue.integrations.redis import SharedSchedule
     from aioapiqueue.registry import Registry
     from aioapiqueue.testing import VirtualLoop
 
@@ -72,12 +70,17 @@ def waiters_of(queue: ApiQueue) -> WaitQueue[Any]:
 
 def lanes_of(queue: ApiQueue) -> Collection[Hashable]:
     """Return the keys whose own limits are kept in memory now."""
-    return dispatcher_of(queue).limiter._lanes.states
+    return _lane_table_of(queue).states
 
 
 def lane_limits_of(queue: ApiQueue) -> Mapping[Hashable, Any]:
     """Return the limits of each key or pattern, as they were set."""
-    return dispatcher_of(queue).limiter._lanes.limits
+    return _lane_table_of(queue).limits
+
+
+def _lane_table_of(queue: ApiQueue) -> Any:
+    limiter = dispatcher_of(queue).limiter
+    return limiter._lanes if hasattr(limiter, "_lanes") else limiter._limits.lanes
 
 
 def concurrency_of(queue: ApiQueue) -> float:
@@ -205,81 +208,61 @@ def shorten_holds(queue: ApiQueue) -> None:
 
 def let_all_wait(queue: ApiQueue) -> None:
     """Refuse no time-out at once because of a hold that is known, but let the caller wait."""
-    join = queue._join
-
-    def joining(slot: Slot, future: asyncio.Future[Slot]) -> None:
-        held = queue._schedule.held
-        queue._schedule.hold(-math.inf)
-        join(slot, future)
-        queue._schedule.hold(held)
-
-    queue._join = joining
+    dispatcher_of(queue).limiter.earliest = lambda _call, now: now
 
 
 def planner_sizes(queue: ApiQueue) -> dict[str, int]:
     """Return how many entries each of the planner's tables has; those by lane."""
-    demand = queue._shared.demand
+    planner = dispatcher_of(queue).limiter._planner
     return {
-        "lines": len(demand.lines),
-        "hungry": len(demand._hungry),
-        "later": len(demand._later),
-        "by rank": len(demand._by_rank),
-        "surplus": len(demand._surplus),
+        "grants": len(planner.grants),
+        "hungry": len(planner._hungry),
+        "later": len(planner._later),
+        "by rank": len(planner._by_rank),
+        "surplus": len(planner._surplus),
     }
 
 
 def leases_of(queue: ApiQueue) -> int:
-    """Return how many slots the queue has been given and not used yet."""
-    return queue._shared.demand.leased
+    """Return how many slots the queue has been granted and not used yet."""
+    return dispatcher_of(queue).limiter._planner.leased
 
 
 def messages_of(queue: ApiQueue) -> Collection[object]:
     """Return what is to be sent to the server and has not been."""
-    return queue._shared._outbox
+    return dispatcher_of(queue).limiter._session._outbox
 
 
 def own_timers_of(queue: ApiQueue) -> Collection[object]:
-    """Return the timers by which places that are taken are kept, among others of its session."""
-    return queue._shared._timers
+    """Return the timers by which permits in use are kept, among others of its session."""
+    return dispatcher_of(queue).limiter._session._timers
 
 
 def before_requests(queue: ApiQueue, heard: Callable[[int], object]) -> None:
     """Call `heard(lanes)` before each request, with the number of lanes that it names."""
-    link = queue._shared.link
-    send: Callable[..., Awaitable[Any]] = link.send
+    transport = dispatcher_of(queue).limiter._transport
+    send: Callable[[Any], Awaitable[Any]] = transport.send
 
-    async def sending(member: object, verb: str, lanes: Collection[Any], fields: Any) -> Any:
-        heard(len(lanes))
-        return await send(member, verb, lanes, fields)
+    async def sending(envelope: Any) -> Any:
+        heard(len(envelope.message.lanes))
+        return await send(envelope)
 
-    link.send = sending
+    transport.send = sending
 
 
 def redis_script() -> tuple[str, str]:
     """Return the script that the server runs, and its SHA-1."""
-    from aioapiqueue.integrations.redis.schedule import _SCRIPT, _SHA
+    from aioapiqueue.integrations.redis._transport import SCRIPT, SHA
 
-    return _SCRIPT, _SHA
-
-
-def script_limits(
-    schedule: SharedSchedule, limits: Collection[Limit], base: str, keys: list[str]
-) -> list[Any]:
-    """Return limits as the script takes them; keys that they need are added to `keys`."""
-    return schedule._limits(limits, base, keys)
-
-
-def set_adaptive(schedule: SharedSchedule, adaptive: Adaptive | None) -> None:
-    """Let a schedule slow down like this, as a queue that it is given to does."""
-    schedule._adaptive = adaptive
+    return SCRIPT, SHA
 
 
 def replace_script(monkeypatch: pytest.MonkeyPatch, script: str, sha: str) -> None:
     """Let all schedules run another script, for the time of a test."""
-    from aioapiqueue.integrations.redis import schedule as redis
+    from aioapiqueue.integrations.redis import _transport
 
-    monkeypatch.setattr(redis, "_SCRIPT", script)
-    monkeypatch.setattr(redis, "_SHA", sha)
+    monkeypatch.setattr(_transport, "SCRIPT", script)
+    monkeypatch.setattr(_transport, "SHA", sha)
 
 
 # Slots.

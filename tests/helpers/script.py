@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 
 from redis.exceptions import NoScriptError
 
-from aioapiqueue.integrations.redis import SharedSchedule
+from aioapiqueue._fleet.grants import NO_KEY
+from aioapiqueue.integrations.redis._codec import Codec, Settings
 from tests.helpers import introspect
 from tests.helpers.servers import fresh_name
-from tests.helpers.virtual_client import VirtualClient
 
 EPOCH = 1_700_000_000_000_000
 SECOND = 1_000_000
 
 
 class Script:
-    """One process's part in a quota: everything that it may say, at instants that are given.
+    """One process's part in a quota: everything that it may send, at instants that are given.
 
     Instants are whole microseconds since `EPOCH`.
 
@@ -28,82 +27,93 @@ class Script:
         catch_up: microseconds.
         ahead: microseconds.
         adaptive: how to slow down.
-        places: concurrency.
+        concurrency: how many bodies may run at once; default: any number.
         of: another process, with which this one shares the quota.
     """
 
     def __init__(
-        self, server, limits, *, lane=None, catch_up=0, ahead=0, adaptive=None, places=-1, of=None
+        self,
+        server,
+        limits,
+        *,
+        lane=None,
+        catch_up=0,
+        ahead=0,
+        adaptive=None,
+        concurrency=None,
+        of=None,
     ):
         self.server = server
         self.limits, self.lane = limits, lane
-        self.catch_up, self.ahead, self.places = catch_up, ahead, places
+        self.catch_up, self.ahead, self.concurrency = catch_up, ahead, concurrency
         self.name = of.name if of else fresh_name()
-        self.me = fresh_name()
-        self.schedule = SharedSchedule(VirtualClient(server), self.name)
-        introspect.set_adaptive(self.schedule, adaptive)
-        self.rev = 0
-        self.turn = self.lane_turn = self.ask_at = 0
-        self.running = 0
+        self.sender = fresh_name()
+        settings = Settings(self.name, ahead=0, timeout=1, lease=10, fallback=None)
+        self.codec = Codec(settings, catch_up=0, adaptive=adaptive)
+        self.revision = 0
+        self.position = self.lane_position = self.ask_at = 0
+        self.short_of_permits = False
 
-    def say(self, verb, now, *, waited=0, **fields):
-        """Say something; return what is the answer to just that."""
-        base = f"{{aioapiqueue:{self.name}}}"
+    @property
+    def lanes(self):
+        """The numbers of a call's lanes."""
+        return [] if self.lane is None else [1]
+
+    def send(self, verb, now, *, waited=0, **fields):
+        """Send something; return what is the reply to just that."""
+        base = self.codec.base
         keys = [base, f"{base}:who", f"{base}:places"]
-        limits = partial(introspect.script_limits, self.schedule)
-        turn = {"turn": self.turn and EPOCH + self.turn, "waited": waited}
-        queue = {
-            "key": 1,
-            "limits": limits(self.limits, base, keys),
-            **turn,
-        }
-        lanes = []
-        if self.lane is not None:
-            keys.append(f"{base}:lane")
-            turn["turn"] = self.lane_turn and EPOCH + self.lane_turn
-            spec = {"key": len(keys), **turn}
-            lanes = [spec | {"limits": limits(self.lane, f"{base}:lane", keys)}]
+        positions = {None: self.position, NO_KEY: self.lane_position}
+        limits = {None: self.limits} | ({} if self.lane is None else {NO_KEY: self.lane})
+        queue, *lanes = [
+            self.codec.spec(lane, own, keys)
+            | {"round_position": positions[lane] and EPOCH + positions[lane], "waited": waited}
+            for lane, own in limits.items()
+        ]
         payload = {
-            "me": self.me,
-            "rev": self.rev,
+            "sender": self.sender,
+            "revision": self.revision,
             "catch_up": self.catch_up,
             "ahead": self.ahead,
             "lease": 10 * SECOND,
-            "places": self.places,
-            "running": self.running,
+            "permits": 0,
             "queue": queue,
             "lanes": lanes,
             **fields,
         }
+        if self.concurrency is not None:
+            payload["concurrency"] = self.concurrency
         arguments = len(keys), *keys, verb, str(EPOCH + now), json.dumps(payload)
         script, sha = introspect.redis_script()
         try:
-            answer = self.server.sync().evalsha(sha, *arguments)
+            reply = self.server.sync().evalsha(sha, *arguments)
         except NoScriptError:
-            answer = self.server.sync().eval(script, *arguments)
-        if answer[0] != b"ok":
-            return answer
-        assert answer[1] == EPOCH + now
-        return answer[7:]  # after instant, epoch, held, ready, rate and the lanes'
+            reply = self.server.sync().eval(script, *arguments)
+        if reply[0] != b"ok":
+            return reply
+        assert reply[1] == EPOCH + now
+        return reply[4:]  # after timestamp, epoch and statuses
 
     def ask(self, now, cost=1, count=1, **fields):
         """Ask for slots once; return their instants, and note until when they may be used."""
-        wants = [[0 if self.lane is None else 1, cost, count]]
-        answer = self.say("ask", now, wants=wants, most=1000, lead=0, **{"late": 0, **fields})
-        _, turn, slots, turns = answer
-        self.turn = turn - EPOCH if turn > 0 else turn
-        self.lane_turn = turns[1] - EPOCH if turns else 0
-        self.ask_at = turns[2] - EPOCH if turns else self.turn
-        self.until = [instant - EPOCH for instant in slots[2::3]]
-        return [instant - EPOCH for instant in slots[1::3]]
+        requests = [[self.lanes, [cost], count]]
+        fields = {"lateness": 0} | fields
+        reply = self.send("ask", now, requests=requests, most=1000, jitter=0, **fields)
+        _, position, short_of_permits, grants, postponements = reply
+        self.position = max(0, position - EPOCH)
+        self.short_of_permits = bool(short_of_permits)
+        self.lane_position = postponements[1] - EPOCH if postponements else 0
+        self.ask_at = postponements[2] - EPOCH if postponements else self.position
+        self.until = [timestamp - EPOCH for timestamp in grants[2::3]]
+        return [timestamp - EPOCH for timestamp in grants[1::3]]
 
     def slot(self, now, cost=1, **fields):
         """Ask until there is one, or a later time to ask is named; return its instant, or None."""
         for _ in range(5):
             slots = self.ask(now, cost, **fields)
-            if slots or self.turn < 0 or self.ask_at > now:
+            if slots or self.short_of_permits or self.ask_at > now:
                 return slots[0] if slots else None
-        raise AssertionError(f"told to ask at {self.ask_at} again and again, at {now}")
+        raise AssertionError(f"to ask at {self.ask_at} again and again, at {now}")
 
     def run(self, now, calls, cost=1):
         """Make calls, each as soon as it may be; return their instants."""
@@ -119,4 +129,4 @@ class Script:
 
     def adjust(self, now, at, cost):
         """Charge more for a call, or give back."""
-        self.say("adjust", now, items=[[0 if self.lane is None else 1, EPOCH + at, cost]])
+        self.send("adjust", now, changes=[[self.lanes, EPOCH + at, [cost]]])

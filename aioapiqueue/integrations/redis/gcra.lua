@@ -10,7 +10,7 @@
 -- KEYS[3]  who holds places under `concurrency`: process -> "places:until:wanting until"
 -- KEYS[4+] lanes, the logs of windows, and what a process has said last, as the payload says
 -- ARGV[1]  what is asked or said, ARGV[2] the instant (tests give it; '': the server's clock)
--- ARGV[3]  the payload, JSON: see `_wire` in redis.py
+-- ARGV[3]  the payload, JSON: see _codec.py
 
 local KEEP = 2e6          -- an idle key lives so much longer than it can be told from a new one
 local PAUSED = 86400e6    -- what is paused without end is remembered for a day without a caller
@@ -22,7 +22,7 @@ local RECENT = 1.5e6      -- who has asked since is taken to be waiting: everybo
 local KINDS = {r = Pace, w = Window, g = Governor}
 
 local function load(spec)
-  local schedule = {key = KEYS[spec.key], limits = spec.limits, mine = spec.turn or 0}
+  local schedule = {key = KEYS[spec.key], limits = spec.limits, mine = spec.round_position or 0}
   local fields, read = hash(schedule.key)
   local counts = {}
   for _, limit in ipairs(spec.limits) do
@@ -214,18 +214,19 @@ if rev % 1 > 0 or rev > 0 and not queue_fields.conf then
   refuse(KEYS[1], queue_fields.conf and 'rev' or 'no conf, but rev', queue_fields.rev)
 end
 
-if verb == 'set' then
-  if payload.rev < rev then
-    return {'conf', rev, queue_fields.conf}
+local restoring = verb == 'restorelimits'
+if verb == 'setlimits' or restoring then
+  if payload.revision < rev then
+    return {'limits', rev, queue_fields.conf}
   end
   -- Who tells again what the server has forgotten does not make it newer: somebody may know later
   -- limits. New ones have an instant, so that none is ever given out twice, be it by another server.
-  rev = payload.again and payload.rev or math.max(rev + 1, payload.rev + 1, now)
-  queue_fields.conf = payload.conf
-elseif payload.rev < rev then
-  return {'conf', rev, queue_fields.conf}
-elseif payload.rev > rev then
-  return {'tell'}  -- the server has forgotten what this process knows
+  rev = restoring and payload.revision or math.max(rev + 1, payload.revision + 1, now)
+  queue_fields.conf = payload.limits
+elseif payload.revision < rev then
+  return {'limits', rev, queue_fields.conf}
+elseif payload.revision > rev then
+  return {'forgotten'}  -- the server has forgotten what this process knows
 end
 
 local queue = load(payload.queue)
@@ -240,10 +241,14 @@ local function next_at()
   return math.max(due(queue, math.max(now, queue.last), 1), queue.last)
 end
 
+local function text(number)
+  return string.format('%.17g', number)
+end
+
 -- How things stand: until when a schedule is held, when its limits have the next slot, and what
 -- push-back has left.
 local function state(schedule)
-  local held, ready, rate = until_(schedule), ALWAYS, -1
+  local ready, rate = ALWAYS, NEVER
   for _, one in ipairs(schedule.limits) do
     ready = math.max(ready, one:due(math.max(now, schedule.last), 1))
     if one.kind == 'w' then  -- it has forgotten what ends before the latest slot
@@ -253,17 +258,17 @@ local function state(schedule)
       rate = one.pace.value
     end
   end
-  held = held == NEVER and -1 or math.min(LATEST, math.max(0, held))
-  ready = ready == NEVER and 0 or math.min(LATEST, math.max(0, ready))
-  return held, ready, string.format('%.17g', rate)
+  if ready == NEVER then
+    ready = ALWAYS  -- unknown
+  end
+  return {text(until_(schedule)), text(ready), text(rate)}
 end
 
 -- Write everything; answer, after how things stand.
 local function finish(...)
-  local held, ready, rate = state(queue)
-  local fresh, states = now, {}
+  local fresh, states = now, state(queue)
   for _, one in ipairs(lanes) do
-    for _, value in ipairs({state(one)}) do
+    for _, value in ipairs(state(one)) do
       states[#states + 1] = value
     end
     fresh = math.max(fresh, save(one))
@@ -274,21 +279,21 @@ local function finish(...)
     fresh = math.max(fresh, now + TOLD)
   end
   expire(KEYS[1], math.max(fresh, save(queue, extra)))
-  return {'ok', now, epoch, held, ready, rate, states, ...}
+  return {'ok', now, epoch, states, ...}
 end
 
 -- Places: who holds how many, and how many are free for this process. Each says how many it has
 -- each time, so that a lost answer leaves nothing behind; who says nothing for `lease` has none.
 -- Return how many are free, how to say what was taken, and how many are held in all.
 local function places()
-  local limit = payload.places
+  local limit = payload.concurrency
   for _, one in ipairs(queue.limits) do
     if one.kind == 'g' and lowered(one.places) then
       limit = math.floor(one.places.value)
     end
   end
-  if limit < 0 then
-    return NEVER, function() end, payload.running
+  if not limit then
+    return NEVER, function() end, payload.permits
   end
   local lease = math.min(payload.lease, YEAR)
   local others, wanting, holders, latest = 0, 1, {}, now + lease
@@ -299,7 +304,7 @@ local function places()
     wants = figure(KEYS[3], 'places wanted until', wants, nil, nil, now + YEAR)
     if lives <= now then
       redis.call('HDEL', KEYS[3], process)
-    elseif process ~= payload.me then
+    elseif process ~= payload.sender then
       others, latest = others + count, math.max(latest, lives)
       if wants > now then
         wanting = wanting + 1
@@ -311,28 +316,28 @@ local function places()
   for _, count in ipairs(holders) do
     reserved = reserved + math.max(0, fair - count)
   end
-  local free = limit - others - payload.running
-  local mine = math.min(free, math.max(fair - payload.running, free - reserved))
+  local free = limit - others - payload.permits
+  local mine = math.min(free, math.max(fair - payload.permits, free - reserved))
   return math.max(0, mine), function(granted, wanting_more)
-    local holds = payload.running + granted
+    local holds = payload.permits + granted
     local wants = wanting_more and now + 300000 or 0
     if holds > 0 or wants > 0 then
       local text = string.format('%.0f:%.0f:%.0f', holds, now + lease, wants)
-      redis.call('HSET', KEYS[3], payload.me, text)
+      redis.call('HSET', KEYS[3], payload.sender, text)
       expire(KEYS[3], latest + KEEP)
     else
-      redis.call('HDEL', KEYS[3], payload.me)
+      redis.call('HDEL', KEYS[3], payload.sender)
     end
-  end, others + payload.running
+  end, others + payload.permits
 end
 
 -- What counts each time that it is heard has a number, and is heeded once: its answer may be lost,
 -- and who had none says it again. (So may a client by itself.) Return whether it is new.
 local function is_new()
-  if not payload.said then
+  if not payload.number then
     return true
   end
-  local key, one, kept = KEYS[payload.said[1]], payload.said[2], payload.said[3]
+  local key, one, kept = KEYS[payload.number[1]], payload.number[2], payload.number[3]
   local _, read = hash(key)
   if one <= read('said', 0, 0) then
     return false
@@ -343,8 +348,8 @@ local function is_new()
 end
 
 if verb == 'ask' then
-  local wants, base = payload.wants, now + payload.lead
-  redis.call('ZADD', KEYS[2], string.format('%.0f', now), payload.me)
+  local requests, base = payload.requests, now + payload.jitter
+  redis.call('ZADD', KEYS[2], string.format('%.0f', now), payload.sender)
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('(%.0f', now - RECENT))
   expire(KEYS[2], now + RECENT + KEEP)
   processes = redis.call('ZCARD', KEYS[2])
@@ -363,20 +368,21 @@ if verb == 'ask' then
   local most = math.min(fair, payload.most)
   queue.fair, queue.left = most, most
   local step = queue.interval > 0 and fair * queue.interval or 0
-  local granted, slots, stop = 0, {}, nil
+  local granted, slots, stop, short_of_permits = 0, {}, nil, false
   -- A lane that is due later than the queue must not hold up the queue's slot until then; one that
   -- is due soon makes it a late one.
   local early, patience = queue.bound and spare or ahead, math.max(ahead / 2, 20000)
 
-  -- Return whether a slot of a want is granted; if nobody else is to have it either, `stop` says why.
-  local function grant(index, want)
-    local cost, own = want[2], lanes[want[1]]
+  -- Return whether a slot of a request is granted; if nobody else is to have it either, `stop` says
+  -- when to ask again.
+  local function grant(index, request)
+    local cost, own = request[2][1], lanes[request[1][1]]
     local free_at = math.max(due(queue, math.max(base, queue.last), cost), queue.last)
-    local gate = free_at - ahead - payload.lead
+    local gate = free_at - ahead - payload.jitter
     local at = math.max(base, free_at)
     local slot = at
     if granted >= free then
-      stop = -1
+      stop, short_of_permits = 0, true
       return false
     elseif queue.left < math.min(cost, 1) then
       stop = next_turn(queue, gate, now, step, true)
@@ -412,20 +418,20 @@ if verb == 'ask' then
     return true
   end
 
-  -- Each slot goes to the first want whose lane is due by then.
+  -- Each slot goes to the first request whose lane is due by then.
   local from = 1
   repeat
     local found = false
     for _, own in ipairs(lanes) do
       own.later = false
     end
-    for index = from, #wants do
-      local want = wants[index]
-      local own = lanes[want[1]]
-      if want[3] == 0 then
+    for index = from, #requests do
+      local request = requests[index]
+      local own = lanes[request[1][1]]
+      if request[3] == 0 then
         from = index == from and from + 1 or from
-      elseif not (own and own.later) and grant(index, want) then
-        want[3], found = want[3] - 1, true
+      elseif not (own and own.later) and grant(index, request) then
+        request[3], found = request[3] - 1, true
         break
       elseif stop then
         break
@@ -433,7 +439,7 @@ if verb == 'ask' then
     end
   until not found or stop
   if granted > 0 and queue.left < 1 and not stop then  -- its share: it is to come again at its turn
-    stop = next_turn(queue, next_at() - ahead - payload.lead, now, step, true)
+    stop = next_turn(queue, next_at() - ahead - payload.jitter, now, step, true)
   end
 
   local turns = {}
@@ -445,45 +451,46 @@ if verb == 'ask' then
       turns[#turns + 1] = math.min(LATEST, math.max(now + 1, turn - own.ask))
     end
   end
-  hold_places(granted, stop == -1)
-  return finish(math.min(fair, 1e6), math.min(LATEST, stop or 0), slots, turns)
+  hold_places(granted, short_of_permits)
+  local position = math.min(LATEST, stop or 0)
+  return finish(math.min(fair, 1e6), position, short_of_permits and 1 or 0, slots, turns)
 end
 
 if verb == 'renew' or verb == 'adjust' or verb == 'return' then
   local _, hold_places = places()
   hold_places(0, false)
-  local items = is_new() and payload.items or {}
+  local items = is_new() and payload.changes or {}
   table.sort(items, function(one, other) return one[2] > other[2] end)
   for _, item in ipairs(items) do
-    local number, at, cost = unpack(item)
-    adjust(queue, at, cost)
-    if lanes[number] then
-      adjust(lanes[number], at, cost)
+    local numbers, at, costs = unpack(item)
+    adjust(queue, at, costs[1])
+    for _, number in ipairs(numbers) do
+      adjust(lanes[number], at, costs[1])
     end
   end
-elseif verb == 'hold' or verb == 'push' then
+elseif verb == 'hold' or verb == 'pushback' then
   local held = lane or queue
-  if payload.seconds >= 0 then
-    held.held = math.min(LATEST, math.max(held.held, now + payload.seconds))
+  if payload.hold then
+    held.held = math.min(LATEST, math.max(held.held, now + payload.hold))
   end
   local slowed = 0
-  if verb == 'push' and is_new() then
+  if verb == 'pushback' and is_new() then
     local _, _, running = places()
     for _, limit in ipairs(held.limits) do
-      if limit.kind == 'g' and limit:push_back(payload.since, running) then
+      if limit.kind == 'g' and limit:push_back(payload.released_at, running) then
         slowed = 1
       end
     end
   end
   return finish(slowed)
 elseif verb == 'pause' then
-  local end_ = payload.seconds < 0 and NEVER or math.min(LATEST, now + payload.seconds)
+  local end_ = payload.hold and math.min(LATEST, now + payload.hold) or NEVER
   queue.paused = math.max(queue.paused, end_)
 elseif verb == 'resume' then
   queue.paused, queue.turn = math.min(queue.paused, now), ALWAYS
 elseif verb == 'leave' then
-  redis.call('ZREM', KEYS[2], payload.me)
-  redis.call('HDEL', KEYS[3], payload.me)
-  redis.call('DEL', KEYS[payload.said[1]])
+  redis.call('ZREM', KEYS[2], payload.sender)
+  redis.call('HDEL', KEYS[3], payload.sender)
+  redis.call('DEL', KEYS[payload.number[1]])
 end
 return finish(rev)

@@ -8,7 +8,7 @@ local GOLDEN = 0.618034
 local verb, payload = ARGV[1], cjson.decode(ARGV[3])
 local catch_up, ahead = payload.catch_up, math.min(payload.ahead, YEAR)
 -- Of `catch_up`, whoever asks needs `late` for itself: so much is left for asking late.
-local spare = math.max(0, catch_up - (payload.late or 0))
+local spare = math.max(0, catch_up - (payload.lateness or 0))
 
 local function up(time)  -- to a whole microsecond; what is a nanosecond above one is that one
   return math.ceil(time - 0.001)
@@ -212,7 +212,7 @@ end
 
 function Window.take(window, _, cost, _, at)
   local start, spent, ends = entry(window, redis.call('LINDEX', window.log, -1))
-  local used = at + window.per + (payload.late or 0)
+  local used = at + window.per + (payload.lateness or 0)
   if start == at then
     redis.call('LSET', window.log, -1, logged(at, spent + cost, math.max(ends, used)))
   else
@@ -263,7 +263,7 @@ end
 local Governor = setmetatable({}, {__index = Pace})  -- as adaptive.py: see there
 
 local function curve(ceiling, floor, read, at)
-  ceiling = ceiling < 0 and NEVER or ceiling  -- JSON knows no infinity
+  ceiling = ceiling or NEVER  -- JSON knows no infinity
   return {
     ceiling = ceiling,
     floor = floor,
@@ -384,9 +384,9 @@ function Governor.load(governor, read, at, ...)
   governor.active = read(at .. 'active', 0)
   governor.accepted = read(at .. 'accepted', 0, 0)
   governor.dither = read(at .. 'dither', 0, 0, 1)
-  local places = payload.places
+  local places = payload.concurrency
   governor.pace = curve(governor.ceiling, governor.floor, read, at .. 'pace:')
-  governor.places = curve(places, governor.concurrency or places, read, at .. 'places:')
+  governor.places = curve(places, governor.concurrency or places or NEVER, read, at .. 'places:')
   Governor.set_interval(governor)
 end
 

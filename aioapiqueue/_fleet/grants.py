@@ -1,0 +1,120 @@
+"""Slots that an authority has granted: for calls of which lane, and when they may be used."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from aioapiqueue._fleet.clock import TICK
+from aioapiqueue._slot import Call
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from aioapiqueue._slot import CallOwner
+
+__all__ = ["NO_KEY", "KeyGrants", "Lateness", "Lease", "LeasedCall", "leased"]
+
+NO_KEY = object()
+"""The lane of the key None, if that has limits of its own: the lane None stands for no lane."""
+
+_DECAY = 0.9
+"""By what factor a maximum falls with each slot that is used: half of it is gone after seven."""
+_MISSES = 20
+"""Slots in a row that came too late: the loop is always late, and is to have some all the same."""
+
+
+class Lease(NamedTuple):
+    """A granted slot: from when until when a call of these costs may start on it.
+
+    `at` and `until` are on the queue's clock, `timestamp` is the former on the authority's.
+    """
+
+    at: float
+    until: float
+    costs: tuple[float, ...]
+    timestamp: int
+
+
+class LeasedCall(Call):
+    """A call whose slot an authority grants."""
+
+    __slots__ = ("lease", "timeout")
+
+    def __init__(
+        self,
+        dispatcher: CallOwner,
+        keys: tuple[Hashable, ...],
+        priority: float,
+        costs: tuple[float, ...],
+        timeout: float | None = None,
+    ) -> None:
+        super().__init__(dispatcher, keys, priority, costs)
+        self.timeout = timeout
+        self.lease: Lease | None = None
+        """What it was granted by; None: it waits, or the fallback let it go."""
+
+
+def leased(call: Call) -> LeasedCall:
+    """Return a call as what `call_types` has made it.
+
+    Raises:
+        TypeError: it was made by another queue.
+    """
+    if not isinstance(call, LeasedCall):
+        raise TypeError(f"{call!r} was made by a queue of another kind")
+    return call
+
+
+@dataclass(eq=False, slots=True)
+class KeyGrants:
+    """What is leased for the calls of one lane, or for all that have none."""
+
+    leases: deque[Lease] = field(default_factory=deque)
+    ask_at: float = -math.inf
+    """No slot of this lane is due before; on the queue's clock."""
+    round_position: int = 0
+    """The timestamp of the first slot that it may have, by its place among the processes that wait
+    for this lane; 0: none was named."""
+    held_until: float = -math.inf
+    """The end of a hold."""
+    ready_at: float = -math.inf
+    """When its limits have room for the next call, by the last reply."""
+    rate: float = math.inf
+    """Calls per second that push-back has left."""
+    waiting_since: float = math.inf
+    """Since when there has always been a waiter."""
+
+
+class Lateness:
+    """How late slots are used."""
+
+    def __init__(self) -> None:
+        self._late = self._too_late = 0.0
+        self._missed = 0
+
+    def missed(self, lease: Lease, now: float) -> None:
+        """Note that a lease came too late to be used."""
+        self._too_late = max(self._too_late, now - lease.at)
+        self._missed += 1
+
+    def used(self, lease: Lease, now: float) -> None:
+        """Note that a lease is used."""
+        self._late = max(now - lease.at - TICK, _DECAY * self._late)
+        self._too_late *= _DECAY
+        self._missed = 0
+
+    @property
+    def always(self) -> bool:
+        """Whether all slots come too late."""
+        return self._missed > _MISSES
+
+    def usual(self, least: float) -> float:
+        """Return how late the next one is likely to be used, and a little more."""
+        return max(least, 2 * self._late)
+
+    def worst(self, least: float) -> float:
+        """Return how late it may be, as those were that came too late."""
+        return max(self.usual(least), 2 * self._too_late)

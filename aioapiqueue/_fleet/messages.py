@@ -1,0 +1,360 @@
+"""What a queue and the authority over its quota send each other, and the way between them.
+
+Messages and replies are plain data: how they travel is the transport's business. A lane is a key
+(`NO_KEY`: the key None) that has limits of its own; the lane None is the whole queue. Timestamps
+are the authority's, in microseconds; everything else is in seconds on the queue's clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from aioapiqueue._rate import Limit, Rate
+    from aioapiqueue._slot import Call
+
+
+class Unreachable(Exception):  # noqa: N818 - never leaves the library
+    """The authority gave no reply, for now. The text has the reason, without credentials."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """Something that the authority is to know."""
+
+    numbered: ClassVar[bool] = False
+    """Whether it may count only once, however often it arrives: it changes a sum."""
+    lasting: ClassVar[bool] = False
+    """Whether it is sent in the end, however long that takes: a user has decided it."""
+    reports_permits: ClassVar[bool] = False
+    """Whether the authority learns from it how many permits this queue has in use."""
+
+    @property
+    def lanes(self) -> Sequence[Hashable]:
+        """The lanes that it concerns."""
+        return ()
+
+    def merged(self, earlier: Message) -> Self | None:  # noqa: ARG002 - of no use to most
+        """Return what to send instead of an earlier message and this; None: both."""
+        return None
+
+    def without_refunds(self) -> Message:
+        """Return this without what would be lost twice if it has been processed already."""
+        return self
+
+    def once_refused(self, now: float) -> Message | None:  # noqa: ARG002 - of no use to most
+        """Return what is still to be sent of it when the authority has refused it."""
+        return None
+
+
+class Renew(Message):
+    """Nothing but what every request contains."""
+
+    reports_permits = True
+
+
+class Leave(Message):
+    """This queue is gone."""
+
+    numbered = True
+
+
+class RestoreLimits(Message):
+    """The authority has forgotten what `set_rate` has set: see `Envelope.set_limits`."""
+
+
+class Change(NamedTuple):
+    """The true costs of a slot, less what it was charged; its lanes are at most one, so far."""
+
+    lanes: tuple[Hashable, ...]
+    timestamp: int
+    costs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Adjust(Message):
+    """Calls that have started cost more, or less.
+
+    Attributes:
+        changes: more of them are added to the last message that waits to be sent.
+    """
+
+    numbered = True
+    reports_permits = True
+    changes: list[Change]
+
+    @property
+    def lanes(self) -> Sequence[Hashable]:
+        return list(dict.fromkeys(lane for one in self.changes for lane in one.lanes))
+
+    def without_refunds(self) -> Message:
+        return replace(self, changes=[one for one in self.changes if max(one.costs) > 0])
+
+
+class Return(Adjust):
+    """Slots will not be used: their costs are given back."""
+
+
+@dataclass(frozen=True)
+class Hold(Message):
+    """Nothing of a lane is to start before `until`."""
+
+    lane: Hashable
+    until: float
+
+    @property
+    def lanes(self) -> Sequence[Hashable]:
+        return () if self.lane is None else (self.lane,)
+
+    def merged(self, earlier: Message) -> Self | None:
+        if not isinstance(earlier, Hold) or type(earlier) is not type(self):
+            return None
+        if earlier.lane != self.lane:
+            return None
+        return replace(self, until=max(self.until, earlier.until))  # a hold is only extended
+
+    def once_refused(self, now: float) -> Message | None:
+        # Not a lane's: it may be what was refused, and would be in the way of everything else.
+        return Hold(None, self.until) if self.lane is None and self.until > now else None
+
+
+@dataclass(frozen=True)
+class PushBack(Hold):
+    """The other side has refused a call.
+
+    Attributes:
+        until: it has asked for a hold until then; -inf: it has not.
+        released_at: the timestamp of the call's slot; inf: the push-back counts whenever it is
+            heard; -inf: it does not.
+        call: which, if that is known.
+        key: its key.
+    """
+
+    numbered = True
+    released_at: float
+    call: Call | None
+    key: Hashable
+
+    def merged(self, _earlier: Message) -> Self | None:
+        return None
+
+
+class Pause(Hold):
+    """Nothing is to start before `until`, at most without end (inf). It has no lane."""
+
+    lasting = True
+
+    def once_refused(self, now: float) -> Message | None:
+        return self if self.until > now else None
+
+
+class Resume(Message):
+    """A pause is over."""
+
+    lasting = True
+
+    def merged(self, earlier: Message) -> Self | None:
+        return self if isinstance(earlier, Pause | Resume) else None
+
+    def once_refused(self, _now: float) -> Message | None:
+        return self
+
+
+@dataclass(frozen=True)
+class SetLimits(Message):
+    """The queue (None), or a key or pattern, has these limits from now on."""
+
+    lasting = True
+    key: Hashable
+    limits: tuple[Limit, ...]
+
+    def merged(self, earlier: Message) -> Self | None:
+        return self if isinstance(earlier, SetLimits) and earlier.key == self.key else None
+
+    def once_refused(self, _now: float) -> Message | None:
+        return self
+
+
+class SlotRequest(NamedTuple):
+    """Slots to be granted for calls of these lanes (at most one, so far), of these costs each."""
+
+    lanes: tuple[Hashable, ...]
+    costs: tuple[float, ...]
+    number: int
+
+
+class Standing(NamedTuple):
+    """Where this queue stands among those that wait for one lane (None: among all).
+
+    Attributes:
+        lane: which.
+        waited: seconds for which there has always been a waiter.
+        round_position: its place, by the last reply: a timestamp; 0: it has none.
+    """
+
+    lane: Hashable
+    waited: float
+    round_position: int
+
+
+@dataclass(frozen=True)
+class Ask(Message):
+    """Slots are wanted.
+
+    Attributes:
+        requests: for whom, in their order.
+        most: the cost that may be granted at most.
+        jitter: seconds by which the reply may be late: no slot is to be earlier than that.
+        lateness: seconds after its instant within which a slot is likely to be used.
+        standings: of the queue, then of each lane.
+    """
+
+    requests: Sequence[SlotRequest]
+    most: float
+    jitter: float
+    lateness: float
+    standings: Sequence[Standing]
+
+    @property
+    def lanes(self) -> Sequence[Hashable]:
+        return [one.lane for one in self.standings[1:]]
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A message, and what every request contains.
+
+    Attributes:
+        message: what is sent.
+        number: of the message, if that is `numbered`: counted from 1 by each sender; else 0.
+        sender: a random name of the queue, another one on each event loop.
+        now: when it is sent.
+        permits: how many bodies run, or may start without asking.
+        concurrency: how many may run at once in all queues together; inf: any number.
+        revision: of `set_limits`.
+        set_limits: what `set_rate` has set, by key; None: of the queue.
+        limits: those in force of the queue (None), then of each lane of the message.
+    """
+
+    message: Message
+    number: int
+    sender: str
+    now: float
+    permits: int
+    concurrency: float
+    revision: int
+    set_limits: Mapping[Hashable, tuple[Limit, ...]]
+    limits: Mapping[Hashable, Sequence[Limit]]
+
+
+class LimitStatus(NamedTuple):
+    """How the limits of the queue, or of a lane, stand.
+
+    Attributes:
+        held_until: the timestamp at which a hold or pause ends; inf: without end; -inf: none.
+        ready_at: the timestamp at which there is room for the next call; -inf: unknown.
+        rate: calls per second that push-back has left; inf: whatever the limits allow.
+    """
+
+    held_until: float
+    ready_at: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The message was processed.
+
+    Attributes:
+        timestamp: when.
+        epoch: another one whenever the authority has lost what it knew.
+        statuses: of the queue (None) and of each lane of the message.
+        revision: to `SetLimits`: what its limits have now.
+        backed_off: to `PushBack`: whether the rate was lowered for it.
+        granted: to `Ask`.
+    """
+
+    timestamp: int
+    epoch: int
+    statuses: Mapping[Hashable, LimitStatus]
+    revision: int | None = None
+    backed_off: bool = False
+    granted: Granted | None = None
+
+
+class Grant(NamedTuple):
+    """A slot for a request: its timestamp, and until when it may be used."""
+
+    request: SlotRequest
+    timestamp: int
+    until: int
+
+
+class Postponement(NamedTuple):
+    """A lane whose next slot is due later: this queue's place, and from when to ask."""
+
+    lane: Hashable
+    round_position: int
+    ask_at: int
+
+
+@dataclass(frozen=True)
+class Granted:
+    """The answer to `Ask`.
+
+    Attributes:
+        share: how many slots this queue may ask for at once.
+        grants: in the order of their timestamps.
+        postponements: lanes to ask for later.
+        short_of_permits: what is missing are permits: ask when one may be free.
+        round_position: the timestamp from which to ask for what was not granted; 0: when what was
+            granted is nearly used up.
+    """
+
+    share: int
+    grants: Sequence[Grant]
+    postponements: Sequence[Postponement]
+    short_of_permits: bool
+    round_position: int
+
+
+class OtherLimits(NamedTuple):
+    """Instead of a reply: others have set limits that the sender does not know."""
+
+    revision: int
+    limits: Mapping[Hashable, tuple[Limit, ...]]
+
+
+class LimitsForgotten(NamedTuple):
+    """Instead of a reply: the sender knows of limits that the authority does not."""
+
+
+class Transport(Protocol):
+    """The way to an authority, for one queue."""
+
+    timeout: float
+    """Seconds that a reply may take."""
+    ahead: float
+    """Seconds by which slots are taken ahead of their time, at most."""
+    lease: float
+    """Seconds for which the permits of a queue that has gone silent are kept."""
+    fallback: Rate | None
+    """The local rate while there is no authority."""
+
+    def check_key(self, key: Hashable) -> None:
+        """Refuse the key of a lane that cannot be sent.
+
+        Raises:
+            TypeError: it has no text of its own.
+        """
+
+    async def send(self, envelope: Envelope) -> Reply | OtherLimits | LimitsForgotten:
+        """Send a message once; a `numbered` one counts once, even if it is sent again within 5 s.
+
+        Raises:
+            Unreachable: no reply, for now.
+            SharedError: the authority refuses, and will until somebody puts it right.
+        """

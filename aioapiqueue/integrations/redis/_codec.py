@@ -1,0 +1,259 @@
+"""Messages as the script `gcra.lua` reads them, and replies as it writes them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue._fleet import messages
+from aioapiqueue._fleet.grants import NO_KEY
+from aioapiqueue._fleet.session import REFUNDABLE
+from aioapiqueue._rate import Rate, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from aioapiqueue._rate import Limit
+    from aioapiqueue.adaptive import Adaptive
+
+__all__ = ["Codec", "Settings", "Unreadable", "text_of"]
+
+_LATEST = 2**53
+"""Instead of an infinite timestamp: the last that the server can count exactly."""
+
+
+class Unreadable(Exception):  # noqa: N818 - never leaves the package
+    """The server has something that aioapiqueue never writes. The text names it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of a `SharedSchedule`: see there."""
+
+    name: str
+    ahead: float
+    timeout: float
+    lease: float
+    fallback: Rate | None
+
+
+class Codec:
+    """Translates for one queue.
+
+    Args:
+        settings: of its schedule.
+        catch_up: seconds by which a slot may be used late.
+        adaptive: how to slow down on push-back.
+    """
+
+    def __init__(self, settings: Settings, *, catch_up: float, adaptive: Adaptive | None) -> None:
+        self.base = f"{{aioapiqueue:{settings.name}}}"
+        """What all keys of the quota begin with."""
+        # Sent again until then, and a little longer under way.
+        self._remembered = _micro(REFUNDABLE + 2 * settings.timeout)
+        self._adaptive = adaptive
+        times = {"catch_up": catch_up, "ahead": settings.ahead, "lease": settings.lease}
+        self._always = {name: _micro(seconds) for name, seconds in times.items()}
+
+    def encode(self, envelope: messages.Envelope) -> tuple[list[str], str, str]:
+        """Return the keys, the verb and the payload of a message."""
+        base, message = self.base, envelope.message
+        keys = [base, f"{base}:who", f"{base}:places"]
+        specs = [self.spec(lane, limits, keys) for lane, limits in envelope.limits.items()]
+        if isinstance(message, messages.Ask):
+            for spec, standing in zip(specs, message.standings, strict=True):
+                spec["waited"] = _micro(standing.waited)
+                spec["round_position"] = standing.round_position
+        payload = self._always | {
+            "sender": envelope.sender,
+            "revision": envelope.revision,
+            "permits": envelope.permits,
+            "queue": specs[0],
+            "lanes": specs[1:],
+            **self._fields(envelope),
+        }
+        if envelope.concurrency < math.inf:
+            payload["concurrency"] = envelope.concurrency
+        if envelope.number:
+            keys.append(f"{base}:said:{envelope.sender}")
+            payload["number"] = [len(keys), envelope.number, self._remembered]
+        return keys, type(message).__name__.lower(), json.dumps(payload, allow_nan=False)
+
+    def _fields(self, envelope: messages.Envelope) -> dict[str, Any]:
+        """Return what messages of this kind have."""
+        message = envelope.message
+        numbers = {lane: number for number, lane in enumerate(message.lanes, 1)}
+        match message:
+            case messages.Ask():
+                return {
+                    "requests": [
+                        [[numbers[lane] for lane in one.lanes], one.costs, one.number]
+                        for one in message.requests
+                    ],
+                    "most": message.most,
+                    "jitter": _micro(message.jitter),
+                    "lateness": _micro(message.lateness),
+                }
+            case messages.Adjust():
+                return {
+                    "changes": [
+                        [[numbers[lane] for lane in one.lanes], one.timestamp, one.costs]
+                        for one in message.changes
+                    ]
+                }
+            case messages.PushBack():
+                released_at = min(_LATEST, max(-1, message.released_at))
+                return _hold(message, envelope.now) | {"released_at": released_at}
+            case messages.Hold():
+                return _hold(message, envelope.now)
+            case messages.SetLimits() | messages.RestoreLimits():
+                table = [
+                    [text_of(key), [_plain(limit) for limit in limits]]
+                    for key, limits in envelope.set_limits.items()
+                ]
+                return {"limits": json.dumps(table)}
+            case _:
+                return {}
+
+    def spec(self, lane: Hashable, limits: Sequence[Limit], keys: list[str]) -> dict[str, Any]:
+        """Return the limits of a lane; append the keys under which their state is."""
+        if lane is None:
+            key, number = self.base, 1
+        else:
+            key = f"{self.base}:lane:{text_of(None if lane is NO_KEY else lane)}"
+            keys.append(key)
+            number = len(keys)
+        return {"key": number, "limits": self._limit_specs(limits, key, keys)}
+
+    def _limit_specs(
+        self, limits: Sequence[Limit], key: str, keys: list[str]
+    ) -> list[dict[str, Any]]:
+        """Return what the script is to know of these limits; append the keys of their logs."""
+        specs: list[dict[str, Any]] = []
+        windows = itertools.count()  # as the server counts: changed limits take over by kind
+        for limit in limits:
+            if isinstance(limit, Rate):
+                specs.append({"kind": "r", "interval": limit.interval * 1e6, "burst": limit.burst})
+            else:
+                keys.append(f"{key}:window:{next(windows)}")
+                specs.append(
+                    {"kind": "w", "calls": limit.calls, "per": _micro(limit.per), "log": len(keys)}
+                )
+        adaptive = self._adaptive
+        if adaptive is not None:
+            ceiling = min((limit.calls / limit.per for limit in limits), default=math.inf)
+            spec = {
+                "kind": "g",
+                "floor": adaptive.least(ceiling),
+                "backoff": adaptive.backoff,
+                "recovery": adaptive.recovery,
+            }
+            if ceiling < math.inf:
+                spec["ceiling"] = ceiling
+            if adaptive.concurrency:
+                spec["concurrency"] = adaptive.concurrency
+            specs.append(spec)
+        return specs
+
+    def decode(
+        self, envelope: messages.Envelope, answer: Sequence[Any]
+    ) -> messages.Reply | messages.OtherLimits | messages.LimitsForgotten:
+        """Return what the script has answered.
+
+        Raises:
+            Unreadable: somebody else has written the limits that it brings.
+        """
+        word, *rest = answer
+        word = _decoded(word)
+        if word == "limits":
+            return messages.OtherLimits(rest[0], self._decode_limits(rest[1]))
+        if word != "ok":
+            return messages.LimitsForgotten()
+        timestamp, epoch, figures, *found = rest
+        statuses = (messages.LimitStatus(*map(float, one)) for one in _by(3, figures))
+        common = timestamp, epoch, dict(zip(envelope.limits, statuses, strict=True))
+        message = envelope.message
+        match message:
+            case messages.Ask():
+                share, position, short, grants, later = found
+                slots = [
+                    messages.Grant(message.requests[n - 1], *rest) for n, *rest in _by(3, grants)
+                ]
+                postponed = [
+                    messages.Postponement(message.lanes[n - 1], *rest) for n, *rest in _by(3, later)
+                ]
+                granted = messages.Granted(share, slots, postponed, bool(short), position)
+                return messages.Reply(*common, granted=granted)
+            case messages.SetLimits():
+                return messages.Reply(*common, revision=found[0])
+            case messages.PushBack():
+                return messages.Reply(*common, backed_off=bool(found[0]))
+            case _:
+                return messages.Reply(*common)
+
+    def _decode_limits(self, text: bytes | str) -> Mapping[Hashable, tuple[Limit, ...]]:
+        try:
+            return {
+                _key_of(key): tuple(_limit(one) for one in own)
+                for key, own in json.loads(_decoded(text))
+            }
+        except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+            what = f"{self.base} has limits (conf) that are none: {type(error).__name__}: {error}"
+            raise Unreadable(what[:300]) from None
+
+
+def _micro(seconds: float) -> int:
+    return round(seconds * 1e6)
+
+
+def _decoded(text: bytes | str) -> str:
+    return text if isinstance(text, str) else text.decode()
+
+
+def _by(number: int, flat: Sequence[Any]) -> list[Sequence[Any]]:
+    """Return a flat list in parts of so many."""
+    return [flat[start : start + number] for start in range(0, len(flat), number)]
+
+
+def _hold(message: messages.Hold, now: float) -> dict[str, Any]:
+    """Return for how long to hold: none of a pause that never ends, and where no hold was asked."""
+    if math.isinf(message.until):
+        return {}
+    return {"hold": max(0, _micro(message.until - now))}
+
+
+def text_of(key: Hashable) -> str:
+    """Return a lane's key as text that is the same in every process.
+
+    Raises:
+        TypeError: it has none.
+    """
+    try:
+        return json.dumps(key)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"a lane that is shared needs a key of text, numbers or tuples of them, not {key!r}"
+        ) from None
+
+
+def _key_of(text: str) -> Hashable:
+    """Return the key that `text_of` wrote."""
+
+    def hashable(value: Any) -> Hashable:  # noqa: ANN401 - of JSON
+        return tuple(map(hashable, value)) if isinstance(value, list) else value
+
+    return hashable(json.loads(text))
+
+
+def _plain(limit: Limit) -> list[float | str]:
+    if isinstance(limit, Rate):
+        return ["rate", limit.calls, limit.per, limit.burst]
+    return ["window", limit.calls, limit.per]
+
+
+def _limit(plain: Sequence[Any]) -> Limit:
+    kind, *figures = plain
+    return Rate(*figures) if kind == "rate" else Window(*figures)

@@ -1,0 +1,167 @@
+"""The way to a Redis or Valkey server: one call of `gcra.lua` for each message."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Protocol
+
+from redis import exceptions as errors
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from aioapiqueue._fleet.messages import Unreachable
+from aioapiqueue.exceptions import SharedError
+from aioapiqueue.integrations.redis._codec import Unreadable, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Hashable
+
+    from aioapiqueue._fleet.messages import Envelope, LimitsForgotten, OtherLimits, Reply
+    from aioapiqueue.integrations.redis._codec import Codec, Settings
+
+__all__ = ["SCRIPT", "SHA", "Client", "RedisTransport"]
+
+SCRIPT = "\n".join(
+    (files(__package__) / f"{part}.lua").read_text("utf-8")
+    for part in ("gcra_figures", "gcra_limits", "gcra")
+)
+SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+"""By which a server knows the script: another one in each version that changes it."""
+_UNREADABLE = re.compile(r"UNREADABLE (.*) UNREADABLE", re.DOTALL)
+"""What the script raises where it reads a figure that it never writes."""
+_REFUSALS = (
+    errors.AuthenticationError,
+    errors.AuthenticationWrongNumberOfArgsError,
+    errors.AuthorizationError,
+    errors.NoPermissionError,
+)
+_PASSING = (
+    errors.OutOfMemoryError,
+    errors.ReadOnlyError,
+    errors.ClusterError,
+    errors.TryAgainError,
+    errors.AskError,  # a MovedError is one
+)
+_PASSING_CODES = ("BUSY", "LOADING", "MISCONF", "NOREPLICAS", "UNBLOCKED")
+
+
+class Client(Protocol):
+    """What is used of a redis-py client: redis.asyncio's `Redis` and `RedisCluster` have it."""
+
+    def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Awaitable[Any]: ...  # noqa: ANN401 - as redis-py has it
+
+    def eval(self, script: str, numkeys: int, *keys_and_args: Any) -> Awaitable[Any]: ...  # noqa: ANN401 - as above
+
+
+class RedisTransport:
+    """Sends a queue's messages; see `aioapiqueue._fleet.messages.Transport`.
+
+    Args:
+        client: of redis-py.
+        codec: translates.
+        settings: of the schedule.
+    """
+
+    def __init__(self, client: Client, codec: Codec, settings: Settings) -> None:
+        self.ahead = settings.ahead
+        self.timeout = settings.timeout
+        self.lease = settings.lease
+        self.fallback = settings.fallback
+        self._client = client
+        self._codec = codec
+        self._name = settings.name
+
+    def __repr__(self) -> str:
+        return f"SharedSchedule({self._name!r})"
+
+    def check_key(self, key: Hashable) -> None:
+        """Refuse the key of a lane that has no text.
+
+        Raises:
+            TypeError: it is neither text nor a number nor a tuple of them.
+        """
+        if not isinstance(key, str):
+            text_of(key)
+
+    async def send(self, envelope: Envelope) -> Reply | OtherLimits | LimitsForgotten:
+        """Send a message once."""
+        keys, verb, payload = self._codec.encode(envelope)
+        arguments = *keys, verb, "", payload
+        try:
+            # Cancelled here, or too late: redis-py gives up the connection, and what the server
+            # has granted is lost. It is never granted twice.
+            async with asyncio.timeout(self.timeout):
+                try:
+                    answer = await self._client.evalsha(SHA, len(keys), *arguments)
+                except errors.NoScriptError:  # a server that has just started
+                    answer = await self._client.eval(SCRIPT, len(keys), *arguments)
+            return self._codec.decode(envelope, answer)
+        except _REFUSALS as error:
+            raise self._refusal(error) from None
+        except Unreadable as error:
+            raise self._planted(str(error)) from None
+        except TimeoutError:
+            await self._look_closer()
+            raise Unreachable(f"no answer within {self.timeout:g} s") from None
+        except errors.ResponseError as error:
+            raise self._objection(error) from None
+        except errors.RedisClusterException as error:  # no RedisError: none of its nodes will do
+            raise self._no_node(error) from None
+        except (errors.RedisError, OSError) as error:
+            raise Unreachable(_why(error)) from None
+
+    def _objection(self, error: errors.ResponseError) -> SharedError | Unreachable:
+        """Return what it means that the server, or the script on it, refuses to answer."""
+        if found := _UNREADABLE.search(str(error)):
+            return self._planted(found[1])
+        if isinstance(error, _PASSING) or str(error).startswith(_PASSING_CODES):
+            return Unreachable(_why(error))
+        if "no permission" in str(error):  # for a command that the script uses
+            return self._refusal(error)
+        return SharedError(f"{self!r}: the server cannot do this ({_why(error)})")
+
+    def _planted(self, what: str) -> SharedError:
+        return SharedError(
+            f"{self!r}: {what}. That is not written by aioapiqueue: find out what else writes "
+            "there, then delete that key (DEL)"
+        )
+
+    def _refusal(self, error: BaseException) -> SharedError:
+        return SharedError(
+            f"{self!r}: the server refuses this user; check name, password and permission for "
+            f"EVALSHA, EVAL and the keys {self._codec.base}* ({_why(error)})"
+        )
+
+    def _no_node(self, error: Exception) -> SharedError | Unreachable:
+        """Return what is wrong with a cluster; where it refuses us, it looks like anything else."""
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, _REFUSALS):
+            cause = cause.__cause__ or cause.__context__
+        return Unreachable(_why(error)) if cause is None else self._refusal(cause)
+
+    async def _look_closer(self) -> None:
+        """Raise if it is a refusal that a client retries in vain until the time is up."""
+        pool = getattr(self._client, "connection_pool", None)
+        if pool is None:
+            return
+        connection = pool.make_connection()
+        connection.retry = Retry(NoBackoff(), 0)
+        try:
+            async with asyncio.timeout(self.timeout / 2):
+                await connection.connect()
+        except _REFUSALS as error:
+            raise self._refusal(error) from None
+        except (errors.RedisError, OSError) as error:  # a TimeoutError is an OSError
+            if str(error):  # the client tries again, and would hide the reason
+                raise Unreachable(_why(error)) from None
+        finally:
+            await connection.disconnect()
+
+
+def _why(error: BaseException) -> str:
+    """Return an error in words, without what was sent: a server that knows no AUTH quotes it."""
+    text = str(error).partition(", with args beginning with")[0]
+    return f"{type(error).__name__}: {text}"
