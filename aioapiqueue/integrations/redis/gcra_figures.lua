@@ -1,21 +1,21 @@
--- What is read back from the server. Whoever may write these keys may write anything there, and one
--- wrong figure could stop everybody, or nobody, without a word. So a figure that no aioapiqueue
--- writes ends the script before anything is granted, and redis.py makes a SharedError of it.
--- The first part of a script that goes on in gcra_limits.lua and gcra.lua.
+-- The first part of a script that goes on in gcra_limits.lua and gcra.lua: what is read back from
+-- the server, and its clock.
+--
+-- Everybody who may write these keys may write anything there, and one wrong figure could stop all
+-- calls, or none, without a word. So a figure that no aioapiqueue writes ends the script before
+-- anything is granted; _transport.py makes a SharedError of it.
 
 local NEVER, ALWAYS = math.huge, -math.huge
 local LATEST = 2 ^ 53     -- no instant is later: doubles count whole microseconds until then
 local HUGE = 1e300        -- no interval, burst or cost is more
-local YEAR = 366 * 86400e6  -- no slot is given out, and no place kept, for longer ahead than that
-
-local now                 -- gcra.lua sets it before anything else
+local YEAR = 366 * 86400e6  -- no slot is granted, and no permit kept, for longer ahead than that
 
 local function refuse(key, field, text)
   local shown = string.gsub(string.sub(text, 1, 40), '[^\32-\126]', '?')
   error(string.format('UNREADABLE %s has %s "%s" UNREADABLE', key, field, shown), 0)
 end
 
--- Return what `text` says, or `default` where there is none.
+-- Return the figure in `text`, or `default` where there is none.
 local function figure(key, field, text, default, least, most)
   if not text then
     return default
@@ -37,7 +37,7 @@ local function split(key, field, text)
   return one, two, three
 end
 
--- The fields of a hash, and a function that reads the figure of one.
+-- Return the fields of a hash, and a function that reads the figure of one.
 local function hash(key)
   local fields, flat = {}, redis.call('HGETALL', key)
   for index = 1, #flat, 2 do
@@ -47,3 +47,28 @@ local function hash(key)
     return figure(key, field, fields[field], default, least, most)
   end
 end
+
+-- Figures that are kept as they are: {field, name here, default, least, most} each.
+
+local function load_figures(object, kept, read, at)
+  for _, each in ipairs(kept) do
+    object[each[2]] = read(at .. each[1], unpack(each, 3, 5))
+  end
+end
+
+local function save_figures(object, kept, set, at)
+  for _, each in ipairs(kept) do
+    set(at .. each[1], object[each[2]], each[5])
+  end
+end
+
+-- The clock never goes back: of a server's that does, the difference is added from then on.
+local queue_fields, read_queue = hash(KEYS[1])
+local skew, seen = read_queue('skew', 0, 0, LATEST / 2), read_queue('seen', ALWAYS, 0, LATEST / 2)
+local now = tonumber(ARGV[2])
+if not now then
+  local time = redis.call('TIME')
+  now = tonumber(time[1]) * 1e6 + tonumber(time[2])
+end
+skew = skew + math.max(0, seen - (now + skew))
+now = now + skew

@@ -1,151 +1,157 @@
--- The kinds of limits: rates (pace), windows and, where a schedule is adaptive, a governor, which is
--- a pace too. The second part of a script: gcra_figures.lua comes before it, gcra.lua after.
+-- The kinds of limits: token buckets (of a `Rate`), sliding windows and, where a queue is adaptive,
+-- an adaptive rate, which is a token bucket too. They are those of _algorithms.py and adaptive.py:
+-- see there for the reasons; what differs is said here.
+-- The second part of a script: gcra_figures.lua comes before it, gcra.lua after.
 
 local MEMORY = 3600e6     -- as adaptive.py
 local ENOUGH, PROBING = 10, 3
 local GOLDEN = 0.618034
+local PEAKS = 32          -- so many bursts ago, refunds are still exact
+local AT_ONCE = 64        -- entries of a log read at once: a window is rarely longer than two such
 
 local verb, payload = ARGV[1], cjson.decode(ARGV[3])
 local catch_up, ahead = payload.catch_up, math.min(payload.ahead, YEAR)
--- Of `catch_up`, whoever asks needs `late` for itself: so much is left for asking late.
-local spare = math.max(0, catch_up - (payload.lateness or 0))
+-- Of `catch_up`, the sender needs `lateness` to use a slot: so much is left for asking late.
+local lateness = payload.lateness or 0
+local spare = math.max(0, catch_up - lateness)
 
 local function up(time)  -- to a whole microsecond; what is a nanosecond above one is that one
   return math.ceil(time - 0.001)
 end
 
-local Pace = {}
+local TokenBucket = {}
+TokenBucket.KEPT = {
+  {'a', 'anchor', ALWAYS},
+  {'u', 'used', 0},
+  {'l', 'last', ALWAYS, nil, now + YEAR},     -- the latest slot so far
+  {'c', 'charged', ALWAYS, nil, now + YEAR},  -- the latest that was not returned
+}
 
-function Pace.tat(pace)
-  return pace.anchor + pace.used * pace.interval
+function TokenBucket.tat(bucket)
+  return bucket.anchor + bucket.used * bucket.interval
 end
 
-function Pace.restart(pace, anchor, used)
-  pace.anchor, pace.used = anchor, used
+function TokenBucket.restart(bucket, anchor, used)
+  bucket.anchor, bucket.used = anchor, used
 end
 
-function Pace.touch(pace, at)
-  if pace.last < at - catch_up and Pace.tat(pace) < at then
-    Pace.restart(pace, at, 0)
+function TokenBucket.on_idle(bucket, at)
+  if bucket.last < at - catch_up and TokenBucket.tat(bucket) < at then
+    TokenBucket.restart(bucket, at, 0)
   end
 end
 
-function Pace.due(pace, _, cost)
-  if pace.anchor == ALWAYS then
+function TokenBucket.next_at(bucket, _, cost)
+  if bucket.anchor == ALWAYS then
     return ALWAYS
   end
-  return up(pace.anchor + (pace.used + cost - pace.burst) * pace.interval)
+  return up(bucket.anchor + (bucket.used + cost - bucket.burst) * bucket.interval)
 end
 
 -- Charge what starts at `slot`; return until when it may start all the same.
-function Pace.take(pace, at, cost, held, slot)
-  local floor = math.max(at - math.max(spare, 1), held)  -- what was rounded up is not late
-  if cost > pace.burst then
-    floor = floor - (cost - pace.burst) * pace.interval
+function TokenBucket.consume(bucket, at, cost, held_until, slot)
+  local floor = math.max(at - math.max(spare, 1), held_until)  -- what was rounded up is not late
+  if cost > bucket.burst then
+    floor = floor - (cost - bucket.burst) * bucket.interval
   end
-  if Pace.tat(pace) < floor then
-    Pace.restart(pace, floor, 0)
+  if TokenBucket.tat(bucket) < floor then
+    TokenBucket.restart(bucket, floor, 0)
   end
-  local until_ = math.min(slot, math.max(Pace.tat(pace), Pace.due(pace, at, cost))) + catch_up
-  if pace.burst > 1 then
-    local slack, peaks = at - Pace.tat(pace), pace.peaks
+  local latest = math.max(TokenBucket.tat(bucket), TokenBucket.next_at(bucket, at, cost))
+  latest = math.min(slot, latest) + catch_up
+  if bucket.burst > 1 then
+    local slack, peaks = at - TokenBucket.tat(bucket), bucket.peaks
     while #peaks > 0 and peaks[#peaks][2] <= slack do
       table.remove(peaks)
     end
     if #peaks == 0 or peaks[#peaks][1] ~= at then
       peaks[#peaks + 1] = {at, slack}
     end
-    if #peaks > 32 then  -- too little may be given back for those, never too much
+    if #peaks > PEAKS then  -- too little may be refunded for those, never too much
       peaks[2][2] = peaks[1][2]
       table.remove(peaks, 1)
     end
   end
-  pace.used = pace.used + cost
-  pace.last, pace.charged = math.max(pace.last, at), math.max(pace.charged, at)
-  return pace.interval > 0 and until_ or NEVER
+  bucket.used = bucket.used + cost
+  bucket.last, bucket.charged = math.max(bucket.last, at), math.max(bucket.charged, at)
+  return bucket.interval > 0 and latest or NEVER
 end
 
-function Pace.adjust(pace, at, cost)
-  if cost < 0 and at ~= pace.charged then
-    if pace.burst == 1 then
+function TokenBucket.adjust(bucket, at, cost)
+  if cost < 0 and at ~= bucket.charged then
+    if bucket.burst == 1 then
       return
     end
     local later = nil
-    for _, peak in ipairs(pace.peaks) do
+    for _, peak in ipairs(bucket.peaks) do
       if peak[1] > at then
         later = math.max(later or ALWAYS, peak[2])
       end
     end
-    later = later or 0
-    cost = math.min(0, math.max(cost, (later - catch_up) / pace.interval))
-    for _, peak in ipairs(pace.peaks) do
+    cost = math.min(0, math.max(cost, ((later or 0) - catch_up) / bucket.interval))
+    for _, peak in ipairs(bucket.peaks) do
       if peak[1] > at then
-        peak[2] = peak[2] - cost * pace.interval
+        peak[2] = peak[2] - cost * bucket.interval
       end
     end
   end
-  pace.used = math.max(0, pace.used + cost)
-  if verb == 'return' and pace.burst == 1 then  -- so that the one before it can be returned too
-    pace.charged = math.min(pace.charged, up(Pace.tat(pace) - pace.interval))
+  bucket.used = math.max(0, bucket.used + cost)
+  if verb == 'return' and bucket.burst == 1 then  -- so that the one before it can be returned too
+    bucket.charged = math.min(bucket.charged, up(TokenBucket.tat(bucket) - bucket.interval))
   end
 end
 
-function Pace.fresh_at(pace)
-  return math.max(Pace.tat(pace), pace.last + catch_up)
+function TokenBucket.idle_at(bucket)
+  return math.max(TokenBucket.tat(bucket), bucket.last + catch_up)
 end
 
 -- How many could start within `ahead` if nobody else came.
-function Pace.room(pace)
-  if pace.interval == 0 then
+function TokenBucket.room(bucket)
+  if bucket.interval == 0 then
     return NEVER
   end
-  local since = math.max(Pace.tat(pace), now - catch_up)
-  return math.max(ahead / pace.interval, (now + ahead - since) / pace.interval + pace.burst)
+  local since = math.max(TokenBucket.tat(bucket), now - catch_up)
+  local left = (now + ahead - since) / bucket.interval + bucket.burst
+  return math.max(ahead / bucket.interval, left)
 end
 
-function Pace.load(pace, read, at, key, fields)
-  pace.anchor = read(at .. 'a', ALWAYS)
-  pace.used = read(at .. 'u', 0)
-  pace.last = read(at .. 'l', ALWAYS, nil, now + YEAR)     -- the latest slot so far
-  pace.charged = read(at .. 'c', ALWAYS, nil, now + YEAR)  -- the latest that was not returned
-  pace.peaks = {}
+function TokenBucket.load(bucket, read, at, key, fields)
+  load_figures(bucket, TokenBucket.KEPT, read, at)
+  bucket.peaks = {}
   for peak in string.gmatch(fields[at .. 'p'] or '', '%S+') do
     local start, slack = string.match(peak, '^(%S+):(%S+)$')
     if not slack then
       refuse(key, at .. 'p', peak)
     end
-    table.insert(pace.peaks, {figure(key, at .. 'p', start), figure(key, at .. 'p', slack)})
+    table.insert(bucket.peaks, {figure(key, at .. 'p', start), figure(key, at .. 'p', slack)})
   end
-  local before = read(at .. 'i', pace.interval, 0, HUGE)
-  local burst = read(at .. 'b', pace.burst, 0, HUGE)
-  if pace.anchor + pace.used * before > LATEST then
+  local interval = read(at .. 'i', bucket.interval, 0, HUGE)
+  local burst = read(at .. 'b', bucket.burst, 0, HUGE)
+  if bucket.anchor + bucket.used * interval > LATEST then
     refuse(key, at .. 'u', fields[at .. 'u'])  -- `save` leaves none that is later
   end
-  if verb == 'return' then  -- as it was charged: other limits have not been said yet
-    pace.interval, pace.burst = before, burst
-  elseif before ~= pace.interval or burst ~= pace.burst then  -- other limits: what is owed is carried over, in calls
-    if before > 0 then
-      local tat, from = pace.anchor + pace.used * before, math.max(now, pace.charged)
-      Pace.restart(pace, from, math.max(0, (tat - from) / before))
+  if verb == 'return' then  -- as it was charged: other limits have not been sent yet
+    bucket.interval, bucket.burst = interval, burst
+  elseif interval ~= bucket.interval or burst ~= bucket.burst then
+    if interval > 0 then  -- other limits: what is owed is carried over, in calls
+      local owed_until, from = bucket.anchor + bucket.used * interval, math.max(now, bucket.charged)
+      TokenBucket.restart(bucket, from, math.max(0, (owed_until - from) / interval))
     end
-    pace.peaks = {}
-    Pace.touch(pace, now)
+    bucket.peaks = {}
+    TokenBucket.on_idle(bucket, now)
   end
 end
 
-function Pace.save(pace, set, at)
-  local tat = Pace.tat(pace)
-  if pace.anchor > ALWAYS and (tat > LATEST or pace.used > LATEST or pace.anchor < -LATEST) then
-    Pace.restart(pace, math.min(LATEST, tat), 0)  -- a cost that nobody can ever pay
+function TokenBucket.save(bucket, set, at)
+  local anchor, tat = bucket.anchor, TokenBucket.tat(bucket)
+  if anchor > ALWAYS and (tat > LATEST or bucket.used > LATEST or anchor < -LATEST) then
+    TokenBucket.restart(bucket, math.min(LATEST, tat), 0)  -- a cost that nobody can ever pay
   end
-  set(at .. 'i', pace.interval, HUGE)
-  set(at .. 'b', pace.burst, HUGE)
-  set(at .. 'a', pace.anchor)
-  set(at .. 'u', pace.used)
-  set(at .. 'l', pace.last)
-  set(at .. 'c', pace.charged)
+  save_figures(bucket, TokenBucket.KEPT, set, at)
+  set(at .. 'i', bucket.interval, HUGE)
+  set(at .. 'b', bucket.burst, HUGE)
   local peaks = {}
-  for index, peak in ipairs(pace.peaks) do
+  for index, peak in ipairs(bucket.peaks) do
     local slack = math.max(-LATEST, math.min(LATEST, peak[2]))
     peaks[index] = string.format('%.17g:%.17g', peak[1], slack)
   end
@@ -153,8 +159,8 @@ function Pace.save(pace, set, at)
 end
 
 -- Its log is a list of "instant:cost:end", oldest first. It ends `per` after the latest moment at
--- which the slot can have been used: so it holds for what really started, whoever started it.
-local Window = {}
+-- which the slot can have been used: so it holds for what really started, in any process.
+local SlidingWindow = {}
 
 local function entry(window, text)
   if text then
@@ -164,9 +170,13 @@ local function entry(window, text)
   end
 end
 
-function Window.forget(window, at)
+local function entry_at(window, index)
+  return entry(window, redis.call('LINDEX', window.log, index))
+end
+
+function SlidingWindow.forget(window, at)
   while true do
-    local start, cost, ends = entry(window, redis.call('LINDEX', window.log, 0))
+    local start, cost, ends = entry_at(window, 0)
     if not start then
       window.total = 0  -- drops what error fractions of cost have added up to
       return
@@ -178,76 +188,71 @@ function Window.forget(window, at)
   end
 end
 
-function Window.touch() end
+function SlidingWindow.on_idle() end
 
-function Window.due(window, at, cost)
-  Window.forget(window, at)
-  local excess, due, from, sum = window.total + cost - window.calls, ALWAYS, 0, 0
+function SlidingWindow.next_at(window, at, cost)
+  SlidingWindow.forget(window, at)
+  local excess, ready_at, from, sum = window.total + cost - window.calls, ALWAYS, 0, 0
   local rounding = math.min(0.5, 1e-9 * window.calls)  -- fractions such as 0.1 do not add up
   while excess > rounding do
-    local entries = redis.call('LRANGE', window.log, from, from + 63)
+    local entries = redis.call('LRANGE', window.log, from, from + AT_ONCE - 1)
     for _, text in ipairs(entries) do
       if excess > rounding then
         local _, spent, ends = entry(window, text)
-        excess, due, sum = excess - spent, math.max(due, ends), sum + spent
+        excess, ready_at, sum = excess - spent, math.max(ready_at, ends), sum + spent
       end
     end
-    if #entries < 64 then
-      if excess <= rounding then
-        return due
-      elseif window.total > sum then  -- by what was rounded, or by what is not ours: the log counts
+    if #entries < AT_ONCE and excess > rounding then
+      if window.total > sum then  -- by what was rounded, or by what is not ours: the log counts
         window.total = sum
-        return Window.due(window, at, cost)
+        return SlidingWindow.next_at(window, at, cost)
       end
       return NEVER  -- the window is smaller than the cost
     end
-    from = from + 64
+    from = from + AT_ONCE
   end
-  return due
+  return ready_at
 end
 
 local function logged(at, cost, ends)
   return string.format('%.0f:%.17g:%.0f', at, cost, math.min(LATEST, ends))
 end
 
-function Window.take(window, _, cost, _, at)
-  local start, spent, ends = entry(window, redis.call('LINDEX', window.log, -1))
-  local used = at + window.per + (payload.lateness or 0)
-  if start == at then
-    redis.call('LSET', window.log, -1, logged(at, spent + cost, math.max(ends, used)))
+function SlidingWindow.consume(window, _, cost, _, slot)
+  local start, spent, ends = entry_at(window, -1)
+  local used = slot + window.per + lateness
+  if start == slot then
+    redis.call('LSET', window.log, -1, logged(slot, spent + cost, math.max(ends, used)))
   else
-    redis.call('RPUSH', window.log, logged(at, cost, used))
+    redis.call('RPUSH', window.log, logged(slot, cost, used))
   end
   window.total = window.total + cost
   return NEVER
 end
 
-function Window.adjust(window, at, cost)
-  local index = -1
-  while true do
-    local start, spent, ends = entry(window, redis.call('LINDEX', window.log, index))
-    if not start or start < at - catch_up then  -- a lane's may be as late as that
-      return
-    elseif start == at then
+function SlidingWindow.adjust(window, at, cost)
+  local index = 0
+  repeat
+    index = index - 1
+    local start, spent, ends = entry_at(window, index)
+    if start == at then
       redis.call('LSET', window.log, index, logged(at, spent + cost, ends))
       window.total = window.total + cost
-      return
     end
-    index = index - 1
-  end
+  until not start or start == at or start < at - catch_up  -- a lane's may be as late as that
 end
 
-function Window.fresh_at(window)
-  local _, _, ends = entry(window, redis.call('LINDEX', window.log, -1))
+function SlidingWindow.idle_at(window)
+  local _, _, ends = entry_at(window, -1)
   return ends or ALWAYS
 end
 
-function Window.room(window)
-  Window.forget(window, now)
+function SlidingWindow.room(window)
+  SlidingWindow.forget(window, now)
   return window.calls - window.total
 end
 
-function Window.load(window, read, at)
+function SlidingWindow.load(window, read, at)
   window.log = KEYS[window.log]
   window.total = read(at .. 'n', nil, -1, HUGE)  -- as of an entry's cost
   if not window.total then
@@ -256,21 +261,20 @@ function Window.load(window, read, at)
   end
 end
 
-function Window.save(window, set, at)
+function SlidingWindow.save(window, set, at)
   set(at .. 'n', window.total, HUGE)
 end
 
-local Governor = setmetatable({}, {__index = Pace})  -- as adaptive.py: see there
+-- As the CubicCurve of adaptive.py.
+local CURVE = {{'v', 'value', NEVER, 0}, {'s', 'start', nil, 0}, {'r', 'remembered', nil, 0}}
 
-local function curve(ceiling, floor, read, at)
-  ceiling = ceiling or NEVER  -- JSON knows no infinity
-  return {
-    ceiling = ceiling,
-    floor = floor,
-    value = math.max(floor, read(at .. 'v', NEVER, 0)),
-    start = read(at .. 's', ceiling, 0),
-    remembered = read(at .. 'r', ceiling, 0),
-  }
+local function load_curve(ceiling, floor, read, at)
+  local curve = {ceiling = ceiling or NEVER, floor = floor}  -- JSON knows no infinity
+  load_figures(curve, CURVE, read, at)
+  curve.value = math.max(floor, curve.value)
+  curve.start = curve.start or curve.ceiling
+  curve.remembered = curve.remembered or curve.ceiling
+  return curve
 end
 
 local function lowered(curve)
@@ -301,108 +305,100 @@ local function regrow(curve, elapsed, recovery)
   end
 end
 
-function Governor.set_interval(governor)
-  local interval = lowered(governor.pace) and 1e6 / governor.pace.value or 0
-  if interval ~= governor.interval then
-    Pace.restart(governor, Pace.tat(governor), 0)
-    governor.interval = interval
+local AdaptiveRate = setmetatable({}, {__index = TokenBucket})
+local FIGURES = {  -- beside those of the bucket
+  {'slowed', 'backed_off_at', ALWAYS, nil, now + YEAR},
+  {'elapsed', 'elapsed', 0},  -- a return may leave less than 0: a microsecond
+  {'active', 'active', 0},
+  {'accepted', 'accepted', 0, 0},
+  {'dither', 'dither', 0, 0, 1},
+}
+
+function AdaptiveRate.set_interval(adaptive)
+  local interval = lowered(adaptive.rate) and 1e6 / adaptive.rate.value or 0
+  if interval ~= adaptive.interval then
+    TokenBucket.restart(adaptive, TokenBucket.tat(adaptive), 0)
+    adaptive.interval = interval
   end
 end
 
-function Governor.forget(governor)
-  governor.pace.value, governor.places.value = NEVER, NEVER
-  governor.elapsed, governor.active, governor.accepted, governor.dither = 0, 0, 0, 0
-  Governor.set_interval(governor)
+function AdaptiveRate.on_idle(adaptive, at)
+  if at - math.max(adaptive.last, adaptive.backed_off_at) > MEMORY then
+    adaptive.rate.value, adaptive.permits.value = NEVER, NEVER
+    adaptive.elapsed, adaptive.active, adaptive.accepted, adaptive.dither = 0, 0, 0, 0
+    AdaptiveRate.set_interval(adaptive)
+  end
+  TokenBucket.on_idle(adaptive, at)
 end
 
-function Governor.touch(governor, at)
-  if at - math.max(governor.last, governor.slowed) > MEMORY then
-    Governor.forget(governor)
+function AdaptiveRate.consume(adaptive, at, cost, held_until, slot)
+  local gap = adaptive.last > ALWAYS and (at - adaptive.last) / 1e6 or 0
+  local busy = 2 * math.max(cost, 1) / allowed(adaptive.rate)
+  adaptive.active = adaptive.active + math.min(gap, math.max(1, busy))
+  adaptive.accepted = adaptive.accepted + cost
+  if lowered(adaptive.rate) or lowered(adaptive.permits) then
+    adaptive.elapsed = adaptive.elapsed + math.min(gap, busy, adaptive.recovery / ENOUGH)
+    regrow(adaptive.rate, adaptive.elapsed, adaptive.recovery)
+    regrow(adaptive.permits, adaptive.elapsed, adaptive.recovery)
+    AdaptiveRate.set_interval(adaptive)
   end
-  Pace.touch(governor, at)
-end
-
-function Governor.take(governor, at, cost, held, slot)
-  local gap = governor.last > ALWAYS and (at - governor.last) / 1e6 or 0
-  local busy = 2 * math.max(cost, 1) / allowed(governor.pace)
-  governor.active = governor.active + math.min(gap, math.max(1, busy))
-  governor.accepted = governor.accepted + cost
-  if lowered(governor.pace) or lowered(governor.places) then
-    governor.elapsed = governor.elapsed + math.min(gap, busy, governor.recovery / ENOUGH)
-    regrow(governor.pace, governor.elapsed, governor.recovery)
-    regrow(governor.places, governor.elapsed, governor.recovery)
-    Governor.set_interval(governor)
-  end
-  local latest = Pace.take(governor, at, cost, held, slot)
-  if governor.pace.remembered <= governor.pace.value and governor.pace.value < NEVER then
-    local before = governor.dither
-    governor.dither = (before + GOLDEN) % 1
-    governor.used = governor.used + governor.dither - before
+  local latest = TokenBucket.consume(adaptive, at, cost, held_until, slot)
+  if adaptive.rate.remembered <= adaptive.rate.value and adaptive.rate.value < NEVER then
+    local before = adaptive.dither
+    adaptive.dither = (before + GOLDEN) % 1
+    adaptive.used = adaptive.used + adaptive.dither - before
   end
   return latest
 end
 
-function Governor.adjust(governor, at, cost)
-  governor.accepted = math.max(0, governor.accepted + cost)
-  Pace.adjust(governor, at, cost)
+function AdaptiveRate.adjust(adaptive, at, cost)
+  adaptive.accepted = math.max(0, adaptive.accepted + cost)
+  TokenBucket.adjust(adaptive, at, cost)
 end
 
-function Governor.push_back(governor, since, running)
-  if since <= governor.slowed then
+function AdaptiveRate.push_back(adaptive, released_at, running)
+  if released_at <= adaptive.backed_off_at then
     return false
   end
-  local used, unlimited = nil, allowed(governor.pace) == NEVER
+  local used, unlimited = nil, allowed(adaptive.rate) == NEVER
   if unlimited then
-    governor.active = math.max(governor.active, 1)
+    adaptive.active = math.max(adaptive.active, 1)
   end
-  if governor.active > 0 and (governor.accepted >= ENOUGH or unlimited) then
-    used = math.max(1, governor.accepted - 1) / governor.active
+  if adaptive.active > 0 and (adaptive.accepted >= ENOUGH or unlimited) then
+    used = math.max(1, adaptive.accepted - 1) / adaptive.active
   end
-  fall(governor.pace, used, governor.backoff)
-  if governor.concurrency and governor.places.ceiling < NEVER then
-    fall(governor.places, math.max(1, running), governor.backoff)
+  fall(adaptive.rate, used, adaptive.backoff)
+  if adaptive.concurrency and adaptive.permits.ceiling < NEVER then
+    fall(adaptive.permits, math.max(1, running), adaptive.backoff)
   end
-  governor.slowed = now
-  governor.elapsed, governor.active, governor.accepted = 0, 0, 0
-  Governor.set_interval(governor)
-  Pace.restart(governor, math.max(now, Pace.tat(governor) - governor.interval), 1)
+  adaptive.backed_off_at = now
+  adaptive.elapsed, adaptive.active, adaptive.accepted = 0, 0, 0
+  AdaptiveRate.set_interval(adaptive)
+  TokenBucket.restart(adaptive, math.max(now, TokenBucket.tat(adaptive) - adaptive.interval), 1)
   return true
 end
 
-function Governor.fresh_at(governor)
-  if math.min(governor.pace.value, governor.places.value) < NEVER then
-    return math.max(governor.last, governor.slowed) + MEMORY
+function AdaptiveRate.idle_at(adaptive)
+  if math.min(adaptive.rate.value, adaptive.permits.value) < NEVER then
+    return math.max(adaptive.last, adaptive.backed_off_at) + MEMORY
   end
-  return Pace.fresh_at(governor)
+  return TokenBucket.idle_at(adaptive)
 end
 
-function Governor.load(governor, read, at, ...)
-  governor.burst, governor.interval = 1, read(at .. 'i', 0, 0)
-  Pace.load(governor, read, at, ...)
-  governor.slowed = read(at .. 'slowed', ALWAYS, nil, now + YEAR)
-  governor.elapsed = read(at .. 'elapsed', 0)  -- a return may leave less than 0: a microsecond
-  governor.active = read(at .. 'active', 0)
-  governor.accepted = read(at .. 'accepted', 0, 0)
-  governor.dither = read(at .. 'dither', 0, 0, 1)
-  local places = payload.concurrency
-  governor.pace = curve(governor.ceiling, governor.floor, read, at .. 'pace:')
-  governor.places = curve(places, governor.concurrency or places or NEVER, read, at .. 'places:')
-  Governor.set_interval(governor)
+function AdaptiveRate.load(adaptive, read, at, ...)
+  adaptive.burst, adaptive.interval = 1, read(at .. 'i', 0, 0)
+  TokenBucket.load(adaptive, read, at, ...)
+  load_figures(adaptive, FIGURES, read, at)
+  local permits = payload.concurrency
+  adaptive.rate = load_curve(adaptive.ceiling, adaptive.floor, read, at .. 'pace:')
+  local floor = adaptive.concurrency or permits or NEVER
+  adaptive.permits = load_curve(permits, floor, read, at .. 'places:')
+  AdaptiveRate.set_interval(adaptive)
 end
 
-function Governor.save(governor, set, at)
-  Pace.save(governor, set, at)
-  for _, name in ipairs({'slowed', 'elapsed', 'active', 'accepted', 'dither'}) do
-    set(at .. name, governor[name])
-  end
-  for _, name in ipairs({'pace', 'places'}) do
-    local curve = governor[name]
-    if curve.value < NEVER then
-      set(at .. name .. ':v', curve.value)
-      set(at .. name .. ':s', curve.start)
-      set(at .. name .. ':r', curve.remembered)
-    else
-      set(at .. name .. ':v', NEVER)
-    end
-  end
+function AdaptiveRate.save(adaptive, set, at)
+  TokenBucket.save(adaptive, set, at)
+  save_figures(adaptive, FIGURES, set, at)
+  save_figures(adaptive.rate, CURVE, set, at .. 'pace:')
+  save_figures(adaptive.permits, CURVE, set, at .. 'places:')
 end
