@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from fractions import Fraction
 
 __all__ = [
     "LARGEST",
@@ -24,16 +23,16 @@ _FORMS = (
     '"100ms", "0.5s" (one call each so long)'
 )
 _SECONDS = {
-    "ms": Fraction(1, 1000),
-    "s": Fraction(1),
-    "sec": Fraction(1),
-    "second": Fraction(1),
-    "min": Fraction(60),
-    "minute": Fraction(60),
-    "h": Fraction(3600),
-    "hour": Fraction(3600),
-    "d": Fraction(86400),
-    "day": Fraction(86400),
+    "ms": (1, 1000),
+    "s": (1, 1),
+    "sec": (1, 1),
+    "second": (1, 1),
+    "min": (60, 1),
+    "minute": (60, 1),
+    "h": (3600, 1),
+    "hour": (3600, 1),
+    "d": (86400, 1),
+    "day": (86400, 1),
 }
 _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 _UNIT = rf"({'|'.join(_SECONDS)})s?"
@@ -77,6 +76,12 @@ def whole(value: int, *, of: str) -> None:
     positive(value, of=of, least=1)
     if not isinstance(value, int):
         raise TypeError(f"{of} takes a whole number, not {value!r}")
+
+
+def _ratio(number: str) -> tuple[int, int]:
+    """Return a decimal number as whole ones: its digits, and what they are divided by."""
+    before, _, after = number.partition(".")
+    return int(before + after), 10 ** len(after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +136,21 @@ class Rate:
         """
         if match := _CALLS_PER.fullmatch(text.strip()):
             number, of, unit = match.groups()
-            calls, per = Fraction(number), Fraction(of or 1) * _SECONDS[unit.lower()]
         elif match := _INTERVAL.fullmatch(text.strip()):
-            number, unit = match.groups()
-            calls, per = Fraction(1), Fraction(number) * _SECONDS[unit.lower()]
+            number, (of, unit) = "1", match.groups()
         else:
             raise ValueError(f"{text!r} is not a rate; {_FORMS}")
+        # Whole numbers until the end, so that each figure is rounded once.
+        calls, parts = _ratio(number)
+        seconds, of_second = _SECONDS[unit.lower()]
+        per, per_parts = _ratio(of or "1")
         if not calls or not per:
             raise ValueError(f"{text!r} is not a rate: zero; {_FORMS}")
         try:
-            return cls(int(calls) if calls.denominator == 1 else float(calls), float(per))
+            exact = calls % parts == 0
+            return cls(
+                calls // parts if exact else calls / parts, per * seconds / (per_parts * of_second)
+            )
         except OverflowError:
             raise ValueError(f"{text!r} is not a rate: too large; {_FORMS}") from None
 
