@@ -5,10 +5,10 @@ A `Hub` listens on a Unix domain socket. The bootstrap (`bootstrap/sitecustomize
 them is in docs/hub.md.
 """
 
-from aioapiqueue.hub._records import OTHERS, CallStats, Process, Second
+from aioapiqueue.hub._records import OTHERS, CallStats, Process
 from aioapiqueue.hub._server import Hub
 
-__all__ = ["OTHERS", "CallStats", "Figure", "Hub", "Process", "Second"]
+__all__ = ["OTHERS", "CallStats", "Figure", "Hub", "Process"]
 
 Figure = CallStats
 """The former name of `CallStats`, for one more release."""

@@ -86,8 +86,8 @@ class Calls:
         lane = turns[-1].key if turns else kind.operation
         if lane != kind.operation:
             stats = self._stats.get((kind, lane)) or self._new_stats(kind, lane, turns[-1].queue)
-        of_queues = [self._of_queue(turn.queue, kind.service) for turn in turns]
-        return Request(client, kind, stats, of_queues, turns, ahead=ahead)
+        queue_stats = [self._of_queue(turn.queue, kind.service) for turn in turns]
+        return Request(client, kind, stats, queue_stats, turns, ahead)
 
     def forget(self, request: Request) -> None:
         """Forget a request that is over."""

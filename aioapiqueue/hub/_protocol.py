@@ -7,24 +7,7 @@ import re
 from typing import Any
 
 from aioapiqueue._botocore_calls import MAX_PARAMETERS
-from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION
-
-__all__ = [
-    "MAX_CONNECTIONS_PER_PROCESS",
-    "MAX_LINE",
-    "MAX_REQUESTS",
-    "MAX_REQUESTS_PER_PROCESS",
-    "VERSION",
-    "Malformed",
-    "check_length",
-    "count",
-    "name",
-    "optional",
-    "parameter_counts",
-    "parse",
-    "text",
-    "to_line",
-]
+from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION as VERSION  # noqa: PLC0414 - also ours
 
 MAX_LINE = 8192
 """Bytes, with the line feed."""

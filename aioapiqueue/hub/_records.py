@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["OTHERS", "CallStats", "Client", "Kind", "Process", "Second"]
+__all__ = ["OTHERS", "CallStats", "Client", "Kind", "Process"]
 
 OTHERS = "(others)"
 """The service and the operation under which all further kinds of calls are counted together."""
@@ -25,7 +25,7 @@ class Kind(NamedTuple):
     account: str | None
 
 
-class Second:
+class _Second:
     """The most events in any one second, which begins at a multiple of 10 ms.
 
     It keeps 100 counts at most, however many events there are.
@@ -144,7 +144,7 @@ class CallStats:
     errors: int = 0
     peak: int = 0
     lane: str = ""
-    _second: Second = field(default_factory=Second, repr=False, compare=False)
+    _second: _Second = field(default_factory=_Second, repr=False, compare=False)
 
     def let_go(self, now: float, waited: float) -> None:
         """Count an attempt that may start."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aioapiqueue._botocore_calls import AHEAD
@@ -18,55 +19,35 @@ if TYPE_CHECKING:
 __all__ = ["Request"]
 
 
+@dataclass(slots=True, eq=False)
 class Request:
     """An attempt: it waits for its slots, one after the other, and then is under way.
 
     Attributes:
+        client: the process that calls.
         kind: what is called.
         stats: the counts of its kind of call.
+        queue_stats: the counts of each queue in `needs`.
         needs: the slots that it needs, in order; empty if nothing paces it.
+        ahead: whether it goes ahead of all waiters.
         slots: the slots that it has.
         under_way: whether it has been let go.
     """
 
-    __slots__ = (
-        "_ahead",
-        "_client",
-        "_of_queues",
-        "_turns",
-        "_waits_for",
-        "kind",
-        "needs",
-        "slots",
-        "stats",
-        "under_way",
-    )
-
-    def __init__(
-        self,
-        client: Client,
-        kind: Kind,
-        stats: CallStats,
-        of_queues: Sequence[CallStats],
-        turns: Sequence[Turn],
-        *,
-        ahead: bool,
-    ) -> None:
-        self.kind = kind
-        self.stats = stats
-        self.needs = turns
-        self.slots: list[Slot] = []
-        self.under_way = False
-        self._client = client
-        self._of_queues = of_queues
-        self._turns = iter(turns)
-        self._ahead = ahead
-        self._waits_for: asyncio.Future[Slot] | None = None
+    client: Client
+    kind: Kind
+    stats: CallStats
+    queue_stats: Sequence[CallStats]
+    needs: Sequence[Turn]
+    ahead: bool
+    slots: list[Slot] = field(default_factory=list)
+    under_way: bool = False
+    _waits_for: asyncio.Future[Slot] | None = None
 
     @property
     def all_stats(self) -> tuple[CallStats, ...]:
         """The counts of its kind of call, and of each queue that it needs a slot of."""
-        return (self.stats, *self._of_queues)
+        return (self.stats, *self.queue_stats)
 
     def advance(self) -> asyncio.Future[Slot] | None:
         """Return what is to be waited for next, or None: the attempt may start.
@@ -77,8 +58,8 @@ class Request:
         if self._waits_for is not None:
             self.slots.append(self._waits_for.result())
             self._waits_for = None
-        priority = AHEAD if self._ahead else 0
-        for queue, key, cost in self._turns:
+        priority = AHEAD if self.ahead else 0
+        for queue, key, cost in self.needs[len(self.slots) :]:
             future = queue.enqueue(key=key, priority=priority, cost=cost)
             if not future.done():
                 self._waits_for = future
@@ -105,21 +86,21 @@ class Request:
 
     def count_waiting(self) -> None:
         """Count an attempt that was asked for."""
-        self._client.requests += 1
-        self._client.ahead += self._ahead
+        self.client.requests += 1
+        self.client.ahead += self.ahead
         self.stats.waiting += 1
 
     def count_start(self) -> None:
         """Count an attempt that is let go."""
         self.under_way = True
-        if self._ahead:
-            self._client.ahead -= 1
+        if self.ahead:
+            self.client.ahead -= 1
         else:
-            self._client.calls += 1
+            self.client.calls += 1
         self.stats.waiting -= 1
         self.stats.running += 1
         now, waited = time.monotonic(), 0.0
-        for slot, of_queue in zip(self.slots, self._of_queues, strict=True):
+        for slot, of_queue in zip(self.slots, self.queue_stats, strict=True):
             waited += slot.waited
             of_queue.let_go(now, slot.waited)
         self.stats.let_go(now, waited)
@@ -130,12 +111,12 @@ class Request:
         Args:
             sent: whether it was sent, if it is under way; default True.
         """
-        self._client.requests -= 1
+        self.client.requests -= 1
         if not self.under_way:
-            self._client.ahead -= self._ahead
+            self.client.ahead -= self.ahead
             self.stats.waiting -= 1
             return
-        self._client.calls -= not self._ahead
+        self.client.calls -= not self.ahead
         self.stats.running -= 1
         if not sent:
             for stats in self.all_stats:

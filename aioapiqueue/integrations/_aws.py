@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MAX_HOLD", "THROTTLE_CODES", "account_of", "hold_of", "is_throttle", "retry_after"]
+__all__ = ["MAX_HOLD", "THROTTLE_CODES", "account_of", "hold_of", "is_throttle"]
 
 MAX_HOLD = 300.0
 """Seconds that an answer may hold a queue, unless the caller says otherwise."""
@@ -114,23 +114,12 @@ def is_throttle(
     return status == 429 and code not in _OTHER_429 and not _QUOTA.search(code)  # noqa: PLR2004
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds after which an answer asks to be tried again, or None.
-
-    Args:
-        headers: of the answer, in upper or lower case. `x-amz-retry-after` has milliseconds,
-            `Retry-After` seconds; the former comes first. A value that is no plain number is
-            ignored.
-    """
-    seconds, _ = hold_of(headers, max_hold=float("inf"))
-    return seconds
-
-
 def hold_of(headers: Mapping[str, str], *, max_hold: float = MAX_HOLD) -> tuple[float | None, bool]:
     """Return how many seconds an answer asks to wait, or None, and whether that is malformed.
 
     Args:
-        headers: as for `retry_after`.
+        headers: of the answer, in upper or lower case. `x-amz-retry-after` has milliseconds,
+            `Retry-After` seconds; the former comes first.
         max_hold: seconds, 300 by default. More than that is malformed, and cut to it; so is a
             value that is no plain number, which counts for nothing.
     """

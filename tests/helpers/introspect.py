@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from aioapiqueue import ApiQueue, Slot
     from aioapiqueue._wait_queue import WaitQueue
     from aioapiqueue.hub import Hub
-    from aioapiqueue.registry import Registry
     from aioapiqueue.testing import VirtualLoop
 
 # A queue: what runs for it.
@@ -336,11 +335,6 @@ def clients_of(hub: Hub) -> Mapping[Any, Any]:
 def connections_of(hub: Hub) -> Collection[Any]:
     """Return the connections that are open."""
     return hub._connections
-
-
-def registry_of(hub: Hub) -> Registry:
-    """Return the registry that a hub's queues are in."""
-    return hub._registry
 
 
 def unsent_bytes(connection: Any) -> int:

@@ -19,7 +19,6 @@ from aioapiqueue.integrations._aws import (
     account_of,
     hold_of,
     is_throttle,
-    retry_after,
 )
 from tests.helpers import introspect
 
@@ -236,7 +235,7 @@ def test_any_answer_can_be_judged(code, status, operation, service):
 )
 def test_retry_headers_are_read(headers, seconds):
     """Milliseconds in AWS's own header, seconds in HTTP's; the former counts."""
-    assert retry_after(headers) == seconds
+    assert hold_of(headers, max_hold=86400)[0] == seconds
 
 
 NONSENSE = ["", "-1", "NaN", "inf", "1e9", "1_0", "٣", "soon", "9" * 16, "1" * 10_000_000, "1;2"]
@@ -247,7 +246,6 @@ NONSENSE = ["", "-1", "NaN", "inf", "1e9", "1_0", "٣", "soon", "9" * 16, "1" * 
 def test_nonsense_holds_nothing_and_is_malformed(name, value):
     """What is no number of a plain length holds nothing, and differs from no header at all."""
     assert hold_of({name: value}) == (None, True)
-    assert retry_after({name: value}) is None
 
 
 def test_hold_has_a_maximum():

@@ -74,9 +74,6 @@ class _Link:
         except OSError as error:
             self._lose(unreachable(error))
             return
-        except PacingError as error:
-            self._lose(error)
-            return
         self._heard = True
         for message in messages:
             if "idle" in message:
@@ -125,16 +122,11 @@ class _Link:
         """Ask on another link, as the hub has closed this one and read nothing of it."""
         asked, self.waiting = self.waiting, {}
         self._lose(unreachable("it has closed the connection"))
-        if not asked:
-            return
-        try:
-            link = _link()
-        except PacingError as error:
-            for attempt in asked.values():
-                attempt.answer(error)
-            return
         for attempt in asked.values():
-            link.ask(attempt)
+            try:
+                _link().ask(attempt)
+            except PacingError as error:  # noqa: PERF203 - rare
+                attempt.answer(error)
 
     def _lose(self, error: PacingError) -> None:
         """Fail all attempts that wait, as the connection has ended."""

@@ -106,11 +106,11 @@ class CallWire(Wire):
         """Wait for messages; return those that are complete.
 
         Raises:
-            PacingError: the hub has gone.
+            OSError: the hub has gone, or cannot be reached.
         """
         chunk = self.sock.recv(65536)
         if not chunk:
-            raise unreachable("it has gone")
+            raise ConnectionResetError("it has gone")
         self.taken_in = True
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         return [json.loads(one) for one in lines]
