@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-SLOTS, FIELDS = 9, 3  # of a reply: where its slots are, and how many fields each of them has
+SLOTS, FIELDS = 7, 3  # of a reply: where its grants are, and how many fields each of them has
 ROUND_TRIP = 100  # requests in flight: the connection is not what is measured
 FLEETS = [
     Fleet(10, processes=8, seconds=60),
@@ -130,7 +130,7 @@ class Asks:
         server.flushdb()
         *self._head, _, payload = recorder.sha, *recorder.request
         fields = json.loads(payload)
-        fields["wants"][0][-1] = fields["most"] = count
+        fields["requests"][0][-1] = fields["most"] = count
         self._payload = json.dumps(fields)
         self._count = count
         self._step = 1e6 * count / rate
