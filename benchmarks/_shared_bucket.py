@@ -102,7 +102,7 @@ async def share(
 def adaptive_queue(
     limit: str, adaptive: Adaptive | None
 ) -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[object]]:
-    """Return a way to call through an `ApiQueue` that hears of every refusal."""
+    """Return a way to call through an `ApiQueue` that is given every refusal."""
     queue = ApiQueue(limit, adaptive=adaptive)
 
     async def call(send: Callable[[], Awaitable[bool]]) -> None:

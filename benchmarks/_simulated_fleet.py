@@ -71,14 +71,14 @@ class Seen:
         starts: when calls started.
         instants: for when the server had granted them, call by call, on the same clock.
         each: how many of them each process made.
-        asks: round trips, of all processes.
+        round_trips: of all processes.
         faults: those of them that failed.
     """
 
     starts: list[float] = field(default_factory=list)
     instants: list[float] = field(default_factory=list)
     each: list[int] = field(default_factory=list)
-    asks: int = 0
+    round_trips: int = 0
     faults: int = 0
 
     @property
@@ -224,7 +224,7 @@ async def watch(fleet: Fleet, new_client: Callable[..., Any], name: str) -> Seen
     before = [queue.stats for queue in queues]
     await asyncio.sleep(fleet.seconds)
     for queue, first in zip(queues, before, strict=True):
-        seen.asks += queue.stats.asks - first.asks
+        seen.round_trips += queue.stats.asks - first.asks
         seen.faults += queue.stats.faults - first.faults
     await asyncio.gather(*(queue.aclose(drain=False) for queue in queues))
     return seen

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     Call = Callable[[], Coroutine[Any, Any, None]]
-    """Takes one turn."""
+    """Makes one call."""
 
 OURS = "aioapiqueue"
 LIMITER = "asynciolimiter.Limiter"
@@ -102,7 +102,7 @@ async def starts(
 ) -> list[float]:
     """Let all tasks call until `count` calls have started, or much too long; return when.
 
-    `mark` is called at the second start, when everybody has joined, and after the last one.
+    `mark` is called at the second start, when all have joined, and after the last one.
     """
     times: list[float] = []
     enough = asyncio.get_running_loop().create_future()
@@ -168,7 +168,7 @@ def pace(name: str, rate: float, seconds: float) -> Pacing:
 
 
 def together(rate: float, seconds: float) -> dict[str, list[Pacing]]:
-    """Pace with all at once on one loop: where calls are rare, nobody is in another's way."""
+    """Pace with all at once on one loop: where calls are rare, none is in another's way."""
 
     async def all_of_them() -> list[list[float]]:
         count = round(rate * seconds) + 1

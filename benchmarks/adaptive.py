@@ -1,4 +1,4 @@
-"""How push-back is heard, beside botocore's adaptive mode: a shared bucket, on virtual time.
+"""How push-back is followed, beside botocore's adaptive mode: a shared bucket, on virtual time.
 
 A server bucket of 20 per second is shared with a bystander who sends 5 per second and never
 retries. It leaves after 10 minutes and comes back after 15. The queue is configured at 40 per
@@ -69,10 +69,10 @@ def botocore_adaptive(clients: int) -> Call:
                 clock,
             )
         )
-    turns = itertools.cycle(limiters)
+    in_turn = itertools.cycle(limiters)
 
     async def call(send: Send) -> None:
-        limiter = next(turns)
+        limiter = next(in_turn)
         await limiter.on_sending_request(None)
         served = await send()
         await limiter.on_receiving_response(served=served)

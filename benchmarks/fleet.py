@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-SLOTS, FIELDS = 9, 3  # of a reply: where its slots are, and how many fields each of them has
+SLOTS, FIELDS = 7, 3  # of a reply: where its grants are, and how many fields each of them has
 ROUND_TRIP = 100  # requests in flight: the connection is not what is measured
 FLEETS = [
     Fleet(10, processes=8, seconds=60),
@@ -57,8 +57,8 @@ def simulated(report: Report, *, quick: bool) -> None:
                     "-".join(f"{1000 * one:g}" for one in dict.fromkeys(fleet.latency)),
                     f"{fleet.loss:.0%}",
                     f"{share:.1%}",
-                    f"{seen.asks / fleet.seconds:,.0f}",
-                    f"{seen.asks / calls:.2g}",
+                    f"{seen.round_trips / fleet.seconds:,.0f}",
+                    f"{seen.round_trips / calls:.2g}",
                     f"{most_in(seen.starts, 1.0):,}",
                     f"{1000 * max(seen.late):.0f}",
                     f"{min(seen.each) / fair - 1:+.0%} {max(seen.each) / fair - 1:+.0%}",
@@ -87,7 +87,7 @@ class _Recorder(VirtualConnection):
         return await super().evalsha(sha, numkeys, *arguments)
 
 
-class Asks:
+class Requests:
     """One process's requests, each as the process would send it, at its instant.
 
     One of a process that has just begun is recorded on the server, which then forgets all that it
@@ -130,7 +130,7 @@ class Asks:
         server.flushdb()
         *self._head, _, payload = recorder.sha, *recorder.request
         fields = json.loads(payload)
-        fields["wants"][0][-1] = fields["most"] = count
+        fields["requests"][0][-1] = fields["most"] = count
         self._payload = json.dumps(fields)
         self._count = count
         self._step = 1e6 * count / rate
@@ -184,8 +184,8 @@ def script(report: Report, *, quick: bool) -> None:
     rounds, requests = (1, 1000) if quick else (5, 10_000)
     taken: dict[str, list[float]] = {case: [] for case in CASES}
     with serving() as server:
-        asks = {case: Asks(server, case, **options) for case, options in CASES.items()}
-        feeds = {case: iter(one) for case, one in asks.items()}
+        requests_of = {case: Requests(server, case, **options) for case, options in CASES.items()}
+        feeds = {case: iter(one) for case, one in requests_of.items()}
         for _ in range(rounds):
             for case, feed in feeds.items():
                 before = _cpu(server)
@@ -194,7 +194,7 @@ def script(report: Report, *, quick: bool) -> None:
                     for _ in range(ROUND_TRIP):
                         pipeline.evalsha(*next(feed))
                     *_, last = pipeline.execute()
-                    asks[case].check(last)
+                    requests_of[case].check(last)
                 taken[case].append((_cpu(server) - before) / requests * 1e6)
         version = server.info("server")["valkey_version"]
     rows = [
@@ -238,15 +238,15 @@ def memory(report: Report, *, quick: bool) -> None:  # noqa: ARG001 - it takes s
     with serving() as server:
         for quota, processes in QUOTAS.items():
             each = [
-                Asks(server, quota, **one, count=1, rate=2000, begin=number)
+                Requests(server, quota, **one, count=1, rate=2000, begin=number)
                 for number, one in enumerate(processes)
             ]
-            for asks in each:
+            for own in each:
                 pipeline = server.pipeline(transaction=False)
-                for arguments in islice(asks, CALLS.get(quota, 1)):
+                for arguments in islice(own, CALLS.get(quota, 1)):
                     pipeline.evalsha(*arguments)
                 for reply in pipeline.execute():
-                    asks.check(reply)
+                    own.check(reply)
             keys = list(server.scan_iter(count=1000))
             size = sum(server.memory_usage(key, samples=0) or 0 for key in keys)
             rows.append((quota, f"{len(keys)}", f"{size:,}"))

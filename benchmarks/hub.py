@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 # A rate that is never reached: what is measured is the way to the hub's queue and back.
 LIMITS = {"ec2": "1000000/s", "sts": "1000000/s"}
 
-# In a program below the hub. The place is given back outside of the time that is measured, as it
+# In a program below the hub. Each slot is ended outside of the time that is measured, as it
 # is while the program goes on: nothing waits for that.
 SLOTS = """
 import asyncio, json, sys, time
 from _aioapiqueue.attempts import Call
 from _aioapiqueue.loops import TaskAttempt
 from _aioapiqueue.threads import ThreadAttempt
-turns = int(sys.argv[1])
+calls = int(sys.argv[1])
 fields = {"service": "ec2", "operation": "DescribeRegions", "region": "eu-west-1",
           "key": "AKIAIOSFODNN7EXAMPLE", "account": None}
 
 def threads():
     taken = []
-    for _ in range(turns):
+    for _ in range(calls):
         begun = time.perf_counter()
         call = Call(None)
         ThreadAttempt.drive(ThreadAttempt().start(fields, call))
@@ -50,7 +50,7 @@ def threads():
 
 async def loop():
     taken = []
-    for _ in range(turns):
+    for _ in range(calls):
         begun = time.perf_counter()
         call = Call(None)
         await TaskAttempt().start(fields, call)
@@ -131,10 +131,10 @@ def micro(values: list[float], share: float) -> float:
 
 
 def slot(report: Report, /, *, quick: bool) -> None:
-    """From a program's question to its turn, one after the other."""
-    turns, rounds = ("1000", 3) if quick else ("5000", 7)
+    """From a program's request to its slot, one after the other."""
+    calls, rounds = ("1000", 3) if quick else ("5000", 7)
     with serving(LIMITS) as hub:
-        runs = [program(SLOTS, hub, turns) for _ in range(rounds)]
+        runs = [program(SLOTS, hub, calls) for _ in range(rounds)]
     rows = []
     for place, name in enumerate(["a thread (sync botocore)", "a task (aiobotocore)"]):
         quantiles = [[micro(run[place], share) for run in runs] for share in (0.5, 0.95)]
@@ -146,12 +146,12 @@ def slot(report: Report, /, *, quick: bool) -> None:
 
 def attempt(report: Report, /, *, quick: bool) -> None:
     """One attempt of botocore without its HTTP exchange, paced and not."""
-    turns, rounds = ("500", 3) if quick else ("2000", 5)
+    calls, rounds = ("500", 3) if quick else ("2000", 5)
     with serving(LIMITS) as hub:
         runs = interleave(
             {
-                "not paced": lambda: program(ATTEMPTS, None, turns),
-                "paced": lambda: program(ATTEMPTS, hub, turns),
+                "not paced": lambda: program(ATTEMPTS, None, calls),
+                "paced": lambda: program(ATTEMPTS, hub, calls),
             },
             rounds,
         )
@@ -162,7 +162,7 @@ def attempt(report: Report, /, *, quick: bool) -> None:
 
 
 def start(report: Report, /, *, quick: bool) -> None:
-    """Python starts, says hello and goodbye."""
+    """Python starts, joins the hub and ends."""
     rounds = 20 if quick else 60
 
     def timed(hub: Hub | None) -> float:
@@ -192,7 +192,7 @@ def waiters(report: Report, /, *, quick: bool) -> None:
         while hub.requests < number:
             time.sleep(0.01)
         each = (resident() - before) / number
-    report.table("Who waits", ["", "bytes each"], [(f"{number:,} waiters", f"{each:,.0f}")])
+    report.table("Waiting attempts", ["", "bytes each"], [(f"{number:,} waiters", f"{each:,.0f}")])
 
 
 def resident() -> int:

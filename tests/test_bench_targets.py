@@ -1,6 +1,12 @@
-"""When a benchmark's target counts as met, as equal to its bound, or as missed."""
+"""When a benchmark's target counts as met, as equal to its bound, or as missed.
+
+And whether the benchmark that knows what requests to Redis look like still does.
+"""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +82,20 @@ def test_the_exit_code_says_missed(value, code, end, capsys, tmp_path):
     if value == 1.19:
         assert "(1.17 to 1.21): missed by 0.8%" in verdict
         assert lines[-4:-2] == ["Not met, but equal to the target as far as it goes:", "  fast"]
+
+
+@pytest.mark.real
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no Valkey for Windows")
+def test_recorded_requests_get_their_slots():
+    """What benchmarks/fleet.py records of a process and sends again is granted in full."""
+    program = "import _common, fleet; fleet.script(_common.Report(), quick=True)"
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parents[1] / "benchmarks",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "1 slot, concurrency" in ended.stdout
