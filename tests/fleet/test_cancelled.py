@@ -56,7 +56,7 @@ class Canceller:
     task: asyncio.Task
 
     def on_event(self, event):
-        """Heed one."""
+        """Process one."""
         if event.kind == "released" and event.priority < 0:
             self.task.cancel()
 
@@ -128,7 +128,7 @@ async def test_tasks_that_are_cancelled_before_they_begin_are_replaced(valkey, n
 async def test_a_slot_granted_late_then_cancelled_is_for_the_heir_no_later_than_it_was_leased_for(
     valkey, name, after
 ):
-    """Granted 6 ms late, handed back 1 or 6 ms later: `catch_up`, 10 ms, bounds both together."""
+    """Granted 6 ms late, refunded 1 or 6 ms later: `catch_up`, 10 ms, bounds both together."""
     loop = asyncio.get_running_loop()
     schedule = SharedSchedule(VirtualClient(valkey), name)
     async with ApiQueue("10/s", schedule=schedule) as queue:

@@ -101,7 +101,7 @@ async def test_a_server_may_come_later(name):
 @pytest.mark.real
 @pytest.mark.parametrize("tls", [False, True])
 async def test_a_server_may_die_and_come_back_empty(name, tls):
-    """The connections that there were are made anew."""
+    """The connections that there were are made again."""
     with Server(password=PASSWORD, tls=tls) as server:
         async with busy(server.client(), name) as (queue, events):
             await goes_on(queue)

@@ -44,7 +44,7 @@ def test_a_name_that_cannot_be_sent_is_refused_at_once():
 
 
 async def test_a_cluster_s_node_that_sends_a_plain_client_elsewhere_is_no_refusal(valkey, name):
-    """While a slot migrates (ASK) and once it has (MOVED): whoever calls waits."""
+    """While a slot migrates (ASK) and once it has (MOVED): callers wait."""
 
     class Migrating(VirtualClient):
         answers: ClassVar = [AskError("1 127.0.0.1:1"), MovedError("1 127.0.0.1:1")]

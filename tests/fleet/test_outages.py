@@ -66,7 +66,7 @@ async def test_a_server_that_forgets_lets_a_burst_and_what_was_leased_through(va
 
 
 async def test_a_server_that_forgets_is_told_the_limits_that_were_set(valkey, name):
-    """By whoever knows them, for those who come later."""
+    """By a process that knows them, for those that come later."""
     async with fleet(2, valkey, name, "10/s") as (one, other):
         one.call()
         other.call()
@@ -206,7 +206,7 @@ async def test_the_fallback_rate_holds_however_often_the_server_is_lost(valkey, 
 @pytest.mark.parametrize("say", ["pause", "hold", "throttled"])
 @pytest.mark.parametrize("before", [False, True])
 async def test_pauses_and_push_back_hold_under_the_fallback_rate(valkey, name, before, say, key):
-    """Whoever said so, before or meanwhile: it is the other side that is to be spared."""
+    """In any process, before or meanwhile: it is the other side that is to be spared."""
     says = {
         "pause": lambda queue: queue.pause(4),
         "hold": lambda queue: queue.hold(4, key=key),

@@ -57,7 +57,7 @@ async def test_nothing_is_let_through_between_two_refusals(valkey, name):
 
 
 async def test_what_is_said_while_the_server_refuses_is_said_once_it_does_not(valkey, name):
-    """Nobody calls meanwhile, or is told; the last word counts, and all of them heed it."""
+    """Nobody calls meanwhile, or is refused; the last change counts, for all of them."""
     client = Shut(valkey)
     queue = ApiQueue("10/s", schedule=SharedSchedule(client, name))
     other = ApiQueue("10/s", schedule=SharedSchedule(VirtualClient(valkey), name))

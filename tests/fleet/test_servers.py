@@ -51,13 +51,13 @@ async def test_a_server_answers_by_every_way_to_it(each_server, name):
 
 def test_keys_of_tells_what_never_expires_and_takes_names_as_they_are(valkey, name):
     """Characters that mean something in a pattern match themselves only."""
-    odd = f"{name}[a]*?\\ \u00e9"
-    valkey.sync().set(key(odd), "forever")
+    special = f"{name}[a]*?\\ \u00e9"
+    valkey.sync().set(key(special), "forever")
     valkey.sync().set(key(f"{name}a-other"), "forever")
     try:
-        assert keys_of(valkey, odd) == {key(odd): None}
+        assert keys_of(valkey, special) == {key(special): None}
     finally:
-        valkey.sync().delete(key(odd), key(f"{name}a-other"))
+        valkey.sync().delete(key(special), key(f"{name}a-other"))
 
 
 @pytest.mark.real

@@ -1,6 +1,6 @@
--- The allocator of one quota, for all who share it: the arithmetic of _algorithms.py and adaptive.py
--- on the server's clock. Every message is one call of this script. It goes on from gcra_figures.lua
--- and gcra_limits.lua: a server has no modules, so _transport.py joins them.
+-- The allocator of one quota, for all processes that share it: the arithmetic of _algorithms.py and
+-- adaptive.py on the server's clock. Every message is one call of this script. It goes on from
+-- gcra_figures.lua and gcra_limits.lua: a server has no modules, so _transport.py joins them.
 --
 -- What holds:
 -- - A slot is charged to the queue and to its lanes in one call, or to none of them.
@@ -8,23 +8,25 @@
 --   slots charged, so that nothing is granted twice; a message that changes a sum has a number, and
 --   counts once, however often it arrives.
 -- - Instants never decrease: `last` is the latest slot, of the queue and of each lane.
--- - Processes take turns. One that finds no slot gets a round position, the last in line; the line is
---   as long as there are processes that have asked lately. In the queue's line a position is an
+-- - Processes take turns. One that finds no slot gets a round position, the last in line; the line
+--   is as long as there are processes that have asked lately. In the queue's line a position is an
 --   instant to ask at; in a lane's it is the slot to be had. One that does not come loses its place
---   after a grace period, as nobody can tell whether it is slow or dead.
+--   after a grace period, as nobody can know whether it is slow or dead.
 -- - Nothing is kept for a process but its place in line and its permits: these are leased, so that
 --   one that dies leaves nothing behind.
--- The work is linear in what is asked for: a server does nothing else meanwhile. It is GCRA (ITU-T
--- I.371) as in redis-cell and throttled, which answer for one call at once; here the answer may be a
--- later instant, so that waiting costs no polling. A queue of waiters on the server (a list, BLPOP)
--- would need a connection for each, and would lose a slot with every waiter that dies.
+-- The work is linear in what is asked for: a server does nothing else meanwhile.
+--
+-- It is GCRA (ITU-T I.371) as in redis-cell and throttled, which answer for one call at once. Here
+-- the answer may be a later instant, so that waiting costs no polling. A queue of waiters on the
+-- server (a list, BLPOP) would need a connection for each, and would lose a slot with every waiter
+-- that dies.
 --
 -- Times are whole microseconds, which a double holds exactly until the year 2255.
 --
 -- KEYS[1]  the queue: its limits' state, what `set_rate` has set, the clock
 -- KEYS[2]  who has asked lately: process -> when
 -- KEYS[3]  who holds permits of `concurrency`: process -> "permits:until:wanting until"
--- KEYS[4+] lanes, the logs of windows, and the number of a process's last message, as the payload has
+-- KEYS[4+] lanes, the logs of windows, and the number of a process's last message: see the payload
 -- ARGV[1]  the kind of message, ARGV[2] the instant (tests give it; '': the server's clock)
 -- ARGV[3]  the payload, JSON: see _codec.py
 
@@ -168,8 +170,8 @@ local function share(state)
 end
 
 -- Round positions. `at` is what this request is about: the instant at which it asks, or in a lane
--- the latest slot that it could use. `gate` is the first that is free. A process that is `served` by
--- this request goes to the end of the line, and one whose turn it is goes first.
+-- the latest slot that it could use. `gate` is the first that is free. A process that is `served`
+-- by this request goes to the end of the line, and one whose turn it is goes first.
 
 local function is_its_turn(state, at)
   return state.position > 0 and state.position <= at
@@ -196,7 +198,7 @@ local function next_position(state, gate, at, step, served)
       return math.max(gate, math.min(state.last_position, state.position + round))
     end
     return state.last_position
-  elseif state.position > state.mended_until then  -- a slot was lost, the line is early: mended once
+  elseif state.position > state.mended_until then  -- a slot was lost, the line is early: mend it
     state.mended_until = math.max(state.last_position, state.position)
     state.last_position = math.min(state.mended_until + gate - state.position, last)
   end
@@ -263,8 +265,8 @@ local function finish(...)
 end
 
 -- Return how many permits are free for this process, a function that notes what it was granted, and
--- how many are held in all. Each process says how many it has each time, so that a lost reply leaves
--- nothing behind; one that says nothing for `lease` has none.
+-- how many are held in all. Each request has the number of its sender, so that a lost reply leaves
+-- nothing behind; a process that is silent for `lease` has none.
 local function count_permits()
   local limit = payload.concurrency
   for _, one in ipairs(queue.limits) do
@@ -310,7 +312,7 @@ local function count_permits()
   end, others + permits
 end
 
--- Return whether a message is new: one without a reply is sent again (perhaps by the client itself).
+-- Return whether a message is new: one without a reply is sent again, perhaps by the client itself.
 local function is_new()
   if not payload.number then
     return true

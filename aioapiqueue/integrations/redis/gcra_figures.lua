@@ -1,9 +1,9 @@
 -- The first part of a script that goes on in gcra_limits.lua and gcra.lua: what is read back from
 -- the server, and its clock.
 --
--- Whoever may write these keys may write anything there, and one wrong figure could stop everybody,
--- or nobody, without a word. So a figure that no aioapiqueue writes ends the script before anything
--- is granted; _transport.py makes a SharedError of it.
+-- Everybody who may write these keys may write anything there, and one wrong figure could stop all
+-- calls, or none, without a word. So a figure that no aioapiqueue writes ends the script before
+-- anything is granted; _transport.py makes a SharedError of it.
 
 local NEVER, ALWAYS = math.huge, -math.huge
 local LATEST = 2 ^ 53     -- no instant is later: doubles count whole microseconds until then

@@ -143,8 +143,8 @@ function TokenBucket.load(bucket, read, at, key, fields)
 end
 
 function TokenBucket.save(bucket, set, at)
-  local tat = TokenBucket.tat(bucket)
-  if bucket.anchor > ALWAYS and (tat > LATEST or bucket.used > LATEST or bucket.anchor < -LATEST) then
+  local anchor, tat = bucket.anchor, TokenBucket.tat(bucket)
+  if anchor > ALWAYS and (tat > LATEST or bucket.used > LATEST or anchor < -LATEST) then
     TokenBucket.restart(bucket, math.min(LATEST, tat), 0)  -- a cost that nobody can ever pay
   end
   save_figures(bucket, TokenBucket.KEPT, set, at)
@@ -159,7 +159,7 @@ function TokenBucket.save(bucket, set, at)
 end
 
 -- Its log is a list of "instant:cost:end", oldest first. It ends `per` after the latest moment at
--- which the slot can have been used: so it holds for what really started, whoever started it.
+-- which the slot can have been used: so it holds for what really started, in any process.
 local SlidingWindow = {}
 
 local function entry(window, text)

@@ -95,7 +95,7 @@ class SharedSchedule:
             raise TypeError(f"fallback takes a rate, not a window: {limit}")
         self.name = name
         self._client = client
-        self._settings = Settings(name, ahead, timeout, lease, limit)
+        self.ahead, self.timeout, self.lease, self.fallback = ahead, timeout, lease, limit
         self._in_use = False
 
     def make_limiter(
@@ -123,8 +123,9 @@ class SharedSchedule:
                 f"{adaptive!r} has a curve of its own, which the server does not know: a shared "
                 "schedule takes a plain Adaptive"
             )
-        codec = Codec(self._settings, catch_up=catch_up, adaptive=adaptive)
-        transport = RedisTransport(self._client, codec, self._settings)
+        settings = Settings(self.name, self.ahead, self.timeout, self.lease, self.fallback)
+        codec = Codec(settings, catch_up=catch_up, adaptive=adaptive)
+        transport = RedisTransport(self._client, codec, settings)
         table = LimitTable(
             limits,
             lanes,
