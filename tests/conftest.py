@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ import pytest_asyncio
 from blockbuster import blockbuster_ctx
 
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers.limiters import Limiter, Shared
+from tests.helpers.servers import Server
 from tests.helpers.stalls import Stalls
 
 if TYPE_CHECKING:
@@ -70,7 +73,71 @@ def blockbuster(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
         yield None
         return
     with blockbuster_ctx("aioapiqueue", excluded_modules=["aioapiqueue.testing"]) as guard:
+        for function in guard.functions.values():
+            # A VirtualClient, which `aioapiqueue` awaits, blocks the loop: its time stands still.
+            function.can_block_in("helpers/virtual_client.py", "_run")
+            # What redis-py calls itself to the server: it looks at its own files, once a pool.
+            function.can_block_in("redis/utils.py", "get_lib_version")
         yield guard
+
+
+# For each kind, the server, the seconds by which slots are taken ahead, and how many histories a
+# property is tried on: 20 to 50 take a second.
+LIMITERS = {
+    "local": None,
+    "shared": ("valkey", 0.0, 50),
+    "shared ahead": ("valkey", 0.2, 50),
+    "redis": ("debian_redis", 0.0, 50),
+    "redis ahead": ("debian_redis", 0.2, 50),
+    "at length": ("valkey", 0.0, 500),
+    "ahead at length": ("valkey", 0.2, 500),
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests that take a `limiter` once for each kind.
+
+    On Debian's Redis, and properties at length, only where slow tests run; those that are marked
+    `slow_if_shared` run on any server only then.
+    """
+    if "limiter" not in metafunc.fixturenames:
+        return
+    slow = ["redis", "length"]
+    if metafunc.definition.get_closest_marker("slow_if_shared") is not None:
+        slow.append("shared")
+    kinds = [
+        pytest.param(kind, marks=[pytest.mark.slow] if any(map(kind.__contains__, slow)) else [])
+        for kind in LIMITERS
+        if "length" not in kind or hasattr(metafunc.function, "is_property")
+    ]
+    metafunc.parametrize("limiter", kinds, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def limiter(request: pytest.FixtureRequest) -> Limiter:
+    """Give what makes queues whose limits are kept in one way or another: see `Limiter`."""
+    where = LIMITERS[request.param]
+    if where is None:
+        return Limiter()
+    server, ahead, examples = where
+    return Shared(request.getfixturevalue(server), ahead=ahead, examples=examples)
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Server]:
+    """Give the Valkey that all tests share: use a name of its own, leave its settings alone."""
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def debian_redis() -> Iterator[Server]:
+    """Give the Redis that is installed on this machine, shared by all tests."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("redis-server is not installed: apt-get install redis-server")
+    with Server(program=program) as server:
+        yield server
 
 
 @pytest.fixture

@@ -7,8 +7,10 @@ import math
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, Window
-from benchmarks._shared_bucket import AWAY, BACK, END, adaptive_queue, share
+from benchmarks._shared_bucket import AWAY, BACK, END, share
 from tests.helpers.instants import exactly
+
+SLOW_IF_SHARED = pytest.mark.slow_if_shared(reason="half an hour of virtual time at 40/s")
 
 
 async def use(queue, calls, *, key=None):
@@ -30,16 +32,28 @@ async def gaps(queue, calls, *, key=None):
     return [later - earlier for earlier, later in itertools.pairwise(starts)]
 
 
+def calls_of(queue):
+    """Return a way to call through a queue that hears of every refusal."""
+
+    async def call(send):
+        async with queue.slot() as slot:
+            if not await send():
+                slot.throttled()
+
+    return call
+
+
 # A neighbour who comes and goes.
 
 
+@SLOW_IF_SHARED
 @pytest.mark.parametrize(
     ("capacity", "latency"), [(5, 0.1), (20, 0.02), (20, 0.1), (20, 0.5), (100, 0.1)]
 )
-async def test_it_settles_beside_a_bystander_who_leaves_and_comes_back(capacity, latency):
+async def test_it_settles_beside_a_bystander_who_leaves_and_comes_back(limiter, capacity, latency):
     """Of 20/s shared with 5/s, configured at 40/s: all that is free, almost nothing refused."""
     ours, theirs = await share(
-        adaptive_queue("40/s", Adaptive("1/s")),
+        calls_of(limiter.queue("40/s", adaptive=Adaptive("1/s"))),
         capacity=capacity,
         refill=20,
         bystander=5,
@@ -57,11 +71,12 @@ async def test_it_settles_beside_a_bystander_who_leaves_and_comes_back(capacity,
     assert ours.rate(BACK + 60, END) >= 0.9 * 15
 
 
+@SLOW_IF_SHARED
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_a_bystander_who_calls_in_step_does_not_bear_all_refusals(seed):
+async def test_a_bystander_who_calls_in_step_does_not_bear_all_refusals(limiter, seed):
     """With latency too short to mix them, evenly spaced calls took each token just before it."""
     ours, theirs = await share(
-        adaptive_queue("40/s", Adaptive("1/s")),
+        calls_of(limiter.queue("40/s", adaptive=Adaptive("1/s"))),
         capacity=20,
         refill=20,
         bystander=5,
@@ -73,9 +88,9 @@ async def test_a_bystander_who_calls_in_step_does_not_bear_all_refusals(seed):
     assert ours.rate(300, AWAY) >= 0.95 * 15
 
 
-async def test_beyond_the_remembered_rate_calls_are_unevenly_spaced_but_at_the_rate():
+async def test_beyond_the_remembered_rate_calls_are_unevenly_spaced_but_at_the_rate(limiter):
     """A hundred take as long as if they were even; below it, they are even."""
-    queue = ApiQueue("100/s", adaptive=Adaptive("1/s", 0.5))
+    queue = limiter.queue("100/s", adaptive=Adaptive("1/s", 0.5))
     for _ in range(100):
         await asyncio.sleep(0.04)
         slots = await use(queue, 1)
@@ -91,15 +106,17 @@ async def test_beyond_the_remembered_rate_calls_are_unevenly_spaced_but_at_the_r
     assert 100 / queue.stats.rate - 0.04 < sum(found) < 100 / before + 0.04
 
 
-async def test_pushed_back_again_at_once_it_remembers_what_was_measured_before():
+async def test_pushed_back_again_at_once_it_remembers_what_was_measured_before(limiter):
     """Three calls measure nothing: the rate falls once more, and comes back to the same one."""
-    queue, loop = ApiQueue("100/s", adaptive=Adaptive("1/s", 0.5)), asyncio.get_running_loop()
+    queue, loop = limiter.queue("100/s", adaptive=Adaptive("1/s", 0.5)), asyncio.get_running_loop()
     for _ in range(100):
         await asyncio.sleep(0.04)
         slots = await use(queue, 1)
     slots[-1].throttled()
+    await limiter.settled()
     fallen = queue.stats.rate
     (await use(queue, 3))[-1].throttled()
+    await limiter.settled()
     assert queue.stats.rate == pytest.approx(0.5 * fallen, rel=0.03)
     again = loop.time()
     while loop.time() < again + 20:
@@ -107,10 +124,11 @@ async def test_pushed_back_again_at_once_it_remembers_what_was_measured_before()
     assert queue.stats.rate == pytest.approx(25, rel=0.02)
 
 
-async def test_without_it_the_bystander_starves():
+@SLOW_IF_SHARED
+async def test_without_it_the_bystander_starves(limiter):
     """The scenario is one: at 40/s unheeding, most of the bystander's calls are refused."""
     ours, theirs = await share(
-        adaptive_queue("40/s", None), capacity=20, refill=20, bystander=5, latency=0.1, seed=0
+        calls_of(limiter.queue("40/s")), capacity=20, refill=20, bystander=5, latency=0.1, seed=0
     )
     assert theirs.refused(300, AWAY) > 0.3 < ours.refused(300, AWAY)
 
@@ -118,38 +136,42 @@ async def test_without_it_the_bystander_starves():
 # Down.
 
 
-async def test_a_push_back_lowers_the_rate_by_the_factor():
+async def test_a_push_back_lowers_the_rate_by_the_factor(limiter):
     """At 10/s, pushed back: the next call one interval of the lower rate later, and so on."""
-    queue = ApiQueue("10/s", adaptive=Adaptive("1/s", 0.5))
+    queue = limiter.queue("10/s", adaptive=Adaptive("1/s", 0.5))
     slots = await use(queue, 5)
     slots[-1].throttled()
+    await limiter.settled()
     assert (queue.stats.rate, queue.stats.backed_off, queue.stats.throttled) == (5, 1, 1)
-    assert queue.estimate() == exactly(0.2)
+    assert queue.estimate() == limiter.exactly(0.2)
     first, second = await gaps(queue, 3)
     assert 0.2 > first > second > 0.18  # it grows meanwhile
 
 
-async def test_a_push_back_forgives_no_debt():
+async def test_a_push_back_forgives_no_debt(limiter):
     """What a call has cost beyond its charge still has to be paid off before the next one."""
-    queue = ApiQueue("10/s", adaptive=Adaptive("0.1/s", 0.5))
+    queue = limiter.queue("10/s", adaptive=Adaptive("0.1/s", 0.5))
     slots = await use(queue, 20)
     slots[-1].throttled()
     (slot,) = await use(queue, 1)
     slot.settle(50)
+    await limiter.settled()
     before = queue.estimate()
     assert before > 9
     slot.throttled()
+    await limiter.settled()
     assert queue.estimate() >= before - 1e-6
 
 
-async def test_50_calls_in_flight_that_are_refused_slow_down_once():
+async def test_50_calls_in_flight_that_are_refused_slow_down_once(limiter):
     """Fifty refusals of calls that were released before the first of them count once."""
-    queue = ApiQueue(Rate(100, burst=50), adaptive=Adaptive("1/s", 0.5))
+    queue = limiter.queue(Rate(100, burst=50), adaptive=Adaptive("1/s", 0.5))
 
     async def call():
         async with queue.slot() as slot:
             await asyncio.sleep(0.3)
             slot.throttled()
+            await limiter.settled()
 
     await asyncio.gather(*(call() for _ in range(50)))
     assert (queue.stats.throttled, queue.stats.backed_off, queue.stats.rate) == (50, 1, 50)
@@ -158,17 +180,19 @@ async def test_50_calls_in_flight_that_are_refused_slow_down_once():
 
 
 @pytest.mark.parametrize(("inside", "heard"), [(True, 1), (False, 2)])
-async def test_50_refusals_told_to_the_queue_slow_down_once(inside, heard):
+async def test_50_refusals_told_to_the_queue_slow_down_once(limiter, inside, heard):
     """So does `queue.throttled()`, which does not know the call; told in the body, or after it."""
-    queue = ApiQueue(Rate(100, burst=50), adaptive=Adaptive("1/s", 0.5))
+    queue = limiter.queue(Rate(100, burst=50), adaptive=Adaptive("1/s", 0.5))
 
     async def call(delay):
         async with queue.slot():
             await asyncio.sleep(0.3 + delay)
             if inside:
                 queue.throttled()
+                await limiter.settled()
         if not inside:
             queue.throttled()
+            await limiter.settled()
 
     await asyncio.gather(*(call(n / 1000) for n in range(50)))
     assert (queue.stats.throttled, queue.stats.backed_off, queue.stats.rate) == (50, 1, 50)
@@ -177,74 +201,82 @@ async def test_50_refusals_told_to_the_queue_slow_down_once(inside, heard):
     assert queue.stats.backed_off == 1 + heard
 
 
-async def test_push_back_told_of_one_lane_is_heard_whatever_another_was_told():
+async def test_push_back_told_of_one_lane_is_heard_whatever_another_was_told(limiter):
     """A round of calls is its lane's: what "a" is told is no reason not to hear of "b"."""
-    queue = ApiQueue("100/s", lanes={"*": "10/s"}, adaptive=Adaptive("1/s"))
+    queue = limiter.queue("100/s", lanes={"*": "10/s"}, adaptive=Adaptive("1/s"))
     running = [queue.enqueue(key=key) for key in ("a", "b", "a", "b")]
     await asyncio.gather(*running)
     for key, slowed in (("a", 1), ("a", 1), ("b", 2), ("b", 2), ("a", 2)):
         queue.throttled(key=key)
+        await limiter.settled()
         assert queue.stats.backed_off == slowed
 
 
-async def test_what_got_through_counts_where_it_is_less_than_the_limit():
+async def test_what_got_through_counts_where_it_is_less_than_the_limit(limiter):
     """A throttle at 5/s under a limit of 100/s says that 5/s is too much, not that 70/s is not."""
-    queue = ApiQueue("100/s", adaptive=Adaptive("1/s"))
+    queue = limiter.queue("100/s", adaptive=Adaptive("1/s"))
     for _ in range(30):
         async with queue.slot() as slot:
             await asyncio.sleep(0.2)
     slot.throttled()
+    await limiter.settled()
     assert 3 < queue.stats.rate < 5
 
 
-async def test_a_queue_without_a_limit_finds_one():
+async def test_a_queue_without_a_limit_finds_one(limiter):
     """What it sent is measured, over a second at least, and the rest is as with a limit."""
-    queue = ApiQueue(adaptive=Adaptive("1/s", 0.5))
+    queue = limiter.queue(adaptive=Adaptive("1/s", 0.5))
     assert queue.stats.rate == math.inf
     slots = await use(queue, 41)
     slots[-1].throttled()
+    await limiter.settled()
     assert queue.stats.rate == 20
-    queue = ApiQueue(adaptive=Adaptive("1/s"))
+    queue = limiter.queue(adaptive=Adaptive("1/s"))
     (slot,) = await use(queue, 1)
     slot.throttled()
+    await limiter.settled()
     assert queue.stats.rate == 1
 
 
-async def test_it_never_falls_below_the_floor_and_comes_back_from_it():
+async def test_it_never_falls_below_the_floor_and_comes_back_from_it(limiter):
     """Push-back without end leaves the floor; once it ends, the rate grows again."""
-    queue = ApiQueue("10/s", adaptive=Adaptive("2/s"))
+    queue = limiter.queue("10/s", adaptive=Adaptive("2/s"))
     for _ in range(30):
         (slot,) = await use(queue, 1)
         slot.throttled()
+        await limiter.settled()
     assert queue.stats.rate == 2
     await use(queue, 400)
     assert queue.stats.rate > 4
 
 
-async def test_a_hold_is_obeyed_besides():
+async def test_a_hold_is_obeyed_besides(limiter):
     """Retry-After holds, and the lower rate follows."""
-    queue = ApiQueue("10/s", adaptive=Adaptive("1/s", 0.5))
+    queue = limiter.queue("10/s", adaptive=Adaptive("1/s", 0.5))
     loop = asyncio.get_running_loop()
     (slot,) = await use(queue, 1)
     slot.throttled(retry_after=7)
+    await limiter.settled()
     began = loop.time()
     await use(queue, 1)
-    assert loop.time() - began == exactly(7)
+    assert loop.time() - began == limiter.exactly(7)
     assert queue.stats.rate == pytest.approx(5, rel=0.1)
 
 
-async def test_hold_alone_slows_nothing_down():
+async def test_hold_alone_slows_nothing_down(limiter):
     """What the other side asks for in good time is no push-back."""
-    queue = ApiQueue("10/s", adaptive=Adaptive("1/s"))
+    queue = limiter.queue("10/s", adaptive=Adaptive("1/s"))
     queue.hold(3)
+    await limiter.settled()
     queue.hold(1)
-    assert queue.estimate() == exactly(3)
+    await limiter.settled()
+    assert queue.estimate() == limiter.exactly(3)
     assert (queue.stats.throttled, queue.stats.backed_off, queue.stats.rate) == (0, 0, math.inf)
     with pytest.raises(ValueError, match="seconds must be finite"):
         queue.hold(-1)
 
 
-async def test_what_makes_no_sense_is_counted_and_told():
+async def test_what_makes_no_sense_is_counted_and_told(limiter):
     """`odd` shows in the figures and to observers."""
     events = []
 
@@ -252,7 +284,7 @@ async def test_what_makes_no_sense_is_counted_and_told():
         def on_event(self, event):
             events.append((event.kind, event.key))
 
-    queue = ApiQueue("10/s", observers=[Ear()])
+    queue = limiter.queue("10/s", observers=[Ear()])
     queue.malformed(key="host")
     assert queue.stats.malformed == 1
     assert events == [("malformed", "host")]
@@ -261,11 +293,12 @@ async def test_what_makes_no_sense_is_counted_and_told():
 # Up.
 
 
-async def test_it_grows_to_the_ceiling_and_no_further():
+async def test_it_grows_to_the_ceiling_and_no_further(limiter):
     """In use, it comes back to the limit, where the burst is whole again."""
-    queue = ApiQueue(Rate(10, burst=5), adaptive=Adaptive("1/s"))
+    queue = limiter.queue(Rate(10, burst=5), adaptive=Adaptive("1/s"))
     slots = await use(queue, 20)
     slots[-1].throttled()
+    await limiter.settled()
     before = queue.stats.rate
     rates = []
     while queue.stats.rate < math.inf:
@@ -277,11 +310,12 @@ async def test_it_grows_to_the_ceiling_and_no_further():
     assert await gaps(queue, 6) == pytest.approx([0, 0, 0, 0, 0.1], abs=1e-6)
 
 
-async def test_a_rate_that_nobody_uses_does_not_grow():
+async def test_a_rate_that_nobody_uses_does_not_grow(limiter):
     """A call every ten seconds is no proof that ten per second are borne."""
-    queue = ApiQueue("10/s", adaptive=Adaptive("1/s"))
+    queue = limiter.queue("10/s", adaptive=Adaptive("1/s"))
     slots = await use(queue, 20)
     slots[-1].throttled()
+    await limiter.settled()
     rate = queue.stats.rate
     for _ in range(60):
         await asyncio.sleep(10)
@@ -290,36 +324,48 @@ async def test_a_rate_that_nobody_uses_does_not_grow():
     assert rate < queue.stats.rate
 
 
-async def test_after_an_hour_without_a_call_it_starts_anew():
+async def test_after_an_hour_without_a_call_it_starts_anew(limiter):
     """What was learnt is forgotten, and the limit is due another try."""
-    queue = ApiQueue("10/s", adaptive=Adaptive("1/s"), lanes={"*": "5/s"})
+    queue = limiter.queue("10/s", adaptive=Adaptive("1/s"), lanes={"*": "5/s"})
     for key in (None, "a"):
         slots = await use(queue, 20, key=key)
         slots[-1].throttled()
+        await limiter.settled()
     assert queue.stats.backed_off == 2
     await asyncio.sleep(3500)
     assert queue.estimate() == 0
     await use(queue, 1, key="b")
-    assert queue.stats.lanes == 3  # "a" is not as new yet
+    if limiter.shared:  # which lanes are kept, the server knows; how fast they are, all do
+        assert (await gaps(queue, 3, key="a"))[1] > 0.21
+    else:
+        assert queue.stats.lanes == 3  # "a" is not as new yet
     await asyncio.sleep(3700)
     await use(queue, 1, key="b")
-    assert queue.stats.lanes == 1
+    if limiter.shared:
+        assert (await gaps(queue, 3, key="a"))[1] == limiter.exactly(0.2)
+    else:
+        assert queue.stats.lanes == 1
     assert queue.stats.rate == math.inf
 
 
-async def test_set_rate_keeps_what_was_learnt():
+async def test_set_rate_keeps_what_was_learnt(limiter):
     """A higher limit is a higher ceiling, not a licence; a lower one is in force at once."""
-    queue = ApiQueue("10/s", adaptive=Adaptive("1/s", 0.5))
+    queue = limiter.queue("10/s", adaptive=Adaptive("1/s", 0.5))
     slots = await use(queue, 20)
     slots[-1].throttled()
+    await limiter.settled()
     queue.set_rate("100/s")
+    await limiter.settled()
     assert queue.stats.rate == 5
     queue.set_rate("2/s")
+    await limiter.settled()
     assert queue.stats.rate == math.inf
-    assert (await gaps(queue, 3))[1:] == exactly([0.5])
+    assert (await gaps(queue, 3))[1:] == limiter.exactly([0.5])
     queue.set_rate("5/s")
+    await limiter.settled()
     assert queue.stats.rate == math.inf
     queue.set_rate("10/s")
+    await limiter.settled()
     assert queue.stats.rate == 5
     assert (await gaps(queue, 3))[1:] == pytest.approx([0.2], rel=0.1)
     await asyncio.sleep(3700)
@@ -328,11 +374,12 @@ async def test_set_rate_keeps_what_was_learnt():
     assert queue.stats.rate == math.inf
 
 
-async def test_a_slow_limit_comes_back_by_ten_calls_at_least():
+async def test_a_slow_limit_comes_back_by_ten_calls_at_least(limiter):
     """One call of a minute proves as little as one of a tenth of a second."""
-    queue = ApiQueue("1/min", adaptive=Adaptive("0.1/min", 0.5, recovery=20))
+    queue = limiter.queue("1/min", adaptive=Adaptive("0.1/min", 0.5, recovery=20))
     slots = await use(queue, 1)
     slots[-1].throttled()
+    await limiter.settled()
     rates = []
     for _ in range(12):
         await use(queue, 1)
@@ -345,35 +392,38 @@ async def test_a_slow_limit_comes_back_by_ten_calls_at_least():
 # Lanes and places.
 
 
-async def test_push_back_slows_down_the_lane_that_was_pushed_back():
+async def test_push_back_slows_down_the_lane_that_was_pushed_back(limiter):
     """A key with limits of its own slows down alone; one without slows down the queue."""
-    queue = ApiQueue("100/s", lanes={"slow": "10/s"}, adaptive=Adaptive("1/s", 0.5))
+    queue = limiter.queue("100/s", lanes={"slow": "10/s"}, adaptive=Adaptive("1/s", 0.5))
     slots = await use(queue, 12, key="slow")
     slots[-1].throttled()
+    await limiter.settled()
     assert (queue.stats.backed_off, queue.stats.rate) == (1, math.inf)
-    assert queue.estimate(key="slow") == exactly(0.2)
+    assert queue.estimate(key="slow") == limiter.exactly(0.2)
     assert queue.estimate(key="other") == 0
     slots = await use(queue, 1, key="other")
     slots[-1].throttled()
+    await limiter.settled()
     assert (queue.stats.backed_off, queue.stats.rate < 100) == (2, True)
 
 
-async def test_a_lane_that_was_evicted_meanwhile_hears_push_back_once():
+async def test_a_lane_that_was_evicted_meanwhile_hears_push_back_once(limiter):
     """At rest while its calls run, a lane is forgotten; push-back makes it anew, and is kept."""
-    queue = ApiQueue(lanes={"a": "10/s"}, adaptive=Adaptive("0.5/s"))
+    queue = limiter.queue(lanes={"a": "10/s"}, adaptive=Adaptive("0.5/s"))
 
     async def call():
         async with queue.slot(key="a") as slot:
             await asyncio.sleep(5)
             slot.throttled()
+            await limiter.settled()
 
     await asyncio.gather(*(call() for _ in range(5)))
     assert (queue.stats.backed_off, queue.stats.lanes) == (1, 1)
 
 
-async def test_concurrency_falls_and_grows_by_the_same_curve():
+async def test_concurrency_falls_and_grows_by_the_same_curve(limiter):
     """Where `concurrency=` names a least, fewer bodies run after push-back, later as many again."""
-    queue = ApiQueue(concurrency=10, adaptive=Adaptive("1/s", 0.5, concurrency=2))
+    queue = limiter.queue(concurrency=10, adaptive=Adaptive("1/s", 0.5, concurrency=2))
     most = 0
 
     async def call(*, refused=False):
@@ -383,6 +433,7 @@ async def test_concurrency_falls_and_grows_by_the_same_curve():
             await asyncio.sleep(0.5)
             if refused:
                 slot.throttled()
+                await limiter.settled()
 
     async def many(calls):
         nonlocal most
@@ -401,11 +452,12 @@ async def test_concurrency_falls_and_grows_by_the_same_curve():
         pass
 
 
-async def test_after_an_hour_without_a_call_all_places_are_there_at_once():
+async def test_after_an_hour_without_a_call_all_places_are_there_at_once(limiter):
     """The first callers need not wait for a body to end."""
-    queue = ApiQueue(concurrency=8, adaptive=Adaptive("1/s", 0.5, concurrency=2))
+    queue = limiter.queue(concurrency=8, adaptive=Adaptive("1/s", 0.5, concurrency=2))
     held = [await queue.enqueue() for _ in range(8)]
     held[0].throttled()
+    await limiter.settled()
     for slot in held:
         slot.release()
     await asyncio.sleep(2)
@@ -422,26 +474,28 @@ async def test_after_an_hour_without_a_call_all_places_are_there_at_once():
         (await future).release()
 
 
-async def test_without_a_least_concurrency_is_left_alone():
+async def test_without_a_least_concurrency_is_left_alone(limiter):
     """By default only the rate falls."""
-    queue = ApiQueue("100/s", concurrency=4, adaptive=Adaptive("1/s"))
+    queue = limiter.queue("100/s", concurrency=4, adaptive=Adaptive("1/s"))
     (slot,) = await use(queue, 1)
     slot.throttled()
+    await limiter.settled()
     held = [await queue.enqueue() for _ in range(4)]
     assert queue.running == 4
     for slot in held:
         slot.release()
 
 
-async def test_a_queue_without_concurrency_gets_none():
+async def test_a_queue_without_concurrency_gets_none(limiter):
     """Nobody would hear that a body has ended: whoever waits would wait for ever."""
-    queue = ApiQueue("100/s", lanes={"a": ()}, adaptive=Adaptive("1/s", 0.5, concurrency=2))
+    queue = limiter.queue("100/s", lanes={"a": ()}, adaptive=Adaptive("1/s", 0.5, concurrency=2))
 
     async def call(key, *, refused=False):
         async with queue.slot(key=key) as slot:
             await asyncio.sleep(1)
             if refused:
                 slot.throttled()
+                await limiter.settled()
 
     for key in (None, "a"):
         await asyncio.gather(*(call(key, refused=True) for _ in range(6)))
@@ -474,15 +528,17 @@ async def test_a_controller_that_fails_costs_no_slot(broken):
     assert "failed; the rate stays as it is" in told[0]["message"]
 
 
-async def test_a_cancelled_call_slows_nothing_down():
+async def test_a_cancelled_call_slows_nothing_down(limiter):
     """A turn handed on is not counted as one that got through."""
-    queue = ApiQueue("10/s", adaptive=Adaptive("1/s"))
+    queue = limiter.queue("10/s", adaptive=Adaptive("1/s"))
     waiting = [queue.enqueue() for _ in range(5)]
+    await limiter.settled()
     for future in waiting:
         future.cancel()
     (slot,) = await use(queue, 1)
     slot.throttled()
-    assert queue.stats.rate == exactly(7)
+    await limiter.settled()
+    assert queue.stats.rate == limiter.exactly(7)
 
 
 @pytest.mark.parametrize(
@@ -504,32 +560,35 @@ def test_what_makes_no_sense_is_refused_at_once(arguments, error, words):
         Adaptive(**arguments)
 
 
-def test_a_least_concurrency_above_the_queue_s_is_refused():
+def test_a_least_concurrency_above_the_queue_s_is_refused(limiter):
     """It would never fall; the same number is allowed, and none where the queue has none."""
     with pytest.raises(ValueError, match=r"concurrency of .* above the queue's \(4\).*lower it"):
-        ApiQueue("10/s", concurrency=4, adaptive=Adaptive(concurrency=5))
-    ApiQueue("10/s", concurrency=4, lanes={"a": "1/s"}, adaptive=Adaptive(concurrency=4))
-    ApiQueue("10/s", adaptive=Adaptive(concurrency=5))
+        limiter.queue("10/s", concurrency=4, adaptive=Adaptive(concurrency=5))
+    limiter.queue("10/s", concurrency=4, lanes={"a": "1/s"}, adaptive=Adaptive(concurrency=4))
+    limiter.queue("10/s", adaptive=Adaptive(concurrency=5))
 
 
-async def test_a_slow_limit_has_a_floor_below_it_by_default():
+async def test_a_slow_limit_has_a_floor_below_it_by_default(limiter):
     """A tenth of the limits, of each lane's too, and of those that `set_rate` gives."""
-    queue = ApiQueue("1/min", lanes={"a": "3/min"}, adaptive=Adaptive(backoff=0.01))
+    queue = limiter.queue("1/min", lanes={"a": "3/min"}, adaptive=Adaptive(backoff=0.01))
     (slot,) = await use(queue, 1)
     slot.throttled()
+    await limiter.settled()
     assert queue.stats.rate == pytest.approx(0.1 / 60)
-    queue = ApiQueue("10/s", adaptive=Adaptive(backoff=0.001))
+    queue = limiter.queue("10/s", adaptive=Adaptive(backoff=0.001))
     (slot,) = await use(queue, 1)
     slot.throttled()
+    await limiter.settled()
     assert queue.stats.rate == pytest.approx(0.1)
     queue.set_rate("3/min")
+    await limiter.settled()
 
 
-def test_a_floor_above_the_limits_is_refused():
+def test_a_floor_above_the_limits_is_refused(limiter):
     """Of the queue's limits and of a lane's alike, when the queue is made."""
     with pytest.raises(ValueError, match=r"floor .* above the limits \(10 per second\)"):
-        ApiQueue("10/s", Window(5000, 60), adaptive=Adaptive("20/s"))
+        limiter.queue("10/s", Window(5000, 60), adaptive=Adaptive("20/s"))
     with pytest.raises(ValueError, match="above the limits"):
-        ApiQueue("100/s", lanes={"a": "5/s"}, adaptive=Adaptive("20/s"))
+        limiter.queue("100/s", lanes={"a": "5/s"}, adaptive=Adaptive("20/s"))
     with pytest.raises(TypeError, match=r"adaptive takes an Adaptive\(\.\.\.\), not 0.7"):
-        ApiQueue("10/s", adaptive=0.7)
+        limiter.queue("10/s", adaptive=0.7)

@@ -7,9 +7,9 @@ import random
 import anyio
 import pytest
 
-from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
+from aioapiqueue import QueueClosed, Rate, Window
 from tests.helpers import introspect
-from tests.helpers.instants import exactly, now, use
+from tests.helpers.instants import now, use
 
 
 async def claim(queue, starts, **options):
@@ -24,63 +24,65 @@ both_ways = pytest.mark.parametrize("enter", [use, claim])
 
 
 @both_ways
-async def test_cancelled_while_waiting(enter):
+async def test_cancelled_while_waiting(limiter, enter):
     """It uses no slot: those behind move up, at the instants that were theirs to take."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     tasks = [asyncio.create_task(enter(queue, starts)) for _ in range(5)]
     await asyncio.sleep(0.05)
     tasks[1].cancel()
     tasks[2].cancel()
     await asyncio.wait(tasks)
-    assert starts == exactly([0, 0.1, 0.2])
+    assert starts == limiter.exactly([0, 0.1, 0.2])
     assert tasks[1].cancelled()
     assert (queue.stats.released, queue.stats.cancelled, queue.running) == (3, 2, 0)
 
 
 @both_ways
-async def test_cancelled_between_release_and_resumption(enter):
+async def test_cancelled_between_release_and_resumption(limiter, enter):
     """The slot that its task can no longer take goes to the next waiter in the same tick."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     tasks = [asyncio.create_task(enter(queue, starts)) for _ in range(4)]
     await asyncio.sleep(0.05)
     introspect.after_next_grant(queue, tasks[1].cancel)
     await asyncio.wait(tasks)
     assert tasks[1].cancelled()
-    assert starts == exactly([0, 0.1, 0.2])
+    assert starts == limiter.exactly([0, 0.1, 0.2])
     assert (queue.stats.released, queue.stats.cancelled, queue.running) == (3, 1, 0)
 
 
 @both_ways
 @pytest.mark.parametrize("limit", [Rate(10, burst=3), Window(3, 1), None])
-async def test_cancelled_between_release_and_resumption_with_others_released(enter, limit):
+async def test_cancelled_between_release_and_resumption_with_others_released(limiter, enter, limit):
     """Several of one burst are cancelled so: as many others get their places in that tick."""
-    queue, starts = ApiQueue(*[limit] if limit else (), concurrency=3), []
+    queue, starts = limiter.queue(*[limit] if limit else (), concurrency=3), []
     queue.pause(1)
+    await limiter.settled()
     tasks = [asyncio.create_task(enter(queue, starts)) for _ in range(6)]
     await asyncio.sleep(0.5)
     introspect.after_next_grant(queue, lambda: [task.cancel() for task in tasks[:2]])
     await asyncio.wait(tasks)
-    assert starts[:3] == exactly([1, 1, 1])
+    assert starts[:3] == limiter.exactly([1, 1, 1])
     assert len(starts) == 4
     assert queue.running == 0
 
 
-async def test_cancel_of_a_reservation_granted_but_not_claimed():
+async def test_cancel_of_a_reservation_granted_but_not_claimed(limiter):
     """Nobody took it up: the slot goes to the next in the same tick."""
-    queue, starts = ApiQueue("10/s", concurrency=1), []
+    queue, starts = limiter.queue("10/s", concurrency=1), []
     first = queue.enqueue()
+    await limiter.settled()
     waiting = asyncio.create_task(use(queue, starts))
     await asyncio.sleep(0.05)
     assert first.done()
     assert first.cancel() is False
     await waiting
-    assert starts == exactly([0.05])
+    assert starts == limiter.exactly([0.05])
     assert (queue.stats.released, queue.stats.cancelled, queue.running) == (1, 1, 0)
 
 
-async def test_cancel_of_a_reservation_already_claimed():
+async def test_cancel_of_a_reservation_already_claimed(limiter):
     """The slot is its holder's by then: cancelling the future changes nothing."""
-    queue = ApiQueue("10/s")
+    queue = limiter.queue("10/s")
     future = queue.enqueue()
     slot = await future
     assert future.cancel() is False
@@ -89,33 +91,34 @@ async def test_cancel_of_a_reservation_already_claimed():
     assert (queue.running, queue.stats.released, queue.stats.cancelled) == (0, 1, 0)
 
 
-async def test_cancel_of_a_reservation_that_waits():
+async def test_cancel_of_a_reservation_that_waits(limiter):
     """`cancel` is the way to leave, and says that it worked."""
-    queue = ApiQueue("10/s")
+    queue = limiter.queue("10/s")
     _, second, third = (queue.enqueue() for _ in range(3))
+    await limiter.settled()
     assert second.cancel() is True
     assert queue.waiting == 1
     await third
-    assert now() == exactly(0.1)
+    assert now() == limiter.exactly(0.1)
     with pytest.raises(asyncio.CancelledError):
         await second
 
 
-async def test_cancelling_900_of_1000_leaves_the_other_100_on_time():
+async def test_cancelling_900_of_1000_leaves_the_other_100_on_time(limiter):
     """No slot and no time is lost on those who left."""
-    queue, starts = ApiQueue("100/s"), []
+    queue, starts = limiter.queue("100/s"), []
     tasks = [asyncio.create_task(use(queue, starts)) for _ in range(1000)]
     await asyncio.sleep(0.005)
     for task in random.Random(5).sample(tasks[1:], 900):
         task.cancel()
     await asyncio.wait(tasks)
-    assert starts == exactly([n / 100 for n in range(100)])
+    assert starts == limiter.exactly([n / 100 for n in range(100)])
     assert (queue.stats.cancelled, queue.waiting) == (900, 0)
 
 
-async def test_cancelled_while_the_body_runs():
+async def test_cancelled_while_the_body_runs(limiter):
     """The call has started: its slot stays used, its place is free."""
-    queue, starts = ApiQueue("10/s", concurrency=1), []
+    queue, starts = limiter.queue("10/s", concurrency=1), []
 
     async def long():
         async with queue.slot():
@@ -126,7 +129,7 @@ async def test_cancelled_while_the_body_runs():
     behind = asyncio.create_task(use(queue, starts))
     task.cancel()
     await asyncio.wait([task, behind])
-    assert starts == exactly([0.1])
+    assert starts == limiter.exactly([0.1])
 
 
 def by_wait_for(queue, starts):
@@ -153,22 +156,22 @@ async def by_wait_for_a_reservation(queue, starts):
 
 
 @pytest.mark.parametrize("way", [by_wait_for, by_timeout, by_fail_after, by_wait_for_a_reservation])
-async def test_timeouts_of_asyncio_and_anyio_around_it(way):
+async def test_timeouts_of_asyncio_and_anyio_around_it(limiter, way):
     """Those whose time is up leave without a slot, the others are on time."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     tasks = [asyncio.create_task(way(queue, starts)) for _ in range(4)]
     await asyncio.sleep(0.01)
     await use(queue, starts)
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [type(None)] * 2 + [TimeoutError] * 2
-    assert starts == exactly([0, 0.1, 0.2])
+    assert starts == limiter.exactly([0, 0.1, 0.2])
     assert (queue.stats.cancelled, queue.running) == (2, 0)
 
 
-async def test_anyio_move_on_after_the_very_instant_of_the_release():
+async def test_anyio_move_on_after_the_very_instant_of_the_release(limiter):
     """Whichever comes first, the slot is used by one of the two who want it."""
-    queue, starts = ApiQueue("10/s"), []
-    queue.try_slot()
+    queue, starts = limiter.queue("10/s"), []
+    await limiter.take(queue)
 
     async def hasty():
         with anyio.move_on_after(0.1):
@@ -177,26 +180,26 @@ async def test_anyio_move_on_after_the_very_instant_of_the_release():
     async with anyio.create_task_group() as group:
         group.start_soon(hasty)
         group.start_soon(use, queue, starts)
-    assert starts[0] == exactly(0.1)
+    assert starts[0] == limiter.exactly(0.1)
     assert queue.stats.released == 1 + len(starts)
 
 
-async def test_an_anyio_scope_that_keeps_cancelling():
+async def test_an_anyio_scope_that_keeps_cancelling(limiter):
     """A scope of anyio cancels until it is left; the queue hears of it once."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     async with anyio.create_task_group() as group:
         for _ in range(5):
             group.start_soon(use, queue, starts)
         await anyio.sleep(0.15)
         group.cancel_scope.cancel()
-    assert starts == exactly([0, 0.1])
+    assert starts == limiter.exactly([0, 0.1])
     assert (queue.stats.cancelled, queue.waiting, queue.running) == (3, 0, 0)
 
 
-async def test_a_coroutine_closed_while_it_waits():
+async def test_a_coroutine_closed_while_it_waits(limiter):
     """GeneratorExit leaves the queue like a cancellation."""
-    queue, starts = ApiQueue("10/s"), []
-    queue.try_slot()
+    queue, starts = limiter.queue("10/s"), []
+    await limiter.take(queue)
     coroutine = use(queue, starts)
     coroutine.send(None)
     behind = asyncio.create_task(use(queue, starts))
@@ -205,27 +208,27 @@ async def test_a_coroutine_closed_while_it_waits():
     coroutine.close()
     assert queue.waiting == 1
     await behind
-    assert starts == exactly([0.1])
+    assert starts == limiter.exactly([0.1])
 
 
-async def test_a_coroutine_closed_between_release_and_resumption():
+async def test_a_coroutine_closed_between_release_and_resumption(limiter):
     """Its slot is handed on in the same tick."""
-    queue, starts = ApiQueue("10/s"), []
-    queue.try_slot()
+    queue, starts = limiter.queue("10/s"), []
+    await limiter.take(queue)
     coroutine = use(queue, starts)
     coroutine.send(None)
     behind = asyncio.create_task(use(queue, starts))
     await asyncio.sleep(0.05)
     introspect.after_next_grant(queue, coroutine.close)
     await behind
-    assert starts == exactly([0.1])
+    assert starts == limiter.exactly([0.1])
     assert queue.stats.released == 2
 
 
 @pytest.mark.parametrize("lanes", [None, {"*": "10/s"}])
-async def test_the_ticker_cancelled_by_who_cancels_every_task(lanes):
+async def test_the_ticker_cancelled_by_who_cancels_every_task(limiter, lanes):
     """Those who still wait are released all the same, a millisecond late at most."""
-    queue, starts = ApiQueue(*[] if lanes else ["10/s"], lanes=lanes), []
+    queue, starts = limiter.queue(*[] if lanes else ["10/s"], lanes=lanes), []
     futures = [queue.enqueue() for _ in range(4)]
     await asyncio.sleep(0.15)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
@@ -233,34 +236,35 @@ async def test_the_ticker_cancelled_by_who_cancels_every_task(lanes):
     for future in futures:
         with await asyncio.wait_for(future, 10):
             starts.append(now())
-    assert starts[2:] == exactly([0.2, 0.3])
+    assert starts[2:] == limiter.exactly([0.2, 0.3])
 
 
-async def test_the_ticker_cancelled_before_it_has_begun():
+async def test_the_ticker_cancelled_before_it_has_begun(limiter):
     """A task that never began has run none of its own clean-up."""
-    queue = ApiQueue("10/s")
-    queue.try_slot()
+    queue = limiter.queue("10/s")
+    await limiter.take(queue)
     future = queue.enqueue()
+    await limiter.settled()
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
     with await asyncio.wait_for(future, 10):
         assert now() == pytest.approx(0.1, abs=0.01)
 
 
-async def test_the_ticker_cancelled_while_aclose_drains():
+async def test_the_ticker_cancelled_while_aclose_drains(limiter):
     """Draining goes on: nobody is refused who had been promised a turn."""
-    queue = ApiQueue("10/s")
+    queue = limiter.queue("10/s")
     futures = [queue.enqueue() for _ in range(4)]
     await asyncio.sleep(0.05)
     introspect.ticker_of(queue).cancel()
     await queue.aclose()
-    assert now() == exactly(0.3)
-    assert [(await future).waited for future in futures] == exactly([0, 0.1, 0.2, 0.3])
+    assert now() == limiter.exactly(0.3)
+    assert [(await future).waited for future in futures] == limiter.exactly([0, 0.1, 0.2, 0.3])
 
 
-async def test_cancelled_while_aclose_drains():
+async def test_cancelled_while_aclose_drains(limiter):
     """A waiter that leaves is not waited for; `aclose` cancelled refuses the rest at once."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     tasks = [asyncio.create_task(use(queue, starts)) for _ in range(5)]
     await asyncio.sleep(0.05)
     closing = asyncio.create_task(queue.aclose())
@@ -268,18 +272,19 @@ async def test_cancelled_while_aclose_drains():
     tasks[2].cancel()
     await asyncio.sleep(0.1)
     closing.cancel()
+    await limiter.settled()
     results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert now() == exactly(0.25)
+    assert now() == limiter.exactly(0.25)
     assert closing.cancelled()
-    assert starts == exactly([0, 0.1, 0.2])
+    assert starts == limiter.exactly([0, 0.1, 0.2])
     kinds = [type(result) for result in results]
     assert kinds == [type(None)] * 2 + [asyncio.CancelledError, type(None), QueueClosed]
     assert not asyncio.all_tasks() - {asyncio.current_task()}
 
 
-async def test_a_reservation_that_is_forgotten_leaves_no_reference_cycle():
+async def test_a_reservation_that_is_forgotten_leaves_no_reference_cycle(limiter):
     """Once claimed and dropped, a slot is freed without the garbage collector."""
-    queue = ApiQueue("1000/s")
+    queue = limiter.queue("1000/s")
     gc.collect()
     gc.disable()
     try:

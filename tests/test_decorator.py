@@ -8,7 +8,7 @@ import inspect
 import pytest
 
 from aioapiqueue import ApiQueue, SlotTimeout, rate_limited
-from tests.helpers.instants import exactly, now
+from tests.helpers.instants import now
 
 MADE_AT_IMPORT = ApiQueue("10/s")
 
@@ -19,11 +19,11 @@ async def fetch(number, *, twice=False):
     return number * (1 + twice), now()
 
 
-async def test_every_call_of_a_function_waits_its_turn():
+async def test_every_call_of_a_function_waits_its_turn(limiter):
     """Arguments and results pass through; a module's decorated function has the pace."""
     results = await asyncio.gather(*(fetch(n, twice=True) for n in range(4)))
     assert [number for number, _ in results] == [0, 2, 4, 6]
-    assert [start for _, start in results] == exactly([0, 0.1, 0.2, 0.3])
+    assert [start for _, start in results] == limiter.exactly([0, 0.1, 0.2, 0.3])
 
 
 def test_a_decorated_function_is_still_what_it_was():
@@ -33,9 +33,9 @@ def test_a_decorated_function_is_still_what_it_was():
     assert inspect.iscoroutinefunction(fetch)
 
 
-async def test_methods_of_all_kinds():
+async def test_methods_of_all_kinds(limiter):
     """Instance, class and static methods; `key` sees `self`."""
-    queue, keys = ApiQueue("10/s"), []
+    queue, keys = limiter.queue("10/s"), []
 
     class Client:
         name = "client"
@@ -56,14 +56,14 @@ async def test_methods_of_all_kinds():
 
     client = Client()
     assert await client.get("x") == ("client", "x", 0.0)
-    assert await Client.make() == (Client, exactly(0.1))
-    assert await client.version() == (1, exactly(0.2))
+    assert await Client.make() == (Client, limiter.exactly(0.1))
+    assert await client.version() == (1, limiter.exactly(0.2))
     assert keys == [("client", "x")]
 
 
-async def test_key_and_cost_are_functions_of_the_arguments_or_constants():
+async def test_key_and_cost_are_functions_of_the_arguments_or_constants(limiter):
     """A lane is chosen by the key, and the cost is charged."""
-    queue = ApiQueue("100/s", lanes={"slow": "1/s"})
+    queue = limiter.queue("100/s", lanes={"slow": "1/s"})
 
     @rate_limited(queue, key=lambda name, _: name, cost=lambda _, size: size)
     async def by_call(name, size):
@@ -73,15 +73,15 @@ async def test_key_and_cost_are_functions_of_the_arguments_or_constants():
     async def by_constant():
         return now()
 
-    assert await by_call("x", 5) == exactly(0.04)
-    assert await by_call("y", 1) == exactly(0.05)
-    assert await by_constant() == exactly(1.05)  # its lane waits for a second unit of cost
-    assert await by_call("slow", 1) == exactly(2.05)
+    assert await by_call("x", 5) == limiter.exactly(0.04)
+    assert await by_call("y", 1) == limiter.exactly(0.05)
+    assert await by_constant() == limiter.exactly(1.05)  # its lane waits for a second unit of cost
+    assert await by_call("slow", 1) == limiter.exactly(2.05)
 
 
-async def test_priority_and_timeout():
+async def test_priority_and_timeout(limiter):
     """Urgent calls go first; one that gets no slot in time never runs."""
-    queue, order = ApiQueue("10/s"), []
+    queue, order = limiter.queue("10/s"), []
 
     @rate_limited(queue)
     async def plain(name):
@@ -96,16 +96,18 @@ async def test_priority_and_timeout():
         order.append(name)
         await asyncio.sleep(1)  # the timeout is for the slot, not for the call
 
+    first = asyncio.ensure_future(hasty("a"))
+    await limiter.settled()  # else all of them are sorted before it is answered
     results = await asyncio.gather(
-        hasty("a"), plain("b"), plain("c"), urgent("d"), hasty("e"), return_exceptions=True
+        first, plain("b"), plain("c"), urgent("d"), hasty("e"), return_exceptions=True
     )
     assert order == ["a", "d", "b", "c"]
     assert isinstance(results[-1], SlotTimeout)
 
 
-async def test_a_call_cancelled_while_it_waits_never_runs():
+async def test_a_call_cancelled_while_it_waits_never_runs(limiter):
     """And uses no slot."""
-    queue, ran = ApiQueue("10/s"), []
+    queue, ran = limiter.queue("10/s"), []
 
     @rate_limited(queue)
     async def call(name):
@@ -115,12 +117,12 @@ async def test_a_call_cancelled_while_it_waits_never_runs():
     await asyncio.sleep(0.05)
     tasks[1].cancel()
     await asyncio.wait(tasks)
-    assert ran == [("a", 0.0), ("c", exactly(0.1))]
+    assert ran == [("a", 0.0), ("c", limiter.exactly(0.1))]
 
 
-async def test_an_exception_passes_and_frees_the_place():
+async def test_an_exception_passes_and_frees_the_place(limiter):
     """What the body raises is the caller's."""
-    queue = ApiQueue(concurrency=1)
+    queue = limiter.queue(concurrency=1)
 
     @rate_limited(queue)
     async def fail():
@@ -132,9 +134,9 @@ async def test_an_exception_passes_and_frees_the_place():
     assert queue.running == 0
 
 
-async def test_an_exception_of_key_or_cost_uses_no_slot():
+async def test_an_exception_of_key_or_cost_uses_no_slot(limiter):
     """It is raised to the caller before anything is charged."""
-    queue = ApiQueue("10/s")
+    queue = limiter.queue("10/s")
 
     @rate_limited(queue, key=lambda name: name["missing"])
     async def by_key(name):
@@ -151,10 +153,10 @@ async def test_an_exception_of_key_or_cost_uses_no_slot():
     assert (queue.stats.released, queue.waiting) == (0, 0)
 
 
-async def test_the_body_sees_its_callers_context():
+async def test_the_body_sees_its_callers_context(limiter):
     """Context variables are those of the caller, whoever started the ticker."""
     variable = contextvars.ContextVar("variable", default="none")
-    queue = ApiQueue("10/s")
+    queue = limiter.queue("10/s")
 
     @rate_limited(queue)
     async def read():
@@ -210,9 +212,9 @@ def test_what_is_no_coroutine_function_is_refused_with_the_remedy(what, remedy):
     assert getattr(what, "__name__", "3") in str(caught.value)
 
 
-async def test_other_callables_that_are_coroutine_functions():
+async def test_other_callables_that_are_coroutine_functions(limiter):
     """Partials and objects with an async `__call__` are paced too."""
-    queue = ApiQueue("10/s")
+    queue = limiter.queue("10/s")
     paced = rate_limited(queue)
 
     async def add(one, other):
@@ -220,17 +222,17 @@ async def test_other_callables_that_are_coroutine_functions():
 
     assert await paced(functools.partial(add, 1))(2) == 3
     assert await paced(Callable())() == 1
-    assert now() == exactly(0.1)
+    assert now() == limiter.exactly(0.1)
 
 
-async def test_two_queues_both_pace():
+async def test_two_queues_both_pace(limiter):
     """Stacked, a call needs a slot of each."""
-    outer, inner = ApiQueue("10/s"), ApiQueue("4/s")
+    outer, inner = limiter.queue("10/s"), limiter.queue("4/s")
 
     @rate_limited(outer)
     @rate_limited(inner)
     async def call():
         return now()
 
-    assert [await call() for _ in range(3)] == exactly([0, 0.25, 0.5])
+    assert [await call() for _ in range(3)] == limiter.exactly([0, 0.25, 0.5])
     assert outer.stats.released == inner.stats.released == 3

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 
-from aioapiqueue import ApiQueue, Event, Observer, QueueClosed, QueueFull, Stats
-from tests.helpers.instants import exactly
+from aioapiqueue import Event, Observer, QueueClosed, QueueFull, Stats
 
 
 class Recorder:
@@ -31,30 +31,32 @@ class Raising:
         raise ZeroDivisionError
 
 
-async def test_a_call_is_heard_of_when_it_starts_and_when_it_ends():
+async def test_a_call_is_heard_of_when_it_starts_and_when_it_ends(limiter):
     """Each event says what, of which queue and call, when, and how long it waited."""
     recorder = Recorder()
-    queue = ApiQueue("10/s", name="ec2", observers=[recorder])
+    queue = limiter.queue("10/s", name="ec2", observers=[recorder])
     for cost in (1, 2):
         async with queue.slot(key="k", priority=3, cost=cost):
             await asyncio.sleep(0.01)
     first, _, second, _ = recorder.events
     assert first == Event("released", "ec2", "k", 3, 1, 0.0, 0.0)
     assert (second.kind, second.cost) == ("released", 2)
-    assert (second.at, second.waited) == exactly((0.2, 0.19))
+    assert (second.at, second.waited) == limiter.exactly((0.2, 0.19))
     assert recorder.kinds() == ["released", "finished"] * 2
-    assert recorder.events[3].at == exactly(0.21)
+    assert recorder.events[3].at == limiter.exactly(0.21)
 
 
-async def test_every_way_out_is_heard_of_in_order():
+async def test_every_way_out_is_heard_of_in_order(limiter):
     """Cancelled, timed out, refused and throttled, besides released and finished."""
     recorder = Recorder()
-    queue = ApiQueue("10/s", maxsize=2, observers=[recorder])
-    slot = queue.try_slot()
+    queue = limiter.queue("10/s", maxsize=2, observers=[recorder])
+    slot = await limiter.take(queue)
     withdrawn, late = queue.enqueue(key="withdrawn"), queue.enqueue(timeout=0.15, key="late")
+    await limiter.settled()
     with pytest.raises(QueueFull):
         queue.enqueue(key="full")
     slot.throttled(0.3)
+    await limiter.settled()
     slot.release()
     await asyncio.sleep(0.05)
     withdrawn.cancel()
@@ -64,7 +66,7 @@ async def test_every_way_out_is_heard_of_in_order():
     with pytest.raises(QueueClosed):
         await last
     with pytest.raises(QueueClosed):
-        queue.try_slot(key="closed")
+        await limiter.take(queue, key="closed")
     assert [(event.kind, event.key) for event in recorder.events] == [
         ("released", None),
         ("refused", "full"),
@@ -76,10 +78,10 @@ async def test_every_way_out_is_heard_of_in_order():
         ("refused", "closed"),
     ]
     waited = {event.key: event.waited for event in recorder.events}
-    assert (waited["withdrawn"], waited["late"]) == exactly((0.05, 0.15))
+    assert (waited["withdrawn"], waited["late"]) == limiter.exactly((0.05, 0.15))
 
 
-async def test_released_comes_before_the_body_and_in_order_of_release():
+async def test_released_comes_before_the_body_and_in_order_of_release(limiter):
     """Who listens knows of a call before it does anything."""
     log = []
 
@@ -87,7 +89,7 @@ async def test_released_comes_before_the_body_and_in_order_of_release():
         def on_event(self, event):
             log.append((event.kind, event.key))
 
-    queue = ApiQueue("10/s", observers=[Listener()])
+    queue = limiter.queue("10/s", observers=[Listener()])
 
     async def call(key):
         async with queue.slot(key=key):
@@ -97,21 +99,24 @@ async def test_released_comes_before_the_body_and_in_order_of_release():
     assert log == [(kind, key) for key in "abc" for kind in ("released", "body", "finished")]
 
 
-async def test_a_slot_handed_on_is_heard_of_as_released_then_cancelled():
+async def test_a_slot_handed_on_is_heard_of_as_released_then_cancelled(limiter):
     """One event each, so that sums come out right: two released, one of them cancelled."""
     recorder = Recorder()
-    queue = ApiQueue("10/s", observers=[recorder])
-    queue.enqueue().cancel()
+    queue = limiter.queue("10/s", observers=[recorder])
+    first = queue.enqueue()
+    await limiter.settled()
+    first.cancel()
+    await limiter.settled()
     (await queue.enqueue()).release()
     assert recorder.kinds() == ["released", "cancelled", "released", "finished"]
     assert queue.stats.released == 1
 
 
-async def test_a_raising_observer_costs_no_slot_and_is_reported():
+async def test_a_raising_observer_costs_no_slot_and_is_reported(limiter):
     """Pace and places are kept, the others hear all, the loop's handler gets each error."""
     recorder, reported, loop = Recorder(), [], asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: reported.append(context))
-    queue, starts = ApiQueue("10/s", concurrency=1, observers=[Raising(), recorder]), []
+    queue, starts = limiter.queue("10/s", concurrency=1, observers=[Raising(), recorder]), []
 
     async def call():
         async with queue.slot():
@@ -121,7 +126,7 @@ async def test_a_raising_observer_costs_no_slot_and_is_reported():
     await asyncio.sleep(0.05)
     tasks[1].cancel()
     await asyncio.wait(tasks)
-    assert starts == exactly([0, 0.1, 0.2, 0.3])
+    assert starts == limiter.exactly([0, 0.1, 0.2, 0.3])
     assert queue.running == 0
     assert len(recorder.events) == 9
     assert len(reported) == 9
@@ -129,34 +134,35 @@ async def test_a_raising_observer_costs_no_slot_and_is_reported():
     assert "Raising" in reported[0]["message"]
 
 
-async def test_an_observer_may_use_the_queue():
+async def test_an_observer_may_use_the_queue(limiter):
     """It slows the queue down at the first push-back that it hears of, from within."""
 
     class Slower:
         def on_event(self, event):
-            if event.kind == "throttled" and queue.limits == ApiQueue("10/s").limits:
+            if event.kind == "throttled" and queue.limits == limiter.queue("10/s").limits:
                 queue.set_rate("1/s")
 
-    queue = ApiQueue("10/s", observers=[Slower()])
+    queue = limiter.queue("10/s", observers=[Slower()])
     starts = []
     for n in range(3):
         async with queue.slot() as slot:
             starts.append(asyncio.get_running_loop().time())
             if n == 0:
                 slot.throttled()
-    assert starts == exactly([0, 1, 2])
+                await limiter.settled()
+    assert starts == limiter.exactly([0, 1, 2])
 
 
-async def test_an_observer_that_cancels_the_released_caller():
+async def test_an_observer_that_cancels_the_released_caller(limiter):
     """The slot is handed on in the same tick, also from within the event."""
-    queue, starts, victims = ApiQueue("10/s"), [], []
+    queue, starts, victims = limiter.queue("10/s"), [], []
 
     class Canceller:
         def on_event(self, event):
             if event.kind == "released" and victims:
                 victims.pop().cancel()
 
-    queue = ApiQueue("10/s", observers=[Canceller()])
+    queue = limiter.queue("10/s", observers=[Canceller()])
 
     async def call():
         async with queue.slot():
@@ -166,7 +172,7 @@ async def test_an_observer_that_cancels_the_released_caller():
     await asyncio.sleep(0.05)
     victims.append(tasks[1])
     await asyncio.wait(tasks)
-    assert starts == exactly([0, 0.1, 0.2])
+    assert starts == limiter.exactly([0, 0.1, 0.2])
 
 
 def test_anything_with_on_event_is_an_observer():
@@ -175,23 +181,25 @@ def test_anything_with_on_event_is_an_observer():
     assert not isinstance(object(), Observer)
 
 
-async def test_the_figures_add_up():
+async def test_the_figures_add_up(limiter):
     """`stats` is a snapshot of counts and waits."""
-    queue = ApiQueue("10/s", lanes={"a": "1/s"})
+    queue = limiter.queue("10/s", lanes={"a": "1/s"})
     assert queue.stats == Stats()
     slots = [await queue.enqueue(key=key) for key in (None, None, "a")]
     waiting = queue.enqueue(key="a")
+    await limiter.settled()
     slots[0].release()
     queue.throttled()
-    before = queue.stats
+    await limiter.settled()
+    before = dataclasses.replace(queue.stats, asks=0)
     assert before == Stats(
         waiting=1,
         running=2,
         lanes=1,
         released=3,
         throttled=1,
-        waited=exactly(0.2),
-        longest_wait=exactly(0.1),
+        waited=limiter.exactly(0.2),
+        longest_wait=limiter.exactly(0.1),
     )
     waiting.cancel()
     assert (queue.stats.waiting, queue.stats.cancelled) == (0, 1)

@@ -5,8 +5,7 @@ from collections import defaultdict
 
 import pytest
 
-from aioapiqueue import ApiQueue, Window
-from tests.helpers.instants import exactly
+from aioapiqueue import Window
 
 
 async def released(queue, keys):
@@ -21,15 +20,15 @@ async def released(queue, keys):
     return starts
 
 
-async def test_a_pattern_gives_each_key_that_begins_so_a_lane_of_its_own():
+async def test_a_pattern_gives_each_key_that_begins_so_a_lane_of_its_own(limiter):
     """Of exact names, patterns and the star, the nearest holds, for each key by itself."""
-    queue = ApiQueue(
+    queue = limiter.queue(
         lanes={"*": "1/s", "Describe*": "10/s", "DescribeIm*": "5/s", "DescribeImages": "2/s"}
     )
     keys = ("DescribeVpcs", "DescribeHosts", "DescribeImageUsage", "DescribeImages", "CopyImage", 7)
     starts = await released(queue, [key for key in keys for _ in range(3)])
     interval = {key: times[1] for key, times in starts.items()}
-    assert interval == exactly(
+    assert interval == limiter.exactly(
         {
             "DescribeVpcs": 0.1,
             "DescribeHosts": 0.1,
@@ -41,41 +40,45 @@ async def test_a_pattern_gives_each_key_that_begins_so_a_lane_of_its_own():
     )
 
 
-async def test_keys_that_fit_no_pattern_have_no_lane():
+async def test_keys_that_fit_no_pattern_have_no_lane(limiter):
     """Without a star, whatever begins otherwise, or is no text, keeps the queue's limits only."""
-    queue = ApiQueue(lanes={"Describe*": "1/s"})
+    queue = limiter.queue(lanes={"Describe*": "1/s"})
     starts = await released(queue, ["Copy", "Copy", 7, 7, None, None])
     assert max(map(max, starts.values())) == 0
     assert queue.stats.lanes == 0
 
 
-async def test_a_patterns_limits_are_set_anew():
+async def test_a_patterns_limits_are_set_anew(limiter):
     """Lanes that have them from the pattern are re-timed; those with their own limits are not."""
-    queue = ApiQueue(lanes={"Describe*": "1/s", "DescribeHosts": "1/s"})
+    queue = limiter.queue(lanes={"Describe*": "1/s", "DescribeHosts": "1/s"})
     calls = asyncio.create_task(released(queue, ["DescribeVpcs"] * 3 + ["DescribeHosts"] * 3))
     await asyncio.sleep(0)
     queue.set_rate("10/s", key="Describe*")
     starts = await calls
-    assert starts["DescribeVpcs"] == exactly([0, 0.1, 0.2])
-    assert starts["DescribeHosts"] == exactly([0, 1, 2])
+    assert starts["DescribeVpcs"] == limiter.exactly([0, 0.1, 0.2])
+    assert starts["DescribeHosts"] == limiter.exactly([0, 1, 2])
 
 
-async def test_a_new_pattern_holds_for_those_who_wait():
+async def test_a_new_pattern_holds_for_those_who_wait(limiter):
     """Keys that had no limit of their own get lanes when a pattern that fits is set."""
-    queue = ApiQueue("100/s", lanes={"x": "1/s"})
+    queue = limiter.queue("100/s", lanes={"x": "1/s"})
     calls = asyncio.create_task(released(queue, ["DescribeVpcs"] * 4))
     await asyncio.sleep(0)
     queue.set_rate("10/s", key="Describe*")
+    await limiter.settled()
     assert max((await calls)["DescribeVpcs"]) >= 0.2
 
 
-async def test_a_pattern_too_small_for_one_who_waits_is_refused():
+async def test_a_pattern_too_small_for_one_who_waits_is_refused(limiter):
     """A window that could never fit the cost of a waiter whose lane it would be is an error."""
-    queue = ApiQueue("1/s", lanes={"Describe*": "1/s"})
+    queue = limiter.queue("1/s", lanes={"Describe*": "1/s"})
     queue.enqueue(key="DescribeVpcs")
+    await limiter.settled()
     waiting = queue.enqueue(key="DescribeVpcs", cost=5)
+    await limiter.settled()
     with pytest.raises(ValueError, match="never fits"):
         queue.set_rate(Window(3, 60), key="Describe*")
     queue.set_rate(Window(3, 60), key="Copy*")
+    await limiter.settled()
     waiting.cancel()
     await queue.aclose(drain=False)

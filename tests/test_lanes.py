@@ -11,7 +11,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window
 from tests.helpers import introspect
-from tests.helpers.instants import exactly, now
+from tests.helpers.instants import now
 
 
 async def released(queue, keys, **options):
@@ -29,68 +29,68 @@ async def released(queue, keys, **options):
 # Under the queue's limits, a key's own.
 
 
-async def test_a_slow_lane_blocks_nobody():
+async def test_a_slow_lane_blocks_nobody(limiter):
     """A hundred who wait in a slow lane ahead of others do not delay them."""
-    queue = ApiQueue("100/s", lanes={"slow": "1/s"})
+    queue = limiter.queue("100/s", lanes={"slow": "1/s"})
     starts = await released(queue, ["slow"] * 10 + ["x"] * 5 + ["y"] * 5)
-    assert sorted(starts["x"] + starts["y"]) == exactly([0.01 * n for n in range(1, 11)])
-    assert starts["slow"] == exactly(range(10))
+    assert sorted(starts["x"] + starts["y"]) == limiter.exactly([0.01 * n for n in range(1, 11)])
+    assert starts["slow"] == limiter.exactly(range(10))
 
 
-async def test_the_queues_limits_hold_over_all_lanes_together():
+async def test_the_queues_limits_hold_over_all_lanes_together(limiter):
     """Four lanes of 10/s under 20/s make 20/s, shared by arrival."""
-    queue = ApiQueue("20/s", lanes={"*": "10/s"})
+    queue = limiter.queue("20/s", lanes={"*": "10/s"})
     starts = await released(queue, "abcd" * 10)
     everything = sorted(chain(*starts.values()))
-    assert everything == exactly([n / 20 for n in range(40)])
+    assert everything == limiter.exactly([n / 20 for n in range(40)])
     for own in starts.values():
         assert min(b - a for a, b in pairwise(own)) >= 0.1 - 0.01
 
 
-async def test_a_star_gives_every_other_key_a_lane_of_its_own():
+async def test_a_star_gives_every_other_key_a_lane_of_its_own(limiter):
     """Each of them has the whole limit, those with their own entry that one."""
-    queue = ApiQueue(lanes={"a": "1/s", "*": "10/s"})
+    queue = limiter.queue(lanes={"a": "1/s", "*": "10/s"})
     starts = await released(queue, ["a", "b", None] * 3)
-    assert starts["a"] == exactly([0, 1, 2])
-    assert starts["b"] == starts[None] == exactly([0, 0.1, 0.2])
+    assert starts["a"] == limiter.exactly([0, 1, 2])
+    assert starts["b"] == starts[None] == limiter.exactly([0, 0.1, 0.2])
     assert queue.stats.lanes == 3
 
 
-async def test_keys_without_limits_share_the_queues():
+async def test_keys_without_limits_share_the_queues(limiter):
     """Without "*", a key that is not listed has no lane at all."""
-    queue = ApiQueue(lanes={"a": "1/s"})
+    queue = limiter.queue(lanes={"a": "1/s"})
     starts = await released(queue, ["a", "b", "b", "b"])
     assert starts["b"] == [0.0] * 3
     assert queue.stats.lanes == 1
 
 
-async def test_a_lane_may_have_several_limits():
+async def test_a_lane_may_have_several_limits(limiter):
     """All of a lane's limits hold at once."""
-    queue = ApiQueue(lanes={"a": ("10/s", Window(3, 1))})
-    assert (await released(queue, "aaaa"))["a"] == exactly([0, 0.1, 0.2, 1.0])
+    queue = limiter.queue(lanes={"a": ("10/s", Window(3, 1))})
+    assert (await released(queue, "aaaa"))["a"] == limiter.exactly([0, 0.1, 0.2, 1.0])
 
 
-async def test_a_lane_keeps_its_limit_after_the_queue_was_held():
+async def test_a_lane_keeps_its_limit_after_the_queue_was_held(limiter):
     """What piled up in a pause leaves the lane one by one, not in a burst."""
-    queue = ApiQueue("1000/s", lanes={"a": "10/s"}, catch_up=0)
+    queue = limiter.queue("1000/s", lanes={"a": "10/s"}, catch_up=0)
     queue.pause(60)
     starts = await released(queue, "aaaaa")
-    assert starts["a"] == exactly([60, 60.1, 60.2, 60.3, 60.4])
+    assert starts["a"] == limiter.exactly([60, 60.1, 60.2, 60.3, 60.4])
 
 
 @pytest.mark.parametrize("order", ["fifo", "fair"])
-async def test_a_lane_keeps_its_limit_behind_a_busy_queue(order):
+async def test_a_lane_keeps_its_limit_behind_a_busy_queue(limiter, order):
     """Waiting for the queue's own limits saves up no burst for the lane."""
-    queue = ApiQueue("100/s", lanes={"a": "50/s"}, order=order, catch_up=0)
+    queue = limiter.queue("100/s", lanes={"a": "50/s"}, order=order, catch_up=0)
     starts = await released(queue, "b" * 30 + "a" * 10 + "b" * 30)
     own = starts["a"]
-    assert min(b - a for a, b in pairwise(own)) >= 0.02 - 1e-9
-    assert sorted(chain(*starts.values())) == exactly([n / 100 for n in range(70)])
+    assert min(b - a for a, b in pairwise(own)) >= 0.02 - limiter.rounding
+    assert sorted(chain(*starts.values())) == limiter.exactly([n / 100 for n in range(70)])
 
 
-async def test_a_lane_keeps_its_limit_behind_full_places():
+async def test_a_lane_keeps_its_limit_behind_full_places(limiter):
     """Nor does waiting for a place under `concurrency`."""
-    queue, starts = ApiQueue(lanes={"a": "10/s"}, concurrency=1, catch_up=0), []
+    queue, starts = limiter.queue(lanes={"a": "10/s"}, concurrency=1, catch_up=0), []
 
     async def call():
         async with queue.slot(key="a"):
@@ -100,14 +100,14 @@ async def test_a_lane_keeps_its_limit_behind_full_places():
         tasks = [asyncio.create_task(call()) for _ in range(4)]
         await asyncio.sleep(5)
     await asyncio.wait(tasks)
-    assert starts == exactly([5, 5.1, 5.2, 5.3])
+    assert starts == limiter.exactly([5, 5.1, 5.2, 5.3])
 
 
 @pytest.mark.parametrize("limits", [{"lanes": {"a": "1000/s"}}, {"*": "1000/s"}])
-async def test_rest_before_waiting_for_a_place_saves_up_no_catch_up(limits):
+async def test_rest_before_waiting_for_a_place_saves_up_no_catch_up(limiter, limits):
     """Only the millisecond that it waited is made up for, not the rest before."""
     limit, lanes = limits.get("*"), limits.get("lanes")
-    queue, starts = ApiQueue(*[limit] if limit else [], lanes=lanes, concurrency=30), []
+    queue, starts = limiter.queue(*[limit] if limit else [], lanes=lanes, concurrency=30), []
 
     async def call():
         async with queue.slot(key="a"):
@@ -120,14 +120,14 @@ async def test_rest_before_waiting_for_a_place_saves_up_no_catch_up(limits):
     for slot in first:
         slot.release()
     await asyncio.wait(tasks)
-    assert [start - 5.029 for start in starts] == exactly(
+    assert [start - 5.029 for start in starts] == limiter.exactly(
         [0.001, 0.001, 0.002, 0.003, 0.004, 0.005]
     )
 
 
-async def test_fifo_holds_among_lanes_that_are_due():
+async def test_fifo_holds_among_lanes_that_are_due(limiter):
     """Of several lanes that are due the earliest comer goes first."""
-    queue, order = ApiQueue("10/s", lanes={"*": "100/s"}), []
+    queue, order = limiter.queue("10/s", lanes={"*": "100/s"}), []
 
     async def call(key):
         async with queue.slot(key=key):
@@ -138,50 +138,52 @@ async def test_fifo_holds_among_lanes_that_are_due():
     assert order == keys
 
 
-async def test_priority_reaches_across_lanes_and_within_one():
+async def test_priority_reaches_across_lanes_and_within_one(limiter):
     """The most urgent of those that are due goes first, wherever it waits."""
-    queue, order = ApiQueue("10/s", lanes={"a": "5/s"}), []
+    queue, order = limiter.queue("10/s", lanes={"a": "5/s"}), []
 
     async def call(key, priority):
         async with queue.slot(key=key, priority=priority):
             order.append((key, priority))
 
-    await asyncio.gather(
-        *(call(*one) for one in [("x", 0), ("a", 2), ("b", 1), ("a", -1), ("b", -2)])
-    )
+    first = asyncio.ensure_future(call("x", 0))
+    await limiter.settled()  # else all of them are sorted before it is answered
+    others = [("a", 2), ("b", 1), ("a", -1), ("b", -2)]
+    await asyncio.gather(first, *(call(*one) for one in others))
     assert order == [("x", 0), ("b", -2), ("a", -1), ("b", 1), ("a", 2)]
 
 
-async def test_cancelling_in_a_slow_lane_moves_up_those_behind():
+async def test_cancelling_in_a_slow_lane_moves_up_those_behind(limiter):
     """A lane's first that leaves, costs its lane nothing."""
-    queue = ApiQueue(lanes={"a": "1/s"})
-    queue.try_slot(key="a")
+    queue = limiter.queue(lanes={"a": "1/s"})
+    await limiter.take(queue, key="a")
     dear, cheap = queue.enqueue(key="a", cost=5), queue.enqueue(key="a")
     await asyncio.sleep(0.5)
     dear.cancel()
     await cheap
-    assert now() == exactly(1.0)
+    assert now() == limiter.exactly(1.0)
 
 
-async def test_a_timeout_in_a_lane():
+async def test_a_timeout_in_a_lane(limiter):
     """The timer counts, wherever it waits, and uses nothing of the lane."""
-    queue, loop = ApiQueue(lanes={"a": "1/s"}), asyncio.get_running_loop()
-    queue.try_slot(key="a")
+    queue, loop = limiter.queue(lanes={"a": "1/s"}), asyncio.get_running_loop()
+    await limiter.take(queue, key="a")
     with pytest.raises(TimeoutError):
         await queue.enqueue(key="a", timeout=0.5)
     behind = queue.enqueue(key="a", timeout=0.9)
     await behind
-    assert (now(), loop.pending_timers) == (exactly(1.0), 0)
+    assert (now(), loop.pending_timers) == (limiter.exactly(1.0), 0)
 
 
-async def test_estimate_and_try_slot_know_the_lane():
+async def test_estimate_and_try_slot_know_the_lane(limiter):
     """The later of the queue's and the lane's next slot."""
-    queue = ApiQueue("10/s", lanes={"a": "1/s"})
-    queue.try_slot(key="a")
-    assert queue.estimate() == exactly(0.1)
-    assert queue.estimate(key="a") == exactly(1.0)
+    queue = limiter.queue("10/s", lanes={"a": "1/s"})
+    await limiter.take(queue, key="a")
+    assert queue.estimate() == limiter.exactly(0.1)
+    assert queue.estimate(key="a") == limiter.exactly(1.0)
     waiting = queue.enqueue(key="a")
-    assert queue.estimate(key="a") == exactly(2.0)
+    await limiter.settled()
+    assert queue.estimate(key="a") == limiter.exactly(2.0)
     waiting.cancel()
 
 
@@ -216,9 +218,9 @@ async def test_lanes_used_once_are_forgotten(count):
     assert left < full / 10
 
 
-async def test_a_flow_of_new_keys_holds_no_more_lanes_than_matter():
+async def test_a_flow_of_new_keys_holds_no_more_lanes_than_matter(limiter):
     """At 100 new keys a second with lanes that rest after 0.1 s, some ten are kept."""
-    queue, most = ApiQueue("100/s", lanes={"*": "10/s"}), 0
+    queue, most = limiter.queue("100/s", lanes={"*": "10/s"}), 0
     for key in range(2000):
         async with queue.slot(key=key):
             most = max(most, queue.stats.lanes)
@@ -226,56 +228,60 @@ async def test_a_flow_of_new_keys_holds_no_more_lanes_than_matter():
 
 
 @pytest.mark.parametrize("limit", [Rate(1), Rate(1, burst=3), Window(1, 1)])
-async def test_a_lane_that_is_not_fresh_yet_is_not_forgotten(limit):
+async def test_a_lane_that_is_not_fresh_yet_is_not_forgotten(limiter, limit):
     """Others come and go: a key gets no second helping before its time."""
-    queue = ApiQueue(lanes={"a": limit, "*": "1000/s"})
+    queue = limiter.queue(lanes={"a": limit, "*": "1000/s"})
     burst = getattr(limit, "burst", 1)
     for _ in range(burst):
-        queue.try_slot(key="a")
+        await limiter.take(queue, key="a")
     for n in range(99):
         await asyncio.sleep(0.01)
-        queue.try_slot(key=n)
-        assert "a" in introspect.lanes_of(queue)
-        assert queue.estimate(key="a") == exactly(1 - (n + 1) * 0.01)
+        await limiter.take(queue, key=n)
+        if not limiter.shared:  # there, the server knows
+            assert "a" in introspect.lanes_of(queue)
+        assert queue.estimate(key="a") == limiter.exactly(1 - (n + 1) * 0.01)
 
 
-async def test_a_held_lane_is_not_forgotten():
+async def test_a_held_lane_is_not_forgotten(limiter):
     """A push-back that it heard is obeyed, though nobody asked for the key meanwhile."""
-    queue = ApiQueue(lanes={"*": "1000/s"})
+    queue = limiter.queue(lanes={"*": "1000/s"})
     queue.throttled(50, key="a")
+    await limiter.settled()
     for n in range(49):
         await asyncio.sleep(1)
-        queue.try_slot(key=n)
-    assert queue.estimate(key="a") == exactly(1.0)
+        await limiter.take(queue, key=n)
+    assert queue.estimate(key="a") == limiter.exactly(1.0)
 
 
-async def test_a_lanes_hold_is_only_extended():
+async def test_a_lanes_hold_is_only_extended(limiter):
     """A smaller hint for the same key changes nothing."""
-    queue = ApiQueue(lanes={"a": "10/s"})
+    queue = limiter.queue(lanes={"a": "10/s"})
     for retry_after in (5, 1):
         queue.throttled(retry_after, key="a")
-    assert queue.estimate(key="a") == exactly(5)
+        await limiter.settled()
+    assert queue.estimate(key="a") == limiter.exactly(5)
 
 
-async def test_a_lane_somebody_waits_in_is_not_forgotten():
+async def test_a_lane_somebody_waits_in_is_not_forgotten(limiter):
     """Held by the queue's pause, its waiters keep their lane, and its limit afterwards."""
-    queue = ApiQueue(lanes={"*": "10/s"}, catch_up=0)
+    queue = limiter.queue(lanes={"*": "10/s"}, catch_up=0)
     queue.pause(100)
+    await limiter.settled()
     waiting = asyncio.create_task(released(queue, ["a"] * 3))
     for n in range(50):
         await asyncio.sleep(1)
         queue.estimate(key=n)
         assert "a" in introspect.lanes_of(queue)
     assert queue.stats.lanes < 5
-    assert (await waiting)["a"] == exactly([100, 100.1, 100.2])
+    assert (await waiting)["a"] == limiter.exactly([100, 100.1, 100.2])
 
 
 # Places.
 
 
-async def test_never_more_bodies_at_once_than_concurrency_allows():
+async def test_never_more_bodies_at_once_than_concurrency_allows(limiter):
     """Five places; bodies raise, are cancelled, time out: never six at once, none leaked."""
-    queue, rng = ApiQueue("200/s", concurrency=5, lanes={"a": "50/s"}), random.Random(11)
+    queue, rng = limiter.queue("200/s", concurrency=5, lanes={"a": "50/s"}), random.Random(11)
     running = most = ran = 0
 
     async def body(seconds):
@@ -311,9 +317,9 @@ async def test_never_more_bodies_at_once_than_concurrency_allows():
     assert len(places) == queue.running == 5
 
 
-async def test_a_place_that_comes_free_goes_to_who_waits_not_to_who_ran():
+async def test_a_place_that_comes_free_goes_to_who_waits_not_to_who_ran(limiter):
     """A worker that loops does not starve the others for want of a suspension."""
-    queue, order = ApiQueue(concurrency=1), []
+    queue, order = limiter.queue(concurrency=1), []
 
     async def worker(name):
         for _ in range(3):

@@ -4,51 +4,54 @@ import asyncio
 
 import pytest
 
-from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
-from tests.helpers.instants import exactly, line_up, now, use
+from aioapiqueue import QueueClosed, Rate, Window
+from tests.helpers.instants import line_up, now, use
 
 # Pause and push-back.
 
 
-async def test_a_pause_holds_everybody_until_resume():
+async def test_a_pause_holds_everybody_until_resume(limiter):
     """Nobody starts, newcomers neither; afterwards there is no burst to make up for it."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     tasks = line_up(queue, starts, 4)
     await asyncio.sleep(0.15)
     queue.pause()
+    await limiter.settled()
     tasks += line_up(queue, starts, 1)
     await asyncio.sleep(100)
-    assert starts == exactly([0, 0.1])
+    assert starts == limiter.exactly([0, 0.1])
     assert queue.estimate() == float("inf")
     assert "paused" in repr(queue)
     queue.resume()
     await asyncio.wait(tasks)
-    assert starts[2:] == exactly([100.15, 100.25, 100.35])
+    assert starts[2:] == limiter.exactly([100.15, 100.25, 100.35])
 
 
-async def test_a_pause_of_some_seconds_ends_by_itself():
+async def test_a_pause_of_some_seconds_ends_by_itself(limiter):
     """Its end is an exact instant."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     queue.pause(3)
     await asyncio.wait(line_up(queue, starts, 2))
-    assert starts == exactly([3, 3.1])
+    assert starts == limiter.exactly([3, 3.1])
 
 
-async def test_a_pause_is_only_extended():
+async def test_a_pause_is_only_extended(limiter):
     """A shorter one changes nothing, a longer one moves the end."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     queue.pause(3)
+    await limiter.settled()
     queue.pause(1)
+    await limiter.settled()
     tasks = line_up(queue, starts, 1)
     await asyncio.sleep(2)
     queue.pause(4)
     await asyncio.wait(tasks)
-    assert starts == exactly([6])
+    assert starts == limiter.exactly([6])
 
 
-async def test_bodies_that_run_go_on_in_a_pause():
+async def test_bodies_that_run_go_on_in_a_pause(limiter):
     """A pause holds starts, not calls."""
-    queue = ApiQueue(concurrency=1)
+    queue = limiter.queue(concurrency=1)
     async with queue.slot():
         queue.pause()
         await asyncio.sleep(1)
@@ -57,69 +60,76 @@ async def test_bodies_that_run_go_on_in_a_pause():
     await use(queue, [])
 
 
-async def test_resume_without_a_pause_changes_nothing():
+async def test_resume_without_a_pause_changes_nothing(limiter):
     """The pace goes on as it was."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     tasks = line_up(queue, starts, 4)
     await asyncio.sleep(0.05)
     queue.resume()
     await asyncio.wait(tasks)
-    assert starts == exactly([0, 0.1, 0.2, 0.3])
+    assert starts == limiter.exactly([0, 0.1, 0.2, 0.3])
 
 
-async def test_retry_after_holds_and_is_only_extended():
+async def test_retry_after_holds_and_is_only_extended(limiter):
     """Nothing starts for so many seconds; a smaller hint changes nothing."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     tasks = line_up(queue, starts, 3)
     await asyncio.sleep(0.05)
     queue.throttled(5)
+    await limiter.settled()
     queue.throttled(1)
+    await limiter.settled()
     queue.throttled()
     await asyncio.sleep(4)
     queue.throttled(2)
     await asyncio.wait(tasks)
-    assert starts == exactly([0, 6.05, 6.15])
+    assert starts == limiter.exactly([0, 6.05, 6.15])
     assert queue.stats.throttled == 4
 
 
-async def test_resume_does_not_lift_what_the_other_side_asked_for():
+async def test_resume_does_not_lift_what_the_other_side_asked_for(limiter):
     """A pause on top of a push-back ends; the push-back stays."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     queue.throttled(5)
+    await limiter.settled()
     queue.pause(60)
+    await limiter.settled()
     tasks = line_up(queue, starts, 2)
     await asyncio.sleep(1)
     queue.resume()
     await asyncio.wait(tasks)
-    assert starts == exactly([5, 5.1])
+    assert starts == limiter.exactly([5, 5.1])
 
 
-async def test_a_push_back_within_a_longer_pause():
+async def test_a_push_back_within_a_longer_pause(limiter):
     """The later end of the two counts."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     queue.pause(5)
+    await limiter.settled()
     queue.throttled(1)
     await asyncio.wait(line_up(queue, starts, 1))
-    assert starts == exactly([5])
+    assert starts == limiter.exactly([5])
 
 
-async def test_a_slot_tells_of_push_back_under_its_key():
+async def test_a_slot_tells_of_push_back_under_its_key(limiter):
     """With a lane of its own only that lane is held, otherwise the queue."""
-    queue, starts = ApiQueue(lanes={"a": "10/s"}), []
-    with queue.try_slot(key="a") as slot:
+    queue, starts = limiter.queue(lanes={"a": "10/s"}), []
+    with await limiter.take(queue, key="a") as slot:
         slot.throttled(5)
-    assert queue.estimate(key="a") == exactly(5)
+        await limiter.settled()
+    assert queue.estimate(key="a") == limiter.exactly(5)
     assert queue.estimate() == 0
-    with queue.try_slot(key="b") as slot:
+    with await limiter.take(queue, key="b") as slot:
         slot.throttled(3)
+        await limiter.settled()
     await asyncio.wait(line_up(queue, starts, 1, key="b") + line_up(queue, starts, 1, key="a"))
-    assert starts == exactly([3, 5])
+    assert starts == limiter.exactly([3, 5])
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
-async def test_a_hold_of_no_sensible_length_is_refused(seconds):
+async def test_a_hold_of_no_sensible_length_is_refused(limiter, seconds):
     """Negative, NaN or infinite: ValueError, and nothing is held."""
-    queue = ApiQueue("10/s")
+    queue = limiter.queue("10/s")
     for hold in (queue.pause, queue.throttled):
         with pytest.raises(ValueError, match="finite"):
             hold(seconds)
@@ -129,77 +139,81 @@ async def test_a_hold_of_no_sensible_length_is_refused(seconds):
 # Another rate.
 
 
-async def test_set_rate_re_times_those_who_wait():
+async def test_set_rate_re_times_those_who_wait(limiter):
     """50 queued at 2/s, set to 50/s at once, are done at 0.98 s."""
-    queue, starts = ApiQueue("2/s"), []
+    queue, starts = limiter.queue("2/s"), []
     tasks = line_up(queue, starts, 50)
     await asyncio.sleep(0)
     queue.set_rate("50/s")
     await asyncio.wait(tasks)
-    assert starts == exactly([n / 50 for n in range(50)])
+    assert starts == limiter.exactly([n / 50 for n in range(50)])
     assert queue.limits == (Rate(50),)
 
 
-async def test_set_rate_on_a_lane_re_times_those_who_wait_in_it():
+async def test_set_rate_on_a_lane_re_times_those_who_wait_in_it(limiter):
     """The same for one key, or for all under "*"; others keep their pace."""
     for lane in ("a", "*"):
-        queue, starts, other = ApiQueue(lanes={lane: "2/s", "b": "1/s"}), [], []
+        queue, starts, other = limiter.queue(lanes={lane: "2/s", "b": "1/s"}), [], []
         began = now()
         tasks = line_up(queue, starts, 50, key="a") + line_up(queue, other, 2, key="b")
         await asyncio.sleep(0)
         queue.set_rate("50/s", key=lane)
         await asyncio.wait(tasks)
-        assert [start - began for start in starts] == exactly([n / 50 for n in range(50)])
-        assert [start - began for start in other] == exactly([0, 1])
+        assert [start - began for start in starts] == limiter.exactly([n / 50 for n in range(50)])
+        assert [start - began for start in other] == limiter.exactly([0, 1])
 
 
-async def test_set_rate_to_a_slower_one_counts_the_debt_in_calls():
+async def test_set_rate_to_a_slower_one_counts_the_debt_in_calls(limiter):
     """Of half an old interval still to wait, half a new one is left."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     tasks = line_up(queue, starts, 3)
     await asyncio.sleep(0.05)
     queue.set_rate("1/s")
     await asyncio.wait(tasks)
-    assert starts == exactly([0, 0.55, 1.55])
+    assert starts == limiter.exactly([0, 0.55, 1.55])
 
 
-async def test_set_rate_back_and_forth_is_no_way_around_the_limit():
+async def test_set_rate_back_and_forth_is_no_way_around_the_limit(limiter):
     """A hundred changes within one interval let nobody through early."""
-    queue, starts = ApiQueue("1/s"), []
+    queue, starts = limiter.queue("1/s"), []
     tasks = line_up(queue, starts, 3)
     for _ in range(100):
         await asyncio.sleep(0.001)
         queue.set_rate("1/s", Window(100, 1))
+        await limiter.settled()
         queue.set_rate("1/s")
+        await limiter.settled()
     await asyncio.wait(tasks)
-    assert starts == exactly([0, 1, 2])
+    assert starts == limiter.exactly([0, 1, 2])
 
 
-async def test_a_new_lane_for_those_who_wait_already():
+async def test_a_new_lane_for_those_who_wait_already(limiter):
     """A key that had no limits of its own gets some: its waiters are held to them, in order."""
-    queue, starts, other = ApiQueue("100/s", catch_up=0), [], []
+    queue, starts, other = limiter.queue("100/s", catch_up=0), [], []
     tasks = line_up(queue, starts, 3, key="a") + line_up(queue, other, 2)
     await asyncio.sleep(0.005)
     queue.set_rate("1/s", key="a")
     await asyncio.wait(tasks)
-    assert starts == exactly([0, 0.01, 1.01])
-    assert other == exactly([0.02, 0.03])
+    assert starts == limiter.exactly([0, 0.01, 1.01])
+    assert other == limiter.exactly([0.02, 0.03])
 
 
-async def test_set_rate_keeps_a_hold():
+async def test_set_rate_keeps_a_hold(limiter):
     """The other side's push-back outlives a change of limits."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     queue.throttled(5)
+    await limiter.settled()
     queue.set_rate("100/s", Window(50, 1))
     await asyncio.wait(line_up(queue, starts, 2))
-    assert starts == exactly([5, 5.01])
+    assert starts == limiter.exactly([5, 5.01])
 
 
-async def test_set_rate_refuses_what_would_strand_a_waiter():
+async def test_set_rate_refuses_what_would_strand_a_waiter(limiter):
     """A window too small for a cost that waits is refused, and nothing has changed."""
-    queue = ApiQueue("10/s")
-    queue.try_slot()
+    queue = limiter.queue("10/s")
+    await limiter.take(queue)
     waiting = queue.enqueue(cost=5, key="a")
+    await limiter.settled()
     for key in (None, "a", "*"):
         with pytest.raises(ValueError, match="never fits"):
             queue.set_rate(Window(4, 1), key=key)
@@ -207,15 +221,15 @@ async def test_set_rate_refuses_what_would_strand_a_waiter():
         queue.set_rate(5)
     assert queue.limits == (Rate(10),)
     await waiting
-    assert now() == exactly(0.5)
+    assert now() == limiter.exactly(0.5)
 
 
 # The end.
 
 
-async def test_aclose_drains():
+async def test_aclose_drains(limiter):
     """Whoever waits has its turn on time, newcomers are refused, and nothing outlives it."""
-    queue, starts = ApiQueue("10/s", name="ec2"), []
+    queue, starts = limiter.queue("10/s", name="ec2"), []
     line_up(queue, starts, 5)
     await asyncio.sleep(0.05)
     closing = asyncio.create_task(queue.aclose())
@@ -224,7 +238,7 @@ async def test_aclose_drains():
         with pytest.raises(QueueClosed, match="ec2"):
             enter()
     await closing
-    assert starts == exactly([0, 0.1, 0.2, 0.3, 0.4])
+    assert starts == limiter.exactly([0, 0.1, 0.2, 0.3, 0.4])
     assert queue.closed
     assert (queue.stats.refused, queue.waiting) == (3, 0)
     await asyncio.sleep(0)
@@ -233,13 +247,17 @@ async def test_aclose_drains():
 
 
 @pytest.mark.parametrize(("options", "served"), [({"timeout": 0.25}, 3), ({"drain": False}, 1)])
-async def test_aclose_refuses_whoever_still_waits(options, served):
+async def test_aclose_refuses_whoever_still_waits(limiter, options, served):
     """After draining for `timeout`, or at once, the rest get QueueClosed."""
-    queue, loop = ApiQueue("10/s", lanes={"a": "1/s"}, order="fair"), asyncio.get_running_loop()
+    queue, loop = (
+        limiter.queue("10/s", lanes={"a": "1/s"}, order="fair"),
+        asyncio.get_running_loop(),
+    )
     futures = [queue.enqueue(timeout=99) for _ in range(5)]
+    await limiter.settled()
     slow = [queue.enqueue(key="a") for _ in range(2)]
     await queue.aclose(**options)
-    assert now() == exactly(options.get("timeout", 0))
+    assert now() == limiter.exactly(options.get("timeout", 0))
     results = await asyncio.gather(*futures, *slow, return_exceptions=True)
     refused = [result for result in results if isinstance(result, QueueClosed)]
     assert len(results) - len(refused) == queue.stats.released == served
@@ -248,55 +266,56 @@ async def test_aclose_refuses_whoever_still_waits(options, served):
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_async_with_drains():
+async def test_async_with_drains(limiter):
     """Leaving it normally waits for those who wait."""
     starts = []
-    async with ApiQueue("10/s") as queue:
+    async with limiter.queue("10/s") as queue:
         tasks = line_up(queue, starts, 3)
         await asyncio.sleep(0)
-    assert starts == exactly([0, 0.1, 0.2])
+    assert starts == limiter.exactly([0, 0.1, 0.2])
     await asyncio.wait(tasks)
 
 
-async def test_async_with_left_by_an_exception_does_not_drain():
+async def test_async_with_left_by_an_exception_does_not_drain(limiter):
     """The exception goes on at once; whoever waits gets QueueClosed."""
     starts = []
     with pytest.raises(ZeroDivisionError):
-        async with ApiQueue("10/s") as queue:
+        async with limiter.queue("10/s") as queue:
             tasks = line_up(queue, starts, 3)
             await asyncio.sleep(0.05)
             raise ZeroDivisionError
-    assert now() == exactly(0.05)
+    assert now() == limiter.exactly(0.05)
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [type(None), QueueClosed, QueueClosed]
 
 
-async def test_a_paused_queue_drains_when_it_is_resumed():
+async def test_a_paused_queue_drains_when_it_is_resumed(limiter):
     """`aclose` waits for the end of a pause, unless it has a timeout."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     queue.pause()
+    await limiter.settled()
     line_up(queue, starts, 2)
     asyncio.get_running_loop().call_later(50, queue.resume)
     await asyncio.sleep(0)
     await queue.aclose()
-    assert starts == exactly([50, 50.1])
+    assert starts == limiter.exactly([50, 50.1])
 
 
-async def test_aclose_twice_and_at_once():
+async def test_aclose_twice_and_at_once(limiter):
     """Both wait for the end of the same drain; a third has nothing to do."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     line_up(queue, starts, 3)
     await asyncio.sleep(0)
     await asyncio.gather(queue.aclose(), queue.aclose())
-    assert (now(), len(starts)) == (exactly(0.2), 3)
+    assert (now(), len(starts)) == (limiter.exactly(0.2), 3)
     await queue.aclose()
-    assert now() == exactly(0.2)
+    assert now() == limiter.exactly(0.2)
 
 
-async def test_bodies_outlive_aclose():
+async def test_bodies_outlive_aclose(limiter):
     """They are their callers': the queue neither waits for them nor ends them."""
-    queue = ApiQueue("10/s", concurrency=1)
-    slot = queue.try_slot()
+    queue = limiter.queue("10/s", concurrency=1)
+    slot = await limiter.take(queue)
     await queue.aclose()
     assert queue.running == 1
     slot.release()

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from aioapiqueue import ApiQueue, Rate, Window
-from tests.helpers.instants import exactly, now, released
+from aioapiqueue import Rate, Window
+from tests.helpers.instants import now, released
 
 
 class Releases:
@@ -35,14 +35,14 @@ def most_in(starts, per):
 # Pacing.
 
 
-async def test_calls_start_one_interval_apart_the_first_at_once():
+async def test_calls_start_one_interval_apart_the_first_at_once(limiter):
     """Five callers at 10/s start at 0.0, 0.1, ..."""
-    assert await released(ApiQueue("10/s"), 5) == exactly([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert await released(limiter.queue("10/s"), 5) == limiter.exactly([0.0, 0.1, 0.2, 0.3, 0.4])
 
 
-async def test_waiters_are_released_in_order_of_arrival():
+async def test_waiters_are_released_in_order_of_arrival(limiter):
     """FIFO, also when a task that has had its turn comes again."""
-    queue, arrived, order = ApiQueue("10/s"), [], []
+    queue, arrived, order = limiter.queue("10/s"), [], []
 
     async def worker(name):
         for turn in range(4):
@@ -56,9 +56,9 @@ async def test_waiters_are_released_in_order_of_arrival():
     assert order == arrived
 
 
-async def test_a_newcomer_never_overtakes_who_waits_though_a_slot_is_due():
+async def test_a_newcomer_never_overtakes_who_waits_though_a_slot_is_due(limiter):
     """A slot is due after a stall, but whoever waits goes first."""
-    queue, order = ApiQueue("10/s"), []
+    queue, order = limiter.queue("10/s"), []
 
     async def call(name):
         async with queue.slot():
@@ -73,52 +73,56 @@ async def test_a_newcomer_never_overtakes_who_waits_though_a_slot_is_due():
     assert order == ["first", "waiter", "newcomer"]
 
 
-async def test_the_nth_release_is_at_n_intervals_without_drift():
+async def test_the_nth_release_is_at_n_intervals_without_drift(limiter):
     """10,000 releases at 7 per 3 s, each to the nanosecond where it belongs."""
+    calls = limiter.fewer(10_000)
     await asyncio.sleep(1)
-    starts = await released(ApiQueue(Rate(7, 3)), 10_000)
-    assert starts == exactly([1 + n * 3 / 7 for n in range(10_000)])
+    starts = await released(limiter.queue(Rate(7, 3)), calls)
+    assert starts == limiter.exactly([1 + n * 3 / 7 for n in range(calls)])
 
 
-async def test_a_worker_that_takes_its_time_keeps_the_pace():
+async def test_a_worker_that_takes_its_time_keeps_the_pace(limiter):
     """Bodies shorter than the interval do not add to it."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     for _ in range(100):
         async with queue.slot():
             starts.append(now())
             await asyncio.sleep(0.07)
-    assert starts == exactly([n / 10 for n in range(100)])
+    assert starts == limiter.exactly([n / 10 for n in range(100)])
 
 
 @pytest.mark.parametrize("grain", [0.001, 0.004])
-def test_late_timers_do_not_add_up(run_virtual, grain):
+def test_late_timers_do_not_add_up(limiter, run_virtual, grain):
     """On a loop whose timers are late by up to `grain`, each start is late by no more."""
 
     async def scenario():
-        starts = await released(ApiQueue("333/s"), 1000)
-        assert all(-1e-9 <= start - n / 333 <= grain + 1e-9 for n, start in enumerate(starts))
+        starts = await released(limiter.queue("333/s"), 1000)
+        assert all(
+            -limiter.rounding <= start - n / 333 <= grain + limiter.rounding
+            for n, start in enumerate(starts)
+        )
         assert any(start - n / 333 > grain / 2 for n, start in enumerate(starts))
 
     run_virtual(scenario, grain=grain)
 
 
-async def test_a_burst_after_a_rest():
+async def test_a_burst_after_a_rest(limiter):
     """`burst` calls at once, the rest at the interval; after a rest, a burst again."""
-    queue = ApiQueue(Rate(10, burst=3))
-    assert await released(queue, 5) == exactly([0, 0, 0, 0.1, 0.2])
+    queue = limiter.queue(Rate(10, burst=3))
+    assert await released(queue, 5) == limiter.exactly([0, 0, 0, 0.1, 0.2])
     await asyncio.sleep(9.8)
-    assert await released(queue, 4) == exactly([10, 10, 10, 10.1])
+    assert await released(queue, 4) == limiter.exactly([10, 10, 10, 10.1])
 
 
-async def test_several_limits_hold_at_once():
+async def test_several_limits_hold_at_once(limiter):
     """0.1 s apart, at most three a second and five in ten seconds."""
-    queue = ApiQueue("10/s", Window(3, 1), Window(5, 10))
-    assert await released(queue, 7) == exactly([0, 0.1, 0.2, 1.0, 1.1, 10.0, 10.1])
+    queue = limiter.queue("10/s", Window(3, 1), Window(5, 10))
+    assert await released(queue, 7) == limiter.exactly([0, 0.1, 0.2, 1.0, 1.1, 10.0, 10.1])
 
 
-async def test_a_window_is_exact():
+async def test_a_window_is_exact(limiter):
     """Random arrivals: never more than 5 in a second, and nobody waits while there is room."""
-    queue, rng, calls = ApiQueue(Window(5, 1)), random.Random(7), []
+    queue, rng, calls = limiter.queue(Window(5, 1)), random.Random(7), []
 
     async def call():
         arrived = now()
@@ -130,56 +134,59 @@ async def test_a_window_is_exact():
             group.create_task(call())
             await asyncio.sleep(rng.expovariate(4.8))
     starts = [start for _, start in calls]
-    assert most_in(starts, 1 - 1e-9) == 5
-    waits = [(n, start) for n, (arrived, start) in enumerate(calls) if start > arrived + 1e-9]
+    assert most_in(starts, 1 - limiter.rounding) == 5
+    waits = [
+        (n, start) for n, (arrived, start) in enumerate(calls) if start > arrived + limiter.rounding
+    ]
     assert len(waits) > 50
-    assert all(start == exactly(starts[n - 5] + 1) for n, start in waits)
+    assert all(start == limiter.exactly(starts[n - 5] + 1) for n, start in waits)
 
 
-async def test_no_limit_is_no_wait():
+async def test_no_limit_is_no_wait(limiter):
     """A queue without limits counts its calls and holds nobody."""
-    queue = ApiQueue()
+    queue = limiter.queue()
     assert await released(queue, 1000) == [0.0] * 1000
     assert queue.stats.released == 1000
 
 
-async def test_a_stall_within_catch_up_is_made_up_for():
+async def test_a_stall_within_catch_up_is_made_up_for(limiter):
     """8 ms late: the next is on its own instant again."""
-    queue = ApiQueue("100/s", catch_up=0.01)
+    queue = limiter.queue("100/s", catch_up=0.01)
     asyncio.get_running_loop().call_at(0.0100001, asyncio.get_running_loop().stall, 0.017)
     starts = await released(queue, 6)
-    assert starts[2:] == exactly([0.0270001, 0.03, 0.04, 0.05])
+    assert starts[2:] == limiter.exactly([0.0270001, 0.03, 0.04, 0.05])
 
 
-async def test_a_stall_longer_than_catch_up_is_dropped():
+async def test_a_stall_longer_than_catch_up_is_dropped(limiter):
     """75 ms late at 100/s with 10 ms of catch-up: one call extra, not seven, then the pace."""
-    queue, loop = ApiQueue("100/s", catch_up=0.01), asyncio.get_running_loop()
+    queue, loop = limiter.queue("100/s", catch_up=0.01), asyncio.get_running_loop()
     loop.call_at(0.015, loop.stall, 0.075)
     starts = await released(queue, 6)
-    assert starts == exactly([0.0, 0.01, 0.09, 0.09, 0.10, 0.11])
+    assert starts == limiter.exactly([0.0, 0.01, 0.09, 0.09, 0.10, 0.11])
 
 
-async def test_catch_up_0_is_a_strict_gap():
+async def test_catch_up_0_is_a_strict_gap(limiter):
     """However late a call was, the next starts no sooner than an interval after it."""
     loop, rng, releases = asyncio.get_running_loop(), random.Random(3), Releases()
-    queue = ApiQueue("100/s", catch_up=0, observers=[releases])
+    queue = limiter.queue("100/s", catch_up=0, observers=[releases])
     for n in range(40):
         loop.call_at(n * 0.031, loop.stall, rng.random() * 0.03)
     await released(queue, 200)
     gaps = [b - a for a, b in pairwise(releases.at)]
-    assert min(gaps) == exactly(0.01)
+    assert min(gaps) == limiter.exactly(0.01)
     assert max(gaps) > 0.011
 
 
 @pytest.mark.parametrize("burst", [1, 5])
-async def test_a_stall_with_10000_waiters_makes_no_burst(burst):
+async def test_a_stall_with_10000_waiters_makes_no_burst(limiter, burst):
     """In any W seconds at most `burst + (W + catch_up) / interval`, stalls of 50 ms or not."""
     loop, releases = asyncio.get_running_loop(), Releases()
-    queue = ApiQueue(Rate(1000, burst=burst), catch_up=0.01, observers=[releases])
+    queue = limiter.queue(Rate(1000, burst=burst), catch_up=0.01, observers=[releases])
     for n in range(50):
         loop.call_at(0.0303 + n * 0.2, loop.stall, 0.05)
-    await released(queue, 10_000)
-    assert len(releases.at) == 10_000
+    calls = limiter.fewer(10_000)
+    await released(queue, calls)
+    assert len(releases.at) == calls
     for per in (0.0, 0.001, 0.01, 0.05, 0.1, 1.0):
         assert most_in(releases.at, per) <= burst + (per + 0.01) * 1000 + 1e-6, per
     assert most_in(releases.at, 0.0) > 5  # the stalls were felt
@@ -188,9 +195,9 @@ async def test_a_stall_with_10000_waiters_makes_no_burst(burst):
 # Cost.
 
 
-async def test_a_cost_takes_so_many_intervals_from_those_behind():
+async def test_a_cost_takes_so_many_intervals_from_those_behind(limiter):
     """Cost 3 goes when due, and the next waits three intervals."""
-    queue, starts = ApiQueue(Rate(10, burst=3)), []
+    queue, starts = limiter.queue(Rate(10, burst=3)), []
 
     async def call(cost):
         async with queue.slot(cost=cost):
@@ -198,18 +205,18 @@ async def test_a_cost_takes_so_many_intervals_from_those_behind():
 
     await asyncio.gather(*map(call, (3, 1, 2, 0.5)))
     assert [cost for cost, _ in starts] == [3, 1, 2, 0.5]
-    assert [start for _, start in starts] == exactly([0, 0.1, 0.3, 0.35])
+    assert [start for _, start in starts] == limiter.exactly([0, 0.1, 0.3, 0.35])
 
 
-async def test_a_cost_above_the_burst_waits_its_due_time():
+async def test_a_cost_above_the_burst_waits_its_due_time(limiter):
     """Cost 5 on an idle 10/s waits for four intervals first."""
-    queue = ApiQueue("10/s")
-    assert await released(queue, 2, cost=5) == exactly([0.4, 0.9])
+    queue = limiter.queue("10/s")
+    assert await released(queue, 2, cost=5) == limiter.exactly([0.4, 0.9])
 
 
-async def test_a_large_cost_is_not_overtaken_by_small_ones():
+async def test_a_large_cost_is_not_overtaken_by_small_ones(limiter):
     """Small costs that would fit wait behind the large one that does not yet."""
-    queue, order = ApiQueue(Window(10, 1)), []
+    queue, order = limiter.queue(Window(10, 1)), []
 
     async def call(cost):
         async with queue.slot(cost=cost):
@@ -219,13 +226,13 @@ async def test_a_large_cost_is_not_overtaken_by_small_ones():
     assert order == [(6, 0.0), (10, 1.0), (1, 2.0), (1, 2.0)]
 
 
-async def test_a_cost_above_a_window_is_a_value_error():
+async def test_a_cost_above_a_window_is_a_value_error(limiter):
     """It could never start, and says so at once, in every way in."""
-    queue = ApiQueue("10/s", Window(5, 1))
+    queue = limiter.queue("10/s", Window(5, 1))
     for enter in (queue.slot, queue.enqueue, queue.try_slot, queue.estimate):
         with pytest.raises(ValueError, match="split the call"):
             enter(cost=6)
-    lane = ApiQueue(lanes={"a": Window(5, 1)})
+    lane = limiter.queue(lanes={"a": Window(5, 1)})
     with pytest.raises(ValueError, match="split the call"):
         await lane.slot(key="a", cost=6).__aenter__()
     assert (lane.waiting, lane.running, queue.stats.released) == (0, 0, 0)
@@ -235,9 +242,9 @@ async def test_a_cost_above_a_window_is_a_value_error():
     "options",
     [{"cost": -1}, {"cost": float("nan")}, {"cost": float("inf")}, {"priority": float("nan")}],
 )
-async def test_arguments_that_make_no_sense_are_refused(options):
+async def test_arguments_that_make_no_sense_are_refused(limiter, options):
     """Costs and priorities are checked by every way in."""
-    queue = ApiQueue("10/s")
+    queue = limiter.queue("10/s")
     for enter in (queue.slot, queue.enqueue, queue.try_slot, queue.estimate):
         with pytest.raises(ValueError, match=next(iter(options))):
             enter(**options)

@@ -10,21 +10,21 @@ from tests.helpers.instants import exactly, now, use
 # A slot's life.
 
 
-async def test_a_slot_knows_its_call():
+async def test_a_slot_knows_its_call(limiter):
     """Key, cost and the time it waited; `running` counts the bodies."""
-    queue = ApiQueue("10/s")
+    queue = limiter.queue("10/s")
     async with queue.slot(key="a") as first, queue.slot(key="b", cost=2, priority=3) as second:
         assert (first.key, first.cost, first.waited) == ("a", 1, 0.0)
         assert (second.key, second.cost, second.priority) == ("b", 2, 3)
-        assert second.waited == exactly(0.2)
+        assert second.waited == limiter.exactly(0.2)
         assert queue.running == 2
     assert queue.running == 0
     assert "over" in repr(first)
 
 
-async def test_a_slot_that_is_awaited_is_refused_with_both_remedies():
+async def test_a_slot_that_is_awaited_is_refused_with_both_remedies(limiter):
     """By itself, in a task, and one that has had its turn; the queue knows nothing of it."""
-    queue = ApiQueue("10/s")
+    queue = limiter.queue("10/s")
     both = r"async with queue\.slot\(\):.*await queue\.enqueue\(\)"
     with pytest.raises(TypeError, match=both):
         await queue.slot()
@@ -37,9 +37,9 @@ async def test_a_slot_that_is_awaited_is_refused_with_both_remedies():
     assert (queue.running, queue.waiting, queue.stats.released) == (0, 0, 2)
 
 
-async def test_a_slot_is_for_one_call():
+async def test_a_slot_is_for_one_call(limiter):
     """Entering it again is refused with the remedy, waiting or over."""
-    queue = ApiQueue("10/s")
+    queue = limiter.queue("10/s")
     async with queue.slot() as slot:
         pass
     with pytest.raises(RuntimeError, match="ask the queue for another"):
@@ -51,15 +51,15 @@ async def test_a_slot_is_for_one_call():
     assert queue.waiting == 1
 
 
-async def test_a_slot_without_a_turn_is_no_plain_context_manager():
+async def test_a_slot_without_a_turn_is_no_plain_context_manager(limiter):
     """`with queue.slot():` would not wait; the error says what to write."""
-    with pytest.raises(RuntimeError, match="async with"), ApiQueue().slot():
+    with pytest.raises(RuntimeError, match="async with"), limiter.queue().slot():
         pytest.fail("ran without a slot")
 
 
-async def test_release_by_hand_counts_once():
+async def test_release_by_hand_counts_once(limiter):
     """A slot from `enqueue` is its holder's to end; ending it again does nothing."""
-    queue = ApiQueue(concurrency=1)
+    queue = limiter.queue(concurrency=1)
     slot = await queue.enqueue()
     behind = queue.enqueue()
     await asyncio.sleep(1)
@@ -71,44 +71,46 @@ async def test_release_by_hand_counts_once():
     assert queue.running == 0
 
 
-async def test_a_reservation_joins_when_it_is_made():
+async def test_a_reservation_joins_when_it_is_made(limiter):
     """`enqueue` is a plain call: its place in the queue is that of the call, not of the await."""
-    queue, starts = ApiQueue("10/s"), []
+    queue, starts = limiter.queue("10/s"), []
     futures = [queue.enqueue() for _ in range(3)]
+    await limiter.settled()
     assert (queue.running, queue.waiting) == (1, 2)
     other = asyncio.create_task(use(queue, starts))
     await asyncio.sleep(5)
-    assert [(await future).waited for future in futures] == exactly([0, 0.1, 0.2])
+    assert [(await future).waited for future in futures] == limiter.exactly([0, 0.1, 0.2])
     await other
-    assert starts == exactly([0.3])
+    assert starts == limiter.exactly([0.3])
 
 
 @pytest.mark.parametrize(("given", "settled", "next_due"), [(1, 6, 0.3), (6, 1, 0.0), (3, 3, 0.0)])
-async def test_settling_charges_or_gives_back_the_difference(given, settled, next_due):
+async def test_settling_charges_or_gives_back_the_difference(limiter, given, settled, next_due):
     """On 10/s with a burst of 4, the next call is due by the true cost."""
-    queue = ApiQueue(Rate(10, burst=4))
+    queue = limiter.queue(Rate(10, burst=4))
     await asyncio.sleep(10)
     began = now()
     async with queue.slot(cost=given) as slot:
         started = now() - began
         slot.settle(settled)
+        await limiter.settled()
         assert slot.cost == settled
-    assert started == exactly(0.2 if given == 6 else 0)
-    assert queue.estimate() == exactly(next_due)
+    assert started == limiter.exactly(0.2 if given == 6 else 0)
+    assert queue.estimate() == limiter.exactly(next_due)
 
 
-async def test_settling_moves_whoever_waits_already():
+async def test_settling_moves_whoever_waits_already(limiter):
     """A refund lets the next one go sooner, an extra charge later, after the body too."""
     for settled, expected in ((1, 0.1), (9, 0.9)):
-        queue, starts = ApiQueue(Rate(10, burst=5)), []
+        queue, starts = limiter.queue(Rate(10, burst=5)), []
         began = now()
-        slot = queue.try_slot(cost=5)
+        slot = await limiter.take(queue, cost=5)
         waiting = asyncio.create_task(use(queue, starts, cost=5))
         await asyncio.sleep(0.05)
         slot.release()
         slot.settle(settled)
         await waiting
-        assert starts[0] - began == exactly(expected)
+        assert starts[0] - began == limiter.exactly(expected)
 
 
 async def test_settling_reaches_lane_and_window():
@@ -122,10 +124,10 @@ async def test_settling_reaches_lane_and_window():
     assert queue.estimate(cost=8) == 0.0
 
 
-async def test_only_a_call_that_has_started_is_settled():
+async def test_only_a_call_that_has_started_is_settled(limiter):
     """Waiting or negative: refused."""
-    queue = ApiQueue("1/s")
+    queue = limiter.queue("1/s")
     with pytest.raises(RuntimeError, match="true cost"):
         queue.slot().settle(1)
     with pytest.raises(ValueError, match="cost"):
-        queue.try_slot().settle(-1)
+        (await limiter.take(queue)).settle(-1)

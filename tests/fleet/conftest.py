@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,41 +12,11 @@ from tests.helpers.servers import Server, fresh_name
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from blockbuster import BlockBuster
-
-
-@pytest.fixture(autouse=True)
-def blockbuster(blockbuster: BlockBuster | None) -> BlockBuster | None:
-    """Let a VirtualClient, which `aioapiqueue` awaits, block the loop: its time stands still."""
-    if blockbuster is not None:
-        for function in blockbuster.functions.values():
-            function.can_block_in("helpers/virtual_client.py", "_run")
-            # what redis-py calls itself to the server: it looks at its own files, once a pool
-            function.can_block_in("redis/utils.py", "get_lib_version")
-    return blockbuster
-
 
 @pytest.fixture
 def name() -> str:
     """Give a quota that no other test uses."""
     return fresh_name()
-
-
-@pytest.fixture(scope="session")
-def valkey() -> Iterator[Server]:
-    """Give the Valkey that all tests share: use `name`, and leave its settings alone."""
-    with Server() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def debian_redis() -> Iterator[Server]:
-    """Give the Redis that is installed on this machine, shared by all tests."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("redis-server is not installed: apt-get install redis-server")
-    with Server(program=program) as server:
-        yield server
 
 
 @pytest.fixture(scope="session", params=["valkey", "debian_redis"])

@@ -1,15 +1,15 @@
-"""What takes the place of the local queue's tests that test_suite.py leaves out."""
+"""What a queue with limits of its own does otherwise, and what only one with shared limits does.
+
+The tests of behaviour run on both: see tests/helpers/limiters.py. Those that cannot hold on a
+shared limiter have their like here.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import math
-import random
 from functools import partial
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, SlotTimeout, Window, WouldWait
 from aioapiqueue.integrations.redis import SharedSchedule
@@ -57,64 +57,6 @@ async def test_a_curve_of_ones_own_is_refused(make):
         make("10/s", adaptive=Own("1/s"))
 
 
-# As in test_promises.py, but that no two things happen at the same microsecond.
-ANSWERS = st.lists(
-    st.tuples(
-        st.sampled_from([0, 0, 0, 0.1003, 2.0007]),
-        st.sampled_from([0.0101, 0.3037, 5.0059]),
-        st.sampled_from(["served", "served", None, 0, 0.5011, 3.0013]),
-    ),
-    min_size=1,
-    max_size=30,
-)
-
-
-@settings(max_examples=25)
-@given(ANSWERS, st.sampled_from([0.5, 0.7, 0.9]), st.booleans())
-def test_promise_8_push_back_is_heard_once(  # noqa: PLR0917 - drawn
-    run_virtual, valkey, ahead, answers, backoff, in_lane
-):
-    """One slow-down for each round of calls; holds are obeyed, and only ever extended."""
-
-    async def scenario():
-        loop = asyncio.get_running_loop()
-        key = "lane" if in_lane else None
-        queue = make_on(
-            valkey,
-            ahead,
-            *([] if in_lane else ["10/s"]),
-            lanes={"lane": "10/s"},
-            adaptive=Adaptive("0.5/s", backoff),
-        )
-        slowed_at, held_until, slowed, holds = -math.inf, -math.inf, 0, []
-
-        async def call(seconds, answer):
-            nonlocal slowed_at, held_until, slowed
-            async with queue.slot(key=key) as slot:
-                released = loop.time()
-                assert all(released <= said or until <= released + 2e-6 for said, until in holds)
-                await asyncio.sleep(seconds)
-                if answer == "served":
-                    return
-                slot.throttled(answer)
-                held_until = max(held_until, loop.time() + (answer or 0))
-                holds.append((loop.time(), held_until))
-                if released > slowed_at:
-                    slowed_at, slowed = loop.time(), slowed + 1
-                await heard()
-                assert queue.stats.backed_off == slowed
-                assert queue.estimate(key=key) >= held_until - loop.time() - 2e-6
-
-        async with asyncio.TaskGroup() as group:
-            for pause, seconds, answer in answers:
-                await asyncio.sleep(pause)
-                group.create_task(call(seconds, answer))
-        assert queue.stats.throttled == sum(answer != "served" for _, _, answer in answers)
-        assert queue.stats.released == len(answers)
-
-    run_virtual(scenario)
-
-
 # At once, or not.
 
 
@@ -151,33 +93,6 @@ async def test_try_slot_never_gives_a_slot_but_says_when_to_come_again(make):
 
 
 # Estimates.
-
-
-@pytest.mark.parametrize("limit", [Window(4, 1), Window(7, 3)])
-@pytest.mark.parametrize("seed", range(3))
-async def test_an_estimate_of_a_window_is_off_by_its_length_at_most(make, limit, seed):
-    """At random moments, after withdrawals and pauses: the server tells of the next call only."""
-    queue, rng, pairs = make(limit), random.Random(seed), []
-
-    async def call():
-        estimate = queue.estimate()
-        async with queue.slot() as slot:
-            pairs.append((estimate, slot.waited))
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(60):
-            if not queue.waiting and rng.random() < 0.3:
-                queue.pause(1)
-            group.create_task(call())
-            await asyncio.sleep(rng.choice([0, 0, 0, 0.01, 0.3, 1.7]))
-            if rng.random() < 0.2:
-                withdrawn = queue.enqueue()
-                await heard()
-                withdrawn.cancel()
-                await heard()
-    assert len(pairs) == 60
-    assert max(waited for _, waited in pairs) > limit.per
-    assert max(abs(waited - estimate) for estimate, waited in pairs) <= limit.per + 3e-6
 
 
 async def test_an_estimate_counts_who_waits_by_every_limit(make):

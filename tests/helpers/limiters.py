@@ -1,0 +1,132 @@
+"""What keeps a queue's limits, for tests that hold whatever it is: the fixture `limiter`.
+
+The tests of behaviour make their queues with `limiter.queue(...)`, and run once for each kind. What
+differs between the kinds, and why, is here:
+
+- A server counts whole microseconds, so instants are compared to two of them.
+- What a queue of its own knows at once, one that shares its quota knows when the server has
+  answered: a test that tells the queue something goes on after `await limiter.settled()`. No time
+  passes in that.
+- A shared queue never gives a slot without having asked: `await limiter.take(queue)`.
+- Each call is asked for, in real time: where thousands of calls are only a matter of time, there
+  are `limiter.fewer` of them.
+
+What holds for one kind only uses `ApiQueue` itself, or says so by `limiter.shared`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+
+from aioapiqueue import ApiQueue
+from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.servers import fresh_name
+from tests.helpers.virtual_client import VirtualClient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hypothesis.strategies import SearchStrategy
+
+    from aioapiqueue import Slot
+    from tests.helpers.servers import Server
+
+__all__ = ["Limiter", "Shared", "holds_for"]
+
+
+class Limiter:
+    """The limits of a queue by itself.
+
+    Attributes:
+        shared: whether the limits are kept elsewhere.
+        rounding: seconds by which an instant may be another.
+        examples: how many histories a property is tried on.
+    """
+
+    shared = False
+    rounding = 1e-9
+    examples = 100
+
+    def queue(self, *limits: Any, **options: Any) -> ApiQueue:
+        """Make a queue."""
+        return ApiQueue(*limits, **options)
+
+    async def settled(self) -> None:
+        """Wait until all that the queue was told is in force; no time passes."""
+
+    async def take(self, queue: ApiQueue, **call: Any) -> Slot:
+        """Take a slot that is free now."""
+        return queue.try_slot(**call)
+
+    def exactly(self, expected: Any) -> Any:
+        """Compare instants as exactly as they are kept."""
+        return pytest.approx(expected, abs=self.rounding)
+
+    def fewer(self, count: int) -> int:
+        """Return how many calls are made where the number does not matter."""
+        return count
+
+
+class Shared(Limiter):
+    """Limits that are kept on a real server, for each queue a quota of its own.
+
+    Args:
+        server: where.
+        ahead: seconds by which slots may be taken before they are due.
+        examples: as attribute.
+    """
+
+    shared = True
+    rounding = 2e-6
+
+    def __init__(self, server: Server, *, ahead: float, examples: int) -> None:
+        self.server = server
+        self.ahead = ahead
+        self.examples = examples
+
+    def queue(self, *limits: Any, **options: Any) -> ApiQueue:
+        """Make a queue."""
+        client = VirtualClient(self.server)
+        schedule = SharedSchedule(client, fresh_name(), ahead=self.ahead)
+        return ApiQueue(*limits, schedule=schedule, **options)
+
+    async def settled(self) -> None:
+        """Let the queue and the server talk."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def take(self, queue: ApiQueue, **call: Any) -> Slot:
+        """Ask for a slot."""
+        return await queue.enqueue(**call)
+
+    def fewer(self, count: int) -> int:
+        """Return a tenth."""
+        return count // 10
+
+
+def holds_for(*strategies: SearchStrategy[Any]) -> Callable[[Any], Any]:
+    """Make a property of a test that takes a `limiter`, and as many more arguments as these.
+
+    It is tried on as many histories as the limiter says: those on a server take longer.
+    """
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(test)
+        fixtures = list(signature.parameters.values())[: -len(strategies)]
+
+        @wraps(test)
+        def holds(limiter: Limiter, **others: Any) -> None:
+            tried = settings(max_examples=limiter.examples)(given(*strategies)(test))
+            tried(limiter=limiter, **others)
+
+        holds.__signature__ = signature.replace(parameters=fixtures)  # type: ignore[attr-defined]
+        holds.is_property = True  # type: ignore[attr-defined]
+        return holds
+
+    return decorate
