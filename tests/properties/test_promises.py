@@ -30,8 +30,8 @@ ARRIVALS = st.lists(
 STALLS = st.lists(st.tuples(st.floats(0, 3), st.floats(0.001, 0.5)), max_size=5)
 
 
-async def releases(queue, arrivals, stalls=()):
-    """Let the calls arrive; return [(instant, index)] in the order of release."""
+async def releases(queue, arrivals, stalls=(), keys=None):
+    """Let the calls arrive, with these keys; return [(instant, index)] in the order of release."""
     loop = asyncio.get_running_loop()
     index_of = {}
     order = record_releases(queue)
@@ -46,7 +46,7 @@ async def releases(queue, arrivals, stalls=()):
     for index, (pause, priority) in enumerate(arrivals):
         if pause:
             await asyncio.sleep(pause)
-        slot = queue.slot(priority=priority)
+        slot = queue.slot(priority=priority, key=keys and keys[index])
         index_of[slot] = index
         tasks.append(asyncio.create_task(call(slot)))
     await asyncio.gather(*tasks)
@@ -85,6 +85,77 @@ def test_promise_1_a_window_holds(limiter, run_virtual, calls, per, arrivals, st
     rounding = limiter.rounding if limiter.shared else 0
     later = zip(times, times[calls:], strict=False)
     assert all(after - before >= per - rounding for before, after in later)
+
+
+@holds_for(RATES, RATES, CATCH_UP, ARRIVALS, st.lists(st.sampled_from("aab"), min_size=60))
+def test_promise_1_each_limit_holds(limiter, run_virtual, rate, own, catch_up, arrivals, keys):
+    """Those of a lane and those of all lanes, for the calls that come under each."""
+
+    async def scenario():
+        queue = limiter.queue(rate, lanes={"a": own}, catch_up=catch_up)
+        order = await releases(queue, arrivals, keys=keys)
+        return [(at, keys[index]) for at, index in order]
+
+    released = run_virtual(scenario)
+    assert len(released) == len(arrivals)
+    for limit, times in (
+        (rate, [at for at, _ in released]),
+        (own, [at for at, key in released if key == "a"]),
+    ):
+        rounding = max(1e-6, limiter.rounding / limit.interval)
+        for first, last in itertools.combinations(range(len(times)), 2):
+            allowed = limit.burst + (times[last] - times[first] + catch_up) / limit.interval
+            assert last - first + 1 <= allowed + rounding
+
+
+# (seconds after the call before, how long its body takes, how it ends)
+BODIES = st.lists(
+    st.tuples(
+        st.sampled_from([0, 0, 0.01, 0.4]),
+        st.sampled_from([0, 0.05, 0.3]),
+        st.sampled_from(["returns", "returns", "raises", "is cancelled"]),
+    ),
+    max_size=40,
+)
+
+
+@holds_for(st.integers(1, 4), st.sampled_from([[], ["20/s"], [Window(5, 1)]]), BODIES)
+def test_promise_1_concurrency_holds(limiter, run_virtual, places, limits, bodies):
+    """Never more bodies at once than that, however they end; and no place is lost."""
+
+    async def scenario():
+        queue = limiter.queue(*limits, concurrency=places)
+        running = most = 0
+
+        async def call(seconds, end):
+            nonlocal running, most
+            async with queue.slot():
+                running += 1
+                most = max(most, running)
+                try:
+                    await asyncio.sleep(seconds)
+                finally:
+                    running -= 1
+                if end == "raises":
+                    raise ZeroDivisionError
+
+        tasks = []
+        for pause, seconds, end in bodies:
+            await asyncio.sleep(pause)
+            tasks.append(asyncio.create_task(call(seconds, end)))
+            if end == "is cancelled":
+                asyncio.get_running_loop().call_later(0.1, tasks[-1].cancel)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert most <= places
+        assert (queue.waiting, queue.running) == (0, 0)
+        slots = [await queue.enqueue() for _ in range(places)]  # all of them are there
+        assert queue.running == places
+        for slot in slots:
+            slot.release()
+        await queue.aclose()
+        await asyncio.sleep(0.1)  # for the timers above
+
+    run_virtual(scenario)
 
 
 @holds_for(RATES, st.integers(2, 200), st.sampled_from([0, 0.001]))
@@ -352,5 +423,50 @@ def test_promise_8_push_back_is_heard_once(limiter, run_virtual, answers, backof
                 group.create_task(call(seconds, answer))
         assert queue.stats.throttled == sum(answer != "served" for *_, answer in calls)
         assert queue.stats.released == len(calls)
+
+    run_virtual(scenario)
+
+
+@holds_for(ARRIVALS, st.booleans(), st.floats(0, 1), st.booleans())
+def test_promise_9_closed_means_closed(limiter, run_virtual, arrivals, drain, patience, by_block):
+    """Once closed, nothing starts, whoever waited and however it is asked; and nothing is left."""
+
+    async def scenario():
+        loop, starts, ends = asyncio.get_running_loop(), [], []
+        queue = limiter.queue("20/s", lanes={"a": "5/s"}, concurrency=3)
+
+        async def call(priority):
+            try:
+                async with queue.slot(priority=priority, key="a" if priority else None):
+                    starts.append(loop.time())
+                    await asyncio.sleep(0.02)
+                ends.append("released")
+            except QueueClosed:
+                ends.append("closed")
+
+        async def arrive():
+            for pause, priority in arrivals:
+                await asyncio.sleep(pause)
+                tasks.append(asyncio.create_task(call(priority)))
+
+        tasks = []
+        arriving = asyncio.create_task(arrive())
+        await asyncio.sleep(patience)
+        if by_block and drain:
+            async with queue:
+                pass
+        else:
+            await queue.aclose(drain=drain)
+        closed = loop.time()
+        assert queue.waiting == 0
+        for enter in (queue.enqueue, queue.try_slot, queue.slot().__aenter__):
+            with pytest.raises(QueueClosed):
+                enter()
+        await arriving
+        await asyncio.gather(*tasks)
+        assert len(ends) == len(arrivals)
+        assert len(starts) == ends.count("released") == queue.stats.released
+        assert max(starts, default=-math.inf) <= closed
+        assert queue.running == 0
 
     run_virtual(scenario)
