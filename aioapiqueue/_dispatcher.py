@@ -29,7 +29,7 @@ from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
-    from typing import Any
+    from typing import Any, NoReturn, SupportsIndex
 
     from aioapiqueue._events import Observer
     from aioapiqueue._lanes import AdaptivePolicy
@@ -130,6 +130,13 @@ class Dispatcher:
         return (
             f"<ApiQueue{name} {limits}: {state}, {self.waiters.live} waiting, "
             f"{self.running} running>"
+        )
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be copied or pickled, be it with a queue or with a slot of it."""
+        raise TypeError(
+            f"{self!r} cannot be copied or pickled, as each copy would let the whole limit "
+            "through: pass the queue itself; for several processes, see schedule="
         )
 
     def stats(self) -> Stats:
