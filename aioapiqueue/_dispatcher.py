@@ -29,7 +29,7 @@ from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
-    from typing import Any
+    from typing import Any, NoReturn, SupportsIndex
 
     from aioapiqueue._events import Observer
     from aioapiqueue._lanes import AdaptivePolicy
@@ -130,6 +130,13 @@ class Dispatcher:
         return (
             f"<ApiQueue{name} {limits}: {state}, {self.waiters.live} waiting, "
             f"{self.running} running>"
+        )
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be copied or pickled, be it with a queue or with a slot of it."""
+        raise TypeError(
+            f"{self!r} cannot be copied or pickled, as each copy would let the whole limit "
+            "through: pass the queue itself; for several processes, see schedule="
         )
 
     def stats(self) -> Stats:
@@ -234,7 +241,7 @@ class Dispatcher:
 
     async def _tick(self) -> None:
         """Release each waiter when it is due; end when nobody waits."""
-        loop = get_running_loop()
+        loop, waiters = get_running_loop(), self.waiters
         try:
             while (wake := self.limiter.release_due(self._clock())) is not None:
                 self._alarm = loop.create_future()
@@ -242,14 +249,17 @@ class Dispatcher:
                 await self._alarm
                 self._drop_timer()
         finally:
-            self._drop_timer()
-            self._alarm = None
-            self._ticker = None
-            # Cancelled by somebody who cancels every task. If that is the end of the loop, those
-            # who wait are cancelled too, and a timer dies with the loop, silently; if not, the
-            # timer starts a new ticker.
-            if next(iter(self.waiters), None) is not None and not loop.is_closed():
-                loop.call_later(_RESTART, self._restart)
+            # If the loop was closed with this task in it, the garbage collector ends it some time,
+            # when all here may be of another loop.
+            if waiters is self.waiters:
+                self._drop_timer()
+                self._alarm = None
+                self._ticker = None
+                # Cancelled by somebody who cancels every task. If that is the end of the loop,
+                # those who wait are cancelled too, and a timer dies with the loop, silently; if
+                # not, the timer starts a new ticker.
+                if next(iter(waiters), None) is not None and not loop.is_closed():
+                    loop.call_later(_RESTART, self._restart)
 
     def _set_timer(self, wake: float, loop: asyncio.AbstractEventLoop) -> None:
         if wake == math.inf:
@@ -318,12 +328,13 @@ class Dispatcher:
     def leave(self, call: Call, kind: EventKind) -> None:
         """Let a waiter go without a slot."""
         call.state = OVER
-        call.future.cancel()  # if it is not done: the awaiting coroutine was closed
         call.waited_until = self._clock()
-        self.waiters.leave(call)
-        self.limiter.left(call)
-        self._stop_timeout(call)
-        self.wake()
+        if call.future.get_loop() is self.loop:  # else it waited on an earlier one
+            call.future.cancel()  # if it is not done: the awaiting coroutine was closed
+            self.waiters.leave(call)
+            self.limiter.left(call)
+            self._stop_timeout(call)
+            self.wake()
         self.count(kind, call)
 
     def fail(self, call: Call, kind: EventKind, error: Exception) -> None:

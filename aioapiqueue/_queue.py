@@ -558,10 +558,7 @@ class ApiQueue:
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse to be copied or pickled: each copy would let the whole limit through."""
-        raise TypeError(
-            f"{self!r} cannot be copied or pickled, as each copy would let the whole limit "
-            "through: pass the queue itself; for several processes, see schedule="
-        )
+        self._dispatcher.__reduce_ex__(protocol)
 
     async def __aenter__(self) -> Self:
         self._dispatcher.bind()

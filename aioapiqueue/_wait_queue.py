@@ -218,13 +218,13 @@ class WaitQueue(asyncio.Queue[W]):
             item.key_queue = queue
             if queue.put(item):
                 self.on_first()
-            return
-        key = item.keys[0] if self.fair or item.keys[0] in self.lanes else SHARED
-        self._put_by_key(key, item)
+        else:
+            self._put_by_key(item)
 
-    def _put_by_key(self, key: Hashable, item: W) -> None:
+    def _put_by_key(self, item: W) -> None:
         if self._alone is not None:
             self._leave_alone()
+        key = item.keys[0] if self.fair or item.keys[0] in self.lanes else SHARED
         queue = self.key_queues.get(key)
         if queue is None:
             queue = self.key_queues[key] = KeyQueue(key)
@@ -232,8 +232,10 @@ class WaitQueue(asyncio.Queue[W]):
         is_first = queue.put(item)
         if queue.entry is None:
             # In a parked queue a new first may be due sooner (it may cost less).
-            if queue.parked is None or queue.first() is item:
+            if queue.parked is None:
                 self._enter(queue, item)
+            elif queue.first() is item:
+                self._unpark(queue)
         elif is_first and queue.first() is item:  # the entry may be that of one who has gone
             self._enter(queue, item)
 
@@ -381,11 +383,12 @@ class WaitQueue(asyncio.Queue[W]):
     def rebuild(self) -> None:
         """Sort all who wait into key queues again: which keys have their own has changed."""
         waiting = sorted(self, key=lambda waiter: waiter.arrival)
-        if self._everybody is not None:
-            self._everybody = KeyQueue(None)
-        self.live, self.cost = 0, 0
+        # `live` and `cost` stay: they still count those whose future is cancelled, and whose task
+        # has not come to `leave` yet.
+        self._start_over()
         for waiter in waiting:
-            self._put(waiter)
+            self._put_by_key(waiter)
+        self._wake_getters()
 
     def rank(self, key: Hashable, behind: int = 0) -> Rank | None:
         """Return the rank of who waits behind so many others of one key; None: nobody does."""
@@ -458,6 +461,9 @@ class WaitQueue(asyncio.Queue[W]):
                 del self.key_queues[queue.key]
             return
         self._enter(queue, first)
+        self._wake_getters()
+
+    def _wake_getters(self) -> None:
         # All of them: each finds out whether there is somebody for it. PriorityQueue has no need of
         # this, so that asyncio has no public way.
         while self._getters:  # type: ignore[attr-defined]  # typeshed leaves it out

@@ -155,6 +155,14 @@ async def test_a_queue_is_not_copied(how):
         pass
 
 
+@pytest.mark.parametrize("how", [copy.deepcopy, pickle.dumps])
+def test_no_copy_of_a_slot(how):
+    """It would bring a copy of its queue's limits."""
+    slot = ApiQueue("10/s", name="api").slot()
+    with pytest.raises(TypeError, match=r"'api' 10/s.* cannot be copied or pickled"):
+        how(slot)
+
+
 class Failing:
     """Raises what it is given at each event of one kind."""
 

@@ -282,6 +282,23 @@ async def test_cancelled_while_aclose_drains(limiter):
     assert not asyncio.all_tasks() - {asyncio.current_task()}
 
 
+@pytest.mark.parametrize("keys", [("a", "b"), ("a", "a"), (None, None)])
+async def test_cancelled_in_the_pass_of_set_rate(keys):
+    """One whose task has not resumed yet is sorted out, and nobody else is lost with it."""
+    queue, starts = ApiQueue("1/s", lanes={"a": "1/s"}, maxsize=5, overflow="drop_oldest"), []
+    queue.try_slot()
+    tasks = [asyncio.create_task(use(queue, starts, key=key)) for key in keys]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    queue.set_rate("1/s", key="b")
+    await asyncio.sleep(0)
+    assert queue.waiting == 1
+    tasks.append(asyncio.create_task(use(queue, starts)))
+    await asyncio.wait(tasks, timeout=10)
+    assert starts == exactly([1, 2])
+    assert queue.waiting == 0
+
+
 async def test_a_reservation_that_is_forgotten_leaves_no_reference_cycle(limiter):
     """Once claimed and dropped, a slot is freed without the garbage collector."""
     queue = limiter.queue("1000/s")

@@ -77,6 +77,53 @@ def test_waiters_of_a_closed_loop_are_gone_with_it(factory):
 
 
 @pytest.mark.real
+@both_loops
+def test_leaving_after_the_loop(factory):
+    """A waiter of a closed loop that is cancelled only now is none of those who wait here."""
+    queue = ApiQueue("20/s")
+
+    async def leave_one_behind():
+        queue.try_slot()
+        return queue.enqueue()
+
+    async def go_on(left):
+        queue.pause(0)
+        left.cancel()
+        assert queue.waiting == 0
+        await asyncio.wait_for(queue.aclose(), 10)
+
+    run(go_on(run(leave_one_behind(), factory)), factory)
+    assert (queue.waiting, queue.stats.cancelled) == (0, 1)
+
+
+@both_loops
+@pytest.mark.real
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ticker_collected_after_its_loop(factory):
+    """A loop that is closed with its tasks in it leaves nothing that could reach the next one."""
+    queue = ApiQueue("20/s")
+
+    async def wait_behind():
+        for _ in range(3):
+            queue.enqueue()
+        await asyncio.sleep(0.01)
+
+    loop = factory()
+    loop.run_until_complete(wait_behind())
+    loop.close()
+    del loop
+
+    async def go_on():
+        futures = [queue.enqueue() for _ in range(3)]
+        await asyncio.sleep(0)
+        gc.collect()
+        await asyncio.wait_for(asyncio.gather(*futures), 10)
+
+    run(go_on(), factory)
+    assert queue.waiting == 0
+
+
+@pytest.mark.real
 def test_between_two_real_loops_what_was_let_through_still_counts(stalls):
     """Both read the same clock: a new loop is no way around the limit."""
     queue = ApiQueue(Window(2, 0.2))

@@ -96,6 +96,23 @@ async def test_get_waits_for_parked(number):
     assert await asyncio.gather(*gets) == list(slots)
 
 
+@pytest.mark.parametrize("way", ["put", "rebuild"])
+async def test_get_takes_all_let_go(way):
+    """A newcomer that is due sooner, and other keys of their own, let go those parked before."""
+    waiters = WaitQueue(int)
+    waiters.lanes = {"slow"}
+    slots = fill(waiters, waiter("slow"), waiter("slow"))
+    waiters.first()
+    waiters.park(5)
+    gets = [asyncio.create_task(waiters.get()) for _ in slots]
+    await asyncio.sleep(0)
+    if way == "put":
+        slots = (*fill(waiters, waiter("slow", priority=-1)), slots[0])
+    else:
+        waiters.rebuild()
+    assert await asyncio.wait_for(asyncio.gather(*gets), 1) == list(slots)
+
+
 async def test_join_waits_for_every_task_done():
     """`join` unblocks when `task_done` was called for every item that was taken."""
     waiters = WaitQueue(int)
