@@ -11,8 +11,11 @@ from aioapiqueue.integrations.redis import SharedSchedule
 from tests.helpers.virtual_client import VirtualClient
 
 
-async def test_a_caller_cancelled_while_its_slot_is_asked_for_uses_none(valkey, name):
-    """The answer finds nobody: the next caller has the first slot's instant."""
+async def test_cancelled_while_asking_uses_no_slot(valkey, name):
+    """A caller cancelled while its slot is asked for uses none.
+
+    The answer finds nobody: the next caller has the first slot's instant.
+    """
     client = VirtualClient(valkey, latency=(0.05, 0.05))
     async with ApiQueue("1/s", schedule=SharedSchedule(client, name)) as queue:
 
@@ -31,8 +34,11 @@ async def test_a_caller_cancelled_while_its_slot_is_asked_for_uses_none(valkey, 
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_aclose_ends_although_the_server_never_answers(valkey, name, cancelled):
-    """By itself after a time-out; cancelled, at once. No task is left of it."""
+async def test_aclose_ends_without_any_answer(valkey, name, cancelled):
+    """Aclose ends although the server never answers.
+
+    By itself after a time-out; cancelled, at once. No task is left of it.
+    """
     loop, client = asyncio.get_running_loop(), VirtualClient(valkey)
     queue = ApiQueue("10/s", schedule=SharedSchedule(client, name))
     async with queue.slot():
@@ -61,8 +67,11 @@ class Canceller:
             self.task.cancel()
 
 
-async def test_a_slot_cancelled_as_it_is_granted_is_for_other_processes(valkey, name):
-    """Nobody waits here: the slot of the last one goes back at once, and is had elsewhere."""
+async def test_unused_slot_goes_to_other_processes(valkey, name):
+    """A slot cancelled as it is granted is for other processes.
+
+    Nobody waits here: the slot of the last one goes back at once, and is had elsewhere.
+    """
     client, canceller = VirtualClient(valkey), Canceller()
     options = {"observers": [canceller], "schedule": SharedSchedule(client, name)}
     other = ApiQueue("1/s", schedule=SharedSchedule(client, name))
@@ -83,10 +92,11 @@ async def test_a_slot_cancelled_as_it_is_granted_is_for_other_processes(valkey, 
 @pytest.mark.parametrize(
     ("heir", "last_at"), [({"key": "a"}, 0.2), ({"cost": 0.5}, 0.15), ({}, 0.2)]
 )
-async def test_a_slot_cancelled_as_it_is_granted_goes_to_the_next_in_line(
-    valkey, name, heir, last_at
-):
-    """Also to one of another lane or cost, of whom only the server knows whether it may."""
+async def test_unused_slot_goes_to_next_waiter(valkey, name, heir, last_at):
+    """A slot cancelled as it is granted goes to the next in line.
+
+    Also to one of another lane or cost, of whom only the server knows whether it may.
+    """
     loop, started, canceller = asyncio.get_running_loop(), [], Canceller()
     schedule = SharedSchedule(VirtualClient(valkey), name, ahead=0)
     options = {"lanes": {"a": "100/s"}, "observers": [canceller]}
@@ -107,8 +117,11 @@ async def test_a_slot_cancelled_as_it_is_granted_goes_to_the_next_in_line(
     assert [at for _, at in started] == pytest.approx([0, 0.1, last_at], abs=1e-5)
 
 
-async def test_tasks_that_are_cancelled_before_they_begin_are_replaced(valkey, name):
-    """By somebody who cancels every task: the one that ticks, and the one that talks."""
+async def test_tasks_cancelled_early_are_replaced(valkey, name):
+    """Tasks that are cancelled before they begin are replaced.
+
+    By somebody who cancels every task: the one that ticks, and the one that talks.
+    """
     schedule = SharedSchedule(VirtualClient(valkey), name)
     async with ApiQueue("10/s", schedule=schedule) as queue, asyncio.timeout(5):
         waiting = queue.enqueue()
@@ -125,10 +138,11 @@ async def test_tasks_that_are_cancelled_before_they_begin_are_replaced(valkey, n
 
 
 @pytest.mark.parametrize("after", [0.001, 0.006])
-async def test_a_slot_granted_late_then_cancelled_is_for_the_heir_no_later_than_it_was_leased_for(
-    valkey, name, after
-):
-    """Granted 6 ms late, refunded 1 or 6 ms later: `catch_up`, 10 ms, bounds both together."""
+async def test_refunded_slot_keeps_its_deadline(valkey, name, after):
+    """A slot granted late then cancelled is for the heir no later than it was leased for.
+
+    Granted 6 ms late, refunded 1 or 6 ms later: `catch_up`, 10 ms, bounds both together.
+    """
     loop = asyncio.get_running_loop()
     schedule = SharedSchedule(VirtualClient(valkey), name)
     async with ApiQueue("10/s", schedule=schedule) as queue:
@@ -136,11 +150,11 @@ async def test_a_slot_granted_late_then_cancelled_is_for_the_heir_no_later_than_
             pass
         began, (first, heir) = loop.time(), [queue.enqueue(), queue.enqueue()]
 
-        def hand_back(_):
+        def leave_late(_):
             loop.stall(after)
             first.cancel()
 
-        first.add_done_callback(hand_back)
+        first.add_done_callback(leave_late)
         loop.call_at(began + 0.0999, loop.stall, 0.0061)
         (await heir).release()
         used_at = 0.106 + after if after < 0.004 else 0.2

@@ -14,16 +14,22 @@ CALLS = re.compile(r"redis\.call\('(\w+)'")
 PASSWORD = "sesame-open"  # noqa: S105 - of servers that live for a second
 
 
-def test_it_tries_every_command_of_the_script():
-    """One that is forbidden would be found by the first call of the program."""
+def test_check_tries_each_script_command():
+    """It tries every command of the script.
+
+    One that is forbidden would be found by the first call of the program.
+    """
     script, _ = introspect.redis_script()
     assert set(CALLS.findall(introspect.server_check())) == set(CALLS.findall(script))
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("missing", ["zadd", "hgetall", "lset"])
-async def test_a_user_who_lacks_one_of_them_is_found_out(missing):
-    """Whichever it is; nothing is left there by who may do it all."""
+async def test_user_lacking_a_command_is_found(missing):
+    """A user who lacks one of them is found out.
+
+    Whichever it is; nothing is left there by who may do it all.
+    """
     with Server(users={"app": (PASSWORD, f"~{{aioapiqueue:* +@all -{missing}")}) as server:
         address = read_address(f"redis://app:{PASSWORD}@127.0.0.1:{server.port}/0")
         shared = Shared(address)

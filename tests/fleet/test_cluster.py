@@ -70,8 +70,11 @@ async def test_everything_works_on_a_cluster(cluster, name):
 
 
 @pytest.mark.real
-async def test_no_key_is_left_after_an_idle_while(cluster, name):
-    """Two seconds after nobody could tell it from a new one any more."""
+async def test_no_key_is_left_when_idle(cluster, name):
+    """No key is left after an idle while.
+
+    Two seconds after nobody could tell it from a new one any more.
+    """
     async with cluster.client() as client:
         schedule = SharedSchedule(client, name, lease=0.5)
         options = {**EVERYTHING, "lanes": LANES, "schedule": schedule}
@@ -99,8 +102,11 @@ async def test_each_quota_has_a_node(cluster):
         assert keys_of(cluster, name).keys() == keys_of(cluster.node_of(name), name).keys() != set()
 
 
-async def test_queues_share_a_quota_on_a_cluster(cluster, name):
-    """Exactly, in virtual time."""
+async def test_queues_share_on_a_cluster(cluster, name):
+    """Queues share a quota on a cluster.
+
+    Exactly, in virtual time.
+    """
     lanes = {"lane": [Window(5, 1)]}
     async with fleet(3, cluster, name, "20/s", lanes=lanes, concurrency=9) as members:
         for one in members:
@@ -116,8 +122,11 @@ async def test_queues_share_a_quota_on_a_cluster(cluster, name):
 
 @pytest.mark.slow
 @pytest.mark.real
-async def test_a_node_may_die_and_come_back(name):
-    """Those who wait do so until it is back, and empty."""
+async def test_node_may_die_and_return(name):
+    """A node may die and come back.
+
+    Those who wait do so until it is back, and empty.
+    """
     with Cluster() as cluster:
         node = cluster.node_of(name)
         async with cluster.client() as client:

@@ -16,8 +16,11 @@ from tests.helpers.servers import HOST, Server
 pytestmark = pytest.mark.real
 
 
-async def test_who_waits_for_a_cluster_that_has_died_does_so_until_it_is_back(name):
-    """All nodes at once: redis-py says so with an error that is none of its RedisErrors."""
+async def test_callers_wait_for_a_dead_cluster(name):
+    """Callers wait for a cluster that has died until it is back.
+
+    All nodes at once: redis-py says so with an error that is none of its RedisErrors.
+    """
     with Cluster() as cluster:
         async with cluster.client() as client:
             queue = ApiQueue("100/s", schedule=SharedSchedule(client, name))
@@ -38,8 +41,11 @@ async def test_who_waits_for_a_cluster_that_has_died_does_so_until_it_is_back(na
             await queue.aclose()
 
 
-async def test_a_wrong_password_for_a_cluster_is_refused(name):
-    """It is said as if no node could be reached."""
+async def test_cluster_refuses_a_wrong_password(name):
+    """A wrong password for a cluster is refused.
+
+    It is said as if no node could be reached.
+    """
     with Server(password="sesame-open") as server:  # noqa: S106 - it lives for a second
         client = RedisCluster(host=HOST, port=server.port, password="sesame-shut")  # noqa: S106
         queue = ApiQueue("100/s", schedule=SharedSchedule(client, name, timeout=30))
@@ -51,8 +57,11 @@ async def test_a_wrong_password_for_a_cluster_is_refused(name):
         await client.aclose()
 
 
-async def test_a_user_who_may_not_ask_a_cluster_for_its_nodes_is_refused(cluster, name):
-    """With the rules that the documentation names, and then with those for a cluster too."""
+async def test_cluster_refuses_user_without_node_command(cluster, name):
+    """A user who may not ask a cluster for its nodes is refused.
+
+    With the rules that the documentation names, and then with those for a cluster too.
+    """
     text = Path(__file__).parents[2].joinpath("docs", "fleet.md").read_text("utf-8")
     (rules,) = re.findall(r"ACL SETUSER pacer on >PASSWORD (.*)", text)
     (more,) = re.findall(r"For a cluster also `(.*)`", text)

@@ -57,8 +57,11 @@ def test_block(block, valkey, tmp_path, capsys):
 
 
 @pytest.mark.real
-async def test_the_user_may_do_what_is_needed_and_nothing_else(name):
-    """Its rules name what the script calls; with them, every kind of limit works."""
+async def test_documented_user_has_the_needed_rights(name):
+    """The user may do what is needed and nothing else.
+
+    Its rules name what the script calls; with them, every kind of limit works.
+    """
     rules = re.search(r"ACL SETUSER pacer on >PASSWORD (.*)", FLEET.read_text("utf-8"))[1]
     script, _ = introspect.redis_script()
     called = {command.lower() for command in re.findall(r"redis\.call\('(\w+)'", script)}

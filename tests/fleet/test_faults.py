@@ -100,8 +100,11 @@ async def test_a_server_may_come_later(name):
 
 @pytest.mark.real
 @pytest.mark.parametrize("tls", [False, True])
-async def test_a_server_may_die_and_come_back_empty(name, tls):
-    """The connections that there were are made again."""
+async def test_server_may_return_empty(name, tls):
+    """A server may die and come back empty.
+
+    The connections that there were are made again.
+    """
     with Server(password=PASSWORD, tls=tls) as server:
         async with busy(server.client(), name) as (queue, events):
             await goes_on(queue)
@@ -132,8 +135,11 @@ async def test_a_server_may_answer_too_late(server, name, how):
 
 
 @pytest.mark.real
-async def test_a_server_may_be_out_of_memory(server, name):
-    """Until it has some again."""
+async def test_server_may_lack_memory(server, name):
+    """A server may be out of memory.
+
+    Until it has some again.
+    """
     async with busy(server.client(), name) as (queue, events):
         await goes_on(queue)
         server.sync().config_set("maxmemory", 1)
@@ -144,8 +150,11 @@ async def test_a_server_may_be_out_of_memory(server, name):
 
 
 @pytest.mark.real
-async def test_a_server_may_become_a_replica_that_is_read_only(valkey, server, name):
-    """Until it is a master again, with all that it knew forgotten."""
+async def test_server_may_become_a_replica(valkey, server, name):
+    """A server may become a replica that is read only.
+
+    Until it is a master again, with all that it knew forgotten.
+    """
     async with busy(server.client(), name) as (queue, events):
         await goes_on(queue)
         server.sync().replicaof("127.0.0.1", valkey.port)
@@ -156,8 +165,11 @@ async def test_a_server_may_become_a_replica_that_is_read_only(valkey, server, n
 
 
 @pytest.mark.real
-async def test_a_server_that_loads_its_data_or_runs_a_long_script_is_waited_for(server, name):
-    """It answers, but not with what was asked."""
+async def test_busy_server_is_waited_for(server, name):
+    """A server that loads its data or runs a long script is waited for.
+
+    It answers, but not with what was asked.
+    """
     server.sync().config_set("busy-reply-threshold", 50)
     async with busy(server.client(), name) as (queue, events), server.client() as other:
         await goes_on(queue)
@@ -184,8 +196,11 @@ async def test_a_server_may_forget_its_scripts(server, name):
 
 @pytest.mark.slow
 @pytest.mark.real
-async def test_a_master_may_die_and_its_replica_take_over(name):
-    """By way of the sentinels."""
+async def test_replica_takes_over_from_dead_master(name):
+    """A master may die and its replica take over.
+
+    By way of the sentinels.
+    """
     with Sentinels() as sentinels:
         async with sentinels.client() as client, busy(client, name) as (queue, events):
             await goes_on(queue)
@@ -195,8 +210,11 @@ async def test_a_master_may_die_and_its_replica_take_over(name):
 
 
 @pytest.mark.real
-async def test_a_stranger_with_a_certificate_of_his_own_is_no_server(name):
-    """Nothing is sent to him; the fault says that it is about the certificate."""
+async def test_untrusted_certificate_is_refused(name):
+    """A stranger with a certificate of his own is no server.
+
+    Nothing is sent to him; the fault says that it is about the certificate.
+    """
     with Server(tls=True, password=PASSWORD) as server:
         client = server.client(ssl_ca_certs=None)
         async with busy(client, name) as (queue, events):

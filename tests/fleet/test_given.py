@@ -21,30 +21,42 @@ from tests.helpers.virtual_client import VirtualClient
     ],
     ids=["a URL", "a blocking client"],
 )
-def test_what_is_no_client_of_redis_asyncio_is_refused_without_its_secrets(client):
-    """A blocking client would hold the loop up, and never work."""
+def test_wrong_client_is_refused_without_secrets(client):
+    """What is no client of redis asyncio is refused without its secrets.
+
+    A blocking client would hold the loop up, and never work.
+    """
     with pytest.raises(TypeError, match=r"a client of redis\.asyncio, not a ") as refusal:
         SharedSchedule(client, "quota")
     assert "sesame" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("url", ["redis://h", "unix:///run/r.sock", "redis+sentinel://h/main"])
-async def test_any_number_of_queues_may_ask_at_once(url):
-    """Each has a connection meanwhile; one too many would look like a server that is lost."""
+async def test_many_queues_may_ask_at_once(url):
+    """Any number of queues may ask at once.
+
+    Each has a connection meanwhile; one too many would look like a server that is lost.
+    """
     async with connected(read_address(url)) as client:
         assert client.connection_pool.max_connections > 100_000
 
 
-def test_a_name_that_cannot_be_sent_is_refused_at_once():
-    """Not at the first call, hours later: half of a surrogate pair has no UTF-8 form."""
+def test_unsendable_name_is_refused_at_once():
+    """A name that cannot be sent is refused at once.
+
+    Not at the first call, hours later: half of a surrogate pair has no UTF-8 form.
+    """
     client = redis.asyncio.Redis(host="quota.example")
     with pytest.raises(ValueError, match=r"UTF-8 form.*decode\("):
         SharedSchedule(client, "quota \ud83d")
     SharedSchedule(client, "quota \U0001f600")
 
 
-async def test_a_cluster_s_node_that_sends_a_plain_client_elsewhere_is_no_refusal(valkey, name):
-    """While a slot migrates (ASK) and once it has (MOVED): callers wait."""
+async def test_redirected_plain_client_is_no_refusal(valkey, name):
+    """A cluster's node that sends a plain client elsewhere is no refusal.
+
+    While a slot migrates (ASK) and once it has (MOVED): callers wait.
+    """
 
     class Migrating(VirtualClient):
         answers: ClassVar = [AskError("1 127.0.0.1:1"), MovedError("1 127.0.0.1:1")]

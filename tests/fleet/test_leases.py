@@ -18,8 +18,11 @@ def ask(clock, at, *, there, back, offset=TRUE_OFFSET):
     clock.update(at + offset - there, at + offset + back, round(at * 1e6))
 
 
-def test_an_instant_is_never_read_too_early_and_in_the_end_as_late_as_the_quickest_answer():
-    """Over 100 s of answers of 1 to 50 ms each way; never later than it is in doubt of."""
+def test_timestamps_are_never_read_too_early():
+    """An instant is never read too early and in the end as late as the quickest answer.
+
+    Over 100 s of answers of 1 to 50 ms each way; never later than it is in doubt of.
+    """
     clock, dice, before = Clock(), random.Random(7), 1.0
     for n in range(1, 10_001):
         ask(clock, n / 100, there=dice.uniform(0.001, 0.050), back=dice.uniform(0.001, 0.050))
@@ -31,16 +34,22 @@ def test_an_instant_is_never_read_too_early_and_in_the_end_as_late_as_the_quicke
     assert late < 0.002
 
 
-def test_the_doubt_is_no_more_than_the_quickest_round_trip():
-    """One answer after 3 + 4 ms: the truth lies within 7 ms."""
+def test_uncertainty_is_at_most_quickest_rtt():
+    """The doubt is no more than the quickest round trip.
+
+    One answer after 3 + 4 ms: the truth lies within 7 ms.
+    """
     clock = Clock()
     ask(clock, 5, there=0.003, back=0.004)
     assert clock.uncertainty == pytest.approx(0.007, abs=1e-6)
     assert clock.rtt == pytest.approx(0.007, abs=1e-6)
 
 
-def test_what_was_learnt_is_forgotten_within_a_minute_and_a_half():
-    """Their clock goes 0.1 % slowly: the oldest answers would be read earlier and earlier."""
+def test_old_replies_are_forgotten():
+    """What was learnt is forgotten within a minute and a half.
+
+    Their clock goes 0.1 % slowly: the oldest answers would be read earlier and earlier.
+    """
     clock = Clock()
     for n in range(1, 3000):
         now = n / 10  # on the queue's clock
@@ -49,8 +58,11 @@ def test_what_was_learnt_is_forgotten_within_a_minute_and_a_half():
 
 
 @pytest.mark.parametrize("step", [30.0, -30.0])
-def test_a_clock_that_was_set_is_believed_at_once(step):
-    """The first answer after it says so: what was known before contradicts it."""
+def test_changed_clock_is_adopted_at_once(step):
+    """A clock that was set is believed at once.
+
+    The first answer after it says so: what was known before contradicts it.
+    """
     clock = Clock()
     for n in range(1, 50):
         ask(clock, n / 10, there=0.001, back=0.002)
@@ -59,8 +71,11 @@ def test_a_clock_that_was_set_is_believed_at_once(step):
     assert late == pytest.approx(0.002, abs=1e-6)
 
 
-def test_the_lead_covers_the_slowest_answer_of_late():
-    """How much later than the quickest an answer may be; it fades when there is no need."""
+def test_jitter_covers_the_slowest_recent_reply():
+    """The lead covers the slowest answer of late.
+
+    How much later than the quickest an answer may be; it fades when there is no need.
+    """
     clock = Clock()
     ask(clock, 1, there=0, back=0.001)
     ask(clock, 2, there=0, back=0.041)
@@ -77,8 +92,11 @@ def test_the_lead_covers_the_slowest_answer_of_late():
         ("fair", ["b-1", "a0", "c0", "b0", "a0", "a1"]),
     ],
 )
-async def test_upcoming_names_who_is_next_in_the_order_in_which_they_are_released(order, expected):
-    """By priority, then by arrival or in turns; and asking changes nothing."""
+async def test_iteration_is_in_release_order(order, expected):
+    """Upcoming names who is next in the order in which they are released.
+
+    By priority, then by arrival or in turns; and asking changes nothing.
+    """
     queue = ApiQueue("10/s", order=order, lanes={"a": ()})
     queue.pause()
     released = []
@@ -97,8 +115,11 @@ async def test_upcoming_names_who_is_next_in_the_order_in_which_they_are_release
     assert released == expected
 
 
-async def test_upcoming_leaves_out_lines_that_are_not_asked_for():
-    """A lane that is known to be due later is not looked at."""
+async def test_iteration_leaves_out_other_keys():
+    """Upcoming leaves out lines that are not asked for.
+
+    A lane that is known to be due later is not looked at.
+    """
     queue = ApiQueue("10/s", lanes={"a": "1/s"})
     queue.pause()
     waiting = [queue.enqueue(key=key) for key in "abab"]

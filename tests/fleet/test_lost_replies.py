@@ -49,8 +49,11 @@ async def starts(queue, count, seconds):
 @pytest.mark.parametrize("repeats", [False, True])
 @pytest.mark.parametrize("lost", [0, 1, 3])
 @pytest.mark.parametrize("limit", [Window(10, 10), Rate(1, burst=10)])
-async def test_what_is_given_back_is_so_once(valkey, name, limit, lost, repeats):
-    """A cost that turned out to be less, although the answer to that was lost."""
+async def test_refunds_count_once(valkey, name, limit, lost, repeats):
+    """What is given back is so once.
+
+    A cost that turned out to be less, although the answer to that was lost.
+    """
     client = Deaf(valkey, "adjust", lost, repeats=repeats)
     async with ApiQueue(limit, schedule=SharedSchedule(client, name, ahead=0)) as queue:
         with await queue.enqueue(cost=8) as slot:
@@ -62,8 +65,11 @@ async def test_what_is_given_back_is_so_once(valkey, name, limit, lost, repeats)
 
 
 @pytest.mark.parametrize("repeats", [False, True])
-async def test_leases_of_those_who_have_left_are_given_back_once(valkey, name, repeats):
-    """Of a window, which would have room for more calls than it is to have."""
+async def test_surplus_leases_are_refunded_once(valkey, name, repeats):
+    """Leases of callers that have left are given back once.
+
+    Of a window, which would have room for more calls than it is to have.
+    """
     client = Deaf(valkey, "return", 3, repeats=repeats)
     schedule = SharedSchedule(client, name, ahead=2.0)
     async with ApiQueue("20/s", Window(10, 10), schedule=schedule) as queue:
@@ -92,8 +98,11 @@ async def test_push_back_is_heard_once(valkey, name, repeats):
     assert rates[1] == pytest.approx(rates[0], rel=0.02)
 
 
-async def test_places_in_a_lost_answer_are_free_although_who_asked_has_left(valkey, name):
-    """It says how many it has: none."""
+async def test_permits_in_lost_reply_are_freed(valkey, name):
+    """Permits in a lost reply are free although the caller has left.
+
+    It says how many it has: none.
+    """
     client = Deaf(valkey, "ask", 1)
     deaf, other = (
         ApiQueue(concurrency=2, schedule=SharedSchedule(one, name))
@@ -112,8 +121,11 @@ async def test_places_in_a_lost_answer_are_free_although_who_asked_has_left(valk
         await queue.aclose(drain=False)
 
 
-async def test_what_may_have_been_given_back_long_ago_is_not_given_back_again(valkey, name):
-    """The server does not know any more what it has heard. What costs more is said nevertheless."""
+async def test_old_refund_is_not_repeated(valkey, name):
+    """What may have been given back long ago is not given back again.
+
+    The server does not know any more what it has heard. What costs more is said nevertheless.
+    """
     client = Deaf(valkey, "adjust", 1)
     async with ApiQueue(Window(10, 100), schedule=SharedSchedule(client, name, ahead=0)) as queue:
         with await queue.enqueue(cost=4) as less, await queue.enqueue(cost=1) as more:

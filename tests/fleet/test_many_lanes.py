@@ -15,8 +15,11 @@ from tests.helpers.work import Ticks, stall_of_bare_tasks, work, worst_stall
 
 
 @pytest.mark.parametrize("say", ["slot", "queue", "hold"])
-async def test_push_back_on_a_call_of_an_hour_ago_holds_its_lane_only(valkey, name, say):
-    """The lane is found although nobody has called in it for long."""
+async def test_late_push_back_holds_its_lane(valkey, name, say):
+    """Push back on a call of an hour ago holds its lane only.
+
+    The lane is found although nobody has called in it for long.
+    """
     loop = asyncio.get_running_loop()
     schedule = SharedSchedule(VirtualClient(valkey), name)
     async with ApiQueue("10/s", lanes={"*": "5/s"}, schedule=schedule) as queue:
@@ -48,8 +51,11 @@ async def test_lanes_used_once_are_forgotten(valkey, name):
         assert len(introspect.lanes_of(queue)) < 200
 
 
-async def test_the_last_lanes_turn_is_kept_while_many_others_come_and_go(valkey, name):
-    """Forgetting the others forgets nothing of one who waits."""
+async def test_lane_keeps_its_round_position(valkey, name):
+    """The last lanes turn is kept while many others come and go.
+
+    Forgetting the others forgets nothing of one who waits.
+    """
     loop = asyncio.get_running_loop()
     schedule = SharedSchedule(VirtualClient(valkey), name)
     async with ApiQueue(lanes={"slow": "0.1/s", "*": "10/s"}, schedule=schedule) as queue:
@@ -85,8 +91,11 @@ async def test_work_does_not_grow_with_lanes(valkey, name):
     assert many < 2 * few + 200  # a look at each of 500 would be more
 
 
-async def test_no_request_names_more_lanes_than_64(valkey, name):
-    """So that no call of the script, and no answer, holds up others; nobody is left out for it."""
+async def test_requests_name_at_most_64_lanes(valkey, name):
+    """No request names more lanes than 64.
+
+    So that no call of the script, and no answer, holds up others; nobody is left out for it.
+    """
     client = VirtualClient(valkey)
     async with ApiQueue(lanes={"*": "1/s"}, schedule=SharedSchedule(client, name)) as queue:
         sizes = []
@@ -157,8 +166,11 @@ async def test_lanes_left_unserved_are_forgotten(valkey, name, order):
 
 
 @pytest.mark.parametrize("order", ["fifo", "fair"])
-async def test_who_is_left_out_is_not_overtaken(valkey, name, order):
-    """Under a limit of all lanes, 100 lanes of which a request names 64 go by arrival."""
+async def test_postponed_lanes_are_not_overtaken(valkey, name, order):
+    """A caller that is left out is not overtaken.
+
+    Under a limit of all lanes, 100 lanes of which a request names 64 go by arrival.
+    """
     schedule = SharedSchedule(VirtualClient(valkey), name)
     started = []
     queue = ApiQueue("100/s", lanes={"*": "50/s"}, schedule=schedule, order=order)

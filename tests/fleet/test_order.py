@@ -26,8 +26,11 @@ async def started(queue, *calls):
 
 
 @pytest.mark.parametrize("ahead", [0, 0.2])
-async def test_nobody_is_overtaken_after_a_rest_in_which_the_share_has_grown(valkey, name, ahead):
-    """More is granted at once than the process knew: still not to one who came later."""
+async def test_grown_share_overtakes_nobody(valkey, name, ahead):
+    """Nobody is overtaken after a rest in which the share has grown.
+
+    More is granted at once than the process knew: still not to one who came later.
+    """
     schedule = SharedSchedule(VirtualClient(valkey), name, ahead=ahead)
     async with ApiQueue(Rate(5, burst=5), lanes={"a": "100/s"}, schedule=schedule) as queue:
         await started(queue, *[(number, {}) for number in range(6)])
@@ -39,8 +42,11 @@ async def test_nobody_is_overtaken_after_a_rest_in_which_the_share_has_grown(val
 
 
 @pytest.mark.parametrize("key", [None, "a"])
-async def test_who_waits_behind_one_who_leaves_is_due_no_later(valkey, name, key):
-    """Since when somebody has been waiting counts, not since when the first in line has."""
+async def test_leaving_delays_nobody_behind(valkey, name, key):
+    """A caller behind one that leaves is due no later.
+
+    Since when somebody has been waiting counts, not since when the first in line has.
+    """
     loop = asyncio.get_running_loop()
     schedule = SharedSchedule(VirtualClient(valkey), name, ahead=0)
     limits = {"lanes": {"a": Rate(10, burst=1)}}

@@ -19,8 +19,11 @@ def forget(server, name):
     server.sync().delete(*keys_of(server, name))
 
 
-async def test_while_it_is_away_only_the_leases_at_hand_are_used(valkey, name):
-    """No more than `ahead` seconds of slots; afterwards nothing is made up for."""
+async def test_outage_uses_only_held_leases(valkey, name):
+    """While it is away only the leases at hand are used.
+
+    No more than `ahead` seconds of slots; afterwards nothing is made up for.
+    """
     async with fleet(2, valkey, name, "100/s") as members:
         for one in members:
             one.call()
@@ -45,8 +48,11 @@ async def test_while_it_is_away_only_the_leases_at_hand_are_used(valkey, name):
 
 
 @pytest.mark.parametrize("burst", [1, 50])
-async def test_a_server_that_forgets_lets_a_burst_and_what_was_leased_through(valkey, name, burst):
-    """That much more than the limit, each time."""
+async def test_forgetful_server_allows_one_burst(valkey, name, burst):
+    """A server that forgets lets a burst and what was leased through.
+
+    That much more than the limit, each time.
+    """
     rate, times = 100, 5
     async with fleet(2, valkey, name, Rate(rate, burst=burst)) as members:
         for one in members:
@@ -65,8 +71,11 @@ async def test_a_server_that_forgets_lets_a_burst_and_what_was_leased_through(va
             assert one.queue.stats.faults == 0
 
 
-async def test_a_server_that_forgets_is_told_the_limits_that_were_set(valkey, name):
-    """By a process that knows them, for those that come later."""
+async def test_forgetful_server_gets_limits_again(valkey, name):
+    """A server that forgets gets the limits that were set again.
+
+    By a process that knows them, for those that come later.
+    """
     async with fleet(2, valkey, name, "10/s") as (one, other):
         one.call()
         other.call()
@@ -85,8 +94,11 @@ async def test_a_server_that_forgets_is_told_the_limits_that_were_set(valkey, na
         await late.queue.aclose(drain=False)
 
 
-async def test_a_server_that_forgets_goes_by_what_was_set_last_whoever_comes_first(valkey, name):
-    """One who has not heard of it yet tells an older rate: it holds until a newer one is told."""
+async def test_forgetful_server_uses_the_latest_limits(valkey, name):
+    """A server that forgets uses what was set last, in any order of arrival.
+
+    One who has not heard of it yet tells an older rate: it holds until a newer one is told.
+    """
     async with fleet(2, valkey, name, "10/s") as (one, other):
         one.queue.set_rate("20/s")
         for member in (one, other):
@@ -107,8 +119,11 @@ async def test_a_server_that_forgets_goes_by_what_was_set_last_whoever_comes_fir
         assert between(together(one, other), now, now + 4) == pytest.approx(20, abs=1)
 
 
-async def test_a_server_that_forgets_agrees_with_both_who_set_a_rate_before_and_after(valkey, name):
-    """Each was the first to set one, as far as the server knew; the later one holds for both."""
+async def test_limits_agree_after_a_restart(valkey, name):
+    """A server that forgets agrees with both who set a rate before and after.
+
+    Each was the first to set one, as far as the server knew; the later one holds for both.
+    """
     async with fleet(2, valkey, name, "10/s") as (one, other):
         one.queue.set_rate("20/s")
         (await one.queue.enqueue()).release()
@@ -122,8 +137,11 @@ async def test_a_server_that_forgets_agrees_with_both_who_set_a_rate_before_and_
         assert one.queue.limits == other.queue.limits == (Rate(5),)
 
 
-async def test_a_server_that_forgets_is_told_of_the_places_that_are_taken(valkey, name):
-    """When their holder renews them, at the latest."""
+async def test_forgetful_server_gets_permits_again(valkey, name):
+    """A server that forgets learns which permits are in use.
+
+    When their holder renews them, at the latest.
+    """
     lease = 3.0
     async with fleet(2, valkey, name, concurrency=4, schedule={"lease": lease}) as (one, other):
         one.call(4, body=1000)
@@ -155,8 +173,11 @@ async def test_the_servers_clock_may_be_set(valkey, name, steps):
         assert all(one.queue.stats.faults == 0 for one in members)
 
 
-async def test_the_fallback_rate_holds_while_the_server_is_away_and_no_longer(valkey, name):
-    """It is that of each queue; then the shared one holds again."""
+async def test_fallback_holds_during_the_outage_only(valkey, name):
+    """The fallback rate holds while the server is away and no longer.
+
+    It is that of each queue; then the shared one holds again.
+    """
     async with fleet(2, valkey, name, "50/s", schedule={"fallback": "5/s"}) as members:
         for one in members:
             one.call()
@@ -177,8 +198,11 @@ async def test_the_fallback_rate_holds_while_the_server_is_away_and_no_longer(va
         assert fullest([at for at in instants if at >= 12 + BACKOFF], 1.0) <= 51
 
 
-async def test_the_fallback_rate_holds_from_the_start(valkey, name):
-    """Where the server has never answered."""
+async def test_fallback_holds_from_the_start(valkey, name):
+    """The fallback rate holds from the start.
+
+    Where the server has never answered.
+    """
     schedule = {"fallback": "5/s"}
     async with fleet(1, valkey, name, "50/s", "80/s", schedule=schedule) as (one,):
         one.client.down = True
@@ -189,8 +213,11 @@ async def test_the_fallback_rate_holds_from_the_start(valkey, name):
         one.client.down = False
 
 
-async def test_the_fallback_rate_holds_however_often_the_server_is_lost(valkey, name):
-    """A connection that breaks again and again has no first call for free each time."""
+async def test_fallback_holds_over_many_outages(valkey, name):
+    """The fallback rate holds however often the server is lost.
+
+    A connection that breaks again and again has no first call for free each time.
+    """
     async with fleet(1, valkey, name, "1/min", schedule={"fallback": "1/min"}) as (one,):
         one.call()
         await asyncio.sleep(1)
@@ -205,8 +232,11 @@ async def test_the_fallback_rate_holds_however_often_the_server_is_lost(valkey, 
 @pytest.mark.parametrize("key", [None, "lane"])
 @pytest.mark.parametrize("say", ["pause", "hold", "throttled"])
 @pytest.mark.parametrize("before", [False, True])
-async def test_pauses_and_push_back_hold_under_the_fallback_rate(valkey, name, before, say, key):
-    """In any process, before or meanwhile: it is the other side that is to be spared."""
+async def test_fallback_keeps_pauses_and_holds(valkey, name, before, say, key):
+    """Pauses and push back hold under the fallback rate.
+
+    In any process, before or meanwhile: it is the other side that is to be spared.
+    """
     says = {
         "pause": lambda queue: queue.pause(4),
         "hold": lambda queue: queue.hold(4, key=key),
@@ -230,8 +260,11 @@ async def test_pauses_and_push_back_hold_under_the_fallback_rate(valkey, name, b
         other.client.down = False
 
 
-async def test_a_pause_is_ended_by_resume_under_the_fallback_rate(valkey, name):
-    """Although the server cannot be told yet."""
+async def test_resume_ends_pause_under_fallback(valkey, name):
+    """A pause is ended by resume under the fallback rate.
+
+    Although the server cannot be told yet.
+    """
     async with fleet(1, valkey, name, "80/s", schedule={"fallback": "20/s"}) as (one,):
         one.client.down = True
         one.call()
@@ -244,8 +277,11 @@ async def test_a_pause_is_ended_by_resume_under_the_fallback_rate(valkey, name):
         one.client.down = False
 
 
-async def test_places_are_kept_under_the_fallback_rate(valkey, name):
-    """As many as each queue may have alone."""
+async def test_fallback_keeps_concurrency(valkey, name):
+    """Concurrency is kept under the fallback rate.
+
+    As many as each queue may have alone.
+    """
     options = {"concurrency": 3, "schedule": {"fallback": "100/s"}}
     async with fleet(2, valkey, name, **options) as members:
         for one in members:
@@ -257,8 +293,11 @@ async def test_places_are_kept_under_the_fallback_rate(valkey, name):
         assert all(one.released(0, 5) == pytest.approx(30, abs=3) for one in members)
 
 
-async def test_it_is_asked_again_after_seconds_at_most_and_not_all_the_time(valkey, name):
-    """With jitter: two queues do not go on asking at the same instants."""
+async def test_attempts_back_off_to_seconds(valkey, name):
+    """It is asked again after seconds at most and not all the time.
+
+    With jitter: two queues do not go on asking at the same instants.
+    """
     async with fleet(2, valkey, name, "50/s") as members:
         for one in members:
             one.client.down = True
@@ -272,8 +311,11 @@ async def test_it_is_asked_again_after_seconds_at_most_and_not_all_the_time(valk
         assert members[0].queue.stats.fault == "ConnectionError: down"
 
 
-async def test_one_who_waits_may_leave_while_the_server_is_away(valkey, name):
-    """By a time-out, a cancellation or the end of the queue, each in its time."""
+async def test_callers_may_leave_during_an_outage(valkey, name):
+    """A waiter may leave while the server is away.
+
+    By a time-out, a cancellation or the end of the queue, each in its time.
+    """
     async with fleet(1, valkey, name, "50/s") as (one,):
         one.client.silent = True
         with pytest.raises(SlotTimeout):
@@ -290,8 +332,11 @@ async def test_one_who_waits_may_leave_while_the_server_is_away(valkey, name):
         assert asyncio.get_running_loop().time() - began <= 1.0
 
 
-async def test_what_was_said_while_it_was_away_is_said_afterwards(valkey, name):
-    """A rate, a pause: the others hear of it late, but hear of it."""
+async def test_outbox_is_sent_after_the_outage(valkey, name):
+    """What users changed while it was away is sent afterwards.
+
+    A rate, a pause: the others hear of it late, but hear of it.
+    """
     async with fleet(2, valkey, name, "50/s") as (one, other):
         other.call()
         await asyncio.sleep(1)
@@ -305,8 +350,11 @@ async def test_what_was_said_while_it_was_away_is_said_afterwards(valkey, name):
         assert other.released(10, 12) == pytest.approx(20, abs=1)
 
 
-async def test_what_is_said_between_two_attempts_is_said_although_nobody_waits(valkey, name):
-    """The next attempt is for that, then."""
+async def test_outbox_is_sent_without_waiters(valkey, name):
+    """What users change between two attempts is sent although nobody waits.
+
+    The next attempt is for that, then.
+    """
     async with fleet(2, valkey, name, "50/s") as (one, other):
         other.call()
         async with one.queue.slot():

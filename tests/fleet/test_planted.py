@@ -264,8 +264,11 @@ async def test_aclose_outlives_a_swallowed_cancellation(valkey, name, cancelled)
     assert isinstance(waiting.exception(), QueueClosed)
 
 
-async def test_limits_set_without_end_are_waited_for(valkey, name):
-    """By others, more often than a reply takes: callers wait, `stats.fault` says for what."""
+async def test_endless_changes_of_limits_are_awaited(valkey, name):
+    """Limits set without end are waited for.
+
+    By others, more often than a reply takes: callers wait, `stats.fault` says for what.
+    """
 
     class Busy(VirtualClient):
         rev, busy = 0, True

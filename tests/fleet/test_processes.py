@@ -39,8 +39,11 @@ def in_good_order(figures):
     return all(one["errors"] == [] and one["fault"] == "" for one in figures)
 
 
-def test_processes_never_have_more_than_the_limit_together(valkey, name):
-    """However they are scheduled, and if half of them are killed: no call is early, or too many."""
+def test_processes_keep_the_limit_together(valkey, name):
+    """Processes never have more than the limit together.
+
+    However they are scheduled, and if half of them are killed: no call is early, or too many.
+    """
     rate, patient = 1000, {"timeout": 30}  # a machine that stands still is no fault
     with Workers(4, valkey.url, name, f"{rate}/s", schedule=patient) as workers:
         begun = workers.begin()
@@ -60,8 +63,11 @@ def test_processes_never_have_more_than_the_limit_together(valkey, name):
 
 
 @pytest.mark.slow
-def test_eight_processes_use_a_high_rate_to_the_full(valkey, name):
-    """1,000 per second for 30 s: all of it, no more in any second, to each its eighth."""
+def test_eight_processes_use_a_high_rate(valkey, name):
+    """Eight processes use a high rate to the full.
+
+    1,000 per second for 30 s: all of it, no more in any second, to each its eighth.
+    """
     rate, seconds = 1000, 30
     with Workers(8, valkey.url, name, f"{rate}/s") as workers:
         workers.begin()
@@ -80,8 +86,11 @@ def test_eight_processes_use_a_high_rate_to_the_full(valkey, name):
 
 
 @pytest.mark.slow
-def test_eight_processes_use_a_low_rate_to_the_full(valkey, name):
-    """10 per second for 30 s, give or take one call."""
+def test_eight_processes_use_a_low_rate(valkey, name):
+    """Eight processes use a low rate to the full.
+
+    10 per second for 30 s, give or take one call.
+    """
     rate, seconds = 10, 30
     with Workers(8, valkey.url, name, f"{rate}/s") as workers:
         workers.begin()
@@ -100,8 +109,11 @@ def test_eight_processes_use_a_low_rate_to_the_full(valkey, name):
 
 
 @pytest.mark.slow
-def test_those_that_live_have_the_whole_rate_within_a_second(valkey, name):
-    """Four of eight are killed."""
+def test_survivors_get_the_rate_soon(valkey, name):
+    """Those that live have the whole rate within a second.
+
+    Four of eight are killed.
+    """
     rate = 1000
     with Workers(8, valkey.url, name, f"{rate}/s") as workers:
         workers.begin()
@@ -119,8 +131,11 @@ def test_those_that_live_have_the_whole_rate_within_a_second(valkey, name):
 
 
 @pytest.mark.slow
-def test_those_that_live_have_all_places_within_the_lease(valkey, name):
-    """Four of eight are killed, with bodies of theirs running."""
+def test_survivors_get_permits_within_the_lease(valkey, name):
+    """Those that live have all permits within the lease.
+
+    Four of eight are killed, with bodies of theirs running.
+    """
     places, lease = 16, 2.0
     options = {"queue": {"concurrency": places}, "schedule": {"lease": lease}, "body": 0.05}
     with Workers(8, valkey.url, name, callers=20, **options) as workers:
@@ -139,8 +154,11 @@ def test_those_that_live_have_all_places_within_the_lease(valkey, name):
 
 
 @pytest.mark.slow
-def test_a_server_that_loses_everything_again_and_again_harms_nobody(server, name):
-    """Five times: nobody crashes or hangs, and each outage costs no more than is written."""
+def test_repeated_data_loss_harms_nobody(server, name):
+    """A server that loses everything again and again harms nobody.
+
+    Five times: nobody crashes or hangs, and each outage costs no more than is written.
+    """
     rate = 500
     outages = []
     with Workers(8, server.url, name, f"{rate}/s") as workers:
@@ -170,8 +188,11 @@ def test_a_server_that_loses_everything_again_and_again_harms_nobody(server, nam
 
 
 @pytest.mark.slow
-def test_one_who_was_stopped_for_a_while_makes_up_for_nothing(valkey, name):
-    """Its leases are too old by then."""
+def test_stopped_process_makes_up_for_nothing(valkey, name):
+    """A process that was stopped for a while makes up for nothing.
+
+    Its leases are too old by then.
+    """
     rate = 1000
     with Workers(4, valkey.url, name, f"{rate}/s") as workers:
         workers.begin()

@@ -75,8 +75,11 @@ async def test_no_password_where_one_is_needed(name):
         ("~{aioapiqueue:* +@all -hset", "HSET"),
     ],
 )
-async def test_a_user_who_may_not_do_enough(name, rules, missing):
-    """A permission may be missing for the script itself, its keys, or what it does with them."""
+async def test_user_with_too_few_rights(name, rules, missing):
+    """A user who may not do enough.
+
+    A permission may be missing for the script itself, its keys, or what it does with them.
+    """
     with Server(users={"app": (PASSWORD, rules)}) as server:
         async with server.client(username="app", password=PASSWORD) as client:
             queue = ApiQueue("10/s", schedule=SharedSchedule(client, name, timeout=0.3))
@@ -88,8 +91,11 @@ async def test_a_user_who_may_not_do_enough(name, rules, missing):
             await queue.aclose()
 
 
-async def test_a_user_who_may_do_just_enough(name):
-    """The rules that the documentation names: one prefix, and the commands of the script."""
+async def test_user_with_just_enough_rights(name):
+    """A user who may do just enough.
+
+    The rules that the documentation names: one prefix, and the commands of the script.
+    """
     with Server(users={"app": (PASSWORD, ENOUGH)}) as server:
         async with (
             server.client(username="app", password=PASSWORD) as client,
@@ -98,8 +104,11 @@ async def test_a_user_who_may_do_just_enough(name):
             await served(queue)
 
 
-async def test_a_key_of_the_quota_that_holds_something_else(server, name):
-    """Somebody else uses the name for other things: that is told, and no key is overwritten."""
+async def test_key_that_holds_something_else(server, name):
+    """A key of the quota that holds something else.
+
+    Somebody else uses the name for other things: that is told, and no key is overwritten.
+    """
     key = f"{{aioapiqueue:{name}}}"
     server.sync().set(key, "mine")
     async with server.client() as client:
@@ -111,8 +120,11 @@ async def test_a_key_of_the_quota_that_holds_something_else(server, name):
         await queue.aclose()
 
 
-async def test_a_fallback_rate_is_no_help_against_a_wrong_password(name):
-    """It is for a server that cannot be reached."""
+async def test_wrong_password_ignores_the_fallback(name):
+    """A fallback rate is no help against a wrong password.
+
+    It is for a server that cannot be reached.
+    """
     with Server(password=PASSWORD) as server:
         async with server.client(password=WRONG) as client:
             schedule = SharedSchedule(client, name, timeout=0.3, fallback=Rate(100))

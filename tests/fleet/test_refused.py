@@ -22,8 +22,11 @@ class Shut(VirtualClient):
         return await super()._call(*arguments)
 
 
-async def test_nothing_is_let_through_between_two_refusals(valkey, name):
-    """Each caller has the error, also those who come before the next request."""
+async def test_refusals_let_nothing_through(valkey, name):
+    """Nothing is let through between two refusals.
+
+    Each caller has the error, also those who come before the next request.
+    """
     client = Shut(valkey)
     schedule = SharedSchedule(client, name, fallback="100/s")
     async with ApiQueue("10/s", schedule=schedule) as queue:
@@ -56,8 +59,11 @@ async def test_nothing_is_let_through_between_two_refusals(valkey, name):
         await asyncio.wait(callers)
 
 
-async def test_what_is_said_while_the_server_refuses_is_said_once_it_does_not(valkey, name):
-    """Nobody calls meanwhile, or is refused; the last change counts, for all of them."""
+async def test_outbox_outlives_a_refusal(valkey, name):
+    """What users change while the server refuses is sent once it does not.
+
+    Nobody calls meanwhile, or is refused; the last change counts, for all of them.
+    """
     client = Shut(valkey)
     queue = ApiQueue("10/s", schedule=SharedSchedule(client, name))
     other = ApiQueue("10/s", schedule=SharedSchedule(VirtualClient(valkey), name))
@@ -92,8 +98,11 @@ async def test_what_is_said_while_the_server_refuses_is_said_once_it_does_not(va
         assert queue.stats.fault == ""
 
 
-async def test_a_hold_said_while_the_server_refuses_ends_when_it_should(valkey, name):
-    """That of a call pushed back, too; of one that is over, the others hear nothing."""
+async def test_hold_during_refusal_ends_in_time(valkey, name):
+    """A hold set while the server refuses ends when it should.
+
+    That of a call pushed back, too; of one that is over, the others hear nothing.
+    """
     client = Shut(valkey)
     queue = ApiQueue("10/s", schedule=SharedSchedule(client, name))
     other = ApiQueue("10/s", schedule=SharedSchedule(VirtualClient(valkey), name))
@@ -114,8 +123,11 @@ async def test_a_hold_said_while_the_server_refuses_ends_when_it_should(valkey, 
         assert 30 - 1e-5 <= loop.time() < 30.1
 
 
-async def test_closed_while_the_server_refuses_there_is_nothing_to_wait_for(valkey, name):
-    """What could not be said is not said any more."""
+async def test_aclose_during_refusal_ends_at_once(valkey, name):
+    """Closed while the server refuses there is nothing to wait for.
+
+    What could not be said is not said any more.
+    """
     client = Shut(valkey)
     queue = ApiQueue("10/s", schedule=SharedSchedule(client, name))
     (await queue.enqueue()).release()

@@ -24,8 +24,11 @@ def test_of_10000_slots_none_drifts(each_server):
         assert 0 <= slot - n * 3e6 / 7 < 1, n
 
 
-def test_a_huge_window_has_no_whole_call_too_many(valkey):
-    """Whatever sums of fractions may be off by."""
+def test_huge_window_is_counted_exactly(valkey):
+    """A huge window has no whole call too many.
+
+    Whatever sums of fractions may be off by.
+    """
     script = Script(valkey, [Window(10**12, 10)])
     assert script.ask(0, cost=10**12) == [0]
     assert script.ask(0) == []
@@ -137,20 +140,22 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
 
 @settings(max_examples=150)
 @given(LIMITS, HISTORY, st.sampled_from([0, 10_000]), st.booleans())
-def test_every_slot_is_at_the_instant_of_the_local_schedule(
-    each_server, limits, history, catch_up, in_lane
-):
-    """Of any limits, costs, corrections, holds and other limits, nothing taken ahead."""
+def test_slots_match_the_local_limits(each_server, limits, history, catch_up, in_lane):
+    """Every slot is at the instant of the local schedule.
+
+    Of any limits, costs, corrections, holds and other limits, nothing taken ahead.
+    """
     check_both(each_server, limits, history, catch_up=catch_up, ahead=0, in_lane=in_lane)
 
 
 @pytest.mark.slow
 @settings(max_examples=5000)
 @given(LIMITS, HISTORY, st.sampled_from([0, 10_000]), st.booleans())
-def test_every_slot_is_at_the_instant_of_the_local_schedule_at_length(
-    valkey, limits, history, catch_up, in_lane
-):
-    """The same for longer."""
+def test_slots_match_local_limits_at_length(valkey, limits, history, catch_up, in_lane):
+    """Every slot is at the instant of the local schedule at length.
+
+    The same for longer.
+    """
     check_both(valkey, limits, history, catch_up=catch_up, ahead=0, in_lane=in_lane)
 
 
@@ -169,10 +174,13 @@ def test_every_slot_is_at_the_instant_of_the_local_schedule_at_length(
     st.sampled_from([0, 200_000]),
     st.booleans(),
 )
-def test_asked_for_and_used_as_late_as_may_be_the_limit_holds(  # noqa: PLR0917 - drawn
+def test_limit_holds_for_late_use(  # noqa: PLR0917 - drawn
     valkey, rate, history, catch_up, ahead, in_lane
 ):
-    """In any window, at most burst + (W + catch_up) / interval calls start, both together."""
+    """Asked for and used as late as may be the limit holds.
+
+    In any window, at most burst + (W + catch_up) / interval calls start, both together.
+    """
     own = {"lane": [rate], "limits": []} if in_lane else {"limits": [rate]}
     script = Script(valkey, catch_up=catch_up, ahead=ahead, **own)
     now, slots, latest = 0, [], []

@@ -37,8 +37,11 @@ def key(name):
 
 
 @pytest.mark.real
-async def test_a_server_answers_by_every_way_to_it(each_server, name):
-    """TCP, its URL and its Unix socket lead to the same keys."""
+async def test_server_answers_every_way(each_server, name):
+    """A server answers by every way to it.
+
+    TCP, its URL and its Unix socket lead to the same keys.
+    """
     async with each_server.client(decode_responses=True) as client:
         assert await client.set(key(name), "here", ex=60)
     for url in (each_server.url, each_server.socket_url):
@@ -49,8 +52,11 @@ async def test_a_server_answers_by_every_way_to_it(each_server, name):
     assert 0 < left <= 60
 
 
-def test_keys_of_tells_what_never_expires_and_takes_names_as_they_are(valkey, name):
-    """Characters that mean something in a pattern match themselves only."""
+def test_keys_of_finds_lasting_keys(valkey, name):
+    """Keys of tells what never expires and takes names as they are.
+
+    Characters that mean something in a pattern match themselves only.
+    """
     special = f"{name}[a]*?\\ \u00e9"
     valkey.sync().set(key(special), "forever")
     valkey.sync().set(key(f"{name}a-other"), "forever")
@@ -61,8 +67,11 @@ def test_keys_of_tells_what_never_expires_and_takes_names_as_they_are(valkey, na
 
 
 @pytest.mark.real
-async def test_a_restarted_server_is_empty_and_on_its_old_port(server, name):
-    """After a stop as after a crash, and a client goes on as if nothing had been."""
+async def test_restarted_server_is_empty(server, name):
+    """A restarted server is empty and on its old port.
+
+    After a stop as after a crash, and a client goes on as if nothing had been.
+    """
     async with server.client(**AGAIN) as client:
         for end in (server.restart, server.kill):
             await client.set(key(name), "here")
@@ -75,8 +84,11 @@ async def test_a_restarted_server_is_empty_and_on_its_old_port(server, name):
 
 
 @pytest.mark.real
-async def test_a_frozen_server_answers_once_it_is_thawed(server):
-    """It still takes the request meanwhile."""
+async def test_frozen_server_answers_when_thawed(server):
+    """A frozen server answers once it is thawed.
+
+    It still takes the request meanwhile.
+    """
     async with server.client() as client:
         await client.ping()
         server.freeze()
@@ -102,8 +114,11 @@ async def test_a_server_may_speak_tls_only():
 
 
 @pytest.mark.real
-async def test_a_server_has_users_with_passwords_and_rules():
-    """Each is let in by its own, and only to what it may do."""
+async def test_server_has_users_and_rules():
+    """A server has users with passwords and rules.
+
+    Each is let in by its own, and only to what it may do.
+    """
     users = {"app": ("secret", "~{aioapiqueue:*}* +set +get")}
     with Server(password=PASSWORD, users=users) as server:
         assert server.sync().ping()
@@ -116,14 +131,20 @@ async def test_a_server_has_users_with_passwords_and_rules():
                 await client.ping()
 
 
-def test_a_server_may_be_short_of_memory():
-    """Writes are refused then."""
+def test_server_may_be_short_of_memory():
+    """A server may be short of memory.
+
+    Writes are refused then.
+    """
     with Server(maxmemory=1) as server, pytest.raises(OutOfMemoryError):
         server.sync().set("key", "value")
 
 
-def test_a_server_that_does_not_start_says_why():
-    """And leaves nothing behind."""
+def test_failed_start_shows_the_reason():
+    """A server that does not start says why.
+
+    And leaves nothing behind.
+    """
     with (
         pytest.raises(RuntimeError, match="no-such-option"),
         Server(options={"no-such-option": ""}),
@@ -132,8 +153,11 @@ def test_a_server_that_does_not_start_says_why():
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv, which util-linux has")
-def test_a_server_does_not_outlive_the_tests(tmp_path):
-    """Not even if these are killed."""
+def test_server_does_not_outlive_tests(tmp_path):
+    """A server does not outlive the tests.
+
+    Not even if these are killed.
+    """
     program = textwrap.dedent("""
         import time
         from tests.helpers.servers import Server
@@ -165,8 +189,11 @@ def test_a_stopped_server_leaves_no_files():
 
 
 @pytest.mark.real
-async def test_the_cluster_sends_each_quota_to_its_node(cluster, name):
-    """The nodes hold a third each, and `keys_of` looks at all of them."""
+async def test_cluster_spreads_quotas_over_nodes(cluster, name):
+    """The cluster sends each quota to its node.
+
+    The nodes hold a third each, and `keys_of` looks at all of them.
+    """
     async with cluster.client(decode_responses=True) as client:
         for number in range(10):
             quota = f"{name}-{number}"
@@ -177,8 +204,11 @@ async def test_the_cluster_sends_each_quota_to_its_node(cluster, name):
 
 @pytest.mark.slow
 @pytest.mark.real
-async def test_a_node_of_a_cluster_comes_back_where_it_was(name):
-    """Its slots are down meanwhile, the others' are not; then it is empty."""
+async def test_cluster_node_returns_to_its_address(name):
+    """A node of a cluster comes back where it was.
+
+    Its slots are down meanwhile, the others' are not; then it is empty.
+    """
     with Cluster() as cluster:
         node = cluster.node_of(name)
         names = (fresh_name() for _ in range(1000))
@@ -198,8 +228,11 @@ async def test_a_node_of_a_cluster_comes_back_where_it_was(name):
 
 @pytest.mark.real
 @pytest.mark.parametrize("count", [1, pytest.param(3, marks=pytest.mark.slow)])
-async def test_sentinels_lead_to_the_replica_when_the_master_dies(count):
-    """Which has what the master had."""
+async def test_sentinels_lead_to_the_replica(count):
+    """Sentinels lead to the replica when the master dies.
+
+    Which has what the master had.
+    """
     with Sentinels(count) as sentinels:
         async with sentinels.client() as client:
             await client.set(key("x"), "1", ex=60)
@@ -211,8 +244,11 @@ async def test_sentinels_lead_to_the_replica_when_the_master_dies(count):
             assert list(keys_of(sentinels, "x")) == [key("x")]
 
 
-async def test_a_virtual_client_gives_the_server_the_virtual_time(each_server, name):
-    """To the microsecond, without a turn of the loop."""
+async def test_virtual_client_sends_virtual_time(each_server, name):
+    """A virtual client gives the server the virtual time.
+
+    To the microsecond, without a turn of the loop.
+    """
     client = VirtualClient(each_server)
     for seconds, microseconds in [(0.0, 0), (0.1, 100_000), (0.3, 300_000), (1e6 + 0.7, 700_000)]:
         await asyncio.sleep(seconds - asyncio.get_running_loop().time())
@@ -227,8 +263,11 @@ async def test_a_virtual_client_gives_the_server_the_virtual_time(each_server, n
     assert client.log == [(0.0, "ask"), (0.1, "ask"), (0.3, "ask"), (1e6 + 0.7, "ask")]
 
 
-async def test_a_virtual_client_may_block_the_loop_under_our_code(valkey, name):
-    """Elsewhere, blocking is an error there."""
+async def test_virtual_client_may_block_the_loop(valkey, name):
+    """A virtual client may block the loop under our code.
+
+    Elsewhere, blocking is an error there.
+    """
     client = VirtualClient(valkey)
 
     @rate_limited(ApiQueue("10/s"))
@@ -243,16 +282,22 @@ async def test_a_virtual_client_may_block_the_loop_under_our_code(valkey, name):
         await ours(blocks)
 
 
-async def test_a_virtual_client_may_be_slow_and_its_server_have_another_clock(valkey, name):
-    """The server's instant is that between the two ways."""
+async def test_virtual_client_has_latency_and_skew(valkey, name):
+    """A virtual client may be slow and its server have another clock.
+
+    The server's instant is that between the two ways.
+    """
     client = VirtualClient(valkey, latency=(0.25, 0.25), skew=-5)
     (_, now, _) = await client.eval(SCRIPT, 1, key(name), "ask", "", "payload")
     assert now == str((EPOCH - 5) * 1_000_000 + 250_000).encode()
     assert asyncio.get_running_loop().time() == 0.5
 
 
-async def test_a_virtual_client_loses_requests_and_replies(valkey, name):
-    """About as many of each as it should, and the same ones each time."""
+async def test_virtual_client_loses_messages(valkey, name):
+    """A virtual client loses requests and replies.
+
+    About as many of each as it should, and the same ones each time.
+    """
 
     async def outcomes():
         client = VirtualClient(valkey, loss=0.1, seed=7)
@@ -272,8 +317,11 @@ async def test_a_virtual_client_loses_requests_and_replies(valkey, name):
         assert 20 <= sum(kind[1] == which for kind in kinds) <= 60
 
 
-async def test_a_virtual_client_is_down_or_silent_while_it_should_be(valkey, name):
-    """Down fails at once, or takes the reply that is on its way; silence lasts."""
+async def test_virtual_client_is_down_or_silent(valkey, name):
+    """A virtual client is down or silent while it should be.
+
+    Down fails at once, or takes the reply that is on its way; silence lasts.
+    """
     client = VirtualClient(valkey, latency=(1, 1))
     loop = asyncio.get_running_loop()
     loop.call_later(1.5, vars(client).update, {"down": True})
@@ -290,14 +338,20 @@ async def test_a_virtual_client_is_down_or_silent_while_it_should_be(valkey, nam
     assert client.log == [(1.0, "ask")]
 
 
-async def test_a_virtual_client_raises_what_the_server_says(valkey, name):
-    """As a real one does, and that of a blocking client that it is given."""
+async def test_virtual_client_raises_server_errors(valkey, name):
+    """A virtual client raises what the server says.
+
+    As a real one does, and that of a blocking client that it is given.
+    """
     for target in (valkey, valkey.sync()):
         with pytest.raises(NoScriptError):
             await VirtualClient(target).evalsha("0" * 40, 1, key(name), "ask", "", "")
 
 
-async def test_a_virtual_client_works_on_a_cluster(cluster, name):
-    """There is a blocking client for that, too."""
+async def test_virtual_client_works_on_clusters(cluster, name):
+    """A virtual client works on a cluster.
+
+    There is a blocking client for that, too.
+    """
     reply = await VirtualClient(cluster).eval(SCRIPT, 1, key(name), "ask", "", "payload")
     assert reply == [b"ask", f"{EPOCH}000000".encode(), b"payload"]

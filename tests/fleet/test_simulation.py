@@ -39,8 +39,11 @@ def holds(fleet, seen):
     assert within(seen.starts, fleet.rate, CATCH_UP + max(late) - min(late))
 
 
-async def test_the_limit_holds_for_a_hundred_processes(valkey, name):
-    """1,000 per second, on clocks 30 s apart: the limit holds, and nearly all of it is used."""
+async def test_hundred_processes_keep_the_limit(valkey, name):
+    """The limit holds for a hundred processes.
+
+    1,000 per second, on clocks 30 s apart: the limit holds, and nearly all of it is used.
+    """
     fleet = Fleet(1000, seconds=3, settle=2)
     seen = await watch(fleet, partial(VirtualClient, valkey), name)
     holds(fleet, seen)
@@ -62,15 +65,21 @@ async def test_each_process_has_its_share(valkey, name):
     assert max(seen.each) < 1.2 * fair
 
 
-async def test_nobody_is_starved_whose_first_slots_all_came_too_late(valkey, name):
-    """Many a batch at once, in answers of 1 to 50 ms: each goes on with about its share."""
+async def test_late_first_slots_starve_nobody(valkey, name):
+    """Nobody is starved whose first slots all came too late.
+
+    Many a batch at once, in answers of 1 to 50 ms: each goes on with about its share.
+    """
     fleet = Fleet(20_000, processes=20, seconds=1, settle=1, loss=0)
     seen = await watch(fleet, partial(VirtualClient, valkey), name)
     assert min(seen.each) > 0.6 * len(seen.starts) / fleet.processes
 
 
-async def test_clocks_of_another_pace_make_calls_early_by_a_request_s_way_at_most(valkey, name):
-    """At 100 ppm, 6 ms a minute: the limit holds, each call within 2 ms of its slot or later."""
+async def test_drifting_clocks_are_hardly_early(valkey, name):
+    """Clocks of another pace make calls early by a request's way at most.
+
+    At 100 ppm, 6 ms a minute: the limit holds, each call within 2 ms of its slot or later.
+    """
     slowest = 0.002
     fleet = Fleet(100, processes=10, seconds=60, latency=(0.0002, slowest), loss=0, drift=1e-4)
     seen = await watch(fleet, partial(VirtualClient, valkey), name)
@@ -82,8 +91,11 @@ async def test_clocks_of_another_pace_make_calls_early_by_a_request_s_way_at_mos
     assert len(seen.starts) >= 0.99 * fleet.rate * fleet.seconds
 
 
-async def test_a_window_holds_for_who_observes_the_calls(valkey, name):
-    """It is exact, although calls start later than their slots, some more and some less."""
+async def test_window_holds_for_an_observer(valkey, name):
+    """A window holds for an observer of the calls.
+
+    It is exact, although calls start later than their slots, some more and some less.
+    """
     fleet = Fleet(100, seconds=4, settle=2, limits=(Window(100, 1.0),))
     seen = await watch(fleet, partial(VirtualClient, valkey), name)
     assert max(seen.late) - min(seen.late) > 0.005

@@ -29,8 +29,11 @@ async def test_queues_share_the_rate_equally(valkey, name, rate, seconds):
             assert member.released(0, seconds) == pytest.approx(seconds * rate / 3, rel=0.2)
 
 
-async def test_a_queue_that_has_no_callers_leaves_the_rate_to_the_others(valkey, name):
-    """From one second to the next, and gets its share again as soon as it has some."""
+async def test_idle_queue_leaves_the_rate(valkey, name):
+    """A queue that has no callers leaves the rate to the others.
+
+    From one second to the next, and gets its share again as soon as it has some.
+    """
     async with fleet(2, valkey, name, "100/s") as (one, other):
         one.call()
         other.call()
@@ -45,8 +48,11 @@ async def test_a_queue_that_has_no_callers_leaves_the_rate_to_the_others(valkey,
         assert between(together(one, other), 0, 15) >= 0.99 * 1500
 
 
-async def test_what_cancelled_callers_leave_goes_to_the_other_queue(valkey, name):
-    """Slots that were leased ahead for them are given back, or lost: no more than those."""
+async def test_cancelled_slots_go_elsewhere(valkey, name):
+    """What cancelled callers leave goes to the other queue.
+
+    Slots that were leased ahead for them are given back, or lost: no more than those.
+    """
     async with fleet(2, valkey, name, "100/s") as (one, other):
         one.call()
         await asyncio.sleep(2.005)
@@ -57,8 +63,11 @@ async def test_what_cancelled_callers_leave_goes_to_the_other_queue(valkey, name
 
 
 @pytest.mark.parametrize(("before", "after"), [("10/s", "50/s"), ("50/s", "10/s")])
-async def test_a_rate_set_in_one_queue_holds_in_the_other(valkey, name, before, after):
-    """Within a second, and for queues that join later with the old one."""
+async def test_set_rate_holds_in_other_queues(valkey, name, before, after):
+    """A rate set in one queue holds in the other.
+
+    Within a second, and for queues that join later with the old one.
+    """
     async with fleet(2, valkey, name, before) as (one, other):
         one.call()
         other.call()
@@ -81,8 +90,11 @@ async def test_a_rate_set_in_one_queue_holds_in_the_other(valkey, name, before, 
         await late.queue.aclose(drain=False)
 
 
-async def test_a_lane_set_in_one_queue_holds_in_the_other(valkey, name):
-    """Where it had no limits of its own before."""
+async def test_set_lane_holds_in_other_queues(valkey, name):
+    """A lane set in one queue holds in the other.
+
+    Where it had no limits of its own before.
+    """
     async with fleet(2, valkey, name, "100/s") as (one, other):
         for member in (one, other):
             member.call(20, key="slow")
@@ -96,8 +108,11 @@ async def test_a_lane_set_in_one_queue_holds_in_the_other(valkey, name):
         assert between(together(one, other), 3 + HEARD, 9 + HEARD) == pytest.approx(600, abs=6)
 
 
-async def test_a_rate_that_is_too_small_for_a_waiter_elsewhere_is_refused_to_it(valkey, name):
-    """As where it is set: a window holds no call that is larger than itself."""
+async def test_too_small_rate_refuses_waiter_elsewhere(valkey, name):
+    """A rate that is too small for a waiter elsewhere is refused to it.
+
+    As where it is set: a window holds no call that is larger than itself.
+    """
     async with fleet(2, valkey, name, Window(10, 1)) as (one, other):
         held = await other.queue.enqueue(cost=10)
         large = other.queue.enqueue(cost=8)
@@ -109,8 +124,11 @@ async def test_a_rate_that_is_too_small_for_a_waiter_elsewhere_is_refused_to_it(
         assert asyncio.get_running_loop().time() <= 0.2 + HEARD
 
 
-async def test_a_pause_in_one_queue_holds_the_other_until_it_ends(valkey, name):
-    """What was leased may still be used; then nothing, until somebody else says `resume`."""
+async def test_pause_holds_the_other_queue(valkey, name):
+    """A pause in one queue holds the other until it ends.
+
+    What was leased may still be used; then nothing, until somebody else says `resume`.
+    """
     async with fleet(2, valkey, name, "100/s") as (one, other):
         one.call()
         other.call()
@@ -131,8 +149,11 @@ async def test_a_pause_in_one_queue_holds_the_other_until_it_ends(valkey, name):
 
 @pytest.mark.parametrize("key", [None, "lane"])
 @pytest.mark.parametrize("say", ["pause", "hold", "throttled", "set_rate"])
-async def test_what_is_said_here_holds_at_once_whatever_is_under_way(valkey, name, say, key):
-    """Slots in an answer to what was asked before are given back, not used."""
+async def test_own_changes_hold_at_once(valkey, name, say, key):
+    """What users change here holds at once, whatever is under way.
+
+    Slots in an answer to what was asked before are given back, not used.
+    """
     says = {
         "pause": lambda queue: queue.pause(),
         "hold": lambda queue: queue.hold(0.6, key=key),
@@ -156,8 +177,11 @@ async def test_what_is_said_here_holds_at_once_whatever_is_under_way(valkey, nam
             assert one.released(begin + 0.7, begin + 1) > 100
 
 
-async def test_a_pause_for_a_while_ends_by_itself_for_all(valkey, name):
-    """A shorter one does not shorten it."""
+async def test_timed_pause_ends_for_all(valkey, name):
+    """A pause for a while ends by itself for all.
+
+    A shorter one does not shorten it.
+    """
     async with fleet(2, valkey, name, "10/s") as (one, other):
         one.call()
         other.call()
@@ -171,8 +195,11 @@ async def test_a_pause_for_a_while_ends_by_itself_for_all(valkey, name):
 
 
 @pytest.mark.parametrize("key", [None, "lane"])
-async def test_push_back_in_one_queue_holds_the_other(valkey, name, key):
-    """And only the lane that it is about, where that has limits of its own."""
+async def test_push_back_holds_other_queues(valkey, name, key):
+    """Push back in one queue holds the other.
+
+    And only the lane that it is about, where that has limits of its own.
+    """
     async with fleet(2, valkey, name, "20/s", lanes={"lane": "10/s"}) as (one, other):
         for member in (one, other):
             member.call(key="lane")
@@ -189,8 +216,11 @@ async def test_push_back_in_one_queue_holds_the_other(valkey, name, key):
             assert between(instants["else"], 2 + HEARD, 6) == pytest.approx(60, abs=2)
 
 
-async def test_a_hold_in_one_queue_holds_the_other(valkey, name):
-    """As push-back does, though nothing is counted as such."""
+async def test_hold_holds_other_queues(valkey, name):
+    """A hold in one queue holds the other.
+
+    As push-back does, though nothing is counted as such.
+    """
     async with fleet(2, valkey, name, "20/s", adaptive=Adaptive()) as (one, other):
         for member in (one, other):
             member.call()
@@ -202,8 +232,11 @@ async def test_a_hold_in_one_queue_holds_the_other(valkey, name):
         assert (one.queue.stats.throttled, one.queue.stats.rate) == (0, math.inf)
 
 
-async def test_a_cost_settled_in_one_queue_is_paid_by_all(valkey, name):
-    """What a call has cost in the end is missing from what is left for the others."""
+async def test_settled_cost_is_paid_by_all(valkey, name):
+    """A cost settled in one queue is paid by all.
+
+    What a call has cost in the end is missing from what is left for the others.
+    """
     async with fleet(2, valkey, name, Rate(10, burst=10)) as (one, other):
         slot = await one.queue.enqueue()
         slot.settle(41)
@@ -214,8 +247,11 @@ async def test_a_cost_settled_in_one_queue_is_paid_by_all(valkey, name):
         assert other.released(0, 11) == pytest.approx(10 + 110 - 41, abs=2)
 
 
-async def test_two_who_set_limits_at_once_agree_in_the_end(valkey, name):
-    """On one of both where it is about the same; on both where it is not."""
+async def test_simultaneous_limits_agree_in_the_end(valkey, name):
+    """Two processes that set limits at once agree in the end.
+
+    On one of both where it is about the same; on both where it is not.
+    """
     async with fleet(2, valkey, name, "10/s") as (one, other):
         one.call(key="lane")
         other.call(key="lane")
@@ -234,8 +270,11 @@ async def test_two_who_set_limits_at_once_agree_in_the_end(valkey, name):
         assert between(together(one, other, key="one's"), 5, 9) == pytest.approx(20, abs=2)
 
 
-async def test_adaptive_slows_all_queues_on_the_push_back_of_one(valkey, name):
-    """Once for each round, and all see the rate that is left."""
+async def test_push_back_slows_all_queues(valkey, name):
+    """Adaptive slows all queues on the push back of one.
+
+    Once for each round, and all see the rate that is left.
+    """
     options = {"adaptive": Adaptive(backoff=0.5, recovery=1000)}
     async with fleet(2, valkey, name, "100/s", **options) as (one, other):
         one.call()
@@ -259,8 +298,11 @@ async def test_adaptive_slows_all_queues_on_the_push_back_of_one(valkey, name):
         assert (one.queue.stats.backed_off, other.queue.stats.backed_off) == (2, 0)
 
 
-async def test_a_window_and_a_lane_hold_for_all_queues_together(valkey, name):
-    """At every instant."""
+async def test_window_and_lane_hold_together(valkey, name):
+    """A window and a lane hold for all queues together.
+
+    At every instant.
+    """
     limits = [Window(30, 1), "50/s"]
     lanes = {"lane": [Window(5, 1)]}
     async with fleet(2, valkey, name, *limits, lanes=lanes) as (one, other):
@@ -307,8 +349,11 @@ async def test_places_are_shared_by_all_queues(valkey, name):
             assert member.released(2, 10) == pytest.approx(80, rel=0.25)
 
 
-async def test_places_of_one_who_lives_are_kept_for_longer_than_the_lease(valkey, name):
-    """They are renewed, even where there is nothing else to say."""
+async def test_permits_outlive_the_lease_when_renewed(valkey, name):
+    """Permits of a process that lives are kept for longer than the lease.
+
+    They are renewed, even where there is nothing else to say.
+    """
     options = {"schedule": {"lease": 3.0}, "concurrency": 4}
     async with fleet(2, valkey, name, **options) as (one, other):
         one.call(2, body=60)
@@ -318,8 +363,11 @@ async def test_places_of_one_who_lives_are_kept_for_longer_than_the_lease(valkey
 
 
 @pytest.mark.parametrize("word", ["down", "silent"])
-async def test_places_of_one_who_has_gone_silent_are_free_after_the_lease(valkey, name, word):
-    """And not before; nobody else loses any."""
+async def test_silent_process_loses_its_permits(valkey, name, word):
+    """Permits of a process that has gone silent are free after the lease.
+
+    And not before; nobody else loses any.
+    """
     lease = 6.0
     options = {"schedule": {"lease": lease}, "concurrency": 4}
     async with fleet(2, valkey, name, **options) as (one, other):
@@ -335,8 +383,11 @@ async def test_places_of_one_who_has_gone_silent_are_free_after_the_lease(valkey
         setattr(one.client, word, False)
 
 
-async def test_places_are_kept_beside_one_who_asks_for_shorter_leases(valkey, name):
-    """The key that has them lives as long as the longest of them, in real time."""
+async def test_shorter_leases_elsewhere_free_nothing(valkey, name):
+    """Permits are kept beside a process that asks for shorter leases.
+
+    The key that has them lives as long as the longest of them, in real time.
+    """
     patient, hasty = (
         Member(valkey, name, concurrency=4, schedule={"lease": lease}) for lease in (30.0, 0.2)
     )
@@ -351,8 +402,11 @@ async def test_places_are_kept_beside_one_who_asks_for_shorter_leases(valkey, na
         await member.queue.aclose()
 
 
-async def test_one_who_comes_back_too_late_has_no_more_than_is_free(valkey, name):
-    """Its bodies ran on: until they end, there are too many of them, but none is added."""
+async def test_late_return_gets_free_permits_only(valkey, name):
+    """A process that comes back too late has no more permits than are free.
+
+    Its bodies ran on: until they end, there are too many of them, but none is added.
+    """
     options = {"schedule": {"lease": 3.0}, "concurrency": 4}
     async with fleet(2, valkey, name, **options) as (one, other):
         one.call(2, body=12)
@@ -368,8 +422,11 @@ async def test_one_who_comes_back_too_late_has_no_more_than_is_free(valkey, name
         assert most == 4
 
 
-async def test_one_who_leaves_in_good_order_leaves_its_places_at_once(valkey, name):
-    """Within the tenth of a second in which others look."""
+async def test_leaving_frees_permits_at_once(valkey, name):
+    """A process that leaves in good order leaves its permits at once.
+
+    Within the tenth of a second in which others look.
+    """
     async with fleet(2, valkey, name, concurrency=4) as (one, other):
         one.call(4, body=1000)
         await asyncio.sleep(1)
@@ -382,8 +439,11 @@ async def test_one_who_leaves_in_good_order_leaves_its_places_at_once(valkey, na
         assert other.queue.running == 4
 
 
-async def test_a_place_that_is_free_while_something_else_is_said_is_not_forgotten(valkey, name):
-    """What is under way to the server knows nothing of it yet."""
+async def test_freed_permit_is_not_forgotten(valkey, name):
+    """A permit that is free while something else is sent is not forgotten.
+
+    What is under way to the server knows nothing of it yet.
+    """
     options = {"concurrency": 2, "client": {"latency": (0.02, 0.02)}}
     async with fleet(2, valkey, name, **options) as (one, other):
         first, second = [await one.queue.enqueue() for _ in range(2)]
@@ -397,8 +457,11 @@ async def test_a_place_that_is_free_while_something_else_is_said_is_not_forgotte
 
 
 @pytest.mark.parametrize("ended", ["before", "after"])
-async def test_places_are_free_although_who_waited_for_one_has_left(valkey, name, ended):
-    """There is no next request that could say it."""
+async def test_permits_are_freed_without_waiters(valkey, name, ended):
+    """Permits are free although the caller that waited for one has left.
+
+    There is no next request that could say it.
+    """
     async with fleet(2, valkey, name, concurrency=2) as (one, other):
         slots = [await one.queue.enqueue() for _ in range(2)]
         waiting = one.queue.enqueue()
@@ -441,8 +504,11 @@ async def test_all_keys_expire(valkey, name):
 
 
 @pytest.mark.parametrize("say", ["throttled", "hold", "pause", "settle", "set_rate", "cost"])
-async def test_all_keys_expire_whatever_figure_is_given(valkey, name, say):
-    """Also the largest that there is; it wedges nobody but those whom it holds."""
+async def test_all_keys_expire_with_any_option(valkey, name, say):
+    """All keys expire whatever figure is given.
+
+    Also the largest that there is; it wedges nobody but those whom it holds.
+    """
     async with fleet(2, valkey, name, "50/s") as (one, other):
         slot = await one.queue.enqueue()
         await asyncio.sleep(1)
