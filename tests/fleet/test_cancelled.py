@@ -150,11 +150,11 @@ async def test_refunded_slot_keeps_its_deadline(valkey, name, after):
             pass
         began, (first, heir) = loop.time(), [queue.enqueue(), queue.enqueue()]
 
-        def hand_back(_):
+        def leave_late(_):
             loop.stall(after)
             first.cancel()
 
-        first.add_done_callback(hand_back)
+        first.add_done_callback(leave_late)
         loop.call_at(began + 0.0999, loop.stall, 0.0061)
         (await heir).release()
         used_at = 0.106 + after if after < 0.004 else 0.2

@@ -171,7 +171,7 @@ class Sentinels:
 
     @contextlib.asynccontextmanager
     async def client(self, **options: Any) -> AsyncIterator[redis.asyncio.Redis]:
-        """Give a client of whoever is master, as a user gets it; all is closed at the end.
+        """Give a client of the present master, as a user gets it; all is closed at the end.
 
         Do not give it a `retry`: redis-py's retries ask the dead master again (its issue 3874).
         """

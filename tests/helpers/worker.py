@@ -41,7 +41,7 @@ class Events:
 
 
 def say(line):
-    """Say a line to whoever started this."""
+    """Send a line to the process that started this."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -51,7 +51,7 @@ async def main(settings):
     number, pipe, body = settings["number"], settings["pipe"], settings["body"]
 
     def tell(what, at):
-        # A pipe takes so few bytes all at once or not at all, whoever else writes to it.
+        # A pipe takes so few bytes all at once or not at all, beside any other writer.
         os.write(pipe, RECORD.pack(what, number, at))
 
     events = Events(tell)
