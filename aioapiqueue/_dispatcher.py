@@ -24,7 +24,7 @@ import anyio
 from aioapiqueue._events import Event, EventKind, Stats
 from aioapiqueue._limiter import Limiter, LimiterFactory, LocalLimiter
 from aioapiqueue._slot import GRANTED, HELD, OVER, WAITING, Call
-from aioapiqueue._wait_queue import WaitQueue
+from aioapiqueue._wait_queue import Order, WaitQueue
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Dispatcher:
         limits: of all callers together.
         name: for `repr`, events and errors.
         lanes: limits of single keys.
-        fair: whether keys take turns.
+        order: who goes first among those of one priority.
         concurrency: how many bodies may run at once; inf: any number.
         maxsize: how many may wait; 0: any number.
         drop_oldest: whether the oldest of the least urgent is turned away when too many wait,
@@ -68,7 +68,7 @@ class Dispatcher:
         *,
         name: str | None,
         lanes: Mapping[Hashable, Sequence[Limit]],
-        fair: bool,
+        order: Order,
         concurrency: float,
         maxsize: int,
         drop_oldest: bool,
@@ -86,7 +86,7 @@ class Dispatcher:
         self.ended = 0
         self.loop: asyncio.AbstractEventLoop | None = None
         self.waiters: WaitQueue[Call] = WaitQueue(
-            self.wake, fair=fair, ranked=drop_oldest and maxsize > 0
+            self.wake, order=order, ranked=drop_oldest and maxsize > 0
         )
         self._maxsize = maxsize
         self._observers = tuple(observers)

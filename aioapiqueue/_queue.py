@@ -25,6 +25,7 @@ from aioapiqueue._dispatcher import Dispatcher
 from aioapiqueue._map import paced_map
 from aioapiqueue._rate import LONGEST, Limit, Rate, Window, as_limit, as_limits, positive, whole
 from aioapiqueue._slot import GRANTED, NO_KEYS, ONE_CALL, Reservation, Slot
+from aioapiqueue._wait_queue import ORDERS, Order
 from aioapiqueue.exceptions import WouldWait
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class ApiQueue:
         *limits: str | Limit,
         name: str | None = None,
         lanes: Mapping[Any, Limits] | None = None,  # Any: dict[str, ...] is no Mapping[Hashable]
-        order: Literal["fifo", "fair"] = "fifo",
+        order: Order = "fifo",
         concurrency: int | None = None,
         maxsize: int = 0,
         overflow: Literal["raise", "drop_oldest"] = "raise",
@@ -145,8 +146,9 @@ class ApiQueue:
         schedule: LimiterFactory | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
-        if order not in ("fifo", "fair"):
-            raise ValueError(f'order is "fifo" or "fair", not {order!r}')
+        if order not in ORDERS:
+            words = " or ".join(f'"{word}"' for word in ORDERS)
+            raise ValueError(f"order is {words}, not {order!r}")
         if overflow not in ("raise", "drop_oldest"):
             raise ValueError(f'overflow is "raise" or "drop_oldest", not {overflow!r}')
         if concurrency is not None:
@@ -161,7 +163,7 @@ class ApiQueue:
             [as_limit(limit) for limit in limits],
             name=name,
             lanes={key: as_limits(own) for key, own in (lanes or {}).items()},
-            fair=order == "fair",
+            order=order,
             concurrency=math.inf if concurrency is None else concurrency,
             maxsize=maxsize,
             drop_oldest=overflow == "drop_oldest",

@@ -16,12 +16,16 @@ import asyncio
 from collections import deque
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterator
 
-__all__ = ["SHARED", "KeyQueue", "Rank", "WaitQueue", "Waiter"]
+__all__ = ["ORDERS", "SHARED", "KeyQueue", "Order", "Rank", "WaitQueue", "Waiter"]
+
+Order = Literal["fifo", "fair"]
+"""Among those of one priority: by arrival, or in turns by key."""
+ORDERS: tuple[Order, ...] = get_args(Order)
 
 Rank = tuple[float, float]
 """Priority, and place among those of that priority: the least goes first."""
@@ -65,12 +69,12 @@ class KeyQueue(Generic[W]):
         key: whose; or `SHARED`.
     """
 
-    __slots__ = ("entry", "gone", "key", "levels", "live", "order", "parked", "round_position")
+    __slots__ = ("entry", "gone", "key", "levels", "live", "parked", "priorities", "round_position")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
         self.levels: dict[float, deque[W]] = {}
-        self.order: list[float] = []
+        self.priorities: list[float] = []
         """A heap of the priorities in `levels`."""
         self.live = 0
         self.gone = 0
@@ -85,31 +89,31 @@ class KeyQueue(Generic[W]):
         return False  # only entries of one and the same queue, one of them stale, ever tie
 
     def put(self, waiter: W) -> bool:
-        """Add `waiter` behind those of its priority; return whether there are none."""
+        """Add `waiter` to those of its priority; return whether it is their first."""
         level = self.levels.get(waiter.priority)
         if level is None:
             level = self.levels[waiter.priority] = deque()
-            heappush(self.order, waiter.priority)
+            heappush(self.priorities, waiter.priority)
         level.append(waiter)
         self.live += 1
         return len(level) == 1
 
     def first(self) -> W | None:
         """Return who is next, forgetting on the way those who left; None if nobody waits."""
-        while self.order:
-            level = self.levels[self.order[0]]
+        while self.priorities:
+            level = self.levels[self.priorities[0]]
             while level:
                 waiter = level[0]
                 if not waiter.future.done():  # all who left have a future that is done
                     return waiter
                 level.popleft()
                 self.gone -= 1
-            del self.levels[heappop(self.order)]
+            del self.levels[heappop(self.priorities)]
         return None
 
     def pop(self) -> None:
         """Take out the one that `first` returned."""
-        self.levels[self.order[0]].popleft()
+        self.levels[self.priorities[0]].popleft()
         self.live -= 1
 
     def leave(self) -> None:
@@ -119,18 +123,18 @@ class KeyQueue(Generic[W]):
         if self.gone > self.live + _MANY_GONE:
             kept = {p: deque(w for w in level if w.waits) for p, level in self.levels.items()}
             self.levels = {p: level for p, level in kept.items() if level}
-            self.order = list(self.levels)
-            heapify(self.order)
+            self.priorities = list(self.levels)
+            heapify(self.priorities)
             self.gone = sum(map(len, self.levels.values())) - self.live
 
     def __iter__(self) -> Iterator[W]:
         """All who wait, in their order."""
-        for priority in sorted(self.order):
+        for priority in sorted(self.priorities):
             yield from (waiter for waiter in self.levels[priority] if waiter.waits)
 
     def oldest_of_least_urgent(self) -> W | None:
         """Return who loses its place to somebody more urgent; None if nobody waits."""
-        for priority in sorted(self.order, reverse=True):
+        for priority in sorted(self.priorities, reverse=True):
             for waiter in self.levels[priority]:
                 if waiter.waits:
                     return waiter
@@ -142,15 +146,16 @@ class WaitQueue(asyncio.Queue[W]):
 
     Args:
         on_first: called when somebody becomes the first of a key queue.
-        fair: take turns by key instead of going by arrival.
+        order: who goes first among those of one priority.
         ranked: keep what `oldest_of_least_urgent` needs.
     """
 
     def __init__(
-        self, on_first: Callable[[], None], *, fair: bool = False, ranked: bool = False
+        self, on_first: Callable[[], None], *, order: Order = "fifo", ranked: bool = False
     ) -> None:
         self.on_first = on_first
-        self.fair = fair
+        self.order = order
+        self.fair = order == "fair"
         self.lanes: Collection[Hashable] = ()
         """The keys with limits of their own."""
         self.key_queues: dict[Hashable, KeyQueue[W]] = {}
@@ -161,6 +166,7 @@ class WaitQueue(asyncio.Queue[W]):
         self.keeps_round = False
         """With `fair`, one that was parked has the place in the round that it had before."""
         self._everybody: KeyQueue[W] | None = KeyQueue(None) if ranked else None
+        """All of them, by arrival whatever the order: for `oldest_of_least_urgent`."""
         self._count = 0
         self._taken = 0
         """How many were taken out by `get`, and not yet accounted for by `task_done`."""
@@ -173,7 +179,8 @@ class WaitQueue(asyncio.Queue[W]):
         self.key_queues.clear()  # in place: the lanes know it
         self._ready: list[tuple[float, int, KeyQueue[W]]] = []
         """A heap of (priority, arrival or round position, key queue). An entry may rank its queue
-        too early, never too late: the one at the top is checked when it is met."""
+        too early, never too late: the one at the top is checked when it is met. So a newcomer that
+        overtakes the first of its queue has to `_enter` it again."""
         self._parked: list[tuple[float, int, KeyQueue[W]]] = []
         """A heap of (until, number, key queue)."""
         self._alone: KeyQueue[W] | None = None
@@ -183,7 +190,7 @@ class WaitQueue(asyncio.Queue[W]):
 
     def empty_copy(self) -> WaitQueue[W]:
         """Return an empty one of the same kind."""
-        return WaitQueue(self.on_first, fair=self.fair, ranked=self._everybody is not None)
+        return WaitQueue(self.on_first, order=self.order, ranked=self._everybody is not None)
 
     # What asyncio.Queue asks of those derived from it.
 
@@ -293,9 +300,9 @@ class WaitQueue(asyncio.Queue[W]):
                 queue.entry = None
                 del self.key_queues[queue.key]
             elif len(ready) > 1 and (
-                waiter.priority != priority if self.fair else waiter.arrival != place
+                (true := self._place(queue, waiter)) != place or waiter.priority != priority
             ):
-                queue.entry = (waiter.priority, place if self.fair else waiter.arrival, queue)
+                queue.entry = (waiter.priority, true, queue)
                 heapreplace(ready, queue.entry)
             else:
                 return waiter
@@ -398,7 +405,8 @@ class WaitQueue(asyncio.Queue[W]):
         waiter = next(islice(queue, behind, None), None) if behind else queue.first()
         return None if waiter is None else (waiter.priority, self._place(queue, waiter, behind))
 
-    def _place(self, queue: KeyQueue[W], waiter: W, behind: int) -> int:
+    def _place(self, queue: KeyQueue[W], waiter: W, behind: int = 0) -> int:
+        """Return the place, among those of its priority, of who waits behind so many of its key."""
         return behind * _ROUND + queue.round_position if self.fair else waiter.arrival
 
     def iter_in_order(self, keys: Collection[Hashable]) -> Iterator[tuple[Rank, Hashable, W]]:
@@ -426,7 +434,7 @@ class WaitQueue(asyncio.Queue[W]):
                 heappop(heads)
             else:
                 number += 1
-                place = number if self.fair else after.arrival
+                place = number if self.fair else self._place(queue, after)
                 heapreplace(heads, (after.priority, place, queue, after, behind + 1, rest))
 
     def cost_of(self, key: Hashable) -> float:
@@ -448,9 +456,12 @@ class WaitQueue(asyncio.Queue[W]):
         queue.parked = None
         if not (queue.round_position and self.keeps_round):
             queue.round_position = self._count
-        place = queue.round_position if self.fair else first.arrival
-        queue.entry = (first.priority, place, queue)
+        queue.entry = (first.priority, self._place(queue, first), queue)
         heappush(self._ready, queue.entry)
+        if len(self._ready) > 2 * len(self.key_queues) + _MANY_GONE:  # so seldom that it is linear
+            entries = (one.entry for one in self.key_queues.values())
+            self._ready = [entry for entry in entries if entry is not None]
+            heapify(self._ready)
         self.on_first()
 
     def _unpark(self, queue: KeyQueue[W]) -> None:

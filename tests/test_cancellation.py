@@ -7,9 +7,9 @@ import random
 import anyio
 import pytest
 
-from aioapiqueue import QueueClosed, Rate, Window
+from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
 from tests.helpers import introspect
-from tests.helpers.instants import now, use
+from tests.helpers.instants import exactly, now, use
 
 
 async def claim(queue, starts, **options):

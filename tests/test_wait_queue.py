@@ -228,14 +228,14 @@ async def test_wake_all_lets_go_every_parked_line():
 
 async def test_fair_takes_turns_by_key():
     """Each key has one turn a round, however many wait under it."""
-    waiters = WaitQueue(int, fair=True)
+    waiters = WaitQueue(int, order="fair")
     fill(waiters, *(waiter(key) for key in "aaaabbc"))
     assert [slot.key for slot in drain(waiters)] == list("abcabaa")
 
 
 async def test_fair_lets_a_newcomer_key_in_at_the_end_of_the_round():
     """A key that has just had its turn goes behind one that came meanwhile."""
-    waiters = WaitQueue(int, fair=True)
+    waiters = WaitQueue(int, order="fair")
     fill(waiters, *(waiter(key) for key in "aab"))
     order = [waiters.get_nowait().key]
     fill(waiters, waiter("c"))
@@ -245,7 +245,7 @@ async def test_fair_lets_a_newcomer_key_in_at_the_end_of_the_round():
 
 async def test_fair_still_goes_by_priority_first():
     """The rounds are among those of the same urgency."""
-    waiters = WaitQueue(int, fair=True)
+    waiters = WaitQueue(int, order="fair")
     fill(waiters, waiter("a"), waiter("a", -1), waiter("b"), waiter("b", -1), waiter("a", -1))
     drained = [(slot.key, slot.priority) for slot in drain(waiters)]
     assert drained == [("a", -1), ("b", -1), ("a", -1), ("b", 0), ("a", 0)]
@@ -291,3 +291,15 @@ async def test_somebody_is_told_when_the_next_may_be_another():
     assert len(told) == 1
     fill(waiters, waiter(priority=-1))
     assert len(told) == 2
+
+
+async def test_overtaking_leaves_no_entries():
+    """A lane that urgent calls starve costs no memory for each of them."""
+    waiters = WaitQueue(int)
+    waiters.lanes = {"a", "b"}
+    fill(waiters, *(waiter(key) for key in "aba"))
+    for _ in range(1000):
+        (urgent,) = fill(waiters, waiter("a", priority=-1))
+        assert waiters.first() is urgent
+        waiters.pop(urgent)
+    assert introspect.ready_entries(waiters) < 50

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from aioapiqueue._queue import ApiQueue
+from aioapiqueue._wait_queue import ORDERS, Order
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry._buckets import (
@@ -70,7 +71,9 @@ _read_concurrency = expects(
     "{} is no number of calls in flight: write 1 or more",
 )
 _read_order = expects(
-    lambda value: value in ("fifo", "fair"), '{} is no order: write "fifo" or "fair"', "fifo"
+    lambda value: value in ORDERS,
+    "{} is no order: write " + " or ".join(f'"{word}"' for word in ORDERS),
+    "fifo",
 )
 
 
@@ -104,7 +107,7 @@ class ServiceLimits:
     lanes: Mapping[LaneKey, tuple[Limit, ...]] = key(_read_lanes, EMPTY)
     scope: tuple[Scope, ...] = key(_read_scope, SCOPES)
     concurrency: int | None = key(_read_concurrency, None)
-    order: Literal["fifo", "fair"] = key(_read_order, "fifo")
+    order: Order = key(_read_order, "fifo")  # noqa: RUF009 - it makes a field
     adaptive: Adaptive | None = key(_read_adaptive, None)  # noqa: RUF009 - it makes a field
     buckets: Mapping[str, Bucket] = key(read_buckets, EMPTY)
     check: bool = key(flag(fallback=True), default=True)
@@ -116,7 +119,7 @@ class ServiceLimits:
         lanes: Mapping[str, Limits] | Mapping[LaneKey, Limits] | None = None,
         scope: Sequence[Scope] = ("account", "region"),
         concurrency: int | None = None,
-        order: Literal["fifo", "fair"] = "fifo",
+        order: Order = "fifo",
         adaptive: Adaptive | bool | None = None,
         buckets: Mapping[str, Bucket | Mapping[str, object]] | None = None,
         check: bool = True,

@@ -67,6 +67,11 @@ def waiters_of(queue: ApiQueue) -> WaitQueue[Any]:
     return dispatcher_of(queue).waiters
 
 
+def ready_entries(waiters: WaitQueue[Any]) -> int:
+    """Return how many entries the heap of key queues has that may be next."""
+    return len(waiters._ready)
+
+
 def lanes_of(queue: ApiQueue) -> Collection[Hashable]:
     """Return the keys whose own limits are kept in memory now."""
     return _lane_table_of(queue).states
