@@ -50,8 +50,11 @@ def calls_of(queue):
 @pytest.mark.parametrize(
     ("capacity", "latency"), [(5, 0.1), (20, 0.02), (20, 0.1), (20, 0.5), (100, 0.1)]
 )
-async def test_it_settles_beside_a_bystander_who_leaves_and_comes_back(limiter, capacity, latency):
-    """Of 20/s shared with 5/s, configured at 40/s: all that is free, almost nothing refused."""
+async def test_it_settles_beside_a_bystander(limiter, capacity, latency):
+    """It settles beside a bystander who leaves and comes back.
+
+    Of 20/s shared with 5/s, configured at 40/s: all that is free, almost nothing refused.
+    """
     ours, theirs = await share(
         calls_of(limiter.queue("40/s", adaptive=Adaptive("1/s"))),
         capacity=capacity,
@@ -73,8 +76,11 @@ async def test_it_settles_beside_a_bystander_who_leaves_and_comes_back(limiter, 
 
 @SLOW_IF_SHARED
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_a_bystander_who_calls_in_step_does_not_bear_all_refusals(limiter, seed):
-    """With latency too short to mix them, evenly spaced calls took each token just before it."""
+async def test_bystander_in_step_is_not_refused(limiter, seed):
+    """A bystander who calls in step does not bear all refusals.
+
+    With latency too short to mix them, evenly spaced calls took each token just before it.
+    """
     ours, theirs = await share(
         calls_of(limiter.queue("40/s", adaptive=Adaptive("1/s"))),
         capacity=20,
@@ -88,8 +94,11 @@ async def test_a_bystander_who_calls_in_step_does_not_bear_all_refusals(limiter,
     assert ours.rate(300, AWAY) >= 0.95 * 15
 
 
-async def test_beyond_the_remembered_rate_calls_are_unevenly_spaced_but_at_the_rate(limiter):
-    """A hundred take as long as if they were even; below it, they are even."""
+async def test_calls_beyond_memory_are_uneven(limiter):
+    """Beyond the remembered rate calls are unevenly spaced but at the rate.
+
+    A hundred take as long as if they were even; below it, they are even.
+    """
     queue = limiter.queue("100/s", adaptive=Adaptive("1/s", 0.5))
     for _ in range(100):
         await asyncio.sleep(0.04)
@@ -106,8 +115,11 @@ async def test_beyond_the_remembered_rate_calls_are_unevenly_spaced_but_at_the_r
     assert 100 / queue.stats.rate - 0.04 < sum(found) < 100 / before + 0.04
 
 
-async def test_pushed_back_again_at_once_it_remembers_what_was_measured_before(limiter):
-    """Three calls measure nothing: the rate falls once more, and comes back to the same one."""
+async def test_second_push_back_keeps_the_memory(limiter):
+    """Pushed back again at once it remembers what was measured before.
+
+    Three calls measure nothing: the rate falls once more, and comes back to the same one.
+    """
     queue, loop = limiter.queue("100/s", adaptive=Adaptive("1/s", 0.5)), asyncio.get_running_loop()
     for _ in range(100):
         await asyncio.sleep(0.04)
@@ -136,8 +148,11 @@ async def test_without_it_the_bystander_starves(limiter):
 # Down.
 
 
-async def test_a_push_back_lowers_the_rate_by_the_factor(limiter):
-    """At 10/s, pushed back: the next call one interval of the lower rate later, and so on."""
+async def test_push_back_lowers_the_rate(limiter):
+    """A push back lowers the rate by the factor.
+
+    At 10/s, pushed back: the next call one interval of the lower rate later, and so on.
+    """
     queue = limiter.queue("10/s", adaptive=Adaptive("1/s", 0.5))
     slots = await use(queue, 5)
     slots[-1].throttled()
@@ -163,8 +178,11 @@ async def test_a_push_back_forgives_no_debt(limiter):
     assert queue.estimate() >= before - 1e-6
 
 
-async def test_50_calls_in_flight_that_are_refused_slow_down_once(limiter):
-    """Fifty refusals of calls that were released before the first of them count once."""
+async def test_refusals_in_flight_slow_once(limiter):
+    """50 calls in flight that are refused slow down once.
+
+    Fifty refusals of calls that were released before the first of them count once.
+    """
     queue = limiter.queue(Rate(100, burst=50), adaptive=Adaptive("1/s", 0.5))
 
     async def call():
@@ -180,8 +198,11 @@ async def test_50_calls_in_flight_that_are_refused_slow_down_once(limiter):
 
 
 @pytest.mark.parametrize(("inside", "heard"), [(True, 1), (False, 2)])
-async def test_50_refusals_told_to_the_queue_slow_down_once(limiter, inside, heard):
-    """So does `queue.throttled()`, which does not know the call; told in the body, or after it."""
+async def test_queue_refusals_slow_down_once(limiter, inside, heard):
+    """50 refusals that the queue is given slow down once.
+
+    So does `queue.throttled()`, which does not know the call; told in the body, or after it.
+    """
     queue = limiter.queue(Rate(100, burst=50), adaptive=Adaptive("1/s", 0.5))
 
     async def call(delay):
@@ -201,8 +222,11 @@ async def test_50_refusals_told_to_the_queue_slow_down_once(limiter, inside, hea
     assert queue.stats.backed_off == 1 + heard
 
 
-async def test_push_back_told_of_one_lane_is_heard_whatever_another_was_told(limiter):
-    """A round of calls is its lane's: what "a" is told is no reason not to hear of "b"."""
+async def test_push_back_is_by_lane(limiter):
+    """Push-back on one lane counts, whatever another lane has had.
+
+    A round of calls is its lane's: what "a" is told is no reason not to hear of "b".
+    """
     queue = limiter.queue("100/s", lanes={"*": "10/s"}, adaptive=Adaptive("1/s"))
     running = [queue.enqueue(key=key) for key in ("a", "b", "a", "b")]
     await asyncio.gather(*running)
@@ -212,8 +236,11 @@ async def test_push_back_told_of_one_lane_is_heard_whatever_another_was_told(lim
         assert queue.stats.backed_off == slowed
 
 
-async def test_what_got_through_counts_where_it_is_less_than_the_limit(limiter):
-    """A throttle at 5/s under a limit of 100/s says that 5/s is too much, not that 70/s is not."""
+async def test_what_got_through_counts(limiter):
+    """What got through counts where it is less than the limit.
+
+    A throttle at 5/s under a limit of 100/s says that 5/s is too much, not that 70/s is not.
+    """
     queue = limiter.queue("100/s", adaptive=Adaptive("1/s"))
     for _ in range(30):
         async with queue.slot() as slot:
@@ -223,8 +250,11 @@ async def test_what_got_through_counts_where_it_is_less_than_the_limit(limiter):
     assert 3 < queue.stats.rate < 5
 
 
-async def test_a_queue_without_a_limit_finds_one(limiter):
-    """What it sent is measured, over a second at least, and the rest is as with a limit."""
+async def test_queue_without_limit_finds_one(limiter):
+    """A queue without a limit finds one.
+
+    What it sent is measured, over a second at least, and the rest is as with a limit.
+    """
     queue = limiter.queue(adaptive=Adaptive("1/s", 0.5))
     assert queue.stats.rate == math.inf
     slots = await use(queue, 41)
@@ -238,8 +268,11 @@ async def test_a_queue_without_a_limit_finds_one(limiter):
     assert queue.stats.rate == 1
 
 
-async def test_it_never_falls_below_the_floor_and_comes_back_from_it(limiter):
-    """Push-back without end leaves the floor; once it ends, the rate grows again."""
+async def test_rate_stays_above_the_floor(limiter):
+    """It never falls below the floor and comes back from it.
+
+    Push-back without end leaves the floor; once it ends, the rate grows again.
+    """
     queue = limiter.queue("10/s", adaptive=Adaptive("2/s"))
     for _ in range(30):
         (slot,) = await use(queue, 1)
@@ -276,8 +309,11 @@ async def test_hold_alone_slows_nothing_down(limiter):
         queue.hold(-1)
 
 
-async def test_what_makes_no_sense_is_counted_and_told(limiter):
-    """`odd` shows in the figures and to observers."""
+async def test_malformed_is_counted_and_reported(limiter):
+    """What is malformed is counted and reported.
+
+    `odd` shows in the figures and to observers.
+    """
     events = []
 
     class Ear:
@@ -293,8 +329,11 @@ async def test_what_makes_no_sense_is_counted_and_told(limiter):
 # Up.
 
 
-async def test_it_grows_to_the_ceiling_and_no_further(limiter):
-    """In use, it comes back to the limit, where the burst is whole again."""
+async def test_rate_grows_to_the_ceiling(limiter):
+    """It grows to the ceiling and no further.
+
+    In use, it comes back to the limit, where the burst is whole again.
+    """
     queue = limiter.queue(Rate(10, burst=5), adaptive=Adaptive("1/s"))
     slots = await use(queue, 20)
     slots[-1].throttled()
@@ -310,8 +349,11 @@ async def test_it_grows_to_the_ceiling_and_no_further(limiter):
     assert await gaps(queue, 6) == pytest.approx([0, 0, 0, 0, 0.1], abs=1e-6)
 
 
-async def test_a_rate_that_nobody_uses_does_not_grow(limiter):
-    """A call every ten seconds is no proof that ten per second are borne."""
+async def test_unused_rate_does_not_grow(limiter):
+    """A rate that nobody uses does not grow.
+
+    A call every ten seconds is no proof that ten per second are borne.
+    """
     queue = limiter.queue("10/s", adaptive=Adaptive("1/s"))
     slots = await use(queue, 20)
     slots[-1].throttled()
@@ -324,8 +366,11 @@ async def test_a_rate_that_nobody_uses_does_not_grow(limiter):
     assert rate < queue.stats.rate
 
 
-async def test_after_an_hour_without_a_call_it_starts_anew(limiter):
-    """What was learnt is forgotten, and the limit is due another try."""
+async def test_hour_without_calls_forgets(limiter):
+    """After an hour without a call it starts again.
+
+    What was learnt is forgotten, and the limit is due another try.
+    """
     queue = limiter.queue("10/s", adaptive=Adaptive("1/s"), lanes={"*": "5/s"})
     for key in (None, "a"):
         slots = await use(queue, 20, key=key)
@@ -374,8 +419,11 @@ async def test_set_rate_keeps_what_was_learnt(limiter):
     assert queue.stats.rate == math.inf
 
 
-async def test_a_slow_limit_comes_back_by_ten_calls_at_least(limiter):
-    """One call of a minute proves as little as one of a tenth of a second."""
+async def test_slow_limit_needs_ten_calls(limiter):
+    """A slow limit comes back by ten calls at least.
+
+    One call of a minute proves as little as one of a tenth of a second.
+    """
     queue = limiter.queue("1/min", adaptive=Adaptive("0.1/min", 0.5, recovery=20))
     slots = await use(queue, 1)
     slots[-1].throttled()
@@ -392,8 +440,11 @@ async def test_a_slow_limit_comes_back_by_ten_calls_at_least(limiter):
 # Lanes and places.
 
 
-async def test_push_back_slows_down_the_lane_that_was_pushed_back(limiter):
-    """A key with limits of its own slows down alone; one without slows down the queue."""
+async def test_push_back_slows_its_own_lane(limiter):
+    """Push back slows down the lane that was pushed back.
+
+    A key with limits of its own slows down alone; one without slows down the queue.
+    """
     queue = limiter.queue("100/s", lanes={"slow": "10/s"}, adaptive=Adaptive("1/s", 0.5))
     slots = await use(queue, 12, key="slow")
     slots[-1].throttled()
@@ -407,8 +458,11 @@ async def test_push_back_slows_down_the_lane_that_was_pushed_back(limiter):
     assert (queue.stats.backed_off, queue.stats.rate < 100) == (2, True)
 
 
-async def test_a_lane_that_was_evicted_meanwhile_hears_push_back_once(limiter):
-    """At rest while its calls run, a lane is forgotten; push-back makes it anew, and is kept."""
+async def test_evicted_lane_hears_push_back_once(limiter):
+    """A lane that was evicted meanwhile hears push back once.
+
+    At rest while its calls run, a lane is forgotten; push-back makes it anew, and is kept.
+    """
     queue = limiter.queue(lanes={"a": "10/s"}, adaptive=Adaptive("0.5/s"))
 
     async def call():
@@ -421,8 +475,11 @@ async def test_a_lane_that_was_evicted_meanwhile_hears_push_back_once(limiter):
     assert (queue.stats.backed_off, queue.stats.lanes) == (1, 1)
 
 
-async def test_concurrency_falls_and_grows_by_the_same_curve(limiter):
-    """Where `concurrency=` names a least, fewer bodies run after push-back, later as many again."""
+async def test_concurrency_falls_and_grows(limiter):
+    """Concurrency falls and grows by the same curve.
+
+    Where `concurrency=` names a least, fewer bodies run after push-back, later as many again.
+    """
     queue = limiter.queue(concurrency=10, adaptive=Adaptive("1/s", 0.5, concurrency=2))
     most = 0
 
@@ -452,8 +509,11 @@ async def test_concurrency_falls_and_grows_by_the_same_curve(limiter):
         pass
 
 
-async def test_after_an_hour_without_a_call_all_places_are_there_at_once(limiter):
-    """The first callers need not wait for a body to end."""
+async def test_hour_without_calls_frees_places(limiter):
+    """After an hour without a call all places are there at once.
+
+    The first callers need not wait for a body to end.
+    """
     queue = limiter.queue(concurrency=8, adaptive=Adaptive("1/s", 0.5, concurrency=2))
     held = [await queue.enqueue() for _ in range(8)]
     held[0].throttled()
@@ -474,8 +534,11 @@ async def test_after_an_hour_without_a_call_all_places_are_there_at_once(limiter
         (await future).release()
 
 
-async def test_without_a_least_concurrency_is_left_alone(limiter):
-    """By default only the rate falls."""
+async def test_concurrency_without_least_stays(limiter):
+    """Without a least concurrency is left alone.
+
+    By default only the rate falls.
+    """
     queue = limiter.queue("100/s", concurrency=4, adaptive=Adaptive("1/s"))
     (slot,) = await use(queue, 1)
     slot.throttled()
@@ -508,8 +571,11 @@ async def test_a_queue_without_concurrency_gets_none(limiter):
 
 
 @pytest.mark.parametrize("broken", [RuntimeError("bug"), -1, math.nan, "fast"])
-async def test_a_controller_that_fails_costs_no_slot(broken):
-    """One that raises or returns nonsense leaves the rate; the loop's handler is told."""
+async def test_failing_controller_costs_no_slot(broken):
+    """A controller that fails costs no slot.
+
+    One that raises or returns nonsense leaves the rate; the loop's handler is told.
+    """
     told = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
 
@@ -554,22 +620,31 @@ async def test_a_cancelled_call_slows_nothing_down(limiter):
         ({"concurrency": "all"}, TypeError, "takes a number"),
     ],
 )
-def test_what_makes_no_sense_is_refused_at_once(arguments, error, words):
-    """Floors, factors and times that cannot be are refused by name."""
+def test_bad_adaptive_options_are_refused(arguments, error, words):
+    """What is invalid is refused at once.
+
+    Floors, factors and times that cannot be are refused by name.
+    """
     with pytest.raises(error, match=words):
         Adaptive(**arguments)
 
 
-def test_a_least_concurrency_above_the_queue_s_is_refused(limiter):
-    """It would never fall; the same number is allowed, and none where the queue has none."""
+def test_least_above_concurrency_is_refused(limiter):
+    """A least concurrency above the queue's is refused.
+
+    It would never fall; the same number is allowed, and none where the queue has none.
+    """
     with pytest.raises(ValueError, match=r"concurrency of .* above the queue's \(4\).*lower it"):
         limiter.queue("10/s", concurrency=4, adaptive=Adaptive(concurrency=5))
     limiter.queue("10/s", concurrency=4, lanes={"a": "1/s"}, adaptive=Adaptive(concurrency=4))
     limiter.queue("10/s", adaptive=Adaptive(concurrency=5))
 
 
-async def test_a_slow_limit_has_a_floor_below_it_by_default(limiter):
-    """A tenth of the limits, of each lane's too, and of those that `set_rate` gives."""
+async def test_slow_limit_has_lower_floor(limiter):
+    """A slow limit has a floor below it by default.
+
+    A tenth of the limits, of each lane's too, and of those that `set_rate` gives.
+    """
     queue = limiter.queue("1/min", lanes={"a": "3/min"}, adaptive=Adaptive(backoff=0.01))
     (slot,) = await use(queue, 1)
     slot.throttled()
@@ -584,8 +659,11 @@ async def test_a_slow_limit_has_a_floor_below_it_by_default(limiter):
     await limiter.settled()
 
 
-def test_a_floor_above_the_limits_is_refused(limiter):
-    """Of the queue's limits and of a lane's alike, when the queue is made."""
+def test_floor_above_limits_is_refused(limiter):
+    """A floor above the limits is refused.
+
+    Of the queue's limits and of a lane's alike, when the queue is made.
+    """
     with pytest.raises(ValueError, match=r"floor .* above the limits \(10 per second\)"):
         limiter.queue("10/s", Window(5000, 60), adaptive=Adaptive("20/s"))
     with pytest.raises(ValueError, match="above the limits"):

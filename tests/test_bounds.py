@@ -232,8 +232,11 @@ async def test_concurrency_is_a_whole_number(number):
 
 @pytest.mark.parametrize("bound", [False, True])
 @pytest.mark.parametrize("error", [ValueError(), SystemExit(), Stop()])
-def test_an_observer_fails_outside_of_a_loop(error, bound, run_virtual, caplog):
-    """What it raises is reported, and the push-back counts; what ends the program is raised."""
+def test_observer_fails_outside_a_loop(error, bound, run_virtual, caplog):
+    """An observer fails outside of a loop.
+
+    What it raises is reported, and the push-back counts; what ends the program is raised.
+    """
     queue = ApiQueue("10/s", observers=[Failing(error, "throttled")])
 
     async def main():

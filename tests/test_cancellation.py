@@ -52,8 +52,11 @@ async def test_cancelled_between_release_and_resumption(limiter, enter):
 
 @both_ways
 @pytest.mark.parametrize("limit", [Rate(10, burst=3), Window(3, 1), None])
-async def test_cancelled_between_release_and_resumption_with_others_released(limiter, enter, limit):
-    """Several of one burst are cancelled so: as many others get their places in that tick."""
+async def test_several_cancelled_before_resumption(limiter, enter, limit):
+    """Cancelled between release and resumption with others released.
+
+    Several of one burst are cancelled so: as many others get their places in that tick.
+    """
     queue, starts = limiter.queue(*[limit] if limit else (), concurrency=3), []
     queue.pause(1)
     await limiter.settled()
@@ -66,8 +69,11 @@ async def test_cancelled_between_release_and_resumption_with_others_released(lim
     assert queue.running == 0
 
 
-async def test_cancel_of_a_reservation_granted_but_not_claimed(limiter):
-    """Nobody took it up: the slot goes to the next in the same tick."""
+async def test_cancel_of_granted_unclaimed_reservation(limiter):
+    """Cancel of a reservation granted but not claimed.
+
+    Nobody took it up: the slot goes to the next in the same tick.
+    """
     queue, starts = limiter.queue("10/s", concurrency=1), []
     first = queue.enqueue()
     await limiter.settled()
@@ -104,8 +110,11 @@ async def test_cancel_of_a_reservation_that_waits(limiter):
         await second
 
 
-async def test_cancelling_900_of_1000_leaves_the_other_100_on_time(limiter):
-    """No slot and no time is lost on those who left."""
+async def test_cancelling_900_leaves_100_on_time(limiter):
+    """Cancelling 900 of 1000 leaves the other 100 on time.
+
+    No slot and no time is lost on those who left.
+    """
     queue, starts = limiter.queue("100/s"), []
     tasks = [asyncio.create_task(use(queue, starts)) for _ in range(1000)]
     await asyncio.sleep(0.005)
@@ -156,8 +165,11 @@ async def by_wait_for_a_reservation(queue, starts):
 
 
 @pytest.mark.parametrize("way", [by_wait_for, by_timeout, by_fail_after, by_wait_for_a_reservation])
-async def test_timeouts_of_asyncio_and_anyio_around_it(limiter, way):
-    """Those whose time is up leave without a slot, the others are on time."""
+async def test_timeouts_of_asyncio_and_anyio(limiter, way):
+    """Timeouts of asyncio and anyio around it.
+
+    Those whose time is up leave without a slot, the others are on time.
+    """
     queue, starts = limiter.queue("10/s"), []
     tasks = [asyncio.create_task(way(queue, starts)) for _ in range(4)]
     await asyncio.sleep(0.01)
@@ -168,8 +180,11 @@ async def test_timeouts_of_asyncio_and_anyio_around_it(limiter, way):
     assert (queue.stats.cancelled, queue.running) == (2, 0)
 
 
-async def test_anyio_move_on_after_the_very_instant_of_the_release(limiter):
-    """Whichever comes first, the slot is used by one of the two who want it."""
+async def test_move_on_at_the_release(limiter):
+    """Anyio move on after the very instant of the release.
+
+    Whichever comes first, the slot is used by one of the two who want it.
+    """
     queue, starts = limiter.queue("10/s"), []
     await limiter.take(queue)
 
@@ -211,8 +226,11 @@ async def test_a_coroutine_closed_while_it_waits(limiter):
     assert starts == limiter.exactly([0.1])
 
 
-async def test_a_coroutine_closed_between_release_and_resumption(limiter):
-    """Its slot is handed on in the same tick."""
+async def test_coroutine_closed_before_resumption(limiter):
+    """A coroutine closed between release and resumption.
+
+    Its slot is handed on in the same tick.
+    """
     queue, starts = limiter.queue("10/s"), []
     await limiter.take(queue)
     coroutine = use(queue, starts)
@@ -226,8 +244,11 @@ async def test_a_coroutine_closed_between_release_and_resumption(limiter):
 
 
 @pytest.mark.parametrize("lanes", [None, {"*": "10/s"}])
-async def test_the_ticker_cancelled_by_who_cancels_every_task(limiter, lanes):
-    """Those who still wait are released all the same, a millisecond late at most."""
+async def test_ticker_cancelled_with_every_task(limiter, lanes):
+    """The ticker cancelled by who cancels every task.
+
+    Those who still wait are released all the same, a millisecond late at most.
+    """
     queue, starts = limiter.queue(*[] if lanes else ["10/s"], lanes=lanes), []
     futures = [queue.enqueue() for _ in range(4)]
     await asyncio.sleep(0.15)
@@ -239,8 +260,11 @@ async def test_the_ticker_cancelled_by_who_cancels_every_task(limiter, lanes):
     assert starts[2:] == limiter.exactly([0.2, 0.3])
 
 
-async def test_the_ticker_cancelled_before_it_has_begun(limiter):
-    """A task that never began has run none of its own clean-up."""
+async def test_ticker_cancelled_before_it_began(limiter):
+    """The ticker cancelled before it has begun.
+
+    A task that never began has run none of its own clean-up.
+    """
     queue = limiter.queue("10/s")
     await limiter.take(queue)
     future = queue.enqueue()
@@ -299,8 +323,11 @@ async def test_cancelled_in_the_pass_of_set_rate(keys):
     assert queue.waiting == 0
 
 
-async def test_a_reservation_that_is_forgotten_leaves_no_reference_cycle(limiter):
-    """Once claimed and dropped, a slot is freed without the garbage collector."""
+async def test_forgotten_reservation_leaves_no_cycle(limiter):
+    """A reservation that is forgotten leaves no reference cycle.
+
+    Once claimed and dropped, a slot is freed without the garbage collector.
+    """
     queue = limiter.queue("1000/s")
     gc.collect()
     gc.disable()

@@ -19,15 +19,21 @@ async def fetch(number, *, twice=False):
     return number * (1 + twice), now()
 
 
-async def test_every_call_of_a_function_waits_its_turn(limiter):
-    """Arguments and results pass through; a module's decorated function has the pace."""
+async def test_every_call_waits_its_turn(limiter):
+    """Every call of a function waits its turn.
+
+    Arguments and results pass through; a module's decorated function has the pace.
+    """
     results = await asyncio.gather(*(fetch(n, twice=True) for n in range(4)))
     assert [number for number, _ in results] == [0, 2, 4, 6]
     assert [start for _, start in results] == limiter.exactly([0, 0.1, 0.2, 0.3])
 
 
-def test_a_decorated_function_is_still_what_it_was():
-    """Name, docstring, signature and being a coroutine function are kept."""
+def test_decorated_function_stays_itself():
+    """A decorated function is still what it was.
+
+    Name, docstring, signature and being a coroutine function are kept.
+    """
     assert (fetch.__name__, fetch.__doc__) == ("fetch", "Say what was asked.")
     assert list(inspect.signature(fetch).parameters) == ["number", "twice"]
     assert inspect.iscoroutinefunction(fetch)
@@ -61,8 +67,11 @@ async def test_methods_of_all_kinds(limiter):
     assert keys == [("client", "x")]
 
 
-async def test_key_and_cost_are_functions_of_the_arguments_or_constants(limiter):
-    """A lane is chosen by the key, and the cost is charged."""
+async def test_key_and_cost_from_arguments(limiter):
+    """Key and cost are functions of the arguments or constants.
+
+    A lane is chosen by the key, and the cost is charged.
+    """
     queue = limiter.queue("100/s", lanes={"slow": "1/s"})
 
     @rate_limited(queue, key=lambda name, _: name, cost=lambda _, size: size)
@@ -105,8 +114,11 @@ async def test_priority_and_timeout(limiter):
     assert isinstance(results[-1], SlotTimeout)
 
 
-async def test_a_call_cancelled_while_it_waits_never_runs(limiter):
-    """And uses no slot."""
+async def test_call_cancelled_while_waiting_never_runs(limiter):
+    """A call cancelled while it waits never runs.
+
+    And uses no slot.
+    """
     queue, ran = limiter.queue("10/s"), []
 
     @rate_limited(queue)
@@ -120,8 +132,11 @@ async def test_a_call_cancelled_while_it_waits_never_runs(limiter):
     assert ran == [("a", 0.0), ("c", limiter.exactly(0.1))]
 
 
-async def test_an_exception_passes_and_frees_the_place(limiter):
-    """What the body raises is the caller's."""
+async def test_exception_frees_the_place(limiter):
+    """An exception passes and frees the place.
+
+    What the body raises is the caller's.
+    """
     queue = limiter.queue(concurrency=1)
 
     @rate_limited(queue)
@@ -134,8 +149,11 @@ async def test_an_exception_passes_and_frees_the_place(limiter):
     assert queue.running == 0
 
 
-async def test_an_exception_of_key_or_cost_uses_no_slot(limiter):
-    """It is raised to the caller before anything is charged."""
+async def test_exception_of_key_uses_no_slot(limiter):
+    """An exception of key or cost uses no slot.
+
+    It is raised to the caller before anything is charged.
+    """
     queue = limiter.queue("10/s")
 
     @rate_limited(queue, key=lambda name: name["missing"])
@@ -204,8 +222,11 @@ class Callable:
         (async_generator, 'put "async with queue.slot' + "():"),
     ],
 )
-def test_what_is_no_coroutine_function_is_refused_with_the_remedy(what, remedy):
-    """At decoration, not at the first call."""
+def test_wrong_kinds_of_function_are_refused(what, remedy):
+    """What is no coroutine function is refused with the remedy.
+
+    At decoration, not at the first call.
+    """
     with pytest.raises(TypeError) as caught:
         rate_limited(MADE_AT_IMPORT)(what)
     assert remedy in str(caught.value)

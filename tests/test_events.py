@@ -31,8 +31,11 @@ class Raising:
         raise ZeroDivisionError
 
 
-async def test_a_call_is_heard_of_when_it_starts_and_when_it_ends(limiter):
-    """Each event says what, of which queue and call, when, and how long it waited."""
+async def test_call_is_reported_start_and_end(limiter):
+    """A call is heard of when it starts and when it ends.
+
+    Each event says what, of which queue and call, when, and how long it waited.
+    """
     recorder = Recorder()
     queue = limiter.queue("10/s", name="ec2", observers=[recorder])
     for cost in (1, 2):
@@ -46,8 +49,11 @@ async def test_a_call_is_heard_of_when_it_starts_and_when_it_ends(limiter):
     assert recorder.events[3].at == limiter.exactly(0.21)
 
 
-async def test_every_way_out_is_heard_of_in_order(limiter):
-    """Cancelled, timed out, refused and throttled, besides released and finished."""
+async def test_every_way_out_is_reported(limiter):
+    """Every way out is heard of in order.
+
+    Cancelled, timed out, refused and throttled, besides released and finished.
+    """
     recorder = Recorder()
     queue = limiter.queue("10/s", maxsize=2, observers=[recorder])
     slot = await limiter.take(queue)
@@ -81,8 +87,11 @@ async def test_every_way_out_is_heard_of_in_order(limiter):
     assert (waited["withdrawn"], waited["late"]) == limiter.exactly((0.05, 0.15))
 
 
-async def test_released_comes_before_the_body_and_in_order_of_release(limiter):
-    """Who listens knows of a call before it does anything."""
+async def test_released_comes_before_the_body(limiter):
+    """Released comes before the body and in order of release.
+
+    Who listens knows of a call before it does anything.
+    """
     log = []
 
     class Listener:
@@ -99,8 +108,11 @@ async def test_released_comes_before_the_body_and_in_order_of_release(limiter):
     assert log == [(kind, key) for key in "abc" for kind in ("released", "body", "finished")]
 
 
-async def test_a_slot_handed_on_is_heard_of_as_released_then_cancelled(limiter):
-    """One event each, so that sums come out right: two released, one of them cancelled."""
+async def test_cancelled_grant_is_reported_twice(limiter):
+    """A slot passed to the next is heard of as released then cancelled.
+
+    One event each, so that sums come out right: two released, one of them cancelled.
+    """
     recorder = Recorder()
     queue = limiter.queue("10/s", observers=[recorder])
     first = queue.enqueue()
@@ -112,8 +124,11 @@ async def test_a_slot_handed_on_is_heard_of_as_released_then_cancelled(limiter):
     assert queue.stats.released == 1
 
 
-async def test_a_raising_observer_costs_no_slot_and_is_reported(limiter):
-    """Pace and places are kept, the others hear all, the loop's handler gets each error."""
+async def test_raising_observer_costs_no_slot(limiter):
+    """A raising observer costs no slot and is reported.
+
+    Pace and places are kept, the others hear all, the loop's handler gets each error.
+    """
     recorder, reported, loop = Recorder(), [], asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: reported.append(context))
     queue, starts = limiter.queue("10/s", concurrency=1, observers=[Raising(), recorder]), []
@@ -153,8 +168,11 @@ async def test_an_observer_may_use_the_queue(limiter):
     assert starts == limiter.exactly([0, 1, 2])
 
 
-async def test_an_observer_that_cancels_the_released_caller(limiter):
-    """The slot is handed on in the same tick, also from within the event."""
+async def test_observer_cancels_the_released_caller(limiter):
+    """An observer that cancels the released caller.
+
+    The slot is handed on in the same tick, also from within the event.
+    """
     queue, starts, victims = limiter.queue("10/s"), [], []
 
     class Canceller:
@@ -175,8 +193,11 @@ async def test_an_observer_that_cancels_the_released_caller(limiter):
     assert starts == limiter.exactly([0, 0.1, 0.2])
 
 
-def test_anything_with_on_event_is_an_observer():
-    """The protocol can be checked at run time."""
+def test_anything_with_on_event_observes():
+    """Anything with on event is an observer.
+
+    The protocol can be checked at run time.
+    """
     assert isinstance(Recorder(), Observer)
     assert not isinstance(object(), Observer)
 

@@ -52,14 +52,20 @@ def loaded(tmp_path_factory):
     return json.loads(run.stdout)
 
 
-def test_import_loads_nothing_third_party_but_anyio(loaded):
-    """The core costs its users no dependency but anyio."""
+def test_import_loads_only_anyio(loaded):
+    """Import loads nothing third party but anyio.
+
+    The core costs its users no dependency but anyio.
+    """
     packages = {name.partition(".")[0] for name in loaded}
     assert packages - set(sys.stdlib_module_names) - {"aioapiqueue"} <= THIRD_PARTY
 
 
-def test_import_loads_no_edge_and_no_program(loaded):
-    """Integrations, the hub, the command line and the test loop are imported by who needs them."""
+def test_import_loads_no_edge(loaded):
+    """Import loads no edge and no program.
+
+    Integrations, the hub, the command line and the test loop are imported by who needs them.
+    """
     outside = ("integrations", "hub", "cli", "testing")
     assert not [
         name for name in loaded if name.startswith(tuple(f"aioapiqueue.{part}" for part in outside))

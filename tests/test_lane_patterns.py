@@ -20,8 +20,11 @@ async def released(queue, keys):
     return starts
 
 
-async def test_a_pattern_gives_each_key_that_begins_so_a_lane_of_its_own(limiter):
-    """Of exact names, patterns and the star, the nearest holds, for each key by itself."""
+async def test_pattern_gives_each_key_a_lane(limiter):
+    """A pattern gives each key that begins so a lane of its own.
+
+    Of exact names, patterns and the star, the nearest holds, for each key by itself.
+    """
     queue = limiter.queue(
         lanes={"*": "1/s", "Describe*": "10/s", "DescribeIm*": "5/s", "DescribeImages": "2/s"}
     )
@@ -40,8 +43,11 @@ async def test_a_pattern_gives_each_key_that_begins_so_a_lane_of_its_own(limiter
     )
 
 
-async def test_keys_that_fit_no_pattern_have_no_lane(limiter):
-    """Without a star, whatever begins otherwise, or is no text, keeps the queue's limits only."""
+async def test_keys_beside_patterns_have_no_lane(limiter):
+    """Keys that fit no pattern have no lane.
+
+    Without a star, whatever begins otherwise, or is no text, keeps the queue's limits only.
+    """
     queue = limiter.queue(lanes={"Describe*": "1/s"})
     starts = await released(queue, ["Copy", "Copy", 7, 7, None, None])
     assert max(map(max, starts.values())) == 0
@@ -59,8 +65,11 @@ async def test_a_patterns_limits_are_set_anew(limiter):
     assert starts["DescribeHosts"] == limiter.exactly([0, 1, 2])
 
 
-async def test_a_new_pattern_holds_for_those_who_wait(limiter):
-    """Keys that had no limit of their own get lanes when a pattern that fits is set."""
+async def test_new_pattern_holds_for_waiters(limiter):
+    """A new pattern holds for those who wait.
+
+    Keys that had no limit of their own get lanes when a pattern that fits is set.
+    """
     queue = limiter.queue("100/s", lanes={"x": "1/s"})
     calls = asyncio.create_task(released(queue, ["DescribeVpcs"] * 4))
     await asyncio.sleep(0)
@@ -69,8 +78,11 @@ async def test_a_new_pattern_holds_for_those_who_wait(limiter):
     assert max((await calls)["DescribeVpcs"]) >= 0.2
 
 
-async def test_a_pattern_too_small_for_one_who_waits_is_refused(limiter):
-    """A window that could never fit the cost of a waiter whose lane it would be is an error."""
+async def test_too_small_pattern_is_refused(limiter):
+    """A pattern too small for one who waits is refused.
+
+    A window that could never fit the cost of a waiter whose lane it would be is an error.
+    """
     queue = limiter.queue("1/s", lanes={"Describe*": "1/s"})
     queue.enqueue(key="DescribeVpcs")
     await limiter.settled()

@@ -37,8 +37,11 @@ async def test_a_slow_lane_blocks_nobody(limiter):
     assert starts["slow"] == limiter.exactly(range(10))
 
 
-async def test_the_queues_limits_hold_over_all_lanes_together(limiter):
-    """Four lanes of 10/s under 20/s make 20/s, shared by arrival."""
+async def test_queue_limits_hold_over_lanes(limiter):
+    """The queue's limits hold over all lanes together.
+
+    Four lanes of 10/s under 20/s make 20/s, shared by arrival.
+    """
     queue = limiter.queue("20/s", lanes={"*": "10/s"})
     starts = await released(queue, "abcd" * 10)
     everything = sorted(chain(*starts.values()))
@@ -47,8 +50,11 @@ async def test_the_queues_limits_hold_over_all_lanes_together(limiter):
         assert min(b - a for a, b in pairwise(own)) >= 0.1 - 0.01
 
 
-async def test_a_star_gives_every_other_key_a_lane_of_its_own(limiter):
-    """Each of them has the whole limit, those with their own entry that one."""
+async def test_star_gives_each_key_a_lane(limiter):
+    """A star gives every other key a lane of its own.
+
+    Each of them has the whole limit, those with their own entry that one.
+    """
     queue = limiter.queue(lanes={"a": "1/s", "*": "10/s"})
     starts = await released(queue, ["a", "b", None] * 3)
     assert starts["a"] == limiter.exactly([0, 1, 2])
@@ -70,8 +76,11 @@ async def test_a_lane_may_have_several_limits(limiter):
     assert (await released(queue, "aaaa"))["a"] == limiter.exactly([0, 0.1, 0.2, 1.0])
 
 
-async def test_a_lane_keeps_its_limit_after_the_queue_was_held(limiter):
-    """What piled up in a pause leaves the lane one by one, not in a burst."""
+async def test_lane_limit_survives_a_hold(limiter):
+    """A lane keeps its limit after the queue was held.
+
+    What piled up in a pause leaves the lane one by one, not in a burst.
+    """
     queue = limiter.queue("1000/s", lanes={"a": "10/s"}, catch_up=0)
     queue.pause(60)
     starts = await released(queue, "aaaaa")
@@ -79,8 +88,11 @@ async def test_a_lane_keeps_its_limit_after_the_queue_was_held(limiter):
 
 
 @pytest.mark.parametrize("order", ["fifo", "fair"])
-async def test_a_lane_keeps_its_limit_behind_a_busy_queue(limiter, order):
-    """Waiting for the queue's own limits saves up no burst for the lane."""
+async def test_lane_limit_holds_behind_busy_queue(limiter, order):
+    """A lane keeps its limit behind a busy queue.
+
+    Waiting for the queue's own limits saves up no burst for the lane.
+    """
     queue = limiter.queue("100/s", lanes={"a": "50/s"}, order=order, catch_up=0)
     starts = await released(queue, "b" * 30 + "a" * 10 + "b" * 30)
     own = starts["a"]
@@ -88,8 +100,11 @@ async def test_a_lane_keeps_its_limit_behind_a_busy_queue(limiter, order):
     assert sorted(chain(*starts.values())) == limiter.exactly([n / 100 for n in range(70)])
 
 
-async def test_a_lane_keeps_its_limit_behind_full_places(limiter):
-    """Nor does waiting for a place under `concurrency`."""
+async def test_lane_limit_holds_behind_full_places(limiter):
+    """A lane keeps its limit behind full places.
+
+    Nor does waiting for a place under `concurrency`.
+    """
     queue, starts = limiter.queue(lanes={"a": "10/s"}, concurrency=1, catch_up=0), []
 
     async def call():
@@ -104,8 +119,11 @@ async def test_a_lane_keeps_its_limit_behind_full_places(limiter):
 
 
 @pytest.mark.parametrize("limits", [{"lanes": {"a": "1000/s"}}, {"*": "1000/s"}])
-async def test_rest_before_waiting_for_a_place_saves_up_no_catch_up(limiter, limits):
-    """Only the millisecond that it waited is made up for, not the rest before."""
+async def test_rest_before_places_saves_nothing(limiter, limits):
+    """Rest before waiting for a place saves up no `catch_up`.
+
+    Only the millisecond that it waited is made up for, not the rest before.
+    """
     limit, lanes = limits.get("*"), limits.get("lanes")
     queue, starts = limiter.queue(*[limit] if limit else [], lanes=lanes, concurrency=30), []
 
@@ -125,8 +143,11 @@ async def test_rest_before_waiting_for_a_place_saves_up_no_catch_up(limiter, lim
     )
 
 
-async def test_fifo_holds_among_lanes_that_are_due(limiter):
-    """Of several lanes that are due the earliest comer goes first."""
+async def test_fifo_holds_among_due_lanes(limiter):
+    """Fifo holds among lanes that are due.
+
+    Of several lanes that are due the earliest comer goes first.
+    """
     queue, order = limiter.queue("10/s", lanes={"*": "100/s"}), []
 
     async def call(key):
@@ -138,8 +159,11 @@ async def test_fifo_holds_among_lanes_that_are_due(limiter):
     assert order == keys
 
 
-async def test_priority_reaches_across_lanes_and_within_one(limiter):
-    """The most urgent of those that are due goes first, wherever it waits."""
+async def test_priority_reaches_across_lanes(limiter):
+    """Priority reaches across lanes and within one.
+
+    The most urgent of those that are due goes first, wherever it waits.
+    """
     queue, order = limiter.queue("10/s", lanes={"a": "5/s"}), []
 
     async def call(key, priority):
@@ -153,8 +177,11 @@ async def test_priority_reaches_across_lanes_and_within_one(limiter):
     assert order == [("x", 0), ("b", -2), ("a", -1), ("b", 1), ("a", 2)]
 
 
-async def test_cancelling_in_a_slow_lane_moves_up_those_behind(limiter):
-    """A lane's first that leaves, costs its lane nothing."""
+async def test_leaving_a_lane_moves_others_up(limiter):
+    """Cancelling in a slow lane moves up those behind.
+
+    A lane's first that leaves, costs its lane nothing.
+    """
     queue = limiter.queue(lanes={"a": "1/s"})
     await limiter.take(queue, key="a")
     dear, cheap = queue.enqueue(key="a", cost=5), queue.enqueue(key="a")
@@ -175,8 +202,11 @@ async def test_a_timeout_in_a_lane(limiter):
     assert (now(), loop.pending_timers) == (limiter.exactly(1.0), 0)
 
 
-async def test_estimate_and_try_slot_know_the_lane(limiter):
-    """The later of the queue's and the lane's next slot."""
+async def test_estimate_and_try_slot_know_lanes(limiter):
+    """Estimate and `try_slot` know the lane.
+
+    The later of the queue's and the lane's next slot.
+    """
     queue = limiter.queue("10/s", lanes={"a": "1/s"})
     await limiter.take(queue, key="a")
     assert queue.estimate() == limiter.exactly(0.1)
@@ -218,8 +248,11 @@ async def test_lanes_used_once_are_forgotten(count):
     assert left < full / 10
 
 
-async def test_a_flow_of_new_keys_holds_no_more_lanes_than_matter(limiter):
-    """At 100 new keys a second with lanes that rest after 0.1 s, some ten are kept."""
+async def test_flow_of_keys_keeps_few_lanes(limiter):
+    """A flow of new keys holds no more lanes than matter.
+
+    At 100 new keys a second with lanes that rest after 0.1 s, some ten are kept.
+    """
     queue, most = limiter.queue("100/s", lanes={"*": "10/s"}), 0
     for key in range(2000):
         async with queue.slot(key=key):
@@ -228,8 +261,11 @@ async def test_a_flow_of_new_keys_holds_no_more_lanes_than_matter(limiter):
 
 
 @pytest.mark.parametrize("limit", [Rate(1), Rate(1, burst=3), Window(1, 1)])
-async def test_a_lane_that_is_not_fresh_yet_is_not_forgotten(limiter, limit):
-    """Others come and go: a key gets no second helping before its time."""
+async def test_lane_in_debt_is_not_forgotten(limiter, limit):
+    """A lane that is not fresh yet is not forgotten.
+
+    Others come and go: a key gets no second helping before its time.
+    """
     queue = limiter.queue(lanes={"a": limit, "*": "1000/s"})
     burst = getattr(limit, "burst", 1)
     for _ in range(burst):
@@ -262,8 +298,11 @@ async def test_a_lanes_hold_is_only_extended(limiter):
     assert queue.estimate(key="a") == limiter.exactly(5)
 
 
-async def test_a_lane_somebody_waits_in_is_not_forgotten(limiter):
-    """Held by the queue's pause, its waiters keep their lane, and its limit afterwards."""
+async def test_lane_with_waiters_is_not_forgotten(limiter):
+    """A lane somebody waits in is not forgotten.
+
+    Held by the queue's pause, its waiters keep their lane, and its limit afterwards.
+    """
     queue = limiter.queue(lanes={"*": "10/s"}, catch_up=0)
     queue.pause(100)
     await limiter.settled()
@@ -279,8 +318,11 @@ async def test_a_lane_somebody_waits_in_is_not_forgotten(limiter):
 # Places.
 
 
-async def test_never_more_bodies_at_once_than_concurrency_allows(limiter):
-    """Five places; bodies raise, are cancelled, time out: never six at once, none leaked."""
+async def test_bodies_never_exceed_concurrency(limiter):
+    """Never more bodies at once than concurrency allows.
+
+    Five places; bodies raise, are cancelled, time out: never six at once, none leaked.
+    """
     queue, rng = limiter.queue("200/s", concurrency=5, lanes={"a": "50/s"}), random.Random(11)
     running = most = ran = 0
 
@@ -317,8 +359,11 @@ async def test_never_more_bodies_at_once_than_concurrency_allows(limiter):
     assert len(places) == queue.running == 5
 
 
-async def test_a_place_that_comes_free_goes_to_who_waits_not_to_who_ran(limiter):
-    """A worker that loops does not starve the others for want of a suspension."""
+async def test_free_place_goes_to_a_waiter(limiter):
+    """A place that comes free goes to who waits not to who ran.
+
+    A worker that loops does not starve the others for want of a suspension.
+    """
     queue, order = limiter.queue(concurrency=1), []
 
     async def worker(name):

@@ -27,8 +27,11 @@ async def test_a_pause_holds_everybody_until_resume(limiter):
     assert starts[2:] == limiter.exactly([100.15, 100.25, 100.35])
 
 
-async def test_a_pause_of_some_seconds_ends_by_itself(limiter):
-    """Its end is an exact instant."""
+async def test_timed_pause_ends_by_itself(limiter):
+    """A pause of some seconds ends by itself.
+
+    Its end is an exact instant.
+    """
     queue, starts = limiter.queue("10/s"), []
     queue.pause(3)
     await asyncio.wait(line_up(queue, starts, 2))
@@ -49,8 +52,11 @@ async def test_a_pause_is_only_extended(limiter):
     assert starts == limiter.exactly([6])
 
 
-async def test_bodies_that_run_go_on_in_a_pause(limiter):
-    """A pause holds starts, not calls."""
+async def test_running_bodies_ignore_a_pause(limiter):
+    """Bodies that run go on in a pause.
+
+    A pause holds starts, not calls.
+    """
     queue = limiter.queue(concurrency=1)
     async with queue.slot():
         queue.pause()
@@ -70,8 +76,11 @@ async def test_resume_without_a_pause_changes_nothing(limiter):
     assert starts == limiter.exactly([0, 0.1, 0.2, 0.3])
 
 
-async def test_retry_after_holds_and_is_only_extended(limiter):
-    """Nothing starts for so many seconds; a smaller hint changes nothing."""
+async def test_retry_after_is_only_extended(limiter):
+    """Retry after holds and is only extended.
+
+    Nothing starts for so many seconds; a smaller hint changes nothing.
+    """
     queue, starts = limiter.queue("10/s"), []
     tasks = line_up(queue, starts, 3)
     await asyncio.sleep(0.05)
@@ -87,8 +96,11 @@ async def test_retry_after_holds_and_is_only_extended(limiter):
     assert queue.stats.throttled == 4
 
 
-async def test_resume_does_not_lift_what_the_other_side_asked_for(limiter):
-    """A pause on top of a push-back ends; the push-back stays."""
+async def test_resume_lifts_no_push_back(limiter):
+    """Resume does not lift what the other side asked for.
+
+    A pause on top of a push-back ends; the push-back stays.
+    """
     queue, starts = limiter.queue("10/s"), []
     queue.throttled(5)
     await limiter.settled()
@@ -101,8 +113,11 @@ async def test_resume_does_not_lift_what_the_other_side_asked_for(limiter):
     assert starts == limiter.exactly([5, 5.1])
 
 
-async def test_a_push_back_within_a_longer_pause(limiter):
-    """The later end of the two counts."""
+async def test_push_back_within_longer_pause(limiter):
+    """A push back within a longer pause.
+
+    The later end of the two counts.
+    """
     queue, starts = limiter.queue("10/s"), []
     queue.pause(5)
     await limiter.settled()
@@ -111,8 +126,11 @@ async def test_a_push_back_within_a_longer_pause(limiter):
     assert starts == limiter.exactly([5])
 
 
-async def test_a_slot_tells_of_push_back_under_its_key(limiter):
-    """With a lane of its own only that lane is held, otherwise the queue."""
+async def test_slot_reports_push_back_by_key(limiter):
+    """A slot tells of push back under its key.
+
+    With a lane of its own only that lane is held, otherwise the queue.
+    """
     queue, starts = limiter.queue(lanes={"a": "10/s"}), []
     with await limiter.take(queue, key="a") as slot:
         slot.throttled(5)
@@ -127,8 +145,11 @@ async def test_a_slot_tells_of_push_back_under_its_key(limiter):
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
-async def test_a_hold_of_no_sensible_length_is_refused(limiter, seconds):
-    """Negative, NaN or infinite: ValueError, and nothing is held."""
+async def test_senseless_hold_is_refused(limiter, seconds):
+    """A hold of no sensible length is refused.
+
+    Negative, NaN or infinite: ValueError, and nothing is held.
+    """
     queue = limiter.queue("10/s")
     for hold in (queue.pause, queue.throttled):
         with pytest.raises(ValueError, match="finite"):
@@ -139,8 +160,11 @@ async def test_a_hold_of_no_sensible_length_is_refused(limiter, seconds):
 # Another rate.
 
 
-async def test_set_rate_re_times_those_who_wait(limiter):
-    """50 queued at 2/s, set to 50/s at once, are done at 0.98 s."""
+async def test_set_rate_re_times_waiters(limiter):
+    """`set_rate` re-times those who wait.
+
+    50 queued at 2/s, set to 50/s at once, are done at 0.98 s.
+    """
     queue, starts = limiter.queue("2/s"), []
     tasks = line_up(queue, starts, 50)
     await asyncio.sleep(0)
@@ -150,8 +174,11 @@ async def test_set_rate_re_times_those_who_wait(limiter):
     assert queue.limits == (Rate(50),)
 
 
-async def test_set_rate_on_a_lane_re_times_those_who_wait_in_it(limiter):
-    """The same for one key, or for all under "*"; others keep their pace."""
+async def test_set_rate_re_times_a_lane(limiter):
+    """`set_rate` on a lane re-times those who wait in it.
+
+    The same for one key, or for all under "*"; others keep their pace.
+    """
     for lane in ("a", "*"):
         queue, starts, other = limiter.queue(lanes={lane: "2/s", "b": "1/s"}), [], []
         began = now()
@@ -163,8 +190,11 @@ async def test_set_rate_on_a_lane_re_times_those_who_wait_in_it(limiter):
         assert [start - began for start in other] == limiter.exactly([0, 1])
 
 
-async def test_set_rate_to_a_slower_one_counts_the_debt_in_calls(limiter):
-    """Of half an old interval still to wait, half a new one is left."""
+async def test_slower_rate_keeps_the_debt(limiter):
+    """`set_rate` to a slower one counts the debt in calls.
+
+    Of half an old interval still to wait, half a new one is left.
+    """
     queue, starts = limiter.queue("10/s"), []
     tasks = line_up(queue, starts, 3)
     await asyncio.sleep(0.05)
@@ -173,8 +203,11 @@ async def test_set_rate_to_a_slower_one_counts_the_debt_in_calls(limiter):
     assert starts == limiter.exactly([0, 0.55, 1.55])
 
 
-async def test_set_rate_back_and_forth_is_no_way_around_the_limit(limiter):
-    """A hundred changes within one interval let nobody through early."""
+async def test_changing_back_and_forth_gains_nothing(limiter):
+    """`set_rate` back and forth is no way around the limit.
+
+    A hundred changes within one interval let nobody through early.
+    """
     queue, starts = limiter.queue("1/s"), []
     tasks = line_up(queue, starts, 3)
     for _ in range(100):
@@ -187,8 +220,11 @@ async def test_set_rate_back_and_forth_is_no_way_around_the_limit(limiter):
     assert starts == limiter.exactly([0, 1, 2])
 
 
-async def test_a_new_lane_for_those_who_wait_already(limiter):
-    """A key that had no limits of its own gets some: its waiters are held to them, in order."""
+async def test_new_lane_holds_for_waiters(limiter):
+    """A new lane for those who wait already.
+
+    A key that had no limits of its own gets some: its waiters are held to them, in order.
+    """
     queue, starts, other = limiter.queue("100/s", catch_up=0), [], []
     tasks = line_up(queue, starts, 3, key="a") + line_up(queue, other, 2)
     await asyncio.sleep(0.005)
@@ -208,8 +244,11 @@ async def test_set_rate_keeps_a_hold(limiter):
     assert starts == limiter.exactly([5, 5.01])
 
 
-async def test_set_rate_refuses_what_would_strand_a_waiter(limiter):
-    """A window too small for a cost that waits is refused, and nothing has changed."""
+async def test_set_rate_strands_no_waiter(limiter):
+    """`set_rate` refuses what would strand a waiter.
+
+    A window too small for a cost that waits is refused, and nothing has changed.
+    """
     queue = limiter.queue("10/s")
     await limiter.take(queue)
     waiting = queue.enqueue(cost=5, key="a")
@@ -276,8 +315,11 @@ async def test_async_with_drains(limiter):
     await asyncio.wait(tasks)
 
 
-async def test_async_with_left_by_an_exception_does_not_drain(limiter):
-    """The exception goes on at once; whoever waits gets QueueClosed."""
+async def test_async_with_exception_does_not_drain(limiter):
+    """`async with` left by an exception does not drain.
+
+    The exception goes on at once; whoever waits gets QueueClosed.
+    """
     starts = []
     with pytest.raises(ZeroDivisionError):
         async with limiter.queue("10/s") as queue:
@@ -289,8 +331,11 @@ async def test_async_with_left_by_an_exception_does_not_drain(limiter):
     assert [type(result) for result in results] == [type(None), QueueClosed, QueueClosed]
 
 
-async def test_a_paused_queue_drains_when_it_is_resumed(limiter):
-    """`aclose` waits for the end of a pause, unless it has a timeout."""
+async def test_paused_queue_drains_when_resumed(limiter):
+    """A paused queue drains when it is resumed.
+
+    `aclose` waits for the end of a pause, unless it has a timeout.
+    """
     queue, starts = limiter.queue("10/s"), []
     queue.pause()
     await limiter.settled()

@@ -47,8 +47,11 @@ both_loops = pytest.mark.parametrize("factory", [VirtualLoop, asyncio.new_event_
 
 @pytest.mark.real
 @both_loops
-def test_a_queue_made_at_import_time_serves_one_loop_after_another(factory):
-    """It binds at first use, and moves on once that loop is closed."""
+def test_queue_serves_loop_after_loop(factory):
+    """A queue made at import time serves one loop after another.
+
+    It binds at first use, and moves on once that loop is closed.
+    """
     for _ in range(3):
         seen = run(starts(MADE_AT_IMPORT, 4), factory)
         assert seen[-1] - seen[0] >= 0.003 - 0.010
@@ -57,8 +60,11 @@ def test_a_queue_made_at_import_time_serves_one_loop_after_another(factory):
 
 @pytest.mark.real
 @both_loops
-def test_waiters_of_a_closed_loop_are_gone_with_it(factory):
-    """The first run ends while callers wait: the second is served at once, and in full."""
+def test_closed_loop_takes_its_waiters(factory):
+    """Waiters of a closed loop are gone with it.
+
+    The first run ends while callers wait: the second is served at once, and in full.
+    """
     queue = ApiQueue("20/s", concurrency=2)
 
     async def leave_waiters_behind():
@@ -124,8 +130,11 @@ def test_ticker_collected_after_its_loop(factory):
 
 
 @pytest.mark.real
-def test_between_two_real_loops_what_was_let_through_still_counts(stalls):
-    """Both read the same clock: a new loop is no way around the limit."""
+def test_real_loops_share_one_clock(stalls):
+    """Between two real loops what was let through still counts.
+
+    Both read the same clock: a new loop is no way around the limit.
+    """
     queue = ApiQueue(Window(2, 0.2))
 
     async def timed():
@@ -138,8 +147,11 @@ def test_between_two_real_loops_what_was_let_through_still_counts(stalls):
     assert second[0] - first[0] >= 0.199
 
 
-def test_between_two_virtual_loops_time_starts_anew():
-    """Instants of another clock mean nothing: the new loop finds a rested queue."""
+def test_virtual_loops_start_time_again():
+    """Between two virtual loops time starts again.
+
+    Instants of another clock mean nothing: the new loop finds a rested queue.
+    """
     queue = ApiQueue(Window(2, 3600), lanes={"a": "1/h"})
 
     async def use_up():
@@ -154,8 +166,11 @@ def test_between_two_virtual_loops_time_starts_anew():
 
 
 @pytest.mark.real
-def test_a_second_live_loop_is_refused_with_the_remedy():
-    """Two threads, two loops, one queue: a RuntimeError that says what to do."""
+def test_second_live_loop_is_refused():
+    """A second live loop is refused with the remedy.
+
+    Two threads, two loops, one queue: a RuntimeError that says what to do.
+    """
     queue, caught = ApiQueue("1000/s", name="shared"), []
 
     async def elsewhere():
@@ -181,8 +196,11 @@ def test_a_second_live_loop_is_refused_with_the_remedy():
 
 
 @pytest.mark.real
-def test_a_second_live_loop_in_the_same_thread_is_refused():
-    """Also where the first loop is merely not running."""
+def test_second_loop_in_thread_is_refused():
+    """A second live loop in the same thread is refused.
+
+    Also where the first loop is merely not running.
+    """
     queue = ApiQueue("1000/s")
     with asyncio.Runner() as runner:
         runner.run(starts(queue, 1))
@@ -282,8 +300,11 @@ async def test_the_ticker_keeps_nobodys_context_alive():
     await waiting
 
 
-async def test_the_ticker_wakes_no_more_often_than_it_releases():
-    """Between two slots it sleeps; unmoved waiters cost nothing."""
+async def test_ticker_wakes_once_per_release():
+    """The ticker wakes no more often than it releases.
+
+    Between two slots it sleeps; unmoved waiters cost nothing.
+    """
     queue, looks = ApiQueue("10/s"), []
     introspect.wrap_looks(queue, lambda look: lambda now: looks.append(now) or look(now))
     await starts(queue, 101)
@@ -334,8 +355,11 @@ def pace_on(factory, rate, seconds, *, tasks=50):
 
 @pytest.mark.real
 @pytest.mark.parametrize("rate", [700, 5000])
-def test_uvloop_keeps_the_limit_and_does_not_spin(rate, stalls):
-    """Its early timers and coarse clock break no window, and cost no wake-up per microsecond."""
+def test_uvloop_keeps_the_limit(rate, stalls):
+    """Uvloop keeps the limit and does not spin.
+
+    Its early timers and coarse clock break no window, and cost no wake-up per microsecond.
+    """
     seconds = 1.2
     stock, stock_looks, stock_cpu = pace_on(asyncio.new_event_loop, rate, seconds)
     fast, looks, cpu = pace_on(new_uvloop, rate, seconds)
@@ -351,8 +375,11 @@ def test_uvloop_keeps_the_limit_and_does_not_spin(rate, stalls):
     assert cpu <= 1.5 * stock_cpu + 0.1
 
 
-def test_the_clock_is_monotonic_time_on_real_loops_and_the_loops_own_on_virtual_ones():
-    """The `time()` of uvloop is a bound method too, but coarse: it is not read."""
+def test_clock_depends_on_the_loop():
+    """The clock is monotonic time on real loops and the loop's own on virtual ones.
+
+    The `time()` of uvloop is a bound method too, but coarse: it is not read.
+    """
     for factory, expected in (
         (asyncio.new_event_loop, time.monotonic),
         (new_uvloop, time.monotonic),
@@ -375,8 +402,11 @@ def most_in(begins, per):
 
 @pytest.mark.real
 @pytest.mark.parametrize("factory", [asyncio.new_event_loop, new_uvloop])
-def test_no_release_is_early_on_real_loops(factory):
-    """One call each 20 ms, watched from outside: no gap is shorter with `catch_up=0`."""
+def test_no_early_release_on_real_loops(factory):
+    """No release is early on real loops.
+
+    One call each 20 ms, watched from outside: no gap is shorter with `catch_up=0`.
+    """
     queue = ApiQueue("20ms", catch_up=0)
     times = []
     introspect.wrap_grants(

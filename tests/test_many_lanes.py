@@ -72,8 +72,11 @@ async def test_work_does_not_grow_with_lanes(action, adaptive):
 
 
 @pytest.mark.real
-async def test_push_back_in_each_lane_is_linear(no_collector):
-    """Many lanes that are slowed down at once: what each costs does not grow with the others."""
+async def test_push_back_in_lanes_is_linear(no_collector):
+    """Push back in each lane is linear.
+
+    Many lanes that are slowed down at once: what each costs does not grow with the others.
+    """
     queue = ApiQueue(lanes={"*": "1/s"}, adaptive=Adaptive("0.1/s"))
     slots = [queue.try_slot(key=number) for number in range(8000)]
     thousands = []
@@ -100,8 +103,11 @@ async def test_joining_does_not_grow_with_lanes():
     assert max(counts[5:]) < 2 * max(counts[:5])
 
 
-async def test_idle_lanes_go_a_few_a_call():
-    """After thousands of keys, no single call pays for forgetting them; all go in the end."""
+async def test_idle_lanes_go_gradually():
+    """Idle lanes go a few a call.
+
+    After thousands of keys, no single call pays for forgetting them; all go in the end.
+    """
     queue = ApiQueue(lanes={"*": "10/s"})
     for number in range(5000):
         queue.try_slot(key=number).release()
@@ -114,8 +120,11 @@ async def test_idle_lanes_go_a_few_a_call():
     assert queue.stats.lanes == 1
 
 
-async def test_lanes_in_use_do_not_keep_idle_ones():
-    """Beside a thousand lanes in which somebody waits, those that come and go are forgotten."""
+async def test_used_lanes_keep_no_idle_ones():
+    """Lanes in use do not keep idle ones.
+
+    Beside a thousand lanes in which somebody waits, those that come and go are forgotten.
+    """
     queue, calls = await crowded(1000)
     most = 0
     for number in range(2000):

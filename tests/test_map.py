@@ -38,8 +38,11 @@ async def test_every_item_is_called_paced(limiter):
     assert nothing_is_left()
 
 
-async def test_results_come_as_completed_or_in_order(limiter):
-    """The default is by completion, `ordered=True` by item."""
+async def test_results_as_completed_or_in_order(limiter):
+    """Results come as completed or in order.
+
+    The default is by completion, `ordered=True` by item.
+    """
     queue = limiter.queue("10/s")
     assert [n async for n in queue.map(slower_first, range(4))] == [3, 2, 1, 0]
     assert [n async for n in queue.map(slower_first, range(4), ordered=True)] == [0, 1, 2, 3]
@@ -68,8 +71,11 @@ async def test_items_without_end_in_bounded_memory(limiter, ordered):
     assert nothing_is_left()
 
 
-async def test_an_iterable_without_end_and_a_slow_async_iterable(limiter):
-    """Both kinds of items do, and results do not wait for further items."""
+async def test_endless_and_slow_iterables(limiter):
+    """An iterable without end and a slow async iterable.
+
+    Both kinds of items do, and results do not wait for further items.
+    """
     queue = limiter.queue("10/s")
     results = queue.map(double, itertools.count(), concurrency=3)
     assert [await anext(results) for _ in range(5)] == [0, 2, 4, 6, 8]
@@ -86,8 +92,11 @@ async def test_an_iterable_without_end_and_a_slow_async_iterable(limiter):
     assert nothing_is_left()
 
 
-async def test_at_most_so_many_calls_at_once(limiter):
-    """`concurrency` bounds the calls of this map, whatever the queue allows."""
+async def test_concurrency_bounds_the_calls(limiter):
+    """At most so many calls at once.
+
+    `concurrency` bounds the calls of this map, whatever the queue allows.
+    """
     running = most = 0
 
     async def call(number):
@@ -110,8 +119,11 @@ async def odd_ones_fail(number):
     return number
 
 
-async def test_the_first_exception_is_raised_and_the_rest_cancelled_cleanly(limiter):
-    """Calls that run are cancelled and awaited, no further item is called, nothing is left."""
+async def test_first_exception_cancels_the_rest(limiter):
+    """The first exception is raised and the rest cancelled cleanly.
+
+    Calls that run are cancelled and awaited, no further item is called, nothing is left.
+    """
     queue, ended, called = limiter.queue("10/s"), [], []
 
     async def call(number):
@@ -144,8 +156,11 @@ async def test_exceptions_as_results(limiter, ordered):
     assert [type(seen[n]) for n in (1, 3)] == [ZeroDivisionError] * 2
 
 
-async def test_a_call_that_is_cancelled_from_within(limiter):
-    """As `gather` does: a CancelledError as a result, or raised."""
+async def test_call_cancelled_from_within(limiter):
+    """A call that is cancelled from within.
+
+    As `gather` does: a CancelledError as a result, or raised.
+    """
 
     async def cancelled(number):
         raise asyncio.CancelledError
@@ -158,8 +173,11 @@ async def test_a_call_that_is_cancelled_from_within(limiter):
 
 
 @pytest.mark.parametrize("return_exceptions", [False, True])
-async def test_an_exception_of_the_items_is_raised(limiter, return_exceptions):
-    """It is no result of a call, whatever `return_exceptions`; calls under way are cancelled."""
+async def test_exception_of_items_is_raised(limiter, return_exceptions):
+    """An exception of the items is raised.
+
+    It is no result of a call, whatever `return_exceptions`; calls under way are cancelled.
+    """
 
     async def items():
         yield 0
@@ -217,8 +235,11 @@ async def test_cancel_of_the_consumer(limiter, when):
     assert (queue.waiting, queue.running) == (0, 0)
 
 
-async def test_a_function_rate_limited_by_the_same_queue_is_not_paced_twice(limiter):
-    """One slot a call; one limited by another queue needs a slot of each."""
+async def test_own_rate_limited_function_paces_once(limiter):
+    """A function rate limited by the same queue is not paced twice.
+
+    One slot a call; one limited by another queue needs a slot of each.
+    """
     queue, other = limiter.queue("10/s"), limiter.queue("5/s")
     by_same = rate_limited(queue)(double)
     by_other = rate_limited(other)(double)
@@ -259,8 +280,11 @@ async def test_of_a_closed_queue(limiter):
     assert nothing_is_left()
 
 
-async def test_results_that_were_fetched_are_not_kept(limiter):
-    """What has been fetched is let go: the calls kept are those in flight."""
+async def test_fetched_results_are_not_kept(limiter):
+    """Results that were fetched are not kept.
+
+    What has been fetched is let go: the calls kept are those in flight.
+    """
     seen, calls = 0, limiter.fewer(20_000)
     async for _ in limiter.queue().map(double, range(calls), concurrency=10):
         seen += 1

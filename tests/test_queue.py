@@ -35,13 +35,19 @@ def most_in(starts, per):
 # Pacing.
 
 
-async def test_calls_start_one_interval_apart_the_first_at_once(limiter):
-    """Five callers at 10/s start at 0.0, 0.1, ..."""
+async def test_calls_start_one_interval_apart(limiter):
+    """Calls start one interval apart the first at once.
+
+    Five callers at 10/s start at 0.0, 0.1, ...
+    """
     assert await released(limiter.queue("10/s"), 5) == limiter.exactly([0.0, 0.1, 0.2, 0.3, 0.4])
 
 
-async def test_waiters_are_released_in_order_of_arrival(limiter):
-    """FIFO, also when a task that has had its turn comes again."""
+async def test_release_is_in_arrival_order(limiter):
+    """Waiters are released in order of arrival.
+
+    FIFO, also when a task that has had its turn comes again.
+    """
     queue, arrived, order = limiter.queue("10/s"), [], []
 
     async def worker(name):
@@ -56,8 +62,11 @@ async def test_waiters_are_released_in_order_of_arrival(limiter):
     assert order == arrived
 
 
-async def test_a_newcomer_never_overtakes_who_waits_though_a_slot_is_due(limiter):
-    """A slot is due after a stall, but whoever waits goes first."""
+async def test_newcomer_never_overtakes_a_waiter(limiter):
+    """A newcomer never overtakes who waits though a slot is due.
+
+    A slot is due after a stall, but whoever waits goes first.
+    """
     queue, order = limiter.queue("10/s"), []
 
     async def call(name):
@@ -73,16 +82,22 @@ async def test_a_newcomer_never_overtakes_who_waits_though_a_slot_is_due(limiter
     assert order == ["first", "waiter", "newcomer"]
 
 
-async def test_the_nth_release_is_at_n_intervals_without_drift(limiter):
-    """10,000 releases at 7 per 3 s, each to the nanosecond where it belongs."""
+async def test_nth_release_has_no_drift(limiter):
+    """The nth release is at n intervals without drift.
+
+    10,000 releases at 7 per 3 s, each to the nanosecond where it belongs.
+    """
     calls = limiter.fewer(10_000)
     await asyncio.sleep(1)
     starts = await released(limiter.queue(Rate(7, 3)), calls)
     assert starts == limiter.exactly([1 + n * 3 / 7 for n in range(calls)])
 
 
-async def test_a_worker_that_takes_its_time_keeps_the_pace(limiter):
-    """Bodies shorter than the interval do not add to it."""
+async def test_worker_keeps_the_pace(limiter):
+    """A worker that takes its time keeps the pace.
+
+    Bodies shorter than the interval do not add to it.
+    """
     queue, starts = limiter.queue("10/s"), []
     for _ in range(100):
         async with queue.slot():
@@ -149,24 +164,33 @@ async def test_no_limit_is_no_wait(limiter):
     assert queue.stats.released == 1000
 
 
-async def test_a_stall_within_catch_up_is_made_up_for(limiter):
-    """8 ms late: the next is on its own instant again."""
+async def test_short_stall_is_made_up_for(limiter):
+    """A stall within `catch_up` is made up for.
+
+    8 ms late: the next is on its own instant again.
+    """
     queue = limiter.queue("100/s", catch_up=0.01)
     asyncio.get_running_loop().call_at(0.0100001, asyncio.get_running_loop().stall, 0.017)
     starts = await released(queue, 6)
     assert starts[2:] == limiter.exactly([0.0270001, 0.03, 0.04, 0.05])
 
 
-async def test_a_stall_longer_than_catch_up_is_dropped(limiter):
-    """75 ms late at 100/s with 10 ms of catch-up: one call extra, not seven, then the pace."""
+async def test_long_stall_is_dropped(limiter):
+    """A stall longer than `catch_up` is dropped.
+
+    75 ms late at 100/s with 10 ms of catch-up: one call extra, not seven, then the pace.
+    """
     queue, loop = limiter.queue("100/s", catch_up=0.01), asyncio.get_running_loop()
     loop.call_at(0.015, loop.stall, 0.075)
     starts = await released(queue, 6)
     assert starts == limiter.exactly([0.0, 0.01, 0.09, 0.09, 0.10, 0.11])
 
 
-async def test_catch_up_0_is_a_strict_gap(limiter):
-    """However late a call was, the next starts no sooner than an interval after it."""
+async def test_no_catch_up_is_strict_gap(limiter):
+    """`catch_up` 0 is a strict gap.
+
+    However late a call was, the next starts no sooner than an interval after it.
+    """
     loop, rng, releases = asyncio.get_running_loop(), random.Random(3), Releases()
     queue = limiter.queue("100/s", catch_up=0, observers=[releases])
     for n in range(40):
@@ -178,8 +202,11 @@ async def test_catch_up_0_is_a_strict_gap(limiter):
 
 
 @pytest.mark.parametrize("burst", [1, 5])
-async def test_a_stall_with_10000_waiters_makes_no_burst(limiter, burst):
-    """In any W seconds at most `burst + (W + catch_up) / interval`, stalls of 50 ms or not."""
+async def test_stall_with_waiters_makes_no_burst(limiter, burst):
+    """A stall with 10000 waiters makes no burst.
+
+    In any W seconds at most `burst + (W + catch_up) / interval`, stalls of 50 ms or not.
+    """
     loop, releases = asyncio.get_running_loop(), Releases()
     queue = limiter.queue(Rate(1000, burst=burst), catch_up=0.01, observers=[releases])
     for n in range(50):
@@ -195,8 +222,11 @@ async def test_a_stall_with_10000_waiters_makes_no_burst(limiter, burst):
 # Cost.
 
 
-async def test_a_cost_takes_so_many_intervals_from_those_behind(limiter):
-    """Cost 3 goes when due, and the next waits three intervals."""
+async def test_cost_takes_many_intervals(limiter):
+    """A cost takes so many intervals from those behind.
+
+    Cost 3 goes when due, and the next waits three intervals.
+    """
     queue, starts = limiter.queue(Rate(10, burst=3)), []
 
     async def call(cost):
@@ -208,14 +238,20 @@ async def test_a_cost_takes_so_many_intervals_from_those_behind(limiter):
     assert [start for _, start in starts] == limiter.exactly([0, 0.1, 0.3, 0.35])
 
 
-async def test_a_cost_above_the_burst_waits_its_due_time(limiter):
-    """Cost 5 on an idle 10/s waits for four intervals first."""
+async def test_cost_above_burst_waits(limiter):
+    """A cost above the burst waits its due time.
+
+    Cost 5 on an idle 10/s waits for four intervals first.
+    """
     queue = limiter.queue("10/s")
     assert await released(queue, 2, cost=5) == limiter.exactly([0.4, 0.9])
 
 
-async def test_a_large_cost_is_not_overtaken_by_small_ones(limiter):
-    """Small costs that would fit wait behind the large one that does not yet."""
+async def test_large_cost_is_not_overtaken(limiter):
+    """A large cost is not overtaken by small ones.
+
+    Small costs that would fit wait behind the large one that does not yet.
+    """
     queue, order = limiter.queue(Window(10, 1)), []
 
     async def call(cost):
@@ -226,8 +262,11 @@ async def test_a_large_cost_is_not_overtaken_by_small_ones(limiter):
     assert order == [(6, 0.0), (10, 1.0), (1, 2.0), (1, 2.0)]
 
 
-async def test_a_cost_above_a_window_is_a_value_error(limiter):
-    """It could never start, and says so at once, in every way in."""
+async def test_cost_above_window_is_refused(limiter):
+    """A cost above a window is a value error.
+
+    It could never start, and says so at once, in every way in.
+    """
     queue = limiter.queue("10/s", Window(5, 1))
     for enter in (queue.slot, queue.enqueue, queue.try_slot, queue.estimate):
         with pytest.raises(ValueError, match="split the call"):
@@ -242,8 +281,11 @@ async def test_a_cost_above_a_window_is_a_value_error(limiter):
     "options",
     [{"cost": -1}, {"cost": float("nan")}, {"cost": float("inf")}, {"priority": float("nan")}],
 )
-async def test_arguments_that_make_no_sense_are_refused(limiter, options):
-    """Costs and priorities are checked by every way in."""
+async def test_senseless_arguments_are_refused(limiter, options):
+    """Arguments that are invalid are refused.
+
+    Costs and priorities are checked by every way in.
+    """
     queue = limiter.queue("10/s")
     for enter in (queue.slot, queue.enqueue, queue.try_slot, queue.estimate):
         with pytest.raises(ValueError, match=next(iter(options))):

@@ -44,8 +44,11 @@ def test_strings_say_how_fast(text, rate):
         (Rate(7, 3), 3 / 7),
     ],
 )
-def test_the_interval_is_the_time_from_one_call_to_the_next(rate, interval):
-    """`interval` is exact: no more than one division away from what was written."""
+def test_interval_is_between_two_calls(rate, interval):
+    """The interval is the time from one call to the next.
+
+    `interval` is exact: no more than one division away from what was written.
+    """
     assert rate.interval == interval
 
 
@@ -69,8 +72,11 @@ def test_the_interval_is_the_time_from_one_call_to_the_next(rate, interval):
         "5/ſ",  # noqa: RUF001 - a long s
     ],
 )
-def test_a_string_that_is_no_rate_is_quoted_beside_those_that_are(text):
-    """The message of the ValueError quotes the input and shows the accepted forms."""
+def test_bad_rate_string_is_quoted(text):
+    """A string that is no rate is quoted beside those that are.
+
+    The message of the ValueError quotes the input and shows the accepted forms.
+    """
     with pytest.raises(ValueError, match="accepted forms") as caught:
         ApiQueue(text)
     assert repr(text) in str(caught.value)
@@ -91,16 +97,22 @@ def test_a_string_that_is_no_rate_is_quoted_beside_those_that_are(text):
         (lambda: Rate(1, burst=float("nan")), "burst=nan"),
     ],
 )
-def test_numbers_that_make_no_rate_are_quoted_beside_accepted_forms(make, quoted):
-    """Zero, negative, infinite and NaN values are refused in words."""
+def test_bad_rate_numbers_are_quoted(make, quoted):
+    """Numbers that make no rate are quoted beside accepted forms.
+
+    Zero, negative, infinite and NaN values are refused in words.
+    """
     with pytest.raises(ValueError, match="accepted forms") as caught:
         make()
     assert quoted in str(caught.value)
 
 
 @pytest.mark.parametrize("calls", ["10", None, True, 1j])
-def test_a_rate_of_something_else_is_a_type_error(calls):
-    """What is no number is a TypeError, which shows the accepted forms too."""
+def test_other_types_are_no_rate(calls):
+    """A rate of something else is a type error.
+
+    What is no number is a TypeError, which shows the accepted forms too.
+    """
     with pytest.raises(TypeError, match="accepted forms"):
         Rate(calls)
 
@@ -115,8 +127,11 @@ def test_a_bare_number_has_two_readings(calls):
 
 
 @pytest.mark.parametrize("limit", [None, True, ("10/s",), object(), b"10/s"])
-def test_what_is_no_limit_is_a_type_error(limit):
-    """Anything but a string, a Rate or a Window is refused with the accepted forms."""
+def test_other_types_are_no_limit(limit):
+    """What is no limit is a type error.
+
+    Anything but a string, a Rate or a Window is refused with the accepted forms.
+    """
     with pytest.raises(TypeError, match="accepted forms"):
         ApiQueue(limit)
 
@@ -135,8 +150,11 @@ def test_what_is_no_limit_is_a_type_error(limit):
         (1, "1", TypeError),
     ],
 )
-def test_a_window_is_a_whole_number_of_calls_in_a_finite_time(calls, per, error):
-    """A window that makes no sense is refused, quoted."""
+def test_window_needs_whole_finite_numbers(calls, per, error):
+    """A window is a whole number of calls in a finite time.
+
+    A window that makes no sense is refused, quoted.
+    """
     with pytest.raises(error, match=r"Window\(calls="):
         Window(calls, per)
 
@@ -158,8 +176,11 @@ def test_limits_read_as_they_are_meant(limit, text):
 
 
 @pytest.mark.parametrize("text", ["10/s", "7 per 2s", "100ms", "0.2/s"])
-def test_the_text_of_a_plain_rate_parses_back(text):
-    """What a rate prints is itself an accepted form."""
+def test_plain_rate_text_parses_back(text):
+    """The text of a plain rate parses back.
+
+    What a rate prints is itself an accepted form.
+    """
     rate = Rate.parse(text)
     assert Rate.parse(str(rate)).interval == pytest.approx(rate.interval, rel=1e-5)
 
@@ -172,8 +193,11 @@ def test_limits_are_immutable_values():
         Rate(10).calls = 11
 
 
-def test_a_lane_takes_one_limit_or_several():
-    """A lone limit, a tuple and a list all become a list of limits."""
+def test_lane_takes_one_or_several_limits():
+    """A lane takes one limit or several.
+
+    A lone limit, a tuple and a list all become a list of limits.
+    """
     assert as_limits("10/s") == [Rate(10)]
     assert as_limits(("10/s", Window(3, 1))) == [Rate(10), Window(3, 1)]
     assert as_limits(["10/s"]) == [Rate(10)]
@@ -193,8 +217,11 @@ def test_a_lane_takes_one_limit_or_several():
         ({"lanes": {"a": "5/x"}}, ValueError, "'5/x'"),
     ],
 )
-def test_options_that_make_no_sense_are_refused_when_the_queue_is_made(options, error, quoted):
-    """Each message names or quotes what was wrong."""
+def test_senseless_options_are_refused(options, error, quoted):
+    """Options that are invalid are refused when the queue is made.
+
+    Each message names or quotes what was wrong.
+    """
     with pytest.raises(error) as caught:
         ApiQueue("1/s", **options)
     assert quoted in str(caught.value)

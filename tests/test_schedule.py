@@ -33,8 +33,11 @@ def most_in(starts, per):
     return max(sum(one <= other < one + per for other in starts) for one in starts)
 
 
-def test_the_first_call_of_a_pace_is_due_at_once_and_the_next_after_the_interval():
-    """A new pace owes nothing, one that has let a call through owes an interval."""
+def test_second_call_after_one_interval():
+    """The first call of a pace is due at once and the next after the interval.
+
+    A new pace owes nothing, one that has let a call through owes an interval.
+    """
     schedule = pace(10)
     assert schedule.next_at(5.0, 1) <= 5.0
     schedule.on_idle(5.0)
@@ -42,23 +45,32 @@ def test_the_first_call_of_a_pace_is_due_at_once_and_the_next_after_the_interval
     assert schedule.next_at(5.0, 1) == 5.1
 
 
-def test_the_nth_call_is_due_at_the_start_plus_n_intervals_without_a_running_sum():
-    """10,000 calls at 7 in 3 s: the last is where one multiplication puts it."""
+def test_nth_call_without_running_sum():
+    """The nth call is due at the start plus n intervals without a running sum.
+
+    10,000 calls at 7 in 3 s: the last is where one multiplication puts it.
+    """
     schedule = pace(7, 3)
     schedule.on_idle(1.0)
     for n, start in enumerate(run(schedule, start=1.0, calls=10_000)):
         assert start == pytest.approx(1.0 + n * 3 / 7, abs=1e-9)
 
 
-def test_a_burst_starts_at_once_then_at_the_interval():
-    """GCRA: `burst` calls after a rest, then one per interval."""
+def test_burst_then_the_interval():
+    """A burst starts at once then at the interval.
+
+    GCRA: `burst` calls after a rest, then one per interval.
+    """
     schedule = pace(10, burst=3)
     schedule.on_idle(2.0)
     assert run(schedule, start=2.0, calls=5) == pytest.approx([2, 2, 2, 2.1, 2.2], abs=1e-9)
 
 
-def test_a_burst_refills_by_one_per_interval():
-    """After half a rest, half a burst is there."""
+def test_burst_refills_by_interval():
+    """A burst refills by one per interval.
+
+    After half a rest, half a burst is there.
+    """
     schedule = pace(10, burst=4)
     schedule.on_idle(0.0)
     run(schedule, start=0.0, calls=4)
@@ -66,8 +78,11 @@ def test_a_burst_refills_by_one_per_interval():
     assert run(schedule, start=0.2, calls=4) == pytest.approx([0.2, 0.2, 0.3, 0.4], abs=1e-9)
 
 
-def test_a_cost_above_the_burst_waits_for_what_the_burst_cannot_hold():
-    """On a full bucket of 2, a cost of 5 waits three intervals; the next call five after those."""
+def test_cost_above_burst_waits_longer():
+    """A cost above the burst waits for what the burst cannot hold.
+
+    On a full bucket of 2, a cost of 5 waits three intervals; the next call five after those.
+    """
     schedule = pace(10, burst=2)
     schedule.on_idle(0.0)
     assert schedule.next_at(0.0, 5) == pytest.approx(0.3)
@@ -75,8 +90,11 @@ def test_a_cost_above_the_burst_waits_for_what_the_burst_cannot_hold():
     assert schedule.next_at(0.3, 1) == pytest.approx(0.4, abs=1e-9)
 
 
-def test_lateness_is_caught_up_within_catch_up_only():
-    """A call 8 ms late leaves the next on its instant; one 50 ms late loses all but catch_up."""
+def test_lateness_within_catch_up_counts():
+    """Lateness is caught up within `catch_up` only.
+
+    A call 8 ms late leaves the next on its instant; one 50 ms late loses all but catch_up.
+    """
     schedule = pace(100, catch_up=0.01)
     schedule.on_idle(0.0)
     schedule.consume(0.0, 1)
@@ -88,8 +106,11 @@ def test_lateness_is_caught_up_within_catch_up_only():
     assert schedule.next_at(0.07, 1) == pytest.approx(0.08, abs=1e-9)
 
 
-def test_without_catch_up_a_late_call_delays_the_next():
-    """`catch_up=0` is a strict gap: the interval counts from the start, not from the due time."""
+def test_without_catch_up_lateness_adds():
+    """Without `catch_up` a late call delays the next.
+
+    `catch_up=0` is a strict gap: the interval counts from the start, not from the due time.
+    """
     schedule = pace(10)
     schedule.on_idle(0.0)
     schedule.consume(0.0, 1)
@@ -106,8 +127,11 @@ def test_rest_saves_up_no_catch_up():
     assert run(schedule, start=5.0, calls=3) == pytest.approx([5.0, 5.001, 5.002], abs=1e-9)
 
 
-def test_arrive_is_touch_due_and_take_in_one():
-    """It charges what is due, and leaves alone what is not."""
+def test_arrive_is_three_steps_in_one():
+    """Arrive is touch due and take in one.
+
+    It charges what is due, and leaves alone what is not.
+    """
     schedule = pace(10)
     assert schedule.try_consume(1.0, 1) <= 1.0
     assert schedule.try_consume(1.0, 1) == pytest.approx(1.1)
@@ -120,8 +144,11 @@ def test_arrive_is_touch_due_and_take_in_one():
     catch_up=st.sampled_from([0.0, 0.01]),
     steps=st.lists(st.tuples(st.floats(0, 0.05), st.sampled_from([1, 1, 1, 2, 0.5])), max_size=60),
 )
-def test_arrive_differs_in_nothing_from_its_parts(calls, burst, catch_up, steps):
-    """The short cut for the commonest call keeps the same books as the long way."""
+def test_arrive_differs_in_nothing(calls, burst, catch_up, steps):
+    """Arrive differs in nothing from its parts.
+
+    The short cut for the commonest call keeps the same books as the long way.
+    """
     short, long = (pace(calls, burst=burst, catch_up=catch_up) for _ in range(2))
     now = 100.0
     for step, cost in steps:
@@ -140,8 +167,11 @@ def test_arrive_differs_in_nothing_from_its_parts(calls, burst, catch_up, steps)
     st.integers(1, 5),
     st.sampled_from([0.1, 0.5, 1.0]),
 )
-def test_a_window_is_never_exceeded_and_never_idle(gaps, calls, per):
-    """At most `calls` in any `per` seconds, and no call waits while the window has room."""
+def test_window_is_neither_exceeded_nor_idle(gaps, calls, per):
+    """A window is never exceeded and never idle.
+
+    At most `calls` in any `per` seconds, and no call waits while the window has room.
+    """
     schedule = SlidingWindow(Window(calls, per))
     starts, now = [], 0.0
     for gap in gaps:
@@ -155,22 +185,31 @@ def test_a_window_is_never_exceeded_and_never_idle(gaps, calls, per):
     assert most_in(starts, per) <= calls
 
 
-def test_a_call_as_old_as_the_window_no_longer_counts():
-    """The window is half open: the call of 0.0 has left [0.0, 1.0) by 1.0."""
+def test_call_as_old_as_window_left():
+    """A call as old as the window no longer counts.
+
+    The window is half open: the call of 0.0 has left [0.0, 1.0) by 1.0.
+    """
     schedule = SlidingWindow(Window(2, 1))
     assert run(schedule, start=0.0, calls=5) == [0.0, 0.0, 1.0, 1.0, 2.0]
 
 
 @given(st.floats(0, 1e6), st.floats(1e-3, 1e4))
-def test_a_window_lets_go_no_float_too_early(start, per):
-    """The instant it names is at least `per` later as floats subtract, too."""
+def test_window_lets_no_float_early(start, per):
+    """A window lets go no float too early.
+
+    The instant it names is at least `per` later as floats subtract, too.
+    """
     schedule = SlidingWindow(Window(1, per))
     schedule.consume(start, 1)
     assert schedule.next_at(start, 1) - start >= per
 
 
-def test_a_window_holds_costs_and_refuses_one_that_can_never_fit():
-    """Costs add up to `calls`; a larger one is a ValueError with the remedy."""
+def test_window_refuses_costs_too_large():
+    """A window holds costs and refuses one that can never fit.
+
+    Costs add up to `calls`; a larger one is a ValueError with the remedy.
+    """
     schedule = SlidingWindow(Window(10, 1))
     schedule.consume(0.0, 8)
     assert schedule.next_at(0.5, 2) <= 0.5
@@ -179,8 +218,11 @@ def test_a_window_holds_costs_and_refuses_one_that_can_never_fit():
         limit_state_for([Rate(1), Window(10, 1)], catch_up=0).check(11)
 
 
-def test_of_several_limits_the_strictest_says_when():
-    """Three in any second, 0.1 s apart: the window bites on the fourth call."""
+def test_strictest_of_several_limits_decides():
+    """Of several limits the strictest says when.
+
+    Three in any second, 0.1 s apart: the window bites on the fourth call.
+    """
     schedule = limit_state_for([Rate(10), Window(3, 1)], catch_up=0)
     starts = run(schedule, start=0.0, calls=7)
     assert starts == pytest.approx([0, 0.1, 0.2, 1.0, 1.1, 1.2, 2.0], abs=1e-9)
@@ -194,8 +236,11 @@ def test_no_limit_means_always_due():
 
 
 @pytest.mark.parametrize("limits", [[], [Rate(10)], [Window(3, 1)], [Rate(10), Window(3, 1)]])
-def test_a_hold_moves_every_due_time_and_is_not_made_up_for(limits):
-    """Nothing is due before its end, and calls come no closer after it than usual."""
+def test_hold_moves_every_due_time(limits):
+    """A hold moves every due time and is not made up for.
+
+    Nothing is due before its end, and calls come no closer after it than usual.
+    """
     schedule = limit_state_for(limits, catch_up=0.01)
     schedule.on_idle(0.0)
     schedule.hold(7.0)
@@ -207,8 +252,11 @@ def test_a_hold_moves_every_due_time_and_is_not_made_up_for(limits):
 
 
 @pytest.mark.parametrize("limits", [[Rate(10, burst=3)], [Rate(10)], [Window(3, 1)]])
-def test_ahead_is_when_the_last_of_a_queue_starts(limits):
-    """What `estimate` says for n calls is when the n-th one starts."""
+def test_ahead_names_the_last_start(limits):
+    """Ahead is when the last of a queue starts.
+
+    What `estimate` says for n calls is when the n-th one starts.
+    """
     for calls in range(1, 12):
         schedule = limit_state_for(limits, catch_up=0.01)
         run(schedule, start=3.8, calls=2)
@@ -217,8 +265,11 @@ def test_ahead_is_when_the_last_of_a_queue_starts(limits):
         assert run(schedule, start=4.0, calls=calls)[-1] == pytest.approx(expected, abs=1e-9)
 
 
-def test_more_cost_is_charged_and_less_is_given_back():
-    """The last call's true cost moves the next due time both ways."""
+def test_settling_moves_the_next_due():
+    """More cost is charged and less is given back.
+
+    The last call's true cost moves the next due time both ways.
+    """
     schedule = pace(10, burst=10)
     schedule.on_idle(0.0)
     schedule.consume(0.0, 8)
@@ -229,8 +280,11 @@ def test_more_cost_is_charged_and_less_is_given_back():
     assert schedule.next_at(0.0, 9) == pytest.approx(0.1, abs=1e-9)
 
 
-def test_what_is_given_back_late_lets_no_burst_through():
-    """A bucket that was full again by the next call does not get fuller by an old refund."""
+def test_late_refund_makes_no_burst():
+    """What is given back late lets no burst through.
+
+    A bucket that was full again by the next call does not get fuller by an old refund.
+    """
     schedule = pace(10, burst=2)
     schedule.on_idle(0.0)
     schedule.consume(0.0, 2)
@@ -278,8 +332,11 @@ def test_a_window_gives_back_too():
     assert schedule.next_at(0.6, 6) == 1.0
 
 
-def test_a_new_rate_inherits_the_debt_in_calls():
-    """Of half an old interval still to wait, half a new one is left."""
+def test_new_rate_inherits_the_debt():
+    """A new rate inherits the debt in calls.
+
+    Of half an old interval still to wait, half a new one is left.
+    """
     old, new = pace(2), pace(50)
     old.on_idle(0.0)
     old.consume(0.0, 1)
@@ -295,8 +352,11 @@ def test_a_new_rate_inherits_the_debt_in_calls():
         ([Window(5, 1), Rate(1)], [Rate(1), Window(5, 1)]),
     ],
 )
-def test_limits_succeed_one_another_kind_by_kind(before, after):
-    """Adding or dropping a limit of another kind forgives no debt."""
+def test_limits_succeed_kind_by_kind(before, after):
+    """Limits succeed one another kind by kind.
+
+    Adding or dropping a limit of another kind forgives no debt.
+    """
     old, new = (limit_state_for(limits, catch_up=0) for limits in (before, after))
     old.on_idle(0.0)
     old.consume(0.0, 1)
@@ -305,8 +365,11 @@ def test_limits_succeed_one_another_kind_by_kind(before, after):
 
 
 @pytest.mark.parametrize("limits", [[Rate(10)], [Rate(10, burst=5)], [Window(3, 1)], []])
-def test_from_fresh_at_on_a_schedule_acts_as_a_new_one(limits):
-    """An idle lane may be forgotten then: both let the same calls through."""
+def test_rested_schedule_acts_as_new(limits):
+    """From `fresh_at` on a schedule acts as a new one.
+
+    An idle lane may be forgotten then: both let the same calls through.
+    """
     used = limit_state_for(limits, catch_up=0.01)
     used.on_idle(0.0)
     run(used, start=0.0, calls=7)
@@ -317,8 +380,11 @@ def test_from_fresh_at_on_a_schedule_acts_as_a_new_one(limits):
     assert run(used, start=later, calls=9) == pytest.approx(run(fresh, start=later, calls=9))
 
 
-def test_lanes_are_made_on_demand_and_kept_while_they_matter():
-    """A key without limits has no lane; "*" gives one to every other; fresh ones are evicted."""
+def test_lanes_are_made_on_demand():
+    """Lanes are made on demand and kept while they matter.
+
+    A key without limits has no lane; "*" gives one to every other; fresh ones are evicted.
+    """
     assert Lanes({"a": [Rate(1)]}, partial(limit_state_for, catch_up=0)).find("b", 0.0) is None
     lanes = Lanes({"a": [Rate(1)], "*": [Rate(10)]}, partial(limit_state_for, catch_up=0))
     for key, now in zip("abc", itertools.count(0.0, 0.001), strict=False):

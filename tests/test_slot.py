@@ -22,8 +22,11 @@ async def test_a_slot_knows_its_call(limiter):
     assert "over" in repr(first)
 
 
-async def test_a_slot_that_is_awaited_is_refused_with_both_remedies(limiter):
-    """By itself, in a task, and one that has had its turn; the queue knows nothing of it."""
+async def test_awaited_slot_is_refused(limiter):
+    """A slot that is awaited is refused with both remedies.
+
+    By itself, in a task, and one that has had its turn; the queue knows nothing of it.
+    """
     queue = limiter.queue("10/s")
     both = r"async with queue\.slot\(\):.*await queue\.enqueue\(\)"
     with pytest.raises(TypeError, match=both):
@@ -51,8 +54,11 @@ async def test_a_slot_is_for_one_call(limiter):
     assert queue.waiting == 1
 
 
-async def test_a_slot_without_a_turn_is_no_plain_context_manager(limiter):
-    """`with queue.slot():` would not wait; the error says what to write."""
+async def test_slot_without_turn_is_no_context(limiter):
+    """A slot without a turn is no plain context manager.
+
+    `with queue.slot():` would not wait; the error says what to write.
+    """
     with pytest.raises(RuntimeError, match="async with"), limiter.queue().slot():
         pytest.fail("ran without a slot")
 
@@ -71,8 +77,11 @@ async def test_release_by_hand_counts_once(limiter):
     assert queue.running == 0
 
 
-async def test_a_reservation_joins_when_it_is_made(limiter):
-    """`enqueue` is a plain call: its place in the queue is that of the call, not of the await."""
+async def test_reservation_joins_when_made(limiter):
+    """A reservation joins when it is made.
+
+    `enqueue` is a plain call: its place in the queue is that of the call, not of the await.
+    """
     queue, starts = limiter.queue("10/s"), []
     futures = [queue.enqueue() for _ in range(3)]
     await limiter.settled()
@@ -85,8 +94,11 @@ async def test_a_reservation_joins_when_it_is_made(limiter):
 
 
 @pytest.mark.parametrize(("given", "settled", "next_due"), [(1, 6, 0.3), (6, 1, 0.0), (3, 3, 0.0)])
-async def test_settling_charges_or_gives_back_the_difference(limiter, given, settled, next_due):
-    """On 10/s with a burst of 4, the next call is due by the true cost."""
+async def test_settling_charges_the_difference(limiter, given, settled, next_due):
+    """Settling charges or gives back the difference.
+
+    On 10/s with a burst of 4, the next call is due by the true cost.
+    """
     queue = limiter.queue(Rate(10, burst=4))
     await asyncio.sleep(10)
     began = now()
@@ -124,8 +136,11 @@ async def test_settling_reaches_lane_and_window():
     assert queue.estimate(cost=8) == 0.0
 
 
-async def test_only_a_call_that_has_started_is_settled(limiter):
-    """Waiting or negative: refused."""
+async def test_only_started_calls_are_settled(limiter):
+    """Only a call that has started is settled.
+
+    Waiting or negative: refused.
+    """
     queue = limiter.queue("1/s")
     with pytest.raises(RuntimeError, match="true cost"):
         queue.slot().settle(1)

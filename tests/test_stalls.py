@@ -22,8 +22,11 @@ with Stalls() as stalls:
 
 @pytest.mark.real
 @pytest.mark.skipif(os.name != "posix", reason="stops a process")
-def test_what_a_process_was_stopped_for_is_counted():
-    """Half a second in which nothing of it ran, at least, as soon as it goes on."""
+def test_stopped_process_counts_as_stall():
+    """What a process was stopped for is counted.
+
+    Half a second in which nothing of it ran, at least, as soon as it goes on.
+    """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(

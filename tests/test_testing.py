@@ -27,8 +27,11 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def test_time_starts_at_zero_and_jumps_to_the_next_timer():
-    """A sleep of an hour ends at 3600.0 exactly, and in no time."""
+async def test_time_jumps_to_next_timer():
+    """Time starts at zero and jumps to the next timer.
+
+    A sleep of an hour ends at 3600.0 exactly, and in no time.
+    """
     began = time.monotonic()
     assert now() == 0.0
     await asyncio.sleep(3600)
@@ -36,8 +39,11 @@ async def test_time_starts_at_zero_and_jumps_to_the_next_timer():
     assert time.monotonic() - began < 60
 
 
-async def test_time_stands_still_while_something_is_ready():
-    """Passes of the loop take no virtual time, even with a timer pending."""
+async def test_time_waits_for_ready_callbacks():
+    """Time stands still while something is ready.
+
+    Passes of the loop take no virtual time, even with a timer pending.
+    """
     asyncio.get_running_loop().call_later(1, int)
     for _ in range(100):
         await asyncio.sleep(0)
@@ -50,8 +56,11 @@ async def test_time_stands_still_while_something_is_ready():
 @example([1e6, 1e6 + 0.5e-9, 1e6 - 2e-10])
 @example([86400.0 * 3 + 0.1])
 @example([1e-9, 1.5e-9, 2e-9, 2.5e-9])
-def test_call_at_lands_on_the_exact_instant(run_virtual, whens):
-    """A callback sees its own `when`; those that share a pass are at most 1 ns off."""
+def test_call_at_lands_exactly(run_virtual, whens):
+    """`call_at` lands on the exact instant.
+
+    A callback sees its own `when`; those that share a pass are at most 1 ns off.
+    """
 
     async def scenario():
         loop = asyncio.get_running_loop()
@@ -75,8 +84,11 @@ def test_call_at_lands_on_the_exact_instant(run_virtual, whens):
 
 
 @given(st.lists(st.floats(min_value=1e-6, max_value=1e5), min_size=1, max_size=30))
-def test_a_chain_of_timers_adds_up_without_rounding_errors(run_virtual, delays):
-    """Nested timers, each set from the callback of the last, land on their float sums."""
+def test_chained_timers_add_up_exactly(run_virtual, delays):
+    """A chain of timers adds up without rounding errors.
+
+    Nested timers, each set from the callback of the last, land on their float sums.
+    """
 
     async def scenario():
         loop = asyncio.get_running_loop()
@@ -91,8 +103,11 @@ def test_a_chain_of_timers_adds_up_without_rounding_errors(run_virtual, delays):
 
 
 @given(st.lists(st.tuples(instants, st.booleans()), min_size=1, max_size=300))
-def test_cancelled_timers_neither_run_nor_stop_the_clock(run_virtual, timers):
-    """The clock visits the instants of live timers only."""
+def test_cancelled_timers_stop_no_clock(run_virtual, timers):
+    """Cancelled timers neither run nor stop the clock.
+
+    The clock visits the instants of live timers only.
+    """
 
     async def scenario():
         loop = asyncio.get_running_loop()
@@ -113,14 +128,20 @@ def test_cancelled_timers_neither_run_nor_stop_the_clock(run_virtual, timers):
     assert {0.0, *live} >= set(visited)
 
 
-async def test_timers_beyond_a_day_take_one_jump():
-    """The day to which asyncio caps the timeout of `select` does not show."""
+async def test_timers_beyond_a_day():
+    """Timers beyond a day take one jump.
+
+    The day to which asyncio caps the timeout of `select` does not show.
+    """
     await asyncio.sleep(100 * 86400.0)
     assert now() == 100 * 86400.0
 
 
-async def test_years_pass_though_floats_are_coarser_than_the_resolution():
-    """Where `time() + resolution == time()`, timers run an ulp late instead of never."""
+async def test_years_pass_despite_coarse_floats():
+    """Years pass though floats are coarser than the resolution.
+
+    Where `time() + resolution == time()`, timers run an ulp late instead of never.
+    """
     year = 365 * 86400.0
     await asyncio.sleep(year)
     assert now() == pytest.approx(year, abs=1e-7)
@@ -153,8 +174,11 @@ async def test_many_timers():
     assert woken == sorted(delays)
 
 
-async def test_a_timer_in_the_past_runs_at_once():
-    """`call_at` with an instant that has passed, or is no number, needs no jump."""
+async def test_past_timer_runs_at_once():
+    """A timer in the past runs at once.
+
+    `call_at` with an instant that has passed, or is no number, needs no jump.
+    """
     await asyncio.sleep(5)
     loop = asyncio.get_running_loop()
     for when in (-1.0, 0, 5, math.nan):
@@ -167,8 +191,11 @@ async def test_a_timer_in_the_past_runs_at_once():
     ("asked", "reached"),
     [(0.0005, 0.001), (0.001, 0.001), (0.0011, 0.002), (1.1, 1.1), (0.29, 0.29), (0.2905, 0.291)],
 )
-def test_grain_rounds_a_wait_up_to_its_multiple(run_virtual, asked, reached):
-    """With a grain of 1 ms timers are late as epoll makes them, and never early."""
+def test_grain_rounds_waits_up(run_virtual, asked, reached):
+    """Grain rounds a wait up to its multiple.
+
+    With a grain of 1 ms timers are late as epoll makes them, and never early.
+    """
 
     async def scenario():
         await asyncio.sleep(asked)
@@ -181,8 +208,11 @@ def test_grain_rounds_a_wait_up_to_its_multiple(run_virtual, asked, reached):
     st.lists(st.floats(min_value=0, max_value=1e4), min_size=1, max_size=20),
     st.floats(min_value=1e-6, max_value=10),
 )
-def test_grain_is_never_early_and_less_than_a_grain_late(run_virtual, delays, grain):
-    """Each jump ends between the instant asked for and one grain later."""
+def test_grain_is_never_early(run_virtual, delays, grain):
+    """Grain is never early and less than a grain late.
+
+    Each jump ends between the instant asked for and one grain later.
+    """
 
     async def scenario():
         for delay in delays:
@@ -193,8 +223,11 @@ def test_grain_is_never_early_and_less_than_a_grain_late(run_virtual, delays, gr
     run_virtual(scenario, grain=grain)
 
 
-def test_grain_counts_from_the_moment_of_waiting(run_virtual):
-    """As with epoll, the grid starts where the wait does, not at zero."""
+def test_grain_counts_from_the_wait(run_virtual):
+    """Grain counts from the moment of waiting.
+
+    As with epoll, the grid starts where the wait does, not at zero.
+    """
 
     async def scenario():
         loop = asyncio.get_running_loop()
@@ -219,8 +252,11 @@ def test_durations_are_validated(run_virtual, bad):
     assert run_virtual(scenario) == 0.0
 
 
-async def test_stall_makes_later_timers_late_and_keeps_their_order():
-    """While the loop is blocked nothing runs; afterwards everything that is due does."""
+async def test_stall_makes_later_timers_late():
+    """Stall makes later timers late and keeps their order.
+
+    While the loop is blocked nothing runs; afterwards everything that is due does.
+    """
     loop = asyncio.get_running_loop()
     seen = []
     for when in (1.0, 3.0, 2.0, 7.0):
@@ -230,8 +266,11 @@ async def test_stall_makes_later_timers_late_and_keeps_their_order():
     assert seen == [(1.0, 1.0), (2.0, 5.0), (3.0, 5.0), (7.0, 7.0)]
 
 
-async def test_timeout_and_wait_for_expire_at_their_instant():
-    """Deadlines of asyncio itself run on virtual time."""
+async def test_deadlines_expire_at_their_instant():
+    """Timeout and `wait_for` expire at their instant.
+
+    Deadlines of asyncio itself run on virtual time.
+    """
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(5):
             await asyncio.sleep(6)
@@ -256,8 +295,11 @@ async def test_anyio_deadlines_run_on_virtual_time():
     assert anyio.current_time() == now() == 6.5
 
 
-async def test_the_clock_waits_for_a_job_in_a_thread():
-    """A timeout around `to_thread` does not fire, however often the loop polls meanwhile."""
+async def test_clock_waits_for_a_job():
+    """The clock waits for a job in a thread.
+
+    A timeout around `to_thread` does not fire, however often the loop polls meanwhile.
+    """
     loop = asyncio.get_running_loop()
 
     def job():
@@ -274,8 +316,11 @@ async def test_the_clock_waits_for_a_job_in_a_thread():
     assert now() == 1.0
 
 
-async def test_the_clock_waits_for_the_last_of_several_jobs():
-    """Jobs are counted: one that ends does not release the clock for the others."""
+async def test_clock_waits_for_last_job():
+    """The clock waits for the last of several jobs.
+
+    Jobs are counted: one that ends does not release the clock for the others.
+    """
     loop = asyncio.get_running_loop()
     first_seen = threading.Event()
 
@@ -296,8 +341,11 @@ async def test_a_failed_job_releases_the_clock():
     assert now() == 1.0
 
 
-async def test_a_refused_job_does_not_stop_the_clock():
-    """A job that the executor would not take is not waited for."""
+async def test_refused_job_stops_no_clock():
+    """A refused job does not stop the clock.
+
+    A job that the executor would not take is not waited for.
+    """
     executor = ThreadPoolExecutor()
     executor.shutdown()
     with pytest.raises(RuntimeError):
@@ -306,8 +354,11 @@ async def test_a_refused_job_does_not_stop_the_clock():
     assert now() == 1.0
 
 
-async def test_a_cancelled_job_is_not_waited_for():
-    """Once its future is cancelled, a thread that goes on does not hold the clock."""
+async def test_cancelled_job_is_not_awaited():
+    """A cancelled job is not waited for.
+
+    Once its future is cancelled, a thread that goes on does not hold the clock.
+    """
     loop = asyncio.get_running_loop()
     let_go = threading.Event()
     job = loop.run_in_executor(None, let_go.wait, 60)
@@ -317,8 +368,11 @@ async def test_a_cancelled_job_is_not_waited_for():
     let_go.set()
 
 
-async def test_the_clock_waits_for_the_executor_to_shut_down():
-    """The five minutes that Runner.close() allows for threads are not used up by a jump."""
+async def test_clock_waits_for_executor_shutdown():
+    """The clock waits for the executor to shut down.
+
+    The five minutes that Runner.close() allows for threads are not used up by a jump.
+    """
     loop = asyncio.get_running_loop()
     let_go = threading.Event()
     loop.run_in_executor(None, let_go.wait, 60).cancel()
@@ -338,8 +392,11 @@ async def test_the_clock_waits_for_the_executor_to_shut_down():
     thread.join()
 
 
-async def test_with_no_timer_the_loop_waits_for_other_threads():
-    """With nothing scheduled it blocks really, until `call_soon_threadsafe` wakes it."""
+async def test_idle_loop_waits_for_threads():
+    """With no timer the loop waits for other threads.
+
+    With nothing scheduled it blocks really, until `call_soon_threadsafe` wakes it.
+    """
     loop = asyncio.get_running_loop()
     woken = loop.create_future()
     thread = threading.Thread(target=loop.call_soon_threadsafe, args=(woken.set_result, "hello"))
@@ -349,8 +406,11 @@ async def test_with_no_timer_the_loop_waits_for_other_threads():
     thread.join()
 
 
-async def test_a_timer_at_infinity_is_no_timer():
-    """A sleep without end leaves the clock alone, and the loop can still be woken."""
+async def test_timer_at_infinity_is_none():
+    """A timer at infinity is no timer.
+
+    A sleep without end leaves the clock alone, and the loop can still be woken.
+    """
     loop = asyncio.get_running_loop()
     forever = loop.call_at(math.inf, int)
     woken = loop.create_future()
@@ -362,8 +422,11 @@ async def test_a_timer_at_infinity_is_no_timer():
     forever.cancel()
 
 
-async def test_io_that_is_ready_goes_before_the_clock():
-    """Data that has arrived is read before any timer moves the time."""
+async def test_ready_io_precedes_the_clock():
+    """Io that is ready goes before the clock.
+
+    Data that has arrived is read before any timer moves the time.
+    """
     loop = asyncio.get_running_loop()
     left, right = socket.socketpair()
     with left, right:

@@ -96,8 +96,11 @@ def run_program(source, *, seconds=PATIENCE, ok=True):
     return done.stdout.splitlines()
 
 
-def test_threads_get_their_turns_one_interval_apart(stalls):
-    """Calls of 20 threads start one at a time, at the rate, and no slower."""
+def test_threads_start_one_interval_apart(stalls):
+    """Threads get their turns one interval apart.
+
+    Calls of 20 threads start one at a time, at the rate, and no slower.
+    """
     released = Released()
     queue = ApiQueue("100/s", observers=[released])
     starts = []
@@ -120,8 +123,11 @@ def test_threads_get_their_turns_one_interval_apart(stalls):
     assert settled(queue)
 
 
-def test_hundreds_of_threads_get_their_turns_in_the_order_of_arrival():
-    """Of 300 threads that wait, each gets its turn before those that came later."""
+def test_hundreds_of_threads_keep_order():
+    """Hundreds of threads get their turns in the order of arrival.
+
+    Of 300 threads that wait, each gets its turn before those that came later.
+    """
     released = Released()
     queue = ApiQueue("1000/s", observers=[released])
     queue.pause()
@@ -137,8 +143,11 @@ def test_hundreds_of_threads_get_their_turns_in_the_order_of_arrival():
     assert settled(queue)
 
 
-def test_key_priority_and_cost_are_the_queues():
-    """A thread's slot has what it asks for: a lane, a place ahead of others, a cost."""
+def test_key_priority_cost_are_passed():
+    """Key priority and cost are the queue's.
+
+    A thread's slot has what it asks for: a lane, a place ahead of others, a cost.
+    """
     released = Released()
     queue = ApiQueue("20/s", lanes={"slow": "2/s"}, observers=[released])
     keys = []
@@ -190,8 +199,11 @@ def test_a_timeout_leaves_nothing_behind(stalls):
     assert settled(queue)
 
 
-def test_a_thread_hears_why_it_gets_no_slot():
-    """What the queue raises is raised in the thread, and leaves nothing behind."""
+def test_thread_hears_why_it_fails():
+    """A thread hears why it gets no slot.
+
+    What the queue raises is raised in the thread, and leaves nothing behind.
+    """
     queue = ApiQueue("10s", maxsize=1)
     with blocking(queue).slot():
         pass
@@ -215,8 +227,11 @@ def test_a_thread_hears_why_it_gets_no_slot():
     assert settled(queue)
 
 
-def test_a_slot_is_held_for_as_long_as_its_body_runs():
-    """With room for one call at a time, no two bodies overlap, even where they raise."""
+def test_slot_lasts_as_its_body():
+    """A slot is held for as long as its body runs.
+
+    With room for one call at a time, no two bodies overlap, even where they raise.
+    """
     queue = ApiQueue(concurrency=1)
     inside, most = 0, 0
 
@@ -240,8 +255,11 @@ def test_a_slot_is_held_for_as_long_as_its_body_runs():
     assert settled(queue)
 
 
-def test_a_slot_that_nobody_ends_is_given_back():
-    """A thread that loses its slot without leaving the block holds no place for ever."""
+def test_lost_slot_is_given_back():
+    """A slot that nobody ends is given back.
+
+    A thread that loses its slot without leaving the block holds no place for ever.
+    """
     queue = ApiQueue(concurrency=1)
     lost = blocking(queue).slot().__enter__()
     assert queue.running == 1
@@ -252,8 +270,11 @@ def test_a_slot_that_nobody_ends_is_given_back():
     assert settled(queue)
 
 
-def test_a_slot_may_join_before_its_thread_waits():
-    """A slot that has joined keeps its place in the order, and leaves if nobody enters it."""
+def test_slot_joins_before_its_thread():
+    """A slot may join before its thread waits.
+
+    A slot that has joined keeps its place in the order, and leaves if nobody enters it.
+    """
     queue = ApiQueue("100/s")
     queue.pause()
     first, never, later = (blocking(queue).slot() for _ in range(3))
@@ -285,8 +306,11 @@ def test_a_slot_is_for_one_call():
     assert settled(queue)
 
 
-def test_push_back_from_threads_holds_and_is_heard_once():
-    """Thirty calls in flight that are all refused slow down once, and hold everybody."""
+def test_push_back_from_threads_counts_once():
+    """Push back from threads holds and is heard once.
+
+    Thirty calls in flight that are all refused slow down once, and hold everybody.
+    """
     queue = ApiQueue("1000/s", adaptive=Adaptive("1/s"))
     refused = threading.Barrier(30)
 
@@ -307,8 +331,11 @@ def test_push_back_from_threads_holds_and_is_heard_once():
     assert settled(queue)
 
 
-def test_push_back_without_a_call_holds_too():
-    """A thread can say that the other side pushed back without a slot; nonsense is refused."""
+def test_push_back_without_call_holds():
+    """Push back without a call holds too.
+
+    A thread can say that the other side pushed back without a slot; nonsense is refused.
+    """
     queue = ApiQueue()
     start = time.monotonic()
     blocking(queue).throttled(0.3)
@@ -331,8 +358,11 @@ def test_a_thread_settles_the_true_cost():
     assert blocking(queue).call(queue.estimate) < 1
 
 
-def test_a_queue_can_be_changed_while_threads_wait():
-    """A new rate holds for those who wait already; what a changed thing raises is raised here."""
+def test_queue_changes_while_threads_wait():
+    """A queue can be changed while threads wait.
+
+    A new rate holds for those who wait already; what a changed thing raises is raised here.
+    """
     queue = ApiQueue("60s")
 
     def work(_):
@@ -347,8 +377,11 @@ def test_a_queue_can_be_changed_while_threads_wait():
     assert settled(queue)
 
 
-def test_closing_lets_those_who_wait_have_their_turn():
-    """Close drains: all of those who wait are let through before it returns."""
+def test_closing_drains_waiting_threads():
+    """Closing lets those who wait have their turn.
+
+    Close drains: all of those who wait are let through before it returns.
+    """
     queue = ApiQueue("50/s")
     done = []
 
@@ -363,8 +396,11 @@ def test_closing_lets_those_who_wait_have_their_turn():
     assert len(done) == 10
 
 
-def test_waiting_in_the_loops_own_thread_is_refused():
-    """An observer that waits for a slot would wait for itself: it gets an error with a remedy."""
+def test_waiting_in_own_thread_is_refused():
+    """Waiting in the loop's own thread is refused.
+
+    An observer that waits for a slot would wait for itself: it gets an error with a remedy.
+    """
     errors = []
 
     class Eager:
@@ -382,8 +418,11 @@ def test_waiting_in_the_loops_own_thread_is_refused():
     assert all("asyncio.to_thread" in error for error in errors)
 
 
-def test_a_queue_in_use_on_another_loop_is_refused():
-    """A queue that coroutines use is not taken from them."""
+def test_queue_on_another_loop_is_refused():
+    """A queue in use on another loop is refused.
+
+    A queue that coroutines use is not taken from them.
+    """
 
     async def main():
         queue = ApiQueue()
@@ -409,8 +448,11 @@ def test_all_queues_share_one_idle_thread():
     until(lambda: not introspect.scheduled_on(loop) and not asyncio.all_tasks(loop))
 
 
-async def test_coroutines_and_threads_share_a_queue_through_a_portal():
-    """Both get their turns in one stream, on the coroutines' own loop."""
+async def test_coroutines_and_threads_share_a_portal():
+    """Coroutines and threads share a queue through a portal.
+
+    Both get their turns in one stream, on the coroutines' own loop.
+    """
     released, starts = Released(), []
     async with BlockingPortal() as portal, ApiQueue("50ms", observers=[released]) as queue:
 
@@ -435,8 +477,11 @@ async def test_coroutines_and_threads_share_a_queue_through_a_portal():
     )
 
 
-async def test_waiting_in_the_portals_own_thread_is_refused():
-    """A coroutine that would block its own loop gets an error with a remedy."""
+async def test_waiting_in_portal_thread_is_refused():
+    """Waiting in the portal's own thread is refused.
+
+    A coroutine that would block its own loop gets an error with a remedy.
+    """
     async with BlockingPortal() as portal, ApiQueue() as queue:
         gate = blocking(queue, portal=portal)
         for _ in range(2):  # before the loop is known, and after
@@ -445,8 +490,11 @@ async def test_waiting_in_the_portals_own_thread_is_refused():
             await asyncio.to_thread(gate.slot().__enter__)
 
 
-def test_threads_hear_that_the_users_loop_has_ended():
-    """Whoever waits for a loop that is closed gets an error, and so does whoever comes later."""
+def test_threads_hear_that_loop_ended():
+    """Threads hear that the user's loop has ended.
+
+    Whoever waits for a loop that is closed gets an error, and so does whoever comes later.
+    """
     queue = ApiQueue("60s")
     with ThreadPoolExecutor(2) as pool:
         with start_blocking_portal() as portal:
@@ -509,8 +557,11 @@ def test_keyboard_interrupt_leaves_nothing_behind():
     ]
 
 
-def test_ctrl_c_while_closing_refuses_those_who_wait():
-    """An interrupted close does not drain: whoever waits is refused at once."""
+def test_ctrl_c_while_closing_refuses():
+    """Ctrl c while closing refuses those who wait.
+
+    An interrupted close does not drain: whoever waits is refused at once.
+    """
     lines = run_program(
         """
         import os, signal, threading, time
@@ -595,8 +646,11 @@ def test_interrupted_anywhere_no_slot_is_lost():
     assert lines == ["1000 0 0", "goes on"]
 
 
-def test_a_child_after_a_fork_has_a_queue_of_its_own():
-    """Whoever waited in the parent does not wait in the child; both go on, each for itself."""
+def test_forked_child_has_its_queue():
+    """A child after a fork has a queue of its own.
+
+    Whoever waited in the parent does not wait in the child; both go on, each for itself.
+    """
     lines = run_program(
         """
         import os, threading, time
@@ -639,8 +693,11 @@ def test_a_child_after_a_fork_has_a_queue_of_its_own():
     assert lines == ["child 0 0 1", "child True", "child 4 0 0", "parent 0 0 0"]
 
 
-def test_forks_at_any_moment_leave_parent_and_child_working():
-    """Children forked while threads take slots all work, end in silence, and harm no parent."""
+def test_forks_at_any_moment_work():
+    """Forks at any moment leave parent and child working.
+
+    Children forked while threads take slots all work, end in silence, and harm no parent.
+    """
     lines = run_program(
         """
         import os, sys, threading, time
@@ -678,8 +735,11 @@ def test_forks_at_any_moment_leave_parent_and_child_working():
     assert lines == ["0 0 0"]
 
 
-def test_a_pool_of_forked_processes_can_use_the_queue():
-    """Workers that multiprocessing forks pace themselves, and end in silence."""
+def test_pool_of_forks_works():
+    """A pool of forked processes can use the queue.
+
+    Workers that multiprocessing forks pace themselves, and end in silence.
+    """
     lines = run_program(
         """
         import multiprocessing, time
@@ -704,8 +764,11 @@ def test_a_pool_of_forked_processes_can_use_the_queue():
     assert lines == ["10 True"]
 
 
-def test_a_portal_of_the_parent_is_refused_in_the_child():
-    """A child has no thread that runs the parent's loop: it gets an error instead of hanging."""
+def test_parent_portal_is_refused_in_child():
+    """A portal of the parent is refused in the child.
+
+    A child has no thread that runs the parent's loop: it gets an error instead of hanging.
+    """
     lines = run_program(
         """
         import os
@@ -733,8 +796,11 @@ def test_a_portal_of_the_parent_is_refused_in_the_child():
     assert lines[1:] == ["a loop of its own"]
 
 
-def test_the_interpreter_ends_although_daemon_threads_wait():
-    """Threads that wait for ever keep no process alive, and die in silence."""
+def test_daemon_threads_keep_no_interpreter():
+    """The interpreter ends although daemon threads wait.
+
+    Threads that wait for ever keep no process alive, and die in silence.
+    """
     lines = run_program(
         """
         import threading, time
@@ -758,8 +824,11 @@ def test_the_interpreter_ends_although_daemon_threads_wait():
     assert lines == ["end"]
 
 
-def test_threads_that_the_program_waits_for_get_their_turns_at_its_end():
-    """After the main thread has ended, threads that are no daemons are still served."""
+def test_last_threads_get_their_turns():
+    """Threads that the program waits for get their turns at its end.
+
+    After the main thread has ended, threads that are no daemons are still served.
+    """
     lines = run_program(
         """
         import threading
@@ -781,8 +850,11 @@ def test_threads_that_the_program_waits_for_get_their_turns_at_its_end():
     assert lines[-1] == "call"
 
 
-def test_nothing_is_started_before_the_first_slot():
-    """Importing the module, and giving access to a queue, starts no thread."""
+def test_nothing_starts_before_first_slot():
+    """Nothing is started before the first slot.
+
+    Importing the module, and giving access to a queue, starts no thread.
+    """
     lines = run_program(
         """
         import threading

@@ -182,8 +182,11 @@ async def test_whoever_left_is_passed_over():
     assert waiters.empty()
 
 
-async def test_a_parked_line_blocks_nobody_and_keeps_its_place_by_arrival():
-    """The next of another line goes meanwhile; woken, the earlier comer is first again."""
+async def test_parked_line_blocks_nobody():
+    """A parked line blocks nobody and keeps its place by arrival.
+
+    The next of another line goes meanwhile; woken, the earlier comer is first again.
+    """
     waiters = WaitQueue(int)
     waiters.lanes = {"slow": None}
     slow, slow2, other, other2 = fill(
@@ -198,8 +201,11 @@ async def test_a_parked_line_blocks_nobody_and_keeps_its_place_by_arrival():
     assert drain(waiters) == [slow, slow2, other2]
 
 
-async def test_when_the_first_of_a_parked_line_leaves_the_line_is_looked_at_anew():
-    """The next may cost less and be due sooner; an empty line is forgotten."""
+async def test_leaver_unparks_its_line():
+    """When the first of a parked line leaves the line is looked at again.
+
+    The next may cost less and be due sooner; an empty line is forgotten.
+    """
     waiters = WaitQueue(int)
     waiters.lanes = {"slow": None}
     dear, cheap = fill(waiters, waiter("slow", cost=5), waiter("slow"))
@@ -214,8 +220,11 @@ async def test_when_the_first_of_a_parked_line_leaves_the_line_is_looked_at_anew
     assert not waiters.key_queues
 
 
-async def test_wake_all_lets_go_every_parked_line():
-    """As when the rate has changed."""
+async def test_wake_all_unparks_every_line():
+    """Wake all lets go every parked line.
+
+    As when the rate has changed.
+    """
     waiters = WaitQueue(int)
     waiters.lanes = {"a": None, "b": None}
     a, b = fill(waiters, waiter("a"), waiter("b"))
@@ -233,8 +242,11 @@ async def test_fair_takes_turns_by_key():
     assert [slot.key for slot in drain(waiters)] == list("abcabaa")
 
 
-async def test_fair_lets_a_newcomer_key_in_at_the_end_of_the_round():
-    """A key that has just had its turn goes behind one that came meanwhile."""
+async def test_fair_lets_newcomer_in_last():
+    """Fair lets a newcomer key in at the end of the round.
+
+    A key that has just had its turn goes behind one that came meanwhile.
+    """
     waiters = WaitQueue(int, order="fair")
     fill(waiters, *(waiter(key) for key in "aab"))
     order = [waiters.get_nowait().key]
@@ -266,8 +278,11 @@ async def test_regroup_keeps_arrival_order():
     assert drain(waiters) == [slots[0], slots[4], slots[6]]
 
 
-async def test_who_loses_a_place_is_the_oldest_of_the_least_urgent():
-    """Those who have left or gone are no candidates."""
+async def test_oldest_least_urgent_loses_place():
+    """Who loses a place is the oldest of the least urgent.
+
+    Those who have left or gone are no candidates.
+    """
     waiters = WaitQueue(int, ranked=True)
     urgent, first, second, third = fill(
         waiters, waiter(priority=-1), waiter(priority=5), waiter(priority=5), waiter(priority=0)
@@ -281,8 +296,11 @@ async def test_who_loses_a_place_is_the_oldest_of_the_least_urgent():
     assert drain(waiters) == [urgent, third]
 
 
-async def test_somebody_is_told_when_the_next_may_be_another():
-    """A new first of a line is news; one more behind it is not."""
+async def test_new_first_is_reported():
+    """A callback runs when the next may be another.
+
+    A new first of a line is news; one more behind it is not.
+    """
     told = []
     waiters = WaitQueue(lambda: told.append(1))
     fill(waiters, waiter())

@@ -12,8 +12,11 @@ from tests.helpers.instants import exactly, now
 # Order.
 
 
-async def test_a_lower_priority_goes_first_also_if_it_comes_later(limiter):
-    """The slot is bound to a waiter at the tick, so an urgent newcomer gets the next one."""
+async def test_lower_priority_goes_first(limiter):
+    """A lower priority goes first also if it comes later.
+
+    The slot is bound to a waiter at the tick, so an urgent newcomer gets the next one.
+    """
     queue, order = limiter.queue("10/s"), []
 
     async def call(name, priority):
@@ -29,8 +32,11 @@ async def test_a_lower_priority_goes_first_also_if_it_comes_later(limiter):
     assert order == ["first", "b", "urgent", "d", "c"]
 
 
-async def test_a_newcomer_that_is_first_and_due_is_not_overlooked(limiter):
-    """More urgent and cheaper than who waits, it goes at once, whoever was first before."""
+async def test_due_newcomer_is_not_overlooked(limiter):
+    """A newcomer that is first and due is not overlooked.
+
+    More urgent and cheaper than who waits, it goes at once, whoever was first before.
+    """
     queue = limiter.queue(Window(6, 1))
     queue.enqueue(cost=4)
     await limiter.settled()
@@ -43,8 +49,11 @@ async def test_a_newcomer_that_is_first_and_due_is_not_overlooked(limiter):
     assert now() == limiter.exactly(2)
 
 
-async def test_fair_gives_each_of_1000_keys_its_turn_beside_a_flood(limiter):
-    """One key sends 99 % of 100,000 calls; every other one waits for two rounds at most."""
+async def test_fair_serves_keys_beside_flood(limiter):
+    """Fair gives each of 1000 keys its turn beside a flood.
+
+    One key sends 99 % of 100,000 calls; every other one waits for two rounds at most.
+    """
     queue, waits, keys = limiter.queue("1000/s", order="fair"), {}, limiter.fewer(1000)
     flood = [queue.enqueue(key="flood") for _ in range(1000)]
     await limiter.settled()
@@ -65,8 +74,11 @@ async def test_fair_gives_each_of_1000_keys_its_turn_beside_a_flood(limiter):
         future.cancel()
 
 
-async def test_fifo_stays_in_order_of_arrival_whatever_the_keys(limiter):
-    """Without `order="fair"` a flood goes first if it came first."""
+async def test_fifo_ignores_keys(limiter):
+    """Fifo stays in order of arrival whatever the keys.
+
+    Without `order="fair"` a flood goes first if it came first.
+    """
     queue, order = limiter.queue("1000/s"), []
 
     async def call(key):
@@ -80,8 +92,11 @@ async def test_fifo_stays_in_order_of_arrival_whatever_the_keys(limiter):
 # Not waiting for ever.
 
 
-async def test_a_timeout_is_at_once_where_even_the_next_slot_is_too_late():
-    """Nobody waits in vain: SlotTimeout, a TimeoutError, without any time passing."""
+async def test_vain_timeout_is_at_once():
+    """A timeout is at once where even the next slot is too late.
+
+    Nobody waits in vain: SlotTimeout, a TimeoutError, without any time passing.
+    """
     queue = ApiQueue("1/s")
     queue.try_slot()
     with pytest.raises(SlotTimeout, match="next is due in 1 s") as caught:
@@ -111,8 +126,11 @@ async def test_a_timeout_uses_no_slot(limiter):
     assert (queue.stats.released, queue.stats.timed_out) == (3, 1)
 
 
-async def test_try_slot_says_when_to_come_again():
-    """A free slot is given at once; otherwise WouldWait has the seconds, and they are right."""
+async def test_try_slot_says_when_to_return():
+    """`try_slot` says when to come again.
+
+    A free slot is given at once; otherwise WouldWait has the seconds, and they are right.
+    """
     queue = ApiQueue("10/s", name="ec2")
     with queue.try_slot(cost=1) as slot:
         assert (queue.running, slot.waited) == (1, 0.0)
@@ -127,8 +145,11 @@ async def test_try_slot_says_when_to_come_again():
 
 @pytest.mark.parametrize("limit", [Rate(7), Rate(7, burst=4), Window(4, 1), Window(7, 3)])
 @pytest.mark.parametrize("seed", range(5))
-async def test_an_estimate_is_what_the_newcomer_then_waits(limiter, limit, seed):
-    """FIFO on one limit: exact at random moments, after withdrawals and in holds."""
+async def test_estimate_is_the_wait(limiter, limit, seed):
+    """An estimate is what the newcomer then waits.
+
+    FIFO on one limit: exact at random moments, after withdrawals and in holds.
+    """
     queue, rng, pairs = limiter.queue(limit), random.Random(seed), []
 
     async def call():
@@ -176,8 +197,11 @@ async def test_too_many_waiters_are_refused(limiter):
     assert asyncio.get_running_loop().pending_timers == 0
 
 
-async def test_drop_oldest_refuses_the_oldest_of_the_least_urgent(limiter):
-    """An urgent newcomer takes its place; one less urgent than all is refused itself."""
+async def test_drop_oldest_refuses_least_urgent(limiter):
+    """`drop_oldest` refuses the oldest of the least urgent.
+
+    An urgent newcomer takes its place; one less urgent than all is refused itself.
+    """
     queue = limiter.queue("10/s", maxsize=3, overflow="drop_oldest")
     await limiter.take(queue)
     urgent, old, young = (queue.enqueue(priority=priority) for priority in (-1, 1, 1))

@@ -46,8 +46,11 @@ def make(valkey, ahead):
 # Adaptive.
 
 
-async def test_a_curve_of_ones_own_is_refused(make):
-    """The server has the curve of a plain `Adaptive`, and only that."""
+async def test_own_curve_is_refused(make):
+    """A curve of one's own is refused.
+
+    The server has the curve of a plain `Adaptive`, and only that.
+    """
 
     class Own(Adaptive):
         def regrow(self, **_):
@@ -60,8 +63,11 @@ async def test_a_curve_of_ones_own_is_refused(make):
 # At once, or not.
 
 
-async def test_a_timeout_ends_when_it_is_up_and_at_once_in_a_hold(make):
-    """Only the server knows when the next slot is due; a hold that it has told of is known."""
+async def test_timeout_ends_in_time(make):
+    """A timeout ends when it is up and at once in a hold.
+
+    Only the server knows when the next slot is due; a hold that it has told of is known.
+    """
     queue, loop = make("1/s"), asyncio.get_running_loop()
     (await queue.enqueue()).release()
     with pytest.raises(SlotTimeout, match=r"no slot within 0\.9 s"):
@@ -77,8 +83,11 @@ async def test_a_timeout_ends_when_it_is_up_and_at_once_in_a_hold(make):
     assert loop.pending_timers == 0
 
 
-async def test_try_slot_never_gives_a_slot_but_says_when_to_come_again(make):
-    """`WouldWait` has the seconds by the last answer, and they are right."""
+async def test_try_slot_says_when_to_come(make):
+    """`try_slot` never gives a slot but says when to come again.
+
+    `WouldWait` has the seconds by the last answer, and they are right.
+    """
     queue = make("10/s", lanes={"a": "1/s"})
     with pytest.raises(WouldWait) as caught:
         queue.try_slot()
@@ -95,8 +104,11 @@ async def test_try_slot_never_gives_a_slot_but_says_when_to_come_again(make):
 # Estimates.
 
 
-async def test_an_estimate_counts_who_waits_by_every_limit(make):
-    """Those ahead cost a window its rounds, a lane its intervals, and push-back more of them."""
+async def test_estimate_counts_all_limits(make):
+    """An estimate counts who waits by every limit.
+
+    Those ahead cost a window its rounds, a lane its intervals, and push-back more of them.
+    """
     queue = make(Window(10, 1), lanes={"a": Rate(2, burst=3)}, adaptive=Adaptive("1/s", 0.5))
     slots = [await queue.enqueue(key="a") for _ in range(3)]
     waiting = [queue.enqueue(key="a") for _ in range(4)]
@@ -114,8 +126,11 @@ async def test_an_estimate_counts_who_waits_by_every_limit(make):
     await queue.aclose()
 
 
-async def test_an_estimate_knows_of_a_hold_at_once(make):
-    """Also while the server has not been told, and of a lane that nobody has called with."""
+async def test_estimate_knows_holds_at_once(make):
+    """An estimate knows of a hold at once.
+
+    Also while the server has not been told, and of a lane that nobody has called with.
+    """
     queue = make("10/s", lanes={"a": "5/s", "b": "5/s"})
     queue.throttled(30, key="a")
     queue.hold(5)
@@ -129,8 +144,11 @@ async def test_an_estimate_knows_of_a_hold_at_once(make):
 # Costs and keys.
 
 
-async def test_a_call_whose_lane_has_been_forgotten_is_settled_there(make):
-    """What it costs less is given back to the window of its lane."""
+async def test_settling_reaches_a_forgotten_lane(make):
+    """A call whose lane has been forgotten is settled there.
+
+    What it costs less is given back to the window of its lane.
+    """
     queue = make(lanes={"a": Window(6, 60), "*": "10/s"})
     slot = await queue.enqueue(key="a", cost=6)
     for key in "bc":
@@ -156,8 +174,11 @@ async def test_settling_reaches_lane_and_window(make):
     assert starts[2] == exactly(1.0)
 
 
-async def test_a_key_without_text_is_refused_to_who_speaks_of_it(make):
-    """To nobody else: the queue goes on."""
+async def test_key_without_text_is_refused(make):
+    """A key without text is refused to who speaks of it.
+
+    To nobody else: the queue goes on.
+    """
     queue = make("10/s", lanes={"*": "5/s"})
     with pytest.raises(TypeError, match="needs a key of text"):
         queue.hold(5, key=object())

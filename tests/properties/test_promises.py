@@ -172,8 +172,11 @@ def test_promise_2_no_drift(limiter, run_virtual, rate, count, grain):
 
 
 @holds_for(RATES, CATCH_UP, st.floats(0.001, 3))
-def test_promise_2_a_stall_is_not_made_up_for(limiter, run_virtual, rate, catch_up, stall):
-    """After a stall, at most the burst and catch_up's worth of calls start at once."""
+def test_promise_2_stalls_are_lost(limiter, run_virtual, rate, catch_up, stall):
+    """Promise 2: a stall is not made up for.
+
+    After a stall, at most the burst and catch_up's worth of calls start at once.
+    """
 
     async def scenario():
         loop = asyncio.get_running_loop()
@@ -330,8 +333,11 @@ def test_promise_6_idle_is_free(limiter, run_virtual, rate, arrivals):
 
 
 @holds_for(st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=4))
-def test_promise_7_any_loop_once_at_a_time(limiter, runs):
-    """A queue made without a loop serves one loop after another, even after one died in use."""
+def test_promise_7_one_loop_at_once(limiter, runs):
+    """Promise 7: any loop once at a time.
+
+    A queue made without a loop serves one loop after another, even after one died in use.
+    """
     queue = limiter.queue("100ms")
 
     async def scenario(count, leave_some):
@@ -374,8 +380,11 @@ ANSWERS = st.lists(
 
 
 @holds_for(ANSWERS, st.sampled_from([0.5, 0.7, 0.9]), st.booleans())
-def test_promise_8_push_back_is_heard_once(limiter, run_virtual, answers, backoff, in_lane):
-    """One slow-down for each round of calls; holds are obeyed, and only ever extended."""
+def test_promise_8_push_back_counts_once(limiter, run_virtual, answers, backoff, in_lane):
+    """Promise 8: push back is heard once.
+
+    One slow-down for each round of calls; holds are obeyed, and only ever extended.
+    """
     tables = [table[limiter.shared] for table in (PAUSES, TIMES, ANSWERED)]
     calls = [[table[n] for table, n in zip(tables, call, strict=True)] for call in answers]
 

@@ -20,8 +20,10 @@ class Recorder:
             self.times.append(event.at)
 
 
-async def test_a_window_holds_in_every_hour_of_a_bursty_week():
-    """Window(5000, 3600) never releases 5,001 in any hour; the week takes under 10 s of work.
+async def test_window_holds_in_a_bursty_week():
+    """A window holds in every hour of a bursty week.
+
+    Window(5000, 3600) never releases 5,001 in any hour; the week takes under 10 s of work.
 
     Of this process's own time: how long a busy machine lets it wait says nothing of the code.
     """
