@@ -174,7 +174,7 @@ def _run_virtual(coro_fn: Callable[[], Awaitable[T]], **loop_kwargs: Any) -> T:
         assert isinstance(loop, VirtualLoop)
         loop.set_exception_handler(lambda _, context: reported.append(repr(context)))
         result = await coro_fn()
-        await asyncio.sleep(0)  # whoever was cancelled last gets a turn to end
+        await asyncio.sleep(0)  # the task that was cancelled last ends in its next step
         assert asyncio.all_tasks() == {asyncio.current_task()}, "tasks are left over"
         assert loop.pending_timers == 0, "timers are left over"
         return result

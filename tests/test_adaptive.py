@@ -312,7 +312,7 @@ async def test_hold_alone_slows_nothing_down(limiter):
 async def test_malformed_is_counted_and_reported(limiter):
     """What is malformed is counted and reported.
 
-    `odd` shows in the figures and to observers.
+    `malformed` shows in the figures and to observers.
     """
     events = []
 
@@ -461,7 +461,7 @@ async def test_push_back_slows_its_own_lane(limiter):
 async def test_evicted_lane_hears_push_back_once(limiter):
     """A lane that was evicted meanwhile hears push back once.
 
-    At rest while its calls run, a lane is forgotten; push-back makes it anew, and is kept.
+    At rest while its calls run, a lane is forgotten; push-back makes it again, and is kept.
     """
     queue = limiter.queue(lanes={"a": "10/s"}, adaptive=Adaptive("0.5/s"))
 
@@ -550,7 +550,7 @@ async def test_concurrency_without_least_stays(limiter):
 
 
 async def test_a_queue_without_concurrency_gets_none(limiter):
-    """Nobody would hear that a body has ended: whoever waits would wait for ever."""
+    """The end of a body is not followed there: callers would wait for ever."""
     queue = limiter.queue("100/s", lanes={"a": ()}, adaptive=Adaptive("1/s", 0.5, concurrency=2))
 
     async def call(key, *, refused=False):
@@ -595,7 +595,7 @@ async def test_failing_controller_costs_no_slot(broken):
 
 
 async def test_a_cancelled_call_slows_nothing_down(limiter):
-    """A turn handed on is not counted as one that got through."""
+    """A slot that is refunded is not counted as one that got through."""
     queue = limiter.queue("10/s", adaptive=Adaptive("1/s"))
     waiting = [queue.enqueue() for _ in range(5)]
     await limiter.settled()

@@ -229,7 +229,7 @@ async def test_a_coroutine_closed_while_it_waits(limiter):
 async def test_coroutine_closed_before_resumption(limiter):
     """A coroutine closed between release and resumption.
 
-    Its slot is handed on in the same tick.
+    Its slot goes to the next waiter in the same tick.
     """
     queue, starts = limiter.queue("10/s"), []
     await limiter.take(queue)
@@ -307,7 +307,7 @@ async def test_cancelled_while_aclose_drains(limiter):
 
 
 @pytest.mark.parametrize("keys", [("a", "b"), ("a", "a"), (None, None)])
-async def test_cancelled_in_the_pass_of_set_rate(keys):
+async def test_cancelled_in_pass_of_set_rate(keys):
     """One whose task has not resumed yet is sorted out, and nobody else is lost with it."""
     queue, starts = ApiQueue("1/s", lanes={"a": "1/s"}, maxsize=5, overflow="drop_oldest"), []
     queue.try_slot()

@@ -172,7 +172,7 @@ async def test_exception_of_key_uses_no_slot(limiter):
 
 
 async def test_the_body_sees_its_callers_context(limiter):
-    """Context variables are those of the caller, whoever started the ticker."""
+    """Context variables are those of the caller, not of the task that started the ticker."""
     variable = contextvars.ContextVar("variable", default="none")
     queue = limiter.queue("10/s")
 

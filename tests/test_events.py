@@ -171,7 +171,7 @@ async def test_an_observer_may_use_the_queue(limiter):
 async def test_observer_cancels_the_released_caller(limiter):
     """An observer that cancels the released caller.
 
-    The slot is handed on in the same tick, also from within the event.
+    The slot goes to the next waiter in the same tick, also from within the event.
     """
     queue, starts, victims = limiter.queue("10/s"), [], []
 

@@ -54,7 +54,7 @@ async def test_keys_beside_patterns_have_no_lane(limiter):
     assert queue.stats.lanes == 0
 
 
-async def test_a_patterns_limits_are_set_anew(limiter):
+async def test_limits_of_a_pattern_are_replaced(limiter):
     """Lanes that have them from the pattern are re-timed; those with their own limits are not."""
     queue = limiter.queue(lanes={"Describe*": "1/s", "DescribeHosts": "1/s"})
     calls = asyncio.create_task(released(queue, ["DescribeVpcs"] * 3 + ["DescribeHosts"] * 3))

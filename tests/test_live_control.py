@@ -267,7 +267,7 @@ async def test_set_rate_strands_no_waiter(limiter):
 
 
 async def test_aclose_drains(limiter):
-    """Whoever waits has its turn on time, newcomers are refused, and nothing outlives it."""
+    """Callers that wait start on time, newcomers are refused, and nothing outlives it."""
     queue, starts = limiter.queue("10/s", name="ec2"), []
     line_up(queue, starts, 5)
     await asyncio.sleep(0.05)
@@ -286,7 +286,7 @@ async def test_aclose_drains(limiter):
 
 
 @pytest.mark.parametrize(("options", "served"), [({"timeout": 0.25}, 3), ({"drain": False}, 1)])
-async def test_aclose_refuses_whoever_still_waits(limiter, options, served):
+async def test_aclose_refuses_those_still_waiting(limiter, options, served):
     """After draining for `timeout`, or at once, the rest get QueueClosed."""
     queue, loop = (
         limiter.queue("10/s", lanes={"a": "1/s"}, order="fair"),
@@ -318,7 +318,7 @@ async def test_async_with_drains(limiter):
 async def test_async_with_exception_does_not_drain(limiter):
     """`async with` left by an exception does not drain.
 
-    The exception goes on at once; whoever waits gets QueueClosed.
+    The exception goes on at once; callers that wait get QueueClosed.
     """
     starts = []
     with pytest.raises(ZeroDivisionError):

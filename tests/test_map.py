@@ -111,7 +111,7 @@ async def test_concurrency_bounds_the_calls(limiter):
     assert most == 7
 
 
-async def odd_ones_fail(number):
+async def uneven_ones_fail(number):
     """Take a second, and fail or not."""
     await asyncio.sleep(1)
     if number % 2:
@@ -129,7 +129,7 @@ async def test_first_exception_cancels_the_rest(limiter):
     async def call(number):
         called.append(number)
         try:
-            return await odd_ones_fail(number)
+            return await uneven_ones_fail(number)
         finally:
             await asyncio.sleep(0)
             ended.append(number)
@@ -150,7 +150,7 @@ async def test_first_exception_cancels_the_rest(limiter):
 async def test_exceptions_as_results(limiter, ordered):
     """With `return_exceptions=True` they are yielded in their places, all items are called."""
     queue = limiter.queue("10/s")
-    results = queue.map(odd_ones_fail, range(5), ordered=ordered, return_exceptions=True)
+    results = queue.map(uneven_ones_fail, range(5), ordered=ordered, return_exceptions=True)
     seen = [result async for result in results]
     assert [n for n in seen if isinstance(n, int)] == [0, 2, 4]
     assert [type(seen[n]) for n in (1, 3)] == [ZeroDivisionError] * 2

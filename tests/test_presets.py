@@ -642,7 +642,7 @@ def test_unlimited_lifts_a_published_limit():
     assert not [one for one in registry if one.operation is None and one.bucket is None]
 
 
-def test_variants_are_lanes_with_keys_of_their_own():
+def test_variants_are_lanes_with_own_keys():
     """The lane of a variant has a VariantKey; its text is what files and calls have."""
     limits = Registry.parse(
         'preset = "aws"\n[ec2.lanes]\n"DescribeVolumes unfiltered" = "1/s"'

@@ -65,7 +65,7 @@ async def test_release_is_in_arrival_order(limiter):
 async def test_newcomer_never_overtakes_a_waiter(limiter):
     """A newcomer never overtakes who waits though a slot is due.
 
-    A slot is due after a stall, but whoever waits goes first.
+    A slot is due after a stall, but a caller that waits goes first.
     """
     queue, order = limiter.queue("10/s"), []
 

@@ -153,7 +153,7 @@ def test_other_types_are_no_limit(limit):
 def test_window_needs_whole_finite_numbers(calls, per, error):
     """A window is a whole number of calls in a finite time.
 
-    A window that makes no sense is refused, quoted.
+    An invalid window is refused, and quoted.
     """
     with pytest.raises(error, match=r"Window\(calls="):
         Window(calls, per)

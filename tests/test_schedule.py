@@ -314,7 +314,7 @@ def test_refunds_never_break_the_limit(cost, refunds, burst):
         schedule.consume(now, one)
         true.append([now, one])
     for first, (began, one) in enumerate(true):
-        if not one:  # it was nothing: whoever came after it had waited in its place
+        if not one:  # it cost nothing: the one after it had waited in its place
             continue
         used = min(one, burst)
         for start, other in true[first + 1 :]:

@@ -111,7 +111,7 @@ async def test_settling_charges_the_difference(limiter, given, settled, next_due
     assert queue.estimate() == limiter.exactly(next_due)
 
 
-async def test_settling_moves_whoever_waits_already(limiter):
+async def test_settling_moves_those_already_waiting(limiter):
     """A refund lets the next one go sooner, an extra charge later, after the body too."""
     for settled, expected in ((1, 0.1), (9, 0.9)):
         queue, starts = limiter.queue(Rate(10, burst=5)), []

@@ -460,7 +460,7 @@ def test_loops_are_independent():
 
 
 def test_run_virtual_returns_and_takes_options(run_virtual):
-    """The helper passes its options to the loop and hands back the result."""
+    """The helper passes its options to the loop and returns the result."""
 
     async def scenario():
         await asyncio.sleep(0.5)

@@ -493,7 +493,7 @@ async def test_waiting_in_portal_thread_is_refused():
 def test_threads_hear_that_loop_ended():
     """Threads hear that the user's loop has ended.
 
-    Whoever waits for a loop that is closed gets an error, and so does whoever comes later.
+    Threads that wait for a loop that is closed get an error, and so do those that come later.
     """
     queue = ApiQueue("60s")
     with ThreadPoolExecutor(2) as pool:
@@ -560,7 +560,7 @@ def test_keyboard_interrupt_leaves_nothing_behind():
 def test_ctrl_c_while_closing_refuses():
     """Ctrl c while closing refuses those who wait.
 
-    An interrupted close does not drain: whoever waits is refused at once.
+    An interrupted close does not drain: threads that wait are refused at once.
     """
     lines = run_program(
         """
@@ -649,7 +649,7 @@ def test_interrupted_anywhere_no_slot_is_lost():
 def test_forked_child_has_its_queue():
     """A child after a fork has a queue of its own.
 
-    Whoever waited in the parent does not wait in the child; both go on, each for itself.
+    Threads that waited in the parent do not in the child; both go on, each for itself.
     """
     lines = run_program(
         """

@@ -169,7 +169,7 @@ async def test_by_priority_then_by_arrival():
     assert drain(waiters) == [c, e, a, d, b]
 
 
-async def test_whoever_left_is_passed_over():
+async def test_those_who_left_are_passed_over():
     """Leaving takes no search, and the rest keep their order."""
     waiters = WaitQueue(int)
     slots = fill(waiters, *(waiter(cost=2) for _ in range(1000)))

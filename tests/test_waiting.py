@@ -35,7 +35,7 @@ async def test_lower_priority_goes_first(limiter):
 async def test_due_newcomer_is_not_overlooked(limiter):
     """A newcomer that is first and due is not overlooked.
 
-    More urgent and cheaper than who waits, it goes at once, whoever was first before.
+    More urgent and cheaper than all who wait, it goes at once.
     """
     queue = limiter.queue(Window(6, 1))
     queue.enqueue(cost=4)

@@ -193,7 +193,7 @@ class QueueMachine(RuleBasedStateMachine):
     def pass_time(self, seconds):
         self.do(seconds=seconds)
 
-    # A timeout may ring between a turn and its being handed on; the model knows no such moment.
+    # A timeout may end between a grant and its refund; the model knows no such moment.
     @precondition(lambda self: not any(w.cancelled_when_granted for w in self.model.waiting))
     @rule(seconds=STEPS)
     def stall(self, seconds):

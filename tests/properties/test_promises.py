@@ -63,7 +63,7 @@ def test_promise_1_the_limit_holds(limiter, run_virtual, rate, catch_up, arrival
         return [at for at, _ in await releases(queue, arrivals, stalls)]
 
     if limiter.shared:
-        grain = min(grain, catch_up)  # whoever is always later than that loses each slot
+        grain = min(grain, catch_up)  # a process that is always later than that loses each slot
     times = run_virtual(scenario, grain=grain)
     assert len(times) == len(arrivals)
     for first, last in itertools.combinations(range(len(times)), 2):
@@ -266,7 +266,7 @@ class Grumbler:
     st.booleans(),
 )
 def test_promise_5_nothing_lost_nothing_stuck(limiter, rate, callers, concurrency, overflow, drain):
-    """Every caller ends in exactly one way, whoever raises, and nothing outlives aclose()."""
+    """Every caller ends in exactly one way, whatever raises, and nothing outlives aclose()."""
     ends = []
     grumbles = []
 
@@ -438,7 +438,7 @@ def test_promise_8_push_back_counts_once(limiter, run_virtual, answers, backoff,
 
 @holds_for(ARRIVALS, st.booleans(), st.floats(0, 1), st.booleans())
 def test_promise_9_closed_means_closed(limiter, run_virtual, arrivals, drain, patience, by_block):
-    """Once closed, nothing starts, whoever waited and however it is asked; and nothing is left."""
+    """Once closed, nothing starts, however it is asked; and nothing is left."""
 
     async def scenario():
         loop, starts, ends = asyncio.get_running_loop(), [], []
