@@ -383,8 +383,10 @@ class WaitQueue(asyncio.Queue[W]):
     def rebuild(self) -> None:
         """Sort all who wait into key queues again: which keys have their own has changed."""
         waiting = sorted(self, key=lambda waiter: waiter.arrival)
-        # `live` and `cost` stay: they still count those whose future is cancelled, and whose task
-        # has not come to `leave` yet.
+        # Those whose future is cancelled, and whose task has not come to `leave` yet, stay in the
+        # old key queues, which must not come back when they leave. `live` and `cost` count them.
+        for queue in self.key_queues.values():
+            queue.parked = None
         self._start_over()
         for waiter in waiting:
             self._put_by_key(waiter)

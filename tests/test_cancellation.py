@@ -9,7 +9,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
 from tests.helpers import introspect
-from tests.helpers.instants import exactly, now, use
+from tests.helpers.instants import exactly, line_up, now, use
 
 
 async def claim(queue, starts, **options):
@@ -292,6 +292,18 @@ async def test_cancelled_in_the_pass_of_set_rate(keys):
     await asyncio.wait(tasks, timeout=10)
     assert starts == exactly([1, 2])
     assert queue.waiting == 0
+
+
+async def test_cancelled_and_sorted_while_parked():
+    """Its old line, which is parked, does not come back when its task leaves."""
+    queue, starts = ApiQueue(lanes={"a": "1/s"}), []
+    tasks = line_up(queue, starts, 4, key="a")
+    await asyncio.sleep(0.5)
+    tasks[3].cancel()
+    queue.set_rate("1/s", key="b")
+    await asyncio.wait(tasks, timeout=10)
+    assert starts == exactly([0, 1, 2])
+    assert queue.stats.released == 3
 
 
 async def test_a_reservation_that_is_forgotten_leaves_no_reference_cycle():
