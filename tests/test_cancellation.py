@@ -258,6 +258,21 @@ async def test_the_ticker_cancelled_while_aclose_drains():
     assert [(await future).waited for future in futures] == exactly([0, 0.1, 0.2, 0.3])
 
 
+@pytest.mark.parametrize("passes", [0, 1])
+async def test_no_restart_outlives_aclose(passes):
+    """Closed before a ticker that was cancelled is replaced, a queue leaves no timer."""
+    queue = ApiQueue("10/s")
+    futures = [queue.enqueue() for _ in range(3)]
+    await asyncio.sleep(0.05 * passes)  # with 0, it has not begun
+    introspect.ticker_of(queue).cancel()
+    await asyncio.sleep(0)
+    await queue.aclose(drain=False)
+    assert asyncio.get_running_loop().pending_timers == 0
+    for future in futures[1:]:
+        with pytest.raises(QueueClosed):
+            await future
+
+
 async def test_cancelled_while_aclose_drains():
     """A waiter that leaves is not waited for; `aclose` cancelled refuses the rest at once."""
     queue, starts = ApiQueue("10/s"), []
