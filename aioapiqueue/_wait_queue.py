@@ -169,7 +169,7 @@ class WaitQueue(asyncio.Queue[W]):
         super().__init__()
 
     def _start_over(self) -> None:
-        """Forget every key queue: nobody waits."""
+        """Forget every key queue, and all who wait in one."""
         self.key_queues.clear()  # in place: the lanes know it
         self._ready: list[tuple[float, int, KeyQueue[W]]] = []
         """A heap of (priority, arrival or round position, key queue). An entry may rank its queue
