@@ -23,7 +23,7 @@ Never as much as a whole call: those are counted exactly."""
 
 
 class LimitState:
-    """Several schedules at once; of none, every moment is due. The base of the others."""
+    """The states of several limits at once (of none: nothing waits). The base of the others."""
 
     __slots__ = ("held", "parts")
 
@@ -56,7 +56,7 @@ class LimitState:
             part.consume(now, cost)
 
     def try_consume(self, now: float, cost: float) -> float:
-        """Touch, and charge if due: return what was due, so that `<= now` means taken."""
+        """Note a newcomer, and charge it if due: return the instant; `<= now` means charged."""
         self.on_idle(now)
         due = self.next_at(now, cost)
         if due <= now:
@@ -77,7 +77,7 @@ class LimitState:
         return max([self.held, *(part.idle_at() for part in self.parts)])
 
     def single_limits(self) -> Sequence[LimitState]:
-        """Return the schedules of single limits that this one is made of."""
+        """Return the states of single limits that this one is made of."""
         return self.parts or (self,)
 
     def carry_over(self, old: LimitState, now: float) -> None:

@@ -226,6 +226,7 @@ class Dispatcher:
         self.fail(oldest, "refused", error)
 
     def _start_ticker(self) -> None:
+        self._drop_timer()  # that of a restart
         self._ticker = self.spawn(self._tick, name="aioapiqueue ticker", on_end=self._ended_early)
 
     def _ended_early(self, ticker: asyncio.Task[None]) -> None:
@@ -233,7 +234,7 @@ class Dispatcher:
         if self._ticker is ticker:
             self._ticker = None
             if self.waiters.live:
-                ticker.get_loop().call_later(_RESTART, self._restart)
+                self._timer = ticker.get_loop().call_later(_RESTART, self._restart)
 
     def _restart(self) -> None:
         if self._ticker is None and self.waiters.live:
@@ -259,7 +260,7 @@ class Dispatcher:
                 # those who wait are cancelled too, and a timer dies with the loop, silently; if
                 # not, the timer starts a new ticker.
                 if next(iter(waiters), None) is not None and not loop.is_closed():
-                    loop.call_later(_RESTART, self._restart)
+                    self._timer = loop.call_later(_RESTART, self._restart)
 
     def _set_timer(self, wake: float, loop: asyncio.AbstractEventLoop) -> None:
         if wake == math.inf:
@@ -369,6 +370,8 @@ class Dispatcher:
             # Cancelled while draining or not: who is left is refused without another await.
             for call in list(self.waiters):
                 self.fail(call, "refused", QueueClosed(f"{self!r}: closed while a call waited"))
+            if self._ticker is None:
+                self._drop_timer()
             self.wake()
             await self.limiter.aclose()
         if self._ticker is not None:

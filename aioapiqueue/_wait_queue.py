@@ -89,14 +89,14 @@ class KeyQueue(Generic[W]):
         return False  # only entries of one and the same queue, one of them stale, ever tie
 
     def put(self, waiter: W) -> bool:
-        """Add `waiter` to those of its priority; return whether it is their first."""
+        """Add `waiter` to those of its priority; return whether it now goes first among them."""
         level = self.levels.get(waiter.priority)
         if level is None:
             level = self.levels[waiter.priority] = deque()
             heappush(self.priorities, waiter.priority)
         level.append(waiter)
         self.live += 1
-        return len(level) == 1
+        return level[0] is waiter
 
     def first(self) -> W | None:
         """Return who is next, forgetting on the way those who left; None if nobody waits."""
@@ -166,7 +166,8 @@ class WaitQueue(asyncio.Queue[W]):
         self.keeps_round = False
         """With `fair`, one that was parked has the place in the round that it had before."""
         self._everybody: KeyQueue[W] | None = KeyQueue(None) if ranked else None
-        """All of them, by arrival whatever the order: for `oldest_of_least_urgent`."""
+        """All of them, by arrival whatever the order: for `oldest_of_least_urgent` and nothing
+        else, as those who were served are still in it."""
         self._count = 0
         self._taken = 0
         """How many were taken out by `get`, and not yet accounted for by `task_done`."""
@@ -175,10 +176,10 @@ class WaitQueue(asyncio.Queue[W]):
         super().__init__()
 
     def _start_over(self) -> None:
-        """Forget every key queue: nobody waits."""
+        """Forget every key queue, and all who wait in one."""
         self.key_queues.clear()  # in place: the lanes know it
         self._ready: list[tuple[float, int, KeyQueue[W]]] = []
-        """A heap of (priority, arrival or round position, key queue). An entry may rank its queue
+        """A heap of (priority, `_place`, key queue). An entry may rank its queue
         too early, never too late: the one at the top is checked when it is met. So a newcomer that
         overtakes the first of its queue has to `_enter` it again."""
         self._parked: list[tuple[float, int, KeyQueue[W]]] = []
@@ -309,7 +310,10 @@ class WaitQueue(asyncio.Queue[W]):
         return None
 
     def pop(self, waiter: W) -> None:
-        """Take out the one that `first` has just returned: it needs no `task_done`."""
+        """Take out the one that `first` has just returned: it needs no `task_done`.
+
+        That it no longer `waits` is for the caller to see to.
+        """
         queue = waiter.key_queue
         waiter.key_queue = None
         queue.pop()
@@ -353,6 +357,10 @@ class WaitQueue(asyncio.Queue[W]):
         queue.parked = until
         self._count += 1
         heappush(self._parked, (until, self._count, queue))
+        if len(self._parked) > 2 * len(self.key_queues) + _MANY_GONE:  # as in `_enter`
+            parked = {entry[2]: entry for entry in self._parked if entry[2].parked == entry[0]}
+            self._parked = list(parked.values())
+            heapify(self._parked)
 
     def wake(self, now: float) -> float | None:
         """Let go the key queues parked until `now`; return when the next one is to be let go."""
@@ -390,8 +398,10 @@ class WaitQueue(asyncio.Queue[W]):
     def rebuild(self) -> None:
         """Sort all who wait into key queues again: which keys have their own has changed."""
         waiting = sorted(self, key=lambda waiter: waiter.arrival)
-        # `live` and `cost` stay: they still count those whose future is cancelled, and whose task
-        # has not come to `leave` yet.
+        # Those whose future is cancelled, and whose task has not come to `leave` yet, stay in the
+        # old key queues, which must not come back when they leave. `live` and `cost` count them.
+        for queue in self.key_queues.values():
+            queue.parked = None
         self._start_over()
         for waiter in waiting:
             self._put_by_key(waiter)
@@ -406,7 +416,10 @@ class WaitQueue(asyncio.Queue[W]):
         return None if waiter is None else (waiter.priority, self._place(queue, waiter, behind))
 
     def _place(self, queue: KeyQueue[W], waiter: W, behind: int = 0) -> int:
-        """Return the place, among those of its priority, of who waits behind so many of its key."""
+        """Return a waiter's place among those of its priority: the least goes first.
+
+        With `fair`, it is that of who waits behind so many of its key.
+        """
         return behind * _ROUND + queue.round_position if self.fair else waiter.arrival
 
     def iter_in_order(self, keys: Collection[Hashable]) -> Iterator[tuple[Rank, Hashable, W]]:

@@ -160,7 +160,7 @@ class Adaptive:
         concurrency: float,
         report: Callable[[str, Exception], None],
     ) -> AdaptiveRate:
-        """Return the schedule that slows down a queue or lane of these limits."""
+        """Return the state that slows down a queue or lane of these limits."""
         ceiling = min((limit.calls / limit.per for limit in limits), default=math.inf)
         return AdaptiveRate(
             self, ceiling, catch_up=catch_up, concurrency=concurrency, report=report

@@ -9,7 +9,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
 from tests.helpers import introspect
-from tests.helpers.instants import exactly, now, use
+from tests.helpers.instants import exactly, line_up, now, use
 
 
 async def claim(queue, starts, **options):
@@ -286,6 +286,21 @@ async def test_the_ticker_cancelled_while_aclose_drains(limiter):
     assert [(await future).waited for future in futures] == limiter.exactly([0, 0.1, 0.2, 0.3])
 
 
+@pytest.mark.parametrize("passes", [0, 1])
+async def test_no_restart_outlives_aclose(passes):
+    """Closed before a ticker that was cancelled is replaced, a queue leaves no timer."""
+    queue = ApiQueue("10/s")
+    futures = [queue.enqueue() for _ in range(3)]
+    await asyncio.sleep(0.05 * passes)  # with 0, it has not begun
+    introspect.ticker_of(queue).cancel()
+    await asyncio.sleep(0)
+    await queue.aclose(drain=False)
+    assert asyncio.get_running_loop().pending_timers == 0
+    for future in futures[1:]:
+        with pytest.raises(QueueClosed):
+            await future
+
+
 async def test_cancelled_while_aclose_drains(limiter):
     """A waiter that leaves is not waited for; `aclose` cancelled refuses the rest at once."""
     queue, starts = limiter.queue("10/s"), []
@@ -321,6 +336,18 @@ async def test_cancelled_in_pass_of_set_rate(keys):
     await asyncio.wait(tasks, timeout=10)
     assert starts == exactly([1, 2])
     assert queue.waiting == 0
+
+
+async def test_cancelled_and_sorted_while_parked():
+    """Its old line, which is parked, does not come back when its task leaves."""
+    queue, starts = ApiQueue(lanes={"a": "1/s"}), []
+    tasks = line_up(queue, starts, 4, key="a")
+    await asyncio.sleep(0.5)
+    tasks[3].cancel()
+    queue.set_rate("1/s", key="b")
+    await asyncio.wait(tasks, timeout=10)
+    assert starts == exactly([0, 1, 2])
+    assert queue.stats.released == 3
 
 
 async def test_forgotten_reservation_leaves_no_cycle(limiter):

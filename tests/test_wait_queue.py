@@ -320,4 +320,19 @@ async def test_overtaking_leaves_no_entries():
         (urgent,) = fill(waiters, waiter("a", priority=-1))
         assert waiters.first() is urgent
         waiters.pop(urgent)
-    assert introspect.ready_entries(waiters) < 50
+    assert introspect.heap_entries(waiters) < 50
+
+
+async def test_leaving_parked_leaves_no_entries():
+    """Callers that leave while their lane is closed cost no memory for each of them."""
+    waiters = WaitQueue(int)
+    waiters.lanes = {"a", "b"}
+    fill(waiters, waiter("b"))
+    waiters.first()
+    waiters.park(5)
+    for _ in range(1000):
+        (one, _) = fill(waiters, waiter("a"), waiter("a"))
+        if waiters.first() is not None:
+            waiters.park(10)
+        leave(waiters, one)
+    assert introspect.heap_entries(waiters) < 50

@@ -67,9 +67,9 @@ def waiters_of(queue: ApiQueue) -> WaitQueue[Any]:
     return dispatcher_of(queue).waiters
 
 
-def ready_entries(waiters: WaitQueue[Any]) -> int:
-    """Return how many entries the heap of key queues has that may be next."""
-    return len(waiters._ready)
+def heap_entries(waiters: WaitQueue[Any]) -> int:
+    """Return how many entries the heaps of key queues have: those ready, and those parked."""
+    return len(waiters._ready) + len(waiters._parked)
 
 
 def lanes_of(queue: ApiQueue) -> Collection[Hashable]:
