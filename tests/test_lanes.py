@@ -374,3 +374,21 @@ async def test_free_place_goes_to_a_waiter(limiter):
 
     await asyncio.gather(*map(worker, "ab"))
     assert "".join(order) == "ababab"
+
+
+async def test_lane_that_waited_makes_no_burst(limiter):
+    """A call that its lane let start later than the queue would have is late once, not twice.
+
+    So those that come with it find as little room as at any other time.
+    """
+    queue, starts = limiter.queue("100/s", lanes={"slow": "10/s"}), []
+
+    async def call(key):
+        async with queue.slot(key=key):
+            starts.append(now())
+
+    calls = [asyncio.create_task(call("slow")) for _ in range(2)]
+    await asyncio.sleep(0.1)
+    calls += [asyncio.create_task(call("b")) for _ in range(2)]
+    await asyncio.gather(*calls)
+    assert starts == limiter.exactly([0, 0.1, 0.1, 0.11])

@@ -50,7 +50,8 @@ end
 
 -- Charge what starts at `slot`; return until when it may start all the same.
 function TokenBucket.consume(bucket, at, cost, held_until, slot)
-  local floor = math.max(at - math.max(spare, 1), held_until)  -- what was rounded up is not late
+  -- What was rounded up is not late. A slot that its lane moves on from `at` is late already.
+  local floor = math.max(at - math.max(spare, 1), slot - math.max(catch_up, 1), held_until)
   if cost > bucket.burst then
     floor = floor - (cost - bucket.burst) * bucket.interval
   end
