@@ -1,0 +1,39 @@
+"""Queues of a shared quota on one event loop after another, and after their end."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+from aioapiqueue import ApiQueue
+from aioapiqueue.integrations.redis import SharedSchedule
+from aioapiqueue.testing import VirtualLoop
+from tests.helpers.virtual_client import VirtualClient
+
+
+def test_abandoned_session_touches_no_later_one(valkey, name):
+    """A session left on a closed loop, ended by the garbage collector, changes nothing.
+
+    While a request of the session on the next loop is under way, no second one is sent.
+    """
+    client = VirtualClient(valkey)
+    client.silent = True
+    queue = ApiQueue("10/s", schedule=SharedSchedule(client, name))
+
+    async def wait():
+        queue.enqueue()
+        await asyncio.sleep(0.01)
+
+    gc.disable()
+    try:
+        abandoned = VirtualLoop()
+        abandoned.run_until_complete(wait())
+        abandoned.close()
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(wait())
+            calls, abandoned = client.calls, None
+            gc.collect()
+            runner.run(wait())
+            assert client.calls == calls
+    finally:
+        gc.enable()
