@@ -356,7 +356,7 @@ class Session:
             del self._timers[name]
             action()
 
-        if self._timers.get(name) is None:
+        if not self._closed and self._timers.get(name) is None:
             self._timers[name] = self._host.call_later(delay, run)
 
     async def aclose(self, *last: messages.Message) -> None:

@@ -37,3 +37,16 @@ def test_abandoned_session_touches_no_later_one(valkey, name):
             assert client.calls == calls
     finally:
         gc.enable()
+
+
+async def test_no_timer_outlives_aclose(valkey, name):
+    """No timer is left of a closed queue, although a body runs on that holds a permit."""
+    client = VirtualClient(valkey)
+    client.down = True
+    schedule = SharedSchedule(client, name, fallback="10/s")
+    queue = ApiQueue(concurrency=2, schedule=schedule)
+    with await queue.enqueue():
+        waiting = queue.enqueue()
+        await queue.aclose(drain=False)
+        assert waiting.exception() is not None
+        assert asyncio.get_running_loop().pending_timers == 0
