@@ -352,6 +352,8 @@ class SharedLimiter:
             waiters.wake_keyless()
             for lane in message.lanes:
                 waiters.wake_key(key_of(lane))
+            if not waiters.live:  # `release_due` is called for those who wait only
+                self._return_all()
             self._host.wake()
         elif isinstance(message, messages.PushBack) and reply.backed_off:
             self._recall(planner.grants)
