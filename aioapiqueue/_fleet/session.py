@@ -101,6 +101,7 @@ class Session:
         """What `set_rate` has set, here or elsewhere, by key; None: of the queue."""
         self._revision = 0
         """Of these."""
+        self._closed = False
 
     def reset(self, clock: Clock) -> None:
         """Start on another event loop: what was under way on the old one is gone."""
@@ -114,7 +115,6 @@ class Session:
         self._sender = uuid.uuid4().hex[:16]
         self._epoch = 0
         self._delay = 0.0
-        self._closed = False
         self._outbox: deque[_Outgoing] = deque()
         self._numbered = 0
         """How many messages had a number."""

@@ -50,3 +50,23 @@ async def test_no_timer_outlives_aclose(valkey, name):
         await queue.aclose(drain=False)
         assert waiting.exception() is not None
         assert asyncio.get_running_loop().pending_timers == 0
+
+
+def test_closed_queue_sends_nothing_later(valkey, name):
+    """A queue that was closed sends nothing from a later loop either, and starts no task there."""
+    client = VirtualClient(valkey)
+    queue = ApiQueue("10/s", schedule=SharedSchedule(client, name))
+
+    async def use():
+        async with queue, queue.slot():
+            pass
+
+    async def hold():
+        calls = client.calls
+        queue.hold(5)
+        await asyncio.sleep(1)
+        assert client.calls == calls
+
+    for function in (use, hold):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(function())
