@@ -198,3 +198,26 @@ async def test_permits_for_nobody_go_back(valkey, name):
         async with ApiQueue(concurrency=2, schedule=schedule) as other, asyncio.timeout(1):
             (await other.enqueue()).release()
     await queue.aclose()
+
+
+async def test_refunded_slot_is_not_settled(valkey, name):
+    """A call that was refunded gives nothing back by `settle`, however often that is said."""
+    loop, started, canceller = asyncio.get_running_loop(), [], Canceller()
+    schedule = SharedSchedule(VirtualClient(valkey), name)
+    async with ApiQueue(Window(2, 60), schedule=schedule, observers=[canceller]) as queue:
+        slot = queue.slot(priority=-1)
+
+        async def call():
+            try:
+                async with slot:
+                    pytest.fail("it was cancelled")
+            finally:
+                slot.settle(0)
+
+        canceller.task = asyncio.create_task(call())
+        await asyncio.wait([canceller.task])
+        await asyncio.sleep(0.1)
+        for _ in range(3):
+            (await queue.enqueue()).release()
+            started.append(loop.time())
+    assert [at >= 60 for at in started] == [False, False, True]
