@@ -190,11 +190,8 @@ class SharedLimiter:
 
     def refund(self, call: Call) -> None:
         """Pass the slot of a call that was granted and never used to the next, or give it back."""
-        waiters, lane, lease = (
-            self._host.waiters,
-            self._limits.lane_of(call.key),
-            leased(call).lease,
-        )
+        waiters, lane, granted = self._host.waiters, self._limits.lane_of(call.key), leased(call)
+        lease, granted.lease = granted.lease, None  # so that `settle` gives nothing back again
         waiters.wake_all()
         if lease is not None:
             heir = waiters.first()
@@ -258,7 +255,7 @@ class SharedLimiter:
         return lane
 
     def _hold_here(self, lane: Hashable, seconds: float) -> None:
-        """Use nothing that was leased before a hold, of which the authority may not know yet."""
+        """Use nothing that was leased before a hold: the authority may not know of it yet."""
         if lane is None:
             self._hold_all(self._host.now() + seconds)
         else:
@@ -352,6 +349,8 @@ class SharedLimiter:
             waiters.wake_keyless()
             for lane in message.lanes:
                 waiters.wake_key(key_of(lane))
+            if not waiters.live:  # `release_due` is called for those who wait only
+                self._return_all()
             self._host.wake()
         elif isinstance(message, messages.PushBack) and reply.backed_off:
             self._recall(planner.grants)

@@ -42,7 +42,7 @@ class Message:
         return None
 
     def without_refunds(self) -> Message:
-        """Return this without what would be lost twice if it has been processed already."""
+        """Return this without refunds, which must not count twice: it may have been processed."""
         return self
 
     def once_refused(self, now: float) -> Message | None:  # noqa: ARG002 - of no use to most

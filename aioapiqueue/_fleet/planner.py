@@ -251,7 +251,10 @@ class Planner:
             grants = self.grants_of(lane)
             grants.held_until, grants.ready_at = map(to_local, (status.held_until, status.ready_at))
             grants.rate = status.rate
-        self.held_until = self.grants_of(None).held_until
+        whole = self.grants_of(None)
+        self.held_until = whole.held_until
+        if whole.held_until == math.inf:  # a pause: `resume` ends it, even in an outage
+            whole.held_until = -math.inf
 
     def hold(self, lane: Hashable, seconds: float) -> None:
         """Let nothing of a lane start for so long."""

@@ -66,6 +66,8 @@ class _Outgoing:
     message: messages.Message
     number: int
     first_sent: float = math.inf
+    under_way: bool = False
+    """It is being sent: nothing can be added to it."""
 
 
 class Session:
@@ -99,6 +101,7 @@ class Session:
         """What `set_rate` has set, here or elsewhere, by key; None: of the queue."""
         self._revision = 0
         """Of these."""
+        self._closed = False
 
     def reset(self, clock: Clock) -> None:
         """Start on another event loop: what was under way on the old one is gone."""
@@ -112,12 +115,9 @@ class Session:
         self._sender = uuid.uuid4().hex[:16]
         self._epoch = 0
         self._delay = 0.0
-        self._closed = False
         self._outbox: deque[_Outgoing] = deque()
         self._numbered = 0
         """How many messages had a number."""
-        self._sending = False
-        """The first in the outbox is under way: nothing can be added to it."""
         self._task: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle | None] = {}
         self._spare: LimitState | None = None
@@ -147,8 +147,8 @@ class Session:
 
     def send_permits(self) -> None:
         """Report how many permits are in use, unless a message that is to be sent will."""
-        waiting = len(self._outbox) > self._sending
-        if not (waiting and self._outbox[-1].message.reports_permits):
+        last = self._outbox[-1] if self._outbox else None
+        if last is None or last.under_way or not last.message.reports_permits:
             self.send(messages.Renew())
 
     def keep_alive(self) -> None:
@@ -165,9 +165,8 @@ class Session:
         if message.numbered:
             self._numbered += 1
         kept: deque[_Outgoing] = deque()
-        for position, earlier in enumerate(self._outbox):
-            under_way = self._sending and position == 0
-            merged = None if under_way else message.merged(earlier.message)
+        for earlier in self._outbox:
+            merged = None if earlier.under_way else message.merged(earlier.message)
             if merged is None:
                 kept.append(earlier)
             else:
@@ -191,6 +190,7 @@ class Session:
             self._host.wake()
 
     async def _run(self) -> None:
+        sender = self._sender
         try:
             while await self._step():
                 pass
@@ -204,7 +204,10 @@ class Session:
             self._outbox.clear()  # what cannot be sent at all would be in the way for ever
             self._refused(SharedError(f"{self._transport!r} failed: {error!r}"))
         finally:
-            self._ended(self._task)
+            # If the loop was closed with this task in it, the garbage collector ends it some time,
+            # when all here may be of another loop.
+            if sender == self._sender:
+                self._ended(self._task)
 
     async def _step(self) -> bool:
         """Send one message; return whether there may be another."""
@@ -234,11 +237,11 @@ class Session:
             message = message.without_refunds()
         if isinstance(message, messages.SetLimits):
             self._set_limits[message.key] = message.limits
-        self._sending = True
+        first.under_way = True
         try:
             await self._exchange(message, first.number)
         finally:
-            self._sending = False
+            first.under_way = False
         if self._outbox and self._outbox[0] is first:
             self._outbox.popleft()
 
@@ -353,7 +356,7 @@ class Session:
             del self._timers[name]
             action()
 
-        if self._timers.get(name) is None:
+        if not self._closed and self._timers.get(name) is None:
             self._timers[name] = self._host.call_later(delay, run)
 
     async def aclose(self, *last: messages.Message) -> None:

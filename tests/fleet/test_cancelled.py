@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from aioapiqueue import ApiQueue
+from aioapiqueue import ApiQueue, QueueClosed, Window
 from aioapiqueue.integrations.redis import SharedSchedule
 from tests.helpers.virtual_client import VirtualClient
 
@@ -159,3 +159,65 @@ async def test_refunded_slot_keeps_its_deadline(valkey, name, after):
         (await heir).release()
         used_at = 0.106 + after if after < 0.004 else 0.2
         assert loop.time() - began == pytest.approx(used_at, abs=1e-4)
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_slots_for_nobody_go_back(valkey, name, closes):
+    """Slots in a reply that finds nobody waiting are for other processes.
+
+    The only caller was cancelled, or its queue closed, while the request was under way.
+    """
+    client = VirtualClient(valkey, latency=(0.05, 0.05))
+    queue = ApiQueue(Window(1, 60), schedule=SharedSchedule(client, name))
+    left = queue.enqueue()
+    await asyncio.sleep(0.12)  # the clock is known, the request is under way
+    if closes:
+        await queue.aclose(drain=False)
+        assert isinstance(left.exception(), QueueClosed)
+    else:
+        left.cancel()
+        await asyncio.sleep(0.2)
+    schedule = SharedSchedule(VirtualClient(valkey), name)
+    async with ApiQueue(Window(1, 60), schedule=schedule) as other, asyncio.timeout(1):
+        (await other.enqueue()).release()
+    await queue.aclose()
+
+
+async def test_permits_for_nobody_go_back(valkey, name):
+    """Permits in such a reply are for others, although a body runs on that renews its own."""
+    options = {"lease": 1.0}
+    client = VirtualClient(valkey)
+    queue = ApiQueue(concurrency=2, schedule=SharedSchedule(client, name, **options))
+    with await queue.enqueue():
+        client.latency = (0.05, 0.05)
+        left = queue.enqueue()
+        await asyncio.sleep(0.03)
+        left.cancel()
+        await asyncio.sleep(3)
+        schedule = SharedSchedule(VirtualClient(valkey), name, **options)
+        async with ApiQueue(concurrency=2, schedule=schedule) as other, asyncio.timeout(1):
+            (await other.enqueue()).release()
+    await queue.aclose()
+
+
+async def test_refunded_slot_is_not_settled(valkey, name):
+    """A call that was refunded gives nothing back by `settle`, however often that is said."""
+    loop, started, canceller = asyncio.get_running_loop(), [], Canceller()
+    schedule = SharedSchedule(VirtualClient(valkey), name)
+    async with ApiQueue(Window(2, 60), schedule=schedule, observers=[canceller]) as queue:
+        slot = queue.slot(priority=-1)
+
+        async def call():
+            try:
+                async with slot:
+                    pytest.fail("it was cancelled")
+            finally:
+                slot.settle(0)
+
+        canceller.task = asyncio.create_task(call())
+        await asyncio.wait([canceller.task])
+        await asyncio.sleep(0.1)
+        for _ in range(3):
+            (await queue.enqueue()).release()
+            started.append(loop.time())
+    assert [at >= 60 for at in started] == [False, False, True]

@@ -260,16 +260,19 @@ async def test_fallback_keeps_pauses_and_holds(valkey, name, before, say, key):
         other.client.down = False
 
 
-async def test_resume_ends_pause_under_fallback(valkey, name):
+@pytest.mark.parametrize("before", [False, True])
+async def test_resume_ends_pause_under_fallback(valkey, name, before):
     """A pause is ended by resume under the fallback rate.
 
-    Although the server cannot be told yet.
+    Although the server cannot be reached; whether it knew of the pause or not.
     """
     async with fleet(1, valkey, name, "80/s", schedule={"fallback": "20/s"}) as (one,):
+        one.queue.pause()
+        if before:
+            await asyncio.sleep(1)
         one.client.down = True
         one.call()
-        one.queue.pause()
-        await asyncio.sleep(3)
+        await asyncio.sleep(3 - asyncio.get_running_loop().time())
         assert one.released(0, 3) == 0
         one.queue.resume()
         await asyncio.sleep(3)
