@@ -23,7 +23,7 @@ import anyio
 
 from aioapiqueue._events import Event, EventKind, Stats
 from aioapiqueue._limiter import Limiter, LimiterFactory, LocalLimiter
-from aioapiqueue._slot import GRANTED, HELD, OVER, WAITING, Call
+from aioapiqueue._slot import GRANTED, HELD, LEFT, WAITING, Call
 from aioapiqueue._wait_queue import Order, WaitQueue
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
 
@@ -320,7 +320,7 @@ class Dispatcher:
 
     def refund(self, call: Call) -> None:
         """Take back a slot that its caller, cancelled meanwhile, has not taken up."""
-        call.state = OVER
+        call.state = LEFT
         self.started -= 1
         self._waited -= call.waited
         self.limiter.refund(call)
@@ -328,7 +328,7 @@ class Dispatcher:
 
     def leave(self, call: Call, kind: EventKind) -> None:
         """Let a waiter go without a slot."""
-        call.state = OVER
+        call.state = LEFT
         call.waited_until = self._clock()
         if call.future.get_loop() is self.loop:  # else it waited on an earlier one
             call.future.cancel()  # if it is not done: the awaiting coroutine was closed

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GRANTED",
     "HELD",
+    "LEFT",
     "NEW",
     "NO_KEYS",
     "ONE_CALL",
@@ -32,7 +33,8 @@ __all__ = [
     "TimedCall",
 ]
 
-NEW, WAITING, GRANTED, HELD, OVER = range(5)
+NEW, WAITING, GRANTED, HELD, OVER, LEFT = range(6)
+"""The states of a call. It has left if it waits no more and never started."""
 
 NO_KEYS: tuple[Hashable, ...] = (None,)
 """The keys of a call without one."""
@@ -225,7 +227,7 @@ class Call(Slot):
     @property
     def started(self) -> bool:
         """Whether its body has begun."""
-        return self.state >= HELD
+        return HELD <= self.state <= OVER
 
     # A call that must wait is its own awaitable. A coroutine would do the same in fewer words and
     # 264 bytes a waiter: 100,000 of them would take more memory than as many tasks on an Event.
@@ -306,7 +308,7 @@ class Call(Slot):
         self.dispatcher.settle(self, (cost,))
 
     def __repr__(self) -> str:
-        state = ("new", "waiting", "granted", "held", "over")[self.state]
+        state = ("new", "waiting", "granted", "held", "over", "left")[self.state]
         return f"<Slot {state} key={self.key!r} cost={self.cost:g}>"
 
 

@@ -146,3 +146,16 @@ async def test_only_started_calls_are_settled(limiter):
         queue.slot().settle(1)
     with pytest.raises(ValueError, match="cost"):
         (await limiter.take(queue)).settle(-1)
+
+
+async def test_settle_needs_a_start():
+    """A call that left was charged nothing that could come back."""
+    queue = ApiQueue("10/s")
+    queue.try_slot()
+    slot = queue.slot()
+    task = asyncio.ensure_future(slot.__aenter__())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.wait([task])
+    with pytest.raises(RuntimeError, match="has started"):
+        slot.settle(0)

@@ -282,9 +282,9 @@ def begin_to_wait(slot: Slot, future: asyncio.Future[Slot]) -> None:
 
 def stop_waiting(slot: Slot) -> None:
     """Make of a slot that waits one whose caller has gone."""
-    from aioapiqueue._slot import OVER
+    from aioapiqueue._slot import LEFT
 
-    slot.state = OVER
+    slot.state = LEFT
     slot.future.cancel()
 
 
