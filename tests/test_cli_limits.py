@@ -411,8 +411,8 @@ def test_what_cannot_be_mapped_is_said(discovered):
     for name in (
         f"DescribeFlyingSaucers {CAPACITY}: ec2 has no operation",
         f"CopyImage {REFILL}: its value is 0",
-        "RunInstances resource bucket refill rate: no operation's",
-        "Rate of something else: no operation's",
+        "RunInstances resource bucket refill rate: its name contains no operation",
+        "Rate of something else: its name contains no operation",
     ):
         assert f"ec2: not mapped: {name}" in ended.stderr
     assert "ec2: 6 request rates are not what AWS publishes, 1 is; 151 other quotas" in ended.stderr

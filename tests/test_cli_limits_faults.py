@@ -255,7 +255,7 @@ def test_rates_of_a_minute_are_listed():
     """CloudTrail's page has one: it is of an operation, and not silently left out."""
     name = "Transactions per minute (TPM) for the GenerateQuery API"
     assert read_quotas("cloudtrail", [quota(name, 4.0)]).unmapped == [
-        f"{name}: no operation's, by its name"
+        f"{name}: its name contains no operation"
     ]
 
 

@@ -14,19 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioapiqueue import Observer, QueueClosed, Rate, Window, WouldWait
-from aioapiqueue import registry as registry_module
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import (
-    Bucket,
     InForce,
-    PublishedLimit,
     QueueKey,
     Registry,
     ServiceLimits,
     forget_idle,
-    parameter_counts,
 )
 
 DOC = (Path(__file__).parents[1] / "docs" / "limits.md").read_text("utf-8")
@@ -228,13 +224,6 @@ def test_unknown_account_or_region_is_separate():
     assert registry.find("ec2", region="a", account="1") is not unknown
     assert registry.find("ec2") is not unknown
     assert names(registry) == ["ec2", "ec2 a", "ec2 a 1"]
-
-
-def test_find_takes_an_operation_still():
-    """It says that none is needed; the queue is the same for all operations."""
-    registry = Registry({"ec2": "10/s"})
-    with pytest.warns(DeprecationWarning, match="needs no operation"):
-        assert registry.find("ec2", "RunInstances") is registry.find("ec2")
 
 
 def test_unlisted_services_are_not_paced():
@@ -579,19 +568,3 @@ async def test_queues_of_other_limits_are_kept(key):
     await asyncio.sleep(2)
     assert forget_idle(registry, keep=()) == []
     assert len(registry.queues) == 1
-
-
-def test_old_names_are_deprecated():
-    """Names of the first edition still work, and say what they are called now."""
-    bucket = Bucket(("A",), (Rate(1),), unless_params=("P",), per_operation=True, shared_with="x")
-    with pytest.warns(DeprecationWarning, match="registry.Figure is PublishedLimit now"):
-        assert registry_module.Figure is PublishedLimit
-    with pytest.warns(DeprecationWarning, match="registry.facts is parameter_counts now"):
-        assert registry_module.facts is parameter_counts
-    for old, now in (
-        ("unless", "unless_params"), ("each", "per_operation"), ("joint", "shared_with")
-    ):  # fmt: skip
-        with pytest.warns(DeprecationWarning, match=f"this is Bucket.{now} now"):
-            assert getattr(bucket, old) == getattr(bucket, now)
-    with pytest.raises(AttributeError, match="has no attribute 'Figures'"):
-        registry_module.Figures  # noqa: B018 - looking it up is the test

@@ -5,10 +5,19 @@ A `Hub` listens on a Unix domain socket. The bootstrap (`bootstrap/sitecustomize
 them is in docs/hub.md.
 """
 
+import typing as _typing
+
 from aioapiqueue.hub._records import OTHERS, CallStats, Process
 from aioapiqueue.hub._server import Hub
 
-__all__ = ["OTHERS", "CallStats", "Figure", "Hub", "Process"]
+__all__ = ["OTHERS", "CallStats", "Hub", "Process"]
 
-Figure = CallStats
-"""The former name of `CallStats`, for one more release."""
+if not _typing.TYPE_CHECKING:  # a type checker would take any misspelt name for this one
+
+    def __getattr__(name: str) -> object:
+        if name != "Figure":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import warnings  # noqa: PLC0415 - only now needed
+
+        warnings.warn(f"{__name__}.Figure is CallStats now", DeprecationWarning, stacklevel=2)
+        return CallStats

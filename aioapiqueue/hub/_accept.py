@@ -36,7 +36,7 @@ _LONGEST_PASS_SECONDS = 2.0
 _ROOM_SECONDS = 30.0
 """How long clients that connect wait for a file, since the last one came free.
 
-People look after half a minute at a program that stands still: by then it says what to do.
+People look at a program that stands still after half a minute or so: by then there is a message.
 """
 
 

@@ -25,7 +25,7 @@ _READ_BYTES = 2 * protocol.MAX_LINE
 
 
 class Owner(Protocol):
-    """What a connection reports its life to."""
+    """What a connection reports its beginning, its hello and its end to."""
 
     def joined(self, connection: Connection) -> None:
         """Note a new connection."""

@@ -111,8 +111,8 @@ class CallStats:
         service: as `create_client` takes it: `"ec2"`.
         operation: `"DescribeSnapshots"`; of a queue: "".
         region: None where botocore knows none.
-        account: the account's id, where it is known or told by the access key; else the access
-            key's id; None where there are no credentials, or none yet.
+        account: the account's id, where botocore knows it or the access key contains it; otherwise
+            the access key's id; None where there are no credentials, or none yet.
         queue: the name of the queue that paces it; None without one.
         paced: whether a queue paces it.
         calls: HTTP attempts let go.

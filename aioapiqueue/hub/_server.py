@@ -33,7 +33,7 @@ _MAX_PROCESSES = 10_000
 
 
 class Hub:
-    """Lets the calls of many local processes go, as the queues of one registry say.
+    """Paces the calls of many local processes by the queues of one registry.
 
     An async context manager: the socket exists inside the block. There is no task, except for a
     moment while a client connects. Leaving the block, cancelled or not, refuses all calls that

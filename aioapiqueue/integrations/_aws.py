@@ -120,8 +120,8 @@ def hold_of(headers: Mapping[str, str], *, max_hold: float = MAX_HOLD) -> tuple[
     Args:
         headers: of the answer, in upper or lower case. `x-amz-retry-after` has milliseconds,
             `Retry-After` seconds; the former comes first.
-        max_hold: seconds, 300 by default. More than that is malformed, and cut to it; so is a
-            value that is no plain number, which counts for nothing.
+        max_hold: seconds, 300 by default. More than that is malformed, and cut to it. A value
+            that is not a plain number is malformed, too, and ignored.
     """
     asked = [
         _number(value) / unit

@@ -68,7 +68,7 @@ async def paced(
         queue: paces the client. One queue may pace any number of clients. With a `Registry`, each
             attempt goes to the queues that are for its operation, Region and account, or to none.
         max_hold: seconds that an answer may hold the queue, 300 by default. A longer hold is cut
-            to it, and counted as malformed (`stats.malformed`), as one that is no number is.
+            to it, and counted as malformed (`stats.malformed`), as is one that is not a number.
 
     Raises:
         RuntimeError: another queue paces this client already, or its session.

@@ -93,7 +93,7 @@ def paced(
             and account, or to none. Of a queue that coroutines use too: `blocking(queue,
             portal=...)`.
         max_hold: seconds that an answer may hold the queue, 300 by default. A longer hold is cut
-            to it, and counted as malformed (`stats.malformed`), as one that is no number is.
+            to it, and counted as malformed (`stats.malformed`), as is one that is not a number.
 
     Raises:
         RuntimeError: another queue paces this client already, or its session.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from aioapiqueue.registry._fields import (
     EMPTY,
+    accepts_old_names,
     flag,
     is_number,
     key,
@@ -108,6 +109,7 @@ def _read_cost(value: object, report: Report, place: Place) -> Cost:
 read_costs = table_of(_read_cost, '{RunInstances = "MaxCount"}')
 
 
+@accepts_old_names(unless="unless_params", each="per_operation", joint="shared_with")
 @dataclass(frozen=True, slots=True)
 class Bucket:
     """Limits beside a service's own: what several operations share, or what parameters choose.

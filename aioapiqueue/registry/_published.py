@@ -153,7 +153,7 @@ def _plain(number: float) -> float:
 
 
 def read_share(value: object, report: Report, place: Place) -> float | None:
-    """Read a share, such as "50%"; None, and a problem: it is none."""
+    """Read a share, such as "50%"; report one that is invalid, and return None."""
     match = _SHARE.fullmatch(value.strip()) if isinstance(value, str) else None
     share = float(match[1]) / 100 if match else 0.0
     if 0 < share <= 1:

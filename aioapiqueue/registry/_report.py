@@ -53,7 +53,7 @@ class Report:
     Args:
         source: the file, the option, or what else the limits come from.
         lines: on which line of it things begin, as far as that is known.
-        in_code: it is no file and no option, but a program.
+        in_code: whether the limits come from a program, not from a file or an option.
     """
 
     def __init__(

@@ -185,7 +185,7 @@ async def test_planted_limits_are_refused(valkey, name, kind):
     valkey.sync().hset(base(name), mapping={"rev": 5, "conf": CONFS[kind]})
     client = VirtualClient(valkey)
     async with ApiQueue("10/s", schedule=SharedSchedule(client, name)) as queue:
-        with pytest.raises(SharedError, match=r"has limits \(conf\) that are none: .* \(DEL\)"):
+        with pytest.raises(SharedError, match=r"has unreadable limits \(conf\): .* \(DEL\)"):
             await queue.enqueue()
         assert queue.limits == (Rate(10),)
         assert client.calls == 1

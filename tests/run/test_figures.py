@@ -8,14 +8,14 @@ from aioapiqueue.cli.run._launch import Launch
 from aioapiqueue.cli.run._log import Log
 from aioapiqueue.cli.run._model import Outcome, Plan
 from aioapiqueue.cli.run._report import remarks
-from aioapiqueue.hub import OTHERS, Figure
+from aioapiqueue.hub import OTHERS, CallStats
 from aioapiqueue.registry import Registry
 
 
 def figure(operation, region, queue="ec2", calls=1, **more):
     """One of the hub's figures."""
     paced = queue is not None
-    return Figure("ec2", operation, region, "111122223333", queue, paced, calls=calls, **more)
+    return CallStats("ec2", operation, region, "111122223333", queue, paced, calls=calls, **more)
 
 
 def cells(text, name):
@@ -153,8 +153,8 @@ def test_what_is_summed_has_a_row():
     """What the hub has summed up is a row of each table, without a limit, and is explained."""
     figures = [
         figure("DescribeImages", "eu-west-1", calls=3),
-        Figure(OTHERS, OTHERS, None, None, None, paced=True, calls=5),
-        Figure(OTHERS, OTHERS, None, None, None, paced=False, calls=7),
+        CallStats(OTHERS, OTHERS, None, None, None, paced=True, calls=5),
+        CallStats(OTHERS, OTHERS, None, None, None, paced=False, calls=7),
     ]
     found = rows(figures, Peaks())
     text = table(found, {"ec2": "10/s", "default": "20/s"})

@@ -11,7 +11,7 @@ from aioapiqueue.cli.run._log import Log
 from aioapiqueue.cli.run._model import Outcome, Plan
 from aioapiqueue.cli.run._report import remarks
 from aioapiqueue.cli.run._unused import judged, unused
-from aioapiqueue.hub import Figure, Process
+from aioapiqueue.hub import CallStats, Process
 from aioapiqueue.registry import Registry, ServiceLimits
 from aioapiqueue.registry._names import operations as names_of
 
@@ -46,7 +46,9 @@ rate = "5/s"
 def figure(service, operation, queue=None, **more):
     """One of the hub's figures."""
     name = f"{service} eu-west-1" if queue is None else queue
-    return Figure(service, operation, "eu-west-1", None, name or None, bool(name), calls=1, **more)
+    return CallStats(
+        service, operation, "eu-west-1", None, name or None, bool(name), calls=1, **more
+    )
 
 
 def names(entries):
@@ -71,7 +73,7 @@ def names(entries):
         (figure("s3", "GetObject"), False),
         (figure("sqs", "SendMessage"), True),  # by the default
         (figure("sqs", "SendMessage", queue=""), False),
-        (Figure("(others)", "(others)", None, None, None, paced=True, calls=1), True),
+        (CallStats("(others)", "(others)", None, None, None, paced=True, calls=1), True),
     ],
     ids=lambda one: getattr(one, "operation", None),
 )
@@ -109,7 +111,7 @@ def test_only_written_limits_are_listed():
 
 def test_summed_up_calls_hide_unused_limits():
     """Calls of which the hub kept no record may have come under any limit."""
-    summed = Figure("(others)", "(others)", None, None, None, paced=True, calls=1)
+    summed = CallStats("(others)", "(others)", None, None, None, paced=True, calls=1)
     assert unused([summed], Registry.parse(FILE), dry_run=False) == []
 
 
@@ -147,7 +149,9 @@ def test_many_regions_take_no_longer():
     operations = sorted(names_of("ec2"))[:300]
     registry = Registry({"ec2": ServiceLimits("unlimited", lanes=dict.fromkeys(operations, "1/s"))})
     figures = [
-        Figure("ec2", operations[number % len(operations)], f"r{number}", None, "ec2", paced=True)
+        CallStats(
+            "ec2", operations[number % len(operations)], f"r{number}", None, "ec2", paced=True
+        )
         for number in range(20_000)
     ]
     began = time.process_time()

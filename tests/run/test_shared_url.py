@@ -69,10 +69,10 @@ def test_address_has_what_a_client_needs():
         ("redis:/:hid@host", "has to begin with"),
         ("redis://", "there is no host"),
         ("redis:///0", "there is no host"),
-        ("redis://:hid@host:port", "a port that is none"),
+        ("redis://:hid@host:port", "an invalid port"),
         ("redis://:hid@host:65536", "a port from 1 to 65535"),
         ("redis://:hid@host:0", "a port from 1 to 65535"),
-        ("redis://:hid@host:", "a port that is none"),
+        ("redis://:hid@host:", "an invalid port"),
         ("redis://:hid@ho\x07st", "a character where it cannot be"),
         ("redis://:hid@[::1", "this is no URL"),
         ("redis://:hid@host/nul", "the database is no number"),
@@ -85,7 +85,7 @@ def test_address_has_what_a_client_needs():
         ("redis://:hid@host?db=x", 'the option "db" has to be a number'),
         ("redis://:hid@host?db=1&db=2", 'the option "db" is there twice'),
         ("redis://:hid@host?socket_timeout=-1", 'the option "socket_timeout" has to be seconds'),
-        ("redis://:hid@host:６３７９", "a port that is none"),  # noqa: RUF001
+        ("redis://:hid@host:６３７９", "an invalid port"),  # noqa: RUF001
         ("redis://:hid@host?socket_timeout=５", "has to be seconds"),  # noqa: RUF001
         ("redis://:hid@host?tiemout=1", 'no option "tiemout": there are db, '),
         ("redis://:hid@host?ssl_ca_certs=x", '"ssl_ca_certs" (with rediss:// only)'),

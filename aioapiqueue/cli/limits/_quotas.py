@@ -108,7 +108,7 @@ def read_quotas(service: str, quotas: Iterable[Quota]) -> Found:
             continue
         if match is None:
             if _A_RATE.search(name):
-                found.unmapped.append(f"{name}: no operation's, by its name")
+                found.unmapped.append(f"{name}: its name contains no operation")
             else:
                 found.others += 1
             continue

@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from aioapiqueue.cli._console import WIDTH
-from aioapiqueue.hub import OTHERS, Figure
+from aioapiqueue.hub import OTHERS, CallStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,15 +40,15 @@ class Peaks:
     """
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[object, ...], Figure] = {}
+        self._sums: dict[tuple[object, ...], CallStats] = {}
 
-    def count(self, figure: Figure) -> None:
+    def count(self, figure: CallStats) -> None:
         """Count an attempt that starts."""
         now = time.monotonic()
         service, queue, lane = figure.service, _queue(figure), lane_of(figure)
         for key in ((service,), (service, queue), (service, queue, lane)):
             if key not in self._sums:
-                self._sums[key] = Figure(service, "", None, None, None, paced=False)
+                self._sums[key] = CallStats(service, "", None, None, None, paced=False)
             self._sums[key].let_go(now, 0.0)
 
     def of(self, *key: object) -> int:
@@ -56,12 +56,12 @@ class Peaks:
         return self._sums[key].peak if key in self._sums else 0
 
 
-def _queue(figure: Figure) -> object:
+def _queue(figure: CallStats) -> object:
     """Return what stands for the queue that an attempt waits for last."""
     return figure.queue or (figure.region, figure.account)
 
 
-def lane_of(figure: Figure) -> str:
+def lane_of(figure: CallStats) -> str:
     """Return the lane, an operation mostly, that an attempt waits in."""
     return figure.lane or figure.operation
 
@@ -78,12 +78,12 @@ class Row:
     """
 
     name: str
-    total: Figure
+    total: CallStats
     paced_calls: int
     parts: Sequence[Row]
 
 
-def total_of(name: str, figures: Sequence[Figure], peak: int = 0) -> Figure:
+def total_of(name: str, figures: Sequence[CallStats], peak: int = 0) -> CallStats:
     """Return figures added up.
 
     Args:
@@ -91,14 +91,14 @@ def total_of(name: str, figures: Sequence[Figure], peak: int = 0) -> Figure:
         figures: the hub's.
         peak: of all of them together, which is not the sum of theirs.
     """
-    total = Figure(name, "", None, None, None, any(one.paced for one in figures), peak=peak)
+    total = CallStats(name, "", None, None, None, any(one.paced for one in figures), peak=peak)
     total.longest_wait = max((one.longest_wait for one in figures), default=0.0)
     for attribute in ("calls", "waits", "waiting", "waited", "throttled", "errors"):
         setattr(total, attribute, sum(getattr(one, attribute) for one in figures))
     return total
 
 
-def _row(name: str, figures: Sequence[Figure], peak: int, parts: Iterable[Row] = ()) -> Row:
+def _row(name: str, figures: Sequence[CallStats], peak: int, parts: Iterable[Row] = ()) -> Row:
     paced_calls = sum(one.calls for one in figures if one.paced)
     return Row(name, total_of(name, figures, peak), paced_calls, _busiest(parts))
 
@@ -111,15 +111,17 @@ _Key = TypeVar("_Key")
 
 
 def _grouped(
-    figures: Iterable[Figure], key: Callable[[Figure], _Key]
-) -> Iterable[tuple[_Key, list[Figure]]]:
-    found: dict[_Key, list[Figure]] = defaultdict(list)
+    figures: Iterable[CallStats], key: Callable[[CallStats], _Key]
+) -> Iterable[tuple[_Key, list[CallStats]]]:
+    found: dict[_Key, list[CallStats]] = defaultdict(list)
     for figure in figures:
         found[key(figure)].append(figure)
     return found.items()
 
 
-def rows(figures: Iterable[Figure], peaks: Peaks, buckets: Sequence[Figure] = ()) -> list[Row]:
+def rows(
+    figures: Iterable[CallStats], peaks: Peaks, buckets: Sequence[CallStats] = ()
+) -> list[Row]:
     """Return a row for each service, the busiest first, and for what the hub has summed up.
 
     Its parts are its lanes, or, if it has several queues (where nothing is paced: Regions and
@@ -140,7 +142,9 @@ def rows(figures: Iterable[Figure], peaks: Peaks, buckets: Sequence[Figure] = ()
     return _busiest(services) + _busiest(others)
 
 
-def _service(name: str, figures: Sequence[Figure], peaks: Peaks, buckets: Sequence[Figure]) -> Row:
+def _service(
+    name: str, figures: Sequence[CallStats], peaks: Peaks, buckets: Sequence[CallStats]
+) -> Row:
     shared = {one.queue: one for one in buckets}
     queues = []
     for queue, found in _grouped(figures, _queue):
@@ -160,13 +164,13 @@ def _service(name: str, figures: Sequence[Figure], peaks: Peaks, buckets: Sequen
     return dataclasses.replace(_row(name, figures, peaks.of(name)), parts=parts)
 
 
-def _bucket(bucket: Figure, others: Sequence[Figure]) -> str:
+def _bucket(bucket: CallStats, others: Sequence[CallStats]) -> str:
     """Return what a queue that operations share is called."""
     where = _where([bucket], others, unknown="")  # what is not in its scope
     return f"shared {bucket.operation} {where}".rstrip()
 
 
-def _where(figures: Sequence[Figure], others: Sequence[Figure], unknown: str = "none") -> str:
+def _where(figures: Sequence[CallStats], others: Sequence[CallStats], unknown: str = "none") -> str:
     """Return the Region and account of figures, where those of others differ."""
     names = []
     for attribute in ("region", "account"):
@@ -226,7 +230,7 @@ def dry_run_table(found: Sequence[Row], seconds: float) -> str:
     return _laid_out(lines)
 
 
-def _named(row: Row, name: str) -> Iterator[tuple[str, Figure]]:
+def _named(row: Row, name: str) -> Iterator[tuple[str, CallStats]]:
     """Yield the figures of a service and of its parts, each after its name in the table."""
     yield name, row.total
     nested = any(part.parts for part in row.parts)

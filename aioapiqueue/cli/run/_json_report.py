@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aioapiqueue.cli.run._model import Outcome, Plan
-    from aioapiqueue.hub import Figure
+    from aioapiqueue.hub import CallStats
 
 __all__ = ["figures_as_json", "json_report"]
 
@@ -62,7 +62,7 @@ def json_report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
     }
 
 
-def figures_as_json(figures: Iterable[Figure]) -> list[dict[str, Any]]:
+def figures_as_json(figures: Iterable[CallStats]) -> list[dict[str, Any]]:
     """Return the hub's figures."""
     return [_picked(figure, *_FIGURE) | {"lane": lane_of(figure)} for figure in figures]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aioapiqueue.cli.run._launch import Launch
     from aioapiqueue.cli.run._log import Log
     from aioapiqueue.cli.run._shared_server import Shared
-    from aioapiqueue.hub import Figure, Process
+    from aioapiqueue.hub import CallStats, Process
     from aioapiqueue.registry import Registry
 
 __all__ = ["Outcome", "Plan"]
@@ -68,8 +68,8 @@ class Outcome:
     code: int | None = None
     stopped: int | None = None
     seconds: float = 0.0
-    figures: list[Figure] = dataclasses.field(default_factory=list)
-    buckets: list[Figure] = dataclasses.field(default_factory=list)
+    figures: list[CallStats] = dataclasses.field(default_factory=list)
+    buckets: list[CallStats] = dataclasses.field(default_factory=list)
     peaks: Peaks = dataclasses.field(default_factory=Peaks)
     processes: list[Process] = dataclasses.field(default_factory=list)
     inactive: list[Inactive] = dataclasses.field(default_factory=list)

@@ -95,7 +95,7 @@ def _no_password(text: str, address: Address) -> str:
     if address.password is None:
         return "it wants a password: write redis://USER:PASSWORD@HOST, or redis://:PASSWORD@HOST"
     if "without any password" in text or "no password is set" in text:
-        return "its default user has no password: leave it away, or name a user who has one"
+        return "its default user has no password: leave it out, or name a user who has one"
     who = address.user or "default"
     return f"it refuses the password of the user {who!r}: check both"
 
@@ -103,8 +103,8 @@ def _no_password(text: str, address: Address) -> str:
 def _tls(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
-            f"its certificate is not trusted ({error.verify_message}): say whom to trust with "
-            "?ssl_ca_certs=FILE, and use the host's name that the certificate has"
+            f"its certificate is not trusted ({error.verify_message}): name the authorities to "
+            "trust with ?ssl_ca_certs=FILE, and use the host's name that the certificate has"
         )
     return (
         f"no TLS with it ({error.reason or 'handshake failed'}): write redis:// instead of "

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue.cli.run._figures import Peaks
     from aioapiqueue.cli.run._model import Plan
-    from aioapiqueue.hub import Figure
+    from aioapiqueue.hub import CallStats
 
 __all__ = ["supervise"]
 
@@ -158,7 +158,7 @@ class _Run:
             outcome.shared = self._plan.shared.as_json()
         outcome.processes = list(self._hub.processes.values())
 
-    def _buckets(self) -> Iterator[Figure]:
+    def _buckets(self) -> Iterator[CallStats]:
         """Yield the figures of the queues that operations share, as the registry names them."""
         for key, queue in self._plan.registry.queues.items():
             figure = self._hub.of_queues.get(queue)

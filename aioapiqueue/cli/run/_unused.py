@@ -10,7 +10,7 @@ from aioapiqueue.registry._buckets import VariantKey, lane_key, lane_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from aioapiqueue.hub import Figure
+    from aioapiqueue.hub import CallStats
     from aioapiqueue.registry import InForce, Registry
 
 __all__ = ["judged", "unused"]
@@ -19,7 +19,7 @@ _Name = tuple[str, str | None, str | None]
 """A limit: of a service, and of an operation of it, or of a bucket."""
 
 
-def judged(figures: Sequence[Figure], registry: Registry) -> list[Figure]:
+def judged(figures: Sequence[CallStats], registry: Registry) -> list[CallStats]:
     """Return the hub's figures, `paced` only where some limit concerned the calls.
 
     A queue whose limits are all of other operations lets a call through at once.
@@ -31,7 +31,7 @@ def judged(figures: Sequence[Figure], registry: Registry) -> list[Figure]:
     ]
 
 
-def unused(figures: Sequence[Figure], registry: Registry, *, dry_run: bool) -> list[InForce]:
+def unused(figures: Sequence[CallStats], registry: Registry, *, dry_run: bool) -> list[InForce]:
     """Return the limits that the user wrote and that applied to no call.
 
     Limits of presets and of their quotas are left out: they are there for all that may be called.
@@ -55,11 +55,11 @@ def unused(figures: Sequence[Figure], registry: Registry, *, dry_run: bool) -> l
     ]
 
 
-def _kind(figure: Figure) -> tuple[str, str, str]:
+def _kind(figure: CallStats) -> tuple[str, str, str]:
     return figure.service, figure.operation, figure.lane
 
 
-def _kinds(figures: Sequence[Figure]) -> set[tuple[str, str, str]]:
+def _kinds(figures: Sequence[CallStats]) -> set[tuple[str, str, str]]:
     """Return the kinds of calls that queues released: each has figures for every Region."""
     return {_kind(one) for one in figures if one.queue is not None}
 

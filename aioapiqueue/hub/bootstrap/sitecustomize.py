@@ -1,4 +1,4 @@
-"""Has botocore and aiobotocore ask aioapiqueue's hub before each HTTP attempt in this _process.
+"""Has botocore and aiobotocore ask aioapiqueue's hub before each HTTP attempt of this process.
 
 `aioapiqueue run` puts this file's folder on PYTHONPATH and the hub's socket into AIOAPIQUEUE_HUB,
 so that every Python of the run imports it at its start, whichever environment it lives in. The

@@ -201,7 +201,7 @@ class Codec:
                 for key, own in json.loads(_decoded(text))
             }
         except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
-            what = f"{self.base} has limits (conf) that are none: {type(error).__name__}: {error}"
+            what = f"{self.base} has unreadable limits (conf): {type(error).__name__}: {error}"
             raise Unreadable(what[:300]) from None
 
 

@@ -84,8 +84,8 @@ class SharedSchedule:
             name.encode()
         except UnicodeEncodeError:
             raise ValueError(
-                f"name must be text that has a UTF-8 form, not {name!r}: of bytes that are none, "
-                'make one by decode("utf-8", "replace")'
+                f"name must be text that has a UTF-8 form, not {name!r}: convert bytes with "
+                'decode("utf-8", "replace")'
             ) from None
         positive(ahead, of="ahead", least=0, most=LONGEST)
         positive(timeout, of="timeout", most=LONGEST)

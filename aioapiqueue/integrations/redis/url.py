@@ -172,7 +172,7 @@ def _nodes(hosts: str, kind: Kind) -> tuple[tuple[str, int], ...]:
         port = int(match[3] or (26379 if kind == "sentinel" else 6379)) if match else 0
         if match is None or not 0 < port < 2**16:
             raise ValueError(
-                "there is no host, or a port that is none: write HOST:PORT with a port from 1 to "
+                "there is no host, or an invalid port: write HOST:PORT with a port from 1 to "
                 "65535, an IPv6 address in brackets, and what is special in a password with % "
                 "(%3A for :, %2F for /, %40 for @)"
             )

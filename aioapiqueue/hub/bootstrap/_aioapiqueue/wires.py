@@ -18,9 +18,9 @@ from . import HUB, StrangerError, Wire, peer_of, process
 SILENCE = 30.0
 """Seconds of silence after which a call that waits asks the hub whether it is there.
 
-A call that waits for an hour is no fault, so the time alone means nothing. People look
-after half a minute at a program that stands still, and the hub has time for a question of each
-connection that waits in every half a minute.
+A call may wait for an hour without any error, so its time alone shows nothing. People look at a
+program that stands still after half a minute or so, and the hub can answer each connection that
+waits every half a minute.
 """
 ANSWER = 5.0
 """Seconds in which the hub has to answer that. It does so at once, unless it is stopped."""
