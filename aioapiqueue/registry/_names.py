@@ -55,12 +55,12 @@ def unknown_service(name: str, report: Report | None = None) -> str | None:
         report: decides whether the nearest name is looked for, which takes milliseconds, and which
             way to switch the check off is named. Default: it is, and that of a file.
     """
-    if name in NAMES or name in _installed():
+    if name in _all_services():
         return None
     if name in IDS:
         meant = f"; did you mean {IDS[name]!r}?"
     else:
-        meant = _did_you_mean(name, NAMES | _installed(), report)
+        meant = _did_you_mean(name, _all_services(), report)
     return f"no AWS service is called {quoted(name)}{meant} ({_newer(report)})"
 
 
@@ -188,6 +188,11 @@ def _installed() -> frozenset[str]:
     except ImportError:
         return frozenset()
     return frozenset(create_loader().list_available_services("service-2"))
+
+
+@cache
+def _all_services() -> frozenset[str]:
+    return frozenset(NAMES) | _installed()
 
 
 @cache

@@ -67,8 +67,9 @@ class Report:
         self._suggested = 0
 
     def _line(self, place: Place) -> int:
-        above = (place[:end] for end in range(len(place), 0, -1))
-        return next((self._lines[one] for one in above if one in self._lines), 0)
+        while place not in self._lines and place:
+            place = place[:-1]
+        return self._lines.get(place, 0)
 
     def where(self, place: Place) -> str:
         """Return the source, and the line of the statement that `place` is in."""
