@@ -241,6 +241,8 @@ class ApiQueue:
             TypeError: one of them is no number; a key that is not hashable.
             RuntimeError: the queue is in use on another loop that is still alive.
         """
+        if key is None and cost == 1 and priority == 0 and timeout is None:  # most have no more
+            return self._call_type(self._dispatcher, NO_KEYS, priority, ONE_CALL)
         keys, costs = NO_KEYS, ONE_CALL
         if cost != 1 or priority != 0 or timeout is not None:
             costs = self._checked(priority, cost, timeout)
