@@ -19,9 +19,8 @@ What holds in either:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aioapiqueue._algorithms import LimitState
 from aioapiqueue._lanes import Lanes, fits, limit_state_for
@@ -102,8 +101,7 @@ class Host(Protocol):
         """Report an error that is nobody's: to the loop's exception handler."""
 
 
-@dataclass(frozen=True, slots=True)
-class LimiterStats:
+class LimiterStats(NamedTuple):
     """A limiter's part of a queue's figures; the attributes are those of `Stats`."""
 
     lanes: int
