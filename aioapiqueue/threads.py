@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import threading
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 from weakref import WeakSet
 
@@ -165,17 +166,35 @@ class Blocking:
 
     def _run(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
         loop = self._where()
-        outcome = asyncio.run_coroutine_threadsafe(coroutine(), loop)
+        gate = threading.Lock()
+        gate.acquire()
+        started: list[asyncio.Task[T]] = []
+
+        def start() -> None:
+            started.append(loop.create_task(coroutine()))
+            started[0].add_done_callback(lambda _: gate.release())
+
+        def interrupt() -> None:
+            # In the pass after this one: what was started has taken its first step by then, so
+            # that a queue to be closed is closed.
+            for task in started:
+                loop.call_soon(task.cancel)
+
+        # This thread may be interrupted at any instruction: also before a function that starts a
+        # task could return it, or within a lock that the loop's thread would then wait for.
         try:
-            while True:
-                try:
-                    return outcome.result(_PATIENCE)
-                except TimeoutError:
-                    if outcome.done():
-                        raise
-                    _check_alive(loop)
-        finally:
-            outcome.cancel()  # if this thread was interrupted
+            loop.call_soon_threadsafe(start)
+            while not gate.acquire(timeout=_PATIENCE):
+                _check_alive(loop)
+        except BaseException:
+            try:
+                _post(loop, interrupt)
+            finally:
+                _post(loop, interrupt)  # if interrupted again
+            raise
+        if started[0].cancelled():
+            raise CancelledError
+        return started[0].result()
 
     def _where(self) -> asyncio.AbstractEventLoop:
         """Return the loop, in a thread that may wait for it."""
@@ -361,8 +380,7 @@ class BlockingSlot:
     def _post(self, what: Callable[[], None]) -> None:
         # After a fork, the queue here knows nothing of calls that the parent has let through.
         if self._joined and self._fork_generation == _home.fork_generation:
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and all on it is over
-                self._loop.call_soon_threadsafe(what)
+            _post(self._loop, what)
 
     # In the loop.
 
@@ -444,6 +462,11 @@ def _check_alive(loop: asyncio.AbstractEventLoop) -> None:
             "the event loop that the queue lives on has been closed: keep it running for as long "
             "as threads wait"
         )
+
+
+def _post(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and all on it is over
+        loop.call_soon_threadsafe(what)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

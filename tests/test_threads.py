@@ -599,6 +599,59 @@ def test_ctrl_c_while_closing_refuses():
     assert lines == ["refused", "interrupted 0"]
 
 
+class StruckAtLine:
+    """Raises KeyboardInterrupt at the n-th line from here on.
+
+    Attributes:
+        where: the functions that this is in, and was called from.
+    """
+
+    def __init__(self, number):
+        self._left = number
+
+    def __enter__(self):
+        self._outer = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(self._outer)
+
+    def _trace(self, frame, event, _):
+        self._left -= event == "line"
+        if self._left:
+            return self._trace
+        self.where = frame.f_code.co_name, frame.f_back.f_code.co_name
+        sys.settrace(None)
+        raise KeyboardInterrupt
+
+
+def test_close_interrupted_at_any_line():
+    """Interrupted before it has asked, it closes nothing; after that, all are refused at once."""
+    closed = []
+    for number in range(1, 1000):
+        queue = ApiQueue()
+        queue.pause()
+        with ThreadPoolExecutor(1) as pool:
+            waiter = pool.submit(blocking(queue).slot().__enter__)
+            until(lambda queue=queue: queue.waiting)
+            try:
+                with pytest.raises(KeyboardInterrupt), StruckAtLine(number) as strike:
+                    blocking(queue).close()
+                figures(queue)
+                closed.append(queue.closed)
+                until(lambda queue=queue: queue.waiting == (0 if queue.closed else 1))
+            finally:
+                blocking(queue).close(drain=False)
+            with pytest.raises(QueueClosed):
+                waiter.result(PATIENCE)
+        if strike.where == ("_check_alive", "_run"):  # it waits, and looks around
+            break
+    assert strike.where == ("_check_alive", "_run")
+    assert closed == sorted(closed)
+    assert set(closed) == {False, True}
+
+
 def test_interrupted_anywhere_no_slot_is_lost():
     """A storm of signals, at any instruction of taking and ending slots, leaks no place."""
     lines = run_program(
