@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aioapiqueue._algorithms import LimitState
 from aioapiqueue._lanes import Lanes, fits, limit_state_for
-from aioapiqueue._slot import Call, TimedCall
+from aioapiqueue._slot import Call, DetailedCall
 
 if TYPE_CHECKING:
     import asyncio
@@ -117,8 +117,8 @@ class Limiter(Protocol):
     """Decides when calls start: one for each queue. Costs are tuples, one figure for each unit."""
 
     call_types: tuple[Callable[..., Call], Callable[..., Call]]
-    """What to make for a call without a time-out, and for one with: `Call` and `TimedCall`, or
-    what takes the same arguments."""
+    """What to make for a call that asks for nothing special, and for any other: `Call` and
+    `DetailedCall`, or what takes the same arguments."""
     counts_permits: bool
     """Whether it must be called at the end of every body (`released`)."""
 
@@ -252,7 +252,7 @@ class LocalLimiter:
         ValueError: what `adaptive` wants does not fit the limits.
     """
 
-    call_types: tuple[Callable[..., Call], Callable[..., Call]] = (Call, TimedCall)
+    call_types: tuple[Callable[..., Call], Callable[..., Call]] = (Call, DetailedCall)
 
     def __init__(
         self,

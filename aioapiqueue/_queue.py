@@ -172,7 +172,7 @@ class ApiQueue:
             factory=schedule,
             observers=observers,
         )
-        self._call_type, self._timed_call_type = self._dispatcher.limiter.call_types
+        self._call_type, self._detailed_call_type = self._dispatcher.limiter.call_types
 
     @property
     def name(self) -> str | None:
@@ -242,16 +242,14 @@ class ApiQueue:
             RuntimeError: the queue is in use on another loop that is still alive.
         """
         if key is None and cost == 1 and priority == 0 and timeout is None:  # most have no more
-            return self._call_type(self._dispatcher, NO_KEYS, priority, ONE_CALL)
+            return self._call_type(self._dispatcher)
         keys, costs = NO_KEYS, ONE_CALL
         if cost != 1 or priority != 0 or timeout is not None:
             costs = self._checked(priority, cost, timeout)
         if key is not None:
             hash(key)  # else only a call that has to wait would be refused
             keys = (key,)
-        if timeout is not None:
-            return self._timed_call_type(self._dispatcher, keys, priority, costs, timeout)
-        return self._call_type(self._dispatcher, keys, priority, costs)
+        return self._detailed_call_type(self._dispatcher, keys, priority, costs, timeout)
 
     def _checked(self, priority: float, cost: float, timeout: float | None) -> tuple[float, ...]:
         """Return the costs by unit, after a check of all three."""

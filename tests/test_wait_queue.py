@@ -5,14 +5,14 @@ import random
 
 import pytest
 
-from aioapiqueue._slot import Call
+from aioapiqueue._slot import DetailedCall
 from aioapiqueue._wait_queue import WaitQueue
 from tests.helpers import introspect
 
 
 def waiter(key=None, priority=0.0, cost=1.0):
     """Make a slot that waits."""
-    slot = Call(None, (key,), priority, (cost,))
+    slot = DetailedCall(None, (key,), priority, (cost,))
     introspect.begin_to_wait(slot, asyncio.get_running_loop().create_future())
     return slot
 

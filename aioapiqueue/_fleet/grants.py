@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue._fleet.clock import TICK
-from aioapiqueue._slot import Call
+from aioapiqueue._slot import NO_KEYS, ONE_CALL, DetailedCall
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from aioapiqueue._slot import CallOwner
+    from aioapiqueue._slot import Call, CallOwner
 
 __all__ = ["NO_KEY", "KeyGrants", "Lateness", "Lease", "LeasedCall", "leased"]
 
@@ -38,23 +38,24 @@ class Lease(NamedTuple):
     timestamp: int
 
 
-class LeasedCall(Call):
+class LeasedCall(DetailedCall):
     """A call whose slot an authority grants."""
 
-    __slots__ = ("lease", "timeout")
+    __slots__ = ("lease",)
+
+    lease: Lease | None
+    """What it was granted by; None: it waits, or the fallback let it go."""
 
     def __init__(
         self,
         dispatcher: CallOwner,
-        keys: tuple[Hashable, ...],
-        priority: float,
-        costs: tuple[float, ...],
+        keys: tuple[Hashable, ...] = NO_KEYS,
+        priority: float = 0,
+        costs: tuple[float, ...] = ONE_CALL,
         timeout: float | None = None,
     ) -> None:
-        super().__init__(dispatcher, keys, priority, costs)
-        self.timeout = timeout
-        self.lease: Lease | None = None
-        """What it was granted by; None: it waits, or the fallback let it go."""
+        super().__init__(dispatcher, keys, priority, costs, timeout)
+        self.lease = None
 
 
 def leased(call: Call) -> LeasedCall:

@@ -173,7 +173,8 @@ def ignore_priorities(queue: ApiQueue) -> None:
     join = dispatcher.join
 
     def joining(slot: Slot, future: asyncio.Future[Slot]) -> None:
-        slot.priority = 0
+        if slot.priority:
+            slot.priority = 0
         join(slot, future)
 
     dispatcher.join = joining
