@@ -1,14 +1,14 @@
 """A call and its slot: what waits in the queue, then is the permission, then holds the place.
 
-`Slot` is what users see. `Call`, the one class behind it, is what the modules underneath work on:
-one object for both, as 100,000 waiters with one object more each would take too much memory.
+`Slot` is what users see. A `Call` behind it is what the modules underneath work on: one object for
+both, as 100,000 waiters with one object more each would take too much memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from aioapiqueue._rate import LONGEST, positive
 
@@ -51,8 +51,10 @@ class Slot(ABC):
 
     __slots__ = ()
 
-    priority: float
-    """Lower goes first."""
+    @property
+    @abstractmethod
+    def priority(self) -> float:
+        """Lower goes first."""
 
     @property
     @abstractmethod
@@ -73,9 +75,7 @@ class Slot(ABC):
     def __aenter__(self) -> Awaitable[Self]: ...
 
     @abstractmethod
-    def __aexit__(
-        self, exc_type: object = None, exc: object = None, traceback: object = None
-    ) -> Awaitable[None]: ...
+    async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None: ...
 
     @abstractmethod
     def __enter__(self) -> Self: ...
@@ -154,21 +154,6 @@ class CallOwner(Protocol):
 
     def settle(self, call: Call, costs: tuple[float, ...]) -> None:
         """Charge the difference to the true costs of a call that has started."""
-
-
-class _NoLoop:
-    """All that a Future asks of its loop when it is made."""
-
-    def get_debug(self) -> bool:
-        return False
-
-
-_NOTHING_TO_AWAIT: asyncio.Future[None] = asyncio.Future(
-    loop=cast("asyncio.AbstractEventLoop", _NoLoop())
-)
-"""Done, so that awaiting it takes no loop and no time: a coroutine of `__aexit__` would take 5 % of
-an uncontended slot's."""
-_NOTHING_TO_AWAIT.set_result(None)
 
 
 class Call(Slot):
@@ -285,16 +270,9 @@ class Call(Slot):
         elif self.state == GRANTED:
             self.dispatcher.refund(self)
 
-    def __aexit__(
-        self, exc_type: object = None, exc: object = None, traceback: object = None
-    ) -> Awaitable[None]:
-        if self.state == HELD:
-            self.state = OVER
-            dispatcher = self.dispatcher
-            dispatcher.ended += 1
-            if dispatcher.follows_ends:
-                dispatcher.finished(self)
-        return _NOTHING_TO_AWAIT
+    # Arguments by name: to gather them into a tuple takes longer.
+    async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
+        self.release()
 
     def __enter__(self) -> Self:
         if self.state != HELD:
@@ -305,7 +283,12 @@ class Call(Slot):
 
     def release(self) -> None:
         """End the call; see `Slot.release`."""
-        self.__aexit__()  # which is what most use, so that it is the one to spare a call
+        if self.state == HELD:
+            self.state = OVER
+            dispatcher = self.dispatcher
+            dispatcher.ended += 1
+            if dispatcher.follows_ends:
+                dispatcher.finished(self)
 
     def throttled(self, retry_after: float | None = None) -> None:
         """Report push-back on this call; see `Slot.throttled`."""

@@ -13,7 +13,7 @@ import contextlib
 import os
 import threading
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
 from weakref import WeakSet
 
 from aioapiqueue._queue import dispatcher_of
@@ -165,36 +165,7 @@ class Blocking:
         self._run(lambda: self.queue.aclose(drain=drain, timeout=timeout))
 
     def _run(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        loop = self._where()
-        gate = threading.Lock()
-        gate.acquire()
-        started: list[asyncio.Task[T]] = []
-
-        def start() -> None:
-            started.append(loop.create_task(coroutine()))
-            started[0].add_done_callback(lambda _: gate.release())
-
-        def interrupt() -> None:
-            # In the pass after this one: what was started has taken its first step by then, so
-            # that a queue to be closed is closed.
-            for task in started:
-                loop.call_soon(task.cancel)
-
-        # This thread may be interrupted at any instruction: also before a function that starts a
-        # task could return it, or within a lock that the loop's thread would then wait for.
-        try:
-            loop.call_soon_threadsafe(start)
-            while not gate.acquire(timeout=_PATIENCE):
-                _check_alive(loop)
-        except BaseException:
-            try:
-                _post(loop, interrupt)
-            finally:
-                _post(loop, interrupt)  # if interrupted again
-            raise
-        if started[0].cancelled():
-            raise CancelledError
-        return started[0].result()
+        return _Job(coroutine, self._where()).run()
 
     def _where(self) -> asyncio.AbstractEventLoop:
         """Return the loop, in a thread that may wait for it."""
@@ -225,6 +196,71 @@ class Blocking:
                     raise  # it does not run, or not asyncio
                 raise RuntimeError(_OWN_THREAD) from error
         return self._loop
+
+
+class _Job(Generic[T]):
+    """A coroutine function that runs on a loop while another thread waits for its result.
+
+    Not `asyncio.run_coroutine_threadsafe`: an interruption (KeyboardInterrupt) before that returns
+    leaves nothing to cancel, and one inside its Future's lock would block the loop's thread.
+
+    Args:
+        function: called in the loop's thread.
+        loop: another thread's.
+    """
+
+    __slots__ = ("_cancelled", "_error", "_function", "_gate", "_loop", "_task")
+
+    def __init__(
+        self, function: Callable[[], Coroutine[Any, Any, T]], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._function = function
+        self._loop = loop
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self._task: asyncio.Task[T] | None = None
+        self._error: Exception | None = None
+        self._cancelled = False
+
+    def run(self) -> T:
+        """Run it; interrupted, cancel it, and wait no more."""
+        try:
+            self._loop.call_soon_threadsafe(self._start)
+            while not self._gate.acquire(timeout=_PATIENCE):
+                _check_alive(self._loop)
+        except BaseException:
+            try:
+                _post(self._loop, self._cancel)
+            finally:
+                _post(self._loop, self._cancel)  # the first may have been interrupted itself
+            raise
+        if self._error is not None:
+            raise self._error
+        assert self._task is not None  # noqa: S101 - it has ended
+        if self._task.cancelled():
+            raise CancelledError
+        return self._task.result()
+
+    # In the loop.
+
+    def _start(self) -> None:
+        try:
+            self._task = self._loop.create_task(self._function())
+        except Exception as error:  # noqa: BLE001 - the thread's, which raises it
+            self._error = error
+            self._gate.release()
+        else:
+            self._task.add_done_callback(self._ended)
+
+    def _ended(self, _: object) -> None:
+        self._gate.release()
+
+    def _cancel(self) -> None:
+        # In the pass after this one: by then the task has taken its first step, so that a queue
+        # that is to be closed is closed. Only once: what it does on the way out is to be done.
+        if self._task is not None and not self._cancelled:
+            self._cancelled = True
+            self._loop.call_soon(self._task.cancel)
 
 
 class BlockingSlot:

@@ -599,12 +599,17 @@ def test_ctrl_c_while_closing_refuses():
     assert lines == ["refused", "interrupted 0"]
 
 
-class StruckAtLine:
-    """Raises KeyboardInterrupt at the n-th line from here on.
+class Struck:
+    """Raises KeyboardInterrupt at the n-th instruction from here on, as a signal may.
+
+    Args:
+        number: n; those of a thread that waits are counted too, as it looks around now and then.
 
     Attributes:
-        where: the functions that this is in, and was called from.
+        where: the function that it was raised in, and the one that had called that.
     """
+
+    where = None
 
     def __init__(self, number):
         self._left = number
@@ -618,38 +623,142 @@ class StruckAtLine:
         sys.settrace(self._outer)
 
     def _trace(self, frame, event, _):
-        self._left -= event == "line"
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        self._left -= event in ("opcode", "return")
         if self._left:
             return self._trace
-        self.where = frame.f_code.co_name, frame.f_back.f_code.co_name
         sys.settrace(None)
+        self.where = frame.f_code.co_name, frame.f_back.f_code.co_name
         raise KeyboardInterrupt
 
 
-def test_close_interrupted_at_any_line():
+WAITING = 2000
+"""More instructions than there are before a thread waits for its close."""
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Let threads that wait look around often, and the garbage collector not interfere."""
+    monkeypatch.setattr("aioapiqueue.threads._PATIENCE", 0.01)
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def close_struck(strike, *, busy=False):
+    """Close a paused queue in which a thread waits, interrupted; return whether it is closed.
+
+    If so, the thread has been refused; if not, it waits. With `busy`, the loop gets to nothing
+    until then.
+    """
+    queue = ApiQueue()
+    queue.pause()
+    interrupted = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        waiter = pool.submit(blocking(queue).slot().__enter__)
+        until(lambda: queue.waiting)
+        rescue = threading.Timer(PATIENCE, lambda: blocking(queue).close(drain=False))
+        rescue.start()
+        try:
+            if busy:
+                loop = blocking(queue).call(asyncio.get_running_loop)
+                loop.call_soon_threadsafe(interrupted.wait, PATIENCE)
+            with pytest.raises(KeyboardInterrupt), strike:
+                blocking(queue).close()
+            rescue.cancel()
+            interrupted.set()
+            figures(queue)
+            closed = queue.closed
+            until(lambda: queue.waiting == (0 if closed else 1))
+        finally:
+            blocking(queue).close(drain=False)
+        with pytest.raises(QueueClosed):
+            waiter.result(PATIENCE)
+    return closed
+
+
+@pytest.mark.usefixtures("impatient")
+def test_close_interrupted_at_any_instruction():
     """Interrupted before it has asked, it closes nothing; after that, all are refused at once."""
     closed = []
-    for number in range(1, 1000):
-        queue = ApiQueue()
-        queue.pause()
-        with ThreadPoolExecutor(1) as pool:
-            waiter = pool.submit(blocking(queue).slot().__enter__)
-            until(lambda queue=queue: queue.waiting)
-            try:
-                with pytest.raises(KeyboardInterrupt), StruckAtLine(number) as strike:
-                    blocking(queue).close()
-                figures(queue)
-                closed.append(queue.closed)
-                until(lambda queue=queue: queue.waiting == (0 if queue.closed else 1))
-            finally:
-                blocking(queue).close(drain=False)
-            with pytest.raises(QueueClosed):
-                waiter.result(PATIENCE)
-        if strike.where == ("_check_alive", "_run"):  # it waits, and looks around
-            break
-    assert strike.where == ("_check_alive", "_run")
+    strike = None
+    while strike is None or strike.where != ("_check_alive", "run"):  # it waits, and looks around
+        strike = Struck(len(closed) + 1)
+        closed.append(close_struck(strike))
     assert closed == sorted(closed)
     assert set(closed) == {False, True}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_close_interrupted_while_the_loop_is_busy():
+    """What closes the queue has begun before it is cancelled: all are refused."""
+    assert close_struck(Struck(WAITING), busy=True)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("posted", [False, True])
+def test_close_interrupted_twice(monkeypatch, posted):
+    """The second interruption falls into what processes the first: all are refused even so."""
+    posts = []
+
+    def struck_once(post):
+        posts.append(post)
+        if len(posts) > 1 or posted:
+            post()
+        if len(posts) == 1:
+            raise KeyboardInterrupt
+
+    introspect.wrap_posts_of_threads(monkeypatch, struck_once)
+    assert close_struck(Struck(WAITING))
+    assert len(posts) >= 2
+
+
+@pytest.mark.usefixtures("impatient")
+def test_interrupted_close_is_cancelled_once():
+    """What a close does on its way out is done, however late the thread posts once more."""
+
+    class Slow(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(self, *args, **how):
+            handle = super().call_soon_threadsafe(*args, **how)
+            time.sleep(0.02)
+            return handle
+
+    class Closing(ApiQueue):
+        ends = ()
+
+        async def aclose(self, **_):
+            try:
+                await asyncio.sleep(PATIENCE)
+            finally:
+                self.ends += ("begun",)
+                await asyncio.sleep(0.1)
+                self.ends += ("done",)
+
+    queue = Closing()
+    with start_blocking_portal(backend_options={"loop_factory": Slow}) as portal:
+        with pytest.raises(KeyboardInterrupt), Struck(WAITING):
+            blocking(queue, portal=portal).close()
+        until(lambda: len(queue.ends) > 1)
+    assert queue.ends == ("begun", "done")
+
+
+def test_a_task_that_is_refused_raises():
+    """What a task factory raises is the thread's, which does not wait for ever."""
+
+    def refuse(loop, coroutine, **_):
+        coroutine.close()
+        raise ZeroDivisionError
+
+    queue = ApiQueue()
+    with start_blocking_portal() as portal:
+        gate = blocking(queue, portal=portal)
+        loop = gate.call(asyncio.get_running_loop)
+        loop.set_task_factory(refuse)
+        with pytest.raises(ZeroDivisionError):
+            gate.call(int)
+        loop.set_task_factory(None)
+        assert gate.call(int) == 0
 
 
 def test_interrupted_anywhere_no_slot_is_lost():

@@ -52,6 +52,16 @@ def timeouts_of(queue: ApiQueue) -> Collection[object]:
     return dispatcher_of(queue)._timeouts
 
 
+def wrap_posts_of_threads(
+    monkeypatch: pytest.MonkeyPatch, wrapper: Callable[[Callable[[], None]], None]
+) -> None:
+    """Have `wrapper` called with what would post, whenever a thread posts to a loop."""
+    from aioapiqueue import threads
+
+    post = threads._post
+    monkeypatch.setattr(threads, "_post", lambda loop, what: wrapper(lambda: post(loop, what)))
+
+
 def clock_for(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     """Return the clock by which a queue on this loop goes."""
     from aioapiqueue._dispatcher import _clock_of
