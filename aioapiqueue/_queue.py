@@ -242,7 +242,8 @@ class ApiQueue:
             RuntimeError: the queue is in use on another loop that is still alive.
         """
         if key is None and cost == 1 and priority == 0 and timeout is None:  # most have no more
-            return self._call_type(self._dispatcher)
+            call_type = self._call_type
+            return call_type(self._dispatcher)
         keys, costs = NO_KEYS, ONE_CALL
         if cost != 1 or priority != 0 or timeout is not None:
             costs = self._checked(priority, cost, timeout)
