@@ -33,11 +33,11 @@ from aioapiqueue.integrations.botocore import pace_session, paced
 from aioapiqueue.registry import Registry, ServiceLimits
 from aioapiqueue.threads import blocking
 from tests.helpers import introspect
+from tests.helpers.threads import PATIENCE, figures
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("no_machine_configuration")]
 
 INTERVAL = 0.05
-PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 CREDENTIALS = {"aws_access_key_id": "AKIDEXAMPLE", "aws_secret_access_key": "secret"}
 ONE_ATTEMPT = {"retries": {"total_max_attempts": 1}}
 EC2 = "<Response><Errors><Error><Code>%s</Code></Error></Errors></Response>"
@@ -89,19 +89,6 @@ def queue():
     made = ApiQueue("50ms")
     yield made
     assert figures(made) == (0, 0)
-
-
-def figures(queue):
-    """Return how many wait and run, once all that threads have posted so far is done."""
-    return blocking(queue).call(lambda: (queue.waiting, queue.running))
-
-
-def until(condition, *, seconds=PATIENCE):
-    """Wait until something that another thread does has happened."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.001)
 
 
 @contextmanager
