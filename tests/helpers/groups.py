@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import redis
 import redis.asyncio
@@ -11,7 +11,7 @@ import redis.asyncio.cluster
 import redis.asyncio.sentinel
 from redis.crc import key_slot
 
-from tests.helpers.servers import HOST, Server, free_port, until
+from tests.helpers.servers import HOST, Server, Servers, free_port, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ SLOTS = 16384
 SHARES = [range(5461), range(5461, 10922), range(10922, SLOTS)]
 
 
-class Cluster:
+class Cluster(Servers):
     """Three masters that share the slots; without replicas, so a slot goes down with its master.
 
     It takes 2 s to start: so long do masters wait before they call the cluster writable.
@@ -41,17 +41,6 @@ class Cluster:
                 "cluster-require-full-coverage": "no",
             }
             self.nodes.append(Server(options=cluster, **options))
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Start all, let them meet, and wait until each takes commands and knows the others."""
@@ -105,7 +94,7 @@ class Cluster:
         )
 
 
-class Sentinels:
+class Sentinels(Servers):
     """A master, its replica, and sentinels that watch them: quicker than in production.
 
     `master` and `replica` change places in `failover()`.
@@ -131,17 +120,6 @@ class Sentinels:
     def addresses(self) -> list[tuple[str, int]]:
         """The sentinels' hosts and ports, as redis-py's `Sentinel` takes them."""
         return [(HOST, sentinel.port) for sentinel in self.sentinels]
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Start all, and wait until the sentinels know the replica and each other."""

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import uuid
+from abc import ABC, abstractmethod
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any, Self
@@ -76,7 +77,30 @@ def valkey_program() -> str:
     return str(get_binary_path())
 
 
-class Server:
+class Servers(ABC):
+    """One or several, to be started and ended by `with`."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start all, and wait until they serve."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End all, whatever state they are in."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Server(Servers):
     """One server process, which is started, stopped, killed, frozen and restarted at will.
 
     Its port is known from the beginning, before it listens. Start it in the main thread: on Linux
@@ -116,14 +140,6 @@ class Server:
         self._sync: redis.Redis | None = None
 
     # -- its life
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()  # it would end in good order, but only 0.1 s later
