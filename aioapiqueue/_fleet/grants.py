@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue._fleet.clock import TICK
-from aioapiqueue._slot import NO_KEYS, ONE_CALL, DetailedCall
+from aioapiqueue._slot import DetailedCall
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
-    from aioapiqueue._slot import Call, CallOwner
+    from aioapiqueue._slot import Call
 
 __all__ = ["NO_KEY", "KeyGrants", "Lateness", "Lease", "LeasedCall", "leased"]
 
@@ -39,22 +37,19 @@ class Lease(NamedTuple):
 
 
 class LeasedCall(DetailedCall):
-    """A call whose slot an authority grants."""
+    """A call whose slot an authority grants.
+
+    Args:
+        details: as of `DetailedCall`.
+    """
 
     __slots__ = ("lease",)
 
     lease: Lease | None
     """What it was granted by; None: it waits, or the fallback let it go."""
 
-    def __init__(
-        self,
-        dispatcher: CallOwner,
-        keys: tuple[Hashable, ...] = NO_KEYS,
-        priority: float = 0,
-        costs: tuple[float, ...] = ONE_CALL,
-        timeout: float | None = None,
-    ) -> None:
-        super().__init__(dispatcher, keys, priority, costs, timeout)
+    def __init__(self, *details: Any) -> None:  # noqa: ANN401 - as `Args` says
+        super().__init__(*details)
         self.lease = None
 
 
