@@ -6,7 +6,7 @@ from aioapiqueue import _interrupt as _interrupt  # the first: see there
 from aioapiqueue._decorator import rate_limited
 from aioapiqueue._events import Event, Observer, Stats
 from aioapiqueue._queue import ApiQueue
-from aioapiqueue._rate import Rate, Window
+from aioapiqueue._rate import Calendar, Concurrency, Limit, Rate, Window
 from aioapiqueue._slot import Slot
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import (
@@ -26,7 +26,10 @@ __all__ = [
     "Adaptive",
     "ApiQueue",
     "ApiQueueError",
+    "Calendar",
+    "Concurrency",
     "Event",
+    "Limit",
     "LimitsError",
     "Observer",
     "QueueClosed",

@@ -1,46 +1,46 @@
-"""How fast: `Rate` and `Window`, immutable, validated, parsed from strings."""
+"""How fast: the kinds of limits, immutable, validated, and read from text."""
 
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from aioapiqueue._grammar import (
+    CALLS,
+    FORMS,
+    PERIODS,
+    UNLIMITED,
+    LimitTextError,
+    check_unit,
+    count_text,
+    number_text,
+    per_text,
+    read,
+    split,
+    time_text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from aioapiqueue._grammar import Kind
 
 __all__ = [
     "LARGEST",
     "LONGEST",
+    "Calendar",
+    "Concurrency",
     "Limit",
     "Rate",
     "Window",
     "as_limit",
     "as_limits",
+    "parse_limit",
+    "parse_limits",
     "positive",
     "whole",
 ]
-
-_FORMS = (
-    'accepted forms: "10/s", "500/min", "5000/h", "0.2/s", "7 per 2s" (calls per time), '
-    '"100ms", "0.5s" (one call each so long)'
-)
-_SECONDS = {
-    "ms": (1, 1000),
-    "s": (1, 1),
-    "sec": (1, 1),
-    "second": (1, 1),
-    "min": (60, 1),
-    "minute": (60, 1),
-    "h": (3600, 1),
-    "hour": (3600, 1),
-    "d": (86400, 1),
-    "day": (86400, 1),
-}
-_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
-_UNIT = rf"({'|'.join(_SECONDS)})s?"
-# ASCII: other digits look like these, and are mostly a slip of an input method.
-_FLAGS = re.ASCII | re.IGNORECASE
-_CALLS_PER = re.compile(rf"{_NUMBER}\s*(?:/|\bper\b)\s*{_NUMBER}?\s*{_UNIT}", _FLAGS)
-_INTERVAL = re.compile(rf"{_NUMBER}\s*{_UNIT}", _FLAGS)
-
 
 LARGEST = 1e15
 """The largest count: below 2**53, up to which floats count whole calls."""
@@ -78,46 +78,70 @@ def whole(value: int, *, of: str) -> None:
         raise TypeError(f"{of} takes a whole number, not {value!r}")
 
 
-def _ratio(number: str) -> tuple[int, int]:
-    """Return a decimal number as whole ones: its digits, and what they are divided by."""
-    before, _, after = number.partition(".")
-    return int(before + after), 10 ** len(after)
+class _Validated:
+    """What limits share: invalid ones are quoted beside what is accepted."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        try:
+            self._check()
+        except (TypeError, ValueError, OverflowError) as problem:
+            kind = TypeError if isinstance(problem, TypeError) else ValueError
+            raise kind(f"{self!r}: {problem}; {FORMS}") from None
+
+    def _check(self) -> None:
+        """Refuse invalid values."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        """As of a dataclass, without the unit that limits have unless they name one."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]  # each is a dataclass
+        if values.get("unit") == CALLS:
+            del values["unit"]
+        shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
+        return f"{type(self).__qualname__}({shown})"
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+@dataclass(frozen=True, slots=True, repr=False)
+class Rate(_Validated):
     """A pace: one call every `per / calls` seconds, with `burst` calls at once after a rest.
 
     >>> Rate(10)                        # one call every 100 ms
     Rate(calls=10, per=1.0, burst=1)
     >>> Rate.parse("500/min").interval
     0.12
+    >>> Rate.parse("30000 tokens/min burst 5000")
+    Rate(calls=30000, per=60.0, burst=5000, unit='tokens')
+
+    `str` returns text that is read as an equal rate.
 
     Args:
-        calls: how many calls (or cost units) in `per` seconds; above 0, fractions too.
-        per: seconds, above 0.
-        burst: how many may start at once after a rest; 1 is a fixed interval, more is a
-            token bucket of that capacity (GCRA).
+        calls: how many calls (or what `unit` names) in `per` seconds; above 0, fractions too.
+        per: seconds, above 0; default 1.
+        burst: how many may start at once after a rest; 1, the default, is a fixed interval, more
+            is a token bucket of that capacity (GCRA).
+        unit: what is counted: `"calls"`, the default, or any name of lower case letters, digits
+            and `_` by which costs say how much of it a call uses.
 
     Raises:
         ValueError: a value is zero, negative, infinite or NaN, `burst` is below 1, a number is
-            above 1e15, or `per` or the interval above 1e9 seconds.
-        TypeError: a value is not a number.
+            above 1e15, or `per` or the interval above 1e9 seconds; or `unit` is no such name, or a
+            word that means something else in limits, such as `"min"`.
+        TypeError: a value is not a number, or `unit` not a string.
     """
 
     calls: float
     per: float = 1.0
     burst: float = 1
+    unit: str = CALLS
 
-    def __post_init__(self) -> None:
-        try:
-            positive(self.calls, of="calls")
-            positive(self.per, of="per", most=LONGEST)
-            positive(self.burst, of="burst", least=1)
-            positive(self.interval, of="the interval", most=LONGEST)
-        except (TypeError, ValueError, OverflowError) as problem:
-            kind = TypeError if isinstance(problem, TypeError) else ValueError
-            raise kind(f"{self!r}: {problem}; {_FORMS}") from None
+    def _check(self) -> None:
+        positive(self.calls, of="calls")
+        positive(self.per, of="per", most=LONGEST)
+        positive(self.burst, of="burst", least=1)
+        positive(self.interval, of="the interval", most=LONGEST)
+        check_unit(self.unit)
 
     @property
     def interval(self) -> float:
@@ -126,7 +150,7 @@ class Rate:
 
     @classmethod
     def parse(cls, text: str) -> Rate:
-        """Read a rate such as `"10/s"`, `"7 per 2s"` or `"100ms"`.
+        """Read a rate such as `"10/s"`, `"7 per 2s"`, `"100ms"` or `"20/s burst 100"`.
 
         Args:
             text: calls per time, or the time from one call to the next.
@@ -134,89 +158,237 @@ class Rate:
         Raises:
             ValueError: the text has another form; the message quotes it and shows the forms.
         """
-        if match := _CALLS_PER.fullmatch(text.strip()):
-            number, of, unit = match.groups()
-        elif match := _INTERVAL.fullmatch(text.strip()):
-            number, (of, unit) = "1", match.groups()
-        else:
-            raise ValueError(f"{text!r} is not a rate; {_FORMS}")
-        # Whole numbers until the end, so that each figure is rounded once.
-        calls, parts = _ratio(number)
-        seconds, of_second = _SECONDS[unit.lower()]
-        per, per_parts = _ratio(of or "1")
-        if not calls or not per:
-            raise ValueError(f"{text!r} is not a rate: zero; {_FORMS}")
         try:
-            exact = calls % parts == 0
-            return cls(
-                calls // parts if exact else calls / parts, per * seconds / (per_parts * of_second)
-            )
-        except OverflowError:
-            raise ValueError(f"{text!r} is not a rate: too large; {_FORMS}") from None
+            limit = parse_limit(text)
+        except LimitTextError as error:
+            raise LimitTextError.of(text, error.reason, kind="rate") from None
+        if not isinstance(limit, Rate):
+            raise LimitTextError.of(text, f"it is {limit!r}", kind="rate")
+        return limit
 
     def __str__(self) -> str:
-        rate = f"{self.calls:g}/{'' if self.per == 1 else f'{self.per:g}'}s"
-        return rate if self.burst == 1 else f"{rate} (burst {self.burst:g})"
+        if self.calls == 1 and self.per < 1 and (self.burst, self.unit) == (1, CALLS):
+            return time_text(self.per)
+        text = count_text(self.calls, self.unit) + per_text(self.per)
+        return text if self.burst == 1 else f"{text} burst {number_text(self.burst)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+@dataclass(frozen=True, slots=True, repr=False)
+class Window(_Validated):
     """An exact sliding window: never more than `calls` in any `per` seconds.
 
     Otherwise as fast as the other limits allow: all calls may start at once, so join it with a
     `Rate` where the other side dislikes bursts. It remembers each start within the window.
 
-    >>> str(Window(5000, 3600))
-    '5000 in any 3600s'
+    >>> str(Window(5000, 3600))         # text that is read as an equal window
+    '5000 in any 1h'
 
     Args:
-        calls: how many calls (or cost units) at most; a whole number above 0.
+        calls: how many calls (or what `unit` names) at most; a whole number above 0.
         per: seconds, above 0. A call that started exactly `per` seconds ago no longer counts.
+        unit: what is counted, as of a `Rate`; default `"calls"`.
 
     Raises:
         ValueError: a value is zero, negative, infinite or NaN, `calls` is above 1e15, or `per`
-            above 1e9.
-        TypeError: `calls` is not a whole number, or `per` is not a number.
+            above 1e9; or an invalid `unit`.
+        TypeError: `calls` is not a whole number, `per` not a number, or `unit` not a string.
     """
 
     calls: int
     per: float
+    unit: str = CALLS
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.calls, int):
-            raise TypeError(f"{self!r}: calls takes a whole number")
-        positive(self.calls, of=f"{self!r}: calls")
-        positive(self.per, of=f"{self!r}: per", most=LONGEST)
+    def _check(self) -> None:
+        whole(self.calls, of="calls")
+        positive(self.per, of="per", most=LONGEST)
+        check_unit(self.unit)
 
     def __str__(self) -> str:
-        return f"{self.calls} in any {self.per:g}s"
+        return f"{count_text(self.calls, self.unit)} in any {time_text(self.per)}"
 
 
-Limit = Rate | Window
+@dataclass(frozen=True, slots=True, repr=False)
+class Calendar(_Validated):
+    """So many in each hour, day or month, as the clocks of a time zone show them.
+
+    Otherwise as fast as the other limits allow, as a `Window` is: all of a day's calls may start
+    at midnight.
+
+    >>> str(Calendar(1500, "day", "America/Los_Angeles"))
+    '1500 in each day of America/Los_Angeles'
+
+    Args:
+        calls: how many calls (or what `unit` names) at most; a whole number above 0.
+        each: `"hour"`, `"day"` or `"month"`.
+        zone: the name of a time zone in the IANA database; default `"UTC"`.
+        unit: what is counted, as of a `Rate`; default `"calls"`.
+
+    Raises:
+        ValueError: `calls` is zero, negative or above 1e15, `each` is none of the three, there is
+            no such zone, or no database of time zones (`pip install tzdata`); or an invalid `unit`.
+        TypeError: `calls` is not a whole number, or another value not a string.
+    """
+
+    calls: int
+    each: Literal["hour", "day", "month"]
+    zone: str = "UTC"
+    unit: str = CALLS
+
+    def _check(self) -> None:
+        whole(self.calls, of="calls")
+        each: object = self.each
+        if each not in PERIODS:
+            kind = ValueError if isinstance(each, str) else TypeError
+            raise kind(f'each is "hour", "day" or "month", not {each!r}')
+        if not isinstance(self.zone, str):
+            raise TypeError(f'zone takes a name, such as "Europe/Paris", not {self.zone!r}')
+        check_unit(self.unit)
+        from aioapiqueue import _zones  # noqa: PLC0415 - see there
+
+        _zones.zone_called(self.zone)
+
+    def period(self, wall: float) -> tuple[float, float]:
+        """Return the start and the end of the hour, day or month that contains an instant.
+
+        The end is the start of the next one. A day on which clocks are set lasts 23 or 25 hours,
+        each of which is an hour.
+
+        >>> Calendar(1500, "day").period(1_800_000_000.5)
+        (1799971200.0, 1800057600.0)
+
+        Args:
+            wall: seconds since 1970-01-01 in UTC, as `time.time()` returns them.
+
+        Raises:
+            ValueError: NaN, or no instant of the years 1 to 9999; then also OverflowError.
+        """
+        from aioapiqueue import _zones  # noqa: PLC0415 - see there
+
+        return _zones.period(wall, self.each, self.zone)
+
+    def __str__(self) -> str:
+        text = f"{count_text(self.calls, self.unit)} in each {self.each}"
+        return text if self.zone == "UTC" else f"{text} of {self.zone}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Concurrency(_Validated):
+    """How many calls may run at once, however long each of them takes.
+
+    >>> str(Concurrency(5))
+    '5 at once'
+
+    Args:
+        number: how many; a whole number above 0. A call counts as one, whatever it costs.
+
+    Raises:
+        ValueError: `number` is zero, negative or above 1e15.
+        TypeError: `number` is not a whole number.
+    """
+
+    number: int
+
+    def _check(self) -> None:
+        whole(self.number, of="number")
+
+    def __str__(self) -> str:
+        return f"{number_text(self.number)} at once"
+
+
+Limit: TypeAlias = Rate | Window | Calendar | Concurrency
+_TYPES: Mapping[Kind, Callable[..., Limit]] = {
+    "rate": Rate,
+    "window": Window,
+    "calendar": Calendar,
+    "concurrency": Concurrency,
+}
+
+
+def parse_limits(text: str) -> tuple[Limit, ...]:
+    """Read limits with commas between them; "unlimited" is none.
+
+    >>> parse_limits("10/s, 5 at once")
+    (Rate(calls=10, per=1.0, burst=1), Concurrency(number=5))
+
+    Args:
+        text: in the forms of the grammar (see `_grammar.py`).
+
+    Raises:
+        ValueError: one of them has no such form, or invalid values; the message quotes it.
+    """
+    return tuple(map(_parse, split(text)))
+
+
+def parse_limit(text: str) -> Limit:
+    """Read one limit.
+
+    Raises:
+        ValueError: the text is no limit, or several, or "unlimited"; the message quotes it.
+    """
+    limits = parse_limits(text)
+    if not limits:
+        raise LimitTextError.of(text, "here goes one limit; leave it out if there is none")
+    if len(limits) > 1:
+        raise LimitTextError.of(text, f"here goes one limit, and these are {len(limits)}")
+    return limits[0]
+
+
+def _parse(text: str) -> Limit:
+    kind, arguments = read(text)
+    try:
+        return _TYPES[kind](**arguments)
+    except (TypeError, ValueError) as error:
+        problem = error.__context__  # without the repr and the forms that the error adds to it
+        raise LimitTextError.of(text, str(problem)) from None
 
 
 def as_limit(value: object) -> Limit:
-    """Return `value` as a limit: a string is parsed, a `Rate` or `Window` is itself.
+    """Return `value` as one limit: a string is parsed, a limit is itself.
 
     Raises:
         TypeError: a bare number, which could be milliseconds, seconds or a rate.
-        ValueError: a string that is no rate.
+        ValueError: a string that is not one limit.
     """
-    if isinstance(value, Rate | Window):
+    if isinstance(value, Limit):
         return value
     if isinstance(value, str):
-        return Rate.parse(value)
+        return parse_limit(value)
+    raise _no_limit(value)
+
+
+def as_limits(value: object) -> list[Limit]:
+    """Return one limit, or several in a tuple or list, as a list of limits.
+
+    A string may have several, too, with commas; "unlimited" alone is none.
+
+    Raises:
+        TypeError: a bare number, or anything else that is no limit.
+        ValueError: a string that is no limit, or "unlimited" beside others.
+    """
+    several = value if isinstance(value, tuple | list) else (value,)
+    found: list[Limit] = []
+    for one in several:
+        if isinstance(one, str):
+            limits = parse_limits(one)
+            if not limits and len(several) > 1:
+                raise LimitTextError.of(
+                    one, f'"{UNLIMITED}" stands alone: leave it out, or the other limits'
+                )
+            found += limits
+        else:
+            found.append(as_limit(one))
+    return found
+
+
+def _no_limit(value: object) -> TypeError:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        raise TypeError(
+        return TypeError(
             f"a bare {value!r} has two readings: write "
             f'"{value:g}ms" for one call every {value:g} milliseconds (as apiqueue did), '
             f'"{value:g}s" for one every {value:g} seconds (as asyncio counts), '
             f'or "{value:g}/s" for {value:g} calls per second'
         )
-    raise TypeError(f"a limit is a string, a Rate or a Window, not {value!r}; {_FORMS}")
-
-
-def as_limits(value: object) -> list[Limit]:
-    """Return one limit, or several in a tuple or list, as a list of limits."""
-    several = value if isinstance(value, tuple | list) else (value,)
-    return [as_limit(one) for one in several]
+    return TypeError(
+        "a limit is a string, a Rate, a Window, a Calendar or a Concurrency, "
+        f"not {value!r}; {FORMS}"
+    )

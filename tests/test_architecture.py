@@ -12,7 +12,7 @@ ROOT = Path(aioapiqueue.__file__).parent
 APART = ROOT / "hub" / "bootstrap"  # runs in other programs, without aioapiqueue
 
 CORE = (  # each may import those before it; so with POLICY
-    *("exceptions", "_interrupt", "_rate", "_events", "_callables"),
+    *("exceptions", "_interrupt", "_grammar", "_zones", "_rate", "_events", "_callables"),
     *("_algorithms", "_wait_queue", "_lanes", "_slot", "_limiter", "_dispatcher", "_map"),
     *("_queue", "_decorator"),
 )

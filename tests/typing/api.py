@@ -18,7 +18,10 @@ from aioapiqueue import (
     Adaptive,
     ApiQueue,
     ApiQueueError,
+    Calendar,
+    Concurrency,
     Event,
+    Limit,
     LimitsError,
     Observer,
     QueueClosed,
@@ -95,6 +98,15 @@ assert_type(Rate.parse("10/s"), Rate)
 assert_type(Rate(10).interval, float)
 Rate(10).calls = 11  # type: ignore[misc]
 Window(1.5, 1)  # type: ignore[arg-type]
+assert_type(Calendar(1500, "day", "Asia/Kathmandu", unit="tokens").period(0), tuple[float, float])
+Calendar(1500, "week")  # type: ignore[arg-type]
+Concurrency("5")  # type: ignore[arg-type]
+every_limit: list[Limit] = [
+    Rate(1, unit="tokens"),
+    Window(1, 1),
+    Calendar(1, "day"),
+    Concurrency(1),
+]
 
 
 async def slots() -> None:
@@ -120,7 +132,7 @@ async def slots() -> None:
 async def control() -> None:
     """The rest of a queue's methods and properties."""
     assert_type(queue.estimate(key="a"), float)
-    assert_type(queue.limits, tuple[Rate | Window, ...])
+    assert_type(queue.limits, tuple[Limit, ...])
     assert_type(queue.stats, Stats)
     assert_type(queue.stats.rate, float)
     queue.hold(5, key="a")

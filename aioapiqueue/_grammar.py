@@ -1,0 +1,317 @@
+"""The one grammar for limits: from text to the arguments of a limit's type, and back.
+
+Wherever a limit is written (in code, in limits.toml, after `--limit`), it is read here:
+
+    number [unit] / time                  10/s, 500/min, 30000 tokens/min burst 30000
+    number [unit] per [number] time       7 per 2s
+    number time                           100ms
+    number [unit] in any [number] time    5000 in any 1h
+    number [unit] in each period          1500 in each day of America/Los_Angeles
+    number at once                        5 at once
+
+A rate may have a `burst number`. Several limits have commas between them, so that no number can
+have one; "unlimited" stands alone. Time words and the words of the grammar are read in any case.
+Units are names that code uses, too, so they are lower case only, with a blank before them: `1e3`
+is a number, and neither `Tokens` and `tokens` nor `3k` and `3 k` can be mistaken for each other.
+
+What is written here is read as exactly the same numbers: floats have the shortest digits that do
+so, and a time has the largest unit of which it is a whole number. This file knows words and
+numbers only; `_rate.py` has the types.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "CALLS",
+    "FORMS",
+    "PERIODS",
+    "UNLIMITED",
+    "Kind",
+    "LimitTextError",
+    "check_unit",
+    "count_text",
+    "number_text",
+    "per_text",
+    "read",
+    "split",
+    "time_text",
+]
+
+Kind: TypeAlias = Literal["rate", "window", "calendar", "concurrency"]
+
+CALLS = "calls"
+"""The unit of limits that name none."""
+UNLIMITED = "unlimited"
+PERIODS = ("hour", "day", "month")
+"""In each of what a `Calendar` counts."""
+FORMS = (
+    'accepted forms: "10/s", "500/min", "5000/h", "0.2/s", "7 per 2s" (calls per time), '
+    '"100ms", "0.5s" (one call each so long), "20/s burst 100", "5000 in any 1h", '
+    '"1500 in each day of America/Los_Angeles", "5 at once", "unlimited"; with a unit after the '
+    'number: "30000 tokens/min"; several with commas'
+)
+
+_SECONDS = {
+    "ms": (1, 1000),
+    "s": (1, 1),
+    "sec": (1, 1),
+    "second": (1, 1),
+    "min": (60, 1),
+    "minute": (60, 1),
+    "h": (3600, 1),
+    "hour": (3600, 1),
+    "d": (86400, 1),
+    "day": (86400, 1),
+}
+"""The seconds in each unit of time, as a fraction of whole numbers."""
+_WRITTEN = (("d", 86400), ("h", 3600), ("min", 60))
+"""The units of time that are written for whole numbers of them, the largest first."""
+_TIME_WORDS = {word + plural for word in (*_SECONDS, "month") for plural in ("", "s")}
+_RESERVED = _TIME_WORDS | {"in", "per", "at", "burst", "of", "each", "any", "once", UNLIMITED}
+
+_LONGEST = 250
+"""Characters of one limit: all that `str` writes are shorter. Reading takes time by the length."""
+_LONGEST_UNIT = 64
+_QUOTED = 60
+"""Characters of a text that a message quotes, at most."""
+_WHOLE = 10**16
+"""A whole number from here on is read as a float: no limit is so large, and it is shorter."""
+
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?"
+# ASCII: other digits look like these, and are mostly a slip of an input method.
+_FLAGS = re.ASCII
+_WORDS = re.ASCII | re.IGNORECASE | re.DOTALL
+
+
+class LimitTextError(ValueError):
+    """A text is no limit.
+
+    Args:
+        message: in full.
+        reason: why, where there is more to say than that it has none of the forms.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    @classmethod
+    def of(cls, text: str, reason: str = "", *, kind: str = "limit") -> LimitTextError:
+        """Return the error that quotes a text, says why, and shows the forms."""
+        shown = repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "...")
+        why = f": {reason}" if reason else ""
+        return cls(f"{shown} is not a {kind}{why}; {FORMS}", reason)
+
+
+# Reading.
+
+
+@cache  # compiled when needed: `import aioapiqueue` does without
+def _patterns() -> Mapping[Kind | Literal["interval"], re.Pattern[str]]:
+    reserved = "|".join(sorted(_RESERVED))
+    unit = rf"(?!(?:{reserved})\b)[a-z_][a-z0-9_]*"
+    count = rf"(?P<number>{_NUMBER})(?:\s+(?P<unit>{unit}))?"
+    word = rf"(?P<time>(?i:{'|'.join(_SECONDS)}))(?i:s?)"
+    time = rf"(?P<of>{_NUMBER})?\s*{word}"
+    burst = (
+        rf"(?:\s+(?i:burst)\s+(?P<burst>{_NUMBER})"
+        rf"|\s*\(\s*(?i:burst)\s+(?P<burst_>{_NUMBER})\s*\))?"
+    )
+    texts: dict[Kind | Literal["interval"], str] = {
+        "rate": rf"{count}\s*(?:/|\b(?i:per)\b)\s*{time}{burst}",
+        "interval": rf"(?P<of>{_NUMBER})\s*{word}{burst}",
+        "window": rf"{count}\s+(?i:in\s+any)\s+{time}",
+        "calendar": rf"{count}\s+(?i:in\s+each\s+(?P<each>{'|'.join(PERIODS)}))"
+        r"(?:\s+(?i:of)\s+(?P<zone>\S.*))?",
+        "concurrency": rf"{count}\s+(?i:at\s+once)",
+    }
+    return {kind: re.compile(text, _FLAGS) for kind, text in texts.items()}
+
+
+def split(text: str) -> list[str]:
+    """Return the texts of the limits that commas separate; none for "unlimited".
+
+    Raises:
+        LimitTextError: a comma is within a number, or "unlimited" beside other limits.
+    """
+    if match := re.search(r"(?:\d+,)+\d{3}(?!\d)", text, _FLAGS):
+        number = match[0].replace(",", "")
+        raise LimitTextError.of(
+            text,
+            f"{match[0]!r} has a thousands comma, and commas separate limits: write {number} (or, "
+            "for two limits, a blank after the comma)",
+        )
+    if match := re.search(r"(?:^|,)\s*(\d+,\d+)", text, _FLAGS):
+        number = match[1].replace(",", ".")
+        raise LimitTextError.of(
+            text, f"{match[1]!r} has a comma, and commas separate limits: write {number}"
+        )
+    parts = [part.strip() for part in text.split(",")]
+    if UNLIMITED in (part.lower() for part in parts):
+        if len(parts) > 1:
+            raise LimitTextError.of(
+                text, f'"{UNLIMITED}" stands alone: leave it out, or the other limits'
+            )
+        return []
+    if len(parts) > 1 and any(not part for part in parts):
+        raise LimitTextError.of(text, "there is no limit before or after a comma")
+    return parts
+
+
+def read(text: str) -> tuple[Kind, dict[str, Any]]:
+    """Read one limit: of what kind it is, and the arguments of that type.
+
+    Raises:
+        LimitTextError: the text has no form of the grammar.
+    """
+    stripped = text.strip()
+    if len(stripped) > _LONGEST:
+        raise LimitTextError.of(text, f"it is longer than {_LONGEST} characters")
+    matches = ((kind, pattern.fullmatch(stripped)) for kind, pattern in _patterns().items())
+    kind, match = next((one for one in matches if one[1]), ("rate", None))
+    if match is None:
+        raise LimitTextError.of(text, _problem(stripped))
+    found = match.groupdict()
+    unit = found.get("unit") or CALLS
+    if kind == "concurrency":
+        if unit != CALLS:
+            raise LimitTextError.of(text, f"what runs at once is counted in calls, not in {unit}")
+        return kind, {"number": _value(text, found["number"])}
+    arguments: dict[str, Any] = {"calls": _value(text, found.get("number") or "1"), "unit": unit}
+    if kind == "calendar":
+        arguments["each"] = found["each"].lower()
+        if found["zone"]:
+            arguments["zone"] = found["zone"]
+        return kind, arguments
+    arguments["per"] = float(
+        _value(text, found["of"] or "1", _SECONDS[found["time"].lower()], whole=False)
+    )
+    if kind == "window":
+        return kind, arguments
+    if burst := found["burst"] or found["burst_"]:
+        arguments["burst"] = _value(text, burst)
+    return "rate", arguments
+
+
+def _value(text: str, number: str, times: tuple[int, int] = (1, 1), *, whole: bool = True) -> float:
+    """Return a number times a fraction, rounded once: whole numbers are divided at the end."""
+    above, below = _ratio(number)
+    above, below = above * times[0], below * times[1]
+    if not above:
+        raise LimitTextError.of(text, "zero")
+    try:
+        exact = whole and above % below == 0 and above < _WHOLE * below
+        return above // below if exact else above / below
+    except OverflowError:
+        raise LimitTextError.of(text, "too large") from None
+
+
+def _ratio(number: str) -> tuple[int, int]:
+    """Return a decimal number as whole ones: its digits, and what they are divided by."""
+    digits, _, exponent = number.lower().partition("e")
+    before, _, after = digits.partition(".")
+    power = int(exponent or 0) - len(after)
+    return int(before + after) * 10 ** max(power, 0), 10 ** max(-power, 0)
+
+
+def _problem(text: str) -> str:
+    """Return why a text has no form of the grammar, if that is known."""
+    match = re.match(rf"({_NUMBER})(\s*)(.*)", text, _FLAGS | re.DOTALL)
+    if match is None:
+        return "" if text else "it is empty"
+    number, blank, rest = match.groups()
+    if not rest:
+        return f'a number has several readings: write "{number}/s", "{number}s" or "{number}ms"'
+    has_unit = re.match(r"([^\s/()]+)\s*($|(?:/|(?:per|in|at)\b).*)", rest, _WORDS)
+    if has_unit is None or has_unit[1].lower() in _RESERVED - _TIME_WORDS:
+        return _problem_of_form(number, rest)
+    return _problem_of_unit(number, blank, *has_unit.groups())
+
+
+def _problem_of_unit(number: str, blank: str, unit: str, form: str) -> str:
+    """Return what is wrong of a number, what comes before its unit, the unit, and the rest."""
+    try:
+        check_unit(unit)
+    except ValueError as error:
+        return str(error)
+    if not form:
+        return f'it names no time: write "{number} {unit}/min" or "{number} {unit} in any 1h"'
+    if not blank:
+        return f'write a blank before the unit: "{number} {unit}"'
+    return _problem_of_form(number, form)
+
+
+def _problem_of_form(number: str, form: str) -> str:
+    """Return what is wrong after a number and its unit, if that is known."""
+    if match := re.match(r"in\s+each\s+(.*)", form, _WORDS):
+        return f'a calendar counts in each hour, day or month, not in each "{match[1]}"'
+    if re.match(r"in\s+any\b.*\bburst\b", form, _WORDS):
+        return "only a rate has a burst; a window allows all of its calls at once"
+    match = re.match(rf"(?:/|per\b|in\s+any\b)\s*(?:{_NUMBER})?\s*([a-z]+)", form, _WORDS)
+    word = match[1].lower() if match else ""
+    if word in ("month", "months"):
+        return f'months differ in length: write "{number} in each month", or "{number} per 30 days"'
+    if word and word not in _TIME_WORDS:
+        return f"{word!r} is no unit of time: those are ms, s, min, h and day"
+    return ""
+
+
+def check_unit(unit: object) -> None:
+    """Refuse what is not the name of a unit.
+
+    Raises:
+        TypeError: not a string.
+        ValueError: not lower case letters, digits and `_`, or a word that means something else.
+    """
+    if not isinstance(unit, str):
+        raise TypeError(f'unit takes a name, such as "tokens", not {unit!r}')
+    if unit in _RESERVED:
+        raise ValueError(f"a unit cannot be called {unit!r}, which means something else in limits")
+    if not re.fullmatch(r"[a-z_][a-z0-9_]*", unit, _FLAGS) or len(unit) > _LONGEST_UNIT:
+        plain = re.sub(r"[^a-z0-9_]+", "_", unit.lower()).strip("_")[:_LONGEST_UNIT]
+        remedy = "" if not plain or plain[0].isdigit() else f": write {plain!r}"
+        shown = repr(unit[:_LONGEST_UNIT])
+        raise ValueError(f"a unit is lower case letters, digits and _, not {shown}{remedy}")
+
+
+# Writing.
+
+
+def number_text(value: float) -> str:
+    """Return a number with the fewest digits that are read as the same."""
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
+def count_text(number: float, unit: str) -> str:
+    """Return a number, with its unit if that is not calls."""
+    return number_text(number) if unit == CALLS else f"{number_text(number)} {unit}"
+
+
+def time_text(seconds: float) -> str:
+    """Return a time: 1h, 90s, 100ms."""
+    for word, size in _WRITTEN:
+        if seconds % size == 0:
+            return f"{number_text(seconds // size)}{word}"
+    if 1e-3 <= seconds < 1:  # noqa: PLR2004 - a millisecond
+        text = number_text(round(seconds * 1000, 9))
+        above, below = _ratio(text)
+        if above / (below * 1000) == seconds:
+            return f"{text}ms"
+    return f"{number_text(seconds)}s"
+
+
+def per_text(seconds: float) -> str:
+    """Return what follows the number of a rate: /s, /min, or " per 2s"."""
+    text = time_text(seconds)
+    if text == "1d":
+        return "/day"
+    if text[0] == "1" and text[1:] in _SECONDS:
+        return f"/{text[1:]}"
+    return f" per {text}"
