@@ -251,7 +251,7 @@ def _problem_of_unit(number: str, blank: str, unit: str, form: str) -> str:
 def _problem_of_form(number: str, form: str) -> str:
     """Return what is wrong after a number and its unit, if that is known."""
     if match := re.match(r"in\s+each\s+(.*)", form, _WORDS):
-        return f'a calendar counts in each hour, day or month, not in each "{match[1]}"'
+        return f"a calendar counts in each hour, day or month, not in each {match[1][:_QUOTED]!r}"
     if re.match(r"in\s+any\b.*\bburst\b", form, _WORDS):
         return "only a rate has a burst; a window allows all of its calls at once"
     match = re.match(rf"(?:/|per\b|in\s+any\b)\s*(?:{_NUMBER})?\s*([a-z]+)", form, _WORDS)

@@ -401,8 +401,8 @@ def test_discovered_quotas_are_what_run_keeps(discovered, tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
     limits = json.loads((tmp_path / "figures.json").read_text("utf-8"))["limits"]
-    assert limits["ec2.DescribeSnapshots"] == "20/s (burst 100)"
-    assert limits["ec2.RunInstances"] == "0.5/s (burst 2.5)"
+    assert limits["ec2.DescribeSnapshots"] == "20/s burst 100"
+    assert limits["ec2.RunInstances"] == "0.5/s burst 2.5"
 
 
 def test_what_cannot_be_mapped_is_said(discovered):

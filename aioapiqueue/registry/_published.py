@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aioapiqueue._rate import Limit, Rate, Window
+from aioapiqueue._rate import Concurrency, Limit, Rate
 from aioapiqueue.registry._buckets import Cost, read_costs
 from aioapiqueue.registry._fields import expects, renamed
 from aioapiqueue.registry._names import fits
@@ -134,16 +134,19 @@ def published(service: str, operation: str, variant: str | None = None) -> Publi
 
 
 def scaled(limit: Limit, share: float) -> Limit:
-    """Return a share of a limit: of a rate's refill and of its burst, or of a window's calls.
+    """Return a share of a limit: of a rate's refill and of its burst, or of a number of calls.
 
     The burst is never below 1, the refill never below one call a minute (or what there was, where
-    that is less), a window never below one call.
+    that is less), any other limit never below one call.
     """
-    if isinstance(limit, Window):
-        return Window(max(1, int(limit.calls * share)), limit.per)
+    if isinstance(limit, Concurrency):
+        return Concurrency(max(1, int(limit.number * share)))
+    if not isinstance(limit, Rate):
+        return dataclasses.replace(limit, calls=max(1, int(limit.calls * share)))
     per_second = limit.calls / limit.per
     calls = max(per_second * share, min(LEAST, per_second)) * limit.per
-    return Rate(_plain(calls), limit.per, _plain(max(1, limit.burst * share)))
+    burst = _plain(max(1, limit.burst * share))
+    return dataclasses.replace(limit, calls=_plain(calls), burst=burst)
 
 
 def _plain(number: float) -> float:

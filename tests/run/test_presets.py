@@ -162,7 +162,7 @@ def test_default_is_half_of_the_published(run, aws, python, tmp_path):
     assert "no limit is given, so it is 50% of what AWS publishes" in ended.words
     assert "22 services by" in ended.words
     said = json.loads(figures.read_text())
-    assert said["limits"]["ec2.Describe*"] == "10/s (burst 50)"
+    assert said["limits"]["ec2.Describe*"] == "10/s burst 50"
     assert said["limits"]["sts (requests)"] == "300/s"
     found = {one["lane"]: (one["queue"], one["calls"]) for one in said["figures"]}
     assert found == {
@@ -180,9 +180,9 @@ def test_default_is_half_of_the_published(run, aws, python, tmp_path):
     ("options", "limit"),
     [
         (["--share", "80%", "--limit", "ec2.Describe*=3/s"], "3/s"),
-        (["--limits", "limits.toml"], "6/s (burst 30)"),
-        (["--limits", "limits.toml", "--preset", "aws"], "6/s (burst 30)"),
-        (["--limits", "limits.toml", "--share", "10%"], "2/s (burst 10)"),
+        (["--limits", "limits.toml"], "6/s burst 30"),
+        (["--limits", "limits.toml", "--preset", "aws"], "6/s burst 30"),
+        (["--limits", "limits.toml", "--share", "10%"], "2/s burst 10"),
     ],
 )
 def test_shares_come_from_options_and_files(quiet_run, python, tmp_path, options, limit):

@@ -12,7 +12,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from aioapiqueue._rate import Rate
+from aioapiqueue._grammar import CALLS
+from aioapiqueue._rate import Concurrency, Rate
 from aioapiqueue.registry import InForce
 from aioapiqueue.registry._published import published_limits
 
@@ -194,12 +195,13 @@ def written(limit: Limit) -> str:
         return str(limit)
     rate = limit.calls / limit.per
     whole = rate < 1 and math.isclose(1 / rate, round(1 / rate)) and 1 / rate >= _SECONDS
-    text = f"1 per {round(1 / rate)}s" if whole else f"{_plain(rate)}/s"
+    unit = "" if limit.unit == CALLS else f" {limit.unit}"
+    text = f"1{unit} per {round(1 / rate)}s" if whole else f"{_plain(rate)}{unit}/s"
     return text if limit.burst == 1 else f"{text} burst {_plain(limit.burst)}"
 
 
 def _plain(number: float) -> str:
-    """Return a number with 6 digits that matter, and without an exponent, which no limit has."""
+    """Return a number with 6 digits that matter, and without an exponent, for people."""
     return f"{Decimal(f'{number:.6g}'):f}"
 
 
@@ -259,6 +261,9 @@ def _entry_json(
 
 
 def _limit_json(limit: Limit) -> dict[str, Any]:
-    if isinstance(limit, Rate):
-        return dataclasses.asdict(limit)
-    return {"window": limit.calls, "per": limit.per}
+    values = dataclasses.asdict(limit)
+    if values.get("unit") == CALLS:
+        del values["unit"]
+    if isinstance(limit, Rate | Concurrency):
+        return values
+    return {type(limit).__name__.lower(): values.pop("calls")} | values

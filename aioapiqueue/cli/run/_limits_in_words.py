@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Rate
 
 if TYPE_CHECKING:
-    from aioapiqueue import Window
+    from aioapiqueue import Limit
     from aioapiqueue.registry import InForce, Registry
 
 __all__ = ["in_words", "named"]
@@ -38,10 +39,10 @@ def named(entry: InForce) -> tuple[str, str]:
     return name, " and ".join(limits)
 
 
-def _limit(limit: Rate | Window) -> str:
+def _limit(limit: Limit) -> str:
+    # "100ms" is how an interval is written; of whole calls a second people write "10/s".
     if isinstance(limit, Rate) and limit.calls == 1 and limit.per < 1:
-        # str() returns "1/0.1s"; people write 10/s, or 30ms.
-        if abs(1 / limit.per - round(1 / limit.per)) > _EXACTLY:
-            return f"{limit.per * 1000:g}ms" + str(limit).partition("s")[2]
-        limit = Rate(round(1 / limit.per), burst=limit.burst)
+        a_second = 1 / limit.per
+        if abs(a_second - round(a_second)) <= _EXACTLY:
+            limit = dataclasses.replace(limit, calls=round(a_second), per=1.0)
     return str(limit)
