@@ -1,11 +1,64 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
+import subprocess
+import sys
+import zoneinfo
+from datetime import datetime
 
 import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 
-from aioapiqueue import ApiQueue, Rate, Window
-from aioapiqueue._rate import as_limits
+from aioapiqueue import ApiQueue, Calendar, Concurrency, Rate, Window, _zones
+from aioapiqueue._rate import (
+    LARGEST,
+    LONGEST,
+    as_limit,
+    as_limits,
+    parse_limit,
+    parse_limits,
+)
+
+UNITS = st.from_regex(r"[a-z_][a-z0-9_]{0,20}", fullmatch=True)
+NUMBERS = st.integers(1, int(LARGEST)) | st.floats(0, LARGEST, exclude_min=True)
+TIMES = (
+    st.floats(0, LONGEST, exclude_min=True)
+    | st.integers(1, int(LONGEST))
+    | st.integers(1, 2000).map(lambda count: count / 1000)
+    | st.builds(lambda size, count: size * count, st.sampled_from([60, 3600, 86400]),
+                st.integers(1, 99))
+)  # fmt: skip
+ZONES = sorted(zoneinfo.available_timezones() - {"localtime"})
+
+
+def if_valid(kind, *arguments):
+    """Return a limit; numbers whose interval is out of range, and words, are not examples."""
+    try:
+        return kind(*arguments)
+    except ValueError:
+        assume(False)  # noqa: FBT003 - hypothesis takes it so
+
+
+RATES = st.builds(if_valid, st.just(Rate), NUMBERS, TIMES,
+                  st.just(1) | st.floats(1, LARGEST) | st.integers(1, int(LARGEST)),
+                  st.just("calls") | UNITS)  # fmt: skip
+LIMITS = (
+    RATES
+    | st.builds(if_valid, st.just(Window), st.integers(1, int(LARGEST)), TIMES, UNITS)
+    | st.builds(if_valid, st.just(Calendar), st.integers(1, int(LARGEST)),
+                st.sampled_from(["hour", "day", "month"]), st.sampled_from(ZONES), UNITS)
+    | st.builds(Concurrency, st.integers(1, int(LARGEST)))
+)  # fmt: skip
+
+
+def refusal(read, text):
+    """Return why a text is refused, without the forms that are shown after it."""
+    with pytest.raises(ValueError, match="accepted forms") as caught:
+        read(text)
+    return str(caught.value).partition("; accepted forms")[0]
 
 
 @pytest.mark.parametrize(
@@ -25,6 +78,18 @@ from aioapiqueue._rate import as_limits
         ("100ms", Rate(1, 0.1)),
         ("0.5s", Rate(1, 0.5)),
         ("  2 MIN ", Rate(1, 120)),
+        ("1 per 2 days", Rate(1, 172800)),
+        ("1e3/s", Rate(1000)),
+        ("1e-05/s", Rate(1e-5)),
+        ("5/1.5E-1s", Rate(5, 0.15)),
+        ("20/s burst 100", Rate(20, burst=100)),
+        ("20/s BURST 2.5", Rate(20, burst=2.5)),
+        ("20/s (burst 100)", Rate(20, burst=100)),
+        ("100ms burst 3", Rate(1, 0.1, 3)),
+        ("10 calls/s", Rate(10)),
+        ("30000 tokens/min burst 30000", Rate(30000, 60, 30000, "tokens")),
+        ("7 per_token per 2s", Rate(7, 2, unit="per_token")),
+        ("1 tokens per 100ms", Rate(1, 0.1, unit="tokens")),
     ],
 )
 def test_strings_say_how_fast(text, rate):
@@ -63,7 +128,7 @@ def test_interval_is_between_two_calls(rate, interval):
         "",
         "ten per s",
         "10",
-        "1e3/s",
+        "1e3",
         "nan/s",
         "inf/s",
         "５/s",  # noqa: RUF001 - the digits of another script look alike
@@ -160,29 +225,215 @@ def test_window_needs_whole_finite_numbers(calls, per, error):
 
 
 @pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("5000 in any 1h", [Window(5000, 3600)]),
+        ("5000 In Any hour", [Window(5000, 3600)]),
+        ("5000.0 in any 1 h", [Window(5000, 3600)]),
+        ("30000 tokens in any 1h", [Window(30000, 3600, "tokens")]),
+        ("1500 in each day", [Calendar(1500, "day")]),
+        ("1500 in each day of UTC", [Calendar(1500, "day")]),
+        ("1500 IN EACH DAY OF America/Los_Angeles", [Calendar(1500, "day", "America/Los_Angeles")]),
+        ("100000 tokens in each month", [Calendar(100000, "month", unit="tokens")]),
+        ("9 in each hour of Asia/Kathmandu", [Calendar(9, "hour", "Asia/Kathmandu")]),
+        ("5 at once", [Concurrency(5)]),
+        ("5 calls at once", [Concurrency(5)]),
+        ("10/s, 5 at once", [Rate(10), Concurrency(5)]),
+        (" 10/s ,5000 in any 1h", [Rate(10), Window(5000, 3600)]),
+        ("20/s burst 100, 100ms", [Rate(20, burst=100), Rate(1, 0.1)]),
+        ("unlimited", []),
+        (" Unlimited ", []),
+    ],
+)
+def test_grammar_has_all_limits(text, limits):
+    """Every kind of limit has a form, and several have commas between them."""
+    assert parse_limits(text) == tuple(limits)
+    assert as_limits(text) == as_limits(limits) == limits
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("30,000 tokens/min", "'30,000' has a thousands comma, and commas separate limits: write"),
+        ("30,000 tokens/min", "limits: write 30000"),
+        ("1,000/s", "'1,000' has a thousands comma"),
+        ("20/s burst 100,100ms", "a blank after the comma"),
+        ("1,000,000/h", "write 1000000"),
+        ("2,5/s", "'2,5' has a comma, and commas separate limits: write 2.5"),
+        ("10/s, 2,5/s", "write 2.5"),
+        ("10/s,", "no limit before or after a comma"),
+        (",", "no limit before or after a comma"),
+        ("10/s, unlimited", '"unlimited" stands alone'),
+        ("", "it is empty"),
+        ("10", 'a number has several readings: write "10/s", "10s" or "10ms"'),
+        ("30000 tokens", 'it names no time: write "30000 tokens/min"'),
+        ("30000 Tokens/min", "lower case letters, digits and _, not 'Tokens': write 'tokens'"),
+        ("5 input-tokens/min", "not 'input-tokens': write 'input_tokens'"),
+        ("5 at once/min", ""),
+        ("30000tokens/min", 'write a blank before the unit: "30000 tokens"'),
+        ("3k/s", 'write a blank before the unit: "3 k"'),
+        ("5 min/s", "a unit cannot be called 'min'"),
+        ("5 months in any 1h", "a unit cannot be called 'months'"),
+        ("5 burst/s", ""),
+        ("10/fortnight", "'fortnight' is no unit of time: those are ms, s, min, h and day"),
+        ("5 tokens per 2 weeks", "'weeks' is no unit of time"),
+        ("10/month", 'months differ in length: write "10 in each month", or "10 per 30 days"'),
+        ("5 in each week", "a calendar counts in each hour, day or month, not in each 'week'"),
+        ("5 in each 2 days", "not in each '2 days'"),
+        ("5 tokens at once", "what runs at once is counted in calls, not in tokens"),
+        ("2.5 at once", "number takes a whole number, not 2.5"),
+        ("0.5 in any 1s", "calls must be finite and at least 1, not 0.5"),
+        ("1.5 in each day", "calls takes a whole number, not 1.5"),
+        ("5 in any 1h burst 5", "only a rate has a burst"),
+        ("5 in any 0h", "zero"),
+        ("20/s burst 0", "zero"),
+        ("20/s burst 0.5", "burst must be finite and at least 1, not 0.5"),
+        ("20/s burst", ""),
+        ("1e999/s", "too large"),
+        ("1e16/s", "calls must be at most 1e+15"),
+        ("1e-400/s", "calls must be finite and above 0"),
+        ("1 in each day of Los_Angeles", "did you mean 'America/Los_Angeles'?"),
+        ("1/s" + " " * 300 + "burst 5", "longer than 250 characters"),
+    ],
+)  # fmt: skip
+def test_refusals_name_the_remedy(text, why):
+    """What is no limit is quoted, with the reason where one is known, and the forms."""
+    message = refusal(parse_limits, text)
+    assert " is not a limit" in message
+    assert why in message
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("unlimited", "here goes one limit; leave it out if there is none"),
+        ("10/s, 5 at once", "here goes one limit, and these are 2"),
+    ],
+)
+def test_one_limit_is_one(text, why):
+    """Where one limit goes, several or none are refused."""
+    for read in (as_limit, parse_limit):
+        assert refusal(read, text) == f"{text!r} is not a limit: {why}"
+    assert refusal(Rate.parse, text) == f"{text!r} is not a rate: {why}"
+
+
+@pytest.mark.parametrize("text", ["5000 in any 1h", "1500 in each day", "5 at once"])
+def test_rate_parse_reads_only_rates(text):
+    """`Rate.parse` says what else a text is."""
+    message = refusal(Rate.parse, text)
+    assert message == f"{text!r} is not a rate: it is {parse_limit(text)!r}"
+
+
+@pytest.mark.parametrize(
+    ("limits", "error", "why"),
+    [
+        (["10/s", "unlimited"], ValueError, "stands alone"),
+        (("unlimited", Rate(1)), ValueError, "stands alone"),
+        ([["10/s"]], TypeError, "a limit is a string, a Rate"),
+        ([100], TypeError, "two readings"),
+        ({"rate": "10/s"}, TypeError, "a limit is a string, a Rate"),
+    ],
+)
+def test_lists_of_limits_are_checked(limits, error, why):
+    """A list has limits only, and "unlimited" only alone."""
+    with pytest.raises(error, match=why):
+        as_limits(limits)
+
+
+@pytest.mark.parametrize(
     ("limit", "text"),
     [
         (Rate(10), "10/s"),
-        (Rate(500, 60), "500/60s"),
-        (Rate(1, 0.1), "1/0.1s"),
-        (Rate(20, burst=100), "20/s (burst 100)"),
-        (Window(5000, 3600), "5000 in any 3600s"),
+        (Rate(10.0, 1), "10/s"),
+        (Rate(500, 60), "500/min"),
+        (Rate(5000, 3600), "5000/h"),
+        (Rate(1, 86400), "1/day"),
+        (Rate(0.2), "0.2/s"),
+        (Rate(1 / 3), "0.3333333333333333/s"),
+        (Rate(1e-5), "1e-05/s"),
+        (Rate(1234567), "1234567/s"),
+        (Rate(7, 2), "7 per 2s"),
+        (Rate(3, 600), "3 per 10min"),
+        (Rate(5, 0.001), "5/ms"),
+        (Rate(1, 0.1), "100ms"),
+        (Rate(1, 0.07), "70ms"),
+        (Rate(1, 0.1, 5), "1 per 100ms burst 5"),
+        (Rate(20, burst=100), "20/s burst 100"),
+        (Rate(20, burst=2.5), "20/s burst 2.5"),
+        (Rate(30000, 60, 30000, "tokens"), "30000 tokens/min burst 30000"),
+        (Rate(1, 0.1, unit="tokens"), "1 tokens per 100ms"),
+        (Window(5000, 3600), "5000 in any 1h"),
+        (Window(50, 60), "50 in any 1min"),
+        (Window(5, 90), "5 in any 90s"),
+        (Window(5, 604800, "tokens"), "5 tokens in any 7d"),
+        (Calendar(1500, "day"), "1500 in each day"),
+        (Calendar(9, "month", "Asia/Kathmandu"), "9 in each month of Asia/Kathmandu"),
+        (Calendar(9, "hour", "Asia/Tokyo", "tokens"), "9 tokens in each hour of Asia/Tokyo"),
+        (Concurrency(5), "5 at once"),
+    ],
+)  # fmt: skip
+def test_limits_read_as_they_are_meant(limit, text):
+    """`str` is for people, and is read as an equal limit."""
+    assert str(limit) == text
+    assert parse_limit(text) == limit
+
+
+@given(LIMITS)
+@example(Rate(5e-324, 5e-324))
+@example(Rate(LARGEST, 1e-300, LARGEST, "a" * 64))
+def test_text_reads_back_as_equal(limit):
+    """For every valid limit, `str` is text that is read as an equal one."""
+    assert parse_limits(str(limit)) == (limit,)
+    assert parse_limits(f"{limit}, {limit}") == (limit, limit)
+
+
+@pytest.mark.parametrize("limit", [Rate(10), Rate(20, burst=100), Window(5000, 3600)])
+def test_queue_shows_its_limits(limit):
+    """A queue's repr has its limits as text."""
+    assert str(limit) in repr(ApiQueue(limit))
+
+
+@given(LIMITS)
+def test_repr_makes_an_equal_limit(limit):
+    """`repr` is that of a dataclass; it has no unit where that is calls."""
+    assert eval(repr(limit)) == limit  # noqa: S307 - our own text
+    assert ("unit=" in repr(limit)) == (getattr(limit, "unit", "calls") != "calls")
+    assert pickle.loads(pickle.dumps(limit)) == copy.deepcopy(limit) == limit  # noqa: S301
+
+
+@given(st.text() | st.text("0123456789.,e-+ /sminpertokanychufdlb()_", max_size=40))
+def test_any_text_is_read_or_refused(text):
+    """No text is an error other than a refusal that shows the forms."""
+    try:
+        parse_limits(text)
+    except ValueError as error:
+        assert "accepted forms" in str(error)  # noqa: PT017 - not all texts are refused
+
+
+@pytest.mark.parametrize(
+    ("unit", "error", "why"),
+    [
+        ("s", ValueError, "cannot be called 's', which means something else"),
+        ("minutes", ValueError, "cannot be called 'minutes'"),
+        ("burst", ValueError, "cannot be called 'burst'"),
+        ("unlimited", ValueError, "cannot be called 'unlimited'"),
+        ("Tokens", ValueError, "write 'tokens'"),
+        ("to kens", ValueError, "write 'to_kens'"),
+        ("5", ValueError, "lower case letters, digits and _, not '5';"),
+        ("", ValueError, "not '';"),
+        ("é", ValueError, "not 'é';"),
+        ("a\n", ValueError, "write 'a'"),
+        ("a" * 65, ValueError, "lower case letters"),
+        (None, TypeError, 'unit takes a name, such as "tokens", not None'),
     ],
 )
-def test_limits_read_as_they_are_meant(limit, text):
-    """`str` is for people, and in a queue's repr."""
-    assert str(limit) == text
-    assert text in repr(ApiQueue(limit))
-
-
-@pytest.mark.parametrize("text", ["10/s", "7 per 2s", "100ms", "0.2/s"])
-def test_plain_rate_text_parses_back(text):
-    """The text of a plain rate parses back.
-
-    What a rate prints is itself an accepted form.
-    """
-    rate = Rate.parse(text)
-    assert Rate.parse(str(rate)).interval == pytest.approx(rate.interval, rel=1e-5)
+def test_bad_units_are_refused(unit, error, why):
+    """A unit is a name that the grammar can read."""
+    for make in (lambda: Rate(1, unit=unit), lambda: Window(1, 1, unit),
+                 lambda: Calendar(1, "day", unit=unit)):  # fmt: skip
+        with pytest.raises(error, match="accepted forms") as caught:
+            make()
+        assert why in str(caught.value)
 
 
 def test_limits_are_immutable_values():
@@ -201,6 +452,8 @@ def test_lane_takes_one_or_several_limits():
     assert as_limits("10/s") == [Rate(10)]
     assert as_limits(("10/s", Window(3, 1))) == [Rate(10), Window(3, 1)]
     assert as_limits(["10/s"]) == [Rate(10)]
+    assert as_limits(["10/s, 5 at once", "1/min"]) == [Rate(10), Concurrency(5), Rate(1, 60)]
+    assert as_limits(()) == as_limits(["unlimited"]) == []
 
 
 @pytest.mark.parametrize(
@@ -236,3 +489,159 @@ def test_values_lost_to_rounding_are_refused():
     for text in ("9" * 400 + "/s", "9" * 400 + "s"):
         with pytest.raises(ValueError, match=text[:50]):
             ApiQueue(text)
+
+
+# The calendar
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "why"),
+    [
+        ((0, "day"), ValueError, "calls must be finite and at least 1, not 0"),
+        ((1.5, "day"), TypeError, "calls takes a whole number, not 1.5"),
+        ((True, "day"), TypeError, "calls takes a number, not True"),
+        ((1e16, "day"), ValueError, "calls must be at most 1e+15"),
+        ((1, "week"), ValueError, 'each is "hour", "day" or "month", not \'week\''),
+        ((1, 5), TypeError, 'each is "hour", "day" or "month", not 5'),
+        ((1, "day", None), TypeError, 'zone takes a name, such as "Europe/Paris", not None'),
+        ((1, "day", "America/Los Angeles"), ValueError, "did you mean 'America/Los_Angeles'?"),
+        ((1, "day", "asia/kathmandu"), ValueError, "did you mean 'Asia/Kathmandu'?"),
+        ((1, "day", "utc"), ValueError, "did you mean 'UTC'?"),
+        ((1, "day", "xyzzyplugh"), ValueError, 'write one such as "Europe/Paris"'),
+        ((1, "day", "../../etc/passwd"), ValueError, "no time zone is called"),
+        ((1, "day", "Etc"), ValueError, "no time zone is called"),
+        ((1, "day", ""), ValueError, "no time zone is called ''"),
+    ],
+)
+def test_bad_calendars_are_refused(arguments, error, why):
+    """An invalid calendar is quoted, with the reason and the remedy."""
+    with pytest.raises(error, match=r"^Calendar\(calls=") as caught:
+        Calendar(*arguments)
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(0, ValueError), (2.5, TypeError), (True, TypeError)]
+)
+def test_concurrency_is_a_whole_number(number, error):
+    """So many calls at once: at least one, and no part of one."""
+    with pytest.raises(error, match=r"^Concurrency\(number="):
+        Concurrency(number)
+
+
+def test_zones_need_a_database(monkeypatch):
+    """Without a database of time zones only UTC is known, and the remedy is named."""
+    monkeypatch.setattr(_zones.zoneinfo, "available_timezones", set)
+    zoneinfo.reset_tzpath(())
+    zoneinfo.ZoneInfo.clear_cache()
+    _zones.zone_called.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=r"no database of time zones .* tzdata"):
+            Calendar(1, "day", "Europe/Paris")
+        assert Calendar(1, "day").period(86400.5) == (86400, 172800)
+    finally:
+        zoneinfo.reset_tzpath()
+
+
+def at(text, zone, fold=0):
+    """Return an instant that the clocks of a zone show."""
+    local = datetime.fromisoformat(text).replace(tzinfo=zoneinfo.ZoneInfo(zone), fold=fold)
+    return local.timestamp()
+
+
+LA, HOUR = "America/Los_Angeles", 3600
+
+
+@pytest.mark.parametrize(
+    ("each", "zone", "wall", "begins", "hours"),
+    [
+        ("day", "UTC", "2026-11-26 00:00", "2026-11-26", 24),
+        ("day", "UTC", "2026-11-26 23:59:59.999999", "2026-11-26", 24),
+        ("day", "UTC", "1960-02-29 12:00", "1960-02-29", 24),
+        ("day", LA, "2026-11-26 01:00", "2026-11-26", 24),
+        ("day", LA, "2026-03-08 23:30", "2026-03-08", 23),  # clocks are set forward
+        ("day", LA, "2026-11-01 00:00", "2026-11-01", 25),  # and back
+        ("day", LA, "2024-02-29 12:00", "2024-02-29", 24),
+        ("month", LA, "2024-02-29 23:59:59", "2024-02-01", 29 * 24),
+        ("month", LA, "2026-02-28 23:59:59", "2026-02-01", 28 * 24),
+        ("month", LA, "2026-03-31 23:59:59", "2026-03-01", 31 * 24 - 1),
+        ("month", LA, "2026-11-01 00:00", "2026-11-01", 30 * 24 + 1),
+        ("month", "UTC", "2026-12-31 23:59:59", "2026-12-01", 31 * 24),
+        ("month", "UTC", "2100-02-28 12:00", "2100-02-01", 28 * 24),  # no leap year
+        ("hour", "UTC", "2026-11-26 13:59:59.5", "2026-11-26 13:00", 1),
+        ("hour", LA, "2026-03-08 01:59:59", "2026-03-08 01:00", 1),
+        ("hour", LA, "2026-03-08 03:00", "2026-03-08 03:00", 1),  # the next one
+        ("hour", LA, "2026-11-01 01:30", "2026-11-01 01:00", 1),  # there are two of this name
+        ("hour", LA, "2026-11-01 02:30", "2026-11-01 02:00", 1),
+        ("day", "Asia/Kathmandu", "2026-11-26 05:44", "2026-11-26", 24),  # 5:45 before UTC
+        ("hour", "Asia/Kathmandu", "2026-11-26 05:44", "2026-11-26 05:00", 1),
+        ("hour", "Asia/Kathmandu", "1986-01-01 00:20", "1986-01-01 00:15", 0.75),  # from 5:30
+        ("month", "Asia/Kathmandu", "2024-02-29 23:59", "2024-02-01", 29 * 24),
+        ("hour", "Australia/Lord_Howe", "2026-10-04 01:30", "2026-10-04 01:00", 1),
+        ("hour", "Australia/Lord_Howe", "2026-10-04 02:45", "2026-10-04 02:30", 0.5),  # by 0:30
+        ("day", "Australia/Lord_Howe", "2026-10-04 12:00", "2026-10-04", 23.5),
+        ("day", "America/Sao_Paulo", "2018-11-04 12:00", "2018-11-04 01:00", 23),  # no midnight
+        ("day", "America/Toronto", "1919-03-31 12:00", "1919-03-31 00:30", 23.5),  # from 23:30
+        ("day", "America/Sao_Paulo", "2018-02-17 12:00", "2018-02-17", 25),  # 23:00 comes twice
+        ("day", "America/St_Johns", "2009-11-01 12:00", "2009-11-01", 25),  # so does 00:00:30
+        ("month", "America/St_Johns", "2009-11-15 12:00", "2009-11-01", 30 * 24 + 1),
+        ("day", "Pacific/Apia", "2011-12-29 12:00", "2011-12-29", 24),  # the 30th is left out
+        ("day", "Pacific/Apia", "2011-12-31 12:00", "2011-12-31", 24),
+    ],
+)  # fmt: skip
+def test_periods_are_of_local_time(each, zone, wall, begins, hours):
+    """Hours, days and months begin and end where the clocks of the zone show it."""
+    limit, start = Calendar(1, each, zone), at(begins, zone)
+    assert limit.period(at(wall, zone)) == (start, start + hours * HOUR)
+    assert limit.period(start) == (start, start + hours * HOUR)
+
+
+def test_repeated_hours_are_two():
+    """The hour that clocks show twice is two hours, and the minutes of a day shown twice are its.
+
+    St. John's set its clocks back at 00:01, to 23:01 of the day before.
+    """
+    start = at("2026-11-01 01:00", LA)
+    hour = Calendar(1, "hour", LA)
+    assert hour.period(at("2026-11-01 01:30", LA, fold=1)) == (start + HOUR, start + 2 * HOUR)
+    zone = "America/St_Johns"
+    shown_again = at("2009-10-31 23:30", zone, fold=1)
+    for each in ("day", "month"):
+        limit = Calendar(1, each, zone)
+        assert limit.period(shown_again)[0] == at("2009-11-01", zone)
+        assert limit.period(at("2009-10-31 23:30", zone))[1] == at("2009-11-01", zone)
+
+
+@given(
+    st.sampled_from(["hour", "day", "month"]),
+    st.sampled_from(ZONES),
+    st.floats(-4e9, 4e9),
+)
+def test_periods_follow_each_other(each, zone, wall):
+    """Each instant is in one period, which ends where the next begins."""
+    limit = Calendar(1, each, zone)
+    start, end = limit.period(wall)
+    assert start <= wall < end
+    assert limit.period(start) == limit.period(end - 0.5) == (start, end)
+    assert limit.period(end)[0] == end
+    assert limit.period(start - 0.5)[1] == start
+
+
+@pytest.mark.parametrize("wall", [float("nan"), float("inf"), 1e18, -1e18])
+def test_instants_out_of_range(wall):
+    """What is no instant of a calendar is refused."""
+    with pytest.raises((ValueError, OverflowError)):
+        Calendar(1, "day").period(wall)
+
+
+@pytest.mark.real
+def test_zones_are_loaded_when_used():
+    """Importing the types loads no zoneinfo; making a Calendar does."""
+    code = (
+        "import sys, aioapiqueue\n"
+        "before = 'zoneinfo' in sys.modules\n"
+        "aioapiqueue.Calendar(1, 'day')\n"
+        "print(before, 'zoneinfo' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "False True\n"
