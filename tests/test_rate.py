@@ -5,6 +5,7 @@ import dataclasses
 import pickle
 import subprocess
 import sys
+import time
 import zoneinfo
 from datetime import datetime
 
@@ -26,6 +27,7 @@ UNITS = st.from_regex(r"[a-z_][a-z0-9_]{0,20}", fullmatch=True)
 NUMBERS = st.integers(1, int(LARGEST)) | st.floats(0, LARGEST, exclude_min=True)
 TIMES = (
     st.floats(0, LONGEST, exclude_min=True)
+    | st.floats(1e-3, 1)
     | st.integers(1, int(LONGEST))
     | st.integers(1, 2000).map(lambda count: count / 1000)
     | st.builds(lambda size, count: size * count, st.sampled_from([60, 3600, 86400]),
@@ -357,6 +359,7 @@ def test_lists_of_limits_are_checked(limits, error, why):
         (Rate(5, 0.001), "5/ms"),
         (Rate(1, 0.1), "100ms"),
         (Rate(1, 0.07), "70ms"),
+        (Rate(1, 1 / 7), "0.14285714285714285s"),
         (Rate(1, 0.1, 5), "1 per 100ms burst 5"),
         (Rate(20, burst=100), "20/s burst 100"),
         (Rate(20, burst=2.5), "20/s burst 2.5"),
@@ -408,6 +411,14 @@ def test_any_text_is_read_or_refused(text):
         parse_limits(text)
     except ValueError as error:
         assert "accepted forms" in str(error)  # noqa: PT017 - not all texts are refused
+
+
+@pytest.mark.parametrize("part", ["9", "9,", "1,1", "1/s, ", " ", "1/s,", "1,000,", "é"])
+def test_long_texts_take_little_time(part):
+    """What takes time by the square of a length, a hundred thousand characters show."""
+    began = time.process_time()
+    refusal(parse_limits, part * (100_000 // len(part)) + "x")
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(
@@ -579,6 +590,8 @@ LA, HOUR = "America/Los_Angeles", 3600
         ("month", "Asia/Kathmandu", "2024-02-29 23:59", "2024-02-01", 29 * 24),
         ("hour", "Australia/Lord_Howe", "2026-10-04 01:30", "2026-10-04 01:00", 1),
         ("hour", "Australia/Lord_Howe", "2026-10-04 02:45", "2026-10-04 02:30", 0.5),  # by 0:30
+        ("hour", "America/Caracas", "2016-05-01 02:15", "2016-05-01 02:00", 0.5),  # from 02:30
+        ("hour", "America/Caracas", "2016-05-01 03:15", "2016-05-01 03:00", 1),
         ("day", "Australia/Lord_Howe", "2026-10-04 12:00", "2026-10-04", 23.5),
         ("day", "America/Sao_Paulo", "2018-11-04 12:00", "2018-11-04 01:00", 23),  # no midnight
         ("day", "America/Toronto", "1919-03-31 12:00", "1919-03-31 00:30", 23.5),  # from 23:30
