@@ -114,6 +114,7 @@ def test_demo_holds_its_promises(program, things, tmp_path, stalls):
     [
         (("--rate", "12"), "--rate: '12' is not a rate: a number has several"),
         (("--rate", "0/s"), "--rate: '0/s' is not a rate"),
+        (("--rate", "9/s burst 5"), "--rate: '9/s burst 5': the demonstration takes a plain rate"),
         (("--snapshots", "199"), "--snapshots: 199 is too few"),
         (("--workers", "4"), "--workers: 4 is too few"),
         (("--json", "no-such-directory/x.json"), "there is no directory no-such-directory"),

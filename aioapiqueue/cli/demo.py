@@ -63,6 +63,11 @@ def demo(
         pace = Rate.parse(rate)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--rate") from None
+    if pace != Rate(pace.calls, pace.per):
+        raise typer.BadParameter(
+            f"{rate!r}: the demonstration takes a plain rate of calls, without burst and unit",
+            param_hint="--rate",
+        )
     if json_file and (problem := why_unwritable(json_file)):
         raise typer.BadParameter(f"{json_file} {problem}", param_hint="--json")
     missing = [

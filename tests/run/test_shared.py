@@ -208,6 +208,7 @@ def test_wrong_password_starts_nothing(run, server, python, tmp_path):
         ({"shared": ""}, "--shared: the URL has to begin with redis://"),
         ({"fallback": "5/s"}, "--fallback: needs --shared, or AIOAPIQUEUE_SHARED"),
         ({"shared": "redis://:geheim@host", "fallback": "5"}, "--fallback: "),
+        ({"shared": "redis://host", "fallback": "5 tokens/s"}, "--fallback: '5 tokens/s': calls"),
     ],
 )
 def test_invalid_options_are_refused(options, remedy, capsys):

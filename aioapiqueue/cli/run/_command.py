@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from aioapiqueue._grammar import CALLS
 from aioapiqueue._rate import Rate
 from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import NoCheck, number
@@ -218,9 +219,12 @@ def _shared(url: str | None, fallback: str | None) -> Shared | None:
     except ValueError as error:
         refuse(f"--shared: {error}")
     try:
-        return Shared(address, None if fallback is None else Rate.parse(fallback))
+        rate = None if fallback is None else Rate.parse(fallback)
     except ValueError as error:
         refuse(f"--fallback: {error}")
+    if rate is not None and rate.unit != CALLS:
+        refuse(f"--fallback: {fallback!r}: calls are counted here: leave {rate.unit!r} out")
+    return Shared(address, rate)
 
 
 def _registry(
