@@ -103,10 +103,10 @@ def names(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure overhead and push-back (virtual time) and accuracy (real time, takes minutes)."""
+    """Measure overhead, lanes and push-back, and accuracy (in real time, takes minutes)."""
     set_up(session, "bench", editable=False)
     missed = []
-    for name in ("overhead", "adaptive", "accuracy"):
+    for name in ("overhead", "lanes", "adaptive", "accuracy"):
         try:
             session.run("python", f"benchmarks/{name}.py")
         except CommandFailed:  # a missed target is no reason not to measure the others

@@ -1,99 +1,129 @@
 """When may the next call start? Pure arithmetic: every method is given `now` and keeps no clock.
 
-A `LimitState` is asked in this order: `on_idle` when a caller comes and nobody waits, `next_at` for
-the first in line, `consume` when it starts, `adjust` when its true cost turns out to be another.
+Each state is that of one limit. It is asked in this order: `on_idle` when a caller comes and nobody
+waits, `next_at` for the first in line, `consume` when it starts, `adjust` when its true cost turns
+out to be another. It is given the costs of a call in all units, and picks its own.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue._rate import Concurrency
+from aioapiqueue._units import ONE_CALL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from aioapiqueue._rate import Rate, Window
+    from aioapiqueue._rate import Calendar, Rate, Window
 
-__all__ = ["LimitState", "SlidingWindow", "TokenBucket"]
+__all__ = ["CalendarWindow", "LimitState", "Permits", "SlidingWindow", "TokenBucket"]
 
 _ROUNDING = 1e-9
 """Share of a window by which sums of costs in it may be off: fractions like 0.1 do not add up.
 Never as much as a whole call: those are counted exactly."""
 
+_PERIODS = 60
+"""So many days, hours or months ahead an estimate is exact; each costs a look at a time zone."""
+
 
 class LimitState:
-    """The states of several limits at once (of none: nothing waits). The base of the others."""
+    """The state of one limit; by itself of none, so that only a hold closes it.
 
-    __slots__ = ("held", "parts")
+    Args:
+        unit: which of the costs it counts.
+    """
 
-    def __init__(self, parts: Sequence[LimitState] = ()) -> None:
-        self.parts = parts
+    __slots__ = ("held", "room", "unit")
+
+    largest: float = math.inf
+    """The largest cost that could ever start."""
+
+    def __init__(self, unit: int = 0) -> None:
+        self.unit = unit
         self.held = -math.inf
         """Nothing starts before this instant: the latest end of a hold or pause."""
+        self.room: Any = None
+        """Who waits for it. Not used here: the scheduler's, so that it need not look it up."""
 
-    def hold(self, until: float) -> None:
-        """Let nothing start before `until`; whether that is later or earlier is the caller's."""
-        self.held = until
-        for part in self.parts:
-            part.hold(until)
+    def concerns(self, costs: Sequence[float]) -> bool:  # noqa: ARG002 - as of a hold
+        """Return whether a call of these costs comes under it: one that uses nothing does not."""
+        return True
 
     def on_idle(self, now: float) -> None:
         """Note that a caller comes while nobody waits: rest has saved up no catch-up."""
-        for part in self.parts:
-            part.on_idle(now)
 
-    def next_at(self, now: float, cost: float) -> float:
-        """Return the first instant at which `cost` may start (in the past: at once)."""
-        due = self.held
-        for part in self.parts:
-            due = max(due, part.next_at(now, cost))
-        return due
+    def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - as of a hold
+        """Return the first instant at which `costs` may start (in the past: at once).
 
-    def consume(self, now: float, cost: float) -> None:
-        """Charge `cost`, which starts now; the caller has seen that it is due."""
-        for part in self.parts:
-            part.consume(now, cost)
+        Infinite where it is not known, as some body has to end first.
+        """
+        return self.held
 
-    def try_consume(self, now: float, cost: float) -> float:
-        """Note a newcomer, and charge it if due: return the instant; `<= now` means charged."""
+    def consume(self, now: float, costs: Sequence[float]) -> None:
+        """Charge `costs`, which start now; the caller has seen that they are due."""
+
+    def arrive(self, now: float, costs: Sequence[float]) -> float:
+        """Note a newcomer while nobody waits, and return when it may start; as `next_at`."""
         self.on_idle(now)
-        due = self.next_at(now, cost)
+        return self.next_at(now, costs)
+
+    def take(self, now: float, costs: Sequence[float]) -> float:
+        """Charge `costs` if they are due: return the instant; `<= now` means charged."""
+        due = self.next_at(now, costs)
         if due <= now:
-            self.consume(now, cost)
+            self.consume(now, costs)
         return due
 
-    def adjust(self, at: float, cost: float) -> None:
-        """Charge `cost` more (or, negative, give it back) for the call that started `at`."""
-        for part in self.parts:
-            part.adjust(at, cost)
+    def take_one(self, now: float) -> float:
+        """As `take`, of a call that says nothing of its cost."""
+        return self.take(now, ONE_CALL)
 
-    def estimate(self, now: float, cost: float) -> float:
+    def try_consume_one(self, now: float) -> float:
+        """Note a newcomer that says nothing of its cost, and charge it if due; as `take`."""
+        self.on_idle(now)
+        return self.take(now, ONE_CALL)
+
+    def leaves_room(
+        self,
+        now: float,  # noqa: ARG002 - as of a hold, like these
+        charge: Sequence[float],  # noqa: ARG002 - as above
+        costs: Sequence[float],  # noqa: ARG002 - as above
+        by: float,  # noqa: ARG002 - as above
+    ) -> bool:
+        """Return whether `costs` will have room at the instant `by` if `charge` starts now."""
+        return True
+
+    def adjust(self, now: float, at: float, more: float) -> None:
+        """Charge `more` (or, negative, give it back) for the call that started `at`."""
+
+    def refund(self, now: float, at: float, costs: Sequence[float]) -> None:
+        """Give back all that a call was charged `at` which never used its slot."""
+        self.adjust(now, at, -costs[self.unit])
+
+    def release(self) -> None:
+        """Note that a body which was charged here has ended."""
+
+    def estimate(self, now: float, cost: float) -> float:  # noqa: ARG002 - as of a hold
         """Return when the last unit of `cost` may start if all of it queues up now."""
-        return max([now, self.held, *(part.estimate(now, cost) for part in self.parts)])
+        return max(now, self.held)
 
     def idle_at(self) -> float:
         """Return the instant from which this is in the same state as a new one."""
-        return max([self.held, *(part.idle_at() for part in self.parts)])
+        return self.held
 
-    def single_limits(self) -> Sequence[LimitState]:
-        """Return the states of single limits that this one is made of."""
-        return self.parts or (self,)
+    def change(self, limit: Any, now: float) -> None:  # noqa: ANN401 - of the kind that it is made from
+        """Become the state of another limit of the same kind and unit, with what was let through.
+
+        It stays the same object: bodies that run will give their permits back to it.
+        """
 
     def carry_over(self, old: LimitState, now: float) -> None:
-        """Take over what `old`, of other limits, has let through, limit by limit of a kind."""
-        for kind in {type(leaf) for leaf in self.single_limits()}:
-            mine = (leaf for leaf in self.single_limits() if type(leaf) is kind)
-            theirs = (leaf for leaf in old.single_limits() if type(leaf) is kind)
-            for leaf, before in zip(mine, theirs, strict=False):
-                leaf.copy_state(before, now)
-        self.hold(old.held)
-        self.on_idle(now)
+        """Take over what another state of this kind has learnt, for other limits."""
 
-    def copy_state(self, old: Self, now: float) -> None:
-        """Take over what `old`, of the same kind, has let through: of no limit, nothing."""
-
-    def push_back(self, now: float, since: float, running: int) -> bool:
+    def push_back(self, now: float, since: float, running: int) -> bool:  # noqa: ARG002 - as of one that hears none
         """Process push-back on a call released at `since`; return whether this slows down.
 
         Args:
@@ -101,24 +131,15 @@ class LimitState:
             since: when the call was released.
             running: how many bodies run.
         """
-        return any([part.push_back(now, since, running) for part in self.parts])  # noqa: C419 - each is to hear
+        return False
 
     def allowed(self) -> float:
         """Return the calls per second that push-back has left; inf: whatever the limits say."""
-        return min((part.allowed() for part in self.parts), default=math.inf)
+        return math.inf
 
     def permits(self) -> float:
         """Return how many bodies may run at once as far as push-back goes."""
-        return min((part.permits() for part in self.parts), default=math.inf)
-
-    def check(self, cost: float) -> None:
-        """Refuse a cost that could never start.
-
-        Raises:
-            ValueError: a window is smaller than `cost`.
-        """
-        for part in self.parts:
-            part.check(cost)
+        return math.inf
 
 
 class TokenBucket(LimitState):
@@ -140,8 +161,8 @@ class TokenBucket(LimitState):
         "used",
     )
 
-    def __init__(self, rate: Rate, *, catch_up: float) -> None:
-        super().__init__()
+    def __init__(self, rate: Rate, *, catch_up: float, unit: int = 0) -> None:
+        super().__init__(unit)
         self.interval = rate.interval
         self.burst = rate.burst
         self.catch_up = catch_up
@@ -157,66 +178,113 @@ class TokenBucket(LimitState):
         self.used = used
         self.tat = anchor + used * self.interval
 
+    def concerns(self, costs: Sequence[float]) -> bool:
+        return costs[self.unit] != 0
+
     def on_idle(self, now: float) -> None:
         # At rest is: nothing started for longer than a late call may catch up. A caller that
         # comes a moment after its instant (a worker that loops) is late, not new.
         if self.last < now - self.catch_up and self.tat < now:
             self.restart(now, 0)
 
-    def next_at(self, now: float, cost: float) -> float:  # noqa: ARG002 - a sliding window needs now
+    def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - a sliding window needs now
+        cost = costs[self.unit]
         if cost == self.burst:
             due = self.tat
         else:
             due = self.anchor + (self.used + cost - self.burst) * self.interval
         return due if due > self.held else self.held  # noqa: FURB136 - asked for each slot
 
-    def consume(self, now: float, cost: float) -> None:
-        # Lateness beyond catch_up is dropped, not made up for in a burst; so is all of a hold's.
-        floor = now - self.catch_up
-        if floor < self.held:  # noqa: PLR1730 - done for each slot
-            floor = self.held
-        if cost > self.burst:  # it waited for what the burst cannot hold: that is no lateness
-            floor -= (cost - self.burst) * self.interval
+    def arrive(self, now: float, costs: Sequence[float]) -> float:
+        if self.last < now - self.catch_up and self.tat < now:  # as on_idle
+            self.anchor = self.tat = now
+            self.used = 0
+        due = self.anchor + (self.used + costs[self.unit] - self.burst) * self.interval
+        return due if due > self.held else self.held  # noqa: FURB136 - asked for each slot
+
+    def consume(self, now: float, costs: Sequence[float]) -> None:
+        cost, floor = costs[self.unit], now - self.catch_up
+        if self.held > floor or cost > self.burst:
+            floor = self.floor(now, cost)
         if self.tat < floor:
-            self.restart(floor, 0)
+            self.anchor = self.tat = floor
+            self.used = 0
         if self.burst > 1:
-            slack = now - self.tat
-            while self.peaks and self.peaks[-1][1] <= slack:
-                self.peaks.pop()
-            if not self.peaks or self.peaks[-1][0] != now:
-                self.peaks.append((now, slack))
+            slack, peaks = now - self.tat, self.peaks
+            while peaks and peaks[-1][1] <= slack:
+                peaks.pop()
+            if not peaks or peaks[-1][0] != now:
+                peaks.append((now, slack))
         self.used += cost
         self.tat = self.anchor + self.used * self.interval
         self.last = now
 
-    def try_consume(self, now: float, cost: float) -> float:
-        # As inherited, in one step for the commonest call: a single one that does not wait.
+    def floor(self, now: float, cost: float) -> float:
+        """Return from when on what `cost` starts with counts, at the earliest."""
+        # Lateness beyond catch_up is dropped, not made up for in a burst; so is all of a hold's.
+        floor = max(now - self.catch_up, self.held)
+        if cost > self.burst:  # it waited for what the burst cannot hold: that is no lateness
+            floor -= (cost - self.burst) * self.interval
+        return floor
+
+    def take_one(self, now: float) -> float:
+        # As inherited, in one step for the commonest limit.
+        if self.burst > 1:
+            return self.take(now, ONE_CALL)
+        due, earliest = self.tat, now - self.catch_up
+        if due < self.held:  # noqa: PLR1730 - done for each slot
+            due = self.held
+        if due > now:
+            return due
+        earliest = max(earliest, self.held)
+        if self.tat < earliest:
+            self.anchor = earliest
+            self.used = 1
+        else:
+            self.used += 1
+        self.tat = self.anchor + self.used * self.interval
+        self.last = now
+        return due
+
+    def try_consume_one(self, now: float) -> float:
+        # As inherited, in one step for the commonest call: one that does not wait.
         earliest = now - self.catch_up
-        if self.tat > now or cost > 1 or self.burst > 1 or self.held > earliest:
-            return super().try_consume(now, cost)
+        if self.tat > now or self.burst > 1 or self.held > earliest:
+            return super().try_consume_one(now)
         if self.last < earliest:
             self.anchor = now
-            self.used = cost
+            self.used = 1
         elif self.tat < earliest:
             self.anchor = earliest
-            self.used = cost
+            self.used = 1
         else:
-            self.used += cost
+            self.used += 1
         self.tat = self.anchor + self.used * self.interval
         self.last = now
         return now
 
-    def adjust(self, at: float, cost: float) -> None:
-        # What is given back must leave the calls that have started since within the limit: where
-        # one of them met a bucket already full again, the debt was paid off by then.
-        if cost < 0 and at != self.last:
+    def leaves_room(
+        self, now: float, charge: Sequence[float], costs: Sequence[float], by: float
+    ) -> bool:
+        taken = charge[self.unit]
+        tat = max(self.tat, self.floor(now, taken))
+        return tat + (taken + costs[self.unit] - self.burst) * self.interval <= by + _ROUNDING
+
+    def adjust(self, now: float, at: float, more: float) -> None:
+        if more > 0:
+            # It is learnt now, and owed from now on where all was paid off before: as if it were a
+            # call of its own. So it is the same whether this state was forgotten meanwhile or not.
+            self.on_idle(now)
+        elif at != self.last:
+            # What is given back must leave the calls that have started since within the limit:
+            # where one of them met a bucket already full again, the debt was paid off by then.
             if self.burst == 1:
                 return
             later = max((slack for started, slack in self.peaks if started > at), default=0.0)
-            cost = min(0, max(cost, (later - self.catch_up) / self.interval))
-            back = -cost * self.interval
+            more = min(0, max(more, (later - self.catch_up) / self.interval))
+            back = -more * self.interval
             self.peaks = deque((t, slack + back * (t > at)) for t, slack in self.peaks)
-        self.restart(self.anchor, max(0, self.used + cost))
+        self.restart(self.anchor, max(0, self.used + more))
 
     def estimate(self, now: float, cost: float) -> float:
         start = max(self.tat, now - self.catch_up, self.held)
@@ -227,20 +295,17 @@ class TokenBucket(LimitState):
     def idle_at(self) -> float:
         return max(self.held, self.tat, self.last + self.catch_up)
 
-    def copy_state(self, old: Self, now: float) -> None:
+    def change(self, limit: Rate, now: float) -> None:
         """Carry over what is owed, in calls, as golang.org/x/time/rate's SetLimit does.
 
         Of half an old interval still to wait, half a new one is left; of the same rate, all.
         """
-        self.last = old.last
-        if (self.interval, self.burst) == (old.interval, old.burst):
-            self.peaks = old.peaks
-            self.restart(old.anchor, old.used)
-            return
-        self.restart(now, max(0.0, (old.tat - now) / old.interval))
-
-    def check(self, cost: float) -> None:
-        """Accept any cost: one above the burst waits until its due time."""
+        if (self.interval, self.burst) != (limit.interval, limit.burst):
+            owed = max(0.0, (self.tat - now) / self.interval)
+            self.interval, self.burst = limit.interval, limit.burst
+            self.peaks.clear()
+            self.restart(now, owed)
+        self.on_idle(now)
 
 
 class SlidingWindow(LimitState):
@@ -248,24 +313,28 @@ class SlidingWindow(LimitState):
 
     __slots__ = ("calls", "log", "per", "total")
 
-    def __init__(self, window: Window) -> None:
-        super().__init__()
+    def __init__(self, window: Window, *, unit: int = 0) -> None:
+        super().__init__(unit)
         self.calls = window.calls
         self.per = window.per
         self.log: deque[list[float]] = deque()
         """[started at, cost], oldest first; the calls of one instant share an entry."""
         self.total: float = 0
 
-    def on_idle(self, now: float) -> None:
-        """Do nothing: a window keeps no catch-up that rest could save up."""
+    def concerns(self, costs: Sequence[float]) -> bool:
+        return costs[self.unit] != 0
 
-    def next_at(self, now: float, cost: float) -> float:
+    def next_at(self, now: float, costs: Sequence[float]) -> float:
+        self.forget(now)
+        return max(self.held, self.frees(self.total + costs[self.unit] - self.calls))
+
+    def forget(self, now: float) -> None:
+        """Drop what has left the window."""
         log = self.log
         while log and self.ends(log[0][0]) <= now:
             self.total -= log.popleft()[1]
         if not log:
             self.total = 0  # drops what error fractions of cost have added up to
-        return max(self.held, self.frees(self.total + cost - self.calls))
 
     def frees(self, excess: float) -> float:
         """Return when `excess` of what is in the log has left it."""
@@ -278,19 +347,30 @@ class SlidingWindow(LimitState):
             due = self.ends(started)
         return due
 
-    def consume(self, now: float, cost: float) -> None:
+    def consume(self, now: float, costs: Sequence[float]) -> None:
+        cost = costs[self.unit]
         if self.log and self.log[-1][0] == now:
             self.log[-1][1] += cost
         else:
             self.log.append([now, cost])
         self.total += cost
 
-    def adjust(self, at: float, cost: float) -> None:
+    def leaves_room(
+        self, now: float, charge: Sequence[float], costs: Sequence[float], by: float
+    ) -> bool:
+        excess = self.total + charge[self.unit] + costs[self.unit] - self.calls
+        if excess > self.total + min(
+            0.5, _ROUNDING * self.calls
+        ):  # what starts now is to have left
+            return self.ends(now) <= by
+        return self.frees(excess) <= by
+
+    def adjust(self, now: float, at: float, more: float) -> None:  # noqa: ARG002 - a bucket needs now
         for entry in reversed(self.log):
             if entry[0] <= at:
                 if entry[0] == at:
-                    entry[1] += cost
-                    self.total += cost
+                    entry[1] += more
+                    self.total += more
                 return
 
     def estimate(self, now: float, cost: float) -> float:
@@ -307,14 +387,145 @@ class SlidingWindow(LimitState):
     def idle_at(self) -> float:
         return max(self.held, self.ends(self.log[-1][0]) if self.log else -math.inf)
 
-    def copy_state(self, old: Self, now: float) -> None:
-        """Carry over the log. What has left a shorter window is not known to a longer one."""
-        old.next_at(now, 0)  # forgets what has left, so that it does not depend on who asked when
-        self.log, self.total = old.log, old.total
+    def change(self, limit: Window, now: float) -> None:
+        """Keep the log. What has left a shorter window is not known to a longer one."""
+        self.forget(now)  # so that it does not depend on who asked when
+        self.calls, self.per = limit.calls, limit.per
 
-    def check(self, cost: float) -> None:
-        if cost > self.calls:
-            raise ValueError(
-                f"a cost of {cost:g} never fits a window of {self.calls} in any {self.per:g}s: "
-                "split the call, or widen the window"
-            )
+    @property
+    def largest(self) -> float:  # type: ignore[override]  # of others it never changes
+        return self.calls
+
+
+class CalendarWindow(LimitState):
+    """A `Calendar`: what has started in the present day, hour or month.
+
+    A wall clock that is set back does not open a period again: what was counted in a later one
+    stands until that is over.
+
+    Args:
+        calendar: the limit.
+        unit: which of the costs it counts.
+        to_wall: converts an instant to seconds since the epoch, as the machine's clock stands.
+    """
+
+    __slots__ = ("calendar", "end", "end_wall", "start_wall", "to_wall", "used")
+
+    def __init__(
+        self, calendar: Calendar, *, to_wall: Callable[[float], float], unit: int = 0
+    ) -> None:
+        super().__init__(unit)
+        self.calendar = calendar
+        self.to_wall = to_wall
+        self.start_wall = self.end_wall = self.end = -math.inf
+        self.used: float = 0
+
+    def concerns(self, costs: Sequence[float]) -> bool:
+        return costs[self.unit] != 0
+
+    def advance(self, now: float) -> None:
+        """Go on to the period that `now` is in; `end` is when it ends."""
+        wall = self.to_wall(now)
+        if wall >= self.end_wall:
+            self.start_wall, self.end_wall = self.calendar.period(wall)
+            self.used = 0
+        self.end = now + (self.end_wall - wall)
+        if self.end <= now:  # a moment that is lost in a float
+            self.end = math.nextafter(now, math.inf)
+
+    def next_at(self, now: float, costs: Sequence[float]) -> float:
+        self.advance(now)
+        fits = self.used + costs[self.unit] <= self.calendar.calls * (1 + _ROUNDING)
+        return self.held if fits else max(self.held, self.end)
+
+    def consume(self, now: float, costs: Sequence[float]) -> None:
+        self.advance(now)
+        self.used += costs[self.unit]
+
+    def leaves_room(
+        self, now: float, charge: Sequence[float], costs: Sequence[float], by: float
+    ) -> bool:
+        self.advance(now)
+        after = self.used + charge[self.unit] + costs[self.unit]
+        return by >= self.end or after <= self.calendar.calls * (1 + _ROUNDING)
+
+    def adjust(self, now: float, at: float, more: float) -> None:
+        self.advance(now)
+        if self.end_wall - (self.end - at) >= self.start_wall:  # it started in this period
+            self.used = max(0, self.used + more)
+
+    def estimate(self, now: float, cost: float) -> float:
+        self.advance(now)
+        rest, when = cost - (self.calendar.calls - self.used), now
+        rounds, starts = math.ceil(rest / self.calendar.calls), self.end_wall
+        for _ in range(min(rounds, _PERIODS)):
+            when = self.end + (starts - self.end_wall)
+            starts = self.calendar.period(starts)[1]
+        if rounds > _PERIODS:  # no clock is known so far ahead
+            when += (rounds - _PERIODS) * (when - self.end) / (_PERIODS - 1)
+        return max(when, self.held)
+
+    def idle_at(self) -> float:
+        return max(self.held, self.end if self.used else -math.inf)
+
+    def change(self, limit: Calendar, now: float) -> None:
+        """Count what the present period has seen in that of the new limit."""
+        self.advance(now)
+        self.calendar = limit
+        wall = self.to_wall(now)
+        self.start_wall, self.end_wall = limit.period(wall)
+        self.advance(now)
+
+    @property
+    def largest(self) -> float:  # type: ignore[override]  # as of a window
+        return self.calendar.calls
+
+
+class Permits(LimitState):
+    """A `Concurrency`: bodies at once. When a permit comes back is not known beforehand."""
+
+    __slots__ = ("most", "number", "used")
+
+    def __init__(self, concurrency: Concurrency) -> None:
+        super().__init__()
+        self.number = concurrency.number
+        self.most: float = concurrency.number
+        """How many there are: fewer than `number` once push-back has lowered it."""
+        self.used = 0
+
+    def empty_copy(self) -> Permits:
+        """Return one of the same number, of which nobody holds any."""
+        copy = Permits(Concurrency(self.number))
+        copy.held = self.held
+        return copy
+
+    def in_use(self) -> int:
+        """Return how many bodies hold one."""
+        return self.used
+
+    def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - one each
+        return self.held if self.in_use() < self.most else math.inf
+
+    def consume(self, now: float, costs: Sequence[float]) -> None:  # noqa: ARG002 - one each
+        self.used += 1
+
+    def release(self) -> None:
+        self.used -= 1
+
+    def refund(self, now: float, at: float, costs: Sequence[float]) -> None:  # noqa: ARG002 - one each
+        self.used -= 1
+
+    def leaves_room(
+        self,
+        now: float,  # noqa: ARG002 - nobody knows when others come back
+        charge: Sequence[float],  # noqa: ARG002 - one each
+        costs: Sequence[float],  # noqa: ARG002 - one each
+        by: float,  # noqa: ARG002 - as `now`
+    ) -> bool:
+        return self.most - self.in_use() > 1
+
+    def idle_at(self) -> float:
+        return math.inf if self.used else self.held
+
+    def change(self, limit: Concurrency, now: float) -> None:  # noqa: ARG002 - at once
+        self.most = self.number = limit.number

@@ -14,6 +14,7 @@ import math
 import time
 from asyncio import get_running_loop
 from asyncio.log import logger
+from collections.abc import Mapping
 from contextvars import Context
 from threading import get_ident
 from types import FunctionType
@@ -22,18 +23,22 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aioapiqueue._events import Event, EventKind, Stats
-from aioapiqueue._limiter import Limiter, LimiterFactory, LocalLimiter
+from aioapiqueue._local_limiter import LocalLimiter
+from aioapiqueue._rate import Concurrency
 from aioapiqueue._slot import GRANTED, HELD, LEFT, WAITING, Call
-from aioapiqueue._wait_queue import Order, WaitQueue
+from aioapiqueue._units import ONE_CALL, Units, is_stated
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Hashable, Sequence
     from typing import Any, NoReturn, SupportsIndex
 
     from aioapiqueue._events import Observer
     from aioapiqueue._lanes import AdaptivePolicy
+    from aioapiqueue._limiter import Limiter, LimiterFactory
     from aioapiqueue._rate import Limit
+    from aioapiqueue._units import Cost
+    from aioapiqueue._wait_queue import Order, WaitQueue
 
 __all__ = ["Dispatcher"]
 
@@ -85,9 +90,9 @@ class Dispatcher:
         """How many calls have started, less those whose slot was refunded."""
         self.ended = 0
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.waiters: WaitQueue[Call] = WaitQueue(
-            self.wake, order=order, ranked=drop_oldest and maxsize > 0
-        )
+        self.units = Units()
+        for one in (limits, *lanes.values()):
+            self._declare(one)
         self._maxsize = maxsize
         self._observers = tuple(observers)
         self._loop_runs: Callable[[], bool] = bool
@@ -95,21 +100,26 @@ class Dispatcher:
         self._clock: Callable[[], float] = time.monotonic
         self._ticker: asyncio.Task[None] | None = None
         self._alarm: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._timeouts: dict[Call, asyncio.TimerHandle] = {}
         self._counts: dict[EventKind, int] = dict.fromkeys(
             ("cancelled", "timed_out", "refused", "throttled", "backed_off", "malformed"), 0
         )
         self._waited = 0.0
         self._longest_wait = 0.0
+        self._costs: list[float] = [0]
+        """What calls that started cost, beyond one call each."""
         make: Callable[..., Limiter] = LocalLimiter
         if factory is not None:
             make = factory.make_limiter
         self.limiter = make(
             self, limits, lanes, concurrency=concurrency, catch_up=catch_up, adaptive=adaptive
         )
-        self.follows_ends = self.limiter.counts_permits or bool(observers)
-        self._fast_acquire: Callable[[float, float], float] | None = None
+        self.waiters: WaitQueue[Call] = self.limiter.wait_queue_type(
+            self.wake, order=order, ranked=drop_oldest and maxsize > 0
+        )
+        self.follows_ends = False
+        self._fast_acquire: Callable[[float], float] | None = None
         self._forget_callers(clock_changed=False)
 
     @property
@@ -178,14 +188,17 @@ class Dispatcher:
         clock = self._clock
         call.joined_at = now = clock()
         fast = self._fast_acquire
-        if fast is not None:
-            if self.waiters.live or fast(now, call.costs[0]) > now:
+        if fast is not None and call.costs is ONE_CALL:
+            if self.waiters.live or fast(now) > now:
                 return False
-        elif self.closed:
-            self.count("refused", call)
-            raise QueueClosed(f"{self!r} takes no more calls: make a new queue")
-        elif not self.limiter.try_acquire(call, now):
-            return False
+        else:
+            if self.closed:
+                self.count("refused", call)
+                raise QueueClosed(f"{self!r} takes no more calls: make a new queue")
+            if not self.limiter.try_acquire(call, now):
+                return False
+            if call.costs is not ONE_CALL:
+                self._add_costs(call.costs, 1)
         call.waited_until = now
         call.state = HELD
         self.started += 1
@@ -269,6 +282,8 @@ class Dispatcher:
     def _set_timer(self, wake: float, loop: asyncio.AbstractEventLoop) -> None:
         if wake == math.inf:
             self._timer = None
+        elif wake <= self._clock():  # there is more to do than one step has time for
+            self._timer = loop.call_soon(self._on_time, loop)
         elif self._clock is not time.monotonic:
             self._timer = loop.call_at(wake, self._on_time, loop)
         else:
@@ -302,6 +317,8 @@ class Dispatcher:
         call.waited_until = now
         waited = now - call.joined_at
         self.started += 1
+        if call.costs is not ONE_CALL:
+            self._add_costs(call.costs, 1)
         self._waited += waited
         if waited > self._longest_wait:  # noqa: PLR1730 - a call for each slot
             self._longest_wait = waited
@@ -326,6 +343,8 @@ class Dispatcher:
         """Take back a slot that its caller, cancelled meanwhile, has not taken up."""
         call.state = LEFT
         self.started -= 1
+        if call.costs is not ONE_CALL:
+            self._add_costs(call.costs, -1)
         self._waited -= call.waited
         self.limiter.refund(call)
         self.count("cancelled", call)
@@ -336,8 +355,7 @@ class Dispatcher:
         call.waited_until = self._clock()
         if call.future.get_loop() is self.loop:  # else it waited on an earlier one
             call.future.cancel()  # if it is not done: the awaiting coroutine was closed
-            self.waiters.leave(call)
-            self.limiter.left(call)
+            self.limiter.left(call, self.waiters.leave(call))
             self._stop_timeout(call)
             self.wake()
         self.count(kind, call)
@@ -386,13 +404,37 @@ class Dispatcher:
     def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         """Replace the limits of the queue (None), or of a key or pattern."""
         self.bind()
+        self._declare(limits)
         self.limiter.set_limits(key, limits)
         self._find_fast_acquire()
 
-    def settle(self, call: Call, costs: tuple[float, ...]) -> None:
+    def _declare(self, limits: Sequence[Limit]) -> None:
+        self.units.declare(one.unit for one in limits if not isinstance(one, Concurrency))
+
+    def settle(self, call: Call, cost: Cost) -> None:
         """Charge the difference to the true costs of a call that has started."""
-        self.limiter.settle(call, costs)
-        call.costs = costs
+        units = self.units
+        if not isinstance(cost, Mapping) and len(units) > 1:
+            forms = " or ".join(f'{{"{unit}": {cost!r}}}' for unit in units.names)
+            raise ValueError(f"settle({cost!r}) could mean any unit of this queue: write {forms}")
+        costs = list(units.costs_of(cost, calls=call.costs[0]))
+        for unit in range(len(costs)):
+            if not is_stated(costs, unit) and is_stated(call.costs, unit):
+                costs[unit] = call.costs[unit]
+        self.limiter.settle(call, tuple(costs))
+        self._add_costs(call.costs, -1)
+        call.costs = tuple(costs)
+        self._add_costs(call.costs, 1)
+
+    def _add_costs(self, costs: Sequence[float], sign: int) -> None:
+        """Add up what calls cost, beyond one call each."""
+        totals = self._costs
+        if len(totals) < len(costs):
+            totals.extend([0] * (len(costs) - len(totals)))
+        totals[0] -= sign
+        for unit, cost in enumerate(costs):
+            if cost == cost:  # noqa: PLR0124 - not NaN: as is_stated, for each slot
+                totals[unit] += sign * cost
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Process push-back: on one call, or (None) on some call of a key."""
@@ -440,6 +482,10 @@ class Dispatcher:
     def now(self) -> float:
         """Return the present instant."""
         return self._clock()
+
+    def to_wall(self, at: float) -> float:
+        """Convert an instant to seconds since the epoch; virtual time begins there."""
+        return time.time() + (at - self._clock()) if self.on_real_time else at
 
     def bind(self) -> float:
         """Bind to the running loop, if any; return the present instant.
@@ -502,6 +548,7 @@ class Dispatcher:
 
     def _find_fast_acquire(self) -> None:
         self._fast_acquire = None if self.closed else self.limiter.fast_acquire()
+        self.follows_ends = self.limiter.counts_permits or bool(self._observers)
 
     def abandon_loop(self) -> tuple[object, ...]:
         """Forget the loop and all who wait or run on it, in a child made by `fork`.

@@ -6,13 +6,26 @@ import math
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
-from aioapiqueue._algorithms import LimitState, SlidingWindow, TokenBucket
-from aioapiqueue._rate import Limit, Rate
+from aioapiqueue._algorithms import CalendarWindow, LimitState, Permits, SlidingWindow, TokenBucket
+from aioapiqueue._rate import Calendar, Concurrency, Limit, Rate, Window
+from aioapiqueue._units import is_stated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from typing import NoReturn
 
-__all__ = ["AdaptivePolicy", "Lanes", "fits", "limit_state_for"]
+    from aioapiqueue._units import Units
+
+__all__ = [
+    "AdaptivePolicy",
+    "Bounds",
+    "Lane",
+    "Lanes",
+    "StateMaker",
+    "bounds_of",
+    "fits",
+    "refuse_cost",
+]
 
 
 class AdaptivePolicy(Protocol):
@@ -25,36 +38,107 @@ class AdaptivePolicy(Protocol):
         catch_up: float,
         concurrency: float,
         report: Callable[[str, Exception], None],
-    ) -> LimitState:
-        """Return a state that processes `push_back`, beside those of these limits."""
+        units: Units,
+    ) -> Sequence[LimitState]:
+        """Return states that process `push_back`, beside those of these limits."""
 
 
-def limit_state_for(
-    limits: Sequence[Limit],
-    *,
-    catch_up: float,
-    adaptive: AdaptivePolicy | None = None,
-    concurrency: float = math.inf,
-    report: Callable[[str, Exception], None] = lambda *_: None,
-) -> LimitState:
-    """Return the state of these limits, which all hold at once.
+class StateMaker:
+    """Makes the states of limits.
 
     Args:
-        limits: any number of `Rate` and `Window`.
+        units: the places of units in costs.
         catch_up: seconds of lateness that a rate makes up for.
         adaptive: processes push-back; default: it changes nothing.
-        concurrency: how many bodies may run at once, for `adaptive`.
         report: called with an error in `adaptive`.
+        to_wall: converts an instant to seconds since the epoch.
+        permits: makes the state of a `Concurrency`.
+        concurrency: of the queue's own limits: how many bodies may run at once besides; None: of a
+            lane, where `adaptive` leaves their number alone.
     """
-    parts: list[LimitState] = [
-        TokenBucket(limit, catch_up=catch_up) if isinstance(limit, Rate) else SlidingWindow(limit)
-        for limit in limits
-    ]
-    if adaptive is not None:
-        parts.append(
-            adaptive.govern(limits, catch_up=catch_up, concurrency=concurrency, report=report)
+
+    def __init__(
+        self,
+        units: Units,
+        *,
+        catch_up: float,
+        adaptive: AdaptivePolicy | None = None,
+        report: Callable[[str, Exception], None] = lambda *_: None,
+        to_wall: Callable[[float], float] = float,
+        permits: Callable[[Concurrency], Permits] = Permits,
+        concurrency: float | None = None,
+    ) -> None:
+        self._units = units
+        self._catch_up = catch_up
+        self._adaptive = adaptive
+        self._report = report
+        self._to_wall = to_wall
+        self._permits = permits
+        self._concurrency = concurrency
+
+    def states_of(self, limits: Sequence[Limit]) -> tuple[LimitState, ...]:
+        """Return new states of limits that all hold at once.
+
+        Raises:
+            ValueError: what `adaptive` wants does not fit them.
+        """
+        return (*map(self._state_of, limits), *self._adaptive_states(limits))
+
+    def _state_of(self, limit: Limit) -> LimitState:
+        if isinstance(limit, Concurrency):
+            return self._permits(limit)
+        unit = self._units.place_of(limit.unit)
+        if isinstance(limit, Rate):
+            return TokenBucket(limit, catch_up=self._catch_up, unit=unit)
+        if isinstance(limit, Calendar):
+            return CalendarWindow(limit, to_wall=self._to_wall, unit=unit)
+        return SlidingWindow(limit, unit=unit)
+
+    def _adaptive_states(self, limits: Sequence[Limit]) -> Sequence[LimitState]:
+        if self._adaptive is None:
+            return ()
+        most = math.inf
+        if self._concurrency is not None:
+            bodies = [limit.number for limit in limits if isinstance(limit, Concurrency)]
+            most = min([self._concurrency, *bodies])
+        return self._adaptive.govern(
+            limits,
+            catch_up=self._catch_up,
+            concurrency=most,
+            report=self._report,
+            units=self._units,
         )
-    return parts[0] if len(parts) == 1 else LimitState(parts)
+
+    def changed(
+        self, old: Sequence[LimitState], limits: Sequence[Limit], now: float
+    ) -> tuple[LimitState, ...]:
+        """Return the states of other limits, with what the old ones have let through.
+
+        One of a kind and unit that was there before is the same object.
+        """
+        held = max((one.held for one in old), default=-math.inf)
+        rest, states = list(old), []
+        for limit in limits:
+            state = self._state_of(limit)
+            same = next((x for x in rest if _alike(x, state)), None)
+            if same is not None:
+                rest.remove(same)
+                same.change(limit, now)
+            else:
+                state.held = held
+                state.on_idle(now)
+            states.append(state if same is None else same)
+        for state in self._adaptive_states(limits):
+            state.held = held
+            for same in [x for x in rest if _alike(x, state)]:
+                state.carry_over(same, now)
+            state.on_idle(now)
+            states.append(state)
+        return tuple(states)
+
+
+def _alike(one: LimitState, other: LimitState) -> bool:
+    return (type(one), one.unit) == (type(other), other.unit)
 
 
 def fits(name: Hashable, key: Hashable) -> bool:
@@ -65,11 +149,110 @@ def fits(name: Hashable, key: Hashable) -> bool:
     return is_pattern and isinstance(key, str) and key.startswith(str(name)[:-1])
 
 
+Bounds = tuple[tuple[int, float], ...]
+"""Units that limits count, and the largest cost in each that could ever start."""
+
+
+def bounds_of(states: Sequence[LimitState]) -> Bounds:
+    """Return which units these count, and the largest cost in each that could ever start."""
+    largest: dict[int, float] = {}
+    for state in states:
+        largest[state.unit] = min(state.largest, largest.get(state.unit, math.inf))
+    return tuple(largest.items())
+
+
+def refuse_cost(
+    unit: int,
+    costs: Sequence[float],
+    units: Units,
+    limits: Iterable[Limit],
+    name: Hashable,
+) -> NoReturn:
+    """Refuse a cost that could never start, or says nothing of what a limit counts.
+
+    Args:
+        unit: the one that is wrong.
+        costs: of the call.
+        units: of the queue.
+        limits: of the queue (None) or of the lane of this name.
+        name: which.
+    """
+    word = units.names[unit]
+    where = "the queue" if name is None else f"the lane {name!r}"
+    if not is_stated(costs, unit):
+        raise ValueError(
+            f"the cost of a call says nothing of {word}, which a limit of {where} counts: write "
+            f'cost={{"{word}": amount}}, 0 for none'
+        )
+    small = [one for one in limits if isinstance(one, Window | Calendar) and one.unit == word]
+    raise ValueError(
+        f"a cost of {costs[unit]:g} {word} never fits {min(small, key=lambda one: one.calls)}, a "
+        f"limit of {where}: split the call, or raise the limit"
+    )
+
+
+class Lane:
+    """The limits of one key, as they stand.
+
+    Args:
+        name: the key or pattern that it has them from.
+        states: theirs.
+    """
+
+    __slots__ = ("bounds", "gate", "held", "limits", "name", "states", "takes_one", "version")
+
+    def __init__(
+        self, name: Hashable, limits: Sequence[Limit], states: tuple[LimitState, ...]
+    ) -> None:
+        self.version = 0
+        """Of the limits, when it was last brought up to date."""
+        self.set(name, limits, states)
+        self.held = -math.inf
+        """When the latest hold ends."""
+        self.gate: LimitState | None = None
+        """What a call comes under that uses nothing of any limit here: holds, and nothing else."""
+
+    def set(self, name: Hashable, limits: Sequence[Limit], states: tuple[LimitState, ...]) -> None:
+        """Have these limits from now on."""
+        self.name = name
+        self.limits = limits
+        self.states = states
+        self.bounds = bounds_of(states)
+        self.takes_one = all(unit == 0 and largest >= 1 for unit, largest in self.bounds)
+        """Whether a call that says nothing of its cost is one that all its limits take."""
+
+    def states_for(self, costs: Sequence[float]) -> tuple[LimitState, ...]:
+        """Return what a call of these costs comes under: at least one, as it may be held."""
+        states = self.states
+        if 0 in costs:
+            states = tuple([state for state in states if state.concerns(costs)])
+        if states:
+            return states
+        if self.gate is None:
+            self.gate = LimitState()
+            self.gate.held = self.held
+        return (self.gate,)
+
+    def all_states(self) -> Sequence[LimitState]:
+        """Return the states of its limits, and its gate if it has one."""
+        return self.states if self.gate is None else (*self.states, self.gate)
+
+    def hold(self, until: float) -> None:
+        """Start nothing before `until`; a hold in force is only extended."""
+        self.held = max(self.held, until)
+        for state in self.all_states():
+            state.held = max(state.held, until)
+
+    def idle_at(self) -> float:
+        """Return the instant from which this cannot be told from a new lane."""
+        return max((state.idle_at() for state in self.states), default=self.held)
+
+
 _LOOKS = 32
 """How many lanes a call looks at, at most, to forget those that are idle: some 30 microseconds of
 work. A lane comes with one call and goes at the second look at it, so that two would keep up."""
 _LOOK_AGAIN = 1.0
-"""Seconds after which a lane that somebody waits in is looked at again."""
+"""Seconds after which a lane is looked at again that somebody waits in, or has a permit of."""
 
 
 class Lanes:
@@ -78,65 +261,127 @@ class Lanes:
     A lane exists from its key's first call until nobody waits in it and it is in the same state as
     a new one. Evicting it earlier would grant its key a fresh limit. A key without limits of its
     own has those of the longest pattern that fits: `"Describe*"`, or `"*"`, which fits all.
+
+    Args:
+        limits: by key or pattern.
+        maker: makes the states.
+        in_use: returns whether somebody waits in a lane.
     """
 
     def __init__(
         self,
         limits: Mapping[Hashable, Sequence[Limit]],
-        new_state: Callable[[Sequence[Limit]], LimitState],
+        maker: StateMaker,
+        *,
+        in_use: Callable[[Hashable, Lane], bool] = lambda *_: False,
     ) -> None:
         self.limits = dict(limits)
         self.altered = False
         """Whether limits, of lanes or of the queue, were set since the queue was made."""
         self._find_patterns()
-        self.new_state = new_state
-        self.in_use: Container[Hashable] = ()
-        """The keys that somebody waits for."""
-        self.states: dict[Hashable, LimitState] = {}
+        self._maker = maker
+        self.in_use = in_use
+        self.version = 0
+        """How often limits were set."""
+        self.states_replaced = False
+        """Whether a lane has got other states since this was last set to False."""
+        self.by_key: dict[Hashable, Lane] = {}
         self._idle: list[tuple[float, int, Hashable]] = []
         """A heap of (look then, sequence number, key), one entry for each lane."""
         self._count = 0
 
     def empty_copy(self) -> Lanes:
         """Return one with the same limits, of which nothing has been used."""
-        lanes = Lanes(self.limits, self.new_state)
+        lanes = Lanes(self.limits, self._maker, in_use=self.in_use)
         lanes.altered = self.altered
         return lanes
 
-    def find(self, key: Hashable, now: float) -> LimitState | None:
-        """Return the state of `key`, made if need be; None where the key has no limit."""
+    def find(self, key: Hashable, now: float) -> Lane | None:
+        """Return the lane of `key`, made if need be; None where the key has no limits."""
+        self.evict_idle(now)
+        return self.get(key, now)
+
+    def find_all(self, keys: Iterable[Hashable], now: float) -> list[Lane]:
+        """Return the lanes of a call's keys."""
+        self.evict_idle(now)  # first: the second look-up must not evict what the first has made
+        return [lane for key in keys if (lane := self.get(key, now)) is not None]
+
+    def evict_idle(self, now: float) -> None:
+        """Forget some of the lanes that are idle."""
         looks = _LOOKS
         while looks and self._idle and self._idle[0][0] < now:
             self._evict(heappop(self._idle)[2], now)
             looks -= 1
-        lane = self.states.get(key)
-        if lane is None:
-            limits = self.limits_of(key)
+
+    def get(self, key: Hashable, now: float) -> Lane | None:
+        """Return the lane of `key`, made if need be; None where the key has no limits."""
+        lane = self.by_key.get(key)
+        if lane is not None:
+            if lane.version != self.version:
+                self.refresh(key, now)
+        else:
+            name = self.name_of(key)
+            limits = self.limits.get(name)
             if limits is None:
                 return None
-            lane = self.states[key] = self.new_state(limits)
-            lane.on_idle(now)
+            states = self._maker.states_of(limits)
+            for state in states:
+                state.on_idle(now)
+            lane = self.by_key[key] = Lane(name, limits, states)
+            lane.version = self.version
             self._watch(key, now)
         return lane
 
+    def forget_callers(self) -> None:
+        """Forget who waits and whose bodies run: they were on a loop that is gone."""
+        for lane in self.by_key.values():
+            # Another object: bodies that end all the same give back what nobody counts any more.
+            lane.states = tuple(
+                state.empty_copy() if isinstance(state, Permits) else state for state in lane.states
+            )
+            for state in lane.all_states():
+                state.room = None
+
     def idle_at(self) -> float:
         """Return the instant from which every lane is as good as new."""
-        return max((lane.idle_at() for lane in self.states.values()), default=-math.inf)
+        return max((lane.idle_at() for lane in self.by_key.values()), default=-math.inf)
 
     def limits_of(self, key: Hashable) -> Sequence[Limit] | None:
         """Return the limits of `key`; None if it has no limits of its own."""
-        return self.limits.get(self._name_for(key))
+        return self.limits.get(self.name_of(key))
 
-    def set_limits(self, key: Hashable, limits: Sequence[Limit], now: float) -> None:
-        """Give `key` (or, with a pattern, every key that has them from it) these limits."""
+    def first_with_limits(self, keys: Iterable[Hashable]) -> Hashable:
+        """Return the first of these keys that has a lane; None if none has."""
+        return next((key for key in keys if self.limits_of(key) is not None), None)
+
+    def set_limits(self, key: Hashable, limits: Sequence[Limit]) -> None:
+        """Give `key` (or, with a pattern, every key that has them from it) these limits.
+
+        Lanes are brought up to date when they are looked up, or by `refresh`: to do so with
+        thousands at once would take too long.
+        """
         self.limits[key] = limits
+        self.altered = True
+        self.version += 1
         self._find_patterns()
-        for one, old in self.states.items():
-            if self._name_for(one) == key:
-                self.states[one] = self.new_state(limits)
-                self.states[one].carry_over(old, now)
 
-    def _name_for(self, key: Hashable) -> Hashable:
+    def refresh(self, key: Hashable, now: float) -> Sequence[LimitState]:
+        """Bring one lane up to date; return its states."""
+        lane = self.by_key.get(key)
+        if lane is None:
+            return ()
+        lane.version = self.version
+        name = self.name_of(key)
+        limits = self.limits[name]
+        if lane.limits is not limits:
+            states = self._maker.changed(lane.states, limits, now)
+            for state in states:
+                state.held = max(state.held, lane.held)
+            self.states_replaced |= states != lane.states
+            lane.set(name, limits, states)
+        return lane.states
+
+    def name_of(self, key: Hashable) -> Hashable:
         """Return under which name the limits of `key` are, if they are."""
         if key not in self.limits:
             for pattern in self._patterns:
@@ -153,9 +398,10 @@ class Lanes:
         heappush(self._idle, (at, self._count, key))
 
     def _evict(self, key: Hashable, now: float) -> None:
-        if key in self.in_use:
+        lane = self.by_key[key]
+        if self.in_use(key, lane):
             self._watch(key, now + _LOOK_AGAIN)
-        elif (idle_at := self.states[key].idle_at()) >= now:
-            self._watch(key, idle_at)
+        elif (idle_at := lane.idle_at()) >= now:
+            self._watch(key, idle_at if idle_at < math.inf else now + _LOOK_AGAIN)
         else:
-            del self.states[key]
+            del self.by_key[key]

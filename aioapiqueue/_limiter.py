@@ -2,7 +2,7 @@
 
 A `Dispatcher` knows who waits and how to let them go; it has one `Limiter`, which says when. A
 limiter sees of its dispatcher what `Host` says, and nothing else, so that limits may be kept in
-this process (`LocalLimiter`) or elsewhere (the shared quota of `_fleet`).
+this process (`_local_limiter.py`) or elsewhere (the shared quota of `_fleet`).
 
 What holds in either:
 
@@ -18,13 +18,7 @@ What holds in either:
 
 from __future__ import annotations
 
-import math
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
-
-from aioapiqueue._algorithms import LimitState
-from aioapiqueue._lanes import Lanes, fits, limit_state_for
-from aioapiqueue._slot import Call, DetailedCall
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,9 +28,11 @@ if TYPE_CHECKING:
     from aioapiqueue._events import EventKind
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._rate import Limit
-    from aioapiqueue._wait_queue import WaitQueue
+    from aioapiqueue._slot import Call
+    from aioapiqueue._units import Units
+    from aioapiqueue._wait_queue import Line, WaitQueue
 
-__all__ = ["Host", "Limiter", "LimiterFactory", "LimiterStats", "LocalLimiter", "PushbackRounds"]
+__all__ = ["Host", "Limiter", "LimiterFactory", "LimiterStats", "PushbackRounds"]
 
 
 class Host(Protocol):
@@ -48,6 +44,8 @@ class Host(Protocol):
     """How many calls have started, less those whose slot was refunded."""
     ended: int
     """How many of them have ended."""
+    units: Units
+    """What costs are counted in."""
 
     @property
     def running(self) -> int:
@@ -59,6 +57,9 @@ class Host(Protocol):
 
     def now(self) -> float:
         """Return the present instant."""
+
+    def to_wall(self, at: float) -> float:
+        """Convert an instant to seconds since the epoch, as the machine's clock stands."""
 
     def grant(self, call: Call, now: float) -> None:
         """Let a call start that has been taken out of `waiters` and charged to its limits."""
@@ -116,47 +117,55 @@ class LimiterStats(NamedTuple):
 class Limiter(Protocol):
     """Decides when calls start: one for each queue. Costs are tuples, one figure for each unit."""
 
+    wait_queue_type: type[WaitQueue[Call]]
+    """What `host.waiters` is to be."""
+
     call_types: tuple[Callable[..., Call], Callable[..., Call]]
     """What to make for a call that asks for nothing special, and for any other: `Call` and
     `DetailedCall`, or what takes the same arguments."""
-    counts_permits: bool
-    """Whether it must be called at the end of every body (`released`)."""
+
+    @property
+    def counts_permits(self) -> bool:
+        """Whether it must be called at the end of every body (`released`)."""
 
     @property
     def limits(self) -> tuple[Limit, ...]:
         """Those in force of the queue as a whole."""
 
-    def fast_acquire(self) -> Callable[[float, float], float] | None:
-        """Return what charges a newcomer while nobody waits: (now, cost) -> instant; <= now: done.
+    def fast_acquire(self) -> Callable[[float], float] | None:
+        """Return what charges a newcomer while nobody waits: now -> instant; <= now: charged.
 
-        None unless one such step does all that `try_acquire` would.
+        None unless one such step does all that `try_acquire` would, for a call that says nothing
+        of its cost.
         """
 
-    def check(self, costs: Sequence[float]) -> None:
+    def check(self, keys: Sequence[Hashable], costs: Sequence[float]) -> None:
         """Refuse a cost that could never start.
 
         Raises:
-            ValueError: one of the queue's limits is too small for it.
+            ValueError: one of its limits is too small for it, or counts a unit of which it says
+                nothing.
         """
 
     def try_acquire(self, call: Call, now: float) -> bool:
         """Charge a newcomer to all its limits, and return True, if it need not wait.
 
         Raises:
-            ValueError: one of its lanes' limits is too small for it.
+            ValueError: one of its limits is too small for it, or counts a unit of which it says
+                nothing.
             TypeError: a key that the limiter cannot handle.
         """
 
     def joined(self, call: Call) -> None:
         """Note that a call waits now."""
 
-    def left(self, call: Call) -> None:
-        """Note that a call waits no more, and was not granted."""
+    def left(self, call: Call, line: Line[Call] | None) -> None:
+        """Note that a call waits no more, and was not granted; it was in this line."""
 
     def earliest(self, call: Call, now: float) -> float:
         """Return an instant before which a newcomer cannot start, as far as is known at once."""
 
-    def estimate(self, key: Hashable, costs: Sequence[float], now: float) -> float:
+    def estimate(self, call: Call, now: float) -> float:
         """Return when a newcomer would start, as things stand."""
 
     def release_due(self, now: float) -> float | None:
@@ -235,243 +244,6 @@ class PushbackRounds:
 
 _FEW_ROUNDS = 32
 """So many are never cleared away, even if they are over: it would cost more than they do."""
-
-
-class LocalLimiter:
-    """Limits kept in this process, for one queue.
-
-    Args:
-        host: the queue's dispatcher.
-        limits: of all calls together.
-        lanes: limits of single keys and patterns.
-        concurrency: how many bodies may run at once; inf: any number.
-        catch_up: seconds by which late calls may be made up for.
-        adaptive: how to slow down on push-back.
-
-    Raises:
-        ValueError: what `adaptive` wants does not fit the limits.
-    """
-
-    call_types: tuple[Callable[..., Call], Callable[..., Call]] = (Call, DetailedCall)
-
-    def __init__(
-        self,
-        host: Host,
-        limits: Sequence[Limit],
-        lanes: Mapping[Hashable, Sequence[Limit]],
-        *,
-        concurrency: float,
-        catch_up: float,
-        adaptive: AdaptivePolicy | None,
-    ) -> None:
-        self.limits = tuple(limits)
-        self.counts_permits = concurrency != math.inf
-        self._host = host
-        self._concurrency = concurrency
-        new_lane = partial(
-            limit_state_for, catch_up=catch_up, adaptive=adaptive, report=host.report
-        )
-        self._new_state = partial(new_lane, concurrency=concurrency)
-        self._state = self._new_state(self.limits)
-        for limits_of_lane in lanes.values():
-            new_lane(limits_of_lane)  # refuses now what it would refuse at the first call
-        self._lanes = Lanes(lanes, new_lane)
-        self._paused = self._held = -math.inf
-        """The instants until which users and the other side hold everything."""
-        self._rounds = PushbackRounds(host)
-
-    def reset(self, *, clock_changed: bool) -> None:
-        """Start on another loop; what was let through still counts, unless time is another."""
-        if clock_changed:
-            self._paused = self._held = -math.inf
-            self._state = self._new_state(self.limits)
-            self._lanes = self._lanes.empty_copy()
-        waiters = self._host.waiters
-        waiters.lanes, self._lanes.in_use = self._lanes.states, waiters.key_queues
-
-    # From arrival to release.
-
-    def fast_acquire(self) -> Callable[[float, float], float] | None:
-        """Return the one step that charges a newcomer, where there are no lanes and permits."""
-        plain = not self.counts_permits and not self._lanes.limits
-        return self._state.try_consume if plain else None
-
-    def check(self, costs: Sequence[float]) -> None:
-        """Refuse a cost that could never start."""
-        self._state.check(costs[0])
-
-    def try_acquire(self, call: Call, now: float) -> bool:
-        """Charge a newcomer to its lane, the queue and a permit, if all of them have room."""
-        host, state, key = self._host, self._state, call.keys[0]
-        lane = self._lanes.find(key, now)
-        if lane is not None:
-            lane.check(call.costs[0])
-            if key not in host.waiters.key_queues:
-                lane.on_idle(now)
-            state = LimitState((lane, state))
-        if host.waiters.live:
-            return False
-        if host.started - host.ended >= self._concurrency:
-            state.on_idle(now)
-            self._adapt_permits()  # after a long rest there may be more permits again
-            if host.started - host.ended >= self._concurrency:
-                return False
-        return state.try_consume(now, call.costs[0]) <= now
-
-    def joined(self, call: Call) -> None:
-        """Do nothing: the wait queue knows."""
-
-    def left(self, call: Call) -> None:
-        """Do nothing: the wait queue knows."""
-
-    def earliest(self, call: Call, now: float) -> float:
-        """Return when the queue's own limits will have room, if nobody else comes first."""
-        return self._state.next_at(now, call.costs[0])
-
-    def estimate(self, key: Hashable, costs: Sequence[float], now: float) -> float:
-        """Return when a newcomer would start, if all who wait are charged first."""
-        waiters = self._host.waiters
-        when = self._state.estimate(now, waiters.cost + costs[0])
-        lane = self._lanes.find(key, now)
-        if lane is not None:
-            when = max(when, lane.estimate(now, waiters.cost_of(key) + costs[0]))
-        return when
-
-    def release_due(self, now: float) -> float | None:
-        """Grant all that are due; return when to look again (None: nobody waits)."""
-        host, state, lanes = self._host, self._state, self._lanes.states
-        waiters, grant, limited = host.waiters, host.grant, self.counts_permits
-        wake = waiters.wake(now)
-        while (call := waiters.first()) is not None:
-            if limited and host.started - host.ended >= self._concurrency:
-                return math.inf
-            cost = call.costs[0]
-            lane = lanes.get(call.keys[0]) if lanes else None
-            if lane is not None and (due := lane.next_at(now, cost)) > now:
-                waiters.park(due)
-                wake = due if wake is None or due < wake else wake
-                continue
-            if (due := state.next_at(now, cost)) > now:
-                return due if wake is None or due < wake else wake
-            waiters.pop(call)
-            state.consume(now, cost)
-            if lane is not None:
-                lane.consume(now, cost)
-            grant(call, now)
-        return wake
-
-    # Afterwards.
-
-    def released(self, call: Call) -> None:  # noqa: ARG002 - one permit is like another
-        """Let the next have the permit."""
-        self._adapt_permits()
-        self._host.wake()
-
-    def refund(self, call: Call) -> None:
-        """Give back what a call was charged."""
-        self._adjust(call, -call.costs[0])
-
-    def settle(self, call: Call, costs: Sequence[float]) -> None:
-        """Charge the difference to the true costs."""
-        self._adjust(call, costs[0] - call.costs[0])
-
-    def _adjust(self, call: Call, cost: float) -> None:
-        self._state.adjust(call.waited_until, cost)
-        key = call.keys[0]
-        lane = self._lanes.states.get(key)
-        if lane is not None:
-            lane.adjust(call.waited_until, cost)
-            self._host.waiters.wake_key(key)
-        self._host.wake()
-
-    def _adapt_permits(self) -> None:
-        permits = self._state.permits()
-        if permits < math.inf:
-            self._concurrency = permits
-
-    # What the other side and users say.
-
-    def throttled(self, call: Call | None, key: Hashable, retry_after: float | None) -> None:
-        """Process push-back: hold, and slow down once for each round of calls."""
-        host, now = self._host, self._host.now()
-        # Of lanes found by one pattern, each slows down for itself.
-        scope = None if self._lanes.limits_of(key) is None else (key,)
-        if call is not None and call.started:
-            released_at = call.waited_until
-        else:
-            released_at = now if self._rounds.is_news(scope) else -math.inf
-        if retry_after is not None:
-            self.hold(key, retry_after)
-        lane = self._lanes.find(key, now)
-        state = self._state if lane is None else lane
-        if state.push_back(now, released_at, host.running):
-            self._adapt_permits()
-            host.waiters.wake_key(key)
-            host.wake()
-            self._rounds.begin(scope)
-            host.count("backed_off", call, key=key)
-
-    def hold(self, key: Hashable, seconds: float) -> None:
-        """Start nothing of a key's lane, if it has one, or nothing at all."""
-        now = self._host.now()
-        lane = self._lanes.find(key, now)
-        if lane is not None:
-            lane.hold(max(lane.held, now + seconds))
-            self._host.wake()
-        else:
-            self._held = max(self._held, now + seconds)
-            self._hold_all()
-
-    def pause(self, seconds: float | None) -> None:
-        """Start nothing for so long (None: until `resume`)."""
-        until = math.inf if seconds is None else self._host.now() + seconds
-        self._paused = max(self._paused, until)
-        self._hold_all()
-
-    def resume(self) -> None:
-        """End a pause; what it has missed is not made up for."""
-        self._paused = min(self._paused, self._host.now())
-        self._hold_all()
-
-    def _hold_all(self) -> None:
-        self._state.hold(max(self._paused, self._held))
-        self._host.wake()
-
-    def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
-        """Replace the limits of the queue (None), or of a key or pattern."""
-        host, now = self._host, self._host.now()
-        state = self._new_state(limits)
-        for call in host.waiters:
-            if key is None or fits(key, call.keys[0]):
-                state.check(call.costs[0])
-        self._lanes.altered = True
-        if key is None:
-            state.carry_over(self._state, now)
-            self.limits, self._state = limits, state
-            host.waiters.wake_all()
-        else:
-            self._lanes.set_limits(key, limits, now)
-            for call in host.waiters:
-                self._lanes.find(call.keys[0], now)
-            host.waiters.rebuild()
-        host.wake()
-
-    # Figures, and the end.
-
-    def idle(self, now: float) -> bool:
-        """Return whether no limit owes a wait, and none was set since the queue was made."""
-        return not self._lanes.altered and max(self._state.idle_at(), self._lanes.idle_at()) < now
-
-    def snapshot(self) -> LimiterStats:
-        """Return the figures of this moment."""
-        return LimiterStats(
-            lanes=len(self._lanes.states),
-            rate=self._state.allowed(),
-            paused=self._paused == math.inf,
-        )
-
-    async def aclose(self) -> None:
-        """Do nothing: nothing is running."""
 
 
 class LimiterFactory(Protocol):

@@ -23,8 +23,9 @@ from typing import (
 
 from aioapiqueue._dispatcher import Dispatcher
 from aioapiqueue._map import paced_map
-from aioapiqueue._rate import LONGEST, Limit, Rate, Window, as_limit, as_limits, positive, whole
-from aioapiqueue._slot import GRANTED, NO_KEYS, ONE_CALL, Reservation, Slot
+from aioapiqueue._rate import LONGEST, Limit, Rate, Window, as_limits, positive, whole
+from aioapiqueue._slot import GRANTED, NO_KEYS, Reservation, Slot
+from aioapiqueue._units import ONE_CALL
 from aioapiqueue._wait_queue import ORDERS, Order
 from aioapiqueue.exceptions import WouldWait
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._limiter import LimiterFactory
     from aioapiqueue._slot import Call
+    from aioapiqueue._units import Cost
 
 __all__ = ["ApiQueue", "dispatcher_of"]
 
@@ -103,7 +105,7 @@ class ApiQueue:
     ...         print(result)
     >>> asyncio.run(main())
     <Slot held key=None cost=1>
-    <ApiQueue 10/s, 50 in any 60s: open, 1 waiting, 1 running>: 1 calls wait already (maxsize)
+    <ApiQueue 10/s, 50 in any 1min: open, 1 waiting, 1 running>: 1 calls wait already (maxsize)
     <Slot held key=None cost=1>
 
     Args:
@@ -160,7 +162,7 @@ class ApiQueue:
         if schedule is not None and not hasattr(schedule, "make_limiter"):
             raise TypeError(f"schedule takes a SharedSchedule(...), not {schedule!r}")
         self._dispatcher = Dispatcher(
-            [as_limit(limit) for limit in limits],
+            as_limits(limits),
             name=name,
             lanes={key: as_limits(own) for key, own in (lanes or {}).items()},
             order=order,
@@ -196,11 +198,15 @@ class ApiQueue:
         self,
         *,
         key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
         priority: float = 0,
-        cost: float = 1,
+        cost: Cost = 1,
         timeout: float | None = None,
     ) -> Slot:
         """Wait for a slot, run the body of `async with`, end the call.
+
+        The call starts when all its limits have room for it: the queue's own and those of each of
+        its keys' lanes. It is then charged to all of them at one instant; until then, to none.
 
         A caller that is cancelled while it waits uses no slot; one cancelled after its slot was
         granted, but before it resumed, passes the slot to the next waiter. Slots are released in
@@ -228,51 +234,49 @@ class ApiQueue:
 
         Args:
             key: what kind of call this is: chooses its lane, and its place with `order="fair"`.
+            keys: several kinds, `("tenant:acme", "search")`: it comes under the lane of each; its
+                place with `order="fair"` is the first one's. Instead of `key`.
             priority: lower goes first; default 0.
-            cost: units of the limits that it uses; default 1. A cost above a rate's burst waits
-                for as long as that many calls take.
+            cost: how many calls it counts as, 1 by default; or amounts by unit, `{"tokens": 800}`,
+                in which `calls` is 1 unless it says otherwise. Of a unit that one of its limits
+                counts it must say something: 0, and the limit does not concern the call. A cost
+                above a rate's burst waits for as long as that many calls take.
             timeout: seconds to wait at most; default: any time.
 
         Raises:
             SlotTimeout: no slot within `timeout`; at once where even the next one is later.
             QueueFull: too many wait.
             QueueClosed: the queue is closed, or closed while this waited.
-            ValueError: an invalid cost, priority or timeout.
-            TypeError: one of them is no number; a key that is not hashable.
+            ValueError: an invalid cost, priority or timeout; a unit that no limit counts, or one
+                that a limit of the call counts and its cost does not name.
+            TypeError: one of them is no number; a key that is not hashable; `key` and `keys`, or a
+                string as `keys`.
             RuntimeError: the queue is in use on another loop that is still alive.
         """
-        if key is None and cost == 1 and priority == 0 and timeout is None:  # most have no more
-            call_type = self._call_type
+        if key is None and keys is None and cost == 1 and priority == 0 and timeout is None:
+            call_type = self._call_type  # most have no more
             return call_type(self._dispatcher)
-        keys, costs = NO_KEYS, ONE_CALL
-        if cost != 1 or priority != 0 or timeout is not None:
-            costs = self._checked(priority, cost, timeout)
-        if key is not None:
+        all_keys, costs = NO_KEYS, ONE_CALL
+        if keys is not None:
+            all_keys = _keys_of(key, keys)
+        elif key is not None:
             hash(key)  # else only a call that has to wait would be refused
-            keys = (key,)
-        return self._detailed_call_type(self._dispatcher, keys, priority, costs, timeout)
-
-    def _checked(self, priority: float, cost: float, timeout: float | None) -> tuple[float, ...]:
-        """Return the costs by unit, after a check of all three."""
-        positive(cost, of="cost", least=0)
-        costs = (cost,)
-        self._dispatcher.limiter.check(costs)
-        try:
-            in_order = priority < 0 or priority >= 0
-        except TypeError:
-            raise TypeError(f"priority takes a number, not {priority!r}") from None
-        if not in_order:
-            raise ValueError("priority must be a number that can be put in order, not NaN")
-        if timeout is not None:
-            positive(timeout, of="timeout", least=0, most=LONGEST)
-        return costs
+            all_keys = (key,)
+        dispatcher = self._dispatcher
+        if cost != 1:
+            costs = dispatcher.units.costs_of(cost)
+            dispatcher.limiter.check(all_keys, costs)
+        if priority != 0 or timeout is not None:
+            _check_place(priority, timeout)
+        return self._detailed_call_type(dispatcher, all_keys, priority, costs, timeout)
 
     def enqueue(
         self,
         *,
         key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
         priority: float = 0,
-        cost: float = 1,
+        cost: Cost = 1,
         timeout: float | None = None,
     ) -> asyncio.Future[Slot]:
         """Join the queue now; return a Future of the `Slot`. Cancel it to leave.
@@ -291,7 +295,8 @@ class ApiQueue:
         Arguments and errors are those of `slot`, but for the `SlotTimeout` and `QueueClosed` of a
         call that waits: its Future has those.
         """
-        call = cast("Call", self.slot(key=key, priority=priority, cost=cost, timeout=timeout))
+        slot = self.slot(key=key, keys=keys, priority=priority, cost=cost, timeout=timeout)
+        call = cast("Call", slot)
         future = Reservation(call, loop=get_running_loop())
         if self._dispatcher.try_start(call):
             call.state = GRANTED
@@ -300,7 +305,14 @@ class ApiQueue:
             self._dispatcher.join(call, future)
         return future
 
-    def try_slot(self, *, key: Hashable = None, priority: float = 0, cost: float = 1) -> Slot:
+    def try_slot(
+        self,
+        *,
+        key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
+        priority: float = 0,
+        cost: Cost = 1,
+    ) -> Slot:
         """Return a slot if one is free now, without waiting.
 
         >>> async def main():
@@ -316,6 +328,7 @@ class ApiQueue:
 
         Args:
             key: as in `slot`.
+            keys: as in `slot`.
             priority: as in `slot`.
             cost: as in `slot`.
 
@@ -324,13 +337,20 @@ class ApiQueue:
             QueueClosed: the queue is closed.
             ValueError: an invalid cost or priority.
         """
-        call = cast("Call", self.slot(key=key, priority=priority, cost=cost))
+        call = cast("Call", self.slot(key=key, keys=keys, priority=priority, cost=cost))
         if self._dispatcher.try_start(call):
             return call
-        retry_in = self.estimate(key=key, priority=priority, cost=cost)
+        retry_in = self.estimate(key=key, keys=keys, priority=priority, cost=cost)
         raise WouldWait(f"{self!r}: the next slot is due in {retry_in:.3g} s", retry_in=retry_in)
 
-    def estimate(self, *, key: Hashable = None, priority: float = 0, cost: float = 1) -> float:
+    def estimate(
+        self,
+        *,
+        key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
+        priority: float = 0,
+        cost: Cost = 1,
+    ) -> float:
         """Return the seconds that a newcomer would wait, as things stand.
 
         Exact for a FIFO queue with one limit (of a `Window`: and equal costs); otherwise an
@@ -339,12 +359,13 @@ class ApiQueue:
 
         Args:
             key: as in `slot`.
+            keys: as in `slot`.
             priority: as in `slot`.
             cost: as in `slot`.
         """
-        costs = self._checked(priority, cost, None)
+        call = cast("Call", self.slot(key=key, keys=keys, priority=priority, cost=cost))
         now = self._dispatcher.bind()
-        return self._dispatcher.limiter.estimate(key, costs, now) - now
+        return self._dispatcher.limiter.estimate(call, now) - now
 
     @overload
     def map(
@@ -438,7 +459,7 @@ class ApiQueue:
             TypeError: something that is no limit.
             ValueError: an invalid limit, or one too small for the cost of a call that waits.
         """
-        self._dispatcher.set_limits(key, tuple(as_limit(limit) for limit in limits))
+        self._dispatcher.set_limits(key, tuple(as_limits(limits)))
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Report that the other side pushed back: slow down, and start nothing for `retry_after`.
@@ -584,6 +605,31 @@ class ApiQueue:
     def stats(self) -> Stats:
         """The queue's figures, as things stand."""
         return self._dispatcher.stats()
+
+
+def _keys_of(key: Hashable, keys: Sequence[Hashable]) -> tuple[Hashable, ...]:
+    """Return the keys of a call, checked: at least one, none of them twice.
+
+    Raises:
+        TypeError: a string, which would be as many keys as it has letters; or `key` besides.
+    """
+    if key is not None:
+        raise TypeError(f"give key= or keys=, not both: keys=({key!r}, ...)")
+    if isinstance(keys, str | bytes):
+        raise TypeError(f"keys takes several keys: write key={keys!r}, or keys=({keys!r},)")
+    return tuple(dict.fromkeys(keys)) or NO_KEYS
+
+
+def _check_place(priority: float, timeout: float | None) -> None:
+    """Refuse a priority that is none, and a time-out that is none."""
+    try:
+        in_order = priority < 0 or priority >= 0
+    except TypeError:
+        raise TypeError(f"priority takes a number, not {priority!r}") from None
+    if not in_order:
+        raise ValueError("priority must be a number that can be put in order, not NaN")
+    if timeout is not None:
+        positive(timeout, of="timeout", least=0, most=LONGEST)
 
 
 def dispatcher_of(queue: ApiQueue) -> Dispatcher:

@@ -11,12 +11,14 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from aioapiqueue._rate import LONGEST, positive
+from aioapiqueue._units import ONE_CALL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Hashable
 
     from aioapiqueue._events import EventKind
-    from aioapiqueue._wait_queue import KeyQueue
+    from aioapiqueue._units import Cost
+    from aioapiqueue._wait_queue import Line
 
 __all__ = [
     "GRANTED",
@@ -24,7 +26,6 @@ __all__ = [
     "LEFT",
     "NEW",
     "NO_KEYS",
-    "ONE_CALL",
     "OVER",
     "WAITING",
     "Call",
@@ -38,8 +39,6 @@ NEW, WAITING, GRANTED, HELD, OVER, LEFT = range(6)
 
 NO_KEYS: tuple[Hashable, ...] = (None,)
 """The keys of a call without one."""
-ONE_CALL: tuple[float, ...] = (1,)
-"""The costs, by unit, of a call that says nothing about them."""
 
 
 class Slot(ABC):
@@ -59,12 +58,12 @@ class Slot(ABC):
     @property
     @abstractmethod
     def key(self) -> Hashable:
-        """The key of the call."""
+        """The first key of the call."""
 
     @property
     @abstractmethod
     def cost(self) -> float:
-        """What the call has been charged."""
+        """What the call has been charged, in calls."""
 
     @property
     @abstractmethod
@@ -88,39 +87,43 @@ class Slot(ABC):
         """End the call: its permit under `concurrency` is free. Doing so again does nothing."""
 
     @abstractmethod
-    def throttled(self, retry_after: float | None = None) -> None:
+    def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Report that the other side pushed back on this call.
 
         As `ApiQueue.throttled`, and better: when this call was released is known, so that one
         released before the last slow-down does not slow down again.
 
         Args:
-            retry_after: seconds from now in which nothing of this key starts.
+            retry_after: seconds from now in which nothing of this lane starts.
+            key: whose lane; default: the first of the call's keys that has one, or the whole queue.
 
         Raises:
             ValueError: `retry_after` is negative, infinite or NaN.
         """
 
     @abstractmethod
-    def settle(self, cost: float) -> None:
+    def settle(self, cost: Cost) -> None:
         """State the true cost once it is known: the difference is charged, or given back.
 
         What is given back lets later calls start sooner, but never so that those which have
         started already would break the limit.
 
         >>> async def main():
-        ...     queue = ApiQueue(Rate(1000, 60, burst=1000))        # tokens per minute
-        ...     async with queue.slot(cost=800) as slot:            # the most it can be
-        ...         slot.settle(50)                                 # the bill says 50
-        ...     return queue.estimate(cost=900)
+        ...     queue = ApiQueue("500/min burst 500", "1000 tokens/min burst 1000")
+        ...     async with queue.slot(cost={"tokens": 800}) as slot:    # the most it can be
+        ...         slot.settle({"tokens": 50})                         # the bill says 50
+        ...     return queue.estimate(cost={"tokens": 900})
         >>> asyncio.run(main())
         0.0
 
+        It may be stated after `release()` too, and again: the latest figure holds.
+
         Args:
-            cost: units, at least 0.
+            cost: amounts by unit, at least 0; units that are not named stay as they are. A number
+                is of calls, where the queue counts nothing else.
 
         Raises:
-            ValueError: a negative cost.
+            ValueError: a negative cost, an unknown unit, or a number where other units are counted.
             RuntimeError: the call has not started.
         """
 
@@ -152,7 +155,7 @@ class CallOwner(Protocol):
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Process push-back on a call."""
 
-    def settle(self, call: Call, costs: tuple[float, ...]) -> None:
+    def settle(self, call: Call, cost: Cost) -> None:
         """Charge the difference to the true costs of a call that has started."""
 
 
@@ -169,7 +172,8 @@ class Call(Slot):
         "dispatcher",
         "future",
         "joined_at",
-        "key_queue",
+        "limits",
+        "line",
         "state",
         "waited_until",
     )
@@ -182,7 +186,9 @@ class Call(Slot):
     """While it waits: resolved when it may start."""
     joined_at: float
     """The instant at which it came."""
-    key_queue: KeyQueue[Self] | None
+    limits: Any
+    """What it comes under, for the limiter; None: the queue's own limits."""
+    line: Line[Self]
     """While it waits: where."""
     waited_until: float
     """The instant at which its wait ended; a call that may start is charged as of then."""
@@ -197,6 +203,7 @@ class Call(Slot):
     def __init__(self, dispatcher: CallOwner) -> None:
         self.dispatcher = dispatcher
         self.costs = ONE_CALL
+        self.limits = None
         self.state = NEW
 
     @property
@@ -290,18 +297,17 @@ class Call(Slot):
             if dispatcher.follows_ends:
                 dispatcher.finished(self)
 
-    def throttled(self, retry_after: float | None = None) -> None:
+    def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Report push-back on this call; see `Slot.throttled`."""
         if retry_after is not None:
             positive(retry_after, of="retry_after", least=0, most=LONGEST)
-        self.dispatcher.throttled(retry_after, self, self.key)
+        self.dispatcher.throttled(retry_after, self, self.key if key is None else key)
 
-    def settle(self, cost: float) -> None:
+    def settle(self, cost: Cost) -> None:
         """State the true cost; see `Slot.settle`."""
-        positive(cost, of="cost", least=0)
         if not self.started:
             raise RuntimeError("only a call that has started has a true cost")
-        self.dispatcher.settle(self, (cost,))
+        self.dispatcher.settle(self, cost)
 
     def __repr__(self) -> str:
         state = ("new", "waiting", "granted", "held", "over", "left")[self.state]
@@ -329,8 +335,10 @@ class DetailedCall(Call):
         costs: tuple[float, ...] = ONE_CALL,
         timeout: float | None = None,
     ) -> None:
-        super().__init__(dispatcher)
+        self.dispatcher = dispatcher  # not by the inherited method: this is done for each slot
+        self.state = NEW
         self.keys = keys
+        self.limits = None
         self.priority = priority
         self.costs = costs
         self.timeout = timeout

@@ -1,41 +1,39 @@
-"""Who is next: an `asyncio.Queue` of those who wait, by priority, key and arrival. Knows no clock.
+"""Who is next: an `asyncio.Queue` of those who wait, by priority, turn and arrival. Knows no clock.
 
 It is a queue as `asyncio.PriorityQueue` is one: `get` waits for the next, `join` for the moment at
 which nobody waits and everybody who was taken out has been accounted for (`task_done`).
 
-Most waiters are in one `KeyQueue`. A key with limits of its own has its own, so that a slow one
-blocks nobody else: while its limits are closed it is parked. With `fair` every key has its own,
-and one that was served goes to the end of the round. Among the key queues that are not parked, a
-heap finds the one whose first waiter is next: each step costs the logarithm of their number. Where
-all wait in one (`_alone`), there is no heap.
+The calls that come under the same limits form a `Line`: none of them can start before the first.
+Most queues have one line, and there is nothing else to compare. Where there are more, the next is
+the first of the line of the lowest rank; which lines may go at all is the limiter's business, so
+that it looks at the lines itself (`lines`, `rank_now`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from heapq import heapify, heappop, heappush, heapreplace
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, get_args
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar, get_args
+
+from aioapiqueue._units import ONE_CALL, is_stated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
-__all__ = ["ORDERS", "SHARED", "KeyQueue", "Order", "Rank", "WaitQueue", "Waiter"]
+__all__ = ["ORDERS", "Line", "Order", "Rank", "WaitQueue", "Waiter"]
 
 Order = Literal["fifo", "fair"]
 """Among those of one priority: by arrival, or in turns by key."""
 ORDERS: tuple[Order, ...] = get_args(Order)
 
-Rank = tuple[float, float]
-"""Priority, and place among those of that priority: the least goes first."""
+Rank = tuple[float, float, float]
+"""Priority, turn (with `fair`), and number by arrival: the least goes first."""
 
-SHARED = object()
-"""The key of the queue of those without one of their own."""
-_ROUND = 2**60
-"""More than any `round_position`: a place in the n-th round from now is n times this, and that."""
 _MANY_GONE = 32
 """So few that have left are never cleared away before they are met: it would cost more."""
+_MANY_FLOWS = 64
+"""So many turns are never cleared away, even if they are over: it would cost more than they do."""
 
 
 class Waiter(Protocol):
@@ -44,11 +42,13 @@ class Waiter(Protocol):
     keys: tuple[Hashable, ...]
     costs: tuple[float, ...]
     priority: float
+    limits: Hashable
+    """What it comes under besides, or instead of, what all do; None: what all do."""
     arrival: int
     """Its number; given by the queue."""
     future: asyncio.Future[Any]
     """Done once it has left."""
-    key_queue: Any
+    line: Any
     """Where it waits; None: not any more. Given by the queue."""
 
     @property
@@ -59,34 +59,57 @@ class Waiter(Protocol):
 W = TypeVar("W", bound=Waiter)
 
 
-class KeyQueue(Generic[W]):
-    """The waiters of one key, by priority, then by arrival.
+class Line(Generic[W]):
+    """The waiters that come under the same limits, by priority, then by arrival.
 
     One that leaves early stays in its deque until it is met or most there have left, so that
     leaving costs no search.
 
     Args:
-        key: whose; or `SHARED`.
+        name: whose it is: `limits`, or with `fair` a key and `limits`.
+        limits: what they come under; None: what all do.
     """
 
-    __slots__ = ("entry", "gone", "key", "levels", "live", "parked", "priorities", "round_position")
+    __slots__ = (
+        "counted",
+        "entry",
+        "flow",
+        "gone",
+        "group",
+        "head",
+        "levels",
+        "limits",
+        "live",
+        "name",
+        "priorities",
+        "rank",
+        "reservation",
+        "turn",
+    )
 
-    def __init__(self, key: Hashable) -> None:
-        self.key = key
+    def __init__(self, name: Hashable, limits: Any = None) -> None:  # noqa: ANN401 - the limiter's
+        self.name = name
+        self.limits = limits
         self.levels: dict[float, deque[W]] = {}
         self.priorities: list[float] = []
         """A heap of the priorities in `levels`."""
         self.live = 0
         self.gone = 0
         """How many have left early and are still in a deque."""
-        self.entry: tuple[float, int, KeyQueue[W]] | None = None
-        """Its place among the ready; another entry of it that is met there is stale."""
-        self.parked: float | None = None
-        self.round_position = 0
-        """With `fair`, its place in the round."""
+        self.flow: Hashable = None
+        self.turn = 0
+        """With `fair`: whose turns it takes, and the number of its next one."""
+        self.head: W | None = None
+        self.rank: Rank | None = None
+        """The first that `rank_now` has seen, and its rank; None: look again."""
+        # For the limiter, which puts lines in an order.
+        self.counted = False
+        self.entry: Any = None
+        self.group: Any = None
+        self.reservation: Any = None
 
-    def __lt__(self, other: KeyQueue[W]) -> bool:
-        return False  # only entries of one and the same queue, one of them stale, ever tie
+    def __lt__(self, other: object) -> bool:
+        return False  # only entries of one and the same line, one of them stale, ever tie
 
     def put(self, waiter: W) -> bool:
         """Add `waiter` to those of its priority; return whether it now goes first among them."""
@@ -96,7 +119,10 @@ class KeyQueue(Generic[W]):
             heappush(self.priorities, waiter.priority)
         level.append(waiter)
         self.live += 1
-        return level[0] is waiter
+        if level[0] is waiter:
+            self.head = None
+            return True
+        return False
 
     def first(self) -> W | None:
         """Return who is next, forgetting on the way those who left; None if nobody waits."""
@@ -111,13 +137,22 @@ class KeyQueue(Generic[W]):
             del self.levels[heappop(self.priorities)]
         return None
 
+    def rank_now(self) -> Rank | None:
+        """Return the rank of who is next; None if nobody waits."""
+        if self.head is None or self.head.future.done():
+            first = self.head = self.first()
+            self.rank = None if first is None else (first.priority, self.turn, first.arrival)
+        return self.rank
+
     def pop(self) -> None:
         """Take out the one that `first` returned."""
         self.levels[self.priorities[0]].popleft()
         self.live -= 1
+        self.head = None
 
     def leave(self) -> None:
         """Note that somebody has left early."""
+        self.head = None
         self.live -= 1
         self.gone += 1
         if self.gone > self.live + _MANY_GONE:
@@ -142,10 +177,10 @@ class KeyQueue(Generic[W]):
 
 
 class WaitQueue(asyncio.Queue[W]):
-    """All who wait; the next is the first of the key queue whose turn it is.
+    """All who wait, in lines.
 
     Args:
-        on_first: called when somebody becomes the first of a key queue.
+        on_first: called when somebody becomes the first of a line.
         order: who goes first among those of one priority.
         ranked: keep what `oldest_of_least_urgent` needs.
     """
@@ -156,54 +191,44 @@ class WaitQueue(asyncio.Queue[W]):
         self.on_first = on_first
         self.order = order
         self.fair = order == "fair"
-        self.lanes: Collection[Hashable] = ()
-        """The keys with limits of their own."""
-        self.key_queues: dict[Hashable, KeyQueue[W]] = {}
+        self.lines: dict[Hashable, Line[W]] = {}
+        """Those in which somebody waits, by name."""
         self.live = 0
         """How many wait."""
-        self.cost: float = 0
-        """What they will cost together."""
-        self.keeps_round = False
-        """With `fair`, one that was parked has the place in the round that it had before."""
-        self._everybody: KeyQueue[W] | None = KeyQueue(None) if ranked else None
+        self._plain: Line[W] = Line(None)
+        """The line of those who come under what all do; kept, as most queues have no other."""
+        self._costly = 0
+        """How many of them do not cost just one call."""
+        self._costs: list[float] = [0]
+        """What those cost, by unit."""
+        self._everybody: Line[W] | None = Line(None) if ranked else None
         """All of them, by arrival whatever the order: for `oldest_of_least_urgent` and nothing
         else, as those who were served are still in it."""
         self._count = 0
         self._taken = 0
         """How many were taken out by `get`, and not yet accounted for by `task_done`."""
+        self._turn = -1
+        """With `fair`, the turn of the last one that was served, or a later one."""
+        self._turns: dict[Hashable, int] = {}
+        """With `fair`, the last turn that each flow (of one key) was given."""
         self._none_left = asyncio.Event()
-        self._start_over()
         super().__init__()
 
-    def _start_over(self) -> None:
-        """Forget every key queue, and all who wait in one."""
-        self.key_queues.clear()  # in place: the lanes know it
-        self._ready: list[tuple[float, int, KeyQueue[W]]] = []
-        """A heap of (priority, `_place`, key queue). An entry may rank its queue
-        too early, never too late: the one at the top is checked when it is met. So a newcomer that
-        overtakes the first of its queue has to `_enter` it again."""
-        self._parked: list[tuple[float, int, KeyQueue[W]]] = []
-        """A heap of (until, number, key queue)."""
-        self._alone: KeyQueue[W] | None = None
-        """The only key queue, where all wait in one: it is neither ready nor parked."""
-        if not self.fair and not self.lanes:
-            self._alone = self.key_queues[SHARED] = KeyQueue(SHARED)
-
-    def empty_copy(self) -> WaitQueue[W]:
+    def empty_copy(self) -> Self:
         """Return an empty one of the same kind."""
-        return WaitQueue(self.on_first, order=self.order, ranked=self._everybody is not None)
+        return type(self)(self.on_first, order=self.order, ranked=self._everybody is not None)
 
     # What asyncio.Queue asks of those derived from it.
 
     def _init(self, maxsize: int) -> None:
-        """Make no container: the key queues are it."""
+        """Make no container: the lines are it."""
 
     def qsize(self) -> int:
-        """Return how many wait, be they parked or not."""
+        """Return how many wait."""
         return self.live
 
     def empty(self) -> bool:
-        """Return whether nobody waits who may be next: all others are parked."""
+        """Return whether there is nobody for `get`."""
         return self.first() is None
 
     def put_nowait(self, item: W) -> None:
@@ -214,46 +239,53 @@ class WaitQueue(asyncio.Queue[W]):
             self._wakeup_next(self._getters)  # type: ignore[attr-defined]  # as above
 
     def _put(self, item: W) -> None:
-        if not self.live:
-            self._start_over()
         item.arrival = self._count = self._count + 1
         if self._everybody is not None:
             self._everybody.put(item)
         self.live += 1
-        self.cost += item.costs[0]
-        queue = self._alone
-        if queue is not None and not self.lanes:
-            item.key_queue = queue
-            if queue.put(item):
+        if item.costs is not ONE_CALL:
+            self._costly += 1
+            self._add_costs(item.costs, 1)
+        line = self._plain
+        if item.limits is not None or self.fair or not line.live:
+            self._add_to_line(item)
+        else:
+            item.line = line
+            if line.put(item):
                 self.on_first()
-        else:
-            self._put_by_key(item)
 
-    def _put_by_key(self, item: W) -> None:
-        if self._alone is not None:
-            self._leave_alone()
-        key = item.keys[0] if self.fair or item.keys[0] in self.lanes else SHARED
-        queue = self.key_queues.get(key)
-        if queue is None:
-            queue = self.key_queues[key] = KeyQueue(key)
-        item.key_queue = queue
-        is_first = queue.put(item)
-        if queue.entry is None:
-            # In a parked queue a new first may be due sooner (it may cost less).
-            if queue.parked is None:
-                self._enter(queue, item)
-            elif queue.first() is item:
-                self._unpark(queue)
-        elif is_first and queue.first() is item:  # the entry may be that of one who has gone
-            self._enter(queue, item)
+    def _add_to_line(self, item: W) -> None:
+        line = self._plain if item.limits is None and not self.fair else self._line_for(item)
+        if not line.live:
+            self.lines[line.name] = line
+        item.line = line
+        if line.put(item):
+            self.on_first()
 
-    def _leave_alone(self) -> None:
-        """Put the only key queue among others: from now on, who is next is found by the heap."""
-        queue, self._alone = self._alone, None
-        if queue is not None and (first := queue.first()) is not None:
-            self._enter(queue, first)
-        else:
-            self.key_queues.pop(SHARED, None)
+    def _line_for(self, item: W) -> Line[W]:
+        name = self.name_of_line(item)
+        line = self.lines.get(name)
+        if line is None:
+            line = Line(name, item.limits)
+            if self.fair:
+                line.flow = item.keys[0]
+                line.turn = self._next_turn(line.flow)
+        return line
+
+    def name_of_line(self, item: W) -> Hashable:
+        """Return the name of the line that a call belongs to."""
+        return (item.keys[0], item.limits) if self.fair else item.limits
+
+    def _next_turn(self, flow: Hashable) -> int:
+        turn = self._turns[flow] = max(self._turn, self._turns.get(flow, -1)) + 1
+        if len(self._turns) > 2 * len(self.lines) + _MANY_FLOWS:  # so seldom that it is linear
+            self._turns = {one: last for one, last in self._turns.items() if last > self._turn}
+        return turn
+
+    def rank_of(self, item: W) -> Rank:
+        """Return the rank that a newcomer would have in a line of its own."""
+        turn = max(self._turn, self._turns.get(item.keys[0], -1)) + 1 if self.fair else 0
+        return (item.priority, turn, self._count + 1)
 
     def _get(self) -> W:
         waiter = self.first()
@@ -286,173 +318,86 @@ class WaitQueue(asyncio.Queue[W]):
     # Beyond that.
 
     def first(self) -> W | None:
-        """Return who is next among those that are not parked; None if nobody is."""
-        if self._alone is not None:
-            return self._alone.first()
-        ready = self._ready
-        while ready:
-            priority, place, queue = entry = ready[0]
-            if queue.entry is not entry:
-                heappop(ready)
-                continue
-            waiter = queue.first()
-            if waiter is None:
-                heappop(ready)
-                queue.entry = None
-                del self.key_queues[queue.key]
-            elif len(ready) > 1 and (
-                (true := self._place(queue, waiter)) != place or waiter.priority != priority
-            ):
-                queue.entry = (waiter.priority, true, queue)
-                heapreplace(ready, queue.entry)
-            else:
-                return waiter
-        return None
+        """Return who is next, if it were not for limits; None if nobody waits."""
+        ranks = ((rank, line) for line in self.lines.values() if (rank := line.rank_now()))
+        _, best = min(ranks, default=(None, None))
+        return None if best is None else best.head
 
     def pop(self, waiter: W) -> None:
-        """Take out the one that `first` has just returned: it needs no `task_done`.
+        """Take out the first of its line: it needs no `task_done`.
 
         That it no longer `waits` is for the caller to see to.
         """
-        queue = waiter.key_queue
-        waiter.key_queue = None
-        queue.pop()
-        if self.fair:  # to the end of the round
-            heappop(self._ready)
-            queue.entry, queue.round_position = None, 0
-            after = queue.first()
-            if after is None:
-                del self.key_queues[queue.key]
-            else:
-                self._enter(queue, after)
-        self._forget(waiter)
+        line = waiter.line
+        waiter.line = None
+        line.levels[line.priorities[0]].popleft()  # as Line.pop: this is done for each slot
+        line.live -= 1
+        line.head = None
+        if self.fair:
+            self._turn = max(self._turn, line.turn)
+            line.turn = self._next_turn(line.flow)
+        if not line.live:
+            self._drop(line)
+        self.live -= 1
+        if waiter.costs is not ONE_CALL or not self.live or self._everybody is not None:
+            self._forget(waiter)
 
-    def leave(self, waiter: W) -> None:
-        """Take out one that waits no more; nothing if it has been taken out before."""
-        queue = waiter.key_queue
-        if queue is None:
-            return
-        waiter.key_queue = None
-        queue.leave()
-        if queue.parked is not None:  # its next may be due sooner, or there is none
-            self._unpark(queue)
-        self._forget(waiter)
+    def leave(self, waiter: W) -> Line[W] | None:
+        """Take out one that waits no more, and return its line; None: it was out before.
+
+        With `fair`, the next of its line has the turn that it had.
+        """
+        line: Line[W] | None = waiter.line
+        if line is not None:
+            waiter.line = None
+            line.leave()
+            if not line.live:
+                self._drop(line)
+            self.live -= 1
+            self._forget(waiter)
+        return line
+
+    def _drop(self, line: Line[W]) -> None:
+        if self.lines.get(line.name) is line:
+            del self.lines[line.name]
 
     def _forget(self, waiter: W) -> None:
-        self.live -= 1
+        """Take one that has been taken out, and off `live`, out of the rest."""
         if self._everybody is not None:
             self._everybody.leave()
-        if self.live:
-            self.cost -= waiter.costs[0]
-        else:
-            self.cost = 0  # whatever rounding has left
+        if waiter.costs is not ONE_CALL:
+            self._costly -= 1
+            self._add_costs(waiter.costs, -1)
+        if not self.live:
+            self._turn = -1
+            self._turns.clear()
             self._check_none_left()
 
-    def park(self, until: float) -> None:
-        """Set the key queue of the first aside, until `wake` is called with `until` or later."""
-        if self._alone is not None:
-            self._leave_alone()
-        queue = heappop(self._ready)[2]
-        queue.entry = None
-        queue.parked = until
-        self._count += 1
-        heappush(self._parked, (until, self._count, queue))
-        if len(self._parked) > 2 * len(self.key_queues) + _MANY_GONE:  # as in `_enter`
-            parked = {entry[2]: entry for entry in self._parked if entry[2].parked == entry[0]}
-            self._parked = list(parked.values())
-            heapify(self._parked)
+    def _add_costs(self, costs: Sequence[float], sign: int) -> None:
+        if not self._costly:
+            self._costs = [0]  # whatever rounding has left
+            return
+        totals = self._costs
+        totals.extend([0] * (len(costs) - len(totals)))
+        for unit, cost in enumerate(costs):
+            if is_stated(costs, unit):
+                totals[unit] += sign * cost
 
-    def wake(self, now: float) -> float | None:
-        """Let go the key queues parked until `now`; return when the next one is to be let go."""
-        parked = self._parked
-        while parked:
-            until, _, queue = parked[0]
-            if queue.parked != until:
-                heappop(parked)
-            elif until <= now:
-                heappop(parked)
-                self._unpark(queue)
-            else:
-                return until
-        return None
-
-    def wake_key(self, key: Hashable) -> None:
-        """Let go the queue of one key, if it is parked: what was due there has changed."""
-        queue = self.key_queues.get(key)
-        if queue is not None and queue.parked is not None:
-            self._unpark(queue)
-
-    def wake_keyless(self) -> None:
-        """Let go the queue of the keys without limits; with `fair`, each has its own."""
-        if self.fair:
-            self.wake_all()
-        else:
-            self.wake_key(SHARED)
-
-    def wake_all(self) -> None:
-        """Let go every key queue that is parked: what was due has changed."""
-        for queue in list(self.key_queues.values()):
-            if queue.parked is not None:
-                self._unpark(queue)
+    def total(self, unit: int = 0) -> float:
+        """Return what all who wait will cost together, in one unit."""
+        total = self._costs[unit] if unit < len(self._costs) else 0
+        return total + (0 if unit else self.live - self._costly)
 
     def rebuild(self) -> None:
-        """Sort all who wait into key queues again: which keys have their own has changed."""
+        """Sort all who wait into lines again: what they come under has changed."""
         waiting = sorted(self, key=lambda waiter: waiter.arrival)
         # Those whose future is cancelled, and whose task has not come to `leave` yet, stay in the
-        # old key queues, which must not come back when they leave. `live` and `cost` count them.
-        for queue in self.key_queues.values():
-            queue.parked = None
-        self._start_over()
+        # old lines, which are in use no more. `live` and the costs count them.
+        self.lines = {}
+        self._plain = Line(None)
+        self._turns.clear()
         for waiter in waiting:
-            self._put_by_key(waiter)
-        self._wake_getters()
-
-    def rank(self, key: Hashable, behind: int = 0) -> Rank | None:
-        """Return the rank of who waits behind so many others of one key; None: nobody does."""
-        queue = self.key_queues.get(key)
-        if queue is None:
-            return None
-        waiter = next(islice(queue, behind, None), None) if behind else queue.first()
-        return None if waiter is None else (waiter.priority, self._place(queue, waiter, behind))
-
-    def _place(self, queue: KeyQueue[W], waiter: W, behind: int = 0) -> int:
-        """Return a waiter's place among those of its priority: the least goes first.
-
-        With `fair`, it is that of who waits behind so many of its key.
-        """
-        return behind * _ROUND + queue.round_position if self.fair else waiter.arrival
-
-    def iter_in_order(self, keys: Collection[Hashable]) -> Iterator[tuple[Rank, Hashable, W]]:
-        """Yield rank, key and waiter of who would be next if none of these keys were parked.
-
-        A key that is taken out of `keys` meanwhile is left there. With `fair`, this takes
-        `keeps_round`.
-        """
-        number = self._count
-        heads: list[tuple[float, float, KeyQueue[W], W, int, Iterator[W] | None]] = []
-        for queue in map(self.key_queues.get, keys):
-            first = None if queue is None else queue.first()
-            if queue is not None and first is not None:
-                heads.append((first.priority, self._place(queue, first, 0), queue, first, 0, None))
-        heapify(heads)
-        while heads:
-            _, _, queue, first, behind, rest = heads[0]
-            if queue.key in keys:
-                yield (first.priority, self._place(queue, first, behind)), queue.key, first
-            if rest is None:  # most key queues are not looked into any further
-                rest = iter(queue)
-                next(rest, None)
-            after = next(rest, None) if queue.key in keys else None
-            if after is None:
-                heappop(heads)
-            else:
-                number += 1
-                place = number if self.fair else self._place(queue, after)
-                heapreplace(heads, (after.priority, place, queue, after, behind + 1, rest))
-
-    def cost_of(self, key: Hashable) -> float:
-        """Return the cost of all who wait in the queue of one key."""
-        return sum(waiter.costs[0] for waiter in self.key_queues.get(key, ()))
+            self._add_to_line(waiter)
 
     def oldest_of_least_urgent(self) -> W | None:
         """Return whom a newcomer may push out of a full queue."""
@@ -460,35 +405,6 @@ class WaitQueue(asyncio.Queue[W]):
 
     def __iter__(self) -> Iterator[W]:
         """All who wait, in no order."""
-        for queue in list(self.key_queues.values()):
-            for level in list(queue.levels.values()):
+        for line in list(self.lines.values()):
+            for level in list(line.levels.values()):
                 yield from [waiter for waiter in level if waiter.waits]
-
-    def _enter(self, queue: KeyQueue[W], first: W) -> None:
-        self._count += 1
-        queue.parked = None
-        if not (queue.round_position and self.keeps_round):
-            queue.round_position = self._count
-        queue.entry = (first.priority, self._place(queue, first), queue)
-        heappush(self._ready, queue.entry)
-        if len(self._ready) > 2 * len(self.key_queues) + _MANY_GONE:  # so seldom that it is linear
-            entries = (one.entry for one in self.key_queues.values())
-            self._ready = [entry for entry in entries if entry is not None]
-            heapify(self._ready)
-        self.on_first()
-
-    def _unpark(self, queue: KeyQueue[W]) -> None:
-        queue.parked = None
-        first = queue.first()
-        if first is None:
-            if self.key_queues.get(queue.key) is queue:
-                del self.key_queues[queue.key]
-            return
-        self._enter(queue, first)
-        self._wake_getters()
-
-    def _wake_getters(self) -> None:
-        # All of them: each finds out whether there is somebody for it. PriorityQueue has no need of
-        # this, so that asyncio has no public way.
-        while self._getters:  # type: ignore[attr-defined]  # typeshed leaves it out
-            self._wakeup_next(self._getters)  # type: ignore[attr-defined]  # as above

@@ -11,12 +11,14 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 from aioapiqueue._algorithms import LimitState, TokenBucket
-from aioapiqueue._rate import LONGEST, Rate, Window, as_limit, positive
+from aioapiqueue._grammar import CALLS
+from aioapiqueue._rate import LONGEST, Calendar, Concurrency, Rate, as_limit, positive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from aioapiqueue._rate import Limit
+    from aioapiqueue._rate import Limit, Window
+    from aioapiqueue._units import Units
 
 __all__ = ["Adaptive"]
 
@@ -110,6 +112,9 @@ class Adaptive:
         ValueError: an invalid value, or (from `ApiQueue`) a floor above the limits, or
             a `concurrency` above the queue's.
 
+    Where limits count other units besides calls, all fall by the same factor, by that of which the
+    largest share was used. (The default floor of one that counts no calls is a hundredth of it.)
+
     To choose another curve, derive a class and override `regrow`.
     """
 
@@ -122,8 +127,8 @@ class Adaptive:
     def __post_init__(self) -> None:
         if self.floor is not None:
             floor = as_limit(self.floor)
-            if isinstance(floor, Window):
-                raise TypeError(f"floor takes a rate, not a window: {floor}")
+            if not isinstance(floor, Rate):
+                raise TypeError(f"floor takes a rate, not {floor}")
             object.__setattr__(self, "floor", floor)
         positive(self.backoff, of="backoff")
         if self.backoff >= 1:
@@ -146,11 +151,16 @@ class Adaptive:
         x = elapsed / self.recovery - 1
         return remembered + (remembered - start) * (x if x < 0 else x / _PROBING) ** 3
 
-    def least(self, ceiling: float) -> float:
-        """Return the calls per second that it never falls below, under limits of `ceiling`."""
-        if self.floor is None:
-            return min(_FLOOR, ceiling / 10)
-        return 1 / self.floor.interval  # type: ignore[union-attr]  # parsed by now
+    def least(self, ceiling: float, unit: str) -> float:
+        """Return the rate that it never falls below, per second, under limits of `ceiling`."""
+        if isinstance(self.floor, Rate):  # parsed by now
+            if self.floor.unit != unit:
+                raise ValueError(
+                    f"the floor of {self} counts {self.floor.unit}, and the limits count {unit}: "
+                    f'write floor="{self.floor.calls:g} {unit}/s", or leave it out'
+                )
+            return 1 / self.floor.interval
+        return min(_FLOOR, ceiling / 10) if unit == CALLS else ceiling / 100
 
     def govern(
         self,
@@ -159,12 +169,38 @@ class Adaptive:
         catch_up: float,
         concurrency: float,
         report: Callable[[str, Exception], None],
-    ) -> AdaptiveRate:
-        """Return the state that slows down a queue or lane of these limits."""
-        ceiling = min((limit.calls / limit.per for limit in limits), default=math.inf)
-        return AdaptiveRate(
-            self, ceiling, catch_up=catch_up, concurrency=concurrency, report=report
+        units: Units,
+    ) -> Sequence[LimitState]:
+        """Return the states that slow down a queue or lane of these limits.
+
+        One keeps the rate, in calls or, where no limit counts those, in the unit of the first; the
+        others follow it by the same factor, one for each other unit.
+        """
+        ceilings: dict[int, float] = {}
+        for limit in limits:
+            if isinstance(limit, Concurrency):
+                continue
+            unit, rate = units.place_of(limit.unit), limit.calls / _seconds(limit)
+            ceilings[unit] = min(rate, ceilings.get(unit, math.inf))
+        lead = 0 if 0 in ceilings or not ceilings else next(iter(ceilings))
+        leader = AdaptiveRate(
+            self,
+            ceiling := ceilings.pop(lead, math.inf),
+            floor=self.least(ceiling, units.names[lead]),
+            unit=lead,
+            others=ceilings,
+            catch_up=catch_up,
+            concurrency=concurrency,
+            report=report,
         )
+        return (leader, *leader.followers)
+
+
+def _seconds(limit: Rate | Window | Calendar) -> float:
+    """Return how long a limit takes for its number of calls."""
+    if isinstance(limit, Calendar):
+        return {"hour": 3600.0, "day": 86_400.0, "month": 30 * 86_400.0}[limit.each]
+    return limit.per
 
 
 class CubicCurve:
@@ -213,9 +249,11 @@ class AdaptiveRate(TokenBucket):
         "adaptive",
         "dither",
         "elapsed",
+        "followers",
         "pace",
         "permit_curve",
         "report",
+        "samples",
         "slowed",
     )
 
@@ -224,11 +262,13 @@ class AdaptiveRate(TokenBucket):
         adaptive: Adaptive,
         ceiling: float,
         *,
+        floor: float,
+        unit: int,
+        others: Mapping[int, float],
         catch_up: float,
         concurrency: float,
         report: Callable[[str, Exception], None],
     ) -> None:
-        floor = adaptive.least(ceiling)
         least = adaptive.concurrency if concurrency < math.inf else None
         if least is not None and least > concurrency:
             raise ValueError(
@@ -246,15 +286,25 @@ class AdaptiveRate(TokenBucket):
         self.permit_curve = CubicCurve(concurrency if least is None else least, concurrency)
         self.slowed = -math.inf
         """When it slowed down last."""
-        super().__init__(Rate(1), catch_up=catch_up)
+        self.followers = [
+            FollowingRate(most, unit=other, catch_up=catch_up) for other, most in others.items()
+        ]
+        super().__init__(Rate(1), catch_up=catch_up, unit=unit)
         self._forget()
 
     def _forget(self) -> None:
         """Be as new, but for what is due."""
         for curve in (self.pace, self.permit_curve):
             curve.value = math.inf
-        self.elapsed = self.active = self.accepted = self.dither = 0.0
+        self.elapsed = self.dither = 0.0
+        self._measure_again()
         self._set_interval()
+
+    def _measure_again(self) -> None:
+        self.active = self.accepted = 0.0
+        self.samples = 0
+        for follower in self.followers:
+            follower.accepted = 0.0
 
     def _set_interval(self) -> None:
         # At the ceiling the limits themselves say what is due, bursts included.
@@ -262,31 +312,38 @@ class AdaptiveRate(TokenBucket):
         if interval != self.interval:
             self.restart(self.tat, 0)
             self.interval = interval
+            factor = self.pace.value / self.pace.ceiling if self.pace.lowered else math.inf
+            for follower in self.followers:
+                follower.follow(factor)
 
     def on_idle(self, now: float) -> None:
         if now - max(self.last, self.slowed) > _MEMORY:
             self._forget()
         super().on_idle(now)
 
-    def consume(self, now: float, cost: float) -> None:
+    def consume(self, now: float, costs: Sequence[float]) -> None:
+        cost = costs[self.unit]
         gap = now - self.last if self.last > -math.inf else 0.0
         busy = 2 * max(cost, 1) / self.pace.allowed  # a longer gap is rest, and proves nothing
         self.active += min(gap, max(1.0, busy))
         self.accepted += cost
+        self.samples += 1
         if self.pace.lowered or self.permit_curve.lowered:
             self.elapsed += min(gap, busy, self.adaptive.recovery / _ENOUGH)
             self._regrow(self.pace)
             self._regrow(self.permit_curve)
             self._set_interval()
-        super().consume(now, cost)
+        super().consume(now, costs)
         if self.pace.remembered <= self.pace.value < math.inf:
             self._fall_out_of_step()
 
-    try_consume = LimitState.try_consume
+    take_one = LimitState.take_one
+    arrive = LimitState.arrive
+    try_consume_one = LimitState.try_consume_one
 
-    def adjust(self, at: float, cost: float) -> None:
-        self.accepted = max(0.0, self.accepted + cost)
-        super().adjust(at, cost)
+    def adjust(self, now: float, at: float, more: float) -> None:
+        self.accepted = max(0.0, self.accepted + more)
+        super().adjust(now, at, more)
 
     def _fall_out_of_step(self) -> None:
         """Start each call at another fraction of its interval; the rate stays what it is."""
@@ -312,17 +369,25 @@ class AdaptiveRate(TokenBucket):
         used, unlimited = None, self.pace.allowed == math.inf
         if unlimited:  # where nothing is configured, any measurement is better than none
             self.active = max(self.active, 1.0)
-        if self.active and (self.accepted >= _ENOUGH or unlimited):
+        if self.active and (self._seen() >= _ENOUGH or unlimited):
             used = max(1.0, self.accepted - 1) / self.active  # the refused one did not get through
+            for follower in self.followers:  # of which a larger share was used, perhaps
+                share = follower.accepted / self.active / follower.ceiling
+                used = max(used, min(1.0, share) * self.pace.ceiling)
         self.pace.fall(used, self.adaptive.backoff)
         if self.permit_curve.floor < self.permit_curve.ceiling:
             self.permit_curve.fall(max(1, running), self.adaptive.backoff)
         self.slowed = now
-        self.elapsed = self.active = self.accepted = 0.0
+        self.elapsed = 0.0
+        self._measure_again()
         self._set_interval()
         # One interval from now; what is owed besides (a cost settled upwards) is not forgiven.
         self.restart(max(now, self.tat - self.interval), 1)
         return True
+
+    def _seen(self) -> float:
+        """Return how many calls were let through: of other units, one takes any number."""
+        return self.samples if self.unit else self.accepted
 
     def allowed(self) -> float:
         return self.pace.value if self.pace.lowered else math.inf
@@ -339,14 +404,50 @@ class AdaptiveRate(TokenBucket):
             return max(self.held, self.last + _MEMORY, self.slowed + _MEMORY)
         return super().idle_at()
 
-    def copy_state(self, old: TokenBucket, now: float) -> None:  # noqa: ARG002 - as a pace's
+    def carry_over(self, old: LimitState, now: float) -> None:  # noqa: ARG002 - as a pace's
         """Carry over what was learnt, under the new ceiling."""
-        self.last = old.last
-        self.restart(old.tat, 0)
         if isinstance(old, AdaptiveRate):
+            self.last, self.held = old.last, old.held
+            self.restart(old.tat, 0)
             self.slowed, self.elapsed = old.slowed, old.elapsed
-            self.active, self.accepted = old.active, old.accepted
+            self.active, self.accepted, self.samples = old.active, old.accepted, old.samples
             for mine, before in ((self.pace, old.pace), (self.permit_curve, old.permit_curve)):
                 mine.start, mine.remembered = before.start, before.remembered
                 mine.value = max(mine.floor, before.value)
             self._set_interval()
+
+
+class FollowingRate(TokenBucket):
+    """The pace of another unit than the one that adaptive measures: lower by the same factor.
+
+    Args:
+        ceiling: the limit, per second.
+        unit: which of the costs it counts.
+        catch_up: seconds by which late calls may be made up for.
+    """
+
+    __slots__ = ("accepted", "ceiling")
+
+    def __init__(self, ceiling: float, *, unit: int, catch_up: float) -> None:
+        super().__init__(Rate(1), catch_up=catch_up, unit=unit)
+        self.ceiling = ceiling
+        self.accepted = 0.0
+        self.interval = 0.0
+
+    take_one = LimitState.take_one
+    try_consume_one = LimitState.try_consume_one
+
+    def follow(self, factor: float) -> None:
+        """Let through this share of the limit (inf: all that it allows) from now on."""
+        self.restart(self.tat, 0)
+        self.interval = 1 / (factor * self.ceiling)
+
+    def consume(self, now: float, costs: Sequence[float]) -> None:
+        self.accepted += costs[self.unit]
+        super().consume(now, costs)
+
+    def carry_over(self, old: LimitState, now: float) -> None:  # noqa: ARG002 - as a pace's
+        """Owe what the old one does."""
+        if isinstance(old, FollowingRate):
+            self.last, self.held, self.accepted = old.last, old.held, old.accepted
+            self.restart(old.tat, 0)

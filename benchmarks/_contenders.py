@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from asynciolimiter import LeakyBucketLimiter, Limiter
@@ -22,15 +22,21 @@ if TYPE_CHECKING:
 __all__ = ["Nothing", "entering", "future", "on_event", "ours", "ours_by_lane", "waiting"]
 
 
-def ours(queue: ApiQueue) -> Worker:
-    """Enter and leave slots."""
+def ours(queue: ApiQueue, *, cost: Mapping[str, float] | None = None) -> Worker:
+    """Enter and leave slots, that cost one call or so much."""
 
     async def worker(calls: int) -> None:
         for _ in range(calls):
             async with queue.slot():
                 pass
 
-    return worker
+    async def costly(calls: int) -> None:
+        assert cost is not None  # noqa: S101
+        for _ in range(calls):
+            async with queue.slot(cost=cost):
+                pass
+
+    return worker if cost is None else costly
 
 
 def ours_by_lane(queue: ApiQueue) -> Worker:

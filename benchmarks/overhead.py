@@ -152,6 +152,41 @@ def lanes(report: Report, /, *, quick: bool) -> None:
     report.target(what, ratio, most=2, rounds=times)
 
 
+def two_limits(report: Report, /, *, quick: bool) -> None:
+    """Calls and tokens, with a cost in both, beside one limit of calls."""
+
+    def one() -> Worker:
+        return contenders.ours(ApiQueue(Rate(NOMINAL)))
+
+    def both() -> Worker:
+        tokens = Rate(2 * NOMINAL, burst=2, unit="tokens")
+        return contenders.ours(ApiQueue(Rate(NOMINAL), tokens), cost={"tokens": 2})
+
+    async def nanoseconds(worker: Worker) -> float:
+        calls = 20_000
+        await worker(100)
+        begun = time.perf_counter()
+        await worker(calls)
+        return (time.perf_counter() - begun) / calls * 1e9
+
+    costs = interleave(
+        {"one limit": lambda: run(nanoseconds(one())), "two": lambda: run(nanoseconds(both()))},
+        15 if quick else 45,
+    )
+    speeds = compare({"one limit": one, "two": both}, asyncio.new_event_loop, quick=quick)
+    rows = [
+        (name, spread(costs[name], ".0f"), spread([one / 1000 for one in speeds[name]], ".0f"))
+        for name in costs
+    ]
+    report.table("Two limits with two units", ("", "ns alone", "1,000 slots/s contended"), rows)
+    for what, times, most in (
+        ("uncontended", ratios(costs["two"], costs["one limit"]), 1.8),
+        ("contended", ratios(speeds["one limit"], speeds["two"]), 1.5),
+    ):
+        title = f"two limits, {what}: times one limit"
+        report.target(title, statistics.median(times), most=most, rounds=times)
+
+
 def backlog(report: Report, /, *, quick: bool) -> None:
     """100,000 waiting tasks: order, time to drain."""
     count, rate = (20_000 if quick else 100_000), 50_000
@@ -301,7 +336,7 @@ def idle(report: Report, /, *, quick: bool) -> None:
     report.target("idle: tasks and timers left", things, most=0)
 
 
-CASES = (contended, queued, uncontended, lanes, backlog, memory, million, cancelled, idle)
+CASES = (contended, queued, uncontended, two_limits, lanes, backlog, memory, million, cancelled, idle)
 
 if __name__ == "__main__":
     main((__doc__ or "").partition("\n")[0], *CASES)

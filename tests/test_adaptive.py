@@ -611,7 +611,7 @@ async def test_a_cancelled_call_slows_nothing_down(limiter):
     ("arguments", "error", "words"),
     [
         ({"floor": 5}, TypeError, "two readings"),
-        ({"floor": Window(5, 60)}, TypeError, "a rate, not a window"),
+        ({"floor": Window(5, 60)}, TypeError, "floor takes a rate, not 5 in any 1min"),
         ({"floor": "0/s"}, ValueError, "zero"),
         ({"backoff": 1}, ValueError, "below 1"),
         ({"backoff": 0}, ValueError, "above 0"),

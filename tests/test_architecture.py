@@ -12,9 +12,9 @@ ROOT = Path(aioapiqueue.__file__).parent
 APART = ROOT / "hub" / "bootstrap"  # runs in other programs, without aioapiqueue
 
 CORE = (  # each may import those before it; so with POLICY
-    *("exceptions", "_interrupt", "_grammar", "_zones", "_rate", "_events", "_callables"),
-    *("_algorithms", "_wait_queue", "_lanes", "_slot", "_limiter", "_dispatcher", "_map"),
-    *("_queue", "_decorator"),
+    *("exceptions", "_interrupt", "_grammar", "_zones", "_rate", "_units", "_events"),
+    *("_callables", "_algorithms", "_lanes", "_wait_queue", "_slot", "_limiter", "_scheduler"),
+    *("_local_limiter", "_dispatcher", "_map", "_queue", "_decorator"),
 )
 POLICY = ("adaptive", "threads", "testing", "_fleet", "_botocore_calls", "registry")
 EDGES = ("integrations",)

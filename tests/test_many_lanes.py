@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import pairwise
 
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, WouldWait
+from benchmarks._lanes import ENDPOINT, TENANT, Tenants
 from tests.helpers import introspect
 from tests.helpers.work import stall_of_bare_tasks, work, worst_stall
 
@@ -151,3 +153,24 @@ async def test_ten_thousand_lanes_stall_no_loop(no_collector):
 
         ours.append(await worst_stall(call, lambda: None, tasks=10_000))
     assert min(ours) < 1.5 * min(bare)
+
+
+@pytest.mark.parametrize(("rate", "share"), [(None, 1.005), (64, 1.02)])
+async def test_tenants_and_endpoints_lose_no_time(rate, share):
+    """Thousands of calls under two lanes each end in time, and no lane is over its limit.
+
+    As benchmarks/lanes.py does, with a tenth of the calls: under a limit of the queue, too, the
+    busiest endpoint waits for the queue's next instant each time, which is a second or two at the
+    end, in a job of any length.
+    """
+    setting = Tenants(tenants=500, endpoints=50, calls=5000, rate=rate)
+    last = await setting.run()
+    assert last <= share * setting.ideal()
+    assert setting.looks <= 6 * 5000
+    for key, times in setting.starts.items():
+        apart = 1 / (TENANT if key.startswith("tenant") else ENDPOINT)
+        assert all(b - a >= apart - 1e-9 for a, b in pairwise(times))
+    assert sum(map(len, setting.starts.values())) == 2 * 5000
+    if rate is not None:
+        every = sorted(at for key, times in setting.starts.items() if key[0] == "t" for at in times)
+        assert all(b - a >= 1 / rate - 1e-9 for a, b in pairwise(every))

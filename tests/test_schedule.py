@@ -2,20 +2,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from functools import partial
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aioapiqueue import Rate, Window
-from aioapiqueue._algorithms import LimitState, SlidingWindow, TokenBucket
-from aioapiqueue._lanes import Lanes, limit_state_for
+from aioapiqueue import Calendar, Concurrency, Rate, Window
+from aioapiqueue._algorithms import CalendarWindow, Permits
+from aioapiqueue._lanes import Lanes
+from tests.helpers.states import States, maker
 
 
 def pace(calls, per=1.0, burst=1, catch_up=0.0):
     """Make the schedule of one rate."""
-    return TokenBucket(Rate(calls, per, burst), catch_up=catch_up)
+    return States([Rate(calls, per, burst)], catch_up=catch_up)
 
 
 def run(schedule, *, start, calls, cost=1.0):
@@ -172,7 +172,7 @@ def test_window_is_neither_exceeded_nor_idle(gaps, calls, per):
 
     At most `calls` in any `per` seconds, and no call waits while the window has room.
     """
-    schedule = SlidingWindow(Window(calls, per))
+    schedule = States([Window(calls, per)], catch_up=0)
     starts, now = [], 0.0
     for gap in gaps:
         now += gap
@@ -190,7 +190,7 @@ def test_call_as_old_as_window_left():
 
     The window is half open: the call of 0.0 has left [0.0, 1.0) by 1.0.
     """
-    schedule = SlidingWindow(Window(2, 1))
+    schedule = States([Window(2, 1)], catch_up=0)
     assert run(schedule, start=0.0, calls=5) == [0.0, 0.0, 1.0, 1.0, 2.0]
 
 
@@ -200,7 +200,7 @@ def test_window_lets_no_float_early(start, per):
 
     The instant it names is at least `per` later as floats subtract, too.
     """
-    schedule = SlidingWindow(Window(1, per))
+    schedule = States([Window(1, per)], catch_up=0)
     schedule.consume(start, 1)
     assert schedule.next_at(start, 1) - start >= per
 
@@ -210,12 +210,12 @@ def test_window_refuses_costs_too_large():
 
     Costs add up to `calls`; a larger one is a ValueError with the remedy.
     """
-    schedule = SlidingWindow(Window(10, 1))
+    schedule = States([Window(10, 1)], catch_up=0)
     schedule.consume(0.0, 8)
     assert schedule.next_at(0.5, 2) <= 0.5
     assert schedule.next_at(0.5, 3) == 1.0
     with pytest.raises(ValueError, match="split the call"):
-        limit_state_for([Rate(1), Window(10, 1)], catch_up=0).check(11)
+        States([Rate(1), Window(10, 1)], catch_up=0).check(11)
 
 
 def test_strictest_of_several_limits_decides():
@@ -223,25 +223,25 @@ def test_strictest_of_several_limits_decides():
 
     Three in any second, 0.1 s apart: the window bites on the fourth call.
     """
-    schedule = limit_state_for([Rate(10), Window(3, 1)], catch_up=0)
+    schedule = States([Rate(10), Window(3, 1)], catch_up=0)
     starts = run(schedule, start=0.0, calls=7)
     assert starts == pytest.approx([0, 0.1, 0.2, 1.0, 1.1, 1.2, 2.0], abs=1e-9)
 
 
 def test_no_limit_means_always_due():
     """The schedule of no limits holds nobody back."""
-    schedule = limit_state_for([], catch_up=0)
-    assert schedule.next_at(3.0, 1e9) == -math.inf
+    schedule = States([], catch_up=0)
+    assert schedule.next_at(3.0, 1e9) == 3.0
     assert schedule.estimate(3.0, 1e9) == 3.0
 
 
-@pytest.mark.parametrize("limits", [[], [Rate(10)], [Window(3, 1)], [Rate(10), Window(3, 1)]])
+@pytest.mark.parametrize("limits", [[Rate(10)], [Window(3, 1)], [Rate(10), Window(3, 1)]])
 def test_hold_moves_every_due_time(limits):
     """A hold moves every due time and is not made up for.
 
     Nothing is due before its end, and calls come no closer after it than usual.
     """
-    schedule = limit_state_for(limits, catch_up=0.01)
+    schedule = States(limits, catch_up=0.01)
     schedule.on_idle(0.0)
     schedule.hold(7.0)
     assert schedule.next_at(0.0, 1) == 7.0
@@ -258,7 +258,7 @@ def test_ahead_names_the_last_start(limits):
     What `estimate` says for n calls is when the n-th one starts.
     """
     for calls in range(1, 12):
-        schedule = limit_state_for(limits, catch_up=0.01)
+        schedule = States(limits, catch_up=0.01)
         run(schedule, start=3.8, calls=2)
         expected = schedule.estimate(4.0, calls)
         schedule.on_idle(4.0)
@@ -324,7 +324,7 @@ def test_refunds_never_break_the_limit(cost, refunds, burst):
 
 def test_a_window_gives_back_too():
     """The refund leaves the log where the call started."""
-    schedule = SlidingWindow(Window(10, 1))
+    schedule = States([Window(10, 1)], catch_up=0)
     schedule.consume(0.0, 6)
     schedule.consume(0.5, 4)
     schedule.adjust(0.0, -5)
@@ -337,11 +337,11 @@ def test_new_rate_inherits_the_debt():
 
     Of half an old interval still to wait, half a new one is left.
     """
-    old, new = pace(2), pace(50)
-    old.on_idle(0.0)
-    old.consume(0.0, 1)
-    new.carry_over(old, 0.25)
-    assert new.next_at(0.25, 1) == pytest.approx(0.25 + 0.5 / 50)
+    state = pace(2)
+    state.on_idle(0.0)
+    state.consume(0.0, 1)
+    state.change([Rate(50)], 0.25)
+    assert state.next_at(0.25, 1) == pytest.approx(0.25 + 0.5 / 50)
 
 
 @pytest.mark.parametrize(
@@ -357,11 +357,11 @@ def test_limits_succeed_kind_by_kind(before, after):
 
     Adding or dropping a limit of another kind forgives no debt.
     """
-    old, new = (limit_state_for(limits, catch_up=0) for limits in (before, after))
-    old.on_idle(0.0)
-    old.consume(0.0, 1)
-    new.carry_over(old, 0.4)
-    assert new.next_at(0.4, 1) == pytest.approx(1.0, abs=1e-9)
+    state = States(before, catch_up=0)
+    state.on_idle(0.0)
+    state.consume(0.0, 1)
+    state.change(after, 0.4)
+    assert state.next_at(0.4, 1) == pytest.approx(1.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("limits", [[Rate(10)], [Rate(10, burst=5)], [Window(3, 1)], []])
@@ -370,11 +370,11 @@ def test_rested_schedule_acts_as_new(limits):
 
     An idle lane may be forgotten then: both let the same calls through.
     """
-    used = limit_state_for(limits, catch_up=0.01)
+    used = States(limits, catch_up=0.01)
     used.on_idle(0.0)
     run(used, start=0.0, calls=7)
     later = math.nextafter(max(used.idle_at(), 1.0), math.inf)
-    fresh = limit_state_for(limits, catch_up=0.01)
+    fresh = States(limits, catch_up=0.01)
     used.on_idle(later)
     fresh.on_idle(later)
     assert run(used, start=later, calls=9) == pytest.approx(run(fresh, start=later, calls=9))
@@ -385,23 +385,103 @@ def test_lanes_are_made_on_demand():
 
     A key without limits has no lane; "*" gives one to every other; fresh ones are evicted.
     """
-    assert Lanes({"a": [Rate(1)]}, partial(limit_state_for, catch_up=0)).find("b", 0.0) is None
-    lanes = Lanes({"a": [Rate(1)], "*": [Rate(10)]}, partial(limit_state_for, catch_up=0))
+    assert Lanes({"a": [Rate(1)]}, maker()).find("b", 0.0) is None
+    used = set()
+    lanes = Lanes({"a": [Rate(1)], "*": [Rate(10)]}, maker(), in_use=lambda key, _: key in used)
     for key, now in zip("abc", itertools.count(0.0, 0.001), strict=False):
-        lane = lanes.find(key, now)
-        lane.try_consume(now, 1)
-    assert set(lanes.states) == set("abc")
+        lanes.find(key, now).states[0].try_consume_one(now)
+    assert set(lanes.by_key) == set("abc")
     lanes.find("a", 0.5)
-    assert set(lanes.states) == {"a"}
-    lanes.in_use = {"a"}
+    assert set(lanes.by_key) == {"a"}
+    used.add("a")
     lanes.find("d", 50.0)
-    assert set(lanes.states) == {"a", "d"}
-    lanes.in_use = ()
+    assert set(lanes.by_key) == {"a", "d"}
+    used.clear()
     assert lanes.find("d", 60.0) is not None
-    assert set(lanes.states) == {"d"}
+    assert set(lanes.by_key) == {"d"}
 
 
-def test_the_base_schedule_passes_everything_on():
-    """A compound of compounds behaves as its parts do."""
-    nested = LimitState([limit_state_for([Rate(10)], catch_up=0), LimitState()])
-    assert run(nested, start=0.0, calls=3) == pytest.approx([0, 0.1, 0.2])
+def test_lanes_of_one_call_stay():
+    """Looking up a call's second key evicts nothing that was made for its first."""
+    lanes = Lanes({"*": [Rate(10)]}, maker())
+    lanes.find("idle", 0.0)
+    first, second = lanes.find_all(["a", "b"], 100.0)
+    assert (lanes.by_key["a"], lanes.by_key["b"]) == (first, second)
+
+
+# Calendars and permits.
+
+
+def test_calendar_counts_each_day():
+    """At most so many start in a day; the next day all of them may."""
+    state = States([Calendar(3, "day")], catch_up=0)
+    day = 86_400.0
+    assert run(state, start=day - 10, calls=7) == [day - 10] * 3 + [day] * 3 + [2 * day]
+    assert state.estimate(2 * day, 2) == 2 * day
+    assert state.estimate(2 * day, 3) == 3 * day
+    assert state.idle_at() == 3 * day
+
+
+def test_calendar_gives_back_the_same_day():
+    """What a call of yesterday did not use is of no use today."""
+    state = States([Calendar(3, "day")], catch_up=0)
+    state.consume(86_000.0, 3)
+    state.adjust(86_000.0, -2, now=86_100.0)
+    assert state.next_at(86_100.0, 2) <= 86_100.0
+    state.consume(86_500.0, 3)
+    state.adjust(86_000.0, -1, now=86_600.0)
+    assert state.next_at(86_600.0, 1) == 2 * 86_400.0
+
+
+def test_calendar_ignores_clocks_set_back():
+    """A wall clock that is set back into yesterday does not open yesterday again."""
+    ahead = [0.0]
+    state = CalendarWindow(Calendar(1, "day"), to_wall=lambda now: now + ahead[0])
+    state.consume(86_400.0, (1,))
+    ahead[0] = -3600.0
+    assert state.next_at(86_401.0, (1,)) == 2 * 86_400.0 + 3600.0
+    state.change(Calendar(1, "hour"), 86_401.0)
+    assert state.next_at(86_401.0, (1,)) > 86_401.0
+
+
+def test_calendar_refuses_costs_too_large():
+    """What no day has room for is a ValueError with the remedy."""
+    with pytest.raises(
+        ValueError, match="a cost of 4 calls never fits 3 in each day, a limit of the queue: split"
+    ):
+        States([Calendar(3, "day")], catch_up=0).check(4)
+
+
+def test_permits_come_back():
+    """Who holds a permit keeps the others waiting until nobody knows when."""
+    state = Permits(Concurrency(2))
+    for _ in range(2):
+        assert state.take(0.0, (5,)) <= 0.0
+    assert state.next_at(0.0, (5,)) == math.inf
+    assert state.idle_at() == math.inf
+    state.release()
+    assert state.next_at(0.0, (5,)) <= 0.0
+    state.change(Concurrency(1), 0.0)
+    assert state.next_at(0.0, (5,)) == math.inf
+
+
+@given(
+    limit=st.sampled_from([Rate(4), Rate(4, burst=3), Window(3, 1), Calendar(9, "hour")]),
+    before=st.lists(st.tuples(st.floats(0, 1), st.sampled_from([1, 2, 0.5])), max_size=8),
+    charge=st.sampled_from([1, 2, 0.5]),
+    cost=st.sampled_from([1, 2, 3]),
+    wait=st.floats(0, 2),
+)
+def test_room_that_is_left(limit, before, charge, cost, wait):
+    """`leaves_room` says what `next_at` would say after the charge."""
+    states = States([limit], catch_up=0.01)
+    now = 3600.0
+    states.on_idle(now)
+    for gap, one in before:
+        now = max(now + gap, states.next_at(now + gap, one))
+        states.consume(now, one)
+    now = max(now, states.next_at(now, charge))
+    (state,) = states.states
+    left = state.leaves_room(now, (charge,), (cost,), now + wait)
+    states.consume(now, charge)
+    assert left == (states.next_at(now, cost) <= now + wait + 1e-9)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from aioapiqueue._fleet import messages
 from aioapiqueue._fleet.clock import ROUNDING, Clock
 from aioapiqueue._fleet.grants import LeasedCall, leased
-from aioapiqueue._fleet.limits import key_of
+from aioapiqueue._fleet.key_queues import KeyQueues, key_queues
+from aioapiqueue._fleet.limits import check, key_of
 from aioapiqueue._fleet.planner import Planner
 from aioapiqueue._fleet.session import Session
 from aioapiqueue._limiter import LimiterStats, PushbackRounds
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from aioapiqueue._limiter import Host
     from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Call
+    from aioapiqueue._wait_queue import Line, WaitQueue
 
 __all__ = ["SharedLimiter"]
 
@@ -44,6 +46,7 @@ class SharedLimiter:
     """
 
     call_types: tuple[Callable[..., Call], Callable[..., Call]] = (LeasedCall, LeasedCall)
+    wait_queue_type: type[WaitQueue[Call]] = KeyQueues
 
     def __init__(
         self, host: Host, transport: messages.Transport, limits: LimitTable, *, catch_up: float
@@ -61,9 +64,9 @@ class SharedLimiter:
         """Start on another event loop: what waited or ran on the old one is gone with it."""
         if clock_changed:
             self._limits.forget_lanes()
-        waiters = self._host.waiters
-        waiters.lanes, waiters.keeps_round = self._limits.lanes.states, True
-        self._limits.lanes.in_use = waiters.key_queues
+        waiters = key_queues(self._host)
+        waiters.lanes = self._limits.lanes.by_key
+        self._limits.in_use = lambda key, _: key in waiters.lines
         self._begin(-math.inf if clock_changed else self._planner.held_until)
 
     def _begin(self, held_until: float) -> None:
@@ -92,16 +95,21 @@ class SharedLimiter:
     def fast_acquire(self) -> None:
         """Return nothing: the authority has to be asked for every call."""
 
-    def check(self, costs: Sequence[float]) -> None:
-        """Refuse a cost that the queue's limits could never let through."""
+    def check(self, keys: Sequence[Hashable], costs: Sequence[float]) -> None:
+        """Refuse a cost that the queue's limits could never let through, and several lanes."""
         self._limits.check(costs[0])
+        if sum(self._limits.lane_of(key) is not None for key in keys) > 1:
+            raise ValueError(
+                f"keys={keys!r} have more than one lane, which a shared quota does not take yet: "
+                "give the call one key with limits"
+            )
 
     def try_acquire(self, call: Call, now: float) -> bool:
         """Note a newcomer, which has to wait at least for a reply."""
         lane = self._limits.lanes.find(call.key, now)
         if lane is not None:
             self._transport.check_key(call.key)
-            lane.check(call.cost)
+            check(lane.states, call.cost)
         self._planner.arrives(call, now)
         return False
 
@@ -110,7 +118,7 @@ class SharedLimiter:
         self._planner.lacks(self._limits.lane_of(call.key))
         self._host.wake()
 
-    def left(self, call: Call) -> None:
+    def left(self, call: Call, line: Line[Call] | None) -> None:  # noqa: ARG002 - its lane is enough
         """Note that a call waits no more: what was leased for it is surplus."""
         self._planner.left(call)
 
@@ -118,13 +126,13 @@ class SharedLimiter:
         """Return the end of a hold: of what the authority knows, only that is known here."""
         return self._planner.held_until
 
-    def estimate(self, key: Hashable, costs: Sequence[float], now: float) -> float:
+    def estimate(self, call: Call, now: float) -> float:
         """Return when a newcomer may start, by the last reply."""
-        return self._planner.estimate(key, costs[0], now)
+        return self._planner.estimate(call.key, call.cost, now)
 
     def release_due(self, now: float) -> float | None:
         """Grant all that are due; return when to look again (None: nobody waits)."""
-        planner, session, waiters = self._planner, self._session, self._host.waiters
+        planner, session, waiters = self._planner, self._session, key_queues(self._host)
         wake = waiters.wake(now)
         while (call := waiters.first()) is not None:
             due = self._due(call, now)
@@ -160,7 +168,7 @@ class SharedLimiter:
         planner, lane = self._planner, self._limits.lane_of(call.key)
         # Keys that take turns and have no lanes share these leases: whose the next one is, is known
         # when it is due and all of them are looked at, in their turns.
-        in_turns = lane is None and self._host.waiters.fair
+        in_turns = lane is None and key_queues(self._host).fair
         while (lease := self._next_lease(lane, now)) is not None:
             if lease.costs == call.costs or (in_turns and lease.at - now > ROUNDING):
                 return lease.at
@@ -171,7 +179,7 @@ class SharedLimiter:
         if fallback is None or self._host.running >= self._limits.concurrency:
             return math.inf
         held_until = max(planner.held_until, planner.grants_of(lane).held_until)
-        return max(fallback.next_at(now, call.cost), held_until)
+        return max(fallback.next_at(now, call.costs), held_until)
 
     def _next_lease(self, lane: Hashable, now: float) -> Lease | None:
         lease, lost = self._planner.usable(lane, now)
@@ -184,13 +192,17 @@ class SharedLimiter:
         if self._planner.grants_of(lane).leases:
             leased(call).lease = self._planner.use(lane, now)
         elif fallback is not None:
-            fallback.consume(now, call.cost)
+            fallback.consume(now, call.costs)
 
     # What happens here, to be reported to the authority.
 
     def refund(self, call: Call) -> None:
         """Pass the slot of a call that was granted and never used to the next, or give it back."""
-        waiters, lane, granted = self._host.waiters, self._limits.lane_of(call.key), leased(call)
+        waiters, lane, granted = (
+            key_queues(self._host),
+            self._limits.lane_of(call.key),
+            leased(call),
+        )
         lease, granted.lease = granted.lease, None  # so that `settle` gives nothing back again
         waiters.wake_all()
         if lease is not None:
@@ -214,7 +226,7 @@ class SharedLimiter:
 
     def released(self, call: Call) -> None:  # noqa: ARG002 - one permit is like another
         """Note that a body has ended: its permit is free."""
-        waiters = self._host.waiters
+        waiters = key_queues(self._host)
         if self._session.fallback is not None:
             waiters.wake_all()
         if self._planner.short_of_permits and waiters.live:
@@ -278,13 +290,13 @@ class SharedLimiter:
         """End a pause, everywhere."""
         self._planner.held_until = min(self._planner.held_until, self._host.now())
         self._planner.ask_all_soon()
-        self._host.waiters.wake_all()
+        key_queues(self._host).wake_all()
         self._session.send(messages.Resume())
         self._host.wake()
 
     def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         """Replace the limits of the queue (None), or of a key or pattern, everywhere."""
-        self._limits.check_change(key, limits, self._host.waiters)
+        self._limits.check_change(key, limits, key_queues(self._host))
         self._transport.check_key(key)
         self._planner.ask_all_soon()
         self._recall(self._planner.grants)
@@ -292,7 +304,7 @@ class SharedLimiter:
         self._go_by(key, limits)
 
     def _go_by(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
-        waiters, now = self._host.waiters, self._host.now()
+        waiters, now = key_queues(self._host), self._host.now()
         self._limits.change(key, limits, now)
         if key is None:
             waiters.wake_all()
@@ -337,7 +349,7 @@ class SharedLimiter:
 
     def apply(self, message: messages.Message, reply: messages.Reply, *, forgotten: bool) -> None:
         """Apply a reply. `forgotten`: the authority knows nothing of what it leased before."""
-        planner, waiters = self._planner, self._host.waiters
+        planner, waiters = self._planner, key_queues(self._host)
         if forgotten:
             planner.forget_leases()
         planner.apply_status(reply.statuses)
@@ -361,12 +373,12 @@ class SharedLimiter:
         """Adopt limits that others have set, by key; None: of the queue."""
         for key, limits in changed.items():
             self._go_by(key, limits)
-        lanes = self._limits.lanes.states
-        for call in list(self._host.waiters):
+        lanes = self._limits.lanes.by_key
+        for call in list(key_queues(self._host)):
             try:
                 self._limits.check(call.cost)
-                if (lane := lanes.get(call.key)) is not None:
-                    lane.check(call.cost)
+                if call.key in lanes:
+                    check(lanes[call.key].states, call.cost)
             except ValueError as error:
                 self._host.fail(call, "refused", error)
 
@@ -380,7 +392,7 @@ class SharedLimiter:
         """Return the figures of this moment."""
         session = self._session
         return LimiterStats(
-            lanes=len(self._limits.lanes.states),
+            lanes=len(self._limits.lanes.by_key),
             rate=self._planner.grants_of(None).rate,
             paused=self._planner.held_until == math.inf,
             asks=session.asks,

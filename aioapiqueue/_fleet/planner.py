@@ -31,15 +31,16 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue._fleet.clock import ROUNDING, TICK
 from aioapiqueue._fleet.grants import KeyGrants, Lateness, Lease
+from aioapiqueue._fleet.key_queues import SHARED, key_queues
 from aioapiqueue._fleet.limits import key_of
 from aioapiqueue._fleet.messages import Ask, SlotRequest, Standing
 from aioapiqueue._rate import Rate, Window
-from aioapiqueue._wait_queue import SHARED, Rank
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._fleet.clock import Clock
+    from aioapiqueue._fleet.key_queues import Place as Rank
     from aioapiqueue._fleet.limits import LimitTable
     from aioapiqueue._fleet.messages import Granted, LimitStatus
     from aioapiqueue._limiter import Host
@@ -196,14 +197,14 @@ class Planner:
 
     def arrives(self, call: Call, now: float) -> None:
         """Note a newcomer: since when there has been a waiter matters for what is due when."""
-        waiters = self._host.waiters
+        waiters = key_queues(self._host)
         if not waiters.live:
             self._waiting_since = now
             self._costs = (call.cost, call.cost)
         else:
             self._costs = (min(call.cost, self._costs[0]), max(call.cost, self._costs[1]))
         lane = self._limits.lane_of(call.key)
-        if lane is not None and call.key not in waiters.key_queues:
+        if lane is not None and call.key not in waiters.lines:
             self.grants_of(lane).waiting_since = now
 
     def left(self, call: Call) -> None:
@@ -216,14 +217,14 @@ class Planner:
 
     def _waiting(self) -> set[Hashable]:
         """Return the lanes in which somebody waits."""
-        return {self._limits.lane_of(one.key) for one in self._host.waiters.key_queues.values()}
+        return {self._limits.lane_of(one.name) for one in key_queues(self._host).lines.values()}
 
     def _waiting_in(self, lane: Hashable, enough: float = math.inf) -> int:
         """Return how many wait in a lane; if they are more than `enough`, not how many more."""
         waiting = 0
         for key in self._keys_in(lane):
-            key_queue = self._host.waiters.key_queues.get(key)
-            waiting += 0 if key_queue is None else key_queue.live
+            line = key_queues(self._host).lines.get(key)
+            waiting += 0 if line is None else line.live
             if waiting > enough:
                 break
         return waiting
@@ -232,10 +233,10 @@ class Planner:
         """Return the keys under which calls of a lane wait."""
         if lane is not None:
             return (key_of(lane),)
-        waiters = self._host.waiters
+        waiters = key_queues(self._host)
         if not waiters.fair:
             return (SHARED,)
-        return (key for key in waiters.key_queues if self._limits.lane_of(key) is None)
+        return (key for key in waiters.lines if self._limits.lane_of(key) is None)
 
     def lanes_changed(self) -> None:
         """Note that other lanes than before may have limits of their own."""
@@ -264,10 +265,10 @@ class Planner:
 
     def estimate(self, key: Hashable, cost: float, now: float) -> float:
         """Return when a newcomer may be due, by the last reply."""
-        waiters, lane = self._host.waiters, self._limits.lane_of(key)
+        waiters, lane = key_queues(self._host), self._limits.lane_of(key)
         leased = sum(lease.costs[0] for one in self.grants.values() for lease in one.leases)
         start = max(now, self.held_until)
-        when = self._estimate_in(None, start, waiters.cost - leased + cost)
+        when = self._estimate_in(None, start, waiters.total() - leased + cost)
         if lane is not None:
             grants = self.grants_of(lane)
             position = grants.round_position
@@ -324,7 +325,7 @@ class Planner:
         """Return the rank of the first in a lane, behind those that have a lease; None: nobody."""
         if lane is None:
             return (-math.inf, 0.0)  # calls without a lane are never left out
-        return self._host.waiters.rank(key_of(lane), covered)
+        return key_queues(self._host).rank(key_of(lane), covered)
 
     def _lane_asks_at(self, grants: KeyGrants) -> float:
         used_up = -math.inf
@@ -407,9 +408,9 @@ class Planner:
 
     def compare_costs(self) -> None:
         """Ask before it is due if a call is now first that costs less than all that were."""
-        waiters, (cheapest, dearest) = self._host.waiters, self._costs
+        waiters, (cheapest, dearest) = key_queues(self._host), self._costs
         if cheapest != dearest or not waiters.live:  # else every first costs the same
-            firsts = (one.first() for one in waiters.key_queues.values())
+            firsts = (one.first() for one in waiters.lines.values())
             cheapest = min((first.cost for first in firsts if first is not None), default=math.inf)
         if cheapest < self._cheapest:
             self.ask_all_soon()
@@ -463,7 +464,7 @@ class Planner:
         open_ = {key: lane for lane in lanes for key in self._keys_in(lane)}
         left = dict.fromkeys(lanes, self._most())
         requests: list[SlotRequest] = []
-        for rank, key, call in self._host.waiters.iter_in_order(open_):
+        for rank, key, call in key_queues(self._host).iter_in_order(open_):
             lane = open_[key]
             if covered[lane] > 0:
                 covered[lane] -= 1

@@ -14,15 +14,15 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from aioapiqueue._algorithms import TokenBucket
 from aioapiqueue._fleet import messages
 from aioapiqueue._fleet.clock import ROUNDING
-from aioapiqueue._lanes import limit_state_for
+from aioapiqueue._fleet.key_queues import key_queues
 from aioapiqueue.exceptions import SharedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
-    from aioapiqueue._algorithms import LimitState
     from aioapiqueue._fleet.clock import Clock
     from aioapiqueue._fleet.limits import LimitTable
     from aioapiqueue._limiter import Host
@@ -109,7 +109,7 @@ class Session:
         """After trouble, nothing is sent before."""
         self.ask_in_doubt = False
         """The last `Ask` had no reply: permits may have been granted."""
-        self.fallback: LimitState | None = None
+        self.fallback: TokenBucket | None = None
         """The local rate, while it is in force."""
         self._clock = clock
         self._sender = uuid.uuid4().hex[:16]
@@ -120,7 +120,7 @@ class Session:
         """How many messages had a number."""
         self._task: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle | None] = {}
-        self._spare: LimitState | None = None
+        self._spare: TokenBucket | None = None
         """What `fallback` is each time: it knows what it has let through before."""
 
     @property
@@ -330,10 +330,10 @@ class Session:
             self.fallback = None
         elif rate is not None and self.fallback is None:
             if self._spare is None:
-                self._spare = limit_state_for([rate], catch_up=self._catch_up)
+                self._spare = TokenBucket(rate, catch_up=self._catch_up)
             self.fallback = self._spare
             self.fallback.on_idle(now)
-            host.waiters.wake_all()
+            key_queues(host).wake_all()
         if self._outbox:
             self._set_timer("outbox", delay, self.start)
         if first:

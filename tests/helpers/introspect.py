@@ -78,13 +78,13 @@ def waiters_of(queue: ApiQueue) -> WaitQueue[Any]:
 
 
 def heap_entries(waiters: WaitQueue[Any]) -> int:
-    """Return how many entries the heaps of key queues have: those ready, and those parked."""
+    """Return how many entries the heaps of a shared quota's lines have: ready, and parked."""
     return len(waiters._ready) + len(waiters._parked)
 
 
 def lanes_of(queue: ApiQueue) -> Collection[Hashable]:
     """Return the keys whose own limits are kept in memory now."""
-    return _lane_table_of(queue).states
+    return _lane_table_of(queue).by_key
 
 
 def lane_limits_of(queue: ApiQueue) -> Mapping[Hashable, Any]:
@@ -99,14 +99,15 @@ def _lane_table_of(queue: ApiQueue) -> Any:
 
 def concurrency_of(queue: ApiQueue) -> float:
     """Return how many bodies may run at once."""
-    return dispatcher_of(queue).limiter._concurrency
+    limiter = dispatcher_of(queue).limiter
+    return min(state.most for state in limiter._own if hasattr(state, "most"))
 
 
 def allowed_rate(queue: ApiQueue, key: Hashable = None) -> float:
     """Return the calls per second that adaptive lets through in a lane; None: in the queue."""
     limiter = dispatcher_of(queue).limiter
-    state = limiter._state if key is None else limiter._lanes.states[key]
-    return state.allowed()
+    states = limiter._own if key is None else limiter._lanes.by_key[key].states
+    return min(state.allowed() for state in states)
 
 
 # A queue: hooks.
@@ -128,6 +129,9 @@ def wrap_grants(queue: ApiQueue, wrap: Callable[[Any], Callable[[Slot, float], N
     """Replace what grants a slot to a waiter, at a time, by what `wrap` makes of it."""
     dispatcher = dispatcher_of(queue)
     dispatcher.grant = wrap(dispatcher.grant)
+    scheduler = getattr(dispatcher.limiter, "_scheduler", None)
+    if scheduler is not None:  # of the loop that it is bound to; one made later asks again
+        scheduler._grant = dispatcher.grant
 
 
 def after_grants(queue: ApiQueue, heard: Callable[[Slot, float], object]) -> None:
@@ -169,7 +173,142 @@ def record_releases(queue: ApiQueue) -> list[tuple[float, Slot]]:
     return releases
 
 
+def after_starts(queue: ApiQueue, heard: Callable[[Slot, float], object]) -> None:
+    """Call `heard(slot, now)` after each start: at once, or by a grant to a waiter."""
+    dispatcher = dispatcher_of(queue)
+    try_start = dispatcher.try_start
+
+    def starting(slot: Slot) -> bool:
+        at_once: bool = try_start(slot)
+        if at_once:
+            heard(slot, dispatcher.now())
+        return at_once
+
+    dispatcher.try_start = starting
+    after_grants(queue, heard)
+
+
+def looks_of(queue: ApiQueue) -> tuple[int, int]:
+    """Return how often a waiter was looked at, and how often one went over to another limit."""
+    scheduler = dispatcher_of(queue).limiter._scheduler
+    return scheduler.looks, scheduler.moves
+
+
+def work_of_steps(
+    queue: ApiQueue, measure: Callable[[Callable[[], object]], int]
+) -> Collection[int]:
+    """Return a list that gets how much work each look at the queue was, by `measure`."""
+    steps: list[int] = []
+
+    def wrap(release_due: Callable[[float], float | None]) -> Callable[[float], float | None]:
+        def looking(now: float) -> float | None:
+            wake: list[float | None] = []
+            steps.append(measure(lambda: wake.append(release_due(now))))
+            return wake[0]
+
+        return looking
+
+    wrap_looks(queue, wrap)
+    return steps
+
+
+def left_over(queue: ApiQueue) -> list[str]:
+    """Return what is still there of those who waited, where nobody does any more."""
+    limiter, waiters = dispatcher_of(queue).limiter, waiters_of(queue)
+    scheduler = limiter._scheduler
+    found = [f"line {name!r}" for name in waiters.lines]
+    found += [f"group of {len(group.rooms)}" for group in scheduler._groups.values()]
+    found += ["a timeout"] * len(timeouts_of(queue))
+    found += ["a ticker"] * (ticker_of(queue) is not None)
+    for key, states in _states_by_key(limiter).items():
+        for state in states:
+            room = state.room
+            if room is not None and (room.lines or room.reservation or room.standing.size):
+                found.append(f"a room of {key!r}")
+            if getattr(state, "used", 0) and hasattr(state, "most") and key is not None:
+                found.append(f"{state.used} permits of {key!r}")
+    return found
+
+
+def _states_by_key(limiter: Any) -> dict[Hashable, Any]:
+    lanes = {key: lane.all_states() for key, lane in limiter._lanes.by_key.items()}
+    return {None: limiter._own, **lanes}
+
+
 # A queue: faults, which its model has to find.
+
+
+def charge_one_limit_only(queue: ApiQueue) -> None:
+    """Charge a call that has waited to the first of its limits, and give the others back."""
+    limiter = dispatcher_of(queue).limiter
+
+    def give_back(call: Any, now: float) -> None:
+        for limit in limiter._limits_of(call)[1:]:
+            limit.refund(now, now, call.costs)
+
+    after_grants(queue, give_back)
+
+
+def charge_twice_on_regrant(queue: ApiQueue) -> None:
+    """Charge the call that gets the place of one that was given back once more."""
+    limiter = dispatcher_of(queue).limiter
+    refund, pending = limiter.refund, []
+
+    def refunding(call: Any) -> None:
+        pending.append(call)
+        refund(call)
+
+    def charge_again(call: Any, now: float) -> None:
+        if pending:
+            pending.clear()
+            for limit in limiter._limits_of(call):
+                limit.consume(now, call.costs)
+
+    limiter.refund = refunding
+    after_grants(queue, charge_again)
+
+
+def forget_refund_of_last_unit(queue: ApiQueue) -> None:
+    """Give back all that a call was charged but for the last unit that the queue knows."""
+    dispatcher = dispatcher_of(queue)
+    limiter, refund = dispatcher.limiter, dispatcher.limiter.refund
+
+    def refunding(call: Any) -> None:
+        at, costs = call.waited_until, call.costs
+        refund(call)
+        for limit in limiter._limits_of(call):
+            if limit.unit == len(dispatcher.units) - 1 and not hasattr(limit, "most"):
+                limit.consume(at, costs)
+
+    limiter.refund = refunding
+
+
+def forget_who_met_full_buckets(queue: ApiQueue) -> None:
+    """Give back what calls turn out not to need, whatever has started on top of it."""
+    limiter = dispatcher_of(queue).limiter
+    settle = limiter.settle
+
+    def settling(call: Any, costs: Any) -> None:
+        for limit in limiter._own:
+            limit.peaks.clear()
+            limit.peaks.append((math.inf, -math.inf))  # nobody met it with less than nothing owed
+        settle(call, costs)
+
+    limiter.settle = settling
+
+
+def overtake_reservations(queue: ApiQueue) -> None:
+    """Let anybody start who has room, whatever an earlier call has reserved."""
+    dispatcher_of(queue).bind()
+    scheduler = dispatcher_of(queue).limiter._scheduler
+    scheduler._is_reserved = lambda *_: False
+
+
+def reserve_nothing(queue: ApiQueue) -> None:
+    """Let nobody reserve a limit."""
+    dispatcher_of(queue).bind()
+    scheduler = dispatcher_of(queue).limiter._scheduler
+    scheduler._reserve = lambda *_: None
 
 
 def lose_refunds(queue: ApiQueue) -> None:

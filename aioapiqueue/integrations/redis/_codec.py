@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aioapiqueue._fleet import messages
 from aioapiqueue._fleet.grants import NO_KEY
 from aioapiqueue._fleet.session import REFUNDABLE
+from aioapiqueue._grammar import CALLS
 from aioapiqueue._rate import Rate, Window
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class Codec:
             ceiling = min((limit.calls / limit.per for limit in limits), default=math.inf)
             spec = {
                 "kind": "g",
-                "floor": adaptive.least(ceiling),
+                "floor": adaptive.least(ceiling, CALLS),
                 "backoff": adaptive.backoff,
                 "recovery": adaptive.recovery,
             }

@@ -133,6 +133,7 @@ class SharedSchedule:
             catch_up=catch_up,
             adaptive=adaptive,
             report=host.report,
+            units=host.units,
         )
         self._in_use = True
         return SharedLimiter(host, transport, table, catch_up=catch_up)

@@ -1,0 +1,256 @@
+"""The wait queue of a shared quota: the lines of lanes, and which of them are parked.
+
+A line has its own leases. While it has none that is due it is parked, so that it blocks nobody
+else. Among those that are not parked, a heap finds the one whose first waiter is next: each step
+costs the logarithm of their number. With `fair` every key has its own line, and one that was served
+goes to the end of the round.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush, heapreplace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue._slot import Call
+from aioapiqueue._wait_queue import Line, WaitQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Hashable, Iterator
+
+    from aioapiqueue._limiter import Host
+
+__all__ = ["SHARED", "KeyQueues", "Place", "key_queues"]
+
+SHARED = object()
+"""The name of the line of those without a lane."""
+Place = tuple[float, float]
+"""Priority, and place among those of that priority: the least goes first."""
+_ROUND = 2**60
+"""More than any `turn`: a place in the n-th round from now is n times this, and that."""
+_MANY_STALE = 32
+"""So many stale entries of a heap are never cleared away before they are met."""
+
+
+def key_queues(host: Host) -> KeyQueues:
+    """Return who waits, as what `wait_queue_type` has made it."""
+    waiters = host.waiters
+    assert isinstance(waiters, KeyQueues)  # noqa: S101 - see `SharedLimiter.wait_queue_type`
+    return waiters
+
+
+class KeyQueues(WaitQueue[Call]):
+    """All who wait, in one line for each lane (with `fair`: for each key)."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as WaitQueue's
+        super().__init__(*arguments, **options)
+        self.lanes: Collection[Hashable] = ()
+        """The keys with limits of their own."""
+        self._parked_until: dict[Line[Call], float] = {}
+        self._ready: list[tuple[float, int, Line[Call]]] = []
+        """A heap of (priority, place, line). An entry may rank its line too early, never too late:
+        the one at the top is checked when it is met. So a newcomer that overtakes the first of its
+        line has to `_enter` it again."""
+        self._parked: list[tuple[float, int, Line[Call]]] = []
+        """A heap of (until, number, line)."""
+
+    def name_of_line(self, item: Call) -> Hashable:
+        """Return the name of the line that a call belongs to."""
+        key = item.keys[0]
+        return key if self.fair or key in self.lanes else SHARED
+
+    def _add_to_line(self, item: Call) -> None:
+        name = self.name_of_line(item)
+        line = self.lines.get(name)
+        if line is None:
+            line = self.lines[name] = Line(name)
+        item.line = line
+        is_first = line.put(item)
+        if line in self._parked_until:
+            # In a parked line a new first may be due sooner (it may cost less).
+            if line.first() is item:
+                self._unpark(line)
+        elif line.entry is None or (is_first and line.first() is item):
+            self._enter(line, item)  # the entry may be that of one who has gone
+
+    def first(self) -> Call | None:
+        """Return who is next among those that are not parked; None if nobody is."""
+        ready = self._ready
+        while ready:
+            priority, place, line = entry = ready[0]
+            if line.entry is not entry:
+                heappop(ready)
+                continue
+            waiter = line.first()
+            if waiter is None:
+                heappop(ready)
+                line.entry = None
+                self._drop(line)
+            elif len(ready) > 1 and (
+                (true := self._place(line, waiter)) != place or waiter.priority != priority
+            ):
+                line.entry = (waiter.priority, true, line)
+                heapreplace(ready, line.entry)
+            else:
+                return waiter
+        return None
+
+    def pop(self, waiter: Call) -> None:
+        """Take out the one that `first` has just returned; as `WaitQueue.pop`."""
+        line = waiter.line
+        waiter.line = None  # type: ignore[assignment]  # it waits no more
+        line.pop()
+        if self.fair:  # to the end of the round
+            heappop(self._ready)
+            line.entry, line.turn = None, 0
+            after = line.first()
+            if after is None:
+                self._drop(line)
+            else:
+                self._enter(line, after)
+        elif not line.live:
+            line.entry = None
+            self._drop(line)
+        self.live -= 1
+        self._forget(waiter)
+
+    def leave(self, waiter: Call) -> Line[Call] | None:
+        """Take out one that waits no more; as `WaitQueue.leave`."""
+        line: Line[Call] | None = waiter.line
+        if line is None:
+            return None
+        waiter.line = None  # type: ignore[assignment]  # as above
+        line.leave()
+        if line in self._parked_until:  # its next may be due sooner, or there is none
+            self._unpark(line)
+        if not line.live:
+            line.entry = None
+            self._drop(line)
+        self.live -= 1
+        self._forget(waiter)
+        return line
+
+    def park(self, until: float) -> None:
+        """Set the line of the first aside, until `wake` is called with `until` or later."""
+        line = heappop(self._ready)[2]
+        line.entry = None
+        self._parked_until[line] = until
+        self._count += 1
+        heappush(self._parked, (until, self._count, line))
+        if len(self._parked) > 2 * len(self.lines) + _MANY_STALE:  # as in `_enter`
+            until_of = self._parked_until
+            parked = {one[2]: one for one in self._parked if until_of.get(one[2]) == one[0]}
+            self._parked = list(parked.values())
+            heapify(self._parked)
+
+    def wake(self, now: float) -> float | None:
+        """Let go the lines parked until `now`; return when the next one is to be let go."""
+        parked = self._parked
+        while parked:
+            until, _, line = parked[0]
+            if self._parked_until.get(line) != until:
+                heappop(parked)
+            elif until <= now:
+                heappop(parked)
+                self._unpark(line)
+            else:
+                return until
+        return None
+
+    def wake_key(self, key: Hashable) -> None:
+        """Let go the line of one key, if it is parked: what was due there has changed."""
+        line = self.lines.get(key)
+        if line in self._parked_until:
+            self._unpark(line)
+
+    def wake_keyless(self) -> None:
+        """Let go the line of the keys without limits; with `fair`, each has its own."""
+        if self.fair:
+            self.wake_all()
+        else:
+            self.wake_key(SHARED)
+
+    def wake_all(self) -> None:
+        """Let go every line that is parked: what was due has changed."""
+        for line in list(self._parked_until):
+            self._unpark(line)
+
+    def rebuild(self) -> None:
+        """Sort all who wait into lines again: which keys have their own has changed."""
+        self._ready, self._parked, self._parked_until = [], [], {}
+        super().rebuild()
+        self._wake_getters()
+
+    def rank(self, key: Hashable, behind: int = 0) -> Place | None:
+        """Return the place of who waits behind so many others of one key; None: nobody does."""
+        line = self.lines.get(key)
+        if line is None:
+            return None
+        waiter = next(islice(line, behind, None), None) if behind else line.first()
+        return None if waiter is None else (waiter.priority, self._place(line, waiter, behind))
+
+    def _place(self, line: Line[Call], waiter: Call, behind: int = 0) -> int:
+        """Return a waiter's place among those of its priority: the least goes first.
+
+        With `fair`, it is that of who waits behind so many of its key.
+        """
+        return behind * _ROUND + line.turn if self.fair else waiter.arrival
+
+    def iter_in_order(self, keys: Collection[Hashable]) -> Iterator[tuple[Place, Hashable, Call]]:
+        """Yield place, key and waiter of who would be next if none of these keys were parked.
+
+        A key that is taken out of `keys` meanwhile is left there.
+        """
+        number = self._count
+        heads: list[tuple[float, float, Line[Call], Call, int, Iterator[Call] | None]] = []
+        for line in map(self.lines.get, keys):
+            first = None if line is None else line.first()
+            if line is not None and first is not None:
+                heads.append((first.priority, self._place(line, first, 0), line, first, 0, None))
+        heapify(heads)
+        while heads:
+            _, _, line, first, behind, rest = heads[0]
+            if line.name in keys:
+                yield (first.priority, self._place(line, first, behind)), line.name, first
+            if rest is None:  # most lines are not looked into any further
+                rest = iter(line)
+                next(rest, None)
+            after = next(rest, None) if line.name in keys else None
+            if after is None:
+                heappop(heads)
+            else:
+                number += 1
+                place = number if self.fair else self._place(line, after)
+                heapreplace(heads, (after.priority, place, line, after, behind + 1, rest))
+
+    def cost_of(self, key: Hashable) -> float:
+        """Return the cost of all who wait in the line of one key."""
+        return sum(waiter.costs[0] for waiter in self.lines.get(key, ()))
+
+    def _enter(self, line: Line[Call], first: Call) -> None:
+        self._count += 1
+        self._parked_until.pop(line, None)
+        if not line.turn:  # one that was parked has the place in the round that it had before
+            line.turn = self._count
+        line.entry = (first.priority, self._place(line, first), line)
+        heappush(self._ready, line.entry)
+        if len(self._ready) > 2 * len(self.lines) + _MANY_STALE:  # so seldom that it is linear
+            entries = (one.entry for one in self.lines.values())
+            self._ready = [entry for entry in entries if entry is not None]
+            heapify(self._ready)
+        self.on_first()
+
+    def _unpark(self, line: Line[Call]) -> None:
+        self._parked_until.pop(line, None)
+        first = line.first()
+        if first is None:
+            self._drop(line)
+            return
+        self._enter(line, first)
+        self._wake_getters()
+
+    def _wake_getters(self) -> None:
+        # All of them: each finds out whether there is somebody for it. PriorityQueue has no need of
+        # this, so that asyncio has no public way.
+        while self._getters:  # type: ignore[attr-defined]  # typeshed leaves it out
+            self._wakeup_next(self._getters)  # type: ignore[attr-defined]  # as above

@@ -1,0 +1,565 @@
+"""The limiter of a queue that keeps its limits for itself.
+
+A queue whose calls all come under the same limits has one line, and asks them for its first call.
+Where calls come under others besides (lanes, or limits that some of them use nothing of), a
+`Scheduler` says which line is next as long as there is more than one.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from aioapiqueue._algorithms import LimitState, Permits
+from aioapiqueue._lanes import Lanes, StateMaker, bounds_of, fits, refuse_cost
+from aioapiqueue._limiter import LimiterStats, PushbackRounds
+from aioapiqueue._rate import Concurrency
+from aioapiqueue._scheduler import (
+    BUDGET,
+    Scheduler,
+    add_line,
+    is_waited_for,
+    lines_under,
+    remove_line,
+)
+from aioapiqueue._slot import Call, DetailedCall
+from aioapiqueue._units import ONE_CALL, is_stated
+from aioapiqueue._wait_queue import WaitQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+
+    from aioapiqueue._lanes import AdaptivePolicy, Bounds, Lane
+    from aioapiqueue._limiter import Host
+    from aioapiqueue._rate import Limit
+    from aioapiqueue._wait_queue import Line
+
+__all__ = ["LocalLimiter"]
+
+_AT_ONCE = 5000
+"""Calls of one line that start in one step: 5 to 10 milliseconds, as with `BUDGET`."""
+
+States = tuple[LimitState, ...]
+
+
+class _QueuePermits(Permits):
+    """The permits of a queue's own `Concurrency`: every body that runs has one."""
+
+    __slots__ = ("_host",)
+
+    def __init__(self, host: Host, concurrency: Concurrency) -> None:
+        super().__init__(concurrency)
+        self._host = host
+
+    def in_use(self) -> int:
+        return self._host.started - self._host.ended
+
+    def consume(self, now: float, costs: Sequence[float]) -> None:
+        """Do nothing: the host counts."""
+
+    def release(self) -> None:
+        """Do nothing: the host counts."""
+
+    def refund(self, now: float, at: float, costs: Sequence[float]) -> None:
+        """Do nothing: the host counts."""
+
+
+class LocalLimiter:
+    """Limits kept in this process, for one queue.
+
+    Args:
+        host: the queue's dispatcher.
+        limits: of all calls together.
+        lanes: limits of single keys and patterns.
+        concurrency: how many bodies may run at once, whatever `set_limits` sets; inf: any number.
+        catch_up: seconds by which late calls may be made up for.
+        adaptive: how to slow down on push-back.
+
+    Raises:
+        ValueError: what `adaptive` wants does not fit the limits.
+    """
+
+    call_types: tuple[Callable[..., Call], Callable[..., Call]] = (Call, DetailedCall)
+    wait_queue_type: type[WaitQueue[Call]] = WaitQueue
+
+    def __init__(
+        self,
+        host: Host,
+        limits: Sequence[Limit],
+        lanes: Mapping[Hashable, Sequence[Limit]],
+        *,
+        concurrency: float,
+        catch_up: float,
+        adaptive: AdaptivePolicy | None,
+    ) -> None:
+        self.limits = tuple(limits)
+        self._host = host
+        new_maker = partial(
+            StateMaker,
+            host.units,
+            catch_up=catch_up,
+            adaptive=adaptive,
+            report=host.report,
+            to_wall=host.to_wall,
+        )
+        self._maker = new_maker(permits=partial(_QueuePermits, host), concurrency=concurrency)
+        self._fixed: States = ()
+        if concurrency < math.inf:
+            self._fixed = (_QueuePermits(host, Concurrency(int(concurrency))),)
+        self._own = (*self._maker.states_of(self.limits), *self._fixed)
+        self._own_since: dict[LimitState, float] = {}
+        """Of own limits that replaced others: when."""
+        lane_maker = new_maker()
+        for limits_of_lane in lanes.values():
+            lane_maker.states_of(
+                limits_of_lane
+            )  # refuses now what it would refuse at the first call
+        self._lanes = Lanes(lanes, lane_maker, in_use=self._is_in_use)
+        self._paused = self._held = self._held_until = -math.inf
+        """The instants until which users and the other side hold everything; the later of them."""
+        self._rounds = PushbackRounds(host)
+        self._nothing = LimitState()
+        """Stands for the limit of calls that come under none."""
+        self._note_limits()
+
+    def reset(self, *, clock_changed: bool) -> None:
+        """Start on another loop; what was let through still counts, unless time is another."""
+        if clock_changed:
+            self._paused = self._held = self._held_until = -math.inf
+            self._own = (*self._maker.states_of(self.limits), *self._fixed)
+            self._own_since = {}
+            self._lanes = self._lanes.empty_copy()
+        self._lanes.forget_callers()
+        for state in self._own:
+            state.room = None
+        self._nothing.room = None
+        waiters = self._host.waiters
+        self._scheduler = Scheduler(
+            waiters,
+            limits_of=self._limits_of_line,
+            own=self._unreserved,
+            grant=self._host.grant,
+            on_end=self._drop,
+            nothing=self._nothing,
+        )
+        self._scheduling = False
+        """Whether there is, or was since nobody waited, more than one line."""
+        self._partial = 0
+        """How many lines do not come under all of the queue's own limits."""
+        self._outdated: dict[Hashable, None] = {}
+        """Keys whose lanes may have other limits by now."""
+
+    def _note_limits(self) -> None:
+        """Note what follows from the limits in force."""
+        lanes = self._lanes.limits
+        self._plain = not lanes
+        self._bounds = bounds_of(self._own)
+        # Costs of all units have been seen by `check`, unless the limits were others then.
+        self._checked_units = -1 if self._lanes.altered else len(self._host.units)
+        self.counts_permits = bool(self._fixed) or any(
+            isinstance(limit, Concurrency)
+            for limits in (self.limits, *lanes.values())
+            for limit in limits
+        )
+
+    # What a call comes under.
+
+    def _unreserved(self) -> Sequence[LimitState]:
+        """Return the limits that all calls come under: the first by rank is the next there."""
+        return () if self._partial else self._own
+
+    def _limits_of_line(self, line: Line[Call]) -> States:
+        return self._own if line.limits is None else line.limits
+
+    def _limits_of(self, call: Call) -> States:
+        return self._own if call.limits is None else call.limits
+
+    def _is_in_use(self, _key: Hashable, lane: Lane) -> bool:
+        return any(map(is_waited_for, lane.all_states()))
+
+    def _find_limits(self, call: Call, now: float) -> States:
+        """Find what a newcomer comes under, and note it in the call.
+
+        Raises:
+            ValueError: one of the limits is too small for it, or counts a unit of which it says
+                nothing.
+        """
+        limits, costs = self._own, call.costs
+        if len(costs) != self._checked_units:
+            self._check(self._bounds, costs, self.limits, None)
+        if 0 in costs:
+            limits = tuple([state for state in limits if state.concerns(costs)])
+        if not self._plain:
+            lanes = self._lanes.find_all(call.keys, now)
+            for lane in lanes:
+                if costs is ONE_CALL and lane.takes_one and lane.states:  # most
+                    limits += lane.states
+                    continue
+                self._check(lane.bounds, costs, lane.limits, lane.name)
+                limits += lane.states_for(costs)
+            if len(lanes) > 1:
+                limits = tuple(dict.fromkeys(limits))
+        if limits is not self._own:
+            call.limits = limits
+        return limits
+
+    def _check(
+        self, bounds: Bounds, costs: Sequence[float], limits: Sequence[Limit], name: Hashable
+    ) -> None:
+        """Refuse costs that limits could never let through, or say nothing of what they count."""
+        for unit, largest in bounds:
+            if unit >= len(costs) or not costs[unit] <= largest:  # NaN is neither
+                refuse_cost(unit, costs, self._host.units, limits, name)
+
+    # From arrival to release.
+
+    def fast_acquire(self) -> Callable[[float], float] | None:
+        """Return the one step that charges a newcomer, where one limit of calls is all there is."""
+        own = self._own
+        plain = self._plain and not self.counts_permits
+        return own[0].try_consume_one if plain and len(own) == 1 and own[0].unit == 0 else None
+
+    def check(self, keys: Sequence[Hashable], costs: Sequence[float]) -> None:
+        """Refuse a cost that the queue's own limits could never let through."""
+        self._check(self._bounds, costs, self.limits, None)
+
+    def try_acquire(self, call: Call, now: float) -> bool:
+        """Charge a newcomer to all its limits, if all of them have room."""
+        waiters, costs = self._host.waiters, call.costs
+        limits = self._own
+        if not self._plain or len(costs) != self._checked_units or 0 in costs:
+            limits = self._find_limits(call, now)
+        if waiters.live:
+            return self._try_overtake(call, limits, now)
+        if self.counts_permits:
+            for limit in limits:
+                limit.on_idle(now)
+            self._adapt_permits()  # after a long rest there may be more permits again
+        due = self._held_until
+        for limit in limits:
+            at = limit.arrive(now, costs)
+            due = max(due, at)
+        if due > now:
+            return False
+        for limit in limits:
+            limit.consume(now, costs)
+        return True
+
+    def _try_overtake(self, call: Call, limits: States, now: float) -> bool:
+        """Charge a newcomer while others wait, if none of them comes before it at its limits."""
+        waiters = self._host.waiters
+        if waiters.name_of_line(call) in waiters.lines:
+            return False
+        if call.limits is not None:
+            for limit in limits:
+                if not is_waited_for(limit) and limit not in self._own:
+                    limit.on_idle(now)
+        changing = self._outdated or self._lanes.states_replaced
+        if now < self._held_until or changing:
+            return False
+        self._schedule(now)
+        return self._scheduler.try_start(call, limits, now)
+
+    def _schedule(self, now: float) -> None:
+        """Have the scheduler say which line is next, from now on."""
+        if not self._scheduling:
+            self._scheduling = True
+            for line in list(self._host.waiters.lines.values()):
+                self._scheduler.joined(line, now)
+
+    def joined(self, call: Call) -> None:
+        """Note that a call waits now."""
+        line = call.line
+        if line.entry is None or line.rank_now() is None or line.head is call:
+            self._line_joined(line, call.joined_at)  # most go behind those of their line
+
+    def _line_joined(self, line: Line[Call], now: float) -> None:
+        if not line.counted:
+            line.counted = True
+            if line.limits is not None:
+                add_line(line)
+                self._partial += not set(self._own).issubset(line.limits)
+        if self._scheduling:
+            self._scheduler.joined(line, now)
+        elif len(self._host.waiters.lines) > 1:
+            self._schedule(now)
+
+    def left(self, call: Call, line: Line[Call] | None) -> None:  # noqa: ARG002 - its line is enough
+        """Note that a call waits no more."""
+        if line is not None:
+            if self._scheduling:
+                self._scheduler.left(line)
+            if not line.live:
+                self._drop(line)
+
+    def _drop(self, line: Line[Call]) -> None:
+        """Note that nobody is left in a line."""
+        if line.counted:
+            line.counted = False
+            if line.limits is not None:
+                remove_line(line)
+                self._partial -= not set(self._own).issubset(line.limits)
+        if not self._host.waiters.live:
+            self._scheduling = False
+
+    def earliest(self, call: Call, now: float) -> float:
+        """Return when its limits will have room, if nobody else comes first."""
+        dues = [limit.next_at(now, call.costs) for limit in self._limits_of(call)]
+        return max([self._held_until, *(due for due in dues if due < math.inf)])
+
+    def estimate(self, call: Call, now: float) -> float:
+        """Return when a newcomer would start, if all who wait are charged first."""
+        waiters, limits = self._host.waiters, self._find_limits(call, now)
+        when = max(now, self._held_until)
+        for limit in limits:
+            if limit in self._own:
+                ahead = waiters.total(limit.unit)
+            else:
+                ahead = sum(one.costs[limit.unit] for line in lines_under(limit) for one in line)
+            when = max(when, limit.estimate(now, ahead + call.costs[limit.unit]))
+        return when
+
+    def release_due(self, now: float) -> float | None:
+        """Grant all that are due; return when to look again (None: nobody waits)."""
+        waiters = self._host.waiters
+        if not waiters.live:
+            return None
+        if self._outdated or self._lanes.states_replaced:
+            self._refresh_lanes(now)
+            if self._outdated:
+                return now
+        if now < (held := self._held_until):
+            return held
+        if self._scheduling:
+            wake = self._scheduler.step(now)
+            if not waiters.live:
+                self._scheduling = False
+            return wake
+        for line in list(waiters.lines.values()):  # there is at most one
+            return self._release_line(line, now)
+        return math.inf  # all who wait have gone, and not left yet
+
+    def _release_line(self, line: Line[Call], now: float) -> float | None:
+        """As `release_due`, where all who wait come under the same limits."""
+        waiters, grant, limits = self._host.waiters, self._host.grant, self._limits_of_line(line)
+        take: Callable[[float, Sequence[float]], float] = partial(_take, limits)
+        take_one: Callable[[float], float] = partial(_take, limits, costs=ONE_CALL)
+        if len(limits) == 1:
+            take, take_one = limits[0].take, limits[0].take_one
+        for _ in range(_AT_ONCE):
+            call = line.first()
+            if call is None:
+                break
+            costs = call.costs
+            due = take_one(now) if costs is ONE_CALL else take(now, costs)
+            if due > now:
+                return due
+            waiters.pop(call)
+            if not line.live:
+                self._drop(line)
+            grant(call, now)
+        else:
+            return now
+        return math.inf if waiters.live else None
+
+    # Afterwards.
+
+    def released(self, call: Call) -> None:
+        """Let the next have the permit."""
+        self._adapt_permits()
+        for limit in call.limits or ():
+            if isinstance(limit, Permits):
+                limit.release()
+                self._scheduler.changed(limit)
+        for limit in self._own:
+            if isinstance(limit, Permits):
+                self._scheduler.changed(limit)
+        self._host.wake()
+
+    def refund(self, call: Call) -> None:
+        """Give back what a call was charged."""
+        now, at = self._host.now(), call.waited_until
+        for limit in self._limits_of(call):
+            if call.limits is None and self._own_since.get(limit, -math.inf) > at:
+                continue  # it has replaced the one that was charged
+            limit.refund(now, at, call.costs)
+            self._scheduler.changed(limit)
+        self._host.wake()
+
+    def settle(self, call: Call, costs: Sequence[float]) -> None:
+        """Charge the difference to the true costs."""
+        now, at = self._host.now(), call.waited_until
+        charged = self._limits_of(call)
+        if call.limits is None and self._own_since:
+            # The limits that it was charged to may have been replaced since. At one and the same
+            # instant, it is not known which came first: to give nothing back is safe.
+            charged = tuple([x for x in charged if self._own_since.get(x, -math.inf) < at])
+        # What is owed besides is owed to all limits in force, even if the call used nothing of one
+        # when it started, or if its lane was forgotten meanwhile, as nobody called for long.
+        in_force = dict.fromkeys((*charged, *self._own))
+        if not self._plain:
+            for lane in self._lanes.find_all(call.keys, now):
+                in_force.update(dict.fromkeys(lane.states))
+        for limit in in_force:
+            unit = limit.unit
+            if isinstance(limit, Permits) or not is_stated(costs, unit):
+                continue
+            more = costs[unit] - (call.costs[unit] if is_stated(call.costs, unit) else 0)
+            if more > 0 or (more < 0 and limit in charged):
+                limit.adjust(now, at, more)
+                self._scheduler.changed(limit)
+        self._host.wake()
+
+    def _adapt_permits(self) -> None:
+        most = min((state.permits() for state in self._own), default=math.inf)
+        for state in self._own:
+            if isinstance(state, Permits):
+                state.most = min(state.number, most)
+
+    # What the other side and users say.
+
+    def throttled(self, call: Call | None, key: Hashable, retry_after: float | None) -> None:
+        """Process push-back: hold, and slow down once for each round of calls."""
+        host, now = self._host, self._host.now()
+        if call is not None and key == call.key:
+            key = self._lanes.first_with_limits(call.keys)
+        # Of lanes found by one pattern, each slows down for itself.
+        scope = None if self._lanes.limits_of(key) is None else (key,)
+        if call is not None and call.started:
+            released_at = call.waited_until
+        else:
+            released_at = now if self._rounds.is_news(scope) else -math.inf
+        if retry_after is not None:
+            self.hold(key, retry_after)
+        lane = self._lanes.find(key, now)
+        states = self._own if lane is None else lane.states
+        if any([state.push_back(now, released_at, host.running) for state in states]):  # noqa: C419 - each is to hear
+            self._adapt_permits()
+            for state in states:
+                self._scheduler.changed(state)
+            host.wake()
+            self._rounds.begin(scope)
+            host.count("backed_off", call, key=key)
+
+    def hold(self, key: Hashable, seconds: float) -> None:
+        """Start nothing of a key's lane, if it has one, or nothing at all."""
+        now = self._host.now()
+        lane = self._lanes.find(key, now)
+        if lane is not None:
+            lane.hold(now + seconds)
+            for state in lane.all_states():
+                self._scheduler.changed(state)
+            self._host.wake()
+        else:
+            self._held = max(self._held, now + seconds)
+            self._hold_all()
+
+    def pause(self, seconds: float | None) -> None:
+        """Start nothing for so long (None: until `resume`)."""
+        until = math.inf if seconds is None else self._host.now() + seconds
+        self._paused = max(self._paused, until)
+        self._hold_all()
+
+    def resume(self) -> None:
+        """End a pause; what it has missed is not made up for."""
+        self._paused = min(self._paused, self._host.now())
+        self._hold_all()
+
+    def _hold_all(self) -> None:
+        self._held_until = max(self._paused, self._held)
+        for state in self._own:
+            state.held = self._held_until
+            self._scheduler.changed(state)
+        self._host.wake()
+
+    def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
+        """Replace the limits of the queue (None), or of a key or pattern."""
+        host, now = self._host, self._host.now()
+        self._check_waiters(key, limits)
+        self._lanes.altered = True
+        if key is None:
+            old = self._own
+            rest = [state for state in old if state not in self._fixed]
+            self.limits = limits
+            self._own = (*self._maker.changed(rest, limits, now), *self._fixed)
+            kept = {one: self._own_since.get(one, -math.inf) for one in old}
+            self._own_since = {one: kept.get(one, now) for one in self._own}
+            others = self._own != old
+        else:
+            others = key not in self._lanes.limits
+            self._lanes.set_limits(key, limits)
+            if host.waiters.live:  # else each is brought up to date when it is looked up
+                self._outdated = dict.fromkeys(self._lanes.by_key)
+        self._note_limits()
+        self._refresh_lanes(now)
+        if others:
+            self._sort_again(now)
+        for state in self._own:
+            self._scheduler.changed(state)
+        host.wake()
+
+    def _check_waiters(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
+        bounds = bounds_of(self._maker.states_of(limits))
+        if all(bound == (0, math.inf) for bound in bounds):  # most: no cost is too large for them
+            return
+        for call in self._host.waiters:
+            if key is None or any(fits(key, one) for one in call.keys):
+                self._check(bounds, call.costs, limits, key)
+
+    def _refresh_lanes(self, now: float) -> None:
+        """Bring as many lanes up to date as one step has time for."""
+        for key in list(islice(self._outdated, BUDGET)):
+            del self._outdated[key]
+            for state in self._lanes.refresh(key, now):
+                self._scheduler.changed(state)
+        if self._lanes.states_replaced:
+            self._lanes.states_replaced = False
+            self._sort_again(now)
+
+    def _sort_again(self, now: float) -> None:
+        """Sort all who wait into lines again: they may come under other limits."""
+        waiters = self._host.waiters
+        for line in waiters.lines.values():
+            self._scheduler.close(line)
+            remove_line(line)
+            line.counted = False
+        self._partial = 0
+        self._scheduling = False
+        for call in waiters:
+            call.limits = None
+            self._find_limits(call, now)
+        waiters.rebuild()
+        for line in list(waiters.lines.values()):
+            self._line_joined(line, now)
+
+    # Figures, and the end.
+
+    def idle(self, now: float) -> bool:
+        """Return whether no limit owes a wait, and none was set since the queue was made."""
+        idle_at = max([self._held_until, *(state.idle_at() for state in self._own)])
+        return not self._lanes.altered and max(idle_at, self._lanes.idle_at()) < now
+
+    def snapshot(self) -> LimiterStats:
+        """Return the figures of this moment."""
+        return LimiterStats(
+            lanes=len(self._lanes.by_key),
+            rate=min((state.allowed() for state in self._own), default=math.inf),
+            paused=self._paused == math.inf,
+        )
+
+    async def aclose(self) -> None:
+        """Do nothing: nothing is running."""
+
+
+def _take(limits: States, now: float, costs: Sequence[float]) -> float:
+    """As `LimitState.take`, of several limits: charge all of them, or none."""
+    due = now
+    for limit in limits:
+        at = limit.next_at(now, costs)
+        due = max(due, at)
+    if due <= now:
+        for limit in limits:
+            limit.consume(now, costs)
+    return due

@@ -1,0 +1,89 @@
+"""What calls and limits count: the units of one queue, and the costs of its calls in them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from aioapiqueue._grammar import CALLS
+from aioapiqueue._rate import LARGEST, positive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["ONE_CALL", "Cost", "Units", "is_stated"]
+
+Cost = float | Mapping[str, float]
+"""What a call costs: a number of calls, or amounts by unit, in which `calls` is 1 by default."""
+ONE_CALL: tuple[float, ...] = (1,)
+"""The costs of a call that says nothing about them."""
+_UNSTATED = math.nan
+
+
+def is_stated(costs: Sequence[float], unit: int) -> bool:
+    """Return whether costs say how much of a unit they are."""
+    return unit < len(costs) and costs[unit] == costs[unit]  # NaN is not itself
+
+
+class Units:
+    """The units that a queue knows, each with its place in tuples of costs. `calls` is the first.
+
+    A unit is known from when a limit counts it, or an integration declares it, for good: costs that
+    were stated keep their meaning.
+    """
+
+    __slots__ = ("_places", "names")
+
+    def __init__(self) -> None:
+        self.names = [CALLS]
+        self._places = {CALLS: 0}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def place_of(self, unit: str) -> int:
+        """Return the place of a unit, which is known from now on."""
+        place = self._places.get(unit)
+        if place is None:
+            place = self._places[unit] = len(self.names)
+            self.names.append(unit)
+        return place
+
+    def declare(self, units: Iterable[str]) -> None:
+        """Know these units."""
+        for unit in units:
+            self.place_of(unit)
+
+    def costs_of(self, cost: Cost, *, of: str = "cost", calls: float = 1) -> tuple[float, ...]:
+        """Return costs by place; NaN: of that unit, nothing is said.
+
+        Args:
+            cost: a number of calls, or amounts by unit.
+            of: what it is, for messages.
+            calls: how many, where a mapping does not say so.
+
+        Raises:
+            TypeError: neither; or an amount that is no number.
+            ValueError: a unit that is not known; or a negative amount.
+        """
+        if type(cost) is not dict and not isinstance(cost, Mapping):  # the former is fast
+            positive(cost, of=of, least=0)
+            return (cost,)
+        costs = [_UNSTATED] * len(self.names)
+        costs[0] = calls
+        places = self._places
+        for unit, amount in cost.items():
+            if unit not in places:
+                raise ValueError(f"{of} names {unit!r}, {self._remedy(unit)}")
+            if type(amount) is not int or not 0 <= amount <= LARGEST:
+                positive(amount, of=f"{of}[{unit!r}]", least=0)
+            costs[places[unit]] = amount
+        return tuple(costs)
+
+    def _remedy(self, unit: object) -> str:
+        near = difflib.get_close_matches(str(unit), self.names, n=1)
+        known = ", ".join(self.names)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        return f"which no limit of this queue counts: {meant}it knows {known}"

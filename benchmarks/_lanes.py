@@ -1,0 +1,110 @@
+"""Calls of many tenants to a few endpoints, each of them with a limit of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue import ApiQueue, Rate
+from aioapiqueue._queue import dispatcher_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioapiqueue import Slot
+
+__all__ = ["ENDPOINT", "TENANT", "Tenants"]
+
+TENANT, ENDPOINT = 10, 2
+"""Calls per second of each tenant, and of each endpoint."""
+BATCH = 100
+"""Calls that join in one pass of the loop."""
+
+
+@dataclass
+class Tenants:
+    """Calls that all join at once, in batches; each is over as soon as it starts.
+
+    Args:
+        tenants: how many.
+        endpoints: how many.
+        calls: how many in all, each of a random tenant to a random endpoint.
+        rate: calls per second of the queue; None: no limit of its own.
+    """
+
+    tenants: int
+    endpoints: int
+    calls: int
+    rate: float | None = None
+    starts: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """The instants at which calls under each key started."""
+    joining: float = 0.0
+    """Seconds of CPU in which they joined."""
+    scheduling: float = 0.0
+    """Seconds of CPU in which they were looked at, and granted."""
+    looks: int = 0
+    """How often one was looked at, or went over to another limit."""
+    waited: int = 0
+    """How many did not start at once."""
+
+    def __post_init__(self) -> None:
+        rng = random.Random(1)  # noqa: S311 - the same ones every time
+        self.keys = [
+            (f"tenant:{rng.randrange(self.tenants)}", f"endpoint:{rng.randrange(self.endpoints)}")
+            for _ in range(self.calls)
+        ]
+
+    def ideal(self) -> float:
+        """Return when the last call starts at the earliest: the busiest limit is never idle."""
+        busiest = Counter(endpoint for _, endpoint in self.keys).most_common(1)[0][1]
+        of_queue = 0 if self.rate is None else (self.calls - 1) / self.rate
+        return max((busiest - 1) / ENDPOINT, of_queue)
+
+    async def run(self) -> float:
+        """Let them all join; return when the last one started."""
+        limits = [] if self.rate is None else [Rate(self.rate)]
+        lanes = {"tenant:*": Rate(TENANT), "endpoint:*": Rate(ENDPOINT)}
+        queue = ApiQueue(*limits, lanes=lanes, catch_up=0)
+        limiter: Any = dispatcher_of(queue).limiter
+        limiter.release_due = self.timed(limiter.release_due)
+        calls = []
+        for first in range(0, self.calls, BATCH):
+            for keys in self.keys[first : first + BATCH]:
+                begun = time.thread_time()
+                call = queue.enqueue(keys=keys)
+                self.joining += time.thread_time() - begun
+                self.waited += not call.done()
+                call.add_done_callback(lambda call, keys=keys: self.start(call, keys))
+                calls.append(call)
+            await asyncio.sleep(0)
+        await asyncio.wait(calls)
+        await asyncio.sleep(0)
+        scheduler = limiter._scheduler  # noqa: SLF001 - what it has counted has no public name
+        self.looks = scheduler.looks + scheduler.moves
+        await queue.aclose()
+        assert queue.stats.released == self.calls  # noqa: S101 - a simulation that checks itself
+        return max(at[-1] for at in self.starts.values())
+
+    def start(self, call: asyncio.Future[Slot], keys: tuple[str, str]) -> None:
+        """Note that a call has started, and end it."""
+        now = asyncio.get_running_loop().time()
+        for key in keys:
+            self.starts[key].append(now)
+        call.result().release()
+
+    def timed(
+        self, release_due: Callable[[float], float | None]
+    ) -> Callable[[float], float | None]:
+        """Return a function that does the same, and adds up the time that it takes."""
+
+        def releasing(now: float) -> float | None:
+            begun = time.thread_time()
+            wake = release_due(now)
+            self.scheduling += time.thread_time() - begun
+            return wake
+
+        return releasing

@@ -1,0 +1,153 @@
+"""What it costs to find the next of many who come under different limits."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+from _common import Report, interleave, main, run, spread
+from _lanes import Tenants
+
+from aioapiqueue import ApiQueue, Rate
+from aioapiqueue.testing import VirtualLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+coarse = functools.partial(VirtualLoop, grain=0.001)
+BATCH = 100
+"""Tasks that are started in one pass of the loop."""
+
+
+def endpoints(report: Report, /, *, quick: bool) -> None:
+    """50,000 calls of 5,000 tenants to 50 endpoints (virtual time)."""
+    tenants(report, "tenants x endpoints", None, most=10, quick=quick)
+
+
+def own_limit(report: Report, /, *, quick: bool) -> None:
+    """The same under a limit of the queue, which is busy, too (virtual time)."""
+    # By itself, the busiest endpoint takes 0.84 of the time.
+    rate = 75 if quick else 80
+    tenants(report, "tenants x endpoints, own limit", rate, most=45, quick=quick)
+
+
+def tenants(report: Report, what: str, rate: float | None, *, most: float, quick: bool) -> None:
+    """Measure one of both; `most` microseconds of scheduling a call."""
+    size = (2_000, 50, 20_000) if quick else (5_000, 50, 50_000)
+
+    def measure() -> tuple[Tenants, float]:
+        setting = Tenants(*size, rate=rate)
+        return setting, run(setting.run(), coarse) / setting.ideal()
+
+    rounds = interleave({what: measure}, 3)[what]
+    times = [time for _, time in rounds]
+    looks = [one.looks / one.calls for one, _ in rounds]
+    joins = [one.joining / one.calls * 1e6 for one, _ in rounds]
+    costs = [one.scheduling / one.calls * 1e6 for one, _ in rounds]
+    together = "" if rate is None else f", {rate:g}/s in all"
+    report.table(
+        f"{size[2]:,} calls of {size[0]:,} tenants to {size[1]} endpoints{together}",
+        ("", "times ideal", "looks a call", "us to join", "us to schedule"),
+        [(what, spread(times, ".4f"), spread(looks), spread(joins), spread(costs))],
+    )
+    report.target(f"{what}: time, times ideal", statistics.median(times), most=1.005)
+    report.target(f"{what}: looks a call", statistics.median(looks), most=6)
+    report.target(f"{what}: us of scheduling a call", statistics.median(costs), most=most)
+
+
+class Passes:
+    """Measures the longest pass of the loop, in CPU seconds, while as many tasks wait."""
+
+    def __init__(self, tasks: int) -> None:
+        self.tasks = tasks
+        self.longest = 0.0
+
+    async def watch(self) -> None:
+        """Look at the clock in each pass."""
+        last = time.thread_time()
+        while True:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            self.longest = max(self.longest, now - last)
+            last = now
+
+    async def bare(self) -> float:
+        """Let them wait for an Event."""
+        event = asyncio.Event()
+
+        async def call(_: int) -> None:
+            await event.wait()
+
+        await self.start(call)
+        event.set()
+        return await self.ended()
+
+    async def ours(self, interval: float) -> float:
+        """Let each wait in a lane of its own; return the time from the last join to the end."""
+        queue = ApiQueue(lanes={"*": Rate(1, interval)})
+
+        async def call(number: int) -> None:
+            for _ in range(2):
+                async with queue.slot(key=number):
+                    pass
+
+        await self.start(call)
+        joined = time.monotonic()
+        await self.ended()
+        return time.monotonic() - joined
+
+    async def start(self, call: Callable[[int], Coroutine[Any, Any, None]]) -> None:
+        """Start all, some in each pass."""
+        self.watcher = asyncio.create_task(self.watch())
+        self.started = []
+        for first in range(0, self.tasks, BATCH):
+            numbers = range(first, first + BATCH)
+            self.started += [asyncio.create_task(call(number)) for number in numbers]
+            await asyncio.sleep(0)
+
+    async def ended(self) -> float:
+        """Wait until all have ended; return the longest pass."""
+        await asyncio.wait(self.started)
+        self.watcher.cancel()
+        return self.longest
+
+
+def pattern(report: Report, /, *, quick: bool) -> None:
+    """100,000 lanes in which somebody waits, all found by one pattern (real time)."""
+    tasks, interval = (20_000, 2.0) if quick else (100_000, 8.0)
+    stalls: dict[str, list[float]] = {
+        "tasks on an Event": [],
+        "lanes": [],
+        "lanes, no collector": [],
+    }
+    shares: list[float] = []
+    for _ in range(1 if quick else 3):
+        for name, one in stalls.items():
+            passes = Passes(tasks)
+            gc.collect()
+            if name.endswith("collector"):
+                gc.disable()
+            if name.startswith("lanes"):
+                shares.append(run(passes.ours(interval)) / interval)
+            else:
+                run(passes.bare())
+            gc.enable()
+            one.append(passes.longest)
+    rows = [(name, spread([one * 1000 for one in values])) for name, values in stalls.items()]
+    report.table(f"{tasks:,} lanes wait under one pattern", ("", "ms, the longest pass"), rows)
+    event, lanes, bare = (statistics.median(values) for values in stalls.values())
+    report.target(
+        "a pattern's lanes: longest pass, times tasks on an Event", lanes / event, most=1.3
+    )
+    report.target("a pattern's lanes: ms of the longest pass, no collector", bare * 1000, most=10)
+    report.target("a pattern's lanes: time, times ideal", statistics.median(shares), most=1.05)
+
+
+CASES = (endpoints, own_limit, pattern)
+
+if __name__ == "__main__":
+    main((__doc__ or "").partition("\n")[0], *CASES)

@@ -1,0 +1,434 @@
+"""Calls under several limits at one instant: exact instants, and the pitfalls of finding them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from aioapiqueue import ApiQueue, Rate, Window, WouldWait
+from tests.helpers import introspect
+from tests.helpers.instants import exactly, line_up, now, released
+from tests.helpers.work import Ticks, work
+
+
+async def endless(queue, starts, name, seconds=0.0, after=0.0, **options):
+    """Call again and again, noting [instant, seconds waited] by name."""
+    await asyncio.sleep(after)
+    while True:
+        since = now()
+        async with queue.slot(**options):
+            starts.setdefault(name, []).append((now(), now() - since))
+            await asyncio.sleep(seconds)
+
+
+async def crowds(queue, seconds, *crowds_of):
+    """Let crowds call for so long: each (name, tasks, options). Return their starts."""
+    starts, tasks = {}, []
+    for name, number, options in crowds_of:
+        new = [asyncio.create_task(endless(queue, starts, name, **options)) for _ in range(number)]
+        tasks += new
+    await asyncio.sleep(seconds)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return starts
+
+
+def waits(starts):
+    """Return how long each of these waited."""
+    return [waited for _, waited in starts]
+
+
+# The proof: two limits that others use up whenever the other one is free.
+
+
+OPPOSITE = (
+    ("A", 5, {"keys": ("A",)}),
+    ("B", 5, {"keys": ("B",), "after": 1 / 16}),
+    ("both", 1, {"keys": ("A", "B"), "after": 1 / 16}),
+)
+"""Half an interval of 8 per second apart, which has no rounding."""
+
+
+async def test_opposite_phases_let_both_start():
+    """Calls under two lanes half an interval apart start, each once it is the first.
+
+    That is after the five of each crowd that were there before: their rates cost nothing but that.
+    """
+    queue = ApiQueue(lanes={"A": "8/s", "B": "8/s"}, catch_up=0)
+    starts = await crowds(queue, 60, *OPPOSITE)
+    assert len(starts["both"]) >= 60 / 0.75 - 1
+    assert set(waits(starts["both"])[1:]) == {0.75}
+    for lane in "AB":
+        times = sorted(at for name in (lane, "both") for at, _ in starts[name])
+        assert min(b - a for a, b in pairwise(times)) == 0.125
+        assert len(times) >= 0.93 * 60 * 8
+
+
+async def test_without_reservations_none_would():
+    """It is the reservation that lets them start: without, none does."""
+    queue = ApiQueue(lanes={"A": "8/s", "B": "8/s"}, catch_up=0)
+    introspect.reserve_nothing(queue)
+    starts = await crowds(queue, 60, *OPPOSITE)
+    assert "both" not in starts
+
+
+async def test_reserved_limits_are_not_idle():
+    """Until all limits of the one who has reserved a limit have room, others may use it."""
+    queue = ApiQueue(lanes={"A": "8/s", "B": "1/s"}, catch_up=0)
+    queue.try_slot(key="A")
+    both = queue.enqueue(keys=("A", "B"))
+    starts = []
+    tasks = line_up(queue, starts, 10, key="A")
+    await asyncio.sleep(1 / 16)
+    queue.try_slot(key="B")  # had its turn come, `both` would have needed it
+    await asyncio.gather(*tasks)
+    assert (await both).waited == 17 / 16
+    at_once = [n / 8 for n in range(1, 8)]  # one at 1.0 would leave no room at 17/16
+    assert starts == [*at_once, *(17 / 16 + n / 8 for n in range(1, 4))]
+
+
+@pytest.mark.parametrize("reserves", [True, False])
+async def test_concurrency_lanes_let_both_start(reserves):
+    """So with permits: of each lane it takes the next that comes free, and keeps it.
+
+    Those who were there before it are four for two permits of 1.1 s.
+    """
+    queue = ApiQueue(lanes={"A": "3 at once", "B": "2 at once"})
+    if not reserves:
+        introspect.reserve_nothing(queue)
+    starts = await crowds(
+        queue,
+        120,
+        ("A", 6, {"keys": ("A",), "seconds": 0.9}),
+        ("B", 6, {"keys": ("B",), "seconds": 1.1, "after": 0.05}),
+        ("both", 1, {"keys": ("A", "B"), "seconds": 0.1, "after": 0.1}),
+    )
+    if reserves:
+        longest = 2 * 1.1 + 0.9 + 1.1
+        assert max(waits(starts["both"])) <= longest
+        assert len(starts["both"]) >= 120 / (longest + 0.1)
+    else:
+        assert "both" not in starts
+
+
+# What users have several limits for.
+
+
+async def test_requests_and_tokens_are_one_budget():
+    """37 calls of 800 tokens fit a burst of 30,000; each later one waits for its tokens only."""
+    queue = ApiQueue("500/min burst 500", "30000 tokens/min burst 30000")
+    starts = await released(queue, 100, cost={"tokens": 800})
+    assert starts == exactly([max(0, (800 * n - 30_000) / 500) for n in range(1, 101)])
+    assert starts.count(0) == 37
+
+
+async def test_settled_tokens_are_there_for_others():
+    """What calls turn out not to need is there at once, and not more."""
+    queue = ApiQueue("500/min burst 500", "30000 tokens/min burst 30000")
+    slots = [queue.try_slot(cost={"tokens": 800}) for _ in range(37)]
+    for slot in slots:
+        slot.settle({"tokens": 200})
+    starts = await released(queue, 40, cost={"tokens": 800})
+    assert starts == exactly([max(0, (37 * 200 + 800 * n - 30_000) / 500) for n in range(1, 41)])
+
+
+async def test_give_back_wakes_those_in_lanes():
+    """What comes back lets those start at once who wait in other lanes for it."""
+    queue = ApiQueue("10 tokens/min burst 10", lanes={"a": "10/s", "b": "10/s"}, catch_up=0)
+    slot = queue.try_slot(key="a", cost={"tokens": 10})
+    starts = []
+    tasks = line_up(queue, starts, 1, keys=("a",), cost={"tokens": 4})
+    tasks += line_up(queue, starts, 1, keys=("b",), cost={"tokens": 4})
+    await asyncio.sleep(1)
+    slot.settle({"tokens": 2})
+    await asyncio.gather(*tasks)
+    assert starts == [1, 1]
+
+
+async def test_tenant_and_endpoint_hold_nothing():
+    """Those who wait for an endpoint use nothing of their tenant's limit meanwhile."""
+    queue = ApiQueue(lanes={"tenant:*": "8/s", "search": "2/s"}, catch_up=0)
+    starts = {"a": [], "b": []}
+
+    async def call(tenant, endpoint):
+        async with queue.slot(keys=(f"tenant:{tenant}", endpoint)):
+            starts[tenant].append((now(), endpoint))
+
+    tasks = [asyncio.create_task(call(tenant, "search")) for tenant in "aaaaaabb"]
+    await asyncio.sleep(0.25)
+    tasks += [asyncio.create_task(call(tenant, "list")) for tenant in "ab" * 40]
+    await asyncio.gather(*tasks)
+    for tenant, began in (("a", 0.25), ("b", 0.25)):
+        busy = [at for at, _ in starts[tenant] if at >= began]
+        assert busy[:40] == [began + n / 8 for n in range(40)]  # not one is left out
+    searches = sorted(at for own in starts.values() for at, what in own if what == "search")
+    assert searches == [n / 2 for n in range(8)]
+
+
+async def test_permits_wait_for_no_pace():
+    """A tenant's permits are not held by those that wait for its pace."""
+    queue = ApiQueue(lanes={"tenant:*": "10/s, 2 at once"}, catch_up=0)
+    starts = []
+
+    async def call():
+        async with queue.slot(key="tenant:a"):
+            starts.append(now())
+            await asyncio.sleep(0.5)
+
+    await asyncio.gather(*(call() for _ in range(6)))
+    assert starts == exactly([0, 0.1, 0.5, 0.6, 1.0, 1.1])
+
+
+@pytest.mark.parametrize(("limit", "unit"), [("20 in each hour", 20), ("1 tokens/h burst 20", 20)])
+async def test_give_back_is_not_for_successors(limit, unit):
+    """A limit that has replaced another one gets nothing back that it was not charged."""
+    queue = ApiQueue("6 at once", lanes={"other": "1 tokens/s burst 50"})
+    early = queue.try_slot(cost={"calls": 6, "tokens": 6})
+    await asyncio.sleep(1)
+    queue.set_rate(limit)
+    costs = {"calls": 1, "tokens": 1}
+    for _ in range(unit):
+        queue.try_slot(cost=costs)
+    await asyncio.sleep(1)
+    early.settle({"calls": 0, "tokens": 0})
+    with pytest.raises(WouldWait):
+        queue.try_slot(cost=costs)
+
+
+# The pitfalls of multilimit.md, in its order.
+
+
+async def hot_lanes(tenants, **options):
+    """Let as many callers wait under two hot lanes each, and others under none but the queue's.
+
+    Returns:
+        How many times waiters were looked at for each call that has started.
+    """
+    lanes = {"tenant:*": "10/s", "hot:*": "20/s"}
+    queue = ApiQueue(Rate(60), lanes=lanes, **options)
+    calls = []
+    for tenant in range(tenants):
+        calls.append(queue.enqueue(keys=(f"tenant:{tenant}", "hot:1", "hot:2")))
+        calls.append(queue.enqueue(keys=(f"tenant:{tenant}",)))
+    await asyncio.gather(*calls)
+    looks = introspect.looks_of(queue)
+    return sum(looks) / len(calls)
+
+
+async def test_pitfall_1_hot_lanes_are_linear():
+    """Lines under two limits that are busy at once go to and fro together, not one by one."""
+    few, many = await hot_lanes(100), await hot_lanes(800)
+    assert many < 1.5 * few
+    assert many <= 12
+
+
+async def test_pitfall_2_small_costs_overtake_nobody():
+    """A call that waits for much closes its limit to those that need less, under other lanes too.
+
+    And to newcomers: both have all of its limits among theirs.
+    """
+    queue = ApiQueue(lanes={"A": "1/s burst 3", "B": "1/s", "C": "1/s"}, catch_up=0)
+    order = []
+
+    async def call(name, **options):
+        async with queue.slot(**options):
+            order.append((name, now()))
+
+    queue.try_slot(keys=("A",), cost=2)
+    queue.try_slot(keys=("B",))
+    tasks = [asyncio.create_task(call("small, early", keys=("A", "B")))]
+    await asyncio.sleep(0)
+    tasks.append(asyncio.create_task(call("large", keys=("A",), cost=3)))
+    await asyncio.sleep(0)
+    tasks.append(asyncio.create_task(call("small, late", keys=("A", "C"))))
+    await asyncio.gather(*tasks)
+    assert [name for name, _ in order] == ["small, early", "large", "small, late"]
+    assert [at for _, at in order] == exactly([1, 3, 4])
+
+
+@pytest.mark.parametrize(("slower", "faster"), [("A", "B"), ("B", "A")])
+async def test_pitfall_3_those_due_go_first(slower, faster):
+    """A newcomer does not get what has become free for others that a late loop has not served."""
+    queue = ApiQueue(lanes={"A": "1/s", "B": "1/s"}, catch_up=0)
+    queue.try_slot(key=faster)
+    await asyncio.sleep(0.25)
+    queue.try_slot(key=slower)
+    early = queue.enqueue(keys=("A", "B"))
+    await asyncio.sleep(0.25)
+    asyncio.get_running_loop().stall(1)  # both lanes are due by now, and nobody was told
+    for key in "AB":
+        with pytest.raises(WouldWait):
+            queue.try_slot(key=key)
+    late = queue.enqueue(key=faster)
+    assert (await early).waited == 1.25
+    assert (await late).waited == 1
+
+
+async def test_pitfall_4_a_step_is_bounded():
+    """Thousands that become due, leave or change at one instant are worked off in many steps."""
+    queue = ApiQueue(lanes={"*": "0.1/s"})
+    for number in range(4000):
+        queue.try_slot(key=number)
+    calls = [queue.enqueue(key=number) for number in range(4000)]
+    steps = introspect.work_of_steps(queue, work)
+    await asyncio.sleep(10)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert sum(call.done() for call in calls) == 4000
+    assert max(steps) < 40_000  # some 500 looks; all at once are 150,000
+
+
+async def test_pitfall_4_leaving_is_not_paid_later():
+    """After nearly all have left, no single step pays for them."""
+    queue = ApiQueue("1/s", lanes={"*": "1/s"})
+    calls = [queue.enqueue(key=number) for number in range(5000)]
+    steps = introspect.work_of_steps(queue, work)
+    costs = [work(call.cancel) for call in random.Random(0).sample(calls[10:], 4900)]
+    await asyncio.sleep(5)
+    assert sum(costs) / len(costs) < 150
+    assert max(steps) < 40_000
+
+
+async def test_pitfall_4_set_rate_is_bounded():
+    """Limits of a pattern with thousands of waiting lanes are brought up to date step by step."""
+    queue = ApiQueue(lanes={"*": "0.001/s"})
+    for number in range(3000):
+        queue.try_slot(key=number)
+    calls = [queue.enqueue(key=number) for number in range(3000)]
+    steps = introspect.work_of_steps(queue, work)
+    queue.set_rate("10/s", key="*")
+    await asyncio.sleep(0.2)
+    assert all(call.done() for call in calls)
+    assert max(steps) < 60_000
+
+
+async def test_pitfall_5_waiting_lanes_are_kept():
+    """A lane is not forgotten while somebody waits who comes under it, wherever they stand."""
+    queue = ApiQueue(lanes={"A": "10/s", "B": "0.1/s", "*": "1/s"}, catch_up=0)
+    queue.try_slot(keys=("A", "B"))
+    both = queue.enqueue(keys=("A", "B"))
+    for number in range(95):
+        await asyncio.sleep(0.1)
+        queue.try_slot(key=number)  # each forgets some lanes that are idle
+    await asyncio.sleep(0.5)
+    assert (await both).waited == exactly(10)
+    with pytest.raises(WouldWait) as refused:  # else A would have a second state by now
+        queue.try_slot(key="A")
+    assert refused.value.retry_in == exactly(0.1)
+
+
+async def test_pitfall_5_keys_are_found_together():
+    """Finding a call's second lane does not forget its first one."""
+    queue = ApiQueue(lanes={"*": "10/s"}, catch_up=0)
+    for number in range(40):
+        queue.try_slot(keys=(f"a{number}", f"b{number}"))
+        await asyncio.sleep(1)  # all are idle
+        queue.try_slot(keys=("x", "y")).release()
+        with pytest.raises(WouldWait):
+            queue.try_slot(key="x")
+        with pytest.raises(WouldWait):
+            queue.try_slot(key="y")
+
+
+async def test_pitfall_6_windows_forget_nothing_early():
+    """Asking what a window will allow later does not change what it allows now."""
+    queue = ApiQueue(lanes={"A": Window(2, 1), "B": "2/s"}, catch_up=0)
+    starts = []
+    tasks = line_up(queue, starts, 2, keys=("A",))
+    await asyncio.sleep(0.1)
+    tasks += line_up(queue, starts, 3, keys=("A", "B"))
+    tasks += line_up(queue, starts, 2, keys=("B",))
+    for _ in range(9):
+        await asyncio.sleep(0.1)
+        if now() < 0.95:
+            assert queue.estimate(keys=("A", "B"), cost=2) >= 1
+            with pytest.raises(WouldWait):
+                queue.try_slot(keys=("A",))
+    await asyncio.gather(*tasks)
+    assert starts[:2] == [0, 0]
+    under_both = [at for at in starts[2:] if at >= 1]
+    assert under_both[:2] == exactly([1.1, 1.6]) or under_both[:2] == exactly([1.0, 1.5])
+
+
+async def test_pitfall_7_fractions_free_their_own():
+    """Costs that add up to a window but for a rounding error wait for no entry more."""
+    queue = ApiQueue(Window(1, 1))
+    queue.try_slot(cost=1).settle(0.3)
+    await asyncio.sleep(0.25)
+    queue.try_slot(cost=0.7)
+    assert await released(queue, 1, cost=0.1 + 0.2) == [1.0]  # 0.30000000000000004
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+async def test_pitfall_8_running_bodies_keep_permits(number):
+    """With another number of permits, bodies that run give theirs back where they are counted."""
+    queue = ApiQueue(lanes={"A": "2 at once"})
+    running = [queue.try_slot(key="A") for _ in range(2)]
+    queue.set_rate(f"{number} at once", key="A")
+    while True:
+        try:
+            running.append(queue.try_slot(key="A"))
+        except WouldWait:
+            break
+    assert len(running) == max(2, number)
+    for slot in running:
+        slot.release()
+    again = [queue.try_slot(key="A") for _ in range(number)]
+    with pytest.raises(WouldWait):
+        queue.try_slot(key="A")
+    assert len(again) == number
+
+
+@pytest.mark.parametrize("grain", [0, 0.001, 0.016])
+def test_pitfall_9_coarse_clocks_get_there(run_virtual, grain):
+    """A clock that is coarse, or an instant that is no exact float, is looked at once or twice."""
+
+    async def main():
+        queue = ApiQueue("7/s", lanes={"A": "3/s", "B": Rate(3, 0.7)}, catch_up=0)
+        ticks = Ticks(queue)
+        keys = [("A",), ("B",), ("A", "B")] * 10
+        calls = [queue.enqueue(keys=one) for one in keys]
+        await asyncio.gather(*calls)
+        assert ticks.most <= 40  # grants wake nobody; each join does
+
+    run_virtual(main, grain=grain)
+
+
+async def test_pitfall_10_turns_are_the_tenants():
+    """With fair order, a tenant with many endpoints has the turns of one."""
+    queue = ApiQueue("10/s", lanes={"e*": "100/s"}, order="fair")
+    order = []
+
+    async def call(*keys):
+        async with queue.slot(keys=keys):
+            order.append(keys[0])
+
+    tasks = [asyncio.create_task(call("a", f"e{number}")) for number in range(50)]
+    await asyncio.sleep(0)
+    tasks += [asyncio.create_task(call("b", "e0")) for _ in range(10)]
+    await asyncio.gather(*tasks)
+    assert Counter(order[1:21]) == {"a": 10, "b": 10}
+
+
+async def test_pitfall_10_places_outlive_cancellations():
+    """Those that leave pass their turns on to the next of their tenant."""
+    queue = ApiQueue("10/s", lanes={"e*": "100/s"}, order="fair")
+    order = []
+
+    async def call(*keys):
+        async with queue.slot(keys=keys):
+            order.append(keys[0])
+
+    tasks = [asyncio.create_task(call("a", f"e{number % 3}")) for number in range(30)]
+    await asyncio.sleep(0)
+    tasks += [asyncio.create_task(call("b", f"e{number % 3}")) for number in range(30)]
+    await asyncio.sleep(0)
+    for task in tasks[1:25]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert Counter(order[1:11]) == {"a": 5, "b": 5}
