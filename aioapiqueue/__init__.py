@@ -4,10 +4,11 @@ import typing as _typing
 
 from aioapiqueue import _interrupt as _interrupt  # the first: see there
 from aioapiqueue._decorator import rate_limited
-from aioapiqueue._events import Event, Observer, Stats
+from aioapiqueue._events import Event, LaneStats, Observer, Stats
 from aioapiqueue._queue import ApiQueue
 from aioapiqueue._rate import Calendar, Concurrency, Limit, Rate, Window
 from aioapiqueue._slot import Slot
+from aioapiqueue._view import LimiterView
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import (
     ApiQueueError,
@@ -29,7 +30,9 @@ __all__ = [
     "Calendar",
     "Concurrency",
     "Event",
+    "LaneStats",
     "Limit",
+    "LimiterView",
     "LimitsError",
     "Observer",
     "QueueClosed",

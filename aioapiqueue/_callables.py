@@ -1,10 +1,36 @@
-"""Which functions can be paced: those whose every call is one coroutine."""
+"""What `map` and `@rate_limited` share: which functions can be paced, and what calls ask for."""
 
 from __future__ import annotations
 
 import inspect
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["refuse_all_but_coroutine_functions"]
+from aioapiqueue._slot import keys_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioapiqueue._units import Cost
+
+__all__ = [
+    "CallOptions",
+    "is_coroutine_function",
+    "is_paced_by",
+    "mark_paced_by",
+    "refuse_all_but_coroutine_functions",
+    "refuse_all_but_plain_functions",
+]
+
+_PACED_BY = "__rate_limited_by__"
+"""The attribute of a decorated function that says by which queues, or functions that find them."""
+
+
+def is_coroutine_function(function: object) -> bool:
+    """Return whether each call of this makes one coroutine."""
+    # An object with an async __call__ will do; its class, which makes objects, will not.
+    call = getattr(function, "__call__", None) if not isinstance(function, type) else None  # noqa: B004
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 def refuse_all_but_coroutine_functions(function: object, by: str) -> None:
@@ -13,16 +39,130 @@ def refuse_all_but_coroutine_functions(function: object, by: str) -> None:
     Raises:
         TypeError: with the remedy.
     """
-    name = getattr(function, "__qualname__", repr(function))
+    name = _name_of(function)
     if inspect.isasyncgenfunction(function):
         raise TypeError(
             f"{by} paces calls, and {name} is an async generator, which runs between them: put "
             '"async with queue.slot():" around each request in it'
         )
-    # An object with an async __call__ will do; its class, which makes objects, will not.
-    call = getattr(function, "__call__", None) if not isinstance(function, type) else None  # noqa: B004
-    if not (inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)):
+    if not is_coroutine_function(function):
         raise TypeError(
             f"{by} takes a coroutine function, and {name} is not one: make it async def, or call "
             'it in a thread inside "async with queue.slot():" (asyncio.to_thread)'
         )
+
+
+def refuse_all_but_plain_functions(function: object, by: str) -> None:
+    """Refuse what would go on after its slot of a thread.
+
+    Raises:
+        TypeError: with the remedy.
+    """
+    name = _name_of(function)
+    if is_coroutine_function(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{by} is for a plain def, and {name} is async: leave blocking(...) away")
+    if inspect.isgeneratorfunction(function):
+        raise TypeError(
+            f"{by} paces calls, and {name} is a generator, which runs between them: put "
+            '"with blocking(queue).slot():" around each request in it'
+        )
+    if not callable(function) or isinstance(function, type):
+        raise TypeError(f"{by} takes a function, and {name} is none")
+
+
+def _name_of(function: object) -> str:
+    name: str = getattr(function, "__qualname__", repr(function))
+    return name
+
+
+def mark_paced_by(paced: object, function: object, queue: object) -> None:
+    """Note on a decorated function by what its calls are paced: by this, and as before."""
+    setattr(paced, _PACED_BY, (*getattr(function, _PACED_BY, ()), queue))
+
+
+def is_paced_by(queue: object, fn: Callable[..., Any], *items: object) -> bool:
+    """Return whether `fn(item)` waits for a slot of `queue` itself.
+
+    Without an item: whether all its calls do, as it was decorated with the queue.
+    """
+    args: tuple[Any, ...] = items
+    kwargs: dict[str, Any] = {}
+    inner: Any = fn
+    while True:
+        if isinstance(inner, partial):
+            args, kwargs = (*inner.args, *args), {**inner.keywords, **kwargs}
+            inner = inner.func
+        elif inspect.ismethod(inner):
+            args, inner = (inner.__self__, *args), inner.__func__
+        else:
+            break
+    return any(
+        by is queue or (items and callable(by) and by(*args, **kwargs) is queue)
+        for by in getattr(inner, _PACED_BY, ())
+    )
+
+
+class CallOptions:
+    """What calls ask for: values, or functions of the arguments of each call.
+
+    Args:
+        by: who takes them, for messages.
+        key: as in `ApiQueue.slot`, like those that follow. One that is callable is a function.
+        keys: several.
+        priority: lower goes first.
+        cost: a number of calls, or amounts by unit.
+        timeout: seconds to wait at most.
+        settle: a function of the result, which returns the true cost; or None for the one charged.
+
+    Raises:
+        TypeError: both `key` and `keys`; a function that is async; a settle that is no function.
+    """
+
+    __slots__ = ("_functions", "_settle", "_values", "given")
+
+    def __init__(
+        self,
+        by: str,
+        *,
+        key: object,
+        keys: object,
+        priority: object,
+        cost: object,
+        timeout: object,
+        settle: object,
+    ) -> None:
+        if key is not None and keys is not None:
+            raise TypeError(f"{by}: give key= or keys=, not both")
+        asked = {"key": key, "keys": keys, "priority": priority, "cost": cost, "timeout": timeout}
+        self._functions: dict[str, Callable[..., Any]] = {}
+        self._values: dict[str, Any] = {}
+        for name, value in asked.items():
+            if callable(value):
+                self._functions[name] = value
+            elif value is not None:
+                self._values[name] = value
+        if settle is not None and not callable(settle):
+            raise TypeError(f"{by}: settle takes a function of the result, not {settle!r}")
+        self._settle: Callable[[Any], Cost | None] | None = settle
+        for name, function in [*self._functions.items(), ("settle", settle)]:
+            if is_coroutine_function(function):
+                raise TypeError(f"{by}: {name} takes a plain function, and {function!r} is async")
+        if "key" in self._values or "keys" in self._values:
+            several = keys_of(self._values.pop("key", None), self._values.pop("keys", None))
+            self._values["keys"] = several
+        self.given = bool(self._functions or settle) or self._values != {"priority": 0, "cost": 1}
+        """Whether anything is asked for."""
+
+    def of(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - any call's
+        """Return what one call asks for, by the names that `ApiQueue.slot` has."""
+        if not self._functions:
+            return self._values
+        asked = {name: function(*args, **kwargs) for name, function in self._functions.items()}
+        return self._values | asked
+
+    def settle(self, slot: Any, result: object) -> None:  # noqa: ANN401 - of either kind
+        """State the true cost of a call, by its result."""
+        if self._settle is not None:
+            cost = self._settle(result)
+            if cost is not None:
+                slot.settle(cost)

@@ -1,16 +1,25 @@
-"""`@rate_limited`: every call of a coroutine function waits for a slot."""
+"""`@rate_limited`: every call of a function waits for a slot."""
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+import inspect
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeGuard, TypeVar, overload
 
-from aioapiqueue._callables import refuse_all_but_coroutine_functions
+from aioapiqueue._callables import (
+    CallOptions,
+    is_coroutine_function,
+    mark_paced_by,
+    refuse_all_but_coroutine_functions,
+    refuse_all_but_plain_functions,
+)
+from aioapiqueue._queue import ApiQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Hashable
+    from collections.abc import Callable, Coroutine, Hashable, Sequence
+    from contextlib import AbstractContextManager
 
-    from aioapiqueue._queue import ApiQueue
+    from aioapiqueue._units import Cost
 
 __all__ = ["rate_limited"]
 
@@ -18,15 +27,62 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class PacesThreads(Protocol):
+    """A `threads.Blocking`, which the core need not know."""
+
+    @property
+    def queue(self) -> ApiQueue:
+        """Which queue."""
+
+    def slot(
+        self,
+        *,
+        key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
+        priority: float = 0,
+        cost: Cost = 1,
+        timeout: float | None = None,
+    ) -> AbstractContextManager[Any]:
+        """Wait for a slot, and hold it until the body ends."""
+
+
+@overload
 def rate_limited(
-    queue: ApiQueue,
+    queue: ApiQueue | Callable[..., ApiQueue],
     *,
     key: Callable[..., Hashable] | Hashable = None,
-    priority: float = 0,
-    cost: float | Callable[..., float] = 1,
-    timeout: float | None = None,
-) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Callable[P, Coroutine[Any, Any, R]]]:
-    """Make every call of a coroutine function or method wait for a slot of `queue`.
+    keys: Callable[..., Sequence[Hashable]] | Sequence[Hashable] | None = None,
+    priority: float | Callable[..., float] = 0,
+    cost: Cost | Callable[..., Cost] = 1,
+    timeout: float | Callable[..., float | None] | None = None,
+    settle: Callable[[Any], Cost | None] | None = None,
+) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Callable[P, Coroutine[Any, Any, R]]]: ...
+
+
+@overload
+def rate_limited(
+    queue: PacesThreads | Callable[..., PacesThreads],
+    *,
+    key: Callable[..., Hashable] | Hashable = None,
+    keys: Callable[..., Sequence[Hashable]] | Sequence[Hashable] | None = None,
+    priority: float | Callable[..., float] = 0,
+    cost: Cost | Callable[..., Cost] = 1,
+    timeout: float | Callable[..., float | None] | None = None,
+    settle: Callable[[Any], Cost | None] | None = None,
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+def rate_limited(
+    queue: ApiQueue | PacesThreads | Callable[..., ApiQueue | PacesThreads],
+    *,
+    key: Callable[..., Hashable] | Hashable = None,
+    keys: Callable[..., Sequence[Hashable]] | Sequence[Hashable] | None = None,
+    priority: float | Callable[..., float] = 0,
+    cost: Cost | Callable[..., Cost] = 1,
+    timeout: float | Callable[..., float | None] | None = None,
+    settle: Callable[[Any], Cost | None] | None = None,
+) -> Callable[[Any], Any]:
+    """Make every call of a function or method wait for a slot of `queue`.
 
     >>> import asyncio
     >>> from aioapiqueue import ApiQueue
@@ -39,36 +95,157 @@ def rate_limited(
     >>> asyncio.run(main())
     ['a at 0.0 s', 'b at 0.1 s']
 
+    What a call costs may depend on its arguments, and be settled by its result:
+
+    >>> by_tokens = ApiQueue("100 tokens/s burst 100")
+    >>> @rate_limited(
+    ...     by_tokens,
+    ...     cost=lambda prompt: {"tokens": len(prompt) + 50},    # the most that it can be
+    ...     settle=lambda answer: {"tokens": answer["tokens"]},
+    ... )
+    ... async def ask(prompt):
+    ...     return {"text": "...", "tokens": len(prompt) + 3}
+    >>> async def main():
+    ...     await asyncio.gather(ask("Hello"), ask("How are you?"))
+    ...     return by_tokens.stats.costs
+    >>> asyncio.run(main())
+    {'calls': 2, 'tokens': 23}
+
+    Each client may have a queue of its own:
+
+    >>> class Client:
+    ...     def __init__(self, limits):
+    ...         self.queue = ApiQueue(limits)
+    ...     @rate_limited(lambda self: self.queue)
+    ...     async def version(self):
+    ...         return f"{asyncio.get_running_loop().time():.1f} s"
+    >>> async def main():
+    ...     slow, fast = Client("1/s"), Client("10/s")
+    ...     return await asyncio.gather(*(one.version() for one in (slow, fast) * 2))
+    >>> asyncio.run(main())
+    ['0.0 s', '0.0 s', '1.0 s', '0.1 s']
+
     A call that is cancelled while it waits never runs the function and uses no slot.
 
     Args:
-        queue: whose slots; may be made at import time.
-        key: the calls' key, or a function of a call's arguments (`self` included) that returns
-            it.
+        queue: whose slots; may be made at import time. For a plain `def`, which threads call, a
+            `blocking(queue)` (of `aioapiqueue.threads`). Or a function of a call's arguments
+            (`self` included) that returns one of them.
+        key: the calls' key, or a function of a call's arguments that returns it, as all that
+            follow may be. (A key that can itself be called is returned by one: `lambda *_: key`.)
+        keys: several, instead of `key`.
         priority: lower goes first; default 0.
-        cost: units, 1 by default, or a function of a call's arguments that returns them.
+        cost: a number of calls, 1 by default, or amounts by unit.
         timeout: seconds to wait at most, for the slot, not for the call; default: any time.
+        settle: a function of the call's result that returns its true cost, as `Slot.settle` takes
+            it, or None: it is as it was. Not called where the call raises.
 
     Raises:
-        TypeError: what is decorated is not a coroutine function.
+        TypeError: what is decorated cannot be paced so, `queue` is none, or the decorator stands
+            without parentheses; with the remedy.
     """
+    options = CallOptions(
+        "@rate_limited",
+        key=key,
+        keys=keys,
+        priority=priority,
+        cost=cost,
+        timeout=timeout,
+        settle=settle,
+    )
+    if isinstance(queue, ApiQueue):
 
-    def decorate(
-        function: Callable[P, Coroutine[Any, Any, R]],
-    ) -> Callable[P, Coroutine[Any, Any, R]]:
-        refuse_all_but_coroutine_functions(function, "@rate_limited")
+        def decorate_coroutine_function(function: Callable[P, Coroutine[Any, Any, R]]) -> object:
+            refuse_all_but_coroutine_functions(function, "@rate_limited")
+            return _paced(function, lambda *_, **__: queue, queue, options)
 
-        @functools.wraps(function)
-        async def paced(*args: P.args, **kwargs: P.kwargs) -> R:
-            async with queue.slot(
-                key=key(*args, **kwargs) if callable(key) else key,
-                priority=priority,
-                cost=cost(*args, **kwargs) if callable(cost) else cost,
-                timeout=timeout,
-            ):
-                return await function(*args, **kwargs)
+        return decorate_coroutine_function
+    if _paces_threads(queue):
 
-        paced.__rate_limited_by__ = queue  # type: ignore[attr-defined]  # for ApiQueue.map
-        return paced
+        def decorate_plain_function(function: Callable[P, R]) -> object:
+            refuse_all_but_plain_functions(function, "@rate_limited(blocking(queue))")
+            return _paced_in_threads(function, lambda *_, **__: queue, options)
+
+        return decorate_plain_function
+    _check_finder(queue)
+    find = queue  # for the type checker, which does not follow it into functions
+
+    def decorate(*functions: Any, **others: Any) -> object:  # noqa: ANN401 - anything may come
+        if len(functions) != 1 or others or not callable(functions[0]):
+            # The function took the place of the queue, and this is a call of it.
+            raise _bare(find)
+        [function] = functions
+        if is_coroutine_function(function) or inspect.isasyncgenfunction(function):
+            refuse_all_but_coroutine_functions(function, "@rate_limited")
+            return _paced(function, find, find, options)
+        refuse_all_but_plain_functions(function, "@rate_limited")
+        return _paced_in_threads(function, find, options)
 
     return decorate
+
+
+def _paced(
+    function: Callable[P, Coroutine[Any, Any, R]],
+    find: Any,  # noqa: ANN401 - what the user gave
+    paced_by: object,
+    options: CallOptions,
+) -> Callable[P, Coroutine[Any, Any, R]]:
+    @functools.wraps(function)
+    async def paced(*args: P.args, **kwargs: P.kwargs) -> R:
+        queue = find(*args, **kwargs)
+        if not isinstance(queue, ApiQueue):
+            raise TypeError(
+                f"@rate_limited({find!r}) found {queue!r}: for an async def, it returns an ApiQueue"
+            )
+        async with queue.slot(**options.of(*args, **kwargs)) as slot:
+            result = await function(*args, **kwargs)
+            options.settle(slot, result)
+            return result
+
+    mark_paced_by(paced, function, paced_by)
+    return paced
+
+
+def _paced_in_threads(
+    function: Callable[P, R],
+    find: Any,  # noqa: ANN401 - what the user gave
+    options: CallOptions,
+) -> Callable[P, R]:
+    @functools.wraps(function)
+    def paced(*args: P.args, **kwargs: P.kwargs) -> R:
+        queue = find(*args, **kwargs)
+        if not _paces_threads(queue):
+            raise TypeError(
+                f"@rate_limited({find!r}) found {queue!r}: for a plain def, it returns a "
+                "blocking(queue)"
+            )
+        with queue.slot(**options.of(*args, **kwargs)) as slot:
+            result = function(*args, **kwargs)
+            options.settle(slot, result)
+            return result
+
+    return paced
+
+
+def _paces_threads(queue: object) -> TypeGuard[PacesThreads]:
+    return isinstance(getattr(queue, "queue", None), ApiQueue) and hasattr(queue, "slot")
+
+
+def _check_finder(queue: object) -> None:
+    """Refuse what is neither a queue nor a function that finds one."""
+    if is_coroutine_function(queue) or inspect.isasyncgenfunction(queue):
+        raise _bare(queue)
+    if not callable(queue) or isinstance(queue, type):
+        limits = queue if isinstance(queue, str) else "10/s"
+        raise TypeError(
+            f'@rate_limited takes a queue, not {queue!r}: write queue = ApiQueue("{limits}") once, '
+            "and @rate_limited(queue) over each function that shares it"
+        )
+
+
+def _bare(function: object) -> TypeError:
+    name = getattr(function, "__qualname__", repr(function))
+    return TypeError(
+        f"@rate_limited stands over {name} without a queue, or was given an async function to find "
+        'one: write queue = ApiQueue("10/s"), and @rate_limited(queue)'
+    )

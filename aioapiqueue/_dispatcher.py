@@ -14,7 +14,6 @@ import math
 import time
 from asyncio import get_running_loop
 from asyncio.log import logger
-from collections.abc import Mapping
 from contextvars import Context
 from threading import get_ident
 from types import FunctionType
@@ -22,15 +21,17 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from aioapiqueue._events import Event, EventKind, Stats
+from aioapiqueue._events import Event, EventKind, LaneTable, Stats
+from aioapiqueue._figures import LaneFigures, add_costs, costs_by_unit
 from aioapiqueue._local_limiter import LocalLimiter
+from aioapiqueue._nesting import Nesting, tracking
 from aioapiqueue._rate import Concurrency
 from aioapiqueue._slot import GRANTED, HELD, LEFT, WAITING, Call
-from aioapiqueue._units import ONE_CALL, Units, is_stated
+from aioapiqueue._units import ONE_CALL, Units
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Hashable, Sequence
+    from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
     from typing import Any, NoReturn, SupportsIndex
 
     from aioapiqueue._events import Observer
@@ -95,6 +96,11 @@ class Dispatcher:
             self._declare(one)
         self._maxsize = maxsize
         self._observers = tuple(observers)
+        self._lanes = LaneFigures(lanes) if lanes else None
+        """Figures by lane."""
+        self.nesting = Nesting(self, limits, lanes, concurrency)
+        self._reports = bool(observers or lanes)
+        """Whether somebody is to know of every call that starts."""
         self._loop_runs: Callable[[], bool] = bool
         self._thread = 0
         self._clock: Callable[[], float] = time.monotonic
@@ -128,6 +134,12 @@ class Dispatcher:
         return self.started - self.ended
 
     @property
+    def call_types(self) -> tuple[Callable[..., Call], Callable[..., Call]]:
+        """What to make for a call that asks for nothing special, and for any other."""
+        plain, detailed = self.limiter.call_types
+        return (tracking(plain), tracking(detailed)) if self.nesting.active else (plain, detailed)
+
+    @property
     def on_real_time(self) -> bool:
         """Whether the clock is the machine's: its timers may be milliseconds late."""
         return self._clock is time.monotonic
@@ -155,8 +167,10 @@ class Dispatcher:
         return Stats(
             waiting=self.waiters.live,
             running=self.running,
-            lanes=limiter.lanes,
+            lanes=LaneTable() if self._lanes is None else self._lanes.table(self.units),
+            lanes_in_memory=limiter.lanes,
             released=self.started,
+            costs=costs_by_unit(self.units, self._costs, self.started),
             rate=limiter.rate,
             asks=limiter.asks,
             faults=limiter.faults,
@@ -198,12 +212,12 @@ class Dispatcher:
             if not self.limiter.try_acquire(call, now):
                 return False
             if call.costs is not ONE_CALL:
-                self._add_costs(call.costs, 1)
+                add_costs(self._costs, call.costs, 1)
         call.waited_until = now
         call.state = HELD
         self.started += 1
-        if self._observers:
-            self.emit("released", call)
+        if self._reports:
+            self._report_start(call, 0.0)
         return True
 
     def join(self, call: Call, future: asyncio.Future[Any]) -> None:
@@ -228,6 +242,8 @@ class Dispatcher:
         call.future = future
         call.state = WAITING
         self.waiters.put_nowait(call)
+        if self._lanes is not None:
+            self._lanes.joined(call)
         if call.timeout is not None:  # only now, so that no timer is left by one that is refused
             self._timeouts[call] = loop.call_later(call.timeout, self._time_out, call)
         self.limiter.joined(call)
@@ -318,7 +334,7 @@ class Dispatcher:
         waited = now - call.joined_at
         self.started += 1
         if call.costs is not ONE_CALL:
-            self._add_costs(call.costs, 1)
+            add_costs(self._costs, call.costs, 1)
         self._waited += waited
         if waited > self._longest_wait:  # noqa: PLR1730 - a call for each slot
             self._longest_wait = waited
@@ -327,6 +343,14 @@ class Dispatcher:
         future = call.future
         del call.future  # it is about to refer to the call
         future.set_result(call)
+        if self._reports:
+            self._report_start(call, waited)
+
+    def _report_start(self, call: Call, waited: float) -> None:
+        if self._lanes is not None:
+            self._lanes.started(call, waited)
+            if self.nesting.of_lanes:
+                self.nesting.started(call)
         if self._observers:
             self.emit("released", call)
 
@@ -336,6 +360,8 @@ class Dispatcher:
         """Process the end of a body, which has been counted."""
         if self.limiter.counts_permits:
             self.limiter.released(call)
+        if self.nesting.of_lanes:
+            self.nesting.ended(call)
         if self._observers:
             self.emit("finished", call)
 
@@ -344,8 +370,11 @@ class Dispatcher:
         call.state = LEFT
         self.started -= 1
         if call.costs is not ONE_CALL:
-            self._add_costs(call.costs, -1)
+            add_costs(self._costs, call.costs, -1)
         self._waited -= call.waited
+        if self._lanes is not None:
+            self._lanes.refunded(call)
+            self.nesting.ended(call)
         self.limiter.refund(call)
         self.count("cancelled", call)
 
@@ -357,6 +386,8 @@ class Dispatcher:
             call.future.cancel()  # if it is not done: the awaiting coroutine was closed
             self.limiter.left(call, self.waiters.leave(call))
             self._stop_timeout(call)
+            if self._lanes is not None:
+                self._lanes.left(call)
             self.wake()
         self.count(kind, call)
 
@@ -406,6 +437,11 @@ class Dispatcher:
         self.bind()
         self._declare(limits)
         self.limiter.set_limits(key, limits)
+        self.nesting.set_limits(key, limits)
+        if key is not None:
+            if self._lanes is None:
+                self._lanes, self._reports = LaneFigures(()), True
+            self._lanes.add(key, self.waiters)
         self._find_fast_acquire()
 
     def _declare(self, limits: Sequence[Limit]) -> None:
@@ -413,28 +449,17 @@ class Dispatcher:
 
     def settle(self, call: Call, cost: Cost) -> None:
         """Charge the difference to the true costs of a call that has started."""
-        units = self.units
-        if not isinstance(cost, Mapping) and len(units) > 1:
-            forms = " or ".join(f'{{"{unit}": {cost!r}}}' for unit in units.names)
-            raise ValueError(f"settle({cost!r}) could mean any unit of this queue: write {forms}")
-        costs = list(units.costs_of(cost, calls=call.costs[0]))
-        for unit in range(len(costs)):
-            if not is_stated(costs, unit) and is_stated(call.costs, unit):
-                costs[unit] = call.costs[unit]
-        self.limiter.settle(call, tuple(costs))
-        self._add_costs(call.costs, -1)
-        call.costs = tuple(costs)
-        self._add_costs(call.costs, 1)
+        costs = self.units.settled(cost, call.costs)
+        self.limiter.settle(call, costs)
+        self._add_costs(call, -1)
+        call.costs = costs
+        self._add_costs(call, 1)
 
-    def _add_costs(self, costs: Sequence[float], sign: int) -> None:
-        """Add up what calls cost, beyond one call each."""
-        totals = self._costs
-        if len(totals) < len(costs):
-            totals.extend([0] * (len(costs) - len(totals)))
-        totals[0] -= sign
-        for unit, cost in enumerate(costs):
-            if cost == cost:  # noqa: PLR0124 - not NaN: as is_stated, for each slot
-                totals[unit] += sign * cost
+    def _add_costs(self, call: Call, sign: int) -> None:
+        """Add what a call costs to the figures, or take it away."""
+        add_costs(self._costs, call.costs, sign)
+        if self._lanes is not None:
+            self._lanes.add_costs(call, sign)
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Process push-back: on one call, or (None) on some call of a key."""
@@ -447,16 +472,20 @@ class Dispatcher:
     def count(self, kind: EventKind, call: Call | None = None, *, key: Hashable = None) -> None:
         """Count one event, of a call or (where it is not known) of a key, and emit it."""
         self._counts[kind] += 1
-        if self._observers:
+        if self._reports:
             self.emit(kind, call, key=key)
 
     def emit(self, kind: EventKind, call: Call | None = None, *, key: Hashable = None) -> None:
-        """Send the observers an event, of a call or of a key."""
+        """Count an event, of a call or of a key, in its lanes, and send it to the observers."""
+        if self._lanes is not None:
+            self._lanes.count(kind, call, key)
+        if not self._observers:
+            return
         if call is None:
             event = Event(kind, self.name, key, 0, 0, self._clock(), 0.0)
         else:
-            at, waited = self._clock(), call.waited
-            event = Event(kind, self.name, call.key, call.priority, call.cost, at, waited)
+            at, waited, cost = self._clock(), call.waited, call.cost
+            event = Event(kind, self.name, call.key, call.priority, cost, at, waited, call.keys)
         for observer in self._observers:
             try:
                 observer.on_event(event)
@@ -543,12 +572,16 @@ class Dispatcher:
         self._timeouts = {}
         self._ticker = self._alarm = self._timer = None
         self.ended = self.started
+        self.nesting.forget_callers()
+        if self._lanes is not None:
+            self._lanes.forget_callers()
         self.limiter.reset(clock_changed=clock_changed)
         self._find_fast_acquire()
 
     def _find_fast_acquire(self) -> None:
         self._fast_acquire = None if self.closed else self.limiter.fast_acquire()
-        self.follows_ends = self.limiter.counts_permits or bool(self._observers)
+        observed = bool(self._observers) or self.nesting.of_lanes
+        self.follows_ends = self.limiter.counts_permits or observed
 
     def abandon_loop(self) -> tuple[object, ...]:
         """Forget the loop and all who wait or run on it, in a child made by `fork`.

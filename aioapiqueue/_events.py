@@ -1,16 +1,16 @@
-"""Facts out: the events that observers get, and the figures of a queue."""
+"""What happens, for users: the events that observers get, and the figures of a queue."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Mapping
 
-__all__ = ["Event", "EventKind", "Observer", "Stats"]
+__all__ = ["Event", "EventKind", "LaneStats", "LaneTable", "Observer", "Stats"]
 
 EventKind = Literal[
     "released",
@@ -37,11 +37,12 @@ class Event:
             other side sent something that is not valid; `disconnected`, `reconnected`: the server
             of a shared quota does not answer, does so again (`stats.fault` says why).
         queue: the queue's name.
-        key: the call's key.
+        key: the call's key, or the first of them.
         priority: the call's priority.
-        cost: the call's cost.
+        cost: the call's cost, in calls.
         at: when, in seconds on the queue's clock (`time.monotonic` on real loops).
         waited: how long the call waited for its slot, in seconds.
+        keys: all of the call's keys; `(None,)` if it has none.
     """
 
     kind: EventKind
@@ -51,6 +52,11 @@ class Event:
     cost: float
     at: float
     waited: float
+    keys: tuple[Hashable, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.keys:
+            object.__setattr__(self, "keys", (self.key,))
 
 
 @runtime_checkable
@@ -66,13 +72,55 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class LaneStats:
+    """The figures of one lane, or of all lanes of one pattern; counts are since it was named.
+
+    Attributes:
+        waiting: callers who wait now.
+        released: slots given out, less those refunded because of a cancellation.
+        waited: seconds that released callers waited, added up.
+        longest_wait: the longest of them, in seconds.
+        cancelled: waiters who were cancelled.
+        timed_out: waiters whose `timeout` passed.
+        refused: callers turned away because the queue was full or closed.
+        throttled: times that the other side pushed back on this lane.
+        backed_off: times that adaptive lowered its rate for that.
+        costs: what the calls that started have cost, by unit.
+    """
+
+    waiting: int = 0
+    released: int = 0
+    waited: float = 0.0
+    longest_wait: float = 0.0
+    cancelled: int = 0
+    timed_out: int = 0
+    refused: int = 0
+    throttled: int = 0
+    backed_off: int = 0
+    costs: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+
+class LaneTable(dict["Hashable", LaneStats]):
+    """The figures of lanes by the names that they have in `lanes=` and `set_rate`."""
+
+    def __missing__(self, key: Hashable) -> NoReturn:
+        """Refuse a name that no lane has, be it a key that comes under a pattern."""
+        names = ", ".join(map(repr, self))
+        there = f"there are {names}" if names else "this queue has none"
+        raise KeyError(f"no lane is named {key!r}: {there}")
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """A queue's figures at one moment; counts are since the queue was made.
 
     Attributes:
         waiting: callers who wait now.
         running: bodies that run now.
-        lanes: keys whose own limits are kept in memory now.
+        lanes: the figures of each lane: `stats.lanes["search"]` of a key that `lanes=` or
+            `set_rate` names, `stats.lanes["tenant:*"]` of all keys that come under this pattern
+            together. A call counts once in each of them that it comes under.
+        lanes_in_memory: keys whose own limits are kept in memory now.
         released: slots given out, less those refunded because of a cancellation.
         cancelled: waiters who were cancelled.
         timed_out: waiters whose `timeout` passed.
@@ -84,6 +132,7 @@ class Stats:
             all to the limits.
         waited: seconds that released callers waited, added up.
         longest_wait: the longest of them, in seconds.
+        costs: what the calls that started have cost, by unit: `stats.costs["tokens"]`.
         asks: round trips to the server of a shared quota.
         faults: those of them that failed.
         fault: why the server cannot be asked at present, without credentials; "": it can.
@@ -91,7 +140,8 @@ class Stats:
 
     waiting: int = 0
     running: int = 0
-    lanes: int = 0
+    lanes: Mapping[Hashable, LaneStats] = field(default_factory=LaneTable, hash=False)
+    lanes_in_memory: int = 0
     released: int = 0
     cancelled: int = 0
     timed_out: int = 0
@@ -102,6 +152,7 @@ class Stats:
     rate: float = math.inf
     waited: float = 0.0
     longest_wait: float = 0.0
+    costs: Mapping[str, float] = field(default_factory=dict, hash=False)
     asks: int = 0
     faults: int = 0
     fault: str = ""

@@ -11,7 +11,7 @@ from aioapiqueue._rate import Calendar, Concurrency, Limit, Rate, Window
 from aioapiqueue._units import is_stated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
     from typing import NoReturn
 
     from aioapiqueue._units import Units
@@ -23,7 +23,9 @@ __all__ = [
     "Lanes",
     "StateMaker",
     "bounds_of",
+    "find_patterns",
     "fits",
+    "name_of",
     "refuse_cost",
 ]
 
@@ -147,6 +149,21 @@ def fits(name: Hashable, key: Hashable) -> bool:
         return True
     is_pattern = isinstance(name, str) and name.endswith("*")
     return is_pattern and isinstance(key, str) and key.startswith(str(name)[:-1])
+
+
+def find_patterns(names: Iterable[Hashable]) -> list[str]:
+    """Return those of these names that are patterns, the longest first."""
+    patterns = [key for key in names if isinstance(key, str) and key.endswith("*")]
+    return sorted(patterns, key=len, reverse=True)
+
+
+def name_of(key: Hashable, names: Collection[Hashable], patterns: Iterable[str]) -> Hashable:
+    """Return under which of these names the limits of `key` are; `key` itself where under none."""
+    if key not in names:
+        for pattern in patterns:
+            if fits(pattern, key):
+                return pattern
+    return key
 
 
 Bounds = tuple[tuple[int, float], ...]
@@ -383,15 +400,10 @@ class Lanes:
 
     def name_of(self, key: Hashable) -> Hashable:
         """Return under which name the limits of `key` are, if they are."""
-        if key not in self.limits:
-            for pattern in self._patterns:
-                if fits(pattern, key):
-                    return pattern
-        return key
+        return name_of(key, self.limits, self._patterns)
 
     def _find_patterns(self) -> None:
-        names = [key for key in self.limits if isinstance(key, str) and key.endswith("*")]
-        self._patterns = sorted(names, key=len, reverse=True)
+        self._patterns = find_patterns(self.limits)
 
     def _watch(self, key: Hashable, at: float) -> None:
         self._count += 1

@@ -18,6 +18,7 @@ What holds in either:
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -103,15 +104,18 @@ class Host(Protocol):
 
 
 class LimiterStats(NamedTuple):
-    """A limiter's part of a queue's figures; the attributes are those of `Stats`."""
+    """A limiter's part of a queue's figures; most attributes are those of `Stats`."""
 
     lanes: int
+    """Its `lanes_in_memory`."""
     rate: float
     paused: bool
     """Whether it is held without end."""
     asks: int = 0
     faults: int = 0
     fault: str = ""
+    permits: float = math.inf
+    """How many bodies may run at once now, lanes aside, where that is known here."""
 
 
 class Limiter(Protocol):

@@ -547,6 +547,9 @@ class LocalLimiter:
             lanes=len(self._lanes.by_key),
             rate=min((state.allowed() for state in self._own), default=math.inf),
             paused=self._paused == math.inf,
+            permits=min(
+                (state.most for state in self._own if isinstance(state, Permits)), default=math.inf
+            ),
         )
 
     async def aclose(self) -> None:

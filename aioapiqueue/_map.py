@@ -7,13 +7,14 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from aioapiqueue._callables import refuse_all_but_coroutine_functions
+from aioapiqueue._callables import CallOptions, is_paced_by, refuse_all_but_coroutine_functions
 from aioapiqueue._rate import whole
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 
     from aioapiqueue._slot import Slot
+    from aioapiqueue._units import Cost
 
 __all__ = ["paced_map"]
 
@@ -24,7 +25,15 @@ R = TypeVar("R")
 class Paces(Protocol):
     """What `paced_map` needs of a queue."""
 
-    def slot(self) -> Slot:
+    def slot(
+        self,
+        *,
+        key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
+        priority: float = 0,
+        cost: Cost = 1,
+        timeout: float | None = None,
+    ) -> Slot:
         """Wait for a slot, and hold it until the body ends."""
 
 
@@ -32,6 +41,7 @@ def paced_map(
     queue: Paces,
     fn: Callable[[T], Awaitable[R]],
     items: Iterable[T] | AsyncIterable[T],
+    options: CallOptions,
     *,
     concurrency: int | None,
     ordered: bool,
@@ -39,17 +49,22 @@ def paced_map(
 ) -> AsyncIterator[R | BaseException]:
     """Check the arguments now, not at the first result; see `ApiQueue.map`."""
     refuse_all_but_coroutine_functions(fn, "map")
+    if options.given and is_paced_by(queue, fn):
+        raise _asks_itself(fn)
     at_once = 100 if concurrency is None else concurrency
     whole(at_once, of="concurrency")
     if not isinstance(items, Iterable | AsyncIterable):
         raise TypeError(f"map takes an iterable or async iterable of items, not {items!r}")
-    return _results(queue, fn, items, at_once, ordered=ordered, forgiving=return_exceptions)
+    return _results(
+        queue, fn, items, options, at_once, ordered=ordered, forgiving=return_exceptions
+    )
 
 
 async def _results(
     queue: Paces,
     fn: Callable[[T], Awaitable[R]],
     items: Iterable[T] | AsyncIterable[T],
+    options: CallOptions,
     at_once: int,
     *,
     ordered: bool,
@@ -57,23 +72,16 @@ async def _results(
 ) -> AsyncIterator[R | BaseException]:
     # Plain tasks and no task group: a generator that is left by `break` is closed by another
     # task, where a cancel scope could not be ended.
-    paced_already = getattr(fn, "__rate_limited_by__", None) is queue
     permits = asyncio.Semaphore(at_once)
     ready: asyncio.Queue[asyncio.Task[Any]] = asyncio.Queue()
     calls: set[asyncio.Task[Any]] = set()
-
-    async def call(item: T) -> R:
-        if paced_already:
-            return await fn(item)
-        async with queue.slot():
-            return await fn(item)
 
     async def feed() -> None:
         async with aclosing(_each(items)) as each:
             async for item in each:
                 # Cancelled here: this item has not been called, like those behind it.
                 await permits.acquire()
-                task = asyncio.create_task(call(item))
+                task = asyncio.create_task(_call(queue, fn, item, options))
                 calls.add(task)
                 if ordered:
                     ready.put_nowait(task)
@@ -101,6 +109,24 @@ async def _results(
         for task in (feeder, *calls):
             task.cancel()
         await asyncio.gather(feeder, *calls, return_exceptions=True)
+
+
+async def _call(queue: Paces, fn: Callable[[T], Awaitable[R]], item: T, options: CallOptions) -> R:
+    if is_paced_by(queue, fn, item):
+        if options.given:
+            raise _asks_itself(fn)
+        return await fn(item)
+    async with queue.slot(**options.of(item)) as slot:
+        result = await fn(item)
+        options.settle(slot, result)
+        return result
+
+
+def _asks_itself(fn: object) -> TypeError:
+    return TypeError(
+        f"{fn!r} is @rate_limited by this queue, and asks for its slots itself: give key=, cost= "
+        "and the like there, or map the function that it decorates"
+    )
 
 
 async def _each(items: Iterable[T] | AsyncIterable[T]) -> AsyncGenerator[T, None]:

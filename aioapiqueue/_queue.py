@@ -9,6 +9,7 @@ import asyncio
 import math
 import warnings
 from asyncio import get_running_loop
+from collections.abc import Mapping
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -21,13 +22,16 @@ from typing import (
     overload,
 )
 
+from aioapiqueue._callables import CallOptions
 from aioapiqueue._dispatcher import Dispatcher
+from aioapiqueue._grammar import CALLS
 from aioapiqueue._map import paced_map
 from aioapiqueue._rate import LONGEST, Limit, Rate, Window, as_limits, positive, whole
-from aioapiqueue._slot import GRANTED, NO_KEYS, Reservation, Slot
+from aioapiqueue._slot import GRANTED, NO_KEYS, Reservation, Slot, keys_of
 from aioapiqueue._units import ONE_CALL
+from aioapiqueue._view import LimiterView
 from aioapiqueue._wait_queue import ORDERS, Order
-from aioapiqueue.exceptions import WouldWait
+from aioapiqueue.exceptions import QueueClosed, WouldWait
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -37,7 +41,6 @@ if TYPE_CHECKING:
         Callable,
         Hashable,
         Iterable,
-        Mapping,
         Sequence,
     )
 
@@ -48,6 +51,11 @@ if TYPE_CHECKING:
     from aioapiqueue._units import Cost
 
 __all__ = ["ApiQueue", "dispatcher_of"]
+
+_ONCE = (
+    '"async with queue:" is for its whole life, and closes it at the end; for each call, write '
+    '"async with queue.slot():", or keep limiter = queue.limiter() and write "async with limiter:"'
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -110,7 +118,7 @@ class ApiQueue:
 
     Args:
         limits: none (ordered and counted only), or any of: a string (`"10/s"`, `"100ms"`), a
-            `Rate`, a `Window`. All of them hold at once.
+            `Rate`, a `Window`, a `Calendar`, a `Concurrency`. All of them hold at once.
         name: for `repr`, events and errors.
         lanes: limits of single keys, under the queue's: `{"ListKeys": "5/s", "*": "20/s"}`, each
             a limit or a tuple of limits. `"*"` gives every other key a lane of its own,
@@ -161,10 +169,13 @@ class ApiQueue:
             raise TypeError(f"adaptive takes an Adaptive(...), not {adaptive!r}")
         if schedule is not None and not hasattr(schedule, "make_limiter"):
             raise TypeError(f"schedule takes a SharedSchedule(...), not {schedule!r}")
+        for observer in observers:
+            if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):
+                raise TypeError(f"observers takes objects with a method on_event, not {observer!r}")
         self._dispatcher = Dispatcher(
             as_limits(limits),
             name=name,
-            lanes={key: as_limits(own) for key, own in (lanes or {}).items()},
+            lanes=_lanes_of(lanes),
             order=order,
             concurrency=math.inf if concurrency is None else concurrency,
             maxsize=maxsize,
@@ -174,7 +185,8 @@ class ApiQueue:
             factory=schedule,
             observers=observers,
         )
-        self._call_type, self._detailed_call_type = self._dispatcher.limiter.call_types
+        self._call_type, self._detailed_call_type = self._dispatcher.call_types
+        self._entered_on: asyncio.AbstractEventLoop | None = None
 
     @property
     def name(self) -> str | None:
@@ -251,17 +263,16 @@ class ApiQueue:
                 that a limit of the call counts and its cost does not name.
             TypeError: one of them is no number; a key that is not hashable; `key` and `keys`, or a
                 string as `keys`.
-            RuntimeError: the queue is in use on another loop that is still alive.
+            RuntimeError: the queue is in use on another loop that is still alive; or the task would
+                wait for itself: it holds a slot already, under a limit of how many run at once that
+                has no permit left.
         """
         if key is None and keys is None and cost == 1 and priority == 0 and timeout is None:
             call_type = self._call_type  # most have no more
             return call_type(self._dispatcher)
         all_keys, costs = NO_KEYS, ONE_CALL
-        if keys is not None:
-            all_keys = _keys_of(key, keys)
-        elif key is not None:
-            hash(key)  # else only a call that has to wait would be refused
-            all_keys = (key,)
+        if key is not None or keys is not None:
+            all_keys = keys_of(key, keys)
         dispatcher = self._dispatcher
         if cost != 1:
             costs = dispatcher.units.costs_of(cost)
@@ -367,12 +378,74 @@ class ApiQueue:
         now = self._dispatcher.bind()
         return self._dispatcher.limiter.estimate(call, now) - now
 
+    def limiter(
+        self,
+        *,
+        key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
+        priority: float = 0,
+        unit: str = CALLS,
+    ) -> LimiterView:
+        """Return a limiter for calls of one kind, in the shape that other libraries know.
+
+        `async with limiter:` is one call, `await limiter.acquire(5)` five, and
+        `limiter.has_capacity()` says whether one could start now. It can be entered any number of
+        times, by many tasks at once.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     loop = asyncio.get_running_loop()
+        ...     limiter = ApiQueue("10/s", lanes={"slow": "2/s"}).limiter(key="slow")
+        ...     for _ in range(3):
+        ...         async with limiter:
+        ...             print(f"{loop.time():.1f} s", limiter.has_capacity())
+        >>> asyncio.run(main())
+        0.0 s False
+        0.5 s False
+        1.0 s False
+
+        Args:
+            key: as in `slot`.
+            keys: as in `slot`.
+            priority: as in `slot`.
+            unit: what amounts count; default `"calls"`. In another one, each use is one call
+                besides.
+
+        Raises:
+            TypeError: as in `slot`.
+            ValueError: as in `slot`; or the queue's limits count more than this unit.
+        """
+        all_keys = None if key is keys is None else keys_of(key, keys)
+        _check_place(priority, None)
+        cost: Cost = {CALLS: 1, unit: 1}
+        try:
+            costs = self._dispatcher.units.costs_of(cost)
+            self._dispatcher.limiter.check(all_keys or NO_KEYS, costs)
+        except ValueError as error:
+            raise ValueError(
+                f"limiter(unit={unit!r}): {error} (a limiter counts one unit, and calls: for more, "
+                "use queue.slot)"
+            ) from None
+        return LimiterView(
+            self,
+            self._dispatcher.nesting,
+            keys=all_keys,
+            priority=priority,
+            unit=None if unit == CALLS else unit,
+        )
+
     @overload
     def map(
         self,
         fn: Callable[[T], Awaitable[R]],
         items: Iterable[T] | AsyncIterable[T],
         *,
+        key: Callable[[T], Hashable] | Hashable = None,
+        keys: Callable[[T], Sequence[Hashable]] | Sequence[Hashable] | None = None,
+        priority: float | Callable[[T], float] = 0,
+        cost: Cost | Callable[[T], Cost] = 1,
+        timeout: float | Callable[[T], float | None] | None = None,
+        settle: Callable[[R], Cost | None] | None = None,
         concurrency: int | None = None,
         ordered: bool = False,
         return_exceptions: Literal[False] = False,
@@ -384,6 +457,12 @@ class ApiQueue:
         fn: Callable[[T], Awaitable[R]],
         items: Iterable[T] | AsyncIterable[T],
         *,
+        key: Callable[[T], Hashable] | Hashable = None,
+        keys: Callable[[T], Sequence[Hashable]] | Sequence[Hashable] | None = None,
+        priority: float | Callable[[T], float] = 0,
+        cost: Cost | Callable[[T], Cost] = 1,
+        timeout: float | Callable[[T], float | None] | None = None,
+        settle: Callable[[R], Cost | None] | None = None,
         concurrency: int | None = None,
         ordered: bool = False,
         return_exceptions: bool,
@@ -394,6 +473,12 @@ class ApiQueue:
         fn: Callable[[T], Awaitable[R]],
         items: Iterable[T] | AsyncIterable[T],
         *,
+        key: Callable[[T], Hashable] | Hashable = None,
+        keys: Callable[[T], Sequence[Hashable]] | Sequence[Hashable] | None = None,
+        priority: float | Callable[[T], float] = 0,
+        cost: Cost | Callable[[T], Cost] = 1,
+        timeout: float | Callable[[T], float | None] | None = None,
+        settle: Callable[[R], Cost | None] | None = None,
         concurrency: int | None = None,
         ordered: bool = False,
         return_exceptions: bool = False,
@@ -413,8 +498,16 @@ class ApiQueue:
 
         Args:
             fn: a coroutine function of one item. One that is `@rate_limited` by this queue is
-                not paced twice.
+                not paced twice, and says itself what its calls ask for.
             items: an iterable or an async iterable.
+            key: as in `slot`, or a function of the item that returns it, as all that follow may
+                be. (A key that can itself be called is returned by one: `lambda item: key`.)
+            keys: as in `slot`.
+            priority: as in `slot`.
+            cost: as in `slot`.
+            timeout: as in `slot`; for the slot, not for the call.
+            settle: a function of the result that returns the call's true cost, as `Slot.settle`
+                takes it, or None: it is as it was. Not called where `fn` raises.
             concurrency: how many calls may run, or have results not yet fetched, at once;
                 default 100.
             ordered: yield in the order of `items`; default: as completed.
@@ -422,13 +515,23 @@ class ApiQueue:
                 after the calls still running have been cancelled.
 
         Raises:
-            TypeError: `fn` is not a coroutine function.
+            TypeError: `fn` is not a coroutine function; or it is `@rate_limited` by this queue,
+                and a key, cost or the like is given here.
             ValueError: `concurrency` is below 1.
         """
         return paced_map(
             self,
             fn,
             items,
+            CallOptions(
+                "map",
+                key=key,
+                keys=keys,
+                priority=priority,
+                cost=cost,
+                timeout=timeout,
+                settle=settle,
+            ),
             concurrency=concurrency,
             ordered=ordered,
             return_exceptions=return_exceptions,
@@ -452,14 +555,20 @@ class ApiQueue:
         0.98
 
         Args:
-            limits: as for `ApiQueue`; all of the old ones are replaced.
+            limits: as for `ApiQueue`; all of the old ones are replaced. `"unlimited"` lifts them.
             key: whose lane, or `"*"`, or `"List*"`; default: the queue's own limits.
 
         Raises:
-            TypeError: something that is no limit.
+            TypeError: something that is no limit; or none is given.
             ValueError: an invalid limit, or one too small for the cost of a call that waits.
         """
+        if not limits:
+            raise TypeError(
+                'set_rate() without limits would lift them all: write "unlimited" for that'
+            )
+        keys_of(key, None)
         self._dispatcher.set_limits(key, tuple(as_limits(limits)))
+        self._call_type, self._detailed_call_type = self._dispatcher.call_types
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Report that the other side pushed back: slow down, and start nothing for `retry_after`.
@@ -585,7 +694,19 @@ class ApiQueue:
         self._dispatcher.__reduce_ex__(protocol)
 
     async def __aenter__(self) -> Self:
+        """Use the queue, and close it at the end: once, and not for each call.
+
+        Raises:
+            QueueClosed: it is closed.
+            RuntimeError: it has been entered already.
+        """
         self._dispatcher.bind()
+        if self.closed:
+            raise QueueClosed(f"{self!r} is closed: {_ONCE}")
+        loop = get_running_loop()
+        if self._entered_on is not None and not self._entered_on.is_closed():
+            raise RuntimeError(f"{self!r} has been entered already: {_ONCE}")
+        self._entered_on = loop
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -607,17 +728,25 @@ class ApiQueue:
         return self._dispatcher.stats()
 
 
-def _keys_of(key: Hashable, keys: Sequence[Hashable]) -> tuple[Hashable, ...]:
-    """Return the keys of a call, checked: at least one, none of them twice.
+def _lanes_of(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequence[Limit]]:
+    """Return the limits of each lane.
 
     Raises:
-        TypeError: a string, which would be as many keys as it has letters; or `key` besides.
+        TypeError: no mapping of keys to limits; the message names the lane.
+        ValueError: an invalid limit, likewise.
     """
-    if key is not None:
-        raise TypeError(f"give key= or keys=, not both: keys=({key!r}, ...)")
-    if isinstance(keys, str | bytes):
-        raise TypeError(f"keys takes several keys: write key={keys!r}, or keys=({keys!r},)")
-    return tuple(dict.fromkeys(keys)) or NO_KEYS
+    if lanes is None:
+        return {}
+    if not isinstance(lanes, Mapping):
+        raise TypeError(f'lanes takes limits by key, such as {{"search": "2/s"}}, not {lanes!r}')
+    found: dict[Hashable, Sequence[Limit]] = {}
+    for key, limits in lanes.items():
+        try:
+            found[key] = as_limits(limits)
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"lanes[{key!r}]: {error}") from None
+    return found
 
 
 def _check_place(priority: float, timeout: float | None) -> None:

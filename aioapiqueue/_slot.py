@@ -14,7 +14,7 @@ from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue._units import ONE_CALL
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator, Hashable
+    from collections.abc import Awaitable, Generator, Hashable, Sequence
 
     from aioapiqueue._events import EventKind
     from aioapiqueue._units import Cost
@@ -29,9 +29,11 @@ __all__ = [
     "OVER",
     "WAITING",
     "Call",
+    "CallOwner",
     "DetailedCall",
     "Reservation",
     "Slot",
+    "keys_of",
 ]
 
 NEW, WAITING, GRANTED, HELD, OVER, LEFT = range(6)
@@ -39,6 +41,30 @@ NEW, WAITING, GRANTED, HELD, OVER, LEFT = range(6)
 
 NO_KEYS: tuple[Hashable, ...] = (None,)
 """The keys of a call without one."""
+
+
+def keys_of(key: Hashable, keys: Sequence[Hashable] | None) -> tuple[Hashable, ...]:
+    """Return the keys of a call, checked: at least one, none of them twice.
+
+    Raises:
+        TypeError: both; one that is not hashable, which only a call that has to wait would be
+            refused for; or a string as `keys`, which would be as many keys as it has letters.
+    """
+    if keys is None:
+        several: tuple[Hashable, ...] = (key,)
+    elif key is not None:
+        raise TypeError(f"give key= or keys=, not both: keys=({key!r}, ...)")
+    elif isinstance(keys, str | bytes):
+        raise TypeError(f"keys takes several keys: write key={keys!r}, or keys=({keys!r},)")
+    else:
+        several = tuple(keys)
+    try:
+        return tuple(dict.fromkeys(several)) or NO_KEYS
+    except TypeError as error:
+        raise TypeError(
+            f"a key is hashable, such as a string or a tuple of them: {error}, in "
+            f"{key if keys is None else keys!r}"
+        ) from None
 
 
 class Slot(ABC):

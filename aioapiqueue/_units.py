@@ -82,6 +82,27 @@ class Units:
             costs[places[unit]] = amount
         return tuple(costs)
 
+    def settled(self, cost: Cost, before: Sequence[float]) -> tuple[float, ...]:
+        """Return true costs by place: those that `cost` states, and the others as before.
+
+        Args:
+            cost: a number of calls, where nothing else is counted, or amounts by unit.
+            before: the costs that the call has been charged.
+
+        Raises:
+            TypeError: as of `costs_of`.
+            ValueError: as of `costs_of`; or a number which could be of any unit.
+        """
+        if not isinstance(cost, Mapping) and len(self.names) > 1:
+            positive(cost, of="cost", least=0)
+            forms = " or ".join(f'{{"{unit}": {cost!r}}}' for unit in self.names)
+            raise ValueError(f"settle({cost!r}) could mean any unit of this queue: write {forms}")
+        costs = list(self.costs_of(cost, calls=before[0]))
+        for unit in range(len(costs)):
+            if not is_stated(costs, unit) and is_stated(before, unit):
+                costs[unit] = before[unit]
+        return tuple(costs)
+
     def _remedy(self, unit: object) -> str:
         near = difflib.get_close_matches(str(unit), self.names, n=1)
         known = ", ".join(self.names)

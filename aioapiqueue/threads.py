@@ -12,20 +12,24 @@ import asyncio
 import contextlib
 import os
 import threading
+from collections.abc import Mapping
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, cast
 from weakref import WeakSet
 
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
+from aioapiqueue._slot import GRANTED, Reservation, keys_of
+from aioapiqueue._units import ONE_CALL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Hashable
+    from collections.abc import Callable, Coroutine, Hashable, Sequence
 
     from anyio.from_thread import BlockingPortal
 
     from aioapiqueue._queue import ApiQueue
-    from aioapiqueue._slot import Slot
+    from aioapiqueue._slot import Call, Slot
+    from aioapiqueue._units import Cost
 
 __all__ = ["Blocking", "BlockingSlot", "blocking"]
 
@@ -82,8 +86,9 @@ class Blocking:
         self,
         *,
         key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
         priority: float = 0,
-        cost: float = 1,
+        cost: Cost = 1,
         timeout: float | None = None,
     ) -> BlockingSlot:
         """Wait for a slot, run the body of `with`, end the call.
@@ -91,10 +96,14 @@ class Blocking:
         An exception that a signal handler raises while this waits, such as KeyboardInterrupt,
         leaves the queue; if the slot came at that very moment, it passes to the next waiter.
 
+        Leave one slot before you ask for the next under the same `concurrency`: a thread that waits
+        for a permit which it holds itself waits until it is interrupted, or another ends.
+
         Args:
             key: as in `ApiQueue.slot`, like all of these.
+            keys: several, instead of `key`.
             priority: lower goes first; default 0.
-            cost: units of the limits that it uses; default 1.
+            cost: a number of calls, 1 by default, or amounts by unit.
             timeout: seconds to wait at most; default: any time.
 
         Raises:
@@ -102,14 +111,81 @@ class Blocking:
             QueueFull: too many wait.
             QueueClosed: the queue is closed, or closed while this waited.
             ValueError: an invalid cost, priority or timeout.
+            TypeError: as of `ApiQueue.slot`.
             RuntimeError: called in the loop's own thread, where waiting would wait for itself; or
                 the loop has been closed; or the queue is in use on another loop.
         """
-        # On a loop of ours, a thread need not look whether the loop is still there.
-        checks_loop = self._portal is not None
+        asked = _asked(key, keys, priority, cost)
+        return self._slot({**asked, "timeout": timeout}, tries=False)
+
+    def _slot(self, asked: dict[str, Any], *, tries: bool) -> BlockingSlot:
         return BlockingSlot(
-            self.queue, key, priority, cost, timeout, loop=self._where, checks_loop=checks_loop
+            self.queue,
+            asked,
+            tries=tries,
+            loop=self._where,
+            # On a loop of ours, a thread need not look whether the loop is still there.
+            checks_loop=self._portal is not None,
         )
+
+    def try_slot(
+        self,
+        *,
+        key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
+        priority: float = 0,
+        cost: Cost = 1,
+    ) -> BlockingSlot:
+        """Return a slot if one is free now; as `ApiQueue.try_slot`.
+
+        It is yours to end: by `with slot:`, or `slot.release()`.
+
+        >>> queue = ApiQueue("1/min")
+        >>> for _ in range(2):
+        ...     try:
+        ...         with blocking(queue).try_slot():
+        ...             print("the call")
+        ...     except WouldWait as error:
+        ...         print(f"in {error.retry_in:.0f} s")
+        the call
+        in 60 s
+
+        Args:
+            key: as in `slot`.
+            keys: as in `slot`.
+            priority: as in `slot`.
+            cost: as in `slot`.
+
+        Raises:
+            WouldWait: `slot` would wait; `retry_in` has the seconds, as things stand.
+            QueueClosed: the queue is closed.
+            ValueError: as of `slot`.
+            TypeError: as of `slot`.
+            RuntimeError: as of `slot`.
+        """
+        slot = self._slot(_asked(key, keys, priority, cost), tries=True)
+        return slot.__enter__()
+
+    def estimate(
+        self,
+        *,
+        key: Hashable = None,
+        keys: Sequence[Hashable] | None = None,
+        priority: float = 0,
+        cost: Cost = 1,
+    ) -> float:
+        """Return the seconds that a newcomer would wait; as `ApiQueue.estimate`.
+
+        Args:
+            key: as in `slot`.
+            keys: as in `slot`.
+            priority: as in `slot`.
+            cost: as in `slot`.
+
+        Raises:
+            RuntimeError: as for `slot`.
+        """
+        return self.call(self.queue.estimate, key=key, keys=keys, priority=priority, cost=cost)
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Report that the other side pushed back; as `ApiQueue.throttled`.
@@ -198,6 +274,15 @@ class Blocking:
         return self._loop
 
 
+def _asked(
+    key: Hashable, keys: Sequence[Hashable] | None, priority: float, cost: Cost
+) -> dict[str, Any]:
+    """Return what a call asks for, by the names that `ApiQueue.slot` has."""
+    # A mapping may be changed before the loop looks at it.
+    costs = dict(cost) if isinstance(cost, Mapping) else cost
+    return {"keys": keys_of(key, keys), "priority": priority, "cost": costs}
+
+
 class _Job(Generic[T]):
     """A coroutine function that runs on a loop while another thread waits for its result.
 
@@ -264,12 +349,12 @@ class _Job(Generic[T]):
 
 
 class BlockingSlot:
-    """A thread's slot: one call's permission to start, from `Blocking.slot`.
+    """A thread's slot: one call's permission to start, from `Blocking.slot` or `try_slot`.
 
     It is for one thread and one call.
 
     Attributes:
-        key: what the call was keyed by.
+        key: what the call was keyed by, or the first of its keys.
         waited: seconds that it waited.
     """
 
@@ -290,6 +375,7 @@ class BlockingSlot:
         "_over",
         "_queue",
         "_slot",
+        "_tries",
         "key",
         "waited",
     )
@@ -302,20 +388,19 @@ class BlockingSlot:
     def __init__(
         self,
         queue: ApiQueue,
-        key: Hashable,
-        priority: float,
-        cost: float,
-        timeout: float | None,
+        asked: dict[str, Any],
         *,
+        tries: bool,
         loop: Callable[[], asyncio.AbstractEventLoop],
         checks_loop: bool,
     ) -> None:
-        self.key = key
+        self.key: Hashable = asked["keys"][0]
         self.waited = 0.0
         self._queue = queue
         self._find_loop = loop
         self._checks_loop = checks_loop
-        self._asked = (priority, cost, timeout)
+        self._asked = asked
+        self._tries = tries
         self._error: Exception | None = None
         self._joined = self._enqueued = self._entered = self._over = False
 
@@ -335,6 +420,8 @@ class BlockingSlot:
         self._loop.call_soon_threadsafe(self._arrive)
 
     def __enter__(self) -> Self:
+        if self._entered and self._tries and not self._over:
+            return self  # it came held
         if self._entered or self._over:
             raise RuntimeError(_ONE_CALL)
         try:
@@ -363,11 +450,12 @@ class BlockingSlot:
         if not self._over:
             self._leave()
 
-    def throttled(self, retry_after: float | None = None) -> None:
+    def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Report that the other side pushed back on this call; as `Slot.throttled`.
 
         Args:
-            retry_after: seconds from now in which nothing of this key starts.
+            retry_after: seconds from now in which nothing of this lane starts.
+            key: whose lane; default: the first of the call's keys that has one, or the whole queue.
 
         Raises:
             ValueError: `retry_after` is negative, infinite or NaN.
@@ -375,20 +463,22 @@ class BlockingSlot:
         """
         if retry_after is not None:
             positive(retry_after, of="retry_after", least=0, most=LONGEST)
-        self._apply(lambda slot: slot.throttled(retry_after))
+        self._apply(lambda slot: slot.throttled(retry_after, key=key))
 
-    def settle(self, cost: float) -> None:
+    def settle(self, cost: Cost) -> None:
         """State the true cost, known now; as `Slot.settle`.
 
         Args:
-            cost: units, at least 0.
+            cost: amounts by unit, at least 0; or a number of calls, where nothing else is counted.
 
         Raises:
-            ValueError: a negative cost.
+            ValueError: a negative cost, an unknown unit, or a number where other units are counted.
+            TypeError: an amount that is no number.
             RuntimeError: the call has not started.
         """
-        positive(cost, of="cost", least=0)
-        self._apply(lambda slot: slot.settle(cost))
+        costs = dict(cost) if isinstance(cost, Mapping) else cost
+        dispatcher_of(self._queue).units.settled(costs, ONE_CALL)  # raised here, and not there
+        self._apply(lambda slot: slot.settle(costs))
 
     # In the thread.
 
@@ -421,9 +511,11 @@ class BlockingSlot:
     # In the loop.
 
     def _arrive(self) -> None:
-        priority, cost, timeout = self._asked
         try:
-            slot = self._queue.enqueue(key=self.key, priority=priority, cost=cost, timeout=timeout)
+            if self._tries:
+                slot = self._reserved(self._queue.try_slot(**self._asked))
+            else:
+                slot = self._queue.enqueue(**self._asked)
         except Exception as error:  # noqa: BLE001 - the thread's, which raises it
             self._error = error
             self._gate.release()
@@ -433,6 +525,14 @@ class BlockingSlot:
             self._gate.release()
         else:
             slot.add_done_callback(self._came)
+
+    def _reserved(self, slot: Slot) -> asyncio.Future[Slot]:
+        """Return a slot that is free now as `enqueue` would: until it is used, it is refunded."""
+        call = cast("Call", slot)
+        future = Reservation(call, loop=self._loop)
+        call.state = GRANTED
+        future.set_result(call)
+        return future
 
     def _came(self, _: object) -> None:
         self._gate.release()

@@ -383,13 +383,13 @@ async def test_hour_without_calls_forgets(limiter):
     if limiter.shared:  # which lanes are kept, the server knows; how fast they are, all do
         assert (await gaps(queue, 3, key="a"))[1] > 0.21
     else:
-        assert queue.stats.lanes == 3  # "a" is not as new yet
+        assert queue.stats.lanes_in_memory == 3  # "a" is not as new yet
     await asyncio.sleep(3700)
     await use(queue, 1, key="b")
     if limiter.shared:
         assert (await gaps(queue, 3, key="a"))[1] == limiter.exactly(0.2)
     else:
-        assert queue.stats.lanes == 1
+        assert queue.stats.lanes_in_memory == 1
     assert queue.stats.rate == math.inf
 
 
@@ -472,7 +472,7 @@ async def test_evicted_lane_hears_push_back_once(limiter):
             await limiter.settled()
 
     await asyncio.gather(*(call() for _ in range(5)))
-    assert (queue.stats.backed_off, queue.stats.lanes) == (1, 1)
+    assert (queue.stats.backed_off, queue.stats.lanes_in_memory) == (1, 1)
 
 
 async def test_concurrency_falls_and_grows(limiter):

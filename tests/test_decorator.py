@@ -7,7 +7,8 @@ import inspect
 
 import pytest
 
-from aioapiqueue import ApiQueue, SlotTimeout, rate_limited
+from aioapiqueue import ApiQueue, Rate, SlotTimeout, rate_limited
+from aioapiqueue.threads import blocking
 from tests.helpers.instants import now
 
 MADE_AT_IMPORT = ApiQueue("10/s")
@@ -210,6 +211,11 @@ class Callable:
         """Be awaited."""
         return 1
 
+    @staticmethod
+    async def none():
+        """Return nothing that can divide."""
+        return 0
+
 
 @pytest.mark.parametrize(
     ("what", "remedy"),
@@ -257,3 +263,121 @@ async def test_two_queues_both_pace(limiter):
 
     assert [await call() for _ in range(3)] == limiter.exactly([0, 0.25, 0.5])
     assert outer.stats.released == inner.stats.released == 3
+
+
+async def test_all_options_from_arguments():
+    """Keys, priority, cost, time-out and the true cost, by functions of the arguments."""
+    queue, order = ApiQueue("1/s", "100 tokens/s burst 100", lanes={"t:*": "1/s"}), []
+
+    @rate_limited(
+        queue,
+        keys=lambda tenant, **_: (f"t:{tenant}", "all"),
+        priority=lambda _, *, urgent=False: -urgent,
+        cost=lambda tenant, **_: {"tokens": 10 * len(tenant)},
+        timeout=lambda tenant, **_: 0.5 if tenant == "hasty" else None,
+        settle=lambda answer: {"tokens": answer} if answer else None,
+    )
+    async def ask(tenant, *, urgent=False):
+        order.append((tenant, now()))
+        return 3 if urgent else 0
+
+    calls = [ask("a"), ask("bb"), ask("hasty"), ask("c", urgent=True)]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert order == [("a", 0), ("c", pytest.approx(1)), ("bb", pytest.approx(2))]
+    assert isinstance(results[2], SlotTimeout)
+    assert queue.stats.costs == {"calls": 3, "tokens": 10 + 3 + 20}
+    assert queue.stats.lanes["t:*"].released == 3
+
+
+async def test_settle_only_results(limiter):
+    """A call that raises is not settled; one whose settle raises has freed its place."""
+    queue, settled = limiter.queue(concurrency=1), []
+
+    @rate_limited(queue, settle=settled.append)
+    async def half(number):
+        return 1 / number
+
+    assert await half(2) == 0.5
+    with pytest.raises(ZeroDivisionError):
+        await half(0)
+    assert settled == [0.5]
+    with pytest.raises(ZeroDivisionError):
+        await rate_limited(queue, settle=lambda result: 1 / result)(Callable.none)()
+    assert queue.running == 0
+
+
+async def test_queue_found_by_arguments(limiter):
+    """A function of the arguments finds the queue of each call."""
+    queues = {name: limiter.queue("10/s") for name in "ab"}
+
+    @rate_limited(lambda name, **_: queues[name], cost=lambda _, *, size: size)
+    async def fetch(name, *, size):
+        return now()
+
+    starts = await asyncio.gather(*(fetch(name, size=1) for name in "aabb"))
+    assert starts == limiter.exactly([0, 0.1, 0, 0.1])
+    with pytest.raises(KeyError):
+        await fetch("c", size=1)
+
+
+async def test_wrong_queue_found_is_refused():
+    """What a function finds is checked at each call."""
+
+    @rate_limited(lambda found: found)
+    async def fetch(found):
+        pytest.fail("ran")
+
+    @rate_limited(lambda found: found)
+    def plain(found):
+        pytest.fail("ran")
+
+    for found in (None, "10/s", blocking(MADE_AT_IMPORT)):
+        with pytest.raises(TypeError, match="for an async def, it returns an ApiQueue"):
+            await fetch(found)
+    for found in (None, "10/s", MADE_AT_IMPORT):
+        with pytest.raises(TypeError, match=r"for a plain def, it returns a blocking\(queue\)"):
+            plain(found)
+
+
+@pytest.mark.parametrize("wrong", ["10/s", Rate(10), None, 10, ApiQueue])
+def test_what_is_no_queue_is_refused(wrong):
+    """With the line that is to be written instead."""
+    with pytest.raises(TypeError, match=r'write queue = ApiQueue\("10/s"\) once, and @rate_lim'):
+        rate_limited(wrong)
+
+
+def test_bare_decorator_is_refused():
+    """Over an async def at once; over a plain one, which may find queues, when it is called."""
+    words = r'write queue = ApiQueue\("10/s"\), and @rate_limited\(queue\)'
+    for function in (fetch, async_generator):
+        with pytest.raises(TypeError, match=words):
+            rate_limited(function)
+    bare = rate_limited(sync)
+    for args, kwargs in (((), {}), ((1,), {}), (("a", "b"), {}), ((), {"a": 1})):
+        with pytest.raises(TypeError, match=words):
+            bare(*args, **kwargs)
+
+
+async def test_key_that_can_be_called():
+    """A callable key is a function of the arguments, one that returns it gives it."""
+    queue = ApiQueue("10/s", lanes={Callable: "1/s"})
+    by_key = rate_limited(queue, key=lambda *_: Callable)(Callable.none)
+    await by_key()
+    await by_key()
+    assert now() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"key": "a", "keys": ("b",)}, "not both"),
+        ({"keys": "abc"}, "several keys"),
+        ({"key": fetch}, "key takes a plain function"),
+        ({"cost": fetch}, "cost takes a plain function"),
+        ({"settle": 3}, "settle takes a function"),
+    ],
+)
+def test_wrong_options_are_refused(options, words):
+    """At decoration, not at the first call."""
+    with pytest.raises(TypeError, match=words):
+        rate_limited(MADE_AT_IMPORT, **options)

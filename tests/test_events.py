@@ -5,7 +5,17 @@ import dataclasses
 
 import pytest
 
-from aioapiqueue import Event, Observer, QueueClosed, QueueFull, Stats
+from aioapiqueue import (
+    Adaptive,
+    ApiQueue,
+    Event,
+    LaneStats,
+    Observer,
+    QueueClosed,
+    QueueFull,
+    SlotTimeout,
+    Stats,
+)
 
 
 class Recorder:
@@ -205,7 +215,7 @@ def test_anything_with_on_event_observes():
 async def test_the_figures_add_up(limiter):
     """`stats` is a snapshot of counts and waits."""
     queue = limiter.queue("10/s", lanes={"a": "1/s"})
-    assert queue.stats == Stats()
+    assert queue.stats == Stats(lanes={"a": LaneStats(costs={"calls": 0})}, costs={"calls": 0})
     slots = [await queue.enqueue(key=key) for key in (None, None, "a")]
     waiting = queue.enqueue(key="a")
     await limiter.settled()
@@ -213,15 +223,150 @@ async def test_the_figures_add_up(limiter):
     queue.throttled()
     await limiter.settled()
     before = dataclasses.replace(queue.stats, asks=0)
+    waited = {"waited": limiter.exactly(0.1), "longest_wait": limiter.exactly(0.1)}
     assert before == Stats(
         waiting=1,
         running=2,
-        lanes=1,
+        lanes={"a": LaneStats(waiting=1, released=1, **waited, costs={"calls": 1})},
+        lanes_in_memory=1,
         released=3,
         throttled=1,
         waited=limiter.exactly(0.2),
         longest_wait=limiter.exactly(0.1),
+        costs={"calls": 3},
     )
     waiting.cancel()
     assert (queue.stats.waiting, queue.stats.cancelled) == (0, 1)
     assert before.waiting == 1
+
+
+async def test_events_carry_all_keys(limiter):
+    """`key` is the first one; a call without any has `(None,)`."""
+    recorder = Recorder()
+    queue = limiter.queue(lanes={"a": "10/s"}, observers=[recorder])
+    for keys in (("a", "b"), None):
+        async with queue.slot(keys=keys):
+            pass
+    queue.throttled(key="a")
+    seen = [(event.kind, event.key, event.keys) for event in recorder.events]
+    assert seen[::2] == [
+        ("released", "a", ("a", "b")),
+        ("released", None, (None,)),
+        ("throttled", "a", ("a",)),
+    ]
+
+
+async def test_figures_of_each_named_lane(limiter):
+    """A key that is named has its own, a pattern those of all its lanes together."""
+    queue = limiter.queue(lanes={"search": "10/s", "tenant:*": "1/s"})
+    waits = []
+    for tenant, key in (("a", "search"), ("b", "search"), ("b", "search"), ("c", "other")):
+        async with queue.slot(keys=(f"tenant:{tenant}", key)) as slot:
+            waits.append(slot.waited)
+    lanes = queue.stats.lanes
+    assert list(lanes) == ["search", "tenant:*"]
+    assert (lanes["search"].released, lanes["tenant:*"].released) == (3, 4)
+    assert max(waits) > 0.5
+    for lane in lanes.values():
+        assert lane.waited == limiter.exactly(sum(waits))
+        assert lane.longest_wait == limiter.exactly(max(waits))
+    assert queue.stats.lanes_in_memory <= 4
+
+
+async def test_a_call_counts_once_per_lane(limiter):
+    """Two keys under one pattern are one call in the figures of the pattern."""
+    queue = limiter.queue(lanes={"t:*": "10/s"})
+    async with queue.slot(keys=("t:a", "t:b")):
+        pass
+    assert queue.stats.lanes["t:*"].released == 1
+
+
+async def test_unknown_lane_names_what_exists(limiter):
+    """A key that comes under a pattern has no entry, nor has one that comes under none."""
+    queue = limiter.queue("10/s", lanes={"tenant:*": "1/s"})
+    for key in ("tenant:a", "other"):
+        with pytest.raises(KeyError, match=rf"no lane is named '{key}': there are 'tenant:\*'"):
+            queue.stats.lanes[key]
+    with pytest.raises(KeyError, match="this queue has none"):
+        limiter.queue().stats.lanes["a"]
+
+
+async def test_lanes_figure_every_way_out(limiter):
+    """Cancelled, timed out and refused calls are those of their lanes."""
+    queue = limiter.queue(lanes={"a": "1/s", "b": "1/s"}, maxsize=3)
+    slot = await limiter.take(queue, key="a")
+    cancelled, late, rest = (queue.enqueue(key="a", timeout=t) for t in (None, 1.5, None))
+    await limiter.settled()
+    assert (queue.stats.lanes["a"].waiting, queue.stats.lanes["b"].waiting) == (3, 0)
+    with pytest.raises(QueueFull):
+        queue.enqueue(key="a")
+    cancelled.cancel()
+    await asyncio.sleep(1.2)
+    (await late).release()
+    last = queue.enqueue(key="a", timeout=1)
+    with pytest.raises(SlotTimeout):
+        await last
+    slot.throttled(key="b")
+    slot.throttled()
+    (await rest).release()
+    await limiter.settled()
+    figures = queue.stats.lanes
+    assert dataclasses.replace(figures["a"], waited=0, longest_wait=0) == LaneStats(
+        released=3, cancelled=1, timed_out=1, refused=1, throttled=1, costs={"calls": 3}
+    )
+    assert figures["b"] == LaneStats(throttled=1, costs={"calls": 0})
+
+
+async def test_lanes_figure_adaptive_back_off():
+    """Push-back slows one lane down, whose figures say so."""
+    queue = ApiQueue("10/s", lanes={"a": "5/s", "b": "5/s"}, adaptive=Adaptive("1/s"))
+    async with queue.slot(keys=("none", "b")) as slot:
+        slot.throttled()
+    async with queue.slot() as slot:
+        slot.throttled()
+    lanes = queue.stats.lanes
+    assert (lanes["a"].backed_off, lanes["b"].backed_off) == (0, 1)
+    assert (lanes["b"].throttled, queue.stats.backed_off) == (1, 2)
+
+
+async def test_refunded_slot_is_no_lanes_figure(limiter):
+    """A slot that is cancelled after its release counts as cancelled only."""
+    queue = limiter.queue(lanes={"a": "1/s"})
+    slot = queue.enqueue(key="a", cost=3)
+    await limiter.settled()
+    slot.cancel()
+    assert queue.stats.lanes["a"] == LaneStats(cancelled=1, costs={"calls": 0})
+
+
+async def test_lane_named_later_has_figures(limiter):
+    """From then on: those who wait already are counted under their new name."""
+    queue = limiter.queue("1/s", lanes={"*": "1/s"})
+    waiting = [queue.enqueue(key=key) for key in "aab"]
+    await limiter.settled()
+    queue.set_rate("1/s", key="a")
+    before = {name: lane.waiting for name, lane in queue.stats.lanes.items()}
+    for one in waiting:
+        (await one).release()
+    await limiter.settled()
+    assert before == {"*": 1, "a": 1}
+    assert [lane.waiting for lane in queue.stats.lanes.values()] == [0, 0]
+
+
+async def test_costs_are_added_up_by_unit():
+    """Totals of what calls that started have cost, as it was settled, refunds aside."""
+    queue = ApiQueue("1000 tokens/min burst 1000", lanes={"a": "1000 images/min burst 9"})
+    assert queue.stats.costs == {"calls": 0, "tokens": 0, "images": 0}
+    async with queue.slot(key="a", cost={"tokens": 300, "images": 2}) as slot:
+        slot.settle({"tokens": 200})
+    async with queue.slot(cost={"tokens": 100, "calls": 3}):
+        pass
+    queue.enqueue(cost={"tokens": 50}).cancel()
+    assert queue.stats.costs == {"calls": 4, "tokens": 300, "images": 2}
+    assert queue.stats.lanes["a"].costs == {"calls": 1, "tokens": 200, "images": 2}
+
+
+def test_observer_without_on_event_is_refused():
+    """At construction, not at the first event."""
+    for wrong in (print, Recorder, object()):
+        with pytest.raises(TypeError, match="on_event"):
+            ApiQueue(observers=[wrong])

@@ -51,7 +51,7 @@ async def test_keys_beside_patterns_have_no_lane(limiter):
     queue = limiter.queue(lanes={"Describe*": "1/s"})
     starts = await released(queue, ["Copy", "Copy", 7, 7, None, None])
     assert max(map(max, starts.values())) == 0
-    assert queue.stats.lanes == 0
+    assert queue.stats.lanes_in_memory == 0
 
 
 async def test_limits_of_a_pattern_are_replaced(limiter):

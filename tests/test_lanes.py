@@ -59,7 +59,7 @@ async def test_star_gives_each_key_a_lane(limiter):
     starts = await released(queue, ["a", "b", None] * 3)
     assert starts["a"] == limiter.exactly([0, 1, 2])
     assert starts["b"] == starts[None] == limiter.exactly([0, 0.1, 0.2])
-    assert queue.stats.lanes == 3
+    assert queue.stats.lanes_in_memory == 3
 
 
 async def test_keys_without_limits_share_the_queues(limiter):
@@ -67,7 +67,7 @@ async def test_keys_without_limits_share_the_queues(limiter):
     queue = limiter.queue(lanes={"a": "1/s"})
     starts = await released(queue, ["a", "b", "b", "b"])
     assert starts["b"] == [0.0] * 3
-    assert queue.stats.lanes == 1
+    assert queue.stats.lanes_in_memory == 1
 
 
 async def test_a_lane_may_have_several_limits(limiter):
@@ -235,7 +235,7 @@ async def test_lanes_used_once_are_forgotten(count):
         before = tracemalloc.get_traced_memory()[0]
         for key in range(count):
             queue.try_slot(key=key).release()
-        assert queue.stats.lanes > count
+        assert queue.stats.lanes_in_memory > count
         full = tracemalloc.get_traced_memory()[0] - before
         for _ in range(count // 10):  # a few are forgotten at each call
             await asyncio.sleep(1)
@@ -244,7 +244,7 @@ async def test_lanes_used_once_are_forgotten(count):
         left = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert queue.stats.lanes <= 2
+    assert queue.stats.lanes_in_memory <= 2
     assert full > 100 * count
     assert left < full / 10
 
@@ -257,7 +257,7 @@ async def test_flow_of_keys_keeps_few_lanes(limiter):
     queue, most = limiter.queue("100/s", lanes={"*": "10/s"}), 0
     for key in range(2000):
         async with queue.slot(key=key):
-            most = max(most, queue.stats.lanes)
+            most = max(most, queue.stats.lanes_in_memory)
     assert most < 30
 
 
@@ -312,7 +312,7 @@ async def test_lane_with_waiters_is_not_forgotten(limiter):
         await asyncio.sleep(1)
         queue.estimate(key=n)
         assert "a" in introspect.lanes_of(queue)
-    assert queue.stats.lanes < 5
+    assert queue.stats.lanes_in_memory < 5
     assert (await waiting)["a"] == limiter.exactly([100, 100.1, 100.2])
 
 

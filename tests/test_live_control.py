@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from aioapiqueue import QueueClosed, Rate, Window
+from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
 from tests.helpers.instants import line_up, now, use
 
 # Pause and push-back.
@@ -365,3 +365,77 @@ async def test_bodies_outlive_aclose(limiter):
     assert queue.running == 1
     slot.release()
     assert queue.running == 0
+
+
+# Habits of other libraries.
+
+
+async def test_queue_entered_for_each_call(limiter):
+    """`async with queue:` is no slot: the second task that writes it gets what to write."""
+    queue, errors = limiter.queue("10/s"), []
+
+    async def call():
+        try:
+            async with queue:
+                await asyncio.sleep(0.01)
+        except (RuntimeError, QueueClosed) as error:
+            errors.append(error)
+
+    await asyncio.gather(*(call() for _ in range(3)))
+    await call()
+    assert [type(error) for error in errors] == [RuntimeError, RuntimeError, QueueClosed]
+    for error in errors:
+        assert '"async with queue.slot():"' in str(error)
+        assert "queue.limiter()" in str(error)
+
+
+async def test_closed_queue_is_not_entered(limiter):
+    """Nor is one that was closed by hand."""
+    queue = limiter.queue("10/s")
+    await queue.aclose()
+    with pytest.raises(QueueClosed, match=r"is closed: .*queue\.slot"):
+        async with queue:
+            pytest.fail("it is closed")
+
+
+async def test_no_limits_must_be_said(limiter):
+    """`set_rate()` lifts nothing, "unlimited" does."""
+    queue = limiter.queue("1/s", lanes={"a": "1/s"})
+    for key in (None, "a"):
+        with pytest.raises(TypeError, match='write "unlimited" for that'):
+            queue.set_rate(key=key)
+        queue.set_rate("unlimited", key=key)
+    assert queue.limits == ()
+    for _ in range(5):
+        (await limiter.take(queue, key="a")).release()
+    assert now() == 0
+
+
+async def test_keys_that_are_none(limiter):
+    """A key that is not hashable is refused with what it is, wherever it stands."""
+    queue = limiter.queue("1/s")
+    for ask in (
+        lambda: queue.slot(key=["a"]),
+        lambda: queue.slot(keys=("b", ["a"])),
+        lambda: queue.estimate(key=["a"]),
+        lambda: queue.set_rate("1/s", key=["a"]),
+    ):
+        with pytest.raises(TypeError, match=r"hashable.*\['a'\]"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("lanes", "words"),
+    [
+        ({"a": "5/s", "b": 5}, r"lanes\['b'\]: a bare 5 has two readings"),
+        ({"b": "fast"}, r"lanes\['b'\]: "),
+        ({"b": ("5/s", None)}, r"lanes\['b'\]: a limit is a string"),
+        ({"b": Rate}, r"lanes\['b'\]: a limit is a string"),
+        (["b"], "lanes takes limits by key"),
+        ("b", "lanes takes limits by key"),
+    ],
+)
+def test_wrong_lane_is_named(lanes, words):
+    """Of many lanes, the message says which."""
+    with pytest.raises((TypeError, ValueError), match=words):
+        ApiQueue("10/s", lanes=lanes)

@@ -417,3 +417,17 @@ def test_no_early_release_on_real_loops(factory):
     assert len(times) == 15
     assert min(after[0] - before[0] for before, after in pairwise(times)) >= 0.02 - 1e-9
     assert all(now <= clock for now, clock in times)
+
+
+def test_entered_again_on_another_loop():
+    """A queue whose loop was closed within its `async with` can be entered on the next."""
+    queue = ApiQueue("10/s")
+
+    async def main():
+        await queue.__aenter__()
+
+    for _ in range(2):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(main())
+        loop.close()
+    assert not queue.closed

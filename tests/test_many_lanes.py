@@ -119,7 +119,7 @@ async def test_idle_lanes_go_gradually():
         costs.append(work(lambda: queue.try_slot(key="one").release()))
         await asyncio.sleep(1)
     assert max(costs) < 1000
-    assert queue.stats.lanes == 1
+    assert queue.stats.lanes_in_memory == 1
 
 
 async def test_used_lanes_keep_no_idle_ones():
@@ -132,7 +132,7 @@ async def test_used_lanes_keep_no_idle_ones():
     for number in range(2000):
         queue.enqueue(key=f"once {number}")
         await asyncio.sleep(0.1)
-        most = max(most, queue.stats.lanes)
+        most = max(most, queue.stats.lanes_in_memory)
     assert most < 1000 + 1100  # each is kept for 100 s, at 10 a second
     for call in calls:
         call.cancel()

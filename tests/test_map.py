@@ -3,10 +3,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 from contextlib import aclosing
+from functools import partial, wraps
 
 import pytest
 
-from aioapiqueue import QueueClosed, rate_limited
+from aioapiqueue import ApiQueue, QueueClosed, SlotTimeout, rate_limited
 from tests.helpers.instants import now
 
 
@@ -291,3 +292,142 @@ async def test_fetched_results_are_not_kept(limiter):
         if seen % (calls // 20) == 0:
             assert len(asyncio.all_tasks()) <= 13
     assert seen == calls
+
+
+async def test_options_as_functions_of_items(limiter):
+    """Key, priority and cost of each call, by its item."""
+    queue, starts = limiter.queue("100/s burst 4", lanes={"slow": "1/s"}), {}
+
+    async def call(item):
+        starts[item] = now()
+
+    items = [("slow", 1), ("slow", 1), ("fast", 2), ("fast", 50)]
+    async for _ in queue.map(call, items, key=lambda item: item[0], cost=lambda item: item[1]):
+        pass
+    assert starts["slow", 1] == limiter.exactly(1)
+    assert starts["fast", 2] == limiter.exactly(0)
+    assert starts["fast", 50] == limiter.exactly(0.49)
+
+
+async def test_options_as_values(limiter):
+    """The same of each call; `keys` too."""
+    queue = limiter.queue("10/s", lanes={"slow": "2/s"})
+    results = queue.map(double, range(3), keys=("slow",), cost=2, priority=-1, ordered=True)
+    assert [result async for result in results] == [0, 2, 4]
+    assert now() == limiter.exactly(2.5)  # of the lane, the last waits for five calls
+    assert queue.stats.lanes["slow"].released == 3
+
+
+async def test_keys_by_item():
+    """Each call comes under several lanes, that its item says."""
+    queue = ApiQueue(lanes={"tenant:*": "1/s", "search": "2/s"})
+    by_item = queue.map(double, range(4), keys=lambda n: (f"tenant:{n % 2}", "search"))
+    assert sorted([result async for result in by_item]) == [0, 2, 4, 6]
+    assert now() == pytest.approx(1.5)
+    assert queue.stats.lanes["tenant:*"].released == 4
+
+
+async def test_timeout_of_each_slot(limiter):
+    """For the slot, not for the call; by the item, None is any time."""
+    queue = limiter.queue("1/s")
+    results = queue.map(
+        slower_first,
+        [7, 8, 9],
+        timeout=lambda n: None if n == 9 else 1.5,
+        return_exceptions=True,
+        ordered=True,
+    )
+    seen = [result async for result in results]
+    assert seen == [7, 8, 9]
+    seen = [
+        result async for result in queue.map(double, range(4), timeout=1.5, return_exceptions=True)
+    ]
+    assert [type(result) for result in seen].count(SlotTimeout) == 2
+
+
+async def test_settle_by_result():
+    """The true cost of each call is what its result says; None leaves it."""
+    queue = ApiQueue("100 tokens/s burst 100")
+
+    async def ask(prompt):
+        return {"tokens": len(prompt)} if prompt else None
+
+    asked = queue.map(ask, ["", "hello", "hi"], cost={"tokens": 50}, settle=lambda answer: answer)
+    assert len([answer async for answer in asked]) == 3
+    assert queue.stats.costs == {"calls": 3, "tokens": 57}
+
+
+async def test_settle_that_fails(limiter):
+    """Its exception is that of the call, whose slot is free; a call that fails is not settled."""
+    queue = limiter.queue(concurrency=1)
+    with pytest.raises(ZeroDivisionError):
+        await anext(queue.map(double, [0], settle=lambda result: 1 / result))
+    settled = []
+    results = queue.map(uneven_ones_fail, [1], settle=settled.append, return_exceptions=True)
+    assert [type(result) async for result in results] == [ZeroDivisionError]
+    assert (settled, queue.running) == ([], 0)
+
+
+class Api:
+    """Has a paced method, of a queue of its own."""
+
+    def __init__(self, queue):
+        self.queue = queue
+
+    @rate_limited(lambda self, *_, **__: self.queue)
+    async def double(self, number, times=2):
+        """Take no time."""
+        return times * number
+
+
+async def test_own_functions_in_other_shapes(limiter):
+    """One turn for each call of a method, a partial, or a function wrapped by others."""
+    queue, other = limiter.queue("10/s"), limiter.queue()
+
+    def logged(function):
+        @wraps(function)
+        async def wrapper(*args):
+            return await function(*args)
+
+        return wrapper
+
+    by_both = rate_limited(other)(rate_limited(queue)(double))
+    api = Api(queue)
+    shapes = (
+        by_both,
+        api.double,
+        partial(api.double, times=3),
+        logged(rate_limited(queue)(double)),
+    )
+    for fn in shapes:
+        assert len([result async for result in queue.map(fn, range(2))]) == 2
+    assert queue.stats.released == 8
+    assert len([result async for result in other.map(api.double, range(2))]) == 2
+    assert (queue.stats.released, other.stats.released) == (10, 4)
+
+
+async def test_options_of_own_function_are_refused(limiter):
+    """It asks for its slots itself; nothing is ignored in silence."""
+    queue = limiter.queue("10/s")
+    with pytest.raises(TypeError, match="asks for its slots itself: give key="):
+        queue.map(rate_limited(queue)(double), [1], key="a")
+    with pytest.raises(TypeError, match="asks for its slots itself"):
+        await anext(queue.map(Api(queue).double, [1], cost=2))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"key": "a", "keys": ("b",)}, "not both"),
+        ({"key": len, "keys": len}, "not both"),
+        ({"key": ["a"]}, "hashable"),
+        ({"keys": "abc"}, "several keys"),
+        ({"key": double}, "key takes a plain function"),
+        ({"settle": double}, "settle takes a plain function"),
+        ({"settle": 3}, "settle takes a function of the result"),
+    ],
+)
+async def test_options_are_checked_at_the_call(limiter, options, words):
+    """What can be known before the first item is known then."""
+    with pytest.raises(TypeError, match=words):
+        limiter.queue().map(double, [1], **options)

@@ -10,7 +10,16 @@ from contextlib import contextmanager
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from aioapiqueue import Adaptive, ApiQueue, QueueClosed, QueueFull, Rate, SlotTimeout
+from aioapiqueue import (
+    Adaptive,
+    ApiQueue,
+    QueueClosed,
+    QueueFull,
+    Rate,
+    SlotTimeout,
+    WouldWait,
+    rate_limited,
+)
 from aioapiqueue.threads import blocking
 from tests.helpers import introspect
 from tests.helpers.threads import PATIENCE, figures, until
@@ -479,3 +488,149 @@ def test_threads_hear_that_loop_ended():
     # The queue itself goes on, on another loop.
     with blocking(queue).slot(cost=0):
         pass
+
+
+def test_keys_and_costs_by_unit():
+    """A thread's slot comes under several lanes, and costs what it says in each unit."""
+    queue = ApiQueue("1000 tokens/s burst 1000", lanes={"t:*": "10/s", "search": "20/s"})
+    cost = {"tokens": 300}
+    with blocking(queue).slot(keys=("t:a", "search"), cost=cost) as slot:
+        assert slot.key == "t:a"
+        slot.throttled(0.2, key="search")
+        slot.settle({"tokens": 100})
+        for wrong, words in (
+            (5, "could mean any unit"),
+            ({"token": 5}, "did you mean 'tokens'"),
+            ({"tokens": -1}, "at least 0"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                slot.settle(wrong)
+        with pytest.raises(TypeError, match="number"):
+            slot.settle({"tokens": "5"})
+    assert settled(queue)
+    stats = queue.stats
+    assert stats.costs == {"calls": 1, "tokens": 100}
+    assert [stats.lanes[lane].throttled for lane in ("t:*", "search")] == [0, 1]
+    assert blocking(queue).estimate(keys=("search",), cost={"tokens": 1}) > 0
+    assert blocking(queue).estimate(key="t:b", cost={"tokens": 1}) == 0
+
+
+def test_costs_are_those_of_the_call():
+    """A mapping that is changed afterwards changes nothing."""
+    queue = ApiQueue("1000 tokens/s burst 1000")
+    queue.pause()
+    cost = {"tokens": 5}
+    slot = blocking(queue).slot(cost=cost)
+    cost["tokens"] = 900
+    slot.join()
+    blocking(queue).call(queue.resume)
+    with slot:
+        true = {"tokens": 7}
+        slot.settle(true)
+        true["tokens"] = 900
+    assert settled(queue)
+    assert queue.stats.costs["tokens"] == 7
+
+
+def test_wrong_keys_are_refused_at_once():
+    """Before anything is asked of the loop."""
+    gate = blocking(ApiQueue())
+    for how in ({"key": "a", "keys": ("b",)}, {"keys": "ab"}, {"key": ["a"]}):
+        for ask in (gate.slot, gate.try_slot):
+            with pytest.raises(TypeError, match="key"):
+                ask(**how)
+
+
+def test_try_slot_does_not_wait():
+    """A free slot is held at once; else WouldWait says when there may be one."""
+    queue = ApiQueue("1/min", concurrency=1)
+    gate = blocking(queue)
+    with gate.try_slot(key="a") as slot:
+        assert (figures(queue), slot.key, slot.waited) == ((0, 1), "a", 0)
+        with pytest.raises(WouldWait) as caught:
+            gate.try_slot()
+        assert 50 < caught.value.retry_in <= 60
+    assert settled(queue)
+    with pytest.raises(RuntimeError, match="for one call"):
+        slot.__enter__()
+    assert queue.stats.released == 1
+    assert queue.stats.cancelled == 0
+
+
+def test_try_slot_is_its_callers_to_end():
+    """By `release`, or by being lost."""
+    queue = ApiQueue(concurrency=1)
+    gate = blocking(queue)
+    slot = gate.try_slot()
+    slot.release()
+    assert settled(queue)
+    lost = gate.try_slot()
+    del lost
+    gc.collect()
+    assert settled(queue)
+    assert queue.stats.released == 2
+
+
+def test_decorated_functions_wait_in_threads(stalls):
+    """`@rate_limited(blocking(queue))` paces a plain function in any thread."""
+    released = Released()
+    queue = ApiQueue("100 tokens/s burst 20", observers=[released], lanes={"a": "100/s"})
+
+    @rate_limited(
+        blocking(queue),
+        key=lambda name: name,
+        cost=lambda name: {"tokens": 10 * len(name)},
+        settle=lambda length: {"tokens": length},
+    )
+    def length_of(name):
+        """Say so."""
+        return len(name)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(length_of, ["a", "bb", "a", "ccc"])) == [1, 2, 1, 3]
+    assert settled(queue)
+    assert queue.stats.costs == {"calls": 4, "tokens": 7}
+    assert sorted(released.keys) == ["a", "a", "bb", "ccc"]
+    assert (length_of.__name__, length_of.__doc__) == ("length_of", "Say so.")
+
+
+def test_queue_for_threads_by_argument():
+    """A function of the arguments finds the queue of each call."""
+    queues = {name: ApiQueue() for name in "ab"}
+
+    class Client:
+        @rate_limited(lambda _, name: blocking(queues[name]))
+        def get(self, name):
+            if name == "b":
+                raise LookupError
+            return name
+
+    assert Client().get("a") == "a"
+    with pytest.raises(LookupError):
+        Client().get("b")
+    assert all(map(settled, queues.values()))
+    assert [queue.stats.released for queue in queues.values()] == [1, 1]
+
+
+async def _async():
+    """Be a coroutine function."""
+
+
+def _generator():
+    """Be a generator function."""
+    yield
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        (_async, "leave blocking"),
+        (_generator, 'put "with blocking'),
+        (Released, "takes a function"),
+        (3, "takes a function"),
+    ],
+)
+def test_what_threads_cannot_pace(what, words):
+    """Functions whose calls go on after their slot are refused at decoration."""
+    with pytest.raises(TypeError, match=words):
+        rate_limited(blocking(ApiQueue()))(what)

@@ -275,12 +275,19 @@ def test_a_task_that_is_refused_raises():
         assert gate.call(int) == 0
 
 
-def test_interrupted_anywhere_no_slot_is_lost():
+WAYS = {
+    "slot": "with gate.slot(timeout=50) as slot: slot.throttled()",
+    "try_slot": "with contextlib.suppress(WouldWait), gate.try_slot() as slot: slot.settle(2)",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_interrupted_anywhere_no_slot_is_lost(way):
     """A storm of signals, at any instruction of taking and ending slots, leaks no place."""
     lines = run_program(
         """
-        import gc, random, signal, sys, time
-        from aioapiqueue import ApiQueue
+        import contextlib, gc, random, signal, sys, time
+        from aioapiqueue import ApiQueue, WouldWait
         from aioapiqueue.threads import blocking
 
         class Struck(BaseException):
@@ -297,8 +304,7 @@ def test_interrupted_anywhere_no_slot_is_lost():
 
         def calls():
             for _ in range(20):
-                with gate.slot(timeout=50) as slot:
-                    slot.throttled()
+                WAY
 
         struck = 0
         sys.unraisablehook = lambda _: None  # struck in a finalizer
@@ -317,6 +323,6 @@ def test_interrupted_anywhere_no_slot_is_lost():
         print(struck, queue.waiting, queue.running)
         with gate.slot(timeout=50):
             print("goes on")
-        """
+        """.replace("WAY", WAYS[way])
     )
     assert lines == ["1000 0 0", "goes on"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pytest
     from botocore.credentials import AssumeRoleCredentialFetcher
 
-    from aioapiqueue import ApiQueue, Slot
+    from aioapiqueue import ApiQueue, LimiterView, Slot
     from aioapiqueue._wait_queue import WaitQueue
     from aioapiqueue.hub import Hub
     from aioapiqueue.testing import VirtualLoop
@@ -108,6 +108,17 @@ def allowed_rate(queue: ApiQueue, key: Hashable = None) -> float:
     limiter = dispatcher_of(queue).limiter
     states = limiter._own if key is None else limiter._lanes.by_key[key].states
     return min(state.allowed() for state in states)
+
+
+def nesting_sizes(queue: ApiQueue) -> list[int]:
+    """Return how many entries each table has by which nested calls are found."""
+    nesting = dispatcher_of(queue).nesting
+    return [len(table) for table in (nesting.held, nesting._in_use, nesting._counted)]
+
+
+def entered(view: LimiterView) -> int:
+    """Return how many tasks are inside of a view."""
+    return len(view._entered)
 
 
 # A queue: hooks.

@@ -21,7 +21,9 @@ from aioapiqueue import (
     Calendar,
     Concurrency,
     Event,
+    LaneStats,
     Limit,
+    LimiterView,
     LimitsError,
     Observer,
     QueueClosed,
@@ -43,7 +45,7 @@ from aioapiqueue.integrations import httpx2 as for_httpx2
 from aioapiqueue.integrations.aiohttp import RateLimitedMiddleware
 from aioapiqueue.integrations.redis import SharedSchedule
 from aioapiqueue.testing import VirtualLoop
-from aioapiqueue.threads import BlockingSlot, blocking
+from aioapiqueue.threads import Blocking, BlockingSlot, blocking
 
 
 class Recorder:
@@ -198,6 +200,74 @@ def not_a_coroutine_function() -> int:
     return 3
 
 
+@rate_limited(blocking(queue), keys=("a", "b"), cost={"tokens": 5}, settle=lambda n: {"tokens": n})
+def plain_count(name: str) -> int:
+    """Be paced in threads."""
+    return len(name)
+
+
+def queue_of(name: str) -> ApiQueue:
+    """Find a queue."""
+    return ApiQueue(name=name)
+
+
+def threads_queue_of(name: str) -> Blocking:
+    """Find one for threads."""
+    return blocking(queue_of(name))
+
+
+@rate_limited(queue_of, keys=lambda name: (name, "all"), priority=len, timeout=lambda _: None)
+async def found(name: str) -> int:
+    """Find its queue by its argument."""
+    return len(name)
+
+
+@rate_limited(threads_queue_of)
+def found_in_threads(name: str) -> int:
+    """Find its queue for threads by its argument."""
+    return len(name)
+
+
+rate_limited("10/s")  # type: ignore[call-overload]
+rate_limited(queue, keys="ab", cost=["tokens"])  # type: ignore[call-overload]
+
+
+@rate_limited  # type: ignore[arg-type]
+async def bare() -> int:
+    """Be refused."""
+    return 3
+
+
+async def decorated_otherwise() -> None:
+    """Whatever finds the queue, the types stay."""
+    assert_type(plain_count("a"), int)
+    assert_type(await found("a"), int)
+    assert_type(found_in_threads("a"), int)
+    plain_count(3)  # type: ignore[arg-type]
+    await found(3)  # type: ignore[arg-type]
+
+
+async def limiters() -> None:
+    """A queue as a limiter."""
+    view = queue.limiter(key="a", priority=1, unit="tokens")
+    assert_type(view, LimiterView)
+    async with view as slot:
+        assert_type(slot, Slot)
+    async with queue.limiter(keys=("a", "b")):
+        pass
+    await view.acquire(3)
+    assert_type(view.has_capacity(), bool)
+
+
+def figures() -> None:
+    """Figures by lane and by unit."""
+    assert_type(queue.stats.lanes["a"], LaneStats)
+    assert_type(queue.stats.lanes["a"].costs["tokens"], float)
+    assert_type(queue.stats.costs["tokens"], float)
+    assert_type(queue.stats.lanes_in_memory, int)
+    queue.stats.lanes["a"].waiting = 3  # type: ignore[misc]
+
+
 async def numbers() -> AsyncIterator[int]:
     """Be an async iterable."""
     yield 1
@@ -218,6 +288,12 @@ async def mapped() -> None:
     either = queue.map(half, numbers(), return_exceptions=bool(os.getpid()))
     assert_type(either, AsyncIterator[float | BaseException])
     assert_type(queue.map(half, [1], return_exceptions=False), AsyncIterator[float])
+    asked = queue.map(
+        half, [1], key=lambda n: n + 1, cost=lambda n: {"tokens": n}, settle=lambda half: half + 1
+    )
+    assert_type(asked, AsyncIterator[float])
+    queue.map(half, [1], keys=("a", 1), cost={"tokens": 3}, priority=-1, timeout=3)
+    queue.map(half, [1], cost="a")  # type: ignore[call-overload]
     queue.map(half, ["a"])  # type: ignore[arg-type]
     queue.map(len, ["a"])  # type: ignore[arg-type]
 
@@ -230,6 +306,11 @@ def edges() -> None:
     """Threads and HTTP clients."""
     with blocking(queue).slot(key="a", timeout=5) as slot:
         assert_type(slot, BlockingSlot)
+        slot.settle({"tokens": 3})
+        slot.throttled(3, key="a")
+    with blocking(queue).try_slot(keys=("a", "b"), cost={"tokens": 3}) as slot:
+        assert_type(slot, BlockingSlot)
+    assert_type(blocking(queue).estimate(keys=("a",), cost=2), float)
     assert_type(blocking(queue).call(os.getpid), int)
     one = for_httpx.RateLimitedTransport(queue, httpx.AsyncHTTPTransport(), key="route")
     two = for_httpx2.RateLimitedTransport(queue, httpx2.AsyncHTTPTransport(), key="route")
