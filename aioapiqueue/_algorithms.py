@@ -25,6 +25,8 @@ _ROUNDING = 1e-9
 """Share of a window by which sums of costs in it may be off: fractions like 0.1 do not add up.
 Never as much as a whole call: those are counted exactly."""
 
+_OVERS = 32
+"""So many calls that cost more than a burst are remembered: those before give less back."""
 _PERIODS = 60
 """So many days, hours or months ahead an estimate is exact; each costs a look at a time zone."""
 
@@ -96,12 +98,12 @@ class LimitState:
         """Return whether `costs` will have room at the instant `by` if `charge` starts now."""
         return True
 
-    def adjust(self, now: float, at: float, more: float) -> None:
-        """Charge `more` (or, negative, give it back) for the call that started `at`."""
+    def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
+        """Charge what the call that started `at` costs beyond what it was, or give that back."""
 
     def refund(self, now: float, at: float, costs: Sequence[float]) -> None:
         """Give back all that a call was charged `at` which never used its slot."""
-        self.adjust(now, at, -costs[self.unit])
+        self.adjust(now, at, costs[self.unit], 0)
 
     def release(self) -> None:
         """Note that a body which was charged here has ended."""
@@ -156,6 +158,7 @@ class TokenBucket(LimitState):
         "catch_up",
         "interval",
         "last",
+        "overs",
         "peaks",
         "tat",
         "used",
@@ -170,6 +173,8 @@ class TokenBucket(LimitState):
         self.peaks: deque[tuple[float, float]] = deque()
         """(start, how long the bucket had been full by then) of the calls that met the bucket
         fuller than any after them; kept for bursts only."""
+        self.overs: deque[tuple[float, float]] = deque(maxlen=_OVERS)
+        """(start, tat before it) of the last calls that cost more than the burst can hold."""
         self.restart(-math.inf, 0)
 
     def restart(self, anchor: float, used: float) -> None:
@@ -196,27 +201,31 @@ class TokenBucket(LimitState):
         return due if due > self.held else self.held  # noqa: FURB136 - asked for each slot
 
     def arrive(self, now: float, costs: Sequence[float]) -> float:
-        if self.last < now - self.catch_up and self.tat < now:  # as on_idle
+        if self.tat < now and self.last < now - self.catch_up:  # as on_idle
             self.anchor = self.tat = now
             self.used = 0
         due = self.anchor + (self.used + costs[self.unit] - self.burst) * self.interval
         return due if due > self.held else self.held  # noqa: FURB136 - asked for each slot
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
-        cost, floor = costs[self.unit], now - self.catch_up
-        if self.held > floor or cost > self.burst:
+        # Done for each slot, of each of its limits: so everything is looked up once.
+        cost, tat, used = costs[self.unit], self.tat, self.used
+        burst, floor = self.burst, now - self.catch_up
+        if self.held > floor or cost > burst:
             floor = self.floor(now, cost)
-        if self.tat < floor:
-            self.anchor = self.tat = floor
-            self.used = 0
-        if self.burst > 1:
-            slack, peaks = now - self.tat, self.peaks
+        if tat < floor:
+            self.anchor = tat = floor
+            used = 0
+        if cost > burst and not (self.overs and self.overs[-1][0] == now):
+            self.overs.append((now, tat))
+        if burst > 1:
+            slack, peaks = now - tat, self.peaks
             while peaks and peaks[-1][1] <= slack:
                 peaks.pop()
             if not peaks or peaks[-1][0] != now:
                 peaks.append((now, slack))
-        self.used += cost
-        self.tat = self.anchor + self.used * self.interval
+        self.used = used = used + cost
+        self.tat = self.anchor + used * self.interval
         self.last = now
 
     def floor(self, now: float, cost: float) -> float:
@@ -270,7 +279,20 @@ class TokenBucket(LimitState):
         tat = max(self.tat, self.floor(now, taken))
         return tat + (taken + costs[self.unit] - self.burst) * self.interval <= by + _ROUNDING
 
-    def adjust(self, now: float, at: float, more: float) -> None:
+    def refund(self, now: float, at: float, costs: Sequence[float]) -> None:
+        if self.overs and self.overs[-1][0] == at == self.last:
+            before = self.overs[-1][1]
+            if self.tat - before <= costs[self.unit] * self.interval + _ROUNDING:
+                self.restart(before, 0)  # nobody else has started since
+                return
+        super().refund(now, at, costs)
+
+    def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
+        more = cost - charged
+        if charged > self.burst and more < 0 and self._started_over_burst(at):
+            # It had waited for what the burst cannot hold, and that time is only its own: else
+            # several smaller calls would start at once in its place.
+            more = min(0, cost - self.burst)
         if more > 0:
             # It is learnt now, and owed from now on where all was paid off before: as if it were a
             # call of its own. So it is the same whether this state was forgotten meanwhile or not.
@@ -285,6 +307,11 @@ class TokenBucket(LimitState):
             back = -more * self.interval
             self.peaks = deque((t, slack + back * (t > at)) for t, slack in self.peaks)
         self.restart(self.anchor, max(0, self.used + more))
+
+    def _started_over_burst(self, at: float) -> bool:
+        """Return whether a call that started then may have cost more than the burst can hold."""
+        forgotten = len(self.overs) == _OVERS and at < self.overs[0][0]
+        return forgotten or any(start == at for start, _ in self.overs)
 
     def estimate(self, now: float, cost: float) -> float:
         start = max(self.tat, now - self.catch_up, self.held)
@@ -305,7 +332,6 @@ class TokenBucket(LimitState):
             self.interval, self.burst = limit.interval, limit.burst
             self.peaks.clear()
             self.restart(now, owed)
-        self.on_idle(now)
 
 
 class SlidingWindow(LimitState):
@@ -365,7 +391,8 @@ class SlidingWindow(LimitState):
             return self.ends(now) <= by
         return self.frees(excess) <= by
 
-    def adjust(self, now: float, at: float, more: float) -> None:  # noqa: ARG002 - a bucket needs now
+    def adjust(self, now: float, at: float, charged: float, cost: float) -> None:  # noqa: ARG002 - a bucket needs now
+        more = cost - charged
         for entry in reversed(self.log):
             if entry[0] <= at:
                 if entry[0] == at:
@@ -449,10 +476,10 @@ class CalendarWindow(LimitState):
         after = self.used + charge[self.unit] + costs[self.unit]
         return by >= self.end or after <= self.calendar.calls * (1 + _ROUNDING)
 
-    def adjust(self, now: float, at: float, more: float) -> None:
+    def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
         self.advance(now)
         if self.end_wall - (self.end - at) >= self.start_wall:  # it started in this period
-            self.used = max(0, self.used + more)
+            self.used = max(0, self.used + cost - charged)
 
     def estimate(self, now: float, cost: float) -> float:
         self.advance(now)

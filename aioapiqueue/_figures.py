@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from aioapiqueue._events import LaneStats, LaneTable
 from aioapiqueue._lanes import find_patterns, name_of
 from aioapiqueue._slot import GRANTED
-from aioapiqueue._units import ONE_CALL
+from aioapiqueue._units import ONE_CALL, UNSTATED, is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -30,9 +30,10 @@ def add_costs(totals: list[float], costs: Sequence[float], sign: int) -> None:
     if len(totals) < len(costs):
         totals.extend([0] * (len(costs) - len(totals)))
     totals[0] -= sign
+    if UNSTATED in costs:
+        costs = [cost if is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)]
     for unit, cost in enumerate(costs):
-        if cost == cost:  # noqa: PLR0124 - not NaN: as is_stated, for each slot
-            totals[unit] += sign * cost
+        totals[unit] += sign * cost
 
 
 def costs_by_unit(units: Units, totals: Sequence[float], calls: int) -> dict[str, float]:

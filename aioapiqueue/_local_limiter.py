@@ -20,12 +20,13 @@ from aioapiqueue._scheduler import (
     BUDGET,
     Scheduler,
     add_line,
+    is_stood_at,
     is_waited_for,
     lines_under,
     remove_line,
 )
 from aioapiqueue._slot import Call, DetailedCall
-from aioapiqueue._units import ONE_CALL, is_stated
+from aioapiqueue._units import ONE_CALL, UNSTATED, is_stated
 from aioapiqueue._wait_queue import WaitQueue
 
 if TYPE_CHECKING:
@@ -157,7 +158,11 @@ class LocalLimiter:
         self._plain = not lanes
         self._bounds = bounds_of(self._own)
         # Costs of all units have been seen by `check`, unless the limits were others then.
-        self._checked_units = -1 if self._lanes.altered else len(self._host.units)
+        units = len(self._host.units)
+        self._checked_units = -1 if self._lanes.altered else units
+        unbounded = all(largest == math.inf for _, largest in self._bounds)
+        self._takes_any = units if unbounded else -1
+        """How long costs are that no limit of the queue refuses, unless one is not stated."""
         self.counts_permits = bool(self._fixed) or any(
             isinstance(limit, Concurrency)
             for limits in (self.limits, *lanes.values())
@@ -201,7 +206,7 @@ class LocalLimiter:
                 limits += lane.states_for(costs)
             if len(lanes) > 1:
                 limits = tuple(dict.fromkeys(limits))
-        if limits is not self._own:
+        if limits != self._own:
             call.limits = limits
         return limits
 
@@ -223,7 +228,8 @@ class LocalLimiter:
 
     def check(self, keys: Sequence[Hashable], costs: Sequence[float]) -> None:
         """Refuse a cost that the queue's own limits could never let through."""
-        self._check(self._bounds, costs, self.limits, None)
+        if len(costs) != self._takes_any or UNSTATED in costs:
+            self._check(self._bounds, costs, self.limits, None)
 
     def try_acquire(self, call: Call, now: float) -> bool:
         """Charge a newcomer to all its limits, if all of them have room."""
@@ -260,12 +266,20 @@ class LocalLimiter:
         if now < self._held_until or changing:
             return False
         self._schedule(now)
+        if self._scheduler.is_late(now) and self._is_shared(limits):
+            return False  # somebody who waits may be due, and goes before
         return self._scheduler.try_start(call, limits, now)
+
+    def _is_shared(self, limits: States) -> bool:
+        """Return whether somebody who waits may come under one of these limits, or under none."""
+        shared = any(limit in self._own or is_waited_for(limit) for limit in limits)
+        return shared or is_stood_at(self._nothing)
 
     def _schedule(self, now: float) -> None:
         """Have the scheduler say which line is next, from now on."""
         if not self._scheduling:
             self._scheduling = True
+            self._scheduler.begin()
             for line in list(self._host.waiters.lines.values()):
                 self._scheduler.joined(line, now)
 
@@ -406,9 +420,9 @@ class LocalLimiter:
             unit = limit.unit
             if isinstance(limit, Permits) or not is_stated(costs, unit):
                 continue
-            more = costs[unit] - (call.costs[unit] if is_stated(call.costs, unit) else 0)
-            if more > 0 or (more < 0 and limit in charged):
-                limit.adjust(now, at, more)
+            before = call.costs[unit] if is_stated(call.costs, unit) else 0
+            if costs[unit] > before or (costs[unit] < before and limit in charged):
+                limit.adjust(now, at, before, costs[unit])
                 self._scheduler.changed(limit)
         self._host.wake()
 

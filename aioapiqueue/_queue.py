@@ -123,8 +123,9 @@ class ApiQueue:
         lanes: limits of single keys, under the queue's: `{"ListKeys": "5/s", "*": "20/s"}`, each
             a limit or a tuple of limits. `"*"` gives every other key a lane of its own,
             `"List*"` every other one that begins so.
-        order: `"fifo"`, by arrival, or `"fair"`, in turns by key. In either, a lower `priority`
-            goes first.
+        order: `"fifo"`, by arrival, or `"fair"`, in turns by (the first) key, and by arrival among
+            the calls of a key that come under the same limits. In either, a lower `priority` goes
+            first.
         concurrency: how many bodies may run at once; default: any number.
         maxsize: how many may wait; default 0: any number.
         overflow: who gets `QueueFull` when too many wait: the newcomer (`"raise"`), or the oldest

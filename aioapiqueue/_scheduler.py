@@ -48,7 +48,15 @@ if TYPE_CHECKING:
     from aioapiqueue._slot import Call
     from aioapiqueue._wait_queue import Line, Rank, WaitQueue
 
-__all__ = ["BUDGET", "Scheduler", "add_line", "is_waited_for", "lines_under", "remove_line"]
+__all__ = [
+    "BUDGET",
+    "Scheduler",
+    "add_line",
+    "is_stood_at",
+    "is_waited_for",
+    "lines_under",
+    "remove_line",
+]
 
 BUDGET = 500
 """Looks in one step: 5 to 10 milliseconds, after which the event loop is to have its turn."""
@@ -208,6 +216,12 @@ def is_waited_for(limit: LimitState) -> bool:
     return room is not None and (bool(room.lines) or room.reservation is not None)
 
 
+def is_stood_at(limit: LimitState) -> bool:
+    """Return whether somebody stands with a limit."""
+    room: Room | None = limit.room
+    return room is not None and room.standing.size > 0
+
+
 def lines_under(limit: LimitState) -> Collection[Line[Call]]:
     """Return the lines that come under a limit, but for those that have only what all have."""
     room: Room | None = limit.room
@@ -266,14 +280,24 @@ class Scheduler:
         self.looks = self.moves = 0
         """How many calls were looked at, and how many lines or groups changed their limit."""
 
+    def begin(self) -> None:
+        """Forget what has been noted while there was one line: the limits are all looked at now."""
+        self._touched.clear()
+        for _, _, room in self._timers:
+            self._drop_timer(room)
+        self._timers.clear()
+        for _, room in list(self._open.entries):
+            self._open.remove(room)
+
     # Arrival and departure.
+
+    def is_late(self, now: float) -> bool:
+        """Return whether somebody who waits may be due by now, and has not been served."""
+        timers = self._timers
+        return bool(self._open.size or self._touched or (timers and timers[0][0] <= now))
 
     def try_start(self, call: Call, limits: Sequence[LimitState], now: float) -> bool:
         """Charge a newcomer of a new line if it need not wait."""
-        timers = self._timers
-        late = self._open.size or self._touched or (timers and timers[0][0] <= now)
-        if late:  # somebody who waits may be due, and goes before
-            return False
         if self._blocker(limits, call, self._waiters.rank_of(call), None, now) is not None:
             return False
         for limit in limits:

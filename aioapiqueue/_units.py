@@ -13,13 +13,14 @@ from aioapiqueue._rate import LARGEST, positive
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["ONE_CALL", "Cost", "Units", "is_stated"]
+__all__ = ["ONE_CALL", "UNSTATED", "Cost", "Units", "is_stated"]
 
 Cost = float | Mapping[str, float]
 """What a call costs: a number of calls, or amounts by unit, in which `calls` is 1 by default."""
 ONE_CALL: tuple[float, ...] = (1,)
 """The costs of a call that says nothing about them."""
-_UNSTATED = math.nan
+UNSTATED = math.nan
+"""In costs: of this unit nothing is said. One object, so that `in` finds it."""
 
 
 def is_stated(costs: Sequence[float], unit: int) -> bool:
@@ -71,13 +72,13 @@ class Units:
         if type(cost) is not dict and not isinstance(cost, Mapping):  # the former is fast
             positive(cost, of=of, least=0)
             return (cost,)
-        costs = [_UNSTATED] * len(self.names)
+        costs = [UNSTATED] * len(self.names)
         costs[0] = calls
         places = self._places
         for unit, amount in cost.items():
             if unit not in places:
                 raise ValueError(f"{of} names {unit!r}, {self._remedy(unit)}")
-            if type(amount) is not int or not 0 <= amount <= LARGEST:
+            if amount.__class__ is not int or not 0 <= amount <= LARGEST:  # else it is all right
                 positive(amount, of=f"{of}[{unit!r}]", least=0)
             costs[places[unit]] = amount
         return tuple(costs)

@@ -341,9 +341,9 @@ class AdaptiveRate(TokenBucket):
     arrive = LimitState.arrive
     try_consume_one = LimitState.try_consume_one
 
-    def adjust(self, now: float, at: float, more: float) -> None:
-        self.accepted = max(0.0, self.accepted + more)
-        super().adjust(now, at, more)
+    def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
+        self.accepted = max(0.0, self.accepted + cost - charged)
+        super().adjust(now, at, charged, cost)
 
     def _fall_out_of_step(self) -> None:
         """Start each call at another fraction of its interval; the rate stays what it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import time
 from collections import Counter, defaultdict
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Slot
 
-__all__ = ["ENDPOINT", "TENANT", "Tenants"]
+__all__ = ["CATCH_UP", "ENDPOINT", "TENANT", "Tenants"]
 
 TENANT, ENDPOINT = 10, 2
 """Calls per second of each tenant, and of each endpoint."""
+CATCH_UP = 0.010
+"""Seconds of lateness that are made up for, as by default: a lane waits for the queue's next."""
 BATCH = 100
 """Calls that join in one pass of the loop."""
 
@@ -47,7 +50,7 @@ class Tenants:
     scheduling: float = 0.0
     """Seconds of CPU in which they were looked at, and granted."""
     looks: int = 0
-    """How often one was looked at, or went over to another limit."""
+    """How often one was looked at."""
     waited: int = 0
     """How many did not start at once."""
 
@@ -68,7 +71,7 @@ class Tenants:
         """Let them all join; return when the last one started."""
         limits = [] if self.rate is None else [Rate(self.rate)]
         lanes = {"tenant:*": Rate(TENANT), "endpoint:*": Rate(ENDPOINT)}
-        queue = ApiQueue(*limits, lanes=lanes, catch_up=0)
+        queue = ApiQueue(*limits, lanes=lanes, catch_up=CATCH_UP)
         limiter: Any = dispatcher_of(queue).limiter
         limiter.release_due = self.timed(limiter.release_due)
         calls = []
@@ -78,18 +81,18 @@ class Tenants:
                 call = queue.enqueue(keys=keys)
                 self.joining += time.thread_time() - begun
                 self.waited += not call.done()
-                call.add_done_callback(lambda call, keys=keys: self.start(call, keys))
+                call.add_done_callback(functools.partial(self.start, keys))
                 calls.append(call)
             await asyncio.sleep(0)
         await asyncio.wait(calls)
         await asyncio.sleep(0)
         scheduler = limiter._scheduler  # noqa: SLF001 - what it has counted has no public name
-        self.looks = scheduler.looks + scheduler.moves
+        self.looks = scheduler.looks
         await queue.aclose()
         assert queue.stats.released == self.calls  # noqa: S101 - a simulation that checks itself
         return max(at[-1] for at in self.starts.values())
 
-    def start(self, call: asyncio.Future[Slot], keys: tuple[str, str]) -> None:
+    def start(self, keys: tuple[str, str], call: asyncio.Future[Slot]) -> None:
         """Note that a call has started, and end it."""
         now = asyncio.get_running_loop().time()
         for key in keys:

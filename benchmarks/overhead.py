@@ -336,7 +336,18 @@ def idle(report: Report, /, *, quick: bool) -> None:
     report.target("idle: tasks and timers left", things, most=0)
 
 
-CASES = (contended, queued, uncontended, two_limits, lanes, backlog, memory, million, cancelled, idle)
+CASES = (
+    contended,
+    queued,
+    uncontended,
+    two_limits,
+    lanes,
+    backlog,
+    memory,
+    million,
+    cancelled,
+    idle,
+)
 
 if __name__ == "__main__":
     main((__doc__ or "").partition("\n")[0], *CASES)

@@ -1,4 +1,4 @@
-"""Run the examples: every Python block of the README, every docstring of the package.
+"""Run the examples: every Python block of the README and docs/several.md, every docstring.
 
 A README block is a complete program. `asyncio.run` puts it on a VirtualLoop, so that it takes no
 real time and prints the same figures every time. A ```text block right after it is what it prints.
@@ -25,7 +25,9 @@ import pytest
 import aioapiqueue
 from aioapiqueue.testing import VirtualLoop
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = (README, ROOT / "docs" / "several.md")
 BLOCK = re.compile(
     r"^(?:<!-- *(?P<mark>[^\n]*?) *-->\n)?"
     r"```python[^\n]*\n(?P<code>.*?)^```[ ]*$"
@@ -33,7 +35,7 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 MARKS = re.compile(r"real time|not run: .+")
-BLOCKS = list(BLOCK.finditer(README.read_text(encoding="utf-8")))
+BLOCKS = [block for page in PAGES for block in BLOCK.finditer(page.read_text(encoding="utf-8"))]
 GLOBALS = {"asyncio": asyncio} | {name: getattr(aioapiqueue, name) for name in aioapiqueue.__all__}
 MODULES = sorted(
     module.name
@@ -43,8 +45,9 @@ MODULES = sorted(
 
 
 def line_of(block):
-    """Name a block by the line of the README on which its code starts."""
-    return f"line {block.string.count(chr(10), 0, block.start('code')) + 1}"
+    """Name a block by the page, and the line there on which its code starts."""
+    page = next(one.stem for one in PAGES if one.read_text("utf-8") == block.string)
+    return f"{page}, line {block.string.count(chr(10), 0, block.start('code')) + 1}"
 
 
 @pytest.fixture
@@ -61,7 +64,9 @@ def virtual_run(monkeypatch):
 def test_the_readme_has_examples():
     """The README shows Python, and all of it is found here, with marks that mean something."""
     assert BLOCKS
-    assert len(BLOCKS) == len(re.findall(r"^\s*```python", README.read_text("utf-8"), re.MULTILINE))
+    shown = [re.findall(r"^\s*```python", page.read_text("utf-8"), re.MULTILINE) for page in PAGES]
+    assert all(shown)
+    assert len(BLOCKS) == sum(map(len, shown))
     for block in BLOCKS:
         mark = block["mark"]
         assert mark is None or MARKS.fullmatch(mark), f"{line_of(block)}: unknown mark {mark!r}"

@@ -273,9 +273,9 @@ def test_settling_moves_the_next_due():
     schedule = pace(10, burst=10)
     schedule.on_idle(0.0)
     schedule.consume(0.0, 8)
-    schedule.adjust(0.0, 4)
+    schedule.adjust(0.0, 8, 12)
     assert schedule.next_at(0.0, 1) == pytest.approx(0.3, abs=1e-9)
-    schedule.adjust(0.0, -10)
+    schedule.adjust(0.0, 12, 2)
     assert schedule.next_at(0.0, 8) <= 0.0
     assert schedule.next_at(0.0, 9) == pytest.approx(0.1, abs=1e-9)
 
@@ -290,7 +290,7 @@ def test_late_refund_makes_no_burst():
     schedule.consume(0.0, 2)
     schedule.on_idle(5.0)
     schedule.consume(5.0, 2)
-    schedule.adjust(0.0, -2)
+    schedule.adjust(0.0, 2, 0)
     assert schedule.next_at(5.0, 1) == pytest.approx(5.1, abs=1e-9)
 
 
@@ -308,7 +308,7 @@ def test_refunds_never_break_the_limit(cost, refunds, burst):
     for n, one in enumerate(cost):
         for after, which in refunds:
             if after == n and which < len(true) and true[which][1]:
-                schedule.adjust(true[which][0], -true[which][1])
+                schedule.adjust(true[which][0], true[which][1], 0)
                 true[which][1] = 0
         now = max(now, schedule.next_at(now, one))
         schedule.consume(now, one)
@@ -327,7 +327,7 @@ def test_a_window_gives_back_too():
     schedule = States([Window(10, 1)], catch_up=0)
     schedule.consume(0.0, 6)
     schedule.consume(0.5, 4)
-    schedule.adjust(0.0, -5)
+    schedule.adjust(0.0, 6, 1)
     assert schedule.next_at(0.6, 5) <= 0.6
     assert schedule.next_at(0.6, 6) == 1.0
 
@@ -426,10 +426,10 @@ def test_calendar_gives_back_the_same_day():
     """What a call of yesterday did not use is of no use today."""
     state = States([Calendar(3, "day")], catch_up=0)
     state.consume(86_000.0, 3)
-    state.adjust(86_000.0, -2, now=86_100.0)
+    state.adjust(86_000.0, 3, 1, now=86_100.0)
     assert state.next_at(86_100.0, 2) <= 86_100.0
     state.consume(86_500.0, 3)
-    state.adjust(86_000.0, -1, now=86_600.0)
+    state.adjust(86_000.0, 1, 0, now=86_600.0)
     assert state.next_at(86_600.0, 1) == 2 * 86_400.0
 
 
@@ -485,3 +485,21 @@ def test_room_that_is_left(limit, before, charge, cost, wait):
     left = state.leaves_room(now, (charge,), (cost,), now + wait)
     states.consume(now, charge)
     assert left == (states.next_at(now, cost) <= now + wait + 1e-9)
+
+
+def test_waiting_beyond_the_burst_is_lost():
+    """The time that a call has waited for what the burst cannot hold is of use to no other.
+
+    Four units of a pace start after three intervals; with a true cost of one, the next unit is due
+    one interval later all the same. A call that never used its slot leaves it as it was.
+    """
+    schedule = pace(1)
+    schedule.on_idle(0.0)
+    schedule.consume(3.0, 4)
+    schedule.adjust(3.0, 4, 1)
+    assert schedule.next_at(3.0, 1) == 4.0
+    schedule = pace(1)
+    schedule.on_idle(0.0)
+    schedule.consume(3.0, 4)
+    schedule.states[0].refund(3.0, 3.0, (4,))
+    assert schedule.next_at(3.0, 4) == 3.0

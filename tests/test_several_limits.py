@@ -251,6 +251,17 @@ async def test_pitfall_2_small_costs_overtake_nobody():
     assert [at for _, at in order] == exactly([1, 3, 4])
 
 
+async def test_pitfall_3_others_wait_for_nobody():
+    """But those who are due in other lanes do not keep it from one that nobody waits for."""
+    queue = ApiQueue(lanes={"*": "1/s"})
+    calls = [queue.enqueue(key=key) for key in "aabb"]
+    asyncio.get_running_loop().stall(2)
+    assert not all(call.done() for call in calls)
+    queue.try_slot(key="c")
+    with pytest.raises(WouldWait):
+        queue.try_slot(key="a")
+
+
 @pytest.mark.parametrize(("slower", "faster"), [("A", "B"), ("B", "A")])
 async def test_pitfall_3_those_due_go_first(slower, faster):
     """A newcomer does not get what has become free for others that a late loop has not served."""

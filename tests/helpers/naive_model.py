@@ -43,9 +43,11 @@ class NaiveRate:
         self.points.append([now - waited_for, cost, who])
         self.last = now
 
-    def change(self, who, cost):
+    def change(self, who, cost, now):
         point = next(point for point in self.points if point[2] == who)
-        if cost > point[1]:  # learned now, owed beside what is owed now
+        if cost > point[1] and self.paid_off() < now:  # learned now, and owed from now on
+            self.points.append([now, cost - point[1], None])
+        elif cost > point[1]:  # owed beside what is owed now
             place = self.busy_since()[1]
             self.points.insert(place, [self.points[place][0], cost - point[1], None])
         else:
@@ -81,7 +83,7 @@ class NaiveWindow:
     def take(self, now, cost, who):
         self.log.append([now, cost, who])
 
-    def change(self, who, cost):
+    def change(self, who, cost, now):  # noqa: ARG002 - a rate needs now
         for entry in self.log:
             if entry[2] == who:
                 entry[1] = cost
@@ -136,7 +138,8 @@ class Model:
                 limit.touch(now)
         self.waiting.append(call)
         self.run(now, now)
-        if call in self.waiting and now + (call.gives_up_at - now) < self.due(call) < math.inf:
+        due = max(self.due(call), self.lane_due(call))
+        if call in self.waiting and now + (call.gives_up_at - now) < due < math.inf:
             self.waiting.remove(call)  # no use in waiting
 
     def run(self, now, until):

@@ -51,10 +51,10 @@ class States:
             self.consume(now, cost)
         return due
 
-    def adjust(self, at: float, cost: float, *, now: float | None = None) -> None:
-        """Charge `cost` more, or less, for the call that started `at`."""
+    def adjust(self, at: float, charged: float, cost: float, *, now: float | None = None) -> None:
+        """Charge `cost` instead of what was charged for the call that started `at`."""
         for state in self.states:
-            state.adjust(at if now is None else now, at, cost)
+            state.adjust(at if now is None else now, at, charged, cost)
 
     def hold(self, until: float) -> None:
         """Let nothing start before `until`."""
