@@ -66,7 +66,10 @@ def test_table_of_ec2_fits_80_columns(tmp_path):
     assert re.search(
         r"5/s burst 25 +10/s burst 50 +yes .*\n +unfiltered: DescribeInst", shown.stdout
     )
-    assert re.search(r"1/s burst 500 .*\n +RunInstances resources", shown.stdout)
+    assert re.search(
+        r"1 instances/s +2 instances/s +yes .*\nburst 500 +burst 1000\n +RunInstances resources",
+        shown.stdout,
+    )
     assert "[1] docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html" in lines
     assert "    read 2026-11-24" in lines
     assert "Not enforced: console, 10/s burst 100" in shown.stdout
@@ -122,7 +125,7 @@ def test_json_has_figures_with_their_pages(tmp_path):
     shown = run("--service", "route53", "--json", cwd=tmp_path)
     rows = json.loads(shown.stdout)
     changes = next(row for row in rows if row["bucket"] == "changes")
-    assert changes["limits"] == [{"calls": 50, "per": 1.0, "burst": 750}]
+    assert changes["limits"] == [{"calls": 50, "per": 1.0, "burst": 750, "unit": "changes"}]
     assert changes["cost"]["ChangeResourceRecordSets"] == "2*ChangeBatch.Changes"
     assert changes["published"]["read"] == "2026-11-24"
     assert changes["published"]["page"].endswith("throttling-api-requests.html")
@@ -178,7 +181,7 @@ def test_a_good_file_is_checked(tmp_path):
     (tmp_path / "good.toml").write_text('preset = "aws"\nshare = "30%"\n[iam]\nrate = "5/s"\n')
     ended = run("check", "good.toml", cwd=tmp_path)
     assert ended.returncode == 0
-    assert re.fullmatch(r"good.toml: no problem found: \d+ limits of 23 services\n", ended.stdout)
+    assert re.fullmatch(r"good.toml: no problem found: \d+ limits of 35 services\n", ended.stdout)
 
 
 # Service Quotas
@@ -386,10 +389,11 @@ def test_discovered_quotas_become_a_valid_file(discovered):
         'RunInstances = "1/s burst 5"  # not adjustable',
     ]
     registry = Registry.load(folder / "limits.toml")
-    (turn,) = registry.turns(
+    call = registry.find_call(
         "ec2", "DescribeSnapshots", parameters=parameter_counts({"MaxResults": 5})
     )
-    assert introspect.lane_limits_of(turn.queue)[turn.key] == [Rate(20, burst=100)]
+    assert call is not None
+    assert introspect.lane_limits_of(call.queue)[call.keys[0]] == [Rate(20, burst=100)]
     assert registry.services["sts"].buckets["requests"].limits == (Rate(300),)
 
 

@@ -11,7 +11,7 @@ import pytest
 from botocore.loaders import create_loader
 
 import aioapiqueue
-from aioapiqueue import Rate, Window
+from aioapiqueue import Rate, Window, WouldWait
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry, ServiceLimits, VariantKey, parameter_counts
 from aioapiqueue.registry._published import LEAST, preset_services, published_limits, scaled
@@ -23,6 +23,8 @@ RESEARCHED = {
     *("apigateway", "cloudformation", "cloudtrail", "cloudwatch", "dynamodb", "ec2", "ecr", "ecs"),
     *("elb", "elbv2", "kms", "lambda", "logs", "organizations", "route53", "route53resolver", "s3"),
     *("secretsmanager", "service-quotas", "sqs", "ssm", "sts"),
+    *("bedrock", "bedrock-agent", "bedrock-agent-runtime", "bedrock-runtime", "emr", "kinesis"),
+    *("bedrock-data-automation", "bedrock-data-automation-runtime", "rds", "ses", "sesv2", "wafv2"),
 }
 # The page of EC2's limits lists it; botocore has no such operation.
 UNKNOWN = {"ec2": {"DeleteCoipPoolPermission"}, "organizations": {"EnableFullControl"}}
@@ -34,11 +36,15 @@ def operations(service):
     return set(create_loader().load_service_model(service, "service-2")["operations"])
 
 
-def keys(registry, service, operation, **parameters):
-    """Return the queue's bucket, the key and the cost of each turn of a call."""
-    turns = registry.turns(service, operation, **HERE, parameters=parameter_counts(parameters))
-    buckets = {queue: key.bucket for key, queue in registry.queues.items()}
-    return [(buckets[turn.queue], turn.key, turn.cost) for turn in turns]
+def needs(registry, service, operation, **parameters):
+    """Return the keys and the cost of a call."""
+    call = registry.find_call(service, operation, **HERE, parameters=parameter_counts(parameters))
+    return call.keys, call.cost
+
+
+def instances(number, burst):
+    """Return a rate of instances."""
+    return Rate(number, burst=burst, unit="instances")
 
 
 def lane(registry, service, key):
@@ -130,6 +136,14 @@ def test_no_operation_has_two_lanes(service):
         ("apigateway", "GetResources", Rate(5, 2)),
         ("apigateway", "DeleteRestApi", Rate(1, 30)),
         ("dynamodb", "DescribeLimits", Rate(1, 60)),
+        ("emr", "ListClusters", Rate(0.5, burst=20)),
+        ("kinesis", "DescribeStream", Rate(10)),
+        ("wafv2", "GetWebACL", Rate(5)),
+        ("wafv2", "GetWebACLForResource", Rate(1)),
+        ("wafv2", "AssociateWebACL", Rate(1, 2)),
+        ("ses", "GetSendQuota", Rate(1)),
+        ("bedrock-agent", "StartIngestionJob", Rate(0.1)),
+        ("bedrock-runtime", "ApplyGuardrail", Rate(25, burst=25)),
     ],
 )
 def test_whole_share_is_what_is_published(service, operation, expected):
@@ -141,9 +155,25 @@ def test_whole_share_is_what_is_published(service, operation, expected):
 def test_what_is_not_published_is_absent():
     """Services whose pages give no rate, and limits of prefixes and queues, pace nothing."""
     registry = Registry.parse('preset = "aws"')
-    for service in ("iam", "rds", "eks", "config", "ce", "autoscaling", "s3", "sqs"):
-        assert registry.turns(service, "X", **HERE) == ()
-    assert registry.turns("sts", "AssumeRoleWithSAML", **HERE) == ()
+    for service in ("iam", "cloudfront", "eks", "config", "ce", "autoscaling", "s3", "sqs"):
+        assert registry.find_call(service, "X", **HERE) is None
+    assert registry.find_call("sts", "AssumeRoleWithSAML", **HERE) is None
+
+
+def test_services_have_limits_of_their_own():
+    """RDS has one bucket for all that an account calls, EMR one beside those of its actions."""
+    services = Registry.parse('preset = "aws"', share="100%").services
+    assert services["rds"].rate == (Rate(12, burst=300),)
+    assert services["emr"].rate == (Rate(50, burst=200),)
+    assert services["rds"].lanes == {}
+
+
+def test_sending_is_not_paced_by_presets():
+    """How many mails an account may send, and what a stream's shard takes, is its own matter."""
+    registry = Registry.parse('preset = "aws"')
+    limits = registry.services["ses"].queue_lanes
+    assert not [name for name in limits if "SendEmail".startswith(name.rstrip("*"))]
+    assert not [name for name in registry.services["kinesis"].queue_lanes if "Record" in name]
 
 
 def test_organization_limits_are_only_shown():
@@ -177,14 +207,13 @@ def test_unfiltered_reads_have_a_smaller_bucket():
     """Filters, MaxResults or NextToken lead to the larger bucket; ids, or nothing, do not."""
     registry = Registry.parse('preset = "aws"', share="100%")
     for given in ({}, {"SnapshotIds": ["snap-1"]}, {"Filters": []}, {"OwnerIds": ["self"]}):
-        assert keys(registry, "ec2", "DescribeSnapshots", **given) == [
-            (None, "DescribeSnapshots unfiltered", 1)
-        ]
+        assert needs(registry, "ec2", "DescribeSnapshots", **given) == (
+            ("DescribeSnapshots unfiltered",),
+            1,
+        )
     for given in ({"Filters": [{"Name": "x"}]}, {"MaxResults": 5}, {"NextToken": "x"}):
-        assert keys(registry, "ec2", "DescribeSnapshots", **given) == [
-            (None, "DescribeSnapshots", 1)
-        ]
-    assert keys(registry, "ec2", "DescribeVpcs") == [(None, "DescribeVpcs", 1)]
+        assert needs(registry, "ec2", "DescribeSnapshots", **given) == (("DescribeSnapshots",), 1)
+    assert needs(registry, "ec2", "DescribeVpcs") == (("DescribeVpcs",), 1)
 
 
 async def test_filtered_and_unfiltered_calls_wait_separately():
@@ -194,10 +223,10 @@ async def test_filtered_and_unfiltered_calls_wait_separately():
     started = {"filtered": [], "unfiltered": []}
 
     async def call(kind, **parameters):
-        (turn,) = registry.turns(
+        needs = registry.find_call(
             "ec2", "DescribeSnapshots", **HERE, parameters=parameter_counts(parameters)
         )
-        async with turn.queue.slot(key=turn.key, cost=turn.cost):
+        async with needs.queue.slot(keys=needs.keys, cost=needs.cost):
             started[kind].append(loop.time())
 
     async with registry:
@@ -219,25 +248,22 @@ def test_bucket_per_operation_needs_nothing_else(rate):
         f'[ec2]\n{rate}[ec2.buckets.slow]\noperations = ["DescribeSnapshots"]\n'
         'unless = ["Filters"]\neach = true\nrate = "5/s"'
     )
-    assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots slow", 1)]
+    assert needs(registry, "ec2", "DescribeSnapshots") == (("DescribeSnapshots slow",), 1)
     assert lane(registry, "ec2", "DescribeSnapshots slow") == (Rate(5),)
-    assert keys(registry, "ec2", "DescribeSnapshots", Filters=[{}]) == [
-        (None, "DescribeSnapshots", 1)
-    ]
+    assert needs(registry, "ec2", "DescribeSnapshots", Filters=[{}]) == (("DescribeSnapshots",), 1)
 
 
 def test_instances_cost_resource_tokens():
     """RunInstances(MinCount=5, MaxCount=5) costs 5 resource tokens and 1 request token."""
     registry = Registry.parse('preset = "aws"')
-    assert keys(registry, "ec2", "RunInstances", MinCount=5, MaxCount=5) == [
-        ("RunInstances resources", "RunInstances", 5),
-        (None, "RunInstances", 1),
-    ]
+    assert needs(registry, "ec2", "RunInstances", MinCount=5, MaxCount=5) == (
+        ("RunInstances", "bucket: RunInstances resources"),
+        {"instances": 5},
+    )
     for operation in ("StartInstances", "StopInstances", "TerminateInstances"):
-        assert keys(registry, "ec2", operation, InstanceIds=["i-1", "i-2", "i-3"])[0] == (
-            f"{operation} resources",
-            operation,
-            3,
+        assert needs(registry, "ec2", operation, InstanceIds=["i-1", "i-2", "i-3"]) == (
+            (operation, f"bucket: {operation} resources"),
+            {"instances": 3},
         )
 
 
@@ -252,69 +278,126 @@ async def test_large_launch_waits_for_resource_tokens(share, counts, waits):
         began = loop.time()
         for count in counts:
             parameters = parameter_counts({"MinCount": count, "MaxCount": count})
-            for turn in registry.turns("ec2", "RunInstances", **HERE, parameters=parameters):
-                async with turn.queue.slot(key=turn.key, cost=turn.cost):
-                    pass
+            call = registry.find_call("ec2", "RunInstances", **HERE, parameters=parameters)
+            async with call.queue.slot(keys=call.keys, cost=call.cost):
+                pass
         assert loop.time() - began == pytest.approx(waits)
 
 
 def test_categories_are_shared():
-    """Operations of one category of ECS, of STS's six, of SSM's three share one queue."""
+    """Operations of one category of ECS, of STS's six, of SSM's three share one lane."""
     registry = Registry.parse('preset = "aws"')
     for service, one, other in (
         ("ecs", "DescribeClusters", "ListClusters"),
         ("sts", "AssumeRole", "GetCallerIdentity"),
         ("ssm", "GetParameter", "GetParametersByPath"),
     ):
-        (first, *_), (second, *_) = (registry.turns(service, name, **HERE) for name in (one, other))
-        assert first.queue is second.queue
-    (other, *_) = registry.turns("ecs", "DescribeServices", **HERE)
-    assert other.queue is not registry.turns("ecs", "ListClusters", **HERE)[0].queue
+        (_, first), (_, second) = (needs(registry, service, name)[0] for name in (one, other))
+        assert first == second
+    assert needs(registry, "ecs", "DescribeServices")[0][1] == "bucket: service read"
+    assert needs(registry, "ecs", "ListClusters")[0][1] == "bucket: cluster read"
 
 
 def test_route_53_has_two_buckets():
     """The queue has the account's bucket, the lane the action's; changes count in a third."""
     registry = Registry.parse('preset = "aws"', share="100%")
-    assert keys(registry, "route53", "GetHostedZone") == [(None, "GetHostedZone", 1)]
+    assert needs(registry, "route53", "GetHostedZone") == (("GetHostedZone",), 1)
     assert registry.find("route53", **HERE).limits == (Rate(10, burst=50),)
     assert lane(registry, "route53", "CreateHostedZone") == (Rate(2, burst=40),)
     changes = {"ChangeBatch": {"Comment": "x", "Changes": [{}, {}, {}]}}
-    assert keys(registry, "route53", "ChangeResourceRecordSets", **changes) == [
-        ("changes", "ChangeResourceRecordSets", 6),
-        (None, "ChangeResourceRecordSets", 1),
-    ]
+    assert needs(registry, "route53", "ChangeResourceRecordSets", **changes) == (
+        ("ChangeResourceRecordSets", "bucket: changes"),
+        {"changes": 6},
+    )
     one = registry.find("route53", region="eu-west-1", account="1")
     assert one is registry.find("route53", region="us-east-1", account="1")
 
 
-def test_api_gateway_versions_share_a_bucket():
-    """Their calls wait in one queue, each beside its own lanes; of other limits, each has its."""
+async def test_api_gateway_versions_share_a_bucket():
+    """Their calls wait in one queue: under one bucket together, each under its own lanes."""
     registry = Registry.parse('preset = "aws"', share="80%")
     first, second = (
-        registry.turns(service, operation, **HERE)
+        registry.find_call(service, operation, **HERE)
         for service, operation in (("apigateway", "GetRestApis"), ("apigatewayv2", "GetApis"))
     )
-    assert first[0].queue is second[0].queue
-    assert first[0].queue.limits == (Rate(8, burst=32),)
-    assert [turn.queue.name for turn in second] == [
-        "apigateway 111122223333 account",
-        "apigatewayv2 111122223333",
-    ]
+    assert first.queue is second.queue is registry.find("apigatewayv2", **HERE)
+    assert first.queue.name == "apigateway 111122223333"
+    assert first.keys == ("GetRestApis", "apigateway.GetRestApis", "bucket: account")
+    assert second.keys == ("GetApis", "apigatewayv2.GetApis", "bucket: account")
+    began = asyncio.get_running_loop().time()
+    async with registry, asyncio.TaskGroup() as group:
+        for call in [first, second] * 20:
+            group.create_task(enter(call))
+    assert asyncio.get_running_loop().time() - began == pytest.approx((40 - 32) / 8)
+
+
+async def enter(call):
+    """Wait for a call's slot, and end it."""
+    async with call.queue.slot(keys=call.keys, cost=call.cost):
+        pass
+
+
+async def test_joint_queue_keeps_operations_apart():
+    """Both versions have a CreateDeployment; the limit of one's does not hold the other's."""
+    registry = Registry.parse('preset = "aws"', share="100%")
+    loop = asyncio.get_running_loop()
+    async with registry:
+        for service, seconds in (("apigatewayv2", 0), ("apigateway", 5)):
+            call = registry.find_call(service, "CreateDeployment", **HERE)
+            began = loop.time()
+            await asyncio.gather(*(enter(call) for _ in range(2)))
+            assert loop.time() - began == pytest.approx(seconds)
+
+
+async def test_joint_queue_keeps_services_own_limits():
+    """A rate of one version, and how many of its calls may run, hold none of the other."""
+    registry = Registry.parse(
+        'preset = "aws"\nshare = "100%"\n[apigateway]\nrate = "2/s"\n[apigatewayv2]\n'
+        'concurrency = 1\norder = "fair"\nadaptive = true\nlanes = {"*" = "4/s"}'
+    )
+    first, second = (
+        registry.find_call(service, "GetTags", **HERE) for service in ("apigateway", "apigatewayv2")
+    )
+    assert first.queue is second.queue
+    assert first.keys == ("GetTags", "apigateway.GetTags", "apigateway", "bucket: account")
+    loop = asyncio.get_running_loop()
+    async with registry:
+        for call, seconds in ((first, 1), (second, 0.5)):
+            began = loop.time()
+            await asyncio.gather(*(enter(call) for _ in range(3)))
+            assert loop.time() - began == pytest.approx(seconds)
+        await asyncio.sleep(1)
+        with second.queue.try_slot(keys=second.keys), pytest.raises(WouldWait):
+            await asyncio.sleep(1)
+            second.queue.try_slot(keys=second.keys)
+
+
+def test_different_joint_buckets_are_apart():
+    """Where a file says something else of the bucket for one version, each has a queue."""
     apart = Registry.parse('preset = "aws"\n[apigatewayv2]\nshare = "10%"')
-    assert [
-        apart.turns(service, "X", **HERE)[0].queue.limits
-        for service in ("apigatewayv2", "apigateway")
-    ] == [(Rate(1, burst=4),), (Rate(5, burst=20),)]
+    first, second = (apart.find_call(one, "X", **HERE) for one in ("apigateway", "apigatewayv2"))
+    assert first.queue is not second.queue
+    assert first.keys == second.keys == ("X", "bucket: account")
     alone = Registry.parse('[apigatewayv2]\npreset = "aws"')
-    assert alone.turns("apigatewayv2", "X", **HERE)[0].queue.name.startswith("apigatewayv2")
+    assert alone.find_call("apigatewayv2", "X", **HERE).queue.name == "apigatewayv2 111122223333"
+
+
+def test_adaptive_floor_fits_both_services():
+    """A floor above the limits of the other service with the same queue is refused by name."""
+    with pytest.raises(LimitsError, match=r"apigateway and apigatewayv2 share a queue: .* above"):
+        Registry.parse(
+            '[apigateway]\npreset = "aws"\nlanes = {GetTags = "1/h"}\n[apigatewayv2]\n'
+            'preset = "aws"\nadaptive = {floor = "1 per 99s"}'
+        )
 
 
 def test_lambdas_control_plane_has_exceptions():
     """All of Lambda's operations share 15/s, but for invocations and two reads."""
     registry = Registry.parse('preset = "aws"')
-    assert ("control plane", "ListFunctions", 1) in keys(registry, "lambda", "ListFunctions")
+    assert "bucket: control plane" in needs(registry, "lambda", "ListFunctions")[0]
+    assert registry.find_call("lambda", "Invoke", **HERE) is not None
     for name in ("Invoke", "GetFunction", "GetPolicy"):
-        assert "control plane" not in [bucket for bucket, *_ in keys(registry, "lambda", name)]
+        assert "bucket: control plane" not in needs(registry, "lambda", name)[0]
 
 
 # Shares
@@ -364,8 +447,9 @@ def test_shares_of_files_services_and_operations():
 def test_share_of_operation_covers_its_resources():
     """RunInstances' tokens, of requests and of resources, are scaled alike; quotas of them too."""
     for quotas, expected in (
-        ("", Rate(0.2, burst=100)),
-        ('quotas = {"RunInstances resources" = "8/s burst 2000"}', Rate(0.8, burst=200)),
+        ("", instances(0.2, 100)),
+        ('quotas = {"RunInstances resources" = "8/s burst 2000"}', instances(0.8, 200)),
+        ('quotas = {"RunInstances resources" = "8 instances/s"}', instances(0.8, 1)),
     ):
         registry = Registry.parse(
             f'preset = "aws"\n[ec2]\nlanes = {{RunInstances = {{share = "10%"}}}}\n{quotas}'
@@ -373,7 +457,7 @@ def test_share_of_operation_covers_its_resources():
         buckets = registry.services["ec2"].buckets
         assert lane(registry, "ec2", "RunInstances") == (Rate(0.2),)
         assert buckets["RunInstances resources"].limits == (expected,)
-        assert buckets["StartInstances resources"].limits == (Rate(1, burst=500),)
+        assert buckets["StartInstances resources"].limits == (instances(1, 500),)
     (shown,) = (one for one in Registry.parse(
         '[ec2]\npreset = "aws"\nlanes = {RunInstances = {share = "10%"}}'
     ) if one.bucket == "RunInstances resources")  # fmt: skip
@@ -410,11 +494,11 @@ def test_file_overrides_what_is_published():
     assert registry.find("ec2", **HERE).limits == (Rate(40),)
     assert lane(registry, "ec2", "DescribeVpcs") == (Rate(4),)
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(1),)
-    assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots", 1)]
-    assert keys(registry, "ec2", "DescribeVolumes") == [
-        ("DescribeVolumes unfiltered", "DescribeVolumes", 1),
-        (None, "DescribeVolumes", 1),
-    ]
+    assert needs(registry, "ec2", "DescribeSnapshots") == (("DescribeSnapshots",), 1)
+    assert needs(registry, "ec2", "DescribeVolumes") == (
+        ("DescribeVolumes", "bucket: DescribeVolumes unfiltered"),
+        1,
+    )
     assert lane(registry, "ec2", "CreateVpc") == (Rate(2.5, burst=25),)
     assert registry.services["ecs"].buckets["cluster read"].limits == (Rate(2),)
     assert registry.services["sts"].rate == (Rate(7),)
@@ -431,7 +515,7 @@ def test_share_is_of_quotas():
     assert lane(registry, "ec2", "DescribeVpcs") == (Rate(20, burst=100),)
     assert lane(registry, "ec2", "DescribeVolumes unfiltered") == (Rate(10, burst=50),)
     assert registry.services["ec2"].buckets["RunInstances resources"].limits == (
-        Rate(4, burst=1000),
+        instances(4, 1000),
     )
 
 
@@ -465,16 +549,16 @@ async def test_push_back_slows_a_preset_lane():
     async def seconds(calls, **parameters):
         began = loop.time()
         for _ in range(calls):
-            (turn,) = registry.turns("ec2", "DescribeSnapshots", **HERE, parameters=parameters)
-            async with turn.queue.slot(key=turn.key):
-                pass
+            await enter(
+                registry.find_call("ec2", "DescribeSnapshots", **HERE, parameters=parameters)
+            )
         return loop.time() - began
 
     async with registry:
-        (turn,) = registry.turns("ec2", "DescribeSnapshots", **HERE)
-        async with turn.queue.slot(key=turn.key) as slot:
+        call = registry.find_call("ec2", "DescribeSnapshots", **HERE)
+        async with call.queue.slot(keys=call.keys, cost=call.cost) as slot:
             slot.throttled()
-        assert turn.queue.stats.backed_off == 1
+        assert call.queue.stats.backed_off == 1
         assert await seconds(25 + 10) > 10 / 5 + 0.5
         assert await seconds(50 + 10, MaxResults=1) == pytest.approx(10 / 10)
 
@@ -492,7 +576,7 @@ def test_options_override_a_preset():
     base = Registry.parse('preset = "aws"')
     registry = Registry.from_options(["ec2=9/s", "ec2.DescribeSnapshots=5/s"], base=base)
     assert registry.find("ec2", **HERE).limits == (Rate(9),)
-    assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots", 1)]
+    assert needs(registry, "ec2", "DescribeSnapshots") == (("DescribeSnapshots",), 1)
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(5),)
     assert registry.services["sts"] == base.services["sts"]
     one = Registry.from_options(["ec2.DescribeSnapshots unfiltered=5/s"], base=base)
@@ -521,13 +605,11 @@ def test_options_override_a_preset():
 )
 def test_pattern_holds_beside_variants(registry):
     """Unfiltered calls keep their own bucket and the pattern's lane, each with its source."""
-    assert keys(registry, "ec2", "DescribeSnapshots") == [
-        ("DescribeSnapshots unfiltered", "DescribeSnapshots", 1),
-        (None, "DescribeSnapshots", 1),
-    ]
-    assert keys(registry, "ec2", "DescribeSnapshots", MaxResults=5) == [
-        (None, "DescribeSnapshots", 1)
-    ]
+    assert needs(registry, "ec2", "DescribeSnapshots") == (
+        ("DescribeSnapshots", "bucket: DescribeSnapshots unfiltered"),
+        1,
+    )
+    assert needs(registry, "ec2", "DescribeSnapshots", MaxResults=5) == (("DescribeSnapshots",), 1)
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(3),)
     (shown,) = (one for one in registry if one.bucket == "DescribeSnapshots unfiltered")
     assert (shown.limits, shown.share) == ((Rate(8, burst=40),), 0.8)
@@ -547,11 +629,11 @@ def test_pattern_and_operation_both_hold(reverse):
     if reverse:
         options.reverse()
     registry = Registry.from_options(options, base=Registry.parse('preset = "aws"'))
-    assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots", 1)]
+    assert needs(registry, "ec2", "DescribeSnapshots") == (("DescribeSnapshots",), 1)
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(5),)
-    assert keys(registry, "ec2", "DescribeVolumes") == [(None, "DescribeVolumes unfiltered", 1)]
+    assert needs(registry, "ec2", "DescribeVolumes") == (("DescribeVolumes unfiltered",), 1)
     assert lane(registry, "ec2", "DescribeVolumes unfiltered") == (Rate(1),)
-    assert len(keys(registry, "ec2", "DescribeInstances")) == 2
+    assert len(needs(registry, "ec2", "DescribeInstances")[0]) == 2
 
 
 def test_share_of_pattern_covers_variants():
@@ -574,7 +656,7 @@ def test_options_may_name_operation_and_variant(reverse):
     if reverse:
         options.reverse()
     registry = Registry.from_options(options, base=Registry.parse('preset = "aws"'))
-    assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots unfiltered", 1)]
+    assert needs(registry, "ec2", "DescribeSnapshots") == (("DescribeSnapshots unfiltered",), 1)
     assert lane(registry, "ec2", "DescribeSnapshots unfiltered") == (Rate(1),)
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(5),)
 
@@ -585,7 +667,7 @@ def test_lane_keeps_its_own_tables_buckets():
         '[ec2]\npreset = "aws"\nlanes = {DescribeSnapshots = "8/s"}\n[ec2.buckets.unfiltered]\n'
         'operations = ["DescribeSnapshots"]\nunless = ["Filters"]\neach = true\nrate = "1/s"'
     )
-    assert keys(registry, "ec2", "DescribeSnapshots") == [(None, "DescribeSnapshots unfiltered", 1)]
+    assert needs(registry, "ec2", "DescribeSnapshots") == (("DescribeSnapshots unfiltered",), 1)
     assert lane(registry, "ec2", "DescribeSnapshots unfiltered") == (Rate(1),)
     assert lane(registry, "ec2", "DescribeSnapshots") == (Rate(8),)
 
@@ -598,9 +680,9 @@ def test_named_variant_is_added():
         Registry.parse(text),
         Registry.from_options(option, base=Registry.parse('preset = "aws"')),
     ):
-        assert keys(registry, "ec2", "DescribeVpcs") == [(None, "DescribeVpcs unfiltered", 1)]
+        assert needs(registry, "ec2", "DescribeVpcs") == (("DescribeVpcs unfiltered",), 1)
         assert lane(registry, "ec2", "DescribeVpcs unfiltered") == (Rate(1),)
-        assert keys(registry, "ec2", "DescribeVpcs", MaxResults=5) == [(None, "DescribeVpcs", 1)]
+        assert needs(registry, "ec2", "DescribeVpcs", MaxResults=5) == (("DescribeVpcs",), 1)
 
 
 def test_entries_tell_what_they_come_from():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 
@@ -50,7 +51,7 @@ scope = ["account"]
     ids=["load", "parse", "from_options", "code"],
 )  # fmt: skip
 def test_each_queue_gets_its_schedule_once(make, tmp_path):
-    """Service, Region and account as far as the scope has them, and bucket: as on every host."""
+    """Service, Region and account, as far as the scope has them: as on every host."""
     path = tmp_path / "limits.toml"
     path.write_text(TEXT)
     names = []
@@ -58,11 +59,10 @@ def test_each_queue_gets_its_schedule_once(make, tmp_path):
     assert names == []
     for _ in range(2):
         for operation in ("CreateSnapshot", "DescribeSnapshots"):
-            registry.turns("ec2", operation, region="eu-west-1", account="111122223333")
-        registry.turns("iam", "ListUsers", region="aws-global", account="111122223333")
-        assert registry.turns("s3", "ListBuckets") == ()
+            registry.find_call("ec2", operation, region="eu-west-1", account="111122223333")
+        registry.find_call("iam", "ListUsers", region="aws-global", account="111122223333")
+        assert registry.find_call("s3", "ListBuckets") is None
     assert names == [
-        "ec2 eu-west-1 111122223333 snapshots",
         "ec2 eu-west-1 111122223333",
         "iam 111122223333",
     ]
@@ -100,8 +100,44 @@ async def test_registries_share_their_quotas_by_name(server):
         seconds = time.monotonic() - began
         for registry in registries:
             # What is shared is not this host's to forget.
-            assert forget_idle(registry, keep=()) == []
+            assert forget_idle(registry) == []
             await registry.aclose()
     assert seconds >= 39 / 50 - 0.01
     for name in ("ec2 eu-west-1", "ec2 us-east-1"):
         assert keys_of(server, name)
+
+
+@pytest.mark.real
+@pytest.mark.skipif(os.name != "posix", reason="no server for Windows")
+async def test_registries_share_their_buckets(server):
+    """Of two hosts together, operations, shared buckets and instances keep their limits."""
+    text = (
+        '[ec2]\nrate = "200/s burst 50"\nlanes = {RunInstances = "20/s burst 5"}\n'
+        '[ec2.buckets.some]\noperations = ["RunInstances", "StartInstances"]\n'
+        'rate = "20/s burst 2"\n'
+        '[ec2.buckets.instances]\noperations = ["RunInstances"]\n'
+        'cost = {RunInstances = "MaxCount"}\nrate = "50 instances/s burst 10"'
+    )
+    started: dict[str, list[float]] = {"RunInstances": [], "StartInstances": []}
+    async with server.client() as client:
+        registries = [
+            Registry.parse(text, check=False, schedules=lambda name: SharedSchedule(client, name))
+            for _ in range(2)
+        ]
+
+        async def call(registry, operation):
+            needs = registry.find_call("ec2", operation, parameters={"MaxCount": 5})
+            async with needs.queue.slot(keys=needs.keys, cost=needs.cost):
+                started[operation].append(time.monotonic())
+
+        async with asyncio.TaskGroup() as group:
+            for registry in registries:
+                for operation in ["RunInstances"] * 8 + ["StartInstances"] * 4:
+                    group.create_task(call(registry, operation))
+        for registry in registries:
+            await registry.aclose()
+    together = sorted(itertools.chain(*started.values()))
+    assert len(together) == 24
+    assert together[-1] - together[0] >= (24 - 2) / 20 - 0.02
+    launches = sorted(started["RunInstances"])
+    assert launches[-1] - launches[0] >= (16 * 5 - 10) / 50 - 0.02

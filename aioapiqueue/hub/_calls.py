@@ -1,4 +1,4 @@
-"""Which slots the calls of all clients need, and where each of them is counted."""
+"""What the calls of all clients need, and where each of them is counted."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._records import OTHERS, CallStats
 from aioapiqueue.hub._request import Request
 from aioapiqueue.registry import forget_idle
+from aioapiqueue.registry._buckets import bucket_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    from aioapiqueue import ApiQueue
     from aioapiqueue.hub._records import Client, Kind
-    from aioapiqueue.registry import Registry, Turn
+    from aioapiqueue.registry import PacedCall, Registry
 
 __all__ = ["Calls"]
 
@@ -38,13 +38,14 @@ class Calls:
     ) -> None:
         self.requests: set[Request] = set()
         """Waiting or under way, of all clients."""
-        self.of_queues: dict[ApiQueue, CallStats] = {}
         self.on_start = on_start
         self._registry = registry
         self._count_only = count_only
         self._kinds_until_swept = _MANY_KINDS
         self._stats: dict[tuple[Kind, str], CallStats] = {}
         """By kind and lane; the lane is "" where it is the operation's."""
+        self._bucket_stats: dict[tuple[str | None, str], CallStats] = {}
+        """By the queue's name, as queues come and go, and the bucket's key."""
         self._others: dict[bool, CallStats] = {}
 
     @property
@@ -59,6 +60,11 @@ class Calls:
         ]
         return own + list(self._others.values())
 
+    @property
+    def buckets(self) -> list[CallStats]:
+        """The counts of each bucket so far."""
+        return list(self._bucket_stats.values())
+
     def has_room_for(self, client: Client) -> bool:
         """Return whether a process may have one more request.
 
@@ -70,7 +76,7 @@ class Calls:
     def request(
         self, client: Client, kind: Kind, counts: Mapping[str, int], *, ahead: bool
     ) -> Request:
-        """Return a request for a call, which has not joined any queue yet.
+        """Return a request for a call, which has not joined its queue yet.
 
         Args:
             client: the process that calls.
@@ -82,12 +88,15 @@ class Calls:
             Exception: whatever the registry raises.
         """
         stats = self._stats_of(kind)
-        turns = () if self._count_only or not stats.paced else self._turns(kind, counts)
-        lane = turns[-1].key if turns else kind.operation
+        needs = None if self._count_only or not stats.paced else self._needs(kind, counts)
+        if needs is None:
+            return Request(client, kind, stats, (), None, ahead)
+        lane = needs.keys[0]
         if lane != kind.operation:
-            stats = self._stats.get((kind, lane)) or self._new_stats(kind, lane, turns[-1].queue)
-        queue_stats = [self._of_queue(turn.queue, kind.service) for turn in turns]
-        return Request(client, kind, stats, queue_stats, turns, ahead)
+            stats = self._stats.get((kind, lane)) or self._new_stats(kind, lane, needs)
+        buckets = map(bucket_of, needs.keys)
+        of_buckets = [self._of_bucket(needs, name, kind) for name in buckets if name is not None]
+        return Request(client, kind, stats, list(filter(None, of_buckets)), needs, ahead)
 
     def forget(self, request: Request) -> None:
         """Forget a request that is over."""
@@ -100,30 +109,40 @@ class Calls:
         found = self._stats.get((kind, ""))
         if found is None:
             self._give_up_queues()
-            # With parameters, a call of this kind needs some of these slots, and no others.
-            turns = self._turns(kind, {})
-            found = self._new_stats(kind, "", turns[-1].queue if turns else None)
+            # Parameters can take a call out of buckets only: without any, it is paced if ever.
+            found = self._new_stats(kind, "", self._needs(kind, {}))
         return found
 
-    def _new_stats(self, kind: Kind, lane: str, queue: ApiQueue | None) -> CallStats:
-        paced = queue is not None
+    def _new_stats(self, kind: Kind, lane: str, needs: PacedCall | None) -> CallStats:
+        paced = needs is not None
         if len(self._stats) >= _MAX_STATS:
             others = CallStats(OTHERS, OTHERS, None, None, None, paced)
             return self._others.setdefault(paced, others)
-        stats = CallStats(*kind, queue.name if queue else None, paced, lane=lane)
+        name = None if needs is None else needs.queue.name
+        stats = CallStats(*kind, name, paced, lane=lane)
         self._stats[kind, lane] = stats
         return stats
 
-    def _of_queue(self, queue: ApiQueue, service: str) -> CallStats:
-        """Return the counts of a queue, which a call of `service` uses first."""
-        found = self.of_queues.get(queue)
-        if found is None:
-            found = CallStats(service, "", None, None, queue.name, paced=True)
-            self.of_queues[queue] = found
+    def _of_bucket(self, needs: PacedCall, name: str, kind: Kind) -> CallStats | None:
+        """Return the counts of a bucket; None: there are too many to count each."""
+        queue = needs.queue.name
+        found = self._bucket_stats.get((queue, name))
+        if found is None and len(self._bucket_stats) < _MAX_STATS:
+            _, limits = self._registry.limits_of(kind.service)
+            scope = () if limits is None else limits.scope
+            found = CallStats(
+                kind.service,
+                name,
+                kind.region if "region" in scope else None,
+                kind.account if "account" in scope else None,
+                queue,
+                paced=True,
+            )
+            self._bucket_stats[queue, name] = found
         return found
 
-    def _turns(self, kind: Kind, counts: Mapping[str, int]) -> Sequence[Turn]:
-        return self._registry.turns(
+    def _needs(self, kind: Kind, counts: Mapping[str, int]) -> PacedCall | None:
+        return self._registry.find_call(
             kind.service,
             kind.operation,
             region=kind.region,
@@ -136,9 +155,6 @@ class Calls:
         self._kinds_until_swept -= 1
         if self._kinds_until_swept > 0:
             return
-        # A call that waits may have joined only the first of its queues.
-        keep = {turn.queue for request in self.requests for turn in request.needs}
-        for queue in forget_idle(self._registry, keep=keep):
-            self.of_queues.pop(queue, None)
+        forget_idle(self._registry)
         # So that looking at all queues costs each call in between a constant share.
-        self._kinds_until_swept = max(_MANY_KINDS, len(self.of_queues))
+        self._kinds_until_swept = max(_MANY_KINDS, len(self._registry.queues))

@@ -13,7 +13,6 @@ from aioapiqueue.hub.bootstrap._aioapiqueue import peer_of
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 
 if TYPE_CHECKING:
-    from aioapiqueue import Slot
     from aioapiqueue.hub._calls import Calls
     from aioapiqueue.hub._request import Request
 
@@ -185,8 +184,10 @@ class Connection(asyncio.BufferedProtocol):
     def _hello(self, message: dict[str, Any]) -> None:
         if message.get("version") != protocol.VERSION:
             self.refuse(
-                f"the hub speaks version {protocol.VERSION} of its protocol, the client does not: "
-                "the program runs with the bootstrap of another aioapiqueue"
+                f"the hub speaks version {protocol.VERSION} of its protocol, the client "
+                f"{_version_in_words(message.get('version'))}: aioapiqueue was replaced while the "
+                "run goes on, or the program has the bootstrap of another one on its PYTHONPATH; "
+                "take that out, and start the run again"
             )
             return
         stated = protocol.count(message, "pid")
@@ -229,7 +230,7 @@ class Connection(asyncio.BufferedProtocol):
             )
             counts = protocol.parameter_counts(message)
             request = self._calls.request(client, kind, counts, ahead=ahead)
-            waits_for = request.advance()
+            waits_for = request.join()
         except Exception as error:  # noqa: BLE001 - fails this call, and nothing else
             if request is not None:
                 request.withdraw()
@@ -238,29 +239,29 @@ class Connection(asyncio.BufferedProtocol):
         self._requests[number] = request
         self._calls.requests.add(request)
         request.count_waiting()
-        self._go_on(number, request, waits_for)
-
-    def _go_on(self, number: int, request: Request, waits_for: asyncio.Future[Slot] | None) -> None:
-        if waits_for is not None:
+        if waits_for is None:
+            self._start(number, request)
+        else:
             waits_for.add_done_callback(lambda _: self._due(number, request))
-            return
+
+    def _start(self, number: int, request: Request) -> None:
         request.count_start()
         if self._calls.on_start is not None:
             self._calls.on_start(request.stats)
         self._transport.write(b'{"id":%d,"go":true}\n' % number)
 
     def _due(self, number: int, request: Request) -> None:
-        """Go on with a request that has got a slot, unless it has left meanwhile."""
+        """Let a request go that has got its slot, unless it has left meanwhile."""
         if self._requests.get(number) is not request:
             return
         try:
-            waits_for = request.advance()
+            request.take_slot()
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - refused, closed
             kind = request.kind
             self._end(number)
             self._send(id=number, error=f"{kind.service} {kind.operation}: {_text_of(error)}")
         else:
-            self._go_on(number, request, waits_for)
+            self._start(number, request)
 
     def _free(self, number: int) -> None:
         """Give back the slots of a call whose signing needs a call of its own, ahead of it."""
@@ -309,14 +310,13 @@ class Connection(asyncio.BufferedProtocol):
         if is_throttle(code, status, operation=kind.operation, service=kind.service):
             for one in request.all_stats:
                 one.throttled += 1
-            if request.slots:
-                # The service's own queue comes last. No answer names the limit that it was.
-                slot = request.slots[-1]
+            if request.slot is not None and request.needs is not None:
+                # No answer names the limit that it was: of the operation's own, if it has any.
                 given = {name: value for name, value in headers.items() if value}
                 hold, malformed = hold_of(given)
-                slot.throttled(hold)
+                request.slot.throttled(hold)
                 if malformed:
-                    request.needs[-1].queue.malformed(key=slot.key)
+                    request.needs.queue.malformed(key=request.slot.key)
         elif "failed" in outcome or (
             status is not None and (status >= 400 or (code is not None and status < 300))  # noqa: PLR2004 - HTTP's
         ):
@@ -343,6 +343,10 @@ class Connection(asyncio.BufferedProtocol):
     def _send(self, **message: object) -> None:
         if not self._transport.is_closing():
             self._transport.write(protocol.to_line(**message))
+
+
+def _version_in_words(version: object) -> str:
+    return f"version {version}" if type(version) is int else "none that it names"
 
 
 def _text_of(error: BaseException) -> str:

@@ -84,11 +84,11 @@ def text(message: dict[str, Any], key: str, *, longest: int = 128) -> str:
 
 def parameter_counts(message: dict[str, Any]) -> dict[str, int]:
     """Return the numbers that limits may depend on, by the names of parameters."""
-    value = message.get("facts", {})
+    value = message.get("parameters", {})
     if (
         isinstance(value, dict)
         and len(value) <= MAX_PARAMETERS
         and all(type(one) is int and 0 <= one <= 1 << 53 for one in value.values())
     ):
         return value
-    raise Malformed(f'"facts" is not an object of at most {MAX_PARAMETERS} numbers')
+    raise Malformed(f'"parameters" is not an object of at most {MAX_PARAMETERS} numbers')

@@ -105,11 +105,11 @@ class Process:
 
 @dataclass(slots=True)
 class CallStats:
-    """What was counted of one lane of one service, in one Region, of one account; or of a queue.
+    """What was counted of one lane of one service, in one Region, of one account; or of a bucket.
 
     Attributes:
         service: as `create_client` takes it: `"ec2"`.
-        operation: `"DescribeSnapshots"`; of a queue: "".
+        operation: `"DescribeSnapshots"`; of a bucket: its name.
         region: None where botocore knows none.
         account: the account's id, where botocore knows it or the access key contains it; otherwise
             the access key's id; None where there are no credentials, or none yet.
@@ -125,7 +125,8 @@ class CallStats:
         errors: other answers that are errors, and attempts without an answer, but for cancelled
             ones.
         peak: the most attempts let go in any one second.
-        lane: the key of its slots, where that is not the operation: `"DescribeVolumes unfiltered"`.
+        lane: the first key of its slots, where that is not the operation:
+            `"DescribeVolumes unfiltered"`.
     """
 
     service: str

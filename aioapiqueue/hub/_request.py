@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aioapiqueue._botocore_calls import AHEAD
+from aioapiqueue._grammar import CALLS
 
 if TYPE_CHECKING:
     import asyncio
@@ -14,73 +16,83 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Slot
     from aioapiqueue.hub._records import CallStats, Client, Kind
-    from aioapiqueue.registry import Turn
+    from aioapiqueue.registry import PacedCall
 
 __all__ = ["Request"]
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """An attempt: it waits for its slots, one after the other, and then is under way.
+    """An attempt: it waits for its slot, and then is under way.
 
     Attributes:
         client: the process that calls.
         kind: what is called.
         stats: the counts of its kind of call.
-        queue_stats: the counts of each queue in `needs`.
-        needs: the slots that it needs, in order; empty if nothing paces it.
+        bucket_stats: the counts of each bucket that it uses.
+        needs: its queue, with its keys and its cost there; None: nothing paces it.
         ahead: whether it goes ahead of all waiters.
-        slots: the slots that it has.
+        slot: what it has got.
         under_way: whether it has been let go.
     """
 
     client: Client
     kind: Kind
     stats: CallStats
-    queue_stats: Sequence[CallStats]
-    needs: Sequence[Turn]
+    bucket_stats: Sequence[CallStats]
+    needs: PacedCall | None
     ahead: bool
-    slots: list[Slot] = field(default_factory=list)
+    slot: Slot | None = None
     under_way: bool = False
     _waits_for: asyncio.Future[Slot] | None = None
 
     @property
     def all_stats(self) -> tuple[CallStats, ...]:
-        """The counts of its kind of call, and of each queue that it needs a slot of."""
-        return (self.stats, *self.queue_stats)
+        """The counts of its kind of call, and of each bucket that it uses."""
+        return (self.stats, *self.bucket_stats)
 
-    def advance(self) -> asyncio.Future[Slot] | None:
-        """Return what is to be waited for next, or None: the attempt may start.
+    def join(self) -> asyncio.Future[Slot] | None:
+        """Join its queue; return what is to be waited for, or None: the attempt may start.
 
         Raises:
-            Exception: whatever a queue raises.
+            Exception: whatever the queue raises.
         """
-        if self._waits_for is not None:
-            self.slots.append(self._waits_for.result())
-            self._waits_for = None
+        if self.needs is None:
+            return None
+        queue, keys, cost = self.needs
         priority = AHEAD if self.ahead else 0
-        for queue, key, cost in self.needs[len(self.slots) :]:
-            future = queue.enqueue(key=key, priority=priority, cost=cost)
-            if not future.done():
-                self._waits_for = future
-                return future
-            self.slots.append(future.result())
+        future = self._waits_for = queue.enqueue(keys=keys, cost=cost, priority=priority)
+        if not future.done():
+            return future
+        self.take_slot()
         return None
 
+    def take_slot(self) -> None:
+        """Take the slot that it waited for.
+
+        Raises:
+            Exception: why there is none.
+        """
+        if self._waits_for is not None:
+            self.slot = self._waits_for.result()
+            self._waits_for = None
+
     def release(self) -> None:
-        """End its slots."""
-        for slot in self.slots:
-            slot.release()
+        """End its slot."""
+        if self.slot is not None:
+            self.slot.release()
 
     def withdraw(self) -> None:
-        """Leave the queue that it waits in, and give back what it has not used."""
+        """Leave the queue that it waits in, or give back the slot, which was not used."""
         future, self._waits_for = self._waits_for, None
         # It leaves, or the slot that it has just got passes to the next waiter.
         if future is not None and not future.cancel() and not future.cancelled():
             future.exception()  # retrieved, so that asyncio does not log it
-        for slot in self.slots:
-            slot.settle(0)
-            slot.release()
+        if self.slot is not None and self.needs is not None:
+            cost = self.needs.cost
+            units = cost if isinstance(cost, Mapping) else ()
+            self.slot.settle({CALLS: 0} | dict.fromkeys(units, 0))
+            self.slot.release()
 
     # Its counts.
 
@@ -99,11 +111,9 @@ class Request:
             self.client.calls += 1
         self.stats.waiting -= 1
         self.stats.running += 1
-        now, waited = time.monotonic(), 0.0
-        for slot, of_queue in zip(self.slots, self.queue_stats, strict=True):
-            waited += slot.waited
-            of_queue.let_go(now, slot.waited)
-        self.stats.let_go(now, waited)
+        now, waited = time.monotonic(), 0.0 if self.slot is None else self.slot.waited
+        for stats in self.all_stats:
+            stats.let_go(now, waited)
 
     def count_end(self, *, sent: bool = True) -> None:
         """Count the end of an attempt that waits or is under way.

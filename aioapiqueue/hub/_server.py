@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-    from aioapiqueue import ApiQueue
     from aioapiqueue.hub._records import CallStats, Process
     from aioapiqueue.registry import Registry
 
@@ -119,13 +118,13 @@ class Hub:
         return self._calls.figures
 
     @property
-    def of_queues(self) -> Mapping[ApiQueue, CallStats]:
-        """The counts so far of each queue that has let calls go and still exists.
+    def buckets(self) -> list[CallStats]:
+        """The counts so far of each bucket that operations share, which is the `operation` there.
 
-        A call that needs slots of several queues is counted in each of them, with the time that it
-        waited in that one.
+        Region and account are those of its queue, as far as the scope has them. They are the hub's
+        own, and go on counting. Beyond 20,000, new ones are not counted.
         """
-        return MappingProxyType(self._calls.of_queues)
+        return self._calls.buckets
 
     async def __aenter__(self) -> Self:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -33,10 +33,10 @@ from botocore.utils import EVENT_ALIASES  # type: ignore[import-untyped]  # ship
 from aioapiqueue._botocore_calls import AHEAD, role_account
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
-from aioapiqueue.registry import Registry, Turn, parameter_counts
+from aioapiqueue.registry import PacedCall, Registry, parameter_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Hashable, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Hashable
 
     from aioapiqueue import ApiQueue, Slot
     from aioapiqueue.threads import Blocking, BlockingSlot
@@ -50,31 +50,26 @@ Source: TypeAlias = "ApiQueue | Blocking | Registry"
 
 
 class Call:
-    """One API call: the slots of its present attempt, if any, and the call that it serves."""
+    """One API call: the slot of its present attempt, if any, and the call that it serves."""
 
     def __init__(self, outer: Call | None, operation: str, parameters: object) -> None:
         self.outer = outer
         self.operation = operation
         self.parameters = parameters
         self.queue: ApiQueue | Blocking | None = None  # of the last slot
-        self.slots: list[Slot | BlockingSlot] = []
+        self.slot: Slot | BlockingSlot | None = None
         self.unread: Mapping[str, Any] | None = None  # an answer before it is parsed
 
     def joined(self) -> None:
-        """Have the outer call give its slots up, as this one has joined the queue and gets them."""
+        """Have the outer call give its slot up, as this one has joined the queue and gets it."""
         if self.outer is not None:
             self.outer.release()
 
-    def withdraw(self) -> None:
-        """Give back all slots of an attempt that will not be sent, with what they have used."""
-        for slot in self.slots:
-            slot.settle(0)
-        self.release()
-
     def release(self) -> None:
-        for slot in self.slots:
-            slot.release()
-        self.slots = []
+        """End the present attempt."""
+        if self.slot is not None:
+            self.slot.release()
+        self.slot = None
         self.unread = None
 
 
@@ -172,8 +167,8 @@ class Pacer(ABC):
         return coroutine
 
     @abstractmethod
-    async def take(self, turn: Turn, call: Call, priority: float) -> None:
-        """Wait for a slot, and add it to the call's; calls `call.joined()` before it waits."""
+    async def take(self, needs: PacedCall, call: Call, priority: float) -> None:
+        """Wait for a slot, which is then the call's; calls `call.joined()` before it waits."""
 
     @abstractmethod
     def count_malformed(self, queue: Any, key: Hashable) -> None:  # noqa: ANN401 - a source
@@ -196,21 +191,16 @@ class Pacer(ABC):
             current.reset(token)
 
     def _start(self, operation_name: str, **_: object) -> object:
-        return self.drive(self._take_slots(operation_name))
+        return self.drive(self._take_slot(operation_name))
 
-    async def _take_slots(self, operation: str) -> None:
+    async def _take_slot(self, operation: str) -> None:
         known = current.get()
         call = known or Call(None, operation, None)
-        turns = await self._turns(operation, call)
+        needs = await self._needs(operation, call)
         call.release()
-        priority = 0 if call.outer is None else AHEAD
-        for turn in turns:
-            call.queue = turn.queue
-            try:
-                await self.take(turn, call, priority)
-            except BaseException:
-                call.withdraw()
-                raise
+        if needs is not None:
+            call.queue = needs.queue
+            await self.take(needs, call, 0 if call.outer is None else AHEAD)
         if known is None:
             # Sent without `_make_api_call`: nobody would give a slot back, so none is kept.
             call.release()
@@ -220,15 +210,11 @@ class Pacer(ABC):
         """What signs this client's requests, if anything."""
         return self._client._request_signer._credentials  # noqa: SLF001 - asks no network
 
-    async def _turns(self, operation: str, call: Call) -> Sequence[Turn]:
-        """Return the slots that an attempt needs, one after the other.
-
-        A registry knows queues that operations share, or that depend on parameters: those come
-        first, the service's own last.
-        """
+    async def _needs(self, operation: str, call: Call) -> PacedCall | None:
+        """Return what an attempt needs before it may be sent; None: nothing paces it."""
         registry = self.source
         if not isinstance(registry, Registry):
-            return (Turn(registry, operation, 1),)
+            return PacedCall(registry, (operation,))
         account = None
         if self._credentials is not None:
             # Refreshed first if they are due, as they would be for signing.
@@ -236,7 +222,7 @@ class Pacer(ABC):
             if frozen.access_key:
                 known = getattr(frozen, "account_id", None) or role_account(self._credentials)
                 account = account_of(frozen.access_key, known)
-        return registry.turns(
+        return registry.find_call(
             self._service,
             operation,
             region=self._client.meta.region_name,
@@ -270,7 +256,8 @@ class Pacer(ABC):
     def _judge(
         self, call: Call, response: Mapping[str, Any] | None, parsed: Mapping[str, Any]
     ) -> None:
-        if not call.slots or response is None:
+        slot = call.slot
+        if slot is None or response is None:
             return
         status = response["status_code"]
         if status < 400:  # noqa: PLR2004 - a success, whose output may have an "Error" too
@@ -279,7 +266,7 @@ class Pacer(ABC):
         if not is_throttle(code, status, operation=call.operation, service=self._service):
             return
         seconds, malformed = hold_of(response["headers"], max_hold=self._max_hold)
-        slot = call.slots[-1]  # no answer names the limit that it was
+        # No answer names the limit that it was: of the operation's own, if it has any.
         slot.throttled(seconds)
         if malformed:
             self.count_malformed(call.queue, slot.key)

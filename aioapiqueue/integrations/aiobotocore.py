@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from aioapiqueue.integrations._botocore_common import AnySession, Call
-    from aioapiqueue.registry import Turn
+    from aioapiqueue.registry import PacedCall
 
 __all__ = ["pace_session", "paced"]
 
@@ -34,11 +34,11 @@ class _AioPacer(Pacer):
     client_class = AioBaseClient
     sources = (ApiQueue, Registry)
 
-    async def take(self, turn: Turn, call: Call, priority: float) -> None:
-        future = turn.queue.enqueue(key=turn.key, cost=turn.cost, priority=priority)
+    async def take(self, needs: PacedCall, call: Call, priority: float) -> None:
+        future = needs.queue.enqueue(keys=needs.keys, cost=needs.cost, priority=priority)
         call.joined()
         # Cancelled here, it leaves the queue, or passes on the slot that it has just got.
-        call.slots.append(await future)
+        call.slot = await future
 
     def count_malformed(self, queue: ApiQueue, key: Hashable) -> None:
         queue.malformed(key=key)
@@ -66,7 +66,8 @@ async def paced(
             paced after the block. Several blocks with the same queue pace it once, until the last
             of them ends.
         queue: paces the client. One queue may pace any number of clients. With a `Registry`, each
-            attempt goes to the queues that are for its operation, Region and account, or to none.
+            attempt goes to the queue that is for its service, Region and account, and comes under
+            all limits of its operation and parameters at once; or to none.
         max_hold: seconds that an answer may hold the queue, 300 by default. A longer hold is cut
             to it, and counted as malformed (`stats.malformed`), as is one that is not a number.
 

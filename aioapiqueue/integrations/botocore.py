@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Hashable, Iterator, Mapping
 
     from aioapiqueue.integrations._botocore_common import AnySession, Call
-    from aioapiqueue.registry import Turn
+    from aioapiqueue.registry import PacedCall
 
 __all__ = ["pace_session", "paced"]
 
@@ -47,17 +47,18 @@ class _BlockingPacer(Pacer):
             return end.value
         raise RuntimeError("a client that blocks has waited for an event loop")
 
-    async def take(self, turn: Turn, call: Call, priority: float) -> None:
-        slot = _blocking(turn.queue).slot(key=turn.key, cost=turn.cost, priority=priority)
+    async def take(self, needs: PacedCall, call: Call, priority: float) -> None:
+        own = _blocking(needs.queue)
+        slot = own.slot(keys=needs.keys, cost=needs.cost, priority=priority)
         slot.join()
         call.joined()
         # First, as an exception that is raised in here, such as KeyboardInterrupt, ends the call,
-        # and the call ends its slots.
-        call.slots.append(slot)
+        # and the call ends its slot.
+        call.slot = slot
         try:
             slot.__enter__()
         except BaseException:
-            call.slots.remove(slot)  # which has left by itself
+            call.slot = None  # which has left by itself
             raise
 
     def count_malformed(self, queue: ApiQueue | Blocking, key: Hashable) -> None:
@@ -89,9 +90,9 @@ def paced(
         client: of boto3 or botocore; of a resource, its `meta.client`. It is no longer paced after
             the block. Several blocks with the same queue pace it once, until the last of them ends.
         queue: paces the client. One queue may pace any number of clients, in any number of threads.
-            With a `Registry`, each attempt goes to the queues that are for its operation, Region
-            and account, or to none. Of a queue that coroutines use too: `blocking(queue,
-            portal=...)`.
+            With a `Registry`, each attempt goes to the queue that is for its service, Region and
+            account, and comes under all limits of its operation and parameters at once; or to
+            none. Of a queue that coroutines use too: `blocking(queue, portal=...)`.
         max_hold: seconds that an answer may hold the queue, 300 by default. A longer hold is cut
             to it, and counted as malformed (`stats.malformed`), as is one that is not a number.
 

@@ -10,18 +10,18 @@ from aioapiqueue.exceptions import LimitsError as LimitsError
 from aioapiqueue.registry._buckets import Bucket, VariantKey
 from aioapiqueue.registry._model import ServiceLimits
 from aioapiqueue.registry._published import PublishedLimit
-from aioapiqueue.registry._registry import QueueKey, Registry, Turn
+from aioapiqueue.registry._registry import PacedCall, QueueKey, Registry
 from aioapiqueue.registry._registry import forget_idle as forget_idle
 from aioapiqueue.registry._tables import InForce
 
 __all__ = [
     "Bucket",
     "InForce",
+    "PacedCall",
     "PublishedLimit",
     "QueueKey",
     "Registry",
     "ServiceLimits",
-    "Turn",
     "VariantKey",
     "parameter_counts",
 ]

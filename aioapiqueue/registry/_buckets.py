@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from aioapiqueue._grammar import CALLS, check_unit
+from aioapiqueue._rate import Concurrency
 from aioapiqueue.registry._fields import (
     EMPTY,
     accepts_old_names,
@@ -26,7 +28,7 @@ from aioapiqueue.registry._fields import (
     table_of,
     unknown_keys,
 )
-from aioapiqueue.registry._limits import FORMS, LIMIT_KEYS, limit_table
+from aioapiqueue.registry._limits import FORMS, LIMIT_KEYS, limit_table, of_calls, unit_of
 from aioapiqueue.registry._names import fits
 from aioapiqueue.registry._report import Report, quoted
 
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 _COST = re.compile(r"(?:(\d{1,9})\s*\*\s*)?([A-Za-z]\w*(?:\.\w+)?)", re.ASCII)
 _NAME = re.compile(r"[\w ,.()-]{1,60}")
+_BUCKET = "bucket: "
+"""Before the name of a bucket: with a character that neither operations nor buckets have."""
+_LONGEST_UNIT = 64
 
 
 class VariantKey(NamedTuple):
@@ -121,7 +126,7 @@ class Bucket:
         unless_params: parameters; a call that gives any of them does not use it.
         per_operation: each operation has one of its own, in place of its lane. Default: they share
             one, beside their lanes.
-        cost: what a call of an operation uses; default: 1.
+        cost: what a call of an operation uses, in the unit of the limits; default: 1.
         shared_with: the other service whose bucket of this name is the same one; default: none.
         variant_of: the bucket per operation whose limits these are for one of them, where a lane
             for several operations holds beside them; default: none.
@@ -187,7 +192,91 @@ def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket
                 report.add((*place, "operations"), f"{quoted(name)}: with each, write whole names")
         if "cost" in table:
             report.add((*place, "cost"), "a cost belongs to a bucket that is shared: without each")
+        of_calls(limits, report, place)
+        return bucket
+    named = _named_units(bucket)
+    if len(named) > 1:
+        report.add(place, f"a bucket counts one unit, not {' and '.join(named)}: write two buckets")
+    elif named and "cost" not in table:
+        report.add(
+            place,
+            f"how many {named[0]} does a call have? write a parameter for each operation, such as "
+            'cost = {RunInstances = "MaxCount"}',
+        )
     return bucket
+
+
+def _named_units(bucket: Bucket) -> list[str]:
+    """Return what the limits of a bucket count beside calls."""
+    return list(dict.fromkeys(one for one in map(unit_of, bucket.limits) if one != CALLS))
+
+
+def units_of(buckets: Mapping[str, Bucket]) -> dict[str, str]:
+    """Return in which unit calls cost something of each bucket that a service's calls share.
+
+    Those with costs of their own count something else than calls. No two that a call may come under
+    count the same, whatever they are called, as it may cost each of them something else.
+    """
+    found: dict[str, str] = {}
+    for name, bucket in buckets.items():
+        if bucket.per_operation:
+            continue
+        unit = first = next(
+            iter(_named_units(bucket)), _unit_called(name) if bucket.cost else CALLS
+        )
+        number = 2
+        while unit != CALLS and any(
+            unit == other and _overlap(bucket.operations, buckets[one].operations)
+            for one, other in found.items()
+        ):
+            unit, number = f"{first}_{number}", number + 1
+        found[name] = unit
+    return found
+
+
+def _overlap(some: Iterable[str], others: Collection[str]) -> bool:
+    """Return whether names, or beginnings of names, may be of the same operation."""
+    return any(
+        fits(one.removesuffix("*"), others)
+        or (one.endswith("*") and any(other.startswith(one[:-1]) for other in others))
+        for one in some
+    )
+
+
+def _unit_called(name: str) -> str:
+    """Return the name of a bucket as the name of a unit."""
+    unit = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
+    try:
+        check_unit(unit)
+    except ValueError:  # it begins with a digit, or means something else in limits
+        return f"units_{unit}"[:_LONGEST_UNIT]
+    return unit
+
+
+def counted_in(bucket: Bucket, unit: str) -> tuple[Limit, ...]:
+    """Return the limits of a bucket, with `unit` for what its costs are counted in."""
+    named = (*_named_units(bucket), CALLS)[0]
+    return tuple(
+        one
+        if isinstance(one, Concurrency) or one.unit != named
+        else dataclasses.replace(one, unit=unit)
+        for one in bucket.limits
+    )
+
+
+def bucket_key(name: str) -> str:
+    """Return the key of a bucket's lane.
+
+    It fits no name of an operation, nor a pattern of such names but `"*"`; and as it has limits of
+    its own, it takes none from that either.
+    """
+    return f"{_BUCKET}{name}"
+
+
+def bucket_of(key: str) -> str | None:
+    """Return the name of the bucket whose lane has this key; None: it is no bucket's."""
+    _, found, name = key.partition(_BUCKET)
+    return name if found else None
 
 
 def lane_of(operation: LaneKey, lanes: Collection[LaneKey | None]) -> LaneKey | None:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._grammar import CALLS, LimitTextError
-from aioapiqueue._rate import Calendar, Concurrency, Limit, Rate, Window, as_limit, parse_limits
+from aioapiqueue._rate import Concurrency, Limit, Rate, Window, as_limit, parse_limits
 from aioapiqueue.registry._fields import is_list, is_number, unknown_keys
 from aioapiqueue.registry._report import quoted
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 FORMS = (
     'write "10/s", "500/min" or "100ms" (a pace), "20/s burst 100" (a token bucket), '
-    '"5000 in any 1h" (a sliding window), several of them in a list, or "unlimited"'
+    '"5000 in any 1h" (a sliding window), "1500 in each day" (a calendar), "5 at once", several '
+    'of them in a list, or "unlimited"'
 )
 LIMIT_KEYS = ("rate", "burst", "window")
 _DEEPEST = 8  # keys and positions; tables and lists of limits need no more
@@ -68,8 +69,9 @@ def _window(value: object, report: Report, place: Place) -> list[Window]:
     if isinstance(value, str):
         try:
             rate = Rate.parse(value)
-            if (rate.burst, rate.unit) == (1, CALLS):
-                return [Window(rate.calls, rate.per)]  # type: ignore[arg-type]  # checked by Window
+            if rate.burst == 1:
+                calls: Any = rate.calls  # checked by Window
+                return [Window(calls, rate.per, rate.unit)]
         except (TypeError, ValueError):
             pass
     report.add(
@@ -80,36 +82,37 @@ def _window(value: object, report: Report, place: Place) -> list[Window]:
 
 def _limit_text(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
     try:
-        limits = _parsed(value) if isinstance(value, str) else (as_limit(value),)
+        return _parsed(value) if isinstance(value, str) else (as_limit(value),)
     except LimitTextError as error:
         why = f"{error.reason}; " if error.reason else ""
         report.add(place, f"{quoted(value)} is no limit: {why}{FORMS}")
     except (TypeError, ValueError, OverflowError) as error:
         bare = isinstance(value, int | float) and is_number(value, least=0)
         report.add(place, str(error) if bare else f"{quoted(value)} is no limit: {FORMS}")
-    else:
-        unsupported = next(filter(None, map(_unsupported, limits)), None)
-        if unsupported is None:
-            return limits
-        report.add(place, f"{quoted(value)}: {unsupported}")
     return ()
 
 
 _parsed = lru_cache(256)(parse_limits)  # many operations have the same limits
 
 
-def _unsupported(limit: Limit) -> str | None:
-    """Return what to write instead of a limit that is not kept here; None: it is.
+def read_call_limits(value: object, report: Report, place: Place) -> tuple[Limit, ...]:
+    """Read limits of calls: those of a service, or of an operation."""
+    return of_calls(read_limits(value, report, place), report, place)
 
-    It will be once the registry's queues count units and their calls have several keys: this
-    function is all that refuses them, so that it can go then.
-    """
-    if isinstance(limit, Concurrency):
-        return f"how many are in flight at once is a key of its own: concurrency = {limit.number}"
-    if isinstance(limit, Calendar):
-        time = {"hour": "1h", "day": "1d", "month": "30d"}[limit.each]
-        window = f"{limit.calls} in any {time}"
-        return f"limits by the calendar are not kept here: write a window, such as {window}"
-    if limit.unit != CALLS:
-        return f"limits count calls here: leave the unit {limit.unit!r} out"
-    return None
+
+def of_calls(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[Limit, ...]:
+    """Return limits that count calls; report one of anything else, and return none."""
+    unit = next((one for one in map(unit_of, limits) if one != CALLS), None)
+    if unit is None:
+        return limits
+    report.add(
+        place,
+        f"limits of a service and of its operations count calls. One of {unit} goes into a bucket, "
+        f"which says how many a call has: operations = [...], cost = {{...}}",
+    )
+    return ()
+
+
+def unit_of(limit: Limit) -> str:
+    """Return what a limit counts; of calls at once: calls."""
+    return CALLS if isinstance(limit, Concurrency) else limit.unit

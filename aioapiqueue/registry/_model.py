@@ -15,8 +15,11 @@ from aioapiqueue.registry._buckets import (
     Bucket,
     LaneKey,
     VariantKey,
+    bucket_key,
+    counted_in,
     lane_key,
     read_buckets,
+    units_of,
     with_lanes,
 )
 from aioapiqueue.registry._fields import (
@@ -29,7 +32,7 @@ from aioapiqueue.registry._fields import (
     table_of,
     unknown_keys,
 )
-from aioapiqueue.registry._limits import read_limits
+from aioapiqueue.registry._limits import read_call_limits
 from aioapiqueue.registry._published import SCOPES, PublishedLimit, Scope
 from aioapiqueue.registry._report import Place, Report, quoted
 
@@ -58,7 +61,7 @@ def _read_adaptive(value: object, report: Report, place: Place) -> Adaptive | No
     return None
 
 
-_read_lanes = table_of(read_limits, 'DescribeSnapshots = "5/s" in one', lane_key)
+_read_lanes = table_of(read_call_limits, 'DescribeSnapshots = "5/s" in one', lane_key)
 _read_scope = expects(
     lambda value: is_list(value) and all(one in SCOPES and value.count(one) == 1 for one in value),
     '{} is no scope: write ["account", "region"], one of the two in a list, or [] for one queue '
@@ -85,8 +88,8 @@ class ServiceLimits:
     (Rate(calls=20, per=1.0, burst=100),)
 
     Args:
-        rate: the service's own limits, which hold for all operations together: a string, a `Rate`,
-            a `Window`, or several in a list. Default: none, or "unlimited".
+        rate: the service's own limits, which hold for all operations together: a string, a `Rate`
+            or another limit of calls, or several in a list. Default: none, or "unlimited".
         lanes: limits of single operations, under the service's own; `"Describe*"` is each operation
             whose name begins so, `"*"` each other one.
         scope: what has limits of its own: `"account"` and `"region"` (default: each account in each
@@ -95,7 +98,7 @@ class ServiceLimits:
         order: `"fifo"`, or `"fair"`: operations take turns.
         adaptive: how to slow down when AWS throttles; True for `Adaptive()`; default: not at all.
         buckets: limits that some operations share, or that depend on a call's parameters, by name:
-            tables as limits.toml has them.
+            tables as limits.toml has them. They may count other units than calls.
         check: whether the names of the service and its operations must be known ones. False is for
             those newer than the list that is part of this package and the botocore installed.
 
@@ -103,7 +106,7 @@ class ServiceLimits:
         LimitsError: a limit or a word is invalid; all of them at once.
     """
 
-    rate: tuple[Limit, ...] = key(read_limits, ())
+    rate: tuple[Limit, ...] = key(read_call_limits, ())
     lanes: Mapping[LaneKey, tuple[Limit, ...]] = key(_read_lanes, EMPTY)
     scope: tuple[Scope, ...] = key(_read_scope, SCOPES)
     concurrency: int | None = key(_read_concurrency, None)
@@ -150,33 +153,34 @@ class ServiceLimits:
 
     @property
     def own(self) -> bool:
-        """Whether calls need a queue beside those of shared buckets: a variant is a lane of it."""
+        """Whether its calls have other limits than those of shared buckets."""
         each = any(bucket.per_operation for bucket in self.buckets.values())
         return bool(self.rate or self.lanes or self.concurrency or self.adaptive or each)
 
     @property
     def queue_lanes(self) -> dict[str, tuple[Limit, ...]]:
-        """The limits of each lane of the service's queue, by the key of its slots."""
+        """The limits of each lane of the service's queue, by key: operations, variants, buckets."""
         variants = {
             str(VariantKey(operation, name)): bucket.limits
             for name, bucket in self.buckets.items()
             if bucket.per_operation
             for operation in bucket.operations
         }
-        return variants | {str(lane): limits for lane, limits in self.lanes.items()}
+        lanes = {str(lane): limits for lane, limits in self.lanes.items()}
+        shared = {
+            bucket_key(name): counted_in(self.buckets[name], unit)
+            for name, unit in units_of(self.buckets).items()
+        }
+        return variants | lanes | shared
 
     def queue(
         self,
         name: str | None,
         observers: Sequence[Observer] = (),
         *,
-        bucket: str | None = None,
         schedule: LimiterFactory | None = None,
     ) -> ApiQueue:
-        """Return a new queue of these limits, but for shared buckets; or of one of those."""
-        if bucket is not None:
-            limits = self.buckets[bucket].limits
-            return ApiQueue(*limits, name=name, schedule=schedule, observers=observers)
+        """Return a new queue of these limits."""
         return ApiQueue(
             *self.rate,
             name=name,

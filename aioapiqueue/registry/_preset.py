@@ -7,9 +7,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioapiqueue.registry._buckets import Bucket, LaneKey, VariantKey, lane_key, lane_of
+from aioapiqueue.registry._buckets import (
+    Bucket,
+    LaneKey,
+    VariantKey,
+    counted_in,
+    lane_key,
+    lane_of,
+)
 from aioapiqueue.registry._fields import EMPTY, key, keys_of, read_keys, table_of
-from aioapiqueue.registry._limits import read_limits
+from aioapiqueue.registry._limits import of_calls, read_limits
 from aioapiqueue.registry._model import NOTHING, Entry, Layer, Origin
 from aioapiqueue.registry._names import canonical
 from aioapiqueue.registry._published import (
@@ -140,11 +147,17 @@ def _quotas(
 ) -> dict[LaneKey, _Whole]:
     """Return what AWS grants; report what is of a variant that AWS does not have."""
     variants = {one.name: one for one in enforceable(service) if one.unless_params}
-    buckets = {*variants, *(one.name for one in enforceable(service) if one.shared)}
+    shared = {one.name: one for one in enforceable(service) if one.shared}
+    buckets = {*variants, *shared}
     quotas: dict[LaneKey, _Whole] = {}
     for name, limits in table.items():
         at = (*place, name)
         lane = name if name in buckets else lane_key(name)
+        figure = shared.get(name)
+        if figure is None or not figure.cost:
+            limits = of_calls(limits, report, at)  # noqa: PLW2901 - none, if it is reported
+        else:  # "4/s" is of what is published, such as instances
+            limits = counted_in(Bucket(limits=limits), figure.rate.unit)  # noqa: PLW2901
         quotas[lane] = _Whole(limits, report.origin(at))
         if not isinstance(lane, VariantKey) or lane.variant not in variants:
             continue

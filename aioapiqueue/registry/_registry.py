@@ -13,18 +13,19 @@ from weakref import WeakValueDictionary
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import Limit
 from aioapiqueue.exceptions import QueueClosed
-from aioapiqueue.registry._buckets import VariantKey
 from aioapiqueue.registry._model import Layer, ServiceLimits
 from aioapiqueue.registry._names import NAMES, canonical
+from aioapiqueue.registry._plan import QueuePlan, plans_for
 from aioapiqueue.registry._report import Report, lines_of, read_text, read_toml
 from aioapiqueue.registry._tables import entries, read_options, read_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Iterator
 
     from aioapiqueue._events import Observer
     from aioapiqueue._limiter import LimiterFactory
     from aioapiqueue._queue import ApiQueue
+    from aioapiqueue._units import Cost
     from aioapiqueue.registry._tables import InForce
 
 Schedules: TypeAlias = "Callable[[str], LimiterFactory]"
@@ -36,24 +37,29 @@ Service: TypeAlias = (
 class QueueKey(NamedTuple):
     """What a queue is for; None: not known, or not in the service's scope.
 
-    `bucket` is the name of one that several operations share; None: the service's own queue.
+    Of services that share a queue, `service` is the first by name.
     """
 
     service: str
     region: str | None
     account: str | None
-    bucket: str | None = None
 
     def __str__(self) -> str:
         return " ".join(filter(None, self))
 
 
-class Turn(NamedTuple):
-    """A slot that a call has to wait for: `queue.slot(key=key, cost=cost)`."""
+class PacedCall(NamedTuple):
+    """What a call needs before it may be sent: `queue.slot(keys=keys, cost=cost)`.
+
+    Attributes:
+        queue: of its service, in its Region, of its account.
+        keys: the operation's name, or the name of its variant; then the buckets that it uses.
+        cost: one call; or what else it has, by unit: `{"instances": 5}`.
+    """
 
     queue: ApiQueue
-    key: str
-    cost: float
+    keys: tuple[str, ...]
+    cost: Cost = 1
 
 
 class Registry:
@@ -64,6 +70,9 @@ class Registry:
     <ApiQueue 'ec2 eu-west-1 111122223333' 10/s: open, 0 waiting, 0 running>
     >>> print(registry.find("s3"))
     None
+
+    What a call needs besides (the keys of buckets that it shares with others, a cost in instances)
+    is what `find_call` returns.
 
     Queues live as long as the registry, but for those that a hub gives up, as nobody uses them. As
     any `ApiQueue`, each belongs to the loop that uses it first.
@@ -100,6 +109,7 @@ class Registry:
         self._default = self._services.pop("default", None)
         self._observers = tuple(observers)
         self._schedules = schedules
+        self._plans = plans_for(self._services)
         self._plain = {name.replace("-", ""): name for name in self._services}
         self._queues: dict[QueueKey, ApiQueue] = {}
         self._given_up: WeakValueDictionary[QueueKey, ApiQueue] = WeakValueDictionary()
@@ -220,11 +230,12 @@ class Registry:
         region: str | None = None,
         account: str | None = None,
     ) -> ApiQueue | None:
-        """Return the service's own queue, which is made at the first call; None: there is none.
+        """Return the service's queue, which is made at the first call; None: there is none.
 
         Give its slots the operation's name as their key: operations are lanes. This may be called
-        from any thread, never waits, and refuses no name. It does not know limits that several
-        operations share, or that depend on parameters: see `turns`.
+        from any thread, never waits, and refuses no name. Limits that several operations share, or
+        that depend on parameters, need more keys, and so do all limits of services that share a
+        queue: see `find_call`.
 
         Args:
             service: as `create_client` takes it, or botocore's service id ("auto-scaling").
@@ -243,9 +254,9 @@ class Registry:
                 stacklevel=2,
             )
         name, limits = self.limits_of(service)
-        return None if limits is None else self._queue(name, limits, None, region, account)
+        return None if limits is None else self._queue(self._plan(name, limits), region, account)
 
-    def turns(
+    def find_call(
         self,
         service: str,
         operation: str,
@@ -253,19 +264,22 @@ class Registry:
         region: str | None = None,
         account: str | None = None,
         parameters: Mapping[str, int] | None = None,
-    ) -> tuple[Turn, ...]:
-        """Return the slots that a call needs, to be waited for one after the other.
-
-        The buckets that it shares with others come first, the service's own queue last. Nothing:
-        the call is not paced.
+    ) -> PacedCall | None:
+        """Return the queue of a call, with its keys and its cost there; None: nothing paces it.
 
         >>> from aioapiqueue.registry import parameter_counts
         >>> registry = Registry.parse('preset = "aws"')
-        >>> how = {"MinCount": 5, "MaxCount": 5}
-        >>> for turn in registry.turns("ec2", "RunInstances", parameters=parameter_counts(how)):
-        ...     print(turn.queue.name, turn.key, turn.cost, sep=": ")
-        ec2 RunInstances resources: RunInstances: 5
-        ec2: RunInstances: 1
+        >>> how = parameter_counts({"MinCount": 5, "MaxCount": 5})
+        >>> call = registry.find_call("ec2", "RunInstances", parameters=how)
+        >>> call.keys
+        ('RunInstances', 'bucket: RunInstances resources')
+        >>> call.cost
+        {'instances': 5}
+        >>> async def main():
+        ...     async with call.queue.slot(keys=call.keys, cost=call.cost):
+        ...         print("sent")
+        >>> asyncio.run(main())
+        sent
 
         Args:
             service: as for `find`.
@@ -279,21 +293,10 @@ class Registry:
         """
         name, limits = self.limits_of(service)
         if limits is None:
-            return ()
-        given = parameters or {}
-        key = operation
-        turns = []
-        for bucket_name, bucket in limits.buckets.items():
-            if bucket.takes(operation, given):
-                if bucket.per_operation:
-                    key = str(VariantKey(operation, bucket_name))
-                    continue
-                owner = self._owner(name, limits, bucket_name)
-                queue = self._queue(owner, limits, bucket_name, region, account)
-                turns.append(Turn(queue, operation, bucket.cost_of(operation, given)))
-        if limits.own or not limits.buckets:
-            turns.append(Turn(self._queue(name, limits, None, region, account), key, 1))
-        return tuple(turns)
+            return None
+        plan = self._plan(name, limits)
+        found = plan.call(name, operation, parameters or {})
+        return None if found is None else PacedCall(self._queue(plan, region, account), *found)
 
     def limits_of(self, service: str) -> tuple[str, ServiceLimits | None]:
         """Return a service's one name, and its limits: its own, or the default; None: none.
@@ -309,35 +312,22 @@ class Registry:
             limits = self._services.get(service, self._default)
         return service, limits
 
-    def _owner(self, service: str, limits: ServiceLimits, bucket: str) -> str:
-        """Return for which service a bucket's queue is made: of two that share it, the first."""
-        one = limits.buckets[bucket]
-        other = self._services.get(one.shared_with or "")
-        alike = other and other.scope == limits.scope and bucket in other.buckets
-        if other and alike and other.buckets[bucket].limits == one.limits:
-            return min(service, one.shared_with or service)
-        return service  # of what differs, each has its own
+    def _plan(self, service: str, limits: ServiceLimits) -> QueuePlan:
+        """Return the plan of a service's queue; of one that is not listed, by the default."""
+        return self._plans.get(service) or QueuePlan({service: limits})
 
-    def _queue(
-        self,
-        service: str,
-        limits: ServiceLimits,
-        bucket: str | None,
-        region: str | None,
-        account: str | None,
-    ) -> ApiQueue:
+    def _queue(self, plan: QueuePlan, region: str | None, account: str | None) -> ApiQueue:
         key = QueueKey(
-            service,
-            region if "region" in limits.scope else None,
-            account if "account" in limits.scope else None,
-            bucket,
+            plan.service,
+            region if "region" in plan.scope else None,
+            account if "account" in plan.scope else None,
         )
         queue = self._queues.get(key)
         if queue is None:
             new = self._given_up.get(key)
             if new is None:
                 schedule = None if self._schedules is None else self._schedules(str(key))
-                new = limits.queue(str(key), self._observers, bucket=bucket, schedule=schedule)
+                new = plan.queue(str(key), self._observers, schedule=schedule)
             # Of two threads that come here at once, both get the queue of the first.
             queue = self._queues.setdefault(key, new)
         if self._closed:  # asked last: what aclose does not find is not handed out
@@ -346,7 +336,7 @@ class Registry:
 
     @property
     def queues(self) -> Mapping[QueueKey, ApiQueue]:
-        """The queues in being, as things stand, by service, Region, account and bucket."""
+        """The queues in being, as things stand, by service, Region and account."""
         return MappingProxyType({**self._given_up, **self._queues})
 
     @property
@@ -401,22 +391,17 @@ class Registry:
         return f"<Registry of {names}: {count} queue{'s' * (count != 1)}>"
 
 
-def forget_idle(registry: Registry, *, keep: Container[ApiQueue]) -> list[ApiQueue]:
-    """Give up the services' own queues that are at rest, and return them: for the hub.
+def forget_idle(registry: Registry) -> list[ApiQueue]:
+    """Give up the queues that are at rest, all of their lanes too; return them: for the hub.
 
     A later call makes a new one, unless somebody still has the old one: then it gets that. Queues
-    with a schedule that others share stay, and so do those of buckets.
+    with a schedule that others share stay.
 
     Args:
         registry: whose they are.
-        keep: which are not to be given up, as calls that have not joined them yet will.
     """
     queues, given_up = registry._queues, registry._given_up  # noqa: SLF001 - of our own class
-    idle = {
-        key: queue
-        for key, queue in queues.items()
-        if key.bucket is None and queue not in keep and dispatcher_of(queue).idle()
-    }
+    idle = {key: queue for key, queue in queues.items() if dispatcher_of(queue).idle()}
     given_up.update(idle)  # first: other threads find each queue in one of them
     for key in idle:
         del queues[key]

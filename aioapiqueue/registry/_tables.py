@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry._buckets import Bucket, LaneKey, lane_key
 from aioapiqueue.registry._fields import flag, keys_of, read_keys, unknown_keys
-from aioapiqueue.registry._limits import FORMS, LIMIT_KEYS, limit_table, read_limits
+from aioapiqueue.registry._limits import (
+    FORMS,
+    LIMIT_KEYS,
+    limit_table,
+    of_calls,
+    read_call_limits,
+)
 from aioapiqueue.registry._model import (
     NOTHING,
     Entry,
@@ -165,7 +171,7 @@ def _read_service(
     elif isinstance(value, Mapping):
         fields = _read_table(table, report, place, based=bool(base.origins))
     else:
-        fields = {"rate": read_limits(value, report, place)}
+        fields = {"rate": read_call_limits(value, report, place)}
     origins = _origins_of(fields, base, report, place)
     layer = on_top(base, {"check": known, **fields}, origins, report, place)
     if check and layer.limits.check:
@@ -234,7 +240,8 @@ def _read_table(
     rest = {one: value for one, value in table.items() if one in _TABLE_KEYS}
     fields = read_keys(ServiceLimits, rest, report, place)
     if any(one in table for one in LIMIT_KEYS):
-        fields["rate"] = limit_table(table, report, place)
+        key = next(one for one in LIMIT_KEYS if one in table)
+        fields["rate"] = of_calls(limit_table(table, report, place), report, (*place, key))
     elif based or "concurrency" in table or report.has(place):
         pass
     elif "lanes" in table:
@@ -311,7 +318,7 @@ def read_options(
         if entry in own:
             first = own[entry][0].text
             report.add((), f"{first} is for the same calls: put a comma between several limits")
-        own[entry] = source, read_limits(text.strip(), report, ())
+        own[entry] = source, read_call_limits(text.strip(), report, ())
         base = bases[service]
         if check and base.limits.check:
             if name != "default":

@@ -448,16 +448,12 @@ def thread_loop() -> asyncio.AbstractEventLoop:
     return _home.loop()
 
 
-def interrupt_waits(monkeypatch: pytest.MonkeyPatch, spared: Callable[[ApiQueue], bool]) -> None:
-    """Raise KeyboardInterrupt in threads that begin to wait, but for `spared` queues."""
+def interrupt_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise KeyboardInterrupt in threads that begin to wait."""
     from aioapiqueue.threads import BlockingSlot
 
-    wait = BlockingSlot._wait
-
-    def waiting(slot: BlockingSlot) -> None:
-        if not spared(slot._queue):
-            raise KeyboardInterrupt
-        wait(slot)
+    def waiting(_: BlockingSlot) -> None:
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(BlockingSlot, "_wait", waiting)
 

@@ -268,7 +268,7 @@ class Raw:
 
     def greet(self, **more: object) -> None:
         """Send hello."""
-        self.say(do="hello", version=1, pid=os.getpid(), **more)
+        self.say(do="hello", version=2, pid=os.getpid(), **more)
 
     def ask(self, number: int, operation: str = "DescribeRegions", **more: object) -> None:
         """Send ask."""

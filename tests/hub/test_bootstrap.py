@@ -2,6 +2,7 @@ import ast
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -431,7 +432,7 @@ async def test_parameters_are_sent_as_numbers(bench, tools, monkeypatch):
     async with bench.hub({"sts": "10/s"}) as hub:
         assert await bench.run(source, hub) == (0, "", "")
     [ask] = [json.loads(line) for line in told if b"ask" in line]
-    assert ask["facts"] == {
+    assert ask["parameters"] == {
         "RoleArn": 1,
         "RoleSessionName": 1,
         "DurationSeconds": 900,
@@ -460,7 +461,7 @@ async def test_any_parameter_name_is_accepted(bench, tools, monkeypatch):
     """
     async with bench.hub({"default": "10/s"}) as hub:
         assert await bench.run(source, hub) == (0, "", "")
-    facts = [json.loads(line)["facts"] for line in told if b'"ask"' in line]
+    facts = [json.loads(line)["parameters"] for line in told if b'"ask"' in line]
     assert facts == [{"DurationSeconds": 900}, {"TableName": 1, "Item": 1}]
 
 
@@ -486,3 +487,29 @@ async def test_call_without_files_names_remedy(bench, tools):
     assert out.startswith("the call was not sent: there is no file left")
     assert "ulimit -n" in out
     assert not bench.loopback.arrivals
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_other_bootstrap_is_refused_by_version(bench, tools, tmp_path, asynchronous):
+    """A program with the bootstrap of another version learns of both, and sends nothing."""
+    other = tmp_path / "hub" / "bootstrap"
+    shutil.copytree(tools.BOOTSTRAP, other)
+    shutil.copy(_botocore_calls.__file__, tmp_path)
+    entry = other / "_aioapiqueue" / "__init__.py"
+    text = entry.read_text()
+    assert "\nVERSION = 2\n" in text
+    entry.write_text(text.replace("\nVERSION = 2\n", "\nVERSION = 1\n"))
+    source = (
+        AIO + "async def main():\n"
+        '    async with get_session().create_client("sts") as sts:\n'
+        "        await sts.get_caller_identity()\n"
+        "asyncio.run(main())\n"
+        if asynchronous
+        else SYNC + "sts.get_caller_identity()\n"
+    )
+    async with bench.hub({"sts": "100/s"}) as hub:
+        code, _, err = await bench.run(source, hub, PYTHONPATH=str(other))
+    last = err.strip().splitlines()[-1]
+    assert (code, bench.loopback.arrivals) == (1, [])
+    assert "PacingError: the call was not sent: the hub speaks version 2 of its protocol" in last
+    assert "the client version 1: aioapiqueue was replaced while the run goes on" in last

@@ -43,7 +43,7 @@ with socket.socket(socket.AF_UNIX) as client:
         while heard.append(client.recv(65536)) or heard[-1]:
             pass
     threading.Thread(target=read, daemon=True).start()
-    lines = [{"do": "hello", "version": 1, "pid": os.getpid()}]
+    lines = [{"do": "hello", "version": 2, "pid": os.getpid()}]
     for number in range(operations * rounds):
         name = f"Operation{number % operations}"
         lines.append({"do": "ask", "id": number + 1, "service": "ec2", "operation": name})
@@ -68,7 +68,7 @@ def another(tools):
             )  # fmt: skip
             self.reader, self.writer = self._process.stdout, self._process.stdin
             self.greet()
-            assert await self.hear() == {"version": 1}
+            assert await self.hear() == {"version": 2}
             return self
 
         async def __aexit__(self, *_):
@@ -85,7 +85,7 @@ async def test_requests_of_one_process_are_bounded(bench, tools, another, monkey
     async with bench.hub({}) as hub, tools.Raw(hub) as one, tools.Raw(hub) as two:
         for client in (one, two):
             client.greet()
-            assert await client.hear() == {"version": 1}
+            assert await client.hear() == {"version": 2}
             client.ask(1)
             assert await client.hear() == {"id": 1, "go": True}
         one.ask(2)
@@ -109,7 +109,7 @@ async def test_one_process_leaves_room_for_others(bench, tools, another, monkeyp
     monkeypatch.setattr("aioapiqueue.hub._protocol.MAX_REQUESTS", 8)
     async with bench.hub({}) as hub, tools.Raw(hub) as first, another(hub) as second:
         first.greet()
-        assert await first.hear() == {"version": 1}
+        assert await first.hear() == {"version": 2}
         let_go = []
         for client in (first, second):
             for number in range(1, 10):
@@ -230,7 +230,7 @@ async def test_one_place_lets_one_call_ahead(bench, tools, another):
     async with bench.hub(LIMITS) as hub, tools.Raw(hub) as holder, tools.Raw(hub) as same:
         for client in (holder, same):
             client.greet()
-            assert await client.hear() == {"version": 1}
+            assert await client.hear() == {"version": 2}
         holder.ask(1)
         assert await holder.hear() == {"id": 1, "go": True}
         async with another(hub) as other:
@@ -307,27 +307,48 @@ async def test_queues_at_rest_are_given_up(bench, tools, monkeypatch):
         registry = bench.registry
         client.greet()
         client.ask(1, "ListUsers", service="iam")
-        for number in (2, 3):  # the second waits for its bucket, and has not joined its queue
+        for number in (2, 3):  # the second waits for its bucket
             client.ask(number, "RunInstances")
-        assert [(await client.hear()).get("id") for _ in range(3)] == [None, 1, 2]
-        client.say(do="end", id=2, status=200)
-        (waits_for,) = [
-            queue for key, queue in registry.queues.items() if key[0::3] == ("ec2", None)
-        ]
+        client.ask(4, "RunInstances", key="AKIAI44QH8DHBEXAMPLE")
+        assert [(await client.hear()).get("id") for _ in range(4)] == [None, 1, 2, 4]
+        for number in (2, 4):
+            client.say(do="end", id=number, status=200)
+        waits_for, owes = (queue for key, queue in registry.queues.items() if key[0] == "ec2")
         most = 0
-        for number in range(4, 504):
+        for number in range(5, 505):
             client.ask(number, key=None, account=f"{number:012}")
             assert await client.hear() == {"id": number, "go": True}
             client.say(do="end", id=number, status=200)
-            most = max(most, len(hub.of_queues))
+            most = max(most, len(registry.queues))
         gc.collect()
         assert max(most, len(registry.queues)) < 200
-        assert waits_for in registry.queues.values()
+        assert {waits_for, owes} <= set(registry.queues.values())
         client.ask(1000, "ListUsers", service="iam")
         (iam,) = [one for one in hub.figures if one.service == "iam"]
         await tools.until(lambda: iam.waiting == 1)
         assert hub.requests == 3
-        assert sum(one.calls for one in hub.figures) == 502
+        assert sum(one.calls for one in hub.figures) == 503
+        assert [one.calls for one in hub.buckets] == [1, 1]
+
+
+async def test_counts_outlive_their_queue(bench, tools, monkeypatch):
+    """What was counted of a bucket stays when its queue is given up; so many are counted."""
+    monkeypatch.setattr("aioapiqueue.hub._calls._MANY_KINDS", 1)
+    monkeypatch.setattr("aioapiqueue.hub._calls._MAX_STATS", 40)
+    some = {"operations": ["RunInstances"], "rate": "1000/s"}
+    async with bench.hub({"ec2": {"buckets": {"some": some}}}) as hub, tools.Raw(hub) as client:
+        client.greet()
+        for number in range(1, 51):
+            client.ask(number, "RunInstances", key=None, account=f"{number:012}")
+            while (await client.hear()).get("id") != number:
+                pass
+            client.say(do="end", id=number, status=200)
+            await asyncio.sleep(0.002)
+        gc.collect()
+        assert len(bench.registry.queues) < 10
+        assert [(one.account, one.calls) for one in hub.buckets] == [
+            (f"{number:012}", 1) for number in range(1, 41)
+        ]
 
 
 async def test_processes_that_ended_are_forgotten(directory, tools):

@@ -21,7 +21,7 @@ from tests.helpers import introspect
 pytestmark = pytest.mark.real
 
 PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
-HELLO = {"do": "hello", "version": 1, "pid": os.getpid()}
+HELLO = {"do": "hello", "version": 2, "pid": os.getpid()}
 ASK = {"do": "ask", "id": 1, "service": "ec2", "operation": "DescribeRegions"}
 
 numbers = st.integers(1, 4) | st.integers() | st.floats() | st.booleans() | st.none()
@@ -40,7 +40,7 @@ keys = st.sampled_from(
     [
         *("do", "id", "version", "pid", "executable", "python", "botocore"),
         *("service", "operation", "region", "key", "account", "nested"),
-        *("status", "code", "retry_after", "amz_retry_after", "failed", "facts"),
+        *("status", "code", "retry_after", "amz_retry_after", "failed", "parameters"),
     ]
 )
 # A message that is right, but for what is changed in it.
@@ -52,7 +52,7 @@ message = st.builds(
             HELLO | {"executable": "/x", "python": "3"},
             ASK,
             ASK | {"id": 2, "nested": True},
-            ASK | {"facts": {"MaxCount": 2, "Filters": 1}},
+            ASK | {"parameters": {"MaxCount": 2, "Filters": 1}},
             *({"do": word, "id": number} for word in ("end", "free", "leave") for number in (1, 2)),
             {"do": "end", "id": 1, "status": 503, "code": "Throttling", "retry_after": "0"},
         ]
@@ -121,7 +121,7 @@ class Serving:
                 client.sendall(json.dumps(fields).encode() + b"\n")
             with client.makefile("rb") as lines:
                 heard = [json.loads(lines.readline()) for _ in range(3)]
-        assert heard == [{"version": 1}, {"id": 1, "go": True}, {"id": 2, "go": True}]
+        assert heard == [{"version": 2}, {"id": 1, "go": True}, {"id": 2, "go": True}]
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_slow_client_holds_up_nobody(serving):
                 serving.serves()
         client.sendall(b"\n")
         with client.makefile("rb") as lines:
-            assert json.loads(lines.readline()) == {"version": 1}
+            assert json.loads(lines.readline()) == {"version": 2}
             assert json.loads(lines.readline()) == {"id": 1, "go": True}
     serving.settled()
 

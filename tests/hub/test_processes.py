@@ -356,7 +356,7 @@ async def test_interpreters_share_one_rate_for_long(bench, tools, stalls):
 CROWD = """
 import os, select, socket, sys
 ask = b'{"do":"ask","id":1,"service":"ec2","operation":"DescribeRegions"}\\n'
-hello = b'{"do":"hello","version":1,"pid":%d}\\n' % os.getpid()
+hello = b'{"do":"hello","version":2,"pid":%d}\\n' % os.getpid()
 poll, crowd = select.poll(), {}
 for _ in range(int(sys.argv[1])):
     one = socket.socket(socket.AF_UNIX)

@@ -122,7 +122,7 @@ async def test_stale_socket_is_replaced(bench, tools):
         old.bind(str(bench.directory / "hub" / "hub.sock"))
     async with bench.hub({}) as hub, tools.Raw(hub) as client:
         client.greet()
-        assert await client.hear() == {"version": 1}
+        assert await client.hear() == {"version": 2}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -155,7 +155,7 @@ async def test_calls_keep_to_the_rate(bench, tools, stalls):
         for number in range(1, 5):
             client.ask(number)
         client.ask(5, service="iam")
-        assert await client.hear() == {"version": 1}
+        assert await client.hear() == {"version": 2}
         times = {}
         while len(times) < 5:
             message = await client.hear()
@@ -272,10 +272,10 @@ def sharing(**own):
     return {"ec2": {"rate": "1000/s", "buckets": {"instances": instances}} | own}
 
 
-def queues_of(bench):
-    """Return the queue of the instances, and the queue of all operations."""
-    by_bucket = {key.bucket: queue for key, queue in bench.registry.queues.items()}
-    return by_bucket["instances"], by_bucket[None]
+def left(bench, number):
+    """Return how many seconds so many units of instances would take."""
+    (queue,) = bench.registry.queues.values()
+    return queue.estimate(keys=["bucket: instances"], cost={"instances": number})
 
 
 async def test_ping_is_answered_while_calls_wait(bench, tools):
@@ -286,30 +286,32 @@ async def test_ping_is_answered_while_calls_wait(bench, tools):
         client.ask(2)
         client.say(do="ping")
         heard = [await client.hear() for _ in range(3)]
-        assert heard == [{"version": 1}, {"id": 1, "go": True}, {"pong": True}]
+        assert heard == [{"version": 2}, {"id": 1, "go": True}, {"pong": True}]
 
 
 async def test_call_waits_for_every_bucket(bench, tools, stalls):
-    """Units that the parameters say are waited for first; other operations go by meanwhile."""
+    """Units that the parameters say are waited for; other operations go by meanwhile."""
     async with bench.hub(sharing()) as hub, tools.Raw(hub) as client:
         client.greet()
-        client.ask(1, "RunInstances", facts={"MaxCount": 10})
+        client.ask(1, "RunInstances", parameters={"MaxCount": 10})
         client.ask(2, "StartInstances")
         client.ask(3)
         heard = [await client.hear() for _ in range(4)]
         assert [message.get("id") for message in heard] == [None, 1, 3, 2]
         figures = {figure.operation: figure for figure in hub.figures}
         assert 0.45 <= figures["StartInstances"].waited < 1 + stalls.seconds
-        bucket, own = queues_of(bench)
-        assert (bucket.running, own.running) == (2, 3)
+        (queue,) = bench.registry.queues.values()
+        (bucket,) = hub.buckets
+        assert (queue.running, bucket.calls) == (3, 2)
         client.say(do="leave", id=2)
-        client.say(do="end", id=1, status=200)
+        client.say(do="end", id=1, status=503, code="RequestLimitExceeded")
         client.say(do="end", id=3, status=200)
         await tools.until(lambda: hub.requests == 0)
-        assert (bucket.running, own.running) == (0, 0)
-        assert figures["StartInstances"].calls == 0
-        counted = {queue: figure.calls for queue, figure in hub.of_queues.items()}
-        assert counted == {bucket: 1, own: 2}
+        assert (queue.running, figures["StartInstances"].calls) == (0, 0)
+        assert (bucket.calls, bucket.waits, bucket.throttled) == (1, 1, 1)
+        assert (bucket.operation, bucket.region, bucket.queue) == (
+            "instances", "eu-west-1", queue.name,
+        )  # fmt: skip
 
 
 async def test_parameters_choose_the_counted_lane(bench, tools):
@@ -325,41 +327,38 @@ async def test_parameters_choose_the_counted_lane(bench, tools):
         assert (figure.lane, figure.operation, figure.calls) == (
             "DescribeRegions unfiltered", "DescribeRegions", 2,
         )  # fmt: skip
-        client.ask(3, facts={"Filters": 1})
+        client.ask(3, parameters={"Filters": 1})
         assert await client.hear() == {"id": 3, "go": True}
         assert [(one.lane, one.calls) for one in hub.figures] == [("", 1), (figure.lane, 2)]
 
 
-async def test_leaving_between_two_buckets(bench, tools):
-    """What one bucket gave is given back if the next is left."""
-    async with bench.hub(sharing(rate="1/h")) as hub, tools.Raw(hub) as client:
+async def test_waiting_call_uses_no_bucket(bench, tools):
+    """Until all of its limits have room, a call is charged to none; nor is one that leaves."""
+    limits = sharing(lanes={"RunInstances": "1/h"})
+    async with bench.hub(limits) as hub, tools.Raw(hub) as client:
         client.greet()
         for number in (1, 2):
-            client.ask(number, "RunInstances", facts={"MaxCount": 3})
+            client.ask(number, "RunInstances", parameters={"MaxCount": 3})
         heard = [await client.hear() for _ in range(2)]
         assert heard[1] == {"id": 1, "go": True}
-        bucket, own = queues_of(bench)
-        await tools.until(lambda: (bucket.running, own.waiting) == (2, 1))
+        (queue,) = bench.registry.queues.values()
+        await tools.until(lambda: queue.waiting == 1)
         client.say(do="leave", id=2)
         await tools.until(lambda: hub.requests == 1)
-        assert (bucket.running, own.waiting) == (1, 0)
-        # Of ten units, three are used: as if the other had never asked.
-        assert bucket.estimate(cost=7) == 0
+        assert (queue.running, queue.waiting) == (1, 0)
+        assert left(bench, 7) == pytest.approx(0, abs=0.002)  # of ten units, three were used
+        assert [bucket.calls for bucket in hub.buckets] == [1]
 
 
-async def test_refusal_between_two_buckets(bench, tools):
-    """What one bucket gave is given back if the next refuses the call."""
-    async with bench.hub(sharing(rate="1/h")) as hub, tools.Raw(hub) as client:
+async def test_call_not_sent_uses_no_bucket(bench, tools):
+    """What is let go and then not sent is given back, in each unit."""
+    async with bench.hub(sharing()) as hub, tools.Raw(hub) as client:
         client.greet()
-        client.ask(1, "RunInstances", facts={"MaxCount": 3})
+        client.ask(1, "RunInstances", parameters={"MaxCount": 10})
         assert [await client.hear() for _ in range(2)][1] == {"id": 1, "go": True}
-        bucket, own = queues_of(bench)
-        await own.aclose(drain=False)
-        client.ask(2, "RunInstances", facts={"MaxCount": 3})
-        heard = await client.hear()
-        assert (heard["id"], "closed" in heard["error"]) == (2, True)
-        assert (hub.requests, bucket.running) == (1, 1)
-        assert bucket.estimate(cost=7) == 0
+        client.say(do="leave", id=1)
+        await tools.until(lambda: hub.requests == 0)
+        assert left(bench, 10) == 0
 
 
 async def test_refused_call_fails_alone(bench, tools):
@@ -431,10 +430,14 @@ async def test_process_is_known_until_its_end(bench, tools):
         (b"[]\n", "not a JSON object"),
         (b"[" * 5000 + b"\n", "not JSON"),
         (b'{"do":"ask","id":1}\n', "not hello"),
-        (b'{"do":"hello","version":2,"pid":1}\n', "version 1"),
-        (b'{"do":"hello","version":1,"pid":"1"}\n', '"pid"'),
-        (b'{"do":"hello","version":1,"pid":1}\n{"do":"sing"}\n', '"do"'),
-        (b'{"do":"hello","version":1,"pid":1}\n{"do":"end","id":-1}\n', '"id"'),
+        (
+            b'{"do":"hello","version":1,"pid":1}\n',
+            "version 2 of its protocol, the client version 1",
+        ),
+        (b'{"do":"hello","pid":1}\n', "none that it names"),
+        (b'{"do":"hello","version":2,"pid":"1"}\n', '"pid"'),
+        (b'{"do":"hello","version":2,"pid":1}\n{"do":"sing"}\n', '"do"'),
+        (b'{"do":"hello","version":2,"pid":1}\n{"do":"end","id":-1}\n', '"id"'),
         (b"x" * 9000, "8192"),
     ],
 )
@@ -489,7 +492,7 @@ async def test_connections_of_a_process_are_bounded(bench, tools, monkeypatch):
     async with bench.hub({}) as hub, tools.Raw(hub) as one, tools.Raw(hub) as two:
         for client in (one, two):
             client.greet()
-            assert await client.hear() == {"version": 1}
+            assert await client.hear() == {"version": 2}
         async with tools.Raw(hub) as three:
             three.greet()
             assert "has 2 connections" in (await three.hear())["error"]
@@ -500,7 +503,7 @@ async def test_connections_of_a_process_are_bounded(bench, tools, monkeypatch):
         await tools.until(lambda: len(introspect.connections_of(hub)) == 1)
         async with tools.Raw(hub) as three:
             three.greet()
-            assert await three.hear() == {"version": 1}
+            assert await three.hear() == {"version": 2}
 
 
 async def test_requests_of_a_connection_are_bounded(bench, tools, monkeypatch):
@@ -571,7 +574,7 @@ clients = []
 for _ in range(200):
     clients.append(socket.socket(socket.AF_UNIX))
     clients[-1].connect(sys.argv[1])
-    clients[-1].sendall(b'{"do":"hello","version":1,"pid":1}\\n')
+    clients[-1].sendall(b'{"do":"hello","version":2,"pid":1}\\n')
     assert clients[-1].recv(100)
 print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
@@ -610,7 +613,7 @@ for _ in range(200):
     clients.append(socket.socket(socket.AF_UNIX))
     clients[-1].settimeout(60)
     clients[-1].connect(sys.argv[1])
-    clients[-1].sendall(b'{"do":"hello","version":1,"pid":1}\\n')
+    clients[-1].sendall(b'{"do":"hello","version":2,"pid":1}\\n')
 sys.stdin.read()
 for client in clients:                          # those that wait come in as others go
     assert client.recv(100)

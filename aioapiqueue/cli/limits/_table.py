@@ -15,6 +15,7 @@ from rich.text import Text
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._rate import Concurrency, Rate
 from aioapiqueue.registry import InForce
+from aioapiqueue.registry._limits import unit_of
 from aioapiqueue.registry._published import published_limits
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _kind(entry: InForce) -> object:
 
 def _show_row(console: Console, row: _Row, footnotes: _Footnotes) -> None:
     entry, figure = row.first, row.first.figure
-    limits = list(map(written, entry.limits))
+    limits = list(map(_narrow, entry.limits))
     if entry.concurrency is not None:
         limits.append(f"{entry.concurrency:,} in flight")
     limits = limits or ["any rate"]
@@ -127,12 +128,20 @@ def _show_row(console: Console, row: _Row, footnotes: _Footnotes) -> None:
     if figure is not None:
         published, adjustable = written(figure.rate), "yes" if figure.adjustable else "no"
         source = f"{(entry.share or 1) * 100:.6g}% of {footnotes.page(figure)}"
-    if len(limits[0]) > _AT_MOST:  # not broken in two, on a line of its own
+    if max(map(len, limits[0].splitlines())) > _AT_MOST:  # not broken in two, on its own line
         console.print(Text(limits[0]))
         limits[0] = ""
     cells = ("\n".join(limits), published, adjustable, source + footnotes.note(figure))
     _print_columns(console, [cells], _COLUMNS.values())
     console.print(Padding(Text(_calls(row)), (0, 0, 0, 4)))
+
+
+def _narrow(limit: Limit) -> str:
+    """Return a limit as its column has it: with a unit, the burst may have to go below."""
+    text = written(limit)
+    if unit_of(limit) == CALLS or len(text) <= _AT_MOST:
+        return text
+    return text.replace(" burst ", "\nburst ")
 
 
 def _print_columns(

@@ -57,7 +57,7 @@ class Peaks:
 
 
 def _queue(figure: CallStats) -> object:
-    """Return what stands for the queue that an attempt waits for last."""
+    """Return what stands for the queue that an attempt waits in."""
     return figure.queue or (figure.region, figure.account)
 
 
@@ -130,7 +130,7 @@ def rows(
     Args:
         figures: the hub's, of lanes.
         peaks: of all of them.
-        buckets: figures of queues that operations share, with the bucket's name as operation.
+        buckets: figures of buckets that operations share, whose names are their operations.
     """
     services, others = [], []
     for name, found in _grouped(figures, lambda one: one.service):
@@ -145,7 +145,6 @@ def rows(
 def _service(
     name: str, figures: Sequence[CallStats], peaks: Peaks, buckets: Sequence[CallStats]
 ) -> Row:
-    shared = {one.queue: one for one in buckets}
     queues = []
     for queue, found in _grouped(figures, _queue):
         lanes = [
@@ -153,19 +152,15 @@ def _service(
             _row(lane, own, peaks.of(name, queue, lane))
             for lane, own in _grouped(found, lane_of)
         ]
-        # Of a shared one, what comes from the lanes of other queues as well.
-        if bucket := shared.pop(found[0].queue, None):
-            label, whole = _bucket(bucket, figures), [bucket]
-        else:
-            label, whole = _where(found, figures) or str(found[0].queue), found
-        queues.append(_row(label, whole, peaks.of(name, queue), lanes))
+        label = _where(found, figures) or str(found[0].queue)
+        queues.append(_row(label, found, peaks.of(name, queue), lanes))
     parts = _busiest(queues) if len(queues) > 1 else list(queues[0].parts)
-    parts += _busiest(_row(_bucket(one, figures), [one], one.peak) for one in shared.values())
+    parts += _busiest(_row(_bucket(one, figures), [one], one.peak) for one in buckets)
     return dataclasses.replace(_row(name, figures, peaks.of(name)), parts=parts)
 
 
 def _bucket(bucket: CallStats, others: Sequence[CallStats]) -> str:
-    """Return what a queue that operations share is called."""
+    """Return what a bucket that operations share is called."""
     where = _where([bucket], others, unknown="")  # what is not in its scope
     return f"shared {bucket.operation} {where}".rstrip()
 

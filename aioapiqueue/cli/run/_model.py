@@ -58,7 +58,7 @@ class Outcome:
         stopped: the exit code with which we ended the program; None if we did not.
         seconds: from the program's start to its end.
         figures: the hub's, `paced` where some limit concerned the calls.
-        buckets: those of the queues that operations share, with the bucket's name as operation.
+        buckets: those of the buckets that operations share, whose names are their operations.
         peaks: the most attempts in any one second.
         processes: those that said hello.
         inactive: those that were found not to be paced.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 import shutil
 import signal
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
     from aioapiqueue.cli.run._figures import Peaks
     from aioapiqueue.cli.run._model import Plan
-    from aioapiqueue.hub import CallStats
 
 __all__ = ["supervise"]
 
@@ -153,19 +151,10 @@ class _Run:
         outcome.code = await self._program.wait()
         outcome.seconds = time.monotonic() - self._began
         outcome.figures = judged(self._hub.figures, self._plan.registry)
-        outcome.buckets = list(self._buckets())
+        outcome.buckets = self._hub.buckets
         if self._plan.shared is not None and not self._plan.dry_run:
             outcome.shared = self._plan.shared.as_json()
         outcome.processes = list(self._hub.processes.values())
-
-    def _buckets(self) -> Iterator[CallStats]:
-        """Yield the figures of the queues that operations share, as the registry names them."""
-        for key, queue in self._plan.registry.queues.items():
-            figure = self._hub.of_queues.get(queue)
-            if key.bucket is not None and figure is not None:
-                yield dataclasses.replace(
-                    figure, operation=key.bucket, region=key.region, account=key.account
-                )
 
     async def _watch_activation(self) -> None:
         plan, found = self._plan, self._outcome.inactive

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 HUB = os.environ.get("AIOAPIQUEUE_HUB", "")
-VERSION = 1
+VERSION = 2
 """Of the protocol."""
 _CONNECT_SECONDS = 5.0
 """The hub takes a connection in at once, unless thousands come at the same time."""

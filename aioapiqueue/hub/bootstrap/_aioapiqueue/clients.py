@@ -100,7 +100,7 @@ class _Handlers:
             "region": text(request.context.get("client_region") or self._region),
             "key": key,
             "account": account,
-            "facts": _calls.parameter_counts(None if call is None else call.parameters),
+            "parameters": _calls.parameter_counts(None if call is None else call.parameters),
         }
         return self._attempt.drive(self._attempt().start(fields, call))
 
