@@ -127,3 +127,4 @@ def fleet(session: nox.Session) -> None:
     """Simulate fleets that share a quota, and measure what one costs a Valkey (ten minutes)."""
     set_up(session, "bench", "test", editable=False)
     session.run("python", "benchmarks/fleet.py", *session.posargs)
+    session.run("python", "benchmarks/fleet_lanes.py", *session.posargs)

@@ -226,7 +226,7 @@ class LocalLimiter:
         plain = self._plain and not self.counts_permits
         return own[0].try_consume_one if plain and len(own) == 1 and own[0].unit == 0 else None
 
-    def check(self, keys: Sequence[Hashable], costs: Sequence[float]) -> None:
+    def check(self, keys: Sequence[Hashable], costs: Sequence[float]) -> None:  # noqa: ARG002 - `try_acquire` finds the lanes
         """Refuse a cost that the queue's own limits could never let through."""
         if len(costs) != self._takes_any or UNSTATED in costs:
             self._check(self._bounds, costs, self.limits, None)

@@ -4,8 +4,8 @@ The calls that come under the same limits wait in one `Line`. Terms:
 
 - rank: priority, turn and arrival of a line's first call.
 - group: lines that have all been found to wait for the same two limits, or more. It stands with one
-  of them. When that has room and another one has not, the whole group goes over to the other. A line
-  that was found to wait for one limit only stands with that by itself.
+  of them. When that has room and another one has not, the whole group goes over to the other. A
+  line that was found to wait for one limit only stands with that by itself.
 - room of a limit: the lines and groups that stand with it, by rank.
 
 What holds after each `step` that has not used up its budget:

@@ -78,7 +78,8 @@ class Units:
         for unit, amount in cost.items():
             if unit not in places:
                 raise ValueError(f"{of} names {unit!r}, {self._remedy(unit)}")
-            if amount.__class__ is not int or not 0 <= amount <= LARGEST:  # else it is all right
+            kind: type = type(amount)
+            if kind is not int or not 0 <= amount <= LARGEST:  # else it is all right
                 positive(amount, of=f"{of}[{unit!r}]", least=0)
             costs[places[unit]] = amount
         return tuple(costs)

@@ -1,4 +1,4 @@
-"""Slots that an authority has granted: for calls of which lane, and when they may be used."""
+"""Slots that an authority has granted: for which calls, and when they may be used."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from aioapiqueue._fleet.clock import TICK
 from aioapiqueue._slot import DetailedCall
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from aioapiqueue._slot import Call
 
-__all__ = ["NO_KEY", "KeyGrants", "Lateness", "Lease", "LeasedCall", "leased"]
+__all__ = ["NO_KEY", "LaneStatus", "Lateness", "Lease", "LeasedCall", "ScopeGrants", "leased"]
 
 NO_KEY = object()
 """The lane of the key None, if that has limits of its own: the lane None stands for no lane."""
@@ -65,19 +67,27 @@ def leased(call: Call) -> LeasedCall:
 
 
 @dataclass(eq=False, slots=True)
-class KeyGrants:
-    """What is leased for the calls of one lane, or for all that have none."""
+class ScopeGrants:
+    """What is leased for the calls of one scope, and when to ask for more."""
 
     leases: deque[Lease] = field(default_factory=deque)
     ask_at: float = -math.inf
-    """No slot of this lane is due before; on the queue's clock."""
+    """No slot is due before; on the queue's clock."""
+    stands_with: Hashable = None
+    """The lane for which they had to wait, by the last reply."""
+
+
+@dataclass(eq=False, slots=True)
+class LaneStatus:
+    """How one lane (or the whole queue) stands, by the last reply. Instants are local ones."""
+
     round_position: int = 0
-    """The timestamp of the first slot that it may have, by its place among the processes that wait
-    for this lane; 0: none was named."""
+    """The timestamp of the first slot that this queue may have, by its place among the processes
+    that wait for this lane; 0: none was named."""
     held_until: float = -math.inf
     """The end of a hold."""
-    ready_at: float = -math.inf
-    """When its limits have room for the next call, by the last reply."""
+    ready_at: tuple[float, ...] = ()
+    """When each of its limits has room for the next call."""
     rate: float = math.inf
     """Calls per second that push-back has left."""
     waiting_since: float = math.inf

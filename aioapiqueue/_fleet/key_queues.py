@@ -1,9 +1,9 @@
-"""The wait queue of a shared quota: the lines of lanes, and which of them are parked.
+"""The wait queue of a shared quota: the lines of scopes, and which of them are parked.
 
 A line has its own leases. While it has none that is due it is parked, so that it blocks nobody
 else. Among those that are not parked, a heap finds the one whose first waiter is next: each step
-costs the logarithm of their number. With `fair` every key has its own line, and one that was served
-goes to the end of the round.
+costs the logarithm of their number. With `fair` each first key has lines of its own, and one that
+was served goes to the end of the round.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from heapq import heapify, heappop, heappush, heapreplace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue._fleet.messages import NO_LANES
 from aioapiqueue._slot import Call
+from aioapiqueue._units import is_stated
 from aioapiqueue._wait_queue import Line, WaitQueue
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterator
 
+    from aioapiqueue._fleet.messages import Scope
     from aioapiqueue._limiter import Host
 
-__all__ = ["SHARED", "KeyQueues", "Place", "key_queues"]
+__all__ = ["KeyQueues", "Place", "key_queues"]
 
-SHARED = object()
-"""The name of the line of those without a lane."""
 Place = tuple[float, float]
 """Priority, and place among those of that priority: the least goes first."""
 _ROUND = 2**60
@@ -40,12 +41,14 @@ def key_queues(host: Host) -> KeyQueues:
 
 
 class KeyQueues(WaitQueue[Call]):
-    """All who wait, in one line for each lane (with `fair`: for each key)."""
+    """All who wait, in one line for each scope (with `fair`: for each first key and scope)."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as WaitQueue's
         super().__init__(*arguments, **options)
-        self.lanes: Collection[Hashable] = ()
-        """The keys with limits of their own."""
+        self.by_scope: dict[Scope, dict[Hashable, Line[Call]]] = {}
+        """The lines of each scope, by name."""
+        self._scopes_of: dict[Hashable, dict[Scope, None]] = {}
+        """The scopes of each lane in which somebody waits."""
         self._parked_until: dict[Line[Call], float] = {}
         self._ready: list[tuple[float, int, Line[Call]]] = []
         """A heap of (priority, place, line). An entry may rank its line too early, never too late:
@@ -54,16 +57,17 @@ class KeyQueues(WaitQueue[Call]):
         self._parked: list[tuple[float, int, Line[Call]]] = []
         """A heap of (until, number, line)."""
 
-    def name_of_line(self, item: Call) -> Hashable:
-        """Return the name of the line that a call belongs to."""
-        key = item.keys[0]
-        return key if self.fair or key in self.lanes else SHARED
-
     def _add_to_line(self, item: Call) -> None:
-        name = self.name_of_line(item)
+        name, scope = self.name_of_line(item), item.limits or NO_LANES
         line = self.lines.get(name)
         if line is None:
-            line = self.lines[name] = Line(name)
+            line = self.lines[name] = Line(name, scope)
+            lines = self.by_scope.get(scope)
+            if lines is None:
+                lines = self.by_scope[scope] = {}
+                for lane in scope.lanes:
+                    self._scopes_of.setdefault(lane, {})[scope] = None
+            lines[name] = line
         item.line = line
         is_first = line.put(item)
         if line in self._parked_until:
@@ -72,6 +76,24 @@ class KeyQueues(WaitQueue[Call]):
                 self._unpark(line)
         elif line.entry is None or (is_first and line.first() is item):
             self._enter(line, item)  # the entry may be that of one who has gone
+
+    def _drop(self, line: Line[Call]) -> None:
+        if self.lines.get(line.name) is not line:
+            return
+        del self.lines[line.name]
+        scope, lines = line.limits, self.by_scope[line.limits]
+        del lines[line.name]
+        if not lines:
+            del self.by_scope[scope]
+            for lane in scope.lanes:
+                scopes = self._scopes_of[lane]
+                del scopes[scope]
+                if not scopes:
+                    del self._scopes_of[lane]
+
+    def scopes_of(self, lane: Hashable) -> Collection[Scope]:
+        """Return the scopes that contain a lane, and in which somebody waits."""
+        return self._scopes_of.get(lane, ())
 
     def first(self) -> Call | None:
         """Return who is next among those that are not parked; None if nobody is."""
@@ -157,18 +179,11 @@ class KeyQueues(WaitQueue[Call]):
                 return until
         return None
 
-    def wake_key(self, key: Hashable) -> None:
-        """Let go the line of one key, if it is parked: what was due there has changed."""
-        line = self.lines.get(key)
-        if line in self._parked_until:
-            self._unpark(line)
-
-    def wake_keyless(self) -> None:
-        """Let go the line of the keys without limits; with `fair`, each has its own."""
-        if self.fair:
-            self.wake_all()
-        else:
-            self.wake_key(SHARED)
+    def wake_scope(self, scope: Scope) -> None:
+        """Let go the lines of one scope that are parked: what was due there has changed."""
+        for line in list(self.by_scope.get(scope, {}).values()):
+            if line in self._parked_until:
+                self._unpark(line)
 
     def wake_all(self) -> None:
         """Let go every line that is parked: what was due has changed."""
@@ -178,14 +193,21 @@ class KeyQueues(WaitQueue[Call]):
     def rebuild(self) -> None:
         """Sort all who wait into lines again: which keys have their own has changed."""
         self._ready, self._parked, self._parked_until = [], [], {}
+        self.by_scope, self._scopes_of = {}, {}
         super().rebuild()
         self._wake_getters()
 
-    def rank(self, key: Hashable, behind: int = 0) -> Place | None:
-        """Return the place of who waits behind so many others of one key; None: nobody does."""
-        line = self.lines.get(key)
-        if line is None:
-            return None
+    def rank(self, scope: Scope, behind: int = 0) -> Place | None:
+        """Return the place of who waits behind so many others of one scope; None: nobody does."""
+        lines = self.by_scope.get(scope, {}).values()
+        if len(lines) > 1:  # of several keys, which take turns
+            places = [self._place_behind(line, 0) for line in lines]
+            return min((one for one in places if one is not None), default=None)
+        for line in lines:
+            return self._place_behind(line, behind)
+        return None
+
+    def _place_behind(self, line: Line[Call], behind: int) -> Place | None:
         waiter = next(islice(line, behind, None), None) if behind else line.first()
         return None if waiter is None else (waiter.priority, self._place(line, waiter, behind))
 
@@ -196,26 +218,26 @@ class KeyQueues(WaitQueue[Call]):
         """
         return behind * _ROUND + line.turn if self.fair else waiter.arrival
 
-    def iter_in_order(self, keys: Collection[Hashable]) -> Iterator[tuple[Place, Hashable, Call]]:
-        """Yield place, key and waiter of who would be next if none of these keys were parked.
+    def iter_in_order(self, names: Collection[Hashable]) -> Iterator[tuple[Place, Hashable, Call]]:
+        """Yield place, line's name and waiter of who would be next if none of them were parked.
 
-        A key that is taken out of `keys` meanwhile is left there.
+        A name that is taken out of `names` meanwhile is left there.
         """
         number = self._count
         heads: list[tuple[float, float, Line[Call], Call, int, Iterator[Call] | None]] = []
-        for line in map(self.lines.get, keys):
+        for line in map(self.lines.get, names):
             first = None if line is None else line.first()
             if line is not None and first is not None:
                 heads.append((first.priority, self._place(line, first, 0), line, first, 0, None))
         heapify(heads)
         while heads:
             _, _, line, first, behind, rest = heads[0]
-            if line.name in keys:
+            if line.name in names:
                 yield (first.priority, self._place(line, first, behind)), line.name, first
             if rest is None:  # most lines are not looked into any further
                 rest = iter(line)
                 next(rest, None)
-            after = next(rest, None) if line.name in keys else None
+            after = next(rest, None) if line.name in names else None
             if after is None:
                 heappop(heads)
             else:
@@ -223,9 +245,15 @@ class KeyQueues(WaitQueue[Call]):
                 place = number if self.fair else self._place(line, after)
                 heapreplace(heads, (after.priority, place, line, after, behind + 1, rest))
 
-    def cost_of(self, key: Hashable) -> float:
-        """Return the cost of all who wait in the line of one key."""
-        return sum(waiter.costs[0] for waiter in self.lines.get(key, ()))
+    def cost_in(self, lane: Hashable, unit: int) -> float:
+        """Return what all who wait in a lane cost, in one unit."""
+        return sum(
+            waiter.costs[unit]
+            for scope in self.scopes_of(lane)
+            for line in self.by_scope[scope].values()
+            for waiter in line
+            if is_stated(waiter.costs, unit)
+        )
 
     def _enter(self, line: Line[Call], first: Call) -> None:
         self._count += 1

@@ -11,13 +11,16 @@ What to ask for, and when, is in `planner.py`; the exchange, and what goes wrong
 from __future__ import annotations
 
 import math
+from itertools import zip_longest
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from aioapiqueue._fleet import messages
 from aioapiqueue._fleet.clock import ROUNDING, Clock
 from aioapiqueue._fleet.grants import LeasedCall, leased
 from aioapiqueue._fleet.key_queues import KeyQueues, key_queues
-from aioapiqueue._fleet.limits import check, key_of
+from aioapiqueue._fleet.limits import key_of
+from aioapiqueue._fleet.messages import NO_LANES, plain_costs
 from aioapiqueue._fleet.planner import Planner
 from aioapiqueue._fleet.session import Session
 from aioapiqueue._limiter import LimiterStats, PushbackRounds
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._fleet.grants import Lease
     from aioapiqueue._fleet.limits import LimitTable
+    from aioapiqueue._fleet.messages import Scope
     from aioapiqueue._limiter import Host
     from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Call
@@ -51,7 +55,6 @@ class SharedLimiter:
     def __init__(
         self, host: Host, transport: messages.Transport, limits: LimitTable, *, catch_up: float
     ) -> None:
-        self.counts_permits = limits.concurrency != math.inf
         self._host = host
         self._transport = transport
         self._limits = limits
@@ -65,8 +68,7 @@ class SharedLimiter:
         if clock_changed:
             self._limits.forget_lanes()
         waiters = key_queues(self._host)
-        waiters.lanes = self._limits.lanes.by_key
-        self._limits.in_use = lambda key, _: key in waiters.lines
+        self._limits.in_use = lambda key, _: bool(waiters.scopes_of(self._limits.lane_of(key)))
         self._begin(-math.inf if clock_changed else self._planner.held_until)
 
     def _begin(self, held_until: float) -> None:
@@ -88,6 +90,11 @@ class SharedLimiter:
         return self._limits.limits
 
     @property
+    def counts_permits(self) -> bool:
+        """Whether the ends of bodies matter."""
+        return self._limits.concurrency < math.inf
+
+    @property
     def permits(self) -> int:
         """How many bodies run, or may start without asking."""
         return self._host.running + self._planner.leased
@@ -95,30 +102,26 @@ class SharedLimiter:
     def fast_acquire(self) -> None:
         """Return nothing: the authority has to be asked for every call."""
 
-    def check(self, keys: Sequence[Hashable], costs: Sequence[float]) -> None:
-        """Refuse a cost that the queue's limits could never let through, and several lanes."""
-        self._limits.check(costs[0])
-        if sum(self._limits.lane_of(key) is not None for key in keys) > 1:
-            raise ValueError(
-                f"keys={keys!r} have more than one lane, which a shared quota does not take yet: "
-                "give the call one key with limits"
-            )
+    def check(self, keys: Sequence[Hashable], costs: Sequence[float]) -> None:  # noqa: ARG002 - a newcomer's lanes are found once
+        """Refuse costs that the queue's limits could never let through."""
+        self._limits.check_own(costs)
 
     def try_acquire(self, call: Call, now: float) -> bool:
         """Note a newcomer, which has to wait at least for a reply."""
-        lane = self._limits.lanes.find(call.key, now)
-        if lane is not None:
-            self._transport.check_key(call.key)
-            check(lane.states, call.cost)
+        limits = self._limits
+        limits.check(call.keys, call.costs, now)
+        leased(call).limits = scope = limits.scope_of(call.keys, call.costs)
+        for lane in scope.lanes:
+            self._transport.check_key(key_of(lane))
         self._planner.arrives(call, now)
         return False
 
     def joined(self, call: Call) -> None:
         """Note that a call waits now: there may be more to ask for."""
-        self._planner.lacks(self._limits.lane_of(call.key))
+        self._planner.lacks(call.limits)
         self._host.wake()
 
-    def left(self, call: Call, line: Line[Call] | None) -> None:  # noqa: ARG002 - its lane is enough
+    def left(self, call: Call, line: Line[Call] | None) -> None:  # noqa: ARG002 - its scope is enough
         """Note that a call waits no more: what was leased for it is surplus."""
         self._planner.left(call)
 
@@ -128,7 +131,9 @@ class SharedLimiter:
 
     def estimate(self, call: Call, now: float) -> float:
         """Return when a newcomer may start, by the last reply."""
-        return self._planner.estimate(call.key, call.cost, now)
+        limits = self._limits
+        limits.check(call.keys, call.costs, now)
+        return self._planner.estimate(limits.scope_of(call.keys, call.costs), call.costs, now)
 
     def release_due(self, now: float) -> float | None:
         """Grant all that are due; return when to look again (None: nobody waits)."""
@@ -165,32 +170,33 @@ class SharedLimiter:
         return wake
 
     def _due(self, call: Call, now: float) -> float:
-        planner, lane = self._planner, self._limits.lane_of(call.key)
-        # Keys that take turns and have no lanes share these leases: whose the next one is, is known
-        # when it is due and all of them are looked at, in their turns.
-        in_turns = lane is None and key_queues(self._host).fair
-        while (lease := self._next_lease(lane, now)) is not None:
+        planner, scope = self._planner, call.limits
+        # Keys that take turns and come under the same lanes share these leases: whose the next one
+        # is, is known when it is due and all of them are looked at, in their turns.
+        in_turns = len(key_queues(self._host).by_scope[scope]) > 1
+        while (lease := self._next_lease(scope, now)) is not None:
             if lease.costs == call.costs or (in_turns and lease.at - now > ROUNDING):
                 return lease.at
             in_turns = False  # it is due, and this call is the first
-            self._return([(lane, planner.take(lane))])
-        planner.lacks(lane)
+            self._return([(scope, planner.take(scope))])
+        planner.lacks(scope)
         fallback = self._session.fallback
         if fallback is None or self._host.running >= self._limits.concurrency:
             return math.inf
-        held_until = max(planner.held_until, planner.grants_of(lane).held_until)
-        return max(fallback.next_at(now, call.costs), held_until)
+        return max(fallback.next_at(now, call.costs), planner.held_until_of(scope))
 
-    def _next_lease(self, lane: Hashable, now: float) -> Lease | None:
-        lease, lost = self._planner.usable(lane, now)
-        if lost and self._limits.has_window((None, lane)):  # of a rate, what is lost is gone
-            self._return([(lane, one) for one in lost])
+    def _next_lease(self, scope: Scope, now: float) -> Lease | None:
+        lease, lost = self._planner.usable(scope, now)
+        if lost and self._limits.has_window(
+            (None, *scope.lanes)
+        ):  # of a rate, what is lost is gone
+            self._return([(scope, one) for one in lost])
         return lease
 
     def _charge(self, call: Call, now: float) -> None:
-        lane, fallback = self._limits.lane_of(call.key), self._session.fallback
-        if self._planner.grants_of(lane).leases:
-            leased(call).lease = self._planner.use(lane, now)
+        scope, fallback = call.limits, self._session.fallback
+        if self._planner.grants_of(scope).leases:
+            leased(call).lease = self._planner.use(scope, now)
         elif fallback is not None:
             fallback.consume(now, call.costs)
 
@@ -198,31 +204,29 @@ class SharedLimiter:
 
     def refund(self, call: Call) -> None:
         """Pass the slot of a call that was granted and never used to the next, or give it back."""
-        waiters, lane, granted = (
-            key_queues(self._host),
-            self._limits.lane_of(call.key),
-            leased(call),
-        )
+        waiters, scope, granted = key_queues(self._host), call.limits, leased(call)
         lease, granted.lease = granted.lease, None  # so that `settle` gives nothing back again
         waiters.wake_all()
         if lease is not None:
             heir = waiters.first()
             in_time = lease.until >= self._host.now() - ROUNDING
-            fits = heir and (self._limits.lane_of(heir.key), heir.costs) == (lane, call.costs)
+            fits = heir and (heir.limits, heir.costs) == (scope, call.costs)
             if fits and in_time:
-                self._planner.put_back(lane, lease)
-            else:  # only the authority knows whether a call of another lane, or cost, may have it
-                self._return([(lane, lease)])
+                self._planner.put_back(scope, lease)
+            else:  # only the authority knows whether a call of other lanes, or costs, may have it
+                self._return([(scope, lease)])
         self._host.wake()
 
     def settle(self, call: Call, costs: Sequence[float]) -> None:
         """Charge the difference to the true costs of a call that has started, or give it back."""
         if (lease := leased(call).lease) is not None:
-            lane = self._limits.lane_of(call.key)
-            more = tuple(new - old for new, old in zip(costs, call.costs, strict=True))
-            self._session.send_changes(messages.Adjust, [_change(lane, lease, more)])
+            old, new = plain_costs(call.costs), plain_costs(costs)
+            more = tuple(now - before for now, before in zip_longest(new, old, fillvalue=0))
+            if any(more):
+                change = messages.Change(call.limits.lanes, lease.timestamp, more)
+                self._session.send_changes(messages.Adjust, [change])
             if min(more) < 0:
-                self._planner.ask_soon(lane)
+                self._planner.ask_soon(call.limits)
 
     def released(self, call: Call) -> None:  # noqa: ARG002 - one permit is like another
         """Note that a body has ended: its permit is free."""
@@ -237,6 +241,8 @@ class SharedLimiter:
 
     def throttled(self, call: Call | None, key: Hashable, retry_after: float | None) -> None:
         """Report push-back: on one call, or (None) on some call of a key."""
+        if call is not None and key == call.key:
+            key = self._limits.lanes.first_with_limits(call.keys)
         lane = self._checked_lane(key)
         lease = leased(call).lease if call is not None and call.started else None
         if lease is not None:
@@ -276,7 +282,7 @@ class SharedLimiter:
             self._host.wake()
 
     def _hold_all(self, until: float) -> None:
-        self._recall(self._planner.grants)
+        self._recall([None])
         self._planner.held_until = max(self._planner.held_until, until)
         self._host.wake()
 
@@ -299,7 +305,7 @@ class SharedLimiter:
         self._limits.check_change(key, limits, key_queues(self._host))
         self._transport.check_key(key)
         self._planner.ask_all_soon()
-        self._recall(self._planner.grants)
+        self._recall([None])
         self._session.send(messages.SetLimits(key, limits))
         self._go_by(key, limits)
 
@@ -310,7 +316,7 @@ class SharedLimiter:
             waiters.wake_all()
         else:
             for call in waiters:
-                self._limits.lanes.find(call.key, now)
+                leased(call).limits = self._limits.scope_of(call.keys, call.costs)
             waiters.rebuild()
             self._planner.lanes_changed()
         self._host.wake()
@@ -322,15 +328,21 @@ class SharedLimiter:
 
     def _return_all(self) -> None:
         if self._planner.leased:
-            self._return(self._planner.take_all(self._planner.grants))
+            self._return(self._planner.take_all([None]))
 
-    def _return(self, leases: Sequence[tuple[Hashable, Lease]]) -> None:
-        for lane, _ in leases:
-            self._planner.ask_soon(lane)
+    def _return(self, leases: Sequence[tuple[Scope, Lease]]) -> None:
+        for scope in dict.fromkeys(scope for scope, _ in leases):
+            self._planner.ask_soon(scope)
         changes = [
-            _change(lane, lease, tuple(-cost for cost in lease.costs)) for lane, lease in leases
+            messages.Change(
+                scope.lanes, lease.timestamp, tuple(-cost for cost in plain_costs(lease.costs))
+            )
+            for scope, lease in leases
         ]
         if changes:
+            # The latest first, also if they are too many for one message: of a rate, what started
+            # before a slot that is not given back is gone.
+            changes.sort(key=attrgetter("timestamp"), reverse=True)
             self._session.send_changes(messages.Return, changes)
 
     # For the session.
@@ -358,9 +370,9 @@ class SharedLimiter:
             self._return(planner.take_all(self._recalled))
             if planner.short_of_permits and self._host.ended > self._ended_at_ask:
                 planner.permit_freed()  # the reply knows nothing of those
-            waiters.wake_keyless()
-            for lane in message.lanes:
-                waiters.wake_key(key_of(lane))
+            waiters.wake_scope(NO_LANES)
+            for scope in dict.fromkeys(one.scope for one in message.requests):
+                waiters.wake_scope(scope)
             if not waiters.live:  # `release_due` is called for those who wait only
                 self._return_all()
             self._host.wake()
@@ -373,12 +385,10 @@ class SharedLimiter:
         """Adopt limits that others have set, by key; None: of the queue."""
         for key, limits in changed.items():
             self._go_by(key, limits)
-        lanes = self._limits.lanes.by_key
+        now = self._host.now()
         for call in list(key_queues(self._host)):
             try:
-                self._limits.check(call.cost)
-                if call.key in lanes:
-                    check(lanes[call.key].states, call.cost)
+                self._limits.check(call.keys, call.costs, now)
             except ValueError as error:
                 self._host.fail(call, "refused", error)
 
@@ -393,7 +403,7 @@ class SharedLimiter:
         session = self._session
         return LimiterStats(
             lanes=len(self._limits.lanes.by_key),
-            rate=self._planner.grants_of(None).rate,
+            rate=self._planner.lane(None).rate,
             paused=self._planner.held_until == math.inf,
             asks=session.asks,
             faults=session.faults,
@@ -408,7 +418,3 @@ class SharedLimiter:
         """
         self._return_all()
         await self._session.aclose(messages.Renew() if self._host.running else messages.Leave())
-
-
-def _change(lane: Hashable, lease: Lease, costs: tuple[float, ...]) -> messages.Change:
-    return messages.Change(() if lane is None else (lane,), lease.timestamp, costs)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from aioapiqueue._fleet.grants import NO_KEY
+from aioapiqueue._fleet.messages import NO_LANES, Scope
 from aioapiqueue._grammar import CALLS
-from aioapiqueue._lanes import Lanes, StateMaker, fits
+from aioapiqueue._lanes import Lanes, StateMaker, bounds_of, fits, refuse_cost
 from aioapiqueue._rate import Calendar, Concurrency, Window
+from aioapiqueue._units import ONE_CALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from aioapiqueue._algorithms import LimitState
-    from aioapiqueue._lanes import AdaptivePolicy, Lane
+    from aioapiqueue._lanes import AdaptivePolicy, Bounds, Lane
     from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Call
     from aioapiqueue._units import Units
 
-__all__ = ["LimitTable", "check", "key_of"]
+__all__ = ["LimitTable", "key_of"]
 
 
 class LimitTable:
@@ -28,7 +28,7 @@ class LimitTable:
     Args:
         limits: of the queue.
         lanes: of keys and patterns.
-        concurrency: how many bodies may run at once; inf: any number.
+        concurrency: how many bodies may run at once, whatever `change` sets; inf: any number.
         catch_up: seconds by which late calls may be made up for.
         adaptive: how the authority slows down on push-back.
         report: called with an error in `adaptive`.
@@ -49,19 +49,30 @@ class LimitTable:
         report: Callable[[str, Exception], None],
         units: Units,
     ) -> None:
-        for own in (limits, *lanes.values()):
-            _refuse_unshared(own)
+        _refuse_unshared(None, limits)
+        for key, own in lanes.items():
+            _refuse_unshared(key, own)
+        self.units = units
         self._maker = StateMaker(
             units, catch_up=catch_up, adaptive=adaptive, report=report, concurrency=concurrency
         )
-        self.limits, self._states = tuple(limits), self._maker.states_of(limits)
-        self.concurrency = concurrency
+        self.limits, self._bounds = tuple(limits), bounds_of(self._maker.states_of(limits))
+        self._fixed_concurrency = concurrency
         lane_maker = StateMaker(units, catch_up=catch_up, adaptive=adaptive, report=report)
         for limits_of_lane in lanes.values():
             lane_maker.states_of(limits_of_lane)  # refuses now what it would at the first call
-        self.lanes = Lanes(lanes, lane_maker, in_use=lambda key, lane: self.in_use(key, lane))
+        self.lanes = Lanes(lanes, lane_maker, in_use=self._is_in_use)
         self.in_use: Callable[[Hashable, Lane], bool] = lambda *_: False
         """Whether somebody waits in a lane."""
+
+    def _is_in_use(self, key: Hashable, lane: Lane) -> bool:
+        return self.in_use(key, lane)
+
+    @property
+    def concurrency(self) -> float:
+        """How many bodies may run at once; inf: any number."""
+        numbers = [one.number for one in self.limits if isinstance(one, Concurrency)]
+        return min([self._fixed_concurrency, *numbers])
 
     def forget_lanes(self) -> None:
         """Forget which keys have called."""
@@ -74,6 +85,16 @@ class LimitTable:
             return None
         return NO_KEY if key is None else key
 
+    def scope_of(self, keys: Sequence[Hashable], costs: Sequence[float]) -> Scope:
+        """Return what calls of these keys and costs come under."""
+        lanes = tuple(
+            dict.fromkeys(lane for key in keys if (lane := self.lane_of(key)) is not None)
+        )
+        unused: tuple[int, ...] = ()
+        if costs is not ONE_CALL:
+            unused = tuple(unit for unit, cost in enumerate(costs) if cost == 0)
+        return Scope(lanes, unused) if lanes or unused else NO_LANES
+
     def limits_of(self, lane: Hashable) -> Sequence[Limit]:
         """Return the limits of a lane; None: of the queue."""
         return self.limits if lane is None else self.lanes.limits_of(key_of(lane)) or ()
@@ -82,53 +103,82 @@ class LimitTable:
         """Return whether a `Window` is among the limits of these lanes."""
         return any(isinstance(limit, Window) for lane in lanes for limit in self.limits_of(lane))
 
-    def check(self, cost: float) -> None:
-        """Refuse a cost that could never start.
+    def check_own(self, costs: Sequence[float]) -> None:
+        """Refuse costs that the queue's own limits could never let through.
 
         Raises:
-            ValueError: one of the queue's limits is too small for it.
+            ValueError: one of them is too small, or counts a unit of which the costs say nothing.
         """
-        check(self._states, cost)
+        self._check(self._bounds, costs, self.limits, None)
+
+    def check(self, keys: Sequence[Hashable], costs: Sequence[float], now: float) -> None:
+        """Refuse costs that could never start; note that these keys are called.
+
+        Raises:
+            ValueError: one of the limits is too small, or counts a unit of which the costs say
+                nothing.
+        """
+        self.check_own(costs)
+        for lane in self.lanes.find_all(keys, now):
+            self._check(lane.bounds, costs, lane.limits, lane.name)
 
     def check_change(self, key: Hashable, limits: Sequence[Limit], waiting: Iterable[Call]) -> None:
         """Refuse limits that are too small for a call that waits.
 
         Raises:
-            ValueError: they are.
+            ValueError: they are; or they are not shared.
         """
-        _refuse_unshared(limits)
-        states = self._maker.states_of(limits)
+        _refuse_unshared(key, limits)
+        bounds = bounds_of(self._maker.states_of(limits))
         for call in waiting:
-            if key is None or fits(key, call.key):
-                check(states, call.cost)
+            if key is None or any(fits(key, one) for one in call.keys):
+                self._check(bounds, call.costs, limits, key)
+
+    def _check(
+        self, bounds: Bounds, costs: Sequence[float], limits: Sequence[Limit], name: Hashable
+    ) -> None:
+        for unit, largest in bounds:
+            if unit >= len(costs) or not costs[unit] <= largest:  # NaN is neither
+                refuse_cost(unit, costs, self.units, limits, name)
 
     def change(self, key: Hashable, limits: tuple[Limit, ...], now: float) -> None:
         """Replace the limits of the queue (None), or of a key or pattern."""
         if key is None:
-            self.limits, self._states = limits, self._maker.states_of(limits)
+            self.limits, self._bounds = limits, bounds_of(self._maker.states_of(limits))
         else:
             self.lanes.set_limits(key, limits)
             for one in self.lanes.by_key:
                 self.lanes.refresh(one, now)
 
 
-def check(states: Sequence[LimitState], cost: float) -> None:
-    """Refuse a cost that is too large for one of these limits."""
-    largest = min((state.largest for state in states), default=math.inf)
-    if cost > largest:
-        raise ValueError(
-            f"a cost of {cost:g} never fits a window of {largest:g}: split the call, or raise the "
-            "limit"
-        )
-
-
-def _refuse_unshared(limits: Iterable[Limit]) -> None:
+def _refuse_unshared(key: Hashable, limits: Iterable[Limit]) -> None:
     for limit in limits:
-        if isinstance(limit, Calendar | Concurrency) or limit.unit != CALLS:
-            raise ValueError(
-                f"{str(limit)!r} cannot be shared yet: a shared quota takes rates and windows of "
-                "calls, and concurrency= of the whole queue; leave out schedule=, or the limit"
-            )
+        problem = _problem_of(key, limit)
+        if problem is not None:
+            raise ValueError(f"{str(limit)!r} cannot be shared: {problem}, or leave out schedule=")
+
+
+def _problem_of(key: Hashable, limit: Limit) -> str | None:
+    """Return why a limit of the queue (None) or of a lane is not shared, and what to do."""
+    if isinstance(limit, Calendar):
+        return (
+            "the server knows no time zones, and so not when a period ends. Write a window of "
+            f"that length ({_window_for(limit)}), which is as strict or stricter"
+        )
+    if isinstance(limit, Concurrency) and key is not None:
+        return (
+            f"it is a limit of {key!r}, and the server keeps permits of a whole quota only. Make "
+            "a queue for these calls, with a SharedSchedule of another name"
+        )
+    return None
+
+
+def _window_for(limit: Calendar) -> str:
+    # The longest that a period may be: a day on which clocks are set back has 25 hours.
+    day = "1d" if limit.zone == "UTC" else "25h"
+    per = {"hour": "1h", "day": day, "month": "31d"}[limit.each]
+    unit = "" if limit.unit == CALLS else f" {limit.unit}"
+    return f'"{limit.calls}{unit} in any {per}"'
 
 
 def key_of(lane: Hashable) -> Hashable:

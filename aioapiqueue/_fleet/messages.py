@@ -1,20 +1,47 @@
 """What a queue and the authority over its quota send each other, and the way between them.
 
 Messages and replies are plain data: how they travel is the transport's business. A lane is a key
-(`NO_KEY`: the key None) that has limits of its own; the lane None is the whole queue. Timestamps
-are the authority's, in microseconds; everything else is in seconds on the queue's clock.
+(`NO_KEY`: the key None) that has limits of its own; the lane None is the whole queue. Costs are by
+unit, in the places that the queue's `Units` give them. Timestamps are the authority's, in
+microseconds; everything else is in seconds on the queue's clock.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable  # noqa: TC003 - of a NamedTuple
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 
+from aioapiqueue._units import is_stated
+
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from aioapiqueue._rate import Limit, Rate
     from aioapiqueue._slot import Call
+
+
+class Scope(NamedTuple):
+    """What a call comes under, besides the queue's limits: those of its lanes.
+
+    Calls of one scope wait in one line (with `order="fair"`: in one for each first key).
+
+    Attributes:
+        lanes: in the order of its keys, each once.
+        unused: the places of units that some limit counts, and of which it uses nothing.
+    """
+
+    lanes: tuple[Hashable, ...]
+    unused: tuple[int, ...]
+
+
+NO_LANES = Scope((), ())
+"""That of calls that come under the queue's limits only, and all of them."""
+
+
+def plain_costs(costs: Sequence[float]) -> tuple[float, ...]:
+    """Return costs with 0 of each unit of which they say nothing: no limit counts that."""
+    return tuple(cost if is_stated(costs, unit) else 0 for unit, cost in enumerate(costs))
 
 
 class Unreachable(Exception):  # noqa: N818 - never leaves the library
@@ -67,7 +94,7 @@ class RestoreLimits(Message):
 
 
 class Change(NamedTuple):
-    """The true costs of a slot, less what it was charged; its lanes are at most one, so far."""
+    """The true costs of a slot, less what it was charged, in all its lanes and units at once."""
 
     lanes: tuple[Hashable, ...]
     timestamp: int
@@ -91,7 +118,8 @@ class Adjust(Message):
         return list(dict.fromkeys(lane for one in self.changes for lane in one.lanes))
 
     def without_refunds(self) -> Message:
-        return replace(self, changes=[one for one in self.changes if max(one.costs) > 0])
+        charges = [one._replace(costs=tuple(max(0, c) for c in one.costs)) for one in self.changes]
+        return replace(self, changes=[one for one in charges if any(one.costs)])
 
 
 class Return(Adjust):
@@ -179,11 +207,23 @@ class SetLimits(Message):
 
 
 class SlotRequest(NamedTuple):
-    """Slots to be granted for calls of these lanes (at most one, so far), of these costs each."""
+    """Slots to be granted for calls of one scope, of these costs each."""
 
-    lanes: tuple[Hashable, ...]
+    scope: Scope
     costs: tuple[float, ...]
     number: int
+
+
+class LineStanding(NamedTuple):
+    """Where the calls of one scope stand.
+
+    Attributes:
+        scope: which.
+        stands_with: that of its lanes for which it waited, by the last reply; None: for none.
+    """
+
+    scope: Scope
+    stands_with: Hashable
 
 
 class Standing(NamedTuple):
@@ -210,6 +250,7 @@ class Ask(Message):
         jitter: seconds by which the reply may be late: no slot is to be earlier than that.
         lateness: seconds after its instant within which a slot is likely to be used.
         standings: of the queue, then of each lane.
+        lines: of each scope that has lanes.
     """
 
     requests: Sequence[SlotRequest]
@@ -217,6 +258,7 @@ class Ask(Message):
     jitter: float
     lateness: float
     standings: Sequence[Standing]
+    lines: Sequence[LineStanding] = ()
 
     @property
     def lanes(self) -> Sequence[Hashable]:
@@ -255,13 +297,14 @@ class LimitStatus(NamedTuple):
 
     Attributes:
         held_until: the timestamp at which a hold or pause ends; inf: without end; -inf: none.
-        ready_at: the timestamp at which there is room for the next call; -inf: unknown.
         rate: calls per second that push-back has left; inf: whatever the limits allow.
+        ready_at: the timestamps at which each limit has room for the next call, in their order, and
+            last what push-back has left, if that may be less; -inf: unknown.
     """
 
     held_until: float
-    ready_at: float
     rate: float
+    ready_at: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -294,8 +337,16 @@ class Grant(NamedTuple):
 
 
 class Postponement(NamedTuple):
-    """A lane whose next slot is due later: this queue's place, and from when to ask."""
+    """A scope whose next slot is due later.
 
+    Attributes:
+        scope: which.
+        lane: that of its lanes for which it has to wait.
+        round_position: this queue's place there.
+        ask_at: the timestamp from which to ask.
+    """
+
+    scope: Scope
     lane: Hashable
     round_position: int
     ask_at: int
@@ -308,7 +359,7 @@ class Granted:
     Attributes:
         share: how many slots this queue may ask for at once.
         grants: in the order of their timestamps.
-        postponements: lanes to ask for later.
+        postponements: of what is to be asked for later.
         short_of_permits: what is missing are permits: ask when one may be free.
         round_position: the timestamp from which to ask for what was not granted; 0: when what was
             granted is nearly used up.

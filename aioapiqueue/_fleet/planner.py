@@ -7,13 +7,15 @@ What holds:
 - Requests are in the order of the calls, and the authority grants no request for more than it
   leaves to those before it. So nobody is overtaken by a call behind it, and what is asked for may
   be less than what is wanted, never a later part of it alone.
-- A lease belongs to a lane and has costs, but no call: which call gets it is decided when it is
-  due. It stays in its lane, as it has been charged to that lane's limits.
-- A lane without a lease is either hungry (to be asked for now), or known to be due later, or
-  nobody waits in it. Both indices may name a lane that needs nothing, or too early; that is found
-  out when its turn comes. So joining and leaving cost a logarithm, and no step looks at all lanes.
+- A lease belongs to a scope (to calls that come under the same lanes) and has costs, but no call:
+  which call gets it is decided when it is due. It stays there, as it has been charged to the limits
+  of those lanes.
+- A scope without a lease is either hungry (to be asked for now), or known to be due later, or
+  nobody waits in it. Both indices may name one that needs nothing, or too early; that is found out
+  when its turn comes. So joining and leaving cost a logarithm, and no step looks at all scopes.
 - When to ask comes from the authority: each process that finds no slot gets a place in a round, by
-  lane and for the queue. So processes take turns, without knowing of each other.
+  lane and for the queue. So processes take turns, without knowing of each other. Calls of several
+  lanes wait for one of them at a time, and have their place there.
 
 Alternatives: a slot for each call as it joins needs a round trip a call, and has to be undone when
 the call is cancelled or an urgent one comes (as with tokens that are reserved one by one). A share
@@ -25,25 +27,28 @@ Leases of a few slots ahead are between the two: `ahead` sets where.
 from __future__ import annotations
 
 import math
+from functools import partial
 from heapq import heapify, heappop, heappush
-from itertools import count
+from itertools import count, islice, zip_longest
+from operator import lt
 from typing import TYPE_CHECKING
 
 from aioapiqueue._fleet.clock import ROUNDING, TICK
-from aioapiqueue._fleet.grants import KeyGrants, Lateness, Lease
-from aioapiqueue._fleet.key_queues import SHARED, key_queues
-from aioapiqueue._fleet.limits import key_of
-from aioapiqueue._fleet.messages import Ask, SlotRequest, Standing
-from aioapiqueue._rate import Rate, Window
+from aioapiqueue._fleet.grants import LaneStatus, Lateness, Lease, ScopeGrants
+from aioapiqueue._fleet.key_queues import key_queues
+from aioapiqueue._fleet.messages import Ask, LineStanding, SlotRequest, Standing, plain_costs
+from aioapiqueue._rate import Concurrency, Rate, Window
+from aioapiqueue._units import is_stated
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._fleet.clock import Clock
     from aioapiqueue._fleet.key_queues import Place as Rank
     from aioapiqueue._fleet.limits import LimitTable
-    from aioapiqueue._fleet.messages import Granted, LimitStatus
+    from aioapiqueue._fleet.messages import Granted, LimitStatus, Scope
     from aioapiqueue._limiter import Host
+    from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Call
 
 __all__ = ["POLL", "Planner"]
@@ -59,13 +64,18 @@ _LEAST_COST = 0.01
 """What a call counts at least, so that requests end even if calls cost nothing."""
 _MOST = 1000
 """Slots asked for at once: some 10 milliseconds of a server's time."""
-_MOST_LANES = 64
+_MOST_LANES = 32
 """Lanes asked for at once: the script and the reading of its reply hold up others, and this loop,
 by up to 0.1 milliseconds for each."""
+_MOST_REQUESTS = 256
+"""Parts of one request, each for calls of one scope and of the same costs: as `_MOST_LANES`."""
+_NEIGHBOURS = 16
+"""So many scopes with a lane are looked at together with one: those that have waited longest there,
+as a rule. The others find out within `POLL` what has changed, as those in other processes do."""
 _TIMER_LAG = 0.005
 """Seconds by which a real loop's timer may well be late."""
 _MANY = 64
-"""Lanes, before those that nobody uses any more are forgotten."""
+"""Scopes, or lanes, before those that nobody uses any more are forgotten."""
 _RETRY = 0.02
 """Seconds until the next attempt after a reply that granted nothing and named no time."""
 
@@ -86,9 +96,9 @@ class Planner:
     def __init__(
         self, host: Host, limits: LimitTable, clock: Clock, *, ahead: float, catch_up: float
     ) -> None:
-        self.grants: dict[Hashable, KeyGrants] = {}
+        self.grants: dict[Scope, ScopeGrants] = {}
         self.leased = 0
-        """How many slots are leased, in all lanes."""
+        """How many slots are leased, in all scopes."""
         self.held_until = -math.inf
         """Until when a pause or hold keeps everything."""
         self.short_of_permits = False
@@ -101,95 +111,119 @@ class Planner:
         self._round_position = 0
         self._waiting_since = math.inf
         """Since when there has always been a waiter."""
-        self._prune_at = _MANY
+        self._lanes: dict[Hashable, LaneStatus] = {None: LaneStatus()}
+        """How each lane stands; None: the queue."""
+        self._prune_at = self._prune_lanes_at = _MANY
         self._last = self._not_before = -math.inf
         self._share: float = _FIRST_SHARE
         self._short = False
         """The last reply had less than half of its share."""
         self._lateness = Lateness()
-        self._cheapest = math.inf
-        self._costs = (math.inf, 0.0)
-        """The lowest and the highest cost of those who have come since nobody waited."""
-        self._hungry: dict[Hashable, Rank] = {}
-        """Lanes to ask for now, each by the rank of its first call without a lease."""
-        self._by_rank: list[tuple[Rank, int, Hashable]] = []
+        self._cheapest: tuple[float, ...] = ()
+        self._costs: tuple[float, ...] | None = None
+        """What each of those costs who have come since nobody waited; None: not all the same."""
+        self._hungry: dict[Scope, Rank] = {}
+        """Scopes to ask for now, each by the rank of its first call without a lease."""
+        self._by_rank: list[tuple[Rank, int, Scope]] = []
         """A heap of the hungry; entries of others, or of another rank, are stale."""
         self._numbers = count()
-        self._later: dict[Hashable, float] = {}
-        """Lanes to ask for later, and when."""
+        self._later: dict[Scope, float] = {}
+        """Scopes to ask for later, and when."""
         self._next_ask = math.inf
         """The earliest of these, or earlier."""
-        self._surplus: set[Hashable] = set()
-        """Lanes that may have more leases than waiters."""
+        self._surplus: set[Scope] = set()
+        """Scopes that may have more leases than waiters."""
 
     # Leases.
 
-    def grants_of(self, lane: Hashable) -> KeyGrants:
-        """Return what is known of a lane; None: of all calls without one."""
-        grants = self.grants.get(lane)
+    def grants_of(self, scope: Scope) -> ScopeGrants:
+        """Return what is known of the calls of a scope."""
+        grants = self.grants.get(scope)
         if grants is None:
             if len(self.grants) >= self._prune_at:
-                waiting, now = {None, *self._waiting()}, self._host.now()
+                waiting, now = key_queues(self._host).by_scope, self._host.now()
                 self.grants = {
-                    key: one
-                    for key, one in self.grants.items()
-                    if key in waiting or one.leases or max(one.held_until, one.ready_at) > now
+                    one: its
+                    for one, its in self.grants.items()
+                    if one in waiting or its.leases or its.ask_at > now
                 }
                 self._prune_at = 2 * len(self.grants) + _MANY
-            grants = self.grants[lane] = KeyGrants()
+            grants = self.grants[scope] = ScopeGrants()
         return grants
 
-    def usable(self, lane: Hashable, now: float) -> tuple[Lease | None, list[Lease]]:
-        """Return the next lease of a lane that is not too late, and those that are, taken away."""
-        leases, lost = self.grants_of(lane).leases, []
+    def lane(self, lane: Hashable) -> LaneStatus:
+        """Return how a lane stands; None: the queue."""
+        status = self._lanes.get(lane)
+        if status is None:
+            if len(self._lanes) >= self._prune_lanes_at:
+                waiters, now = key_queues(self._host), self._host.now()
+                self._lanes = {
+                    one: its
+                    for one, its in self._lanes.items()
+                    if one is None
+                    or waiters.scopes_of(one)
+                    or max((its.held_until, *its.ready_at)) > now
+                }
+                self._prune_lanes_at = 2 * len(self._lanes) + _MANY
+            status = self._lanes[lane] = LaneStatus()
+        return status
+
+    def usable(self, scope: Scope, now: float) -> tuple[Lease | None, list[Lease]]:
+        """Return the next lease of a scope that is not too late, and those that are, taken away."""
+        leases, lost = self.grants_of(scope).leases, []
         while leases and leases[0].until < now - TICK:  # it would be too close to what follows
-            lost.append(self.take(lane))
+            lost.append(self.take(scope))
             self._lateness.missed(lost[-1], now)
         return (leases[0] if leases else None), lost
 
-    def take(self, lane: Hashable) -> Lease:
-        """Take the next lease away from a lane."""
+    def take(self, scope: Scope) -> Lease:
+        """Take the next lease away from a scope."""
         self.leased -= 1
-        lease = self.grants_of(lane).leases.popleft()
-        self.lacks(lane)
+        lease = self.grants_of(scope).leases.popleft()
+        self.lacks(scope)
         return lease
 
-    def use(self, lane: Hashable, now: float) -> Lease:
-        """Take the next lease of a lane for a call that starts now."""
-        lease = self.take(lane)
+    def use(self, scope: Scope, now: float) -> Lease:
+        """Take the next lease of a scope for a call that starts now."""
+        lease = self.take(scope)
         self._lateness.used(lease, now)
         return lease
 
-    def take_all(self, lanes: Iterable[Hashable]) -> list[tuple[Hashable, Lease]]:
-        """Take all leases away from these lanes."""
-        return [
-            (lane, self.take(lane))
-            for lane in list(lanes)
-            for _ in range(len(self.grants_of(lane).leases))
-        ]
+    def take_all(self, lanes: Iterable[Hashable]) -> list[tuple[Scope, Lease]]:
+        """Take all leases away that come under one of these lanes; None: all leases."""
+        taken: list[tuple[Scope, Lease]] = []
+        lanes = set(lanes)
+        if not lanes or not self.leased:
+            return taken
+        for scope, grants in list(self.grants.items()):
+            if grants.leases and (None in lanes or not lanes.isdisjoint(scope.lanes)):
+                taken += [(scope, self.take(scope)) for _ in range(len(grants.leases))]
+        return taken
 
-    def take_surplus(self) -> list[tuple[Hashable, Lease]]:
+    def take_surplus(self) -> list[tuple[Scope, Lease]]:
         """Take away what was leased for calls that have left: elsewhere others may have it."""
-        taken: list[tuple[Hashable, Lease]] = []
-        for lane in self._surplus if self.leased else ():
-            leases, waiting = self.grants_of(lane).leases, self._waiting_in(lane)
+        taken: list[tuple[Scope, Lease]] = []
+        for scope in self._surplus if self.leased else ():
+            leases, waiting = self.grants_of(scope).leases, self._waiting_in(scope)
             while len(leases) > waiting:
-                taken.append((lane, leases.pop()))
+                taken.append((scope, leases.pop()))
         self.leased -= len(taken)
         self._surplus.clear()
         return taken
 
-    def put_back(self, lane: Hashable, lease: Lease) -> None:
+    def put_back(self, scope: Scope, lease: Lease) -> None:
         """Put a lease back that was taken for a call which does not use it."""
-        self.grants_of(lane).leases.appendleft(lease)
+        self.grants_of(scope).leases.appendleft(lease)
         self.leased += 1
-        self._surplus.add(lane)
+        self._surplus.add(scope)
 
     def forget_leases(self) -> None:
         """Forget them all: the authority has."""
         for grants in self.grants.values():
             grants.leases.clear()
-            grants.round_position = 0
+            grants.stands_with = None
+        for status in self._lanes.values():
+            status.round_position = 0
         self.leased = self._round_position = 0
         self._look_at_all()
 
@@ -197,46 +231,34 @@ class Planner:
 
     def arrives(self, call: Call, now: float) -> None:
         """Note a newcomer: since when there has been a waiter matters for what is due when."""
-        waiters = key_queues(self._host)
+        waiters, scope = key_queues(self._host), call.limits
         if not waiters.live:
             self._waiting_since = now
-            self._costs = (call.cost, call.cost)
-        else:
-            self._costs = (min(call.cost, self._costs[0]), max(call.cost, self._costs[1]))
-        lane = self._limits.lane_of(call.key)
-        if lane is not None and call.key not in waiters.lines:
-            self.grants_of(lane).waiting_since = now
+            self._costs = call.costs
+        elif call.costs != self._costs:
+            self._costs = None
+        for lane in scope.lanes:
+            if not waiters.scopes_of(lane):
+                self.lane(lane).waiting_since = now
+        if scope.unused and scope not in waiters.by_scope:
+            self._not_before = -math.inf  # those who wait may do so for what it does not need
 
     def left(self, call: Call) -> None:
         """Note that a call waits no more, for which a slot may be leased."""
-        lane = self._limits.lane_of(call.key)
-        self._surplus.add(lane)
-        if lane is not None and not self._waiting_in(lane):
-            self._hungry.pop(lane, None)
-            self._later.pop(lane, None)
+        scope = call.limits
+        self._surplus.add(scope)
+        if scope.lanes and not self._waiting_in(scope):
+            self._hungry.pop(scope, None)
+            self._later.pop(scope, None)
 
-    def _waiting(self) -> set[Hashable]:
-        """Return the lanes in which somebody waits."""
-        return {self._limits.lane_of(one.name) for one in key_queues(self._host).lines.values()}
-
-    def _waiting_in(self, lane: Hashable, enough: float = math.inf) -> int:
-        """Return how many wait in a lane; if they are more than `enough`, not how many more."""
+    def _waiting_in(self, scope: Scope, enough: float = math.inf) -> int:
+        """Return how many wait in a scope; if they are more than `enough`, not how many more."""
         waiting = 0
-        for key in self._keys_in(lane):
-            line = key_queues(self._host).lines.get(key)
-            waiting += 0 if line is None else line.live
+        for line in key_queues(self._host).by_scope.get(scope, {}).values():
+            waiting += line.live
             if waiting > enough:
                 break
         return waiting
-
-    def _keys_in(self, lane: Hashable) -> Iterable[Hashable]:
-        """Return the keys under which calls of a lane wait."""
-        if lane is not None:
-            return (key_of(lane),)
-        waiters = key_queues(self._host)
-        if not waiters.fair:
-            return (SHARED,)
-        return (key for key in waiters.lines if self._limits.lane_of(key) is None)
 
     def lanes_changed(self) -> None:
         """Note that other lanes than before may have limits of their own."""
@@ -249,154 +271,220 @@ class Planner:
         """Note how the queue (None) and lanes stand."""
         to_local = self._clock.to_local
         for lane, status in statuses.items():
-            grants = self.grants_of(lane)
-            grants.held_until, grants.ready_at = map(to_local, (status.held_until, status.ready_at))
-            grants.rate = status.rate
-        whole = self.grants_of(None)
+            its = self.lane(lane)
+            its.held_until, its.rate = to_local(status.held_until), status.rate
+            its.ready_at = tuple(map(to_local, status.ready_at))
+        whole = self.lane(None)
         self.held_until = whole.held_until
         if whole.held_until == math.inf:  # a pause: `resume` ends it, even in an outage
             whole.held_until = -math.inf
 
+    def held_until_of(self, scope: Scope) -> float:
+        """Return when the last hold ends that concerns the calls of a scope."""
+        return max([self.held_until, *(self.lane(lane).held_until for lane in scope.lanes)])
+
     def hold(self, lane: Hashable, seconds: float) -> None:
         """Let nothing of a lane start for so long."""
-        grants, now = self.grants_of(lane), self._host.now()
-        grants.held_until = max(grants.held_until, now + seconds)
-        grants.ask_at = now + min(seconds, POLL)
+        status, now = self.lane(lane), self._host.now()
+        status.held_until = max(status.held_until, now + seconds)
+        for scope in key_queues(self._host).scopes_of(lane):
+            self.grants_of(scope).ask_at = now + min(seconds, POLL)
 
-    def estimate(self, key: Hashable, cost: float, now: float) -> float:
+    def estimate(self, scope: Scope, costs: Sequence[float], now: float) -> float:
         """Return when a newcomer may be due, by the last reply."""
-        waiters, lane = key_queues(self._host), self._limits.lane_of(key)
-        leased = sum(lease.costs[0] for one in self.grants.values() for lease in one.leases)
-        start = max(now, self.held_until)
-        when = self._estimate_in(None, start, waiters.total() - leased + cost)
-        if lane is not None:
-            grants = self.grants_of(lane)
-            position = grants.round_position
-            start = max(now, grants.held_until, self._clock.to_local(position) if position else now)
-            own = waiters.cost_of(key) - sum(lease.costs[0] for lease in grants.leases)
-            when = max(when, self._estimate_in(lane, start, own + cost))
+        waiters, start = key_queues(self._host), max(now, self.held_until)
+        when = self._estimate_in(None, start, costs, waiters.total)
+        for lane in scope.lanes:
+            status = self.lane(lane)
+            position = status.round_position
+            turn = self._clock.to_local(position) if position else now
+            start = max(now, status.held_until, turn)
+            when = max(when, self._estimate_in(lane, start, costs, partial(waiters.cost_in, lane)))
         return when
 
-    def _estimate_in(self, lane: Hashable, start: float, cost: float) -> float:
-        """As `LimitState.estimate`; of a window it is known only when it has the next call."""
-        grants, ends = self.grants_of(lane), [start]
-        limits = self._limits.limits_of(lane)
-        rates = [(one.interval, one.burst) for one in limits if isinstance(one, Rate)]
-        if grants.rate < math.inf:
-            rates.append((1 / grants.rate, 1))
-        for interval, burst in rates:
-            paid_at = grants.ready_at + (burst - 1) * interval
-            ends.append(max(start, paid_at) + (cost - burst) * interval)
-        for one in limits:
-            if isinstance(one, Window):
-                rounds = max(0, math.ceil(cost / one.calls) - 1)
-                ends.append(max(start, grants.ready_at) + rounds * one.per)
+    def _estimate_in(
+        self,
+        lane: Hashable,
+        start: float,
+        costs: Sequence[float],
+        waiting: Callable[[int], float],
+    ) -> float:
+        """As `LimitState.estimate`; of a window it is known only when it has the next call.
+
+        Args:
+            lane: whose limits; None: of the queue.
+            start: when the first of those who wait may start, as far as is known otherwise.
+            costs: of the newcomer.
+            waiting: returns what those who wait cost, in a unit.
+        """
+        status, ends = self.lane(lane), [start]
+        limits: list[Limit] = [
+            one for one in self._limits.limits_of(lane) if not isinstance(one, Concurrency)
+        ]
+        ready = list(status.ready_at) + [-math.inf] * len(limits)
+        if status.rate < math.inf:
+            limits.append(Rate(status.rate))
+        for limit, ready_at in zip(limits, ready, strict=False):
+            unit = 0 if isinstance(limit, Concurrency) else self._limits.units.place_of(limit.unit)
+            if not is_stated(costs, unit) or not costs[unit]:
+                continue
+            cost = costs[unit] + waiting(unit) - self._leased_in(lane, unit)
+            if isinstance(limit, Rate):
+                paid_at = ready_at + (limit.burst - 1) * limit.interval
+                ends.append(max(start, paid_at) + (cost - limit.burst) * limit.interval)
+            elif isinstance(limit, Window):
+                rounds = max(0, math.ceil(cost / limit.calls) - 1)
+                ends.append(max(start, ready_at) + rounds * limit.per)
         return max(ends)
+
+    def _leased_in(self, lane: Hashable, unit: int) -> float:
+        """Return what leases in a lane (None: in all) cost together, in a unit."""
+        return sum(
+            lease.costs[unit]
+            for scope, grants in self.grants.items()
+            if lane is None or lane in scope.lanes
+            for lease in grants.leases
+            if is_stated(lease.costs, unit)
+        )
 
     # When to ask.
 
     def ask_at(self, now: float) -> float:
         """Return when to ask for more, for calls that wait without a lease; now: at once."""
         if self._next_ask <= now + ROUNDING:
-            for lane in [lane for lane, at in self._later.items() if at <= now + ROUNDING]:
-                if (rank := self._look_at(lane, now)) is not None:
-                    self._add_hungry(lane, rank)
+            for scope in [scope for scope, at in self._later.items() if at <= now + ROUNDING]:
+                if (rank := self._look_at(scope, now)) is not None:
+                    self._add_hungry(scope, rank)
             self._next_ask = min(self._later.values(), default=math.inf)
         at = self._next_ask if self._first_hungry(now) is None else now
         return max(now, at, self._not_before)
 
-    def lacks(self, lane: Hashable) -> None:
-        """Note that a lane may need more leases than it has."""
-        at = self._lane_asks_at(self.grants_of(lane))
+    def lacks(self, scope: Scope) -> None:
+        """Note that a scope may need more leases than it has."""
+        at = self._asks_at(self.grants_of(scope))
         if at > -math.inf:
-            self._later[lane] = min(at, self._later.get(lane, math.inf))
+            self._later[scope] = min(at, self._later.get(scope, math.inf))
             self._next_ask = min(at, self._next_ask)
-        elif (rank := self._rank_of(lane)) is not None and rank < self._hungry.get(lane, _LAST):
-            self._add_hungry(lane, rank)
+        elif (rank := self._rank_of(scope)) is not None and rank < self._hungry.get(scope, _LAST):
+            self._add_hungry(scope, rank)
 
-    def _add_hungry(self, lane: Hashable, rank: Rank) -> None:
-        self._hungry[lane] = rank
-        heappush(self._by_rank, (rank, next(self._numbers), lane))
+    def _add_hungry(self, scope: Scope, rank: Rank) -> None:
+        self._hungry[scope] = rank
+        heappush(self._by_rank, (rank, next(self._numbers), scope))
         if len(self._by_rank) > 2 * len(self._hungry) + _MANY:  # so seldom that it is linear
             self._by_rank = [(its, next(self._numbers), one) for one, its in self._hungry.items()]
             heapify(self._by_rank)
 
-    def _rank_of(self, lane: Hashable, covered: int = 0) -> Rank | None:
-        """Return the rank of the first in a lane, behind those that have a lease; None: nobody."""
-        if lane is None:
+    def _rank_of(self, scope: Scope, covered: int = 0) -> Rank | None:
+        """Return the rank of the first in a scope, behind those with a lease; None: nobody."""
+        if not scope.lanes:
             return (-math.inf, 0.0)  # calls without a lane are never left out
-        return key_queues(self._host).rank(key_of(lane), covered)
+        return key_queues(self._host).rank(scope, covered)
 
-    def _lane_asks_at(self, grants: KeyGrants) -> float:
+    def _asks_at(self, grants: ScopeGrants) -> float:
         used_up = -math.inf
         if grants.leases and not self._short:
             used_up = grants.leases[-1].at - self._soon()
         return max(used_up, grants.ask_at)
 
-    def _look_at(self, lane: Hashable, until: float) -> Rank | None:
-        """Return the rank of a lane that is to be asked for by then; else note when, if at all."""
-        grants, rank = self.grants_of(lane), None
+    def _look_at(self, scope: Scope, until: float) -> Rank | None:
+        """Return the rank of a scope that is to be asked for by then; else note when, if at all."""
+        grants, rank = self.grants_of(scope), None
         covered = len(grants.leases)
-        if self._waiting_in(lane, covered) > covered:
-            rank = self._rank_of(lane, covered)
-        at = math.inf if rank is None else self._lane_asks_at(grants)
-        self._hungry.pop(lane, None)
-        self._later.pop(lane, None)
+        if self._waiting_in(scope, covered) > covered:
+            rank = self._rank_of(scope, covered)
+        at = math.inf if rank is None else self._asks_at(grants)
+        self._hungry.pop(scope, None)
+        self._later.pop(scope, None)
         if at <= until + ROUNDING:
             return rank
         if at < math.inf:
-            self._later[lane] = at
+            self._later[scope] = at
             self._next_ask = min(at, self._next_ask)
         return None
 
-    def _first_hungry(self, now: float) -> tuple[Rank, Hashable] | None:
+    def _first_hungry(self, now: float) -> tuple[Rank, Scope] | None:
         """Return whom to ask for first, of those to be asked for now; None: there is nobody."""
         while self._by_rank:
-            known, _, lane = heappop(self._by_rank)
-            if self._hungry.get(lane) == known and (rank := self._look_at(lane, now)) is not None:
-                self._add_hungry(lane, rank)
+            known, _, scope = heappop(self._by_rank)
+            if self._hungry.get(scope) == known and (rank := self._look_at(scope, now)) is not None:
+                self._add_hungry(scope, rank)
                 if rank == known:
-                    return rank, lane
+                    return rank, scope
         return None
 
-    def _to_ask_for(self, now: float) -> tuple[Sequence[Hashable], Rank]:
-        """Return at most `_MOST_LANES` lanes to ask for, and the rank of the first left out.
+    def _to_ask_for(self, now: float) -> tuple[Sequence[Scope], Rank]:
+        """Return scopes of at most `_MOST_LANES` lanes, and the rank of the first left out.
 
-        Those that are to be asked for now, by rank; then any that soon will be. (The same lanes
+        Those that are to be asked for now, by rank; then any that soon will be. (The same ones
         would be asked for again and again, if it were by rank only.)
         """
-        lanes: dict[Hashable, Rank] = {}
+        scopes: dict[Scope, Rank] = {}
+        lanes: set[Hashable] = set()
         left_out = _LAST
         while (found := self._first_hungry(now)) is not None:
-            rank, lane = found
-            if len(lanes) == _MOST_LANES:
+            rank, scope = found
+            if not self._has_room(lanes, scope):
                 left_out = rank
                 break
-            del self._hungry[lane]
-            lanes[lane] = rank
-        for lane, rank in lanes.items():  # until there is a reply
-            self._add_hungry(lane, rank)
-        room, soon = _MOST_LANES - len(lanes), now + self._ahead
-        others = [lane for lane, at in self._later.items() if room and at <= soon + ROUNDING]
-        for lane in others:
-            if room and (one := self._look_at(lane, soon)) is not None:
-                lanes[lane] = one
-                self.lacks(lane)
-                room -= 1
-        return list(lanes), left_out
+            del self._hungry[scope]
+            scopes[scope] = rank
+        for scope, rank in scopes.items():  # until there is a reply
+            self._add_hungry(scope, rank)
+        soon = now + self._ahead
+        others = [scope for scope, at in self._later.items() if at <= soon + ROUNDING]
+        for scope in others:
+            if not self._has_room(lanes, scope):
+                break
+            if (one := self._look_at(scope, soon)) is not None:
+                scopes[scope] = one
+                self.lacks(scope)
+        for scope, rank in list(scopes.items()):
+            self._add_earlier(scope, rank, scopes, lanes)
+        return list(scopes), left_out
+
+    def _add_earlier(
+        self, scope: Scope, rank: Rank, scopes: dict[Scope, Rank], lanes: set[Hashable]
+    ) -> None:
+        """Ask for calls of several lanes, too, that rank before those of a scope in one of these.
+
+        The authority then sees that they wait there: else those behind them would take every slot
+        ahead, before it is their time to ask.
+        """
+        scopes_of = key_queues(self._host).scopes_of
+        for lane in scope.lanes:
+            for one in islice(scopes_of(lane), _NEIGHBOURS):
+                if len(one.lanes) == 1 or one in scopes:
+                    continue
+                earlier = self._rank_of(one, len(self.grants_of(one).leases))
+                if earlier is not None and earlier < rank and self._has_room(lanes, one):
+                    scopes[one] = earlier
+
+    @staticmethod
+    def _has_room(lanes: set[Hashable], scope: Scope) -> bool:
+        """Add the lanes of a scope to those that a request names, if it may name so many."""
+        together = lanes.union(scope.lanes)
+        if lanes and len(together) > _MOST_LANES:
+            return False
+        lanes |= together
+        return True
 
     def _look_at_all(self) -> None:
         self._hungry, self._by_rank, self._later = {}, [], {}
-        for lane in self._waiting():
-            self.lacks(lane)
+        for scope in key_queues(self._host).by_scope:
+            self.lacks(scope)
 
-    def ask_soon(self, lane: Hashable) -> None:
+    def ask_soon(self, scope: Scope) -> None:
         """Ask before it is due: there is more than the authority knew when it named a time."""
-        self.grants_of(lane).ask_at = self._not_before = -math.inf
-        self.lacks(lane)
+        self._not_before = -math.inf
+        scopes_of = key_queues(self._host).scopes_of
+        others = [one for lane in scope.lanes for one in islice(scopes_of(lane), _NEIGHBOURS)]
+        for one in dict.fromkeys((scope, *others)):
+            self.grants_of(one).ask_at = -math.inf
+            self.lacks(one)
 
     def ask_all_soon(self) -> None:
-        """Do so for every lane."""
+        """Do so for every scope."""
         self._not_before = -math.inf
         for grants in self.grants.values():
             grants.ask_at = -math.inf
@@ -408,13 +496,15 @@ class Planner:
 
     def compare_costs(self) -> None:
         """Ask before it is due if a call is now first that costs less than all that were."""
-        waiters, (cheapest, dearest) = key_queues(self._host), self._costs
-        if cheapest != dearest or not waiters.live:  # else every first costs the same
-            firsts = (one.first() for one in waiters.lines.values())
-            cheapest = min((first.cost for first in firsts if first is not None), default=math.inf)
-        if cheapest < self._cheapest:
+        cheapest = self._costs
+        if cheapest is None or not key_queues(self._host).live:  # else every first costs the same
+            firsts = [one.first() for one in key_queues(self._host).lines.values()]
+            costs = [plain_costs(first.costs) for first in firsts if first is not None]
+            cheapest = tuple(map(min, zip_longest(*costs, fillvalue=0))) if costs else ()
+        known = self._cheapest
+        if (cheapest and not known) or any(map(lt, cheapest, known)):
             self.ask_all_soon()
-        self._cheapest = cheapest
+        self._cheapest = plain_costs(cheapest)
 
     def _soon(self) -> float:
         """Return how long before it is needed something is asked for."""
@@ -427,18 +517,24 @@ class Planner:
         requests = self._requests(now)
         if not requests:
             return None
-        lanes = list(dict.fromkeys(lane for one in requests for lane in one.lanes))
+        scopes = dict.fromkeys(one.scope for one in requests)
+        lanes = list(dict.fromkeys(lane for scope in scopes for lane in scope.lanes))
         standings = [Standing(None, now - self._waiting_since, self._round_position)]
         for lane in lanes:
-            grants = self.grants_of(lane)
+            status = self.lane(lane)
             # inf: the lane's limits came while they waited.
-            grants.waiting_since = min(now, grants.waiting_since)
-            standings.append(Standing(lane, now - grants.waiting_since, grants.round_position))
+            status.waiting_since = min(now, status.waiting_since)
+            standings.append(Standing(lane, now - status.waiting_since, status.round_position))
+        lines = [
+            LineStanding(scope, self.grants_of(scope).stands_with)
+            for scope in scopes
+            if scope.lanes
+        ]
         # The authority leaves so much of `catch_up` to the call that uses the slot; a window lasts
         # so much longer.
         lateness = self._clock.uncertainty + self._slack((None, *lanes))
         jitter = min(self._clock.jitter, self._ahead / 2)
-        return Ask(requests, self._most(), jitter, lateness, standings)
+        return Ask(requests, self._most(), jitter, lateness, standings, lines)
 
     def _slack(self, lanes: Iterable[Hashable]) -> float:
         """Return how late slots are likely to be used, by this loop alone."""
@@ -455,32 +551,32 @@ class Planner:
     def _requests(self, now: float) -> list[SlotRequest]:
         """Return what calls that wait without a lease need, in their order.
 
-        `_most` of each lane, as it may be that no other is due; of all lanes together, no more than
-        that is granted, so that no call left out here is overtaken. Lanes beyond the first
-        `_MOST_LANES` are asked for next.
+        `_most` of each scope, as it may be that no other is due; of all together, no more than that
+        is granted, so that no call left out here is overtaken. Scopes beyond the first
+        `_MOST_LANES` lanes are asked for next.
         """
-        lanes, left_out = self._to_ask_for(now)
-        covered = {lane: len(self.grants_of(lane).leases) for lane in lanes}
-        open_ = {key: lane for lane in lanes for key in self._keys_in(lane)}
-        left = dict.fromkeys(lanes, self._most())
+        waiters, (scopes, left_out) = key_queues(self._host), self._to_ask_for(now)
+        covered = {scope: len(self.grants_of(scope).leases) for scope in scopes}
+        open_ = {name: scope for scope in scopes for name in waiters.by_scope.get(scope, ())}
+        left = dict.fromkeys(scopes, self._most())
         requests: list[SlotRequest] = []
-        for rank, key, call in key_queues(self._host).iter_in_order(open_):
-            lane = open_[key]
-            if covered[lane] > 0:
-                covered[lane] -= 1
+        for rank, name, call in waiters.iter_in_order(open_):
+            scope = open_[name]
+            if covered[scope] > 0:
+                covered[scope] -= 1
                 continue
             if requests and rank >= left_out:
                 break
-            left[lane] -= max(call.cost, _LEAST_COST)
-            if left[lane] <= 0:
-                full = [key] if lane is not None else [k for k, of in open_.items() if of is None]
-                for one in full:
-                    del open_[one]
-            lanes_of_call = () if lane is None else (lane,)
-            if requests and requests[-1][:2] == (lanes_of_call, call.costs):
+            left[scope] -= max(call.costs[0], _LEAST_COST)
+            if left[scope] <= 0:
+                for one in waiters.by_scope[scope]:
+                    open_.pop(one, None)
+            if requests and requests[-1][:2] == (scope, call.costs):
                 requests[-1] = requests[-1]._replace(number=requests[-1].number + 1)
+            elif len(requests) < _MOST_REQUESTS:
+                requests.append(SlotRequest(scope, call.costs, 1))
             else:
-                requests.append(SlotRequest(lanes_of_call, call.costs, 1))
+                break
         return requests
 
     def apply(self, ask: Ask, granted: Granted) -> None:
@@ -488,14 +584,9 @@ class Planner:
         now, to_local = self._host.now(), self._clock.to_local
         soonest = now + 2 * TICK  # as timestamps are rounded, it may be a microsecond earlier there
         self._add_leases(ask, granted)
-        for lane in ask.lanes:
-            self.grants_of(lane).ask_at, self.grants_of(lane).round_position = -math.inf, 0
-        for lane, position, ask_at in granted.postponements:
-            grants = self.grants_of(lane)
-            grants.ask_at = max(soonest, min(to_local(ask_at), now + POLL))
-            grants.round_position = position
-        for lane in {lane for one in ask.requests for lane in one.lanes or (None,)}:
-            self.lacks(lane)
+        self._apply_standings(ask, granted, soonest)
+        for scope in dict.fromkeys(one.scope for one in ask.requests):
+            self.lacks(scope)
         number, self._share = len(granted.grants), granted.share
         position = self._round_position = granted.round_position
         was_short, self._short = self._short, position > 0 and 0 < number < granted.share / 2
@@ -512,16 +603,31 @@ class Planner:
             # This was its share: the others are to have theirs first.
             self._not_before = self._last - self._soon() if number else now + _RETRY
 
+    def _apply_standings(self, ask: Ask, granted: Granted, soonest: float) -> None:
+        """Note for which of its lanes each scope has to wait, and until when."""
+        now, to_local = self._host.now(), self._clock.to_local
+        served = {request.scope for request, *_ in granted.grants}
+        for scope, _ in ask.lines:
+            grants = self.grants_of(scope)
+            grants.ask_at, grants.stands_with = -math.inf, None
+            if len(scope.lanes) == 1 or scope in served:  # else it has its place at one of them yet
+                for lane in scope.lanes:
+                    self.lane(lane).round_position = 0
+        for scope, lane, position, ask_at in granted.postponements:
+            grants = self.grants_of(scope)
+            grants.ask_at = max(soonest, min(to_local(ask_at), now + POLL))
+            grants.stands_with = lane
+            self.lane(lane).round_position = position
+
     def _add_leases(self, ask: Ask, granted: Granted) -> None:
         to_local, uncertainty = self._clock.to_local, self._clock.uncertainty
         # The authority knows how late a slot may be used. By now, the clock may be known better.
         slack = ask.lateness - uncertainty
         has_window = self._limits.has_window((None, *ask.lanes))  # it lasts no longer than that
         for request, timestamp, latest in granted.grants:
-            lane = request.lanes[0] if request.lanes else None
-            at = to_local(timestamp)
+            at, scope = to_local(timestamp), request.scope
             until = at + slack if has_window else max(at + slack, to_local(latest) - uncertainty)
-            self.grants_of(lane).leases.append(Lease(at, until, request.costs, timestamp))
+            self.grants_of(scope).leases.append(Lease(at, until, request.costs, timestamp))
             self.leased += 1
-            self._surplus.add(lane)  # the call that it is for may have left meanwhile
+            self._surplus.add(scope)  # the call that it is for may have left meanwhile
             self._last = max(self._last, at)

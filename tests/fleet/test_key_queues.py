@@ -1,3 +1,5 @@
+"""The wait queue of a shared quota: lines that are parked, and let go."""
+
 from __future__ import annotations
 
 import asyncio
@@ -5,15 +7,28 @@ import asyncio
 import pytest
 
 from aioapiqueue._fleet.key_queues import KeyQueues
+from aioapiqueue._fleet.messages import Scope
 from tests.helpers import introspect
-from tests.helpers.waiters import drain, fill, leave, waiter
+from tests.helpers import waiters as plain
+from tests.helpers.waiters import drain, fill, leave
+
+
+def scope(key):
+    """Return the scope of calls under one lane."""
+    return Scope((key,), ())
+
+
+def waiter(key, **options):
+    """Make a slot that waits, under the lane of its key; `x` and `y` have none."""
+    slot = plain.waiter(key, **options)
+    slot.limits = None if key in ("x", "y") else scope(key)
+    return slot
 
 
 @pytest.mark.parametrize("number", [1, 3])
 async def test_get_waits_for_parked(number):
     """Those whose limits are closed are not available; each `get` has one once they are."""
     waiters = KeyQueues(int)
-    waiters.lanes = {"slow"}
     slots = fill(waiters, *(waiter("slow") for _ in range(number)))
     waiters.first()
     waiters.park(5)
@@ -29,7 +44,6 @@ async def test_get_waits_for_parked(number):
 async def test_get_takes_all_let_go(way):
     """A newcomer that is due sooner, and other keys of their own, let go those parked before."""
     waiters = KeyQueues(int)
-    waiters.lanes = {"slow"}
     slots = fill(waiters, waiter("slow"), waiter("slow"))
     waiters.first()
     waiters.park(5)
@@ -48,7 +62,6 @@ async def test_parked_line_blocks_nobody():
     The next of another line goes meanwhile; woken, the earlier comer is first again.
     """
     waiters = KeyQueues(int)
-    waiters.lanes = {"slow": None}
     slow, slow2, other, other2 = fill(
         waiters, waiter("slow"), waiter("slow"), waiter("x"), waiter("y")
     )
@@ -67,7 +80,6 @@ async def test_leaver_unparks_its_line():
     The next may cost less and be due sooner; an empty line is forgotten.
     """
     waiters = KeyQueues(int)
-    waiters.lanes = {"slow": None}
     dear, cheap = fill(waiters, waiter("slow", cost=5), waiter("slow"))
     waiters.first()
     waiters.park(9.0)
@@ -86,7 +98,6 @@ async def test_wake_all_unparks_every_line():
     As when the rate has changed.
     """
     waiters = KeyQueues(int)
-    waiters.lanes = {"a": None, "b": None}
     a, b = fill(waiters, waiter("a"), waiter("b"))
     for until in (5.0, 6.0):
         waiters.first()
@@ -98,9 +109,10 @@ async def test_wake_all_unparks_every_line():
 async def test_regroup_keeps_arrival_order():
     """A key that gets limits of its own takes its waiters along, in order."""
     waiters = KeyQueues(int)
-    slots = fill(waiters, *(waiter(key) for key in "abababa"))
+    slots = fill(waiters, *(plain.waiter(key) for key in "abababa"))
     leave(waiters, slots[2])
-    waiters.lanes = {"a": None}
+    for slot in slots:
+        slot.limits = scope(slot.key) if slot.key == "a" else None
     waiters.rebuild()
     assert (waiters.live, waiters.total()) == (6, 6)
     assert waiters.first() is slots[0]
@@ -113,7 +125,6 @@ async def test_regroup_keeps_arrival_order():
 async def test_overtaking_leaves_no_entries():
     """A lane that urgent calls starve costs no memory for each of them."""
     waiters = KeyQueues(int)
-    waiters.lanes = {"a", "b"}
     fill(waiters, *(waiter(key) for key in "aba"))
     for _ in range(1000):
         (urgent,) = fill(waiters, waiter("a", priority=-1))
@@ -125,7 +136,6 @@ async def test_overtaking_leaves_no_entries():
 async def test_leaving_parked_leaves_no_entries():
     """Callers that leave while their lane is closed cost no memory for each of them."""
     waiters = KeyQueues(int)
-    waiters.lanes = {"a", "b"}
     fill(waiters, waiter("b"))
     waiters.first()
     waiters.park(5)

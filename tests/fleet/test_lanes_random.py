@@ -14,6 +14,7 @@ from tests.helpers import introspect
 from tests.helpers.virtual_client import VirtualClient
 from tests.helpers.work import Ticks
 
+SLOW_SEEDS = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(9, 60)]
 PATIENCE = 120.0  # virtual seconds: far more than the calls of any of these need
 
 
@@ -21,8 +22,9 @@ def make(chance, client, name, keys):
     """Make a queue with some limits, lanes for all keys or for some, and some of all options."""
     some = dict.fromkeys(chance.sample(keys, len(keys) // 2), "10/s")
     both = Rate(20, burst=3), Window(10, 1)
+    tokens = ("100/s", "1000 tokens/s burst 100"), ("100/s", Window(2000, 1, "tokens"))
     return ApiQueue(
-        *chance.choice([(), ("100/s",), (Rate(200, burst=10),), (Window(100, 1),)]),
+        *chance.choice([(), ("100/s",), (Rate(200, burst=10),), (Window(100, 1),), *tokens]),
         lanes=chance.choice([{"*": "10/s"}, {"*": "10/s", None: "5/s"}, {"*": both}, some, {}]),
         order=chance.choice(["fifo", "fair"]),
         concurrency=chance.choice([None, None, 5]),
@@ -54,6 +56,18 @@ def disturb(chance, client, queue, keys, calls):
 @pytest.mark.parametrize("seed", [1, 2, 6, 7, 18, 27])
 async def test_random_lanes_all_have_their_turns(valkey, name, seed, disturbed):
     """Everybody starts, or ends as asked; in order; and the queue remembers none of them."""
+    await random_calls(valkey, name, seed, disturbed=disturbed, several=False)
+
+
+@pytest.mark.parametrize("disturbed", [False, True])
+@pytest.mark.parametrize("seed", [*range(1, 9), *SLOW_SEEDS])
+async def test_random_calls_of_several_lanes(valkey, name, seed, disturbed):
+    """The same of calls that come under up to three lanes, and use tokens or none."""
+    await random_calls(valkey, name, seed, disturbed=disturbed, several=True)
+
+
+async def random_calls(valkey, name, seed, *, disturbed, several):
+    """Make random calls on a random queue."""
     chance, loop = random.Random(seed), asyncio.get_running_loop()
     latency = chance.choice([(0, 0), (0.001, 0.01), (0.001, 0.05)])
     client = VirtualClient(valkey, latency=latency, seed=seed)
@@ -65,7 +79,8 @@ async def test_random_lanes_all_have_their_turns(valkey, name, seed, disturbed):
     async def call(number, **options):
         try:
             async with queue.slot(**options):
-                started[options["key"], options["priority"]].append(number)
+                # Those that use none of a unit may go before others.
+                started[repr(options)].append(number)
                 await asyncio.sleep(chance.choice([0, 0, 0.05]))
         except (SlotTimeout, QueueFull):
             pass
@@ -75,9 +90,16 @@ async def test_random_lanes_all_have_their_turns(valkey, name, seed, disturbed):
             options = {
                 "key": chance.choice(keys),
                 "priority": chance.choice(priorities),
-                "cost": chance.choice(costs),
+                "cost": {"calls": chance.choice(costs)},
                 "timeout": chance.choice([None, None, 0.05, 2]),
             }
+            if several:
+                options["keys"] = [
+                    options.pop("key"),
+                    *chance.choices(keys, k=chance.randint(0, 2)),
+                ]
+            if "tokens" in str(queue.limits):
+                options["cost"]["tokens"] = chance.choice([0, 1, 30]) if several else 1
             calls.append(asyncio.create_task(call(len(calls), **options)))
         await asyncio.sleep(chance.choice([0, 0.01, 0.3]))
         if disturbed:

@@ -8,7 +8,9 @@ import pytest
 
 from aioapiqueue import ApiQueue
 from aioapiqueue._fleet.clock import Clock
+from aioapiqueue.integrations.redis import SharedSchedule
 from tests.helpers import introspect
+from tests.helpers.virtual_client import VirtualClient
 
 TRUE_OFFSET = -1_000.0  # the queue's clock less the authority's, in seconds
 
@@ -92,19 +94,20 @@ def test_jitter_covers_the_slowest_recent_reply():
         ("fair", ["b-1", "a0", "c0", "b0", "a0", "a1"]),
     ],
 )
-async def test_iteration_is_in_release_order(order, expected):
+async def test_iteration_is_in_release_order(valkey, name, order, expected):
     """Upcoming names who is next in the order in which they are released.
 
     By priority, then by arrival or in turns; and asking changes nothing.
     """
-    queue = ApiQueue("10/s", order=order, lanes={"a": ()})
+    schedule = SharedSchedule(VirtualClient(valkey), name)
+    queue = ApiQueue("10/s", order=order, lanes={"a": ()}, schedule=schedule)
     queue.pause()
     released = []
 
     calls = [("a", 0), ("c", 0), ("a", 0), ("b", 0), ("a", 1), ("b", -1)]
     waiting = [queue.enqueue(key=key, priority=priority) for key, priority in calls]
     waiters = introspect.waiters_of(queue)
-    named = [f"{slot.key}{slot.priority}" for *_, slot in waiters.iter_in_order(waiters.key_queues)]
+    named = [f"{slot.key}{slot.priority}" for *_, slot in waiters.iter_in_order(waiters.lines)]
     assert named == expected
     queue.resume()
     for future in waiting:
@@ -115,16 +118,17 @@ async def test_iteration_is_in_release_order(order, expected):
     assert released == expected
 
 
-async def test_iteration_leaves_out_other_keys():
+async def test_iteration_leaves_out_other_keys(valkey, name):
     """Upcoming leaves out lines that are not asked for.
 
     A lane that is known to be due later is not looked at.
     """
-    queue = ApiQueue("10/s", lanes={"a": "1/s"})
+    schedule = SharedSchedule(VirtualClient(valkey), name)
+    queue = ApiQueue("10/s", lanes={"a": "1/s"}, schedule=schedule)
     queue.pause()
     waiting = [queue.enqueue(key=key) for key in "abab"]
     waiters = introspect.waiters_of(queue)
-    others = [key for key in waiters.key_queues if key != "a"]
+    others = [name for name in waiters.lines if name.lanes != ("a",)]
     assert [slot.key for *_, slot in waiters.iter_in_order(others)] == ["b", "b"]
     for future in waiting:
         future.cancel()

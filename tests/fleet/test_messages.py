@@ -74,6 +74,8 @@ def test_only_charges_survive_an_old_request():
     charge, refund = Change((), 1, (0.5,)), Change(("a",), 2, (-1.0,))
     assert Adjust([charge, refund]).without_refunds() == Adjust([charge])
     assert Return([refund]).without_refunds() == Return([])
+    both = Change(("a",), 3, (1.0, -20.0))
+    assert Adjust([both]).without_refunds() == Adjust([Change(("a",), 3, (1.0, 0))])
 
 
 def test_changes_name_each_lane_once():

@@ -62,6 +62,28 @@ def test_processes_keep_the_limit_together(valkey, name):
     assert shares(workers, killed).keys() & {2, 3}
 
 
+def test_processes_keep_several_limits(valkey, name):
+    """Four processes whose calls come under two lanes and count tokens keep each limit together.
+
+    The lanes let 40 and 60 per second through, the tokens 50.
+    """
+    patient = {"timeout": 30}  # as above
+    options = {"lanes": {"a": "40/s", "b": "60/s"}}
+    slot = {"keys": ["a", "b"], "cost": {"tokens": 10}}
+    limits = "1000/s", "500 tokens/s burst 10"
+    with Workers(
+        4, valkey.url, name, *limits, callers=20, queue=options, schedule=patient, slot=slot
+    ) as workers:
+        begun = workers.begin()
+        until(lambda: workers.count(RELEASED) >= 80, "too few calls", every=0.1)
+        figures = workers.end()
+    assert in_good_order(figures)
+    assert {one["faults"] for one in figures} == {0}
+    for number, instant in enumerate(workers.instants(), start=1):
+        assert number <= 1 + (instant - begun + CATCH_UP) * 40
+    assert len(shares(workers)) == 4
+
+
 @pytest.mark.slow
 def test_eight_processes_use_a_high_rate(valkey, name):
     """Eight processes use a high rate to the full.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import Rate, Window
-from aioapiqueue._lanes import limit_state_for
+from aioapiqueue._lanes import StateMaker
+from aioapiqueue._units import Units
 from tests.helpers.script import SECOND, Script
 
 
@@ -54,15 +57,45 @@ HISTORY = st.lists(
 )
 
 
-def local_schedule(limits, catch_up):
-    """Return the local schedule of these limits, which counts in microseconds, too."""
-    micro = [
-        Rate(limit.calls, limit.per * SECOND, limit.burst)
-        if isinstance(limit, Rate)
-        else Window(limit.calls, limit.per * SECOND)
-        for limit in limits
-    ]
-    return limit_state_for(micro, catch_up=max(1, catch_up))
+class Local:
+    """The local states of these limits, which count in microseconds, too."""
+
+    def __init__(self, limits, catch_up):
+        self.maker = StateMaker(Units(), catch_up=max(1, catch_up))
+        self.states = self.maker.states_of(list(map(self.micro, limits)))
+
+    @staticmethod
+    def micro(limit):
+        """Return a limit of the same calls in as many microseconds."""
+        return dataclasses.replace(limit, per=limit.per * SECOND)
+
+    def on_idle(self, now):
+        """Note a caller who comes while nobody waits."""
+        for state in self.states:
+            state.on_idle(now)
+
+    def next_at(self, now, cost):
+        """Return when all have room."""
+        return max([-math.inf, *(state.next_at(now, (cost,)) for state in self.states)])
+
+    def consume(self, now, cost):
+        """Charge all."""
+        for state in self.states:
+            state.consume(now, (cost,))
+
+    def adjust(self, now, at, more):
+        """Charge more for a call, or give back."""
+        for state in self.states:
+            state.adjust(now, at, more)
+
+    def hold(self, until):
+        """Start nothing before."""
+        for state in self.states:
+            state.held = max(state.held, until)
+
+    def change(self, limits, now):
+        """Replace the limits."""
+        self.states = self.maker.changed(self.states, list(map(self.micro, limits)), now)
 
 
 def kinds(limits):
@@ -86,7 +119,7 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
     """Put both through the same history: each slot is at the same microsecond."""
     own = {"lane": limits, "limits": []} if in_lane else {"limits": limits}
     script = Script(server, catch_up=catch_up, ahead=ahead, **own)
-    local = local_schedule(limits, catch_up)
+    local = Local(limits, catch_up)
     now, last, slots, rounding = 0, 0, [], 2.0
 
     def ask(cost, since):
@@ -123,19 +156,18 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
             change = cost if pause % 2 else -min(cost, call[1])
             call[1] += change
             script.adjust(now, call[0], change)
-            local.adjust(call[0], change)
+            local.adjust(now, call[0], change)
         elif verb == "hold":
             until = now + round(cost * SECOND)
             script.send("hold", now, hold=until - now)
-            local.hold(max(local.held, until))
+            local.hold(until)
         elif verb == "set" and not in_lane and kinds(other) == kinds(script.limits):
             rounding += 0.25 * slower(script.limits, other)  # of what is owed, in calls
             script.limits = other
             (script.revision,) = script.send("setlimits", now, limits="[]")
             script.position = 0
-            new = local_schedule(other, catch_up)
-            new.carry_over(local, now)
-            local, slots = new, []
+            local.change(other, now)
+            slots = []
 
 
 @settings(max_examples=150)

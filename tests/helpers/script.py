@@ -7,6 +7,7 @@ import json
 from redis.exceptions import NoScriptError
 
 from aioapiqueue._fleet.grants import NO_KEY
+from aioapiqueue._units import Units
 from aioapiqueue.integrations.redis._codec import Codec, Settings
 from tests.helpers import introspect
 from tests.helpers.servers import fresh_name
@@ -49,7 +50,8 @@ class Script:
         self.name = of.name if of else fresh_name()
         self.sender = fresh_name()
         settings = Settings(self.name, ahead=0, timeout=1, lease=10, fallback=None)
-        self.codec = Codec(settings, catch_up=0, adaptive=adaptive)
+        self.units = Units()
+        self.codec = Codec(settings, catch_up=0, adaptive=adaptive, units=self.units)
         self.revision = 0
         self.position = self.lane_position = self.ask_at = 0
         self.short_of_permits = False
@@ -79,6 +81,7 @@ class Script:
             "permits": 0,
             "queue": queue,
             "lanes": lanes,
+            "lines": [[[number + 1], 0] for number in range(len(lanes))],
             **fields,
         }
         if self.concurrency is not None:
@@ -96,14 +99,14 @@ class Script:
 
     def ask(self, now, cost=1, count=1, **fields):
         """Ask for slots once; return their instants, and note until when they may be used."""
-        requests = [[self.lanes, [cost], count]]
+        requests = [[len(self.lanes), [cost], count]]
         fields = {"lateness": 0} | fields
         reply = self.send("ask", now, requests=requests, most=1000, jitter=0, **fields)
         _, position, short_of_permits, grants, postponements = reply
         self.position = max(0, position - EPOCH)
         self.short_of_permits = bool(short_of_permits)
-        self.lane_position = postponements[1] - EPOCH if postponements else 0
-        self.ask_at = postponements[2] - EPOCH if postponements else self.position
+        self.lane_position = postponements[2] - EPOCH if postponements else 0
+        self.ask_at = postponements[3] - EPOCH if postponements else self.position
         self.until = [timestamp - EPOCH for timestamp in grants[2::3]]
         return [timestamp - EPOCH for timestamp in grants[1::3]]
 

@@ -63,7 +63,7 @@ async def main(settings):
 
     async def caller():
         while True:
-            async with queue.slot():
+            async with queue.slot(**settings["slot"]):
                 tell(START, time.monotonic())
                 if body:
                     await asyncio.sleep(body)

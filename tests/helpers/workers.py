@@ -39,6 +39,7 @@ class Workers:
         body: seconds that each call lasts.
         queue: further options of `ApiQueue`.
         schedule: further options of `SharedSchedule`.
+        slot: options of each call.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Workers:
         body: float = 0.0,
         queue: dict[str, Any] | None = None,
         schedule: dict[str, Any] | None = None,
+        slot: dict[str, Any] | None = None,
     ) -> None:
         self._settings = {
             "url": url,
@@ -60,6 +62,7 @@ class Workers:
             "body": body,
             "queue": queue or {},
             "schedule": schedule or {},
+            "slot": slot or {},
         }
         self._count = count
         self._arrivals: list[Arrival] = []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,16 @@ from aioapiqueue._fleet import messages
 from aioapiqueue._fleet.grants import NO_KEY
 from aioapiqueue._fleet.session import REFUNDABLE
 from aioapiqueue._grammar import CALLS
-from aioapiqueue._rate import Rate, Window
+from aioapiqueue._rate import Concurrency, Rate, Window
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
     from aioapiqueue._rate import Limit
+    from aioapiqueue._units import Units
     from aioapiqueue.adaptive import Adaptive
 
-__all__ = ["Codec", "Settings", "Unreadable", "text_of"]
+__all__ = ["Codec", "OtherVersion", "Settings", "Unreadable", "text_of"]
 
 _LATEST = 2**53
 """Instead of an infinite timestamp: the last that the server can count exactly."""
@@ -28,6 +29,10 @@ _LATEST = 2**53
 
 class Unreadable(Exception):  # noqa: N818 - never leaves the package
     """The server has something that aioapiqueue never writes. The text names it."""
+
+
+class OtherVersion(Exception):  # noqa: N818 - never leaves the package
+    """Another version of aioapiqueue uses this quota. The text says which."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +53,18 @@ class Codec:
         settings: of its schedule.
         catch_up: seconds by which a slot may be used late.
         adaptive: how to slow down on push-back.
+        units: the places of units in costs.
     """
 
-    def __init__(self, settings: Settings, *, catch_up: float, adaptive: Adaptive | None) -> None:
+    def __init__(
+        self, settings: Settings, *, catch_up: float, adaptive: Adaptive | None, units: Units
+    ) -> None:
         self.base = f"{{aioapiqueue:{settings.name}}}"
         """What all keys of the quota begin with."""
         # Sent again until then, and a little longer under way.
         self._remembered = _micro(REFUNDABLE + 2 * settings.timeout)
         self._adaptive = adaptive
+        self._units = units
         times = {"catch_up": catch_up, "ahead": settings.ahead, "lease": settings.lease}
         self._always = {name: _micro(seconds) for name, seconds in times.items()}
 
@@ -89,9 +98,14 @@ class Codec:
         numbers = {lane: number for number, lane in enumerate(message.lanes, 1)}
         match message:
             case messages.Ask():
+                lines = {line.scope: number for number, line in enumerate(message.lines, 1)}
                 return {
+                    "lines": [
+                        [[numbers[lane] for lane in scope.lanes], numbers.get(stands_with, 0)]
+                        for scope, stands_with in message.lines
+                    ],
                     "requests": [
-                        [[numbers[lane] for lane in one.lanes], one.costs, one.number]
+                        [lines.get(one.scope, 0), messages.plain_costs(one.costs), one.number]
                         for one in message.requests
                     ],
                     "most": message.most,
@@ -134,23 +148,31 @@ class Codec:
     ) -> list[dict[str, Any]]:
         """Return what the script is to know of these limits; append the keys of their logs."""
         specs: list[dict[str, Any]] = []
-        windows = itertools.count()  # as the server counts: changed limits take over by kind
+        # As the server counts: changed limits take over by kind and unit.
+        windows: dict[str, int] = defaultdict(int)
         for limit in limits:
+            unit = self._unit_spec(limit)
             if isinstance(limit, Rate):
-                specs.append({"kind": "r", "interval": limit.interval * 1e6, "burst": limit.burst})
-            else:
-                keys.append(f"{key}:window:{next(windows)}")
                 specs.append(
-                    {"kind": "w", "calls": limit.calls, "per": _micro(limit.per), "log": len(keys)}
+                    {"kind": "r", "interval": limit.interval * 1e6, "burst": limit.burst, **unit}
+                )
+            elif isinstance(limit, Window):
+                named = f"{limit.unit}:" if unit else ""
+                keys.append(f"{key}:window:{named}{windows[limit.unit]}")
+                windows[limit.unit] += 1
+                per = _micro(limit.per)
+                specs.append(
+                    {"kind": "w", "calls": limit.calls, "per": per, "log": len(keys), **unit}
                 )
         adaptive = self._adaptive
         if adaptive is not None:
-            ceiling = min((limit.calls / limit.per for limit in limits), default=math.inf)
+            lead, ceiling = _led(limits)
             spec = {
                 "kind": "g",
-                "floor": adaptive.least(ceiling, CALLS),
+                "floor": adaptive.least(ceiling, CALLS if lead is None else lead.unit),
                 "backoff": adaptive.backoff,
                 "recovery": adaptive.recovery,
+                **self._unit_spec(lead),
             }
             if ceiling < math.inf:
                 spec["ceiling"] = ceiling
@@ -159,6 +181,12 @@ class Codec:
             specs.append(spec)
         return specs
 
+    def _unit_spec(self, limit: Limit | None) -> dict[str, Any]:
+        """Return what a limit counts, unless that is calls: the name, and the place in costs."""
+        if limit is None or isinstance(limit, Concurrency) or limit.unit == CALLS:
+            return {}
+        return {"unit": limit.unit, "place": self._units.place_of(limit.unit) + 1}
+
     def decode(
         self, envelope: messages.Envelope, answer: Sequence[Any]
     ) -> messages.Reply | messages.OtherLimits | messages.LimitsForgotten:
@@ -166,15 +194,18 @@ class Codec:
 
         Raises:
             Unreadable: somebody else has written the limits that it brings.
+            OtherVersion: another version of aioapiqueue has written there.
         """
         word, *rest = answer
         word = _decoded(word)
+        if word == "version":
+            raise OtherVersion(f"{self.base} is in use by {_version(*rest)}")
         if word == "limits":
             return messages.OtherLimits(rest[0], self._decode_limits(rest[1]))
         if word != "ok":
             return messages.LimitsForgotten()
         timestamp, epoch, figures, *found = rest
-        statuses = (messages.LimitStatus(*map(float, one)) for one in _by(3, figures))
+        statuses = [_status(one) for one in figures]
         common = timestamp, epoch, dict(zip(envelope.limits, statuses, strict=True))
         message = envelope.message
         match message:
@@ -184,7 +215,8 @@ class Codec:
                     messages.Grant(message.requests[n - 1], *rest) for n, *rest in _by(3, grants)
                 ]
                 postponed = [
-                    messages.Postponement(message.lanes[n - 1], *rest) for n, *rest in _by(3, later)
+                    messages.Postponement(message.lines[n - 1].scope, message.lanes[m - 1], *rest)
+                    for n, m, *rest in _by(4, later)
                 ]
                 granted = messages.Granted(share, slots, postponed, bool(short), position)
                 return messages.Reply(*common, granted=granted)
@@ -201,9 +233,14 @@ class Codec:
                 _key_of(key): tuple(_limit(one) for one in own)
                 for key, own in json.loads(_decoded(text))
             }
-        except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
             what = f"{self.base} has unreadable limits (conf): {type(error).__name__}: {error}"
             raise Unreadable(what[:300]) from None
+
+
+def _version(theirs: int, ours: int) -> str:
+    which = "an earlier" if theirs < ours else "a later"
+    return f"{which} version of aioapiqueue (layout {theirs}, and this one's is {ours})"
 
 
 def _micro(seconds: float) -> int:
@@ -249,12 +286,36 @@ def _key_of(text: str) -> Hashable:
     return hashable(json.loads(text))
 
 
+def _status(figures: Sequence[bytes | str]) -> messages.LimitStatus:
+    held_until, rate, *ready_at = map(float, figures)
+    return messages.LimitStatus(held_until, rate, tuple(ready_at))
+
+
+def _led(limits: Sequence[Limit]) -> tuple[Rate | Window | None, float]:
+    """Return the limit whose unit an `Adaptive` counts, and what all of that unit allow a second.
+
+    As `Adaptive.govern` chooses it: calls, or else what the first limit counts. What is paced in
+    that unit is so in others, too.
+    """
+    timed = [limit for limit in limits if isinstance(limit, Rate | Window)]
+    if not timed:
+        return None, math.inf
+    lead = next((limit for limit in timed if limit.unit == CALLS), timed[0])
+    return lead, min(limit.calls / limit.per for limit in timed if limit.unit == lead.unit)
+
+
 def _plain(limit: Limit) -> list[float | str]:
+    unit = [] if isinstance(limit, Concurrency) or limit.unit == CALLS else [limit.unit]
     if isinstance(limit, Rate):
-        return ["rate", limit.calls, limit.per, limit.burst]
-    return ["window", limit.calls, limit.per]
+        return ["rate", limit.calls, limit.per, limit.burst, *unit]
+    if isinstance(limit, Concurrency):
+        return ["concurrency", limit.number]
+    if isinstance(limit, Window):
+        return ["window", limit.calls, limit.per, *unit]
+    raise TypeError(f"{limit!r} is not shared")  # LimitTable has refused it
 
 
 def _limit(plain: Sequence[Any]) -> Limit:
     kind, *figures = plain
-    return Rate(*figures) if kind == "rate" else Window(*figures)
+    kinds: dict[str, type[Limit]] = {"rate": Rate, "window": Window, "concurrency": Concurrency}
+    return kinds[kind](*figures)

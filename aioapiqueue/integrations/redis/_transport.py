@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 
 from aioapiqueue._fleet.messages import Unreachable
 from aioapiqueue.exceptions import SharedError
-from aioapiqueue.integrations.redis._codec import Unreadable, text_of
+from aioapiqueue.integrations.redis._codec import OtherVersion, Unreadable, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Hashable
@@ -103,6 +103,12 @@ class RedisTransport:
             raise self._refusal(error) from None
         except Unreadable as error:
             raise self._planted(str(error)) from None
+        except OtherVersion as error:
+            raise SharedError(
+                f"{self!r}: {error}, and the two cannot keep one quota: use one version in all "
+                "processes, or another name meanwhile. If no other process uses this name any "
+                f"more, its keys expire by themselves, or delete them: {self._codec.base}*"
+            ) from None
         except TimeoutError:
             await self._look_closer()
             raise Unreachable(f"no answer within {self.timeout:g} s") from None

@@ -14,6 +14,7 @@
 --   after a grace period, as nobody can know whether it is slow or dead.
 -- - Nothing is kept for a process but its place in line and its permits: these are leased, so that
 --   one that dies leaves nothing behind.
+-- - A quota whose keys another version has written is left as it is: see gcra_figures.lua.
 -- The work is linear in what is asked for: a server does nothing else meanwhile.
 --
 -- It is GCRA (ITU-T I.371) as in redis-cell and throttled, which answer for one call at once. Here
@@ -35,12 +36,15 @@ local PAUSED = 86400e6    -- what is paused without end is remembered for a day 
 local SET = 3600e6        -- so is for an hour what `set_rate` has set
 local RECENT = 1.5e6      -- who has asked since is taken to be waiting: everybody asks every second
 local WANTING = 300e3     -- who wants permits asks every 100 ms, so that two requests may be lost
+local HELD = 100e3        -- a reservation is kept for so long after its instant
+local RECHECK = 5e3       -- until then, one that is late may have come, and have taken its slot
 local PATIENCE = 20e3     -- a request that is on its way for so long is not late yet
 
 local sender, permits = payload.sender, payload.permits
 
 -- The state of the queue's limits, or of a lane's.
 
+local CALLS = 1           -- the place of calls in costs; each limit counts the unit of its place
 local KINDS = {r = TokenBucket, w = SlidingWindow, g = AdaptiveRate}
 local KEPT = {
   {'held', 'held_until', ALWAYS},         -- by the other side's push-back
@@ -49,20 +53,37 @@ local KEPT = {
   {'fixed', 'mended_until', ALWAYS},      -- positions up to this one are known to be early
 }
 
+local RESERVED = {
+  {'for_at', 'at', ALWAYS, nil, now + YEAR},
+  {'for_until', 'lapses', ALWAYS, nil, now + 2 * YEAR},
+}
+
 local function load(spec)
   local state = {key = KEYS[spec.key], limits = spec.limits, position = spec.round_position or 0}
-  local fields, read = hash(state.key)
+  local fields, read, figures = hash(state.key)
   local counts = {}
-  state.fields, state.interval = fields, 0
+  state.figures = figures
+  state.fields, state.intervals = fields, {}
   for _, limit in ipairs(spec.limits) do
-    -- By kind and number: of other limits, each takes over from the one of its kind in its place.
-    counts[limit.kind] = (counts[limit.kind] or 0) + 1
-    limit.name = limit.kind .. counts[limit.kind] .. ':'
+    -- By kind, unit and number: of other limits, each takes over from that of its kind and unit in
+    -- its place. (Not by the unit's place, which may be another one in each process.)
+    local kind = limit.kind .. (limit.unit and '[' .. limit.unit .. ']' or '')
+    counts[kind] = (counts[kind] or 0) + 1
+    limit.name, limit.place = kind .. counts[kind] .. ':', limit.place or CALLS
     setmetatable(limit, {__index = KINDS[limit.kind]})
     limit:load(read, limit.name, state.key, fields)
-    state.interval = math.max(state.interval, limit.interval or 0)
+    local slowest = math.max(state.intervals[limit.place] or 0, limit.interval or 0)
+    state.intervals[limit.place] = slowest
   end
   load_figures(state, KEPT, read, '')
+  if fields['for'] then
+    local costs = {}
+    for cost in string.gmatch(fields.for_costs or '', '%S+') do
+      costs[#costs + 1] = figure(state.key, 'for_costs', cost, nil, 0, HUGE)
+    end
+    state.reserved = {line = fields['for'], costs = costs}
+    load_figures(state.reserved, RESERVED, read, '')
+  end
   state.paused_until = fields.paused == 'inf' and NEVER or read('paused', ALWAYS)
   return state
 end
@@ -79,8 +100,24 @@ local function blocked_until(state)
   return math.max(state.held_until, state.paused_until)
 end
 
-local function next_at(state, at, cost)
-  return latest_of(state, blocked_until(state), 'next_at', at, cost)
+-- What a call of some costs uses of a limit. Where it uses nothing of its unit, the limit does not
+-- concern it.
+local function cost_at(limit, costs)
+  return costs[limit.place] or 0
+end
+
+-- Return when a state has room for costs that start at `from` or later, and whether any limit of it
+-- is concerned at all. Instants never decrease, where one is.
+local function gate_of(state, from, costs)
+  local when, concerned = blocked_until(state), false
+  local at = math.max(from, state.last)
+  for _, limit in ipairs(state.limits) do
+    local cost = cost_at(limit, costs)
+    if cost ~= 0 then
+      when, concerned = math.max(when, limit:next_at(at, cost)), true
+    end
+  end
+  return concerned and math.max(when, state.last) or when, concerned
 end
 
 local function expire(key, at)
@@ -96,6 +133,8 @@ local function save(state, extra)
         absent[#absent + 1] = name
       end
       return
+    elseif value == state.figures[name] or value == state.fields[name] then
+      return  -- most are as they were, and so is when they may be forgotten
     elseif type(value) == 'number' then  -- no more than is read again
       value = string.format('%.17g', math.max(-LATEST, math.min(most or LATEST, value)))
     end
@@ -107,6 +146,10 @@ local function save(state, extra)
   end
   save_figures(state, KEPT, set, '')
   set('paused', state.paused_until == NEVER and 'inf' or state.paused_until)
+  local reserved = state.reserved or {line = '', costs = {}, at = ALWAYS, lapses = ALWAYS}
+  set('for', reserved.line)
+  set('for_costs', table.concat(reserved.costs, ' '))
+  save_figures(reserved, RESERVED, set, '')
   for name, value in pairs(extra or {}) do
     set(name, value)
   end
@@ -115,6 +158,9 @@ local function save(state, extra)
   end
   if #absent > 0 then
     redis.call('HDEL', state.key, unpack(absent))
+  end
+  if #flat + #absent == 0 then
+    return now
   end
   local idle_at = math.max(blocked_until(state), state.last_position, now)
   idle_at = latest_of(state, idle_at, 'idle_at')
@@ -136,18 +182,25 @@ end
 
 -- Charge what is due `at` and is to start at `slot`; return until when it may, so that in all it is
 -- no later than catch_up.
-local function consume(state, at, cost, slot)
+local function consume(state, at, costs, slot)
   local latest = slot + catch_up
+  local held_until = blocked_until(state)
   for _, limit in ipairs(state.limits) do
-    latest = math.min(latest, limit:consume(at, cost, blocked_until(state), slot))
+    local cost = cost_at(limit, costs)
+    if cost ~= 0 then
+      latest = math.min(latest, limit:consume(at, cost, held_until, slot))
+      state.last = math.max(state.last, at)
+    end
   end
-  state.last = math.max(state.last, at)
   return latest
 end
 
-local function adjust(state, at, cost)
+local function adjust(state, at, costs)
   for _, limit in ipairs(state.limits) do
-    limit:adjust(at, cost)
+    local cost = cost_at(limit, costs)
+    if cost ~= 0 then
+      limit:adjust(at, cost)
+    end
   end
   if verb == 'return' and at == state.last then
     state.last = at - 1
@@ -160,13 +213,54 @@ end
 
 local processes = 1  -- how many are taken to be waiting
 
--- Return what one of them may have at once.
-local function share(state)
-  local room = NEVER
+-- Note what this one may have at once, by place: its share of what there is, but at least one call.
+-- (`dearest`: what the dearest that is asked for costs.)
+local function find_shares(state, dearest)
+  local shares, left = {}, {}
   for _, limit in ipairs(state.limits) do
-    room = math.min(room, limit:room())
+    local share = math.max(dearest[limit.place] or 1, math.floor(limit:room() / processes))
+    shares[limit.place] = math.min(share, shares[limit.place] or NEVER)
+    left[limit.place] = shares[limit.place]
   end
-  return math.max(1, math.floor(room / processes))
+  state.shares, state.left = shares, left
+end
+
+-- Return whether what is left of its share is too little for these costs; those above `most` by
+-- place are as good as that, as they would have to wait for ever.
+local function is_short(state, costs, most)
+  for place, left in pairs(state.left) do
+    local cost = costs[place] or 0
+    if left < math.min(cost, most and most[place] or 1) then
+      return true
+    end
+  end
+  return false
+end
+
+local function is_used_up(state)
+  for _, left in pairs(state.left) do
+    if left < 1 then
+      return true
+    end
+  end
+  return false
+end
+
+local function take_share(state, costs)
+  for place, left in pairs(state.left) do
+    state.left[place] = left - (costs[place] or 0)
+  end
+end
+
+-- Return how long it takes to pay off amounts by place: the longest of the limits.
+local function time_of(state, amount_at)
+  local time = 0
+  for place, interval in pairs(state.intervals) do
+    if interval > 0 then
+      time = math.max(time, amount_at(place, interval) * interval)
+    end
+  end
+  return time
 end
 
 -- Round positions. `at` is what this request is about: the instant at which it asks, or in a lane
@@ -194,7 +288,9 @@ local function next_position(state, gate, at, step, served)
     end
     state.last_position = math.min(math.max(gate, state.last_position + step), last)
     if served and is_its_turn(state, at) then  -- by what it has had, however late it came
-      local round = processes * (state.fair - state.left) * state.interval
+      local round = processes * time_of(state, function(place)
+        return state.shares[place] - state.left[place]
+      end)
       return math.max(gate, math.min(state.last_position, state.position + round))
     end
     return state.last_position
@@ -203,6 +299,72 @@ local function next_position(state, gate, at, step, served)
     state.last_position = math.min(state.mended_until + gate - state.position, last)
   end
   return gate
+end
+
+-- Reservations. A call under several lanes would never start if others used up one of them whenever
+-- another has room. So a line that had its turn at the lane where it stood, and found another one
+-- closed, reserves all of them until the instant at which all have room; its turn there is that
+-- instant. Others may take only what leaves room for it then. One that does not come loses it.
+
+local function name_of(line)
+  if not line.name then
+    local names = {}
+    for number, lane in ipairs(line) do
+      names[number] = lane.key
+    end
+    line.name = sender .. ' ' .. table.concat(names, ' ')
+  end
+  return line.name
+end
+
+local function is_reserved_by(lane, line)
+  return lane.reserved and #line > 1 and lane.reserved.line == name_of(line)
+end
+
+-- Return whether a slot of this line would delay another line that has reserved the lane.
+local function is_kept_from(lane, line, slot, costs)
+  local reserved = lane.reserved
+  if not reserved or reserved.lapses < now or is_reserved_by(lane, line) then
+    return false
+  end
+  local leaves_room = slot <= reserved.at
+  for _, limit in ipairs(lane.limits) do
+    local cost, held = cost_at(limit, costs), cost_at(limit, reserved.costs)
+    if cost ~= 0 and held ~= 0 then
+      leaves_room = leaves_room and limit:leaves_room(slot, cost, held, reserved.at)
+    end
+  end
+  return not leaves_room
+end
+
+-- Reserve the lanes of a line which has to wait for one of them; return whether that was done.
+local function reserve(line, whens, had_turn, stands, costs)
+  local at = ALWAYS
+  for number, lane in ipairs(line) do
+    local reserved = lane.reserved
+    if reserved and reserved.lapses >= now and not is_reserved_by(lane, line) then
+      return false
+    end
+    at = math.max(at, whens[number])
+  end
+  local again = is_reserved_by(line[stands], line)
+  if #line < 2 or at > now + YEAR or not (again or had_turn) then
+    return false
+  end
+  for _, lane in ipairs(line) do
+    lane.reserved = {
+      line = name_of(line), costs = costs, at = at, lapses = at + HELD + 2 * payload.jitter,
+    }
+  end
+  return not again
+end
+
+local function end_reservation(line)
+  for _, lane in ipairs(line) do
+    if is_reserved_by(lane, line) then
+      lane.reserved = nil
+    end
+  end
 end
 
 -- What `set_rate` has set.
@@ -224,27 +386,35 @@ elseif payload.revision > revision then
 end
 
 local queue = load(payload.queue)
-local lanes = {}
+local lanes, lines = {}, {}
 for index, spec in ipairs(payload.lanes) do
   lanes[index] = load(spec)
+  lanes[index].number = index
+end
+for index, line in ipairs(payload.lines or {}) do  -- lanes, and the number of one among them
+  lines[index] = {stood = line[2]}
+  for number, lane in ipairs(line[1]) do
+    lines[index][number] = lanes[lane]
+  end
 end
 
--- Add how things stand: until when all is held, when the limits have room for the next call
--- ('-inf': unknown), and what push-back has left.
+-- Add how things stand: until when all is held, what push-back has left, and when each limit has
+-- room for the next call ('-inf': unknown).
 local function add_status(statuses, state)
-  local ready, rate = ALWAYS, NEVER
-  for _, limit in ipairs(state.limits) do
-    ready = math.max(ready, limit:next_at(math.max(now, state.last), 1))
-    if limit.kind == 'w' then  -- it has forgotten what ends before the latest slot
+  local rate, figures = NEVER, {}
+  for index, limit in ipairs(state.limits) do
+    local ready = limit:next_at(math.max(now, state.last), 1)
+    if limit.kind == 'w' then  -- it has passed over what ends before the latest slot
       ready = math.max(ready, state.last)
     end
     if limit.kind == 'g' and lowered(limit.rate) then
       rate = limit.rate.value
     end
+    figures[index] = string.format('%.17g', ready == NEVER and ALWAYS or ready)
   end
-  for _, figure in ipairs({blocked_until(state), ready == NEVER and ALWAYS or ready, rate}) do
-    statuses[#statuses + 1] = string.format('%.17g', figure)
-  end
+  table.insert(figures, 1, string.format('%.17g', rate))
+  table.insert(figures, 1, string.format('%.17g', blocked_until(state)))
+  statuses[#statuses + 1] = figures
 end
 
 -- Write everything; reply, with how things stand first.
@@ -255,7 +425,7 @@ local function finish(...)
     add_status(statuses, lane)
     idle_at = math.max(idle_at, save(lane))
   end
-  local extra = {epoch = epoch, seen = now, skew = skew}
+  local extra = {epoch = epoch, clock = now, skew = skew, layout = LAYOUT, seen = MARK}
   if revision > 0 then
     extra.rev, extra.conf = revision, queue_fields.conf
     idle_at = math.max(idle_at, now + SET)
@@ -334,103 +504,236 @@ if verb == 'ask' then
   expire(KEYS[2], now + RECENT + KEEP)
   processes = redis.call('ZCARD', KEYS[2])
   on_idle(queue, now - payload.queue.waited)
-  for index, lane in ipairs(lanes) do
-    on_idle(lane, now - payload.lanes[index].waited)
-    lane.fair = share(lane)
-    lane.left, lane.step = lane.fair, 0
-    if lane.interval > 0 then  -- under a limited queue, it has only what falls within that
-      local most = #queue.limits > 0 and 1 + math.floor(spare / lane.interval) or lane.fair
-      lane.step = math.min(lane.fair, most) * lane.interval
+  -- Calls are counted one by one; of another unit, a process gets enough for one call at least.
+  local dearest, cheapest = {}, {}
+  for _, request in ipairs(requests) do
+    for place, cost in ipairs(request[2]) do
+      if place ~= CALLS and cost > 0 then
+        dearest[place] = math.max(dearest[place] or 0, cost)
+        cheapest[place] = math.min(cheapest[place] or NEVER, cost)
+      end
     end
   end
+  for index, lane in ipairs(lanes) do
+    on_idle(lane, now - payload.lanes[index].waited)
+    find_shares(lane, dearest)
+    lane.step = time_of(lane, function(place, interval)
+      if #queue.limits == 0 then
+        return lane.shares[place]
+      end  -- under a limited queue, it has only what falls within that
+      return math.min(lane.shares[place], (dearest[place] or 1) + math.floor(spare / interval))
+    end)
+  end
   local free, hold_permits = count_permits()
-  local fair = share(queue)
-  local most = math.min(fair, payload.most)
-  queue.fair, queue.left = most, most
-  local step = queue.interval > 0 and fair * queue.interval or 0
+  find_shares(queue, dearest)
+  local step = time_of(queue, function(place) return queue.shares[place] end)
+  local fair = queue.shares[CALLS] or NEVER
+  for place, share in pairs(queue.shares) do
+    if place ~= CALLS and cheapest[place] then
+      fair = math.min(fair, math.max(1, math.ceil(share / cheapest[place])))
+    end
+  end
+  queue.shares[CALLS] = math.min(queue.shares[CALLS] or NEVER, payload.most)
+  queue.left[CALLS] = queue.shares[CALLS]
   local granted, grants, stopped, position, short_of_permits = 0, {}, false, 0, false
-  -- A lane that is due later than the queue must not hold up the queue's slot until then; one that
-  -- is due soon makes it a late one.
-  local limited = #queue.limits > 0
-  local early, patience = limited and spare or ahead, math.max(ahead / 2, PATIENCE)
+  local patience = math.max(ahead / 2, PATIENCE)
+  local closed, closed_until = {}, NEVER
 
-  local function stop(gate, served)
-    stopped, position = true, next_position(queue, gate, now, step, served)
+  -- No more for calls that use all the limits of the queue for which these costs wait.
+  local function stop(gate, served, costs)
+    closed[#closed + 1] = costs
+    if gate < closed_until then
+      closed_until, position = gate, next_position(queue, gate, now, step, served)
+      if processes == 1 and granted > 0 then  -- none of its lanes can have a slot before those
+        position = math.max(position, queue.last - ahead / 2)
+      end
+    end
     return false
+  end
+
+  local function is_closed_for(costs)
+    for _, waiting in ipairs(closed) do
+      local all = true
+      for _, limit in ipairs(queue.limits) do
+        local place = limit.place
+        all = all and ((waiting[place] or 0) == 0 or (costs[place] or 0) > 0)
+      end
+      if all then
+        return true
+      end
+    end
+    return false
+  end
+
+  local retry_at, retried = NEVER, 0
+
+  -- Let a lane be, and all that come under it behind the one that waits there, until `horizon`, the
+  -- latest slot that could be used, is late enough.
+  local function postpone(lane, gate, horizon, from, grace, limited, short)
+    lane.later, lane.gate, lane.at = true, gate, horizon
+    local turn = NEVER
+    if lane.served or processes == 1 then
+      turn = gate
+    else
+      turn = math.min(lane.position > 0 and lane.position or NEVER, lane.last_position)
+      turn = math.min(turn, gate + grace + 1)
+    end
+    local takes_at = math.max(gate, turn)
+    lane.retry = (limited and not short) and takes_at - (horizon - from) or NEVER
+    retry_at = math.min(retry_at, lane.retry)
+    return false
+  end
+
+  local function is_later(line)
+    for _, lane in ipairs(line) do
+      if lane.later then
+        return true
+      end
+    end
+    return false
+  end
+
+  -- Look again at lanes that may be due by now, as the queue's next slot is later than it was.
+  local function retry(at)
+    retry_at, retried = NEVER, granted
+    for _, lane in ipairs(lanes) do
+      if lane.later and lane.retry <= at then
+        lane.later = false
+      elseif lane.later then
+        retry_at = math.min(retry_at, lane.retry)
+      end
+    end
+  end
+
+  -- Return the instants at which the lanes of a line have room, the slot that follows, and the
+  -- latest that could be used.
+  local function look(line, costs, at, limited)
+    local from, whens = limited and at or base, {}
+    local slot, soonest, latest = at, NEVER, ALWAYS
+    for number, lane in ipairs(line) do
+      local when = gate_of(lane, from, costs)
+      whens[number] = when
+      slot, soonest, latest = math.max(slot, when), math.min(soonest, when), math.max(latest, when)
+    end
+    -- A lane that is due later than the queue must not hold up the queue's slot until then; one
+    -- that is due soon makes it a late one. Nor must one of several lanes hold up another.
+    local together = #line == 1 or latest - soonest <= spare
+    local early = (not limited and together) and ahead or spare
+    return from, whens, slot, #line > 1 and math.max(early, spare) or early
   end
 
   -- Return whether a slot of a request is granted; if no request is to have it, stop.
   local function grant(index, request)
-    local cost, lane = request[2][1], lanes[request[1][1]]
-    local free_at = math.max(next_at(queue, math.max(base, queue.last), cost), queue.last)
+    local costs, line = request[2], lines[request[1]] or {}
+    local free_at, limited = gate_of(queue, base, costs)
     local gate, at = free_at - ahead - payload.jitter, math.max(base, free_at)
-    local slot = at
     if granted >= free then
       stopped, short_of_permits = true, true
       return false
-    elseif queue.left < math.min(cost, 1) then
-      return stop(gate, true)
-    elseif lane then
-      local from = limited and at or base
-      local when = math.max(next_at(lane, math.max(from, lane.last), cost), lane.last)
-      lane.gate, lane.at, lane.ask_after = when, from + early, early + from - base
-      local grace = limited and spare or patience
-      if lane.left < math.min(cost, lane.fair)
-          or not may_take(lane, when, lane.at, lane.served, grace) then
-        lane.later = true
-        return false
+    elseif is_short(queue, costs) then
+      return stop(gate, true, costs)
+    elseif at >= retry_at and granted > retried then
+      retry(at)
+      return true
+    end
+    local from, whens, slot, early = look(line, costs, at, limited)
+    local horizon, grace = from + early, limited and spare or patience
+    local stands, had_turn = nil, false
+    for number, lane in ipairs(line) do
+      local turn = lane.served or is_reserved_by(lane, line)
+      local short = is_short(lane, costs, lane.shares)
+      if is_kept_from(lane, line, slot, costs) then
+        -- So that it asks when that one has had its slot, or is late.
+        local ask_at = math.max(lane.reserved.at, base + RECHECK)
+        whens[number], short = math.max(whens[number], ask_at + horizon - base), true
       end
-      slot = math.max(at, when)
+      if lane.number == line.stood and not short then
+        -- As for a call of that lane alone: they take slots so long ahead.
+        local latest = from + (limited and spare or ahead)
+        had_turn = may_take(lane, whens[number], math.max(horizon, latest), turn, grace)
+      end
+      if short or not may_take(lane, whens[number], horizon, turn, grace) then
+        if not stands or whens[number] > whens[stands] then
+          stands = number
+        end
+      end
+      lane.short = short
     end
-    if queue.left < math.min(cost, most) then
-      return stop(gate, true)
+    if stands and reserve(line, whens, had_turn, stands, costs) and slot <= horizon then
+      stands = nil
+    end
+    if stands then
+      local lane = line[stands]
+      line.stands = lane
+      return postpone(lane, whens[stands], horizon, from, grace, limited, lane.short)
+    end
+    if is_short(queue, costs, queue.shares) then
+      return stop(gate, true, costs)
     elseif not may_take(queue, gate, now, granted > 0, patience) then
-      return stop(gate, granted > 0)
+      return stop(gate, granted > 0, costs)
     end
-    local latest = consume(queue, at, cost, slot)
-    if lane then
-      latest = math.min(latest, consume(lane, slot, cost, slot))
-      lane.left, lane.served = lane.left - cost, true
+    local until_ = consume(queue, at, costs, slot)
+    take_share(queue, costs)
+    for _, lane in ipairs(line) do
+      until_ = math.min(until_, consume(lane, slot, costs, slot))
+      take_share(lane, costs)
+      lane.served = true
     end
-    queue.left, granted = queue.left - cost, granted + 1
-    for _, figure in ipairs({index, slot, math.max(slot, math.floor(latest))}) do
+    end_reservation(line)
+    granted, request[3] = granted + 1, request[3] - 1
+    for _, figure in ipairs({index, slot, math.max(slot, math.floor(until_))}) do
       grants[#grants + 1] = figure
     end
     return true
   end
 
-  -- Each slot goes to the first request whose lane is due by then.
-  local from = 1
-  repeat
-    local found = false
-    for _, lane in ipairs(lanes) do
-      lane.later = false
-    end
-    for index = from, #requests do
-      local request = requests[index]
-      local lane = lanes[request[1][1]]
-      if request[3] == 0 then
-        from = index == from and from + 1 or from
-      elseif not (lane and lane.later) and grant(index, request) then
-        request[3], found = request[3] - 1, true
-        break
-      elseif stopped then
-        break
+  -- Each slot goes to the first request whose lanes are due by then.
+  local from, index, last = 1, 1, nil
+  while index <= #requests and not stopped do
+    local request = requests[index]
+    if request[3] == 0 then
+      from = index == from and from + 1 or from
+      index = index + 1
+    elseif is_later(lines[request[1]] or {}) or is_closed_for(request[2]) then
+      index = index + 1
+    else
+      local before = granted
+      if not grant(index, request) then
+        index = index + 1
+      elseif granted > before then
+        last = request[2]
+      else
+        index = from
       end
     end
-  until not found or stopped
-  if granted > 0 and queue.left < 1 and not stopped then  -- its share: it comes again at its turn
-    local free_at = math.max(next_at(queue, math.max(now, queue.last), 1), queue.last)
-    stop(free_at - ahead - payload.jitter, true)
+  end
+  if granted > 0 and #closed == 0 and not stopped and is_used_up(queue) then
+    -- It has had its share: it comes again at its turn.
+    local free_at = gate_of(queue, now, last)
+    stop(free_at - ahead - payload.jitter, true, last)
   end
 
-  local postponements = {}
-  for number, lane in ipairs(lanes) do
-    if lane.later then
-      local its = next_position(lane, lane.gate, lane.at, lane.step, lane.served)
-      local ask_at = math.max(now + 1, its - lane.ask_after)
-      for _, figure in ipairs({number, math.min(LATEST, its), math.min(LATEST, ask_at)}) do
-        postponements[#postponements + 1] = figure
+  local postponements, positions = {}, {}
+  for number, line in ipairs(lines) do
+    local stands = line.stands
+    if not (stands and stands.later) then  -- or it is behind somebody else who waits
+      for _, lane in ipairs(line) do
+        stands = lane.later and lane or stands
+      end
+    end
+    if stands and stands.later then
+      local its = positions[stands]
+      if not its then
+        its = next_position(stands, stands.gate, stands.at, stands.step, stands.served)
+        positions[stands] = its
+      end
+      local ask_at = its - (stands.at - base)
+      if is_reserved_by(stands, line) and stands.reserved.at - spare > now then
+        ask_at = stands.reserved.at - spare
+      end
+      ask_at = math.max(now + 1, ask_at)
+      for _, figure in ipairs({number, stands.number, its, ask_at}) do
+        postponements[#postponements + 1] = math.min(LATEST, figure)
       end
     end
   end
@@ -446,9 +749,9 @@ if verb == 'renew' or verb == 'adjust' or verb == 'return' then
   table.sort(changes, function(one, other) return one[2] > other[2] end)
   for _, change in ipairs(changes) do
     local numbers, at, costs = unpack(change)
-    adjust(queue, at, costs[1])
+    adjust(queue, at, costs)
     for _, number in ipairs(numbers) do
-      adjust(lanes[number], at, costs[1])
+      adjust(lanes[number], at, costs)
     end
   end
 elseif verb == 'hold' or verb == 'pushback' then

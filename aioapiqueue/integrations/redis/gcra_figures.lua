@@ -37,15 +37,21 @@ local function split(key, field, text)
   return one, two, three
 end
 
--- Return the fields of a hash, and a function that reads the figure of one.
+-- Return the fields of a hash, a function that reads the figure of one, and the figures read so far.
 local function hash(key)
-  local fields, flat = {}, redis.call('HGETALL', key)
+  local fields, figures, flat = {}, {}, redis.call('HGETALL', key)
   for index = 1, #flat, 2 do
     fields[flat[index]] = flat[index + 1]
   end
   return fields, function(field, default, least, most)
-    return figure(key, field, fields[field], default, least, most)
-  end
+    local text = fields[field]
+    if not text then
+      return default
+    end
+    local value = figure(key, field, text, default, least, most)
+    figures[field] = value
+    return value
+  end, figures
 end
 
 -- Figures that are kept as they are: {field, name here, default, least, most} each.
@@ -62,9 +68,18 @@ local function save_figures(object, kept, set, at)
   end
 end
 
+-- Versions whose keys, or whose script, differ would never keep one quota each. The first edition
+-- knows no layouts: it reads `seen`, which had the clock, finds no figure there, and refuses, too.
+local LAYOUT = 2  -- another one whenever keys, or what is done with them, change
+local MARK = 'another version of aioapiqueue'
+
 -- The clock never goes back: of a server's that does, the difference is added from then on.
 local queue_fields, read_queue = hash(KEYS[1])
-local skew, seen = read_queue('skew', 0, 0, LATEST / 2), read_queue('seen', ALWAYS, 0, LATEST / 2)
+local layout = read_queue('layout', queue_fields.epoch and 1 or LAYOUT, 1)
+if layout ~= LAYOUT then
+  return {'version', layout, LAYOUT}
+end
+local skew, seen = read_queue('skew', 0, 0, LATEST / 2), read_queue('clock', ALWAYS, 0, LATEST / 2)
 local now = tonumber(ARGV[2])
 if not now then
   local time = redis.call('TIME')

@@ -79,7 +79,9 @@ function TokenBucket.consume(bucket, at, cost, held_until, slot)
 end
 
 function TokenBucket.adjust(bucket, at, cost)
-  if cost < 0 and at ~= bucket.charged then
+  if cost > 0 then
+    bucket:on_idle(now)  -- learnt now, it is owed from now on, where all was paid off before
+  elseif at ~= bucket.charged then
     if bucket.burst == 1 then
       return
     end
@@ -100,6 +102,12 @@ function TokenBucket.adjust(bucket, at, cost)
   if verb == 'return' and bucket.burst == 1 then  -- so that the one before it can be returned too
     bucket.charged = math.min(bucket.charged, up(TokenBucket.tat(bucket) - bucket.interval))
   end
+end
+
+-- Return whether `held` has room at the instant `by` if `cost` starts at `slot`.
+function TokenBucket.leaves_room(bucket, slot, cost, held, by)
+  local tat = math.max(TokenBucket.tat(bucket), slot - math.max(spare, 1))
+  return tat + (cost + held - bucket.burst) * bucket.interval <= by + 1
 end
 
 function TokenBucket.idle_at(bucket)
@@ -175,25 +183,43 @@ local function entry_at(window, index)
   return entry(window, redis.call('LINDEX', window.log, index))
 end
 
-function SlidingWindow.forget(window, at)
-  while true do
+-- Pass over what has ended `at`, which may be an instant to come: an earlier one may be asked about
+-- afterwards, perhaps by another process. What has ended by now is dropped for good.
+function SlidingWindow.pass(window, at)
+  if not window.passed_at then
     local start, cost, ends = entry_at(window, 0)
+    while start and ends <= now do
+      redis.call('LPOP', window.log)
+      window.total = math.max(0, window.total - cost)
+      start, cost, ends = entry_at(window, 0)
+    end
     if not start then
       window.total = 0  -- drops what error fractions of cost have added up to
-      return
-    elseif ends > at then
-      return
     end
-    redis.call('LPOP', window.log)
-    window.total = math.max(0, window.total - cost)
   end
+  if not window.passed_at or at < window.passed_at then
+    window.passed, window.gone = 0, 0
+  end
+  window.passed_at = at
+  repeat
+    local entries = redis.call('LRANGE', window.log, window.passed, window.passed + AT_ONCE - 1)
+    for _, text in ipairs(entries) do
+      local _, cost, ends = entry(window, text)
+      if ends > at then
+        return
+      end
+      window.passed, window.gone = window.passed + 1, window.gone + cost
+    end
+  until #entries < AT_ONCE
+  window.gone = window.total  -- all of it
 end
 
 function SlidingWindow.on_idle() end
 
 function SlidingWindow.next_at(window, at, cost)
-  SlidingWindow.forget(window, at)
-  local excess, ready_at, from, sum = window.total + cost - window.calls, ALWAYS, 0, 0
+  SlidingWindow.pass(window, at)
+  local excess, ready_at = window.total - window.gone + cost - window.calls, ALWAYS
+  local from, sum = window.passed, window.gone
   local rounding = math.min(0.5, 1e-9 * window.calls)  -- fractions such as 0.1 do not add up
   while excess > rounding do
     local entries = redis.call('LRANGE', window.log, from, from + AT_ONCE - 1)
@@ -231,16 +257,42 @@ function SlidingWindow.consume(window, _, cost, _, slot)
   return NEVER
 end
 
+-- Entries are in the order of their instants, but for those that a lane has made late, by `catch_up`
+-- at most: so a call that started long ago is found in a logarithm of steps, from the end.
 function SlidingWindow.adjust(window, at, cost)
-  local index = 0
-  repeat
-    index = index - 1
-    local start, spent, ends = entry_at(window, index)
+  local function is_before(place)
+    local start = entry_at(window, -place)
+    return not start or start < at - catch_up
+  end
+  local low, high = 0, 1
+  while not is_before(high) do
+    low, high = high, 2 * high
+  end
+  while high - low > 1 do
+    local middle = math.floor((low + high) / 2)
+    if is_before(middle) then
+      high = middle
+    else
+      low = middle
+    end
+  end
+  for place = low, 1, -1 do
+    local start, spent, ends = entry_at(window, -place)
     if start == at then
-      redis.call('LSET', window.log, index, logged(at, spent + cost, ends))
+      redis.call('LSET', window.log, -place, logged(at, spent + cost, ends))
       window.total = window.total + cost
     end
-  until not start or start == at or start < at - catch_up  -- a lane's may be as late as that
+    if start >= at + catch_up or start == at then
+      return
+    end
+  end
+end
+
+function SlidingWindow.leaves_room(window, slot, cost, held, by)
+  if cost + held > window.calls then
+    return slot + window.per + lateness <= by
+  end
+  return SlidingWindow.next_at(window, slot, cost + held) <= by
 end
 
 function SlidingWindow.idle_at(window)
@@ -249,8 +301,8 @@ function SlidingWindow.idle_at(window)
 end
 
 function SlidingWindow.room(window)
-  SlidingWindow.forget(window, now)
-  return window.calls - window.total
+  SlidingWindow.pass(window, now)
+  return window.calls - (window.total - window.gone)
 end
 
 function SlidingWindow.load(window, read, at)

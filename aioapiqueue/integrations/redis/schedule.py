@@ -8,7 +8,8 @@ import redis
 
 from aioapiqueue._fleet.limiter import SharedLimiter
 from aioapiqueue._fleet.limits import LimitTable
-from aioapiqueue._rate import LONGEST, Rate, Window, as_limit, positive
+from aioapiqueue._grammar import CALLS
+from aioapiqueue._rate import LONGEST, Rate, as_limit, positive
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.integrations.redis._codec import Codec, Settings
 from aioapiqueue.integrations.redis._transport import RedisTransport
@@ -32,14 +33,17 @@ class SharedSchedule:
         client = Redis.from_url("rediss://user:password@quota.example:6379/0")
         queue = ApiQueue("20/s", schedule=SharedSchedule(client, "ec2 eu-west-1 111122223333"))
 
-    Every limit and lane holds for all of them, and so do `concurrency`, `adaptive`, `set_rate`,
-    `pause` and push-back, which reach the others within a second. The order of callers
-    (`priority`, `order`) is decided in each queue, for its own; queues take turns. Give all of
-    them the same limits.
+    Every limit and lane holds for all of them, in every unit, and so do `concurrency`, `adaptive`,
+    `set_rate`, `pause` and push-back, which reach the others within a second. A call is charged to
+    all its lanes and units at one instant, or to none. The order of callers (`priority`, `order`)
+    is decided in each queue, for its own; queues take turns. Give all of them the same limits.
+
+    A `Calendar`, and a `Concurrency` of a lane, are not shared: the queue refuses them with a
+    `ValueError` that says what to write instead. `"5 at once"` of the queue itself is shared.
 
     While the server cannot be reached, calls wait, and the queue tries again (after 0.025 to 2
     seconds, at random); `stats.fault` names the reason. Where it refuses (a wrong password),
-    callers get `SharedError`.
+    callers get `SharedError`; so they do while another version of this library uses the name.
 
     `try_slot` of such a queue always raises `WouldWait`, as the server has to be asked.
 
@@ -91,8 +95,8 @@ class SharedSchedule:
         positive(timeout, of="timeout", most=LONGEST)
         positive(lease, of="lease", most=LONGEST)
         limit = None if fallback is None else as_limit(fallback)
-        if isinstance(limit, Window):
-            raise TypeError(f"fallback takes a rate, not a window: {limit}")
+        if limit is not None and (not isinstance(limit, Rate) or limit.unit != CALLS):
+            raise TypeError(f"fallback takes a rate of calls, not {limit}")
         self.name = name
         self._client = client
         self.ahead, self.timeout, self.lease, self.fallback = ahead, timeout, lease, limit
@@ -124,7 +128,7 @@ class SharedSchedule:
                 "schedule takes a plain Adaptive"
             )
         settings = Settings(self.name, self.ahead, self.timeout, self.lease, self.fallback)
-        codec = Codec(settings, catch_up=catch_up, adaptive=adaptive)
+        codec = Codec(settings, catch_up=catch_up, adaptive=adaptive, units=host.units)
         transport = RedisTransport(self._client, codec, settings)
         table = LimitTable(
             limits,

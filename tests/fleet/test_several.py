@@ -1,0 +1,238 @@
+"""Calls that come under several lanes and units of one shared quota, in several processes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from aioapiqueue import ApiQueue, Concurrency, Rate, Window
+from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers import introspect
+from tests.helpers.instants import now
+from tests.helpers.lane_calls import check_limits, run_calls
+from tests.helpers.virtual_client import VirtualClient
+
+CLOSE = 3e-6  # seconds: an instant has been rounded up to three times
+
+
+def make(valkey, name, *limits, ahead=0.2, **options):
+    """Make the queue of one process."""
+    client = VirtualClient(valkey, latency=options.pop("latency", (0.0, 0.0)))
+    return ApiQueue(*limits, schedule=SharedSchedule(client, name, ahead=ahead), **options)
+
+
+async def take(queue, **options):
+    """Wait for a slot; return when it came."""
+    async with queue.slot(**options):
+        return now()
+
+
+# What is charged.
+
+
+async def test_all_lanes_are_charged_at_once(valkey, name):
+    """A call of two lanes uses both, in every process, at the instant at which it starts."""
+    lanes = {"a": "10/s", "b": "4/s"}
+    async with make(valkey, name, lanes=lanes) as one, make(valkey, name, lanes=lanes) as other:
+        assert await take(one, keys=("a", "b")) == 0
+        assert await take(other, key="a") == pytest.approx(0.1, abs=CLOSE)
+        assert await take(other, key="b") == pytest.approx(0.25, abs=CLOSE)
+
+
+@pytest.mark.parametrize("keys", [("a", "a"), ("a", "x"), ("x", "a"), ("a", "x", "a", "y")])
+async def test_a_lane_is_charged_once(valkey, name, keys):
+    """Keys that occur twice, or have no limits, change nothing."""
+    async with make(valkey, name, lanes={"a": "10/s"}) as queue:
+        starts = [await take(queue, keys=keys) for _ in range(3)]
+    assert starts == pytest.approx([0, 0.1, 0.2], abs=CLOSE)
+
+
+async def test_each_limit_charges_its_unit(valkey, name):
+    """Calls and tokens, of the queue and of a lane; what uses none of a unit does not wait for it.
+
+    The processes count the units in different places, as they name them in another order.
+    """
+    calls, tokens = Rate(10, 1, 10), Rate(100, 1, 100, "tokens")
+    one = make(valkey, name, calls, tokens, lanes={"a": [Window(2, 10)]})
+    other = make(
+        valkey, name, tokens, calls, Rate(1e9, unit="images"), lanes={"a": [Window(2, 10)]}
+    )
+    async with one, other:
+        assert await take(one, cost={"tokens": 100}) == 0
+        assert await take(other, cost={"tokens": 0, "images": 0}) == 0
+        waiting = asyncio.create_task(take(other, key="a", cost={"tokens": 50, "images": 0}))
+        await asyncio.sleep(0)
+        assert await take(other, key="a", cost={"tokens": 0, "images": 0}) == 0
+        assert await waiting == pytest.approx(0.5, abs=CLOSE)
+        assert await take(one, key="a", cost={"tokens": 0}) == pytest.approx(10, abs=0.02)
+
+
+async def test_an_unstated_unit_is_refused(valkey, name):
+    """As on a queue by itself: with the remedy, by a limit of the queue or of a lane."""
+    limits = Rate(100, 1, 100, "tokens")
+    async with make(valkey, name, limits) as queue:
+        for call in ({}, {"cost": 5}):
+            with pytest.raises(ValueError, match=r'nothing of tokens.* write cost=\{"tokens"'):
+                await take(queue, **call)
+    async with make(valkey, name, lanes={"a*": [limits]}) as queue:
+        with pytest.raises(ValueError, match=r"a limit of the lane 'a\*' counts"):
+            await take(queue, keys=("b", "a1"))
+        assert await take(queue, key="b") == 0
+
+
+# What is given back.
+
+
+@pytest.mark.parametrize("how", ["cancelled", "settled"])
+async def test_all_is_given_back(valkey, name, how):
+    """To all lanes, and in all units: another process may use it at once."""
+    both = [Window(1, 100), Window(100, 100, "tokens")]
+    lanes = {"a": both, "b": both}
+    async with make(valkey, name, lanes=lanes) as one, make(valkey, name, lanes=lanes) as other:
+        if how == "cancelled":
+            future = one.enqueue(keys=("a", "b"), cost={"tokens": 100})
+            introspect.after_next_grant(one, future.cancel)
+            await asyncio.wait([future])
+        else:
+            async with one.slot(keys=("a", "b"), cost={"tokens": 100}) as slot:
+                slot.settle({"calls": 0, "tokens": 0})
+        await asyncio.sleep(0.01)
+        assert await take(other, key="a", cost={"tokens": 100}) < 1
+        assert await take(other, key="b", cost={"tokens": 100}) < 1
+
+
+async def test_a_settlement_names_its_units(valkey, name):
+    """What is not named stays; what is more is charged."""
+    limits = Window(2, 10), Window(100, 10, "tokens")
+    async with make(valkey, name, *limits) as queue:
+        async with queue.slot(cost={"tokens": 10}) as slot:
+            slot.settle({"tokens": 90})
+        await asyncio.sleep(0.01)
+        assert await take(queue, cost={"tokens": 10}) < 1
+        assert await take(queue, cost={"tokens": 0}) == pytest.approx(10, abs=0.02)
+
+
+# Bodies at once.
+
+
+async def test_own_concurrency_is_a_limit(valkey, name):
+    """`"2 at once"` among the limits is `concurrency=2`; of both, the smaller one holds."""
+    running = most = 0
+
+    async def call(queue):
+        nonlocal running, most
+        async with queue.slot():
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.05)
+            running -= 1
+
+    for limits, options in (["2 at once", {}], ["5 at once", {"concurrency": 2}]):
+        async with (
+            make(valkey, f"{name} {limits}", limits, **options) as one,
+            make(valkey, f"{name} {limits}", limits, **options) as other,
+        ):
+            await asyncio.gather(*(call(queue) for queue in (one, other) for _ in range(6)))
+        assert most == 2
+
+
+async def test_concurrency_is_set_for_all(valkey, name):
+    """`set_rate` may bring one, in every process."""
+    async with make(valkey, name, "1000/s") as one, make(valkey, name, "1000/s") as other:
+        one.set_rate("1000/s", Concurrency(1))
+        await asyncio.sleep(0.01)
+        slot = await one.enqueue()
+        waiting = other.enqueue()
+        await asyncio.sleep(2)
+        assert not waiting.done()
+        assert other.limits == (Rate(1000), Concurrency(1))
+        slot.release()
+        async with asyncio.timeout(2):
+            (await waiting).release()
+
+
+@pytest.mark.parametrize(
+    ("limits", "lanes", "words"),
+    [
+        (["5 in each day"], {}, r"no time zones.*\"5 in any 1d\""),
+        (["5 tokens in each day of Europe/Paris"], {}, r"\"5 tokens in any 25h\""),
+        ([], {"a": "5 in each month"}, r"\"5 in any 31d\""),
+        ([], {"a": "5 at once"}, "permits of a whole quota only.*another name"),
+    ],
+)
+async def test_what_is_not_shared_is_refused(  # noqa: PLR0917 - drawn
+    valkey, name, blockbuster, limits, lanes, words
+):
+    """When the queue is made, and by `set_rate`; with what to do instead."""
+    blockbuster.deactivate()  # the database of time zones is read
+    with pytest.raises(ValueError, match=words):
+        make(valkey, name, *limits, lanes=lanes)
+    async with make(valkey, name, "10/s") as queue:
+        with pytest.raises(ValueError, match=words):
+            queue.set_rate(*(limits or [lanes["a"]]), key=None if limits else "a")
+        assert await take(queue) == 0
+
+
+# Turns.
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("latency", [(0.0, 0.0), (0.001, 0.003)])
+async def test_two_lanes_beside_two_crowds(valkey, name, together, latency):
+    """Calls of two lanes start although others use up each lane whenever the other has room.
+
+    The crowds are in other processes, or in the same. No lane is left unused for it.
+    """
+    lanes, ends_at = {"a": "10/s", "b": "10/s"}, 30
+    queues = [make(valkey, name, lanes=lanes, latency=latency) for _ in range(3)]
+    if together:
+        queues = [queues[0]] * 3
+    counts = {("a",): 0, ("b",): 0, ("a", "b"): 0}
+
+    async def caller(queue, keys):
+        while now() < ends_at:
+            async with queue.slot(keys=keys):
+                counts[keys] += 1
+
+    async with queues[0], queues[-1] if not together else make(valkey, f"{name} none"):
+        callers = [asyncio.create_task(caller(queues[0], ("a",))) for _ in range(5)]
+        await asyncio.sleep(0.05)  # half an interval out of phase
+        callers += [asyncio.create_task(caller(queues[1], ("b",))) for _ in range(5)]
+        await asyncio.sleep(0.3)
+        callers += [asyncio.create_task(caller(queues[2], ("a", "b"))) for _ in range(2)]
+        await asyncio.sleep(ends_at - now())
+        for one in callers:
+            one.cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+        await queues[1].aclose()
+    assert counts["a", "b"] >= 60  # 2 per second
+    for lane in "ab":
+        assert sum(n for keys, n in counts.items() if lane in keys) >= 0.85 * 10 * ends_at
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_limits_hold_over_processes(valkey, name, seed):
+    """Every limit of every lane, for three processes together, with latency and cancellation."""
+    chance = random.Random(seed)
+    limits = chance.choice([(), (Rate(50, 1, 3),), (Rate(20), Rate(1000, 1, 200, "tokens"))])
+    lanes = {
+        "a": [Rate(10, 1, 2), Window(700, 1, "tokens")],
+        "b": [Window(5, 0.5)],
+        "c": [Rate(500, 1, 300, "tokens")],
+    }
+    queues = [make(valkey, name, *limits, lanes=lanes, latency=(0.001, 0.005)) for _ in range(3)]
+    calls = [
+        (
+            chance.choice([0, 0, 0.01]),
+            chance.choice([("a",), ("b",), ("a", "b"), ("c", "a"), ("a", "b", "c"), ()]),
+            chance.choice([0, 0, 1]),
+            chance.choice([0, 10, 100, 250]),
+        )
+        for _ in range(120)
+    ]
+    starts = await run_calls(queues, calls)
+    assert len(starts) == len(calls)
+    check_limits(limits, lanes, starts, catch_up=0.022)  # a clock that is known to 10 ms
+    await asyncio.gather(*(queue.aclose() for queue in queues))
