@@ -25,6 +25,8 @@ _ROUNDING = 1e-9
 """Share of a window by which sums of costs in it may be off: fractions like 0.1 do not add up.
 Never as much as a whole call: those are counted exactly."""
 
+_PEAKS = 64
+"""So many starts that met a bucket ever less full are told apart: refunds before are smaller."""
 _OVERS = 32
 """So many calls that cost more than a burst are remembered: those before give less back."""
 _PERIODS = 60
@@ -115,6 +117,13 @@ class LimitState:
     def idle_at(self) -> float:
         """Return the instant from which this is in the same state as a new one."""
         return self.held
+
+    def is_of(self, limit: Any) -> bool:  # noqa: ANN401, ARG002 - as of `change`
+        """Return whether it is the state of an equal limit."""
+        return False
+
+    def look(self, now: float) -> None:
+        """Bring `idle_at` up to date, where it depends on the wall clock."""
 
     def change(self, limit: Any, now: float) -> None:  # noqa: ANN401 - of the kind that it is made from
         """Become the state of another limit of the same kind and unit, with what was let through.
@@ -224,6 +233,9 @@ class TokenBucket(LimitState):
                 peaks.pop()
             if not peaks or peaks[-1][0] != now:
                 peaks.append((now, slack))
+                if len(peaks) > _PEAKS:
+                    _, fullest = peaks.popleft()
+                    peaks[0] = (peaks[0][0], fullest)
         self.used = used = used + cost
         self.tat = self.anchor + used * self.interval
         self.last = now
@@ -297,7 +309,7 @@ class TokenBucket(LimitState):
             # It is learnt now, and owed from now on where all was paid off before: as if it were a
             # call of its own. So it is the same whether this state was forgotten meanwhile or not.
             self.on_idle(now)
-        elif at != self.last:
+        elif at < self.last:
             # What is given back must leave the calls that have started since within the limit:
             # where one of them met a bucket already full again, the debt was paid off by then.
             if self.burst == 1:
@@ -322,12 +334,15 @@ class TokenBucket(LimitState):
     def idle_at(self) -> float:
         return max(self.held, self.tat, self.last + self.catch_up)
 
+    def is_of(self, limit: Rate) -> bool:
+        return (self.interval, self.burst) == (limit.interval, limit.burst)
+
     def change(self, limit: Rate, now: float) -> None:
         """Carry over what is owed, in calls, as golang.org/x/time/rate's SetLimit does.
 
         Of half an old interval still to wait, half a new one is left; of the same rate, all.
         """
-        if (self.interval, self.burst) != (limit.interval, limit.burst):
+        if not self.is_of(limit):
             owed = max(0.0, (self.tat - now) / self.interval)
             self.interval, self.burst = limit.interval, limit.burst
             self.peaks.clear()
@@ -391,14 +406,18 @@ class SlidingWindow(LimitState):
             return self.ends(now) <= by
         return self.frees(excess) <= by
 
-    def adjust(self, now: float, at: float, charged: float, cost: float) -> None:  # noqa: ARG002 - a bucket needs now
+    def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
         more = cost - charged
         for entry in reversed(self.log):
             if entry[0] <= at:
                 if entry[0] == at:
                     entry[1] += more
                     self.total += more
-                return
+                    return
+                break
+        if more > 0 and self.ends(at) > now:  # of a unit that it was to use nothing of
+            self.log.insert(sum(entry[0] < at for entry in self.log), [at, more])
+            self.total += more
 
     def estimate(self, now: float, cost: float) -> float:
         rounds = max(0, math.ceil(cost / self.calls) - 1)  # each of `calls`, after the first
@@ -413,6 +432,9 @@ class SlidingWindow(LimitState):
 
     def idle_at(self) -> float:
         return max(self.held, self.ends(self.log[-1][0]) if self.log else -math.inf)
+
+    def is_of(self, limit: Window) -> bool:
+        return (self.calls, self.per) == (limit.calls, limit.per)
 
     def change(self, limit: Window, now: float) -> None:
         """Keep the log. What has left a shorter window is not known to a longer one."""
@@ -495,6 +517,12 @@ class CalendarWindow(LimitState):
     def idle_at(self) -> float:
         return max(self.held, self.end if self.used else -math.inf)
 
+    def is_of(self, limit: Calendar) -> bool:
+        return self.calendar == limit
+
+    def look(self, now: float) -> None:
+        self.advance(now)
+
     def change(self, limit: Calendar, now: float) -> None:
         """Count what the present period has seen in that of the new limit."""
         self.advance(now)
@@ -553,6 +581,9 @@ class Permits(LimitState):
 
     def idle_at(self) -> float:
         return math.inf if self.used else self.held
+
+    def is_of(self, limit: Concurrency) -> bool:
+        return self.number == limit.number
 
     def change(self, limit: Concurrency, now: float) -> None:  # noqa: ARG002 - at once
         self.most = self.number = limit.number

@@ -90,6 +90,8 @@ class Dispatcher:
         self.started = 0
         """How many calls have started, less those whose slot was refunded."""
         self.ended = 0
+        self.bound_at = -math.inf
+        """When it was bound to its loop, if that came after another one with the same clock."""
         self.loop: asyncio.AbstractEventLoop | None = None
         self.units = Units()
         for one in (limits, *lanes.values()):
@@ -368,6 +370,8 @@ class Dispatcher:
     def refund(self, call: Call) -> None:
         """Take back a slot that its caller, cancelled meanwhile, has not taken up."""
         call.state = LEFT
+        if call.waited_until < self.bound_at:  # it was granted on a loop that is gone
+            return
         self.started -= 1
         if call.costs is not ONE_CALL:
             add_costs(self._costs, call.costs, -1)
@@ -435,14 +439,31 @@ class Dispatcher:
     def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         """Replace the limits of the queue (None), or of a key or pattern."""
         self.bind()
+        known, waiting = len(self.units), self.waiters.not_left()
         self._declare(limits)
-        self.limiter.set_limits(key, limits)
+        try:
+            self.limiter.set_limits(key, limits)
+        except BaseException:
+            self.units.forget(known)
+            raise
         self.nesting.set_limits(key, limits)
         if key is not None:
             if self._lanes is None:
                 self._lanes, self._reports = LaneFigures(()), True
-            self._lanes.add(key, self.waiters)
+            self._lanes.add(key, waiting)
         self._find_fast_acquire()
+
+    def refuse_pattern(self, key: Hashable) -> None:
+        """Refuse a pattern where a key is meant.
+
+        Raises:
+            ValueError: some lanes have their limits from it.
+        """
+        if self._lanes is not None and self._lanes.has_pattern(key):
+            raise ValueError(
+                f"{key!r} is a pattern of lanes: name one of the keys that come under it, or leave "
+                "out key= for the whole queue"
+            )
 
     def _declare(self, limits: Sequence[Limit]) -> None:
         self.units.declare(one.unit for one in limits if not isinstance(one, Concurrency))
@@ -559,12 +580,15 @@ class Dispatcher:
             )
         # Who waited or ran on the old loop is gone with it. What was let through still counts,
         # unless time itself is another.
+        again = self.loop is not None
         self.loop = loop
         self._loop_runs = loop.is_running
         self._thread = get_ident()
         clock = _clock_of(loop)
         clock_changed = clock is not self._clock
         self._clock = clock
+        # Each virtual clock begins at 0, so that nothing can be told by it.
+        self.bound_at = clock() if again and not clock_changed else -math.inf
         self._forget_callers(clock_changed=clock_changed)
 
     def _forget_callers(self, *, clock_changed: bool) -> None:

@@ -27,13 +27,14 @@ __all__ = ["LaneFigures", "add_costs", "costs_by_unit"]
 
 def add_costs(totals: list[float], costs: Sequence[float], sign: int) -> None:
     """Add to totals by unit what a call costs, beyond one call."""
-    if len(totals) < len(costs):
-        totals.extend([0] * (len(costs) - len(totals)))
-    totals[0] -= sign
+    number = len(costs)
+    if len(totals) < number:
+        totals.extend([0] * (number - len(totals)))
     if UNSTATED in costs:
         costs = [cost if is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)]
-    for unit, cost in enumerate(costs):
-        totals[unit] += sign * cost
+    totals[0] += sign * (costs[0] - 1)
+    for unit in range(1, number):
+        totals[unit] += sign * costs[unit]
 
 
 def costs_by_unit(units: Units, totals: Sequence[float], calls: int) -> dict[str, float]:
@@ -60,6 +61,8 @@ class _Figures:
 
 
 _COUNTED: tuple[EventKind, ...] = ("cancelled", "timed_out", "refused", "throttled", "backed_off")
+_KEYS = 10_000
+"""So many keys are remembered with their entries: there may be thousands of patterns."""
 _OF_ONE_KEY = ("throttled", "backed_off")
 """What happens to one lane, and not to all that a call comes under."""
 
@@ -71,17 +74,24 @@ class LaneFigures:
         names: the keys and patterns that have limits.
     """
 
-    __slots__ = ("_by_name", "_patterns")
+    __slots__ = ("_by_name", "_found", "_patterns")
 
     def __init__(self, names: Iterable[Hashable]) -> None:
         self._by_name = {name: _Figures() for name in names}
         self._patterns = find_patterns(self._by_name)
+        self._found: dict[Hashable, Sequence[_Figures]] = {}
+        """The entries of keys that were looked up lately."""
+
+    def has_pattern(self, name: Hashable) -> bool:
+        """Return whether this is a pattern that some keys have their limits from."""
+        return name in self._patterns
 
     def add(self, name: Hashable, waiters: Iterable[Call]) -> None:
         """Have an entry for a name that was given later; these calls wait now."""
         if name not in self._by_name:
             self._by_name[name] = _Figures()
             self._patterns = find_patterns(self._by_name)
+            self._found.clear()
             self.forget_callers()
             for call in waiters:
                 self.joined(call)
@@ -94,13 +104,17 @@ class LaneFigures:
     def _of(self, keys: Sequence[Hashable]) -> Sequence[_Figures]:
         """Return the entries that these keys come under, each of them once."""
         if len(keys) == 1:
-            figures = self._by_name.get(keys[0])
-            if figures is not None:
-                return (figures,)
-        names = [name_of(key, self._by_name, self._patterns) for key in keys]
-        if len(names) > 1:
-            names = list(dict.fromkeys(names))
-        return [self._by_name[name] for name in names if name in self._by_name]
+            found = self._found.get(keys[0])
+            return self._find(keys[0]) if found is None else found
+        each = (figures for key in keys for figures in self._of((key,)))
+        return list(dict.fromkeys(each))
+
+    def _find(self, key: Hashable) -> Sequence[_Figures]:
+        if len(self._found) >= _KEYS:
+            self._found.clear()
+        figures = self._by_name.get(name_of(key, self._by_name, self._patterns))
+        found = self._found[key] = () if figures is None else (figures,)
+        return found
 
     def joined(self, call: Call) -> None:
         """Count a call that waits from now on."""

@@ -120,8 +120,19 @@ class StateMaker:
         """
         held = max((one.held for one in old), default=-math.inf)
         rest, states = list(old), []
-        for limit in limits:
-            state = self._state_of(limit)
+        fresh = [*map(self._state_of, limits)]
+        # An equal limit first: two of a kind may be given in another order.
+        equal: dict[int, LimitState] = {}
+        for place, (state, limit) in enumerate(zip(fresh, limits, strict=True)):
+            found = next((x for x in rest if _alike(x, state) and x.is_of(limit)), None)
+            if found is not None:
+                equal[place] = found
+                rest.remove(found)
+        for place, (state, limit) in enumerate(zip(fresh, limits, strict=True)):
+            same = equal.get(place)
+            if same is not None:
+                states.append(same)
+                continue
             same = next((x for x in rest if _alike(x, state)), None)
             if same is not None:
                 rest.remove(same)
@@ -260,8 +271,10 @@ class Lane:
         for state in self.all_states():
             state.held = max(state.held, until)
 
-    def idle_at(self) -> float:
+    def idle_at(self, now: float) -> float:
         """Return the instant from which this cannot be told from a new lane."""
+        for state in self.states:
+            state.look(now)
         return max((state.idle_at() for state in self.states), default=self.held)
 
 
@@ -318,9 +331,10 @@ class Lanes:
         self.evict_idle(now)
         return self.get(key, now)
 
-    def find_all(self, keys: Iterable[Hashable], now: float) -> list[Lane]:
+    def find_all(self, keys: Iterable[Hashable], now: float, *, evicts: bool = True) -> list[Lane]:
         """Return the lanes of a call's keys."""
-        self.evict_idle(now)  # first: the second look-up must not evict what the first has made
+        if evicts:  # first: the second look-up must not evict what the first has made
+            self.evict_idle(now)
         return [lane for key in keys if (lane := self.get(key, now)) is not None]
 
     def evict_idle(self, now: float) -> None:
@@ -359,9 +373,9 @@ class Lanes:
             for state in lane.all_states():
                 state.room = None
 
-    def idle_at(self) -> float:
+    def idle_at(self, now: float) -> float:
         """Return the instant from which every lane is as good as new."""
-        return max((lane.idle_at() for lane in self.by_key.values()), default=-math.inf)
+        return max((lane.idle_at(now) for lane in self.by_key.values()), default=-math.inf)
 
     def limits_of(self, key: Hashable) -> Sequence[Limit] | None:
         """Return the limits of `key`; None if it has no limits of its own."""
@@ -413,7 +427,7 @@ class Lanes:
         lane = self.by_key[key]
         if self.in_use(key, lane):
             self._watch(key, now + _LOOK_AGAIN)
-        elif (idle_at := lane.idle_at()) >= now:
+        elif (idle_at := lane.idle_at(now)) >= now:
             self._watch(key, idle_at if idle_at < math.inf else now + _LOOK_AGAIN)
         else:
             del self.by_key[key]

@@ -13,7 +13,15 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from aioapiqueue._algorithms import LimitState, Permits
-from aioapiqueue._lanes import Lanes, StateMaker, bounds_of, fits, refuse_cost
+from aioapiqueue._lanes import (
+    Lanes,
+    StateMaker,
+    bounds_of,
+    find_patterns,
+    fits,
+    name_of,
+    refuse_cost,
+)
 from aioapiqueue._limiter import LimiterStats, PushbackRounds
 from aioapiqueue._rate import Concurrency
 from aioapiqueue._scheduler import (
@@ -112,12 +120,12 @@ class LocalLimiter:
         self._own = (*self._maker.states_of(self.limits), *self._fixed)
         self._own_since: dict[LimitState, float] = {}
         """Of own limits that replaced others: when."""
-        lane_maker = new_maker()
+        self._lane_maker = new_maker()
         for limits_of_lane in lanes.values():
-            lane_maker.states_of(
-                limits_of_lane
-            )  # refuses now what it would refuse at the first call
-        self._lanes = Lanes(lanes, lane_maker, in_use=self._is_in_use)
+            # Refuses now what it would refuse at the first call.
+            self._lane_maker.states_of(limits_of_lane)
+        self._lanes = Lanes(lanes, self._lane_maker, in_use=self._is_in_use)
+        self.counts_permits = False
         self._paused = self._held = self._held_until = -math.inf
         """The instants until which users and the other side hold everything; the later of them."""
         self._rounds = PushbackRounds(host)
@@ -145,8 +153,6 @@ class LocalLimiter:
             on_end=self._drop,
             nothing=self._nothing,
         )
-        self._scheduling = False
-        """Whether there is, or was since nobody waited, more than one line."""
         self._partial = 0
         """How many lines do not come under all of the queue's own limits."""
         self._outdated: dict[Hashable, None] = {}
@@ -163,7 +169,8 @@ class LocalLimiter:
         unbounded = all(largest == math.inf for _, largest in self._bounds)
         self._takes_any = units if unbounded else -1
         """How long costs are that no limit of the queue refuses, unless one is not stated."""
-        self.counts_permits = bool(self._fixed) or any(
+        # For good: bodies may hold permits of a limit that is gone, and comes back.
+        self.counts_permits |= bool(self._fixed) or any(
             isinstance(limit, Concurrency)
             for limits in (self.limits, *lanes.values())
             for limit in limits
@@ -184,7 +191,7 @@ class LocalLimiter:
     def _is_in_use(self, _key: Hashable, lane: Lane) -> bool:
         return any(map(is_waited_for, lane.all_states()))
 
-    def _find_limits(self, call: Call, now: float) -> States:
+    def _find_limits(self, call: Call, now: float, *, evicts: bool = True) -> States:
         """Find what a newcomer comes under, and note it in the call.
 
         Raises:
@@ -197,7 +204,7 @@ class LocalLimiter:
         if 0 in costs:
             limits = tuple([state for state in limits if state.concerns(costs)])
         if not self._plain:
-            lanes = self._lanes.find_all(call.keys, now)
+            lanes = self._lanes.find_all(call.keys, now, evicts=evicts)
             for lane in lanes:
                 if costs is ONE_CALL and lane.takes_one and lane.states:  # most
                     limits += lane.states
@@ -277,8 +284,7 @@ class LocalLimiter:
 
     def _schedule(self, now: float) -> None:
         """Have the scheduler say which line is next, from now on."""
-        if not self._scheduling:
-            self._scheduling = True
+        if not self._scheduler.active:
             self._scheduler.begin()
             for line in list(self._host.waiters.lines.values()):
                 self._scheduler.joined(line, now)
@@ -295,7 +301,7 @@ class LocalLimiter:
             if line.limits is not None:
                 add_line(line)
                 self._partial += not set(self._own).issubset(line.limits)
-        if self._scheduling:
+        if self._scheduler.active:
             self._scheduler.joined(line, now)
         elif len(self._host.waiters.lines) > 1:
             self._schedule(now)
@@ -303,7 +309,7 @@ class LocalLimiter:
     def left(self, call: Call, line: Line[Call] | None) -> None:  # noqa: ARG002 - its line is enough
         """Note that a call waits no more."""
         if line is not None:
-            if self._scheduling:
+            if self._scheduler.active:
                 self._scheduler.left(line)
             if not line.live:
                 self._drop(line)
@@ -316,7 +322,7 @@ class LocalLimiter:
                 remove_line(line)
                 self._partial -= not set(self._own).issubset(line.limits)
         if not self._host.waiters.live:
-            self._scheduling = False
+            self._scheduler.end()
 
     def earliest(self, call: Call, now: float) -> float:
         """Return when its limits will have room, if nobody else comes first."""
@@ -331,13 +337,14 @@ class LocalLimiter:
             if limit in self._own:
                 ahead = waiters.total(limit.unit)
             else:
-                ahead = sum(one.costs[limit.unit] for line in lines_under(limit) for one in line)
+                ahead = sum(_cost_of(line, limit.unit) for line in lines_under(limit))
             when = max(when, limit.estimate(now, ahead + call.costs[limit.unit]))
         return when
 
     def release_due(self, now: float) -> float | None:
         """Grant all that are due; return when to look again (None: nobody waits)."""
         waiters = self._host.waiters
+        self._scheduler.disturbed = False
         if not waiters.live:
             return None
         if self._outdated or self._lanes.states_replaced:
@@ -346,10 +353,10 @@ class LocalLimiter:
                 return now
         if now < (held := self._held_until):
             return held
-        if self._scheduling:
+        if self._scheduler.active:
             wake = self._scheduler.step(now)
             if not waiters.live:
-                self._scheduling = False
+                self._scheduler.end()
             return wake
         for line in list(waiters.lines.values()):  # there is at most one
             return self._release_line(line, now)
@@ -374,6 +381,8 @@ class LocalLimiter:
             if not line.live:
                 self._drop(line)
             grant(call, now)
+            if self._scheduler.disturbed:  # an observer has changed something: look again
+                return now
         else:
             return now
         return math.inf if waiters.live else None
@@ -396,8 +405,8 @@ class LocalLimiter:
         """Give back what a call was charged."""
         now, at = self._host.now(), call.waited_until
         for limit in self._limits_of(call):
-            if call.limits is None and self._own_since.get(limit, -math.inf) > at:
-                continue  # it has replaced the one that was charged
+            if call.limits is None and self._own_since.get(limit, -math.inf) >= at:
+                continue  # it has replaced the one that was charged; as in `settle`
             limit.refund(now, at, call.costs)
             self._scheduler.changed(limit)
         self._host.wake()
@@ -440,14 +449,14 @@ class LocalLimiter:
         if call is not None and key == call.key:
             key = self._lanes.first_with_limits(call.keys)
         # Of lanes found by one pattern, each slows down for itself.
-        scope = None if self._lanes.limits_of(key) is None else (key,)
+        scope = None if key is None or self._lanes.limits_of(key) is None else (key,)
         if call is not None and call.started:
             released_at = call.waited_until
         else:
             released_at = now if self._rounds.is_news(scope) else -math.inf
         if retry_after is not None:
             self.hold(key, retry_after)
-        lane = self._lanes.find(key, now)
+        lane = None if key is None else self._lanes.find(key, now)
         states = self._own if lane is None else lane.states
         if any([state.push_back(now, released_at, host.running) for state in states]):  # noqa: C419 - each is to hear
             self._adapt_permits()
@@ -460,7 +469,7 @@ class LocalLimiter:
     def hold(self, key: Hashable, seconds: float) -> None:
         """Start nothing of a key's lane, if it has one, or nothing at all."""
         now = self._host.now()
-        lane = self._lanes.find(key, now)
+        lane = None if key is None else self._lanes.find(key, now)
         if lane is not None:
             lane.hold(now + seconds)
             for state in lane.all_states():
@@ -483,6 +492,7 @@ class LocalLimiter:
 
     def _hold_all(self) -> None:
         self._held_until = max(self._paused, self._held)
+        self._scheduler.disturbed = True
         for state in self._own:
             state.held = self._held_until
             self._scheduler.changed(state)
@@ -492,7 +502,7 @@ class LocalLimiter:
         """Replace the limits of the queue (None), or of a key or pattern."""
         host, now = self._host, self._host.now()
         self._check_waiters(key, limits)
-        self._lanes.altered = True
+        self._lanes.altered = self._scheduler.disturbed = True
         if key is None:
             old = self._own
             rest = [state for state in old if state not in self._fixed]
@@ -501,8 +511,11 @@ class LocalLimiter:
             kept = {one: self._own_since.get(one, -math.inf) for one in old}
             self._own_since = {one: kept.get(one, now) for one in self._own}
             others = self._own != old
+            self._adapt_permits()
         else:
-            others = key not in self._lanes.limits
+            others = key not in self._lanes.limits and any(
+                fits(key, one) for call in host.waiters for one in call.keys
+            )
             self._lanes.set_limits(key, limits)
             if host.waiters.live:  # else each is brought up to date when it is looked up
                 self._outdated = dict.fromkeys(self._lanes.by_key)
@@ -515,11 +528,14 @@ class LocalLimiter:
         host.wake()
 
     def _check_waiters(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
-        bounds = bounds_of(self._maker.states_of(limits))
+        maker = self._maker if key is None else self._lane_maker
+        bounds = bounds_of(maker.states_of(limits))
         if all(bound == (0, math.inf) for bound in bounds):  # most: no cost is too large for them
             return
+        names = {*self._lanes.limits, key}
+        patterns = find_patterns(names)
         for call in self._host.waiters:
-            if key is None or any(fits(key, one) for one in call.keys):
+            if key is None or any(name_of(one, names, patterns) == key for one in call.keys):
                 self._check(bounds, call.costs, limits, key)
 
     def _refresh_lanes(self, now: float) -> None:
@@ -528,7 +544,7 @@ class LocalLimiter:
             del self._outdated[key]
             for state in self._lanes.refresh(key, now):
                 self._scheduler.changed(state)
-        if self._lanes.states_replaced:
+        if self._lanes.states_replaced and not self._outdated:  # once, as it looks at all
             self._lanes.states_replaced = False
             self._sort_again(now)
 
@@ -540,10 +556,10 @@ class LocalLimiter:
             remove_line(line)
             line.counted = False
         self._partial = 0
-        self._scheduling = False
+        self._scheduler.end()
         for call in waiters:
             call.limits = None
-            self._find_limits(call, now)
+            self._find_limits(call, now, evicts=False)  # no lane looks as if somebody waited in it
         waiters.rebuild()
         for line in list(waiters.lines.values()):
             self._line_joined(line, now)
@@ -553,7 +569,7 @@ class LocalLimiter:
     def idle(self, now: float) -> bool:
         """Return whether no limit owes a wait, and none was set since the queue was made."""
         idle_at = max([self._held_until, *(state.idle_at() for state in self._own)])
-        return not self._lanes.altered and max(idle_at, self._lanes.idle_at()) < now
+        return not self._lanes.altered and max(idle_at, self._lanes.idle_at(now)) < now
 
     def snapshot(self) -> LimiterStats:
         """Return the figures of this moment."""
@@ -568,6 +584,13 @@ class LocalLimiter:
 
     async def aclose(self) -> None:
         """Do nothing: nothing is running."""
+
+
+def _cost_of(line: Line[Call], unit: int) -> float:
+    """Return what all who wait in a line will cost, in one unit."""
+    if not line.costly:
+        return 0 if unit else line.live
+    return sum(call.costs[unit] for call in line)
 
 
 def _take(limits: States, now: float, costs: Sequence[float]) -> float:

@@ -78,6 +78,8 @@ class Nesting:
         self._host = host
         self._concurrency = concurrency
         self._own = min(concurrency, _permits(limits))
+        self.of_lanes = False
+        """Whether some lane has permits, or had, so that starts and ends of calls are counted."""
         self._lanes = {name: _permits(own) for name, own in lanes.items()}
         """How many permits each key has, by its name or pattern."""
         self.forget_callers()
@@ -102,8 +104,7 @@ class Nesting:
 
     def _note_limits(self) -> None:
         self._patterns = find_patterns(self._lanes)
-        self.of_lanes = any(number < math.inf for number in self._lanes.values())
-        """Whether some lane has permits, so that starts and ends of calls are to be counted."""
+        self.of_lanes |= any(number < math.inf for number in self._lanes.values())
         self.active = self.of_lanes or self._own < math.inf
         """Whether anything here has permits."""
 

@@ -542,7 +542,8 @@ class ApiQueue:
         """Replace the limits, now: calls that wait already are timed by the new ones.
 
         What has been let through still counts: of half an old interval still to wait, half a
-        new one is left.
+        new one is left. A `Concurrency` that a lane did not have before counts the bodies that
+        start from then on; the queue's own counts all that run.
 
         >>> import asyncio
         >>> async def main():
@@ -591,10 +592,11 @@ class ApiQueue:
             key: whose lane, if it has limits of its own; default: the whole queue.
 
         Raises:
-            ValueError: `retry_after` is negative, infinite or NaN.
+            ValueError: `retry_after` is negative, infinite or NaN; or `key` is a pattern.
         """
         if retry_after is not None:
             positive(retry_after, of="retry_after", least=0, most=LONGEST)
+        self._dispatcher.refuse_pattern(key)
         self._dispatcher.throttled(retry_after, None, key)
 
     def hold(self, seconds: float, *, key: Hashable = None) -> None:
@@ -614,9 +616,10 @@ class ApiQueue:
             key: whose lane, if it has one of its own; default: the whole queue.
 
         Raises:
-            ValueError: `seconds` is negative, infinite or NaN.
+            ValueError: `seconds` is negative, infinite or NaN; or `key` is a pattern.
         """
         positive(seconds, of="seconds", least=0, most=LONGEST)
+        self._dispatcher.refuse_pattern(key)
         self._dispatcher.bind()
         self._dispatcher.limiter.hold(key, seconds)
 

@@ -277,11 +277,20 @@ class Scheduler:
         self._count = 0
         self._touched: dict[Room, None] = {}
         """Rooms to be looked at again, as something has changed there, in the order of that."""
+        self.active = False
+        """Whether there is, or was since nobody waited, more than one line."""
+        self.disturbed = False
+        """Whether somebody else has changed what a step goes by, while it was under way."""
         self.looks = self.moves = 0
         """How many calls were looked at, and how many lines or groups changed their limit."""
 
     def begin(self) -> None:
-        """Forget what has been noted while there was one line: the limits are all looked at now."""
+        """Say which line is next, from now on: there is more than one."""
+        self.active = self.disturbed = True
+
+    def end(self) -> None:
+        """Forget what has been noted: nobody waits, or all are sorted into lines again."""
+        self.active = False
         self._touched.clear()
         for _, _, room in self._timers:
             self._drop_timer(room)
@@ -354,7 +363,7 @@ class Scheduler:
 
     def changed(self, limit: LimitState) -> None:
         """Note that a limit may have room sooner, or later, than it had."""
-        if limit.room is not None:
+        if limit.room is not None and self.active:
             self._touched[limit.room] = None
 
     # The step.
@@ -382,6 +391,8 @@ class Scheduler:
                 return now
             budget -= 1
             self._look_at(room, now)
+            if self.disturbed:  # by an observer
+                return now
         return self._next_timer(now) if self._waiters.live else None
 
     def _look_at(self, room: Room, now: float) -> None:

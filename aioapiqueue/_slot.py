@@ -142,7 +142,8 @@ class Slot(ABC):
         >>> asyncio.run(main())
         0.0
 
-        It may be stated after `release()` too, and again: the latest figure holds.
+        It may be stated after `release()` too, and again: the latest figure holds. (What a limit
+        could not give back, because others have started since, stays charged.)
 
         Args:
             cost: amounts by unit, at least 0; units that are not named stay as they are. A number
@@ -158,6 +159,8 @@ class CallOwner(Protocol):
     """What a call asks of its dispatcher."""
 
     loop: asyncio.AbstractEventLoop | None
+    bound_at: float
+    """When it was bound to its loop after another one: those who started before are gone."""
     ended: int
     """How many bodies have ended."""
     follows_ends: bool
@@ -319,9 +322,10 @@ class Call(Slot):
         if self.state == HELD:
             self.state = OVER
             dispatcher = self.dispatcher
-            dispatcher.ended += 1
-            if dispatcher.follows_ends:
-                dispatcher.finished(self)
+            if self.waited_until >= dispatcher.bound_at:  # else it began on a loop that is gone
+                dispatcher.ended += 1
+                if dispatcher.follows_ends:
+                    dispatcher.finished(self)
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Report push-back on this call; see `Slot.throttled`."""

@@ -52,6 +52,12 @@ class Units:
             self.names.append(unit)
         return place
 
+    def forget(self, known: int) -> None:
+        """Know only so many units, as before some were declared."""
+        for unit in self.names[known:]:
+            del self._places[unit]
+        del self.names[known:]
+
     def declare(self, units: Iterable[str]) -> None:
         """Know these units."""
         for unit in units:

@@ -71,6 +71,7 @@ class Line(Generic[W]):
     """
 
     __slots__ = (
+        "costly",
         "counted",
         "entry",
         "flow",
@@ -94,6 +95,8 @@ class Line(Generic[W]):
         self.priorities: list[float] = []
         """A heap of the priorities in `levels`."""
         self.live = 0
+        self.costly = 0
+        """How many of them do not cost just one call."""
         self.gone = 0
         """How many have left early and are still in a deque."""
         self.flow: Hashable = None
@@ -170,9 +173,12 @@ class Line(Generic[W]):
     def oldest_of_least_urgent(self) -> W | None:
         """Return who loses its place to somebody more urgent; None if nobody waits."""
         for priority in sorted(self.priorities, reverse=True):
-            for waiter in self.levels[priority]:
-                if waiter.waits:
-                    return waiter
+            level = self.levels[priority]
+            while level:
+                if level[0].waits:
+                    return level[0]
+                level.popleft()
+                self.gone -= 1
         return None
 
 
@@ -251,6 +257,8 @@ class WaitQueue(asyncio.Queue[W]):
             self._add_to_line(item)
         else:
             item.line = line
+            if item.costs is not ONE_CALL:
+                line.costly += 1
             if line.put(item):
                 self.on_first()
 
@@ -259,6 +267,8 @@ class WaitQueue(asyncio.Queue[W]):
         if not line.live:
             self.lines[line.name] = line
         item.line = line
+        if item.costs is not ONE_CALL:
+            line.costly += 1
         if line.put(item):
             self.on_first()
 
@@ -335,10 +345,13 @@ class WaitQueue(asyncio.Queue[W]):
         line.head = None
         if self.fair:
             self._turn = max(self._turn, line.turn)
-            line.turn = self._next_turn(line.flow)
+            if line.live:
+                line.turn = self._next_turn(line.flow)
         if not line.live:
             self._drop(line)
         self.live -= 1
+        if waiter.costs is not ONE_CALL:
+            line.costly -= 1
         if waiter.costs is not ONE_CALL or not self.live or self._everybody is not None:
             self._forget(waiter)
 
@@ -351,8 +364,15 @@ class WaitQueue(asyncio.Queue[W]):
         if line is not None:
             waiter.line = None
             line.leave()
+            if waiter.costs is not ONE_CALL:
+                line.costly -= 1
             if not line.live:
                 self._drop(line)
+                if self.fair and self._turns.get(line.flow) == line.turn:
+                    # It had no turn: the next one of its flow has this one.
+                    self._turns[line.flow] = line.turn - 1
+                    if line.turn - 1 <= self._turn:
+                        del self._turns[line.flow]
             self.live -= 1
             self._forget(waiter)
         return line
@@ -387,6 +407,11 @@ class WaitQueue(asyncio.Queue[W]):
         """Return what all who wait will cost together, in one unit."""
         total = self._costs[unit] if unit < len(self._costs) else 0
         return total + (0 if unit else self.live - self._costly)
+
+    def not_left(self) -> list[W]:
+        """Return all who wait, and those whose caller has gone and who have not left yet."""
+        levels = (level for line in self.lines.values() for level in line.levels.values())
+        return [waiter for level in levels for waiter in level if waiter.line is not None]
 
     def rebuild(self) -> None:
         """Sort all who wait into lines again: what they come under has changed."""

@@ -304,7 +304,7 @@ class AdaptiveRate(TokenBucket):
         self.active = self.accepted = 0.0
         self.samples = 0
         for follower in self.followers:
-            follower.accepted = 0.0
+            follower.accepted, follower.since = 0.0, self.slowed
 
     def _set_interval(self) -> None:
         # At the ceiling the limits themselves say what is due, bursts included.
@@ -342,7 +342,8 @@ class AdaptiveRate(TokenBucket):
     try_consume_one = LimitState.try_consume_one
 
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
-        self.accepted = max(0.0, self.accepted + cost - charged)
+        if at > self.slowed:  # it is of the round that is measured
+            self.accepted = max(0.0, self.accepted + cost - charged)
         super().adjust(now, at, charged, cost)
 
     def _fall_out_of_step(self) -> None:
@@ -426,16 +427,23 @@ class FollowingRate(TokenBucket):
         catch_up: seconds by which late calls may be made up for.
     """
 
-    __slots__ = ("accepted", "ceiling")
+    __slots__ = ("accepted", "ceiling", "since")
 
     def __init__(self, ceiling: float, *, unit: int, catch_up: float) -> None:
         super().__init__(Rate(1), catch_up=catch_up, unit=unit)
         self.ceiling = ceiling
         self.accepted = 0.0
+        self.since = -math.inf
+        """What started later is measured."""
         self.interval = 0.0
 
     take_one = LimitState.take_one
     try_consume_one = LimitState.try_consume_one
+
+    def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
+        if at > self.since:
+            self.accepted = max(0.0, self.accepted + cost - charged)
+        super().adjust(now, at, charged, cost)
 
     def follow(self, factor: float) -> None:
         """Let through this share of the limit (inf: all that it allows) from now on."""

@@ -100,9 +100,10 @@ async def _watch(port: int, name: str, case: Case, seconds: float) -> tuple[int,
 
 def _times(server: Redis) -> tuple[float, list[tuple[float, float]]]:
     """Return the mean time of a call of the script, and which share took at most how long."""
-    stats: Any = server.info("commandstats")
+    client: Any = server  # `execute_command` has no types
+    stats = client.info("commandstats")
     mean = stats["cmdstat_evalsha"]["usec_per_call"] / 1e6
-    found: Any = server.execute_command("LATENCY", "HISTOGRAM", "evalsha")
+    found = client.execute_command("LATENCY", "HISTOGRAM", "evalsha")
     if isinstance(found, dict):
         ((_, own),) = found.items()
     else:

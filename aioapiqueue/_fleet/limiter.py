@@ -223,7 +223,7 @@ class SharedLimiter:
             old, new = plain_costs(call.costs), plain_costs(costs)
             more = tuple(now - before for now, before in zip_longest(new, old, fillvalue=0))
             if any(more):
-                change = messages.Change(call.limits.lanes, lease.timestamp, more)
+                change = messages.Change(call.limits.lanes, lease.timestamp, more, old)
                 self._session.send_changes(messages.Adjust, [change])
             if min(more) < 0:
                 self._planner.ask_soon(call.limits)
@@ -333,12 +333,11 @@ class SharedLimiter:
     def _return(self, leases: Sequence[tuple[Scope, Lease]]) -> None:
         for scope in dict.fromkeys(scope for scope, _ in leases):
             self._planner.ask_soon(scope)
-        changes = [
-            messages.Change(
-                scope.lanes, lease.timestamp, tuple(-cost for cost in plain_costs(lease.costs))
-            )
-            for scope, lease in leases
-        ]
+        changes = []
+        for scope, lease in leases:
+            charged = plain_costs(lease.costs)
+            back = tuple(-cost for cost in charged)
+            changes.append(messages.Change(scope.lanes, lease.timestamp, back, charged))
         if changes:
             # The latest first, also if they are too many for one message: of a rate, what started
             # before a slot that is not given back is gone.

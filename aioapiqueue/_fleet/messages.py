@@ -99,6 +99,7 @@ class Change(NamedTuple):
     lanes: tuple[Hashable, ...]
     timestamp: int
     costs: tuple[float, ...]
+    charged: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ _MOST_LANES = 32
 """Lanes asked for at once: the script and the reading of its reply hold up others, and this loop,
 by up to 0.1 milliseconds for each."""
 _MOST_REQUESTS = 256
-"""Parts of one request, each for calls of one scope and of the same costs: as `_MOST_LANES`."""
+"""Parts of one request, each for calls of one scope and the same costs: as `_MOST_LANES`."""
 _NEIGHBOURS = 16
 """So many scopes with a lane are looked at together with one: those that have waited longest there,
 as a rule. The others find out within `POLL` what has changed, as those in other processes do."""
@@ -559,6 +559,8 @@ class Planner:
         covered = {scope: len(self.grants_of(scope).leases) for scope in scopes}
         open_ = {name: scope for scope in scopes for name in waiters.by_scope.get(scope, ())}
         left = dict.fromkeys(scopes, self._most())
+        # Each has a part of its own: one without any would be asked for again at once.
+        parts = dict.fromkeys(scopes, max(1, _MOST_REQUESTS // max(1, len(scopes))))
         requests: list[SlotRequest] = []
         for rank, name, call in waiters.iter_in_order(open_):
             scope = open_[name]
@@ -567,16 +569,15 @@ class Planner:
                 continue
             if requests and rank >= left_out:
                 break
-            left[scope] -= max(call.costs[0], _LEAST_COST)
-            if left[scope] <= 0:
-                for one in waiters.by_scope[scope]:
-                    open_.pop(one, None)
             if requests and requests[-1][:2] == (scope, call.costs):
                 requests[-1] = requests[-1]._replace(number=requests[-1].number + 1)
-            elif len(requests) < _MOST_REQUESTS:
-                requests.append(SlotRequest(scope, call.costs, 1))
             else:
-                break
+                requests.append(SlotRequest(scope, call.costs, 1))
+                parts[scope] -= 1
+            left[scope] -= max(call.costs[0], _LEAST_COST)
+            if left[scope] <= 0 or not parts[scope]:
+                for one in waiters.by_scope[scope]:
+                    open_.pop(one, None)
         return requests
 
     def apply(self, ask: Ask, granted: Granted) -> None:

@@ -40,7 +40,7 @@ def disturb(chance, client, queue, keys, calls):
     key = chance.choice(keys)
     actions = [
         lambda: [call.cancel() for call in chance.sample(calls, len(calls) // 5)],
-        lambda: queue.set_rate(*chance.choice([("50/s",), (), ("300/s",)])),
+        lambda: queue.set_rate(chance.choice(["50/s", "unlimited", "300/s"])),
         lambda: queue.set_rate(chance.choice(["5/s", "40/s"]), key=chance.choice([key, "*"])),
         lambda: queue.pause(chance.random()),
         queue.resume,

@@ -61,7 +61,7 @@ def test_later_message_replaces_an_earlier(earlier, later, merged):
         (Resume(), Resume()),
         (LANE, LANE),
         (Renew(), None),
-        (Adjust([Change((), 1, (1.0,))]), None),
+        (Adjust([Change((), 1, (1.0,), (1.0,))]), None),
     ],
 )
 def test_refusal_leaves_what_users_decided(message, left):
@@ -71,14 +71,14 @@ def test_refusal_leaves_what_users_decided(message, left):
 
 def test_only_charges_survive_an_old_request():
     """A refund that may have been processed is not sent again; a charge is."""
-    charge, refund = Change((), 1, (0.5,)), Change(("a",), 2, (-1.0,))
+    charge, refund = Change((), 1, (0.5,), (1,)), Change(("a",), 2, (-1.0,), (1,))
     assert Adjust([charge, refund]).without_refunds() == Adjust([charge])
     assert Return([refund]).without_refunds() == Return([])
-    both = Change(("a",), 3, (1.0, -20.0))
-    assert Adjust([both]).without_refunds() == Adjust([Change(("a",), 3, (1.0, 0))])
+    both = Change(("a",), 3, (1.0, -20.0), (1, 20))
+    assert Adjust([both]).without_refunds() == Adjust([Change(("a",), 3, (1.0, 0), (1, 20))])
 
 
 def test_changes_name_each_lane_once():
     """In the order in which the lanes come."""
     lanes = [("b",), (), ("a",), ("b",)]
-    assert Adjust([Change(lane, 1, (1.0,)) for lane in lanes]).lanes == ["b", "a"]
+    assert Adjust([Change(lane, 1, (1.0,), (1,)) for lane in lanes]).lanes == ["b", "a"]

@@ -83,10 +83,10 @@ class Local:
         for state in self.states:
             state.consume(now, (cost,))
 
-    def adjust(self, now, at, more):
+    def adjust(self, now, at, charged, cost):
         """Charge more for a call, or give back."""
         for state in self.states:
-            state.adjust(now, at, more)
+            state.adjust(now, at, charged, cost)
 
     def hold(self, until):
         """Start nothing before."""
@@ -154,9 +154,9 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
         elif verb == "adjust" and slots:
             call = slots[-1 - int(cost) % len(slots)]
             change = cost if pause % 2 else -min(cost, call[1])
-            call[1] += change
-            script.adjust(now, call[0], change)
-            local.adjust(now, call[0], change)
+            charged, call[1] = call[1], call[1] + change
+            script.adjust(now, call[0], change, charged=charged)
+            local.adjust(now, call[0], charged, call[1])
         elif verb == "hold":
             until = now + round(cost * SECOND)
             script.send("hold", now, hold=until - now)

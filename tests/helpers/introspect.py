@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 
     import boto3
     import botocore.session
@@ -101,6 +101,21 @@ def concurrency_of(queue: ApiQueue) -> float:
     """Return how many bodies may run at once."""
     limiter = dispatcher_of(queue).limiter
     return min(state.most for state in limiter._own if hasattr(state, "most"))
+
+
+def own_states(queue: ApiQueue) -> Sequence[Any]:
+    """Return the states of the queue's own limits."""
+    return dispatcher_of(queue).limiter._own
+
+
+def rooms_to_look_at(queue: ApiQueue) -> Collection[object]:
+    """Return the limits of which something has changed since they were looked at."""
+    return dispatcher_of(queue).limiter._scheduler._touched
+
+
+def turns_of(queue: ApiQueue) -> Mapping[Hashable, int]:
+    """Return the last turn that each key was given."""
+    return dispatcher_of(queue).waiters._turns
 
 
 def allowed_rate(queue: ApiQueue, key: Hashable = None) -> float:
@@ -343,7 +358,7 @@ def ignore_priorities(queue: ApiQueue) -> None:
 def ignore_lane_limits(queue: ApiQueue) -> None:
     """Let all calls come under the queue's own limits only."""
     limiter = dispatcher_of(queue).limiter
-    limiter._find_limits = lambda _call, _now: limiter._own
+    limiter._find_limits = lambda *_, **__: limiter._own
 
 
 def shorten_holds(queue: ApiQueue) -> None:

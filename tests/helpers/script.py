@@ -130,6 +130,6 @@ class Script:
                 now = max(now, slot)
         return found
 
-    def adjust(self, now, at, cost):
+    def adjust(self, now, at, cost, *, charged):
         """Charge more for a call, or give back."""
-        self.send("adjust", now, changes=[[self.lanes, EPOCH + at, [cost]]])
+        self.send("adjust", now, changes=[[self.lanes, EPOCH + at, [cost], [charged]]])

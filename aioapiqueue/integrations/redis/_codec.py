@@ -115,7 +115,12 @@ class Codec:
             case messages.Adjust():
                 return {
                     "changes": [
-                        [[numbers[lane] for lane in one.lanes], one.timestamp, one.costs]
+                        [
+                            [numbers[lane] for lane in one.lanes],
+                            one.timestamp,
+                            one.costs,
+                            one.charged,
+                        ]
                         for one in message.changes
                     ]
                 }

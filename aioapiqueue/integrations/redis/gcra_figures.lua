@@ -1,5 +1,5 @@
--- The first part of a script that goes on in gcra_limits.lua and gcra.lua: what is read back from
--- the server, and its clock.
+-- The first part of a script: what is read back from the server, and its clock. It goes on in
+-- gcra_limits.lua, gcra_states.lua and gcra.lua.
 --
 -- Everybody who may write these keys may write anything there, and one wrong figure could stop all
 -- calls, or none, without a word. So a figure that no aioapiqueue writes ends the script before

@@ -1,7 +1,7 @@
 -- The kinds of limits: token buckets (of a `Rate`), sliding windows and, where a queue is adaptive,
 -- an adaptive rate, which is a token bucket too. They are those of _algorithms.py and adaptive.py:
 -- see there for the reasons; what differs is said here.
--- The second part of a script: gcra_figures.lua comes before it, gcra.lua after.
+-- The second part of a script: gcra_figures.lua comes before it, gcra_states.lua after.
 
 local MEMORY = 3600e6     -- as adaptive.py
 local ENOUGH, PROBING = 10, 3
@@ -78,7 +78,11 @@ function TokenBucket.consume(bucket, at, cost, held_until, slot)
   return bucket.interval > 0 and latest or NEVER
 end
 
-function TokenBucket.adjust(bucket, at, cost)
+-- Charge more for what started `at` and was `charged`, or (less than 0) give it back.
+function TokenBucket.adjust(bucket, at, cost, charged)
+  if cost < 0 and charged > bucket.burst and not (verb == 'return' and at == bucket.charged) then
+    cost = math.min(0, charged + cost - bucket.burst)  -- what it had waited for is only its own
+  end
   if cost > 0 then
     bucket:on_idle(now)  -- learnt now, it is owed from now on, where all was paid off before
   elseif at ~= bucket.charged then
@@ -404,9 +408,9 @@ function AdaptiveRate.consume(adaptive, at, cost, held_until, slot)
   return latest
 end
 
-function AdaptiveRate.adjust(adaptive, at, cost)
+function AdaptiveRate.adjust(adaptive, at, cost, charged)
   adaptive.accepted = math.max(0, adaptive.accepted + cost)
-  TokenBucket.adjust(adaptive, at, cost)
+  TokenBucket.adjust(adaptive, at, cost, charged)
 end
 
 function AdaptiveRate.push_back(adaptive, released_at, running)

@@ -1,0 +1,340 @@
+-- The state of the queue, and of each lane: its limits together, what one process may have at once,
+-- whose turn it is, and who has reserved a lane.
+-- The third part of a script: gcra_figures.lua and gcra_limits.lua come before it, gcra.lua after.
+
+local KEEP = 2e6          -- an idle key lives so much longer than it can be told from a new one
+local PAUSED = 86400e6    -- what is paused without end is remembered for a day without a caller
+local SET = 3600e6        -- so is for an hour what `set_rate` has set
+local RECENT = 1.5e6      -- who has asked since is taken to be waiting: everybody asks every second
+local WANTING = 300e3     -- who wants permits asks every 100 ms, so that two requests may be lost
+local HELD = 100e3        -- a reservation is kept for so long after its instant
+local SOON = 1e3          -- nobody asks again earlier about what time alone does not change
+local RECHECK = 10e3      -- until then, one that is late may have come, and have taken its slot
+local PATIENCE = 20e3     -- a request that is on its way for so long is not late yet
+
+local sender, permits = payload.sender, payload.permits
+
+-- The state of the queue's limits, or of a lane's.
+
+local CALLS = 1           -- the place of calls in costs; each limit counts the unit of its place
+local KINDS = {r = TokenBucket, w = SlidingWindow, g = AdaptiveRate}
+local KEPT = {
+  {'held', 'held_until', ALWAYS},         -- by the other side's push-back
+  {'last', 'last', ALWAYS, nil, now + YEAR},
+  {'turn', 'last_position', ALWAYS},      -- the latest round position that was given out
+  {'fixed', 'mended_until', ALWAYS},      -- positions up to this one are known to be early
+}
+
+local RESERVED = {
+  {'for_at', 'at', ALWAYS, nil, now + YEAR},
+  {'for_until', 'lapses', ALWAYS, nil, now + 2 * YEAR},
+}
+
+local function load(spec)
+  local state = {key = KEYS[spec.key], limits = spec.limits, position = spec.round_position or 0}
+  local fields, read, figures = hash(state.key)
+  local counts = {}
+  state.figures = figures
+  state.fields, state.intervals = fields, {}
+  for _, limit in ipairs(spec.limits) do
+    -- By kind, unit and number: of other limits, each takes over from that of its kind and unit in
+    -- its place. (Not by the unit's place, which may be another one in each process.)
+    local kind = limit.kind .. (limit.unit and '[' .. limit.unit .. ']' or '')
+    counts[kind] = (counts[kind] or 0) + 1
+    limit.name, limit.place = kind .. counts[kind] .. ':', limit.place or CALLS
+    setmetatable(limit, {__index = KINDS[limit.kind]})
+    limit:load(read, limit.name, state.key, fields)
+    local slowest = math.max(state.intervals[limit.place] or 0, limit.interval or 0)
+    state.intervals[limit.place] = slowest
+  end
+  load_figures(state, KEPT, read, '')
+  if fields['for'] then
+    local costs = {}
+    for cost in string.gmatch(fields.for_costs or '', '%S+') do
+      costs[#costs + 1] = figure(state.key, 'for_costs', cost, nil, 0, HUGE)
+    end
+    state.reserved = {line = fields['for'], costs = costs}
+    load_figures(state.reserved, RESERVED, read, '')
+  end
+  state.paused_until = fields.paused == 'inf' and NEVER or read('paused', ALWAYS)
+  return state
+end
+
+-- Return the latest instant that its limits name, or `when` if that is later.
+local function latest_of(state, when, method, ...)
+  for _, limit in ipairs(state.limits) do
+    when = math.max(when, limit[method](limit, ...))
+  end
+  return when
+end
+
+local function blocked_until(state)
+  return math.max(state.held_until, state.paused_until)
+end
+
+-- What a call of some costs uses of a limit. Where it uses nothing of its unit, the limit does not
+-- concern it.
+local function cost_at(limit, costs)
+  return costs[limit.place] or 0
+end
+
+-- Return when a state has room for costs that start at `from` or later, and whether any limit of it
+-- is concerned at all. Instants never decrease, where one is.
+local function gate_of(state, from, costs)
+  local when, concerned = blocked_until(state), false
+  local at = math.max(from, state.last)
+  for _, limit in ipairs(state.limits) do
+    local cost = cost_at(limit, costs)
+    if cost ~= 0 then
+      when, concerned = math.max(when, limit:next_at(at, cost)), true
+    end
+  end
+  return concerned and math.max(when, state.last) or when, concerned
+end
+
+local function expire(key, at)
+  redis.call('PEXPIRE', key, string.format('%.0f', math.ceil((math.min(at, LATEST) - now) / 1000)))
+end
+
+-- Write a state back; return when it may be forgotten.
+local function save(state, extra)
+  local flat, absent = {}, {}
+  local function set(name, value, most)
+    if value == ALWAYS or value == NEVER or value == '' then
+      if state.fields[name] then
+        absent[#absent + 1] = name
+      end
+      return
+    elseif value == state.figures[name] or value == state.fields[name] then
+      return  -- most are as they were, and so is when they may be forgotten
+    elseif type(value) == 'number' then  -- no more than is read again
+      value = string.format('%.17g', math.max(-LATEST, math.min(most or LATEST, value)))
+    end
+    flat[#flat + 1] = name
+    flat[#flat + 1] = value
+  end
+  for _, limit in ipairs(state.limits) do
+    limit:save(set, limit.name)
+  end
+  save_figures(state, KEPT, set, '')
+  set('paused', state.paused_until == NEVER and 'inf' or state.paused_until)
+  local reserved = state.reserved or {line = '', costs = {}, at = ALWAYS, lapses = ALWAYS}
+  set('for', reserved.line)
+  set('for_costs', table.concat(reserved.costs, ' '))
+  save_figures(reserved, RESERVED, set, '')
+  for name, value in pairs(extra or {}) do
+    set(name, value)
+  end
+  if #flat > 0 then
+    redis.call('HSET', state.key, unpack(flat))
+  end
+  if #absent > 0 then
+    redis.call('HDEL', state.key, unpack(absent))
+  end
+  if #flat + #absent == 0 then
+    return now
+  end
+  local idle_at = math.max(blocked_until(state), state.last_position, now)
+  idle_at = latest_of(state, idle_at, 'idle_at')
+  idle_at = idle_at == NEVER and now + PAUSED or idle_at + KEEP
+  expire(state.key, idle_at)
+  for _, limit in ipairs(state.limits) do
+    if limit.kind == 'w' then
+      expire(limit.log, idle_at)
+    end
+  end
+  return idle_at
+end
+
+local function on_idle(state, at)
+  for _, limit in ipairs(state.limits) do
+    limit:on_idle(at)
+  end
+end
+
+-- Charge what is due `at` and is to start at `slot`; return until when it may, so that in all it is
+-- no later than catch_up.
+local function consume(state, at, costs, slot)
+  local latest = slot + catch_up
+  local held_until = blocked_until(state)
+  for _, limit in ipairs(state.limits) do
+    local cost = cost_at(limit, costs)
+    if cost ~= 0 then
+      latest = math.min(latest, limit:consume(at, cost, held_until, slot))
+      state.last = math.max(state.last, at)
+    end
+  end
+  return latest
+end
+
+local function adjust(state, at, costs, charged)
+  for _, limit in ipairs(state.limits) do
+    local cost = cost_at(limit, costs)
+    if cost ~= 0 then
+      limit:adjust(at, cost, cost_at(limit, charged))
+    end
+  end
+  if verb == 'return' and at == state.last then
+    state.last = at - 1
+    local limit = state.limits[1]
+    if #state.limits == 1 and limit.kind == 'r' and limit.burst == 1 then
+      state.last = math.min(state.last, limit.charged)  -- that before it
+    end
+  end
+end
+
+local processes = 1  -- how many are taken to be waiting
+
+-- Note what this one may have at once, by place: its share of what there is, but at least one call.
+-- (`dearest`: what the dearest that is asked for costs.)
+local function find_shares(state, dearest)
+  local shares, left = {}, {}
+  for _, limit in ipairs(state.limits) do
+    local share = math.max(dearest[limit.place] or 1, math.floor(limit:room() / processes))
+    shares[limit.place] = math.min(share, shares[limit.place] or NEVER)
+    left[limit.place] = shares[limit.place]
+  end
+  state.shares, state.left = shares, left
+end
+
+-- Return whether what is left of its share is too little for these costs; those above `most` by
+-- place are as good as that, as they would have to wait for ever.
+local function is_short(state, costs, most)
+  for place, left in pairs(state.left) do
+    local cost = costs[place] or 0
+    if left < math.min(cost, most and most[place] or 1) then
+      return true
+    end
+  end
+  return false
+end
+
+local function is_used_up(state)
+  for _, left in pairs(state.left) do
+    if left < 1 then
+      return true
+    end
+  end
+  return false
+end
+
+local function take_share(state, costs)
+  for place, left in pairs(state.left) do
+    state.left[place] = left - (costs[place] or 0)
+  end
+end
+
+-- Return how long it takes to pay off amounts by place: the longest of the limits.
+local function time_of(state, amount_at)
+  local time = 0
+  for place, interval in pairs(state.intervals) do
+    if interval > 0 then
+      time = math.max(time, amount_at(place, interval) * interval)
+    end
+  end
+  return time
+end
+
+-- Round positions. `at` is what this request is about: the instant at which it asks, or in a lane
+-- the latest slot that it could use. `gate` is the first that is free. A process that is `served`
+-- by this request goes to the end of the line, and one whose turn it is goes first.
+
+local function is_its_turn(state, at)
+  return state.position > 0 and state.position <= at
+end
+
+-- A slot that has been free for `grace` goes to the first that asks: somebody did not come.
+local function may_take(state, gate, at, served, grace)
+  return gate <= at and (served or is_its_turn(state, at) or state.last_position <= at
+    or gate < at - grace or processes == 1)
+end
+
+local function next_position(state, gate, at, step, served)
+  if gate == NEVER then
+    return at + 1e6
+  end
+  local last = gate + (processes - 1) * step  -- of as many as there are
+  if served or not is_its_turn(state, at) then
+    if not served and state.position > at then
+      return math.min(state.position, last)
+    end
+    state.last_position = math.min(math.max(gate, state.last_position + step), last)
+    if served and is_its_turn(state, at) then  -- by what it has had, however late it came
+      local round = processes * time_of(state, function(place)
+        return state.shares[place] - state.left[place]
+      end)
+      return math.max(gate, math.min(state.last_position, state.position + round))
+    end
+    return state.last_position
+  elseif state.position > state.mended_until then  -- a slot was lost, the line is early: mend it
+    state.mended_until = math.max(state.last_position, state.position)
+    state.last_position = math.min(state.mended_until + gate - state.position, last)
+  end
+  return gate
+end
+
+-- Reservations. A call under several lanes would never start if others used up one of them whenever
+-- another has room. So a line that had its turn at the lane where it stood, and found another one
+-- closed, reserves all of them until the instant at which all have room; its turn there is that
+-- instant. Others may take only what leaves room for it then. One that does not come loses it.
+
+local function name_of(line)
+  if not line.name then
+    local names = {}
+    for number, lane in ipairs(line) do
+      names[number] = lane.key
+    end
+    line.name = sender .. ' ' .. table.concat(names, ' ')
+  end
+  return line.name
+end
+
+local function is_reserved_by(lane, line)
+  return lane.reserved and #line > 1 and lane.reserved.line == name_of(line)
+end
+
+-- Return whether a slot of this line would delay another line that has reserved the lane.
+local function is_kept_from(lane, line, slot, costs)
+  local reserved = lane.reserved
+  if not reserved or reserved.lapses < now or is_reserved_by(lane, line) then
+    return false
+  end
+  local leaves_room = slot <= reserved.at
+  for _, limit in ipairs(lane.limits) do
+    local cost, held = cost_at(limit, costs), cost_at(limit, reserved.costs)
+    if cost ~= 0 and held ~= 0 then
+      leaves_room = leaves_room and limit:leaves_room(slot, cost, held, reserved.at)
+    end
+  end
+  return not leaves_room
+end
+
+-- Reserve the lanes of a line which has to wait for one of them; return whether that was done.
+local function reserve(line, whens, had_turn, stands, costs)
+  local at = ALWAYS
+  for number, lane in ipairs(line) do
+    local reserved = lane.reserved
+    if reserved and reserved.lapses >= now and not is_reserved_by(lane, line) then
+      return false
+    end
+    at = math.max(at, whens[number])
+  end
+  local again = is_reserved_by(line[stands], line)
+  if #line < 2 or at > now + YEAR or not (again or had_turn) then
+    return false
+  end
+  for _, lane in ipairs(line) do
+    lane.reserved = {
+      line = name_of(line), costs = costs, at = at, lapses = at + HELD + 2 * payload.jitter,
+    }
+  end
+  return not again
+end
+
+local function end_reservation(line)
+  for _, lane in ipairs(line) do
+    if is_reserved_by(lane, line) then
+      lane.reserved = nil
+    end
+  end
+end
