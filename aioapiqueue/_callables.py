@@ -59,6 +59,7 @@ def refuse_all_but_plain_functions(function: object, by: str) -> None:
         TypeError: with the remedy.
     """
     name = _name_of(function)
+    function = getattr(function, "__func__", function)  # of a staticmethod
     if is_coroutine_function(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{by} is for a plain def, and {name} is async: leave blocking(...) away")
     if inspect.isgeneratorfunction(function):

@@ -221,6 +221,12 @@ def _paced_in_threads(
             )
         with queue.slot(**options.of(*args, **kwargs)) as slot:
             result = function(*args, **kwargs)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise TypeError(
+                    f"{function!r} returned a coroutine, whose call would go out without a slot: "
+                    "decorate the async function with @rate_limited(queue)"
+                )
             options.settle(slot, result)
             return result
 

@@ -484,6 +484,7 @@ class Dispatcher:
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Process push-back: on one call, or (None) on some call of a key."""
+        self.refuse_pattern(key)
         self.bind()
         self.count("throttled", call, key=key)
         self.limiter.throttled(call, key, retry_after)

@@ -238,6 +238,8 @@ def _problem(text: str) -> str:
 
 def _problem_of_unit(number: str, blank: str, unit: str, form: str) -> str:
     """Return what is wrong of a number, what comes before its unit, the unit, and the rest."""
+    if not blank and re.fullmatch(r"_[\d_]+", unit):
+        return f'write {number}{unit.replace("_", "")}, without "_"'
     try:
         check_unit(unit)
     except ValueError as error:

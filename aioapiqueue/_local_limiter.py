@@ -253,7 +253,8 @@ class LocalLimiter:
         due = self._held_until
         for limit in limits:
             at = limit.arrive(now, costs)
-            due = max(due, at)
+            if at > due:  # noqa: PLR1730 - done for each slot
+                due = at
         if due > now:
             return False
         for limit in limits:
@@ -598,7 +599,8 @@ def _take(limits: States, now: float, costs: Sequence[float]) -> float:
     due = now
     for limit in limits:
         at = limit.next_at(now, costs)
-        due = max(due, at)
+        if at > due:  # noqa: PLR1730 - done for each slot
+            due = at
     if due <= now:
         for limit in limits:
             limit.consume(now, costs)

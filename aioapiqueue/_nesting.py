@@ -210,6 +210,9 @@ class _Tracking(Call):
             elif self not in held[task]:
                 held[task] = (*held[task], self)
 
+    def check_before_waiting(self) -> None:
+        self.dispatcher.nesting.check(self)
+
     def __aenter__(self) -> Awaitable[Self]:
         if self.state == NEW:
             dispatcher = self.dispatcher

@@ -596,7 +596,6 @@ class ApiQueue:
         """
         if retry_after is not None:
             positive(retry_after, of="retry_after", least=0, most=LONGEST)
-        self._dispatcher.refuse_pattern(key)
         self._dispatcher.throttled(retry_after, None, key)
 
     def hold(self, seconds: float, *, key: Hashable = None) -> None:

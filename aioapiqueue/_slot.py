@@ -124,7 +124,7 @@ class Slot(ABC):
             key: whose lane; default: the first of the call's keys that has one, or the whole queue.
 
         Raises:
-            ValueError: `retry_after` is negative, infinite or NaN.
+            ValueError: `retry_after` is negative, infinite or NaN; or `key` is a pattern.
         """
 
     @abstractmethod
@@ -259,6 +259,9 @@ class Call(Slot):
     def started(self) -> bool:
         """Whether its body has begun."""
         return HELD <= self.state <= OVER
+
+    def check_before_waiting(self) -> None:
+        """Refuse to wait where the task would wait for itself; see `_nesting.py`."""
 
     # A call that must wait is its own awaitable. A coroutine would do the same in fewer words and
     # 264 bytes a waiter: 100,000 of them would take more memory than as many tasks on an Event.
@@ -401,6 +404,12 @@ class Reservation(asyncio.Future[Slot]):
         return slot
 
     def __await__(self) -> Generator[Any, None, Slot]:
+        if not self.done():
+            try:
+                self._call.check_before_waiting()
+            except BaseException:
+                self.cancel()  # it would wait for itself: nobody is left to claim the slot
+                raise
         yield from super().__await__()
         return self.result()
 

@@ -98,7 +98,8 @@ class Adaptive:
 
     Args:
         floor: the rate that it never falls below; default one call in ten seconds, or a tenth of
-            the limits where that is lower.
+            the limits where that is lower. One of calls says nothing of limits, such as a lane's,
+            that count something else only: those have their default.
         backoff: what a push-back leaves of the rate, between 0 and 1; default 0.7, CUBIC's.
         recovery: seconds from a slow-down until the remembered rate is tried again; default 20.
             After four times as long, the rate is as far above it as it was below. Each call counts
@@ -153,7 +154,7 @@ class Adaptive:
 
     def least(self, ceiling: float, unit: str) -> float:
         """Return the rate that it never falls below, per second, under limits of `ceiling`."""
-        if isinstance(self.floor, Rate):  # parsed by now
+        if isinstance(self.floor, Rate) and not (self.floor.unit == CALLS != unit):
             if self.floor.unit != unit:
                 raise ValueError(
                     f"the floor of {self} counts {self.floor.unit}, and the limits count {unit}: "

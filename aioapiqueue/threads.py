@@ -458,11 +458,12 @@ class BlockingSlot:
             key: whose lane; default: the first of the call's keys that has one, or the whole queue.
 
         Raises:
-            ValueError: `retry_after` is negative, infinite or NaN.
+            ValueError: `retry_after` is negative, infinite or NaN; or `key` is a pattern.
             RuntimeError: the call has not started.
         """
         if retry_after is not None:
             positive(retry_after, of="retry_after", least=0, most=LONGEST)
+        dispatcher_of(self._queue).refuse_pattern(key)
         self._apply(lambda slot: slot.throttled(retry_after, key=key))
 
     def settle(self, cost: Cost) -> None:

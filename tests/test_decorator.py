@@ -381,3 +381,30 @@ def test_wrong_options_are_refused(options, words):
     """At decoration, not at the first call."""
     with pytest.raises(TypeError, match=words):
         rate_limited(MADE_AT_IMPORT, **options)
+
+
+def test_plain_function_with_coroutine():
+    """A plain function that returns a coroutine has not made its call when its slot ends."""
+
+    async def call():
+        pass
+
+    @rate_limited(blocking(ApiQueue("100/s")))
+    def get():
+        return call()
+
+    with pytest.raises(TypeError):
+        result = get()
+        assert inspect.iscoroutine(result)
+        result.close()
+
+
+def test_async_staticmethod_of_threads():
+    """Refused, as every async function: its body would run without a slot."""
+    with pytest.raises(TypeError):
+
+        class _Client:
+            @rate_limited(blocking(ApiQueue("1/s")))
+            @staticmethod
+            async def get():
+                pass

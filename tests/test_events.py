@@ -16,6 +16,7 @@ from aioapiqueue import (
     SlotTimeout,
     Stats,
 )
+from aioapiqueue.threads import blocking
 
 
 class Recorder:
@@ -370,3 +371,18 @@ def test_observer_without_on_event_is_refused():
     for wrong in (print, Recorder, object()):
         with pytest.raises(TypeError, match="on_event"):
             ApiQueue(observers=[wrong])
+
+
+def test_threads_push_back_refuses_patterns():
+    """As a coroutine's slot: a pattern is no key."""
+    queue = ApiQueue(lanes={"a*": "100/s"})
+    with blocking(queue).slot(key="ab") as slot, pytest.raises(ValueError, match="pattern"):
+        slot.throttled(5, key="a*")
+
+
+async def test_push_back_refuses_patterns():
+    """`slot.throttled(key="a*")` would slow nobody down."""
+    queue = ApiQueue(lanes={"a*": "100/s"})
+    async with queue.slot(key="ab") as slot:
+        with pytest.raises(ValueError, match="pattern"):
+            slot.throttled(5, key="a*")

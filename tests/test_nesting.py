@@ -187,3 +187,12 @@ async def test_many_slots_are_forgotten():
     await asyncio.wait(tasks)
     assert (queue.waiting, queue.running) == (0, 0)
     assert introspect.nesting_sizes(queue) == [0, 0, 0]
+
+
+async def test_nested_enqueue_raises():
+    """A slot from `enqueue` raises where it is awaited, and leaves the queue."""
+    queue = ApiQueue(concurrency=1)
+    async with queue.slot():
+        with pytest.raises(RuntimeError, match="itself"):
+            await queue.enqueue()
+        assert queue.waiting == 0

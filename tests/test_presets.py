@@ -359,7 +359,7 @@ async def test_joint_queue_keeps_services_own_limits():
         registry.find_call(service, "GetTags", **HERE) for service in ("apigateway", "apigatewayv2")
     )
     assert first.queue is second.queue
-    assert first.keys == ("GetTags", "apigateway.GetTags", "apigateway", "bucket: account")
+    assert first.keys == ("GetTags", "apigateway.GetTags", "bucket: account", "apigateway")
     loop = asyncio.get_running_loop()
     async with registry:
         for call, seconds in ((first, 1), (second, 0.5)):

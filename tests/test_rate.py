@@ -658,3 +658,9 @@ def test_zones_are_loaded_when_used():
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "False True\n"
+
+
+def test_digits_with_underscores():
+    """The remedy for `1_000/s` was a limit of one `_000` a second."""
+    with pytest.raises(ValueError, match="1000"):
+        Rate.parse("1_000/s")

@@ -23,6 +23,7 @@ from aioapiqueue._fleet.limits import key_of
 from aioapiqueue._fleet.messages import NO_LANES, plain_costs
 from aioapiqueue._fleet.planner import Planner
 from aioapiqueue._fleet.session import Session
+from aioapiqueue._lanes import fits
 from aioapiqueue._limiter import LimiterStats, PushbackRounds
 
 if TYPE_CHECKING:
@@ -89,9 +90,11 @@ class SharedLimiter:
         """Those in force of the queue as a whole."""
         return self._limits.limits
 
+    counts_permits = True
+    """Others may set a `Concurrency` at any moment: the ends of bodies matter from then on."""
+
     @property
-    def counts_permits(self) -> bool:
-        """Whether the ends of bodies matter."""
+    def _counts_permits(self) -> bool:
         return self._limits.concurrency < math.inf
 
     @property
@@ -148,14 +151,14 @@ class SharedLimiter:
             waiters.pop(call)
             self._charge(call, now)
             self._host.grant(call, now)
-        if self.counts_permits and self._host.running:
+        if self._counts_permits and self._host.running:
             session.keep_alive()
         planner.compare_costs()
         if wake is None:
             self._return_all()
             # The authority may count permits that nobody has: the next request was to report that
             # they are free, or the last one had no reply.
-            if self.counts_permits and (planner.short_of_permits or session.ask_in_doubt):
+            if self._counts_permits and (planner.short_of_permits or session.ask_in_doubt):
                 session.send_permits()
             planner.short_of_permits = session.ask_in_doubt = False
             return None
@@ -229,7 +232,9 @@ class SharedLimiter:
                 self._planner.ask_soon(call.limits)
 
     def released(self, call: Call) -> None:  # noqa: ARG002 - one permit is like another
-        """Note that a body has ended: its permit is free."""
+        """Note that a body has ended: its permit is free, if it takes one."""
+        if not self._counts_permits:
+            return
         waiters = key_queues(self._host)
         if self._session.fallback is not None:
             waiters.wake_all()
@@ -262,12 +267,13 @@ class SharedLimiter:
         self._session.send(messages.Hold(lane, self._host.now() + seconds))
 
     def _checked_lane(self, key: Hashable) -> Hashable:
-        """Return the lane of a key that may be new; None: it has none.
+        """Return the lane of a key that may be new; None: the key is None, or has no lane.
 
         Raises:
             TypeError: the key has no text.
         """
-        lane = self._limits.lane_of(key)
+        # The key None is no key, also where "*" has limits: what is said of it concerns everything.
+        lane = None if key is None else self._limits.lane_of(key)
         if lane is not None:
             self._transport.check_key(key)
         return lane
@@ -304,6 +310,11 @@ class SharedLimiter:
         """Replace the limits of the queue (None), or of a key or pattern, everywhere."""
         self._limits.check_change(key, limits, key_queues(self._host))
         self._transport.check_key(key)
+        if key is not None:
+            for call in key_queues(self._host):  # a key may have had no lane, and needed no text
+                for one in call.keys:
+                    if fits(key, one):
+                        self._transport.check_key(one)
         self._planner.ask_all_soon()
         self._recall([None])
         self._session.send(messages.SetLimits(key, limits))
@@ -376,7 +387,7 @@ class SharedLimiter:
                 self._return_all()
             self._host.wake()
         elif isinstance(message, messages.PushBack) and reply.backed_off:
-            self._recall(planner.grants)
+            self._recall([message.lane])
             self._rounds.begin(message.lane)
             self._host.count("backed_off", message.call, key=message.key)
 
@@ -388,7 +399,9 @@ class SharedLimiter:
         for call in list(key_queues(self._host)):
             try:
                 self._limits.check(call.keys, call.costs, now)
-            except ValueError as error:
+                for lane in call.limits.lanes:
+                    self._transport.check_key(key_of(lane))
+            except (ValueError, TypeError) as error:
                 self._host.fail(call, "refused", error)
 
     # Figures, and the end.

@@ -90,6 +90,8 @@ class LimitTable:
         lanes = tuple(
             dict.fromkeys(lane for key in keys if (lane := self.lane_of(key)) is not None)
         )
+        if len(lanes) > 1:  # calls of the same lanes wait in one line, in whatever order
+            lanes = tuple(sorted(lanes, key=lambda lane: (repr(type(lane)), repr(lane))))
         unused: tuple[int, ...] = ()
         if costs is not ONE_CALL:
             unused = tuple(unit for unit, cost in enumerate(costs) if cost == 0)

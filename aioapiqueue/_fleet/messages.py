@@ -27,7 +27,7 @@ class Scope(NamedTuple):
     Calls of one scope wait in one line (with `order="fair"`: in one for each first key).
 
     Attributes:
-        lanes: in the order of its keys, each once.
+        lanes: each once, in an order that does not depend on that of its keys.
         unused: the places of units that some limit counts, and of which it uses nothing.
     """
 

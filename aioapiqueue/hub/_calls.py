@@ -94,8 +94,10 @@ class Calls:
         lane = needs.keys[0]
         if lane != kind.operation:
             stats = self._stats.get((kind, lane)) or self._new_stats(kind, lane, needs)
-        buckets = map(bucket_of, needs.keys)
-        of_buckets = [self._of_bucket(needs, name, kind) for name in buckets if name is not None]
+        named = [(key, bucket_of(key)) for key in needs.keys]
+        of_buckets = [
+            self._of_bucket(needs, key, name, kind) for key, name in named if name is not None
+        ]
         return Request(client, kind, stats, list(filter(None, of_buckets)), needs, ahead)
 
     def forget(self, request: Request) -> None:
@@ -123,10 +125,10 @@ class Calls:
         self._stats[kind, lane] = stats
         return stats
 
-    def _of_bucket(self, needs: PacedCall, name: str, kind: Kind) -> CallStats | None:
+    def _of_bucket(self, needs: PacedCall, key: str, name: str, kind: Kind) -> CallStats | None:
         """Return the counts of a bucket; None: there are too many to count each."""
         queue = needs.queue.name
-        found = self._bucket_stats.get((queue, name))
+        found = self._bucket_stats.get((queue, key))
         if found is None and len(self._bucket_stats) < _MAX_STATS:
             _, limits = self._registry.limits_of(kind.service)
             scope = () if limits is None else limits.scope
@@ -138,7 +140,7 @@ class Calls:
                 queue,
                 paced=True,
             )
-            self._bucket_stats[queue, name] = found
+            self._bucket_stats[queue, key] = found
         return found
 
     def _needs(self, kind: Kind, counts: Mapping[str, int]) -> PacedCall | None:

@@ -31,7 +31,9 @@ from botocore.session import Session  # type: ignore[import-untyped]  # ships no
 from botocore.utils import EVENT_ALIASES  # type: ignore[import-untyped]  # ships no types
 
 from aioapiqueue._botocore_calls import AHEAD, role_account
+from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
+from aioapiqueue._units import ONE_CALL
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
 
@@ -148,6 +150,17 @@ class Pacer(ABC):
                 f"{service} can be paced by an ApiQueue or a Registry, not by {source!r}"
             )
         positive(max_hold, of="max_hold", least=0, most=LONGEST)
+        if isinstance(source, Registry):
+            return
+        queue: Any = getattr(source, "queue", source)  # `Blocking` has it inside
+        try:
+            dispatcher_of(queue).limiter.check((), ONE_CALL)
+        except ValueError as error:
+            raise ValueError(
+                f"{queue!r} cannot pace {service}: each request counts as one call, and one of the "
+                "queue's limits counts something else. What parameters say is counted by a bucket "
+                "of a Registry"
+            ) from error
 
     @classmethod
     def refusal(cls, what: str, thing: object) -> TypeError:

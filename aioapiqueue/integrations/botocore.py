@@ -99,7 +99,8 @@ def paced(
     Raises:
         RuntimeError: another queue paces this client already, or its session.
         TypeError: not a client of boto3 or botocore, such as one of aiobotocore.
-        ValueError: `max_hold` is negative, infinite or NaN.
+        ValueError: `max_hold` is negative, infinite or NaN; or a limit of the queue counts
+            something else than calls.
 
     What the queue raises (`QueueClosed`, `QueueFull`) reaches the caller of the client's method.
     A call that is interrupted (KeyboardInterrupt) while it waits uses no slot; one that is
@@ -136,7 +137,8 @@ def pace_session(
         max_hold: as for `paced`.
 
     Raises:
-        ValueError: a name is not a service of this session, or `max_hold` is invalid.
+        ValueError: a name is not a service of this session, `max_hold` is invalid, or a limit of
+            a queue counts something else than calls.
         RuntimeError: another queue paces a service of this session already.
         TypeError: something else than a queue or a registry is to pace a service; or this is no
             session of boto3 or botocore.

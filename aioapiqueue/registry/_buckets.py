@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from aioapiqueue._grammar import CALLS, check_unit
-from aioapiqueue._rate import Concurrency
+from aioapiqueue._rate import LARGEST, Calendar, Concurrency, Window
 from aioapiqueue.registry._fields import (
     EMPTY,
     accepts_old_names,
@@ -126,7 +126,8 @@ class Bucket:
         unless_params: parameters; a call that gives any of them does not use it.
         per_operation: each operation has one of its own, in place of its lane. Default: they share
             one, beside their lanes.
-        cost: what a call of an operation uses, in the unit of the limits; default: 1.
+        cost: what a call of an operation uses, in the unit of the limits; default: 1. Operations
+            that begin alike may be named together.
         shared_with: the other service whose bucket of this name is the same one; default: none.
         variant_of: the bucket per operation whose limits these are for one of them, where a lane
             for several operations holds beside them; default: none.
@@ -158,12 +159,13 @@ class Bucket:
 
     def cost_of(self, operation: str, parameters: Mapping[str, int]) -> float:
         """Return the units that such a call uses."""
-        return self.cost.get(operation, _ONE).of(parameters)
+        name = lane_of(operation, self.cost)
+        return 1 if name is None else self.cost[str(name)].of(parameters)
 
 
 def _read_bucket(value: object, report: Report, place: Place) -> Bucket:
     if isinstance(value, Bucket):
-        return value
+        return _sound(value, report, place)
     if not _NAME.fullmatch(str(place[-1])):
         report.add(place, "a bucket's name has at most 60 letters, digits, spaces and , . ( ) -")
     elif not isinstance(value, Mapping):
@@ -185,19 +187,9 @@ def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket
         if not table.get("operations"):
             report.add(place, 'whose bucket? write operations = ["ListKeys", "Describe*"]')
     limits = limit_table(table, report, place)
-    bucket = Bucket(limits=limits, **read_keys(Bucket, table, report, place))
-    if bucket.per_operation:
-        for name in bucket.operations:
-            if name.endswith("*"):
-                report.add((*place, "operations"), f"{quoted(name)}: with each, write whole names")
-        if "cost" in table:
-            report.add((*place, "cost"), "a cost belongs to a bucket that is shared: without each")
-        of_calls(limits, report, place)
-        return bucket
-    named = _named_units(bucket)
-    if len(named) > 1:
-        report.add(place, f"a bucket counts one unit, not {' and '.join(named)}: write two buckets")
-    elif named and "cost" not in table:
+    bucket = _sound(Bucket(limits=limits, **read_keys(Bucket, table, report, place)), report, place)
+    named = _named_units(bucket.limits)
+    if named and "cost" not in table:
         report.add(
             place,
             f"how many {named[0]} does a call have? write a parameter for each operation, such as "
@@ -206,30 +198,57 @@ def _bucket(table: Mapping[str, object], report: Report, place: Place) -> Bucket
     return bucket
 
 
-def _named_units(bucket: Bucket) -> list[str]:
+def _sound(bucket: Bucket, report: Report, place: Place) -> Bucket:
+    """Return a bucket; report what of it no call could keep, and return one without that."""
+    if not bucket.per_operation:
+        return dataclasses.replace(bucket, limits=of_one_unit(bucket.limits, report, place))
+    whole = tuple(name for name in bucket.operations if not name.endswith("*"))
+    for name in bucket.operations:
+        if name not in whole:
+            report.add((*place, "operations"), f"{quoted(name)}: with each, write whole names")
+    if bucket.cost:
+        report.add((*place, "cost"), "a cost belongs to a bucket that is shared: without each")
+    limits = of_calls(bucket.limits, report, place)
+    return dataclasses.replace(bucket, operations=whole, cost=EMPTY, limits=limits)
+
+
+def of_one_unit(limits: tuple[Limit, ...], report: Report, place: Place) -> tuple[Limit, ...]:
+    """Return limits that count one unit beside calls; report more of them, and return none."""
+    named = _named_units(limits)
+    if len(named) < 2:  # noqa: PLR2004 - two is more than one
+        return limits
+    report.add(place, f"a bucket counts one unit, not {' and '.join(named)}: write two buckets")
+    return ()
+
+
+def _named_units(limits: Iterable[Limit]) -> list[str]:
     """Return what the limits of a bucket count beside calls."""
-    return list(dict.fromkeys(one for one in map(unit_of, bucket.limits) if one != CALLS))
+    return list(dict.fromkeys(one for one in map(unit_of, limits) if one != CALLS))
 
 
 def units_of(buckets: Mapping[str, Bucket]) -> dict[str, str]:
     """Return in which unit calls cost something of each bucket that a service's calls share.
 
-    Those with costs of their own count something else than calls. No two that a call may come under
-    count the same, whatever they are called, as it may cost each of them something else.
+    Those with costs of their own count something else than calls, if their limits count at all. No
+    two that a call may come under count the same, whatever they are called, as it may cost each of
+    them something else.
     """
     found: dict[str, str] = {}
     for name, bucket in buckets.items():
         if bucket.per_operation:
             continue
+        counts = any(not isinstance(one, Concurrency) for one in bucket.limits)
         unit = first = next(
-            iter(_named_units(bucket)), _unit_called(name) if bucket.cost else CALLS
+            iter(_named_units(bucket.limits)),
+            _unit_called(name) if bucket.cost and counts else CALLS,
         )
         number = 2
         while unit != CALLS and any(
             unit == other and _overlap(bucket.operations, buckets[one].operations)
             for one, other in found.items()
         ):
-            unit, number = f"{first}_{number}", number + 1
+            end = f"_{number}"
+            unit, number = first[: _LONGEST_UNIT - len(end)] + end, number + 1
         found[name] = unit
     return found
 
@@ -250,18 +269,24 @@ def _unit_called(name: str) -> str:
         check_unit(unit)
     except ValueError:  # it begins with a digit, or means something else in limits
         return f"units_{unit}"[:_LONGEST_UNIT]
-    return unit
+    return f"units_{unit}" if unit == CALLS else unit
 
 
 def counted_in(bucket: Bucket, unit: str) -> tuple[Limit, ...]:
     """Return the limits of a bucket, with `unit` for what its costs are counted in."""
-    named = (*_named_units(bucket), CALLS)[0]
+    named = (*_named_units(bucket.limits), CALLS)[0]
     return tuple(
         one
         if isinstance(one, Concurrency) or one.unit != named
         else dataclasses.replace(one, unit=unit)
         for one in bucket.limits
     )
+
+
+def largest_cost(limits: Iterable[Limit], unit: str) -> float:
+    """Return the most that one call can use of limits, in a unit that they count."""
+    whole = [one.calls for one in limits if isinstance(one, Window | Calendar) and one.unit == unit]
+    return min([LARGEST, *whole])
 
 
 def bucket_key(name: str) -> str:

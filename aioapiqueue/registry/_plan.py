@@ -5,7 +5,8 @@ it, so that the call is charged to all of them at one instant, or to none:
 
     the service's own          the queue's own limits
     an operation's             the lane of the operation's name; that is the call's first key
-    a variant's                the lane of the variant, which is the first key instead
+    a variant's                the lane of the variant, which is the first key instead; of two that
+                               a call comes under, both are keys
     a bucket that is shared    a lane of the bucket, and a key of each call that uses it
 
 AWS counts the calls of some services in one bucket (both versions of API Gateway). As a call can be
@@ -22,7 +23,13 @@ from aioapiqueue._grammar import CALLS
 from aioapiqueue._queue import ApiQueue
 from aioapiqueue._rate import Concurrency
 from aioapiqueue.exceptions import LimitsError
-from aioapiqueue.registry._buckets import VariantKey, bucket_key, units_of
+from aioapiqueue.registry._buckets import (
+    VariantKey,
+    bucket_key,
+    counted_in,
+    largest_cost,
+    units_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,6 +57,12 @@ class QueuePlan:
         self._services = services
         self._joint = joint
         self._units = {name: units_of(limits.buckets) for name, limits in services.items()}
+        self._largest = {
+            (name, bucket): largest_cost(counted_in(limits.buckets[bucket], unit), unit)
+            for name, limits in services.items()
+            for bucket, unit in self._units[name].items()
+            if unit != CALLS
+        }
 
     def call(
         self, service: str, operation: str, parameters: Mapping[str, int]
@@ -61,27 +74,31 @@ class QueuePlan:
             operation: its name.
             parameters: the numbers of its parameters.
         """
-        limits, first = self._services[service], operation
-        buckets, costs = [], {}
+        limits = self._services[service]
+        variants, buckets, costs = [], [], {}
         for name, bucket in limits.buckets.items():
             if not bucket.takes(operation, parameters):
                 continue
             if bucket.per_operation:
-                first = str(VariantKey(operation, name))
+                variants.append(str(VariantKey(operation, name)))
                 continue
             buckets.append(name)
             unit = self._units[service][name]
             if unit != CALLS:
-                costs[unit] = bucket.cost_of(operation, parameters)
+                cost = bucket.cost_of(operation, parameters)
+                costs[unit] = min(cost, self._largest[service, name])
         if not (buckets or limits.own or not limits.buckets):
             return None
         shared = [
             self._key(service, bucket_key(name), joint=name in self._joint) for name in buckets
         ]
+        lanes = variants or [operation]
         if len(self._services) > 1:
+            # Push-back slows down the first that has limits: the service's own are the last.
             own = [service] if _own_limits(limits) else []
-            return (first, self._key(service, first), *own, *shared), costs or 1
-        return (first, *shared), costs or 1
+            mine = [self._key(service, lane) for lane in lanes]
+            return (lanes[0], *mine, *shared, *own), costs or 1
+        return (*lanes, *shared), costs or 1
 
     def _key(self, service: str, key: str, *, joint: bool = False) -> str:
         """Return a key of one service in the queue: a service's own, where several share it."""

@@ -14,6 +14,7 @@ from aioapiqueue.registry._buckets import (
     counted_in,
     lane_key,
     lane_of,
+    of_one_unit,
 )
 from aioapiqueue.registry._fields import EMPTY, key, keys_of, read_keys, table_of
 from aioapiqueue.registry._limits import of_calls, read_limits
@@ -157,6 +158,7 @@ def _quotas(
         if figure is None or not figure.cost:
             limits = of_calls(limits, report, at)  # noqa: PLW2901 - none, if it is reported
         else:  # "4/s" is of what is published, such as instances
+            limits = of_one_unit(limits, report, at)  # noqa: PLW2901 - none, if it is reported
             limits = counted_in(Bucket(limits=limits), figure.rate.unit)  # noqa: PLW2901
         quotas[lane] = _Whole(limits, report.origin(at))
         if not isinstance(lane, VariantKey) or lane.variant not in variants:

@@ -234,8 +234,9 @@ class Registry:
 
         Give its slots the operation's name as their key: operations are lanes. This may be called
         from any thread, never waits, and refuses no name. Limits that several operations share, or
-        that depend on parameters, need more keys, and so do all limits of services that share a
-        queue: see `find_call`.
+        that depend on parameters, need more keys: see `find_call`. So do all limits of services
+        that share a queue (both versions of API Gateway): there, an operation's name alone comes
+        under none of them.
 
         Args:
             service: as `create_client` takes it, or botocore's service id ("auto-scaling").

@@ -89,7 +89,9 @@ def _met(
         yield name, None, key.variant  # a bucket that each operation has for itself, not a lane
     elif lane is not None and limits.lanes[lane]:
         yield name, str(lane), None
-    for key, bucket in limits.buckets.items():
-        # A figure does not show which parameters a call had.
-        if bucket.takes(operation, {}) and (dry_run or not bucket.per_operation):
-            yield name, None, key
+    # A figure does not show which parameters a call had, and of several buckets that an operation
+    # has for itself it names the first alone.
+    any_of_each = dry_run or isinstance(key, VariantKey)
+    for bucket_name, bucket in limits.buckets.items():
+        if bucket.takes(operation, {}) and (any_of_each or not bucket.per_operation):
+            yield name, None, bucket_name

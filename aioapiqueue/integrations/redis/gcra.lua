@@ -170,10 +170,12 @@ if verb == 'ask' then
   processes = redis.call('ZCARD', KEYS[2])
   on_idle(queue, now - payload.queue.waited)
   -- Calls are counted one by one; of another unit, a process gets enough for one call at least.
-  local dearest, cheapest = {}, {}
+  local dearest, cheapest, most_calls = {}, {}, 1
   for _, request in ipairs(requests) do
     for place, cost in ipairs(request[2]) do
-      if place ~= CALLS and cost > 0 then
+      if place == CALLS then
+        most_calls = math.max(most_calls, cost)
+      elseif cost > 0 then
         dearest[place] = math.max(dearest[place] or 0, cost)
         cheapest[place] = math.min(cheapest[place] or NEVER, cost)
       end
@@ -182,22 +184,20 @@ if verb == 'ask' then
   for index, lane in ipairs(lanes) do
     on_idle(lane, now - payload.lanes[index].waited)
     find_shares(lane, dearest)
+    local number = number_of(lane, cheapest)
     lane.step = time_of(lane, function(place, interval)
       if #queue.limits == 0 then
-        return lane.shares[place]
+        return used_by(lane, place, number, dearest, most_calls)
       end  -- under a limited queue, it has only what falls within that
       return math.min(lane.shares[place], (dearest[place] or 1) + math.floor(spare / interval))
     end)
   end
   local free, hold_permits = count_permits()
   find_shares(queue, dearest)
-  local step = time_of(queue, function(place) return queue.shares[place] end)
-  local fair = queue.shares[CALLS] or NEVER
-  for place, share in pairs(queue.shares) do
-    if place ~= CALLS and cheapest[place] then
-      fair = math.min(fair, math.max(1, math.ceil(share / cheapest[place])))
-    end
-  end
+  local fair = number_of(queue, cheapest)
+  local step = time_of(queue, function(place)
+    return used_by(queue, place, fair, dearest, most_calls)
+  end)
   queue.shares[CALLS] = math.min(queue.shares[CALLS] or NEVER, payload.most)
   queue.left[CALLS] = queue.shares[CALLS]
   local granted, grants, stopped, position, short_of_permits = 0, {}, false, 0, false

@@ -280,15 +280,29 @@ function SlidingWindow.adjust(window, at, cost)
       low = middle
     end
   end
+  local after = nil
   for place = low, 1, -1 do
     local start, spent, ends = entry_at(window, -place)
     if start == at then
       redis.call('LSET', window.log, -place, logged(at, spent + cost, ends))
       window.total = window.total + cost
-    end
-    if start >= at + catch_up or start == at then
       return
+    elseif start > at and not after then
+      after = redis.call('LINDEX', window.log, -place)
     end
+    if start >= at + catch_up then
+      break
+    end
+  end
+  -- Nothing was charged then: it was to use nothing of this unit. By now it has started.
+  local ends = math.min(now, at + catch_up) + window.per
+  if cost > 0 and ends > now then
+    if after then
+      redis.call('LINSERT', window.log, 'BEFORE', after, logged(at, cost, ends))
+    else
+      redis.call('RPUSH', window.log, logged(at, cost, ends))
+    end
+    window.total = window.total + cost
   end
 end
 

@@ -49,9 +49,17 @@ local function load(spec)
   end
   load_figures(state, KEPT, read, '')
   if fields['for'] then
-    local costs = {}
-    for cost in string.gmatch(fields.for_costs or '', '%S+') do
-      costs[#costs + 1] = figure(state.key, 'for_costs', cost, nil, 0, HUGE)
+    local by_unit, costs = {}, {}  -- a unit's place may be another one in each process
+    for part in string.gmatch(fields.for_costs or '', '%S+') do
+      local unit, cost = string.match(part, '^([^:]*):(.*)$')
+      cost = figure(state.key, 'for_costs', cost or part, nil, 0, HUGE)
+      if not unit then
+        refuse(state.key, 'for_costs', part)
+      end
+      by_unit[unit] = cost
+    end
+    for _, limit in ipairs(spec.limits) do
+      costs[limit.place] = by_unit[limit.unit or '']
     end
     state.reserved = {line = fields['for'], costs = costs}
     load_figures(state.reserved, RESERVED, read, '')
@@ -120,7 +128,14 @@ local function save(state, extra)
   set('paused', state.paused_until == NEVER and 'inf' or state.paused_until)
   local reserved = state.reserved or {line = '', costs = {}, at = ALWAYS, lapses = ALWAYS}
   set('for', reserved.line)
-  set('for_costs', table.concat(reserved.costs, ' '))
+  local costs = {}
+  for _, limit in ipairs(state.limits) do
+    local cost = cost_at(limit, reserved.costs)
+    if cost ~= 0 then
+      costs[#costs + 1] = string.format('%s:%.17g', limit.unit or '', cost)
+    end
+  end
+  set('for_costs', table.concat(costs, ' '))
   save_figures(reserved, RESERVED, set, '')
   for name, value in pairs(extra or {}) do
     set(name, value)
@@ -235,6 +250,24 @@ local function time_of(state, amount_at)
   return time
 end
 
+-- Return how many slots the share is for: of calls, or of what the cheapest of them needs most of.
+local function number_of(state, cheapest)
+  local number = state.shares[CALLS] or NEVER
+  for place, share in pairs(state.shares) do
+    if place ~= CALLS and cheapest[place] then
+      number = math.min(number, math.max(1, math.ceil(share / cheapest[place])))
+    end
+  end
+  return number
+end
+
+-- Return what so many slots use of its share in one unit, at most: one limit may have room for a
+-- hundred times as many as another, and nobody is to wait until that is paid off.
+local function used_by(state, place, number, dearest, most_calls)
+  local cost = place == CALLS and most_calls or dearest[place] or 1
+  return math.min(state.shares[place], number * cost)
+end
+
 -- Round positions. `at` is what this request is about: the instant at which it asks, or in a lane
 -- the latest slot that it could use. `gate` is the first that is free. A process that is `served`
 -- by this request goes to the end of the line, and one whose turn it is goes first.
@@ -312,12 +345,15 @@ end
 -- Reserve the lanes of a line which has to wait for one of them; return whether that was done.
 local function reserve(line, whens, had_turn, stands, costs)
   local at = ALWAYS
-  for number, lane in ipairs(line) do
+  for number in ipairs(line) do
+    at = math.max(at, whens[number])
+  end
+  for _, lane in ipairs(line) do  -- one that is for later is made again when this one is over
     local reserved = lane.reserved
-    if reserved and reserved.lapses >= now and not is_reserved_by(lane, line) then
+    if reserved and reserved.lapses >= now and reserved.at <= at
+      and not is_reserved_by(lane, line) then
       return false
     end
-    at = math.max(at, whens[number])
   end
   local again = is_reserved_by(line[stands], line)
   if #line < 2 or at > now + YEAR or not (again or had_turn) then
