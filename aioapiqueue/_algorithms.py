@@ -69,26 +69,26 @@ class LimitState:
     def consume(self, now: float, costs: Sequence[float]) -> None:
         """Charge `costs`, which start now; the caller has seen that they are due."""
 
-    def arrive(self, now: float, costs: Sequence[float]) -> float:
+    def newcomer_at(self, now: float, costs: Sequence[float]) -> float:
         """Note a newcomer while nobody waits, and return when it may start; as `next_at`."""
         self.on_idle(now)
         return self.next_at(now, costs)
 
-    def take(self, now: float, costs: Sequence[float]) -> float:
+    def consume_if_due(self, now: float, costs: Sequence[float]) -> float:
         """Charge `costs` if they are due: return the instant; `<= now` means charged."""
         due = self.next_at(now, costs)
         if due <= now:
             self.consume(now, costs)
         return due
 
-    def take_one(self, now: float) -> float:
-        """As `take`, of a call that says nothing of its cost."""
-        return self.take(now, ONE_CALL)
+    def consume_one_if_due(self, now: float) -> float:
+        """As `consume_if_due`, of a call that says nothing of its cost."""
+        return self.consume_if_due(now, ONE_CALL)
 
     def try_consume_one(self, now: float) -> float:
-        """Note a newcomer that says nothing of its cost, and charge it if due; as `take`."""
+        """As `consume_one_if_due`, of a newcomer while nobody waits."""
         self.on_idle(now)
-        return self.take(now, ONE_CALL)
+        return self.consume_if_due(now, ONE_CALL)
 
     def leaves_room(
         self,
@@ -209,7 +209,7 @@ class TokenBucket(LimitState):
             due = self.anchor + (self.used + cost - self.burst) * self.interval
         return due if due > self.held else self.held  # noqa: FURB136 - asked for each slot
 
-    def arrive(self, now: float, costs: Sequence[float]) -> float:
+    def newcomer_at(self, now: float, costs: Sequence[float]) -> float:
         if self.tat < now and self.last < now - self.catch_up:  # as on_idle
             self.anchor = self.tat = now
             self.used = 0
@@ -248,10 +248,10 @@ class TokenBucket(LimitState):
             floor -= (cost - self.burst) * self.interval
         return floor
 
-    def take_one(self, now: float) -> float:
+    def consume_one_if_due(self, now: float) -> float:
         # As inherited, in one step for the commonest limit.
         if self.burst > 1:
-            return self.take(now, ONE_CALL)
+            return self.consume_if_due(now, ONE_CALL)
         due, earliest = self.tat, now - self.catch_up
         if due < self.held:  # noqa: PLR1730 - done for each slot
             due = self.held

@@ -143,12 +143,13 @@ class Limiter(Protocol):
         of its cost.
         """
 
-    def check(self, keys: Sequence[Hashable], costs: Sequence[float]) -> None:
-        """Refuse a cost that could never start.
+    def check(self, costs: Sequence[float]) -> None:
+        """Refuse a cost that the queue's own limits could never let through.
+
+        Those of its lanes refuse it when it comes.
 
         Raises:
-            ValueError: one of its limits is too small for it, or counts a unit of which it says
-                nothing.
+            ValueError: one of them is too small for it, or counts a unit of which it says nothing.
         """
 
     def try_acquire(self, call: Call, now: float) -> bool:

@@ -233,7 +233,7 @@ class LocalLimiter:
         plain = self._plain and not self.counts_permits
         return own[0].try_consume_one if plain and len(own) == 1 and own[0].unit == 0 else None
 
-    def check(self, keys: Sequence[Hashable], costs: Sequence[float]) -> None:  # noqa: ARG002 - `try_acquire` finds the lanes
+    def check(self, costs: Sequence[float]) -> None:
         """Refuse a cost that the queue's own limits could never let through."""
         if len(costs) != self._takes_any or UNSTATED in costs:
             self._check(self._bounds, costs, self.limits, None)
@@ -252,7 +252,7 @@ class LocalLimiter:
             self._adapt_permits()  # after a long rest there may be more permits again
         due = self._held_until
         for limit in limits:
-            at = limit.arrive(now, costs)
+            at = limit.newcomer_at(now, costs)
             if at > due:  # noqa: PLR1730 - done for each slot
                 due = at
         if due > now:
@@ -366,16 +366,16 @@ class LocalLimiter:
     def _release_line(self, line: Line[Call], now: float) -> float | None:
         """As `release_due`, where all who wait come under the same limits."""
         waiters, grant, limits = self._host.waiters, self._host.grant, self._limits_of_line(line)
-        take: Callable[[float, Sequence[float]], float] = partial(_take, limits)
-        take_one: Callable[[float], float] = partial(_take, limits, costs=ONE_CALL)
+        consume: Callable[[float, Sequence[float]], float] = partial(_consume_if_due, limits)
+        consume_one: Callable[[float], float] = partial(_consume_if_due, limits, costs=ONE_CALL)
         if len(limits) == 1:
-            take, take_one = limits[0].take, limits[0].take_one
+            consume, consume_one = limits[0].consume_if_due, limits[0].consume_one_if_due
         for _ in range(_AT_ONCE):
             call = line.first()
             if call is None:
                 break
             costs = call.costs
-            due = take_one(now) if costs is ONE_CALL else take(now, costs)
+            due = consume_one(now) if costs is ONE_CALL else consume(now, costs)
             if due > now:
                 return due
             waiters.pop(call)
@@ -594,8 +594,8 @@ def _cost_of(line: Line[Call], unit: int) -> float:
     return sum(call.costs[unit] for call in line)
 
 
-def _take(limits: States, now: float, costs: Sequence[float]) -> float:
-    """As `LimitState.take`, of several limits: charge all of them, or none."""
+def _consume_if_due(limits: States, now: float, costs: Sequence[float]) -> float:
+    """As `LimitState.consume_if_due`, of several limits: charge all of them, or none."""
     due = now
     for limit in limits:
         at = limit.next_at(now, costs)

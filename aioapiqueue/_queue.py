@@ -117,11 +117,11 @@ class ApiQueue:
     <Slot held key=None cost=1>
 
     Args:
-        limits: none (ordered and counted only), or any of: a string (`"10/s"`, `"100ms"`), a
-            `Rate`, a `Window`, a `Calendar`, a `Concurrency`. All of them hold at once.
+        limits: none (ordered and counted only), or any of: a string (`"10/s"`, `"100ms"`, several
+            with commas), a `Rate`, a `Window`, a `Calendar`, a `Concurrency`. All hold at once.
         name: for `repr`, events and errors.
         lanes: limits of single keys, under the queue's: `{"ListKeys": "5/s", "*": "20/s"}`, each
-            a limit or a tuple of limits. `"*"` gives every other key a lane of its own,
+            a string, a limit or a tuple of them. `"*"` gives every other key a lane of its own,
             `"List*"` every other one that begins so.
         order: `"fifo"`, by arrival, or `"fair"`, in turns by (the first) key, and by arrival among
             the calls of a key that come under the same limits. In either, a lower `priority` goes
@@ -277,7 +277,7 @@ class ApiQueue:
         dispatcher = self._dispatcher
         if cost != 1:
             costs = dispatcher.units.costs_of(cost)
-            dispatcher.limiter.check(all_keys, costs)
+            dispatcher.limiter.check(costs)
         if priority != 0 or timeout is not None:
             _check_place(priority, timeout)
         return self._detailed_call_type(dispatcher, all_keys, priority, costs, timeout)
@@ -421,7 +421,7 @@ class ApiQueue:
         cost: Cost = {CALLS: 1, unit: 1}
         try:
             costs = self._dispatcher.units.costs_of(cost)
-            self._dispatcher.limiter.check(all_keys or NO_KEYS, costs)
+            self._dispatcher.limiter.check(costs)
         except ValueError as error:
             raise ValueError(
                 f"limiter(unit={unit!r}): {error} (a limiter counts one unit, and calls: for more, "

@@ -338,8 +338,8 @@ class AdaptiveRate(TokenBucket):
         if self.pace.remembered <= self.pace.value < math.inf:
             self._fall_out_of_step()
 
-    take_one = LimitState.take_one
-    arrive = LimitState.arrive
+    consume_one_if_due = LimitState.consume_one_if_due
+    newcomer_at = LimitState.newcomer_at
     try_consume_one = LimitState.try_consume_one
 
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
@@ -438,7 +438,7 @@ class FollowingRate(TokenBucket):
         """What started later is measured."""
         self.interval = 0.0
 
-    take_one = LimitState.take_one
+    consume_one_if_due = LimitState.consume_one_if_due
     try_consume_one = LimitState.try_consume_one
 
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:

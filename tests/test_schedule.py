@@ -128,7 +128,7 @@ def test_rest_saves_up_no_catch_up():
 
 
 def test_arrive_is_three_steps_in_one():
-    """Arrive is touch due and take in one.
+    """The step for a newcomer is `on_idle`, `next_at` and `consume` in one.
 
     It charges what is due, and leaves alone what is not.
     """
@@ -456,7 +456,7 @@ def test_permits_come_back():
     """Who holds a permit keeps the others waiting until nobody knows when."""
     state = Permits(Concurrency(2))
     for _ in range(2):
-        assert state.take(0.0, (5,)) <= 0.0
+        assert state.consume_if_due(0.0, (5,)) <= 0.0
     assert state.next_at(0.0, (5,)) == math.inf
     assert state.idle_at() == math.inf
     state.release()

@@ -105,7 +105,7 @@ class SharedLimiter:
     def fast_acquire(self) -> None:
         """Return nothing: the authority has to be asked for every call."""
 
-    def check(self, keys: Sequence[Hashable], costs: Sequence[float]) -> None:  # noqa: ARG002 - a newcomer's lanes are found once
+    def check(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's limits could never let through."""
         self._limits.check_own(costs)
 

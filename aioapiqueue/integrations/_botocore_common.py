@@ -154,7 +154,7 @@ class Pacer(ABC):
             return
         queue: Any = getattr(source, "queue", source)  # `Blocking` has it inside
         try:
-            dispatcher_of(queue).limiter.check((), ONE_CALL)
+            dispatcher_of(queue).limiter.check(ONE_CALL)
         except ValueError as error:
             raise ValueError(
                 f"{queue!r} cannot pace {service}: each request counts as one call, and one of the "
