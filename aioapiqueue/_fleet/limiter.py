@@ -226,7 +226,8 @@ class SharedLimiter:
             old, new = plain_costs(call.costs), plain_costs(costs)
             more = tuple(now - before for now, before in zip_longest(new, old, fillvalue=0))
             if any(more):
-                change = messages.Change(call.limits.lanes, lease.timestamp, more, old)
+                started = plain_costs(lease.costs)
+                change = messages.Change(call.limits.lanes, lease.timestamp, more, old, started)
                 self._session.send_changes(messages.Adjust, [change])
             if min(more) < 0:
                 self._planner.ask_soon(call.limits)

@@ -100,6 +100,8 @@ class Change(NamedTuple):
     timestamp: int
     costs: tuple[float, ...]
     charged: tuple[float, ...]
+    started: tuple[float, ...] = ()
+    """What it was charged when it started; (): the same."""
 
 
 @dataclass(frozen=True)

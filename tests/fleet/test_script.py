@@ -136,7 +136,7 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
         assert abs(slot - due) <= rounding
         local.consume(slot, cost)
         last = slot
-        slots.append([slot, cost])
+        slots.append([slot, cost, cost])
         return True
 
     for verb, pause, cost, other in history:
@@ -155,7 +155,7 @@ def check_both(server, limits, history, *, catch_up, ahead, in_lane):  # noqa: C
             call = slots[-1 - int(cost) % len(slots)]
             change = cost if pause % 2 else -min(cost, call[1])
             charged, call[1] = call[1], call[1] + change
-            script.adjust(now, call[0], change, charged=charged)
+            script.adjust(now, call[0], change, charged=charged, started=call[2])
             local.adjust(now, call[0], charged, call[1])
         elif verb == "hold":
             until = now + round(cost * SECOND)

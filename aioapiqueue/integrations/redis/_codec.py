@@ -120,6 +120,7 @@ class Codec:
                             one.timestamp,
                             one.costs,
                             one.charged,
+                            one.started or one.charged,
                         ]
                         for one in message.changes
                     ]

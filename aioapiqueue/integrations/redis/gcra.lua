@@ -415,10 +415,10 @@ if verb == 'renew' or verb == 'adjust' or verb == 'return' then
   local changes = is_new() and payload.changes or {}
   table.sort(changes, function(one, other) return one[2] > other[2] end)
   for _, change in ipairs(changes) do
-    local numbers, at, costs, charged = unpack(change)
-    adjust(queue, at, costs, charged)
+    local numbers, at, costs, charged, started = unpack(change)
+    adjust(queue, at, costs, charged, started)
     for _, number in ipairs(numbers) do
-      adjust(lanes[number], at, costs, charged)
+      adjust(lanes[number], at, costs, charged, started)
     end
   end
 elseif verb == 'hold' or verb == 'pushback' then

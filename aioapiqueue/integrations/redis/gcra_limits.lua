@@ -78,9 +78,9 @@ function TokenBucket.consume(bucket, at, cost, held_until, slot)
   return bucket.interval > 0 and latest or NEVER
 end
 
--- Charge more for what started `at` and was `charged`, or (less than 0) give it back.
-function TokenBucket.adjust(bucket, at, cost, charged)
-  if cost < 0 and charged > bucket.burst and not (verb == 'return' and at == bucket.charged) then
+-- Charge more for what started `at` and was `charged` (by then), or (less than 0) give it back.
+function TokenBucket.adjust(bucket, at, cost, charged, started)
+  if cost < 0 and math.min(charged, started) > bucket.burst and not (verb == 'return' and at == bucket.charged) then
     cost = math.min(0, charged + cost - bucket.burst)  -- what it had waited for is only its own
   end
   if cost > 0 then
@@ -422,9 +422,9 @@ function AdaptiveRate.consume(adaptive, at, cost, held_until, slot)
   return latest
 end
 
-function AdaptiveRate.adjust(adaptive, at, cost, charged)
+function AdaptiveRate.adjust(adaptive, at, cost, charged, started)
   adaptive.accepted = math.max(0, adaptive.accepted + cost)
-  TokenBucket.adjust(adaptive, at, cost, charged)
+  TokenBucket.adjust(adaptive, at, cost, charged, started)
 end
 
 function AdaptiveRate.push_back(adaptive, released_at, running)
