@@ -81,14 +81,18 @@ class LimitState:
             self.consume(now, costs)
         return due
 
+    def try_consume(self, now: float, costs: Sequence[float]) -> float:
+        """As `consume_if_due`, of a newcomer while nobody waits."""
+        self.on_idle(now)
+        return self.consume_if_due(now, costs)
+
     def consume_one_if_due(self, now: float) -> float:
         """As `consume_if_due`, of a call that says nothing of its cost."""
         return self.consume_if_due(now, ONE_CALL)
 
     def try_consume_one(self, now: float) -> float:
-        """As `consume_one_if_due`, of a newcomer while nobody waits."""
-        self.on_idle(now)
-        return self.consume_if_due(now, ONE_CALL)
+        """As `try_consume`, of a call that says nothing of its cost."""
+        return self.try_consume(now, ONE_CALL)
 
     def leaves_room(
         self,
@@ -165,6 +169,7 @@ class TokenBucket(LimitState):
         "anchor",
         "burst",
         "catch_up",
+        "full_at",
         "interval",
         "last",
         "overs",
@@ -179,9 +184,11 @@ class TokenBucket(LimitState):
         self.burst = rate.burst
         self.catch_up = catch_up
         self.last = -math.inf
+        self.full_at = -math.inf
+        """The last instant at which a call met it full: of earlier ones, refunds are lost."""
         self.peaks: deque[tuple[float, float]] = deque()
-        """(start, how long the bucket had been full by then) of the calls that met the bucket
-        fuller than any after them; kept for bursts only."""
+        """(start, how long until the bucket were full, below 0) of the calls since `full_at` that
+        met the bucket fuller than any after them; kept for bursts only."""
         self.overs: deque[tuple[float, float]] = deque(maxlen=_OVERS)
         """(start, tat before it) of the last calls that cost more than the burst can hold."""
         self.restart(-math.inf, 0)
@@ -227,18 +234,24 @@ class TokenBucket(LimitState):
             used = 0
         if cost > burst and not (self.overs and self.overs[-1][0] == now):
             self.overs.append((now, tat))
-        if burst > 1:
-            slack, peaks = now - tat, self.peaks
-            while peaks and peaks[-1][1] <= slack:
-                peaks.pop()
-            if not peaks or peaks[-1][0] != now:
-                peaks.append((now, slack))
-                if len(peaks) > _PEAKS:
-                    _, fullest = peaks.popleft()
-                    peaks[0] = (peaks[0][0], fullest)
+        if tat <= now:
+            self.full_at = now
+        elif burst > 1:
+            self._note_peak(now, now - tat)
         self.used = used = used + cost
         self.tat = self.anchor + used * self.interval
         self.last = now
+
+    def _note_peak(self, now: float, slack: float) -> None:
+        """Note how far from full the bucket is when a call starts."""
+        peaks = self.peaks
+        while peaks and (peaks[-1][1] <= slack or peaks[-1][0] < self.full_at):
+            peaks.pop()
+        if not peaks or peaks[-1][0] != now:
+            peaks.append((now, slack))
+            if len(peaks) > _PEAKS:
+                _, fullest = peaks.popleft()
+                peaks[0] = (peaks[0][0], fullest)
 
     def floor(self, now: float, cost: float) -> float:
         """Return from when on what `cost` starts with counts, at the earliest."""
@@ -311,8 +324,9 @@ class TokenBucket(LimitState):
             self.on_idle(now)
         elif at < self.last:
             # What is given back must leave the calls that have started since within the limit:
-            # where one of them met a bucket already full again, the debt was paid off by then.
-            if self.burst == 1:
+            # where one of them met a bucket already full again, the debt was paid off by then, and
+            # where one met it nearly full, all but that.
+            if self.burst == 1 or at < self.full_at:
                 return
             later = max((slack for started, slack in self.peaks if started > at), default=0.0)
             more = min(0, max(more, (later - self.catch_up) / self.interval))

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aioapiqueue._events import Event, EventKind, LaneTable, Stats
-from aioapiqueue._figures import LaneFigures, add_costs, costs_by_unit
+from aioapiqueue._figures import LaneFigures
 from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._nesting import Nesting, tracking
 from aioapiqueue._rate import Concurrency
 from aioapiqueue._slot import GRANTED, HELD, LEFT, WAITING, Call
-from aioapiqueue._units import ONE_CALL, Units
+from aioapiqueue._units import MANY, ONE_CALL, CostTotals, Units
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ class Dispatcher:
         )
         self._waited = 0.0
         self._longest_wait = 0.0
-        self._costs: list[float] = [0]
-        """What calls that started cost, beyond one call each."""
+        self._costs = CostTotals()
+        """Of calls that started."""
         make: Callable[..., Limiter] = LocalLimiter
         if factory is not None:
             make = factory.make_limiter
@@ -172,7 +172,7 @@ class Dispatcher:
             lanes=LaneTable() if self._lanes is None else self._lanes.table(self.units),
             lanes_in_memory=limiter.lanes,
             released=self.started,
-            costs=costs_by_unit(self.units, self._costs, self.started),
+            costs=self._costs.by_unit(self.units, self.started),
             rate=limiter.rate,
             asks=limiter.asks,
             faults=limiter.faults,
@@ -214,7 +214,10 @@ class Dispatcher:
             if not self.limiter.try_acquire(call, now):
                 return False
             if call.costs is not ONE_CALL:
-                add_costs(self._costs, call.costs, 1)
+                charged = self._costs.charged
+                charged.append(call.costs)
+                if len(charged) == MANY:
+                    self._costs.add_up()
         call.waited_until = now
         call.state = HELD
         self.started += 1
@@ -336,7 +339,10 @@ class Dispatcher:
         waited = now - call.joined_at
         self.started += 1
         if call.costs is not ONE_CALL:
-            add_costs(self._costs, call.costs, 1)
+            charged = self._costs.charged
+            charged.append(call.costs)
+            if len(charged) == MANY:
+                self._costs.add_up()
         self._waited += waited
         if waited > self._longest_wait:  # noqa: PLR1730 - a call for each slot
             self._longest_wait = waited
@@ -374,7 +380,7 @@ class Dispatcher:
             return
         self.started -= 1
         if call.costs is not ONE_CALL:
-            add_costs(self._costs, call.costs, -1)
+            self._costs.subtract(call.costs)
         self._waited -= call.waited
         if self._lanes is not None:
             self._lanes.refunded(call)
@@ -472,15 +478,12 @@ class Dispatcher:
         """Charge the difference to the true costs of a call that has started."""
         costs = self.units.settled(cost, call.costs)
         self.limiter.settle(call, costs)
-        self._add_costs(call, -1)
-        call.costs = costs
-        self._add_costs(call, 1)
-
-    def _add_costs(self, call: Call, sign: int) -> None:
-        """Add what a call costs to the figures, or take it away."""
-        add_costs(self._costs, call.costs, sign)
+        self._costs.replace(call.costs, costs)
         if self._lanes is not None:
-            self._lanes.add_costs(call, sign)
+            self._lanes.add_costs(call, -1)
+        call.costs = costs
+        if self._lanes is not None:
+            self._lanes.add_costs(call, 1)
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Process push-back: on one call, or (None) on some call of a key."""

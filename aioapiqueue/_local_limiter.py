@@ -34,6 +34,7 @@ from aioapiqueue._scheduler import (
     remove_line,
 )
 from aioapiqueue._slot import Call, DetailedCall
+from aioapiqueue._together import together, try_consume
 from aioapiqueue._units import ONE_CALL, UNSTATED, is_stated
 from aioapiqueue._wait_queue import WaitQueue
 
@@ -139,6 +140,7 @@ class LocalLimiter:
             self._paused = self._held = self._held_until = -math.inf
             self._own = (*self._maker.states_of(self.limits), *self._fixed)
             self._own_since = {}
+            self._together = together(self._own)
             self._lanes = self._lanes.empty_copy()
         self._lanes.forget_callers()
         for state in self._own:
@@ -162,13 +164,16 @@ class LocalLimiter:
         """Note what follows from the limits in force."""
         lanes = self._lanes.limits
         self._plain = not lanes
+        self._together = together(self._own)
         self._bounds = bounds_of(self._own)
-        # Costs of all units have been seen by `check`, unless the limits were others then.
-        units = len(self._host.units)
-        self._checked_units = -1 if self._lanes.altered else units
-        unbounded = all(largest == math.inf for _, largest in self._bounds)
-        self._takes_any = units if unbounded else -1
-        """How long costs are that no limit of the queue refuses, unless one is not stated."""
+        self._takes_one = self._plain and all(
+            unit == 0 and largest >= 1 for unit, largest in self._bounds
+        )
+        """Whether all that a call comes under which says nothing of its cost are the queue's own
+        limits, and they take it."""
+        unbounded = self._plain and all(largest == math.inf for _, largest in self._bounds)
+        self._takes_any = len(self._host.units) if unbounded else -1
+        """How long costs are of which the same is true, if they state more than 0 of each unit."""
         # For good: bodies may hold permits of a limit that is gone, and comes back.
         self.counts_permits |= bool(self._fixed) or any(
             isinstance(limit, Concurrency)
@@ -199,8 +204,7 @@ class LocalLimiter:
                 nothing.
         """
         limits, costs = self._own, call.costs
-        if len(costs) != self._checked_units:
-            self._check(self._bounds, costs, self.limits, None)
+        self._check(self._bounds, costs, self.limits, None)
         if 0 in costs:
             limits = tuple([state for state in limits if state.concerns(costs)])
         if not self._plain:
@@ -228,38 +232,36 @@ class LocalLimiter:
     # From arrival to release.
 
     def fast_acquire(self) -> Callable[[float], float] | None:
-        """Return the one step that charges a newcomer, where one limit of calls is all there is."""
-        own = self._own
+        """Return the one step that charges a newcomer, where limits of calls are all there is."""
         plain = self._plain and not self.counts_permits
-        return own[0].try_consume_one if plain and len(own) == 1 and own[0].unit == 0 else None
+        of_calls = plain and self._own and not any(state.unit for state in self._own)
+        return self._together.try_consume_one if of_calls else None
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse a cost that the queue's own limits could never let through."""
-        if len(costs) != self._takes_any or UNSTATED in costs:
-            self._check(self._bounds, costs, self.limits, None)
+        self._check(self._bounds, costs, self.limits, None)
 
     def try_acquire(self, call: Call, now: float) -> bool:
         """Charge a newcomer to all its limits, if all of them have room."""
         waiters, costs = self._host.waiters, call.costs
-        limits = self._own
-        if not self._plain or len(costs) != self._checked_units or 0 in costs:
-            limits = self._find_limits(call, now)
+        if costs is ONE_CALL:
+            is_usual = self._takes_one
+        else:
+            is_usual = len(costs) == self._takes_any and 0 not in costs and UNSTATED not in costs
+        limits = self._own if is_usual else self._find_limits(call, now)
         if waiters.live:
             return self._try_overtake(call, limits, now)
         if self.counts_permits:
             for limit in limits:
                 limit.on_idle(now)
             self._adapt_permits()  # after a long rest there may be more permits again
-        due = self._held_until
-        for limit in limits:
-            at = limit.newcomer_at(now, costs)
-            if at > due:  # noqa: PLR1730 - done for each slot
-                due = at
-        if due > now:
+        if now < self._held_until:
+            for limit in limits:
+                limit.on_idle(now)
             return False
-        for limit in limits:
-            limit.consume(now, costs)
-        return True
+        if call.limits is None:
+            return self._together.try_consume(now, costs) <= now
+        return try_consume(limits, now, costs) <= now
 
     def _try_overtake(self, call: Call, limits: States, now: float) -> bool:
         """Charge a newcomer while others wait, if none of them comes before it at its limits."""
@@ -365,11 +367,9 @@ class LocalLimiter:
 
     def _release_line(self, line: Line[Call], now: float) -> float | None:
         """As `release_due`, where all who wait come under the same limits."""
-        waiters, grant, limits = self._host.waiters, self._host.grant, self._limits_of_line(line)
-        consume: Callable[[float, Sequence[float]], float] = partial(_consume_if_due, limits)
-        consume_one: Callable[[float], float] = partial(_consume_if_due, limits, costs=ONE_CALL)
-        if len(limits) == 1:
-            consume, consume_one = limits[0].consume_if_due, limits[0].consume_one_if_due
+        waiters, grant = self._host.waiters, self._host.grant
+        charged = self._together if line.limits is None else together(line.limits)
+        consume, consume_one = charged.consume_if_due, charged.consume_one_if_due
         for _ in range(_AT_ONCE):
             call = line.first()
             if call is None:
@@ -592,16 +592,3 @@ def _cost_of(line: Line[Call], unit: int) -> float:
     if not line.costly:
         return 0 if unit else line.live
     return sum(call.costs[unit] for call in line)
-
-
-def _consume_if_due(limits: States, now: float, costs: Sequence[float]) -> float:
-    """As `LimitState.consume_if_due`, of several limits: charge all of them, or none."""
-    due = now
-    for limit in limits:
-        at = limit.next_at(now, costs)
-        if at > due:  # noqa: PLR1730 - done for each slot
-            due = at
-    if due <= now:
-        for limit in limits:
-            limit.consume(now, costs)
-    return due

@@ -28,7 +28,6 @@ from aioapiqueue._grammar import CALLS
 from aioapiqueue._map import paced_map
 from aioapiqueue._rate import LONGEST, Limit, Rate, Window, as_limits, positive, whole
 from aioapiqueue._slot import GRANTED, NO_KEYS, Reservation, Slot, keys_of
-from aioapiqueue._units import ONE_CALL
 from aioapiqueue._view import LimiterView
 from aioapiqueue._wait_queue import ORDERS, Order
 from aioapiqueue.exceptions import QueueClosed, WouldWait
@@ -56,6 +55,9 @@ _ONCE = (
     '"async with queue:" is for its whole life, and closes it at the end; for each call, write '
     '"async with queue.slot():", or keep limiter = queue.limiter() and write "async with limiter:"'
 )
+
+_ONE = 1
+"""The default of `cost`, told by what it is: to compare a mapping with a number takes longer."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -268,19 +270,19 @@ class ApiQueue:
                 wait for itself: it holds a slot already, under a limit of how many run at once that
                 has no permit left.
         """
-        if key is None and keys is None and cost == 1 and priority == 0 and timeout is None:
-            call_type = self._call_type  # most have no more
-            return call_type(self._dispatcher)
-        all_keys, costs = NO_KEYS, ONE_CALL
-        if key is not None or keys is not None:
-            all_keys = keys_of(key, keys)
-        dispatcher = self._dispatcher
-        if cost != 1:
-            costs = dispatcher.units.costs_of(cost)
-            dispatcher.limiter.check(costs)
-        if priority != 0 or timeout is not None:
-            _check_place(priority, timeout)
-        return self._detailed_call_type(dispatcher, all_keys, priority, costs, timeout)
+        dispatcher, call_type = self._dispatcher, self._call_type
+        if key is None and keys is None and priority == 0 and timeout is None:
+            call = call_type(dispatcher)  # most ask for no more
+        else:
+            all_keys = NO_KEYS
+            if key is not None or keys is not None:
+                all_keys = keys_of(key, keys)
+            if priority != 0 or timeout is not None:
+                _check_place(priority, timeout)
+            call = self._detailed_call_type(dispatcher, all_keys, priority, timeout)
+        if cost is not _ONE:
+            call.costs = dispatcher.units.costs_of(cost)
+        return call
 
     def enqueue(
         self,

@@ -348,13 +348,12 @@ class Call(Slot):
 
 
 class DetailedCall(Call):
-    """A call with a key, a priority, a cost or a time-out.
+    """A call with a key, a priority or a time-out.
 
     Args:
         dispatcher: where it waits.
         keys: what kinds of call it is.
         priority: lower goes first.
-        costs: what it costs, by unit.
         timeout: seconds that it waits at most; None: any time.
     """
 
@@ -365,15 +364,14 @@ class DetailedCall(Call):
         dispatcher: CallOwner,
         keys: tuple[Hashable, ...] = NO_KEYS,
         priority: float = 0,
-        costs: tuple[float, ...] = ONE_CALL,
         timeout: float | None = None,
     ) -> None:
         self.dispatcher = dispatcher  # not by the inherited method: this is done for each slot
+        self.costs = ONE_CALL
+        self.limits = None
         self.state = NEW
         self.keys = keys
-        self.limits = None
         self.priority = priority
-        self.costs = costs
         self.timeout = timeout
 
 

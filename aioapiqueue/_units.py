@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from aioapiqueue._grammar import CALLS
@@ -13,14 +14,20 @@ from aioapiqueue._rate import LARGEST, positive
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["ONE_CALL", "UNSTATED", "Cost", "Units", "is_stated"]
+__all__ = ["MANY", "ONE_CALL", "UNSTATED", "Cost", "CostTotals", "Units", "is_stated"]
 
 Cost = float | Mapping[str, float]
 """What a call costs: a number of calls, or amounts by unit, in which `calls` is 1 by default."""
 ONE_CALL: tuple[float, ...] = (1,)
 """The costs of a call that says nothing about them."""
+_LARGEST = int(LARGEST)
+"""To compare a whole number with a float takes longer."""
 UNSTATED = math.nan
 """In costs: of this unit nothing is said. One object, so that `in` finds it."""
+
+
+MANY = 256
+"""So many costs are added up at once."""
 
 
 def is_stated(costs: Sequence[float], unit: int) -> bool:
@@ -35,11 +42,13 @@ class Units:
     were stated keep their meaning.
     """
 
-    __slots__ = ("_places", "names")
+    __slots__ = ("_blank", "_places", "names")
 
     def __init__(self) -> None:
         self.names = [CALLS]
         self._places = {CALLS: 0}
+        self._blank: list[float] = [1]
+        """The costs of a call whose mapping names no unit."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -50,26 +59,26 @@ class Units:
         if place is None:
             place = self._places[unit] = len(self.names)
             self.names.append(unit)
+            self._blank.append(UNSTATED)
         return place
 
     def forget(self, known: int) -> None:
         """Know only so many units, as before some were declared."""
         for unit in self.names[known:]:
             del self._places[unit]
-        del self.names[known:]
+        del self.names[known:], self._blank[known:]
 
     def declare(self, units: Iterable[str]) -> None:
         """Know these units."""
         for unit in units:
             self.place_of(unit)
 
-    def costs_of(self, cost: Cost, *, of: str = "cost", calls: float = 1) -> tuple[float, ...]:
+    def costs_of(self, cost: Cost, *, of: str = "cost") -> tuple[float, ...]:
         """Return costs by place; NaN: of that unit, nothing is said.
 
         Args:
             cost: a number of calls, or amounts by unit.
             of: what it is, for messages.
-            calls: how many, where a mapping does not say so.
 
         Raises:
             TypeError: neither; or an amount that is no number.
@@ -77,17 +86,17 @@ class Units:
         """
         if type(cost) is not dict and not isinstance(cost, Mapping):  # the former is fast
             positive(cost, of=of, least=0)
-            return (cost,)
-        costs = [UNSTATED] * len(self.names)
-        costs[0] = calls
-        places = self._places
-        for unit, amount in cost.items():
-            if unit not in places:
-                raise ValueError(f"{of} names {unit!r}, {self._remedy(unit)}")
-            kind: type = type(amount)
-            if kind is not int or not 0 <= amount <= LARGEST:  # else it is all right
+            return (cost,) if cost != 1 else ONE_CALL
+        # This is done for each slot: what takes few steps of the interpreter.
+        costs, places = self._blank.copy(), self._places
+        for unit in cost:
+            amount = cost[unit]
+            if type(amount) is not int or not 0 <= amount <= _LARGEST:  # else it is all right
                 positive(amount, of=f"{of}[{unit!r}]", least=0)
-            costs[places[unit]] = amount
+            try:
+                costs[places[unit]] = amount
+            except KeyError:
+                raise ValueError(f"{of} names {unit!r}, {self._remedy(unit)}") from None
         return tuple(costs)
 
     def settled(self, cost: Cost, before: Sequence[float]) -> tuple[float, ...]:
@@ -105,7 +114,9 @@ class Units:
             positive(cost, of="cost", least=0)
             forms = " or ".join(f'{{"{unit}": {cost!r}}}' for unit in self.names)
             raise ValueError(f"settle({cost!r}) could mean any unit of this queue: write {forms}")
-        costs = list(self.costs_of(cost, calls=before[0]))
+        costs = list(self.costs_of(cost))
+        if isinstance(cost, Mapping) and self.names[0] not in cost:
+            costs[0] = before[0]
         for unit in range(len(costs)):
             if not is_stated(costs, unit) and is_stated(before, unit):
                 costs[unit] = before[unit]
@@ -116,3 +127,46 @@ class Units:
         known = ", ".join(self.names)
         meant = f"did you mean {near[0]!r}? " if near else ""
         return f"which no limit of this queue counts: {meant}it knows {known}"
+
+
+class CostTotals:
+    """What calls have cost, by unit."""
+
+    __slots__ = ("_totals", "charged")
+
+    def __init__(self) -> None:
+        self._totals: list[float] = [0]
+        """In calls: beyond one for each call, so that those which cost one need not be added."""
+        self.charged: list[tuple[float, ...]] = []
+        """Costs to be added, by `add_up`: each by itself would take a tenth of a slot's time."""
+
+    def subtract(self, costs: tuple[float, ...]) -> None:
+        """Take off what a call was to cost."""
+        self._add((costs,), -1)
+
+    def replace(self, costs: tuple[float, ...], by: tuple[float, ...]) -> None:
+        """Count other costs instead."""
+        self._add((costs,), -1)
+        self._add((by,), 1)
+
+    def add_up(self) -> None:
+        """Add what has been charged; to be called once there are `MANY`."""
+        self._add(self.charged, 1)
+        self.charged.clear()
+
+    def _add(self, charged: Sequence[tuple[float, ...]], sign: int) -> None:
+        totals = self._totals
+        totals[0] -= sign * len(charged)
+        for unit, amounts in enumerate(zip_longest(*charged, fillvalue=UNSTATED)):
+            if unit == len(totals):
+                totals.append(0)
+            stated = [one for one in amounts if one is not UNSTATED]
+            totals[unit] += sign * sum(stated)
+
+    def by_unit(self, units: Units, calls: int) -> dict[str, float]:
+        """Return the totals by the units' names, of so many calls."""
+        self.add_up()
+        found: dict[str, float] = dict.fromkeys(units.names, 0)
+        found.update(zip(units.names, self._totals, strict=False))
+        found[units.names[0]] += calls
+        return found

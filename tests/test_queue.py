@@ -268,13 +268,15 @@ async def test_cost_above_window_is_refused(limiter):
     It could never start, and says so at once, in every way in.
     """
     queue = limiter.queue("10/s", Window(5, 1))
-    for enter in (queue.slot, queue.enqueue, queue.try_slot, queue.estimate):
+    for enter in (queue.enqueue, queue.try_slot, queue.estimate):
         with pytest.raises(ValueError, match="split the call"):
             enter(cost=6)
     lane = limiter.queue(lanes={"a": Window(5, 1)})
-    with pytest.raises(ValueError, match="split the call"):
-        await lane.slot(key="a", cost=6).__aenter__()
-    assert (lane.waiting, lane.running, queue.stats.released) == (0, 0, 0)
+    for slot in (queue.slot(cost=6), lane.slot(key="a", cost=6)):
+        with pytest.raises(ValueError, match="split the call"):
+            await slot.__aenter__()
+    for one in (queue, lane):
+        assert (one.waiting, one.running, one.stats.released) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
