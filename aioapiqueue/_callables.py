@@ -6,6 +6,7 @@ import inspect
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue._events import report_error
 from aioapiqueue._slot import keys_of
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ __all__ = [
     "mark_paced_by",
     "refuse_all_but_coroutine_functions",
     "refuse_all_but_plain_functions",
+    "refuse_descriptors",
 ]
 
 _PACED_BY = "__rate_limited_by__"
@@ -28,6 +30,8 @@ _PACED_BY = "__rate_limited_by__"
 
 def is_coroutine_function(function: object) -> bool:
     """Return whether each call of this makes one coroutine."""
+    while isinstance(function, partial):
+        function = function.func
     # An object with an async __call__ will do; its class, which makes objects, will not.
     call = getattr(function, "__call__", None) if not isinstance(function, type) else None  # noqa: B004
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
@@ -52,6 +56,21 @@ def refuse_all_but_coroutine_functions(function: object, by: str) -> None:
         )
 
 
+def refuse_descriptors(function: object) -> None:
+    """Refuse what becomes a method only in its class: the decorators stand in the wrong order.
+
+    Raises:
+        TypeError: with the right one.
+    """
+    if isinstance(function, classmethod | staticmethod | property):
+        kind = type(function).__name__
+        name = _name_of(function.fget if isinstance(function, property) else function)
+        raise TypeError(
+            f"@rate_limited stands over the @{kind} {name}, and takes a function: write @{kind} "
+            f"first, and @rate_limited(...) under it, next to the def"
+        )
+
+
 def refuse_all_but_plain_functions(function: object, by: str) -> None:
     """Refuse what would go on after its slot of a thread.
 
@@ -59,7 +78,6 @@ def refuse_all_but_plain_functions(function: object, by: str) -> None:
         TypeError: with the remedy.
     """
     name = _name_of(function)
-    function = getattr(function, "__func__", function)  # of a staticmethod
     if is_coroutine_function(function) or inspect.isasyncgenfunction(function):
         raise TypeError(f"{by} is for a plain def, and {name} is async: leave blocking(...) away")
     if inspect.isgeneratorfunction(function):
@@ -96,7 +114,11 @@ def is_paced_by(queue: object, fn: Callable[..., Any], *items: object) -> bool:
         elif inspect.ismethod(inner):
             args, inner = (inner.__self__, *args), inner.__func__
         else:
-            break
+            call = getattr(inner, "__call__", None)  # noqa: B004 - of an object: its method
+            is_method = inspect.ismethod(call) or inspect.isfunction(call)
+            if hasattr(inner, _PACED_BY) or not is_method:
+                break
+            inner = call
     return any(
         by is queue or (items and callable(by) and by(*args, **kwargs) is queue)
         for by in getattr(inner, _PACED_BY, ())
@@ -119,7 +141,7 @@ class CallOptions:
         TypeError: both `key` and `keys`; a function that is async; a settle that is no function.
     """
 
-    __slots__ = ("_functions", "_settle", "_values", "given")
+    __slots__ = ("_by", "_functions", "_settle", "_values", "given")
 
     def __init__(
         self,
@@ -134,6 +156,7 @@ class CallOptions:
     ) -> None:
         if key is not None and keys is not None:
             raise TypeError(f"{by}: give key= or keys=, not both")
+        self._by = by
         asked = {"key": key, "keys": keys, "priority": priority, "cost": cost, "timeout": timeout}
         self._functions: dict[str, Callable[..., Any]] = {}
         self._values: dict[str, Any] = {}
@@ -162,8 +185,20 @@ class CallOptions:
         return self._values | asked
 
     def settle(self, slot: Any, result: object) -> None:  # noqa: ANN401 - of either kind
-        """State the true cost of a call, by its result."""
-        if self._settle is not None:
+        """State the true cost of a call, by its result.
+
+        The call has been made, and may have been paid for: an error in the user's function is
+        reported, and does not take the place of the result.
+        """
+        if self._settle is None:
+            return
+        try:
             cost = self._settle(result)
             if cost is not None:
                 slot.settle(cost)
+        except Exception as error:  # noqa: BLE001 - as above
+            report_error(
+                f"{self._by}: settle={self._settle!r} failed; the call keeps the cost it was "
+                "charged, and its result goes to the caller",
+                error,
+            )

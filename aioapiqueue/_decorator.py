@@ -12,6 +12,7 @@ from aioapiqueue._callables import (
     mark_paced_by,
     refuse_all_but_coroutine_functions,
     refuse_all_but_plain_functions,
+    refuse_descriptors,
 )
 from aioapiqueue._queue import ApiQueue
 
@@ -138,7 +139,8 @@ def rate_limited(
         cost: a number of calls, 1 by default, or amounts by unit.
         timeout: seconds to wait at most, for the slot, not for the call; default: any time.
         settle: a function of the call's result that returns its true cost, as `Slot.settle` takes
-            it, or None: it is as it was. Not called where the call raises.
+            it, or None: it is as it was. Not called where the call raises. An error in it is
+            reported (to the loop's exception handler, or logged), and costs no result.
 
     Raises:
         TypeError: what is decorated cannot be paced so, `queue` is none, or the decorator stands
@@ -156,6 +158,7 @@ def rate_limited(
     if isinstance(queue, ApiQueue):
 
         def decorate_coroutine_function(function: Callable[P, Coroutine[Any, Any, R]]) -> object:
+            refuse_descriptors(function)
             refuse_all_but_coroutine_functions(function, "@rate_limited")
             return _paced(function, lambda *_, **__: queue, queue, options)
 
@@ -163,6 +166,7 @@ def rate_limited(
     if _paces_threads(queue):
 
         def decorate_plain_function(function: Callable[P, R]) -> object:
+            refuse_descriptors(function)
             refuse_all_but_plain_functions(function, "@rate_limited(blocking(queue))")
             return _paced_in_threads(function, lambda *_, **__: queue, options)
 
@@ -171,6 +175,8 @@ def rate_limited(
     find = queue  # for the type checker, which does not follow it into functions
 
     def decorate(*functions: Any, **others: Any) -> object:  # noqa: ANN401 - anything may come
+        for function in functions:
+            refuse_descriptors(function)
         if len(functions) != 1 or others or not callable(functions[0]):
             # The function took the place of the queue, and this is a call of it.
             raise _bare(find)
@@ -239,7 +245,8 @@ def _paces_threads(queue: object) -> TypeGuard[PacesThreads]:
 
 def _check_finder(queue: object) -> None:
     """Refuse what is neither a queue nor a function that finds one."""
-    if is_coroutine_function(queue) or inspect.isasyncgenfunction(queue):
+    is_method = isinstance(queue, classmethod | staticmethod)
+    if is_coroutine_function(queue) or inspect.isasyncgenfunction(queue) or is_method:
         raise _bare(queue)
     if not callable(queue) or isinstance(queue, type):
         limits = queue if isinstance(queue, str) else "10/s"

@@ -13,7 +13,6 @@ import asyncio
 import math
 import time
 from asyncio import get_running_loop
-from asyncio.log import logger
 from contextvars import Context
 from threading import get_ident
 from types import FunctionType
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from aioapiqueue._events import Event, EventKind, LaneTable, Stats
+from aioapiqueue._events import Event, EventKind, LaneTable, Stats, report_error
 from aioapiqueue._figures import LaneFigures
 from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._nesting import Nesting, tracking
@@ -48,6 +47,9 @@ _LONGEST_TIMER = 86_400.0
 _RESTART = 0.001
 """Seconds after which a ticker is replaced that somebody has cancelled: the end of a loop, which
 cancels every task, is over by then."""
+_ROUNDING = 1e-9
+"""Seconds by which the end of a time-out and the instant of a slot may differ and be the same one:
+the third interval of 0.1 s is not over by 0.3, as floats count."""
 
 
 class Dispatcher:
@@ -236,7 +238,7 @@ class Dispatcher:
         if call.timeout is not None:
             now = call.joined_at
             due = self.limiter.earliest(call, now)
-            if now + call.timeout < due < math.inf:
+            if now + call.timeout + _ROUNDING < due < math.inf:
                 self.count("timed_out", call)
                 raise SlotTimeout(
                     f"{self!r}: no slot within {call.timeout:g} s, the next is due in "
@@ -250,7 +252,9 @@ class Dispatcher:
         if self._lanes is not None:
             self._lanes.joined(call)
         if call.timeout is not None:  # only now, so that no timer is left by one that is refused
-            self._timeouts[call] = loop.call_later(call.timeout, self._time_out, call)
+            until = call.joined_at + call.timeout
+            timer = loop.call_later(call.timeout, self._time_out, call, until, loop)
+            self._timeouts[call] = timer
         self.limiter.joined(call)
         if self._ticker is None:
             self._start_ticker()
@@ -407,9 +411,17 @@ class Dispatcher:
             call.future.set_exception(error)
             self.leave(call, kind)
 
-    def _time_out(self, call: Call) -> None:
-        error = SlotTimeout(f"{self!r}: no slot within {call.timeout:g} s")
-        self.fail(call, "timed_out", error)
+    def _time_out(self, call: Call, until: float, loop: asyncio.AbstractEventLoop) -> None:
+        # A slot that is due at this very instant is in time, as `join` has promised: whose timer
+        # runs first is chance.
+        now = self._clock()
+        due = self.limiter.release_due(now)
+        if due is not None and due <= until + _ROUNDING and call.waits:
+            later = loop.call_later(max(0.0, due - now), self._time_out, call, until, loop)
+            self._timeouts[call] = later
+        else:
+            error = SlotTimeout(f"{self!r}: no slot within {call.timeout:g} s")
+            self.fail(call, "timed_out", error)
 
     def _stop_timeout(self, call: Call) -> None:
         timer = self._timeouts.pop(call, None)
@@ -456,6 +468,8 @@ class Dispatcher:
         if key is not None:
             if self._lanes is None:
                 self._lanes, self._reports = LaneFigures(()), True
+                if self.started:
+                    self._lanes.begin(self._clock())
             self._lanes.add(key, waiting)
         self._find_fast_acquire()
 
@@ -525,11 +539,7 @@ class Dispatcher:
 
     def report(self, message: str, error: BaseException) -> None:
         """Report an error that is nobody's: to the loop's exception handler."""
-        loop = _running_loop()
-        if loop is None:  # `throttled` outside of a loop: as a loop's own handler does
-            logger.error(message, exc_info=error)
-        else:
-            loop.call_exception_handler({"message": message, "exception": error})
+        report_error(message, error)
 
     # The loop.
 
@@ -602,7 +612,7 @@ class Dispatcher:
         self.ended = self.started
         self.nesting.forget_callers()
         if self._lanes is not None:
-            self._lanes.forget_callers()
+            self._lanes.forget_callers(clock_changed=clock_changed)
         self.limiter.reset(clock_changed=clock_changed)
         self._find_fast_acquire()
 

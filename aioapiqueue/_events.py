@@ -1,16 +1,18 @@
-"""What happens, for users: the events that observers get, and the figures of a queue."""
+"""What happens, for users: events for observers, figures of a queue, errors that are nobody's."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import warnings
+from asyncio.log import logger
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-__all__ = ["Event", "EventKind", "LaneStats", "LaneTable", "Observer", "Stats"]
+__all__ = ["Event", "EventKind", "LaneStats", "LaneTable", "Observer", "Stats", "report_error"]
 
 EventKind = Literal[
     "released",
@@ -172,3 +174,13 @@ class Stats:
 
 def _warn(old: str, new: str) -> None:
     warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)
+
+
+def report_error(message: str, error: BaseException) -> None:
+    """Report an error that is nobody's: to the running loop's exception handler."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:  # outside of a loop: as a loop's own handler does
+        logger.error(message, exc_info=error)
+    else:
+        loop.call_exception_handler({"message": message, "exception": error})

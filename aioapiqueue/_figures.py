@@ -4,14 +4,20 @@ Counted here and not in the limiters: they have a state for each key while it is
 them not in this process, whereas figures are to stay, and by the names that the user gave. So there
 is one entry for each name, be it a key or a pattern. A call counts once in each entry that one of
 its keys comes under. Queues without lanes have no `LaneFigures`, and pay nothing.
+
+An entry may be added while bodies run (`set_rate` of a new key). They stay in those that they were
+counted in, and are settled and refunded there, so that no figure is ever below zero: a call counts
+in entries that are older than its start. One that starts at the instant of the calls before is
+taken for one of them.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from aioapiqueue._events import LaneStats, LaneTable
-from aioapiqueue._lanes import find_patterns, name_of
+from aioapiqueue._lanes import find_patterns, fits
 from aioapiqueue._slot import GRANTED
 from aioapiqueue._units import ONE_CALL, UNSTATED, is_stated
 
@@ -48,9 +54,11 @@ def costs_by_unit(units: Units, totals: Sequence[float], calls: int) -> dict[str
 class _Figures:
     """Those of one entry; the names are those of `LaneStats`."""
 
-    __slots__ = ("costs", "counts", "longest_wait", "released", "waited", "waiting")
+    __slots__ = ("costs", "counts", "longest_wait", "released", "since", "waited", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, since: float) -> None:
+        self.since = since
+        """Calls that started then or earlier are not counted here."""
         self.waiting = 0
         self.released = 0
         self.waited = 0.0
@@ -74,10 +82,13 @@ class LaneFigures:
         names: the keys and patterns that have limits.
     """
 
-    __slots__ = ("_by_name", "_found", "_patterns")
+    __slots__ = ("_added", "_by_name", "_found", "_last_start", "_patterns")
 
     def __init__(self, names: Iterable[Hashable]) -> None:
-        self._by_name = {name: _Figures() for name in names}
+        self._by_name = {name: _Figures(-math.inf) for name in names}
+        self._added = -math.inf
+        """The latest `since` of all entries."""
+        self._last_start = -math.inf
         self._patterns = find_patterns(self._by_name)
         self._found: dict[Hashable, Sequence[_Figures]] = {}
         """The entries of keys that were looked up lately."""
@@ -89,15 +100,27 @@ class LaneFigures:
     def add(self, name: Hashable, waiters: Iterable[Call]) -> None:
         """Have an entry for a name that was given later; these calls wait now."""
         if name not in self._by_name:
-            self._by_name[name] = _Figures()
+            self._added = self._last_start
+            self._by_name[name] = _Figures(self._added)
             self._patterns = find_patterns(self._by_name)
             self._found.clear()
-            self.forget_callers()
+            self._forget_waiters()
             for call in waiters:
                 self.joined(call)
 
-    def forget_callers(self) -> None:
-        """Forget who waits: it was on a loop that is gone."""
+    def begin(self, now: float) -> None:
+        """Take calls that have started by `now` for started before all that is counted here."""
+        self._last_start = now
+
+    def forget_callers(self, *, clock_changed: bool) -> None:
+        """Forget who waits: it was on a loop that is gone, as may be its clock."""
+        self._forget_waiters()
+        if clock_changed:
+            self._added = self._last_start = -math.inf
+            for figures in self._by_name.values():
+                figures.since = -math.inf
+
+    def _forget_waiters(self) -> None:
         for figures in self._by_name.values():
             figures.waiting = 0
 
@@ -112,9 +135,23 @@ class LaneFigures:
     def _find(self, key: Hashable) -> Sequence[_Figures]:
         if len(self._found) >= _KEYS:
             self._found.clear()
-        figures = self._by_name.get(name_of(key, self._by_name, self._patterns))
-        found = self._found[key] = () if figures is None else (figures,)
+        found = self._found[key] = self._find_before(key, math.inf)
         return found
+
+    def _find_before(self, key: Hashable, start: float) -> Sequence[_Figures]:
+        for name in (key, *self._patterns):
+            figures = self._by_name.get(name)
+            if figures is not None and fits(name, key) and figures.since < start:
+                return (figures,)
+        return ()
+
+    def _of_started(self, call: Call) -> Sequence[_Figures]:
+        """Return the entries that a call which has started is counted in."""
+        start = call.waited_until
+        if start > self._added:  # most
+            return self._of(call.keys)
+        each = (figures for key in call.keys for figures in self._find_before(key, start))
+        return list(dict.fromkeys(each))
 
     def joined(self, call: Call) -> None:
         """Count a call that waits from now on."""
@@ -128,7 +165,8 @@ class LaneFigures:
 
     def started(self, call: Call, waited: float) -> None:
         """Count a call that starts after so many seconds."""
-        for figures in self._of(call.keys):
+        self._last_start = start = call.waited_until
+        for figures in self._of(call.keys) if start > self._added else self._move(call):
             figures.released += 1
             if call.state == GRANTED:  # else it starts at once
                 figures.waiting -= 1
@@ -137,6 +175,15 @@ class LaneFigures:
                     figures.longest_wait = waited
             if call.costs is not ONE_CALL:
                 add_costs(figures.costs, call.costs, 1)
+
+    def _move(self, call: Call) -> Sequence[_Figures]:
+        """Have a call that starts at the instant of those before wait where these are counted."""
+        found = self._of_started(call)
+        if call.state == GRANTED:
+            self.left(call)
+            for figures in found:
+                figures.waiting += 1
+        return found
 
     def count(self, kind: EventKind, call: Call | None, key: Hashable) -> None:
         """Count what happened to a call, or (where it is not known) to a call of a key."""
@@ -152,7 +199,7 @@ class LaneFigures:
 
     def refunded(self, call: Call) -> None:
         """Count a call that was released, and not used, as if it had not been."""
-        for figures in self._of(call.keys):
+        for figures in self._of_started(call):
             figures.released -= 1
             figures.waited -= call.waited
         self.add_costs(call, -1)
@@ -160,7 +207,7 @@ class LaneFigures:
     def add_costs(self, call: Call, sign: int) -> None:
         """Add what a call costs beyond one call, or take it away."""
         if call.costs is not ONE_CALL:
-            for figures in self._of(call.keys):
+            for figures in self._of_started(call):
                 add_costs(figures.costs, call.costs, sign)
 
     def table(self, units: Units) -> LaneTable:

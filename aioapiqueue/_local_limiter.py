@@ -333,14 +333,21 @@ class LocalLimiter:
         return max([self._held_until, *(due for due in dues if due < math.inf)])
 
     def estimate(self, call: Call, now: float) -> float:
-        """Return when a newcomer would start, if all who wait are charged first."""
+        """Return when a newcomer would start, if all who wait are charged first.
+
+        Unless they are less urgent, all of them.
+        """
         waiters, limits = self._host.waiters, self._find_limits(call, now)
         when = max(now, self._held_until)
         for limit in limits:
-            if limit in self._own:
+            is_own = limit in self._own
+            lines = waiters.lines.values() if is_own else lines_under(limit)
+            if all(_is_less_urgent(line, call.priority) for line in lines):
+                ahead: float = 0
+            elif is_own:
                 ahead = waiters.total(limit.unit)
             else:
-                ahead = sum(_cost_of(line, limit.unit) for line in lines_under(limit))
+                ahead = sum(_cost_of(line, limit.unit) for line in lines)
             when = max(when, limit.estimate(now, ahead + call.costs[limit.unit]))
         return when
 
@@ -585,6 +592,12 @@ class LocalLimiter:
 
     async def aclose(self) -> None:
         """Do nothing: nothing is running."""
+
+
+def _is_less_urgent(line: Line[Call], priority: float) -> bool:
+    """Return whether a newcomer of this priority goes before all who wait in a line."""
+    rank = line.rank_now()
+    return rank is None or priority < rank[0]
 
 
 def _cost_of(line: Line[Call], unit: int) -> float:

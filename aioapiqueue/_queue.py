@@ -58,6 +58,9 @@ _ONCE = (
 
 _ONE = 1
 """The default of `cost`, told by what it is: to compare a mapping with a number takes longer."""
+_ASK_AGAIN = 0.1
+"""Seconds after which to try again where nobody knows when a slot will be free: so long that trying
+costs nothing, and short beside most calls to an API."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -256,7 +259,8 @@ class ApiQueue:
                 in which `calls` is 1 unless it says otherwise. Of a unit that one of its limits
                 counts it must say something: 0, and the limit does not concern the call. A cost
                 above a rate's burst waits for as long as that many calls take.
-            timeout: seconds to wait at most; default: any time.
+            timeout: seconds to wait at most; default: any time. A slot that is due when they are
+                over, to the instant, is in time.
 
         Raises:
             SlotTimeout: no slot within `timeout`; at once where even the next one is later.
@@ -347,7 +351,8 @@ class ApiQueue:
             cost: as in `slot`.
 
         Raises:
-            WouldWait: `slot` would wait; `retry_in` has the seconds, as things stand.
+            WouldWait: `slot` would wait; `retry_in` has the seconds, as things stand: 0.1 where
+                that is not known, as a running call has to end first.
             QueueClosed: the queue is closed.
             ValueError: an invalid cost or priority.
         """
@@ -355,7 +360,12 @@ class ApiQueue:
         if self._dispatcher.try_start(call):
             return call
         retry_in = self.estimate(key=key, keys=keys, priority=priority, cost=cost)
-        raise WouldWait(f"{self!r}: the next slot is due in {retry_in:.3g} s", retry_in=retry_in)
+        if retry_in > 0:
+            message = f"the next slot is due in {retry_in:.3g} s"
+        else:  # a permit is missing, those who wait are about to start, or a server is to be asked
+            retry_in = _ASK_AGAIN
+            message = f"when a slot is free is not known: try in {retry_in:g} s, or use slot()"
+        raise WouldWait(f"{self!r}: {message}", retry_in=retry_in)
 
     def estimate(
         self,
@@ -368,8 +378,9 @@ class ApiQueue:
         """Return the seconds that a newcomer would wait, as things stand.
 
         Exact for a FIFO queue with one limit (of a `Window`: and equal costs); otherwise an
-        estimate: when bodies will end is not known, and all who wait are counted as being ahead.
-        Infinite while paused without end.
+        estimate: when bodies will end is not known, so that a missing permit adds nothing, and all
+        who wait are counted as being ahead, unless they are less urgent, all of them. Infinite
+        while paused without end.
 
         Args:
             key: as in `slot`.
@@ -510,7 +521,8 @@ class ApiQueue:
             cost: as in `slot`.
             timeout: as in `slot`; for the slot, not for the call.
             settle: a function of the result that returns the call's true cost, as `Slot.settle`
-                takes it, or None: it is as it was. Not called where `fn` raises.
+                takes it, or None: it is as it was. Not called where `fn` raises. An error in
+                it is reported to the loop's exception handler, and costs no result.
             concurrency: how many calls may run, or have results not yet fetched, at once;
                 default 100.
             ordered: yield in the order of `items`; default: as completed.

@@ -27,7 +27,9 @@ class Paces(Protocol):
     def slot(self, *, keys: Sequence[Hashable] | None, priority: float = 0, cost: Cost = 1) -> Slot:
         """Wait for a slot, and hold it until the body ends."""
 
-    def estimate(self, *, keys: Sequence[Hashable] | None, cost: Cost = 1) -> float:
+    def estimate(
+        self, *, keys: Sequence[Hashable] | None, priority: float = 0, cost: Cost = 1
+    ) -> float:
         """Return the seconds that a newcomer would wait."""
 
 
@@ -126,6 +128,8 @@ class LimiterView:
     def has_capacity(self, amount: float = 1) -> bool:
         """Return whether so much may be used now, as things stand, without waiting.
 
+        Calls that wait are taken to come first, unless all of them are less urgent.
+
         Args:
             amount: as of `acquire`.
 
@@ -134,4 +138,5 @@ class LimiterView:
         """
         if self._queue.closed or self._nesting.full(NO_KEYS if self._keys is None else self._keys):
             return False
-        return self._queue.estimate(keys=self._keys, cost=self._cost(amount)) <= 0
+        cost = self._cost(amount)
+        return self._queue.estimate(keys=self._keys, priority=self._priority, cost=cost) <= 0

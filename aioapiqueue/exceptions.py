@@ -55,7 +55,9 @@ class WouldWait(ApiQueueError):  # noqa: N818 - a public name fixed by the desig
     """Raised by `ApiQueue.try_slot` where `slot` would have waited.
 
     Attributes:
-        retry_in: seconds until a slot may be free, as things stand.
+        retry_in: seconds until a slot may be free, as things stand; never 0. Where that is not
+            known, as a running call has to end first, or a shared quota has to be asked: 0.1.
+            Infinite while the queue is paused without end.
     """
 
     def __init__(self, message: str, *, retry_in: float) -> None:

@@ -290,7 +290,7 @@ async def test_all_options_from_arguments():
 
 
 async def test_settle_only_results(limiter):
-    """A call that raises is not settled; one whose settle raises has freed its place."""
+    """A call that raises is not settled."""
     queue, settled = limiter.queue(concurrency=1), []
 
     @rate_limited(queue, settle=settled.append)
@@ -301,8 +301,39 @@ async def test_settle_only_results(limiter):
     with pytest.raises(ZeroDivisionError):
         await half(0)
     assert settled == [0.5]
-    with pytest.raises(ZeroDivisionError):
-        await rate_limited(queue, settle=lambda result: 1 / result)(Callable.none)()
+
+
+async def test_settle_that_fails_keeps_result():
+    """Its error is reported to the loop, and the call keeps the cost that it was charged."""
+    queue, errors = ApiQueue("9 tokens/s burst 9"), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    options = {"cost": {"tokens": 5}, "settle": lambda result: 1 / result}
+    assert await rate_limited(queue, **options)(Callable.none)() == 0
+    [context] = errors
+    assert isinstance(context["exception"], ZeroDivisionError)
+    assert "the call keeps the cost it was charged" in context["message"]
+    assert (queue.running, queue.stats.costs["tokens"]) == (0, 5)
+
+
+def test_settle_that_fails_in_a_thread(caplog):
+    """Where no loop runs, its error is logged."""
+    paced = rate_limited(blocking(ApiQueue("9/s")), settle=lambda _: -1)(lambda: 7)
+    assert paced() == 7
+    [record] = caplog.records
+    assert "@rate_limited: settle=<function" in record.message
+    assert record.name == "asyncio"
+    assert "at least 0" in str(record.exc_info[1])
+
+
+async def test_interruption_in_settle_is_raised():
+    """What is no error of the function's own ends the call as ever, its place freed."""
+    queue = ApiQueue(concurrency=1)
+
+    def cancel(_):
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await rate_limited(queue, settle=cancel)(Callable.none)()
     assert queue.running == 0
 
 
@@ -399,12 +430,42 @@ def test_plain_function_with_coroutine():
         result.close()
 
 
-def test_async_staticmethod_of_threads():
-    """Refused, as every async function: its body would run without a slot."""
-    with pytest.raises(TypeError):
+@pytest.mark.parametrize("kind", [classmethod, staticmethod, property])
+@pytest.mark.parametrize("function", [fetch, sync])
+@pytest.mark.parametrize(
+    "decorator",
+    [
+        rate_limited(MADE_AT_IMPORT),
+        rate_limited(blocking(MADE_AT_IMPORT)),
+        rate_limited(lambda *_: MADE_AT_IMPORT),
+    ],
+)
+def test_decorators_in_the_wrong_order(decorator, function, kind):
+    """Refused with the right order, as what comes out would be no such method."""
+    name, kind_name = function.__name__, kind.__name__
+    words = (
+        f"over the @{kind_name} {name}, and takes a function: write @{kind_name} first, and "
+        r"@rate_limited\(...\) under it"
+    )
+    with pytest.raises(TypeError, match=words):
+        decorator(kind(function))
 
-        class _Client:
-            @rate_limited(blocking(ApiQueue("1/s")))
-            @staticmethod
-            async def get():
-                pass
+
+@pytest.mark.parametrize("kind", [classmethod, staticmethod])
+@pytest.mark.parametrize("function", [fetch, sync])
+def test_bare_decorator_over_methods(kind, function):
+    """At once, with what to write."""
+    with pytest.raises(TypeError, match=r"stands over .* without a queue.*@rate_limited\(queue\)"):
+        rate_limited(kind(function))
+
+
+async def test_decorated_property():
+    """In the right order, it is awaited."""
+
+    class Client:
+        @property
+        @rate_limited(MADE_AT_IMPORT)
+        async def version(self):
+            return 3
+
+    assert await Client().version == 3

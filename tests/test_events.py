@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import random
 
 import pytest
 
@@ -16,6 +17,7 @@ from aioapiqueue import (
     SlotTimeout,
     Stats,
 )
+from aioapiqueue.testing import VirtualLoop
 from aioapiqueue.threads import blocking
 
 
@@ -351,6 +353,91 @@ async def test_lane_named_later_has_figures(limiter):
     await limiter.settled()
     assert before == {"*": 1, "a": 1}
     assert [lane.waiting for lane in queue.stats.lanes.values()] == [0, 0]
+
+
+@pytest.mark.parametrize("later", [0, 1])
+@pytest.mark.parametrize("lanes", [{"*": "unlimited"}, {}])
+async def test_lane_named_while_bodies_run(lanes, later):
+    """They stay where they were counted, and are settled and refunded there."""
+    queue = ApiQueue("9 tokens/s burst 9", lanes=lanes)
+    cost = {"tokens": 4}
+    runs, unused = queue.try_slot(key="a", cost=cost), queue.enqueue(key="a", cost=cost)
+    await asyncio.sleep(later)
+    queue.set_rate("9 tokens/s burst 9", key="a")
+    unused.cancel()
+    runs.settle({"tokens": 1})
+    of_a = LaneStats(costs={"calls": 0, "tokens": 0})
+    assert queue.stats.lanes["a"] == dataclasses.replace(of_a, cancelled=1)
+    if lanes:
+        others = dataclasses.replace(of_a, released=1, costs={"calls": 1, "tokens": 1})
+        assert queue.stats.lanes["*"] == others
+    await asyncio.sleep(1)
+    with queue.try_slot(key="a", cost=cost) as slot:
+        slot.settle({"tokens": 2})
+    assert queue.stats.lanes["a"].costs == {"calls": 1, "tokens": 2}
+
+
+async def test_lane_named_before_any_call():
+    """Its figures begin with the first call, be it at the same instant."""
+    queue = ApiQueue(lanes={"b": "1/s"})
+    queue.set_rate("1/s", key="a")
+    queue.try_slot(key="a").release()
+    queue.set_rate("1/s", key="c")
+    await asyncio.sleep(1)
+    queue.set_rate("1/s", key="d")
+    for key in "acd":
+        queue.try_slot(key=key).release()
+    released = {name: lane.released for name, lane in queue.stats.lanes.items()}
+    assert released == {"b": 0, "a": 2, "c": 1, "d": 1}
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_lanes_named_at_random_moments(seed):
+    """No figure is ever below zero, and together the lanes have what the queue has."""
+    rng, keys = random.Random(seed), ["a", "b", "ab", "ac", "bc"]
+    queue = ApiQueue("50 tokens/s burst 50", "30/s burst 3", lanes={"*": "unlimited"})
+    names, slots, waiting = [*keys, "a*", "b*"], [], []
+    for _ in range(200):
+        await asyncio.sleep(rng.choice([0, 0, 0.03, 0.3]))
+        step = rng.random()
+        if step < 0.4:
+            cost = {"tokens": rng.randint(0, 20)}
+            waiting.append(queue.enqueue(key=rng.choice(keys), cost=cost))
+        elif step < 0.55 and waiting:
+            waiting.pop(rng.randrange(len(waiting))).cancel()
+        elif step < 0.9 and slots:
+            slots[rng.randrange(len(slots))].settle({"tokens": rng.randint(0, 30)})
+        elif step > 0.93 and names:
+            queue.set_rate(rng.choice(["20/s", "unlimited"]), key=names.pop())
+        slots += [one.result() for one in waiting if one.done() and rng.random() < 0.7]
+        waiting = [one for one in waiting if not one.done() or one.result() not in slots]
+        lanes = queue.stats.lanes.values()
+        for lane in lanes:
+            assert min(lane.waiting, lane.released, *lane.costs.values()) >= 0
+            assert lane.waited > -1e-9
+        assert sum(lane.released for lane in lanes) == queue.stats.released
+        assert sum(lane.waiting for lane in lanes) == queue.waiting
+        assert sum(lane.costs["tokens"] for lane in lanes) == queue.stats.costs["tokens"]
+    assert len(names) < 5
+    assert queue.stats.cancelled > 5
+    for one in waiting:
+        one.cancel()
+
+
+def test_lanes_named_on_another_loop():
+    """What is counted begins again with a clock that begins again."""
+    queue = ApiQueue(lanes={"*": "unlimited"})
+
+    async def call(after):
+        await asyncio.sleep(after)
+        queue.try_slot(key="a").release()
+        queue.set_rate("9/s", key="a")
+
+    for after in (100, 1):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(call(after))
+    released = {name: lane.released for name, lane in queue.stats.lanes.items()}
+    assert released == {"*": 1, "a": 1}
 
 
 async def test_costs_are_added_up_by_unit():

@@ -358,14 +358,25 @@ async def test_settle_by_result():
 
 
 async def test_settle_that_fails(limiter):
-    """Its exception is that of the call, whose slot is free; a call that fails is not settled."""
-    queue = limiter.queue(concurrency=1)
-    with pytest.raises(ZeroDivisionError):
-        await anext(queue.map(double, [0], settle=lambda result: 1 / result))
-    settled = []
+    """The call has been made: its result comes, and the error is reported.
+
+    A call that fails is not settled.
+    """
+    queue, errors, settled = limiter.queue(concurrency=1), [], []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    for settle, error in (
+        (lambda result: 1 / result, ZeroDivisionError),
+        (lambda _: {"tokens": 3}, ValueError),
+        (lambda _: "much", TypeError),
+    ):
+        assert await anext(queue.map(double, [0], settle=settle)) == 0
+        reported = errors.pop()
+        assert type(reported["exception"]) is error
+        assert "map: settle=<function" in reported["message"]
+    assert queue.stats.costs == {"calls": 3}
     results = queue.map(uneven_ones_fail, [1], settle=settled.append, return_exceptions=True)
     assert [type(result) async for result in results] == [ZeroDivisionError]
-    assert (settled, queue.running) == ([], 0)
+    assert (settled, errors, queue.running) == ([], [], 0)
 
 
 class Api:
@@ -404,6 +415,48 @@ async def test_own_functions_in_other_shapes(limiter):
     assert queue.stats.released == 8
     assert len([result async for result in other.map(api.double, range(2))]) == 2
     assert (queue.stats.released, other.stats.released) == (10, 4)
+
+
+async def test_own_objects_that_are_called():
+    """One turn for each call of an object whose `__call__` the queue decorates."""
+    queue, unpaced = ApiQueue("10/s"), ApiQueue("1/min")
+
+    class Fetch:
+        def __init__(self, queue):
+            self.queue = queue
+
+        @rate_limited(queue)
+        async def __call__(self, number, times=2):
+            return times * number
+
+    class Found(Fetch):
+        @rate_limited(lambda self, *_, **__: self.queue)
+        async def __call__(self, number, times=2):
+            return times * number
+
+    class Static:
+        @staticmethod
+        @rate_limited(queue)
+        async def __call__(number):
+            return 2 * number
+
+    class Inherits(Fetch):
+        async def __call__(self, number):
+            return await super().__call__(number)
+
+    shapes = [Fetch(None), Found(queue), partial(Found(queue), times=3), Static()]
+    shapes += [Fetch(None).__call__, partial(Fetch(None).__call__, times=3)]
+    for count, fn in enumerate(shapes, 1):
+        results = [result async for result in queue.map(fn, [1, 2], ordered=True)]
+        assert results in ([2, 4], [3, 6])
+        assert queue.stats.released == 2 * count
+    # One whose method calls a decorated one, or that another queue paces, takes a turn besides.
+    start = queue.stats.released
+    for fn in (Inherits(None), Found(unpaced)):
+        assert [result async for result in queue.map(fn, [1])] == [2]
+    assert queue.stats.released - start == 2 + 1
+    with pytest.raises(TypeError, match="asks for its slots itself"):
+        queue.map(Fetch(None), [1], cost=2)
 
 
 async def test_options_of_own_function_are_refused(limiter):

@@ -79,6 +79,26 @@ async def test_keys_and_priority_of_view():
     assert queue.limiter(key="other").has_capacity()
 
 
+@pytest.mark.parametrize("key", [None, "lane"])
+async def test_capacity_for_the_urgent(key):
+    """An urgent view has some where only less urgent calls wait, and its call starts at once."""
+    queue = ApiQueue("10/s burst 10", lanes={"lane": "10/s burst 10"})
+    urgent, plain = (queue.limiter(key=key, priority=priority) for priority in (-1, 0))
+    await plain.acquire(7)
+    waiting = queue.enqueue(key=key, cost=5)
+    gone = queue.enqueue(key=key, cost=5, priority=-2)
+    assert [view.has_capacity() for view in (urgent, plain)] == [False, False]
+    gone.cancel()
+    await asyncio.sleep(0)
+    assert [view.has_capacity() for view in (urgent, plain)] == [True, False]
+    assert [view.has_capacity(4) for view in (urgent, plain)] == [False, False]
+    assert queue.estimate(key=key, priority=-1, cost=4) == pytest.approx(0.1)
+    await urgent.acquire(3)
+    assert now() == 0
+    await waiting
+    assert now() == pytest.approx(0.5)
+
+
 async def test_several_views_of_one_queue(limiter):
     """Together they have the rate of the queue."""
     queue = limiter.queue("10/s")

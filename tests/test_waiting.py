@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
 
@@ -108,6 +109,30 @@ async def test_vain_timeout_is_at_once():
     assert (queue.stats.timed_out, queue.waiting) == (2, 0)
 
 
+@pytest.mark.parametrize("lanes", [{}, {"a": "10/s", "b": "10/s"}])
+async def test_due_when_the_timeout_ends(lanes):
+    """A slot that is due at the very instant is in time; the next one is not."""
+    queue = ApiQueue("10/s", lanes=lanes)
+    keys = ["a", "b", "a", "b"] if lanes else [None] * 4
+    first = [queue.enqueue(key=key) for key in keys[:3]]
+    # As floats count, the third interval is over a moment after 0.3.
+    waiting = [queue.enqueue(key=key, timeout=0.3) for key in keys[2:]]
+    slots = await asyncio.gather(*first, *waiting, return_exceptions=True)
+    assert [slot.waited for slot in slots[:4]] == exactly([0, 0.1, 0.2, 0.3])
+    assert isinstance(slots[4], SlotTimeout)
+    assert now() == exactly(0.3)
+    assert (queue.waiting, queue.stats.released, queue.stats.timed_out) == (0, 4, 1)
+    assert not asyncio.get_running_loop().pending_timers
+
+
+async def test_many_due_when_the_timeout_ends():
+    """All that are due are in time, although they are more than one step of the queue lets go."""
+    queue = ApiQueue()
+    queue.pause(1)
+    slots = await asyncio.gather(*[queue.enqueue(timeout=1) for _ in range(20_000)])
+    assert {slot.waited for slot in slots} == {1}
+
+
 async def test_a_timeout_uses_no_slot(limiter):
     """Who times out later leaves its place to those behind, who start on time."""
     queue, loop = limiter.queue("1/s"), asyncio.get_running_loop()
@@ -141,6 +166,47 @@ async def test_try_slot_says_when_to_return():
     await asyncio.sleep(caught.value.retry_in)
     queue.try_slot().release()
     assert (queue.stats.released, queue.running, queue.waiting) == (2, 0, 0)
+
+
+async def test_retry_in_where_a_permit_is_missing():
+    """Nobody knows when a body ends: a caller that sleeps for so long does not spin."""
+    queue, tries = ApiQueue("20/s burst 2", concurrency=1, lanes={"lane": "1 at once"}), 0
+
+    async def run(seconds):
+        async with queue.slot(key="lane"):
+            await asyncio.sleep(seconds)
+
+    task = asyncio.create_task(run(1.05))
+    await asyncio.sleep(0)
+    for key in (None, "lane"):
+        with pytest.raises(WouldWait, match=r"is not known: try in 0\.1 s, or use slot\(\)"):
+            queue.try_slot(key=key)
+    with pytest.raises(WouldWait, match=r"due in 0\.05 s") as caught:
+        queue.try_slot(cost=2)  # what the other limits say, where that is later
+    assert caught.value.retry_in == exactly(0.05)
+    while True:
+        try:
+            queue.try_slot().release()
+            break
+        except WouldWait as error:
+            tries += 1
+            await asyncio.sleep(error.retry_in)
+    assert (now(), tries) == (exactly(1.1), 11)
+    await task
+    queue.pause()
+    with pytest.raises(WouldWait) as caught:
+        queue.try_slot()
+    assert caught.value.retry_in == math.inf
+
+
+async def test_retry_in_is_never_zero(limiter):
+    """Not on a shared quota either, which has to be asked first."""
+    queue = limiter.queue("10/s", concurrency=1)
+    with await limiter.take(queue):
+        await asyncio.sleep(1)
+        with pytest.raises(WouldWait) as caught:
+            queue.try_slot()
+    assert caught.value.retry_in == 0.1
 
 
 @pytest.mark.parametrize("limit", [Rate(7), Rate(7, burst=4), Window(4, 1), Window(7, 3)])
