@@ -81,18 +81,14 @@ class LimitState:
             self.consume(now, costs)
         return due
 
-    def try_consume(self, now: float, costs: Sequence[float]) -> float:
-        """As `consume_if_due`, of a newcomer while nobody waits."""
-        self.on_idle(now)
-        return self.consume_if_due(now, costs)
-
     def consume_one_if_due(self, now: float) -> float:
         """As `consume_if_due`, of a call that says nothing of its cost."""
         return self.consume_if_due(now, ONE_CALL)
 
     def try_consume_one(self, now: float) -> float:
-        """As `try_consume`, of a call that says nothing of its cost."""
-        return self.try_consume(now, ONE_CALL)
+        """As `consume_one_if_due`, of a newcomer while nobody waits."""
+        self.on_idle(now)
+        return self.consume_if_due(now, ONE_CALL)
 
     def leaves_room(
         self,

@@ -22,6 +22,7 @@ import anyio
 
 from aioapiqueue._events import Event, EventKind, LaneTable, Stats, report_error
 from aioapiqueue._figures import LaneFigures
+from aioapiqueue._limiter import FastAcquire
 from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._nesting import Nesting, tracking
 from aioapiqueue._rate import Concurrency
@@ -129,7 +130,7 @@ class Dispatcher:
             self.wake, order=order, ranked=drop_oldest and maxsize > 0
         )
         self.follows_ends = False
-        self._fast_acquire: Callable[[float], float] | None = None
+        self._fast_one, self._fast_costly = FastAcquire()
         self._forget_callers(clock_changed=False)
 
     @property
@@ -205,19 +206,21 @@ class Dispatcher:
             self._bind(get_running_loop())
         clock = self._clock
         call.joined_at = now = clock()
-        fast = self._fast_acquire
+        fast = self._fast_one
         if fast is not None and call.costs is ONE_CALL:
             if self.waiters.live or fast(now) > now:
                 return False
         else:
-            if self.closed:
-                self.count("refused", call)
-                raise QueueClosed(f"{self!r} takes no more calls: make a new queue")
-            if not self.limiter.try_acquire(call, now):
-                return False
-            if call.costs is not ONE_CALL:
+            charge, costs = self._fast_costly, call.costs
+            if charge is None or self.waiters.live or not charge(now, costs):
+                if self.closed:
+                    self.count("refused", call)
+                    raise QueueClosed(f"{self!r} takes no more calls: make a new queue")
+                if not self.limiter.try_acquire(call, now):
+                    return False
+            if costs is not ONE_CALL:
                 charged = self._costs.charged
-                charged.append(call.costs)
+                charged.append(costs)
                 if len(charged) == MANY:
                     self._costs.add_up()
         call.waited_until = now
@@ -436,7 +439,8 @@ class Dispatcher:
             within: seconds for that at most; None: any time.
         """
         self.bind()
-        self.closed, self._fast_acquire = True, None
+        self.closed = True
+        self._find_fast_acquire()
         try:
             with anyio.move_on_after(within):
                 if drain:
@@ -617,7 +621,8 @@ class Dispatcher:
         self._find_fast_acquire()
 
     def _find_fast_acquire(self) -> None:
-        self._fast_acquire = None if self.closed else self.limiter.fast_acquire()
+        steps = FastAcquire() if self.closed else self.limiter.fast_acquire()
+        self._fast_one, self._fast_costly = steps
         observed = bool(self._observers) or self.nesting.of_lanes
         self.follows_ends = self.limiter.counts_permits or observed
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from aioapiqueue._units import Units
     from aioapiqueue._wait_queue import Line, WaitQueue
 
-__all__ = ["Host", "Limiter", "LimiterFactory", "LimiterStats", "PushbackRounds"]
+__all__ = ["FastAcquire", "Host", "Limiter", "LimiterFactory", "LimiterStats", "PushbackRounds"]
 
 
 class Host(Protocol):
@@ -118,6 +118,15 @@ class LimiterStats(NamedTuple):
     """How many bodies may run at once now, lanes aside, where that is known here."""
 
 
+class FastAcquire(NamedTuple):
+    """Steps that charge a newcomer while nobody waits; None: ask `try_acquire`."""
+
+    one: Callable[[float], float] | None = None
+    """Of a call that says nothing of its cost: now -> instant; `<= now` means charged."""
+    costly: Callable[[float, Sequence[float]], bool] | None = None
+    """Of any other: (now, costs) -> whether it is charged; False: ask `try_acquire`."""
+
+
 class Limiter(Protocol):
     """Decides when calls start: one for each queue. Costs are tuples, one figure for each unit."""
 
@@ -136,12 +145,8 @@ class Limiter(Protocol):
     def limits(self) -> tuple[Limit, ...]:
         """Those in force of the queue as a whole."""
 
-    def fast_acquire(self) -> Callable[[float], float] | None:
-        """Return what charges a newcomer while nobody waits: now -> instant; <= now: charged.
-
-        None unless one such step does all that `try_acquire` would, for a call that says nothing
-        of its cost.
-        """
+    def fast_acquire(self) -> FastAcquire:
+        """Return what charges a newcomer while nobody waits, where one step does it."""
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse a cost that the queue's own limits could never let through.

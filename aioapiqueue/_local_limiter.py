@@ -22,7 +22,7 @@ from aioapiqueue._lanes import (
     name_of,
     refuse_cost,
 )
-from aioapiqueue._limiter import LimiterStats, PushbackRounds
+from aioapiqueue._limiter import FastAcquire, LimiterStats, PushbackRounds
 from aioapiqueue._rate import Concurrency
 from aioapiqueue._scheduler import (
     BUDGET,
@@ -34,7 +34,7 @@ from aioapiqueue._scheduler import (
     remove_line,
 )
 from aioapiqueue._slot import Call, DetailedCall
-from aioapiqueue._together import together, try_consume
+from aioapiqueue._together import FullBuckets, consume_if_due, try_consume
 from aioapiqueue._units import ONE_CALL, UNSTATED, is_stated
 from aioapiqueue._wait_queue import WaitQueue
 
@@ -140,7 +140,6 @@ class LocalLimiter:
             self._paused = self._held = self._held_until = -math.inf
             self._own = (*self._maker.states_of(self.limits), *self._fixed)
             self._own_since = {}
-            self._together = together(self._own)
             self._lanes = self._lanes.empty_copy()
         self._lanes.forget_callers()
         for state in self._own:
@@ -164,7 +163,6 @@ class LocalLimiter:
         """Note what follows from the limits in force."""
         lanes = self._lanes.limits
         self._plain = not lanes
-        self._together = together(self._own)
         self._bounds = bounds_of(self._own)
         self._takes_one = self._plain and all(
             unit == 0 and largest >= 1 for unit, largest in self._bounds
@@ -231,11 +229,16 @@ class LocalLimiter:
 
     # From arrival to release.
 
-    def fast_acquire(self) -> Callable[[float], float] | None:
-        """Return the one step that charges a newcomer, where limits of calls are all there is."""
-        plain = self._plain and not self.counts_permits
-        of_calls = plain and self._own and not any(state.unit for state in self._own)
-        return self._together.try_consume_one if of_calls else None
+    def fast_acquire(self) -> FastAcquire:
+        own, full = self._own, FullBuckets.of(self._own)
+        if not own or not self._plain or self.counts_permits:
+            return FastAcquire()
+        one = None
+        if not any(state.unit for state in own):
+            one = partial(try_consume, own, costs=ONE_CALL)
+            if len(own) == 1:
+                one = own[0].try_consume_one
+        return FastAcquire(one, None if full is None else full.try_consume)
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse a cost that the queue's own limits could never let through."""
@@ -259,8 +262,6 @@ class LocalLimiter:
             for limit in limits:
                 limit.on_idle(now)
             return False
-        if call.limits is None:
-            return self._together.try_consume(now, costs) <= now
         return try_consume(limits, now, costs) <= now
 
     def _try_overtake(self, call: Call, limits: States, now: float) -> bool:
@@ -374,9 +375,11 @@ class LocalLimiter:
 
     def _release_line(self, line: Line[Call], now: float) -> float | None:
         """As `release_due`, where all who wait come under the same limits."""
-        waiters, grant = self._host.waiters, self._host.grant
-        charged = self._together if line.limits is None else together(line.limits)
-        consume, consume_one = charged.consume_if_due, charged.consume_one_if_due
+        waiters, grant, limits = self._host.waiters, self._host.grant, self._limits_of_line(line)
+        consume: Callable[[float, Sequence[float]], float] = partial(consume_if_due, limits)
+        consume_one: Callable[[float], float] = partial(consume_if_due, limits, costs=ONE_CALL)
+        if len(limits) == 1:
+            consume, consume_one = limits[0].consume_if_due, limits[0].consume_one_if_due
         for _ in range(_AT_ONCE):
             call = line.first()
             if call is None:

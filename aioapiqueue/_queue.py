@@ -192,6 +192,7 @@ class ApiQueue:
             observers=observers,
         )
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
+        self._costs_of = self._dispatcher.units.costs_of
         self._entered_on: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -285,7 +286,8 @@ class ApiQueue:
                 _check_place(priority, timeout)
             call = self._detailed_call_type(dispatcher, all_keys, priority, timeout)
         if cost is not _ONE:
-            call.costs = dispatcher.units.costs_of(cost)
+            costs_of = self._costs_of
+            call.costs = costs_of(cost)
         return call
 
     def enqueue(

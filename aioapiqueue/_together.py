@@ -1,19 +1,17 @@
-"""Several limits as one: a call is charged to all of them at one instant, or to none.
-
-What a queue asks of its own limits for each slot, `LimitState` has for a single one.
-"""
+"""Several limits together: a call is charged to all of them at one instant, or to none."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue._algorithms import LimitState, TokenBucket
-from aioapiqueue._units import ONE_CALL
+from aioapiqueue._algorithms import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Together", "together", "try_consume"]
+    from aioapiqueue._algorithms import LimitState
+
+__all__ = ["FullBuckets", "consume_if_due", "try_consume"]
 
 
 def consume_if_due(states: Sequence[LimitState], now: float, costs: Sequence[float]) -> float:
@@ -42,72 +40,50 @@ def try_consume(states: Sequence[LimitState], now: float, costs: Sequence[float]
     return due
 
 
-class Together:
-    """Limits of any kind.
+class FullBuckets:
+    """The way of most newcomers under several rates: all buckets are full, and it takes of each.
 
     Args:
-        states: theirs.
+        buckets: the states of the rates.
     """
-
-    __slots__ = ("_states",)
-
-    def __init__(self, states: Sequence[LimitState]) -> None:
-        self._states = states
-
-    def consume_if_due(self, now: float, costs: Sequence[float]) -> float:
-        """Charge `costs` if all limits have room: return when they have; `<= now`: charged."""
-        return consume_if_due(self._states, now, costs)
-
-    def try_consume(self, now: float, costs: Sequence[float]) -> float:
-        """As `consume_if_due`, of a newcomer while nobody waits."""
-        return try_consume(self._states, now, costs)
-
-    def consume_one_if_due(self, now: float) -> float:
-        """As `consume_if_due`, of a call that says nothing of its cost."""
-        return self.consume_if_due(now, ONE_CALL)
-
-    def try_consume_one(self, now: float) -> float:
-        """As `try_consume`, of a call that says nothing of its cost."""
-        return self.try_consume(now, ONE_CALL)
-
-
-class _BucketsTogether(Together):
-    """Token buckets: as inherited, with fewer steps where all of them are full."""
 
     __slots__ = ("_buckets", "_catch_up")
 
     def __init__(self, buckets: Sequence[TokenBucket]) -> None:
-        super().__init__(buckets)
         self._buckets = buckets
         self._catch_up = buckets[0].catch_up
 
-    def try_consume(self, now: float, costs: Sequence[float]) -> float:
+    @classmethod
+    def of(cls, states: Sequence[LimitState]) -> FullBuckets | None:
+        """Return this of a queue's own limits; None if not all of them are rates."""
+        buckets = [state for state in states if type(state) is TokenBucket]
+        return cls(buckets) if buckets and len(buckets) == len(states) else None
+
+    def try_consume(self, now: float, costs: Sequence[float]) -> bool:
+        """Charge a newcomer while nobody waits, and return True, if it is such a case.
+
+        In any other, nothing has been charged: it has to be asked for in full.
+        """
         buckets, earliest = self._buckets, now - self._catch_up
-        for bucket in buckets:
-            if (
-                bucket.tat > now
-                or bucket.last < earliest
-                or costs[bucket.unit] > bucket.burst
-                or bucket.held > earliest
-            ):
-                return try_consume(buckets, now, costs)
-        for bucket in buckets:  # as TokenBucket.consume
+        try:
+            for bucket in buckets:
+                if (
+                    bucket.tat > now
+                    or not 0 < costs[bucket.unit] <= bucket.burst  # so with one that is not stated
+                    or bucket.held > earliest
+                ):
+                    return False
+        except IndexError:  # the call was made before this unit was known
+            return False
+        for bucket in buckets:  # as TokenBucket.newcomer_at and consume
             used = costs[bucket.unit]
-            if bucket.tat < earliest:
+            if bucket.last < earliest and bucket.tat < now:
+                bucket.anchor = now
+            elif bucket.tat < earliest:
                 bucket.anchor = earliest
             else:
                 used += bucket.used
             bucket.used = used
             bucket.tat = bucket.anchor + used * bucket.interval
             bucket.last = bucket.full_at = now
-        return now
-
-
-def together(states: Sequence[LimitState]) -> Together | LimitState:
-    """Return these limits as one."""
-    if len(states) == 1:
-        return states[0]
-    buckets = [state for state in states if type(state) is TokenBucket]
-    if states and len(buckets) == len(states):
-        return _BucketsTogether(buckets)
-    return Together(states)
+        return True

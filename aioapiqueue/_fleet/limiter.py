@@ -24,7 +24,7 @@ from aioapiqueue._fleet.messages import NO_LANES, plain_costs
 from aioapiqueue._fleet.planner import Planner
 from aioapiqueue._fleet.session import Session
 from aioapiqueue._lanes import fits
-from aioapiqueue._limiter import LimiterStats, PushbackRounds
+from aioapiqueue._limiter import FastAcquire, LimiterStats, PushbackRounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -102,8 +102,9 @@ class SharedLimiter:
         """How many bodies run, or may start without asking."""
         return self._host.running + self._planner.leased
 
-    def fast_acquire(self) -> None:
+    def fast_acquire(self) -> FastAcquire:
         """Return nothing: the authority has to be asked for every call."""
+        return FastAcquire()
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's limits could never let through."""
