@@ -182,10 +182,11 @@ class TokenBucket(LimitState):
         self.last = -math.inf
         self.full_at = -math.inf
         """The last instant at which a call met it full: of earlier ones, refunds are lost."""
-        self.peaks: deque[tuple[float, float]] = deque()
+        # Made when they are needed: most of 100,000 lanes need neither.
+        self.peaks: deque[tuple[float, float]] | None = None
         """(start, how long until the bucket were full, below 0) of the calls since `full_at` that
         met the bucket fuller than any after them; kept for bursts only."""
-        self.overs: deque[tuple[float, float]] = deque(maxlen=_OVERS)
+        self.overs: deque[tuple[float, float]] | None = None
         """(start, tat before it) of the last calls that cost more than the burst can hold."""
         self.restart(-math.inf, 0)
 
@@ -228,8 +229,8 @@ class TokenBucket(LimitState):
         if tat < floor:
             self.anchor = tat = floor
             used = 0
-        if cost > burst and not (self.overs and self.overs[-1][0] == now):
-            self.overs.append((now, tat))
+        if cost > burst:
+            self._note_over(now, tat)
         if tat <= now:
             self.full_at = now
         elif burst > 1:
@@ -238,9 +239,18 @@ class TokenBucket(LimitState):
         self.tat = self.anchor + used * self.interval
         self.last = now
 
+    def _note_over(self, now: float, tat: float) -> None:
+        """Note a call that costs more than the burst can hold."""
+        if self.overs is None:
+            self.overs = deque(maxlen=_OVERS)
+        if not self.overs or self.overs[-1][0] != now:
+            self.overs.append((now, tat))
+
     def _note_peak(self, now: float, slack: float) -> None:
         """Note how far from full the bucket is when a call starts."""
         peaks = self.peaks
+        if peaks is None:
+            peaks = self.peaks = deque()
         while peaks and (peaks[-1][1] <= slack or peaks[-1][0] < self.full_at):
             peaks.pop()
         if not peaks or peaks[-1][0] != now:
@@ -324,16 +334,20 @@ class TokenBucket(LimitState):
             # where one met it nearly full, all but that.
             if self.burst == 1 or at < self.full_at:
                 return
-            later = max((slack for started, slack in self.peaks if started > at), default=0.0)
+            peaks = self.peaks or ()
+            later = max((slack for started, slack in peaks if started > at), default=0.0)
             more = min(0, max(more, (later - self.catch_up) / self.interval))
             back = -more * self.interval
-            self.peaks = deque((t, slack + back * (t > at)) for t, slack in self.peaks)
+            self.peaks = deque((t, slack + back * (t > at)) for t, slack in peaks)
         self.restart(self.anchor, max(0, self.used + more))
 
     def _started_over_burst(self, at: float) -> bool:
         """Return whether a call that started then may have cost more than the burst can hold."""
-        forgotten = len(self.overs) == _OVERS and at < self.overs[0][0]
-        return forgotten or any(start == at for start, _ in self.overs)
+        overs = self.overs
+        if not overs:
+            return False
+        forgotten = len(overs) == _OVERS and at < overs[0][0]
+        return forgotten or any(start == at for start, _ in overs)
 
     def estimate(self, now: float, cost: float) -> float:
         start = max(self.tat, now - self.catch_up, self.held)
@@ -355,7 +369,7 @@ class TokenBucket(LimitState):
         if not self.is_of(limit):
             owed = max(0.0, (self.tat - now) / self.interval)
             self.interval, self.burst = limit.interval, limit.burst
-            self.peaks.clear()
+            self.peaks = None
             self.restart(now, owed)
 
 

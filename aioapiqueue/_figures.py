@@ -155,7 +155,9 @@ class LaneFigures:
 
     def joined(self, call: Call) -> None:
         """Count a call that waits from now on."""
-        for figures in self._of(call.keys):
+        keys = call.keys
+        found = self._found.get(keys[0]) if len(keys) == 1 else None  # as `_of`: done for each slot
+        for figures in self._of(keys) if found is None else found:
             figures.waiting += 1
 
     def left(self, call: Call) -> None:
@@ -166,7 +168,12 @@ class LaneFigures:
     def started(self, call: Call, waited: float) -> None:
         """Count a call that starts after so many seconds."""
         self._last_start = start = call.waited_until
-        for figures in self._of(call.keys) if start > self._added else self._move(call):
+        keys = call.keys
+        if start <= self._added:
+            found: Sequence[_Figures] | None = self._move(call)
+        else:
+            found = self._found.get(keys[0]) if len(keys) == 1 else None  # as in `joined`
+        for figures in self._of(keys) if found is None else found:
             figures.released += 1
             if call.state == GRANTED:  # else it starts at once
                 figures.waiting -= 1

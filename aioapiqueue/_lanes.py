@@ -227,7 +227,18 @@ class Lane:
         states: theirs.
     """
 
-    __slots__ = ("bounds", "gate", "held", "limits", "name", "states", "takes_one", "version")
+    __slots__ = (
+        "bounds",
+        "gate",
+        "held",
+        "limits",
+        "name",
+        "own",
+        "states",
+        "takes_one",
+        "together",
+        "version",
+    )
 
     def __init__(
         self, name: Hashable, limits: Sequence[Limit], states: tuple[LimitState, ...]
@@ -245,9 +256,16 @@ class Lane:
         self.name = name
         self.limits = limits
         self.states = states
+        self.own: tuple[LimitState, ...] = ()
+        self.together = states
+        """The queue's own limits and these: one tuple for all calls."""
         self.bounds = bounds_of(states)
         self.takes_one = all(unit == 0 and largest >= 1 for unit, largest in self.bounds)
         """Whether a call that says nothing of its cost is one that all its limits take."""
+
+    def join(self, own: tuple[LimitState, ...]) -> None:
+        """Have these limits of the queue in `together`."""
+        self.own, self.together = own, own + self.states
 
     def states_for(self, costs: Sequence[float]) -> tuple[LimitState, ...]:
         """Return what a call of these costs comes under: at least one, as it may be held."""
@@ -328,7 +346,11 @@ class Lanes:
 
     def find(self, key: Hashable, now: float) -> Lane | None:
         """Return the lane of `key`, made if need be; None where the key has no limits."""
-        self.evict_idle(now)
+        if self._idle and self._idle[0][0] < now:
+            self.evict_idle(now)
+        lane = self.by_key.get(key)
+        if lane is not None and lane.version == self.version:  # as `get`: done for each call
+            return lane
         return self.get(key, now)
 
     def find_all(self, keys: Iterable[Hashable], now: float, *, evicts: bool = True) -> list[Lane]:
@@ -367,9 +389,10 @@ class Lanes:
         """Forget who waits and whose bodies run: they were on a loop that is gone."""
         for lane in self.by_key.values():
             # Another object: bodies that end all the same give back what nobody counts any more.
-            lane.states = tuple(
+            states = [
                 state.empty_copy() if isinstance(state, Permits) else state for state in lane.states
-            )
+            ]
+            lane.set(lane.name, lane.limits, tuple(states))
             for state in lane.all_states():
                 state.room = None
 

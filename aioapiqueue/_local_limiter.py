@@ -206,18 +206,32 @@ class LocalLimiter:
         if 0 in costs:
             limits = tuple([state for state in limits if state.concerns(costs)])
         if not self._plain:
-            lanes = self._lanes.find_all(call.keys, now, evicts=evicts)
-            for lane in lanes:
-                if costs is ONE_CALL and lane.takes_one and lane.states:  # most
-                    limits += lane.states
-                    continue
-                self._check(lane.bounds, costs, lane.limits, lane.name)
-                limits += lane.states_for(costs)
-            if len(lanes) > 1:
-                limits = tuple(dict.fromkeys(limits))
+            if len(call.keys) == 1 and costs is ONE_CALL:  # most
+                find = self._lanes.find if evicts else self._lanes.get
+                lane = find(call.keys[0], now)
+                if lane is None:
+                    return limits
+                if lane.takes_one and lane.states:
+                    if lane.own is not limits:
+                        lane.join(limits)
+                    call.limits = lane.together
+                    return lane.together
+            limits = self._with_lanes(limits, call, now, evicts=evicts)
         if limits != self._own:
             call.limits = limits
         return limits
+
+    def _with_lanes(self, limits: States, call: Call, now: float, *, evicts: bool) -> States:
+        """Return limits of the queue and those of a call's lanes, checked as by `_find_limits`."""
+        costs = call.costs
+        lanes = self._lanes.find_all(call.keys, now, evicts=evicts)
+        for lane in lanes:
+            if costs is ONE_CALL and lane.takes_one and lane.states:  # most
+                limits += lane.states
+                continue
+            self._check(lane.bounds, costs, lane.limits, lane.name)
+            limits += lane.states_for(costs)
+        return tuple(dict.fromkeys(limits)) if len(lanes) > 1 else limits
 
     def _check(
         self, bounds: Bounds, costs: Sequence[float], limits: Sequence[Limit], name: Hashable
@@ -267,7 +281,7 @@ class LocalLimiter:
     def _try_overtake(self, call: Call, limits: States, now: float) -> bool:
         """Charge a newcomer while others wait, if none of them comes before it at its limits."""
         waiters = self._host.waiters
-        if waiters.name_of_line(call) in waiters.lines:
+        if (waiters.name_of_line(call) if waiters.fair else call.limits) in waiters.lines:
             return False
         if call.limits is not None:
             for limit in limits:
@@ -296,8 +310,16 @@ class LocalLimiter:
     def joined(self, call: Call) -> None:
         """Note that a call waits now."""
         line = call.line
+        head = line.head
+        if (
+            line.entry is not None
+            and head is not None
+            and head is not call
+            and not head.future.done()
+        ):
+            return  # most go behind those of their line
         if line.entry is None or line.rank_now() is None or line.head is call:
-            self._line_joined(line, call.joined_at)  # most go behind those of their line
+            self._line_joined(line, call.joined_at)
 
     def _line_joined(self, line: Line[Call], now: float) -> None:
         if not line.counted:
@@ -348,7 +370,7 @@ class LocalLimiter:
             elif is_own:
                 ahead = waiters.total(limit.unit)
             else:
-                ahead = sum(_cost_of(line, limit.unit) for line in lines)
+                ahead = sum(line.total(limit.unit) for line in lines)
             when = max(when, limit.estimate(now, ahead + call.costs[limit.unit]))
         return when
 
@@ -601,10 +623,3 @@ def _is_less_urgent(line: Line[Call], priority: float) -> bool:
     """Return whether a newcomer of this priority goes before all who wait in a line."""
     rank = line.rank_now()
     return rank is None or priority < rank[0]
-
-
-def _cost_of(line: Line[Call], unit: int) -> float:
-    """Return what all who wait in a line will cost, in one unit."""
-    if not line.costly:
-        return 0 if unit else line.live
-    return sum(call.costs[unit] for call in line)

@@ -38,7 +38,7 @@ budget bounds what one step takes; the next pass of the loop goes on.
 from __future__ import annotations
 
 import math
-from heapq import heapify, heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush, heappushpop
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -75,63 +75,91 @@ class Ranks(Protocol):
 
 
 class Ranked:
-    """A heap by rank. An entry may rank its item too early, never too late: the top is checked."""
+    """A heap by rank. An entry may rank its item too early, never too late: the top is checked.
 
-    __slots__ = ("entries", "size")
+    Its top is kept apart from the others: in most there are none, and so there is no list.
+    """
+
+    __slots__ = ("rest", "size", "top")
 
     def __init__(self) -> None:
-        self.entries: list[tuple[Rank, Any]] = []
+        self.top: tuple[Rank, Any] | None = None
+        self.rest: list[tuple[Rank, Any]] | None = None
         self.size = 0
 
     def add(self, item: Ranks, rank: Rank) -> None:
-        """Put an item in, or forward to an earlier rank."""
+        """Put an item in, or give it another rank."""
         if item.entry is None:
             self.size += 1
         item.entry = entry = (rank, item)
-        heappush(self.entries, entry)
-        self._clear_stale()
+        top = self.top
+        if top is None:
+            self.top = entry
+        elif top[1] is item:  # stale now
+            self.top = heappushpop(self.rest, entry) if self.rest else entry
+        else:
+            if entry < top:
+                self.top, entry = entry, top
+            if self.rest is None:
+                self.rest = [entry]
+            else:
+                heappush(self.rest, entry)
+                if len(self.rest) > 2 * self.size + _MANY_STALE:
+                    self._clear_stale()
 
     def remove(self, item: Ranks) -> None:
         """Take an item out, if it is in."""
         if item.entry is not None:
             item.entry = None
             self.size -= 1
-            self._clear_stale()  # here, too: to meet 100,000 that have left would take a while
+            rest = self.rest
+            if self.top is not None and self.top[1] is item:
+                self.top = heappop(rest) if rest else None
+            elif rest is not None and len(rest) > 2 * self.size + _MANY_STALE:
+                self._clear_stale()  # here, too: to meet 100,000 that have left would take a while
+
+    def clear(self) -> None:
+        """Take all out."""
+        for _, item in (self.top, *(self.rest or ())) if self.top else ():
+            item.entry = None
+        self.top = self.rest = None
+        self.size = 0
 
     def _clear_stale(self) -> None:
-        if len(self.entries) > 2 * self.size + _MANY_STALE:  # so seldom that it is linear
-            self.entries = [entry for entry in self.entries if entry[1].entry is entry]
-            heapify(self.entries)
+        """Forget the stale entries: so seldom that it is linear."""
+        self.rest = [entry for entry in self.rest or () if entry[1].entry is entry]
+        heapify(self.rest)
 
     def first(self) -> Any:  # noqa: ANN401 - of the one kind that it keeps
         """Return the item of the lowest rank; None if there is none."""
-        entries = self.entries
-        while entries:
-            rank, item = entry = entries[0]
-            if item.entry is not entry:
-                heappop(entries)
-                continue
-            now = item.rank_now()
-            if now is rank or now == rank:
-                return item
-            if now is None:
-                heappop(entries)
+        while (top := self.top) is not None:
+            rank, item = top
+            rest = self.rest
+            if item.entry is top:
+                now = item.rank_now()
+                if now is rank or now == rank:
+                    return item
+                if now is not None:
+                    item.entry = entry = (now, item)
+                    if not rest:
+                        self.top = entry
+                        return item
+                    self.top = heappushpop(rest, entry)
+                    continue
                 item.entry = None
                 self.size -= 1
-            else:
-                item.entry = entry = (now, item)
-                heapreplace(entries, entry)
+            self.top = heappop(rest) if rest else None
         return None
 
 
-class Group:
+class Group(Ranked):
     """Lines that wait for the same set of limits."""
 
-    __slots__ = ("at", "entry", "lines", "members", "rooms")
+    __slots__ = ("at", "entry", "members", "rooms")
 
     def __init__(self, rooms: frozenset[Room]) -> None:
+        super().__init__()
         self.rooms = rooms
-        self.lines = Ranked()
         self.members = 0
         """How many lines are in it, even if their callers have all gone and not left yet."""
         self.at: Room
@@ -139,7 +167,7 @@ class Group:
         self.entry: Any = None
 
     def rank_now(self) -> Rank | None:
-        line = self.lines.first()
+        line = self.first()
         return None if line is None else line.rank
 
     def __lt__(self, other: object) -> bool:
@@ -167,36 +195,49 @@ class Reservation:
         self.rooms = rooms
 
 
-class Room:
-    """Who waits for one limit."""
+class Room(Ranked):
+    """Who waits for one limit: the lines and groups that stand with it."""
 
-    __slots__ = ("entry", "limit", "lines", "reservation", "standing", "timer")
+    __slots__ = ("entry", "limit", "lines", "reservation", "timer")
 
     def __init__(self, limit: LimitState) -> None:
+        super().__init__()
         self.limit = limit
-        self.standing = Ranked()
-        """The lines and groups that stand here."""
-        self.lines: set[Line[Call]] = set()
-        """Those that come under the limit, wherever they stand."""
+        self.lines: set[Line[Call]] | Line[Call] | None = None
+        """Those that come under the limit, wherever they stand; one needs no set."""
         self.timer: float | None = None
         """When to look at it again."""
         self.reservation: Reservation | None = None
         self.entry: Any = None
 
-    def first(self) -> Line[Call] | None:
+    def first_line(self) -> Line[Call] | None:
         """Return the first line of those that stand here."""
-        return None if not self.standing.size or self.standing.first() is None else self.top()
-
-    def top(self) -> Line[Call]:
-        """Return what `first` has just returned."""
-        item: Group | Line[Call] = self.standing.entries[0][1]
-        if isinstance(item, Group):
-            top: Line[Call] = item.lines.entries[0][1]
-            return top
-        return item
+        top = self.top
+        if top is None:
+            return None
+        # Asked several times for each look, mostly of what has not changed: so not by `first`,
+        # which asks each item that is at a top for its rank.
+        item: Any = top[1]
+        if item.entry is top:
+            inner: tuple[Rank, Any] | None = top
+            if type(item) is Group:
+                inner = item.top
+                item = None if inner is None else inner[1]
+            if item is not None and item.entry is inner:
+                head = item.head
+                if head is not None and item.rank is top[0] and not head.future.done():
+                    return item  # type: ignore[no-any-return]  # a line
+                if inner is top and not self.rest and (rank := item.rank_now()) is not None:
+                    self.top = item.entry = (rank, item)
+                    return item  # type: ignore[no-any-return]  # a line
+        item = self.first()
+        if type(item) is Group:
+            line: Line[Call] = item.top[1]  # type: ignore[index]  # `first` has looked
+            return line
+        return item  # type: ignore[no-any-return]  # a line
 
     def rank_now(self) -> Rank | None:
-        line = self.first()
+        line = self.first_line()
         return None if line is None else line.rank
 
     def __lt__(self, other: object) -> bool:
@@ -219,25 +260,38 @@ def is_waited_for(limit: LimitState) -> bool:
 def is_stood_at(limit: LimitState) -> bool:
     """Return whether somebody stands with a limit."""
     room: Room | None = limit.room
-    return room is not None and room.standing.size > 0
+    return room is not None and room.size > 0
 
 
 def lines_under(limit: LimitState) -> Collection[Line[Call]]:
     """Return the lines that come under a limit, but for those that have only what all have."""
     room: Room | None = limit.room
-    return () if room is None else room.lines
+    lines = None if room is None else room.lines
+    if lines is None:
+        return ()
+    return lines if isinstance(lines, set) else (lines,)
 
 
 def add_line(line: Line[Call]) -> None:
     """Note that a line comes under its limits."""
     for limit in line.limits or ():
-        _room_of(limit).lines.add(line)
+        room = _room_of(limit)
+        if room.lines is None:
+            room.lines = line
+        elif isinstance(room.lines, set):
+            room.lines.add(line)
+        else:
+            room.lines = {room.lines, line}
 
 
 def remove_line(line: Line[Call]) -> None:
     """Note that a line is gone."""
     for limit in line.limits or ():
-        _room_of(limit).lines.discard(line)
+        room = _room_of(limit)
+        if isinstance(room.lines, set):
+            room.lines.discard(line)
+        elif room.lines is line:
+            room.lines = None
 
 
 class Scheduler:
@@ -295,8 +349,7 @@ class Scheduler:
         for _, _, room in self._timers:
             self._drop_timer(room)
         self._timers.clear()
-        for _, room in list(self._open.entries):
-            self._open.remove(room)
+        self._open.clear()
 
     # Arrival and departure.
 
@@ -355,7 +408,7 @@ class Scheduler:
         """Note that a line ranks before its entry."""
         group, room = line.group, _at(line)
         if isinstance(group, Group):
-            group.lines.add(line, rank)
+            group.add(line, rank)
             if group.entry is None or rank < group.entry[0]:
                 self._stand(group, room, rank)
         else:
@@ -376,50 +429,62 @@ class Scheduler:
             has changed; None: nobody waits.
         """
         budget -= self._open_due(now, budget // 2)
+        touched, by_rank, line = self._touched, self._open, None
         while True:
-            while self._touched:
+            while touched:
                 if budget <= 0:
                     return now
                 budget -= 1
-                room = next(iter(self._touched))
-                del self._touched[room]
+                room = next(iter(touched))
+                del touched[room]
                 self._arm(room, now)
-            room = self._open.first()
-            if room is None:
+                line = None
+            top = by_rank.top
+            if top is None:
                 break
+            if line is None or top is not room.entry:  # else it is the next of the same room
+                room = top[1]
+                line = room.first_line()
+                if top is not room.entry or line is None or line.rank is not top[0]:
+                    room = by_rank.first()
+                    if room is None:
+                        break
+                    line = room.first_line()
             if budget <= 0:
                 return now
             budget -= 1
-            self._look_at(room, now)
+            line = self._look_at(room, line, now)
             if self.disturbed:  # by an observer
                 return now
         return self._next_timer(now) if self._waiters.live else None
 
-    def _look_at(self, room: Room, now: float) -> None:
-        """Start the first at an open limit, or let it wait for another one."""
+    def _look_at(self, room: Room, line: Line[Call], now: float) -> Line[Call] | None:
+        """Start the first at an open limit, or let it wait for another one.
+
+        Returns:
+            The next there, if it may be looked at now.
+        """
         self.looks += 1
-        line = room.top()
-        call, rank = line.head, line.rank
+        call, rank, limits = line.head, line.rank, line.limits
         assert call is not None  # noqa: S101 - `step` has just looked
         assert rank is not None  # noqa: S101 - as above
-        blocker = self._blocker(self._limits_of(line), call, rank, line, now, first_at=room)
+        if limits is None:
+            limits = self._limits_of(line)
+        blocker = self._blocker(limits, call, rank, line, now, first_at=room)
         if blocker is None:
-            self._start(line, call, now)
-            self._arm(room, now)
-        elif blocker is room:  # it was charged through another group
-            self._arm(room, now)
-        else:
+            for limit in limits:
+                limit.consume(now, call.costs)
+            if line.reservation is not None:
+                self._end_reservation(line.reservation)
+            self._waiters.pop(call)
+            if not line.live:
+                self._ungroup(line)
+                self._on_end(line)
+            self._grant(call, now)
+        elif blocker is not room:  # else it was charged through another group
             self._move(line, blocker, now)
-
-    def _start(self, line: Line[Call], call: Call, now: float) -> None:
-        for limit in self._limits_of(line):
-            limit.consume(now, call.costs)
-        self._end_reservation(line.reservation)
-        self._waiters.pop(call)
-        if not line.live:
-            self.close(line)
-            self._on_end(line)
-        self._grant(call, now)
+            return None
+        return self._arm(room, now)
 
     def _open_due(self, now: float, most: int) -> int:
         """Look at the rooms whose time has come; return how many."""
@@ -444,7 +509,7 @@ class Scheduler:
                 continue
             if at <= now:  # the budget was not enough for all that were due
                 return now
-            line = room.first()
+            line = room.first_line()
             opens = math.inf if line is None else self._opens_at(room, line, now)
             if opens <= at:
                 return at
@@ -457,28 +522,40 @@ class Scheduler:
 
     def _opens_at(self, room: Room, line: Line[Call], now: float) -> float:
         """Return when a limit has room for the first of those who stand with it; inf: unknown."""
-        call, rank = line.head, line.rank
+        call = line.head
         assert call is not None  # noqa: S101 - it was found by its rank
-        assert rank is not None  # noqa: S101 - as above
         at = room.limit.next_at(now, call.costs)
-        if at <= now and self._is_reserved(room, call, rank, now):
-            return math.inf  # the end of the reservation will be noted
+        if room.reservation is not None and at <= now:
+            assert line.rank is not None  # noqa: S101 - as above
+            if self._is_reserved(room, call, line.rank, now):
+                return math.inf  # the end of the reservation will be noted
         return at
 
-    def _arm(self, room: Room, now: float) -> None:
-        """Note when to look at a room: now, at an instant, or once something has changed."""
-        line = room.first()
+    def _arm(self, room: Room, now: float) -> Line[Call] | None:
+        """Note when to look at a room: now, at an instant, or once something has changed.
+
+        Returns:
+            The first line there, if it may be looked at now.
+        """
+        line = room.first_line()
         if line is None:
             self._open.remove(room)
             self._drop_timer(room)
-            return
-        at, rank = self._opens_at(room, line, now), line.rank
-        assert rank is not None  # noqa: S101 - it was found by it
+            return None
+        # As _opens_at, which would be one call more.
+        at = room.limit.next_at(now, line.head.costs)  # type: ignore[union-attr]  # it was found by it
+        if room.reservation is not None and at <= now:
+            at = self._opens_at(room, line, now)
         if at > now:
-            self._open.remove(room)
+            if room.entry is not None:
+                self._open.remove(room)
             self._set_timer(room, at)
-        elif room.entry is None or rank != room.entry[0]:
+            return None
+        rank, entry = line.rank, room.entry
+        assert rank is not None  # noqa: S101 - it was found by it
+        if entry is None or (rank is not entry[0] and rank != entry[0]):
             self._open.add(room, rank)
+        return line
 
     def _set_timer(self, room: Room, at: float) -> None:
         if at < math.inf and (room.timer is None or at < room.timer):
@@ -513,7 +590,7 @@ class Scheduler:
             at = limit.next_at(now, costs)
             room: Room | None = limit.room
             if room is not None:
-                first = room.first() if room.standing.size and room is not first_at else None
+                first = room.first_line() if room.size and room is not first_at else None
                 if first is not None and first is not line and first.rank < rank:  # type: ignore[operator]  # it has one
                     timer = math.inf if room.timer is None else room.timer
                     at = max(at, timer, math.nextafter(now, math.inf))
@@ -542,7 +619,7 @@ class Scheduler:
             (group.at, *_) = rooms
         line.group = group
         group.members += 1
-        group.lines.add(line, rank)
+        group.add(line, rank)
         if group.entry is None or rank < group.entry[0]:
             self._stand(group, group.at, rank)
             self._arm(group.at, now)
@@ -550,7 +627,7 @@ class Scheduler:
     def _stand(self, item: Group | Line[Call], room: Room, rank: Rank) -> None:
         if isinstance(item, Group):
             item.at = room
-        room.standing.add(item, rank)
+        room.add(item, rank)
         held = room.reservation
         if held is not None and rank < held.rank:  # an earlier one waits there: it goes first
             self._end_reservation(held)
@@ -563,7 +640,7 @@ class Scheduler:
         assert rank is not None  # noqa: S101 - it is the first
         rooms = place.rooms if isinstance(place, Group) else frozenset((place,))
         if isinstance(place, Group) and blocker in rooms:
-            room.standing.remove(place)
+            room.remove(place)
             self._stand(place, blocker, rank)
         else:
             rooms |= {blocker}
@@ -580,12 +657,12 @@ class Scheduler:
         place: Group | Room = line.group
         line.group = None
         if isinstance(place, Room):
-            place.standing.remove(line)
+            place.remove(line)
             return
-        place.lines.remove(line)
+        place.remove(line)
         place.members -= 1
         if not place.members:
-            place.at.standing.remove(place)
+            place.at.remove(place)
             del self._groups[place.rooms]
 
     # Reservations.
@@ -599,28 +676,38 @@ class Scheduler:
 
     def _reserve(self, line: Line[Call], now: float) -> None:
         """See that the first of a line, which has just had its turn in vain, is not delayed."""
-        call, rank, own = line.head, line.rank, self._own()
-        lanes = [limit for limit in self._limits_of(line) if limit not in own]
-        if len(lanes) <= 1 or call is None or rank is None:
+        limits, own = line.limits, self._own()
+        if limits is None:
+            limits = self._limits_of(line)
+        if len(limits) - len(own) <= 1:
             return  # any other call under its one lane comes under the queue's limits, too
+        call, rank = line.head, line.rank
+        assert call is not None  # noqa: S101 - it has just had its turn
+        assert rank is not None  # noqa: S101 - as above
         deadline = now
-        for limit in self._limits_of(line):
+        for limit in limits:
             room = _room_of(limit)
-            first = room.first()
-            if first is not None and first is not line and first.rank < rank:  # type: ignore[operator]  # it has one
-                return
-            held = room.reservation
-            if held is not None and held.line is not line and held.rank < rank:
+            if self._waits_behind_another(line, rank, room):
                 return
             deadline = max(deadline, limit.next_at(now, call.costs))
-        self._end_reservation(line.reservation)
-        rooms = [_room_of(limit) for limit in lanes]
-        reservation = Reservation(line, call, rank, deadline, rooms)
-        line.reservation = reservation
+        rooms = [limit.room for limit in limits if limit not in own]
+        if line.reservation is not None:
+            self._end_reservation(line.reservation)
+        line.reservation = reservation = Reservation(line, call, rank, deadline, rooms)
         for room in rooms:
-            self._end_reservation(room.reservation)
+            if room.reservation is not None:
+                self._end_reservation(room.reservation)
             room.reservation = reservation
-            self._touched[room] = None
+            if room.size:
+                self._touched[room] = None
+
+    @staticmethod
+    def _waits_behind_another(line: Line[Call], rank: Rank, room: Room) -> bool:
+        """Return whether somebody before a line stands with a limit, or has reserved it."""
+        first, held = room.first_line(), room.reservation
+        if first is not None and first is not line and first.rank < rank:  # type: ignore[operator]  # it has one
+            return True
+        return held is not None and held.line is not line and held.rank < rank
 
     def _end_reservation(self, reservation: Reservation | None) -> None:
         if reservation is not None:
@@ -628,4 +715,5 @@ class Scheduler:
             for room in reservation.rooms:
                 if room.reservation is reservation:
                     room.reservation = None
-                    self._touched[room] = None
+                    if room.size:
+                        self._touched[room] = None

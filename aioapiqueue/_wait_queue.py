@@ -62,7 +62,7 @@ W = TypeVar("W", bound=Waiter)
 class Line(Generic[W]):
     """The waiters that come under the same limits, by priority, then by arrival.
 
-    One that leaves early stays in its deque until it is met or most there have left, so that
+    One that leaves early stays where it is until it is met or most there have left, so that
     leaving costs no search.
 
     Args:
@@ -72,6 +72,7 @@ class Line(Generic[W]):
 
     __slots__ = (
         "costly",
+        "costs",
         "counted",
         "entry",
         "flow",
@@ -82,6 +83,7 @@ class Line(Generic[W]):
         "limits",
         "live",
         "name",
+        "only",
         "priorities",
         "rank",
         "reservation",
@@ -91,14 +93,21 @@ class Line(Generic[W]):
     def __init__(self, name: Hashable, limits: Any = None) -> None:  # noqa: ANN401 - the limiter's
         self.name = name
         self.limits = limits
-        self.levels: dict[float, deque[W]] = {}
-        self.priorities: list[float] = []
+        # In most of 100,000 lines one call waits: it needs no containers, which take memory, and
+        # the garbage collector's time.
+        self.only: W | None = None
+        """Who waits, until there is a second one."""
+        self.levels: dict[float, deque[W]] | None = None
+        """By priority, from then on."""
+        self.priorities: list[float]
         """A heap of the priorities in `levels`."""
         self.live = 0
         self.costly = 0
-        """How many of them do not cost just one call."""
+        """How many of them do not cost just one call; not counted where all come under `limits`."""
+        self.costs: list[float] | None = None
+        """What those cost, by unit."""
         self.gone = 0
-        """How many have left early and are still in a deque."""
+        """How many have left early and are still in it."""
         self.flow: Hashable = None
         self.turn = 0
         """With `fair`: whose turns it takes, and the number of its next one."""
@@ -115,41 +124,74 @@ class Line(Generic[W]):
         return False  # only entries of one and the same line, one of them stale, ever tie
 
     def put(self, waiter: W) -> bool:
-        """Add `waiter` to those of its priority; return whether it now goes first among them."""
-        level = self.levels.get(waiter.priority)
+        """Add `waiter` to those of its priority; return whether it may go first now."""
+        levels = self.levels
+        if levels is None:
+            if self.only is None:
+                self.only = waiter
+                self.live += 1
+                self.head = None
+                return True
+            levels = self.use_levels()
+        priority = waiter.priority
+        level = levels.get(priority)
         if level is None:
-            level = self.levels[waiter.priority] = deque()
-            heappush(self.priorities, waiter.priority)
+            level = levels[priority] = deque()
+            heappush(self.priorities, priority)
         level.append(waiter)
         self.live += 1
-        if level[0] is waiter:
+        if level[0] is not waiter:
+            return False
+        head = self.head
+        if head is not None:
+            if priority >= head.priority:
+                return head.future.done()
             self.head = None
-            return True
-        return False
+        return True
+
+    def use_levels(self) -> dict[float, deque[W]]:
+        """Keep several waiters, from now on."""
+        self.levels, self.priorities = {}, []
+        if self.only is not None:
+            self.levels[self.only.priority] = deque((self.only,))
+            self.priorities.append(self.only.priority)
+            self.only = None
+        return self.levels
 
     def first(self) -> W | None:
         """Return who is next, forgetting on the way those who left; None if nobody waits."""
+        levels = self.levels
+        if levels is None:
+            waiter = self.only
+            if waiter is not None and waiter.future.done():
+                self.only = waiter = None
+                self.gone -= 1
+            return waiter
         while self.priorities:
-            level = self.levels[self.priorities[0]]
+            level = levels[self.priorities[0]]
             while level:
                 waiter = level[0]
                 if not waiter.future.done():  # all who left have a future that is done
                     return waiter
                 level.popleft()
                 self.gone -= 1
-            del self.levels[heappop(self.priorities)]
+            del levels[heappop(self.priorities)]
         return None
 
     def rank_now(self) -> Rank | None:
         """Return the rank of who is next; None if nobody waits."""
-        if self.head is None or self.head.future.done():
-            first = self.head = self.first()
-            self.rank = None if first is None else (first.priority, self.turn, first.arrival)
+        head = self.head
+        if head is None or head.future.done():
+            head = self.head = self.first()
+            self.rank = None if head is None else (head.priority, self.turn, head.arrival)
         return self.rank
 
     def pop(self) -> None:
         """Take out the one that `first` returned."""
-        self.levels[self.priorities[0]].popleft()
+        if self.levels is None:
+            self.only = None
+        else:
+            self.levels[self.priorities[0]].popleft()
         self.live -= 1
         self.head = None
 
@@ -158,28 +200,68 @@ class Line(Generic[W]):
         self.head = None
         self.live -= 1
         self.gone += 1
-        if self.gone > self.live + _MANY_GONE:
+        if self.levels is None:
+            if self.only is not None and not self.only.waits:
+                self.only = None
+                self.gone -= 1
+        elif self.gone > self.live + _MANY_GONE:
             kept = {p: deque(w for w in level if w.waits) for p, level in self.levels.items()}
             self.levels = {p: level for p, level in kept.items() if level}
             self.priorities = list(self.levels)
             heapify(self.priorities)
             self.gone = sum(map(len, self.levels.values())) - self.live
 
+    def everybody(self) -> Iterator[W]:
+        """All in it, in no order, with those who have left early and were not met yet."""
+        if self.levels is not None:
+            for level in self.levels.values():
+                yield from level
+        elif self.only is not None:
+            yield self.only
+
     def __iter__(self) -> Iterator[W]:
         """All who wait, in their order."""
+        if self.levels is None:
+            yield from [waiter for waiter in self.everybody() if waiter.waits]
+            return
         for priority in sorted(self.priorities):
             yield from (waiter for waiter in self.levels[priority] if waiter.waits)
 
     def oldest_of_least_urgent(self) -> W | None:
         """Return who loses its place to somebody more urgent; None if nobody waits."""
+        levels = self.levels or self.use_levels()
         for priority in sorted(self.priorities, reverse=True):
-            level = self.levels[priority]
+            level = levels[priority]
             while level:
                 if level[0].waits:
                     return level[0]
                 level.popleft()
                 self.gone -= 1
         return None
+
+    def add_costs(self, costs: Sequence[float], sign: int) -> None:
+        """Add what a call costs, which is not just one call, or take it away."""
+        self.costly += sign
+        if not self.costly:
+            self.costs = None  # whatever rounding has left
+        else:
+            if self.costs is None:
+                self.costs = [0]
+            _add_to(self.costs, costs, sign)
+
+    def total(self, unit: int) -> float:
+        """Return what all who wait will cost together, in one unit."""
+        costs = self.costs
+        total = 0 if costs is None or unit >= len(costs) else costs[unit]
+        return total + (0 if unit else self.live - self.costly)
+
+
+def _add_to(totals: list[float], costs: Sequence[float], sign: int) -> None:
+    """Add costs by unit to totals, or take them away."""
+    totals.extend([0] * (len(costs) - len(totals)))
+    for unit, cost in enumerate(costs):
+        if is_stated(costs, unit):
+            totals[unit] += sign * cost
 
 
 class WaitQueue(asyncio.Queue[W]):
@@ -203,6 +285,7 @@ class WaitQueue(asyncio.Queue[W]):
         """How many wait."""
         self._plain: Line[W] = Line(None)
         """The line of those who come under what all do; kept, as most queues have no other."""
+        self._plain.use_levels()
         self._costly = 0
         """How many of them do not cost just one call."""
         self._costs: list[float] = [0]
@@ -257,18 +340,21 @@ class WaitQueue(asyncio.Queue[W]):
             self._add_to_line(item)
         else:
             item.line = line
-            if item.costs is not ONE_CALL:
-                line.costly += 1
             if line.put(item):
                 self.on_first()
 
     def _add_to_line(self, item: W) -> None:
-        line = self._plain if item.limits is None and not self.fair else self._line_for(item)
+        if self.fair:
+            line = self._line_for(item)
+        elif item.limits is None:
+            line = self._plain
+        else:  # as _line_for: this is done for each call of a lane that has to wait
+            line = self.lines.get(item.limits) or Line(item.limits, item.limits)
         if not line.live:
             self.lines[line.name] = line
         item.line = line
-        if item.costs is not ONE_CALL:
-            line.costly += 1
+        if item.costs is not ONE_CALL and line.limits is not None:
+            line.add_costs(item.costs, 1)
         if line.put(item):
             self.on_first()
 
@@ -277,9 +363,8 @@ class WaitQueue(asyncio.Queue[W]):
         line = self.lines.get(name)
         if line is None:
             line = Line(name, item.limits)
-            if self.fair:
-                line.flow = item.keys[0]
-                line.turn = self._next_turn(line.flow)
+            line.flow = item.keys[0]
+            line.turn = self._next_turn(line.flow)
         return line
 
     def name_of_line(self, item: W) -> Hashable:
@@ -340,7 +425,10 @@ class WaitQueue(asyncio.Queue[W]):
         """
         line = waiter.line
         waiter.line = None
-        line.levels[line.priorities[0]].popleft()  # as Line.pop: this is done for each slot
+        if line.levels is not None:  # as Line.pop: this is done for each slot
+            line.levels[line.priorities[0]].popleft()
+        else:
+            line.only = None
         line.live -= 1
         line.head = None
         if self.fair:
@@ -350,8 +438,8 @@ class WaitQueue(asyncio.Queue[W]):
         if not line.live:
             self._drop(line)
         self.live -= 1
-        if waiter.costs is not ONE_CALL:
-            line.costly -= 1
+        if waiter.costs is not ONE_CALL and line.limits is not None:
+            line.add_costs(waiter.costs, -1)
         if waiter.costs is not ONE_CALL or not self.live or self._everybody is not None:
             self._forget(waiter)
 
@@ -364,8 +452,8 @@ class WaitQueue(asyncio.Queue[W]):
         if line is not None:
             waiter.line = None
             line.leave()
-            if waiter.costs is not ONE_CALL:
-                line.costly -= 1
+            if waiter.costs is not ONE_CALL and line.limits is not None:
+                line.add_costs(waiter.costs, -1)
             if not line.live:
                 self._drop(line)
                 if self.fair and self._turns.get(line.flow) == line.turn:
@@ -397,11 +485,7 @@ class WaitQueue(asyncio.Queue[W]):
         if not self._costly:
             self._costs = [0]  # whatever rounding has left
             return
-        totals = self._costs
-        totals.extend([0] * (len(costs) - len(totals)))
-        for unit, cost in enumerate(costs):
-            if is_stated(costs, unit):
-                totals[unit] += sign * cost
+        _add_to(self._costs, costs, sign)
 
     def total(self, unit: int = 0) -> float:
         """Return what all who wait will cost together, in one unit."""
@@ -410,8 +494,8 @@ class WaitQueue(asyncio.Queue[W]):
 
     def not_left(self) -> list[W]:
         """Return all who wait, and those whose caller has gone and who have not left yet."""
-        levels = (level for line in self.lines.values() for level in line.levels.values())
-        return [waiter for level in levels for waiter in level if waiter.line is not None]
+        everybody = (waiter for line in self.lines.values() for waiter in line.everybody())
+        return [waiter for waiter in everybody if waiter.line is not None]
 
     def rebuild(self) -> None:
         """Sort all who wait into lines again: what they come under has changed."""
@@ -420,6 +504,7 @@ class WaitQueue(asyncio.Queue[W]):
         # old lines, which are in use no more. `live` and the costs count them.
         self.lines = {}
         self._plain = Line(None)
+        self._plain.use_levels()
         self._turns.clear()
         for waiter in waiting:
             self._add_to_line(waiter)
@@ -431,5 +516,4 @@ class WaitQueue(asyncio.Queue[W]):
     def __iter__(self) -> Iterator[W]:
         """All who wait, in no order."""
         for line in list(self.lines.values()):
-            for level in list(line.levels.values()):
-                yield from [waiter for waiter in level if waiter.waits]
+            yield from [waiter for waiter in line.everybody() if waiter.waits]

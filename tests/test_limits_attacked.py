@@ -408,7 +408,9 @@ async def overflow_cost(maxsize):
 
 async def test_drop_oldest_is_not_linear():
     """It does not walk past all who were pushed out before."""
-    assert await overflow_cost(16_000) < 4 * await overflow_cost(500)
+    few = min([await overflow_cost(500) for _ in range(3)])
+    many = min([await overflow_cost(16_000) for _ in range(3)])
+    assert many < 4 * few
 
 
 async def try_slot_cost(waiting):

@@ -10,6 +10,7 @@ Hooks are set on one object, not on its class, and stay for the object's life.
 from __future__ import annotations
 
 import math
+from collections import deque
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -249,7 +250,7 @@ def left_over(queue: ApiQueue) -> list[str]:
     for key, states in _states_by_key(limiter).items():
         for state in states:
             room = state.room
-            if room is not None and (room.lines or room.reservation or room.standing.size):
+            if room is not None and (room.lines or room.reservation or room.size):
                 found.append(f"a room of {key!r}")
             if getattr(state, "used", 0) and hasattr(state, "most") and key is not None:
                 found.append(f"{state.used} permits of {key!r}")
@@ -316,8 +317,8 @@ def forget_who_met_full_buckets(queue: ApiQueue) -> None:
 
     def settling(call: Any, costs: Any) -> None:
         for limit in limiter._own:
-            limit.peaks.clear()
-            limit.peaks.append((math.inf, -math.inf))  # nobody met it with less than nothing owed
+            # Nobody met it with less than nothing owed.
+            limit.peaks = deque([(math.inf, -math.inf)])
         settle(call, costs)
 
     limiter.settle = settling
