@@ -34,7 +34,7 @@ from aioapiqueue._scheduler import (
     remove_line,
 )
 from aioapiqueue._slot import Call, DetailedCall
-from aioapiqueue._together import FullBuckets, consume_if_due, try_consume
+from aioapiqueue._together import charge_full_pair, consume_if_due, try_consume
 from aioapiqueue._units import ONE_CALL, UNSTATED, is_stated
 from aioapiqueue._wait_queue import WaitQueue
 
@@ -244,7 +244,7 @@ class LocalLimiter:
     # From arrival to release.
 
     def fast_acquire(self) -> FastAcquire:
-        own, full = self._own, FullBuckets.of(self._own)
+        own = self._own
         if not own or not self._plain or self.counts_permits:
             return FastAcquire()
         one = None
@@ -252,7 +252,7 @@ class LocalLimiter:
             one = partial(try_consume, own, costs=ONE_CALL)
             if len(own) == 1:
                 one = own[0].try_consume_one
-        return FastAcquire(one, None if full is None else full.try_consume)
+        return FastAcquire(one, charge_full_pair(own))
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse a cost that the queue's own limits could never let through."""

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from aioapiqueue._algorithms import TokenBucket
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from aioapiqueue._algorithms import LimitState
 
-__all__ = ["FullBuckets", "consume_if_due", "try_consume"]
+__all__ = ["charge_full_pair", "consume_if_due", "try_consume"]
 
 
 def consume_if_due(states: Sequence[LimitState], now: float, costs: Sequence[float]) -> float:
@@ -40,50 +40,58 @@ def try_consume(states: Sequence[LimitState], now: float, costs: Sequence[float]
     return due
 
 
-class FullBuckets:
-    """The way of most newcomers under several rates: all buckets are full, and it takes of each.
+def charge_full_pair(
+    states: Sequence[LimitState],
+) -> Callable[[float, Sequence[float]], bool] | None:
+    """Return the short way of most newcomers under two rates: both buckets are full.
 
-    Args:
-        buckets: the states of the rates.
+    Two is what most have that count more than calls, and in a loop it would take a third longer. It
+    is for the rates as they are now: where they change, ask for another.
+
+    Returns:
+        A function of now and costs. It returns True if it has charged a newcomer while nobody
+        waits, and False if it has not, as the case is another one. None: not for these limits.
     """
+    buckets = [state for state in states if type(state) is TokenBucket]
+    if len(states) != 2 or len(buckets) != 2:  # noqa: PLR2004 - a pair
+        return None
+    one, other = buckets
+    unit, burst, interval = one.unit, one.burst, one.interval
+    other_unit, other_burst, other_interval = other.unit, other.burst, other.interval
+    catch_up = one.catch_up
 
-    __slots__ = ("_buckets", "_catch_up")
-
-    def __init__(self, buckets: Sequence[TokenBucket]) -> None:
-        self._buckets = buckets
-        self._catch_up = buckets[0].catch_up
-
-    @classmethod
-    def of(cls, states: Sequence[LimitState]) -> FullBuckets | None:
-        """Return this of a queue's own limits; None if not all of them are rates."""
-        buckets = [state for state in states if type(state) is TokenBucket]
-        return cls(buckets) if buckets and len(buckets) == len(states) else None
-
-    def try_consume(self, now: float, costs: Sequence[float]) -> bool:
-        """Charge a newcomer while nobody waits, and return True, if it is such a case.
-
-        In any other, nothing has been charged: it has to be asked for in full.
-        """
-        buckets, earliest = self._buckets, now - self._catch_up
+    def charge(now: float, costs: Sequence[float]) -> bool:
         try:
-            for bucket in buckets:
-                if (
-                    bucket.tat > now
-                    or not 0 < costs[bucket.unit] <= bucket.burst  # so with one that is not stated
-                    or bucket.held > earliest
-                ):
-                    return False
+            used, other_used = costs[unit], costs[other_unit]
         except IndexError:  # the call was made before this unit was known
             return False
-        for bucket in buckets:  # as TokenBucket.newcomer_at and consume
-            used = costs[bucket.unit]
-            if bucket.last < earliest and bucket.tat < now:
-                bucket.anchor = now
-            elif bucket.tat < earliest:
-                bucket.anchor = earliest
-            else:
-                used += bucket.used
-            bucket.used = used
-            bucket.tat = bucket.anchor + used * bucket.interval
-            bucket.last = bucket.full_at = now
+        tat, other_tat, earliest = one.tat, other.tat, now - catch_up
+        if (
+            tat > now
+            or other_tat > now
+            or not 0 < used <= burst  # so with one that is not stated
+            or not 0 < other_used <= other_burst
+            or one.held > earliest
+            or other.held > earliest
+        ):
+            return False
+        # As TokenBucket.newcomer_at and consume.
+        if one.last < earliest and tat < now:
+            one.anchor = now
+        elif tat < earliest:
+            one.anchor = earliest
+        else:
+            used += one.used
+        if other.last < earliest and other_tat < now:
+            other.anchor = now
+        elif other_tat < earliest:
+            other.anchor = earliest
+        else:
+            other_used += other.used
+        one.used, other.used = used, other_used
+        one.tat = one.anchor + used * interval
+        other.tat = other.anchor + other_used * other_interval
+        one.last = one.full_at = other.last = other.full_at = now
         return True
+
+    return charge

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import random
 
 import pytest
 
-from aioapiqueue import Rate, Window
+from aioapiqueue import ApiQueue, Rate, Window
 from aioapiqueue._algorithms import SlidingWindow, TokenBucket
-from aioapiqueue._together import FullBuckets, try_consume
+from aioapiqueue._together import charge_full_pair, try_consume
 from aioapiqueue._units import UNSTATED
 
 
@@ -33,7 +34,7 @@ def test_the_short_way_charges_the_same(seed):
             rng.choice(buckets).held = now + rng.choice([-0.005, 0, 0.005])
         stated = UNSTATED not in costs
         others = copy.deepcopy(buckets)
-        if FullBuckets(buckets).try_consume(now, costs):
+        if charge_full_pair(buckets)(now, costs):
             assert stated
             assert try_consume(others, now, costs) <= now
             short += 1
@@ -45,13 +46,26 @@ def test_the_short_way_charges_the_same(seed):
     assert short
 
 
-def test_only_rates_take_the_short_way():
-    """Other kinds are asked one by one."""
+def test_only_two_rates_take_the_short_way():
+    """Other kinds, and other numbers, are asked one by one."""
     bucket = TokenBucket(Rate(1), catch_up=0)
     window = SlidingWindow(Window(1, 1))
-    assert FullBuckets.of([bucket, bucket]) is not None
-    assert FullBuckets.of([bucket, window]) is None
-    assert FullBuckets.of([]) is None
+    assert charge_full_pair([bucket, bucket]) is not None
+    for others in ([bucket, window], [window, window], [bucket], [bucket] * 3, []):
+        assert charge_full_pair(others) is None
+
+
+async def test_the_short_way_keeps_to_rates_that_are_set_later():
+    """It is made anew, as it is for the rates that were in force when it was."""
+    loop = asyncio.get_running_loop()
+    queue = ApiQueue("10/s", "1000 tokens/s", catch_up=1)
+    async with queue.slot(cost={"tokens": 1}):
+        pass
+    queue.set_rate("1/s", "1000 tokens/s")
+    await asyncio.sleep(5)
+    for due in (5.0, 6.0, 7.0):
+        async with queue.slot(cost={"tokens": 1}):
+            assert loop.time() == due
 
 
 def test_costs_of_before_a_unit_was_known():
@@ -59,5 +73,5 @@ def test_costs_of_before_a_unit_was_known():
     buckets = [TokenBucket(Rate(1), catch_up=1, unit=unit) for unit in range(2)]
     for bucket in buckets:
         bucket.consume(100, (1, 1))
-    assert not FullBuckets(buckets).try_consume(101, (1,))
-    assert FullBuckets(buckets).try_consume(101, (1, 1))
+    assert not charge_full_pair(buckets)(101, (1,))
+    assert charge_full_pair(buckets)(101, (1, 1))
