@@ -49,6 +49,8 @@ class KeyQueues(WaitQueue[Call]):
         """The lines of each scope, by name."""
         self._scopes_of: dict[Hashable, dict[Scope, None]] = {}
         """The scopes of each lane in which somebody waits."""
+        self._new_firsts: dict[Line[Call], None] = {}
+        """The lines whose first may be another one than `take_new_firsts` has returned."""
         self._parked_until: dict[Line[Call], float] = {}
         self._ready: list[tuple[float, int, Line[Call]]] = []
         """A heap of (priority, place, line). An entry may rank its line too early, never too late:
@@ -70,6 +72,8 @@ class KeyQueues(WaitQueue[Call]):
             lines[name] = line
         item.line = line
         is_first = line.put(item)
+        if is_first:
+            self._new_firsts[line] = None
         if line in self._parked_until:
             # In a parked line a new first may be due sooner (it may cost less).
             if line.first() is item:
@@ -122,6 +126,7 @@ class KeyQueues(WaitQueue[Call]):
         line = waiter.line
         waiter.line = None  # type: ignore[assignment]  # it waits no more
         line.pop()
+        self._new_firsts[line] = None
         if self.fair:  # to the end of the round
             heappop(self._ready)
             line.entry, line.turn = None, 0
@@ -143,6 +148,7 @@ class KeyQueues(WaitQueue[Call]):
             return None
         waiter.line = None  # type: ignore[assignment]  # as above
         line.leave()
+        self._new_firsts[line] = None
         if line in self._parked_until:  # its next may be due sooner, or there is none
             self._unpark(line)
         if not line.live:
@@ -196,6 +202,12 @@ class KeyQueues(WaitQueue[Call]):
         self.by_scope, self._scopes_of = {}, {}
         super().rebuild()
         self._wake_getters()
+
+    def take_new_firsts(self) -> list[Call]:
+        """Return who is first in a line, once, in all lines where that may have changed."""
+        lines, self._new_firsts = self._new_firsts, {}
+        firsts = (line.first() for line in lines)
+        return [first for first in firsts if first is not None]
 
     def rank(self, scope: Scope, behind: int = 0) -> Place | None:
         """Return the place of who waits behind so many others of one scope; None: nobody does."""

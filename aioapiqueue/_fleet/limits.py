@@ -105,6 +105,14 @@ class LimitTable:
         """Return whether a `Window` is among the limits of these lanes."""
         return any(isinstance(limit, Window) for lane in lanes for limit in self.limits_of(lane))
 
+    def work_of(self, lane: Hashable) -> float:
+        """Return how much work a lane (None: the queue) is to an authority.
+
+        It is 1 with one `Rate`, and half as much more for each further limit, or log of a `Window`.
+        """
+        limits = self.limits_of(lane)
+        return (1 + len(limits) + sum(isinstance(limit, Window) for limit in limits)) / 2
+
     def check_own(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's own limits could never let through.
 

@@ -250,6 +250,7 @@ class Ask(Message):
     Attributes:
         requests: for whom, in their order.
         most: the cost that may be granted at most.
+        slots: as many may be granted at most.
         jitter: seconds by which the reply may be late: no slot is to be earlier than that.
         lateness: seconds after its instant within which a slot is likely to be used.
         standings: of the queue, then of each lane.
@@ -258,10 +259,16 @@ class Ask(Message):
 
     requests: Sequence[SlotRequest]
     most: float
+    slots: int
     jitter: float
     lateness: float
     standings: Sequence[Standing]
     lines: Sequence[LineStanding] = ()
+
+    @property
+    def asked(self) -> int:
+        """How many slots are wanted."""
+        return sum(one.number for one in self.requests)
 
     @property
     def lanes(self) -> Sequence[Hashable]:

@@ -27,9 +27,10 @@ Leases of a few slots ahead are between the two: `ahead` sets where.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from functools import partial
 from heapq import heapify, heappop, heappush
-from itertools import count, islice, zip_longest
+from itertools import count, islice
 from operator import lt
 from typing import TYPE_CHECKING
 
@@ -62,12 +63,15 @@ _FIRST_SHARE = 16
 """Slots to ask for at once before a reply says what this queue's share is."""
 _LEAST_COST = 0.01
 """What a call counts at least, so that requests end even if calls cost nothing."""
-_MOST = 1000
-"""Slots asked for at once: some 10 milliseconds of a server's time."""
+_MOST_SLOTS = 400
+"""Slots asked for at once, of calls that come under one limit: a server does nothing else for a
+millisecond or two. Of more limits, as many fewer."""
 _MOST_LANES = 32
-"""Lanes asked for at once: the script and the reading of its reply hold up others, and this loop,
-by up to 0.1 milliseconds for each."""
-_MOST_REQUESTS = 256
+"""Lanes of one limit each that are asked for at once: the script and the reading of its reply hold
+up others, and this loop, by up to 0.05 milliseconds for each."""
+_LANE = 3
+"""Limits of the queue that are as much work for each slot as one of a lane."""
+_MOST_REQUESTS = 128
 """Parts of one request, each for calls of one scope and the same costs: as `_MOST_LANES`."""
 _NEIGHBOURS = 16
 """So many scopes with a lane are looked at together with one: those that have waited longest there,
@@ -80,6 +84,40 @@ _RETRY = 0.02
 """Seconds until the next attempt after a reply that granted nothing and named no time."""
 
 _LAST: Rank = (math.inf, math.inf)
+
+
+def _refused(ask: Ask, granted: Granted) -> set[tuple[int, ...]]:
+    """Return `Scope.unused` of calls that were not granted all, and by none of their lanes."""
+    left: Counter[SlotRequest] = Counter()
+    for one in ask.requests:
+        left[one] += one.number
+    left.subtract(request for request, *_ in granted.grants)
+    later = {one.scope for one in granted.postponements}
+    return {one.scope.unused for one in +left if one.scope not in later}
+
+
+class _Lanes:
+    """The lanes that a request names."""
+
+    def __init__(self, limits: LimitTable) -> None:
+        self.named: set[Hashable] = set()
+        self._limits = limits
+        self._work = 0.0
+
+    @property
+    def full(self) -> bool:
+        """Whether it may name no more."""
+        return self._work >= _MOST_LANES
+
+    def add(self, scope: Scope, most: float = _MOST_LANES) -> bool:
+        """Add those of a scope; return False if they are too many."""
+        lanes = [lane for lane in scope.lanes if lane not in self.named]
+        work = self._work + sum(map(self._limits.work_of, lanes))
+        if self._work and lanes and work > most:
+            return False
+        self.named.update(lanes)
+        self._work = work
+        return True
 
 
 class Planner:
@@ -120,17 +158,24 @@ class Planner:
         """The last reply had less than half of its share."""
         self._lateness = Lateness()
         self._cheapest: tuple[float, ...] = ()
+        """What the calls that are first in their lines cost at least, by unit."""
+        self._firsts: list[list[tuple[float, int, Call]]] = []
+        """For each unit, a heap of these by cost; entries of those who are not first are stale."""
         self._costs: tuple[float, ...] | None = None
         """What each of those costs who have come since nobody waited; None: not all the same."""
         self._hungry: dict[Scope, Rank] = {}
         """Scopes to ask for now, each by the rank of its first call without a lease."""
-        self._by_rank: list[tuple[Rank, int, Scope]] = []
-        """A heap of the hungry; entries of others, or of another rank, are stale."""
+        self._by_rank: dict[tuple[int, ...], list[tuple[Rank, int, Scope]]] = {}
+        """A heap of the hungry for each `Scope.unused`; entries of others, or of another rank, are
+        stale."""
+        self._closed: dict[tuple[int, ...], float] = {}
+        """Until when nobody is to be asked for who uses the units of a queue that others use who
+        have this as `Scope.unused`."""
         self._numbers = count()
         self._later: dict[Scope, float] = {}
         """Scopes to ask for later, and when."""
-        self._next_ask = math.inf
-        """The earliest of these, or earlier."""
+        self._by_time: list[tuple[float, int, Scope]] = []
+        """A heap of these; entries of others, or of another instant, are stale."""
         self._surplus: set[Scope] = set()
         """Scopes that may have more leases than waiters."""
 
@@ -351,29 +396,59 @@ class Planner:
 
     def ask_at(self, now: float) -> float:
         """Return when to ask for more, for calls that wait without a lease; now: at once."""
-        if self._next_ask <= now + ROUNDING:
-            for scope in [scope for scope, at in self._later.items() if at <= now + ROUNDING]:
-                if (rank := self._look_at(scope, now)) is not None:
-                    self._add_hungry(scope, rank)
-            self._next_ask = min(self._later.values(), default=math.inf)
-        at = self._next_ask if self._first_hungry(now) is None else now
+        while (later := self._first_later(now)) is not None:
+            if (rank := self._look_at(later, now)) is not None:
+                self._add_hungry(later, rank)
+        at = math.inf
+        if self._by_time:
+            at, _, scope = self._by_time[0]
+            at = max(at, self._closed_until(scope.unused))
+        for unused in list(self._by_rank):
+            closed_until = self._closed_until(unused)
+            if closed_until < at and self._first_hungry(unused, now) is not None:
+                at = closed_until
         return max(now, at, self._not_before)
+
+    def _closed_until(self, unused: tuple[int, ...]) -> float:
+        """Return until when there is nothing for calls that use none of these units."""
+        ends = [at for one, at in self._closed.items() if set(unused) <= set(one)]
+        return max(ends, default=-math.inf)
 
     def lacks(self, scope: Scope) -> None:
         """Note that a scope may need more leases than it has."""
         at = self._asks_at(self.grants_of(scope))
         if at > -math.inf:
-            self._later[scope] = min(at, self._later.get(scope, math.inf))
-            self._next_ask = min(at, self._next_ask)
+            if at < self._later.get(scope, math.inf):
+                self._add_later(scope, at)
         elif (rank := self._rank_of(scope)) is not None and rank < self._hungry.get(scope, _LAST):
             self._add_hungry(scope, rank)
 
     def _add_hungry(self, scope: Scope, rank: Rank) -> None:
         self._hungry[scope] = rank
-        heappush(self._by_rank, (rank, next(self._numbers), scope))
-        if len(self._by_rank) > 2 * len(self._hungry) + _MANY:  # so seldom that it is linear
-            self._by_rank = [(its, next(self._numbers), one) for one, its in self._hungry.items()]
-            heapify(self._by_rank)
+        heap = self._by_rank.setdefault(scope.unused, [])
+        heappush(heap, (rank, next(self._numbers), scope))
+        if len(heap) > 2 * len(self._hungry) + _MANY:  # so seldom that it is linear
+            hungry = self._hungry.items()
+            heap[:] = [
+                (its, next(self._numbers), one) for one, its in hungry if one.unused == scope.unused
+            ]
+            heapify(heap)
+
+    def _add_later(self, scope: Scope, at: float) -> None:
+        self._later[scope] = at
+        heappush(self._by_time, (at, next(self._numbers), scope))
+        if len(self._by_time) > 2 * len(self._later) + _MANY:  # as above
+            self._by_time = [(its, next(self._numbers), one) for one, its in self._later.items()]
+            heapify(self._by_time)
+
+    def _first_later(self, until: float) -> Scope | None:
+        """Return which scope is the first to be asked for later, if that is by then."""
+        while self._by_time:
+            at, _, scope = self._by_time[0]
+            if self._later.get(scope) == at:
+                return scope if at <= until + ROUNDING else None
+            heappop(self._by_time)
+        return None
 
     def _rank_of(self, scope: Scope, covered: int = 0) -> Rank | None:
         """Return the rank of the first in a scope, behind those with a lease; None: nobody."""
@@ -399,52 +474,68 @@ class Planner:
         if at <= until + ROUNDING:
             return rank
         if at < math.inf:
-            self._later[scope] = at
-            self._next_ask = min(at, self._next_ask)
+            self._add_later(scope, at)
         return None
 
-    def _first_hungry(self, now: float) -> tuple[Rank, Scope] | None:
-        """Return whom to ask for first, of those to be asked for now; None: there is nobody."""
-        while self._by_rank:
-            known, _, scope = heappop(self._by_rank)
+    def _first_hungry(self, unused: tuple[int, ...], now: float) -> tuple[Rank, Scope] | None:
+        """Return whom to ask for first, of those to be asked for now who use none of these units.
+
+        None: there is nobody.
+        """
+        heap = self._by_rank.get(unused, [])
+        while heap:
+            known, _, scope = heappop(heap)
             if self._hungry.get(scope) == known and (rank := self._look_at(scope, now)) is not None:
                 self._add_hungry(scope, rank)
                 if rank == known:
                     return rank, scope
+        self._by_rank.pop(unused, None)
         return None
 
-    def _to_ask_for(self, now: float) -> tuple[Sequence[Scope], Rank]:
-        """Return scopes of at most `_MOST_LANES` lanes, and the rank of the first left out.
+    def _hungry_kinds(self, now: float) -> list[tuple[int, ...]]:
+        """Return `Scope.unused` of those to be asked for now, by the rank of the first of them."""
+        kinds: list[tuple[Rank, tuple[int, ...]]] = []
+        for unused in list(self._by_rank):
+            if self._closed_until(unused) <= now + ROUNDING:
+                first = self._first_hungry(unused, now)
+                kinds += [] if first is None else [(first[0], unused)]
+        return [unused for _, unused in sorted(kinds)]
+
+    def _to_ask_for(self, now: float) -> tuple[Sequence[Scope], dict[tuple[int, ...], Rank]]:
+        """Return scopes of at most `_MOST_LANES` lanes; and who is left out first, by `unused`.
 
         Those that are to be asked for now, by rank; then any that soon will be. (The same ones
-        would be asked for again and again, if it were by rank only.)
+        would be asked for again and again, if it were by rank only.) Of those that use different
+        units, each kind has its part, as what one waits for may be no matter to another.
         """
         scopes: dict[Scope, Rank] = {}
-        lanes: set[Hashable] = set()
-        left_out = _LAST
-        while (found := self._first_hungry(now)) is not None:
-            rank, scope = found
-            if not self._has_room(lanes, scope):
-                left_out = rank
-                break
-            del self._hungry[scope]
-            scopes[scope] = rank
+        lanes = _Lanes(self._limits)
+        left_out: dict[tuple[int, ...], Rank] = {}
+        kinds = self._hungry_kinds(now)
+        for number, unused in enumerate(kinds, 1):
+            most = _MOST_LANES * number / len(kinds)
+            while (found := self._first_hungry(unused, now)) is not None:
+                rank, scope = found
+                if not lanes.add(scope, most):
+                    left_out[unused] = rank
+                    break
+                del self._hungry[scope]
+                scopes[scope] = rank
         for scope, rank in scopes.items():  # until there is a reply
             self._add_hungry(scope, rank)
-        soon = now + self._ahead
-        others = [scope for scope, at in self._later.items() if at <= soon + ROUNDING]
+        soon, others = now + self._ahead, []
+        while (later := self._first_later(soon)) is not None and lanes.add(later):
+            if (one := self._look_at(later, soon)) is not None:
+                scopes[later] = one
+                others.append(later)
         for scope in others:
-            if not self._has_room(lanes, scope):
-                break
-            if (one := self._look_at(scope, soon)) is not None:
-                scopes[scope] = one
-                self.lacks(scope)
+            self.lacks(scope)
         for scope, rank in list(scopes.items()):
             self._add_earlier(scope, rank, scopes, lanes)
         return list(scopes), left_out
 
     def _add_earlier(
-        self, scope: Scope, rank: Rank, scopes: dict[Scope, Rank], lanes: set[Hashable]
+        self, scope: Scope, rank: Rank, scopes: dict[Scope, Rank], lanes: _Lanes
     ) -> None:
         """Ask for calls of several lanes, too, that rank before those of a scope in one of these.
 
@@ -456,27 +547,21 @@ class Planner:
             for one in islice(scopes_of(lane), _NEIGHBOURS):
                 if len(one.lanes) == 1 or one in scopes:
                     continue
+                if lanes.full and not lanes.named.issuperset(one.lanes):
+                    continue
                 earlier = self._rank_of(one, len(self.grants_of(one).leases))
-                if earlier is not None and earlier < rank and self._has_room(lanes, one):
+                if earlier is not None and earlier < rank and lanes.add(one):
                     scopes[one] = earlier
 
-    @staticmethod
-    def _has_room(lanes: set[Hashable], scope: Scope) -> bool:
-        """Add the lanes of a scope to those that a request names, if it may name so many."""
-        together = lanes.union(scope.lanes)
-        if lanes and len(together) > _MOST_LANES:
-            return False
-        lanes |= together
-        return True
-
     def _look_at_all(self) -> None:
-        self._hungry, self._by_rank, self._later = {}, [], {}
+        self._hungry, self._by_rank, self._later, self._by_time = {}, {}, {}, []
         for scope in key_queues(self._host).by_scope:
             self.lacks(scope)
 
     def ask_soon(self, scope: Scope) -> None:
         """Ask before it is due: there is more than the authority knew when it named a time."""
         self._not_before = -math.inf
+        self._closed.clear()
         scopes_of = key_queues(self._host).scopes_of
         others = [one for lane in scope.lanes for one in islice(scopes_of(lane), _NEIGHBOURS)]
         for one in dict.fromkeys((scope, *others)):
@@ -486,6 +571,7 @@ class Planner:
     def ask_all_soon(self) -> None:
         """Do so for every scope."""
         self._not_before = -math.inf
+        self._closed.clear()
         for grants in self.grants.values():
             grants.ask_at = -math.inf
         self._look_at_all()
@@ -496,15 +582,38 @@ class Planner:
 
     def compare_costs(self) -> None:
         """Ask before it is due if a call is now first that costs less than all that were."""
-        cheapest = self._costs
-        if cheapest is None or not key_queues(self._host).live:  # else every first costs the same
-            firsts = [one.first() for one in key_queues(self._host).lines.values()]
-            costs = [plain_costs(first.costs) for first in firsts if first is not None]
-            cheapest = tuple(map(min, zip_longest(*costs, fillvalue=0))) if costs else ()
+        waiters = key_queues(self._host)
+        firsts, cheapest = waiters.take_new_firsts(), self._costs
+        if cheapest is None and waiters.live:
+            cheapest = self._cheapest_firsts(firsts)
+        else:  # every first costs the same
+            self._firsts = []
+            cheapest = plain_costs(cheapest) if cheapest and waiters.live else ()
         known = self._cheapest
         if (cheapest and not known) or any(map(lt, cheapest, known)):
             self.ask_all_soon()
-        self._cheapest = plain_costs(cheapest)
+        self._cheapest = cheapest
+
+    def _cheapest_firsts(self, new: Sequence[Call]) -> tuple[float, ...]:
+        """Return the least that calls which are first in their lines cost, by unit.
+
+        Args:
+            new: those that were not when it was called before.
+        """
+        lines, units = key_queues(self._host).lines, len(self._limits.units)
+        most = 2 * len(lines) + _MANY
+        if len(self._firsts) != units or len(self._firsts[0]) > most:  # so seldom that it is linear
+            self._firsts = [[] for _ in range(units)]
+            new = [first for line in lines.values() if (first := line.first()) is not None]
+        for first in new:
+            number, costs = next(self._numbers), plain_costs(first.costs)
+            for unit, heap in enumerate(self._firsts):
+                heappush(heap, (costs[unit] if unit < len(costs) else 0, number, first))
+        for heap in self._firsts:
+            while heap and not ((first := heap[0][2]).waits and first.line.first() is first):
+                heappop(heap)
+        # inf: those who were first are cancelled, and have yet to leave.
+        return tuple(heap[0][0] if heap else math.inf for heap in self._firsts)
 
     def _soon(self) -> float:
         """Return how long before it is needed something is asked for."""
@@ -534,7 +643,8 @@ class Planner:
         # so much longer.
         lateness = self._clock.uncertainty + self._slack((None, *lanes))
         jitter = min(self._clock.jitter, self._ahead / 2)
-        return Ask(requests, self._most(), jitter, lateness, standings, lines)
+        slots = self._most_slots(scopes)
+        return Ask(requests, max(1, self._share), slots, jitter, lateness, standings, lines)
 
     def _slack(self, lanes: Iterable[Hashable]) -> float:
         """Return how late slots are likely to be used, by this loop alone."""
@@ -544,40 +654,53 @@ class Planner:
         allowed = self._catch_up - self._clock.uncertainty
         return min(self._lateness.usual(least), max(least, allowed))
 
-    def _most(self) -> float:
-        """Return what may be granted at once, in cost: its share, by the last reply."""
-        return max(1, min(self._share, _MOST))
+    def _most_slots(self, scopes: Iterable[Scope]) -> int:
+        """Return how many slots may be granted at once to calls of these scopes."""
+        work_of = self._limits.work_of
+        in_lanes = max((sum(map(work_of, scope.lanes)) for scope in scopes), default=0)
+        return max(1, int(_MOST_SLOTS / (work_of(None) + _LANE * in_lanes)))
 
     def _requests(self, now: float) -> list[SlotRequest]:
         """Return what calls that wait without a lease need, in their order.
 
-        `_most` of each scope, as it may be that no other is due; of all together, no more than that
-        is granted, so that no call left out here is overtaken. Scopes beyond the first
+        Its share for each scope, as it may be that no other is due; of all together, no more than
+        that is granted, so that no call left out here is overtaken. Scopes beyond the first
         `_MOST_LANES` lanes are asked for next.
         """
         waiters, (scopes, left_out) = key_queues(self._host), self._to_ask_for(now)
         covered = {scope: len(self.grants_of(scope).leases) for scope in scopes}
         open_ = {name: scope for scope in scopes for name in waiters.by_scope.get(scope, ())}
-        left = dict.fromkeys(scopes, self._most())
+        share, slots = max(1, self._share), self._most_slots(scopes)
+        left, least = dict.fromkeys(scopes, share), max(_LEAST_COST, share / slots)
         # Each has a part of its own: one without any would be asked for again at once.
         parts = dict.fromkeys(scopes, max(1, _MOST_REQUESTS // max(1, len(scopes))))
+        # Those who use all of what one uses that is left out are not to overtake it.
+        first_out = {
+            unused: min([_LAST, *(its for one, its in left_out.items() if set(unused) <= set(one))])
+            for unused in {scope.unused for scope in scopes}
+        }
+
+        def close(scope: Scope) -> None:
+            for one in waiters.by_scope[scope]:
+                open_.pop(one, None)
+
         requests: list[SlotRequest] = []
         for rank, name, call in waiters.iter_in_order(open_):
             scope = open_[name]
             if covered[scope] > 0:
                 covered[scope] -= 1
                 continue
-            if requests and rank >= left_out:
-                break
+            if requests and rank >= first_out[scope.unused]:
+                close(scope)
+                continue
             if requests and requests[-1][:2] == (scope, call.costs):
                 requests[-1] = requests[-1]._replace(number=requests[-1].number + 1)
             else:
                 requests.append(SlotRequest(scope, call.costs, 1))
                 parts[scope] -= 1
-            left[scope] -= max(call.costs[0], _LEAST_COST)
+            left[scope] -= max(call.costs[0], least)
             if left[scope] <= 0 or not parts[scope]:
-                for one in waiters.by_scope[scope]:
-                    open_.pop(one, None)
+                close(scope)
         return requests
 
     def apply(self, ask: Ask, granted: Granted) -> None:
@@ -591,16 +714,21 @@ class Planner:
         number, self._share = len(granted.grants), granted.share
         position = self._round_position = granted.round_position
         was_short, self._short = self._short, position > 0 and 0 < number < granted.share / 2
-        if self._short and not was_short:
-            self._look_at_all()  # what is leased is no reason to wait any more
+        if self._short and not was_short:  # what is leased is no reason to wait any more
+            for scope in [one for one in self._later if self.grants_of(one).leases]:
+                self.lacks(scope)
         self.short_of_permits = granted.short_of_permits
         self._not_before = -math.inf
+        asked = {one.scope.unused for one in ask.requests}
+        for unused in asked:
+            self._closed.pop(unused, None)
         if position > 0:
             if not number or to_local(position) > now:  # else its share is greater than it knew
-                self._not_before = max(soonest, min(to_local(position), now + POLL))
+                closed_until = max(soonest, min(to_local(position), now + POLL))
+                self._closed.update(dict.fromkeys(_refused(ask, granted) or asked, closed_until))
         elif self.short_of_permits:
             self._not_before = now + _PERMITS_POLL
-        elif number < sum(one.number for one in ask.requests) and not granted.postponements:
+        elif number < min(ask.slots, ask.asked) and not granted.postponements:
             # This was its share: the others are to have theirs first.
             self._not_before = self._last - self._soon() if number else now + _RETRY
 

@@ -38,9 +38,9 @@ _BACKOFF = (0.05, 2.0)
 former; the latter is as long as callers may wait after a server has come back."""
 _OUTBOX = 1000
 """Messages that wait to be sent, at most, but for what users have set: trouble may last."""
-_MOST_CHANGES, _MOST_LANES = 256, 32
-"""Changed costs in one message, and lanes that they are of. A server reads and writes back a lane
-in some 20 microseconds, and answers others between two messages."""
+_MOST_CHANGES, _MOST_LANES = 128, 32
+"""Changed costs in one message, and lanes of one limit each that they are of. A server reads and
+writes back a lane in some 20 microseconds, and answers others between two messages."""
 _ROUNDS = 10
 """Replies in a row about other limits: so often others have changed them since the one before."""
 
@@ -145,12 +145,15 @@ class Session:
         last = self._outbox[-1].message if len(self._outbox) > 1 else None  # the first may be sent
         part = last.changes if isinstance(last, messages.Adjust) and type(last) is kind else None
         lanes = {lane for one in part or () for lane in one.lanes}
+        work_of = self._limits.work_of
+        work = sum(map(work_of, lanes))
         parts: list[list[messages.Change]] = []
         for change in changes:
-            lanes.update(change.lanes)
-            if part is None or len(part) >= _MOST_CHANGES or len(lanes) > _MOST_LANES:
-                part, lanes = [], set(change.lanes)
+            work += sum(work_of(lane) for lane in change.lanes if lane not in lanes)
+            if part is None or len(part) >= _MOST_CHANGES or work > _MOST_LANES:
+                part, lanes, work = [], set(), sum(map(work_of, change.lanes))
                 parts.append(part)
+            lanes.update(change.lanes)
             part.append(change)
         for one in parts:
             self.send(kind(one))

@@ -91,6 +91,102 @@ async def test_work_does_not_grow_with_lanes(valkey, name):
     assert many < 2 * few + 200  # a look at each of 500 would be more
 
 
+async def test_varied_costs_are_not_compared(valkey, name):
+    """Where costs vary, who is first in a lane is looked at once, not all of 500 at each step."""
+    counts = []
+    for lanes in (50, 500):
+        schedule = SharedSchedule(VirtualClient(valkey), f"{name} {lanes}")
+        limits = "10 tokens/s"
+        async with ApiQueue(limits, lanes={"*": "1/s"}, schedule=schedule) as queue:
+            for number in range(2 * lanes):
+                queue.enqueue(key=number % lanes, cost={"tokens": 100 + number % 7})
+            await asyncio.sleep(1)
+            queue.enqueue(key=7, cost={"tokens": 105})
+            counts.append(work(lambda queue=queue: introspect.release_due(queue)))
+            await queue.aclose(drain=False)
+    few, many = counts
+    assert many < few + 50
+
+
+async def test_cheaper_first_is_asked_for(valkey, name):
+    """A call that costs less than all that wait asks at once, each time that one comes."""
+    loop, schedule = asyncio.get_running_loop(), SharedSchedule(VirtualClient(valkey), name)
+    async with ApiQueue("10 tokens/s", lanes={"*": "10/s"}, schedule=schedule) as queue:
+        calls = [queue.enqueue(key=key, cost={"tokens": 100 - key}) for key in range(4)]
+        await asyncio.sleep(11.03)  # what the first has cost is paid off since 10 s
+        for _ in range(3):
+            begun = loop.time()
+            (await queue.enqueue(key="new", priority=-1, cost={"tokens": 1})).release()
+            assert loop.time() - begun < 0.001
+            await asyncio.sleep(0.35)
+        assert [call.done() for call in calls] == [True, False, False, False]
+        await queue.aclose(drain=False)
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_stuck_lanes_hold_up_no_others(valkey, name):
+    """More lanes than a request names wait for one unit; calls that use none of it go on.
+
+    They were never named: those that wait for tokens came first, in each request.
+    """
+    loop, client = asyncio.get_running_loop(), VirtualClient(valkey)
+    limits = "1000/s", "10 tokens/min burst 10"
+    schedule = SharedSchedule(client, name)
+    async with ApiQueue(*limits, lanes={"*": "100/s"}, schedule=schedule) as queue:
+        stuck = [queue.enqueue(key=number, cost={"tokens": 10}) for number in range(100)]
+        await asyncio.sleep(5)
+        begun, asked = loop.time(), client.calls
+        others = [queue.enqueue(key=-number, cost={"tokens": 0}) for number in range(1, 201)]
+        await asyncio.gather(*others)
+        assert loop.time() - begun < 0.25
+        assert client.calls - asked < 40
+        assert [call.done() for call in stuck] == [True] + 99 * [False]
+        await asyncio.sleep(114 - (loop.time() - begun))  # two minutes, but for a second
+        assert [call.done() for call in stuck] == 2 * [True] + 98 * [False]
+        assert client.calls - asked < 300  # each second, those who wait ask
+        await queue.aclose(drain=False)
+    await asyncio.gather(*stuck, return_exceptions=True)
+
+
+async def test_replies_look_at_few_lanes(valkey, name):
+    """What a reply costs does not grow with the lanes that wait, also where it grants little.
+
+    It looked at all of them whenever a queue was given much less than its share: a stall of 8 ms
+    for 2,000, so that slots came too late.
+    """
+    most = {}
+    for number in (100, 400):
+        counts = []
+
+        def counted(apply, counts=counts):
+            return lambda *reply, **how: counts.append(work(lambda: apply(*reply, **how)))
+
+        queues, callers = [], []
+        for seed in range(2):
+            client = VirtualClient(valkey, latency=(0.001, 0.002), seed=seed)
+            schedule = SharedSchedule(client, f"{name} {number}")
+            queue = ApiQueue("500/s", lanes={"*": "10/s"}, schedule=schedule)
+            introspect.wrap_replies(queue, counted)
+            queues.append(queue)
+
+            async def caller(key, queue=queue):
+                while True:
+                    async with queue.slot(key=key):
+                        pass
+
+            callers += [asyncio.create_task(caller(key)) for key in range(number)]
+        await asyncio.sleep(1)  # at first, all are looked at
+        counts.clear()
+        await asyncio.sleep(3)
+        most[number] = max(counts)
+        for one in callers:
+            one.cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+        for queue in queues:
+            await queue.aclose(drain=False)
+    assert most[400] < 1.2 * most[100]
+
+
 async def test_requests_name_at_most_32_lanes(valkey, name):
     """No request names more lanes than 32.
 

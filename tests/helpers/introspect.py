@@ -152,6 +152,12 @@ def wrap_looks(queue: ApiQueue, wrap: Callable[[Any], Callable[[float], float | 
     limiter.release_due = wrap(limiter.release_due)
 
 
+def wrap_replies(queue: ApiQueue, wrap: Callable[[Any], Callable[..., None]]) -> None:
+    """Replace what applies the authority's replies by what `wrap` makes of it."""
+    limiter = dispatcher_of(queue).limiter
+    limiter.apply = wrap(limiter.apply)
+
+
 def wrap_grants(queue: ApiQueue, wrap: Callable[[Any], Callable[[Slot, float], None]]) -> None:
     """Replace what grants a slot to a waiter, at a time, by what `wrap` makes of it."""
     dispatcher = dispatcher_of(queue)
@@ -388,7 +394,8 @@ def planner_sizes(queue: ApiQueue) -> dict[str, int]:
         "grants": len(planner.grants),
         "hungry": len(planner._hungry),
         "later": len(planner._later),
-        "by rank": len(planner._by_rank),
+        "by rank": sum(map(len, planner._by_rank.values())),
+        "by time": len(planner._by_time),
         "surplus": len(planner._surplus),
     }
 

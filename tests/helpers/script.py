@@ -100,7 +100,7 @@ class Script:
     def ask(self, now, cost=1, count=1, **fields):
         """Ask for slots once; return their instants, and note until when they may be used."""
         requests = [[len(self.lanes), [cost], count]]
-        fields = {"lateness": 0} | fields
+        fields = {"lateness": 0, "slots": 1000} | fields
         reply = self.send("ask", now, requests=requests, most=1000, jitter=0, **fields)
         _, position, short_of_permits, grants, postponements = reply
         self.position = max(0, position - EPOCH)

@@ -109,6 +109,7 @@ class Codec:
                         for one in message.requests
                     ],
                     "most": message.most,
+                    "slots": message.slots,
                     "jitter": _micro(message.jitter),
                     "lateness": _micro(message.lateness),
                 }

@@ -65,8 +65,12 @@ end
 
 -- Add how things stand: until when all is held, what push-back has left, and when each limit has
 -- room for the next call ('-inf': unknown).
+local function as_text(figure)
+  return figure == ALWAYS and '-inf' or figure == NEVER and 'inf' or string.format('%.17g', figure)
+end
+
 local function add_status(statuses, state)
-  local rate, figures = NEVER, {}
+  local rate, figures = NEVER, {as_text(blocked_until(state)), 'inf'}
   for index, limit in ipairs(state.limits) do
     local ready = limit:next_at(math.max(now, state.last), 1)
     if limit.kind == 'w' then  -- it has passed over what ends before the latest slot
@@ -75,10 +79,9 @@ local function add_status(statuses, state)
     if limit.kind == 'g' and lowered(limit.rate) then
       rate = limit.rate.value
     end
-    figures[index] = string.format('%.17g', ready == NEVER and ALWAYS or ready)
+    figures[index + 2] = as_text(ready == NEVER and ALWAYS or ready)
   end
-  table.insert(figures, 1, string.format('%.17g', rate))
-  table.insert(figures, 1, string.format('%.17g', blocked_until(state)))
+  figures[2] = as_text(rate)
   statuses[#statuses + 1] = figures
 end
 
@@ -194,6 +197,11 @@ if verb == 'ask' then
   end
   local free, hold_permits = count_permits()
   find_shares(queue, dearest)
+  for _, request in ipairs(requests) do
+    for place in pairs(cheapest) do  -- of a unit that some use nothing of, its share is no matter
+      cheapest[place] = (request[2][place] or 0) > 0 and cheapest[place] or nil
+    end
+  end
   local fair = number_of(queue, cheapest)
   local step = time_of(queue, function(place)
     return used_by(queue, place, fair, dearest, most_calls)
@@ -295,8 +303,11 @@ if verb == 'ask' then
     if granted >= free then
       stopped, short_of_permits = true, true
       return false
-    elseif is_short(queue, costs) then
+    elseif is_short(queue, costs) or limited and granted >= payload.slots then
       return stop(gate, true, costs)
+    elseif granted >= payload.slots then  -- enough work at once
+      stopped = true
+      return false
     elseif at >= retry_at and granted > retried then
       retry(at)
       return true
@@ -346,9 +357,9 @@ if verb == 'ask' then
     end
     end_reservation(line)
     granted, request[3] = granted + 1, request[3] - 1
-    for _, figure in ipairs({index, slot, math.max(slot, math.floor(until_))}) do
-      grants[#grants + 1] = figure
-    end
+    local count = #grants
+    grants[count + 1], grants[count + 2] = index, slot
+    grants[count + 3] = math.max(slot, math.floor(until_))
     return true
   end
 

@@ -30,7 +30,7 @@ end
 
 -- Return the three parts of "one:two:three".
 local function split(key, field, text)
-  local one, two, three = string.match(text, '^(%S+):(%S+):(%S+)$')
+  local one, two, three = string.match(text, '^([^:]+):([^:]+):([^:]+)$')
   if not three then
     refuse(key, field, text)
   end
@@ -56,15 +56,30 @@ end
 
 -- Figures that are kept as they are: {field, name here, default, least, most} each.
 
+-- Return the fields behind a prefix; dozens of lanes have the same.
+local function fields_behind(at, kept)
+  local names = kept[at]
+  if not names then
+    names = {}
+    for index, each in ipairs(kept) do
+      names[index] = at .. each[1]
+    end
+    kept[at] = names
+  end
+  return names
+end
+
 local function load_figures(object, kept, read, at)
-  for _, each in ipairs(kept) do
-    object[each[2]] = read(at .. each[1], unpack(each, 3, 5))
+  local names = fields_behind(at, kept)
+  for index, each in ipairs(kept) do
+    object[each[2]] = read(names[index], each[3], each[4], each[5])
   end
 end
 
 local function save_figures(object, kept, set, at)
-  for _, each in ipairs(kept) do
-    set(at .. each[1], object[each[2]], each[5])
+  local names = fields_behind(at, kept)
+  for index, each in ipairs(kept) do
+    set(names[index], object[each[2]], each[5])
   end
 end
 

@@ -173,13 +173,16 @@ end
 
 -- Its log is a list of "instant:cost:end", oldest first. It ends `per` after the latest moment at
 -- which the slot can have been used: so it holds for what really started, in any process.
+-- A message may look at the same entries for each of hundreds of slots or changes: so none is read
+-- twice, and what is charged is written at the end.
 local SlidingWindow = {}
 
 local function entry(window, text)
   if text then
     local key, name, at, cost, ends = window.log, 'an entry', split(window.log, 'an entry', text)
     -- What it costs is 0 at least, but for what fractions have added up to.
-    return figure(key, name, at), figure(key, name, cost, nil, -1, HUGE), figure(key, name, ends)
+    cost = figure(key, name, cost, nil, -1, HUGE)
+    return {at = figure(key, name, at), cost = cost, ends = figure(key, name, ends), text = text}
   end
 end
 
@@ -187,17 +190,74 @@ local function entry_at(window, index)
   return entry(window, redis.call('LINDEX', window.log, index))
 end
 
+local function logged(each)
+  each.text = string.format('%.0f:%.17g:%.0f', each.at, each.cost, math.min(LATEST, each.ends))
+  return each.text
+end
+
+-- Have the latest entry, which may yet cost more, stand where it was read in its place.
+local function place_tail(window, part)
+  local last, tail = part[#part], window.tail
+  if tail and last and (#part < AT_ONCE or (last.text or last) == tail.text) then
+    part[#part] = tail
+  end
+end
+
+local function tail_of(window)
+  if window.tail == nil then
+    window.tail = entry_at(window, -1) or false
+    for _, part in pairs(window.parts) do
+      place_tail(window, part)
+    end
+  end
+  return window.tail
+end
+
+local function write(window)
+  if window.changed then
+    redis.call('LSET', window.log, -1, logged(window.changed))
+    window.changed = nil
+  end
+  if #window.added > 0 then
+    for index, each in ipairs(window.added) do
+      window.added[index] = logged(each)
+    end
+    redis.call('RPUSH', window.log, unpack(window.added))
+    window.added = {}
+  end
+end
+
+-- Return an entry by its number, of which the oldest has 0.
+local function nth(window, number)
+  local place = number % AT_ONCE
+  local start = number - place
+  local part = window.parts[start]
+  if not part then
+    write(window)
+    part = redis.call('LRANGE', window.log, start, start + AT_ONCE - 1)
+    window.parts[start] = part
+    place_tail(window, part)
+    window.last_part = #part < AT_ONCE and part or window.last_part
+  end
+  local each = part[place + 1]
+  if type(each) == 'string' then
+    each = entry(window, each)
+    part[place + 1] = each
+  end
+  return each
+end
+
 -- Pass over what has ended `at`, which may be an instant to come: an earlier one may be asked about
 -- afterwards, perhaps by another process. What has ended by now is dropped for good.
 function SlidingWindow.pass(window, at)
   if not window.passed_at then
-    local start, cost, ends = entry_at(window, 0)
-    while start and ends <= now do
+    local oldest = entry_at(window, 0)
+    while oldest and oldest.ends <= now do
       redis.call('LPOP', window.log)
-      window.total = math.max(0, window.total - cost)
-      start, cost, ends = entry_at(window, 0)
+      window.total = math.max(0, window.total - oldest.cost)
+      oldest = entry_at(window, 0)
     end
-    if not start then
+    if not oldest then
       window.total = 0  -- drops what error fractions of cost have added up to
     end
   end
@@ -205,17 +265,14 @@ function SlidingWindow.pass(window, at)
     window.passed, window.gone = 0, 0
   end
   window.passed_at = at
-  repeat
-    local entries = redis.call('LRANGE', window.log, window.passed, window.passed + AT_ONCE - 1)
-    for _, text in ipairs(entries) do
-      local _, cost, ends = entry(window, text)
-      if ends > at then
-        return
-      end
-      window.passed, window.gone = window.passed + 1, window.gone + cost
-    end
-  until #entries < AT_ONCE
-  window.gone = window.total  -- all of it
+  local each = nth(window, window.passed)
+  while each and each.ends <= at do
+    window.passed, window.gone = window.passed + 1, window.gone + each.cost
+    each = nth(window, window.passed)
+  end
+  if not each then
+    window.gone = window.total  -- all of it
+  end
 end
 
 function SlidingWindow.on_idle() end
@@ -223,85 +280,105 @@ function SlidingWindow.on_idle() end
 function SlidingWindow.next_at(window, at, cost)
   SlidingWindow.pass(window, at)
   local excess, ready_at = window.total - window.gone + cost - window.calls, ALWAYS
-  local from, sum = window.passed, window.gone
+  local number, sum = window.passed, window.gone
   local rounding = math.min(0.5, 1e-9 * window.calls)  -- fractions such as 0.1 do not add up
   while excess > rounding do
-    local entries = redis.call('LRANGE', window.log, from, from + AT_ONCE - 1)
-    for _, text in ipairs(entries) do
-      if excess > rounding then
-        local _, spent, ends = entry(window, text)
-        excess, ready_at, sum = excess - spent, math.max(ready_at, ends), sum + spent
-      end
-    end
-    if #entries < AT_ONCE and excess > rounding then
-      if window.total > sum then  -- by what was rounded, or by what is not ours: the log counts
-        window.total = sum
-        return SlidingWindow.next_at(window, at, cost)
-      end
+    local each = nth(window, number)
+    if each then
+      excess, sum = excess - each.cost, sum + each.cost
+      ready_at, number = math.max(ready_at, each.ends), number + 1
+    elseif window.total > sum then  -- by what was rounded, or by what is not ours: the log counts
+      window.total = sum
+      return SlidingWindow.next_at(window, at, cost)
+    else
       return NEVER  -- the window is smaller than the cost
     end
-    from = from + AT_ONCE
   end
   return ready_at
 end
 
-local function logged(at, cost, ends)
-  return string.format('%.0f:%.17g:%.0f', at, cost, math.min(LATEST, ends))
-end
-
 function SlidingWindow.consume(window, _, cost, _, slot)
-  local start, spent, ends = entry_at(window, -1)
+  local tail = tail_of(window)
   local used = slot + window.per + lateness
-  if start == slot then
-    redis.call('LSET', window.log, -1, logged(slot, spent + cost, math.max(ends, used)))
+  if tail and tail.at == slot then
+    tail.cost, tail.ends = tail.cost + cost, math.max(tail.ends, used)
+    window.changed = #window.added == 0 and tail or window.changed
   else
-    redis.call('RPUSH', window.log, logged(slot, cost, used))
+    tail = {at = slot, cost = cost, ends = used}
+    window.tail, window.added[#window.added + 1] = tail, tail
+    local part = window.last_part
+    if part then
+      part[#part + 1] = tail
+      window.last_part = #part < AT_ONCE and part or nil
+    end
   end
   window.total = window.total + cost
   return NEVER
 end
 
--- Entries are in the order of their instants, but for those that a lane has made late, by `catch_up`
--- at most: so a call that started long ago is found in a logarithm of steps, from the end.
-function SlidingWindow.adjust(window, at, cost)
-  local function is_before(place)
-    local start = entry_at(window, -place)
-    return not start or start < at - catch_up
-  end
-  local low, high = 0, 1
-  while not is_before(high) do
-    low, high = high, 2 * high
-  end
-  while high - low > 1 do
-    local middle = math.floor((low + high) / 2)
-    if is_before(middle) then
-      high = middle
-    else
-      low = middle
+-- Return the entry of what started `at`, and its place, from the end; or only what is later, and by
+-- how many entries it is at least. Entries are in the order of their instants, but for those that a
+-- lane has made late, by `catch_up` at most: so it is found in a logarithm of steps, from the end.
+local function find(window, at)
+  local function is_before(place, instant)
+    local each = window.from_end[place]
+    if each == nil then
+      each = entry_at(window, -place) or false
+      window.from_end[place] = each
     end
+    return not each or each.at < instant
+  end
+  local function later_than(instant)
+    local low, high = 0, 1
+    while not is_before(high, instant) do
+      low, high = high, 2 * high
+    end
+    while high - low > 1 do
+      local middle = math.floor((low + high) / 2)
+      if is_before(middle, instant) then
+        high = middle
+      else
+        low = middle
+      end
+    end
+    return low
+  end
+  local place = later_than(at)
+  if place > 0 and window.from_end[place].at == at then
+    return window.from_end[place], place
   end
   local after = nil
-  for place = low, 1, -1 do
-    local start, spent, ends = entry_at(window, -place)
-    if start == at then
-      redis.call('LSET', window.log, -place, logged(at, spent + cost, ends))
-      window.total = window.total + cost
-      return
-    elseif start > at and not after then
-      after = redis.call('LINDEX', window.log, -place)
-    end
-    if start >= at + catch_up then
+  for late = later_than(at - catch_up), 1, -1 do
+    local each = not is_before(late, ALWAYS) and window.from_end[late]
+    if each.at == at then
+      return each, late
+    elseif each.at > at and not after then
+      after = each
+    elseif each.at >= at + catch_up then
       break
     end
+  end
+  return nil, nil, after
+end
+
+function SlidingWindow.adjust(window, at, cost)
+  local each, place, after = find(window, at)
+  if each then
+    each.cost = each.cost + cost
+    redis.call('LSET', window.log, -place, logged(each))
+    window.total = window.total + cost
+    return
   end
   -- Nothing was charged then: it was to use nothing of this unit. By now it has started.
   local ends = math.min(now, at + catch_up) + window.per
   if cost > 0 and ends > now then
+    local text = logged({at = at, cost = cost, ends = ends})
     if after then
-      redis.call('LINSERT', window.log, 'BEFORE', after, logged(at, cost, ends))
+      redis.call('LINSERT', window.log, 'BEFORE', after.text, text)
     else
-      redis.call('RPUSH', window.log, logged(at, cost, ends))
+      redis.call('RPUSH', window.log, text)
     end
+    window.from_end = {}
     window.total = window.total + cost
   end
 end
@@ -314,8 +391,8 @@ function SlidingWindow.leaves_room(window, slot, cost, held, by)
 end
 
 function SlidingWindow.idle_at(window)
-  local _, _, ends = entry_at(window, -1)
-  return ends or ALWAYS
+  local tail = tail_of(window)
+  return tail and tail.ends or ALWAYS
 end
 
 function SlidingWindow.room(window)
@@ -325,6 +402,7 @@ end
 
 function SlidingWindow.load(window, read, at)
   window.log = KEYS[window.log]
+  window.parts, window.added, window.from_end = {}, {}, {}
   window.total = read(at .. 'n', nil, -1, HUGE)  -- as of an entry's cost
   if not window.total then
     redis.call('DEL', window.log)
@@ -333,6 +411,7 @@ function SlidingWindow.load(window, read, at)
 end
 
 function SlidingWindow.save(window, set, at)
+  write(window)
   set(at .. 'n', window.total, HUGE)
 end
 

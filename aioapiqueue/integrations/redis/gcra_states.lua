@@ -106,15 +106,16 @@ end
 
 -- Write a state back; return when it may be forgotten.
 local function save(state, extra)
-  local flat, absent = {}, {}
+  local flat, absent, fields, figures = {}, {}, state.fields, state.figures
   local function set(name, value, most)
-    if value == ALWAYS or value == NEVER or value == '' then
-      if state.fields[name] then
+    local text = fields[name]
+    if value == figures[name] or value == text then
+      return  -- most are as they were, and so is when they may be forgotten
+    elseif value == ALWAYS or value == NEVER or value == '' then
+      if text then
         absent[#absent + 1] = name
       end
       return
-    elseif value == state.figures[name] or value == state.fields[name] then
-      return  -- most are as they were, and so is when they may be forgotten
     elseif type(value) == 'number' then  -- no more than is read again
       value = string.format('%.17g', math.max(-LATEST, math.min(most or LATEST, value)))
     end
@@ -126,17 +127,19 @@ local function save(state, extra)
   end
   save_figures(state, KEPT, set, '')
   set('paused', state.paused_until == NEVER and 'inf' or state.paused_until)
-  local reserved = state.reserved or {line = '', costs = {}, at = ALWAYS, lapses = ALWAYS}
-  set('for', reserved.line)
-  local costs = {}
-  for _, limit in ipairs(state.limits) do
-    local cost = cost_at(limit, reserved.costs)
-    if cost ~= 0 then
-      costs[#costs + 1] = string.format('%s:%.17g', limit.unit or '', cost)
+  if state.reserved or fields['for'] then
+    local reserved = state.reserved or {line = '', costs = {}, at = ALWAYS, lapses = ALWAYS}
+    set('for', reserved.line)
+    local costs = {}
+    for _, limit in ipairs(state.limits) do
+      local cost = cost_at(limit, reserved.costs)
+      if cost ~= 0 then
+        costs[#costs + 1] = string.format('%s:%.17g', limit.unit or '', cost)
+      end
     end
+    set('for_costs', table.concat(costs, ' '))
+    save_figures(reserved, RESERVED, set, '')
   end
-  set('for_costs', table.concat(costs, ' '))
-  save_figures(reserved, RESERVED, set, '')
   for name, value in pairs(extra or {}) do
     set(name, value)
   end
