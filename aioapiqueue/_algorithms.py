@@ -40,7 +40,7 @@ class LimitState:
         unit: which of the costs it counts.
     """
 
-    __slots__ = ("held", "room", "unit")
+    __slots__ = ("held", "unit", "wait_list")
 
     largest: float = math.inf
     """The largest cost that could ever start."""
@@ -49,7 +49,7 @@ class LimitState:
         self.unit = unit
         self.held = -math.inf
         """Nothing starts before this instant: the latest end of a hold or pause."""
-        self.room: Any = None
+        self.wait_list: Any = None
         """Who waits for it. Not used here: the scheduler's, so that it need not look it up."""
 
     def concerns(self, costs: Sequence[float]) -> bool:  # noqa: ARG002 - as of a hold

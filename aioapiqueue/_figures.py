@@ -100,12 +100,19 @@ class LaneFigures:
     def add(self, name: Hashable, waiters: Iterable[Call]) -> None:
         """Have an entry for a name that was given later; these calls wait now."""
         if name not in self._by_name:
+            pattern = find_patterns((name,))
+            fitting = [
+                call
+                for call in waiters
+                if name in call.keys or (pattern and any(fits(name, key) for key in call.keys))
+            ]
+            for call in fitting:  # from the entries that they come under now
+                self.left(call)
             self._added = self._last_start
             self._by_name[name] = _Figures(self._added)
             self._patterns = find_patterns(self._by_name)
             self._found.clear()
-            self._forget_waiters()
-            for call in waiters:
+            for call in fitting:
                 self.joined(call)
 
     def begin(self, now: float) -> None:

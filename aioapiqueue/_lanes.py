@@ -394,7 +394,7 @@ class Lanes:
             ]
             lane.set(lane.name, lane.limits, tuple(states))
             for state in lane.all_states():
-                state.room = None
+                state.wait_list = None
 
     def idle_at(self, now: float) -> float:
         """Return the instant from which every lane is as good as new."""

@@ -39,7 +39,7 @@ from aioapiqueue._units import ONE_CALL, UNSTATED, is_stated
 from aioapiqueue._wait_queue import WaitQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 
     from aioapiqueue._lanes import AdaptivePolicy, Bounds, Lane
     from aioapiqueue._limiter import Host
@@ -50,6 +50,9 @@ __all__ = ["LocalLimiter"]
 
 _AT_ONCE = 5000
 """Calls of one line that start in one step: 5 to 10 milliseconds, as with `BUDGET`."""
+
+_QUICK = 8
+"""So many of what takes a microsecond or two are one look, of what the budget of a step counts."""
 
 States = tuple[LimitState, ...]
 
@@ -143,8 +146,8 @@ class LocalLimiter:
             self._lanes = self._lanes.empty_copy()
         self._lanes.forget_callers()
         for state in self._own:
-            state.room = None
-        self._nothing.room = None
+            state.wait_list = None
+        self._nothing.wait_list = None
         waiters = self._host.waiters
         self._scheduler = Scheduler(
             waiters,
@@ -158,6 +161,8 @@ class LocalLimiter:
         """How many lines do not come under all of the queue's own limits."""
         self._outdated: dict[Hashable, None] = {}
         """Keys whose lanes may have other limits by now."""
+        self._sorting: Iterator[None] | None = None
+        """The sorting of all who wait into lines again, while it is under way."""
 
     def _note_limits(self) -> None:
         """Note what follows from the limits in force."""
@@ -192,7 +197,8 @@ class LocalLimiter:
         return self._own if call.limits is None else call.limits
 
     def _is_in_use(self, _key: Hashable, lane: Lane) -> bool:
-        return any(map(is_waited_for, lane.all_states()))
+        # While all are sorted again, no lane looks as if somebody waited in it.
+        return self._sorting is not None or any(map(is_waited_for, lane.all_states()))
 
     def _find_limits(self, call: Call, now: float, *, evicts: bool = True) -> States:
         """Find what a newcomer comes under, and note it in the call.
@@ -287,7 +293,7 @@ class LocalLimiter:
             for limit in limits:
                 if not is_waited_for(limit) and limit not in self._own:
                     limit.on_idle(now)
-        changing = self._outdated or self._lanes.states_replaced
+        changing = self._outdated or self._lanes.states_replaced or self._sorting
         if now < self._held_until or changing:
             return False
         self._schedule(now)
@@ -318,6 +324,8 @@ class LocalLimiter:
             and not head.future.done()
         ):
             return  # most go behind those of their line
+        if self._host.waiters.is_sorting:
+            return
         if line.entry is None or line.rank_now() is None or line.head is call:
             self._line_joined(line, call.joined_at)
 
@@ -326,7 +334,8 @@ class LocalLimiter:
             line.counted = True
             if line.limits is not None:
                 add_line(line)
-                self._partial += not set(self._own).issubset(line.limits)
+                line.partial = not set(self._own).issubset(line.limits)
+                self._partial += line.partial
         if self._scheduler.active:
             self._scheduler.joined(line, now)
         elif len(self._host.waiters.lines) > 1:
@@ -346,9 +355,11 @@ class LocalLimiter:
             line.counted = False
             if line.limits is not None:
                 remove_line(line)
-                self._partial -= not set(self._own).issubset(line.limits)
+                self._partial -= line.partial
         if not self._host.waiters.live:
             self._scheduler.end()
+            self._sorting = None
+            self._host.waiters.end_sorting()
 
     def earliest(self, call: Call, now: float) -> float:
         """Return when its limits will have room, if nobody else comes first."""
@@ -380,9 +391,9 @@ class LocalLimiter:
         self._scheduler.disturbed = False
         if not waiters.live:
             return None
-        if self._outdated or self._lanes.states_replaced:
+        if self._outdated or self._lanes.states_replaced or self._sorting:
             self._refresh_lanes(now)
-            if self._outdated:
+            if self._outdated or self._sorting:
                 return now
         if now < (held := self._held_until):
             return held
@@ -546,15 +557,15 @@ class LocalLimiter:
             others = self._own != old
             self._adapt_permits()
         else:
-            others = key not in self._lanes.limits and any(
-                fits(key, one) for call in host.waiters for one in call.keys
-            )
+            others = key not in self._lanes.limits
             self._lanes.set_limits(key, limits)
             if host.waiters.live:  # else each is brought up to date when it is looked up
                 self._outdated = dict.fromkeys(self._lanes.by_key)
         self._note_limits()
-        self._refresh_lanes(now)
+        self._refresh_lanes(now, go_on=False)
         if others:
+            self._sort_again(now, key)
+        elif self._sorting is not None:
             self._sort_again(now)
         for state in self._own:
             self._scheduler.changed(state)
@@ -567,12 +578,19 @@ class LocalLimiter:
             return
         names = {*self._lanes.limits, key}
         patterns = find_patterns(names)
+        fit: Sequence[float] = ()
         for call in self._host.waiters:
+            costs = call.costs
+            if costs is fit or all(
+                unit < len(costs) and costs[unit] <= largest for unit, largest in bounds
+            ):
+                fit = costs  # most have the same
+                continue
             if key is None or any(name_of(one, names, patterns) == key for one in call.keys):
                 self._check(bounds, call.costs, limits, key)
 
-    def _refresh_lanes(self, now: float) -> None:
-        """Bring as many lanes up to date as one step has time for."""
+    def _refresh_lanes(self, now: float, *, go_on: bool = True) -> None:
+        """Bring as many lanes up to date, and sort as many waiters, as one step has time for."""
         for key in list(islice(self._outdated, BUDGET)):
             del self._outdated[key]
             for state in self._lanes.refresh(key, now):
@@ -580,22 +598,64 @@ class LocalLimiter:
         if self._lanes.states_replaced and not self._outdated:  # once, as it looks at all
             self._lanes.states_replaced = False
             self._sort_again(now)
+        elif go_on and self._sorting is not None and not self._outdated:
+            self._go_on_sorting()
 
-    def _sort_again(self, now: float) -> None:
-        """Sort all who wait into lines again: they may come under other limits."""
-        waiters = self._host.waiters
-        for line in waiters.lines.values():
-            self._scheduler.close(line)
-            remove_line(line)
-            line.counted = False
-        self._partial = 0
-        self._scheduler.end()
-        for call in waiters:
+    def _sort_again(self, now: float, key: Hashable = None) -> None:
+        """Sort all who wait into lines again: they may come under other limits.
+
+        Args:
+            now: the present instant.
+            key: only if one of them has this key, or one that fits this pattern; None: in any case.
+        """
+        if self._host.waiters.live:
+            self._sorting = self._sort(now, None if self._sorting is not None else key)
+            self._go_on_sorting()
+
+    def _go_on_sorting(self) -> None:
+        """Sort as many as one step has time for: nobody starts until all are."""
+        assert self._sorting is not None  # noqa: S101 - the caller has looked
+        for _ in islice(self._sorting, BUDGET):
+            pass
+        if next(self._sorting, self) is self:
+            self._sorting = None
+
+    def _sort(self, now: float, key: Hashable) -> Iterator[None]:
+        """As `_sort_again`; what one look takes lies between two of those that it yields."""
+        waiters, scheduler = self._host.waiters, self._scheduler
+        if key is not None and not (yield from self._has(key)):
+            return
+        former = waiters.begin_sorting()
+        for line in former:
+            scheduler.close(line)
+            self._drop(line)
+            yield
+        scheduler.end()
+        for line in former:
+            for number, _ in enumerate(waiters.take_out(line)):
+                if number % _QUICK == 0:
+                    yield
+        for call in iter(waiters.next_unsorted, None):
             call.limits = None
-            self._find_limits(call, now, evicts=False)  # no lane looks as if somebody waited in it
-        waiters.rebuild()
+            self._find_limits(call, now, evicts=False)
+            waiters.sort_in(call)
+            yield
+        waiters.end_sorting()
+        if len(waiters.lines) > 1:
+            scheduler.begin()
         for line in list(waiters.lines.values()):
-            self._line_joined(line, now)
+            if line.live:  # else all have left meanwhile
+                self._line_joined(line, now)
+            yield
+
+    def _has(self, key: Hashable) -> Generator[None, None, bool]:
+        """Return whether somebody waits who has this key, or one that fits this pattern."""
+        for number, call in enumerate(self._host.waiters):
+            if any(fits(key, one) for one in call.keys):
+                return True
+            if number % _QUICK == 0:
+                yield
+        return False
 
     # Figures, and the end.
 

@@ -6,7 +6,9 @@ The calls that come under the same limits wait in one `Line`. Terms:
 - group: lines that have all been found to wait for the same two limits, or more. It stands with one
   of them. When that has room and another one has not, the whole group goes over to the other. A
   line that was found to wait for one limit only stands with that by itself.
-- room of a limit: the lines and groups that stand with it, by rank.
+- wait list of a limit: the lines and groups that stand with it, by rank.
+- room: what a limit lets through at an instant; a limit without room for a call is closed to it.
+- reservation: what a call that had its turn in vain is to find room for, at a deadline.
 
 What holds after each `step` that has not used up its budget:
 
@@ -155,14 +157,14 @@ class Ranked:
 class Group(Ranked):
     """Lines that wait for the same set of limits."""
 
-    __slots__ = ("at", "entry", "members", "rooms")
+    __slots__ = ("at", "entry", "members", "wait_lists")
 
-    def __init__(self, rooms: frozenset[Room]) -> None:
+    def __init__(self, wait_lists: frozenset[WaitList]) -> None:
         super().__init__()
-        self.rooms = rooms
+        self.wait_lists = wait_lists
         self.members = 0
         """How many lines are in it, even if their callers have all gone and not left yet."""
-        self.at: Room
+        self.at: WaitList
         """The one that it stands with."""
         self.entry: Any = None
 
@@ -174,28 +176,33 @@ class Group(Ranked):
         return False  # as Line.__lt__
 
 
-def _at(line: Line[Call]) -> Room:
-    """Return the room that a line is in, by itself or with its group."""
-    place: Group | Room = line.group
-    return place.at if isinstance(place, Group) else place
+def _at(line: Line[Call]) -> WaitList:
+    """Return the wait list that a line is in, by itself or with its group."""
+    waits_in: Group | WaitList = line.waits_in
+    return waits_in.at if isinstance(waits_in, Group) else waits_in
 
 
 class Reservation:
     """The limits of a call that had its turn at one of them and found another one closed."""
 
-    __slots__ = ("call", "deadline", "line", "rank", "rooms")
+    __slots__ = ("call", "deadline", "line", "rank", "wait_lists")
 
     def __init__(
-        self, line: Line[Call], call: Call, rank: Rank, deadline: float, rooms: Sequence[Room]
+        self,
+        line: Line[Call],
+        call: Call,
+        rank: Rank,
+        deadline: float,
+        wait_lists: Sequence[WaitList],
     ) -> None:
         self.line = line
         self.call = call
         self.rank = rank
         self.deadline = deadline
-        self.rooms = rooms
+        self.wait_lists = wait_lists
 
 
-class Room(Ranked):
+class WaitList(Ranked):
     """Who waits for one limit: the lines and groups that stand with it."""
 
     __slots__ = ("entry", "limit", "lines", "reservation", "timer")
@@ -244,29 +251,29 @@ class Room(Ranked):
         return False  # as Line.__lt__
 
 
-def _room_of(limit: LimitState) -> Room:
-    if limit.room is None:
-        limit.room = Room(limit)
-    room: Room = limit.room
-    return room
+def _wait_list_of(limit: LimitState) -> WaitList:
+    if limit.wait_list is None:
+        limit.wait_list = WaitList(limit)
+    wait_list: WaitList = limit.wait_list
+    return wait_list
 
 
 def is_waited_for(limit: LimitState) -> bool:
     """Return whether a line comes under a limit, or has reserved it."""
-    room: Room | None = limit.room
-    return room is not None and (bool(room.lines) or room.reservation is not None)
+    wait_list: WaitList | None = limit.wait_list
+    return wait_list is not None and (bool(wait_list.lines) or wait_list.reservation is not None)
 
 
 def is_stood_at(limit: LimitState) -> bool:
     """Return whether somebody stands with a limit."""
-    room: Room | None = limit.room
-    return room is not None and room.size > 0
+    wait_list: WaitList | None = limit.wait_list
+    return wait_list is not None and wait_list.size > 0
 
 
 def lines_under(limit: LimitState) -> Collection[Line[Call]]:
     """Return the lines that come under a limit, but for those that have only what all have."""
-    room: Room | None = limit.room
-    lines = None if room is None else room.lines
+    wait_list: WaitList | None = limit.wait_list
+    lines = None if wait_list is None else wait_list.lines
     if lines is None:
         return ()
     return lines if isinstance(lines, set) else (lines,)
@@ -275,23 +282,23 @@ def lines_under(limit: LimitState) -> Collection[Line[Call]]:
 def add_line(line: Line[Call]) -> None:
     """Note that a line comes under its limits."""
     for limit in line.limits or ():
-        room = _room_of(limit)
-        if room.lines is None:
-            room.lines = line
-        elif isinstance(room.lines, set):
-            room.lines.add(line)
+        wait_list = _wait_list_of(limit)
+        if wait_list.lines is None:
+            wait_list.lines = line
+        elif isinstance(wait_list.lines, set):
+            wait_list.lines.add(line)
         else:
-            room.lines = {room.lines, line}
+            wait_list.lines = {wait_list.lines, line}
 
 
 def remove_line(line: Line[Call]) -> None:
     """Note that a line is gone."""
     for limit in line.limits or ():
-        room = _room_of(limit)
-        if isinstance(room.lines, set):
-            room.lines.discard(line)
-        elif room.lines is line:
-            room.lines = None
+        wait_list = _wait_list_of(limit)
+        if isinstance(wait_list.lines, set):
+            wait_list.lines.discard(line)
+        elif wait_list.lines is line:
+            wait_list.lines = None
 
 
 class Scheduler:
@@ -322,14 +329,14 @@ class Scheduler:
         self._grant = grant
         self._on_end = on_end
         self._nothing = nothing
-        self._groups: dict[frozenset[Room], Group] = {}
+        self._groups: dict[frozenset[WaitList], Group] = {}
         self._open = Ranked()
-        """The rooms whose limit has room for the first of those who stand there."""
-        self._timers: list[tuple[float, int, Room]] = []
+        """The wait lists whose limit has room for the first of those who stand there."""
+        self._timers: list[tuple[float, int, WaitList]] = []
         self._timed = 0
-        """How many rooms have a timer; more entries than that are stale."""
+        """How many wait lists have a timer; more entries than that are stale."""
         self._count = 0
-        self._touched: dict[Room, None] = {}
+        self._touched: dict[WaitList, None] = {}
         """Rooms to be looked at again, as something has changed there, in the order of that."""
         self.active = False
         """Whether there is, or was since nobody waited, more than one line."""
@@ -346,8 +353,8 @@ class Scheduler:
         """Forget what has been noted: nobody waits, or all are sorted into lines again."""
         self.active = False
         self._touched.clear()
-        for _, _, room in self._timers:
-            self._drop_timer(room)
+        for _, _, wait_list in self._timers:
+            self._drop_timer(wait_list)
         self._timers.clear()
         self._open.clear()
 
@@ -371,7 +378,7 @@ class Scheduler:
         rank = line.rank_now()
         if rank is None:  # all in it have gone, and not left yet
             return
-        if line.group is not None:
+        if line.waits_in is not None:
             if line.entry is not None:
                 if rank < line.entry[0]:  # it overtakes those of its line
                     self._end_reservation(line.reservation)
@@ -384,12 +391,12 @@ class Scheduler:
         assert call is not None  # noqa: S101 - it has a rank
         blocker = self._blocker(limits, call, rank, line, now)
         if blocker is None:
-            blocker = _room_of(limits[0] if limits else self._nothing)
-        self._place(line, frozenset((blocker,)), now)
+            blocker = _wait_list_of(limits[0] if limits else self._nothing)
+        self._let_wait(line, frozenset((blocker,)), now)
 
     def left(self, line: Line[Call]) -> None:
         """Note that somebody has left a line early."""
-        if line.group is None:
+        if line.waits_in is None:
             return
         if line.reservation is not None and not line.reservation.call.waits:
             self._end_reservation(line.reservation)
@@ -400,24 +407,24 @@ class Scheduler:
     def close(self, line: Line[Call]) -> None:
         """Forget a line."""
         self._end_reservation(line.reservation)
-        if line.group is not None:
+        if line.waits_in is not None:
             self._touched[_at(line)] = None
             self._ungroup(line)
 
     def _rank_again(self, line: Line[Call], rank: Rank) -> None:
         """Note that a line ranks before its entry."""
-        group, room = line.group, _at(line)
-        if isinstance(group, Group):
-            group.add(line, rank)
-            if group.entry is None or rank < group.entry[0]:
-                self._stand(group, room, rank)
+        waits_in, wait_list = line.waits_in, _at(line)
+        if isinstance(waits_in, Group):
+            waits_in.add(line, rank)
+            if waits_in.entry is None or rank < waits_in.entry[0]:
+                self._stand(waits_in, wait_list, rank)
         else:
-            self._stand(line, room, rank)
+            self._stand(line, wait_list, rank)
 
     def changed(self, limit: LimitState) -> None:
         """Note that a limit may have room sooner, or later, than it had."""
-        if limit.room is not None and self.active:
-            self._touched[limit.room] = None
+        if limit.wait_list is not None and self.active:
+            self._touched[limit.wait_list] = None
 
     # The step.
 
@@ -435,30 +442,32 @@ class Scheduler:
                 if budget <= 0:
                     return now
                 budget -= 1
-                room = next(iter(touched))
-                del touched[room]
-                self._arm(room, now)
+                wait_list = next(iter(touched))
+                del touched[wait_list]
+                self._arm(wait_list, now)
                 line = None
             top = by_rank.top
             if top is None:
                 break
-            if line is None or top is not room.entry:  # else it is the next of the same room
-                room = top[1]
-                line = room.first_line()
-                if top is not room.entry or line is None or line.rank is not top[0]:
-                    room = by_rank.first()
-                    if room is None:
+            if (
+                line is None or top is not wait_list.entry
+            ):  # else it is the next of the same wait list
+                wait_list = top[1]
+                line = wait_list.first_line()
+                if top is not wait_list.entry or line is None or line.rank is not top[0]:
+                    wait_list = by_rank.first()
+                    if wait_list is None:
                         break
-                    line = room.first_line()
+                    line = wait_list.first_line()
             if budget <= 0:
                 return now
             budget -= 1
-            line = self._look_at(room, line, now)
+            line = self._look_at(wait_list, line, now)
             if self.disturbed:  # by an observer
                 return now
         return self._next_timer(now) if self._waiters.live else None
 
-    def _look_at(self, room: Room, line: Line[Call], now: float) -> Line[Call] | None:
+    def _look_at(self, wait_list: WaitList, line: Line[Call], now: float) -> Line[Call] | None:
         """Start the first at an open limit, or let it wait for another one.
 
         Returns:
@@ -470,7 +479,7 @@ class Scheduler:
         assert rank is not None  # noqa: S101 - as above
         if limits is None:
             limits = self._limits_of(line)
-        blocker = self._blocker(limits, call, rank, line, now, first_at=room)
+        blocker = self._blocker(limits, call, rank, line, now, first_at=wait_list)
         if blocker is None:
             for limit in limits:
                 limit.consume(now, call.costs)
@@ -481,19 +490,19 @@ class Scheduler:
                 self._ungroup(line)
                 self._on_end(line)
             self._grant(call, now)
-        elif blocker is not room:  # else it was charged through another group
+        elif blocker is not wait_list:  # else it was charged through another group
             self._move(line, blocker, now)
             return None
-        return self._arm(room, now)
+        return self._arm(wait_list, now)
 
     def _open_due(self, now: float, most: int) -> int:
-        """Look at the rooms whose time has come; return how many."""
+        """Look at the wait lists whose time has come; return how many."""
         timers, number = self._timers, 0
         while timers and timers[0][0] <= now and number < most:
-            at, _, room = heappop(timers)
-            if room.timer == at:
-                self._drop_timer(room)
-                self._arm(room, now)
+            at, _, wait_list = heappop(timers)
+            if wait_list.timer == at:
+                self._drop_timer(wait_list)
+                self._arm(wait_list, now)
                 number += 1
         return number
 
@@ -503,71 +512,71 @@ class Scheduler:
             heapify(self._timers)
         timers = self._timers
         while timers:
-            at, _, room = timers[0]
-            if room.timer != at:
+            at, _, wait_list = timers[0]
+            if wait_list.timer != at:
                 heappop(timers)
                 continue
             if at <= now:  # the budget was not enough for all that were due
                 return now
-            line = room.first_line()
-            opens = math.inf if line is None else self._opens_at(room, line, now)
+            line = wait_list.first_line()
+            opens = math.inf if line is None else self._opens_at(wait_list, line, now)
             if opens <= at:
                 return at
             heappop(timers)
-            self._drop_timer(room)
-            self._set_timer(room, opens)
+            self._drop_timer(wait_list)
+            self._set_timer(wait_list, opens)
         return math.inf
 
-    # One room.
+    # One wait list.
 
-    def _opens_at(self, room: Room, line: Line[Call], now: float) -> float:
+    def _opens_at(self, wait_list: WaitList, line: Line[Call], now: float) -> float:
         """Return when a limit has room for the first of those who stand with it; inf: unknown."""
         call = line.head
         assert call is not None  # noqa: S101 - it was found by its rank
-        at = room.limit.next_at(now, call.costs)
-        if room.reservation is not None and at <= now:
+        at = wait_list.limit.next_at(now, call.costs)
+        if wait_list.reservation is not None and at <= now:
             assert line.rank is not None  # noqa: S101 - as above
-            if self._is_reserved(room, call, line.rank, now):
+            if self._is_reserved(wait_list, call, line.rank, now):
                 return math.inf  # the end of the reservation will be noted
         return at
 
-    def _arm(self, room: Room, now: float) -> Line[Call] | None:
-        """Note when to look at a room: now, at an instant, or once something has changed.
+    def _arm(self, wait_list: WaitList, now: float) -> Line[Call] | None:
+        """Note when to look at a wait list: now, at an instant, or once something has changed.
 
         Returns:
             The first line there, if it may be looked at now.
         """
-        line = room.first_line()
+        line = wait_list.first_line()
         if line is None:
-            self._open.remove(room)
-            self._drop_timer(room)
+            self._open.remove(wait_list)
+            self._drop_timer(wait_list)
             return None
         # As _opens_at, which would be one call more.
-        at = room.limit.next_at(now, line.head.costs)  # type: ignore[union-attr]  # it was found by it
-        if room.reservation is not None and at <= now:
-            at = self._opens_at(room, line, now)
+        at = wait_list.limit.next_at(now, line.head.costs)  # type: ignore[union-attr]  # it was found by it
+        if wait_list.reservation is not None and at <= now:
+            at = self._opens_at(wait_list, line, now)
         if at > now:
-            if room.entry is not None:
-                self._open.remove(room)
-            self._set_timer(room, at)
+            if wait_list.entry is not None:
+                self._open.remove(wait_list)
+            self._set_timer(wait_list, at)
             return None
-        rank, entry = line.rank, room.entry
+        rank, entry = line.rank, wait_list.entry
         assert rank is not None  # noqa: S101 - it was found by it
         if entry is None or (rank is not entry[0] and rank != entry[0]):
-            self._open.add(room, rank)
+            self._open.add(wait_list, rank)
         return line
 
-    def _set_timer(self, room: Room, at: float) -> None:
-        if at < math.inf and (room.timer is None or at < room.timer):
-            self._timed += room.timer is None
-            room.timer = at
+    def _set_timer(self, wait_list: WaitList, at: float) -> None:
+        if at < math.inf and (wait_list.timer is None or at < wait_list.timer):
+            self._timed += wait_list.timer is None
+            wait_list.timer = at
             self._count += 1
-            heappush(self._timers, (at, self._count, room))
+            heappush(self._timers, (at, self._count, wait_list))
 
-    def _drop_timer(self, room: Room) -> None:
-        if room.timer is not None:
+    def _drop_timer(self, wait_list: WaitList) -> None:
+        if wait_list.timer is not None:
             self._timed -= 1
-            room.timer = None
+            wait_list.timer = None
 
     # One line.
 
@@ -579,8 +588,8 @@ class Scheduler:
         line: Line[Call] | None,
         now: float,
         *,
-        first_at: Room | None = None,
-    ) -> Room | None:
+        first_at: WaitList | None = None,
+    ) -> WaitList | None:
         """Return the limit that a call has to wait for longest; None: all have room.
 
         At one of them it is known to be the first.
@@ -588,91 +597,97 @@ class Scheduler:
         blocker, latest, costs = None, now, call.costs
         for limit in limits:
             at = limit.next_at(now, costs)
-            room: Room | None = limit.room
-            if room is not None:
-                first = room.first_line() if room.size and room is not first_at else None
+            wait_list: WaitList | None = limit.wait_list
+            if wait_list is not None:
+                first = (
+                    wait_list.first_line() if wait_list.size and wait_list is not first_at else None
+                )
                 if first is not None and first is not line and first.rank < rank:  # type: ignore[operator]  # it has one
-                    timer = math.inf if room.timer is None else room.timer
+                    timer = math.inf if wait_list.timer is None else wait_list.timer
                     at = max(at, timer, math.nextafter(now, math.inf))
                 elif (
                     at <= now
-                    and room.reservation is not None
-                    and self._is_reserved(room, call, rank, now)
+                    and wait_list.reservation is not None
+                    and self._is_reserved(wait_list, call, rank, now)
                 ):
-                    at = max(room.reservation.deadline, math.nextafter(now, math.inf))
+                    at = max(wait_list.reservation.deadline, math.nextafter(now, math.inf))
             if at > latest:
                 blocker, latest = limit, at
-        return None if blocker is None else _room_of(blocker)
+        return None if blocker is None else _wait_list_of(blocker)
 
-    def _place(self, line: Line[Call], rooms: frozenset[Room], now: float) -> None:
+    def _let_wait(self, line: Line[Call], wait_lists: frozenset[WaitList], now: float) -> None:
         """Let a line wait for these limits; a new group stands with any of them."""
         rank = line.rank
         assert rank is not None  # noqa: S101 - of an empty line, nobody waits
-        if len(rooms) == 1:
-            (line.group,) = rooms
-            self._stand(line, line.group, rank)
-            self._arm(line.group, now)
+        if len(wait_lists) == 1:
+            (line.waits_in,) = wait_lists
+            self._stand(line, line.waits_in, rank)
+            self._arm(line.waits_in, now)
             return
-        group = self._groups.get(rooms)
+        group = self._groups.get(wait_lists)
         if group is None:
-            group = self._groups[rooms] = Group(rooms)
-            (group.at, *_) = rooms
-        line.group = group
+            group = self._groups[wait_lists] = Group(wait_lists)
+            (group.at, *_) = wait_lists
+        line.waits_in = group
         group.members += 1
         group.add(line, rank)
         if group.entry is None or rank < group.entry[0]:
             self._stand(group, group.at, rank)
             self._arm(group.at, now)
 
-    def _stand(self, item: Group | Line[Call], room: Room, rank: Rank) -> None:
+    def _stand(self, item: Group | Line[Call], wait_list: WaitList, rank: Rank) -> None:
         if isinstance(item, Group):
-            item.at = room
-        room.add(item, rank)
-        held = room.reservation
-        if held is not None and rank < held.rank:  # an earlier one waits there: it goes first
-            self._end_reservation(held)
+            item.at = wait_list
+        wait_list.add(item, rank)
+        reservation = wait_list.reservation
+        if (
+            reservation is not None and rank < reservation.rank
+        ):  # an earlier one waits there: it goes first
+            self._end_reservation(reservation)
 
-    def _move(self, line: Line[Call], blocker: Room, now: float) -> None:
+    def _move(self, line: Line[Call], blocker: WaitList, now: float) -> None:
         """Let a line, the first at an open limit, wait for another: with its group if it can."""
         self.moves += 1
-        place: Group | Room = line.group
-        room, rank = _at(line), line.rank
+        waits_in: Group | WaitList = line.waits_in
+        wait_list, rank = _at(line), line.rank
         assert rank is not None  # noqa: S101 - it is the first
-        rooms = place.rooms if isinstance(place, Group) else frozenset((place,))
-        if isinstance(place, Group) and blocker in rooms:
-            room.remove(place)
-            self._stand(place, blocker, rank)
+        wait_lists = waits_in.wait_lists if isinstance(waits_in, Group) else frozenset((waits_in,))
+        if isinstance(waits_in, Group) and blocker in wait_lists:
+            wait_list.remove(waits_in)
+            self._stand(waits_in, blocker, rank)
         else:
-            rooms |= {blocker}
+            wait_lists |= {blocker}
             self._ungroup(line)
-            if rooms not in self._groups:
-                together = self._groups[rooms] = Group(rooms)
+            if wait_lists not in self._groups:
+                together = self._groups[wait_lists] = Group(wait_lists)
                 together.at = blocker
-            self._place(line, rooms, now)
+            self._let_wait(line, wait_lists, now)
         self._arm(blocker, now)
-        self._arm(room, now)
+        self._arm(wait_list, now)
         self._reserve(line, now)
 
     def _ungroup(self, line: Line[Call]) -> None:
-        place: Group | Room = line.group
-        line.group = None
-        if isinstance(place, Room):
-            place.remove(line)
+        waits_in: Group | WaitList = line.waits_in
+        line.waits_in = None
+        if isinstance(waits_in, WaitList):
+            waits_in.remove(line)
             return
-        place.remove(line)
-        place.members -= 1
-        if not place.members:
-            place.at.remove(place)
-            del self._groups[place.rooms]
+        waits_in.remove(line)
+        waits_in.members -= 1
+        if not waits_in.members:
+            waits_in.at.remove(waits_in)
+            del self._groups[waits_in.wait_lists]
 
     # Reservations.
 
-    def _is_reserved(self, room: Room, call: Call, rank: Rank, now: float) -> bool:
+    def _is_reserved(self, wait_list: WaitList, call: Call, rank: Rank, now: float) -> bool:
         """Return whether a call that starts now would delay one that has reserved its limit."""
-        held = room.reservation
-        if held is None or held.rank >= rank:
+        reservation = wait_list.reservation
+        if reservation is None or reservation.rank >= rank:
             return False
-        return not room.limit.leaves_room(now, call.costs, held.call.costs, held.deadline)
+        return not wait_list.limit.leaves_room(
+            now, call.costs, reservation.call.costs, reservation.deadline
+        )
 
     def _reserve(self, line: Line[Call], now: float) -> None:
         """See that the first of a line, which has just had its turn in vain, is not delayed."""
@@ -686,34 +701,34 @@ class Scheduler:
         assert rank is not None  # noqa: S101 - as above
         deadline = now
         for limit in limits:
-            room = _room_of(limit)
-            if self._waits_behind_another(line, rank, room):
+            wait_list = _wait_list_of(limit)
+            if self._waits_behind_another(line, rank, wait_list):
                 return
             deadline = max(deadline, limit.next_at(now, call.costs))
-        rooms = [limit.room for limit in limits if limit not in own]
+        wait_lists = [limit.wait_list for limit in limits if limit not in own]
         if line.reservation is not None:
             self._end_reservation(line.reservation)
-        line.reservation = reservation = Reservation(line, call, rank, deadline, rooms)
-        for room in rooms:
-            if room.reservation is not None:
-                self._end_reservation(room.reservation)
-            room.reservation = reservation
-            if room.size:
-                self._touched[room] = None
+        line.reservation = reservation = Reservation(line, call, rank, deadline, wait_lists)
+        for wait_list in wait_lists:
+            if wait_list.reservation is not None:
+                self._end_reservation(wait_list.reservation)
+            wait_list.reservation = reservation
+            if wait_list.size:
+                self._touched[wait_list] = None
 
     @staticmethod
-    def _waits_behind_another(line: Line[Call], rank: Rank, room: Room) -> bool:
+    def _waits_behind_another(line: Line[Call], rank: Rank, wait_list: WaitList) -> bool:
         """Return whether somebody before a line stands with a limit, or has reserved it."""
-        first, held = room.first_line(), room.reservation
+        first, reservation = wait_list.first_line(), wait_list.reservation
         if first is not None and first is not line and first.rank < rank:  # type: ignore[operator]  # it has one
             return True
-        return held is not None and held.line is not line and held.rank < rank
+        return reservation is not None and reservation.line is not line and reservation.rank < rank
 
     def _end_reservation(self, reservation: Reservation | None) -> None:
         if reservation is not None:
             reservation.line.reservation = None
-            for room in reservation.rooms:
-                if room.reservation is reservation:
-                    room.reservation = None
-                    if room.size:
-                        self._touched[room] = None
+            for wait_list in reservation.wait_lists:
+                if wait_list.reservation is reservation:
+                    wait_list.reservation = None
+                    if wait_list.size:
+                        self._touched[wait_list] = None

@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from heapq import heapify, heappop, heappush
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar, get_args
 
 from aioapiqueue._units import ONE_CALL, is_stated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 __all__ = ["ORDERS", "Line", "Order", "Rank", "WaitQueue", "Waiter"]
 
@@ -77,17 +78,18 @@ class Line(Generic[W]):
         "entry",
         "flow",
         "gone",
-        "group",
         "head",
         "levels",
         "limits",
         "live",
         "name",
         "only",
+        "partial",
         "priorities",
         "rank",
         "reservation",
         "turn",
+        "waits_in",
     )
 
     def __init__(self, name: Hashable, limits: Any = None) -> None:  # noqa: ANN401 - the limiter's
@@ -116,8 +118,13 @@ class Line(Generic[W]):
         """The first that `rank_now` has seen, and its rank; None: look again."""
         # For the limiter, which puts lines in an order.
         self.counted = False
+        """Whether the limits know of it."""
+        self.partial = False
+        """Whether it does not come under all that the queue's own limits are."""
+        self.waits_in: Any = None
+        """The wait list of a limit, or the group of lines, that it is in."""
         self.entry: Any = None
-        self.group: Any = None
+        """Its entry there."""
         self.reservation: Any = None
 
     def __lt__(self, other: object) -> bool:
@@ -211,13 +218,11 @@ class Line(Generic[W]):
             heapify(self.priorities)
             self.gone = sum(map(len, self.levels.values())) - self.live
 
-    def everybody(self) -> Iterator[W]:
+    def everybody(self) -> Iterable[W]:
         """All in it, in no order, with those who have left early and were not met yet."""
         if self.levels is not None:
-            for level in self.levels.values():
-                yield from level
-        elif self.only is not None:
-            yield self.only
+            return chain.from_iterable(self.levels.values())
+        return () if self.only is None else (self.only,)
 
     def __iter__(self) -> Iterator[W]:
         """All who wait, in their order."""
@@ -300,6 +305,12 @@ class WaitQueue(asyncio.Queue[W]):
         """With `fair`, the turn of the last one that was served, or a later one."""
         self._turns: dict[Hashable, int] = {}
         """With `fair`, the last turn that each flow (of one key) was given."""
+        self._former: list[Line[W]] = []
+        """While all are sorted again: the lines in which they were, and that of newcomers."""
+        self._unsorted: list[tuple[int, W]] | None = None
+        """A heap, by arrival, of those who are in no line meanwhile; None: it is not the case."""
+        self._plain_to_be = self._plain
+        """Meanwhile: the line of those who were sorted and come under what all do."""
         self._none_left = asyncio.Event()
         super().__init__()
 
@@ -344,6 +355,11 @@ class WaitQueue(asyncio.Queue[W]):
                 self.on_first()
 
     def _add_to_line(self, item: W) -> None:
+        if self._unsorted is not None:
+            item.line = self._former[-1]
+            item.line.put(item)
+            heappush(self._unsorted, (item.arrival, item))
+            return
         if self.fair:
             line = self._line_for(item)
         elif item.limits is None:
@@ -494,8 +510,10 @@ class WaitQueue(asyncio.Queue[W]):
 
     def not_left(self) -> list[W]:
         """Return all who wait, and those whose caller has gone and who have not left yet."""
-        everybody = (waiter for line in self.lines.values() for waiter in line.everybody())
-        return [waiter for waiter in everybody if waiter.line is not None]
+        found = [one for line in self.lines.values() for one in line.everybody() if one.line]
+        return found + [
+            one for line in self._former for one in line.everybody() if one.line is line
+        ]
 
     def rebuild(self) -> None:
         """Sort all who wait into lines again: what they come under has changed."""
@@ -509,6 +527,52 @@ class WaitQueue(asyncio.Queue[W]):
         for waiter in waiting:
             self._add_to_line(waiter)
 
+    @property
+    def is_sorting(self) -> bool:
+        """Whether newcomers join no line for now."""
+        return self._unsorted is not None
+
+    def begin_sorting(self) -> list[Line[W]]:
+        """Have no lines until `end_sorting`; return those that there were."""
+        former = [*self._former, *self.lines.values()]
+        self._former, self._unsorted = [*former, Line(None)], []
+        self.lines = {}
+        self._plain = Line(None)  # in which nobody waits, so that newcomers do not either
+        self._plain_to_be = Line(None)
+        self._plain_to_be.use_levels()
+        self._turns.clear()
+        return former
+
+    def take_out(self, line: Line[W]) -> Iterator[W]:
+        """Note, one by one, that those of a former line are to be sorted."""
+        assert self._unsorted is not None  # noqa: S101 - of the interface
+        for waiter in [*line.everybody()]:
+            if waiter.line is line:
+                heappush(self._unsorted, (waiter.arrival, waiter))
+                yield waiter
+
+    def next_unsorted(self) -> W | None:
+        """Return the next who is to be sorted, as they came; None: nobody is left."""
+        while self._unsorted:
+            waiter = heappop(self._unsorted)[1]
+            # Those whose future is cancelled, and whose task has not come to `leave` yet, stay in
+            # the former lines, which are in use no more. `live` and the costs count them.
+            if waiter.waits:
+                return waiter
+        return None
+
+    def sort_in(self, waiter: W) -> None:
+        """Put one into the line of what it comes under now."""
+        unsorted, self._unsorted = self._unsorted, None
+        of_newcomers, self._plain = self._plain, self._plain_to_be
+        self._add_to_line(waiter)
+        self._unsorted, self._plain = unsorted, of_newcomers
+
+    def end_sorting(self) -> None:
+        """Have newcomers join lines again."""
+        if self._unsorted is not None:
+            self._former, self._unsorted, self._plain = [], None, self._plain_to_be
+
     def oldest_of_least_urgent(self) -> W | None:
         """Return whom a newcomer may push out of a full queue."""
         return self._everybody.oldest_of_least_urgent() if self._everybody is not None else None
@@ -517,3 +581,6 @@ class WaitQueue(asyncio.Queue[W]):
         """All who wait, in no order."""
         for line in list(self.lines.values()):
             yield from [waiter for waiter in line.everybody() if waiter.waits]
+        for line in self._former:
+            everybody = [waiter for waiter in line.everybody() if waiter.waits]
+            yield from (waiter for waiter in everybody if waiter.line is line)

@@ -351,7 +351,7 @@ async def test_scheduler_keeps_no_old_rooms():
         slot.release()
         (await following).release()
         await asyncio.sleep(0.01)
-    assert len(introspect.rooms_to_look_at(queue)) < 50
+    assert len(introspect.limits_to_look_at(queue)) < 50
 
 
 async def test_bucket_memory_is_bounded():

@@ -318,6 +318,64 @@ async def test_pitfall_4_set_rate_is_bounded():
     assert max(steps) < 60_000
 
 
+@pytest.mark.parametrize(
+    ("limits", "key"),
+    [(("10/h", "5 in any 1h"), None), (("5 in any 1h",), "t*"), (("2/h",), "t7"), (("2/h",), "u")],
+    ids=["own limits", "a pattern", "a new lane", "a lane of nobody"],
+)
+async def test_sorting_again_is_bounded(limits, key):
+    """Thousands who wait and come under other kinds of limits are sorted step by step."""
+    queue = ApiQueue("1/h", lanes={"t*": "1/h"})
+    for number in range(4000):
+        queue.enqueue(key=f"t{number}")
+    steps = introspect.work_of_steps(queue, work)
+    assert work(lambda: queue.set_rate(*limits, key=key)) < 60_000
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert max(steps) < 60_000
+    assert not introspect.is_sorting(queue)
+
+
+async def test_newcomers_wait_behind_unsorted():
+    """Those who come while others are sorted start after them, and those who leave do not."""
+    queue = ApiQueue("1/h", lanes={"a": "1000/s"})
+    calls, started = [], []
+
+    def call():
+        number = len(calls)
+        calls.append(queue.enqueue(key="a"))
+        calls[-1].add_done_callback(lambda one: one.cancelled() or started.append(number))
+
+    for _ in range(3000):
+        call()
+    queue.set_rate("1000/s", "1000000 in any 1h")
+    for number in range(20):
+        calls[100 * number + 1].cancel()
+        call()
+        await asyncio.sleep(0)
+        if number < 2:
+            assert introspect.is_sorting(queue)
+    assert queue.waiting == 2999
+    await asyncio.wait(calls)
+    assert started == [number for number, one in enumerate(calls) if not one.cancelled()]
+    assert introspect.left_over(queue) == []
+
+
+async def test_all_may_leave_while_sorted():
+    """Nothing is left of those who all leave while they are sorted, nor waits who comes then."""
+    queue = ApiQueue("1/h", lanes={"*": "1/h"})
+    calls = [queue.enqueue(key=number) for number in range(2000)]
+    queue.set_rate("1000/s", "1000000 in any 1h")
+    await asyncio.sleep(0)
+    assert introspect.is_sorting(queue)
+    for call in calls:
+        call.cancel()
+    await asyncio.sleep(0)
+    assert introspect.left_over(queue) == []
+    await asyncio.sleep(3600)
+    assert (await queue.enqueue(key="new")).waited == 0
+
+
 async def test_pitfall_5_waiting_lanes_are_kept():
     """A lane is not forgotten while somebody waits who comes under it, wherever they stand."""
     queue = ApiQueue(lanes={"A": "10/s", "B": "0.1/s", "*": "1/s"}, catch_up=0)

@@ -109,9 +109,22 @@ def own_states(queue: ApiQueue) -> Sequence[Any]:
     return dispatcher_of(queue).limiter._own
 
 
-def rooms_to_look_at(queue: ApiQueue) -> Collection[object]:
+def limits_to_look_at(queue: ApiQueue) -> Collection[object]:
     """Return the limits of which something has changed since they were looked at."""
     return dispatcher_of(queue).limiter._scheduler._touched
+
+
+def is_sorting(queue: ApiQueue) -> bool:
+    """Return whether those who wait are being sorted into lines, as their limits have changed."""
+    return dispatcher_of(queue).limiter._sorting is not None
+
+
+def take_small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a step of what follows from changed limits be two looks, and not hundreds."""
+    from aioapiqueue import _local_limiter
+
+    monkeypatch.setattr(_local_limiter, "BUDGET", 2)
+    monkeypatch.setattr(_local_limiter, "_QUICK", 1)
 
 
 def turns_of(queue: ApiQueue) -> Mapping[Hashable, int]:
@@ -250,14 +263,14 @@ def left_over(queue: ApiQueue) -> list[str]:
     limiter, waiters = dispatcher_of(queue).limiter, waiters_of(queue)
     scheduler = limiter._scheduler
     found = [f"line {name!r}" for name in waiters.lines]
-    found += [f"group of {len(group.rooms)}" for group in scheduler._groups.values()]
+    found += [f"group of {len(group.wait_lists)}" for group in scheduler._groups.values()]
     found += ["a timeout"] * len(timeouts_of(queue))
     found += ["a ticker"] * (ticker_of(queue) is not None)
     for key, states in _states_by_key(limiter).items():
         for state in states:
-            room = state.room
-            if room is not None and (room.lines or room.reservation or room.size):
-                found.append(f"a room of {key!r}")
+            waits = state.wait_list
+            if waits is not None and (waits.lines or waits.reservation or waits.size):
+                found.append(f"a wait list of {key!r}")
             if getattr(state, "used", 0) and hasattr(state, "most") and key is not None:
                 found.append(f"{state.used} permits of {key!r}")
     return found

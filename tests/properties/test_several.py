@@ -11,7 +11,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue, Calendar, Concurrency, Rate, Window
@@ -206,6 +206,19 @@ def keeps_its_promises(seed, size, fault=no_fault):
 def test_promises_1_3_4_5_whatever_happens(seed, size):
     """No limit breaks in any window, nobody is overtaken within nested limits, all end once."""
     keeps_its_promises(seed, size)
+
+
+@settings(max_examples=100)
+@given(SEEDS, SIZES)
+@example(41, 33)
+@example(196, 51)
+@example(679, 51)
+@example(305287655, 52)
+def test_promises_1_3_4_5_while_sorting(seed, size):
+    """The same where it takes many steps to sort who waits, once limits have changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        introspect.take_small_steps(patch)
+        keeps_its_promises(seed, size)
 
 
 class Settling(History):
