@@ -416,15 +416,18 @@ class Dispatcher:
 
     def _time_out(self, call: Call, until: float, loop: asyncio.AbstractEventLoop) -> None:
         # A slot that is due at this very instant is in time, as `join` has promised: whose timer
-        # runs first is chance.
+        # runs first is chance. One that is due later is not, even if this timer runs late.
         now = self._clock()
-        due = self.limiter.release_due(now)
-        if due is not None and due <= until + _ROUNDING and call.waits:
-            later = loop.call_later(max(0.0, due - now), self._time_out, call, until, loop)
-            self._timeouts[call] = later
-        else:
-            error = SlotTimeout(f"{self!r}: no slot within {call.timeout:g} s")
-            self.fail(call, "timed_out", error)
+        if self.limiter.earliest(call, now) <= until + _ROUNDING:
+            due = self.limiter.release_due(now)
+            if not call.waits:
+                return
+            if due is not None and due <= until + _ROUNDING:
+                later = loop.call_later(max(0.0, due - now), self._time_out, call, until, loop)
+                self._timeouts[call] = later
+                return
+        error = SlotTimeout(f"{self!r}: no slot within {call.timeout:g} s")
+        self.fail(call, "timed_out", error)
 
     def _stop_timeout(self, call: Call) -> None:
         timer = self._timeouts.pop(call, None)

@@ -133,6 +133,19 @@ async def test_many_due_when_the_timeout_ends():
     assert {slot.waited for slot in slots} == {1}
 
 
+async def test_due_after_the_timeout_ends():
+    """A slot that is due later is not in time, even if the timer of the time-out is later still."""
+    queue = ApiQueue("10/s")
+    queue.hold(0.1)
+    waiting = queue.enqueue(timeout=0.25)
+    queue.pause(0.3)
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().stall(0.35)
+    with pytest.raises(SlotTimeout):
+        await waiting
+    assert (now(), queue.stats.released) == (0.35, 0)
+
+
 async def test_a_timeout_uses_no_slot(limiter):
     """Who times out later leaves its place to those behind, who start on time."""
     queue, loop = limiter.queue("1/s"), asyncio.get_running_loop()

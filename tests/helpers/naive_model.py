@@ -18,6 +18,10 @@ class NaiveRate:
         self.burst = burst
         self.points = [[now, 0.0, None]]  # (instant, spent then, by whom)
         self.last = -math.inf
+        self.set_at = None  # when it was set, if it took over from no other
+
+    def figures(self):
+        return (self.interval, self.burst)
 
     def paid_off(self):
         return self.busy_since()[0]
@@ -51,10 +55,13 @@ class NaiveRate:
             place = self.busy_since()[1]
             self.points.insert(place, [self.points[place][0], cost - point[1], None])
         else:
-            point[1] = cost
+            # What it waited for beyond the burst, and does not use, is lost: several smaller calls
+            # could start at once in its place.
+            point[1] = min(point[1], cost + max(0.0, point[1] - self.burst))
 
     def replaced_by(self, new, now):
-        if (self.interval, self.burst) == (new.interval, new.burst):  # by itself
+        new.set_at = self.set_at
+        if self.figures() == new.figures():  # by itself
             new.points, new.last = self.points, self.last
             return
         owed = max(0.0, (self.paid_off() - now) / self.interval)
@@ -69,6 +76,10 @@ class NaiveWindow:
         self.calls = calls
         self.per = per
         self.log = []
+        self.set_at = None
+
+    def figures(self):
+        return (self.calls, self.per)
 
     def due(self, cost):
         for candidate in [-math.inf, *sorted(at + self.per for at, _, _ in self.log)]:
@@ -89,6 +100,7 @@ class NaiveWindow:
                 entry[1] = cost
 
     def replaced_by(self, new, now):
+        new.set_at = self.set_at
         # What has left this window is not known to a longer one.
         new.log = [entry for entry in self.log if entry[0] + self.per > now]
 
@@ -158,7 +170,9 @@ class Model:
             self.waiting.remove(call)
             if call.cancelled_when_granted:
                 for limit in [*self.limits, *self.lane(call)]:
-                    if isinstance(limit, NaiveRate):
+                    if self.keeps(limit, call.key, now):
+                        limit.take(now, call.cost, call.who)
+                    elif isinstance(limit, NaiveRate):
                         waited_for = max(0.0, call.cost - limit.burst) * limit.interval
                         limit.points.append([now - waited_for, 0.0, None])
                         limit.last = now
@@ -169,6 +183,13 @@ class Model:
             self.costs[call.who] = call.cost
             if not call.ends_at_once:
                 self.running[call.who] = call
+
+    def keeps(self, limit, key, started_at):
+        """Return whether a limit gives nothing back of a call of this key.
+
+        It was set at the very instant at which the call started: which came first is not known.
+        """
+        return not self.lanes.get(key) and limit.set_at == started_at
 
     def stall(self, since, now):
         """See nothing from `since` to `now`; then the timers that have passed ring, in order."""
