@@ -243,8 +243,9 @@ class TokenBucket(LimitState):
         """Note a call that costs more than the burst can hold."""
         if self.overs is None:
             self.overs = deque(maxlen=_OVERS)
-        if not self.overs or self.overs[-1][0] != now:
-            self.overs.append((now, tat))
+        if self.overs and self.overs[-1][0] == now:  # perhaps refunded by now
+            self.overs.pop()
+        self.overs.append((now, tat))
 
     def _note_peak(self, now: float, slack: float) -> None:
         """Note how far from full the bucket is when a call starts."""
@@ -256,8 +257,8 @@ class TokenBucket(LimitState):
         if not peaks or peaks[-1][0] != now:
             peaks.append((now, slack))
             if len(peaks) > _PEAKS:
-                _, fullest = peaks.popleft()
-                peaks[0] = (peaks[0][0], fullest)
+                _, fullest = peaks.popleft()  # unless a refund has made the next one fuller
+                peaks[0] = (peaks[0][0], max(fullest, peaks[0][1]))
 
     def floor(self, now: float, cost: float) -> float:
         """Return from when on what `cost` starts with counts, at the earliest."""
@@ -350,10 +351,14 @@ class TokenBucket(LimitState):
         return forgotten or any(start == at for start, _ in overs)
 
     def estimate(self, now: float, cost: float) -> float:
-        start = max(self.tat, now - self.catch_up, self.held)
+        earliest = max(now - self.catch_up, self.held)
         if self.last < now - self.catch_up:
-            start = max(start, now)
-        return max(now, self.held, start + (cost - self.burst) * self.interval)
+            earliest = max(earliest, now)
+        anchor, used = self.anchor, self.used
+        if self.tat < earliest:
+            anchor, used = earliest, 0
+        # As newcomer_at, to the last digit: a moment too early would be told to come back later.
+        return max(now, self.held, anchor + (used + cost - self.burst) * self.interval)
 
     def idle_at(self) -> float:
         return max(self.held, self.tat, self.last + self.catch_up)
@@ -368,8 +373,10 @@ class TokenBucket(LimitState):
         """
         if not self.is_of(limit):
             owed = max(0.0, (self.tat - now) / self.interval)
+            if self.peaks:  # calls that started before are settled all the same
+                scale = limit.interval / self.interval
+                self.peaks = deque((started, slack * scale) for started, slack in self.peaks)
             self.interval, self.burst = limit.interval, limit.burst
-            self.peaks = None
             self.restart(now, owed)
 
 

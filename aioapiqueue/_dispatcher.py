@@ -403,8 +403,8 @@ class Dispatcher:
             call.future.cancel()  # if it is not done: the awaiting coroutine was closed
             self.limiter.left(call, self.waiters.leave(call))
             self._stop_timeout(call)
-            if self._lanes is not None:
-                self._lanes.left(call)
+            if self._lanes is not None and self._lanes.left(call):
+                self._lanes.count_waiters(self.waiters.not_left(), self.waiters.live)
             self.wake()
         self.count(kind, call)
 
@@ -477,7 +477,7 @@ class Dispatcher:
                 self._lanes, self._reports = LaneFigures(()), True
                 if self.started:
                     self._lanes.begin(self._clock())
-            self._lanes.add(key, waiting)
+            self._lanes.add(key, waiting, self.waiters.live)
         self._find_fast_acquire()
 
     def refuse_pattern(self, key: Hashable) -> None:

@@ -22,7 +22,7 @@ from aioapiqueue._slot import GRANTED
 from aioapiqueue._units import ONE_CALL, UNSTATED, is_stated
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Collection, Hashable, Iterable, Sequence
 
     from aioapiqueue._events import EventKind
     from aioapiqueue._slot import Call
@@ -75,6 +75,11 @@ _OF_ONE_KEY = ("throttled", "backed_off")
 """What happens to one lane, and not to all that a call comes under."""
 
 
+def _fits(name: Hashable, keys: Sequence[Hashable]) -> bool:
+    is_pattern = bool(find_patterns((name,)))
+    return name in keys or (is_pattern and any(fits(name, key) for key in keys))
+
+
 class LaneFigures:
     """The figures of each lane that has a name.
 
@@ -82,7 +87,7 @@ class LaneFigures:
         names: the keys and patterns that have limits.
     """
 
-    __slots__ = ("_added", "_by_name", "_found", "_last_start", "_patterns")
+    __slots__ = ("_added", "_by_name", "_found", "_last_start", "_patterns", "_unseen")
 
     def __init__(self, names: Iterable[Hashable]) -> None:
         self._by_name = {name: _Figures(-math.inf) for name in names}
@@ -92,20 +97,18 @@ class LaneFigures:
         self._patterns = find_patterns(self._by_name)
         self._found: dict[Hashable, Sequence[_Figures]] = {}
         """The entries of keys that were looked up lately."""
+        self._unseen = 0
+        """How many were not found, when all who wait were counted again, and have not left yet."""
 
     def has_pattern(self, name: Hashable) -> bool:
         """Return whether this is a pattern that some keys have their limits from."""
         return name in self._patterns
 
-    def add(self, name: Hashable, waiters: Iterable[Call]) -> None:
-        """Have an entry for a name that was given later; these calls wait now."""
+    def add(self, name: Hashable, waiters: Collection[Call], live: int) -> None:
+        """Have an entry for a name that was given later; these calls wait now, of so many."""
         if name not in self._by_name:
-            pattern = find_patterns((name,))
-            fitting = [
-                call
-                for call in waiters
-                if name in call.keys or (pattern and any(fits(name, key) for key in call.keys))
-            ]
+            all_found = len(waiters) == live and not self._unseen
+            fitting = [call for call in waiters if all_found and _fits(name, call.keys)]
             for call in fitting:  # from the entries that they come under now
                 self.left(call)
             self._added = self._last_start
@@ -114,6 +117,18 @@ class LaneFigures:
             self._found.clear()
             for call in fitting:
                 self.joined(call)
+            if not all_found:
+                self.count_waiters(waiters, live)
+
+    def count_waiters(self, waiters: Collection[Call], live: int) -> None:
+        """Count again all who wait, as far as they are found.
+
+        One that was cancelled, and whose task has not resumed, may be in no line any more.
+        """
+        self._forget_waiters()
+        for call in waiters:
+            self.joined(call)
+        self._unseen = live - len(waiters)
 
     def begin(self, now: float) -> None:
         """Take calls that have started by `now` for started before all that is counted here."""
@@ -128,6 +143,7 @@ class LaneFigures:
                 figures.since = -math.inf
 
     def _forget_waiters(self) -> None:
+        self._unseen = 0
         for figures in self._by_name.values():
             figures.waiting = 0
 
@@ -167,10 +183,14 @@ class LaneFigures:
         for figures in self._of(keys) if found is None else found:
             figures.waiting += 1
 
-    def left(self, call: Call) -> None:
-        """Count a call that waits no more, and was not granted."""
+    def left(self, call: Call) -> bool:
+        """Count a call that waits no more, and was not granted; return whether to count again."""
         for figures in self._of(call.keys):
             figures.waiting -= 1
+        if not self._unseen:
+            return False
+        self._unseen -= 1  # or it was another one: counted again, that comes to light
+        return not self._unseen
 
     def started(self, call: Call, waited: float) -> None:
         """Count a call that starts after so many seconds."""
@@ -194,7 +214,8 @@ class LaneFigures:
         """Have a call that starts at the instant of those before wait where these are counted."""
         found = self._of_started(call)
         if call.state == GRANTED:
-            self.left(call)
+            for figures in self._of(call.keys):
+                figures.waiting -= 1
             for figures in found:
                 figures.waiting += 1
         return found

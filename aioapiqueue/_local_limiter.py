@@ -555,6 +555,8 @@ class LocalLimiter:
             kept = {one: self._own_since.get(one, -math.inf) for one in old}
             self._own_since = {one: kept.get(one, now) for one in self._own}
             others = self._own != old
+            for state in self._own:  # also where there was none before that knew of it
+                state.held = self._held_until
             self._adapt_permits()
         else:
             others = key not in self._lanes.limits

@@ -130,43 +130,51 @@ class Units:
 
 
 class CostTotals:
-    """What calls have cost, by unit."""
+    """What calls have cost, by unit.
+
+    Any thread may read it while calls start: reading changes nothing, and what is added up takes
+    the place of what was there as a whole.
+    """
 
     __slots__ = ("_totals", "charged")
 
     def __init__(self) -> None:
-        self._totals: list[float] = [0]
+        self._totals: Sequence[float] = (0,)
         """In calls: beyond one for each call, so that those which cost one need not be added."""
         self.charged: list[tuple[float, ...]] = []
         """Costs to be added, by `add_up`: each by itself would take a tenth of a slot's time."""
 
     def subtract(self, costs: tuple[float, ...]) -> None:
         """Take off what a call was to cost."""
-        self._add((costs,), -1)
+        self._totals = _added(self._totals, (costs,), -1)
 
     def replace(self, costs: tuple[float, ...], by: tuple[float, ...]) -> None:
         """Count other costs instead."""
-        self._add((costs,), -1)
-        self._add((by,), 1)
+        self._totals = _added(_added(self._totals, (costs,), -1), (by,), 1)
 
     def add_up(self) -> None:
         """Add what has been charged; to be called once there are `MANY`."""
-        self._add(self.charged, 1)
-        self.charged.clear()
-
-    def _add(self, charged: Sequence[tuple[float, ...]], sign: int) -> None:
-        totals = self._totals
-        totals[0] -= sign * len(charged)
-        for unit, amounts in enumerate(zip_longest(*charged, fillvalue=UNSTATED)):
-            if unit == len(totals):
-                totals.append(0)
-            stated = [one for one in amounts if one is not UNSTATED]
-            totals[unit] += sign * sum(stated)
+        totals = _added(self._totals, self.charged, 1)
+        self._totals, self.charged = totals, []
 
     def by_unit(self, units: Units, calls: int) -> dict[str, float]:
         """Return the totals by the units' names, of so many calls."""
-        self.add_up()
+        totals = _added(self._totals, tuple(self.charged), 1)
         found: dict[str, float] = dict.fromkeys(units.names, 0)
-        found.update(zip(units.names, self._totals, strict=False))
+        found.update(zip(units.names, totals, strict=False))
         found[units.names[0]] += calls
         return found
+
+
+def _added(
+    totals: Sequence[float], charged: Sequence[tuple[float, ...]], sign: int
+) -> Sequence[float]:
+    """Return such totals with what calls have been charged, or without it."""
+    sums = list(totals)
+    sums[0] -= sign * len(charged)
+    for unit, amounts in enumerate(zip_longest(*charged, fillvalue=UNSTATED)):
+        if unit == len(sums):
+            sums.append(0)
+        stated = [one for one in amounts if one is not UNSTATED]
+        sums[unit] += sign * sum(stated)
+    return sums

@@ -367,3 +367,14 @@ async def test_forgotten_reservation_leaves_no_cycle(limiter):
         assert gc.collect() < 50
     finally:
         gc.enable()
+
+
+async def test_cancelled_grants_above_the_burst():
+    """Also where two are cancelled at one instant: the next does not wait for it all again."""
+    queue = ApiQueue("8/s burst 8", catch_up=0)
+    calls = [queue.enqueue(cost=cost) for cost in (16, 12, 12)]
+    for call in calls[:2]:
+        await asyncio.wait([call])  # granted, and not taken up
+        call.cancel()
+    await calls[2]
+    assert asyncio.get_running_loop().time() == 1

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+import threading
 
 import pytest
 
@@ -377,6 +378,30 @@ async def test_lane_named_while_bodies_run(lanes, later):
     assert queue.stats.lanes["a"].costs == {"calls": 1, "tokens": 2}
 
 
+@pytest.mark.parametrize("number", [1, 3])
+async def test_lanes_named_in_pass_of_cancel(number):
+    """One that is cancelled, and has not resumed, is in the figures of no lane once it has."""
+    queue = ApiQueue("1/s")
+    queue.try_slot()
+
+    async def use():
+        async with queue.slot(key="a"):
+            pass
+
+    tasks = [asyncio.create_task(use()) for _ in range(5)]
+    await asyncio.sleep(0)
+    for task in tasks[:number]:
+        task.cancel()
+    queue.estimate(key="a", priority=-1)  # looks at the first
+    queue.set_rate("1/s", key="a")  # sorts all again
+    queue.set_rate("1/s", key="b")
+    tasks[4].cancel()
+    await asyncio.sleep(0)
+    assert queue.stats.lanes["a"].waiting == queue.waiting == 4 - number
+    await asyncio.wait(tasks)
+    assert [lane.waiting for lane in queue.stats.lanes.values()] == [0, 0]
+
+
 async def test_lane_named_before_any_call():
     """Its figures begin with the first call, be it at the same instant."""
     queue = ApiQueue(lanes={"b": "1/s"})
@@ -451,6 +476,32 @@ async def test_costs_are_added_up_by_unit():
     queue.enqueue(cost={"tokens": 50}).cancel()
     assert queue.stats.costs == {"calls": 4, "tokens": 300, "images": 2}
     assert queue.stats.lanes["a"].costs == {"calls": 1, "tokens": 200, "images": 2}
+
+
+async def test_costs_read_in_a_thread():
+    """A call that starts while another thread reads the figures is counted."""
+    queue = ApiQueue("1000 tokens/s burst 1000")
+    adding, added = threading.Event(), threading.Event()
+
+    class Amount(float):
+        """One that takes the reader long to add."""
+
+        __slots__ = ()
+
+        def __radd__(self, other):
+            if threading.current_thread() is reader:
+                adding.set()
+                added.wait(10)
+            return other + float(self)
+
+    reader = threading.Thread(target=lambda: queue.stats)
+    queue.try_slot(cost={"tokens": Amount(3)})
+    reader.start()
+    assert adding.wait(10)
+    queue.try_slot(cost={"tokens": 4})
+    added.set()
+    reader.join()
+    assert queue.stats.costs == {"calls": 2, "tokens": 7}
 
 
 def test_observer_without_on_event_is_refused():

@@ -156,6 +156,20 @@ async def test_refund_knows_replaced_limits():
     assert number + take_all(queue) == 5
 
 
+@pytest.mark.parametrize("rate", ["8/s burst 82", "4/s burst 90", "16/s burst 100"])
+async def test_set_rate_gives_nothing_back(rate):
+    """What was paid off before it is not given back after it, on top of what has started since."""
+    queue = ApiQueue("8/s burst 80")
+    early = queue.try_slot(cost=80)
+    await asyncio.sleep(9.875)
+    queue.try_slot(cost=79)  # of the first 80, one is not yet paid off
+    queue.set_rate(rate)
+    started = 79 + take_all(queue)
+    early.settle(0)
+    burst = int(rate.split()[-1])
+    assert started + take_all(queue) <= burst + 1
+
+
 async def test_adaptive_permits_survive_set_rate():
     """Push-back has lowered the permits; the same limits, set again, do not raise them."""
     queue = ApiQueue("1000/s", "10 at once", adaptive=Adaptive(concurrency=1))

@@ -244,6 +244,18 @@ async def test_set_rate_keeps_a_hold(limiter):
     assert starts == limiter.exactly([5, 5.01])
 
 
+@pytest.mark.parametrize("limits", [["10/s"], ["10/s", "20/s burst 5"], ["10 in any 1s"]])
+@pytest.mark.parametrize("paused", [True, False])
+async def test_first_limits_within_a_hold(limiter, limits, paused):
+    """Of a queue that had none: nothing starts before it ends."""
+    queue, starts = limiter.queue("unlimited"), []
+    queue.pause(5) if paused else queue.throttled(5)
+    await limiter.settled()
+    queue.set_rate(*limits)
+    await asyncio.wait(line_up(queue, starts, 1))
+    assert starts == limiter.exactly([5])
+
+
 async def test_set_rate_strands_no_waiter(limiter):
     """`set_rate` refuses what would strand a waiter.
 

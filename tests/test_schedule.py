@@ -322,6 +322,20 @@ def test_refunds_never_break_the_limit(cost, refunds, burst):
             assert used <= burst + (start - began) * 10 + 1e-6
 
 
+def test_refunds_know_the_fullest_of_many():
+    """Also where a refund has made a later one the fullest, and more have started than are kept."""
+    bucket = pace(1, burst=1000)
+    for at, cost in ((100, 400), (101, 1), (102, 390)):
+        bucket.consume(at, cost)
+    for number in range(100):
+        bucket.consume(150 + number / 128, 1)
+        if number == 50:
+            bucket.adjust(102, 390, 0)  # else the bucket had been fuller by 150 than at 101
+    bucket.adjust(100, 400, 0)
+    # All but 351 was paid off by 150: as if 100 of 1000 had started since then.
+    assert bucket.next_at(151, 901) == 151
+
+
 def test_a_window_gives_back_too():
     """The refund leaves the log where the call started."""
     schedule = States([Window(10, 1)], catch_up=0)

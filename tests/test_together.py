@@ -56,7 +56,7 @@ def test_only_two_rates_take_the_short_way():
 
 
 async def test_the_short_way_keeps_to_rates_that_are_set_later():
-    """It is made anew, as it is for the rates that were in force when it was."""
+    """It is made again, as it is for the rates that were in force when it was."""
     loop = asyncio.get_running_loop()
     queue = ApiQueue("10/s", "1000 tokens/s", catch_up=1)
     async with queue.slot(cost={"tokens": 1}):

@@ -181,6 +181,20 @@ async def test_try_slot_says_when_to_return():
     assert (queue.stats.released, queue.running, queue.waiting) == (2, 0, 0)
 
 
+@pytest.mark.parametrize(("rate", "cost"), [(Rate(7, burst=3), 1), (Rate(1000, 3, burst=5), 2)])
+async def test_retry_in_to_the_last_digit(rate, cost):
+    """A caller that sleeps for so long has a slot then, and is not told to come back in 0.1 s."""
+    queue = ApiQueue(rate)
+    await asyncio.sleep(12.3456)
+    for _ in range(300):
+        try:
+            queue.try_slot(cost=cost).release()
+        except WouldWait as error:
+            await asyncio.sleep(error.retry_in)
+            queue.try_slot(cost=cost).release()
+    assert now() == pytest.approx(12.3456 + (300 * cost - rate.burst) * rate.interval)
+
+
 async def test_retry_in_where_a_permit_is_missing():
     """Nobody knows when a body ends: a caller that sleeps for so long does not spin."""
     queue, tries = ApiQueue("20/s burst 2", concurrency=1, lanes={"lane": "1 at once"}), 0
