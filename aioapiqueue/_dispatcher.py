@@ -219,7 +219,7 @@ class Dispatcher:
                 if not self.limiter.try_acquire(call, now):
                     return False
             if costs is not ONE_CALL:
-                charged = self._costs.charged
+                charged = self._costs.charged  # as `add`: this is done for each slot
                 charged.append(costs)
                 if len(charged) == MANY:
                     self._costs.add_up()
@@ -346,10 +346,7 @@ class Dispatcher:
         waited = now - call.joined_at
         self.started += 1
         if call.costs is not ONE_CALL:
-            charged = self._costs.charged
-            charged.append(call.costs)
-            if len(charged) == MANY:
-                self._costs.add_up()
+            self._costs.add(call.costs)
         self._waited += waited
         if waited > self._longest_wait:  # noqa: PLR1730 - a call for each slot
             self._longest_wait = waited
@@ -501,10 +498,8 @@ class Dispatcher:
         self.limiter.settle(call, costs)
         self._costs.replace(call.costs, costs)
         if self._lanes is not None:
-            self._lanes.add_costs(call, -1)
+            self._lanes.settled(call, costs)
         call.costs = costs
-        if self._lanes is not None:
-            self._lanes.add_costs(call, 1)
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Process push-back: on one call, or (None) on some call of a key."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from aioapiqueue._events import LaneStats, LaneTable
 from aioapiqueue._lanes import find_patterns, fits
 from aioapiqueue._slot import GRANTED
-from aioapiqueue._units import ONE_CALL, UNSTATED, is_stated
+from aioapiqueue._units import ONE_CALL, CostTotals
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterable, Sequence
@@ -28,27 +28,7 @@ if TYPE_CHECKING:
     from aioapiqueue._slot import Call
     from aioapiqueue._units import Units
 
-__all__ = ["LaneFigures", "add_costs", "costs_by_unit"]
-
-
-def add_costs(totals: list[float], costs: Sequence[float], sign: int) -> None:
-    """Add to totals by unit what a call costs, beyond one call."""
-    number = len(costs)
-    if len(totals) < number:
-        totals.extend([0] * (number - len(totals)))
-    if UNSTATED in costs:
-        costs = [cost if is_stated(costs, unit) else 0 for unit, cost in enumerate(costs)]
-    totals[0] += sign * (costs[0] - 1)
-    for unit in range(1, number):
-        totals[unit] += sign * costs[unit]
-
-
-def costs_by_unit(units: Units, totals: Sequence[float], calls: int) -> dict[str, float]:
-    """Return such totals by the units' names, for so many calls."""
-    found: dict[str, float] = dict.fromkeys(units.names, 0)
-    found.update(zip(units.names, totals, strict=False))
-    found[units.names[0]] += calls
-    return found
+__all__ = ["LaneFigures"]
 
 
 class _Figures:
@@ -63,7 +43,7 @@ class _Figures:
         self.released = 0
         self.waited = 0.0
         self.longest_wait = 0.0
-        self.costs: list[float] = [0]
+        self.costs = CostTotals()
         """What its calls cost, by unit, beyond one call each."""
         self.counts: dict[EventKind, int] = dict.fromkeys(_COUNTED, 0)
 
@@ -73,11 +53,6 @@ _KEYS = 10_000
 """So many keys are remembered with their entries: there may be thousands of patterns."""
 _OF_ONE_KEY = ("throttled", "backed_off")
 """What happens to one lane, and not to all that a call comes under."""
-
-
-def _fits(name: Hashable, keys: Sequence[Hashable]) -> bool:
-    is_pattern = bool(find_patterns((name,)))
-    return name in keys or (is_pattern and any(fits(name, key) for key in keys))
 
 
 class LaneFigures:
@@ -108,7 +83,12 @@ class LaneFigures:
         """Have an entry for a name that was given later; these calls wait now, of so many."""
         if name not in self._by_name:
             all_found = len(waiters) == live and not self._unseen
-            fitting = [call for call in waiters if all_found and _fits(name, call.keys)]
+            pattern = find_patterns((name,))
+            fitting = [
+                call
+                for call in (waiters if all_found else ())
+                if name in call.keys or (pattern and any(fits(name, key) for key in call.keys))
+            ]
             for call in fitting:  # from the entries that they come under now
                 self.left(call)
             self._added = self._last_start
@@ -208,7 +188,7 @@ class LaneFigures:
                 if waited > figures.longest_wait:  # noqa: PLR1730 - a call for each slot
                     figures.longest_wait = waited
             if call.costs is not ONE_CALL:
-                add_costs(figures.costs, call.costs, 1)
+                figures.costs.add(call.costs)
 
     def _move(self, call: Call) -> Sequence[_Figures]:
         """Have a call that starts at the instant of those before wait where these are counted."""
@@ -237,13 +217,13 @@ class LaneFigures:
         for figures in self._of_started(call):
             figures.released -= 1
             figures.waited -= call.waited
-        self.add_costs(call, -1)
+            if call.costs is not ONE_CALL:
+                figures.costs.subtract(call.costs)
 
-    def add_costs(self, call: Call, sign: int) -> None:
-        """Add what a call costs beyond one call, or take it away."""
-        if call.costs is not ONE_CALL:
-            for figures in self._of_started(call):
-                add_costs(figures.costs, call.costs, sign)
+    def settled(self, call: Call, costs: tuple[float, ...]) -> None:
+        """Count the true costs of a call, which are known now."""
+        for figures in self._of_started(call):
+            figures.costs.replace(call.costs, costs)
 
     def table(self, units: Units) -> LaneTable:
         """Return the figures of this moment."""
@@ -254,7 +234,7 @@ class LaneFigures:
                     released=one.released,
                     waited=one.waited,
                     longest_wait=one.longest_wait,
-                    costs=costs_by_unit(units, one.costs, one.released),
+                    costs=one.costs.by_unit(units, one.released),
                     **one.counts,
                 )
                 for name, one in self._by_name.items()

@@ -130,40 +130,72 @@ class Units:
 
 
 class CostTotals:
-    """What calls have cost, by unit.
+    """What calls cost together, by unit.
 
     Any thread may read it while calls start: reading changes nothing, and what is added up takes
-    the place of what was there as a whole.
+    the place of what was there in one step of the interpreter.
     """
 
-    __slots__ = ("_totals", "charged")
+    __slots__ = ("_number", "_totals", "charged", "refunded")
 
     def __init__(self) -> None:
+        self._number = 0
+        """How many calls are in the totals."""
         self._totals: Sequence[float] = (0,)
         """In calls: beyond one for each call, so that those which cost one need not be added."""
         self.charged: list[tuple[float, ...]] = []
-        """Costs to be added, by `add_up`: each by itself would take a tenth of a slot's time."""
+        """Costs to be added yet: each by itself would take a tenth of a slot's time."""
+        self.refunded: list[tuple[float, ...]] = []
+        """Costs to be taken off yet."""
+
+    def add(self, costs: tuple[float, ...]) -> None:
+        """Count what a call costs."""
+        self.charged.append(costs)
+        if len(self.charged) == MANY:
+            self.add_up()
 
     def subtract(self, costs: tuple[float, ...]) -> None:
-        """Take off what a call was to cost."""
-        self._totals = _added(self._totals, (costs,), -1)
-
-    def replace(self, costs: tuple[float, ...], by: tuple[float, ...]) -> None:
-        """Count other costs instead."""
-        self._totals = _added(_added(self._totals, (costs,), -1), (by,), 1)
+        """Take off what a call was counted with."""
+        self.refunded.append(costs)
+        if len(self.refunded) == MANY:
+            self.add_up()
 
     def add_up(self) -> None:
-        """Add what has been charged; to be called once there are `MANY`."""
-        totals = _added(self._totals, self.charged, 1)
-        self._totals, self.charged = totals, []
+        """Add what is in `charged`; to be called once there are `MANY`."""
+        number, totals = self._now()
+        self._number, self._totals, self.charged, self.refunded = number, totals, [], []
+
+    def replace(self, costs: tuple[float, ...], by: tuple[float, ...]) -> None:
+        """Count other costs of a call instead."""
+        if costs is not ONE_CALL:  # which is counted nowhere
+            self.subtract(costs)
+        self.add(by)
+
+    def of(self, unit: int, calls: int) -> float:
+        """Return the total in one unit, of so many calls."""
+        _, totals = self._now()
+        return (totals[unit] if unit < len(totals) else 0) + (0 if unit else calls)
 
     def by_unit(self, units: Units, calls: int) -> dict[str, float]:
         """Return the totals by the units' names, of so many calls."""
-        totals = _added(self._totals, tuple(self.charged), 1)
+        _, totals = self._now()
         found: dict[str, float] = dict.fromkeys(units.names, 0)
         found.update(zip(units.names, totals, strict=False))
         found[units.names[0]] += calls
         return found
+
+    def _now(self) -> tuple[int, Sequence[float]]:
+        number, totals, charged, refunded = (
+            self._number,
+            self._totals,
+            self.charged,
+            self.refunded,
+        )
+        plus, minus = tuple(charged), tuple(refunded)
+        number += len(plus) - len(minus)
+        if not number:  # whatever rounding would leave
+            return 0, (0,)
+        return number, _added(_added(totals, plus, 1), minus, -1)
 
 
 def _added(

@@ -17,10 +17,10 @@ from heapq import heapify, heappop, heappush
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar, get_args
 
-from aioapiqueue._units import ONE_CALL, is_stated
+from aioapiqueue._units import ONE_CALL, CostTotals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
 __all__ = ["ORDERS", "Line", "Order", "Rank", "WaitQueue", "Waiter"]
 
@@ -72,7 +72,6 @@ class Line(Generic[W]):
     """
 
     __slots__ = (
-        "costly",
         "costs",
         "counted",
         "entry",
@@ -104,10 +103,8 @@ class Line(Generic[W]):
         self.priorities: list[float]
         """A heap of the priorities in `levels`."""
         self.live = 0
-        self.costly = 0
-        """How many of them do not cost just one call; not counted where all come under `limits`."""
-        self.costs: list[float] | None = None
-        """What those cost, by unit."""
+        self.costs: CostTotals | None = None
+        """What they cost, if any of them has said so; not counted where `limits` is None."""
         self.gone = 0
         """How many have left early and are still in it."""
         self.flow: Hashable = None
@@ -244,29 +241,9 @@ class Line(Generic[W]):
                 self.gone -= 1
         return None
 
-    def add_costs(self, costs: Sequence[float], sign: int) -> None:
-        """Add what a call costs, which is not just one call, or take it away."""
-        self.costly += sign
-        if not self.costly:
-            self.costs = None  # whatever rounding has left
-        else:
-            if self.costs is None:
-                self.costs = [0]
-            _add_to(self.costs, costs, sign)
-
     def total(self, unit: int) -> float:
         """Return what all who wait will cost together, in one unit."""
-        costs = self.costs
-        total = 0 if costs is None or unit >= len(costs) else costs[unit]
-        return total + (0 if unit else self.live - self.costly)
-
-
-def _add_to(totals: list[float], costs: Sequence[float], sign: int) -> None:
-    """Add costs by unit to totals, or take them away."""
-    totals.extend([0] * (len(costs) - len(totals)))
-    for unit, cost in enumerate(costs):
-        if is_stated(costs, unit):
-            totals[unit] += sign * cost
+        return self.costs.of(unit, self.live) if self.costs else 0 if unit else self.live
 
 
 class WaitQueue(asyncio.Queue[W]):
@@ -291,10 +268,8 @@ class WaitQueue(asyncio.Queue[W]):
         self._plain: Line[W] = Line(None)
         """The line of those who come under what all do; kept, as most queues have no other."""
         self._plain.use_levels()
-        self._costly = 0
-        """How many of them do not cost just one call."""
-        self._costs: list[float] = [0]
-        """What those cost, by unit."""
+        self._costs = CostTotals()
+        """What they cost."""
         self._everybody: Line[W] | None = Line(None) if ranked else None
         """All of them, by arrival whatever the order: for `oldest_of_least_urgent` and nothing
         else, as those who were served are still in it."""
@@ -344,8 +319,7 @@ class WaitQueue(asyncio.Queue[W]):
             self._everybody.put(item)
         self.live += 1
         if item.costs is not ONE_CALL:
-            self._costly += 1
-            self._add_costs(item.costs, 1)
+            self._costs.add(item.costs)
         line = self._plain
         if item.limits is not None or self.fair or not line.live:
             self._add_to_line(item)
@@ -370,7 +344,9 @@ class WaitQueue(asyncio.Queue[W]):
             self.lines[line.name] = line
         item.line = line
         if item.costs is not ONE_CALL and line.limits is not None:
-            line.add_costs(item.costs, 1)
+            if line.costs is None:
+                line.costs = CostTotals()
+            line.costs.add(item.costs)
         if line.put(item):
             self.on_first()
 
@@ -454,8 +430,8 @@ class WaitQueue(asyncio.Queue[W]):
         if not line.live:
             self._drop(line)
         self.live -= 1
-        if waiter.costs is not ONE_CALL and line.limits is not None:
-            line.add_costs(waiter.costs, -1)
+        if line.costs is not None and waiter.costs is not ONE_CALL:
+            line.costs.subtract(waiter.costs)
         if waiter.costs is not ONE_CALL or not self.live or self._everybody is not None:
             self._forget(waiter)
 
@@ -468,8 +444,8 @@ class WaitQueue(asyncio.Queue[W]):
         if line is not None:
             waiter.line = None
             line.leave()
-            if waiter.costs is not ONE_CALL and line.limits is not None:
-                line.add_costs(waiter.costs, -1)
+            if line.costs is not None and waiter.costs is not ONE_CALL:
+                line.costs.subtract(waiter.costs)
             if not line.live:
                 self._drop(line)
                 if self.fair and self._turns.get(line.flow) == line.turn:
@@ -490,23 +466,15 @@ class WaitQueue(asyncio.Queue[W]):
         if self._everybody is not None:
             self._everybody.leave()
         if waiter.costs is not ONE_CALL:
-            self._costly -= 1
-            self._add_costs(waiter.costs, -1)
+            self._costs.subtract(waiter.costs)
         if not self.live:
             self._turn = -1
             self._turns.clear()
             self._check_none_left()
 
-    def _add_costs(self, costs: Sequence[float], sign: int) -> None:
-        if not self._costly:
-            self._costs = [0]  # whatever rounding has left
-            return
-        _add_to(self._costs, costs, sign)
-
     def total(self, unit: int = 0) -> float:
         """Return what all who wait will cost together, in one unit."""
-        total = self._costs[unit] if unit < len(self._costs) else 0
-        return total + (0 if unit else self.live - self._costly)
+        return self._costs.of(unit, self.live)
 
     def not_left(self) -> list[W]:
         """Return all who wait, and those whose caller has gone and who have not left yet."""
