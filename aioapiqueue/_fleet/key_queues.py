@@ -8,6 +8,7 @@ was served goes to the end of the round.
 
 from __future__ import annotations
 
+import math
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,9 @@ Place = tuple[float, float]
 """Priority, and place among those of that priority: the least goes first."""
 _ROUND = 2**60
 """More than any `turn`: a place in the n-th round from now is n times this, and that."""
+_NEIGHBOURS = 16
+"""So many scopes with a lane are looked at together with one: those that have waited longest there,
+as a rule. The others ask within a second, and find out then, as those in other processes do."""
 _MANY_STALE = 32
 """So many stale entries of a heap are never cleared away before they are met."""
 
@@ -98,6 +102,20 @@ class KeyQueues(WaitQueue[Call]):
     def scopes_of(self, lane: Hashable) -> Collection[Scope]:
         """Return the scopes that contain a lane, and in which somebody waits."""
         return self._scopes_of.get(lane, ())
+
+    def neighbours(self, scope: Scope) -> Iterator[Scope]:
+        """Yield some of the scopes in which somebody waits for a lane of this one."""
+        for lane in scope.lanes:
+            yield from islice(self.scopes_of(lane), _NEIGHBOURS)
+
+    def waiting_in(self, scope: Scope, enough: float = math.inf) -> int:
+        """Return how many wait in a scope; if they are more than `enough`, not how many more."""
+        waiting = 0
+        for line in self.by_scope.get(scope, {}).values():
+            waiting += line.live
+            if waiting > enough:
+                break
+        return waiting
 
     def first(self) -> Call | None:
         """Return who is next among those that are not parked; None if nobody is."""
@@ -199,7 +217,7 @@ class KeyQueues(WaitQueue[Call]):
     def rebuild(self) -> None:
         """Sort all who wait into lines again: which keys have their own has changed."""
         self._ready, self._parked, self._parked_until = [], [], {}
-        self.by_scope, self._scopes_of = {}, {}
+        self.by_scope, self._scopes_of, self._new_firsts = {}, {}, {}
         super().rebuild()
         self._wake_getters()
 

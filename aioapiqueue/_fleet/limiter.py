@@ -25,6 +25,7 @@ from aioapiqueue._fleet.planner import Planner
 from aioapiqueue._fleet.session import Session
 from aioapiqueue._lanes import fits
 from aioapiqueue._limiter import FastAcquire, LimiterStats, PushbackRounds
+from aioapiqueue._rate import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -125,9 +126,9 @@ class SharedLimiter:
         self._planner.lacks(call.limits)
         self._host.wake()
 
-    def left(self, call: Call, line: Line[Call] | None) -> None:  # noqa: ARG002 - its scope is enough
+    def left(self, call: Call, line: Line[Call] | None) -> None:
         """Note that a call waits no more: what was leased for it is surplus."""
-        self._planner.left(call)
+        self._planner.left(call, None if line is None else line.first())
 
     def earliest(self, call: Call, now: float) -> float:  # noqa: ARG002 - as of all calls
         """Return the end of a hold: of what the authority knows, only that is known here."""
@@ -191,9 +192,8 @@ class SharedLimiter:
 
     def _next_lease(self, scope: Scope, now: float) -> Lease | None:
         lease, lost = self._planner.usable(scope, now)
-        if lost and self._limits.has_window(
-            (None, *scope.lanes)
-        ):  # of a rate, what is lost is gone
+        # Of a rate, what is lost is gone.
+        if lost and self._limits.has((None, *scope.lanes), Window):
             self._return([(scope, one) for one in lost])
         return lease
 

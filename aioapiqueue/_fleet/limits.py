@@ -101,9 +101,9 @@ class LimitTable:
         """Return the limits of a lane; None: of the queue."""
         return self.limits if lane is None else self.lanes.limits_of(key_of(lane)) or ()
 
-    def has_window(self, lanes: Iterable[Hashable]) -> bool:
-        """Return whether a `Window` is among the limits of these lanes."""
-        return any(isinstance(limit, Window) for lane in lanes for limit in self.limits_of(lane))
+    def has(self, lanes: Iterable[Hashable], kind: type[Limit]) -> bool:
+        """Return whether one of this kind is among the limits of these lanes."""
+        return any(isinstance(limit, kind) for lane in lanes for limit in self.limits_of(lane))
 
     def work_of(self, lane: Hashable) -> float:
         """Return how much work a lane (None: the queue) is to an authority.

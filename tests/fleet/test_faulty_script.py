@@ -25,8 +25,8 @@ FAULTS = {
         "    for _, lane in ipairs({line[1]}) do\n      until_",
     ),
     "only the first lane is looked at": (
-        "      local when = gate_of(lane, from, costs)",
-        "      local when = number == 1 and gate_of(lane, from, costs) or from",
+        "      local when, _, place = gate_of(lane, from, costs)",
+        "      local when, place = number == 1 and gate_of(lane, from, costs) or from, nil",
     ),
     "only calls are charged": (
         "      latest = math.min(latest, limit:consume",

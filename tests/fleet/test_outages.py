@@ -1,12 +1,15 @@
 """While the server of a quota is away, or has forgotten it: how much is let through, and when."""
 
 import asyncio
+import gc
 
 import pytest
 
-from aioapiqueue import Rate, SlotTimeout
+from aioapiqueue import ApiQueue, Rate, SlotTimeout
+from aioapiqueue.integrations.redis import SharedSchedule
 from tests.helpers.members import Member, between, fleet, together
 from tests.helpers.servers import keys_of
+from tests.helpers.virtual_client import VirtualClient
 from tests.helpers.workers import fullest
 
 AHEAD = 0.2
@@ -278,6 +281,24 @@ async def test_resume_ends_pause_under_fallback(valkey, name, before):
         await asyncio.sleep(3)
         assert one.released(3, 6) == pytest.approx(60, abs=3)
         one.client.down = False
+
+
+async def test_fallback_outlives_changed_limits(valkey, name):
+    """A lane's limits change as the fallback lets a caller go: no step fails."""
+    errors, client = [], VirtualClient(valkey)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    schedule = SharedSchedule(client, name, fallback="100/s")
+    async with ApiQueue("100/s", lanes={"a": "50/s"}, schedule=schedule) as queue:
+        client.down = True
+        (await queue.enqueue(key="a")).release()
+        await asyncio.sleep(0.1)
+        calls = [queue.enqueue(key="a", cost=cost) for cost in (1, 2)]
+        queue.set_rate("20/s", key="a")
+        for call in calls:
+            (await call).release()
+        client.down = False
+    gc.collect()  # so that what no task has heard of is reported
+    assert not errors
 
 
 async def test_fallback_keeps_concurrency(valkey, name):

@@ -226,3 +226,30 @@ def test_limit_holds_for_late_use(  # noqa: PLR0917 - drawn
         window = max(0, slots[last] - latest[first])
         allowed = rate.burst + (window + catch_up + 2) / (rate.interval * SECOND)
         assert last - first + 1 <= allowed + 1e-6
+
+
+def test_no_refund_lets_late_calls_meet(valkey):
+    """What is given back leaves room for a later call to be as late as it may.
+
+    It has a slot that may be used `catch_up` late, and so may start together with those that the
+    refund makes possible.
+    """
+    catch_up = SECOND // 4
+    script = Script(valkey, [Rate(2, 1, 3)], catch_up=catch_up)
+    first = script.slot(0)
+    second = script.slot(SECOND // 4)
+    latest = script.until[0]
+    assert latest == 2 * catch_up
+    script.adjust(SECOND // 4, first, -1, charged=1, started=1)
+    together = 1 + script.ask(latest, count=5).count(latest)
+    assert second < latest
+    assert together <= 3 + 2 * catch_up / SECOND
+
+
+def test_lane_makes_no_slot_twice_late(valkey):
+    """A slot that a lane moves on leaves `lateness` of `catch_up` to the call that uses it."""
+    script, lateness = Script(valkey, [Rate(20)], lane=[Rate(10)], catch_up=10_000), 4000
+    assert script.slot(0, lateness=lateness) == 0
+    moved = script.slot(95_000, lateness=lateness, waited=60_000)
+    assert 99_990 <= moved <= 100_000
+    assert script.until[0] >= moved + lateness

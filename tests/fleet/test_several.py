@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 
 import pytest
@@ -236,3 +237,157 @@ async def test_limits_hold_over_processes(valkey, name, seed):
     assert len(starts) == len(calls)
     check_limits(limits, lanes, starts, catch_up=0.022)  # a clock that is known to 10 ms
     await asyncio.gather(*(queue.aclose() for queue in queues))
+
+
+# What waits for one unit holds up no other.
+
+
+@pytest.mark.parametrize("costs", [{"calls": 0, "tokens": 10}, {"calls": 0, "tokens": 0}])
+@pytest.mark.parametrize("in_lane", [True, False])
+async def test_who_waits_blocks_one_unit(valkey, name, costs, in_lane):
+    """A call that uses none of what an earlier one waits for starts at once."""
+    limits = Rate(1), Rate(100, 1, 100, "tokens")
+    lanes = {"a": limits} if in_lane else {}
+    async with make(valkey, name, *([] if in_lane else limits), lanes=lanes) as queue:
+        await take(queue, key="a", cost={"tokens": 10})
+        waiting = [queue.enqueue(key="a", cost={"tokens": 10}) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        assert await take(queue, key="a", cost=costs) == pytest.approx(0.05, abs=CLOSE)
+        for one in waiting:
+            one.cancel()
+
+
+async def test_a_lane_passes_the_queues_turn(valkey, name):
+    """Who waits for a lane asks when that has room, though others wait for the queue's tokens."""
+    limits = [Rate(1, unit="tokens")]
+    async with make(valkey, name, *limits, lanes={"a": "8/s"}, ahead=0) as queue:
+        none = {"tokens": 0}
+        await take(queue, cost={"tokens": 1})
+        await take(queue, key="a", cost=none)
+        lane = asyncio.create_task(take(queue, key="a", cost=none))
+        await asyncio.sleep(0.01)
+        waiting = queue.enqueue(cost={"tokens": 1})
+        assert await lane == pytest.approx(0.125, abs=CLOSE)
+        waiting.cancel()
+
+
+@pytest.mark.parametrize("in_lane", [True, False])
+async def test_a_crowd_leaves_costly_calls_room(valkey, name, in_lane):
+    """A call that needs many calls and a token is not overtaken by those that need no token."""
+    limits = Rate(10, 1, 8), Rate(100, 1, 100, "tokens")
+    lanes = {"a": limits} if in_lane else {}
+    async with make(valkey, name, *([] if in_lane else limits), lanes=lanes) as queue:
+
+        async def caller():
+            while True:
+                await take(queue, key="a", cost={"tokens": 0})
+
+        callers = [asyncio.create_task(caller()) for _ in range(20)]
+        await asyncio.sleep(2)
+        begun = now()
+        async with asyncio.timeout(20):
+            started = await take(queue, key="a", cost={"calls": 6, "tokens": 1}, priority=-1)
+        assert started < begun + 1
+        for one in callers:
+            one.cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+
+
+async def test_free_calls_overtake_nobody_left_out(valkey, name):
+    """A call that costs no calls goes behind those that need the tokens that it needs."""
+    limits = Rate(8, 1, 3), Window(2, 0.5, "tokens")
+    async with make(valkey, name, *limits, ahead=0) as queue:
+        both, tokens = {"calls": 1, "tokens": 1}, {"calls": 0, "tokens": 1}
+        for _ in range(2):  # the second of which leaves a share of none
+            await take(queue, cost=both)
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
+        callers = [asyncio.create_task(take(queue, cost=both)) for _ in range(3)]
+        callers.append(asyncio.create_task(take(queue, cost=tokens)))
+        starts = await asyncio.gather(*callers)
+    assert starts == pytest.approx([0.7, 0.7, 1.2, 1.2], abs=CLOSE)
+
+
+async def test_windows_give_back_only_their_own(valkey, name):
+    """What was charged to another limit is not given back to a window that came after it."""
+    async with make(valkey, name, "100/s burst 100") as queue:
+        before = await queue.enqueue(cost=5)
+        queue.set_rate(Window(9, 10))
+        after = await queue.enqueue()
+        before.settle(0)
+        await asyncio.sleep(0.01)
+        await take(queue, cost=8)
+        assert await take(queue) == pytest.approx(10, abs=0.02)
+        before.release(), after.release()
+
+
+async def test_windows_elsewhere_make_no_rate_late(valkey, name):
+    """A process that has stalled uses no slot of a rate later than `catch_up`.
+
+    Also if it asks together for a lane with a window, which lasts as much longer as it is late.
+    """
+    lanes = {"rate": "10/s", "window": [Window(5, 1)], "both": ["10/s", Window(20, 1)]}
+    async with make(valkey, name, lanes=lanes) as queue:
+        starts = {key: [] for key in lanes}
+
+        async def caller(key):
+            while True:
+                starts[key].append(await take(queue, key=key))
+
+        callers = [asyncio.create_task(caller(key)) for key in lanes for _ in range(3)]
+        for _ in range(8):
+            await asyncio.sleep(0.513)
+            asyncio.get_running_loop().stall(0.15)
+        for one in callers:
+            one.cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+    for key in ("rate", "both"):
+        gaps = [later - one for one, later in itertools.pairwise(starts[key])]
+        assert min(gaps) > 0.1 - 0.010 - CLOSE
+    assert len(starts["window"]) > 12
+
+
+async def test_an_urgent_call_is_asked_for(valkey, name):
+    """An urgent call starts at once where there is room for it, and none for the first of others.
+
+    Although it costs no less than all of them.
+    """
+    async with make(valkey, name, Rate(1, 1, 10), lanes={"a": "100/s"}, ahead=0) as queue:
+        await take(queue, cost=7)
+        waiting = [queue.enqueue(cost=5), queue.enqueue(key="a")]
+        await asyncio.sleep(0.1)
+        assert await take(queue, priority=-1) == pytest.approx(0.1, abs=CLOSE)
+        for one in waiting:
+            one.cancel()
+
+
+@pytest.mark.parametrize("lane", [False, True])
+async def test_who_leaves_lets_others_ask(valkey, name, lane):
+    """A call that has room starts when the one before it leaves, that had none."""
+    limits = Rate(1, 1, 10)
+    lanes = {"a": limits if lane else "100/s burst 10", "b": "100/s"}
+    async with make(valkey, name, *([] if lane else [limits]), lanes=lanes, ahead=0) as queue:
+        await take(queue, cost=7, key="a")
+        dear = queue.enqueue(cost=9, key="a")
+        cheap = asyncio.create_task(take(queue, keys=("a", "b")))
+        await asyncio.sleep(0.1)
+        assert not cheap.done()
+        dear.cancel()
+        assert await cheap == pytest.approx(0.1, abs=CLOSE)
+
+
+async def test_cheap_pairs_overtake_no_lane(valkey, name):
+    """A call of two lanes goes behind one that waits in one of them, whatever they cost."""
+    lanes = {"a": [Rate(1, 1, 10)], "b": "100/s", "c": "100/s", "held": "100/s"}
+    async with make(valkey, name, lanes=lanes, ahead=0) as queue:
+        await take(queue, cost=7, key="a")
+        dear = asyncio.create_task(take(queue, cost=5, key="a"))
+        queue.hold(10, key="held")
+        cheap = queue.enqueue(key="held")  # so that none of those that come costs less than all
+        await asyncio.sleep(0.1)
+        keys = [("a", "b"), ("c", "a", "b"), ("b", "c")]
+        pairs = [asyncio.create_task(take(queue, keys=each)) for each in keys]
+        assert await pairs[2] == pytest.approx(0.1, abs=CLOSE)
+        assert await dear == pytest.approx(2, abs=CLOSE)
+        assert min(await pairs[0], await pairs[1]) > 2
+        cheap.cancel()

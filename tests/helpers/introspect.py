@@ -261,11 +261,22 @@ def work_of_steps(
 def left_over(queue: ApiQueue) -> list[str]:
     """Return what is still there of those who waited, where nobody does any more."""
     limiter, waiters = dispatcher_of(queue).limiter, waiters_of(queue)
-    scheduler = limiter._scheduler
     found = [f"line {name!r}" for name in waiters.lines]
-    found += [f"group of {len(group.wait_lists)}" for group in scheduler._groups.values()]
     found += ["a timeout"] * len(timeouts_of(queue))
     found += ["a ticker"] * (ticker_of(queue) is not None)
+    return found + (_left_in_fleet if hasattr(limiter, "_planner") else _left_in_scheduler)(limiter)
+
+
+def _left_in_fleet(limiter: Any) -> list[str]:
+    planner, session = limiter._planner, limiter._session
+    found = [f"{planner.leased} leases"] * (planner.leased > 0)
+    found += [f"to be sent: {one.message}" for one in session._outbox if not session._closed]
+    return found + ["an exchange"] * session.busy
+
+
+def _left_in_scheduler(limiter: Any) -> list[str]:
+    scheduler = limiter._scheduler
+    found = [f"group of {len(group.wait_lists)}" for group in scheduler._groups.values()]
     for key, states in _states_by_key(limiter).items():
         for state in states:
             waits = state.wait_list
@@ -403,12 +414,13 @@ def let_all_wait(queue: ApiQueue) -> None:
 def planner_sizes(queue: ApiQueue) -> dict[str, int]:
     """Return how many entries each of the planner's tables has; those by lane."""
     planner = dispatcher_of(queue).limiter._planner
+    scopes = planner._scopes
     return {
         "grants": len(planner.grants),
-        "hungry": len(planner._hungry),
-        "later": len(planner._later),
-        "by rank": sum(map(len, planner._by_rank.values())),
-        "by time": len(planner._by_time),
+        "hungry": len(scopes._hungry),
+        "later": len(scopes._later),
+        "by rank": sum(map(len, scopes._by_rank.values())),
+        "by time": sum(map(len, scopes._by_time.values())),
         "surplus": len(planner._surplus),
     }
 

@@ -9,6 +9,7 @@ anything, and notes each promise that it breaks.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import math
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ class Call:
     doomed: bool = False
     """Whether it is cancelled in the moment in which it is granted."""
     gives_up_at: float = math.inf
+    process: int = 0
+    """Which of those that share a quota makes it."""
 
     @property
     def rank(self):
@@ -55,6 +58,8 @@ class Ledger:
     charges: list = field(default_factory=list)
     running: set = field(default_factory=set)
     held_until: float = -math.inf
+    since: float = -math.inf
+    """From when on it is in force for all."""
 
     def amount(self, call):
         return 1 if isinstance(self.limit, Concurrency) else call.cost.get(self.limit.unit, 0)
@@ -101,7 +106,7 @@ class Ledger:
         """Charge more, which is learnt now; or less, as if it had been known from the start."""
         mine = [one for one in self.charges if one[2] == call.who]
         if more > 0 and isinstance(self.limit, Rate):
-            self.charges.append([now, more, call.who, False])
+            bisect.insort(self.charges, [now, more, call.who, False], key=lambda one: one[0])
         elif more > 0 and mine:
             mine[0][1] += more
         for one in reversed(mine):
@@ -110,8 +115,11 @@ class Ledger:
                 one[1] -= less
                 more += less
 
-    def broken(self, now, catch_up):
-        """Return how a window that ends now exceeds the limit; None: none does."""
+    def broken(self, now, catch_up, rounding=1e-9, mixed=0.0):
+        """Return how a window that ends now exceeds the limit; None: none does.
+
+        Calls that start within `mixed` seconds may have been due in another order.
+        """
         limit = self.limit
         if isinstance(limit, Concurrency):
             over = len(self.running) > limit.number
@@ -124,12 +132,14 @@ class Ledger:
                 total += spent
                 if not spent or not started:
                     continue
-                most = max(limit.burst, spent) + (now - at + catch_up) / limit.interval
+                late = catch_up + rounding
+                first = max(one[1] for one in self.charges if at <= one[0] <= at + mixed)
+                most = max(limit.burst, first) + (now - at + late) / limit.interval
                 if total > most + ROUNDING:
                     return f"{limit}: {total} from {at} to {now}"
             return None
         if isinstance(limit, Window):
-            since = now - limit.per + 1e-9
+            since = now - limit.per + rounding
             total = sum(spent for at, spent, *_ in self.charges if at > since)
         else:
             total = sum(spent for at, spent, *_ in self.charges if at // 3600 == now // 3600)
@@ -287,10 +297,16 @@ class Crowd:
 
 
 class Player:
-    """Does to a queue what a `Crowd` has done: the same at the same instants."""
+    """Does to a queue what a `Crowd` has done: the same at the same instants.
 
-    def __init__(self, queue):
+    Args:
+        queue: the queue.
+        passes: of the loop, after which all has happened that happens now; and 2 for each waiter.
+    """
+
+    def __init__(self, queue, *, passes=8):
         self.queue = queue
+        self.passes = passes
         self.loop = asyncio.get_running_loop()
         self.starts = []
         self.tasks = {}
@@ -300,7 +316,7 @@ class Player:
         introspect.after_grants(queue, self.granted)
 
     async def play(self, replay):
-        """Return who started when, and what is left over once all have ended."""
+        """Return who started when: [(instant, who)]."""
         for at, what, argument in replay:
             if at > self.loop.time():
                 await asyncio.sleep(at - self.loop.time())
@@ -310,14 +326,19 @@ class Player:
         starts = list(self.starts)
         if self.tasks:
             await asyncio.wait(self.tasks.values(), timeout=1000)
+        return starts
+
+    async def left_over(self, *, after=0.0):
+        """Return what is left over so many seconds after all have ended."""
+        await asyncio.sleep(after)
         left = introspect.left_over(self.queue)
         if self.loop.pending_timers or self.queue.waiting or self.queue.running:
             left.append(f"{self.loop.pending_timers} timers, {self.queue!r}")
-        return starts, left
+        return left
 
     async def settled(self):
         """Let all happen that happens now."""
-        for _ in range(8 + 2 * self.queue.waiting):
+        for _ in range(self.passes + 2 * self.queue.waiting):
             await asyncio.sleep(0)
 
     def granted(self, slot, _):
@@ -365,10 +386,17 @@ class Watch:
         catch_up: as the queue's.
         fifo: that is its order; else it takes turns.
         timely: check promise 11, too: nothing is held, settled upwards or changed, no stalls.
+
+    Attributes:
+        queues: all that share the limits: of a call's `process`.
+        rounding: seconds by which an instant may be off.
+        mixed: seconds within which calls may start in another order than they were due in.
     """
 
+    rounding, mixed = 1e-9, 0.0
+
     def __init__(self, queue, own, named, *, catch_up, fifo=True, timely=False):
-        self.queue = queue
+        self.queues = [queue]
         self.table = Table(own, dict(named))
         self.catch_up = catch_up
         self.fifo = fifo
@@ -383,8 +411,8 @@ class Watch:
         self.starts = []
         self.faults = []
         self.held = []
-        self.first = None
-        self.by = math.inf
+        self.first = {}
+        self.by = {}
         introspect.after_starts(queue, self.started)
 
     def join(self, call, settle=()):
@@ -392,7 +420,7 @@ class Watch:
         self.tasks[call.who] = self.loop.create_task(self.run(call, settle))
 
     async def run(self, call, settle):
-        slot = self.queue.slot(
+        slot = self.queues[call.process].slot(
             keys=call.keys, cost=call.cost, priority=call.priority, timeout=call.timeout
         )
         self.calls[slot] = call
@@ -451,13 +479,13 @@ class Watch:
 
     def replace(self, name, limits):
         self.table.replace(name, limits)
-        self.queue.set_rate(*limits, key=name)
+        self.queues[0].set_rate(*limits, key=name)
 
     def hold(self, key, seconds):
         """Hold a lane, or all; that nothing there starts meanwhile is checked, too."""
         in_lane = key is not None and self.table.name_of(key) is not None
         self.held.append((key if in_lane else None, self.loop.time() + seconds))
-        self.queue.hold(seconds, key=key)
+        self.queues[0].hold(seconds, key=key)
 
     def settle(self, call, cost):
         now = self.loop.time()
@@ -476,25 +504,28 @@ class Watch:
         mine = self.table.of(call)
         self.check_order(call, mine, now)
         self.starts.append((now, call.who))
-        self.charged[call.who] = mine
-        for ledger in mine:
+        self.charged[call.who] = [ledger for ledger in mine if ledger.since <= now]
+        for ledger in self.charged[call.who]:
             ledger.charge(call, now)
-            broken = ledger.broken(now, self.catch_up)
+            broken = ledger.broken(now, self.catch_up, self.rounding, self.mixed)
             if broken is not None:
                 self.fault(f"promise 1: {call} starts: {broken}")
-        for key, until in self.held:
-            if now < until - ROUNDING and (key is None or key in call.keys):
-                self.fault(f"{call} starts at {now}, in a hold of {key} until {until}")
-        if call is self.first and now > self.by + ROUNDING:
-            self.fault(f"promise 11: {call} starts at {now}, not by {self.by}")
+        self.check_holds(call, now)
+        if call is self.first.get(call.process) and now > (by := self.by[call.process]) + ROUNDING:
+            self.fault(f"promise 11: {call} starts at {now}, not by {by}")
         if call.doomed:
             self.tasks[call.who].cancel()
         self.look_for_first()
 
+    def check_holds(self, call, now):
+        for key, until in self.held:
+            if now < until - ROUNDING and (key is None or key in call.keys):
+                self.fault(f"{call} starts at {now}, in a hold of {key} until {until}")
+
     def check_order(self, call, mine, now):
         """No call overtakes one of an earlier rank whose limits are all among its own."""
         for other in self.waiting.values():
-            nested = set(self.table.of(other)) <= set(mine)
+            nested = other.process == call.process and set(self.table.of(other)) <= set(mine)
             if self.held:  # what holds a lane holds those too that use nothing of its limits
                 nested &= set(self.table.all_of(other)) <= set(self.table.all_of(call))
             if not self.fifo:  # in turns by key; in order are the calls of one line
@@ -519,11 +550,14 @@ class Watch:
 
     def look_for_first(self):
         """Note until when the first of all who wait has to start."""
-        first = min(self.waiting.values(), key=lambda call: call.rank, default=None)
-        if not self.timely or first is self.first or first is None:
-            self.first = first if self.timely else None
-            return
-        self.first = first
+        for process in range(len(self.queues)) if self.timely else ():
+            waiting = [call for call in self.waiting.values() if call.process == process]
+            first = min(waiting, key=lambda call: call.rank, default=None)
+            if first is not None and first is not self.first.get(process):
+                self.by[process] = self.time_of_first(first)
+            self.first[process] = first
+
+    def time_of_first(self, first):
         now, times, own_times = self.loop.time(), [0.0], [0.0]
         free = now
         for ledger in self.table.of(first):
@@ -532,7 +566,7 @@ class Watch:
             rate = isinstance(ledger.limit, Rate)
             time = amount * ledger.limit.interval if rate else ledger.limit.per
             (own_times if ledger in self.table.own else times).append(time)
-        self.by = free + max(times) + sum(own_times)
+        return free + max(times) + sum(own_times)
 
     async def all_ended(self):
         """Wait until all calls have ended, and check that each did so once, and nothing is left."""
@@ -551,15 +585,18 @@ class Watch:
         await self.check_nothing_is_left()
 
     async def check_nothing_is_left(self):
-        if (self.queue.waiting, self.queue.running) != (0, 0):
-            self.fault(f"{self.queue!r} is not empty")
+        for queue in self.queues:
+            if (queue.waiting, queue.running) != (0, 0):
+                self.fault(f"{queue!r} is not empty")
         await asyncio.sleep(0)
-        self.faults += introspect.left_over(self.queue)
+        for queue in self.queues:
+            self.faults += introspect.left_over(queue)
         if self.loop.pending_timers:
             self.fault(f"{self.loop.pending_timers} timers")
         await asyncio.sleep(20_000)
         nothing = dict.fromkeys(next(iter(self.calls.values())).cost, 0)
-        for _ in range(3):  # each of which forgets some lanes
-            self.queue.estimate(keys=("none",), cost=nothing)
-        if self.queue.stats.lanes_in_memory:
-            self.fault(f"{self.queue.stats.lanes_in_memory} lanes are kept")
+        for queue in self.queues:
+            for _ in range(3):  # each of which forgets some lanes
+                queue.estimate(keys=("none",), cost=nothing)
+            if queue.stats.lanes_in_memory:
+                self.fault(f"{queue.stats.lanes_in_memory} lanes are kept")

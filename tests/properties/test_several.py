@@ -34,11 +34,13 @@ def some_keys(rng):
     return tuple(rng.sample(KEYS, rng.choice([0, 1, 1, 2, 2, 3]))) or ("none",)
 
 
-def a_setting(rng, a_limit):
+def a_setting(rng, a_limit, a_limit_of_lanes):
     """Return the units that are counted, the queue's own limits, and those of its lanes."""
     units = rng.choice([["calls"], ["calls", "tokens"], ["calls", "tokens", "pages"]])
     own = [a_limit(rng, units) for _ in range(rng.choice([0, 1, 1, 2]))]
-    named = {name: [a_limit(rng, units) for _ in range(rng.choice([1, 1, 2]))] for name in NAMES}
+    named = {
+        name: [a_limit_of_lanes(rng, units) for _ in range(rng.choice([1, 1, 2]))] for name in NAMES
+    }
     every = [limit for limits in (own, *named.values()) for limit in limits]
     counted = {limit.unit for limit in every if not isinstance(limit, Concurrency)}
     return sorted(counted | {"calls"}), own, named
@@ -83,7 +85,7 @@ def a_script(rng, units, size):
 def agrees_with_the_crowd(seed, size, fault=introspect.reserve_nothing):
     """Play a history on a queue and on the model; compare who started when."""
     rng = random.Random(seed)
-    units, own, named = a_setting(rng, a_plain_limit)
+    units, own, named = a_setting(rng, a_plain_limit, a_plain_limit)
     crowd = Crowd(own, named, a_script(rng, units, size), GRAIN)
     expected = crowd.play()
 
@@ -91,7 +93,8 @@ def agrees_with_the_crowd(seed, size, fault=introspect.reserve_nothing):
         queue = ApiQueue(*own, lanes=named, catch_up=0)
         introspect.reserve_nothing(queue)
         fault(queue)
-        return await Player(queue).play(crowd.replay)
+        player = Player(queue)
+        return await player.play(crowd.replay), await player.left_over()
 
     starts, left = run_virtually(main())
     assert sorted(starts) == sorted(expected)
@@ -123,14 +126,14 @@ class History:
     """Lets anything happen to a queue. `play` returns what its promises forbid and it did."""
 
     ACTIONS = (*["join"] * 12, "cancel", "doom", "settle", "set_rate", "pause", "hold", "stall")
+    limit = limit_of_lanes = staticmethod(a_limit)
 
     def __init__(self, seed, size, fault):
         self.rng = rng = random.Random(seed)
         self.size = size
         self.fault = fault
         self.gives_back = rng.random() < 0.7
-        self.limit = a_limit
-        self.units, self.own, self.named = a_setting(rng, self.limit)
+        self.units, self.own, self.named = a_setting(rng, self.limit, self.limit_of_lanes)
         self.order = rng.choice(["fifo", "fifo", "fifo", "fair"])
         self.catch_up = rng.choice([0, 0.01, 0.25])
 
@@ -255,12 +258,11 @@ class Busy(History):
     """Nothing but calls that come and go, under limits that they share."""
 
     ACTIONS = (*["join"] * 6, "cancel", "cancel", "doom")
+    limit = limit_of_lanes = staticmethod(functools.partial(a_limit, bursts=(6, 8, 20)))
 
     def __init__(self, seed, size, fault):
         super().__init__(seed, size, fault)
         self.gives_back = False
-        self.limit = functools.partial(a_limit, bursts=(6, 8, 20))
-        self.units, self.own, self.named = a_setting(self.rng, self.limit)
         self.order, self.catch_up = "fifo", 0
 
     async def settled(self):

@@ -167,6 +167,11 @@ end
 
 if verb == 'ask' then
   local requests, base = payload.requests, now + payload.jitter
+  for _, request in ipairs(requests) do
+    if lines[request[1]] then
+      lines[request[1]].costs = request[2]  -- all of a line use the same limits
+    end
+  end
   redis.call('ZADD', KEYS[2], string.format('%.0f', now), sender)
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('(%.0f', now - RECENT))
   expire(KEYS[2], now + RECENT + KEEP)
@@ -210,11 +215,11 @@ if verb == 'ask' then
   queue.left[CALLS] = queue.shares[CALLS]
   local granted, grants, stopped, position, short_of_permits = 0, {}, false, 0, false
   local patience = math.max(ahead / 2, PATIENCE)
-  local closed, closed_until = {}, NEVER
+  local closed_until = NEVER
 
-  -- No more for calls that use all the limits of the queue for which these costs wait.
-  local function stop(gate, served, costs)
-    closed[#closed + 1] = costs
+  -- No more for calls that use the limit of the queue for which these costs wait.
+  local function stop(gate, served, costs, place)
+    close(queue, costs, place)
     if gate < closed_until then
       closed_until, position = gate, next_position(queue, gate, now, step, served)
       if processes == 1 and granted > 0 then  -- none of its lanes can have a slot before those
@@ -224,26 +229,14 @@ if verb == 'ask' then
     return false
   end
 
-  local function is_closed_for(costs)
-    for _, waiting in ipairs(closed) do
-      local all = true
-      for _, limit in ipairs(queue.limits) do
-        local place = limit.place
-        all = all and ((waiting[place] or 0) == 0 or (costs[place] or 0) > 0)
-      end
-      if all then
-        return true
-      end
-    end
-    return false
-  end
-
   local retry_at, retried = NEVER, 0
 
-  -- Let a lane be, and all that come under it behind the one that waits there, until `horizon`, the
+  -- Let a lane be, and all that use the limit there for which these costs wait, until `horizon`, the
   -- latest slot that could be used, is late enough.
   local function postpone(lane, gate, horizon, from, grace, limited, short)
-    lane.later, lane.gate, lane.at, lane.from = true, gate, horizon, from
+    if not lane.later or gate < lane.gate then
+      lane.gate, lane.at, lane.from = gate, horizon, from
+    end
     local turn = NEVER
     if lane.served or processes == 1 then
       turn = gate
@@ -252,14 +245,15 @@ if verb == 'ask' then
       turn = math.min(turn, gate + grace + 1)
     end
     local takes_at = math.max(gate, turn)
-    lane.retry = (limited and not short) and takes_at - (horizon - from) or NEVER
-    retry_at = math.min(retry_at, lane.retry)
+    local retry_lane_at = (limited and not short) and takes_at - (horizon - from) or NEVER
+    lane.retry = math.min(lane.later and lane.retry or NEVER, retry_lane_at)
+    lane.later, retry_at = true, math.min(retry_at, lane.retry)
     return false
   end
 
-  local function is_later(line)
+  local function is_later(line, costs)
     for _, lane in ipairs(line) do
-      if lane.later then
+      if lane.later and is_closed_for(lane, costs) then
         return true
       end
     end
@@ -271,7 +265,7 @@ if verb == 'ask' then
     retry_at, retried = NEVER, granted
     for _, lane in ipairs(lanes) do
       if lane.later and lane.retry <= at then
-        lane.later = false
+        lane.later, lane.closed = false, {}
       elseif lane.later then
         retry_at = math.min(retry_at, lane.retry)
       end
@@ -281,30 +275,30 @@ if verb == 'ask' then
   -- Return the instants at which the lanes of a line have room, the slot that follows, and the
   -- latest that could be used.
   local function look(line, costs, at, limited)
-    local from, whens = limited and at or base, {}
+    local from, whens, places = limited and at or base, {}, {}
     local slot, soonest, latest = at, NEVER, ALWAYS
     for number, lane in ipairs(line) do
-      local when = gate_of(lane, from, costs)
-      whens[number] = when
+      local when, _, place = gate_of(lane, from, costs)
+      whens[number], places[number] = when, place
       slot, soonest, latest = math.max(slot, when), math.min(soonest, when), math.max(latest, when)
     end
     -- A lane that is due later than the queue must not hold up the queue's slot until then; one
     -- that is due soon makes it a late one. Nor must one of several lanes hold up another.
     local together = #line == 1 or latest - soonest <= spare
     local early = (not limited and together) and ahead or spare
-    return from, whens, slot, #line > 1 and math.max(early, spare) or early
+    return from, whens, slot, #line > 1 and math.max(early, spare) or early, places
   end
 
   -- Return whether a slot of a request is granted; if no request is to have it, stop.
   local function grant(index, request)
     local costs, line = request[2], lines[request[1]] or {}
-    local free_at, limited = gate_of(queue, base, costs)
+    local free_at, limited, place = gate_of(queue, base, costs)
     local gate, at = free_at - ahead - payload.jitter, math.max(base, free_at)
     if granted >= free then
       stopped, short_of_permits = true, true
       return false
     elseif is_short(queue, costs) or limited and granted >= payload.slots then
-      return stop(gate, true, costs)
+      return stop(gate, true, costs, place)
     elseif granted >= payload.slots then  -- enough work at once
       stopped = true
       return false
@@ -312,7 +306,7 @@ if verb == 'ask' then
       retry(at)
       return true
     end
-    local from, whens, slot, early = look(line, costs, at, limited)
+    local from, whens, slot, early, places = look(line, costs, at, limited)
     local horizon, grace = from + early, limited and spare or patience
     local stands, had_turn = nil, false
     for number, lane in ipairs(line) do
@@ -341,12 +335,13 @@ if verb == 'ask' then
     if stands then
       local lane = line[stands]
       line.stands = lane
+      close(lane, costs, places[stands])
       return postpone(lane, whens[stands], horizon, from, grace, limited, lane.short)
     end
     if is_short(queue, costs, queue.shares) then
-      return stop(gate, true, costs)
+      return stop(gate, true, costs, place)
     elseif not may_take(queue, gate, now, granted > 0, patience) then
-      return stop(gate, granted > 0, costs)
+      return stop(gate, granted > 0, costs, place)
     end
     local until_ = consume(queue, at, costs, slot)
     take_share(queue, costs)
@@ -370,7 +365,7 @@ if verb == 'ask' then
     if request[3] == 0 then
       from = index == from and from + 1 or from
       index = index + 1
-    elseif is_later(lines[request[1]] or {}) or is_closed_for(request[2]) then
+    elseif is_later(lines[request[1]] or {}, request[2]) or is_closed_for(queue, request[2]) then
       index = index + 1
     else
       local before = granted
@@ -383,7 +378,7 @@ if verb == 'ask' then
       end
     end
   end
-  if granted > 0 and #closed == 0 and not stopped and is_used_up(queue) then
+  if granted > 0 and closed_until == NEVER and not stopped and is_used_up(queue) then
     -- It has had its share: it comes again at its turn.
     local free_at = gate_of(queue, now, last)
     stop(free_at - ahead - payload.jitter, true, last)
@@ -394,7 +389,7 @@ if verb == 'ask' then
     local stands = line.stands
     if not (stands and stands.later) then  -- or it is behind somebody else who waits
       for _, lane in ipairs(line) do
-        stands = lane.later and lane or stands
+        stands = lane.later and is_closed_for(lane, line.costs) and lane or stands
       end
     end
     if stands and stands.later then

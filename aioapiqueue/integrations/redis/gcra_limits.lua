@@ -50,8 +50,9 @@ end
 
 -- Charge what starts at `slot`; return until when it may start all the same.
 function TokenBucket.consume(bucket, at, cost, held_until, slot)
-  -- What was rounded up is not late. A slot that its lane moves on from `at` is late already.
-  local floor = math.max(at - math.max(spare, 1), slot - math.max(catch_up, 1), held_until)
+  -- What was rounded up is not late. A slot that its lane moves on from `at` is late already, and
+  -- may be used as late as the sender says.
+  local floor = math.max(slot - math.max(spare, 1), held_until)
   if cost > bucket.burst then
     floor = floor - (cost - bucket.burst) * bucket.interval
   end
@@ -95,7 +96,7 @@ function TokenBucket.adjust(bucket, at, cost, charged, started)
         later = math.max(later or ALWAYS, peak[2])
       end
     end
-    cost = math.min(0, math.max(cost, ((later or 0) - catch_up) / bucket.interval))
+    cost = math.min(0, math.max(cost, (later or 0) / bucket.interval))
     for _, peak in ipairs(bucket.peaks) do
       if peak[1] > at then
         peak[2] = peak[2] - cost * bucket.interval
@@ -277,11 +278,15 @@ end
 
 function SlidingWindow.on_idle() end
 
+local function rounding_of(window)  -- fractions such as 0.1 do not add up
+  return math.min(0.5, 1e-9 * window.calls)
+end
+
 function SlidingWindow.next_at(window, at, cost)
   SlidingWindow.pass(window, at)
   local excess, ready_at = window.total - window.gone + cost - window.calls, ALWAYS
   local number, sum = window.passed, window.gone
-  local rounding = math.min(0.5, 1e-9 * window.calls)  -- fractions such as 0.1 do not add up
+  local rounding = rounding_of(window)
   while excess > rounding do
     local each = nth(window, number)
     if each then
@@ -361,9 +366,11 @@ local function find(window, at)
   return nil, nil, after
 end
 
-function SlidingWindow.adjust(window, at, cost)
+function SlidingWindow.adjust(window, at, cost, charged)
   local each, place, after = find(window, at)
-  if each then
+  if each and cost < 0 and each.cost < charged - rounding_of(window) then
+    return  -- it is of others, who started at that instant too: other limits were in force
+  elseif each then
     each.cost = each.cost + cost
     redis.call('LSET', window.log, -place, logged(each))
     window.total = window.total + cost

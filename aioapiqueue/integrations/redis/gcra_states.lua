@@ -35,7 +35,7 @@ local function load(spec)
   local fields, read, figures = hash(state.key)
   local counts = {}
   state.figures = figures
-  state.fields, state.intervals = fields, {}
+  state.fields, state.intervals, state.closed = fields, {}, {}
   for _, limit in ipairs(spec.limits) do
     -- By kind, unit and number: of other limits, each takes over from that of its kind and unit in
     -- its place. (Not by the unit's place, which may be another one in each process.)
@@ -86,18 +86,42 @@ local function cost_at(limit, costs)
   return costs[limit.place] or 0
 end
 
--- Return when a state has room for costs that start at `from` or later, and whether any limit of it
--- is concerned at all. Instants never decrease, where one is.
+-- Return when a state has room for costs that start at `from` or later, whether any limit of it is
+-- concerned at all, and the place of that which has room last, if not at once. Instants never
+-- decrease, where one is concerned.
 local function gate_of(state, from, costs)
-  local when, concerned = blocked_until(state), false
+  local when, latest, concerned, place = blocked_until(state), from, false, nil
   local at = math.max(from, state.last)
   for _, limit in ipairs(state.limits) do
     local cost = cost_at(limit, costs)
     if cost ~= 0 then
-      when, concerned = math.max(when, limit:next_at(at, cost)), true
+      local ready_at = limit:next_at(at, cost)
+      if ready_at > latest then
+        latest, place = ready_at, limit.place
+      end
+      when, concerned = math.max(when, ready_at), true
     end
   end
-  return concerned and math.max(when, state.last) or when, concerned
+  return concerned and math.max(when, state.last) or when, concerned, place
+end
+
+-- A call that waits closes the limits for which it does for those behind it: those of one place; or
+-- all that it uses, where they have room and it is another's turn. One that uses none of them may go.
+local function close(state, costs, place)
+  for _, limit in ipairs(state.limits) do
+    if cost_at(limit, costs) ~= 0 and (not place or limit.place == place) then
+      state.closed[limit.place] = true
+    end
+  end
+end
+
+local function is_closed_for(state, costs)
+  for place in pairs(state.closed) do
+    if (costs[place] or 0) ~= 0 then
+      return true
+    end
+  end
+  return false
 end
 
 local function expire(key, at)
