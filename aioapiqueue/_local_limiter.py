@@ -316,6 +316,8 @@ class LocalLimiter:
     def joined(self, call: Call) -> None:
         """Note that a call waits now."""
         line = call.line
+        if line.counted and not self._scheduler.active and len(self._host.waiters.lines) == 1:
+            return  # there is no other line to be compared with
         head = line.head
         if (
             line.entry is not None
@@ -324,7 +326,7 @@ class LocalLimiter:
             and not head.future.done()
         ):
             return  # most go behind those of their line
-        if self._host.waiters.is_sorting:
+        if self._sorting is not None and self._host.waiters.is_sorting:
             return
         if line.entry is None or line.rank_now() is None or line.head is call:
             self._line_joined(line, call.joined_at)

@@ -417,10 +417,11 @@ class WaitQueue(asyncio.Queue[W]):
         """
         line = waiter.line
         waiter.line = None
-        if line.levels is not None:  # as Line.pop: this is done for each slot
-            line.levels[line.priorities[0]].popleft()
-        else:
+        levels = line.levels
+        if levels is None:  # as Line.pop: this is done for each slot
             line.only = None
+        else:
+            levels[line.priorities[0]].popleft()
         line.live -= 1
         line.head = None
         if self.fair:
@@ -430,9 +431,11 @@ class WaitQueue(asyncio.Queue[W]):
         if not line.live:
             self._drop(line)
         self.live -= 1
-        if line.costs is not None and waiter.costs is not ONE_CALL:
-            line.costs.subtract(waiter.costs)
-        if waiter.costs is not ONE_CALL or not self.live or self._everybody is not None:
+        if waiter.costs is not ONE_CALL:
+            if line.costs is not None:
+                line.costs.subtract(waiter.costs)
+            self._forget(waiter)
+        elif not self.live or self._everybody is not None:
             self._forget(waiter)
 
     def leave(self, waiter: W) -> Line[W] | None:
