@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
     from aioapiqueue._events import EventKind
     from aioapiqueue._lanes import AdaptivePolicy
+    from aioapiqueue._line import Line
     from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Call
     from aioapiqueue._units import Units
-    from aioapiqueue._wait_queue import Line, WaitQueue
+    from aioapiqueue._wait_queue import WaitQueue
 
 __all__ = ["FastAcquire", "Host", "Limiter", "LimiterFactory", "LimiterStats", "PushbackRounds"]
 

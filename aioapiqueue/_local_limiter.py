@@ -24,18 +24,17 @@ from aioapiqueue._lanes import (
 )
 from aioapiqueue._limiter import FastAcquire, LimiterStats, PushbackRounds
 from aioapiqueue._rate import Concurrency
-from aioapiqueue._scheduler import (
-    BUDGET,
-    Scheduler,
+from aioapiqueue._scheduler import BUDGET, Scheduler
+from aioapiqueue._slot import Call, DetailedCall
+from aioapiqueue._together import charge_full_pair, consume_if_due, try_consume
+from aioapiqueue._units import ONE_CALL, UNSTATED, is_stated
+from aioapiqueue._wait_lists import (
     add_line,
     is_stood_at,
     is_waited_for,
     lines_under,
     remove_line,
 )
-from aioapiqueue._slot import Call, DetailedCall
-from aioapiqueue._together import charge_full_pair, consume_if_due, try_consume
-from aioapiqueue._units import ONE_CALL, UNSTATED, is_stated
 from aioapiqueue._wait_queue import WaitQueue
 
 if TYPE_CHECKING:
@@ -43,8 +42,8 @@ if TYPE_CHECKING:
 
     from aioapiqueue._lanes import AdaptivePolicy, Bounds, Lane
     from aioapiqueue._limiter import Host
+    from aioapiqueue._line import Line
     from aioapiqueue._rate import Limit
-    from aioapiqueue._wait_queue import Line
 
 __all__ = ["LocalLimiter"]
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Hashable, Sequence
 
     from aioapiqueue._events import EventKind
+    from aioapiqueue._line import Line
     from aioapiqueue._units import Cost
-    from aioapiqueue._wait_queue import Line
 
 __all__ = [
     "GRANTED",

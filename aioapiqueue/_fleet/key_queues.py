@@ -14,9 +14,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._fleet.messages import NO_LANES
+from aioapiqueue._line import Line
 from aioapiqueue._slot import Call
 from aioapiqueue._units import is_stated
-from aioapiqueue._wait_queue import Line, WaitQueue
+from aioapiqueue._wait_queue import WaitQueue
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterator

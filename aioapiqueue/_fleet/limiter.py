@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from aioapiqueue._fleet.limits import LimitTable
     from aioapiqueue._fleet.messages import Scope
     from aioapiqueue._limiter import Host
+    from aioapiqueue._line import Line
     from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Call
-    from aioapiqueue._wait_queue import Line, WaitQueue
+    from aioapiqueue._wait_queue import WaitQueue
 
 __all__ = ["SharedLimiter"]
 
