@@ -130,7 +130,7 @@ class Requests:
         server.flushdb()
         *self._head, _, payload = recorder.sha, *recorder.request
         fields = json.loads(payload)
-        fields["requests"][0][-1] = fields["most"] = count
+        fields["requests"][0][2] = fields["most"] = count
         self._payload = json.dumps(fields)
         self._count = count
         self._step = 1e6 * count / rate

@@ -210,11 +210,21 @@ class SetLimits(Message):
 
 
 class SlotRequest(NamedTuple):
-    """Slots to be granted for calls of one scope, of these costs each."""
+    """Slots to be granted for calls of one scope, of these costs each.
+
+    Attributes:
+        scope: which.
+        costs: of each.
+        number: of calls.
+        first: priority, and place among those of that priority, of the first of these calls.
+        last: those of the last.
+    """
 
     scope: Scope
     costs: tuple[float, ...]
     number: int
+    first: tuple[float, float]
+    last: tuple[float, float]
 
 
 class LineStanding(NamedTuple):

@@ -257,7 +257,7 @@ class Planner:
         """Note that a call waits no more, for which a slot may be leased.
 
         If it was the first of its scope, and `after` (which is now; None: nobody) costs less, those
-        behind it may be due earlier than it was.
+        behind it may be due earlier than it was; so may those between them that cost less.
         """
         scope = call.limits
         self._surplus.add(scope)
@@ -265,8 +265,10 @@ class Planner:
         stood = self._standing.pop(call, call) is None or (
             grants is not None and grants.stands_with is not None
         )
-        if stood and (after is None or (after.costs != call.costs and _ranks_before(call, after))):
-            self.ask_soon(scope)
+        if stood and (after is None or _ranks_before(call, after)):
+            between = [one for one in self._standing if after and _ranks_before(one, after)]
+            if after is None or any(one.costs != call.costs for one in (after, *between)):
+                self.ask_soon(scope)
         if scope.lanes and not key_queues(self._host).waiting_in(scope):
             self._scopes.leave(scope)
 
@@ -477,13 +479,13 @@ class Planner:
             if covered[scope] > 0:
                 covered[scope] -= 1
                 continue
-            if requests and rank >= left_out[scope.unused]:
+            if requests and rank >= left_out[scope]:
                 close(scope)
                 continue
             if requests and requests[-1][:2] == (scope, call.costs):
-                requests[-1] = requests[-1]._replace(number=requests[-1].number + 1)
+                requests[-1] = requests[-1]._replace(number=requests[-1].number + 1, last=rank)
             else:
-                requests.append(SlotRequest(scope, call.costs, 1))
+                requests.append(SlotRequest(scope, call.costs, 1, rank, rank))
                 self._asked_for.append(call)
                 parts[scope] -= 1
             left[scope] -= max(call.costs[0], least)

@@ -156,8 +156,8 @@ class ScopeQueue:
                 at = closed_until
         return at
 
-    def choose(self, now: float, soon: float) -> tuple[Sequence[Scope], Mapping[Kind, Rank]]:
-        """Return scopes of at most `_MOST_LANES` lanes, and whom their kinds are not to overtake.
+    def choose(self, now: float, soon: float) -> tuple[Sequence[Scope], Mapping[Scope, Rank]]:
+        """Return scopes of at most `_MOST_LANES` lanes, and whom each is not to overtake.
 
         Those that are to be asked for now, by rank; then any that will be `soon`. (The same ones
         would be asked for again and again, if it were by rank only.) Each kind has its part, as
@@ -168,11 +168,10 @@ class ScopeQueue:
         scopes = self._take_hungry(kinds, lanes, now)
         hungry = dict(scopes)
         self._add_soon(soon, scopes, lanes)
-        asked = list(scopes.items())
-        for scope, rank in asked:
-            self._add_earlier(scope, rank, scopes, lanes)
-        for scope, rank in list(scopes.items())[len(asked) :]:  # and those before these
-            self._add_earlier(scope, rank, scopes, lanes)
+        asked = list(scopes)
+        behind: list[tuple[Scope, Rank, Scope]] = []
+        for scope in asked:  # and then those before the ones that this adds
+            asked += self._add_earlier(scope, scopes, lanes, behind)
         left_out: dict[Kind, Rank] = {}
         for kind in kinds:
             while (found := self._first_hungry(kind, now)) is not None:
@@ -184,10 +183,15 @@ class ScopeQueue:
         for scope, rank in hungry.items():  # until there is a reply
             self._add_hungry(scope, rank)
         # Those who use all of what one uses that is left out are not to overtake it.
-        return list(scopes), {
+        of_kinds = {
             kind: min([_LAST, *(its for one, its in left_out.items() if set(kind) <= set(one))])
             for kind in {scope.unused for scope in scopes}
         }
+        before = {scope: of_kinds[scope.unused] for scope in scopes}
+        for scope, rank, one in behind:  # nor is a further call of a scope to overtake a neighbour
+            if one not in scopes and rank < before[scope]:
+                before[scope] = rank
+        return list(scopes), before
 
     def _closed_until(self, kind: Kind) -> float:
         ends = [at for one, at in self._closed.items() if set(kind) <= set(one)]
@@ -290,16 +294,28 @@ class ScopeQueue:
             self.lacks(scope)
 
     def _add_earlier(
-        self, scope: Scope, rank: Rank, scopes: dict[Scope, Rank], lanes: _Lanes
-    ) -> None:
-        """Ask for calls, too, that rank before those of a scope in one of its lanes.
+        self,
+        scope: Scope,
+        scopes: dict[Scope, Rank],
+        lanes: _Lanes,
+        behind: list[tuple[Scope, Rank, Scope]],
+    ) -> Sequence[Scope]:
+        """Ask for calls, too, that rank before those of a scope in one of its lanes; return whose.
 
         The authority then sees that they wait there: else those behind them would take every slot
-        ahead, before it is their time to ask, or go before them, as they cost less.
+        ahead, before it is their time to ask, or go before them, as they cost less. Those that only
+        its further calls could overtake are noted in `behind`: these calls are asked for next.
         """
+        added = []
         for one in key_queues(self._host).neighbours(scope):
-            if one in scopes or (lanes.full and not lanes.named.issuperset(one.lanes)):
+            if one in scopes:
                 continue
-            earlier = self._rank_of(one, len(self._grants_of(one).leases))
-            if earlier is not None and earlier < rank and lanes.add(one):
-                scopes[one] = earlier
+            rank = self._rank_of(one, len(self._grants_of(one).leases))
+            if rank is None:
+                continue
+            if rank > scopes[scope]:
+                behind.append((scope, rank, one))
+            elif not (lanes.full and not lanes.named.issuperset(one.lanes)) and lanes.add(one):
+                scopes[one] = rank
+                added.append(one)
+        return added

@@ -61,7 +61,7 @@ def without(unshared, draw):
 
 # The script, and what is planted in it.
 
-RESERVE = "local function reserve(line, whens, had_turn, stands, costs)\n"
+RESERVE = "local function reserve(line, whens, had_turn, stands, costs, rank)\n"
 NO_RESERVATIONS = (RESERVE, f"{RESERVE}  if true then return false end\n")
 NO_ROUNDING = ("slot - math.max(spare, 1), held", "slot - spare, held")
 """What the script adds for figures that are rounded to whole microseconds: here none is."""
@@ -293,12 +293,18 @@ def test_promises_1_to_9_whatever_happens(valkey, seed, size):
 @example(1823, 36)  # a dear call at the queue's limit, behind a cheap one that waits for a lane
 @example(1929, 72)  # who is asked for only as somebody else is goes before others of its lanes
 @example(5693, 56)  # as the first; what closes the queue is of another kind
+@example(5584, 50)  # a cheap call has the turn of its process, and leaves too little for a dear one
+@example(20055, 73)  # the one before a pair is three lanes away from a newcomer
+@example(23895, 53)  # who leaves is before cheap ones, and these before one as dear of its scope
+@example(23599, 72)  # a further call of one that is asked for goes before a neighbour who is not
+@example(1219287, 11)  # the turn of a process is used by one before two of whom the first is dear
 @example(5234, 42)  # a newcomer before one that closes the queue for it, behind another
 def test_promises_3_5_10_nobody_waits_for_nothing(valkey, seed, size):
     """One of a waiter's limits has no room for it, or for one before it, or it starts.
 
-    At once in one process; within the second after which all ask, where others take turns (11). No
-    call overtakes one of an earlier rank of its process whose limits are all among its own (3).
+    At once in one process; within the second after which all ask, where others take turns (11): as
+    a turn is for one share, one more for each of its process that goes before it. No call overtakes
+    one of an earlier rank of its process whose limits are all among its own (3).
     What is charged to a limit is no more than that of the calls that ran (10, 4).
     """
     keeps_nobody_for_nothing(valkey, seed, size)
@@ -339,7 +345,7 @@ def starves_nobody(server, seed, size):
 
 CHARGE = "    for _, lane in ipairs(line) do\n      until_"
 REFUND = "      limit:adjust(at, cost, cost_at(limit, charged), cost_at(limit, started))"
-KEPT = "local function is_kept_from(lane, line, slot, costs)\n"
+KEPT = "local function is_kept_from(lane, line, slot, costs, rank)\n"
 FAULTS = {
     "one limit is charged only": (CHARGE, CHARGE.replace("(line)", "({line[1]})")),
     "who gets a slot again is charged twice": (

@@ -376,6 +376,21 @@ async def test_who_leaves_lets_others_ask(valkey, name, lane):
         assert await cheap == pytest.approx(0.1, abs=CLOSE)
 
 
+async def test_who_leaves_lets_those_between_ask(valkey, name):
+    """So does one that leaves another behind which costs as much, and the cheap one is between."""
+    async with make(valkey, name, Rate(1, 1, 10), lanes={"a": "100/s"}, ahead=0) as queue:
+        await take(queue, cost=7)
+        dear = queue.enqueue(cost=9)
+        cheap = asyncio.create_task(take(queue, key="a"))
+        await asyncio.sleep(0.05)
+        last = queue.enqueue(cost=9)
+        await asyncio.sleep(0.05)
+        assert not cheap.done()
+        dear.cancel()
+        assert await cheap == pytest.approx(0.1, abs=CLOSE)
+        last.cancel()
+
+
 async def test_cheap_pairs_overtake_no_lane(valkey, name):
     """A call of two lanes goes behind one that waits in one of them, whatever they cost."""
     lanes = {"a": [Rate(1, 1, 10)], "b": "100/s", "c": "100/s", "held": "100/s"}
@@ -391,3 +406,30 @@ async def test_cheap_pairs_overtake_no_lane(valkey, name):
         assert await dear == pytest.approx(2, abs=CLOSE)
         assert min(await pairs[0], await pairs[1]) > 2
         cheap.cancel()
+
+
+async def test_cheap_calls_overtake_none_further_on(valkey, name):
+    """A newcomer's lane leads by others to a pair, and that to a dear call of one of its lanes.
+
+    The server is asked for them together: else the pair, which costs less, would go before it.
+    """
+    lanes = {
+        "a": [Rate(1, 1, 2)],
+        "b": [Rate(1, 1, 4)],
+        "c": [Rate(10, 1, 10)],
+        "d": [Rate(10, 1, 10)],
+    }
+    async with make(valkey, name, lanes=lanes, ahead=0) as queue:
+        await asyncio.gather(take(queue, key="a", cost=2), take(queue, key="b", cost=4))
+        calls = [
+            {"key": "b", "cost": 4},
+            {"keys": ("b", "c")},
+            {"keys": ("a", "c", "d"), "cost": 2},
+        ]
+        waiting = []
+        for options in calls:
+            waiting.append(asyncio.create_task(take(queue, **options)))
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(1.3)
+        assert await take(queue, key="d", priority=1) == pytest.approx(1.33, abs=CLOSE)
+        assert await asyncio.gather(*waiting) == pytest.approx([4, 5, 2], abs=CLOSE)

@@ -391,9 +391,10 @@ class Watch:
         queues: all that share the limits: of a call's `process`.
         rounding: seconds by which an instant may be off.
         mixed: seconds within which calls may start in another order than they were due in.
+        timing: seconds by which the first may start after the bound, as that is rounded.
     """
 
-    rounding, mixed = 1e-9, 0.0
+    rounding, mixed, timing = 1e-9, 0.0, ROUNDING
 
     def __init__(self, queue, own, named, *, catch_up, fifo=True, timely=False):
         self.queues = [queue]
@@ -511,7 +512,8 @@ class Watch:
             if broken is not None:
                 self.fault(f"promise 1: {call} starts: {broken}")
         self.check_holds(call, now)
-        if call is self.first.get(call.process) and now > (by := self.by[call.process]) + ROUNDING:
+        is_first = call is self.first.get(call.process)
+        if is_first and now > (by := self.by[call.process]) + self.timing:
             self.fault(f"promise 11: {call} starts at {now}, not by {by}")
         if call.doomed:
             self.tasks[call.who].cancel()

@@ -37,7 +37,7 @@ class SharedWatch(Watch):
         options: of `Watch`.
     """
 
-    rounding = TICK
+    rounding = timing = TICK
 
     def __init__(
         self, queues, own, named, *, late, grace, patience=math.inf, undisturbed=False, **options
@@ -195,7 +195,20 @@ class SharedWatch(Watch):
     def started(self, slot, now):
         super().started(slot, now)
         self.room_since.pop(self.calls[slot].who, None)
+        self.note_turn(self.calls[slot])
         self.check_waiting()
+
+    def note_turn(self, call):
+        """Let those behind a call, of its process and of one of its limits, wait for another turn.
+
+        A process gets its share at its turn, and then the others have theirs: what is left of it
+        may be too little for the next call. One that is alone takes no turns.
+        """
+        ledgers = self.table.of(call)
+        for other in self.waiting.values() if len(self.queues) > 1 else ():
+            behind = other.process == call.process and other.rank > call.rank
+            if behind and not set(ledgers).isdisjoint(self.table.of(other)):
+                self.room_since.pop(other.who, None)
 
     def check_order(self, call, mine, now):
         if self.undisturbed:

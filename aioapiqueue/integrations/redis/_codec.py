@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Codec", "OtherVersion", "Settings", "Unreadable", "text_of"]
 
 _LATEST = 2**53
-"""Instead of an infinite timestamp: the last that the server can count exactly."""
+"""Instead of an infinite timestamp, or priority: the last that the server can count exactly."""
 
 
 class Unreadable(Exception):  # noqa: N818 - never leaves the package
@@ -105,7 +105,13 @@ class Codec:
                         for scope, stands_with in message.lines
                     ],
                     "requests": [
-                        [lines.get(one.scope, 0), messages.plain_costs(one.costs), one.number]
+                        [
+                            lines.get(one.scope, 0),
+                            messages.plain_costs(one.costs),
+                            one.number,
+                            _rank(one.first),
+                            _rank(one.last),
+                        ]
                         for one in message.requests
                     ],
                     "most": message.most,
@@ -252,6 +258,10 @@ def _version(theirs: int, ours: int) -> str:
 
 def _micro(seconds: float) -> int:
     return round(seconds * 1e6)
+
+
+def _rank(rank: tuple[float, float]) -> list[float]:
+    return [min(_LATEST, max(-_LATEST, one)) for one in rank]
 
 
 def _decoded(text: bytes | str) -> str:

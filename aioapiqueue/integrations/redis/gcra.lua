@@ -167,11 +167,6 @@ end
 
 if verb == 'ask' then
   local requests, base = payload.requests, now + payload.jitter
-  for _, request in ipairs(requests) do
-    if lines[request[1]] then
-      lines[request[1]].costs = request[2]  -- all of a line use the same limits
-    end
-  end
   redis.call('ZADD', KEYS[2], string.format('%.0f', now), sender)
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('(%.0f', now - RECENT))
   expire(KEYS[2], now + RECENT + KEEP)
@@ -251,13 +246,22 @@ if verb == 'ask' then
     return false
   end
 
-  local function is_later(line, costs)
+  -- Return whether a line is behind somebody else who waits for one of its lanes. It stands there:
+  -- where it stood, if that is one of them; else with the last to have room.
+  local function is_behind(line, costs)
+    local behind = nil
     for _, lane in ipairs(line) do
       if lane.later and is_closed_for(lane, costs) then
-        return true
+        local stood = behind and behind.number == line.stood
+        if not behind or lane.number == line.stood or not stood and lane.gate > behind.gate then
+          behind = lane
+        end
       end
     end
-    return false
+    if behind and not (line.stands and line.stands.later) then
+      line.stands = behind
+    end
+    return behind ~= nil
   end
 
   -- Look again at lanes that may be due by now, as the queue's next slot is later than it was.
@@ -292,6 +296,7 @@ if verb == 'ask' then
   -- Return whether a slot of a request is granted; if no request is to have it, stop.
   local function grant(index, request)
     local costs, line = request[2], lines[request[1]] or {}
+    local rank = request.served and request[5] or request[4]
     local free_at, limited, place = gate_of(queue, base, costs)
     local gate, at = free_at - ahead - payload.jitter, math.max(base, free_at)
     if granted >= free then
@@ -312,7 +317,7 @@ if verb == 'ask' then
     for number, lane in ipairs(line) do
       local turn = lane.served or is_reserved_by(lane, line)
       local short = is_short(lane, costs, lane.shares)
-      if is_kept_from(lane, line, slot, costs) then
+      if is_kept_from(lane, line, slot, costs, rank) then
         -- So that it asks when that one has had its slot, or is late.
         local ask_at = math.max(lane.reserved.at, base + RECHECK)
         whens[number], short = math.max(whens[number], ask_at + horizon - base), true
@@ -323,13 +328,16 @@ if verb == 'ask' then
         had_turn = may_take(lane, whens[number], math.max(horizon, latest), turn, grace)
       end
       if short or not may_take(lane, whens[number], horizon, turn, grace) then
-        if not stands or whens[number] > whens[stands] then
+        -- It keeps its place where it stood until it has had its turn there.
+        local stood = stands and line[stands].number == line.stood
+        if lane.number == line.stood or not stands
+          or not stood and whens[number] > whens[stands] then
           stands = number
         end
       end
       lane.short = short
     end
-    if stands and reserve(line, whens, had_turn, stands, costs) and slot <= horizon then
+    if stands and reserve(line, whens, had_turn, stands, costs, rank) and slot <= horizon then
       stands = nil
     end
     if stands then
@@ -351,7 +359,7 @@ if verb == 'ask' then
       lane.served = true
     end
     end_reservation(line)
-    granted, request[3] = granted + 1, request[3] - 1
+    granted, request[3], request.served = granted + 1, request[3] - 1, true
     local count = #grants
     grants[count + 1], grants[count + 2] = index, slot
     grants[count + 3] = math.max(slot, math.floor(until_))
@@ -365,7 +373,7 @@ if verb == 'ask' then
     if request[3] == 0 then
       from = index == from and from + 1 or from
       index = index + 1
-    elseif is_later(lines[request[1]] or {}, request[2]) or is_closed_for(queue, request[2]) then
+    elseif is_behind(lines[request[1]] or {}, request[2]) or is_closed_for(queue, request[2]) then
       index = index + 1
     else
       local before = granted
@@ -387,11 +395,6 @@ if verb == 'ask' then
   local postponements, positions = {}, {}
   for number, line in ipairs(lines) do
     local stands = line.stands
-    if not (stands and stands.later) then  -- or it is behind somebody else who waits
-      for _, lane in ipairs(line) do
-        stands = lane.later and is_closed_for(lane, line.costs) and lane or stands
-      end
-    end
     if stands and stands.later then
       local its = positions[stands]
       if not its then

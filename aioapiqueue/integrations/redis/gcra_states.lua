@@ -28,6 +28,8 @@ local KEPT = {
 local RESERVED = {
   {'for_at', 'at', ALWAYS, nil, now + YEAR},
   {'for_until', 'lapses', ALWAYS, nil, now + 2 * YEAR},
+  {'for_priority', 'priority', 0},        -- its rank: among the calls of its process
+  {'for_place', 'place', 0},
 }
 
 local function load(spec)
@@ -152,7 +154,7 @@ local function save(state, extra)
   save_figures(state, KEPT, set, '')
   set('paused', state.paused_until == NEVER and 'inf' or state.paused_until)
   if state.reserved or fields['for'] then
-    local reserved = state.reserved or {line = '', costs = {}, at = ALWAYS, lapses = ALWAYS}
+    local reserved = state.reserved or {line = '', costs = {}}
     set('for', reserved.line)
     local costs = {}
     for _, limit in ipairs(state.limits) do
@@ -162,7 +164,9 @@ local function save(state, extra)
       end
     end
     set('for_costs', table.concat(costs, ' '))
-    save_figures(reserved, RESERVED, set, '')
+    for _, each in ipairs(RESERVED) do
+      set(each[1], reserved[each[2]] or ALWAYS, each[5])
+    end
   end
   for name, value in pairs(extra or {}) do
     set(name, value)
@@ -336,7 +340,8 @@ end
 -- Reservations. A call under several lanes would never start if others used up one of them whenever
 -- another has room. So a line that had its turn at the lane where it stood, and found another one
 -- closed, reserves all of them until the instant at which all have room; its turn there is that
--- instant. Others may take only what leaves room for it then. One that does not come loses it.
+-- instant. Others may take only what leaves room for it then, but for those before it in its process,
+-- which would wait for it as it does for them. One that does not come loses it.
 
 local function name_of(line)
   if not line.name then
@@ -353,10 +358,22 @@ local function is_reserved_by(lane, line)
   return lane.reserved and #line > 1 and lane.reserved.line == name_of(line)
 end
 
--- Return whether a slot of this line would delay another line that has reserved the lane.
-local function is_kept_from(lane, line, slot, costs)
+-- Return whether what has reserved a lane is a call of this process that ranks behind this one.
+local function is_for_later_rank(reserved, rank)
+  if string.sub(reserved.line, 1, #sender + 1) ~= sender .. ' ' then
+    return false
+  elseif reserved.priority ~= rank[1] then
+    return reserved.priority > rank[1]
+  end
+  return reserved.place > rank[2]
+end
+
+-- Return whether a slot of this line would delay another line that has reserved the lane, and does
+-- not rank behind it in the same process.
+local function is_kept_from(lane, line, slot, costs, rank)
   local reserved = lane.reserved
-  if not reserved or reserved.lapses < now or is_reserved_by(lane, line) then
+  if not reserved or reserved.lapses < now or is_reserved_by(lane, line)
+    or is_for_later_rank(reserved, rank) then
     return false
   end
   local leaves_room = slot <= reserved.at
@@ -370,7 +387,7 @@ local function is_kept_from(lane, line, slot, costs)
 end
 
 -- Reserve the lanes of a line which has to wait for one of them; return whether that was done.
-local function reserve(line, whens, had_turn, stands, costs)
+local function reserve(line, whens, had_turn, stands, costs, rank)
   local at = ALWAYS
   for number in ipairs(line) do
     at = math.max(at, whens[number])
@@ -378,7 +395,7 @@ local function reserve(line, whens, had_turn, stands, costs)
   for _, lane in ipairs(line) do  -- one that is for later is made again when this one is over
     local reserved = lane.reserved
     if reserved and reserved.lapses >= now and reserved.at <= at
-      and not is_reserved_by(lane, line) then
+      and not (is_reserved_by(lane, line) or is_for_later_rank(reserved, rank)) then
       return false
     end
   end
@@ -389,6 +406,7 @@ local function reserve(line, whens, had_turn, stands, costs)
   for _, lane in ipairs(line) do
     lane.reserved = {
       line = name_of(line), costs = costs, at = at, lapses = at + HELD + 2 * payload.jitter,
+      priority = rank[1], place = rank[2],
     }
   end
   return not again
