@@ -294,3 +294,12 @@ async def test_senseless_arguments_are_refused(limiter, options):
             enter(**options)
     with pytest.raises(ValueError, match="timeout"):
         queue.slot(timeout=-1)
+
+
+@pytest.mark.parametrize("cost", [True, False, "1", None, {"calls": True}])
+async def test_a_cost_is_a_number(limiter, cost):
+    """What is no number is refused, be it equal to the default."""
+    queue = limiter.queue("10/s")
+    for enter in (queue.slot, queue.enqueue, queue.try_slot, queue.estimate):
+        with pytest.raises(TypeError, match="takes a number"):
+            enter(cost=cost)

@@ -112,7 +112,7 @@ def agrees_with_the_crowd(server, seed, size):
     assert not left, left
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, derandomize=True)  # here and below: others are for the slow run
 @given(SEEDS, SIZES)
 def test_promise_10_room_goes_by_rank(valkey, seed, size):
     """Promises 1, 3, 4, 5 and 10: with costs of 0 or 1, who starts when is exactly known.
@@ -274,7 +274,7 @@ def keeps_nobody_for_nothing(server, seed, size):
     assert not faults, faults
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, derandomize=True)
 @given(SEEDS, SIZES)
 def test_promises_1_to_9_whatever_happens(valkey, seed, size):
     """What docs/fleet.md promises of one to three processes, with latency, losses and outages.
@@ -288,7 +288,7 @@ def test_promises_1_to_9_whatever_happens(valkey, seed, size):
     keeps_its_promises(valkey, seed, size)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, derandomize=True)
 @given(SEEDS, SIZES)
 @example(1823, 36)  # a dear call at the queue's limit, behind a cheap one that waits for a lane
 @example(1929, 72)  # who is asked for only as somebody else is goes before others of its lanes

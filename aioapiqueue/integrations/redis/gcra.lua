@@ -210,11 +210,11 @@ if verb == 'ask' then
   queue.left[CALLS] = queue.shares[CALLS]
   local granted, grants, stopped, position, short_of_permits = 0, {}, false, 0, false
   local patience = math.max(ahead / 2, PATIENCE)
-  local closed_until = NEVER
+  local closed_until, index = NEVER, 1  -- of the request that is looked at
 
   -- No more for calls that use the limit of the queue for which these costs wait.
   local function stop(gate, served, costs, place)
-    close(queue, costs, place)
+    close(queue, costs, place, index)
     if gate < closed_until then
       closed_until, position = gate, next_position(queue, gate, now, step, served)
       if processes == 1 and granted > 0 then  -- none of its lanes can have a slot before those
@@ -251,7 +251,7 @@ if verb == 'ask' then
   local function is_behind(line, costs)
     local behind = nil
     for _, lane in ipairs(line) do
-      if lane.later and is_closed_for(lane, costs) then
+      if lane.later and is_closed_for(lane, costs, index) then
         local stood = behind and behind.number == line.stood
         if not behind or lane.number == line.stood or not stood and lane.gate > behind.gate then
           behind = lane
@@ -294,7 +294,7 @@ if verb == 'ask' then
   end
 
   -- Return whether a slot of a request is granted; if no request is to have it, stop.
-  local function grant(index, request)
+  local function grant(request)
     local costs, line = request[2], lines[request[1]] or {}
     local rank = request.served and request[5] or request[4]
     local free_at, limited, place = gate_of(queue, base, costs)
@@ -343,7 +343,7 @@ if verb == 'ask' then
     if stands then
       local lane = line[stands]
       line.stands = lane
-      close(lane, costs, places[stands])
+      close(lane, costs, places[stands], index)
       return postpone(lane, whens[stands], horizon, from, grace, limited, lane.short)
     end
     if is_short(queue, costs, queue.shares) then
@@ -367,17 +367,18 @@ if verb == 'ask' then
   end
 
   -- Each slot goes to the first request whose lanes are due by then.
-  local from, index, last = 1, 1, nil
+  local from, last = 1, nil
   while index <= #requests and not stopped do
     local request = requests[index]
     if request[3] == 0 then
       from = index == from and from + 1 or from
       index = index + 1
-    elseif is_behind(lines[request[1]] or {}, request[2]) or is_closed_for(queue, request[2]) then
+    elseif is_behind(lines[request[1]] or {}, request[2])
+      or is_closed_for(queue, request[2], index) then
       index = index + 1
     else
       local before = granted
-      if not grant(index, request) then
+      if not grant(request) then
         index = index + 1
       elseif granted > before then
         last = request[2]

@@ -108,18 +108,19 @@ local function gate_of(state, from, costs)
 end
 
 -- A call that waits closes the limits for which it does for those behind it: those of one place; or
--- all that it uses, where they have room and it is another's turn. One that uses none of them may go.
-local function close(state, costs, place)
+-- all that it uses, where they have room and it is another's turn. One that uses none of them may
+-- go, and so may one before it, as requests are looked at again: each has its number, `by`.
+local function close(state, costs, place, by)
   for _, limit in ipairs(state.limits) do
     if cost_at(limit, costs) ~= 0 and (not place or limit.place == place) then
-      state.closed[limit.place] = true
+      state.closed[limit.place] = math.min(state.closed[limit.place] or by, by)
     end
   end
 end
 
-local function is_closed_for(state, costs)
-  for place in pairs(state.closed) do
-    if (costs[place] or 0) ~= 0 then
+local function is_closed_for(state, costs, number)
+  for place, by in pairs(state.closed) do
+    if by <= number and (costs[place] or 0) ~= 0 then
       return true
     end
   end
