@@ -69,11 +69,6 @@ class LimitState:
     def consume(self, now: float, costs: Sequence[float]) -> None:
         """Charge `costs`, which start now; the caller has seen that they are due."""
 
-    def newcomer_at(self, now: float, costs: Sequence[float]) -> float:
-        """Note a newcomer while nobody waits, and return when it may start; as `next_at`."""
-        self.on_idle(now)
-        return self.next_at(now, costs)
-
     def consume_if_due(self, now: float, costs: Sequence[float]) -> float:
         """Charge `costs` if they are due: return the instant; `<= now` means charged."""
         due = self.next_at(now, costs)
@@ -213,13 +208,6 @@ class TokenBucket(LimitState):
             due = self.anchor + (self.used + cost - self.burst) * self.interval
         return due if due > self.held else self.held  # noqa: FURB136 - asked for each slot
 
-    def newcomer_at(self, now: float, costs: Sequence[float]) -> float:
-        if self.tat < now and self.last < now - self.catch_up:  # as on_idle
-            self.anchor = self.tat = now
-            self.used = 0
-        due = self.anchor + (self.used + costs[self.unit] - self.burst) * self.interval
-        return due if due > self.held else self.held  # noqa: FURB136 - asked for each slot
-
     def consume(self, now: float, costs: Sequence[float]) -> None:
         # Done for each slot, of each of its limits: so everything is looked up once.
         cost, tat, used = costs[self.unit], self.tat, self.used
@@ -357,7 +345,7 @@ class TokenBucket(LimitState):
         anchor, used = self.anchor, self.used
         if self.tat < earliest:
             anchor, used = earliest, 0
-        # As newcomer_at, to the last digit: a moment too early would be told to come back later.
+        # As next_at, to the last digit: a moment too early would be told to come back later.
         return max(now, self.held, anchor + (used + cost - self.burst) * self.interval)
 
     def idle_at(self) -> float:

@@ -273,15 +273,11 @@ class LocalLimiter:
         limits = self._own if is_usual else self._find_limits(call, now)
         if waiters.live:
             return self._try_overtake(call, limits, now)
+        for limit in limits:
+            limit.on_idle(now)
         if self.counts_permits:
-            for limit in limits:
-                limit.on_idle(now)
             self._adapt_permits()  # after a long rest there may be more permits again
-        if now < self._held_until:
-            for limit in limits:
-                limit.on_idle(now)
-            return False
-        return try_consume(limits, now, costs) <= now
+        return now >= self._held_until and consume_if_due(limits, now, costs) <= now
 
     def _try_overtake(self, call: Call, limits: States, now: float) -> bool:
         """Charge a newcomer while others wait, if none of them comes before it at its limits."""

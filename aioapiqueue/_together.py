@@ -29,15 +29,9 @@ def consume_if_due(states: Sequence[LimitState], now: float, costs: Sequence[flo
 
 def try_consume(states: Sequence[LimitState], now: float, costs: Sequence[float]) -> float:
     """As `consume_if_due`, of a newcomer while nobody waits."""
-    due = now
     for state in states:
-        at = state.newcomer_at(now, costs)
-        if at > due:  # noqa: PLR1730 - done for each slot
-            due = at
-    if due <= now:
-        for state in states:
-            state.consume(now, costs)
-    return due
+        state.on_idle(now)
+    return consume_if_due(states, now, costs)
 
 
 def charge_full_pair(
@@ -75,7 +69,7 @@ def charge_full_pair(
             or other.held > earliest
         ):
             return False
-        # As TokenBucket.newcomer_at and consume.
+        # As TokenBucket.on_idle and consume.
         if one.last < earliest and tat < now:
             one.anchor = now
         elif tat < earliest:

@@ -339,7 +339,6 @@ class AdaptiveRate(TokenBucket):
             self._fall_out_of_step()
 
     consume_one_if_due = LimitState.consume_one_if_due
-    newcomer_at = LimitState.newcomer_at
     try_consume_one = LimitState.try_consume_one
 
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
