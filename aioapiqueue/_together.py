@@ -37,14 +37,16 @@ def try_consume(states: Sequence[LimitState], now: float, costs: Sequence[float]
 def charge_full_pair(
     states: Sequence[LimitState],
 ) -> Callable[[float, Sequence[float]], bool] | None:
-    """Return the short way of most newcomers under two rates: both buckets are full.
+    """Return what charges most newcomers under two rates in one step, where both buckets are full.
 
-    Two is what most have that count more than calls, and in a loop it would take a third longer. It
-    is for the rates as they are now: where they change, ask for another.
+    Most queues that count more than calls have two rates; for any number, a loop would take a
+    quarter longer. The function is for the rates as they are now: where they change, ask for
+    another one.
 
     Returns:
         A function of now and costs. It returns True if it has charged a newcomer while nobody
-        waits, and False if it has not, as the case is another one. None: not for these limits.
+        waits, and False, with nothing charged, if a bucket is not full or a cost does not fit it.
+        None: these limits are not two rates.
     """
     buckets = [state for state in states if type(state) is TokenBucket]
     if len(states) != 2 or len(buckets) != 2:  # noqa: PLR2004 - a pair

@@ -161,7 +161,7 @@ class CostTotals:
             self.add_up()
 
     def add_up(self) -> None:
-        """Add what is in `charged`; to be called once there are `MANY`."""
+        """Reckon with what was charged and refunded; to be called once there are `MANY`."""
         number, totals = self._now()
         self._number, self._totals, self.charged, self.refunded = number, totals, [], []
 
