@@ -230,17 +230,15 @@ class KeyQueues(WaitQueue[Call]):
 
     def rank(self, scope: Scope, behind: int = 0) -> Place | None:
         """Return the place of who waits behind so many others of one scope; None: nobody does."""
-        lines = self.by_scope.get(scope, {}).values()
+        lines = self.by_scope.get(scope, {})
         if len(lines) > 1:  # of several keys, which take turns
-            places = [self._place_behind(line, 0) for line in lines]
-            return min((one for one in places if one is not None), default=None)
-        for line in lines:
-            return self._place_behind(line, behind)
+            places = (place for place, *_ in self.iter_in_order(lines))
+            return next(islice(places, behind, None), None)
+        for line in lines.values():
+            waiter = next(islice(line, behind, None), None) if behind else line.first()
+            if waiter is not None:
+                return waiter.priority, self._place(line, waiter, behind)
         return None
-
-    def _place_behind(self, line: Line[Call], behind: int) -> Place | None:
-        waiter = next(islice(line, behind, None), None) if behind else line.first()
-        return None if waiter is None else (waiter.priority, self._place(line, waiter, behind))
 
     def _place(self, line: Line[Call], waiter: Call, behind: int = 0) -> int:
         """Return a waiter's place among those of its priority: the least goes first.

@@ -8,6 +8,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, Rate
 from aioapiqueue.integrations.redis import SharedSchedule
+from tests.helpers.lane_calls import run_calls
 from tests.helpers.virtual_client import VirtualClient
 
 
@@ -58,3 +59,26 @@ async def test_leaving_delays_nobody_behind(valkey, name, key):
         leaving.cancel()
         with await behind:
             assert loop.time() == pytest.approx(0.4, abs=1e-5)
+
+
+async def test_further_calls_of_several_keys_are_asked_for(valkey, name):
+    """Of callers that take turns by key, one behind others of its lanes has a place of its own.
+
+    It was taken for as early as the first there, which had its slot; but behind that one somebody
+    waited for another lane. So it was to be asked for at once, and never was: again and again.
+    """
+    client, lanes = VirtualClient(valkey), {"a": "5 per 3s", "b": ()}
+    options = {"lanes": lanes, "order": "fair", "schedule": SharedSchedule(client, name, ahead=0)}
+    async with ApiQueue("1000000 tokens/s burst 1000000", **options) as queue:
+        calls = [
+            (0, ("a",), 0, 50),
+            (0, ("a", "b"), 0, 0),
+            (0, ("a", "b"), 1, 1),
+            (0.01, ("x", "b"), 1, 1),
+            (0, ("b",), 0, 1),
+        ]
+        starts = await run_calls([queue], calls)
+    order, instants = zip(*[(start.number, start.at) for start in starts], strict=True)
+    assert order == (0, 4, 3, 1, 2)
+    assert instants == pytest.approx((0, 0.01, 0.01, 0.6, 1.2), abs=1e-5)
+    assert client.calls < 20
