@@ -246,6 +246,23 @@ def test_no_refund_lets_late_calls_meet(valkey):
     assert together <= 3 + 2 * catch_up / SECOND
 
 
+def test_return_takes_back_what_a_dear_call_had_waited_for(each_server):
+    """A call that cost more than the burst, and never started, leaves nobody more than there was.
+
+    It had waited for what the burst cannot hold. Others had started since, at the same instant: so
+    that wait was left to those that came next, who were one too many.
+    """
+    catch_up = SECOND // 4
+    script = Script(each_server, [Rate(2)], catch_up=catch_up)
+    now = 10 * SECOND
+    dear = script.slot(now, 2, waited=now)
+    assert dear == script.slot(now, 0.3, waited=now) == now
+    script.adjust(now, dear, -2, charged=2, started=2, verb="return")
+    assert script.slot(now, 1, waited=now) == now  # since `catch_up` ago
+    assert script.slot(now, 1, waited=now) is None
+    assert script.ask_at == now + (0.3 + 1) * SECOND / 2 - catch_up
+
+
 def test_lane_makes_no_slot_twice_late(valkey):
     """A slot that a lane moves on leaves `lateness` of `catch_up` to the call that uses it."""
     script, lateness = Script(valkey, [Rate(20)], lane=[Rate(10)], catch_up=10_000), 4000

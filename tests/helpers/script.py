@@ -130,6 +130,6 @@ class Script:
                 now = max(now, slot)
         return found
 
-    def adjust(self, now, at, cost, *, charged, started):
-        """Charge more for a call, or give back."""
-        self.send("adjust", now, changes=[[self.lanes, EPOCH + at, [cost], [charged], [started]]])
+    def adjust(self, now, at, cost, *, charged, started, verb="adjust"):
+        """Charge more for a call, or give back; "return" what never started."""
+        self.send(verb, now, changes=[[self.lanes, EPOCH + at, [cost], [charged], [started]]])

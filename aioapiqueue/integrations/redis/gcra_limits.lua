@@ -25,6 +25,7 @@ TokenBucket.KEPT = {
   {'u', 'used', 0},
   {'l', 'last', ALWAYS, nil, now + YEAR},     -- the latest slot so far
   {'c', 'charged', ALWAYS, nil, now + YEAR},  -- the latest that was not returned
+  {'o', 'over', ALWAYS},  -- `tat` before the last call that cost more than the burst can hold
 }
 
 function TokenBucket.tat(bucket)
@@ -59,6 +60,9 @@ function TokenBucket.consume(bucket, at, cost, held_until, slot)
   if TokenBucket.tat(bucket) < floor then
     TokenBucket.restart(bucket, floor, 0)
   end
+  if cost > bucket.burst then
+    bucket.over = TokenBucket.tat(bucket)
+  end
   local latest = math.max(TokenBucket.tat(bucket), TokenBucket.next_at(bucket, at, cost))
   latest = math.min(slot, latest) + catch_up
   if bucket.burst > 1 then
@@ -81,8 +85,14 @@ end
 
 -- Charge more for what started `at` and was `charged` (by then), or (less than 0) give it back.
 function TokenBucket.adjust(bucket, at, cost, charged, started)
-  if cost < 0 and math.min(charged, started) > bucket.burst and not (verb == 'return' and at == bucket.charged) then
-    cost = math.min(0, charged + cost - bucket.burst)  -- what it had waited for is only its own
+  if cost < 0 and math.min(charged, started) > bucket.burst then
+    local since = TokenBucket.tat(bucket) - bucket.over
+    if verb == 'return' and at == bucket.charged and since <= charged * bucket.interval + 1 then
+      TokenBucket.restart(bucket, bucket.over, 0)  -- nobody else has started since
+      cost = 0
+    else
+      cost = math.min(0, charged + cost - bucket.burst)  -- what it had waited for is only its own
+    end
   end
   if cost > 0 then
     bucket:on_idle(now)  -- learnt now, it is owed from now on, where all was paid off before
@@ -151,7 +161,7 @@ function TokenBucket.load(bucket, read, at, key, fields)
       local owed_until, from = bucket.anchor + bucket.used * interval, math.max(now, bucket.charged)
       TokenBucket.restart(bucket, from, math.max(0, (owed_until - from) / interval))
     end
-    bucket.peaks = {}
+    bucket.peaks, bucket.over = {}, ALWAYS
     TokenBucket.on_idle(bucket, now)
   end
 end
@@ -475,7 +485,7 @@ function AdaptiveRate.set_interval(adaptive)
   local interval = lowered(adaptive.rate) and 1e6 / adaptive.rate.value or 0
   if interval ~= adaptive.interval then
     TokenBucket.restart(adaptive, TokenBucket.tat(adaptive), 0)
-    adaptive.interval = interval
+    adaptive.interval, adaptive.over = interval, ALWAYS
   end
 end
 
