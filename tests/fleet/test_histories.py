@@ -299,6 +299,7 @@ def test_promises_1_to_9_whatever_happens(valkey, seed, size):
 @example(23895, 53)  # who leaves is before cheap ones, and these before one as dear of its scope
 @example(23599, 72)  # a further call of one that is asked for goes before a neighbour who is not
 @example(1219287, 11)  # the turn of a process is used by one before two of whom the first is dear
+@example(2207, 44)  # calls that use nothing of a lane do not wait for its share, either
 @example(5234, 42)  # a newcomer before one that closes the queue for it, behind another
 def test_promises_3_5_10_nobody_waits_for_nothing(valkey, seed, size):
     """One of a waiter's limits has no room for it, or for one before it, or it starts.

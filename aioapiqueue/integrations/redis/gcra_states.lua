@@ -249,7 +249,7 @@ end
 local function is_short(state, costs, most)
   for place, left in pairs(state.left) do
     local cost = costs[place] or 0
-    if left < math.min(cost, most and most[place] or 1) then
+    if cost > 0 and left < math.min(cost, most and most[place] or 1) then
       return true
     end
   end
