@@ -48,6 +48,7 @@ class SharedTimely(Timely):
         async with ApiQueue(*self.own, lanes=self.named, catch_up=0, schedule=schedule) as queue:
             options = {"late": 0, "grace": 0.01, "timely": True, "undisturbed": True}
             self.watch = watch = SharedWatch([queue], self.own, self.named, **options)
+            watch.timing += self.ahead  # slots that others have by then are used before
             for who in range(3 * self.size):
                 await asyncio.sleep(rng.random() / 16)
                 keys, cost = rng.choice(self.sets), {"calls": rng.choice([1, self.most])}

@@ -59,7 +59,10 @@ async def run_calls(queues, calls, *, body=None):
 
 
 def worst_excess(limit, starts, *, catch_up, rounding):
-    """Return by how much more than a limit allows started, in the worst interval of time."""
+    """Return by how much more than a limit allows started, in the worst interval of time.
+
+    Which of the calls of one instant comes first is of no meaning: they differ by what floats do.
+    """
     spent = [(one.at, amount) for one in starts if (amount := one.amount(limit.unit))]
     worst = -math.inf
     sums = [0, *itertools.accumulate(amount for _, amount in spent)]
@@ -69,7 +72,8 @@ def worst_excess(limit, starts, *, catch_up, rounding):
         if isinstance(limit, Rate):
             slack = (length + catch_up + rounding) / limit.interval
             # One that costs more than the burst has waited for the rest before.
-            allowed = max(limit.burst, spent[first][1]) + slack
+            at_first = [amount for at, amount in spent[first:] if at <= spent[first][0] + rounding]
+            allowed = max(limit.burst, *at_first) + slack
         elif length < limit.per - rounding:
             allowed = limit.calls
         else:

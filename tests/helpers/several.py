@@ -534,7 +534,11 @@ class Watch:
                 nested &= (other.keys, other.priority) == (call.keys, call.priority)
                 nested &= set(self.table.of(other)) == set(mine)
             if nested and other.rank < call.rank and other.gives_up_at > now:
-                self.fault(f"promise 3: {call} overtakes {other} at {now}")
+                self.overtakes(call, other, now)
+
+    def overtakes(self, call, other, now):
+        """Note that a call starts before another that still waits."""
+        self.fault(f"promise 3: {call} overtakes {other} at {now}")
 
     def check_waiting(self):
         """Each waiter has a limit that lacks room for it, or for an earlier one under it."""

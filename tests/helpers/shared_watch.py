@@ -57,6 +57,7 @@ class SharedWatch(Watch):
         self.resumes = set()
         self.closed = {}
         self.away = {}
+        self.overtaken = {}
 
     def say(self, process, then, about=None):
         """Call `then` once the server has heard what a process has just said, and all act on it.
@@ -194,6 +195,9 @@ class SharedWatch(Watch):
 
     def started(self, slot, now):
         super().started(slot, now)
+        at, fault = self.overtaken.pop(self.calls[slot].who, (now, ""))
+        if now > at + TICK:
+            self.fault(fault)
         self.room_since.pop(self.calls[slot].who, None)
         self.note_turn(self.calls[slot])
         self.check_waiting()
@@ -217,6 +221,13 @@ class SharedWatch(Watch):
             same = other.process == call.process and self.line_of(other) == self.line_of(call)
             if same and other.rank < call.rank and other.gives_up_at > now:
                 self.fault(f"promise 3: {call} overtakes {other} of the same line at {now}")
+
+    def overtakes(self, call, other, now):
+        """Note it until that one starts: in the same microsecond it is not overtaken.
+
+        Its slot was read by the clock as it was then, and may so be some nanoseconds later.
+        """
+        self.overtaken.setdefault(other.who, (now, f"promise 3: {call} overtakes {other} at {now}"))
 
     def line_of(self, call):
         """Return what calls have in common that wait in one line."""
@@ -247,6 +258,8 @@ class SharedWatch(Watch):
         if self.said:
             await asyncio.wait(self.said)
         await super().all_ended()
+        for _, fault in self.overtaken.values():
+            self.fault(fault)
 
     async def check_nothing_is_left(self):
         if self.said:
