@@ -144,7 +144,8 @@ async def test_old_refund_is_not_repeated(valkey, name):
 
 async def test_what_was_said_leaves_nothing_behind(valkey, name):
     """It expires with the rest, and goes with its process."""
-    queue = ApiQueue(Window(10, 10), schedule=SharedSchedule(VirtualClient(valkey), name))
+    client = VirtualClient(valkey, outlive=False)
+    queue = ApiQueue(Window(10, 10), schedule=SharedSchedule(client, name))
     with await queue.enqueue(cost=4) as slot:
         slot.settle(1)
     await asyncio.sleep(0.1)

@@ -281,7 +281,7 @@ async def test_endless_changes_of_limits_are_awaited(valkey, name):
             self._run("hset", base(name), None, None, {"rev": self.rev, "conf": "[]"})
             return await super()._call(method, script, numkeys, *rest)
 
-    client = Busy(valkey)
+    client = Busy(valkey, outlive=False)
     async with ApiQueue("10/s", schedule=SharedSchedule(client, name)) as queue:
         waiting = queue.enqueue()
         await asyncio.sleep(10)

@@ -66,7 +66,7 @@ async def test_full_window_is_read_once(valkey, name):
     140 ms.
     """
     counted = Counted(valkey)
-    schedule = SharedSchedule(VirtualClient(counted), name)
+    schedule = SharedSchedule(VirtualClient(counted, outlive=False), name)
     async with ApiQueue("5000 in any 1s", "5000/s", schedule=schedule) as queue:
         calls = [queue.enqueue() for _ in range(8000)]
         await asyncio.sleep(1.2)
@@ -94,7 +94,7 @@ async def test_requests_grant_few_slots(valkey, name, limits, lanes, slots):
     Of all that is given back at once, no message names more than 128.
     """
     counted = Counted(valkey)
-    schedule = SharedSchedule(VirtualClient(counted), name)
+    schedule = SharedSchedule(VirtualClient(counted, outlive=False), name)
     async with ApiQueue(*limits, lanes=lanes, schedule=schedule) as queue:
         calls = [queue.enqueue(key=number % 2) for number in range(8000)]
         await asyncio.sleep(0.5)

@@ -388,8 +388,9 @@ async def test_shorter_leases_elsewhere_free_nothing(valkey, name):
 
     The key that has them lives as long as the longest of them, in real time.
     """
+    options = {"concurrency": 4, "client": {"outlive": False}}
     patient, hasty = (
-        Member(valkey, name, concurrency=4, schedule={"lease": lease}) for lease in (30.0, 0.2)
+        Member(valkey, name, schedule={"lease": lease}, **options) for lease in (30.0, 0.2)
     )
     held = [await patient.queue.enqueue() for _ in range(2)]
     (await hasty.queue.enqueue()).release()
