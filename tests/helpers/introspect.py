@@ -430,6 +430,15 @@ def leases_of(queue: ApiQueue) -> int:
     return dispatcher_of(queue).limiter._planner.leased
 
 
+def expect_late_timers(queue: ApiQueue) -> None:
+    """Let a queue on virtual time ask for slots as on a real loop, whose timers may be late."""
+    from aioapiqueue._fleet.planner import _TIMER_LAG
+
+    lateness = dispatcher_of(queue).limiter._planner._lateness
+    usual = lateness.usual
+    lateness.usual = lambda least: usual(max(least, _TIMER_LAG))
+
+
 def messages_of(queue: ApiQueue) -> Collection[object]:
     """Return what is to be sent to the server and has not been."""
     return dispatcher_of(queue).limiter._session._outbox
