@@ -27,7 +27,7 @@ from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._nesting import Nesting, tracking
 from aioapiqueue._rate import Concurrency
 from aioapiqueue._slot import GRANTED, HELD, LEFT, WAITING, Call
-from aioapiqueue._units import MANY, ONE_CALL, CostTotals, Units
+from aioapiqueue._units import ONE_CALL, CostTotals, Units
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
 
 if TYPE_CHECKING:
@@ -218,11 +218,8 @@ class Dispatcher:
                     raise QueueClosed(f"{self!r} takes no more calls: make a new queue")
                 if not self.limiter.try_acquire(call, now):
                     return False
-            if costs is not ONE_CALL:
-                charged = self._costs.charged  # as `add`: this is done for each slot
-                charged.append(costs)
-                if len(charged) == MANY:
-                    self._costs.add_up()
+                if costs is not ONE_CALL:
+                    self._costs.add(costs)
         call.waited_until = now
         call.state = HELD
         self.started += 1
@@ -619,7 +616,7 @@ class Dispatcher:
         self._find_fast_acquire()
 
     def _find_fast_acquire(self) -> None:
-        steps = FastAcquire() if self.closed else self.limiter.fast_acquire()
+        steps = FastAcquire() if self.closed else self.limiter.fast_acquire(self._costs)
         self._fast_one, self._fast_costly = steps
         observed = bool(self._observers) or self.nesting.of_lanes
         self.follows_ends = self.limiter.counts_permits or observed

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aioapiqueue._line import Line
     from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Call
-    from aioapiqueue._units import Units
+    from aioapiqueue._units import CostTotals, Units
     from aioapiqueue._wait_queue import WaitQueue
 
 __all__ = ["FastAcquire", "Host", "Limiter", "LimiterFactory", "LimiterStats", "PushbackRounds"]
@@ -146,8 +146,12 @@ class Limiter(Protocol):
     def limits(self) -> tuple[Limit, ...]:
         """Those in force of the queue as a whole."""
 
-    def fast_acquire(self) -> FastAcquire:
-        """Return what charges a newcomer while nobody waits, where one step does it."""
+    def fast_acquire(self, totals: CostTotals) -> FastAcquire:
+        """Return what charges a newcomer while nobody waits, where one step does it.
+
+        Args:
+            totals: to which that of costly calls adds what they cost.
+        """
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse a cost that the queue's own limits could never let through.

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from aioapiqueue._limiter import Host
     from aioapiqueue._line import Line
     from aioapiqueue._rate import Limit
+    from aioapiqueue._units import CostTotals
 
 __all__ = ["LocalLimiter"]
 
@@ -248,7 +249,7 @@ class LocalLimiter:
 
     # From arrival to release.
 
-    def fast_acquire(self) -> FastAcquire:
+    def fast_acquire(self, totals: CostTotals) -> FastAcquire:
         own = self._own
         if not own or not self._plain or self.counts_permits:
             return FastAcquire()
@@ -257,7 +258,7 @@ class LocalLimiter:
             one = partial(try_consume, own, costs=ONE_CALL)
             if len(own) == 1:
                 one = own[0].try_consume_one
-        return FastAcquire(one, charge_full_pair(own))
+        return FastAcquire(one, charge_full_pair(own, totals))
 
     def check(self, costs: Sequence[float]) -> None:
         """Refuse a cost that the queue's own limits could never let through."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioapiqueue._algorithms import LimitState
+    from aioapiqueue._units import CostTotals
 
 __all__ = ["charge_full_pair", "consume_if_due", "try_consume"]
 
@@ -34,8 +35,8 @@ def try_consume(states: Sequence[LimitState], now: float, costs: Sequence[float]
     return consume_if_due(states, now, costs)
 
 
-def charge_full_pair(
-    states: Sequence[LimitState],
+def charge_full_pair(  # noqa: C901 - as one step, as it is done for each slot
+    states: Sequence[LimitState], totals: CostTotals
 ) -> Callable[[float, Sequence[float]], bool] | None:
     """Return what charges most newcomers under two rates in one step, where both buckets are full.
 
@@ -43,10 +44,14 @@ def charge_full_pair(
     quarter longer. The function is for the rates as they are now: where they change, ask for
     another one.
 
+    Args:
+        states: of the limits.
+        totals: to which it adds what calls cost.
+
     Returns:
         A function of now and costs. It returns True if it has charged a newcomer while nobody
         waits, and False, with nothing charged, if a bucket is not full or a cost does not fit it.
-        None: these limits are not two rates.
+        None: these limits are not two rates, or not of all units that their queue had known before.
     """
     buckets = [state for state in states if type(state) is TokenBucket]
     if len(states) != 2 or len(buckets) != 2:  # noqa: PLR2004 - a pair
@@ -55,12 +60,16 @@ def charge_full_pair(
     unit, burst, interval = one.unit, one.burst, one.interval
     other_unit, other_burst, other_interval = other.unit, other.burst, other.interval
     catch_up = one.catch_up
+    units = max(unit, other_unit) + 1
+    if len({0, unit, other_unit}) < units:  # there is another one, which it would not add up
+        return None
+    sums = totals.sums_of(units)
+    adds, adds_other = unit > 0, other_unit not in {0, unit}
 
     def charge(now: float, costs: Sequence[float]) -> bool:
-        try:
-            used, other_used = costs[unit], costs[other_unit]
-        except IndexError:  # the call was made before this unit was known
+        if len(costs) != units:  # it was made before these were known, or others are
             return False
+        used, other_used = costs[unit], costs[other_unit]
         tat, other_tat, earliest = one.tat, other.tat, now - catch_up
         if (
             tat > now
@@ -71,6 +80,13 @@ def charge_full_pair(
             or other.held > earliest
         ):
             return False
+        # As CostTotals.add.
+        if costs[0] != 1:
+            sums[0] += costs[0] - 1
+        if adds:
+            sums[unit] += used
+        if adds_other:
+            sums[other_unit] += other_used
         # As TokenBucket.on_idle and consume.
         if one.last < earliest and tat < now:
             one.anchor = now

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from aioapiqueue._grammar import CALLS
@@ -14,7 +13,7 @@ from aioapiqueue._rate import LARGEST, positive
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["MANY", "ONE_CALL", "UNSTATED", "Cost", "CostTotals", "Units", "is_stated"]
+__all__ = ["ONE_CALL", "UNSTATED", "Cost", "CostTotals", "Units", "is_stated"]
 
 Cost = float | Mapping[str, float]
 """What a call costs: a number of calls, or amounts by unit, in which `calls` is 1 by default."""
@@ -22,12 +21,10 @@ ONE_CALL: tuple[float, ...] = (1,)
 """The costs of a call that says nothing about them."""
 _LARGEST = int(LARGEST)
 """To compare a whole number with a float takes longer."""
+_NO_UNIT = object()
+"""No cost names it."""
 UNSTATED = math.nan
 """In costs: of this unit nothing is said. One object, so that `in` finds it."""
-
-
-MANY = 256
-"""So many costs are added up at once."""
 
 
 def is_stated(costs: Sequence[float], unit: int) -> bool:
@@ -42,13 +39,15 @@ class Units:
     were stated keep their meaning.
     """
 
-    __slots__ = ("_blank", "_places", "names")
+    __slots__ = ("_blank", "_only", "_places", "names")
 
     def __init__(self) -> None:
         self.names = [CALLS]
         self._places = {CALLS: 0}
         self._blank: list[float] = [1]
         """The costs of a call whose mapping names no unit."""
+        self._only: object = _NO_UNIT
+        """The one that is known beside `calls`, where it is the only one."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -60,13 +59,18 @@ class Units:
             place = self._places[unit] = len(self.names)
             self.names.append(unit)
             self._blank.append(UNSTATED)
+            self._note_only()
         return place
+
+    def _note_only(self) -> None:
+        self._only = self.names[1] if len(self.names) == 2 else _NO_UNIT  # noqa: PLR2004 - with `calls`
 
     def forget(self, known: int) -> None:
         """Know only so many units, as before some were declared."""
         for unit in self.names[known:]:
             del self._places[unit]
         del self.names[known:], self._blank[known:]
+        self._note_only()
 
     def declare(self, units: Iterable[str]) -> None:
         """Know these units."""
@@ -84,10 +88,16 @@ class Units:
             TypeError: neither; or an amount that is no number.
             ValueError: a unit that is not known; or a negative amount.
         """
-        if type(cost) is not dict and not isinstance(cost, Mapping):  # the former is fast
+        # This is done for each slot: what takes few steps of the interpreter.
+        if type(cost) is dict:
+            only = self._only
+            if only in cost and len(cost) == 1:  # most
+                amount = cost[only]
+                if type(amount) is int and 0 <= amount <= _LARGEST:
+                    return 1, amount
+        elif not isinstance(cost, Mapping):
             positive(cost, of=of, least=0)
             return (cost,) if cost != 1 else ONE_CALL
-        # This is done for each slot: what takes few steps of the interpreter.
         costs, places = self._blank.copy(), self._places
         for unit in cost:
             amount = cost[unit]
@@ -132,38 +142,30 @@ class Units:
 class CostTotals:
     """What calls cost together, by unit.
 
-    Any thread may read it while calls start: reading changes nothing, and what is added up takes
-    the place of what was there in one step of the interpreter.
+    Any thread may read it while calls start.
     """
 
-    __slots__ = ("_number", "_totals", "charged", "refunded")
+    __slots__ = ("sums",)
 
     def __init__(self) -> None:
-        self._number = 0
-        """How many calls are in the totals."""
-        self._totals: Sequence[float] = (0,)
-        """In calls: beyond one for each call, so that those which cost one need not be added."""
-        self.charged: list[tuple[float, ...]] = []
-        """Costs to be added yet: each by itself would take a tenth of a slot's time."""
-        self.refunded: list[tuple[float, ...]] = []
-        """Costs to be taken off yet."""
+        self.sums: list[float] = [0]
+        """By unit; in calls: beyond one for each call, so that those which cost one need not be
+        added."""
 
     def add(self, costs: tuple[float, ...]) -> None:
         """Count what a call costs."""
-        self.charged.append(costs)
-        if len(self.charged) == MANY:
-            self.add_up()
+        sums = self.sums_of(len(costs))
+        for unit, cost in enumerate(costs):
+            if cost is not UNSTATED:
+                sums[unit] += cost
+        sums[0] -= 1
 
     def subtract(self, costs: tuple[float, ...]) -> None:
         """Take off what a call was counted with."""
-        self.refunded.append(costs)
-        if len(self.refunded) == MANY:
-            self.add_up()
-
-    def add_up(self) -> None:
-        """Reckon with what was charged and refunded; to be called once there are `MANY`."""
-        number, totals = self._now()
-        self._number, self._totals, self.charged, self.refunded = number, totals, [], []
+        for unit, cost in enumerate(costs):
+            if cost is not UNSTATED:
+                self.sums[unit] -= cost
+        self.sums[0] += 1
 
     def replace(self, costs: tuple[float, ...], by: tuple[float, ...]) -> None:
         """Count other costs of a call instead."""
@@ -171,42 +173,19 @@ class CostTotals:
             self.subtract(costs)
         self.add(by)
 
+    def sums_of(self, units: int) -> list[float]:
+        """Return the sums, of so many units at least."""
+        sums = self.sums
+        while len(sums) < units:
+            sums.append(0)
+        return sums
+
     def of(self, unit: int, calls: int) -> float:
         """Return the total in one unit, of so many calls."""
-        _, totals = self._now()
-        return (totals[unit] if unit < len(totals) else 0) + (0 if unit else calls)
+        if not calls:  # whatever rounding has left
+            return 0
+        return (self.sums[unit] if unit < len(self.sums) else 0) + (0 if unit else calls)
 
     def by_unit(self, units: Units, calls: int) -> dict[str, float]:
         """Return the totals by the units' names, of so many calls."""
-        _, totals = self._now()
-        found: dict[str, float] = dict.fromkeys(units.names, 0)
-        found.update(zip(units.names, totals, strict=False))
-        found[units.names[0]] += calls
-        return found
-
-    def _now(self) -> tuple[int, Sequence[float]]:
-        number, totals, charged, refunded = (
-            self._number,
-            self._totals,
-            self.charged,
-            self.refunded,
-        )
-        plus, minus = tuple(charged), tuple(refunded)
-        number += len(plus) - len(minus)
-        if not number:  # whatever rounding would leave
-            return 0, (0,)
-        return number, _added(_added(totals, plus, 1), minus, -1)
-
-
-def _added(
-    totals: Sequence[float], charged: Sequence[tuple[float, ...]], sign: int
-) -> Sequence[float]:
-    """Return such totals with what calls have been charged, or without it."""
-    sums = list(totals)
-    sums[0] -= sign * len(charged)
-    for unit, amounts in enumerate(zip_longest(*charged, fillvalue=UNSTATED)):
-        if unit == len(sums):
-            sums.append(0)
-        stated = [one for one in amounts if one is not UNSTATED]
-        sums[unit] += sign * sum(stated)
-    return sums
+        return {name: round(self.of(unit, calls), 9) for unit, name in enumerate(units.names)}

@@ -11,7 +11,7 @@ import pytest
 from aioapiqueue import ApiQueue, Rate, Window
 from aioapiqueue._algorithms import SlidingWindow, TokenBucket
 from aioapiqueue._together import charge_full_pair, try_consume
-from aioapiqueue._units import UNSTATED
+from aioapiqueue._units import UNSTATED, CostTotals
 
 
 def figures(bucket):
@@ -33,16 +33,19 @@ def test_the_short_way_charges_the_same(seed):
         if rng.random() < 0.05:
             rng.choice(buckets).held = now + rng.choice([-0.005, 0, 0.005])
         stated = UNSTATED not in costs
-        others = copy.deepcopy(buckets)
-        if charge_full_pair(buckets)(now, costs):
+        others, totals, expected = copy.deepcopy(buckets), CostTotals(), CostTotals()
+        expected.sums_of(2)
+        if charge_full_pair(buckets, totals)(now, costs):
             assert stated
             assert try_consume(others, now, costs) <= now
             short += 1
             assert [*map(figures, buckets)] == [*map(figures, others)]
+            expected.add(costs)
         else:
             assert [*map(figures, buckets)] == [*map(figures, others)]
             if stated and 0 not in costs:
                 try_consume(buckets, now, costs)
+        assert totals.sums == expected.sums
     assert short
 
 
@@ -50,9 +53,38 @@ def test_only_two_rates_take_the_short_way():
     """Other kinds, and other numbers, are asked one by one."""
     bucket = TokenBucket(Rate(1), catch_up=0)
     window = SlidingWindow(Window(1, 1))
-    assert charge_full_pair([bucket, bucket]) is not None
+    assert charge_full_pair([bucket, bucket], CostTotals()) is not None
     for others in ([bucket, window], [window, window], [bucket], [bucket] * 3, []):
-        assert charge_full_pair(others) is None
+        assert charge_full_pair(others, CostTotals()) is None
+
+
+@pytest.mark.parametrize(
+    ("units", "costs", "sums"),
+    [
+        ((0, 0), (2,), [1]),
+        ((0, 1), (3, 5), [2, 5]),
+        ((1, 0), (1, 5), [0, 5]),
+        ((1, 1), (0, 5), [-1, 5]),
+        ((2, 1), (1, 5, 7), [0, 5, 7]),
+    ],
+)
+def test_the_short_way_adds_up_each_unit_once(units, costs, sums):
+    """What calls cost counts once in each unit, be it counted by no limit, one or both."""
+    totals = CostTotals()
+    charge = charge_full_pair(
+        [TokenBucket(Rate(1, 1, 9), catch_up=1, unit=i) for i in units], totals
+    )
+    assert charge(100, costs)
+    assert totals.sums == sums
+    for others in ((), costs[:-1], (*costs, 1)):  # of fewer units, or of more
+        assert not charge(200, others)
+    assert totals.sums == sums
+
+
+def test_the_short_way_is_for_all_units():
+    """With a unit between those of its limits, what calls cost there would not be added up."""
+    buckets = [TokenBucket(Rate(1), catch_up=1, unit=unit) for unit in (0, 2)]
+    assert charge_full_pair(buckets, CostTotals()) is None
 
 
 async def test_the_short_way_keeps_to_rates_that_are_set_later():
@@ -73,5 +105,6 @@ def test_costs_of_before_a_unit_was_known():
     buckets = [TokenBucket(Rate(1), catch_up=1, unit=unit) for unit in range(2)]
     for bucket in buckets:
         bucket.consume(100, (1, 1))
-    assert not charge_full_pair(buckets)(101, (1,))
-    assert charge_full_pair(buckets)(101, (1, 1))
+    charge = charge_full_pair(buckets, CostTotals())
+    assert not charge(101, (1,))
+    assert charge(101, (1, 1))

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from aioapiqueue._line import Line
     from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Call
+    from aioapiqueue._units import CostTotals
     from aioapiqueue._wait_queue import WaitQueue
 
 __all__ = ["SharedLimiter"]
@@ -104,7 +105,7 @@ class SharedLimiter:
         """How many bodies run, or may start without asking."""
         return self._host.running + self._planner.leased
 
-    def fast_acquire(self) -> FastAcquire:
+    def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
         """Return nothing: the authority has to be asked for every call."""
         return FastAcquire()
 

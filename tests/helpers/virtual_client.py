@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.helpers.servers import Server
 
 EPOCH = 1_700_000_000  # seconds: the server's time when a VirtualLoop's clock says 0.0
-FEW_AT_ONCE, MOST_AT_ONCE = 20, 1000
+FEW_AT_ONCE, MOST_AT_ONCE = 20, 10_000
 """Requests at one instant of virtual time: after the former, others on the loop have their turn, as
 they have beside a real client; more than the latter are made by who asks again and again."""
 OUTLIVE = """
