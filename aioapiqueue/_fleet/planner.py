@@ -266,7 +266,9 @@ class Planner:
             grants is not None and grants.stands_with is not None
         )
         if stood and (after is None or _ranks_before(call, after)):
-            between = [one for one in self._standing if after and _ranks_before(one, after)]
+            # A newcomer that was refused, and never waited, has no place.
+            standing = [one for one in self._standing if one.waits]
+            between = [one for one in standing if after and _ranks_before(one, after)]
             if after is None or any(one.costs != call.costs for one in (after, *between)):
                 self.ask_soon(scope)
         if scope.lanes and not key_queues(self._host).waiting_in(scope):

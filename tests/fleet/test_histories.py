@@ -197,8 +197,10 @@ class SharedHistory(History):
         Its calls would then be late by so much.
         """
         queue.resume()
-        while introspect.messages_of(queue):
+        for _ in range(1000):
             await asyncio.sleep(0.01)
+            if not introspect.messages_of(queue):
+                break
 
     def process(self):
         """Return one that is not closed."""
@@ -288,6 +290,7 @@ def keeps_nobody_for_nothing(server, seed, size):
 
 @settings(max_examples=50, derandomize=True)
 @given(SEEDS, SIZES)
+@example(6190, 78)  # an urgent call is refused as it comes, and another is cancelled
 @example(6151, 24)  # a call of more than the burst is given back, others have started meanwhile
 def test_promises_1_to_9_whatever_happens(valkey, seed, size):
     """What docs/fleet.md promises of one to three processes, with latency, losses and outages.

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from aioapiqueue import ApiQueue, Rate
+from aioapiqueue import ApiQueue, Rate, SlotTimeout
 from aioapiqueue.integrations.redis import SharedSchedule
 from tests.helpers.lane_calls import run_calls
 from tests.helpers.virtual_client import VirtualClient
@@ -82,3 +82,21 @@ async def test_further_calls_of_several_keys_are_asked_for(valkey, name):
     assert order == (0, 4, 3, 1, 2)
     assert instants == pytest.approx((0, 0.01, 0.01, 0.6, 1.2), abs=1e-5)
     assert client.calls < 20
+
+
+async def test_refused_newcomers_have_no_place(valkey, name):
+    """An urgent call that is refused as it comes is none of those who wait, nor taken for one.
+
+    It had no place among them, so that another could not be cancelled any more.
+    """
+    lanes, schedule = {"a": "1 per 10s"}, SharedSchedule(VirtualClient(valkey), name, ahead=0)
+    async with ApiQueue("1/s", lanes=lanes, schedule=schedule) as queue:
+        (await queue.enqueue(key="a")).release()
+        first, _, unkeyed = queue.enqueue(key="a"), queue.enqueue(key="a"), queue.enqueue()
+        await asyncio.sleep(0.1)
+        queue.hold(0.3)
+        with pytest.raises(SlotTimeout):
+            queue.enqueue(priority=-1, timeout=0.2)
+        first.cancel()
+        (await unkeyed).release()
+        assert asyncio.get_running_loop().time() == pytest.approx(1, abs=1e-5)
