@@ -282,6 +282,20 @@ def test_return_takes_back_what_a_dear_call_had_waited_for(each_server):
     assert script.ask_at == now + (0.3 + 1) * SECOND / 2 - catch_up
 
 
+@pytest.mark.parametrize("costs", [(5,), (5, 5), (5, 5, 5), (4, 6, 10), (10, 2, 2), (2, 10, 2)])
+def test_returns_of_dear_calls_leave_one_call_at_most(each_server, costs):
+    """Calls that cost more than the burst, and never started, might never have been.
+
+    But for one call in all, where there are several: the instant of the one before is not known.
+    """
+    script = Script(each_server, [Rate(1)], ahead=100 * SECOND)
+    now = 100 * SECOND
+    slots = [(script.slot(now, cost, waited=now), cost) for cost in costs]
+    for at, cost in reversed(slots):
+        script.adjust(now, at, -cost, charged=cost, started=cost, verb="return")
+    assert script.slot(now, 1, waited=now) <= now + (len(costs) > 1) * SECOND
+
+
 def test_lane_makes_no_slot_twice_late(valkey):
     """A slot that a lane moves on leaves `lateness` of `catch_up` to the call that uses it."""
     script, lateness = Script(valkey, [Rate(20)], lane=[Rate(10)], catch_up=10_000), 4000

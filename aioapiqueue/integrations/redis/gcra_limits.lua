@@ -25,7 +25,9 @@ TokenBucket.KEPT = {
   {'u', 'used', 0},
   {'l', 'last', ALWAYS, nil, now + YEAR},     -- the latest slot so far
   {'c', 'charged', ALWAYS, nil, now + YEAR},  -- the latest that was not returned
-  {'o', 'over', ALWAYS},  -- `tat` before the last call that cost more than the burst can hold
+  -- The last call that cost more than the burst, and counted from so much earlier: when, from when.
+  {'d', 'dear', ALWAYS, nil, now + YEAR},
+  {'s', 'since', ALWAYS},
 }
 
 function TokenBucket.tat(bucket)
@@ -59,9 +61,9 @@ function TokenBucket.consume(bucket, at, cost, held_until, slot)
   end
   if TokenBucket.tat(bucket) < floor then
     TokenBucket.restart(bucket, floor, 0)
-  end
-  if cost > bucket.burst then
-    bucket.over = TokenBucket.tat(bucket)
+    if cost > bucket.burst then
+      bucket.dear, bucket.since = at, floor
+    end
   end
   local latest = math.max(TokenBucket.tat(bucket), TokenBucket.next_at(bucket, at, cost))
   latest = math.min(slot, latest) + catch_up
@@ -86,11 +88,8 @@ end
 -- Charge more for what started `at` and was `charged` (by then), or (less than 0) give it back.
 function TokenBucket.adjust(bucket, at, cost, charged, started)
   if cost < 0 and math.min(charged, started) > bucket.burst then
-    local since = TokenBucket.tat(bucket) - bucket.over
-    if verb == 'return' and at == bucket.charged and since <= charged * bucket.interval + 1 then
-      TokenBucket.restart(bucket, bucket.over, 0)  -- nobody else has started since
-      cost = 0
-    else
+    local others = TokenBucket.tat(bucket) - bucket.since > charged * bucket.interval + 1
+    if verb ~= 'return' or at ~= bucket.charged or at == bucket.dear and others then
       cost = math.min(0, charged + cost - bucket.burst)  -- what it had waited for is only its own
     end
   end
@@ -161,7 +160,7 @@ function TokenBucket.load(bucket, read, at, key, fields)
       local owed_until, from = bucket.anchor + bucket.used * interval, math.max(now, bucket.charged)
       TokenBucket.restart(bucket, from, math.max(0, (owed_until - from) / interval))
     end
-    bucket.peaks, bucket.over = {}, ALWAYS
+    bucket.peaks, bucket.since = {}, ALWAYS
     TokenBucket.on_idle(bucket, now)
   end
 end
@@ -485,7 +484,7 @@ function AdaptiveRate.set_interval(adaptive)
   local interval = lowered(adaptive.rate) and 1e6 / adaptive.rate.value or 0
   if interval ~= adaptive.interval then
     TokenBucket.restart(adaptive, TokenBucket.tat(adaptive), 0)
-    adaptive.interval, adaptive.over = interval, ALWAYS
+    adaptive.interval, adaptive.since = interval, ALWAYS
   end
 end
 
@@ -542,6 +541,7 @@ function AdaptiveRate.push_back(adaptive, released_at, running)
   adaptive.elapsed, adaptive.active, adaptive.accepted = 0, 0, 0
   AdaptiveRate.set_interval(adaptive)
   TokenBucket.restart(adaptive, math.max(now, TokenBucket.tat(adaptive) - adaptive.interval), 1)
+  adaptive.since = ALWAYS
   return true
 end
 
