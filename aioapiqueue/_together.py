@@ -51,7 +51,8 @@ def charge_full_pair(  # noqa: C901 - as one step, as it is done for each slot
     Returns:
         A function of now and costs. It returns True if it has charged a newcomer while nobody
         waits, and False, with nothing charged, if a bucket is not full or a cost does not fit it.
-        None: these limits are not two rates, or not of all units that their queue had known before.
+        None: these limits are not two rates, or there is a unit before the last of theirs that
+        neither of them counts.
     """
     buckets = [state for state in states if type(state) is TokenBucket]
     if len(states) != 2 or len(buckets) != 2:  # noqa: PLR2004 - a pair
@@ -67,7 +68,7 @@ def charge_full_pair(  # noqa: C901 - as one step, as it is done for each slot
     adds, adds_other = unit > 0, other_unit not in {0, unit}
 
     def charge(now: float, costs: Sequence[float]) -> bool:
-        if len(costs) != units:  # it was made before these were known, or others are
+        if len(costs) != units:  # made before these were known; or the queue knows another one
             return False
         used, other_used = costs[unit], costs[other_unit]
         tat, other_tat, earliest = one.tat, other.tat, now - catch_up

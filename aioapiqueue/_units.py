@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from aioapiqueue._grammar import CALLS
@@ -142,7 +143,7 @@ class Units:
 class CostTotals:
     """What calls cost together, by unit.
 
-    Any thread may read it while calls start.
+    Any thread may read it while calls start: each sum, by itself, is one that it had.
     """
 
     __slots__ = ("sums",)
@@ -152,26 +153,37 @@ class CostTotals:
         """By unit; in calls: beyond one for each call, so that those which cost one need not be
         added."""
 
+    # Each sum changes in one step: another thread finds it as it was, or as it is.
+
     def add(self, costs: tuple[float, ...]) -> None:
         """Count what a call costs."""
-        sums = self.sums_of(len(costs))
+        sums = self.sums
+        if len(sums) < len(costs):
+            self.sums_of(len(costs))
         for unit, cost in enumerate(costs):
-            if cost is not UNSTATED:
+            if not unit:
+                if cost != 1:
+                    sums[0] += cost - 1
+            elif cost is not UNSTATED:
                 sums[unit] += cost
-        sums[0] -= 1
 
     def subtract(self, costs: tuple[float, ...]) -> None:
         """Take off what a call was counted with."""
+        sums = self.sums
         for unit, cost in enumerate(costs):
-            if cost is not UNSTATED:
-                self.sums[unit] -= cost
-        self.sums[0] += 1
+            if not unit:
+                if cost != 1:
+                    sums[0] -= cost - 1
+            elif cost is not UNSTATED:
+                sums[unit] -= cost
 
     def replace(self, costs: tuple[float, ...], by: tuple[float, ...]) -> None:
         """Count other costs of a call instead."""
-        if costs is not ONE_CALL:  # which is counted nowhere
-            self.subtract(costs)
-        self.add(by)
+        sums = self.sums_of(max(len(costs), len(by)))
+        for unit, (before, cost) in enumerate(zip_longest(costs, by, fillvalue=UNSTATED)):
+            more = (0 if cost is UNSTATED else cost) - (0 if before is UNSTATED else before)
+            if more:
+                sums[unit] += more
 
     def sums_of(self, units: int) -> list[float]:
         """Return the sums, of so many units at least."""
@@ -188,4 +200,5 @@ class CostTotals:
 
     def by_unit(self, units: Units, calls: int) -> dict[str, float]:
         """Return the totals by the units' names, of so many calls."""
-        return {name: round(self.of(unit, calls), 9) for unit, name in enumerate(units.names)}
+        # `or`: of what is taken off again, rounding may leave -0.0.
+        return {name: round(self.of(unit, calls), 9) or 0 for unit, name in enumerate(units.names)}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+import sys
 import threading
 
 import pytest
@@ -479,25 +480,29 @@ async def test_costs_are_added_up_by_unit():
 
 
 async def test_costs_read_in_a_thread():
-    """Calls that start while another thread reads the figures are all counted."""
-    queue, stop = ApiQueue("1000 tokens/s burst 1000"), threading.Event()
-    seen = []
+    """Another thread, while calls start and are settled, reads figures that were true at a time."""
+    queue, stop = ApiQueue("100000 tokens/s burst 100000"), threading.Event()
+    seen, interval = [], sys.getswitchinterval()
 
     def read():
         while not stop.is_set():
-            seen.append(queue.stats.costs["tokens"])
+            costs = queue.stats.costs
+            seen.append((costs["calls"], costs["tokens"]))
 
     reader = threading.Thread(target=read)
-    reader.start()
+    sys.setswitchinterval(1e-6)
     try:
-        while len(seen) < 100:
-            queue.try_slot(cost={"tokens": 0.25}).release()
-            await asyncio.sleep(0.00025)
+        reader.start()
+        for _ in range(2000):
+            with queue.try_slot(cost={"tokens": 3}) as slot:
+                slot.settle({"tokens": 4})
     finally:
+        sys.setswitchinterval(interval)
         stop.set()
         reader.join()
+    assert queue.stats.costs == {"calls": 2000, "tokens": 8000}
+    assert len(set(seen)) > 2
     assert seen == sorted(seen)
-    assert queue.stats.costs["tokens"] == queue.stats.released / 4
 
 
 def test_observer_without_on_event_is_refused():
