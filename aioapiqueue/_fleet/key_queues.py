@@ -231,14 +231,15 @@ class KeyQueues(WaitQueue[Call]):
     def rank(self, scope: Scope, behind: int = 0) -> Place | None:
         """Return the place of who waits behind so many others of one scope; None: nobody does."""
         lines = self.by_scope.get(scope, {})
-        if len(lines) > 1:  # of several keys, which take turns
+        if behind and len(lines) > 1:  # of several keys, which take turns
             places = (place for place, *_ in self.iter_in_order(lines))
             return next(islice(places, behind, None), None)
+        found: list[Place] = []
         for line in lines.values():
             waiter = next(islice(line, behind, None), None) if behind else line.first()
             if waiter is not None:
-                return waiter.priority, self._place(line, waiter, behind)
-        return None
+                found.append((waiter.priority, self._place(line, waiter, behind)))
+        return min(found, default=None)
 
     def _place(self, line: Line[Call], waiter: Call, behind: int = 0) -> int:
         """Return a waiter's place among those of its priority: the least goes first.

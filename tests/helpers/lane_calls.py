@@ -66,14 +66,17 @@ def worst_excess(limit, starts, *, catch_up, rounding):
     spent = [(one.at, amount) for one in starts if (amount := one.amount(limit.unit))]
     worst = -math.inf
     sums = [0, *itertools.accumulate(amount for _, amount in spent)]
+    dearest = [
+        max(amount for at, amount in spent[first:] if at <= spent[first][0] + rounding)
+        for first in range(len(spent))
+    ]
     for first, last in itertools.combinations_with_replacement(range(len(spent)), 2):
         length = spent[last][0] - spent[first][0]
         total = sums[last + 1] - sums[first]
         if isinstance(limit, Rate):
             slack = (length + catch_up + rounding) / limit.interval
             # One that costs more than the burst has waited for the rest before.
-            at_first = [amount for at, amount in spent[first:] if at <= spent[first][0] + rounding]
-            allowed = max(limit.burst, *at_first) + slack
+            allowed = max(limit.burst, dearest[first]) + slack
         elif length < limit.per - rounding:
             allowed = limit.calls
         else:
