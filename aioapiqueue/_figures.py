@@ -129,11 +129,13 @@ class LaneFigures:
 
     def _of(self, keys: Sequence[Hashable]) -> Sequence[_Figures]:
         """Return the entries that these keys come under, each of them once."""
-        if len(keys) == 1:
-            found = self._found.get(keys[0])
-            return self._find(keys[0]) if found is None else found
-        each = (figures for key in keys for figures in self._of((key,)))
-        return list(dict.fromkeys(each))
+        each: list[_Figures] = []  # in a loop, not by what takes fewer lines: done for each slot
+        for key in keys:
+            found = self._found.get(key)
+            for figures in self._find(key) if found is None else found:
+                if figures not in each:
+                    each.append(figures)
+        return each
 
     def _find(self, key: Hashable) -> Sequence[_Figures]:
         if len(self._found) >= _KEYS:
