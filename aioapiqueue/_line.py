@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from collections import deque
+from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -13,13 +16,37 @@ if TYPE_CHECKING:
 
     from aioapiqueue._units import CostTotals
 
-__all__ = ["Line", "Rank", "W", "Waiter"]
+__all__ = ["Line", "Rank", "W", "Waiter", "rank_of"]
 
-Rank = tuple[float, float, float]
-"""Priority, turn (with `fair`), and number by arrival: the least goes first."""
+Rank = int
+"""By priority, turn (with `fair`), and number by arrival: the least goes first. In one number, as
+heaps compare ranks a dozen times for each slot, which takes a third of the time of tuples."""
+
+_PLACES = 2**64
+"""More than any turn, and any number by arrival."""
+_LOW_BITS = 2**63 - 1
+_DOUBLE, _WHOLE = struct.Struct(">d"), struct.Struct(">q")
 
 _MANY_GONE = 32
 """So few that have left are never cleared away before they are met: it would cost more."""
+
+
+def rank_of(priority: float, turn: int, arrival: int) -> Rank:
+    """Return the rank of who has that priority, turn and number by arrival."""
+    if not priority and not turn:  # most
+        return arrival
+    return (_number_of(priority) * _PLACES + turn) * _PLACES + arrival
+
+
+@lru_cache
+def _number_of(priority: float) -> int:
+    """Return a whole number that is less for a lower priority: the bits of a float are."""
+    try:
+        bits = _DOUBLE.pack(float(priority))
+    except OverflowError:  # a whole number that is larger than any float
+        bits = _DOUBLE.pack(math.inf if priority > 0 else -math.inf)
+    (number,) = _WHOLE.unpack(bits)
+    return number if number >= 0 else -(number & _LOW_BITS)  # type: ignore[no-any-return]  # whole
 
 
 class Waiter(Protocol):
@@ -172,7 +199,7 @@ class Line(Generic[W]):
         head = self.head
         if head is None or head.future.done():
             head = self.head = self.first()
-            self.rank = None if head is None else (head.priority, self.turn, head.arrival)
+            self.rank = None if head is None else rank_of(head.priority, self.turn, head.arrival)
         return self.rank
 
     def pop(self) -> None:

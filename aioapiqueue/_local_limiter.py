@@ -681,5 +681,5 @@ class LocalLimiter:
 
 def _is_less_urgent(line: Line[Call], priority: float) -> bool:
     """Return whether a newcomer of this priority goes before all who wait in a line."""
-    rank = line.rank_now()
-    return rank is None or priority < rank[0]
+    first = line.first()
+    return first is None or priority < first.priority

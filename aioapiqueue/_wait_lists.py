@@ -260,8 +260,9 @@ def add_line(line: Line[Call]) -> None:
 def remove_line(line: Line[Call]) -> None:
     """Note that a line is gone."""
     for limit in line.limits or ():
-        wait_list = wait_list_of(limit)
-        if isinstance(wait_list.lines, set):
-            wait_list.lines.discard(line)
-        elif wait_list.lines is line:
+        wait_list: WaitList = limit.wait_list  # it has been there since `add_line`
+        lines = wait_list.lines
+        if lines is line:
             wait_list.lines = None
+        elif isinstance(lines, set):
+            lines.discard(line)

@@ -15,7 +15,7 @@ import asyncio
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
-from aioapiqueue._line import Line, W
+from aioapiqueue._line import Line, W, rank_of
 from aioapiqueue._units import ONE_CALL, CostTotals
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class WaitQueue(asyncio.Queue[W]):
     def rank_of(self, item: W) -> Rank:
         """Return the rank that a newcomer would have in a line of its own."""
         turn = max(self._turn, self._turns.get(item.keys[0], -1)) + 1 if self.fair else 0
-        return (item.priority, turn, self._count + 1)
+        return rank_of(item.priority, turn, self._count + 1)
 
     def _get(self) -> W:
         waiter = self.first()

@@ -5,7 +5,10 @@ import math
 import random
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from aioapiqueue._line import rank_of
 from aioapiqueue._units import ONE_CALL
 from aioapiqueue._wait_queue import WaitQueue
 from tests.helpers.waiters import drain, fill, leave, waiter
@@ -217,3 +220,28 @@ async def test_one_flow_has_one_turn():
         fill(waiters, many)
     fill(waiters, waiter("one"), waiter("one"))
     assert [slot.key for slot in drain(waiters)] == ["many", "one", "many", "one", "many"]
+
+
+PLACES = st.tuples(
+    st.one_of(
+        st.integers(-3, 3), st.floats(allow_nan=False), st.sampled_from([0, 0.0, -0.0, 5e-324])
+    ),
+    st.sampled_from([0, 0, 1, 2**63]),
+    st.integers(1, 2**63),
+)
+
+
+@given(PLACES, PLACES)
+@example((-math.inf, 0, 1), (-1e308, 0, 1))
+@example((-5e-324, 2**63, 2**63), (0, 0, 1))
+def test_ranks_are_in_the_order_of_their_places(one, other):
+    """One number says who is before whom by priority, then turn, then arrival."""
+    ranks = rank_of(*one), rank_of(*other)
+    assert (ranks[0] < ranks[1]) == (one < other)
+    assert (ranks[0] == ranks[1]) == (one == other)
+
+
+def test_priorities_beyond_floats_are_the_last_and_the_first():
+    """Whole numbers of any size are priorities."""
+    ranks = [rank_of(priority, 0, 1) for priority in (-(10**400), -1e308, 0, 1e308, 10**400)]
+    assert ranks == sorted(set(ranks))
