@@ -1,6 +1,6 @@
-"""Run the examples: every Python block of the README and docs/several.md, every docstring.
+"""Run the examples: every Python block of these PAGES, every docstring.
 
-A README block is a complete program. `asyncio.run` puts it on a VirtualLoop, so that it takes no
+A page's block is a complete program. `asyncio.run` puts it on a VirtualLoop, so that it takes no
 real time and prints the same figures every time. A ```text block right after it is what it prints.
 A comment on the line above a block changes that:
 
@@ -27,7 +27,8 @@ from aioapiqueue.testing import VirtualLoop
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "several.md")
+MIGRATE = ROOT / "docs" / "migrate"
+PAGES = (README, ROOT / "docs" / "several.md", *sorted(MIGRATE.glob("*.md")))
 BLOCK = re.compile(
     r"^(?:<!-- *(?P<mark>[^\n]*?) *-->\n)?"
     r"```python[^\n]*\n(?P<code>.*?)^```[ ]*$"
@@ -62,7 +63,7 @@ def virtual_run(monkeypatch):
 
 
 def test_the_readme_has_examples():
-    """The README shows Python, and all of it is found here, with marks that mean something."""
+    """Each page shows Python, and all of it is found here, with marks that mean something."""
     assert BLOCKS
     shown = [re.findall(r"^\s*```python", page.read_text("utf-8"), re.MULTILINE) for page in PAGES]
     assert all(shown)
