@@ -9,18 +9,13 @@ thread only. Posts are done in order, so that threads get their turns in the ord
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import threading
 from collections.abc import Mapping
-from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, cast
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from aioapiqueue._blocking_slot import BlockingSlot
 from aioapiqueue._queue import dispatcher_of
-from aioapiqueue._rate import LONGEST, positive
-from aioapiqueue._slot import GRANTED, Reservation, keys_of
-from aioapiqueue._units import ONE_CALL
+from aioapiqueue._slot import keys_of
+from aioapiqueue._thread_loop import Job, check_alive, home, queues, running_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Sequence
@@ -28,7 +23,6 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
     from aioapiqueue._queue import ApiQueue
-    from aioapiqueue._slot import Call, Slot
     from aioapiqueue._units import Cost
 
 __all__ = ["Blocking", "BlockingSlot", "blocking"]
@@ -36,8 +30,10 @@ __all__ = ["Blocking", "BlockingSlot", "blocking"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_PATIENCE = 1.0
-"""Seconds between two looks at whether the user's loop is still there."""
+_OWN_THREAD = (
+    "waiting here would block the event loop that the queue lives on: in a coroutine, use "
+    '"async with queue.slot():", or call what blocks through asyncio.to_thread'
+)
 
 
 def blocking(queue: ApiQueue, *, portal: BlockingPortal | None = None) -> Blocking:
@@ -79,8 +75,8 @@ class Blocking:
         self.queue = queue
         self._portal = portal
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._fork_generation = _home.fork_generation
-        _queues.add(queue)
+        self._fork_generation = home.fork_generation
+        queues.add(queue)
 
     def slot(
         self,
@@ -241,14 +237,14 @@ class Blocking:
         self._run(lambda: self.queue.aclose(drain=drain, timeout=timeout))
 
     def _run(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return _Job(coroutine, self._where()).run()
+        return Job(coroutine, self._where()).run()
 
     def _where(self) -> asyncio.AbstractEventLoop:
         """Return the loop, in a thread that may wait for it."""
-        loop = _home.loop() if self._portal is None else self._users_loop(self._portal)
-        if _running_loop() is loop:
+        loop = home.loop() if self._portal is None else self._users_loop(self._portal)
+        if running_loop() is loop:
             raise RuntimeError(_OWN_THREAD)
-        _check_alive(loop)
+        check_alive(loop)
         other = dispatcher_of(self.queue).loop
         if other is not None and other is not loop and not other.is_closed():
             raise RuntimeError(
@@ -259,7 +255,7 @@ class Blocking:
         return loop
 
     def _users_loop(self, portal: BlockingPortal) -> asyncio.AbstractEventLoop:
-        if self._fork_generation != _home.fork_generation:
+        if self._fork_generation != home.fork_generation:
             raise RuntimeError(
                 "the portal's loop runs in the parent of this process, not here: make a portal in "
                 "the child, or leave it out"
@@ -268,7 +264,7 @@ class Blocking:
             try:
                 self._loop = portal.call(asyncio.get_running_loop)
             except RuntimeError as error:
-                if _running_loop() is None:
+                if running_loop() is None:
                     raise  # it does not run, or not asyncio
                 raise RuntimeError(_OWN_THREAD) from error
         return self._loop
@@ -281,333 +277,3 @@ def _asked(
     # A mapping may be changed before the loop looks at it.
     costs = dict(cost) if isinstance(cost, Mapping) else cost
     return {"keys": keys_of(key, keys), "priority": priority, "cost": costs}
-
-
-class _Job(Generic[T]):
-    """A coroutine function that runs on a loop while another thread waits for its result.
-
-    Not `asyncio.run_coroutine_threadsafe`: an interruption (KeyboardInterrupt) before that returns
-    leaves nothing to cancel, and one inside its Future's lock would block the loop's thread.
-
-    Args:
-        function: called in the loop's thread.
-        loop: another thread's.
-    """
-
-    __slots__ = ("_cancelled", "_error", "_function", "_gate", "_loop", "_task")
-
-    def __init__(
-        self, function: Callable[[], Coroutine[Any, Any, T]], loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self._function = function
-        self._loop = loop
-        self._gate = threading.Lock()
-        self._gate.acquire()
-        self._task: asyncio.Task[T] | None = None
-        self._error: Exception | None = None
-        self._cancelled = False
-
-    def run(self) -> T:
-        """Run it; interrupted, cancel it, and wait no more."""
-        try:
-            self._loop.call_soon_threadsafe(self._start)
-            while not self._gate.acquire(timeout=_PATIENCE):
-                _check_alive(self._loop)
-        except BaseException:
-            try:
-                _post(self._loop, self._cancel)
-            finally:
-                _post(self._loop, self._cancel)  # the first may have been interrupted itself
-            raise
-        if self._error is not None:
-            raise self._error
-        assert self._task is not None  # noqa: S101 - it has ended
-        if self._task.cancelled():
-            raise CancelledError
-        return self._task.result()
-
-    # In the loop.
-
-    def _start(self) -> None:
-        try:
-            self._task = self._loop.create_task(self._function())
-        except Exception as error:  # noqa: BLE001 - the thread's, which raises it
-            self._error = error
-            self._gate.release()
-        else:
-            self._task.add_done_callback(self._ended)
-
-    def _ended(self, _: object) -> None:
-        self._gate.release()
-
-    def _cancel(self) -> None:
-        # In the pass after this one: by then the task has taken its first step, so that a queue
-        # that is to be closed is closed. Only once: what it does on the way out is to be done.
-        if self._task is not None and not self._cancelled:
-            self._cancelled = True
-            self._loop.call_soon(self._task.cancel)
-
-
-class BlockingSlot:
-    """A thread's slot: one call's permission to start, from `Blocking.slot` or `try_slot`.
-
-    It is for one thread and one call.
-
-    Attributes:
-        key: what the call was keyed by, or the first of its keys.
-        waited: seconds that it waited.
-    """
-
-    # The loop's side writes `_slot` and `_error`, and then opens the gate; the thread's side reads
-    # them once it has passed. Every post may be made twice, as an interruption may fall anywhere:
-    # what is done twice does no harm, what is not done holds a place for ever.
-    __slots__ = (
-        "_asked",
-        "_checks_loop",
-        "_enqueued",
-        "_entered",
-        "_error",
-        "_find_loop",
-        "_fork_generation",
-        "_gate",
-        "_joined",
-        "_loop",
-        "_over",
-        "_queue",
-        "_slot",
-        "_tries",
-        "key",
-        "waited",
-    )
-
-    _fork_generation: int
-    _gate: threading.Lock
-    _loop: asyncio.AbstractEventLoop
-    _slot: asyncio.Future[Slot]
-
-    def __init__(
-        self,
-        queue: ApiQueue,
-        asked: dict[str, Any],
-        *,
-        tries: bool,
-        loop: Callable[[], asyncio.AbstractEventLoop],
-        checks_loop: bool,
-    ) -> None:
-        self.key: Hashable = asked["keys"][0]
-        self.waited = 0.0
-        self._queue = queue
-        self._find_loop = loop
-        self._checks_loop = checks_loop
-        self._asked = asked
-        self._tries = tries
-        self._error: Exception | None = None
-        self._joined = self._enqueued = self._entered = self._over = False
-
-    def join(self) -> None:
-        """Join the queue now, and wait later, when the `with` block is entered.
-
-        Raises:
-            RuntimeError: as for `Blocking.slot`, or it has joined already.
-        """
-        if self._joined:
-            raise RuntimeError(_ONE_CALL)
-        self._loop = self._find_loop()
-        self._fork_generation = _home.fork_generation
-        self._gate = threading.Lock()
-        self._gate.acquire()
-        self._joined = True
-        self._loop.call_soon_threadsafe(self._arrive)
-
-    def __enter__(self) -> Self:
-        if self._entered and self._tries and not self._over:
-            return self  # it came held
-        if self._entered or self._over:
-            raise RuntimeError(_ONE_CALL)
-        try:
-            if not self._joined:
-                self.join()
-            self._wait()
-        except BaseException:
-            self._leave()
-            raise
-        # Nothing is called from here on: an interruption comes before, or in the body.
-        self._entered = True
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self.release()
-        finally:
-            self.release()  # if interrupted
-
-    def __del__(self) -> None:
-        if self._joined and not self._over:  # interrupted before it could say so
-            self._leave()
-
-    def release(self) -> None:
-        """End the call, as leaving the `with` block does. Doing so again does nothing."""
-        if not self._over:
-            self._leave()
-
-    def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
-        """Report that the other side pushed back on this call; as `Slot.throttled`.
-
-        Args:
-            retry_after: seconds from now in which nothing of this lane starts.
-            key: whose lane; default: the first of the call's keys that has one, or the whole queue.
-
-        Raises:
-            ValueError: `retry_after` is negative, infinite or NaN; or `key` is a pattern.
-            RuntimeError: the call has not started.
-        """
-        if retry_after is not None:
-            positive(retry_after, of="retry_after", least=0, most=LONGEST)
-        dispatcher_of(self._queue).refuse_pattern(key)
-        self._apply(lambda slot: slot.throttled(retry_after, key=key))
-
-    def settle(self, cost: Cost) -> None:
-        """State the true cost, known now; as `Slot.settle`.
-
-        Args:
-            cost: amounts by unit, at least 0; or a number of calls, where nothing else is counted.
-
-        Raises:
-            ValueError: a negative cost, an unknown unit, or a number where other units are counted.
-            TypeError: an amount that is no number.
-            RuntimeError: the call has not started.
-        """
-        costs = dict(cost) if isinstance(cost, Mapping) else cost
-        dispatcher_of(self._queue).units.settled(costs, ONE_CALL)  # raised here, and not there
-        self._apply(lambda slot: slot.settle(costs))
-
-    # In the thread.
-
-    def _wait(self) -> None:
-        if not self._checks_loop:
-            self._gate.acquire()
-        else:
-            while not self._gate.acquire(timeout=_PATIENCE):
-                _check_alive(self._loop)
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-        # Not the Reservation's own method, which would claim the slot: that is for the loop.
-        self.waited = asyncio.Future.result(self._slot).waited
-
-    def _leave(self) -> None:
-        self._post(self._end if self._entered else self._give_up)
-        self._over = True
-
-    def _apply(self, what: Callable[[Slot], None]) -> None:
-        if not self._entered:
-            raise RuntimeError("the call has not started: enter the slot's `with` block first")
-        self._post(lambda: what(self._slot.result()))
-
-    def _post(self, what: Callable[[], None]) -> None:
-        # After a fork, the queue here knows nothing of calls that the parent has let through.
-        if self._joined and self._fork_generation == _home.fork_generation:
-            _post(self._loop, what)
-
-    # In the loop.
-
-    def _arrive(self) -> None:
-        try:
-            if self._tries:
-                slot = self._reserved(self._queue.try_slot(**self._asked))
-            else:
-                slot = self._queue.enqueue(**self._asked)
-        except Exception as error:  # noqa: BLE001 - the thread's, which raises it
-            self._error = error
-            self._gate.release()
-            return
-        self._slot, self._enqueued = slot, True
-        if slot.done():
-            self._gate.release()
-        else:
-            slot.add_done_callback(self._came)
-
-    def _reserved(self, slot: Slot) -> asyncio.Future[Slot]:
-        """Return a slot that is free now as `enqueue` would: until it is used, it is refunded."""
-        call = cast("Call", slot)
-        future = Reservation(call, loop=self._loop)
-        call.state = GRANTED
-        future.set_result(call)
-        return future
-
-    def _came(self, _: object) -> None:
-        self._gate.release()
-
-    def _end(self) -> None:
-        self._slot.result().release()
-
-    def _give_up(self) -> None:
-        if self._enqueued:
-            self._slot.cancel()  # leaves the queue, or refunds the slot that has just come
-
-
-class _Home:
-    """The loop of ours, on which queues are that nobody has on another."""
-
-    def __init__(self) -> None:
-        self.fork_generation = 0
-        """How many forks ago this process's first ancestor with this module was."""
-        self._forget()
-
-    def _forget(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._lock = threading.Lock()
-
-    def loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            with self._lock:
-                if self._loop is None:
-                    # Not the policy's: what that makes may want the main thread.
-                    loop = asyncio.SelectorEventLoop()
-                    threading.Thread(
-                        target=loop.run_forever, name="aioapiqueue", daemon=True
-                    ).start()
-                    self._loop = loop
-        return self._loop
-
-    def after_fork(self) -> None:
-        """Reset, in the child: the loop's thread and all who waited or ran are in the parent."""
-        self.fork_generation += 1
-        _left.append(self._loop)
-        self._forget()
-        # Closing the loop, or ending the ticker, would reach into the parent's selector or the
-        # queue's new state: both are kept as they are.
-        _left.extend(dispatcher_of(queue).abandon_loop() for queue in list(_queues))
-
-
-_queues: WeakSet[ApiQueue] = WeakSet()
-_left: list[object] = []
-_home = _Home()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_home.after_fork)
-
-_ONE_CALL = "a slot is for one call: ask for another"
-_OWN_THREAD = (
-    "waiting here would block the event loop that the queue lives on: in a coroutine, use "
-    '"async with queue.slot():", or call what blocks through asyncio.to_thread'
-)
-
-
-def _check_alive(loop: asyncio.AbstractEventLoop) -> None:
-    if loop.is_closed():
-        raise RuntimeError(
-            "the event loop that the queue lives on has been closed: keep it running for as long "
-            "as threads wait"
-        )
-
-
-def _post(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed, and all on it is over
-        loop.call_soon_threadsafe(what)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

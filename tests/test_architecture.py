@@ -18,7 +18,10 @@ CORE = (  # each may import those before it; so with POLICY
     *("_local_limiter", "_figures", "_nesting", "_dispatcher", "_map", "_view", "_queue"),
     "_decorator",
 )
-POLICY = ("adaptive", "threads", "testing", "_fleet", "_botocore_calls", "registry")
+POLICY = (
+    *("adaptive", "_thread_loop", "_blocking_slot", "threads"),
+    *("testing", "_fleet", "_botocore_calls", "registry"),
+)
 EDGES = ("integrations",)
 PROGRAMS = ("hub", "cli", "demo", "__main__")
 LAYERS = (CORE, POLICY, EDGES, PROGRAMS)

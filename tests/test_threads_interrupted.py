@@ -143,7 +143,8 @@ WAITING = 2000
 @pytest.fixture
 def impatient(monkeypatch):
     """Let threads that wait look around often, and the garbage collector not interfere."""
-    monkeypatch.setattr("aioapiqueue.threads._PATIENCE", 0.01)
+    for module in ("_thread_loop", "_blocking_slot"):
+        monkeypatch.setattr(f"aioapiqueue.{module}.PATIENCE", 0.01)
     gc.collect()
     gc.disable()
     yield
@@ -187,7 +188,7 @@ def test_close_interrupted_at_any_instruction():
     """Interrupted before it has asked, it closes nothing; after that, all are refused at once."""
     closed = []
     strike = None
-    while strike is None or strike.where != ("_check_alive", "run"):  # it waits, and looks around
+    while strike is None or strike.where != ("check_alive", "run"):  # it waits, and looks around
         strike = Struck(len(closed) + 1)
         closed.append(close_struck(strike))
     assert closed == sorted(closed)

@@ -57,10 +57,11 @@ def wrap_posts_of_threads(
     monkeypatch: pytest.MonkeyPatch, wrapper: Callable[[Callable[[], None]], None]
 ) -> None:
     """Have `wrapper` called with what would post, whenever a thread posts to a loop."""
-    from aioapiqueue import threads
+    from aioapiqueue import _blocking_slot, _thread_loop
 
-    post = threads._post
-    monkeypatch.setattr(threads, "_post", lambda loop, what: wrapper(lambda: post(loop, what)))
+    post = _thread_loop.post
+    for module in (_thread_loop, _blocking_slot):
+        monkeypatch.setattr(module, "post", lambda loop, what: wrapper(lambda: post(loop, what)))
 
 
 def clock_for(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
@@ -500,9 +501,9 @@ def stop_waiting(slot: Slot) -> None:
 
 def thread_loop() -> asyncio.AbstractEventLoop:
     """Return the loop, in a thread of its own, of all queues that threads use."""
-    from aioapiqueue.threads import _home
+    from aioapiqueue._thread_loop import home
 
-    return _home.loop()
+    return home.loop()
 
 
 def interrupt_waits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,223 @@
+"""A thread's slot: it waits on a lock, while a call of its own waits in the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from aioapiqueue._queue import dispatcher_of
+from aioapiqueue._rate import LONGEST, positive
+from aioapiqueue._slot import GRANTED, Reservation
+from aioapiqueue._thread_loop import PATIENCE, check_alive, home, post
+from aioapiqueue._units import ONE_CALL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from aioapiqueue._queue import ApiQueue
+    from aioapiqueue._slot import Call, Slot
+    from aioapiqueue._units import Cost
+
+__all__ = ["BlockingSlot"]
+
+_ONE_CALL = "a slot is for one call: ask for another"
+
+
+class BlockingSlot:
+    """A thread's slot: one call's permission to start, from `Blocking.slot` or `try_slot`.
+
+    It is for one thread and one call.
+
+    Attributes:
+        key: what the call was keyed by, or the first of its keys.
+        waited: seconds that it waited.
+    """
+
+    # The loop's side writes `_slot` and `_error`, and then opens the gate; the thread's side reads
+    # them once it has passed. Every post may be made twice, as an interruption may fall anywhere:
+    # what is done twice does no harm, what is not done holds a place for ever.
+    __slots__ = (
+        "_asked",
+        "_checks_loop",
+        "_enqueued",
+        "_entered",
+        "_error",
+        "_find_loop",
+        "_fork_generation",
+        "_gate",
+        "_joined",
+        "_loop",
+        "_over",
+        "_queue",
+        "_slot",
+        "_tries",
+        "key",
+        "waited",
+    )
+
+    _fork_generation: int
+    _gate: threading.Lock
+    _loop: asyncio.AbstractEventLoop
+    _slot: asyncio.Future[Slot]
+
+    def __init__(
+        self,
+        queue: ApiQueue,
+        asked: dict[str, Any],
+        *,
+        tries: bool,
+        loop: Callable[[], asyncio.AbstractEventLoop],
+        checks_loop: bool,
+    ) -> None:
+        self.key: Hashable = asked["keys"][0]
+        self.waited = 0.0
+        self._queue = queue
+        self._find_loop = loop
+        self._checks_loop = checks_loop
+        self._asked = asked
+        self._tries = tries
+        self._error: Exception | None = None
+        self._joined = self._enqueued = self._entered = self._over = False
+
+    def join(self) -> None:
+        """Join the queue now, and wait later, when the `with` block is entered.
+
+        Raises:
+            RuntimeError: as for `Blocking.slot`, or it has joined already.
+        """
+        if self._joined:
+            raise RuntimeError(_ONE_CALL)
+        self._loop = self._find_loop()
+        self._fork_generation = home.fork_generation
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self._joined = True
+        self._loop.call_soon_threadsafe(self._arrive)
+
+    def __enter__(self) -> Self:
+        if self._entered and self._tries and not self._over:
+            return self  # it came held
+        if self._entered or self._over:
+            raise RuntimeError(_ONE_CALL)
+        try:
+            if not self._joined:
+                self.join()
+            self._wait()
+        except BaseException:
+            self._leave()
+            raise
+        # Nothing is called from here on: an interruption comes before, or in the body.
+        self._entered = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.release()
+        finally:
+            self.release()  # if interrupted
+
+    def __del__(self) -> None:
+        if self._joined and not self._over:  # interrupted before it could say so
+            self._leave()
+
+    def release(self) -> None:
+        """End the call, as leaving the `with` block does. Doing so again does nothing."""
+        if not self._over:
+            self._leave()
+
+    def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
+        """Report that the other side pushed back on this call; as `Slot.throttled`.
+
+        Args:
+            retry_after: seconds from now in which nothing of this lane starts.
+            key: whose lane; default: the first of the call's keys that has one, or the whole queue.
+
+        Raises:
+            ValueError: `retry_after` is negative, infinite or NaN; or `key` is a pattern.
+            RuntimeError: the call has not started.
+        """
+        if retry_after is not None:
+            positive(retry_after, of="retry_after", least=0, most=LONGEST)
+        dispatcher_of(self._queue).refuse_pattern(key)
+        self._apply(lambda slot: slot.throttled(retry_after, key=key))
+
+    def settle(self, cost: Cost) -> None:
+        """State the true cost, known now; as `Slot.settle`.
+
+        Args:
+            cost: amounts by unit, at least 0; or a number of calls, where nothing else is counted.
+
+        Raises:
+            ValueError: a negative cost, an unknown unit, or a number where other units are counted.
+            TypeError: an amount that is no number.
+            RuntimeError: the call has not started.
+        """
+        costs = dict(cost) if isinstance(cost, Mapping) else cost
+        dispatcher_of(self._queue).units.settled(costs, ONE_CALL)  # raised here, and not there
+        self._apply(lambda slot: slot.settle(costs))
+
+    # In the thread.
+
+    def _wait(self) -> None:
+        if not self._checks_loop:
+            self._gate.acquire()
+        else:
+            while not self._gate.acquire(timeout=PATIENCE):
+                check_alive(self._loop)
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        # Not the Reservation's own method, which would claim the slot: that is for the loop.
+        self.waited = asyncio.Future.result(self._slot).waited
+
+    def _leave(self) -> None:
+        self._post(self._end if self._entered else self._give_up)
+        self._over = True
+
+    def _apply(self, what: Callable[[Slot], None]) -> None:
+        if not self._entered:
+            raise RuntimeError("the call has not started: enter the slot's `with` block first")
+        self._post(lambda: what(self._slot.result()))
+
+    def _post(self, what: Callable[[], None]) -> None:
+        # After a fork, the queue here knows nothing of calls that the parent has let through.
+        if self._joined and self._fork_generation == home.fork_generation:
+            post(self._loop, what)
+
+    # In the loop.
+
+    def _arrive(self) -> None:
+        try:
+            if self._tries:
+                slot = self._reserved(self._queue.try_slot(**self._asked))
+            else:
+                slot = self._queue.enqueue(**self._asked)
+        except Exception as error:  # noqa: BLE001 - the thread's, which raises it
+            self._error = error
+            self._gate.release()
+            return
+        self._slot, self._enqueued = slot, True
+        if slot.done():
+            self._gate.release()
+        else:
+            slot.add_done_callback(self._came)
+
+    def _reserved(self, slot: Slot) -> asyncio.Future[Slot]:
+        """Return a slot that is free now as `enqueue` would: until it is used, it is refunded."""
+        call = cast("Call", slot)
+        future = Reservation(call, loop=self._loop)
+        call.state = GRANTED
+        future.set_result(call)
+        return future
+
+    def _came(self, _: object) -> None:
+        self._gate.release()
+
+    def _end(self) -> None:
+        self._slot.result().release()
+
+    def _give_up(self) -> None:
+        if self._enqueued:
+            self._slot.cancel()  # leaves the queue, or refunds the slot that has just come
