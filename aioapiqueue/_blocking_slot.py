@@ -7,11 +7,11 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from aioapiqueue._grammar import CALLS
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue._slot import GRANTED, Reservation
 from aioapiqueue._thread_loop import PATIENCE, check_alive, home, post
-from aioapiqueue._units import ONE_CALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -32,6 +32,8 @@ class BlockingSlot:
 
     Attributes:
         key: what the call was keyed by, or the first of its keys.
+        priority: lower goes first.
+        cost: what the call has been charged, in calls; until it starts, what it asks for.
         waited: seconds that it waited.
     """
 
@@ -53,7 +55,9 @@ class BlockingSlot:
         "_queue",
         "_slot",
         "_tries",
+        "cost",
         "key",
+        "priority",
         "waited",
     )
 
@@ -71,7 +75,10 @@ class BlockingSlot:
         loop: Callable[[], asyncio.AbstractEventLoop],
         checks_loop: bool,
     ) -> None:
+        cost = asked["cost"]
         self.key: Hashable = asked["keys"][0]
+        self.priority: float = asked["priority"]
+        self.cost: float = cost.get(CALLS, 1) if isinstance(cost, Mapping) else cost
         self.waited = 0.0
         self._queue = queue
         self._find_loop = loop
@@ -155,8 +162,10 @@ class BlockingSlot:
             RuntimeError: the call has not started.
         """
         costs = dict(cost) if isinstance(cost, Mapping) else cost
-        dispatcher_of(self._queue).units.settled(costs, ONE_CALL)  # raised here, and not there
+        # What is wrong is raised here, and not there.
+        calls = dispatcher_of(self._queue).units.settled(costs, (self.cost,))[0]
         self._apply(lambda slot: slot.settle(costs))
+        self.cost = calls
 
     # In the thread.
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
     from aioapiqueue._queue import ApiQueue
+    from aioapiqueue._rate import Limit
     from aioapiqueue._units import Cost
 
 __all__ = ["Blocking", "BlockingSlot", "blocking"]
@@ -197,16 +198,85 @@ class Blocking:
         """
         self.call(self.queue.throttled, retry_after, key=key)
 
-    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a plain function in the loop's thread, where a queue may be changed.
+    def hold(self, seconds: float, *, key: Hashable = None) -> None:
+        """Start nothing for so long; as `ApiQueue.hold`.
+
+        It is no push-back: it is not counted, and slows nothing down.
+
+        >>> queue = ApiQueue(lanes={"*": ()})                # no limits, but lanes
+        >>> blocking(queue).hold(30, key="busy.example")
+        >>> round(blocking(queue).estimate(key="busy.example"))
+        30
+
+        Args:
+            seconds: from now; a hold in force is only ever extended.
+            key: whose lane, if it has one of its own; default: the whole queue.
+
+        Raises:
+            ValueError: `seconds` is negative, infinite or NaN; or `key` is a pattern.
+            RuntimeError: as for `slot`.
+        """
+        self.call(self.queue.hold, seconds, key=key)
+
+    def malformed(self, *, key: Hashable = None) -> None:
+        """Count that the other side sent something not valid; as `ApiQueue.malformed`.
+
+        Args:
+            key: the key of the call that it answered.
+
+        Raises:
+            RuntimeError: as for `slot`.
+        """
+        self.call(self.queue.malformed, key=key)
+
+    def set_rate(self, *limits: str | Limit, key: Hashable = None) -> None:
+        """Replace the limits, also for threads that wait already; as `ApiQueue.set_rate`.
 
         >>> queue = ApiQueue("20/s")
-        >>> blocking(queue).call(queue.set_rate, "5/s")
+        >>> blocking(queue).set_rate("5/s")
         >>> queue
         <ApiQueue 5/s: open, 0 waiting, 0 running>
 
         Args:
-            function: must not block; such as `queue.set_rate`, `pause`, `resume`, `estimate`.
+            limits: as for `ApiQueue`; all of the old ones are replaced.
+            key: whose lane, or a pattern of lanes; default: the queue's own limits.
+
+        Raises:
+            TypeError: something that is no limit; or none is given.
+            ValueError: an invalid limit, or one too small for the cost of a call that waits.
+            RuntimeError: as for `slot`.
+        """
+        self.call(self.queue.set_rate, *limits, key=key)
+
+    def pause(self, seconds: float | None = None) -> None:
+        """Let nothing start; bodies that run go on. As `ApiQueue.pause`.
+
+        Args:
+            seconds: for how long; default: until `resume`. A pause in force is only extended.
+
+        Raises:
+            ValueError: `seconds` is negative, infinite or NaN.
+            RuntimeError: as for `slot`.
+        """
+        self.call(self.queue.pause, seconds)
+
+    def resume(self) -> None:
+        """End a `pause`; as `ApiQueue.resume`.
+
+        Raises:
+            RuntimeError: as for `slot`.
+        """
+        self.call(self.queue.resume)
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a plain function in the loop's thread, where a queue may be changed.
+
+        >>> queue = ApiQueue("20/s")
+        >>> blocking(queue).call(lambda: (queue.waiting, queue.running))     # at one instant
+        (0, 0)
+
+        Args:
+            function: must not block.
             args: passed on.
             kwargs: passed on.
 

@@ -16,11 +16,12 @@ from aioapiqueue import (
     QueueClosed,
     QueueFull,
     Rate,
+    Slot,
     SlotTimeout,
     WouldWait,
     rate_limited,
 )
-from aioapiqueue.threads import blocking
+from aioapiqueue.threads import Blocking, BlockingSlot, blocking
 from tests.helpers import introspect
 from tests.helpers.threads import PATIENCE, figures, until
 
@@ -334,6 +335,95 @@ def test_a_thread_settles_the_true_cost():
     assert blocking(queue).call(queue.estimate) < 1
 
 
+def test_a_slot_says_what_it_costs():
+    """As asked until it starts, then as charged, in calls; what is refused changes nothing."""
+    queue = ApiQueue("1000 tokens/s burst 1000")
+    slot = blocking(queue).slot(priority=-1, cost={"tokens": 5})
+    assert (slot.priority, slot.cost) == (-1, 1)
+    with slot:
+        slot.settle({"tokens": 7})
+        assert slot.cost == 1
+        slot.settle({"calls": 3, "tokens": 2})
+        with pytest.raises(ValueError, match="at least 0"):
+            slot.settle({"calls": -1})
+    slot.settle({"tokens": 4})
+    assert slot.cost == 3
+    assert settled(queue)
+    assert queue.stats.costs == {"calls": 3, "tokens": 4}
+    slot = blocking(ApiQueue()).slot(cost=4)
+    assert slot.cost == 4
+    with pytest.raises(RuntimeError, match="not started"):
+        slot.settle(2)
+    assert slot.cost == 4
+
+
+def test_a_hold_is_no_push_back():
+    """A thread can hold a lane: it is not counted, and the others go on."""
+    queue = ApiQueue(lanes={"*": ()}, adaptive=Adaptive("1/s"))
+    gate = blocking(queue)
+    start = time.monotonic()
+    gate.hold(0.3, key="busy")
+    gate.hold(0.1, key="busy")  # shortens nothing
+    assert gate.estimate(key="idle") == 0
+    with gate.slot(key="busy"):
+        assert time.monotonic() - start >= 0.3
+    for wrong, words in (((-1, None), "at least 0, not -1"), ((1, "*"), "pattern")):
+        with pytest.raises(ValueError, match=words):
+            gate.hold(wrong[0], key=wrong[1])
+    assert (queue.stats.throttled, queue.stats.backed_off) == (0, 0)
+
+
+def test_malformed_answers_are_counted():
+    """By threads too, with the key of the call."""
+    keys = []
+
+    class Heard:
+        def on_event(self, event):
+            keys.append((event.kind, event.key))
+
+    queue = ApiQueue(observers=[Heard()])
+    blocking(queue).malformed(key="a")
+    blocking(queue).malformed()
+    assert queue.stats.malformed == 2
+    assert keys == [("malformed", "a"), ("malformed", None)]
+
+
+def test_a_pause_stops_threads():
+    """Nothing starts until it is over, or `resume` ends it."""
+    queue = ApiQueue()
+    gate = blocking(queue)
+    start = time.monotonic()
+    gate.pause(0.3)
+    with gate.slot():
+        assert time.monotonic() - start >= 0.3
+    gate.pause()
+    with pytest.raises(WouldWait):
+        gate.try_slot()
+    gate.resume()
+    with gate.try_slot():
+        pass
+    with pytest.raises(ValueError, match="at least 0, not -1"):
+        gate.pause(-1)
+
+
+def public(kind):
+    """Return the names that users of a class see."""
+    names = {*dir(kind), *getattr(kind, "__slots__", ())}
+    return {name for name in names if not name.startswith("_")}
+
+
+def test_threads_lack_what_is_known():
+    """All that a queue and its slots offer is there for threads, but for these.
+
+    Figures are read from `Blocking.queue`; `enqueue` is `slot` and `join`, `aclose` is `close`.
+    """
+    figures = {"name", "waiting", "running", "closed", "limits", "stats"}
+    others = {"enqueue", "aclose", "map", "limiter"}
+    others.add("odd")  # an old name
+    assert public(ApiQueue) - public(Blocking) == figures | others
+    assert public(Slot) - public(BlockingSlot) == set()
+
+
 def test_queue_changes_while_threads_wait():
     """A queue can be changed while threads wait.
 
@@ -347,9 +437,14 @@ def test_queue_changes_while_threads_wait():
 
     with threads(work, 5):
         until(lambda: queue.waiting == 4)
-        blocking(queue).call(queue.set_rate, "100/s")
+        blocking(queue).set_rate("100/s")
     with pytest.raises(ValueError, match="fast"):
-        blocking(queue).call(queue.set_rate, "fast")
+        blocking(queue).set_rate("fast")
+    with pytest.raises(TypeError, match="without limits"):
+        blocking(queue).set_rate(key="a")
+    blocking(queue).set_rate("1/min", key="a")
+    with blocking(queue).slot(key="a"):
+        assert blocking(queue).estimate(key="a") > 50
     assert settled(queue)
 
 

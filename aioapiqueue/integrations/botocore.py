@@ -62,8 +62,7 @@ class _BlockingPacer(Pacer):
             raise
 
     def count_malformed(self, queue: ApiQueue | Blocking, key: Hashable) -> None:
-        own = _blocking(queue)
-        own.call(own.queue.malformed, key=key)
+        _blocking(queue).malformed(key=key)
 
 
 def _blocking(queue: ApiQueue | Blocking) -> Blocking:
