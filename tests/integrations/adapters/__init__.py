@@ -1,0 +1,1 @@
+"""Small adapters: the limiters that other libraries accept, each with its library."""
