@@ -1,0 +1,152 @@
+"""Paces python-telegram-bot's bots, in the place of its `AIORateLimiter`.
+
+    queue = ApiQueue("30/s", lanes={"group:*": "1/s, 20 in any 1min", "chat:*": "1/s"})
+    limiter = QueueRateLimiter(queue, max_retries=2)
+    application = Application.builder().token(TOKEN).rate_limiter(limiter).build()
+
+(These are the limits of https://core.telegram.org/bots/faq#broadcasting-to-users. Telegram calls
+them approximate.)
+
+A request to a chat has the keys `"chat:ID"` (a private one) or `"group:ID"` (a group or channel,
+which Telegram does not tell apart by their ids), and `"free"`; one with `allow_paid_broadcast` has
+the key `"paid"` only. So a bot that pays writes `lanes={"free": "30/s", "paid": "1000/s", ...}`.
+Requests without a chat come under the queue's own limits only, and go first.
+
+What is not known: which limit a refusal was about (everybody waits), what a message weighs
+(Telegram counts long ones as more), and that `@name` and an id are the same chat. `getUpdates` does
+not pass here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+try:
+    from telegram.error import RetryAfter
+    from telegram.ext import BaseRateLimiter
+    from telegram.warnings import PTBDeprecationWarning
+except ImportError as error:
+    raise ImportError(
+        "pacing Telegram bots needs python-telegram-bot 22 or later: "
+        'pip install "aioapiqueue[telegram]"',
+        name=error.name,
+    ) from error
+
+from aioapiqueue._rate import LONGEST, positive
+from aioapiqueue.integrations._acquire_only import refuse_other_units
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from aioapiqueue import ApiQueue
+
+__all__ = ["QueueRateLimiter"]
+
+_FIRST = -1
+"""The priority of requests that others should not delay."""
+
+
+class QueueRateLimiter(BaseRateLimiter[int]):
+    """A queue as the `rate_limiter` of a bot.
+
+    A `RetryAfter` holds up all requests for as long as it says; what succeeds meanwhile does not
+    end that. The request is sent again, if it may be, with a slot of its own, before all that wait:
+    the messages to a chat keep their order, but for those that were in flight together.
+
+    A request that is cancelled while it waits uses no slot; one that is cancelled in flight gives
+    its slot back at once. What the queue raises (`QueueFull`, `QueueClosed`) reaches the caller of
+    the bot's method.
+
+    Args:
+        queue: paces the requests. It is yours to close, after the bot's shutdown.
+        max_retries: how often a request may be sent again after a `RetryAfter`; default 0. A
+            method's `rate_limit_args` is this number for one request (but for 0, which the methods
+            of python-telegram-bot 22 leave out).
+
+    Raises:
+        TypeError: `queue` is no `ApiQueue`, or `max_retries` is no whole number.
+        ValueError: the queue counts more than calls, or `max_retries` is negative.
+    """
+
+    __slots__ = ("_max_retries", "_queue")
+
+    def __init__(self, queue: ApiQueue, *, max_retries: int = 0) -> None:
+        refuse_other_units(queue, library="python-telegram-bot")
+        self._queue = queue
+        self._max_retries = _retries(max_retries, of="max_retries")
+
+    async def initialize(self) -> None:
+        """Do nothing: a queue needs no start."""
+
+    async def shutdown(self) -> None:
+        """Do nothing: the queue may have other users."""
+
+    async def process_request(  # noqa: PLR0917 - as the base class has it
+        self,
+        callback: Callable[..., Coroutine[Any, Any, Any]],
+        args: Any,  # noqa: ANN401 - as the base class has it
+        kwargs: dict[str, Any],
+        endpoint: str,  # noqa: ARG002 - the limits do not go by it
+        data: dict[str, Any],
+        rate_limit_args: int | None,
+    ) -> Any:  # noqa: ANN401 - what the callback returns
+        """Send a request in its turn, and again after a `RetryAfter`, if it may be.
+
+        Args:
+            callback: sends it.
+            args: of `callback`.
+            kwargs: of `callback`.
+            endpoint: not used.
+            data: the parameters of the bot's method.
+            rate_limit_args: how often it may be sent again; None: `max_retries`.
+
+        Raises:
+            RetryAfter: refused, and sent again as often as it may be. All others wait for as long
+                as it says.
+        """
+        retries = self._max_retries
+        if rate_limit_args is not None:
+            retries = _retries(rate_limit_args, of="rate_limit_args")
+        keys = _keys_of(data)
+        priority = 0 if keys else _FIRST
+        while True:
+            async with self._queue.slot(keys=keys, priority=priority):
+                try:
+                    return await callback(*args, **kwargs)
+                except RetryAfter as refusal:
+                    self._queue.throttled(_seconds_of(refusal))  # all: which limit is not said
+                    if retries == 0:
+                        raise
+            retries -= 1
+            priority = _FIRST
+
+
+def _retries(number: int, *, of: str) -> int:
+    positive(number, of=of, least=0)
+    if not isinstance(number, int):
+        raise TypeError(f"{of} takes a whole number, not {number!r}")
+    return number
+
+
+def _keys_of(data: dict[str, Any]) -> tuple[str, ...]:
+    if data.get("allow_paid_broadcast"):
+        return ("paid",)
+    chat = data.get("chat_id")
+    if chat is None:
+        return ()
+    with suppress(TypeError, ValueError):
+        chat = int(chat)  # which may be given as a string
+    kind = "chat" if isinstance(chat, int) and chat >= 0 else "group"
+    return f"{kind}:{chat}", "free"
+
+
+def _seconds_of(refusal: RetryAfter) -> float:
+    with warnings.catch_warnings():
+        # It will be a timedelta always, and is one now if the user wants it: both are understood.
+        warnings.simplefilter("ignore", PTBDeprecationWarning)
+        after = refusal.retry_after
+    seconds = after.total_seconds() if isinstance(after, timedelta) else after
+    return min(max(seconds, 0), LONGEST)
