@@ -91,17 +91,19 @@ class AcquireOnly:
 
     async def wait_async(self) -> None:
         """Wait for a slot; a caller that is cancelled while it waits uses none."""
+        self._refuse_permits()  # `set_rate` may have added some
         with self._explaining_loops():
             await self._view.acquire()
 
     def wait(self) -> None:
         """Wait for a slot, in a thread; interrupted, it uses none."""
-        self._refuse_permits()  # `set_rate` may have added some
+        self._refuse_permits()
         with self._explaining_loops(), self._blocking.slot(**self._asked):
             pass
 
     def try_async(self) -> bool:
         """Return whether a slot was free now, on the loop; then it is used."""
+        self._refuse_permits()
         with self._explaining_loops():
             try:
                 with self._queue.try_slot(**self._asked):
@@ -111,6 +113,7 @@ class AcquireOnly:
 
     def try_now(self) -> bool:
         """Return whether a slot was free now, in a thread; then it is used."""
+        self._refuse_permits()
         with self._explaining_loops():
             try:
                 with self._blocking.try_slot(**self._asked):

@@ -180,6 +180,29 @@ async def test_portal_serves_both():
 
 
 @pytest.mark.real
+async def test_priority_of_threads():
+    """A thread's call with a lower priority goes before those that wait already."""
+    async with BlockingPortal() as portal:
+        queue, order = ApiQueue("50/s"), []
+        queue.pause()
+        plain = QueueRateLimiter(queue)
+        urgent = QueueRateLimiter(queue, priority=-1, portal=portal)
+
+        async def call(name, waiting):
+            await waiting
+            order.append(name)
+
+        calls = [asyncio.create_task(call("plain", plain.aacquire())) for _ in range(2)]
+        calls.append(asyncio.create_task(call("urgent", asyncio.to_thread(urgent.acquire))))
+        async with asyncio.timeout(60):
+            while queue.waiting < len(calls):  # noqa: ASYNC110 - a thread's arrival has no event
+                await asyncio.sleep(0.001)
+            queue.resume()
+            await asyncio.gather(*calls)
+    assert order == ["urgent", "plain", "plain"]
+
+
+@pytest.mark.real
 async def test_sync_on_the_loop_is_refused():
     """`invoke` in a coroutine would wait for itself: it raises."""
     async with BlockingPortal() as portal:
@@ -218,10 +241,12 @@ async def test_permits_set_later_are_refused():
     queue = ApiQueue("10/s")
     limiter = QueueRateLimiter(queue)
     queue.set_rate("5 at once")
-    with pytest.raises(RuntimeError, match="does not say when one ends"):
-        await limiter.aacquire()
-    with pytest.raises(ValueError, match="does not say when one ends"):
-        limiter.acquire()
+    for blocking in (True, False):
+        with pytest.raises(ValueError, match="does not say when one ends"):
+            await limiter.aacquire(blocking=blocking)
+        with pytest.raises(ValueError, match="does not say when one ends"):
+            limiter.acquire(blocking=blocking)
+    assert queue.stats.released == 0
 
 
 def test_no_queue_is_refused():

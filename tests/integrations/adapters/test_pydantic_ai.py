@@ -14,7 +14,6 @@ from pydantic_ai.models.test import TestModel
 
 from aioapiqueue import ApiQueue, QueueFull
 from aioapiqueue.integrations.pydantic_ai import QueueConcurrencyLimiter
-from aioapiqueue.testing import VirtualLoop
 
 MESSAGES = [ModelRequest.user_text_prompt("?")]
 TOOK = 1.0  # seconds that a call takes
@@ -199,6 +198,7 @@ async def test_release_alone_is_refused():
         limiter.release()
 
 
+@pytest.mark.real
 def test_permits_of_a_dead_loop():
     """What was held on a loop that is gone is forgotten, and not released in place of the new."""
     queue = ApiQueue(concurrency=1)
@@ -214,9 +214,8 @@ def test_permits_of_a_dead_loop():
         assert queue.running == 0
         await limiter.acquire("model")
 
-    for main in (first, second):
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            runner.run(main())
+    asyncio.run(first())
+    asyncio.run(second())
 
 
 async def test_full_queue_reaches_caller():
