@@ -1,4 +1,4 @@
-"""Run the examples: every Python block of these PAGES, every docstring.
+"""Run the examples: every Python block of the README and of some pages of docs/, every docstring.
 
 A page's block is a complete program. `asyncio.run` puts it on a VirtualLoop, so that it takes no
 real time and prints the same figures every time. A ```text block right after it is what it prints.
@@ -27,8 +27,7 @@ from aioapiqueue.testing import VirtualLoop
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-MIGRATE = ROOT / "docs" / "migrate"
-PAGES = (README, ROOT / "docs" / "several.md", *sorted(MIGRATE.glob("*.md")))
+PAGES = (README, *(ROOT / "docs" / f"{name}.md" for name in ("several", "recipes", "adapters")))
 BLOCK = re.compile(
     r"^(?:<!-- *(?P<mark>[^\n]*?) *-->\n)?"
     r"```python[^\n]*\n(?P<code>.*?)^```[ ]*$"
