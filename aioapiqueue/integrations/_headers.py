@@ -1,4 +1,4 @@
-"""What a response's status and headers ask of its client. Pure: no clock, no client library.
+"""What an answer's status, headers and body ask of its client. Pure: no clock, no client library.
 
 How a time is read, in whatever field it stands, since no two services agree:
 
@@ -6,298 +6,264 @@ How a time is read, in whatever field it stands, since no two services agree:
   milliseconds since 1970;
 - durations (`"20ms"`, `"6m0s"`), HTTP dates (RFC 9110) and ISO dates (RFC 3339).
 
-Dates are compared with the response's own `Date` (and `Age`), since the two clocks may differ.
+Dates are compared with the answer's own `Date` (and `Age`), since the two clocks may differ.
 Where the `Date` cannot be right, such as one of 1970, they are compared with the local clock.
 
-Which fields count:
+Which fields count, and where their form is from:
 
-- `Retry-After`, of a response that pushes back, or by which nothing remains. On others it means
-  something else: on 202, when a job may be done; on 301, when to follow. `retry-after-ms` (OpenAI,
-  Azure) is the same in milliseconds, and more precise: where it is a number, it counts.
-- `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11: `"default";r=0;t=30`; until -07:
-  `limit=100, remaining=0, reset=30`). Quotas of concurrent requests, by `RateLimit-Policy`, are
-  left out: they are refilled by the end of other requests, not by time.
-- Pairs of a `...-Remaining...` and a `...-Reset...` that are named alike: `X-RateLimit-Remaining`
-  (GitHub), `RateLimit-Remaining` (GitLab, and the IETF draft until -06), `x-rate-limit-remaining`
-  (X), `x-ratelimit-remaining-tokens` (OpenAI), `x-ratelimit-reset-after` (Discord),
-  `anthropic-ratelimit-requests-remaining`. A value of -1 there is none (Azure sends it for a quota
-  that a deployment does not have). `anthropic-ratelimit-unified-*` does not count: those are a
-  subscription's windows of 5 hours and 7 days, whose end is not when the next call may start.
+- `Retry-After`, of an answer that pushes back. On others it means something else: on 202, when a
+  job may be done; on 301, when to follow. `retry-after-ms` (OpenAI, Azure) is the same in
+  milliseconds, and more precise: where it is a number, it counts. `X-RateLimit-Retry-After`
+  (MailerLite classic, API rate limits) comes with every answer: it is read where these are missing.
+- `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11:
+  `"default";r=0;t=30` and `"default";q=100;w=60`; until -07 `limit=100, remaining=0, reset=30` and
+  `100;w=60`; until -06 `RateLimit-Limit` and so on). Quotas of concurrent requests are left out:
+  they are refilled by the end of other requests, not by time.
+- `...-Limit...`, `...-Remaining...` and `...-Reset...` that are named alike (see
+  `_field_names.py`): GitHub, GitLab, X, OpenAI, Groq, Discord, Anthropic, Kong, Cerebras, Mistral
+  (`x-ratelimit-remaining-req-minute`; `x-ratelimitbysize-...` are tokens), HubSpot (API usage
+  details), Akamai (`X-RateLimit-Next`, when the next request may be made). A value of -1 there is
+  none: Azure sends it, and a reset of 0, for a quota that a deployment does not have.
+- `anthropic-priority-...`: what is left of the priority tier. Beyond it, calls are served as all
+  others are, so it is no reason to wait.
+- `anthropic-ratelimit-unified-...`: a subscription's windows of 5 hours and 7 days. They come with
+  every answer; only the end of one with a `-status` of `rejected` is a time to wait for.
+- `X-Shopify-Shop-Api-Call-Limit: 32/40` (REST Admin API): a bucket that leaks.
+- `x-amzn-RateLimit-Limit: 0.0055` (Amazon's Selling Partner API): calls per second.
+- `x-should-retry: false` (OpenAI, Anthropic, as their SDKs read it): not to be sent again.
+- JSON bodies of refused answers: see `_bodies.py`.
+
+Binance's `X-MBX-USED-WEIGHT-1M` needs a limit that no answer has: that is for `advise=`.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
-try:
-    import http_sf
-except ImportError as error:
-    raise ImportError(
-        "reading the headers of rate limits needs http-sf, which comes with the extra of the "
-        'client: pip install "aioapiqueue[aiohttp]", "aioapiqueue[httpx]" or "aioapiqueue[httpx2]"',
-        name=error.name,
-    ) from error
+from aioapiqueue._grammar import CALLS
+from aioapiqueue.integrations._bodies import MAX_BODY, Body, read_body
+from aioapiqueue.integrations._field_names import LONGEST_NAME, field_called
+from aioapiqueue.integrations._header_values import Values, number
+from aioapiqueue.integrations._quotas import Groups, Quota, read_quotas
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["Advice", "read_advice"]
+    from aioapiqueue._rate import Limit
+    from aioapiqueue.integrations._quotas import Quotas
 
-_DAY = 86_400.0
-_YEARS = 1e9
-"""Numbers below are seconds (30 years of them); above, a date."""
-_MILLISECONDS = 1e11
-"""Dates above are in milliseconds: in seconds, it would be the year 5138."""
-_LONGEST_VALUE = 64
-"""Characters. Any number, duration or date is shorter."""
-_LONGEST_FIELD = 8192
-"""Characters. A list of real quotas is far shorter; to parse this much takes milliseconds."""
+__all__ = ["MAX_BODY", "Advice", "Quota", "read_advice", "reads_body"]
 
-_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?")
-_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h|d)")
-_DURATION = re.compile(rf"(?:{_PART.pattern})+")
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": _DAY}
-_ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T.*")
-_ASCTIME = re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} [0-9]{4}")
-_FIELDS = {"retry-after", "retry-after-ms", "ratelimit", "ratelimit-policy", "date", "age"}
-_QUOTA = re.compile(r"(.*)rate-?limit-(.+)")
-_NOT_GIVEN = "-1"
 _OVERLOADED = 529
 """No registered status: Anthropic's API sends it, with an `overloaded_error`, and others do."""
-
-Quota: TypeAlias = "tuple[float | None, float | None]"
-"""What remains of a quota, and the seconds until its reset; None where the server sent nothing."""
+_BANNED = HTTPStatus.IM_A_TEAPOT
+"""Binance sends it to those who go on after 429, with `Retry-After`."""
+_PUSH_BACK = frozenset({HTTPStatus.TOO_MANY_REQUESTS, _BANNED, _OVERLOADED})
+_REFUSALS = _PUSH_BACK | {HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE}
+"""The last two are push-back only if more is said."""
+_JSON = re.compile(
+    r"[ \t]*(?:application|text)/(?:[a-z0-9._-]+\+)?json[ \t]*(?:;.*)?", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What a response asks for.
+    """What an answer asks for.
 
     Attributes:
         throttled: the other side pushed back.
-        hold: seconds for which nothing should be sent; None if it names no time.
-        remaining: calls (or tokens) left of the quota that has least left; None if it names none.
-        malformed: something in it cannot be read, or is longer than `max_hold` and was cut.
+        hold: seconds for which nothing should be sent; None: it names no time.
+        remaining: every quota of which the answer says something, in the order of its fields. No
+            reset is longer than `max_hold`.
+        limits: the limits that it states whole: so much in so many seconds.
+        refused: refused for good, since a quota is gone for longer than anybody waits, or since
+            the server says not to send it again. That is no push-back.
+        malformed: something in it cannot be read, or its hold is longer than `max_hold` and was
+            cut.
     """
 
     throttled: bool = False
     hold: float | None = None
-    remaining: float | None = None
+    remaining: tuple[Quota, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    refused: bool = False
     malformed: bool = False
 
 
-def read_advice(
-    status: int, headers: Iterable[tuple[str, str]], *, now: float, max_hold: float = 3600.0
-) -> Advice:
-    """Read what a response asks for. This raises nothing, whatever the server sends.
+_NOTHING = Advice()
+_NO_BODY = Body()
 
-    Push-back is 429; 529 (Anthropic's API is overloaded); 503 with `Retry-After` (without, it is a
-    failure like others); and 403 with `Retry-After` or with nothing remaining (GitHub's answer when
-    a limit is used up).
+
+def reads_body(status: int, headers: Iterable[tuple[str, str]]) -> bool:
+    """Return whether the body of an answer is worth reading for `read_advice`.
+
+    That is JSON of a refusal (403, 418, 429, 503, 529), of at most `MAX_BODY` bytes, or of a length
+    that is not declared: whoever reads it stops after `MAX_BODY`, and then passes none.
+
+    >>> reads_body(429, [("Content-Type", "application/json"), ("Content-Length", "500")])
+    True
+
+    Args:
+        status: of the answer.
+        headers: of the answer, as pairs, in any case.
+    """
+    if status not in _REFUSALS:
+        return False
+    is_json = False
+    for name, value in headers:
+        field = name.lower()
+        if field == "content-type":
+            is_json = _JSON.fullmatch(value) is not None
+        elif field == "content-length":
+            length = number(value)
+            if length is None or length > MAX_BODY:
+                return False
+    return is_json
+
+
+def read_advice(
+    status: int,
+    headers: Iterable[tuple[str, str]],
+    *,
+    now: float,
+    max_hold: float = 3600.0,
+    costs: Mapping[str, float] | None = None,
+    body: bytes | None = None,
+) -> Advice:
+    """Read what an answer asks for. This raises nothing, whatever the server sends.
+
+    Push-back is 429; 418 (Binance); 529 (Anthropic's API is overloaded); 503 that names a time
+    (without, it is a failure like others); and 403 that names a time, or of which a quota has
+    nothing remaining (GitHub's answer when a limit is used up). It holds for the time that it
+    names, else until the reset of the quota that the call does not fit.
+
+    Other answers hold only if nothing remains of a quota that nobody counts, since any call may
+    need it. What remains of those that are counted is in `remaining`.
 
     Of values that contradict each other, the more careful counts: the least remaining, the longest
     hold.
 
-    >>> read_advice(429, [("Retry-After", "30")], now=0)
-    Advice(throttled=True, hold=30.0, remaining=None, malformed=False)
-    >>> read_advice(200, [("RateLimit", '"default";r=0;t=30')], now=0)
-    Advice(throttled=False, hold=30.0, remaining=0.0, malformed=False)
+    >>> advice = read_advice(429, [("Retry-After", "30")], now=0)
+    >>> advice.throttled, advice.hold
+    (True, 30.0)
+    >>> read_advice(200, [("RateLimit", '"default";r=7;t=30')], now=0).remaining
+    (Quota(unit='calls', remaining=7.0, reset=30.0, limit=None, period=None),)
 
     Args:
-        status: of the response.
-        headers: of the response, as pairs, in any case; a name may come more than once.
+        status: of the answer.
+        headers: of the answer, as pairs, in any case; a name may come more than once.
         now: seconds since 1970.
         max_hold: the longest hold that is believed, in seconds; longer ones are cut to it. Default:
             3600.
+        costs: what the call was charged, by unit, where it is known. Default: calls are counted,
+            of which it was one, and nothing else.
+        body: of a refused answer, decoded, if it was read (see `reads_body`). Default: none.
     """
-    return _Reading(headers, now).advice(status, max_hold)
-
-
-class _Reading:
-    """The fields of one response, and whether any of them was malformed."""
-
-    def __init__(self, headers: Iterable[tuple[str, str]], now: float) -> None:
-        self._fields: defaultdict[str, list[str]] = defaultdict(list)
-        self._quotas: dict[tuple[str, ...], defaultdict[str, list[str]]] = {}
-        for name, value in headers:
-            self._collect(name.lower(), value)
-        self._now = now
-        self._date = _date("".join(self._fields["date"][-1:]))
-        self._age = _number("".join(self._fields["age"][-1:])) or 0.0
-        self._malformed = False
-
-    def _collect(self, name: str, value: str) -> None:
-        if name in _FIELDS:
-            self._fields[name].append(value)
-        elif "limit-" in name and (quota := _QUOTA.fullmatch(name)) is not None:
-            words = quota[2].split("-")
-            if words[0] == "unified" or value.strip(" \t") == _NOT_GIVEN:
-                return
-            kinds = [kind for kind in ("remaining", "reset", "after") if kind in words]
-            if kinds and kinds != ["after"]:
-                kind = "remaining" if kinds[0] == "remaining" else "-".join(kinds)
-                of = (quota[1], *(word for word in words if word not in kinds))
-                self._quotas.setdefault(of, defaultdict(list))[kind].append(value)
-
-    def advice(self, status: int, max_hold: float) -> Advice:
-        # What a cache has kept is no longer true.
-        quotas = [] if self._age > 0 else [*self._of_rate_limit(), *self._of_pairs()]
-        remaining = min((left for left, _ in quotas if left is not None), default=None)
-        spent = remaining is not None and remaining < 1
-        retry_after, exactly = self._fields["retry-after"], self._fields["retry-after-ms"]
-        named = bool(retry_after or exactly)
-        throttled = (
-            status in (HTTPStatus.TOO_MANY_REQUESTS, _OVERLOADED)
-            or (status == HTTPStatus.SERVICE_UNAVAILABLE and named)
-            or (status == HTTPStatus.FORBIDDEN and (named or spent))
-        )
-        hold = None
-        if throttled or spent:
-            hold = self._read(retry_after, self._seconds)
-            if (milliseconds := self._read(exactly, _number)) is not None:
-                hold = milliseconds / 1000
-            if hold is None:
-                # Where something remains, its reset does not matter.
-                waits = [wait for of, wait in quotas if (throttled if of is None else of < 1)]
-                hold = max((wait for wait in waits if wait is not None), default=None)
-            hold = self._within(hold, max_hold)
-        return Advice(throttled, hold, remaining, self._malformed)
-
-    def _of_rate_limit(self) -> list[Quota]:
-        field = self._fields["ratelimit"]
-        try:
-            try:
-                items = _items(field)
-            except http_sf.StructuredFieldError:
-                of = {key: value for key, (value, _) in _parsed(field, "dictionary").items()}
-                found = [(of.get("remaining"), of.get("reset"))]
-            else:
-                concurrent = self._concurrent() if items else ()
-                found = [(of.get("r"), of.get("t")) for name, of in items if name not in concurrent]
-        except ValueError:
-            self._malformed = True
-            return []
-        quotas: list[Quota] = []
-        for remaining, reset in found:
-            left = self._read([str(remaining)], _number)
-            if left is not None:
-                wait = self._read([] if reset is None else [str(reset)], self._seconds)
-                quotas.append((left, wait))
-        return quotas
-
-    def _concurrent(self) -> set[object]:
-        """Return the names of the quotas of concurrent requests."""
-        try:
-            policies = _items(self._fields["ratelimit-policy"])
-        except ValueError:
-            self._malformed = True
-            return set()
-        return {name for name, of in policies if of.get("qu") == "concurrent-requests"}
-
-    def _of_pairs(self) -> list[Quota]:
-        return [
-            (
-                self._read(of["remaining"], _number, pick=min),
-                # Seconds from now are better than a date, which depends on two clocks.
-                self._read(of["reset-after"] or of["reset"], self._seconds),
-            )
-            for of in self._quotas.values()
-        ]
-
-    def _read(
-        self,
-        values: list[str],
-        read: Callable[[str], float | None],
-        *,
-        pick: Callable[[list[float]], float] = max,
-    ) -> float | None:
-        """Read a field that should come once; note if it is malformed, or comes with two values."""
-        distinct = dict.fromkeys(values)
-        found = [number for value in distinct if (number := read(value)) is not None]
-        if len(distinct) > 1 or len(found) < len(distinct):
-            self._malformed = True
-        return pick(found) if found else None
-
-    def _within(self, hold: float | None, max_hold: float) -> float | None:
-        if hold is None or hold < -_DAY:
-            self._malformed |= hold is not None
-            return None
-        if hold > max_hold:
-            self._malformed = True
-        return min(max(hold, 0.0), max_hold)
-
-    def _seconds(self, text: str) -> float | None:
-        """Return the seconds from now to the time in `text`, or None if it is malformed."""
-        number = _number(text)
-        if number is not None:
-            if number < _YEARS:
-                return number
-            return self._until(number if number < _MILLISECONDS else number / 1000)
-        if len(text) > _LONGEST_VALUE:
-            return None
-        text = text.strip(" \t")
-        if _DURATION.fullmatch(text):
-            return sum(float(count) * _UNITS[unit] for count, unit in _PART.findall(text))
-        date = _date(text)
-        return None if date is None else self._until(date)
-
-    def _until(self, date: float) -> float:
-        """Return the seconds until `date`, by the server's clock unless that cannot be right."""
-        here = date - self._now
-        if self._date is None:
-            return here
-        there = date - self._date - self._age
-        return here if abs(here) <= _DAY < abs(there) else there
-
-
-def _items(values: list[str]) -> list[tuple[Any, dict[str, Any]]]:
-    """Parse a list, of which each value is one line; return its names and their parameters."""
-    items: list[tuple[Any, dict[str, Any]]] = _parsed(values, "list") if values else []
-    if any(isinstance(name, list) for name, _ in items):
-        raise ValueError("no field that is read here has an inner list")
-    return items
-
-
-def _parsed(values: list[str], kind: str) -> Any:  # noqa: ANN401 - as the library has it
-    """Parse a structured field (RFC 9651).
-
-    Raises:
-        ValueError: it is malformed, or too long to look into.
-    """
-    if sum(map(len, values)) > _LONGEST_FIELD:
-        raise ValueError(f"a field of more than {_LONGEST_FIELD} characters")
-    if not all(value.strip() for value in values):
-        raise ValueError("an empty field")
-    return http_sf.parse(", ".join(values).encode("ascii"), tltype=kind)
-
-
-def _number(text: str) -> float | None:
-    """Return a plain number of at least 0, or None: others are no counts and no times."""
-    if len(text) > _LONGEST_VALUE:
-        return None
-    # HTTP allows these two around a value. A bare `strip()` would remove more, such as "\x1c".
-    digits = text.strip(" \t")
-    return float(digits) if _NUMBER.fullmatch(digits) else None
-
-
-def _date(text: str) -> float | None:
-    """Return a date of RFC 9110 or RFC 3339 as seconds since 1970, or None if it is malformed."""
-    if len(text) > _LONGEST_VALUE or not text.isascii():  # the parser accepts digits of any script
-        return None
-    try:
-        if _ISO.fullmatch(text):
-            date = datetime.fromisoformat(text)
+    fields: dict[str, list[str]] = {}
+    groups: Groups = {}
+    for name, value in headers:
+        if len(name) > LONGEST_NAME:
+            continue
+        field = field_called(name)
+        if field is None:
+            continue
+        if field.of:
+            groups.setdefault(field.of, []).append((field, value))
         else:
-            date = parsedate_to_datetime(text)
-            # The parser also accepts dates whose zone it does not understand.
-            if date.tzinfo is None and not _ASCTIME.fullmatch(text):
-                return None
-        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
+            fields.setdefault(field.kind, []).append(value)
+    refusing = status in _REFUSALS
+    if not groups and not refusing:
+        return _NOTHING
+    age = number("".join(fields.get("age", ())[-1:])) or 0.0
+    values = Values(now, fields.get("date", ()), age)
+    # What a cache has kept is no longer true.
+    quotas = read_quotas({} if age > 0 else groups, values)
+    said = read_body(body, values) if refusing and body else _NO_BODY
+    refused = refusing and (said.refused or _says_no(fields))
+    throttled = refusing and not refused and _is_push_back(status, fields, quotas, said)
+    hold = None
+    if throttled:
+        hold = _named(fields, said, values)
+        if hold is None:
+            hold = _of_refusal(quotas, costs or {})
+    elif not refused:
+        hold = _of_uncounted(quotas, costs or {})
+    hold = values.cut(hold, max_hold)
+    remaining = tuple(_shortened(quota, max_hold) for quota in quotas.all)
+    limits = tuple(dict.fromkeys([*quotas.limits, *said.limits]))
+    return Advice(throttled, hold, remaining, limits, refused, values.malformed)
+
+
+def _says_no(fields: dict[str, list[str]]) -> bool:
+    return "false" in (value.strip(" \t").lower() for value in fields.get("x-should-retry", ()))
+
+
+def _is_push_back(status: int, fields: dict[str, list[str]], quotas: Quotas, said: Body) -> bool:
+    if status in _PUSH_BACK:
+        return True
+    if "retry-after" in fields or "retry-after-ms" in fields or said.delay is not None:
+        return True
+    return status == HTTPStatus.FORBIDDEN and (
+        said.limited
+        or any(one.remaining is not None and one.remaining < 1 for one in quotas.needed)
+    )
+
+
+def _named(fields: dict[str, list[str]], said: Body, values: Values) -> float | None:
+    """Return the seconds that the answer names."""
+    hold = values.wait(fields.get("retry-after", ()))
+    milliseconds = values.read(fields.get("retry-after-ms", ()), number)
+    if milliseconds is not None:
+        return milliseconds / 1000
+    if hold is None:
+        hold = said.delay
+    if hold is None:
+        hold = values.wait(fields.get("ratelimit-retry-after", ()))
+    return hold
+
+
+def _of_refusal(quotas: Quotas, costs: Mapping[str, float]) -> float | None:
+    """Return the seconds until the reset of the quota by which the call was refused."""
+    waits: list[float] = [] if quotas.rejected is None else [quotas.rejected]
+    shares: list[tuple[float, float]] = []
+    for quota in quotas.needed:
+        left, reset = quota.remaining, quota.reset
+        if left is None or reset is None:
+            continue
+        # Tokens are given in thousands (Anthropic), and a call costs thousands.
+        needed = costs.get(quota.unit, 1)
+        if left < needed:
+            waits.append(reset)
+        elif quota.unit != CALLS and quota.unit not in costs and quota.limit:
+            shares.append((left / quota.limit, -reset))
+    if waits:
+        return max(waits)
+    # Nobody knows what it cost: of the emptiest, too much. A full one has refused nothing.
+    share, reset = min(shares, default=(1.0, 0.0))
+    if share < 1:
+        return -reset
+    if any(quota.remaining is not None for quota in quotas.needed):
+        return None  # something else has refused, such as GitHub's secondary limits
+    return max(quotas.resets, default=None)
+
+
+def _of_uncounted(quotas: Quotas, costs: Mapping[str, float]) -> float | None:
+    """Return the seconds until the reset of a used-up quota that nobody counts."""
+    return max(
+        (
+            quota.reset
+            for quota in quotas.needed
+            if quota.unit != CALLS and quota.unit not in costs
+            if quota.remaining is not None and quota.remaining < 1 and quota.reset is not None
+        ),
+        default=None,
+    )
+
+
+def _shortened(quota: Quota, most: float) -> Quota:
+    if quota.reset is None or quota.reset <= most:
+        return quota
+    return replace(quota, reset=most)

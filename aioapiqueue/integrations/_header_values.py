@@ -1,0 +1,154 @@
+"""Numbers, durations and dates, as services write them. Pure: the clock is an argument."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from aioapiqueue._rate import LARGEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["Values", "count", "duration", "number"]
+
+_DAY = 86_400.0
+_YEARS = 1e9
+"""Numbers below are seconds (30 years of them); above, a date."""
+_MILLISECONDS = 1e11
+"""Dates above are in milliseconds: in seconds, it would be the year 5138."""
+_LONGEST_VALUE = 64
+"""Characters. Any number, duration or date is shorter."""
+
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]*)?")
+_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h|d)")
+_DURATION = re.compile(rf"(?:{_PART.pattern})+")
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": _DAY}
+_ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ].*")
+_ASCTIME = re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} [0-9]{4}")
+
+
+class Values:
+    """Reads the values of one answer, and notes whether any of them is malformed.
+
+    Args:
+        now: seconds since 1970, by the local clock.
+        dates: what the answer's `Date` fields say; the last one counts.
+        age: what its `Age` says, in seconds: how old a cache's answer is.
+    """
+
+    __slots__ = ("_age", "_dates", "_now", "malformed")
+
+    def __init__(self, now: float, dates: Sequence[str] = (), age: float = 0.0) -> None:
+        self._now = now
+        self._dates = dates
+        self._age = age
+        self.malformed = False
+
+    def read(
+        self,
+        values: Sequence[str],
+        read: Callable[[str], float | None],
+        *,
+        pick: Callable[[list[float]], float] = max,
+    ) -> float | None:
+        """Read a field that should come once; note if it is malformed, or comes with two values.
+
+        Args:
+            values: of the field, each time that it came.
+            read: reads one of them; None: malformed.
+            pick: of several values, the more careful one; default: the largest.
+        """
+        distinct = dict.fromkeys(values)
+        found = [value for text in distinct if (value := read(text)) is not None]
+        if len(distinct) > 1 or len(found) < len(distinct):
+            self.malformed = True
+        return pick(found) if found else None
+
+    def wait(self, values: Sequence[str]) -> float | None:
+        """Read a time as seconds from now, at least 0; None: there is none, or it is malformed."""
+        seconds = self.read(values, self.seconds)
+        if seconds is None:
+            return None
+        if seconds < -_DAY:  # no clock is so wrong
+            self.malformed = True
+            return None
+        return max(seconds, 0.0)
+
+    def cut(self, hold: float | None, most: float) -> float | None:
+        """Return a hold of at most `most` seconds; note it if it was longer."""
+        if hold is None or hold <= most:
+            return hold
+        self.malformed = True
+        return most
+
+    def seconds(self, text: str) -> float | None:
+        """Return the seconds from now to the time in `text`, or None if it is malformed."""
+        value = number(text)
+        if value is not None:
+            if value < _YEARS:
+                return value
+            return self._until(value if value < _MILLISECONDS else value / 1000)
+        if (span := duration(text)) is not None:
+            return span
+        date = _date(text)
+        return None if date is None else self._until(date)
+
+    def _until(self, date: float) -> float:
+        """Return the seconds until `date`, by the server's clock unless that cannot be right."""
+        here = date - self._now
+        server = _date(self._dates[-1]) if self._dates else None
+        if server is None:
+            return here
+        there = date - server - self._age
+        return here if abs(here) <= _DAY < abs(there) else there
+
+
+def number(text: str) -> float | None:
+    """Return a plain number of at least 0, or None: others are no counts and no times."""
+    if len(text) > _LONGEST_VALUE:
+        return None
+    # HTTP allows these two around a value. A bare `strip()` would remove more, such as "\x1c".
+    digits = text.strip(" \t")
+    return float(digits) if _NUMBER.fullmatch(digits) else None
+
+
+def count(text: str) -> float | None:
+    """Return a number of things, at most what limits can count, or None."""
+    value = number(text)
+    return None if value is None else min(value, LARGEST)
+
+
+def duration(text: str) -> float | None:
+    """Return a duration such as `"6m0s"` in seconds, or None."""
+    if len(text) > _LONGEST_VALUE:
+        return None
+    text = text.strip(" \t")
+    if not _DURATION.fullmatch(text):
+        return None
+    return sum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(text))
+
+
+def _date(text: str) -> float | None:
+    """Return a date of RFC 9110 or RFC 3339 as seconds since 1970, or None if it is malformed."""
+    if len(text) > _LONGEST_VALUE or not text.isascii():  # the parser accepts digits of any script
+        return None
+    return _parsed_date(text.strip(" \t"))
+
+
+@lru_cache(maxsize=256)  # all answers of a second have the same `Date`
+def _parsed_date(text: str) -> float | None:
+    try:
+        if _ISO.fullmatch(text):
+            date = datetime.fromisoformat(text)
+        else:
+            date = parsedate_to_datetime(text)
+            # The parser also accepts dates whose zone it does not understand.
+            if date.tzinfo is None and not _ASCTIME.fullmatch(text):
+                return None
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None

@@ -1,0 +1,354 @@
+"""What the header fields of an answer say of the server's quotas. Pure: no clock, no client."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+try:
+    import http_sf
+except ImportError as error:
+    raise ImportError(
+        "reading the headers of rate limits needs http-sf, which comes with the extra of the "
+        'client: pip install "aioapiqueue[aiohttp]", "aioapiqueue[httpx]" or "aioapiqueue[httpx2]"',
+        name=error.name,
+    ) from error
+
+from aioapiqueue._grammar import CALLS
+from aioapiqueue._rate import LONGEST, Rate
+from aioapiqueue.integrations._field_names import (
+    POLICIES,
+    PRIORITY,
+    STANDARD,
+    UNIFIED,
+    Field,
+    unit_called,
+)
+from aioapiqueue.integrations._header_values import count, duration, number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aioapiqueue._rate import Limit
+    from aioapiqueue.integrations._header_values import Values
+
+__all__ = ["Groups", "Quota", "Quotas", "rate_of", "read_quotas"]
+
+Groups = dict[str, list[tuple[Field, str]]]
+"""The fields of each quota, in the order in which they came, with their values."""
+
+_LONGEST_FIELD = 8192
+"""Characters. A list of real quotas is far shorter; to parse this much takes milliseconds."""
+_NOT_GIVEN = "-1"
+_USED_OF = re.compile(r"([0-9]{1,15})/([0-9]{1,15})")
+_SHOPIFY_SECONDS = 20.0
+"""A bucket of 40 leaks 2 calls a second, one of 80 leaks 4: each is empty in 20 seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What an answer says of one of the server's quotas.
+
+    Attributes:
+        unit: what it counts: `"calls"` (default), or in the words of the header `"tokens"`,
+            `"input_tokens"` and so on.
+        remaining: what is left of it; None: not given, as below.
+        reset: seconds from now until it is full again, or until its next window begins.
+        limit: its size.
+        period: the seconds in which so much is let through.
+    """
+
+    unit: str = CALLS
+    remaining: float | None = None
+    reset: float | None = None
+    limit: float | None = None
+    period: float | None = None
+
+
+@dataclass(slots=True)
+class Quotas:
+    """What the fields of one answer say together.
+
+    Attributes:
+        all: every quota of which something is given beside its reset, in the order of the fields.
+        needed: those of them without which a call is refused.
+        resets: seconds, of quotas of which nothing else is given.
+        rejected: seconds until the subscription's windows open that are used up.
+        limits: what is stated whole: a size, and the seconds in which so much is let through.
+    """
+
+    all: list[Quota] = field(default_factory=list)
+    needed: list[Quota] = field(default_factory=list)
+    resets: list[float] = field(default_factory=list)
+    rejected: float | None = None
+    limits: dict[Limit, None] = field(default_factory=dict)
+
+    def add(self, quota: Quota, *, needed: bool = True) -> None:
+        """Add one of which something is given."""
+        if quota.remaining is None and quota.limit is None:
+            if quota.reset is not None:
+                self.resets.append(quota.reset)
+            return
+        self.all.append(quota)
+        if needed:
+            self.needed.append(quota)
+            self.state(quota.limit, quota.period, quota.unit)
+
+    def state(self, limit: float | None, period: float | None, unit: str) -> None:
+        """Add a limit, if it is stated whole and can be one."""
+        rate = None if limit is None or period is None else rate_of(limit, period, unit)
+        if rate is not None:
+            self.limits[rate] = None
+
+
+class _Policy(NamedTuple):
+    """A quota of `RateLimit-Policy`; its unit is None if it is not refilled by time, or unknown."""
+
+    name: Any
+    limit: float
+    period: float | None
+    unit: str | None
+
+
+def rate_of(limit: float, period: float, unit: str) -> Rate | None:
+    """Return the rate of `limit` in `period` seconds, all of it at once; None: that is no rate."""
+    whole = int(limit) if limit == int(limit) else limit
+    try:
+        return Rate(whole, per=period, burst=whole, unit=unit)
+    except ValueError:
+        return None
+
+
+def read_quotas(groups: Groups, values: Values) -> Quotas:
+    """Return what these fields say; what cannot be read is left out, and noted in `values`."""
+    return _Reading(groups, values).quotas
+
+
+class _Reading:
+    def __init__(self, groups: Groups, values: Values) -> None:
+        self._values = values
+        self._policies: list[_Policy] = []
+        self._matched: set[int] = set()
+        """Policies by place, of which other fields say more."""
+        self.quotas = Quotas()
+        structured = _by_kind(groups.get(POLICIES, ()))
+        if "policies" in structured:
+            self._policies = self._read_policies(structured["policies"])
+        for of, fields in groups.items():
+            if of == POLICIES:
+                if "items" in structured:
+                    self._read_items(structured["items"])
+            elif of.startswith(UNIFIED):
+                self._read_window(of, _by_kind(fields))
+            else:
+                self._read_group(of, fields[0][0], _by_kind(fields))
+        for place, policy in enumerate(self._policies):
+            if policy.unit is not None and place not in self._matched:
+                self.quotas.add(Quota(policy.unit, limit=policy.limit, period=policy.period))
+
+    # Fields of a name for each value.
+
+    def _read_group(self, of: str, first: Field, given: dict[str, list[str]]) -> None:
+        if first.kind == "rate":
+            self._read_rate(given["rate"])
+        elif first.kind == "used-of":
+            self._read_used_of(given["used-of"])
+        else:
+            needed = not of.startswith(PRIORITY)
+            self.quotas.add(self._quota(of, first, given), needed=needed)
+
+    def _quota(self, of: str, first: Field, given: dict[str, list[str]]) -> Quota:
+        values = self._values
+        remaining = reset = limit = None
+        period = first.period
+        if "remaining" in given:
+            texts = [text for text in given["remaining"] if text.strip(" \t") != _NOT_GIVEN]
+            remaining = values.read(texts, _counted, pick=min)
+        if "limit" in given:
+            limit, stated = self._read_limit(of, given["limit"])
+            period = period or stated
+        if "interval" in given and (span := values.read(given["interval"], number)):
+            period = min(span / 1000, LONGEST)
+        if remaining is not None or _NOT_GIVEN not in map(str.strip, given.get("remaining", ())):
+            # Seconds from now are better than a date, which depends on two clocks.
+            for kind in ("reset-after", "reset", "next"):
+                texts = [text for text in given.get(kind, ()) if text.strip(" \t") != _NOT_GIVEN]
+                if texts:
+                    reset = values.wait(texts)
+                    break
+        return Quota(first.unit, remaining, reset, limit, period)
+
+    def _read_limit(self, of: str, texts: Sequence[str]) -> tuple[float | None, float | None]:
+        """Return a quota's size and period.
+
+        A few services write more than a number: Docker Hub `100;w=21600`; the IETF draft until -04
+        `100, 100;w=60, 1000;w=3600`, the size and all policies; AspNetCoreRateLimit `1m`, the
+        period.
+        """
+        texts = [text for text in texts if text.strip(" \t") != _NOT_GIVEN]
+        plain = [text for text in texts if number(text) is not None]
+        limit = self._values.read(plain, count, pick=min)
+        period = None
+        for text in texts:
+            if text in plain:
+                continue
+            if (span := duration(text)) is not None:
+                period = span or None
+                continue
+            try:
+                policies = [_policy(name, given) for name, given in _items([text])]
+            except ValueError:
+                self._values.malformed = True
+                continue
+            limit = policies[0].limit if policies else limit
+            with_periods = [policy for policy in policies if policy.period is not None]
+            period = next((one.period for one in with_periods if one.limit == limit), None)
+            for policy in with_periods:
+                self.quotas.state(policy.limit, policy.period, CALLS)
+        if of == STANDARD and limit is not None and period is None:
+            period = self._period_of(limit)
+        return limit, period
+
+    def _read_rate(self, texts: Sequence[str]) -> None:
+        """Read calls per second; how many may come at once is not given (Amazon's SP-API)."""
+        rate = self._values.read(texts, number, pick=min)
+        if not rate:
+            return
+        try:
+            self.quotas.limits[Rate(1, per=1 / rate)] = None
+        except ValueError:
+            self._values.malformed = True
+
+    def _read_used_of(self, texts: Sequence[str]) -> None:
+        """Read what a bucket holds, and its size (Shopify)."""
+        distinct = list(dict.fromkeys(texts))
+        found = [match for text in distinct if (match := _USED_OF.fullmatch(text.strip(" \t")))]
+        pairs = [(float(match[1]), float(match[2])) for match in found]
+        pairs = [(used, size) for used, size in pairs if size]
+        if len(distinct) > 1 or len(pairs) < len(distinct):
+            self._values.malformed = True
+        if pairs:
+            used, size = max(pairs, key=lambda pair: pair[0] / pair[1])
+            used = min(used, size)
+            reset = _SHOPIFY_SECONDS * used / size
+            self.quotas.add(Quota(CALLS, size - used, reset, size, _SHOPIFY_SECONDS))
+
+    def _read_window(self, of: str, given: dict[str, list[str]]) -> None:
+        """Read when one of a subscription's windows opens, if it is used up (Anthropic).
+
+        A reset alone is no reason to wait: most windows are open. `overage` is always rejected,
+        unless it was paid for.
+        """
+        if "overage" in of or "rejected" not in map(str.strip, given.get("status", ())):
+            return
+        reset = self._values.wait(given.get("reset", ()))
+        if reset is not None:
+            self.quotas.rejected = max(reset, self.quotas.rejected or 0.0)
+
+    # Structured fields.
+
+    def _read_policies(self, texts: Sequence[str]) -> list[_Policy]:
+        try:
+            return [_policy(name, given) for name, given in _items(texts)]
+        except ValueError:
+            self._values.malformed = True
+            return []
+
+    def _period_of(self, limit: float) -> float | None:
+        """Return the period of the policy of that size, of which no more needs to be said."""
+        for place, policy in enumerate(self._policies):
+            if policy.limit == limit and policy.unit is not None:
+                self._matched.add(place)
+                return policy.period
+        return None
+
+    def _read_items(self, texts: Sequence[str]) -> None:
+        try:
+            try:
+                items = _items(texts)
+            except http_sf.StructuredFieldError:  # until -07, it was a dictionary
+                given = {key: value for key, (value, _) in _parsed(texts, "dictionary").items()}
+                limit = self._number(given.get("limit"))
+                period = None if limit is None else self._period_of(limit)
+                self._add_item(given.get("remaining"), given.get("reset"), CALLS, limit, period)
+                return
+        except ValueError:
+            self._values.malformed = True
+            return
+        policies = {policy.name: place for place, policy in enumerate(self._policies)}
+        for name, given in items:
+            place = policies.get(name)
+            if place is None:
+                self._add_item(given.get("r"), given.get("t"), CALLS, None, None)
+                continue
+            self._matched.add(place)
+            policy = self._policies[place]
+            if policy.unit is not None:
+                parts = policy.unit, policy.limit, policy.period
+                self._add_item(given.get("r"), given.get("t"), *parts)
+
+    def _add_item(
+        self, left: object, reset: object, unit: str, limit: float | None, period: float | None
+    ) -> None:
+        remaining = self._values.read([str(left)], count)
+        if remaining is not None:
+            wait = None if reset is None else self._values.wait([str(reset)])
+            self.quotas.add(Quota(unit, remaining, wait, limit, period))
+
+    def _number(self, value: object) -> float | None:
+        return None if value is None else self._values.read([str(value)], count)
+
+
+def _by_kind(fields: Sequence[tuple[Field, str]]) -> dict[str, list[str]]:
+    given: dict[str, list[str]] = {}
+    for one, value in fields:
+        given.setdefault(one.kind, []).append(value)
+    return given
+
+
+def _counted(text: str) -> float | None:
+    """Return a count, which may have parameters (Docker Hub: `76;w=21600`), or None."""
+    if (value := count(text)) is not None or ";" not in text:
+        return value
+    try:
+        items = _items([text])
+    except ValueError:
+        return None
+    return count(str(items[0][0])) if len(items) == 1 else None
+
+
+def _policy(name: Any, given: Mapping[str, Any]) -> _Policy:  # noqa: ANN401 - as the library has it
+    """Read one policy; until -07, its size was in the place of its name.
+
+    Raises:
+        ValueError: it has no size.
+    """
+    size = count(str(given.get("q", name)))
+    if size is None:
+        raise ValueError(f"a policy needs the size of its quota, not {name!r:.40}")
+    period = number(str(given["w"])) if "w" in given else None
+    unit = str(given.get("qu", "requests"))
+    known = None if unit == "concurrent-requests" else unit_called(unit)
+    return _Policy(name, size, period if period and period <= LONGEST else None, known)
+
+
+def _items(values: Sequence[str]) -> list[tuple[Any, dict[str, Any]]]:
+    """Parse a list, of which each value is one line; return its names and their parameters."""
+    items: list[tuple[Any, dict[str, Any]]] = _parsed(values, "list") if values else []
+    if any(isinstance(name, list) for name, _ in items):
+        raise ValueError("no field that is read here has an inner list")
+    return items
+
+
+def _parsed(values: Sequence[str], kind: str) -> Any:  # noqa: ANN401 - as the library has it
+    """Parse a structured field (RFC 9651).
+
+    Raises:
+        ValueError: it is malformed, or too long to look into.
+    """
+    if sum(map(len, values)) > _LONGEST_FIELD:
+        raise ValueError(f"a field of more than {_LONGEST_FIELD} characters")
+    if not all(value.strip() for value in values):
+        raise ValueError("an empty field")
+    return http_sf.parse(", ".join(values).encode("ascii"), tltype=kind)
