@@ -62,6 +62,10 @@ class Values:
             read: reads one of them; None: malformed.
             pick: of several values, the more careful one; default: the largest.
         """
+        if len(values) == 1:  # most
+            value = read(values[0])
+            self.malformed |= value is None
+            return value
         distinct = dict.fromkeys(values)
         found = [value for text in distinct if (value := read(text)) is not None]
         if len(distinct) > 1 or len(found) < len(distinct):

@@ -101,7 +101,7 @@ def reads_body(status: int, headers: Iterable[tuple[str, str]]) -> bool:
     """Return whether the body of an answer is worth reading for `read_advice`.
 
     That is JSON of a refusal (403, 418, 429, 503, 529), of at most `MAX_BODY` bytes, or of a length
-    that is not declared: whoever reads it stops after `MAX_BODY`, and then passes none.
+    that is not declared: a caller stops reading after `MAX_BODY`, and then passes none.
 
     >>> reads_body(429, [("Content-Type", "application/json"), ("Content-Length", "500")])
     True

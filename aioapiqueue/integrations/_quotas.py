@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 try:
@@ -40,6 +41,8 @@ Groups = dict[str, list[tuple[Field, str]]]
 
 _LONGEST_FIELD = 8192
 """Characters. A list of real quotas is far shorter; to parse this much takes milliseconds."""
+_LONGEST_KEPT = 512
+"""Characters of policies that are not parsed each time."""
 _NOT_GIVEN = "-1"
 _USED_OF = re.compile(r"([0-9]{1,15})/([0-9]{1,15})")
 _SHOPIFY_SECONDS = 20.0
@@ -128,7 +131,7 @@ def read_quotas(groups: Groups, values: Values) -> Quotas:
 class _Reading:
     def __init__(self, groups: Groups, values: Values) -> None:
         self._values = values
-        self._policies: list[_Policy] = []
+        self._policies: Sequence[_Policy] = ()
         self._matched: set[int] = set()
         """Policies by place, of which other fields say more."""
         self.quotas = Quotas()
@@ -142,7 +145,13 @@ class _Reading:
             elif of.startswith(UNIFIED):
                 self._read_window(of, _by_kind(fields))
             else:
-                self._read_group(of, fields[0][0], _by_kind(fields))
+                unknown = [one.kind for one, text in fields if _is_unknown(text)]
+                known = [one for one in fields if not _is_unknown(one[1])] if unknown else fields
+                given = _by_kind(known)
+                if "remaining" in unknown and "remaining" not in given:
+                    # The reset beside it is of nothing.
+                    given = {kind: given[kind] for kind in given if kind == "limit"}
+                self._read_group(of, fields[0][0], given)
         for place, policy in enumerate(self._policies):
             if policy.unit is not None and place not in self._matched:
                 self.quotas.add(Quota(policy.unit, limit=policy.limit, period=policy.period))
@@ -150,9 +159,9 @@ class _Reading:
     # Fields of a name for each value.
 
     def _read_group(self, of: str, first: Field, given: dict[str, list[str]]) -> None:
-        if first.kind == "rate":
+        if "rate" in given:
             self._read_rate(given["rate"])
-        elif first.kind == "used-of":
+        elif "used-of" in given:
             self._read_used_of(given["used-of"])
         else:
             needed = not of.startswith(PRIORITY)
@@ -160,33 +169,25 @@ class _Reading:
 
     def _quota(self, of: str, first: Field, given: dict[str, list[str]]) -> Quota:
         values = self._values
-        remaining = reset = limit = None
-        period = first.period
-        if "remaining" in given:
-            texts = [text for text in given["remaining"] if text.strip(" \t") != _NOT_GIVEN]
-            remaining = values.read(texts, _counted, pick=min)
+        remaining = values.read(given.get("remaining", ()), _counted, pick=min)
+        limit, period = None, first.period
         if "limit" in given:
             limit, stated = self._read_limit(of, given["limit"])
             period = period or stated
         if "interval" in given and (span := values.read(given["interval"], number)):
             period = min(span / 1000, LONGEST)
-        if remaining is not None or _NOT_GIVEN not in map(str.strip, given.get("remaining", ())):
-            # Seconds from now are better than a date, which depends on two clocks.
-            for kind in ("reset-after", "reset", "next"):
-                texts = [text for text in given.get(kind, ()) if text.strip(" \t") != _NOT_GIVEN]
-                if texts:
-                    reset = values.wait(texts)
-                    break
+        # Seconds from now are better than a date, which depends on two clocks.
+        resets = given.get("reset-after") or given.get("reset") or given.get("next")
+        reset = values.wait(resets) if resets else None
         return Quota(first.unit, remaining, reset, limit, period)
 
     def _read_limit(self, of: str, texts: Sequence[str]) -> tuple[float | None, float | None]:
         """Return a quota's size and period.
 
-        A few services write more than a number: Docker Hub `100;w=21600`; the IETF draft until -04
-        `100, 100;w=60, 1000;w=3600`, the size and all policies; AspNetCoreRateLimit `1m`, the
-        period.
+        A few services write more than a number: Docker Hub `100;w=21600`; Envoy (by the third
+        IETF draft) `100, 100;w=60, 1000;w=3600`, the size and all policies; AspNetCoreRateLimit
+        `1m`, the period.
         """
-        texts = [text for text in texts if text.strip(" \t") != _NOT_GIVEN]
         plain = [text for text in texts if number(text) is not None]
         limit = self._values.read(plain, count, pick=min)
         period = None
@@ -197,7 +198,7 @@ class _Reading:
                 period = span or None
                 continue
             try:
-                policies = [_policy(name, given) for name, given in _items([text])]
+                policies = _policies((text,))
             except ValueError:
                 self._values.malformed = True
                 continue
@@ -248,12 +249,12 @@ class _Reading:
 
     # Structured fields.
 
-    def _read_policies(self, texts: Sequence[str]) -> list[_Policy]:
+    def _read_policies(self, texts: Sequence[str]) -> Sequence[_Policy]:
         try:
-            return [_policy(name, given) for name, given in _items(texts)]
+            return _policies(tuple(texts))
         except ValueError:
             self._values.malformed = True
-            return []
+            return ()
 
     def _period_of(self, limit: float) -> float | None:
         """Return the period of the policy of that size, of which no more needs to be said."""
@@ -307,6 +308,10 @@ def _by_kind(fields: Sequence[tuple[Field, str]]) -> dict[str, list[str]]:
     return given
 
 
+def _is_unknown(text: str) -> bool:
+    return "-1" in text and text.strip(" \t") == _NOT_GIVEN
+
+
 def _counted(text: str) -> float | None:
     """Return a count, which may have parameters (Docker Hub: `76;w=21600`), or None."""
     if (value := count(text)) is not None or ";" not in text:
@@ -316,6 +321,22 @@ def _counted(text: str) -> float | None:
     except ValueError:
         return None
     return count(str(items[0][0])) if len(items) == 1 else None
+
+
+def _policies(texts: tuple[str, ...]) -> Sequence[_Policy]:
+    """Read policies, which are the same in most answers of a server.
+
+    Raises:
+        ValueError: they are malformed.
+    """
+    return (_kept if sum(map(len, texts)) <= _LONGEST_KEPT else _parse_policies)(texts)
+
+
+def _parse_policies(texts: tuple[str, ...]) -> Sequence[_Policy]:
+    return tuple(_policy(name, given) for name, given in _items(texts))
+
+
+_kept = lru_cache(maxsize=64)(_parse_policies)
 
 
 def _policy(name: Any, given: Mapping[str, Any]) -> _Policy:  # noqa: ANN401 - as the library has it

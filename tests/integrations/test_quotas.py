@@ -249,6 +249,14 @@ FORMS = {
         ],
         [Quota("calls", 50, 30, 100, 60)],
     ),
+    "Envoy": (
+        [
+            ("x-ratelimit-limit", "10, 10;w=60;name=a, 20;w=3600"),
+            ("x-ratelimit-remaining", "0"),
+            ("x-ratelimit-reset", "23"),
+        ],
+        [Quota("calls", 0, 23, 10, 60)],
+    ),
     "IETF until draft 4": (
         [
             ("RateLimit-Limit", "100, 100;w=60, 1000;w=3600"),
@@ -279,6 +287,7 @@ WHOLE = {
     "Shopify": ["40 per 20s burst 40"],
     "Docker Hub": ["100 per 6h burst 100"],
     "AspNetCoreRateLimit": [],
+    "Envoy": ["10/min burst 10", "20/h burst 20"],
     "IETF": ["100/min burst 100", "1000/day burst 1000"],
     "IETF, units": ["65535 content_bytes per 10s burst 65535"],
     "IETF until draft 7": ["100/min burst 100", "10000/day burst 10000"],
