@@ -201,7 +201,11 @@ def test_bodies_that_say_nothing():
     assert advice(429, body=longest).refused
     for text in (None, b"", longest + b" "):
         assert advice(429, body=text) == Advice(throttled=True)
-    assert advice(200, body=value) == Advice()
+    for status in (200, 400):
+        assert advice(status, body=value) == Advice()
+        left = ("X-RateLimit-Remaining", "5")
+        for text in (value, b"{"):
+            assert advice(status, left, body=text) == advice(status, left)
 
 
 def test_deep_values_are_not_followed():

@@ -116,7 +116,7 @@ def test_openai_without_retry_after():
     ]
     assert hold(429, *fields, costs={"tokens": 900}) == 59.6
     assert hold(429, *fields) == 59.6  # nobody knows the cost: the emptiest
-    assert hold(429, *fields, costs={"tokens": 100}) is None  # it would have fitted
+    assert hold(429, *fields, costs={"tokens": 200}) is None  # it would have fitted
 
 
 def test_anthropic_rounds_to_thousands():
@@ -158,6 +158,7 @@ def test_a_refusal_while_something_remains():
         throttled=True, remaining=(Quota("calls", 4990, 3000, 5000),)
     )
     assert hold(429, fields[2]) == 3000  # nothing else is known
+    assert hold(429, *fields, ("x-ratelimit-reset-tokens", "30")) is None
 
 
 def test_retry_after_takes_precedence():
@@ -217,6 +218,9 @@ def test_a_subscriptions_windows():
     assert hold(429, *subscription("rejected", "rejected")) == 1200
     far = advice(429, *subscription("rejected", "allowed", "rejected"))
     assert far == Advice(throttled=True, hold=3600, malformed=True)
+    both = reversed(subscription("rejected", "rejected", "rejected"))
+    assert hold(429, *both, max_hold=900_000) == 500_000
+    assert hold(429, *subscription("allowed_warning", "allowed_warning")) is None
     assert hold(429, *subscription("rejected", "rejected"), ("Retry-After", "30")) == 30
     quota = anthropics("requests", 0, 50, 9)
     assert hold(429, *subscription("allowed"), *quota) == 9
@@ -238,6 +242,8 @@ def test_not_to_be_sent_again(status):
 def test_other_failures_are_no_refusals(status):
     """They are about the request itself."""
     assert advice(status, ("X-Should-Retry", "false")) == Advice()
+    left = ("X-RateLimit-Remaining", "5")
+    assert advice(status, ("X-Should-Retry", "false"), left) == advice(status, left)
 
 
 JSON = ("Content-Type", "application/json; charset=utf-8")

@@ -324,6 +324,15 @@ def test_live_rate_of_sp_api(rate, expected):
 def test_what_can_be_no_limit(field):
     """No call in a minute, no time, and a unit that is none: no limit, but nothing malformed."""
     assert limits(field) == []
+    assert not [quota for quota in quotas(field) if quota.limit and quota.period]
+
+
+def test_policies_are_of_standard_fields():
+    """The size of another quota may be the same, and its period is its own."""
+    policy = ("RateLimit-Policy", "100;w=60")
+    assert quotas(policy, ("RateLimit-Limit", "100")) == (Quota(limit=100, period=60),)
+    tokens = quotas(policy, ("x-ratelimit-limit-tokens", "100"))
+    assert tokens == (Quota("tokens", limit=100), Quota(limit=100, period=60))
 
 
 @pytest.mark.parametrize(
