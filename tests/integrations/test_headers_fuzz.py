@@ -86,8 +86,13 @@ SCALARS = (
     )
 )
 JSON = st.recursive(
-    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(KEYS | st.text(), inner), max_leaves=20
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(KEYS | st.text(), inner, max_size=4)
+    ),
+    max_leaves=8,
 )
+ERRORS = st.dictionaries(KEYS, JSON, max_size=4)
 BODIES = st.none() | st.binary() | JSON.map(lambda value: json.dumps(value).encode())
 STATUSES = st.sampled_from([200, 403, 418, 429, 503, 529]) | st.integers()
 COSTS = st.none() | st.dictionaries(
@@ -108,7 +113,7 @@ def test_any_body_is_within_bounds(status, body, most):
     check(read_advice(status, [], now=NOW, max_hold=most, body=body), most)
 
 
-@given(st.dictionaries(KEYS, JSON), st.lists(st.dictionaries(KEYS, JSON)), st.floats(0, 1e6))
+@given(ERRORS, st.lists(ERRORS, max_size=3), st.floats(0, 1e6))
 def test_any_error_is_within_bounds(error, details, most):
     """Nor does an error of the right shape, with anything in its fields."""
     body = json.dumps({"error": {**error, "details": details}}).encode()
