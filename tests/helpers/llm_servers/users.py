@@ -1,0 +1,86 @@
+"""Another client of the same quota, without an SDK and without a queue."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+
+from tests.helpers.llm_servers.prompts import prompt
+
+__all__ = ["SteadyUser", "steady_user"]
+
+NOT_TOKENS = ("calls", "calls_per_day")
+
+
+@dataclass
+class SteadyUser:
+    """What became of its requests so far."""
+
+    every: float  # seconds between two of them
+    prompt_tokens: int  # of each
+    max_tokens: int
+    sent: int = 0
+    refused: int = 0
+
+    @property
+    def refused_share(self):
+        """Refusals for each request."""
+        return self.refused / self.sent
+
+
+@asynccontextmanager
+async def steady_user(server, share, *, model="m", key="steady", seconds=0.0):
+    """Use a share of a model's quota evenly, from now to the end of the block.
+
+    Its calls come so often as that share of the calls allows, and each takes that share of the
+    tokens in this time, rounded down; so the model needs a limit of calls. Its requests do not
+    wait for each other.
+
+    Args:
+        server: an `LLMServer` that is up.
+        share: 0 to 1.
+        model: whose quotas.
+        key: its API key, by which the server's log knows it.
+        seconds: of each answer.
+    """
+    quotas = server.quotas(model)
+    every = quotas.periods["calls"] / (share * quotas.limits["calls"])
+    each = {
+        unit: int(share * limit * every / quotas.periods[unit])
+        for unit, limit in quotas.limits.items()
+        if unit not in NOT_TOKENS
+    }
+    tokens = each.get("tokens", each.get("input_tokens", 20) + each.get("output_tokens", 20))
+    max_tokens = each.get("output_tokens", tokens // 2)
+    user = SteadyUser(every, each.get("input_tokens", tokens - max_tokens), max_tokens)
+    text = prompt(user.prompt_tokens, out=max_tokens, seconds=seconds)
+    path, body = server.request(model, text, max_tokens)
+
+    async def call(session):
+        async with session.post(server.url + path, json=body) as response:
+            await response.read()
+            user.refused += response.status == 429
+
+    async def run(session):
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        async with asyncio.TaskGroup() as calls:
+            while True:
+                user.sent += 1
+                calls.create_task(call(session))
+                await asyncio.sleep(max(0.0, begun + user.sent * every - loop.time()))
+
+    async with aiohttp.ClientSession(
+        headers={"authorization": f"Bearer {key}"}, connector=aiohttp.TCPConnector(limit=0)
+    ) as session:
+        running = asyncio.create_task(run(session))
+        try:
+            yield user
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+            if not running.cancelled():
+                running.result()  # raises what went wrong

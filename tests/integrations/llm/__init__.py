@@ -1,0 +1,1 @@
+"""LLM APIs, with the SDKs of their providers and local servers that enforce quotas."""
