@@ -156,15 +156,15 @@ class AnthropicMessages(Sdk):
             base_url=server.base_url, api_key=key, http_client=http_client, max_retries=retries
         )
 
-    async def ask(self, text, max_tokens=1000, *, model="m"):
+    async def ask(self, text, max_tokens=None, *, model="m"):
         found = await self.client.messages.create(
-            model=model, messages=[{"role": "user", "content": text}], max_tokens=max_tokens
+            model=model, messages=[{"role": "user", "content": text}], max_tokens=max_tokens or 1000
         )
         return found.usage.input_tokens, found.usage.output_tokens
 
-    async def stream(self, text, max_tokens=1000, *, model="m"):
+    async def stream(self, text, max_tokens=None, *, model="m"):
         async with self.client.messages.stream(
-            model=model, messages=[{"role": "user", "content": text}], max_tokens=max_tokens
+            model=model, messages=[{"role": "user", "content": text}], max_tokens=max_tokens or 1000
         ) as events:
             async for event in events:
                 if event.type == "content_block_delta":

@@ -38,6 +38,8 @@ class Messages:
     def read(request, body):
         """Take what must be there, the maximum among it."""
         del request
+        if body.get("max_tokens") is None:
+            raise KeyError("max_tokens")
         return Call.of(
             body["model"],
             [*texts(body.get("system")), *texts(body["messages"])],

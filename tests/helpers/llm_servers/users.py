@@ -13,6 +13,7 @@ from tests.helpers.llm_servers.prompts import prompt
 __all__ = ["SteadyUser", "steady_user"]
 
 NOT_TOKENS = ("calls", "calls_per_day")
+UNCOUNTED = 20  # tokens, where there is no limit
 
 
 @dataclass
@@ -53,11 +54,12 @@ async def steady_user(server, share, *, model="m", key="steady", seconds=0.0):
         for unit, limit in quotas.limits.items()
         if unit not in NOT_TOKENS
     }
-    tokens = each.get("tokens", each.get("input_tokens", 20) + each.get("output_tokens", 20))
-    max_tokens = each.get("output_tokens", tokens // 2)
-    user = SteadyUser(every, each.get("input_tokens", tokens - max_tokens), max_tokens)
-    text = prompt(user.prompt_tokens, out=max_tokens, seconds=seconds)
-    path, body = server.request(model, text, max_tokens)
+    if "tokens" in each:
+        asked, made = -(-each["tokens"] // 2), each["tokens"] // 2
+    else:
+        asked, made = each.get("input_tokens", UNCOUNTED), each.get("output_tokens", UNCOUNTED)
+    user = SteadyUser(every, asked, made)
+    path, body = server.request(model, prompt(asked, out=made, seconds=seconds), made)
 
     async def call(session):
         async with session.post(server.url + path, json=body) as response:
