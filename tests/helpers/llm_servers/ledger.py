@@ -30,7 +30,7 @@ class Arrival:
 
     @property
     def job(self):
-        """What `least_time` wants to know of it, once it has ended."""
+        """It as `least_time` takes it, once it has ended."""
         return Job(self.costs, self.ended - self.at, self.back)
 
 
@@ -54,9 +54,10 @@ class Ledger:
         self._family = family
         self._quotas = {}
 
-    def new_quotas(self, model="m"):
-        """Make quotas like those of a model, of which nothing is taken."""
-        limits = self._models.get(self._family(model), self.limits)
+    def new_quotas(self, model="m", *, share=1.0):
+        """Make quotas like those of a model, or a share of them, of which nothing is taken."""
+        found = self._models.get(self._family(model), self.limits)
+        limits = {unit: share * limit for unit, limit in found.items()}
         period = self._period
         if not isinstance(period, Mapping):
             period = {unit: DAY if unit.endswith("_per_day") else period for unit in limits}
@@ -73,6 +74,10 @@ class Ledger:
     def refusals(self):
         """Those that a quota refused."""
         return [arrival for arrival in self.log if arrival.refusal is not None]
+
+    def jobs(self, *, key=None):
+        """Return what was admitted and has ended, of one API key or all, for `least_time`."""
+        return [one.job for one in self.log if one.ended is not None and key in {None, one.key}]
 
     def arrive(self, now, *, key, model, costs, retry=0, fault=None):
         """Admit a request or refuse it, note it, and return the note.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import contextlib
 from dataclasses import dataclass
 
 import aiohttp
@@ -32,13 +32,14 @@ class SteadyUser:
         return self.refused / self.sent
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def steady_user(server, share, *, model="m", key="steady", seconds=0.0):
     """Use a share of a model's quota evenly, from now to the end of the block.
 
     Its calls come so often as that share of the calls allows, and each takes that share of the
     tokens in this time, rounded down; so the model needs a limit of calls. Its requests do not
-    wait for each other.
+    wait for each other. At the end of the block it waits for the answers to those that it has
+    sent; if the block fails or is cancelled, it stops at once.
 
     Args:
         server: an `LLMServer` that is up.
@@ -66,14 +67,17 @@ async def steady_user(server, share, *, model="m", key="steady", seconds=0.0):
             await response.read()
             user.refused += response.status == 429
 
+    stopped = asyncio.Event()
+
     async def run(session):
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
+        begun = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as calls:
-            while True:
+            while not stopped.is_set():
                 user.sent += 1
                 calls.create_task(call(session))
-                await asyncio.sleep(max(0.0, begun + user.sent * every - loop.time()))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(begun + user.sent * every):
+                        await stopped.wait()
 
     async with aiohttp.ClientSession(
         headers={"authorization": f"Bearer {key}"}, connector=aiohttp.TCPConnector(limit=0)
@@ -81,8 +85,8 @@ async def steady_user(server, share, *, model="m", key="steady", seconds=0.0):
         running = asyncio.create_task(run(session))
         try:
             yield user
+            stopped.set()
+            await running
         finally:
             running.cancel()
-            await asyncio.wait([running])
-            if not running.cancelled():
-                running.result()  # raises what went wrong
+            await asyncio.gather(running, return_exceptions=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 import anthropic
@@ -227,21 +228,30 @@ async def test_anthropic_streams_usage():
 
 
 async def test_anthropic_reserves_output():
-    """Of calls that run at once, the reserved output counts; what is counted as it is made not."""
-    for output, refused in (("reserved", 1), ("actual", 0)):
-        limits = {"output_tokens": 500}
-        serving, connect = use("anthropic", limits, output=output, algorithm="window")
-        async with serving as server, connect(server) as one:
-            async for piece, _ in one.stream(prompt(20, out=100, seconds=0.1), 300):
-                if not piece or len(server.log) > 1:
-                    continue
-                try:
-                    await one.ask(prompt(20, out=50), 300)
-                except anthropic.RateLimitError:
-                    assert server.quotas().remaining(server.now(), "output_tokens") == 200
-            assert len(server.refusals) == refused
-            left = 500 - 100 - 50 * (not refused)
-            assert server.quotas().remaining(server.now(), "output_tokens") == left
+    """While a call runs its maximum counts; then what it has made."""
+    serving, connect = use("anthropic", {"output_tokens": 500}, algorithm="window")
+    async with serving as server, connect(server) as one:
+        async with aclosing(one.stream(prompt(20, out=100, seconds=50), 300)) as events:
+            await anext(events)
+            assert server.quotas().remaining(server.now(), "output_tokens") == 200
+            with pytest.raises(anthropic.RateLimitError):
+                await one.ask(prompt(20, out=50), 300)
+        await server.idle()
+        assert server.quotas().remaining(server.now(), "output_tokens") == 480
+
+
+async def test_anthropic_counts_actual_output():
+    """Where output is counted as it is made, the maximum does not matter."""
+    limits = {"output_tokens": 500}
+    serving, connect = use("anthropic", limits, output="actual", algorithm="window")
+    async with serving as server, connect(server) as one:
+        async with aclosing(one.stream(prompt(20, out=100, seconds=50), 300)) as events:
+            await anext(events)
+            assert server.quotas().remaining(server.now(), "output_tokens") == 480
+            await one.ask(prompt(20, out=50), 1000)
+        await server.idle()
+        assert server.quotas().remaining(server.now(), "output_tokens") == 430
+        assert [arrival.back for arrival in server.log] == [{}, {}]
 
 
 async def test_anthropic_refusal():

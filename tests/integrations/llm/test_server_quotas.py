@@ -190,8 +190,17 @@ async def test_ledger_in_virtual_time():
         ledger.end(now(), one, {})
     assert len(ledger.refusals) == 2
     assert [round(one.at, 6) for one in ledger.log if one.refusal is None] == [0, 3, 10]
-    done = [one.job for one in ledger.log if one.refusal is None]
-    assert least_time(ledger.new_quotas(), done) == pytest.approx(now())
+    assert least_time(ledger.new_quotas(), ledger.jobs()) == pytest.approx(now())
+
+
+def test_least_time_of_a_share():
+    """Beside a client that uses a half, it is that of half the limits, of one key's jobs."""
+    ledger = Ledger({"tokens": 100}, period=10)
+    for key in ("mine", "other"):
+        ledger.end(1, ledger.arrive(0, key=key, model="m", costs={"tokens": 50}), {})
+    jobs = ledger.jobs(key="mine")
+    assert jobs == [Job({"tokens": 50}, 1)]
+    assert least_time(ledger.new_quotas(share=0.5), jobs * 3) == 20
 
 
 def test_prompt_has_its_tokens():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 
 import aiohttp
 import anthropic
@@ -63,7 +64,7 @@ async def test_stream(sdk):
         usage, instants = await one.read(prompt(40, out=120, seconds=0.3), 100)
         assert usage == (40, 100)
         assert len(instants) == 5
-        assert instants[-1] - instants[0] >= 0.2
+        assert instants[0] < server.log[-1].ended
         assert instants[-1] - begun >= 0.24 - 0.001
         assert server.log[-1].produced == 100
 
@@ -123,6 +124,25 @@ async def test_client_goes_away(sdk, streams):
         for unit in server.quotas().limits:
             used = arrival.costs.get(unit, 0) - arrival.back.get(unit, 0)
             assert server.quotas().remaining(server.now(), unit) == 100_000 - used
+
+
+@pytest.mark.parametrize("name", [name for name in SDKS if name != "gemini"])
+async def test_abandoned_stream(name):
+    """A stream that is left after its first piece ends at once.
+
+    Not so with google-genai 3.6: what it gives out does not close the response below it, so that
+    the server goes on to the end.
+    """
+    sdk = SDKS[name]
+    async with sdk.server(AMPLE) as server, sdk(server) as one:
+        async with aclosing(one.stream(prompt(40, out=100, seconds=50), 150)) as events:
+            assert await anext(events) == ("abc " * 20, None)
+        begun = time.monotonic()
+        await server.idle()
+        assert time.monotonic() - begun < 10
+        [arrival] = server.log
+        assert arrival.cancelled
+        assert arrival.back == unused(sdk, 130)
 
 
 async def test_failed_call_counts(sdk):
@@ -250,6 +270,19 @@ async def test_gemini_by_aiohttp():
         assert len(server.log) == 1
 
 
+async def test_steady_user_is_cancelled():
+    """If what it runs beside fails, it stops at once, although its answers take 50 s."""
+    async with OpenAIServer({"calls": 100, "tokens": 10_000}, period=10) as server:
+        begun = time.monotonic()
+        with pytest.raises(ZeroDivisionError):
+            async with steady_user(server, 1 / 2, seconds=50):
+                await server.arrived(1)
+                raise ZeroDivisionError
+        await server.idle()
+        assert time.monotonic() - begun < 10
+        assert all(arrival.cancelled for arrival in server.log)
+
+
 @pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])
 async def test_steady_user(name):
     """It uses its share and no more: alone it is never refused; where nothing is left it is."""
@@ -269,6 +302,5 @@ async def test_steady_user(name):
         server.quotas().charge(server.now(), {"calls": 6000})
         async with steady_user(server, 1 / 3) as user:
             await server.arrived(len(server.log) + 3)
-            await server.idle()
-            assert user.sent >= user.refused >= 2
-            assert user.refused_share == user.refused / user.sent
+        assert user.refused == user.sent >= 3
+        assert user.refused_share == 1
