@@ -9,7 +9,7 @@ A request is counted when all of it has arrived. Then:
 - What a provider gives back it gives back just before the end of the answer is sent, so that it
   is there for what the client sends next. If the client goes away, the answer ends at once and
   what it has not used is given back in the same manner: output that was never made is not counted.
-  The same holds for a request that fails after it was admitted.
+  The same holds for a request that fails after it was admitted, and for a stream that is cut.
 """
 
 from __future__ import annotations
@@ -262,9 +262,12 @@ class LLMServer:
         )
         await response.prepare(request)
         await response.write(endpoint.opening(call))
-        for tokens, until in call.schedule(PIECES):
+        for number, (tokens, until) in enumerate(call.schedule(PIECES), start=1):
             self._produce(call, tokens)
             await response.write(endpoint.piece(call, tokens))
+            if number == call.script.cut:
+                request.transport.close()
+                await asyncio.sleep(PATIENCE)  # until this handler is cancelled for it
             await self._sleep_until(call, until)
         self._end(call)
         await response.write(endpoint.closing(call))

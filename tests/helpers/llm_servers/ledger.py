@@ -26,7 +26,7 @@ class Arrival:
     produced: int = 0  # output tokens so far
     back: Mapping[str, float] = field(default_factory=dict)  # what was given back at the end
     ended: float | None = None
-    cancelled: bool = False  # the client went away before the end
+    cancelled: bool = False  # the connection was lost before the end
 
     @property
     def job(self):

@@ -19,12 +19,14 @@ class Script:
         seconds: from the arrival to the end of the answer.
         cached: input tokens that come from the provider's cache (Anthropic).
         status: fail with this HTTP status after `seconds`, instead of an answer.
+        cut: close the connection after so many of the 5 pieces of a stream.
     """
 
     out: int = 10
     seconds: float = 0.0
     cached: int = 0
     status: int = 200
+    cut: int = 0
 
 
 def count_tokens(*parts):

@@ -145,6 +145,20 @@ async def test_abandoned_stream(name):
         assert arrival.back == unused(sdk, 130)
 
 
+async def test_stream_is_cut(sdk):
+    """A stream that the server cuts fails in the SDK, after what was sent."""
+    async with sdk.server(AMPLE) as server, sdk(server) as one:
+        pieces = []
+        with pytest.raises(Exception, match=r"peer closed connection|Connection error"):
+            async for piece, _ in one.stream(prompt(40, out=100, cut=2), 150):
+                pieces.append(piece)
+        assert pieces == ["abc " * 20] * 2
+        await server.idle()
+        [arrival] = server.log
+        assert arrival.cancelled
+        assert arrival.back == unused(sdk, 110)
+
+
 async def test_failed_call_counts(sdk):
     """A request that fails after it was admitted counts as one that ends before its output."""
     async with sdk.server(AMPLE) as server, sdk(server) as one:
