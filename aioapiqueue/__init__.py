@@ -49,7 +49,7 @@ __all__ = [
     "rate_limited",
 ]
 
-__version__ = "0.1.0"
+__version__: str = "0.1.0"
 
 _LAZY = {"Registry": "registry", "ServiceLimits": "registry", "registry": "registry"}
 """What only some programs need, and the module that has it, which is loaded at its first use.

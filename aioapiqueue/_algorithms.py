@@ -12,14 +12,21 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._rate import Concurrency
-from aioapiqueue._units import ONE_CALL
+from aioapiqueue._units import ONE_CALL, is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioapiqueue._rate import Calendar, Rate, Window
 
-__all__ = ["CalendarWindow", "LimitState", "Permits", "SlidingWindow", "TokenBucket"]
+__all__ = [
+    "CalendarWindow",
+    "LearntBucket",
+    "LimitState",
+    "Permits",
+    "SlidingWindow",
+    "TokenBucket",
+]
 
 _ROUNDING = 1e-9
 """Share of a window by which sums of costs in it may be off: fractions like 0.1 do not add up.
@@ -44,6 +51,8 @@ class LimitState:
 
     largest: float = math.inf
     """The largest cost that could ever start."""
+    optional: bool = False
+    """Whether it does not concern a call that says nothing of what it counts."""
 
     def __init__(self, unit: int = 0) -> None:
         self.unit = unit
@@ -104,6 +113,10 @@ class LimitState:
 
     def release(self) -> None:
         """Note that a body which was charged here has ended."""
+
+    def forget_callers(self) -> None:
+        """Note that all who wait or run are gone, with their loop."""
+        self.wait_list = None
 
     def estimate(self, now: float, cost: float) -> float:  # noqa: ARG002 - as of a hold
         """Return when the last unit of `cost` may start if all of it queues up now."""
@@ -368,6 +381,25 @@ class TokenBucket(LimitState):
             self.restart(now, owed)
 
 
+class LearntBucket(TokenBucket):
+    """A `LearntRate`: not for calls that say nothing of what it counts."""
+
+    __slots__ = ()
+
+    optional = True
+
+    def concerns(self, costs: Sequence[float]) -> bool:
+        return is_stated(costs, self.unit) and costs[self.unit] != 0
+
+    def follow(self, left: float, now: float) -> None:
+        """Have at least so much left, of a quota of this size: the server has said so.
+
+        What calls were charged that ended without an answer, only the server knows to be back.
+        """
+        if left > self.burst - max(0.0, self.tat - now) / self.interval:
+            self.restart(now, self.burst - left)
+
+
 class SlidingWindow(LimitState):
     """A `Window`: an exact log of what started within the last `per` seconds."""
 
@@ -562,15 +594,15 @@ class Permits(LimitState):
 
     def __init__(self, concurrency: Concurrency) -> None:
         super().__init__()
-        self.number = concurrency.number
+        self.number: float = concurrency.number
         self.most: float = concurrency.number
         """How many there are: fewer than `number` once push-back has lowered it."""
         self.used = 0
 
     def empty_copy(self) -> Permits:
         """Return one of the same number, of which nobody holds any."""
-        copy = Permits(Concurrency(self.number))
-        copy.held = self.held
+        copy = Permits(Concurrency(1))
+        copy.number, copy.most, copy.held = self.number, self.most, self.held
         return copy
 
     def in_use(self) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
-from aioapiqueue._slot import GRANTED, Reservation
+from aioapiqueue._slot import GRANTED, Reservation, check_count
 from aioapiqueue._thread_loop import PATIENCE, check_alive, home, post
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class BlockingSlot:
         "_find_loop",
         "_fork_generation",
         "_gate",
+        "_join_again",
         "_joined",
         "_loop",
         "_over",
@@ -85,6 +86,8 @@ class BlockingSlot:
         self._checks_loop = checks_loop
         self._asked = asked
         self._tries = tries
+        self._join_again: Callable[[], asyncio.Future[Slot]] | None = None
+        """Has a call wait once more, instead of a new one."""
         self._error: Exception | None = None
         self._joined = self._enqueued = self._entered = self._over = False
 
@@ -148,7 +151,7 @@ class BlockingSlot:
         if retry_after is not None:
             positive(retry_after, of="retry_after", least=0, most=LONGEST)
         dispatcher_of(self._queue).refuse_pattern(key)
-        self._apply(lambda slot: slot.throttled(retry_after, key=key))
+        self.apply(lambda slot: slot.throttled(retry_after, key=key))
 
     def settle(self, cost: Cost) -> None:
         """State the true cost, known now; as `Slot.settle`.
@@ -164,8 +167,73 @@ class BlockingSlot:
         costs = dict(cost) if isinstance(cost, Mapping) else cost
         # What is wrong is raised here, and not there.
         calls = dispatcher_of(self._queue).units.settled(costs, (self.cost,))[0]
-        self._apply(lambda slot: slot.settle(costs))
+        self.apply(lambda slot: slot.settle(costs))
         self.cost = calls
+
+    def sync(
+        self,
+        remaining: float,
+        *,
+        unit: str = CALLS,
+        reset: float | None = None,
+        limit: float | None = None,
+    ) -> None:
+        """Report what the answer to this call says is left of a quota; as `Slot.sync`.
+
+        Args:
+            remaining: how much, at least 0.
+            unit: what is counted; default `"calls"`.
+            reset: seconds from now until the quota is full again.
+            limit: the size of the quota.
+
+        Raises:
+            ValueError: a number that is negative, infinite or NaN; or an unknown unit.
+            TypeError: no number.
+            RuntimeError: the call has not started.
+        """
+        # What is wrong is raised here, and not there.
+        check_count(remaining, reset, limit)
+        dispatcher_of(self._queue).units.known_place_of(unit)
+        self.apply(lambda slot: slot.sync(remaining, unit=unit, reset=reset, limit=limit))
+
+    def again(self, *, cost: Cost | None = None, timeout: float | None = None) -> BlockingSlot:
+        """Let the call wait once more, in its old place; as `Slot.again`.
+
+        Args:
+            cost: what it is charged this time; default: as much as it has been charged.
+            timeout: seconds to wait at most; default: any time.
+
+        Returns:
+            The new slot, which has joined: its `with` block waits, and raises what `Blocking.slot`
+            would. This one is over.
+
+        Raises:
+            ValueError: an invalid cost, or `timeout` is negative, infinite or NaN.
+            TypeError: an amount that is no number.
+            RuntimeError: the call has not started, or is over.
+        """
+        if timeout is not None:
+            positive(timeout, of="timeout", least=0, most=LONGEST)
+        if not self._entered or self._over:
+            raise RuntimeError("only a call that runs can wait once more")
+        asked = {**self._asked, "timeout": timeout}
+        if cost is not None:
+            dispatcher_of(self._queue).units.costs_of(cost)
+            asked["cost"] = cost = dict(cost) if isinstance(cost, Mapping) else cost
+        another = BlockingSlot(
+            self._queue,
+            asked,
+            tries=False,
+            loop=self._find_loop,
+            checks_loop=self._checks_loop,
+        )
+        if cost is None:
+            another.cost = self.cost
+        another._join_again = lambda: self._slot.result().again(cost=cost, timeout=timeout)
+        # If interrupted from here on, leaving this one ends it, and the other leaves when dropped.
+        another.join()
+        self._over = True
+        return another
 
     # In the thread.
 
@@ -185,7 +253,15 @@ class BlockingSlot:
         self._post(self._end if self._entered else self._give_up)
         self._over = True
 
-    def _apply(self, what: Callable[[Slot], None]) -> None:
+    def apply(self, what: Callable[[Slot], None]) -> None:
+        """Do something with the slot itself, soon, in the loop's thread.
+
+        Args:
+            what: must not block. What it raises goes to the loop's exception handler.
+
+        Raises:
+            RuntimeError: the call has not started.
+        """
         if not self._entered:
             raise RuntimeError("the call has not started: enter the slot's `with` block first")
         self._post(lambda: what(self._slot.result()))
@@ -199,7 +275,9 @@ class BlockingSlot:
 
     def _arrive(self) -> None:
         try:
-            if self._tries:
+            if self._join_again is not None:
+                slot = self._join_again()
+            elif self._tries:
                 slot = self._reserved(self._queue.try_slot(**self._asked))
             else:
                 slot = self._queue.enqueue(**self._asked)

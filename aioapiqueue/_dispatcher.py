@@ -22,22 +22,33 @@ import anyio
 
 from aioapiqueue._events import Event, EventKind, LaneTable, Stats, report_error
 from aioapiqueue._figures import LaneFigures
+from aioapiqueue._lanes import fits
 from aioapiqueue._limiter import FastAcquire
 from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._nesting import Nesting, tracking
-from aioapiqueue._rate import Concurrency
-from aioapiqueue._slot import GRANTED, HELD, LEFT, WAITING, Call
+from aioapiqueue._rate import Concurrency, LearntRate, unit_of
+from aioapiqueue._server_bound import ServerCount
+from aioapiqueue._slot import GRANTED, HELD, LEFT, WAITING, Call, Reservation
 from aioapiqueue._units import ONE_CALL, CostTotals, Units
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+    from collections.abc import (
+        Callable,
+        Collection,
+        Coroutine,
+        Hashable,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
     from typing import Any, NoReturn, SupportsIndex
 
+    from aioapiqueue._answers import Answers
     from aioapiqueue._events import Observer
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._limiter import Limiter, LimiterFactory
-    from aioapiqueue._rate import Limit
+    from aioapiqueue._rate import Limit, Rate
     from aioapiqueue._units import Cost
     from aioapiqueue._wait_queue import Order, WaitQueue
 
@@ -48,6 +59,9 @@ _LONGEST_TIMER = 86_400.0
 _RESTART = 0.001
 """Seconds after which a ticker is replaced that somebody has cancelled: the end of a loop, which
 cancels every task, is over by then."""
+_MANY_LANES = 10_000
+"""Keys and patterns with limits of their own. Beyond that, no more limits are learnt: only what the
+server says remains is obeyed."""
 _ROUNDING = 1e-9
 """Seconds by which the end of a time-out and the instant of a slot may differ and be the same one:
 the third interval of 0.1 s is not over by 0.3, as floats count."""
@@ -104,6 +118,8 @@ class Dispatcher:
         self._lanes = LaneFigures(lanes) if lanes else None
         """Figures by lane."""
         self.nesting = Nesting(self, limits, lanes, concurrency)
+        self._answers: Answers | None = None
+        """Which calls the server has yet to answer, once it matters."""
         self._reports = bool(observers or lanes)
         """Whether somebody is to know of every call that starts."""
         self._loop_runs: Callable[[], bool] = bool
@@ -114,7 +130,16 @@ class Dispatcher:
         self._timer: asyncio.Handle | None = None
         self._timeouts: dict[Call, asyncio.TimerHandle] = {}
         self._counts: dict[EventKind, int] = dict.fromkeys(
-            ("cancelled", "timed_out", "refused", "throttled", "backed_off", "malformed"), 0
+            (
+                "cancelled",
+                "timed_out",
+                "refused",
+                "throttled",
+                "backed_off",
+                "refused_by_server",
+                "malformed",
+            ),
+            0,
         )
         self._waited = 0.0
         self._longest_wait = 0.0
@@ -150,7 +175,9 @@ class Dispatcher:
         return self._clock is time.monotonic
 
     def __repr__(self) -> str:
-        limits = ", ".join(str(limit) for limit in self.limiter.limits) or "unlimited"
+        limits = ", ".join(map(_described, self.limiter.limits)) or "unlimited"
+        if self._answers is not None and (lanes := self._learnt().keys() - {None}):
+            limits += f" (learnt: those of {len(lanes)} lane{'s' * (len(lanes) > 1)})"
         name = f" {self.name!r}" if self.name is not None else ""
         paused = self.limiter.snapshot().paused
         state = "closed" if self.closed else "paused" if paused else "open"
@@ -177,6 +204,8 @@ class Dispatcher:
             released=self.started,
             costs=self._costs.by_unit(self.units, self.started),
             rate=limiter.rate,
+            unaccounted=limiter.unaccounted,
+            learnt=dict(self._learnt()),
             asks=limiter.asks,
             faults=limiter.faults,
             fault=limiter.fault,
@@ -258,6 +287,37 @@ class Dispatcher:
         self.limiter.joined(call)
         if self._ticker is None:
             self._start_ticker()
+
+    def enqueue(self, call: Call) -> Reservation:
+        """Return a Future of the slot of a new call, which has joined."""
+        future = Reservation(call, loop=get_running_loop())
+        if self.try_start(call):
+            call.arrival = self.waiters.next_number()
+            call.state = GRANTED
+            future.set_result(call)
+        else:
+            self.join(call, future)
+        return future
+
+    def again(self, call: Call, cost: Cost | None, timeout: float | None) -> Reservation:
+        """Release a call, and let it wait once more, in its old place.
+
+        One of which that is not known, as it did not wait, goes before all who did.
+        """
+        another = self.call_types[1](self, call.keys, call.priority, timeout)
+        another.costs = call.costs if cost is None else self.units.costs_of(cost)
+        arrival: int | None = getattr(call, "arrival", None)
+        if arrival is None:
+            arrival = self.waiters.early_number()
+        call.release()
+        future = self.enqueue(another)
+        if another.state == WAITING:
+            if self.waiters.move_up(another, arrival):
+                self.limiter.joined(another)
+                self.wake()
+        else:
+            another.arrival = arrival
+        return future
 
     def _overflow(self, newcomer: Call) -> None:
         error = QueueFull(f"{self!r}: {self._maxsize} calls wait already (maxsize)")
@@ -356,6 +416,8 @@ class Dispatcher:
             self._report_start(call, waited)
 
     def _report_start(self, call: Call, waited: float) -> None:
+        if self._answers is not None:
+            self._answers.started(call, call.keys, call.costs)
         if self._lanes is not None:
             self._lanes.started(call, waited)
             if self.nesting.of_lanes:
@@ -367,6 +429,8 @@ class Dispatcher:
 
     def finished(self, call: Call) -> None:
         """Process the end of a body, which has been counted."""
+        if self._answers is not None:
+            self._answers.ended(call, call.keys, self._clock())
         if self.limiter.counts_permits:
             self.limiter.released(call)
         if self.nesting.of_lanes:
@@ -386,6 +450,8 @@ class Dispatcher:
         if self._lanes is not None:
             self._lanes.refunded(call)
             self.nesting.ended(call)
+        if self._answers is not None:
+            self._answers.refunded(call, call.keys)
         self.limiter.refund(call)
         self.count("cancelled", call)
 
@@ -457,6 +523,19 @@ class Dispatcher:
 
     def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         """Replace the limits of the queue (None), or of a key or pattern."""
+        before = None if key is None else self.limiter.limits_of(key)
+        self._set_limits(key, limits)
+        if self._answers is None or self._lanes is None or not self._lanes.has_pattern(key):
+            return
+        # A key that has learnt something has the pattern's limits beside it: these change, too.
+        for name, learnt in self._learnt().items():
+            known = self.limiter.limits_of(name) or ()
+            if name != key and fits(key, name) and known == (*(before or ()), *learnt):
+                units = {unit_of(one) for one in limits}
+                rest = (one for one in learnt if unit_of(one) not in units)
+                self._adopt(name, (*limits, *rest))
+
+    def _set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         self.bind()
         known, waiting = len(self.units), self.waiters.not_left()
         self._declare(limits)
@@ -465,14 +544,36 @@ class Dispatcher:
         except BaseException:
             self.units.forget(known)
             raise
+        self._note_limits(key, limits, waiting)
+        self._find_fast_acquire()
+
+    def others_set(self, key: Hashable, limits: Sequence[Limit]) -> None:
+        """Note limits of the queue (None), or of a key or pattern, that others set."""
+        if not any(map(_is_learnt, limits)):
+            self._declare(limits)
+            self._note_limits(key, limits, self.waiters.not_left())
+        else:
+            self.follow_answers()
+            self._note_learnt(key, limits)
+
+    def _note_limits(
+        self, key: Hashable, limits: Sequence[Limit], waiting: Collection[Call]
+    ) -> None:
+        """Note limits that are set.
+
+        Args:
+            key: or pattern, that has them; None: the queue.
+            limits: which.
+            waiting: who waited before.
+        """
         self.nesting.set_limits(key, limits)
+        self._note_learnt(key, limits)
         if key is not None:
             if self._lanes is None:
                 self._lanes, self._reports = LaneFigures(()), True
                 if self.started:
                     self._lanes.begin(self._clock())
             self._lanes.add(key, waiting, self.waiters.live)
-        self._find_fast_acquire()
 
     def refuse_pattern(self, key: Hashable) -> None:
         """Refuse a pattern where a key is meant.
@@ -496,6 +597,8 @@ class Dispatcher:
         self._costs.replace(call.costs, costs)
         if self._lanes is not None:
             self._lanes.settled(call, costs)
+        if self._answers is not None:
+            self._answers.settled(call, call.keys, costs)
         call.costs = costs
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
@@ -504,6 +607,139 @@ class Dispatcher:
         self.bind()
         self.count("throttled", call, key=key)
         self.limiter.throttled(call, key, retry_after)
+
+    # What the other side says of its quotas.
+
+    def sync(
+        self,
+        call: Call | None,
+        remaining: float,
+        *,
+        unit: str,
+        reset: float | None,
+        limit: float | None,
+        key: Hashable = None,
+        period: float | None = None,
+        refills: bool = False,
+    ) -> None:
+        """Let no more start than the server says: in the answer to a call, or (None) of a key.
+
+        Args:
+            call: the one that was answered.
+            remaining: as of `Slot.sync`, like those that follow.
+            unit: as above.
+            reset: as above.
+            limit: as above.
+            key: whose lane, if no call was answered.
+            period: seconds in which `limit` is let through, where that was learnt.
+            refills: whether the quota is known to be a bucket.
+        """
+        self.refuse_pattern(key)
+        self.bind()
+        place = self.units.known_place_of(unit)
+        answers = self.follow_answers()
+        if call is not None:
+            self.answered(call)
+        count = ServerCount(
+            place,
+            remaining,
+            reset,
+            limit,
+            number=answers.number_of(call),
+            released_at=self._clock() if call is None else call.waited_until,
+            period=period,
+            refills=refills,
+        )
+        self.limiter.sync(call, key, count)
+        self._find_fast_acquire()
+
+    def follow_answers(self) -> Answers:
+        """Note from now on which calls are out without an answer."""
+        if self._answers is None:
+            # Imported late: few queues are told what a server has answered.
+            from aioapiqueue._answers import Answers  # noqa: PLC0415
+
+            self._answers = Answers(untracked=self.running, alone=self.limiter.alone)
+            self._reports = True
+            self._find_fast_acquire()
+        return self._answers
+
+    def learn(self, units: Iterable[str]) -> None:
+        """Have limits of these units learnt: until a lane's first answer, one call of it is out."""
+        self.units.declare(units)
+        self.follow_answers()
+        self.limiter.learn()
+        self._find_fast_acquire()
+
+    def answered(self, call: Call) -> None:
+        """Note that the server has answered a call."""
+        if self._answers is not None:
+            runs, now = call.state == HELD, self._clock()
+            self._answers.answered(call, call.keys, call.waited_until, now, runs=runs)
+            self.limiter.answered(call)
+
+    def costs_uncounted(
+        self, call: Call | None, key: Hashable, count: ServerCount
+    ) -> tuple[float, float]:
+        """Return what calls of a key (None: of any) cost that a server's count may not contain."""
+        answers, unit = self._answers, count.unit
+        if answers is None:
+            return 0, 0
+        out = answers.cost_out(key, unit, with_ended=call is not None)
+        out += self._average(unit, answers.untracked)
+        return out, answers.cost_answered(key, unit, count.released_at)
+
+    def cost_out(self, key: Hashable, unit: int) -> float:
+        """Return what calls of a key (None: of any) cost that are out without an answer."""
+        answers = self._answers
+        if answers is None:
+            return self._average(unit, self.running)
+        return answers.cost_out(key, unit) + self._average(unit, answers.untracked)
+
+    def _average(self, unit: int, calls: int) -> float:
+        """Return what so many calls cost, of which nothing is known: as much as others."""
+        if calls <= 0 or not self.started:
+            return 0
+        return calls * self._costs.of(unit, self.started) / self.started
+
+    def counted(self, key: Hashable, at: float) -> None:
+        """Note that the server has counted all calls of a key (None: of any) that ended by then."""
+        if self._answers is not None:
+            self._answers.counted(key, at)
+
+    def adopt(self, call: Call, limits: Sequence[Rate]) -> None:
+        """Adopt limits that the answer to a call states, of units that nobody has configured.
+
+        They replace all those of these units that were learnt before.
+        """
+        key = next((key for key in call.keys if self.limiter.limits_of(key) is not None), None)
+        known = self.limiter.limits_of(key) or ()
+        configured = [one for one in (*known, *self.limiter.limits) if not _is_learnt(one)]
+        units = {unit_of(one) for one in configured}
+        fresh = [LearntRate(x.calls, x.per, x.burst, x.unit) for x in limits if x.unit not in units]
+        units = {one.unit for one in fresh}
+        before = [one for one in known if _is_learnt(one)]
+        after = [*(one for one in before if unit_of(one) not in units), *fresh]
+        if set(after) != set(before) and (before or len(self._learnt()) < _MANY_LANES):
+            rest = [one for one in known if not _is_learnt(one)]
+            self._adopt(key, (*rest, *after))
+
+    def _adopt(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
+        # Its figures stay those of the name that it has from its user, which may be a pattern.
+        self.limiter.set_limits(key, limits)
+        self._note_learnt(key, limits)
+        self._find_fast_acquire()
+
+    def _note_learnt(self, key: Hashable, limits: Sequence[Limit]) -> None:
+        self._declare(limits)
+        if (learnt := tuple(filter(_is_learnt, limits))) and self._answers is not None:
+            self._answers.learnt[key] = learnt
+        elif self._answers is not None:
+            self._answers.learnt.pop(key, None)
+
+    def _learnt(self) -> Mapping[Hashable, tuple[Limit, ...]]:
+        """Return the limits that the server has stated, by key; None: the queue's own."""
+        return {} if self._answers is None else self._answers.learnt
 
     # What happened, for counters and observers.
 
@@ -612,13 +848,15 @@ class Dispatcher:
         self.nesting.forget_callers()
         if self._lanes is not None:
             self._lanes.forget_callers(clock_changed=clock_changed)
+        if self._answers is not None:
+            self._answers = self._answers.without_callers()
         self.limiter.reset(clock_changed=clock_changed)
         self._find_fast_acquire()
 
     def _find_fast_acquire(self) -> None:
         steps = FastAcquire() if self.closed else self.limiter.fast_acquire(self._costs)
         self._fast_one, self._fast_costly = steps
-        observed = bool(self._observers) or self.nesting.of_lanes
+        observed = bool(self._observers) or self.nesting.of_lanes or self._answers is not None
         self.follows_ends = self.limiter.counts_permits or observed
 
     def abandon_loop(self) -> tuple[object, ...]:
@@ -642,6 +880,14 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return get_running_loop()
     except RuntimeError:
         return None
+
+
+def _described(limit: Limit) -> str:
+    return f"{limit} (learnt)" if _is_learnt(limit) else str(limit)
+
+
+def _is_learnt(limit: Limit) -> bool:
+    return isinstance(limit, LearntRate)
 
 
 def _raise(error: BaseException) -> None:

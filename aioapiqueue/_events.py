@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal, NoReturn, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
+    from aioapiqueue._rate import Limit
+
 __all__ = ["Event", "EventKind", "LaneStats", "LaneTable", "Observer", "Stats", "report_error"]
 
 EventKind = Literal[
@@ -22,6 +24,7 @@ EventKind = Literal[
     "refused",
     "throttled",
     "backed_off",
+    "refused_by_server",
     "malformed",
     "disconnected",
     "reconnected",
@@ -35,9 +38,10 @@ class Event:
     Attributes:
         kind: `released`: a body may run; `finished`: it has ended; `cancelled`, `timed_out`,
             `refused` (full or closed): a waiter left without a slot; `throttled`: the other
-            side pushed back; `backed_off`: adaptive lowered the rate for that; `malformed`: the
-            other side sent something that is not valid; `disconnected`, `reconnected`: the server
-            of a shared quota does not answer, does so again (`stats.fault` says why).
+            side pushed back; `backed_off`: adaptive lowered the rate for that; `refused_by_server`:
+            the other side refused a call for good, so that to wait would not help; `malformed`:
+            the other side sent something that is not valid; `disconnected`, `reconnected`: the
+            server of a shared quota does not answer, does so again (`stats.fault` says why).
         queue: the queue's name.
         key: the call's key, or the first of them.
         priority: the call's priority.
@@ -129,12 +133,18 @@ class Stats:
         refused: callers turned away because the queue was full or closed.
         throttled: times that the other side pushed back.
         backed_off: times that adaptive lowered a rate for that.
+        refused_by_server: calls that the other side refused for good, such as for a quota that is
+            gone: no push-back, and nobody is slowed down.
         malformed: times that the other side sent something that is not valid.
         rate: calls per second that adaptive lets through now, lanes aside; inf while it leaves
             all to the limits.
         waited: seconds that released callers waited, added up.
         longest_wait: the longest of them, in seconds.
         costs: what the calls that started have cost, by unit: `stats.costs["tokens"]`.
+        unaccounted: calls that said nothing of a unit which a learnt limit counts, and so were not
+            charged to it.
+        learnt: limits that the other side has stated, by key; None: the queue's own. All others
+            are configured.
         asks: round trips to the server of a shared quota.
         faults: those of them that failed.
         fault: why the server cannot be asked at present, without credentials; "": it can.
@@ -150,11 +160,14 @@ class Stats:
     refused: int = 0
     throttled: int = 0
     backed_off: int = 0
+    refused_by_server: int = 0
     malformed: int = 0
     rate: float = math.inf
     waited: float = 0.0
     longest_wait: float = 0.0
     costs: Mapping[str, float] = field(default_factory=dict, hash=False)
+    unaccounted: int = 0
+    learnt: Mapping[Hashable, tuple[Limit, ...]] = field(default_factory=dict, hash=False)
     asks: int = 0
     faults: int = 0
     fault: str = ""

@@ -75,6 +75,10 @@ class LaneFigures:
         self._unseen = 0
         """How many were not found, when all who wait were counted again, and have not left yet."""
 
+    def names(self) -> Collection[Hashable]:
+        """Return the keys and patterns that there are entries of."""
+        return self._by_name
+
     def has_pattern(self, name: Hashable) -> bool:
         """Return whether this is a pattern that some keys have their limits from."""
         return name in self._patterns
@@ -93,7 +97,7 @@ class LaneFigures:
                 self.left(call)
             self._added = self._last_start
             self._by_name[name] = _Figures(self._added)
-            self._patterns = find_patterns(self._by_name)
+            self._patterns = find_patterns([*self._patterns, name])
             self._found.clear()
             for call in fitting:
                 self.joined(call)

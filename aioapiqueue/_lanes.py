@@ -6,8 +6,15 @@ import math
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
-from aioapiqueue._algorithms import CalendarWindow, LimitState, Permits, SlidingWindow, TokenBucket
-from aioapiqueue._rate import Calendar, Concurrency, Limit, Rate, Window
+from aioapiqueue._algorithms import (
+    CalendarWindow,
+    LearntBucket,
+    LimitState,
+    Permits,
+    SlidingWindow,
+    TokenBucket,
+)
+from aioapiqueue._rate import Calendar, Concurrency, LearntRate, Limit, Rate, Window
 from aioapiqueue._units import is_stated
 
 if TYPE_CHECKING:
@@ -27,6 +34,8 @@ __all__ = [
     "fits",
     "name_of",
     "refuse_cost",
+    "takes_one",
+    "those_concerned",
 ]
 
 
@@ -91,7 +100,8 @@ class StateMaker:
             return self._permits(limit)
         unit = self._units.place_of(limit.unit)
         if isinstance(limit, Rate):
-            return TokenBucket(limit, catch_up=self._catch_up, unit=unit)
+            bucket = LearntBucket if isinstance(limit, LearntRate) else TokenBucket
+            return bucket(limit, catch_up=self._catch_up, unit=unit)
         if isinstance(limit, Calendar):
             return CalendarWindow(limit, to_wall=self._to_wall, unit=unit)
         return SlidingWindow(limit, unit=unit)
@@ -178,15 +188,25 @@ def name_of(key: Hashable, names: Collection[Hashable], patterns: Iterable[str])
 
 
 Bounds = tuple[tuple[int, float], ...]
-"""Units that limits count, and the largest cost in each that could ever start."""
+"""Units of which calls have to say something, and the largest cost in each that can start."""
 
 
 def bounds_of(states: Sequence[LimitState]) -> Bounds:
-    """Return which units these count, and the largest cost in each that could ever start."""
+    """Return of which units a call has to say something, and the largest cost in each."""
     largest: dict[int, float] = {}
     for state in states:
-        largest[state.unit] = min(state.largest, largest.get(state.unit, math.inf))
+        if not state.optional:
+            largest[state.unit] = min(state.largest, largest.get(state.unit, math.inf))
     return tuple(largest.items())
+
+
+def those_concerned(
+    states: tuple[LimitState, ...], costs: Sequence[float]
+) -> tuple[LimitState, ...]:
+    """Return those of these that a call of these costs comes under."""
+    if 0 in costs or any([state.optional for state in states]):  # noqa: C419 - for each slot
+        return tuple([state for state in states if state.concerns(costs)])
+    return states
 
 
 def refuse_cost(
@@ -229,8 +249,10 @@ class Lane:
 
     __slots__ = (
         "bounds",
+        "extra",
         "gate",
         "held",
+        "kept",
         "limits",
         "name",
         "own",
@@ -245,6 +267,8 @@ class Lane:
     ) -> None:
         self.version = 0
         """Of the limits, when it was last brought up to date."""
+        self.extra: tuple[LimitState, ...] = ()
+        """What holds besides the limits."""
         self.set(name, limits, states)
         self.held = -math.inf
         """When the latest hold ends."""
@@ -255,13 +279,21 @@ class Lane:
         """Have these limits from now on."""
         self.name = name
         self.limits = limits
-        self.states = states
+        self.kept = states
+        """The states of the limits; `states` has those of what holds besides, too."""
+        self.states = states = states + self.extra
         self.own: tuple[LimitState, ...] = ()
         self.together = states
         """The queue's own limits and these: one tuple for all calls."""
         self.bounds = bounds_of(states)
-        self.takes_one = all(unit == 0 and largest >= 1 for unit, largest in self.bounds)
-        """Whether a call that says nothing of its cost is one that all its limits take."""
+        self.takes_one = takes_one(states)
+        """Whether a call that says nothing of its cost comes under all, and they take it."""
+
+    def add(self, state: LimitState) -> None:
+        """Have one more, which is not that of a limit."""
+        state.held = max(state.held, self.held)
+        self.extra += (state,)
+        self.set(self.name, self.limits, self.kept)
 
     def join(self, own: tuple[LimitState, ...]) -> None:
         """Have these limits of the queue in `together`."""
@@ -269,9 +301,7 @@ class Lane:
 
     def states_for(self, costs: Sequence[float]) -> tuple[LimitState, ...]:
         """Return what a call of these costs comes under: at least one, as it may be held."""
-        states = self.states
-        if 0 in costs:
-            states = tuple([state for state in states if state.concerns(costs)])
+        states = those_concerned(self.states, costs)
         if states:
             return states
         if self.gate is None:
@@ -296,6 +326,15 @@ class Lane:
         return max((state.idle_at() for state in self.states), default=self.held)
 
 
+def takes_one(states: Sequence[LimitState]) -> bool:
+    """Return whether a call that says nothing of its cost comes under all of these, and fits."""
+    return all(state.unit == 0 and state.largest >= 1 for state in states)
+
+
+def _without_callers(states: Sequence[LimitState]) -> tuple[LimitState, ...]:
+    return tuple(one.empty_copy() if isinstance(one, Permits) else one for one in states)
+
+
 _LOOKS = 32
 """How many lanes a call looks at, at most, to forget those that are idle: some 30 microseconds of
 work. A lane comes with one call and goes at the second look at it, so that two would keep up."""
@@ -314,6 +353,7 @@ class Lanes:
         limits: by key or pattern.
         maker: makes the states.
         in_use: returns whether somebody waits in a lane.
+        on_new: called with a key and its lane, which has just been made.
     """
 
     def __init__(
@@ -322,13 +362,15 @@ class Lanes:
         maker: StateMaker,
         *,
         in_use: Callable[[Hashable, Lane], bool] = lambda *_: False,
+        on_new: Callable[[Hashable, Lane], None] = lambda *_: None,
     ) -> None:
         self.limits = dict(limits)
         self.altered = False
         """Whether limits, of lanes or of the queue, were set since the queue was made."""
-        self._find_patterns()
+        self._patterns = find_patterns(self.limits)
         self._maker = maker
         self.in_use = in_use
+        self.on_new = on_new
         self.version = 0
         """How often limits were set."""
         self.states_replaced = False
@@ -340,7 +382,7 @@ class Lanes:
 
     def empty_copy(self) -> Lanes:
         """Return one with the same limits, of which nothing has been used."""
-        lanes = Lanes(self.limits, self._maker, in_use=self.in_use)
+        lanes = Lanes(self.limits, self._maker, in_use=self.in_use, on_new=self.on_new)
         lanes.altered = self.altered
         return lanes
 
@@ -382,6 +424,7 @@ class Lanes:
                 state.on_idle(now)
             lane = self.by_key[key] = Lane(name, limits, states)
             lane.version = self.version
+            self.on_new(key, lane)
             self._watch(key, now)
         return lane
 
@@ -389,12 +432,10 @@ class Lanes:
         """Forget who waits and whose bodies run: they were on a loop that is gone."""
         for lane in self.by_key.values():
             # Another object: bodies that end all the same give back what nobody counts any more.
-            states = [
-                state.empty_copy() if isinstance(state, Permits) else state for state in lane.states
-            ]
-            lane.set(lane.name, lane.limits, tuple(states))
+            lane.extra = _without_callers(lane.extra)
+            lane.set(lane.name, lane.limits, _without_callers(lane.kept))
             for state in lane.all_states():
-                state.wait_list = None
+                state.forget_callers()
 
     def idle_at(self, now: float) -> float:
         """Return the instant from which every lane is as good as new."""
@@ -417,7 +458,13 @@ class Lanes:
         self.limits[key] = limits
         self.altered = True
         self.version += 1
-        self._find_patterns()
+        self._note_pattern(key)
+
+    def those_under(self, name: Hashable) -> Iterable[Hashable]:
+        """Return the keys, of those in memory, whose limits may be under this name."""
+        if isinstance(name, str) and name.endswith("*"):
+            return self.by_key
+        return (name,) if name in self.by_key else ()
 
     def refresh(self, key: Hashable, now: float) -> Sequence[LimitState]:
         """Bring one lane up to date; return its states."""
@@ -428,10 +475,10 @@ class Lanes:
         name = self.name_of(key)
         limits = self.limits[name]
         if lane.limits is not limits:
-            states = self._maker.changed(lane.states, limits, now)
+            states = self._maker.changed(lane.kept, limits, now)
             for state in states:
                 state.held = max(state.held, lane.held)
-            self.states_replaced |= states != lane.states
+            self.states_replaced |= states != lane.kept
             lane.set(name, limits, states)
         return lane.states
 
@@ -439,8 +486,10 @@ class Lanes:
         """Return under which name the limits of `key` are, if they are."""
         return name_of(key, self.limits, self._patterns)
 
-    def _find_patterns(self) -> None:
-        self._patterns = find_patterns(self.limits)
+    def _note_pattern(self, name: Hashable) -> None:
+        # To look at all of thousands would take too long.
+        if name not in self._patterns:
+            self._patterns = find_patterns([*self._patterns, name])
 
     def _watch(self, key: Hashable, at: float) -> None:
         self._count += 1

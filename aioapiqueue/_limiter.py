@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._line import Line
     from aioapiqueue._rate import Limit
+    from aioapiqueue._server_bound import ServerCount
     from aioapiqueue._slot import Call
     from aioapiqueue._units import CostTotals, Units
     from aioapiqueue._wait_queue import WaitQueue
@@ -78,6 +79,41 @@ class Host(Protocol):
     def emit(self, kind: EventKind, call: Call | None = None, *, key: Hashable = None) -> None:
         """Send the observers an event, of a call or of a key."""
 
+    def costs_uncounted(
+        self, call: Call | None, key: Hashable, count: ServerCount
+    ) -> tuple[float, float]:
+        """Return what calls of a key (None: of any) cost that a server's count may not contain.
+
+        Args:
+            call: the one that was answered so, if any.
+            key: of the calls.
+            count: what the server says.
+
+        Returns:
+            What those cost that are out without an answer, and those that were answered while
+            `call` was under way.
+        """
+
+    def cost_out(self, key: Hashable, unit: int) -> float:
+        """Return what calls of a key (None: of any) cost that are out without an answer.
+
+        Args:
+            key: of the calls.
+            unit: the place of it in costs.
+        """
+
+    def follow_answers(self) -> None:
+        """Note from now on which calls are out without an answer."""
+
+    def counted(self, key: Hashable, at: float) -> None:
+        """Note that the server has counted all calls of a key (None: of any) that ended by then."""
+
+    def others_set(self, key: Hashable, limits: Sequence[Limit]) -> None:
+        """Note limits of the queue (None), or of a key or pattern, that others set.
+
+        To be called before who waits is sorted by them.
+        """
+
     def call_later(self, delay: float, action: Callable[[], None]) -> asyncio.TimerHandle | None:
         """Call `action` in `delay` seconds; None, and never, where no loop has been used yet."""
 
@@ -112,6 +148,7 @@ class LimiterStats(NamedTuple):
     rate: float
     paused: bool
     """Whether it is held without end."""
+    unaccounted: int = 0
     asks: int = 0
     faults: int = 0
     fault: str = ""
@@ -137,6 +174,10 @@ class Limiter(Protocol):
     call_types: tuple[Callable[..., Call], Callable[..., Call]]
     """What to make for a call that asks for nothing special, and for any other: `Call` and
     `DetailedCall`, or what takes the same arguments."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else makes calls that these limits count."""
 
     @property
     def counts_permits(self) -> bool:
@@ -206,6 +247,18 @@ class Limiter(Protocol):
 
     def resume(self) -> None:
         """End a pause."""
+
+    def sync(self, call: Call | None, key: Hashable, count: ServerCount) -> None:
+        """Let no more start than the server says: in the answer to a call, or (None) of a key."""
+
+    def learn(self) -> None:
+        """Let one call of a lane out at a time until it has its first answer, from now on."""
+
+    def answered(self, call: Call) -> None:
+        """Note that the server has answered a call; only called after `learn`."""
+
+    def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
+        """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
 
     def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         """Replace the limits of the queue (None), or of a key or pattern.

@@ -165,6 +165,16 @@ class Line(Generic[W]):
             self.head = None
         return True
 
+    def move_up(self, waiter: W) -> bool:
+        """Move the last of its priority to where its number says; return whether it is first."""
+        if self.levels is not None:
+            level = self.levels[waiter.priority]
+            level.pop()
+            place = next((n for n, one in enumerate(level) if one.arrival > waiter.arrival), None)
+            level.insert(len(level) if place is None else place, waiter)
+        self.head = None
+        return self.first() is waiter
+
     def use_levels(self) -> dict[float, deque[W]]:
         """Keep several waiters, from now on."""
         self.levels, self.priorities = {}, []

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from aioapiqueue._algorithms import LimitState, Permits
+from aioapiqueue._algorithms import LearntBucket, LimitState, Permits
 from aioapiqueue._lanes import (
     Lanes,
     StateMaker,
@@ -21,10 +22,13 @@ from aioapiqueue._lanes import (
     fits,
     name_of,
     refuse_cost,
+    takes_one,
+    those_concerned,
 )
 from aioapiqueue._limiter import FastAcquire, LimiterStats, PushbackRounds
 from aioapiqueue._rate import Concurrency
 from aioapiqueue._scheduler import BUDGET, Scheduler
+from aioapiqueue._server_bound import ServerBound, refill_time
 from aioapiqueue._slot import Call, DetailedCall
 from aioapiqueue._together import charge_full_pair, consume_if_due, try_consume
 from aioapiqueue._units import ONE_CALL, UNSTATED, is_stated
@@ -44,12 +48,19 @@ if TYPE_CHECKING:
     from aioapiqueue._limiter import Host
     from aioapiqueue._line import Line
     from aioapiqueue._rate import Limit
+    from aioapiqueue._server_bound import ServerCount
     from aioapiqueue._units import CostTotals
 
 __all__ = ["LocalLimiter"]
 
 _AT_ONCE = 5000
 """Calls of one line that start in one step: 5 to 10 milliseconds, as with `BUDGET`."""
+
+_MOST_BOUNDS = 8
+"""Quotas of one unit that are told apart: for each second, minute, hour, day and so on."""
+
+_MANY_KEYS = 10_000
+"""Keys that are remembered to have been answered: of others, one call is out at first again."""
 
 _QUICK = 8
 """So many of what takes a microsecond or two are one look, of what the budget of a step counts."""
@@ -96,6 +107,7 @@ class LocalLimiter:
 
     call_types: tuple[Callable[..., Call], Callable[..., Call]] = (Call, DetailedCall)
     wait_queue_type: type[WaitQueue[Call]] = WaitQueue
+    alone = True
 
     def __init__(
         self,
@@ -121,33 +133,43 @@ class LocalLimiter:
         self._fixed: States = ()
         if concurrency < math.inf:
             self._fixed = (_QueuePermits(host, Concurrency(int(concurrency))),)
+        self._fixed_permits = len(self._fixed)
+        """How many of these are of `concurrency`; the others are from what the server has said."""
         self._own = (*self._maker.states_of(self.limits), *self._fixed)
         self._own_since: dict[LimitState, float] = {}
         """Of own limits that replaced others: when."""
+        self._is_bounded = False
+        """Whether the server has said what is left of some quota."""
+        self._learns = False
+        self._unaccounted = 0
+        self._answered: dict[Hashable, None] = {}
+        """Keys that the server has answered a call of, the latest last; None: any."""
         self._lane_maker = new_maker()
         for limits_of_lane in lanes.values():
             # Refuses now what it would refuse at the first call.
             self._lane_maker.states_of(limits_of_lane)
-        self._lanes = Lanes(lanes, self._lane_maker, in_use=self._is_in_use)
+        self._lanes = Lanes(
+            lanes, self._lane_maker, in_use=self._is_in_use, on_new=self._begin_lane
+        )
         self.counts_permits = False
         self._paused = self._held = self._held_until = -math.inf
         """The instants until which users and the other side hold everything; the later of them."""
         self._rounds = PushbackRounds(host)
         self._nothing = LimitState()
         """Stands for the limit of calls that come under none."""
-        self._note_limits()
+        self._note_limits(limits, *lanes.values())
 
     def reset(self, *, clock_changed: bool) -> None:
         """Start on another loop; what was let through still counts, unless time is another."""
         if clock_changed:
             self._paused = self._held = self._held_until = -math.inf
+            self._fixed = tuple(one for one in self._fixed if isinstance(one, Permits))
             self._own = (*self._maker.states_of(self.limits), *self._fixed)
             self._own_since = {}
             self._lanes = self._lanes.empty_copy()
         self._lanes.forget_callers()
-        for state in self._own:
-            state.wait_list = None
-        self._nothing.wait_list = None
+        for state in (*self._own, self._nothing):
+            state.forget_callers()
         waiters = self._host.waiters
         self._scheduler = Scheduler(
             waiters,
@@ -164,14 +186,16 @@ class LocalLimiter:
         self._sorting: Iterator[None] | None = None
         """The sorting of all who wait into lines again, while it is under way."""
 
-    def _note_limits(self) -> None:
-        """Note what follows from the limits in force."""
-        lanes = self._lanes.limits
-        self._plain = not lanes
+    def _note_limits(self, *changed: Sequence[Limit]) -> None:
+        """Note what follows from the limits in force.
+
+        Args:
+            changed: those of the queue and of lanes that have changed.
+        """
+        self._plain = not self._lanes.limits
         self._bounds = bounds_of(self._own)
-        self._takes_one = self._plain and all(
-            unit == 0 and largest >= 1 for unit, largest in self._bounds
-        )
+        self._has_optional = any(state.optional for state in self._own)
+        self._takes_one = self._plain and takes_one(self._own)
         """Whether all that a call comes under which says nothing of its cost are the queue's own
         limits, and they take it."""
         unbounded = self._plain and all(largest == math.inf for _, largest in self._bounds)
@@ -179,9 +203,7 @@ class LocalLimiter:
         """How long costs are of which the same is true, if they state more than 0 of each unit."""
         # For good: bodies may hold permits of a limit that is gone, and comes back.
         self.counts_permits |= bool(self._fixed) or any(
-            isinstance(limit, Concurrency)
-            for limits in (self.limits, *lanes.values())
-            for limit in limits
+            isinstance(limit, Concurrency) for limits in changed for limit in limits
         )
 
     # What a call comes under.
@@ -209,8 +231,8 @@ class LocalLimiter:
         """
         limits, costs = self._own, call.costs
         self._check(self._bounds, costs, self.limits, None)
-        if 0 in costs:
-            limits = tuple([state for state in limits if state.concerns(costs)])
+        if 0 in costs or self._has_optional:
+            limits = those_concerned(limits, costs)
         if not self._plain:
             if len(call.keys) == 1 and costs is ONE_CALL:  # most
                 find = self._lanes.find if evicts else self._lanes.get
@@ -251,7 +273,7 @@ class LocalLimiter:
 
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:
         own = self._own
-        if not own or not self._plain or self.counts_permits:
+        if not own or not self._plain or self.counts_permits or self._has_optional:
             return FastAcquire()
         one = None
         if not any(state.unit for state in own):
@@ -272,6 +294,8 @@ class LocalLimiter:
         else:
             is_usual = len(costs) == self._takes_any and 0 not in costs and UNSTATED not in costs
         limits = self._own if is_usual else self._find_limits(call, now)
+        if self._learns and self._says_too_little(call, now):
+            self._unaccounted += 1
         if waiters.live:
             return self._try_overtake(call, limits, now)
         for limit in limits:
@@ -279,6 +303,15 @@ class LocalLimiter:
         if self.counts_permits:
             self._adapt_permits()  # after a long rest there may be more permits again
         return now >= self._held_until and consume_if_due(limits, now, costs) <= now
+
+    def _says_too_little(self, call: Call, now: float) -> bool:
+        """Return whether a call says nothing of a unit that a learnt limit of its counts."""
+        lanes = self._lanes.find_all(call.keys, now)
+        states = (*self._own, *(state for lane in lanes for state in lane.kept))
+        return any(
+            isinstance(state, LearntBucket) and not is_stated(call.costs, state.unit)
+            for state in states
+        )
 
     def _try_overtake(self, call: Call, limits: States, now: float) -> bool:
         """Charge a newcomer while others wait, if none of them comes before it at its limits."""
@@ -361,7 +394,10 @@ class LocalLimiter:
 
     def earliest(self, call: Call, now: float) -> float:
         """Return when its limits will have room, if nobody else comes first."""
-        dues = [limit.next_at(now, call.costs) for limit in self._limits_of(call)]
+        costs = call.costs
+        # While all are sorted again, it may be that some of the queue's own do not concern it.
+        limits = [limit for limit in self._limits_of(call) if limit.concerns(costs)]
+        dues = [limit.next_at(now, costs) for limit in limits]
         return max([self._held_until, *(due for due in dues if due < math.inf)])
 
     def estimate(self, call: Call, now: float) -> float:
@@ -434,10 +470,14 @@ class LocalLimiter:
     def released(self, call: Call) -> None:
         """Let the next have the permit."""
         self._adapt_permits()
-        for limit in call.limits or ():
+        for limit in call.limits or self._fixed:
             if isinstance(limit, Permits):
                 limit.release()
-                self._scheduler.changed(limit)
+            elif isinstance(limit, ServerBound):
+                limit.call_ended(call.waited_until)
+            else:
+                continue
+            self._scheduler.changed(limit)
         for limit in self._own:
             if isinstance(limit, Permits):
                 self._scheduler.changed(limit)
@@ -446,12 +486,21 @@ class LocalLimiter:
     def refund(self, call: Call) -> None:
         """Give back what a call was charged."""
         now, at = self._host.now(), call.waited_until
-        for limit in self._limits_of(call):
+        charged = self._limits_of(call)
+        if self._is_bounded:  # what the server has said since was reckoned as if it were out
+            charged = tuple(dict.fromkeys((*charged, *self._bounds_over(call, now))))
+        for limit in charged:
             if call.limits is None and self._own_since.get(limit, -math.inf) >= at:
                 continue  # it has replaced the one that was charged; as in `settle`
-            limit.refund(now, at, call.costs)
-            self._scheduler.changed(limit)
+            if limit.concerns(call.costs):  # one that came later may not
+                limit.refund(now, at, call.costs)
+                self._scheduler.changed(limit)
         self._host.wake()
+
+    def _bounds_over(self, call: Call, now: float) -> list[ServerBound]:
+        lanes = self._lanes.find_all(call.keys, now)
+        states = [*self._own, *(state for lane in lanes for state in lane.extra)]
+        return [state for state in states if isinstance(state, ServerBound)]
 
     def settle(self, call: Call, costs: Sequence[float]) -> None:
         """Charge the difference to the true costs."""
@@ -521,6 +570,114 @@ class LocalLimiter:
             self._held = max(self._held, now + seconds)
             self._hold_all()
 
+    # What the other side says of its quotas.
+
+    def sync(self, call: Call | None, key: Hashable, count: ServerCount) -> None:
+        """Let no more start than the server says: in the answer to a call, or (None) of a key."""
+        now = self._host.now()
+        if call is not None:
+            key = self._lanes.first_with_limits(call.keys)
+        lane = None if key is None else self._lanes.find(key, now)
+        bound = self._find_bound(lane, count, now)
+        reset = count.reset
+        if reset is None:
+            limits = self.limits if lane is None else lane.limits
+            reset = refill_time(limits, self._host.units.names[count.unit])
+        out, answered = self._host.costs_uncounted(call, None if lane is None else key, count)
+        own: float = 0
+        if call is not None and is_stated(call.costs, count.unit):
+            own = call.costs[count.unit]
+        until = now + reset
+        if bound.set(count, until=until, out=out, answered=answered, now=now, own=own):
+            self._scheduler.changed(bound)
+            for state in self._own if lane is None else lane.kept:
+                if isinstance(state, LearntBucket) and (state.unit, state.burst) == (
+                    count.unit,
+                    count.limit,
+                ):
+                    state.follow(bound.left, now)
+                    self._scheduler.changed(state)
+            self._host.wake()
+
+    def _find_bound(self, lane: Lane | None, count: ServerCount, now: float) -> ServerBound:
+        """Return the bound for one of the server's quotas, made if need be."""
+        states = self._fixed if lane is None else lane.extra
+        bounds = [one for one in states if isinstance(one, ServerBound) and one.unit == count.unit]
+        for bound in bounds:
+            if bound.limit == count.limit:
+                return bound
+        order = (count.released_at, count.number)
+        for bound in bounds:
+            # That quota is full again, so that this may be what became of it; or its size has
+            # changed, of a learnt one: but for one that this answer has told of, too.
+            changed = bound.period is not None and bound.period == count.period
+            if bound.until <= now or (changed and bound.order != order):
+                return bound
+        if len(bounds) >= _MOST_BOUNDS:
+            return min(bounds, key=attrgetter("until"))
+        bound = ServerBound(count.unit, count.limit)
+        self._is_bounded = True
+        self._add(lane, bound, now)
+        return bound
+
+    def _add(self, lane: Lane | None, state: LimitState, now: float) -> None:
+        """Have one more state, which is not that of a limit, in a lane or (None) for all calls."""
+        self._scheduler.disturbed = True
+        if lane is not None:
+            lines = self._lines_in(lane)
+            lane.add(state)
+            self._sort_lines_again(lines, now)
+        else:
+            state.held = self._held_until
+            self._fixed += (state,)
+            self._own += (state,)
+            self._note_limits()
+            self._sort_again(now)
+
+    def learn(self) -> None:
+        """Let one call of a lane out at a time until it has its first answer, from now on."""
+        if not self._learns:
+            self._learns = self.counts_permits = True
+            now = self._host.now()
+            if self._plain and None not in self._answered:
+                self._add(None, _QueuePermits(self._host, Concurrency(1)), now)
+            for key, lane in self._lanes.by_key.items():
+                if key not in self._answered:
+                    self._add(lane, Permits(Concurrency(1)), now)
+
+    def _begin_lane(self, key: Hashable, lane: Lane) -> None:
+        if self._learns and key not in self._answered:
+            lane.add(Permits(Concurrency(1)))
+
+    def answered(self, call: Call) -> None:
+        """Note that the server has answered a call: more of its lanes may be out from now on."""
+        if None not in self._answered:
+            self._answered[None] = None
+            self._open(self._fixed[self._fixed_permits :])
+        for key in call.keys:
+            if key in self._answered:
+                continue
+            self._answered[key] = None
+            if len(self._answered) > _MANY_KEYS:
+                del self._answered[next(key for key in self._answered if key is not None)]
+            lane = self._lanes.by_key.get(key)
+            if lane is not None:
+                self._open(lane.extra)
+
+    def _open(self, states: Sequence[LimitState]) -> None:
+        for state in states:
+            if isinstance(state, Permits):
+                state.number = state.most = math.inf
+                self._scheduler.changed(state)
+        self._host.wake()
+
+    def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
+        """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
+        if key is None:
+            return self.limits
+        limits = self._lanes.limits_of(key)
+        return None if limits is None else tuple(limits)
+
     def pause(self, seconds: float | None) -> None:
         """Start nothing for so long (None: until `resume`)."""
         until = math.inf if seconds is None else self._host.now() + seconds
@@ -556,12 +713,15 @@ class LocalLimiter:
             for state in self._own:  # also where there was none before that knew of it
                 state.held = self._held_until
             self._adapt_permits()
+        elif key in self._lanes.by_key and not find_patterns((key,)):
+            others = False
+            self._change_lane(key, limits, now)
         else:
             others = key not in self._lanes.limits
             self._lanes.set_limits(key, limits)
             if host.waiters.live:  # else each is brought up to date when it is looked up
-                self._outdated = dict.fromkeys(self._lanes.by_key)
-        self._note_limits()
+                self._outdated.update(dict.fromkeys(self._lanes.those_under(key)))
+        self._note_limits(limits)
         self._refresh_lanes(now, go_on=False)
         if others:
             self._sort_again(now, key)
@@ -570,6 +730,17 @@ class LocalLimiter:
         for state in self._own:
             self._scheduler.changed(state)
         host.wake()
+
+    def _change_lane(self, key: Hashable, limits: tuple[Limit, ...], now: float) -> None:
+        """Replace the limits of one key that is in use: only those who wait in it are concerned."""
+        lane, others_too = self._lanes.by_key[key], self._lanes.states_replaced
+        lines, states = self._lines_in(lane), lane.states
+        self._lanes.set_limits(key, limits)
+        for state in self._lanes.refresh(key, now):
+            self._scheduler.changed(state)
+        self._lanes.states_replaced = others_too
+        if lane.states != states:
+            self._sort_lines_again(lines, now)
 
     def _check_waiters(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         maker = self._maker if key is None else self._lane_maker
@@ -611,6 +782,30 @@ class LocalLimiter:
         if self._host.waiters.live:
             self._sorting = self._sort(now, None if self._sorting is not None else key)
             self._go_on_sorting()
+
+    def _lines_in(self, lane: Lane) -> list[Line[Call]]:
+        """Return the lines of those who come under a lane."""
+        return list(dict.fromkeys(line for one in lane.all_states() for line in lines_under(one)))
+
+    def _sort_lines_again(self, lines: Sequence[Line[Call]], now: float) -> None:
+        """Sort those of these lines again: their lane has other states."""
+        waiters = self._host.waiters
+        if self._sorting is not None or sum(line.live for line in lines) > BUDGET:
+            self._lanes.states_replaced = True  # all of them, step by step
+            return
+        waiting: list[Call] = []
+        for line in lines:
+            self._scheduler.close(line)
+            waiting += waiters.dissolve(line)
+            self._drop(line)
+        changed: dict[Line[Call], None] = {}
+        for call in sorted(waiting, key=attrgetter("arrival")):  # of two lines, one may come
+            call.limits = None
+            self._find_limits(call, now, evicts=False)
+            waiters.put_back(call)
+            changed[call.line] = None
+        for line in changed:
+            self._line_joined(line, now)
 
     def _go_on_sorting(self) -> None:
         """Sort as many as one step has time for: nobody starts until all are."""
@@ -668,6 +863,7 @@ class LocalLimiter:
         """Return the figures of this moment."""
         return LimiterStats(
             lanes=len(self._lanes.by_key),
+            unaccounted=self._unaccounted,
             rate=min((state.allowed() for state in self._own), default=math.inf),
             paused=self._paused == math.inf,
             permits=min(

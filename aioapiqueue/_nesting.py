@@ -83,7 +83,8 @@ class Nesting:
         self._lanes = {name: _permits(own) for name, own in lanes.items()}
         """How many permits each key has, by its name or pattern."""
         self.forget_callers()
-        self._note_limits()
+        self._patterns: list[str] = []
+        self._note_limits(lanes)
 
     def forget_callers(self) -> None:
         """Forget who runs: it was on a loop that is gone."""
@@ -100,11 +101,12 @@ class Nesting:
             self._own = min(self._concurrency, _permits(limits))
         else:
             self._lanes[key] = _permits(limits)
-        self._note_limits()
+        self._note_limits([key])
 
-    def _note_limits(self) -> None:
-        self._patterns = find_patterns(self._lanes)
-        self.of_lanes |= any(number < math.inf for number in self._lanes.values())
+    def _note_limits(self, names: Iterable[Hashable]) -> None:
+        # Of those that have changed only: to look at all of thousands would take too long.
+        self._patterns = find_patterns(dict.fromkeys((*self._patterns, *names)))
+        self.of_lanes |= any(self._lanes.get(name, math.inf) < math.inf for name in names)
         self.active = self.of_lanes or self._own < math.inf
         """Whether anything here has permits."""
 

@@ -27,7 +27,7 @@ from aioapiqueue._dispatcher import Dispatcher
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._map import paced_map
 from aioapiqueue._rate import LONGEST, Limit, Rate, Window, as_limits, positive, whole
-from aioapiqueue._slot import GRANTED, NO_KEYS, Reservation, Slot, keys_of
+from aioapiqueue._slot import NO_KEYS, Slot, check_count, keys_of
 from aioapiqueue._view import LimiterView
 from aioapiqueue._wait_queue import ORDERS, Order
 from aioapiqueue.exceptions import QueueClosed, WouldWait
@@ -316,14 +316,7 @@ class ApiQueue:
         call that waits: its Future has those.
         """
         slot = self.slot(key=key, keys=keys, priority=priority, cost=cost, timeout=timeout)
-        call = cast("Call", slot)
-        future = Reservation(call, loop=get_running_loop())
-        if self._dispatcher.try_start(call):
-            call.state = GRANTED
-            future.set_result(call)
-        else:
-            self._dispatcher.join(call, future)
-        return future
+        return self._dispatcher.enqueue(cast("Call", slot))
 
     def try_slot(
         self,
@@ -637,6 +630,41 @@ class ApiQueue:
         self._dispatcher.refuse_pattern(key)
         self._dispatcher.bind()
         self._dispatcher.limiter.hold(key, seconds)
+
+    def sync(
+        self,
+        remaining: float,
+        *,
+        unit: str = CALLS,
+        reset: float | None = None,
+        limit: float | None = None,
+        key: Hashable = None,
+    ) -> None:
+        """Report what the other side says is left of a quota, such as on a page of its own.
+
+        As `Slot.sync`, which is better where a call of this queue was answered so: it knows which
+        calls had been counted by then. This takes off all that are out.
+
+        >>> async def main():
+        ...     queue = ApiQueue("100/min burst 100", lanes={"*": ()})
+        ...     queue.sync(0, reset=30, key="busy.example")
+        ...     return [queue.estimate(key=host) for host in ("busy.example", "idle.example")]
+        >>> asyncio.run(main())
+        [30.0, 0.0]
+
+        Args:
+            remaining: as of `Slot.sync`.
+            unit: as of `Slot.sync`.
+            reset: as of `Slot.sync`.
+            limit: as of `Slot.sync`.
+            key: whose lane, if it has one of its own; default: the whole queue.
+
+        Raises:
+            ValueError: a number that is negative, infinite or NaN; an unknown unit; or `key` is a
+                pattern.
+        """
+        check_count(remaining, reset, limit)
+        self._dispatcher.sync(None, remaining, unit=unit, reset=reset, limit=limit, key=key)
 
     def malformed(self, *, key: Hashable = None) -> None:
         """Count that the other side sent something that is not valid, such as "retry after -1".

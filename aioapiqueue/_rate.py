@@ -31,6 +31,7 @@ __all__ = [
     "LONGEST",
     "Calendar",
     "Concurrency",
+    "LearntRate",
     "Limit",
     "Rate",
     "Window",
@@ -38,7 +39,9 @@ __all__ = [
     "as_limits",
     "parse_limit",
     "parse_limits",
+    "period_of",
     "positive",
+    "unit_of",
     "whole",
 ]
 
@@ -173,6 +176,20 @@ class Rate(_Validated):
         return text if self.burst == 1 else f"{text} burst {number_text(self.burst)}"
 
 
+class LearntRate(Rate):
+    """A rate that the other side has stated, and nobody has configured.
+
+    It is as strict as any, but for what the other side says is left: that may be more. A call that
+    says nothing of its unit is not refused but charged 0 (`Stats.unaccounted`), as nobody could
+    know that it would be counted.
+
+    Args:
+        details: as of `Rate`.
+    """
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Window(_Validated):
     """An exact sliding window: never more than `calls` in any `per` seconds.
@@ -302,6 +319,27 @@ _TYPES: Mapping[Kind, Callable[..., Limit]] = {
     "calendar": Calendar,
     "concurrency": Concurrency,
 }
+
+
+def unit_of(limit: Limit) -> str | None:
+    """Return what a limit counts; None: permits."""
+    return None if isinstance(limit, Concurrency) else limit.unit
+
+
+_LENGTHS = {"hour": 3600.0, "day": 86_400.0, "month": 31 * 86_400.0}
+
+
+def period_of(limit: Limit) -> float:
+    """Return the seconds in which all that a limit lets through at once comes back; permits: 0."""
+    match limit:
+        case Rate():
+            return max(limit.per, limit.burst * limit.interval)
+        case Window():
+            return limit.per
+        case Calendar():
+            return _LENGTHS[limit.each]
+        case Concurrency():
+            return 0.0
 
 
 def parse_limits(text: str) -> tuple[Limit, ...]:

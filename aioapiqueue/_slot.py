@@ -10,6 +10,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from aioapiqueue._grammar import CALLS
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue._units import ONE_CALL
 
@@ -33,6 +34,7 @@ __all__ = [
     "DetailedCall",
     "Reservation",
     "Slot",
+    "check_count",
     "keys_of",
 ]
 
@@ -65,6 +67,20 @@ def keys_of(key: Hashable, keys: Sequence[Hashable] | None) -> tuple[Hashable, .
             f"a key is hashable, such as a string or a tuple of them: {error}, in "
             f"{key if keys is None else keys!r}"
         ) from None
+
+
+def check_count(remaining: float, reset: float | None, limit: float | None) -> None:
+    """Refuse what no server can mean: see `Slot.sync`.
+
+    Raises:
+        ValueError: a number that is negative, infinite or NaN.
+        TypeError: no number.
+    """
+    positive(remaining, of="remaining", least=0)
+    if reset is not None:
+        positive(reset, of="reset", least=0, most=LONGEST)
+    if limit is not None:
+        positive(limit, of="limit", least=0)
 
 
 class Slot(ABC):
@@ -154,6 +170,76 @@ class Slot(ABC):
             RuntimeError: the call has not started.
         """
 
+    @abstractmethod
+    def sync(
+        self,
+        remaining: float,
+        *,
+        unit: str = CALLS,
+        reset: float | None = None,
+        limit: float | None = None,
+    ) -> None:
+        """Report what the answer to this call says is left of a quota.
+
+        It is a bound beside the limits. Until the reset at most so much starts, less what other
+        calls cost that are out without an answer: the server may not have counted them yet. So
+        what others use of the same quota is seen without a push-back. The answer to the call that
+        was released last replaces what was said before, up or down; after the reset, only the
+        limits count.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     queue = ApiQueue("100/min burst 100")
+        ...     async with queue.slot() as slot:            # the call, and its answer:
+        ...         slot.sync(2, reset=30)                  # "remaining: 2, reset: 30"
+        ...     return [(await queue.enqueue()).waited for _ in range(3)]
+        >>> asyncio.run(main())
+        [0.0, 0.0, 30.0]
+
+        It concerns the lane of the first of the call's keys that has one, or the whole queue. The
+        queue notes which calls are out from the first `sync` on; those that were out before are
+        taken to cost as much as calls did on average.
+
+        Args:
+            remaining: how much, at least 0.
+            unit: what is counted; default `"calls"`.
+            reset: seconds from now until the quota is full again; default: the period of the
+                limit that counts the unit, or else a minute.
+            limit: the size of the quota. By it, quotas of one unit are told apart, such as one for
+                each minute and one for each day.
+
+        Raises:
+            ValueError: a number that is negative, infinite or NaN; or an unknown unit.
+            RuntimeError: the call has not started.
+        """
+
+    @abstractmethod
+    def again(
+        self, *, cost: Cost | None = None, timeout: float | None = None
+    ) -> asyncio.Future[Slot]:
+        """Let the call wait once more, in its old place: the other side has refused it.
+
+        The slot is released, so that its permit is free meanwhile. The call is charged again when
+        it starts again: the server may have counted it. It asks for what this slot is charged: if
+        the server has counted nothing, settle this one afterwards.
+
+        Args:
+            cost: what it is charged this time; default: as much as it has been charged. (Less, if
+                it was settled because it was refused.)
+            timeout: seconds to wait at most; default: any time.
+
+        Returns:
+            A Future of the new slot, as of `ApiQueue.enqueue`. Cancel it to leave.
+
+        Raises:
+            SlotTimeout: as of `ApiQueue.enqueue`.
+            QueueFull: too many wait.
+            QueueClosed: the queue is closed.
+            ValueError: an invalid cost or timeout.
+            TypeError: as of `ApiQueue.slot`.
+            RuntimeError: the call has not started, or is over.
+        """
+
 
 class CallOwner(Protocol):
     """What a call asks of its dispatcher."""
@@ -186,6 +272,20 @@ class CallOwner(Protocol):
 
     def settle(self, call: Call, cost: Cost) -> None:
         """Charge the difference to the true costs of a call that has started."""
+
+    def sync(
+        self,
+        call: Call | None,
+        remaining: float,
+        *,
+        unit: str,
+        reset: float | None,
+        limit: float | None,
+    ) -> None:
+        """Let no more start than the server says in the answer to a call."""
+
+    def again(self, call: Call, cost: Cost | None, timeout: float | None) -> Reservation:
+        """Release a call, and let it wait once more, in its old place."""
 
 
 class Call(Slot):
@@ -341,6 +441,30 @@ class Call(Slot):
         if not self.started:
             raise RuntimeError("only a call that has started has a true cost")
         self.dispatcher.settle(self, cost)
+
+    def sync(
+        self,
+        remaining: float,
+        *,
+        unit: str = CALLS,
+        reset: float | None = None,
+        limit: float | None = None,
+    ) -> None:
+        """Report what is left of a quota; see `Slot.sync`."""
+        if not self.started:
+            raise RuntimeError("only a call that has started has an answer")
+        check_count(remaining, reset, limit)
+        self.dispatcher.sync(self, remaining, unit=unit, reset=reset, limit=limit)
+
+    def again(
+        self, *, cost: Cost | None = None, timeout: float | None = None
+    ) -> asyncio.Future[Slot]:
+        """Wait once more, in the old place; see `Slot.again`."""
+        if self.state != HELD:
+            raise RuntimeError("only a call that runs can wait once more")
+        if timeout is not None:
+            positive(timeout, of="timeout", least=0, most=LONGEST)
+        return self.dispatcher.again(self, cost, timeout)
 
     def __repr__(self) -> str:
         state = ("new", "waiting", "granted", "held", "over", "left")[self.state]

@@ -53,6 +53,9 @@ class Units:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __contains__(self, unit: object) -> bool:
+        return unit in self._places
+
     def place_of(self, unit: str) -> int:
         """Return the place of a unit, which is known from now on."""
         place = self._places.get(unit)
@@ -65,6 +68,17 @@ class Units:
 
     def _note_only(self) -> None:
         self._only = self.names[1] if len(self.names) == 2 else _NO_UNIT  # noqa: PLR2004 - with `calls`
+
+    def known_place_of(self, unit: str) -> int:
+        """Return the place of a unit that is known.
+
+        Raises:
+            ValueError: it is not; the message names those that are.
+        """
+        try:
+            return self._places[unit]
+        except KeyError:
+            raise ValueError(f"{unit!r} is a unit {self._remedy(unit)}") from None
 
     def forget(self, known: int) -> None:
         """Know only so many units, as before some were declared."""

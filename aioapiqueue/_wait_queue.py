@@ -12,7 +12,7 @@ that it looks at the lines itself (`lines`, `rank_now`).
 from __future__ import annotations
 
 import asyncio
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
 from aioapiqueue._line import Line, W, rank_of
@@ -29,6 +29,8 @@ Order = Literal["fifo", "fair"]
 """Among those of one priority: by arrival, or in turns by key."""
 ORDERS: tuple[Order, ...] = get_args(Order)
 
+_EARLY = -(2**62)
+"""Numbers from here on are before all of those who had to wait."""
 _MANY_FLOWS = 64
 """So many turns are never cleared away, even if they are over: it would cost more than they do."""
 
@@ -61,6 +63,7 @@ class WaitQueue(asyncio.Queue[W]):
         """All of them, by arrival whatever the order: for `oldest_of_least_urgent` and nothing
         else, as those who were served are still in it."""
         self._count = 0
+        self._early_count = _EARLY
         self._taken = 0
         """How many were taken out by `get`, and not yet accounted for by `task_done`."""
         self._turn = -1
@@ -99,6 +102,30 @@ class WaitQueue(asyncio.Queue[W]):
         self._put(item)
         if self._getters:  # type: ignore[attr-defined]  # typeshed leaves it out
             self._wakeup_next(self._getters)  # type: ignore[attr-defined]  # as above
+
+    def next_number(self) -> int:
+        """Return a number by arrival, for somebody who need not wait."""
+        self._count += 1
+        return self._count
+
+    def early_number(self) -> int:
+        """Return a number by arrival before all others of those who had to wait."""
+        self._early_count += 1
+        return self._early_count
+
+    def move_up(self, waiter: W, arrival: int) -> bool:
+        """Give one who has just joined an earlier place; return whether it may go first now.
+
+        Among those of its line and priority: with `fair`, lines keep their turns.
+        """
+        waiter.arrival = arrival
+        if self._unsorted is not None:
+            self._unsorted = [(one.arrival, one) for _, one in self._unsorted]
+            heapify(self._unsorted)
+        is_first: bool = waiter.line.move_up(waiter)
+        if is_first:
+            self.on_first()
+        return is_first
 
     def _put(self, item: W) -> None:
         item.arrival = self._count = self._count + 1
@@ -284,6 +311,22 @@ class WaitQueue(asyncio.Queue[W]):
         self._turns.clear()
         for waiter in waiting:
             self._add_to_line(waiter)
+
+    def dissolve(self, line: Line[W]) -> list[W]:
+        """Take a line apart; return who waits in it, for `put_back` by arrival.
+
+        Those whose future is cancelled, and whose task has not come to `leave` yet, stay in it. It
+        is in use no more; `live` and the costs count them.
+        """
+        waiting = list(line)
+        self._drop(line)
+        if self.fair:  # so that they have the turn that it had
+            self._turns[line.flow] = min(line.turn, self._turns.get(line.flow, line.turn)) - 1
+        return waiting
+
+    def put_back(self, waiter: W) -> None:
+        """Put one into the line of what it comes under now."""
+        self._add_to_line(waiter)
 
     @property
     def is_sorting(self) -> bool:

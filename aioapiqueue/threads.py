@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from aioapiqueue._blocking_slot import BlockingSlot
+from aioapiqueue._grammar import CALLS
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._slot import keys_of
 from aioapiqueue._thread_loop import Job, check_alive, home, queues, running_loop
@@ -217,6 +218,38 @@ class Blocking:
             RuntimeError: as for `slot`.
         """
         self.call(self.queue.hold, seconds, key=key)
+
+    def sync(
+        self,
+        remaining: float,
+        *,
+        unit: str = CALLS,
+        reset: float | None = None,
+        limit: float | None = None,
+        key: Hashable = None,
+    ) -> None:
+        """Report what the other side says is left of a quota; as `ApiQueue.sync`.
+
+        For a call whose slot is at hand, `BlockingSlot.sync` is better.
+
+        >>> queue = ApiQueue("100/min burst 100")
+        >>> blocking(queue).sync(0, reset=30)
+        >>> round(blocking(queue).estimate())
+        30
+
+        Args:
+            remaining: how much, at least 0.
+            unit: what is counted; default `"calls"`.
+            reset: seconds from now until the quota is full again.
+            limit: the size of the quota.
+            key: whose lane, if it has one of its own; default: the whole queue.
+
+        Raises:
+            ValueError: as of `ApiQueue.sync`.
+            TypeError: no number.
+            RuntimeError: as for `slot`.
+        """
+        self.call(self.queue.sync, remaining, unit=unit, reset=reset, limit=limit, key=key)
 
     def malformed(self, *, key: Hashable = None) -> None:
         """Count that the other side sent something not valid; as `ApiQueue.malformed`.

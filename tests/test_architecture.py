@@ -13,7 +13,16 @@ APART = ROOT / "hub" / "bootstrap"  # runs in other programs, without aioapiqueu
 
 CORE = (  # each may import those before it; so with POLICY
     *("exceptions", "_interrupt", "_grammar", "_zones", "_rate", "_units", "_events"),
-    *("_algorithms", "_together", "_lanes", "_line", "_wait_queue", "_slot"),
+    *(
+        "_algorithms",
+        "_together",
+        "_answers",
+        "_server_bound",
+        "_lanes",
+        "_line",
+        "_wait_queue",
+        "_slot",
+    ),
     *("_callables", "_limiter", "_wait_lists", "_scheduler"),
     *("_local_limiter", "_figures", "_nesting", "_dispatcher", "_map", "_view", "_queue"),
     "_decorator",

@@ -406,6 +406,66 @@ def test_a_pause_stops_threads():
         gate.pause(-1)
 
 
+def test_threads_say_what_remains():
+    """A slot's `sync` and the queue's: what is wrong is raised where it was said."""
+    queue = ApiQueue("1000 in any 10min", lanes={"a": "1000 in any 10min"})
+    gate = blocking(queue)
+    with pytest.raises(RuntimeError, match="has not started"):
+        gate.slot().sync(3)
+    with gate.slot() as slot:
+        for wrong, match in (({"remaining": -1}, "remaining"), ({"unit": "call"}, "did you mean")):
+            with pytest.raises(ValueError, match=match):
+                slot.sync(**{"remaining": 1, **wrong})
+        slot.sync(1, reset=60)
+    with gate.try_slot():
+        assert 50 < gate.estimate() <= 60
+    slot.sync(9, reset=60)  # released before the other, and ended by now
+    gate.sync(0, reset=600, key="a")
+    assert 500 < gate.estimate(key="a") <= 600
+
+
+def test_a_threads_call_waits_again():
+    """It waits in its old place, while its permit is free; the slot that it had is over."""
+    queue, order = ApiQueue(concurrency=1), []
+    gate = blocking(queue)
+
+    def behind(name):
+        with gate.slot():
+            order.append(name)
+
+    with gate.slot(key="k", priority=0, cost=3) as slot:
+        with threads(behind, 3, one_by_one=lambda count: queue.waiting == count):
+            gate.pause()
+            another = slot.again()
+            until(lambda: figures(queue) == (4, 0))
+            gate.resume()
+            with another:
+                order.append("again")
+        for over in (slot, another):
+            with pytest.raises(RuntimeError, match="only a call that runs"):
+                over.again()
+    assert order == ["again", 0, 1, 2]
+    assert (another.key, another.cost) == ("k", 3)
+    assert settled(queue)
+
+
+def test_threads_again_can_fail():
+    """It raises what a slot does, and one that is dropped leaves; nothing is held for either."""
+    queue = ApiQueue("1 in any 10min")
+    gate = blocking(queue)
+    with gate.slot() as slot:
+        with pytest.raises(ValueError, match="timeout"):
+            slot.again(timeout=-1)
+        another = slot.again(timeout=0.01)
+    with pytest.raises(SlotTimeout), another:
+        pytest.fail("ran without a slot")
+    queue = ApiQueue(concurrency=1)
+    with blocking(queue).slot() as slot:
+        slot.again()
+    gc.collect()
+    assert settled(queue)
+
+
 def public(kind):
     """Return the names that users of a class see."""
     names = {*dir(kind), *getattr(kind, "__slots__", ())}

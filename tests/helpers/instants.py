@@ -6,7 +6,9 @@ import asyncio
 
 import pytest
 
-__all__ = ["exactly", "line_up", "now", "released", "use"]
+from aioapiqueue import WouldWait
+
+__all__ = ["exactly", "free", "line_up", "now", "released", "use"]
 
 
 def now():
@@ -35,3 +37,16 @@ async def released(queue, calls, **options):
     starts = []
     await asyncio.gather(*line_up(queue, starts, calls, **options))
     return starts
+
+
+def free(queue, most=100, **call):
+    """Return how many calls start at once now; they are ended."""
+    slots = []
+    for _ in range(most):
+        try:
+            slots.append(queue.try_slot(**call))
+        except WouldWait:
+            break
+    for slot in slots:
+        slot.release()
+    return len(slots)

@@ -151,6 +151,20 @@ def entered(view: LimiterView) -> int:
     return len(view._entered)
 
 
+def followed_keys(answers: Any) -> Collection[Hashable]:
+    """Return the keys of which calls run, or may not have been counted; None: of any."""
+    return {*answers._scopes}
+
+
+def bounds_of(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:
+    """Return the states of what the server has said remains, of a lane or (None) of the queue."""
+    from aioapiqueue._server_bound import ServerBound
+
+    limiter = dispatcher_of(queue).limiter
+    states = limiter._own if key is None else limiter._lanes.by_key[key].extra
+    return [state for state in states if isinstance(state, ServerBound)]
+
+
 # A queue: hooks.
 
 
@@ -353,6 +367,33 @@ def forget_who_met_full_buckets(queue: ApiQueue) -> None:
         settle(call, costs)
 
     limiter.settle = settling
+
+
+def count_nothing_as_out(queue: ApiQueue) -> None:
+    """Take what a server says remains for what is left, whatever is under way."""
+    dispatcher_of(queue).costs_uncounted = lambda *_: (0, 0)
+
+
+def forget_unanswered_ends(queue: ApiQueue) -> None:
+    """Take calls that ended without an answer for counted."""
+    answers = dispatcher_of(queue).follow_answers()
+    cost_out = answers.cost_out
+    dispatcher_of(queue).costs_uncounted = lambda _, key, count: (
+        cost_out(key, count.unit, with_ended=False),
+        0,
+    )
+
+
+def charge_no_bound(queue: ApiQueue) -> None:
+    """Take nothing of what starts off what remains."""
+    limiter = dispatcher_of(queue).limiter
+
+    def give_back(call: Any, now: float) -> None:
+        for limit in limiter._limits_of(call):
+            if hasattr(limit, "until"):
+                limit.left += call.costs[limit.unit]
+
+    after_starts(queue, give_back)
 
 
 def overtake_reservations(queue: ApiQueue) -> None:
@@ -615,3 +656,23 @@ def throttle_codes() -> set[str]:
     from botocore.retries.standard import ThrottledRetryableChecker
 
     return set(ThrottledRetryableChecker._THROTTLED_ERROR_CODES)
+
+
+# What the other side states.
+
+
+def learn(queue: ApiQueue, *units: str) -> None:
+    """Have limits of these units learnt, as integrations do."""
+    dispatcher_of(queue).learn(units)
+
+
+def adopt(queue: ApiQueue, slot: Slot, *limits: str) -> None:
+    """Adopt what the answer to a call states, as integrations do."""
+    from aioapiqueue import Rate
+
+    dispatcher_of(queue).adopt(slot, [Rate.parse(one) for one in limits])
+
+
+def answered(queue: ApiQueue, slot: Slot) -> None:
+    """Note that a call has its answer, as integrations do."""
+    dispatcher_of(queue).answered(slot)

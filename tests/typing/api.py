@@ -121,6 +121,8 @@ async def slots() -> None:
         assert_type(slot.cost, float)
         slot.throttled(1.5)
         slot.settle(3)
+        slot.sync(3, unit="calls", reset=2.5, limit=10)
+        assert_type(await slot.again(timeout=3), Slot)
     with await queue.enqueue() as slot:
         assert_type(slot, Slot)
     assert_type(queue.enqueue(key=("any", 1)), asyncio.Future[Slot])
@@ -145,6 +147,7 @@ async def control() -> None:
     assert_type(queue.name, str | None)
     queue.set_rate("5/s", Window(1, 1), key="a")
     queue.throttled(5, key="a")
+    queue.sync(3, unit="calls", reset=2.5, limit=10, key="a")
     queue.pause(3)
     queue.resume()
     await queue.aclose(drain=True, timeout=3)
@@ -308,6 +311,9 @@ def edges() -> None:
         assert_type(slot, BlockingSlot)
         slot.settle({"tokens": 3})
         slot.throttled(3, key="a")
+        slot.sync(3, unit="calls", reset=2.5, limit=10)
+        with slot.again(timeout=3) as another:
+            assert_type(another, BlockingSlot)
     with blocking(queue).try_slot(keys=("a", "b"), cost={"tokens": 3}) as slot:
         assert_type(slot, BlockingSlot)
     assert_type(blocking(queue).estimate(keys=("a",), cost=2), float)
@@ -316,6 +322,7 @@ def edges() -> None:
     assert_type(slot.priority, float)
     blocking(queue).set_rate("5/s", Rate(5), key="a")
     blocking(queue).hold(3, key="a")
+    blocking(queue).sync(3, unit="calls", reset=2.5, limit=10, key="a")
     one = for_httpx.RateLimitedTransport(queue, httpx.AsyncHTTPTransport(), key="route")
     two = for_httpx2.RateLimitedTransport(queue, httpx2.AsyncHTTPTransport(), key="route")
     httpx.AsyncClient(transport=one)

@@ -1,0 +1,457 @@
+"""Limits that nobody has configured: learnt from answers, one call of a lane at a time before."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from aioapiqueue import ApiQueue, Rate, Window
+from aioapiqueue.testing import VirtualLoop
+from tests.helpers.instants import exactly, line_up, now, released, use
+from tests.helpers.introspect import bounds_of, dispatcher_of, lanes_of, left_over
+from tests.helpers.learning import answer, free_at_once, learning, learnt
+
+# One at a time, until the first answer.
+
+
+@pytest.mark.parametrize("lanes", [{"*": ()}, {"a": "100/s"}, None])
+async def test_one_out_until_the_first_answer(lanes):
+    """Of each lane, and of a queue without lanes; the others wait, and go when it is answered."""
+    queue, starts = learning(lanes=lanes), []
+    first = await queue.enqueue(key="a")
+    tasks = line_up(queue, starts, 3, key="a")
+    await asyncio.sleep(5)
+    assert starts == []
+    if lanes is not None:
+        assert free_at_once(queue, key="b") == (1 if "*" in lanes else 3)
+    answer(queue, first, tokens=10)
+    await asyncio.gather(*tasks)
+    assert starts == exactly([5, 5, 5.01] if lanes == {"a": "100/s"} else [5] * 3)
+    first.release()
+    assert left_over(queue) == []
+
+
+@pytest.mark.parametrize("how", ["ends", "raises", "is cancelled", "is given back"])
+async def test_first_without_an_answer(how):
+    """If it ends without one, however, the next goes, alone again; nobody is stuck."""
+    queue, starts = learning(lanes={"*": ()}), []
+
+    async def first():
+        async with queue.slot(key="a"):
+            if how == "raises":
+                raise ZeroDivisionError
+            await asyncio.sleep(1 if how == "ends" else 1000)
+
+    async def body():
+        async with queue.slot(key="a"):
+            starts.append(now())
+            await asyncio.sleep(3)
+
+    if how == "is given back":
+        future = queue.enqueue(key="a")
+        task = asyncio.create_task(asyncio.sleep(0))
+    else:
+        task = asyncio.create_task(first())
+    await asyncio.sleep(0)
+    tasks = [asyncio.create_task(body()) for _ in range(2)]
+    await asyncio.sleep(0.5)
+    if how == "is cancelled":
+        task.cancel()
+    if how == "is given back":
+        future.cancel()
+    await asyncio.gather(task, *tasks, return_exceptions=True)
+    at = {"ends": 1, "raises": 0}.get(how, 0.5)
+    assert starts == exactly([at, at + 3])
+    assert left_over(queue) == []
+
+
+async def test_answer_without_limits_opens_too():
+    """An answer that says nothing of limits leaves the lane unlimited."""
+    queue = learning(lanes={"*": ()})
+    first = await queue.enqueue(key="a")
+    assert free_at_once(queue, key="a") == 0
+    dispatcher_of(queue).answered(first)
+    dispatcher_of(queue).adopt(first, [])
+    assert free_at_once(queue, key="a") == 3
+    assert queue.stats.learnt == {}
+
+
+async def test_no_second_gate():
+    """A lane that was forgotten, as nobody called, and is met again, knows what it has learnt."""
+    queue = learning(lanes={"*": ()})
+    with await queue.enqueue(key="a") as first:
+        answer(queue, first, tokens=5)
+    await asyncio.sleep(1000)
+    for n in range(5):
+        queue.try_slot(key=f"other {n}").release()
+    assert "a" not in lanes_of(queue)
+    assert free_at_once(queue, key="a", cost={"tokens": 2}) == 2
+    assert learnt(queue) == {"a": "5 tokens/min burst 5"}
+
+
+async def test_learning_after_calls_started():
+    """Begun while calls run, one more of a lane goes, and the answer of any opens it."""
+    queue = ApiQueue(lanes={"*": ()})
+    early = [queue.try_slot(key="a") for _ in range(3)]
+    dispatcher_of(queue).learn(["tokens"])
+    assert free_at_once(queue, key="a") == 1
+    early[0].release()
+    assert free_at_once(queue, key="a") == 1
+    answer(queue, early[1], tokens=500)
+    assert free_at_once(queue, key="a") == 3
+    queue = ApiQueue("100/s burst 100")
+    early = queue.try_slot()
+    dispatcher_of(queue).learn(["tokens"])
+    assert free_at_once(queue) == 0  # without lanes, all that run are counted
+    answer(queue, early, tokens=500)
+    assert free_at_once(queue) == 3
+
+
+async def test_learning_twice_is_once():
+    """Two transports of one queue may say so both; what was answered before needs no gate."""
+    queue = learning(lanes={"*": ()})
+    first = queue.try_slot(key="a")
+    dispatcher_of(queue).learn(["pages"])
+    answer(queue, first, tokens=50)
+    assert free_at_once(queue, key="a", cost={"tokens": 1, "pages": 7}) == 3
+    queue = ApiQueue("10/s burst 10")
+    queue.try_slot().sync(5, reset=60)
+    dispatcher_of(queue).learn(["tokens"])
+    assert free_at_once(queue) == 3
+
+
+# What is learnt.
+
+
+async def test_learnt_limit_paces():
+    """A bucket of that size and pace, beside what remains; a call that is settled gives back."""
+    queue = learning(units=("calls",))
+    first = await queue.enqueue()
+    answer(queue, first, calls=60)
+    assert learnt(queue) == {None: "60/min burst 60"}
+    starts = await released(queue, 130)
+    assert starts[:60] == exactly([0] * 60)
+    assert starts[60] > 1
+    assert all(sum(at < t for at in starts) <= 60 + 60 + t for t in range(150))
+
+
+async def test_only_units_that_are_free():
+    """A unit that the queue or the lane has a limit of is left to it; others are learnt."""
+    queue = learning("10/s", lanes={"a*": "500 pages/s burst 9"}, units=("tokens",))
+    first = await queue.enqueue(key="a1", cost={"pages": 0})
+    answer(queue, first, calls=7, pages=8, tokens=9)
+    assert learnt(queue) == {"a1": "9 tokens/min burst 9"}
+    assert queue.limits == (Rate(10),)
+    assert dispatcher_of(queue).limiter.limits_of("a1") == (
+        Rate(500, burst=9, unit="pages"),
+        *queue.stats.learnt["a1"],
+    )
+    assert dispatcher_of(queue).limiter.limits_of("a2") == (Rate(500, burst=9, unit="pages"),)
+
+
+async def test_change_is_followed():
+    """Up and down, also where the server stops stating one of two; what was used still counts."""
+    queue = learning(units=("tokens", "pages"), lanes={"*": ()})
+    slot = await queue.enqueue(key="a", cost={"tokens": 10})
+    answer(queue, slot, tokens=10, pages=5, remaining=0)
+    assert queue.estimate(key="a", cost={"tokens": 10}) > 50
+    await asyncio.sleep(1)
+    answer(queue, await queue.enqueue(key="a"), tokens=1000, remaining=900)
+    assert learnt(queue) == {"a": "5 pages/min burst 5, 1000 tokens/min burst 1000"}
+    assert len(bounds_of(queue, "a")) == 2
+    assert free_at_once(queue, key="a", cost={"tokens": 300}) == 3
+    await asyncio.sleep(1)
+    answer(queue, await queue.enqueue(key="a"), tokens=20, remaining=20)
+    assert free_at_once(queue, key="a", cost={"tokens": 10}) == 2
+
+
+async def test_same_answer_changes_nothing():
+    """Limits that are known already are not set again."""
+    queue = learning(lanes={"*": ()})
+    slot = await queue.enqueue(key="a")
+    answer(queue, slot, tokens=10)
+    before = dispatcher_of(queue).limiter.limits_of("a")
+    answer(queue, slot, tokens=10)
+    assert dispatcher_of(queue).limiter.limits_of("a") == before == queue.stats.learnt["a"]
+
+
+async def test_unstated_cost_is_no_error():
+    """A call that says nothing of a learnt unit is charged 0 and counted as unaccounted."""
+    queue = learning(lanes={"*": ()})
+    first = await queue.enqueue(key="a")
+    answer(queue, first, tokens=5)
+    assert queue.stats.unaccounted == 0
+    assert len(await released(queue, 10, key="a")) == 10
+    assert queue.stats.unaccounted == 10
+    assert free_at_once(queue, key="a", cost={"tokens": 2}) == 2
+    assert free_at_once(queue, key="a", cost={"tokens": 0}) == 3
+    assert queue.stats.unaccounted == 10
+
+
+async def test_waiters_meet_what_is_learnt():
+    """Those who wait for the first answer come under the limits that it states."""
+    queue, starts = learning(lanes={"*": ()}), []
+    first = await queue.enqueue(key="a", cost={"tokens": 1})
+    tasks = line_up(queue, starts, 6, key="a", cost={"tokens": 2})
+    silent = line_up(queue, starts, 1, key="a")
+    await asyncio.sleep(5)
+    answer(queue, first, tokens=6)
+    await asyncio.gather(*tasks, *silent)
+    assert starts[:4] == exactly([5, 5, 5, 5])  # three of them, and who uses none
+    assert starts[4:] == exactly([65] * 3)
+
+
+async def test_user_s_limits_replace_learnt():
+    """`set_rate` afterwards replaces them for good; what the server says remains still bounds."""
+    queue = learning(units=("calls",), lanes={"*": ()})
+    slot = await queue.enqueue(key="a")
+    answer(queue, slot, calls=10, remaining=2)
+    queue.set_rate(Window(4, 1), key="a")
+    assert learnt(queue) == {}
+    assert free_at_once(queue, key="a") == 2
+    answer(queue, await queue.enqueue(key="a"), calls=10, remaining=10)
+    assert learnt(queue) == {}
+    assert dispatcher_of(queue).limiter.limits_of("a") == (Window(4, 1),)
+
+
+async def test_several_keys_learn_the_first():
+    """Of a call with several keys, the lane of the first that has one learns."""
+    queue = learning(lanes={"b": (), "c": ()})
+    slot = await queue.enqueue(keys=("a", "b", "c"))
+    answer(queue, slot, tokens=5)
+    assert learnt(queue) == {"b": "5 tokens/min burst 5"}
+    assert free_at_once(queue, key="c") == 3  # it was answered, too
+
+
+async def test_thousands_of_lanes():
+    """Up to 10,000 lanes learn, each in the time of one; beyond, what remains is obeyed."""
+    queue = learning(lanes={"*": ()})
+    for number in range(10_100):
+        with queue.try_slot(key=number) as slot:
+            answer(queue, slot, tokens=5, remaining=1)
+    assert len(queue.stats.learnt) == 10_000
+    assert free_at_once(queue, key=10_050, cost={"tokens": 1}) == 1
+    assert free_at_once(queue, key=10_051) == 3
+
+
+async def test_time_per_lane_does_not_grow():
+    """To learn what a thousandth lane has takes about as long as of the first."""
+    queue = learning(lanes={"*": ()})
+
+    def seconds(keys):
+        best = float("inf")
+        for start in range(0, len(keys), 100):
+            began = time.process_time()
+            for key in keys[start : start + 100]:
+                with queue.try_slot(key=key) as slot:
+                    answer(queue, slot, tokens=5)
+            best = min(best, time.process_time() - began)
+        return best
+
+    few = seconds(range(300))
+    seconds(range(300, 3000))
+    assert seconds(range(3000, 3300)) < 4 * few
+
+
+async def test_figures_say_what_is_learnt():
+    """`stats.learnt` has the limits by key, None for the queue's own; configured ones are not."""
+    queue = learning("10/s", lanes={"a": "5/s"}, units=("tokens", "pages"))
+    assert queue.stats.learnt == {}
+    answer(queue, await queue.enqueue(key="none"), tokens=5)
+    answer(queue, await queue.enqueue(key="a"), tokens=7, pages=3)
+    assert learnt(queue) == {
+        None: "5 tokens/min burst 5",
+        "a": "7 tokens/min burst 7, 3 pages/min burst 3",
+    }
+
+
+# What an answer says, of a learnt limit.
+
+
+async def test_one_goes_first_into_a_window():
+    """When callers wait for the next window, one goes first, and the rest with its answer."""
+    queue, starts = learning(units=("calls",), lanes={"*": ()}), []
+    slot = await queue.enqueue(key="a")
+    answer(queue, slot, calls=100, remaining=0)
+    slot.release()
+
+    async def call():
+        async with queue.slot(key="a") as slot:
+            starts.append(now())
+            await asyncio.sleep(0.5)
+            if len(starts) == 1:
+                answer(queue, slot, calls=100, remaining=2)
+            await asyncio.sleep(0.5)
+
+    await asyncio.gather(*[call() for _ in range(3)])
+    assert starts == exactly([60, 60.5, 60.5])
+
+
+@pytest.mark.parametrize("how", ["is given back", "ends", "is cancelled"])
+async def test_first_into_a_window_is_lost(how):
+    """If that one has no answer, the rest go when it is out no more: nobody is stuck."""
+    queue, starts = learning(units=("calls",), lanes={"*": ()}), []
+    slot = await queue.enqueue(key="a")
+    answer(queue, slot, calls=100, remaining=0)
+    slot.release()
+    if how == "is given back":
+        future = queue.enqueue(key="a")
+    else:
+
+        async def first():
+            async with queue.slot(key="a"):
+                await asyncio.sleep(1 if how == "ends" else 1000)
+
+        task = asyncio.create_task(first())
+        await asyncio.sleep(0)
+    tasks = line_up(queue, starts, 3, key="a")
+    await asyncio.sleep(61 if how != "ends" else 60.5)
+    assert starts == []
+    if how == "is given back":
+        future.cancel()
+    elif how == "is cancelled":
+        task.cancel()
+    await asyncio.gather(*tasks)
+    assert starts == exactly([61] * 3)
+    assert left_over(queue) == []
+
+
+async def test_older_end_does_not_open_a_window():
+    """A call from before the reset that ends meanwhile is not the one that is waited for."""
+    queue, starts = learning(units=("calls",), lanes={"*": ()}), []
+    old = await queue.enqueue(key="a")
+    answer(queue, old, calls=100, remaining=0)
+    first = queue.enqueue(key="a")
+    task = asyncio.create_task(use(queue, starts, key="a"))
+    await asyncio.sleep(61)
+    old.release()
+    await asyncio.sleep(1)
+    assert starts == []
+    (await first).release()
+    await task
+    assert starts == exactly([62])
+
+
+# Other loops.
+
+
+@pytest.mark.parametrize("lanes", [None, {"*": ()}])
+@pytest.mark.parametrize("virtual", [False, True])
+def test_learnt_on_another_loop(lanes, virtual):
+    """What was learnt stays, and needs no second gate; on another clock, nothing is used of it."""
+    queue = learning(units=("calls",), lanes=lanes)
+
+    async def first():
+        slot = await queue.enqueue(key="a")
+        assert free_at_once(queue, key="a") == 0
+        answer(queue, slot, calls=3, remaining=1)
+        assert free_at_once(queue, key="a") == 1
+
+    async def second():
+        assert free_at_once(queue, key="a") == (3 if virtual else 1)
+        assert [*learnt(queue).values()] == ["3/min burst 3"]
+
+    for scenario in (first, second):
+        with asyncio.Runner(loop_factory=VirtualLoop if virtual else None) as runner:
+            runner.run(scenario())
+
+
+@pytest.mark.parametrize("lanes", [None, {"*": ()}])
+def test_gate_on_another_loop(lanes):
+    """One that was out on a loop that is gone holds nobody up on the next."""
+    queue = learning(lanes=lanes)
+
+    async def scenario():
+        await queue.enqueue(key="a")
+        assert free_at_once(queue, key="a") == 0
+
+    for _ in range(3):
+        with asyncio.Runner() as runner:
+            runner.run(scenario())
+
+
+def test_window_s_first_on_another_loop():
+    """Nor does one that was to go first into a window."""
+    queue = learning(units=("calls",), lanes={"*": ()})
+
+    async def first():
+        slot = await queue.enqueue(key="a")
+        dispatcher_of(queue).sync(slot, 0, unit="calls", reset=0.01, limit=9, period=60.0)
+        await queue.enqueue(key="a")
+        assert free_at_once(queue, key="a") == 0
+
+    async def second():
+        assert free_at_once(queue, key="a") == 3
+
+    for scenario in (first, second):
+        with asyncio.Runner() as runner:
+            runner.run(scenario())
+
+
+async def test_pattern_set_after_learning():
+    """New limits of a pattern are those of its keys, too, beside what these have learnt."""
+    queue = learning(lanes={"m*": "100/s"})
+    async with queue.slot(key="m", cost={"tokens": 1}) as slot:
+        answer(queue, slot, tokens=600)
+    queue.set_rate("1/s", key="m*")
+    starts = [await queue.enqueue(key="m", cost={"tokens": 1}) for _ in range(2)]
+    assert [slot.waited for slot in starts] == exactly([1, 1])
+    assert learnt(queue) == {"m": "600 tokens/min burst 600"}
+
+
+async def test_figure_without_a_size_later():
+    """After a bucket's reset a figure without a size, or a period, bounds as any other."""
+    queue = learning(units=("calls",))
+    dispatcher, slot = dispatcher_of(queue), await queue.enqueue()
+    how = {"unit": "calls", "limit": 60, "period": 60, "refills": True}
+    dispatcher.sync(slot, 60, reset=1, **how)
+    slot.release()
+    await asyncio.sleep(2)
+    queue.sync(5, reset=1)
+    starts = []
+    await asyncio.gather(*line_up(queue, starts, 7))
+    assert starts == exactly([2] * 5 + [3] * 2)
+
+
+async def test_bucket_nobody_speaks_of():
+    """If answers say nothing more, a bucket's figure holds for a period after its reset at most."""
+    queue, starts = learning(units=("calls",)), []
+    slot = await queue.enqueue()
+    dispatcher_of(queue).sync(slot, 0, unit="calls", reset=60, limit=60, period=60, refills=True)
+    slot.release()
+    await asyncio.gather(*line_up(queue, starts, 100))
+    assert starts[-1] == 60
+
+
+async def test_two_sizes_in_one_answer():
+    """Two quotas of one unit and period, in one answer, are two; sizes without end are eight."""
+    queue = learning(units=("calls",), lanes={"*": ()})
+    dispatcher, slot = dispatcher_of(queue), await queue.enqueue(key="a")
+    for limit, remaining in ((7, 0), (100, 90)):
+        dispatcher.sync(slot, remaining, unit="calls", reset=60, limit=limit, period=60)
+    slot.release()
+    assert free_at_once(queue, key="a") == 0
+    for limit in range(50):
+        queue.sync(100, reset=60, limit=1000 + limit, key="a")
+    assert len(bounds_of(queue, "a")) == 8
+
+
+async def test_turns_while_lanes_change():
+    """With `fair`, a key keeps its turns while a lane of its calls gets other limits."""
+    queue, starts = ApiQueue("10/s", lanes={"b": "100/s", "x": "100/s"}, order="fair"), []
+
+    async def call(*keys):
+        async with queue.slot(keys=keys):
+            starts.append(keys[0])
+
+    keys = [("a",), ("b",), ("b", "x")] * 30
+    tasks = [asyncio.create_task(call(*one)) for one in keys]
+    for turn in range(50):
+        await asyncio.sleep(0.051)
+        queue.set_rate("100/s" if turn % 2 else "100/s, 50 at once", key="b")
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert abs(starts.count("a") - starts.count("b")) <= 2
