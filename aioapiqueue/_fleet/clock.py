@@ -10,6 +10,8 @@ TICK = 1e-6
 """Seconds: an authority counts whole microseconds."""
 ROUNDING = 1e-9
 """Seconds by which sums of floats may be off."""
+_NANOSECONDS = 0.001
+"""Microseconds by which sums of floats may be off."""
 _MEMORY = 30.0
 """Seconds after which a reply begins to be forgotten. Over twice as long, two hosts' clocks drift
 apart by 3 ms (50 ppm, a usual quartz); much less would rarely contain a quick reply."""
@@ -65,6 +67,15 @@ class Clock:
         self.uncertainty = max(0.0, self._offset - max(self._most) - TICK)
         self.jitter = max(0.0, received - theirs - self._offset - TICK, _DECAY * self.jitter)
         self.rtt = max(received - sent, _DECAY * self.rtt)
+
+    def to_timestamp(self, at: float) -> float | None:
+        """Return an instant of the queue's clock as a timestamp: never too late, if a little early.
+
+        None where there was no reply yet.
+        """
+        if self._zero is None:
+            return None
+        return self._zero + math.floor((at - self._offset) * 1e6 + _NANOSECONDS)
 
     def to_local(self, timestamp: float) -> float:
         """Return the authority's timestamp, which may be infinite, on the queue's clock."""

@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue._fleet.clock import TICK
 from aioapiqueue._slot import DetailedCall
+from aioapiqueue._units import is_stated
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Sequence
 
+    from aioapiqueue._fleet.messages import BoundStatus, Scope
     from aioapiqueue._slot import Call
 
-__all__ = ["NO_KEY", "LaneStatus", "Lateness", "Lease", "LeasedCall", "ScopeGrants", "leased"]
+__all__ = [
+    "NO_KEY",
+    "LaneStatus",
+    "Lateness",
+    "Lease",
+    "LeasedCall",
+    "LeasedCosts",
+    "ScopeGrants",
+    "leased",
+]
 
 NO_KEY = object()
 """The lane of the key None, if that has limits of its own: the lane None stands for no lane."""
@@ -77,6 +88,45 @@ class ScopeGrants:
     """The lane for which they had to wait, by the last reply."""
 
 
+class LeasedCosts:
+    """What is leased and not used yet, by lane."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Hashable, int] = {}
+        self._sums: dict[Hashable, list[float]] = {}
+
+    def add(self, scope: Scope, costs: Sequence[float]) -> None:
+        """Count a slot for calls of a scope."""
+        for lane in (None, *scope.lanes):
+            self._numbers[lane] = self._numbers.get(lane, 0) + 1
+            sums = self._sums.setdefault(lane, [])
+            sums.extend([0.0] * (len(costs) - len(sums)))
+            for unit, cost in enumerate(costs):
+                if is_stated(costs, unit):
+                    sums[unit] += cost
+
+    def remove(self, scope: Scope, costs: Sequence[float]) -> None:
+        """Count one no more that was added."""
+        for lane in (None, *scope.lanes):
+            left = self._numbers[lane] = self._numbers[lane] - 1
+            if not left:  # fractions of cost do not add up
+                del self._numbers[lane], self._sums[lane]
+                continue
+            sums = self._sums[lane]
+            for unit, cost in enumerate(costs):
+                if is_stated(costs, unit):
+                    sums[unit] -= cost
+
+    def number(self, lane: Hashable) -> int:
+        """Return how many there are in a lane; None: in all."""
+        return self._numbers.get(lane, 0)
+
+    def of(self, lane: Hashable, unit: int) -> float:
+        """Return what those in a lane (None: in all) cost together, in one unit."""
+        sums = self._sums.get(lane, ())
+        return sums[unit] if unit < len(sums) else 0
+
+
 @dataclass(eq=False, slots=True)
 class LaneStatus:
     """How one lane (or the whole queue) stands, by the last reply. Instants are local ones."""
@@ -92,6 +142,8 @@ class LaneStatus:
     """Calls per second that push-back has left."""
     waiting_since: float = math.inf
     """Since when there has always been a waiter."""
+    bounds: tuple[BoundStatus, ...] = ()
+    """What the other side has said of its quotas; `until` is a local instant."""
 
 
 class Lateness:

@@ -86,6 +86,16 @@ class KeyQueues(WaitQueue[Call]):
         elif line.entry is None or (is_first and line.first() is item):
             self._enter(line, item)  # the entry may be that of one who has gone
 
+    def move_up(self, waiter: Call, arrival: int) -> bool:
+        """Give one who has just joined an earlier place; as `WaitQueue.move_up`."""
+        line, is_first = waiter.line, super().move_up(waiter, arrival)
+        self._new_firsts[line] = None
+        if is_first and line in self._parked_until:
+            self._unpark(line)
+        elif is_first:
+            self._enter(line, waiter)
+        return is_first
+
     def _drop(self, line: Line[Call]) -> None:
         if self.lines.get(line.name) is not line:
             return

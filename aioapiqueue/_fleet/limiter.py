@@ -6,6 +6,9 @@ come, so that order, priority and cancellation stay matters of this queue. What 
 any more is given back.
 
 What to ask for, and when, is in `planner.py`; the exchange, and what goes wrong, in `session.py`.
+
+What the other side says remains of its quotas is kept by the authority, as it bounds all processes
+(`sync`). It is told what each of them has out, so that it can take that off what remains.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from aioapiqueue._fleet.key_queues import KeyQueues, key_queues
 from aioapiqueue._fleet.limits import key_of
 from aioapiqueue._fleet.messages import NO_LANES, plain_costs
 from aioapiqueue._fleet.planner import Planner
+from aioapiqueue._fleet.server_counts import ServerCounts, sums_of
 from aioapiqueue._fleet.session import Session
 from aioapiqueue._lanes import fits
 from aioapiqueue._limiter import FastAcquire, LimiterStats, PushbackRounds
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from aioapiqueue._limiter import Host
     from aioapiqueue._line import Line
     from aioapiqueue._rate import Limit
+    from aioapiqueue._server_bound import ServerCount
     from aioapiqueue._slot import Call
     from aioapiqueue._units import CostTotals
     from aioapiqueue._wait_queue import WaitQueue
@@ -55,6 +60,7 @@ class SharedLimiter:
 
     call_types: tuple[Callable[..., Call], Callable[..., Call]] = (LeasedCall, LeasedCall)
     wait_queue_type: type[WaitQueue[Call]] = KeyQueues
+    alone = False
 
     def __init__(
         self, host: Host, transport: messages.Transport, limits: LimitTable, *, catch_up: float
@@ -64,6 +70,8 @@ class SharedLimiter:
         self._limits = limits
         self._catch_up = catch_up
         self._rounds = PushbackRounds(host)
+        self._counts = ServerCounts(host, limits)
+        self._unaccounted = 0
         self._session = Session(host, transport, self._limits, self, catch_up=catch_up)
         self._begin(-math.inf)
 
@@ -85,6 +93,7 @@ class SharedLimiter:
         ahead, catch_up = self._transport.ahead, self._catch_up
         self._planner = Planner(self._host, self._limits, clock, ahead=ahead, catch_up=catch_up)
         self._planner.held_until = held_until
+        self._counts.reset(self._planner, clock)
 
     # From arrival to release.
 
@@ -120,6 +129,8 @@ class SharedLimiter:
         leased(call).limits = scope = limits.scope_of(call.keys, call.costs)
         for lane in scope.lanes:
             self._transport.check_key(key_of(lane))
+        if limits.unstated_of((None, *scope.lanes), call.costs):
+            self._unaccounted += 1
         self._planner.arrives(call, now)
         return False
 
@@ -194,8 +205,8 @@ class SharedLimiter:
 
     def _next_lease(self, scope: Scope, now: float) -> Lease | None:
         lease, lost = self._planner.usable(scope, now)
-        # Of a rate, what is lost is gone.
-        if lost and self._limits.has((None, *scope.lanes), Window):
+        # Of a rate, what is lost is gone; of what the other side says remains, it is not.
+        if lost and (self.follows or self._limits.has((None, *scope.lanes), Window)):
             self._return([(scope, one) for one in lost])
         return lease
 
@@ -205,6 +216,7 @@ class SharedLimiter:
             leased(call).lease = self._planner.use(scope, now)
         elif fallback is not None:
             fallback.consume(now, call.costs)
+        self._counts.first.started(call)
 
     # What happens here, to be reported to the authority.
 
@@ -212,6 +224,7 @@ class SharedLimiter:
         """Pass the slot of a call that was granted and never used to the next, or give it back."""
         waiters, scope, granted = key_queues(self._host), call.limits, leased(call)
         lease, granted.lease = granted.lease, None  # so that `settle` gives nothing back again
+        self._end_first(call)
         waiters.wake_all()
         if lease is not None:
             heir = waiters.first()
@@ -235,8 +248,9 @@ class SharedLimiter:
             if min(more) < 0:
                 self._planner.ask_soon(call.limits)
 
-    def released(self, call: Call) -> None:  # noqa: ARG002 - one permit is like another
+    def released(self, call: Call) -> None:
         """Note that a body has ended: its permit is free, if it takes one."""
+        self._end_first(call)
         if not self._counts_permits:
             return
         waiters = key_queues(self._host)
@@ -247,6 +261,35 @@ class SharedLimiter:
         else:
             self._session.send_permits()
         self._host.wake()
+
+    def _end_first(self, call: Call) -> None:
+        if (message := self._counts.first.ended(call)) is not None:
+            self._session.send(message)
+
+    # What the other side says.
+
+    def sync(self, call: Call | None, key: Hashable, count: ServerCount) -> None:
+        """Let no more start anywhere than the server says: in the answer to a call, or of a key."""
+        self._counts.follow()
+        lease = None
+        if call is not None:
+            key, lease = self._limits.lanes.first_with_limits(call.keys), leased(call).lease
+        lane = self._checked_lane(key)
+        if self._counts.exceed(lane, count):
+            self._recall([lane])
+        self._session.send_count(self._counts.count_of(lane, count, lease))
+
+    def learn(self) -> None:
+        """Let one call of a lane out at a time until it has its first answer, from now on."""
+        self._counts.learn()
+
+    def answered(self, call: Call) -> None:
+        """Note that the server has answered a call: more of its lanes may be out from now on."""
+        lanes = [lane for key in call.keys if (lane := self._limits.lane_of(key)) is not None]
+        first = self._counts.first
+        if first.answered(lanes):
+            # Not before the limits that the same answer states: others would know none.
+            self._session.send_soon("first answers", first.take_news)
 
     def throttled(self, call: Call | None, key: Hashable, retry_after: float | None) -> None:
         """Report push-back: on one call, or (None) on some call of a key."""
@@ -309,6 +352,13 @@ class SharedLimiter:
         key_queues(self._host).wake_all()
         self._session.send(messages.Resume())
         self._host.wake()
+
+    def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
+        """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
+        if key is None:
+            return self._limits.limits
+        limits = self._limits.lanes.limits_of(key)
+        return None if limits is None else tuple(limits)
 
     def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         """Replace the limits of the queue (None), or of a key or pattern, everywhere."""
@@ -375,29 +425,59 @@ class SharedLimiter:
 
     def apply(self, message: messages.Message, reply: messages.Reply, *, forgotten: bool) -> None:
         """Apply a reply. `forgotten`: the authority knows nothing of what it leased before."""
-        planner, waiters = self._planner, key_queues(self._host)
         if forgotten:
-            planner.forget_leases()
-        planner.apply_status(reply.statuses)
+            self._planner.forget_leases()
+        self._apply_statuses(message, reply.statuses)
         if isinstance(message, messages.Ask) and reply.granted is not None:
-            planner.apply(message, reply.granted)
-            self._return(planner.take_all(self._recalled))
-            if planner.short_of_permits and self._host.ended > self._ended_at_ask:
-                planner.permit_freed()  # the reply knows nothing of those
-            waiters.wake_scope(NO_LANES)
-            for scope in dict.fromkeys(one.scope for one in message.requests):
-                waiters.wake_scope(scope)
-            if not waiters.live:  # `release_due` is called for those who wait only
-                self._return_all()
-            self._host.wake()
+            self._apply_grants(message, reply.granted)
         elif isinstance(message, messages.PushBack) and reply.backed_off:
             self._recall([message.lane])
             self._rounds.begin(message.lane)
             self._host.count("backed_off", message.call, key=message.key)
 
+    def _apply_statuses(
+        self, message: messages.Message, statuses: Mapping[Hashable, messages.LimitStatus]
+    ) -> None:
+        planner = self._planner
+        asked = isinstance(message, messages.Ask)  # of what it was granted, more is known
+        room = {} if asked else {lane: planner.room_in(lane) for lane in statuses}
+        planner.apply_status(statuses)
+        self._return(self._counts.apply(statuses))
+        more = [lane for lane, before in room.items() if planner.room_in(lane) > before]
+        if isinstance(message, messages.FirstEnded):
+            more += [None, *message.lanes]
+        for lane in more:
+            planner.ask_soon_in(lane)
+        if more:
+            self._host.wake()
+
+    def _apply_grants(self, message: messages.Ask, granted: messages.Granted) -> None:
+        planner, waiters = self._planner, key_queues(self._host)
+        planner.apply(message, granted)
+        self._session.charge_unsent(sums_of(granted))
+        self._return(planner.take_all(self._recalled))
+        if planner.short_of_permits and self._host.ended > self._ended_at_ask:
+            planner.permit_freed()  # the reply knows nothing of those
+        waiters.wake_scope(NO_LANES)
+        for scope in dict.fromkeys(one.scope for one in message.requests):
+            waiters.wake_scope(scope)
+        if not waiters.live:  # `release_due` is called for those who wait only
+            self._return_all()
+        self._host.wake()
+
+    @property
+    def follows(self) -> bool:
+        """Whether it notes which calls have no answer yet."""
+        return self._counts.follows
+
+    def report(self, lanes: Sequence[Hashable]) -> Mapping[Hashable, messages.LaneReport]:
+        """Return what is out in all (None) and, if that is noted, in each of these lanes."""
+        return self._counts.report(lanes)
+
     def apply_limits(self, changed: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Adopt limits that others have set, by key; None: of the queue."""
         for key, limits in changed.items():
+            self._host.others_set(key, limits)
             self._go_by(key, limits)
         now = self._host.now()
         for call in list(key_queues(self._host)):
@@ -421,6 +501,7 @@ class SharedLimiter:
             lanes=len(self._limits.lanes.by_key),
             rate=self._planner.lane(None).rate,
             paused=self._planner.held_until == math.inf,
+            unaccounted=self._unaccounted,
             asks=session.asks,
             faults=session.faults,
             fault=session.fault,

@@ -8,8 +8,8 @@ from aioapiqueue._fleet.grants import NO_KEY
 from aioapiqueue._fleet.messages import NO_LANES, Scope
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._lanes import Lanes, StateMaker, bounds_of, fits, refuse_cost
-from aioapiqueue._rate import Calendar, Concurrency, Window
-from aioapiqueue._units import ONE_CALL
+from aioapiqueue._rate import Calendar, Concurrency, LearntRate, Window
+from aioapiqueue._units import ONE_CALL, is_stated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -62,6 +62,10 @@ class LimitTable:
         for limits_of_lane in lanes.values():
             lane_maker.states_of(limits_of_lane)  # refuses now what it would at the first call
         self.lanes = Lanes(lanes, lane_maker, in_use=self._is_in_use)
+        self.reports_lanes = False
+        """Whether requests say what is out in each lane."""
+        self._learnt = False
+        """Whether there may be limits that the other side has stated."""
         self.in_use: Callable[[Hashable, Lane], bool] = lambda *_: False
         """Whether somebody waits in a lane."""
 
@@ -95,11 +99,32 @@ class LimitTable:
         unused: tuple[int, ...] = ()
         if costs is not ONE_CALL:
             unused = tuple(unit for unit, cost in enumerate(costs) if cost == 0)
+        if self._learnt:
+            unused = tuple(sorted((*unused, *self.unstated_of((None, *lanes), costs))))
         return Scope(lanes, unused) if lanes or unused else NO_LANES
 
     def limits_of(self, lane: Hashable) -> Sequence[Limit]:
         """Return the limits of a lane; None: of the queue."""
         return self.limits if lane is None else self.lanes.limits_of(key_of(lane)) or ()
+
+    def has_learnt(self, lane: Hashable) -> bool:
+        """Return whether a limit of a lane (None: of the queue) was learnt."""
+        return self._learnt and any(isinstance(one, LearntRate) for one in self.limits_of(lane))
+
+    def unstated_of(self, lanes: Iterable[Hashable], costs: Sequence[float]) -> tuple[int, ...]:
+        """Return the units that learnt limits of these lanes count, and of which costs say nothing.
+
+        These limits do not concern such calls.
+        """
+        if not self._learnt:
+            return ()
+        learnt = (
+            self.units.place_of(limit.unit)
+            for lane in lanes
+            for limit in self.limits_of(lane)
+            if isinstance(limit, LearntRate)
+        )
+        return tuple(sorted({unit for unit in learnt if not is_stated(costs, unit)}))
 
     def has(self, lanes: Iterable[Hashable], kind: type[Limit]) -> bool:
         """Return whether one of this kind is among the limits of these lanes."""
@@ -108,10 +133,12 @@ class LimitTable:
     def work_of(self, lane: Hashable) -> float:
         """Return how much work a lane (None: the queue) is to an authority.
 
-        It is 1 with one `Rate`, and half as much more for each further limit, or log of a `Window`.
+        It is 1 with one `Rate`, and half as much more for each further limit, or log of a `Window`,
+        and for what is out there.
         """
         limits = self.limits_of(lane)
-        return (1 + len(limits) + sum(isinstance(limit, Window) for limit in limits)) / 2
+        windows = sum(isinstance(limit, Window) for limit in limits)
+        return (1 + len(limits) + windows + self.reports_lanes) / 2
 
     def check_own(self, costs: Sequence[float]) -> None:
         """Refuse costs that the queue's own limits could never let through.
@@ -153,6 +180,7 @@ class LimitTable:
 
     def change(self, key: Hashable, limits: tuple[Limit, ...], now: float) -> None:
         """Replace the limits of the queue (None), or of a key or pattern."""
+        self._learnt |= any(isinstance(one, LearntRate) for one in limits)
         if key is None:
             self.limits, self._bounds = limits, bounds_of(self._maker.states_of(limits))
         else:

@@ -8,6 +8,7 @@ microseconds; everything else is in seconds on the queue's clock.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable  # noqa: TC003 - of a NamedTuple
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
@@ -81,6 +82,75 @@ class Renew(Message):
     """Nothing but what every request contains."""
 
     reports_permits = True
+
+
+class Count(NamedTuple):
+    """What an answer of the other side says is left of one of its quotas.
+
+    Attributes:
+        lane: which calls it counts; None: all.
+        unit: what it counts: the place of that in costs.
+        limit: its size, by which those of one unit are told apart; None: not said.
+        left: what remains, less what is out or leased here without an answer.
+        until: when it is full again.
+        released_at: the timestamp of the slot of the call that was answered; of no call, that of
+            the answer; None: now.
+        heard_at: the timestamp of the answer; None: the authority's clock is not known yet.
+    """
+
+    lane: Hashable
+    unit: int
+    limit: float | None
+    left: float
+    until: float
+    released_at: float | None
+    heard_at: float | None
+
+    @property
+    def quota(self) -> Hashable:
+        """Of which quota it is."""
+        return self.lane, self.unit, self.limit
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The greatest of one quota holds: the latest, or (one instant) that which leaves least."""
+        return (math.inf if self.released_at is None else self.released_at, -self.left)
+
+
+@dataclass(frozen=True)
+class Sync(Message):
+    """Answers of the other side say what is left.
+
+    Attributes:
+        counts: one of each quota. More of them are added to a message that waits to be sent.
+    """
+
+    counts: dict[Hashable, Count]
+
+    @property
+    def lanes(self) -> Sequence[Hashable]:
+        lanes = dict.fromkeys(one.lane for one in self.counts.values())
+        return [lane for lane in lanes if lane is not None]
+
+    def charge(self, costs: Mapping[Hashable, Sequence[float]]) -> None:
+        """Take off what has been leased since, by lane (None: in all) and unit."""
+        for quota, one in self.counts.items():
+            its = costs.get(one.lane, ())
+            if one.unit < len(its):
+                self.counts[quota] = one._replace(left=one.left - its[one.unit])
+
+
+@dataclass(frozen=True)
+class FirstEnded(Message):
+    """The first call of these lanes (or of the queue) has ended.
+
+    Attributes:
+        lanes: which.
+        answered: whether it has an answer, so that more calls may be out from now on.
+    """
+
+    lanes: Sequence[Hashable] = ()
+    answered: bool = False
 
 
 class Leave(Message):
@@ -285,6 +355,18 @@ class Ask(Message):
         return [one.lane for one in self.standings[1:]]
 
 
+class LaneReport(NamedTuple):
+    """What this queue has out in a lane (None: in all).
+
+    Attributes:
+        out: what calls cost, by unit, that are leased, or out without an answer.
+        first: how many these are, where only one may be until the first answer; None: any number.
+    """
+
+    out: tuple[float, ...]
+    first: int | None = None
+
+
 @dataclass(frozen=True)
 class Envelope:
     """A message, and what every request contains.
@@ -299,6 +381,8 @@ class Envelope:
         revision: of `set_limits`.
         set_limits: what `set_rate` has set, by key; None: of the queue.
         limits: those in force of the queue (None), then of each lane of the message.
+        follows: whether it notes which of its calls have no answer yet.
+        reports: of the queue (None) and, if it does, of each lane of the message.
     """
 
     message: Message
@@ -310,6 +394,22 @@ class Envelope:
     revision: int
     set_limits: Mapping[Hashable, tuple[Limit, ...]]
     limits: Mapping[Hashable, Sequence[Limit]]
+    follows: bool
+    reports: Mapping[Hashable, LaneReport]
+
+
+class BoundStatus(NamedTuple):
+    """How much of one of the server's quotas may start.
+
+    Attributes:
+        unit: the place of what it counts.
+        left: how much; below 0 where more is out.
+        until: the timestamp at which it is full again.
+    """
+
+    unit: int
+    left: float
+    until: float
 
 
 class LimitStatus(NamedTuple):
@@ -320,11 +420,16 @@ class LimitStatus(NamedTuple):
         rate: calls per second that push-back has left; inf: whatever the limits allow.
         ready_at: the timestamps at which each limit has room for the next call, in their order, and
             last what push-back has left, if that may be less; -inf: unknown.
+        counted: the timestamp of the latest call that the other side has answered, and so counted;
+            -inf: nobody notes which calls have an answer.
+        bounds: what it has said of its quotas, of those units that this queue knows.
     """
 
     held_until: float
     rate: float
     ready_at: tuple[float, ...]
+    counted: float = -math.inf
+    bounds: tuple[BoundStatus, ...] = ()
 
 
 @dataclass(frozen=True)

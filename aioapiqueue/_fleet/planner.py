@@ -25,12 +25,12 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING
 
 from aioapiqueue._fleet.clock import TICK
 from aioapiqueue._fleet.first_costs import FirstCosts
-from aioapiqueue._fleet.grants import LaneStatus, Lateness, Lease, ScopeGrants
+from aioapiqueue._fleet.grants import LaneStatus, Lateness, Lease, LeasedCosts, ScopeGrants
 from aioapiqueue._fleet.key_queues import key_queues
 from aioapiqueue._fleet.messages import Ask, LineStanding, SlotRequest, Standing, plain_costs
 from aioapiqueue._fleet.scope_queue import ScopeQueue
@@ -67,6 +67,9 @@ _LANE = 3
 _MOST_REQUESTS = 128
 """Parts of one request, each for calls of one scope and the same costs: the script and the reading
 of its reply hold up others, and this loop."""
+_FIRSTS = 16
+"""Scopes whose first waiter is looked at, when there may be room for it by what the other side
+says: the others ask within a second."""
 _TIMER_LAG = 0.005
 """Seconds by which a real loop's timer may well be late."""
 _MANY = 64
@@ -100,8 +103,8 @@ class Planner:
         self, host: Host, limits: LimitTable, clock: Clock, *, ahead: float, catch_up: float
     ) -> None:
         self.grants: dict[Scope, ScopeGrants] = {}
-        self.leased = 0
-        """How many slots are leased, in all scopes."""
+        self.leased_costs = LeasedCosts()
+        """What is leased."""
         self.held_until = -math.inf
         """Until when a pause or hold keeps everything."""
         self.short_of_permits = False
@@ -133,6 +136,11 @@ class Planner:
 
     # Leases.
 
+    @property
+    def leased(self) -> int:
+        """How many slots are leased, in all scopes."""
+        return self.leased_costs.number(None)
+
     def grants_of(self, scope: Scope) -> ScopeGrants:
         """Return what is known of the calls of a scope."""
         grants = self.grants.get(scope)
@@ -160,6 +168,7 @@ class Planner:
                     if one is None
                     or waiters.scopes_of(one)
                     or max((its.held_until, *its.ready_at)) > now
+                    or any(bound.until > now for bound in its.bounds)
                 }
                 self._prune_lanes_at = 2 * len(self._lanes) + _MANY
             status = self._lanes[lane] = LaneStatus()
@@ -175,8 +184,8 @@ class Planner:
 
     def take(self, scope: Scope) -> Lease:
         """Take the next lease away from a scope."""
-        self.leased -= 1
         lease = self.grants_of(scope).leases.popleft()
+        self.leased_costs.remove(scope, lease.costs)
         self.lacks(scope)
         return lease
 
@@ -186,15 +195,23 @@ class Planner:
         self._lateness.used(lease, now)
         return lease
 
-    def take_all(self, lanes: Iterable[Hashable]) -> list[tuple[Scope, Lease]]:
-        """Take all leases away that come under one of these lanes; None: all leases."""
+    def take_all(
+        self, lanes: Iterable[Hashable], *, before: float = math.inf
+    ) -> list[tuple[Scope, Lease]]:
+        """Take all leases away that come under one of these lanes; None: all leases.
+
+        Args:
+            lanes: which.
+            before: only those for instants before that.
+        """
         taken: list[tuple[Scope, Lease]] = []
         lanes = set(lanes)
         if not lanes or not self.leased:
             return taken
         for scope, grants in list(self.grants.items()):
             if grants.leases and (None in lanes or not lanes.isdisjoint(scope.lanes)):
-                taken += [(scope, self.take(scope)) for _ in range(len(grants.leases))]
+                while grants.leases and grants.leases[0].at < before:
+                    taken.append((scope, self.take(scope)))
         return taken
 
     def take_surplus(self) -> list[tuple[Scope, Lease]]:
@@ -203,15 +220,16 @@ class Planner:
         for scope in self._surplus if self.leased else ():
             leases, waiting = self.grants_of(scope).leases, key_queues(self._host).waiting_in(scope)
             while len(leases) > waiting:
-                taken.append((scope, leases.pop()))
-        self.leased -= len(taken)
+                lease = leases.pop()
+                self.leased_costs.remove(scope, lease.costs)
+                taken.append((scope, lease))
         self._surplus.clear()
         return taken
 
     def put_back(self, scope: Scope, lease: Lease) -> None:
         """Put a lease back that was taken for a call which does not use it."""
         self.grants_of(scope).leases.appendleft(lease)
-        self.leased += 1
+        self.leased_costs.add(scope, lease.costs)
         self._surplus.add(scope)
 
     def forget_leases(self) -> None:
@@ -221,7 +239,8 @@ class Planner:
             grants.stands_with = None
         for status in self._lanes.values():
             status.round_position = 0
-        self.leased = self._round_position = 0
+        self.leased_costs = LeasedCosts()
+        self._round_position = 0
         self._scopes.rebuild()
 
     # Who waits.
@@ -288,10 +307,34 @@ class Planner:
             its = self.lane(lane)
             its.held_until, its.rate = to_local(status.held_until), status.rate
             its.ready_at = tuple(map(to_local, status.ready_at))
+            its.bounds = tuple([one._replace(until=to_local(one.until)) for one in status.bounds])
         whole = self.lane(None)
         self.held_until = whole.held_until
         if whole.held_until == math.inf:  # a pause: `resume` ends it, even in an outage
             whole.held_until = -math.inf
+
+    def room_in(self, lane: Hashable) -> float:
+        """Return how many of the other side's quotas leave room for the first that waits in a lane.
+
+        None: in all. Of a lane in which nobody waits, it is no matter.
+        """
+        bounds = self.lane(lane).bounds
+        if not bounds:
+            return math.inf
+        waiters = key_queues(self._host)
+        scopes = waiters.by_scope if lane is None else waiters.scopes_of(lane)
+        firsts = [
+            first
+            for scope in islice(scopes, _FIRSTS)
+            for line in islice(waiters.by_scope[scope].values(), 1)
+            if (first := line.first()) is not None
+        ]
+        now = self._host.now()
+        return sum(
+            until <= now or not is_stated(first.costs, unit) or first.costs[unit] <= left
+            for first in firsts
+            for unit, left, until in bounds
+        )
 
     def held_until_of(self, scope: Scope) -> float:
         """Return when the last hold ends that concerns the calls of a scope."""
@@ -342,24 +385,19 @@ class Planner:
             unit = 0 if isinstance(limit, Concurrency) else self._limits.units.place_of(limit.unit)
             if not is_stated(costs, unit) or not costs[unit]:
                 continue
-            cost = costs[unit] + waiting(unit) - self._leased_in(lane, unit)
+            cost = costs[unit] + waiting(unit) - self.leased_costs.of(lane, unit)
             if isinstance(limit, Rate):
                 paid_at = ready_at + (limit.burst - 1) * limit.interval
                 ends.append(max(start, paid_at) + (cost - limit.burst) * limit.interval)
             elif isinstance(limit, Window):
                 rounds = max(0, math.ceil(cost / limit.calls) - 1)
                 ends.append(max(start, ready_at) + rounds * limit.per)
+        for unit, left, until in status.bounds:
+            if is_stated(costs, unit) and costs[unit] and until > start:
+                cost = costs[unit] + waiting(unit) - self.leased_costs.of(lane, unit)
+                if cost > left:
+                    ends.append(until)
         return max(ends)
-
-    def _leased_in(self, lane: Hashable, unit: int) -> float:
-        """Return what leases in a lane (None: in all) cost together, in a unit."""
-        return sum(
-            lease.costs[unit]
-            for scope, grants in self.grants.items()
-            if lane is None or lane in scope.lanes
-            for lease in grants.leases
-            if is_stated(lease.costs, unit)
-        )
 
     # When to ask.
 
@@ -384,6 +422,13 @@ class Planner:
         for one in dict.fromkeys((scope, *key_queues(self._host).neighbours(scope))):
             self.grants_of(one).ask_at = -math.inf
             self.lacks(one)
+
+    def ask_soon_in(self, lane: Hashable) -> None:
+        """Do so for all scopes with a lane; None: for every scope."""
+        if lane is None:
+            self.ask_all_soon()
+        for scope in list(key_queues(self._host).scopes_of(lane)):
+            self.ask_soon(scope)
 
     def ask_all_soon(self) -> None:
         """Do so for every scope."""
@@ -596,6 +641,6 @@ class Planner:
             if has_window:  # it lasts no longer than that
                 until = min(at + slack, until) if has_rate else at + slack
             self.grants_of(scope).leases.append(Lease(at, until, request.costs, timestamp))
-            self.leased += 1
+            self.leased_costs.add(scope, request.costs)
             self._surplus.add(scope)  # the call that it is for may have left meanwhile
             self._last = max(self._last, at)

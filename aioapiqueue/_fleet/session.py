@@ -21,7 +21,7 @@ from aioapiqueue._fleet.key_queues import key_queues
 from aioapiqueue.exceptions import SharedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from aioapiqueue._fleet.clock import Clock
     from aioapiqueue._fleet.limits import LimitTable
@@ -41,6 +41,9 @@ _OUTBOX = 1000
 _MOST_CHANGES, _MOST_LANES = 128, 32
 """Changed costs in one message, and lanes of one limit each that they are of. A server reads and
 writes back a lane in some 20 microseconds, and answers others between two messages."""
+_MOST_COUNTS = 16
+"""Quotas in one message that answers say something of: for each, a server reads what all processes
+have out in its lane."""
 _ROUNDS = 10
 """Replies in a row about other limits: so often others have changed them since the one before."""
 
@@ -60,6 +63,13 @@ class SessionOwner(Protocol):
 
     def apply_limits(self, changed: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Adopt limits that others have set, by key; None: of the queue."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether it notes which calls have no answer yet."""
+
+    def report(self, lanes: Sequence[Hashable]) -> Mapping[Hashable, messages.LaneReport]:
+        """Return what is out in all (None) and, if that is noted, in each of these lanes."""
 
 
 @dataclass(eq=False, slots=True)
@@ -158,6 +168,25 @@ class Session:
         for one in parts:
             self.send(kind(one))
 
+    def send_count(self, count: messages.Count) -> None:
+        """Send what an answer says is left, together with others that wait to be sent."""
+        waiting: list[messages.Sync] = []
+        for one in self._outbox:
+            if isinstance(one.message, messages.Return):
+                waiting = []  # what that gives back was not taken off any more: it has to be first
+            elif isinstance(one.message, messages.Sync) and not one.under_way:
+                earlier = one.message.counts.pop(count.quota, count)
+                count = max(count, earlier, key=lambda count: count.rank)
+                waiting.append(one.message)
+        self._outbox = deque(one for one in self._outbox if one.message != messages.Sync({}))
+        for message in waiting[-1:]:
+            lanes = {*message.lanes, count.lane}
+            work = sum(map(self._limits.work_of, lanes))
+            if len(message.counts) < _MOST_COUNTS and work <= _MOST_LANES and message.counts:
+                message.counts[count.quota] = count
+                return
+        self.send(messages.Sync({count.quota: count}))
+
     def send_permits(self) -> None:
         """Report how many permits are in use, unless a message that is to be sent will."""
         last = self._outbox[-1] if self._outbox else None
@@ -173,6 +202,25 @@ class Session:
         if self._host.running:
             self.send_permits()
             self.keep_alive()
+
+    def charge_unsent(self, costs: Mapping[Hashable, Sequence[float]]) -> None:
+        """Take what was leased off what is left by answers that were heard before.
+
+        Args:
+            costs: what was leased, by lane (None: in all) and unit.
+        """
+        for one in self._outbox:
+            if isinstance(one.message, messages.Sync):
+                one.message.charge(costs)
+
+    def send_soon(self, name: str, make: Callable[[], messages.Message]) -> None:
+        """Send a message in the next pass of the loop: after what is sent in this one.
+
+        Args:
+            name: until it is sent, no other one of this name is.
+            make: returns it.
+        """
+        self._set_timer(name, 0, lambda: self.send(make()))
 
     def _enqueue(self, message: messages.Message) -> None:
         if message.numbered:
@@ -271,6 +319,10 @@ class Session:
             match await self._send(messages.RestoreLimits() if restoring else message, number):
                 case messages.OtherLimits(revision, limits) if revision > self._revision:
                     self._adopt(revision, limits)
+                    if isinstance(message, messages.SetLimits) and limits.get(message.key) == (
+                        message.limits
+                    ):  # others were first: once more would be news to them, and to others
+                        message = messages.Renew()
                 case messages.LimitsForgotten() if not restoring:
                     restoring = True
                 case messages.Reply() if restoring:
@@ -307,8 +359,18 @@ class Session:
         limits = {lane: self._limits.limits_of(lane) for lane in (None, *message.lanes)}
         now, permits, concurrency = self._host.now(), self._owner.permits, self._limits.concurrency
         known = self._revision, self._set_limits
+        follows, reports = self._owner.follows, self._owner.report(message.lanes)
         envelope = messages.Envelope(
-            message, number, self._sender, now, permits, concurrency, *known, limits
+            message,
+            number,
+            self._sender,
+            now,
+            permits,
+            concurrency,
+            *known,
+            limits,
+            follows,
+            reports,
         )
         try:
             return await self._transport.send(envelope)

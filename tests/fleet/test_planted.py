@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import re
 import time
 
 import pytest
@@ -62,6 +63,8 @@ async def fill(valkey, name):
     slot.throttled(0.1)
     queue.throttled(0.1)
     slot.settle(0.5)
+    slot.sync(1000, reset=100)
+    queue.sync(1000, reset=100)
     await asyncio.sleep(0.2)
     queue.resume()
     await asyncio.sleep(0.2)
@@ -81,13 +84,22 @@ def fields_of(valkey, key):
     return {field: field.decode() for field in sorted(fields)}
 
 
+def parts_of(text):
+    """Yield a text of several figures again and again, each time with another one wrong."""
+    figures = re.split(r"([ |=])", (text or b"").decode())
+    if len(figures) > 1:
+        for place in range(0, len(figures), 2):
+            for wrong in TEXTS:
+                yield "".join([*figures[:place], wrong, *figures[place + 1 :]])
+
+
 def plants(valkey, dumps):
     """Yield what is planted, in words; its key, and its field, or place; and the text."""
     for key in dumps:
         kind, short = valkey.sync().type(key), key.decode().partition("}")[2]
         if kind == b"hash":
             for field, of in fields_of(valkey, key).items():
-                for text in [MISSING, *TEXTS]:
+                for text in [MISSING, *TEXTS, *parts_of(valkey.sync().hget(key, field))]:
                     if (of, text) != ("paused", "inf"):  # that is a pause without end
                         yield f"{short} {of}", key, field, text
         elif kind == b"list":
@@ -142,9 +154,21 @@ async def test_no_figure_stops_anybody_silently(valkey, name):
         if loop.time() - begun > 2.001:
             wrong.append(f"{what} = {value!r}: closed after {loop.time() - begun:g} s")
     assert not wrong, "\n".join(wrong)
-    for field in ("rev", "conf", "epoch", "clock", "last", "turn", "r1:u", "w1:n", "g1:pace:v"):
+    for field in (
+        "rev",
+        "conf",
+        "epoch",
+        "clock",
+        "last",
+        "turn",
+        "r1:u",
+        "w1:n",
+        "g1:pace:v",
+        "bounds",
+    ):
         assert f" {field}" in seen, f"the test does not plant {field}"
     assert {":who score", ":places *", ':lane:"lane" r1:a', ":window:0 entry"} <= seen
+    assert {":out *", ':lane:"lane":out *', ':lane:"lane" bounds'} <= seen
     held.release()
     await first.aclose(drain=False)
 

@@ -46,22 +46,23 @@ async def test_first_edition_is_recognised(valkey, name):
     """Its keys have no layout; the error names what to do, and nothing there is touched."""
     valkey.sync().hset(base(name), mapping=FIRST_EDITION)
     text = await refusal(valkey, name)
-    assert "an earlier version of aioapiqueue (layout 1, and this one's is 3)" in text
+    assert "an earlier version of aioapiqueue (layout 1, and this one's is 4)" in text
     assert "use one version in all processes, or another name" in text
 
 
-async def test_the_version_before_is_recognised(valkey, name):
-    """Its reservations have no ranks: each would keep away those of the other that go before."""
-    valkey.sync().hset(base(name), mapping=FIRST_EDITION | {"layout": "2"})
+@pytest.mark.parametrize("layout", [2, 3])
+async def test_versions_before_are_recognised(valkey, name, layout):
+    """Of those, 2 ranks no reservations, and 3 does not say what it has out."""
+    valkey.sync().hset(base(name), mapping=FIRST_EDITION | {"layout": str(layout)})
     text = await refusal(valkey, name)
-    assert "an earlier version of aioapiqueue (layout 2, and this one's is 3)" in text
+    assert f"an earlier version of aioapiqueue (layout {layout}, and this one's is 4)" in text
 
 
 async def test_a_later_version_is_recognised(valkey, name):
     """As the later one sees this."""
-    valkey.sync().hset(base(name), mapping=FIRST_EDITION | {"layout": "4"})
+    valkey.sync().hset(base(name), mapping=FIRST_EDITION | {"layout": "5"})
     text = await refusal(valkey, name)
-    assert "a later version of aioapiqueue (layout 4, and this one's is 3)" in text
+    assert "a later version of aioapiqueue (layout 5, and this one's is 4)" in text
 
 
 async def test_first_edition_refuses_ours(valkey, name):
@@ -71,4 +72,4 @@ async def test_first_edition_refuses_ours(valkey, name):
         seen = valkey.sync().hget(base(name), "seen")
     assert seen == b"another version of aioapiqueue"
     script, _ = introspect.redis_script()
-    assert "local LAYOUT = 3" in script
+    assert "local LAYOUT = 4" in script

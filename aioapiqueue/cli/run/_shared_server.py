@@ -32,6 +32,7 @@ local key, list, set = unpack(KEYS)
 redis.call('HSET', key, 'at', '0')  -- first, as it is refused where memory is full
 redis.call('PEXPIRE', key, 1000)
 redis.call('HGETALL', key)
+redis.call('HGET', key, 'at')
 redis.call('HDEL', key, 'none')
 redis.call('RPUSH', list, '0', '1')
 redis.call('PEXPIRE', list, 1000)

@@ -12,7 +12,7 @@ from aioapiqueue._fleet import messages
 from aioapiqueue._fleet.grants import NO_KEY
 from aioapiqueue._fleet.session import REFUNDABLE
 from aioapiqueue._grammar import CALLS
-from aioapiqueue._rate import Concurrency, Rate, Window
+from aioapiqueue._rate import Concurrency, LearntRate, Rate, Window
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -73,6 +73,12 @@ class Codec:
         base, message = self.base, envelope.message
         keys = [base, f"{base}:who", f"{base}:places"]
         specs = [self.spec(lane, limits, keys) for lane, limits in envelope.limits.items()]
+        for spec, lane in zip(specs, envelope.limits, strict=True):
+            report = envelope.reports.get(lane)
+            if report is not None:
+                spec["out"] = report.out
+                if report.first is not None:
+                    spec["first"] = report.first
         if isinstance(message, messages.Ask):
             for spec, standing in zip(specs, message.standings, strict=True):
                 spec["waited"] = _micro(standing.waited)
@@ -87,6 +93,10 @@ class Codec:
         }
         if envelope.concurrency < math.inf:
             payload["concurrency"] = envelope.concurrency
+        if len(self._units) > 1:
+            payload["units"] = self._units.names
+        if envelope.follows:
+            payload["follows"] = True
         if envelope.number:
             keys.append(f"{base}:said:{envelope.sender}")
             payload["number"] = [len(keys), envelope.number, self._remembered]
@@ -132,19 +142,16 @@ class Codec:
                         for one in message.changes
                     ]
                 }
-            case messages.PushBack():
-                released_at = min(_LATEST, max(-1, message.released_at))
-                return _hold(message, envelope.now) | {"released_at": released_at}
-            case messages.Hold():
-                return _hold(message, envelope.now)
             case messages.SetLimits() | messages.RestoreLimits():
                 table = [
                     [text_of(key), [_plain(limit) for limit in limits]]
                     for key, limits in envelope.set_limits.items()
                 ]
                 return {"limits": json.dumps(table)}
+            case messages.Hold():
+                return _hold(message, envelope.now)
             case _:
-                return {}
+                return _of_answer(message, envelope.now)
 
     def spec(self, lane: Hashable, limits: Sequence[Limit], keys: list[str]) -> dict[str, Any]:
         """Return the limits of a lane; append the keys under which their state is."""
@@ -154,7 +161,9 @@ class Codec:
             key = f"{self.base}:lane:{text_of(None if lane is NO_KEY else lane)}"
             keys.append(key)
             number = len(keys)
-        return {"key": number, "limits": self._limit_specs(limits, key, keys)}
+        keys.append(f"{key}:out")
+        place = len(keys)
+        return {"key": number, "out_key": place, "limits": self._limit_specs(limits, key, keys)}
 
     def _limit_specs(
         self, limits: Sequence[Limit], key: str, keys: list[str]
@@ -274,10 +283,44 @@ def _by(number: int, flat: Sequence[Any]) -> list[Sequence[Any]]:
 
 
 def _hold(message: messages.Hold, now: float) -> dict[str, Any]:
-    """Return for how long to hold: none of a pause that never ends, and where no hold was asked."""
+    """Return for how long to hold, and of push-back since when it counts.
+
+    No time is that of a pause that never ends, or where no hold was asked.
+    """
+    fields: dict[str, Any] = {}
+    if isinstance(message, messages.PushBack):
+        fields["released_at"] = min(_LATEST, max(-1, message.released_at))
     if math.isinf(message.until):
-        return {}
-    return {"hold": max(0, _micro(message.until - now))}
+        return fields
+    return fields | {"hold": max(0, _micro(message.until - now))}
+
+
+def _of_answer(message: messages.Message, now: float) -> dict[str, Any]:
+    """Return what an answer of the other side says."""
+    match message:
+        case messages.Sync():
+            numbers = {lane: number for number, lane in enumerate(message.lanes, 1)}
+            counts = [
+                _count(one, now) | {"lane": numbers.get(one.lane, 0)}
+                for one in (message.counts.values())
+            ]
+            return {"counts": counts}
+        case messages.FirstEnded():
+            return {"answered": message.answered}
+        case _:
+            return {}
+
+
+def _count(count: messages.Count, now: float) -> dict[str, Any]:
+    fields = {
+        "place": count.unit + 1,
+        "left": count.left,
+        "reset": _micro(count.until - now),
+        "limit": count.limit,
+        "released_at": count.released_at,
+        "heard_at": count.heard_at,
+    }
+    return {name: one for name, one in fields.items() if one is not None}
 
 
 def text_of(key: Hashable) -> str:
@@ -304,8 +347,13 @@ def _key_of(text: str) -> Hashable:
 
 
 def _status(figures: Sequence[bytes | str]) -> messages.LimitStatus:
-    held_until, rate, *ready_at = map(float, figures)
-    return messages.LimitStatus(held_until, rate, tuple(ready_at))
+    held_until, rate, counted, number, *rest = map(float, figures)
+    split = 3 * int(number)
+    bounds = [
+        messages.BoundStatus(int(place) - 1, left, until)
+        for place, left, until in _by(3, rest[:split])
+    ]
+    return messages.LimitStatus(held_until, rate, tuple(rest[split:]), counted, tuple(bounds))
 
 
 def _led(limits: Sequence[Limit]) -> tuple[Rate | Window | None, float]:
@@ -324,7 +372,8 @@ def _led(limits: Sequence[Limit]) -> tuple[Rate | Window | None, float]:
 def _plain(limit: Limit) -> list[float | str]:
     unit = [] if isinstance(limit, Concurrency) or limit.unit == CALLS else [limit.unit]
     if isinstance(limit, Rate):
-        return ["rate", limit.calls, limit.per, limit.burst, *unit]
+        kind = "learnt" if isinstance(limit, LearntRate) else "rate"
+        return [kind, limit.calls, limit.per, limit.burst, *unit]
     if isinstance(limit, Concurrency):
         return ["concurrency", limit.number]
     if isinstance(limit, Window):
@@ -334,5 +383,10 @@ def _plain(limit: Limit) -> list[float | str]:
 
 def _limit(plain: Sequence[Any]) -> Limit:
     kind, *figures = plain
-    kinds: dict[str, type[Limit]] = {"rate": Rate, "window": Window, "concurrency": Concurrency}
+    kinds: dict[str, type[Limit]] = {
+        "rate": Rate,
+        "learnt": LearntRate,
+        "window": Window,
+        "concurrency": Concurrency,
+    }
     return kinds[kind](*figures)

@@ -26,7 +26,7 @@ __all__ = ["SCRIPT", "SHA", "Client", "RedisTransport"]
 
 SCRIPT = "\n".join(
     (files(__package__) / f"{part}.lua").read_text("utf-8")
-    for part in ("gcra_figures", "gcra_limits", "gcra_states", "gcra")
+    for part in ("gcra_figures", "gcra_limits", "gcra_answers", "gcra_states", "gcra")
 )
 SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 """By which a server knows the script: another one in each version that changes it."""

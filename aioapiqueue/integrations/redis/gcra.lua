@@ -1,7 +1,7 @@
 -- The allocator of one quota, for all processes that share it: the arithmetic of _algorithms.py and
 -- adaptive.py on the server's clock. Every message is one call of this script. It goes on from
--- gcra_figures.lua, gcra_limits.lua and gcra_states.lua: a server has no modules, so _transport.py
--- joins them.
+-- gcra_figures.lua, gcra_limits.lua, gcra_answers.lua and gcra_states.lua: a server has no modules,
+-- so _transport.py joins them.
 --
 -- What holds:
 -- - A slot is charged to the queue and to its lanes in one call, or to none of them.
@@ -13,8 +13,8 @@
 --   is as long as there are processes that have asked lately. In the queue's line a position is an
 --   instant to ask at; in a lane's it is the slot to be had. One that does not come loses its place
 --   after a grace period, as nobody can know whether it is slow or dead.
--- - Nothing is kept for a process but its place in line and its permits: these are leased, so that
---   one that dies leaves nothing behind.
+-- - Nothing is kept for a process but its place in line, its permits and what it has out: each ends
+--   some time after its last message, so that one that dies leaves nothing behind.
 -- - A quota whose keys another version has written is left as it is: see gcra_figures.lua.
 -- The work is linear in what is asked for: a server does nothing else meanwhile.
 --
@@ -28,7 +28,8 @@
 -- KEYS[1]  the queue: its limits' state, what `set_rate` has set, the clock
 -- KEYS[2]  who has asked lately: process -> when
 -- KEYS[3]  who holds permits of `concurrency`: process -> "permits:until:wanting until"
--- KEYS[4+] lanes, the logs of windows, and the number of a process's last message: see the payload
+-- KEYS[4+] lanes, the logs of windows, what each process has out, and the number of its last message:
+--          see the payload
 -- ARGV[1]  the kind of message, ARGV[2] the instant (tests give it; '': the server's clock)
 -- ARGV[3]  the payload, JSON: see _codec.py
 
@@ -52,6 +53,9 @@ end
 
 local queue = load(payload.queue)
 local lanes, lines = {}, {}
+if payload.follows and queue.follows == ALWAYS then
+  queue.follows = now
+end
 for index, spec in ipairs(payload.lanes) do
   lanes[index] = load(spec)
   lanes[index].number = index
@@ -70,8 +74,20 @@ local function as_text(figure)
 end
 
 local function add_status(statuses, state)
-  local rate, figures = NEVER, {as_text(blocked_until(state)), 'inf'}
-  for index, limit in ipairs(state.limits) do
+  local rate, figures = NEVER, {as_text(blocked_until(state)), 'inf', '-inf', 0}
+  if queue.follows > ALWAYS then
+    figures[3] = as_text(math.max(0, state.counted))
+  end
+  for _, bound in ipairs(state.bounds) do
+    if bound.place then
+      figures[4] = figures[4] + 1
+      for _, each in ipairs({bound.place, bound.left, bound.until_}) do
+        figures[#figures + 1] = as_text(each)
+      end
+    end
+  end
+  for index = 1, #state.limits - state.extra do
+    local limit = state.limits[index]
     local ready = limit:next_at(math.max(now, state.last), 1)
     if limit.kind == 'w' then  -- it has passed over what ends before the latest slot
       ready = math.max(ready, state.last)
@@ -79,7 +95,7 @@ local function add_status(statuses, state)
     if limit.kind == 'g' and lowered(limit.rate) then
       rate = limit.rate.value
     end
-    figures[index + 2] = as_text(ready == NEVER and ALWAYS or ready)
+    figures[#figures + 1] = as_text(ready == NEVER and ALWAYS or ready)
   end
   figures[2] = as_text(rate)
   statuses[#statuses + 1] = figures
@@ -89,7 +105,15 @@ end
 local function finish(...)
   local idle_at, statuses = now, {}
   add_status(statuses, queue)
+  local follows = queue.follows > ALWAYS
+  if verb ~= 'leave' then
+    note_out(queue, follows)
+  end
   for _, lane in ipairs(lanes) do
+    if follows then
+      lane.out = lane.out or queue.out  -- it does not tell its lanes apart: at most that is out
+      note_out(lane, true)
+    end
     add_status(statuses, lane)
     idle_at = math.max(idle_at, save(lane))
   end
@@ -445,6 +469,15 @@ elseif verb == 'hold' or verb == 'pushback' then
     end
   end
   return finish(backed_off)
+elseif verb == 'sync' then
+  for _, said in ipairs(payload.counts) do
+    sync(queue, lanes[said.lane] or queue, said)
+  end
+elseif verb == 'firstended' and payload.answered then
+  note_answer(queue)
+  for _, lane in ipairs(lanes) do
+    note_answer(lane)
+  end
 elseif verb == 'pause' then
   local until_ = payload.hold and math.min(LATEST, now + payload.hold) or NEVER
   queue.paused_until = math.max(queue.paused_until, until_)
@@ -453,6 +486,7 @@ elseif verb == 'resume' then
 elseif verb == 'leave' then
   redis.call('ZREM', KEYS[2], sender)
   redis.call('HDEL', KEYS[3], sender)
+  redis.call('HDEL', queue.out_key, sender)
   redis.call('DEL', KEYS[payload.number[1]])
 end
 return finish(revision)

@@ -1,5 +1,5 @@
 -- The first part of a script: what is read back from the server, and its clock. It goes on in
--- gcra_limits.lua, gcra_states.lua and gcra.lua.
+-- gcra_limits.lua, gcra_answers.lua, gcra_states.lua and gcra.lua.
 --
 -- Everybody who may write these keys may write anything there, and one wrong figure could stop all
 -- calls, or none, without a word. So a figure that no aioapiqueue writes ends the script before
@@ -85,7 +85,7 @@ end
 
 -- Versions whose keys, or whose script, differ would never keep one quota each. The first edition
 -- knows no layouts: it reads `seen`, which had the clock, finds no figure there, and refuses, too.
-local LAYOUT = 3  -- another one whenever keys, or what is done with them, change
+local LAYOUT = 4  -- another one whenever keys, or what is done with them, change
 local MARK = 'another version of aioapiqueue'
 
 -- The clock never goes back: of a server's that does, the difference is added from then on.
@@ -102,3 +102,7 @@ if not now then
 end
 skew = skew + math.max(0, seen - (now + skew))
 now = now + skew
+
+local function expire(key, at)
+  redis.call('PEXPIRE', key, string.format('%.0f', math.ceil((math.min(at, LATEST) - now) / 1000)))
+end

@@ -1,7 +1,7 @@
 -- The kinds of limits: token buckets (of a `Rate`), sliding windows and, where a queue is adaptive,
 -- an adaptive rate, which is a token bucket too. They are those of _algorithms.py and adaptive.py:
 -- see there for the reasons; what differs is said here.
--- The second part of a script: gcra_figures.lua comes before it, gcra_states.lua after.
+-- The second part of a script: gcra_figures.lua comes before it, gcra_answers.lua after.
 
 local MEMORY = 3600e6     -- as adaptive.py
 local ENOUGH, PROBING = 10, 3

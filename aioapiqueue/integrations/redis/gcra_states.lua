@@ -1,6 +1,6 @@
 -- The state of the queue, and of each lane: its limits together, what one process may have at once,
 -- whose turn it is, and who has reserved a lane.
--- The third part of a script: gcra_figures.lua and gcra_limits.lua come before it, gcra.lua after.
+-- The fourth part of a script: gcra_answers.lua comes before it, gcra.lua after.
 
 local KEEP = 2e6          -- an idle key lives so much longer than it can be told from a new one
 local PAUSED = 86400e6    -- what is paused without end is remembered for a day without a caller
@@ -11,8 +11,6 @@ local HELD = 100e3        -- a reservation is kept for so long after its instant
 local SOON = 1e3          -- nobody asks again earlier about what time alone does not change
 local RECHECK = 10e3      -- until then, one that is late may have come, and have taken its slot
 local PATIENCE = 20e3     -- a request that is on its way for so long is not late yet
-
-local sender, permits = payload.sender, payload.permits
 
 -- The state of the queue's limits, or of a lane's.
 
@@ -38,6 +36,8 @@ local function load(spec)
   local counts = {}
   state.figures = figures
   state.fields, state.intervals, state.closed = fields, {}, {}
+  state.out_key, state.out, state.leased = KEYS[spec.out_key], spec.out, {}
+  state.first, state.granted = spec.first, 0
   for _, limit in ipairs(spec.limits) do
     -- By kind, unit and number: of other limits, each takes over from that of its kind and unit in
     -- its place. (Not by the unit's place, which may be another one in each process.)
@@ -50,6 +50,7 @@ local function load(spec)
     state.intervals[limit.place] = slowest
   end
   load_figures(state, KEPT, read, '')
+  load_answers(state, read)
   if fields['for'] then
     local by_unit, costs = {}, {}  -- a unit's place may be another one in each process
     for part in string.gmatch(fields.for_costs or '', '%S+') do
@@ -127,10 +128,6 @@ local function is_closed_for(state, costs, number)
   return false
 end
 
-local function expire(key, at)
-  redis.call('PEXPIRE', key, string.format('%.0f', math.ceil((math.min(at, LATEST) - now) / 1000)))
-end
-
 -- Write a state back; return when it may be forgotten.
 local function save(state, extra)
   local flat, absent, fields, figures = {}, {}, state.fields, state.figures
@@ -149,10 +146,11 @@ local function save(state, extra)
     flat[#flat + 1] = name
     flat[#flat + 1] = value
   end
-  for _, limit in ipairs(state.limits) do
-    limit:save(set, limit.name)
+  for index = 1, #state.limits - state.extra do
+    state.limits[index]:save(set, state.limits[index].name)
   end
   save_figures(state, KEPT, set, '')
+  save_answers(state, set)
   set('paused', state.paused_until == NEVER and 'inf' or state.paused_until)
   if state.reserved or fields['for'] then
     local reserved = state.reserved or {line = '', costs = {}}
@@ -183,6 +181,9 @@ local function save(state, extra)
   end
   local idle_at = math.max(blocked_until(state), state.last_position, now)
   idle_at = latest_of(state, idle_at, 'idle_at')
+  for _, bound in ipairs(state.bounds) do  -- also one that was set just now
+    idle_at = math.max(idle_at, bound.until_)
+  end
   idle_at = idle_at == NEVER and now + PAUSED or idle_at + KEEP
   expire(state.key, idle_at)
   for _, limit in ipairs(state.limits) do
@@ -211,6 +212,10 @@ local function consume(state, at, costs, slot)
       state.last = math.max(state.last, at)
     end
   end
+  state.granted = state.granted + 1
+  for place, cost in ipairs(costs) do
+    state.leased[place] = (state.leased[place] or 0) + cost
+  end
   return latest
 end
 
@@ -224,7 +229,7 @@ local function adjust(state, at, costs, charged, started)
   if verb == 'return' and at == state.last then
     state.last = at - 1
     local limit = state.limits[1]
-    if #state.limits == 1 and limit.kind == 'r' and limit.burst == 1 then
+    if #state.limits - state.extra == 1 and limit.kind == 'r' and limit.burst == 1 then
       state.last = math.min(state.last, limit.charged)  -- that before it
     end
   end

@@ -1,0 +1,308 @@
+-- What the other side says remains of its quotas (_answers.py), and what each process has out that
+-- it may not have counted yet.
+-- The third part of a script: gcra_limits.lua comes before it, gcra_states.lua after.
+--
+-- An answer that says "40 remain" has counted some of the calls that were out when it was heard,
+-- nobody knows which. So all of them are taken off: by the sender its own, here what all others have
+-- out. Each process says with every message what that is, at least for the whole quota; from then on
+-- what it is leased is added to it here. What it has been leased so includes all that it may yet do.
+--
+-- - A message is on its way for a while: what counts is what was out when the answer was heard. Of a
+--   process whose figure has fallen since, it is that from before.
+-- - One that was silent for `lease` before the answered call was released has nothing out that the
+--   other side had not seen by then: it takes no call so long to get there. So no figure is kept
+--   alive, and one that dies is soon forgotten.
+-- - Lanes are told apart only once some process notes answers (`follows`), as most never do. What was
+--   leased before that may be of any lane: then the figure of the whole quota stands for it.
+-- - Until a lane has its first answer, one call of it is out at a time, if the process that asks
+--   wants it so (`first`).
+
+local OUT = 60e6       -- the figures of a process are kept for so long after its last message
+local TRAVEL = 2e6     -- a message is on its way for no longer, or it can only lower a bound
+local ROUNDING = 1e-9  -- share of what is left by which sums of costs may be off
+
+local sender, permits = payload.sender, payload.permits
+local names, places = payload.units or {'calls'}, {}  -- of units, by place, and the other way round
+for place, name in ipairs(names) do
+  places[name] = place
+end
+
+-- A server's bound, as a limit among others.
+
+local ServerBound = {}
+ServerBound.__index = ServerBound
+
+local function fits(bound, cost)
+  return cost <= bound.left + ROUNDING * math.abs(bound.left)
+end
+
+function ServerBound.on_idle() end
+
+function ServerBound.next_at(bound, at, cost)
+  return (at >= bound.until_ or fits(bound, cost)) and ALWAYS or bound.until_
+end
+
+function ServerBound.consume(bound, _, cost, _, slot)
+  if slot < bound.until_ then
+    bound.left = bound.left - cost
+  end
+  return NEVER
+end
+
+-- What was less in the end is given back if it was certainly taken off: not if the call may have had
+-- its answer before.
+function ServerBound.adjust(bound, at, cost)
+  if at < bound.until_ and (cost > 0 or verb == 'return' or at > bound.set_at) then
+    bound.left = bound.left - cost
+  end
+end
+
+function ServerBound.leaves_room(bound, _, cost, held, by)
+  return by >= bound.until_ or fits(bound, cost + held)
+end
+
+function ServerBound.idle_at(bound)
+  return bound.until_
+end
+
+function ServerBound.room(bound)
+  return math.max(0, bound.left)
+end
+
+-- One call at a time, until there is an answer.
+
+local FirstAnswer = {}
+FirstAnswer.__index = FirstAnswer
+
+function FirstAnswer.on_idle() end
+
+function FirstAnswer.consume()
+  return NEVER
+end
+
+function FirstAnswer.adjust() end
+
+function FirstAnswer.leaves_room()
+  return true
+end
+
+function FirstAnswer.idle_at()
+  return ALWAYS
+end
+
+function FirstAnswer.room()
+  return 1
+end
+
+-- What processes have out: "instant fallen_at fell_at first unit=cost=before=most ...", by process.
+-- `before` is what it was until it fell, at `fallen_at`; `most` is the most that it was in the seconds
+-- up to the fall before that, at `fell_at`.
+
+local function read_out(key, text)
+  local at, fallen_at, fell_at, first, rest = string.match(text, '^(%S+) (%S+) (%S+) (%S+)(.*)$')
+  if not rest then
+    refuse(key, 'what is out', text)
+  end
+  local out = {costs = {}, before = {}, most = {}}
+  out.at = figure(key, 'what is out', at, nil, 0, now + YEAR)
+  out.fallen_at = figure(key, 'what is out', fallen_at, nil, 0, now + YEAR)
+  out.fell_at = figure(key, 'what is out', fell_at, nil, 0, now + YEAR)
+  out.first = figure(key, 'what is out', first, nil, 0)
+  for part in string.gmatch(rest, '%S+') do
+    local unit, cost, before, most = string.match(part, '^([^=]+)=([^=]+)=([^=]+)=([^=]+)$')
+    if not most then
+      refuse(key, 'what is out', part)
+    end
+    out.costs[unit] = figure(key, 'what is out', cost, nil, 0)
+    out.before[unit] = figure(key, 'what is out', before, nil, 0)
+    out.most[unit] = figure(key, 'what is out', most, nil, 0)
+  end
+  return out
+end
+
+-- Return what others have out, by process; what nobody needs any more is dropped.
+local found_out = {}
+local function others_out(key)
+  local found = found_out[key]
+  if found then
+    return found
+  end
+  found = {}
+  found_out[key] = found
+  for process, text in pairs((hash(key))) do
+    local out = read_out(key, text)
+    if out.at < now - OUT then
+      redis.call('HDEL', key, process)
+    elseif process ~= sender then
+      found[process] = out
+    end
+  end
+  return found
+end
+
+-- Note what this process has out, with what it was granted by this message. Where nobody notes
+-- answers, that its figure has fallen is not noted either: for most quotas, it would be for nothing.
+local function note_out(state, follows)
+  local key, out, leased, parts = state.out_key, state.out or {}, state.leased, {}
+  local text = follows and redis.call('HGET', key, sender)
+  local old = text and read_out(key, text)
+  old = old or {costs = {}, before = {}, most = {}, fallen_at = 0, fell_at = 0}
+  local fallen_at, fell_at, costs = old.fallen_at, old.fell_at, {}
+  for place, unit in ipairs(names) do
+    costs[unit] = math.min(LATEST, math.max(0, out[place] or 0) + (leased[place] or 0))
+    if costs[unit] < (old.costs[unit] or 0) * (1 - ROUNDING) then
+      fallen_at = now
+    end
+  end
+  local again = old.fallen_at == now  -- at the same instant
+  if fallen_at > old.fallen_at then
+    fell_at = old.fallen_at
+  end
+  for unit, cost in pairs(costs) do
+    local was, before, most = old.costs[unit] or 0, old.before[unit] or 0, old.most[unit] or 0
+    if again then
+      before = math.max(before, was)
+    elseif fallen_at == now then
+      most = old.fell_at > now - TRAVEL and math.max(most, before) or before
+      before = was
+    end
+    if cost > 0 or before > 0 or most > 0 then
+      parts[#parts + 1] = string.format(' %s=%.17g=%.17g=%.17g', unit, cost, before, most)
+    end
+  end
+  local first = (state.first or 0) + state.granted
+  text = string.format('%.0f %.0f %.0f %.0f', now, fallen_at, fell_at, first) .. table.concat(parts)
+  if redis.call('HSET', key, sender, text) == 1 then  -- it is new: look who is gone
+    others_out(key)
+  end
+  expire(key, now + OUT)
+end
+
+function FirstAnswer.next_at(gate)
+  local state = gate.state
+  if not gate.out then
+    gate.out = state.first
+    for _, its in pairs(others_out(state.out_key)) do
+      if its.at > now - payload.lease then
+        gate.out = gate.out + its.first
+      end
+    end
+  end
+  return gate.out + state.granted > 0 and NEVER or ALWAYS
+end
+
+local ANSWERS = {
+  {'counted', 'counted', ALWAYS, nil, now + YEAR},  -- when the latest call was released that has one
+  {'heard', 'heard_at', ALWAYS, nil, now + YEAR},   -- when the latest one was heard
+  {'follows', 'follows', ALWAYS, nil, now + YEAR},  -- of the queue: since when answers are noted
+}
+
+-- Have what is kept in a state beside its limits: bounds, and that there was no answer yet.
+local function load_answers(state, read)
+  state.bounds, state.extra = {}, 0
+  state.counted, state.heard_at, state.follows = ALWAYS, ALWAYS, ALWAYS
+  if state.fields.follows or state.fields.heard then  -- most have neither
+    load_figures(state, ANSWERS, read, '')
+  end
+  local function add(limit, kind)
+    state.limits[#state.limits + 1] = setmetatable(limit, kind)
+    state.extra = state.extra + 1
+  end
+  for part in string.gmatch(state.fields.bounds or '', '%S+') do
+    local figures = {}
+    for text in string.gmatch(part, '[^|]+') do
+      figures[#figures + 1] = text
+    end
+    if #figures ~= 6 then
+      refuse(state.key, 'bounds', part)
+    end
+    local unit, limit, left, until_, released_at, set_at = unpack(figures)
+    local function said(text)
+      return figure(state.key, 'bounds', text)
+    end
+    local bound = {kind = 's', name = unit, place = places[unit], limit = limit}
+    bound.unit = unit ~= 'calls' and unit or nil
+    bound.left, bound.until_ = said(left), said(until_)
+    bound.released_at, bound.set_at = said(released_at), said(set_at)
+    if bound.until_ > now then
+      table.insert(state.bounds, bound)
+      if bound.place then  -- else this process counts nothing of that
+        add(bound, ServerBound)
+      end
+    end
+  end
+  if state.first and state.heard_at == ALWAYS then
+    add({kind = 'f', place = 1, state = state}, FirstAnswer)
+  end
+end
+
+local function save_answers(state, set)
+  if state.follows == ALWAYS and state.heard_at == ALWAYS then
+    return
+  end
+  save_figures(state, ANSWERS, set, '')
+  local parts = {}
+  for _, bound in ipairs(state.bounds) do
+    local left = math.max(-LATEST, math.min(LATEST, bound.left))
+    local until_ = math.min(LATEST, bound.until_)
+    local format, at, set_at = '%s|%s|%.17g|%.0f|%.0f|%.0f', bound.released_at, bound.set_at
+    parts[#parts + 1] = string.format(format, bound.name, bound.limit, left, until_, at, set_at)
+  end
+  set('bounds', table.concat(parts, ' '))
+end
+
+local function note_answer(state)
+  state.heard_at = now
+end
+
+-- Adopt what an answer says is left of a quota.
+local function sync(queue, state, said)
+  local unit, limit = names[said.place], said.limit and string.format('%.17g', said.limit) or '-'
+  local heard_at = math.min(now, said.heard_at or 0)
+  local released_at = math.min(now + YEAR, said.released_at or now)
+  local until_ = up(now + math.max(0, said.reset))
+
+  local function taken_off(out)
+    local before = heard_at < out.fallen_at and out.before[unit] or 0
+    local most = heard_at < out.fell_at and out.most[unit] or 0
+    return math.max(out.costs[unit] or 0, before, most)
+  end
+  local silent_since = released_at - math.min(payload.lease, YEAR) - ahead
+  local left, known = said.left, others_out(state.out_key)
+  local function is_known(process)  -- of a lane, what it was leased before says nothing
+    return known[process] and (state == queue or known[process].at >= queue.follows)
+  end
+  for process, out in pairs(known) do
+    if is_known(process) and out.at > silent_since then
+      left = left - taken_off(out)
+    end
+  end
+  if state ~= queue and queue.follows > silent_since then
+    for process, out in pairs(others_out(queue.out_key)) do
+      if not is_known(process) and out.at > silent_since then
+        left = left - taken_off(out)
+      end
+    end
+  end
+
+  local bound = nil
+  for _, one in ipairs(state.bounds) do
+    if one.name == unit and one.limit == limit then
+      bound = one
+    end
+  end
+  for _, each in ipairs({state, queue}) do
+    note_answer(each)
+    each.counted = math.max(each.counted, released_at)
+  end
+  if bound and released_at < bound.released_at then
+    return  -- the other side had counted less by then
+  elseif bound and (released_at == bound.released_at or heard_at < now - TRAVEL) then
+    left = math.min(left, bound.left)
+  end
+  if not bound then
+    bound = {name = unit, place = said.place, limit = limit}
+    table.insert(state.bounds, bound)
+  end
+  bound.left, bound.until_, bound.released_at, bound.set_at = left, until_, released_at, now
+end
