@@ -30,10 +30,14 @@ if TYPE_CHECKING:
     from aioapiqueue._rate import Limit
     from aioapiqueue.integrations._header_values import Values
 
-__all__ = ["MAX_BODY", "Body", "read_body"]
+__all__ = ["MAX_BODY", "Body", "most_to_read", "read_body"]
 
 MAX_BODY = 65_536
 """Bytes. Real ones have a few kilobytes; to parse this much takes milliseconds."""
+
+_MAX_ENCODED = 4096
+"""Bytes of a compressed body that a client library decodes itself: that is at most a thousand times
+as much. Real ones have a few hundred."""
 
 _GONE = frozenset(
     {
@@ -71,6 +75,15 @@ class Body:
     limited: bool = False
     delay: float | None = None
     limits: list[Limit] = field(default_factory=list)
+
+
+def most_to_read(encoding: str) -> int:
+    """Return how many bytes of a body may be read that its client library decodes.
+
+    Args:
+        encoding: its `Content-Encoding`.
+    """
+    return MAX_BODY if encoding.strip().lower() in ("", "identity") else _MAX_ENCODED
 
 
 def read_body(body: bytes, values: Values) -> Body:

@@ -247,7 +247,8 @@ def _of_refusal(quotas: Quotas, costs: Mapping[str, float]) -> float | None:
         return -reset
     if any(quota.remaining is not None for quota in quotas.needed):
         return None  # something else has refused, such as GitHub's secondary limits
-    return max(quotas.resets, default=None)
+    resets = [quota.reset for quota in quotas.needed if quota.reset is not None]
+    return max([*quotas.resets, *resets], default=None)
 
 
 def _of_uncounted(quotas: Quotas, costs: Mapping[str, float]) -> float | None:

@@ -1,64 +1,112 @@
-"""What the integrations of HTTP clients share: keys, slots, and what an answer asks for."""
+"""What the integrations of HTTP clients share: keys, costs, slots, and what an answer asks for."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
 
+from aioapiqueue._callables import is_coroutine_function
+from aioapiqueue._events import report_error
+from aioapiqueue._grammar import CALLS
+from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
-from aioapiqueue.integrations._headers import read_advice
+from aioapiqueue._slot import check_count
+from aioapiqueue.integrations._headers import Advice, read_advice, reads_body
+from aioapiqueue.integrations._learning import Learner, Learning
+from aioapiqueue.integrations._usage import CarefulReader, UsageReader
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Awaitable, Callable, Hashable, Iterable
+    from collections.abc import Callable, Hashable
 
     from aioapiqueue import ApiQueue, Slot
+    from aioapiqueue._slot import Call
+    from aioapiqueue._units import Cost
+    from aioapiqueue.integrations._exchange import AnySlot, Flow, Headers, Request, Response, Wire
 
-__all__ = ["MAX_HOLD", "HttpPacer", "Key", "Request", "release_soon"]
+__all__ = ["MAX_HOLD", "HttpPacer", "Key", "PacingOptions", "UsageReader", "release_soon"]
 
 MAX_HOLD = 3600.0
 
 Key: TypeAlias = "Literal['host', 'route'] | Callable[[Any], Hashable]"
-Request: TypeAlias = Any
-"""Of any library. All have a `method`, and a `url` with `host` and `path`."""
-ResponseT = TypeVar("ResponseT")
+
+_UNAVAILABLE = 503
+_REFUSED = frozenset({418, 429, 529})
+"""Answers to requests that were not carried out, whatever their method."""
+_IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
+"""Methods that may be carried out twice (RFC 9110, section 9.2.2)."""
+_UNSAID = 60.0
+"""Seconds for which the queue believes what remains where no reset is given, as a rule."""
+_GIVEN = {
+    "key": "the request",
+    "cost": "the request",
+    "settle": "the request, the response and its usage",
+    "advise": "the response",
+}
 
 
-def _host(request: Request) -> str:
-    return request.url.host or ""
+class PacingOptions(TypedDict, total=False):
+    """What the classes of all libraries take: see `HttpPacer`."""
 
-
-def _route(request: Request) -> str:
-    return f"{request.method} {_host(request)}{request.url.path}"
+    key: Key
+    cost: Cost | Callable[[Any], Cost]
+    settle: Callable[[Any, Any, Any], Cost | None] | None
+    advise: Callable[[Any], Advice | None] | None
+    resend: int
+    learn: bool | Learning
+    max_hold: float
+    timeout: float | None
 
 
 class HttpPacer:
     """Gives each request of a client a slot of a queue, and the queue what the server answers.
 
-    Push-back (429; 529, which means that Anthropic's API is overloaded; 503 or 403 with
-    `Retry-After`; 403 with nothing remaining) goes to `Slot.throttled`. Where nothing remains until
-    some time, the queue holds until then (`ApiQueue.hold`). What is malformed is counted
+    Push-back (429; 418 and 529, which mean the same at some APIs; 503 or 403 with `Retry-After`;
+    403 with nothing remaining) goes to `Slot.throttled`. What the server says is left of a quota
+    (`RateLimit`, `X-RateLimit-Remaining` and so on) is a bound on what may start until its reset
+    (`Slot.sync`). An answer that refuses for good, such as for a quota that is gone, slows nobody
+    down: it is counted (`stats.refused_by_server`). What is malformed is counted, too
     (`stats.malformed`). All of this applies to the lane of the request's key. A queue without a
-    lane for it holds as a whole: give it `lanes={"*": ()}` if it serves several hosts.
+    lane for it is held as a whole: give it `lanes={"*": ()}` if it serves several hosts.
 
     Args:
         queue: paces the requests. One queue may pace any number of clients.
         key: names the lane of a request: `"host"` (default; without the port), `"route"` (such as
             `"GET api.example.com/v1/things"`: without the query; paths that differ by an id are
             different routes), or a function that makes something hashable of the library's request.
+        cost: of a request, as `ApiQueue.slot` takes it, or a function of the library's request that
+            returns it; default: one call.
+        settle: returns the true cost of a call, or None if it is as it was: a function of the
+            library's request and response, and of what a `usage_reader` has found (None without
+            one). Called when the body has ended, which it must not read.
+        advise: returns what an answer asks for, where its fields are not understood here: a
+            function of the library's response, of which only the head has arrived. Default, and
+            where it returns None: what the fields say.
+        resend: how often a request that was refused (429, 418, 529; 503 where its method is
+            idempotent) is sent again, in its old place in the queue: the caller sees the last
+            answer. Only if its body can be sent again. Default: 0, so that retries are the
+            caller's, or those of an SDK.
+        learn: whether limits that nobody has configured are learnt from the answers; or how, as a
+            `Learning`. Until a lane has had its first answer, one call of it is out at a time.
+            Default: False.
         max_hold: the longest hold that is obeyed, in seconds; default 3600. Longer ones are cut to
             it, and counted as malformed.
-        timeout: seconds that a request may wait for its slot; default: no limit.
+        timeout: seconds that a request may wait for its slot, each time; default: no limit.
 
     Raises:
-        TypeError: `queue` is not an `ApiQueue`, or `key` is a coroutine function.
-        ValueError: `key` is an unknown word, or a time is negative or infinite.
+        TypeError: `queue` is not an `ApiQueue`; or `key`, `cost`, `settle` or `advise` is a
+            coroutine function, or nothing of the kind.
+        ValueError: `key` is an unknown word, `resend` is negative, or a time is negative or
+            infinite.
 
     What the queue raises (`SlotTimeout`, `QueueFull`, `QueueClosed`) reaches the caller as it is. A
     request that is cancelled while it waits uses no slot; one that is cancelled in flight, or that
-    fails, gives its slot back at once.
+    fails, gives its slot back at once. An error in `settle` or `advise` goes to the loop's
+    exception handler, and costs no answer.
     """
 
     def __init__(
@@ -66,6 +114,11 @@ class HttpPacer:
         queue: ApiQueue,
         *,
         key: Key = "host",
+        cost: Cost | Callable[[Any], Cost] = 1,
+        settle: Callable[[Any, Any, Any], Cost | None] | None = None,
+        advise: Callable[[Any], Advice | None] | None = None,
+        resend: int = 0,
+        learn: bool | Learning = False,
         max_hold: float = MAX_HOLD,
         timeout: float | None = None,
     ) -> None:
@@ -73,55 +126,269 @@ class HttpPacer:
             raise TypeError(f"requests can be paced by an ApiQueue, not by {queue!r}")
         if not callable(key) and key not in ("host", "route"):
             raise ValueError(f'key is "host", "route" or a function of the request, not {key!r}')
-        if iscoroutinefunction(key):  # each coroutine would be the key of a lane of its own
-            raise TypeError(f"key takes a plain function of the request, not a coroutine: {key!r}")
+        _refuse_wrong_functions(key=key, cost=cost, settle=settle, advise=advise)
+        if not isinstance(resend, int):
+            raise TypeError(f"resend is a whole number of times, not {resend!r}")
+        if not isinstance(learn, bool | Learning):
+            raise TypeError(f"learn is True, False or a Learning, not {learn!r}")
+        positive(resend, of="resend", least=0)
         positive(max_hold, of="max_hold", least=0, most=LONGEST)
         if timeout is not None:
             positive(timeout, of="timeout", least=0, most=LONGEST)
-        self._queue = queue
-        self._key = key if callable(key) else {"host": _host, "route": _route}[key]
+        self.queue = queue
+        self.timeout = timeout
+        self._dispatcher = dispatcher_of(queue)
+        self._key = key if callable(key) else {"host": self._host, "route": self._route}[key]
+        self._cost = cost
+        self._settle = settle
+        self._advise = advise
+        self._resend = resend
         self._max_hold = max_hold
-        self._timeout = timeout
+        learning = Learning() if learn is True else learn
+        self._learner = Learner(learning) if isinstance(learning, Learning) else None
+        if not callable(cost) and (self._learner is None or not isinstance(cost, Mapping)):
+            self._dispatcher.units.costs_of(cost)  # refuses now what it would at the first request
+        self._declared: frozenset[str] | None = None
+        """The units that the queue was told of; None: it knows nothing of this client yet."""
 
-    async def _send(
-        self,
-        request: Request,
-        send: Callable[[Any], Awaitable[ResponseT]],
-        *,
-        head: Callable[[ResponseT], tuple[int, Iterable[tuple[str, str]]]],
-        is_malformed: Callable[[BaseException], bool],
-    ) -> tuple[ResponseT, Slot]:
-        """Send a request in its turn, and apply what the response asks for.
+    def _host(self, request: Request) -> str:
+        return self.address(request)[1]
+
+    def _route(self, request: Request) -> str:
+        method, host, path = self.address(request)
+        return f"{method} {host}{path}"
+
+    # For those that derive from it.
+
+    def address(self, request: Request) -> tuple[str, str, str]:
+        """Return the method, the host (without the port) and the path of a request."""
+        return request.method, request.url.host or "", request.url.path
+
+    def usage_reader(self, request: Request, status: int, headers: Headers) -> UsageReader | None:  # noqa: ARG002 - for others
+        """Return what looks at the body of an answer as it passes; None: nothing does."""
+        return None
+
+    def cost_of_failure(self, request: Request, status: int) -> Cost | None:  # noqa: ARG002 - for others
+        """Return what the server counts of a request that it has not served; None: all of it."""
+        return None
+
+    def asked_for(self, request: Request) -> tuple[Hashable, Cost]:
+        """Return the key and the cost of a request."""
+        cost = self._cost
+        return self._key(request), cost(request) if callable(cost) else cost
+
+    def needs_to_prepare(self, cost: Cost) -> bool:
+        """Return whether `prepare` has to be called before a request of this cost joins."""
+        known = self._declared
+        return known is None or not (
+            self._learner is None or not isinstance(cost, Mapping) or known.issuperset(cost)
+        )
+
+    def prepare(self, cost: Cost) -> None:
+        """Have the queue note which calls are out, and know the units of this cost."""
+        self._dispatcher.follow_answers()
+        known = self._declared or frozenset()
+        if self._learner is not None:
+            units = (*self._learner.learning.units, *(cost if isinstance(cost, Mapping) else ()))
+            self._dispatcher.learn(units)
+            known = known.union(units)
+        self._declared = known
+
+    def exchange(self, request: Request, wire: Wire) -> Flow[tuple[Response, Any]]:
+        """Send a request in its turn, and apply what the answer asks for.
 
         Args:
             request: of the client's library.
-            send: sends it, and returns when the response's head has arrived.
-            head: returns a response's status and headers.
-            is_malformed: whether an error means that the client could not read the response.
+            wire: does the steps.
 
         Returns:
-            The response, and its slot, which the caller releases at the end of the body.
+            The response, and its slot, which is to be ended by `finish` at the end of the body.
         """
-        slot = await self._queue.enqueue(key=self._key(request), timeout=self._timeout)
+        key, cost = self.asked_for(request)
+        resends = self._resend if self._resend and wire.can_repeat(request) else 0
+        slot = yield partial(wire.join, key, cost)
+        while True:
+            response = yield from self._send(request, slot, wire)
+            try:
+                goes_again = yield from self._receive(
+                    request, response, slot, wire, cost, may_resend=resends > 0
+                )
+                if not goes_again:
+                    return response, slot
+                yield partial(wire.discard, response)
+            except BaseException:
+                # Cancelled in the body, as a rule: nobody will see the answer.
+                slot.release()
+                yield partial(wire.discard, response)
+                raise
+            resends -= 1
+            slot = yield partial(wire.again, slot, cost)
+
+    def _send(self, request: Request, slot: AnySlot, wire: Wire) -> Flow[Response]:
         try:
-            response = await send(request)
-            status, headers = head(response)
-            advice = read_advice(status, headers, now=time.time(), max_hold=self._max_hold)
-            if advice.malformed:
-                self._queue.malformed(key=slot.key)
-            if advice.throttled:
-                slot.throttled(advice.hold)
-            elif advice.hold:
-                self._queue.hold(advice.hold, key=slot.key)
+            response = yield partial(wire.send, request)
         except BaseException as error:
-            if is_malformed(error):
-                self._queue.malformed(key=slot.key)
+            if wire.is_malformed(error):
+                wire.apply(slot, self._count_malformed)
             slot.release()
             raise
-        return response, slot
+        return response
+
+    def _receive(
+        self,
+        request: Request,
+        response: Response,
+        slot: AnySlot,
+        wire: Wire,
+        cost: Cost,
+        *,
+        may_resend: bool,
+    ) -> Flow[bool]:
+        """Apply what an answer asks for; return whether its request is to be sent again."""
+        status, headers = wire.head(response)
+        is_refused = may_resend and _is_refused(self.address(request)[0], status)
+        is_worth_reading = reads_body(status, headers)
+        body = None
+        try:
+            # One that is sent again needs the connection: that is free at the body's end.
+            if is_worth_reading or is_refused:
+                body = yield partial(wire.read_body, response)
+        finally:  # what the head says is true, even if the rest never comes
+            advice = self._advice(
+                response, status, headers, cost, body if is_worth_reading else None
+            )
+            failure = self.cost_of_failure(request, status)
+            wire.apply(slot, partial(self._process, advice, failure))
+        return is_refused and not advice.refused
+
+    def _advice(
+        self, response: Response, status: int, headers: Headers, cost: Cost, body: bytes | None
+    ) -> Advice:
+        if self._advise is not None:
+            try:
+                advice = self._checked(self._advise(response))
+            except Exception as error:  # noqa: BLE001 - the user's: it costs no answer
+                report_error(f"advise={self._advise!r} failed on {response!r}", error)
+            else:
+                if advice is not None:
+                    return advice
+        costs = {CALLS: 1, **cost} if isinstance(cost, Mapping) else {CALLS: cost}
+        max_hold = self._max_hold
+        now = time.time()
+        return read_advice(status, headers, now=now, max_hold=max_hold, costs=costs, body=body)
+
+    def _checked(self, advice: object) -> Advice | None:
+        """Return what `advise` has returned, in the bounds that hold for what a server says.
+
+        Raises:
+            TypeError: it is no `Advice`.
+            ValueError: a number in it is negative, infinite or NaN.
+        """
+        if advice is None:
+            return None
+        if not isinstance(advice, Advice):
+            raise TypeError(f"advise returns an Advice or None, not {advice!r}")
+        for quota in advice.remaining:
+            check_count(quota.remaining or 0, quota.reset, quota.limit)
+        if advice.hold is None:
+            return advice
+        positive(advice.hold, of="hold", least=0)
+        if advice.hold <= self._max_hold:
+            return advice
+        return replace(advice, hold=self._max_hold, malformed=True)
+
+    def _count_malformed(self, slot: Slot) -> None:
+        self._dispatcher.count("malformed", cast("Call", slot))
+
+    def _process(self, advice: Advice, failure: Cost | None, slot: Slot) -> None:
+        """Apply an answer, on the loop of the queue."""
+        call, dispatcher = cast("Call", slot), self._dispatcher
+        if advice.malformed:
+            dispatcher.count("malformed", call)
+        if advice.refused:
+            dispatcher.count("refused_by_server", call)
+        if failure is not None:  # first: what the server says remains does not contain it
+            slot.settle(failure)
+        dispatcher.answered(call)
+        self._note_quotas(advice, call)
+        if advice.throttled:
+            slot.throttled(advice.hold)
+        elif advice.hold:
+            self.queue.hold(advice.hold, key=slot.key)
+
+    def _note_quotas(self, advice: Advice, call: Call) -> None:
+        dispatcher = self._dispatcher
+        quotas = [one for one in advice.remaining if one.unit in dispatcher.units]
+        if advice.malformed:  # without a reset, they are perhaps what could not be read
+            quotas = [one for one in quotas if one.reset is not None]
+        learner, now = self._learner, dispatcher.now()
+        if learner is not None:
+            quotas = learner.with_periods(call.key, quotas, now)
+        for quota in quotas:
+            if quota.remaining is not None:
+                reset = quota.reset
+                if reset is None and self._max_hold < _UNSAID:
+                    reset = self._max_hold
+                dispatcher.sync(
+                    call,
+                    quota.remaining,
+                    unit=quota.unit,
+                    reset=reset,
+                    limit=quota.limit,
+                    period=None if learner is None or not quota.limit else quota.period,
+                    refills=learner is not None and learner.is_bucket(call.key, quota, now),
+                )
+        if learner is not None:
+            rates = [one for one in learner.rates(advice, quotas) if one.unit in dispatcher.units]
+            if rates:
+                dispatcher.adopt(call, rates)
+
+    def reader_for(self, request: Request, status: int, headers: Headers) -> CarefulReader | None:
+        """Return the `usage_reader` of an answer, with errors that cost no answer."""
+        try:
+            reader = self.usage_reader(request, status, headers)
+        except Exception as error:  # noqa: BLE001 - of a subclass: it costs no answer
+            report_error(f"{type(self).__name__}.usage_reader failed", error)
+            return None
+        return None if reader is None else CarefulReader(reader)
+
+    def finish(
+        self,
+        slot: AnySlot,
+        wire: Wire,
+        request: Request,
+        response: Response,
+        reader: UsageReader | None = None,
+    ) -> None:
+        """End a call whose answer has ended: settle it, and release its slot."""
+        try:
+            if self._settle is not None:
+                cost = self._settle(request, response, None if reader is None else reader.usage())
+                if cost is not None:
+                    wire.apply(slot, lambda slot: slot.settle(cost))
+        except Exception as error:  # noqa: BLE001 - the user's: it costs no answer
+            report_error(f"settle={self._settle!r} failed on {response!r}", error)
+        finally:
+            slot.release()
 
 
-def release_soon(slot: Slot, loop: asyncio.AbstractEventLoop) -> None:
+def _refuse_wrong_functions(**values: object) -> None:
+    for name, value in values.items():
+        # A coroutine would be the key of a lane of its own, and a cost of nothing.
+        if callable(value) and is_coroutine_function(value):
+            raise TypeError(
+                f"{name} takes a plain function of {_GIVEN[name]}, not a coroutine function: "
+                f"{value!r}"
+            )
+        if name in ("settle", "advise") and value is not None and not callable(value):
+            raise TypeError(f"{name} takes a function of {_GIVEN[name]}, not {value!r}")
+
+
+def _is_refused(method: str, status: int) -> bool:
+    return status in _REFUSED or (status == _UNAVAILABLE and method.upper() in _IDEMPOTENT)
+
+
+def release_soon(slot: AnySlot, loop: asyncio.AbstractEventLoop) -> None:
     """Release a slot from a finalizer, on the loop that it belongs to.
 
     The garbage collector may run in another thread, or in the middle of what the queue is doing.

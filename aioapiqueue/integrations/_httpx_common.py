@@ -2,175 +2,279 @@
 
 The two have the same interface, in classes without a common base. A client of one fails on objects
 of the other, and an SDK may refuse a class that inherits from both. So each library has a module of
-its own, with a class that inherits from this one and from that library alone.
+its own, with classes that inherit from these and from that library alone.
 """
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+import time
+import zlib
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, Unpack
+from urllib.request import (  # type: ignore[attr-defined]  # its stubs lack the second
+    getproxies,
+    proxy_bypass_environment,
+)
 
-from aioapiqueue.integrations._http import MAX_HOLD, HttpPacer, Key, release_soon
+from aioapiqueue.integrations._exchange import Wire
+from aioapiqueue.integrations._headers import MAX_BODY
+from aioapiqueue.integrations._http import HttpPacer, PacingOptions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterator
     from types import ModuleType
 
-    from aioapiqueue import ApiQueue, Slot
+    from aioapiqueue import ApiQueue
+    from aioapiqueue.integrations._exchange import Headers, Request, Response
+    from aioapiqueue.integrations._http import UsageReader
 
-__all__ = ["PacedBody", "PacedTransport"]
+__all__ = [
+    "Begun",
+    "HttpxPacer",
+    "HttpxWire",
+    "RequestT",
+    "ResponseT",
+    "TransportOptions",
+    "TransportT",
+    "decoded",
+]
 
 _LIBRARIES = ("httpx", "httpx2")
-
+_PATIENCE = 1.0
+"""Seconds for which the body of a refusal is read before what its head says is applied. It comes
+with the head, as a rule."""
 
 TransportT = TypeVar("TransportT")
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
 
-class PacedBody:
-    """A response's body, at whose end the slot is released, whichever way it ends.
+class TransportOptions(PacingOptions, total=False):
+    """What transports take: how to pace, and what a transport is made with if none is given."""
+
+    verify: Any
+    cert: Any
+    trust_env: bool
+    http1: bool
+    http2: bool
+    limits: Any
+    proxy: Any
+    uds: str | None
+    local_address: str | None
+    retries: int
+    socket_options: Any
+
+
+class HttpxPacer(HttpPacer, Generic[TransportT]):
+    """Gives each request that passes a slot, and sends it by a transport of its library.
+
+    A subclass names its library and what it makes of it.
 
     Args:
-        stream: the body itself.
-        slot: that of its request.
+        queue: see `HttpPacer`.
+        transport: of the library, sends the requests, and is closed with this one; default: one
+            of the library's own, made with the `options` that are its.
+        options: what `HttpPacer` takes (`key`, `cost`, `settle`, `advise`, `resend`, `learn`,
+            `max_hold`, `timeout`), and what the library's transport does: `verify`, `cert`,
+            `http1`, `http2`, `limits`, `proxy`, `trust_env`, `uds`, `local_address`, `retries`,
+            `socket_options`. A client that is given a transport makes none itself, so that it
+            ignores its own `verify`, `limits` and so on: give them to this one. The proxies of the
+            environment (`HTTPS_PROXY`, `NO_PROXY`) are used as the client would, unless
+            `trust_env` is False.
+
+    Raises:
+        TypeError: `transport` is not one of the library (in a client of the other one, each request
+            raises it); options for a transport beside one, or that nothing takes; or as of
+            `HttpPacer`.
+        ValueError: as of `HttpPacer`; or the address of a proxy is invalid.
+        ImportError: as of the library: for `http2` without `h2`, for a SOCKS proxy without
+            `socksio`.
     """
 
-    def __init__(self, stream: Any, slot: Slot) -> None:  # noqa: ANN401 - of either library
-        self._stream = stream
-        self._slot = slot
-        self._loop = asyncio.get_running_loop()
-        self._ended = False
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._stream:
-                yield chunk
-        finally:
-            # After an error, or if the reader has given up, there is nothing left to read.
-            self._end()
-
-    async def aclose(self) -> None:
-        """Close the body; cancelled or not, its slot is released."""
-        try:
-            await self._stream.aclose()
-        finally:
-            self._end()
-
-    def _end(self) -> None:
-        self._ended = True
-        self._slot.release()
-
-    def __del__(self) -> None:
-        if not self._ended:
-            release_soon(self._slot, self._loop)
-
-
-class PacedTransport(HttpPacer, Generic[TransportT, RequestT, ResponseT]):
-    """Gives each request that passes a slot, and the queue what the server answers.
-
-    The slot is held until the response is closed: with `client.stream(...)`, until the end of its
-    block. A response that nobody closes gives its slot back when it is garbage collected.
-    `HttpPacer`, the base class, describes push-back, errors and cancellation.
-
-    A subclass names its library and inherits from that library's `AsyncBaseTransport` too.
-    """
-
-    _library: ClassVar[ModuleType]
-    _body: ClassVar[type[PacedBody]]
-    """A `PacedBody` that its library accepts as a stream."""
+    library: ClassVar[ModuleType]
+    transport_types: ClassVar[tuple[Any, Any]]
+    """The base of what it accepts as a transport, and what it makes if it is given none."""
 
     def __init__(
         self,
         queue: ApiQueue,
         transport: TransportT | None = None,
-        *,
-        key: Key = "host",
-        max_hold: float = MAX_HOLD,
-        timeout: float | None = None,
+        **options: Unpack[TransportOptions],
     ) -> None:
-        """Check the arguments: those of `HttpPacer`, which describes them, and one more.
-
-        Args:
-            queue: see `HttpPacer`.
-            transport: of the library, sends the requests, and is closed with this one; default:
-                `AsyncHTTPTransport()`. A client that is given a transport uses none of its own
-                `verify`, `cert`, `http2`, `limits` and `proxy`: give them to this one.
-            key: see `HttpPacer`.
-            max_hold: see `HttpPacer`.
-            timeout: see `HttpPacer`.
-
-        Raises:
-            TypeError: `transport` is not an `AsyncBaseTransport` of the library. (In a client of
-                the other one, each request raises it.)
-        """
-        super().__init__(queue, key=key, max_hold=max_hold, timeout=timeout)
-        library = self._library
-        if transport is not None and not isinstance(transport, library.AsyncBaseTransport):
+        given: dict[str, Any] = dict(options)
+        for name in given.keys() - TransportOptions.__annotations__.keys():
+            known = ", ".join(f"{one}=" for one in TransportOptions.__annotations__)
+            raise TypeError(f"{type(self).__name__} takes no {name}=, but {known}")
+        pacing = {name: given.pop(name) for name in PacingOptions.__annotations__ if name in given}
+        super().__init__(queue, **pacing)
+        base, own = self.transport_types
+        article = "an" if base.__name__[0] in "AEIOU" else "a"
+        if transport is not None and not isinstance(transport, base):
             raise TypeError(
-                f"transport takes an AsyncBaseTransport of {library.__name__}, "
+                f"transport takes {article} {base.__name__} of {self.library.__name__}, "
                 f"not a {_kind(transport)}{self._remedy(transport)}"
             )
-        self._transport: Any = library.AsyncHTTPTransport() if transport is None else transport
+        if transport is not None and given:
+            names = ", ".join(f"{name}=" for name in given)
+            raise TypeError(
+                f"{names}: that is for the transport which is made where none is given; give it to "
+                f"{_kind(transport)} itself"
+            )
+        self.inner: Any = own(**given) if transport is None else transport
+        self._environment: dict[str, str] = {}
+        self._by_scheme: dict[str, Any] = {}
+        self.transports = (self.inner,)
+        """All that it sends requests by: one more for each proxy of the environment."""
+        if transport is None and given.get("trust_env", True) and given.get("proxy") is None:
+            self._read_environment({**given, "proxy": None})
 
-    async def handle_async_request(self, request: RequestT) -> ResponseT:
-        """Send one request, in its turn.
+    def _read_environment(self, options: dict[str, Any]) -> None:
+        environment = self._environment = getproxies()
+        if "*" in map(str.strip, environment.get("no", "").split(",")):
+            return
+        urls = {scheme: environment.get(scheme) for scheme in ("http", "https", "all")}
+        for scheme, url in urls.items():
+            if url:
+                options["proxy"] = url if "://" in url else f"http://{url}"
+                self._by_scheme[scheme] = self.transport_types[1](**options)
+        self.transports += tuple(self._by_scheme.values())
+
+    def transport_for(self, request: Request) -> Any:  # noqa: ANN401 - of either library
+        """Return what sends a request.
 
         Raises:
             TypeError: the client is of the other library.
         """
-        if not isinstance(request, self._library.Request):
+        if not isinstance(request, self.library.Request):
             raise TypeError(
-                f"this transport is for clients of {self._library.__name__}, "
+                f"this transport is for clients of {self.library.__name__}, "
                 f"and got a {_kind(request)}{self._remedy(request)}"
             )
-        response, slot = await self._send(
-            request,
-            self._transport.handle_async_request,
-            head=_status_and_headers,
-            is_malformed=self._is_of_parser,
-        )
-        if response.is_closed:  # it came with its content, and nobody will close it again
-            slot.release()
-        else:
-            response.stream = self._body(response.stream, slot)
-        return response  # type: ignore[no-any-return]  # it is of the library
+        if not self._by_scheme:
+            return self.inner
+        url: Any = request.url
+        host = url.host if url.port is None else f"{url.host}:{url.port}"
+        if proxy_bypass_environment(host, self._environment):
+            return self.inner
+        return self._by_scheme.get(url.scheme) or self._by_scheme.get("all", self.inner)
 
-    def _is_of_parser(self, error: BaseException) -> bool:
+    def read_at_once(self, response: Response, reader: UsageReader | None) -> None:
+        """Have a body looked at that came with its head, as those of `MockTransport` do."""
+        if reader is not None and isinstance(response.stream, self.library.ByteStream):
+            for chunk in response.stream:
+                reader.feed(chunk)
+
+    def _remedy(self, other: object) -> str:
+        """Return what to import for `other`, where it is of the other library."""
+        packages = {cls.__module__.partition(".")[0] for cls in type(other).__mro__}
+        return "".join(
+            f": for {name}, import {type(self).__name__} from aioapiqueue.integrations.{name}"
+            for name in _LIBRARIES
+            if name in packages and name != self.library.__name__
+        )
+
+
+class HttpxWire(Wire):
+    """What can be done with requests and answers of httpx or httpx2.
+
+    Args:
+        pacer: whose.
+    """
+
+    def __init__(self, pacer: HttpxPacer[Any]) -> None:
+        self.pacer = pacer
+        self.library = pacer.library
+
+    def head(self, response: Response) -> tuple[int, Headers]:
+        """Return a response's status and headers."""
+        return response.status_code, response.headers.multi_items()
+
+    def can_repeat(self, request: Request) -> bool:
+        """Return whether the body is bytes: others are used up as they are sent."""
+        return isinstance(request.stream, self.library.ByteStream)
+
+    def is_malformed(self, error: BaseException) -> bool:
         """Return whether the library could not read a response's head.
 
         A connection that the server has closed is a protocol error of the library, too. Its cause
         has a text for a reason, or (GOAWAY of HTTP/2) an event of h2; here, it has an exception.
         """
         reasons = () if error.__cause__ is None else error.__cause__.args
-        return isinstance(error, self._library.RemoteProtocolError) and any(
+        return isinstance(error, self.library.RemoteProtocolError) and any(
             isinstance(reason, Exception) for reason in reasons
         )
 
-    def _remedy(self, other: object) -> str:
-        """Return what to import for `other`, where it is of the other library."""
-        packages = {cls.__module__.partition(".")[0] for cls in type(other).__mro__}
-        return "".join(
-            f": for {name}, import RateLimitedTransport from aioapiqueue.integrations.{name}"
-            for name in _LIBRARIES
-            if name in packages and name != self._library.__name__
-        )
+    def keep(self, response: Response, begun: Begun) -> bytes | None:
+        """Have a response whose body has been read whole; return it decoded."""
+        body = b"".join(begun.chunks)
+        response.stream = self.library.ByteStream(body)
+        return decoded(body, response.headers.get("content-encoding", ""))
 
-    async def __aenter__(self) -> Self:
-        await self._transport.__aenter__()
-        return self
+    @abstractmethod
+    def read_body(self, response: Response) -> Any:  # noqa: ANN401 - as of `Wire`
+        """Read a body of up to `MAX_BODY` bytes."""
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self._transport.__aexit__(*exc_info)
+
+class Begun:
+    """A body of which some has been read already: it goes to the caller with the rest.
+
+    Args:
+        stream: the body itself.
+        rest: iterates over it.
+    """
+
+    def __init__(self, stream: Any, rest: Any) -> None:  # noqa: ANN401 - of either library
+        self.chunks: list[bytes] = []
+        self.error: Exception | None = None
+        """By which it broke off."""
+        self._stream = stream
+        self._rest = rest
+        self._size = 0
+        self._until = time.monotonic() + _PATIENCE
+
+    def add(self, chunk: bytes) -> bool:
+        """Add what was read; return whether that was enough."""
+        self.chunks.append(chunk)
+        self._size += len(chunk)
+        return self._size > MAX_BODY or time.monotonic() > self._until
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self.chunks
+        if self.error is not None:
+            raise self.error
+        yield from self._rest
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for chunk in self.chunks:
+            yield chunk
+        if self.error is not None:
+            raise self.error
+        async for chunk in self._rest:
+            yield chunk
+
+    def close(self) -> None:
+        """Close the body."""
+        self._stream.close()
 
     async def aclose(self) -> None:
-        """Close the transport within."""
-        await self._transport.aclose()
+        """Close the body."""
+        await self._stream.aclose()
+
+
+def decoded(body: bytes, encoding: str) -> bytes | None:
+    """Decode a body of up to `MAX_BODY` bytes; None: it is longer, or encoded in another way."""
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return body
+    if name not in ("gzip", "x-gzip", "deflate"):
+        return None
+    decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)  # finds out which of the two it is
+    try:
+        found = decoder.decompress(body, MAX_BODY)
+    except zlib.error:
+        return None
+    return None if decoder.unconsumed_tail else found
 
 
 def _kind(thing: object) -> str:
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
-
-
-def _status_and_headers(response: Any) -> tuple[int, Iterable[tuple[str, str]]]:  # noqa: ANN401 - of either library
-    return response.status_code, response.headers.multi_items()

@@ -89,7 +89,8 @@ class Quotas:
 
     def add(self, quota: Quota, *, needed: bool = True) -> None:
         """Add one of which something is given."""
-        if quota.remaining is None and quota.limit is None:
+        # One of size 0 is none: what has just been served had something of it.
+        if quota.limit == 0 or (quota.remaining is None and quota.limit is None):
             if quota.reset is not None:
                 self.resets.append(quota.reset)
             return

@@ -27,10 +27,12 @@ from weakref import ref
 try:
     # Not for the annotations alone: without aiohttp, or with an older one, this has to fail here.
     from aiohttp import (
+        ClientError,
         ClientHandlerType,
         ClientRequest,
         ClientResponse,
         http,
+        payload,
     )
 except ImportError as error:
     raise ImportError(
@@ -38,12 +40,16 @@ except ImportError as error:
         name=error.name,
     ) from error
 
+from aioapiqueue.integrations._async_wire import AsyncSteps
+from aioapiqueue.integrations._bodies import most_to_read
+from aioapiqueue.integrations._exchange import Wire, run_async
 from aioapiqueue.integrations._http import HttpPacer, release_soon
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
 
     from aioapiqueue import Slot
+    from aioapiqueue.integrations._exchange import Headers
 
 __all__ = ["RateLimitedMiddleware"]
 
@@ -52,45 +58,85 @@ class RateLimitedMiddleware(HttpPacer):
     """A client middleware that gives each request a slot, and the queue what the server answers.
 
     The slot is held until the response gives back its connection: once its body has arrived, or
-    when the response is released or closed. So use `async with`: a response with a body under way
-    that is forgotten is kept alive by aiohttp itself, and keeps its slot until its body has
-    arrived, its connection breaks or its session is closed. A web socket holds it until it is
-    closed.
+    when the response is released or closed. So use `async with`: a response that is kept with its
+    body under way keeps its slot until it is read, closed or dropped, even if its connection breaks
+    or its session is closed meanwhile. A web socket holds it until it is closed.
 
-    `HttpPacer`, its base class, describes the arguments, push-back, errors and cancellation.
+    `HttpPacer`, its base class, describes the arguments, push-back, errors and cancellation. The
+    body of a refused answer is read where its length is declared and small. Then `read`, `text` and
+    `json` of the response have it, and its stream (`content`) has not.
     """
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """Send one request, in its turn."""
-        response, slot = await self._send(
-            request, handler, head=_status_and_headers, is_malformed=_is_of_parser
-        )
+        wire = _Wire(self, handler)
+        response: ClientResponse
+        response, slot = await run_async(self.exchange(request, wire))
+        end = partial(self.finish, slot, wire, request, response)
         connection = response.connection
         if connection is None:  # all of the response is here
-            slot.release()
+            end()
         else:
+            # Without the response, which would keep its connection alive.
             loop = asyncio.get_running_loop()
-            connection.add_callback(partial(_end, ref(response), slot, loop))
+            settle = partial(self.finish, slot, wire, request)
+            connection.add_callback(partial(_end, ref(response), settle, slot, loop))
         return response
 
 
-def _status_and_headers(response: ClientResponse) -> tuple[int, Iterable[tuple[str, str]]]:
-    return response.status, response.headers.items()
+class _Wire(AsyncSteps, Wire):
+    """What can be done with requests and answers of aiohttp.
 
-
-def _is_of_parser(error: BaseException) -> bool:
-    """Return whether aiohttp could not read a response's head.
-
-    Other errors of this class are of a proxy that refuses, or of somebody's `raise_for_status`:
-    those answers were read.
+    Args:
+        pacer: whose.
+        handler: sends a request.
     """
-    return isinstance(error.__cause__, http.HttpProcessingError)
+
+    def __init__(self, pacer: HttpPacer, handler: ClientHandlerType) -> None:
+        super().__init__(pacer)
+        self._handler = handler
+
+    async def send(self, request: ClientRequest) -> ClientResponse:
+        return await self._handler(request)
+
+    def head(self, response: ClientResponse) -> tuple[int, Headers]:
+        return response.status, response.headers.items()
+
+    async def read_body(self, response: ClientResponse) -> bytes | None:
+        # aiohttp cannot give back what was read of a body: only one that is known to be small.
+        length = response.content_length
+        if length is None or length > most_to_read(response.headers.get("Content-Encoding", "")):
+            return None
+        try:
+            return await response.read()  # the caller's `read` returns the same
+        except (ClientError, OSError):  # the caller's `read` raises the same
+            return None
+
+    async def discard(self, response: ClientResponse) -> None:
+        response.release()
+
+    def can_repeat(self, request: ClientRequest) -> bool:
+        """Return whether the body is bytes: others are used up as they are sent."""
+        return isinstance(request.body, bytes | payload.BytesPayload)
+
+    def is_malformed(self, error: BaseException) -> bool:
+        """Return whether aiohttp could not read a response's head.
+
+        Other errors of this class are of a proxy that refuses, or of somebody's `raise_for_status`:
+        those answers were read.
+        """
+        return isinstance(error.__cause__, http.HttpProcessingError)
 
 
-def _end(response: ref[ClientResponse], slot: Slot, loop: asyncio.AbstractEventLoop) -> None:
-    """Release the slot of a response that gives back its connection."""
+def _end(
+    response: ref[ClientResponse],
+    finish: Callable[[ClientResponse], None],
+    slot: Slot,
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """End the call of a response that gives back its connection."""
     given_back = response()
     if given_back is not None and given_back.closed:
-        slot.release()
+        finish(given_back)
     else:  # the garbage collector calls
         release_soon(slot, loop)

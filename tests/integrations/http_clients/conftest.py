@@ -5,15 +5,25 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Self
 
 import pytest
 
+from tests.helpers.http_clients import (
+    PATIENCE,
+    AiohttpClient,
+    HttpxClient,
+    RequestsClient,
+    SyncHttpxClient,
+)
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
+    from ssl import SSLContext
+
+    from tests.helpers.http_clients import Client
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,8 @@ class Arrival:
     method: str
     path: str
     host: str
+    body: bytes
+    connection: int  # by the order in which they were opened
 
 
 class Reply(bytes):
@@ -38,17 +50,22 @@ class Reply(bytes):
         headers: Iterable[tuple[str, str | bytes]] = (),
         body: bytes = b"ok",
         length: int | None = None,
+        *,
+        chunked: bool = False,
     ) -> Self:
         """Make a reply; with a larger `length`, one whose body never comes to its end."""
         lines = [f"HTTP/1.1 {status} x".encode()]
         for name, value in headers:
             raw = value if isinstance(value, bytes) else value.encode("latin-1")
             lines.append(name.encode() + b": " + raw)
-        lines.append(b"Content-Length: %d" % (len(body) if length is None else length))
+        if chunked:
+            lines.append(b"Transfer-Encoding: chunked")
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        else:
+            lines.append(b"Content-Length: %d" % (len(body) if length is None else length))
         return cls(b"\r\n".join(lines) + b"\r\n\r\n" + body)
 
 
-PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 HANG = None
 HANG_UP = b""
 
@@ -56,11 +73,13 @@ HANG_UP = b""
 class Server:
     """Answers what `answer(arrival)` returns: a `Reply`, `HANG` or `HANG_UP`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ssl: SSLContext | None = None) -> None:
         self.arrivals: list[Arrival] = []
+        self._ssl = ssl
         self.answer: Callable[[Arrival], bytes | None] = lambda _: Reply.of()
         self.port = 0
         self.connections: set[asyncio.Transport] = set()
+        self.opened = 0
         self._servers: list[asyncio.Server] = []
         self._arrived = asyncio.Event()
 
@@ -68,7 +87,9 @@ class Server:
         """Listen at these addresses, at one and the same port."""
         loop = asyncio.get_running_loop()
         for host in hosts:
-            server = await loop.create_server(lambda: _Connection(self), host, self.port)
+            server = await loop.create_server(
+                lambda: _Connection(self), host, self.port, ssl=self._ssl
+            )
             self.port = server.sockets[0].getsockname()[1]
             self._servers.append(server)
 
@@ -92,12 +113,13 @@ class Server:
                 self._arrived.clear()
                 await self._arrived.wait()
 
-    def note(self, head: bytes) -> bytes | None:
+    def note(self, head: bytes, body: bytes, connection: int) -> bytes | None:
         """Note a request and return its answer."""
         lines = head.decode().split("\r\n")
         method, path, _ = lines[0].split(" ")
         host = next(line[6:] for line in lines if line.lower().startswith("host: "))
-        arrival = Arrival(time.monotonic(), method, path, host.partition(":")[0])
+        host = host.partition(":")[0]
+        arrival = Arrival(time.monotonic(), method, path, host, body, connection)
         self.arrivals.append(arrival)
         self._arrived.set()
         return self.answer(arrival)
@@ -107,7 +129,7 @@ _LENGTH = re.compile(rb"^content-length: *(\d+)", re.IGNORECASE | re.MULTILINE)
 
 
 class _Connection(asyncio.Protocol):
-    """One connection. What a request has in its body is not looked at."""
+    """One connection."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -117,6 +139,8 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._server.connections.add(transport)
+        self._server.opened += 1
+        self._number = self._server.opened
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
@@ -127,109 +151,61 @@ class _Connection(asyncio.Protocol):
         while b"\r\n\r\n" in self._received:
             head, _, rest = self._received.partition(b"\r\n\r\n")
             length = int(found[1]) if (found := _LENGTH.search(head)) else 0
+            if b"transfer-encoding: chunked" in head.lower():
+                if b"0\r\n\r\n" not in rest:
+                    return
+                length = rest.index(b"0\r\n\r\n") + 5
             if len(rest) < length:
                 return
             self._received = rest[length:]
-            answer = self._server.note(head)
+            answer = self._server.note(head, rest[:length], self._number)
             if answer == HANG_UP:
                 self._transport.abort()
             elif answer is not None:
                 self._transport.write(answer)
 
 
-class HttpxClient:
-    """Requests by httpx or httpx2."""
-
-    def __init__(self, library: str, queue, *, read_timeout=PATIENCE, **pacing) -> None:
-        integration = import_module(f"aioapiqueue.integrations.{library}")
-        self.library = import_module(library)
-        self.errors = (self.library.TransportError,)
-        # By default it keeps 20 idle connections and opens 100, too few for 20 busy hosts; and it
-        # may close an idle one, after 5 seconds, while a request is being sent on it.
-        limits = self.library.Limits(
-            max_connections=None, max_keepalive_connections=None, keepalive_expiry=None
-        )
-        inner = self.library.AsyncHTTPTransport(verify=False, limits=limits)
-        self._client = self.library.AsyncClient(
-            transport=integration.RateLimitedTransport(queue, inner, **pacing),
-            timeout=self.library.Timeout(PATIENCE, read=read_timeout),
-            follow_redirects=True,
-        )
-
-    async def __aenter__(self) -> Self:
-        await self._client.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self._client.__aexit__(*exc)
-
-    async def get(self, url: str) -> int:
-        """Return the status, once the body is there."""
-        return (await self._client.get(url)).status_code
-
-    @asynccontextmanager
-    async def stream(self, url: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Yield the chunks of a body."""
-        async with self._client.stream("GET", url) as response:
-            yield response.aiter_raw()
-
-    async def unread(self, url: str) -> object:
-        """Return a response as soon as its head is there."""
-        return await self._client.send(self._client.build_request("GET", url), stream=True)
+AWAITING = ("httpx", "httpx2", "aiohttp")
+EVERY = (*AWAITING, "sync httpx", "sync httpx2", "requests")
 
 
-class AiohttpClient:
-    """Requests by aiohttp."""
-
-    def __init__(self, queue, *, read_timeout=PATIENCE, **pacing) -> None:
-        import aiohttp
-
-        from aioapiqueue.integrations.aiohttp import RateLimitedMiddleware
-
-        self.errors = (aiohttp.ClientError, TimeoutError)
-        self._session = aiohttp.ClientSession(
-            middlewares=[RateLimitedMiddleware(queue, **pacing)],
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(sock_read=read_timeout),
-        )
-
-    async def __aenter__(self) -> Self:
-        await self._session.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self._session.__aexit__(*exc)
-
-    async def get(self, url: str) -> int:
-        """Return the status, once the body is there."""
-        async with self._session.get(url) as response:
-            await response.read()
-            return response.status
-
-    @asynccontextmanager
-    async def stream(self, url: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Yield the chunks of a body."""
-        async with self._session.get(url) as response:
-            yield response.content.iter_any()
-
-    async def unread(self, url: str) -> object:
-        """Return a response as soon as its head is there."""
-        return await self._session.get(url)
-
-
-@pytest.fixture(params=["httpx", "httpx2", "aiohttp"])
-def client(request) -> Callable[..., HttpxClient | AiohttpClient]:
-    """Give `client(queue, read_timeout=..., **pacing)`, an async context manager."""
-    # Here, and not in a test: what the libraries read as they are imported would block its loop.
-    import_module(f"aioapiqueue.integrations.{request.param}")
+def _maker(name: str) -> Callable[..., Client]:
+    # Here, and not in a test: what the libraries read as they are imported, and as they make their
+    # first transport, would block its loop.
+    library = name.rpartition(" ")[2]
+    import_module(f"aioapiqueue.integrations.{library}")
+    if library.startswith("httpx"):
+        import_module(library).HTTPTransport(verify=False)
 
     def make(queue, *, timeout=PATIENCE, **how):  # so that no test waits for ever
-        how["timeout"] = timeout
-        if request.param == "aiohttp":
+        how = {"read_timeout": PATIENCE, "timeout": timeout, **how}
+        if name == "aiohttp":
             return AiohttpClient(queue, **how)
-        return HttpxClient(request.param, queue, **how)
+        if name == "requests":
+            return RequestsClient(queue, **how)
+        if name.startswith("sync "):
+            return SyncHttpxClient(name.removeprefix("sync "), queue, **how)
+        return HttpxClient(name, queue, **how)
 
     return make
+
+
+@pytest.fixture(params=AWAITING)
+def client(request) -> Callable[..., Client]:
+    """Give `client(queue, read_timeout=..., **pacing)`, an async context manager."""
+    return _maker(request.param)
+
+
+@pytest.fixture
+def httpx_client() -> Callable[..., Client]:
+    """Give the one of httpx, for what does not depend on the library."""
+    return _maker("httpx")
+
+
+@pytest.fixture(params=EVERY)
+def every_client(request) -> Callable[..., Client]:
+    """Give the same, and the clients that block, which work in threads."""
+    return _maker(request.param)
 
 
 @pytest.fixture
@@ -245,3 +221,9 @@ async def server() -> AsyncIterator[Server]:
 def reply() -> type[Reply]:
     """Give `reply.of(status, headers, body)`."""
     return Reply
+
+
+@pytest.fixture
+def server_class() -> type[Server]:
+    """Let tests serve in ways of their own."""
+    return Server

@@ -29,9 +29,9 @@ async def assert_free(queue, client, server, reply):
     assert queue.running == 0
 
 
-async def test_each_request_waits_its_turn(client, server):
+async def test_each_request_waits_its_turn(every_client, server):
     """Requests made at once take an interval each, and each releases its slot."""
-    async with ApiQueue("50ms", concurrency=3) as queue, client(queue) as paced:
+    async with ApiQueue("50ms", concurrency=3) as queue, every_client(queue) as paced:
         start = time.monotonic()
         await paced.get(server.url("/first"))
         await asyncio.gather(*(paced.get(server.url()) for _ in range(6)))
@@ -42,14 +42,14 @@ async def test_each_request_waits_its_turn(client, server):
         assert arrival.at - start >= 0.050 * number - CATCH_UP
 
 
-async def test_a_redirect_takes_a_slot(client, server, reply):
+async def test_a_redirect_takes_a_slot(every_client, server, reply):
     """Each hop waits for a slot of its own, and none of them keeps it."""
     server.answer = lambda arrival: (
         reply.of()
         if arrival.path == "/3"
         else reply.of(302, [("Location", f"/{int(arrival.path[1:]) + 1}")])
     )
-    async with ApiQueue("100ms", concurrency=1) as queue, client(queue) as paced:
+    async with ApiQueue("100ms", concurrency=1) as queue, every_client(queue) as paced:
         await paced.get(server.url("/3"))  # the first of a client takes longer
         start = time.monotonic()
         assert await paced.get(server.url("/0")) == 200
@@ -59,10 +59,10 @@ async def test_a_redirect_takes_a_slot(client, server, reply):
     assert server.arrivals[-1].at - start >= 0.3 - CATCH_UP
 
 
-async def test_the_body_holds_the_slot(client, server, reply, queue):
+async def test_the_body_holds_the_slot(every_client, server, reply, queue):
     """While a body is streamed, another request waits; at its end, the slot is free."""
     server.answer = lambda _: reply.of(body=b"x", length=2)
-    async with client(queue) as paced, asyncio.timeout(60):
+    async with every_client(queue) as paced, asyncio.timeout(60):
         async with paced.stream(server.url()) as chunks:
             assert await anext(chunks) == b"x"
             other = asyncio.ensure_future(paced.get(server.url("/other")))
@@ -76,10 +76,10 @@ async def test_the_body_holds_the_slot(client, server, reply, queue):
         await assert_free(queue, paced, server, reply)
 
 
-async def test_an_unread_body_is_released(client, server, reply, queue):
+async def test_an_unread_body_is_released(every_client, server, reply, queue):
     """Leaving the block closes the response, and releases the slot."""
     server.answer = lambda _: reply.of(body=b"x", length=1_000_000)
-    async with client(queue) as paced:
+    async with every_client(queue) as paced:
         async with paced.stream(server.url()):
             assert queue.running == 1
         await assert_free(queue, paced, server, reply)
@@ -147,11 +147,11 @@ async def test_cancelled_while_the_body_is_read(client, server, reply, queue):
         await assert_free(queue, paced, server, reply)
 
 
-async def test_a_refused_connection_releases_its_slot(client, server, reply, queue):
+async def test_a_refused_connection_releases_its_slot(every_client, server, reply, queue):
     """The error of the client reaches the caller, and nothing is held."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    async with client(queue) as paced:
+    async with every_client(queue) as paced:
         with pytest.raises(paced.errors):
             await paced.get(f"http://127.0.0.1:{port}/")
         assert queue.stats.released == 1
@@ -159,20 +159,20 @@ async def test_a_refused_connection_releases_its_slot(client, server, reply, que
 
 
 @pytest.mark.parametrize("head", [False, True], ids=["no head", "half a body"])
-async def test_a_read_timeout_releases_its_slot(client, server, reply, queue, head):
+async def test_a_read_timeout_releases_its_slot(every_client, server, reply, queue, head):
     """Whether it comes before the head of the response or within its body."""
     server.answer = lambda _: reply.of(body=b"x", length=2) if head else None
-    async with client(queue, read_timeout=0.1) as paced, client(queue) as patient:
+    async with every_client(queue, read_timeout=0.1) as paced, every_client(queue) as patient:
         with pytest.raises(paced.errors):
             await paced.get(server.url())
         await assert_free(queue, patient, server, reply)
 
 
 @pytest.mark.parametrize("head", [False, True], ids=["no head", "half a body"])
-async def test_a_broken_connection_releases_its_slot(client, server, reply, queue, head):
+async def test_a_broken_connection_releases_its_slot(every_client, server, reply, queue, head):
     """Whether it breaks before the head of the response or within its body."""
     server.answer = lambda _: reply.of(body=b"x", length=2) if head else None
-    async with client(queue) as paced:
+    async with every_client(queue) as paced:
         request = asyncio.ensure_future(paced.get(server.url()))
         await server.arrived(1)
         await asyncio.sleep(0.02)
@@ -184,10 +184,10 @@ async def test_a_broken_connection_releases_its_slot(client, server, reply, queu
         await assert_free(queue, paced, server, reply)
 
 
-async def test_what_is_not_http_is_released(client, server, reply, queue):
+async def test_what_is_not_http_is_released(every_client, server, reply, queue):
     """An answer that the client cannot parse is its error, and holds nothing."""
     server.answer = lambda _: b"\x00\x01 not HTTP\r\n\r\n"
-    async with client(queue) as paced:
+    async with every_client(queue) as paced:
         with pytest.raises(paced.errors):
             await paced.get(server.url())
         await assert_free(queue, paced, server, reply)

@@ -211,19 +211,19 @@ async def test_ordinary_answers_hold_nothing(client, server, reply, form):
         assert queue.stats.malformed == 0
 
 
-async def test_the_default_longest_hold(client, server, reply):
+async def test_the_default_longest_hold(every_client, server, reply):
     """A server that asks for a day is asked again after an hour."""
     server.answer = lambda _: reply.of(429, [("Retry-After", "86400")])
-    async with ApiQueue(lanes={"*": ()}) as queue, client(queue) as paced:
+    async with ApiQueue(lanes={"*": ()}) as queue, every_client(queue) as paced:
         await paced.get(server.url())
         assert 3590 < queue.estimate(key=HOST) <= 3600
         assert queue.stats.malformed == 1
 
 
-async def test_without_lanes_the_queue_holds(client, server, reply):
+async def test_without_lanes_the_queue_holds(every_client, server, reply):
     """A queue without lanes holds as a whole."""
     server.answer = lambda _: reply.of(429, [("Retry-After", "30")])
-    async with ApiQueue() as queue, client(queue) as paced:
+    async with ApiQueue() as queue, every_client(queue) as paced:
         await paced.get(server.url())
         assert 20 < queue.estimate(key=OTHER) <= 30
 
@@ -266,10 +266,10 @@ class Windows:
     ],
     ids=["a duration", "milliseconds since 1970"],
 )
-async def test_nothing_is_sent_to_be_refused(client, server, reply, headers, stalls):
+async def test_nothing_is_sent_to_be_refused(every_client, server, reply, headers, stalls):
     """A queue without limits of its own keeps those that the server sends."""
     windows = Windows(server, reply, headers, calls=5, seconds=0.3)
-    async with ApiQueue(lanes={"*": ()}, concurrency=1) as queue, client(queue) as paced:
+    async with ApiQueue(lanes={"*": ()}, concurrency=1) as queue, every_client(queue) as paced:
         start = time.monotonic()
         statuses = [await paced.get(server.url()) for _ in range(15)]
         took = time.monotonic() - start
@@ -292,11 +292,11 @@ async def test_a_hold_applies_to_waiting_requests(client, server, reply):
     assert third - first > 0.4 + 0.050 - 0.020
 
 
-async def test_fifty_refusals_slow_down_once(client, server, reply):
+async def test_fifty_refusals_slow_down_once(every_client, server, reply):
     """They were sent at the rate before the slow-down, and mean nothing for the one after it."""
     server.answer = lambda _: None
     queue = ApiQueue("1000/s", adaptive=Adaptive())
-    async with queue, client(queue) as paced:
+    async with queue, every_client(queue) as paced:
         requests = [asyncio.ensure_future(paced.get(server.url())) for _ in range(50)]
         await server.arrived(50)
         for connection in server.connections:
@@ -306,12 +306,12 @@ async def test_fifty_refusals_slow_down_once(client, server, reply):
         assert queue.stats.backed_off == 1
 
 
-async def test_key_route_makes_lanes(client, server, reply):
+async def test_key_route_makes_lanes(every_client, server, reply):
     """`key="route"` is the method, host and path; the query is not in it."""
     server.answer = lambda arrival: (
         reply.of(429, [("Retry-After", "30")]) if "/busy" in arrival.path else reply.of()
     )
-    async with ApiQueue(lanes={"*": ()}) as queue, client(queue, key="route") as paced:
+    async with ApiQueue(lanes={"*": ()}) as queue, every_client(queue, key="route") as paced:
         assert await paced.get(server.url("/busy/things?page=1")) == 429
         assert await paced.get(server.url("/idle")) == 200
         assert queue.estimate(key=f"GET {HOST}/busy/things") > 20
@@ -343,23 +343,23 @@ async def test_key_may_be_a_function(client, server):
         ({"timeout": float("nan")}, ValueError, "timeout must be finite"),
     ],
 )
-async def test_invalid_arguments_are_refused(client, how, error, message):
+async def test_invalid_arguments_are_refused(every_client, how, error, message):
     """The message describes what is valid."""
     with pytest.raises(error, match=message):
-        client(ApiQueue(), **how)
+        every_client(ApiQueue(), **how)
 
 
-async def test_only_queues_are_accepted(client):
+async def test_only_queues_are_accepted(every_client):
     """A limit in the place of a queue is refused at once, not at the first request."""
     with pytest.raises(TypeError, match="paced by an ApiQueue, not by '10/s'"):
-        client("10/s")
+        every_client("10/s")
 
 
-async def test_a_coroutine_function_as_key(client):
+async def test_a_coroutine_function_as_key(every_client):
     """It is refused: each request's coroutine would be another key, and nothing would be paced."""
 
     async def key(request):
         return request.url.host
 
     with pytest.raises(TypeError, match="a plain function of the request, not a coroutine"):
-        client(ApiQueue(), key=key)
+        every_client(ApiQueue(), key=key)

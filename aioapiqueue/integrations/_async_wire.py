@@ -1,0 +1,40 @@
+"""What clients that await do with slots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from aioapiqueue import Slot
+    from aioapiqueue._units import Cost
+    from aioapiqueue.integrations._http import HttpPacer
+
+__all__ = ["AsyncSteps"]
+
+
+class AsyncSteps:
+    """Steps of a `Wire` that wait by awaiting.
+
+    Args:
+        pacer: whose.
+    """
+
+    def __init__(self, pacer: HttpPacer) -> None:
+        self._pacer = pacer
+
+    async def join(self, key: Hashable, cost: Cost) -> Slot:
+        """Wait for a slot; cancelled, leave the queue."""
+        pacer = self._pacer
+        if pacer.needs_to_prepare(cost):
+            pacer.prepare(cost)
+        return await pacer.queue.enqueue(key=key, cost=cost, timeout=pacer.timeout)
+
+    async def again(self, slot: Slot, cost: Cost) -> Slot:
+        """Wait once more; cancelled, leave the queue."""
+        return await slot.again(cost=cost, timeout=self._pacer.timeout)
+
+    def apply(self, slot: Slot, change: Callable[[Slot], None]) -> None:
+        """Change something by a slot."""
+        change(slot)

@@ -1,0 +1,43 @@
+"""What clients that block do with slots, in any number of threads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from aioapiqueue import Slot
+    from aioapiqueue._units import Cost
+    from aioapiqueue.integrations._http import HttpPacer
+    from aioapiqueue.threads import Blocking, BlockingSlot
+
+__all__ = ["BlockingSteps"]
+
+
+class BlockingSteps:
+    """Steps of a `Wire` that wait by blocking.
+
+    Args:
+        pacer: whose.
+        through: the way to its queue.
+    """
+
+    def __init__(self, pacer: HttpPacer, through: Blocking) -> None:
+        self._pacer = pacer
+        self._through = through
+
+    def join(self, key: Hashable, cost: Cost) -> BlockingSlot:
+        """Wait for a slot; interrupted, leave the queue."""
+        pacer, through = self._pacer, self._through
+        if pacer.needs_to_prepare(cost):
+            through.call(pacer.prepare, cost)
+        return through.slot(key=key, cost=cost, timeout=pacer.timeout).__enter__()
+
+    def again(self, slot: BlockingSlot, cost: Cost) -> BlockingSlot:
+        """Wait once more; interrupted, leave the queue."""
+        return slot.again(cost=cost, timeout=self._pacer.timeout).__enter__()
+
+    def apply(self, slot: BlockingSlot, change: Callable[[Slot], None]) -> None:
+        """Change something in the loop's thread, soon."""
+        slot.apply(change)

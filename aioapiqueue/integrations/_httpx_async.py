@@ -1,0 +1,167 @@
+"""Transports for clients that await: what those of httpx and httpx2 share."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
+
+from aioapiqueue.integrations._async_wire import AsyncSteps
+from aioapiqueue.integrations._exchange import run_async
+from aioapiqueue.integrations._http import release_soon
+from aioapiqueue.integrations._httpx_common import (
+    Begun,
+    HttpxPacer,
+    HttpxWire,
+    RequestT,
+    ResponseT,
+    TransportT,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from types import TracebackType
+
+    from aioapiqueue import Slot
+    from aioapiqueue.integrations._exchange import Request, Response
+    from aioapiqueue.integrations._usage import UsageReader
+
+__all__ = ["PacedBody", "PacedTransport"]
+
+
+class PacedBody:
+    """A response's body, at whose end the call ends, whichever way it does.
+
+    Args:
+        stream: the body itself.
+        slot: that of its request.
+        end: called once at the end.
+        reader: looks at each chunk before it is passed on.
+    """
+
+    def __init__(
+        self,
+        stream: Any,  # noqa: ANN401 - of either library
+        slot: Slot,
+        end: Callable[[], None],
+        reader: UsageReader | None,
+    ) -> None:
+        self._stream = stream
+        self._slot = slot
+        self._finish = end
+        self._reader = reader
+        self._loop = asyncio.get_running_loop()
+        self._ended = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        reader = self._reader
+        try:
+            async for chunk in self._stream:
+                if reader is not None:
+                    reader.feed(chunk)
+                yield chunk
+        finally:
+            # After an error, or if the reader has given up, there is nothing left to read.
+            self._end()
+
+    async def aclose(self) -> None:
+        """Close the body; cancelled or not, its call ends."""
+        try:
+            await self._stream.aclose()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._finish()
+
+    def __del__(self) -> None:
+        if not self._ended:
+            release_soon(self._slot, self._loop)
+
+
+class _Wire(AsyncSteps, HttpxWire):
+    pacer: PacedTransport[Any, Any, Any]
+
+    def __init__(self, pacer: PacedTransport[Any, Any, Any]) -> None:
+        HttpxWire.__init__(self, pacer)
+        AsyncSteps.__init__(self, pacer)
+
+    async def send(self, request: Request) -> Response:
+        return await self.pacer.transport_for(request).handle_async_request(request)
+
+    async def read_body(self, response: Response) -> bytes | None:
+        stream = response.stream
+        rest = aiter(stream)
+        begun = Begun(stream, rest)
+        try:
+            async for chunk in rest:
+                if begun.add(chunk):
+                    response.stream = begun
+                    return None
+        except Exception as error:  # noqa: BLE001 - the caller's, after what came before it
+            begun.error = error
+            response.stream = begun
+            return None
+        await stream.aclose()
+        return self.keep(response, begun)
+
+    async def discard(self, response: Response) -> None:
+        await response.stream.aclose()
+
+
+class PacedTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, ResponseT]):
+    """Gives each request that passes a slot, and the queue what the server answers.
+
+    The slot is held until the response is closed: with `client.stream(...)`, until the end of its
+    block. A response that nobody closes gives its slot back when it is garbage collected.
+    `HttpPacer`, the base class, describes push-back, errors and cancellation.
+
+    A subclass names its library and inherits from that library's `AsyncBaseTransport` too.
+    """
+
+    body_type: ClassVar[type[PacedBody]]
+    """A `PacedBody` that its library accepts as a stream."""
+
+    async def handle_async_request(self, request: RequestT) -> ResponseT:
+        """Send one request, in its turn.
+
+        Raises:
+            TypeError: the client is of the other library.
+        """
+        self.transport_for(request)  # refuses what is of the other library, before it waits
+        wire = _Wire(self)
+        response, slot = await run_async(self.exchange(request, wire))
+        reader = self.reader_for(request, *wire.head(response))
+
+        def end() -> None:
+            self.finish(slot, wire, request, response, reader)
+
+        if response.is_closed:  # it came with its content, and nobody will close it again
+            self.read_at_once(response, reader)
+            end()
+        else:
+            response.stream = self.body_type(response.stream, slot, end, reader)
+        return response  # type: ignore[no-any-return]  # it is of the library
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as entered:
+            for transport in self.transports:
+                await entered.enter_async_context(transport)
+            self._entered = entered.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self._entered.__aexit__(exc_type, exc, traceback)
+
+    async def aclose(self) -> None:
+        """Close all transports within, whatever one of them raises."""
+        async with AsyncExitStack() as closing:
+            for transport in self.transports:
+                closing.push_async_callback(transport.aclose)

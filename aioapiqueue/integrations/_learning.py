@@ -1,0 +1,174 @@
+"""Limits that nobody has configured, found in what a server says of its quotas. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from aioapiqueue._rate import LONGEST, Rate, positive
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping
+
+    from aioapiqueue.integrations._headers import Advice, Quota
+
+__all__ = ["Learner", "Learning"]
+
+_PERIOD = 60.0
+"""Seconds, where nothing says more: most quotas are counted by the minute."""
+_USUAL = (1.0, 10.0, 60.0, 3600.0, 86_400.0)
+_NEAR = 0.1
+"""Share by which two figures for one period may differ: servers round what remains, and resets."""
+_WHOLE = 1.0
+"""Seconds by which a reset may be off that is given in whole ones."""
+_PERIODS = 2
+"""Periods in which all answers are to look like those of a bucket, after one that did not: a window
+does so by chance at its beginning, when all of it is used at once."""
+_USED = 0.05
+"""Share of a quota that must be used before its reset says how fast it comes back."""
+_MOST = 10_000
+"""Quotas of which the last answer is remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """How limits are learnt from what a server says of its quotas.
+
+    Args:
+        units: what its quotas count besides calls, such as `"tokens"`: calls may say how much of it
+            they cost before any limit counts it. Default: what costs name.
+        periods: seconds in which so much as a quota's limit is let through, by unit, where the
+            server does not say so. Default: what two answers show, else a minute.
+        refills: whether its quotas are buckets, that come back bit by bit: of these, a twentieth is
+            left for others. It is believed as long as the resets that the server sends agree with
+            it. Default: no; all of a quota comes back at its reset.
+
+    Raises:
+        ValueError: a period that is not above 0, or infinite.
+    """
+
+    units: tuple[str, ...] = ()
+    periods: Mapping[str, float] = field(default_factory=dict)
+    refills: bool = False
+
+    def __post_init__(self) -> None:
+        for unit, seconds in self.periods.items():
+            positive(seconds, of=f"periods[{unit!r}]", most=LONGEST)
+
+
+class _Seen(NamedTuple):
+    """What an answer has said of a quota."""
+
+    at: float
+    remaining: float
+    reset: float
+    limit: float
+
+
+class Learner:
+    """Finds the limits of one server's quotas.
+
+    Args:
+        learning: what is known of them.
+    """
+
+    def __init__(self, learning: Learning) -> None:
+        self.learning = learning
+        self._seen: dict[Hashable, _Seen] = {}
+        self._periods: dict[Hashable, float] = {}
+        self._doubted: dict[Hashable, float] = {}
+        """Of quotas that did not look like a bucket: when."""
+
+    def with_periods(self, key: Hashable, quotas: Iterable[Quota], now: float) -> list[Quota]:
+        """Return what an answer says of quotas, with the period of each.
+
+        Args:
+            key: of the call that was answered.
+            quotas: of which it says something.
+            now: the present instant, on any clock.
+        """
+        return [replace(quota, period=self._period_of(key, quota, now)) for quota in quotas]
+
+    def _period_of(self, key: Hashable, quota: Quota, now: float) -> float:
+        period = quota.period or self.learning.periods.get(quota.unit)
+        if period:
+            return period
+        name = (key, quota.unit, quota.limit)
+        if quota.remaining is not None and quota.reset is not None and quota.limit:
+            seen = _Seen(now, quota.remaining, quota.reset, quota.limit)
+            before = self._seen.get(name)
+            if before is None and len(self._seen) >= _MOST:
+                oldest = next(iter(self._seen))
+                del self._seen[oldest]
+                self._periods.pop(oldest, None)
+            self._seen[name] = seen
+            shown = None if before is None else _shown(before, seen)
+            if shown is not None:
+                self._periods[name] = shown
+        return self._periods.get(name, _PERIOD)
+
+    def is_bucket(self, key: Hashable, quota: Quota, now: float) -> bool:
+        """Return whether a quota comes back bit by bit, as far as answers show.
+
+        Args:
+            key: of the call that was answered.
+            quota: what the answer says of it, with its period.
+            now: the present instant, on the clock of `with_periods`.
+        """
+        if not self.learning.refills or not quota.limit or quota.period is None:
+            return False
+        name = (key, quota.unit, quota.limit)
+        if quota.remaining is not None and quota.reset is not None:
+            full_in = (1 - quota.remaining / quota.limit) * quota.period
+            if abs(quota.reset - full_in) > _NEAR * quota.period + _WHOLE:
+                if name in self._doubted or len(self._doubted) < _MOST:
+                    self._doubted[name] = now
+                return False
+        return now >= self._doubted.get(name, -math.inf) + _PERIODS * quota.period
+
+    @staticmethod
+    def rates(advice: Advice, quotas: Iterable[Quota]) -> list[Rate]:
+        """Return the limits that an answer states, of all units that it speaks of.
+
+        Args:
+            advice: what it says.
+            quotas: of which it says something, with their periods.
+        """
+        stated = [one for one in advice.limits if isinstance(one, Rate)]
+        known = {(one.unit, one.calls) for one in stated}
+        rates = (_rate(one) for one in quotas if (one.unit, one.limit) not in known)
+        return list(dict.fromkeys([*stated, *(rate for rate in rates if rate is not None)]))
+
+
+def _rate(quota: Quota) -> Rate | None:
+    if not quota.limit or quota.period is None:
+        return None
+    try:
+        return Rate(quota.limit, quota.period, burst=max(1, quota.limit), unit=quota.unit)
+    except ValueError:  # such as more than any queue counts
+        return None
+
+
+def _shown(before: _Seen, after: _Seen) -> float | None:
+    """Return the period that two answers show, if they do."""
+    first, second = _of_bucket(before), _of_bucket(after)
+    if first is not None and second is not None and _is_near(first, second):
+        return _usual(second)
+    between = (after.at + after.reset) - (before.at + before.reset)
+    if after.remaining > before.remaining and between > 1:  # the next window has begun
+        return _usual(between)
+    return None
+
+
+def _of_bucket(seen: _Seen) -> float | None:
+    used = seen.limit - seen.remaining
+    return seen.reset * seen.limit / used if used > _USED * seen.limit else None
+
+
+def _is_near(one: float, other: float) -> bool:
+    return abs(one - other) <= _NEAR * min(one, other)
+
+
+def _usual(period: float) -> float:
+    return next((usual for usual in _USUAL if _is_near(usual, period)), period)

@@ -1,0 +1,220 @@
+"""Paces the requests of requests' sessions, and follows what the servers answer.
+
+    adapter = RateLimitedAdapter(ApiQueue("10/s", lanes={"*": ()}))
+    session = requests.Session()
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
+    session.get("https://api.example.com/v1/things")
+
+An adapter is the last that a request passes, so each one that is sent waits for a slot of its own,
+redirects too, in any number of threads. (Not the attempts of `max_retries=`: urllib3 makes them
+within one request. Leave it at 0, and use `resend=`.) It waits before it asks for a connection, so
+that no time-out of the request runs meanwhile.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Unpack
+from urllib.parse import urlsplit
+from weakref import ref
+
+try:
+    from requests.adapters import HTTPAdapter
+except ImportError as error:
+    raise ImportError(
+        'pacing sessions of requests needs requests: pip install "aioapiqueue[requests]"',
+        name=error.name,
+    ) from error
+
+from aioapiqueue.integrations._blocking_wire import BlockingSteps
+from aioapiqueue.integrations._bodies import most_to_read
+from aioapiqueue.integrations._exchange import Wire, run
+from aioapiqueue.integrations._header_values import number
+from aioapiqueue.integrations._http import HttpPacer
+from aioapiqueue.threads import Blocking, blocking
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import requests
+
+    from aioapiqueue import ApiQueue
+    from aioapiqueue.integrations._exchange import Headers
+    from aioapiqueue.integrations._http import PacingOptions
+    from aioapiqueue.threads import BlockingSlot
+
+__all__ = ["RateLimitedAdapter"]
+
+
+class RateLimitedAdapter(HttpPacer, HTTPAdapter):
+    """An adapter that gives each request of a session a slot of a queue.
+
+    The slot is held until the body has been read, or the response is closed. `HttpPacer` describes
+    what it takes besides, push-back and errors. KeyboardInterrupt while a request waits leaves the
+    queue. The body of a refused answer is read where its length is declared and small. Then
+    `content`, `text`, `json` and `iter_content` of the response have it, and `raw` has not.
+
+    Args:
+        queue: paces the requests; or a `blocking(queue, portal=...)`, if it lives on a loop of
+            yours.
+        pool_connections: as of `HTTPAdapter`, like those that follow.
+        pool_maxsize: see there.
+        max_retries: see there.
+        pool_block: see there.
+        options: what `HttpPacer` takes: `key`, `cost`, `settle`, `advise`, `resend`, `learn`,
+            `max_hold`, `timeout`.
+
+    Raises:
+        TypeError: as of `HttpPacer`.
+        ValueError: as of `HttpPacer`.
+    """
+
+    def __init__(
+        self,
+        queue: ApiQueue | Blocking,
+        *,
+        pool_connections: int = 10,
+        pool_maxsize: int = 10,
+        max_retries: int = 0,
+        pool_block: bool = False,
+        **options: Unpack[PacingOptions],
+    ) -> None:
+        through = queue if isinstance(queue, Blocking) else None
+        HttpPacer.__init__(self, queue if through is None else through.queue, **options)  # type: ignore[arg-type]  # it is no Blocking
+        HTTPAdapter.__init__(self, pool_connections, pool_maxsize, max_retries, pool_block)
+        self.blocking = blocking(self.queue) if through is None else through
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        *args: Any,  # noqa: ANN401 - passed on
+        **kwargs: Any,  # noqa: ANN401 - as above
+    ) -> requests.Response:
+        """Send one request, in its turn."""
+        wire = _Wire(self, lambda request: HTTPAdapter.send(self, request, *args, **kwargs))
+        response: requests.Response
+        response, slot = run(self.exchange(request, wire))
+        end = _End(response, partial(self.finish, slot, wire, request), slot)
+        raw = response.raw
+        if raw is None or raw.closed or getattr(raw, "length_remaining", None) == 0:
+            # All of the response is here.
+            end()
+        else:
+            end.when_over(raw)
+        return response
+
+    def address(self, request: requests.PreparedRequest) -> tuple[str, str, str]:
+        """Return the method, the host (without the port) and the path of a request."""
+        url = urlsplit(request.url or "")
+        return request.method or "", url.hostname or "", url.path
+
+
+class _Wire(BlockingSteps, Wire):
+    """What can be done with requests and answers of requests.
+
+    Args:
+        pacer: whose.
+        send: sends a request.
+    """
+
+    def __init__(
+        self,
+        pacer: RateLimitedAdapter,
+        send: Callable[[requests.PreparedRequest], requests.Response],
+    ) -> None:
+        super().__init__(pacer, pacer.blocking)
+        self._send = send
+
+    def send(self, request: requests.PreparedRequest) -> requests.Response:
+        return self._send(request)
+
+    def head(self, response: requests.Response) -> tuple[int, Headers]:
+        return response.status_code, response.raw.headers.items()
+
+    def read_body(self, response: requests.Response) -> bytes | None:
+        # requests cannot give back what was read of a body: only one that is known to be small.
+        length = number(response.headers.get("content-length", ""))
+        if length is None or length > most_to_read(response.headers.get("content-encoding", "")):
+            return None
+        return response.content  # the caller's `content` is the same
+
+    def discard(self, response: requests.Response) -> None:
+        response.close()
+
+    def can_repeat(self, request: requests.PreparedRequest) -> bool:
+        """Return whether the body is bytes: others are used up as they are sent."""
+        return request.body is None or isinstance(request.body, bytes | str)
+
+    def is_malformed(self, error: BaseException) -> bool:
+        """Return whether a response's head could not be read: urllib3 has its reason within."""
+        found: BaseException | None = error
+        while found is not None:
+            if type(found).__name__ in {"BadStatusLine", "LineTooLong", "HTTPException"}:
+                return True
+            inner = [one for one in found.args if isinstance(one, BaseException)]
+            found = found.__cause__ or found.__context__ or (inner[0] if inner else None)
+        return False
+
+
+class _End:
+    """Ends the call of a response, once, whichever way its body ends.
+
+    Args:
+        response: whose.
+        finish: ends the call of a response.
+        slot: of the call.
+    """
+
+    def __init__(
+        self,
+        response: requests.Response,
+        finish: Callable[[requests.Response], None],
+        slot: BlockingSlot,
+    ) -> None:
+        self._response = ref(response)
+        self._finish = finish
+        self._slot = slot
+        self._raw: ref[Any] | None = None
+        self._over = False
+
+    def __call__(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        raw = None if self._raw is None else self._raw()
+        if raw is not None:  # a call is ended once
+            del raw.stream, raw.close, raw.release_conn
+        response = self._response()
+        if response is None:  # the garbage collector calls
+            self._slot.release()  # posts to the loop's thread, and waits for nothing
+        else:
+            self._finish(response)
+
+    def when_over(self, raw: Any) -> None:  # noqa: ANN401 - of urllib3, or of a mock
+        """Call this when an answer of urllib3 gives back its connection, or has been read.
+
+        Its methods are replaced, not itself: there are more ways to read it than can be wrapped.
+        They do not keep it alive, as its connection is closed when it is freed.
+        """
+        own = self._raw = ref(raw)
+
+        def ending(method: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - passed on
+                raw = own()
+                try:
+                    return None if raw is None else method(raw, *args, **kwargs)
+                finally:
+                    self()
+
+            return call
+
+        def stream(*args: Any, **kwargs: Any) -> Iterator[bytes]:  # noqa: ANN401 - passed on
+            try:  # that of a mock has no connection to give back
+                yield from chunks(own(), *args, **kwargs)
+            finally:
+                self()
+
+        kind = type(raw)
+        chunks, raw.stream = kind.stream, stream
+        raw.close, raw.release_conn = ending(kind.close), ending(kind.release_conn)
