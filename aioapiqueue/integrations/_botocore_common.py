@@ -24,9 +24,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextvars import ContextVar
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
+from botocore.eventstream import EventStream  # type: ignore[import-untyped]  # ships no types
 from botocore.session import Session  # type: ignore[import-untyped]  # ships no types
 from botocore.utils import EVENT_ALIASES  # type: ignore[import-untyped]  # ships no types
 
@@ -35,20 +36,52 @@ from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue._units import ONE_CALL
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
+from aioapiqueue.integrations._event_streams import watched
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Hashable
 
     from aioapiqueue import ApiQueue, Slot
+    from aioapiqueue._units import Cost
     from aioapiqueue.threads import Blocking, BlockingSlot
 
-__all__ = ["Call", "Pacer", "current", "pace_clients"]
+__all__ = ["Call", "CallProfile", "Pacer", "current", "pace_clients"]
 
 # botocore makes client classes at run time, from data: there are no types to name.
 AnyClient: TypeAlias = Any
 AnySession: TypeAlias = Any
 Source: TypeAlias = "ApiQueue | Blocking | Registry"
+
+
+class CallProfile(Protocol):
+    """What is known of one service's calls: `profile=` of `paced` and `pace_session`."""
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """What its costs count besides calls."""
+
+    def asked_for(
+        self, service: str, operation: str, region: str, parameters: object
+    ) -> tuple[str, Cost, Any] | None:
+        """Return the key and the cost of a call, and what `settled` is to get of it.
+
+        None: it is none of those that are known.
+        """
+
+    def usage_of(
+        self, answer: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> Mapping[str, Any] | None:
+        """Return what an answer says that it has used; None: it does not, or not yet."""
+
+    def usage_in(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Return what an event of a streamed answer says that it has used; None: nothing."""
+
+    def failed(self, request: Any, status: int) -> Cost | None:  # noqa: ANN401 - as of `asked_for`
+        """Return what is counted of a call that was not served; None: all of it."""
+
+    def settled(self, request: Any, usage: Mapping[str, Any]) -> Cost | None:  # noqa: ANN401 - as of `asked_for`
+        """Return the true cost of a call; None: it is as it was."""
 
 
 class Call:
@@ -60,6 +93,7 @@ class Call:
         self.parameters = parameters
         self.queue: ApiQueue | Blocking | None = None  # of the last slot
         self.slot: Slot | BlockingSlot | None = None
+        self.request: Any = None  # as a profile has read it; None: it does not know it
         self.unread: Mapping[str, Any] | None = None  # an answer before it is parsed
 
     def joined(self) -> None:
@@ -81,8 +115,9 @@ current: ContextVar[Call | None] = ContextVar("aioapiqueue_call", default=None)
 _pacing = threading.Lock()
 """Held while a client, or a session, is about to be paced or no longer paced."""
 
-_sessions: WeakKeyDictionary[object, dict[str, tuple[Source, float]]] = WeakKeyDictionary()
-"""For each session, known by its event emitter: what paces which service, and its `max_hold`."""
+_How: TypeAlias = "tuple[Source, float, CallProfile | None]"
+_sessions: WeakKeyDictionary[object, dict[str, _How]] = WeakKeyDictionary()
+"""For each session, known by its event emitter: what paces which service, and how."""
 
 
 class Pacer(ABC):
@@ -94,8 +129,15 @@ class Pacer(ABC):
     sources: ClassVar[tuple[type, ...]]
     """What can pace them."""
 
-    def __init__(self, client: AnyClient, source: Any, max_hold: float) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        client: AnyClient,
+        source: Any,  # noqa: ANN401 - one of `sources`
+        max_hold: float,
+        profile: CallProfile | None,
+    ) -> None:
         self.source = source
+        self.profile = profile
         self.users = 0
         self._max_hold = max_hold
         self._client = client
@@ -113,16 +155,22 @@ class Pacer(ABC):
             client.meta.events.register_first(event, handler)
 
     @classmethod
-    def pace(cls, client: AnyClient, source: Source, max_hold: float) -> Callable[[], None]:
+    def pace(
+        cls,
+        client: AnyClient,
+        source: Source,
+        max_hold: float,
+        profile: CallProfile | None = None,
+    ) -> Callable[[], None]:
         """Have `source` pace `client`; return what undoes it."""
         if not isinstance(client, cls.client_class) or _library(client) != cls.library:
             raise cls.refusal("client", client)
-        cls.check(source, client.meta.service_model.service_name, max_hold)
+        cls.check(source, client.meta.service_model.service_name, max_hold, profile)
         with _pacing:
             pacer: Pacer | None = vars(client).get("_aioapiqueue")
             if pacer is None:
-                pacer = client._aioapiqueue = cls(client, source, max_hold)  # noqa: SLF001 - ours
-            elif pacer.source is not source:
+                pacer = client._aioapiqueue = cls(client, source, max_hold, profile)  # noqa: SLF001 - ours
+            elif pacer.source is not source or pacer.profile is not profile:
                 raise RuntimeError(
                     f"this {pacer._service} client is paced by another queue already; give one "
                     "queue several limits or lanes instead"
@@ -143,7 +191,9 @@ class Pacer(ABC):
             del self._client._aioapiqueue  # noqa: SLF001 - ours
 
     @classmethod
-    def check(cls, source: object, service: str, max_hold: float) -> None:
+    def check(
+        cls, source: object, service: str, max_hold: float, profile: CallProfile | None
+    ) -> None:
         """Raise an error if this cannot pace a service."""
         if not isinstance(source, cls.sources):
             raise TypeError(
@@ -151,8 +201,16 @@ class Pacer(ABC):
             )
         positive(max_hold, of="max_hold", least=0, most=LONGEST)
         if isinstance(source, Registry):
+            if profile is not None:
+                raise TypeError(
+                    f"profile= says what calls to {service} cost in a queue of theirs: give it an "
+                    "ApiQueue, not a Registry, which has costs of its own"
+                )
             return
         queue: Any = getattr(source, "queue", source)  # `Blocking` has it inside
+        if profile is not None:
+            dispatcher_of(queue).units.declare(profile.units)
+            return
         try:
             dispatcher_of(queue).limiter.check(ONE_CALL)
         except ValueError as error:
@@ -227,7 +285,14 @@ class Pacer(ABC):
         """Return what an attempt needs before it may be sent; None: nothing paces it."""
         registry = self.source
         if not isinstance(registry, Registry):
-            return PacedCall(registry, (operation,))
+            asked = None
+            if self.profile is not None:
+                region = self._client.meta.region_name
+                asked = self.profile.asked_for(self._service, operation, region, call.parameters)
+            if asked is None:
+                return PacedCall(registry, (operation,))
+            key, cost, call.request = asked
+            return PacedCall(registry, (key,), cost)
         account = None
         if self._credentials is not None:
             # Refreshed first if they are due, as they would be for signing.
@@ -252,7 +317,32 @@ class Pacer(ABC):
         call = current.get()
         if call is not None:
             self._judge(call, response_dict, parsed_response or {})
+            if response_dict is not None:
+                self._settle(call, response_dict, parsed_response)
             call.release()
+
+    def _settle(self, call: Call, response: Mapping[str, Any], parsed: object) -> None:
+        """Settle a call by its answer, now or by the last events of a stream."""
+        profile, slot, request = self.profile, call.slot, call.request
+        if profile is None or slot is None or request is None or not isinstance(parsed, dict):
+            return
+        if (failure := profile.failed(request, response["status_code"])) is not None:
+            slot.settle(failure)
+        if response["status_code"] >= 400:  # noqa: PLR2004 - a failure
+            return
+
+        def settle(usage: Mapping[str, Any]) -> None:
+            cost = profile.settled(request, usage)
+            if cost is not None:
+                slot.settle(cost)
+
+        usage = profile.usage_of(parsed, response["headers"])
+        if usage is not None:
+            settle(usage)
+            return
+        for name, value in parsed.items():
+            if isinstance(value, EventStream):
+                parsed[name] = watched(value, profile.usage_in, settle)
 
     def _read(self, response_dict: Mapping[str, Any], **_: object) -> None:
         call = current.get()
@@ -295,6 +385,7 @@ def pace_clients(
     session: AnySession,
     sources: Source | Mapping[str, Source],
     max_hold: float,
+    profile: CallProfile | None,
 ) -> None:
     """Have every client that a session makes from now on be paced; see `pace_session`."""
     core = getattr(session, "_session", session)  # what boto3 and aioboto3 wrap
@@ -306,14 +397,14 @@ def pace_clients(
     for name, source in sources.items():
         if name not in services:
             raise ValueError(f"unknown AWS service {name!r}{_nearest(name, services)}")
-        pacer.check(source, name, max_hold)
+        pacer.check(source, name, max_hold, profile)
     events = core.get_component("event_emitter")
     with _pacing:
         paced = _sessions.setdefault(events, {})
         for name, source in sources.items():
             if name in paced and paced[name][0] is not source:
                 raise RuntimeError(f"another queue paces {name} in this session already")
-        paced.update({name: (source, max_hold) for name, source in sources.items()})
+        paced.update({name: (source, max_hold, profile) for name, source in sources.items()})
 
     class PacedClient:
         """The first base of the session's client classes."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from aioapiqueue.integrations._botocore_common import AnySession, Call
+    from aioapiqueue.integrations._botocore_common import AnySession, Call, CallProfile
     from aioapiqueue.registry import PacedCall
 
 __all__ = ["pace_session", "paced"]
@@ -50,6 +50,7 @@ async def paced(
     queue: ApiQueue | Registry,
     *,
     max_hold: float = MAX_HOLD,
+    profile: CallProfile | None = None,
 ) -> AsyncIterator[_ClientT]:
     """Pace every HTTP attempt of one aiobotocore client, which `async with` yields as it is.
 
@@ -70,6 +71,8 @@ async def paced(
             all limits of its operation and parameters at once; or to none.
         max_hold: seconds that an answer may hold the queue, 300 by default. A longer hold is cut
             to it, and counted as malformed (`stats.malformed`), as is one that is not a number.
+        profile: what is known of calls to one service: their keys, and what they cost beyond a
+            call (`llm.bedrock`). Default: each is one call, with its operation as the key.
 
     Raises:
         RuntimeError: another queue paces this client already, or its session.
@@ -92,7 +95,7 @@ async def paced(
         opened: Any = client
         if not hasattr(client, "meta"):
             opened = await stack.enter_async_context(client)
-        stack.callback(_AioPacer.pace(opened, queue, max_hold))
+        stack.callback(_AioPacer.pace(opened, queue, max_hold, profile))
         yield opened
 
 
@@ -101,6 +104,7 @@ def pace_session(
     queues: ApiQueue | Registry | Mapping[str, ApiQueue | Registry],
     *,
     max_hold: float = MAX_HOLD,
+    profile: CallProfile | None = None,
 ) -> None:
     """Pace every client that a session makes from now on, in whichever region.
 
@@ -112,6 +116,7 @@ def pace_session(
             `create_client` takes: `{"ec2": queue}`. Services that are not named are not paced.
             Or a `Registry`, which knows the queue of every call.
         max_hold: as for `paced`.
+        profile: as for `paced`.
 
     Raises:
         ValueError: a name is not a service of this session, `max_hold` is invalid, or a limit of
@@ -128,4 +133,4 @@ def pace_session(
         async with session.create_client("ec2") as ec2:
             await ec2.describe_snapshots(OwnerIds=["self"])
     """
-    pace_clients(_AioPacer, session, queues, max_hold)
+    pace_clients(_AioPacer, session, queues, max_hold, profile)

@@ -26,7 +26,7 @@ from aioapiqueue.threads import Blocking, blocking
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Hashable, Iterator, Mapping
 
-    from aioapiqueue.integrations._botocore_common import AnySession, Call
+    from aioapiqueue.integrations._botocore_common import AnySession, Call, CallProfile
     from aioapiqueue.registry import PacedCall
 
 __all__ = ["pace_session", "paced"]
@@ -75,6 +75,7 @@ def paced(
     queue: ApiQueue | Blocking | Registry,
     *,
     max_hold: float = MAX_HOLD,
+    profile: CallProfile | None = None,
 ) -> Iterator[_ClientT]:
     """Pace every HTTP attempt of one client, which `with` yields as it is.
 
@@ -94,6 +95,8 @@ def paced(
             none. Of a queue that coroutines use too: `blocking(queue, portal=...)`.
         max_hold: seconds that an answer may hold the queue, 300 by default. A longer hold is cut
             to it, and counted as malformed (`stats.malformed`), as is one that is not a number.
+        profile: what is known of calls to one service: their keys, and what they cost beyond a
+            call (`llm.bedrock`). Default: each is one call, with its operation as the key.
 
     Raises:
         RuntimeError: another queue paces this client already, or its session.
@@ -109,7 +112,7 @@ def paced(
         with paced(boto3.client("ec2"), ApiQueue("100ms")) as ec2:
             ec2.describe_snapshots(OwnerIds=["self"])
     """
-    leave = _BlockingPacer.pace(client, queue, max_hold)
+    leave = _BlockingPacer.pace(client, queue, max_hold, profile)
     try:
         yield client
     finally:
@@ -121,6 +124,7 @@ def pace_session(
     queues: ApiQueue | Blocking | Registry | Mapping[str, ApiQueue | Blocking | Registry],
     *,
     max_hold: float = MAX_HOLD,
+    profile: CallProfile | None = None,
 ) -> None:
     """Pace every client that a session makes from now on, in whichever region.
 
@@ -134,6 +138,7 @@ def pace_session(
             `create_client` takes: `{"ec2": queue}`. Services that are not named are not paced.
             Or a `Registry`, which knows the queue of every call.
         max_hold: as for `paced`.
+        profile: as for `paced`.
 
     Raises:
         ValueError: a name is not a service of this session, `max_hold` is invalid, or a limit of
@@ -149,4 +154,4 @@ def pace_session(
         pace_session(session, {"ec2": ApiQueue("10/s"), "autoscaling": ApiQueue("5/s")})
         session.client("ec2").describe_snapshots(OwnerIds=["self"])
     """
-    pace_clients(_BlockingPacer, session, queues, max_hold)
+    pace_clients(_BlockingPacer, session, queues, max_hold, profile)

@@ -224,6 +224,7 @@ class LLMServer:
             retry=int(request.headers.get("x-stainless-retry-count", 0)),
             fault=fault and fault.status,
         )
+        call.arrival.script = call.script
         self._arrived.set()
         if call.arrival.refusal is not None:
             fault = self.refuse(call)

@@ -23,6 +23,7 @@ class Arrival:
     retry: int = 0  # of the SDK: 0 at the first attempt
     refusal: Refusal | None = None  # the quotas' own
     fault: int | None = None  # the status of another failure
+    script: object = None  # what the prompt asked for
     produced: int = 0  # output tokens so far
     back: Mapping[str, float] = field(default_factory=dict)  # what was given back at the end
     ended: float | None = None

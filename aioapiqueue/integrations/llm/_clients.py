@@ -1,0 +1,201 @@
+"""Clients for the SDKs of LLM providers, of httpx2 or httpx, whose requests a queue paces."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    import httpx
+    import httpx2
+
+    from aioapiqueue import ApiQueue
+    from aioapiqueue.integrations.llm._profile import Profile
+    from aioapiqueue.threads import Blocking
+
+__all__ = ["client", "sync_client"]
+
+Library = Literal["httpx", "httpx2"]
+
+_CONNECTIONS = 1000
+_KEPT_ALIVE = 100
+_TIMEOUT = 600.0
+_CONNECT_TIMEOUT = 5.0
+"""What the SDKs of OpenAI and Anthropic give their own clients."""
+_KEEP_ALIVE = 60
+"""Seconds without a word, as long as a model thinks, after which a connection is tested."""
+_ENCODINGS = "gzip, deflate"
+"""What a body can be decoded of as it passes, so that its usage is found."""
+
+_UNPACED = ("app", "mounts")
+_OWN = ("key", "cost", "settle")
+
+
+@overload
+def client(
+    queue: ApiQueue,
+    profile: Profile,
+    *,
+    library: Literal["httpx2"] | None = None,
+    **options: Any,  # noqa: ANN401 - see below
+) -> httpx2.AsyncClient: ...
+@overload
+def client(
+    queue: ApiQueue,
+    profile: Profile,
+    *,
+    library: Literal["httpx"],
+    **options: Any,  # noqa: ANN401 - see below
+) -> httpx.AsyncClient: ...
+def client(
+    queue: ApiQueue, profile: Profile, *, library: Library | None = None, **options: Any
+) -> Any:
+    """Return a client that an SDK can be given, whose requests a queue paces.
+
+    It has the limits and time-outs that the SDK's own would have. Each request waits for its turn
+    in the queue, with the key and the cost that the profile finds in it, and is settled by what its
+    answer says. What the server says of its quotas is followed, and limits that nobody has
+    configured are learnt from it.
+
+    Cancelled while it waits, a request uses nothing of the queue's limits. One that is cancelled in
+    flight keeps what it was charged, unless its answer has begun: then it is settled to what came.
+
+    Args:
+        queue: paces the requests. One queue may pace any number of clients.
+        profile: of the provider, such as `llm.anthropic`.
+        library: whose client to make, `"httpx2"` or `"httpx"`. Default: httpx2, which all current
+            SDKs accept, if it is installed.
+        options: of the library's client (`timeout`, `headers`, `event_hooks` and so on), of its
+            transport (`limits`, `verify`, `proxy`, `http2`, `socket_options` and so on; or a
+            `transport` itself), and of `HttpPacer`: `resend`, `advise`, `max_hold`, `learn` (here
+            True by default), and as `wait_timeout` its `timeout`, the seconds that a request may
+            wait in the queue.
+
+    Raises:
+        ImportError: the library is not installed.
+        TypeError: `profile` is none; `key=`, `cost=` or `settle=`, which the profile has; `mounts=`
+            or `app=`, whose requests would not be paced; or as of `HttpPacer`.
+        ValueError: another `library`; or as of `HttpPacer`.
+
+    Example:
+        queue = ApiQueue(name="claude", lanes={"*": ()})
+        client = AsyncAnthropic(http_client=llm.client(queue, llm.anthropic))
+    """
+    module, made = _classes(library)
+    transport = _transport(made.LLMTransport, module, queue, profile, options)
+    return module.AsyncClient(transport=transport, **_client_options(module, options))
+
+
+@overload
+def sync_client(
+    queue: ApiQueue | Blocking,
+    profile: Profile,
+    *,
+    library: Literal["httpx2"] | None = None,
+    **options: Any,  # noqa: ANN401 - see below
+) -> httpx2.Client: ...
+@overload
+def sync_client(
+    queue: ApiQueue | Blocking,
+    profile: Profile,
+    *,
+    library: Literal["httpx"],
+    **options: Any,  # noqa: ANN401 - see below
+) -> httpx.Client: ...
+def sync_client(
+    queue: ApiQueue | Blocking, profile: Profile, *, library: Library | None = None, **options: Any
+) -> Any:
+    """Return the same for SDKs that block, in any number of threads; see `client`.
+
+    Args:
+        queue: paces the requests; or a `blocking(queue, portal=...)`, if it lives on a loop of
+            yours.
+        profile: as of `client`, like the others.
+        library: as above.
+        options: as above.
+
+    Raises:
+        ImportError: as of `client`.
+        TypeError: as of `client`.
+        ValueError: as of `client`.
+
+    Example:
+        client = Anthropic(http_client=llm.sync_client(queue, llm.anthropic))
+    """
+    module, made = _classes(library)
+    transport = _transport(made.SyncLLMTransport, module, queue, profile, options)
+    return module.Client(transport=transport, **_client_options(module, options))
+
+
+def _classes(library: str | None) -> tuple[ModuleType, ModuleType]:
+    """Return a library, and the module of our classes for it."""
+    if library not in (None, "httpx", "httpx2"):
+        raise ValueError(f'library is "httpx2" or "httpx", not {library!r}')
+    # Each is imported only if it is wanted: most programs have one of them.
+    if library != "httpx":
+        try:
+            import httpx2  # noqa: PLC0415
+
+            from aioapiqueue.integrations.llm import _httpx2  # noqa: PLC0415
+        except ImportError:
+            if library is not None:
+                raise
+        else:
+            return httpx2, _httpx2
+    import httpx  # noqa: PLC0415
+
+    from aioapiqueue.integrations.llm import _httpx  # noqa: PLC0415
+
+    return httpx, _httpx
+
+
+def _transport(
+    made: Any,  # noqa: ANN401 - a class for one of the libraries
+    module: ModuleType,
+    queue: ApiQueue | Blocking,
+    profile: Profile,
+    options: dict[str, Any],
+) -> Any:  # noqa: ANN401 - of that class
+    """Return a transport; the options that are for it are taken out."""
+    for name in _OWN:
+        if name in options:
+            remedy = "profile.with_(key=...)" if name == "key" else "a profile of your own"
+            raise TypeError(f"{name}= is the profile's: use {remedy}")
+    for name in _UNPACED:
+        if name in options:
+            raise TypeError(f"requests by {name}= would not be paced: give transport= instead")
+    # Imported late, as those who pace Bedrock need no HTTP client.
+    from aioapiqueue.integrations._httpx_common import TransportOptions  # noqa: PLC0415
+
+    names = TransportOptions.__annotations__.keys() - {"timeout", "trust_env"}
+    given = {name: options.pop(name) for name in names if name in options}
+    if "wait_timeout" in options:
+        given["timeout"] = options.pop("wait_timeout")
+    inner = options.pop("transport", None)
+    if inner is None:
+        limits = module.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_KEPT_ALIVE)
+        own = {"limits": limits, "trust_env": options.get("trust_env", True)}
+        if "uds" not in given:
+            own["socket_options"] = _socket_options()
+        given = {**own, **given}
+    return made(queue, inner, profile=profile, **given)
+
+
+def _client_options(module: ModuleType, options: dict[str, Any]) -> dict[str, Any]:
+    timeout = module.Timeout(_TIMEOUT, connect=_CONNECT_TIMEOUT)
+    found = {"timeout": timeout, "follow_redirects": True, **options}
+    headers = module.Headers(found.pop("headers", None))
+    headers.setdefault("accept-encoding", _ENCODINGS)
+    return {**found, "headers": headers}
+
+
+def _socket_options() -> list[tuple[int, int, int]]:
+    """Return what keeps a connection open on which nothing comes for a long time."""
+    found = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+    options = {idle: _KEEP_ALIVE, getattr(socket, "TCP_KEEPINTVL", None): _KEEP_ALIVE}
+    options[getattr(socket, "TCP_KEEPCNT", None)] = 5
+    found += [(socket.IPPROTO_TCP, name, one) for name, one in options.items() if name is not None]
+    return found

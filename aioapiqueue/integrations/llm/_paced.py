@@ -1,0 +1,100 @@
+"""What the transports of all libraries share: a profile says what requests cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from aioapiqueue._queue import dispatcher_of
+from aioapiqueue.integrations._httpx_common import HttpxPacer
+from aioapiqueue.integrations._learning import Learning
+from aioapiqueue.integrations.llm._profile import Profile
+from aioapiqueue.integrations.llm._usage import UsageReader
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, MutableMapping
+
+    from aioapiqueue._units import Cost
+    from aioapiqueue.integrations._exchange import Headers, Request, Response
+    from aioapiqueue.integrations.llm._profile import Usage
+    from aioapiqueue.integrations.llm._request import LLMRequest
+
+__all__ = ["ProfiledPacer"]
+
+_OK = 200
+
+
+class ProfiledPacer(HttpxPacer[Any]):
+    """Paces the requests to one LLM provider: to be inherited from before a class of transports.
+
+    Args:
+        queue: as of that class.
+        transport: as of that class.
+        profile: of the provider.
+        learn: whether limits that nobody has configured are learnt from the answers.
+        options: of that class.
+
+    Raises:
+        TypeError: `profile` is none; or as of that class.
+        ValueError: as of that class.
+    """
+
+    def __init__(
+        self,
+        queue: Any,  # noqa: ANN401 - of the other class
+        transport: Any = None,  # noqa: ANN401 - as above
+        *,
+        profile: Profile,
+        learn: bool = True,
+        **options: Any,  # noqa: ANN401 - as above
+    ) -> None:
+        if not isinstance(profile, Profile):
+            raise TypeError(
+                f"a profile such as llm.openai says what requests cost, not {profile!r}"
+            )
+        learning = Learning(units=profile.units, periods=profile.periods, refills=profile.refills)
+        self.profile = profile
+        self._read: MutableMapping[Request, LLMRequest] = WeakKeyDictionary()
+        more: dict[str, Any] = {"settle": self._settled, "learn": learning if learn else False}
+        super().__init__(queue, transport, **more, **options)
+
+    def asked_for(self, request: Request) -> tuple[Hashable, Cost]:
+        """Return the key and the cost of a request."""
+        profile = self.profile
+        # Not the request's own `content`: one that follows a redirect has none.
+        is_read = isinstance(request.stream, self.library.ByteStream)
+        found = profile.read(
+            host=request.url.host,
+            path=request.url.path,
+            method=request.method,
+            headers=dict(request.headers),
+            content=b"".join(request.stream) if is_read else None,
+        )
+        key, cost = profile.key_of(found), profile.cost_of(found)
+        # What has been read is needed again at the end, but for the text.
+        reserved = profile.reserved_for(found)
+        self._read[request] = replace(found, headers={}, body={}, reserved=reserved)
+        return key, cost
+
+    def prepare(self, cost: Cost) -> None:
+        """Have the queue know the units of the profile, learnt or not."""
+        dispatcher_of(self.queue).units.declare(self.profile.units)
+        super().prepare(cost)
+
+    def usage_reader(self, request: Request, status: int, headers: Headers) -> UsageReader | None:
+        """Return what looks for the usage in an answer."""
+        found = self._read.get(request)
+        if status != _OK or found is None or found.endpoint is None:
+            return None
+        return UsageReader.of(headers)
+
+    def cost_of_failure(self, request: Request, status: int) -> Cost | None:
+        """Return what the provider counts of a request that it has not served."""
+        found = self._read.get(request)
+        return None if found is None else self.profile.failed(found, status)
+
+    def _settled(self, request: Request, response: Response, usage: Usage | None) -> Cost | None:
+        del response
+        found = self._read.get(request)
+        return None if found is None else self.profile.settled(found, usage)

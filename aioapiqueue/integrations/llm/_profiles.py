@@ -1,0 +1,140 @@
+"""The providers that are known. Where each figure is from stands beside it, and in docs/llm.md."""
+
+from __future__ import annotations
+
+import re
+
+from aioapiqueue._grammar import CALLS
+from aioapiqueue.integrations.llm._bedrock import BedrockProfile
+from aioapiqueue.integrations.llm._profile import Profile
+from aioapiqueue.integrations.llm._request import Endpoint
+
+__all__ = ["anthropic", "azure", "bedrock", "compatible", "gemini", "groq", "openai"]
+
+_MINUTE = 60.0
+_DAY = 86_400.0
+
+_TOOLS = ("tools", "functions", "response_format")
+_OPENAI = (
+    Endpoint(
+        r"(?:/deployments/(?P<model>[^/]+))?/chat/completions",
+        prompt=("messages", *_TOOLS),
+        most=("max_completion_tokens", "max_tokens"),
+        choices=("n",),
+    ),
+    Endpoint(
+        r"/responses",
+        prompt=("instructions", "input", "tools", "text"),
+        most=("max_output_tokens",),
+    ),
+    Endpoint(
+        r"(?:/deployments/(?P<model>[^/]+))?/completions",
+        prompt=("prompt", "suffix"),
+        most=("max_tokens",),
+        choices=("n", "best_of"),
+    ),
+    Endpoint(r"(?:/deployments/(?P<model>[^/]+))?/embeddings", prompt=("input",)),
+    # By requests: of images and audio, what they cost in tokens is in no answer.
+    Endpoint(
+        r"(?:/deployments/(?P<model>[^/]+))?"
+        r"/(?:images/generations|audio/speech|moderations|rerank)"
+    ),
+)
+
+openai = Profile(
+    name="openai",
+    endpoints=_OPENAI,
+    units=("tokens",),
+    periods={CALLS: _MINUTE, "tokens": _MINUTE},
+    refills=True,
+    # A request is judged as it comes, by its prompt and its maximum; nothing is given back. One
+    # without a maximum is judged by the default of completions, which is 16.
+    default_output=16,
+)
+
+azure = openai.with_(name="azure")
+"""As OpenAI; the deployment, in the path or in the body, stands for the model."""
+
+compatible = Profile(
+    name="compatible",
+    endpoints=_OPENAI,
+    units=("tokens",),
+    # Nobody says how such servers count. What an answer took is the likeliest.
+    credits=True,
+    default_output=512,  # an answer of a page: it is put right at its end
+)
+"""All that speak OpenAI's protocol: Mistral, OpenRouter, vLLM, Together, Fireworks and so on."""
+
+groq = compatible.with_(
+    name="groq",
+    # Its headers tell the requests of a day, and the tokens of a minute.
+    periods={CALLS: _DAY, "tokens": _MINUTE},
+    counts_cache_reads=False,  # "Cached tokens do not count towards your rate limits"
+)
+
+anthropic = Profile(
+    name="anthropic",
+    endpoints=(
+        Endpoint(r"/messages", prompt=("system", "messages", "tools"), most=("max_tokens",)),
+        # Counting tokens and batches have limits of their own: they are calls of the host.
+    ),
+    units=("input_tokens", "output_tokens"),
+    periods=dict.fromkeys((CALLS, "input_tokens", "output_tokens"), _MINUTE),
+    refills=True,
+    credits=True,
+    counts_cache_reads=False,  # for most models
+)
+
+gemini = Profile(
+    name="gemini",
+    endpoints=(
+        Endpoint(
+            r"/models/(?P<model>[^/:]+):(?:streamGenerateContent|generateContent)",
+            prompt=("systemInstruction", "system_instruction", "contents", "tools"),
+            most=("generationConfig.maxOutputTokens", "generation_config.max_output_tokens"),
+            choices=("generationConfig.candidateCount",),
+        ),
+        Endpoint(r"/models/(?P<model>[^/:]+):(?:embedContent|batchEmbedContents|predict)"),
+    ),
+    units=("input_tokens",),  # output is not limited
+    periods=dict.fromkeys((CALLS, "input_tokens"), _MINUTE),
+    credits=True,
+)
+
+_BURNS_FIVE = re.compile(r"anthropic\.claude-(?:3-7|(?:[a-z]+-)?[4-9])")
+
+
+def _burndown(model: str) -> float:
+    return 5 if _BURNS_FIVE.search(model) else 1
+
+
+bedrock = BedrockProfile(
+    name="bedrock",
+    endpoints=(
+        Endpoint(
+            r"Converse|ConverseStream",
+            prompt=("system", "messages", "toolConfig"),
+            most=("inferenceConfig.maxTokens",),
+        ),
+        Endpoint(
+            r"InvokeModel|InvokeModelWithResponseStream",
+            prompt=("system", "messages", "tools", "prompt", "inputText", "message"),
+            most=(
+                "max_tokens",
+                "inferenceConfig.maxTokens",
+                "inferenceConfig.max_new_tokens",
+                "textGenerationConfig.maxTokenCount",
+                "max_gen_len",
+                "max_completion_tokens",
+            ),
+        ),
+    ),
+    units=("tokens",),
+    periods=dict.fromkeys((CALLS, "tokens"), _MINUTE),
+    credits=True,
+    counts_cache_reads=False,
+    # Without a maximum, the model's own is taken: 64,000 and more of today's models.
+    default_output=64_000,
+    output_weight=_burndown,
+)
+"""Amazon Bedrock, through `pace_session(..., profile=llm.bedrock)`."""

@@ -1,0 +1,171 @@
+"""What an LLM request asks for, in its JSON: model, length of the prompt, most of the answer. Pure.
+
+Nothing here raises an error, whatever a request contains: one that is not understood is a call.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Endpoint", "LLMRequest", "most_output", "prompt_size", "read_body"]
+
+_MAX_REQUEST = 33_554_432
+"""Bytes of a body that is parsed: as large as Anthropic allows."""
+_MOST_TOKENS = 10_000_000
+"""What no request asks for more than; more is taken for this."""
+_MOST_CHOICES = 128
+_PER_MESSAGE = 4
+"""Tokens that a chat format adds to each message, for its role and its ends."""
+_ATTACHED = frozenset(
+    {"audio", "document", "file", "image", "image_url", "input_audio", "input_file"}
+    | {"input_image", "media", "video"}
+)
+"""The `type` of parts that are no text."""
+_MEDIA_TYPES = ("media_type", "mime_type", "mimeType", "format", "fileUri", "file_uri")
+_UNCOUNTED = frozenset({"type", "role", "cache_control", "id"})
+"""Fields whose values a model does not read as text."""
+_DATA_URL = re.compile(r"data:[^,]{0,200};base64,")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One kind of request, and where its JSON says what it costs.
+
+    Args:
+        path: a regular expression that matches the end of the URL's path, or of what stands for
+            it; a group called `model` is the model.
+        prompt: fields of the body that are read by the model. Default: none; the request counts as
+            a call, and as no tokens.
+        most: fields that limit the answer's tokens, by their paths (`"inferenceConfig.maxTokens"`).
+            Default: none; there is no answer that is made of tokens.
+        choices: fields that say how many answers are made.
+    """
+
+    path: str
+    prompt: tuple[str, ...] = ()
+    most: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LLMRequest:
+    """A request, as a profile reads it, and as the functions that a user gives it get it.
+
+    Attributes:
+        host: of the URL, without the port; of Bedrock, the Region.
+        path: of the URL, without the query; of Bedrock, the operation.
+        headers: with their names in lower case. They hold the API key.
+        body: its JSON; empty if that is no object.
+        model: empty if none is named.
+        endpoint: what is known of this kind of request; None: nothing, so that it is a call.
+        input_tokens: of its prompt, estimated.
+        max_output_tokens: the most that the answer may have, of all choices; None: it does not say.
+        reserved: tokens that were reserved for the answer; None: not known yet.
+    """
+
+    host: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    model: str = ""
+    endpoint: Endpoint | None = None
+    input_tokens: int = 0
+    max_output_tokens: int | None = None
+    reserved: float | None = None
+
+
+def read_body(content: bytes | None) -> Mapping[str, Any]:
+    """Return the JSON of a request; empty: it has none, or is not understood."""
+    if not content or len(content) > _MAX_REQUEST:
+        return {}
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def most_output(body: Mapping[str, Any], endpoint: Endpoint) -> int | None:
+    """Return the most tokens that all answers to a request may have; None: it does not say."""
+    found = list(_numbers(body, endpoint.most, most=_MOST_TOKENS))
+    choices = max([1, *_numbers(body, endpoint.choices, most=_MOST_CHOICES)])
+    return min(_MOST_TOKENS, max(found) * choices) if found else None
+
+
+def prompt_size(
+    body: Mapping[str, Any],
+    endpoint: Endpoint,
+    *,
+    count: Callable[[str], float],
+    attachment_tokens: float,
+) -> float:
+    """Return about how many tokens a model reads.
+
+    Args:
+        body: of the request.
+        endpoint: says which of its fields those are.
+        count: returns the tokens of a text.
+        attachment_tokens: what an image, or another part that is no text, is taken for.
+    """
+    texts: list[str] = []
+    size = 0.0
+    values: list[Any] = [body[name] for name in endpoint.prompt if name in body]
+    while values:
+        value = values.pop()
+        if isinstance(value, str):
+            if _DATA_URL.match(value):
+                size += attachment_tokens
+            else:
+                texts.append(value)
+        elif isinstance(value, list):
+            if _is_tokens(value):
+                size += len(value)
+            else:
+                values.extend(value)
+        elif isinstance(value, dict):
+            if _is_attachment(value):
+                size += attachment_tokens
+            else:
+                size += _PER_MESSAGE if "role" in value else 0
+                values.extend(_read_of(value))
+    return size + sum(count(text) for text in texts)
+
+
+def _read_of(part: Mapping[str, Any]) -> Iterable[Any]:
+    """Return what a model reads of an object: its text, or of others names and values."""
+    values = [value for name, value in part.items() if name not in _UNCOUNTED]
+    return values if "role" in part or "text" in part else [*part, *values]
+
+
+def _is_tokens(values: list[Any]) -> bool:
+    """Return whether a list is a prompt of tokens: their numbers."""
+    return bool(values) and type(values[0]) is int
+
+
+def _is_attachment(part: Mapping[str, Any]) -> bool:
+    source = part.get("source")
+    if isinstance(source, dict) and source.get("type") in ("text", "content"):
+        return False  # a document that is text
+    kind = part.get("type")
+    if isinstance(kind, str) and kind in _ATTACHED:
+        return True
+    has_data = any(name in part for name in ("data", "bytes", "fileUri", "file_uri"))
+    if has_data and any(name in part for name in _MEDIA_TYPES):
+        return part.get("media_type") != "text/plain"
+    return isinstance(part.get("bytes"), (bytes, bytearray))
+
+
+def _numbers(body: Mapping[str, Any], names: Iterable[str], *, most: int) -> Iterable[int]:
+    for name in names:
+        value: Any = body
+        for step in name.split("."):
+            value = value.get(step) if isinstance(value, Mapping) else None
+        if type(value) in (int, float) and 0 <= value < float("inf"):
+            yield min(most, int(value))

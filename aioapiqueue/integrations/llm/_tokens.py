@@ -1,0 +1,97 @@
+"""How many tokens a text is, without asking anybody."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["counter_for", "estimate_tokens", "text_size"]
+
+_ASCII_PER_TOKEN = 4
+"""Characters. cl100k_base makes 4.9 of English prose, 4.2 of Python, 3.5 to 3.9 of manuals with
+tables and code, 2.3 of digits."""
+_BYTES_PER_TOKEN = 2.5
+"""Bytes of UTF-8 of all other characters. With it, texts in Chinese, Japanese, Korean, Thai, Hindi
+and Russian come out 1.0 to 1.7 times as long as with cl100k_base, Arabic 0.97."""
+_MOST_COUNTED = 131_072
+"""Characters of one text. To count them takes 10 ms, in which nothing else runs."""
+
+# Where tiktoken keeps its tables. It would download one that is not there, and block meanwhile.
+_TABLES = {
+    name: f"https://openaipublic.blob.core.windows.net/encodings/{name}.tiktoken"
+    for name in ("o200k_base", "cl100k_base")
+}
+_TABLES["o200k_harmony"] = _TABLES["o200k_base"]
+_KNOWN_TO_TIKTOKEN = re.compile(r"(?:ft:)?(?:gpt|chatgpt|o[1-9]|text-embedding)-?")
+
+
+def estimate_tokens(text: str) -> int:
+    """Return about how many tokens a text is: one for 4 characters, more where they are not ASCII.
+
+    >>> estimate_tokens("Hello, world!"), estimate_tokens("こんにちは")
+    (4, 6)
+
+    Args:
+        text: any.
+    """
+    return math.ceil(text_size(text))
+
+
+def text_size(text: str) -> float:
+    """Return the same, not rounded: so that what comes in many pieces can be added up."""
+    if text.isascii():
+        return len(text) / _ASCII_PER_TOKEN
+    size = len(text.encode("utf-8", "surrogatepass"))
+    plain = len(text.encode("ascii", "ignore"))
+    return plain / _ASCII_PER_TOKEN + (size - plain) / _BYTES_PER_TOKEN
+
+
+def counter_for(model: str) -> Callable[[str], int]:
+    """Return what counts the tokens of a text for a model.
+
+    That is tiktoken for the models that it knows, if it is installed and its tables are on this
+    machine already; else `estimate_tokens`. Nothing is downloaded.
+
+    Args:
+        model: as in the request.
+    """
+    encoding = _encoding_of(model) if _KNOWN_TO_TIKTOKEN.match(model) else None
+    if encoding is None:
+        return estimate_tokens
+
+    def count(text: str) -> int:
+        counted = text[:_MOST_COUNTED]
+        tokens = len(encoding.encode_ordinary(counted))
+        return -(-tokens * len(text) // len(counted)) if counted else 0
+
+    return count
+
+
+@lru_cache(maxsize=256)
+def _encoding_of(model: str) -> Any:  # noqa: ANN401 - of tiktoken, which may not be installed
+    try:
+        import tiktoken  # noqa: PLC0415 - optional, and takes its time
+
+        name = tiktoken.encoding_name_for_model(model.removeprefix("ft:"))
+        return tiktoken.get_encoding(name) if _is_on_disk(name) else None
+    except Exception:  # noqa: BLE001 - whatever it is, there is an estimate
+        return None
+
+
+def _is_on_disk(name: str) -> bool:
+    if name not in _TABLES:
+        return False
+    default = Path(tempfile.gettempdir(), "data-gym-cache")
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR", default))
+    # Not for security: tiktoken names its files so.
+    file = hashlib.sha1(_TABLES[name].encode(), usedforsecurity=False).hexdigest()
+    return bool(folder) and Path(folder, file).is_file()

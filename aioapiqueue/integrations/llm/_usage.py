@@ -1,0 +1,243 @@
+"""Reads what an answer took from its body, as it passes on its way to the caller.
+
+Of a body, no more is kept than a line of up to 64 KiB, or the object that says the usage. Where
+that object stands:
+
+- in a JSON document: `usage`, or `usageMetadata` (Gemini; of each element, if it is a list);
+- in events of a stream: the same of the last one that has it (OpenAI's chat completions send it
+  with `stream_options: {"include_usage": true}` only), and
+- `response.usage` of OpenAI's responses, in the event that ends them;
+- `message.usage` of Anthropic's `message_start`, which has the input. The output is in
+  `message_delta`, as a sum.
+
+A stream of which the usage never came, or that was abandoned before, is estimated by the text that
+did: at least a token for each event that has some.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue.integrations.llm._inflate import ENCODINGS, Inflate
+from aioapiqueue.integrations.llm._json_scanner import JsonScanner
+from aioapiqueue.integrations.llm._tokens import text_size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from aioapiqueue.integrations.llm._json_scanner import Path
+    from aioapiqueue.integrations.llm._profile import Usage
+
+__all__ = ["UsageReader", "read_usage"]
+
+_LONGEST_LINE = 65_536
+"""Bytes. Of a longer one only the usage is looked for: the last event of OpenAI's responses has the
+whole answer in it."""
+_STARTED: Path = ("message", "usage")
+_PATHS: frozenset[Path] = frozenset(
+    {("usage",), ("usageMetadata",), (None, "usageMetadata"), ("response", "usage"), _STARTED}
+    | {("x_groq", "usage")}  # of Groq's streams
+)
+_LINE_END = re.compile(rb"[\r\n]")
+_TEXTS = frozenset(
+    {"arguments", "content", "partial_json", "reasoning", "reasoning_content", "refusal"}
+    | {"text", "thinking"}
+)
+"""Fields of a piece of an answer that are made of tokens."""
+
+_INPUT = ("prompt_tokens", "input_tokens", "promptTokenCount", "inputTokens", "inputTokenCount")
+_OUTPUT = (
+    "completion_tokens",
+    "output_tokens",
+    "candidatesTokenCount",
+    "outputTokens",
+    "outputTokenCount",
+)
+_CACHE_READ = ("cache_read_input_tokens", "cacheReadInputTokens", "cacheReadInputTokenCount")
+_CACHE_WRITE = (
+    "cache_creation_input_tokens",
+    "cacheWriteInputTokens",
+    "cacheWriteInputTokenCount",
+)
+_DETAILS = ("prompt_tokens_details", "input_tokens_details")
+_MOST = 1_000_000_000
+
+
+def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
+    """Return what an object says of usage, in whichever provider's words.
+
+    >>> read_usage({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14})
+    {'input_tokens': 9, 'output_tokens': 5}
+
+    Args:
+        found: the object.
+
+    Returns:
+        Tokens: `input_tokens` that have nothing to do with a cache, `cache_read_tokens`,
+        `cache_write_tokens` and `output_tokens`, as far as it says them.
+    """
+    usage: dict[str, int] = {}
+    names = {
+        "input_tokens": _INPUT,
+        "cache_read_tokens": _CACHE_READ,
+        "cache_write_tokens": _CACHE_WRITE,
+        "output_tokens": _OUTPUT,
+    }
+    for name, fields in names.items():
+        count = _first(found, fields)
+        if count is not None:
+            usage[name] = count
+    # OpenAI and Gemini count what comes from the cache as input, too.
+    cached = _first(found, ("cachedContentTokenCount",))
+    for name in _DETAILS:
+        if isinstance(found.get(name), dict):
+            cached = _first(found[name], ("cached_tokens",))
+    if cached and "input_tokens" in usage:
+        cached = min(cached, usage["input_tokens"])
+        usage["input_tokens"] -= cached
+        usage["cache_read_tokens"] = cached
+    thoughts = _first(found, ("thoughtsTokenCount",))
+    if thoughts:
+        usage["output_tokens"] = usage.get("output_tokens", 0) + thoughts
+    tools = _first(found, ("toolUsePromptTokenCount",))
+    if tools and "input_tokens" in usage:
+        usage["input_tokens"] += tools
+    return usage
+
+
+def _first(found: Mapping[str, Any], names: Iterable[str]) -> int | None:
+    for name in names:
+        value = found.get(name)
+        if type(value) is int and 0 <= value <= _MOST:
+            return value
+    return None
+
+
+class UsageReader:
+    """Finds the usage in one answer's body. Whatever comes, it raises nothing.
+
+    Args:
+        streams: whether the body is a stream of events, or a JSON document.
+        encoding: of the content, one of `ENCODINGS`; empty: none.
+    """
+
+    def __init__(self, *, streams: bool, encoding: str = "") -> None:
+        self._inflate = Inflate(encoding) if encoding else None
+        self._scanner = None if streams else JsonScanner(_PATHS, self._note)
+        """Looks at the document, or at a long line of a stream."""
+        self._streams = streams
+        self._line = bytearray()
+        self._is_skipped = False
+        self._found: dict[str, int] = {}
+        self._has_output = False
+        self._pieces = 0
+        self._size = 0.0
+
+    @classmethod
+    def of(cls, headers: Iterable[tuple[str, str]]) -> UsageReader | None:
+        """Return what reads an answer with these headers; None: nothing can."""
+        values = {name.lower(): value.strip().lower() for name, value in headers}
+        kind = values.get("content-type", "").partition(";")[0].strip()
+        encoding = values.get("content-encoding", "").replace("identity", "")
+        if encoding and encoding not in ENCODINGS:
+            return None
+        streams = kind == "text/event-stream"
+        if not streams and not kind.endswith("json"):
+            return None
+        return cls(streams=streams, encoding=encoding)
+
+    def feed(self, chunk: bytes) -> None:
+        """Look at the next bytes, as they came over the wire."""
+        if self._inflate is None:
+            self._feed(chunk)
+        else:
+            for piece in self._inflate.decode(chunk):
+                self._feed(piece)
+
+    def usage(self) -> Usage | None:
+        """Return the tokens that were found so far, as `read_usage` does; None: nothing was."""
+        usage = dict(self._found)
+        if self._pieces and not self._has_output:
+            estimate = max(self._pieces, math.ceil(self._size))
+            usage["output_tokens"] = max(usage.get("output_tokens", 0), estimate)
+        return usage or None
+
+    def _feed(self, data: bytes) -> None:
+        if not self._streams:
+            if self._scanner is not None:
+                self._scanner.feed(data)
+            return
+        start = 0
+        for end in _LINE_END.finditer(data):
+            self._add(data[start : end.start()])
+            self._end_line()
+            start = end.end()
+        self._add(data[start:])
+
+    def _add(self, part: bytes) -> None:
+        """Add to the line that is being read."""
+        if self._is_skipped:
+            if self._scanner is not None:
+                self._scanner.feed(part)
+        elif len(self._line) + len(part) <= _LONGEST_LINE:
+            self._line += part
+        else:
+            self._is_skipped = True
+            begun = bytes(self._line)
+            self._line.clear()
+            if (begun + part[:5]).startswith(b"data:"):
+                self._scanner = JsonScanner(_PATHS, self._note)
+                self._scanner.feed(begun)  # the name of the field does not matter to it
+                self._scanner.feed(part)
+
+    def _end_line(self) -> None:
+        line = bytes(self._line)
+        self._line.clear()
+        self._is_skipped, self._scanner = False, None
+        if line.startswith(b"data:"):
+            try:
+                event = json.loads(line[5:])
+            except (ValueError, RecursionError):
+                return
+            if isinstance(event, dict):
+                self._read_event(event)
+
+    def _read_event(self, event: dict[str, Any]) -> None:
+        for path in _PATHS:
+            value: Any = event
+            for name in path:
+                value = value.get(name) if isinstance(value, dict) else None
+            if isinstance(value, dict):
+                self._note(path, value)
+        text = "".join(_texts(event.get("delta"))) or "".join(_texts(event.get("choices")))
+        if text:
+            self._pieces += 1
+            self._size += text_size(text)
+
+    def _note(self, path: Path, found: dict[str, Any]) -> None:
+        usage = read_usage(found)
+        self._found |= usage
+        if path != _STARTED and "output_tokens" in usage:
+            self._has_output = True
+
+
+def _texts(piece: Any) -> Iterable[str]:  # noqa: ANN401 - any JSON
+    """Return the text in a piece of an answer."""
+    if isinstance(piece, str):
+        return [piece]
+    texts = []
+    values = [piece]
+    while values:
+        value = values.pop()
+        if isinstance(value, list):
+            values.extend(value)
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                if isinstance(inner, (dict, list)):
+                    values.append(inner)
+                elif isinstance(inner, str) and name in _TEXTS:
+                    texts.append(inner)
+    return texts

@@ -1,0 +1,176 @@
+"""Bedrock through real clients of aiobotocore and boto3, against a server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import boto3
+import pytest
+from aiobotocore.session import get_session
+from botocore.config import Config
+
+from aioapiqueue import ApiQueue
+from aioapiqueue.integrations import aiobotocore, botocore, llm
+from aioapiqueue.registry import Registry
+from tests.helpers.llm_servers.bedrock import BedrockServer
+
+pytestmark = pytest.mark.real
+
+MODEL = "anthropic.claude-sonnet-4-20250514-v1:0"
+KEY = f"{MODEL} eu-west-1"
+TEXT = "word " * 31  # 155 characters: 39 tokens, and 4 for the message
+ESTIMATE = 43
+CONVERSE = {
+    "modelId": MODEL,
+    "messages": [{"role": "user", "content": [{"text": TEXT}]}],
+    "inferenceConfig": {"maxTokens": 500},
+}
+BODY = {"messages": [{"role": "user", "content": TEXT}], "max_tokens": 500}
+INVOKE = {"modelId": MODEL, "body": json.dumps(BODY)}
+OPERATIONS = {
+    "converse": CONVERSE,
+    "converse_stream": CONVERSE,
+    "invoke_model": INVOKE,
+    "invoke_model_with_response_stream": INVOKE,
+}
+USED = 40 + 5 * 100  # a token of the answer counts five times
+
+
+def options(server):
+    """Return what makes a client of the server."""
+    return {
+        "region_name": "eu-west-1",
+        "endpoint_url": server.url,
+        "aws_access_key_id": "AKIDEXAMPLE",
+        "aws_secret_access_key": "secret",
+        "config": Config(retries={"total_max_attempts": 1}),
+    }
+
+
+def a_queue():
+    """Return a queue that knows no limits of a model."""
+    return ApiQueue(lanes={"*": ()})
+
+
+def stream_of(answer):
+    """Return the event stream of an answer; None: it has none."""
+    return next((answer[name] for name in ("stream", "body") if name in answer), None)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_aiobotocore(operation, blockbuster):
+    """A call is charged its prompt and maximum, and settled by what its answer says."""
+    blockbuster.deactivate()  # botocore reads its models
+    queue, session = a_queue(), get_session()
+    aiobotocore.pace_session(session, {"bedrock-runtime": queue}, profile=llm.bedrock)
+    async with (
+        BedrockServer() as server,
+        session.create_client("bedrock-runtime", **options(server)) as client,
+    ):
+        answer = await getattr(client, operation)(**OPERATIONS[operation])
+        if "stream" in operation:
+            assert queue.stats.costs == {"calls": 1, "tokens": ESTIMATE + 500}
+            assert len([event async for event in stream_of(answer)]) >= 2
+        assert queue.stats.costs == {"calls": 1, "tokens": USED}
+        assert server.calls[0][1] == MODEL
+    assert queue.running == 0
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_boto3(operation, blockbuster):
+    """The same in a thread."""
+    blockbuster.deactivate()
+    queue = a_queue()
+
+    def call(server):
+        session = boto3.Session()
+        botocore.pace_session(session, {"bedrock-runtime": queue}, profile=llm.bedrock)
+        client = session.client("bedrock-runtime", **options(server))
+        answer = getattr(client, operation)(**OPERATIONS[operation])
+        if "stream" in operation:
+            assert len(list(stream_of(answer))) >= 2
+        client.close()
+
+    async with BedrockServer() as server:
+        await asyncio.to_thread(call, server)
+    async with asyncio.timeout(10):  # it is settled in the loop's thread, soon
+        while queue.stats.costs != {"calls": 1, "tokens": USED}:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.01)
+
+
+async def test_limits_of_a_model(blockbuster):
+    """Limits are of a model in a Region; a call of another model has others."""
+    blockbuster.deactivate()
+    queue = ApiQueue(lanes={KEY: "600 tokens/min burst 600", "*": ()})
+    async with (
+        BedrockServer() as server,
+        aiobotocore.paced(
+            get_session().create_client("bedrock-runtime", **options(server)),
+            queue,
+            profile=llm.bedrock,
+        ) as client,
+    ):
+        await client.converse(**CONVERSE)
+        assert queue.estimate(key=KEY, cost={"tokens": 60}) == 0  # 543 were reserved, 540 used
+        assert queue.estimate(key=KEY, cost={"tokens": 70}) > 0
+        await client.converse(**{**CONVERSE, "modelId": "amazon.nova-lite-v1:0"})
+    assert queue.stats.lanes[KEY].costs["tokens"] == USED
+    assert queue.stats.lanes["*"].costs["tokens"] == 140  # its answers count once
+
+
+async def test_throttled(blockbuster):
+    """Push-back is that of the model; what was refused is a call, and no tokens."""
+    blockbuster.deactivate()
+    queue = a_queue()
+    async with (
+        BedrockServer() as server,
+        aiobotocore.paced(
+            get_session().create_client("bedrock-runtime", **options(server)),
+            queue,
+            profile=llm.bedrock,
+        ) as client,
+    ):
+        server.refuse = True
+        with pytest.raises(client.exceptions.ThrottlingException):
+            await client.converse(**CONVERSE)
+    assert queue.stats.lanes["*"].throttled == 1
+    assert queue.stats.costs == {"calls": 1, "tokens": 0}
+
+
+def test_other_services_as_before():
+    """A profile leaves other services alone: one call each, by operation."""
+    queue = ApiQueue("10/s")
+    aiobotocore.pace_session(get_session(), queue, profile=llm.bedrock)
+    assert llm.bedrock.asked_for("ec2", "DescribeInstances", "eu-west-1", {}) is None
+
+
+def test_registry_is_refused():
+    """A registry has costs of its own."""
+    with pytest.raises(TypeError, match="give it an ApiQueue, not a Registry"):
+        aiobotocore.pace_session(get_session(), Registry({}), profile=llm.bedrock)
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        ({"max_tokens": 7}, 7),
+        ({"max_gen_len": 7}, 7),
+        ({"textGenerationConfig": {"maxTokenCount": 7}}, 7),
+        ({"inferenceConfig": {"max_new_tokens": 7}}, 7),
+        ({"inferenceConfig": {"maxTokens": 7}}, 7),
+        ({}, 64_000),
+    ],
+)
+def test_maximum_of_each_model(body, tokens):
+    """Each family of models has its own name for the maximum; without one, much is reserved."""
+    parameters = {"modelId": "m", "body": json.dumps(body).encode()}
+    found = llm.bedrock.asked_for("bedrock-runtime", "InvokeModel", "us-east-1", parameters)
+    assert found[:2] == ("m us-east-1", {"calls": 1, "tokens": tokens})
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"modelId": "m", "body": b"\xff"}, {"body": 3}])
+def test_strange_parameters(parameters):
+    """Whatever it is, it costs a call at least, and raises nothing."""
+    found = llm.bedrock.asked_for("bedrock-runtime", "InvokeModel", "us-east-1", parameters)
+    assert found is None or found[1]["calls"] == 1

@@ -1,0 +1,212 @@
+"""The clients that SDKs are given: what they are made with, and what they refuse."""
+
+import asyncio
+import gzip
+import json
+import socket
+
+import anthropic
+import httpx
+import httpx2
+import openai
+import pytest
+
+from aioapiqueue import ApiQueue
+from aioapiqueue.integrations import llm
+
+QUESTION = [{"role": "user", "content": "x" * 36}]
+COMPLETION = {
+    "id": "1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant"}}],
+    "usage": {"prompt_tokens": 12, "completion_tokens": 40, "total_tokens": 52},
+}
+
+
+def a_queue(**options):
+    """Return a queue whose lanes have no limits of their own."""
+    return ApiQueue(lanes={"*": ()}, **options)
+
+
+def pool_of(client):
+    """Return the pool of connections that a client's transport has."""
+    return client._transport.inner._pool  # noqa: SLF001 - neither library shows it
+
+
+@pytest.mark.parametrize(
+    ("make", "own"),
+    [
+        (llm.client, openai.DefaultAsyncHttpxClient),
+        (llm.client, anthropic.DefaultAsyncHttpxClient),
+        (llm.sync_client, openai.DefaultHttpxClient),
+        (llm.sync_client, anthropic.DefaultHttpxClient),
+    ],
+)
+def test_as_the_sdks_own(make, own):
+    """Time-outs, redirects and connections are those of the client that the SDK would make."""
+    paced, sdks = make(a_queue(), llm.openai), own()
+    assert paced.timeout == sdks.timeout
+    assert paced.follow_redirects == sdks.follow_redirects
+    theirs = sdks._transport._pool  # noqa: SLF001 - as above
+    for limit in ("_max_connections", "_max_keepalive_connections", "_keepalive_expiry"):
+        assert getattr(pool_of(paced), limit) == getattr(theirs, limit)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="this system names it otherwise")
+def test_connections_are_kept_alive():
+    """A connection on which a model thinks for long is tested, as anthropic's own client does."""
+    theirs = anthropic.DefaultAsyncHttpxClient()._transport._pool._socket_options  # noqa: SLF001 - as above
+    ours = pool_of(llm.client(a_queue(), llm.anthropic))._socket_options  # noqa: SLF001 - as above
+    assert set(ours) == set(theirs)
+
+
+def test_options_go_where_they_belong():
+    """Those of the client, those of the transport, and those of pacing."""
+    limits = httpx2.Limits(max_connections=7)
+    client = llm.client(
+        a_queue(),
+        llm.openai,
+        timeout=9,
+        wait_timeout=3,
+        resend=2,
+        limits=limits,
+        headers={"X-Own": "1"},
+        base_url="http://127.0.0.1",
+        trust_env=False,
+    )
+    assert client.timeout == httpx2.Timeout(9)
+    assert client._transport.timeout == 3  # noqa: SLF001 - as above
+    assert pool_of(client)._max_connections == 7  # noqa: SLF001 - as above
+    assert client.headers["x-own"] == "1"
+    assert client.headers["accept-encoding"] == "gzip, deflate"
+    kept = llm.client(a_queue(), llm.openai, headers={"accept-encoding": "identity"})
+    assert kept.headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"key": "host"}, TypeError, r"key= is the profile's: use profile.with_"),
+        ({"cost": 1}, TypeError, "cost= is the profile's"),
+        ({"mounts": {}}, TypeError, "mounts= would not be paced"),
+        ({"library": "requests"}, ValueError, 'library is "httpx2" or "httpx"'),
+        ({"resend": -1}, ValueError, "resend"),
+    ],
+)
+def test_wrong_options_are_refused(options, error, words):
+    """As the client is made, with what to do instead."""
+    for make in (llm.client, llm.sync_client):
+        with pytest.raises(error, match=words):
+            make(a_queue(), llm.openai, **options)
+
+
+def test_no_profile_is_refused():
+    """A name is no profile."""
+    with pytest.raises(TypeError, match=r"a profile such as llm\.openai"):
+        llm.client(a_queue(), "openai")
+
+
+def answering(library, seen=None, **response):
+    """Return a transport that answers every request alike, and notes it."""
+
+    def answer(request):
+        if seen is not None:
+            seen.append(request)
+        return library.Response(200, **(response or {"json": COMPLETION}))
+
+    return library.MockTransport(answer)
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda one: one.__name__)
+def test_openai_with_either_library(library, run_virtual):
+    """An SDK that takes both is paced through both; the usage settles the call."""
+
+    async def main():
+        queue = a_queue()
+        transport = answering(library)
+        http_client = llm.client(queue, llm.groq, library=library.__name__, transport=transport)
+        assert isinstance(http_client, library.AsyncClient)
+        async with queue, openai.AsyncOpenAI(api_key="k", http_client=http_client) as client:
+            await client.chat.completions.create(model="m", messages=QUESTION, max_tokens=99)
+            assert queue.stats.costs == {"calls": 1, "tokens": 52}
+
+    run_virtual(main)
+
+
+@pytest.mark.real
+async def test_client_that_blocks(blockbuster):
+    """The same from a thread, with a queue of its own."""
+    blockbuster.deactivate()  # the client's thread is not the loop's
+    queue = a_queue()
+    http_client = llm.sync_client(queue, llm.groq, transport=answering(httpx2))
+
+    def ask():
+        with openai.OpenAI(api_key="k", http_client=http_client) as client:
+            client.chat.completions.create(model="m", messages=QUESTION, max_tokens=99)
+
+    await asyncio.to_thread(ask)
+    async with asyncio.timeout(10):  # it is settled in the queue's thread, soon
+        while queue.stats.costs != {"calls": 1, "tokens": 52}:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", None])
+def test_compressed_answers_settle(encoding, run_virtual):
+    """The answer is read as it came over the wire, and the caller gets it decoded."""
+    body = json.dumps(COMPLETION).encode()
+    headers = {"content-type": "application/json"}
+    if encoding is not None:
+        body, headers = gzip.compress(body), {**headers, "content-encoding": encoding}
+
+    async def main():
+        queue = a_queue()
+        transport = answering(httpx2, content=body, headers=headers)
+        async with queue, llm.client(queue, llm.compatible, transport=transport) as client:
+            asked = {"model": "m", "messages": QUESTION}
+            response = await client.post("https://a.example/v1/chat/completions", json=asked)
+            assert response.json() == COMPLETION
+            assert queue.stats.costs == {"calls": 1, "tokens": 52}
+
+    run_virtual(main)
+
+
+def test_configured_tokens_without_learning(run_virtual):
+    """A limit of tokens alone paces; what the profile counts besides is only added up."""
+
+    async def main():
+        lanes = {"m": "600 output_tokens/min burst 600", "*": ()}
+        message = {"usage": {"input_tokens": 9, "output_tokens": 300}}
+        transport = answering(httpx2, json=message)
+        async with (
+            ApiQueue(lanes=lanes) as queue,
+            llm.client(queue, llm.anthropic, learn=False, transport=transport) as client,
+        ):
+            asked = {"model": "m", "messages": QUESTION, "max_tokens": 600}
+            for _ in range(2):
+                await client.post("https://a.example/v1/messages", json=asked)
+            # The second had to wait for the 300 that the first has used.
+            assert asyncio.get_running_loop().time() == pytest.approx(30)
+            assert queue.stats.costs == {"calls": 2, "input_tokens": 18, "output_tokens": 600}
+
+    run_virtual(main)
+
+
+def test_bodies_that_cannot_be_read(run_virtual):
+    """A request whose body is made as it is sent is a call, and goes out as it is."""
+    seen = []
+
+    async def main():
+        async def body():
+            yield b'{"model": "m"}'
+
+        queue = a_queue()
+        transport = answering(httpx2, seen)
+        async with queue, llm.client(queue, llm.openai, transport=transport) as client:
+            await client.post("https://a.example/v1/responses", content=body())
+            assert queue.stats.costs["calls"] == 1
+            assert queue.stats.released == 1
+
+    run_virtual(main)
+    assert len(seen) == 1
