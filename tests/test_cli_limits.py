@@ -293,6 +293,7 @@ class ServiceQuotas(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self):
+        self.listings = {"ListServiceQuotas": APPLIED, "ListAWSDefaultServiceQuotas": DEFAULTS}
         self.arrivals: list[tuple[float, str]] = []
         self.refusal: tuple[int, str] | None = None
         self.refuse_after = 0
@@ -318,7 +319,7 @@ class _Handler(BaseHTTPRequestHandler):
             (one,) = (one for one in ONLY_SINGLY if one["QuotaCode"] == body["QuotaCode"])
             self.answer(200, {"Quota": one})
         else:
-            quotas = APPLIED if operation == "ListServiceQuotas" else DEFAULTS
+            quotas = server.listings[operation]
             start = int(body.get("NextToken", "0"))
             page = {"Quotas": quotas[start : start + 20]}
             if start + 20 < len(quotas):

@@ -15,6 +15,7 @@ import typer
 
 from aioapiqueue.cli._console import FAILED, console, pluralize, refuse, say, why_unwritable
 from aioapiqueue.cli._help import Command, Group, NoCheck, seconds
+from aioapiqueue.cli.limits._models import BEDROCK, read_models, to_lanes
 from aioapiqueue.cli.limits._quotas import SERVICES, Found, read_quotas, to_toml
 from aioapiqueue.cli.limits._table import as_json, show
 from aioapiqueue.exceptions import LimitsError
@@ -23,6 +24,9 @@ from aioapiqueue.registry._published import DEFAULT_SHARE, published_limits, rea
 from aioapiqueue.registry._report import Report, printable, quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from aioapiqueue.cli.limits._quotas import Quota
     from aioapiqueue.registry import InForce
 
 __all__ = ["app", "check", "discover", "limits"]
@@ -151,35 +155,38 @@ def discover(
     error. The command needs the credentials that boto3 would use, with the permission to list
     quotas, and paces itself.
 
+    With --service bedrock alone: prints what is granted of each model, as the lanes of a queue for
+    `llm.bedrock`; there is no file of it.
+
     Exits with 1, and writes nothing, without permission or network, if it is throttled, or if there
     is no end to it (500 pages of a listing, or --timeout); with 2 if an option is invalid.
     """
     part = _share(share)
     services = [_names.canonical(one) for one in service or SERVICES]
+    region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
+    if BEDROCK in services:
+        if set(services) != {BEDROCK} or write is not None:
+            refuse(
+                "--service bedrock: its quotas are of models, and become lanes of a queue, not a "
+                "limits.toml: give it without --write and without another --service"
+            )
+        quotas, _ = _ask({BEDROCK: BEDROCK}, region, timeout)
+        models = read_models(quotas[BEDROCK])
+        say(f"{BEDROCK}: {pluralize(models.others, 'quota')} of something else than models")
+        _list_unmapped(BEDROCK, models.unmapped)
+        typer.echo(to_lanes(models, region=region or "<Region>", share=part, when=today), nl=False)
+        return
     for one in services:
         if one not in SERVICES:
             refuse(
                 f"--service {quoted(one)[1:-1]}: its quotas name no operations; those of "
-                f"{', '.join(SERVICES)} do"
+                f"{', '.join(SERVICES)} do, and those of {BEDROCK} name models"
             )
     if write is not None and (problem := _why_not_new(write)):
         refuse(f"--write: {write} {problem}")
-    try:
-        from aioapiqueue.cli.limits._service_quotas import NoAnswer, ask  # noqa: PLC0415
-    except ImportError as error:
-        needed = str(error.name).partition(".")[0]
-        refuse(
-            f'this needs {needed}: pip install "aioapiqueue[aws,cli]" (with pipx: pipx inject '
-            "aioapiqueue aiobotocore). Nothing was written.",
-            FAILED,
-        )
-    region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    try:
-        quotas, unknown = asyncio.run(ask(services, region=region, patience=timeout))
-    except NoAnswer as error:
-        refuse(f"{printable(str(error))}. Nothing was written.", FAILED)
+    quotas, unknown = _ask({one: SERVICES[one].code for one in services}, region, timeout)
     found = [read_quotas(*one) for one in quotas.items()]
-    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     text = to_toml(found, region=region or "its Region", share=f"{part:.6g}%", when=today)
     Registry.parse(text, source=str(write or "limits.toml"))  # as `limits check` will
     for name, why in unknown.items():
@@ -191,6 +198,25 @@ def discover(
         return
     _write_new(write, text)
     typer.echo(f"aioapiqueue: {write} is written; aioapiqueue limits --limits {write}", err=True)
+
+
+def _ask(
+    services: Mapping[str, str], region: str | None, timeout: float
+) -> tuple[dict[str, list[Quota]], dict[str, str]]:
+    """Return what `ask` does; end the command where there is no answer."""
+    try:
+        from aioapiqueue.cli.limits._service_quotas import NoAnswer, ask  # noqa: PLC0415
+    except ImportError as error:
+        needed = str(error.name).partition(".")[0]
+        refuse(
+            f'this needs {needed}: pip install "aioapiqueue[aws,cli]" (with pipx: pipx inject '
+            "aioapiqueue aiobotocore). Nothing was written.",
+            FAILED,
+        )
+    try:
+        return asyncio.run(ask(services, region=region, patience=timeout))
+    except NoAnswer as error:
+        refuse(f"{printable(str(error))}. Nothing was written.", FAILED)
 
 
 def _why_not_new(path: Path) -> str | None:
@@ -217,8 +243,12 @@ def _summarize(found: Found) -> None:
         f"{'is' if len(found.rates) == 1 else 'are'} not what AWS publishes, {found.same} "
         f"{'is' if found.same == 1 else 'are'}; {pluralize(found.others, 'other quota')}"
     )
-    for name in found.unmapped:
-        say(f"{found.service}: not mapped: {printable(name)}")
+    _list_unmapped(found.service, found.unmapped)
+
+
+def _list_unmapped(service: str, unmapped: Iterable[str]) -> None:
+    for name in unmapped:
+        say(f"{service}: not mapped: {printable(name)}")
 
 
 def _registry(file: Path | None, share: str | None, *, check: bool) -> Registry:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue.registry._published import PublishedLimit
 
-__all__ = ["SERVICES", "Found", "Quota", "read_quotas", "to_toml"]
+__all__ = ["SERVICES", "Found", "Quota", "problem_of", "read_quotas", "to_toml"]
 
 Quota = Mapping[str, Any]
 
@@ -101,7 +101,7 @@ def read_quotas(service: str, quotas: Iterable[Quota]) -> Found:
         name = str(quota.get("QuotaName", ""))
         match = names.fullmatch(name)
         if bucket := _bucket(service, name):
-            if problem := _problem(quota):
+            if problem := problem_of(quota):
                 found.unmapped.append(f"{name}: {problem}")
             else:
                 _take_shared(found, bucket, quota)
@@ -113,7 +113,7 @@ def read_quotas(service: str, quotas: Iterable[Quota]) -> Found:
                 found.others += 1
             continue
         operation = match["operation"]
-        if problem := _problem(quota) or _names.unknown_operation(service, operation):
+        if problem := problem_of(quota) or _names.unknown_operation(service, operation):
             found.unmapped.append(f"{name}: {problem}")
             continue
         parts = match.groupdict()
@@ -156,13 +156,20 @@ def _take_shared(found: Found, bucket: PublishedLimit, quota: Quota) -> None:
         found.adjustable.add(key)
 
 
-def _problem(quota: Quota) -> str | None:
+def problem_of(quota: Quota, *, period: str = "SECOND", most: float = _MOST) -> str | None:
+    """Return why a quota is no rate; None if it is one.
+
+    Args:
+        quota: as Service Quotas returns it.
+        period: for one of which it has to be, unless it says nothing of it.
+        most: what no value may be above.
+    """
     value = quota.get("Value")
-    if not isinstance(value, int | float) or not _LEAST <= value <= _MOST:
+    if not isinstance(value, int | float) or not _LEAST <= value <= most:
         return f"its value is {value!r}"
-    period = quota.get("Period") or {}
-    if (period.get("PeriodValue", 1), period.get("PeriodUnit", "SECOND")) != (1, "SECOND"):
-        return f"it is for {period.get('PeriodValue')} {period.get('PeriodUnit')}"
+    given = quota.get("Period") or {}
+    if (given.get("PeriodValue", 1), given.get("PeriodUnit", period)) != (1, period):
+        return f"it is for {given.get('PeriodValue')} {given.get('PeriodUnit')}"
     return None
 
 

@@ -14,13 +14,12 @@ from botocore.exceptions import (  # type: ignore[import-untyped]  # as above
 )
 from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]  # as above
 
-from aioapiqueue.cli.limits._quotas import SERVICES
 from aioapiqueue.integrations._aws import is_throttle
 from aioapiqueue.integrations.aiobotocore import pace_session
 from aioapiqueue.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Mapping
 
     from aioapiqueue.cli.limits._quotas import Quota
 
@@ -39,14 +38,14 @@ class NoAnswer(Exception):  # noqa: N818 - what happened, as in asyncio.QueueEmp
 
 
 async def ask(
-    services: Sequence[str], *, region: str | None, patience: float
+    services: Mapping[str, str], *, region: str | None, patience: float
 ) -> tuple[dict[str, list[Quota]], dict[str, str]]:
     """Return the quotas of services as they apply to the account, or as AWS has them by default.
 
     It paces itself, to the default share of what is published of Service Quotas.
 
     Args:
-        services: some of `SERVICES`.
+        services: how Service Quotas names each service, by ours.
         region: whose quotas; default: that of the environment.
         patience: seconds for all of it together.
 
@@ -74,9 +73,9 @@ async def ask(
             registry,
             session.create_client("service-quotas", region_name=region, config=config) as client,
         ):
-            for one in services:
+            for one, code in services.items():
                 try:
-                    quotas[one] = await _quotas(client, SERVICES[one].code)
+                    quotas[one] = await _quotas(client, code)
                 except client.exceptions.NoSuchResourceException as error:
                     # Not every service has quotas in every Region: the others may have.
                     unknown[one] = _why(error)
