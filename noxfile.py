@@ -71,9 +71,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Check types, strictly."""
+    """Check types: ours strictly, and what users write by pyright, too."""
     set_up(session, "lint", "test", "bench")
     session.run("mypy")
+    session.run("pyright")
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""Run the examples: every Python block of the README and of some pages of docs/, every docstring.
+"""Run the examples: every Python block of these PAGES, every docstring.
 
 A page's block is a complete program. `asyncio.run` puts it on a VirtualLoop, so that it takes no
 real time and prints the same figures every time. A ```text block right after it is what it prints.
@@ -27,7 +27,12 @@ from aioapiqueue.testing import VirtualLoop
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = (README, *(ROOT / "docs" / f"{name}.md" for name in ("several", "recipes", "adapters")))
+DOCS = ROOT / "docs"
+PAGES = (
+    README,
+    *(DOCS / f"{name}.md" for name in ("several", "recipes", "adapters", "http", "llm")),
+    *sorted((DOCS / "migrate").glob("*.md")),
+)
 BLOCK = re.compile(
     r"^(?:<!-- *(?P<mark>[^\n]*?) *-->\n)?"
     r"```python[^\n]*\n(?P<code>.*?)^```[ ]*$"

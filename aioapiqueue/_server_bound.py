@@ -1,0 +1,274 @@
+"""What a server says is left of one of its quotas, and what follows for what may start.
+
+A server that says "40 remain" has counted the calls that it has seen. Of those that are out
+without an answer, nobody here knows whether it had: so all of them are taken off what remains. The
+rest is a bound on what may start, beside the limit, until the quota is full again. Others who use
+the same quota are seen in it, without a push-back.
+
+Whether a call that ended without an answer (cancelled, or its connection broke) was counted is not
+known either. The answer to a call that was released after that end counts it, if it is counted. So
+does what is read elsewhere, which is of no call.
+
+Where the limit itself was learnt, every call is known from the first answer on, as one was out
+alone until then. So what is left is reckoned here, too: from the first answer, less what starts,
+plus what is settled back. Each answer says between which two figures it lies:
+
+- at most what it says remains, and what was settled back since its call was released;
+- at least that, less all that the server may not have counted in it: calls without an answer, and
+  those that were answered while its call was under way. Which of two such calls the server has seen
+  first, nobody knows: the network may change their order, and the answer may tell how things stood
+  when its call came, or when it ended. Then what that call gives back is in it, too, and will be
+  settled here: so it is one of them.
+
+If our figure lies between the two, it holds: it is better than either. If it is above them, others
+use the quota; if below, more has come back than we know.
+
+A bucket comes back bit by bit: between two answers, half of that is taken to be ours, and a
+twentieth of the bucket is left in it. Without that the queue would keep it at the very edge, and
+others would be refused. It costs no throughput, as what is left in a bucket is not lost.
+
+A window comes back at once, and what is left in it is lost: so all of it is used, and others who
+use the same one may be refused until it ends. Nobody has said that the whole of the next one is
+ours: so if calls had to wait for it, one goes first, and what others have used since is in its
+answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from aioapiqueue._algorithms import LimitState
+from aioapiqueue._rate import period_of, unit_of
+from aioapiqueue._units import is_stated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from aioapiqueue._rate import Limit
+
+__all__ = ["ServerBound", "ServerCount", "refill_time"]
+
+_MOST_TOLD_APART = 64
+"""So many settlements are told apart; of more, the oldest two count as one of the later instant."""
+_OURS = 0.5
+"""Of what comes back to a bucket before the next answer, so much is taken to be for us: others may
+use the rest. Each answer puts it right."""
+_MARGIN = 0.05
+"""Of a bucket, so much is left in it for others: three calls of one who uses a third of the quota
+in steps of a sixtieth. What is used at first is less by that. In simulation (500 calls beside such
+a one) nobody was refused with 0.03, either."""
+_PERIOD = 60.0
+"""Seconds after which a quota of the server's is taken to be full again, where neither an answer
+nor a limit says so. Most are counted by the minute."""
+_ROUNDING = 1e-9
+"""Share of what remains by which sums of costs may be off, as fractions do not add up."""
+
+
+def refill_time(limits: Iterable[Limit], unit: str) -> float:
+    """Return the seconds after which a quota without a reset is taken to be full again.
+
+    Args:
+        limits: of the lane, or of the queue.
+        unit: what the quota counts.
+    """
+    return max((period_of(one) for one in limits if unit_of(one) == unit), default=_PERIOD)
+
+
+class ServerCount(NamedTuple):
+    """What a server says of one of its quotas."""
+
+    unit: int
+    """What it counts: the place of that in costs."""
+    remaining: float
+    reset: float | None = None
+    """Seconds until it is full again; None: not said."""
+    limit: float | None = None
+    """Its size, by which quotas of one unit are told apart."""
+    number: int = 0
+    """Of the call that was answered so, by the order in which calls were released; 0: it is not
+    known, so that of those that were released at its instant none is taken for a later one."""
+    released_at: float = -math.inf
+    """When that call was released."""
+    period: float | None = None
+    """Seconds in which so much as `limit` is let through, where the limit was learnt."""
+    refills: bool = False
+    """Whether the quota is known to be a bucket, so that it comes back bit by bit."""
+
+
+class ServerBound(LimitState):
+    """So much of one of the server's quotas may start until it is full again.
+
+    Args:
+        unit: which of the costs it counts.
+        limit: the size of the quota, by which those of one unit are told apart; None: not said.
+    """
+
+    __slots__ = (
+        "at",
+        "is_renewed",
+        "is_waited_for",
+        "left",
+        "limit",
+        "order",
+        "period",
+        "refill",
+        "renewed_at",
+        "sent_at",
+        "settled",
+        "until",
+    )
+
+    optional = True
+
+    def __init__(self, unit: int, limit: float | None) -> None:
+        super().__init__(unit)
+        self.limit = limit
+        self.left = 0.0
+        """What may start, as of `at`."""
+        self.at = self.until = -math.inf
+        self.order: tuple[float, int] = (-math.inf, 0)
+        """When the call was released that was answered last, and its number."""
+        self.period: float | None = None
+        """Of a learnt limit; None: it is not one."""
+        self.refill = 0.0
+        """What comes back each second, of a bucket, as far as it is for us."""
+        self.settled: deque[tuple[float, float]] = deque()
+        """(when, how much) was settled back that the last answer may not have counted."""
+        self.is_waited_for = False
+        """Whether a call has had to wait for it since the last answer."""
+        self.renewed_at = -math.inf
+        """When the latest window has begun, of those that are reckoned here."""
+        self.is_renewed = False
+        """Whether a window has begun since the last answer."""
+        self.sent_at = math.inf
+        """When the one was sent that goes first after the reset; inf: it is not out."""
+
+    def set(
+        self,
+        count: ServerCount,
+        *,
+        until: float,
+        out: float,
+        answered: float,
+        now: float,
+        own: float = 0,
+    ) -> bool:
+        """Adopt what an answer says; return whether it is news.
+
+        Args:
+            count: what it says.
+            until: when the quota is full again.
+            out: what calls cost that are out without an answer.
+            answered: what those cost that were answered while its call was under way, that one
+                among them.
+            now: the present instant.
+            own: what that one costs.
+        """
+        order = (count.released_at, count.number or self.order[1])
+        if now < self.until and order < self.order:
+            return False  # the server had counted less by then
+        left = count.remaining - out
+        rate = 0.0
+        if count.limit is not None and count.period is not None:
+            rate = count.limit / count.period if count.refills else 0.0
+            if self.period is not None:
+                self._bring_up_to(now)
+                least = left - answered
+                if self.is_renewed:  # calls that were under way may have been counted in it
+                    self.left = min(self.left, least + own)
+                left = self._between(least, self._most(count, rate, now))
+        self.left, self.at, self.until, self.order = left, now, until, order
+        self.limit, self.period, self.refill = count.limit, count.period, rate * _OURS
+        self.is_waited_for, self.sent_at, self.is_renewed = False, math.inf, False
+        return True
+
+    def _most(self, count: ServerCount, rate: float, now: float) -> float:
+        while self.settled and self.settled[0][0] <= count.released_at:
+            self.settled.popleft()
+        # What is settled at this instant is of the answered call, which the server has refused.
+        back = sum(amount for at, amount in self.settled if at < now)
+        return count.remaining + back + rate * (now - count.released_at)
+
+    def _between(self, least: float, most: float) -> float:
+        """Return what is left by our own figure, if it lies between two."""
+        if self.left > most:  # others use the quota
+            return most
+        return max(self.left, min(least, most))
+
+    def _bring_up_to(self, now: float) -> None:
+        """Add to `left` what has come back."""
+        if self.limit is None or self.period is None:
+            return
+        if self.refill:
+            self.left = min(self.limit, self.left + self.refill * (now - self.at))
+        elif now >= self.until:
+            self.left, self.until = self.limit, now + self.period
+            self.renewed_at, self.is_renewed = now, True
+        self.at = now
+
+    def concerns(self, costs: Sequence[float]) -> bool:
+        return is_stated(costs, self.unit) and costs[self.unit] != 0
+
+    def next_at(self, now: float, costs: Sequence[float]) -> float:
+        if self.sent_at < math.inf:
+            return math.inf
+        at = self._fits_at(costs[self.unit], now)
+        if at > now:
+            self.is_waited_for = True
+        return max(self.held, at)
+
+    def _fits_at(self, cost: float, now: float) -> float:
+        missing = cost - self.left - _ROUNDING * abs(self.left)
+        if not self.refill or self.limit is None or self.period is None:
+            return -math.inf if missing <= 0 or now >= self.until else self.until
+        missing += max(0, min(_MARGIN * self.limit, self.limit - cost))
+        ends = max(self.until, self.at + self.period)  # if nobody says more
+        if missing <= 0 or now >= ends:
+            return -math.inf
+        return min(ends, self.at + missing / self.refill)
+
+    def consume(self, now: float, costs: Sequence[float]) -> None:
+        if now >= self.until and not self.refill and self.period is not None:
+            self.sent_at = now if self.is_waited_for else math.inf
+            self._bring_up_to(now)
+        self.left -= costs[self.unit]
+
+    def call_ended(self, at: float) -> None:
+        """Note that a call is out no more which was released then."""
+        if at >= self.sent_at:  # it is the one, or came after it
+            self.sent_at = math.inf
+
+    def refund(self, now: float, at: float, costs: Sequence[float]) -> None:
+        super().refund(now, at, costs)
+        self.call_ended(at)
+
+    def forget_callers(self) -> None:
+        super().forget_callers()
+        self.sent_at = math.inf
+
+    def leaves_room(
+        self, now: float, charge: Sequence[float], costs: Sequence[float], by: float
+    ) -> bool:
+        return self._fits_at(charge[self.unit] + costs[self.unit], now) <= by
+
+    def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
+        back = charged - cost
+        if back > 0 and at < self.renewed_at:
+            return  # it was counted in a window that is over
+        self.left += back
+        if back > 0 and self.period is not None:
+            self.settled.append((now, back))
+            if len(self.settled) > _MOST_TOLD_APART:
+                (_, one), (later, other) = self.settled.popleft(), self.settled.popleft()
+                self.settled.appendleft((later, one + other))
+
+    def estimate(self, now: float, cost: float) -> float:
+        return max(now, self.held, self._fits_at(cost, now))
+
+    def idle_at(self) -> float:
+        full = self.until
+        if self.refill and self.limit is not None:
+            full = self.at + max(0.0, self.limit - self.left) / self.refill
+        return max(self.held, full)
