@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from itertools import zip_longest
@@ -148,6 +147,8 @@ class Units:
         return tuple(costs)
 
     def _remedy(self, unit: object) -> str:
+        import difflib  # noqa: PLC0415 - only a refusal needs it
+
         near = difflib.get_close_matches(str(unit), self.names, n=1)
         known = ", ".join(self.names)
         meant = f"did you mean {near[0]!r}? " if near else ""

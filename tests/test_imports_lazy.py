@@ -16,6 +16,7 @@ NOT_LOADED = (
     "tomllib",
     "uuid",
     "random",
+    "difflib",
     "aioapiqueue._fleet",
     "aioapiqueue._authority",
     "aioapiqueue._leases",
