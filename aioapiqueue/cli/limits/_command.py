@@ -156,7 +156,7 @@ def discover(
     quotas, and paces itself.
 
     With --service bedrock alone: prints what is granted of each model, as the lanes of a queue for
-    `llm.bedrock`; there is no file of it.
+    `llm.bedrock`, and writes no file.
 
     Exits with 1, and writes nothing, without permission or network, if it is throttled, or if there
     is no end to it (500 pages of a listing, or --timeout); with 2 if an option is invalid.
