@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -13,13 +14,15 @@ from aioapiqueue._rate import LARGEST
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Values", "count", "duration", "number"]
+__all__ = ["ServerClock", "Values", "count", "duration", "number"]
 
 _DAY = 86_400.0
 _YEARS = 1e9
 """Numbers below are seconds (30 years of them); above, a date."""
 _MILLISECONDS = 1e11
 """Dates above are in milliseconds: in seconds, it would be the year 5138."""
+_REMEMBERED = 60.0
+"""Seconds for which, at least, a clock is taken to go as fast as ours."""
 _LONGEST_VALUE = 64
 """Characters. Any number, duration or date is shorter."""
 
@@ -31,6 +34,33 @@ _ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ].*")
 _ASCTIME = re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8} [0-9]{4}")
 
 
+class ServerClock:
+    """The clock of one server, known better from many answers than from one.
+
+    A `Date` is in whole seconds, rounded down, so that a time which is reckoned from it is up to a
+    second late. Of many answers, that which came soonest after its `Date` shows how far the
+    server's clock is ahead of ours, at least: so no time is reckoned early.
+    """
+
+    __slots__ = ("_ahead", "_before", "_since")
+
+    def __init__(self) -> None:
+        self._ahead = self._before = -math.inf
+        self._since = -math.inf
+
+    def now(self, date: float, now: float) -> float:
+        """Return its time: at least `date`, and less than a second after it.
+
+        Args:
+            date: of an answer that has just come.
+            now: the present instant by our clock.
+        """
+        if not now < self._since + _REMEMBERED:
+            self._before, self._ahead, self._since = self._ahead, -math.inf, now
+        self._ahead = max(self._ahead, date - now)
+        return min(now + max(self._ahead, self._before), date + 1)
+
+
 class Values:
     """Reads the values of one answer, and notes whether any of them is malformed.
 
@@ -38,12 +68,20 @@ class Values:
         now: seconds since 1970, by the local clock.
         dates: what the answer's `Date` fields say; the last one counts.
         age: what its `Age` says, in seconds: how old a cache's answer is.
+        clock: the server's. Default: its `Date` is all that is known of it.
     """
 
-    __slots__ = ("_age", "_dates", "_now", "malformed")
+    __slots__ = ("_age", "_clock", "_dates", "_now", "malformed")
 
-    def __init__(self, now: float, dates: Sequence[str] = (), age: float = 0.0) -> None:
+    def __init__(
+        self,
+        now: float,
+        dates: Sequence[str] = (),
+        age: float = 0.0,
+        clock: ServerClock | None = None,
+    ) -> None:
         self._now = now
+        self._clock = clock
         self._dates = dates
         self._age = age
         self.malformed = False
@@ -108,7 +146,11 @@ class Values:
         if server is None:
             return here
         there = date - server - self._age
-        return here if abs(here) <= _DAY < abs(there) else there
+        if abs(here) <= _DAY < abs(there):
+            return here
+        return (
+            there if self._clock is None or self._age else date - self._clock.now(server, self._now)
+        )
 
 
 def number(text: str) -> float | None:

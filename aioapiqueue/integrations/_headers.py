@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING
 from aioapiqueue._grammar import CALLS
 from aioapiqueue.integrations._bodies import MAX_BODY, Body, read_body
 from aioapiqueue.integrations._field_names import LONGEST_NAME, field_called
-from aioapiqueue.integrations._header_values import Values, number
+from aioapiqueue.integrations._header_values import ServerClock, Values, number
 from aioapiqueue.integrations._quotas import Groups, Quota, read_quotas
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ def read_advice(
     max_hold: float = 3600.0,
     costs: Mapping[str, float] | None = None,
     body: bytes | None = None,
+    clock: ServerClock | None = None,
 ) -> Advice:
     """Read what an answer asks for. This raises nothing, whatever the server sends.
 
@@ -161,6 +162,8 @@ def read_advice(
         costs: what the call was charged, by unit, where it is known. Default: calls are counted,
             of which it was one, and nothing else.
         body: of a refused answer, decoded, if it was read (see `reads_body`). Default: none.
+        clock: the server's, as its earlier answers have shown it. Default: times are reckoned from
+            the answer's `Date` alone, and are up to a second late.
     """
     fields: dict[str, list[str]] = {}
     groups: Groups = {}
@@ -178,7 +181,7 @@ def read_advice(
     if not groups and not refusing:
         return _NOTHING
     age = number("".join(fields.get("age", ())[-1:])) or 0.0
-    values = Values(now, fields.get("date", ()), age)
+    values = Values(now, fields.get("date", ()), age, clock)
     # What a cache has kept is no longer true.
     quotas = read_quotas({} if age > 0 else groups, values)
     said = read_body(body, values) if refusing and body else _NO_BODY

@@ -273,9 +273,15 @@ class HttpPacer:
                 if advice is not None:
                     return advice
         costs = {CALLS: 1, **cost} if isinstance(cost, Mapping) else {CALLS: cost}
-        max_hold = self._max_hold
-        now = time.time()
-        return read_advice(status, headers, now=now, max_hold=max_hold, costs=costs, body=body)
+        return read_advice(
+            status,
+            headers,
+            now=time.time(),
+            max_hold=self._max_hold,
+            costs=costs,
+            body=body,
+            clock=None if self._learner is None else self._learner.clock,
+        )
 
     def _checked(self, advice: object) -> Advice | None:
         """Return what `advise` has returned, in the bounds that hold for what a server says.

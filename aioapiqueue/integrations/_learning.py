@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue._rate import LONGEST, Rate, positive
+from aioapiqueue.integrations._header_values import ServerClock
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -79,6 +80,8 @@ class Learner:
         self._periods: dict[Hashable, float] = {}
         self._doubted: dict[Hashable, float] = {}
         """Of quotas that did not look like a bucket: when."""
+        self.clock = ServerClock()
+        """The server's."""
 
     def with_periods(self, key: Hashable, quotas: Iterable[Quota], now: float) -> list[Quota]:
         """Return what an answer says of quotas, with the period of each.

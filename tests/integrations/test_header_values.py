@@ -1,12 +1,14 @@
 """How times and numbers are read, and what becomes of those that cannot be."""
 
+import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioapiqueue.integrations._headers import Advice, Quota
+from aioapiqueue.integrations._header_values import ServerClock
+from aioapiqueue.integrations._headers import Advice, Quota, read_advice
 from tests.helpers.answers import JUNK, NOW, advice, hold, http_date, quotas
 
 
@@ -185,3 +187,51 @@ def test_dates_within_the_hour_are_exact(skew, seconds, form):
         "milliseconds": str((server + seconds) * 1000),
     }[form]
     assert hold(429, ("Date", http_date(server)), ("Retry-After", text)) == seconds
+
+
+# The server's clock.
+
+
+def test_clock_learns_the_fraction():
+    """The answer that came soonest after its second shows how far ahead the server is."""
+    clock = ServerClock()
+    ahead = 100.25
+    found = []
+    for now in (0.5, 0.8, 1.1, 1.6):  # its clock shows 100.75, 101.05, 101.35, 101.85
+        date = math.floor(now + ahead)
+        found.append(clock.now(date, now))
+    assert found == pytest.approx([100, 101, 101.3, 101.8])
+
+
+@given(
+    st.floats(-1e6, 1e6),
+    st.lists(st.tuples(st.floats(0, 100), st.floats(0, 2)), min_size=1, max_size=30),
+)
+def test_clock_is_never_ahead(ahead, answers):
+    """Whenever answers come, and however late: it shows no time that the server's does not."""
+    clock, now = ServerClock(), 0.0
+    for pause, late in answers:
+        now += pause + late
+        date = math.floor(now - late + ahead)
+        assert date <= clock.now(date, now) <= max(date, now + ahead) + 1e-6
+
+
+def test_clock_that_is_set_back():
+    """What an old answer showed counts for two minutes at most; and never for over a second."""
+    clock = ServerClock()
+    assert clock.now(1000, 0) == 1000
+    assert clock.now(940, 0.5) == 941
+    assert clock.now(1000, 61) == 1001
+    assert clock.now(1061, 122) == 1061
+
+
+def test_resets_are_exact_with_a_clock():
+    """An answer's reset is up to a second late by its own date; with earlier answers it is not."""
+    reset = ("X-RateLimit-Reset", str(int(NOW) + 30))
+    clock = ServerClock()
+    for at, with_clock in ((NOW, 30), (NOW + 0.9, 29.1)):
+        headers = [("Date", http_date(NOW)), ("X-RateLimit-Remaining", "0"), reset]
+        (quota,) = read_advice(200, headers, now=at, clock=clock).remaining
+        assert quota.reset == pytest.approx(with_clock)
+        (quota,) = read_advice(200, headers, now=at).remaining
+        assert quota.reset == pytest.approx(30)
