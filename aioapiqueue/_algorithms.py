@@ -111,8 +111,9 @@ class LimitState:
         """Give back all that a call was charged `at` which never used its slot."""
         self.adjust(now, at, costs[self.unit], 0)
 
-    def release(self) -> None:
-        """Note that a body which was charged here has ended."""
+    def release(self, at: float) -> bool:  # noqa: ARG002 - as of a hold
+        """Note that a body which was charged `at` has ended; return whether that changes it."""
+        return False
 
     def forget_callers(self) -> None:
         """Note that all who wait or run are gone, with their loop."""
@@ -615,8 +616,9 @@ class Permits(LimitState):
     def consume(self, now: float, costs: Sequence[float]) -> None:  # noqa: ARG002 - one each
         self.used += 1
 
-    def release(self) -> None:
+    def release(self, at: float) -> bool:  # noqa: ARG002 - one each
         self.used -= 1
+        return True
 
     def refund(self, now: float, at: float, costs: Sequence[float]) -> None:  # noqa: ARG002 - one each
         self.used -= 1

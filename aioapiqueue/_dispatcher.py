@@ -27,7 +27,6 @@ from aioapiqueue._limiter import FastAcquire
 from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._nesting import Nesting, tracking
 from aioapiqueue._rate import Concurrency, LearntRate, unit_of
-from aioapiqueue._server_bound import ServerCount
 from aioapiqueue._slot import GRANTED, HELD, LEFT, WAITING, Call, Reservation
 from aioapiqueue._units import ONE_CALL, CostTotals, Units
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._limiter import Limiter, LimiterFactory
     from aioapiqueue._rate import Limit, Rate
+    from aioapiqueue._server_bound import ServerCount
     from aioapiqueue._units import Cost
     from aioapiqueue._wait_queue import Order, WaitQueue
 
@@ -634,6 +634,9 @@ class Dispatcher:
             period: seconds in which `limit` is let through, where that was learnt.
             refills: whether the quota is known to be a bucket.
         """
+        # Imported late: few queues are told what a server has counted.
+        from aioapiqueue._server_bound import ServerCount  # noqa: PLC0415
+
         self.refuse_pattern(key)
         self.bind()
         place = self.units.known_place_of(unit)

@@ -28,7 +28,6 @@ from aioapiqueue._lanes import (
 from aioapiqueue._limiter import FastAcquire, LimiterStats, PushbackRounds
 from aioapiqueue._rate import Concurrency
 from aioapiqueue._scheduler import BUDGET, Scheduler
-from aioapiqueue._server_bound import ServerBound, refill_time
 from aioapiqueue._slot import Call, DetailedCall
 from aioapiqueue._together import charge_full_pair, consume_if_due, try_consume
 from aioapiqueue._units import ONE_CALL, UNSTATED, is_stated
@@ -48,16 +47,13 @@ if TYPE_CHECKING:
     from aioapiqueue._limiter import Host
     from aioapiqueue._line import Line
     from aioapiqueue._rate import Limit
-    from aioapiqueue._server_bound import ServerCount
+    from aioapiqueue._server_bound import ServerBound, ServerCount
     from aioapiqueue._units import CostTotals
 
 __all__ = ["LocalLimiter"]
 
 _AT_ONCE = 5000
 """Calls of one line that start in one step: 5 to 10 milliseconds, as with `BUDGET`."""
-
-_MOST_BOUNDS = 8
-"""Quotas of one unit that are told apart: for each second, minute, hour, day and so on."""
 
 _MANY_KEYS = 10_000
 """Keys that are remembered to have been answered: of others, one call is out at first again."""
@@ -83,8 +79,9 @@ class _QueuePermits(Permits):
     def consume(self, now: float, costs: Sequence[float]) -> None:
         """Do nothing: the host counts."""
 
-    def release(self) -> None:
+    def release(self, at: float) -> bool:  # noqa: ARG002 - none is counted here
         """Do nothing: the host counts."""
+        return True
 
     def refund(self, now: float, at: float, costs: Sequence[float]) -> None:
         """Do nothing: the host counts."""
@@ -471,13 +468,8 @@ class LocalLimiter:
         """Let the next have the permit."""
         self._adapt_permits()
         for limit in call.limits or self._fixed:
-            if isinstance(limit, Permits):
-                limit.release()
-            elif isinstance(limit, ServerBound):
-                limit.call_ended(call.waited_until)
-            else:
-                continue
-            self._scheduler.changed(limit)
+            if limit.release(call.waited_until):
+                self._scheduler.changed(limit)
         for limit in self._own:
             if isinstance(limit, Permits):
                 self._scheduler.changed(limit)
@@ -498,6 +490,8 @@ class LocalLimiter:
         self._host.wake()
 
     def _bounds_over(self, call: Call, now: float) -> list[ServerBound]:
+        from aioapiqueue._server_bound import ServerBound  # noqa: PLC0415 - as in `sync`
+
         lanes = self._lanes.find_all(call.keys, now)
         states = [*self._own, *(state for lane in lanes for state in lane.extra)]
         return [state for state in states if isinstance(state, ServerBound)]
@@ -574,11 +568,18 @@ class LocalLimiter:
 
     def sync(self, call: Call | None, key: Hashable, count: ServerCount) -> None:
         """Let no more start than the server says: in the answer to a call, or (None) of a key."""
+        # Imported late: few queues are told what a server has counted.
+        from aioapiqueue._server_bound import bound_for, refill_time  # noqa: PLC0415
+
         now = self._host.now()
         if call is not None:
             key = self._lanes.first_with_limits(call.keys)
         lane = None if key is None else self._lanes.find(key, now)
-        bound = self._find_bound(lane, count, now)
+        states = self._fixed if lane is None else lane.extra
+        bound = bound_for(count, states, now)
+        if bound not in states:
+            self._is_bounded = True
+            self._add(lane, bound, now)
         reset = count.reset
         if reset is None:
             limits = self.limits if lane is None else lane.limits
@@ -598,27 +599,6 @@ class LocalLimiter:
                     state.follow(bound.left, now)
                     self._scheduler.changed(state)
             self._host.wake()
-
-    def _find_bound(self, lane: Lane | None, count: ServerCount, now: float) -> ServerBound:
-        """Return the bound for one of the server's quotas, made if need be."""
-        states = self._fixed if lane is None else lane.extra
-        bounds = [one for one in states if isinstance(one, ServerBound) and one.unit == count.unit]
-        for bound in bounds:
-            if bound.limit == count.limit:
-                return bound
-        order = (count.released_at, count.number)
-        for bound in bounds:
-            # That quota is full again, so that this may be what became of it; or its size has
-            # changed, of a learnt one: but for one that this answer has told of, too.
-            changed = bound.period is not None and bound.period == count.period
-            if bound.until <= now or (changed and bound.order != order):
-                return bound
-        if len(bounds) >= _MOST_BOUNDS:
-            return min(bounds, key=attrgetter("until"))
-        bound = ServerBound(count.unit, count.limit)
-        self._is_bounded = True
-        self._add(lane, bound, now)
-        return bound
 
     def _add(self, lane: Lane | None, state: LimitState, now: float) -> None:
         """Have one more state, which is not that of a limit, in a lane or (None) for all calls."""

@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue._algorithms import LimitState
@@ -48,8 +49,10 @@ if TYPE_CHECKING:
 
     from aioapiqueue._rate import Limit
 
-__all__ = ["ServerBound", "ServerCount", "refill_time"]
+__all__ = ["ServerBound", "ServerCount", "bound_for", "refill_time"]
 
+_MOST_BOUNDS = 8
+"""Quotas of one unit that are told apart: for each second, minute, hour, day and so on."""
 _MOST_TOLD_APART = 64
 """So many settlements are told apart; of more, the oldest two count as one of the later instant."""
 _OURS = 0.5
@@ -235,14 +238,15 @@ class ServerBound(LimitState):
             self._bring_up_to(now)
         self.left -= costs[self.unit]
 
-    def call_ended(self, at: float) -> None:
-        """Note that a call is out no more which was released then."""
-        if at >= self.sent_at:  # it is the one, or came after it
-            self.sent_at = math.inf
+    def release(self, at: float) -> bool:
+        if at < self.sent_at:
+            return False
+        self.sent_at = math.inf  # it is the one that went first, or came after it
+        return True
 
     def refund(self, now: float, at: float, costs: Sequence[float]) -> None:
         super().refund(now, at, costs)
-        self.call_ended(at)
+        self.release(at)
 
     def forget_callers(self) -> None:
         super().forget_callers()
@@ -272,3 +276,27 @@ class ServerBound(LimitState):
         if self.refill and self.limit is not None:
             full = self.at + max(0.0, self.limit - self.left) / self.refill
         return max(self.held, full)
+
+
+def bound_for(count: ServerCount, states: Iterable[LimitState], now: float) -> ServerBound:
+    """Return the bound of a quota: one of these states, or a new one.
+
+    Args:
+        count: what an answer says of it.
+        states: those of its lane, or of the queue.
+        now: the present instant.
+    """
+    bounds = [one for one in states if isinstance(one, ServerBound) and one.unit == count.unit]
+    for bound in bounds:
+        if bound.limit == count.limit:
+            return bound
+    order = (count.released_at, count.number)
+    for bound in bounds:
+        # That quota is full again, so that this may be what became of it; or its size has changed,
+        # of a learnt one: but for one that this answer has told of, too.
+        changed = bound.period is not None and bound.period == count.period
+        if bound.until <= now or (changed and bound.order != order):
+            return bound
+    if len(bounds) >= _MOST_BOUNDS:
+        return min(bounds, key=attrgetter("until"))
+    return ServerBound(count.unit, count.limit)

@@ -254,7 +254,7 @@ def test_window_comes_back_at_once():
     for at in (10.0, 20.5, 30.5):
         for _ in range(2):
             assert bound.consume_if_due(at, ONE) <= at
-            bound.call_ended(at)
+            bound.release(at)
         assert bound.left == 0
 
 
@@ -274,9 +274,9 @@ def test_only_the_first_opens_a_window():
     bound = a_learnt(0, refills=False, limit=5)
     starts_at(bound, now=1.0)
     bound.consume(10.0, ONE)
-    bound.call_ended(9.0)
+    bound.release(9.0)
     assert starts_at(bound, now=11.0) == math.inf
-    bound.call_ended(10.0)
+    bound.release(10.0)
     assert starts_at(bound, now=11.0) == 11
 
 

@@ -473,7 +473,7 @@ def test_permits_come_back():
         assert state.consume_if_due(0.0, (5,)) <= 0.0
     assert state.next_at(0.0, (5,)) == math.inf
     assert state.idle_at() == math.inf
-    state.release()
+    assert state.release(0.0)
     assert state.next_at(0.0, (5,)) <= 0.0
     state.change(Concurrency(1), 0.0)
     assert state.next_at(0.0, (5,)) == math.inf
