@@ -27,10 +27,10 @@ A bucket comes back bit by bit: between two answers, half of that is taken to be
 twentieth of the bucket is left in it. Without that the queue would keep it at the very edge, and
 others would be refused. It costs no throughput, as what is left in a bucket is not lost.
 
-A window comes back at once, and what is left in it is lost: so all of it is used, and others who
-use the same one may be refused until it ends. Nobody has said that the whole of the next one is
-ours: so if calls had to wait for it, one goes first, and what others have used since is in its
-answer.
+A window comes back at once, and what is left in it is lost. So all of it is used, but not at once
+where others use it, too: they are left what they need until it ends (`_others.py`). Nobody has
+said that the whole of the next one is ours: so if calls had to wait for it, one goes first, and
+what others have used since is in its answer.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue._algorithms import LimitState
+from aioapiqueue._others import Others
 from aioapiqueue._rate import period_of, unit_of
 from aioapiqueue._units import is_stated
 
@@ -115,6 +116,7 @@ class ServerBound(LimitState):
         "left",
         "limit",
         "order",
+        "others",
         "period",
         "refill",
         "renewed_at",
@@ -137,6 +139,8 @@ class ServerBound(LimitState):
         """Of a learnt limit; None: it is not one."""
         self.refill = 0.0
         """What comes back each second, of a bucket, as far as it is for us."""
+        self.others: Others | None = None
+        """Who else uses it, of a learnt limit that comes back at its reset."""
         self.settled: deque[tuple[float, float]] = deque()
         """(when, how much) was settled back that the last answer may not have counted."""
         self.is_waited_for = False
@@ -173,17 +177,26 @@ class ServerBound(LimitState):
         if now < self.until and order < self.order:
             return False  # the server had counted less by then
         left = count.remaining - out
-        rate = 0.0
+        rate, others = 0.0, None
         if count.limit is not None and count.period is not None:
             rate = count.limit / count.period if count.refills else 0.0
+            least, others = left - answered, self.others or Others(until - count.period)
+            used = count.limit - count.remaining - out - answered  # so far, not by us
             if self.period is not None:
                 self._bring_up_to(now)
-                least = left - answered
+                before = self.left
                 if self.is_renewed:  # calls that were under way may have been counted in it
                     self.left = min(self.left, least + own)
                 left = self._between(least, self._most(count, rate, now))
+                used = before - left if count.limit == self.limit else 0
+                if until > self.until + count.period / 2:  # one has begun before we thought so
+                    self.renewed_at = until - count.period
+                    others.renew(self.renewed_at)
+                    used = max(0, used)
+            others.see(used, now)
         self.left, self.at, self.until, self.order = left, now, until, order
         self.limit, self.period, self.refill = count.limit, count.period, rate * _OURS
+        self.others = None if count.refills else others
         self.is_waited_for, self.sent_at, self.is_renewed = False, math.inf, False
         return True
 
@@ -209,6 +222,8 @@ class ServerBound(LimitState):
         elif now >= self.until:
             self.left, self.until = self.limit, now + self.period
             self.renewed_at, self.is_renewed = now, True
+            if self.others is not None:
+                self.others.renew(now)
         self.at = now
 
     def concerns(self, costs: Sequence[float]) -> bool:
@@ -225,7 +240,16 @@ class ServerBound(LimitState):
     def _fits_at(self, cost: float, now: float) -> float:
         missing = cost - self.left - _ROUNDING * abs(self.left)
         if not self.refill or self.limit is None or self.period is None:
-            return -math.inf if missing <= 0 or now >= self.until else self.until
+            if now >= self.until:
+                return -math.inf
+            if missing > 0:
+                return self.until
+            if self.others is None or self.limit is None or self.period is None:
+                return -math.inf
+            at = self.others.leave_room_at(
+                -missing, until=self.until, limit=self.limit, period=self.period
+            )
+            return min(self.until, at)
         missing += max(0, min(_MARGIN * self.limit, self.limit - cost))
         ends = max(self.until, self.at + self.period)  # if nobody says more
         if missing <= 0 or now >= ends:

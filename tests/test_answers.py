@@ -242,9 +242,10 @@ def test_leaves_room_for_a_reservation():
 # Learnt.
 
 
-def a_learnt(remaining, *, refills, limit=60, **more):
-    """Return a bound of a learnt limit, in 10 s."""
-    return a_bound(remaining, limit=limit, period=10.0, refills=refills, **more)
+def a_learnt(remaining, *, refills, limit=60):
+    """Return a bound of a learnt limit, in 10 s, of which we alone have used."""
+    ours = limit - remaining
+    return a_bound(remaining, limit=limit, period=10.0, refills=refills, answered=ours)
 
 
 def test_window_comes_back_at_once():
@@ -262,7 +263,7 @@ def test_one_goes_first_after_waiting():
     """If a call had to wait for the next window, one goes, and the rest when it is answered."""
     bound = a_learnt(0, refills=False, limit=5)
     assert starts_at(bound, now=1.0) == 10
-    assert bound.consume_if_due(10.0, ONE) <= 10
+    assert bound.consume_if_due(10.0, (3,)) <= 10
     assert starts_at(bound, now=11.0) == math.inf
     figure = ServerCount(0, 2, limit=5, released_at=10.0, number=9, period=10.0, refills=False)
     bound.set(figure, until=20.0, out=0, answered=0, now=11.0)

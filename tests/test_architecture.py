@@ -17,6 +17,7 @@ CORE = (  # each may import those before it; so with POLICY
         "_algorithms",
         "_together",
         "_answers",
+        "_others",
         "_server_bound",
         "_lanes",
         "_line",

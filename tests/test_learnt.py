@@ -206,7 +206,7 @@ async def test_waiters_meet_what_is_learnt():
 async def test_user_s_limits_replace_learnt():
     """`set_rate` afterwards replaces them for good; what the server says remains still bounds."""
     queue = learning(units=("calls",), lanes={"*": ()})
-    slot = await queue.enqueue(key="a")
+    slot = await queue.enqueue(key="a", cost=8)
     answer(queue, slot, calls=10, remaining=2)
     queue.set_rate(Window(4, 1), key="a")
     assert learnt(queue) == {}
@@ -229,7 +229,7 @@ async def test_thousands_of_lanes():
     """Up to 10,000 lanes learn, each in the time of one; beyond, what remains is obeyed."""
     queue = learning(lanes={"*": ()})
     for number in range(10_100):
-        with queue.try_slot(key=number) as slot:
+        with queue.try_slot(key=number, cost={"tokens": 4}) as slot:
             answer(queue, slot, tokens=5, remaining=1)
     assert len(queue.stats.learnt) == 10_000
     assert free_at_once(queue, key=10_050, cost={"tokens": 1}) == 1
@@ -273,19 +273,19 @@ async def test_figures_say_what_is_learnt():
 async def test_one_goes_first_into_a_window():
     """When callers wait for the next window, one goes first, and the rest with its answer."""
     queue, starts = learning(units=("calls",), lanes={"*": ()}), []
-    slot = await queue.enqueue(key="a")
+    slot = await queue.enqueue(key="a", cost=100)
     answer(queue, slot, calls=100, remaining=0)
     slot.release()
 
-    async def call():
-        async with queue.slot(key="a") as slot:
+    async def call(cost):
+        async with queue.slot(key="a", cost=cost) as slot:
             starts.append(now())
             await asyncio.sleep(0.5)
             if len(starts) == 1:
                 answer(queue, slot, calls=100, remaining=2)
             await asyncio.sleep(0.5)
 
-    await asyncio.gather(*[call() for _ in range(3)])
+    await asyncio.gather(*map(call, (98, 1, 1)))
     assert starts == exactly([60, 60.5, 60.5])
 
 
@@ -293,7 +293,7 @@ async def test_one_goes_first_into_a_window():
 async def test_first_into_a_window_is_lost(how):
     """If that one has no answer, the rest go when it is out no more: nobody is stuck."""
     queue, starts = learning(units=("calls",), lanes={"*": ()}), []
-    slot = await queue.enqueue(key="a")
+    slot = await queue.enqueue(key="a", cost=100)
     answer(queue, slot, calls=100, remaining=0)
     slot.release()
     if how == "is given back":
@@ -321,7 +321,7 @@ async def test_first_into_a_window_is_lost(how):
 async def test_older_end_does_not_open_a_window():
     """A call from before the reset that ends meanwhile is not the one that is waited for."""
     queue, starts = learning(units=("calls",), lanes={"*": ()}), []
-    old = await queue.enqueue(key="a")
+    old = await queue.enqueue(key="a", cost=100)
     answer(queue, old, calls=100, remaining=0)
     first = queue.enqueue(key="a")
     task = asyncio.create_task(use(queue, starts, key="a"))
@@ -344,7 +344,7 @@ def test_learnt_on_another_loop(lanes, virtual):
     queue = learning(units=("calls",), lanes=lanes)
 
     async def first():
-        slot = await queue.enqueue(key="a")
+        slot = await queue.enqueue(key="a", cost=2)
         assert free_at_once(queue, key="a") == 0
         answer(queue, slot, calls=3, remaining=1)
         assert free_at_once(queue, key="a") == 1
@@ -377,7 +377,7 @@ def test_window_s_first_on_another_loop():
     queue = learning(units=("calls",), lanes={"*": ()})
 
     async def first():
-        slot = await queue.enqueue(key="a")
+        slot = await queue.enqueue(key="a", cost=9)
         dispatcher_of(queue).sync(slot, 0, unit="calls", reset=0.01, limit=9, period=60.0)
         await queue.enqueue(key="a")
         assert free_at_once(queue, key="a") == 0

@@ -168,9 +168,10 @@ def test_alone_nothing_is_refused(run_virtual, kind, seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_beside_another_user(run_virtual, seed):
-    """Of a bucket: under 0.5 % of both are refused; at least 0.9 of what the other leaves."""
-    server, share = run_jobs(run_virtual, Bucket, seed, beside_others=True)
+@pytest.mark.parametrize("kind", [Bucket, Windows])
+def test_beside_another_user(run_virtual, kind, seed):
+    """Under 0.5 % of both are refused; at least 0.9 of what the other leaves is used."""
+    server, share = run_jobs(run_virtual, kind, seed, beside_others=True)
     assert server.taken["they"] > CALLS / 3
     assert server.refused.total() < 0.005 * (server.taken + server.refused).total()
     assert share >= 0.9

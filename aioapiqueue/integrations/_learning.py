@@ -43,7 +43,8 @@ class Learning:
             server does not say so. Default: what two answers show, else a minute.
         refills: whether its quotas are buckets, that come back bit by bit: of these, a twentieth is
             left for others. It is believed as long as the resets that the server sends agree with
-            it. Default: no; all of a quota comes back at its reset.
+            it. Default: no; all of a quota comes back at its reset, and until then so much is left
+            for others as they need at their pace.
 
     Raises:
         ValueError: a period that is not above 0, or infinite.
