@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.yardstick import yardstick
+
 pytestmark = pytest.mark.real
 
 PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
@@ -68,7 +70,8 @@ def test_demo_holds_its_promises(program, things, tmp_path, stalls):
     report = json.loads(figures.read_text())
     # On time are 5 percent more: a machine that stands still for longer makes it fail, rightly.
     on_time = report["strategies"]["paced"]["ec2_seconds"] <= 1.05 * 201 / 12
-    assert on_time or stalls.seconds > 0.3
+    # So does a slow one: what calls take at the beginning and at the end goes beside the pace.
+    assert on_time or stalls.seconds > 0.3 or yardstick() > 0.5
     # A machine that takes so long for 200 calls does not use up 100 at once and 20 a second.
     unpaced = report["strategies"]["unpaced"]
     throttled = unpaced["throttled"] > 0

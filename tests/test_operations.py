@@ -17,6 +17,7 @@ from aioapiqueue.registry.presets import operations as operations_
 from aioapiqueue.registry.presets.operations import OPERATIONS
 from aioapiqueue.registry.presets.services import BOTOCORE
 from tests.helpers import operations_file
+from tests.helpers.yardstick import yardstick
 
 NEWER = f"(one newer than botocore {BOTOCORE}: set check = false in its table of limits.toml, "
 UNKNOWN = (
@@ -207,7 +208,10 @@ def test_names_are_loaded_when_needed():
 
 
 def test_many_unknown_names_are_reported_soon(tmp_path):
-    """Each of 20,000 is reported, in less than 2 seconds; the first ones with what was meant."""
+    """Each of 20,000 is reported soon; the first ones with what was meant.
+
+    It took 5 to 6 times the yardstick: 3.5 seconds on a slow machine.
+    """
     lanes, patterns, services, keys = (
         "\n".join(line.format(number) for number in range(5000))
         for line in (
@@ -219,9 +223,11 @@ def test_many_unknown_names_are_reported_soon(tmp_path):
     )
     path = tmp_path / "limits.toml"
     path.write_text(f'{services}\n[ec2]\nrate = "1/s"\n{keys}\n[ec2.lanes]\n{lanes}\n{patterns}\n')
+    slow = yardstick()
     began = time.process_time()
     done = CliRunner().invoke(app, ["limits", "check", str(path)])
-    assert time.process_time() - began < 2
+    took = time.process_time() - began
+    assert took < 9 * max(slow, yardstick())
     assert done.exit_code == 1
     assert len(done.stderr.splitlines()) == 20_000
     assert "did you mean" in done.stderr

@@ -7,6 +7,7 @@ import random
 import time
 
 from aioapiqueue import ApiQueue, Window
+from tests.helpers.yardstick import yardstick
 
 
 class Recorder:
@@ -23,10 +24,10 @@ class Recorder:
 async def test_window_holds_in_a_bursty_week():
     """A window holds in every hour of a bursty week.
 
-    Window(5000, 3600) never releases 5,001 in any hour; the week takes under 10 s of work.
-
-    Of this process's own time: how long a busy machine lets it wait says nothing of the code.
+    Window(5000, 3600) never releases 5,001 in any hour. The week took 21 to 23 times the yardstick:
+    15 s on a slow machine, for half a million calls.
     """
+    slow = yardstick()
     began = time.process_time()
     loop = asyncio.get_running_loop()
     recorder = Recorder()
@@ -38,8 +39,9 @@ async def test_window_holds_in_a_bursty_week():
         futures += burst[-1:]
         await asyncio.sleep(dice.uniform(0, 2 * 3600))
     await asyncio.gather(*futures)
+    took = time.process_time() - began
     times = recorder.times
     assert len(times) > 400_000
     assert any(now - before == 0 for before, now in zip(times, times[4999:], strict=False))
     assert all(now - before >= 3600 for before, now in zip(times, times[5000:], strict=False))
-    assert time.process_time() - began < 10
+    assert took < 35 * max(slow, yardstick())
