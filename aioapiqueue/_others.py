@@ -23,9 +23,9 @@ with 2."""
 _AHEAD = 0.03
 """Of a period: what they use in so long is left up to the end, as what is theirs comes in steps."""
 _EVENLY = 0.1
-"""Of a window: no more is left to them than by one who uses all of it evenly, and so much. So a
-burst of theirs stops nobody for long. Beside one who uses 0.8, 1 of 175 of theirs was refused with
-0.1, and 1 of 1,300 with 0.15, where a seventh less was used of the rest."""
+"""Of a window: at most so much more is left to them than if all of it were used evenly until the
+end. So a burst of theirs does not stop us for the rest of a window. Beside one who uses 0.8, 1 of
+175 of theirs was refused with 0.1, and 1 of 1,300 with 0.15, where a seventh less was used."""
 _KEPT = 0.5
 """So much of what was seen in earlier windows still counts when the next one begins."""
 
