@@ -17,6 +17,7 @@ from tests.helpers.yardstick import yardstick
 pytestmark = pytest.mark.real
 
 PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
+ORDINARY = 0.3  # seconds: the yardstick of a machine that is not slow
 # The same with fewer things of other services, for which the blanket scan takes most of its time.
 SMALL = """
 from aioapiqueue.demo import scan
@@ -68,10 +69,9 @@ def test_demo_holds_its_promises(program, things, tmp_path, stalls):
     assert (ended.returncode in {0, 1}, ended.stderr) == (True, ""), ended.stdout + ended.stderr
 
     report = json.loads(figures.read_text())
-    # On time are 5 percent more: a machine that stands still for longer makes it fail, rightly.
-    on_time = report["strategies"]["paced"]["ec2_seconds"] <= 1.05 * 201 / 12
-    # So does a slow one: what calls take at the beginning and at the end goes beside the pace.
-    assert on_time or stalls.seconds > 0.3 or yardstick() > 0.5
+    # On time are 5 percent more: a machine that is slow or stands still makes it fail, rightly.
+    in_time = 1.05 * 201 / 12
+    on_time = report["strategies"]["paced"]["ec2_seconds"] <= in_time
     # A machine that takes so long for 200 calls does not use up 100 at once and 20 a second.
     unpaced = report["strategies"]["unpaced"]
     throttled = unpaced["throttled"] > 0
@@ -101,7 +101,9 @@ def test_demo_holds_its_promises(program, things, tmp_path, stalls):
         assert (one["throttled"], one["errors"], one["lost"]) == (0, 0, 0)
         assert one["public_found"] == 20
         assert one["bystander_failures"] == 0 < one["bystander_calls"]
-    assert 200 / 12 <= paced["ec2_seconds"] <= 1.05 * 201 / 12 + stalls.seconds
+    # What calls take at the beginning and at the end goes beside the pace, and is computation.
+    beside = (in_time - 200 / 12) * max(1, yardstick() / ORDINARY)
+    assert 200 / 12 <= paced["ec2_seconds"] <= 200 / 12 + beside + stalls.seconds
     assert paced["ec2_seconds"] <= paced["seconds"]
     assert blanket["seconds"] >= (calls - 1) / 12
 
