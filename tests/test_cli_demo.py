@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.yardstick import yardstick
+from tests.helpers.yardstick import slowness
 
 pytestmark = pytest.mark.real
 
 PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
-ORDINARY = 0.3  # seconds: the yardstick of a machine that is not slow
 # The same with fewer things of other services, for which the blanket scan takes most of its time.
 SMALL = """
 from aioapiqueue.demo import scan
@@ -102,7 +101,7 @@ def test_demo_holds_its_promises(program, things, tmp_path, stalls):
         assert one["public_found"] == 20
         assert one["bystander_failures"] == 0 < one["bystander_calls"]
     # What calls take at the beginning and at the end goes beside the pace, and is computation.
-    beside = (in_time - 200 / 12) * max(1, yardstick() / ORDINARY)
+    beside = (in_time - 200 / 12) * slowness()
     assert 200 / 12 <= paced["ec2_seconds"] <= 200 / 12 + beside + stalls.seconds
     assert paced["ec2_seconds"] <= paced["seconds"]
     assert blanket["seconds"] >= (calls - 1) / 12

@@ -9,9 +9,11 @@ from __future__ import annotations
 import heapq
 import time
 
-__all__ = ["yardstick"]
+__all__ = ["slowness", "yardstick"]
 
 _ITEMS = 100_000
+_ORDINARY = 0.3
+"""Seconds that they take on a machine that is not slow."""
 
 
 def yardstick() -> float:
@@ -29,3 +31,8 @@ def yardstick() -> float:
     while heap:
         del table[heapq.heappop(heap)[0]]
     return time.process_time() - began
+
+
+def slowness() -> float:
+    """Return by how much what is computed takes longer than on an ordinary machine; at least 1."""
+    return max(1, yardstick() / _ORDINARY)
