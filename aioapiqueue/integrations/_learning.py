@@ -67,6 +67,11 @@ class _Seen(NamedTuple):
     reset: float
     limit: float
 
+    @property
+    def full_at(self) -> float:
+        """When all of it is back."""
+        return self.at + self.reset
+
 
 class Learner:
     """Finds the limits of one server's quotas.
@@ -77,7 +82,8 @@ class Learner:
 
     def __init__(self, learning: Learning) -> None:
         self.learning = learning
-        self._seen: dict[Hashable, _Seen] = {}
+        self._seen: dict[Hashable, tuple[_Seen, _Seen]] = {}
+        """The first answer since a period was found, and the last one."""
         self._periods: dict[Hashable, float] = {}
         self._doubted: dict[Hashable, float] = {}
         """Of quotas that did not look like a bucket: when."""
@@ -101,15 +107,15 @@ class Learner:
         name = (key, quota.unit, quota.limit)
         if quota.remaining is not None and quota.reset is not None and quota.limit:
             seen = _Seen(now, quota.remaining, quota.reset, quota.limit)
-            before = self._seen.get(name)
-            if before is None and len(self._seen) >= _MOST:
+            first, last = self._seen.get(name, (seen, seen))
+            if name not in self._seen and len(self._seen) >= _MOST:
                 oldest = next(iter(self._seen))
                 del self._seen[oldest]
                 self._periods.pop(oldest, None)
-            self._seen[name] = seen
-            shown = None if before is None else _shown(before, seen)
-            if shown is not None:
-                self._periods[name] = shown
+            shown = _shown(first, last, seen)
+            self._seen[name] = (first if shown is None else seen, seen)
+            # Whatever it is, it is not shorter than the time in which all of it comes back.
+            self._periods[name] = max(shown or self._periods.get(name, _PERIOD), quota.reset)
         return self._periods.get(name, _PERIOD)
 
     def is_bucket(self, key: Hashable, quota: Quota, now: float) -> bool:
@@ -154,13 +160,15 @@ def _rate(quota: Quota) -> Rate | None:
         return None
 
 
-def _shown(before: _Seen, after: _Seen) -> float | None:
-    """Return the period that two answers show, if they do."""
-    first, second = _of_bucket(before), _of_bucket(after)
-    if first is not None and second is not None and _is_near(first, second):
-        return _usual(second)
-    between = (after.at + after.reset) - (before.at + before.reset)
-    if after.remaining > before.remaining and between > 1:  # the next window has begun
+def _shown(first: _Seen, last: _Seen, seen: _Seen) -> float | None:
+    """Return the period that this answer shows, beside an earlier and the last one, if it does."""
+    one, other = _of_bucket(first), _of_bucket(seen)
+    # Two answers within a window may look like a bucket's; but it ends when it would have.
+    is_later = seen.full_at > first.full_at + _WHOLE
+    if one is not None and other is not None and _is_near(one, other) and is_later:
+        return _usual(other)
+    between = seen.full_at - last.full_at
+    if seen.remaining > last.remaining and between > _WHOLE:  # the next window has begun
         return _usual(between)
     return None
 

@@ -1,0 +1,60 @@
+"""Which period a quota has, by what answers say of it, where nobody says it."""
+
+from __future__ import annotations
+
+import pytest
+
+from aioapiqueue.integrations._headers import Quota
+from aioapiqueue.integrations._learning import Learner, Learning
+
+
+def periods(answers, *, limit=5000, learner=None):
+    """Return the period that is believed after each answer: (instant, remaining, reset)."""
+    learner = learner or Learner(Learning())
+    found = []
+    for at, remaining, reset in answers:
+        quota = Quota("calls", remaining, reset, limit)
+        found.append(learner.with_periods("k", [quota], at)[0].period)
+    return found
+
+
+def test_a_minute_where_nothing_is_known():
+    """One answer of a quota that is full again within a minute."""
+    assert periods([(0, 4999, 30)]) == [60]
+
+
+@pytest.mark.parametrize("used", [1, 1000, 4000])
+def test_window_is_no_bucket(used):
+    """Answers within one window: it is not shorter than the first reset, by whom it has been used."""
+    remaining = 5000 - used
+    answers = [(at, remaining - at, 1800 - at) for at in range(100)]
+    assert periods(answers) == [1800] * 100
+
+
+def test_next_window_shows_the_period():
+    """When the next one has begun, so much lies between the two resets."""
+    assert periods([(0, 100, 1800), (1000, 10, 800), (1801, 4990, 3599)])[-1] == 3600
+    assert periods([(0, 100, 300), (290, 10, 10), (302, 4990, 299)])[-1] == pytest.approx(301)
+
+
+@pytest.mark.parametrize("period", [60, 3600, 86_400])
+def test_bucket_shows_its_period(period):
+    """Of a bucket, the reset is what has been used of it: it moves with each call."""
+    answers = []
+    for at, used in ((0, 500), (5, 520), (10, 600)):
+        answers.append((at, 5000 - used, used / 5000 * period))
+    assert periods(answers)[-1] == period
+
+
+def test_bucket_in_steady_use():
+    """What is used stays the same, and so does the reset: all of it would be back ever later."""
+    answers = [(at, 500, 54) for at in range(10)]
+    assert periods(answers)[-1] == 60
+
+
+def test_known_periods_are_not_guessed():
+    """What the server says counts before what a profile says, and that before all else."""
+    learner = Learner(Learning(periods={"calls": 10.0}))
+    assert periods([(0, 10, 5), (1, 9, 4)], learner=learner) == [10, 10]
+    quota = Quota("calls", 5, 3600, 10, period=86_400.0)
+    assert learner.with_periods("k", [quota], 0)[0].period == 86_400
