@@ -234,14 +234,16 @@ class LocalLimiter:
             if len(call.keys) == 1 and costs is ONE_CALL:  # most
                 find = self._lanes.find if evicts else self._lanes.get
                 lane = find(call.keys[0], now)
-                if lane is None:
-                    return limits
-                if lane.takes_one and lane.states:
+                if lane is not None and lane.takes_one and lane.states:
                     if lane.own is not limits:
                         lane.join(limits)
                     call.limits = lane.together
                     return lane.together
-            limits = self._with_lanes(limits, call, now, evicts=evicts)
+                has_lanes = lane is not None
+            else:
+                has_lanes = True  # perhaps
+            if has_lanes:
+                limits = self._with_lanes(limits, call, now, evicts=evicts)
         if limits != self._own:
             call.limits = limits
         return limits

@@ -48,6 +48,19 @@ async def test_waiters_are_bound_at_once(monkeypatch):
     assert left_over(queue) == []
 
 
+async def test_bound_of_a_unit_not_stated():
+    """A bound of the whole queue is not for calls that use nothing of it, of a key without lane."""
+    queue, starts = ApiQueue("10/s", lanes={"a": "1000 tokens/s burst 1000"}), []
+    queue.sync(5, unit="tokens", reset=60)
+    spent = line_up(queue, starts, 3, key="b")
+    bound = asyncio.create_task(use(queue, starts, key="a", cost={"tokens": 6}))
+    await asyncio.gather(*spent)
+    assert starts == exactly([0, 0.1, 0.2])
+    await bound
+    assert starts[3] == exactly(60)
+    assert left_over(queue) == []
+
+
 @pytest.mark.parametrize("order", ["fifo", "fair"])
 async def test_order_is_kept_beside_a_bound(order):
     """Priorities go first, and turns are taken; what remains is used in that order."""
