@@ -176,8 +176,8 @@ class Dispatcher:
 
     def __repr__(self) -> str:
         limits = ", ".join(map(_described, self.limiter.limits)) or "unlimited"
-        if self._answers is not None and (lanes := self._learnt().keys() - {None}):
-            limits += f" (learnt: those of {len(lanes)} lane{'s' * (len(lanes) > 1)})"
+        if number := len(self._learnt()) - (None in self._learnt()):
+            limits += f" (learnt: those of {number} lane{'s' * (number > 1)})"
         name = f" {self.name!r}" if self.name is not None else ""
         paused = self.limiter.snapshot().paused
         state = "closed" if self.closed else "paused" if paused else "open"
@@ -523,29 +523,33 @@ class Dispatcher:
 
     def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         """Replace the limits of the queue (None), or of a key or pattern."""
-        before = None if key is None else self.limiter.limits_of(key)
-        self._set_limits(key, limits)
-        if self._answers is None or self._lanes is None or not self._lanes.has_pattern(key):
-            return
-        # A key that has learnt something has the pattern's limits beside it: these change, too.
-        for name, learnt in self._learnt().items():
-            known = self.limiter.limits_of(name) or ()
-            if name != key and fits(key, name) and known == (*(before or ()), *learnt):
-                units = {unit_of(one) for one in limits}
-                rest = (one for one in learnt if unit_of(one) not in units)
-                self._adopt(name, (*limits, *rest))
-
-    def _set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         self.bind()
+        others = self._of_those_that_learnt(key, limits)
         known, waiting = len(self.units), self.waiters.not_left()
         self._declare(limits)
         try:
-            self.limiter.set_limits(key, limits)
+            self.limiter.set_limits({key: limits, **others})
         except BaseException:
             self.units.forget(known)
             raise
         self._note_limits(key, limits, waiting)
+        for name, its in others.items():
+            self._note_learnt(name, its)
         self._find_fast_acquire()
+
+    def _of_those_that_learnt(
+        self, pattern: Hashable, limits: tuple[Limit, ...]
+    ) -> dict[Hashable, tuple[Limit, ...]]:
+        """Return the limits of keys that have learnt some, beside the new ones of their pattern."""
+        if self._lanes is None or not self._lanes.has_pattern(pattern):
+            return {}
+        before, units = self.limiter.limits_of(pattern) or (), {unit_of(one) for one in limits}
+        found = {}
+        for name, learnt in self._learnt().items():
+            is_of_it = name != pattern and fits(pattern, name)
+            if is_of_it and self.limiter.limits_of(name) == (*before, *learnt):
+                found[name] = (*limits, *(one for one in learnt if unit_of(one) not in units))
+        return found
 
     def others_set(self, key: Hashable, limits: Sequence[Limit]) -> None:
         """Note limits of the queue (None), or of a key or pattern, that others set."""
@@ -729,7 +733,7 @@ class Dispatcher:
 
     def _adopt(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         # Its figures stay those of the name that it has from its user, which may be a pattern.
-        self.limiter.set_limits(key, limits)
+        self.limiter.set_limits({key: limits})
         self._note_learnt(key, limits)
         self._find_fast_acquire()
 

@@ -260,8 +260,11 @@ class Limiter(Protocol):
     def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
         """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
 
-    def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
-        """Replace the limits of the queue (None), or of a key or pattern.
+    def set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
+        """Replace the limits of the queue (None), or of keys and patterns.
+
+        Args:
+            changes: the new limits, by key.
 
         Raises:
             ValueError: one of them is too small for a call that waits; nothing has changed.

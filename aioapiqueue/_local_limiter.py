@@ -679,10 +679,14 @@ class LocalLimiter:
             self._scheduler.changed(state)
         self._host.wake()
 
-    def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
-        """Replace the limits of the queue (None), or of a key or pattern."""
+    def set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
+        """Replace the limits of the queue (None), or of keys and patterns."""
+        self._check_waiters(changes)
+        for key, limits in changes.items():
+            self._replace_limits(key, limits)
+
+    def _replace_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         host, now = self._host, self._host.now()
-        self._check_waiters(key, limits)
         self._lanes.altered = self._scheduler.disturbed = True
         if key is None:
             old = self._own
@@ -724,23 +728,32 @@ class LocalLimiter:
         if lane.states != states:
             self._sort_lines_again(lines, now)
 
-    def _check_waiters(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
-        maker = self._maker if key is None else self._lane_maker
-        bounds = bounds_of(maker.states_of(limits))
-        if all(bound == (0, math.inf) for bound in bounds):  # most: no cost is too large for them
+    def _check_waiters(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
+        bounds: dict[Hashable, Bounds] = {}
+        for key, limits in changes.items():
+            maker = self._maker if key is None else self._lane_maker
+            its = bounds_of(maker.states_of(limits))
+            # Most: no cost is too large for them; or they are as before, beside what was learnt.
+            if any(bound != (0, math.inf) for bound in its) and its != bounds_of(
+                maker.states_of(self.limits_of(key) or ())
+            ):
+                bounds[key] = its
+        if not bounds:
             return
-        names = {*self._lanes.limits, key}
+        tightest = [bound for its in bounds.values() for bound in its]
+        names = {*self._lanes.limits, *changes}
         patterns = find_patterns(names)
         fit: Sequence[float] = ()
         for call in self._host.waiters:
             costs = call.costs
             if costs is fit or all(
-                unit < len(costs) and costs[unit] <= largest for unit, largest in bounds
+                unit < len(costs) and costs[unit] <= largest for unit, largest in tightest
             ):
                 fit = costs  # most have the same
                 continue
-            if key is None or any(name_of(one, names, patterns) == key for one in call.keys):
-                self._check(bounds, call.costs, limits, key)
+            for key in (None, *(name_of(one, names, patterns) for one in call.keys)):
+                if key in bounds:
+                    self._check(bounds[key], costs, changes[key], key)
 
     def _refresh_lanes(self, now: float, *, go_on: bool = True) -> None:
         """Bring as many lanes up to date, and sort as many waiters, as one step has time for."""

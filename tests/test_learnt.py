@@ -401,6 +401,24 @@ async def test_pattern_set_after_learning():
     assert learnt(queue) == {"m": "600 tokens/min burst 600"}
 
 
+async def test_pattern_set_replaces_what_was_learnt():
+    """Of each key under it: what it counts is learnt no more. One too small for a waiter is not."""
+    queue = learning(lanes={"*": ()})
+    for key in "ab":
+        with await queue.enqueue(key=key) as slot:
+            answer(queue, slot, tokens=50, calls=9)
+    queue.pause()
+    waiting = queue.enqueue(key="b", cost={"tokens": 7})
+    with pytest.raises(ValueError, match="tokens"):
+        queue.set_rate("5 tokens in any 7s", key="*")
+    assert learnt(queue) == dict.fromkeys("ab", "50 tokens/min burst 50, 9/min burst 9")
+    queue.set_rate("8 tokens in any 7s", key="*")
+    assert learnt(queue) == dict.fromkeys("ab", "9/min burst 9")
+    queue.set_rate("100/s", key="*")
+    assert learnt(queue) == {}
+    waiting.cancel()
+
+
 async def test_figure_without_a_size_later():
     """After a bucket's reset a figure without a size, or a period, bounds as any other."""
     queue = learning(units=("calls",))

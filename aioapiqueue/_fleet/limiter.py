@@ -360,19 +360,24 @@ class SharedLimiter:
         limits = self._limits.lanes.limits_of(key)
         return None if limits is None else tuple(limits)
 
-    def set_limits(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
-        """Replace the limits of the queue (None), or of a key or pattern, everywhere."""
-        self._limits.check_change(key, limits, key_queues(self._host))
+    def set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
+        """Replace the limits of the queue (None), or of keys and patterns, everywhere."""
+        for key, limits in changes.items():
+            self._limits.check_change(key, limits, key_queues(self._host))
+            self._check_keys(key)
+        self._planner.ask_all_soon()
+        self._recall([None])
+        for key, limits in changes.items():
+            self._session.send(messages.SetLimits(key, limits))
+            self._go_by(key, limits)
+
+    def _check_keys(self, key: Hashable) -> None:
         self._transport.check_key(key)
         if key is not None:
             for call in key_queues(self._host):  # a key may have had no lane, and needed no text
                 for one in call.keys:
                     if fits(key, one):
                         self._transport.check_key(one)
-        self._planner.ask_all_soon()
-        self._recall([None])
-        self._session.send(messages.SetLimits(key, limits))
-        self._go_by(key, limits)
 
     def _go_by(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
         waiters, now = key_queues(self._host), self._host.now()
