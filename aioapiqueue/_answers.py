@@ -8,6 +8,7 @@ end counts it, if it is counted. So does what is read elsewhere, which is of no 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +24,10 @@ __all__ = ["Answers"]
 _MOST_TOLD_APART = 64
 """So many calls that ended are told apart; of more, the oldest two count as one that ended with the
 later of them. While nothing at all is answered, they would be without end."""
+
+_KEPT = 60.0
+"""Seconds after which a call that ended without an answer is no longer told others, if nobody makes
+calls of its key: the server had counted it long before."""
 
 
 class _Past(NamedTuple):
@@ -111,12 +116,15 @@ class _Scope:
 class _Sent:
     """A call that runs."""
 
-    __slots__ = ("costs", "number")
+    __slots__ = ("answered_at", "costs", "number")
 
-    def __init__(self, number: int, costs: tuple[float, ...] | None) -> None:
+    def __init__(
+        self, number: int, costs: tuple[float, ...] | None, answered_at: float | None = None
+    ) -> None:
         self.number = number
         self.costs = costs
         """None: it has been answered."""
+        self.answered_at = answered_at
 
 
 class Answers:
@@ -128,7 +136,7 @@ class Answers:
         learnt: the limits that the server has stated, by key; None: the queue's own. Default: none.
     """
 
-    __slots__ = ("_alone", "_calls", "_number", "_scopes", "learnt", "untracked")
+    __slots__ = ("_alone", "_calls", "_idle", "_number", "_scopes", "learnt", "untracked")
 
     def __init__(
         self,
@@ -144,6 +152,9 @@ class Answers:
         """Those that run."""
         self._number = 0
         self._scopes: dict[Hashable, _Scope] = {}
+        self._idle: dict[Hashable, float] = {}
+        """Of scopes in which nobody runs, and that others may have to hear of: since when, in this
+        order."""
 
     def without_callers(self) -> Answers:
         """Return one in which nobody runs: they were on a loop that is gone."""
@@ -194,14 +205,33 @@ class Answers:
         sent = self._calls.get(call)
         if sent is None and runs and self.untracked:
             self.untracked -= 1
-            self._calls[call] = _Sent(0, None)
+            self._calls[call] = _Sent(0, None, now)
         elif sent is None:  # its body has ended
             for scope in self._scopes_of(keys):
                 scope.answer_late(call, released_at, now)
         elif sent.costs is not None:
             past, sent.costs = _Past(now, sent.costs, call, sent.number), None
+            sent.answered_at = now
             for scope in self._scopes_of(keys):
                 scope.answer(past, released_at)
+
+    def answered_at(self, call: Hashable, *, runs: bool) -> float | None:
+        """Return when a call was answered; None: it was not.
+
+        Args:
+            call: which one.
+            runs: whether its body runs still.
+        """
+        sent = self._calls.get(call)
+        if sent is not None:
+            return sent.answered_at
+        scope = self._scopes.get(None)
+        if runs or scope is None:
+            return None if runs else -math.inf
+        if any(one.call is call for one in scope.ended):
+            return None
+        # It was, long ago, where nothing is known of it any more.
+        return next((one.at for one in scope.answered if one.call is call), -math.inf)
 
     def settled(self, call: Hashable, keys: Sequence[Hashable], costs: tuple[float, ...]) -> None:
         """Note that a call costs something else than was thought."""
@@ -234,6 +264,20 @@ class Answers:
             scope = self._scopes[key]
             scope.end(None if sent.costs is None else _Past(at, sent.costs, call, sent.number))
             self._drop_if_over(key, scope)
+            if not scope.running and key in self._scopes:
+                self._idle.pop(key, None)
+                self._idle[key] = at
+        self._forget_idle(at)
+
+    def _forget_idle(self, now: float) -> None:
+        while self._idle:
+            key, since = next(iter(self._idle.items()))
+            if now - since < _KEPT:
+                break
+            del self._idle[key]
+            scope = self._scopes.get(key)
+            if scope is not None and not scope.running:
+                del self._scopes[key]
 
     def refunded(self, call: Hashable, keys: Sequence[Hashable]) -> None:
         """Note that a call which was granted will not be made."""

@@ -696,12 +696,19 @@ class Dispatcher:
         out += self._average(unit, answers.untracked)
         return out, answers.cost_answered(key, unit, count.released_at)
 
-    def cost_out(self, key: Hashable, unit: int) -> float:
+    def cost_out(self, key: Hashable, unit: int, *, with_ended: bool = True) -> float:
         """Return what calls of a key (None: of any) cost that are out without an answer."""
         answers = self._answers
         if answers is None:
             return self._average(unit, self.running)
-        return answers.cost_out(key, unit) + self._average(unit, answers.untracked)
+        out = answers.cost_out(key, unit, with_ended=with_ended)
+        return out + self._average(unit, answers.untracked)
+
+    def answered_at(self, call: Call) -> float | None:
+        """Return when the server has answered a call; None: it has not, as far as is known."""
+        if self._answers is None:
+            return None
+        return self._answers.answered_at(call, runs=call.state == HELD)
 
     def _average(self, unit: int, calls: int) -> float:
         """Return what so many calls cost, of which nothing is known: as much as others."""

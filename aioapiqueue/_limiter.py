@@ -94,13 +94,17 @@ class Host(Protocol):
             `call` was under way.
         """
 
-    def cost_out(self, key: Hashable, unit: int) -> float:
+    def cost_out(self, key: Hashable, unit: int, *, with_ended: bool = True) -> float:
         """Return what calls of a key (None: of any) cost that are out without an answer.
 
         Args:
             key: of the calls.
             unit: the place of it in costs.
+            with_ended: whether those are to be added that ended without an answer.
         """
+
+    def answered_at(self, call: Call) -> float | None:
+        """Return when the server has answered a call; None: it has not, as far as is known."""
 
     def follow_answers(self) -> None:
         """Note from now on which calls are out without an answer."""

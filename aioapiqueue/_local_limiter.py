@@ -498,6 +498,13 @@ class LocalLimiter:
         states = [*self._own, *(state for lane in lanes for state in lane.extra)]
         return [state for state in states if isinstance(state, ServerBound)]
 
+    def _with_bounds(self, charged: States, call: Call, now: float) -> States:
+        """Return what a call was charged to, with those bounds alone that it was taken off."""
+        answered_at, bounds = self._host.answered_at(call), self._bounds_over(call, now)
+        rest = [state for state in charged if state not in bounds]
+        off = [one for one in bounds if one.was_taken_off(answered_at, charged=one in charged)]
+        return (*rest, *off)
+
     def settle(self, call: Call, costs: Sequence[float]) -> None:
         """Charge the difference to the true costs."""
         now, at = self._host.now(), call.waited_until
@@ -506,6 +513,8 @@ class LocalLimiter:
             # The limits that it was charged to may have been replaced since. At one and the same
             # instant, it is not known which came first: to give nothing back is safe.
             charged = tuple([x for x in charged if self._own_since.get(x, -math.inf) < at])
+        if self._is_bounded:
+            charged = self._with_bounds(charged, call, now)
         # What is owed besides is owed to all limits in force, even if the call used nothing of one
         # when it started, or if its lane was forgotten meanwhile, as nobody called for long.
         in_force = dict.fromkeys((*charged, *self._own))
@@ -571,7 +580,7 @@ class LocalLimiter:
     def sync(self, call: Call | None, key: Hashable, count: ServerCount) -> None:
         """Let no more start than the server says: in the answer to a call, or (None) of a key."""
         # Imported late: few queues are told what a server has counted.
-        from aioapiqueue._server_bound import bound_for, refill_time  # noqa: PLC0415
+        from aioapiqueue._server_bound import ServerBound, bound_for, refill_time  # noqa: PLC0415
 
         now = self._host.now()
         if call is not None:
@@ -591,6 +600,9 @@ class LocalLimiter:
         if call is not None and is_stated(call.costs, count.unit):
             own = call.costs[count.unit]
         until = now + reset
+        for other in states:
+            if other is not bound and isinstance(other, ServerBound) and other.unit == bound.unit:
+                other.doubt(count)
         if bound.set(count, until=until, out=out, answered=answered, now=now, own=own):
             self._scheduler.changed(bound)
             for state in self._own if lane is None else lane.kept:
@@ -633,6 +645,11 @@ class LocalLimiter:
 
     def answered(self, call: Call) -> None:
         """Note that the server has answered a call: more of its lanes may be out from now on."""
+        if self._is_bounded:  # one that went first into a window lets the others go, too
+            for bound in self._bounds_over(call, self._host.now()):
+                if bound.release(call.waited_until):
+                    self._scheduler.changed(bound)
+                    self._host.wake()
         if None not in self._answered:
             self._answered[None] = None
             self._open(self._fixed[self._fixed_permits :])

@@ -67,7 +67,7 @@ _PERIOD = 60.0
 """Seconds after which a quota of the server's is taken to be full again, where neither an answer
 nor a limit says so. Most are counted by the minute."""
 _ROUNDING = 1e-9
-"""Share of what remains by which sums of costs may be off, as fractions do not add up."""
+"""Share by which sums may be off, as fractions do not add up."""
 
 
 def refill_time(limits: Iterable[Limit], unit: str) -> float:
@@ -111,6 +111,7 @@ class ServerBound(LimitState):
 
     __slots__ = (
         "at",
+        "is_doubted",
         "is_renewed",
         "is_waited_for",
         "left",
@@ -148,7 +149,9 @@ class ServerBound(LimitState):
         self.renewed_at = -math.inf
         """When the latest window has begun, of those that are reckoned here."""
         self.is_renewed = False
-        """Whether a window has begun since the last answer."""
+        """Whether all of it has come back since the last answer: a window has begun, as a rule."""
+        self.is_doubted = False
+        """Whether a later answer has named another size, and not this one."""
         self.sent_at = math.inf
         """When the one was sent that goes first after the reset; inf: it is not out."""
 
@@ -180,16 +183,21 @@ class ServerBound(LimitState):
         rate, others = 0.0, None
         if count.limit is not None and count.period is not None:
             rate = count.limit / count.period if count.refills else 0.0
-            least, others = left - answered, self.others or Others(until - count.period)
+            began = until - count.period
+            least, others = left - answered, self.others or Others(began)
             used = count.limit - count.remaining - out - answered  # so far, not by us
+            if began > now - _ROUNDING * count.period:  # it is not known, nor in how long that was
+                used, others = 0, self.others or Others(now)
             if self.period is not None:
                 self._bring_up_to(now)
                 before = self.left
-                if self.is_renewed:  # calls that were under way may have been counted in it
+                if self.is_renewed and not count.refills:
+                    # Calls that were under way may have been counted in it.
                     self.left = min(self.left, least + own)
                 left = self._between(least, self._most(count, rate, now))
                 used = before - left if count.limit == self.limit else 0
-                if until > self.until + count.period / 2:  # one has begun before we thought so
+                if until > self.until + count.period / 2 and not count.refills:
+                    # One has begun before we thought so.
                     self.renewed_at = until - count.period
                     others.renew(self.renewed_at)
                     used = max(0, used)
@@ -197,8 +205,14 @@ class ServerBound(LimitState):
         self.left, self.at, self.until, self.order = left, now, until, order
         self.limit, self.period, self.refill = count.limit, count.period, rate * _OURS
         self.others = None if count.refills else others
-        self.is_waited_for, self.sent_at, self.is_renewed = False, math.inf, False
+        self.is_waited_for, self.sent_at = False, math.inf
+        self.is_renewed = self.is_doubted = False
         return True
+
+    def doubt(self, count: ServerCount) -> None:
+        """Note that an answer has named another quota of this unit: perhaps in this one's place."""
+        if (count.released_at, count.number or self.order[1]) > self.order:
+            self.is_doubted = True
 
     def _most(self, count: ServerCount, rate: float, now: float) -> float:
         while self.settled and self.settled[0][0] <= count.released_at:
@@ -220,11 +234,24 @@ class ServerBound(LimitState):
         if self.refill:
             self.left = min(self.limit, self.left + self.refill * (now - self.at))
         elif now >= self.until:
-            self.left, self.until = self.limit, now + self.period
-            self.renewed_at, self.is_renewed = now, True
-            if self.others is not None:
-                self.others.renew(now)
+            self._renew(now)
         self.at = now
+
+    def _renew(self, now: float) -> None:
+        """Have all of it back."""
+        if self.limit is None or self.period is None:
+            return
+        self.left, self.until, self.at, self.is_renewed = self.limit, now + self.period, now, True
+        if not self.refill:
+            self.renewed_at = now
+        if self.others is not None:
+            self.others.renew(now)
+
+    def _ends_at(self) -> float:
+        """Return when all of it is back, if nobody says more."""
+        if self.refill and self.period is not None:
+            return max(self.until, self.at + self.period)
+        return self.until
 
     def concerns(self, costs: Sequence[float]) -> bool:
         return is_stated(costs, self.unit) and costs[self.unit] != 0
@@ -238,28 +265,30 @@ class ServerBound(LimitState):
         return max(self.held, at)
 
     def _fits_at(self, cost: float, now: float) -> float:
-        missing = cost - self.left - _ROUNDING * abs(self.left)
-        if not self.refill or self.limit is None or self.period is None:
-            if now >= self.until:
-                return -math.inf
-            if missing > 0:
-                return self.until
-            if self.others is None or self.limit is None or self.period is None:
-                return -math.inf
-            at = self.others.leave_room_at(
-                -missing, until=self.until, limit=self.limit, period=self.period
-            )
-            return min(self.until, at)
-        missing += max(0, min(_MARGIN * self.limit, self.limit - cost))
-        ends = max(self.until, self.at + self.period)  # if nobody says more
-        if missing <= 0 or now >= ends:
+        missing, ends = cost - self.left - _ROUNDING * abs(self.left), self._ends_at()
+        if now >= ends:
             return -math.inf
-        return min(ends, self.at + missing / self.refill)
+        if self.limit is None or self.period is None:
+            return ends if missing > 0 else -math.inf
+        if self.refill:
+            missing += max(0, min(_MARGIN * self.limit, self.limit - cost))
+            return min(ends, self.at + missing / self.refill) if missing > 0 else -math.inf
+        if missing > 0:
+            return ends
+        if self.others is None:
+            return -math.inf
+        at = self.others.leave_room_at(-missing, until=ends, limit=self.limit, period=self.period)
+        return min(ends, at)
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
-        if now >= self.until and not self.refill and self.period is not None:
-            self.sent_at = now if self.is_waited_for else math.inf
-            self._bring_up_to(now)
+        if self.period is not None and now >= self._ends_at():
+            if self.is_doubted:  # it has another size now, or was that of something else
+                self.period, self.refill, self.others = None, 0.0, None
+            else:
+                # Who was held until then has waited for it, too.
+                is_waited_for = self.is_waited_for or self.held >= self.until
+                self.sent_at = now if is_waited_for and not self.refill else math.inf
+                self._renew(now)
         self.left -= costs[self.unit]
 
     def release(self, at: float) -> bool:
@@ -280,6 +309,19 @@ class ServerBound(LimitState):
         self, now: float, charge: Sequence[float], costs: Sequence[float], by: float
     ) -> bool:
         return self._fits_at(charge[self.unit] + costs[self.unit], now) <= by
+
+    def was_taken_off(self, answered_at: float | None, *, charged: bool) -> bool:
+        """Return whether what a call was thought to cost is off what is left.
+
+        Args:
+            answered_at: when it was answered; None: it was not.
+            charged: whether it was charged to this as it started.
+        """
+        if answered_at is None:  # off the last figure as it came, or since
+            return True
+        # Of a learnt one we reckon ourselves. Of others, a figure replaces what was reckoned, and
+        # has the call in it if that was answered by then.
+        return charged if self.period is not None else answered_at > self.at
 
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
         back = charged - cost

@@ -204,7 +204,8 @@ class Slot(ABC):
             remaining: how much, at least 0.
             unit: what is counted; default `"calls"`.
             reset: seconds from now until the quota is full again; default: the period of the
-                limit that counts the unit, or else a minute.
+                limit that counts the unit (of the call's lane, if it has one; else of the queue),
+                or else a minute.
             limit: the size of the quota. By it, quotas of one unit are told apart, such as one for
                 each minute and one for each day.
 

@@ -113,6 +113,38 @@ def test_no_key_is_kept_idle():
     assert answers.cost_out(None, 0) == 0
 
 
+def test_others_hear_of_ends_for_a_minute():
+    """Beside others, a key is kept for them whose call ended without an answer: a minute long."""
+    answers = Answers(alone=False)
+    for number in range(100):
+        answers.started(number, (number,), ONE)
+        answers.ended(number, (number,), float(number))
+    assert followed_keys(answers) - {None} == set(range(40, 100))
+    assert answers.cost_out(99, 0) == 1
+    answers.started("again", (40,), ONE)
+    answers.started("late", ("late",), ONE)
+    answers.ended("late", ("late",), 1000.0)
+    assert followed_keys(answers) - {None} == {40, "late"}  # one runs
+    answers.ended("again", (40,), 1001.0)
+    assert answers.cost_out(40, 0) == 2
+
+
+def test_when_a_call_was_answered():
+    """It is known of a call that runs or has ended; of one from long ago, only that it was."""
+    answers = Answers()
+    for name in ("answered", "not yet", "other"):
+        answers.started(name, (), ONE)
+    answers.answered("answered", (), 0.0, 3.0)
+    assert answers.answered_at("answered", runs=True) == 3
+    assert answers.answered_at("not yet", runs=True) is None
+    assert answers.answered_at("from before all that", runs=True) is None
+    answers.ended("answered", (), 4.0)
+    answers.ended("not yet", (), 4.0)
+    assert answers.answered_at("answered", runs=False) == 3
+    assert answers.answered_at("not yet", runs=False) is None
+    assert answers.answered_at("long ago", runs=False) == -math.inf
+
+
 def test_many_ends_are_still_counted():
     """Of hundreds that end without an answer, what they cost is known, and the latest are apart."""
     answers = Answers()
@@ -257,6 +289,49 @@ def test_window_comes_back_at_once():
             assert bound.consume_if_due(at, ONE) <= at
             bound.release(at)
         assert bound.left == 0
+
+
+def test_use_of_an_unknown_time_is_no_pace():
+    """Where a period is not known to be longer than the reset, nobody is seen to use at a pace."""
+    bound = ServerBound(0, 5000)
+    figure = ServerCount(0, 4000, limit=5000, released_at=0.1, number=1, period=1800.0)
+    bound.set(figure, until=1800.2, out=0, answered=1, now=0.2, own=1)
+    assert [bound.consume_if_due(0.2, ONE) <= 0.2 for _ in range(4001)] == [True] * 4000 + [False]
+
+
+@pytest.mark.parametrize("refills", [False, True])
+def test_size_that_is_named_no_more(refills):
+    """If later answers name another size, this one has ended with its reset, for good."""
+    bound = a_learnt(0, refills=refills, limit=2)
+    bound.doubt(ServerCount(0, 90, limit=100, released_at=9.0, number=2, period=1.0))
+    assert starts_at(bound, now=9.9) > 9.9
+    for _ in range(5):
+        assert bound.consume_if_due(20.0, ONE) <= 20
+    assert starts_at(bound, now=20.0) <= 20
+
+
+def test_size_that_is_named_again():
+    """It goes on if one of them names it, too, or was given before it."""
+    bound = a_learnt(0, refills=False, limit=2)
+    first = ServerCount(0, 0, limit=2, released_at=1.0, number=1, period=10.0)
+    bound.set(first, until=10.0, out=0, answered=1, now=2.0)
+    bound.doubt(ServerCount(0, 90, limit=100, released_at=0.5, number=0, period=1.0))
+    assert not bound.is_doubted
+    other = ServerCount(0, 90, limit=100, released_at=9.0, number=2, period=1.0)
+    bound.doubt(other)
+    same = ServerCount(0, 1, limit=2, released_at=9.0, number=2, period=10.0)
+    bound.set(same, until=10.0, out=0, answered=1, now=9.5)
+    bound.doubt(other)  # the same answer
+    assert [bound.consume_if_due(20.0, ONE) <= 20 for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize("held", [9.0, 10.0, 12.0])
+def test_one_goes_first_after_a_hold(held):
+    """Who is held until the next window, or longer, has waited for it, too."""
+    bound = a_learnt(0, refills=False, limit=5)
+    bound.held = held
+    bound.consume(12.0, ONE)
+    assert (starts_at(bound, now=12.0) == math.inf) == (held >= 10)
 
 
 def test_one_goes_first_after_waiting():

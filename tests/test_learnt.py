@@ -318,6 +318,50 @@ async def test_first_into_a_window_is_lost(how):
     assert left_over(queue) == []
 
 
+async def test_first_into_a_window_learns_nothing():
+    """If its answer says nothing of the quota, the rest go with it, not with its body's end."""
+    queue, starts = learning(units=("calls",), lanes={"*": ()}), []
+    slot = await queue.enqueue(key="a", cost=100)
+    answer(queue, slot, calls=100, remaining=0)
+    slot.release()
+    first = queue.enqueue(key="a")
+    tasks = line_up(queue, starts, 3, key="a")
+    await asyncio.sleep(61)
+    dispatcher_of(queue).answered(first.result())
+    await asyncio.gather(*tasks)
+    assert starts == exactly([61] * 3)
+    first.result().release()
+    assert left_over(queue) == []
+
+
+@pytest.mark.parametrize("lanes", [None, {"*": ()}])
+async def test_one_goes_first_after_a_hold(lanes):
+    """Of those who are held until the next window, too: with lanes, or the whole queue."""
+    queue, starts = learning(units=("calls",), lanes=lanes), []
+    slot = await queue.enqueue(key="a", cost=100)
+    answer(queue, slot, calls=100, remaining=0)
+    slot.throttled(60)
+    slot.release()
+
+    async def call():
+        async with queue.slot(key="a"):
+            starts.append(now())
+            await asyncio.sleep(0.5)
+
+    await asyncio.gather(*(call() for _ in range(9)))
+    assert starts == exactly([60] + [60.5] * 8)
+
+
+async def test_learnt_beside_a_key_without_lane():
+    """A limit of a unit that was learnt for the queue is not for calls that do not state it."""
+    queue, starts = learning("10/s", lanes={"batch": "1/s"}), []
+    with await queue.enqueue(key="chat", cost={"tokens": 5}) as slot:
+        answer(queue, slot, tokens=100)
+    await asyncio.gather(*line_up(queue, starts, 3, key="health"))
+    assert starts == exactly([0.1, 0.2, 0.3])
+    assert left_over(queue) == []
+
+
 async def test_older_end_does_not_open_a_window():
     """A call from before the reset that ends meanwhile is not the one that is waited for."""
     queue, starts = learning(units=("calls",), lanes={"*": ()}), []
@@ -434,13 +478,15 @@ async def test_figure_without_a_size_later():
 
 
 async def test_bucket_nobody_speaks_of():
-    """If answers say nothing more, a bucket's figure holds for a period after its reset at most."""
+    """If answers say nothing more, a bucket is full a period after the last: not more than full."""
     queue, starts = learning(units=("calls",)), []
     slot = await queue.enqueue()
     dispatcher_of(queue).sync(slot, 0, unit="calls", reset=60, limit=60, period=60, refills=True)
     slot.release()
     await asyncio.gather(*line_up(queue, starts, 100))
-    assert starts[-1] == 60
+    # Half of what comes back is for us, and a twentieth is left in it.
+    assert [sum(at < 60 for at in starts), starts.count(60)] == [(60 / 2 - 3), 60 - 3]
+    assert starts[-1] == pytest.approx(60 + 16 * 2)
 
 
 async def test_two_sizes_in_one_answer():

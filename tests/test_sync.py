@@ -9,9 +9,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, Calendar, Rate, Window
 from tests.helpers.instants import exactly, free, line_up, released
-from tests.helpers.introspect import (
-    bounds_of,
-)
+from tests.helpers.introspect import bounds_of, dispatcher_of
 
 PLENTY = "1000/s burst 1000"
 
@@ -280,6 +278,26 @@ async def test_settling_moves_what_remains():
     slot.settle(2)
     await waiting
     assert starts == exactly([1, 2])
+
+
+@pytest.mark.parametrize("key", [None, "a"])
+async def test_settled_after_its_answer(key):
+    """What remains by a call's own answer has its true cost in it: nothing is given back twice."""
+    queue = ApiQueue("9999 tokens/s burst 9999", lanes={"a": ()})
+    calls = [queue.try_slot(key=key, cost={"tokens": 80}) for _ in range(3)]
+    answered, unanswered, told_nothing = calls
+    answered.sync(100 + 2 * 80, unit="tokens", reset=60)
+    await asyncio.sleep(1)
+    dispatcher_of(queue).answered(told_nothing)
+    for call in calls:
+        call.settle({"tokens": 5})
+    ask = {"key": key, "cost": {"tokens": 100 + 2 * 75}}
+    assert queue.estimate(**ask) == 0
+    assert queue.estimate(**ask | {"cost": {"tokens": 100 + 2 * 75 + 1}}) == exactly(59)
+    unanswered.sync(100, unit="tokens", reset=60)
+    unanswered.settle({"tokens": 1})
+    assert queue.estimate(**ask | {"cost": {"tokens": 100}}) == 0
+    assert queue.estimate(**ask | {"cost": {"tokens": 101}}) == exactly(60)
 
 
 async def test_given_back_remains():
