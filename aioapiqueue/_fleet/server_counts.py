@@ -78,13 +78,14 @@ class ServerCounts:
             reset = refill_time(self._limits.limits_of(lane), self._host.units.names[unit])
         heard_at = self._clock.to_timestamp(now)
         released_at = heard_at if lease is None else lease.timestamp
-        left = count.remaining - self._out(lane, unit)
+        left = count.remaining - self._out(lane, unit, with_ended=lease is not None)
         return Count(lane, unit, count.limit, left, now + reset, released_at, heard_at)
 
-    def _out(self, lane: Hashable, unit: int) -> float:
+    def _out(self, lane: Hashable, unit: int, *, with_ended: bool = True) -> float:
         """Return what is out or leased in a lane (None: in all)."""
         leased = self._planner.leased_costs.of(lane, unit)
-        return max(0, self._host.cost_out(key_of(lane), unit) + leased)
+        out = self._host.cost_out(key_of(lane), unit, with_ended=with_ended)
+        return max(0, out + leased)
 
     def report(self, lanes: Sequence[Hashable]) -> Mapping[Hashable, LaneReport]:
         """Return what is out in all (None) and, if that is noted, in each of these lanes."""

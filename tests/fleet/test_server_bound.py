@@ -352,6 +352,29 @@ async def test_sync_of_no_call(valkey, name):
             each.leave()
 
 
+async def test_a_page_counts_what_has_ended(valkey, name):
+    """What `queue.sync` says has counted the calls that ended without an answer of their own."""
+    async with fleet(valkey, name, 1, "1000/s burst 100") as (queue,):
+        queue.sync(100, reset=600)
+        for slot in await take(queue, 60):
+            slot.release()
+        await asyncio.sleep(20)  # until nothing is leased any more
+        queue.sync(40, reset=600)
+        waiting = Waiting(queue, 41)
+        assert await started(waiting, 10) == 40
+        waiting.leave()
+
+
+async def test_sizes_without_end_are_eight(valkey, name):
+    """Of each unit, so many quotas are told apart: those that end last."""
+    async with fleet(valkey, name, 1, "1000/s burst 100") as (queue,):
+        for size in range(1, 50):
+            queue.sync(90, limit=size + 100, reset=1000 + size)
+            await asyncio.sleep(0.1)
+        kept = valkey.sync().hget(f"{{aioapiqueue:{name}}}", "bounds").decode().split()
+        assert sorted(one.split("|")[1] for one in kept) == [str(n) for n in range(142, 150)]
+
+
 async def test_bound_outlives_other_limits(valkey, name):
     """`set_rate` replaces limits; what the server has said holds on."""
     async with fleet(valkey, name, 2, "1000/s burst 100") as (one, other):

@@ -19,6 +19,7 @@
 
 local OUT = 60e6       -- the figures of a process are kept for so long after its last message
 local TRAVEL = 2e6     -- a message is on its way for no longer, or it can only lower a bound
+local MOST_BOUNDS = 8  -- quotas of one unit that are told apart
 local ROUNDING = 1e-9  -- share of what is left by which sums of costs may be off
 
 local sender, permits = payload.sender, payload.permits
@@ -285,10 +286,16 @@ local function sync(queue, state, said)
     end
   end
 
-  local bound = nil
-  for _, one in ipairs(state.bounds) do
-    if one.name == unit and one.limit == limit then
-      bound = one
+  local bound, many, first_over = nil, 0, nil
+  for place, one in ipairs(state.bounds) do
+    if one.name == unit then
+      many = many + 1
+      if one.limit == limit then
+        bound = one
+      end
+      if not first_over or one.until_ < state.bounds[first_over].until_ then
+        first_over = place
+      end
     end
   end
   for _, each in ipairs({state, queue}) do
@@ -301,6 +308,9 @@ local function sync(queue, state, said)
     left = math.min(left, bound.left)
   end
   if not bound then
+    if many >= MOST_BOUNDS then
+      table.remove(state.bounds, first_over)
+    end
     bound = {name = unit, place = said.place, limit = limit}
     table.insert(state.bounds, bound)
   end
