@@ -36,7 +36,7 @@ from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue._units import ONE_CALL
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
-from aioapiqueue.integrations._event_streams import watched
+from aioapiqueue.integrations._event_streams import StreamReader, watched
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ class CallProfile(Protocol):
     ) -> Mapping[str, Any] | None:
         """Return what an answer says that it has used; None: it does not, or not yet."""
 
-    def usage_in(self, event: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Return what an event of a streamed answer says that it has used; None: nothing."""
+    def stream_reader(self) -> StreamReader:
+        """Return what finds in the events of a streamed answer what it has used."""
 
     def failed(self, request: Any, status: int) -> Cost | None:  # noqa: ANN401 - as of `asked_for`
         """Return what is counted of a call that was not served; None: all of it."""
@@ -200,6 +200,11 @@ class Pacer(ABC):
                 f"{service} can be paced by an ApiQueue or a Registry, not by {source!r}"
             )
         positive(max_hold, of="max_hold", least=0, most=LONGEST)
+        if profile is not None and not hasattr(profile, "stream_reader"):
+            raise TypeError(
+                f"profile= is one of a service's calls, such as llm.bedrock, not {profile!r}: that "
+                "is for llm.client"
+            )
         if isinstance(source, Registry):
             if profile is not None:
                 raise TypeError(
@@ -342,7 +347,7 @@ class Pacer(ABC):
             return
         for name, value in parsed.items():
             if isinstance(value, EventStream):
-                parsed[name] = watched(value, profile.usage_in, settle)
+                parsed[name] = watched(value, profile.stream_reader(), settle)
 
     def _read(self, response_dict: Mapping[str, Any], **_: object) -> None:
         call = current.get()

@@ -2,61 +2,97 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aioapiqueue._events import report_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
-__all__ = ["watched"]
+__all__ = ["StreamReader", "watched"]
+
+
+class StreamReader(Protocol):
+    """Finds in the events of one stream what it has used."""
+
+    def feed(self, event: Mapping[str, Any]) -> None:
+        """Look at an event."""
+
+    def usage(self) -> Mapping[str, Any] | None:
+        """Return what was found so far; None: nothing was."""
 
 
 class _Watched:
-    """An event stream, of botocore or aiobotocore, whose events are looked at before the reader.
+    """An event stream, of botocore or aiobotocore, whose events are looked at before the caller.
 
     Args:
         stream: the stream itself: whatever else is asked of this is asked of it.
-        look: called with each event.
+        reader: looks at each event.
+        found: called once with what was found, at the end or when the stream is left early.
     """
 
-    def __init__(self, stream: Any, look: Callable[[Mapping[str, Any]], None]) -> None:  # noqa: ANN401 - of botocore
+    def __init__(
+        self,
+        stream: Any,  # noqa: ANN401 - of botocore
+        reader: StreamReader,
+        found: Callable[[Mapping[str, Any]], None],
+    ) -> None:
         self._stream = stream
-        self._look = look
+        self._reader: StreamReader | None = reader
+        self._found = found
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        for event in self._stream:
-            self._look(event)
-            yield event
+        try:
+            for event in self._stream:
+                self._look(event)
+                yield event
+        finally:
+            self._end()
 
     async def __aiter__(self) -> AsyncIterator[Mapping[str, Any]]:
-        async for event in self._stream:
-            self._look(event)
-            yield event
+        try:
+            async for event in self._stream:
+                self._look(event)
+                yield event
+        finally:
+            self._end()
+
+    def close(self) -> None:
+        """Close the stream."""
+        try:
+            self._stream.close()
+        finally:
+            self._end()
+
+    def _look(self, event: Mapping[str, Any]) -> None:
+        if self._reader is not None:
+            try:
+                self._reader.feed(event)
+            except Exception as error:  # noqa: BLE001 - what is settled costs no event
+                report_error(f"{event!r:.200} could not be read", error)
+
+    def _end(self) -> None:
+        reader, self._reader = self._reader, None
+        try:
+            usage = None if reader is None else reader.usage()
+            if usage is not None:
+                self._found(usage)
+        except Exception as error:  # noqa: BLE001 - what is settled costs no answer
+            report_error(f"{self._stream!r:.200} could not be settled", error)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever it has
         return getattr(self._stream, name)
 
 
 def watched(
-    stream: object,
-    usage_in: Callable[[Mapping[str, Any]], Mapping[str, Any] | None],
-    found: Callable[[Mapping[str, Any]], None],
+    stream: object, reader: StreamReader, found: Callable[[Mapping[str, Any]], None]
 ) -> object:
-    """Return a stream that calls `found` with what an event says was used, as it passes.
+    """Return a stream that calls `found` with what it has used: at its end, or where it is left.
 
     Args:
         stream: of botocore or aiobotocore.
-        usage_in: returns what an event says.
-        found: an error in it is reported to the loop's exception handler, and costs no event.
+        reader: looks at the events as they pass.
+        found: an error in it, or in the reader, is reported to the loop's exception handler, and
+            costs no event.
     """
-
-    def look(event: Mapping[str, Any]) -> None:
-        try:
-            usage = usage_in(event)
-            if usage is not None:
-                found(usage)
-        except Exception as error:  # noqa: BLE001 - what is settled costs no event
-            report_error(f"{event!r:.200} could not be settled", error)
-
-    return _Watched(stream, look)
+    return _Watched(stream, reader, found)

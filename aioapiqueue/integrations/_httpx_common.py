@@ -112,7 +112,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         if transport is not None and not isinstance(transport, base):
             raise TypeError(
                 f"transport takes {article} {base.__name__} of {self.library.__name__}, "
-                f"not a {_kind(transport)}{self._remedy(transport)}"
+                f"not a {_kind(transport)}{self.remedy(transport)}"
             )
         if transport is not None and given:
             names = ", ".join(f"{name}=" for name in given)
@@ -148,7 +148,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         if not isinstance(request, self.library.Request):
             raise TypeError(
                 f"this transport is for clients of {self.library.__name__}, "
-                f"and got a {_kind(request)}{self._remedy(request)}"
+                f"and got a {_kind(request)}{self.remedy(request)}"
             )
         if not self._by_scheme:
             return self.inner
@@ -164,13 +164,19 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
             for chunk in response.stream:
                 reader.feed(chunk)
 
-    def _remedy(self, other: object) -> str:
-        """Return what to import for `other`, where it is of the other library."""
+    def remedy(self, other: object) -> str:
+        """Return what to do for `other`, where it is of the other library."""
         packages = {cls.__module__.partition(".")[0] for cls in type(other).__mro__}
         return "".join(
-            f": for {name}, import {type(self).__name__} from aioapiqueue.integrations.{name}"
+            f": {self.remedy_for(name)}"
             for name in _LIBRARIES
             if name in packages and name != self.library.__name__
+        )
+
+    def remedy_for(self, library: str) -> str:
+        """Return what to do to pace clients of the other library."""
+        return (
+            f"for {library}, import {type(self).__name__} from aioapiqueue.integrations.{library}"
         )
 
 

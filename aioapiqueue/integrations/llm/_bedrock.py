@@ -7,14 +7,17 @@ and `InvokeModelWithResponseStream` (Amazon Bedrock Runtime API reference).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue.integrations.llm._profile import Profile
-from aioapiqueue.integrations.llm._usage import read_usage
+from aioapiqueue.integrations.llm._usage import UsageReader, read_usage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from aioapiqueue.integrations.llm._profile import Costs, Usage
     from aioapiqueue.integrations.llm._request import LLMRequest
 
@@ -30,6 +33,11 @@ _HEADERS = {
 """What `InvokeModel` says in headers, by the names that it has in streams."""
 _IN_CHUNK = "amazon-bedrock-invocationMetrics"
 """What the last chunk of a model's own streamed answer has besides."""
+_TEXTS = ("completion", "generation", "outputText", "text")
+"""Where chunks of models that have no `delta` or `choices` have their text (Meta's, Titan's,
+Cohere's)."""
+_NO_TEXT = re.compile(r"embed|rerank|image|canvas|stability\.", re.IGNORECASE)
+"""In the ids of models whose answers are no text, and that no quota of output tokens counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +69,18 @@ class BedrockProfile(Profile):
         key = f"{request.model} {region}" if self.key is None else str(self.key_of(request))
         return key, self.cost_of(request), request
 
+    def reserved_for(self, request: LLMRequest) -> float:
+        """Return the tokens to reserve for an answer."""
+        # Not by `super()`: a dataclass with slots is another class than the one defined here.
+        return 0 if _NO_TEXT.search(request.model) else Profile.reserved_for(self, request)
+
+    def settled(self, request: LLMRequest, usage: Usage | None) -> Costs | None:
+        """Return what a call has really cost, in tokens; None: as much as it was charged."""
+        # An answer that names its input alone has no text: a model's id may be an ARN of one's own.
+        if usage and "input_tokens" in usage:
+            usage = {"output_tokens": 0, **usage}
+        return Profile.settled(self, request, usage)
+
     def usage_of(self, answer: Mapping[str, Any], headers: Mapping[str, str]) -> Usage | None:
         """Return what an answer says that it has used; None: it does not, or not yet."""
         usage = answer.get("usage")
@@ -73,16 +93,42 @@ class BedrockProfile(Profile):
             }
         return read_usage(usage) or None
 
-    def usage_in(self, event: Mapping[str, Any]) -> Usage | None:
-        """Return what an event of a streamed answer says that it has used; None: nothing."""
-        chunk = event.get("chunk", {}).get("bytes", b"")
-        if "metadata" in event:
-            usage = event["metadata"].get("usage")
-        elif _IN_CHUNK.encode() in chunk:
-            usage = _json(chunk).get(_IN_CHUNK)
-        else:
-            return None
-        return (read_usage(usage) or None) if isinstance(usage, Mapping) else None
+    def stream_reader(self) -> BedrockStream:
+        """Return what finds the usage in the events of a streamed answer."""
+        return BedrockStream()
+
+
+class BedrockStream:
+    """Finds what a streamed answer has used; of one that is left early, by the text that came."""
+
+    def __init__(self) -> None:
+        self._reader = UsageReader(streams=True)
+
+    def feed(self, event: Mapping[str, Any]) -> None:
+        """Look at an event."""
+        for piece in _pieces(event):
+            self._reader.read_event(piece)
+
+    def usage(self) -> Usage | None:
+        """Return the tokens that were found so far; None: nothing was."""
+        return self._reader.usage()
+
+
+def _pieces(event: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Return an event of Bedrock as the providers' own streams have it."""
+    for name in ("contentBlockDelta", "metadata"):
+        if isinstance(event.get(name), Mapping):
+            yield dict(event[name])
+    if "chunk" in event:
+        chunk = _json(event["chunk"].get("bytes"))
+        if isinstance(chunk.get(_IN_CHUNK), Mapping):
+            yield {"usage": chunk.pop(_IN_CHUNK)}
+        if "delta" not in chunk and "choices" not in chunk:
+            chunk["delta"] = "".join(
+                chunk[name] for name in _TEXTS if isinstance(chunk.get(name), str)
+            )
+        yield chunk
+        yield from _pieces({name: chunk[name] for name in ("contentBlockDelta",) if name in chunk})
 
 
 def _json(body: object) -> dict[str, Any]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue.integrations._httpx_common import HttpxPacer
 from aioapiqueue.integrations._learning import Learning
+from aioapiqueue.integrations.llm._bedrock import BedrockProfile
 from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._usage import UsageReader
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, MutableMapping
+    from collections.abc import Hashable
 
     from aioapiqueue._units import Cost
     from aioapiqueue.integrations._exchange import Headers, Request, Response
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["ProfiledPacer"]
 
 _OK = 200
+_READ = "aioapiqueue.llm"
+"""What a request is as it was read, among its extensions: it has to live as long as the request,
+even where both are garbage."""
 
 
 class ProfiledPacer(HttpxPacer[Any]):
@@ -53,9 +56,13 @@ class ProfiledPacer(HttpxPacer[Any]):
             raise TypeError(
                 f"a profile such as llm.openai says what requests cost, not {profile!r}"
             )
+        if isinstance(profile, BedrockProfile):
+            raise TypeError(
+                f"{profile!r} is for clients of botocore: give it to pace_session(session, "
+                '{"bedrock-runtime": queue}, profile=...)'
+            )
         learning = Learning(units=profile.units, periods=profile.periods, refills=profile.refills)
         self.profile = profile
-        self._read: MutableMapping[Request, LLMRequest] = WeakKeyDictionary()
         more: dict[str, Any] = {"settle": self._settled, "learn": learning if learn else False}
         super().__init__(queue, transport, **more, **options)
 
@@ -74,7 +81,7 @@ class ProfiledPacer(HttpxPacer[Any]):
         key, cost = profile.key_of(found), profile.cost_of(found)
         # What has been read is needed again at the end, but for the text.
         reserved = profile.reserved_for(found)
-        self._read[request] = replace(found, headers={}, body={}, reserved=reserved)
+        request.extensions[_READ] = replace(found, headers={}, body={}, reserved=reserved)
         return key, cost
 
     def prepare(self, cost: Cost) -> None:
@@ -84,17 +91,25 @@ class ProfiledPacer(HttpxPacer[Any]):
 
     def usage_reader(self, request: Request, status: int, headers: Headers) -> UsageReader | None:
         """Return what looks for the usage in an answer."""
-        found = self._read.get(request)
+        found = _read(request)
         if status != _OK or found is None or found.endpoint is None:
             return None
         return UsageReader.of(headers)
 
     def cost_of_failure(self, request: Request, status: int) -> Cost | None:
         """Return what the provider counts of a request that it has not served."""
-        found = self._read.get(request)
+        found = _read(request)
         return None if found is None else self.profile.failed(found, status)
+
+    def remedy_for(self, library: str) -> str:
+        """Return what to do to pace clients of the other library."""
+        return f'for clients of {library}, give library="{library}"'
 
     def _settled(self, request: Request, response: Response, usage: Usage | None) -> Cost | None:
         del response
-        found = self._read.get(request)
+        found = _read(request)
         return None if found is None else self.profile.settled(found, usage)
+
+
+def _read(request: Request) -> LLMRequest | None:
+    return request.extensions.get(_READ)  # type: ignore[no-any-return]  # what `asked_for` has put

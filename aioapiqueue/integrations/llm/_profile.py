@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeAlias
 
+from aioapiqueue._callables import is_coroutine_function
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue.integrations.llm._request import (
@@ -68,7 +69,8 @@ class Profile:
 
     Raises:
         ValueError: a unit that is not known, or a number that is negative or infinite.
-        TypeError: `key`, `count`, `reserve` or `output_weight` is nothing of the kind.
+        TypeError: `key`, `count`, `reserve` or `output_weight` is a coroutine function, or nothing
+            of the kind.
     """
 
     name: str
@@ -97,6 +99,12 @@ class Profile:
             function = getattr(self, name)
             if function is not None and not callable(function):
                 raise TypeError(f"{name} takes a function, not {function!r}")
+        for name in ("count", "reserve", "output_weight", "key"):
+            if is_coroutine_function(function := getattr(self, name)):
+                raise TypeError(
+                    f"{name} takes a function that returns at once: {function!r} is a coroutine "
+                    "function"
+                )
         if not (self.key is None or callable(self.key) or isinstance(self.key, Mapping)):
             raise TypeError(
                 "key takes a function of the request, or a mapping by model such as "

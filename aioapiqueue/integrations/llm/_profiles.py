@@ -94,7 +94,11 @@ gemini = Profile(
             most=("generationConfig.maxOutputTokens", "generation_config.max_output_tokens"),
             choices=("generationConfig.candidateCount",),
         ),
-        Endpoint(r"/models/(?P<model>[^/:]+):(?:embedContent|batchEmbedContents|predict)"),
+        Endpoint(
+            r"/models/(?P<model>[^/:]+):(?:embedContent|batchEmbedContents)",
+            prompt=("content", "requests"),
+        ),
+        Endpoint(r"/models/(?P<model>[^/:]+):predict"),  # images: by requests
     ),
     units=("input_tokens",),  # output is not limited
     periods=dict.fromkeys((CALLS, "input_tokens"), _MINUTE),
@@ -118,7 +122,10 @@ bedrock = BedrockProfile(
         ),
         Endpoint(
             r"InvokeModel|InvokeModelWithResponseStream",
-            prompt=("system", "messages", "tools", "prompt", "inputText", "message"),
+            prompt=(
+                *("system", "messages", "tools", "prompt", "inputText", "message"),
+                *("texts", "query", "documents"),  # of Cohere's embeddings and rerankers
+            ),
             most=(
                 "max_tokens",
                 "inferenceConfig.maxTokens",

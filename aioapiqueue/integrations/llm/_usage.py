@@ -43,7 +43,7 @@ _PATHS: frozenset[Path] = frozenset(
 )
 _LINE_END = re.compile(rb"[\r\n]")
 _TEXTS = frozenset(
-    {"arguments", "content", "partial_json", "reasoning", "reasoning_content", "refusal"}
+    {"arguments", "content", "input", "partial_json", "reasoning", "reasoning_content", "refusal"}
     | {"text", "thinking"}
 )
 """Fields of a piece of an answer that are made of tokens."""
@@ -203,9 +203,10 @@ class UsageReader:
             except (ValueError, RecursionError):
                 return
             if isinstance(event, dict):
-                self._read_event(event)
+                self.read_event(event)
 
-    def _read_event(self, event: dict[str, Any]) -> None:
+    def read_event(self, event: dict[str, Any]) -> None:
+        """Look at an event of a stream, whose data was JSON."""
         for path in _PATHS:
             value: Any = event
             for name in path:

@@ -33,11 +33,13 @@ class BedrockServer:
     """Answers with the usage that it is given; use it as `async with BedrockServer() as server`.
 
     Args:
-        used: (input tokens, output tokens) of every answer.
+        used: (input tokens, output tokens) of every answer; None: it does not say.
+        pieces: texts that a streamed answer comes in.
     """
 
-    def __init__(self, used=(40, 100)):
+    def __init__(self, used=(40, 100), pieces=("hello",)):
         self.used = used
+        self.pieces = pieces
         self.calls = []
         """(operation, model) of each request."""
         self.refuse = False
@@ -69,17 +71,16 @@ class BedrockServer:
                 headers={"x-amzn-ErrorType": "ThrottlingException"},
             )
         read, made = self.used
-        usage = {"inputTokens": read, "outputTokens": made, "totalTokens": read + made}
+        usage = {"inputTokens": read, "outputTokens": made, "totalTokens": read + (made or 0)}
         match operation:
             case "converse":
                 text = {"role": "assistant", "content": [{"text": "hello"}]}
                 answer = {"output": {"message": text}, "stopReason": "end_turn", "usage": usage}
                 return web.json_response({**answer, "metrics": {"latencyMs": 1}})
             case "invoke":
-                counts = {
-                    "X-Amzn-Bedrock-Input-Token-Count": str(read),
-                    "X-Amzn-Bedrock-Output-Token-Count": str(made),
-                }
+                counts = {"X-Amzn-Bedrock-Input-Token-Count": str(read)}
+                if made is not None:
+                    counts["X-Amzn-Bedrock-Output-Token-Count"] = str(made)
                 return web.json_response({"completion": "hello"}, headers=counts)
         events = self._events(operation, usage)
         response = web.StreamResponse(
@@ -90,12 +91,14 @@ class BedrockServer:
             await response.write(event)
         return response
 
-    @staticmethod
-    def _events(operation, usage):
+    def _events(self, operation, usage):
         if operation == "converse-stream":
             return [
                 message("messageStart", {"role": "assistant"}),
-                message("contentBlockDelta", {"delta": {"text": "hello"}, "contentBlockIndex": 0}),
+                *(
+                    message("contentBlockDelta", {"delta": {"text": one}, "contentBlockIndex": 0})
+                    for one in self.pieces
+                ),
                 message("messageStop", {"stopReason": "end_turn"}),
                 message("metadata", {"usage": usage, "metrics": {"latencyMs": 1}}),
             ]
@@ -104,5 +107,5 @@ class BedrockServer:
         last = {"completion": "", "amazon-bedrock-invocationMetrics": metrics}
         return [
             message("chunk", {"bytes": base64.b64encode(json.dumps(one).encode()).decode()})
-            for one in ({"completion": "hello"}, last)
+            for one in (*({"completion": one} for one in self.pieces), last)
         ]

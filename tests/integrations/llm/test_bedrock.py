@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 
 import boto3
@@ -167,6 +168,102 @@ def test_maximum_of_each_model(body, tokens):
     parameters = {"modelId": "m", "body": json.dumps(body).encode()}
     found = llm.bedrock.asked_for("bedrock-runtime", "InvokeModel", "us-east-1", parameters)
     assert found[:2] == ("m us-east-1", {"calls": 1, "tokens": tokens})
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "tokens"),
+    [
+        ("amazon.titan-embed-text-v2:0", {"inputText": TEXT}, ESTIMATE - 4),
+        ("cohere.embed-english-v3", {"texts": [TEXT], "input_type": "search_query"}, ESTIMATE - 4),
+        ("cohere.rerank-v3-5:0", {"query": "", "documents": [TEXT]}, ESTIMATE - 4),
+        ("amazon.nova-canvas-v1:0", {"textToImageParams": {"text": TEXT}}, 0),
+        ("stability.sd3-5-large-v1:0", {"mode": "text-to-image"}, 0),
+    ],
+)
+def test_answers_that_are_no_text(model, body, tokens):
+    """Of those, nothing is reserved: they cost their prompt, where that is text."""
+    parameters = {"modelId": model, "body": json.dumps(body)}
+    found = llm.bedrock.asked_for("bedrock-runtime", "InvokeModel", "us-east-1", parameters)
+    assert found[1] == {"calls": 1, "tokens": tokens}
+
+
+async def test_answer_that_names_its_input_alone(blockbuster):
+    """It has no text, whatever the model is called: what was reserved for that comes back."""
+    blockbuster.deactivate()
+    queue = a_queue()
+    model = "arn:aws:bedrock:eu-west-1:123456789012:application-inference-profile/abc"
+    async with (
+        BedrockServer(used=(12, None)) as server,
+        aiobotocore.paced(
+            get_session().create_client("bedrock-runtime", **options(server)),
+            queue,
+            profile=llm.bedrock,
+        ) as client,
+    ):
+        await client.invoke_model(modelId=model, body=json.dumps({"inputText": TEXT}))
+    assert queue.stats.costs == {"calls": 1, "tokens": 12}
+
+
+@pytest.mark.parametrize("how", ["break", "close"])
+@pytest.mark.parametrize("operation", [one for one in OPERATIONS if "stream" in one])
+async def test_stream_left_early(operation, how, blockbuster):
+    """What has come is settled: its events are text, and the rest was never made."""
+    blockbuster.deactivate()
+    queue = a_queue()
+    async with (
+        BedrockServer(pieces=["hello"] * 20) as server,
+        aiobotocore.paced(
+            get_session().create_client("bedrock-runtime", **options(server)),
+            queue,
+            profile=llm.bedrock,
+        ) as client,
+    ):
+        stream, seen = stream_of(await getattr(client, operation)(**OPERATIONS[operation])), 0
+        events = aiter(stream)
+        while seen < 10:
+            event = await anext(events)
+            seen += "contentBlockDelta" in event or "chunk" in event
+        if how == "break":
+            del events, stream  # as `async for` does where it is left
+            gc.collect()
+            await asyncio.sleep(0.1)
+        else:
+            stream.close()
+    expected = ESTIMATE + 5 * 13  # 50 letters are so many tokens, by estimate
+    assert queue.stats.costs == {"calls": 1, "tokens": expected}
+
+
+async def test_stream_left_early_in_a_thread(blockbuster):
+    """The same with boto3."""
+    blockbuster.deactivate()
+    queue = a_queue()
+
+    def call(server):
+        client = boto3.client("bedrock-runtime", **options(server))
+        with botocore.paced(client, queue, profile=llm.bedrock):
+            stream = client.converse_stream(**CONVERSE)["stream"]
+            for event in stream:
+                if "contentBlockDelta" in event:
+                    break
+            stream.close()
+        client.close()
+
+    async with BedrockServer(pieces=["hello"] * 20) as server:
+        await asyncio.to_thread(call, server)
+    expected = {"calls": 1, "tokens": ESTIMATE + 5 * 2}
+    async with asyncio.timeout(10):  # it is settled in the loop's thread, soon
+        while queue.stats.costs != expected:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.01)
+
+
+def test_profile_of_another_library():
+    """One for HTTP clients is refused with what it is for."""
+    with pytest.raises(
+        TypeError, match=r"such as llm\.bedrock, not <Profile anthropic.*llm\.client"
+    ):
+        aiobotocore.pace_session(
+            get_session(), {"bedrock-runtime": a_queue()}, profile=llm.anthropic
+        )
 
 
 @pytest.mark.parametrize("parameters", [None, {}, {"modelId": "m", "body": b"\xff"}, {"body": 3}])

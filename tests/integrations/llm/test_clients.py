@@ -1,6 +1,7 @@
 """The clients that SDKs are given: what they are made with, and what they refuse."""
 
 import asyncio
+import gc
 import gzip
 import json
 import socket
@@ -106,6 +107,59 @@ def test_no_profile_is_refused():
     """A name is no profile."""
     with pytest.raises(TypeError, match=r"a profile such as llm\.openai"):
         llm.client(a_queue(), "openai")
+
+
+def test_profile_of_another_library_is_refused():
+    """Bedrock's is for clients of botocore; and a transport may be of the other library."""
+    with pytest.raises(TypeError, match=r"bedrock.* is for clients of botocore.*pace_session"):
+        llm.client(a_queue(), llm.bedrock)
+    with pytest.raises(TypeError, match='for clients of httpx, give library="httpx"'):
+        llm.client(a_queue(), llm.openai, transport=answering(httpx))
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda one: one.__name__)
+def test_stream_that_is_only_dropped(library, run_virtual):
+    """One that nobody closes is settled by what came, when the garbage collector ends it."""
+    events = b"".join(b'data: {"choices": [{"delta": {"content": "word"}}]}\n\n' for _ in range(9))
+
+    class Body(library.AsyncByteStream):
+        async def __aiter__(self):
+            yield events
+            await asyncio.sleep(1000)
+
+    async def left_early(client):
+        response = await client.send(
+            client.build_request(
+                "POST",
+                "http://x/v1/chat/completions",
+                json={"model": "m", "messages": [], "max_tokens": 1000},
+            ),
+            stream=True,
+        )
+        async for _ in response.aiter_raw():
+            break
+        response.cycle = response  # so that it is not freed at once
+
+    async def main():
+        queue = a_queue()
+        transport = library.MockTransport(
+            lambda _: library.Response(
+                200, headers={"content-type": "text/event-stream"}, stream=Body()
+            )
+        )
+        async with (
+            queue,
+            llm.client(
+                queue, llm.compatible, library=library.__name__, transport=transport
+            ) as client,
+        ):
+            await left_early(client)
+            gc.collect()
+            await asyncio.sleep(1)
+            assert queue.stats.costs == {"calls": 1, "tokens": 9}
+            assert queue.running == 0
+
+    run_virtual(main)
 
 
 def answering(library, seen=None, **response):

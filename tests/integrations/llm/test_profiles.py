@@ -24,6 +24,10 @@ PROFILES = [
 ]
 
 
+async def later(_):
+    """Return, of a request or of a text, nothing that can be used."""
+
+
 def read(profile, path, body, **more):
     """Return a request with this body, as a profile reads it."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -83,7 +87,19 @@ def chat(**more):
             {"contents": [{"role": "user", "parts": [{"text": TEXT}]}]},
             {"input_tokens": 104},
         ),
+        (
+            llm.gemini,
+            "/v1beta/models/e:embedContent",
+            {"content": {"parts": [{"text": TEXT}]}},
+            {"input_tokens": 102},
+        ),
         (llm.gemini, "/v1/models/e:batchEmbedContents", {"requests": []}, {"input_tokens": 0}),
+        (
+            llm.gemini,
+            "/v1/models/i:predict",
+            {"instances": [{"prompt": TEXT}]},
+            {"input_tokens": 0},
+        ),
     ],
 )
 def test_costs_of_each_endpoint(profile, path, body, expected):
@@ -344,6 +360,8 @@ def test_what_failures_cost(profile, status, expected):
         ({"key": "model"}, TypeError, "key takes a function of the request"),
         ({"count": 4}, TypeError, "count takes a function"),
         ({"reserve": 500}, TypeError, "reserve takes a function"),
+        ({"key": later}, TypeError, "key takes a function that returns at once"),
+        ({"count": later}, TypeError, "count takes a function that returns at once"),
         ({"keys": {}}, TypeError, "keys"),
     ],
 )
