@@ -607,10 +607,18 @@ class Dispatcher:
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Process push-back: on one call, or (None) on some call of a key."""
-        self.refuse_pattern(key)
+        if call is None:  # of its own, a call may have a key that is the same as a pattern
+            self.refuse_pattern(key)
         self.bind()
         self.count("throttled", call, key=key)
         self.limiter.throttled(call, key, retry_after)
+
+    def hold(self, seconds: float, call: Call | None, key: Hashable) -> None:
+        """Start nothing for so long: of the lane of a call, or (None) of a key."""
+        if call is None:
+            self.refuse_pattern(key)
+        self.bind()
+        self.limiter.hold(key, seconds)
 
     # What the other side says of its quotas.
 

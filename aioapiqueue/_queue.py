@@ -627,9 +627,7 @@ class ApiQueue:
             ValueError: `seconds` is negative, infinite or NaN; or `key` is a pattern.
         """
         positive(seconds, of="seconds", least=0, most=LONGEST)
-        self._dispatcher.refuse_pattern(key)
-        self._dispatcher.bind()
-        self._dispatcher.limiter.hold(key, seconds)
+        self._dispatcher.hold(seconds, None, key)
 
     def sync(
         self,

@@ -75,6 +75,10 @@ class Wire(ABC):
     def is_malformed(self, error: BaseException) -> bool:
         """Return whether an error means that the library could not read a response's head."""
 
+    @abstractmethod
+    def was_sent(self, error: BaseException) -> bool:
+        """Return whether the server may have seen a request that ended with an error."""
+
 
 def run(flow: Flow[T]) -> T:
     """Do what a flow says, blocking."""

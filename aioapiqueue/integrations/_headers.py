@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from aioapiqueue._rate import Limit
     from aioapiqueue.integrations._quotas import Quotas
 
-__all__ = ["MAX_BODY", "Advice", "Quota", "read_advice", "reads_body"]
+__all__ = ["MAX_BODY", "Advice", "Quota", "read_advice", "reads_body", "shortened"]
 
 _OVERLOADED = 529
 """No registered status: Anthropic's API sends it, with an `overloaded_error`, and others do."""
@@ -265,6 +265,17 @@ def _of_uncounted(quotas: Quotas, costs: Mapping[str, float]) -> float | None:
         ),
         default=None,
     )
+
+
+def shortened(advice: Advice, most: float) -> Advice:
+    """Return the same advice with no wait that is longer than `most` seconds.
+
+    A hold that was is malformed.
+    """
+    remaining = tuple(_shortened(quota, most) for quota in advice.remaining)
+    if advice.hold is None or advice.hold <= most:
+        return replace(advice, remaining=remaining)
+    return replace(advice, remaining=remaining, hold=most, malformed=True)
 
 
 def _shortened(quota: Quota, most: float) -> Quota:

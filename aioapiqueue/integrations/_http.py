@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
 
@@ -15,18 +15,18 @@ from aioapiqueue._grammar import CALLS
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue._slot import check_count
-from aioapiqueue.integrations._headers import Advice, read_advice, reads_body
+from aioapiqueue.integrations._headers import Advice, read_advice, reads_body, shortened
 from aioapiqueue.integrations._learning import Learner, Learning
 from aioapiqueue.integrations._usage import CarefulReader, UsageReader
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Hashable
 
     from aioapiqueue import ApiQueue, Slot
     from aioapiqueue._slot import Call
     from aioapiqueue._units import Cost
     from aioapiqueue.integrations._exchange import AnySlot, Flow, Headers, Request, Response, Wire
+    from aioapiqueue.integrations._headers import Quota
 
 __all__ = ["MAX_HOLD", "HttpPacer", "Key", "PacingOptions", "UsageReader", "release_soon"]
 
@@ -39,6 +39,9 @@ _REFUSED = frozenset({418, 429, 529})
 """Answers to requests that were not carried out, whatever their method."""
 _IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
 """Methods that may be carried out twice (RFC 9110, section 9.2.2)."""
+_PATIENCE = 1.0
+"""Seconds for which the body of a refusal is waited for before what its head says is applied. It
+comes with the head, as a rule."""
 _UNSAID = 60.0
 """Seconds for which the queue believes what remains where no reset is given, as a rule."""
 _GIVEN = {
@@ -60,6 +63,35 @@ class PacingOptions(TypedDict, total=False):
     learn: bool | Learning
     max_hold: float
     timeout: float | None
+
+
+class _IfLate:
+    """Applies what a head says if its body does not come in time.
+
+    What the caller waits for is the body, be it for minutes; all others are not to be refused
+    meanwhile.
+
+    Args:
+        process: applies it.
+    """
+
+    def __init__(self, process: Callable[[Slot], None]) -> None:
+        self._process = process
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_applied = False
+
+    def start(self, slot: Slot) -> None:
+        """Begin to wait."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_PATIENCE, self.end, self._process, slot)
+
+    def end(self, process: Callable[[Slot], None], slot: Slot) -> None:
+        """Apply the whole answer, unless its head has been applied."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._is_applied:
+            self._is_applied = True
+            process(slot)
 
 
 class HttpPacer:
@@ -208,7 +240,7 @@ class HttpPacer:
         resends = self._resend if self._resend and wire.can_repeat(request) else 0
         slot = yield partial(wire.join, key, cost)
         while True:
-            response = yield from self._send(request, slot, wire)
+            response = yield from self._send(request, slot, wire, cost)
             try:
                 goes_again = yield from self._receive(
                     request, response, slot, wire, cost, may_resend=resends > 0
@@ -224,12 +256,16 @@ class HttpPacer:
             resends -= 1
             slot = yield partial(wire.again, slot, cost)
 
-    def _send(self, request: Request, slot: AnySlot, wire: Wire) -> Flow[Response]:
+    def _send(self, request: Request, slot: AnySlot, wire: Wire, cost: Cost) -> Flow[Response]:
         try:
             response = yield partial(wire.send, request)
         except BaseException as error:
             if wire.is_malformed(error):
                 wire.apply(slot, self._count_malformed)
+            elif isinstance(cost, Mapping) and not wire.was_sent(error):
+                # The server has counted nothing. It was an attempt all the same: those are paced.
+                nothing = dict.fromkeys(cost.keys() - {CALLS}, 0)
+                wire.apply(slot, lambda slot: slot.settle(nothing))
             slot.release()
             raise
         return response
@@ -247,31 +283,36 @@ class HttpPacer:
         """Apply what an answer asks for; return whether its request is to be sent again."""
         status, headers = wire.head(response)
         is_refused = may_resend and _is_refused(self.address(request)[0], status)
-        is_worth_reading = reads_body(status, headers)
-        body = None
+        failure, advice = self.cost_of_failure(request, status), self._advised(response)
+        is_worth_reading = advice is None and reads_body(status, headers)
+        if advice is None:
+            advice = self._read_advice(status, headers, cost)
+        late = _IfLate(partial(self._process, advice, failure))
         try:
+            if is_worth_reading:
+                wire.apply(slot, late.start)
             # One that is sent again needs the connection: that is free at the body's end.
             if is_worth_reading or is_refused:
                 body = yield partial(wire.read_body, response)
+                if is_worth_reading and body is not None:
+                    advice = self._read_advice(status, headers, cost, body)
         finally:  # what the head says is true, even if the rest never comes
-            advice = self._advice(
-                response, status, headers, cost, body if is_worth_reading else None
-            )
-            failure = self.cost_of_failure(request, status)
-            wire.apply(slot, partial(self._process, advice, failure))
+            wire.apply(slot, partial(late.end, partial(self._process, advice, failure)))
         return is_refused and not advice.refused
 
-    def _advice(
-        self, response: Response, status: int, headers: Headers, cost: Cost, body: bytes | None
+    def _advised(self, response: Response) -> Advice | None:
+        """Return what the user's function makes of an answer, if it does."""
+        if self._advise is None:
+            return None
+        try:
+            return self._checked(self._advise(response))
+        except Exception as error:  # noqa: BLE001 - the user's: it costs no answer
+            report_error(f"advise={self._advise!r} failed on {response!r}", error)
+            return None
+
+    def _read_advice(
+        self, status: int, headers: Headers, cost: Cost, body: bytes | None = None
     ) -> Advice:
-        if self._advise is not None:
-            try:
-                advice = self._checked(self._advise(response))
-            except Exception as error:  # noqa: BLE001 - the user's: it costs no answer
-                report_error(f"advise={self._advise!r} failed on {response!r}", error)
-            else:
-                if advice is not None:
-                    return advice
         costs = {CALLS: 1, **cost} if isinstance(cost, Mapping) else {CALLS: cost}
         return read_advice(
             status,
@@ -296,12 +337,11 @@ class HttpPacer:
             raise TypeError(f"advise returns an Advice or None, not {advice!r}")
         for quota in advice.remaining:
             check_count(quota.remaining or 0, quota.reset, quota.limit)
-        if advice.hold is None:
-            return advice
-        positive(advice.hold, of="hold", least=0)
-        if advice.hold <= self._max_hold:
-            return advice
-        return replace(advice, hold=self._max_hold, malformed=True)
+            if quota.period is not None:
+                positive(quota.period, of="period", most=LONGEST)
+        if advice.hold is not None:
+            positive(advice.hold, of="hold", least=0)
+        return shortened(advice, self._max_hold)
 
     def _count_malformed(self, slot: Slot) -> None:
         self._dispatcher.count("malformed", cast("Call", slot))
@@ -320,7 +360,7 @@ class HttpPacer:
         if advice.throttled:
             slot.throttled(advice.hold)
         elif advice.hold:
-            self.queue.hold(advice.hold, key=slot.key)
+            dispatcher.hold(advice.hold, call, slot.key)
 
     def _note_quotas(self, advice: Advice, call: Call) -> None:
         dispatcher = self._dispatcher
@@ -328,13 +368,11 @@ class HttpPacer:
         if advice.malformed:  # without a reset, they are perhaps what could not be read
             quotas = [one for one in quotas if one.reset is not None]
         learner, now = self._learner, dispatcher.now()
+        resets = [self._reset_of(one) for one in quotas]
         if learner is not None:
             quotas = learner.with_periods(call.key, quotas, now)
-        for quota in quotas:
+        for quota, reset in zip(quotas, resets, strict=True):
             if quota.remaining is not None:
-                reset = quota.reset
-                if reset is None and self._max_hold < _UNSAID:
-                    reset = self._max_hold
                 dispatcher.sync(
                     call,
                     quota.remaining,
@@ -346,8 +384,23 @@ class HttpPacer:
                 )
         if learner is not None:
             rates = [one for one in learner.rates(advice, quotas) if one.unit in dispatcher.units]
-            if rates:
-                dispatcher.adopt(call, rates)
+            # One that lets a call through in years is no limit, but an error.
+            fit = [rate for rate in rates if rate.interval <= self._max_hold]
+            if len(fit) < len(rates):
+                dispatcher.count("malformed", call)
+            if fit:
+                dispatcher.adopt(call, fit)
+
+    def _reset_of(self, quota: Quota) -> float | None:
+        """Return the seconds for which what remains is believed; None: as the queue's limits say.
+
+        Without a reset it is the quota's period, if that is short. A long one may end any time.
+        """
+        if quota.reset is not None:
+            return quota.reset
+        if quota.period is not None and quota.period <= _UNSAID:
+            return min(quota.period, self._max_hold)
+        return self._max_hold if self._max_hold < _UNSAID else None
 
     def reader_for(self, request: Request, status: int, headers: Headers) -> CarefulReader | None:
         """Return the `usage_reader` of an answer, with errors that cost no answer."""

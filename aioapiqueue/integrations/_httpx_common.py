@@ -41,8 +41,7 @@ __all__ = [
 
 _LIBRARIES = ("httpx", "httpx2")
 _PATIENCE = 1.0
-"""Seconds for which the body of a refusal is read before what its head says is applied. It comes
-with the head, as a rule."""
+"""Seconds for which the body of a refusal is read, as it comes, before the caller gets it."""
 
 TransportT = TypeVar("TransportT")
 RequestT = TypeVar("RequestT")
@@ -208,6 +207,18 @@ class HttpxWire(Wire):
         reasons = () if error.__cause__ is None else error.__cause__.args
         return isinstance(error, self.library.RemoteProtocolError) and any(
             isinstance(reason, Exception) for reason in reasons
+        )
+
+    def was_sent(self, error: BaseException) -> bool:
+        """Return whether there was a connection."""
+        errors = self.library
+        return not isinstance(
+            error,
+            errors.ConnectError
+            | errors.ConnectTimeout
+            | errors.PoolTimeout
+            | errors.ProxyError
+            | errors.UnsupportedProtocol,
         )
 
     def keep(self, response: Response, begun: Begun) -> bytes | None:

@@ -27,10 +27,14 @@ from weakref import ref
 try:
     # Not for the annotations alone: without aiohttp, or with an older one, this has to fail here.
     from aiohttp import (
+        ClientConnectorError,
         ClientError,
         ClientHandlerType,
+        ClientHttpProxyError,
         ClientRequest,
         ClientResponse,
+        ConnectionTimeoutError,
+        InvalidURL,
         http,
         payload,
     )
@@ -126,6 +130,11 @@ class _Wire(AsyncSteps, Wire):
         those answers were read.
         """
         return isinstance(error.__cause__, http.HttpProcessingError)
+
+    def was_sent(self, error: BaseException) -> bool:
+        """Return whether there was a connection."""
+        not_connected = ClientConnectorError | ClientHttpProxyError | ConnectionTimeoutError
+        return not isinstance(error, not_connected | InvalidURL)
 
 
 def _end(

@@ -21,6 +21,8 @@ from weakref import ref
 
 try:
     from requests.adapters import HTTPAdapter
+    from requests.exceptions import ConnectTimeout, ProxyError
+    from urllib3.exceptions import NewConnectionError
 except ImportError as error:
     raise ImportError(
         'pacing sessions of requests needs requests: pip install "aioapiqueue[requests]"',
@@ -155,6 +157,13 @@ class _Wire(BlockingSteps, Wire):
             inner = [one for one in found.args if isinstance(one, BaseException)]
             found = found.__cause__ or found.__context__ or (inner[0] if inner else None)
         return False
+
+    def was_sent(self, error: BaseException) -> bool:
+        """Return whether there was a connection: urllib3 has its reason within."""
+        if isinstance(error, ConnectTimeout | ProxyError):
+            return False
+        reason = getattr(error.args[0], "reason", None) if error.args else None
+        return not isinstance(reason, NewConnectionError)
 
 
 class _End:

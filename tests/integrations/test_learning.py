@@ -25,7 +25,7 @@ def test_a_minute_where_nothing_is_known():
 
 @pytest.mark.parametrize("used", [1, 1000, 4000])
 def test_window_is_no_bucket(used):
-    """Answers within one window: it is not shorter than the first reset, by whom it has been used."""
+    """Answers within one window show nothing: it is no shorter than the first reset."""
     remaining = 5000 - used
     answers = [(at, remaining - at, 1800 - at) for at in range(100)]
     assert periods(answers) == [1800] * 100

@@ -59,6 +59,87 @@ async def test_advised_hold_is_cut(client, server):
     assert queue.stats.malformed == 1
 
 
+async def test_advised_reset_is_cut(client, server):
+    """Nor is what a quota of theirs has left believed for longer."""
+    queue = ApiQueue(lanes={"*": ()})
+    advice = Advice(remaining=(Quota(remaining=0.0, reset=86_400.0),))
+    async with client(queue, advise=lambda _: advice, max_hold=5) as paced:
+        assert await paced.get(server.url()) == 200
+    assert 0 < queue.estimate(key="127.0.0.1") <= 5
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ([("X-RateLimit-Remaining-Second", "0"), ("X-RateLimit-Limit-Second", "5")], 1),
+        ([("RateLimit-Policy", '"d";q=5;w=7'), ("RateLimit", '"d";r=0')], 7),
+        ([("RateLimit-Policy", '"d";q=5;w=86400'), ("RateLimit", '"d";r=0')], 60),
+        ([("X-RateLimit-Remaining", "0")], 60),
+    ],
+)
+@pytest.mark.parametrize("limits", [(), ("100/s",)])
+async def test_period_is_the_reset(client, server, reply, headers, seconds, limits):
+    """Where no reset is given, a quota is full again after its period, if that is short."""
+    server.answer = lambda _: reply.of(200, headers)
+    queue = ApiQueue(lanes={"*": limits})
+    async with client(queue) as paced:
+        assert await paced.get(server.url()) == 200
+    # Of a limit that is configured, the period counts where the server says none.
+    expected = 1 if limits and seconds == 60 else seconds
+    assert expected - 1 < queue.estimate(key="127.0.0.1") <= expected
+
+
+async def test_limit_of_years_is_not_learnt(client, server, reply):
+    """It is malformed, as a hold would be that is longer than `max_hold`."""
+    server.answer = lambda _: reply.of(200, [("RateLimit-Policy", '"d";q=1;w=100000000')])
+    queue = ApiQueue(lanes={"*": ()})
+    async with client(queue, learn=True, max_hold=60) as paced:
+        for _ in range(2):
+            assert await paced.get(server.url()) == 200
+    assert queue.stats.learnt == {}
+    assert queue.stats.malformed == 2
+
+
+async def test_key_that_is_a_pattern(every_client, server, reply):
+    """A key may be the same text as a pattern: its answers are heard all the same."""
+    server.answer = lambda _: reply.of(429, [("Retry-After", "20")])
+    queue = ApiQueue(lanes={"things-*": "60/min burst 60", "*": ()})
+    async with every_client(queue, key=lambda _: "things-*") as paced:
+        assert await paced.get(server.url()) == 429
+    async with asyncio.timeout(10):
+        while not queue.stats.throttled:  # noqa: ASYNC110 - of clients in threads, soon
+            await asyncio.sleep(0.01)
+    assert queue.stats.lanes["things-*"].throttled == 1
+    assert 10 < queue.estimate(key="things-*") <= 20
+    assert queue.estimate(key="other") == 0
+
+
+async def test_never_sent_costs_no_tokens(every_client, server):
+    """Without a connection, the server has counted nothing; the attempt is paced all the same."""
+    queue = ApiQueue("1000 tokens/min burst 1000")
+    url = server.url()
+    await server.aclose()
+    async with every_client(queue, cost={"tokens": 900}) as paced:
+        for _ in range(3):
+            with pytest.raises(paced.errors):
+                await paced.get(url)
+    async with asyncio.timeout(10):
+        while queue.stats.costs["tokens"]:  # noqa: ASYNC110 - of clients in threads, soon
+            await asyncio.sleep(0.01)
+    assert queue.stats.costs == {"calls": 3, "tokens": 0}
+    assert queue.estimate(cost={"tokens": 1000}) == 0
+
+
+async def test_broken_connection_keeps_its_tokens(every_client, server):
+    """Of one that was sent, nobody knows what the server has made of it."""
+    server.answer = lambda _: b""  # hangs up
+    queue = ApiQueue("1000 tokens/min burst 1000")
+    async with every_client(queue, cost={"tokens": 400}) as paced:
+        with pytest.raises(paced.errors):
+            await paced.get(server.url())
+    assert queue.stats.costs["tokens"] >= 400
+
+
 async def test_size_of_zero_is_none(client, server, reply):
     """A quota of size 0 that has just served a call is none: nothing waits for it."""
     zero = [("x-ratelimit-limit-requests", "0"), ("x-ratelimit-remaining-requests", "0")]

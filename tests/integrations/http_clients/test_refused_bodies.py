@@ -136,6 +136,26 @@ async def test_what_came_before_is_there(every_client, server, reply):
 
 
 @pytest.mark.parametrize("every_client", WHOLE, indirect=True)
+async def test_a_body_that_stalls(every_client, server, reply, stalls):
+    """All others hear after a second what the head says, while the caller waits for the body."""
+    refusal = reply.of(429, [JSON, ("Retry-After", "60")], b'{"err', length=1000)
+    server.answer = lambda _: refusal
+    queue = ApiQueue()
+    async with every_client(queue, read_timeout=3) as paced:
+        start = time.monotonic()
+        request = asyncio.ensure_future(paced.fetch(server.url()))
+        async with asyncio.timeout(10):
+            while not queue.stats.throttled:  # noqa: ASYNC110 - there is no event for it
+                await asyncio.sleep(0.01)
+        assert 0.9 < time.monotonic() - start < 2 + stalls.seconds
+        assert 50 < queue.estimate() <= 60
+        assert not request.done()
+        with pytest.raises(paced.errors):
+            await request
+    assert queue.stats.throttled == 1
+    assert (queue.running, queue.waiting) == (0, 0)
+
+
 async def test_a_body_that_trickles(every_client, server, reply):
     """What its head says is not put off for as long as the body takes."""
     server.answer = lambda _: reply.of(429, [JSON, ("Retry-After", "30")], b"{", length=10**6)
