@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from aioapiqueue._units import is_stated
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._rate import Limit
 
-__all__ = ["Answers"]
+__all__ = ["Answers", "Fate"]
 
 _MOST_TOLD_APART = 64
 """So many calls that ended are told apart; of more, the oldest two count as one that ended with the
@@ -28,6 +28,10 @@ later of them. While nothing at all is answered, they would be without end."""
 _KEPT = 60.0
 """Seconds after which a call that ended without an answer is no longer told others, if nobody makes
 calls of its key: the server had counted it long before."""
+
+
+Fate: TypeAlias = "tuple[float | None, float | None]"
+"""When a call was answered, or when it ended without an answer; neither: it is out."""
 
 
 class _Past(NamedTuple):
@@ -134,9 +138,14 @@ class Answers:
         untracked: how many run already. Nothing else is known of them.
         alone: whether nobody else makes calls that the same limits count.
         learnt: the limits that the server has stated, by key; None: the queue's own. Default: none.
+        replaced: keys of which all that was learnt has been replaced by limits of their pattern,
+            which they go by from then on. Default: none.
     """
 
-    __slots__ = ("_alone", "_calls", "_idle", "_number", "_scopes", "learnt", "untracked")
+    __slots__ = (
+        *("_alone", "_calls", "_idle", "_number", "_scopes"),
+        *("learnt", "replaced", "untracked"),
+    )
 
     def __init__(
         self,
@@ -144,9 +153,11 @@ class Answers:
         untracked: int = 0,
         alone: bool = True,
         learnt: dict[Hashable, tuple[Limit, ...]] | None = None,
+        replaced: set[Hashable] | None = None,
     ) -> None:
         self.untracked = untracked
         self.learnt: dict[Hashable, tuple[Limit, ...]] = {} if learnt is None else learnt
+        self.replaced: set[Hashable] = set() if replaced is None else replaced
         self._alone = alone
         self._calls: dict[Hashable, _Sent] = {}
         """Those that run."""
@@ -158,7 +169,7 @@ class Answers:
 
     def without_callers(self) -> Answers:
         """Return one in which nobody runs: they were on a loop that is gone."""
-        return Answers(alone=self._alone, learnt=self.learnt)
+        return Answers(alone=self._alone, learnt=self.learnt, replaced=self.replaced)
 
     def started(self, call: Hashable, keys: Sequence[Hashable], costs: tuple[float, ...]) -> None:
         """Note that a call is out."""
@@ -215,8 +226,8 @@ class Answers:
             for scope in self._scopes_of(keys):
                 scope.answer(past, released_at)
 
-    def answered_at(self, call: Hashable, *, runs: bool) -> float | None:
-        """Return when a call was answered; None: it was not.
+    def fate(self, call: Hashable, *, runs: bool) -> Fate:
+        """Return what has become of a call.
 
         Args:
             call: which one.
@@ -224,14 +235,17 @@ class Answers:
         """
         sent = self._calls.get(call)
         if sent is not None:
-            return sent.answered_at
+            return sent.answered_at, None
+        if runs:
+            return None, None
         scope = self._scopes.get(None)
-        if runs or scope is None:
-            return None if runs else -math.inf
-        if any(one.call is call for one in scope.ended):
-            return None
-        # It was, long ago, where nothing is known of it any more.
-        return next((one.at for one in scope.answered if one.call is call), -math.inf)
+        for one in () if scope is None else scope.ended:
+            if one.call is call:
+                return None, one.at
+        for one in () if scope is None else scope.answered:
+            if one.call is call:
+                return one.at, None
+        return -math.inf, None  # long ago, where nothing is known of it any more
 
     def settled(self, call: Hashable, keys: Sequence[Hashable], costs: tuple[float, ...]) -> None:
         """Note that a call costs something else than was thought."""
@@ -276,7 +290,9 @@ class Answers:
                 break
             del self._idle[key]
             scope = self._scopes.get(key)
-            if scope is not None and not scope.running:
+            if scope is not None and scope.running:
+                self._idle[key] = now
+            elif scope is not None:
                 del self._scopes[key]
 
     def refunded(self, call: Hashable, keys: Sequence[Hashable]) -> None:

@@ -22,7 +22,7 @@ import anyio
 
 from aioapiqueue._events import Event, EventKind, LaneTable, Stats, report_error
 from aioapiqueue._figures import LaneFigures
-from aioapiqueue._lanes import fits
+from aioapiqueue._lanes import find_patterns, fits
 from aioapiqueue._limiter import FastAcquire
 from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._nesting import Nesting, tracking
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     )
     from typing import Any, NoReturn, SupportsIndex
 
-    from aioapiqueue._answers import Answers
+    from aioapiqueue._answers import Answers, Fate
     from aioapiqueue._events import Observer
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._limiter import Limiter, LimiterFactory
@@ -535,17 +535,20 @@ class Dispatcher:
         self._note_limits(key, limits, waiting)
         for name, its in others.items():
             self._note_learnt(name, its)
+            if self._answers is not None and name not in self._answers.learnt:
+                self._answers.replaced.add(name)
         self._find_fast_acquire()
 
     def _of_those_that_learnt(
         self, pattern: Hashable, limits: tuple[Limit, ...]
     ) -> dict[Hashable, tuple[Limit, ...]]:
         """Return the limits of keys that have learnt some, beside the new ones of their pattern."""
-        if self._lanes is None or not self._lanes.has_pattern(pattern):
+        if self._answers is None or not find_patterns((pattern,)):
             return {}
+        learners = {**self._answers.learnt, **dict.fromkeys(self._answers.replaced, ())}
         before, units = self.limiter.limits_of(pattern) or (), {unit_of(one) for one in limits}
         found = {}
-        for name, learnt in self._learnt().items():
+        for name, learnt in learners.items():
             is_of_it = name != pattern and fits(pattern, name)
             if is_of_it and self.limiter.limits_of(name) == (*before, *learnt):
                 found[name] = (*limits, *(one for one in learnt if unit_of(one) not in units))
@@ -607,7 +610,7 @@ class Dispatcher:
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Process push-back: on one call, or (None) on some call of a key."""
-        if call is None:  # of its own, a call may have a key that is the same as a pattern
+        if call is None or key not in call.keys:  # of its own, one may be the same as a pattern
             self.refuse_pattern(key)
         self.bind()
         self.count("throttled", call, key=key)
@@ -712,11 +715,11 @@ class Dispatcher:
         out = answers.cost_out(key, unit, with_ended=with_ended)
         return out + self._average(unit, answers.untracked)
 
-    def answered_at(self, call: Call) -> float | None:
-        """Return when the server has answered a call; None: it has not, as far as is known."""
+    def fate(self, call: Call) -> Fate:
+        """Return what has become of a call that was sent, as far as is known."""
         if self._answers is None:
-            return None
-        return self._answers.answered_at(call, runs=call.state == HELD)
+            return None, None
+        return self._answers.fate(call, runs=call.state == HELD)
 
     def _average(self, unit: int, calls: int) -> float:
         """Return what so many calls cost, of which nothing is known: as much as others."""
@@ -754,9 +757,12 @@ class Dispatcher:
 
     def _note_learnt(self, key: Hashable, limits: Sequence[Limit]) -> None:
         self._declare(limits)
-        if (learnt := tuple(filter(_is_learnt, limits))) and self._answers is not None:
+        if self._answers is None:
+            return
+        self._answers.replaced.discard(key)
+        if learnt := tuple(filter(_is_learnt, limits)):
             self._answers.learnt[key] = learnt
-        elif self._answers is not None:
+        else:
             self._answers.learnt.pop(key, None)
 
     def _learnt(self) -> Mapping[Hashable, tuple[Limit, ...]]:

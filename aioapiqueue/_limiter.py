@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
     from typing import Any
 
+    from aioapiqueue._answers import Fate
     from aioapiqueue._events import EventKind
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._line import Line
@@ -103,8 +104,8 @@ class Host(Protocol):
             with_ended: whether those are to be added that ended without an answer.
         """
 
-    def answered_at(self, call: Call) -> float | None:
-        """Return when the server has answered a call; None: it has not, as far as is known."""
+    def fate(self, call: Call) -> Fate:
+        """Return what has become of a call that was sent, as far as is known."""
 
     def follow_answers(self) -> None:
         """Note from now on which calls are out without an answer."""

@@ -500,9 +500,9 @@ class LocalLimiter:
 
     def _with_bounds(self, charged: States, call: Call, now: float) -> States:
         """Return what a call was charged to, with those bounds alone that it was taken off."""
-        answered_at, bounds = self._host.answered_at(call), self._bounds_over(call, now)
+        fate, bounds, at = self._host.fate(call), self._bounds_over(call, now), call.waited_until
         rest = [state for state in charged if state not in bounds]
-        off = [one for one in bounds if one.was_taken_off(answered_at, charged=one in charged)]
+        off = [one for one in bounds if one.was_taken_off(at, fate, charged=one in charged)]
         return (*rest, *off)
 
     def settle(self, call: Call, costs: Sequence[float]) -> None:
@@ -646,9 +646,11 @@ class LocalLimiter:
     def answered(self, call: Call) -> None:
         """Note that the server has answered a call: more of its lanes may be out from now on."""
         if self._is_bounded:  # one that went first into a window lets the others go, too
-            for bound in self._bounds_over(call, self._host.now()):
-                if bound.release(call.waited_until):
-                    self._scheduler.changed(bound)
+            from aioapiqueue._server_bound import ServerBound  # noqa: PLC0415 - as in `sync`
+
+            for limit in self._limits_of(call):
+                if isinstance(limit, ServerBound) and limit.release(call.waited_until):
+                    self._scheduler.changed(limit)
                     self._host.wake()
         if None not in self._answered:
             self._answered[None] = None

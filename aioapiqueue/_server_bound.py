@@ -48,6 +48,7 @@ from aioapiqueue._units import is_stated
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from aioapiqueue._answers import Fate
     from aioapiqueue._rate import Limit
 
 __all__ = ["ServerBound", "ServerCount", "bound_for", "refill_time"]
@@ -310,18 +311,23 @@ class ServerBound(LimitState):
     ) -> bool:
         return self._fits_at(charge[self.unit] + costs[self.unit], now) <= by
 
-    def was_taken_off(self, answered_at: float | None, *, charged: bool) -> bool:
+    def was_taken_off(self, released_at: float, fate: Fate, *, charged: bool) -> bool:
         """Return whether what a call was thought to cost is off what is left.
 
         Args:
-            answered_at: when it was answered; None: it was not.
+            released_at: when it started.
+            fate: what has become of it.
             charged: whether it was charged to this as it started.
         """
-        if answered_at is None:  # off the last figure as it came, or since
+        answered_at, ended_at = fate
+        if self.period is not None:  # we reckon ourselves
+            return charged or answered_at is None
+        if charged and released_at > self.at:
             return True
-        # Of a learnt one we reckon ourselves. Of others, a figure replaces what was reckoned, and
-        # has the call in it if that was answered by then.
-        return charged if self.period is not None else answered_at > self.at
+        # Of those that were out when the last figure came, it has been taken off.
+        if answered_at is not None:
+            return answered_at > self.at
+        return ended_at is None or ended_at > self.order[0]
 
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
         back = charged - cost

@@ -127,22 +127,29 @@ def test_others_hear_of_ends_for_a_minute():
     assert followed_keys(answers) - {None} == {40, "late"}  # one runs
     answers.ended("again", (40,), 1001.0)
     assert answers.cost_out(40, 0) == 2
+    answers.started("refunded", (40,), ONE)
+    answers.started("much later", (1,), ONE)
+    answers.ended("much later", (1,), 2000.0)
+    answers.refunded("refunded", (40,))
+    answers.started("in the end", (2,), ONE)
+    answers.ended("in the end", (2,), 3000.0)
+    assert followed_keys(answers) - {None} == {2}
 
 
-def test_when_a_call_was_answered():
-    """It is known of a call that runs or has ended; of one from long ago, only that it was."""
+def test_what_has_become_of_a_call():
+    """It is known of a call that runs or has ended; of one from long ago, only that it is over."""
     answers = Answers()
     for name in ("answered", "not yet", "other"):
         answers.started(name, (), ONE)
     answers.answered("answered", (), 0.0, 3.0)
-    assert answers.answered_at("answered", runs=True) == 3
-    assert answers.answered_at("not yet", runs=True) is None
-    assert answers.answered_at("from before all that", runs=True) is None
+    assert answers.fate("answered", runs=True) == (3, None)
+    assert answers.fate("not yet", runs=True) == (None, None)
+    assert answers.fate("from before all that", runs=True) == (None, None)
     answers.ended("answered", (), 4.0)
     answers.ended("not yet", (), 4.0)
-    assert answers.answered_at("answered", runs=False) == 3
-    assert answers.answered_at("not yet", runs=False) is None
-    assert answers.answered_at("long ago", runs=False) == -math.inf
+    assert answers.fate("answered", runs=False) == (3, None)
+    assert answers.fate("not yet", runs=False) == (None, 4)
+    assert answers.fate("long ago", runs=False) == (-math.inf, None)
 
 
 def test_many_ends_are_still_counted():

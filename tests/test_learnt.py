@@ -352,6 +352,24 @@ async def test_one_goes_first_after_a_hold(lanes):
     assert starts == exactly([60] + [60.5] * 8)
 
 
+async def test_other_answer_does_not_open_a_window():
+    """Of a call that uses nothing of it: the first that does is waited for all the same."""
+    queue, starts = learning(units=("tokens",)), []
+    with await queue.enqueue(cost={"tokens": 100}) as slot:
+        answer(queue, slot, tokens=100, remaining=0)
+    first = queue.enqueue(cost={"tokens": 1})
+    tasks = line_up(queue, starts, 3, cost={"tokens": 1})
+    await asyncio.sleep(61)
+    with queue.try_slot() as other:
+        dispatcher_of(queue).answered(other)
+    await asyncio.sleep(1)
+    assert starts == []
+    dispatcher_of(queue).answered(first.result())
+    await asyncio.gather(*tasks)
+    assert starts == exactly([62] * 3)
+    first.result().release()
+
+
 async def test_learnt_beside_a_key_without_lane():
     """A limit of a unit that was learnt for the queue is not for calls that do not state it."""
     queue, starts = learning("10/s", lanes={"batch": "1/s"}), []
@@ -461,6 +479,30 @@ async def test_pattern_set_replaces_what_was_learnt():
     queue.set_rate("100/s", key="*")
     assert learnt(queue) == {}
     waiting.cancel()
+    queue.resume()
+    queue.set_rate("1/s", key="*")  # they go on as their pattern does
+    await asyncio.sleep(10)
+    starts = [(await queue.enqueue(key="a")).waited for _ in range(2)]
+    assert starts == exactly([0, 1])
+    queue.set_rate("2/s", key="a")
+    queue.set_rate("100/s", key="*")  # but for one that has limits of its own from then on
+    await asyncio.sleep(10)
+    starts = [(await queue.enqueue(key="a")).waited for _ in range(2)]
+    assert starts == exactly([0, 0.5])
+
+
+async def test_new_pattern_reaches_who_has_learnt():
+    """One that was not there before, and is more special than the key's own."""
+    queue = learning(lanes={"*": ()})
+    for key in ("api.a", "b"):
+        with await queue.enqueue(key=key) as slot:
+            answer(queue, slot, calls=90)
+    queue.set_rate("60 tokens/min", key="api.*")
+    await asyncio.sleep(10)
+    slots = [await queue.enqueue(key="api.a", cost={"tokens": 1}) for _ in range(2)]
+    assert [slot.waited for slot in slots] == exactly([0, 1])
+    assert free_at_once(queue, key="b", cost={"tokens": 1}) == 3
+    assert learnt(queue) == dict.fromkeys(("api.a", "b"), "90/min burst 90")
 
 
 async def test_figure_without_a_size_later():

@@ -300,6 +300,36 @@ async def test_settled_after_its_answer(key):
     assert queue.estimate(**ask | {"cost": {"tokens": 101}}) == exactly(60)
 
 
+@pytest.mark.parametrize("key", [None, "a"])
+@pytest.mark.parametrize("others", [False, True])
+async def test_settled_after_its_end(key, others):
+    """Of pages alone: what was off the last one is given back, also if nobody else runs."""
+    queue = ApiQueue("9999 tokens/s burst 9999", lanes={"a": ()})
+    one = {"key": key, "cost": {"tokens": 400}}
+    page = {"key": key, "unit": "tokens", "reset": 60}
+    queue.sync(500, **page)
+    if others:
+        queue.try_slot(key=key, cost={"tokens": 0})
+    await asyncio.sleep(1)
+    slot = queue.try_slot(**one)
+    slot.release()
+    await asyncio.sleep(1)
+    slot.settle({"tokens": 10})
+    assert free_tokens(queue, key) == 490
+    slot = queue.try_slot(**one)
+    slot.release()
+    await asyncio.sleep(1)
+    queue.sync(490, **page)  # it has the call in it
+    slot.settle({"tokens": 10})
+    assert free_tokens(queue, key) == 490
+
+
+def free_tokens(queue, key):
+    """Return how many could start now."""
+    most = range(1, 10_000)
+    return next(n for n in most if queue.estimate(key=key, cost={"tokens": n + 1}) > 0)
+
+
 async def test_given_back_remains():
     """A caller that is cancelled when its slot has come gives back what it would have used."""
     queue = ApiQueue(PLENTY)

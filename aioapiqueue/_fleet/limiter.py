@@ -277,7 +277,8 @@ class SharedLimiter:
         lane = self._checked_lane(key)
         if self._counts.exceed(lane, count):
             self._recall([lane])
-        self._session.send_count(self._counts.count_of(lane, count, lease))
+        counted = self._counts.count_of(lane, count, lease, is_answer=call is not None)
+        self._session.send_count(counted)
 
     def learn(self) -> None:
         """Let one call of a lane out at a time until it has its first answer, from now on."""

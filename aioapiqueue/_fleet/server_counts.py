@@ -65,20 +65,23 @@ class ServerCounts:
         """Return whether more is out and leased in a lane (None: in all) than remains."""
         return count.remaining < self._out(lane, count.unit)
 
-    def count_of(self, lane: Hashable, count: ServerCount, lease: Lease | None) -> Count:
+    def count_of(
+        self, lane: Hashable, count: ServerCount, lease: Lease | None, *, is_answer: bool
+    ) -> Count:
         """Return what the authority is to know of an answer.
 
         Args:
             lane: which calls the server counts; None: all.
             count: what it says.
-            lease: of the call that it has answered; None: of no call.
+            lease: of the call that it has answered; None: there is none.
+            is_answer: whether a call was answered so.
         """
         unit, now, reset = count.unit, self._host.now(), count.reset
         if reset is None:
             reset = refill_time(self._limits.limits_of(lane), self._host.units.names[unit])
         heard_at = self._clock.to_timestamp(now)
         released_at = heard_at if lease is None else lease.timestamp
-        left = count.remaining - self._out(lane, unit, with_ended=lease is not None)
+        left = count.remaining - self._out(lane, unit, with_ended=is_answer)
         return Count(lane, unit, count.limit, left, now + reset, released_at, heard_at)
 
     def _out(self, lane: Hashable, unit: int, *, with_ended: bool = True) -> float:

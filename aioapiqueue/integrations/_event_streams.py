@@ -28,7 +28,8 @@ class _Watched:
     Args:
         stream: the stream itself: whatever else is asked of this is asked of it.
         reader: looks at each event.
-        found: called once with what was found, at the end or when the stream is left early.
+        found: called with what was found, at the end or where the caller leaves the stream; again
+            if the caller goes on, and there is more.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ class _Watched:
         found: Callable[[Mapping[str, Any]], None],
     ) -> None:
         self._stream = stream
-        self._reader: StreamReader | None = reader
+        self._reader = reader
         self._found = found
+        self._last: Mapping[str, Any] | None = None
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         try:
@@ -65,17 +67,16 @@ class _Watched:
             self._end()
 
     def _look(self, event: Mapping[str, Any]) -> None:
-        if self._reader is not None:
-            try:
-                self._reader.feed(event)
-            except Exception as error:  # noqa: BLE001 - what is settled costs no event
-                report_error(f"{event!r:.200} could not be read", error)
+        try:
+            self._reader.feed(event)
+        except Exception as error:  # noqa: BLE001 - what is settled costs no event
+            report_error(f"{event!r:.200} could not be read", error)
 
     def _end(self) -> None:
-        reader, self._reader = self._reader, None
         try:
-            usage = None if reader is None else reader.usage()
-            if usage is not None:
+            usage = self._reader.usage()
+            if usage is not None and usage != self._last:
+                self._last = usage
                 self._found(usage)
         except Exception as error:  # noqa: BLE001 - what is settled costs no answer
             report_error(f"{self._stream!r:.200} could not be settled", error)

@@ -44,6 +44,8 @@ _PATIENCE = 1.0
 comes with the head, as a rule."""
 _UNSAID = 60.0
 """Seconds for which the queue believes what remains where no reset is given, as a rule."""
+_SLOWEST = 86_400.0
+"""Seconds for each call of the slowest limit that is learnt."""
 _GIVEN = {
     "key": "the request",
     "cost": "the request",
@@ -289,10 +291,9 @@ class HttpPacer:
             advice = self._read_advice(status, headers, cost)
         late = _IfLate(partial(self._process, advice, failure))
         try:
-            if is_worth_reading:
-                wire.apply(slot, late.start)
             # One that is sent again needs the connection: that is free at the body's end.
             if is_worth_reading or is_refused:
+                wire.apply(slot, late.start)
                 body = yield partial(wire.read_body, response)
                 if is_worth_reading and body is not None:
                     advice = self._read_advice(status, headers, cost, body)
@@ -385,7 +386,7 @@ class HttpPacer:
         if learner is not None:
             rates = [one for one in learner.rates(advice, quotas) if one.unit in dispatcher.units]
             # One that lets a call through in years is no limit, but an error.
-            fit = [rate for rate in rates if rate.interval <= self._max_hold]
+            fit = [rate for rate in rates if rate.interval <= _SLOWEST]
             if len(fit) < len(rates):
                 dispatcher.count("malformed", call)
             if fit:

@@ -21,8 +21,8 @@ from weakref import ref
 
 try:
     from requests.adapters import HTTPAdapter
-    from requests.exceptions import ConnectTimeout, ProxyError
-    from urllib3.exceptions import NewConnectionError
+    from requests.exceptions import ConnectTimeout
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 except ImportError as error:
     raise ImportError(
         'pacing sessions of requests needs requests: pip install "aioapiqueue[requests]"',
@@ -160,10 +160,11 @@ class _Wire(BlockingSteps, Wire):
 
     def was_sent(self, error: BaseException) -> bool:
         """Return whether there was a connection: urllib3 has its reason within."""
-        if isinstance(error, ConnectTimeout | ProxyError):
+        if isinstance(error, ConnectTimeout):
             return False
         reason = getattr(error.args[0], "reason", None) if error.args else None
-        return not isinstance(reason, NewConnectionError)
+        reason = getattr(reason, "original_error", reason)  # of a proxy
+        return not isinstance(reason, NewConnectionError | ConnectTimeoutError)
 
 
 class _End:

@@ -100,6 +100,16 @@ async def test_limit_of_years_is_not_learnt(client, server, reply):
     assert queue.stats.malformed == 2
 
 
+async def test_slow_limit_is_learnt(client, server, reply):
+    """20 a day is a limit, although one call in 72 minutes is slower than `max_hold`."""
+    server.answer = lambda _: reply.of(200, [("RateLimit-Policy", '"d";q=20;w=86400')])
+    queue = ApiQueue(lanes={"*": ()})
+    async with client(queue, learn=True) as paced:
+        assert await paced.get(server.url()) == 200
+    assert [str(one) for one in queue.stats.learnt["127.0.0.1"]] == ["20/day burst 20"]
+    assert queue.stats.malformed == 0
+
+
 async def test_key_that_is_a_pattern(every_client, server, reply):
     """A key may be the same text as a pattern: its answers are heard all the same."""
     server.answer = lambda _: reply.of(429, [("Retry-After", "20")])

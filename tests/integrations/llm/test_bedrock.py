@@ -233,6 +233,29 @@ async def test_stream_left_early(operation, how, blockbuster):
     assert queue.stats.costs == {"calls": 1, "tokens": expected}
 
 
+async def test_stream_that_is_read_on(blockbuster):
+    """One that is left after its first event, and gone on with, is settled by all of it."""
+    blockbuster.deactivate()
+    queue = a_queue()
+    async with (
+        BedrockServer(pieces=["hello"] * 20) as server,
+        aiobotocore.paced(
+            get_session().create_client("bedrock-runtime", **options(server)),
+            queue,
+            profile=llm.bedrock,
+        ) as client,
+    ):
+        stream = stream_of(await client.converse_stream(**CONVERSE))
+        async for event in stream:
+            if "contentBlockDelta" in event:
+                break
+        await asyncio.sleep(0.1)
+        assert queue.stats.costs["tokens"] < ESTIMATE + 50
+        async for _ in stream:
+            pass
+    assert queue.stats.costs == {"calls": 1, "tokens": USED}
+
+
 async def test_stream_left_early_in_a_thread(blockbuster):
     """The same with boto3."""
     blockbuster.deactivate()
