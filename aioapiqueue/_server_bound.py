@@ -23,6 +23,10 @@ plus what is settled back. Each answer says between which two figures it lies:
 If our figure lies between the two, it holds: it is better than either. If it is above them, others
 use the quota; if below, more has come back than we know.
 
+A quota of which nobody has heard since its reset is full again, and counted on. But if later
+answers name another size in its place, it ends with its reset: it has that size now, or it is that
+of something else, such as of one path.
+
 A bucket comes back bit by bit: between two answers, half of that is taken to be ours, and a
 twentieth of the bucket is left in it. Without that the queue would keep it at the very edge, and
 others would be refused. It costs no throughput, as what is left in a bucket is not lost.
