@@ -4,12 +4,11 @@ import typing as _typing
 
 from aioapiqueue import _interrupt as _interrupt  # the first: see there
 from aioapiqueue._decorator import rate_limited
-from aioapiqueue._events import Event, LaneStats, Observer, Stats
+from aioapiqueue._events import Event, Observer
 from aioapiqueue._queue import ApiQueue
 from aioapiqueue._rate import Calendar, Concurrency, Limit, Rate, Window
 from aioapiqueue._slot import Slot
 from aioapiqueue._view import LimiterView
-from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import (
     ApiQueueError,
     LimitsError,
@@ -21,6 +20,8 @@ from aioapiqueue.exceptions import (
 )
 
 if _typing.TYPE_CHECKING:
+    from aioapiqueue._stats import LaneStats, Stats
+    from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.registry import Registry, ServiceLimits
 
 __all__ = [
@@ -51,7 +52,11 @@ __all__ = [
 
 __version__: str = "0.1.0"
 
-_LAZY = {"Registry": "registry", "ServiceLimits": "registry", "registry": "registry"}
+_LAZY = {
+    **dict.fromkeys(("Registry", "ServiceLimits", "registry"), "registry"),
+    **dict.fromkeys(("Adaptive", "adaptive"), "adaptive"),
+    **dict.fromkeys(("LaneStats", "Stats"), "_stats"),
+}
 """What only some programs need, and the module that has it, which is loaded at its first use.
 
 `import aioapiqueue` reads no table of AWS, and takes little longer than `import anyio, asyncio`.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from aioapiqueue._events import Event, EventKind, LaneTable, Stats, report_error
+from aioapiqueue._events import Event, EventKind, report_error
 from aioapiqueue._figures import LaneFigures
 from aioapiqueue._lanes import find_patterns, fits
 from aioapiqueue._limiter import FastAcquire
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from aioapiqueue._limiter import Limiter, LimiterFactory
     from aioapiqueue._rate import Limit, Rate
     from aioapiqueue._server_bound import ServerCount
+    from aioapiqueue._stats import Stats
     from aioapiqueue._units import Cost
     from aioapiqueue._wait_queue import Order, WaitQueue
 
@@ -195,6 +196,8 @@ class Dispatcher:
 
     def stats(self) -> Stats:
         """Return the queue's figures, as things stand."""
+        from aioapiqueue._stats import LaneTable, Stats  # noqa: PLC0415 - late: see there
+
         limiter = self.limiter.snapshot()
         return Stats(
             waiting=self.waiters.live,

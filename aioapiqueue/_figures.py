@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from aioapiqueue._events import LaneStats, LaneTable
 from aioapiqueue._lanes import find_patterns, fits
 from aioapiqueue._slot import GRANTED
 from aioapiqueue._units import ONE_CALL, CostTotals
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._events import EventKind
     from aioapiqueue._slot import Call
+    from aioapiqueue._stats import LaneTable
     from aioapiqueue._units import Units
 
 __all__ = ["LaneFigures"]
@@ -233,6 +233,8 @@ class LaneFigures:
 
     def table(self, units: Units) -> LaneTable:
         """Return the figures of this moment."""
+        from aioapiqueue._stats import LaneStats, LaneTable  # noqa: PLC0415 - late: see there
+
         return LaneTable(
             {
                 name: LaneStats(

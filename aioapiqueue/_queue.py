@@ -43,10 +43,11 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    from aioapiqueue._events import Observer, Stats
+    from aioapiqueue._events import Observer
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._limiter import LimiterFactory
     from aioapiqueue._slot import Call
+    from aioapiqueue._stats import Stats
     from aioapiqueue._units import Cost
 
 __all__ = ["ApiQueue", "dispatcher_of"]

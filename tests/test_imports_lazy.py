@@ -13,6 +13,8 @@ import aioapiqueue
 
 NOT_LOADED = (
     "aioapiqueue.registry",
+    "aioapiqueue.adaptive",
+    "aioapiqueue._stats",
     "tomllib",
     "uuid",
     "random",
@@ -21,7 +23,8 @@ NOT_LOADED = (
     "aioapiqueue._authority",
     "aioapiqueue._leases",
 )
-"""Modules that only AWS, a quota shared with others, or a file of limits needs."""
+"""Modules that only some programs need: for AWS, adaptive limits, figures, a quota shared with
+others, or a file of limits."""
 
 ROUNDS = 25
 BASE, OURS = "anyio, asyncio", "aioapiqueue"
