@@ -382,6 +382,7 @@ class HttpPacer:
                     limit=quota.limit,
                     period=None if learner is None or not quota.limit else quota.period,
                     refills=learner is not None and learner.is_bucket(call.key, quota, now),
+                    is_open=learner is not None and learner.is_open(call.key, quota),
                 )
         if learner is not None:
             rates = [one for one in learner.rates(advice, quotas) if one.unit in dispatcher.units]
