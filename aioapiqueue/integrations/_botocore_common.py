@@ -202,8 +202,8 @@ class Pacer(ABC):
         positive(max_hold, of="max_hold", least=0, most=LONGEST)
         if profile is not None and not hasattr(profile, "stream_reader"):
             raise TypeError(
-                f"profile= is one of a service's calls, such as llm.bedrock, not {profile!r}: that "
-                "is for llm.client"
+                f"profile= takes what is known of a service's calls, such as llm.bedrock, not "
+                f"{profile!r}: that is for llm.client"
             )
         if isinstance(source, Registry):
             if profile is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+from contextlib import asynccontextmanager
 
 import boto3
 import pytest
@@ -52,6 +53,20 @@ def options(server):
 def a_queue():
     """Return a queue that knows no limits of a model."""
     return ApiQueue(lanes={"*": ()})
+
+
+@asynccontextmanager
+async def paced_client(queue, **how):
+    """Give a server, and a client of aiobotocore whose calls a queue paces."""
+    async with (
+        BedrockServer(**how) as server,
+        aiobotocore.paced(
+            get_session().create_client("bedrock-runtime", **options(server)),
+            queue,
+            profile=llm.bedrock,
+        ) as client,
+    ):
+        yield server, client
 
 
 def stream_of(answer):
@@ -104,14 +119,7 @@ async def test_limits_of_a_model(blockbuster):
     """Limits are of a model in a Region; a call of another model has others."""
     blockbuster.deactivate()
     queue = ApiQueue(lanes={KEY: "600 tokens/min burst 600", "*": ()})
-    async with (
-        BedrockServer() as server,
-        aiobotocore.paced(
-            get_session().create_client("bedrock-runtime", **options(server)),
-            queue,
-            profile=llm.bedrock,
-        ) as client,
-    ):
+    async with paced_client(queue) as (_, client):
         await client.converse(**CONVERSE)
         assert queue.estimate(key=KEY, cost={"tokens": 60}) == 0  # 543 were reserved, 540 used
         assert queue.estimate(key=KEY, cost={"tokens": 70}) > 0
@@ -124,14 +132,7 @@ async def test_throttled(blockbuster):
     """Push-back is that of the model; what was refused is a call, and no tokens."""
     blockbuster.deactivate()
     queue = a_queue()
-    async with (
-        BedrockServer() as server,
-        aiobotocore.paced(
-            get_session().create_client("bedrock-runtime", **options(server)),
-            queue,
-            profile=llm.bedrock,
-        ) as client,
-    ):
+    async with paced_client(queue) as (server, client):
         server.refuse = True
         with pytest.raises(client.exceptions.ThrottlingException):
             await client.converse(**CONVERSE)
@@ -192,59 +193,49 @@ async def test_answer_that_names_its_input_alone(blockbuster):
     blockbuster.deactivate()
     queue = a_queue()
     model = "arn:aws:bedrock:eu-west-1:123456789012:application-inference-profile/abc"
-    async with (
-        BedrockServer(used=(12, None)) as server,
-        aiobotocore.paced(
-            get_session().create_client("bedrock-runtime", **options(server)),
-            queue,
-            profile=llm.bedrock,
-        ) as client,
-    ):
+    async with paced_client(queue, used=(12, None)) as (_, client):
         await client.invoke_model(modelId=model, body=json.dumps({"inputText": TEXT}))
     assert queue.stats.costs == {"calls": 1, "tokens": 12}
 
 
-@pytest.mark.parametrize("how", ["break", "close"])
+async def read(stream, pieces, *, waits):
+    """Read so many pieces of text, and leave the stream, or wait with the last one in hand."""
+    seen = 0
+    async for event in stream:
+        seen += "contentBlockDelta" in event or "chunk" in event
+        if seen == pieces:
+            if not waits:
+                break
+            await asyncio.sleep(1000)
+
+
+@pytest.mark.parametrize("how", ["break", "close", "cancel"])
 @pytest.mark.parametrize("operation", [one for one in OPERATIONS if "stream" in one])
 async def test_stream_left_early(operation, how, blockbuster):
     """What has come is settled: its events are text, and the rest was never made."""
     blockbuster.deactivate()
     queue = a_queue()
-    async with (
-        BedrockServer(pieces=["hello"] * 20) as server,
-        aiobotocore.paced(
-            get_session().create_client("bedrock-runtime", **options(server)),
-            queue,
-            profile=llm.bedrock,
-        ) as client,
-    ):
-        stream, seen = stream_of(await getattr(client, operation)(**OPERATIONS[operation])), 0
-        events = aiter(stream)
-        while seen < 10:
-            event = await anext(events)
-            seen += "contentBlockDelta" in event or "chunk" in event
-        if how == "break":
-            del events, stream  # as `async for` does where it is left
-            gc.collect()
-            await asyncio.sleep(0.1)
-        else:
+    # 50 letters are 13 tokens, by estimate.
+    expected = {"calls": 1, "tokens": ESTIMATE + 5 * 13}
+    async with paced_client(queue, pieces=["hello"] * 20) as (_, client):
+        stream = stream_of(await getattr(client, operation)(**OPERATIONS[operation]))
+        read_all = asyncio.ensure_future(read(stream, 10, waits=how != "break"))
+        await asyncio.sleep(0.1)
+        if how == "close":
             stream.close()
-    expected = ESTIMATE + 5 * 13  # 50 letters are so many tokens, by estimate
-    assert queue.stats.costs == {"calls": 1, "tokens": expected}
+            assert queue.stats.costs == expected
+        read_all.cancel()
+        await asyncio.wait([read_all])
+        gc.collect()
+        await asyncio.sleep(0.1)  # the loop ends the iterators that were left
+    assert queue.stats.costs == expected
 
 
 async def test_stream_that_is_read_on(blockbuster):
     """One that is left after its first event, and gone on with, is settled by all of it."""
     blockbuster.deactivate()
     queue = a_queue()
-    async with (
-        BedrockServer(pieces=["hello"] * 20) as server,
-        aiobotocore.paced(
-            get_session().create_client("bedrock-runtime", **options(server)),
-            queue,
-            profile=llm.bedrock,
-        ) as client,
-    ):
+    async with paced_client(queue, pieces=["hello"] * 20) as (_, client):
         stream = stream_of(await client.converse_stream(**CONVERSE))
         async for event in stream:
             if "contentBlockDelta" in event:
