@@ -639,7 +639,7 @@ class Dispatcher:
         key: Hashable = None,
         period: float | None = None,
         refills: bool = False,
-        is_open: bool = False,
+        period_is_minimum: bool = False,
     ) -> None:
         """Let no more start than the server says: in the answer to a call, or (None) of a key.
 
@@ -652,7 +652,7 @@ class Dispatcher:
             key: whose lane, if no call was answered.
             period: seconds in which `limit` is let through, where that was learnt.
             refills: whether the quota is known to be a bucket.
-            is_open: whether its period is known no better than by the reset.
+            period_is_minimum: whether the period may be longer, as it is known by the reset alone.
         """
         # Imported late: few queues are told what a server has counted.
         from aioapiqueue._server_bound import ServerCount  # noqa: PLC0415
@@ -672,7 +672,7 @@ class Dispatcher:
             released_at=self._clock() if call is None else call.waited_until,
             period=period,
             refills=refills,
-            is_open=is_open,
+            period_is_minimum=period_is_minimum,
         )
         self.limiter.sync(call, key, count)
         self._find_fast_acquire()

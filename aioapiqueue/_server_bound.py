@@ -104,7 +104,7 @@ class ServerCount(NamedTuple):
     """Seconds in which so much as `limit` is let through, where the limit was learnt."""
     refills: bool = False
     """Whether the quota is known to be a bucket, so that it comes back bit by bit."""
-    is_open: bool = False
+    period_is_minimum: bool = False
     """Whether nobody knows more of its period than that it is no shorter than the reset: so that it
     is not known either for how long it has been used."""
 
@@ -194,7 +194,7 @@ class ServerBound(LimitState):
             began = until - count.period
             least, others = left - answered, self.others or Others(began)
             used = count.limit - count.remaining - out - answered  # so far, not by us
-            if count.is_open and self.period is None:  # nobody knows in how long that was
+            if count.period_is_minimum and self.period is None:  # nobody knows in how long that was
                 used, others = 0, Others(now)
             if self.period is not None:
                 self._bring_up_to(now)

@@ -302,7 +302,7 @@ def test_use_of_an_unknown_time_is_no_pace():
     """Where a period is known by the reset alone, nobody is seen to use at a pace by then."""
     bound = ServerBound(0, 5000)
     figure = ServerCount(
-        0, 4000, limit=5000, released_at=0.1, number=1, period=1800.0, is_open=True
+        0, 4000, limit=5000, released_at=0.1, number=1, period=1800.0, period_is_minimum=True
     )
     bound.set(figure, until=1800.2, out=0, answered=1, now=0.2, own=1)
     assert [bound.consume_if_due(0.2, ONE) <= 0.2 for _ in range(4001)] == [True] * 4000 + [False]

@@ -382,7 +382,8 @@ class HttpPacer:
                     limit=quota.limit,
                     period=None if learner is None or not quota.limit else quota.period,
                     refills=learner is not None and learner.is_bucket(call.key, quota, now),
-                    is_open=learner is not None and learner.is_open(call.key, quota),
+                    period_is_minimum=learner is not None
+                    and learner.period_is_minimum(call.key, quota),
                 )
         if learner is not None:
             rates = [one for one in learner.rates(advice, quotas) if one.unit in dispatcher.units]

@@ -85,7 +85,7 @@ class Learner:
         self._seen: dict[Hashable, tuple[_Seen, _Seen]] = {}
         """The first answer since a period was found, and the last one."""
         self._periods: dict[Hashable, float] = {}
-        self._open: set[Hashable] = set()
+        self._minimum: set[Hashable] = set()
         """Quotas whose period is known no better than by a reset."""
         self._doubted: dict[Hashable, float] = {}
         """Of quotas that did not look like a bucket: when."""
@@ -114,25 +114,25 @@ class Learner:
                 oldest = next(iter(self._seen))
                 del self._seen[oldest]
                 self._periods.pop(oldest, None)
-                self._open.discard(oldest)
+                self._minimum.discard(oldest)
             shown = _shown(first, last, seen)
             self._seen[name] = (first if shown is None else seen, seen)
             found = shown or self._periods.get(name, _PERIOD)
             if quota.reset > found:  # it is not shorter than the time in which all of it comes back
-                self._open.add(name)
+                self._minimum.add(name)
             elif shown is not None:
-                self._open.discard(name)
+                self._minimum.discard(name)
             self._periods[name] = max(found, quota.reset)
         return self._periods.get(name, _PERIOD)
 
-    def is_open(self, key: Hashable, quota: Quota) -> bool:
+    def period_is_minimum(self, key: Hashable, quota: Quota) -> bool:
         """Return whether a quota's period is known no better than by a reset: it may be longer.
 
         Args:
             key: of the call that was answered.
             quota: what the answer says of it.
         """
-        return (key, quota.unit, quota.limit) in self._open
+        return (key, quota.unit, quota.limit) in self._minimum
 
     def is_bucket(self, key: Hashable, quota: Quota, now: float) -> bool:
         """Return whether a quota comes back bit by bit, as far as answers show.

@@ -46,20 +46,20 @@ def test_bucket_shows_its_period(period):
     assert periods(answers)[-1] == period
 
 
-def test_period_by_the_reset_is_open():
+def test_period_by_the_reset_is_minimum():
     """It may be longer, until the next window shows it; one that is stated or usual is not."""
     learner = Learner(Learning(periods={"tokens": 10.0}))
 
-    def is_open(unit, at, remaining, reset):
+    def is_minimum(unit, at, remaining, reset):
         quota = Quota(unit, remaining, reset, 5000)
         learner.with_periods("k", [quota], at)
-        return learner.is_open("k", quota)
+        return learner.period_is_minimum("k", quota)
 
-    assert is_open("calls", 0, 100, 1800)
-    assert is_open("calls", 10, 90, 1790)
-    assert not is_open("calls", 1801, 4990, 3599)
-    assert not is_open("pages", 0, 100, 59)
-    assert not is_open("tokens", 0, 100, 10.4)  # it is rounded up
+    assert is_minimum("calls", 0, 100, 1800)
+    assert is_minimum("calls", 10, 90, 1790)
+    assert not is_minimum("calls", 1801, 4990, 3599)
+    assert not is_minimum("pages", 0, 100, 59)
+    assert not is_minimum("tokens", 0, 100, 10.4)  # it is rounded up
 
 
 def test_bucket_in_steady_use():
