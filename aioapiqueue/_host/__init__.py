@@ -1,0 +1,1 @@
+"""One quota for all processes of a host: the side of the queues that share it."""
