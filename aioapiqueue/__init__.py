@@ -23,6 +23,7 @@ if _typing.TYPE_CHECKING:
     from aioapiqueue._stats import LaneStats, Stats
     from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.registry import Registry, ServiceLimits
+    from aioapiqueue.schedules import HostSchedule
 
 __all__ = [
     "Adaptive",
@@ -31,6 +32,7 @@ __all__ = [
     "Calendar",
     "Concurrency",
     "Event",
+    "HostSchedule",
     "LaneStats",
     "Limit",
     "LimiterView",
@@ -56,6 +58,7 @@ _LAZY = {
     **dict.fromkeys(("Registry", "ServiceLimits", "registry"), "registry"),
     **dict.fromkeys(("Adaptive", "adaptive"), "adaptive"),
     **dict.fromkeys(("LaneStats", "Stats"), "_stats"),
+    **dict.fromkeys(("HostSchedule", "schedules"), "schedules"),
 }
 """What only some programs need, and the module that has it, which is loaded at its first use.
 

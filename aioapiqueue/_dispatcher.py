@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from aioapiqueue._units import Cost
     from aioapiqueue._wait_queue import Order, WaitQueue
 
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "clock_of"]
 
 _LONGEST_TIMER = 86_400.0
 """Seconds after which the ticker looks again at the latest, whatever is due in many years."""
@@ -867,7 +867,7 @@ class Dispatcher:
         self.loop = loop
         self._loop_runs = loop.is_running
         self._thread = get_ident()
-        clock = _clock_of(loop)
+        clock = clock_of(loop)
         clock_changed = clock is not self._clock
         self._clock = clock
         # Each virtual clock begins at 0, so that nothing can be told by it.
@@ -928,7 +928,7 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-def _clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
+def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     """Return `time.monotonic`, or the loop's own clock if it keeps one in Python (VirtualLoop).
 
     Not a real loop's `time()`: uvloop's is coarse, and stands still while callbacks run.

@@ -80,7 +80,7 @@ class StateMaker:
         concurrency: float | None = None,
     ) -> None:
         self._units = units
-        self._catch_up = catch_up
+        self.catch_up = catch_up
         self._adaptive = adaptive
         self._report = report
         self._to_wall = to_wall
@@ -101,7 +101,7 @@ class StateMaker:
         unit = self._units.place_of(limit.unit)
         if isinstance(limit, Rate):
             bucket = LearntBucket if isinstance(limit, LearntRate) else TokenBucket
-            return bucket(limit, catch_up=self._catch_up, unit=unit)
+            return bucket(limit, catch_up=self.catch_up, unit=unit)
         if isinstance(limit, Calendar):
             return CalendarWindow(limit, to_wall=self._to_wall, unit=unit)
         return SlidingWindow(limit, unit=unit)
@@ -115,7 +115,7 @@ class StateMaker:
             most = min([self._concurrency, *bodies])
         return self._adaptive.govern(
             limits,
-            catch_up=self._catch_up,
+            catch_up=self.catch_up,
             concurrency=most,
             report=self._report,
             units=self._units,

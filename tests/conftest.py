@@ -18,7 +18,7 @@ import pytest_asyncio
 from blockbuster import blockbuster_ctx
 
 from aioapiqueue.testing import VirtualLoop
-from tests.helpers.limiters import Limiter, Shared
+from tests.helpers.limiters import Limiter, OnHost, Shared
 from tests.helpers.servers import Server
 from tests.helpers.stalls import Stalls
 
@@ -85,6 +85,7 @@ def blockbuster(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
 # property is tried on: 20 to 50 take a second.
 LIMITERS = {
     "local": None,
+    "host": None,
     "shared": ("valkey", 0.0, 50),
     "shared ahead": ("valkey", 0.2, 50),
     "redis": ("debian_redis", 0.0, 50),
@@ -104,7 +105,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     slow = ["redis", "length"]
     if metafunc.definition.get_closest_marker("slow_if_shared") is not None:
-        slow.append("shared")
+        slow += ["shared", "host"]
     kinds = [
         pytest.param(kind, marks=[pytest.mark.slow] if any(map(kind.__contains__, slow)) else [])
         for kind in LIMITERS
@@ -117,6 +118,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def limiter(request: pytest.FixtureRequest) -> Limiter:
     """Give what makes queues whose limits are kept in one way or another: see `Limiter`."""
     where = LIMITERS[request.param]
+    if request.param == "host":
+        return OnHost(examples=100)
     if where is None:
         return Limiter()
     server, ahead, examples = where

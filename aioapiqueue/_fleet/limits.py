@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aioapiqueue._fleet.grants import NO_KEY
@@ -33,6 +34,8 @@ class LimitTable:
         adaptive: how the authority slows down on push-back.
         report: called with an error in `adaptive`.
         units: the places of units in costs.
+        to_wall: converts an instant to seconds since the epoch; None: the authority knows no time
+            zones, and keeps permits of a whole quota only. Default: None.
 
     Raises:
         ValueError: what `adaptive` wants does not fit the limits; or a limit that is not shared.
@@ -48,17 +51,25 @@ class LimitTable:
         adaptive: AdaptivePolicy | None,
         report: Callable[[str, Exception], None],
         units: Units,
+        to_wall: Callable[[float], float] | None = None,
     ) -> None:
-        _refuse_unshared(None, limits)
+        self._shares_all = to_wall is not None
+        self._check_shared(None, limits)
         for key, own in lanes.items():
-            _refuse_unshared(key, own)
+            self._check_shared(key, own)
         self.units = units
-        self._maker = StateMaker(
-            units, catch_up=catch_up, adaptive=adaptive, report=report, concurrency=concurrency
+        new_maker = partial(
+            StateMaker,
+            units,
+            catch_up=catch_up,
+            adaptive=adaptive,
+            report=report,
+            to_wall=to_wall or float,
         )
-        self.limits, self._bounds = tuple(limits), bounds_of(self._maker.states_of(limits))
+        self._maker, lane_maker = new_maker(concurrency=concurrency), new_maker()
+        self.limits, self.states = tuple(limits), self._maker.states_of(limits)
+        self._bounds = bounds_of(self.states)
         self._fixed_concurrency = concurrency
-        lane_maker = StateMaker(units, catch_up=catch_up, adaptive=adaptive, report=report)
         for limits_of_lane in lanes.values():
             lane_maker.states_of(limits_of_lane)  # refuses now what it would at the first call
         self.lanes = Lanes(lanes, lane_maker, in_use=self._is_in_use)
@@ -165,11 +176,19 @@ class LimitTable:
         Raises:
             ValueError: they are; or they are not shared.
         """
-        _refuse_unshared(key, limits)
+        self._check_shared(key, limits)
         bounds = bounds_of(self._maker.states_of(limits))
         for call in waiting:
             if key is None or any(fits(key, one) for one in call.keys):
                 self._check(bounds, call.costs, limits, key)
+
+    def _check_shared(self, key: Hashable, limits: Iterable[Limit]) -> None:
+        for limit in () if self._shares_all else limits:
+            problem = _problem_of(key, limit)
+            if problem is not None:
+                raise ValueError(
+                    f"{str(limit)!r} cannot be shared: {problem}, or leave out schedule="
+                )
 
     def _check(
         self, bounds: Bounds, costs: Sequence[float], limits: Sequence[Limit], name: Hashable
@@ -182,18 +201,12 @@ class LimitTable:
         """Replace the limits of the queue (None), or of a key or pattern."""
         self._learnt |= any(isinstance(one, LearntRate) for one in limits)
         if key is None:
-            self.limits, self._bounds = limits, bounds_of(self._maker.states_of(limits))
+            self.limits, self.states = limits, self._maker.changed(self.states, limits, now)
+            self._bounds = bounds_of(self.states)
         else:
             self.lanes.set_limits(key, limits)
             for one in self.lanes.by_key:
                 self.lanes.refresh(one, now)
-
-
-def _refuse_unshared(key: Hashable, limits: Iterable[Limit]) -> None:
-    for limit in limits:
-        problem = _problem_of(key, limit)
-        if problem is not None:
-            raise ValueError(f"{str(limit)!r} cannot be shared: {problem}, or leave out schedule=")
 
 
 def _problem_of(key: Hashable, limit: Limit) -> str | None:

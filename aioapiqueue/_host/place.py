@@ -9,7 +9,7 @@ import stat
 import sys
 from pathlib import Path
 
-__all__ = ["check_system", "make_private"]
+__all__ = ["HUB_DIR", "Place", "check_system", "make_private"]
 
 
 def check_system() -> None:
@@ -100,3 +100,71 @@ def _is_private_group(directory: Path, gid: int) -> bool:
     except KeyError:
         return False
     return group.gr_name == own and set(group.gr_mem) <= {own}
+
+
+HUB_DIR = "AIOAPIQUEUE_HUB_DIR"
+"""The environment variable that names the hub's directory, instead of the user's own one."""
+_SOCKET, _LOCK = "host.sock", "host.lock"
+
+
+class Place:
+    """Where this user's hub is, or is to be. Nothing here depends on the environment.
+
+    A login shell, a cron job and a web server's worker are to find the same hub. So it is not what
+    XDG_RUNTIME_DIR, TMPDIR or HOME name: it is in the runtime directory of the user's id, where
+    there is one (it exists while the user is logged in), or else in `/tmp`. Both are looked at.
+
+    Args:
+        override: a directory instead, as `AIOAPIQUEUE_HUB_DIR` has it; None: the user's own.
+
+    Raises:
+        ValueError: `override` is not absolute: processes have other working directories.
+    """
+
+    def __init__(self, override: str | None = None) -> None:
+        if override and not Path(override).is_absolute():
+            raise ValueError(f"{HUB_DIR} takes an absolute path, not {override!r}")
+        self._override = Path(override) if override else None
+
+    @property
+    def override(self) -> str:
+        """The directory that was given; "": none was."""
+        return str(self._override or "")
+
+    def directories(self) -> list[Path]:
+        """Return where the hub may be, in the order in which it is started there."""
+        if self._override is not None:
+            return [self._override]
+        uid = os.geteuid()
+        runtime, found = Path(f"/run/user/{uid}"), [Path(f"/tmp/aioapiqueue-{uid}")]  # noqa: S108 - checked by `make_private`
+        with contextlib.suppress(OSError):
+            status = runtime.lstat()
+            private = stat.S_ISDIR(status.st_mode) and not stat.S_IMODE(status.st_mode) & 0o077
+            if private and status.st_uid == uid:
+                found.insert(0, runtime / "aioapiqueue")
+        return found
+
+    def sockets(self) -> list[Path]:
+        """Return where the hub may listen; the first is where it is started."""
+        return [directory / _SOCKET for directory in self.directories()]
+
+    def lock(self) -> Path:
+        """Return the file that the hub has locked while it runs, wherever it listens."""
+        return self.directories()[-1] / _LOCK
+
+    def state(self) -> Path:
+        """Return the directory of what is to outlast the machine's restarts."""
+        if self._override is not None:
+            return self._override
+        import pwd  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
+
+        home = Path(pwd.getpwuid(os.geteuid()).pw_dir)
+        return home / ".local" / "state" / "aioapiqueue" / _machine()
+
+
+def _machine() -> str:
+    """Return a name of this machine: homes may be shared by several."""
+    with contextlib.suppress(OSError):
+        if text := Path("/etc/machine-id").read_text("ascii").strip():
+            return text
+    return socket.gethostname()

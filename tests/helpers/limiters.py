@@ -28,6 +28,7 @@ from aioapiqueue import ApiQueue
 from aioapiqueue.integrations.redis import SharedSchedule
 from tests.helpers.servers import fresh_name
 from tests.helpers.virtual_client import VirtualClient
+from tests.helpers.virtual_hub import VirtualHub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from aioapiqueue import Slot
     from tests.helpers.servers import Server
 
-__all__ = ["Limiter", "Shared", "holds_for"]
+__all__ = ["Limiter", "OnHost", "Shared", "holds_for"]
 
 
 class Limiter:
@@ -108,6 +109,32 @@ class Shared(Limiter):
     def fewer(self, count: int) -> int:
         """Return a tenth."""
         return count // 10
+
+
+class OnHost(Limiter):
+    """Limits that a hub keeps, for each queue a quota of its own.
+
+    Args:
+        examples: as attribute.
+    """
+
+    shared = True
+
+    def __init__(self, *, examples: int) -> None:
+        self.examples = examples
+
+    def queue(self, *limits: Any, **options: Any) -> ApiQueue:
+        """Make a queue."""
+        return ApiQueue(*limits, schedule=VirtualHub().schedule("quota"), **options)
+
+    async def settled(self) -> None:
+        """Let the queue and the hub talk."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def take(self, queue: ApiQueue, **call: Any) -> Slot:
+        """Ask for a slot."""
+        return await queue.enqueue(**call)
 
 
 def holds_for(*strategies: SearchStrategy[Any]) -> Callable[[Any], Any]:

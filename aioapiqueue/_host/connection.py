@@ -1,0 +1,321 @@
+"""The connection of one queue to the hub.
+
+A socket, read and written on the queue's loop, without a transport: so it can be closed from
+anywhere, without a loop, when the queue is collected, when its loop has been closed, or in a child
+made by `fork`. While there is nothing to read or write, it costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import sys
+import weakref
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anyio import to_thread
+
+from aioapiqueue import exceptions
+from aioapiqueue._fleet.messages import Unreachable
+from aioapiqueue._host.reach import Reached, reach
+from aioapiqueue._host.wire import PROTOCOL, decode, encode
+
+if TYPE_CHECKING:
+    import socket
+
+    from aioapiqueue._host.limiter import LinkOwner
+    from aioapiqueue._host.wire import Message, Terms
+    from aioapiqueue._limiter import Host
+
+__all__ = ["HubLink"]
+
+_BACKOFF = (0.02, 2.0)
+"""Seconds between attempts to reach a hub, at least and at most."""
+_CHUNK = 1 << 18
+
+
+class _Attempt:
+    """An attempt to reach the hub, in a thread, that may be given up meanwhile."""
+
+    def __init__(self) -> None:
+        self.given_up = False
+
+    def run(self, first: dict[str, Any], override: str | None) -> Reached | None:
+        """Reach the hub; None: nobody wants that any more."""
+        reached = reach(_hello(first), override=override)
+        if self.given_up:
+            reached.sock.close()
+            return None
+        return reached
+
+
+class HubLink:
+    """One queue's way to the hub; see `aioapiqueue._host.limiter.Link`.
+
+    Args:
+        host: the queue's dispatcher.
+        quota: the name of the quota.
+        terms: the limits that the queue brings along.
+        directory: of the hub; None: the user's own.
+    """
+
+    def __init__(self, host: Host, quota: str, terms: Terms, *, directory: str | None) -> None:
+        self._host = host
+        self._quota = quota
+        self._first = {"quota": quota, "terms": terms.as_json()}
+        self._directory = directory
+        self._sock: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._attempt = _Attempt()
+        self._received = b""
+        self._unsent = b""
+        self._outbox: list[Message] = []
+        self._in_pass = False
+        """Whether something was sent in this pass of the loop."""
+        self.asks = 0
+        self._closed = False
+        self._close_late: weakref.finalize[Any, HubLink] | None = None
+        _links.add(self)
+
+    def attach(self, owner: LinkOwner) -> None:
+        """Have somebody to report to."""
+        self._owner = owner
+
+    def open(self) -> None:
+        """Connect, if it is not connected; try again for as long as it is needed."""
+        if self._sock is None and self._task is None and not self._closed:
+            self._task = self._host.spawn(self._run, name="aioapiqueue hub", on_end=self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        # If it was cancelled by somebody who cancels every task: the next caller connects.
+        if self._task is task:
+            self._task = None
+
+    async def _run(self) -> None:
+        delay = 0.0
+        while True:
+            attempt = self._attempt = _Attempt()
+            try:
+                # Cancelled here: the thread goes on by itself, and closes what it has opened.
+                reached = await to_thread.run_sync(
+                    attempt.run, self._first, self._directory, abandon_on_cancel=True
+                )
+            except exceptions.SharedError as error:
+                self._task = None
+                self._owner.refused(error)
+                return
+            except Unreachable as error:
+                self._owner.disconnected(str(error))
+            except BaseException:
+                attempt.given_up = True
+                raise
+            else:
+                self._task = None
+                if reached is not None:
+                    self._begin(reached)
+                return
+            if not self._owner.is_needed:
+                return
+            delay = min(_BACKOFF[1], max(_BACKOFF[0], 2 * delay))
+            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - so that not all come at once
+
+    def _begin(self, reached: Reached) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        sock = self._sock = reached.sock
+        sock.settimeout(0)
+        self._received, self._unsent, self._outbox, self._in_pass = b"", b"", [], False
+        # Weakly: a queue that nobody has any more is to be collected, with this.
+        self._close_late = weakref.finalize(self, _close, sock, loop)
+        self._close_late.atexit = False
+        loop.add_reader(sock.fileno(), partial(_read, weakref.ref(self)))
+        self._owner.connected(reached.welcome["now"])
+        self._process(reached.rest)
+
+    def send(self, message: Message, *, at_once: bool = False) -> None:
+        """Send a message with all others of this pass of the loop; only while it is connected.
+
+        Args:
+            message: what to send.
+            at_once: now, if it is the first of this pass: somebody waits for the answer.
+        """
+        if self._sock is None or self._loop is None:
+            return
+        if not self._in_pass:
+            self._in_pass = True
+            self._loop.call_soon(self._end_pass)
+            if at_once:
+                self._outbox.append(message)
+                self._flush()
+                return
+        self._outbox.append(message)
+
+    def _end_pass(self) -> None:
+        self._in_pass = False
+        self._flush()
+
+    def _flush(self) -> None:
+        outbox, self._outbox = self._outbox, []
+        if self._sock is None or not outbox:
+            return
+        self.asks += 1
+        data = encode(outbox)
+        if self._unsent:
+            self._unsent += data
+        else:
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        sock, loop = self._sock, self._loop
+        assert sock is not None  # noqa: S101 - the caller has looked
+        assert loop is not None  # noqa: S101 - as above
+        try:
+            sent = sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as error:
+            self._lost(str(error))
+            return
+        if sent < len(data):
+            if not self._unsent:
+                loop.add_writer(sock.fileno(), partial(_write_more, weakref.ref(self)))
+            self._unsent = data[sent:]
+        elif self._unsent:
+            loop.remove_writer(sock.fileno())
+            self._unsent = b""
+
+    def write_more(self) -> None:
+        """Send what is left: there is room again."""
+        if self._sock is not None:
+            self._write(self._unsent)
+
+    def read(self) -> None:
+        """Process what has come."""
+        if self._sock is None:
+            return
+        try:
+            data = self._sock.recv(_CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._lost(str(error))
+            return
+        if not data:
+            self._lost("the hub of this host has ended")
+            return
+        self._process(data)
+
+    def _process(self, data: bytes) -> None:
+        *lines, self._received = (self._received + data).split(b"\n")
+        for line in lines:
+            self._owner.receive(decode(line))
+
+    def _lost(self, why: str) -> None:
+        self._close_now()
+        self._owner.disconnected(why)
+        if self._owner.is_needed:
+            self.open()
+
+    def _close_now(self) -> None:
+        sock, loop, self._sock = self._sock, self._loop, None
+        if self._close_late is not None:
+            self._close_late.detach()
+            self._close_late = None
+        if sock is not None and loop is not None:
+            if not loop.is_closed():
+                loop.remove_reader(sock.fileno())
+                loop.remove_writer(sock.fileno())
+            sock.close()
+
+    def drop(self) -> None:
+        """Forget the connection: its loop or process is another.
+
+        In a child made by `fork`, the loop is a copy of one that runs in the parent, and so is its
+        selector: that of the parent is not to forget this file.
+        """
+        self._attempt.given_up = True
+        self._task = None
+        if self._close_late is not None:
+            self._close_late.detach()
+            self._close_late = None
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+    async def aclose(self) -> None:
+        """Close the connection, and end all that is running for it."""
+        self._closed = True
+        self._attempt.given_up = True
+        self._flush()
+        sock = self._sock
+        if sock is not None and self._unsent:  # what was said last is to arrive
+            sock.settimeout(_LAST_WORDS)
+            with contextlib.suppress(OSError):
+                await to_thread.run_sync(sock.sendall, self._unsent, abandon_on_cancel=True)
+        self._close_now()
+        task = self._task
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def __repr__(self) -> str:
+        return f"HostSchedule({self._quota!r})"
+
+
+_LAST_WORDS = 1.0
+"""Seconds for what is left to be sent at the end."""
+_links: weakref.WeakSet[HubLink] = weakref.WeakSet()
+
+
+def _drop_all() -> None:
+    """Close the copies of all connections: else the hub would not notice that the parent ends."""
+    for link in list(_links):
+        link.drop()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_all)
+
+
+def _read(ref: weakref.ref[HubLink]) -> None:
+    link = ref()
+    if link is not None:
+        link.read()
+
+
+def _write_more(ref: weakref.ref[HubLink]) -> None:
+    link = ref()
+    if link is not None:
+        link.write_more()
+
+
+def _close(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+    """Close the connection of a link that nobody has any more, perhaps in another thread."""
+
+    def close() -> None:
+        loop.remove_reader(sock.fileno())
+        loop.remove_writer(sock.fileno())
+        sock.close()
+
+    try:
+        loop.call_soon_threadsafe(close)
+    except RuntimeError:  # the loop is closed
+        sock.close()
+
+
+def _hello(first: dict[str, Any]) -> dict[str, Any]:
+    """Return what is sent first: who it is, and what it wants."""
+    from importlib.metadata import version  # noqa: PLC0415 - only where a hub is needed
+
+    program = sys.argv[0] if sys.argv and sys.argv[0] else sys.executable
+    return {
+        "protocol": PROTOCOL,
+        "version": version("aioapiqueue"),
+        "pid": os.getpid(),
+        "program": Path(program).name,
+        **first,
+    }

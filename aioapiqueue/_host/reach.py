@@ -1,0 +1,151 @@
+"""Finds the hub, and starts it if there is none. All of this blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aioapiqueue._fleet.messages import Unreachable
+from aioapiqueue._host.place import Place, make_private
+from aioapiqueue._host.start import start_hub
+from aioapiqueue.exceptions import SharedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["Reached", "ask", "connect", "reach"]
+
+_ANSWER = 5.0
+"""Seconds in which the hub answers who it is, unless it is stopped."""
+_WITHIN = 40.0
+"""Seconds in which there is a hub: somebody else may start it, whose start takes as long."""
+_LONGEST = 1 << 20
+"""Bytes of the first answer."""
+
+
+class Reached(NamedTuple):
+    """A connection to the hub.
+
+    Attributes:
+        sock: of the connection; it blocks.
+        welcome: what the hub has answered.
+        rest: what came after that.
+    """
+
+    sock: socket.socket
+    welcome: dict[str, Any]
+    rest: bytes
+
+
+def reach(hello: Mapping[str, Any], *, override: str | None) -> Reached:
+    """Connect to the hub, which is started if there is none.
+
+    Args:
+        hello: what is sent first.
+        override: the hub's directory; None: the user's own.
+
+    Raises:
+        Unreachable: there is no hub for now.
+        SharedError: it refuses, or cannot be started, until somebody puts something right.
+    """
+    until, pause = time.monotonic() + _WITHIN, 0.002
+    try:
+        place = Place(override)
+        while True:
+            sock = connect(place)
+            if sock is not None:
+                reached = _greet(sock, hello)
+                if reached is not None:
+                    return reached
+            elif (why := start_hub(place)) is not None:
+                raise SharedError(f"the hub of this host cannot be started: {why}")
+            if time.monotonic() > until:
+                raise Unreachable(f"no hub of this host within {_WITHIN:g} s")
+            time.sleep(pause)
+            pause = min(0.05, 1.5 * pause)
+    except (PermissionError, ValueError) as error:
+        raise SharedError(f"the hub of this host: {error}") from None
+    except OSError as error:
+        raise Unreachable(f"the hub of this host: {error}") from None
+
+
+def connect(place: Place) -> socket.socket | None:
+    """Connect to the hub, if it runs.
+
+    Raises:
+        PermissionError: what is there is another user's, or open to others.
+        OSError: it cannot be connected to.
+    """
+    for path in place.sockets():
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(_ANSWER)
+            sock.connect(os.fspath(path))
+            _check_peer(sock, path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            sock.close()
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    return None
+
+
+def _check_peer(sock: socket.socket, path: Path) -> None:
+    """Refuse what may be another user's."""
+    make_private(path.parent)
+    if hasattr(socket, "SO_PEERCRED"):
+        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        uid = struct.unpack("3i", found)[1]
+        if uid != os.geteuid():
+            raise PermissionError(f"{path} is of a process of the user {uid}")
+
+
+def ask(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """Send the first message; return the answer, and what came after it.
+
+    Raises:
+        OSError: the connection broke, or there is no answer.
+        ValueError: the answer is no JSON.
+    """
+    sock.sendall(json.dumps(hello).encode("ascii") + b"\n")
+    received = b""
+    while b"\n" not in received:
+        part = sock.recv(65536)
+        if not part or len(received) > _LONGEST:
+            raise ConnectionResetError("it has ended without an answer")
+        received += part
+    line, _, rest = received.partition(b"\n")
+    return json.loads(line), rest
+
+
+def _check_answer(answer: Mapping[str, Any]) -> None:
+    if "refused" in answer:
+        raise SharedError(f"the hub of this host: {answer['refused']}")
+
+
+def _greet(sock: socket.socket, hello: Mapping[str, Any]) -> Reached | None:
+    """Send the first message; None: that hub is about to end, and another one is needed."""
+    try:
+        answer, rest = ask(sock, hello)
+        _check_answer(answer)
+        if "ends" not in answer:
+            return Reached(sock, answer, rest)
+    except TimeoutError:
+        sock.close()
+        raise Unreachable(f"the hub of this host does not answer within {_ANSWER:g} s") from None
+    except ConnectionError:  # it has just ended
+        pass
+    except BaseException:
+        sock.close()
+        raise
+    with contextlib.suppress(OSError):
+        sock.close()
+    return None

@@ -1,0 +1,91 @@
+"""Starts the hub: a process of its own, which takes over nothing of who starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aioapiqueue._host.place import make_private
+
+if TYPE_CHECKING:
+    from aioapiqueue._host.place import Place
+
+__all__ = ["start_hub"]
+
+_SECONDS = 30.0
+"""How long the start may take: Python may have to read its files from a slow disk."""
+_MAIN = (
+    "import json, sys; sys.path += json.loads(sys.argv[1]); "
+    "from aioapiqueue.hub.host.main import main; main(sys.argv[2])"
+)
+
+
+def start_hub(place: Place) -> str | None:
+    """Start the hub, unless somebody else is about to. This blocks.
+
+    Returns:
+        Why it could not be started; None: it listens, or somebody else starts it.
+
+    Raises:
+        PermissionError: others have access to its directory.
+        OSError: its directory cannot be made.
+    """
+    import fcntl  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
+
+    directory = place.directories()[0]
+    make_private(directory)
+    with (directory / "start.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # of a hundred that come at once, one starts it
+            return None
+        return _start(place)
+
+
+def _start(place: Place) -> str | None:
+    python = _python()
+    if python is None:
+        return (
+            f"{sys.executable or 'this program'} is no Python that a hub can be started with. "
+            "Start one beforehand: aioapiqueue hub start"
+        )
+    # Not this process's environment (which may have keys of an account), terminal, pipes, working
+    # directory, umask, or files. Nor what runs as Python starts (-I, -S): after the standard
+    # library, it finds this package, and then all that this process does.
+    package = str(Path(__file__).parents[2])
+    paths = [path for path in (package, *sys.path) if Path(path).is_absolute()]
+    command = [python, "-I", "-S", "-X", "utf8", "-c", _MAIN, json.dumps(paths), place.override]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter, and our own module
+            command,
+            env={},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            umask=0o077,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"it was not there after {_SECONDS:g} s"
+    except OSError as error:
+        return f"{python} cannot be started: {error.strerror}"
+    if done.returncode:
+        text = done.stderr.decode("utf-8", "replace").strip()
+        return text.splitlines()[-1] if text else f"{python} ended with {done.returncode}"
+    return None
+
+
+def _python() -> str | None:
+    """Return this interpreter, also where it is embedded in another program."""
+    candidates = [sys.executable, str(Path(sys.prefix) / "bin" / "python3")]
+    for one in candidates:
+        if one and Path(one).name.startswith(("python", "pypy")) and os.access(one, os.X_OK):
+            return one
+    return None

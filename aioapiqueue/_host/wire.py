@@ -1,0 +1,228 @@
+"""What a queue and the hub send each other: JSON, one list of messages for each line of text.
+
+Each message is a list that begins with its kind. A call has a number, its ticket, which its queue
+gives it. A `key` is `[]` for the whole queue, and `[key]` for a key, which may be null. Amounts are
+by unit; null stands for one call. Spans are seconds from now.
+
+From a queue                                    it
+`["join", ticket, keys, amounts, priority]`     has a call that wants to start
+`["leave", ticket]`                             does not want it any more, or never used it
+`["end", ticket]`                               has a call that is over
+`["settle", ticket, amounts]`                   knows what it cost
+`["answered", ticket]`                          knows that the server has answered it
+`["sync", ticket or null, key, count]`          knows what the server says is left
+`["throttled", ticket or null, key, seconds]`   was pushed back
+`["hold", key, seconds]`                        starts nothing for so long
+`["pause", seconds or null]`, `["resume"]`      as its user wants
+`["set", [[key, limits], ...]]`                 has other limits from now on, for everybody
+`["learn", units]`                              learns limits from answers
+`["running", ticket, keys, amounts]`            has a call that another hub has let go
+`["late", seconds]`                             uses what it is granted later than others
+
+From the hub                                    what it means
+`["grant", ticket, at, until or null]`          the call may start; on the hub's clock
+`["refuse", ticket, text]`                      it never will
+`["backed_off", ticket or null, key, seconds]`  the rate was lowered for that push-back; as `due`
+`["set", [[key, limits], ...]]`                 others have set these limits
+`["lanes", names]`                              keys and patterns that have limits of others
+`["held", seconds or null]`                     nothing starts for so long; null: without end
+`["rate", calls per second or null]`            what push-back has left; null: all of it
+`["due", ticket, seconds]`                      a newcomer like that call would wait so long
+`["bye", text]`                                 why the hub ends the connection
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue._rate import LearntRate, Rate, parse_limit
+from aioapiqueue.adaptive import Adaptive
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+    from aioapiqueue._rate import Limit
+
+__all__ = [
+    "PROTOCOL",
+    "Message",
+    "Terms",
+    "check_key",
+    "decode",
+    "encode",
+    "key_from",
+    "key_to",
+    "keys_to",
+    "limits_from",
+    "limits_to",
+    "span_from",
+    "span_to",
+    "transit",
+]
+
+PROTOCOL = 1
+"""Another number with each change of what is sent."""
+
+
+def transit(catch_up: float, *, on_real_time: bool) -> float:
+    """Return how late a call may use what the hub has granted: what a message takes, and its loop.
+
+    So much less of `catch_up` is the hub's, which makes up for its own lateness with the rest: both
+    together, a call is no later than that.
+    """
+    return max(_LEAST_TRANSIT, catch_up / 2) if on_real_time else 0.0
+
+
+_LEAST_TRANSIT = 0.002
+"""Seconds: a timer of a loop may be late by one millisecond, and so may the one that wakes it."""
+
+Message = list[Any]
+
+
+def encode(messages: Sequence[Message]) -> bytes:
+    """Return messages as they are sent."""
+    return json.dumps(messages, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def decode(line: bytes) -> list[Message]:
+    """Return the messages of a line.
+
+    Raises:
+        ValueError: it has none.
+    """
+    messages = json.loads(line)
+    if not isinstance(messages, list) or not all(
+        isinstance(one, list) and one and isinstance(one[0], str) for one in messages
+    ):
+        raise ValueError("no list of messages")
+    return messages
+
+
+def is_sendable(key: Hashable) -> bool:
+    """Return whether a key is the same for all processes."""
+    if isinstance(key, tuple):
+        return all(map(is_sendable, key))
+    return key is None or isinstance(key, str | int | float)
+
+
+def check_key(key: Hashable) -> None:
+    """Refuse the key of a lane that cannot be sent.
+
+    Raises:
+        TypeError: it is neither text nor a number nor a tuple of them.
+    """
+    if not is_sendable(key):
+        raise TypeError(
+            f"a lane that is shared needs a key of text, numbers or tuples of them, not {key!r}"
+        )
+
+
+def keys_to(keys: Iterable[Hashable]) -> list[Hashable]:
+    """Return those of a call's keys that can be sent: no lane of others has another one."""
+    return [key for key in keys if is_sendable(key)]
+
+
+def key_to(key: Hashable, *, of_queue: bool) -> list[Hashable]:
+    """Return a key as it is sent.
+
+    Args:
+        key: the key.
+        of_queue: whether None stands for the whole queue.
+    """
+    return [] if key is None and of_queue else [key]
+
+
+def key_from(value: Any) -> Hashable:  # noqa: ANN401 - of JSON
+    """Return a key that was sent."""
+    return tuple(map(key_from, value)) if isinstance(value, list) else value
+
+
+def limits_to(limits: Iterable[Limit]) -> list[str]:
+    """Return limits as they are sent; learnt ones are marked."""
+    return [f"~{one}" if isinstance(one, LearntRate) else str(one) for one in limits]
+
+
+def limits_from(texts: Iterable[str]) -> tuple[Limit, ...]:
+    """Return limits that were sent.
+
+    Raises:
+        ValueError: one of them is none.
+    """
+    return tuple(map(_limit_from, texts))
+
+
+def _limit_from(text: str) -> Limit:
+    limit = parse_limit(text.removeprefix("~"))
+    if not text.startswith("~"):
+        return limit
+    assert isinstance(limit, Rate)  # noqa: S101 - as `limits_to` writes it
+    return LearntRate(limit.calls, limit.per, limit.burst, limit.unit)
+
+
+def span_to(seconds: float) -> float | None:
+    """Return a span as it is sent; null is infinite."""
+    return None if seconds == math.inf else seconds
+
+
+def span_from(value: float | None) -> float:
+    """Return a span that was sent."""
+    return math.inf if value is None else value
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What one queue asks of all calls of its quota.
+
+    Attributes:
+        limits: of all of them together.
+        lanes: of keys and patterns.
+        catch_up: seconds by which late calls may be made up for.
+        adaptive: how to slow down on push-back.
+        units: what costs are counted in.
+    """
+
+    limits: tuple[Limit, ...]
+    lanes: Mapping[Hashable, tuple[Limit, ...]]
+    catch_up: float
+    adaptive: Adaptive | None
+    units: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return them as they are sent."""
+        adaptive = None
+        if self.adaptive is not None:
+            floor = self.adaptive.floor
+            adaptive = {
+                "floor": None if floor is None else str(floor),
+                "backoff": self.adaptive.backoff,
+                "recovery": self.adaptive.recovery,
+                "concurrency": self.adaptive.concurrency,
+            }
+        return {
+            "limits": limits_to(self.limits),
+            "lanes": [[key, limits_to(own)] for key, own in self.lanes.items()],
+            "catch_up": self.catch_up,
+            "adaptive": adaptive,
+            "units": list(self.units),
+        }
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Terms:
+        """Return terms that were sent.
+
+        Raises:
+            KeyError: something is missing.
+            ValueError: something is invalid.
+            TypeError: something is of another type.
+        """
+        adaptive = given["adaptive"]
+        return cls(
+            limits_from(given["limits"]),
+            {key_from(key): limits_from(own) for key, own in given["lanes"]},
+            float(given["catch_up"]),
+            None if adaptive is None else Adaptive(**adaptive),
+            tuple(map(str, given["units"])),
+        )

@@ -1,0 +1,306 @@
+"""One queue of one process, as the hub knows it: what waits and runs there, and what it says."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue._host.wire import (
+    Message,
+    key_from,
+    key_to,
+    limits_from,
+    limits_to,
+    span_to,
+    transit,
+)
+from aioapiqueue._slot import GRANTED, HELD
+from aioapiqueue.hub.host._quota import ClientOwner, is_real_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+
+    from aioapiqueue._host.wire import Terms
+    from aioapiqueue.hub.host._order import ClientCall
+    from aioapiqueue.hub.host._quota import Quota
+
+__all__ = ["Client"]
+
+_ENDED = 1000
+"""Calls that are over and may still be settled, or answered: the last ones of each client."""
+_AHEAD = -math.inf
+"""The priority of calls that run already."""
+
+
+class Client(ClientOwner):
+    """A queue that has part in a quota.
+
+    Args:
+        quota: which.
+        terms: the limits that it brings along.
+        flush: called when there is something in `outbox`.
+    """
+
+    def __init__(self, quota: Quota, terms: Terms, flush: Callable[[Client], None]) -> None:
+        self.terms = terms
+        self.outbox: list[Message] = []
+        self._quota = quota
+        self._flush = flush
+        self._waiting: dict[int, ClientCall] = {}
+        self._running: dict[int, ClientCall] = {}
+        self._ended: OrderedDict[int, ClientCall] = OrderedDict()
+        self._backed_off: list[ClientCall] = []
+        self._held = 0.0
+        self._rate = math.inf
+        self._names: list[Hashable] = []
+        self._gone = False
+        self.started = 0
+        """How many of its calls the hub has let go."""
+        self.lateness = transit(terms.catch_up, on_real_time=is_real_time())
+        quota.join(self)
+        self._tell_overrides()
+        self.tell_status()
+        for one in quota.clients:
+            if isinstance(one, Client):
+                one.tell_names()
+
+    @property
+    def waiting(self) -> int:
+        """How many of its calls wait here."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """How many of its calls run."""
+        return len(self._running)
+
+    @property
+    def quota_name(self) -> str:
+        """The name of its quota."""
+        return self._quota.name
+
+    def now(self) -> float:
+        """Return the present instant on the hub's clock."""
+        return self._quota.dispatcher.now()
+
+    def send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
+        """Send a message by the end of this pass of the loop."""
+        if not self.outbox and not self._gone:
+            self._flush(self)
+        self.outbox.append(list(message))
+
+    def receive(self, messages: Sequence[Message]) -> None:
+        """Process what the queue has sent.
+
+        Raises:
+            KeyError: a message of an unknown kind.
+            TypeError: one with other parts than it should have.
+            ValueError: one with an invalid part.
+        """
+        for kind, *parts in messages:
+            handler = getattr(self, f"on_{kind}", None)
+            if handler is None:
+                raise KeyError(f"no message is called {kind!r}")
+            handler(*parts)
+        self._estimate(messages)
+
+    def leave(self) -> None:
+        """End what waits and runs: the queue is gone."""
+        self._gone = True
+        dispatcher = self._quota.dispatcher
+        for call in list(self._waiting.values()):
+            dispatcher.leave(call, "cancelled")
+        for call in list(self._running.values()):
+            call.release()
+        self._waiting.clear()
+        self._running.clear()
+        self._quota.leave(self)
+        for one in self._quota.clients:
+            if isinstance(one, Client):
+                one.tell_names()
+
+    # From arrival to the end.
+
+    def on_join(
+        self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None, priority: float
+    ) -> None:
+        """Let a call start or wait."""
+        call = self._quota.enter(self, ticket, list(map(key_from, keys)), amounts, priority)
+        if call is not None:
+            self._waiting[ticket] = call
+
+    def granted(self, call: ClientCall) -> None:
+        """Let a call start."""
+        call.state = HELD
+        self.started += 1
+        self._waiting.pop(call.ticket, None)
+        self._running[call.ticket] = call
+        self._quota.note(call)
+        until = self._quota.limiter.latest_start(call)
+        self.send("grant", call.ticket, call.waited_until, span_to(until))
+        self._tell_rate()
+
+    def refused(self, call: ClientCall, error: BaseException) -> None:
+        """Tell the queue that a call never will start."""
+        self._waiting.pop(call.ticket, None)
+        self.send("refuse", call.ticket, str(error))
+
+    def entered(self, call: ClientCall) -> None:
+        """Note that a call waits again, under other limits."""
+        self._waiting[call.ticket] = call
+
+    def backed_off(self, call: ClientCall) -> None:
+        """Note that the rate is lowered for push-back on a call: what that means is told then."""
+        self._backed_off.append(call)
+
+    def on_leave(self, ticket: int) -> None:
+        """Let a call go that waits, or that was let go and never used."""
+        dispatcher = self._quota.dispatcher
+        call = self._waiting.pop(ticket, None)
+        if call is not None:
+            dispatcher.leave(call, "cancelled")
+            return
+        call = self._running.pop(ticket, None)
+        if call is not None:  # it was granted meanwhile, and never used
+            call.state = GRANTED
+            dispatcher.refund(call)
+
+    def on_end(self, ticket: int) -> None:
+        """Note that a call is over."""
+        call = self._running.pop(ticket, None)
+        if call is not None:
+            call.release()
+            self._ended[ticket] = call
+            if len(self._ended) > _ENDED:
+                self._ended.popitem(last=False)
+
+    def on_settle(self, ticket: int, amounts: Mapping[str, float]) -> None:
+        """Charge what a call really cost."""
+        call = self._started(ticket)
+        if call is not None:
+            self._quota.dispatcher.units.declare(amounts)
+            call.settle(amounts)
+            self._quota.note(call)
+
+    def on_running(self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None) -> None:
+        """Count a call that another hub has let go: it takes permits, and nothing else."""
+        units = dict.fromkeys(amounts or (), 0)
+        self.on_join(ticket, keys, {"calls": 0, **units}, _AHEAD)
+
+    def on_late(self, seconds: float) -> None:
+        """Let what is granted be used so late: the queue's loop is always as late as that."""
+        self.lateness = max(self.lateness, seconds)
+        self._quota.note_lateness()
+
+    def _started(self, ticket: int | None) -> ClientCall | None:
+        if ticket is None:
+            return None
+        return self._running.get(ticket) or self._ended.get(ticket)
+
+    # What the other side says.
+
+    def on_answered(self, ticket: int) -> None:
+        """Note that the server has answered a call."""
+        call = self._started(ticket)
+        if call is not None:
+            self._quota.dispatcher.answered(call)
+
+    def on_sync(self, ticket: int | None, key: list[Any], count: dict[str, Any]) -> None:
+        """Let no more start than the server says."""
+        call = self._started(ticket)
+        if ticket is None or call is not None:
+            self._quota.dispatcher.units.declare((count["unit"],))
+            self._quota.dispatcher.sync(call, key=_key(key), **count)
+
+    def on_throttled(self, ticket: int | None, key: list[Any], seconds: float | None) -> None:
+        """Process push-back."""
+        call = self._started(ticket)
+        named = _key(key) if key or call is None else call.key
+        self._quota.dispatcher.throttled(seconds, call, named)
+        while self._backed_off:
+            slowed = self._backed_off.pop()
+            self.send("backed_off", slowed.ticket, [], span_to(self._quota.wait_like(slowed)))
+        self._tell_all_status()
+
+    def on_hold(self, key: list[Any], seconds: float) -> None:
+        """Start nothing of a key, or nothing at all, for so long."""
+        self._quota.dispatcher.hold(seconds, None, _key(key))
+        self._tell_all_status()
+
+    def on_pause(self, seconds: float | None) -> None:
+        """Start nothing for so long; None: until `on_resume`."""
+        self._quota.dispatcher.limiter.pause(seconds)
+        self._tell_all_status()
+
+    def on_resume(self) -> None:
+        """End a pause."""
+        self._quota.dispatcher.limiter.resume()
+        self._tell_all_status()
+
+    def on_learn(self, units: list[str]) -> None:
+        """Learn limits of these units."""
+        self._quota.dispatcher.learn(units)
+
+    def on_set(self, changes: list[Any]) -> None:
+        """Replace limits, for all clients."""
+        limits = {_key(key): limits_from(own) for key, own in changes}
+        self._quota.set_limits(limits)
+        self._quota.tell("set", changes, but=self)
+        self._tell_all_status()
+        for one in self._quota.clients:
+            if isinstance(one, Client):
+                one.tell_names()
+
+    # What it tells its queue.
+
+    def _tell_overrides(self) -> None:
+        overrides = self._quota.overrides
+        if overrides:
+            changes = [
+                [key_to(key, of_queue=True), limits_to(limits)] for key, limits in overrides.items()
+            ]
+            self.send("set", changes)
+
+    def tell_names(self) -> None:
+        """Tell the queue which keys have limits of others."""
+        names = self._quota.foreign_names(self)
+        if names != self._names:
+            self._names = names
+            self.send("lanes", names)
+
+    def _tell_all_status(self) -> None:
+        for one in self._quota.clients:
+            if isinstance(one, Client):
+                one.tell_status()
+
+    def tell_status(self) -> None:
+        """Tell the queue until when all is held, and what push-back has left."""
+        limiter, now = self._quota.limiter, self._quota.dispatcher.now()
+        held = limiter.held_until
+        if held != self._held and (held > now or self._held > now):
+            self._held = held
+            self.send("held", span_to(max(0, held - now)))
+        self._tell_rate()
+
+    def _tell_rate(self) -> None:
+        if self._quota.is_adaptive:
+            rate = self._quota.dispatcher.limiter.snapshot().rate
+            if rate != self._rate:
+                self._rate = rate
+                self.send("rate", span_to(rate))
+
+    def _estimate(self, messages: Sequence[Message]) -> None:
+        """Tell the queue how long a newcomer would wait behind those that have just joined."""
+        last: dict[Any, ClientCall] = {}
+        for kind, *parts in messages:
+            if kind == "join" and (call := self._waiting.get(parts[0])) is not None:
+                last[call.limits] = call
+        for call in last.values():
+            wait = self._quota.wait_like(call)
+            if wait < math.inf:
+                self.send("due", call.ticket, wait)
+
+
+def _key(value: list[Any]) -> Hashable:
+    return key_from(value[0]) if value else None

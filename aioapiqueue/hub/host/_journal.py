@@ -1,0 +1,321 @@
+"""What outlasts a hub: up to how much of each limit may have been let through.
+
+Before a hub lets a call go, its file says so: not each call, but up to which point calls may go
+before the file has to say more. A new hub counts all of that as let through. So a hub that is
+killed, or a machine that is restarted, never gives anybody a fresh burst or window; it costs a
+second of a rate, or a hundredth of a window, at most.
+
+- Of a `Rate`, the file has an instant at which all that may go is paid off.
+- Of a `Window` or `Calendar`, it has what has gone, and how much more may go.
+- Instants are kept on two clocks: that of the machine, which no step of the wall clock changes, for
+  as long as it runs; and the wall clock, for afterwards. Nothing is owed for longer than it was
+  when it was written, so that a wall clock that is set back makes nobody wait.
+- Keys of lanes, which may name tenants, are hashed, with a salt of the file's own.
+- A transaction survives the process that has written it, but perhaps not a power failure of the
+  next seconds. Nobody is made to wait for a disk for the sake of a second's calls; for quotas of a
+  day and more, the file is synchronized.
+
+It is an SQLite database, as that is what survives being killed at any instant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import secrets
+import sqlite3
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue._algorithms import CalendarWindow, SlidingWindow, TokenBucket
+from aioapiqueue._rate import Calendar, Limit, Rate, Window, period_of
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Sequence
+
+    from aioapiqueue._algorithms import LimitState
+
+__all__ = ["Journal", "Record"]
+
+_AHEAD = 1.0
+"""Seconds of a rate that may go before the file has to say more: one transaction a second."""
+_SHARE = 100
+"""So many parts of a window may go before the file has to say more; and entries of it are kept."""
+_LONG = 86_400.0
+"""Seconds: for quotas of such periods, the file is synchronized."""
+_FOREVER = 366 * 86_400.0
+"""Seconds after which nothing is owed any more: no period is longer."""
+_LAYOUT = 1
+
+
+@dataclass(eq=False, slots=True)
+class Record:
+    """What the file says of one limit of a quota, or of one of its lanes.
+
+    Attributes:
+        row: which row of the file it is.
+        state: of the limit.
+        bound: of a rate: the instant at which all that may go is paid off; of others: how much may
+            go in all since `counted` was last read.
+        is_long: whether the file is synchronized for it.
+    """
+
+    row: tuple[str, str, str]
+    state: LimitState
+    bound: float
+    is_long: bool
+
+
+class Journal:
+    """A file of what limits have let through.
+
+    Args:
+        path: of the file; made, with its directory, if it does not exist.
+
+    Attributes:
+        was_killed: whether the hub before this one has not ended by itself.
+        problem: why the file was not read, if it was not; None: it was.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problem: str | None = None
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            self.problem = f"{path} cannot be read ({error}); it is kept as {path}.broken"
+            path.replace(f"{path}.broken")
+            for leftover in ("-wal", "-shm"):
+                Path(f"{path}{leftover}").unlink(missing_ok=True)
+            self._open()
+        self._dirty: dict[Record, None] = {}
+
+    def _open(self) -> None:
+        self._file = sqlite3.connect(self.path, isolation_level=None)
+        run = self._file.execute
+        run("PRAGMA journal_mode = WAL")
+        run("PRAGMA synchronous = NORMAL")
+        run("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
+        run(
+            "CREATE TABLE IF NOT EXISTS used (quota TEXT, lane TEXT, rule TEXT, data TEXT, "
+            "over REAL, PRIMARY KEY (quota, lane, rule)) WITHOUT ROWID"
+        )
+        if self._meta("layout", str(_LAYOUT)) != str(_LAYOUT):
+            raise sqlite3.DatabaseError("it is of another version of aioapiqueue")
+        self._salt = self._meta("salt", secrets.token_hex(16))
+        self.was_killed = self._meta("ended", "yes") == "no"
+        self._set_meta("ended", "no")
+        run("DELETE FROM used WHERE over < ?", (time.time() - _LONG,))
+
+    def _meta(self, name: str, default: str) -> str:
+        row = self._file.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            self._set_meta(name, default)
+            return default
+        return str(row[0])
+
+    def _set_meta(self, name: str, value: str) -> None:
+        self._file.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    # States.
+
+    def record(
+        self, quota: str, key: Sequence[Hashable], limit: Limit, state: LimitState, now: float
+    ) -> Record | None:
+        """Have a new state go on where the last one of that limit was; return its record.
+
+        Args:
+            quota: the name of its quota.
+            key: of its lane, in a list; `[]` for the queue's own limits.
+            limit: of which it is.
+            state: of that.
+            now: the present instant.
+
+        Returns:
+            None: nothing of it is kept.
+        """
+        if not isinstance(limit, Rate | Window | Calendar):
+            return None
+        row = (quota, self._hashed(key), str(limit))
+        found = self._file.execute(
+            "SELECT data FROM used WHERE quota = ? AND lane = ? AND rule = ?", row
+        ).fetchone()
+        record = Record(row, state, -math.inf, period_of(limit) >= _LONG)
+        if found is not None:
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # else it is as good as none
+                _restore(state, json.loads(found[0]), _Clocks(now))
+            if not isinstance(state, TokenBucket):
+                self._dirty[record] = None  # what may have gone has gone
+        return record
+
+    def _hashed(self, key: Sequence[Hashable]) -> str:
+        text = json.dumps([self._salt, key])
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def note(self, record: Record, costs: Sequence[float]) -> None:
+        """Note that something was let through: before anybody knows, `commit` is to be called."""
+        state = record.state
+        if isinstance(state, TokenBucket):
+            if state.tat > record.bound:
+                ahead = _AHEAD if state.interval < _AHEAD else 0.0
+                record.bound = state.tat + ahead
+                self._dirty[record] = None
+            return
+        record.bound -= costs[state.unit] if state.unit < len(costs) else 0
+        if record.bound < 0:
+            self._dirty[record] = None
+
+    def commit(self, now: float) -> None:
+        """Write what is to be written."""
+        if self._dirty:
+            dirty, self._dirty = list(self._dirty), {}
+            self._write(dirty, now, exact=False)
+
+    def close_records(self, records: Iterable[Record], now: float) -> None:
+        """Write exactly what these limits have let through: they are in force no more."""
+        gone = list(records)
+        for one in gone:
+            self._dirty.pop(one, None)
+        if gone:
+            self._write(gone, now, exact=True)
+
+    def _write(self, records: Sequence[Record], now: float, *, exact: bool) -> None:
+        clocks = _Clocks(now)
+        rows = []
+        for one in records:
+            data, over = _data_of(one, clocks, exact=exact)
+            rows.append((*one.row, json.dumps(data), clocks.to_wall(over)))
+        run, is_long = self._file.execute, any(one.is_long for one in records)
+        if is_long:
+            run("PRAGMA synchronous = FULL")
+        run("BEGIN")
+        self._file.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?, ?, ?)", rows)
+        run("COMMIT")
+        if is_long:
+            run("PRAGMA synchronous = NORMAL")
+
+    def restart(self, record: Record) -> None:
+        """Have a limit count nothing of what it has let through."""
+        state = record.state
+        if isinstance(state, TokenBucket):
+            state.restart(-math.inf, 0)
+            state.last = state.full_at = -math.inf
+            state.peaks = state.overs = None
+        elif isinstance(state, SlidingWindow):
+            state.log.clear()
+            state.total = 0
+        elif isinstance(state, CalendarWindow):
+            state.used = 0
+        record.bound = -math.inf
+        self._dirty.pop(record, None)
+
+    def forget(self, quota: str) -> bool:
+        """Forget what a quota has let through; return whether anything was known."""
+        rows = self._file.execute("DELETE FROM used WHERE quota = ?", (quota,)).rowcount
+        return rows > 0
+
+    def close(self) -> None:
+        """Note that this hub has ended by itself."""
+        self._set_meta("ended", "yes")
+        self._file.close()
+
+
+class _Clocks:
+    """The machine's clocks at one instant.
+
+    Args:
+        now: that instant, on the hub's clock.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self._wall = time.time()
+        self.boot = _boot()
+
+    def to_wall(self, at: float) -> float:
+        """Convert an instant to seconds since the epoch."""
+        return self._wall + min(_FOREVER, at - self.now)
+
+    def both(self, at: float) -> list[float]:
+        """Return an instant on both clocks."""
+        return [at, self.to_wall(at)]
+
+    def restored(self, both: Sequence[float], boot: str) -> float:
+        """Return an instant that was written, on the hub's clock."""
+        return both[0] if boot == self.boot else self.now + (both[1] - self._wall)
+
+
+def _boot() -> str:
+    """Return a name of the time for which this machine has run."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    return f"{time.time() - time.monotonic():.0f}"  # not Linux: changes with each step of the clock
+
+
+def _data_of(record: Record, clocks: _Clocks, *, exact: bool) -> tuple[dict[str, Any], float]:
+    """Return what is written of a limit, and when nothing of it is owed any more."""
+    state, data = record.state, {"boot": clocks.boot, "at": clocks.both(clocks.now)}
+    if isinstance(state, TokenBucket):
+        tat = state.tat if exact else record.bound
+        return data | {"paid": clocks.both(max(tat, clocks.now - _FOREVER))}, tat
+    if isinstance(state, SlidingWindow):
+        more = 0 if exact else max(1, math.floor(state.calls / _SHARE))
+        record.bound = more
+        log = [[*clocks.both(at), cost] for at, cost in _coarse(state.log, state.calls)]
+        return data | {"log": log, "more": more}, clocks.now + state.per
+    assert isinstance(state, CalendarWindow)  # noqa: S101 - see `Journal.record`
+    more = 0 if exact else max(1, math.floor(state.calendar.calls / _SHARE))
+    record.bound = more
+    period = [state.start_wall, state.end_wall]
+    return data | {"period": period, "used": state.used, "more": more}, state.end
+
+
+def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
+    """Return a window's log in few entries, none of which is earlier than it was."""
+    coarse: list[list[float]] = []
+    for at, cost in log:
+        if coarse and coarse[-1][1] + cost <= calls / _SHARE:
+            coarse[-1] = [at, coarse[-1][1] + cost]
+        else:
+            coarse.append([at, cost])
+    return coarse
+
+
+def _restore(state: LimitState, data: dict[str, Any], clocks: _Clocks) -> None:
+    """Have a new state count what was let through, or may have been."""
+    boot = data["boot"]
+    # Nothing is owed for longer than when it was written, whatever the wall clock has done since.
+    since = min(clocks.now, clocks.restored(data["at"], boot))
+
+    def restored(both: Sequence[float]) -> float:
+        lead = both[1] - data["at"][1]
+        return (
+            min(clocks.restored(both, boot), clocks.now + lead)
+            if lead > 0
+            else min(clocks.now, clocks.restored(both, boot))
+        )
+
+    if isinstance(state, TokenBucket):
+        paid = restored(data["paid"])
+        if paid > clocks.now:
+            state.restart(paid, 0)
+            state.last = since
+        return
+    more = float(data["more"])
+    if isinstance(state, SlidingWindow):
+        log = [[restored(both), float(cost)] for *both, cost in data["log"]]
+        if more:
+            log.append([clocks.now, more])
+        state.log = deque(sorted(log))
+        state.total = sum(cost for _, cost in state.log)
+        state.forget(clocks.now)
+    elif isinstance(state, CalendarWindow):
+        state.start_wall, state.end_wall = map(float, data["period"])
+        state.used = float(data["used"]) + more
+        state.advance(clocks.now)

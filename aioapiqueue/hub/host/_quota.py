@@ -1,0 +1,560 @@
+"""One quota: the limits that its clients have given, and a dispatcher that keeps them.
+
+A call comes under all limits that any client has given for it, equal ones once, so that the
+strictest decides at each instant. A client that leaves takes its limits along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from aioapiqueue._algorithms import CalendarWindow, TokenBucket
+from aioapiqueue._dispatcher import Dispatcher, clock_of
+from aioapiqueue._grammar import CALLS
+from aioapiqueue._host.wire import transit
+from aioapiqueue._lanes import find_patterns, name_of
+from aioapiqueue._limiter import FastAcquire
+from aioapiqueue._local_limiter import LocalLimiter
+from aioapiqueue._rate import Concurrency, Window, unit_of
+from aioapiqueue._units import ONE_CALL, is_stated
+from aioapiqueue.hub.host._order import ClientCall, ClientQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+
+    from aioapiqueue._algorithms import LimitState
+    from aioapiqueue._events import EventKind
+    from aioapiqueue._host.wire import Terms
+    from aioapiqueue._lanes import Lane
+    from aioapiqueue._limiter import Host
+    from aioapiqueue._rate import Limit
+    from aioapiqueue._slot import Call
+    from aioapiqueue._units import CostTotals
+    from aioapiqueue.hub.host._journal import Journal, Record
+
+__all__ = ["ClientOwner", "Grant", "Quota"]
+
+
+class Grant(asyncio.Future[Any]):
+    """What a call waits for: its client is told at once, not in the loop's next pass.
+
+    Args:
+        call: whose.
+        loop: the running one.
+        on_grant: called when the call may start.
+        on_refusal: called with the reason if it never will.
+    """
+
+    def __init__(
+        self,
+        call: ClientCall,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        on_grant: Callable[[ClientCall], None],
+        on_refusal: Callable[[ClientCall, BaseException], None],
+    ) -> None:
+        super().__init__(loop=loop)
+        self._call = call
+        self._on_grant = on_grant
+        self._on_refusal = on_refusal
+
+    def set_result(self, result: Any) -> None:  # noqa: ANN401 - as asyncio.Future's
+        super().set_result(result)
+        self._on_grant(self._call)
+
+    def set_exception(self, exception: Any) -> None:  # noqa: ANN401 - as asyncio.Future's
+        self.cancel()  # nobody awaits it: the exception would be reported as never retrieved
+        self._on_refusal(self._call, exception)
+
+
+class QuotaLimiter(LocalLimiter):
+    """The limits of a quota, kept here."""
+
+    wait_queue_type = ClientQueue
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as LocalLimiter's
+        super().__init__(*arguments, **options)
+        self.counts_permits = True  # a client may bring a `Concurrency` along at any moment
+
+    def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
+        """Return nothing: which limits there are changes while they are in use."""
+        return FastAcquire()
+
+    def set_catch_up(self, catch_up: float) -> None:
+        """Make up for so much lateness, from now on."""
+        states = [state for lane in self._lanes.by_key.values() for state in lane.kept]
+        for maker in (self._maker, self._lane_maker):
+            maker.catch_up = catch_up
+        for state in (*self._own, *states):
+            if isinstance(state, TokenBucket):
+                state.catch_up = catch_up
+
+    def states_of(self, call: Call) -> tuple[LimitState, ...]:
+        """Return the states that a call comes under."""
+        return self._own if call.limits is None else call.limits
+
+    def latest_start(self, call: Call) -> float:
+        """Return until when a call may start that is granted now: a `Calendar`'s period ends."""
+        limits = self.states_of(call)
+        return min((one.end for one in limits if isinstance(one, CalendarWindow)), default=math.inf)
+
+    @property
+    def own_states(self) -> tuple[LimitState, ...]:
+        """The states of the queue's own limits, in their order, and others after them."""
+        return self._own
+
+    def lane_of(self, key: Hashable, now: float) -> Lane | None:
+        """Return the lane of a key, if it has one."""
+        return self._lanes.get(key, now)
+
+    @property
+    def keys(self) -> Collection[Hashable]:
+        """The keys whose lanes are in memory."""
+        return self._lanes.by_key
+
+    @property
+    def held_until(self) -> float:
+        """The instant until which everything is held."""
+        return self._held_until
+
+
+class _Queue:
+    """Stands for the queue among the names of lanes, of which None may be one."""
+
+
+_QUEUE = _Queue()
+
+
+class _Factory:
+    """Makes the limiter of a quota.
+
+    Args:
+        wanted: its limits, by key; `_QUEUE`: of the queue.
+    """
+
+    def __init__(self, wanted: Mapping[Hashable, Sequence[Limit]]) -> None:
+        self._lanes = dict(wanted)
+        self._own = self._lanes.pop(_QUEUE)
+
+    def make_limiter(
+        self,
+        host: Host,
+        limits: Sequence[Limit],  # noqa: ARG002 - the dispatcher is to know none, like this
+        lanes: Mapping[Hashable, Sequence[Limit]],  # noqa: ARG002 - as above
+        **options: Any,  # noqa: ANN401 - as of LocalLimiter
+    ) -> QuotaLimiter:
+        """Return it."""
+        return QuotaLimiter(host, self._own, self._lanes, **options)
+
+
+class _QuotaDispatcher(Dispatcher):
+    """Reports slow-downs to the quota.
+
+    Args:
+        quota: whose.
+        options: as of `Dispatcher`.
+    """
+
+    def __init__(self, quota: Quota, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as `Args` says
+        self._quota = quota
+        super().__init__(*arguments, **options)
+
+    def count(self, kind: EventKind, call: Call | None = None, *, key: Hashable = None) -> None:
+        """Count an event."""
+        super().count(kind, call, key=key)
+        if kind == "backed_off":
+            self._quota.backed_off(call, key)
+
+
+_FEW_KEYS = 64
+"""Keys of which records are never cleared away: it would cost more than they do."""
+
+
+class ClientOwner:
+    """What a quota asks of each of its clients."""
+
+    terms: Terms
+    lateness: float
+    """Seconds after which it gives back at the latest what it was granted."""
+
+    def granted(self, call: ClientCall) -> None:
+        """Let a call start that waited."""
+
+    def refused(self, call: ClientCall, error: BaseException) -> None:
+        """Tell the client that a call never will."""
+
+    def entered(self, call: ClientCall) -> None:
+        """Note that a call waits again, under other limits."""
+
+    def backed_off(self, call: ClientCall) -> None:
+        """Note that the rate was lowered for push-back on a call."""
+
+    def send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
+        """Send a message by the end of this pass of the loop."""
+
+
+class Quota:
+    """Limits that several clients share.
+
+    Args:
+        name: of the quota.
+        first: what its first client asks for.
+        journal: what limits have let through before; None: nothing is kept.
+    """
+
+    def __init__(self, name: str, first: Terms, journal: Journal | None) -> None:
+        self.name = name
+        self._journal = journal
+        self._records: dict[LimitState, Record] = {}
+        """What the journal has of each limit in memory."""
+        self._known: dict[Hashable, tuple[LimitState, ...]] = {}
+        """The states of each key, and of `_QUEUE`, that have records."""
+        self._plain_of: dict[Limit, Limit] = {}
+        """The limits that clients gave, by those that are in force for them."""
+        self.clients: dict[ClientOwner, None] = {}
+        self.overrides: dict[Hashable, tuple[Limit, ...]] = {}
+        """What `set_rate` has set, for all of them; None: of the queue."""
+        self._names: dict[Hashable, None] = {}
+        """The keys and patterns that have, or had, limits."""
+        self._terms: list[Terms] = [first]
+        """Those of the clients, each once."""
+        self._lateness = transit(first.catch_up, on_real_time=is_real_time())
+        """Seconds after which clients give back at the latest what they were granted."""
+        self._in_force = self._wanted()
+        self.is_adaptive = first.adaptive is not None
+        """Whether push-back lowers its rate."""
+        self.dispatcher = _QuotaDispatcher(
+            self,
+            (),
+            name=name,
+            lanes={},
+            order="fifo",
+            concurrency=math.inf,
+            maxsize=0,
+            drop_oldest=False,
+            catch_up=self._own_catch_up(first.catch_up),
+            adaptive=first.adaptive,
+            factory=_Factory(self._in_force),
+            observers=(),
+        )
+
+    @staticmethod
+    def _own_catch_up(catch_up: float) -> float:
+        return max(0, catch_up - transit(catch_up, on_real_time=is_real_time()))
+
+    # Clients.
+
+    def join(self, client: ClientOwner) -> None:
+        """Let a client have part in it."""
+        self.clients[client] = None
+        self.dispatcher.bind()
+        self._change_terms()
+
+    def leave(self, client: ClientOwner) -> None:
+        """Note that a client is gone, and nothing of it waits or runs."""
+        del self.clients[client]
+        if self.clients:  # else its limits stay, for the next that comes
+            self._change_terms()
+
+    @property
+    def limiter(self) -> QuotaLimiter:
+        """Its limiter."""
+        return cast("QuotaLimiter", self.dispatcher.limiter)  # as `_Factory` makes it
+
+    @property
+    def has_permits(self) -> bool:
+        """Whether any limit is one of bodies at once."""
+        limits = (one for its in self._in_force.values() for one in its)
+        return any(isinstance(one, Concurrency) for one in limits)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is lost when it is forgotten."""
+        dispatcher = self.dispatcher
+        if self.clients or dispatcher.waiters.live or dispatcher.running:
+            return False
+        return dispatcher.limiter.idle(dispatcher.now())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a person wants to know of it."""
+        own, *lanes = self._in_force.items()
+        return {
+            "name": self.name,
+            "limits": [str(one) for one in own[1]],
+            "lanes": {str(key): [str(one) for one in limits] for key, limits in lanes},
+            "waiting": self.dispatcher.waiters.live,
+            "running": self.dispatcher.running,
+            "started": self.dispatcher.started,
+        }
+
+    def tell(self, *message: Any, but: ClientOwner | None = None) -> None:  # noqa: ANN401 - JSON
+        """Send a message to all clients, but for one."""
+        for client in self.clients:
+            if client is not but:
+                client.send(*message)
+
+    # Limits.
+
+    def set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
+        """Replace the limits of the queue (None), or of keys and patterns, for all clients."""
+        self.overrides |= changes
+        self._apply()
+
+    def _change_terms(self) -> None:
+        terms: list[Terms] = []
+        for client in self.clients:
+            if client.terms not in terms:
+                terms.append(client.terms)
+        if terms == self._terms:
+            return
+        self._terms = terms
+        for one in terms:
+            self.dispatcher.units.declare(one.units)
+        self._lateness = max(client.lateness for client in self.clients)
+        self.limiter.set_catch_up(self._own_catch_up(min(one.catch_up for one in terms)))
+        self._apply()
+
+    def note_lateness(self) -> None:
+        """Have windows last so much longer as clients use late what they were granted."""
+        self._lateness = max(client.lateness for client in self.clients)
+        self._apply()
+
+    def _stretched(self, limits: Iterable[Limit]) -> Iterable[Limit]:
+        """Return limits that hold for what starts late, too.
+
+        A window counts from when the hub has let a call go. What starts later is in the window for
+        so much longer.
+        """
+        for one in limits:
+            if isinstance(one, Window) and self._lateness:
+                longer = Window(one.calls, one.per + self._lateness, unit=one.unit)
+                self._plain_of[longer] = one
+                yield longer
+            else:
+                yield one
+
+    def _wanted(self) -> dict[Hashable, tuple[Limit, ...]]:
+        """Return the limits that follow from all terms, by key; `_QUEUE`: of the queue."""
+        for terms in self._terms:
+            self._names.update(dict.fromkeys(terms.lanes))
+        self._names.update(dict.fromkeys(key for key in self.overrides if key is not None))
+        tables = [_Table(terms, self.overrides) for terms in self._terms]
+        return {
+            name: tuple(
+                dict.fromkeys(one for table in tables for one in self._stretched(table.find(name)))
+            )
+            for name in (_QUEUE, *self._names)
+        }
+
+    def _apply(self) -> None:
+        """Have the limits in force that follow from all terms."""
+        wanted = self._wanted()
+        changes = {
+            None if name is _QUEUE else name: limits
+            for name, limits in wanted.items()
+            if self._in_force.get(name) != limits
+        }
+        self._in_force = wanted
+        if not changes:
+            return
+        # Who waits is charged in units that may be others by now, or may never fit: each comes
+        # again, in its place.
+        waiting = self._withdraw_all()
+        known = {unit_of(one) for limits in changes.values() for one in limits}
+        self.dispatcher.units.declare(unit for unit in known if unit is not None)
+        own = changes.pop(None, None)
+        if own is not None:
+            self.dispatcher.limiter.set_limits({None: own})
+        if changes:
+            self.dispatcher.limiter.set_limits(changes)
+        for client, *details, place in waiting:
+            call = self.enter(client, *details, place=place)
+            if call is not None:
+                client.entered(call)
+
+    def _withdraw_all(self) -> list[Any]:
+        waiting = sorted(self.dispatcher.waiters, key=_place_of)
+        found = []
+        for call in map(_as_client_call, waiting):
+            self.dispatcher.leave(call, "cancelled")
+            amounts = self.amounts_of(call)
+            found.append((call.client, call.ticket, call.keys, amounts, call.priority, call.place))
+        return found
+
+    def foreign_names(self, client: ClientOwner) -> list[Hashable]:
+        """Return the keys and patterns that have limits of others than this client."""
+        own = client.terms.lanes
+        return [name for name in self._names if self._in_force.get(name) and name not in own]
+
+    # Calls.
+
+    def costs_of(self, amounts: Mapping[str, float] | None) -> tuple[float, ...]:
+        """Return the costs of a call: 0 of each unit that its client does not know."""
+        units = self.dispatcher.units
+        if amounts is None:
+            return ONE_CALL if len(units) == 1 else (1, *[0] * (len(units) - 1))
+        units.declare(amounts)
+        costs = units.costs_of({CALLS: 0, **amounts})
+        return tuple(cost if is_stated(costs, unit) else 0 for unit, cost in enumerate(costs))
+
+    def amounts_of(self, call: Call) -> dict[str, float]:
+        """Return what a call costs, by unit."""
+        return dict(zip(self.dispatcher.units.names, call.costs, strict=False))
+
+    def enter(
+        self,
+        client: ClientOwner,
+        ticket: int,
+        keys: Sequence[Hashable],
+        amounts: Mapping[str, float] | None,
+        priority: float,
+        *,
+        place: int = 0,
+    ) -> ClientCall | None:
+        """Let a call start or wait; return it if it waits.
+
+        Args:
+            client: whose it is; called when it starts or is refused.
+            ticket: its number there.
+            keys: of the call.
+            amounts: what it costs, by unit.
+            priority: lower goes first.
+            place: that which it had before; 0: it is new.
+        """
+        dispatcher = self.dispatcher
+        call = ClientCall(client, ticket, dispatcher, tuple(keys), priority, None)
+        call.costs = self.costs_of(amounts)
+        call.place = place
+        self._prepare(call.keys)
+        try:
+            if dispatcher.try_start(call):
+                client.granted(call)
+                return None
+            loop = dispatcher.loop
+            assert loop is not None  # noqa: S101 - `try_start` has bound it
+            future = Grant(call, loop=loop, on_grant=client.granted, on_refusal=client.refused)
+            dispatcher.join(call, future)
+        except (ValueError, TypeError) as error:
+            client.refused(call, error)
+            return None
+        return call
+
+    # What outlasts the hub.
+
+    def _prepare(self, keys: Sequence[Hashable]) -> None:
+        """Have limits that are new in memory go on where the journal says that they were."""
+        if self._journal is None:
+            return
+        limiter, now = self.limiter, self.dispatcher.now()
+        if self._known.get(_QUEUE) is not limiter.own_states:
+            self._adopt(_QUEUE, limiter.limits, limiter.own_states, now)
+        for key in keys:
+            lane = limiter.lane_of(key, now)
+            if lane is not None and self._known.get(key) is not lane.kept:
+                self._adopt(key, lane.limits, lane.kept, now)
+
+    def _adopt(
+        self,
+        key: Hashable,
+        limits: Sequence[Limit],
+        states: tuple[LimitState, ...],
+        now: float,
+    ) -> None:
+        assert self._journal is not None  # noqa: S101 - the caller has looked
+        self._close(set(self._known.get(key, ())).difference(states), now)
+        self._known[key] = states
+        name = [] if key is _QUEUE else [key]
+        for limit, state in zip(limits, states, strict=False):
+            if state not in self._records:
+                plain = self._plain_of.get(limit, limit)
+                record = self._journal.record(self.name, name, plain, state, now)
+                if record is not None:
+                    self._records[state] = record
+        if len(self._known) > 2 * len(self.limiter.keys) + _FEW_KEYS:  # so seldom that it is linear
+            there = self.limiter.keys
+            gone = [one for one in self._known if one is not _QUEUE and one not in there]
+            self._close([state for one in gone for state in self._known.pop(one)], now)
+
+    def _close(self, states: Iterable[LimitState], now: float) -> None:
+        """Have the journal know exactly what limits have let through that are gone."""
+        records = [self._records.pop(state) for state in states if state in self._records]
+        if self._journal is not None:
+            self._journal.close_records(records, now)
+
+    def note(self, call: Call) -> None:
+        """Note that a call has started, or cost more: the journal is to know before its client."""
+        if self._journal is not None:
+            for state in self.limiter.states_of(call):
+                record = self._records.get(state)
+                if record is not None:
+                    self._journal.note(record, call.costs)
+
+    def close(self) -> None:
+        """Have the journal know exactly what was let through."""
+        self._close(list(self._records), self.dispatcher.now())
+        self._known.clear()
+
+    def reset(self) -> None:
+        """Forget what was let through."""
+        if self._journal is not None:
+            self._journal.forget(self.name)
+            for record in self._records.values():
+                self._journal.restart(record)
+            # Who waits is to look again.
+            self.limiter.resume()
+
+    def newcomer_like(self, call: ClientCall) -> ClientCall:
+        """Return a call that has not come, of the same keys and costs."""
+        other = ClientCall(call.client, 0, self.dispatcher, call.keys, call.priority, None)
+        other.costs = call.costs
+        return other
+
+    def backed_off(self, call: Call | None, key: Hashable) -> None:
+        """Tell the client whose call it was, or all of them, that the rate was lowered."""
+        if isinstance(call, ClientCall) and isinstance(call.client, ClientOwner):
+            call.client.backed_off(call)
+        else:
+            self.tell("backed_off", None, [] if key is None else [key], None)
+
+    def wait_like(self, call: ClientCall) -> float:
+        """Return how long a newcomer like this call would wait."""
+        now = self.dispatcher.now()
+        return max(0.0, self.limiter.estimate(self.newcomer_like(call), now) - now)
+
+
+class _Table:
+    """Which limits one client's terms give, with what was set since.
+
+    Args:
+        terms: the client's.
+        overrides: what was set, by key; None: of the queue.
+    """
+
+    def __init__(self, terms: Terms, overrides: Mapping[Hashable, tuple[Limit, ...]]) -> None:
+        self._own = overrides.get(None, terms.limits)
+        self._lanes: dict[Hashable, Iterable[Limit]] = dict(terms.lanes)
+        self._lanes |= {key: limits for key, limits in overrides.items() if key is not None}
+        self._patterns = find_patterns(self._lanes)
+
+    def find(self, name: Hashable) -> Iterable[Limit]:
+        """Return the limits of a key, or of all keys that fit a pattern and no longer one."""
+        if name is _QUEUE:
+            return self._own
+        return self._lanes.get(name_of(name, self._lanes, self._patterns), ())
+
+
+def is_real_time() -> bool:
+    """Return whether the running loop's clock is the machine's."""
+    return clock_of(asyncio.get_running_loop()) is time.monotonic
+
+
+def _as_client_call(call: Call) -> ClientCall:
+    assert isinstance(call, ClientCall)  # noqa: S101 - of the quota's own making
+    return call
+
+
+def _place_of(call: Call) -> int:
+    return _as_client_call(call).place

@@ -1,0 +1,99 @@
+"""All quotas that a hub keeps, and who may have part in them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue._host.wire import Terms
+from aioapiqueue.hub.host._client import Client
+from aioapiqueue.hub.host._quota import Quota
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from aioapiqueue.hub.host._journal import Journal
+
+__all__ = ["Quotas"]
+
+_GRACE = 1.0
+"""Seconds in which clients of a hub that was killed come back: they notice at once."""
+
+
+class Quotas:
+    """Quotas by name, made when the first client asks for them.
+
+    Args:
+        journal: what limits have let through before; None: nothing outlasts this. Default: None.
+    """
+
+    def __init__(self, journal: Journal | None = None) -> None:
+        self._journal = journal
+        self._began: float | None = None
+        self.by_name: dict[str, Quota] = {}
+
+    def welcome(self, hello: Mapping[str, Any], flush: Callable[[Client], None]) -> Client:
+        """Return a new client.
+
+        Args:
+            hello: the first that a queue sends.
+            flush: called with the client when there is something to be sent to it.
+
+        Raises:
+            KeyError: something is missing in `hello`.
+            TypeError: something in it is of another type.
+            ValueError: something in it is invalid.
+        """
+        name, terms = str(hello["quota"]), Terms.from_json(hello["terms"])
+        quota = self.by_name.get(name)
+        if quota is None:
+            quota = self.by_name[name] = Quota(name, terms, self._journal)
+            self._let_others_come(quota)
+        return Client(quota, terms, flush)
+
+    def _let_others_come(self, quota: Quota) -> None:
+        """Let nothing start for a moment in a quota of bodies at once, if a hub was killed.
+
+        Those who have permits have to say so first.
+        """
+        now = quota.dispatcher.bind()
+        if self._began is None:
+            self._began = now
+        rest = self._began + _GRACE - now
+        if self._journal is not None and self._journal.was_killed and quota.has_permits:
+            quota.limiter.pause(max(0.0, rest))
+
+    def commit(self) -> None:
+        """Have the journal know of all that was let through: before anybody is told."""
+        if self._journal is not None:
+            self._journal.commit(time.monotonic())
+
+    def close(self) -> None:
+        """Have the journal know exactly what was let through, and that this is the end."""
+        if self._journal is not None:
+            for quota in self.by_name.values():
+                quota.close()
+            self._journal.close()
+
+    def forget_idle(self) -> None:
+        """Forget the quotas that nobody uses, and of which nothing is owed."""
+        for name, quota in list(self.by_name.items()):
+            if quota.is_idle:
+                quota.close()
+                del self.by_name[name]
+
+    @property
+    def may_be_forgotten(self) -> bool:
+        """Whether nothing is lost when the hub ends."""
+        return self._journal is not None or not self.by_name
+
+    def reset(self, name: str) -> bool:
+        """Forget what a quota has let through; return whether there is one of that name."""
+        quota = self.by_name.get(name)
+        if quota is not None:
+            quota.reset()
+        known = self._journal is not None and self._journal.forget(name)
+        return known or quota is not None
+
+    def __iter__(self) -> Iterator[Quota]:
+        return iter(self.by_name.values())

@@ -1,0 +1,294 @@
+"""The hub's socket: who connects, and when nobody uses it any more."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue._host.wire import PROTOCOL, decode, encode
+from aioapiqueue.hub._accept import Acceptor
+from aioapiqueue.hub._socket import listen, remove
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from aioapiqueue._host.place import Place
+    from aioapiqueue.hub.host._client import Client
+    from aioapiqueue.hub.host._quotas import Quotas
+
+__all__ = ["Service"]
+
+_IDLE = 10.0
+"""Seconds for which the hub stays when nobody uses it: jobs that follow each other find it."""
+_LOOK = 5.0
+"""Seconds between two looks at the socket's file, which disappears with the runtime directory."""
+_LONGEST = 1 << 24
+"""Bytes of a line: the terms of 100,000 lanes have fewer."""
+
+
+class Service:
+    """Serves all who connect, until nobody has for a while, or `stop` is called.
+
+    Args:
+        place: where it listens.
+        listener: a socket that listens there.
+        version: of this library.
+        quotas: what it keeps.
+    """
+
+    def __init__(
+        self, place: Place, listener: socket.socket, path: Path, *, version: str, quotas: Quotas
+    ) -> None:
+        self._place = place
+        self._path = path
+        self._version = version
+        self._quotas = quotas
+        self._started = time.time()
+        self._connections: set[_Connection] = set()
+        self._over = asyncio.Event()
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._acceptor = self._accept_from(listener)
+        self._inode = path.stat().st_ino
+
+    def _accept_from(self, listener: socket.socket) -> Acceptor:
+        return Acceptor(listener, lambda: _Connection(self), close_idle=lambda: False)
+
+    async def run(self) -> None:
+        """Serve."""
+        self._watch_idle()
+        try:
+            while not self._over.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        await self._over.wait()
+                self._look_at_socket()
+        finally:
+            self._acceptor.close()
+            for connection in list(self._connections):
+                connection.close()
+            self._quotas.close()
+            remove(self._path)
+            await asyncio.sleep(0)  # the transports close their sockets
+
+    def commit(self) -> None:
+        """Have the file know of all that was let through."""
+        self._quotas.commit()
+
+    def stop(self) -> None:
+        """End: all who use it start another one when they need it."""
+        self._over.set()
+
+    def _look_at_socket(self) -> None:
+        """Listen again if the socket's file is gone, as its directory may be after a logout."""
+        with contextlib.suppress(OSError):
+            if self._path.stat().st_ino == self._inode:
+                return
+        if self._over.is_set():
+            return
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            path = self._place.sockets()[0]
+            listen(listener, path)
+            inode = path.stat().st_ino
+        except (OSError, ValueError):  # tried again at the next look
+            listener.close()
+            return
+        self._acceptor.close()
+        self._acceptor, self._path, self._inode = self._accept_from(listener), path, inode
+
+    # What connections call.
+
+    def connected(self, connection: _Connection) -> None:
+        """Note that somebody has connected."""
+        self._connections.add(connection)
+
+    def left(self, connection: _Connection) -> None:
+        """Note that a connection has ended."""
+        self._connections.discard(connection)
+        self._acceptor.go_on()
+        self._watch_idle()
+
+    def _watch_idle(self) -> None:
+        if not self._connections:
+            if self._idle_timer is not None:
+                self._idle_timer.cancel()
+            loop = asyncio.get_running_loop()
+            self._idle_timer = loop.call_later(_IDLE, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        if self._connections:
+            return
+        self._quotas.forget_idle()
+        if self._quotas.may_be_forgotten:
+            self.stop()
+        else:
+            self._watch_idle()
+
+    def answer(self, hello: Mapping[str, Any], connection: _Connection) -> dict[str, Any]:
+        """Return the answer to what somebody sends first."""
+        match hello.get("command"):
+            case None:
+                return self._welcome(hello, connection)
+            case "status":
+                return self._status()
+            case "stop":
+                self.stop()
+                return {
+                    "pid": os.getpid(),
+                    "queues": sum(one.is_client for one in self._connections),
+                }
+            case "reset":
+                return {"known": self._quotas.reset(str(hello["quota"]))}
+            case other:
+                return {"refused": f"this hub knows no command {other!r}"}
+
+    def _welcome(self, hello: Mapping[str, Any], connection: _Connection) -> dict[str, Any]:
+        theirs = (_as_numbers(str(hello.get("version"))), hello.get("protocol"))
+        ours = (_as_numbers(self._version), PROTOCOL)
+        if theirs != ours:
+            if theirs > ours and not any(one.is_client for one in self._connections):
+                self.stop()
+                return {"ends": True}
+            return {
+                "refused": f"it is of version {self._version} of aioapiqueue, and this process has "
+                f"{hello.get('version')}: use one version in all processes of this user, or end "
+                "the hub when nothing else uses it (aioapiqueue hub stop)"
+            }
+        connection.client = self._quotas.welcome(hello, connection.flush_soon)
+        connection.pid, connection.program = int(hello["pid"]), str(hello["program"])
+        now = connection.client.now()
+        return {"welcome": self._version, "now": now, "pid": os.getpid()}
+
+    def _status(self) -> dict[str, Any]:
+        """Return who uses what, as JSON has it."""
+        by_quota: dict[str, list[dict[str, Any]]] = {}
+        for one in self._connections:
+            if one.client is not None:
+                by_quota.setdefault(one.client.quota_name, []).append(
+                    {
+                        "pid": one.pid,
+                        "program": one.program,
+                        "waiting": one.client.waiting,
+                        "running": one.client.running,
+                        "started": one.client.started,
+                    }
+                )
+        return {
+            "pid": os.getpid(),
+            "version": self._version,
+            "started": self._started,
+            "socket": os.fspath(self._path),
+            "quotas": [
+                quota.as_json() | {"clients": sorted(by_quota.get(quota.name, []), key=_pid_of)}
+                for quota in self._quotas
+            ],
+        }
+
+
+def _pid_of(client: Mapping[str, Any]) -> int:
+    return int(client["pid"])
+
+
+def _as_numbers(version: str) -> list[int]:
+    """Return a version as it is compared."""
+    numbers = [part for part in version.split("+", maxsplit=1)[0].split(".") if part.isdigit()]
+    return [int(part) for part in numbers]
+
+
+def _check_length(received: bytes) -> None:
+    if len(received) > _LONGEST:
+        raise ValueError("a line without end")
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, from the first line to the end.
+
+    Args:
+        service: whose.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._received = b""
+        self.client: Client | None = None
+        """The queue at its other end; None: none has said hello yet."""
+        self.pid, self.program = 0, ""
+
+    @property
+    def is_client(self) -> bool:
+        """Whether a queue is at its other end."""
+        return self.client is not None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; somebody else's process gets no further."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a socket
+        self._transport = transport
+        if _uid_of(transport) != os.geteuid():
+            transport.abort()
+            return
+        self._service.connected(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio's
+        """End what waits and runs there."""
+        client, self.client = self.client, None
+        if client is not None:
+            client.leave()
+        self._service.left(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Process whole lines."""
+        *lines, self._received = (self._received + data).split(b"\n")
+        try:
+            for line in lines:
+                self._process(line)
+            _check_length(self._received)
+        except (KeyError, TypeError, ValueError) as error:
+            # Not of this library, or of a version that says so wrongly: it would only go on.
+            self._say({"refused": f"this hub does not understand that: {error!r}"})
+            self.close()
+
+    def _process(self, line: bytes) -> None:
+        if self.client is not None:
+            self.client.receive(decode(line))
+            self._flush(self.client)  # now, not in the next pass: somebody waits for it
+            return
+        hello = json.loads(line)
+        if not isinstance(hello, dict):
+            raise TypeError("no JSON object")
+        answer = self._service.answer(hello, self)
+        self._say(answer)
+        if self.client is None:
+            self._transport.close()
+
+    def _say(self, answer: Mapping[str, Any]) -> None:
+        self._transport.write(json.dumps(answer).encode("ascii") + b"\n")
+
+    def flush_soon(self, client: Client) -> None:
+        """Send what there is by the end of this pass of the loop."""
+        asyncio.get_running_loop().call_soon(self._flush, client)
+
+    def _flush(self, client: Client) -> None:
+        outbox, client.outbox = client.outbox, []
+        if outbox and client is self.client and not self._transport.is_closing():
+            self._service.commit()
+            self._transport.write(encode(outbox))
+
+    def close(self) -> None:
+        """End the connection, after what has been written."""
+        self._transport.close()
+
+
+def _uid_of(transport: asyncio.Transport) -> int:
+    """Return whose process it is; where the system does not say, the directory is private."""
+    sock = transport.get_extra_info("socket")
+    if not hasattr(socket, "SO_PEERCRED"):
+        return os.geteuid()
+    found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", found)[1])

@@ -1,0 +1,123 @@
+"""The hub's process: started by `aioapiqueue._host.start`, on its own from then on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import socket
+import sqlite3
+import sys
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from aioapiqueue._host.place import Place, make_private
+from aioapiqueue.hub._socket import listen
+from aioapiqueue.hub.host._journal import Journal
+from aioapiqueue.hub.host._quotas import Quotas
+from aioapiqueue.hub.host._service import Service
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["main"]
+
+
+def main(override: str) -> None:
+    """Listen, then go on in a process of its own; the one that was started ends when it listens.
+
+    So who starts it gets the reason where it fails, and has no child to wait for afterwards.
+
+    Args:
+        override: the hub's directory; "": the user's own.
+    """
+    os.umask(0o077)
+    try:
+        place = Place(override or None)
+        locked = _lock(place)
+        if locked is None:  # there is one, or somebody else was first
+            return
+        path = place.sockets()[0]
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listen(listener, path)
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))
+    if os.fork():
+        # The child has its copies of the lock and the socket.
+        os._exit(0)
+    _detach(path.parent)
+    asyncio.run(_serve(place, listener, path))
+
+
+def _lock(place: Place) -> int | None:
+    """Return the lock's file; None: another hub has it. It is kept until the process ends."""
+    file = place.lock()
+    make_private(file.parent)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _detach(directory: Path) -> None:
+    """Keep nothing of who started this: a terminal, signals that it ignores, or its limits."""
+    log = os.open(directory / "host.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    for number in (log, null):
+        os.close(number)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of nobody's terminal
+    for name in dir(resource):
+        if name.startswith("RLIMIT_"):
+            with contextlib.suppress(OSError, ValueError):
+                _, most = resource.getrlimit(getattr(resource, name))
+                resource.setrlimit(getattr(resource, name), (most, most))
+    # That of a job which is to leave the machine to others, where it may be changed.
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
+    if hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, range(os.cpu_count() or 1))
+
+
+def _journal(place: Place, directory: Path) -> Journal:
+    """Open the file of what was let through; where a home cannot be written to, beside the socket.
+
+    What is there is gone after a restart of the machine, and with it a day's quota.
+    """
+    for folder in (place.state(), directory):
+        try:
+            journal = Journal(folder / "quotas.db")
+        except (OSError, sqlite3.Error) as error:
+            _log(f"{folder}: {error}")
+        else:
+            if journal.problem:
+                _log(journal.problem)
+            return journal
+    sys.exit("no folder to keep quotas in")
+
+
+def _log(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")  # that is host.log by now
+    sys.stderr.flush()
+
+
+async def _serve(place: Place, listener: socket.socket, path: Path) -> None:
+    quotas = Quotas(_journal(place, path.parent))
+    service = Service(place, listener, path, version=version("aioapiqueue"), quotas=quotas)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, service.stop)
+    await service.run()

@@ -1,0 +1,132 @@
+"""The schedule of a quota that all processes of a user share on one host."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING
+
+from aioapiqueue._fleet.limits import LimitTable
+from aioapiqueue._grammar import CALLS
+from aioapiqueue._host.connection import HubLink
+from aioapiqueue._host.limiter import HostLimiter
+from aioapiqueue._host.place import check_system
+from aioapiqueue._host.wire import Terms, check_key
+from aioapiqueue._rate import Concurrency, Rate, as_limit
+from aioapiqueue.adaptive import Adaptive
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from aioapiqueue._host.limiter import Link
+    from aioapiqueue._lanes import AdaptivePolicy
+    from aioapiqueue._limiter import Host
+    from aioapiqueue._rate import Limit
+
+__all__ = ["HostSchedule"]
+
+_LONGEST_NAME = 1000
+
+
+class HostSchedule:
+    """Keeps the limits of a queue together with all others of this name on this host.
+
+        queue = ApiQueue("20/s", lanes={"search": "2/s"}, schedule=HostSchedule("crm"))
+
+    For the processes of one user: the workers of a web server, `multiprocessing`, cron jobs. They
+    need no server: the first of them starts a small process, the hub, which ends by itself a few
+    seconds after the last one. Every limit and lane holds for all of them together, in every unit,
+    and so do `concurrency`, `set_rate`, `pause`, push-back and what `sync` says.
+
+    Limits add up: where processes give different ones for one name, or one lane, a call comes under
+    all of them, equal ones once, so that the strictest decides. Calls of one priority are served in
+    turns of their processes; which of its own calls a process starts is its own matter (`order`),
+    and so are time-outs. A more urgent call goes first, in whatever process it waits.
+
+    If the hub dies, calls wait while another one is started, which takes a moment. A process that
+    dies gives back its permits at once. `aioapiqueue hub status` shows who uses what.
+
+    `try_slot` of such a queue always raises `WouldWait`, as the hub has to be asked.
+
+    Args:
+        name: of the quota, as all its processes call it.
+        fallback: the rate of this queue alone while there is no hub; default: its calls wait.
+
+    Raises:
+        TypeError: a value of another type.
+        ValueError: an empty or very long name.
+        RuntimeError: this system has no Unix domain sockets.
+    """
+
+    def __init__(self, name: str, *, fallback: str | Rate | None = None) -> None:
+        check_system()
+        if not isinstance(name, str):
+            raise TypeError(f"name takes a string, not {name!r}")
+        if not 0 < len(name) <= _LONGEST_NAME:
+            raise ValueError(
+                f"name takes 1 to {_LONGEST_NAME:,} characters, not {len(name):,}: name the quota, "
+                'such as "crm" or "openai gpt-5"'
+            )
+        limit = None if fallback is None else as_limit(fallback)
+        if limit is not None and (not isinstance(limit, Rate) or limit.unit != CALLS):
+            raise TypeError(f"fallback takes a rate of calls, not {limit}")
+        self.name = name
+        self.fallback = limit
+        self._in_use = False
+
+    def make_limiter(
+        self,
+        host: Host,
+        limits: Sequence[Limit],
+        lanes: Mapping[Hashable, Sequence[Limit]],
+        *,
+        concurrency: float,
+        catch_up: float,
+        adaptive: AdaptivePolicy | None,
+    ) -> HostLimiter:
+        """Return the part of one queue in the quota; called by `ApiQueue`.
+
+        Raises:
+            RuntimeError: another queue has it already.
+            TypeError: an `Adaptive` with a curve of its own, which the hub does not know; or a key
+                that is neither text nor a number nor a tuple of them.
+        """
+        if self._in_use:
+            raise RuntimeError(f"{self!r} is in use: make one for each queue, of the same name")
+        if adaptive is not None and (
+            not isinstance(adaptive, Adaptive) or type(adaptive).regrow is not Adaptive.regrow
+        ):
+            raise TypeError(
+                f"{adaptive!r} has a curve of its own, which the hub does not know: a host's "
+                "schedule takes a plain Adaptive"
+            )
+        for key in lanes:
+            check_key(key)
+        table = LimitTable(
+            limits,
+            lanes,
+            concurrency=concurrency,
+            catch_up=catch_up,
+            adaptive=adaptive,
+            report=host.report,
+            units=host.units,
+            to_wall=host.to_wall,
+        )
+        permits = () if concurrency == math.inf else (Concurrency(int(concurrency)),)
+        terms = Terms(
+            (*limits, *permits),
+            {key: tuple(own) for key, own in lanes.items()},
+            catch_up,
+            adaptive,
+            tuple(host.units.names),
+        )
+        self._in_use = True
+        link = self.link(host, terms)
+        return HostLimiter(host, link, table, fallback=self.fallback, catch_up=catch_up)
+
+    def link(self, host: Host, terms: Terms) -> Link:
+        """Return the way to the hub, of one queue; for tests."""
+        return HubLink(host, self.name, terms, directory=os.environ.get("AIOAPIQUEUE_HUB_DIR"))
+
+    def __repr__(self) -> str:
+        return f"HostSchedule({self.name!r})"

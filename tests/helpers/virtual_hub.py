@@ -1,0 +1,144 @@
+"""A hub for virtual time: its quotas, on the loop of the queues that use it.
+
+All that a real one has but the socket and the process. What is sent goes through its text form, and
+comes in a later pass of the loop, at the same instant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue import HostSchedule
+from aioapiqueue._host.wire import decode, encode
+from aioapiqueue.hub.host._quotas import Quotas
+
+if TYPE_CHECKING:
+    from aioapiqueue._host.limiter import LinkOwner
+    from aioapiqueue._host.wire import Message, Terms
+    from aioapiqueue._limiter import Host
+    from aioapiqueue.hub.host._client import Client
+
+__all__ = ["VirtualHub"]
+
+
+class VirtualHub:
+    """Keeps quotas, until it is killed.
+
+    Attributes:
+        quotas: what it keeps.
+        down: while true, nobody reaches it.
+        links: all that were made, connected or not.
+        log: each message that a queue has sent.
+    """
+
+    def __init__(self) -> None:
+        self.quotas = Quotas()
+        self.down = False
+        self.links: list[VirtualLink] = []
+        self.log: list[Message] = []
+
+    def schedule(self, name: str, **options: Any) -> HostSchedule:
+        """Make a schedule of a quota here."""
+        return _VirtualSchedule(self, name, **options)
+
+    def kill(self) -> None:
+        """Lose all that is known, and all connections; the next one is there at once."""
+        self.quotas = Quotas()
+        for link in self.links:
+            link.lose("killed")
+
+
+class _VirtualSchedule(HostSchedule):
+    def __init__(self, hub: VirtualHub, name: str, **options: Any) -> None:
+        super().__init__(name, **options)
+        self._hub = hub
+
+    def link(self, host: Host, terms: Terms) -> VirtualLink:
+        """Return the way to the hub."""
+        return VirtualLink(self._hub, host, self.name, terms)
+
+
+class VirtualLink:
+    """A link without a socket."""
+
+    def __init__(self, hub: VirtualHub, host: Host, name: str, terms: Terms) -> None:
+        self.hub = hub
+        self.client: Client | None = None
+        self._host = host
+        self._name = name
+        self._terms = terms
+        self._opening = False
+        self._outbox: list[Message] = []
+        self.asks = 0
+        hub.links.append(self)
+
+    def attach(self, owner: LinkOwner) -> None:
+        """Have somebody to report to."""
+        self.owner = owner
+
+    def open(self) -> None:
+        """Connect in the next pass of the loop; while the hub is down, try each second."""
+        if self.client is None and not self._opening:
+            self._opening = True
+            self._host.call_later(0, self._connect)
+
+    def _connect(self) -> None:
+        self._opening = False
+        if self.hub.down:
+            self.owner.disconnected("down")
+            if self.owner.is_needed:
+                self._opening = True
+                self._host.call_later(1, self._connect)
+            return
+        hello = {"quota": self._name, "terms": self._terms.as_json()}
+        self.client = self.hub.quotas.welcome(hello, self._flush_soon)
+        self.owner.connected(asyncio.get_running_loop().time())
+
+    def _flush_soon(self, client: Client) -> None:
+        asyncio.get_running_loop().call_soon(self._flush, client)
+
+    def _flush(self, client: Client) -> None:
+        messages, client.outbox = decode(encode(client.outbox)), []
+        if client is self.client:
+            self.owner.receive(messages)
+
+    def send(self, message: Message, *, at_once: bool = False) -> None:  # noqa: ARG002 - it takes no time
+        """Send a message with all others of this pass of the loop, which come in the next."""
+        if not self._outbox:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._outbox.append(message)
+
+    def _send(self) -> None:
+        messages, self._outbox = self._outbox, []
+        if self.client is not None and messages:
+            self.asks += 1
+            self.hub.log += messages
+            asyncio.get_running_loop().call_soon(self._come, self.client, encode(messages))
+
+    def _come(self, client: Client, line: bytes) -> None:
+        if client is self.client:
+            client.receive(decode(line))
+
+    def lose(self, why: str) -> None:
+        """End the connection, as a hub that dies does."""
+        if self.client is not None:
+            self.client, self._outbox = None, []
+            self.owner.disconnected(why)
+            if self.owner.is_needed:
+                self.open()
+
+    def drop(self) -> None:
+        """Forget the connection."""
+        client, self.client, self._opening, self._outbox = self.client, None, False, []
+        if client is not None:
+            # A real hub has a loop of its own. Here it goes on on that of the queue, as that does.
+            for quota in self.hub.quotas:
+                quota.dispatcher.bind()
+            client.leave()
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        for _ in range(3):  # what was sent before comes first
+            await asyncio.sleep(0)
+        self.drop()
