@@ -10,7 +10,7 @@ from aioapiqueue._fleet.limits import LimitTable
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._host.connection import HubLink
 from aioapiqueue._host.limiter import HostLimiter
-from aioapiqueue._host.place import check_system
+from aioapiqueue._host.place import HUB_DIR, check_system
 from aioapiqueue._host.wire import Terms, check_key
 from aioapiqueue._rate import Concurrency, Rate, as_limit
 from aioapiqueue.adaptive import Adaptive
@@ -18,7 +18,7 @@ from aioapiqueue.adaptive import Adaptive
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-    from aioapiqueue._host.limiter import Link
+    from aioapiqueue._host.limiter import Delay, Link
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._limiter import Host
     from aioapiqueue._rate import Limit
@@ -58,6 +58,11 @@ class HostSchedule:
         RuntimeError: this system has no Unix domain sockets.
     """
 
+    kind = "name"
+    """What the name is one of: quotas of other kinds have names of their own."""
+    program: str | None = None
+    """What others are told that this process is; None: its own name."""
+
     def __init__(self, name: str, *, fallback: str | Rate | None = None) -> None:
         check_system()
         if not isinstance(name, str):
@@ -72,6 +77,8 @@ class HostSchedule:
             raise TypeError(f"fallback takes a rate of calls, not {limit}")
         self.name = name
         self.fallback = limit
+        self.delays: dict[Delay, tuple[int, float]] = {}
+        """Of limits of others that made calls wait: how many, and how long in all."""
         self._in_use = False
 
     def make_limiter(
@@ -122,11 +129,15 @@ class HostSchedule:
         )
         self._in_use = True
         link = self.link(host, terms)
-        return HostLimiter(host, link, table, fallback=self.fallback, catch_up=catch_up)
+        return HostLimiter(
+            host, link, table, fallback=self.fallback, catch_up=catch_up, delays=self.delays
+        )
 
     def link(self, host: Host, terms: Terms) -> Link:
         """Return the way to the hub, of one queue; for tests."""
-        return HubLink(host, self.name, terms, directory=os.environ.get("AIOAPIQUEUE_HUB_DIR"))
+        directory = os.environ.get(HUB_DIR)
+        quota = (self.kind, self.name)
+        return HubLink(host, quota, terms, directory=directory, program=self.program)
 
     def __repr__(self) -> str:
         return f"HostSchedule({self.name!r})"

@@ -18,6 +18,7 @@ import pytest_asyncio
 from blockbuster import blockbuster_ctx
 
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers.hubs import hub_in_use
 from tests.helpers.limiters import Limiter, OnHost, Shared
 from tests.helpers.servers import Server
 from tests.helpers.stalls import Stalls
@@ -156,6 +157,13 @@ def no_collector() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hub_dir() -> Iterator[Path]:
+    """Have all tests of this process use a hub of their own; none is left behind."""
+    with hub_in_use() as directory:
+        yield directory
 
 
 @pytest.fixture(scope="session")

@@ -58,15 +58,29 @@ class HubLink:
 
     Args:
         host: the queue's dispatcher.
-        quota: the name of the quota.
+        quota: its kind and its name.
         terms: the limits that the queue brings along.
         directory: of the hub; None: the user's own.
+        program: what others are told that this process is; None: its own name.
     """
 
-    def __init__(self, host: Host, quota: str, terms: Terms, *, directory: str | None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        quota: tuple[str, str],
+        terms: Terms,
+        *,
+        directory: str | None,
+        program: str | None,
+    ) -> None:
         self._host = host
         self._quota = quota
-        self._first = {"quota": quota, "terms": terms.as_json()}
+        self._first = {
+            "kind": quota[0],
+            "quota": quota[1],
+            "terms": terms.as_json(),
+            "program": program or _own_name(),
+        }
         self._directory = directory
         self._sock: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -263,7 +277,7 @@ class HubLink:
             await asyncio.wait([task])
 
     def __repr__(self) -> str:
-        return f"HostSchedule({self._quota!r})"
+        return f"HostSchedule({self._quota[1]!r})"
 
 
 _LAST_WORDS = 1.0
@@ -311,11 +325,15 @@ def _hello(first: dict[str, Any]) -> dict[str, Any]:
     """Return what is sent first: who it is, and what it wants."""
     from importlib.metadata import version  # noqa: PLC0415 - only where a hub is needed
 
-    program = sys.argv[0] if sys.argv and sys.argv[0] else sys.executable
     return {
         "protocol": PROTOCOL,
         "version": version("aioapiqueue"),
         "pid": os.getpid(),
-        "program": Path(program).name,
         **first,
     }
+
+
+def _own_name() -> str:
+    """Return what a person calls this program: that of `python -m NAME` is `NAME`."""
+    path = Path(sys.argv[0] if sys.argv and sys.argv[0] else sys.executable)
+    return path.parent.name if path.name == "__main__.py" else path.name

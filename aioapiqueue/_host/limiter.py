@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aioapiqueue._algorithms import Permits, TokenBucket
 from aioapiqueue._fleet.clock import ROUNDING
@@ -52,13 +52,15 @@ if TYPE_CHECKING:
     from aioapiqueue._units import CostTotals
     from aioapiqueue.exceptions import SharedError
 
-__all__ = ["HostLimiter", "Link", "LinkOwner"]
+__all__ = ["Delay", "HostLimiter", "Link", "LinkOwner"]
 
 _ASKING = 64
 """Calls of one line that have asked, at least, if so many wait: as many as a hub lets go together
 where thousands start each second, and fewer than would keep others waiting."""
 
 
+_MOST_DELAYS = 1000
+"""Limits of others that calls are counted for: a person reads a few."""
 _PUSHED_BACK = 1000
 """So many calls are remembered; for more, a slow-down is counted as one of the queue."""
 _MISSES = 20
@@ -67,6 +69,20 @@ _LONGEST_LATENESS = 1.0
 """Seconds: a loop that is later than that does not keep a pace anyway."""
 _SAME_CLOCK = 10.0
 """Seconds by which two readings of one clock may differ, where one came with a message."""
+
+
+class Delay(NamedTuple):
+    """A limit of others.
+
+    Attributes:
+        lane: the key of its lane, as text; "": it is one of the whole queue.
+        limit: as text.
+        whose: the program that has given it, and its process.
+    """
+
+    lane: str
+    limit: str
+    whose: str
 
 
 class LinkOwner(Protocol):
@@ -162,6 +178,7 @@ class HostLimiter:
         limits: of the queue and its lanes.
         fallback: the local rate while there is no hub; None: calls wait.
         catch_up: seconds by which late calls may be made up for.
+        delays: where the calls are counted that limits of others made wait.
     """
 
     call_types: tuple[Callable[..., Call], Callable[..., Call]] = (HostCall, HostCall)
@@ -178,8 +195,10 @@ class HostLimiter:
         *,
         fallback: Rate | None,
         catch_up: float,
+        delays: dict[Delay, tuple[int, float]],
     ) -> None:
         self._host = host
+        self._delays = delays
         self._link = link
         self._limits = limits
         self._fallback = fallback
@@ -740,6 +759,13 @@ class HostLimiter:
         """Let a call start."""
         at -= self._clock_lead
         self._granted(ticket, at, math.inf if until is None else until - self._clock_lead)
+
+    def on_delayed(self, lane: str, limit: str, whose: str, seconds: float) -> None:
+        """Count a call that a limit of others has made wait."""
+        delay = Delay(lane, limit, whose)
+        calls, before = self._delays.get(delay, (0, 0.0))
+        if calls or len(self._delays) < _MOST_DELAYS:
+            self._delays[delay] = calls + 1, before + seconds
 
     def on_refuse(self, ticket: int, text: str) -> None:
         """Let a call go that never will start."""

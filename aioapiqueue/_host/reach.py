@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Reached", "ask", "connect", "reach"]
+__all__ = ["Reached", "ask", "command", "connect", "reach"]
 
 _ANSWER = 5.0
 """Seconds in which the hub answers who it is, unless it is stopped."""
@@ -124,6 +124,20 @@ def ask(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[dict[str, Any], 
         received += part
     line, _, rest = received.partition(b"\n")
     return json.loads(line), rest
+
+
+def command(place: Place, hello: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Ask a hub that runs for something; None: none does.
+
+    Raises:
+        OSError: it cannot be reached, or does not answer.
+        ValueError: its answer is no JSON.
+    """
+    sock = connect(place)
+    if sock is None:
+        return None
+    with sock:
+        return ask(sock, hello)[0]
 
 
 def _check_answer(answer: Mapping[str, Any]) -> None:

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import HostSchedule
 from aioapiqueue._host.wire import decode, encode
+from aioapiqueue.hub.host._journal import Journal
 from aioapiqueue.hub.host._quotas import Quotas
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from aioapiqueue._host.limiter import LinkOwner
     from aioapiqueue._host.wire import Message, Terms
     from aioapiqueue._limiter import Host
@@ -25,6 +28,9 @@ __all__ = ["VirtualHub"]
 class VirtualHub:
     """Keeps quotas, until it is killed.
 
+    Args:
+        file: of what outlasts it; None: nothing does.
+
     Attributes:
         quotas: what it keeps.
         down: while true, nobody reaches it.
@@ -32,11 +38,20 @@ class VirtualHub:
         log: each message that a queue has sent.
     """
 
-    def __init__(self) -> None:
-        self.quotas = Quotas()
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self.quotas = self._start()
         self.down = False
         self.links: list[VirtualLink] = []
         self.log: list[Message] = []
+
+    def _start(self) -> Quotas:
+        return Quotas(None if self._file is None else Journal(self._file))
+
+    def end(self) -> None:
+        """End as a hub does that nobody needs: what it has let through is exactly known."""
+        self.quotas.close()
+        self.kill()
 
     def schedule(self, name: str, **options: Any) -> HostSchedule:
         """Make a schedule of a quota here."""
@@ -44,7 +59,7 @@ class VirtualHub:
 
     def kill(self) -> None:
         """Lose all that is known, and all connections; the next one is there at once."""
-        self.quotas = Quotas()
+        self.quotas = self._start()
         for link in self.links:
             link.lose("killed")
 
@@ -91,7 +106,7 @@ class VirtualLink:
                 self._opening = True
                 self._host.call_later(1, self._connect)
             return
-        hello = {"quota": self._name, "terms": self._terms.as_json()}
+        hello = {"kind": "name", "quota": self._name, "terms": self._terms.as_json()}
         self.client = self.hub.quotas.welcome(hello, self._flush_soon)
         self.owner.connected(asyncio.get_running_loop().time())
 
@@ -99,6 +114,7 @@ class VirtualLink:
         asyncio.get_running_loop().call_soon(self._flush, client)
 
     def _flush(self, client: Client) -> None:
+        self.hub.quotas.commit(asyncio.get_running_loop().time())
         messages, client.outbox = decode(encode(client.outbox)), []
         if client is self.client:
             self.owner.receive(messages)
@@ -119,11 +135,14 @@ class VirtualLink:
     def _come(self, client: Client, line: bytes) -> None:
         if client is self.client:
             client.receive(decode(line))
+            self.hub.quotas.commit(asyncio.get_running_loop().time())
 
     def lose(self, why: str) -> None:
         """End the connection, as a hub that dies does."""
-        if self.client is not None:
+        client = self.client
+        if client is not None:
             self.client, self._outbox = None, []
+            client.leave()  # so that what is left of that hub does not go on in this loop
             self.owner.disconnected(why)
             if self.owner.is_needed:
                 self.open()

@@ -40,10 +40,14 @@ class Client(ClientOwner):
         quota: which.
         terms: the limits that it brings along.
         flush: called when there is something in `outbox`.
+        whose: the program and its process, for others.
     """
 
-    def __init__(self, quota: Quota, terms: Terms, flush: Callable[[Client], None]) -> None:
+    def __init__(
+        self, quota: Quota, terms: Terms, flush: Callable[[Client], None], *, whose: str
+    ) -> None:
         self.terms = terms
+        self.whose = whose
         self.outbox: list[Message] = []
         self._quota = quota
         self._flush = flush
@@ -76,8 +80,8 @@ class Client(ClientOwner):
         return len(self._running)
 
     @property
-    def quota_name(self) -> str:
-        """The name of its quota."""
+    def quota_name(self) -> tuple[str, str]:
+        """The kind and the name of its quota."""
         return self._quota.name
 
     def now(self) -> float:
@@ -137,6 +141,8 @@ class Client(ClientOwner):
         self._waiting.pop(call.ticket, None)
         self._running[call.ticket] = call
         self._quota.note(call)
+        if call.delayed_by is not None:
+            self.send("delayed", *call.delayed_by, round(call.waited, 6))
         until = self._quota.limiter.latest_start(call)
         self.send("grant", call.ticket, call.waited_until, span_to(until))
         self._tell_rate()

@@ -35,7 +35,7 @@ class ClientCall(DetailedCall):
         details: as of `DetailedCall`.
     """
 
-    __slots__ = ("client", "place", "ticket")
+    __slots__ = ("client", "delayed_by", "place", "ticket")
 
     def __init__(self, client: Hashable, ticket: int, *details: Any) -> None:  # noqa: ANN401 - as `Args` says
         super().__init__(*details)
@@ -43,6 +43,8 @@ class ClientCall(DetailedCall):
         self.ticket = ticket
         self.place = 0
         """Its turn, and its number in that; 0: it has not waited yet."""
+        self.delayed_by: tuple[str, str, str] | None = None
+        """The limit of others that it waited for: its lane, itself, and whose it is."""
 
 
 class ClientQueue(WaitQueue[Call]):

@@ -177,6 +177,8 @@ class ClientOwner:
     """What a quota asks of each of its clients."""
 
     terms: Terms
+    whose: str
+    """The program and its process."""
     lateness: float
     """Seconds after which it gives back at the latest what it was granted."""
 
@@ -200,12 +202,12 @@ class Quota:
     """Limits that several clients share.
 
     Args:
-        name: of the quota.
+        name: the kind and the name of the quota.
         first: what its first client asks for.
         journal: what limits have let through before; None: nothing is kept.
     """
 
-    def __init__(self, name: str, first: Terms, journal: Journal | None) -> None:
+    def __init__(self, name: tuple[str, str], first: Terms, journal: Journal | None) -> None:
         self.name = name
         self._journal = journal
         self._records: dict[LimitState, Record] = {}
@@ -229,7 +231,7 @@ class Quota:
         self.dispatcher = _QuotaDispatcher(
             self,
             (),
-            name=name,
+            name=name[1],
             lanes={},
             order="fifo",
             concurrency=math.inf,
@@ -282,7 +284,8 @@ class Quota:
         """Return what a person wants to know of it."""
         own, *lanes = self._in_force.items()
         return {
-            "name": self.name,
+            "kind": self.name[0],
+            "name": self.name[1],
             "limits": [str(one) for one in own[1]],
             "lanes": {str(key): [str(one) for one in limits] for key, limits in lanes},
             "waiting": self.dispatcher.waiters.live,
@@ -437,6 +440,8 @@ class Quota:
             assert loop is not None  # noqa: S101 - `try_start` has bound it
             future = Grant(call, loop=loop, on_grant=client.granted, on_refusal=client.refused)
             dispatcher.join(call, future)
+            if len(self._terms) > 1:
+                call.delayed_by = self._foreign_limit(call, client)
         except (ValueError, TypeError) as error:
             client.refused(call, error)
             return None
@@ -470,7 +475,7 @@ class Quota:
         for limit, state in zip(limits, states, strict=False):
             if state not in self._records:
                 plain = self._plain_of.get(limit, limit)
-                record = self._journal.record(self.name, name, plain, state, now)
+                record = self._journal.record(" ".join(self.name), name, plain, state, now)
                 if record is not None:
                     self._records[state] = record
         if len(self._known) > 2 * len(self.limiter.keys) + _FEW_KEYS:  # so seldom that it is linear
@@ -500,11 +505,38 @@ class Quota:
     def reset(self) -> None:
         """Forget what was let through."""
         if self._journal is not None:
-            self._journal.forget(self.name)
+            self._journal.forget(" ".join(self.name))
             for record in self._records.values():
                 self._journal.restart(record)
             # Who waits is to look again.
             self.limiter.resume()
+
+    def _foreign_limit(self, call: ClientCall, client: ClientOwner) -> tuple[str, str, str] | None:
+        """Return the limit that a call waits for longest, if its client has not given it."""
+        limiter, now = self.limiter, self.dispatcher.now()
+        found: list[tuple[float, Hashable, Limit]] = [
+            (state.next_at(now, call.costs), _QUEUE, limit)
+            for limit, state in zip(limiter.limits, limiter.own_states, strict=False)
+            if state.concerns(call.costs)
+        ]
+        for key in call.keys:
+            lane = limiter.lane_of(key, now)
+            if lane is not None:
+                found += [
+                    (state.next_at(now, call.costs), key, limit)
+                    for limit, state in zip(lane.limits, lane.kept, strict=False)
+                    if state.concerns(call.costs)
+                ]
+        due, key, limit = max(found, key=lambda one: one[0], default=(-math.inf, None, None))
+        if limit is None or due <= now or limit in self._given_by(client.terms, key):
+            return None
+        whose = next(
+            (one.whose for one in self.clients if limit in self._given_by(one.terms, key)), "others"
+        )
+        return "" if key is _QUEUE else str(key), str(self._plain_of.get(limit, limit)), whose
+
+    def _given_by(self, terms: Terms, key: Hashable) -> Iterable[Limit]:
+        return list(self._stretched(_Table(terms, self.overrides).find(key)))
 
     def newcomer_like(self, call: ClientCall) -> ClientCall:
         """Return a call that has not come, of the same keys and costs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._host.wire import Terms
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Quotas"]
 
+KINDS = ("name", "run")
+"""Of quotas: those of `HostSchedule`, and those of `aioapiqueue run`."""
 _GRACE = 1.0
 """Seconds in which clients of a hub that was killed come back: they notice at once."""
 
@@ -30,7 +31,7 @@ class Quotas:
     def __init__(self, journal: Journal | None = None) -> None:
         self._journal = journal
         self._began: float | None = None
-        self.by_name: dict[str, Quota] = {}
+        self.by_name: dict[tuple[str, str], Quota] = {}
 
     def welcome(self, hello: Mapping[str, Any], flush: Callable[[Client], None]) -> Client:
         """Return a new client.
@@ -44,12 +45,13 @@ class Quotas:
             TypeError: something in it is of another type.
             ValueError: something in it is invalid.
         """
-        name, terms = str(hello["quota"]), Terms.from_json(hello["terms"])
+        whose = f"{hello.get('program', '?')}, process {hello.get('pid', '?')}"
+        name, terms = (str(hello["kind"]), str(hello["quota"])), Terms.from_json(hello["terms"])
         quota = self.by_name.get(name)
         if quota is None:
             quota = self.by_name[name] = Quota(name, terms, self._journal)
             self._let_others_come(quota)
-        return Client(quota, terms, flush)
+        return Client(quota, terms, flush, whose=whose)
 
     def _let_others_come(self, quota: Quota) -> None:
         """Let nothing start for a moment in a quota of bodies at once, if a hub was killed.
@@ -63,10 +65,10 @@ class Quotas:
         if self._journal is not None and self._journal.was_killed and quota.has_permits:
             quota.limiter.pause(max(0.0, rest))
 
-    def commit(self) -> None:
+    def commit(self, now: float) -> None:
         """Have the journal know of all that was let through: before anybody is told."""
         if self._journal is not None:
-            self._journal.commit(time.monotonic())
+            self._journal.commit(now)
 
     def close(self) -> None:
         """Have the journal know exactly what was let through, and that this is the end."""
@@ -89,11 +91,14 @@ class Quotas:
 
     def reset(self, name: str) -> bool:
         """Forget what a quota has let through; return whether there is one of that name."""
-        quota = self.by_name.get(name)
-        if quota is not None:
-            quota.reset()
-        known = self._journal is not None and self._journal.forget(name)
-        return known or quota is not None
+        known = False
+        for kind in KINDS:
+            quota = self.by_name.get((kind, name))
+            if quota is not None:
+                quota.reset()
+            forgotten = self._journal is not None and self._journal.forget(f"{kind} {name}")
+            known = known or forgotten or quota is not None
+        return known
 
     def __iter__(self) -> Iterator[Quota]:
         return iter(self.by_name.values())

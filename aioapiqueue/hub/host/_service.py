@@ -79,7 +79,7 @@ class Service:
 
     def commit(self) -> None:
         """Have the file know of all that was let through."""
-        self._quotas.commit()
+        self._quotas.commit(time.monotonic())
 
     def stop(self) -> None:
         """End: all who use it start another one when they need it."""
@@ -168,7 +168,7 @@ class Service:
 
     def _status(self) -> dict[str, Any]:
         """Return who uses what, as JSON has it."""
-        by_quota: dict[str, list[dict[str, Any]]] = {}
+        by_quota: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for one in self._connections:
             if one.client is not None:
                 by_quota.setdefault(one.client.quota_name, []).append(
@@ -276,8 +276,8 @@ class _Connection(asyncio.Protocol):
 
     def _flush(self, client: Client) -> None:
         outbox, client.outbox = client.outbox, []
+        self._service.commit()  # also of what has cost more since: that is told nobody
         if outbox and client is self.client and not self._transport.is_closing():
-            self._service.commit()
             self._transport.write(encode(outbox))
 
     def close(self) -> None:

@@ -50,7 +50,8 @@ def main(override: str) -> None:
         # The child has its copies of the lock and the socket.
         os._exit(0)
     _detach(path.parent)
-    asyncio.run(_serve(place, listener, path))
+    quotas = Quotas(_journal(place, path.parent))
+    asyncio.run(_serve(place, listener, path, quotas))
 
 
 def _lock(place: Place) -> int | None:
@@ -114,8 +115,7 @@ def _log(text: str) -> None:
     sys.stderr.flush()
 
 
-async def _serve(place: Place, listener: socket.socket, path: Path) -> None:
-    quotas = Quotas(_journal(place, path.parent))
+async def _serve(place: Place, listener: socket.socket, path: Path, quotas: Quotas) -> None:
     service = Service(place, listener, path, version=version("aioapiqueue"), quotas=quotas)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,0 +1,149 @@
+"""`aioapiqueue hub`: what the hub of this host keeps, and how to end it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from aioapiqueue._fleet.messages import Unreachable
+from aioapiqueue._host.place import HUB_DIR, Place, check_system
+from aioapiqueue._host.reach import command, reach
+from aioapiqueue.cli._console import FAILED, console, pluralize, refuse, say, wrapped
+from aioapiqueue.cli._help import Command, Group
+from aioapiqueue.exceptions import SharedError
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="hub",
+    cls=Group,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="The process that keeps quotas for all processes of this user on this host.",
+)
+_NONE = "no hub runs: the first process that needs one starts it"
+
+
+@app.command(cls=Command)
+def status(
+    *, as_json: Annotated[bool, typer.Option("--json", help="As JSON, on one line.")] = False
+) -> None:
+    """Show who shares which quota, and how many of its calls wait and run.
+
+    Exits with 1 if no hub runs, or it cannot be reached.
+    """
+    answer = _ask({"command": "status"})
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    minutes = (time.time() - answer["started"]) / 60
+    typer.echo(
+        f"hub {answer['version']}, process {answer['pid']}, for {minutes:,.0f} min, at "
+        f"{answer['socket']}"
+    )
+    if not answer["quotas"]:
+        typer.echo("it keeps no quota now")
+    for quota in answer["quotas"]:
+        _show(quota)
+
+
+def _show(quota: dict[str, Any]) -> None:
+    out = console()
+    kind = {"run": " of `run`", "name": ""}.get(quota["kind"], "")
+    limits = ", ".join(quota["limits"]) or "no limit of the whole"
+    out.print(f"\n{quota['name']}{kind}: {limits}", markup=False)
+    lanes = {key: limits for key, limits in quota["lanes"].items() if limits}
+    for key, own in list(lanes.items())[:_MOST_LANES]:
+        out.print(f"  {key}: {', '.join(own)}", markup=False)
+    if len(lanes) > _MOST_LANES:
+        out.print(f"  and {len(lanes) - _MOST_LANES:,} more lanes")
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    table.add_column("  program", overflow="fold")
+    for name in ("process", "waiting", "running", "started"):
+        table.add_column(name, justify="right")
+    for one in quota["clients"]:
+        table.add_row(
+            f"  {one['program']}",
+            str(one["pid"]),
+            *(f"{one[name]:,}" for name in ("waiting", "running", "started")),
+        )
+    if quota["clients"]:
+        out.print(table)
+    else:
+        out.print("  nobody uses it now")
+
+
+_MOST_LANES = 12
+"""Lanes that are listed; a preset of AWS has hundreds."""
+
+
+@app.command(cls=Command)
+def start() -> None:
+    """Start the hub, if none runs.
+
+    That is only needed where a program is no Python that could start it itself, as uWSGI is.
+
+    Exits with 1 if it cannot be started.
+    """
+    _check()
+    try:
+        reached = reach({"command": "status"}, override=os.environ.get(HUB_DIR))
+    except (SharedError, Unreachable) as error:
+        refuse(wrapped(str(error)), FAILED)
+    reached.sock.close()
+    typer.echo(f"process {reached.welcome['pid']}, at {reached.welcome['socket']}")
+
+
+@app.command(cls=Command)
+def stop() -> None:
+    """End the hub. Queues that still need it start another one.
+
+    What was let through is kept in a file, and still counts.
+
+    Exits with 1 if no hub runs, or it cannot be reached.
+    """
+    answer = _ask({"command": "stop"})
+    typer.echo(f"the hub has ended (process {answer['pid']})")
+    if answer["queues"]:
+        queues = pluralize(answer["queues"], "queue")
+        say(wrapped(f"{queues} used it, and will start another one when needed"))
+
+
+@app.command(cls=Command)
+def reset(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `hub status` shows it.")],
+) -> None:
+    """Forget what a quota has let through: its windows and bursts are as new.
+
+    Exits with 1 if no hub runs, or nothing is known of a quota of that name.
+    """
+    if not _ask({"command": "reset", "quota": name})["known"]:
+        refuse(f"nothing is known of a quota {name!r}: see aioapiqueue hub status", FAILED)
+    typer.echo(f"{name}: forgotten")
+
+
+def _check() -> None:
+    try:
+        check_system()
+    except RuntimeError as error:
+        refuse(str(error))
+
+
+def _ask(hello: dict[str, Any]) -> dict[str, Any]:
+    _check()
+    try:
+        answer = command(Place(os.environ.get(HUB_DIR)), hello)
+    except ValueError as error:
+        refuse(str(error))
+    except OSError as error:
+        refuse(wrapped(f"the hub cannot be reached: {error}"), FAILED)
+    if answer is None:
+        refuse(_NONE, FAILED)
+    if "refused" in answer:
+        refuse(wrapped(f"the hub refuses: {answer['refused']}"), FAILED)
+    return answer

@@ -1,0 +1,1 @@
+"""Quotas that the processes of one host share through the hub."""

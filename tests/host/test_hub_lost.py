@@ -1,0 +1,193 @@
+"""A hub that dies, or is not there: what waits goes on with the next one, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aioapiqueue import ApiQueue, QueueClosed, SharedError
+from tests.helpers.virtual_hub import VirtualHub
+
+
+class Events:
+    """Notes the kinds of events."""
+
+    def __init__(self):
+        self.kinds = []
+
+    def on_event(self, event):
+        """Note one."""
+        self.kinds.append(event.kind)
+
+
+async def settled():
+    """Let all queues and the hub talk; no time passes."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def now():
+    """Return the present instant."""
+    return asyncio.get_running_loop().time()
+
+
+async def test_those_who_wait_ask_the_next_hub():
+    """In their order; a hub without a file starts with a full bucket, and no more than that."""
+    hub, events, order = VirtualHub(), Events(), []
+    queue = ApiQueue("10/s", schedule=hub.schedule("crm"), observers=[events])
+
+    async def one(number):
+        async with queue.slot():
+            order.append((number, round(now(), 6)))
+
+    tasks = [asyncio.create_task(one(number)) for number in range(10)]
+    await asyncio.sleep(0.35)
+    hub.kill()
+    await asyncio.gather(*tasks)
+    assert [number for number, _ in order] == list(range(10))
+    assert order[4][1] == 0.35
+    assert order[-1][1] == pytest.approx(0.85)
+    assert [kind for kind in events.kinds if "connect" in kind] == ["disconnected", "reconnected"]
+    assert queue.stats.fault == ""
+    assert queue.stats.faults == 1
+
+
+async def test_permits_of_running_bodies_are_known_to_the_next():
+    """A body that goes on has its permit from the next hub, too."""
+    hub = VirtualHub()
+    one, other = (ApiQueue("2 at once", schedule=hub.schedule("crm")) for _ in range(2))
+    first, second = await one.enqueue(), await one.enqueue()
+    waiting = other.enqueue()
+    await settled()
+    hub.kill()
+    await settled()
+    await asyncio.sleep(1)
+    assert not waiting.done()
+    first.release()
+    assert (await waiting).waited == 1
+    second.release()
+
+
+async def test_holds_and_limits_outlast_it():
+    """What users have decided is told the next hub."""
+    hub = VirtualHub()
+    queue = ApiQueue("10/s", schedule=hub.schedule("crm"))
+    async with queue.slot():
+        pass
+    queue.set_rate("2/s")
+    queue.pause(3)
+    await settled()
+    hub.kill()
+    starts = []
+    for _ in range(2):
+        async with queue.slot():
+            starts.append(now())
+    assert starts == pytest.approx([3, 3.5])
+
+
+async def test_calls_wait_without_a_hub():
+    """Nothing goes out; the reason is in the figures, and it goes on by itself."""
+    hub, events = VirtualHub(), Events()
+    hub.down = True
+    queue = ApiQueue("10/s", schedule=hub.schedule("crm"), observers=[events])
+    waiting = queue.enqueue()
+    await asyncio.sleep(5.5)
+    assert (waiting.done(), queue.stats.fault) == (False, "down")
+    hub.down = False
+    assert (await waiting).waited == 6
+    assert events.kinds[0] == "disconnected"
+    assert queue.stats.fault == ""
+
+
+async def test_fallback_paces_meanwhile():
+    """With `fallback=`, this queue's own rate holds until there is a hub."""
+    hub, starts = VirtualHub(), []
+    hub.down = True
+    queue = ApiQueue("10/s", schedule=hub.schedule("crm", fallback="2/s"))
+
+    async def one():
+        async with queue.slot():
+            starts.append(now())
+
+    tasks = [asyncio.create_task(one()) for _ in range(5)]
+    await asyncio.sleep(1.2)
+    assert starts == pytest.approx([0, 0.5, 1])
+    hub.down = False
+    await asyncio.gather(*tasks)
+    assert starts[3:] == pytest.approx([1.5, 2])
+
+
+async def test_closing_while_the_hub_is_down():
+    """It ends at once, and those who wait are refused."""
+    hub = VirtualHub()
+    hub.down = True
+    queue = ApiQueue("10/s", schedule=hub.schedule("crm"))
+    waiting = queue.enqueue()
+    await asyncio.sleep(0.5)
+    await queue.aclose(drain=False)
+    assert now() == 0.5
+    with pytest.raises(QueueClosed):
+        await waiting
+
+
+async def test_refusal_reaches_all_who_wait():
+    """Where the hub will not serve it, waiting would not help: a later call tries again."""
+    hub = VirtualHub()
+    queue = ApiQueue("10/s", schedule=hub.schedule("crm"))
+    waiting = queue.enqueue()
+    await asyncio.sleep(0)
+    (link,) = hub.links
+    link.owner.refused(SharedError("another version"))
+    with pytest.raises(SharedError, match="another version"):
+        await waiting
+    assert queue.stats.fault == "another version"
+    async with queue.slot() as slot:
+        assert slot.waited == 0
+
+
+@pytest.mark.parametrize("when", [0, 1, 2, 3, 4])
+async def test_cancelled_at_every_step(when):
+    """A caller that is cancelled on its way to the hub and back costs nobody a slot."""
+    hub = VirtualHub()
+    queue = ApiQueue("10/s", schedule=hub.schedule("crm"))
+    async with queue.slot():
+        pass
+    await asyncio.sleep(1)
+
+    async def one():
+        async with queue.slot():
+            pass
+
+    first = asyncio.create_task(one())
+    for _ in range(when):
+        await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait([first])
+    async with queue.slot() as slot:
+        assert slot.waited == pytest.approx(0 if first.cancelled() else 0.1)
+    await settled()
+    (client,) = hub.quotas.by_name["name", "crm"].clients
+    assert (client.waiting, client.running) == (0, 0)
+
+
+async def test_nothing_is_left_at_the_hub():
+    """Every call ends there, too: those that ran, were cancelled, timed out or never started."""
+    hub = VirtualHub()
+    queue = ApiQueue("10/s", "2 at once", schedule=hub.schedule("crm"))
+
+    async def one(number):
+        async with queue.slot(timeout=0.55 if number % 3 else None):
+            await asyncio.sleep(0.05)
+
+    tasks = [asyncio.create_task(one(number)) for number in range(30)]
+    await asyncio.sleep(0.3)
+    for task in tasks[::4]:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await settled()
+    quota = hub.quotas.by_name["name", "crm"]
+    (client,) = quota.clients
+    assert (client.waiting, client.running, quota.dispatcher.running) == (0, 0, 0)
+    await queue.aclose()
+    assert not quota.clients

@@ -1,0 +1,282 @@
+"""What outlasts a hub: no end of it, and no restart of the machine, gives a fresh quota."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sqlite3
+import time
+from contextlib import closing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aioapiqueue import ApiQueue
+from aioapiqueue.hub.host import _journal
+from tests.helpers.virtual_hub import VirtualHub
+
+DAY = 86_400
+
+
+@pytest.fixture(autouse=True)
+def blocking(blockbuster):
+    """A hub's writes block it: that takes less than to hand them to a thread."""
+    if blockbuster is not None:
+        blockbuster.deactivate()
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Where a hub keeps what outlasts it."""
+    return tmp_path / "quotas.db"
+
+
+async def starts_of(queue, number, within, **call):
+    """Return when so many calls have started, that were made at once, of those within a time."""
+    loop, starts = asyncio.get_running_loop(), []
+
+    async def one():
+        async with queue.slot(**call):
+            starts.append(loop.time())
+
+    tasks = [asyncio.create_task(one()) for _ in range(number)]
+    await asyncio.wait(tasks, timeout=within)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    return starts
+
+
+async def test_killed_hub_gives_no_fresh_burst(file):
+    """At most the second that was written ahead is lost."""
+    hub = VirtualHub(file)
+    queue = ApiQueue("10/s burst 50", schedule=hub.schedule("crm"))
+    first = await starts_of(queue, 60, 1)
+    assert 59 <= len(first) <= 60
+    hub.kill()
+    again = await starts_of(queue, 100, 2)
+    # What comes back in two seconds, less the one that the file was ahead.
+    assert 9 <= len(again) <= 20
+
+
+async def test_killed_hub_gives_no_fresh_window(file):
+    """At most a hundredth of it is lost each time."""
+    hub = VirtualHub(file)
+    queue = ApiQueue("1000 in any 1h", schedule=hub.schedule("crm"))
+    total = []
+    for _ in range(10):
+        total += await starts_of(queue, 60, 1)
+        hub.kill()
+    total += await starts_of(queue, 2000, 10)
+    assert 1000 - 10 * 11 <= len(total) <= 1000
+    await asyncio.sleep(3600)
+    assert len(await starts_of(queue, 2000, 10)) == 1000
+
+
+async def test_ended_hub_loses_nothing(file):
+    """One that ends by itself knows exactly what was let through."""
+    hub = VirtualHub(file)
+    queue = ApiQueue("100 in any 1d", schedule=hub.schedule("crm"))
+    total = []
+    for _ in range(10):
+        total += await starts_of(queue, 9, 1)
+        hub.end()
+    total += await starts_of(queue, 100, 10)
+    assert len(total) == 100
+
+
+async def test_calendar_day_outlasts_hubs(file):
+    """Ten restarts a day do not multiply a daily quota."""
+    hub = VirtualHub(file)
+    queue = ApiQueue("50 in each day", schedule=hub.schedule("crm"))
+    total = []
+    for number in range(10):
+        total += await starts_of(queue, 4, 1)
+        (hub.kill if number % 2 else hub.end)()
+    total += await starts_of(queue, 100, 10)
+    assert 50 - 5 <= len(total) <= 50
+    await asyncio.sleep(DAY)
+    assert len(await starts_of(queue, 100, 10)) == 50
+
+
+async def test_other_boot_goes_by_the_wall_clock(file, monkeypatch):
+    """After a restart of the machine, the wall clock says how long it was off."""
+    hub = VirtualHub(file)
+    queue = ApiQueue("100 in any 1h", schedule=hub.schedule("crm"))
+    assert len(await starts_of(queue, 200, 1)) == 100
+    wall = time.time()
+    monkeypatch.setattr(_journal, "_boot", lambda: "another")
+    monkeypatch.setattr(_journal.time, "time", lambda: wall + 1800)
+    hub.kill()
+    assert await starts_of(queue, 1, 1795) == []
+    assert len(await starts_of(queue, 200, 10)) >= 99
+
+
+@pytest.mark.parametrize("step", [-7 * DAY, -3600])
+async def test_wall_clock_set_back_makes_nobody_wait(file, monkeypatch, step):
+    """Nothing is owed for longer than when it was written."""
+    hub = VirtualHub(file)
+    queue = ApiQueue("10/s burst 10", "30 in any 60s", schedule=hub.schedule("crm"))
+    assert len(await starts_of(queue, 100, 10)) == 30
+    wall = time.time()
+    monkeypatch.setattr(_journal, "_boot", lambda: "another")
+    monkeypatch.setattr(_journal.time, "time", lambda: wall + step)
+    hub.kill()
+    began = asyncio.get_running_loop().time()
+    starts = await starts_of(queue, 100, 70)
+    assert 29 <= len(starts) <= 30
+    assert max(starts) - began <= 60 + 3
+
+
+async def test_step_of_the_wall_clock_changes_nothing(file, monkeypatch):
+    """While the machine runs, its own clock holds."""
+    hub = VirtualHub(file)
+    queue = ApiQueue("10 in any 1h", schedule=hub.schedule("crm"))
+    assert len(await starts_of(queue, 20, 1)) == 10
+    wall = time.time()
+    monkeypatch.setattr(_journal.time, "time", lambda: wall + DAY / 2)
+    hub.kill()
+    assert await starts_of(queue, 5, 3000) == []
+
+
+async def test_lanes_outlast_hubs_and_their_keys_are_hashed(file):
+    """A tenant's window is its own after a restart, and its name is not in the file."""
+    hub = VirtualHub(file)
+    queue = ApiQueue(lanes={"tenant:*": "5 in any 1h"}, schedule=hub.schedule("crm"))
+    assert len(await starts_of(queue, 9, 1, key="tenant:acme")) == 5
+    hub.kill()
+    assert await starts_of(queue, 9, 1, key="tenant:acme") == []
+    assert len(await starts_of(queue, 9, 1, key="tenant:other")) == 5
+    for part in file.parent.iterdir():
+        assert b"acme" not in part.read_bytes()
+
+
+async def test_limit_that_comes_back_goes_on(file):
+    """A client that leaves and returns finds its own limit as it was, beside others."""
+    hub = VirtualHub(file)
+    other = ApiQueue("1000/s", schedule=hub.schedule("crm"))
+    assert len(await starts_of(other, 1, 1)) == 1
+    for _ in range(3):
+        daily = ApiQueue("6 in any 1d", schedule=hub.schedule("crm"))
+        await starts_of(daily, 2, 1)
+        await daily.aclose()
+        assert len(await starts_of(other, 20, 1)) == 20
+    daily = ApiQueue("6 in any 1d", schedule=hub.schedule("crm"))
+    assert await starts_of(daily, 5, 1) == []
+
+
+async def test_settled_upward_is_known_to_the_next(file):
+    """What turns out to cost more is owed after a restart, too."""
+    hub = VirtualHub(file)
+    queue = ApiQueue("100 tokens/s burst 100", schedule=hub.schedule("llm"))
+    async with queue.slot(cost={"tokens": 10}) as slot:
+        slot.settle({"tokens": 1100})
+    for _ in range(10):
+        await asyncio.sleep(0)
+    hub.kill()
+    assert await starts_of(queue, 1, 9, cost={"tokens": 100}) == []
+    assert len(await starts_of(queue, 1, 5, cost={"tokens": 100})) == 1
+
+
+async def test_broken_file_is_kept_and_replaced(file):
+    """A hub starts all the same, and says what has become of it."""
+    file.write_bytes(b"no database" * 1000)
+    journal = _journal.Journal(file)
+    assert "cannot be read" in journal.problem
+    assert (file.parent / "quotas.db.broken").read_bytes().startswith(b"no database")
+    journal.close()
+    assert _journal.Journal(file).problem is None
+
+
+async def test_file_of_another_layout_is_kept(file):
+    """Nothing of another version is taken for what it is not."""
+    _journal.Journal(file).close()
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("UPDATE meta SET value = '99' WHERE name = 'layout'")
+    assert "another version" in _journal.Journal(file).problem
+
+
+async def test_malformed_row_counts_as_none(file):
+    """It was not written by us; the others are read."""
+    hub = VirtualHub(file)
+    queue = ApiQueue("5 in any 1h", schedule=hub.schedule("crm"))
+    await starts_of(queue, 1, 1)
+    hub.end()
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("UPDATE used SET data = ?", (json.dumps({"boot": 1}),))
+    hub.kill()
+    assert len(await starts_of(queue, 9, 1)) == 5
+
+
+async def test_writes_are_few(file):
+    """One a second for a rate, a hundred for a window: not one for each call."""
+    hub, written = VirtualHub(file), []
+    queue = ApiQueue("1000/s", "100000 in any 1h", schedule=hub.schedule("crm"))
+    await starts_of(queue, 1, 1)
+    connection = sqlite3.connect(file)
+    versions = set()
+
+    async def watch():
+        while True:
+            versions.add(connection.execute("PRAGMA data_version").fetchone())
+            await asyncio.sleep(0.01)
+
+    watcher = asyncio.create_task(watch())
+    written += await starts_of(queue, 5000, 10)
+    watcher.cancel()
+    connection.close()
+    assert len(written) == 5000
+    assert len(versions) <= 5 + 5 + 2  # five seconds, and five thousand of a window's hundredth
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    limit=st.sampled_from(["10/s", "5/s burst 20", "30 in any 5s", "8 in any 1s"]),
+)
+def test_no_history_of_kills_breaks_a_limit(run_virtual, tmp_path_factory, seed, limit):
+    """Whenever hubs and clients are killed, or end: no window ever has too much."""
+
+    async def history():
+        rng = random.Random(seed)
+        hub = VirtualHub(tmp_path_factory.mktemp("hub") / "quotas.db")
+        loop, starts = asyncio.get_running_loop(), []
+        queues = [ApiQueue(limit, schedule=hub.schedule("crm")) for _ in range(2)]
+
+        async def one(queue):
+            async with queue.slot():
+                starts.append(loop.time())
+                await asyncio.sleep(rng.choice([0, 0.3]))
+
+        tasks = []
+        for _ in range(60):
+            tasks.append(asyncio.create_task(one(rng.choice(queues))))
+            await asyncio.sleep(rng.choice([0, 0, 0.05, 0.4]))
+            if rng.random() < 0.15:
+                rng.choice([hub.kill, hub.kill, hub.end])()
+            if rng.random() < 0.1:
+                rng.choice(tasks).cancel()
+        await asyncio.wait(tasks)
+        for queue in queues:
+            await queue.aclose()
+        check(limit, starts)
+
+    run_virtual(history)
+
+
+def check(limit, starts):
+    """Check that no window has more than the limit says."""
+    number, per, burst = {
+        "10/s": (10, 1, 1),
+        "5/s burst 20": (5, 1, 20),
+        "30 in any 5s": (30, 5, None),
+        "8 in any 1s": (8, 1, None),
+    }[limit]
+    for first, at in enumerate(starts):
+        for last in range(first, len(starts)):
+            within, span = last - first + 1, starts[last] - at
+            if burst is None:
+                assert within <= number or span >= per - 1e-9
+            else:
+                assert within <= burst + (span + 0.01) * number / per + 1e-6
