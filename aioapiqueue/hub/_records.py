@@ -12,7 +12,7 @@ __all__ = ["OTHERS", "CallStats", "Client", "Kind", "Process"]
 OTHERS = "(others)"
 """The service and the operation under which all further kinds of calls are counted together."""
 
-_WAITED = 0.001  # seconds; less is the way to the queue and back
+_WAITED = 0.010  # seconds; less is the way to the queue and back, and to the hub of the host
 _TICKS = 100  # in a second
 
 
@@ -116,7 +116,7 @@ class CallStats:
         queue: the name of the queue that paces it; None without one.
         paced: whether a queue paces it.
         calls: HTTP attempts let go.
-        waits: those among them that waited for a millisecond or more.
+        waits: those among them that waited for ten milliseconds or more.
         waiting: attempts that wait now.
         running: attempts under way now.
         waited: seconds that the attempts let go have waited, added up.

@@ -17,6 +17,9 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from aioapiqueue._host.place import HUB_DIR
+from tests.helpers.hubs import ask_hub
+
 CATCH_UP = 0.010  # seconds, a queue's default
 PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
 
@@ -172,7 +175,7 @@ class Runner:
 
     def environment(self, **more):
         """What CI may have: no HOME, no TERM, and nothing that a colour could come from."""
-        kept = {"PATH", "LANG", "LC_ALL", "SSL_CERT_FILE", "VIRTUAL_ENV"}
+        kept = {"PATH", "LANG", "LC_ALL", "SSL_CERT_FILE", "VIRTUAL_ENV", HUB_DIR}
         return {name: os.environ[name] for name in kept if name in os.environ} | {
             "TMPDIR": str(self.temporary),
             "AWS": self._url,
@@ -243,3 +246,11 @@ def quiet_run(tmp_path, temporary):
 def python():
     """The Python of the tests, whose environment has boto3."""
     return sys.executable
+
+
+@pytest.fixture(autouse=True)
+def no_quota_of_others(hub_dir):
+    """Let no test find its limits used by the one before it, which had the same account."""
+    found = ask_hub(hub_dir, command="status")
+    for quota in () if found is None else found["quotas"]:
+        ask_hub(hub_dir, command="reset", quota=quota["name"])

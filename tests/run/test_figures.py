@@ -171,6 +171,7 @@ def test_what_is_summed_has_a_row():
         log=Log(None),
         dry_run=True,
         shared=None,
+        on_host=None,
         live=False,
         grace=10.0,
         allow_inactive=True,

@@ -129,6 +129,7 @@ def test_many_unused_limits_are_cut():
         log=Log(None),
         dry_run=False,
         shared=None,
+        on_host=None,
         live=False,
         grace=10.0,
         allow_inactive=False,

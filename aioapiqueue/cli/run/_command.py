@@ -7,7 +7,7 @@ import importlib.util
 import json
 import os
 import sys
-from pathlib import Path  # noqa: TC003 - typer reads it
+from pathlib import Path, PurePath
 from typing import Annotated
 
 import typer
@@ -22,6 +22,7 @@ from aioapiqueue.cli.run._launch import examine
 from aioapiqueue.cli.run._limits_in_words import in_words
 from aioapiqueue.cli.run._log import Log
 from aioapiqueue.cli.run._model import Plan
+from aioapiqueue.cli.run._on_host import OnHost
 from aioapiqueue.cli.run._output_file import OutputFile, Unwritable
 from aioapiqueue.cli.run._report import headline, opening, remarks, tables, verdict
 from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE, Shared
@@ -82,6 +83,10 @@ def run(
             help="Each queue's rate while --shared cannot be reached. Default: calls wait.",
         ),
     ] = None,
+    private: Annotated[
+        bool,
+        typer.Option("--private", help="Share the limits with no other run of yours on this host."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only count, pace nothing: to choose a limit.")
     ] = False,
@@ -116,6 +121,9 @@ def run(
     thread and Python environment; all of them together keep the limits. The program needs no change
     and no installed package, and its output stays as it is.
 
+    Runs of one user on one host share their limits, service by service, Region and account: a call
+    comes under those of all runs that make such calls, equal ones once.
+
     Without any limit, half of each request limit that AWS publishes is kept, as with `--share 50%`:
     the rest is left for others who call with the account.
 
@@ -138,7 +146,10 @@ def run(
     nothing = not (limit or limits or preset or share or dry_run)
     preset = _preset("aws" if nothing else preset, share)
     through = _shared(shared, fallback)
-    used = None if dry_run else through
+    if private and through is not None:
+        refuse("--private and --shared exclude each other: leave one of them out")
+    on_host = None if private or dry_run or through is not None else OnHost(_name_of(command))
+    used = on_host or (None if dry_run else through)
     registry = _registry(limit or [], limits, preset, share, used, check=not no_check)
     try:
         launch = examine(command)
@@ -153,6 +164,7 @@ def run(
         log=Log(log_file),
         dry_run=dry_run,
         shared=through,
+        on_host=on_host,
         live=not no_live and log is None and StatusLine.possible(2),
         grace=grace,
         allow_inactive=allow_inactive,
@@ -201,6 +213,11 @@ def _preset(preset: str | None, share: str | None) -> str | None:
     return preset
 
 
+def _name_of(command: list[str]) -> str:
+    """Return what others are told that runs."""
+    return PurePath(command[0]).name
+
+
 def _shared(url: str | None, fallback: str | None) -> Shared | None:
     """Return what the limits are shared through; refuse what is invalid. Nothing connects."""
     if url is None:
@@ -232,7 +249,7 @@ def _registry(
     file: Path | None,
     preset: str | None,
     share: str | None,
-    shared: Shared | None,
+    shared: Shared | OnHost | None,
     *,
     check: bool,
 ) -> Registry:

@@ -40,6 +40,7 @@ def json_report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
         "exit_code": code,
         "limits": plan.limits,
         "shared": outcome.shared,
+        "on_host": outcome.on_host,
         "services": [
             _picked(row.total, "service", "paced", "calls", "peak")
             | {"paced_calls": row.paced_calls}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aioapiqueue.cli.run._activation import Inactive
     from aioapiqueue.cli.run._launch import Launch
     from aioapiqueue.cli.run._log import Log
+    from aioapiqueue.cli.run._on_host import OnHost
     from aioapiqueue.cli.run._shared_server import Shared
     from aioapiqueue.hub import CallStats, Process
     from aioapiqueue.registry import Registry
@@ -32,6 +33,7 @@ class Plan:
         log: where our messages go.
         dry_run: only count.
         shared: what the limits are shared through; of a dry run, not used.
+        on_host: the hub of this host that they are shared through; None: they are not.
         live: show a status line in the terminal.
         grace: seconds that a Python may take to say hello.
         allow_inactive: only warn of what is not paced.
@@ -44,6 +46,7 @@ class Plan:
     log: Log
     dry_run: bool
     shared: Shared | None
+    on_host: OnHost | None
     live: bool
     grace: float
     allow_inactive: bool
@@ -63,6 +66,7 @@ class Outcome:
         processes: those that said hello.
         inactive: those that were found not to be paced.
         shared: what there was with the shared server, as JSON has it; None without one.
+        on_host: what there was with others of this host, as JSON has it; None: nothing is shared.
     """
 
     code: int | None = None
@@ -74,3 +78,4 @@ class Outcome:
     processes: list[Process] = dataclasses.field(default_factory=list)
     inactive: list[Inactive] = dataclasses.field(default_factory=list)
     shared: dict[str, Any] | None = None
+    on_host: dict[str, Any] | None = None

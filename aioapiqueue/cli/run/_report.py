@@ -15,7 +15,7 @@ from aioapiqueue.cli.run._unused import unused
 from aioapiqueue.hub import OTHERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from aioapiqueue.cli.run._activation import Inactive
     from aioapiqueue.cli.run._model import Outcome, Plan
@@ -162,6 +162,8 @@ def remarks(plan: Plan, outcome: Outcome) -> str:
     lines = [] if outcome.stopped is not None else list(_warnings(plan, outcome))
     if outcome.shared is not None:
         lines.append(_of_shared(outcome.shared))
+    if outcome.on_host is not None and outcome.on_host["delays"]:
+        lines.append(_of_others(outcome.on_host["delays"]))
     services = [one for one in outcome.figures if one.service != OTHERS]
     if len(services) < len(outcome.figures):
         lines.append(
@@ -200,6 +202,17 @@ def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:
         yield f"WARNING: NOTHING WAS PACED: {_AWS_CLI}"
     elif processes and not any(process.botocore for process in processes):
         yield "no process that can be paced has used botocore: nothing was paced"
+
+
+def _of_others(delays: Sequence[Mapping[str, Any]]) -> str:
+    """Return what limits of other runs on this host there were that made calls wait."""
+    named = [
+        f"{one['queue']}{' ' * bool(one['lane'])}{one['lane']} at {one['limit']} ({one['whose']}): "
+        f"{pluralize(one['calls'], 'call')}, {one['seconds']:,.1f} s"
+        for one in delays[:_MOST_NAMED]
+    ]
+    more = f"; and {len(delays) - _MOST_NAMED:,} more" if len(delays) > _MOST_NAMED else ""
+    return f"made to wait by limits of other runs on this host: {'; '.join(named)}{more}"
 
 
 def _of_shared(shared: Mapping[str, Any]) -> str:

@@ -97,6 +97,8 @@ async def _open(plan: Plan, peaks: Peaks, stack: contextlib.AsyncExitStack) -> _
     """Open the hub until the stack is closed."""
     if plan.shared is not None and not plan.dry_run:
         await stack.enter_async_context(plan.shared.open(plan.registry, plan.log.say))
+    if plan.on_host is not None:
+        await stack.enter_async_context(plan.on_host.open(plan.log.say))
     stack.push_async_callback(plan.registry.aclose, drain=False)
     try:
         directory = stack.enter_context(_directory())
@@ -154,6 +156,8 @@ class _Run:
         outcome.buckets = self._hub.buckets
         if self._plan.shared is not None and not self._plan.dry_run:
             outcome.shared = self._plan.shared.as_json()
+        if self._plan.on_host is not None:
+            outcome.on_host = self._plan.on_host.as_json()
         outcome.processes = list(self._hub.processes.values())
 
     async def _watch_activation(self) -> None:

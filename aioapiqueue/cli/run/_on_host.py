@@ -1,0 +1,125 @@
+"""The hub of this host, through which a run shares its limits with others of this user."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from anyio import to_thread
+
+from aioapiqueue import HostSchedule, SharedError
+from aioapiqueue._fleet.messages import Unreachable
+from aioapiqueue._host.place import HUB_DIR
+from aioapiqueue._host.reach import reach
+from aioapiqueue.cli._console import MAX_LISTED, wrapped
+from aioapiqueue.cli.run._errors import NotStarted
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from aioapiqueue._events import Event
+    from aioapiqueue._host.limiter import Delay
+
+__all__ = ["OnHost"]
+
+
+class _RunSchedule(HostSchedule):
+    """The schedule of a queue of `run`: whatever a library's user calls a quota, it is another.
+
+    Args:
+        name: of the queue.
+        program: what runs.
+    """
+
+    kind = "run"
+
+    def __init__(self, name: str, program: str) -> None:
+        super().__init__(name)
+        self.program = program
+
+
+class OnHost:
+    """Gives each queue its schedule, and reports when the hub is lost.
+
+    Args:
+        program: what runs, for others.
+    """
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        self._schedules: list[HostSchedule] = []
+        self._say: Callable[[str], None]
+        self._lost_at: float | None = None
+        self._times_lost = 0
+
+    @contextlib.asynccontextmanager
+    async def open(self, say: Callable[[str], None]) -> AsyncIterator[None]:
+        """See that there is a hub, before anything else is started.
+
+        Args:
+            say: writes a message.
+
+        Raises:
+            NotStarted: there is none, and none can be started.
+        """
+        self._say = say
+        try:
+            # Cancelled here: the thread goes on by itself; the hub that it starts ends by itself.
+            await to_thread.run_sync(_look, abandon_on_cancel=True)
+        except (SharedError, Unreachable) as error:
+            why = f"{error}; nothing was started. To share with no other run of yours: --private"
+            raise NotStarted(wrapped(why)) from None
+        yield
+
+    def schedule(self, name: str) -> HostSchedule:
+        """Return the schedule of the queue of this name."""
+        schedule = _RunSchedule(name, self._program)
+        self._schedules.append(schedule)
+        return schedule
+
+    def on_event(self, event: Event, /) -> None:
+        """Write when the hub is lost, and when another one is there: once for all queues."""
+        if event.kind == "disconnected" and self._lost_at is None:
+            self._lost_at = time.monotonic()
+            self._times_lost += 1
+            text = "the hub of this host is lost: calls wait until another one is started"
+        elif event.kind == "reconnected" and self._lost_at is not None:
+            text = f"a hub is there again, after {time.monotonic() - self._lost_at:.1f} s"
+            self._lost_at = None
+        else:
+            return
+        if self._times_lost <= MAX_LISTED:
+            self._say(wrapped(text))
+
+    @property
+    def delays(self) -> dict[tuple[str, Delay], tuple[int, float]]:
+        """Of each queue, the limits of others that made calls wait: how many, and how long."""
+        found = [
+            ((schedule.name, delay), figures)
+            for schedule in self._schedules
+            for delay, figures in schedule.delays.items()
+        ]
+        return dict(sorted(found, key=lambda one: -one[1][1]))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all figures as JSON has them. Times are in seconds."""
+        return {
+            "times_lost": self._times_lost,
+            "delays": [
+                {
+                    "queue": queue,
+                    "lane": delay.lane,
+                    "limit": delay.limit,
+                    "whose": delay.whose,
+                    "calls": calls,
+                    "seconds": seconds,
+                }
+                for (queue, delay), (calls, seconds) in self.delays.items()
+            ],
+        }
+
+
+def _look() -> None:
+    reach({"command": "status"}, override=os.environ.get(HUB_DIR)).sock.close()
