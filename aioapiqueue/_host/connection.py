@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     import socket
 
     from aioapiqueue._host.limiter import LinkOwner
-    from aioapiqueue._host.wire import Message, Terms
+    from aioapiqueue._host.wire import Terms
     from aioapiqueue._limiter import Host
 
 __all__ = ["HubLink"]
 
 _BACKOFF = (0.02, 2.0)
 """Seconds between attempts to reach a hub, at least and at most."""
-_CHUNK = 1 << 18
+_CHUNK = 1 << 14
+"""Bytes that are read at once: memory for as many is taken each time."""
 
 
 class _Attempt:
@@ -88,7 +89,7 @@ class HubLink:
         self._attempt = _Attempt()
         self._received = b""
         self._unsent = b""
-        self._outbox: list[Message] = []
+        self._outbox: list[str] = []
         self._in_pass = False
         """Whether something was sent in this pass of the loop."""
         self.asks = 0
@@ -150,11 +151,11 @@ class HubLink:
         self._owner.connected(reached.welcome["now"])
         self._process(reached.rest)
 
-    def send(self, message: Message, *, at_once: bool = False) -> None:
+    def send(self, text: str, *, at_once: bool = False) -> None:
         """Send a message with all others of this pass of the loop; only while it is connected.
 
         Args:
-            message: what to send.
+            text: of the message.
             at_once: now, if it is the first of this pass: somebody waits for the answer.
         """
         if self._sock is None or self._loop is None:
@@ -163,10 +164,10 @@ class HubLink:
             self._in_pass = True
             self._loop.call_soon(self._end_pass)
             if at_once:
-                self._outbox.append(message)
+                self._outbox.append(text)
                 self._flush()
                 return
-        self._outbox.append(message)
+        self._outbox.append(text)
 
     def _end_pass(self) -> None:
         self._in_pass = False

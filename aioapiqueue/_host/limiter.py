@@ -24,6 +24,8 @@ from aioapiqueue._fleet.limits import LimitTable, key_of
 from aioapiqueue._fleet.messages import NO_LANES
 from aioapiqueue._host.wire import (
     check_key,
+    end_text,
+    join_text,
     key_from,
     key_to,
     keys_to,
@@ -31,6 +33,7 @@ from aioapiqueue._host.wire import (
     limits_to,
     span_from,
     span_to,
+    text_of,
     transit,
 )
 from aioapiqueue._lanes import find_patterns, name_of
@@ -121,11 +124,11 @@ class Link(Protocol):
     def open(self) -> None:
         """Connect, if it is not connected; on a failure, try again for as long as it is needed."""
 
-    def send(self, message: Message, *, at_once: bool = False) -> None:
+    def send(self, text: str, *, at_once: bool = False) -> None:
         """Send a message with all others of this pass of the loop; only while it is connected.
 
         Args:
-            message: what to send.
+            text: of the message.
             at_once: now, if it is the first of this pass: somebody waits for the answer.
         """
 
@@ -235,6 +238,7 @@ class HostLimiter:
         self._due: dict[Hashable, tuple[float, float]] = {}
         """Of each line, when a newcomer of a priority would start, as the hub has last said."""
         self._is_up = False
+        self._find_plain()
         self._waiting_in: dict[Hashable, int] = {}
         """How many wait in each lane."""
         self._clock_lead = self._lateness = 0.0
@@ -270,6 +274,13 @@ class HostLimiter:
             scope = scope._replace(lanes=tuple(sorted(lanes, key=repr)))
         return None if scope == NO_LANES else scope
 
+    def _find_plain(self) -> None:
+        states = self._limits.states
+        self._is_plain = not (self._limits.lanes.limits or self._foreign) and not any(
+            state.unit or state.optional for state in states
+        )
+        """Whether all that a call comes under which says nothing of its cost are these states."""
+
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
         """Return nothing: the hub has to be asked for every call."""
         return FastAcquire()
@@ -283,6 +294,12 @@ class HostLimiter:
     def try_acquire(self, call: Call, now: float) -> bool:
         """Note a newcomer, which has to wait at least for the hub."""
         limits = self._limits
+        if self._is_plain and call.costs is ONE_CALL:  # most
+            limits.check_own(ONE_CALL)
+            if None not in self._waiting_in:
+                for state in limits.states:
+                    state.on_idle(now)
+            return False
         limits.check(call.keys, call.costs, now)
         call.limits = self._scope_of(call)
         for key in call.keys:
@@ -326,7 +343,7 @@ class HostLimiter:
         self._asking[call.ticket] = call
         self._asked_in[line] = self._asked_in.get(line, 0) + 1
         keys, amounts = keys_to(call.keys), self._amounts(call)
-        self._link.send(["join", call.ticket, keys, amounts, call.priority], at_once=True)
+        self._link.send(join_text(call.ticket, keys, amounts, call.priority), at_once=True)
 
     def _ask_more(self, line: Line[Call] | None) -> None:
         """Let more of a line ask, if few of it still do."""
@@ -508,6 +525,11 @@ class HostLimiter:
     def _states_by_lane(self, call: Call, now: float) -> Iterator[tuple[Hashable, LimitState]]:
         """Yield the states of what a call comes under, as far as this queue has given it."""
         costs = call.costs
+        if self._is_plain and costs is ONE_CALL:
+            for state in self._limits.states:
+                if not isinstance(state, Permits):
+                    yield None, state
+            return
         found: list[tuple[Hashable, LimitState]] = [(None, one) for one in self._limits.states]
         for key in call.keys:
             lane = self._limits.lanes.get(key, now)
@@ -547,8 +569,8 @@ class HostLimiter:
 
     def released(self, call: Call) -> None:
         """Note that a body has ended."""
-        if self._running.pop(_of_host(call).ticket, None) is not None:
-            self._send("end", _of_host(call).ticket)
+        if self._running.pop(_of_host(call).ticket, None) is not None and self._is_up:
+            self._link.send(end_text(_of_host(call).ticket))
 
     # What the other side says, and what users want.
 
@@ -662,6 +684,7 @@ class HostLimiter:
         now = self._host.now()
         for key, limits in changes.items():
             self._limits.change(key, limits, now)
+        self._find_plain()
         self._sort_again()
 
     def _sort_again(self) -> None:
@@ -686,7 +709,7 @@ class HostLimiter:
     def _send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
         """Send a message."""
         if self._is_up:
-            self._link.send(list(message))
+            self._link.send(text_of(*message))
 
     def connected(self, now: float) -> None:
         """Tell a new hub what runs, what holds, and who waits."""
@@ -807,6 +830,7 @@ class HostLimiter:
         """Tell calls apart that come under different limits of others."""
         self._foreign = dict.fromkeys(map(key_from, names))
         self._foreign_patterns = find_patterns(self._foreign)
+        self._find_plain()
         self._sort_again()
 
     def on_held(self, seconds: float | None) -> None:

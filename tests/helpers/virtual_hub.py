@@ -84,7 +84,7 @@ class VirtualLink:
         self._name = name
         self._terms = terms
         self._opening = False
-        self._outbox: list[Message] = []
+        self._outbox: list[str] = []
         self.asks = 0
         hub.links.append(self)
 
@@ -119,18 +119,19 @@ class VirtualLink:
         if client is self.client:
             self.owner.receive(messages)
 
-    def send(self, message: Message, *, at_once: bool = False) -> None:  # noqa: ARG002 - it takes no time
+    def send(self, text: str, *, at_once: bool = False) -> None:  # noqa: ARG002 - it takes no time
         """Send a message with all others of this pass of the loop, which come in the next."""
         if not self._outbox:
             asyncio.get_running_loop().call_soon(self._send)
-        self._outbox.append(message)
+        self._outbox.append(text)
 
     def _send(self) -> None:
-        messages, self._outbox = self._outbox, []
-        if self.client is not None and messages:
+        texts, self._outbox = self._outbox, []
+        if self.client is not None and texts:
             self.asks += 1
-            self.hub.log += messages
-            asyncio.get_running_loop().call_soon(self._come, self.client, encode(messages))
+            line = encode(texts)
+            self.hub.log += decode(line)
+            asyncio.get_running_loop().call_soon(self._come, self.client, line)
 
     def _come(self, client: Client, line: bytes) -> None:
         if client is self.client:

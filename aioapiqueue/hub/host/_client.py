@@ -7,21 +7,22 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._host.wire import (
-    Message,
+    grant_text,
     key_from,
     key_to,
     limits_from,
     limits_to,
     span_to,
+    text_of,
     transit,
 )
-from aioapiqueue._slot import GRANTED, HELD
+from aioapiqueue._slot import GRANTED, HELD, NO_KEYS
 from aioapiqueue.hub.host._quota import ClientOwner, is_real_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from aioapiqueue._host.wire import Terms
+    from aioapiqueue._host.wire import Message, Terms
     from aioapiqueue.hub.host._order import ClientCall
     from aioapiqueue.hub.host._quota import Quota
 
@@ -48,7 +49,7 @@ class Client(ClientOwner):
     ) -> None:
         self.terms = terms
         self.whose = whose
-        self.outbox: list[Message] = []
+        self.outbox: list[str] = []
         self._quota = quota
         self._flush = flush
         self._waiting: dict[int, ClientCall] = {}
@@ -90,9 +91,12 @@ class Client(ClientOwner):
 
     def send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
         """Send a message by the end of this pass of the loop."""
+        self._say(text_of(*message))
+
+    def _say(self, text: str) -> None:
         if not self.outbox and not self._gone:
             self._flush(self)
-        self.outbox.append(list(message))
+        self.outbox.append(text)
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Process what the queue has sent.
@@ -107,7 +111,8 @@ class Client(ClientOwner):
             if handler is None:
                 raise KeyError(f"no message is called {kind!r}")
             handler(*parts)
-        self._estimate(messages)
+        if len(self._quota.clients) > 1:  # one that is alone knows what it has used itself
+            self._estimate(messages)
 
     def leave(self) -> None:
         """End what waits and runs: the queue is gone."""
@@ -130,7 +135,8 @@ class Client(ClientOwner):
         self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None, priority: float
     ) -> None:
         """Let a call start or wait."""
-        call = self._quota.enter(self, ticket, list(map(key_from, keys)), amounts, priority)
+        several = tuple(map(key_from, keys)) if keys else NO_KEYS
+        call = self._quota.enter(self, ticket, several, amounts, priority)
         if call is not None:
             self._waiting[ticket] = call
 
@@ -143,8 +149,8 @@ class Client(ClientOwner):
         self._quota.note(call)
         if call.delayed_by is not None:
             self.send("delayed", *call.delayed_by, round(call.waited, 6))
-        until = self._quota.limiter.latest_start(call)
-        self.send("grant", call.ticket, call.waited_until, span_to(until))
+        until = self._quota.latest_start(call)
+        self._say(grant_text(call.ticket, call.waited_until, until))
         self._tell_rate()
 
     def refused(self, call: ClientCall, error: BaseException) -> None:

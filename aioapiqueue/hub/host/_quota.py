@@ -18,7 +18,7 @@ from aioapiqueue._host.wire import transit
 from aioapiqueue._lanes import find_patterns, name_of
 from aioapiqueue._limiter import FastAcquire
 from aioapiqueue._local_limiter import LocalLimiter
-from aioapiqueue._rate import Concurrency, Window, unit_of
+from aioapiqueue._rate import Calendar, Concurrency, Window, unit_of
 from aioapiqueue._units import ONE_CALL, is_stated
 from aioapiqueue.hub.host._order import ClientCall, ClientQueue
 
@@ -75,10 +75,6 @@ class QuotaLimiter(LocalLimiter):
 
     wait_queue_type = ClientQueue
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as LocalLimiter's
-        super().__init__(*arguments, **options)
-        self.counts_permits = True  # a client may bring a `Concurrency` along at any moment
-
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
         """Return nothing: which limits there are changes while they are in use."""
         return FastAcquire()
@@ -96,11 +92,6 @@ class QuotaLimiter(LocalLimiter):
         """Return the states that a call comes under."""
         return self._own if call.limits is None else call.limits
 
-    def latest_start(self, call: Call) -> float:
-        """Return until when a call may start that is granted now: a `Calendar`'s period ends."""
-        limits = self.states_of(call)
-        return min((one.end for one in limits if isinstance(one, CalendarWindow)), default=math.inf)
-
     @property
     def own_states(self) -> tuple[LimitState, ...]:
         """The states of the queue's own limits, in their order, and others after them."""
@@ -109,6 +100,11 @@ class QuotaLimiter(LocalLimiter):
     def lane_of(self, key: Hashable, now: float) -> Lane | None:
         """Return the lane of a key, if it has one."""
         return self._lanes.get(key, now)
+
+    @property
+    def has_lanes(self) -> bool:
+        """Whether any key has limits of its own."""
+        return bool(self._lanes.limits)
 
     @property
     def keys(self) -> Collection[Hashable]:
@@ -266,6 +262,13 @@ class Quota:
         """Its limiter."""
         return cast("QuotaLimiter", self.dispatcher.limiter)  # as `_Factory` makes it
 
+    def latest_start(self, call: Call) -> float | None:
+        """Return until when a call may start that is granted now: a `Calendar`'s period ends."""
+        if not self._has_calendars:
+            return None
+        states = self.limiter.states_of(call)
+        return min((one.end for one in states if isinstance(one, CalendarWindow)), default=None)
+
     @property
     def has_permits(self) -> bool:
         """Whether any limit is one of bodies at once."""
@@ -345,12 +348,15 @@ class Quota:
             self._names.update(dict.fromkeys(terms.lanes))
         self._names.update(dict.fromkeys(key for key in self.overrides if key is not None))
         tables = [_Table(terms, self.overrides) for terms in self._terms]
-        return {
+        wanted = {
             name: tuple(
                 dict.fromkeys(one for table in tables for one in self._stretched(table.find(name)))
             )
             for name in (_QUEUE, *self._names)
         }
+        limits = (one for its in wanted.values() for one in its)
+        self._has_calendars = any(isinstance(one, Calendar) for one in limits)
+        return wanted
 
     def _apply(self) -> None:
         """Have the limits in force that follow from all terms."""
@@ -373,6 +379,7 @@ class Quota:
             self.dispatcher.limiter.set_limits({None: own})
         if changes:
             self.dispatcher.limiter.set_limits(changes)
+        self.dispatcher.follows_ends |= self.limiter.counts_permits
         for client, *details, place in waiting:
             call = self.enter(client, *details, place=place)
             if call is not None:
@@ -411,7 +418,7 @@ class Quota:
         self,
         client: ClientOwner,
         ticket: int,
-        keys: Sequence[Hashable],
+        keys: tuple[Hashable, ...],
         amounts: Mapping[str, float] | None,
         priority: float,
         *,
@@ -428,7 +435,7 @@ class Quota:
             place: that which it had before; 0: it is new.
         """
         dispatcher = self.dispatcher
-        call = ClientCall(client, ticket, dispatcher, tuple(keys), priority, None)
+        call = ClientCall(client, ticket, dispatcher, keys, priority, None)
         call.costs = self.costs_of(amounts)
         call.place = place
         self._prepare(call.keys)
@@ -456,7 +463,7 @@ class Quota:
         limiter, now = self.limiter, self.dispatcher.now()
         if self._known.get(_QUEUE) is not limiter.own_states:
             self._adopt(_QUEUE, limiter.limits, limiter.own_states, now)
-        for key in keys:
+        for key in keys if limiter.has_lanes else ():
             lane = limiter.lane_of(key, now)
             if lane is not None and self._known.get(key) is not lane.kept:
                 self._adopt(key, lane.limits, lane.kept, now)

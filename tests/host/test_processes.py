@@ -1,0 +1,452 @@
+"""Real processes and a real hub: who starts it, what it takes over, and who may die."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from aioapiqueue import ApiQueue, HostSchedule, SharedError
+from aioapiqueue._host.place import HUB_DIR, Place, make_private
+from aioapiqueue.threads import blocking
+from tests.helpers.hubs import ask_hub, hub_in_use, processes_of
+
+pytestmark = pytest.mark.real
+
+WORKER = [sys.executable, "-m", "tests.helpers.host_worker"]
+ROOT = Path(__file__).parents[2]
+
+
+class Workers:
+    """Processes that make calls of one quota, and the instants at which these have started."""
+
+    def __init__(self, count, name, limits, *, calls=0, tasks=20, body=0.0):
+        arguments = [name, limits, calls, tasks, body]
+        self.processes = [
+            subprocess.Popen(
+                [*WORKER, *map(str, arguments)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
+            )
+            for _ in range(count)
+        ]
+        self.starts = [[] for _ in self.processes]
+        self._readers = [
+            threading.Thread(target=self._read, args=pair)
+            for pair in zip(self.processes, self.starts, strict=True)
+        ]
+        for reader in self._readers:
+            reader.start()
+        for process in self.processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+
+    @staticmethod
+    def _read(process, starts):
+        for line in process.stdout:
+            if line.endswith("\n"):
+                starts.append(float(line))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            process.stdin.close()
+        for reader in self._readers:
+            reader.join()
+        for process in self.processes:
+            process.stdout.close()
+
+    @property
+    def all_starts(self):
+        """All instants so far, in order."""
+        return sorted(at for each in self.starts for at in list(each))
+
+    def wait_for(self, number):
+        """Wait until so many calls have started."""
+        deadline = time.monotonic() + 60
+        while len(self.all_starts) < number:
+            assert time.monotonic() < deadline, f"{len(self.all_starts)} of {number} calls"
+            time.sleep(0.02)
+
+
+def most_in(starts, per):
+    """The most of these that lie within so many seconds."""
+    most, first = 0, 0
+    for last, at in enumerate(starts):
+        while at - starts[first] >= per:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+@pytest.fixture
+def hub():
+    """A hub of the test's own."""
+    with hub_in_use() as directory:
+        yield directory
+
+
+def pid_of(directory):
+    """The process of the hub there; it may just have been started."""
+    deadline = time.monotonic() + 20
+    while True:
+        with contextlib.suppress(ConnectionError):
+            if (answer := ask_hub(directory, command="status")) is not None:
+                return answer["pid"]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_many_at_once_start_one_hub(hub):
+    """Whoever comes first starts it, and eight come at once: they share one quota."""
+    with Workers(8, "crm", "50/s", calls=0) as workers:
+        workers.wait_for(150)
+        assert len(processes_of(hub)) == 1
+        starts = workers.all_starts
+    for per in (0.5, 1.0, 2.0):
+        assert most_in(starts, per) <= 1 + (per + 0.01) * 50
+    assert min(map(len, workers.starts)) > 0
+
+
+def test_hub_takes_nothing_over(hub, tmp_path):
+    """No variable, terminal, pipe, directory, umask, ignored signal or limit of its starter."""
+    reader, writer = os.pipe()
+    os.set_inheritable(writer, True)  # noqa: FBT003 - os has it so
+    script = f"""
+import asyncio, os, signal
+from aioapiqueue import ApiQueue, HostSchedule
+os.chdir({str(tmp_path)!r})
+os.umask(0)
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+async def main():
+    async with ApiQueue("10/s", schedule=HostSchedule("crm")).slot():
+        pass
+asyncio.run(main())
+"""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 4096))
+
+    subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"AWS_SECRET_ACCESS_KEY": "hidden", "PYTHONPATH": str(ROOT)},
+        pass_fds=[writer],
+        preexec_fn=limit,
+        check=True,
+    )
+    os.close(writer)
+    # The end of the pipe is here: nobody else has its other end.
+    assert os.read(reader, 1) == b""
+    os.close(reader)
+
+    there = Path(f"/proc/{pid_of(hub)}")
+    status = dict(line.split(":\t") for line in (there / "status").read_text().splitlines())
+    assert (there / "environ").read_bytes() == b""
+    assert (there / "cwd").readlink() == Path("/")
+    assert status["Umask"] == "0077"
+    assert status["SigBlk"] == "0" * 16
+    ignored = int(status["SigIgn"], 16)
+    assert not ignored & (1 << (signal.SIGTERM - 1))
+    assert os.getsid(int(there.name)) != os.getsid(0)
+    assert int(status["PPid"]) != os.getpid()
+    files = {(there / "fd" / name).readlink() for name in os.listdir(there / "fd")}  # noqa: PTH208 - they come and go
+    named = {str(file) for file in files if str(file).startswith("/") and file != Path("/dev/null")}
+    assert all(file.startswith(str(hub)) for file in named), named
+    assert "Max open files            4096" in (there / "limits").read_text()
+    assert (hub / "host.log").read_text() == ""
+
+
+def test_hub_ends_when_idle_and_outlives_its_starter(hub):
+    """It stays a while for the next job, and then it is gone."""
+    with Workers(1, "crm", "10/s", calls=2) as workers:
+        workers.wait_for(2)
+        pid = pid_of(hub)
+        workers.processes[0].wait()
+    assert pid_of(hub) == pid
+    deadline = time.monotonic() + 30
+    while processes_of(hub):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not (hub / "host.sock").exists()
+
+
+def test_half_of_the_clients_are_killed(hub):
+    """The others take over within an interval: no slot is lost with those that died."""
+    with Workers(8, "crm", "40/s", tasks=10) as workers:
+        workers.wait_for(60)
+        killed_at = time.monotonic()
+        for process in workers.processes[::2]:
+            process.kill()
+        workers.wait_for(140)
+        starts = [at for each in workers.starts[1::2] for at in each if at >= killed_at]
+    starts.sort()
+    assert starts[0] - killed_at <= 2 / 40 + 0.05
+    gaps = [b - a for a, b in pairwise(starts)]
+    assert max(gaps) <= 2 / 40 + 0.05
+    assert most_in(workers.all_starts, 1.0) <= 1 + 1.01 * 40
+
+
+def test_permits_of_the_killed_come_back(hub):
+    """At once, as the kernel closes their connections."""
+    with Workers(1, "crm", "2 at once", tasks=2, body=60) as first:
+        first.wait_for(2)
+        with Workers(1, "crm", "2 at once", tasks=2, body=60) as second:
+            time.sleep(1.0)
+            assert second.all_starts == []
+            first.processes[0].kill()
+            killed_at = time.monotonic()
+            second.wait_for(2)
+            assert max(second.all_starts) - killed_at < 0.5
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_hub_dies_and_another_is_started(hub, number):
+    """Calls wait for that moment; nothing is over the limit on either side of it."""
+    with Workers(4, "crm", "40/s burst 20 and 100 in any 3s", tasks=10) as workers:
+        for times in range(1, 4):
+            workers.wait_for(40 * times)
+            pid = pid_of(hub)
+            os.kill(pid, number)
+            deadline = time.monotonic() + 20
+            while pid in processes_of(hub):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        workers.wait_for(180)
+        starts = workers.all_starts
+        assert len(processes_of(hub)) == 1
+    assert most_in(starts, 3.0) <= 100
+    for per in (0.25, 0.5, 1.0):
+        assert most_in(starts, per) <= 20 + (per + 0.01) * 40
+    assert max(b - a for a, b in pairwise(starts)) < 3.5  # the window of three seconds closes it
+
+
+def test_fork_and_threads_share(hub):
+    """A queue that is used before `fork` works in the child, and threads wait on it, too."""
+    queue = ApiQueue("50/s", schedule=HostSchedule("crm"))
+    starts = []
+
+    def take(number):
+        for _ in range(number):
+            with blocking(queue).slot():
+                starts.append(time.monotonic())
+
+    take(2)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:  # pragma: no cover - in the child
+        code = 1
+        try:
+            starts.clear()
+            take(10)
+            os.write(writer, json.dumps(starts).encode())
+            code = 0
+        finally:
+            os._exit(code)
+    threads = [threading.Thread(target=take, args=(5,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+    theirs = json.loads(os.read(reader, 65536))
+    os.close(reader)
+    os.close(writer)
+    everything = sorted(starts + theirs)
+    assert len(everything) == 22
+    for per in (0.1, 0.2):
+        assert most_in(everything, per) <= 1 + (per + 0.01) * 50
+    clients = ask_hub(hub, command="status")["quotas"][0]["clients"]
+    assert [one["pid"] for one in clients] == [os.getpid()]
+
+
+def test_unclosed_queue_leaves_nothing(hub):
+    """One that nobody has any more ends its connection; so does one whose loop was closed."""
+
+    async def use():
+        queue = ApiQueue("1000/s", schedule=HostSchedule("crm"))
+        async with queue.slot():
+            pass
+
+    async def use_and_wait():
+        await use()
+        deadline = time.monotonic() + 20
+        while (await asyncio.to_thread(ask_hub, hub, command="status"))["quotas"][0]["clients"]:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+            gc.collect()
+
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - they come and go
+    asyncio.run(use_and_wait())
+    asyncio.run(use())
+    asyncio.run(use_and_wait())
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - as above
+
+
+def test_socket_that_is_removed_is_made_again(hub):
+    """As that of a runtime directory, when its user logs out: the same hub goes on."""
+    with Workers(1, "crm", "10/s") as workers:
+        workers.wait_for(2)
+        pid = pid_of(hub)
+        (hub / "host.sock").unlink()
+        deadline = time.monotonic() + 20
+        while not (hub / "host.sock").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert pid_of(hub) == pid
+        seen = len(workers.all_starts)
+        workers.wait_for(seen + 5)
+
+
+def hello(**more):
+    """What a queue sends first."""
+    terms = {"limits": ["1/s"], "lanes": [], "catch_up": 0.01, "adaptive": None, "units": ["calls"]}
+    return {
+        "protocol": 1,
+        "version": "0.1.0",
+        "pid": 1,
+        "program": "x",
+        "kind": "name",
+        "quota": "crm",
+        "terms": terms,
+        **more,
+    }
+
+
+def test_other_versions_are_refused_while_it_is_used(hub):
+    """Two versions never keep one quota each; an idle hub makes room for a newer one."""
+    with Workers(1, "crm", "10/s") as workers:
+        workers.wait_for(2)
+        pid = pid_of(hub)
+        for other in (hello(version="99.0.0"), hello(protocol=0)):
+            assert "aioapiqueue hub stop" in ask_hub(hub, **other)["refused"]
+        assert pid_of(hub) == pid
+    deadline = time.monotonic() + 20
+    while ask_hub(hub, command="status")["quotas"][0]["clients"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert "refused" in ask_hub(hub, **hello(version="0.0.1"))
+    assert ask_hub(hub, **hello(version="99.0.0")) == {"ends": True}
+    while pid in processes_of(hub):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_garbage_is_refused(hub):
+    """Whatever somebody sends, others are served."""
+    with Workers(1, "crm", "20/s") as workers:
+        workers.wait_for(2)
+        for line in (b"\n", b"[]\n", b"{}\n", b'{"quota": 1}\n', b"\xff\n"):
+            with contextlib.closing(_connect(hub)) as sock:
+                sock.sendall(line)
+                assert b"refused" in sock.recv(65536)
+        for line in (b'["join"]\n', b'[["join"]]\n', b'[["nothing", 1]]\n', b"[[]]\n", b"7\n"):
+            with contextlib.closing(_connect(hub)) as sock:
+                sock.sendall(json.dumps(hello()).encode() + b"\n" + line)
+                received = b""
+                while part := sock.recv(65536):
+                    received += part
+                assert b"refused" in received
+        seen = len(workers.all_starts)
+        workers.wait_for(seen + 3)
+        assert len(processes_of(hub)) == 1
+
+
+def _connect(directory):
+    from aioapiqueue._host.reach import connect
+
+    return connect(Place(str(directory)))
+
+
+async def test_directory_open_to_others_is_refused(tmp_path, monkeypatch, blockbuster):
+    """Nobody else may read or change what is there; the message says what to do."""
+    blockbuster.deactivate()
+    directory = tmp_path / "open"
+    directory.mkdir(mode=0o755)
+    monkeypatch.setenv(HUB_DIR, str(directory))
+    queue = ApiQueue("10/s", schedule=HostSchedule("crm"))
+    with pytest.raises(SharedError, match="chmod 700"):
+        async with queue.slot():
+            pass
+    assert "chmod 700" in queue.stats.fault
+
+
+async def test_relative_directory_is_refused(monkeypatch):
+    """Processes have other working directories."""
+    monkeypatch.setenv(HUB_DIR, "here")
+    queue = ApiQueue("10/s", schedule=HostSchedule("crm"))
+    with pytest.raises(SharedError, match="absolute path"):
+        async with queue.slot():
+            pass
+
+
+async def test_hub_that_cannot_start_says_why(hub, monkeypatch):
+    """The reason, as the process that failed has given it."""
+    monkeypatch.setattr(sys, "executable", "/usr/bin/uwsgi")
+    monkeypatch.setattr(sys, "prefix", "/nowhere")
+    queue = ApiQueue("10/s", schedule=HostSchedule("crm"))
+    with pytest.raises(SharedError, match="aioapiqueue hub start"):
+        async with queue.slot():
+            pass
+
+
+def test_place_goes_by_the_user_alone(monkeypatch):
+    """No variable changes it, and the lock is where it is whether its user is logged in or not."""
+    before = Place().directories()
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR", "HOME", "XDG_STATE_HOME", "USER"):
+        monkeypatch.setenv(name, "/elsewhere")
+    assert Place().directories() == before
+    assert before[-1] == Path("/", "tmp", f"aioapiqueue-{os.geteuid()}")
+    assert Place().lock() == before[-1] / "host.lock"
+    assert str(Place().state()).startswith(os.path.expanduser(f"~{_name()}"))  # noqa: PTH111 - not by HOME
+
+
+def _name():
+    import pwd
+
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user, too")
+def test_others_have_no_access(hub):
+    """Another user reaches neither the directory nor, through a file that leaked, the hub."""
+    with Workers(1, "crm", "20/s") as workers:
+        workers.wait_for(2)
+        connected = _connect(hub)
+        child = os.fork()
+        if not child:  # pragma: no cover - in the child
+            code = 1
+            try:
+                os.setuid(65534)
+                for forbidden in (lambda: _connect(hub), lambda: make_private(hub)):
+                    try:
+                        forbidden()
+                    except PermissionError:
+                        code -= 1
+                code += 1
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        connected.close()
+        seen = len(workers.all_starts)
+        workers.wait_for(seen + 2)
