@@ -21,80 +21,10 @@ import pytest
 from aioapiqueue import ApiQueue, HostSchedule, SharedError
 from aioapiqueue._host.place import HUB_DIR, Place, make_private
 from aioapiqueue.threads import blocking
+from tests.helpers.host_workers import ROOT, Workers, most_in
 from tests.helpers.hubs import ask_hub, hub_in_use, processes_of
 
 pytestmark = pytest.mark.real
-
-WORKER = [sys.executable, "-m", "tests.helpers.host_worker"]
-ROOT = Path(__file__).parents[2]
-
-
-class Workers:
-    """Processes that make calls of one quota, and the instants at which these have started."""
-
-    def __init__(self, count, name, limits, *, calls=0, tasks=20, body=0.0):
-        arguments = [name, limits, calls, tasks, body]
-        self.processes = [
-            subprocess.Popen(
-                [*WORKER, *map(str, arguments)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                cwd=ROOT,
-            )
-            for _ in range(count)
-        ]
-        self.starts = [[] for _ in self.processes]
-        self._readers = [
-            threading.Thread(target=self._read, args=pair)
-            for pair in zip(self.processes, self.starts, strict=True)
-        ]
-        for reader in self._readers:
-            reader.start()
-        for process in self.processes:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-
-    @staticmethod
-    def _read(process, starts):
-        for line in process.stdout:
-            if line.endswith("\n"):
-                starts.append(float(line))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for process in self.processes:
-            process.kill()
-            process.wait()
-            process.stdin.close()
-        for reader in self._readers:
-            reader.join()
-        for process in self.processes:
-            process.stdout.close()
-
-    @property
-    def all_starts(self):
-        """All instants so far, in order."""
-        return sorted(at for each in self.starts for at in list(each))
-
-    def wait_for(self, number):
-        """Wait until so many calls have started."""
-        deadline = time.monotonic() + 60
-        while len(self.all_starts) < number:
-            assert time.monotonic() < deadline, f"{len(self.all_starts)} of {number} calls"
-            time.sleep(0.02)
-
-
-def most_in(starts, per):
-    """The most of these that lie within so many seconds."""
-    most, first = 0, 0
-    for last, at in enumerate(starts):
-        while at - starts[first] >= per:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
 
 
 @pytest.fixture
