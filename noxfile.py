@@ -107,7 +107,7 @@ def bench(session: nox.Session) -> None:
     """Measure overhead, lanes and push-back, and accuracy (in real time, takes minutes)."""
     set_up(session, "bench", editable=False)
     missed = []
-    for name in ("overhead", "lanes", "adaptive", "accuracy"):
+    for name in ("overhead", "lanes", "host", "adaptive", "accuracy"):
         try:
             session.run("python", f"benchmarks/{name}.py")
         except CommandFailed:  # a missed target is no reason not to measure the others
@@ -121,6 +121,13 @@ def scan(session: nox.Session) -> None:
     """Run real scanners from PyPI on a mock account, unpaced and paced (a quarter of an hour)."""
     set_up(session, "bench", editable=False)
     session.run("python", "benchmarks/scan.py", *session.posargs)
+
+
+@nox.session
+def together(session: nox.Session) -> None:
+    """Run two real scanners at once on one mock account, each under `run` (ten minutes)."""
+    set_up(session, "bench", editable=False)
+    session.run("python", "benchmarks/together.py", *session.posargs)
 
 
 @nox.session

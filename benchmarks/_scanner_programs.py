@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aioapiqueue._host.place import HUB_DIR
 from aioapiqueue.demo.moto_server import REGION
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def variables_of(url: str, environment: Path, directory: Path) -> dict[str, str]
         "HTTP_PROXY": _NOBODY,
         "HTTPS_PROXY": _NOBODY,
         "NO_PROXY": "127.0.0.1",
+        HUB_DIR: os.environ.get(HUB_DIR) or str(directory.parent),
     }
 
 

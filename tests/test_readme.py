@@ -30,7 +30,7 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 PAGES = (
     README,
-    *(DOCS / f"{name}.md" for name in ("several", "recipes", "adapters", "http", "llm")),
+    *(DOCS / f"{name}.md" for name in ("several", "recipes", "adapters", "http", "llm", "host")),
     *sorted((DOCS / "migrate").glob("*.md")),
 )
 BLOCK = re.compile(

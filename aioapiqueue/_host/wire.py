@@ -125,7 +125,7 @@ def encode(texts: Iterable[str]) -> bytes:
 
 
 def decode(line: bytes) -> list[Message]:
-    """Return the messages of a line; that each is one is for whoever processes it to find out.
+    """Return the messages of a line; not checked any further.
 
     Raises:
         ValueError: it is no JSON.

@@ -46,7 +46,7 @@ async def test_equal_limits_hold_once():
 
 
 async def test_strictest_limit_decides():
-    """A call comes under the limits of all clients, whoever makes it."""
+    """A call comes under the limits of all clients, in whatever process it is made."""
     hub, starts = VirtualHub(), []
     fast = ApiQueue("100/s", schedule=hub.schedule("crm"))
     slow = ApiQueue("10/s", "12 in any 2s", schedule=hub.schedule("crm"))

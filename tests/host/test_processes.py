@@ -46,7 +46,7 @@ def pid_of(directory):
 
 
 def test_many_at_once_start_one_hub(hub):
-    """Whoever comes first starts it, and eight come at once: they share one quota."""
+    """The first starts it, and eight come at once: they share one quota."""
     with Workers(8, "crm", "50/s", calls=0) as workers:
         workers.wait_for(150)
         assert len(processes_of(hub)) == 1

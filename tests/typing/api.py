@@ -21,6 +21,7 @@ from aioapiqueue import (
     Calendar,
     Concurrency,
     Event,
+    HostSchedule,
     LaneStats,
     Limit,
     LimiterView,
@@ -341,6 +342,8 @@ def fleets(url: str) -> None:
     SharedSchedule(RedisCluster.from_url(url), "ec2", ahead=0.1, timeout=1, lease=30)
     sentinel = Sentinel([("localhost", 26379)])  # type: ignore[no-untyped-call]  # redis-py's
     SharedSchedule(sentinel.master_for("quota"), "ec2")
+    ApiQueue("10/s", schedule=HostSchedule("crm", fallback="1/s"))
+    HostSchedule("crm", "1/s")  # type: ignore[misc]
     ApiQueue("10/s", schedule="redis://")  # type: ignore[arg-type]
     SharedSchedule(url, "ec2")  # type: ignore[arg-type]
     assert_type(queue.stats.fault, str)
