@@ -343,7 +343,7 @@ def fleets(url: str) -> None:
     sentinel = Sentinel([("localhost", 26379)])  # type: ignore[no-untyped-call]  # redis-py's
     SharedSchedule(sentinel.master_for("quota"), "ec2")
     ApiQueue("10/s", schedule=HostSchedule("crm", fallback="1/s"))
-    HostSchedule("crm", "1/s")  # type: ignore[misc]
+    HostSchedule("crm", "1/s")  # type: ignore[call-arg]
     ApiQueue("10/s", schedule="redis://")  # type: ignore[arg-type]
     SharedSchedule(url, "ec2")  # type: ignore[arg-type]
     assert_type(queue.stats.fault, str)
