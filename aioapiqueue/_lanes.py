@@ -81,7 +81,7 @@ class StateMaker:
     ) -> None:
         self._units = units
         self.catch_up = catch_up
-        self._adaptive = adaptive
+        self.adaptive = adaptive
         self._report = report
         self._to_wall = to_wall
         self._permits = permits
@@ -107,13 +107,13 @@ class StateMaker:
         return SlidingWindow(limit, unit=unit)
 
     def _adaptive_states(self, limits: Sequence[Limit]) -> Sequence[LimitState]:
-        if self._adaptive is None:
+        if self.adaptive is None:
             return ()
         most = math.inf
         if self._concurrency is not None:
             bodies = [limit.number for limit in limits if isinstance(limit, Concurrency)]
             most = min([self._concurrency, *bodies])
-        return self._adaptive.govern(
+        return self.adaptive.govern(
             limits,
             catch_up=self.catch_up,
             concurrency=most,

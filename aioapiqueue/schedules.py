@@ -12,7 +12,7 @@ from aioapiqueue._host.connection import HubLink
 from aioapiqueue._host.limiter import HostLimiter
 from aioapiqueue._host.place import HUB_DIR, check_system
 from aioapiqueue._host.wire import Terms, check_key
-from aioapiqueue._rate import Concurrency, Rate, as_limit
+from aioapiqueue._rate import Rate, as_limit
 from aioapiqueue.adaptive import Adaptive
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ class HostSchedule:
 
         Raises:
             RuntimeError: another queue has it already.
-            TypeError: an `Adaptive` with a curve of its own, which the hub does not know; or a key
-                that is neither text nor a number nor a tuple of them.
+            TypeError: an `Adaptive` with a curve of its own, which the hub has not; or the key
+                of a lane that is no text, number or tuple of them.
         """
         if self._in_use:
             raise RuntimeError(f"{self!r} is in use: make one for each queue, of the same name")
@@ -108,6 +108,8 @@ class HostSchedule:
                 "schedule takes a plain Adaptive"
             )
         for key in lanes:
+            if key is None:
+                raise TypeError("a lane of the key None is not shared: give those calls a key")
             check_key(key)
         table = LimitTable(
             limits,
@@ -119,10 +121,10 @@ class HostSchedule:
             units=host.units,
             to_wall=host.to_wall,
         )
-        permits = () if concurrency == math.inf else (Concurrency(int(concurrency)),)
         terms = Terms(
-            (*limits, *permits),
+            tuple(limits),
             {key: tuple(own) for key, own in lanes.items()},
+            None if concurrency == math.inf else int(concurrency),
             catch_up,
             adaptive,
             tuple(host.units.names),

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import sys
+import time
 import weakref
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from aioapiqueue import exceptions
 from aioapiqueue._fleet.messages import Unreachable
 from aioapiqueue._host.reach import Reached, reach
-from aioapiqueue._host.wire import PROTOCOL, decode, encode
+from aioapiqueue._host.wire import PROTOCOL, decode, encode, own_version
 
 if TYPE_CHECKING:
     import socket
@@ -87,6 +89,10 @@ class HubLink:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._attempt = _Attempt()
+        self._delay = 0.0
+        """Seconds until the next attempt, after trouble."""
+        self._began = -math.inf
+        """When the connection was made."""
         self._received = b""
         self._unsent = b""
         self._outbox: list[str] = []
@@ -107,25 +113,39 @@ class HubLink:
             self._task = self._host.spawn(self._run, name="aioapiqueue hub", on_end=self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        # If it was cancelled by somebody who cancels every task: the next caller connects.
         if self._task is task:
             self._task = None
+            # It was cancelled by somebody who cancels every task; those who wait may go on.
+            if not self._closed and self._owner.is_needed:
+                self._host.call_later(_BACKOFF[0], self._open_if_needed)
+
+    def _open_if_needed(self) -> None:
+        if self._owner.is_needed:
+            self.open()
 
     async def _run(self) -> None:
-        delay = 0.0
+        # A thread of its own: those of the program may all wait for a slot.
+        threads = CapacityLimiter(1)
         while True:
+            if self._delay:
+                await asyncio.sleep(self._delay * random.uniform(0.5, 1))  # noqa: S311 - so that not all come at once
             attempt = self._attempt = _Attempt()
             try:
                 # Cancelled here: the thread goes on by itself, and closes what it has opened.
                 reached = await to_thread.run_sync(
-                    attempt.run, self._first, self._directory, abandon_on_cancel=True
+                    attempt.run,
+                    self._first,
+                    self._directory,
+                    abandon_on_cancel=True,
+                    limiter=threads,
                 )
             except exceptions.SharedError as error:
                 self._task = None
                 self._owner.refused(error)
                 return
-            except Unreachable as error:
-                self._owner.disconnected(str(error))
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody is to wait in silence
+                known = isinstance(error, Unreachable)
+                self._owner.disconnected(str(error) if known else repr(error))
             except BaseException:
                 attempt.given_up = True
                 raise
@@ -135,9 +155,9 @@ class HubLink:
                     self._begin(reached)
                 return
             if not self._owner.is_needed:
+                self._task = None
                 return
-            delay = min(_BACKOFF[1], max(_BACKOFF[0], 2 * delay))
-            await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - so that not all come at once
+            self._delay = min(_BACKOFF[1], max(_BACKOFF[0], 2 * self._delay))
 
     def _begin(self, reached: Reached) -> None:
         loop = self._loop = asyncio.get_running_loop()
@@ -148,7 +168,8 @@ class HubLink:
         self._close_late = weakref.finalize(self, _close, sock, loop)
         self._close_late.atexit = False
         loop.add_reader(sock.fileno(), partial(_read, weakref.ref(self)))
-        self._owner.connected(reached.welcome["now"])
+        self._began = time.monotonic()
+        self._owner.connected(reached.welcome["now"] - reached.at)
         self._process(reached.rest)
 
     def send(self, text: str, *, at_once: bool = False) -> None:
@@ -227,10 +248,16 @@ class HubLink:
     def _process(self, data: bytes) -> None:
         *lines, self._received = (self._received + data).split(b"\n")
         for line in lines:
+            if line.startswith(b"{"):  # the last that a hub says which understands no more
+                self._lost(line.decode("utf-8", "replace"))
+                return
             self._owner.receive(decode(line))
 
     def _lost(self, why: str) -> None:
         self._close_now()
+        # One that ends each connection at once is not to be asked again and again.
+        lasted = time.monotonic() - self._began > _BACKOFF[1]
+        self._delay = 0.0 if lasted else min(_BACKOFF[1], max(_BACKOFF[0], 2 * self._delay))
         self._owner.disconnected(why)
         if self._owner.is_needed:
             self.open()
@@ -266,8 +293,10 @@ class HubLink:
         self._closed = True
         self._attempt.given_up = True
         self._flush()
-        sock = self._sock
-        if sock is not None and self._unsent:  # what was said last is to arrive
+        sock, loop = self._sock, self._loop
+        if sock is not None and loop is not None and self._unsent:  # what was said last
+            loop.remove_reader(sock.fileno())
+            loop.remove_writer(sock.fileno())
             sock.settimeout(_LAST_WORDS)
             with contextlib.suppress(OSError):
                 await to_thread.run_sync(sock.sendall, self._unsent, abandon_on_cancel=True)
@@ -324,11 +353,9 @@ def _close(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
 
 def _hello(first: dict[str, Any]) -> dict[str, Any]:
     """Return what is sent first: who it is, and what it wants."""
-    from importlib.metadata import version  # noqa: PLC0415 - only where a hub is needed
-
     return {
         "protocol": PROTOCOL,
-        "version": version("aioapiqueue"),
+        "version": own_version(),
         "pid": os.getpid(),
         **first,
     }

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aioapiqueue._algorithms import Permits, TokenBucket
 from aioapiqueue._fleet.clock import ROUNDING
+from aioapiqueue._fleet.grants import NO_KEY
 from aioapiqueue._fleet.limits import LimitTable, key_of
 from aioapiqueue._fleet.messages import NO_LANES
 from aioapiqueue._host.wire import (
@@ -38,11 +39,13 @@ from aioapiqueue._host.wire import (
 )
 from aioapiqueue._lanes import find_patterns, name_of
 from aioapiqueue._limiter import FastAcquire, LimiterStats
+from aioapiqueue._rate import LearntRate
 from aioapiqueue._slot import Call, DetailedCall
 from aioapiqueue._units import ONE_CALL, is_stated
 from aioapiqueue._wait_queue import WaitQueue
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from aioapiqueue._algorithms import LimitState
@@ -91,11 +94,11 @@ class Delay(NamedTuple):
 class LinkOwner(Protocol):
     """What a link asks of its limiter."""
 
-    def connected(self, now: float) -> None:
+    def connected(self, lead: float) -> None:
         """Note that the hub is there: it knows nothing of this queue but its terms.
 
         Args:
-            now: the present instant on the hub's clock.
+            lead: seconds by which the hub's clock is ahead of this one, as far as is known.
         """
 
     def receive(self, messages: Sequence[Message]) -> None:
@@ -218,6 +221,8 @@ class HostLimiter:
         self._foreign_patterns: list[str] = []
         self._set: dict[Hashable, tuple[Limit, ...]] = {}
         """What this queue has set: the next hub has to know."""
+        self._learnt: dict[Hashable, tuple[Limit, ...]] = {}
+        """What this queue, or another one, has learnt from answers."""
         self._learnt_units: list[str] | None = None
         self._paused = self._held = self._hub_held = -math.inf
         """Until when users, the other side, and the hub hold all."""
@@ -242,6 +247,7 @@ class HostLimiter:
         self._waiting_in: dict[Hashable, int] = {}
         """How many wait in each lane."""
         self._clock_lead = self._lateness = 0.0
+        self._hold_timer: asyncio.TimerHandle | None = None
         self._too_late = 0
         """How many grants in a row came too late."""
 
@@ -338,16 +344,20 @@ class HostLimiter:
                 del self._waiting_in[lane]
 
     def _ask(self, call: HostCall, line: Hashable) -> None:
+        if not self._is_up:  # lost while those before it have asked
+            return
         self._tickets += 1
+        priority = call.priority if type(call.priority) is int else float(call.priority)
+        keys, amounts = keys_to(call.keys), self._amounts(call)
+        text = join_text(self._tickets, keys, amounts, priority)
         call.ticket = self._tickets
         self._asking[call.ticket] = call
         self._asked_in[line] = self._asked_in.get(line, 0) + 1
-        keys, amounts = keys_to(call.keys), self._amounts(call)
-        self._link.send(join_text(call.ticket, keys, amounts, call.priority), at_once=True)
+        self._link.send(text, at_once=True)
 
     def _ask_more(self, line: Line[Call] | None) -> None:
         """Let more of a line ask, if few of it still do."""
-        if line is not None and self._is_up:
+        if line is not None and self._is_up and self._host.waiters.lines.get(line.name) is line:
             for call in self._next_to_ask(line):
                 self._ask(call, line.name)
 
@@ -363,7 +373,11 @@ class HostLimiter:
         asked, most = self._asked_in.get(line.name, 0), self._most_asking
         if asked > most // 2 or line.live <= asked:
             return []
-        line.first()  # forgets those at its head who have left: else each is met again and again
+        first = line.first()  # forgets those before it who have left
+        held = -math.inf if first is None else self._held_until(first)
+        if self._host.now() < held:
+            self._ask_all_at(held)
+            return []
         silent = (call for call in map(_of_host, line) if not call.ticket)
         return list(islice(silent, most - asked))
 
@@ -400,6 +414,9 @@ class HostLimiter:
         one.ticket = 0
         self._count_waiting(one, -1)
         self._ask_more(line)
+        if not self._host.waiters.live and self._hold_timer is not None:
+            self._hold_timer.cancel()
+            self._hold_timer = None
 
     def earliest(self, call: Call, now: float) -> float:  # noqa: ARG002 - as of all calls
         """Return the end of a hold: of what the hub knows, only that is known here."""
@@ -442,29 +459,38 @@ class HostLimiter:
         if spare is None:
             return math.inf
         while (call := waiters.first()) is not None:
-            due = max(spare.next_at(now, ONE_CALL), self.earliest(call, now))
+            if self._host.running >= self._limits.concurrency:
+                return math.inf
+            due = max(spare.next_at(now, call.costs), self._held_until(call), self._hub_held)
             if due > now:
                 return due
-            spare.consume(now, ONE_CALL)
+            spare.consume(now, call.costs)
             waiters.pop(call)
-            self._count_waiting(call, -1)
-            self._host.grant(call, now)
+            self._tickets += 1  # by which the next hub will know it
+            one = _of_host(call)
+            one.ticket = self._tickets
+            self._start(one, one.ticket, now)
         return math.inf if waiters.live else None
 
     def _granted(self, ticket: int, at: float, until: float) -> None:
         """Let the first of a line start, as the hub has let one of it go."""
         call, now = self._asking.get(ticket), self._host.now()
-        if call is None:  # it has left: the hub is told so already
+        if call is None:  # it has left; or it ran already, and has ended
+            if ticket not in self._running:
+                self._send("leave", ticket)
             return
         line = _line_of(call)
         assert line is not None  # noqa: S101 - it has not left
         name = line.name
         # Held, as the hub did not know yet; or so late that it would start together with others.
-        if now < self._held_until(call) or self._is_late(now, at, until):
+        held = self._held_until(call)
+        if now < held or self._is_late(now, at, until):
             self._forget_ticket(call, name)
             self._send("leave", ticket)
             call.ticket = 0
-            if call.waits:
+            if now < held:  # not at once: the hub may know nothing of this hold
+                self._ask_all_at(held)
+            elif call.waits:
                 self._ask(call, name)
             return
         first = line.first()
@@ -515,9 +541,27 @@ class HostLimiter:
     def _held_until(self, call: Call) -> float:
         until = max(self._paused, self._held)
         if self._lanes_held:
-            lanes = (self._limits.lane_of(key) for key in call.keys)
+            lanes = [self._lane_of(key) for key in call.keys]
             until = max([until, *(self._lanes_held.get(lane, -math.inf) for lane in lanes)])
         return until
+
+    def _lane_of(self, key: Hashable) -> Hashable:
+        """Return the lane of a key, of this queue or of others; None: it has none."""
+        lane = self._limits.lane_of(key)
+        if lane is None and self._has_foreign(key):
+            return NO_KEY if key is None else key
+        return lane
+
+    def _ask_all_at(self, when: float) -> None:
+        """Let those ask again who wait for the end of a hold."""
+        if when < math.inf and self._hold_timer is None:
+            delay = max(0.0, when - self._host.now())
+            self._hold_timer = self._host.call_later(delay, self._hold_is_over)
+
+    def _hold_is_over(self) -> None:
+        self._hold_timer = None
+        if self._is_up:
+            self._ask_all()
 
     def _states(self, call: Call, now: float) -> Iterator[LimitState]:
         return (state for _, state in self._states_by_lane(call, now))
@@ -571,6 +615,8 @@ class HostLimiter:
         """Note that a body has ended."""
         if self._running.pop(_of_host(call).ticket, None) is not None and self._is_up:
             self._link.send(end_text(_of_host(call).ticket))
+        if self._spare is not None:
+            self._host.wake()  # a permit may be free
 
     # What the other side says, and what users want.
 
@@ -602,16 +648,16 @@ class HostLimiter:
 
     def throttled(self, call: Call | None, key: Hashable, retry_after: float | None) -> None:
         """Report push-back: on one call, or (None) on some call of a key."""
+        if call is not None and key == call.key:
+            key = next((one for one in call.keys if self._lane_of(one) is not None), None)
         if retry_after is not None:
-            first = self._limits.lanes.first_with_limits(call.keys) if call else key
-            self._hold_here(first if call is not None and key == call.key else key, retry_after)
+            self._hold_here(key, retry_after)
         ticket = None if call is None else _of_host(call).ticket or None
-        own = call is not None and ticket and key == call.key
         if call is not None and ticket:
             self._pushed_back[ticket] = _of_host(call)
             if len(self._pushed_back) > _PUSHED_BACK:
                 del self._pushed_back[next(iter(self._pushed_back))]
-        self._send("throttled", ticket, [] if own else self._key_to(key), retry_after)
+        self._send("throttled", ticket, self._key_to(key), retry_after)
 
     def hold(self, key: Hashable, seconds: float) -> None:
         """Start nothing of a key's lane (or nothing at all) for so long, anywhere."""
@@ -623,7 +669,7 @@ class HostLimiter:
         return key_to(self._checked(key), of_queue=True)
 
     def _checked(self, key: Hashable) -> Hashable:
-        if self._limits.lane_of(key) is None and not self._has_foreign(key):
+        if key is None or self._lane_of(key) is None:
             return None
         check_key(key)
         return key
@@ -631,7 +677,7 @@ class HostLimiter:
     def _hold_here(self, key: Hashable, seconds: float) -> None:
         """Use nothing that the hub has let go before it knows of a hold."""
         until = self._host.now() + seconds
-        lane = None if key is None else self._limits.lane_of(key)
+        lane = None if key is None else self._lane_of(key)
         if lane is None:
             self._held = max(self._held, until)
         else:
@@ -653,6 +699,8 @@ class HostLimiter:
         self._hub_held = max(-math.inf, min(self._hub_held, self._held))
         self._send("resume")
         self._note_holds()
+        if self._is_up:
+            self._ask_all()
 
     def _note_holds(self) -> None:
         until = max(self._paused, self._held, self._hub_held)
@@ -676,8 +724,13 @@ class HostLimiter:
         for key, limits in changes.items():
             self._limits.check_change(key, limits, self._host.waiters)
             check_key(key)
-        self._set.update(changes)
-        self._send("set", _changes_to(changes))
+        learnt = {key: tuple(filter(_is_learnt, limits)) for key, limits in changes.items()}
+        if any(learnt.values()):  # they hold beside what each process has given
+            self._learnt.update(learnt)
+            self._send("learnt", _changes_to(learnt))
+        else:
+            self._set.update(changes)
+            self._send("set", _changes_to(changes))
         self._go_by(changes)
 
     def _go_by(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
@@ -690,12 +743,16 @@ class HostLimiter:
     def _sort_again(self) -> None:
         """Sort all who wait into lines again."""
         waiters = self._host.waiters
-        for call in waiters.not_left():
-            call.limits = self._scope_of(call)
-        waiters.rebuild()
         self._asked_in, self._due, self._waiting_in = {}, {}, {}
-        for call in waiters.not_left():
-            self._count_waiting(call, 1)
+        for one in waiters.not_left():
+            one.limits = self._scope_of(one)
+            self._count_waiting(one, 1)
+        for call in list(self._asking.values()):
+            if not call.waits:  # its caller has gone, and it stays in a line of before
+                del self._asking[call.ticket]
+                self._send("leave", call.ticket)
+                call.ticket = 0
+        waiters.rebuild()
         for call in self._asking.values():
             line = _line_of(call)
             name = None if line is None else line.name
@@ -711,12 +768,11 @@ class HostLimiter:
         if self._is_up:
             self._link.send(text_of(*message))
 
-    def connected(self, now: float) -> None:
+    def connected(self, lead: float) -> None:
         """Tell a new hub what runs, what holds, and who waits."""
-        host, lead = self._host, now - self._host.now()
+        host, now = self._host, self._host.now()
         # All processes have one clock, but in a time namespace of their own.
         self._clock_lead = lead if abs(lead) > _SAME_CLOCK else 0.0
-        now -= lead
         self._is_up = True
         self._lateness, self._too_late = transit(self._catch_up, on_real_time=host.on_real_time), 0
         self._spare = None
@@ -726,6 +782,8 @@ class HostLimiter:
         self._hub_held = -math.inf
         if self._set:
             self._send("set", _changes_to(self._set))
+        if self._learnt:
+            self._send("learnt", _changes_to(self._learnt))
         if self._learnt_units is not None:
             self._send("learn", self._learnt_units)
         if self._paused > now:
@@ -816,8 +874,8 @@ class HostLimiter:
         """Adopt limits that others have set."""
         adopted = {key_from(key[0]) if key else None: limits_from(own) for key, own in changes}
         for key, limits in adopted.items():
-            self._set.pop(key, None)
             self._host.others_set(key, limits)
+        self._set.update(adopted)  # who has set them may be gone when the next hub asks
         self._go_by(adopted)
         now = self._host.now()
         for call in list(self._host.waiters):
@@ -825,6 +883,15 @@ class HostLimiter:
                 self._limits.check(call.keys, call.costs, now)
             except ValueError as error:
                 self._host.fail(call, "refused", error)
+
+    def on_learnt(self, changes: list[Any]) -> None:
+        """Adopt limits that others have learnt, beside those that this queue has given."""
+        learnt = {key_from(key[0]) if key else None: limits_from(own) for key, own in changes}
+        self._learnt.update(learnt)
+        for key, limits in learnt.items():
+            before = [one for one in self.limits_of(key) or () if not _is_learnt(one)]
+            self._host.others_set(key, (*before, *limits))
+            self._go_by({key: (*before, *limits)})
 
     def on_lanes(self, names: list[Any]) -> None:
         """Tell calls apart that come under different limits of others."""
@@ -836,7 +903,11 @@ class HostLimiter:
     def on_held(self, seconds: float | None) -> None:
         """Note until when the hub holds all."""
         self._hub_held = self._host.now() + span_from(seconds)
+        # Another process may have ended the pause that this one has begun.
+        self._paused = min(self._paused, self._hub_held)
         self._note_holds()
+        if self._is_up:
+            self._ask_all()
 
     def on_rate(self, rate: float | None) -> None:
         """Note what push-back has left."""
@@ -881,6 +952,10 @@ def _overtakes(call: Call, line: Line[Call]) -> bool:
     """Return whether a newcomer goes before some of its line."""
     levels = line.levels
     return levels is not None and any(priority > call.priority for priority in line.priorities)
+
+
+def _is_learnt(limit: Limit) -> bool:
+    return isinstance(limit, LearntRate)
 
 
 def _changes_to(changes: Mapping[Hashable, tuple[Limit, ...]]) -> list[Any]:

@@ -21,27 +21,39 @@ def check_system() -> None:
         )
 
 
-def make_private(directory: Path) -> None:
-    """Make a directory, or check that nobody else has access to the existing one."""
+def make_private(directory: Path, *, variable: str = "AIOAPIQUEUE_HUB_DIR") -> None:
+    """Make a directory, or check that nobody else has access to the existing one.
+
+    Args:
+        directory: which.
+        variable: that of the environment which names another one, for errors.
+
+    Raises:
+        PermissionError: the directory is open to others, is somebody else's, or a link; or others
+            could put another one in its place.
+        OSError: it cannot be made.
+    """
     with contextlib.suppress(FileExistsError):
         directory.mkdir(mode=0o700, parents=True)
     found = directory.lstat()
     mode = stat.S_IMODE(found.st_mode)
     if not stat.S_ISDIR(found.st_mode):
-        raise PermissionError(f"{directory} is no directory, or a link to one: choose another")
+        raise PermissionError(
+            f"{directory} is no directory, or a link to one: choose another ({variable})"
+        )
     if found.st_uid != os.geteuid():
         raise PermissionError(
             f"{directory} belongs to the user with the id {found.st_uid}, and you have the id "
-            f"{os.geteuid()}: choose another directory"
+            f"{os.geteuid()}: choose another directory ({variable})"
         )
     if mode & 0o077:
         raise PermissionError(
             f"{directory} is open to others (its mode is {mode:o}): chmod 700 {directory}"
         )
-    _check_parents(directory)
+    _check_parents(directory, variable)
 
 
-def _check_parents(directory: Path) -> None:
+def _check_parents(directory: Path, variable: str) -> None:
     """Check that nobody else can move a directory away, and put one of theirs in its place.
 
     A user who may write to a directory may rename what is in it, unless it is sticky. So all its
@@ -66,7 +78,7 @@ def _check_parents(directory: Path) -> None:
         raise PermissionError(
             f"others could put a folder of theirs in the place of {directory}, as {parent} has "
             f"the mode {mode:o} and {why}. Choose a folder that only you can change, with all "
-            f"that it lies in (TMPDIR){remedy}"
+            f"that it lies in ({variable}){remedy}"
         )
 
 
@@ -150,7 +162,11 @@ class Place:
 
     def lock(self) -> Path:
         """Return the file that the hub has locked while it runs, wherever it listens."""
-        return self.directories()[-1] / _LOCK
+        *others, last = self.directories()
+        with contextlib.suppress(OSError):
+            if others and last.lstat().st_uid != os.geteuid():  # somebody else has made it
+                last = others[0]
+        return last / _LOCK
 
     def state(self) -> Path:
         """Return the directory of what is to outlast the machine's restarts."""

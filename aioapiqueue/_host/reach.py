@@ -35,11 +35,13 @@ class Reached(NamedTuple):
     Attributes:
         sock: of the connection; it blocks.
         welcome: what the hub has answered.
+        at: when, on this process's clock.
         rest: what came after that.
     """
 
     sock: socket.socket
     welcome: dict[str, Any]
+    at: float
     rest: bytes
 
 
@@ -82,7 +84,7 @@ def connect(place: Place) -> socket.socket | None:
         PermissionError: what is there is another user's, or open to others.
         OSError: it cannot be connected to.
     """
-    for path in place.sockets():
+    for number, path in enumerate(place.sockets()):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.settimeout(_ANSWER)
@@ -90,6 +92,11 @@ def connect(place: Place) -> socket.socket | None:
             _check_peer(sock, path)
         except (FileNotFoundError, ConnectionRefusedError):
             sock.close()
+        except PermissionError:
+            sock.close()
+            if not number:
+                raise
+            # Anybody may have made the folder in /tmp: that must not keep us from our own place.
         except BaseException:
             sock.close()
             raise
@@ -151,7 +158,7 @@ def _greet(sock: socket.socket, hello: Mapping[str, Any]) -> Reached | None:
         answer, rest = ask(sock, hello)
         _check_answer(answer)
         if "ends" not in answer:
-            return Reached(sock, answer, rest)
+            return Reached(sock, answer, time.monotonic(), rest)
     except TimeoutError:
         sock.close()
         raise Unreachable(f"the hub of this host does not answer within {_ANSWER:g} s") from None

@@ -32,7 +32,7 @@ def start_hub(place: Place) -> str | None:
 
     Raises:
         PermissionError: others have access to its directory.
-        OSError: its directory cannot be made.
+        OSError: its directory cannot be made, or no process can be started for now.
     """
     import fcntl  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
 
@@ -43,7 +43,10 @@ def start_hub(place: Place) -> str | None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # of a hundred that come at once, one starts it
             return None
-        return _start(place)
+        try:
+            return _start(place)
+        finally:  # a fork meanwhile has a copy of this file: closing it here would not unlock it
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def _start(place: Place) -> str | None:
@@ -73,9 +76,7 @@ def _start(place: Place) -> str | None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"it was not there after {_SECONDS:g} s"
-    except OSError as error:
-        return f"{python} cannot be started: {error.strerror}"
+        raise TimeoutError(f"a new one was not there after {_SECONDS:g} s") from None
     if done.returncode:
         text = done.stderr.decode("utf-8", "replace").strip()
         return text.splitlines()[-1] if text else f"{python} ended with {done.returncode}"

@@ -15,6 +15,7 @@ From a queue                                    it
 `["hold", key, seconds]`                        starts nothing for so long
 `["pause", seconds or null]`, `["resume"]`      as its user wants
 `["set", [[key, limits], ...]]`                 has other limits from now on, for everybody
+`["learnt", [[key, limits], ...]]`              has learnt limits, which hold besides
 `["learn", units]`                              learns limits from answers
 `["running", ticket, keys, amounts]`            has a call that another hub has let go
 `["late", seconds]`                             uses what it is granted later than others
@@ -24,7 +25,7 @@ From the hub                                    what it means
 `["delayed", lane, limit, whose, seconds]`      a limit of others has made a call wait
 `["refuse", ticket, text]`                      it never will
 `["backed_off", ticket or null, key, seconds]`  the rate was lowered for that push-back; as `due`
-`["set", [[key, limits], ...]]`                 others have set these limits
+`["set", ...]`, `["learnt", ...]`               others have set, or learnt, these limits
 `["lanes", names]`                              keys and patterns that have limits of others
 `["held", seconds or null]`                     nothing starts for so long; null: without end
 `["rate", calls per second or null]`            what push-back has left; null: all of it
@@ -36,6 +37,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +65,7 @@ __all__ = [
     "keys_to",
     "limits_from",
     "limits_to",
+    "own_version",
     "span_from",
     "span_to",
     "text_of",
@@ -80,6 +83,11 @@ def transit(catch_up: float, *, on_real_time: bool) -> float:
     together, a call is no later than that.
     """
     return max(_LEAST_TRANSIT, catch_up / 2) if on_real_time else 0.0
+
+
+def own_version() -> str:
+    """Return the version of this library; there may be no file of an installer's that has it."""
+    return str(getattr(sys.modules.get("aioapiqueue"), "__version__", "0"))
 
 
 _LEAST_TRANSIT = 0.002
@@ -214,6 +222,7 @@ class Terms:
     Attributes:
         limits: of all of them together.
         lanes: of keys and patterns.
+        concurrency: how many bodies may run at once, whatever limits are set; None: any number.
         catch_up: seconds by which late calls may be made up for.
         adaptive: how to slow down on push-back.
         units: what costs are counted in.
@@ -221,6 +230,7 @@ class Terms:
 
     limits: tuple[Limit, ...]
     lanes: Mapping[Hashable, tuple[Limit, ...]]
+    concurrency: int | None
     catch_up: float
     adaptive: Adaptive | None
     units: tuple[str, ...]
@@ -239,6 +249,7 @@ class Terms:
         return {
             "limits": limits_to(self.limits),
             "lanes": [[key, limits_to(own)] for key, own in self.lanes.items()],
+            "concurrency": self.concurrency,
             "catch_up": self.catch_up,
             "adaptive": adaptive,
             "units": list(self.units),
@@ -257,6 +268,7 @@ class Terms:
         return cls(
             limits_from(given["limits"]),
             {key_from(key): limits_from(own) for key, own in given["lanes"]},
+            None if given["concurrency"] is None else int(given["concurrency"]),
             float(given["catch_up"]),
             None if adaptive is None else Adaptive(**adaptive),
             tuple(map(str, given["units"])),

@@ -46,6 +46,8 @@ def status(
         f"hub {answer['version']}, process {answer['pid']}, for {minutes:,.0f} min, at "
         f"{answer['socket']}"
     )
+    if answer["problem"]:
+        say(wrapped(answer["problem"]))
     if not answer["quotas"]:
         typer.echo("it keeps no quota now")
     for quota in answer["quotas"]:

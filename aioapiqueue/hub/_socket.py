@@ -19,10 +19,15 @@ _LONGEST = 100
 BACKLOG = 4096
 
 
-def listen(listener: socket.socket, path: Path) -> None:
+def listen(listener: socket.socket, path: Path, *, variable: str = "TMPDIR") -> None:
     """Have a socket listen at `path`, for this user only.
 
     The directory is made if it does not exist. This blocks, so call it in a worker thread.
+
+    Args:
+        listener: a new socket.
+        path: of its file.
+        variable: that of the environment which names another directory, for errors.
 
     Raises:
         ValueError: the path is too long.
@@ -32,9 +37,9 @@ def listen(listener: socket.socket, path: Path) -> None:
     if len(os.fsencode(path)) > _LONGEST:
         raise ValueError(
             f"{path}: {len(os.fsencode(path))} bytes are too long for a socket's path, which may "
-            f"have {_LONGEST}: choose a shorter directory (TMPDIR)"
+            f"have {_LONGEST}: choose a shorter directory ({variable})"
         )
-    make_private(path.parent)
+    make_private(path.parent, variable=variable)
     path.unlink(missing_ok=True)  # of a hub that was killed
     listener.bind(os.fspath(path))
     path.chmod(0o600)

@@ -108,7 +108,7 @@ class VirtualLink:
             return
         hello = {"kind": "name", "quota": self._name, "terms": self._terms.as_json()}
         self.client = self.hub.quotas.welcome(hello, self._flush_soon)
-        self.owner.connected(asyncio.get_running_loop().time())
+        self.owner.connected(0.0)
 
     def _flush_soon(self, client: Client) -> None:
         asyncio.get_running_loop().call_soon(self._flush, client)

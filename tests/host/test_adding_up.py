@@ -161,6 +161,129 @@ async def test_each_process_has_its_turn():
     await asyncio.wait([task])
 
 
+async def test_busy_lane_puts_nobody_back():
+    """One that is served of another lane all the time takes no more of the lane that is shared."""
+    hub, flood, few = VirtualHub(), [], []
+    lanes = {"shared": "20/s", "fast": "1000/s"}
+    busy, calm = (ApiQueue(lanes=lanes, schedule=hub.schedule("crm")) for _ in range(2))
+    tasks = [
+        asyncio.create_task(use(busy, flood, 200, key="shared")),
+        asyncio.create_task(use(busy, [], 5000, key="fast")),
+    ]
+    await asyncio.sleep(1)
+    began = len(flood)
+    await use(calm, few, 40, key="shared")
+    assert len(flood) - began <= 45
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+async def test_changed_limits_keep_the_turns():
+    """A client that joins with one more limit does not go before all who wait."""
+    hub, flood, newcomer = VirtualHub(), [], []
+    first = ApiQueue("100/s", schedule=hub.schedule("crm"))
+    task = asyncio.create_task(use(first, flood, 1000))
+    await asyncio.sleep(5)
+    second = ApiQueue("100/s", "90 in any 1s", schedule=hub.schedule("crm"))
+    began = len(flood)
+    await use(second, newcomer, 60)
+    assert len(flood) - began >= 40
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_pause_that_another_ends():
+    """Who has paused goes on, too, when somebody else resumes."""
+    hub, starts = VirtualHub(), []
+    one, other = (ApiQueue("10/s", schedule=hub.schedule("crm")) for _ in range(2))
+    await use(other, [], 1)
+    await use(one, [], 1)
+    one.pause()
+    await settled()
+    waiting = asyncio.create_task(use(one, starts, 2))
+    await asyncio.sleep(5)
+    other.resume()
+    await waiting
+    assert starts == pytest.approx([5, 5.1], abs=0.11)
+    assert len(hub.log) < 30
+
+
+async def test_hold_of_a_lane_of_others():
+    """What is said of a key holds its lane alone, be that given by another process."""
+    hub, starts = VirtualHub(), {"search": [], "other": []}
+    plain = ApiQueue("100/s", schedule=hub.schedule("crm"))
+    laned = ApiQueue(lanes={"search": "50/s"}, schedule=hub.schedule("crm"))
+    await use(laned, [], 1, key="search")
+    await use(plain, [], 1)
+    plain.hold(5, key="search")
+    began = asyncio.get_running_loop().time()
+    await asyncio.gather(*(use(plain, each, 3, key=key) for key, each in starts.items()))
+    assert min(starts["search"]) - began >= 5
+    assert max(starts["other"]) - began < 0.1
+
+
+async def test_set_rate_leaves_concurrency():
+    """`concurrency` holds whatever limits are set, as in a queue of its own."""
+    hub = VirtualHub()
+    queue = ApiQueue("100/s", concurrency=2, schedule=hub.schedule("crm"))
+    held = [await queue.enqueue() for _ in range(2)]
+    queue.set_rate("50/s")
+    await settled()
+    waiting = queue.enqueue()
+    await asyncio.sleep(1)
+    assert not waiting.done()
+    held[0].release()
+    assert (await waiting).waited == 1
+
+
+async def test_join_that_does_not_fit_harms_nobody():
+    """A client whose limits cannot be kept beside others' is refused; the others go on."""
+    hub, starts = VirtualHub(), []
+    one = ApiQueue("10/s", adaptive=Adaptive("5/s"), schedule=hub.schedule("crm"))
+    waiting = asyncio.create_task(use(one, starts, 5))
+    await asyncio.sleep(0.05)
+    with pytest.raises(ValueError, match="floor"):
+        hub.quotas.welcome(
+            {
+                "kind": "name",
+                "quota": "crm",
+                "terms": {
+                    "limits": ["2/s"],
+                    "lanes": [],
+                    "concurrency": None,
+                    "catch_up": 0.01,
+                    "adaptive": None,
+                    "units": ["calls"],
+                },
+            },
+            lambda _: None,
+        )
+    await waiting
+    assert starts == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    assert len(hub.quotas.by_name["name", "crm"].clients) == 1
+
+
+async def test_later_adaptive_counts():
+    """The first client that asks for it has the quota slow down, be it the second to come."""
+    hub = VirtualHub()
+    plain = ApiQueue("40/s", schedule=hub.schedule("crm"))
+    await use(plain, [], 1)
+    adaptive = ApiQueue("40/s", adaptive=Adaptive("1/s"), schedule=hub.schedule("crm"))
+    await use(adaptive, [], 20)
+    async with adaptive.slot() as slot:
+        slot.throttled()
+    await settled()
+    assert adaptive.stats.backed_off == 1
+    assert adaptive.stats.rate < 40
+
+
+async def test_lane_of_no_key_is_refused():
+    """It could not be told from the queue."""
+    with pytest.raises(TypeError, match="give those calls a key"):
+        ApiQueue(lanes={None: "1/s"}, schedule=VirtualHub().schedule("crm"))
+
+
 async def test_urgent_calls_go_first_anywhere():
     """A more urgent call goes before all others, in whatever process it waits."""
     hub, urgent = VirtualHub(), []

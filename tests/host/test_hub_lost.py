@@ -69,6 +69,25 @@ async def test_permits_of_running_bodies_are_known_to_the_next():
     second.release()
 
 
+@pytest.mark.parametrize("end", ["kill", "end"])
+async def test_body_that_ends_in_the_grace_frees_its_permit(tmp_path, blockbuster, end):
+    """A new hub lets those with permits come first; one that ends meanwhile leaves none behind."""
+    blockbuster.deactivate()
+    hub = VirtualHub(tmp_path / "quotas.db")
+    one, other = (ApiQueue("1 at once", schedule=hub.schedule("crm")) for _ in range(2))
+    held = await one.enqueue()
+    waiting = other.enqueue()
+    await settled()
+    getattr(hub, end)()
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    held.release()
+    assert 0.3 <= (await waiting).waited <= 1
+    waiting.result().release()
+    async with one.slot() as slot:
+        assert slot.waited <= 1
+
+
 async def test_holds_and_limits_outlast_it():
     """What users have decided is told the next hub."""
     hub = VirtualHub()
@@ -116,6 +135,20 @@ async def test_fallback_paces_meanwhile():
     hub.down = False
     await asyncio.gather(*tasks)
     assert starts[3:] == pytest.approx([1.5, 2])
+
+
+async def test_fallback_keeps_concurrency_and_costs():
+    """What this queue knows by itself holds without a hub, too."""
+    hub = VirtualHub()
+    hub.down = True
+    queue = ApiQueue("10/s", concurrency=1, schedule=hub.schedule("crm", fallback="2/s"))
+    first = await queue.enqueue(cost=4)  # which a bucket of one has saved up by then
+    assert first.waited == 1.5
+    second = queue.enqueue()
+    await asyncio.sleep(1)
+    assert not second.done()
+    first.release()
+    assert (await second).waited == 1
 
 
 async def test_closing_while_the_hub_is_down():

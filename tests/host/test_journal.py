@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioapiqueue import ApiQueue
+from aioapiqueue._host.wire import Terms, limits_from
 from aioapiqueue.hub.host import _journal
+from aioapiqueue.hub.host._quotas import Quotas
 from tests.helpers.virtual_hub import VirtualHub
 
 DAY = 86_400
@@ -167,6 +169,79 @@ async def test_limit_that_comes_back_goes_on(file):
     assert await starts_of(daily, 5, 1) == []
 
 
+@pytest.mark.real
+@pytest.mark.parametrize("limit", ["3 in any 1h", "3 in each day"])
+async def test_lanes_hold_on_a_real_clock(file, limit):
+    """A lane that is idle when its call comes is forgotten and made again: it goes on as it was."""
+    loop = asyncio.get_running_loop()
+    terms = Terms((), {"*": limits_from([limit])}, None, 0.01, None, ("calls",))
+    for expected in (3, 0):  # the first hub has not ended: it was killed
+        quotas = Quotas(_journal.Journal(file))
+        hello = {"kind": "name", "quota": "crm", "terms": terms.as_json()}
+        client = quotas.welcome(hello, lambda _: None)
+        for ticket in range(1, 20):
+            client.receive([["join", ticket, ["acme"], None, 0]])
+            quotas.commit(loop.time())
+            await asyncio.sleep(0.001)
+        granted = sum(text.startswith('["grant"') for text in client.outbox)
+        assert granted == expected
+        client.leave()
+
+
+async def test_changed_limits_have_rows_of_their_own(file):
+    """`set_rate` to a window of a day is kept, as if it had been there from the start."""
+    hub = VirtualHub(file)
+    queue = ApiQueue("100 in any 1h", schedule=hub.schedule("crm"))
+    await starts_of(queue, 1, 1)
+    queue.set_rate("10 in any 1d")
+    assert len(await starts_of(queue, 20, 1)) == 9  # one has gone
+    hub.kill()
+    assert await starts_of(queue, 20, 1) == []
+
+
+async def test_others_in_between_do_not_refill(file):
+    """A client with another window comes and goes: the first one's is as it was."""
+    hub = VirtualHub(file)
+    for number, expected in ((1, 10), (2, 0)):
+        daily = ApiQueue("10 in any 1d", schedule=hub.schedule("crm"))
+        assert len(await starts_of(daily, 20, 1)) == expected, number
+        await daily.aclose()
+        other = ApiQueue("2 in any 1s", schedule=hub.schedule("crm"))
+        await starts_of(other, 2, 1)
+        await other.aclose()
+
+
+async def test_settled_units_that_were_unused_are_kept(file):
+    """What a call has cost of a unit that it was to use nothing of is in the file, too."""
+    hub = VirtualHub(file)
+    limits = ("1000 tokens in any 1d", "100/s")
+    queue = ApiQueue(*limits, schedule=hub.schedule("llm"))
+    for _ in range(9):
+        async with queue.slot(cost={"tokens": 0}) as slot:
+            slot.settle({"tokens": 100})
+    for _ in range(10):
+        await asyncio.sleep(0)
+    hub.kill()
+    assert await starts_of(queue, 1, 5, cost={"tokens": 200}) == []
+
+
+async def test_unwritable_file_stops_nobody(file):
+    """Calls go on; what is wrong is told, and it is tried again."""
+    hub = VirtualHub(file)
+    queue = ApiQueue("10/s burst 10", schedule=hub.schedule("crm"))
+    await starts_of(queue, 1, 1)
+    other = sqlite3.connect(file, isolation_level=None, timeout=0)
+    other.execute("BEGIN EXCLUSIVE")
+    hub.quotas.by_name["name", "crm"].close()  # so that each start is to be written
+    assert len(await starts_of(queue, 5, 1)) == 5
+    assert "cannot be written to" in hub.quotas.problem
+    other.execute("ROLLBACK")
+    other.close()
+    assert len(await starts_of(queue, 5, 5)) == 5
+    hub.kill()
+    assert len(await starts_of(queue, 20, 0.5)) <= 10
+
+
 async def test_settled_upward_is_known_to_the_next(file):
     """What turns out to cost more is owed after a restart, too."""
     hub = VirtualHub(file)
@@ -186,13 +261,13 @@ async def test_broken_file_is_kept_and_replaced(file):
     journal = _journal.Journal(file)
     assert "cannot be read" in journal.problem
     assert (file.parent / "quotas.db.broken").read_bytes().startswith(b"no database")
-    journal.close()
+    journal.close(in_use=False)
     assert _journal.Journal(file).problem is None
 
 
 async def test_file_of_another_layout_is_kept(file):
     """Nothing of another version is taken for what it is not."""
-    _journal.Journal(file).close()
+    _journal.Journal(file).close(in_use=False)
     with closing(sqlite3.connect(file)) as database, database:
         database.execute("UPDATE meta SET value = '99' WHERE name = 'layout'")
     assert "another version" in _journal.Journal(file).problem

@@ -225,12 +225,13 @@ def test_unclosed_queue_leaves_nothing(hub):
             await asyncio.sleep(0.01)
             gc.collect()
 
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - they come and go
     asyncio.run(use_and_wait())
     asyncio.run(use())
     asyncio.run(use_and_wait())
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - as above
+    assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208 - as above
 
 
 def test_socket_that_is_removed_is_made_again(hub):

@@ -6,6 +6,7 @@ import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue._grammar import CALLS
 from aioapiqueue._host.wire import (
     grant_text,
     key_from,
@@ -30,8 +31,6 @@ __all__ = ["Client"]
 
 _ENDED = 1000
 """Calls that are over and may still be settled, or answered: the last ones of each client."""
-_AHEAD = -math.inf
-"""The priority of calls that run already."""
 
 
 class Client(ClientOwner):
@@ -193,12 +192,15 @@ class Client(ClientOwner):
         if call is not None:
             self._quota.dispatcher.units.declare(amounts)
             call.settle(amounts)
-            self._quota.note(call)
+            self._quota.note_settled(call)
 
     def on_running(self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None) -> None:
         """Count a call that another hub has let go: it takes permits, and nothing else."""
         units = dict.fromkeys(amounts or (), 0)
-        self.on_join(ticket, keys, {"calls": 0, **units}, _AHEAD)
+        several = tuple(map(key_from, keys)) if keys else NO_KEYS
+        self._running[ticket] = self._quota.count_running(
+            self, ticket, several, {CALLS: 0, **units}
+        )
 
     def on_late(self, seconds: float) -> None:
         """Let what is granted be used so late: the queue's loop is always as late as that."""
@@ -228,8 +230,7 @@ class Client(ClientOwner):
     def on_throttled(self, ticket: int | None, key: list[Any], seconds: float | None) -> None:
         """Process push-back."""
         call = self._started(ticket)
-        named = _key(key) if key or call is None else call.key
-        self._quota.dispatcher.throttled(seconds, call, named)
+        self._quota.dispatcher.throttled(seconds, call, _key(key))
         while self._backed_off:
             slowed = self._backed_off.pop()
             self.send("backed_off", slowed.ticket, [], span_to(self._quota.wait_like(slowed)))
@@ -256,9 +257,17 @@ class Client(ClientOwner):
 
     def on_set(self, changes: list[Any]) -> None:
         """Replace limits, for all clients."""
-        limits = {_key(key): limits_from(own) for key, own in changes}
-        self._quota.set_limits(limits)
-        self._quota.tell("set", changes, but=self)
+        self._quota.set_limits({_key(key): limits_from(own) for key, own in changes})
+        self._tell_change("set", changes)
+
+    def on_learnt(self, changes: list[Any]) -> None:
+        """Have limits that were learnt from answers hold for all clients, beside their own."""
+        for key, own in changes:
+            self._quota.set_learnt(_key(key), limits_from(own))
+        self._tell_change("learnt", changes)
+
+    def _tell_change(self, kind: str, changes: list[Any]) -> None:
+        self._quota.tell(kind, changes, but=self)
         self._tell_all_status()
         for one in self._quota.clients:
             if isinstance(one, Client):
@@ -267,12 +276,12 @@ class Client(ClientOwner):
     # What it tells its queue.
 
     def _tell_overrides(self) -> None:
-        overrides = self._quota.overrides
-        if overrides:
-            changes = [
-                [key_to(key, of_queue=True), limits_to(limits)] for key, limits in overrides.items()
-            ]
-            self.send("set", changes)
+        for kind, known in (("set", self._quota.overrides), ("learnt", self._quota.learnt)):
+            if known:
+                changes = [
+                    [key_to(key, of_queue=True), limits_to(own)] for key, own in known.items()
+                ]
+                self.send(kind, changes)
 
     def tell_names(self) -> None:
         """Tell the queue which keys have limits of others."""

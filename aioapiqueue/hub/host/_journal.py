@@ -51,6 +51,8 @@ _LONG = 86_400.0
 _FOREVER = 366 * 86_400.0
 """Seconds after which nothing is owed any more: no period is longer."""
 _LAYOUT = 1
+_LOCKED = 0.05
+"""Seconds to wait for somebody who has the file locked, as a backup: nobody is served meanwhile."""
 
 
 @dataclass(eq=False, slots=True)
@@ -78,7 +80,7 @@ class Journal:
         path: of the file; made, with its directory, if it does not exist.
 
     Attributes:
-        was_killed: whether the hub before this one has not ended by itself.
+        was_in_use: whether the hub before this one had clients when it ended, or was killed.
         problem: why the file was not read, if it was not; None: it was.
     """
 
@@ -88,6 +90,8 @@ class Journal:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._open()
+        except sqlite3.OperationalError:  # of the moment: it is full, or somebody has it locked
+            raise
         except sqlite3.DatabaseError as error:
             self.problem = f"{path} cannot be read ({error}); it is kept as {path}.broken"
             path.replace(f"{path}.broken")
@@ -97,7 +101,7 @@ class Journal:
         self._dirty: dict[Record, None] = {}
 
     def _open(self) -> None:
-        self._file = sqlite3.connect(self.path, isolation_level=None)
+        self._file = sqlite3.connect(self.path, isolation_level=None, timeout=_LOCKED)
         run = self._file.execute
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = NORMAL")
@@ -109,7 +113,7 @@ class Journal:
         if self._meta("layout", str(_LAYOUT)) != str(_LAYOUT):
             raise sqlite3.DatabaseError("it is of another version of aioapiqueue")
         self._salt = self._meta("salt", secrets.token_hex(16))
-        self.was_killed = self._meta("ended", "yes") == "no"
+        self.was_in_use = self._meta("ended", "yes") == "no"
         self._set_meta("ended", "no")
         run("DELETE FROM used WHERE over < ?", (time.time() - _LONG,))
 
@@ -152,6 +156,8 @@ class Journal:
                 _restore(state, json.loads(found[0]), _Clocks(now))
             if not isinstance(state, TokenBucket):
                 self._dirty[record] = None  # what may have gone has gone
+        elif not isinstance(state, TokenBucket) and _is_used(state):
+            self._dirty[record] = None  # it was carried over from another limit
         return record
 
     def _hashed(self, key: Sequence[Hashable]) -> str:
@@ -174,8 +180,9 @@ class Journal:
     def commit(self, now: float) -> None:
         """Write what is to be written."""
         if self._dirty:
-            dirty, self._dirty = list(self._dirty), {}
-            self._write(dirty, now, exact=False)
+            dirty, self._dirty = self._dirty, {}
+            if not self._write(list(dirty), now, exact=False):
+                self._dirty = dirty | self._dirty
 
     def close_records(self, records: Iterable[Record], now: float) -> None:
         """Write exactly what these limits have let through: they are in force no more."""
@@ -185,20 +192,34 @@ class Journal:
         if gone:
             self._write(gone, now, exact=True)
 
-    def _write(self, records: Sequence[Record], now: float, *, exact: bool) -> None:
+    def _write(self, records: Sequence[Record], now: float, *, exact: bool) -> bool:
+        """Write; return whether it was written.
+
+        Where it cannot be (a full disk), calls go on all the same, and it is tried again: what is
+        at stake is a second's calls, if this process is killed meanwhile.
+        """
         clocks = _Clocks(now)
         rows = []
         for one in records:
             data, over = _data_of(one, clocks, exact=exact)
             rows.append((*one.row, json.dumps(data), clocks.to_wall(over)))
         run, is_long = self._file.execute, any(one.is_long for one in records)
-        if is_long:
-            run("PRAGMA synchronous = FULL")
-        run("BEGIN")
-        self._file.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?, ?, ?)", rows)
-        run("COMMIT")
-        if is_long:
-            run("PRAGMA synchronous = NORMAL")
+        try:
+            if is_long:
+                run("PRAGMA synchronous = FULL")
+            run("BEGIN")
+            self._file.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?, ?, ?)", rows)
+            run("COMMIT")
+            if is_long:
+                run("PRAGMA synchronous = NORMAL")
+        except sqlite3.Error as error:
+            self.problem = f"{self.path} cannot be written to: {error}"
+            for one in records:
+                one.bound = -math.inf
+            with contextlib.suppress(sqlite3.Error):
+                run("ROLLBACK")
+            return False
+        return True
 
     def restart(self, record: Record) -> None:
         """Have a limit count nothing of what it has let through."""
@@ -220,9 +241,14 @@ class Journal:
         rows = self._file.execute("DELETE FROM used WHERE quota = ?", (quota,)).rowcount
         return rows > 0
 
-    def close(self) -> None:
-        """Note that this hub has ended by itself."""
-        self._set_meta("ended", "yes")
+    def close(self, *, in_use: bool) -> None:
+        """Note that this hub has ended by itself.
+
+        Args:
+            in_use: whether there were clients, which may come back with permits to the next one.
+        """
+        with contextlib.suppress(sqlite3.Error):
+            self._set_meta("ended", "no" if in_use else "yes")
         self._file.close()
 
 
@@ -287,8 +313,14 @@ def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
     return coarse
 
 
+def _is_used(state: LimitState) -> bool:
+    if isinstance(state, SlidingWindow):
+        return bool(state.log)
+    return isinstance(state, CalendarWindow) and bool(state.used)
+
+
 def _restore(state: LimitState, data: dict[str, Any], clocks: _Clocks) -> None:
-    """Have a new state count what was let through, or may have been."""
+    """Have a state count what was let through, or may have been; what it counts, it keeps."""
     boot = data["boot"]
     # Nothing is owed for longer than when it was written, whatever the wall clock has done since.
     since = min(clocks.now, clocks.restored(data["at"], boot))
@@ -303,19 +335,24 @@ def _restore(state: LimitState, data: dict[str, Any], clocks: _Clocks) -> None:
 
     if isinstance(state, TokenBucket):
         paid = restored(data["paid"])
-        if paid > clocks.now:
+        if paid > max(clocks.now, state.tat):
             state.restart(paid, 0)
-            state.last = since
+            state.last = max(since, state.last)
         return
     more = float(data["more"])
     if isinstance(state, SlidingWindow):
         log = [[restored(both), float(cost)] for *both, cost in data["log"]]
         if more:
             log.append([clocks.now, more])
-        state.log = deque(sorted(log))
-        state.total = sum(cost for _, cost in state.log)
+        total = sum(cost for _, cost in log)
+        if total > state.total:
+            state.log, state.total = deque(sorted(log)), total
         state.forget(clocks.now)
     elif isinstance(state, CalendarWindow):
-        state.start_wall, state.end_wall = map(float, data["period"])
-        state.used = float(data["used"]) + more
+        start, end = map(float, data["period"])
+        used = float(data["used"]) + more
         state.advance(clocks.now)
+        if end >= state.end_wall:  # a later one was begun, before the clock was set back
+            state.used = max(used, state.used if end == state.end_wall else 0)
+            state.start_wall, state.end_wall = start, end
+            state.advance(clocks.now)

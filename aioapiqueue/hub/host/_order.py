@@ -2,9 +2,9 @@
 
 Calls of one priority are served in turns of their clients, and those of one client as they came.
 Each call is given the number of its turn when it comes: one more than that of its client's last
-call, or than that of the call that was served last, if that is more (start-time fair queueing,
-Goyal et al. 1996, with a cost of 1 each). So ranks never change, and a client that was away has
-saved up nothing.
+call, or, if that is more, that of the first of others who wait for the same limits. (Where nobody
+does, one more than that of the call that was served last.) So ranks never change, and a client that
+was away has saved up nothing: start-time fair queueing, Goyal et al. 1996, with a cost of 1 each.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ class ClientQueue(WaitQueue[Call]):
         """The place of the last one that was served."""
         self._last: dict[Hashable, int] = {}
         """The last turn that each client was given that waits."""
+        self._of_limits: dict[Hashable, dict[Line[Call], None]] = {}
+        """The lines of each set of limits: one for each client."""
         self._waiting: dict[Hashable, int] = {}
         """How many calls of each client wait."""
 
@@ -71,7 +73,11 @@ class ClientQueue(WaitQueue[Call]):
 
     def _line_for(self, item: Call) -> Line[Call]:
         name = self.name_of_line(item)
-        return self.lines.get(name) or Line(name, item.limits)
+        line = self.lines.get(name)
+        if line is None:
+            line = Line(name, item.limits)
+            line.flow = _client_of(item)
+        return line
 
     def _put(self, item: Call) -> None:
         assert isinstance(item, ClientCall)  # noqa: S101 - of the quota's own making
@@ -85,12 +91,34 @@ class ClientQueue(WaitQueue[Call]):
         assert isinstance(item, ClientCall)  # noqa: S101 - as above
         item.arrival = item.place
         super()._add_to_line(item)
+        line: Line[Call] = item.line  # type: ignore[assignment]  # that of any call
+        self._of_limits.setdefault(item.limits, {})[line] = None
+
+    def _drop(self, line: Line[Call]) -> None:
+        super()._drop(line)
+        lines = self._of_limits.get(line.limits, {})
+        lines.pop(line, None)
+        if not lines:
+            self._of_limits.pop(line.limits, None)
+
+    def begin_sorting(self) -> list[Line[Call]]:
+        """Have no lines until `end_sorting`; as `WaitQueue.begin_sorting`."""
+        self._of_limits.clear()
+        return super().begin_sorting()
 
     def _place_of(self, item: Call) -> int:
         assert isinstance(item, ClientCall)  # noqa: S101 - as above
         if item.place:
             return item.place
-        turn = max(self._served // _IN_A_TURN, self._last.get(item.client, 0)) + 1
+        # Beside others who wait for the same, it is next after the first of them. (What others are
+        # served of other limits must not put them before it, or behind it.)
+        others = [
+            head.arrival
+            for line in self._of_limits.get(item.limits, ())
+            if line.flow is not item.client and (head := line.first()) is not None
+        ]
+        turn = min(others, default=self._served + _IN_A_TURN) // _IN_A_TURN
+        turn = max(turn, self._last.get(item.client, 0) + 1)
         return turn * _IN_A_TURN + (self._count + 1) % _IN_A_TURN
 
     def _next_turn(self, flow: Hashable) -> int:  # noqa: ARG002 - lines have no turns, calls have
@@ -114,8 +142,6 @@ class ClientQueue(WaitQueue[Call]):
         self._waiting[client] -= 1
         if not self._waiting[client]:
             del self._waiting[client], self._last[client]
-        if not self.live:
-            self._served = 0
 
 
 def _client_of(call: Call) -> Hashable:

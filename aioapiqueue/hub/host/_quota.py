@@ -11,7 +11,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from aioapiqueue._algorithms import CalendarWindow, TokenBucket
+from aioapiqueue._algorithms import CalendarWindow, Permits, TokenBucket
 from aioapiqueue._dispatcher import Dispatcher, clock_of
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._host.wire import transit
@@ -19,6 +19,7 @@ from aioapiqueue._lanes import find_patterns, name_of
 from aioapiqueue._limiter import FastAcquire
 from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._rate import Calendar, Concurrency, Window, unit_of
+from aioapiqueue._slot import HELD
 from aioapiqueue._units import ONE_CALL, is_stated
 from aioapiqueue.hub.host._order import ClientCall, ClientQueue
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Call
     from aioapiqueue._units import CostTotals
+    from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.hub.host._journal import Journal, Record
 
 __all__ = ["ClientOwner", "Grant", "Quota"]
@@ -75,6 +77,29 @@ class QuotaLimiter(LocalLimiter):
 
     wait_queue_type = ClientQueue
 
+    def __init__(
+        self,
+        *arguments: Any,  # noqa: ANN401 - as LocalLimiter's
+        on_lane: Callable[[Hashable, Lane], None],
+        **options: Any,  # noqa: ANN401 - as above
+    ) -> None:
+        self._on_lane = on_lane
+        super().__init__(*arguments, **options)
+
+    def _begin_lane(self, key: Hashable, lane: Lane) -> None:
+        super()._begin_lane(key, lane)
+        self._on_lane(key, lane)
+
+    def take_permits(self, call: Call, now: float) -> None:
+        """Charge a call that runs already: it takes permits, whether they are free or not."""
+        for state in self._find_limits(call, now):
+            if isinstance(state, Permits):
+                state.consume(now, call.costs)
+
+    def set_adaptive(self, adaptive: Adaptive | None) -> None:
+        """Process push-back so, once limits are set again."""
+        self._maker.adaptive = self._lane_maker.adaptive = adaptive
+
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
         """Return nothing: which limits there are changes while they are in use."""
         return FastAcquire()
@@ -91,6 +116,15 @@ class QuotaLimiter(LocalLimiter):
     def states_of(self, call: Call) -> tuple[LimitState, ...]:
         """Return the states that a call comes under."""
         return self._own if call.limits is None else call.limits
+
+    def validate(self, changes: Mapping[Hashable, Sequence[Limit]]) -> None:
+        """Refuse limits that could not be kept, before anything is changed.
+
+        Raises:
+            ValueError: they do not fit `adaptive`.
+        """
+        for key, limits in changes.items():
+            (self._maker if key is None else self._lane_maker).states_of(limits)
 
     @property
     def own_states(self) -> tuple[LimitState, ...]:
@@ -129,9 +163,15 @@ class _Factory:
 
     Args:
         wanted: its limits, by key; `_QUEUE`: of the queue.
+        on_lane: called with a key and its lane, which has just been made.
     """
 
-    def __init__(self, wanted: Mapping[Hashable, Sequence[Limit]]) -> None:
+    def __init__(
+        self,
+        wanted: Mapping[Hashable, Sequence[Limit]],
+        on_lane: Callable[[Hashable, Lane], None],
+    ) -> None:
+        self._on_lane = on_lane
         self._lanes = dict(wanted)
         self._own = self._lanes.pop(_QUEUE)
 
@@ -143,7 +183,7 @@ class _Factory:
         **options: Any,  # noqa: ANN401 - as of LocalLimiter
     ) -> QuotaLimiter:
         """Return it."""
-        return QuotaLimiter(host, self._own, self._lanes, **options)
+        return QuotaLimiter(host, self._own, self._lanes, on_lane=self._on_lane, **options)
 
 
 class _QuotaDispatcher(Dispatcher):
@@ -215,6 +255,10 @@ class Quota:
         self.clients: dict[ClientOwner, None] = {}
         self.overrides: dict[Hashable, tuple[Limit, ...]] = {}
         """What `set_rate` has set, for all of them; None: of the queue."""
+        self.learnt: dict[Hashable, tuple[Limit, ...]] = {}
+        """What clients have learnt from answers, by key; None: of the queue. It holds besides."""
+        self._adaptive = first.adaptive
+        """How its rate is lowered on push-back."""
         self._names: dict[Hashable, None] = {}
         """The keys and patterns that have, or had, limits."""
         self._terms: list[Terms] = [first]
@@ -222,8 +266,6 @@ class Quota:
         self._lateness = transit(first.catch_up, on_real_time=is_real_time())
         """Seconds after which clients give back at the latest what they were granted."""
         self._in_force = self._wanted()
-        self.is_adaptive = first.adaptive is not None
-        """Whether push-back lowers its rate."""
         self.dispatcher = _QuotaDispatcher(
             self,
             (),
@@ -235,7 +277,7 @@ class Quota:
             drop_oldest=False,
             catch_up=self._own_catch_up(first.catch_up),
             adaptive=first.adaptive,
-            factory=_Factory(self._in_force),
+            factory=_Factory(self._in_force, self._lane_made),
             observers=(),
         )
 
@@ -243,13 +285,23 @@ class Quota:
     def _own_catch_up(catch_up: float) -> float:
         return max(0, catch_up - transit(catch_up, on_real_time=is_real_time()))
 
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether push-back lowers its rate."""
+        return self._adaptive is not None
+
     # Clients.
 
     def join(self, client: ClientOwner) -> None:
         """Let a client have part in it."""
-        self.clients[client] = None
         self.dispatcher.bind()
-        self._change_terms()
+        self.clients[client] = None
+        try:
+            self._change_terms()
+        except ValueError:  # its limits do not fit what others have asked for
+            del self.clients[client]
+            self._change_terms()
+            raise
 
     def leave(self, client: ClientOwner) -> None:
         """Note that a client is gone, and nothing of it waits or runs."""
@@ -306,8 +358,23 @@ class Quota:
 
     def set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Replace the limits of the queue (None), or of keys and patterns, for all clients."""
+        before = dict(self.overrides)
         self.overrides |= changes
-        self._apply()
+        try:
+            self._apply()
+        except ValueError:
+            self.overrides = before
+            raise
+
+    def set_learnt(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
+        """Have these learnt limits hold besides, of the queue (None) or of a key."""
+        before = self.learnt.get(key, ())
+        self.learnt[key] = limits
+        try:
+            self._apply()
+        except ValueError:
+            self.learnt[key] = before
+            raise
 
     def _change_terms(self) -> None:
         terms: list[Terms] = []
@@ -319,13 +386,19 @@ class Quota:
         self._terms = terms
         for one in terms:
             self.dispatcher.units.declare(one.units)
-        self._lateness = max(client.lateness for client in self.clients)
+        adaptive = next((one.adaptive for one in terms if one.adaptive is not None), None)
+        if adaptive != self._adaptive:
+            self._adaptive = adaptive
+            self.limiter.set_adaptive(adaptive)
+            self._in_force = {}  # all of them are set again
+        # It never falls: windows of other lengths are others, and would exchange what they count.
+        self._lateness = max([self._lateness, *(client.lateness for client in self.clients)])
         self.limiter.set_catch_up(self._own_catch_up(min(one.catch_up for one in terms)))
         self._apply()
 
     def note_lateness(self) -> None:
         """Have windows last so much longer as clients use late what they were granted."""
-        self._lateness = max(client.lateness for client in self.clients)
+        self._lateness = max([self._lateness, *(client.lateness for client in self.clients)])
         self._apply()
 
     def _stretched(self, limits: Iterable[Limit]) -> Iterable[Limit]:
@@ -346,11 +419,17 @@ class Quota:
         """Return the limits that follow from all terms, by key; `_QUEUE`: of the queue."""
         for terms in self._terms:
             self._names.update(dict.fromkeys(terms.lanes))
-        self._names.update(dict.fromkeys(key for key in self.overrides if key is not None))
+        set_since = (*self.overrides, *self.learnt)
+        self._names.update(dict.fromkeys(key for key in set_since if key is not None))
         tables = [_Table(terms, self.overrides) for terms in self._terms]
         wanted = {
             name: tuple(
-                dict.fromkeys(one for table in tables for one in self._stretched(table.find(name)))
+                dict.fromkeys(
+                    (
+                        *(one for table in tables for one in self._stretched(table.find(name))),
+                        *self.learnt.get(None if name is _QUEUE else name, ()),
+                    )
+                )
             )
             for name in (_QUEUE, *self._names)
         }
@@ -366,6 +445,7 @@ class Quota:
             for name, limits in wanted.items()
             if self._in_force.get(name) != limits
         }
+        self.limiter.validate(changes)
         self._in_force = wanted
         if not changes:
             return
@@ -386,7 +466,7 @@ class Quota:
                 client.entered(call)
 
     def _withdraw_all(self) -> list[Any]:
-        waiting = sorted(self.dispatcher.waiters, key=_place_of)
+        waiting = sorted(self.dispatcher.waiters, key=_rank_of)
         found = []
         for call in map(_as_client_call, waiting):
             self.dispatcher.leave(call, "cancelled")
@@ -457,34 +537,39 @@ class Quota:
     # What outlasts the hub.
 
     def _prepare(self, keys: Sequence[Hashable]) -> None:
-        """Have limits that are new in memory go on where the journal says that they were."""
+        """Have limits that have changed in memory go on where the journal says that they were."""
         if self._journal is None:
             return
-        limiter, now = self.limiter, self.dispatcher.now()
+        limiter = self.limiter
         if self._known.get(_QUEUE) is not limiter.own_states:
-            self._adopt(_QUEUE, limiter.limits, limiter.own_states, now)
+            self._adopt(_QUEUE, limiter.limits, limiter.own_states)
         for key in keys if limiter.has_lanes else ():
-            lane = limiter.lane_of(key, now)
-            if lane is not None and self._known.get(key) is not lane.kept:
-                self._adopt(key, lane.limits, lane.kept, now)
+            if key in limiter.keys:  # else `_lane_made` is called when it is
+                lane = limiter.lane_of(key, self.dispatcher.now())
+                if lane is not None and self._known.get(key) is not lane.kept:
+                    self._adopt(key, lane.limits, lane.kept)
+
+    def _lane_made(self, key: Hashable, lane: Lane) -> None:
+        if self._journal is not None:
+            self._adopt(key, lane.limits, lane.kept)
 
     def _adopt(
-        self,
-        key: Hashable,
-        limits: Sequence[Limit],
-        states: tuple[LimitState, ...],
-        now: float,
+        self, key: Hashable, limits: Sequence[Limit], states: tuple[LimitState, ...]
     ) -> None:
         assert self._journal is not None  # noqa: S101 - the caller has looked
+        now = self.dispatcher.now()
         self._close(set(self._known.get(key, ())).difference(states), now)
         self._known[key] = states
         name = [] if key is _QUEUE else [key]
+        quota = " ".join(self.name)
         for limit, state in zip(limits, states, strict=False):
-            if state not in self._records:
-                plain = self._plain_of.get(limit, limit)
-                record = self._journal.record(" ".join(self.name), name, plain, state, now)
-                if record is not None:
-                    self._records[state] = record
+            plain, known = self._plain_of.get(limit, limit), self._records.get(state)
+            if known is not None and known.row[2] == str(plain):
+                continue
+            # A state of another limit by now leaves what the file has of the one before.
+            record = self._journal.record(quota, name, plain, state, now)
+            if record is not None:
+                self._records[state] = record
         if len(self._known) > 2 * len(self.limiter.keys) + _FEW_KEYS:  # so seldom that it is linear
             there = self.limiter.keys
             gone = [one for one in self._known if one is not _QUEUE and one not in there]
@@ -497,12 +582,25 @@ class Quota:
             self._journal.close_records(records, now)
 
     def note(self, call: Call) -> None:
-        """Note that a call has started, or cost more: the journal is to know before its client."""
+        """Note that a call has started: the journal is to know before its client."""
         if self._journal is not None:
             for state in self.limiter.states_of(call):
                 record = self._records.get(state)
                 if record is not None:
                     self._journal.note(record, call.costs)
+
+    def note_settled(self, call: Call) -> None:
+        """Note that a call has cost something else: of limits that it used nothing of, too."""
+        if self._journal is None:
+            return
+        limiter, now = self.limiter, self.dispatcher.now()
+        lanes = [limiter.lane_of(key, now) for key in call.keys if key in limiter.keys]
+        states = [*limiter.states_of(call), *limiter.own_states]
+        states += [state for lane in lanes if lane is not None for state in lane.kept]
+        for state in dict.fromkeys(states):
+            record = self._records.get(state)
+            if record is not None:
+                self._journal.note(record, call.costs)
 
     def close(self) -> None:
         """Have the journal know exactly what was let through."""
@@ -517,6 +615,23 @@ class Quota:
                 self._journal.restart(record)
             # Who waits is to look again.
             self.limiter.resume()
+
+    def count_running(
+        self,
+        client: ClientOwner,
+        ticket: int,
+        keys: tuple[Hashable, ...],
+        amounts: dict[str, float],
+    ) -> ClientCall:
+        """Count a call that a hub before this one has let go."""
+        dispatcher = self.dispatcher
+        call = ClientCall(client, ticket, dispatcher, keys, 0, None)
+        call.costs = self.costs_of(amounts)
+        call.joined_at = call.waited_until = dispatcher.bind()
+        call.state = HELD
+        self.limiter.take_permits(call, call.joined_at)
+        dispatcher.started += 1
+        return call
 
     def _foreign_limit(self, call: ClientCall, client: ClientOwner) -> tuple[str, str, str] | None:
         """Return the limit that a call waits for longest, if its client has not given it."""
@@ -574,6 +689,8 @@ class _Table:
 
     def __init__(self, terms: Terms, overrides: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         self._own = overrides.get(None, terms.limits)
+        if terms.concurrency is not None:
+            self._own = (*self._own, Concurrency(terms.concurrency))
         self._lanes: dict[Hashable, Iterable[Limit]] = dict(terms.lanes)
         self._lanes |= {key: limits for key, limits in overrides.items() if key is not None}
         self._patterns = find_patterns(self._lanes)
@@ -595,5 +712,5 @@ def _as_client_call(call: Call) -> ClientCall:
     return call
 
 
-def _place_of(call: Call) -> int:
-    return _as_client_call(call).place
+def _rank_of(call: Call) -> tuple[float, int]:
+    return call.priority, _as_client_call(call).place

@@ -50,11 +50,12 @@ class Quotas:
         quota = self.by_name.get(name)
         if quota is None:
             quota = self.by_name[name] = Quota(name, terms, self._journal)
-            self._let_others_come(quota)
-        return Client(quota, terms, flush, whose=whose)
+        client = Client(quota, terms, flush, whose=whose)
+        self._let_others_come(quota)
+        return client
 
     def _let_others_come(self, quota: Quota) -> None:
-        """Let nothing start for a moment in a quota of bodies at once, if a hub was killed.
+        """Let nothing start for a moment in a quota of bodies at once, if clients may come back.
 
         Those who have permits have to say so first.
         """
@@ -62,8 +63,9 @@ class Quotas:
         if self._began is None:
             self._began = now
         rest = self._began + _GRACE - now
-        if self._journal is not None and self._journal.was_killed and quota.has_permits:
-            quota.limiter.pause(max(0.0, rest))
+        came_back = self._journal is not None and self._journal.was_in_use
+        if came_back and rest > 0 and quota.has_permits:
+            quota.limiter.pause(rest)
 
     def commit(self, now: float) -> None:
         """Have the journal know of all that was let through: before anybody is told."""
@@ -73,9 +75,15 @@ class Quotas:
     def close(self) -> None:
         """Have the journal know exactly what was let through, and that this is the end."""
         if self._journal is not None:
+            in_use = any(quota.clients for quota in self.by_name.values())
             for quota in self.by_name.values():
                 quota.close()
-            self._journal.close()
+            self._journal.close(in_use=in_use)
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the journal; None: nothing."""
+        return None if self._journal is None else self._journal.problem
 
     def forget_idle(self) -> None:
         """Forget the quotas that nobody uses, and of which nothing is owed."""

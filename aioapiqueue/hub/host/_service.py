@@ -11,6 +11,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue._host.place import HUB_DIR
 from aioapiqueue._host.wire import PROTOCOL, decode, encode
 from aioapiqueue.hub._accept import Acceptor
 from aioapiqueue.hub._socket import listen, remove
@@ -31,6 +32,8 @@ _LOOK = 5.0
 """Seconds between two looks at the socket's file, which disappears with the runtime directory."""
 _CHUNK = 1 << 14
 """Bytes that are read at once."""
+_UNREAD = 1 << 24
+"""Bytes that a client may leave unread: a million grants."""
 _LONGEST = 1 << 24
 """Bytes of a line: the terms of 100,000 lanes have fewer."""
 
@@ -89,6 +92,9 @@ class Service:
 
     def _look_at_socket(self) -> None:
         """Listen again if the socket's file is gone, as its directory may be after a logout."""
+        self._quotas.forget_idle()
+        with contextlib.suppress(OSError):
+            os.utime(self._place.lock())  # what nobody touches for days is removed from /tmp
         with contextlib.suppress(OSError):
             if self._path.stat().st_ino == self._inode:
                 return
@@ -97,7 +103,7 @@ class Service:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             path = self._place.sockets()[0]
-            listen(listener, path)
+            listen(listener, path, variable=HUB_DIR)
             inode = path.stat().st_ino
         except (OSError, ValueError):  # tried again at the next look
             listener.close()
@@ -187,6 +193,7 @@ class Service:
             "version": self._version,
             "started": self._started,
             "socket": os.fspath(self._path),
+            "problem": self._quotas.problem,
             "quotas": [
                 quota.as_json() | {"clients": sorted(by_quota.get(quota.name, []), key=_pid_of)}
                 for quota in self._quotas
@@ -241,9 +248,11 @@ class _Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio's
         """End what waits and runs there."""
         client, self.client = self.client, None
-        if client is not None:
-            client.leave()
-        self._service.left(self)
+        try:
+            if client is not None:
+                client.leave()
+        finally:
+            self._service.left(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - as asyncio's
         """Return where to read to: memory that is there, not some for each read."""
@@ -287,6 +296,8 @@ class _Connection(asyncio.BufferedProtocol):
         self._service.commit()  # also of what has cost more since: that is told nobody
         if outbox and client is self.client and not self._transport.is_closing():
             self._transport.write(encode(outbox))
+            if self._transport.get_write_buffer_size() > _UNREAD:  # it is stopped
+                self._transport.abort()
 
     def close(self) -> None:
         """End the connection, after what has been written."""

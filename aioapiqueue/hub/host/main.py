@@ -12,10 +12,10 @@ import socket
 import sqlite3
 import sys
 import time
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from aioapiqueue._host.place import Place, make_private
+from aioapiqueue._host.place import HUB_DIR, Place, make_private
+from aioapiqueue._host.wire import own_version
 from aioapiqueue.hub._socket import listen
 from aioapiqueue.hub.host._journal import Journal
 from aioapiqueue.hub.host._quotas import Quotas
@@ -38,25 +38,28 @@ def main(override: str) -> None:
     os.umask(0o077)
     try:
         place = Place(override or None)
-        locked = _lock(place)
-        if locked is None:  # there is one, or somebody else was first
+        if _lock_file(place.lock()) is None:  # there is one, or somebody else was first
             return
+        if _lock_file(_state_of(place) / "quotas.lock") is None:
+            sys.exit(
+                "another hub of this user runs where this process cannot reach it, as some "
+                f"services have a /tmp of their own: name one directory for all, {HUB_DIR}"
+            )
         path = place.sockets()[0]
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listen(listener, path)
+        listen(listener, path, variable=HUB_DIR)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     if os.fork():
         # The child has its copies of the lock and the socket.
         os._exit(0)
     _detach(path.parent)
-    quotas = Quotas(_journal(place, path.parent))
+    quotas = Quotas(_journal(_state_of(place)))
     asyncio.run(_serve(place, listener, path, quotas))
 
 
-def _lock(place: Place) -> int | None:
-    """Return the lock's file; None: another hub has it. It is kept until the process ends."""
-    file = place.lock()
+def _lock_file(file: Path) -> int | None:
+    """Return a locked file; None: another hub has it. It is kept until the process ends."""
     make_private(file.parent)
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -65,6 +68,17 @@ def _lock(place: Place) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _state_of(place: Place) -> Path:
+    """Return where to keep what was let through; beside the lock if a home cannot be written to."""
+    folder = place.state()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(folder)
+    except OSError:
+        return place.lock().parent
+    return folder if os.access(folder, os.W_OK) else place.lock().parent
 
 
 def _detach(directory: Path) -> None:
@@ -79,7 +93,9 @@ def _detach(directory: Path) -> None:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of nobody's terminal
+    # Of nobody's terminal; of a client that has just died; of a file that may grow no more.
+    for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)
     for name in dir(resource):
         if name.startswith("RLIMIT_"):
             with contextlib.suppress(OSError, ValueError):
@@ -93,21 +109,16 @@ def _detach(directory: Path) -> None:
             os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
-def _journal(place: Place, directory: Path) -> Journal:
-    """Open the file of what was let through; where a home cannot be written to, beside the socket.
-
-    What is there is gone after a restart of the machine, and with it a day's quota.
-    """
-    for folder in (place.state(), directory):
-        try:
-            journal = Journal(folder / "quotas.db")
-        except (OSError, sqlite3.Error) as error:
-            _log(f"{folder}: {error}")
-        else:
-            if journal.problem:
-                _log(journal.problem)
-            return journal
-    sys.exit("no folder to keep quotas in")
+def _journal(folder: Path) -> Journal | None:
+    """Open the file of what was let through; None: it cannot be."""
+    try:
+        journal = Journal(folder / "quotas.db")
+    except (OSError, sqlite3.Error) as error:
+        _log(f"{folder}: {error}: nothing outlasts this hub")
+        return None
+    if journal.problem:
+        _log(journal.problem)
+    return journal
 
 
 def _log(text: str) -> None:
@@ -116,7 +127,7 @@ def _log(text: str) -> None:
 
 
 async def _serve(place: Place, listener: socket.socket, path: Path, quotas: Quotas) -> None:
-    service = Service(place, listener, path, version=version("aioapiqueue"), quotas=quotas)
+    service = Service(place, listener, path, version=own_version(), quotas=quotas)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stop)
