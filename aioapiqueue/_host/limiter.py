@@ -248,6 +248,7 @@ class HostLimiter:
         """How many wait in each lane."""
         self._clock_lead = self._lateness = 0.0
         self._hold_timer: asyncio.TimerHandle | None = None
+        self._hold_ends = math.inf
         self._too_late = 0
         """How many grants in a row came too late."""
 
@@ -375,7 +376,7 @@ class HostLimiter:
             return []
         first = line.first()  # forgets those before it who have left
         held = -math.inf if first is None else self._held_until(first)
-        if self._host.now() < held:
+        if held - self._host.now() > ROUNDING:
             self._ask_all_at(held)
             return []
         silent = (call for call in map(_of_host, line) if not call.ticket)
@@ -484,11 +485,11 @@ class HostLimiter:
         name = line.name
         # Held, as the hub did not know yet; or so late that it would start together with others.
         held = self._held_until(call)
-        if now < held or self._is_late(now, at, until):
+        if held - now > ROUNDING or self._is_late(now, at, until):
             self._forget_ticket(call, name)
             self._send("leave", ticket)
             call.ticket = 0
-            if now < held:  # not at once: the hub may know nothing of this hold
+            if held - now > ROUNDING:  # not at once: the hub may know nothing of this hold
                 self._ask_all_at(held)
             elif call.waits:
                 self._ask(call, name)
@@ -554,7 +555,13 @@ class HostLimiter:
 
     def _ask_all_at(self, when: float) -> None:
         """Let those ask again who wait for the end of a hold."""
-        if when < math.inf and self._hold_timer is None:
+        if self._hold_timer is not None:
+            if when >= self._hold_ends:
+                return
+            self._hold_timer.cancel()
+            self._hold_timer = None
+        if when < math.inf:
+            self._hold_ends = when
             delay = max(0.0, when - self._host.now())
             self._hold_timer = self._host.call_later(delay, self._hold_is_over)
 
