@@ -98,6 +98,8 @@ class HubLink:
         self._outbox: list[str] = []
         self._in_pass = False
         """Whether something was sent in this pass of the loop."""
+        self._has_asked = False
+        """Whether something was sent at once."""
         self.asks = 0
         self._closed = False
         self._close_late: weakref.finalize[Any, HubLink] | None = None
@@ -163,7 +165,8 @@ class HubLink:
         loop = self._loop = asyncio.get_running_loop()
         sock = self._sock = reached.sock
         sock.settimeout(0)
-        self._received, self._unsent, self._outbox, self._in_pass = b"", b"", [], False
+        self._received, self._unsent, self._outbox = b"", b"", []
+        self._in_pass = self._has_asked = False
         # Weakly: a queue that nobody has any more is to be collected, with this.
         self._close_late = weakref.finalize(self, _close, sock, loop)
         self._close_late.atexit = False
@@ -177,21 +180,21 @@ class HubLink:
 
         Args:
             text: of the message.
-            at_once: now, if it is the first of this pass: somebody waits for the answer.
+            at_once: now, with what was said before, if it is the first such one of this pass:
+                somebody waits for the answer.
         """
         if self._sock is None or self._loop is None:
             return
+        self._outbox.append(text)
         if not self._in_pass:
             self._in_pass = True
             self._loop.call_soon(self._end_pass)
-            if at_once:
-                self._outbox.append(text)
-                self._flush()
-                return
-        self._outbox.append(text)
+        if at_once and not self._has_asked:
+            self._has_asked = True
+            self._flush()
 
     def _end_pass(self) -> None:
-        self._in_pass = False
+        self._in_pass = self._has_asked = False
         self._flush()
 
     def _flush(self) -> None:

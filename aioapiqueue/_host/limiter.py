@@ -132,7 +132,8 @@ class Link(Protocol):
 
         Args:
             text: of the message.
-            at_once: now, if it is the first of this pass: somebody waits for the answer.
+            at_once: now, with what was said before, if it is the first such one of this pass:
+                somebody waits for the answer.
         """
 
     def drop(self) -> None:

@@ -1,0 +1,116 @@
+"""The hub in its real place: found from anywhere by one user, and by nobody else."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from aioapiqueue._host.place import HUB_DIR
+from tests.helpers.host_workers import ROOT
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+NOBODY = 65534
+USE = """
+import asyncio, json
+from aioapiqueue import ApiQueue, HostSchedule
+from aioapiqueue._host.place import Place
+from aioapiqueue._host.reach import command
+async def main():
+    queue = ApiQueue("100 in any 1h", schedule=HostSchedule("users"))
+    async with queue.slot():
+        status = await asyncio.to_thread(command, Place(), {"command": "status"})
+    await queue.aclose()
+    (quota,) = [one for one in status["quotas"] if one["name"] == "users"]
+    print(json.dumps([status["pid"], quota["started"], status["socket"]]))
+asyncio.run(main())
+"""
+INTRUDE = """
+import socket, sys
+sock = socket.socket(socket.AF_UNIX)
+try:
+    sock.connect(sys.argv[1])
+except PermissionError:
+    print("refused")
+"""
+STOP = "from aioapiqueue._host.place import Place; from aioapiqueue._host.reach import command; "
+STOP += 'command(Place(), {"command": "reset", "quota": "users"}); '
+STOP += 'print(command(Place(), {"command": "stop"})["pid"])'
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user, too")
+def test_one_hub_for_each_user():
+    """A login shell and a process without environment share; another user has its own."""
+    python = _python_for_all()
+    with tempfile.TemporaryDirectory(prefix="users-", dir="/tmp") as folder:
+        packages = Path(folder)
+        packages.chmod(0o755)
+        for name in ("aioapiqueue", "anyio", "idna", "typing_extensions", "sniffio"):
+            _copy(name, packages)
+
+        def run(code, *arguments, user=None, login=False):
+            code = f"import sys; sys.path.insert(0, {folder!r})\n{code}"
+            command = [python, "-c", code, *arguments]
+            variables = {}
+            if login:
+                command = ["/bin/bash", "-lc", 'exec "$@"', "login", *command]
+                variables = os.environ | {"AWS_SECRET_ACCESS_KEY": "x"}
+                variables.pop(HUB_DIR)
+            groups = None if user is None else []
+            ended = subprocess.run(
+                command,
+                env=variables,
+                cwd="/",
+                user=user,
+                group=user,
+                extra_groups=groups,
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
+            return ended.stdout
+
+        try:
+            first, started, socket = json.loads(run(USE, login=True))
+            assert started == 1
+            second, started, _ = json.loads(run(USE))
+            assert (second, started) == (first, 2)
+            other, started, theirs = json.loads(run(USE, user=NOBODY))
+            assert other != first
+            assert (started, Path(theirs).parent.name) == (1, f"aioapiqueue-{NOBODY}")
+            assert run(INTRUDE, socket, user=NOBODY) == "refused\n"
+            assert (Path(f"/proc/{first}/environ")).read_bytes() == b""
+        finally:
+            run(STOP)
+            run(STOP, user=NOBODY)
+
+
+def _python_for_all():
+    """Return a Python that every user may execute, with what aioapiqueue needs of it."""
+    for name in ("python3.11", "python3.12", "python3.13"):
+        path = Path("/usr/bin", name)
+        if path.exists():
+            return str(path)
+    return pytest.fail("no Python in /usr/bin: apt-get install python3")
+
+
+def _copy(name, folder):
+    """Copy a package to where every user can read it."""
+    if name == "aioapiqueue":
+        shutil.copytree(ROOT / name, folder / name)
+        return
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return
+    origin = Path(spec.origin)
+    if origin.name == "__init__.py":
+        shutil.copytree(origin.parent, folder / name)
+    else:
+        shutil.copy(origin, folder)
