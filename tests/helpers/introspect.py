@@ -66,9 +66,9 @@ def wrap_posts_of_threads(
 
 def clock_for(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:
     """Return the clock by which a queue on this loop goes."""
-    from aioapiqueue._dispatcher import _clock_of
+    from aioapiqueue._dispatcher import clock_of
 
-    return _clock_of(loop)
+    return clock_of(loop)
 
 
 # A queue: what it knows.
