@@ -242,6 +242,24 @@ async def test_unwritable_file_stops_nobody(file):
     assert len(await starts_of(queue, 20, 0.5)) <= 10
 
 
+async def test_reset_forgets_what_went_and_ends_no_pause(file):
+    """Windows are as new, for those who wait, too; what a user has paused stays so."""
+    hub = VirtualHub(file)
+    queue = ApiQueue("5 in any 1h", schedule=hub.schedule("crm"))
+    assert len(await starts_of(queue, 5, 1)) == 5
+    waiting = queue.enqueue()
+    await asyncio.sleep(1)
+    assert hub.quotas.reset("crm")
+    await asyncio.sleep(1)
+    assert waiting.done()
+    waiting.result().release()
+    queue.pause()
+    await asyncio.sleep(1)
+    hub.quotas.reset("crm")
+    assert await starts_of(queue, 1, 10) == []
+    assert not hub.quotas.reset("unknown")
+
+
 async def test_settled_upward_is_known_to_the_next(file):
     """What turns out to cost more is owed after a restart, too."""
     hub = VirtualHub(file)

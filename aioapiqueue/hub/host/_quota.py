@@ -613,8 +613,7 @@ class Quota:
             self._journal.forget(" ".join(self.name))
             for record in self._records.values():
                 self._journal.restart(record)
-            # Who waits is to look again.
-            self.limiter.resume()
+            self.limiter.hold(None, 0)  # who waits is to look again; a pause goes on
 
     def count_running(
         self,
