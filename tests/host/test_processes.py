@@ -99,7 +99,11 @@ asyncio.run(main())
     assert not ignored & (1 << (signal.SIGTERM - 1))
     assert os.getsid(int(there.name)) != os.getsid(0)
     assert int(status["PPid"]) != os.getpid()
-    files = {(there / "fd" / name).readlink() for name in os.listdir(there / "fd")}  # noqa: PTH208 - they come and go
+    files = set()
+    for number in os.listdir(there / "fd"):  # noqa: PTH208 - as text
+        with contextlib.suppress(FileNotFoundError):  # the starter's connection may just end
+            files.add((there / "fd" / number).readlink())
+    assert len(files) > 3
     named = {str(file) for file in files if str(file).startswith("/") and file != Path("/dev/null")}
     assert all(file.startswith(str(hub)) for file in named), named
     assert "Max open files            4096" in (there / "limits").read_text()
