@@ -354,8 +354,9 @@ class HostLimiter:
         text = join_text(self._tickets, keys, amounts, priority)
         call.ticket = self._tickets
         self._asking[call.ticket] = call
-        self._asked_in[line] = self._asked_in.get(line, 0) + 1
-        self._link.send(text, at_once=True)
+        before = self._asked_in.get(line, 0)
+        self._asked_in[line] = before + 1
+        self._link.send(text, at_once=not before)  # else it waits anyway, behind those before it
 
     def _ask_more(self, line: Line[Call] | None) -> None:
         """Let more of a line ask, if few of it still do."""

@@ -136,9 +136,9 @@ def decode(line: bytes) -> list[Message]:
     """Return the messages of a line; not checked any further.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is no JSON, or has other characters than ASCII.
     """
-    messages: list[Message] = json.loads(line)
+    messages: list[Message] = json.loads(str(line, "ascii"))  # of bytes, it looks for an encoding
     return messages
 
 

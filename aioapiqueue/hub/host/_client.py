@@ -39,7 +39,7 @@ class Client(ClientOwner):
     Args:
         quota: which.
         terms: the limits that it brings along.
-        flush: called when there is something in `outbox`.
+        flush: called when what is in `outbox` is to be sent.
         whose: the program and its process, for others.
     """
 
@@ -94,8 +94,12 @@ class Client(ClientOwner):
 
     def _say(self, text: str) -> None:
         if not self.outbox and not self._gone:
-            self._flush(self)
+            self._quota.flush_later(self)
         self.outbox.append(text)
+
+    def flush(self) -> None:
+        """Send now what there is."""
+        self._flush(self)
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Process what the queue has sent.
@@ -105,13 +109,17 @@ class Client(ClientOwner):
             TypeError: one with other parts than it should have.
             ValueError: one with an invalid part.
         """
-        for kind, *parts in messages:
-            handler = getattr(self, f"on_{kind}", None)
-            if handler is None:
-                raise KeyError(f"no message is called {kind!r}")
-            handler(*parts)
-        if len(self._quota.clients) > 1:  # one that is alone knows what it has used itself
-            self._estimate(messages)
+        self._quota.hold_messages()
+        try:
+            for kind, *parts in messages:
+                handler = getattr(self, f"on_{kind}", None)
+                if handler is None:
+                    raise KeyError(f"no message is called {kind!r}")
+                handler(*parts)
+            if len(self._quota.clients) > 1:  # one that is alone knows what it has used itself
+                self._estimate(messages)
+        finally:
+            self._quota.flush()  # now, not in the loop's next pass: somebody waits for it
 
     def leave(self) -> None:
         """End what waits and runs: the queue is gone."""
@@ -150,7 +158,8 @@ class Client(ClientOwner):
             self.send("delayed", *call.delayed_by, round(call.waited, 6))
         until = self._quota.latest_start(call)
         self._say(grant_text(call.ticket, call.waited_until, until))
-        self._tell_rate()
+        if self._quota.is_adaptive:
+            self._tell_rate()
 
     def refused(self, call: ClientCall, error: BaseException) -> None:
         """Tell the queue that a call never will start."""
@@ -302,14 +311,14 @@ class Client(ClientOwner):
         if held != self._held and (held > now or self._held > now):
             self._held = held
             self.send("held", span_to(max(0, held - now)))
-        self._tell_rate()
+        if self._quota.is_adaptive:
+            self._tell_rate()
 
     def _tell_rate(self) -> None:
-        if self._quota.is_adaptive:
-            rate = self._quota.dispatcher.limiter.snapshot().rate
-            if rate != self._rate:
-                self._rate = rate
-                self.send("rate", span_to(rate))
+        rate = self._quota.limiter.snapshot().rate
+        if rate != self._rate:
+            self._rate = rate
+            self.send("rate", span_to(rate))
 
     def _estimate(self, messages: Sequence[Message]) -> None:
         """Tell the queue how long a newcomer would wait behind those that have just joined."""

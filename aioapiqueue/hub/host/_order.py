@@ -12,13 +12,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._line import Line, rank_of
-from aioapiqueue._slot import Call, DetailedCall
+from aioapiqueue._slot import DetailedCall
 from aioapiqueue._wait_queue import WaitQueue
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from aioapiqueue._line import Rank
+    from aioapiqueue._slot import CallOwner
 
 __all__ = ["ClientCall", "ClientQueue"]
 
@@ -32,13 +33,22 @@ class ClientCall(DetailedCall):
     Args:
         client: whose it is.
         ticket: its number there.
-        details: as of `DetailedCall`.
+        dispatcher: of the quota.
+        keys: what kinds of call it is.
+        priority: lower goes first.
     """
 
     __slots__ = ("client", "delayed_by", "place", "ticket")
 
-    def __init__(self, client: Hashable, ticket: int, *details: Any) -> None:  # noqa: ANN401 - as `Args` says
-        super().__init__(*details)
+    def __init__(
+        self,
+        client: Hashable,
+        ticket: int,
+        dispatcher: CallOwner,
+        keys: tuple[Hashable, ...],
+        priority: float,
+    ) -> None:
+        super().__init__(dispatcher, keys, priority)
         self.client = client
         self.ticket = ticket
         self.place = 0
@@ -47,7 +57,19 @@ class ClientCall(DetailedCall):
         """The limit of others that it waited for: its lane, itself, and whose it is."""
 
 
-class ClientQueue(WaitQueue[Call]):
+class _Turns:
+    """The turns of a client that waits."""
+
+    __slots__ = ("last", "waiting")
+
+    def __init__(self) -> None:
+        self.last = 0
+        """The last that it was given."""
+        self.waiting = 0
+        """How many of its calls wait."""
+
+
+class ClientQueue(WaitQueue[ClientCall]):
     """All who wait, in one line for each client and what its calls come under."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as WaitQueue's
@@ -56,94 +78,89 @@ class ClientQueue(WaitQueue[Call]):
         """Lines of the same limits are told apart."""
         self._served = 0
         """The place of the last one that was served."""
-        self._last: dict[Hashable, int] = {}
-        """The last turn that each client was given that waits."""
-        self._of_limits: dict[Hashable, dict[Line[Call], None]] = {}
+        self._turns_of: dict[Hashable, _Turns] = {}
+        """Of each client that waits."""
+        self._of_limits: dict[Hashable, dict[Line[ClientCall], None]] = {}
         """The lines of each set of limits: one for each client."""
-        self._waiting: dict[Hashable, int] = {}
-        """How many calls of each client wait."""
 
-    def name_of_line(self, item: Call) -> Hashable:
+    def name_of_line(self, item: ClientCall) -> Hashable:
         """Return the name of the line that a call belongs to."""
-        return _client_of(item), item.limits
+        return item.client, item.limits
 
-    def rank_of(self, item: Call) -> Rank:
+    def rank_of(self, item: ClientCall) -> Rank:
         """Return the rank that a newcomer would have in a line of its own."""
         return rank_of(item.priority, 0, self._place_of(item))
 
-    def _line_for(self, item: Call) -> Line[Call]:
-        name = self.name_of_line(item)
+    def _line_for(self, item: ClientCall) -> Line[ClientCall]:
+        name = item.client, item.limits
         line = self.lines.get(name)
         if line is None:
             line = Line(name, item.limits)
-            line.flow = _client_of(item)
+            line.flow = item.client
+            self._of_limits.setdefault(item.limits, {})[line] = None
         return line
 
-    def _put(self, item: Call) -> None:
-        assert isinstance(item, ClientCall)  # noqa: S101 - of the quota's own making
+    def _put(self, item: ClientCall) -> None:
         item.place = self._place_of(item)
-        client, turn = item.client, item.place // _IN_A_TURN
-        self._last[client] = max(turn, self._last.get(client, 0))
-        self._waiting[client] = self._waiting.get(client, 0) + 1
+        turns = self._turns_of.get(item.client)
+        if turns is None:
+            turns = self._turns_of[item.client] = _Turns()
+        turn = item.place // _IN_A_TURN
+        if turn > turns.last:  # noqa: PLR1730 - this is done for each slot
+            turns.last = turn
+        turns.waiting += 1
         super()._put(item)
 
-    def _add_to_line(self, item: Call) -> None:
-        assert isinstance(item, ClientCall)  # noqa: S101 - as above
+    def _add_to_line(self, item: ClientCall) -> None:
         item.arrival = item.place
         super()._add_to_line(item)
-        line: Line[Call] = item.line  # type: ignore[assignment]  # that of any call
-        self._of_limits.setdefault(item.limits, {})[line] = None
 
-    def _drop(self, line: Line[Call]) -> None:
+    def _drop(self, line: Line[ClientCall]) -> None:
         super()._drop(line)
         lines = self._of_limits.get(line.limits, {})
         lines.pop(line, None)
         if not lines:
             self._of_limits.pop(line.limits, None)
 
-    def begin_sorting(self) -> list[Line[Call]]:
+    def begin_sorting(self) -> list[Line[ClientCall]]:
         """Have no lines until `end_sorting`; as `WaitQueue.begin_sorting`."""
         self._of_limits.clear()
         return super().begin_sorting()
 
-    def _place_of(self, item: Call) -> int:
-        assert isinstance(item, ClientCall)  # noqa: S101 - as above
+    def _place_of(self, item: ClientCall) -> int:
         if item.place:
             return item.place
         # Beside others who wait for the same, it is next after the first of them. (What others are
         # served of other limits must not put them before it, or behind it.)
-        others = [
-            head.arrival
-            for line in self._of_limits.get(item.limits, ())
-            if line.flow is not item.client and (head := line.first()) is not None
-        ]
-        turn = min(others, default=self._served + _IN_A_TURN) // _IN_A_TURN
-        turn = max(turn, self._last.get(item.client, 0) + 1)
+        first = None
+        for line in self._of_limits.get(item.limits, ()):
+            if line.flow is not item.client and (head := line.first()) is not None:
+                first = head.arrival if first is None else min(first, head.arrival)
+        turn = (self._served + _IN_A_TURN if first is None else first) // _IN_A_TURN
+        turns = self._turns_of.get(item.client)
+        if turns is not None and turn <= turns.last:
+            turn = turns.last + 1
         return turn * _IN_A_TURN + (self._count + 1) % _IN_A_TURN
 
     def _next_turn(self, flow: Hashable) -> int:  # noqa: ARG002 - lines have no turns, calls have
         return 0
 
-    def pop(self, waiter: Call) -> None:
+    def pop(self, waiter: ClientCall) -> None:
         """Take out the first of its line; as `WaitQueue.pop`."""
-        self._served = max(self._served, waiter.arrival)
+        if waiter.arrival > self._served:  # noqa: PLR1730 - this is done for each slot
+            self._served = waiter.arrival
         super().pop(waiter)
         self._gone(waiter)
 
-    def leave(self, waiter: Call) -> Line[Call] | None:
+    def leave(self, waiter: ClientCall) -> Line[ClientCall] | None:
         """Take out one that waits no more; as `WaitQueue.leave`."""
         line = super().leave(waiter)
         if line is not None:
             self._gone(waiter)
         return line
 
-    def _gone(self, waiter: Call) -> None:
-        client = _client_of(waiter)
-        self._waiting[client] -= 1
-        if not self._waiting[client]:
-            del self._waiting[client], self._last[client]
-
-
-def _client_of(call: Call) -> Hashable:
-    assert isinstance(call, ClientCall)  # noqa: S101 - as above
-    return call.client
+    def _gone(self, waiter: ClientCall) -> None:
+        turns = self._turns_of[waiter.client]
+        turns.waiting -= 1
+        if not turns.waiting:
+            del self._turns_of[waiter.client]

@@ -24,7 +24,7 @@ from aioapiqueue._units import ONE_CALL, is_stated
 from aioapiqueue.hub.host._order import ClientCall, ClientQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._algorithms import LimitState
     from aioapiqueue._events import EventKind
@@ -45,50 +45,51 @@ class Grant(asyncio.Future[Any]):
 
     Args:
         call: whose.
+        client: whose that is.
         loop: the running one.
-        on_grant: called when the call may start.
-        on_refusal: called with the reason if it never will.
     """
 
     def __init__(
-        self,
-        call: ClientCall,
-        *,
-        loop: asyncio.AbstractEventLoop,
-        on_grant: Callable[[ClientCall], None],
-        on_refusal: Callable[[ClientCall, BaseException], None],
+        self, call: ClientCall, client: ClientOwner, loop: asyncio.AbstractEventLoop
     ) -> None:
         super().__init__(loop=loop)
         self._call = call
-        self._on_grant = on_grant
-        self._on_refusal = on_refusal
+        self._client = client
 
     def set_result(self, result: Any) -> None:  # noqa: ANN401 - as asyncio.Future's
         super().set_result(result)
-        self._on_grant(self._call)
+        self._client.granted(self._call)
 
     def set_exception(self, exception: Any) -> None:  # noqa: ANN401 - as asyncio.Future's
         self.cancel()  # nobody awaits it: the exception would be reported as never retrieved
-        self._on_refusal(self._call, exception)
+        self._client.refused(self._call, exception)
 
 
 class QuotaLimiter(LocalLimiter):
     """The limits of a quota, kept here."""
 
-    wait_queue_type = ClientQueue
+    wait_queue_type = ClientQueue  # type: ignore[assignment]  # its calls are all ClientCalls
 
     def __init__(
         self,
         *arguments: Any,  # noqa: ANN401 - as LocalLimiter's
-        on_lane: Callable[[Hashable, Lane], None],
+        quota: Quota,
         **options: Any,  # noqa: ANN401 - as above
     ) -> None:
-        self._on_lane = on_lane
+        self._quota = quota
         super().__init__(*arguments, **options)
 
     def _begin_lane(self, key: Hashable, lane: Lane) -> None:
         super()._begin_lane(key, lane)
-        self._on_lane(key, lane)
+        self._quota.lane_made(key, lane)
+
+    def release_due(self, now: float) -> float | None:
+        """Grant all that are due, and tell their clients; as `LocalLimiter.release_due`."""
+        self._quota.hold_messages()
+        try:
+            return super().release_due(now)
+        finally:
+            self._quota.flush()
 
     def take_permits(self, call: Call, now: float) -> None:
         """Charge a call that runs already: it takes permits, whether they are free or not."""
@@ -162,16 +163,12 @@ class _Factory:
     """Makes the limiter of a quota.
 
     Args:
+        quota: whose.
         wanted: its limits, by key; `_QUEUE`: of the queue.
-        on_lane: called with a key and its lane, which has just been made.
     """
 
-    def __init__(
-        self,
-        wanted: Mapping[Hashable, Sequence[Limit]],
-        on_lane: Callable[[Hashable, Lane], None],
-    ) -> None:
-        self._on_lane = on_lane
+    def __init__(self, quota: Quota, wanted: Mapping[Hashable, Sequence[Limit]]) -> None:
+        self._quota = quota
         self._lanes = dict(wanted)
         self._own = self._lanes.pop(_QUEUE)
 
@@ -183,7 +180,7 @@ class _Factory:
         **options: Any,  # noqa: ANN401 - as of LocalLimiter
     ) -> QuotaLimiter:
         """Return it."""
-        return QuotaLimiter(host, self._own, self._lanes, on_lane=self._on_lane, **options)
+        return QuotaLimiter(host, self._own, self._lanes, quota=self._quota, **options)
 
 
 class _QuotaDispatcher(Dispatcher):
@@ -233,6 +230,9 @@ class ClientOwner:
     def send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
         """Send a message by the end of this pass of the loop."""
 
+    def flush(self) -> None:
+        """Send now what there is."""
+
 
 class Quota:
     """Limits that several clients share.
@@ -266,6 +266,10 @@ class Quota:
         self._lateness = transit(first.catch_up, on_real_time=is_real_time())
         """Seconds after which clients give back at the latest what they were granted."""
         self._in_force = self._wanted()
+        self._unsent: list[ClientOwner] = []
+        """The clients that there is something to be sent to."""
+        self._will_flush = False
+        """Whether `flush` is sure to be called."""
         self.dispatcher = _QuotaDispatcher(
             self,
             (),
@@ -277,9 +281,10 @@ class Quota:
             drop_oldest=False,
             catch_up=self._own_catch_up(first.catch_up),
             adaptive=first.adaptive,
-            factory=_Factory(self._in_force, self._lane_made),
+            factory=_Factory(self, self._in_force),
             observers=(),
         )
+        self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `_Factory` makes it
 
     @staticmethod
     def _own_catch_up(catch_up: float) -> float:
@@ -308,11 +313,6 @@ class Quota:
         del self.clients[client]
         if self.clients:  # else its limits stay, for the next that comes
             self._change_terms()
-
-    @property
-    def limiter(self) -> QuotaLimiter:
-        """Its limiter."""
-        return cast("QuotaLimiter", self.dispatcher.limiter)  # as `_Factory` makes it
 
     def latest_start(self, call: Call) -> float | None:
         """Return until when a call may start that is granted now: a `Calendar`'s period ends."""
@@ -353,6 +353,24 @@ class Quota:
         for client in self.clients:
             if client is not but:
                 client.send(*message)
+
+    def flush_later(self, client: ClientOwner) -> None:
+        """Have what a client is to be sent sent: by the end of this step, or pass of the loop."""
+        self._unsent.append(client)
+        if not self._will_flush:
+            self._will_flush = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def hold_messages(self) -> None:
+        """Have nothing sent before `flush`, which the caller calls at the end of its step."""
+        self._will_flush = True
+
+    def flush(self) -> None:
+        """Send all clients what there is for them."""
+        self._will_flush = False
+        unsent, self._unsent = self._unsent, []
+        for client in unsent:
+            client.flush()
 
     # Limits.
 
@@ -515,18 +533,18 @@ class Quota:
             place: that which it had before; 0: it is new.
         """
         dispatcher = self.dispatcher
-        call = ClientCall(client, ticket, dispatcher, keys, priority, None)
+        call = ClientCall(client, ticket, dispatcher, keys, priority)
         call.costs = self.costs_of(amounts)
         call.place = place
-        self._prepare(call.keys)
+        if self.limiter.has_lanes or self._known.get(_QUEUE) is not self.limiter.own_states:
+            self._prepare(call.keys)
         try:
             if dispatcher.try_start(call):
                 client.granted(call)
                 return None
             loop = dispatcher.loop
             assert loop is not None  # noqa: S101 - `try_start` has bound it
-            future = Grant(call, loop=loop, on_grant=client.granted, on_refusal=client.refused)
-            dispatcher.join(call, future)
+            dispatcher.join(call, Grant(call, client, loop))
             if len(self._terms) > 1:
                 call.delayed_by = self._foreign_limit(call, client)
         except (ValueError, TypeError) as error:
@@ -544,12 +562,13 @@ class Quota:
         if self._known.get(_QUEUE) is not limiter.own_states:
             self._adopt(_QUEUE, limiter.limits, limiter.own_states)
         for key in keys if limiter.has_lanes else ():
-            if key in limiter.keys:  # else `_lane_made` is called when it is
+            if key in limiter.keys:  # else `lane_made` is called when it is
                 lane = limiter.lane_of(key, self.dispatcher.now())
                 if lane is not None and self._known.get(key) is not lane.kept:
                     self._adopt(key, lane.limits, lane.kept)
 
-    def _lane_made(self, key: Hashable, lane: Lane) -> None:
+    def lane_made(self, key: Hashable, lane: Lane) -> None:
+        """Note that a lane is in memory from now on."""
         if self._journal is not None:
             self._adopt(key, lane.limits, lane.kept)
 
@@ -624,7 +643,7 @@ class Quota:
     ) -> ClientCall:
         """Count a call that a hub before this one has let go."""
         dispatcher = self.dispatcher
-        call = ClientCall(client, ticket, dispatcher, keys, 0, None)
+        call = ClientCall(client, ticket, dispatcher, keys, 0)
         call.costs = self.costs_of(amounts)
         call.joined_at = call.waited_until = dispatcher.bind()
         call.state = HELD
@@ -661,7 +680,7 @@ class Quota:
 
     def newcomer_like(self, call: ClientCall) -> ClientCall:
         """Return a call that has not come, of the same keys and costs."""
-        other = ClientCall(call.client, 0, self.dispatcher, call.keys, call.priority, None)
+        other = ClientCall(call.client, 0, self.dispatcher, call.keys, call.priority)
         other.costs = call.costs
         return other
 

@@ -169,7 +169,7 @@ class Service:
                 f"{hello.get('version')}: use one version in all processes of this user, or end "
                 "the hub when nothing else uses it (aioapiqueue hub stop)"
             }
-        connection.client = self._quotas.welcome(hello, connection.flush_soon)
+        connection.client = self._quotas.welcome(hello, connection.flush)
         connection.pid, connection.program = int(hello["pid"]), str(hello["program"])
         now = connection.client.now()
         return {"welcome": self._version, "now": now, "pid": os.getpid()}
@@ -274,7 +274,7 @@ class _Connection(asyncio.BufferedProtocol):
     def _process(self, line: bytes) -> None:
         if self.client is not None:
             self.client.receive(decode(line))
-            self._flush(self.client)  # now, not in the next pass: somebody waits for it
+            self._service.commit()  # also of what has cost more since: that is told nobody
             return
         hello = json.loads(line)
         if not isinstance(hello, dict):
@@ -287,13 +287,10 @@ class _Connection(asyncio.BufferedProtocol):
     def _say(self, answer: Mapping[str, Any]) -> None:
         self._transport.write(json.dumps(answer).encode("ascii") + b"\n")
 
-    def flush_soon(self, client: Client) -> None:
-        """Send what there is by the end of this pass of the loop."""
-        asyncio.get_running_loop().call_soon(self._flush, client)
-
-    def _flush(self, client: Client) -> None:
+    def flush(self, client: Client) -> None:
+        """Send what there is for a client."""
         outbox, client.outbox = client.outbox, []
-        self._service.commit()  # also of what has cost more since: that is told nobody
+        self._service.commit()
         if outbox and client is self.client and not self._transport.is_closing():
             self._transport.write(encode(outbox))
             if self._transport.get_write_buffer_size() > _UNREAD:  # it is stopped
