@@ -336,6 +336,17 @@ class Call(Slot):
         self.limits = None
         self.state = NEW
 
+    @classmethod
+    def of(cls, call: Call) -> Self:
+        """Return a call of which the caller knows that it is one of this class.
+
+        Raises:
+            TypeError: it is not: it was made by a queue of another kind.
+        """
+        if not isinstance(call, cls):
+            raise TypeError(f"{call!r} was made by a queue of another kind")
+        return call
+
     @property
     def key(self) -> Hashable:
         """The first of its keys."""

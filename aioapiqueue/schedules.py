@@ -7,21 +7,20 @@ import os
 from typing import TYPE_CHECKING
 
 from aioapiqueue._fleet.limits import LimitTable
-from aioapiqueue._grammar import CALLS
+from aioapiqueue._fleet.options import as_fallback, plain_adaptive
 from aioapiqueue._host.connection import HubLink
 from aioapiqueue._host.limiter import HostLimiter
 from aioapiqueue._host.place import HUB_DIR, check_system
 from aioapiqueue._host.wire import Terms, check_key
-from aioapiqueue._rate import Rate, as_limit
-from aioapiqueue.adaptive import Adaptive
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
-    from aioapiqueue._host.limiter import Delay, Link
+    from aioapiqueue._host.link import Link
+    from aioapiqueue._host.session import Delay
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._limiter import Host
-    from aioapiqueue._rate import Limit
+    from aioapiqueue._rate import Limit, Rate
 
 __all__ = ["HostSchedule"]
 
@@ -72,11 +71,8 @@ class HostSchedule:
                 f"name takes 1 to {_LONGEST_NAME:,} characters, not {len(name):,}: name the quota, "
                 'such as "crm" or "openai gpt-5"'
             )
-        limit = None if fallback is None else as_limit(fallback)
-        if limit is not None and (not isinstance(limit, Rate) or limit.unit != CALLS):
-            raise TypeError(f"fallback takes a rate of calls, not {limit}")
         self.name = name
-        self.fallback = limit
+        self.fallback = as_fallback(fallback)
         self.delays: dict[Delay, tuple[int, float]] = {}
         """Of limits of others that made calls wait: how many, and how long in all."""
         self._in_use = False
@@ -100,13 +96,7 @@ class HostSchedule:
         """
         if self._in_use:
             raise RuntimeError(f"{self!r} is in use: make one for each queue, of the same name")
-        if adaptive is not None and (
-            not isinstance(adaptive, Adaptive) or type(adaptive).regrow is not Adaptive.regrow
-        ):
-            raise TypeError(
-                f"{adaptive!r} has a curve of its own, which the hub does not know: a host's "
-                "schedule takes a plain Adaptive"
-            )
+        plain = plain_adaptive(adaptive)
         for key in lanes:
             if key is None:
                 raise TypeError("a lane of the key None is not shared: give those calls a key")
@@ -126,7 +116,7 @@ class HostSchedule:
             {key: tuple(own) for key, own in lanes.items()},
             None if concurrency == math.inf else int(concurrency),
             catch_up,
-            adaptive,
+            plain,
             tuple(host.units.names),
         )
         self._in_use = True

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from aioapiqueue._fleet.messages import BoundStatus, Scope
-    from aioapiqueue._slot import Call
 
 __all__ = [
     "NO_KEY",
@@ -25,7 +24,6 @@ __all__ = [
     "LeasedCall",
     "LeasedCosts",
     "ScopeGrants",
-    "leased",
 ]
 
 NO_KEY = object()
@@ -64,17 +62,6 @@ class LeasedCall(DetailedCall):
     def __init__(self, *details: Any) -> None:  # noqa: ANN401 - as `Args` says
         super().__init__(*details)
         self.lease = None
-
-
-def leased(call: Call) -> LeasedCall:
-    """Return a call as what `call_types` has made it.
-
-    Raises:
-        TypeError: it was made by another queue.
-    """
-    if not isinstance(call, LeasedCall):
-        raise TypeError(f"{call!r} was made by a queue of another kind")
-    return call
 
 
 @dataclass(eq=False, slots=True)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue._fleet import messages
 from aioapiqueue._fleet.clock import ROUNDING, Clock
-from aioapiqueue._fleet.grants import LeasedCall, leased
+from aioapiqueue._fleet.grants import LeasedCall
 from aioapiqueue._fleet.key_queues import KeyQueues, key_queues
 from aioapiqueue._fleet.limits import key_of
 from aioapiqueue._fleet.messages import NO_LANES, plain_costs
@@ -126,7 +126,7 @@ class SharedLimiter:
         """Note a newcomer, which has to wait at least for a reply."""
         limits = self._limits
         limits.check(call.keys, call.costs, now)
-        leased(call).limits = scope = limits.scope_of(call.keys, call.costs)
+        LeasedCall.of(call).limits = scope = limits.scope_of(call.keys, call.costs)
         for lane in scope.lanes:
             self._transport.check_key(key_of(lane))
         if limits.unstated_of((None, *scope.lanes), call.costs):
@@ -213,7 +213,7 @@ class SharedLimiter:
     def _charge(self, call: Call, now: float) -> None:
         scope, fallback = call.limits, self._session.fallback
         if self._planner.grants_of(scope).leases:
-            leased(call).lease = self._planner.use(scope, now)
+            LeasedCall.of(call).lease = self._planner.use(scope, now)
         elif fallback is not None:
             fallback.consume(now, call.costs)
         self._counts.first.started(call)
@@ -222,7 +222,7 @@ class SharedLimiter:
 
     def refund(self, call: Call) -> None:
         """Pass the slot of a call that was granted and never used to the next, or give it back."""
-        waiters, scope, granted = key_queues(self._host), call.limits, leased(call)
+        waiters, scope, granted = key_queues(self._host), call.limits, LeasedCall.of(call)
         lease, granted.lease = granted.lease, None  # so that `settle` gives nothing back again
         self._end_first(call)
         waiters.wake_all()
@@ -238,7 +238,7 @@ class SharedLimiter:
 
     def settle(self, call: Call, costs: Sequence[float]) -> None:
         """Charge the difference to the true costs of a call that has started, or give it back."""
-        if (lease := leased(call).lease) is not None:
+        if (lease := LeasedCall.of(call).lease) is not None:
             old, new = plain_costs(call.costs), plain_costs(costs)
             more = tuple(now - before for now, before in zip_longest(new, old, fillvalue=0))
             if any(more):
@@ -273,7 +273,7 @@ class SharedLimiter:
         self._counts.follow()
         lease = None
         if call is not None:
-            key, lease = self._limits.lanes.first_with_limits(call.keys), leased(call).lease
+            key, lease = self._limits.lanes.first_with_limits(call.keys), LeasedCall.of(call).lease
         lane = self._checked_lane(key)
         if self._counts.exceed(lane, count):
             self._recall([lane])
@@ -297,7 +297,7 @@ class SharedLimiter:
         if call is not None and key == call.key:
             key = self._limits.lanes.first_with_limits(call.keys)
         lane = self._checked_lane(key)
-        lease = leased(call).lease if call is not None and call.started else None
+        lease = LeasedCall.of(call).lease if call is not None and call.started else None
         if lease is not None:
             released_at: float = lease.timestamp
         else:
@@ -387,7 +387,7 @@ class SharedLimiter:
             waiters.wake_all()
         else:
             for call in waiters:
-                leased(call).limits = self._limits.scope_of(call.keys, call.costs)
+                LeasedCall.of(call).limits = self._limits.scope_of(call.keys, call.costs)
             waiters.rebuild()
             self._planner.lanes_changed()
         self._host.wake()

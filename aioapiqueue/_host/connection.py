@@ -29,7 +29,7 @@ from aioapiqueue._host.wire import PROTOCOL, decode, encode, own_version
 if TYPE_CHECKING:
     import socket
 
-    from aioapiqueue._host.limiter import LinkOwner
+    from aioapiqueue._host.link import LinkOwner
     from aioapiqueue._host.wire import Terms
     from aioapiqueue._limiter import Host
 
@@ -57,7 +57,7 @@ class _Attempt:
 
 
 class HubLink:
-    """One queue's way to the hub; see `aioapiqueue._host.limiter.Link`.
+    """One queue's way to the hub; see `aioapiqueue._host.link.Link`.
 
     Args:
         host: the queue's dispatcher.

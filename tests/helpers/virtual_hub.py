@@ -17,7 +17,7 @@ from aioapiqueue.hub.host._quotas import Quotas
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aioapiqueue._host.limiter import LinkOwner
+    from aioapiqueue._host.link import LinkOwner
     from aioapiqueue._host.wire import Message, Terms
     from aioapiqueue._limiter import Host
     from aioapiqueue.hub.host._client import Client

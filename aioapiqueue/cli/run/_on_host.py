@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from aioapiqueue._events import Event
-    from aioapiqueue._host.limiter import Delay
+    from aioapiqueue._host.session import Delay
 
 __all__ = ["OnHost"]
 

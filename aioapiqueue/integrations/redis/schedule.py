@@ -8,9 +8,8 @@ import redis
 
 from aioapiqueue._fleet.limiter import SharedLimiter
 from aioapiqueue._fleet.limits import LimitTable
-from aioapiqueue._grammar import CALLS
-from aioapiqueue._rate import LONGEST, Rate, as_limit, positive
-from aioapiqueue.adaptive import Adaptive
+from aioapiqueue._fleet.options import as_fallback, plain_adaptive
+from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue.integrations.redis._codec import Codec, Settings
 from aioapiqueue.integrations.redis._transport import RedisTransport
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._limiter import Host
-    from aioapiqueue._rate import Limit
+    from aioapiqueue._rate import Limit, Rate
     from aioapiqueue.integrations.redis._transport import Client
 
 __all__ = ["SharedSchedule"]
@@ -94,12 +93,10 @@ class SharedSchedule:
         positive(ahead, of="ahead", least=0, most=LONGEST)
         positive(timeout, of="timeout", most=LONGEST)
         positive(lease, of="lease", most=LONGEST)
-        limit = None if fallback is None else as_limit(fallback)
-        if limit is not None and (not isinstance(limit, Rate) or limit.unit != CALLS):
-            raise TypeError(f"fallback takes a rate of calls, not {limit}")
         self.name = name
         self._client = client
-        self.ahead, self.timeout, self.lease, self.fallback = ahead, timeout, lease, limit
+        self.ahead, self.timeout, self.lease = ahead, timeout, lease
+        self.fallback = as_fallback(fallback)
         self._in_use = False
 
     def make_limiter(
@@ -120,15 +117,9 @@ class SharedSchedule:
         """
         if self._in_use:
             raise RuntimeError(f"{self!r} is in use: make one for each queue, of the same name")
-        if adaptive is not None and (
-            not isinstance(adaptive, Adaptive) or type(adaptive).regrow is not Adaptive.regrow
-        ):
-            raise TypeError(
-                f"{adaptive!r} has a curve of its own, which the server does not know: a shared "
-                "schedule takes a plain Adaptive"
-            )
+        plain = plain_adaptive(adaptive)
         settings = Settings(self.name, self.ahead, self.timeout, self.lease, self.fallback)
-        codec = Codec(settings, catch_up=catch_up, adaptive=adaptive, units=host.units)
+        codec = Codec(settings, catch_up=catch_up, adaptive=plain, units=host.units)
         transport = RedisTransport(self._client, codec, settings)
         table = LimitTable(
             limits,

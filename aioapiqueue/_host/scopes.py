@@ -1,0 +1,128 @@
+"""What the calls of a queue come under: its own limits, and those that others have given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aioapiqueue._algorithms import Permits
+from aioapiqueue._fleet.grants import NO_KEY
+from aioapiqueue._fleet.messages import NO_LANES
+from aioapiqueue._lanes import find_patterns, name_of
+from aioapiqueue._units import ONE_CALL, is_stated
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Iterator
+
+    from aioapiqueue._algorithms import LimitState
+    from aioapiqueue._fleet.limits import LimitTable
+    from aioapiqueue._fleet.messages import Scope
+    from aioapiqueue._slot import Call
+
+__all__ = ["Scopes"]
+
+
+class Scopes:
+    """Tells calls apart by what they come under, and counts who waits for what.
+
+    Args:
+        limits: the queue's own.
+    """
+
+    def __init__(self, limits: LimitTable) -> None:
+        self._limits = limits
+        self._foreign: dict[Hashable, None] = {}
+        """Keys and patterns that have limits of others."""
+        self._foreign_patterns: list[str] = []
+        self._waiting: dict[Hashable, int] = {}
+        """How many wait in each lane, and (None) in all."""
+        limits.in_use = lambda key, _: self.waits_in(limits.lane_of(key))
+        self.find_plain()
+
+    def forget_callers(self) -> None:
+        """Count nobody: those who waited are gone."""
+        self._waiting = {}
+
+    def set_foreign(self, names: Iterable[Hashable]) -> None:
+        """Have these keys and patterns have limits of others."""
+        self._foreign = dict.fromkeys(names)
+        self._foreign_patterns = find_patterns(self._foreign)
+        self.find_plain()
+
+    def find_plain(self) -> None:
+        """Note what follows from the limits in force."""
+        self.is_plain = not (self._limits.lanes.limits or self._foreign) and not any(
+            state.unit or state.optional for state in self._limits.states
+        )
+        """Whether all that a call comes under which says nothing of its cost is the queue's own
+        limits."""
+
+    def _has_foreign(self, key: Hashable) -> bool:
+        return name_of(key, self._foreign, self._foreign_patterns) in self._foreign
+
+    def of(self, call: Call) -> Scope | None:
+        """Return what tells calls apart that need not start in one order; None: nothing."""
+        scope = self._limits.scope_of(call.keys, call.costs)
+        if self._foreign:
+            foreign = [key for key in call.keys if self._has_foreign(key)]
+            lanes = dict.fromkeys((*scope.lanes, *foreign))
+            scope = scope._replace(lanes=tuple(sorted(lanes, key=repr)))
+        return None if scope == NO_LANES else scope
+
+    def lane_of(self, key: Hashable) -> Hashable:
+        """Return the lane of a key, of this queue or of others; None: it has none."""
+        lane = self._limits.lane_of(key)
+        if lane is None and self._has_foreign(key):
+            return NO_KEY if key is None else key
+        return lane
+
+    def states(self, call: Call, now: float) -> Iterator[LimitState]:
+        """Yield the states of the queue's own limits that a call uses."""
+        return (state for _, state in self.states_by_lane(call, now))
+
+    def states_by_lane(self, call: Call, now: float) -> Iterator[tuple[Hashable, LimitState]]:
+        """Yield them with their lanes; None: they are of the whole queue."""
+        costs = call.costs
+        if self.is_plain and costs is ONE_CALL:
+            for state in self._limits.states:
+                if not isinstance(state, Permits):
+                    yield None, state
+            return
+        found: list[tuple[Hashable, LimitState]] = [(None, one) for one in self._limits.states]
+        for key in call.keys:
+            lane = self._limits.lanes.get(key, now)
+            if lane is not None:
+                found += [(self._limits.lane_of(key), state) for state in lane.states]
+        for lane_of_state, state in found:
+            used = is_stated(costs, state.unit) and costs[state.unit]
+            if used and not isinstance(state, Permits):
+                yield lane_of_state, state
+
+    # Who waits.
+
+    def waits_in(self, lane: Hashable) -> bool:
+        """Return whether somebody waits in a lane, or (None) at all."""
+        return lane in self._waiting
+
+    def joined(self, call: Call) -> None:
+        """Count one who waits."""
+        self._count(call, 1)
+
+    def left(self, call: Call) -> None:
+        """Count one less."""
+        self._count(call, -1)
+
+    def _count(self, call: Call, more: int) -> None:
+        lanes = () if call.limits is None else call.limits.lanes
+        for lane in (None, *lanes):
+            waiting = self._waiting.get(lane, 0) + more
+            if waiting:
+                self._waiting[lane] = waiting
+            else:
+                del self._waiting[lane]
+
+    def find_again(self, calls: Iterable[Call]) -> None:
+        """Find again what all who wait come under, and count them."""
+        self._waiting = {}
+        for one in calls:
+            one.limits = self.of(one)
+            self.joined(one)
