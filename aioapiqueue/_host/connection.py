@@ -266,15 +266,20 @@ class HubLink:
             self.open()
 
     def _close_now(self) -> None:
+        sock = self._take_socket()
+        if sock is not None:
+            sock.close()
+
+    def _take_socket(self) -> socket.socket | None:
+        """Return the socket, of which nothing here knows any more."""
         sock, loop, self._sock = self._sock, self._loop, None
         if self._close_late is not None:
             self._close_late.detach()
             self._close_late = None
-        if sock is not None and loop is not None:
-            if not loop.is_closed():
-                loop.remove_reader(sock.fileno())
-                loop.remove_writer(sock.fileno())
-            sock.close()
+        if sock is not None and loop is not None and not loop.is_closed():
+            loop.remove_reader(sock.fileno())
+            loop.remove_writer(sock.fileno())
+        return sock
 
     def drop(self) -> None:
         """Forget the connection: its loop or process is another.
@@ -296,18 +301,18 @@ class HubLink:
         self._closed = True
         self._attempt.given_up = True
         self._flush()
-        sock, loop = self._sock, self._loop
-        if sock is not None and loop is not None and self._unsent:  # what was said last
-            loop.remove_reader(sock.fileno())
-            loop.remove_writer(sock.fileno())
-            sock.settimeout(_LAST_WORDS)
-            with contextlib.suppress(OSError):
-                await to_thread.run_sync(sock.sendall, self._unsent, abandon_on_cancel=True)
-        self._close_now()
-        task = self._task
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        sock = self._take_socket()
+        if sock is not None and self._unsent:  # what was said last
+            # Cancelled here: the thread has the socket to itself, and closes it.
+            await to_thread.run_sync(
+                _send_rest, sock, self._unsent, abandon_on_cancel=True, limiter=CapacityLimiter(1)
+            )
+        elif sock is not None:
+            sock.close()
+        if self._task is not None:
+            self._task.cancel()
+            # Cancelled here: the task ends all the same.
+            await asyncio.wait([self._task])
 
     def __repr__(self) -> str:
         return f"HostSchedule({self._quota[1]!r})"
@@ -315,6 +320,14 @@ class HubLink:
 
 _LAST_WORDS = 1.0
 """Seconds for what is left to be sent at the end."""
+
+
+def _send_rest(sock: socket.socket, rest: bytes) -> None:
+    sock.settimeout(_LAST_WORDS)
+    with sock, contextlib.suppress(OSError):
+        sock.sendall(rest)
+
+
 _links: weakref.WeakSet[HubLink] = weakref.WeakSet()
 
 

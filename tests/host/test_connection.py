@@ -1,0 +1,118 @@
+"""The connection itself, where its owner is cancelled or closed while it waits for the hub."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from aioapiqueue import ApiQueue, HostSchedule
+from aioapiqueue._host.place import Place
+from tests.helpers.hubs import ask_hub, hub_in_use
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.real, pytest.mark.asyncio]
+
+
+@pytest.fixture
+def hub() -> Iterator[Path]:
+    """A place for a hub of the test's own."""
+    with hub_in_use() as directory:
+        yield directory
+
+
+@contextlib.contextmanager
+def silent_hub(directory: Path) -> Iterator[socket.socket]:
+    """A hub that accepts connections and says nothing; it is gone afterwards."""
+    path = Place(os.fspath(directory)).sockets()[0]
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(os.fspath(path))
+        listener.listen()
+        listener.settimeout(10)
+        yield listener
+    path.unlink()
+
+
+async def take(queue: ApiQueue) -> None:
+    """Take a slot, and end at once."""
+    async with queue.slot():
+        pass
+
+
+async def is_closed(connection: socket.socket) -> bool:
+    """Answer the queue at the other end; return whether it has gone all the same."""
+    connection.settimeout(10)
+    await asyncio.to_thread(connection.recv, 65536)  # its first message
+    welcome = {"welcome": "0", "now": 0.0, "pid": 1}
+    connection.sendall(json.dumps(welcome).encode() + b"\n")
+    return await asyncio.to_thread(connection.recv, 1) == b""
+
+
+async def test_cancelled_while_connecting(hub: Path, blockbuster: object) -> None:
+    """Somebody cancels every task: those who wait are served, by a connection that is used."""
+    queue = ApiQueue("100/s", schedule=HostSchedule("crm"))
+    with silent_hub(hub) as listener:
+        waiting = asyncio.create_task(take(queue))
+        connection, _ = await asyncio.to_thread(listener.accept)
+        (connecting,) = [one for one in asyncio.all_tasks() if one.get_name() == "aioapiqueue hub"]
+        connecting.cancel()
+    async with asyncio.timeout(20):
+        await waiting
+    with connection:
+        assert await is_closed(connection)  # by the thread that nobody waited for any more
+    assert queue.stats.released == 1
+    await queue.aclose()
+
+
+async def test_closed_while_connecting(hub: Path, blockbuster: object) -> None:
+    """`aclose` does not wait for a hub that says nothing, and leaves no connection to it."""
+    queue = ApiQueue("100/s", schedule=HostSchedule("crm"))
+    with silent_hub(hub) as listener:
+        waiting = asyncio.create_task(take(queue))
+        connection, _ = await asyncio.to_thread(listener.accept)
+        waiting.cancel()
+        async with asyncio.timeout(1):
+            await queue.aclose()
+    with connection:
+        assert await is_closed(connection)
+    assert not [one for one in asyncio.all_tasks() if one.get_name() == "aioapiqueue hub"]
+
+
+async def test_closing_is_cancelled_before_all_is_sent(hub: Path, blockbuster: object) -> None:
+    """`aclose` is cancelled while the hub reads nothing: nothing is left open, or unsaid."""
+    queue = ApiQueue("1000000/s", schedule=HostSchedule("crm"))
+    await take(queue)
+    pid = (await asyncio.to_thread(ask_hub, hub, command="status"))["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for _ in range(40_000):  # more than a socket holds
+            queue.pause(0.001)
+        await asyncio.sleep(0)
+        queue.hold(3600)
+        closing = asyncio.create_task(queue.aclose())
+        await asyncio.sleep(0.1)
+        assert not closing.done()
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    # What was said last has come, and the connection has ended.
+    other = ApiQueue("1000000/s", schedule=HostSchedule("crm"))
+    async with asyncio.timeout(10):
+        while (await asyncio.to_thread(ask_hub, hub, command="status"))["quotas"][0]["clients"]:
+            pass
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await take(other)
+    await other.aclose()
