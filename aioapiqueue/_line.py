@@ -221,6 +221,15 @@ class Line(Generic[W]):
         self.live -= 1
         self.head = None
 
+    def remove(self, waiter: W) -> None:
+        """Take out one that need not be the first."""
+        if self.levels is None:
+            self.only = None
+        else:
+            self.levels[waiter.priority].remove(waiter)
+        self.live -= 1
+        self.head = None
+
     def leave(self) -> None:
         """Note that somebody has left early."""
         self.head = None

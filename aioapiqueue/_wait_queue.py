@@ -252,6 +252,17 @@ class WaitQueue(asyncio.Queue[W]):
         elif not self.live or self._everybody is not None:
             self._forget(waiter)
 
+    def remove(self, waiter: W) -> None:
+        """Take out one that starts, and need not be the first of its line."""
+        line: Line[W] = waiter.line
+        waiter.line = None
+        line.remove(waiter)
+        if self.fair:
+            self._turn = max(self._turn, line.turn)
+            if line.live:
+                line.turn = self._next_turn(line.flow)
+        self._removed(waiter, line)
+
     def leave(self, waiter: W) -> Line[W] | None:
         """Take out one that waits no more, and return its line; None: it was out before.
 
@@ -261,18 +272,21 @@ class WaitQueue(asyncio.Queue[W]):
         if line is not None:
             waiter.line = None
             line.leave()
-            if line.costs is not None and waiter.costs is not ONE_CALL:
-                line.costs.subtract(waiter.costs)
-            if not line.live:
-                self._drop(line)
-                if self.fair and self._turns.get(line.flow) == line.turn:
-                    # It had no turn: the next one of its flow has this one.
-                    self._turns[line.flow] = line.turn - 1
-                    if line.turn - 1 <= self._turn:
-                        del self._turns[line.flow]
-            self.live -= 1
-            self._forget(waiter)
+            self._removed(waiter, line)
+            if self.fair and not line.live and self._turns.get(line.flow) == line.turn:
+                # It had no turn: the next one of its flow has this one.
+                self._turns[line.flow] = line.turn - 1
+                if line.turn - 1 <= self._turn:
+                    del self._turns[line.flow]
         return line
+
+    def _removed(self, waiter: W, line: Line[W]) -> None:
+        if line.costs is not None and waiter.costs is not ONE_CALL:
+            line.costs.subtract(waiter.costs)
+        if not line.live:
+            self._drop(line)
+        self.live -= 1
+        self._forget(waiter)
 
     def _drop(self, line: Line[W]) -> None:
         if self.lines.get(line.name) is line:

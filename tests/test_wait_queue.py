@@ -123,6 +123,28 @@ async def test_those_who_left_are_passed_over():
     assert waiters.empty()
 
 
+@pytest.mark.parametrize("order", ["fifo", "fair"])
+async def test_one_from_the_middle_is_removed(order):
+    """The rest keep their order; with `fair`, it had its key's turn."""
+    waiters = WaitQueue(int, order=order)
+    a, b, urgent, other, c = fill(
+        waiters,
+        *(waiter("a", priority, cost=2) for priority in (0, 0, -1)),
+        waiter("b", cost=2),
+        waiter("a", cost=2),
+    )
+    waiters.remove(b)
+    assert (waiters.live, waiters.total()) == (4, 8)
+    rest = [urgent, a, other, c] if order == "fifo" else [urgent, other, a, c]
+    assert drain(waiters) == rest
+    assert waiters.empty()
+    alone = waiter()
+    fill(waiters, alone)
+    waiters.remove(alone)
+    assert waiters.empty()
+    assert not waiters.lines
+
+
 async def test_fair_takes_turns_by_key():
     """Each key has one turn a round, however many wait under it."""
     waiters = WaitQueue(int, order="fair")

@@ -261,7 +261,7 @@ class HostLimiter:
         if heir is first:
             waiters.pop(heir)
         else:  # others come first here, and cost something else: it was the first for the hub
-            waiters.leave(heir)
+            waiters.remove(heir)
         self._start(heir, ticket, now)
         self._asking.ask_more(line)
         if not waiters.live:

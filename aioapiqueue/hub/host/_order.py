@@ -152,12 +152,9 @@ class ClientQueue(WaitQueue[ClientCall]):
         super().pop(waiter)
         self._gone(waiter)
 
-    def leave(self, waiter: ClientCall) -> Line[ClientCall] | None:
-        """Take out one that waits no more; as `WaitQueue.leave`."""
-        line = super().leave(waiter)
-        if line is not None:
-            self._gone(waiter)
-        return line
+    def _removed(self, waiter: ClientCall, line: Line[ClientCall]) -> None:
+        super()._removed(waiter, line)
+        self._gone(waiter)
 
     def _gone(self, waiter: ClientCall) -> None:
         turns = self._turns_of[waiter.client]
