@@ -870,8 +870,12 @@ class LocalLimiter:
 
     def idle(self, now: float) -> bool:
         """Return whether no limit owes a wait, and none was set since the queue was made."""
+        return not self._lanes.altered and self.owes_nothing(now)
+
+    def owes_nothing(self, now: float) -> bool:
+        """Return whether no limit owes a wait."""
         idle_at = max([self._held_until, *(state.idle_at() for state in self._own)])
-        return not self._lanes.altered and max(idle_at, self._lanes.idle_at(now)) < now
+        return bool(max(idle_at, self._lanes.idle_at(now)) < now)
 
     def snapshot(self) -> LimiterStats:
         """Return the figures of this moment."""

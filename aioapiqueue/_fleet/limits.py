@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue._fleet.grants import NO_KEY
 from aioapiqueue._fleet.messages import NO_LANES, Scope
+from aioapiqueue._fleet.options import YieldingAdaptive
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._lanes import Lanes, StateMaker, bounds_of, fits, refuse_cost
 from aioapiqueue._rate import Calendar, Concurrency, LearntRate, Window
 from aioapiqueue._units import ONE_CALL, is_stated
+from aioapiqueue.adaptive import Adaptive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -67,11 +69,15 @@ class LimitTable:
             to_wall=to_wall or float,
         )
         self._maker, lane_maker = new_maker(concurrency=concurrency), new_maker()
+        self._strict_maker = new_maker(concurrency=concurrency)
+        """Refuses what does not fit this queue's own `adaptive`."""
         self.limits, self.states = tuple(limits), self._maker.states_of(limits)
         self._bounds = bounds_of(self.states)
         self._fixed_concurrency = concurrency
         for limits_of_lane in lanes.values():
             lane_maker.states_of(limits_of_lane)  # refuses now what it would at the first call
+        if isinstance(adaptive, Adaptive):  # others may set what does not
+            self._maker.adaptive = lane_maker.adaptive = YieldingAdaptive.of(adaptive)
         self.lanes = Lanes(lanes, lane_maker, in_use=self._is_in_use)
         self.reports_lanes = False
         """Whether requests say what is out in each lane."""
@@ -174,10 +180,10 @@ class LimitTable:
         """Refuse limits that are too small for a call that waits.
 
         Raises:
-            ValueError: they are; or they are not shared.
+            ValueError: they are; or they are not shared, or do not fit `adaptive`.
         """
         self._check_shared(key, limits)
-        bounds = bounds_of(self._maker.states_of(limits))
+        bounds = bounds_of(self._strict_maker.states_of(limits))
         for call in waiting:
             if key is None or any(fits(key, one) for one in call.keys):
                 self._check(bounds, call.costs, limits, key)

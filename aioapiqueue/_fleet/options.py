@@ -2,16 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._rate import Rate, as_limit
 from aioapiqueue.adaptive import Adaptive
 
 if TYPE_CHECKING:
-    from aioapiqueue._lanes import AdaptivePolicy
+    from collections.abc import Sequence
 
-__all__ = ["as_fallback", "plain_adaptive"]
+    from aioapiqueue._algorithms import LimitState
+    from aioapiqueue._lanes import AdaptivePolicy
+    from aioapiqueue._rate import Limit
+
+__all__ = ["YieldingAdaptive", "as_fallback", "plain_adaptive"]
+
+
+class YieldingAdaptive(Adaptive):
+    """An `Adaptive` that gives way to limits of others: those below its floor are never lowered.
+
+    Nobody can be refused for limits that others have set, be it while they were away.
+    """
+
+    @classmethod
+    def of(cls, policy: Adaptive) -> YieldingAdaptive:
+        """Return such a one with the options of another."""
+        return cls(
+            policy.floor, policy.backoff, recovery=policy.recovery, concurrency=policy.concurrency
+        )
+
+    def least(self, ceiling: float, unit: str) -> float:
+        """Return the rate that it never falls below, per second, under limits of `ceiling`."""
+        floor = self.floor
+        if isinstance(floor, Rate) and floor.unit not in {CALLS, unit}:
+            return replace(self, floor=None).least(ceiling, unit)
+        return min(ceiling, super().least(ceiling, unit))
+
+    def govern(
+        self,
+        limits: Sequence[Limit],
+        *,
+        concurrency: float,
+        **others: Any,  # noqa: ANN401 - as Adaptive's
+    ) -> Sequence[LimitState]:
+        """Return the states that slow down a queue or lane; as `Adaptive.govern`."""
+        if self.concurrency is not None and self.concurrency > concurrency:
+            fitting = replace(self, concurrency=int(concurrency))
+            return fitting.govern(limits, concurrency=concurrency, **others)
+        return super().govern(limits, concurrency=concurrency, **others)
 
 
 def as_fallback(given: str | Rate | None) -> Rate | None:

@@ -97,9 +97,10 @@ class Holds:
 
     def hold_by_hub(self, seconds: float) -> None:
         """Note for how long the hub holds all."""
-        self._by_hub = self._host.now() + seconds
-        # Another process may have ended the pause that this one has begun.
-        self.paused = min(self.paused, self._by_hub)
+        until = self._host.now() + seconds
+        if until < self._by_hub:  # another process may have ended the pause that this one has begun
+            self.paused = min(self.paused, until)
+        self._by_hub = until
         self.apply()
 
     def apply(self) -> None:

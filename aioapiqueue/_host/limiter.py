@@ -268,15 +268,16 @@ class HostLimiter:
             self._host.wake()
 
     def _is_late(self, now: float, at: float, until: float) -> bool:
-        if now > at + self._lateness + ROUNDING or now >= until:
-            self._too_late += 1
-            if self._too_late > _MISSES:
-                # The loop is always as late: it is to have some all the same.
-                self._too_late, self._lateness = 0, min(2 * (now - at), _LONGEST_LATENESS)
-                self._session.send("late", self._lateness)
+        if now <= at + self._lateness + ROUNDING and now < until:
+            self._too_late = 0
+            return False
+        self._too_late += 1
+        if self._too_late <= _MISSES:
             return True
-        self._too_late = 0
-        return False
+        # The loop is always as late: it is to have some all the same.
+        self._too_late, self._lateness = 0, min(2 * (now - at), _LONGEST_LATENESS)
+        self._session.send("late", self._lateness)
+        return now >= until
 
     def _start(self, call: HostCall, ticket: int, now: float) -> None:
         self.running_calls[ticket] = call

@@ -184,12 +184,12 @@ class Session:
     def send_set(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Have limits replaced everywhere."""
         self._set.update(changes)
-        self.send("set", _changes_to(changes))
+        self.send("set", _changes_to(changes), False)  # noqa: FBT003 - JSON
 
     def send_learnt(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Have learnt limits hold everywhere, beside what each process has given."""
         self._learnt.update(changes)
-        self.send("learnt", _changes_to(changes))
+        self.send("learnt", _changes_to(changes), False)  # noqa: FBT003 - JSON
 
     def send_learn(self) -> None:
         """Have limits learnt from answers."""
@@ -209,9 +209,9 @@ class Session:
             host.emit("reconnected")
         self._holds.forget_hub()
         if self._set:
-            self.send("set", _changes_to(self._set))
+            self.send("set", _changes_to(self._set), True)  # noqa: FBT003 - JSON
         if self._learnt:
-            self.send("learnt", _changes_to(self._learnt))
+            self.send("learnt", _changes_to(self._learnt), True)  # noqa: FBT003 - JSON
         if self._learnt_units is not None:
             self.send("learn", self._learnt_units)
         if self._holds.paused > now:

@@ -2,7 +2,8 @@
 
 Each message is a list that begins with its kind. A call has a number, its ticket, which its queue
 gives it. A `key` is `[]` for the whole queue, and `[key]` for a key, which may be null. Amounts are
-by unit; null stands for one call. Spans are seconds from now.
+by unit; null stands for one call. Spans are seconds from now. What a hub before knew already is
+said `again`: it counts where nobody has said anything else meanwhile.
 
 From a queue                                    it
 `["join", ticket, keys, amounts, priority]`     has a call that wants to start; no keys: `[null]`
@@ -14,8 +15,8 @@ From a queue                                    it
 `["throttled", ticket or null, key, seconds]`   was pushed back
 `["hold", key, seconds]`                        starts nothing for so long
 `["pause", seconds or null]`, `["resume"]`      as its user wants
-`["set", [[key, limits], ...]]`                 has other limits from now on, for everybody
-`["learnt", [[key, limits], ...]]`              has learnt limits, which hold besides
+`["set", [[key, limits], ...], again]`          has other limits from now on, for everybody
+`["learnt", [[key, limits], ...], again]`       has learnt limits, which hold besides
 `["learn", units]`                              learns limits from answers
 `["running", ticket, keys, amounts]`            has a call that another hub has let go
 `["late", seconds]`                             uses what it is granted later than others
@@ -72,7 +73,7 @@ __all__ = [
     "transit",
 ]
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Another number with each change of what is sent."""
 
 

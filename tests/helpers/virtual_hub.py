@@ -34,6 +34,7 @@ class VirtualHub:
     Attributes:
         quotas: what it keeps.
         down: while true, nobody reaches it.
+        delay: seconds until what it says is heard.
         links: all that were made, connected or not.
         log: each message that a queue has sent.
     """
@@ -42,6 +43,7 @@ class VirtualHub:
         self._file = file
         self.quotas = self._start()
         self.down = False
+        self.delay = 0.0
         self.links: list[VirtualLink] = []
         self.log: list[Message] = []
 
@@ -111,7 +113,7 @@ class VirtualLink:
         self.owner.connected(0.0)
 
     def _flush_soon(self, client: Client) -> None:
-        asyncio.get_running_loop().call_soon(self._flush, client)
+        asyncio.get_running_loop().call_later(self.hub.delay, self._flush, client)
 
     def _flush(self, client: Client) -> None:
         self.hub.quotas.commit(asyncio.get_running_loop().time())

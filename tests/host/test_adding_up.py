@@ -237,31 +237,47 @@ async def test_set_rate_leaves_concurrency():
     assert (await waiting).waited == 1
 
 
-async def test_join_that_does_not_fit_harms_nobody():
-    """A client whose limits cannot be kept beside others' is refused; the others go on."""
+async def test_limit_below_the_floor_of_others_holds():
+    """A floor gives way to limits that others bring along, or set: the strictest decides."""
     hub, starts = VirtualHub(), []
-    one = ApiQueue("10/s", adaptive=Adaptive("5/s"), schedule=hub.schedule("crm"))
-    waiting = asyncio.create_task(use(one, starts, 5))
-    await asyncio.sleep(0.05)
+    policy = Adaptive("5/s", concurrency=3)
+    one = ApiQueue("10/s", concurrency=4, adaptive=policy, schedule=hub.schedule("crm"))
+    other = ApiQueue("2/s", concurrency=1, schedule=hub.schedule("crm"))
+    async with other.slot():
+        pass
+    await use(one, starts, 5)
+    assert starts == pytest.approx([0.5, 1, 1.5, 2, 2.5])
+    await asyncio.sleep(1)
+    other.set_rate("1/s")
+    await settled()
+    starts.clear()
+    await use(one, starts, 3)
+    assert starts == pytest.approx([3.5, 4.5, 5.5])
+    one.throttled()
+    await settled()
+    assert len(hub.quotas.by_name["name", "crm"].clients) == 2
     with pytest.raises(ValueError, match="floor"):
-        hub.quotas.welcome(
-            {
-                "kind": "name",
-                "quota": "crm",
-                "terms": {
-                    "limits": ["2/s"],
-                    "lanes": [],
-                    "concurrency": None,
-                    "catch_up": 0.01,
-                    "adaptive": None,
-                    "units": ["calls"],
-                },
-            },
-            lambda _: None,
-        )
-    await waiting
-    assert starts == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
-    assert len(hub.quotas.by_name["name", "crm"].clients) == 1
+        one.set_rate("1/s")  # its own
+
+
+async def test_first_adaptive_leaves():
+    """The floor of the next one is above a limit: that goes on holding, and newcomers come."""
+    hub, starts = VirtualHub(), []
+    first = ApiQueue("100/s", adaptive=Adaptive("1/s"), schedule=hub.schedule("crm"))
+    second = ApiQueue("100/s", adaptive=Adaptive("50/s"), schedule=hub.schedule("crm"))
+    third = ApiQueue("10/s", schedule=hub.schedule("crm"))
+    for queue in (first, second, third):
+        async with queue.slot():
+            pass
+    await first.aclose()
+    await settled()
+    (quota,) = hub.quotas
+    assert quota.as_json()["limits"] == ["100/s", "10/s"]
+    fourth = ApiQueue("100/s", schedule=hub.schedule("crm"))
+    await asyncio.sleep(1)
+    begun = asyncio.get_running_loop().time()
+    await use(fourth, starts, 3)
+    assert [at - begun for at in starts] == pytest.approx([0, 0.1, 0.2])
 
 
 async def test_later_adaptive_counts():

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from aioapiqueue import ApiQueue, QueueClosed, SharedError
+from aioapiqueue import Adaptive, ApiQueue, QueueClosed, SharedError
 from tests.helpers.virtual_hub import VirtualHub
 
 
@@ -224,3 +224,89 @@ async def test_nothing_is_left_at_the_hub():
     assert (client.waiting, client.running, quota.dispatcher.running) == (0, 0, 0)
     await queue.aclose()
     assert not quota.clients
+
+
+async def test_late_return_overwrites_nothing_newer():
+    """What a queue has set, or heard of, is known to the next hub, but only until others set."""
+    hub = VirtualHub()
+    one = ApiQueue("100/s", schedule=hub.schedule("crm"))
+    other = ApiQueue("100/s", schedule=hub.schedule("crm"))
+    holding = [await queue.enqueue() for queue in (one, other)]  # so that both are needed
+    one.set_rate("1/s")
+    await asyncio.sleep(1)
+    link = hub.links[1]
+    link.open, opening = (lambda: asyncio.get_running_loop().call_later(0.5, opening)), link.open
+    hub.kill()
+    await asyncio.sleep(0.1)
+    one.set_rate("50/s")
+    await asyncio.sleep(2)
+    (quota,) = hub.quotas
+    assert len(quota.clients) == 2
+    assert quota.as_json()["limits"] == ["50/s"]
+    assert [str(one) for one in other.limits] == ["50/s"]
+    for slot in holding:
+        slot.release()
+
+
+async def test_pause_outlasts_two_hubs(tmp_path, blockbuster):
+    """A hub that was killed starts nothing for a second at first: that shortens no pause."""
+    blockbuster.deactivate()
+    hub = VirtualHub(tmp_path / "file")
+    queue = ApiQueue("10/s", "2 at once", schedule=hub.schedule("crm"))
+    async with queue.slot():
+        queue.pause()
+        for _ in range(2):
+            hub.kill()
+            await asyncio.sleep(5)
+        waiting = queue.enqueue()
+        await asyncio.sleep(60)
+        assert not waiting.done()
+        assert "paused" in repr(queue)
+    queue.resume()
+    async with asyncio.timeout(0.5):
+        (await waiting).release()
+
+
+async def test_pause_ends_with_the_last_queue():
+    """Nobody is left who could end it; a quota that owes nothing is forgotten then."""
+    hub = VirtualHub()
+    one = ApiQueue("100/s", schedule=hub.schedule("crm"))
+    async with one.slot():
+        one.set_rate("1/s")
+        one.pause()
+    await one.aclose()
+    await settled()
+    async with ApiQueue("100/s", schedule=hub.schedule("crm")) as other, other.slot() as slot:
+        assert slot.waited == pytest.approx(1)
+    await asyncio.sleep(10)
+    hub.quotas.forget_idle()
+    assert not list(hub.quotas)
+
+
+async def test_push_back_on_a_call_that_fits_no_more():
+    """Its limits have become smaller than its cost: the queue stays connected."""
+    hub = VirtualHub()
+    limit, smaller = "1000 tokens in any 60s", "500 tokens in any 60s"
+    queue = ApiQueue(limit, adaptive=Adaptive(), schedule=hub.schedule("crm"))
+    async with queue.slot(cost={"tokens": 800}) as slot:
+        queue.set_rate(smaller)
+        await settled()
+        slot.throttled()
+        await settled()
+        assert queue.stats.backed_off == 1
+        assert not queue.stats.faults
+
+
+async def test_loop_that_is_always_late_starts_some():
+    """What comes too late is asked for again, but not for ever: the loop will never be in time."""
+    hub = VirtualHub()
+    queue = ApiQueue("10/s", schedule=hub.schedule("crm"))
+    async with queue.slot():
+        pass
+    hub.delay = 1.2
+    async with asyncio.timeout(60), queue.slot():
+        pass
+    assert now() > 20  # twenty were too late
+    hub.delay = 0.9  # less late than what is known to be usual
+    async with asyncio.timeout(2), queue.slot():
+        pass

@@ -32,3 +32,49 @@ async def test_call_that_is_not_the_first_of_its_line_is_let_go():
     assert [at for _, at in starts] == pytest.approx([1, 2, 3, 5, 6, 7])  # and it had 4
     assert [tokens for tokens, _ in starts] == [10, 11, 12, 20, 21, 22]
     assert queue.stats.running == queue.stats.waiting == 0
+
+
+async def waiting(queue, starts, number, **call):
+    """Have so many calls wait, each of which starts another one when it has started."""
+
+    async def one():
+        while True:
+            async with queue.slot(**call):
+                starts.append(asyncio.get_running_loop().time())
+
+    return [asyncio.create_task(one()) for _ in range(number)]
+
+
+@pytest.mark.parametrize(("lanes", "each"), [(10, 64), (200, 2)])
+async def test_closed_lanes_put_no_call_far_back(lanes, each):
+    """Calls that wait for hours in lanes of their own delay others of their process by moments."""
+    hub, starts = VirtualHub(), []
+    one = ApiQueue("10/s", lanes={"slow:*": "1/h"}, schedule=hub.schedule("crm"))
+    other = ApiQueue("10/s", lanes={"b": "100/s"}, schedule=hub.schedule("crm"))
+    for number in range(lanes):
+        (await one.enqueue(key=f"slow:{number}")).release()
+    closed = [one.enqueue(key=f"slow:{number}") for number in range(lanes) for _ in range(each)]
+    tasks = await waiting(other, starts, 2, key="b")
+    await asyncio.sleep(1)
+    async with one.slot() as slot:
+        assert slot.waited < (1.2 if lanes == 10 else 7)  # not a turn for each that waits
+    for task in (*closed, *tasks):
+        task.cancel()
+    await asyncio.wait([*closed, *tasks])
+
+
+async def test_lanes_have_no_turns_of_their_own():
+    """A process that calls in many lanes has the same share as one that calls in one."""
+    hub, lots, few = VirtualHub(), [], []
+    one = ApiQueue("10/s", lanes={"*": "100/s"}, schedule=hub.schedule("crm"))
+    other = ApiQueue("10/s", schedule=hub.schedule("crm"))
+    tasks = []
+    for key in "abcde":
+        tasks += await waiting(one, lots, 10, key=key)
+    tasks += await waiting(other, few, 10)
+    await asyncio.sleep(100)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert len(lots) + len(few) == pytest.approx(1001, abs=2)
+    assert len(few) / len(lots) == pytest.approx(1, abs=0.05)

@@ -264,16 +264,26 @@ class Client(ClientOwner):
         """Learn limits of these units."""
         self._quota.dispatcher.learn(units)
 
-    def on_set(self, changes: list[Any]) -> None:
-        """Replace limits, for all clients."""
-        self._quota.set_limits({_key(key): limits_from(own) for key, own in changes})
-        self._tell_change("set", changes)
+    def on_set(self, changes: list[Any], again: bool) -> None:  # noqa: FBT001 - a part of a message
+        """Replace limits, for all clients.
 
-    def on_learnt(self, changes: list[Any]) -> None:
-        """Have limits that were learnt from answers hold for all clients, beside their own."""
-        for key, own in changes:
-            self._quota.set_learnt(_key(key), limits_from(own))
-        self._tell_change("learnt", changes)
+        Args:
+            changes: the keys, and their limits.
+            again: whether another hub knew of that: others may have set something since.
+        """
+        if again:
+            changes = [one for one in changes if _key(one[0]) not in self._quota.overrides]
+        if changes:
+            self._quota.set_limits({_key(key): limits_from(own) for key, own in changes})
+            self._tell_change("set", changes)
+
+    def on_learnt(self, changes: list[Any], again: bool) -> None:  # noqa: FBT001 - as `on_set`
+        """Have limits that were learnt from answers hold for all clients; as `on_set`."""
+        if again:
+            changes = [one for one in changes if _key(one[0]) not in self._quota.learnt]
+        if changes:
+            self._quota.set_learnt({_key(key): limits_from(own) for key, own in changes})
+            self._tell_change("learnt", changes)
 
     def _tell_change(self, kind: str, changes: list[Any]) -> None:
         self._quota.tell(kind, changes, but=self)

@@ -1,10 +1,14 @@
 """Whose turn it is: the wait queue of a quota, in which clients take turns.
 
-Calls of one priority are served in turns of their clients, and those of one client as they came.
-Each call is given the number of its turn when it comes: one more than that of its client's last
-call, or, if that is more, that of the first of others who wait for the same limits. (Where nobody
-does, one more than that of the call that was served last.) So ranks never change, and a client that
-was away has saved up nothing: start-time fair queueing, Goyal et al. 1996, with a cost of 1 each.
+Calls of one priority are served in turns of their clients, and those of one line as they came. Each
+call is given the number of its turn when it comes: one more than that of its client's last call,
+or, if that is more, that of the first of others who wait for the same limits. (Where nobody does,
+one more than that of the call that was served last.) So ranks never change, and a client that was
+away has saved up nothing: start-time fair queueing, Goyal et al. 1996, with a cost of 1 each.
+
+A client has a line for each set of limits that its calls come under, and some of them may be closed
+for hours. Hundreds of calls that wait there must not put its other calls as far behind: no call is
+further ahead of its turn than its client has lines, and calls of one line are as far apart.
 """
 
 from __future__ import annotations
@@ -25,6 +29,10 @@ __all__ = ["ClientCall", "ClientQueue"]
 
 _IN_A_TURN = 2**24
 """More than there are clients: calls of one turn are told apart by their arrival, modulo this."""
+
+
+_MOST_APART = 64
+"""Turns between two calls of a line, at most, however many lines its client has."""
 
 
 class ClientCall(DetailedCall):
@@ -60,11 +68,13 @@ class ClientCall(DetailedCall):
 class _Turns:
     """The turns of a client that waits."""
 
-    __slots__ = ("last", "waiting")
+    __slots__ = ("last", "last_in", "waiting")
 
     def __init__(self) -> None:
         self.last = 0
         """The last that it was given."""
+        self.last_in: dict[Hashable, int] = {}
+        """The last in each of its lines, by their limits."""
         self.waiting = 0
         """How many of its calls wait."""
 
@@ -114,9 +124,13 @@ class ClientQueue(WaitQueue[ClientCall]):
     def _add_to_line(self, item: ClientCall) -> None:
         item.arrival = item.place
         super()._add_to_line(item)
+        self._turns_of[item.client].last_in[item.limits] = item.place // _IN_A_TURN
 
     def _drop(self, line: Line[ClientCall]) -> None:
         super()._drop(line)
+        turns = self._turns_of.get(line.flow)
+        if turns is not None:
+            turns.last_in.pop(line.limits, None)
         lines = self._of_limits.get(line.limits, {})
         lines.pop(line, None)
         if not lines:
@@ -125,6 +139,8 @@ class ClientQueue(WaitQueue[ClientCall]):
     def begin_sorting(self) -> list[Line[ClientCall]]:
         """Have no lines until `end_sorting`; as `WaitQueue.begin_sorting`."""
         self._of_limits.clear()
+        for turns in self._turns_of.values():
+            turns.last_in.clear()
         return super().begin_sorting()
 
     def _place_of(self, item: ClientCall) -> int:
@@ -139,7 +155,11 @@ class ClientQueue(WaitQueue[ClientCall]):
         turn = (self._served + _IN_A_TURN if first is None else first) // _IN_A_TURN
         turns = self._turns_of.get(item.client)
         if turns is not None and turn <= turns.last:
-            turn = turns.last + 1
+            last = turns.last_in.get(item.limits)
+            apart = min(_MOST_APART, len(turns.last_in) + (last is None))
+            turn = max(turn, min(turns.last + 1, self._served // _IN_A_TURN + apart))
+            if last is not None and turn < last + apart:
+                turn = last + apart
         return turn * _IN_A_TURN + (self._count + 1) % _IN_A_TURN
 
     def _next_turn(self, flow: Hashable) -> int:  # noqa: ARG002 - lines have no turns, calls have

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aioapiqueue._algorithms import CalendarWindow, Permits, TokenBucket
 from aioapiqueue._dispatcher import Dispatcher, clock_of
+from aioapiqueue._fleet.options import YieldingAdaptive
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._host.wire import transit
 from aioapiqueue._lanes import find_patterns, name_of
@@ -99,7 +100,7 @@ class QuotaLimiter(LocalLimiter):
 
     def set_adaptive(self, adaptive: Adaptive | None) -> None:
         """Process push-back so, once limits are set again."""
-        self._maker.adaptive = self._lane_maker.adaptive = adaptive
+        self._maker.adaptive = self._lane_maker.adaptive = _yielding(adaptive)
 
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
         """Return nothing: which limits there are changes while they are in use."""
@@ -117,15 +118,6 @@ class QuotaLimiter(LocalLimiter):
     def states_of(self, call: Call) -> tuple[LimitState, ...]:
         """Return the states that a call comes under."""
         return self._own if call.limits is None else call.limits
-
-    def validate(self, changes: Mapping[Hashable, Sequence[Limit]]) -> None:
-        """Refuse limits that could not be kept, before anything is changed.
-
-        Raises:
-            ValueError: they do not fit `adaptive`.
-        """
-        for key, limits in changes.items():
-            (self._maker if key is None else self._lane_maker).states_of(limits)
 
     @property
     def own_states(self) -> tuple[LimitState, ...]:
@@ -280,7 +272,7 @@ class Quota:
             maxsize=0,
             drop_oldest=False,
             catch_up=self._own_catch_up(first.catch_up),
-            adaptive=first.adaptive,
+            adaptive=_yielding(first.adaptive),
             factory=_Factory(self, self._in_force),
             observers=(),
         )
@@ -301,18 +293,15 @@ class Quota:
         """Let a client have part in it."""
         self.dispatcher.bind()
         self.clients[client] = None
-        try:
-            self._change_terms()
-        except ValueError:  # its limits do not fit what others have asked for
-            del self.clients[client]
-            self._change_terms()
-            raise
+        self._change_terms()
 
     def leave(self, client: ClientOwner) -> None:
         """Note that a client is gone, and nothing of it waits or runs."""
         del self.clients[client]
         if self.clients:  # else its limits stay, for the next that comes
             self._change_terms()
+        else:  # nobody is left who could end a pause, or knows of it
+            self.limiter.resume()
 
     def latest_start(self, call: Call) -> float | None:
         """Return until when a call may start that is granted now: a `Calendar`'s period ends."""
@@ -333,7 +322,7 @@ class Quota:
         dispatcher = self.dispatcher
         if self.clients or dispatcher.waiters.live or dispatcher.running:
             return False
-        return dispatcher.limiter.idle(dispatcher.now())
+        return self.limiter.owes_nothing(dispatcher.now())
 
     def as_json(self) -> dict[str, Any]:
         """Return what a person wants to know of it."""
@@ -368,31 +357,20 @@ class Quota:
     def flush(self) -> None:
         """Send all clients what there is for them."""
         self._will_flush = False
-        unsent, self._unsent = self._unsent, []
-        for client in unsent:
-            client.flush()
+        while self._unsent:
+            self._unsent.pop().flush()
 
     # Limits.
 
     def set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Replace the limits of the queue (None), or of keys and patterns, for all clients."""
-        before = dict(self.overrides)
         self.overrides |= changes
-        try:
-            self._apply()
-        except ValueError:
-            self.overrides = before
-            raise
+        self._apply()
 
-    def set_learnt(self, key: Hashable, limits: tuple[Limit, ...]) -> None:
-        """Have these learnt limits hold besides, of the queue (None) or of a key."""
-        before = self.learnt.get(key, ())
-        self.learnt[key] = limits
-        try:
-            self._apply()
-        except ValueError:
-            self.learnt[key] = before
-            raise
+    def set_learnt(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
+        """Have learnt limits hold besides, of the queue (None) or of keys."""
+        self.learnt |= changes
+        self._apply()
 
     def _change_terms(self) -> None:
         terms: list[Terms] = []
@@ -463,7 +441,6 @@ class Quota:
             for name, limits in wanted.items()
             if self._in_force.get(name) != limits
         }
-        self.limiter.validate(changes)
         self._in_force = wanted
         if not changes:
             return
@@ -692,9 +669,12 @@ class Quota:
             self.tell("backed_off", None, [] if key is None else [key], None)
 
     def wait_like(self, call: ClientCall) -> float:
-        """Return how long a newcomer like this call would wait."""
+        """Return how long a newcomer like this call would wait; inf: it would be refused."""
         now = self.dispatcher.now()
-        return max(0.0, self.limiter.estimate(self.newcomer_like(call), now) - now)
+        try:
+            return max(0.0, self.limiter.estimate(self.newcomer_like(call), now) - now)
+        except ValueError:  # the limits have changed since it came
+            return math.inf
 
 
 class _Table:
@@ -718,6 +698,10 @@ class _Table:
         if name is _QUEUE:
             return self._own
         return self._lanes.get(name_of(name, self._lanes, self._patterns), ())
+
+
+def _yielding(adaptive: Adaptive | None) -> Adaptive | None:
+    return None if adaptive is None else YieldingAdaptive.of(adaptive)
 
 
 def is_real_time() -> bool:
