@@ -115,16 +115,16 @@ class ClientQueue(WaitQueue[ClientCall]):
         turns = self._turns_of.get(item.client)
         if turns is None:
             turns = self._turns_of[item.client] = _Turns()
-        turn = item.place // _IN_A_TURN
-        if turn > turns.last:  # noqa: PLR1730 - this is done for each slot
-            turns.last = turn
         turns.waiting += 1
         super()._put(item)
 
     def _add_to_line(self, item: ClientCall) -> None:
         item.arrival = item.place
         super()._add_to_line(item)
-        self._turns_of[item.client].last_in[item.limits] = item.place // _IN_A_TURN
+        turns, turn = self._turns_of[item.client], item.place // _IN_A_TURN
+        turns.last_in[item.limits] = turn
+        if turn > turns.last:  # noqa: PLR1730 - this is done for each slot
+            turns.last = turn
 
     def _drop(self, line: Line[ClientCall]) -> None:
         super()._drop(line)
@@ -155,11 +155,12 @@ class ClientQueue(WaitQueue[ClientCall]):
         turn = (self._served + _IN_A_TURN if first is None else first) // _IN_A_TURN
         turns = self._turns_of.get(item.client)
         if turns is not None and turn <= turns.last:
-            last = turns.last_in.get(item.limits)
-            apart = min(_MOST_APART, len(turns.last_in) + (last is None))
-            turn = max(turn, min(turns.last + 1, self._served // _IN_A_TURN + apart))
-            if last is not None and turn < last + apart:
-                turn = last + apart
+            last, apart = turns.last_in.get(item.limits), len(turns.last_in)
+            if last is None:
+                ahead = self._served // _IN_A_TURN + min(_MOST_APART, apart + 1)
+                turn = max(turn, min(turns.last + 1, ahead))
+            else:
+                turn = max(turn, last + min(_MOST_APART, apart))
         return turn * _IN_A_TURN + (self._count + 1) % _IN_A_TURN
 
     def _next_turn(self, flow: Hashable) -> int:  # noqa: ARG002 - lines have no turns, calls have
