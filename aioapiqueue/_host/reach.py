@@ -92,11 +92,11 @@ def connect(place: Place) -> socket.socket | None:
             _check_peer(sock, path)
         except (FileNotFoundError, ConnectionRefusedError):
             sock.close()
-        except PermissionError:
+        except OSError:
             sock.close()
             if not number:
                 raise
-            # Anybody may have made the folder in /tmp: that must not keep us from our own place.
+            # Anybody may have put anything in /tmp: that must not keep us from our own place.
         except BaseException:
             sock.close()
             raise

@@ -122,7 +122,8 @@ def reset(
 ) -> None:
     """Forget what a quota has let through: its windows and bursts are as new.
 
-    Exits with 1 if no hub runs, or nothing is known of a quota of that name.
+    Exits with 1 if no hub runs, nothing is known of a quota of that name, or the file of what was
+    let through cannot be written to.
     """
     if not _ask({"command": "reset", "quota": name})["known"]:
         refuse(f"nothing is known of a quota {name!r}: see aioapiqueue hub status", FAILED)

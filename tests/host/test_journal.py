@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import sqlite3
+import threading
 import time
 from contextlib import closing
 
@@ -238,8 +239,64 @@ async def test_unwritable_file_stops_nobody(file):
     other.execute("ROLLBACK")
     other.close()
     assert len(await starts_of(queue, 5, 5)) == 5
+    assert hub.quotas.problem is None
     hub.kill()
     assert len(await starts_of(queue, 20, 0.5)) <= 10
+
+
+@pytest.mark.parametrize("limit", ["10/h burst 10", "10 in any 1h"])
+async def test_what_is_written_late_is_all_that_went(file, limit):
+    """A file that was locked when calls went says so later, though nothing went since."""
+    hub = VirtualHub(file)
+    queue = ApiQueue(limit, schedule=hub.schedule("crm"))
+    hub.quotas.commit(0)
+    other = sqlite3.connect(file, isolation_level=None, timeout=0)
+    other.execute("BEGIN IMMEDIATE")
+    assert len(await starts_of(queue, 10, 1)) == 10
+    other.execute("ROLLBACK")
+    other.close()
+    hub.quotas.commit(asyncio.get_running_loop().time() + 1)
+    assert hub.quotas.problem is None
+    hub.kill()
+    assert await starts_of(queue, 1, 300) == []
+
+
+async def test_locked_file_is_waited_for_at_the_start(file):
+    """A hub that starts beside a backup goes on where the last one was."""
+    hub = VirtualHub(file)
+    queue = ApiQueue("5 in any 1d", schedule=hub.schedule("crm"))
+    assert len(await starts_of(queue, 5, 1)) == 5
+    other = sqlite3.connect(file, isolation_level=None, timeout=0, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.3, other.execute, ("ROLLBACK",))
+    timer.start()
+    hub.kill()
+    timer.join()
+    other.close()
+    assert await starts_of(queue, 1, 3600) == []
+
+
+async def test_reset_without_a_file():
+    """What is in memory is forgotten all the same."""
+    hub = VirtualHub()
+    queue = ApiQueue("5 in any 1h", lanes={"*": "1 in any 1h"}, schedule=hub.schedule("crm"))
+    assert len(await starts_of(queue, 1, 1, key="a")) == 1
+    assert hub.quotas.reset("crm")
+    assert len(await starts_of(queue, 1, 1, key="a")) == 1
+
+
+async def test_reset_that_cannot_be_written_says_so(file):
+    """Else it would come back with the next hub, and nobody would know."""
+    hub = VirtualHub(file)
+    queue = ApiQueue("5 in any 1h", schedule=hub.schedule("crm"))
+    await starts_of(queue, 1, 1)
+    other = sqlite3.connect(file, isolation_level=None, timeout=0)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(OSError, match=r"quotas\.db cannot be written to: database is locked"):
+        hub.quotas.reset("crm")
+    other.execute("ROLLBACK")
+    other.close()
+    assert hub.quotas.reset("crm")
 
 
 async def test_reset_forgets_what_went_and_ends_no_pause(file):

@@ -9,8 +9,10 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from itertools import pairwise
@@ -20,6 +22,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, HostSchedule, SharedError
 from aioapiqueue._host.place import HUB_DIR, Place, make_private
+from aioapiqueue._host.reach import connect
 from aioapiqueue.threads import blocking
 from tests.helpers.host_workers import ROOT, Workers, most_in
 from tests.helpers.hubs import ask_hub, hub_in_use, processes_of
@@ -343,6 +346,39 @@ async def test_hub_that_cannot_start_says_why(hub, monkeypatch):
     with pytest.raises(SharedError, match="aioapiqueue hub start"):
         async with queue.slot():
             pass
+
+
+@pytest.mark.parametrize("what", ["file", "links", "datagrams", "full"])
+def test_what_others_put_into_tmp_does_no_harm(what):
+    """Anybody may have made the folder of that name there: one's own place is used all the same."""
+    with (
+        tempfile.TemporaryDirectory(prefix="h-", dir="/tmp") as folder,
+        contextlib.ExitStack() as used,
+    ):
+        own, theirs = Path(folder) / "own", Path(folder) / "theirs"
+        own.mkdir(mode=0o700)
+        if what == "file":
+            theirs.touch()
+        else:
+            theirs.mkdir()
+        socket_there = theirs / "host.sock"
+        if what == "links":
+            socket_there.symlink_to("host.sock")
+        elif what == "datagrams":
+            there = used.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            there.bind(os.fspath(socket_there))
+        elif what == "full":
+            there = used.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            there.bind(os.fspath(socket_there))
+            there.listen(0)
+            first = used.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            first.connect(os.fspath(socket_there))
+
+        class TwoPlaces(Place):
+            def directories(self):
+                return [own, theirs]
+
+        assert connect(TwoPlaces()) is None  # so that a hub is started, in the first
 
 
 def test_place_goes_by_the_user_alone(monkeypatch):

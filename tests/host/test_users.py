@@ -17,7 +17,8 @@ from tests.helpers.host_workers import ROOT
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-NOBODY = 65534
+OTHERS = (65534, 54321)
+"""`nobody`, and one without an entry in /etc/passwd, as in containers."""
 USE = """
 import asyncio, json
 from aioapiqueue import ApiQueue, HostSchedule
@@ -82,14 +83,16 @@ def test_one_hub_for_each_user():
             assert started == 1
             second, started, _ = json.loads(run(USE))
             assert (second, started) == (first, 2)
-            other, started, theirs = json.loads(run(USE, user=NOBODY))
-            assert other != first
-            assert (started, Path(theirs).parent.name) == (1, f"aioapiqueue-{NOBODY}")
-            assert run(INTRUDE, socket, user=NOBODY) == "refused\n"
+            for user in OTHERS:
+                other, started, theirs = json.loads(run(USE, user=user))
+                assert other != first
+                assert (started, Path(theirs).parent.name) == (1, f"aioapiqueue-{user}")
+                assert run(INTRUDE, socket, user=user) == "refused\n"
             assert (Path(f"/proc/{first}/environ")).read_bytes() == b""
         finally:
             run(STOP)
-            run(STOP, user=NOBODY)
+            for user in OTHERS:
+                run(STOP, user=user)
 
 
 def _python_for_all():

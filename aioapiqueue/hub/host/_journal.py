@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._algorithms import LimitState
 
-__all__ = ["Journal", "Record"]
+__all__ = ["Journal", "Record", "restart"]
 
 _AHEAD = 1.0
 """Seconds of a rate that may go before the file has to say more: one transaction a second."""
@@ -53,6 +53,10 @@ _FOREVER = 366 * 86_400.0
 _LAYOUT = 1
 _LOCKED = 0.05
 """Seconds to wait for somebody who has the file locked, as a backup: nobody is served meanwhile."""
+_LOCKED_AT_FIRST = 3.0
+"""The same when a hub starts: without the file, quotas would be as new for as long as it runs."""
+_REST = 0.5
+"""Seconds after trouble until it is tried again."""
 
 
 @dataclass(eq=False, slots=True)
@@ -81,27 +85,30 @@ class Journal:
 
     Attributes:
         was_in_use: whether the hub before this one had clients when it ended, or was killed.
-        problem: why the file was not read, if it was not; None: it was.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.problem: str | None = None
+        self._broken: str | None = None
+        """Why the file was not read, if it was not."""
+        self._trouble: str | None = None
+        """Why it could not be written to when that was tried last."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._open()
         except sqlite3.OperationalError:  # of the moment: it is full, or somebody has it locked
             raise
         except sqlite3.DatabaseError as error:
-            self.problem = f"{path} cannot be read ({error}); it is kept as {path}.broken"
+            self._broken = f"{path} cannot be read ({error}); it is kept as {path}.broken"
             path.replace(f"{path}.broken")
             for leftover in ("-wal", "-shm"):
                 Path(f"{path}{leftover}").unlink(missing_ok=True)
             self._open()
         self._dirty: dict[Record, None] = {}
+        self._rests_until = -math.inf
 
     def _open(self) -> None:
-        self._file = sqlite3.connect(self.path, isolation_level=None, timeout=_LOCKED)
+        self._file = sqlite3.connect(self.path, isolation_level=None, timeout=_LOCKED_AT_FIRST)
         run = self._file.execute
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = NORMAL")
@@ -114,8 +121,20 @@ class Journal:
             raise sqlite3.DatabaseError("it is of another version of aioapiqueue")
         self._salt = self._meta("salt", secrets.token_hex(16))
         self.was_in_use = self._meta("ended", "yes") == "no"
-        self._set_meta("ended", "no")
-        run("DELETE FROM used WHERE over < ?", (time.time() - _LONG,))
+        try:
+            self._set_meta("ended", "no")
+            run("DELETE FROM used WHERE over < ?", (time.time() - _LONG,))
+        except sqlite3.Error as error:  # on a full disk, what is in it counts all the same
+            self._trouble = self._trouble_of(error)
+        run(f"PRAGMA busy_timeout = {_LOCKED * 1000:.0f}")
+
+    def _trouble_of(self, error: sqlite3.Error, *, verb: str = "written to") -> str:
+        return f"{self.path} cannot be {verb}: {error}"
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the file; None: nothing."""
+        return self._trouble or self._broken
 
     def _meta(self, name: str, default: str) -> str:
         row = self._file.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
@@ -147,9 +166,13 @@ class Journal:
         if not isinstance(limit, Rate | Window | Calendar):
             return None
         row = (quota, self._hashed(key), str(limit))
-        found = self._file.execute(
-            "SELECT data FROM used WHERE quota = ? AND lane = ? AND rule = ?", row
-        ).fetchone()
+        found = None
+        try:
+            found = self._file.execute(
+                "SELECT data FROM used WHERE quota = ? AND lane = ? AND rule = ?", row
+            ).fetchone()
+        except sqlite3.Error as error:
+            self._trouble = self._trouble_of(error, verb="read")
         record = Record(row, state, -math.inf, period_of(limit) >= _LONG)
         if found is not None:
             with contextlib.suppress(ValueError, TypeError, KeyError):  # else it is as good as none
@@ -179,10 +202,11 @@ class Journal:
 
     def commit(self, now: float) -> None:
         """Write what is to be written."""
-        if self._dirty:
+        if self._dirty and now >= self._rests_until:
             dirty, self._dirty = self._dirty, {}
             if not self._write(list(dirty), now, exact=False):
                 self._dirty = dirty | self._dirty
+                self._rests_until = now + _REST
 
     def close_records(self, records: Iterable[Record], now: float) -> None:
         """Write exactly what these limits have let through: they are in force no more."""
@@ -212,8 +236,9 @@ class Journal:
             run("COMMIT")
             if is_long:
                 run("PRAGMA synchronous = NORMAL")
+            self._trouble = None
         except sqlite3.Error as error:
-            self.problem = f"{self.path} cannot be written to: {error}"
+            self._trouble = self._trouble_of(error)
             for one in records:
                 one.bound = -math.inf
             with contextlib.suppress(sqlite3.Error):
@@ -221,24 +246,23 @@ class Journal:
             return False
         return True
 
-    def restart(self, record: Record) -> None:
-        """Have a limit count nothing of what it has let through."""
-        state = record.state
-        if isinstance(state, TokenBucket):
-            state.restart(-math.inf, 0)
-            state.last = state.full_at = -math.inf
-            state.peaks = state.overs = None
-        elif isinstance(state, SlidingWindow):
-            state.log.clear()
-            state.total = 0
-        elif isinstance(state, CalendarWindow):
-            state.used = 0
-        record.bound = -math.inf
-        self._dirty.pop(record, None)
+    def forget(self, quota: str, records: Iterable[Record]) -> bool:
+        """Forget what a quota has let through; return whether anything was known.
 
-    def forget(self, quota: str) -> bool:
-        """Forget what a quota has let through; return whether anything was known."""
-        rows = self._file.execute("DELETE FROM used WHERE quota = ?", (quota,)).rowcount
+        Args:
+            quota: its name.
+            records: of the limits that it has in memory, which count nothing any more.
+
+        Raises:
+            OSError: it cannot be written to.
+        """
+        for record in records:
+            record.bound = -math.inf
+            self._dirty.pop(record, None)
+        try:
+            rows = self._file.execute("DELETE FROM used WHERE quota = ?", (quota,)).rowcount
+        except sqlite3.Error as error:
+            raise OSError(self._trouble_of(error)) from None
         return rows > 0
 
     def close(self, *, in_use: bool) -> None:
@@ -288,7 +312,8 @@ def _data_of(record: Record, clocks: _Clocks, *, exact: bool) -> tuple[dict[str,
     """Return what is written of a limit, and when nothing of it is owed any more."""
     state, data = record.state, {"boot": clocks.boot, "at": clocks.both(clocks.now)}
     if isinstance(state, TokenBucket):
-        tat = state.tat if exact else record.bound
+        # After trouble the bound is -inf, until more is let through.
+        tat = state.tat if exact else max(record.bound, state.tat)
         return data | {"paid": clocks.both(max(tat, clocks.now - _FOREVER))}, tat
     if isinstance(state, SlidingWindow):
         more = 0 if exact else max(1, math.floor(state.calls / _SHARE))
@@ -311,6 +336,19 @@ def _coarse(log: Iterable[Sequence[float]], calls: float) -> list[list[float]]:
         else:
             coarse.append([at, cost])
     return coarse
+
+
+def restart(state: LimitState) -> None:
+    """Have a limit count nothing of what it has let through."""
+    if isinstance(state, TokenBucket):
+        state.restart(-math.inf, 0)
+        state.last = state.full_at = -math.inf
+        state.peaks = state.overs = None
+    elif isinstance(state, SlidingWindow):
+        state.log.clear()
+        state.total = 0
+    elif isinstance(state, CalendarWindow):
+        state.used = 0
 
 
 def _is_used(state: LimitState) -> bool:

@@ -22,6 +22,7 @@ from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._rate import Calendar, Concurrency, Window, unit_of
 from aioapiqueue._slot import HELD
 from aioapiqueue._units import ONE_CALL, is_stated
+from aioapiqueue.hub.host._journal import restart
 from aioapiqueue.hub.host._order import ClientCall, ClientQueue
 
 if TYPE_CHECKING:
@@ -604,12 +605,21 @@ class Quota:
         self._known.clear()
 
     def reset(self) -> None:
-        """Forget what was let through."""
+        """Forget what was let through.
+
+        Raises:
+            OSError: the journal cannot be written to.
+        """
+        limiter, now = self.limiter, self.dispatcher.now()
+        lanes = [limiter.lane_of(key, now) for key in list(limiter.keys)]
+        states = [*limiter.own_states[: len(limiter.limits)]]  # what is adaptive stays as slow
+        for lane in lanes:
+            states += () if lane is None else lane.kept[: len(lane.limits)]
+        for state in states:
+            restart(state)
         if self._journal is not None:
-            self._journal.forget(" ".join(self.name))
-            for record in self._records.values():
-                self._journal.restart(record)
-            self.limiter.hold(None, 0)  # who waits is to look again; a pause goes on
+            self._journal.forget(" ".join(self.name), self._records.values())
+        limiter.hold(None, 0)  # who waits is to look again; a pause goes on
 
     def count_running(
         self,

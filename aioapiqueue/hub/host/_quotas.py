@@ -98,14 +98,19 @@ class Quotas:
         return self._journal is not None or not self.by_name
 
     def reset(self, name: str) -> bool:
-        """Forget what a quota has let through; return whether there is one of that name."""
+        """Forget what a quota has let through; return whether there is one of that name.
+
+        Raises:
+            OSError: the journal cannot be written to.
+        """
         known = False
         for kind in KINDS:
             quota = self.by_name.get((kind, name))
             if quota is not None:
                 quota.reset()
-            forgotten = self._journal is not None and self._journal.forget(f"{kind} {name}")
-            known = known or forgotten or quota is not None
+                known = True
+            elif self._journal is not None:
+                known |= self._journal.forget(f"{kind} {name}", ())
         return known
 
     def __iter__(self) -> Iterator[Quota]:

@@ -92,6 +92,7 @@ class Service:
 
     def _look_at_socket(self) -> None:
         """Listen again if the socket's file is gone, as its directory may be after a logout."""
+        self.commit()  # what could not be written when it was to be
         self._quotas.forget_idle()
         with contextlib.suppress(OSError):
             os.utime(self._place.lock())  # what nobody touches for days is removed from /tmp
@@ -153,7 +154,10 @@ class Service:
                     "queues": sum(one.is_client for one in self._connections),
                 }
             case "reset":
-                return {"known": self._quotas.reset(str(hello["quota"]))}
+                try:
+                    return {"known": self._quotas.reset(str(hello["quota"]))}
+                except OSError as error:
+                    return {"refused": f"it would come back with the next hub: {error}"}
             case other:
                 return {"refused": f"this hub knows no command {other!r}"}
 

@@ -72,11 +72,11 @@ def _lock_file(file: Path) -> int | None:
 
 def _state_of(place: Place) -> Path:
     """Return where to keep what was let through; beside the lock if a home cannot be written to."""
-    folder = place.state()
     try:
+        folder = place.state()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         make_private(folder)
-    except OSError:
+    except (OSError, LookupError):  # a user without an entry in passwd, as in containers
         return place.lock().parent
     return folder if os.access(folder, os.W_OK) else place.lock().parent
 
