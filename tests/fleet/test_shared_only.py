@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from itertools import pairwise
 
 import pytest
 
 from aioapiqueue import Adaptive, ApiQueue, Rate, SlotTimeout, Window, WouldWait
 from aioapiqueue.integrations.redis import SharedSchedule
-from tests.helpers.instants import now, use
+from tests.helpers.instants import now, released, use
 from tests.helpers.servers import fresh_name
 from tests.helpers.virtual_client import VirtualClient
 
@@ -58,6 +59,25 @@ async def test_own_curve_is_refused(make):
 
     with pytest.raises(TypeError, match="curve of its own"):
         make("10/s", adaptive=Own("1/s"))
+
+
+async def test_limit_that_others_set_below_the_floor_holds(make):
+    """A floor gives way to limits of others; one's own below it are refused."""
+    name = fresh_name()
+    one = make("10/s", name=name, adaptive=Adaptive("5/s", concurrency=3), concurrency=4)
+    other = make("10/s", name=name, adaptive=Adaptive("1/s"), concurrency=4)
+    for queue in (one, other):
+        (await queue.enqueue()).release()
+    other.set_rate("2/s", "1 at once")
+    await heard()
+    await asyncio.sleep(5)
+    (await one.enqueue()).release()  # it hears of it now
+    starts = await released(one, 3)
+    assert one.limits == other.limits
+    assert [b - a for a, b in pairwise(starts)] == exactly([0.5, 0.5])
+    assert one.stats.faults == 0
+    with pytest.raises(ValueError, match="floor"):
+        one.set_rate("2/s")
 
 
 # At once, or not.
