@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from aioapiqueue._fleet.limits import LimitTable
-from aioapiqueue._fleet.options import as_fallback, plain_adaptive
+from aioapiqueue._fleet.options import as_fallback, yielding
 from aioapiqueue._host.connection import HubLink
 from aioapiqueue._host.limiter import HostLimiter
 from aioapiqueue._host.place import HUB_DIR, check_system
@@ -96,7 +96,7 @@ class HostSchedule:
         """
         if self._in_use:
             raise RuntimeError(f"{self!r} is in use: make one for each queue, of the same name")
-        plain = plain_adaptive(adaptive)
+        policy = yielding(adaptive)
         for key in lanes:
             if key is None:
                 raise TypeError("a lane of the key None is not shared: give those calls a key")
@@ -116,7 +116,7 @@ class HostSchedule:
             {key: tuple(own) for key, own in lanes.items()},
             None if concurrency == math.inf else int(concurrency),
             catch_up,
-            plain,
+            policy,
             tuple(host.units.names),
         )
         self._in_use = True

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._rate import Limit
 
-__all__ = ["YieldingAdaptive", "as_fallback", "plain_adaptive"]
+__all__ = ["YieldingAdaptive", "as_fallback", "yielding"]
 
 
 class YieldingAdaptive(Adaptive):
@@ -62,12 +62,12 @@ def as_fallback(given: str | Rate | None) -> Rate | None:
     """
     limit = None if given is None else as_limit(given)
     if limit is not None and (not isinstance(limit, Rate) or limit.unit != CALLS):
-        raise TypeError(f"fallback takes a rate of calls, not {limit}")
+        raise TypeError(f'fallback takes a rate of calls, such as "1/s", not {limit}')
     return limit
 
 
-def plain_adaptive(policy: AdaptivePolicy | None) -> Adaptive | None:
-    """Return a policy that can be sent.
+def yielding(policy: AdaptivePolicy | None) -> YieldingAdaptive | None:
+    """Return a policy that can be sent, and gives way to limits of others.
 
     Raises:
         TypeError: it has a curve of its own.
@@ -79,4 +79,4 @@ def plain_adaptive(policy: AdaptivePolicy | None) -> Adaptive | None:
             f"{policy!r} has a curve of its own, which is not known where this quota is kept: give "
             "a queue with schedule= a plain Adaptive"
         )
-    return policy
+    return YieldingAdaptive.of(policy)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aioapiqueue._fleet.clock import ROUNDING
+from aioapiqueue._host.call import HostCall, line_of
 from aioapiqueue._host.wire import join_text, keys_to
-from aioapiqueue._slot import DetailedCall
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,33 +23,11 @@ if TYPE_CHECKING:
     from aioapiqueue._line import Line
     from aioapiqueue._slot import Call
 
-__all__ = ["Asking", "HostCall", "line_of"]
+__all__ = ["Asking"]
 
 _MOST = 64
 """Calls of one line that have asked, at least, if so many wait: as many as a hub lets go together
 where thousands start each second, and fewer than would keep others waiting."""
-
-
-class HostCall(DetailedCall):
-    """A call that asks the hub.
-
-    Args:
-        details: as of `DetailedCall`.
-    """
-
-    __slots__ = ("counted", "ticket")
-
-    def __init__(self, *details: Any) -> None:  # noqa: ANN401 - as `Args` says
-        super().__init__(*details)
-        self.ticket = 0
-        """By which the hub knows it; 0: it has not asked."""
-        self.counted = False
-        """Whether it is known to wait, or have waited."""
-
-
-def line_of(call: Call) -> Line[Call] | None:
-    """Return the line in which a call waits, if it does."""
-    return call.line
 
 
 class Asking:
@@ -111,9 +89,10 @@ class Asking:
         """Let a call ask."""
         if not self._session.is_up:  # lost while those before it have asked
             return
-        ticket = call.ticket = self.next_ticket()
+        ticket = self.next_ticket()
         priority = call.priority if type(call.priority) is int else float(call.priority)
         text = join_text(ticket, keys_to(call.keys), self._session.amounts(call), priority)
+        call.ticket = ticket
         self.calls[ticket] = call
         before = self._in_line.get(line, 0)
         self._in_line[line] = before + 1

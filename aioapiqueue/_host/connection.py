@@ -303,10 +303,16 @@ class HubLink:
         self._flush()
         sock = self._take_socket()
         if sock is not None and self._unsent:  # what was said last
-            # Cancelled here: the thread has the socket to itself, and closes it.
-            await to_thread.run_sync(
-                _send_rest, sock, self._unsent, abandon_on_cancel=True, limiter=CapacityLimiter(1)
-            )
+            handed = [sock]
+            threads = CapacityLimiter(1)
+            try:
+                # Cancelled here: a thread that has begun has the socket to itself, and closes it.
+                await to_thread.run_sync(
+                    _send_rest, handed, self._unsent, abandon_on_cancel=True, limiter=threads
+                )
+            finally:
+                with contextlib.suppress(IndexError):
+                    handed.pop().close()
         elif sock is not None:
             sock.close()
         if self._task is not None:
@@ -322,9 +328,9 @@ _LAST_WORDS = 1.0
 """Seconds for what is left to be sent at the end."""
 
 
-def _send_rest(sock: socket.socket, rest: bytes) -> None:
-    sock.settimeout(_LAST_WORDS)
-    with sock, contextlib.suppress(OSError):
+def _send_rest(handed: list[socket.socket], rest: bytes) -> None:
+    with contextlib.suppress(IndexError, OSError), handed.pop() as sock:
+        sock.settimeout(_LAST_WORDS)
         sock.sendall(rest)
 
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue._algorithms import TokenBucket
 from aioapiqueue._fleet.clock import ROUNDING
-from aioapiqueue._host.asking import Asking, HostCall, line_of
+from aioapiqueue._host.asking import Asking
+from aioapiqueue._host.call import HostCall, line_of
 from aioapiqueue._host.holds import Holds
 from aioapiqueue._host.scopes import Scopes
 from aioapiqueue._host.session import Session
@@ -153,9 +154,7 @@ class HostLimiter:
     def joined(self, call: Call) -> None:
         """Note that a call waits now: it asks, if it is among the first of its line."""
         one = HostCall.of(call)
-        if not one.counted:
-            one.counted = True
-            self._scopes.joined(one)
+        self._scopes.joined(one)
         if self._session.is_up:
             self._asking.joined(one)
         else:
@@ -413,7 +412,7 @@ class HostLimiter:
     def _sort_again(self) -> None:
         """Sort all who wait into lines again."""
         waiters = self._host.waiters
-        self._scopes.find_again(waiters.not_left())
+        self._scopes.find_again(map(HostCall.of, waiters.not_left()))
         self._asking.withdraw_gone()
         waiters.rebuild()
         self._asking.sort_again()
@@ -429,6 +428,8 @@ class HostLimiter:
 
     def hub_is_there(self) -> None:
         """Let all ask who wait."""
+        if not self._session.is_up:  # it is lost again
+            return
         self._lateness = transit(self._catch_up, on_real_time=self._host.on_real_time)
         self._too_late = 0
         self._spare = None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aioapiqueue._algorithms import LimitState
     from aioapiqueue._fleet.limits import LimitTable
     from aioapiqueue._fleet.messages import Scope
+    from aioapiqueue._host.call import HostCall
     from aioapiqueue._slot import Call
 
 __all__ = ["Scopes"]
@@ -35,12 +36,15 @@ class Scopes:
         self._foreign_patterns: list[str] = []
         self._waiting: dict[Hashable, int] = {}
         """How many wait in each lane, and (None) in all."""
+        self._count_number = 1
+        """How often those who wait were counted: one that was not counted last is not taken off."""
         limits.in_use = lambda key, _: self.waits_in(limits.lane_of(key))
         self.find_plain()
 
     def forget_callers(self) -> None:
         """Count nobody: those who waited are gone."""
         self._waiting = {}
+        self._count_number += 1
 
     def set_foreign(self, names: Iterable[Hashable]) -> None:
         """Have these keys and patterns have limits of others."""
@@ -103,13 +107,17 @@ class Scopes:
         """Return whether somebody waits in a lane, or (None) at all."""
         return lane in self._waiting
 
-    def joined(self, call: Call) -> None:
+    def joined(self, call: HostCall) -> None:
         """Count one who waits."""
-        self._count(call, 1)
+        if call.counted != self._count_number:
+            call.counted = self._count_number
+            self._count(call, 1)
 
-    def left(self, call: Call) -> None:
-        """Count one less."""
-        self._count(call, -1)
+    def left(self, call: HostCall) -> None:
+        """Count one less, if it was counted."""
+        if call.counted == self._count_number:
+            call.counted = 0
+            self._count(call, -1)
 
     def _count(self, call: Call, more: int) -> None:
         lanes = () if call.limits is None else call.limits.lanes
@@ -120,9 +128,9 @@ class Scopes:
             else:
                 del self._waiting[lane]
 
-    def find_again(self, calls: Iterable[Call]) -> None:
+    def find_again(self, calls: Iterable[HostCall]) -> None:
         """Find again what all who wait come under, and count them."""
-        self._waiting = {}
+        self.forget_callers()
         for one in calls:
             one.limits = self.of(one)
             self.joined(one)

@@ -78,3 +78,24 @@ async def test_lanes_have_no_turns_of_their_own():
     await asyncio.wait(tasks)
     assert len(lots) + len(few) == pytest.approx(1001, abs=2)
     assert len(few) / len(lots) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("closed", [8, 64])
+async def test_closed_lanes_cost_no_share(closed):
+    """A process that waits for lanes of its own has its share of those that it shares."""
+    hub, counts = VirtualHub(), ([], [])
+    lanes = {"own:*": "1/h", "shared": "10/s"}
+    queues = [ApiQueue("1000/s", lanes=lanes, schedule=hub.schedule("crm")) for _ in range(2)]
+    tasks = []
+    for number in range(closed):
+        key = f"own:{number}"
+        (await queues[0].enqueue(key=key)).release()
+        tasks.append(queues[0].enqueue(key=key))
+    for queue, starts in zip(queues, counts, strict=True):
+        tasks += await waiting(queue, starts, 10, key="shared")
+    await asyncio.sleep(100)
+    lately = [sum(at > 50 for at in starts) for starts in counts]
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert lately == pytest.approx([250, 250], abs=5)

@@ -7,8 +7,8 @@ one more than that of the call that was served last.) So ranks never change, and
 away has saved up nothing: start-time fair queueing, Goyal et al. 1996, with a cost of 1 each.
 
 A client has a line for each set of limits that its calls come under, and some of them may be closed
-for hours. Hundreds of calls that wait there must not put its other calls as far behind: no call is
-further ahead of its turn than its client has lines, and calls of one line are as far apart.
+for hours. Those must not put its other calls behind. So calls of one line are as many turns apart
+as its client has lines that were served lately, and no call is further ahead than that.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ _IN_A_TURN = 2**24
 
 _MOST_APART = 64
 """Turns between two calls of a line, at most, however many lines its client has."""
+_LATELY = 64
+"""Turns for which a line counts that was served, or in which somebody came to wait."""
 
 
 class ClientCall(DetailedCall):
@@ -68,15 +70,25 @@ class ClientCall(DetailedCall):
 class _Turns:
     """The turns of a client that waits."""
 
-    __slots__ = ("last", "last_in", "waiting")
+    __slots__ = ("last", "last_in", "lately", "waiting")
 
     def __init__(self) -> None:
         self.last = 0
         """The last that it was given."""
         self.last_in: dict[Hashable, int] = {}
         """The last in each of its lines, by their limits."""
+        self.lately: dict[Hashable, int] = {}
+        """The turn in which each of its lines was last served, or begun, the latest last."""
         self.waiting = 0
         """How many of its calls wait."""
+
+    def note(self, limits: Hashable, now: int) -> None:
+        """Note that one of its lines is served, or begins, in a turn."""
+        lately = self.lately
+        lately.pop(limits, None)
+        lately[limits] = now
+        while lately[first := next(iter(lately))] + _LATELY < now:
+            del lately[first]
 
 
 class ClientQueue(WaitQueue[ClientCall]):
@@ -122,6 +134,8 @@ class ClientQueue(WaitQueue[ClientCall]):
         item.arrival = item.place
         super()._add_to_line(item)
         turns, turn = self._turns_of[item.client], item.place // _IN_A_TURN
+        if item.limits not in turns.last_in:
+            turns.note(item.limits, self._served // _IN_A_TURN)
         turns.last_in[item.limits] = turn
         if turn > turns.last:  # noqa: PLR1730 - this is done for each slot
             turns.last = turn
@@ -155,12 +169,12 @@ class ClientQueue(WaitQueue[ClientCall]):
         turn = (self._served + _IN_A_TURN if first is None else first) // _IN_A_TURN
         turns = self._turns_of.get(item.client)
         if turns is not None and turn <= turns.last:
-            last, apart = turns.last_in.get(item.limits), len(turns.last_in)
+            last = turns.last_in.get(item.limits)
+            apart = min(_MOST_APART, len(turns.lately) + (item.limits not in turns.lately))
             if last is None:
-                ahead = self._served // _IN_A_TURN + min(_MOST_APART, apart + 1)
-                turn = max(turn, min(turns.last + 1, ahead))
+                turn = max(turn, min(turns.last + 1, self._served // _IN_A_TURN + apart))
             else:
-                turn = max(turn, last + min(_MOST_APART, apart))
+                turn = max(turn, last + apart)
         return turn * _IN_A_TURN + (self._count + 1) % _IN_A_TURN
 
     def _next_turn(self, flow: Hashable) -> int:  # noqa: ARG002 - lines have no turns, calls have
@@ -170,6 +184,7 @@ class ClientQueue(WaitQueue[ClientCall]):
         """Take out the first of its line; as `WaitQueue.pop`."""
         if waiter.arrival > self._served:  # noqa: PLR1730 - this is done for each slot
             self._served = waiter.arrival
+        self._turns_of[waiter.client].note(waiter.limits, self._served // _IN_A_TURN)
         super().pop(waiter)
         self._gone(waiter)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aioapiqueue._algorithms import CalendarWindow, Permits, TokenBucket
 from aioapiqueue._dispatcher import Dispatcher, clock_of
-from aioapiqueue._fleet.options import YieldingAdaptive
+from aioapiqueue._fleet.options import yielding
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._host.wire import transit
 from aioapiqueue._lanes import find_patterns, name_of
@@ -101,7 +101,7 @@ class QuotaLimiter(LocalLimiter):
 
     def set_adaptive(self, adaptive: Adaptive | None) -> None:
         """Process push-back so, once limits are set again."""
-        self._maker.adaptive = self._lane_maker.adaptive = _yielding(adaptive)
+        self._maker.adaptive = self._lane_maker.adaptive = yielding(adaptive)
 
     def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
         """Return nothing: which limits there are changes while they are in use."""
@@ -273,7 +273,7 @@ class Quota:
             maxsize=0,
             drop_oldest=False,
             catch_up=self._own_catch_up(first.catch_up),
-            adaptive=_yielding(first.adaptive),
+            adaptive=yielding(first.adaptive),
             factory=_Factory(self, self._in_force),
             observers=(),
         )
@@ -708,10 +708,6 @@ class _Table:
         if name is _QUEUE:
             return self._own
         return self._lanes.get(name_of(name, self._lanes, self._patterns), ())
-
-
-def _yielding(adaptive: Adaptive | None) -> Adaptive | None:
-    return None if adaptive is None else YieldingAdaptive.of(adaptive)
 
 
 def is_real_time() -> bool:

@@ -8,7 +8,7 @@ import redis
 
 from aioapiqueue._fleet.limiter import SharedLimiter
 from aioapiqueue._fleet.limits import LimitTable
-from aioapiqueue._fleet.options import as_fallback, plain_adaptive
+from aioapiqueue._fleet.options import as_fallback, yielding
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue.integrations.redis._codec import Codec, Settings
 from aioapiqueue.integrations.redis._transport import RedisTransport
@@ -117,9 +117,9 @@ class SharedSchedule:
         """
         if self._in_use:
             raise RuntimeError(f"{self!r} is in use: make one for each queue, of the same name")
-        plain = plain_adaptive(adaptive)
+        policy = yielding(adaptive)
         settings = Settings(self.name, self.ahead, self.timeout, self.lease, self.fallback)
-        codec = Codec(settings, catch_up=catch_up, adaptive=plain, units=host.units)
+        codec = Codec(settings, catch_up=catch_up, adaptive=policy, units=host.units)
         transport = RedisTransport(self._client, codec, settings)
         table = LimitTable(
             limits,
