@@ -238,6 +238,7 @@ async def test_unwritable_file_stops_nobody(file):
     assert "cannot be written to" in hub.quotas.problem
     other.execute("ROLLBACK")
     other.close()
+    await asyncio.sleep(0.5)  # so long it is left alone
     assert len(await starts_of(queue, 5, 5)) == 5
     assert hub.quotas.problem is None
     hub.kill()
@@ -276,6 +277,46 @@ async def test_locked_file_is_waited_for_at_the_start(file):
     assert await starts_of(queue, 1, 3600) == []
 
 
+async def test_limit_that_ends_while_the_file_is_locked(file):
+    """What it has let through is written later, or goes on where the limit comes back."""
+    hub = VirtualHub(file)
+    queue = ApiQueue("5 in any 1h", schedule=hub.schedule("crm"))
+    await starts_of(queue, 2, 1)
+    other = sqlite3.connect(file, isolation_level=None, timeout=0)
+    other.execute("BEGIN IMMEDIATE")
+    await starts_of(queue, 3, 1)
+    queue.set_rate("100/s")
+    await starts_of(queue, 1, 1)
+    queue.set_rate("5 in any 1h")  # it is back before the file could be written to
+    assert await starts_of(queue, 1, 60) == []
+    queue.set_rate("100/s")
+    await starts_of(queue, 1, 1)
+    other.execute("ROLLBACK")
+    other.close()
+    await asyncio.sleep(1)
+    await starts_of(queue, 1, 1)
+    await queue.aclose()
+    hub.kill()
+    queue = ApiQueue("5 in any 1h", schedule=hub.schedule("crm"))
+    assert await starts_of(queue, 1, 60) == []
+
+
+async def test_reset_wakes_those_who_wait_in_lanes(file):
+    """Also where calls of several lines wait."""
+    hub = VirtualHub(file)
+    lanes = {"a": "1 in any 1h", "b": "1 in any 1h"}
+    queues = [ApiQueue(lanes=lanes, schedule=hub.schedule("crm")) for _ in range(2)]
+    for key in lanes:
+        (await queues[0].enqueue(key=key)).release()
+    waiting = [queue.enqueue(key=key) for queue in queues for key in lanes]
+    await asyncio.sleep(1)
+    hub.quotas.reset("crm")
+    await asyncio.sleep(1)
+    assert sum(one.done() for one in waiting) == 2
+    for one in waiting:
+        one.cancel()
+
+
 async def test_reset_without_a_file():
     """What is in memory is forgotten all the same."""
     hub = VirtualHub()
@@ -296,6 +337,8 @@ async def test_reset_that_cannot_be_written_says_so(file):
         hub.quotas.reset("crm")
     other.execute("ROLLBACK")
     other.close()
+    hub.kill()
+    assert len(await starts_of(queue, 5, 1)) == 3  # one went, and one is lost with the hub
     assert hub.quotas.reset("crm")
 
 
@@ -336,13 +379,13 @@ async def test_broken_file_is_kept_and_replaced(file):
     journal = _journal.Journal(file)
     assert "cannot be read" in journal.problem
     assert (file.parent / "quotas.db.broken").read_bytes().startswith(b"no database")
-    journal.close(in_use=False)
+    journal.close(0, in_use=False)
     assert _journal.Journal(file).problem is None
 
 
 async def test_file_of_another_layout_is_kept(file):
     """Nothing of another version is taken for what it is not."""
-    _journal.Journal(file).close(in_use=False)
+    _journal.Journal(file).close(0, in_use=False)
     with closing(sqlite3.connect(file)) as database, database:
         database.execute("UPDATE meta SET value = '99' WHERE name = 'layout'")
     assert "another version" in _journal.Journal(file).problem

@@ -105,6 +105,8 @@ class Journal:
                 Path(f"{path}{leftover}").unlink(missing_ok=True)
             self._open()
         self._dirty: dict[Record, None] = {}
+        self._gone: dict[Record, None] = {}
+        """Those of limits that are in force no more, and have still to be written."""
         self._rests_until = -math.inf
 
     def _open(self) -> None:
@@ -121,12 +123,17 @@ class Journal:
             raise sqlite3.DatabaseError("it is of another version of aioapiqueue")
         self._salt = self._meta("salt", secrets.token_hex(16))
         self.was_in_use = self._meta("ended", "yes") == "no"
+        self._must_begin = False
+        """Whether the file has still to be told that a hub runs."""
         try:
-            self._set_meta("ended", "no")
-            run("DELETE FROM used WHERE over < ?", (time.time() - _LONG,))
+            self._begin()
         except sqlite3.Error as error:  # on a full disk, what is in it counts all the same
-            self._trouble = self._trouble_of(error)
+            self._trouble, self._must_begin = self._trouble_of(error), True
         run(f"PRAGMA busy_timeout = {_LOCKED * 1000:.0f}")
+
+    def _begin(self) -> None:
+        self._set_meta("ended", "no")
+        self._file.execute("DELETE FROM used WHERE over < ?", (time.time() - _LONG,))
 
     def _trouble_of(self, error: sqlite3.Error, *, verb: str = "written to") -> str:
         return f"{self.path} cannot be {verb}: {error}"
@@ -166,6 +173,14 @@ class Journal:
         if not isinstance(limit, Rate | Window | Calendar):
             return None
         row = (quota, self._hashed(key), str(limit))
+        for gone in self._gone:
+            if gone.row == row:  # it comes back before it was written
+                del self._gone[gone]
+                record = Record(row, state, -math.inf, gone.is_long)
+                clocks = _Clocks(now)
+                _restore(state, _data_of(gone, clocks, exact=True)[0], clocks)
+                self._dirty[record] = None
+                return record
         found = None
         try:
             found = self._file.execute(
@@ -173,6 +188,7 @@ class Journal:
             ).fetchone()
         except sqlite3.Error as error:
             self._trouble = self._trouble_of(error, verb="read")
+            return None  # so that nothing is written over what it has
         record = Record(row, state, -math.inf, period_of(limit) >= _LONG)
         if found is not None:
             with contextlib.suppress(ValueError, TypeError, KeyError):  # else it is as good as none
@@ -202,19 +218,22 @@ class Journal:
 
     def commit(self, now: float) -> None:
         """Write what is to be written."""
-        if self._dirty and now >= self._rests_until:
+        if now < self._rests_until:
+            return
+        if self._dirty:
             dirty, self._dirty = self._dirty, {}
             if not self._write(list(dirty), now, exact=False):
                 self._dirty = dirty | self._dirty
-                self._rests_until = now + _REST
+                return
+        if self._gone and self._write(list(self._gone), now, exact=True):
+            self._gone.clear()
 
     def close_records(self, records: Iterable[Record], now: float) -> None:
         """Write exactly what these limits have let through: they are in force no more."""
-        gone = list(records)
-        for one in gone:
+        for one in records:
             self._dirty.pop(one, None)
-        if gone:
-            self._write(gone, now, exact=True)
+            self._gone[one] = None
+        self.commit(now)
 
     def _write(self, records: Sequence[Record], now: float, *, exact: bool) -> bool:
         """Write; return whether it was written.
@@ -229,16 +248,16 @@ class Journal:
             rows.append((*one.row, json.dumps(data), clocks.to_wall(over)))
         run, is_long = self._file.execute, any(one.is_long for one in records)
         try:
-            if is_long:
-                run("PRAGMA synchronous = FULL")
+            run(f"PRAGMA synchronous = {'FULL' if is_long else 'NORMAL'}")
             run("BEGIN")
+            if self._must_begin:
+                self._begin()
             self._file.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?, ?, ?)", rows)
             run("COMMIT")
-            if is_long:
-                run("PRAGMA synchronous = NORMAL")
-            self._trouble = None
+            self._trouble, self._must_begin = None, False
         except sqlite3.Error as error:
             self._trouble = self._trouble_of(error)
+            self._rests_until = now + _REST
             for one in records:
                 one.bound = -math.inf
             with contextlib.suppress(sqlite3.Error):
@@ -256,21 +275,24 @@ class Journal:
         Raises:
             OSError: it cannot be written to.
         """
-        for record in records:
-            record.bound = -math.inf
-            self._dirty.pop(record, None)
         try:
             rows = self._file.execute("DELETE FROM used WHERE quota = ?", (quota,)).rowcount
         except sqlite3.Error as error:
             raise OSError(self._trouble_of(error)) from None
+        for record in records:
+            record.bound = -math.inf
+            self._dirty.pop(record, None)
         return rows > 0
 
-    def close(self, *, in_use: bool) -> None:
+    def close(self, now: float, *, in_use: bool) -> None:
         """Note that this hub has ended by itself.
 
         Args:
+            now: the present instant.
             in_use: whether there were clients, which may come back with permits to the next one.
         """
+        self._rests_until = -math.inf
+        self.commit(now)
         with contextlib.suppress(sqlite3.Error):
             self._set_meta("ended", "no" if in_use else "yes")
         self._file.close()

@@ -611,15 +611,16 @@ class Quota:
             OSError: the journal cannot be written to.
         """
         limiter, now = self.limiter, self.dispatcher.now()
-        lanes = [limiter.lane_of(key, now) for key in list(limiter.keys)]
+        if self._journal is not None:
+            self._journal.forget(" ".join(self.name), self._records.values())
         states = [*limiter.own_states[: len(limiter.limits)]]  # what is adaptive stays as slow
-        for lane in lanes:
+        lanes = {key: limiter.lane_of(key, now) for key in list(limiter.keys)}
+        for lane in lanes.values():
             states += () if lane is None else lane.kept[: len(lane.limits)]
         for state in states:
             restart(state)
-        if self._journal is not None:
-            self._journal.forget(" ".join(self.name), self._records.values())
-        limiter.hold(None, 0)  # who waits is to look again; a pause goes on
+        for key in (None, *lanes):  # who waits is to look again; a pause goes on
+            limiter.hold(key, 0)
 
     def count_running(
         self,

@@ -78,7 +78,8 @@ class Quotas:
             in_use = any(quota.clients for quota in self.by_name.values())
             for quota in self.by_name.values():
                 quota.close()
-            self._journal.close(in_use=in_use)
+            now = max((quota.dispatcher.now() for quota in self.by_name.values()), default=0.0)
+            self._journal.close(now, in_use=in_use)
 
     @property
     def problem(self) -> str | None:
