@@ -43,13 +43,16 @@ class HostSchedule:
     and so are time-outs. A more urgent call goes first, in whatever process it waits.
 
     If the hub dies, calls wait while another one is started, which takes a moment. A process that
-    dies gives back its permits at once. `aioapiqueue hub status` shows who uses what.
+    dies gives back its permits at once. `aioapiqueue hub status` (with the extra `cli`) shows who
+    uses what.
 
     `try_slot` of such a queue always raises `WouldWait`, as the hub has to be asked.
 
     Args:
         name: of the quota, as all its processes call it.
-        fallback: the rate of this queue alone while there is no hub; default: its calls wait.
+        fallback: the rate of this queue alone while there is no hub, as it has just died; default:
+            its calls wait. (Where none can be started, or another version's runs, calls raise
+            `SharedError` at once.)
 
     Raises:
         TypeError: a value of another type.

@@ -97,10 +97,12 @@ class Holds:
 
     def hold_by_hub(self, seconds: float) -> None:
         """Note for how long the hub holds all."""
-        until = self._host.now() + seconds
-        if until < self._by_hub:  # another process may have ended the pause that this one has begun
-            self.paused = min(self.paused, until)
-        self._by_hub = until
+        self._by_hub = self._host.now() + seconds
+        self.apply()
+
+    def end_pause(self) -> None:
+        """Note that somebody else has ended all pauses: the hub says what holds then."""
+        self.paused = min(self.paused, self._host.now())
         self.apply()
 
     def apply(self) -> None:

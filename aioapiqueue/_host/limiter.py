@@ -359,7 +359,7 @@ class HostLimiter:
     def hold(self, key: Hashable, seconds: float) -> None:
         """Start nothing of a key's lane (or nothing at all) for so long, anywhere."""
         self._hold_here(key, seconds)
-        self._session.send("hold", self._key_to(key), seconds)
+        self._session.send_hold(self._key_to(key), seconds)
 
     def _hold_here(self, key: Hashable, seconds: float) -> None:
         """Use nothing that the hub has let go before it knows of a hold."""
@@ -375,12 +375,12 @@ class HostLimiter:
     def pause(self, seconds: float | None) -> None:
         """Start nothing for so long (None: until `resume`), anywhere."""
         self._holds.pause(seconds)
-        self._session.send("pause", seconds)
+        self._session.send_pause(seconds)
 
     def resume(self) -> None:
         """End a pause, everywhere."""
         self._holds.resume()
-        self._session.send("resume")
+        self._session.send_resume()
         self._asking.ask_all()
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
@@ -499,6 +499,11 @@ class HostLimiter:
     def held_by_hub(self, seconds: float) -> None:
         """Start nothing for so long."""
         self._holds.hold_by_hub(seconds)
+        self._asking.ask_all()
+
+    def resumed_by_others(self) -> None:
+        """Pause no more; what the hub holds then, it says."""
+        self._holds.end_pause()
         self._asking.ask_all()
 
     def newcomer_due(self, ticket: int, seconds: float) -> None:

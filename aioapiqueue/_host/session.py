@@ -91,6 +91,9 @@ class SessionOwner(Protocol):
     def held_by_hub(self, seconds: float) -> None:
         """Start nothing for so long."""
 
+    def resumed_by_others(self) -> None:
+        """Pause no more."""
+
     def newcomer_due(self, ticket: int, seconds: float) -> None:
         """Note when a newcomer like this call would start."""
 
@@ -132,6 +135,10 @@ class Session:
         self._learnt: dict[Hashable, tuple[Limit, ...]] = {}
         """What this queue, or another one, has learnt from answers."""
         self._learnt_units: list[str] | None = None
+        self._unsaid: set[tuple[str, Hashable]] = set()
+        """What no hub has been told yet: "set" or "learnt" of a key, "pause", "hold", "resume"."""
+        self._newer: set[tuple[str, Hashable]] = set()
+        """What this hub has just been told, and was told otherwise by others before."""
         link.attach(self)
 
     def reset(self) -> None:
@@ -157,7 +164,7 @@ class Session:
     @property
     def is_needed(self) -> bool:
         """Whether somebody waits for the hub, or runs, so that it is to know."""
-        return self._owner.is_needed
+        return bool(self._unsaid) or self._owner.is_needed
 
     # What is sent.
 
@@ -184,12 +191,48 @@ class Session:
     def send_set(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Have limits replaced everywhere."""
         self._set.update(changes)
-        self.send("set", _changes_to(changes), False)  # noqa: FBT003 - JSON
+        self._say("set", changes, again=False)
 
     def send_learnt(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Have learnt limits hold everywhere, beside what each process has given."""
         self._learnt.update(changes)
-        self.send("learnt", _changes_to(changes), False)  # noqa: FBT003 - JSON
+        self._say("learnt", changes, again=False)
+
+    def _say(
+        self, kind: str, changes: Mapping[Hashable, tuple[Limit, ...]], *, again: bool
+    ) -> None:
+        """Send changes, or have them sent to the next hub."""
+        if self.is_up:
+            if changes:
+                self.send(kind, _changes_to(changes), again)
+        else:
+            self._say_later(*((kind, key) for key in changes))
+
+    def _say_later(self, *what: tuple[str, Hashable]) -> None:
+        self._unsaid.update(what)
+        self.open()
+
+    def send_pause(self, seconds: float | None) -> None:
+        """Have nothing started anywhere for so long; None: until `send_resume`."""
+        if self.is_up:
+            self.send("pause", seconds, False)  # noqa: FBT003 - JSON
+        else:
+            self._say_later(("pause", None))
+
+    def send_resume(self) -> None:
+        """Have all pauses end."""
+        if self.is_up:
+            self.send("resume")
+        else:
+            self._unsaid.discard(("pause", None))
+            self._say_later(("resume", None))
+
+    def send_hold(self, key: list[Hashable], seconds: float) -> None:
+        """Have nothing of a key started anywhere for so long, or nothing at all."""
+        if self.is_up:
+            self.send("hold", key, seconds)
+        else:  # the next hub is told of all that is held here
+            self._say_later(("hold", None))
 
     def send_learn(self) -> None:
         """Have limits learnt from answers."""
@@ -208,14 +251,19 @@ class Session:
             self.fault = ""
             host.emit("reconnected")
         self._holds.forget_hub()
-        if self._set:
-            self.send("set", _changes_to(self._set), True)  # noqa: FBT003 - JSON
-        if self._learnt:
-            self.send("learnt", _changes_to(self._learnt), True)  # noqa: FBT003 - JSON
+        self._newer, self._unsaid = self._unsaid, set()
+        for kind, changes in (("set", self._set), ("learnt", self._learnt)):
+            new = {key: limits for key, limits in changes.items() if (kind, key) in self._newer}
+            known = {key: limits for key, limits in changes.items() if key not in new}
+            self._say(kind, known, again=True)
+            self._say(kind, new, again=False)
         if self._learnt_units is not None:
             self.send("learn", self._learnt_units)
+        if ("resume", None) in self._newer:
+            self.send("resume")
         if self._holds.paused > now:
-            self.send("pause", span_to(self._holds.paused - now))
+            again = ("pause", None) not in self._newer
+            self.send("pause", span_to(self._holds.paused - now), again)
         if self._holds.held > now:
             self.send("hold", [], self._holds.held - now)
         for key, seconds in self._holds.of_lanes(now):
@@ -271,17 +319,28 @@ class Session:
         """Count a slow-down."""
         self._owner.slowed_down(ticket, key_from(key[0]) if key else None, seconds)
 
-    def on_set(self, changes: list[Any]) -> None:
+    def on_set(self, changes: list[Any], again: bool) -> None:  # noqa: FBT001 - a part of a message
         """Adopt limits that others have set."""
-        adopted = _changes_from(changes)
-        self._set.update(adopted)  # who has set them may be gone when the next hub asks
-        self._owner.others_set(adopted)
+        adopted = self._changes_from("set", changes, again=again)
+        if adopted:
+            self._set.update(adopted)  # who has set them may be gone when the next hub asks
+            self._owner.others_set(adopted)
 
-    def on_learnt(self, changes: list[Any]) -> None:
+    def on_learnt(self, changes: list[Any], again: bool) -> None:  # noqa: FBT001 - as `on_set`
         """Adopt limits that others have learnt."""
-        learnt = _changes_from(changes)
-        self._learnt.update(learnt)
-        self._owner.others_learnt(learnt)
+        learnt = self._changes_from("learnt", changes, again=again)
+        if learnt:
+            self._learnt.update(learnt)
+            self._owner.others_learnt(learnt)
+
+    def _changes_from(
+        self, kind: str, changes: list[Any], *, again: bool
+    ) -> dict[Hashable, tuple[Limit, ...]]:
+        """Return changes, but for those that this queue itself has told the hub since."""
+        found = {key_from(key[0]) if key else None: limits_from(own) for key, own in changes}
+        if again:
+            found = {key: own for key, own in found.items() if (kind, key) not in self._newer}
+        return found
 
     def on_lanes(self, names: list[Any]) -> None:
         """Note which keys and patterns have limits of others."""
@@ -290,6 +349,10 @@ class Session:
     def on_held(self, seconds: float | None) -> None:
         """Note for how long the hub holds all."""
         self._owner.held_by_hub(span_from(seconds))
+
+    def on_resumed(self) -> None:
+        """Note that somebody else has ended all pauses."""
+        self._owner.resumed_by_others()
 
     def on_rate(self, rate: float | None) -> None:
         """Note what push-back has left."""
@@ -305,7 +368,3 @@ class Session:
 
 def _changes_to(changes: Mapping[Hashable, tuple[Limit, ...]]) -> list[Any]:
     return [[key_to(key, of_queue=True), limits_to(own)] for key, own in changes.items()]
-
-
-def _changes_from(changes: list[Any]) -> dict[Hashable, tuple[Limit, ...]]:
-    return {key_from(key[0]) if key else None: limits_from(own) for key, own in changes}

@@ -2,8 +2,8 @@
 
 Each message is a list that begins with its kind. A call has a number, its ticket, which its queue
 gives it. A `key` is `[]` for the whole queue, and `[key]` for a key, which may be null. Amounts are
-by unit; null stands for one call. Spans are seconds from now. What a hub before knew already is
-said `again`: it counts where nobody has said anything else meanwhile.
+by unit; null stands for one call. Spans are seconds from now. What was said before to another hub,
+or to another queue, is said `again`: it counts where nobody has said anything else meanwhile.
 
 From a queue                                    it
 `["join", ticket, keys, amounts, priority]`     has a call that wants to start; no keys: `[null]`
@@ -14,7 +14,8 @@ From a queue                                    it
 `["sync", ticket or null, key, count]`          knows what the server says is left
 `["throttled", ticket or null, key, seconds]`   was pushed back
 `["hold", key, seconds]`                        starts nothing for so long
-`["pause", seconds or null]`, `["resume"]`      as its user wants
+`["pause", seconds or null, again]`            starts nothing for so long, as its user wants
+`["resume"]`                                    ends all pauses
 `["set", [[key, limits], ...], again]`          has other limits from now on, for everybody
 `["learnt", [[key, limits], ...], again]`       has learnt limits, which hold besides
 `["learn", units]`                              learns limits from answers
@@ -26,7 +27,8 @@ From the hub                                    what it means
 `["delayed", lane, limit, whose, seconds]`      a limit of others has made a call wait
 `["refuse", ticket, text]`                      it never will
 `["backed_off", ticket or null, key, seconds]`  the rate was lowered for that push-back; as `due`
-`["set", ...]`, `["learnt", ...]`               others have set, or learnt, these limits
+`["set", ..., again]`, `["learnt", ..., again]` others have set, or learnt, these limits
+`["resumed"]`                                   somebody has ended all pauses
 `["lanes", names]`                              keys and patterns that have limits of others
 `["held", seconds or null]`                     nothing starts for so long; null: without end
 `["rate", calls per second or null]`            what push-back has left; null: all of it

@@ -46,6 +46,8 @@ def status(
         f"hub {answer['version']}, process {answer['pid']}, for {minutes:,.0f} min, at "
         f"{answer['socket']}"
     )
+    if answer["kept"]:
+        typer.echo("it stays until aioapiqueue hub stop")
     if answer["problem"]:
         say(wrapped(answer["problem"]))
     if not answer["quotas"]:
@@ -57,7 +59,7 @@ def status(
 def _show(quota: dict[str, Any]) -> None:
     out = console()
     kind = {"run": " of `run`", "name": ""}.get(quota["kind"], "")
-    limits = ", ".join(quota["limits"]) or "no limit of the whole"
+    limits = ", ".join(quota["limits"]) or "no limit of all calls together"
     out.print(f"\n{quota['name']}{kind}: {limits}", markup=False)
     lanes = {key: limits for key, limits in quota["lanes"].items() if limits}
     for key, own in list(lanes.items())[:_MOST_LANES]:
@@ -86,7 +88,7 @@ _MOST_LANES = 12
 
 @app.command(cls=Command)
 def start() -> None:
-    """Start the hub, if none runs.
+    """Start the hub, if none runs, and have it stay until `hub stop`.
 
     That is only needed where a program is no Python that could start it itself, as uWSGI is.
 
@@ -94,11 +96,11 @@ def start() -> None:
     """
     _check()
     try:
-        reached = reach({"command": "status"}, override=os.environ.get(HUB_DIR))
+        reached = reach({"command": "keep"}, override=os.environ.get(HUB_DIR))
     except (SharedError, Unreachable) as error:
         refuse(wrapped(str(error)), FAILED)
     reached.sock.close()
-    typer.echo(f"process {reached.welcome['pid']}, at {reached.welcome['socket']}")
+    typer.echo(f"the hub runs: process {reached.welcome['pid']}, at {reached.welcome['socket']}")
 
 
 @app.command(cls=Command)
@@ -122,11 +124,14 @@ def reset(
 ) -> None:
     """Forget what a quota has let through: its windows and bursts are as new.
 
+    What push-back has lowered, and what a server has said, stays. For a quota that nobody uses now,
+    start a hub first (`hub start`).
+
     Exits with 1 if no hub runs, nothing is known of a quota of that name, or the file of what was
     let through cannot be written to.
     """
     if not _ask({"command": "reset", "quota": name})["known"]:
-        refuse(f"nothing is known of a quota {name!r}: see aioapiqueue hub status", FAILED)
+        refuse(f"nothing is known of a quota {name!r} (see aioapiqueue hub status)", FAILED)
     typer.echo(f"{name}: forgotten")
 
 
@@ -141,6 +146,8 @@ def _ask(hello: dict[str, Any]) -> dict[str, Any]:
     _check()
     try:
         answer = command(Place(os.environ.get(HUB_DIR)), hello)
+    except json.JSONDecodeError as error:
+        refuse(wrapped(f"the hub's answer is no JSON ({error}): end it, hub stop"), FAILED)
     except ValueError as error:
         refuse(str(error))
     except OSError as error:

@@ -97,8 +97,7 @@ class VirtualLink:
     def open(self) -> None:
         """Connect in the next pass of the loop; while the hub is down, try each second."""
         if self.client is None and not self._opening:
-            self._opening = True
-            self._host.call_later(0, self._connect)
+            self._opening = self._host.call_later(0, self._connect) is not None
 
     def _connect(self) -> None:
         self._opening = False

@@ -355,6 +355,67 @@ async def test_pause_and_resume_hold_for_all():
     assert starts == [7.1]
 
 
+async def test_set_rate_before_the_first_call_counts():
+    """It is the newest, whatever others have set before; the same while there is no hub."""
+    hub = VirtualHub()
+    one, other = (ApiQueue("100/s", schedule=hub.schedule("crm")) for _ in range(2))
+    async with one.slot():
+        one.set_rate("50/s")
+        one.set_rate("5/s", key="a")
+        await settled()
+        other.set_rate("1/s")
+        await settled()
+        (quota,) = hub.quotas
+        assert quota.as_json()["limits"] == ["1/s"]
+        assert quota.as_json()["lanes"] == {"a": ["5/s"]}
+        for queue in (one, other):
+            assert [str(limit) for limit in queue.limits] == ["1/s"]
+        async with other.slot():
+            hub.down = True
+            hub.kill()
+            await asyncio.sleep(0.5)
+            one.set_rate("20/s")
+            hub.down = False
+            await asyncio.sleep(2)
+        (quota,) = hub.quotas
+        assert quota.as_json()["limits"] == ["20/s"]
+        assert [str(limit) for limit in other.limits] == ["20/s"]
+
+
+async def test_process_that_never_calls_pauses_and_resumes():
+    """What it wants is told at once, though it has no call that would need the hub."""
+    hub, starts = VirtualHub(), []
+    one, other = (ApiQueue("10/s", schedule=hub.schedule("crm")) for _ in range(2))
+    async with one.slot():
+        other.pause()
+        await settled()
+        task = asyncio.create_task(use(one, starts, 1))
+        await asyncio.sleep(5)
+        assert not starts
+        third = ApiQueue("10/s", schedule=hub.schedule("crm"))
+        third.resume()
+        await task
+    assert starts == [5]
+
+
+async def test_pause_that_was_ended_does_not_come_back():
+    """Who was away while another ended its pause hears of that from the next hub."""
+    hub, starts = VirtualHub(), []
+    one, other = (ApiQueue("10/s", schedule=hub.schedule("crm")) for _ in range(2))
+    async with one.slot(), other.slot():
+        one.pause()
+        await settled()
+        away, _ = hub.links
+        away.open, opening = (lambda: asyncio.get_running_loop().call_later(3, opening)), away.open
+        hub.kill()
+        await asyncio.sleep(1)
+        other.resume()
+        await asyncio.sleep(5)
+        await use(other, starts, 1)
+        await use(one, starts, 1)
+    assert starts == pytest.approx([6.1, 6.2])
+
+
 async def test_set_rate_holds_for_all():
     """`set_rate` replaces the limits of all processes, and of those that come later."""
     hub, starts = VirtualHub(), []

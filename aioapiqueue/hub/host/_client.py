@@ -250,14 +250,24 @@ class Client(ClientOwner):
         self._quota.dispatcher.hold(seconds, None, _key(key))
         self._tell_all_status()
 
-    def on_pause(self, seconds: float | None) -> None:
-        """Start nothing for so long; None: until `on_resume`."""
-        self._quota.dispatcher.limiter.pause(seconds)
+    def on_pause(self, seconds: float | None, again: bool) -> None:  # noqa: FBT001 - as `on_set`
+        """Start nothing for so long; None: until `on_resume`.
+
+        Args:
+            seconds: how long.
+            again: whether another hub knew of that: somebody may have ended it since.
+        """
+        if again and self._quota.was_resumed:
+            self.send("resumed")
+            return
+        self._quota.limiter.pause(seconds)
         self._tell_all_status()
 
     def on_resume(self) -> None:
-        """End a pause."""
-        self._quota.dispatcher.limiter.resume()
+        """End all pauses."""
+        self._quota.was_resumed = True
+        self._quota.tell("resumed", but=self)
+        self._quota.limiter.resume()
         self._tell_all_status()
 
     def on_learn(self, units: list[str]) -> None:
@@ -286,7 +296,7 @@ class Client(ClientOwner):
             self._tell_change("learnt", changes)
 
     def _tell_change(self, kind: str, changes: list[Any]) -> None:
-        self._quota.tell(kind, changes, but=self)
+        self._quota.tell(kind, changes, False, but=self)  # noqa: FBT003 - JSON
         self._tell_all_status()
         for one in self._quota.clients:
             if isinstance(one, Client):
@@ -300,7 +310,7 @@ class Client(ClientOwner):
                 changes = [
                     [key_to(key, of_queue=True), limits_to(own)] for key, own in known.items()
                 ]
-                self.send(kind, changes)
+                self.send(kind, changes, True)  # noqa: FBT003 - JSON
 
     def tell_names(self) -> None:
         """Tell the queue which keys have limits of others."""

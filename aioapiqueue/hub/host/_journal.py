@@ -99,7 +99,10 @@ class Journal:
         except sqlite3.OperationalError:  # of the moment: it is full, or somebody has it locked
             raise
         except sqlite3.DatabaseError as error:
-            self._broken = f"{path} cannot be read ({error}); it is kept as {path}.broken"
+            self._broken = (
+                f"{path} cannot be read ({error}): all quotas have begun as new. It is kept as "
+                f"{path}.broken"
+            )
             path.replace(f"{path}.broken")
             for leftover in ("-wal", "-shm"):
                 Path(f"{path}{leftover}").unlink(missing_ok=True)

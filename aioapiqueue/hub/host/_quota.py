@@ -250,6 +250,8 @@ class Quota:
         """What `set_rate` has set, for all of them; None: of the queue."""
         self.learnt: dict[Hashable, tuple[Limit, ...]] = {}
         """What clients have learnt from answers, by key; None: of the queue. It holds besides."""
+        self.was_resumed = False
+        """Whether somebody has ended a pause since this hub runs."""
         self._adaptive = first.adaptive
         """How its rate is lowered on push-back."""
         self._names: dict[Hashable, None] = {}
@@ -331,12 +333,15 @@ class Quota:
         return {
             "kind": self.name[0],
             "name": self.name[1],
-            "limits": [str(one) for one in own[1]],
-            "lanes": {str(key): [str(one) for one in limits] for key, limits in lanes},
+            "limits": [self._as_given(one) for one in own[1]],
+            "lanes": {str(key): [*map(self._as_given, limits)] for key, limits in lanes},
             "waiting": self.dispatcher.waiters.live,
             "running": self.dispatcher.running,
             "started": self.dispatcher.started,
         }
+
+    def _as_given(self, limit: Limit) -> str:
+        return str(self._plain_of.get(limit, limit))
 
     def tell(self, *message: Any, but: ClientOwner | None = None) -> None:  # noqa: ANN401 - JSON
         """Send a message to all clients, but for one."""
@@ -661,7 +666,7 @@ class Quota:
         whose = next(
             (one.whose for one in self.clients if limit in self._given_by(one.terms, key)), "others"
         )
-        return "" if key is _QUEUE else str(key), str(self._plain_of.get(limit, limit)), whose
+        return "" if key is _QUEUE else str(key), self._as_given(limit), whose
 
     def _given_by(self, terms: Terms, key: Hashable) -> Iterable[Limit]:
         return list(self._stretched(_Table(terms, self.overrides).find(key)))

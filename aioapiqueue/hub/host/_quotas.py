@@ -26,10 +26,12 @@ class Quotas:
 
     Args:
         journal: what limits have let through before; None: nothing outlasts this. Default: None.
+        problem: why there is none. Default: None.
     """
 
-    def __init__(self, journal: Journal | None = None) -> None:
+    def __init__(self, journal: Journal | None = None, *, problem: str | None = None) -> None:
         self._journal = journal
+        self._problem = problem
         self._began: float | None = None
         self.by_name: dict[tuple[str, str], Quota] = {}
 
@@ -84,7 +86,7 @@ class Quotas:
     @property
     def problem(self) -> str | None:
         """What is wrong with the journal; None: nothing."""
-        return None if self._journal is None else self._journal.problem
+        return self._problem if self._journal is None else self._journal.problem
 
     def forget_idle(self) -> None:
         """Forget the quotas that nobody uses, and of which nothing is owed."""

@@ -59,6 +59,8 @@ class Service:
         self._connections: set[_Connection] = set()
         self._over = asyncio.Event()
         self._idle_timer: asyncio.TimerHandle | None = None
+        self._is_kept = False
+        """Whether it stays while nobody uses it."""
         self._acceptor = self._accept_from(listener)
         self._inode = path.stat().st_ino
 
@@ -125,14 +127,14 @@ class Service:
         self._watch_idle()
 
     def _watch_idle(self) -> None:
-        if not self._connections:
+        if not self._connections and not self._is_kept:
             if self._idle_timer is not None:
                 self._idle_timer.cancel()
             loop = asyncio.get_running_loop()
             self._idle_timer = loop.call_later(_IDLE, self._end_if_idle)
 
     def _end_if_idle(self) -> None:
-        if self._connections:
+        if self._connections or self._is_kept:
             return
         self._quotas.forget_idle()
         if self._quotas.may_be_forgotten:
@@ -147,6 +149,9 @@ class Service:
                 return self._welcome(hello, connection)
             case "status":
                 return self._status()
+            case "keep":
+                self._is_kept = True
+                return self._status()
             case "stop":
                 self.stop()
                 return {
@@ -154,23 +159,30 @@ class Service:
                     "queues": sum(one.is_client for one in self._connections),
                 }
             case "reset":
-                try:
-                    return {"known": self._quotas.reset(str(hello["quota"]))}
-                except OSError as error:
-                    return {"refused": f"it would come back with the next hub: {error}"}
+                return self._reset(str(hello["quota"]))
             case other:
                 return {"refused": f"this hub knows no command {other!r}"}
+
+    def _reset(self, quota: str) -> dict[str, Any]:
+        try:
+            return {"known": self._quotas.reset(quota)}
+        except OSError as error:
+            return {
+                "refused": f"{error}: make room, or end what has the file locked, and try again; "
+                "nothing was forgotten"
+            }
 
     def _welcome(self, hello: Mapping[str, Any], connection: _Connection) -> dict[str, Any]:
         theirs = (_as_numbers(str(hello.get("version"))), hello.get("protocol"))
         ours = (_as_numbers(self._version), PROTOCOL)
         if theirs != ours:
+            differs = "version" if theirs[0] != ours[0] else "build"
             if theirs > ours and not any(one.is_client for one in self._connections):
                 self.stop()
                 return {"ends": True}
             return {
-                "refused": f"it is of version {self._version} of aioapiqueue, and this process has "
-                f"{hello.get('version')}: use one version in all processes of this user, or end "
+                "refused": f"it is of another {differs} of aioapiqueue ({self._version}) than this "
+                f"process ({hello.get('version')}): use one in all processes of this user, or end "
                 "the hub when nothing else uses it (aioapiqueue hub stop)"
             }
         connection.client = self._quotas.welcome(hello, connection.flush)
@@ -198,6 +210,7 @@ class Service:
             "started": self._started,
             "socket": os.fspath(self._path),
             "problem": self._quotas.problem,
+            "kept": self._is_kept,
             "quotas": [
                 quota.as_json() | {"clients": sorted(by_quota.get(quota.name, []), key=_pid_of)}
                 for quota in self._quotas

@@ -54,7 +54,7 @@ def main(override: str) -> None:
         # The child has its copies of the lock and the socket.
         os._exit(0)
     _detach(path.parent)
-    quotas = Quotas(_journal(_state_of(place)))
+    quotas = _quotas(_state_of(place))
     asyncio.run(_serve(place, listener, path, quotas))
 
 
@@ -109,16 +109,17 @@ def _detach(directory: Path) -> None:
             os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
-def _journal(folder: Path) -> Journal | None:
-    """Open the file of what was let through; None: it cannot be."""
+def _quotas(folder: Path) -> Quotas:
+    """Return what is to be kept, with what was let through before."""
+    file = folder / "quotas.db"
     try:
-        journal = Journal(folder / "quotas.db")
+        quotas = Quotas(Journal(file))
     except (OSError, sqlite3.Error) as error:
-        _log(f"{folder}: {error}: nothing outlasts this hub")
-        return None
-    if journal.problem:
-        _log(journal.problem)
-    return journal
+        why = f"{file} cannot be used ({error})"
+        quotas = Quotas(problem=f"{why}: quotas have begun as new, and end with this hub")
+    if quotas.problem:
+        _log(quotas.problem)
+    return quotas
 
 
 def _log(text: str) -> None:

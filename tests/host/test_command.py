@@ -1,0 +1,88 @@
+"""`aioapiqueue hub`: what a person sees of the hub, and does with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.helpers.host_workers import ROOT, Workers
+from tests.helpers.hubs import hub_in_use, processes_of
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def hub():
+    """A place for a hub of the test's own."""
+    with hub_in_use() as directory:
+        yield directory
+
+
+def run(*arguments, code=0):
+    """Run the command; return what it says, with 80 columns."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "aioapiqueue", "hub", *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == code, ended.stdout
+    return ended.stdout
+
+
+def test_nothing_runs(hub):
+    """Each command says so, and what starts one."""
+    for arguments in (["status"], ["stop"], ["reset", "crm"]):
+        said = run(*arguments, code=1)
+        assert "no hub runs: the first process that needs one starts it" in said
+    assert not processes_of(hub)
+
+
+def test_who_shares_what_is_shown(hub):
+    """The limits, and who waits and runs; a reset makes windows as new."""
+    with Workers(2, "crm", "40 in any 1h", tasks=2) as workers:
+        workers.wait_for(40)
+        said = run("status")
+        (quota,) = json.loads(run("status", "--json"))["quotas"]
+        assert (quota["name"], quota["limits"]) == ("crm", ["40 in any 1h"])
+        assert quota["started"] == 40
+        assert "\ncrm: 40 in any 1h\n" in said
+        assert "program" in said
+        assert str(quota["clients"][0]["pid"]) in said
+        assert all(len(line) <= 80 for line in said.splitlines()[1:])
+        assert run("reset", "crm") == "crm: forgotten\n"
+        workers.wait_for(80)
+        assert "nothing is known of a quota 'other'" in run("reset", "other", code=1)
+        assert "queues used it, and will start another one" in run("stop").replace("\n", " ")
+
+
+def test_started_by_hand_it_stays(hub):
+    """One that nobody has used yet is there when a program needs it that cannot start one."""
+    assert run("start").startswith("the hub runs: process ")
+    time.sleep(12)  # longer than one stays that nobody needs
+    said = run("status")
+    assert "it stays until aioapiqueue hub stop" in said
+    assert "it keeps no quota now" in said
+    assert run("stop").startswith("the hub has ended (process ")
+    deadline = time.monotonic() + 10
+    while processes_of(hub):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "no hub runs" in run("status", code=1)
+
+
+def test_file_that_cannot_be_used_is_named(hub):
+    """Quotas go on without it, and a person learns that they do not outlast this hub."""
+    (hub / "quotas.db").mkdir(parents=True)
+    run("start")
+    said = run("status").replace("\n", " ")
+    assert "quotas.db cannot be used" in said
+    assert "end with this hub" in said
+    run("stop")
