@@ -117,8 +117,9 @@ class HubLink:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if self._task is task:
             self._task = None
-            # It was cancelled by somebody who cancels every task; those who wait may go on.
-            if not self._closed and self._owner.is_needed:
+            # It was cancelled by somebody who cancels every task; those who wait may go on. (At the
+            # end of a loop, nobody does: what is still to be told is told at the next use.)
+            if not self._closed and self._owner.has_callers:
                 self._host.call_later(_BACKOFF[0], self._open_if_needed)
 
     def _open_if_needed(self) -> None:
@@ -298,6 +299,11 @@ class HubLink:
 
     async def aclose(self) -> None:
         """Close the connection, and end all that is running for it."""
+        owner = self._owner
+        if self._task is not None and owner.is_needed and not owner.has_callers:
+            # Something is to be told that somebody has just said.
+            # Cancelled here: nothing is closed yet, and this can be done again.
+            await asyncio.wait([self._task], timeout=_LAST_WORDS)
         self._closed = True
         self._attempt.given_up = True
         self._flush()

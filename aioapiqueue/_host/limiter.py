@@ -422,7 +422,7 @@ class HostLimiter:
     # What the session says; see `SessionOwner`.
 
     @property
-    def is_needed(self) -> bool:
+    def has_callers(self) -> bool:
         """Whether somebody waits for the hub, or runs, so that it is to know."""
         return bool(self._host.waiters.live or self.running_calls)
 

@@ -33,8 +33,12 @@ class LinkOwner(Protocol):
         """Note that the hub will not serve this queue, until somebody puts something right."""
 
     @property
-    def is_needed(self) -> bool:
+    def has_callers(self) -> bool:
         """Whether somebody waits for the hub, or runs, so that it is to know."""
+
+    @property
+    def is_needed(self) -> bool:
+        """The same, or whether the hub has still to be told something."""
 
 
 class Link(Protocol):

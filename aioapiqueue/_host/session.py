@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aioapiqueue._host.wire import (
@@ -54,7 +55,7 @@ class SessionOwner(Protocol):
     """What a session asks of its limiter."""
 
     @property
-    def is_needed(self) -> bool:
+    def has_callers(self) -> bool:
         """Whether somebody waits for the hub, or runs, so that it is to know."""
 
     @property
@@ -137,6 +138,9 @@ class Session:
         self._learnt_units: list[str] | None = None
         self._unsaid: set[tuple[str, Hashable]] = set()
         """What no hub has been told yet: "set" or "learnt" of a key, "pause", "hold", "resume"."""
+        self._said: set[tuple[str, Hashable]] = set()
+        """What was sent, and may not have been read yet."""
+        self._pid = os.getpid()
         self._newer: set[tuple[str, Hashable]] = set()
         """What this hub has just been told, and was told otherwise by others before."""
         link.attach(self)
@@ -144,8 +148,16 @@ class Session:
     def reset(self) -> None:
         """Forget the connection: it is of another loop or process."""
         self._link.drop()
-        self.is_up = False
+        self._forget_hub()
         self._clock_lead = 0.0
+        if os.getpid() != self._pid:  # in a child made by `fork`: the parent says it
+            self._pid = os.getpid()
+            self._unsaid.clear()
+
+    def _forget_hub(self) -> None:
+        self.is_up = False
+        self._unsaid |= self._said
+        self._said.clear()
 
     def open(self) -> None:
         """Connect, if it is not connected."""
@@ -153,8 +165,10 @@ class Session:
 
     async def aclose(self) -> None:
         """End the connection: the hub takes back what it has let go, and forgets these limits."""
-        self.is_up = False
-        await self._link.aclose()
+        try:
+            await self._link.aclose()
+        finally:
+            self.is_up = False
 
     @property
     def asks(self) -> int:
@@ -162,9 +176,15 @@ class Session:
         return self._link.asks
 
     @property
-    def is_needed(self) -> bool:
+    def has_callers(self) -> bool:
         """Whether somebody waits for the hub, or runs, so that it is to know."""
-        return bool(self._unsaid) or self._owner.is_needed
+        return self._owner.has_callers
+
+    @property
+    def is_needed(self) -> bool:
+        """The same, or whether the hub has still to be told something, or of a pause."""
+        is_paused = self._holds.paused > self._host.now()
+        return bool(self._unsaid) or is_paused or self._owner.has_callers
 
     # What is sent.
 
@@ -202,37 +222,33 @@ class Session:
         self, kind: str, changes: Mapping[Hashable, tuple[Limit, ...]], *, again: bool
     ) -> None:
         """Send changes, or have them sent to the next hub."""
-        if self.is_up:
-            if changes:
-                self.send(kind, _changes_to(changes), again)
-        else:
-            self._say_later(*((kind, key) for key in changes))
+        if changes:
+            what = () if again else ((kind, key) for key in changes)
+            self._say_or_later(what, kind, _changes_to(changes), again)
 
-    def _say_later(self, *what: tuple[str, Hashable]) -> None:
-        self._unsaid.update(what)
-        self.open()
+    def _say_or_later(self, what: Iterable[tuple[str, Hashable]], *message: Any) -> None:  # noqa: ANN401 - JSON
+        """Send a message; or note what it says, if there is no hub, and connect."""
+        if self.is_up:
+            self._said.update(what)
+            self.send(*message)
+        else:
+            self._unsaid.update(what)
+            self.open()
 
     def send_pause(self, seconds: float | None) -> None:
         """Have nothing started anywhere for so long; None: until `send_resume`."""
-        if self.is_up:
-            self.send("pause", seconds, False)  # noqa: FBT003 - JSON
-        else:
-            self._say_later(("pause", None))
+        self._say_or_later([("pause", None)], "pause", seconds, False)  # noqa: FBT003 - JSON
 
     def send_resume(self) -> None:
         """Have all pauses end."""
-        if self.is_up:
-            self.send("resume")
-        else:
-            self._unsaid.discard(("pause", None))
-            self._say_later(("resume", None))
+        for one in (self._said, self._unsaid):
+            one.discard(("pause", None))
+        self._say_or_later([("resume", None)], "resume")
 
     def send_hold(self, key: list[Hashable], seconds: float) -> None:
         """Have nothing of a key started anywhere for so long, or nothing at all."""
-        if self.is_up:
-            self.send("hold", key, seconds)
-        else:  # the next hub is told of all that is held here
-            self._say_later(("hold", None))
+        # The next hub is told of all that is held here.
+        self._say_or_later([("hold", None)], "hold", key, seconds)
 
     def send_learn(self) -> None:
         """Have limits learnt from answers."""
@@ -252,6 +268,7 @@ class Session:
             host.emit("reconnected")
         self._holds.forget_hub()
         self._newer, self._unsaid = self._unsaid, set()
+        self._said |= self._newer
         for kind, changes in (("set", self._set), ("learnt", self._learnt)):
             new = {key: limits for key, limits in changes.items() if (kind, key) in self._newer}
             known = {key: limits for key, limits in changes.items() if key not in new}
@@ -274,7 +291,7 @@ class Session:
 
     def disconnected(self, why: str) -> None:
         """Note that the hub is not there, or not there any more."""
-        self.is_up = False
+        self._forget_hub()
         is_first = not self.fault
         self.faults += 1
         self.fault = why
@@ -285,7 +302,7 @@ class Session:
 
     def refused(self, error: SharedError) -> None:
         """Note that the hub will not serve this queue, until somebody puts something right."""
-        self.is_up = False
+        self._forget_hub()
         self.faults += 1
         self.fault = str(error)
         self._owner.hub_refuses(error)
@@ -294,6 +311,7 @@ class Session:
 
     def receive(self, messages: Sequence[Message]) -> None:
         """Process what the hub has sent."""
+        self._said.clear()  # it lives, and reads in order: what it says next may answer that
         for kind, *parts in messages:
             handler = getattr(self, f"on_{kind}", None)
             if handler is not None:  # else a newer hub of the same protocol says more

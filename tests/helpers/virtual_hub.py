@@ -52,7 +52,7 @@ class VirtualHub:
 
     def end(self) -> None:
         """End as a hub does that nobody needs: what it has let through is exactly known."""
-        self.quotas.close()
+        self.quotas.close(asyncio.get_running_loop().time())
         self.kill()
 
     def schedule(self, name: str, **options: Any) -> HostSchedule:

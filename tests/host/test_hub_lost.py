@@ -267,6 +267,90 @@ async def test_pause_outlasts_two_hubs(tmp_path, blockbuster):
         (await waiting).release()
 
 
+async def test_resume_ends_no_grace(tmp_path, blockbuster):
+    """A new hub waits for those with permits, whatever was resumed while there was none."""
+    blockbuster.deactivate()
+    hub = VirtualHub(tmp_path / "file")
+    one, other = (ApiQueue("1 at once", schedule=hub.schedule("crm")) for _ in range(2))
+    held = await one.enqueue()
+    await other_call(other, held)
+    slow = hub.links[0]
+    slow.open, opening = (lambda: asyncio.get_running_loop().call_later(0.3, opening)), slow.open
+    hub.down = True
+    hub.kill()
+    other.resume()
+    hub.down = False
+    waiting = other.enqueue()
+    await asyncio.sleep(5)
+    assert not waiting.done()
+    held.release()
+    (await waiting).release()
+
+
+async def other_call(queue, held):
+    """Have a queue connected that may start nothing."""
+    waiting = queue.enqueue()
+    await settled()
+    assert not waiting.done()
+    assert held.cost == 1
+    waiting.cancel()
+
+
+async def test_pause_of_an_idle_queue_outlasts_the_hub():
+    """It tells the next one, though it has no call that would need one."""
+    hub = VirtualHub()
+    one, other = (ApiQueue("10/s", schedule=hub.schedule("crm")) for _ in range(2))
+    for queue in (one, other):
+        (await queue.enqueue()).release()
+    one.pause(60)
+    begun = now()
+    await settled()
+    waiting = other.enqueue()
+    await asyncio.sleep(5)
+    hub.kill()
+    slot = await waiting
+    assert now() - begun == pytest.approx(60)
+    slot.release()
+
+
+async def test_resume_that_a_dying_hub_has_not_read():
+    """It is said to the next one, like limits, which are newer than what others bring along."""
+    hub = VirtualHub()
+    one, other = (ApiQueue("10/s", schedule=hub.schedule("crm")) for _ in range(2))
+    async with one.slot(), other.slot():
+        one.pause()
+        one.set_rate("5/s")
+        await settled()
+        other.resume()
+        other.set_rate("20/s")
+        hub.kill()  # before that has come there
+        await settled()
+        await asyncio.sleep(0.2)
+        (quota,) = hub.quotas
+        assert quota.as_json()["limits"] == ["20/s"]
+        for queue in (one, other):
+            assert [str(limit) for limit in queue.limits] == ["20/s"]
+            async with asyncio.timeout(1), queue.slot():
+                pass
+
+
+async def test_later_pause_counts_after_a_resume():
+    """A queue that connects again tells of a pause that is newer than the last resume."""
+    hub = VirtualHub()
+    queue = ApiQueue("10/s", schedule=hub.schedule("crm"))
+    async with queue.slot():
+        queue.pause()
+        queue.resume()
+        queue.pause(60)
+        begun = now()
+        await settled()
+        (link,) = hub.links
+        link.lose("lost")
+        await settled()
+    async with queue.slot():
+        assert now() - begun == pytest.approx(60)
+
+
 async def test_pause_ends_with_the_last_queue():
     """Nobody is left who could end it; a quota that owes nothing is forgotten then."""
     hub = VirtualHub()

@@ -301,6 +301,46 @@ async def test_limit_that_ends_while_the_file_is_locked(file):
     assert await starts_of(queue, 1, 60) == []
 
 
+async def test_what_is_left_to_be_written_at_the_end(file, monkeypatch):
+    """It has the instants of when it is written, also where no quota is in memory by then."""
+    monkeypatch.setattr(_journal, "_boot", lambda: "first")
+    hub = VirtualHub(file)
+    await asyncio.sleep(30 * 86_400)  # for so long, the machine has run
+    queue = ApiQueue("10/s burst 10", schedule=hub.schedule("crm"))
+    await starts_of(queue, 10, 0.1)
+    await queue.aclose()
+    other = sqlite3.connect(file, isolation_level=None, timeout=0)
+    other.execute("BEGIN IMMEDIATE")
+    await asyncio.sleep(10)
+    hub.quotas.forget_idle()
+    assert not hub.quotas.by_name
+    other.execute("ROLLBACK")
+    hub.end()
+    monkeypatch.setattr(_journal, "_boot", lambda: "second")
+    hub = VirtualHub(file)
+    queue = ApiQueue("10/s burst 10", schedule=hub.schedule("crm"))
+    assert len(await starts_of(queue, 1, 5)) == 1
+
+
+async def test_reset_of_what_is_still_to_be_written(file):
+    """It does not come back when it can be written."""
+    hub = VirtualHub(file)
+    queue = ApiQueue("100 in any 1d", schedule=hub.schedule("crm"))
+    await starts_of(queue, 1, 1)
+    other = sqlite3.connect(file, isolation_level=None, timeout=0)
+    other.execute("BEGIN IMMEDIATE")
+    await starts_of(queue, 60, 1)
+    queue.set_rate("100/s")
+    await starts_of(queue, 1, 1)
+    other.execute("ROLLBACK")
+    other.close()
+    assert hub.quotas.reset("crm")
+    await asyncio.sleep(1)
+    hub.end()
+    queue = ApiQueue("100 in any 1d", schedule=hub.schedule("crm"))
+    assert len(await starts_of(queue, 100, 5)) == 100
+
+
 async def test_reset_wakes_those_who_wait_in_lanes(file):
     """Also where calls of several lines wait."""
     hub = VirtualHub(file)

@@ -260,6 +260,7 @@ class Client(ClientOwner):
         if again and self._quota.was_resumed:
             self.send("resumed")
             return
+        self._quota.was_resumed = False
         self._quota.limiter.pause(seconds)
         self._tell_all_status()
 
@@ -296,7 +297,9 @@ class Client(ClientOwner):
             self._tell_change("learnt", changes)
 
     def _tell_change(self, kind: str, changes: list[Any]) -> None:
-        self._quota.tell(kind, changes, False, but=self)  # noqa: FBT003 - JSON
+        if len(self._quota.clients) > 1:
+            # This one, too: what another has set a moment before may be on its way to it.
+            self._quota.tell(kind, changes, False)  # noqa: FBT003 - JSON
         self._tell_all_status()
         for one in self._quota.clients:
             if isinstance(one, Client):

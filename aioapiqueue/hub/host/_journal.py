@@ -108,8 +108,8 @@ class Journal:
                 Path(f"{path}{leftover}").unlink(missing_ok=True)
             self._open()
         self._dirty: dict[Record, None] = {}
-        self._gone: dict[Record, None] = {}
-        """Those of limits that are in force no more, and have still to be written."""
+        self._gone: dict[tuple[str, str, str], Record] = {}
+        """Those of limits that are in force no more, and have still to be written, by row."""
         self._rests_until = -math.inf
 
     def _open(self) -> None:
@@ -176,14 +176,12 @@ class Journal:
         if not isinstance(limit, Rate | Window | Calendar):
             return None
         row = (quota, self._hashed(key), str(limit))
-        for gone in self._gone:
-            if gone.row == row:  # it comes back before it was written
-                del self._gone[gone]
-                record = Record(row, state, -math.inf, gone.is_long)
-                clocks = _Clocks(now)
-                _restore(state, _data_of(gone, clocks, exact=True)[0], clocks)
-                self._dirty[record] = None
-                return record
+        gone = self._gone.pop(row, None)
+        if gone is not None:  # it comes back before it was written
+            record, clocks = Record(row, state, -math.inf, gone.is_long), _Clocks(now)
+            _restore(state, _data_of(gone, clocks, exact=True)[0], clocks)
+            self._dirty[record] = None
+            return record
         found = None
         try:
             found = self._file.execute(
@@ -223,19 +221,19 @@ class Journal:
         """Write what is to be written."""
         if now < self._rests_until:
             return
-        if self._dirty:
+        if self._dirty or self._must_begin:
             dirty, self._dirty = self._dirty, {}
             if not self._write(list(dirty), now, exact=False):
                 self._dirty = dirty | self._dirty
                 return
-        if self._gone and self._write(list(self._gone), now, exact=True):
+        if self._gone and self._write(list(self._gone.values()), now, exact=True):
             self._gone.clear()
 
     def close_records(self, records: Iterable[Record], now: float) -> None:
         """Write exactly what these limits have let through: they are in force no more."""
         for one in records:
             self._dirty.pop(one, None)
-            self._gone[one] = None
+            self._gone[one.row] = one
         self.commit(now)
 
     def _write(self, records: Sequence[Record], now: float, *, exact: bool) -> bool:
@@ -285,7 +283,10 @@ class Journal:
         for record in records:
             record.bound = -math.inf
             self._dirty.pop(record, None)
-        return rows > 0
+        gone = [row for row in self._gone if row[0] == quota]
+        for row in gone:
+            del self._gone[row]
+        return rows > 0 or bool(gone)
 
     def close(self, now: float, *, in_use: bool) -> None:
         """Note that this hub has ended by itself.

@@ -251,7 +251,7 @@ class Quota:
         self.learnt: dict[Hashable, tuple[Limit, ...]] = {}
         """What clients have learnt from answers, by key; None: of the queue. It holds besides."""
         self.was_resumed = False
-        """Whether somebody has ended a pause since this hub runs."""
+        """Whether somebody has ended all pauses since the last that began."""
         self._adaptive = first.adaptive
         """How its rate is lowered on push-back."""
         self._names: dict[Hashable, None] = {}
@@ -305,6 +305,7 @@ class Quota:
             self._change_terms()
         else:  # nobody is left who could end a pause, or knows of it
             self.limiter.resume()
+            self.was_resumed = False
 
     def latest_start(self, call: Call) -> float | None:
         """Return until when a call may start that is granted now: a `Calendar`'s period ends."""

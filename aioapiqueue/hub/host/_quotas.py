@@ -67,20 +67,19 @@ class Quotas:
         rest = self._began + _GRACE - now
         came_back = self._journal is not None and self._journal.was_in_use
         if came_back and rest > 0 and quota.has_permits:
-            quota.limiter.pause(rest)
+            quota.limiter.hold(None, rest)  # no pause, which somebody could end
 
     def commit(self, now: float) -> None:
         """Have the journal know of all that was let through: before anybody is told."""
         if self._journal is not None:
             self._journal.commit(now)
 
-    def close(self) -> None:
+    def close(self, now: float) -> None:
         """Have the journal know exactly what was let through, and that this is the end."""
         if self._journal is not None:
             in_use = any(quota.clients for quota in self.by_name.values())
             for quota in self.by_name.values():
                 quota.close()
-            now = max((quota.dispatcher.now() for quota in self.by_name.values()), default=0.0)
             self._journal.close(now, in_use=in_use)
 
     @property

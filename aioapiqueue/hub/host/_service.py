@@ -80,7 +80,7 @@ class Service:
             self._acceptor.close()
             for connection in list(self._connections):
                 connection.close()
-            self._quotas.close()
+            self._quotas.close(time.monotonic())
             remove(self._path)
             await asyncio.sleep(0)  # the transports close their sockets
 
