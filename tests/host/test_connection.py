@@ -116,3 +116,14 @@ async def test_closing_is_cancelled_before_all_is_sent(hub: Path, blockbuster: o
         async with asyncio.timeout(0.2):
             await take(other)
     await other.aclose()
+
+
+async def test_told_before_it_is_closed(hub: Path, blockbuster: object) -> None:
+    """A program that only changes a limit, and ends: the others hear of it."""
+    async with ApiQueue("100/s", schedule=HostSchedule("crm")) as one:
+        await take(one)
+        async with ApiQueue("100/s", schedule=HostSchedule("crm")) as other:
+            other.set_rate("1/s")
+        async with asyncio.timeout(10):
+            while [str(limit) for limit in one.limits] != ["1/s"]:
+                await take(one)
