@@ -18,7 +18,8 @@ from aioapiqueue._host.wire import (
     transit,
 )
 from aioapiqueue._slot import GRANTED, HELD, NO_KEYS
-from aioapiqueue.hub.host._quota import ClientOwner, is_real_time
+from aioapiqueue.hub.host._grant import ClientOwner
+from aioapiqueue.hub.host._quota import is_real_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence

@@ -11,138 +11,32 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from aioapiqueue._algorithms import CalendarWindow, Permits, TokenBucket
-from aioapiqueue._dispatcher import Dispatcher, clock_of
+from aioapiqueue._algorithms import CalendarWindow
+from aioapiqueue._dispatcher import clock_of
 from aioapiqueue._fleet.options import yielding
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._host.wire import transit
 from aioapiqueue._lanes import find_patterns, name_of
-from aioapiqueue._limiter import FastAcquire
-from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._rate import Calendar, Concurrency, Window, unit_of
 from aioapiqueue._slot import HELD
 from aioapiqueue._units import ONE_CALL, is_stated
+from aioapiqueue.hub.host._grant import ClientOwner, Grant
 from aioapiqueue.hub.host._journal import restart
-from aioapiqueue.hub.host._order import ClientCall, ClientQueue
+from aioapiqueue.hub.host._limiter import LimiterFactory, QuotaDispatcher
+from aioapiqueue.hub.host._order import ClientCall
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._algorithms import LimitState
-    from aioapiqueue._events import EventKind
     from aioapiqueue._host.wire import Terms
     from aioapiqueue._lanes import Lane
-    from aioapiqueue._limiter import Host
     from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Call
-    from aioapiqueue._units import CostTotals
-    from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.hub.host._journal import Journal, Record
+    from aioapiqueue.hub.host._limiter import QuotaLimiter
 
-__all__ = ["ClientOwner", "Grant", "Quota"]
-
-
-class Grant(asyncio.Future[Any]):
-    """What a call waits for: its client is told at once, not in the loop's next pass.
-
-    Args:
-        call: whose.
-        client: whose that is.
-        loop: the running one.
-    """
-
-    def __init__(
-        self, call: ClientCall, client: ClientOwner, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        super().__init__(loop=loop)
-        self._call = call
-        self._client = client
-
-    def set_result(self, result: Any) -> None:  # noqa: ANN401 - as asyncio.Future's
-        super().set_result(result)
-        self._client.granted(self._call)
-
-    def set_exception(self, exception: Any) -> None:  # noqa: ANN401 - as asyncio.Future's
-        self.cancel()  # nobody awaits it: the exception would be reported as never retrieved
-        self._client.refused(self._call, exception)
-
-
-class QuotaLimiter(LocalLimiter):
-    """The limits of a quota, kept here."""
-
-    wait_queue_type = ClientQueue  # type: ignore[assignment]  # its calls are all ClientCalls
-
-    def __init__(
-        self,
-        *arguments: Any,  # noqa: ANN401 - as LocalLimiter's
-        quota: Quota,
-        **options: Any,  # noqa: ANN401 - as above
-    ) -> None:
-        self._quota = quota
-        super().__init__(*arguments, **options)
-
-    def _begin_lane(self, key: Hashable, lane: Lane) -> None:
-        super()._begin_lane(key, lane)
-        self._quota.lane_made(key, lane)
-
-    def release_due(self, now: float) -> float | None:
-        """Grant all that are due, and tell their clients; as `LocalLimiter.release_due`."""
-        self._quota.hold_messages()
-        try:
-            return super().release_due(now)
-        finally:
-            self._quota.flush()
-
-    def take_permits(self, call: Call, now: float) -> None:
-        """Charge a call that runs already: it takes permits, whether they are free or not."""
-        for state in self._find_limits(call, now):
-            if isinstance(state, Permits):
-                state.consume(now, call.costs)
-
-    def set_adaptive(self, adaptive: Adaptive | None) -> None:
-        """Process push-back so, once limits are set again."""
-        self._maker.adaptive = self._lane_maker.adaptive = yielding(adaptive)
-
-    def fast_acquire(self, totals: CostTotals) -> FastAcquire:  # noqa: ARG002 - as of `Limiter`
-        """Return nothing: which limits there are changes while they are in use."""
-        return FastAcquire()
-
-    def set_catch_up(self, catch_up: float) -> None:
-        """Make up for so much lateness, from now on."""
-        states = [state for lane in self._lanes.by_key.values() for state in lane.kept]
-        for maker in (self._maker, self._lane_maker):
-            maker.catch_up = catch_up
-        for state in (*self._own, *states):
-            if isinstance(state, TokenBucket):
-                state.catch_up = catch_up
-
-    def states_of(self, call: Call) -> tuple[LimitState, ...]:
-        """Return the states that a call comes under."""
-        return self._own if call.limits is None else call.limits
-
-    @property
-    def own_states(self) -> tuple[LimitState, ...]:
-        """The states of the queue's own limits, in their order, and others after them."""
-        return self._own
-
-    def lane_of(self, key: Hashable, now: float) -> Lane | None:
-        """Return the lane of a key, if it has one."""
-        return self._lanes.get(key, now)
-
-    @property
-    def has_lanes(self) -> bool:
-        """Whether any key has limits of its own."""
-        return bool(self._lanes.limits)
-
-    @property
-    def keys(self) -> Collection[Hashable]:
-        """The keys whose lanes are in memory."""
-        return self._lanes.by_key
-
-    @property
-    def held_until(self) -> float:
-        """The instant until which everything is held."""
-        return self._held_until
+__all__ = ["Quota"]
 
 
 class _Queue:
@@ -150,81 +44,8 @@ class _Queue:
 
 
 _QUEUE = _Queue()
-
-
-class _Factory:
-    """Makes the limiter of a quota.
-
-    Args:
-        quota: whose.
-        wanted: its limits, by key; `_QUEUE`: of the queue.
-    """
-
-    def __init__(self, quota: Quota, wanted: Mapping[Hashable, Sequence[Limit]]) -> None:
-        self._quota = quota
-        self._lanes = dict(wanted)
-        self._own = self._lanes.pop(_QUEUE)
-
-    def make_limiter(
-        self,
-        host: Host,
-        limits: Sequence[Limit],  # noqa: ARG002 - the dispatcher is to know none, like this
-        lanes: Mapping[Hashable, Sequence[Limit]],  # noqa: ARG002 - as above
-        **options: Any,  # noqa: ANN401 - as of LocalLimiter
-    ) -> QuotaLimiter:
-        """Return it."""
-        return QuotaLimiter(host, self._own, self._lanes, quota=self._quota, **options)
-
-
-class _QuotaDispatcher(Dispatcher):
-    """Reports slow-downs to the quota.
-
-    Args:
-        quota: whose.
-        options: as of `Dispatcher`.
-    """
-
-    def __init__(self, quota: Quota, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as `Args` says
-        self._quota = quota
-        super().__init__(*arguments, **options)
-
-    def count(self, kind: EventKind, call: Call | None = None, *, key: Hashable = None) -> None:
-        """Count an event."""
-        super().count(kind, call, key=key)
-        if kind == "backed_off":
-            self._quota.backed_off(call, key)
-
-
 _FEW_KEYS = 64
 """Keys of which records are never cleared away: it would cost more than they do."""
-
-
-class ClientOwner:
-    """What a quota asks of each of its clients."""
-
-    terms: Terms
-    whose: str
-    """The program and its process."""
-    lateness: float
-    """Seconds after which it gives back at the latest what it was granted."""
-
-    def granted(self, call: ClientCall) -> None:
-        """Let a call start that waited."""
-
-    def refused(self, call: ClientCall, error: BaseException) -> None:
-        """Tell the client that a call never will."""
-
-    def entered(self, call: ClientCall) -> None:
-        """Note that a call waits again, under other limits."""
-
-    def backed_off(self, call: ClientCall) -> None:
-        """Note that the rate was lowered for push-back on a call."""
-
-    def send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
-        """Send a message by the end of this pass of the loop."""
-
-    def flush(self) -> None:
-        """Send now what there is."""
 
 
 class Quota:
@@ -261,11 +82,13 @@ class Quota:
         self._lateness = transit(first.catch_up, on_real_time=is_real_time())
         """Seconds after which clients give back at the latest what they were granted."""
         self._in_force = self._wanted()
+        lanes = dict(self._in_force)
+        own = lanes.pop(_QUEUE)
         self._unsent: list[ClientOwner] = []
         """The clients that there is something to be sent to."""
         self._will_flush = False
         """Whether `flush` is sure to be called."""
-        self.dispatcher = _QuotaDispatcher(
+        self.dispatcher = QuotaDispatcher(
             self,
             (),
             name=name[1],
@@ -276,10 +99,10 @@ class Quota:
             drop_oldest=False,
             catch_up=self._own_catch_up(first.catch_up),
             adaptive=yielding(first.adaptive),
-            factory=_Factory(self, self._in_force),
+            factory=LimiterFactory(self, own, lanes),
             observers=(),
         )
-        self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `_Factory` makes it
+        self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `LimiterFactory` makes it
 
     @staticmethod
     def _own_catch_up(catch_up: float) -> float:
