@@ -125,9 +125,9 @@ def end_text(ticket: int) -> str:
     return f'["end",{ticket}]'
 
 
-def grant_text(ticket: int, at: float, until: float | None) -> str:
-    """Return the text of `grant`."""
-    return f'["grant",{ticket},{at!r},{"null" if until is None else repr(until)}]'
+def grant_text(ticket: int, at: str, until: float | None) -> str:
+    """Return the text of `grant`; `at` is that of an instant."""
+    return f'["grant",{ticket},{at},{"null" if until is None else repr(until)}]'
 
 
 def encode(texts: Iterable[str]) -> bytes:

@@ -56,6 +56,8 @@ class Client(ClientOwner):
         self._running: dict[int, ClientCall] = {}
         self._ended: OrderedDict[int, ClientCall] = OrderedDict()
         self._backed_off: list[ClientCall] = []
+        self._granted_at = (-math.inf, "")
+        """The instant of the last grant, and its text."""
         self._held = 0.0
         self._rate = math.inf
         self._names: list[Hashable] = []
@@ -157,8 +159,10 @@ class Client(ClientOwner):
         self._quota.note(call)
         if call.delayed_by is not None:
             self.send("delayed", *call.delayed_by, round(call.waited, 6))
-        until = self._quota.latest_start(call)
-        self._say(grant_text(call.ticket, call.waited_until, until))
+        at = call.waited_until
+        if at != self._granted_at[0]:  # once for all that one step grants
+            self._granted_at = at, repr(at)
+        self._say(grant_text(call.ticket, self._granted_at[1], self._quota.latest_start(call)))
         if self._quota.is_adaptive:
             self._tell_rate()
 

@@ -85,6 +85,9 @@ class _Turns:
     def note(self, limits: Hashable, now: int) -> None:
         """Note that one of its lines is served, or begins, in a turn."""
         lately = self.lately
+        if len(lately) == 1 and limits in lately:  # most
+            lately[limits] = now
+            return
         lately.pop(limits, None)
         lately[limits] = now
         while lately[first := next(iter(lately))] + _LATELY < now:

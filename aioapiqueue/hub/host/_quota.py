@@ -341,7 +341,8 @@ class Quota:
         """
         dispatcher = self.dispatcher
         call = ClientCall(client, ticket, dispatcher, keys, priority)
-        call.costs = self.costs_of(amounts)
+        if amounts is not None or len(dispatcher.units) > 1:
+            call.costs = self.costs_of(amounts)
         call.place = place
         if self.limiter.has_lanes or self._known.get(_QUEUE) is not self.limiter.own_states:
             self._prepare(call.keys)
