@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 
@@ -60,14 +61,15 @@ def test_import_leaves_out(name, tmp_path):
 def test_import_takes_little_time(tmp_path):
     """It takes at most 1.4 times as long as `import anyio, asyncio`.
 
-    The least CPU time of 25 interleaved rounds each: what else the machine does only adds to it.
-    The first round compiles the modules.
+    The median ratio of 25 interleaved rounds, as the machine's speed changes between them: one
+    that was lucky decides nothing. The first compiles the modules, and does not count.
     """
     times = {BASE: [], OURS: []}
     for _ in range(ROUNDS):
         for modules, found in times.items():
             found.append(float(python(TIMED.format(modules), tmp_path)))
-    assert min(times[OURS]) <= 1.4 * min(times[BASE])
+    ratios = [ours / base for base, ours in zip(times[BASE], times[OURS], strict=True)]
+    assert statistics.median(ratios[1:]) <= 1.4
 
 
 @pytest.mark.real
