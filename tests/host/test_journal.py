@@ -8,7 +8,7 @@ import random
 import sqlite3
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 from hypothesis import given
@@ -34,6 +34,15 @@ def blocking(blockbuster):
 def file(tmp_path):
     """Where a hub keeps what outlasts it."""
     return tmp_path / "quotas.db"
+
+
+@contextmanager
+def locked(file, kind="IMMEDIATE"):
+    """Have somebody else write to the file meanwhile, as a backup does."""
+    with closing(sqlite3.connect(file, isolation_level=None, timeout=0)) as other:
+        other.execute(f"BEGIN {kind}")
+        yield
+        other.execute("ROLLBACK")
 
 
 async def starts_of(queue, number, within, **call):
@@ -231,13 +240,10 @@ async def test_unwritable_file_stops_nobody(file):
     hub = VirtualHub(file)
     queue = ApiQueue("10/s burst 10", schedule=hub.schedule("crm"))
     await starts_of(queue, 1, 1)
-    other = sqlite3.connect(file, isolation_level=None, timeout=0)
-    other.execute("BEGIN EXCLUSIVE")
-    hub.quotas.by_name["name", "crm"].close()  # so that each start is to be written
-    assert len(await starts_of(queue, 5, 1)) == 5
-    assert "cannot be written to" in hub.quotas.problem
-    other.execute("ROLLBACK")
-    other.close()
+    with locked(file, "EXCLUSIVE"):
+        hub.quotas.by_name["name", "crm"].close()  # so that each start is to be written
+        assert len(await starts_of(queue, 5, 1)) == 5
+        assert "cannot be written to" in hub.quotas.problem
     await asyncio.sleep(0.5)  # so long it is left alone
     assert len(await starts_of(queue, 5, 5)) == 5
     assert hub.quotas.problem is None
@@ -251,11 +257,8 @@ async def test_what_is_written_late_is_all_that_went(file, limit):
     hub = VirtualHub(file)
     queue = ApiQueue(limit, schedule=hub.schedule("crm"))
     hub.quotas.commit(0)
-    other = sqlite3.connect(file, isolation_level=None, timeout=0)
-    other.execute("BEGIN IMMEDIATE")
-    assert len(await starts_of(queue, 10, 1)) == 10
-    other.execute("ROLLBACK")
-    other.close()
+    with locked(file):
+        assert len(await starts_of(queue, 10, 1)) == 10
     hub.quotas.commit(asyncio.get_running_loop().time() + 1)
     assert hub.quotas.problem is None
     hub.kill()
@@ -282,17 +285,14 @@ async def test_limit_that_ends_while_the_file_is_locked(file):
     hub = VirtualHub(file)
     queue = ApiQueue("5 in any 1h", schedule=hub.schedule("crm"))
     await starts_of(queue, 2, 1)
-    other = sqlite3.connect(file, isolation_level=None, timeout=0)
-    other.execute("BEGIN IMMEDIATE")
-    await starts_of(queue, 3, 1)
-    queue.set_rate("100/s")
-    await starts_of(queue, 1, 1)
-    queue.set_rate("5 in any 1h")  # it is back before the file could be written to
-    assert await starts_of(queue, 1, 60) == []
-    queue.set_rate("100/s")
-    await starts_of(queue, 1, 1)
-    other.execute("ROLLBACK")
-    other.close()
+    with locked(file):
+        await starts_of(queue, 3, 1)
+        queue.set_rate("100/s")
+        await starts_of(queue, 1, 1)
+        queue.set_rate("5 in any 1h")  # it is back before the file could be written to
+        assert await starts_of(queue, 1, 60) == []
+        queue.set_rate("100/s")
+        await starts_of(queue, 1, 1)
     await asyncio.sleep(1)
     await starts_of(queue, 1, 1)
     await queue.aclose()
@@ -309,12 +309,10 @@ async def test_what_is_left_to_be_written_at_the_end(file, monkeypatch):
     queue = ApiQueue("10/s burst 10", schedule=hub.schedule("crm"))
     await starts_of(queue, 10, 0.1)
     await queue.aclose()
-    other = sqlite3.connect(file, isolation_level=None, timeout=0)
-    other.execute("BEGIN IMMEDIATE")
-    await asyncio.sleep(10)
-    hub.quotas.forget_idle()
-    assert not hub.quotas.by_name
-    other.execute("ROLLBACK")
+    with locked(file):
+        await asyncio.sleep(10)
+        hub.quotas.forget_idle()
+        assert not hub.quotas.by_name
     hub.end()
     monkeypatch.setattr(_journal, "_boot", lambda: "second")
     hub = VirtualHub(file)
@@ -327,13 +325,10 @@ async def test_reset_of_what_is_still_to_be_written(file):
     hub = VirtualHub(file)
     queue = ApiQueue("100 in any 1d", schedule=hub.schedule("crm"))
     await starts_of(queue, 1, 1)
-    other = sqlite3.connect(file, isolation_level=None, timeout=0)
-    other.execute("BEGIN IMMEDIATE")
-    await starts_of(queue, 60, 1)
-    queue.set_rate("100/s")
-    await starts_of(queue, 1, 1)
-    other.execute("ROLLBACK")
-    other.close()
+    with locked(file):
+        await starts_of(queue, 60, 1)
+        queue.set_rate("100/s")
+        await starts_of(queue, 1, 1)
     assert hub.quotas.reset("crm")
     await asyncio.sleep(1)
     hub.end()
@@ -371,12 +366,9 @@ async def test_reset_that_cannot_be_written_says_so(file):
     hub = VirtualHub(file)
     queue = ApiQueue("5 in any 1h", schedule=hub.schedule("crm"))
     await starts_of(queue, 1, 1)
-    other = sqlite3.connect(file, isolation_level=None, timeout=0)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(OSError, match=r"quotas\.db cannot be written to: database is locked"):
+    why = r"quotas\.db cannot be written to: database is locked"
+    with locked(file), pytest.raises(OSError, match=why):
         hub.quotas.reset("crm")
-    other.execute("ROLLBACK")
-    other.close()
     hub.kill()
     assert len(await starts_of(queue, 5, 1)) == 3  # one went, and one is lost with the hub
     assert hub.quotas.reset("crm")
