@@ -30,7 +30,7 @@ CORE = (  # each may import those before it; so with POLICY
 )
 POLICY = (
     *("adaptive", "_thread_loop", "_blocking_slot", "threads"),
-    *("testing", "_fleet", "_host", "schedules", "_botocore_calls", "registry"),
+    *("testing", "_recording", "_fleet", "_host", "schedules", "_botocore_calls", "registry"),
 )
 EDGES = ("integrations",)
 PROGRAMS = ("hub", "cli", "demo", "__main__")

@@ -1,0 +1,1 @@
+"""The hub, its files and its connections."""
