@@ -175,7 +175,7 @@ def test_hub_figures_of_two_services():
         f'[{service}.buckets.mine]\noperations = ["{operation}"]\nrate = "3/s"\n'
         for service, operation in (("apigateway", "GetRestApis"), ("apigatewayv2", "GetApis"))
     )
-    calls = Calls(Registry.parse(text), count_only=False, on_start=None)
+    calls = Calls(Registry.parse(text), count_only=False)
 
     async def main():
         for service, operation in (("apigateway", "GetRestApis"), ("apigatewayv2", "GetApis")):
@@ -186,7 +186,7 @@ def test_hub_figures_of_two_services():
                 await waits_for
                 request.take_slot()
             request.count_waiting()
-            request.count_start()
+            request.count_start(0.0)
 
     in_virtual_time(main())
     mine = [(one.service, one.calls) for one in calls.buckets if one.operation == "mine"]

@@ -8,9 +8,11 @@ them is in docs/hub.md.
 import typing as _typing
 
 from aioapiqueue.hub._records import OTHERS, CallStats, Process
+from aioapiqueue.hub._request import Request
 from aioapiqueue.hub._server import Hub
+from aioapiqueue.hub._watcher import Ended, Watcher
 
-__all__ = ["OTHERS", "CallStats", "Hub", "Process"]
+__all__ = ["OTHERS", "CallStats", "Ended", "Hub", "Process", "Request", "Watcher"]
 
 if not _typing.TYPE_CHECKING:  # a type checker would take any misspelt name for this one
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._records import OTHERS, CallStats
 from aioapiqueue.hub._request import Request
+from aioapiqueue.hub._watcher import Watcher
 from aioapiqueue.registry import forget_idle
 from aioapiqueue.registry._buckets import bucket_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from aioapiqueue.hub._records import Client, Kind
     from aioapiqueue.registry import PacedCall, Registry
@@ -30,15 +31,15 @@ class Calls:
     Args:
         registry: knows the queues of each call.
         count_only: whether no call waits.
-        on_start: called with the counts of each attempt as it starts, or None.
+        watcher: is informed of each attempt; default: nobody is.
     """
 
     def __init__(
-        self, registry: Registry, *, count_only: bool, on_start: Callable[[CallStats], None] | None
+        self, registry: Registry, *, count_only: bool, watcher: Watcher | None = None
     ) -> None:
         self.requests: set[Request] = set()
         """Waiting or under way, of all clients."""
-        self.on_start = on_start
+        self.watcher = Watcher() if watcher is None else watcher
         self._registry = registry
         self._count_only = count_only
         self._kinds_until_swept = _MANY_KINDS
@@ -56,7 +57,7 @@ class Calls:
             stats
             for (kind, lane), stats in self._stats.items()
             # All calls of such an operation so far may have gone into lanes of their own.
-            if lane or kind not in with_lanes or stats.calls or stats.waiting
+            if lane or kind not in with_lanes or stats.calls or stats.waiting or stats.refused
         ]
         return own + list(self._others.values())
 
@@ -65,7 +66,7 @@ class Calls:
         """The counts of each bucket so far."""
         return list(self._bucket_stats.values())
 
-    def has_room_for(self, client: Client) -> bool:
+    def _has_room_for(self, client: Client) -> bool:
         """Return whether a process may have one more request.
 
         It may have as many as it leaves to the others, so that there is always room for a new one.
@@ -85,12 +86,16 @@ class Calls:
             ahead: whether it goes ahead of all waiters.
 
         Raises:
+            RuntimeError: this process, or all together, have too many already.
             Exception: whatever the registry raises.
         """
         stats = self._stats_of(kind)
-        needs = None if self._count_only or not stats.paced else self._needs(kind, counts)
+        if not self._has_room_for(client):
+            raise RuntimeError("too many calls wait or are under way at once")
+        needs = self._needs(kind, counts) if stats.paced else None
+        paced = not self._count_only
         if needs is None:
-            return Request(client, kind, stats, (), None, ahead)
+            return Request(client, kind, stats, (), None, paced, ahead)
         lane = needs.keys[0]
         if lane != kind.operation:
             stats = self._stats.get((kind, lane)) or self._new_stats(kind, lane, needs)
@@ -98,7 +103,17 @@ class Calls:
         of_buckets = [
             self._of_bucket(needs, key, name, kind) for key, name in named if name is not None
         ]
-        return Request(client, kind, stats, list(filter(None, of_buckets)), needs, ahead)
+        return Request(client, kind, stats, list(filter(None, of_buckets)), needs, paced, ahead)
+
+    def refused(self, kind: Kind, now: float, request: Request | None = None) -> None:
+        """Count an attempt that is refused, of which there may be no request."""
+        # Not made for it: a registry that is closed may have refused the first call of its kind.
+        stats = self._stats.get((kind, "")) if request is None else request.stats
+        if stats is None:
+            return
+        for one in (stats,) if request is None else request.all_stats:
+            one.refused += 1
+        self.watcher.refused(stats, now)
 
     def forget(self, request: Request) -> None:
         """Forget a request that is over."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._records import Client, Kind, Process
+from aioapiqueue.hub._watcher import Ended
 from aioapiqueue.hub.bootstrap._aioapiqueue import peer_of
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 
@@ -213,13 +214,10 @@ class Connection(asyncio.BufferedProtocol):
         if number in self._requests:
             raise protocol.Malformed(f"request {number} is not over yet")
         client = self._client
-        if not self._calls.has_room_for(client):
-            self._send(id=number, error="too many calls wait or are under way at once")
-            return
         # At most as many as there are calls of that process that may need them, so that no client
         # can keep the others waiting.
         ahead = message.get("nested") is True and client.ahead < client.calls
-        request = None
+        kind = request = None
         try:
             key, account = protocol.optional(message, "key"), protocol.optional(message, "account")
             kind = Kind(
@@ -234,6 +232,8 @@ class Connection(asyncio.BufferedProtocol):
         except Exception as error:  # noqa: BLE001 - fails this call, and nothing else
             if request is not None:
                 request.withdraw()
+            if kind is not None:
+                self._calls.refused(kind, time.monotonic(), request)
             self._send(id=number, error=_text_of(error))
             return
         self._requests[number] = request
@@ -245,9 +245,9 @@ class Connection(asyncio.BufferedProtocol):
             waits_for.add_done_callback(lambda _: self._due(number, request))
 
     def _start(self, number: int, request: Request) -> None:
-        request.count_start()
-        if self._calls.on_start is not None:
-            self._calls.on_start(request.stats)
+        now = time.monotonic()
+        request.count_start(now)
+        self._calls.watcher.started(request, now)
         self._transport.write(b'{"id":%d,"go":true}\n' % number)
 
     def _due(self, number: int, request: Request) -> None:
@@ -259,6 +259,7 @@ class Connection(asyncio.BufferedProtocol):
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - refused, closed
             kind = request.kind
             self._end(number)
+            self._calls.refused(kind, time.monotonic(), request)
             self._send(id=number, error=f"{kind.service} {kind.operation}: {_text_of(error)}")
         else:
             self._start(number, request)
@@ -274,6 +275,8 @@ class Connection(asyncio.BufferedProtocol):
         request = self._forget(number)
         if request is not None:
             request.count_end(sent=False)
+            if request.under_way:
+                self._calls.watcher.ended(request, time.monotonic(), Ended.UNKNOWN)
             request.withdraw()
 
     def _end(self, number: int, outcome: dict[str, Any] | None = None) -> None:
@@ -285,10 +288,12 @@ class Connection(asyncio.BufferedProtocol):
         if not request.under_way:
             request.withdraw()
             return
+        came = Ended.UNKNOWN
         try:
             if outcome is not None:
-                self._judge(request, outcome)
+                came = self._judge(request, outcome)
         finally:
+            self._calls.watcher.ended(request, time.monotonic(), came)
             request.release()
 
     def _forget(self, number: int) -> Request | None:
@@ -298,7 +303,7 @@ class Connection(asyncio.BufferedProtocol):
         return request
 
     @staticmethod
-    def _judge(request: Request, outcome: dict[str, Any]) -> None:
+    def _judge(request: Request, outcome: dict[str, Any]) -> Ended:
         """Count the outcome of an attempt, and slow its queue down if AWS pushed back."""
         status = protocol.count(outcome, "status") if "status" in outcome else None
         code = protocol.optional(outcome, "code")
@@ -307,6 +312,10 @@ class Connection(asyncio.BufferedProtocol):
             "x-amz-retry-after": protocol.optional(outcome, "amz_retry_after") or "",
         }
         kind = request.kind
+        if status is None and "failed" not in outcome:
+            return Ended.UNKNOWN
+        for one in request.all_stats:
+            one.answers += 1
         if is_throttle(code, status, operation=kind.operation, service=kind.service):
             for one in request.all_stats:
                 one.throttled += 1
@@ -317,11 +326,14 @@ class Connection(asyncio.BufferedProtocol):
                 request.slot.throttled(hold)
                 if malformed:
                     request.needs.queue.malformed(key=request.slot.key)
-        elif "failed" in outcome or (
+            return Ended.THROTTLED
+        if "failed" in outcome or (
             status is not None and (status >= 400 or (code is not None and status < 300))  # noqa: PLR2004 - HTTP's
         ):
             for one in request.all_stats:
                 one.errors += 1  # S3 has errors with status 200
+            return Ended.FAILED
+        return Ended.ANSWERED
 
     def _admit(self, pid: int) -> bool:
         """Note the client's process; refuse it if that has too many connections already."""

@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from aioapiqueue._recording.waits import WaitTimes
+
 __all__ = ["OTHERS", "CallStats", "Client", "Kind", "Process"]
 
 OTHERS = "(others)"
@@ -121,12 +123,15 @@ class CallStats:
         running: attempts under way now.
         waited: seconds that the attempts let go have waited, added up.
         longest_wait: the longest of these, in seconds.
+        answers: attempts that have ended with an answer, or with an error in place of one.
         throttled: answers by which the other side pushed back.
         errors: other answers that are errors, and attempts without an answer, but for cancelled
             ones.
+        refused: attempts that were not let go, as the pacing refused them: nothing was sent.
         peak: the most attempts let go in any one second.
         lane: the first key of its slots, where that is not the operation:
             `"DescribeVolumes unfiltered"`.
+        wait_times: how long the attempts let go have waited.
     """
 
     service: str
@@ -141,10 +146,13 @@ class CallStats:
     running: int = 0
     waited: float = 0.0
     longest_wait: float = 0.0
+    answers: int = 0
     throttled: int = 0
     errors: int = 0
+    refused: int = 0
     peak: int = 0
     lane: str = ""
+    wait_times: WaitTimes = field(default_factory=WaitTimes, repr=False, compare=False)
     _second: _Second = field(default_factory=_Second, repr=False, compare=False)
 
     def let_go(self, now: float, waited: float) -> None:
@@ -153,4 +161,5 @@ class CallStats:
         self.waits += waited >= _WAITED
         self.waited += waited
         self.longest_wait = max(self.longest_wait, waited)
+        self.wait_times.add(waited)
         self.peak = self._second.count(now)

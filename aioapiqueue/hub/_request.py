@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,7 +29,8 @@ class Request:
         kind: what is called.
         stats: the counts of its kind of call.
         bucket_stats: the counts of each bucket that it uses.
-        needs: its queue, with its keys and its cost there; None: nothing paces it.
+        needs: its queue, with its keys and its cost there; None: no limit is of such calls.
+        paced: whether it waits for what it needs.
         ahead: whether it goes ahead of all waiters.
         slot: what it has got.
         under_way: whether it has been let go.
@@ -41,6 +41,7 @@ class Request:
     stats: CallStats
     bucket_stats: Sequence[CallStats]
     needs: PacedCall | None
+    paced: bool
     ahead: bool
     slot: Slot | None = None
     under_way: bool = False
@@ -51,13 +52,18 @@ class Request:
         """The counts of its kind of call, and of each bucket that it uses."""
         return (self.stats, *self.bucket_stats)
 
+    @property
+    def waited(self) -> float:
+        """How long it has waited for its slot, in seconds."""
+        return 0.0 if self.slot is None else self.slot.waited
+
     def join(self) -> asyncio.Future[Slot] | None:
         """Join its queue; return what is to be waited for, or None: the attempt may start.
 
         Raises:
             Exception: whatever the queue raises.
         """
-        if self.needs is None:
+        if self.needs is None or not self.paced:
             return None
         queue, keys, cost = self.needs
         priority = AHEAD if self.ahead else 0
@@ -102,7 +108,7 @@ class Request:
         self.client.ahead += self.ahead
         self.stats.waiting += 1
 
-    def count_start(self) -> None:
+    def count_start(self, now: float) -> None:
         """Count an attempt that is let go."""
         self.under_way = True
         if self.ahead:
@@ -111,9 +117,8 @@ class Request:
             self.client.calls += 1
         self.stats.waiting -= 1
         self.stats.running += 1
-        now, waited = time.monotonic(), 0.0 if self.slot is None else self.slot.waited
         for stats in self.all_stats:
-            stats.let_go(now, waited)
+            stats.let_go(now, self.waited)
 
     def count_end(self, *, sent: bool = True) -> None:
         """Count the end of an attempt that waits or is under way.

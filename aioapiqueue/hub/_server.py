@@ -18,10 +18,11 @@ from aioapiqueue.hub._records import Client
 from aioapiqueue.hub._socket import listen, raise_file_limit, remove
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from types import TracebackType
 
     from aioapiqueue.hub._records import CallStats, Process
+    from aioapiqueue.hub._watcher import Watcher
     from aioapiqueue.registry import Registry
 
 __all__ = ["Hub"]
@@ -50,7 +51,7 @@ class Hub:
         directory: where the socket `hub.sock` is made; made (0700) if it is not there. Nobody else
             may have access to it.
         count_only: let everything go at once, and count what would have been paced too.
-        on_start: called with the counts of each attempt as it starts; default None.
+        watcher: is informed of each attempt; default: nobody is.
 
     Raises:
         RuntimeError: this system has no Unix domain sockets.
@@ -64,12 +65,12 @@ class Hub:
         *,
         directory: Path,
         count_only: bool = False,
-        on_start: Callable[[CallStats], None] | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         check_system()
         # Absolute, as programs may have other working directories.
         self.path = directory.absolute() / "hub.sock"
-        self._calls = Calls(registry, count_only=count_only, on_start=on_start)
+        self._calls = Calls(registry, count_only=count_only, watcher=watcher)
         self._connections: set[Connection] = set()
         self._clients: dict[int, Client] = {}
         self._processes: dict[int, Process] = {}

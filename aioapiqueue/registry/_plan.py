@@ -104,6 +104,20 @@ class QueuePlan:
         """Return a key of one service in the queue: a service's own, where several share it."""
         return key if joint or len(self._services) == 1 else f"{service}.{key}"
 
+    def limits(self) -> tuple[tuple[Limit, ...], dict[str, tuple[Limit, ...]]]:
+        """Return the limits of all calls of the queue, and those of its lanes, by their keys."""
+        if len(self._services) == 1:
+            only = self._services[self.service]
+            return only.rate, only.queue_lanes
+        lanes: dict[str, tuple[Limit, ...]] = {}
+        joint = set(map(bucket_key, self._joint))
+        for service, limits in self._services.items():
+            if own_limits := _own_limits(limits):
+                lanes[service] = own_limits
+            for key, own in limits.queue_lanes.items():
+                lanes[self._key(service, key, joint=key in joint)] = own
+        return (), lanes
+
     def queue(
         self,
         name: str | None,
@@ -118,13 +132,7 @@ class QueuePlan:
         """
         if len(self._services) == 1:
             return self._services[self.service].queue(name, observers, schedule=schedule)
-        lanes: dict[str, tuple[Limit, ...]] = {}
-        joint = set(map(bucket_key, self._joint))
-        for service, limits in self._services.items():
-            if own_limits := _own_limits(limits):
-                lanes[service] = own_limits
-            for key, own in limits.queue_lanes.items():
-                lanes[self._key(service, key, joint=key in joint)] = own
+        _, lanes = self.limits()
         several = self._services.values()
         return ApiQueue(
             name=name,

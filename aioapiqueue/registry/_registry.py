@@ -17,7 +17,7 @@ from aioapiqueue.registry._model import Layer, ServiceLimits
 from aioapiqueue.registry._names import NAMES, canonical
 from aioapiqueue.registry._plan import QueuePlan, plans_for
 from aioapiqueue.registry._report import Report, lines_of, read_text, read_toml
-from aioapiqueue.registry._tables import entries, read_options, read_tables
+from aioapiqueue.registry._tables import all_adaptive, entries, read_options, read_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -199,6 +199,7 @@ class Registry:
         *,
         base: Registry | None = None,
         check: bool = True,
+        adaptive: bool = False,
         observers: Sequence[Observer] = (),
         schedules: Schedules | None = None,
     ) -> Self:
@@ -212,6 +213,8 @@ class Registry:
                 `"default=5/s"`; several limits at once with a comma between them.
             base: of a limits.toml; its queues are not shared. Default: nothing else is paced.
             check: whether names are looked up; default: where the base does not switch it off.
+            adaptive: every service slows down when AWS throttles, those without limits too;
+                where the base says how, as it says. Default: those of the base that do.
             observers: get the events of all queues; those of the base get none.
             schedules: as for `Registry`; the base's are not used.
 
@@ -220,6 +223,8 @@ class Registry:
         """
         layers = {} if base is None else base._layers  # noqa: SLF001 - of our own class
         layers = read_options(limits, layers, check=check)
+        if adaptive:
+            layers = all_adaptive(layers)
         return cls(layers, observers=observers, schedules=schedules)
 
     def find(
@@ -312,6 +317,19 @@ class Registry:
                 service = self._plain.get(service.replace("-", ""), service)
             limits = self._services.get(service, self._default)
         return service, limits
+
+    def limits_of_queue(
+        self, service: str
+    ) -> tuple[tuple[Limit, ...], Mapping[str, tuple[Limit, ...]]]:
+        """Return the limits of a service's queue: those of all calls, and those of its lanes.
+
+        Calls at once are not among them.
+
+        Args:
+            service: as for `find`.
+        """
+        name, limits = self.limits_of(service)
+        return ((), {}) if limits is None else self._plan(name, limits).limits()
 
     def _plan(self, service: str, limits: ServiceLimits) -> QueuePlan:
         """Return the plan of a service's queue; of one that is not listed, by the default."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry._buckets import Bucket, LaneKey, lane_key
 from aioapiqueue.registry._fields import flag, keys_of, read_keys, unknown_keys
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from aioapiqueue._rate import Limit
-    from aioapiqueue.adaptive import Adaptive
     from aioapiqueue.registry._published import PublishedLimit
 
 _OPTION = "SERVICE=LIMIT or SERVICE.Operation=LIMIT, such as ec2=100ms or ec2.DescribeSnapshots=5/s"
@@ -253,6 +253,21 @@ def _read_table(
     elif "buckets" not in table:
         report.add(place, f"no limit is given; {FORMS}")
     return fields
+
+
+ADAPTIVE = "--adaptive"
+"""Where it comes from that every service is adaptive."""
+
+
+def all_adaptive(layers: Mapping[str, Layer]) -> dict[str, Layer]:
+    """Return limits of which every service is adaptive, those that are not listed too."""
+    found = dict(layers)
+    default = Layer(ServiceLimits(), {Entry(): Origin(ADAPTIVE)})
+    for service, layer in {"default": default, **layers}.items():
+        if layer.limits.adaptive is None:
+            limits = dataclasses.replace(layer.limits, adaptive=Adaptive())
+            found[service] = Layer(limits, layer.origins)
+    return found
 
 
 def _check_lane(

@@ -9,11 +9,13 @@ import struct
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
 from aioapiqueue.hub import Hub
+from aioapiqueue.hub._watcher import Watcher
 from aioapiqueue.registry import Registry
 from tests.helpers import introspect
 
@@ -376,19 +378,103 @@ async def test_refused_call_fails_alone(bench, tools):
         assert hub.requests == 0
 
 
-async def test_started_attempts_are_reported(directory, tools):
-    """The callback is called with the counts of each attempt that is let go."""
-    started = []
-    registry = Registry({"ec2": "1/h"})
-    hub = Hub(registry, directory=directory / "hub", on_start=started.append)
+class Noted(Watcher):
+    """Notes what it is informed of."""
+
+    def __init__(self):
+        self.seen = []
+
+    def started(self, request, now):
+        """Note a start, and how long ago it was."""
+        self.seen.append(("started", request.stats, time.monotonic() - now))
+
+    def ended(self, request, now, outcome):
+        """Note an end."""
+        self.seen.append((outcome.value, request.stats, time.monotonic() - now))
+
+    def refused(self, stats, now):
+        """Note a refusal."""
+        self.seen.append(("refused", stats, time.monotonic() - now))
+
+
+async def test_watcher_is_informed_of_attempts(directory, tools):
+    """Of each that is let go, throttled, failed or refused, with its counts, and when."""
+    watcher = Noted()
+    registry = Registry({"ec2": "1/h", "sts": "100/s"})
+    hub = Hub(registry, directory=directory / "hub", watcher=watcher)
     async with hub, tools.Raw(hub) as client:
         client.greet()
         client.ask(1)
         client.ask(2)
         client.ask(3, service="iam")
         assert [(await client.hear()).get("id") for _ in range(3)] == [None, 1, 3]
-        assert [one.service for one in started] == ["ec2", "iam"]
-        assert all(one in hub.figures for one in started)
+        client.say(do="end", id=1, status=503, code="RequestLimitExceeded")
+        client.say(do="end", id=3, failed="ReadTimeoutError")
+        ends = ({"do": "end", "status": 200}, {"do": "end", "status": 404}, {"do": "end"})
+        for number, end in enumerate((*ends, {"do": "leave"}), start=4):
+            client.ask(number, service="sts")
+            assert (await client.hear())["id"] == number
+            client.say(id=number, **end)
+        await tools.until(lambda: hub.requests == 1)
+        await registry.aclose(drain=False)
+        assert "closed" in (await client.hear())["error"]
+        client.ask(8)
+        assert "closed" in (await client.hear())["error"]
+        client.ask(9, operation="DescribeImages")  # a kind that was never let go
+        client.ask(10, service="no\x1bname")
+        for _ in range(2):
+            assert "error" in await client.hear()
+    assert [(what, stats.service) for what, stats, _ in watcher.seen] == [
+        ("started", "ec2"),
+        ("started", "iam"),
+        ("throttled", "ec2"),
+        ("failed", "iam"),
+        ("started", "sts"),
+        ("answered", "sts"),
+        ("started", "sts"),
+        ("failed", "sts"),
+        ("started", "sts"),
+        ("unknown", "sts"),
+        ("started", "sts"),
+        ("unknown", "sts"),
+        ("refused", "ec2"),
+        ("refused", "ec2"),
+    ]
+    assert all(stats in hub.figures and 0 <= ago < 30 for _, stats, ago in watcher.seen)
+    counted = {
+        one.service: (one.calls, one.answers, one.throttled, one.errors, one.refused)
+        for one in hub.figures
+    }
+    assert counted == {
+        "ec2": (1, 1, 1, 0, 2),
+        "iam": (1, 1, 0, 1, 0),
+        "sts": (3, 2, 0, 1, 0),  # one was cancelled, and had no answer; one was not sent
+    }
+
+
+@pytest.fixture
+def published():
+    """Give half of what AWS publishes, which it reads from files."""
+    return Registry.parse('preset = "aws"')
+
+
+async def test_dry_run_counts_lanes_and_buckets(directory, tools, published):
+    """Nothing waits, and each attempt is counted where it would have waited."""
+    hub = Hub(published, directory=directory / "hub", count_only=True)
+    async with hub, tools.Raw(hub) as client:
+        client.greet()
+        for number in range(1, 201):
+            client.ask(number, operation="DescribeVolumes")
+        client.ask(201, operation="RunInstances", parameters={"MaxCount": 5})
+        for number in range(202):
+            assert (await client.hear()).get("id", 0) == number
+        assert sorted((one.lane, one.calls, one.waits) for one in hub.figures) == [
+            ("", 1, 0),
+            ("DescribeVolumes unfiltered", 200, 0),
+        ]
+        assert [(one.operation, one.calls) for one in hub.buckets] == [
+            ("RunInstances resources", 1)
+        ]
 
 
 async def test_waiters_learn_why_the_hub_closes(bench, tools):
@@ -582,6 +668,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 import asyncio, resource, sys
 from pathlib import Path
 from aioapiqueue.hub import Hub
+from aioapiqueue.hub._watcher import Watcher
 from aioapiqueue.registry import Registry
 async def main():
     limit = resource.RLIMIT_NOFILE
@@ -623,6 +710,7 @@ for client in clients:                          # those that wait come in as oth
 import asyncio, resource, sys
 from pathlib import Path
 from aioapiqueue.hub import Hub
+from aioapiqueue.hub._watcher import Watcher
 from aioapiqueue.registry import Registry
 from tests.helpers import introspect
 async def main():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import pytest
 
 from aioapiqueue._host.place import HUB_DIR
 from tests.helpers.hubs import ask_hub
+from tests.helpers.words import words_of
 
 CATCH_UP = 0.010  # seconds, a queue's default
 PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
@@ -38,6 +38,11 @@ def until_exists(path):
         time.sleep(0.02)
 
 """
+
+THROTTLED = (
+    "<Response><Errors><Error><Code>RequestLimitExceeded</Code><Message>Slow down.</Message>"
+    "</Error></Errors></Response>"
+)
 
 PROGRAM = (
     HELPERS
@@ -67,6 +72,8 @@ class Aws(ThreadingHTTPServer):
 
     def __init__(self):
         self.arrivals: list[tuple[float, str]] = []
+        self.throttles = lambda _: False
+        """Whether a call of this name is answered with a push-back."""
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -114,8 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
         action = parse_qs(body).get("Action", ["?"])[0]
         self.server.arrivals.append((time.monotonic(), action))
-        answer = f"<Response><{action}Result/></Response>".encode()
-        self.send_response(200)
+        throttled = self.server.throttles(action)
+        answer = (THROTTLED if throttled else f"<Response><{action}Result/></Response>").encode()
+        self.send_response(503 if throttled else 200)
         self.send_header("Content-Type", "text/xml")
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -148,8 +156,7 @@ class Ended:
     @property
     def words(self):
         """Our own words on stderr, without their line breaks."""
-        said = re.findall(r"(?m)^aioapiqueue: (.*)$", self.err.decode())
-        return " ".join(said)
+        return words_of(self.err.decode())
 
 
 class Runner:

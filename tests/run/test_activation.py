@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.helpers.stalls import Stalls
+from tests.helpers.words import words_of
 
 if os.name != "posix":
     pytest.skip("needs Unix domain sockets", allow_module_level=True)
@@ -239,7 +240,7 @@ def test_inactive_child_is_reported_at_once(quiet_run, python, tmp_path):
     """)
     ended = quiet_run("--limit", "ec2=1/s", "--log", log, "--", python, program)
     assert (ended.code, ended.out, ended.err) == (3, b"done\n", b"")
-    words = " ".join(log.read_text().replace("aioapiqueue: ", "").split())
+    words = words_of(log.read_text())
     assert "is Python, and has not activated the pacing" in words
     assert words.count("IT IS NOT PACED.") == 1
     assert "WARNING: NOT PACED: " in words

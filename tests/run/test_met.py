@@ -86,7 +86,7 @@ def test_only_written_limits_are_listed():
     """Of a preset and of quotas nothing is; of a file, each limit that no call came under."""
     registry = Registry.parse(FILE)
     assert len(list(registry)) > 200
-    assert names(unused([figure("sns", "Publish", "")], registry, dry_run=False)) == [
+    assert names(unused([figure("sns", "Publish", "")], registry)) == [
         "ec2.Describe* ",
         "ec2.DescribeVolumes ",
         "ec2 some",
@@ -99,20 +99,27 @@ def test_only_written_limits_are_listed():
         figure("ec2", "DescribeVolumes", lane="DescribeVolumes own"),
         figure("iam", "ListUsers"),
     ]
-    assert names(unused(met, registry, dry_run=False)) == [
+    assert names(unused(met, registry)) == [
         "ec2.DescribeVolumes ",
         "ec2 some",
         "default ",
     ]
-    # In a dry run, parameters have chosen nothing: either is possible.
     both = [figure("ec2", "DescribeVolumes"), figure("sqs", "SendMessage")]
-    assert names(unused(both, registry, dry_run=True)) == ["ec2.Describe* ", "ec2 some", "iam "]
+    assert names(unused(both, registry)) == ["ec2.Describe* ", "ec2 some", "ec2 own", "iam "]
+
+
+def test_adaptive_for_all_is_no_limit():
+    """`--adaptive` is for services that may be called: that some are not is no news."""
+    registry = Registry.from_options(["kms=2/s"], adaptive=True)
+    assert names(unused([figure("sns", "Publish")], registry)) == ["kms "]
+    (one,) = judged([figure("sns", "Publish")], registry)
+    assert one.paced
 
 
 def test_summed_up_calls_hide_unused_limits():
     """Calls of which the hub kept no record may have come under any limit."""
     summed = CallStats("(others)", "(others)", None, None, None, paced=True, calls=1)
-    assert unused([summed], Registry.parse(FILE), dry_run=False) == []
+    assert unused([summed], Registry.parse(FILE)) == []
 
 
 def test_many_unused_limits_are_cut():
@@ -157,5 +164,5 @@ def test_many_regions_take_no_longer():
     ]
     began = time.process_time()
     assert all(one.paced for one in judged(figures, registry))
-    assert unused(figures, registry, dry_run=False) == []
+    assert unused(figures, registry) == []
     assert time.process_time() - began < 2

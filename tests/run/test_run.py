@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import itertools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -14,7 +17,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from aioapiqueue import __version__
 from aioapiqueue.cli._app import app
+from aioapiqueue.cli.run import _supervisor as supervisor
 from aioapiqueue.cli.run import run as run_command
 
 pytestmark = [
@@ -79,13 +84,77 @@ def test_dry_run_counts_without_pacing(run, aws, python, tmp_path):
     assert told["dry_run"] is True
     assert told["seconds"] < 20
     assert "dry run: nothing is paced, all AWS calls are counted" in ended.words
-    assert "write --limit ec2=RATE instead of --dry-run" in ended.words
     table = [line.split() for line in ended.err.decode().splitlines()]
     (row,) = [cells for cells in table if cells[:1] == ["DescribeSnapshots"]]
     assert row[1] == "50"
     assert float(row[2]) == pytest.approx(50 / told["seconds"], abs=0.06)
     assert int(row[3]) == services["ec2"]["peak"]
-    assert max(map(len, ended.err.decode().splitlines())) <= 80
+    assert " ".join(row[4:7]) == "20/s burst 100"  # what AWS publishes
+    *messages, command, _ = ended.err.decode().splitlines()
+    assert max(map(len, messages)) <= 80
+
+    # A call a second: of 40 at once, and 10 a second later, the last starts after 49 s.
+    if_paced = told["if_paced"]
+    (held,) = if_paced["held"]
+    assert (held["name"], held["limit"]) == ("ec2", "1/s")
+    assert 45 <= held["calls"] <= 49
+    assert if_paced["seconds"] == pytest.approx(49, abs=told["seconds"] - 1)
+    assert f"would have been held back by: ec2 1/s ({held['calls']} calls)" in ended.words
+    assert "a paced run would take about 0:" in ended.words
+    assert command == f"  aioapiqueue run --limit ec2=1/s -- {python} {program}"
+    assert if_paced["command"] == command.strip()
+
+
+def test_dry_run_compares_with_what_aws_publishes(run, aws, python, tmp_path):
+    """Without a limit: with half of it. What was throttled all the same gets a limit to try."""
+    tokens = [5.0, time.monotonic()]  # five at once, ten a second
+
+    def throttles(action):
+        if action != "ListUsers":
+            return False
+        now = time.monotonic()
+        tokens[:] = min(5.0, tokens[0] + 10 * (now - tokens[1])), now
+        has_room = tokens[0] >= 1
+        tokens[0] -= has_room
+        return not has_room
+
+    aws.throttles = throttles
+    program = run.script("""
+        from botocore.config import Config
+        many = Config(retries={"total_max_attempts": 1})
+        ec2 = client()
+        for _ in range(300):
+            ec2.describe_snapshots(MaxResults=5)
+        iam = boto3.client("iam", endpoint_url=os.environ["AWS"], region_name="eu-west-1",
+                           aws_access_key_id="AKIAIOSFODNN7EXAMPLE", aws_secret_access_key="x",
+                           config=many)
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            try:
+                iam.list_users()
+            except iam.exceptions.ClientError:
+                time.sleep(0.03)
+    """)
+    figures = tmp_path / "figures.json"
+    ended = run("--dry-run", "--json", figures, "--", python, program)
+    assert ended.code == 0, ended.err
+    told = json.loads(figures.read_text())
+    assert "no limit is given, so it is 50% of what AWS publishes" in ended.words
+    assert "would have been held back by: ec2.Describe* 10/s burst 50 (" in ended.words
+    assert re.search(
+        r"more than AWS publishes: ec2 DescribeSnapshots( in eu-west-1)? \(\S+ in", ended.words
+    )
+    assert told["if_paced"]["held"][0]["name"] == "ec2.Describe*"
+    assert {"service": "ec2", "lane": "DescribeSnapshots", "limit": "20/s burst 100"} in (
+        told["if_paced"]["published"]
+    )
+    found = re.search(
+        r"iam ListUsers: throttled [\d,]+ times; meanwhile (\S+) a second", ended.words
+    )
+    assert 8 <= float(found[1]) <= 12
+    # Nothing is published of IAM, so the preset has no limit of it.
+    limit = re.search(r"--limit iam\.ListUsers=(\S+)/s --", ended.err.decode())
+    assert float(limit[1]) == pytest.approx(float(found[1]) / 2, rel=0.1)
 
 
 def test_other_operations_are_not_paced(run, python, tmp_path):
@@ -156,7 +225,7 @@ def test_output_and_input_are_untouched(quiet_run, python, tmp_path):
     first, *_, last = log.read_text().splitlines()
     assert first == "what was there"
     assert "paced: ec2 at 1/s" in log.read_text()
-    assert last.startswith("aioapiqueue: ")
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ aioapiqueue: .+", last)
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
@@ -519,3 +588,110 @@ def test_nested_run_is_refused(quiet_run, python):
     assert ended.code == 2
     assert "started" not in ended.out.decode()
     assert "this is inside of an aioapiqueue run already" in ended.words
+
+
+def test_json_goes_to_stdout(run, python):
+    """`--json -` is our stdout, after all that the program has written; messages are on stderr."""
+    program = run.script("print('its own'); sys.stdout.flush(); calls(3)")
+    ended = run("--limit", "ec2=50/s", "--json", "-", "--", python, program)
+    assert ended.code == 0, ended.err
+    own, _, rest = ended.out.decode().partition("\n")
+    assert own == "its own"
+    told = json.loads(rest)
+    assert told["version"] == __version__
+    start, end = map(dt.datetime.fromisoformat, (told["start"], told["end"]))
+    assert (end - start).total_seconds() == pytest.approx(told["seconds"], abs=0.01)
+    assert abs(start.timestamp() - time.time()) < 60
+
+
+def test_time_series_adds_up(run, aws, python, tmp_path):
+    """By second and kind of call: the sums are those of the figures, at the time of the calls."""
+    left = [4]
+
+    def throttles(_):
+        left[0] -= 1
+        return left[0] >= 0
+
+    aws.throttles = throttles
+    program = run.script("""
+        calls(10)
+        time.sleep(2.1)
+        calls(10)
+        client("sts").get_caller_identity()
+    """)
+    figures = tmp_path / "figures.json"
+    ended = run("--limit", "ec2=20/s", "--json", figures, "--", python, program)
+    assert ended.code == 0, ended.err
+    told = json.loads(figures.read_text())
+    assert told["time_series"]["step_seconds"] == 1
+    series = {one["service"]: one for one in told["time_series"]["series"]}
+    for figure in told["figures"]:
+        one = series[figure["service"]]
+        for name in ("calls", "throttled", "errors", "refused", "waited"):
+            assert sum(one[name]) == pytest.approx(figure[name], abs=1e-4)
+            assert len(one[name]) == len(one["steps"])
+        assert {one[name] == figure[name] for name in ("lane", "region", "account", "queue")} == {
+            True
+        }
+    assert sum(series["ec2"]["calls"]) == 24
+    assert series["ec2"]["steps"][-1] - series["ec2"]["steps"][0] >= 2
+    assert max(series["ec2"]["steps"]) <= told["seconds"]
+    (ec2,) = [one for one in told["figures"] if one["service"] == "ec2"]
+    assert 0 <= ec2["wait_p50"] <= ec2["wait_p90"] <= ec2["wait_p99"] <= ec2["wait_max"]
+    assert ec2["wait_max"] == ec2["longest_wait"] == told["waits"]["max"] > 0.2
+
+
+def test_adaptive_needs_no_file(run, aws, python, tmp_path):
+    """With --adaptive, what is throttled slows down: a service without a limit, too."""
+    left = [1]
+
+    def throttles(action):
+        left[0] -= action == "ListUsers"
+        return action == "ListUsers" and left[0] == -20
+
+    aws.throttles = throttles
+    program = run.script("""
+        iam = client("iam")
+        begin()
+        for _ in range(60):
+            iam.list_users()
+    """)
+    figures = tmp_path / "figures.json"
+    options = ("--limit", "ec2=20/s", "--adaptive", "--json", figures)
+    ended = run(*options, "--", python, program)
+    assert ended.code == 0, ended.err
+    assert "paced: ec2 at 20/s, each other service at an adaptive rate" in ended.words
+    assert "adaptive: where AWS throttles, rates come down, and recover by degrees" in ended.words
+    assert "no call came under: ec2 20/s" in ended.words
+    assert "with --adaptive" not in ended.words  # as it is
+    (iam,) = json.loads(figures.read_text())["figures"]
+    assert (iam["calls"], iam["throttled"], iam["paced"]) == (61, 1, True)
+    gaps = [
+        later - earlier for (earlier, _), (later, _) in itertools.pairwise(sorted(aws.arrivals))
+    ]
+    before, after = sorted(gaps[:18])[9], sorted(gaps[-20:])[10]
+    assert after > 1.2 * before
+
+
+def test_nothing_throttled_needs_no_advice(run, python):
+    """A run that harmed nobody ends with its table."""
+    ended = run("--limit", "ec2=50/s", "--", python, run.script("calls(3)"))
+    assert "got through" not in ended.words
+    assert "--adaptive" not in ended.words
+
+
+def test_line_each_minute_without_terminal(run, aws, python, monkeypatch, capfd):
+    """Where there is no terminal, as in CI, a line now and then says how far it is."""
+    monkeypatch.setattr(supervisor, "_EACH_SECONDS", 0.4)
+    for name, value in run.environment().items():
+        monkeypatch.setenv(name, value)
+    program = run.script("calls(40)")
+    for option, wanted in (((), True), (("--no-live",), False)):
+        command = ["run", "--limit", "ec2=20/s", *option, "--", python, program]
+        assert app(command, standalone_mode=False) == 0
+        said = capfd.readouterr().err
+        lines = re.findall(r"(?m)^aioapiqueue: (ec2 20/s: .* calls?, .* throttled +0:\d\d)$", said)
+        assert bool(lines) is wanted, said
+        assert all(len(line) <= 80 - len("aioapiqueue: ") for line in lines)
+        rates = [float(re.search(r", ([\d.]+)/s", line)[1]) for line in lines]
+        assert all(5 <= rate <= 40 for rate in rates[2:])

@@ -19,6 +19,7 @@ from aioapiqueue.integrations.redis.url import read_address
 from aioapiqueue.registry import Registry
 from tests.helpers import introspect
 from tests.helpers.servers import Server, free_port, until
+from tests.helpers.words import words_of
 
 pytestmark = [
     pytest.mark.real,
@@ -191,7 +192,7 @@ def test_wrong_password_starts_nothing(run, server, python, tmp_path):
     assert (ended.code, ended.out, ended.err) == (2, b"", b"")
     said = log.read_text()
     assert "it refuses the password of the user 'pacer': check both; nothing was started" in (
-        " ".join(said.replace("aioapiqueue: ", "").split())
+        words_of(said)
     )
     assert not figures.exists()
     given = {"AIOAPIQUEUE_SHARED": url}
@@ -296,7 +297,7 @@ def test_calls_wait_for_a_lost_server(run, aws, python, tmp_path):
     assert (ended.code, ended.err) == (0, b"")
     assert len(aws.arrivals) == 30
     said = log.read_text()
-    words = " ".join(said.replace("aioapiqueue: ", "").split())
+    words = words_of(said)
     assert re.search(
         r"the shared server is lost \(.+\): nothing goes out until it is there again "
         r"the shared server is there again, after \d+\.\d s ",
@@ -309,7 +310,7 @@ def test_calls_wait_for_a_lost_server(run, aws, python, tmp_path):
     assert shared["times_lost"] == words.count("is there again, after")
     assert 0.6 <= shared["seconds_lost"] <= told["seconds"]
     assert shared["queues"][0]["faults"] >= 1
-    assert max(map(len, said.splitlines())) <= 80
+    assert max(map(len, said.splitlines())) <= 80 + len("2026-11-27T03:55:40Z ")
     assert SECRET not in said + figures.read_text()
     assert WRITTEN not in said + figures.read_text()
 
@@ -327,12 +328,15 @@ def test_password_that_is_changed_refuses_calls(run, aws, server, python):
     server.sync().acl_setuser("turncoat", enabled=True, passwords=[f"+{SECRET}"], keys=["*"],
                               categories=["+@all"])  # fmt: skip
     url = f"redis://turncoat:{WRITTEN}@127.0.0.1:{server.port}"
-    with run.start("--shared", url, "--limit", "ec2=50/s", "--", python, program) as process:
+    options = ("--shared", url, "--limit", "ec2=50/s", "--fail-on", "refused")
+    with run.start(*options, "--", python, program) as process:
         aws.count(5)
         server.sync().acl_setuser("turncoat", enabled=True, reset_passwords=True)
         server.sync().client_kill_filter(user="turncoat")
         ended = run.end(process)
-    assert ended.code == 0, ended.err
+    assert ended.code == 5, ended.err
+    assert 'FAILED: --fail-on "refused": 1 of ' in ended.words
+    assert ", 1 refused by the pacing " in ended.words
     said = ended.out.decode()
     assert said.startswith("PacingError ")
     assert "password" in said

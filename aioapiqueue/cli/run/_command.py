@@ -17,6 +17,7 @@ from aioapiqueue._rate import Rate
 from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import NoCheck, number
 from aioapiqueue.cli.run._errors import NotStarted
+from aioapiqueue.cli.run._gates import Gate, judge, read_gate
 from aioapiqueue.cli.run._json_report import json_report
 from aioapiqueue.cli.run._launch import examine
 from aioapiqueue.cli.run._limits_in_words import in_words
@@ -24,7 +25,15 @@ from aioapiqueue.cli.run._log import Log
 from aioapiqueue.cli.run._model import Plan
 from aioapiqueue.cli.run._on_host import OnHost
 from aioapiqueue.cli.run._output_file import OutputFile, Unwritable
-from aioapiqueue.cli.run._report import headline, opening, remarks, tables, verdict
+from aioapiqueue.cli.run._report import (
+    headline,
+    measure,
+    opening,
+    remarks,
+    tables,
+    to_copy,
+    verdict,
+)
 from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE, Shared
 from aioapiqueue.cli.run._status_line import StatusLine
 from aioapiqueue.exceptions import LimitsError
@@ -83,12 +92,31 @@ def run(
             help="Each queue's rate while --shared cannot be reached. Default: calls wait.",
         ),
     ] = None,
+    adaptive: Annotated[
+        bool,
+        typer.Option(
+            "--adaptive",
+            help="Slow down where AWS throttles, and recover by degrees: services without a "
+            "limit, too.",
+        ),
+    ] = False,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GATE",
+            help='Exit with 5 instead of 0 if METRIC [OP VALUE]: "throttled", "failed > 1%", '
+            '"wait p99 > 30", "unused", "unpaced". May be repeated. See docs/run.md.',
+        ),
+    ] = None,
     private: Annotated[
         bool,
         typer.Option("--private", help="Share the limits with no other run of yours on this host."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only count, pace nothing: to choose a limit.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Pace nothing, only count: what would limits do to such a run?"
+        ),
     ] = False,
     log: Annotated[
         Path | None,
@@ -96,11 +124,18 @@ def run(
     ] = None,
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="Write all figures to this file, as JSON."),
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="Write all figures to this file, as JSON; - is stdout, after the program's end.",
+        ),
     ] = None,
     no_live: Annotated[
         bool,
-        typer.Option("--no-live", help="No status line in the terminal. See docs/run.md."),
+        typer.Option(
+            "--no-live",
+            help="No status line in the terminal, and no line each minute without one.",
+        ),
     ] = False,
     grace: Annotated[
         float,
@@ -132,7 +167,8 @@ def run(
 
     Exits with the program's exit code, 128 and the signal's number if a signal ended it; with 2 if
     an option is wrong or the program could not be paced (nothing is started), 3 if it was not
-    paced, 4 if the pacing broke down, 126 or 127 if there is no such program.
+    paced, 4 if the pacing broke down, 5 if it is not what --fail-on allows, 126 or 127 if there is
+    no such program.
     """
     if os.name != "posix":
         refuse(f"run needs Unix domain sockets and signals, which {sys.platform} has not: use WSL")
@@ -143,19 +179,35 @@ def run(
         )
     if not grace > 0:
         refuse(f"--grace: {grace:g} is invalid: expected a number of seconds above 0")
-    nothing = not (limit or limits or preset or share or dry_run)
+    gates = _gates(fail_on or [], dry_run=dry_run)
+    nothing = not (limit or limits or preset or share)
+    options = _repeated(
+        ("--limit", *(limit or ())),
+        ("--limits", limits),
+        ("--preset", preset),
+        ("--share", share),
+        ("--fallback", fallback),
+        ("--fail-on", *(fail_on or ())),
+        no_check=no_check,
+        private=private,
+        adaptive=adaptive,
+        allow_inactive=allow_inactive,
+    )
     preset = _preset("aws" if nothing else preset, share)
     through = _shared(shared, fallback)
     if private and through is not None:
         refuse("--private and --shared exclude each other: leave one of them out")
     on_host = None if private or dry_run or through is not None else OnHost(_name_of(command))
     used = on_host or (None if dry_run else through)
-    registry = _registry(limit or [], limits, preset, share, used, check=not no_check)
+    registry = _registry(
+        limit or [], limits, preset, share, used, check=not no_check, adaptive=adaptive
+    )
     try:
         launch = examine(command)
     except NotStarted as error:
         refuse(str(error), error.code)
     figures, log_file = _output_files(json_file, log)
+    live = not no_live and log is None and StatusLine.possible(2)
     plan = Plan(
         command=command,
         launch=launch,
@@ -165,9 +217,12 @@ def run(
         dry_run=dry_run,
         shared=through,
         on_host=on_host,
-        live=not no_live and log is None and StatusLine.possible(2),
+        live=live,
+        each_minute=not (live or no_live),
         grace=grace,
         allow_inactive=allow_inactive,
+        gates=gates,
+        options=options,
     )
     if nothing:
         plan.log.say(wrapped(_NO_LIMIT))
@@ -185,10 +240,13 @@ def _run(plan: Plan, figures: OutputFile | None) -> int:
         if figures:
             figures.discard()
         return error.code
+    measured = measure(plan, outcome)
+    outcome.judged = [judge(gate, measured) for gate in plan.gates]
     code = verdict(plan, outcome)
     plan.log.say(headline(plan, outcome, code))
     plan.log.show(tables(plan, outcome))
     plan.log.say(remarks(plan, outcome))
+    plan.log.show(to_copy(plan, outcome))
     if figures:
         try:
             figures.write(json.dumps(json_report(plan, outcome, code), indent=2) + "\n")
@@ -211,6 +269,35 @@ def _preset(preset: str | None, share: str | None) -> str | None:
     if problems := [*report.problems, *shares.problems]:
         refuse("\n".join(problems))
     return preset
+
+
+def _gates(texts: list[str], *, dry_run: bool) -> list[Gate]:
+    """Read --fail-on; refuse what is invalid, or could never fail."""
+    found, problems = [], []
+    for text in texts:
+        try:
+            gate = read_gate(text)
+        except ValueError as error:
+            problems.append(f"--fail-on {error}")
+            continue
+        if dry_run and gate.metric.startswith("wait"):
+            problems.append(f"--fail-on {text!r}: a dry run has no waits: leave one of them out")
+        found.append(gate)
+    if problems:
+        refuse("\n".join(problems))
+    return found
+
+
+def _repeated(*options: tuple[object, ...], **flags: bool) -> list[str]:
+    """Return options as they were given: each a name and its values, None for none."""
+    found = [
+        part
+        for name, *values in options
+        for value in values
+        if value is not None
+        for part in (str(name), str(value))
+    ]
+    return found + [f"--{name.replace('_', '-')}" for name, given in flags.items() if given]
 
 
 def _name_of(command: list[str]) -> str:
@@ -252,6 +339,7 @@ def _registry(
     shared: Shared | OnHost | None,
     *,
     check: bool,
+    adaptive: bool,
 ) -> Registry:
     try:
         base = None
@@ -263,6 +351,7 @@ def _registry(
             options,
             base=base,
             check=check,
+            adaptive=adaptive,
             observers=[shared] if shared else [],
             schedules=shared.schedule if shared else None,
         )

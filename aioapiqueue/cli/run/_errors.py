@@ -13,6 +13,7 @@ class ExitCode(enum.IntEnum):
     REFUSED = 2
     INACTIVE = 3
     NO_HUB = 4
+    GATE = 5
     NOT_EXECUTABLE = 126
     NOT_FOUND = 127
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -27,7 +26,7 @@ __all__ = [
 
 _PACED = ("Paced", "Calls", "Waits", "Waited s", "Longest", "Throttled", "Errors")
 _NOT_PACED = ("Not paced", "Calls", "", "", "", "Throttled", "Errors")
-_COUNTED = ("Would send", "Calls", "Per s", "Peak", "Throttled", "Errors")
+_COUNTED = ("Would send", "Calls", "Per s", "Peak", "AWS publishes", "Throttled", "Errors")
 _EMPTY = ("", "", "", "", "", "", "")
 _Line: TypeAlias = "tuple[str, *tuple[str | float, ...]]"
 """Of a table: a name, and what is counted."""
@@ -42,9 +41,8 @@ class Peaks:
     def __init__(self) -> None:
         self._sums: dict[tuple[object, ...], CallStats] = {}
 
-    def count(self, figure: CallStats) -> None:
-        """Count an attempt that starts."""
-        now = time.monotonic()
+    def count(self, figure: CallStats, now: float) -> None:
+        """Count an attempt that starts now."""
         service, queue, lane = figure.service, _queue(figure), lane_of(figure)
         for key in ((service,), (service, queue), (service, queue, lane)):
             if key not in self._sums:
@@ -93,7 +91,7 @@ def total_of(name: str, figures: Sequence[CallStats], peak: int = 0) -> CallStat
     """
     total = CallStats(name, "", None, None, None, any(one.paced for one in figures), peak=peak)
     total.longest_wait = max((one.longest_wait for one in figures), default=0.0)
-    for attribute in ("calls", "waits", "waiting", "waited", "throttled", "errors"):
+    for attribute in ("calls", "waits", "waiting", "waited", "throttled", "errors", "refused"):
         setattr(total, attribute, sum(getattr(one, attribute) for one in figures))
     return total
 
@@ -210,18 +208,21 @@ def table(found: Sequence[Row], limits: dict[str, str]) -> str:
     return _laid_out([*paced, *[_EMPTY] * bool(paced and free), *free])
 
 
-def dry_run_table(found: Sequence[Row], seconds: float) -> str:
+def dry_run_table(
+    found: Sequence[Row], seconds: float, published: Callable[[str, str], str]
+) -> str:
     """Return what would have been sent, at most 80 columns wide.
 
     Args:
         found: the services' rows.
         seconds: that the run took, over which the mean is taken.
+        published: returns the limit that AWS publishes of a service's lane; "" if there is none.
     """
     lines: list[_Line] = [_COUNTED]
     for row in found:
         for name, one in _named(row, row.name):
-            mean = one.calls / max(seconds, 0.001)
-            lines.append((name, one.calls, mean, one.peak, one.throttled, one.errors))
+            mean, limit = one.calls / max(seconds, 0.001), published(row.name, one.service)
+            lines.append((name, one.calls, mean, one.peak, limit, one.throttled, one.errors))
     return _laid_out(lines)
 
 

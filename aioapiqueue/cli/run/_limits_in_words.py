@@ -20,7 +20,7 @@ def in_words(registry: Registry) -> dict[str, str]:
     """Return the limits of each service and, as `"ec2.DescribeSnapshots"`, of each operation."""
     found: dict[str, list[str]] = {}
     for entry in registry:
-        if entry.limits or entry.operation or entry.concurrency is not None:
+        if entry.limits or entry.operation or entry.concurrency is not None or entry.adaptive:
             name, limits = named(entry)
             found.setdefault(name, []).append(limits)
     return {name: " and ".join(dict.fromkeys(limits)) for name, limits in found.items()}
@@ -35,7 +35,7 @@ def named(entry: InForce) -> tuple[str, str]:
     if entry.concurrency is not None:
         limits.append(f"{entry.concurrency:,} in flight")
     if entry.adaptive is not None and not limits:
-        limits.append("adaptive")
+        limits.append("an adaptive rate")
     return name, " and ".join(limits)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import sys
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ __all__ = ["Log"]
 
 
 class Log:
-    """Writes messages to stderr, each line after our name, or to a file.
+    """Writes messages to stderr, each line after our name, or to a file, each after the time, too.
 
     Args:
         file: the file; once it cannot be written any more, stderr takes its place.
@@ -32,7 +33,7 @@ class Log:
         """Write a text as it is. A terminal that is gone is no reason to end a scan."""
         if self._file is not None:
             try:
-                self._file.write(text)
+                self._file.write(_with_time(text))
             except OSError as error:
                 lost, self._file = self._file, None
                 self.say(f"--log: {lost.path} cannot be written any more: {error.strerror}")
@@ -42,3 +43,9 @@ class Log:
             if sys.stderr is not None:  # Python has none where it was closed, as by `2>&-`
                 sys.stderr.write(text)
                 sys.stderr.flush()
+
+
+def _with_time(text: str) -> str:
+    """Return lines, each after the present time in UTC."""
+    now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return "".join(f"{now} {line}".rstrip() + "\n" for line in text.splitlines())

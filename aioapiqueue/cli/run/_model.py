@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.cli.run._figures import Peaks
+from aioapiqueue.cli.run._recorder import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioapiqueue.cli.run._activation import Inactive
+    from aioapiqueue.cli.run._gates import Gate, Judged
     from aioapiqueue.cli.run._launch import Launch
     from aioapiqueue.cli.run._log import Log
     from aioapiqueue.cli.run._on_host import OnHost
@@ -37,6 +38,9 @@ class Plan:
         live: show a status line in the terminal.
         grace: seconds that a Python may take to say hello.
         allow_inactive: only warn of what is not paced.
+        each_minute: write a line each minute, where there is no status line.
+        gates: what must not be, for the run to count as a success.
+        options: ours, of limits and how they are kept, for a run that is to do the same.
     """
 
     command: Sequence[str]
@@ -50,6 +54,9 @@ class Plan:
     live: bool
     grace: float
     allow_inactive: bool
+    each_minute: bool = False
+    gates: Sequence[Gate] = ()
+    options: Sequence[str] = ()
 
 
 @dataclasses.dataclass
@@ -62,7 +69,9 @@ class Outcome:
         seconds: from the program's start to its end.
         figures: the hub's, `paced` where some limit concerned the calls.
         buckets: those of the buckets that operations share, whose names are their operations.
-        peaks: the most attempts in any one second.
+        recorder: what was recorded while it went on.
+        paced_seconds: of a dry run: how long a paced one would take; None: this is none.
+        judged: what came of the gates.
         processes: those that said hello.
         inactive: those that were found not to be paced.
         shared: what there was with the shared server, as JSON has it; None without one.
@@ -74,7 +83,9 @@ class Outcome:
     seconds: float = 0.0
     figures: list[CallStats] = dataclasses.field(default_factory=list)
     buckets: list[CallStats] = dataclasses.field(default_factory=list)
-    peaks: Peaks = dataclasses.field(default_factory=Peaks)
+    recorder: Recorder = dataclasses.field(default_factory=Recorder)
+    paced_seconds: float | None = None
+    judged: list[Judged] = dataclasses.field(default_factory=list)
     processes: list[Process] = dataclasses.field(default_factory=list)
     inactive: list[Inactive] = dataclasses.field(default_factory=list)
     shared: dict[str, Any] | None = None

@@ -19,7 +19,7 @@ class Unwritable(Exception):  # noqa: N818 - what it is, as a path goes
 
 
 class OutputFile:
-    """A file that is open from the start of a run to its end.
+    """A file that is open from the start of a run to its end; "-" is our stdout.
 
     A pipe needs a reader already, as waiting for one might never end. Where the path leads to a
     file that our own stdout or stderr goes to, as /dev/stdout may, it is appended to.
@@ -34,9 +34,9 @@ class OutputFile:
 
     def __init__(self, path: Path, *, append: bool = False) -> None:
         self.path = path
-        self._made = not os.path.lexists(path)
+        own = 1 if str(path) == "-" else _own(path)
+        self._made = own is None and not os.path.lexists(path)
         self._whole = False
-        own = _own(path)
         try:
             self._descriptor = os.dup(own) if own is not None else _open(path, append=append)
         except OSError as error:

@@ -45,7 +45,8 @@ class Progress:
         found = rows(self._hub.figures, self._peaks)
         calls = {(row.name, row.total.paced): row.total.calls for row in found}
         self._samples.append((now, calls))
-        while self._samples[0][0] < now - _RATE_SECONDS:
+        # One that is older stays, where lines are far apart.
+        while len(self._samples) > 1 and self._samples[1][0] <= now - _RATE_SECONDS:
             self._samples.popleft()
         then, before = self._samples[0]
         parts = []

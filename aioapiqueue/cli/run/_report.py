@@ -6,10 +6,17 @@ import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.cli._console import MAX_LISTED, pluralize, wrapped
+from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, wrapped
 from aioapiqueue.cli.run._activation import Why
+from aioapiqueue.cli.run._advice import (
+    after_dry_run,
+    after_throttling,
+    command_to_copy,
+    published_of,
+)
 from aioapiqueue.cli.run._errors import ExitCode
 from aioapiqueue.cli.run._figures import dry_run_table, duration, rows, table, total_of
+from aioapiqueue.cli.run._gates import Measured
 from aioapiqueue.cli.run._limits_in_words import named
 from aioapiqueue.cli.run._unused import unused
 from aioapiqueue.hub import OTHERS
@@ -20,7 +27,17 @@ if TYPE_CHECKING:
     from aioapiqueue.cli.run._activation import Inactive
     from aioapiqueue.cli.run._model import Outcome, Plan
 
-__all__ = ["about", "headline", "opening", "remarks", "tables", "verdict"]
+__all__ = [
+    "about",
+    "headline",
+    "measure",
+    "not_paced",
+    "opening",
+    "remarks",
+    "tables",
+    "to_copy",
+    "verdict",
+]
 
 _AWS_CLI = (
     "version 2 of the AWS CLI from AWS's own installer is frozen and cannot be paced; version 1, "
@@ -47,6 +64,8 @@ def opening(plan: Plan) -> str:
     """Return what is paced and how, or that nothing is."""
     counted = "dry run: nothing is paced, all AWS calls are counted"
     lines = [counted] if plan.dry_run else list(_paced(plan.limits))
+    if any(entry.adaptive for entry in plan.registry) and not plan.dry_run:
+        lines.append("adaptive: where AWS throttles, rates come down, and recover by degrees")
     if plan.shared is not None:
         lines.append(
             f"not shared: a dry run does not ask {plan.shared}"
@@ -105,10 +124,33 @@ def verdict(plan: Plan, outcome: Outcome) -> int:
     if outcome.stopped is not None:
         return outcome.stopped
     code = outcome.code or 0
-    if plan.allow_inactive or code:
+    if code:
         return code
-    unpaced = outcome.inactive or not outcome.processes or _brings_its_own(plan, outcome)
-    return ExitCode.INACTIVE if unpaced else 0
+    if not_paced(plan, outcome) and not plan.allow_inactive:
+        return ExitCode.INACTIVE
+    return ExitCode.GATE if any(one.failed for one in outcome.judged) else 0
+
+
+def not_paced(plan: Plan, outcome: Outcome) -> int:
+    """Return how many Pythons were not paced; 1 where nothing was, whatever there was."""
+    all_together = not outcome.processes or _brings_its_own(plan, outcome)
+    return max(len(outcome.inactive), int(all_together))
+
+
+def measure(plan: Plan, outcome: Outcome) -> Measured:
+    """Return what gates are judged by."""
+    measured = Measured(not_paced=not_paced(plan, outcome))
+    for one in outcome.figures:
+        measured.answers += one.answers
+        measured.throttled += one.throttled
+        measured.failed += one.errors
+        measured.refused += one.refused
+        if one.paced:
+            measured.waits.merge(one.wait_times)
+        else:
+            measured.unpaced += one.calls
+    measured.unused = len(unused(outcome.figures, plan.registry))
+    return measured
 
 
 def _is_aws_cli(name: str) -> bool:
@@ -138,6 +180,8 @@ def headline(plan: Plan, outcome: Outcome, code: int) -> str:
         paced = sum(figure.calls for figure in outcome.figures if figure.paced)
         calls += f", {paced:,} of them paced"
     calls += f"; {total.throttled:,} throttled, {pluralize(total.errors, 'other error')}"
+    if total.refused:
+        calls += f", {total.refused:,} refused by the pacing"
     return f"{wrapped(end)}\n{wrapped(calls)}"
 
 
@@ -145,21 +189,29 @@ def tables(plan: Plan, outcome: Outcome) -> str:
     """Return the table of all services, at most 80 columns wide, with an empty line around it."""
     if not outcome.figures:
         return ""
+    peaks = outcome.recorder.peaks
     if plan.dry_run:
-        found = rows(outcome.figures, outcome.peaks, outcome.buckets)
-        text = dry_run_table(found, outcome.seconds)
+        found = rows(outcome.figures, peaks, outcome.buckets)
+        text = dry_run_table(found, outcome.seconds, _published)
     else:
         # A service may have calls of both kinds: each kind has its row.
         paced = [one for one in outcome.figures if one.paced]
         free = [one for one in outcome.figures if not one.paced]
-        found = rows(paced, outcome.peaks, outcome.buckets) + rows(free, outcome.peaks)
+        found = rows(paced, peaks, outcome.buckets) + rows(free, peaks)
         text = table(found, plan.limits)
     return f"\n{text}\n\n"
+
+
+def _published(service: str, lane: str) -> str:
+    """Return the limit that AWS publishes of a lane, as the table has it."""
+    figure = published_of(service, lane)
+    return "" if figure is None else str(figure.rate)
 
 
 def remarks(plan: Plan, outcome: Outcome) -> str:
     """Return what an operator should know beside the figures; "" if there is nothing."""
     lines = [] if outcome.stopped is not None else list(_warnings(plan, outcome))
+    lines += after_throttling(plan, outcome)
     if outcome.shared is not None:
         lines.append(_of_shared(outcome.shared))
     if outcome.on_host is not None and outcome.on_host["delays"]:
@@ -171,18 +223,31 @@ def remarks(plan: Plan, outcome: Outcome) -> str:
             f"of their own; {OTHERS} is the sum of the rest"
             + ("" if plan.dry_run else ", for which all limits hold as well")
         )
-    none = unused(outcome.figures, plan.registry, dry_run=plan.dry_run) if outcome.figures else []
+    none = unused(outcome.figures, plan.registry) if outcome.figures else []
     if none:
         names = ", ".join(" ".join(named(entry)) for entry in none[:_MOST_NAMED])
         more = f", and {len(none) - _MOST_NAMED:,} more" if len(none) > _MOST_NAMED else ""
         lines.append(f"no call came under: {names}{more}")
-    if plan.dry_run and services:
-        busiest = rows(services, outcome.peaks)[0].name
-        lines.append(
-            f"to pace it, write --limit {busiest}=RATE instead of --dry-run; a rate below what the "
-            "other side bears leaves room for others"
-        )
+    lines += after_dry_run(outcome)
+    lines += _gates(outcome)
     return "\n".join(map(wrapped, lines))
+
+
+def to_copy(plan: Plan, outcome: Outcome) -> str:
+    """Return the command that paces, after a dry run, in a line of its own; "" if there is none."""
+    if not plan.dry_run or not outcome.figures:
+        return ""
+    return f"{prefixed('to pace it:')}\n  {command_to_copy(plan, outcome)}\n\n"
+
+
+def _gates(outcome: Outcome) -> Iterator[str]:
+    """Yield what came of the gates: those that failed, and then the others in one line."""
+    for one in outcome.judged:
+        if one.failed:
+            yield f'FAILED: --fail-on "{one.gate.text}": {one.found}'
+    met = [f'"{one.gate.text}" ({one.found})' for one in outcome.judged if not one.failed]
+    if met:
+        yield f"passed: --fail-on {', '.join(met)}"
 
 
 def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:

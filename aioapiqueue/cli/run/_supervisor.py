@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 
-from aioapiqueue.cli._console import MAX_LISTED, wrapped
+from aioapiqueue.cli._console import MAX_LISTED, PREFIX, WIDTH, wrapped
 from aioapiqueue.cli.run._activation import Activation, Why
 from aioapiqueue.cli.run._errors import ExitCode, NotStarted
+from aioapiqueue.cli.run._estimate import PacedEstimate
 from aioapiqueue.cli.run._model import Outcome
 from aioapiqueue.cli.run._program import Program, Signals
 from aioapiqueue.cli.run._progress import Progress
+from aioapiqueue.cli.run._recorder import Recorder
 from aioapiqueue.cli.run._report import about
 from aioapiqueue.cli.run._shared_server import SHARED_VARIABLE
 from aioapiqueue.cli.run._status_line import StatusLine
@@ -30,12 +32,12 @@ from aioapiqueue.hub import Hub
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aioapiqueue.cli.run._figures import Peaks
     from aioapiqueue.cli.run._model import Plan
 
 __all__ = ["supervise"]
 
 _SHOW_SECONDS = 0.5
+_EACH_SECONDS = 60.0  # from one line to the next, where there is no terminal
 _HUB_SECONDS = 0.5
 _BYE_SECONDS = 0.5
 _LONGEST_SOCKET = 90  # bytes, the name in the directory not counted
@@ -62,18 +64,19 @@ async def supervise(plan: Plan) -> Outcome:
         plan.log.say(plan.shared.address.scrubbed(text) if plan.shared else text)
 
     asyncio.get_running_loop().set_exception_handler(failed)
-    outcome = Outcome()
+    outcome = Outcome(recorder=Recorder(PacedEstimate(plan.registry) if plan.dry_run else None))
     line = StatusLine(2)
     # Signals are outermost: one that comes while we clean up must not end us before we have.
     with Signals(suspend=line.leave, goes_on=goes_on) as signals:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(line.leave)
-            opened = await _open(plan, outcome.peaks, stack)
+            opened = await _open(plan, outcome.recorder, stack)
             if signals.early is not None:
                 raise NotStarted(
                     f"ended by a signal before {plan.launch.name} was started",
                     code=128 + signals.early,
                 )
+            outcome.recorder.begin(time.monotonic())
             program = await Program.start(plan.launch, plan.command, opened.environment)
             await _Run(plan, opened, program, outcome, line).to_its_end(signals)
     return outcome
@@ -93,7 +96,7 @@ class _Opened(NamedTuple):
     environment: dict[str, str]
 
 
-async def _open(plan: Plan, peaks: Peaks, stack: contextlib.AsyncExitStack) -> _Opened:
+async def _open(plan: Plan, recorder: Recorder, stack: contextlib.AsyncExitStack) -> _Opened:
     """Open the hub until the stack is closed."""
     if plan.shared is not None and not plan.dry_run:
         await stack.enter_async_context(plan.shared.open(plan.registry, plan.log.say))
@@ -102,7 +105,7 @@ async def _open(plan: Plan, peaks: Peaks, stack: contextlib.AsyncExitStack) -> _
     stack.push_async_callback(plan.registry.aclose, drain=False)
     try:
         directory = stack.enter_context(_directory())
-        hub = Hub(plan.registry, directory=directory, count_only=plan.dry_run, on_start=peaks.count)
+        hub = Hub(plan.registry, directory=directory, count_only=plan.dry_run, watcher=recorder)
         await stack.enter_async_context(hub)
         # The program has no use for the server's password.
         kept = {name: os.environ[name] for name in os.environ if name != SHARED_VARIABLE}
@@ -124,8 +127,7 @@ class _Run:
         self._program = program
         self._outcome = outcome
         self._line = line
-        self._progress = Progress(plan, self._hub, outcome.peaks)
-        self._began = time.monotonic()
+        self._progress = Progress(plan, self._hub, outcome.recorder.peaks)
         self._activation = Activation(
             program.pid, self._hub.processes, python=plan.launch.python, grace=plan.grace
         )
@@ -140,6 +142,8 @@ class _Run:
                 group.start_soon(self._watch_hub)
                 if self._plan.live:
                     group.start_soon(self._show)
+                if self._plan.each_minute:
+                    group.start_soon(self._report_each_minute)
                 await self._program.wait()
                 group.cancel_scope.cancel()
             await self._last_messages()
@@ -151,7 +155,10 @@ class _Run:
             # Cancelled here as well: without us, nothing is paced.
             await self._stop()
         outcome.code = await self._program.wait()
-        outcome.seconds = time.monotonic() - self._began
+        now = time.monotonic()
+        outcome.seconds = now - outcome.recorder.series.began
+        if outcome.recorder.estimate is not None:
+            outcome.paced_seconds = outcome.recorder.estimate.seconds(now)
         outcome.figures = judged(self._hub.figures, self._plan.registry)
         outcome.buckets = self._hub.buckets
         if self._plan.shared is not None and not self._plan.dry_run:
@@ -206,6 +213,12 @@ class _Run:
             async with asyncio.timeout(_BYE_SECONDS):
                 while process is not None and process.ended is None:  # noqa: ASYNC110
                     await asyncio.sleep(_BYE_SECONDS / 50)
+
+    async def _report_each_minute(self) -> None:
+        """Write a line now and then, so that a log shows that the run goes on, and how."""
+        while True:
+            await asyncio.sleep(_EACH_SECONDS)
+            self._plan.log.say(self._progress.line(WIDTH - len(PREFIX)))
 
     async def _show(self) -> None:
         """Show the status line, at intervals and after each change of the terminal's size."""

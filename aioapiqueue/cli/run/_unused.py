@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from aioapiqueue.registry._buckets import VariantKey, lane_key, lane_of
+from aioapiqueue.registry._tables import ADAPTIVE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ def judged(figures: Sequence[CallStats], registry: Registry) -> list[CallStats]:
     ]
 
 
-def unused(figures: Sequence[CallStats], registry: Registry, *, dry_run: bool) -> list[InForce]:
+def unused(figures: Sequence[CallStats], registry: Registry) -> list[InForce]:
     """Return the limits that the user wrote and that applied to no call.
 
     Limits of presets and of their quotas are left out: they are there for all that may be called.
@@ -41,15 +42,15 @@ def unused(figures: Sequence[CallStats], registry: Registry, *, dry_run: bool) -
     Args:
         figures: the hub's.
         registry: the limits.
-        dry_run: nothing was paced, so figures do not show which bucket parameters chose.
     """
     if any(one.paced and one.queue is None for one in figures):
         return []
-    met = {name for kind in _kinds(figures) for name in _met(*kind, registry, dry_run=dry_run)}
+    met = {name for kind in _kinds(figures) for name in _met(*kind, registry)}
     return [
         entry
         for entry in registry
         if entry.share is None  # what is published, or granted
+        and entry.source != ADAPTIVE
         and (entry.limits or entry.concurrency is not None or entry.adaptive is not None)
         and (entry.service, entry.operation, entry.bucket) not in met
     ]
@@ -64,17 +65,14 @@ def _kinds(figures: Sequence[CallStats]) -> set[tuple[str, str, str]]:
     return {_kind(one) for one in figures if one.queue is not None}
 
 
-def _met(
-    service: str, operation: str, of: str, registry: Registry, *, dry_run: bool = False
-) -> Iterator[_Name]:
+def _met(service: str, operation: str, of: str, registry: Registry) -> Iterator[_Name]:
     """Yield the limits that applied to calls.
 
     Args:
         service: whose calls they are.
         operation: what they call.
-        of: the lane in which the hub counted them; "" where it paced nothing.
+        of: the lane in which the hub counted them; "": the operation's.
         registry: the limits.
-        dry_run: as for `unused`.
     """
     name, limits = registry.limits_of(service)
     if limits is None:
@@ -91,7 +89,7 @@ def _met(
         yield name, str(lane), None
     # A figure does not show which parameters a call had, and of several buckets that an operation
     # has for itself it names the first alone.
-    any_of_each = dry_run or isinstance(key, VariantKey)
+    any_of_each = isinstance(key, VariantKey)
     for bucket_name, bucket in limits.buckets.items():
         if bucket.takes(operation, {}) and (any_of_each or not bucket.per_operation):
             yield name, None, bucket_name

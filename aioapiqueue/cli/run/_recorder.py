@@ -1,0 +1,84 @@
+"""What a run records of its calls while they go on: peaks, and a time series."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from aioapiqueue._recording.series import TimeSeries
+from aioapiqueue.cli.run._figures import Peaks, lane_of
+from aioapiqueue.hub import Ended, Watcher
+
+if TYPE_CHECKING:
+    from aioapiqueue.cli.run._estimate import PacedEstimate
+    from aioapiqueue.hub import CallStats, Request
+
+__all__ = ["CALLS", "ERRORS", "REFUSED", "THROTTLED", "WAITED", "Recorder", "SeriesName"]
+
+_FIELDS = ("calls", "waited", "throttled", "errors", "refused")
+CALLS, WAITED, THROTTLED, ERRORS, REFUSED = range(len(_FIELDS))
+"""The places of what is counted, in the points of the time series."""
+
+
+class SeriesName(NamedTuple):
+    """Whose time series it is; the names are those of `CallStats`."""
+
+    service: str
+    operation: str
+    lane: str
+    region: str | None
+    account: str | None
+    queue: str | None
+
+    @classmethod
+    def of(cls, stats: CallStats) -> SeriesName:
+        """Return the name of the series of what is counted here."""
+        lane = lane_of(stats)
+        return cls(stats.service, stats.operation, lane, stats.region, stats.account, stats.queue)
+
+
+class Recorder(Watcher):
+    """Records a run.
+
+    Args:
+        estimate: of a paced run, if this is none; default: there is none.
+    """
+
+    def __init__(self, estimate: PacedEstimate | None = None) -> None:
+        self.peaks = Peaks()
+        self.estimate = estimate
+        self.began = 0.0
+        """When the program was started, as `time.time()`."""
+        self.begin(time.monotonic())
+
+    def begin(self, now: float) -> None:
+        """Note that the program is started now; nothing has been counted before."""
+        self.began = time.time()
+        self.series: TimeSeries[SeriesName] = TimeSeries(_FIELDS, began=now)
+        if self.estimate is not None:
+            self.estimate.begin(now)
+
+    def started(self, request: Request, now: float) -> None:
+        """Count an attempt that is let go."""
+        self.peaks.count(request.stats, now)
+        self._add(request.stats, now, CALLS)
+        if request.waited:
+            self._add(request.stats, now, WAITED, request.waited)
+        if self.estimate is not None:
+            self.estimate.started(request, now)
+
+    def ended(self, request: Request, now: float, outcome: Ended) -> None:
+        """Count a push-back, or another error."""
+        if outcome is Ended.THROTTLED:
+            self._add(request.stats, now, THROTTLED)
+        elif outcome is Ended.FAILED:
+            self._add(request.stats, now, ERRORS)
+        if self.estimate is not None:
+            self.estimate.ended(request, now, throttled=outcome is Ended.THROTTLED)
+
+    def refused(self, stats: CallStats, now: float) -> None:
+        """Count an attempt that was not let go."""
+        self._add(stats, now, REFUSED)
+
+    def _add(self, stats: CallStats, now: float, field: int, amount: float = 1) -> None:
+        self.series.add(SeriesName.of(stats), now, field, amount)
