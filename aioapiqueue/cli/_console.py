@@ -23,6 +23,8 @@ __all__ = [
     "prefixed",
     "refuse",
     "say",
+    "short",
+    "unbroken",
     "why_unwritable",
     "wrapped",
 ]
@@ -91,6 +93,24 @@ def pluralize(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
+def short(number: float) -> str:
+    """Return a number with about three digits.
+
+    >>> [short(number) for number in (0.0123, 9.876, 98.76, 9876.5)]
+    ['0.0123', '9.88', '98.8', '9,876']
+    """
+    return f"{number:.3g}" if number < 99.95 else f"{number:,.0f}"  # noqa: PLR2004 - beyond, 3 digits are whole
+
+
+def unbroken(text: str) -> str:
+    """Return a text that `wrapped` keeps in one line."""
+    return text.replace(" ", _UNBROKEN)
+
+
+_UNBROKEN = "\N{NO-BREAK SPACE}"
+
+
 def wrapped(text: str) -> str:
     """Return a message in lines that fit `WIDTH` columns with our name before each."""
-    return textwrap.fill(text, WIDTH - len(PREFIX), break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.fill(text, WIDTH - len(PREFIX), break_long_words=False, break_on_hyphens=False)
+    return lines.replace(_UNBROKEN, " ")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._records import OTHERS, CallStats
 from aioapiqueue.hub._request import Request
-from aioapiqueue.hub._watcher import Watcher
+from aioapiqueue.hub._watcher import Guarded, Watcher
 from aioapiqueue.registry import forget_idle
 from aioapiqueue.registry._buckets import bucket_of
 
@@ -39,7 +39,7 @@ class Calls:
     ) -> None:
         self.requests: set[Request] = set()
         """Waiting or under way, of all clients."""
-        self.watcher = Watcher() if watcher is None else watcher
+        self.watcher = Watcher() if watcher is None else Guarded(watcher)
         self._registry = registry
         self._count_only = count_only
         self._kinds_until_swept = _MANY_KINDS
@@ -108,7 +108,8 @@ class Calls:
     def refused(self, kind: Kind, now: float, request: Request | None = None) -> None:
         """Count an attempt that is refused, of which there may be no request."""
         # Not made for it: a registry that is closed may have refused the first call of its kind.
-        stats = self._stats.get((kind, "")) if request is None else request.stats
+        stats = None if request is None else request.stats
+        stats = stats or self._stats.get((kind, "")) or self._others.get(True)
         if stats is None:
             return
         for one in (stats,) if request is None else request.all_stats:

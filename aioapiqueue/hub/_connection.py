@@ -276,7 +276,7 @@ class Connection(asyncio.BufferedProtocol):
         if request is not None:
             request.count_end(sent=False)
             if request.under_way:
-                self._calls.watcher.ended(request, time.monotonic(), Ended.UNKNOWN)
+                self._calls.watcher.ended(request, time.monotonic(), Ended.NOT_SENT)
             request.withdraw()
 
     def _end(self, number: int, outcome: dict[str, Any] | None = None) -> None:

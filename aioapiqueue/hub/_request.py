@@ -34,6 +34,7 @@ class Request:
         ahead: whether it goes ahead of all waiters.
         slot: what it has got.
         under_way: whether it has been let go.
+        started_at: when that was, by `time.monotonic()`.
     """
 
     client: Client
@@ -45,6 +46,7 @@ class Request:
     ahead: bool
     slot: Slot | None = None
     under_way: bool = False
+    started_at: float = 0.0
     _waits_for: asyncio.Future[Slot] | None = None
 
     @property
@@ -111,6 +113,7 @@ class Request:
     def count_start(self, now: float) -> None:
         """Count an attempt that is let go."""
         self.under_way = True
+        self.started_at = now
         if self.ahead:
             self.client.ahead -= 1
         else:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
+from aioapiqueue._events import report_error
+
 if TYPE_CHECKING:
     from aioapiqueue.hub._records import CallStats
     from aioapiqueue.hub._request import Request
 
-__all__ = ["Ended", "Watcher"]
+__all__ = ["Ended", "Guarded", "Watcher"]
 
 
 class Ended(enum.Enum):
@@ -21,12 +23,15 @@ class Ended(enum.Enum):
     """Another error, or no answer."""
     UNKNOWN = "unknown"
     """It was cancelled, or its process is gone."""
+    NOT_SENT = "not sent"
+    """It left after it had been let go: it is taken out of the counts."""
 
 
 class Watcher:
     """Is informed of attempts, on the loop and at once; this one does nothing.
 
-    Methods must be quick, and raise nothing. `now` is an instant of `time.monotonic()`.
+    Methods must be quick; what they raise is reported, and costs no call. `now` is an instant of
+    `time.monotonic()`.
     """
 
     def started(self, request: Request, now: float) -> None:
@@ -37,3 +42,35 @@ class Watcher:
 
     def refused(self, stats: CallStats, now: float) -> None:
         """An attempt of this kind was refused by the pacing: nothing is sent."""
+
+
+class Guarded(Watcher):
+    """Informs another watcher, and reports what that raises.
+
+    Args:
+        watcher: which.
+    """
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    def started(self, request: Request, now: float) -> None:
+        """Inform it of an attempt that is let go."""
+        try:
+            self._watcher.started(request, now)
+        except Exception as error:  # noqa: BLE001 - the watcher's: it costs no call
+            report_error(f"{self._watcher!r} failed at a start", error)
+
+    def ended(self, request: Request, now: float, outcome: Ended) -> None:
+        """Inform it of an attempt that has ended."""
+        try:
+            self._watcher.ended(request, now, outcome)
+        except Exception as error:  # noqa: BLE001 - as above
+            report_error(f"{self._watcher!r} failed at an end", error)
+
+    def refused(self, stats: CallStats, now: float) -> None:
+        """Inform it of an attempt that is refused."""
+        try:
+            self._watcher.refused(stats, now)
+        except Exception as error:  # noqa: BLE001 - as above
+            report_error(f"{self._watcher!r} failed at a refusal", error)

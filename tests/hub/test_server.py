@@ -436,7 +436,7 @@ async def test_watcher_is_informed_of_attempts(directory, tools):
         ("started", "sts"),
         ("unknown", "sts"),
         ("started", "sts"),
-        ("unknown", "sts"),
+        ("not sent", "sts"),
         ("refused", "ec2"),
         ("refused", "ec2"),
     ]
@@ -450,6 +450,38 @@ async def test_watcher_is_informed_of_attempts(directory, tools):
         "iam": (1, 1, 0, 1, 0),
         "sts": (3, 2, 0, 1, 0),  # one was cancelled, and had no answer; one was not sent
     }
+
+
+class Broken(Watcher):
+    """Fails whatever it is informed of."""
+
+    def started(self, *_):
+        """Fail."""
+        raise ZeroDivisionError
+
+    ended = refused = started
+
+
+async def test_broken_watcher_costs_no_call(directory, tools):
+    """What it raises is reported; calls start, end and are refused as ever."""
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, one: reported.append(one))
+    registry = Registry({"ec2": "100/s"})
+    hub = Hub(registry, directory=directory / "hub", watcher=Broken())
+    async with hub, tools.Raw(hub) as client:
+        client.greet()
+        await client.hear()
+        for number in (1, 2):
+            client.ask(number)
+            assert await client.hear() == {"id": number, "go": True}
+            client.say(do="end", id=number, status=200)
+        await tools.until(lambda: not hub.requests)
+        await registry.aclose()
+        client.ask(3)
+        assert "closed" in (await client.hear())["error"]
+        (figure,) = hub.figures
+        assert (figure.calls, figure.answers, figure.refused, figure.running) == (2, 2, 1, 0)
+    assert [type(one["exception"]) for one in reported] == [ZeroDivisionError] * 5
 
 
 @pytest.fixture
@@ -668,7 +700,6 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 import asyncio, resource, sys
 from pathlib import Path
 from aioapiqueue.hub import Hub
-from aioapiqueue.hub._watcher import Watcher
 from aioapiqueue.registry import Registry
 async def main():
     limit = resource.RLIMIT_NOFILE
@@ -710,7 +741,6 @@ for client in clients:                          # those that wait come in as oth
 import asyncio, resource, sys
 from pathlib import Path
 from aioapiqueue.hub import Hub
-from aioapiqueue.hub._watcher import Watcher
 from aioapiqueue.registry import Registry
 from tests.helpers import introspect
 async def main():

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
+
 import pytest
 
 from aioapiqueue._recording.series import TimeSeries
-from aioapiqueue.cli.run._advice import Throttled, find_throttled
-from aioapiqueue.cli.run._recorder import CALLS, ERRORS, THROTTLED, SeriesName
+from aioapiqueue.cli._console import unbroken, wrapped
+from aioapiqueue.cli.run._advice import (
+    Throttled,
+    after_dry_run,
+    after_throttling,
+    command_to_copy,
+    find_throttled,
+)
+from aioapiqueue.cli.run._estimate import PacedEstimate
+from aioapiqueue.cli.run._launch import Launch
+from aioapiqueue.cli.run._log import Log
+from aioapiqueue.cli.run._model import Outcome, Plan
+from aioapiqueue.cli.run._recorder import CALLS, ERRORS, THROTTLED, Recorder, SeriesName
+from aioapiqueue.hub import CallStats, Ended, Request
+from aioapiqueue.hub._records import Client, Kind
+from aioapiqueue.registry import Registry
 
 FIELDS = ("calls", "waited", "throttled", "errors", "refused")
 
@@ -42,8 +59,18 @@ def test_rate_is_that_between_push_backs():
     for second in range(11, 60):
         record.add(second, 1, 0)
     (one,) = record.found
-    assert one == Throttled("iam", "ListUsers", 30 + 8 * 40 + 1, 20.0)
-    assert one.option == "iam.ListUsers=10/s"
+    assert one == Throttled("iam", ("ListUsers",), 30 + 8 * 40 + 1, 20.0)
+    assert one.limit == "iam.ListUsers=10/s"
+
+
+def test_pauses_are_not_measured():
+    """Two bursts, ten minutes apart: what got through within them is the rate."""
+    record = Record()
+    for begin in (0, 600):
+        for second in range(begin, begin + 6):
+            record.add(second, 60, 30)
+    (one,) = record.found
+    assert one.got_through == 30.0
 
 
 def test_each_region_has_its_limit():
@@ -63,16 +90,18 @@ def test_many_operations_get_one_limit():
     for number in range(3):
         for second in range(10):
             record.add(second, 10, 4 + number, operation=f"List{number}")
-    assert [(one.lane, one.got_through) for one in record.found] == [
-        ("List2", 4.0),
-        ("List1", 5.0),
-        ("List0", 6.0),
+    assert [(one.lanes, one.got_through) for one in record.found] == [
+        (("List2",), 4.0),
+        (("List1",), 5.0),
+        (("List0",), 6.0),
     ]
     for second in range(10):
         record.add(second, 10, 3, operation="List3")
+        record.add(second, 99, 0, operation="GetUser")  # not throttled: another bucket
     (one,) = record.found
-    assert (one.lane, one.throttled, one.got_through) == (None, 180, 22.0)
-    assert one.option == "iam=11/s"
+    assert one.lanes == ("List0", "List1", "List2", "List3")
+    assert (one.throttled, one.got_through) == (180, 22.0)
+    assert one.limit == "iam=11/s"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +110,8 @@ def test_many_operations_get_one_limit():
         ([0], 100, 50),  # within one second
         ([0, 1], 100, 50),
         ([0, 5, 10], 1, 1),  # nothing got through
-        ([0, 5, 10], 3, 1),  # two did
+        ([0, 2, 4], 3, 2),  # one did
+        ([0, 10, 20], 100, 50),  # the bucket is full each time
     ],
 )
 def test_too_few_calls_give_no_rate(seconds, calls, throttled):
@@ -90,18 +120,26 @@ def test_too_few_calls_give_no_rate(seconds, calls, throttled):
     for second in seconds:
         record.add(second, calls, throttled)
     (one,) = record.found
-    assert (one.got_through, one.limit, one.option) == (None, None, None)
+    assert (one.got_through, one.limit) == (None, None)
 
 
 @pytest.mark.parametrize(
     ("got_through", "limit"),
-    [(20.0, 10.0), (19.7, 9.8), (1999.0, 990.0), (0.5, 0.25), (0.333, 0.16), (2.0, 1.0)],
+    [
+        (20.0, "10/s"),
+        (19.7, "9.8/s"),
+        (1999.0, "990/s"),
+        (0.5, "0.25/s"),
+        (0.04, "0.02/s"),
+        (2.0, "1/s"),
+        (0.01, "18/h"),
+    ],
 )
 def test_limits_to_try_are_round(got_through, limit):
-    """Half of what got through, rounded down to two digits."""
-    one = Throttled("ec2", "DescribeVolumes unfiltered", 5, got_through)
-    assert one.limit == pytest.approx(limit)
-    assert one.option == f"ec2.DescribeVolumes unfiltered={limit:g}/s"
+    """Half of what got through, rounded down to two digits; slow ones by the hour."""
+    one = Throttled("ec2", ("DescribeVolumes unfiltered",), 5, got_through)
+    assert one.limit == f"ec2.DescribeVolumes unfiltered={limit}"
+    Registry.from_options([one.limit], base=Registry.parse('preset = "aws"'))
 
 
 def test_nothing_throttled_no_advice():
@@ -110,3 +148,155 @@ def test_nothing_throttled_no_advice():
     for second in range(100):
         record.add(second, 60, 0)
     assert record.found == []
+
+
+def plan(*limits, by_default=False, dry_run=True, options=None, **more):
+    """What was to be run."""
+    registry = Registry.parse('preset = "aws"') if by_default else Registry.from_options(limits)
+    if options is None:
+        options = [part for limit in limits for part in ("--limit", limit)]
+    return Plan(
+        command=["scout", "aws", "--name", "a b"],
+        launch=Launch("/bin/scout", "scout", python=True),
+        registry=registry,
+        limits={},
+        log=Log(None),
+        dry_run=dry_run,
+        shared=None,
+        on_host=None,
+        live=False,
+        grace=10.0,
+        allow_inactive=False,
+        options=options,
+        by_default=by_default,
+        **more,
+    )
+
+
+def outcome_of(of, *lanes, service="iam", throttled=20, calls=30, seconds=10):
+    """What came of a dry run of ten seconds in which calls of some lanes were throttled."""
+    recorder = Recorder(PacedEstimate(of.registry))
+    recorder.begin(1_000.0)
+    figures = []
+    for operation in lanes:
+        needs = of.registry.find_call(service, operation, region="eu-west-1")
+        kind = Kind(service, operation, "eu-west-1", None)
+        stats = CallStats(*kind, None if needs is None else needs.queue.name, needs is not None)
+        lane = "" if needs is None or needs.keys[0] == operation else needs.keys[0]
+        stats = dataclasses.replace(stats, lane=lane)
+        figures.append(stats)
+        for second in range(seconds):
+            for number in range(calls):
+                now = 1_000.0 + second + number / calls
+                request = Request(Client(), kind, stats, (), needs, paced=False, ahead=False)
+                stats.let_go(now, 0.0)
+                recorder.started(request, now)
+                pushed_back = number < throttled
+                stats.throttled += pushed_back
+                end = Ended.THROTTLED if pushed_back else Ended.ANSWERED
+                recorder.ended(request, now, end)
+    return Outcome(code=0, figures=figures, recorder=recorder, seconds=float(seconds),
+                   paced_seconds=recorder.estimate.seconds(1_000.0 + seconds))  # fmt: skip
+
+
+def limits_in(command):
+    """The registry that a printed command would have, by the command line's own reading."""
+    words = shlex.split(command)
+    assert words[:2] == ["aioapiqueue", "run"]
+    assert words[words.index("--") + 1 :] == ["scout", "aws", "--name", "a b"]
+    options = words[2 : words.index("--")]
+    pairs = list(zip(options[::2], options[1::2], strict=True))
+    preset = ("--preset", "aws") in pairs
+    base = Registry.parse('preset = "aws"') if preset else None
+    limits = [value for name, value in pairs if name == "--limit"]
+    return Registry.from_options(limits, base=base), limits
+
+
+def test_command_keeps_the_preset():
+    """A limit beside what AWS publishes does not take its place: EC2 stays paced."""
+    of = plan(by_default=True)
+    registry, limits = limits_in(command_to_copy(of, outcome_of(of, "ListUsers")))
+    assert limits == ["iam.ListUsers=5/s"]
+    assert "ec2" in registry.services
+    of = plan(by_default=True)
+    command = command_to_copy(of, outcome_of(of, "DescribeVolumes", service="ec2", throttled=29))
+    registry, limits = limits_in(command)
+    assert limits == ["ec2.DescribeVolumes unfiltered=0.5/s"]
+
+
+def test_command_replaces_a_limit_that_is_too_high():
+    """The user's own for the same calls goes: two for the same calls are refused."""
+    of = plan("iam.ListUsers=100/s", "ec2=5/s")
+    _, limits = limits_in(command_to_copy(of, outcome_of(of, "ListUsers")))
+    assert limits == ["ec2=5/s", "iam.ListUsers=5/s"]
+
+
+def test_command_keeps_limits_that_hold():
+    """Where the limits would have let through less, there is nothing to add."""
+    of = plan("iam=2/s")
+    _, limits = limits_in(command_to_copy(of, outcome_of(of, "ListUsers")))
+    assert limits == ["iam=2/s"]
+
+
+def test_one_strict_lane_hides_no_other():
+    """Of several operations, one that has a low limit says nothing of the others."""
+    of = plan("iam.GetUser=1/s")
+    lanes = ("GetUser", "ListUsers", "ListRoles", "ListGroups", "GetRole")
+    _, limits = limits_in(command_to_copy(of, outcome_of(of, *lanes)))
+    assert limits == ["iam.GetUser=1/s", "iam=25/s"]
+
+
+@pytest.mark.parametrize(
+    ("service", "lanes", "calls", "seconds", "said"),
+    [
+        ("ec2", ["DescribeInstances"], 20, 3, None),  # its bucket of 50 lets them through
+        (
+            "ec2",
+            ["DescribeInstances"],
+            30,
+            10,
+            "ec2 DescribeInstances unfiltered in eu",
+        ),
+        ("rds", ["DescribeDBInstances"], 100, 10, "rds in eu-west-1 (100/s on average, 12/s"),
+        ("elb", ["DescribeLoadBalancers", "DescribeTags"], 9, 30, "elb in eu-west-1 ("),
+        ("route53", ["ChangeResourceRecordSets"], 4, 10, None),  # 5 a second of all calls
+        ("iam", ["ListUsers"], 100, 10, None),
+    ],
+)
+def test_more_than_aws_publishes(service, lanes, calls, seconds, said):
+    """Each operation's own limit, and those that all share; a bucket is taken into account."""
+    of = plan(by_default=True)
+    outcome = outcome_of(of, *lanes, service=service, throttled=0, calls=calls, seconds=seconds)
+    found = [text for text in after_dry_run(outcome) if text.startswith("more than AWS")]
+    assert bool(found) is (said is not None), found
+    assert said is None or f"more than AWS publishes: {said}" in found[0]
+
+
+def test_limits_of_calls_at_once_are_not_judged():
+    """A dry run cannot know how long calls would take: it says so."""
+    of = plan("iam=2 at once")
+    found = [*after_dry_run(outcome_of(of, "ListUsers", throttled=0))]
+    assert found == [
+        "no rate would have held any call back: a paced run would take as long",
+        "limits of calls at once are left out: nobody knows how long calls would take",
+    ]
+
+
+def test_advice_after_a_paced_run():
+    """The option stays in one line, and goes beside the preset where that was the default."""
+    of = plan(by_default=True, dry_run=False)
+    outcome = outcome_of(of, "DescribeVolumes", service="ec2", throttled=29)
+    text = "\n".join(map(wrapped, after_throttling(of, outcome)))
+    option = "--preset aws --limit 'ec2.DescribeVolumes unfiltered=0.5/s'"
+    assert any(option in line for line in text.splitlines()), text
+    assert "with --adaptive" in text
+    of = plan("iam=5/s", dry_run=False)
+    of = dataclasses.replace(of, registry=Registry.from_options(["iam=5/s"], adaptive=True))
+    (text,) = after_throttling(of, outcome_of(of, "ListUsers"))
+    assert text == (
+        "iam ListUsers: throttled 200 times; meanwhile 10 a second got through. Try "
+        + unbroken("--limit iam.ListUsers=5/s")
+        + ": half of it, as others call, too"
+    )
+    found = [*after_throttling(of, outcome_of(of, "ListUsers", throttled=1, seconds=1))]
+    assert found == ["iam ListUsers: throttled 1 time, too few to measure what gets through"]

@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 
+from aioapiqueue.cli.run import _estimate as module
 from aioapiqueue.cli.run._estimate import PacedEstimate
 from aioapiqueue.hub import CallStats, Request
 from aioapiqueue.hub._records import Client, Kind
@@ -68,6 +69,7 @@ def new_registry(limits):
 
 PLAIN = ("DescribeSnapshots", "eu-west-1", {})
 LAUNCH = ("RunInstances", "eu-west-1", {"MaxCount": 5})
+ABROAD = ("RunInstances", "us-east-1", {"MaxCount": 9})
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ LAUNCH = ("RunInstances", "eu-west-1", {"MaxCount": 5})
             (0.01, ("DescribeTags", "eu-west-1" if n % 2 else "us-east-1", {})) for n in range(100)
         ]),
         ("aws", [(0.01, PLAIN)] * 200),
-        ("aws", [(0.1, LAUNCH)] * 300),
+        ("aws", [(0.1, LAUNCH), (0.1, ABROAD)] * 150),
         (["ec2=1000/s"], [(0.05, PLAIN)] * 50),
     ],
     ids=itertools.count(),
@@ -172,3 +174,58 @@ def test_unpaced_calls_only_take_time():
         dry.now += 0.1
         dry.end(dry.call("ListUsers", "iam"))
     assert dry.seconds() == pytest.approx(10.0)
+
+
+def test_call_that_never_comes_again():
+    """Half a minute after the last push-back it is not awaited any more, and all time counts."""
+    dry = Dry(Registry.from_options(["ec2=10/s"]))
+    for _ in range(10):
+        dry.end(dry.call())
+        dry.now += 1.0
+    dry.end(dry.call("DescribeImages"), throttled=True)
+    dry.now += 600.0  # the program goes on by itself
+    for _ in range(11):
+        dry.end(dry.call("DescribeImages"))
+    assert dry.seconds() == pytest.approx(10 + 600 + 1.0)
+
+
+def test_call_comes_again_before_the_end():
+    """A pause that is not over when the program ends counts in full."""
+    dry = Dry(Registry.from_options(["ec2=10/s"]))
+    dry.end(dry.call(), throttled=True)
+    dry.now += 12.0
+    dry.end(dry.call())
+    assert dry.seconds() == pytest.approx(0)
+    dry.now += 5.0
+    dry.end(dry.call(), throttled=True)
+    dry.now += 20.0
+    assert dry.seconds() == pytest.approx(5.0)
+
+
+def test_services_that_share_a_queue_have_names():
+    """Limits are named as `--limit` takes them, also where two services have one queue."""
+    text = """preset = "aws"
+[apigateway]
+rate = "1/s"
+"""
+    dry = Dry(Registry.parse(text))
+    for _ in range(30):
+        dry.end(dry.call("GetRestApis", "apigateway"))
+    names = {one.name for one in dry.estimate.held}
+    assert names == {"apigateway"}
+    dry = Dry(Registry.parse('preset = "aws"'))
+    for _ in range(900):
+        dry.end(dry.call("GetRestApis", "apigateway"))
+        dry.end(dry.call("GetApis", "apigatewayv2"))
+    (name,) = {one.name for one in dry.estimate.held}
+    assert name.startswith("apigateway (")
+
+
+def test_many_queues_take_bounded_memory(monkeypatch):
+    """Those that were not used for longest are forgotten, as the hub gives them up."""
+    monkeypatch.setattr(module, "_MOST_QUEUES", 5)
+    dry = Dry(Registry.from_options(["ec2=10/s"]))
+    for number in range(20):
+        dry.end(dry.call(region=f"r{number}"))
+    assert len(dry.estimate._queues) == 5  # noqa: SLF001 - nothing else shows it
+    assert dry.seconds() == 0

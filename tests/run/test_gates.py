@@ -81,6 +81,13 @@ def test_nothing_measured_passes(metric):
         assert not judge(read_gate(f"{metric} > 0%"), Measured()).failed
 
 
+def test_unknown_fails_closed():
+    """Where calls are only summed up, nobody knows which limits were met: that is no success."""
+    judged = judge(read_gate("unused"), Measured(unused=None))
+    assert judged.failed
+    assert judged.found == "not known, as some calls are only summed up"
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -142,7 +142,7 @@ def test_dry_run_compares_with_what_aws_publishes(run, aws, python, tmp_path):
     assert "no limit is given, so it is 50% of what AWS publishes" in ended.words
     assert "would have been held back by: ec2.Describe* 10/s burst 50 (" in ended.words
     assert re.search(
-        r"more than AWS publishes: ec2 DescribeSnapshots( in eu-west-1)? \(\S+ in", ended.words
+        r"more than AWS publishes: ec2 DescribeSnapshots( in eu-west-1)? \(\S+ (on|in) ", ended.words
     )
     assert told["if_paced"]["held"][0]["name"] == "ec2.Describe*"
     assert {"service": "ec2", "lane": "DescribeSnapshots", "limit": "20/s burst 100"} in (
@@ -694,4 +694,5 @@ def test_line_each_minute_without_terminal(run, aws, python, monkeypatch, capfd)
         assert bool(lines) is wanted, said
         assert all(len(line) <= 80 - len("aioapiqueue: ") for line in lines)
         rates = [float(re.search(r", ([\d.]+)/s", line)[1]) for line in lines]
-        assert all(5 <= rate <= 40 for rate in rates[2:])
+        assert all(5 <= rate <= 40 for rate in rates)
+        assert len(rates) >= 3 or not wanted

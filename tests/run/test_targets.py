@@ -10,12 +10,15 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 
 import pytest
 from typer.testing import CliRunner
 
 from aioapiqueue.cli._app import app
 from aioapiqueue.cli.run._output_file import OutputFile, Unwritable
+from aioapiqueue.registry._names import operations as names_of
+from tests.helpers.words import words_of
 
 pytestmark = [
     pytest.mark.real,
@@ -207,3 +210,46 @@ def test_full_target_costs_no_exit_code(quiet_run, python, tmp_path):
         assert f"with exit code {code}" in ended.words
         assert f"--json: {figures} cannot be written: File too large" in ended.words
         assert "paced: ec2 at 1/s" in log.read_text()
+
+
+def test_json_on_stdout_that_does_not_block(quiet_run, python):
+    """A program may leave the stdout that it shares with us so: all of the JSON is written."""
+    program = quiet_run.plain("os.set_blocking(1, False); print('x' * 100)")
+    limits = [f"--limit=ec2.{name}=1/s" for name in sorted(names_of("ec2"))[:500]]  # > 64 kB
+    with quiet_run.start(*limits, "--json", "-", "--", python, program) as process:
+        time.sleep(3)  # nobody reads meanwhile, so that the pipe is full
+        ended = quiet_run.end(process)
+    assert ended.code == 0, ended.err
+    _, _, text = ended.out.decode().partition("\n")
+    assert len(text) > 100_000  # a pipe has room for 65,536 bytes
+    assert len(json.loads(text)["limits"]) == 500
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        (">&-", 2, "--json: - cannot be written: Bad file descriptor; nothing was started"),
+        (">/dev/full", 2, "--json: - cannot be written: No space left on device; nothing was"),
+        ("| true", 0, "--json: - cannot be written: Broken pipe"),
+    ],
+)
+def test_json_on_stdout_that_is_gone(redirection, code, said, quiet_run, python):
+    """Refused before the program starts where that is known then; else a message says so."""
+    program = quiet_run.plain("time.sleep(1)")
+    command = quiet_run.arguments("--limit", "ec2=1/s", "--json", "-", "--", python, program)
+    line = f"{{ {shlex.join(command)}; echo CODE $? >&2; }} {redirection}"
+    ended = subprocess.run(
+        ["/bin/bash", "-c", line], env=quiet_run.environment(), capture_output=True, check=False
+    )
+    errors = ended.stderr.decode()
+    assert f"CODE {code}" in errors, errors
+    assert said in words_of(errors)
+
+
+def test_log_of_that_name_is_a_file(quiet_run, python, tmp_path, monkeypatch):
+    """Only --json has a `-` for stdout, where messages would be in the midst of the JSON."""
+    monkeypatch.chdir(tmp_path)
+    options = ("--limit", "ec2=1/s", "--json", "-", "--log", "-")
+    ended = quiet_run(*options, "--", python, quiet_run.plain("pass"))
+    assert json.loads(ended.out)["exit_code"] == 0
+    assert "paced: ec2 at 1/s" in (tmp_path / "-").read_text()

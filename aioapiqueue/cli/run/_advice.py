@@ -6,35 +6,45 @@ import dataclasses
 import math
 import shlex
 from collections import defaultdict
+from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
-from aioapiqueue.cli._console import pluralize
+from aioapiqueue._grammar import CALLS as CALLS_UNIT
+from aioapiqueue.cli._console import pluralize, short, unbroken
 from aioapiqueue.cli.run._figures import duration
 from aioapiqueue.cli.run._recorder import CALLS, THROTTLED
 from aioapiqueue.hub import OTHERS
 from aioapiqueue.registry._buckets import lane_key
+from aioapiqueue.registry._names import canonical, fits
 from aioapiqueue.registry._published import enforceable, published
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from aioapiqueue._recording.series import TimeSeries
     from aioapiqueue.cli.run._model import Outcome, Plan
     from aioapiqueue.cli.run._recorder import SeriesName
+    from aioapiqueue.hub import CallStats
     from aioapiqueue.registry import PublishedLimit
 
 __all__ = ["Throttled", "after_dry_run", "after_throttling", "command_to_copy", "published_of"]
 
 _SHARE = 0.5
 """Of what gets through: others call with the account, too (as of what AWS publishes)."""
+_LONGEST_GAP = 5
+"""Steps of time from one push-back to the next, at most, that belong together: in a longer gap the
+bucket fills up, or nothing is called."""
 _FEWEST_STEPS = 3
-"""Of time, from the first push-back to the last, that a rate is measured over; the first of them
-and the last are then left out: what a full bucket gave, and what came after."""
+"""From the first push-back to the last of those that belong together; the first step and the last
+are then left out: what a full bucket gave, and what came after."""
 _FEWEST_CALLS = 5
 """That got through meanwhile."""
 _MOST_LANES = 3
 """Of one service: if more were throttled, one limit for all of them is what to try."""
 _MOST_NAMED = 8
+_SLOW = 1 / 60
+"""Calls a second; slower limits are written by the hour."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,71 +53,69 @@ class Throttled:
 
     Attributes:
         service: whose calls.
-        lane: which; None: those of several operations.
+        lanes: which; if it is not one, a limit for them is one of the service.
         throttled: how many answers pushed back.
-        got_through: how many calls a second were answered otherwise, from the first push-back to
-            the last; None: they were too few to tell.
+        got_through: how many calls a second were answered otherwise, while others were throttled;
+            None: they were too few to tell.
     """
 
     service: str
-    lane: str | None
+    lanes: tuple[str, ...]
     throttled: int
     got_through: float | None
 
     @property
-    def limit(self) -> float | None:
-        """The calls a second to try, rounded down to two digits; None: nobody knows."""
-        if self.got_through is None:
-            return None
-        rate = self.got_through * _SHARE
-        digits: int = 1 - math.floor(math.log10(rate))
-        scale = 10.0**digits
-        return math.floor(rate * scale + 1e-9) / scale
+    def name(self) -> str:
+        """What a limit for them is called."""
+        return self.service if len(self.lanes) > 1 else f"{self.service}.{self.lanes[0]}"
 
     @property
-    def option(self) -> str | None:
-        """The limit to try, as `--limit` takes it."""
-        if self.limit is None:
+    def limit(self) -> str | None:
+        """The limit to try, as `--limit` takes it, of two digits; None: nobody knows."""
+        if self.got_through is None:
             return None
-        name = self.service if self.lane is None else f"{self.service}.{self.lane}"
-        return f"{name}={self.limit:g}/s"
+        rate, unit = self.got_through * _SHARE, "s"
+        if rate < _SLOW:
+            rate, unit = rate * 3600, "h"
+        scale = 10.0 ** (1 - math.floor(math.log10(rate)))
+        return f"{self.name}={math.floor(rate * scale + 1e-9) / scale:g}/{unit}"
+
+
+_Points = dict[int, Sequence[float]]
 
 
 def find_throttled(series: TimeSeries[SeriesName]) -> list[Throttled]:
     """Return what was throttled, the most throttled first."""
-    lanes: defaultdict[tuple[str, str], list[dict[int, Sequence[float]]]] = defaultdict(list)
-    queues: defaultdict[str, defaultdict[object, list[dict[int, Sequence[float]]]]]
-    queues = defaultdict(lambda: defaultdict(list))
+    services: defaultdict[str, defaultdict[str, list[SeriesName]]]
+    services = defaultdict(lambda: defaultdict(list))
     for name, points in series.series.items():
-        if name.service == OTHERS:
-            continue
-        lanes[name.service, name.lane].append(dict(points))
-        queues[name.service][name.region, name.account].append(dict(points))
-    by_service: defaultdict[str, list[Throttled]] = defaultdict(list)
-    for (service, lane), each in lanes.items():
-        if throttled := _sum(each, THROTTLED):
-            # A limit holds for each Region and account: the least that got through anywhere.
-            rates = [rate for one in each if (rate := _got_through(one, series.step)) is not None]
-            by_service[service].append(
-                Throttled(service, lane, throttled, min(rates, default=None))
-            )
+        if name.service != OTHERS and any(point[THROTTLED] for point in points.values()):
+            services[name.service][name.lane].append(name)
     found: list[Throttled] = []
-    for service, those in by_service.items():
-        if len(those) <= _MOST_LANES:
-            found += those
-            continue
-        sums = [_added_up(each) for each in queues[service].values()]
-        rates = [rate for one in sums if (rate := _got_through(one, series.step)) is not None]
-        found.append(Throttled(service, None, _sum(sums, THROTTLED), min(rates, default=None)))
-    return sorted(found, key=lambda one: (-one.throttled, one.service, one.lane or ""))
+    for service, lanes in services.items():
+        groups: list[tuple[tuple[str, ...], list[SeriesName]]]
+        groups = [((lane,), names) for lane, names in lanes.items()]
+        if len(lanes) > _MOST_LANES:
+            groups = [(tuple(lanes), [name for names in lanes.values() for name in names])]
+        for lane_names, names in groups:
+            # A limit holds for each Region and account: the least that got through anywhere.
+            places: defaultdict[object, list[_Points]] = defaultdict(list)
+            for name in names:
+                places[name.region, name.account].append(dict(series.series[name]))
+            sums = [_added_up(each) for each in places.values()]
+            rates = [rate for one in sums if (rate := _got_through(one, series.step)) is not None]
+            found.append(
+                Throttled(service, lane_names, _sum(sums, THROTTLED), min(rates, default=None))
+            )
+    return sorted(found, key=lambda one: (-one.throttled, one.name))
 
 
-def _sum(each: Iterable[dict[int, Sequence[float]]], field: int) -> int:
+def _sum(each: Iterable[_Points], field: int) -> int:
     return int(sum(point[field] for points in each for point in points.values()))
 
 
-def _added_up(each: Iterable[dict[int, Sequence[float]]]) -> dict[int, Sequence[float]]:
-    total: dict[int, Sequence[float]] = {}
+def _added_up(each: Iterable[_Points]) -> _Points:
+    total: _Points = {}
     for points in each:
         for number, point in points.items():
             known = total.get(number)
@@ -115,36 +123,43 @@ def _added_up(each: Iterable[dict[int, Sequence[float]]]) -> dict[int, Sequence[
     return total
 
 
-def _got_through(points: dict[int, Sequence[float]], step: float) -> float | None:
+def _got_through(points: _Points, step: float) -> float | None:
     """Return the calls a second that were not throttled while others were; None: too few."""
-    pushed_back = [number for number, point in points.items() if point[THROTTLED]]
-    if not pushed_back:
-        return None
-    first, last = min(pushed_back), max(pushed_back)
-    if last - first + 1 < _FEWEST_STEPS:
-        return None
-    between = [point for number, point in points.items() if first < number < last]
-    served = sum(point[CALLS] - point[THROTTLED] for point in between)
-    return served / ((last - first - 1) * step) if served >= _FEWEST_CALLS else None
+    stretches: list[list[int]] = []
+    for number in sorted(number for number, point in points.items() if point[THROTTLED]):
+        if stretches and number - stretches[-1][-1] <= _LONGEST_GAP:
+            stretches[-1].append(number)
+        else:
+            stretches.append([number])
+    served, steps = 0.0, 0
+    for first, *_, last in (one for one in stretches if len(one) > 1):
+        if last - first + 1 >= _FEWEST_STEPS:
+            between = [points.get(number) for number in range(first + 1, last)]
+            served += sum(point[CALLS] - point[THROTTLED] for point in between if point)
+            steps += len(between)
+    return served / (steps * step) if served >= _FEWEST_CALLS else None
 
 
 def after_throttling(plan: Plan, outcome: Outcome) -> Iterator[str]:
     """Yield what got through of calls that were throttled, and which limit to try."""
     found = find_throttled(outcome.recorder.series)
+    preset = "--preset aws " if plan.by_default else ""  # else, a limit would take its place
     for one in found[:_MOST_NAMED]:
-        name = f"{one.service} {one.lane}" if one.lane else one.service
-        text = f"{name}: throttled {pluralize(one.throttled, 'time')}"
-        if one.option is not None:
-            text += f"; meanwhile {one.got_through:,.3g} a second got through"
+        lanes = one.lanes[0] if len(one.lanes) == 1 else f"{len(one.lanes):,} operations"
+        text = f"{one.service} {lanes}: throttled {pluralize(one.throttled, 'time')}"
+        if one.got_through is not None:
+            text += f"; meanwhile {short(one.got_through)} a second got through"
         if plan.dry_run:
             yield text
-        elif one.option is None:
-            yield f"{text}, too few to measure what gets through: try half of its limit"
+        elif one.limit is None:
+            yield f"{text}, too few to measure what gets through"
         else:
-            yield f"{text}. Try --limit {shlex.quote(one.option)}: half of it, as others call, too"
+            option = unbroken(f"{preset}--limit {shlex.quote(one.limit)}")
+            yield f"{text}. Try {option}: half of it, as others call, too"
     if len(found) > _MOST_NAMED:
         yield f"{len(found) - _MOST_NAMED:,} more were throttled: the table has them"
-    if found and not plan.dry_run and plan.registry.default is None:
+    limits = [plan.registry.limits_of(one.service)[1] for one in found]
+    if not plan.dry_run and any(one is None or one.adaptive is None for one in limits):
         yield "with --adaptive, rates come down by themselves when AWS throttles"
 
 
@@ -162,9 +177,11 @@ def after_dry_run(outcome: Outcome) -> Iterator[str]:
         took, paced = duration(outcome.seconds), duration(outcome.paced_seconds or 0)
         yield f"a paced run would take about {paced}, where this one took {took}"
     elif any(one.paced for one in outcome.figures):
-        yield "no limit would have held any call back: a paced run would take as long"
+        yield "no rate would have held any call back: a paced run would take as long"
     else:
         yield "no limit is of any of these calls: nothing would be paced"
+    if estimate.left_out:
+        yield "limits of calls at once are left out: nobody knows how long calls would take"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -173,23 +190,46 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _over_published(outcome: Outcome) -> Iterator[str]:
-    """Yield the lanes whose mean, or peak, is above what AWS publishes of them."""
-    seconds = max(outcome.seconds, 1.0)
+    """Yield the calls of which there were more than AWS publishes: on average, or in a second."""
+    groups: defaultdict[tuple[str, str, object, object], list[CallStats]] = defaultdict(list)
+    figures: dict[tuple[str, str], PublishedLimit] = {}
     for one in outcome.figures:
-        figure = published_of(one.service, one.lane or one.operation)
-        if figure is None:
-            continue
-        rate, where = figure.rate, f" in {one.region}" if one.region else ""
+        for name, figure in _published_for(one.service, one.lane or one.operation):
+            if figure.rate.unit == CALLS_UNIT and not figure.cost:
+                figures[one.service, name] = figure
+                region = one.region if "region" in figure.scope else None
+                groups[one.service, name, region, one.account].append(one)
+    for (service, name, where, _), those in groups.items():
+        rate = figures[service, name].rate
         refill = rate.calls / rate.per
-        if one.calls / seconds > refill:
-            how = f"{one.calls / seconds:,.1f}/s in the mean"
-        elif one.peak > rate.burst + refill:
-            how = f"{one.peak:,} in a second"
+        calls, peak = sum(one.calls for one in those), max(one.peak for one in those)
+        if calls > rate.burst + refill * outcome.seconds:
+            how = f"{short(calls / outcome.seconds)}/s on average"
+        elif peak > rate.burst + refill:
+            how = f"{peak:,} in a second"
         else:
             continue
-        yield f"{one.service} {one.lane or one.operation}{where} ({how}, {rate} published)"
+        place = f" in {where}" if where else ""
+        yield f"{service}{' ' * bool(name)}{name}{place} ({how}, {rate} published)"
 
 
+@cache
+def _published_for(service: str, lane: str) -> list[tuple[str, PublishedLimit]]:
+    """Return what AWS publishes that calls of a lane come under, each with a name for it."""
+    found = []
+    of_lane = published_of(service, lane)
+    if of_lane is not None and not of_lane.shared:
+        found.append((lane, of_lane))
+    operation = lane.partition(" ")[0]
+    for figure in enforceable(service):
+        if not figure.operations:
+            found.append(("", figure))
+        elif figure.shared and fits(operation, figure.operations):
+            found += [(f"({figure.name})", figure)] * (not fits(operation, figure.exclude))
+    return found
+
+
+@cache
 def published_of(service: str, lane: str) -> PublishedLimit | None:
     """Return what AWS publishes of the calls of a lane; None: nothing, or it is no lane's name.
 
@@ -208,12 +248,24 @@ def command_to_copy(plan: Plan, outcome: Outcome) -> str:
 
     Where the limits would have let through what AWS throttled, it has the limits to try besides.
     """
-    options = list(plan.options)
+    options, limits = list(plan.options), dict[str, str]()
     estimate = outcome.recorder.estimate
     for one in find_throttled(outcome.recorder.series)[:_MOST_NAMED]:
-        if one.option is None or one.limit is None or estimate is None:
+        if one.limit is None or one.got_through is None or estimate is None:
             continue
-        lanes = [one.lane] if one.lane else [f.lane or f.operation for f in outcome.figures]
-        if min(estimate.strictest(one.service, lane) for lane in lanes) > (one.got_through or 0):
-            options += ["--limit", one.option]
+        if max(estimate.strictest(one.service, lane) for lane in one.lanes) > one.got_through:
+            limits[one.name] = one.limit
+    if limits and plan.by_default:
+        options[:0] = ["--preset", "aws"]
+    for place in range(len(options) - 1, -1, -1):
+        # One of ours takes the place of the user's for the same calls: it is lower.
+        if options[place] == "--limit" and _target(options[place + 1]) in limits:
+            del options[place : place + 2]
+    options += [part for limit in limits.values() for part in ("--limit", limit)]
     return shlex.join(["aioapiqueue", "run", *options, "--", *plan.command])
+
+
+def _target(option: str) -> str:
+    """Return which calls a `--limit` is for, by their one name."""
+    service, dot, operation = option.partition("=")[0].strip().partition(".")
+    return f"{canonical(service)}{dot}{operation}"

@@ -43,6 +43,7 @@ from aioapiqueue.registry._report import Report
 
 __all__ = ["run"]
 
+_GRACE = 10.0
 _NO_LIMIT = (
     f"no limit is given, so it is {DEFAULT_SHARE:.0%} of what AWS publishes; choose another with "
     "--share or --limit"
@@ -144,7 +145,7 @@ def run(
             parser=number,
             help="How long a Python may take until it activates the pacing.",
         ),
-    ] = 10,
+    ] = _GRACE,
     allow_inactive: Annotated[
         bool,
         typer.Option("--allow-inactive", help="Do not stop a Python that did not, only warn."),
@@ -181,20 +182,23 @@ def run(
         refuse(f"--grace: {grace:g} is invalid: expected a number of seconds above 0")
     gates = _gates(fail_on or [], dry_run=dry_run)
     nothing = not (limit or limits or preset or share)
+    given_preset = preset
+    preset = _preset("aws" if nothing else preset, share)
+    through = _shared(shared, fallback)
     options = _repeated(
         ("--limit", *(limit or ())),
         ("--limits", limits),
-        ("--preset", preset),
+        ("--preset", given_preset),
         ("--share", share),
+        ("--shared", through if shared != os.environ.get(SHARED_VARIABLE) else None),
         ("--fallback", fallback),
+        ("--grace", None if grace == _GRACE else f"{grace:g}"),
         ("--fail-on", *(fail_on or ())),
         no_check=no_check,
         private=private,
         adaptive=adaptive,
         allow_inactive=allow_inactive,
     )
-    preset = _preset("aws" if nothing else preset, share)
-    through = _shared(shared, fallback)
     if private and through is not None:
         refuse("--private and --shared exclude each other: leave one of them out")
     on_host = None if private or dry_run or through is not None else OnHost(_name_of(command))
@@ -223,6 +227,7 @@ def run(
         allow_inactive=allow_inactive,
         gates=gates,
         options=options,
+        by_default=nothing,
     )
     if nothing:
         plan.log.say(wrapped(_NO_LIMIT))
@@ -369,7 +374,7 @@ def _output_files(
     figures = messages = None
     option = "--json"
     try:
-        figures = None if json_file is None else OutputFile(json_file)
+        figures = None if json_file is None else OutputFile(json_file, stdout=True)
         option = "--log"
         messages = None if log is None else OutputFile(log, append=True)
         if figures and messages and figures.replaces(messages):

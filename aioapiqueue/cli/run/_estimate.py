@@ -8,18 +8,20 @@ and have each other's waits to recover in: their waits do not add up.
 
 What was throttled comes again, and would not have come twice at a limit that holds: for each
 push-back, the next call of its kind takes nothing of any limit; and no time passes while nothing is
-under way and such calls are awaited, as that is the pause before they come again.
+under way and such calls are awaited, as that is the pause before they come again. (One that has not
+come after half a minute does not come any more: then that time counts after all.)
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from aioapiqueue._grammar import CALLS
 from aioapiqueue._lanes import Lanes, StateMaker
-from aioapiqueue._rate import Concurrency, Rate, Window
+from aioapiqueue._rate import Concurrency, Rate, period_of
 from aioapiqueue._units import Units
 from aioapiqueue.registry._buckets import bucket_of
 
@@ -29,11 +31,16 @@ if TYPE_CHECKING:
     from aioapiqueue._algorithms import LimitState
     from aioapiqueue._rate import Limit
     from aioapiqueue.hub import Request
+    from aioapiqueue.hub._records import Kind
     from aioapiqueue.registry import PacedCall, Registry
+
+    _Kind = tuple[Kind, tuple[str, ...]]
 
 __all__ = ["Held", "PacedEstimate"]
 
 _CATCH_UP = 0.010  # a queue's default
+_LONGEST_PAUSE = 30.0  # seconds until a call that was throttled comes again: SDKs pause for 20 s
+_MOST_QUEUES = 2_000  # whose limits are kept: some 25 MB
 _MOST_JUMPS = 100  # of one call: each brings it to another limit's instant, or another period
 
 
@@ -66,6 +73,11 @@ class _Queue:
         self._units = Units()
         to_wall = time.time() - time.monotonic()
         maker = StateMaker(self._units, catch_up=_CATCH_UP, to_wall=lambda at: at + to_wall)
+        every = [limit for limits in (own, *lanes.values()) for limit in limits]
+        counted = _of_calls_in_time(every)
+        self._units.declare(limit.unit for limit in counted if not isinstance(limit, Concurrency))
+        self.counts_bodies = len(counted) < len(every)
+        """Whether some limit is left out."""
         rates = _of_calls_in_time(own)
         self._own = [*zip(rates, maker.states_of(rates), strict=True)]
         kept: dict[Hashable, Sequence[Limit]]
@@ -111,13 +123,21 @@ class PacedEstimate:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._queues: dict[str | None, _Queue] = {}
-        self._again: Counter[tuple[object, ...]] = Counter()
+        self._queues: OrderedDict[str | None, _Queue] = OrderedDict()
+        self._limits: dict[str, tuple[Sequence[Limit], Mapping[str, Sequence[Limit]]]] = {}
+        self._again: defaultdict[_Kind, deque[float]] = defaultdict(deque)
+        """When calls of each kind were throttled that are awaited again."""
+        self._pushed_back: deque[tuple[float, _Kind]] = deque()
+        """The same of all kinds, in order, with some that have come by now."""
         self._awaited = self._under_way = 0
+        self._skipped = 0.0
+        """Seconds that did not count, as calls were awaited."""
         self._last = self._clock = self._began = 0.0
         self._strictest: dict[tuple[str, str], float] = {}
         self.held: Counter[Held] = Counter()
         """How many calls each limit would have made wait."""
+        self.left_out = False
+        """Whether there are limits of calls at once, which are not reckoned."""
 
     def begin(self, now: float) -> None:
         """Note that the program is started now."""
@@ -131,53 +151,87 @@ class PacedEstimate:
         if call is None:
             return
         service = request.kind.service
-        queue = self._queues.get(call.queue.name)
-        if queue is None:
-            own, lanes = self._registry.limits_of_queue(service)
-            queue = self._queues[call.queue.name] = _Queue(own, lanes)
+        queue = self._queue_of(call, service)
         place = service, call.keys[0]
         if place not in self._strictest:
             rates = [_per_second(limit) for _, limit, _ in queue.limits(call, self._clock)]
             self._strictest[place] = min(rates, default=math.inf)
-        kind = (*request.kind, call.keys)
-        if self._again[kind]:
-            self._again[kind] -= 1
+        awaited = self._again.get((request.kind, call.keys))
+        if awaited:
+            awaited.popleft()
             self._awaited -= 1
+            self._skipped = 0.0
             return
         self._clock, waits_for = queue.charge(call, self._clock)
         if waits_for is not None:
             lane, limit = waits_for
-            self.held[Held(_name(service, lane), str(limit))] += 1
+            self.held[Held(_name(call, service, lane), str(limit))] += 1
+
+    def _queue_of(self, call: PacedCall, service: str) -> _Queue:
+        queue = self._queues.get(call.queue.name)
+        if queue is None:
+            if service not in self._limits:
+                self._limits[service] = self._registry.limits_of_queue(service)
+            queue = self._queues[call.queue.name] = _Queue(*self._limits[service])
+            _, limits = self._registry.limits_of(service)
+            at_once = limits is not None and limits.concurrency is not None
+            self.left_out |= queue.counts_bodies or at_once
+            if len(self._queues) > _MOST_QUEUES:
+                self._queues.popitem(last=False)
+        self._queues.move_to_end(call.queue.name)
+        return queue
 
     def ended(self, request: Request, now: float, *, throttled: bool) -> None:
         """Note that a call has ended; if it was throttled, it will come again."""
         self._go_on(now)
         self._under_way -= 1
         if throttled and request.needs is not None:
-            self._again[(*request.kind, request.needs.keys)] += 1
+            kind = request.kind, request.needs.keys
+            self._again[kind].append(now)
+            self._pushed_back.append((now, kind))
             self._awaited += 1
 
     def _go_on(self, now: float) -> None:
         """Have time pass until now."""
         if self._under_way or not self._awaited:
             self._clock += now - self._last
+        else:
+            self._skipped += now - self._last
         self._last = now
+        while self._pushed_back and self._pushed_back[0][0] < now - _LONGEST_PAUSE:
+            at, kind = self._pushed_back.popleft()
+            awaited = self._again[kind]
+            if awaited and awaited[0] == at:
+                awaited.popleft()
+                self._awaited -= 1
+            if not awaited:
+                del self._again[kind]
+        if not self._awaited:
+            self._clock += self._skipped
+            self._skipped = 0.0
 
     def seconds(self, now: float) -> float:
         """Return how long the run would have taken, if it has ended now."""
-        return self._clock - self._began + (now - self._last)
+        self._go_on(now)
+        return self._clock - self._began
 
     def strictest(self, service: str, lane: str) -> float:
         """Return the lowest rate of all limits of calls of a lane, per second; inf: it has none."""
         return self._strictest.get((service, lane), math.inf)
 
 
-def _name(service: str, lane: str) -> str:
-    """Return what a limit is called in messages."""
+def _name(call: PacedCall, service: str, lane: str) -> str:
+    """Return what a limit is called in messages; of services that share a queue, its own."""
+    own = lane == service or lane.startswith(f"{service}.")
+    lane = lane.removeprefix(service).removeprefix(".") if own else lane
     if bucket := bucket_of(lane):
-        return f"{service} ({bucket})"
+        # A bucket of both services has the name of the first, as their queue has.
+        return f"{service if own else str(call.queue.name).partition(' ')[0]} ({bucket})"
     return f"{service}.{lane}" if lane else service
 
 
 def _per_second(limit: Limit) -> float:
-    return limit.calls / limit.per if isinstance(limit, Rate | Window) else math.inf
+    """Return the calls a second that a limit lets through in the long run; inf: other units."""
+    if isinstance(limit, Concurrency) or limit.unit != CALLS:
+        return math.inf
+    return limit.calls / (limit.per if isinstance(limit, Rate) else period_of(limit))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import operator
 import re
 from typing import TYPE_CHECKING
 
 from aioapiqueue._recording.waits import WaitTimes
-from aioapiqueue.cli._console import pluralize
+from aioapiqueue.cli._console import pluralize, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -96,7 +97,7 @@ class Measured:
         refused: attempts that the pacing refused.
         unpaced: attempts that came under no limit.
         not_paced: processes that were not paced, whose attempts nobody counted.
-        unused: limits that no attempt came under.
+        unused: limits that no attempt came under; None: nobody knows.
         waits: of the attempts that came under a limit.
     """
 
@@ -106,7 +107,7 @@ class Measured:
     refused: int = 0
     unpaced: int = 0
     not_paced: int = 0
-    unused: int = 0
+    unused: int | None = 0
     waits: WaitTimes = dataclasses.field(default_factory=WaitTimes)
 
 
@@ -136,8 +137,10 @@ def judge(gate: Gate, measured: Measured) -> Judged:
 def _value(gate: Gate, measured: Measured) -> tuple[float, str]:
     if gate.metric in _WAITS:
         seconds = measured.waits.percentile(_WAITS[gate.metric])
-        return seconds, f"{seconds:,.3g} s" if seconds < 1000 else f"{seconds:,.0f} s"  # noqa: PLR2004 - of 3 digits
+        return seconds, f"{short(seconds)} s"
     if gate.metric == "unused":
+        if measured.unused is None:  # fail closed
+            return math.inf, "not known, as some calls are only summed up"
         return measured.unused, pluralize(measured.unused, "limit")
     if gate.metric == "unpaced":
         found = pluralize(measured.unpaced, "call")

@@ -41,6 +41,7 @@ class Plan:
         each_minute: write a line each minute, where there is no status line.
         gates: what must not be, for the run to count as a success.
         options: ours, of limits and how they are kept, for a run that is to do the same.
+        by_default: whether the limits are those without an option.
     """
 
     command: Sequence[str]
@@ -57,6 +58,7 @@ class Plan:
     each_minute: bool = False
     gates: Sequence[Gate] = ()
     options: Sequence[str] = ()
+    by_default: bool = False
 
 
 @dataclasses.dataclass

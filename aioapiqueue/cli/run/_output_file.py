@@ -19,7 +19,7 @@ class Unwritable(Exception):  # noqa: N818 - what it is, as a path goes
 
 
 class OutputFile:
-    """A file that is open from the start of a run to its end; "-" is our stdout.
+    """A file that is open from the start of a run to its end.
 
     A pipe needs a reader already, as waiting for one might never end. Where the path leads to a
     file that our own stdout or stderr goes to, as /dev/stdout may, it is appended to.
@@ -27,14 +27,15 @@ class OutputFile:
     Args:
         path: of the file; it is made if it is not there.
         append: keep what is in it; default: `write` replaces it.
+        stdout: whether the path "-" is our stdout; default: a file of that name.
 
     Raises:
         Unwritable: it cannot be written.
     """
 
-    def __init__(self, path: Path, *, append: bool = False) -> None:
+    def __init__(self, path: Path, *, append: bool = False, stdout: bool = False) -> None:
         self.path = path
-        own = 1 if str(path) == "-" else _own(path)
+        own = 1 if stdout and str(path) == "-" else _own(path)
         self._made = own is None and not os.path.lexists(path)
         self._whole = False
         try:
@@ -62,6 +63,8 @@ class OutputFile:
         if self._whole:
             self._find_again()
             os.ftruncate(self._descriptor, 0)
+        # The program may have changed it for all who have the same file open, as asyncio does.
+        os.set_blocking(self._descriptor, True)
         left = memoryview(text.encode("utf-8", "backslashreplace"))
         while left:
             left = left[os.write(self._descriptor, left) :]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 from aioapiqueue.cli._console import pluralize
-from aioapiqueue.cli.run._figures import duration, rows
+from aioapiqueue.cli.run._figures import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from aioapiqueue.cli.run._figures import Peaks
     from aioapiqueue.cli.run._model import Plan
     from aioapiqueue.hub import Hub
 
@@ -28,22 +28,21 @@ class Progress:
     Args:
         plan: of the run.
         hub: which has the figures.
-        peaks: which `rows` needs.
     """
 
-    def __init__(self, plan: Plan, hub: Hub, peaks: Peaks) -> None:
+    def __init__(self, plan: Plan, hub: Hub) -> None:
         self._plan = plan
         self._hub = hub
-        self._peaks = peaks
         self._began = time.monotonic()
-        self._samples: deque[tuple[float, dict[tuple[str, bool], int]]] = deque()
+        self._samples: deque[tuple[float, dict[str, int]]] = deque()
+        self._samples.append((self._began, {}))
 
     def line(self, columns: int) -> str:
         """Return the state of each service: those that wait first, then those that are paced."""
         plan = self._plan
         now = time.monotonic()
-        found = rows(self._hub.figures, self._peaks)
-        calls = {(row.name, row.total.paced): row.total.calls for row in found}
+        found = self._totals()
+        calls = {one.service: one.calls for one in found}
         self._samples.append((now, calls))
         # One that is older stays, where lines are far apart.
         while len(self._samples) > 1 and self._samples[1][0] <= now - _RATE_SECONDS:
@@ -52,9 +51,8 @@ class Progress:
         parts = []
         if plan.shared is not None and plan.shared.lost:
             parts.append(f"SHARED SERVER LOST, {plan.shared.meanwhile}")
-        totals = [row.total for row in found]
-        for one in sorted(totals, key=lambda one: (-one.waiting, not one.paced, -one.calls)):
-            new = one.calls - before.get((one.service, one.paced), 0)
+        for one in sorted(found, key=lambda one: (-one.waiting, not one.paced, -one.calls)):
+            new = one.calls - before.get(one.service, 0)
             rate = new / max(now - then, _SHORTEST_SECONDS)
             limit = "" if plan.dry_run else plan.limits.get(one.service, "")
             name = f"{one.service} {limit}".strip()
@@ -65,6 +63,30 @@ class Progress:
                 part += f", {one.throttled:,} throttled"
             parts.append(part)
         return fit(parts or ["no AWS calls yet"], duration(now - self._began), columns)
+
+    def _totals(self) -> Iterable[_Total]:
+        """Return the sums of each service, not by `rows`: there may be thousands of figures."""
+        found: dict[str, _Total] = {}
+        for one in self._hub.figures:
+            total = found.get(one.service)
+            if total is None:
+                total = found[one.service] = _Total(one.service)
+            total.paced |= one.paced
+            total.calls += one.calls
+            total.waiting += one.waiting
+            total.throttled += one.throttled
+        return found.values()
+
+
+@dataclasses.dataclass
+class _Total:
+    """What the line shows of a service."""
+
+    service: str
+    paced: bool = False
+    calls: int = 0
+    waiting: int = 0
+    throttled: int = 0
 
 
 def fit(parts: Sequence[str], end: str, columns: int) -> str:

@@ -73,6 +73,8 @@ class Recorder(Watcher):
             self._add(request.stats, now, THROTTLED)
         elif outcome is Ended.FAILED:
             self._add(request.stats, now, ERRORS)
+        elif outcome is Ended.NOT_SENT:
+            self._add(request.stats, request.started_at, CALLS, -1)
         if self.estimate is not None:
             self.estimate.ended(request, now, throttled=outcome is Ended.THROTTLED)
 

@@ -149,7 +149,8 @@ def measure(plan: Plan, outcome: Outcome) -> Measured:
             measured.waits.merge(one.wait_times)
         else:
             measured.unpaced += one.calls
-    measured.unused = len(unused(outcome.figures, plan.registry))
+    summed_up = any(one.service == OTHERS and one.paced for one in outcome.figures)
+    measured.unused = None if summed_up else len(unused(outcome.figures, plan.registry))
     return measured
 
 
@@ -223,7 +224,9 @@ def remarks(plan: Plan, outcome: Outcome) -> str:
             f"of their own; {OTHERS} is the sum of the rest"
             + ("" if plan.dry_run else ", for which all limits hold as well")
         )
-    none = unused(outcome.figures, plan.registry) if outcome.figures else []
+    # Without any call, all of them are, which is no news unless it is asked for.
+    asked = any(gate.metric == "unused" for gate in plan.gates)
+    none = unused(outcome.figures, plan.registry) if outcome.figures or asked else []
     if none:
         names = ", ".join(" ".join(named(entry)) for entry in none[:_MOST_NAMED])
         more = f", and {len(none) - _MOST_NAMED:,} more" if len(none) > _MOST_NAMED else ""

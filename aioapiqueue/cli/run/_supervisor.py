@@ -127,7 +127,7 @@ class _Run:
         self._program = program
         self._outcome = outcome
         self._line = line
-        self._progress = Progress(plan, self._hub, outcome.recorder.peaks)
+        self._progress = Progress(plan, self._hub)
         self._activation = Activation(
             program.pid, self._hub.processes, python=plan.launch.python, grace=plan.grace
         )
