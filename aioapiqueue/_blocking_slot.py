@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
-from aioapiqueue._slot import GRANTED, Reservation, check_count
+from aioapiqueue._slot import GRANTED, UNKNOWN, Reservation, check_count
 from aioapiqueue._thread_loop import PATIENCE, check_alive, home, post
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class BlockingSlot:
         "_loop",
         "_over",
         "_queue",
+        "_raised",
         "_slot",
         "_tries",
         "cost",
@@ -89,6 +90,8 @@ class BlockingSlot:
         self._join_again: Callable[[], asyncio.Future[Slot]] | None = None
         """Has a call wait once more, instead of a new one."""
         self._error: Exception | None = None
+        self._raised: object = UNKNOWN
+        """The type of what the body has raised; None: nothing."""
         self._joined = self._enqueued = self._entered = self._over = False
 
     def join(self) -> None:
@@ -122,7 +125,8 @@ class BlockingSlot:
         self._entered = True
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
+        self._raised = exc_type
         try:
             self.release()
         finally:
@@ -303,7 +307,11 @@ class BlockingSlot:
         self._gate.release()
 
     def _end(self) -> None:
-        self._slot.result().release()
+        raised = self._raised
+        if raised is UNKNOWN:
+            self._slot.result().release()
+        else:
+            self._slot.result().__exit__(raised, None, None)
 
     def _give_up(self) -> None:
         if self._enqueued:

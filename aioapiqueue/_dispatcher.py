@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from aioapiqueue._events import Event, EventKind, report_error
+from aioapiqueue._events import ONE_CALL_COST, Event, EventKind, Outcome, report_error
 from aioapiqueue._figures import LaneFigures
 from aioapiqueue._lanes import find_patterns, fits
 from aioapiqueue._limiter import FastAcquire
 from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._nesting import Nesting, tracking
 from aioapiqueue._rate import Concurrency, LearntRate, unit_of
-from aioapiqueue._slot import GRANTED, HELD, LEFT, WAITING, Call, Reservation
+from aioapiqueue._slot import GRANTED, HELD, LEFT, UNKNOWN, WAITING, Call, Reservation
 from aioapiqueue._units import ONE_CALL, CostTotals, Units
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
 
@@ -63,6 +63,7 @@ cancels every task, is over by then."""
 _MANY_LANES = 10_000
 """Keys and patterns with limits of their own. Beyond that, no more limits are learnt: only what the
 server says remains is obeyed."""
+_CANCELLED = (asyncio.CancelledError, GeneratorExit)
 _ROUNDING = 1e-9
 """Seconds by which the end of a time-out and the instant of a slot may differ and be the same one:
 the third interval of 0.1 s is not over by 0.3, as floats count."""
@@ -259,8 +260,13 @@ class Dispatcher:
             self._report_start(call, 0.0)
         return True
 
-    def join(self, call: Call, future: asyncio.Future[Any]) -> None:
+    def join(self, call: Call, future: asyncio.Future[Any], arrival: int | None = None) -> None:
         """Let a newcomer, which could not start, wait for `future`.
+
+        Args:
+            call: which.
+            future: what it waits for.
+            arrival: its number by arrival, if it had come before; default: the next.
 
         Raises:
             SlotTimeout: even the next slot comes too late for it.
@@ -290,17 +296,37 @@ class Dispatcher:
         self.limiter.joined(call)
         if self._ticker is None:
             self._start_ticker()
+        if arrival is not None and self.waiters.move_up(call, arrival):
+            self.limiter.joined(call)
+            self.wake()
+        if self._observers:
+            self.emit("joined", call)
 
-    def enqueue(self, call: Call) -> Reservation:
-        """Return a Future of the slot of a new call, which has joined."""
+    def enqueue(self, call: Call, arrival: int | None = None) -> Reservation:
+        """Return a Future of the slot of a new call, which has joined.
+
+        Args:
+            call: which.
+            arrival: its number by arrival, if it had come before; default: another one.
+        """
         future = Reservation(call, loop=get_running_loop())
+        if arrival is not None:
+            call.arrival = arrival
         if self.try_start(call):
-            call.arrival = self.waiters.next_number()
+            self._number_of(call)
             call.state = GRANTED
             future.set_result(call)
         else:
-            self.join(call, future)
+            self.join(call, future, arrival)
         return future
+
+    def _number_of(self, call: Call) -> int:
+        """Return a call's number by arrival, which is its next if it has none yet."""
+        try:
+            return call.arrival
+        except AttributeError:  # it did not wait
+            number = call.arrival = self.waiters.next_number()
+            return number
 
     def again(self, call: Call, cost: Cost | None, timeout: float | None) -> Reservation:
         """Release a call, and let it wait once more, in its old place.
@@ -313,14 +339,7 @@ class Dispatcher:
         if arrival is None:
             arrival = self.waiters.early_number()
         call.release()
-        future = self.enqueue(another)
-        if another.state == WAITING:
-            if self.waiters.move_up(another, arrival):
-                self.limiter.joined(another)
-                self.wake()
-        else:
-            another.arrival = arrival
-        return future
+        return self.enqueue(another, arrival)
 
     def _overflow(self, newcomer: Call) -> None:
         error = QueueFull(f"{self!r}: {self._maxsize} calls wait already (maxsize)")
@@ -430,8 +449,8 @@ class Dispatcher:
 
     # Ways out.
 
-    def finished(self, call: Call) -> None:
-        """Process the end of a body, which has been counted."""
+    def finished(self, call: Call, raised: object) -> None:
+        """Process the end of a body, which has been counted; see `Call.finish`."""
         if self._answers is not None:
             self._answers.ended(call, call.keys, self._clock())
         if self.limiter.counts_permits:
@@ -439,7 +458,8 @@ class Dispatcher:
         if self.nesting.of_lanes:
             self.nesting.ended(call)
         if self._observers:
-            self.emit("finished", call)
+            duration = self._clock() - call.waited_until
+            self.emit("finished", call, duration=duration, outcome=_outcome_of(raised))
 
     def refund(self, call: Call) -> None:
         """Take back a slot that its caller, cancelled meanwhile, has not taken up."""
@@ -541,6 +561,11 @@ class Dispatcher:
             if self._answers is not None and name not in self._answers.learnt:
                 self._answers.replaced.add(name)
         self._find_fast_acquire()
+        self._emit_limits(key, limits, "user")
+
+    def _emit_limits(self, key: Hashable, limits: Sequence[Limit], origin: str) -> None:
+        if self._observers:
+            self.emit("limits_changed", key=key, limits=tuple(limits), origin=origin)
 
     def _of_those_that_learnt(
         self, pattern: Hashable, limits: tuple[Limit, ...]
@@ -610,13 +635,15 @@ class Dispatcher:
         if self._answers is not None:
             self._answers.settled(call, call.keys, costs)
         call.costs = costs
+        if self._observers:
+            self.emit("settled", call)
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Process push-back: on one call, or (None) on some call of a key."""
         if call is None or key not in call.keys:  # of its own, one may be the same as a pattern
             self.refuse_pattern(key)
         self.bind()
-        self.count("throttled", call, key=key)
+        self.count("throttled", call, key=key, retry_after=retry_after)
         self.limiter.throttled(call, key, retry_after)
 
     def hold(self, seconds: float, call: Call | None, key: Hashable) -> None:
@@ -625,6 +652,22 @@ class Dispatcher:
             self.refuse_pattern(key)
         self.bind()
         self.limiter.hold(key, seconds)
+        if self._observers:
+            self.emit("held", call, key=key, seconds=seconds)
+
+    def pause(self, seconds: float | None) -> None:
+        """Start nothing for so long (None: until `resume`)."""
+        self.bind()
+        self.limiter.pause(seconds)
+        if self._observers:
+            self.emit("paused", seconds=seconds)
+
+    def resume(self) -> None:
+        """End a pause."""
+        self.bind()
+        self.limiter.resume()
+        if self._observers:
+            self.emit("resumed")
 
     # What the other side says of its quotas.
 
@@ -676,6 +719,10 @@ class Dispatcher:
         )
         self.limiter.sync(call, key, count)
         self._find_fast_acquire()
+        if self._observers:
+            self.emit(
+                "synced", call, key=key, remaining=remaining, unit=unit, reset=reset, limit=limit
+            )
 
     def follow_answers(self) -> Answers:
         """Note from now on which calls are out without an answer."""
@@ -760,6 +807,7 @@ class Dispatcher:
         self.limiter.set_limits({key: limits})
         self._note_learnt(key, limits)
         self._find_fast_acquire()
+        self._emit_limits(key, limits, "learnt")
 
     def _note_learnt(self, key: Hashable, limits: Sequence[Limit]) -> None:
         self._declare(limits)
@@ -777,23 +825,57 @@ class Dispatcher:
 
     # What happened, for counters and observers.
 
-    def count(self, kind: EventKind, call: Call | None = None, *, key: Hashable = None) -> None:
+    def count(
+        self,
+        kind: EventKind,
+        call: Call | None = None,
+        *,
+        key: Hashable = None,
+        **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
+    ) -> None:
         """Count one event, of a call or (where it is not known) of a key, and emit it."""
         self._counts[kind] += 1
         if self._reports:
-            self.emit(kind, call, key=key)
+            self.emit(kind, call, key=key, **details)
 
-    def emit(self, kind: EventKind, call: Call | None = None, *, key: Hashable = None) -> None:
-        """Count an event, of a call or of a key, in its lanes, and send it to the observers."""
+    def emit(
+        self,
+        kind: EventKind,
+        call: Call | None = None,
+        *,
+        key: Hashable = None,
+        **details: Any,  # noqa: ANN401 - as above
+    ) -> None:
+        """Count an event, of a call or of a key, in its lanes, and send it to the observers.
+
+        Args:
+            kind: what happened.
+            call: to which.
+            key: of the lane that it happened to; default: of the call's first key.
+            details: what else an `Event` of that kind has.
+        """
         if self._lanes is not None:
             self._lanes.count(kind, call, key)
         if not self._observers:
             return
+        at = self._clock()
         if call is None:
-            event = Event(kind, self.name, key, 0, 0, self._clock(), 0.0)
+            event = Event(kind, self.name, key, 0, 0, at, 0.0, (key,), **details)
         else:
-            at, waited, cost = self._clock(), call.waited, call.cost
-            event = Event(kind, self.name, call.key, call.priority, cost, at, waited, call.keys)
+            costs, keys = call.costs, call.keys
+            event = Event(
+                kind,
+                self.name,
+                keys[0] if key is None else key,
+                call.priority,
+                costs[0],
+                at,
+                call.waited,
+                keys,
+                self._number_of(call),
+                ONE_CALL_COST if costs is ONE_CALL else self.units.named(costs),
+                **details,
+            )
         for observer in self._observers:
             try:
                 observer.on_event(event)
@@ -914,6 +996,15 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return get_running_loop()
     except RuntimeError:
         return None
+
+
+def _outcome_of(raised: object) -> Outcome:
+    """Return how a body has ended, by the type of what it has raised."""
+    if raised is None:
+        return "ok"
+    if raised is UNKNOWN or not isinstance(raised, type):
+        return "unknown"
+    return "cancelled" if issubclass(raised, _CANCELLED) else "error"
 
 
 def _described(limit: Limit) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from asyncio.log import logger
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Mapping
 
-__all__ = ["Event", "EventKind", "Observer", "report_error"]
+    from aioapiqueue._rate import Limit
+
+__all__ = ["ONE_CALL_COST", "Event", "EventKind", "Observer", "Outcome", "report_error"]
 
 EventKind = Literal[
+    "joined",
     "released",
     "finished",
     "cancelled",
@@ -22,30 +25,77 @@ EventKind = Literal[
     "backed_off",
     "refused_by_server",
     "malformed",
+    "settled",
+    "synced",
+    "limits_changed",
+    "held",
+    "paused",
+    "resumed",
     "disconnected",
     "reconnected",
 ]
 
+Outcome = Literal["ok", "error", "cancelled", "unknown"]
 
-@dataclass(frozen=True, slots=True)
-class Event:
+ONE_CALL_COST: Mapping[str, float] = MappingProxyType({"calls": 1})
+"""The costs of a call that says nothing about them."""
+
+
+class Event(NamedTuple):
     """One thing that happened in a queue.
 
+    | kind | what happened | it has besides |
+    |---|---|---|
+    | `joined` | a call waits (one that starts at once does not) | |
+    | `released` | its body may run | |
+    | `finished` | its body has ended | `duration`, `outcome` |
+    | `cancelled` | a waiter left; or one that was released did not start: the slot is refunded | |
+    | `timed_out` | the `timeout` of a waiter passed | |
+    | `refused` | a call was turned away: the queue is full or closed | |
+    | `throttled` | the other side pushed back | `retry_after` |
+    | `backed_off` | adaptive lowered the rate for that | |
+    | `refused_by_server` | the other side refused a call for good: to wait would not help | |
+    | `malformed` | the other side sent something that is not valid | |
+    | `settled` | a call stated its true costs | `costs` are these |
+    | `synced` | the other side said what is left | `remaining`, `unit`, `reset`, `limit` |
+    | `limits_changed` | limits of the queue, or of `key`, were replaced | `limits`, `origin` |
+    | `held` | nothing starts, of the queue or of `key`, for so long | `seconds` |
+    | `paused` | nothing starts: for so long, or until it is resumed | `seconds` |
+    | `resumed` | a pause was ended | |
+    | `disconnected` | the hub or server of a shared quota is lost (`stats.fault` says why) | |
+    | `reconnected` | it does so again | |
+
+    Each call is in exactly one of `finished`, `cancelled`, `timed_out` and `refused`, unless its
+    loop ends before it. Its events have the same `call`.
+
     Attributes:
-        kind: `released`: a body may run; `finished`: it has ended; `cancelled`, `timed_out`,
-            `refused` (full or closed): a waiter left without a slot; `throttled`: the other
-            side pushed back; `backed_off`: adaptive lowered the rate for that; `refused_by_server`:
-            the other side refused a call for good, so that to wait would not help; `malformed`:
-            the other side sent something that is not valid; `disconnected`, `reconnected`: the
-            server of a shared quota does not answer, does so again (`stats.fault` says why).
+        kind: what happened.
         queue: the queue's name.
-        key: the call's key, or the first of them.
+        key: the call's key, or the first of them; or the key that something happened to.
         priority: the call's priority.
         cost: the call's cost, in calls.
         at: when, in seconds on the queue's clock (`time.monotonic` on real loops).
         waited: how long the call waited for its slot, in seconds.
         keys: all of the call's keys; `(None,)` if it has none.
+        call: the call's number, by arrival among those of its queue in this process; None: it is
+            no single call's event. One that waits `again` keeps it.
+        costs: what the call costs, by unit.
+        duration: seconds that the body has run.
+        outcome: how the body has ended: `ok`, `error` (it raised), `cancelled`; `unknown` where the
+            slot was released by hand.
+        retry_after: seconds that the other side asked to wait, if it did.
+        seconds: how long a hold or a pause is; None: until it is resumed.
+        limits: the new ones.
+        origin: who changed them: `user` (`set_rate`), `learnt` (from an answer) or `others` (who
+            share the quota).
+        remaining: as of `Slot.sync`.
+        unit: as of `Slot.sync`.
+        reset: as of `Slot.sync`.
+        limit: as of `Slot.sync`.
     """
+
+    # A tuple, as it takes a quarter of the time of a frozen dataclass: there are two or three of
+    # them for each slot.
 
     kind: EventKind
     queue: str | None
@@ -54,11 +104,19 @@ class Event:
     cost: float
     at: float
     waited: float
-    keys: tuple[Hashable, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.keys:
-            object.__setattr__(self, "keys", (self.key,))
+    keys: tuple[Hashable, ...] = (None,)
+    call: int | None = None
+    costs: Mapping[str, float] = ONE_CALL_COST
+    duration: float | None = None
+    outcome: Outcome | None = None
+    retry_after: float | None = None
+    seconds: float | None = None
+    limits: tuple[Limit, ...] = ()
+    origin: Literal["user", "learnt", "others"] | None = None
+    remaining: float | None = None
+    unit: str | None = None
+    reset: float | None = None
+    limit: float | None = None
 
 
 @runtime_checkable

@@ -74,10 +74,24 @@ class Host(Protocol):
     def wake(self) -> None:
         """Have `release_due` called soon: who is next, or when, may have changed."""
 
-    def count(self, kind: EventKind, call: Call | None = None, *, key: Hashable = None) -> None:
+    def count(
+        self,
+        kind: EventKind,
+        call: Call | None = None,
+        *,
+        key: Hashable = None,
+        **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
+    ) -> None:
         """Count one event, of a call or (where it is not known) of a key, and emit it."""
 
-    def emit(self, kind: EventKind, call: Call | None = None, *, key: Hashable = None) -> None:
+    def emit(
+        self,
+        kind: EventKind,
+        call: Call | None = None,
+        *,
+        key: Hashable = None,
+        **details: Any,  # noqa: ANN401 - as above
+    ) -> None:
         """Send the observers an event, of a call or of a key."""
 
     def costs_uncounted(

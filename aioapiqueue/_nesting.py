@@ -238,7 +238,7 @@ class _Tracking(Call):
         self._hold()
         return self
 
-    def release(self) -> None:
+    def finish(self, raised: object) -> None:
         if self.state == HELD:
             try:
                 holder = self.holder
@@ -246,14 +246,14 @@ class _Tracking(Call):
                 pass
             else:
                 self.dispatcher.nesting.drop(holder, self)
-        Call.release(self)
+        Call.finish(self, raised)
 
 
 @cache
 def tracking(call_type: Callable[..., Call]) -> Callable[..., Call]:
     """Return a kind of call that is tracked, and otherwise as this one."""
     assert isinstance(call_type, type)  # noqa: S101 - a limiter's `call_types` are
-    for name in ("__aenter__", "__next__", "__enter__", "release"):
+    for name in ("__aenter__", "__next__", "__enter__", "finish"):
         # Not called by super(), which takes a tenth of a slot's time.
         assert getattr(call_type, name) is getattr(Call, name)  # noqa: S101 - as said
     return type(call_type.__name__, (_Tracking, call_type), {"__slots__": ("holder",)})

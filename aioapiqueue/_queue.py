@@ -702,13 +702,11 @@ class ApiQueue:
         """
         if seconds is not None:
             positive(seconds, of="seconds", least=0, most=LONGEST)
-        self._dispatcher.bind()
-        self._dispatcher.limiter.pause(seconds)
+        self._dispatcher.pause(seconds)
 
     def resume(self) -> None:
         """End a `pause`. What the other side asked for (`throttled`) stays in force."""
-        self._dispatcher.bind()
-        self._dispatcher.limiter.resume()
+        self._dispatcher.resume()
 
     async def aclose(
         self,

@@ -28,6 +28,7 @@ __all__ = [
     "NEW",
     "NO_KEYS",
     "OVER",
+    "UNKNOWN",
     "WAITING",
     "Call",
     "CallOwner",
@@ -40,6 +41,9 @@ __all__ = [
 
 NEW, WAITING, GRANTED, HELD, OVER, LEFT = range(6)
 """The states of a call. It has left if it waits no more and never started."""
+
+UNKNOWN = object()
+"""How a body has ended that nobody says anything of."""
 
 NO_KEYS: tuple[Hashable, ...] = (None,)
 """The keys of a call without one."""
@@ -121,8 +125,8 @@ class Slot(ABC):
     @abstractmethod
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, *_: object) -> None:
-        self.release()
+    @abstractmethod
+    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None: ...
 
     @abstractmethod
     def release(self) -> None:
@@ -265,8 +269,8 @@ class CallOwner(Protocol):
     def refund(self, call: Call) -> None:
         """Take back the slot of a call that has been granted and not taken up."""
 
-    def finished(self, call: Call) -> None:
-        """Process the end of a body, which has been counted."""
+    def finished(self, call: Call, raised: object) -> None:
+        """Process the end of a body, which has been counted; see `Call.finish`."""
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Process push-back on a call."""
@@ -423,7 +427,10 @@ class Call(Slot):
 
     # Arguments by name: to gather them into a tuple takes longer.
     async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
-        self.release()
+        self.finish(exc_type)
+
+    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
+        self.finish(exc_type)
 
     def __enter__(self) -> Self:
         if self.state != HELD:
@@ -434,13 +441,21 @@ class Call(Slot):
 
     def release(self) -> None:
         """End the call; see `Slot.release`."""
+        self.finish(UNKNOWN)
+
+    def finish(self, raised: object) -> None:
+        """End the call, if it has not ended.
+
+        Args:
+            raised: the type of what its body has raised; None: nothing; UNKNOWN: nobody says.
+        """
         if self.state == HELD:
             self.state = OVER
             dispatcher = self.dispatcher
             if self.waited_until >= dispatcher.bound_at:  # else it began on a loop that is gone
                 dispatcher.ended += 1
                 if dispatcher.follows_ends:
-                    dispatcher.finished(self)
+                    dispatcher.finished(self, raised)
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Report push-back on this call; see `Slot.throttled`."""

@@ -123,6 +123,10 @@ class Units:
                 raise ValueError(f"{of} names {unit!r}, {self._remedy(unit)}") from None
         return tuple(costs)
 
+    def named(self, costs: Sequence[float]) -> dict[str, float]:
+        """Return costs by unit, as far as they are stated."""
+        return {name: cost for name, cost in zip(self.names, costs, strict=False) if cost == cost}  # noqa: PLR0124 - NaN is not itself
+
     def settled(self, cost: Cost, before: Sequence[float]) -> tuple[float, ...]:
         """Return true costs by place: those that `cost` states, and the others as before.
 

@@ -81,7 +81,13 @@ class WaitQueue(asyncio.Queue[W]):
 
     def empty_copy(self) -> Self:
         """Return an empty one of the same kind."""
-        return type(self)(self.on_first, order=self.order, ranked=self._everybody is not None)
+        new = type(self)(self.on_first, order=self.order, ranked=self._everybody is not None)
+        new.go_on_from(self._count, self._early_count)
+        return new
+
+    def go_on_from(self, number: int, early_number: int) -> None:
+        """Give out later numbers only, so that none comes twice in the life of a queue."""
+        self._count, self._early_count = number, early_number
 
     # What asyncio.Queue asks of those derived from it.
 

@@ -33,9 +33,14 @@ class Recorder:
         """Keep it."""
         self.events.append(event)
 
+    @property
+    def later(self):
+        """What happened after calls joined: a shared quota has every call wait for it."""
+        return [event for event in self.events if event.kind != "joined"]
+
     def kinds(self):
-        """Return what happened, in order."""
-        return [event.kind for event in self.events]
+        """Return what happened after calls joined, in order."""
+        return [event.kind for event in self.later]
 
 
 class Raising:
@@ -56,12 +61,14 @@ async def test_call_is_reported_start_and_end(limiter):
     for cost in (1, 2):
         async with queue.slot(key="k", priority=3, cost=cost):
             await asyncio.sleep(0.01)
-    first, _, second, _ = recorder.events
-    assert first == Event("released", "ec2", "k", 3, 1, 0.0, 0.0)
-    assert (second.kind, second.cost) == ("released", 2)
+    first, _, second, last = recorder.later
+    assert first == Event("released", "ec2", "k", 3, 1, 0.0, 0.0, ("k",), first.call)
+    assert (second.kind, second.cost, second.costs) == ("released", 2, {"calls": 2})
     assert (second.at, second.waited) == limiter.exactly((0.2, 0.19))
     assert recorder.kinds() == ["released", "finished"] * 2
-    assert recorder.events[3].at == limiter.exactly(0.21)
+    assert (last.at, last.duration) == limiter.exactly((0.21, 0.01))
+    assert (last.outcome, last.call) == ("ok", second.call)
+    assert second.call > first.call
 
 
 async def test_every_way_out_is_reported(limiter):
@@ -88,7 +95,7 @@ async def test_every_way_out_is_reported(limiter):
         await last
     with pytest.raises(QueueClosed):
         await limiter.take(queue, key="closed")
-    assert [(event.kind, event.key) for event in recorder.events] == [
+    assert [(event.kind, event.key) for event in recorder.later] == [
         ("released", None),
         ("refused", "full"),
         ("throttled", None),
@@ -98,7 +105,7 @@ async def test_every_way_out_is_reported(limiter):
         ("refused", "last"),
         ("refused", "closed"),
     ]
-    waited = {event.key: event.waited for event in recorder.events}
+    waited = {event.key: event.waited for event in recorder.later}
     assert (waited["withdrawn"], waited["late"]) == limiter.exactly((0.05, 0.15))
 
 
@@ -111,7 +118,8 @@ async def test_released_comes_before_the_body(limiter):
 
     class Listener:
         def on_event(self, event):
-            log.append((event.kind, event.key))
+            if event.kind != "joined":
+                log.append((event.kind, event.key))
 
     queue = limiter.queue("10/s", observers=[Listener()])
 
@@ -158,8 +166,8 @@ async def test_raising_observer_costs_no_slot(limiter):
     await asyncio.wait(tasks)
     assert starts == limiter.exactly([0, 0.1, 0.2, 0.3])
     assert queue.running == 0
-    assert len(recorder.events) == 9
-    assert len(reported) == 9
+    assert len(recorder.later) == 9
+    assert len(reported) == len(recorder.events)
     assert all(isinstance(context["exception"], ZeroDivisionError) for context in reported)
     assert "Raising" in reported[0]["message"]
 
@@ -253,7 +261,7 @@ async def test_events_carry_all_keys(limiter):
         async with queue.slot(keys=keys):
             pass
     queue.throttled(key="a")
-    seen = [(event.kind, event.key, event.keys) for event in recorder.events]
+    seen = [(event.kind, event.key, event.keys) for event in recorder.later]
     assert seen[::2] == [
         ("released", "a", ("a", "b")),
         ("released", None, (None,)),

@@ -493,6 +493,8 @@ class SharedLimiter:
                     self._transport.check_key(key_of(lane))
             except (ValueError, TypeError) as error:
                 self._host.fail(call, "refused", error)
+        for key, limits in changed.items():
+            self._host.emit("limits_changed", key=key, limits=limits, origin="others")
 
     # Figures, and the end.
 

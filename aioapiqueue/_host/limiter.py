@@ -474,6 +474,8 @@ class HostLimiter:
 
     def others_set(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Adopt limits that others have set."""
+        # What this queue has set comes back, too.
+        news = {key: own for key, own in changes.items() if self.limits_of(key) != own}
         for key, limits in changes.items():
             self._host.others_set(key, limits)
         self._go_by(changes)
@@ -483,6 +485,11 @@ class HostLimiter:
                 self._limits.check(call.keys, call.costs, now)
             except ValueError as error:
                 self._host.fail(call, "refused", error)
+        self._emit(news)
+
+    def _emit(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
+        for key, limits in changes.items():
+            self._host.emit("limits_changed", key=key, limits=limits, origin="others")
 
     def others_learnt(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Adopt limits that others have learnt, beside those that this queue has given."""
@@ -490,6 +497,7 @@ class HostLimiter:
             before = [one for one in self.limits_of(key) or () if not _is_learnt(one)]
             self._host.others_set(key, (*before, *limits))
             self._go_by({key: (*before, *limits)})
+        self._emit(changes)
 
     def others_limit(self, names: Iterable[Hashable]) -> None:
         """Tell calls apart that come under different limits of others."""

@@ -101,10 +101,17 @@ class Call:
         if self.outer is not None:
             self.outer.release()
 
-    def release(self) -> None:
-        """End the present attempt."""
+    def release(self, *, failed: bool | None = None) -> None:
+        """End the present attempt.
+
+        Args:
+            failed: whether it was answered with an error; default: nobody knows.
+        """
         if self.slot is not None:
-            self.slot.release()
+            if failed is None:
+                self.slot.release()
+            else:
+                self.slot.__exit__(Exception if failed else None, None, None)
         self.slot = None
         self.unread = None
 
@@ -322,9 +329,11 @@ class Pacer(ABC):
         call = current.get()
         if call is not None:
             self._judge(call, response_dict, parsed_response or {})
+            failed = None
             if response_dict is not None:
                 self._settle(call, response_dict, parsed_response)
-            call.release()
+                failed = response_dict["status_code"] >= 400  # noqa: PLR2004 - HTTP's
+            call.release(failed=failed)
 
     def _settle(self, call: Call, response: Mapping[str, Any], parsed: object) -> None:
         """Settle a call by its answer, now or by the last events of a stream."""

@@ -250,9 +250,9 @@ class HttpPacer:
                 if not goes_again:
                     return response, slot
                 yield partial(wire.discard, response)
-            except BaseException:
+            except BaseException as error:
                 # Cancelled in the body, as a rule: nobody will see the answer.
-                slot.release()
+                slot.__exit__(type(error), error, None)
                 yield partial(wire.discard, response)
                 raise
             resends -= 1
@@ -268,7 +268,7 @@ class HttpPacer:
                 # The server has counted nothing. It was an attempt all the same: those are paced.
                 nothing = dict.fromkeys(cost.keys() - {CALLS}, 0)
                 wire.apply(slot, lambda slot: slot.settle(nothing))
-            slot.release()
+            slot.__exit__(type(error), error, None)
             raise
         return response
 
@@ -431,7 +431,7 @@ class HttpPacer:
         except Exception as error:  # noqa: BLE001 - the user's: it costs no answer
             report_error(f"settle={self._settle!r} failed on {response!r}", error)
         finally:
-            slot.release()
+            slot.__exit__(None, None, None)
 
 
 def _refuse_wrong_functions(**values: object) -> None:

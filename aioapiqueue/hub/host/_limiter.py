@@ -162,8 +162,15 @@ class QuotaDispatcher(Dispatcher):
         self._quota = quota
         super().__init__(*arguments, **options)
 
-    def count(self, kind: EventKind, call: Call | None = None, *, key: Hashable = None) -> None:
+    def count(
+        self,
+        kind: EventKind,
+        call: Call | None = None,
+        *,
+        key: Hashable = None,
+        **details: Any,  # noqa: ANN401 - as of `Host`
+    ) -> None:
         """Count an event."""
-        super().count(kind, call, key=key)
+        super().count(kind, call, key=key, **details)
         if kind == "backed_off":
             self._quota.backed_off(call, key)

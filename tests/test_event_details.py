@@ -1,0 +1,430 @@
+"""Events that can be joined up: each has its call, and what else belongs to its kind."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from contextlib import suppress
+
+import pytest
+
+from aioapiqueue import (
+    ApiQueue,
+    Concurrency,
+    Event,
+    QueueClosed,
+    QueueFull,
+    Rate,
+    SlotTimeout,
+    rate_limited,
+)
+from aioapiqueue.integrations.redis import SharedSchedule
+from aioapiqueue.testing import VirtualLoop
+from aioapiqueue.threads import blocking
+from tests.helpers.servers import fresh_name
+from tests.helpers.virtual_client import VirtualClient
+from tests.helpers.virtual_hub import VirtualHub
+
+ENDS = {"finished", "cancelled", "timed_out", "refused"}
+
+
+class Recorder:
+    """An observer that keeps what it is given."""
+
+    def __init__(self):
+        self.events = []
+
+    def on_event(self, event):
+        """Keep it."""
+        self.events.append(event)
+
+    def of(self, kind):
+        """Return the events of a kind."""
+        return [event for event in self.events if event.kind == kind]
+
+    def only(self, kind):
+        """Return the only event of a kind."""
+        (event,) = self.of(kind)
+        return event
+
+
+@pytest.fixture
+def recorder():
+    """Record a queue's events."""
+    return Recorder()
+
+
+async def test_events_of_a_call_have_its_number(limiter, recorder):
+    """By arrival; of a waiter, from when it joins, and with all of its keys."""
+    queue = limiter.queue("10/s", observers=[recorder])
+
+    async def use(key):
+        async with queue.slot(keys=(key, "all")):
+            await asyncio.sleep(0.01)
+
+    await asyncio.gather(*map(use, "abc"))
+    numbers = {event.key: event.call for event in recorder.of("released")}
+    assert numbers["a"] < numbers["b"] < numbers["c"]
+    for event in recorder.events:
+        assert event.call == numbers[event.key]
+        assert event.keys == (event.key, "all")
+    joined = {event.key: event for event in recorder.of("joined")}
+    assert {"b", "c"} <= set(joined)  # on a shared quota, "a" as well
+    assert (joined["c"].at, joined["c"].waited) == (limiter.exactly(0), 0)
+    by_call = [event.kind for event in recorder.events if event.key == "c"]
+    assert by_call == ["joined", "released", "finished"]
+
+
+async def test_call_that_waits_again_keeps_its_number(limiter, recorder):
+    """It is the same call to whoever joins events up, in its old place."""
+    queue = limiter.queue("10/s", observers=[recorder])
+    first = await queue.enqueue(key="a")
+    other = queue.enqueue(key="b")
+    await limiter.settled()
+    again = first.again()
+    await limiter.settled()
+    (await again).release()
+    (await other).release()
+    await limiter.settled()
+    numbers = {event.call for event in recorder.events if event.key == "a"}
+    assert len(numbers) == 1
+    assert [event.kind for event in recorder.events if event.key == "a"][-3:] == [
+        "joined",
+        "released",
+        "finished",
+    ]
+    assert [event.key for event in recorder.of("released")] == ["a", "a", "b"]
+
+
+def test_numbers_never_come_twice():
+    """Not on another loop either: what an observer has kept of the first stays apart."""
+    recorder = Recorder()
+    queue = ApiQueue("10/s", observers=[recorder])
+
+    async def main():
+        for _ in range(3):
+            async with queue.slot():
+                pass
+
+    for _ in range(2):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(main())
+    numbers = [event.call for event in recorder.of("released")]
+    assert len(set(numbers)) == 6
+    assert numbers == sorted(numbers)
+
+
+class BodyError(Exception):
+    """What a body raises."""
+
+
+async def _ok(queue):
+    async with queue.slot():
+        await asyncio.sleep(0.5)
+
+
+async def _error(queue):
+    async with queue.slot():
+        await asyncio.sleep(0.5)
+        raise BodyError
+
+
+async def _cancelled(queue):
+    async with asyncio.timeout(0.5), queue.slot():
+        await asyncio.sleep(9)
+
+
+async def _by_hand(queue):
+    slot = await queue.enqueue()
+    await asyncio.sleep(0.5)
+    slot.release()
+
+
+async def _entered(queue):
+    with await queue.enqueue():
+        await asyncio.sleep(0.5)
+        raise BodyError
+
+
+async def _decorated(queue):
+    @rate_limited(queue)
+    async def call():
+        await asyncio.sleep(0.5)
+        raise BodyError
+
+    await call()
+
+
+async def _mapped(queue):
+    async def call(_):
+        await asyncio.sleep(0.5)
+
+    async for _ in queue.map(call, [1]):
+        pass
+
+
+@pytest.mark.parametrize("concurrency", [None, 3], ids=["", "tracked"])
+@pytest.mark.parametrize(
+    ("use", "outcome"),
+    [
+        (_ok, "ok"),
+        (_error, "error"),
+        (_cancelled, "cancelled"),
+        (_by_hand, "unknown"),
+        (_entered, "error"),
+        (_decorated, "error"),
+        (_mapped, "ok"),
+    ],
+)
+async def test_end_has_duration_and_outcome(limiter, recorder, use, outcome, concurrency):
+    """How long the body ran, and how it ended, whatever the slot was made by."""
+    queue = limiter.queue("10/s", concurrency=concurrency, observers=[recorder])
+    with suppress(BodyError, TimeoutError):
+        await use(queue)
+    finished = recorder.only("finished")
+    assert (finished.outcome, finished.duration) == (outcome, limiter.exactly(0.5))
+    assert all(event.outcome is event.duration is None for event in recorder.of("released"))
+
+
+async def test_closed_coroutine_is_cancelled(recorder):
+    """A body that is closed, as at the end of a generator, did not fail."""
+    queue = ApiQueue("10/s", observers=[recorder])
+
+    async def body():
+        async with queue.slot():
+            await asyncio.get_running_loop().create_future()
+
+    coroutine = body()
+    coroutine.send(None)
+    coroutine.close()
+    assert recorder.only("finished").outcome == "cancelled"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("error", "outcome"), [(None, "ok"), (BodyError, "error")])
+def test_outcome_of_a_threads_body(recorder, error, outcome):
+    """A thread's `with` block, too; `release()` says nothing of it."""
+    queue = ApiQueue("1000/s", observers=[recorder])
+    threads = blocking(queue)
+    try:
+        with threads.slot():
+            if error is not None:
+                raise error
+    except BodyError:
+        pass
+    slot = threads.slot()
+    slot.__enter__()
+    slot.release()
+    with threads.slot():
+        pass
+    assert [event.outcome for event in recorder.of("finished")][:2] == [outcome, "unknown"]
+
+
+async def test_push_back_has_its_retry_after(limiter, recorder):
+    """As it was given, if it was; and the key that it names."""
+    queue = limiter.queue(lanes={"a": "10/s", "b": "10/s"}, observers=[recorder])
+    slot = await limiter.take(queue, keys=("a", "b"))
+    slot.throttled(2.5)
+    slot.throttled(key="b")
+    queue.throttled(7, key="b")
+    await limiter.settled()
+    first, second, third = recorder.of("throttled")
+    assert (first.retry_after, first.key, first.call) == (2.5, "a", recorder.only("released").call)
+    assert (second.retry_after, second.key, second.keys) == (None, "b", ("a", "b"))
+    assert second.call == first.call
+    assert (third.retry_after, third.key, third.call) == (7, "b", None)
+    slot.release()
+
+
+async def test_settled_costs_are_told(limiter, recorder):
+    """True costs by unit, with those that stay as they were."""
+    queue = limiter.queue("100/s burst 9", "1000 tokens/s burst 1000", observers=[recorder])
+    async with queue.slot(cost={"tokens": 300}) as slot:
+        slot.settle({"tokens": 120})
+    assert recorder.only("released").costs == {"calls": 1, "tokens": 300}
+    settled = recorder.only("settled")
+    assert (settled.costs, settled.call) == (
+        {"calls": 1, "tokens": 120},
+        recorder.only("released").call,
+    )
+    assert recorder.only("finished").costs == {"calls": 1, "tokens": 120}
+
+
+async def test_unstated_units_are_no_costs(recorder):
+    """What a call says nothing of is in no mapping."""
+    queue = ApiQueue(lanes={"a": "1000 tokens/s burst 1000"}, observers=[recorder])
+    async with queue.slot(cost={"calls": 2}):
+        pass
+    async with queue.slot():
+        pass
+    assert [event.costs for event in recorder.of("released")] == [{"calls": 2}, {"calls": 1}]
+    with pytest.raises(TypeError):
+        recorder.events[-1].costs["calls"] = 5
+
+
+async def test_what_the_server_says_is_told(limiter, recorder):
+    """In the answer to a call, or by itself."""
+    queue = limiter.queue("100/s", lanes={"a": "50/s"}, observers=[recorder])
+    async with queue.slot(key="a") as slot:
+        slot.sync(40, reset=30, limit=100)
+    queue.sync(7, key="a")
+    await limiter.settled()
+    first, second = recorder.of("synced")
+    assert (first.remaining, first.unit, first.reset, first.limit) == (40, "calls", 30, 100)
+    assert (first.call, first.key) == (recorder.only("released").call, "a")
+    assert (second.remaining, second.reset, second.limit, second.call) == (7, None, None, None)
+    assert second.key == "a"
+
+
+async def test_changed_limits_are_told(limiter, recorder):
+    """Those of the queue, and of a key: which, and who changed them."""
+    queue = limiter.queue("100/s", observers=[recorder])
+    queue.set_rate("20/s", "500 in any 1h")
+    queue.set_rate("5/s", key="a")
+    await limiter.settled()
+    first, second = (one for one in recorder.of("limits_changed") if one.origin == "user")
+    assert [str(limit) for limit in first.limits] == ["20/s", "500 in any 1h"]
+    assert (first.key, second.key, second.limits) == (None, "a", (Rate(5),))
+
+
+async def test_learnt_limits_are_told(recorder):
+    """What an answer states is a change by itself."""
+    queue = ApiQueue(lanes={"*": ()}, observers=[recorder])
+    dispatcher = queue._dispatcher  # noqa: SLF001 - as the HTTP clients use it
+    dispatcher.learn(["requests"])
+    async with queue.slot(key="m", cost={"requests": 1}) as slot:
+        dispatcher.adopt(slot, [Rate(60, 60, 60, "requests")])
+    changed = recorder.only("limits_changed")
+    assert (changed.origin, changed.key, changed.limits[0].calls) == ("learnt", "m", 60)
+
+
+def on_one_host(_):
+    """Return what makes queues of one quota, which a hub keeps."""
+    hub = VirtualHub()
+    return lambda *limits, **options: ApiQueue(*limits, schedule=hub.schedule("crm"), **options)
+
+
+def on_one_server(server):
+    """Return what makes queues of one quota on a server."""
+    name = fresh_name()
+    return lambda *limits, **options: ApiQueue(
+        *limits, schedule=SharedSchedule(VirtualClient(server), name), **options
+    )
+
+
+@pytest.mark.parametrize("shared", [on_one_host, on_one_server])
+async def test_limits_of_others_are_told(valkey, recorder, shared):
+    """What another client of the quota sets, once it is in force here; not what this one sets."""
+    new = shared(valkey)
+    heard = []
+
+    class Looks(Recorder):
+        def on_event(self, event):
+            super().on_event(event)
+            if event.kind == "limits_changed":
+                heard.append((event.origin, one.limits))
+
+    recorder = Looks()
+    one, other = new("100/s", observers=[recorder]), new("100/s")
+    for limits in (["20/s"], ["30/s", "5/s"]):
+        for queue in (one, other):
+            (await queue.enqueue()).release()
+        queue = other if len(limits) == 1 else one
+        queue.set_rate(*limits)
+        for queue in (other, one):
+            (await queue.enqueue()).release()
+    assert heard == [("others", (Rate(20),)), ("user", (Rate(30), Rate(5)))]
+    assert recorder.of("limits_changed")[0].limits == (Rate(20),)
+
+
+async def test_holds_and_pauses_are_told(limiter, recorder):
+    """How long, of what; a pause that ends by itself has no event of that."""
+    queue = limiter.queue("100/s", lanes={"a": "10/s"}, observers=[recorder])
+    queue.hold(3, key="a")
+    queue.hold(2)
+    queue.pause(60)
+    queue.pause()
+    queue.resume()
+    await limiter.settled()
+    assert [(event.key, event.seconds) for event in recorder.of("held")] == [("a", 3), (None, 2)]
+    assert [event.seconds for event in recorder.of("paused")] == [60, None]
+    assert recorder.only("resumed").seconds is None
+
+
+async def test_refused_calls_have_numbers(limiter, recorder):
+    """One that never waited has one, too, and a later one than those before it."""
+    queue = limiter.queue("1/s", maxsize=1, observers=[recorder])
+    slot = await limiter.take(queue, key="first")
+    waiting = queue.enqueue(key="waits")
+    await limiter.settled()
+    with pytest.raises(QueueFull):
+        queue.enqueue(key="full")
+    with pytest.raises(QueueFull):
+        queue.enqueue(key="full too")
+    slot.release()
+    await queue.aclose(drain=False)
+    with pytest.raises(QueueClosed):
+        await waiting
+    numbers = {event.key: event.call for event in recorder.events}
+    assert numbers["first"] < numbers["waits"] < numbers["full"] < numbers["full too"]
+    assert [event.key for event in recorder.of("refused")] == ["full", "full too", "waits"]
+
+
+def test_events_are_immutable():
+    """An observer cannot change what the next one is given; the type is public."""
+    event = Event("released", None, None, 0, 1, 0.0, 0.0)
+    with pytest.raises(AttributeError):
+        event.kind = "finished"
+    assert event.keys == (None,)
+    assert event._replace(kind="finished").kind == "finished"
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_every_call_ends_once(limiter, recorder, seed):
+    """Whatever happens: one end for each call, after its start, and a start for each that ran."""
+    chance = random.Random(seed)
+    queue = limiter.queue(
+        "50/s burst 3",
+        Concurrency(4),
+        lanes={"a": "20/s"},
+        maxsize=12,
+        observers=[recorder],
+    )
+    tasks = []
+
+    async def use():
+        key = chance.choice([None, "a", "b"])
+        timeout = chance.choice([None, None, 0.05, 0.3])
+        with suppress(BodyError, QueueFull, QueueClosed, SlotTimeout):
+            async with queue.slot(key=key, timeout=timeout, priority=chance.choice([0, 1])) as slot:
+                await asyncio.sleep(chance.choice([0, 0.01, 0.1]))
+                if chance.random() < 0.1:
+                    slot.throttled(0.05)
+                if chance.random() < 0.2:
+                    raise BodyError
+
+    for _ in range(limiter.fewer(120)):
+        tasks.append(asyncio.create_task(use()))
+        await asyncio.sleep(chance.choice([0, 0, 0.01, 0.05]))
+        if chance.random() < 0.25:
+            chance.choice(tasks).cancel()
+    await asyncio.sleep(0.2)
+    await queue.aclose(drain=chance.random() < 0.5)
+    await asyncio.wait(tasks)
+    calls = {}
+    for event in recorder.events:
+        if event.call is not None:
+            calls.setdefault(event.call, []).append(event.kind)
+    for kinds in calls.values():
+        steps = [kind for kind in kinds if kind in ENDS | {"joined", "released"}]
+        assert sum(kind in ENDS for kind in steps) == 1, kinds
+        assert steps[-1] in ENDS
+        assert steps[:-1] in (["joined", "released"], ["released"], ["joined"], []), kinds
+        assert ("released" in steps) >= ("finished" in steps)
+    stats = queue.stats
+    released = sum("released" in kinds for kinds in calls.values())
+    refunded = sum("released" in kinds and "cancelled" in kinds for kinds in calls.values())
+    assert released - refunded == stats.released
+    assert sum("refused" in kinds for kinds in calls.values()) == stats.refused
+    assert sum("cancelled" in kinds for kinds in calls.values()) == stats.cancelled
+    assert sum("timed_out" in kinds for kinds in calls.values()) == stats.timed_out
