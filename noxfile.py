@@ -107,7 +107,7 @@ def bench(session: nox.Session) -> None:
     """Measure overhead, lanes and push-back, and accuracy (in real time, takes minutes)."""
     set_up(session, "bench", editable=False)
     missed = []
-    for name in ("overhead", "lanes", "host", "adaptive", "accuracy"):
+    for name in ("overhead", "observers", "lanes", "host", "adaptive", "accuracy"):
         try:
             session.run("python", f"benchmarks/{name}.py")
         except CommandFailed:  # a missed target is no reason not to measure the others

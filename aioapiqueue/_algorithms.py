@@ -123,6 +123,13 @@ class LimitState:
         """Return when the last unit of `cost` may start if all of it queues up now."""
         return max(now, self.held)
 
+    def room(self, now: float) -> float:  # noqa: ARG002 - as of a hold
+        """Return how much could start now, as far as it goes; it changes nothing.
+
+        Any thread may ask: what it is told was true a moment ago.
+        """
+        return math.inf
+
     def idle_at(self) -> float:
         """Return the instant from which this is in the same state as a new one."""
         return self.held
@@ -313,6 +320,11 @@ class TokenBucket(LimitState):
         tat = max(self.tat, self.floor(now, taken))
         return tat + (taken + costs[self.unit] - self.burst) * self.interval <= by + _ROUNDING
 
+    def room(self, now: float) -> float:
+        if self.held > now:
+            return 0
+        return min(self.burst, max(0, self.burst - (self.tat - now) / self.interval))
+
     def refund(self, now: float, at: float, costs: Sequence[float]) -> None:
         if self.overs and self.overs[-1][0] == at == self.last:
             before = self.overs[-1][1]
@@ -429,6 +441,13 @@ class SlidingWindow(LimitState):
         if not log:
             self.total = 0  # drops what error fractions of cost have added up to
 
+    def room(self, now: float) -> float:
+        if self.held > now:
+            return 0
+        # A copy, in one step of the interpreter: calls start meanwhile in another thread.
+        used = sum(spent for started, spent in list(self.log) if self.ends(started) > now)
+        return max(0, self.calls - used)
+
     def frees(self, excess: float) -> float:
         """Return when `excess` of what is in the log has left it."""
         due = -math.inf
@@ -534,6 +553,12 @@ class CalendarWindow(LimitState):
         if self.end <= now:  # a moment that is lost in a float
             self.end = math.nextafter(now, math.inf)
 
+    def room(self, now: float) -> float:
+        if self.held > now:
+            return 0
+        is_over = self.to_wall(now) >= self.end_wall
+        return max(0, self.calendar.calls - (0 if is_over else self.used))
+
     def next_at(self, now: float, costs: Sequence[float]) -> float:
         self.advance(now)
         fits = self.used + costs[self.unit] <= self.calendar.calls * (1 + _ROUNDING)
@@ -609,6 +634,9 @@ class Permits(LimitState):
     def in_use(self) -> int:
         """Return how many bodies hold one."""
         return self.used
+
+    def room(self, now: float) -> float:
+        return 0 if self.held > now else max(0, self.most - self.in_use())
 
     def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - one each
         return self.held if self.in_use() < self.most else math.inf

@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from aioapiqueue._events import ONE_CALL_COST, Event, EventKind, Outcome, report_error
+from aioapiqueue._audience import Audience
+from aioapiqueue._events import report_error
 from aioapiqueue._figures import LaneFigures
 from aioapiqueue._lanes import find_patterns, fits
 from aioapiqueue._limiter import FastAcquire
 from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._nesting import Nesting, tracking
 from aioapiqueue._rate import Concurrency, LearntRate, unit_of
-from aioapiqueue._slot import GRANTED, HELD, LEFT, UNKNOWN, WAITING, Call, Reservation
+from aioapiqueue._slot import GRANTED, HELD, LEFT, WAITING, Call, Reservation
 from aioapiqueue._units import ONE_CALL, CostTotals, Units
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, SupportsIndex
 
     from aioapiqueue._answers import Answers, Fate
-    from aioapiqueue._events import Observer
+    from aioapiqueue._events import EventKind, Observer
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._limiter import Limiter, LimiterFactory
     from aioapiqueue._rate import Limit, Rate
@@ -63,7 +64,6 @@ cancels every task, is over by then."""
 _MANY_LANES = 10_000
 """Keys and patterns with limits of their own. Beyond that, no more limits are learnt: only what the
 server says remains is obeyed."""
-_CANCELLED = (asyncio.CancelledError, GeneratorExit)
 _ROUNDING = 1e-9
 """Seconds by which the end of a time-out and the instant of a slot may differ and be the same one:
 the third interval of 0.1 s is not over by 0.3, as floats count."""
@@ -84,7 +84,6 @@ class Dispatcher:
         catch_up: seconds by which late calls may be made up for.
         adaptive: how to slow down on push-back.
         factory: makes the limiter, where the limits are not this queue's alone.
-        observers: get every event.
     """
 
     def __init__(
@@ -100,7 +99,6 @@ class Dispatcher:
         catch_up: float,
         adaptive: AdaptivePolicy | None,
         factory: LimiterFactory | None,
-        observers: Sequence[Observer],
     ) -> None:
         # CPython 3.11 shares the keys of up to 29 attributes among instances; with one more, every
         # look-up costs more (7 % of an uncontended slot, measured).
@@ -116,13 +114,14 @@ class Dispatcher:
         for one in (limits, *lanes.values()):
             self._declare(one)
         self._maxsize = maxsize
-        self._observers = tuple(observers)
+        self._audience: Audience | None = None
+        """Who is informed of what happens, if anybody is."""
         self._lanes = LaneFigures(lanes) if lanes else None
         """Figures by lane."""
         self.nesting = Nesting(self, limits, lanes, concurrency)
         self._answers: Answers | None = None
         """Which calls the server has yet to answer, once it matters."""
-        self._reports = bool(observers or lanes)
+        self._reports = bool(lanes)
         """Whether somebody is to know of every call that starts."""
         self._loop_runs: Callable[[], bool] = bool
         self._thread = 0
@@ -131,8 +130,9 @@ class Dispatcher:
         self._alarm: asyncio.Future[None] | None = None
         self._timer: asyncio.Handle | None = None
         self._timeouts: dict[Call, asyncio.TimerHandle] = {}
-        self._counts: dict[EventKind, int] = dict.fromkeys(
+        self._counts: dict[str, int] = dict.fromkeys(
             (
+                "refunded",
                 "cancelled",
                 "timed_out",
                 "refused",
@@ -159,6 +159,18 @@ class Dispatcher:
         self.follows_ends = False
         self._fast_one, self._fast_costly = FastAcquire()
         self._forget_callers(clock_changed=False)
+
+    def observe(self, observers: Sequence[Observer]) -> None:
+        """Inform these of what happens from now on."""
+        self._audience = Audience(
+            observers,
+            name=self.name,
+            units=self.units,
+            number_of=self._number_of,
+            report=self.report,
+        )
+        self._reports = True
+        self._find_fast_acquire()
 
     @property
     def running(self) -> int:
@@ -203,7 +215,10 @@ class Dispatcher:
         return Stats(
             waiting=self.waiters.live,
             running=self.running,
-            lanes=LaneTable() if self._lanes is None else self._lanes.table(self.units),
+            lanes=LaneTable()
+            if self._lanes is None
+            else self._lanes.table(self.units, self.limiter.remaining),
+            remaining=self.limiter.remaining(None),
             lanes_in_memory=limiter.lanes,
             released=self.started,
             costs=self._costs.by_unit(self.units, self.started),
@@ -217,6 +232,10 @@ class Dispatcher:
             longest_wait=self._longest_wait,
             **self._counts,
         )
+
+    def lane_names(self) -> Collection[Hashable]:
+        """Return the keys and patterns that there are figures of."""
+        return () if self._lanes is None else self._lanes.names()
 
     def idle(self) -> bool:
         """Return whether this is as good as new: nobody waits, no body runs, no limit owes a wait.
@@ -299,7 +318,7 @@ class Dispatcher:
         if arrival is not None and self.waiters.move_up(call, arrival):
             self.limiter.joined(call)
             self.wake()
-        if self._observers:
+        if self._audience is not None:
             self.emit("joined", call)
 
     def enqueue(self, call: Call, arrival: int | None = None) -> Reservation:
@@ -444,8 +463,8 @@ class Dispatcher:
             self._lanes.started(call, waited)
             if self.nesting.of_lanes:
                 self.nesting.started(call)
-        if self._observers:
-            self.emit("released", call)
+        if self._audience is not None:
+            self._audience.started(call, waited, self._clock())
 
     # Ways out.
 
@@ -457,9 +476,8 @@ class Dispatcher:
             self.limiter.released(call)
         if self.nesting.of_lanes:
             self.nesting.ended(call)
-        if self._observers:
-            duration = self._clock() - call.waited_until
-            self.emit("finished", call, duration=duration, outcome=_outcome_of(raised))
+        if self._audience is not None:
+            self._audience.ended(call, raised, self._clock())
 
     def refund(self, call: Call) -> None:
         """Take back a slot that its caller, cancelled meanwhile, has not taken up."""
@@ -475,6 +493,7 @@ class Dispatcher:
             self.nesting.ended(call)
         if self._answers is not None:
             self._answers.refunded(call, call.keys)
+        self._counts["refunded"] += 1
         self.limiter.refund(call)
         self.count("cancelled", call)
 
@@ -564,7 +583,7 @@ class Dispatcher:
         self._emit_limits(key, limits, "user")
 
     def _emit_limits(self, key: Hashable, limits: Sequence[Limit], origin: str) -> None:
-        if self._observers:
+        if self._audience is not None:
             self.emit("limits_changed", key=key, limits=tuple(limits), origin=origin)
 
     def _of_those_that_learnt(
@@ -635,7 +654,7 @@ class Dispatcher:
         if self._answers is not None:
             self._answers.settled(call, call.keys, costs)
         call.costs = costs
-        if self._observers:
+        if self._audience is not None:
             self.emit("settled", call)
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
@@ -652,21 +671,21 @@ class Dispatcher:
             self.refuse_pattern(key)
         self.bind()
         self.limiter.hold(key, seconds)
-        if self._observers:
+        if self._audience is not None:
             self.emit("held", call, key=key, seconds=seconds)
 
     def pause(self, seconds: float | None) -> None:
         """Start nothing for so long (None: until `resume`)."""
         self.bind()
         self.limiter.pause(seconds)
-        if self._observers:
+        if self._audience is not None:
             self.emit("paused", seconds=seconds)
 
     def resume(self) -> None:
         """End a pause."""
         self.bind()
         self.limiter.resume()
-        if self._observers:
+        if self._audience is not None:
             self.emit("resumed")
 
     # What the other side says of its quotas.
@@ -719,7 +738,7 @@ class Dispatcher:
         )
         self.limiter.sync(call, key, count)
         self._find_fast_acquire()
-        if self._observers:
+        if self._audience is not None:
             self.emit(
                 "synced", call, key=key, remaining=remaining, unit=unit, reset=reset, limit=limit
             )
@@ -856,37 +875,8 @@ class Dispatcher:
         """
         if self._lanes is not None:
             self._lanes.count(kind, call, key)
-        if not self._observers:
-            return
-        at = self._clock()
-        if call is None:
-            event = Event(kind, self.name, key, 0, 0, at, 0.0, (key,), **details)
-        else:
-            costs, keys = call.costs, call.keys
-            event = Event(
-                kind,
-                self.name,
-                keys[0] if key is None else key,
-                call.priority,
-                costs[0],
-                at,
-                call.waited,
-                keys,
-                self._number_of(call),
-                ONE_CALL_COST if costs is ONE_CALL else self.units.named(costs),
-                **details,
-            )
-        for observer in self._observers:
-            try:
-                observer.on_event(event)
-            except (KeyboardInterrupt, SystemExit) as error:
-                # It ends the loop, from its next pass: here it would cost a slot.
-                loop = _running_loop()
-                if loop is None:  # outside of a loop there is no slot to lose
-                    raise
-                loop.call_soon(_raise, error)
-            except BaseException as error:  # noqa: BLE001 - an observer never costs a slot
-                self.report(f"{observer!r} failed on {event!r}", error)
+        if self._audience is not None:
+            self._audience.emit(kind, call, key, self._clock(), **details)
 
     def report(self, message: str, error: BaseException) -> None:
         """Report an error that is nobody's: to the loop's exception handler."""
@@ -972,7 +962,7 @@ class Dispatcher:
     def _find_fast_acquire(self) -> None:
         steps = FastAcquire() if self.closed else self.limiter.fast_acquire(self._costs)
         self._fast_one, self._fast_costly = steps
-        observed = bool(self._observers) or self.nesting.of_lanes or self._answers is not None
+        observed = self._audience is not None or self.nesting.of_lanes or self._answers is not None
         self.follows_ends = self.limiter.counts_permits or observed
 
     def abandon_loop(self) -> tuple[object, ...]:
@@ -998,25 +988,12 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _outcome_of(raised: object) -> Outcome:
-    """Return how a body has ended, by the type of what it has raised."""
-    if raised is None:
-        return "ok"
-    if raised is UNKNOWN or not isinstance(raised, type):
-        return "unknown"
-    return "cancelled" if issubclass(raised, _CANCELLED) else "error"
-
-
 def _described(limit: Limit) -> str:
     return f"{limit} (learnt)" if _is_learnt(limit) else str(limit)
 
 
 def _is_learnt(limit: Limit) -> bool:
     return isinstance(limit, LearntRate)
-
-
-def _raise(error: BaseException) -> None:
-    raise error
 
 
 def clock_of(loop: asyncio.AbstractEventLoop) -> Callable[[], float]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._rate import Limit
 
-__all__ = ["ONE_CALL_COST", "Event", "EventKind", "Observer", "Outcome", "report_error"]
+__all__ = ["ONE_CALL_COST", "Event", "EventKind", "Observer", "Outcome", "Recorder", "report_error"]
 
 EventKind = Literal[
     "joined",
@@ -121,7 +121,12 @@ class Event(NamedTuple):
 
 @runtime_checkable
 class Observer(Protocol):
-    """An object that gets every event of a queue: `ApiQueue(..., observers=[...])`."""
+    """An object that gets the events of a queue: `ApiQueue(..., observers=[...])`.
+
+    It may have two attributes besides. `event_kinds`: the kinds of events that it wants; default:
+    all of them. Events that nobody wants are not made. `for_queue`: a method that is called with
+    each queue that it observes, before that is used, and returns an observer for it.
+    """
 
     def on_event(self, event: Event, /) -> None:
         """Process one event, on the loop and at once: return quickly, do not block.
@@ -129,6 +134,22 @@ class Observer(Protocol):
         An exception raised here goes to the loop's exception handler, and costs no slot;
         `KeyboardInterrupt` and `SystemExit` end the loop in its next pass.
         """
+
+
+@runtime_checkable
+class Recorder(Protocol):
+    """An observer that counts every call, and needs no event for it.
+
+    What holds for `Observer.on_event` holds for both methods.
+    """
+
+    def on_start(self, keys: tuple[Hashable, ...], waited: float, /) -> None:
+        """Count a call with these keys that starts after so many seconds."""
+
+    def on_end(
+        self, keys: tuple[Hashable, ...], waited: float, duration: float, outcome: Outcome, /
+    ) -> None:
+        """Count the end of its body, in the context of whoever ends it."""
 
 
 def report_error(message: str, error: BaseException) -> None:

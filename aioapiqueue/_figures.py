@@ -21,7 +21,7 @@ from aioapiqueue._slot import GRANTED
 from aioapiqueue._units import ONE_CALL, CostTotals
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 
     from aioapiqueue._events import EventKind
     from aioapiqueue._slot import Call
@@ -34,13 +34,23 @@ __all__ = ["LaneFigures"]
 class _Figures:
     """Those of one entry; the names are those of `LaneStats`."""
 
-    __slots__ = ("costs", "counts", "longest_wait", "released", "since", "waited", "waiting")
+    __slots__ = (
+        "costs",
+        "counts",
+        "longest_wait",
+        "refunded",
+        "released",
+        "since",
+        "waited",
+        "waiting",
+    )
 
     def __init__(self, since: float) -> None:
         self.since = since
         """Calls that started then or earlier are not counted here."""
         self.waiting = 0
         self.released = 0
+        self.refunded = 0
         self.waited = 0.0
         self.longest_wait = 0.0
         self.costs = CostTotals()
@@ -222,6 +232,7 @@ class LaneFigures:
         """Count a call that was released, and not used, as if it had not been."""
         for figures in self._of_started(call):
             figures.released -= 1
+            figures.refunded += 1
             figures.waited -= call.waited
             if call.costs is not ONE_CALL:
                 figures.costs.subtract(call.costs)
@@ -231,8 +242,15 @@ class LaneFigures:
         for figures in self._of_started(call):
             figures.costs.replace(call.costs, costs)
 
-    def table(self, units: Units) -> LaneTable:
-        """Return the figures of this moment."""
+    def table(
+        self, units: Units, remaining: Callable[[Hashable], Mapping[str, float]]
+    ) -> LaneTable:
+        """Return the figures of this moment.
+
+        Args:
+            units: in which costs are.
+            remaining: returns how much could start now of a key, by unit.
+        """
         from aioapiqueue._stats import LaneStats, LaneTable  # noqa: PLC0415 - late: see there
 
         return LaneTable(
@@ -240,9 +258,11 @@ class LaneFigures:
                 name: LaneStats(
                     waiting=one.waiting,
                     released=one.released,
+                    refunded=one.refunded,
                     waited=one.waited,
                     longest_wait=one.longest_wait,
                     costs=one.costs.by_unit(units, one.released),
+                    remaining={} if name in self._patterns else remaining(name),
                     **one.counts,
                 )
                 for name, one in self._by_name.items()

@@ -290,6 +290,13 @@ class Limiter(Protocol):
             TypeError: a key that the limiter cannot handle.
         """
 
+    def remaining(self, key: Hashable) -> Mapping[str, float]:
+        """Return how much could start now, by unit, as far as the limits of a key's lane go.
+
+        Of the key None: the queue's own. Empty where that is kept elsewhere, or there is no limit.
+        Any thread may ask.
+        """
+
     def reset(self, *, clock_changed: bool) -> None:
         """Start on another loop: nobody waits or runs; with another clock, nothing is known."""
 

@@ -26,7 +26,7 @@ from aioapiqueue._lanes import (
     those_concerned,
 )
 from aioapiqueue._limiter import FastAcquire, LimiterStats, PushbackRounds
-from aioapiqueue._rate import Concurrency
+from aioapiqueue._rate import PERMITS, Concurrency, largest_of, unit_of
 from aioapiqueue._scheduler import BUDGET, Scheduler
 from aioapiqueue._slot import Call, DetailedCall
 from aioapiqueue._together import charge_full_pair, consume_if_due, try_consume
@@ -888,6 +888,24 @@ class LocalLimiter:
                 (state.most for state in self._own if isinstance(state, Permits)), default=math.inf
             ),
         )
+
+    def remaining(self, key: Hashable) -> dict[str, float]:
+        """Return how much could start now, by unit; of permits: "permits"."""
+        now, names = self._host.now(), self._host.units.names
+        lane = None if key is None else self._lanes.by_key.get(key)
+        states = self._own if key is None else () if lane is None else lane.states
+        found: dict[str, float] = {}
+        if key is not None and lane is None:  # nobody uses it now
+            for limit in self._lanes.limits.get(key, ()):
+                found[unit_of(limit) or PERMITS] = min(
+                    largest_of(limit), found.get(unit_of(limit) or PERMITS, math.inf)
+                )
+        for state in states:
+            unit = PERMITS if isinstance(state, Permits) else names[state.unit]
+            room = 0 if self._held_until > now and key is None else state.room(now)
+            if room < math.inf:
+                found[unit] = min(room, found.get(unit, math.inf))
+        return found
 
     async def aclose(self) -> None:
         """Do nothing: nothing is running."""

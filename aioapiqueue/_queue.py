@@ -142,7 +142,7 @@ class ApiQueue:
             all, but for holds.
         schedule: a `SharedSchedule` (of `aioapiqueue.integrations.redis`), by which many queues
             keep these limits together; default: this queue keeps them for itself.
-        observers: get every event.
+        observers: get every event, or what else they ask for: see `Observer`.
 
     Raises:
         TypeError: a bare number as a limit; the message shows its readings.
@@ -176,9 +176,6 @@ class ApiQueue:
             raise TypeError(f"adaptive takes an Adaptive(...), not {adaptive!r}")
         if schedule is not None and not hasattr(schedule, "make_limiter"):
             raise TypeError(f"schedule takes a SharedSchedule(...), not {schedule!r}")
-        for observer in observers:
-            if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):
-                raise TypeError(f"observers takes objects with a method on_event, not {observer!r}")
         self._dispatcher = Dispatcher(
             as_limits(limits),
             name=name,
@@ -190,8 +187,9 @@ class ApiQueue:
             catch_up=catch_up,
             adaptive=adaptive,
             factory=schedule,
-            observers=observers,
         )
+        if observers:
+            self._dispatcher.observe([_observer_for(self, observer) for observer in observers])
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
         self._costs_of = self._dispatcher.units.costs_of
         self._entered_on: asyncio.AbstractEventLoop | None = None
@@ -770,6 +768,16 @@ class ApiQueue:
     def stats(self) -> Stats:
         """The queue's figures, as things stand."""
         return self._dispatcher.stats()
+
+
+def _observer_for(queue: ApiQueue, observer: Observer) -> Observer:
+    """Return what is to observe a queue, which has been made with this observer."""
+    for_queue = None if isinstance(observer, type) else getattr(observer, "for_queue", None)
+    if callable(for_queue):
+        observer = for_queue(queue)
+    if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):
+        raise TypeError(f"observers takes objects with a method on_event, not {observer!r}")
+    return observer
 
 
 def _lanes_of(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequence[Limit]]:

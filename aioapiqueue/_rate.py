@@ -326,6 +326,19 @@ def unit_of(limit: Limit) -> str | None:
     return None if isinstance(limit, Concurrency) else limit.unit
 
 
+def largest_of(limit: Limit) -> float:
+    """Return how much a limit lets through at once, of which nothing has been used."""
+    match limit:
+        case Rate():
+            return limit.burst
+        case Concurrency():
+            return limit.number
+        case _:
+            return limit.calls
+
+
+PERMITS = "permits"
+"""What a `Concurrency` counts, in figures; no unit of costs is called so there."""
 _LENGTHS = {"hour": 3600.0, "day": 86_400.0, "month": 31 * 86_400.0}
 
 

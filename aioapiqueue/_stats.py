@@ -27,24 +27,30 @@ class LaneStats:
         released: slots given out, less those refunded because of a cancellation.
         waited: seconds that released callers waited, added up.
         longest_wait: the longest of them, in seconds.
-        cancelled: waiters who were cancelled.
+        refunded: slots refunded because of a cancellation: with `released`, all that were given
+            out.
+        cancelled: waiters who were cancelled, and those whose slot was refunded.
         timed_out: waiters whose `timeout` passed.
         refused: callers turned away because the queue was full or closed.
         throttled: times that the other side pushed back on this lane.
         backed_off: times that adaptive lowered its rate for that.
         costs: what the calls that started have cost, by unit.
+        remaining: how much could start now as far as its own limits go, by unit ("permits": bodies
+            at once); empty of a pattern, and of a quota that is kept elsewhere.
     """
 
     waiting: int = 0
     released: int = 0
     waited: float = 0.0
     longest_wait: float = 0.0
+    refunded: int = 0
     cancelled: int = 0
     timed_out: int = 0
     refused: int = 0
     throttled: int = 0
     backed_off: int = 0
     costs: Mapping[str, float] = field(default_factory=dict, hash=False)
+    remaining: Mapping[str, float] = field(default_factory=dict, hash=False, compare=False)
 
 
 class LaneTable(dict["Hashable", LaneStats]):
@@ -69,7 +75,9 @@ class Stats:
             together. A call counts once in each of them that it comes under.
         lanes_in_memory: keys whose own limits are kept in memory now.
         released: slots given out, less those refunded because of a cancellation.
-        cancelled: waiters who were cancelled.
+        refunded: slots refunded because of a cancellation: with `released`, all that were given
+            out.
+        cancelled: waiters who were cancelled, and those whose slot was refunded.
         timed_out: waiters whose `timeout` passed.
         refused: callers turned away because the queue was full or closed.
         throttled: times that the other side pushed back.
@@ -82,6 +90,8 @@ class Stats:
         waited: seconds that released callers waited, added up.
         longest_wait: the longest of them, in seconds.
         costs: what the calls that started have cost, by unit: `stats.costs["tokens"]`.
+        remaining: how much could start now as far as the queue's own limits go, by unit
+            ("permits": bodies at once); empty where there is none, or it is kept elsewhere.
         unaccounted: calls that said nothing of a unit which a learnt limit counts, and so were not
             charged to it.
         learnt: limits that the other side has stated, by key; None: the queue's own. All others
@@ -96,6 +106,7 @@ class Stats:
     lanes: Mapping[Hashable, LaneStats] = field(default_factory=LaneTable, hash=False)
     lanes_in_memory: int = 0
     released: int = 0
+    refunded: int = 0
     cancelled: int = 0
     timed_out: int = 0
     refused: int = 0
@@ -107,6 +118,7 @@ class Stats:
     waited: float = 0.0
     longest_wait: float = 0.0
     costs: Mapping[str, float] = field(default_factory=dict, hash=False)
+    remaining: Mapping[str, float] = field(default_factory=dict, hash=False, compare=False)
     unaccounted: int = 0
     learnt: Mapping[Hashable, tuple[Limit, ...]] = field(default_factory=dict, hash=False)
     asks: int = 0

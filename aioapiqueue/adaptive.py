@@ -293,6 +293,10 @@ class AdaptiveRate(TokenBucket):
         super().__init__(Rate(1), catch_up=catch_up, unit=unit)
         self._forget()
 
+    def room(self, now: float) -> float:  # noqa: ARG002 - whenever
+        """Return no bound: it is a pace, and `allowed` says which."""
+        return math.inf
+
     def _forget(self) -> None:
         """Be as new, but for what is due."""
         for curve in (self.pace, self.permit_curve):
@@ -439,6 +443,10 @@ class FollowingRate(TokenBucket):
 
     consume_one_if_due = LimitState.consume_one_if_due
     try_consume_one = LimitState.try_consume_one
+
+    def room(self, now: float) -> float:  # noqa: ARG002 - as of the one that it follows
+        """Return no bound."""
+        return math.inf
 
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
         if at > self.since:

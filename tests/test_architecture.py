@@ -25,7 +25,16 @@ CORE = (  # each may import those before it; so with POLICY
         "_slot",
     ),
     *("_callables", "_limiter", "_wait_lists", "_scheduler"),
-    *("_local_limiter", "_figures", "_nesting", "_dispatcher", "_map", "_view", "_queue"),
+    *(
+        "_local_limiter",
+        "_figures",
+        "_nesting",
+        "_audience",
+        "_dispatcher",
+        "_map",
+        "_view",
+        "_queue",
+    ),
     "_decorator",
 )
 POLICY = (

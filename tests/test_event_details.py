@@ -428,3 +428,151 @@ async def test_every_call_ends_once(limiter, recorder, seed):
     assert sum("refused" in kinds for kinds in calls.values()) == stats.refused
     assert sum("cancelled" in kinds for kinds in calls.values()) == stats.cancelled
     assert sum("timed_out" in kinds for kinds in calls.values()) == stats.timed_out
+
+
+async def test_observer_names_the_kinds_it_wants(limiter, recorder):
+    """Others are not made for it; another observer of the queue still has them."""
+
+    class Picky(Recorder):
+        event_kinds = ("released", "throttled")
+
+    picky = Picky()
+    queue = limiter.queue("100/s", observers=[picky, recorder])
+    async with queue.slot() as slot:
+        slot.throttled()
+    await limiter.settled()
+    assert [event.kind for event in picky.events] == ["released", "throttled"]
+    assert recorder.only("finished").outcome == "ok"
+
+
+async def test_observer_of_each_queue(limiter):
+    """`for_queue` is called with each queue, and what it returns observes that."""
+
+    class PerQueue:
+        def __init__(self):
+            self.made = {}
+
+        def for_queue(self, queue):
+            return self.made.setdefault(queue.name, Recorder())
+
+    metrics = PerQueue()
+    queues = [limiter.queue("100/s", name=name, observers=[metrics]) for name in "ab"]
+    (await queues[1].enqueue()).release()
+    assert len(metrics.made["b"].of("finished")) == 1
+    assert metrics.made["a"].events == []
+
+
+def test_for_queue_has_to_return_an_observer():
+    """Nothing that is not one is called for each slot."""
+
+    class Wrong:
+        def for_queue(self, queue):
+            return queue
+
+    with pytest.raises(TypeError, match="on_event"):
+        ApiQueue("1/s", observers=[Wrong()])
+
+
+class Counting(Recorder):
+    """Counts calls without events."""
+
+    event_kinds = ()
+
+    def __init__(self):
+        super().__init__()
+        self.starts, self.ends = [], []
+
+    def on_start(self, keys, waited):
+        """Note a start."""
+        self.starts.append((keys, waited))
+
+    def on_end(self, keys, waited, duration, outcome):
+        """Note an end."""
+        self.ends.append((keys, waited, duration, outcome))
+
+
+async def test_recorder_counts_without_events(limiter):
+    """It is called at each start and end, with two figures; no event is made for it."""
+    counting = Counting()
+    queue = limiter.queue("10/s", observers=[counting])
+    for _ in range(2):
+        async with queue.slot(key="k"):
+            await asyncio.sleep(0.05)
+    assert counting.starts == [(("k",), 0), (("k",), limiter.exactly(0.05))]
+    assert [end[2:] for end in counting.ends] == [(limiter.exactly(0.05), "ok")] * 2
+    assert counting.events == []
+
+
+class Failing(Counting):
+    """Fails at whatever it is called for."""
+
+    def on_start(self, *_):
+        """Fail."""
+        raise ZeroDivisionError
+
+    on_end = on_start
+
+
+def test_failing_recorder_costs_no_slot():
+    """What it raises is reported, each time."""
+    reported, done = [], []
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(lambda _, one: reported.append(one))
+        queue = ApiQueue("10/s", concurrency=1, observers=[Failing()])
+        for _ in range(3):
+            async with queue.slot():
+                done.append(queue.running)
+        done.append(queue.running)
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+    assert done == [1, 1, 1, 0]
+    assert [type(one["exception"]) for one in reported] == [ZeroDivisionError] * 6
+
+
+@pytest.mark.parametrize(
+    ("limits", "before", "after"),
+    [
+        (["10/s burst 5"], {"calls": 5}, {"calls": 2}),
+        (["10/s"], {"calls": 1}, {"calls": 0}),
+        (["9 in any 1h"], {"calls": 9}, {"calls": 6}),
+        (["9 in each day"], {"calls": 9}, {"calls": 6}),
+        (["4 at once"], {"permits": 4}, {"permits": 1}),
+        (
+            ["100/s burst 9", "1000 tokens/min burst 1000"],
+            {"calls": 9, "tokens": 1000},
+            {"calls": 6, "tokens": 700},
+        ),
+        ([], {}, {}),
+    ],
+    ids=str,
+)
+async def test_remaining_is_what_could_start(limits, before, after):
+    """Of the queue and of a lane, by unit; nothing while it is held or paused."""
+    for queue, key, figures in (
+        (ApiQueue(*limits), None, lambda queue: queue.stats),
+        (ApiQueue(lanes={"k": limits}), "k", lambda queue: queue.stats.lanes["k"]),
+    ):
+        assert figures(queue).remaining == before
+        cost = {"tokens": 100} if "tokens" in before else 1
+        slots = []
+        for number in range(3):
+            slot = queue.enqueue(key=key, cost=cost)
+            if number < sum(before.values()) or not before:
+                slots.append(slot)
+        await asyncio.sleep(0)
+        assert figures(queue).remaining == pytest.approx(after)
+        queue.hold(5, key=key)
+        assert set(figures(queue).remaining.values()) <= {0}
+        for slot in slots:
+            slot.cancel()
+
+
+async def test_pause_leaves_nothing_remaining():
+    """A queue that is paused starts nothing, whatever its limits have left."""
+    queue = ApiQueue("10/s burst 5")
+    queue.pause(60)
+    assert queue.stats.remaining == {"calls": 0}
+    queue.resume()
+    assert queue.stats.remaining == {"calls": 5}

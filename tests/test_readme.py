@@ -21,6 +21,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 import aioapiqueue
 from aioapiqueue.testing import VirtualLoop
@@ -30,7 +31,10 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 PAGES = (
     README,
-    *(DOCS / f"{name}.md" for name in ("several", "recipes", "adapters", "http", "llm", "host")),
+    *(
+        DOCS / f"{name}.md"
+        for name in ("several", "recipes", "adapters", "http", "llm", "host", "observing")
+    ),
     *sorted((DOCS / "migrate").glob("*.md")),
 )
 BLOCK = re.compile(
@@ -64,6 +68,15 @@ def virtual_run(monkeypatch):
             return runner.run(main)
 
     monkeypatch.setattr(asyncio, "run", run)
+
+
+@pytest.fixture(autouse=True)
+def own_registry():
+    """Take what an example registers for Prometheus out of the process's registry again."""
+    before = set(REGISTRY._collector_to_names)  # noqa: SLF001 - it has no public list
+    yield
+    for collector in set(REGISTRY._collector_to_names) - before:  # noqa: SLF001 - as above
+        REGISTRY.unregister(collector)
 
 
 def test_the_readme_has_examples():

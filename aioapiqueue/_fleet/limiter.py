@@ -502,6 +502,10 @@ class SharedLimiter:
         """Return False: what others have used is known to the authority only."""
         return False
 
+    def remaining(self, key: Hashable) -> dict[str, float]:  # noqa: ARG002 - whichever
+        """Return nothing: what others have used is known elsewhere only."""
+        return {}
+
     def snapshot(self) -> LimiterStats:
         """Return the figures of this moment."""
         session = self._session

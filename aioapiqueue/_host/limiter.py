@@ -527,6 +527,10 @@ class HostLimiter:
         """Return False: what others have used is known to the hub only."""
         return False
 
+    def remaining(self, key: Hashable) -> dict[str, float]:  # noqa: ARG002 - whichever
+        """Return nothing: what others have used is known elsewhere only."""
+        return {}
+
     def snapshot(self) -> LimiterStats:
         """Return the figures of this moment."""
         return LimiterStats(

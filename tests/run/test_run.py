@@ -141,9 +141,8 @@ def test_dry_run_compares_with_what_aws_publishes(run, aws, python, tmp_path):
     told = json.loads(figures.read_text())
     assert "no limit is given, so it is 50% of what AWS publishes" in ended.words
     assert "would have been held back by: ec2.Describe* 10/s burst 50 (" in ended.words
-    assert re.search(
-        r"more than AWS publishes: ec2 DescribeSnapshots( in eu-west-1)? \(\S+ (on|in) ", ended.words
-    )
+    over = r"more than AWS publishes: ec2 DescribeSnapshots( in eu-west-1)? \(\S+ (on|in) "
+    assert re.search(over, ended.words)
     assert told["if_paced"]["held"][0]["name"] == "ec2.Describe*"
     assert {"service": "ec2", "lane": "DescribeSnapshots", "limit": "20/s burst 100"} in (
         told["if_paced"]["published"]

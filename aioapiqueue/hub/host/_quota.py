@@ -100,7 +100,6 @@ class Quota:
             catch_up=self._own_catch_up(first.catch_up),
             adaptive=yielding(first.adaptive),
             factory=LimiterFactory(self, own, lanes),
-            observers=(),
         )
         self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `LimiterFactory` makes it
 

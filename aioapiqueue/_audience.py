@@ -1,0 +1,146 @@
+"""Who is informed of what happens in a queue: its observers, and its recorders.
+
+An observer is given an `Event` of all that happens, or of the kinds that it names. To make one, and
+pass it on, takes longer than a slot. What counts every call and needs no more of it than two
+figures is a `Recorder`: it is called at each start and each end, and no event is made for it. A
+queue with neither has no `Audience`, and pays nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, get_args
+
+from aioapiqueue._events import ONE_CALL_COST, Event, EventKind, Observer, Outcome, Recorder
+from aioapiqueue._slot import UNKNOWN
+from aioapiqueue._units import ONE_CALL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from aioapiqueue._slot import Call
+    from aioapiqueue._units import Units
+
+__all__ = ["Audience"]
+
+_CANCELLED = (asyncio.CancelledError, GeneratorExit)
+_KINDS: tuple[EventKind, ...] = get_args(EventKind)
+
+
+class Audience:
+    """The observers and recorders of one queue.
+
+    Args:
+        observers: of the queue; those that are recorders are called for each call besides.
+        name: of the queue.
+        units: what costs are counted in.
+        number_of: returns the number of a call by arrival.
+        report: called with what one of them raises.
+    """
+
+    __slots__ = ("_name", "_number_of", "_observers", "_recorders", "_report", "_units")
+
+    def __init__(
+        self,
+        observers: Sequence[Observer | Recorder],
+        *,
+        name: str | None,
+        units: Units,
+        number_of: Callable[[Call], int],
+        report: Callable[[str, BaseException], None],
+    ) -> None:
+        self._name = name
+        self._units = units
+        self._number_of = number_of
+        self._report = report
+        self._recorders = tuple(one for one in observers if isinstance(one, Recorder))
+        self._observers: dict[EventKind, tuple[Observer, ...]] = {}
+        """Those of each kind of event that somebody wants."""
+        for kind in _KINDS:
+            those = tuple(
+                one
+                for one in observers
+                if isinstance(one, Observer) and kind in getattr(one, "event_kinds", _KINDS)
+            )
+            if those:
+                self._observers[kind] = those
+
+    def started(self, call: Call, waited: float, now: float) -> None:
+        """Inform them of a call that has started."""
+        for recorder in self._recorders:
+            try:
+                recorder.on_start(call.keys, waited)
+            except BaseException as error:  # noqa: BLE001 - a recorder never costs a slot
+                self._failed(recorder, "a start", error)
+        if "released" in self._observers:
+            self.emit("released", call, None, now)
+
+    def ended(self, call: Call, raised: object, now: float) -> None:
+        """Inform them of a body that has ended; see `Call.finish`."""
+        duration, outcome = now - call.waited_until, _outcome_of(raised)
+        for recorder in self._recorders:
+            try:
+                recorder.on_end(call.keys, call.waited, duration, outcome)
+            except BaseException as error:  # noqa: BLE001 - as above
+                self._failed(recorder, "an end", error)
+        if "finished" in self._observers:
+            self.emit("finished", call, None, now, duration=duration, outcome=outcome)
+
+    def emit(
+        self,
+        kind: EventKind,
+        call: Call | None,
+        key: Hashable,
+        now: float,
+        **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
+    ) -> None:
+        """Inform the observers of an event, of a call or of a key."""
+        observers = self._observers.get(kind)
+        if observers is None:
+            return
+        if call is None:
+            event = Event(kind, self._name, key, 0, 0, now, 0.0, (key,), **details)
+        else:
+            costs, keys = call.costs, call.keys
+            event = Event(
+                kind,
+                self._name,
+                keys[0] if key is None else key,
+                call.priority,
+                costs[0],
+                now,
+                call.waited,
+                keys,
+                self._number_of(call),
+                ONE_CALL_COST if costs is ONE_CALL else self._units.named(costs),
+                **details,
+            )
+        for observer in observers:
+            try:
+                observer.on_event(event)
+            except BaseException as error:  # noqa: BLE001 - an observer never costs a slot
+                self._failed(observer, repr(event), error)
+
+    def _failed(self, one: object, what: str, error: BaseException) -> None:
+        if not isinstance(error, KeyboardInterrupt | SystemExit):
+            self._report(f"{one!r} failed on {what}", error)
+            return
+        # It ends the loop, from its next pass: here it would cost a slot.
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # outside of a loop there is no slot to lose
+            raise error from None
+        loop.call_soon(_raise, error)
+
+
+def _outcome_of(raised: object) -> Outcome:
+    """Return how a body has ended, by the type of what it has raised."""
+    if raised is None:
+        return "ok"
+    if raised is UNKNOWN or not isinstance(raised, type):
+        return "unknown"
+    return "cancelled" if issubclass(raised, _CANCELLED) else "error"
+
+
+def _raise(error: BaseException) -> None:
+    raise error

@@ -1,0 +1,102 @@
+"""Events of queues as log records, which need nothing but the standard library.
+
+>>> from aioapiqueue.integrations.logging import LoggingObserver
+>>> queue = ApiQueue("10/s", name="crm", observers=[LoggingObserver()])
+
+A healthy run logs nothing above DEBUG. What an operator should know is logged: push-back, what was
+turned away, a quota whose server is lost, changed limits. Of what comes again and again, a line
+each second at most, with how many there were.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, get_args
+
+from aioapiqueue._events import EventKind
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from aioapiqueue import Event
+
+__all__ = ["LoggingObserver"]
+
+_LEVELS: dict[EventKind, int] = {
+    "throttled": logging.WARNING,
+    "backed_off": logging.WARNING,
+    "refused_by_server": logging.WARNING,
+    "malformed": logging.WARNING,
+    "timed_out": logging.WARNING,
+    "refused": logging.WARNING,
+    "disconnected": logging.ERROR,
+    "reconnected": logging.INFO,
+    "limits_changed": logging.INFO,
+    "paused": logging.INFO,
+    "resumed": logging.INFO,
+    "held": logging.INFO,
+}
+"""All others are DEBUG: they happen to every call."""
+_EVERY = 1.0  # seconds between two records of one kind and key
+_MANY = 1_000  # kinds and keys that are told apart
+
+
+class LoggingObserver:
+    """Logs the events of all queues that it observes.
+
+    Each record has the event as a mapping besides, `record.aioapiqueue`, for formatters that write
+    JSON: its fields that say something.
+
+    Args:
+        logger: default: `logging.getLogger("aioapiqueue")`.
+        calls: also log what happens to every call, as DEBUG; default False.
+    """
+
+    def __init__(self, logger: logging.Logger | None = None, *, calls: bool = False) -> None:
+        self._logger = logging.getLogger("aioapiqueue") if logger is None else logger
+        self.event_kinds: tuple[EventKind, ...] = get_args(EventKind) if calls else tuple(_LEVELS)
+        """The kinds of events that are logged."""
+        self._last: dict[tuple[str | None, EventKind, Hashable], tuple[float, int]] = {}
+        """When what was logged last, and how many there were since."""
+
+    def on_event(self, event: Event, /) -> None:
+        """Log an event, or count it where one like it was logged a moment ago."""
+        level = _LEVELS.get(event.kind, logging.DEBUG)
+        if not self._logger.isEnabledFor(level):
+            return
+        skipped = 0
+        if level >= logging.WARNING:
+            place = event.queue, event.kind, event.key
+            at, skipped = self._last.get(place, (float("-inf"), 0))
+            if at <= event.at < at + _EVERY:
+                self._last[place] = at, skipped + 1
+                return
+            if len(self._last) >= _MANY:
+                self._last.clear()
+            self._last[place] = event.at, 0
+        fields = {
+            name: value
+            for name, value in event._asdict().items()
+            if value is not None and value != () and (name != "keys" or value != (None,))
+        }
+        more = f" (and {skipped:,} more since the last line)" if skipped else ""
+        self._logger.log(level, "%s%s", _in_words(event), more, extra={"aioapiqueue": fields})
+
+
+def _in_words(event: Event) -> str:
+    """Return an event as a line for people."""
+    text = f"queue {event.queue or '(no name)'}: {event.kind.replace('_', ' ')}"
+    if event.key is not None:
+        text += f" {event.key}"
+    details = {
+        "retry after": event.retry_after,
+        "for": event.seconds,
+        "waited": event.waited or None,
+        "ran": event.duration,
+    }
+    times = [f"{name} {value:.3g} s" for name, value in details.items() if value is not None]
+    if event.kind == "synced":
+        times.append(f"{event.remaining:g} {event.unit} remain")
+    if event.limits:
+        times.append(", ".join(map(str, event.limits)))
+    return f"{text} ({'; '.join(times)})" if times else text

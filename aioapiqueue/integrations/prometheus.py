@@ -1,0 +1,176 @@
+"""Metrics of queues for Prometheus: needs `prometheus-client`, the extra `prometheus`.
+
+>>> from aioapiqueue.integrations.prometheus import PrometheusObserver
+>>> metrics = PrometheusObserver()                       # one for all queues of a process
+>>> queue = ApiQueue("10/s", name="crm", observers=[metrics])
+
+Scrapes call `queue.stats` in the thread of the exporter; nothing is done for that while slots are
+taken. For each slot, two histograms are counted here: `prometheus_client`'s own take a lock, and a
+microsecond or two, for each figure.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from prometheus_client import REGISTRY
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from aioapiqueue.integrations._metrics import (
+    BOUNDARIES,
+    METRICS,
+    SLOT_DURATION,
+    TIME_IN_QUEUE,
+    LaneNames,
+    Metric,
+    Watched,
+    forget_some,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator
+
+    from prometheus_client.metrics_core import Metric as Family
+    from prometheus_client.registry import CollectorRegistry
+
+    from aioapiqueue import ApiQueue, Event
+    from aioapiqueue._events import Outcome
+
+__all__ = ["PrometheusObserver"]
+
+
+class _Bins:
+    """How many times there were in each bucket, and their sum."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDARIES) + 1)
+        self.sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(BOUNDARIES, seconds)] += 1
+        self.sum += seconds
+
+
+class PrometheusObserver(Collector):
+    """Has the figures of all queues that it observes scraped.
+
+    Pass it to any number of queues; those of one name are added up. A queue that nobody uses any
+    more is forgotten. Labels are `queue` and, where a metric has them, `lane` (only names in
+    `lanes=` and `set_rate`, so that there are few), `result`, `unit` and `outcome`.
+
+    Args:
+        registry: where it is registered; default: prometheus_client's own. None: nowhere.
+
+    Raises:
+        ValueError: another one is registered there.
+    """
+
+    def __init__(self, registry: CollectorRegistry | None = REGISTRY) -> None:
+        self._watched = Watched()
+        self._bins: dict[tuple[Metric, str, tuple[str, ...]], _Bins] = {}
+        """By metric, queue's name, and the values of its attributes."""
+        if registry is not None:
+            try:
+                registry.register(self)
+            except ValueError:
+                raise ValueError(
+                    "its metrics are registered there already: use one PrometheusObserver for all "
+                    "queues, or give another one registry=CollectorRegistry()"
+                ) from None
+
+    def for_queue(self, queue: ApiQueue) -> _Recorder:
+        """Return the observer of one queue."""
+        self._watched.add(queue)
+        return _Recorder(self, queue)
+
+    def bins(self, metric: Metric, queue: str, attributes: tuple[str, ...]) -> _Bins:
+        """Return where the times of these attributes are counted."""
+        return self._bins.setdefault((metric, queue, attributes), _Bins())
+
+    def describe(self) -> Iterator[Family]:
+        """Yield what there may be, so that nothing is read when this is registered."""
+        for metric in METRICS:
+            yield _family(metric)
+
+    def collect(self) -> Iterator[Family]:
+        """Yield the figures as they stand."""
+        families = {metric: _family(metric) for metric in METRICS}
+        for name, (metric, value, attributes) in self._watched.read():
+            families[metric].add_metric([name, *attributes], value)  # type: ignore[attr-defined]  # of all kinds
+        for (metric, name, attributes), bins in list(self._bins.items()):
+            counts, total, buckets = list(bins.counts), 0, []
+            for boundary, count in zip((*BOUNDARIES, float("inf")), counts, strict=True):
+                total += count
+                buckets.append(("+Inf" if boundary == float("inf") else f"{boundary}", total))
+            families[metric].add_metric([name, *attributes], buckets, bins.sum)  # type: ignore[attr-defined]  # as above
+        yield from families.values()
+
+
+def _family(metric: Metric) -> Family:
+    name = f"aioapiqueue_{metric.name.replace('.', '_')}"
+    labels = ["queue", *metric.attributes]
+    if metric.kind == "histogram":
+        return HistogramMetricFamily(f"{name}_seconds", metric.description, labels=labels)
+    if metric.kind == "counter":
+        return CounterMetricFamily(name, metric.description, labels=labels)
+    return GaugeMetricFamily(name, metric.description, labels=labels)
+
+
+class _Recorder:
+    """Counts the calls of one queue.
+
+    Args:
+        exporter: whose.
+        queue: which.
+    """
+
+    event_kinds = ("limits_changed",)
+
+    def __init__(self, exporter: PrometheusObserver, queue: ApiQueue) -> None:
+        self._exporter = exporter
+        self._queue = queue.name or ""
+        self._lanes = LaneNames(queue)
+        self._waits: dict[tuple[Hashable, ...], _Bins] = {}
+        self._ends: dict[tuple[Hashable, ...], dict[str, _Bins]] = {}
+
+    def on_event(self, _event: Event, /) -> None:
+        """Find lanes again: there may be others."""
+        self._waits.clear()
+        self._ends.clear()
+
+    def on_start(self, keys: tuple[Hashable, ...], waited: float, /) -> None:
+        """Count how long a call waited."""
+        bins = self._waits.get(keys)
+        if bins is None:
+            forget_some(self._waits)
+            attributes = (self._lanes.find(keys),)
+            bins = self._waits[keys] = self._exporter.bins(TIME_IN_QUEUE, self._queue, attributes)
+        bins.counts[bisect_left(BOUNDARIES, waited)] += 1
+        bins.sum += waited
+
+    def on_end(
+        self, keys: tuple[Hashable, ...], _waited: float, duration: float, outcome: Outcome, /
+    ) -> None:
+        """Count how long its body ran."""
+        try:
+            bins = self._ends[keys][outcome]
+        except KeyError:
+            bins = self._find_end(keys, outcome)
+        bins.counts[bisect_left(BOUNDARIES, duration)] += 1
+        bins.sum += duration
+
+    def _find_end(self, keys: tuple[Hashable, ...], outcome: str) -> _Bins:
+        forget_some(self._ends)
+        attributes = self._lanes.find(keys), outcome
+        bins = self._exporter.bins(SLOT_DURATION, self._queue, attributes)
+        self._ends.setdefault(keys, {})[outcome] = bins
+        return bins
