@@ -123,9 +123,9 @@ class Event(NamedTuple):
 class Observer(Protocol):
     """An object that gets the events of a queue: `ApiQueue(..., observers=[...])`.
 
-    It may have two attributes besides. `event_kinds`: the kinds of events that it wants; default:
-    all of them. Events that nobody wants are not made. `for_queue`: a method that is called with
-    each queue that it observes, before that is used, and returns an observer for it.
+    It may have an attribute `event_kinds` besides: the kinds of events that it wants; default: all
+    of them. Events that nobody wants are not made. An object with a method `for_queue(queue)`
+    instead is called with each queue, before that is used, and returns an observer for it.
     """
 
     def on_event(self, event: Event, /) -> None:

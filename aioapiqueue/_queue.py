@@ -15,11 +15,14 @@ from typing import (
     Any,
     Literal,
     NoReturn,
+    Protocol,
     Self,
     SupportsIndex,
+    TypeAlias,
     TypeVar,
     cast,
     overload,
+    runtime_checkable,
 )
 
 from aioapiqueue._callables import CallOptions
@@ -50,7 +53,9 @@ if TYPE_CHECKING:
     from aioapiqueue._stats import Stats
     from aioapiqueue._units import Cost
 
-__all__ = ["ApiQueue", "dispatcher_of"]
+__all__ = ["ApiQueue", "ObserverFactory", "Observers", "dispatcher_of"]
+
+Observers: TypeAlias = "Sequence[Observer | ObserverFactory]"
 
 _ONCE = (
     '"async with queue:" is for its whole life, and closes it at the end; for each call, write '
@@ -75,6 +80,14 @@ Limits = (
     | list[Limit]
     | list[str | Limit]  # a list of one kind is no list of either, to a type checker
 )
+
+
+@runtime_checkable
+class ObserverFactory(Protocol):
+    """What `observers=` takes besides observers: one that makes an observer for each queue."""
+
+    def for_queue(self, queue: ApiQueue, /) -> Observer:
+        """Return the observer of a queue, which nobody uses yet."""
 
 
 class ApiQueue:
@@ -161,7 +174,7 @@ class ApiQueue:
         catch_up: float = 0.010,
         adaptive: AdaptivePolicy | None = None,
         schedule: LimiterFactory | None = None,
-        observers: Sequence[Observer] = (),
+        observers: Observers = (),
     ) -> None:
         if order not in ORDERS:
             words = " or ".join(f'"{word}"' for word in ORDERS)
@@ -770,11 +783,10 @@ class ApiQueue:
         return self._dispatcher.stats()
 
 
-def _observer_for(queue: ApiQueue, observer: Observer) -> Observer:
+def _observer_for(queue: ApiQueue, observer: Observer | ObserverFactory) -> Observer:
     """Return what is to observe a queue, which has been made with this observer."""
-    for_queue = None if isinstance(observer, type) else getattr(observer, "for_queue", None)
-    if callable(for_queue):
-        observer = for_queue(queue)
+    if isinstance(observer, ObserverFactory) and not isinstance(observer, type):
+        observer = observer.for_queue(queue)
     if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):
         raise TypeError(f"observers takes objects with a method on_event, not {observer!r}")
     return observer

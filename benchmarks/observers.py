@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from _contenders import Worker
 
-    from aioapiqueue import Event
+    from aioapiqueue import Event, Observer
+    from aioapiqueue._queue import ObserverFactory
 
 CALLS = 10_000
 NONE = "no observer"
@@ -56,9 +57,9 @@ def slots(report: Report, /, *, quick: bool) -> None:
         await worker(CALLS)
         return (time.perf_counter() - begun) / CALLS * 1e9
 
-    def queue(*observers: object) -> Callable[[], float]:
+    def queue(*observers: Observer | ObserverFactory) -> Callable[[], float]:
         def measure() -> float:
-            made = ApiQueue(Rate(1e9), name="bench", observers=observers)  # type: ignore[arg-type]  # of the exporters
+            made = ApiQueue(Rate(1e9), name="bench", observers=observers)
             return run(nanoseconds(contenders.ours(made)))
 
         return measure

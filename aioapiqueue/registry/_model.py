@@ -37,8 +37,8 @@ from aioapiqueue.registry._published import SCOPES, PublishedLimit, Scope
 from aioapiqueue.registry._report import Place, Report, quoted
 
 if TYPE_CHECKING:
-    from aioapiqueue._events import Observer
     from aioapiqueue._limiter import LimiterFactory
+    from aioapiqueue._queue import Observers
     from aioapiqueue._rate import Limit
 
 Limits: TypeAlias = "str | Limit | Sequence[str | Limit]"
@@ -176,7 +176,7 @@ class ServiceLimits:
     def queue(
         self,
         name: str | None,
-        observers: Sequence[Observer] = (),
+        observers: Observers = (),
         *,
         schedule: LimiterFactory | None = None,
     ) -> ApiQueue:

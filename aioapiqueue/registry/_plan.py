@@ -34,8 +34,8 @@ from aioapiqueue.registry._buckets import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aioapiqueue._events import Observer
     from aioapiqueue._limiter import LimiterFactory
+    from aioapiqueue._queue import Observers
     from aioapiqueue._rate import Limit
     from aioapiqueue._units import Cost
     from aioapiqueue.registry._model import ServiceLimits
@@ -121,7 +121,7 @@ class QueuePlan:
     def queue(
         self,
         name: str | None,
-        observers: Sequence[Observer] = (),
+        observers: Observers = (),
         *,
         schedule: LimiterFactory | None = None,
     ) -> ApiQueue:

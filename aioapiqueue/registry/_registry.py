@@ -22,9 +22,8 @@ from aioapiqueue.registry._tables import all_adaptive, entries, read_options, re
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aioapiqueue._events import Observer
     from aioapiqueue._limiter import LimiterFactory
-    from aioapiqueue._queue import ApiQueue
+    from aioapiqueue._queue import ApiQueue, Observers
     from aioapiqueue._units import Cost
     from aioapiqueue.registry._tables import InForce
 
@@ -97,7 +96,7 @@ class Registry:
         services: Mapping[str, Service],
         *,
         default: Service | None = None,
-        observers: Sequence[Observer] = (),
+        observers: Observers = (),
         schedules: Schedules | None = None,
     ) -> None:
         report = Report("Registry", in_code=True)
@@ -124,7 +123,7 @@ class Registry:
         preset: str | None = None,
         share: str | None = None,
         check: bool = True,
-        observers: Sequence[Observer] = (),
+        observers: Observers = (),
         schedules: Schedules | None = None,
     ) -> Self:
         """Read a limits.toml.
@@ -163,7 +162,7 @@ class Registry:
         preset: str | None = None,
         share: str | None = None,
         check: bool = True,
-        observers: Sequence[Observer] = (),
+        observers: Observers = (),
         schedules: Schedules | None = None,
     ) -> Self:
         """Read the text of a limits.toml.
@@ -200,7 +199,7 @@ class Registry:
         base: Registry | None = None,
         check: bool = True,
         adaptive: bool = False,
-        observers: Sequence[Observer] = (),
+        observers: Observers = (),
         schedules: Schedules | None = None,
     ) -> Self:
         """Read limits as `--limit` gives them; each replaces those of `base` for the same calls.

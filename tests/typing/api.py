@@ -44,6 +44,9 @@ from aioapiqueue import (
 from aioapiqueue.integrations import httpx as for_httpx
 from aioapiqueue.integrations import httpx2 as for_httpx2
 from aioapiqueue.integrations.aiohttp import RateLimitedMiddleware
+from aioapiqueue.integrations.logging import LoggingObserver
+from aioapiqueue.integrations.opentelemetry import OpenTelemetryObserver
+from aioapiqueue.integrations.prometheus import PrometheusObserver
 from aioapiqueue.integrations.redis import SharedSchedule
 from aioapiqueue.testing import VirtualLoop
 from aioapiqueue.threads import Blocking, BlockingSlot, blocking
@@ -57,6 +60,21 @@ class Recorder:
         assert_type(event.kind == "released", bool)
         assert_type(event.at, float)
         assert_type(event.queue, str | None)
+        assert_type(event.call, int | None)
+        assert_type(event.duration, float | None)
+        assert_type(event.limits, tuple[Limit, ...])
+        if event.outcome is not None:
+            assert_type(event.outcome == "ok", bool)
+        event.at = 3  # type: ignore[misc]
+
+
+class PerQueue:
+    """One that has an observer for each queue."""
+
+    def for_queue(self, queue: ApiQueue) -> Recorder:
+        """Make it."""
+        assert_type(queue.name, str | None)
+        return Recorder()
 
 
 observer: Observer = Recorder()
@@ -72,7 +90,14 @@ queue = ApiQueue(
     overflow="drop_oldest",
     catch_up=0,
     adaptive=Adaptive("1/s", 0.7, recovery=30, concurrency=1),
-    observers=[observer, Recorder()],
+    observers=[
+        observer,
+        Recorder(),
+        PerQueue(),
+        PrometheusObserver(),
+        OpenTelemetryObserver(),
+        LoggingObserver(calls=True),
+    ],
 )
 by_host: dict[str, str] = {"example.com": "5/s"}
 ApiQueue("1/s", lanes=by_host)
