@@ -444,9 +444,13 @@ class SlidingWindow(LimitState):
     def room(self, now: float) -> float:
         if self.held > now:
             return 0
+        used = self.total
         # A copy, in one step of the interpreter: calls start meanwhile in another thread.
-        used = sum(spent for started, spent in list(self.log) if self.ends(started) > now)
-        return max(0, self.calls - used)
+        for started, spent in list(self.log):
+            if self.ends(started) > now:
+                break
+            used -= spent
+        return min(self.calls, max(0, self.calls - used))
 
     def frees(self, excess: float) -> float:
         """Return when `excess` of what is in the log has left it."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, get_args
 
-from aioapiqueue._events import ONE_CALL_COST, Event, EventKind, Observer, Outcome, Recorder
+from aioapiqueue._events import ONE_CALL_COST, Costs, Event, EventKind, Observer, Outcome, Recorder
 from aioapiqueue._slot import UNKNOWN
 from aioapiqueue._units import ONE_CALL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from aioapiqueue._slot import Call
     from aioapiqueue._units import Units
@@ -42,7 +42,7 @@ class Audience:
 
     def __init__(
         self,
-        observers: Sequence[Observer | Recorder],
+        observers: Sequence[Observer],
         *,
         name: str | None,
         units: Units,
@@ -56,20 +56,15 @@ class Audience:
         self._recorders = tuple(one for one in observers if isinstance(one, Recorder))
         self._observers: dict[EventKind, tuple[Observer, ...]] = {}
         """Those of each kind of event that somebody wants."""
-        for kind in _KINDS:
-            those = tuple(
-                one
-                for one in observers
-                if isinstance(one, Observer) and kind in getattr(one, "event_kinds", _KINDS)
-            )
-            if those:
-                self._observers[kind] = those
+        for one in observers:
+            for kind in _kinds_of(one):
+                self._observers[kind] = (*self._observers.get(kind, ()), one)
 
     def started(self, call: Call, waited: float, now: float) -> None:
         """Inform them of a call that has started."""
         for recorder in self._recorders:
             try:
-                recorder.on_start(call.keys, waited)
+                recorder.record_start(call.keys, waited)
             except BaseException as error:  # noqa: BLE001 - a recorder never costs a slot
                 self._failed(recorder, "a start", error)
         if "released" in self._observers:
@@ -80,7 +75,7 @@ class Audience:
         duration, outcome = now - call.waited_until, _outcome_of(raised)
         for recorder in self._recorders:
             try:
-                recorder.on_end(call.keys, call.waited, duration, outcome)
+                recorder.record_end(call.keys, call.waited, duration, outcome)
             except BaseException as error:  # noqa: BLE001 - as above
                 self._failed(recorder, "an end", error)
         if "finished" in self._observers:
@@ -112,18 +107,18 @@ class Audience:
                 call.waited,
                 keys,
                 self._number_of(call),
-                ONE_CALL_COST if costs is ONE_CALL else self._units.named(costs),
+                ONE_CALL_COST if costs is ONE_CALL else Costs(self._units.named(costs)),
                 **details,
             )
         for observer in observers:
             try:
                 observer.on_event(event)
             except BaseException as error:  # noqa: BLE001 - an observer never costs a slot
-                self._failed(observer, repr(event), error)
+                self._failed(observer, _repr(event), error)
 
     def _failed(self, one: object, what: str, error: BaseException) -> None:
         if not isinstance(error, KeyboardInterrupt | SystemExit):
-            self._report(f"{one!r} failed on {what}", error)
+            self._report(f"{_repr(one)} failed on {what}", error)
             return
         # It ends the loop, from its next pass: here it would cost a slot.
         try:
@@ -133,6 +128,17 @@ class Audience:
         loop.call_soon(_raise, error)
 
 
+def _kinds_of(observer: Observer) -> Iterable[EventKind]:
+    """Return the kinds of events that an observer wants; refuse those that there are not."""
+    wanted = getattr(observer, "event_kinds", _KINDS)
+    if isinstance(wanted, str):
+        raise TypeError(f"event_kinds is a collection of kinds: write ({wanted!r},)")
+    kinds = frozenset(wanted)
+    if unknown := sorted(map(str, kinds - set(_KINDS))):
+        raise ValueError(f"event_kinds names {unknown[0]!r}: there are {', '.join(_KINDS)}")
+    return [kind for kind in _KINDS if kind in kinds]
+
+
 def _outcome_of(raised: object) -> Outcome:
     """Return how a body has ended, by the type of what it has raised."""
     if raised is None:
@@ -140,6 +146,14 @@ def _outcome_of(raised: object) -> Outcome:
     if raised is UNKNOWN or not isinstance(raised, type):
         return "unknown"
     return "cancelled" if issubclass(raised, _CANCELLED) else "error"
+
+
+def _repr(thing: object) -> str:
+    """Return what a thing says of itself, which may fail as well."""
+    try:
+        return repr(thing)
+    except Exception:  # noqa: BLE001 - the user's
+        return object.__repr__(thing)
 
 
 def _raise(error: BaseException) -> None:

@@ -126,7 +126,8 @@ class BlockingSlot:
         return self
 
     def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
-        self._raised = exc_type
+        if not self._over:
+            self._raised = exc_type
         try:
             self.release()
         finally:

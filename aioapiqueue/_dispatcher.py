@@ -233,9 +233,9 @@ class Dispatcher:
             **self._counts,
         )
 
-    def lane_names(self) -> Collection[Hashable]:
-        """Return the keys and patterns that there are figures of."""
-        return () if self._lanes is None else self._lanes.names()
+    def lane_of(self, keys: Sequence[Hashable]) -> Hashable:
+        """Return under which name there are figures of a call with these keys; None: under none."""
+        return None if self._lanes is None else self._lanes.name_of(keys)
 
     def idle(self) -> bool:
         """Return whether this is as good as new: nobody waits, no body runs, no limit owes a wait.
@@ -301,8 +301,7 @@ class Dispatcher:
                     f"{self!r}: no slot within {call.timeout:g} s, the next is due in "
                     f"{due - now:.3g} s"
                 )
-        if 0 < self._maxsize <= self.waiters.live:
-            self._overflow(call)
+        is_full = self._overflow(call) if 0 < self._maxsize <= self.waiters.live else None
         call.future = future
         call.state = WAITING
         self.waiters.put_nowait(call)
@@ -312,14 +311,16 @@ class Dispatcher:
             until = call.joined_at + call.timeout
             timer = loop.call_later(call.timeout, self._time_out, call, until, loop)
             self._timeouts[call] = timer
+        goes_first = arrival is not None and self.waiters.move_up(call, arrival)
         self.limiter.joined(call)
-        if self._ticker is None:
-            self._start_ticker()
-        if arrival is not None and self.waiters.move_up(call, arrival):
-            self.limiter.joined(call)
-            self.wake()
         if self._audience is not None:
             self.emit("joined", call)
+        if is_full is not None:
+            self.fail(is_full[0], "refused", is_full[1])
+        if self._ticker is None:
+            self._start_ticker()
+        elif goes_first:
+            self.wake()
 
     def enqueue(self, call: Call, arrival: int | None = None) -> Reservation:
         """Return a Future of the slot of a new call, which has joined.
@@ -332,7 +333,8 @@ class Dispatcher:
         if arrival is not None:
             call.arrival = arrival
         if self.try_start(call):
-            self._number_of(call)
+            if self._audience is None and arrival is None:
+                call.arrival = self.waiters.next_number()
             call.state = GRANTED
             future.set_result(call)
         else:
@@ -360,13 +362,14 @@ class Dispatcher:
         call.release()
         return self.enqueue(another, arrival)
 
-    def _overflow(self, newcomer: Call) -> None:
+    def _overflow(self, newcomer: Call) -> tuple[Call, QueueFull]:
+        """Return who is to be turned away for a newcomer, if it is not that itself, and why."""
         error = QueueFull(f"{self!r}: {self._maxsize} calls wait already (maxsize)")
         oldest = self.waiters.oldest_of_least_urgent()
         if oldest is None or oldest.priority < newcomer.priority:
             self.count("refused", newcomer)
             raise error
-        self.fail(oldest, "refused", error)
+        return oldest, error
 
     def _start_ticker(self) -> None:
         self._drop_timer()  # that of a restart
@@ -387,10 +390,15 @@ class Dispatcher:
         """Release each waiter when it is due; end when nobody waits."""
         loop, waiters = get_running_loop(), self.waiters
         try:
-            while (wake := self.limiter.release_due(self._clock())) is not None:
-                self._alarm = loop.create_future()
-                self._set_timer(wake, loop)
-                await self._alarm
+            while True:
+                # First, so that whatever an observer changes meanwhile wakes it.
+                alarm = self._alarm = loop.create_future()
+                wake = self.limiter.release_due(self._clock())
+                if wake is None:
+                    break
+                if not alarm.done():
+                    self._set_timer(wake, loop)
+                await alarm
                 self._drop_timer()
         finally:
             # If the loop was closed with this task in it, the garbage collector ends it some time,
@@ -457,6 +465,8 @@ class Dispatcher:
             self._report_start(call, waited)
 
     def _report_start(self, call: Call, waited: float) -> None:
+        if self._audience is not None:
+            self._number_of(call)  # now, whichever of its events somebody wants
         if self._answers is not None:
             self._answers.started(call, call.keys, call.costs)
         if self._lanes is not None:
@@ -485,6 +495,7 @@ class Dispatcher:
         if call.waited_until < self.bound_at:  # it was granted on a loop that is gone
             return
         self.started -= 1
+        self._counts["refunded"] += 1
         if call.costs is not ONE_CALL:
             self._costs.subtract(call.costs)
         self._waited -= call.waited
@@ -493,7 +504,6 @@ class Dispatcher:
             self.nesting.ended(call)
         if self._answers is not None:
             self._answers.refunded(call, call.keys)
-        self._counts["refunded"] += 1
         self.limiter.refund(call)
         self.count("cancelled", call)
 
@@ -672,7 +682,9 @@ class Dispatcher:
         self.bind()
         self.limiter.hold(key, seconds)
         if self._audience is not None:
-            self.emit("held", call, key=key, seconds=seconds)
+            # Of a key that has no lane, the whole queue is held.
+            lane = key if self.limiter.limits_of(key) is not None else None
+            self.emit("held", None if lane is None else call, key=lane, seconds=seconds)
 
     def pause(self, seconds: float | None) -> None:
         """Start nothing for so long (None: until `resume`)."""

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from asyncio.log import logger
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
     from aioapiqueue._rate import Limit
 
-__all__ = ["ONE_CALL_COST", "Event", "EventKind", "Observer", "Outcome", "Recorder", "report_error"]
+__all__ = [
+    "ONE_CALL_COST",
+    "Costs",
+    "Event",
+    "EventKind",
+    "Observer",
+    "Outcome",
+    "Recorder",
+    "report_error",
+]
 
 EventKind = Literal[
     "joined",
@@ -37,7 +45,26 @@ EventKind = Literal[
 
 Outcome = Literal["ok", "error", "cancelled", "unknown"]
 
-ONE_CALL_COST: Mapping[str, float] = MappingProxyType({"calls": 1})
+
+class Costs(dict[str, float]):
+    """Costs by unit, as any mapping, but that nobody can change it."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("the costs of an event cannot be changed")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type[Costs], tuple[dict[str, float]]]:
+        return Costs, (dict(self),)
+
+    def __hash__(self) -> int:  # type: ignore[override]  # as of all that does not change
+        return hash(frozenset(self.items()))
+
+
+ONE_CALL_COST = Costs({"calls": 1})
 """The costs of a call that says nothing about them."""
 
 
@@ -66,7 +93,8 @@ class Event(NamedTuple):
     | `reconnected` | it does so again | |
 
     Each call is in exactly one of `finished`, `cancelled`, `timed_out` and `refused`, unless its
-    loop ends before it. Its events have the same `call`.
+    loop ends before it. Its events have the same `call`. One that waits `again` has all of this
+    once more, under the same number; its body before that has finished with an unknown outcome.
 
     Attributes:
         kind: what happened.
@@ -78,7 +106,7 @@ class Event(NamedTuple):
         waited: how long the call waited for its slot, in seconds.
         keys: all of the call's keys; `(None,)` if it has none.
         call: the call's number, by arrival among those of its queue in this process; None: it is
-            no single call's event. One that waits `again` keeps it.
+            no single call's event.
         costs: what the call costs, by unit.
         duration: seconds that the body has run.
         outcome: how the body has ended: `ok`, `error` (it raised), `cancelled`; `unknown` where the
@@ -143,10 +171,10 @@ class Recorder(Protocol):
     What holds for `Observer.on_event` holds for both methods.
     """
 
-    def on_start(self, keys: tuple[Hashable, ...], waited: float, /) -> None:
+    def record_start(self, keys: tuple[Hashable, ...], waited: float, /) -> None:
         """Count a call with these keys that starts after so many seconds."""
 
-    def on_end(
+    def record_end(
         self, keys: tuple[Hashable, ...], waited: float, duration: float, outcome: Outcome, /
     ) -> None:
         """Count the end of its body, in the context of whoever ends it."""

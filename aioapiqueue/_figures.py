@@ -38,6 +38,7 @@ class _Figures:
         "costs",
         "counts",
         "longest_wait",
+        "name",
         "refunded",
         "released",
         "since",
@@ -45,7 +46,8 @@ class _Figures:
         "waiting",
     )
 
-    def __init__(self, since: float) -> None:
+    def __init__(self, name: Hashable, since: float) -> None:
+        self.name = name
         self.since = since
         """Calls that started then or earlier are not counted here."""
         self.waiting = 0
@@ -75,7 +77,7 @@ class LaneFigures:
     __slots__ = ("_added", "_by_name", "_found", "_last_start", "_patterns", "_unseen")
 
     def __init__(self, names: Iterable[Hashable]) -> None:
-        self._by_name = {name: _Figures(-math.inf) for name in names}
+        self._by_name = {name: _Figures(name, -math.inf) for name in names}
         self._added = -math.inf
         """The latest `since` of all entries."""
         self._last_start = -math.inf
@@ -85,9 +87,13 @@ class LaneFigures:
         self._unseen = 0
         """How many were not found, when all who wait were counted again, and have not left yet."""
 
-    def names(self) -> Collection[Hashable]:
-        """Return the keys and patterns that there are entries of."""
-        return self._by_name
+    def name_of(self, keys: Sequence[Hashable]) -> Hashable:
+        """Return the name of the first entry that a call with these keys comes under, or None."""
+        for key in keys:
+            found = self._found.get(key)
+            for figures in self._find(key) if found is None else found:
+                return figures.name
+        return None
 
     def has_pattern(self, name: Hashable) -> bool:
         """Return whether this is a pattern that some keys have their limits from."""
@@ -106,7 +112,7 @@ class LaneFigures:
             for call in fitting:  # from the entries that they come under now
                 self.left(call)
             self._added = self._last_start
-            self._by_name[name] = _Figures(self._added)
+            self._by_name[name] = _Figures(name, self._added)
             self._patterns = find_patterns([*self._patterns, name])
             self._found.clear()
             for call in fitting:
@@ -265,6 +271,6 @@ class LaneFigures:
                     remaining={} if name in self._patterns else remaining(name),
                     **one.counts,
                 )
-                for name, one in self._by_name.items()
+                for name, one in list(self._by_name.items())  # the loop may add one meanwhile
             }
         )

@@ -261,6 +261,13 @@ class ServerBound(LimitState):
             return max(self.until, self.at + self.period)
         return self.until
 
+    def room(self, now: float) -> float:
+        if now >= self._ends_at():
+            return math.inf
+        if self.held > now or self.sent_at < math.inf:
+            return 0
+        return max(0.0, self.left + self.refill * (now - self.at))
+
     def concerns(self, costs: Sequence[float]) -> bool:
         return is_stated(costs, self.unit) and costs[self.unit] != 0
 

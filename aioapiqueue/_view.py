@@ -76,7 +76,7 @@ class LimiterView:
         self._entered.setdefault(asyncio.current_task(), []).append(slot)
         return slot
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
         task = asyncio.current_task()
         if task not in self._entered:
             # An async generator may be left in another task than it was entered in.
@@ -85,7 +85,7 @@ class LimiterView:
             if task is None:
                 raise RuntimeError(f"{self!r} has not been entered")
         slots = self._entered[task]
-        slots.pop().release()
+        slots.pop().__exit__(exc_type, exc, traceback)
         if not slots:
             del self._entered[task]
 

@@ -293,9 +293,9 @@ class AdaptiveRate(TokenBucket):
         super().__init__(Rate(1), catch_up=catch_up, unit=unit)
         self._forget()
 
-    def room(self, now: float) -> float:  # noqa: ARG002 - whenever
-        """Return no bound: it is a pace, and `allowed` says which."""
-        return math.inf
+    def room(self, now: float) -> float:
+        """Return 0 until its next instant, and no bound from then on: it is a pace."""
+        return 0 if self.allowed() < math.inf and self.tat > now else math.inf
 
     def _forget(self) -> None:
         """Be as new, but for what is due."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import json
+import pickle
 import random
 from contextlib import suppress
 
 import pytest
 
 from aioapiqueue import (
+    Adaptive,
     ApiQueue,
     Concurrency,
     Event,
@@ -473,6 +477,152 @@ def test_for_queue_has_to_return_an_observer():
         ApiQueue("1/s", observers=[Wrong()])
 
 
+@pytest.mark.parametrize(
+    ("kinds", "error", "why"),
+    [
+        ("released", TypeError, r"write \('released',\)"),
+        (["released", "relesed"], ValueError, "'relesed': there are joined, released"),
+    ],
+)
+def test_kinds_that_there_are_not(kinds, error, why):
+    """Refused when the queue is made: such an observer would hear nothing, silently."""
+    picky = Recorder()
+    picky.event_kinds = kinds
+    with pytest.raises(error, match=why):
+        ApiQueue("1/s", observers=[picky])
+
+
+@pytest.mark.parametrize("kinds", [(), ("finished",), ("joined", "released", "finished")])
+async def test_numbers_are_by_arrival(limiter, kinds):
+    """Whatever kinds are wanted: a call that waits again has its old place, and its number."""
+    picky = Recorder()
+    picky.event_kinds = kinds
+    queue = limiter.queue("10/s", observers=[picky])
+    order = []
+    first = await limiter.take(queue, key="x")
+    others = [queue.enqueue(key=key) for key in "yz"]
+    await limiter.settled()
+    first.throttled()
+    again = first.again()
+    await limiter.settled()
+    for key, future in (("x", again), ("y", others[0]), ("z", others[1])):
+        future.add_done_callback(lambda _, key=key: order.append(key))
+    for future in (again, *others):
+        (await future).release()
+    assert order == ["x", "y", "z"]
+    numbers = [event.call for event in picky.of("finished")]
+    if "finished" in kinds:
+        assert numbers[0] == numbers[1] < numbers[2] < numbers[3]
+
+
+async def test_observer_that_enqueues_wakes_the_ticker():
+    """A call that joins from within an event of the last waiter is served, and those after it."""
+
+    class Enqueues(Recorder):
+        def on_event(self, event):
+            if event.kind == "released" and event.priority == 7:
+                more.append(queue.enqueue(key="a"))
+
+    more = []
+    queue = ApiQueue("10/s", order="fair", observers=[Enqueues()])
+    queue.pause()
+    waiting = queue.enqueue(key="a", priority=7)
+    await asyncio.sleep(1)
+    queue.resume()
+    (await waiting).release()
+    async with asyncio.timeout(5):
+        (await more[0]).release()
+        (await queue.enqueue(key="b")).release()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_limiter_views_have_outcomes(recorder, fails):
+    """`async with queue.limiter():`, as any slot."""
+    view = ApiQueue("10/s", observers=[recorder]).limiter()
+    with suppress(BodyError):
+        async with view:
+            if fails:
+                raise BodyError
+    assert recorder.only("finished").outcome == ("error" if fails else "ok")
+
+
+async def test_oldest_goes_after_the_newcomer_joined():
+    """An observer that enqueues at a refusal finds the queue as full as it is."""
+
+    class Enqueues(Recorder):
+        def on_event(self, event):
+            super().on_event(event)
+            if event.kind == "refused" and len(self.of("refused")) == 1:
+                more.append(queue.enqueue(key="more"))
+
+    more, observer = [], Enqueues()
+    queue = ApiQueue("1/s", maxsize=1, overflow="drop_oldest", observers=[observer])
+    queue.try_slot().release()
+    first = queue.enqueue(key="first")
+    second = queue.enqueue(key="second")
+    assert queue.waiting == 1
+    for lost in (first, second):
+        with pytest.raises(QueueFull):
+            await lost
+    (await more[0]).release()
+    assert [event.key for event in observer.of("joined")] == ["first", "second", "more"]
+
+
+async def test_costs_of_events_are_plain_and_fixed(recorder):
+    """They can be pickled, hashed and written as JSON, and nobody can change them."""
+    queue = ApiQueue("100/s", "100 tokens/s burst 100", observers=[recorder])
+    async with queue.slot(cost={"tokens": 3}):
+        pass
+    event = recorder.only("released")
+    assert pickle.loads(pickle.dumps(event)) == event  # noqa: S301 - our own
+    assert copy.deepcopy(event) == event
+    assert hash(event) == hash(copy.copy(event))
+    assert json.loads(json.dumps(event.costs)) == {"calls": 1, "tokens": 3}
+    for change in (
+        lambda: event.costs.update(tokens=5),
+        lambda: event.costs.pop("tokens"),
+        event.costs.clear,
+    ):
+        with pytest.raises(TypeError, match="cannot be changed"):
+            change()
+
+
+async def test_observer_that_cannot_say_its_name():
+    """One that fails, and whose `repr` fails, costs no slot either."""
+
+    class Nameless(Recorder):
+        def on_event(self, _event):
+            raise ZeroDivisionError
+
+        def __repr__(self):
+            raise ZeroDivisionError
+
+    reported = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, one: reported.append(one))
+    queue = ApiQueue("10/s", concurrency=1, observers=[Nameless()])
+    for _ in range(3):
+        async with queue.slot():
+            pass
+    assert queue.running == 0
+    assert len(reported) >= 6
+    assert "Nameless object at" in reported[0]["message"]
+
+
+async def test_limits_of_a_host_are_told_once(recorder):
+    """What this queue sets and learns comes back from the hub: that is nobody else's change."""
+    hub = VirtualHub()
+    one = ApiQueue("100/s", schedule=hub.schedule("crm"), observers=[recorder])
+    other = ApiQueue("100/s", schedule=hub.schedule("crm"))
+    for queue in (one, other):
+        (await queue.enqueue()).release()
+    one.set_rate("20/s")
+    one.set_rate("30/s")
+    for queue in (one, other, one):
+        (await queue.enqueue()).release()
+    assert [event.origin for event in recorder.of("limits_changed")] == ["user", "user"]
+    assert one.limits == other.limits == (Rate(30),)
+
+
 class Counting(Recorder):
     """Counts calls without events."""
 
@@ -482,11 +632,11 @@ class Counting(Recorder):
         super().__init__()
         self.starts, self.ends = [], []
 
-    def on_start(self, keys, waited):
+    def record_start(self, keys, waited):
         """Note a start."""
         self.starts.append((keys, waited))
 
-    def on_end(self, keys, waited, duration, outcome):
+    def record_end(self, keys, waited, duration, outcome):
         """Note an end."""
         self.ends.append((keys, waited, duration, outcome))
 
@@ -506,11 +656,11 @@ async def test_recorder_counts_without_events(limiter):
 class Failing(Counting):
     """Fails at whatever it is called for."""
 
-    def on_start(self, *_):
+    def record_start(self, *_):
         """Fail."""
         raise ZeroDivisionError
 
-    on_end = on_start
+    record_end = record_start
 
 
 def test_failing_recorder_costs_no_slot():
@@ -567,6 +717,36 @@ async def test_remaining_is_what_could_start(limits, before, after):
         assert set(figures(queue).remaining.values()) <= {0}
         for slot in slots:
             slot.cancel()
+
+
+async def test_remaining_goes_by_the_servers_count():
+    """As long as it holds; of a lane, too."""
+    queue = ApiQueue("100/min burst 100", lanes={"a": "50/s burst 50"})
+    async with queue.slot() as slot:
+        slot.sync(2, reset=30)
+    assert queue.stats.remaining == {"calls": 2}
+    queue.sync(0, reset=20, key="a")
+    async with queue.slot():
+        pass
+    assert queue.stats.remaining == {"calls": 1}
+    assert queue.stats.lanes["a"].remaining == {"calls": 0}
+    await asyncio.sleep(31)
+    assert queue.stats.remaining["calls"] > 50
+    assert queue.stats.lanes["a"].remaining == {"calls": 50}
+
+
+async def test_remaining_after_push_back():
+    """While adaptive has lowered the rate, nothing remains until the next instant."""
+    queue = ApiQueue("100/s burst 50", adaptive=Adaptive())
+    for _ in range(20):
+        async with queue.slot() as slot:
+            pass
+    slot.throttled()
+    async with queue.slot():
+        pass
+    assert queue.stats.remaining == {"calls": 0}
+    await asyncio.sleep(1)
+    assert queue.stats.remaining == {"calls": 50}
 
 
 async def test_pause_leaves_nothing_remaining():

@@ -14,6 +14,7 @@ the first of those that come under the same limits, whichever it was that asked.
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import TYPE_CHECKING
 
 from aioapiqueue._algorithms import TokenBucket
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HostLimiter"]
 
+_SENT = 100
+"""Changes of limits that may be on their way to the hub and back: more are taken for others'."""
 _PUSHED_BACK = 1000
 """So many calls are remembered; for more, a slow-down is counted as one of the queue."""
 _MISSES = 20
@@ -88,6 +91,8 @@ class HostLimiter:
         self._spare: TokenBucket | None = None
         """The state of the fallback, while it is in force."""
         self._unaccounted = 0
+        self._sent: deque[tuple[Hashable, tuple[Limit, ...]]] = deque(maxlen=_SENT)
+        """Limits that this queue has set, and that have not come back from the hub."""
         self._scopes = Scopes(limits)
         self._holds = Holds(host, limits, self._scopes)
         self._session = Session(host, link, self, self._holds, delays)
@@ -400,6 +405,7 @@ class HostLimiter:
             self._session.send_learnt(learnt)
         else:
             self._session.send_set(changes)
+            self._sent.extend(changes.items())
         self._go_by(changes)
 
     def _go_by(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
@@ -474,8 +480,8 @@ class HostLimiter:
 
     def others_set(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Adopt limits that others have set."""
-        # What this queue has set comes back, too.
-        news = {key: own for key, own in changes.items() if self.limits_of(key) != own}
+        # What this queue has set comes back, too, in order, perhaps when it has set others.
+        news = {key: own for key, own in changes.items() if not self._comes_back(key, own)}
         for key, limits in changes.items():
             self._host.others_set(key, limits)
         self._go_by(changes)
@@ -487,17 +493,26 @@ class HostLimiter:
                 self._host.fail(call, "refused", error)
         self._emit(news)
 
-    def _emit(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        for key, limits in changes.items():
+    def _comes_back(self, key: Hashable, limits: tuple[Limit, ...]) -> bool:
+        """Return whether this is what this queue has set itself; it comes once."""
+        sent = (key, limits) in self._sent
+        if sent:
+            self._sent.remove((key, limits))
+        return sent
+
+    def _emit(self, keys: Iterable[Hashable]) -> None:
+        for key in keys:
+            limits = self.limits_of(key) or ()
             self._host.emit("limits_changed", key=key, limits=limits, origin="others")
 
     def others_learnt(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Adopt limits that others have learnt, beside those that this queue has given."""
+        before_all = {key: self.limits_of(key) for key in changes}
         for key, limits in changes.items():
             before = [one for one in self.limits_of(key) or () if not _is_learnt(one)]
             self._host.others_set(key, (*before, *limits))
             self._go_by({key: (*before, *limits)})
-        self._emit(changes)
+        self._emit(key for key, own in before_all.items() if self.limits_of(key) != own)
 
     def others_limit(self, names: Iterable[Hashable]) -> None:
         """Tell calls apart that come under different limits of others."""

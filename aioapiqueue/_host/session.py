@@ -303,9 +303,12 @@ class Session:
     def refused(self, error: SharedError) -> None:
         """Note that the hub will not serve this queue, until somebody puts something right."""
         self._forget_hub()
+        is_first = not self.fault
         self.faults += 1
         self.fault = str(error)
         self._owner.hub_refuses(error)
+        if is_first:
+            self._host.emit("disconnected")
 
     # What is received.
 

@@ -1,8 +1,9 @@
 """What the exporters of metrics have in common: names, units, and where each figure comes from.
 
-Names are those of OpenTelemetry's conventions for rate limiting, under `aioapiqueue`. Counters and
-gauges are read from `stats` when somebody asks, so that a slot costs nothing more for them. Only
-two histograms need every call: how long it waited, and how long its body ran.
+Names are modelled on ASP.NET Core's (`aspnetcore.rate_limiting`), the only ones that OpenTelemetry
+has for rate limiting. Counters and gauges are read from `stats` when somebody asks, so that a slot
+costs nothing more for them. Only two histograms need every call: how long it waited, and how long
+its body ran.
 
 The histograms have the attribute `lane`: the name, in `lanes=` or `set_rate`, of the first of a
 call's keys that has one. So each call is in them once. A call under two lanes counts in the figures
@@ -14,13 +15,12 @@ from __future__ import annotations
 import math
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from aioapiqueue._lanes import find_patterns, name_of
 from aioapiqueue._queue import dispatcher_of
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from aioapiqueue import ApiQueue, LaneStats, Stats
 
@@ -29,21 +29,15 @@ __all__ = [
     "METRICS",
     "SLOT_DURATION",
     "TIME_IN_QUEUE",
-    "LaneNames",
     "Metric",
     "Reading",
     "Watched",
-    "forget_some",
-    "read",
+    "as_text",
 ]
 
 BOUNDARIES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 """Of histograms, in seconds. The first is for calls that did not wait at all; the defaults of both
 libraries end at ten seconds, which a paced call may well wait."""
-_KEYS = 10_000
-"""Sets of keys of which the lane is remembered: of tenants, there may be any number."""
-
-_Found = TypeVar("_Found")
 Kind = Literal["counter", "updown", "gauge", "histogram"]
 
 
@@ -142,9 +136,8 @@ METRICS = (
 """All of them."""
 
 
-def read(queue: ApiQueue) -> Iterator[Reading]:
-    """Yield the figures of a queue that are read from its `stats`; any thread may ask."""
-    stats = queue.stats
+def read(stats: Stats) -> Iterator[Reading]:
+    """Yield the figures of a queue that are read from its `stats`."""
     yield Reading(_QUEUED, stats.waiting)
     yield Reading(_ACTIVE, stats.running)
     for result, number in _results(stats):
@@ -163,7 +156,7 @@ def read(queue: ApiQueue) -> Iterator[Reading]:
         yield Reading(_ASKS, stats.asks)
         yield Reading(_FAULTS, stats.faults)
     for name, lane in stats.lanes.items():
-        text = str(name)
+        text = as_text(name)
         yield Reading(_LANE_QUEUED, lane.waiting, (text,))
         for result, number in _results(lane):
             yield Reading(_LANE_SLOTS, number, (text, result))
@@ -182,51 +175,59 @@ def _results(stats: Stats | LaneStats) -> Iterator[tuple[str, int]]:
     yield "refused", stats.refused
 
 
-class LaneNames:
-    """Finds the lane that a call is counted in, by its keys: "" where none has a name.
+def as_text(name: object) -> str:
+    """Return a name that can be exported: "" for none."""
+    return "" if name is None else str(name).encode("utf-8", "replace").decode()
 
-    Args:
-        queue: whose lanes.
-    """
 
-    def __init__(self, queue: ApiQueue) -> None:
-        self._queue = weakref.ref(queue)
-
-    def find(self, keys: tuple[Hashable, ...]) -> str:
-        """Return the name of the first key that has one."""
-        queue = self._queue()
-        names = () if queue is None else dispatcher_of(queue).lane_names()
-        if names:
-            patterns = find_patterns(names)
-            for key in keys:
-                name = name_of(key, names, patterns)
-                if name in names:
-                    return str(name)
-        return ""
+_Place = tuple[str, Metric, tuple[str, ...]]
+"""Of a figure: the queue's name, and what it is of that."""
 
 
 class Watched:
-    """The queues that one exporter watches, as long as they are in use anywhere else."""
+    """The queues that one exporter watches, and the sums of those that are gone.
+
+    No counter falls: what a queue has counted stays under its name when it is collected, and what
+    another thread reads in the middle of a change counts only if it is more.
+    """
 
     def __init__(self) -> None:
-        self._queues: weakref.WeakValueDictionary[int, ApiQueue] = weakref.WeakValueDictionary()
+        self._queues: dict[int, tuple[str, Callable[[], Stats]]] = {}
+        self._gone: dict[_Place, float] = {}
+        self._highest: dict[_Place, float] = {}
 
     def add(self, queue: ApiQueue) -> None:
-        """Watch a queue."""
-        self._queues[id(queue)] = queue
+        """Watch a queue, as long as it is in use anywhere else."""
+        number = id(queue)
+        # Not the queue: that is to be collected. Its dispatcher goes with it.
+        self._queues[number] = as_text(queue.name), dispatcher_of(queue).stats
+        weakref.finalize(queue, self._forget, number).atexit = False
 
-    def read(self) -> Iterator[tuple[str, Reading]]:
-        """Yield the figures of each, after its name; of queues of one name, their sums."""
-        sums: dict[tuple[str, Metric, tuple[str, ...]], float] = {}
-        for queue in list(self._queues.values()):
-            for metric, value, attributes in read(queue):
-                place = queue.name or "", metric, attributes
-                sums[place] = sums.get(place, 0.0) + value
-        for (name, metric, attributes), value in sums.items():
-            yield name, Reading(metric, value, attributes)
+    def _forget(self, number: int) -> None:
+        name, stats = self._queues.pop(number)
+        for metric, value, attributes in read(stats()):
+            if metric.kind == "counter" or metric in (_COST, _LANE_COST):
+                place = name, metric, attributes
+                self._gone[place] = self._gone.get(place, 0.0) + value
 
+    def read(self) -> Mapping[Metric, Sequence[tuple[str, Reading]]]:
+        """Return the figures of each metric, each after the name of its queue.
 
-def forget_some(found: dict[tuple[Hashable, ...], _Found]) -> None:
-    """Forget what was found for keys, if that was for too many."""
-    if len(found) >= _KEYS:
-        found.clear()
+        Those of queues of one name are added up; of rates, the lowest counts. Any thread may ask.
+        """
+        sums = dict(self._gone)
+        for name, stats in list(self._queues.values()):
+            for metric, value, attributes in read(stats()):
+                place = name, metric, attributes
+                if metric is _RATE:
+                    sums[place] = min(value, sums.get(place, math.inf))
+                else:
+                    sums[place] = sums.get(place, 0.0) + value
+        found: dict[Metric, list[tuple[str, Reading]]] = {metric: [] for metric in METRICS}
+        for place, value in sums.items():
+            name, metric, attributes = place
+            if metric.kind == "counter":
+                self._highest[place] = max(value, self._highest.get(place, 0.0))
+            highest = self._highest.get(place, value)
+            found[metric].append((name, Reading(metric, highest, attributes)))
+        return found

@@ -4,8 +4,8 @@
 >>> queue = ApiQueue("10/s", name="crm", observers=[LoggingObserver()])
 
 A healthy run logs nothing above DEBUG. What an operator should know is logged: push-back, what was
-turned away, a quota whose server is lost, changed limits. Of what comes again and again, a line
-each second at most, with how many there were.
+turned away, a quota whose server is lost, changed limits. Of each kind there is a line a second at
+most; the next one has how many there were between.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, get_args
 from aioapiqueue._events import EventKind
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from aioapiqueue import Event
 
 __all__ = ["LoggingObserver"]
@@ -37,15 +35,16 @@ _LEVELS: dict[EventKind, int] = {
     "held": logging.INFO,
 }
 """All others are DEBUG: they happen to every call."""
-_EVERY = 1.0  # seconds between two records of one kind and key
-_MANY = 1_000  # kinds and keys that are told apart
+_EVERY = 1.0  # seconds between two records of one kind
+_OF_CALLS = ("priority", "cost", "costs", "waited")
+"""Fields that say nothing where an event is no call's."""
 
 
 class LoggingObserver:
     """Logs the events of all queues that it observes.
 
     Each record has the event as a mapping besides, `record.aioapiqueue`, for formatters that write
-    JSON: its fields that say something.
+    JSON: its fields that say something, in types that JSON has.
 
     Args:
         logger: default: `logging.getLogger("aioapiqueue")`.
@@ -56,31 +55,47 @@ class LoggingObserver:
         self._logger = logging.getLogger("aioapiqueue") if logger is None else logger
         self.event_kinds: tuple[EventKind, ...] = get_args(EventKind) if calls else tuple(_LEVELS)
         """The kinds of events that are logged."""
-        self._last: dict[tuple[str | None, EventKind, Hashable], tuple[float, int]] = {}
+        self._last: dict[tuple[str | None, EventKind], tuple[float, int]] = {}
         """When what was logged last, and how many there were since."""
 
     def on_event(self, event: Event, /) -> None:
         """Log an event, or count it where one like it was logged a moment ago."""
         level = _LEVELS.get(event.kind, logging.DEBUG)
+        if event.origin == "learnt":
+            level = logging.DEBUG  # answers state limits all the time
         if not self._logger.isEnabledFor(level):
             return
         skipped = 0
-        if level >= logging.WARNING:
-            place = event.queue, event.kind, event.key
+        if level > logging.DEBUG:
+            place = event.queue, event.kind
             at, skipped = self._last.get(place, (float("-inf"), 0))
             if at <= event.at < at + _EVERY:
                 self._last[place] = at, skipped + 1
                 return
-            if len(self._last) >= _MANY:
-                self._last.clear()
             self._last[place] = event.at, 0
-        fields = {
-            name: value
-            for name, value in event._asdict().items()
-            if value is not None and value != () and (name != "keys" or value != (None,))
-        }
         more = f" (and {skipped:,} more since the last line)" if skipped else ""
-        self._logger.log(level, "%s%s", _in_words(event), more, extra={"aioapiqueue": fields})
+        extra = {"aioapiqueue": _plain(event)}
+        self._logger.log(level, "%s%s", _in_words(event), more, extra=extra)
+
+
+def _plain(event: Event) -> dict[str, object]:
+    """Return what an event says, in types that JSON has."""
+    fields: dict[str, object] = {}
+    for name, value in event._asdict().items():
+        if value is None or (event.call is None and name in _OF_CALLS):
+            continue
+        if name == "costs":
+            fields[name] = dict(value)
+        elif name in ("keys", "limits"):
+            if value and value != (None,):
+                fields[name] = [_as_json(one) for one in value]
+        else:
+            fields[name] = _as_json(value)
+    return fields
+
+
+def _as_json(value: object) -> object:
+    return value if isinstance(value, str | int | float) else str(value)
 
 
 def _in_words(event: Event) -> str:

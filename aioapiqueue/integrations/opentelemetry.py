@@ -14,20 +14,22 @@ from __future__ import annotations
 import time
 from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.metrics import Observation, get_meter
 
 from aioapiqueue import __version__
+from aioapiqueue._queue import dispatcher_of
 from aioapiqueue.integrations._metrics import (
     BOUNDARIES,
     METRICS,
     SLOT_DURATION,
     TIME_IN_QUEUE,
-    LaneNames,
     Metric,
     Watched,
-    forget_some,
+    as_text,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, MeterProvider
 
     from aioapiqueue import ApiQueue, Event
-    from aioapiqueue._events import Outcome
+    from aioapiqueue._events import EventKind, Outcome
     from aioapiqueue.integrations._metrics import Reading
 
 __all__ = ["OpenTelemetryObserver"]
@@ -47,20 +49,40 @@ _PREFIX = "aioapiqueue"
 class OpenTelemetryObserver:
     """Has the figures of all queues that it observes collected.
 
-    Pass it to any number of queues; those of one name are added up. A queue that nobody uses any
-    more is forgotten. Attributes are `aioapiqueue.queue` and, where a metric has them,
-    `aioapiqueue.lane` (only names in `lanes=` and `set_rate`, so that there are few), `.result`,
-    `.unit` and `.outcome`.
+    Pass it to any number of queues; those of one name are added up. What a queue has counted stays
+    under its name when it is gone, so give names of which there are few. Attributes are
+    `aioapiqueue.queue` and, where a metric has them, `aioapiqueue.lane` (only names in `lanes=` and
+    `set_rate`, so that there are few), `.result`, `.unit` and `.outcome`.
 
     Args:
-        meter_provider: default: the global one.
+        meter_provider: default: the global one. Several observers of one provider are the same.
         spans: whether a call that waited adds an event to the current span; default True.
     """
 
     def __init__(self, meter_provider: MeterProvider | None = None, *, spans: bool = True) -> None:
-        self._watched = Watched()
         self._spans = spans
-        self._readings: Sequence[tuple[str, Reading]] = ()
+        # The SDK has each metric once, and calls only who was first to make it.
+        known = _exporters.get(meter_provider or _GLOBAL)
+        if known is None:
+            known = _exporters[meter_provider or _GLOBAL] = _Exporter(meter_provider)
+        self._exporter = known
+
+    def for_queue(self, queue: ApiQueue) -> _Recorder:
+        """Return the observer of one queue."""
+        self._exporter.watched.add(queue)
+        return _Recorder(self._exporter, queue, spans=self._spans)
+
+
+class _Exporter:
+    """The instruments of one provider.
+
+    Args:
+        meter_provider: which; None: the global one.
+    """
+
+    def __init__(self, meter_provider: MeterProvider | None) -> None:
+        self.watched = Watched()
+        self._readings: Mapping[Metric, Sequence[tuple[str, Reading]]] = {}
         self._served = set(METRICS)
         """Those that `_readings` were asked for."""
         meter = get_meter(_PREFIX, __version__, meter_provider)
@@ -71,10 +93,8 @@ class OpenTelemetryObserver:
         }
         for metric in METRICS:
             if metric.kind != "histogram":
-                callbacks = [partial(self._observe, metric)]
-                create[metric.kind](
-                    f"{_PREFIX}.{metric.name}", callbacks, metric.unit, metric.description
-                )
+                name, callbacks = f"{_PREFIX}.{metric.name}", [partial(self._observe, metric)]
+                create[metric.kind](name, callbacks, metric.unit, metric.description)
         self.time_in_queue, self.duration = (
             meter.create_histogram(
                 f"{_PREFIX}.{metric.name}",
@@ -85,25 +105,31 @@ class OpenTelemetryObserver:
             for metric in (TIME_IN_QUEUE, SLOT_DURATION)
         )
 
-    def for_queue(self, queue: ApiQueue) -> _Recorder:
-        """Return the observer of one queue."""
-        self._watched.add(queue)
-        return _Recorder(self, queue, spans=self._spans)
-
     def _observe(self, wanted: Metric, _options: CallbackOptions) -> Iterable[Observation]:
         # The SDK asks for one metric after the other: all are read at once, for each round.
         if wanted in self._served:
-            self._readings = list(self._watched.read())
+            self._readings = self.watched.read()
             self._served.clear()
         self._served.add(wanted)
-        for name, (metric, value, attributes) in self._readings:
-            if metric is wanted:
-                yield Observation(value, _attributes(name, metric, attributes))
+        for name, (metric, value, attributes) in self._readings[wanted]:
+            yield Observation(value, _attributes(name, metric, attributes))
+
+
+class _Global:
+    """Stands for the global provider, which may be set later."""
+
+
+_GLOBAL = _Global()
+_exporters: WeakKeyDictionary[MeterProvider | _Global, _Exporter] = WeakKeyDictionary()
 
 
 def _attributes(queue: str, metric: Metric, values: tuple[str, ...]) -> dict[str, str]:
     named = {"queue": queue} | dict(zip(metric.attributes, values, strict=True))
     return {f"{_PREFIX}.{name}": value for name, value in named.items() if value}
+
+
+_NOWHERE = Context()
+"""A waiter is released in the context of whoever makes room for it: no trace of its own."""
 
 
 class _Recorder:
@@ -115,51 +141,49 @@ class _Recorder:
         spans: whether waits are events of spans.
     """
 
-    event_kinds = ("limits_changed",)
+    event_kinds: tuple[EventKind, ...] = ()
 
-    def __init__(self, exporter: OpenTelemetryObserver, queue: ApiQueue, *, spans: bool) -> None:
+    def __init__(self, exporter: _Exporter, queue: ApiQueue, *, spans: bool) -> None:
         self._record_wait = exporter.time_in_queue.record
         self._record_end = exporter.duration.record
         self._spans = spans
-        self._queue = queue.name or ""
-        self._lanes = LaneNames(queue)
-        self._waits: dict[tuple[Hashable, ...], Mapping[str, str]] = {}
-        self._ends: dict[tuple[Hashable, ...], dict[str, Mapping[str, str]]] = {}
+        self._queue = as_text(queue.name)
+        self._lane_of = dispatcher_of(queue).lane_of
+        self._waits: dict[Hashable, dict[str, str]] = {}
+        """By the name of the lane, of which there are as many as somebody has written down."""
+        self._ends: dict[tuple[Hashable, Outcome], dict[str, str]] = {}
 
-    def on_event(self, _event: Event, /) -> None:
-        """Find lanes again: there may be others."""
-        self._waits.clear()
-        self._ends.clear()
+    def on_event(self, event: Event, /) -> None:
+        """Need none."""
 
-    def on_start(self, keys: tuple[Hashable, ...], waited: float, /) -> None:
+    def record_start(self, keys: tuple[Hashable, ...], waited: float, /) -> None:
         """Record how long a call waited."""
-        attributes = self._waits.get(keys)
-        if attributes is None:
-            forget_some(self._waits)
-            values = (self._lanes.find(keys),)
-            attributes = self._waits[keys] = _attributes(self._queue, TIME_IN_QUEUE, values)
-        self._record_wait(waited, attributes)
+        attributes = self._attributes_of(self._lane_of(keys))
+        if waited:
+            self._record_wait(waited, attributes, _NOWHERE)
+        else:
+            self._record_wait(waited, attributes)
 
-    def on_end(
+    def record_end(
         self, keys: tuple[Hashable, ...], waited: float, duration: float, outcome: Outcome, /
     ) -> None:
         """Record how long its body ran; here the caller's span is the current one."""
-        try:
-            attributes = self._ends[keys][outcome]
-        except KeyError:
-            attributes = self._find_end(keys, outcome)
+        lane = self._lane_of(keys)
+        attributes = self._ends.get((lane, outcome))
+        if attributes is None:
+            attributes = _attributes(self._queue, SLOT_DURATION, (as_text(lane), outcome))
+            self._ends[lane, outcome] = attributes
         self._record_end(duration, attributes)
         if waited and self._spans:
             span = trace.get_current_span()
             if span.is_recording():
                 wait: dict[str, str | float] = {f"{_PREFIX}.time_in_queue": waited}
-                wait |= self._waits.get(keys, {})
                 at = time.time_ns() - int(duration * 1e9)
-                span.add_event(f"{_PREFIX}.wait", wait, at)
+                span.add_event(f"{_PREFIX}.wait", {**wait, **self._attributes_of(lane)}, at)
 
-    def _find_end(self, keys: tuple[Hashable, ...], outcome: str) -> Mapping[str, str]:
-        forget_some(self._ends)
-        values = self._lanes.find(keys), outcome
-        attributes = _attributes(self._queue, SLOT_DURATION, values)
-        self._ends.setdefault(keys, {})[outcome] = attributes
+    def _attributes_of(self, lane: Hashable) -> dict[str, str]:
+        attributes = self._waits.get(lane)
+        if attributes is None:
+            attributes = _attributes(self._queue, TIME_IN_QUEUE, (as_text(lane),))
+            self._waits[lane] = attributes
         return attributes

@@ -22,15 +22,15 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from aioapiqueue._queue import dispatcher_of
 from aioapiqueue.integrations._metrics import (
     BOUNDARIES,
     METRICS,
     SLOT_DURATION,
     TIME_IN_QUEUE,
-    LaneNames,
     Metric,
     Watched,
-    forget_some,
+    as_text,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from prometheus_client.registry import CollectorRegistry
 
     from aioapiqueue import ApiQueue, Event
-    from aioapiqueue._events import Outcome
+    from aioapiqueue._events import EventKind, Outcome
 
 __all__ = ["PrometheusObserver"]
 
@@ -54,18 +54,14 @@ class _Bins:
         self.counts = [0] * (len(BOUNDARIES) + 1)
         self.sum = 0.0
 
-    def add(self, seconds: float) -> None:
-        """Count one."""
-        self.counts[bisect_left(BOUNDARIES, seconds)] += 1
-        self.sum += seconds
-
 
 class PrometheusObserver(Collector):
     """Has the figures of all queues that it observes scraped.
 
-    Pass it to any number of queues; those of one name are added up. A queue that nobody uses any
-    more is forgotten. Labels are `queue` and, where a metric has them, `lane` (only names in
-    `lanes=` and `set_rate`, so that there are few), `result`, `unit` and `outcome`.
+    Pass it to any number of queues; those of one name are added up. What a queue has counted stays
+    under its name when it is gone, so give names of which there are few. Labels are `queue` and,
+    where a metric has them, `lane` (only names in `lanes=` and `set_rate`, so that there are few),
+    `result`, `unit` and `outcome`.
 
     Args:
         registry: where it is registered; default: prometheus_client's own. None: nowhere.
@@ -104,14 +100,16 @@ class PrometheusObserver(Collector):
     def collect(self) -> Iterator[Family]:
         """Yield the figures as they stand."""
         families = {metric: _family(metric) for metric in METRICS}
-        for name, (metric, value, attributes) in self._watched.read():
-            families[metric].add_metric([name, *attributes], value)  # type: ignore[attr-defined]  # of all kinds
+        for metric, readings in self._watched.read().items():
+            for name, (_, value, attributes) in readings:
+                families[metric].add_metric([name, *attributes], value)  # type: ignore[attr-defined]  # of all kinds
         for (metric, name, attributes), bins in list(self._bins.items()):
-            counts, total, buckets = list(bins.counts), 0, []
+            counts, seconds = list(bins.counts), bins.sum  # together, as calls go on meanwhile
+            total, buckets = 0, []
             for boundary, count in zip((*BOUNDARIES, float("inf")), counts, strict=True):
                 total += count
                 buckets.append(("+Inf" if boundary == float("inf") else f"{boundary}", total))
-            families[metric].add_metric([name, *attributes], buckets, bins.sum)  # type: ignore[attr-defined]  # as above
+            families[metric].add_metric([name, *attributes], buckets, seconds)  # type: ignore[attr-defined]  # as above
         yield from families.values()
 
 
@@ -133,44 +131,37 @@ class _Recorder:
         queue: which.
     """
 
-    event_kinds = ("limits_changed",)
+    event_kinds: tuple[EventKind, ...] = ()
 
     def __init__(self, exporter: PrometheusObserver, queue: ApiQueue) -> None:
         self._exporter = exporter
-        self._queue = queue.name or ""
-        self._lanes = LaneNames(queue)
-        self._waits: dict[tuple[Hashable, ...], _Bins] = {}
-        self._ends: dict[tuple[Hashable, ...], dict[str, _Bins]] = {}
+        self._queue = as_text(queue.name)
+        self._lane_of = dispatcher_of(queue).lane_of
+        self._waits: dict[Hashable, _Bins] = {}
+        """By the name of the lane, of which there are as many as somebody has written down."""
+        self._ends: dict[tuple[Hashable, Outcome], _Bins] = {}
 
-    def on_event(self, _event: Event, /) -> None:
-        """Find lanes again: there may be others."""
-        self._waits.clear()
-        self._ends.clear()
+    def on_event(self, event: Event, /) -> None:
+        """Need none."""
 
-    def on_start(self, keys: tuple[Hashable, ...], waited: float, /) -> None:
+    def record_start(self, keys: tuple[Hashable, ...], waited: float, /) -> None:
         """Count how long a call waited."""
-        bins = self._waits.get(keys)
+        lane = self._lane_of(keys)
+        bins = self._waits.get(lane)
         if bins is None:
-            forget_some(self._waits)
-            attributes = (self._lanes.find(keys),)
-            bins = self._waits[keys] = self._exporter.bins(TIME_IN_QUEUE, self._queue, attributes)
+            bins = self._exporter.bins(TIME_IN_QUEUE, self._queue, (as_text(lane),))
+            self._waits[lane] = bins
         bins.counts[bisect_left(BOUNDARIES, waited)] += 1
         bins.sum += waited
 
-    def on_end(
+    def record_end(
         self, keys: tuple[Hashable, ...], _waited: float, duration: float, outcome: Outcome, /
     ) -> None:
         """Count how long its body ran."""
-        try:
-            bins = self._ends[keys][outcome]
-        except KeyError:
-            bins = self._find_end(keys, outcome)
+        place = self._lane_of(keys), outcome
+        bins = self._ends.get(place)
+        if bins is None:
+            bins = self._exporter.bins(SLOT_DURATION, self._queue, (as_text(place[0]), outcome))
+            self._ends[place] = bins
         bins.counts[bisect_left(BOUNDARIES, duration)] += 1
         bins.sum += duration
-
-    def _find_end(self, keys: tuple[Hashable, ...], outcome: str) -> _Bins:
-        forget_some(self._ends)
-        attributes = self._lanes.find(keys), outcome
-        bins = self._exporter.bins(SLOT_DURATION, self._queue, attributes)
-        self._ends.setdefault(keys, {})[outcome] = bins
-        return bins

@@ -42,11 +42,39 @@ def test_queries_name_what_is_exported(title, query, legend):
     assert names, title
     for name in names:
         assert name in exported, f"{title}: {name}"
-        labels = set(re.findall(r"(\w+)(?:=~|!=|=)\"", query))
-        for group in re.findall(r"by \(([^)]+)\)", query):
+        labels = set(re.findall(r"(\w+)(?:=~|!~|!=|=)\"", query))
+        for group in re.findall(r"\b(?:by|without)\s*\(([^)]+)\)", query):
             labels |= set(group.split(", "))
         labels |= set(re.findall(r"\{\{(\w+)\}\}", legend))
         assert labels <= exported[name], f"{title}: {labels - exported[name]}"
+
+
+@pytest.mark.parametrize(("title", "query", "legend"), QUERIES)
+def test_queries_use_functions_as_meant(title, query, legend):
+    """Rates are of counters or buckets, quantiles of buckets, and parentheses are closed."""
+    assert query.count("(") == query.count(")"), title
+    assert query.count("{") == query.count("}")
+    for name in re.findall(r"(?:rate|increase)\((\w+)", query):
+        assert name.endswith(("_total", "_bucket")), title
+    for name in re.findall(r"deriv\((\w+)", query):
+        assert name == "aioapiqueue_cost", title  # a sum that may fall
+    if "histogram_quantile" in query:
+        assert re.search(r"sum by \(le\b[^)]*\) \(rate\(\w+_bucket\{", query), title
+    assert "sum" in query, title  # over the instances of a program
+    results = set(re.findall(r'result!?="(\w+)"', query))
+    assert results <= {"released", "cancelled", "timed_out", "refused"}
+    assert "[$__" in query or not re.search(r"\b(rate|increase|deriv)\(", query)
+    assert legend
+
+
+def test_variables_are_what_queries_use():
+    """The queue is chosen from a metric that there is."""
+    names = {one["name"]: one for one in DASHBOARD["templating"]["list"]}
+    used = set(re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD["panels"])))
+    assert {one for one in used if not one.startswith("__")} == set(names)
+    query = names["queue"]["query"]
+    metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", query).groups()
+    assert label in sample_names()[metric]
 
 
 def test_each_metric_is_shown_or_documented():
@@ -54,9 +82,10 @@ def test_each_metric_is_shown_or_documented():
     queries = " ".join(query for _, query, _ in QUERIES)
     names = [f"aioapiqueue_{metric.name.replace('.', '_')}" for metric in METRICS]
     assert sum(name in queries for name in names) >= 14
+    rows = " ".join(line for line in OBSERVING.splitlines() if line.startswith("| `aioapiqueue."))
     for metric in METRICS:
-        last = metric.name.rpartition(".")[2]
-        assert f"`aioapiqueue.{metric.name}`" in OBSERVING or f"`.{last}`" in OBSERVING, metric.name
+        short = metric.name.removeprefix("lane").removeprefix("shared")
+        assert f"`aioapiqueue.{metric.name}`" in rows or f"`.{short.lstrip('.')}`" in rows
 
 
 def test_panels_do_not_overlap():

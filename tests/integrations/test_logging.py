@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import pickle
 
 import pytest
 
-from aioapiqueue import ApiQueue, QueueFull, Rate
+from aioapiqueue import ApiQueue, QueueFull
 from aioapiqueue.integrations.logging import LoggingObserver
 
 
@@ -44,17 +45,16 @@ async def test_push_back_is_a_warning(caplog):
         queue.throttled(2.5, key="a")
     await asyncio.sleep(1.1)
     queue.throttled(key="a")
-    queue.throttled()
+    queue.malformed()
     assert caplog.messages == [
         "queue crm: throttled a (retry after 2.5 s)",
         "queue crm: throttled a (and 29 more since the last line)",
-        "queue crm: throttled",
+        "queue crm: malformed",
     ]
     first = caplog.records[0]
     assert first.levelno == logging.WARNING
     assert first.aioapiqueue["retry_after"] == 2.5
     assert "duration" not in first.aioapiqueue
-    json.dumps(first.aioapiqueue, default=str)
 
 
 async def test_what_an_operator_changes_is_logged(caplog):
@@ -67,11 +67,11 @@ async def test_what_an_operator_changes_is_logged(caplog):
     queue.resume()
     assert caplog.messages == [
         "queue crm: limits changed (20/s, 500 in any 1h)",
-        "queue crm: held a (for 3 s)",
+        "queue crm: held (for 3 s)",
         "queue crm: paused",
         "queue crm: resumed",
     ]
-    assert caplog.records[0].aioapiqueue["limits"][0] == Rate(20)
+    assert caplog.records[0].aioapiqueue["limits"] == ["20/s", "500 in any 1h"]
     assert {record.levelno for record in caplog.records} == {logging.INFO}
 
 
@@ -85,6 +85,7 @@ async def test_refusals_go_to_the_given_logger(caplog):
     assert [(record.name, record.message) for record in caplog.records] == [
         ("mine", "queue (no name): refused")
     ]
+    await asyncio.sleep(0.5)  # after a whole second, another would be a line
     logger.setLevel(logging.ERROR)
     try:
         with pytest.raises(QueueFull):
@@ -96,10 +97,39 @@ async def test_refusals_go_to_the_given_logger(caplog):
         slot.cancel()
 
 
-async def test_many_keys_take_bounded_memory():
-    """Keys are told apart as long as they are few."""
-    observer = LoggingObserver()
-    queue = ApiQueue(lanes={"*": "unlimited"}, observers=[observer])
+async def test_many_keys_are_no_flood(caplog):
+    """Push-back on thousands of keys in a second is one line, and so are holds."""
+    caplog.set_level(logging.INFO, "aioapiqueue")
+    queue = ApiQueue(lanes={"*": "unlimited"}, observers=[LoggingObserver()])
     for number in range(5_000):
         queue.throttled(key=number)
-    assert len(observer._last) <= 1_000  # noqa: SLF001 - nothing else shows it
+        queue.hold(1, key=number)
+    assert len(caplog.records) == 2
+    await asyncio.sleep(1)
+    queue.throttled(key="last")
+    assert caplog.messages[-1].endswith("(and 4,999 more since the last line)")
+
+
+async def test_records_can_be_sent_elsewhere(caplog):
+    """As JSON, and to another process: of each kind, with keys of any type."""
+    caplog.set_level(logging.DEBUG, "aioapiqueue")
+    queue = ApiQueue(
+        "100/s", "1000 tokens/s burst 1000", name="crm", observers=[LoggingObserver(calls=True)]
+    )
+    async with queue.slot(keys=(("a", 1), object), cost={"tokens": 3}) as slot:
+        slot.settle({"tokens": 2})
+        slot.sync(40, reset=30)
+        slot.throttled(0.1)
+    queue.set_rate("20/s", "900 tokens/s burst 900")
+    queue.pause()
+    queue.resume()
+    kinds = set()
+    for record in caplog.records:
+        fields = json.loads(json.dumps(record.aioapiqueue))
+        assert fields == pickle.loads(pickle.dumps(record.aioapiqueue))  # noqa: S301 - our own
+        kinds.add(fields["kind"])
+        if fields["kind"] == "settled":
+            assert fields["costs"] == {"calls": 1, "tokens": 2}
+            assert fields["key"] == "('a', 1)"
+        assert ("costs" in fields) == ("call" in fields)
+    assert kinds >= {"released", "finished", "settled", "synced", "throttled", "limits_changed"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,8 +13,12 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics import MeterProvider, ObservableCounter
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    InMemoryMetricReader,
+    PeriodicExportingMetricReader,
+)
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -203,11 +208,56 @@ async def test_wait_is_an_event_of_the_callers_span():
     assert not spans["d"].events
     (event,) = spans["b"].events
     assert event.name == "aioapiqueue.wait"
+    span = spans["b"]
+    assert 0 <= span.end_time - event.timestamp <= 1e9  # its body ran for 10 ms after that
     assert dict(event.attributes) == {
         "aioapiqueue.queue": "crm",
         "aioapiqueue.lane": "search",
         "aioapiqueue.time_in_queue": pytest.approx(0.1),
     }
+
+
+def test_second_observer_is_the_same():
+    """The SDK has each metric once: what a second one observes is in it all the same."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider(metric_readers=[reader])
+    queues = [
+        ApiQueue(name=name, observers=[OpenTelemetryObserver(provider)]) for name in ("a", "b")
+    ]
+
+    async def use():
+        for queue in queues:
+            async with queue.slot():
+                pass
+
+    asyncio.run(use())
+    found = in_memory(reader)
+    for name in "ab":
+        assert found.sum("slots", queue=name, result="released") == 1
+        assert found.sum("slot.duration", "count", queue=name) == 1
+
+
+def test_deltas_are_never_negative():
+    """Of several queues of one name, of which one is collected, and comes again."""
+    delta = {ObservableCounter: AggregationTemporality.DELTA}
+    reader = InMemoryMetricReader(preferred_temporality=delta)
+    metrics = OpenTelemetryObserver(MeterProvider(metric_readers=[reader]))
+
+    async def use(queue, calls):
+        for _ in range(calls):
+            async with queue.slot():
+                pass
+
+    deltas, queues = [], []
+    for calls in (100, 40, 0, 7):
+        if calls:
+            queues.append(ApiQueue(name="crm", observers=[metrics]))
+            asyncio.run(use(queues[-1], calls))
+        else:
+            queues.clear()
+            gc.collect()
+        deltas.append(in_memory(reader).sum("slots", result="released"))
+    assert deltas == [100, 40, 0, 7]
 
 
 async def test_no_span_no_event():

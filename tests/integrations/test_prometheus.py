@@ -7,12 +7,18 @@ import gc
 import threading
 import tracemalloc
 import urllib.request
+import weakref
 
 import pytest
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_text
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_families,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
 from aioapiqueue import Adaptive, ApiQueue
+from aioapiqueue.integrations._metrics import METRICS
 from aioapiqueue.integrations.prometheus import PrometheusObserver
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers.metered_run import play
@@ -148,15 +154,48 @@ def test_queues_of_one_name_are_added_up(registry):
     assert released == {"a": 2, "b": 1, "": 1}
 
 
-def test_queue_that_is_gone_is_forgotten(registry):
-    """An exporter keeps no queue alive."""
+def test_counters_outlive_their_queues(registry):
+    """An exporter keeps no queue alive; what it has counted stays, so that no counter falls."""
     metrics = PrometheusObserver(registry)
-    queue = ApiQueue("1/s", name="gone", observers=[metrics])
-    labels = {"queue": "gone"}
-    assert registry.get_sample_value("aioapiqueue_queued", labels) == 0
-    del queue
+    queues = [ApiQueue(name="crm", lanes={"a": "9/s burst 9"}, observers=[metrics]) for _ in "ab"]
+
+    async def use():
+        for queue in queues:
+            for _ in range(3):
+                async with queue.slot(key="a", cost=2):
+                    pass
+
+    asyncio.run(use())
+    labels = {"queue": "crm", "result": "released"}
+    assert registry.get_sample_value("aioapiqueue_slots_total", labels) == 6
+    gone = weakref.ref(queues.pop())
     gc.collect()
-    assert registry.get_sample_value("aioapiqueue_queued", labels) is None
+    assert gone() is None
+    assert registry.get_sample_value("aioapiqueue_slots_total", labels) == 6
+    queues.clear()
+    gc.collect()
+    assert registry.get_sample_value("aioapiqueue_slots_total", labels) == 6
+    name, lane = "aioapiqueue_lane_slots_total", {"lane": "a"}
+    assert registry.get_sample_value(name, {**labels, **lane}) == 6
+    assert registry.get_sample_value("aioapiqueue_cost", {"queue": "crm", "unit": "calls"}) == 12
+    assert registry.get_sample_value("aioapiqueue_queued", {"queue": "crm"}) is None
+
+
+def test_names_of_any_kind_are_exported(registry):
+    """Of queues and lanes that are no text, or none that can be encoded."""
+    metrics = PrometheusObserver(registry)
+    queue = ApiQueue(name="\ud800", lanes={7: "1/s", "\udfff": "1/s"}, observers=[metrics])
+    text = generate_latest(registry).decode()
+    assert 'aioapiqueue_lane_queued{lane="7",queue="?"} 0.0' in text
+    assert 'aioapiqueue_lane_queued{lane="?",queue="?"} 0.0' in text
+    assert queue.waiting == 0
+
+
+def test_strict_parser_takes_all_of_it(registry):
+    """What OpenMetrics demands of names, units, types and the order of buckets."""
+    play(lambda: new_queue(PrometheusObserver(registry)), calls=60)
+    families = list(openmetrics_families(openmetrics_text(registry).decode()))
+    assert len(families) == len(METRICS)
 
 
 def test_lowered_rate_is_a_gauge(registry):
@@ -220,8 +259,9 @@ def test_scraped_while_calls_run(registry, scrape):
         for number in range(15_000):
             with queue.try_slot(key=f"t{number}"):
                 pass
-            if number % 500 == 0:
+            if number % 5 == 0:
                 queue.set_rate("10/s", key=f"named{number}")
+            if number % 500 == 0:
                 queue.enqueue(key="x").cancel()
                 await asyncio.sleep(0.01)
 
