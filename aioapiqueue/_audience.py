@@ -35,10 +35,11 @@ class Audience:
         name: of the queue.
         units: what costs are counted in.
         number_of: returns the number of a call by arrival.
+        now: returns the present instant.
         report: called with what one of them raises.
     """
 
-    __slots__ = ("_name", "_number_of", "_observers", "_recorders", "_report", "_units")
+    __slots__ = ("_name", "_now", "_number_of", "_observers", "_recorders", "_report", "_units")
 
     def __init__(
         self,
@@ -47,11 +48,13 @@ class Audience:
         name: str | None,
         units: Units,
         number_of: Callable[[Call], int],
+        now: Callable[[], float],
         report: Callable[[str, BaseException], None],
     ) -> None:
         self._name = name
         self._units = units
         self._number_of = number_of
+        self._now = now
         self._report = report
         self._recorders = tuple(one for one in observers if isinstance(one, Recorder))
         self._observers: dict[EventKind, tuple[Observer, ...]] = {}
@@ -60,39 +63,47 @@ class Audience:
             for kind in _kinds_of(one):
                 self._observers[kind] = (*self._observers.get(kind, ()), one)
 
-    def started(self, call: Call, waited: float, now: float) -> None:
+    @property
+    def wants_events(self) -> bool:
+        """Whether somebody wants any, so that calls have numbers."""
+        return bool(self._observers)
+
+    def started(self, call: Call, waited: float) -> None:
         """Inform them of a call that has started."""
+        # Here and in `ended`, in few steps: this is done for each slot.
         for recorder in self._recorders:
             try:
                 recorder.record_start(call.keys, waited)
             except BaseException as error:  # noqa: BLE001 - a recorder never costs a slot
                 self._failed(recorder, "a start", error)
         if "released" in self._observers:
-            self.emit("released", call, None, now)
+            self.emit("released", call)
 
     def ended(self, call: Call, raised: object, now: float) -> None:
         """Inform them of a body that has ended; see `Call.finish`."""
-        duration, outcome = now - call.waited_until, _outcome_of(raised)
+        start = call.waited_until
+        waited, duration = start - call.joined_at, now - start
+        outcome = "ok" if raised is None else _outcome_of(raised)
         for recorder in self._recorders:
             try:
-                recorder.record_end(call.keys, call.waited, duration, outcome)
+                recorder.record_end(call.keys, waited, duration, outcome)
             except BaseException as error:  # noqa: BLE001 - as above
                 self._failed(recorder, "an end", error)
         if "finished" in self._observers:
-            self.emit("finished", call, None, now, duration=duration, outcome=outcome)
+            self.emit("finished", call, duration=duration, outcome=outcome)
 
     def emit(
         self,
         kind: EventKind,
         call: Call | None,
-        key: Hashable,
-        now: float,
+        key: Hashable = None,
         **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
     ) -> None:
         """Inform the observers of an event, of a call or of a key."""
         observers = self._observers.get(kind)
         if observers is None:
             return
+        now = self._now()
         if call is None:
             event = Event(kind, self._name, key, 0, 0, now, 0.0, (key,), **details)
         else:
@@ -141,8 +152,6 @@ def _kinds_of(observer: Observer) -> Iterable[EventKind]:
 
 def _outcome_of(raised: object) -> Outcome:
     """Return how a body has ended, by the type of what it has raised."""
-    if raised is None:
-        return "ok"
     if raised is UNKNOWN or not isinstance(raised, type):
         return "unknown"
     return "cancelled" if issubclass(raised, _CANCELLED) else "error"

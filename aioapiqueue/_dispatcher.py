@@ -167,6 +167,7 @@ class Dispatcher:
             name=self.name,
             units=self.units,
             number_of=self._number_of,
+            now=self.now,
             report=self.report,
         )
         self._reports = True
@@ -333,7 +334,9 @@ class Dispatcher:
         if arrival is not None:
             call.arrival = arrival
         if self.try_start(call):
-            if self._audience is None and arrival is None:
+            if self._audience is not None:
+                self._number_of(call)
+            elif arrival is None:
                 call.arrival = self.waiters.next_number()
             call.state = GRANTED
             future.set_result(call)
@@ -343,11 +346,10 @@ class Dispatcher:
 
     def _number_of(self, call: Call) -> int:
         """Return a call's number by arrival, which is its next if it has none yet."""
-        try:
-            return call.arrival
-        except AttributeError:  # it did not wait
+        number: int | None = getattr(call, "arrival", None)
+        if number is None:  # it did not wait
             number = call.arrival = self.waiters.next_number()
-            return number
+        return number
 
     def again(self, call: Call, cost: Cost | None, timeout: float | None) -> Reservation:
         """Release a call, and let it wait once more, in its old place.
@@ -465,7 +467,7 @@ class Dispatcher:
             self._report_start(call, waited)
 
     def _report_start(self, call: Call, waited: float) -> None:
-        if self._audience is not None:
+        if self._audience is not None and self._audience.wants_events:
             self._number_of(call)  # now, whichever of its events somebody wants
         if self._answers is not None:
             self._answers.started(call, call.keys, call.costs)
@@ -474,7 +476,7 @@ class Dispatcher:
             if self.nesting.of_lanes:
                 self.nesting.started(call)
         if self._audience is not None:
-            self._audience.started(call, waited, self._clock())
+            self._audience.started(call, waited)
 
     # Ways out.
 
@@ -888,7 +890,7 @@ class Dispatcher:
         if self._lanes is not None:
             self._lanes.count(kind, call, key)
         if self._audience is not None:
-            self._audience.emit(kind, call, key, self._clock(), **details)
+            self._audience.emit(kind, call, key, **details)
 
     def report(self, message: str, error: BaseException) -> None:
         """Report an error that is nobody's: to the loop's exception handler."""

@@ -151,28 +151,30 @@ class _Recorder:
         self._lane_of = dispatcher_of(queue).lane_of
         self._waits: dict[Hashable, dict[str, str]] = {}
         """By the name of the lane, of which there are as many as somebody has written down."""
-        self._ends: dict[tuple[Hashable, Outcome], dict[str, str]] = {}
+        self._ends: dict[Outcome, dict[Hashable, dict[str, str]]] = {}
 
     def on_event(self, event: Event, /) -> None:
         """Need none."""
 
     def record_start(self, keys: tuple[Hashable, ...], waited: float, /) -> None:
         """Record how long a call waited."""
-        attributes = self._attributes_of(self._lane_of(keys))
+        lane = self._lane_of(keys)
+        attributes = self._waits.get(lane) or self._attributes_of(lane)
         if waited:
             self._record_wait(waited, attributes, _NOWHERE)
         else:
-            self._record_wait(waited, attributes)
+            self._record_wait(0.0, attributes)
 
     def record_end(
         self, keys: tuple[Hashable, ...], waited: float, duration: float, outcome: Outcome, /
     ) -> None:
         """Record how long its body ran; here the caller's span is the current one."""
         lane = self._lane_of(keys)
-        attributes = self._ends.get((lane, outcome))
-        if attributes is None:
+        try:
+            attributes = self._ends[outcome][lane]
+        except KeyError:
             attributes = _attributes(self._queue, SLOT_DURATION, (as_text(lane), outcome))
-            self._ends[lane, outcome] = attributes
+            self._ends.setdefault(outcome, {})[lane] = attributes
         self._record_end(duration, attributes)
         if waited and self._spans:
             span = trace.get_current_span()

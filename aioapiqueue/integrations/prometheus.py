@@ -139,29 +139,36 @@ class _Recorder:
         self._lane_of = dispatcher_of(queue).lane_of
         self._waits: dict[Hashable, _Bins] = {}
         """By the name of the lane, of which there are as many as somebody has written down."""
-        self._ends: dict[tuple[Hashable, Outcome], _Bins] = {}
+        self._ends: dict[Outcome, dict[Hashable, _Bins]] = {}
 
     def on_event(self, event: Event, /) -> None:
         """Need none."""
 
+    # In few steps: this is done for each slot.
+
     def record_start(self, keys: tuple[Hashable, ...], waited: float, /) -> None:
         """Count how long a call waited."""
         lane = self._lane_of(keys)
-        bins = self._waits.get(lane)
-        if bins is None:
+        try:
+            bins = self._waits[lane]
+        except KeyError:
             bins = self._exporter.bins(TIME_IN_QUEUE, self._queue, (as_text(lane),))
             self._waits[lane] = bins
-        bins.counts[bisect_left(BOUNDARIES, waited)] += 1
-        bins.sum += waited
+        if waited:
+            bins.counts[bisect_left(BOUNDARIES, waited)] += 1
+            bins.sum += waited
+        else:
+            bins.counts[0] += 1
 
     def record_end(
         self, keys: tuple[Hashable, ...], _waited: float, duration: float, outcome: Outcome, /
     ) -> None:
         """Count how long its body ran."""
-        place = self._lane_of(keys), outcome
-        bins = self._ends.get(place)
-        if bins is None:
-            bins = self._exporter.bins(SLOT_DURATION, self._queue, (as_text(place[0]), outcome))
-            self._ends[place] = bins
+        lane = self._lane_of(keys)
+        try:
+            bins = self._ends[outcome][lane]
+        except KeyError:
+            bins = self._exporter.bins(SLOT_DURATION, self._queue, (as_text(lane), outcome))
+            self._ends.setdefault(outcome, {})[lane] = bins
         bins.counts[bisect_left(BOUNDARIES, duration)] += 1
         bins.sum += duration
