@@ -177,7 +177,7 @@ class Recorder(Protocol):
     def record_end(
         self, keys: tuple[Hashable, ...], waited: float, duration: float, outcome: Outcome, /
     ) -> None:
-        """Count the end of its body, in the context of whoever ends it."""
+        """Count the end of its body, in the context of the caller that ends it."""
 
 
 def report_error(message: str, error: BaseException) -> None:

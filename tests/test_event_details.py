@@ -80,7 +80,7 @@ async def test_events_of_a_call_have_its_number(limiter, recorder):
 
 
 async def test_call_that_waits_again_keeps_its_number(limiter, recorder):
-    """It is the same call to whoever joins events up, in its old place."""
+    """It is the same call for those who join events up, in its old place."""
     queue = limiter.queue("10/s", observers=[recorder])
     first = await queue.enqueue(key="a")
     other = queue.enqueue(key="b")

@@ -129,7 +129,7 @@ def _attributes(queue: str, metric: Metric, values: tuple[str, ...]) -> dict[str
 
 
 _NOWHERE = Context()
-"""A waiter is released in the context of whoever makes room for it: no trace of its own."""
+"""A waiter is released in the context of the caller that makes room for it: no trace of its own."""
 
 
 class _Recorder:
