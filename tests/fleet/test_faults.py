@@ -28,7 +28,7 @@ class Listener:
 
     def on_event(self, event):
         """Hear of one."""
-        if event.kind not in {"released", "finished", "cancelled"}:
+        if event.kind not in {"joined", "released", "finished", "cancelled"}:
             self.kinds.append(event.kind)
 
 
