@@ -398,8 +398,10 @@ class Dispatcher:
                 wake = self.limiter.release_due(self._clock())
                 if wake is None:
                     break
-                if not alarm.done():
-                    self._set_timer(wake, loop)
+                if alarm.done():  # to await it would not let anybody else run
+                    await asyncio.sleep(0)
+                    continue
+                self._set_timer(wake, loop)
                 await alarm
                 self._drop_timer()
         finally:

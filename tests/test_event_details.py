@@ -535,6 +535,35 @@ async def test_observer_that_enqueues_wakes_the_ticker():
         (await queue.enqueue(key="b")).release()
 
 
+async def test_ticker_that_is_woken_lets_others_run():
+    """An observer that wakes it at each release does not keep the loop from its next pass."""
+
+    class Wakes(Recorder):
+        event_kinds = ("released",)
+
+        def on_event(self, event):
+            super().on_event(event)
+            queue.resume()
+
+    observer, passes = Wakes(), []
+    queue = ApiQueue(observers=[observer])
+    queue.pause()
+    waiting = [queue.enqueue() for _ in range(20_000)]
+    await asyncio.sleep(1)
+    loop = asyncio.get_running_loop()
+
+    def next_pass():
+        passes.append(len(observer.events))
+        if len(observer.events) < len(waiting):
+            loop.call_soon(next_pass)
+
+    loop.call_soon(next_pass)
+    queue.resume()
+    for one in waiting:
+        (await one).release()
+    assert any(0 < seen < len(waiting) for seen in passes)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 async def test_limiter_views_have_outcomes(recorder, fails):
     """`async with queue.limiter():`, as any slot."""

@@ -3,7 +3,7 @@
 >>> from aioapiqueue.integrations.logging import LoggingObserver
 >>> queue = ApiQueue("10/s", name="crm", observers=[LoggingObserver()])
 
-A healthy run logs nothing above DEBUG. What an operator should know is logged: push-back, what was
+A healthy run logs nothing above INFO. What an operator should know is logged: push-back, what was
 turned away, a quota whose server is lost, changed limits. Of each kind there is a line a second at
 most; the next one has how many there were between.
 """
