@@ -39,7 +39,10 @@ class Audience:
         report: called with what one of them raises.
     """
 
-    __slots__ = ("_name", "_now", "_number_of", "_observers", "_recorders", "_report", "_units")
+    __slots__ = (
+        *("_name", "_now", "_number_of", "_observers", "_recorders", "_report", "_units"),
+        "members",
+    )
 
     def __init__(
         self,
@@ -51,6 +54,8 @@ class Audience:
         now: Callable[[], float],
         report: Callable[[str, BaseException], None],
     ) -> None:
+        self.members = tuple(observers)
+        """The observers and recorders, as they were given."""
         self._name = name
         self._units = units
         self._number_of = number_of

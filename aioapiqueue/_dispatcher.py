@@ -161,9 +161,10 @@ class Dispatcher:
         self._forget_callers(clock_changed=False)
 
     def observe(self, observers: Sequence[Observer]) -> None:
-        """Inform these of what happens from now on."""
+        """Inform these, too, of what happens from now on."""
+        members = () if self._audience is None else self._audience.members
         self._audience = Audience(
-            observers,
+            (*members, *observers),
             name=self.name,
             units=self.units,
             number_of=self._number_of,

@@ -80,7 +80,7 @@ class Event(NamedTuple):
     | `timed_out` | the `timeout` of a waiter passed | |
     | `refused` | a call was turned away: the queue is full or closed | |
     | `throttled` | the other side pushed back | `retry_after` |
-    | `backed_off` | adaptive lowered the rate for that | |
+    | `backed_off` | adaptive lowered the rate for that | `rate`, if it is kept in this process |
     | `refused_by_server` | the other side refused a call for good: to wait would not help | |
     | `malformed` | the other side sent something that is not valid | |
     | `settled` | a call stated its true costs | `costs` are these |
@@ -112,6 +112,7 @@ class Event(NamedTuple):
         outcome: how the body has ended: `ok`, `error` (it raised), `cancelled`; `unknown` where the
             slot was released by hand.
         retry_after: seconds that the other side asked to wait, if it did.
+        rate: calls a second that are left after a push-back.
         seconds: how long a hold or a pause is; None: until it is resumed.
         limits: the new ones.
         origin: who changed them: `user` (`set_rate`), `learnt` (from an answer) or `others` (who
@@ -138,6 +139,7 @@ class Event(NamedTuple):
     duration: float | None = None
     outcome: Outcome | None = None
     retry_after: float | None = None
+    rate: float | None = None
     seconds: float | None = None
     limits: tuple[Limit, ...] = ()
     origin: Literal["user", "learnt", "others"] | None = None

@@ -560,7 +560,8 @@ class LocalLimiter:
                 self._scheduler.changed(state)
             host.wake()
             self._rounds.begin(scope)
-            host.count("backed_off", call, key=key)
+            rate = min(state.allowed() for state in states)
+            host.count("backed_off", call, key=key, rate=None if rate == math.inf else rate)
 
     def hold(self, key: Hashable, seconds: float) -> None:
         """Start nothing of a key's lane, if it has one, or nothing at all."""

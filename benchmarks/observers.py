@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from aioapiqueue import ApiQueue, Rate
 from aioapiqueue.integrations.opentelemetry import OpenTelemetryObserver
 from aioapiqueue.integrations.prometheus import PrometheusObserver
+from aioapiqueue.integrations.report import ReportObserver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +70,7 @@ def slots(report: Report, /, *, quick: bool) -> None:
             NONE: queue(),
             "every event": queue(Nothing()),
             "Prometheus": queue(prometheus),
+            "report": queue(ReportObserver()),
             "OpenTelemetry": queue(telemetry),
             TWO: lambda: run(nanoseconds(two_records)),
         },

@@ -1,0 +1,458 @@
+"""What is recorded of queues for a report: counts, waits and use over time, and what changed when.
+
+What sees the calls tells it of each: an observer of queues, or the hub of a run. It reads no
+clock; memory is bounded, however long it goes on and however many calls there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aioapiqueue._grammar import CALLS
+from aioapiqueue._rate import Calendar, Concurrency, Rate, Window, period_of
+from aioapiqueue._recording.series import TimeSeries
+from aioapiqueue._recording.unpaced import UnpacedTime
+from aioapiqueue._recording.waits import WaitTimes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from aioapiqueue._events import Event, EventKind
+    from aioapiqueue._limiter import LimiterStats
+    from aioapiqueue._rate import Limit
+
+__all__ = ["CHANGE_KINDS", "QueueRecord", "Recording", "percentiles"]
+
+CHANGE_KINDS: tuple[EventKind, ...] = (
+    *("backed_off", "limits_changed", "held", "paused", "resumed"),
+    *("refused_by_server", "disconnected", "reconnected"),
+)
+"""The kinds of events that make a queue faster or slower, or say why it is."""
+_FIELDS = ("used", "waited", "throttled", "errors", "refused")
+_USED, _WAITED, _THROTTLED, _ERRORS, _REFUSED = range(len(_FIELDS))
+_PERCENTS = (50, 90, 99)
+_MOST_LANES = 5_000
+"""Of all queues together, that have a record of their own: some 10 MB."""
+_MOST_CHANGES = 500
+"""That are kept from the beginning, and as many from the end."""
+_MOST_RATES = 2_000
+"""Of one lane, that are kept of the rates that were allowed."""
+
+
+class _Change(NamedTuple):
+    """Something that made a queue faster or slower.
+
+    Attributes:
+        at: seconds from the beginning.
+        queue: whose.
+        lane: of it; None: all of it.
+        kind: as of an `Event`.
+        limits: the new ones.
+        origin: who changed them.
+        rate: calls a second that are left.
+        seconds: how long nothing starts.
+    """
+
+    at: float
+    queue: str
+    lane: str | None
+    kind: str
+    limits: tuple[Limit, ...] = ()
+    origin: str | None = None
+    rate: float | None = None
+    seconds: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON has it, without what it does not have."""
+        found = self._asdict() | {"limits": [str(one) for one in self.limits]}
+        return {name: value for name, value in found.items() if value not in (None, [])}
+
+
+class _Place(NamedTuple):
+    """Whose time series it is."""
+
+    queue: str
+    lane: str | None
+    unit: str
+
+
+@dataclass(slots=True)
+class _Counts:
+    """What is counted of a queue, or of a lane of it.
+
+    Attributes:
+        limits: those in force.
+        summed_up: whether it is the sum of several keys, each with such limits of its own.
+        calls: that started.
+        waits: how long they waited.
+        waited: the same, added up.
+        throttled: times that the other side pushed back.
+        errors: calls that ended with another error.
+        refused: calls that the pacing turned away.
+        cancelled: waiters that left, or whose time was over.
+        used: what has been charged, by unit.
+        since: since when there have been which limits.
+        lowered: calls a second that push-back has left, from when on; inf: what the limits say.
+    """
+
+    limits: tuple[Limit, ...] = ()
+    summed_up: bool = False
+    calls: int = 0
+    waits: WaitTimes = field(default_factory=WaitTimes)
+    waited: float = 0.0
+    throttled: int = 0
+    errors: int = 0
+    refused: int = 0
+    cancelled: int = 0
+    used: dict[str, float] = field(default_factory=dict)
+    since: list[tuple[float, tuple[Limit, ...]]] = field(default_factory=list)
+    lowered: list[tuple[float, float]] = field(default_factory=list)
+
+    def units(self) -> list[str]:
+        """Return the units that were used, or that limits count; calls first."""
+        limited = [limit.unit for limit in self.limits if not isinstance(limit, Concurrency)]
+        return list(dict.fromkeys([CALLS, *self.used, *limited]))
+
+
+class QueueRecord:
+    """What is recorded of one queue.
+
+    Args:
+        recording: which it belongs to.
+        name: of the queue.
+        paced: whether its calls wait.
+        limits_of: returns the limits of a lane, or (None) of the queue, and whether a lane of that
+            name is the sum of several keys.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        name: str,
+        *,
+        paced: bool,
+        limits_of: Callable[[str | None], tuple[tuple[Limit, ...], bool]],
+    ) -> None:
+        self.name = name
+        self.paced = paced
+        self.limits_of = limits_of
+        self._recording = recording
+        self._is_lowered = False
+        self._sampled_at = -math.inf
+        self._whole = self._new(None)
+        self._lanes: dict[str, _Counts] = {}
+
+    def _new(self, lane: str | None) -> _Counts:
+        limits, summed_up = self.limits_of(lane)
+        return _Counts(limits, summed_up, since=[(0.0, limits)])
+
+    def _find(self, lanes: Iterable[str]) -> Iterator[tuple[str | None, _Counts]]:
+        """Yield the counts of the queue, and of those lanes that have any."""
+        yield None, self._whole
+        for lane in lanes:
+            counts = self._lanes.get(lane)
+            if counts is None and self._recording.take_room():
+                counts = self._lanes[lane] = self._new(lane)
+            if counts is not None:
+                yield lane, counts
+
+    def started(
+        self, lanes: Sequence[str], costs: Mapping[str, float], waited: float, now: float
+    ) -> None:
+        """Count a call that starts."""
+        for lane, counts in self._find(lanes):
+            counts.calls += 1
+            counts.waits.add(waited)
+            counts.waited += waited
+            if waited:
+                self._add(lane, CALLS, now, _WAITED, waited)
+        self.used(lanes, costs, now)
+
+    def used(self, lanes: Sequence[str], costs: Mapping[str, float], now: float) -> None:
+        """Count what a call has used: at its start, and less or more when that is known."""
+        for lane, counts in self._find(lanes):
+            for unit, cost in costs.items():
+                counts.used[unit] = counts.used.get(unit, 0) + cost
+                if cost:
+                    self._add(lane, unit, now, _USED, cost)
+
+    def not_started(self, lanes: Sequence[str], costs: Mapping[str, float], at: float) -> None:
+        """Take out a call that had started then, and was not sent after all."""
+        for _, counts in self._find(lanes):
+            counts.calls -= 1
+        self.used(lanes, {unit: -cost for unit, cost in costs.items()}, at)
+
+    def throttled(self, lanes: Sequence[str], now: float) -> None:
+        """Count a push-back."""
+        for lane, counts in self._find(lanes):
+            counts.throttled += 1
+            self._add(lane, CALLS, now, _THROTTLED, 1)
+
+    def failed(self, lanes: Sequence[str], now: float) -> None:
+        """Count a call that ended with another error."""
+        for lane, counts in self._find(lanes):
+            counts.errors += 1
+            self._add(lane, CALLS, now, _ERRORS, 1)
+
+    def refused(self, lanes: Sequence[str], now: float) -> None:
+        """Count a call that was turned away."""
+        for lane, counts in self._find(lanes):
+            counts.refused += 1
+            self._add(lane, CALLS, now, _REFUSED, 1)
+
+    def cancelled(self, lanes: Sequence[str]) -> None:
+        """Count a waiter that left, or whose time was over."""
+        for _, counts in self._find(lanes):
+            counts.cancelled += 1
+
+    def changed(self, event: Event, lane: str | None) -> None:
+        """Note what made it faster or slower.
+
+        Args:
+            event: of one of `CHANGE_KINDS`.
+            lane: which it is of; None: the queue.
+        """
+        at = event.at - self._recording.now
+        what = event.kind, event.limits, event.origin, event.rate, event.seconds
+        self._recording.note(_Change(at, self.name, lane, *what))
+        *_, (found, counts) = self._find(() if lane is None else (lane,))
+        if event.kind == "limits_changed" and found == lane:
+            counts.limits = event.limits
+            counts.since.append((at, event.limits))
+            del counts.since[_MOST_RATES:]
+        elif event.kind == "backed_off" and lane is None and event.rate is not None:
+            self._is_lowered = True
+            self._note_rate(at, event.rate)
+
+    def sample(self, now: float, snapshot: Callable[[], LimiterStats]) -> None:
+        """Note what push-back has left of the rate, where it has lowered it.
+
+        Args:
+            now: the present instant.
+            snapshot: returns the figures of the queue's limiter; called once in a step of time.
+        """
+        if self._is_lowered and now >= self._sampled_at + self._recording.series.step:
+            self._sampled_at = now
+            self._note_rate(now - self._recording.now, snapshot().rate)
+
+    def _note_rate(self, at: float, rate: float) -> None:
+        lowered = self._whole.lowered
+        if not lowered or lowered[-1][1] != rate:
+            lowered.append((at, rate))
+            del lowered[_MOST_RATES:]
+
+    def _add(self, lane: str | None, unit: str, now: float, field: int, amount: float) -> None:
+        self._recording.series.add(_Place(self.name, lane, unit), now, field, amount)
+
+    @property
+    def calls(self) -> int:
+        """How many calls started."""
+        return self._whole.calls
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there was any call."""
+        whole = self._whole
+        return bool(whole.calls or whole.refused or whole.cancelled or whole.throttled)
+
+    def met(self) -> Iterator[Limit]:
+        """Yield the limits that calls came under."""
+        yield from self._whole.limits
+        for counts in self._lanes.values():
+            if counts.calls:
+                yield from counts.limits
+
+    def as_json(self, seconds: float, began: float) -> dict[str, Any]:
+        """Return all figures.
+
+        Args:
+            seconds: from the beginning to the end.
+            began: when that was, in seconds since the epoch.
+        """
+        busiest = sorted(self._lanes.items(), key=lambda one: (-one[1].calls, one[0]))
+        tightest: tuple[float, str, str | None] | None = None
+        for lane, counts in ((None, self._whole), *busiest):
+            for share, limit in _shares(counts, seconds, began):
+                if tightest is None or share > tightest[0]:
+                    tightest = share, limit, lane
+        return {
+            "queue": self.name,
+            "paced": self.paced,
+            **self._figures(None, self._whole),
+            "tightest": None
+            if tightest is None
+            else dict(zip(("share", "limit", "lane"), tightest, strict=True)),
+            "lanes": [{"lane": lane, **self._figures(lane, counts)} for lane, counts in busiest],
+        }
+
+    def _figures(self, lane: str | None, counts: _Counts) -> dict[str, Any]:
+        return {
+            "limits": [str(limit) for limit in counts.limits],
+            "limits_of_each_key": counts.summed_up,
+            "calls": counts.calls,
+            "used": {unit: _plain(amount) for unit, amount in counts.used.items()},
+            "waited": counts.waited,
+            "waits": percentiles(counts.waits),
+            "throttled": counts.throttled,
+            "errors": counts.errors,
+            "refused": counts.refused,
+            "cancelled": counts.cancelled,
+            "time_series": [self._series(lane, counts, unit) for unit in counts.units()],
+        }
+
+    def _series(self, lane: str | None, counts: _Counts, unit: str) -> dict[str, Any]:
+        """Return what was counted in each step in which anything was, and the limit over time."""
+        points = self._recording.series.series.get(_Place(self.name, lane, unit), {})
+        steps = sorted(points)
+        found: dict[str, Any] = {"unit": unit, "steps": steps}
+        for place, name in enumerate(_FIELDS):
+            values = [_plain(points[step][place]) for step in steps]
+            if place == _USED or any(values):
+                found[name] = values
+        if not counts.summed_up:
+            found["allowed"] = [[round(at, 3), rate] for at, rate in _allowed(counts, unit)]
+        return found
+
+
+class Recording:
+    """Records queues.
+
+    Args:
+        now: the instant at which it begins, in seconds on the clock of all others.
+        began: the same, in seconds since the epoch.
+    """
+
+    def __init__(self, *, now: float, began: float) -> None:
+        self.now = now
+        self.began = began
+        self.series: TimeSeries[_Place] = TimeSeries(_FIELDS, began=now)
+        self.unpaced = UnpacedTime(now=now)
+        self.queues: dict[str, QueueRecord] = {}
+        self._first: list[_Change] = []
+        self._last: deque[_Change] = deque(maxlen=_MOST_CHANGES)
+        self._changes = 0
+        self._records = 0
+        self._learnt: dict[tuple[str, str | None], _Change] = {}
+
+    def take_room(self) -> bool:
+        """Return whether one more lane may have a record, and count it if so."""
+        if self._records >= _MOST_LANES:
+            return False
+        self._records += 1
+        return True
+
+    def note(self, change: _Change) -> None:
+        """Keep a change, if it is one of the first or of the last."""
+        self._changes += 1
+        if len(self._first) < _MOST_CHANGES:
+            self._first.append(change)
+        else:
+            self._last.append(change)
+        if change.origin == "learnt" and (
+            len(self._learnt) < _MOST_CHANGES or (change.queue, change.lane) in self._learnt
+        ):
+            self._learnt[change.queue, change.lane] = change
+
+    def as_json(self, now: float) -> dict[str, Any]:
+        """Return all figures of queues that were used. Times are in seconds.
+
+        Args:
+            now: the instant at which it ends.
+        """
+        seconds = now - self.now
+        used = [one for one in self.queues.values() if one.is_used]
+        found = [one.as_json(seconds, self.began) for one in used]
+        found.sort(key=lambda one: (not one["paced"], -one["calls"], one["queue"]))
+        kept = [*self._first, *self._last]
+        return {
+            "queues": found,
+            "step_seconds": self.series.step,
+            "changes": [one.as_json() for one in kept],
+            "changes_left_out": self._changes - len(kept),
+            "learnt": [
+                {"queue": one.queue, "lane": one.lane, "limits": [str(it) for it in one.limits]}
+                for one in self._learnt.values()
+            ],
+            "times": self._times(used, seconds, now),
+        }
+
+    def _times(self, used: Sequence[QueueRecord], seconds: float, now: float) -> dict[str, Any]:
+        """Return how long it took, and would have taken in other ways."""
+        unpaced = self.unpaced.seconds(now)
+        delays = [one for record in used for limit in record.met() if (one := _delay(limit))]
+        delay = max(delays, default=None)
+        calls = sum(record.calls for record in used)
+        return {
+            "seconds": seconds,
+            "unpaced": unpaced,
+            "blanket_delay": delay,
+            "blanket": None if delay is None else max(unpaced, calls * delay),
+        }
+
+
+def percentiles(waits: WaitTimes) -> dict[str, float]:
+    """Return the waits that so many percent of all did not exceed, and the longest."""
+    found = {f"p{percent}": waits.percentile(percent) for percent in _PERCENTS}
+    return found | {"max": waits.longest}
+
+
+def _plain(number: float) -> float:
+    return int(number) if number == int(number) else round(number, 6)
+
+
+def _delay(limit: Limit) -> float | None:
+    """Return the pause before each call that keeps a limit; None: it counts no calls."""
+    rate = _per_second(limit, CALLS)
+    return 1 / rate if rate else None
+
+
+def _per_second(limit: Limit, unit: str) -> float | None:
+    """Return how much a limit lets through a second in the long run; None: of another unit."""
+    if isinstance(limit, Concurrency) or limit.unit != unit:
+        return None
+    return limit.calls / (limit.per if isinstance(limit, Rate) else period_of(limit))
+
+
+def _allowed(counts: _Counts, unit: str) -> Iterator[tuple[float, float | None]]:
+    """Yield how much was allowed a second from when on; None: as much as one likes."""
+    changes: list[tuple[float, float | None, float | None]] = []
+    for at, limits in counts.since:
+        rates = [rate for one in limits if (rate := _per_second(one, unit)) is not None]
+        changes.append((at, min(rates, default=math.inf), None))
+    if unit == CALLS:
+        changes += [(at, None, rate) for at, rate in counts.lowered]
+    limit = lowered = math.inf
+    last: float | None = -1.0
+    for at, new_limit, new_lowered in sorted(changes, key=lambda one: one[0]):
+        limit = limit if new_limit is None else new_limit
+        lowered = lowered if new_lowered is None else new_lowered
+        rate = min(limit, lowered)
+        now = None if rate == math.inf else rate
+        if now != last:
+            yield at, now
+            last = now
+
+
+def _shares(counts: _Counts, seconds: float, began: float) -> Iterator[tuple[float, str]]:
+    """Yield how much of what each limit allows in that time was used, as a share of it."""
+    if counts.summed_up or len(counts.since) > 1:  # of several limits, no share of one
+        return
+    for limit in counts.limits:
+        most = _most(limit, seconds, began)
+        if most is not None and not isinstance(limit, Concurrency):
+            yield counts.used.get(limit.unit, 0) / most, str(limit)
+
+
+def _most(limit: Limit, seconds: float, began: float) -> float | None:
+    """Return the most that a limit lets through in so many seconds; None: not known."""
+    if isinstance(limit, Rate):
+        return limit.burst + limit.calls / limit.per * seconds
+    if isinstance(limit, Window):
+        return limit.calls * max(1, math.ceil(seconds / limit.per))
+    if isinstance(limit, Calendar):
+        _, end = limit.period(began)
+        return limit.calls * (1 + max(0, math.ceil((began + seconds - end) / period_of(limit))))
+    return None

@@ -1,0 +1,27 @@
+"""How times are written, in messages, in JSON and on pages."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+__all__ = ["as_clock", "as_iso"]
+
+
+def as_clock(seconds: float) -> str:
+    """Return a time as a clock shows it.
+
+    >>> as_clock(83.7), as_clock(7384)
+    ('1:23', '2:03:04')
+    """
+    minutes, left = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+
+
+def as_iso(seconds: float) -> str:
+    """Return an instant, in seconds since the epoch, as ISO 8601 has it, in UTC.
+
+    >>> as_iso(1_800_000_000.5)
+    '2027-01-15T08:00:00.500+00:00'
+    """
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="milliseconds")

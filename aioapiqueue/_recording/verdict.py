@@ -1,0 +1,64 @@
+"""The first line of a report: whether anybody was throttled, and how much of the limit was used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aioapiqueue._recording.text import as_clock
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Verdict", "verdict_of"]
+
+
+class Verdict(NamedTuple):
+    """What came of it.
+
+    Attributes:
+        text: in one line.
+        good: whether nobody was throttled, and nothing else is wrong; None: nobody can say.
+    """
+
+    text: str
+    good: bool | None
+
+
+def verdict_of(
+    queues: Sequence[Mapping[str, Any]],
+    seconds: float,
+    *,
+    before: str = "",
+    good: bool | None = True,
+) -> Verdict:
+    """Return the verdict of queues as a recording has them.
+
+    Args:
+        queues: of `Recording.as_json`.
+        seconds: how long it took.
+        before: what comes first, as it matters more; default: nothing does.
+        good: whether that is good; None: nobody can say. Default True.
+    """
+    calls = sum(one["calls"] for one in queues)
+    throttled = sum(one["throttled"] for one in queues)
+    counted = f"{calls:,} call{'s' * (calls != 1)} in {as_clock(seconds)}"
+    if throttled:
+        found = f"throttled {_times(throttled)}; {counted}"
+    elif not calls:
+        found = "no calls"
+    else:
+        found = f"nobody was throttled; {counted}"
+    shares = [(one["tightest"], one["queue"]) for one in queues if one["tightest"] and calls]
+    if shares:
+        tightest, queue = max(shares, key=lambda one: one[0]["share"])
+        whose = "" if len(queues) == 1 else f" of {queue}"
+        lane = "" if tightest["lane"] is None else f" for {tightest['lane']}"
+        found += f", {tightest['share']:.2f} of the limit{lane}{whose}"
+    if before:
+        found = f"{before}; {found}"
+    return Verdict(found, good=False if throttled else good)
+
+
+def _times(number: int) -> str:
+    """Return how often something was."""
+    return {1: "once", 2: "twice"}.get(number, f"{number:,} times")

@@ -1,0 +1,59 @@
+"""What must not leave a report: numbers of accounts, and whatever could be a credential."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+__all__ = ["Masks"]
+
+_ACCOUNT = re.compile(r"(?<![\w.,])\d{12}(?![\w.,]\d|\w)")
+# Prefixes of AWS's unique ids, of which an access key's is one (IAM user guide, "identifiers").
+_ACCESS_KEY = re.compile(r"\b(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{8,}\b")
+_PASSWORD = re.compile(r"(?<=://)[^\s/@]*:[^\s/@]*@")
+
+
+class Masks:
+    """Masks texts, the same thing everywhere in the same way, and different things differently.
+
+    >>> masks = Masks(show_accounts=False)
+    >>> masks.text("ec2 eu-west-1 111122223333"), masks.text("ec2 eu-west-1 444422223333")
+    ('ec2 eu-west-1 …3333', 'ec2 eu-west-1 …3333 (2)')
+    >>> masks.text("sts AKIAIOSFODNN7EXAMPLE"), masks.text("redis://me:secret@cache:6379")
+    ('sts access-key-1', 'redis://…@cache:6379')
+
+    Args:
+        show_accounts: leave the numbers of AWS accounts as they are.
+    """
+
+    def __init__(self, *, show_accounts: bool) -> None:
+        self._show_accounts = show_accounts
+        self._accounts: dict[str, str] = {}
+        self._keys: dict[str, str] = {}
+
+    def text(self, text: str) -> str:
+        """Return a text without what must not leave."""
+        text = _PASSWORD.sub("…@", text)
+        text = _ACCESS_KEY.sub(self._key, text)
+        return text if self._show_accounts else _ACCOUNT.sub(self._account, text)
+
+    def all(self, thing: Any) -> Any:  # noqa: ANN401 - whatever JSON has
+        """Return whatever JSON has, with all texts in it masked."""
+        if isinstance(thing, str):
+            return self.text(thing)
+        if isinstance(thing, dict):
+            return {name: self.all(value) for name, value in thing.items()}
+        if isinstance(thing, list | tuple):
+            return [self.all(one) for one in thing]
+        return thing
+
+    def _key(self, found: re.Match[str]) -> str:
+        return self._keys.setdefault(found[0], f"access-key-{len(self._keys) + 1}")
+
+    def _account(self, found: re.Match[str]) -> str:
+        account = found[0]
+        if account not in self._accounts:
+            last = account[-4:]
+            same = sum(one.endswith(last) for one in self._accounts)
+            self._accounts[account] = f"…{last} ({same + 1})" if same else f"…{last}"
+        return self._accounts[account]

@@ -1,0 +1,140 @@
+"""The page of a report, from its figures as JSON has them."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import functools
+import hashlib
+import json
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from markupsafe import Markup
+
+from aioapiqueue._recording.text import as_clock
+from aioapiqueue.integrations.report._masks import Masks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["page"]
+
+_MOST_QUEUES = 40
+"""Of the busiest that have charts; all are in the JSON."""
+_MOST_LANES = 100
+"""Of each queue, likewise."""
+_MOST_ROWS = 200
+"""Of what changed."""
+_HERE = resources.files(__package__)
+
+
+def page(document: Mapping[str, Any], *, show_accounts: bool = False) -> str:
+    """Return a report as a page that needs no other file, and sends nothing.
+
+    Args:
+        document: the figures: what `ReportObserver.as_json` returns; and, where there are any,
+            `facts`, `notes`, `tables` and `delays`.
+        show_accounts: leave the numbers of AWS accounts as they are; default: masked.
+    """
+    shown = Masks(show_accounts=show_accounts).all(dict(document))
+    charts = _Charts(shown["step_seconds"], shown["seconds"])
+    scripts = [_asset("uplot", "uPlot.iife.min.js"), _asset("page.js")]
+    template = _environment().get_template("page.html")
+    return template.render(
+        it=shown,
+        queues=shown["queues"][:_MOST_QUEUES],
+        more_queues=len(shown["queues"]) - _MOST_QUEUES,
+        most_lanes=_MOST_LANES,
+        changes=shown["changes"][:_MOST_ROWS],
+        more_changes=len(shown["changes"]) + shown["changes_left_out"] - _MOST_ROWS,
+        times=_times(shown["times"]),
+        chart=charts.add,
+        data=charts.as_text,
+        styles=[Markup(_asset("uplot", "uPlot.min.css")), Markup(_asset("page.css"))],  # noqa: S704 - our own files
+        scripts=[Markup(one) for one in scripts],  # noqa: S704 - as above
+        hashes=[_hash(one) for one in scripts],
+    )
+
+
+class _Charts:
+    """The data of the charts that a page has.
+
+    Args:
+        step: seconds of a step of time.
+        seconds: that all of it took.
+    """
+
+    def __init__(self, step: float, seconds: float) -> None:
+        self._step = step
+        self._seconds = seconds
+        self._charts: list[dict[str, Any]] = []
+
+    def add(self, series: Mapping[str, Any]) -> int:
+        """Add the chart of a time series, and return its number on the page."""
+        kept = ("unit", "steps", "used", "waited", "throttled", "errors", "refused", "allowed")
+        found = {name: series[name] for name in kept if name in series}
+        if "waited" in found:
+            found["waited"] = [round(one, 3) for one in found["waited"]]
+        self._charts.append(found)
+        return len(self._charts) - 1
+
+    def as_text(self) -> Markup:
+        """Return the data, as JSON that can stand in a script element."""
+        data = {"step": self._step, "seconds": self._seconds, "charts": self._charts}
+        text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+        return Markup(text)  # noqa: S704 - it can end no element
+
+
+def _times(times: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+    """Return how long it took, and would have taken in other ways, each as a share of the most."""
+    names = {
+        "seconds": "as it was",
+        "unpaced": "without a wait, at least",
+        "paced": "paced, as reckoned",
+        "blanket": "one delay for all calls, at least",
+    }
+    found = [(key, text, times[key]) for key, text in names.items() if times.get(key) is not None]
+    most = max((seconds for _, _, seconds in found), default=0) or 1
+    return [
+        {"key": key, "name": text, "seconds": seconds, "percent": round(100 * seconds / most, 1)}
+        for key, text, seconds in found
+    ]
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_asset),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(clock=as_clock, number=_number, wait=_wait, local=_moment)
+    return environment
+
+
+def _asset(*names: str) -> str:
+    return _HERE.joinpath(*names).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """Return what a content security policy names a script by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _number(value: float) -> str:
+    """Return a number for people: whole ones are exact, of others there are two decimals."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+
+
+def _wait(seconds: float) -> str:
+    """Return a wait for people: to the hundredth, or, of more than an hour, as a clock has it."""
+    return as_clock(seconds) if seconds >= 3600 else f"{seconds:,.2f} s"  # noqa: PLR2004 - as said
+
+
+def _moment(text: str) -> str:
+    """Return an instant for people, in UTC."""
+    return dt.datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,163 @@
+"""The page of a report: nothing secret in it, nothing loaded by it, and small."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import random
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from aioapiqueue import ApiQueue
+from aioapiqueue.integrations.report import ReportObserver
+from aioapiqueue.integrations.report._masks import Masks
+from aioapiqueue.testing import VirtualLoop
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that elements are closed in order, and keeps what it finds."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.scripts = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        """Keep an element, and what it says."""
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        """See that it is the one that was opened last."""
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        """Keep scripts."""
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] += data
+
+
+def report_of(calls, *, name="crm", lanes=None, keys=(None,), rate="20/s", gap=0.0, title=None):
+    """A report of so many calls, in virtual time."""
+
+    async def main():
+        report = ReportObserver(title=title)
+        queue = ApiQueue(rate, name=name, lanes=lanes, observers=[report])
+        chance = random.Random(1)
+        for _ in range(calls):
+            async with queue.slot(key=chance.choice(keys)):
+                if gap:
+                    await asyncio.sleep(gap)
+        return report
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main())
+
+
+def test_page_is_whole_and_loads_nothing():
+    """Elements are closed, no address is in it, and the policy names exactly its scripts."""
+    text = report_of(50).html()
+    page = Page(text)
+    assert page.open == []
+    assert not [value for name, value in page.attributes if name in {"src", "href"}]
+    assert "url(" not in text
+    policy = next(value for _, value in page.attributes if value and "default-src" in value)
+    assert policy.startswith("default-src 'none'")
+    data, *scripts = page.scripts
+    for script in scripts:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy
+    assert len(json.loads(data)["charts"]) == 1
+    assert text.index("<h1") < text.index("nobody was throttled; 50 calls", text.index("<h1"))
+
+
+def test_hour_at_20_a_second_is_small():
+    """An hour at 20 per second, in 50 lanes, is under 2 MB without the chart library."""
+    keys = [f"operation-{number}" for number in range(50)]
+    report = report_of(72_000, lanes=dict.fromkeys(keys, "20/s"), keys=keys)
+    found = report.as_json()
+    assert (found["queues"][0]["calls"], found["seconds"]) == (72_000, pytest.approx(3599.95))
+    text = report.html()
+    library = sum(
+        map(len, re.findall(r"<script>/\*! https://github.com.*?</script>", text, re.DOTALL))
+    )
+    assert library > 50_000
+    assert len(text.encode()) - library < 2_000_000
+    for series in found["queues"][0]["time_series"]:
+        assert len(series["steps"]) <= 1000
+        assert sum(series["used"]) == 72_000
+
+
+def test_texts_are_escaped():
+    """A queue, a lane or a title of users' making cannot become part of the page."""
+    evil = "</script><script>alert(1)</script><!--"
+    report = report_of(3, name=f"q{evil}", lanes={evil: "10/s"}, keys=(evil,), title=f"t{evil}")
+    page = Page(report.html())
+    assert page.tags.count("script") == 3
+    assert "alert(1)" not in "".join(page.scripts)
+
+
+def test_account_ids_are_masked_unless_asked():
+    """Of accounts, the last four digits are shown, of access keys nothing, and no password."""
+    report = report_of(
+        3,
+        name="ec2 eu-west-1 111122223333",
+        lanes={"AKIAIOSFODNN7EXAMPLE": "10/s", "redis://u:hunter2@h": "10/s"},
+        keys=("AKIAIOSFODNN7EXAMPLE", "redis://u:hunter2@h"),
+        title="of 444455556666",
+    )
+    masked, whole = report.html(), report.html(show_accounts=True)
+    assert "ec2 eu-west-1 …3333" in masked
+    assert "of …6666" in masked
+    for secret in ("111122223333", "444455556666"):
+        assert (secret in masked, secret in whole) == (False, True)
+    for text in (masked, whole):
+        assert "IOSFODNN7" not in text
+        assert "hunter2" not in text
+
+
+def test_masks_keep_things_apart():
+    """The same is masked the same way, what differs differently; numbers are no accounts."""
+    masks = Masks(show_accounts=False)
+    assert masks.text("arn:aws:iam::111122223333:role/x") == "arn:aws:iam::…3333:role/x"
+    assert masks.text("999922223333, 111122223333") == "…3333 (2), …3333"
+    assert masks.text("ASIAABCDEFGH12345678 AKIAABCDEFGH12345678") == "access-key-1 access-key-2"
+    assert masks.text("AKIAABCDEFGH12345678") == "access-key-2"
+    for kept in ("123,456,789,012 calls", "0.123456789012", "1234567890123", "a111122223333"):
+        assert masks.text(kept) == kept
+    assert masks.all({"a": ["111122223333", 5, None, True]}) == {"a": ["…3333", 5, None, True]}
+
+
+def test_many_queues_and_lanes_are_cut():
+    """The page has the busiest, and says how many it leaves out."""
+
+    async def main():
+        report = ReportObserver()
+        queues = [ApiQueue("1000/s", name=f"q{n}", observers=[report]) for n in range(45)]
+        busiest = ApiQueue("1000/s", name="busiest", lanes={"lane*": "9/s"}, observers=[report])
+        for queue in queues:
+            async with queue.slot():
+                pass
+        for number in range(120):
+            busiest.set_rate("10/s", key=f"k{number}")
+            async with busiest.slot(key=f"k{number}"):
+                pass
+        return report
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        text = runner.run(main()).html()
+    assert text.count('class="queue"') == 40
+    words = " ".join(re.sub(r"<[^>]*>", "", text).split())
+    assert "6 more queues are left out here" in words
+    assert "20 more lanes are left out here" in words

@@ -1,0 +1,210 @@
+"""What is recorded of queues: bounded, and its shares, limits over time and sums are right."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from aioapiqueue import Calendar, Concurrency, Event, Rate, Window
+from aioapiqueue._recording import queues as module
+from aioapiqueue._recording.queues import QueueRecord, Recording
+
+
+def new(*limits, lanes=None, name="q", paced=True):
+    """A recording that begins at 1,000, with one queue; lanes have limits by name."""
+    recording = Recording(now=1000.0, began=0.0)
+    lanes = lanes or {}
+
+    def limits_of(lane):
+        return (limits if lane is None else lanes.get(lane, ())), bool(lane and lane.endswith("*"))
+
+    record = QueueRecord(recording, name, paced=paced, limits_of=limits_of)
+    recording.queues[name] = record
+    return recording, record
+
+
+def event(kind, at, **details):
+    """An event of the queue at so many seconds from the beginning."""
+    return Event(kind, "q", None, 0, 0, 1000.0 + at, 0.0, **details)
+
+
+def test_counts_by_queue_lane_and_unit():
+    """A call under two lanes is in both, and once in the queue; units are apart."""
+    recording, record = new(Rate(10, 1), lanes={"a": (Rate(5, 1),)})
+    record.started(("a", "b"), {"calls": 1, "tokens": 30}, 0.5, 1000.2)
+    record.started(("a",), {"calls": 1, "tokens": 0}, 0.0, 1002.0)
+    record.throttled(("a",), 1002.5)
+    record.failed((), 1002.5)
+    record.refused(("b",), 1003.0)
+    record.cancelled(("b",))
+    found = recording.as_json(1004.0)
+    (queue,) = found["queues"]
+    assert (queue["calls"], queue["used"]) == (2, {"calls": 2, "tokens": 30})
+    assert (queue["throttled"], queue["errors"], queue["refused"], queue["cancelled"]) == (
+        *(1, 1),
+        *(1, 1),
+    )
+    assert queue["waited"] == 0.5
+    assert queue["waits"]["max"] == 0.5
+    calls, tokens = queue["time_series"]
+    assert calls == {
+        "unit": "calls",
+        "steps": [0, 2, 3],
+        "used": [1, 1, 0],
+        "waited": [0.5, 0, 0],
+        "throttled": [0, 1, 0],
+        "errors": [0, 1, 0],
+        "refused": [0, 0, 1],
+        "allowed": [[0, 10]],
+    }
+    assert (tokens["steps"], tokens["used"], tokens["allowed"]) == ([0], [30], [[0, None]])
+    a, b = queue["lanes"]
+    assert (a["lane"], a["calls"], a["throttled"], a["limits"]) == ("a", 2, 1, ["5/s"])
+    assert (b["lane"], b["calls"], b["refused"], b["cancelled"]) == ("b", 1, 1, 1)
+    json.dumps(found, allow_nan=False)
+
+
+def test_what_is_not_sent_is_taken_out():
+    """A call that left before it was sent, or that cost less, is where it started."""
+    recording, record = new(Rate(10, 1))
+    record.started((), {"calls": 1, "tokens": 30}, 0.0, 1000.5)
+    record.started((), {"calls": 1, "tokens": 30}, 0.0, 1001.5)
+    record.not_started((), {"calls": 1, "tokens": 30}, 1000.5)
+    record.used((), {"tokens": -10}, 1001.5)
+    (queue,) = recording.as_json(1004.0)["queues"]
+    assert (queue["calls"], queue["used"]) == (1, {"calls": 1, "tokens": 20})
+    assert [one["used"] for one in queue["time_series"]] == [[0, 1], [0, 20]]
+
+
+@pytest.mark.parametrize(
+    ("limit", "calls", "share"),
+    [
+        (Rate(10, 1), 31, 1.0),
+        (Rate(10, 1, burst=20), 25, 0.5),
+        (Rate(6000, 60, unit="tokens"), 0, 0.0),
+        (Window(100, 2), 100, 0.5),  # two windows, of which the second is half over
+        (Window(100, 3600), 50, 0.5),
+        (Calendar(100, "day"), 25, 0.25),
+    ],
+)
+def test_share_of_what_a_limit_allows_in_that_time(limit, calls, share):
+    """A share of one is all that could have been let through in these three seconds."""
+    recording, record = new(limit)
+    for number in range(calls):
+        record.started((), {"calls": 1}, 0.0, 1000 + number / 100)
+    record.started((), {"calls": 0}, 0.0, 1000.0)
+    (queue,) = recording.as_json(1003.0)["queues"]
+    assert queue["tightest"]["share"] == pytest.approx(share)
+    assert queue["tightest"]["limit"] == str(limit)
+
+
+def test_day_that_ends_meanwhile_allows_two_days():
+    """From ten minutes before midnight to ten minutes after, a daily limit is there twice."""
+    recording, record = new(Calendar(10, "day"))
+    recording.began = 86_400 - 600.0
+    for _ in range(20):
+        record.started((), {"calls": 1}, 0.0, 1000.0)
+    assert recording.as_json(2200.0)["queues"][0]["tightest"]["share"] == 1.0
+
+
+def test_tightest_limit_may_be_a_lanes():
+    """The limit of which the largest share was used is named with its lane."""
+    recording, record = new(
+        Rate(100, 1), Concurrency(5), lanes={"slow": (Rate(1, 1),), "any:*": (Rate(1, 10),)}
+    )
+    for second in range(3):
+        record.started(("slow", "any:*"), {"calls": 1}, 0.0, 1000.0 + second)
+    (queue,) = recording.as_json(1003.0)["queues"]
+    # Of a pattern, each key has the limit: their sum has no share of it.
+    assert queue["tightest"] == {"share": 0.75, "limit": "1/s", "lane": "slow"}
+    assert [one["limits_of_each_key"] for one in queue["lanes"]] == [True, False]
+
+
+def test_allowed_over_time():
+    """New limits and what push-back leaves show from when on; a recovery ends at the limit."""
+    recording, record = new(Rate(10, 1))
+    record.started((), {"calls": 1}, 0.0, 1000.0)
+    record.changed(event("backed_off", 2, rate=7.0), None)
+    rates = iter([7.5, 9.0, float("inf")])
+
+    class Snapshot:
+        @property
+        def rate(self):
+            return next(rates)
+
+    for second in (2.1, 2.2, 3.2, 4.3):  # of two in one step, only the first is asked
+        record.sample(1000 + second, Snapshot)
+    record.changed(event("limits_changed", 6, limits=(Rate(4, 1),), origin="user"), None)
+    (queue,) = recording.as_json(1010.0)["queues"]
+    assert queue["time_series"][0]["allowed"] == [
+        *([0, 10], [2, 7], [2.1, 7.5]),
+        *([3.2, 9], [4.3, 10], [6, 4]),
+    ]
+    assert queue["limits"] == ["4/s"]
+    assert queue["tightest"] is None  # of two limits one after the other, no share of one
+
+
+def test_changes_are_kept_from_both_ends(monkeypatch):
+    """Of thousands of changes, the first and the last are kept, and how many are not is known."""
+    monkeypatch.setattr(module, "_MOST_CHANGES", 3)
+    recording, record = new(Rate(10, 1))
+    for number in range(10):
+        record.changed(event("held", number, seconds=2.0), "a")
+    found = recording.as_json(1010.0)
+    assert [one["at"] for one in found["changes"]] == [0, 1, 2, 7, 8, 9]
+    assert found["changes_left_out"] == 4
+    assert found["changes"][0] == {
+        "at": 0.0, "queue": "q", "lane": "a", "kind": "held", "seconds": 2.0,
+    }  # fmt: skip
+
+
+def test_learnt_limits_are_the_latest():
+    """Of what the other side stated, the latest of each lane is kept."""
+    recording, record = new()
+    for calls in (5, 7):
+        change = event("limits_changed", calls, limits=(Rate(calls, 1),), origin="learnt")
+        record.changed(change, "model")
+    assert recording.as_json(1010.0)["learnt"] == [
+        {"queue": "q", "lane": "model", "limits": ["7/s"]}
+    ]
+
+
+def test_lanes_are_bounded(monkeypatch):
+    """More lanes than there is room for count in the queue only."""
+    monkeypatch.setattr(module, "_MOST_LANES", 2)
+    recording, record = new(Rate(10, 1))
+    for lane in "abca":
+        record.started((lane,), {"calls": 1}, 0.0, 1000.0)
+    (queue,) = recording.as_json(1010.0)["queues"]
+    assert queue["calls"] == 4
+    assert {one["lane"]: one["calls"] for one in queue["lanes"]} == {"a": 2, "b": 1}
+
+
+def test_times_in_other_ways():
+    """One delay for all calls is that of the strictest limit that any of them came under."""
+    recording, record = new(
+        Rate(10, 1),
+        Window(1000, 3600, unit="tokens"),
+        lanes={"slow": (Rate(1, 2),), "unused": (Rate(1, 60),)},
+    )
+    for _ in range(30):
+        record.started(("slow",), {"calls": 1}, 0.0, 1000.0)
+    times = recording.as_json(1100.0)["times"]
+    assert times == {"seconds": 100.0, "unpaced": 100.0, "blanket_delay": 2.0, "blanket": 100.0}
+    for _ in range(30):
+        record.started(("slow",), {"calls": 1}, 0.0, 1000.0)
+    assert recording.as_json(1100.0)["times"]["blanket"] == 120.0
+
+
+def test_unused_queues_are_left_out_and_paced_ones_come_first():
+    """A queue that nobody used is no news; those without a limit come last."""
+    recording, record = new(Rate(10, 1))
+    for name, paced, calls in (("free", False, 9), ("busy", True, 5), ("idle", True, 0)):
+        record = QueueRecord(recording, name, paced=paced, limits_of=lambda _: ((), False))
+        recording.queues[name] = record
+        for _ in range(calls):
+            record.started((), {"calls": 1}, 0.0, 1000.0)
+    found = recording.as_json(1010.0)
+    assert [one["queue"] for one in found["queues"]] == ["busy", "free"]
+    assert found["times"]["blanket"] is None
