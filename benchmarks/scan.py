@@ -130,8 +130,9 @@ async def scan(
     figures = directory / "run.json"
     if way == "paced":
         limit = ("--share", share) if share else ("--limit", f"ec2={plan.rate_text}")
-        prefix = ("aioapiqueue", "run", *limit, "--json", str(figures), "--")
-    shown = shlex.join((*prefix, *scanner.command)).replace(f" --json {figures}", "")
+        prefix = ("aioapiqueue", "run", *limit, *_files(figures), "--")
+    written = shlex.join(_files(figures))
+    shown = shlex.join((*prefix, *scanner.command)).replace(f" {written}", "")
     print(f"\n$ {shown}", flush=True)
     expected = plan.snapshots * plan.rate.interval if way == "paced" else 0
     gate = Gate(moto.url, dict.fromkeys((SCANNER_KEY, BYSTANDER_KEY), "scanned"))
@@ -168,6 +169,11 @@ async def scan(
         exit_code=code,
         counted=_counted(figures) if figures.exists() else None,
     )
+
+
+def _files(figures: Path) -> tuple[str, ...]:
+    """Return the options by which `run` writes its figures, and a report of them."""
+    return ("--json", str(figures), "--report", str(figures.with_suffix(".html")))
 
 
 def _cpu_seconds() -> float:

@@ -63,7 +63,9 @@ def test_demo_holds_its_promises(program, things, tmp_path, stalls):
         "HTTP_PROXY": "http://127.0.0.1:1",
         "http_proxy": "http://127.0.0.1:1",
     }
+    page = tmp_path / "report.html"
     demo = ("demo", "--snapshots", "200", "--rate", "12/s", "--json", str(figures))
+    demo += ("--report", str(page))
     ended = run(*demo, timeout=300, program=program, **hostile)
     assert (ended.returncode in {0, 1}, ended.stderr) == (True, ""), ended.stdout + ended.stderr
 
@@ -106,6 +108,18 @@ def test_demo_holds_its_promises(program, things, tmp_path, stalls):
     assert paced["ec2_seconds"] <= paced["seconds"]
     assert blanket["seconds"] >= (calls - 1) / 12
 
+    # What was recorded over time: of queues each call, at the gate those to EC2.
+    recorded = {one["queue"].partition(":")[0]: one for one in report["queues"]}
+    assert list(recorded) == ["paced", "blanket", "unpaced"]
+    assert [recorded[name]["calls"] for name in recorded] == [201, calls, unpaced["ec2_calls"]]
+    assert [recorded[name]["throttled"] for name in recorded] == [0, 0, unpaced["throttled"]]
+    assert recorded["blanket"]["waits"]["max"] > 0
+    assert recorded["paced"]["tightest"]["share"] <= 1
+    assert report["good"] is ok
+    assert f'<h1 class="{"good" if ok else "bad"}">{report["verdict"]}</h1>' in page.read_text(
+        "utf-8"
+    )
+
     assert max(map(len, ended.stdout.splitlines())) <= 80
     assert ended.stdout.isascii()
     assert f"201 / {calls}" in ended.stdout
@@ -123,6 +137,8 @@ def test_demo_holds_its_promises(program, things, tmp_path, stalls):
         (("--workers", "4"), "--workers: 4 is too few"),
         (("--json", "no-such-directory/x.json"), "there is no directory no-such-directory"),
         (("--json", "."), "--json: . is a directory"),
+        (("--report", "."), "--report: . is a directory"),
+        (("--report", "x", "--json", "./x"), "--report: x is the file of --json, too"),
     ],
 )
 def test_bad_option_is_refused_at_once(arguments, message):
@@ -138,7 +154,8 @@ def test_help_fits_a_terminal():
     ended = run("demo", "--help")
     assert ended.returncode == 0
     assert max(map(len, ended.stdout.splitlines())) <= 80
-    for expected in ("--snapshots", "--rate", "--workers", "--json", "[default: 16/s]"):
+    options = ("--snapshots", "--rate", "--workers", "--json", "--report")
+    for expected in (*options, "[default: 16/s]"):
         assert expected in ended.stdout
 
 

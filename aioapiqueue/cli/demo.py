@@ -17,6 +17,7 @@ __all__ = ["demo"]
 # The unpaced scan has to empty a bucket of 100 that refills at 20 per second while it runs.
 _MIN_SNAPSHOTS = 200
 _MIN_WORKERS = 5
+_NEEDED = ("aiobotocore", "moto", "flask", "jinja2")
 
 
 def demo(
@@ -48,6 +49,10 @@ def demo(
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write all figures to this file, as JSON."),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write a report with charts: one page, one file."),
+    ] = None,
 ) -> None:
     """Scan a mock AWS account unpaced, with a blanket delay, and paced; compare.
 
@@ -68,11 +73,12 @@ def demo(
             f"{rate!r}: the demonstration takes a plain rate of calls, without burst and unit",
             param_hint="--rate",
         )
-    if json_file and (problem := why_unwritable(json_file)):
-        raise typer.BadParameter(f"{json_file} {problem}", param_hint="--json")
-    missing = [
-        name for name in ("aiobotocore", "moto", "flask") if importlib.util.find_spec(name) is None
-    ]
+    for option, file in (("--json", json_file), ("--report", report)):
+        if file and (problem := why_unwritable(file)):
+            raise typer.BadParameter(f"{file} {problem}", param_hint=option)
+    if json_file and report and json_file.resolve() == report.resolve():
+        raise typer.BadParameter(f"{report} is the file of --json, too", param_hint="--report")
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         what = ", ".join(missing)
         _end(f'The demonstration needs {what}: pip install "aioapiqueue[demo]"', 1)
@@ -82,7 +88,12 @@ def demo(
 
     try:
         ok = demonstrate(
-            console(), snapshots=snapshots, rate=pace, workers=workers, json_file=json_file
+            console(),
+            snapshots=snapshots,
+            rate=pace,
+            workers=workers,
+            json_file=json_file,
+            report_file=report,
         )
     except MotoError as error:
         _end(str(error), 1)

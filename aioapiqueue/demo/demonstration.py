@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue.demo.gate import Gate
 from aioapiqueue.demo.moto_server import moto_server, public_among
+from aioapiqueue.demo.recording import Scans
 from aioapiqueue.demo.scan import Plan, strategies, warm_up
 from aioapiqueue.demo.table import closing_table, progress
-from aioapiqueue.demo.verdict import checks, report, sentences
+from aioapiqueue.demo.verdict import as_document, checks, report, sentences
+from aioapiqueue.integrations.report import page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +30,13 @@ __all__ = ["demonstrate", "isolated"]
 
 
 def demonstrate(
-    console: Console, *, snapshots: int, rate: Rate, workers: int, json_file: Path | None
+    console: Console,
+    *,
+    snapshots: int,
+    rate: Rate,
+    workers: int,
+    json_file: Path | None,
+    report_file: Path | None = None,
 ) -> bool:
     """Scan a mock account in three ways, compare them, and return whether all checks hold.
 
@@ -38,6 +46,7 @@ def demonstrate(
         rate: the pace of the blanket and of the paced scan.
         workers: how many of a scan's EC2 calls run at once.
         json_file: where all figures go, too.
+        report_file: where the report goes: a page that needs no other file.
 
     Raises:
         MotoError: the mock account could not be started.
@@ -45,12 +54,19 @@ def demonstrate(
     plan = Plan(snapshots=snapshots, public=public_among(snapshots), rate=rate, workers=workers)
     console.print(_introduction(plan))
     with isolated():
-        found = asyncio.run(_scan(console, plan))
+        scans = Scans()
+        found = asyncio.run(_scan(console, plan, scans))
     console.print(closing_table(console, plan, found))
     console.print(f"\n{sentences(plan, found)}")
     done = checks(plan, found)
+    recorded = scans.as_json({name: figures.seconds for name, figures in found.items()})
+    document = as_document(plan, found, done, recorded)
     if json_file:
-        json_file.write_text(json.dumps(report(plan, found, done), indent=2) + "\n", "utf-8")
+        verdict = {name: document[name] for name in ("verdict", "good")}
+        figures = report(plan, found, done) | recorded | verdict
+        json_file.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+    if report_file:
+        report_file.write_text(page(document), "utf-8")
     failed = [check for check in done if not check.ok]
     for check in failed:
         console.print(f"\n[red]FAILED[/] {check.name}: {check.detail}.")
@@ -78,18 +94,20 @@ def isolated() -> Iterator[None]:
         os.environ.update(saved)
 
 
-async def _scan(console: Console, plan: Plan) -> dict[str, Figures]:
-    ways = strategies(plan.rate)
+async def _scan(console: Console, plan: Plan, scans: Scans) -> dict[str, Figures]:
+    ways = strategies(plan.rate, scans)
     accounts = {key: way.name for way in ways for key in (way.scanner_key, way.bystander_key)}
     async with (
         moto_server(snapshots=plan.snapshots, buckets=plan.buckets, users=plan.users) as moto,
         contextlib.AsyncExitStack() as stack,
     ):
-        gate = Gate(moto.url, accounts)
+        gate = Gate(moto.url, accounts, watch=scans.at_gate)
         url = await stack.enter_async_context(gate.serve())
         await warm_up(moto.url, moto.snapshot)
         for way in ways:
             await way.open(stack, url, plan.workers)
+        names = {way.scanner_key: way.name for way in reversed(ways)}
+        scans.begin(names, dict.fromkeys(("blanket", "paced"), plan.rate))
         async with progress(console, plan, ways), asyncio.TaskGroup() as group:
             for way in ways:
                 group.create_task(way.run(plan, moto.snapshot))

@@ -25,7 +25,7 @@ from aioapiqueue.registry._names import fits
 from aioapiqueue.registry._published import published_limits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Mapping
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
     from multidict import CIMultiDictProxy
 
@@ -140,13 +140,21 @@ class Gate:
     Args:
         upstream: the URL of the server behind it, without a path.
         accounts: the account of each access key; an unknown key is an account of its own.
+        watch: called with each answered request to EC2; default: nobody is.
 
     Attributes:
         counts: what each access key has sent.
         ec2_calls: every answered request to EC2.
     """
 
-    def __init__(self, upstream: str, accounts: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        accounts: Mapping[str, str],
+        *,
+        watch: Callable[[Ec2Call], None] | None = None,
+    ) -> None:
+        self._watch = watch
         self.counts: defaultdict[str, Counts] = defaultdict(Counts)
         self.ec2_calls: list[Ec2Call] = []
         self._upstream = upstream
@@ -194,7 +202,10 @@ class Gate:
             counts.throttled += 1
             text = _REFUSAL.format(account=account, action=action)
             answer = web.Response(status=503, content_type="text/xml", charset="utf-8", text=text)
-        self.ec2_calls.append(Ec2Call(key, action, form, now, answer.status))
+        call = Ec2Call(key, action, form, now, answer.status)
+        self.ec2_calls.append(call)
+        if self._watch is not None:
+            self._watch(call)
         return answer
 
     async def _forward(

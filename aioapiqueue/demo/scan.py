@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
     from aioapiqueue import Rate
+    from aioapiqueue.demo.recording import Scans
 
 __all__ = [
     "Bystander",
@@ -294,12 +295,22 @@ class Strategy:
                     figures.public_found += 1
 
 
-def strategies(rate: Rate) -> tuple[Strategy, Strategy, Strategy]:
-    """Return the three ways: unpaced, blanket, paced."""
-    everything = ApiQueue(rate, name="every call", catch_up=_CATCH_UP)
+def strategies(rate: Rate, scans: Scans) -> tuple[Strategy, Strategy, Strategy]:
+    """Return the three ways: unpaced, blanket, paced.
+
+    Args:
+        rate: of the queues.
+        scans: records them.
+    """
+
+    def queue(name: str, of_scan: str) -> ApiQueue:
+        observers = [scans.of_queue(of_scan)]
+        return ApiQueue(rate, name=name, catch_up=_CATCH_UP, observers=observers)
+
+    everything = queue("every call", "blanket")
     return (
         Strategy("unpaced", {}),
         # The origin's network conditioner: one delay, whatever the service.
         Strategy("blanket", dict.fromkeys(("ec2", "s3", "iam"), everything)),
-        Strategy("paced", {"ec2": ApiQueue(rate, name="ec2", catch_up=_CATCH_UP)}),
+        Strategy("paced", {"ec2": queue("ec2", "paced")}),
     )

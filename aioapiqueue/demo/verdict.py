@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue._recording.verdict import verdict_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aioapiqueue.demo.scan import Figures, Plan
 
-__all__ = ["Check", "checks", "report", "sentences"]
+__all__ = ["Check", "as_document", "checks", "report", "sentences"]
 
 _SLACK = 1.05
 
@@ -75,6 +77,60 @@ def report(plan: Plan, found: Mapping[str, Figures], done: Sequence[Check]) -> d
         "strategies": {name: dataclasses.asdict(figures) for name, figures in found.items()},
         "checks": [dataclasses.asdict(check) for check in done],
     }
+
+
+def as_document(
+    plan: Plan,
+    found: Mapping[str, Figures],
+    done: Sequence[Check],
+    recorded: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what the report is made from: its verdict is that of the paced scan.
+
+    Args:
+        plan: of the scans.
+        found: what came of each.
+        done: what had to hold.
+        recorded: of each scan over time, as JSON has it.
+    """
+    ok = all(check.ok for check in done)
+    paced = [one for one in recorded["queues"] if one["queue"] == "paced"]
+    verdict = verdict_of(
+        paced,
+        found["paced"].seconds,
+        before="paced" if ok else "not all checks hold; paced",
+        good=ok,
+    )
+    return {
+        **recorded,
+        "title": f"aioapiqueue demo: one scan of {plan.snapshots:,} snapshots, in three ways",
+        "verdict": verdict.text,
+        "good": verdict.good,
+        "notes": [f"FAILED {check.name}: {check.detail}" for check in done if not check.ok]
+        + [" ".join(text.split()) for text in sentences(plan, found).split("\n\n")],
+        "tables": [
+            {
+                "title": "The scans",
+                "columns": ["scan", *(name for name, _ in _COLUMNS)],
+                "rows": [
+                    [name, *(getattr(figures, field) for _, field in _COLUMNS)]
+                    for name, figures in found.items()
+                ],
+            }
+        ],
+    }
+
+
+_COLUMNS = (
+    ("seconds", "seconds"),
+    ("requests", "calls"),
+    ("of them EC2's", "ec2_calls"),
+    ("throttled", "throttled"),
+    ("errors", "errors"),
+    ("public found", "public_found"),
+    ("bystander's calls", "bystander_calls"),
+    ("of them failed", "bystander_failures"),
+)
 
 
 def sentences(plan: Plan, found: Mapping[str, Figures]) -> str:

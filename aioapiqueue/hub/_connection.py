@@ -239,6 +239,7 @@ class Connection(asyncio.BufferedProtocol):
         self._requests[number] = request
         self._calls.requests.add(request)
         request.count_waiting()
+        self._calls.watcher.joined(time.monotonic())
         if waits_for is None:
             self._start(number, request)
         else:
@@ -275,8 +276,11 @@ class Connection(asyncio.BufferedProtocol):
         request = self._forget(number)
         if request is not None:
             request.count_end(sent=False)
+            now = time.monotonic()
             if request.under_way:
-                self._calls.watcher.ended(request, time.monotonic(), Ended.NOT_SENT)
+                self._calls.watcher.ended(request, now, Ended.NOT_SENT)
+            else:
+                self._calls.watcher.left(now)
             request.withdraw()
 
     def _end(self, number: int, outcome: dict[str, Any] | None = None) -> None:
@@ -286,6 +290,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         request.count_end()
         if not request.under_way:
+            self._calls.watcher.left(time.monotonic())
             request.withdraw()
             return
         came = Ended.UNKNOWN

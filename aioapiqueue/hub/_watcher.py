@@ -34,6 +34,12 @@ class Watcher:
     `time.monotonic()`.
     """
 
+    def joined(self, now: float) -> None:
+        """An attempt is there; it waits, be it for no time at all."""
+
+    def left(self, now: float) -> None:
+        """An attempt that waits will not be let go: its caller has left, or it is refused."""
+
     def started(self, request: Request, now: float) -> None:
         """An attempt is let go."""
 
@@ -54,11 +60,25 @@ class Guarded(Watcher):
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
 
+    def joined(self, now: float) -> None:
+        """Inform it of an attempt that is there."""
+        try:
+            self._watcher.joined(now)
+        except Exception as error:  # noqa: BLE001 - the watcher's: it costs no call
+            report_error(f"{self._watcher!r} failed at an arrival", error)
+
+    def left(self, now: float) -> None:
+        """Inform it of an attempt that waits no more."""
+        try:
+            self._watcher.left(now)
+        except Exception as error:  # noqa: BLE001 - as above
+            report_error(f"{self._watcher!r} failed at a leave", error)
+
     def started(self, request: Request, now: float) -> None:
         """Inform it of an attempt that is let go."""
         try:
             self._watcher.started(request, now)
-        except Exception as error:  # noqa: BLE001 - the watcher's: it costs no call
+        except Exception as error:  # noqa: BLE001 - as above
             report_error(f"{self._watcher!r} failed at a start", error)
 
     def ended(self, request: Request, now: float, outcome: Ended) -> None:

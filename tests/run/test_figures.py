@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from aioapiqueue.cli.run._figures import Peaks, dry_run_table, duration, rows, table
+from aioapiqueue._recording.text import as_clock
+from aioapiqueue.cli.run._figures import Peaks, dry_run_table, rows, table
 from aioapiqueue.cli.run._json_report import figures_as_json
 from aioapiqueue.cli.run._launch import Launch
 from aioapiqueue.cli.run._log import Log
@@ -147,7 +148,7 @@ def test_peaks_of_services_queues_and_lanes():
 
 def test_durations_look_like_a_clock():
     """Minutes and seconds, hours where there are any."""
-    assert [duration(s) for s in (0.9, 61, 3599, 3600, 36_123)] == [
+    assert [as_clock(s) for s in (0.9, 61, 3599, 3600, 36_123)] == [
         "0:00", "1:01", "59:59", "1:00:00", "10:02:03",
     ]  # fmt: skip
 
@@ -179,5 +180,5 @@ def test_what_is_summed_has_a_row():
         grace=10.0,
         allow_inactive=True,
     )
-    said = " ".join(remarks(plan, Outcome(figures=figures)).split())
+    said = " ".join(remarks(plan, Outcome(figures=figures)))
     assert "(others) is the sum of the rest" in said

@@ -11,8 +11,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from aioapiqueue._grammar import CALLS as CALLS_UNIT
+from aioapiqueue._recording.text import as_clock
 from aioapiqueue.cli._console import pluralize, short, unbroken
-from aioapiqueue.cli.run._figures import duration
 from aioapiqueue.cli.run._recorder import CALLS, THROTTLED
 from aioapiqueue.hub import OTHERS
 from aioapiqueue.registry._buckets import lane_key
@@ -174,7 +174,7 @@ def after_dry_run(outcome: Outcome) -> Iterator[str]:
     held = [f"{one} ({pluralize(count, 'call')})" for one, count in estimate.held.most_common()]
     if held:
         yield f"would have been held back by: {_listed(held)}"
-        took, paced = duration(outcome.seconds), duration(outcome.paced_seconds or 0)
+        took, paced = as_clock(outcome.seconds), as_clock(outcome.paced_seconds or 0)
         yield f"a paced run would take about {paced}, where this one took {took}"
     elif any(one.paced for one in outcome.figures):
         yield "no rate would have held any call back: a paced run would take as long"

@@ -18,13 +18,15 @@ from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import NoCheck, number
 from aioapiqueue.cli.run._errors import NotStarted
 from aioapiqueue.cli.run._gates import Gate, judge, read_gate
+from aioapiqueue.cli.run._html_report import html_report
 from aioapiqueue.cli.run._json_report import json_report
 from aioapiqueue.cli.run._launch import examine
 from aioapiqueue.cli.run._limits_in_words import in_words
 from aioapiqueue.cli.run._log import Log
 from aioapiqueue.cli.run._model import Plan
 from aioapiqueue.cli.run._on_host import OnHost
-from aioapiqueue.cli.run._output_file import OutputFile, Unwritable
+from aioapiqueue.cli.run._output_file import OutputFile, OutputFiles, Unwritable
+from aioapiqueue.cli.run._queue_feed import Changes
 from aioapiqueue.cli.run._report import (
     headline,
     measure,
@@ -131,6 +133,19 @@ def run(
             help="Write all figures to this file, as JSON; - is stdout, after the program's end.",
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Write a report to this file: one page with charts, which needs no other file.",
+        ),
+    ] = None,
+    show_accounts: Annotated[
+        bool,
+        typer.Option(
+            "--show-accounts", help="With --report: whole account ids, not their last four digits."
+        ),
+    ] = False,
     no_live: Annotated[
         bool,
         typer.Option(
@@ -203,21 +218,32 @@ def run(
         refuse("--private and --shared exclude each other: leave one of them out")
     on_host = None if private or dry_run or through is not None else OnHost(_name_of(command))
     used = on_host or (None if dry_run else through)
+    changes = Changes()
     registry = _registry(
-        limit or [], limits, preset, share, used, check=not no_check, adaptive=adaptive
+        limit or [],
+        limits,
+        preset,
+        share,
+        used,
+        changes=changes,
+        check=not no_check,
+        adaptive=adaptive,
     )
     try:
         launch = examine(command)
     except NotStarted as error:
         refuse(str(error), error.code)
-    figures, log_file = _output_files(json_file, log)
+    try:
+        files = OutputFiles.open(json_file, log, report)
+    except Unwritable as error:
+        refuse(f"{error}; nothing was started")
     live = not no_live and log is None and StatusLine.possible(2)
     plan = Plan(
         command=command,
         launch=launch,
         registry=registry,
         limits=in_words(registry),
-        log=Log(log_file),
+        log=Log(files.log),
         dry_run=dry_run,
         shared=through,
         on_host=on_host,
@@ -228,13 +254,14 @@ def run(
         gates=gates,
         options=options,
         by_default=nothing,
+        changes=changes,
     )
     if nothing:
         plan.log.say(wrapped(_NO_LIMIT))
-    raise typer.Exit(_run(plan, figures))
+    raise typer.Exit(_run(plan, files, show_accounts=show_accounts))
 
 
-def _run(plan: Plan, figures: OutputFile | None) -> int:
+def _run(plan: Plan, files: OutputFiles, *, show_accounts: bool) -> int:
     from aioapiqueue.cli.run._supervisor import supervise  # noqa: PLC0415 - POSIX only
 
     plan.log.say(opening(plan))
@@ -242,22 +269,30 @@ def _run(plan: Plan, figures: OutputFile | None) -> int:
         outcome = asyncio.run(supervise(plan))
     except NotStarted as error:
         plan.log.say(str(error))
-        if figures:
-            figures.discard()
+        files.discard()
         return error.code
     measured = measure(plan, outcome)
     outcome.judged = [judge(gate, measured) for gate in plan.gates]
     code = verdict(plan, outcome)
     plan.log.say(headline(plan, outcome, code))
     plan.log.show(tables(plan, outcome))
-    plan.log.say(remarks(plan, outcome))
+    plan.log.say("\n".join(map(wrapped, remarks(plan, outcome))))
     plan.log.show(to_copy(plan, outcome))
-    if figures:
-        try:
-            figures.write(json.dumps(json_report(plan, outcome, code), indent=2) + "\n")
-        except OSError as error:
-            plan.log.say(f"--json: {figures.path} cannot be written: {error.strerror}")
+    if files.figures or files.report:
+        figures = json_report(plan, outcome, code)
+        if files.figures:
+            _write(plan, "--json", files.figures, json.dumps(figures, indent=2) + "\n")
+        if files.report:
+            page = html_report(plan, outcome, figures, show_accounts=show_accounts)
+            _write(plan, "--report", files.report, page)
     return code
+
+
+def _write(plan: Plan, option: str, file: OutputFile, text: str) -> None:
+    try:
+        file.write(text)
+    except OSError as error:
+        plan.log.say(f"{option}: {file.path} cannot be written: {error.strerror}")
 
 
 def _preset(preset: str | None, share: str | None) -> str | None:
@@ -343,6 +378,7 @@ def _registry(
     share: str | None,
     shared: Shared | OnHost | None,
     *,
+    changes: Changes,
     check: bool,
     adaptive: bool,
 ) -> Registry:
@@ -357,7 +393,7 @@ def _registry(
             base=base,
             check=check,
             adaptive=adaptive,
-            observers=[shared] if shared else [],
+            observers=[changes] if shared is None else [shared, changes],
             schedules=shared.schedule if shared else None,
         )
     except LimitsError as error:
@@ -365,23 +401,3 @@ def _registry(
     if (file or preset) and not list(registry):
         refuse(f"{file or '--preset none'}: it has no limits; see docs/limits.md")
     return registry
-
-
-def _output_files(
-    json_file: Path | None, log: Path | None
-) -> tuple[OutputFile | None, OutputFile | None]:
-    """Open the files of --json and --log; refuse one before the program runs, not after it."""
-    figures = messages = None
-    option = "--json"
-    try:
-        figures = None if json_file is None else OutputFile(json_file, stdout=True)
-        option = "--log"
-        messages = None if log is None else OutputFile(log, append=True)
-        if figures and messages and figures.replaces(messages):
-            option = "--json"
-            raise Unwritable(f"{json_file} is the file of --log, too: choose another")  # noqa: TRY301
-    except Unwritable as error:
-        if figures is not None:
-            figures.discard()
-        refuse(f"{option}: {error}; nothing was started")
-    return figures, messages

@@ -17,7 +17,6 @@ __all__ = [
     "Peaks",
     "Row",
     "dry_run_table",
-    "duration",
     "lane_of",
     "rows",
     "table",
@@ -171,13 +170,6 @@ def _where(figures: Sequence[CallStats], others: Sequence[CallStats], unknown: s
         if own != {getattr(figure, attribute) for figure in others}:
             names.append(", ".join(sorted(one or unknown for one in own)))
     return f"in {' '.join(filter(None, names))}" if any(names) else ""
-
-
-def duration(seconds: float) -> str:
-    """Return a time as a clock shows it: 1:23, or 2:03:04."""
-    minutes, left = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
 
 
 def table(found: Sequence[Row], limits: dict[str, str]) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
+from aioapiqueue._recording.queues import percentiles
+from aioapiqueue._recording.text import as_iso
+from aioapiqueue._recording.verdict import verdict_of
 from aioapiqueue._recording.waits import WaitTimes
 from aioapiqueue.cli.run._advice import command_to_copy, published_of
 from aioapiqueue.cli.run._figures import lane_of, rows
 from aioapiqueue.cli.run._limits_in_words import named
+from aioapiqueue.cli.run._report import not_paced
 from aioapiqueue.cli.run._unused import unused
 
 if TYPE_CHECKING:
@@ -25,7 +28,6 @@ _FIGURE = (
     "service", "operation", "lane", "region", "account", "queue", "paced", "calls", "waits",
     "waited", "longest_wait", "answers", "throttled", "errors", "refused", "peak",
 )  # fmt: skip
-_PERCENTS = (50, 90, 99)
 
 
 def json_report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
@@ -41,11 +43,17 @@ def json_report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
     for figure in outcome.figures:
         if figure.paced:
             waits.merge(figure.wait_times)
+    recording = outcome.recorder.recording
+    queues = recording.as_json(recording.now + outcome.seconds)
+    before, good = _worst(plan, outcome)
+    verdict = verdict_of(queues["queues"], outcome.seconds, before=before, good=good)
     return {
         "version": __version__,
+        "verdict": verdict.text,
+        "good": verdict.good,
         "command": list(plan.command),
-        "start": _time(outcome.recorder.began),
-        "end": _time(outcome.recorder.began + outcome.seconds),
+        "start": as_iso(outcome.recorder.began),
+        "end": as_iso(outcome.recorder.began + outcome.seconds),
         "dry_run": plan.dry_run,
         "seconds": outcome.seconds,
         "program_exit_code": outcome.code,
@@ -57,7 +65,7 @@ def json_report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
         "limits": plan.limits,
         "shared": outcome.shared,
         "on_host": outcome.on_host,
-        "waits": _percentiles(waits),
+        "waits": percentiles(waits),
         "services": [
             _picked(row.total, "service", "paced", "calls", "peak")
             | {"paced_calls": row.paced_calls}
@@ -69,6 +77,7 @@ def json_report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
             for one in figures_as_json(outcome.buckets)
         ],
         "time_series": _time_series(outcome),
+        **queues,
         "if_paced": _if_paced(plan, outcome),
         "unused": [
             _picked(entry, "service", "operation", "bucket", "source") | {"limit": limit}
@@ -82,25 +91,28 @@ def json_report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
     }
 
 
+def _worst(plan: Plan, outcome: Outcome) -> tuple[str, bool | None]:
+    """Return what a verdict says before all else, and whether that is good."""
+    if outcome.stopped is not None:
+        return "the program was stopped", False
+    number = not_paced(plan, outcome)
+    if number and not (outcome.inactive and outcome.processes):
+        return "no program was paced", False
+    if number:
+        return f"{number:,} program{'s were' if number > 1 else ' was'} not paced", False
+    if failed := sum(one.failed for one in outcome.judged):
+        return f"{failed:,} gate{'s' * (failed > 1)} failed", False
+    return ("dry run, nothing was paced", None) if plan.dry_run else ("", True)
+
+
 def figures_as_json(figures: Iterable[CallStats]) -> list[dict[str, Any]]:
     """Return the hub's figures."""
     return [
         _picked(figure, *_FIGURE)
         | {"lane": lane_of(figure)}
-        | {f"wait_{name}": value for name, value in _percentiles(figure.wait_times).items()}
+        | {f"wait_{name}": value for name, value in percentiles(figure.wait_times).items()}
         for figure in figures
     ]
-
-
-def _percentiles(waits: WaitTimes) -> dict[str, float]:
-    """Return the waits that so many percent of all did not exceed, and the longest."""
-    found = {f"p{percent}": waits.percentile(percent) for percent in _PERCENTS}
-    return found | {"max": waits.longest}
-
-
-def _time(seconds: float) -> str:
-    """Return a time as ISO 8601 has it, in UTC."""
-    return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="milliseconds")
 
 
 def _time_series(outcome: Outcome) -> dict[str, Any]:

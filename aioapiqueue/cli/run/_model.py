@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aioapiqueue.cli.run._launch import Launch
     from aioapiqueue.cli.run._log import Log
     from aioapiqueue.cli.run._on_host import OnHost
+    from aioapiqueue.cli.run._queue_feed import Changes
     from aioapiqueue.cli.run._shared_server import Shared
     from aioapiqueue.hub import CallStats, Process
     from aioapiqueue.registry import Registry
@@ -42,6 +43,7 @@ class Plan:
         gates: what must not be, for the run to count as a success.
         options: ours, of limits and how they are kept, for a run that is to do the same.
         by_default: whether the limits are those without an option.
+        changes: observes what makes the queues of the registry faster or slower; None: nothing.
     """
 
     command: Sequence[str]
@@ -59,6 +61,7 @@ class Plan:
     gates: Sequence[Gate] = ()
     options: Sequence[str] = ()
     by_default: bool = False
+    changes: Changes | None = None
 
 
 @dataclasses.dataclass

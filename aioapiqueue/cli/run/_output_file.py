@@ -1,17 +1,20 @@
-"""The files of --json and --log: known to be writable before the program starts."""
+"""The files of --json, --log and --report: known to be writable before the program starts."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import os
 import stat
+from dataclasses import dataclass
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["OutputFile", "Unwritable"]
+__all__ = ["OutputFile", "OutputFiles", "Unwritable"]
 
 
 class Unwritable(Exception):  # noqa: N818 - what it is, as a path goes
@@ -85,6 +88,72 @@ class OutputFile:
                 self.path.unlink()
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
+
+
+@dataclass
+class OutputFiles:
+    """The files of three options.
+
+    Attributes:
+        figures: of --json.
+        log: of --log.
+        report: of --report.
+    """
+
+    figures: OutputFile | None = None
+    log: OutputFile | None = None
+    report: OutputFile | None = None
+
+    @classmethod
+    def open(cls, figures: Path | None, log: Path | None, report: Path | None) -> OutputFiles:
+        """Open them.
+
+        Raises:
+            Unwritable: one of them cannot be written, or takes away what another one gets.
+        """
+        files = cls()
+        option = "--json"
+        try:
+            if figures is not None:
+                files.figures = OutputFile(figures, stdout=True)
+            option = "--log"
+            if log is not None:
+                files.log = OutputFile(log, append=True)
+            option = "--report"
+            if report is not None:
+                if importlib.util.find_spec("jinja2") is None:
+                    raise Unwritable(_NO_JINJA)  # noqa: TRY301 - as all others
+                files.report = OutputFile(report)
+        except Unwritable as error:
+            files.discard()
+            raise Unwritable(f"{option}: {error}") from None
+        try:
+            files._check_apart()
+        except Unwritable:
+            files.discard()
+            raise
+        return files
+
+    def _check_apart(self) -> None:
+        named = {"--json": self.figures, "--report": self.report, "--log": self.log}
+        found = [(option, file) for option, file in named.items() if file is not None]
+        for (option, file), (other_option, other) in permutations(found, 2):
+            if file.replaces(other):
+                raise Unwritable(
+                    f"{option}: {file.path} is the file of {other_option}, too: choose another"
+                )
+
+    def discard(self) -> None:
+        """Close those that nothing was written to, and take them away if they were not there."""
+        for one in (self.figures, self.report):
+            if one is not None:
+                one.discard()
+
+
+_NO_JINJA = (
+    "it needs Jinja, which is not installed: pip install 'aioapiqueue[cli]' (with pipx: pipx "
+    "inject aioapiqueue jinja2)"
+)
 
 
 def _own(path: Path) -> int | None:

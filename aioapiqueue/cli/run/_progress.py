@@ -7,8 +7,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from aioapiqueue._recording.text import as_clock
 from aioapiqueue.cli._console import pluralize
-from aioapiqueue.cli.run._figures import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -62,7 +62,7 @@ class Progress:
             if one.throttled or (one.paced and not plan.dry_run):
                 part += f", {one.throttled:,} throttled"
             parts.append(part)
-        return fit(parts or ["no AWS calls yet"], duration(now - self._began), columns)
+        return fit(parts or ["no AWS calls yet"], as_clock(now - self._began), columns)
 
     def _totals(self) -> Iterable[_Total]:
         """Return the sums of each service, not by `rows`: there may be thousands of figures."""

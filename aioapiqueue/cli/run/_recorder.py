@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue._recording.series import TimeSeries
 from aioapiqueue.cli.run._figures import Peaks, lane_of
+from aioapiqueue.cli.run._queue_feed import QueueFeed
 from aioapiqueue.hub import Ended, Watcher
 
 if TYPE_CHECKING:
+    from aioapiqueue._recording.queues import Recording
     from aioapiqueue.cli.run._estimate import PacedEstimate
+    from aioapiqueue.cli.run._queue_feed import Changes
     from aioapiqueue.hub import CallStats, Request
+    from aioapiqueue.registry import Registry
 
 __all__ = ["CALLS", "ERRORS", "REFUSED", "THROTTLED", "WAITED", "Recorder", "SeriesName"]
 
@@ -42,11 +46,21 @@ class Recorder(Watcher):
 
     Args:
         estimate: of a paced run, if this is none; default: there is none.
+        registry: the limits; default: there are none.
+        changes: passes on what makes queues faster or slower; default: nothing does.
     """
 
-    def __init__(self, estimate: PacedEstimate | None = None) -> None:
+    def __init__(
+        self,
+        estimate: PacedEstimate | None = None,
+        *,
+        registry: Registry | None = None,
+        changes: Changes | None = None,
+    ) -> None:
         self.peaks = Peaks()
         self.estimate = estimate
+        self._registry = registry
+        self._changes = changes
         self.began = 0.0
         """When the program was started, as `time.time()`."""
         self.begin(time.monotonic())
@@ -55,8 +69,26 @@ class Recorder(Watcher):
         """Note that the program is started now; nothing has been counted before."""
         self.began = time.time()
         self.series: TimeSeries[SeriesName] = TimeSeries(_FIELDS, began=now)
+        self._queues = QueueFeed(
+            self._registry, paced=self.estimate is None, now=now, began=self.began
+        )
+        if self._changes is not None:
+            self._changes.feed = self._queues
         if self.estimate is not None:
             self.estimate.begin(now)
+
+    @property
+    def recording(self) -> Recording:
+        """What is recorded of queues."""
+        return self._queues.recording
+
+    def joined(self, now: float) -> None:
+        """Note that an attempt is there."""
+        self._queues.joined(now)
+
+    def left(self, now: float) -> None:
+        """Note that one which waited is there no more."""
+        self._queues.left(now)
 
     def started(self, request: Request, now: float) -> None:
         """Count an attempt that is let go."""
@@ -64,6 +96,7 @@ class Recorder(Watcher):
         self._add(request.stats, now, CALLS)
         if request.waited:
             self._add(request.stats, now, WAITED, request.waited)
+        self._queues.started(request, now)
         if self.estimate is not None:
             self.estimate.started(request, now)
 
@@ -75,12 +108,14 @@ class Recorder(Watcher):
             self._add(request.stats, now, ERRORS)
         elif outcome is Ended.NOT_SENT:
             self._add(request.stats, request.started_at, CALLS, -1)
+        self._queues.ended(request, now, outcome)
         if self.estimate is not None:
             self.estimate.ended(request, now, throttled=outcome is Ended.THROTTLED)
 
     def refused(self, stats: CallStats, now: float) -> None:
         """Count an attempt that was not let go."""
         self._add(stats, now, REFUSED)
+        self._queues.refused(stats, now)
 
     def _add(self, stats: CallStats, now: float, field: int, amount: float = 1) -> None:
         self.series.add(SeriesName.of(stats), now, field, amount)

@@ -6,6 +6,7 @@ import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue._recording.text import as_clock
 from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, wrapped
 from aioapiqueue.cli.run._activation import Why
 from aioapiqueue.cli.run._advice import (
@@ -15,7 +16,7 @@ from aioapiqueue.cli.run._advice import (
     published_of,
 )
 from aioapiqueue.cli.run._errors import ExitCode
-from aioapiqueue.cli.run._figures import dry_run_table, duration, rows, table, total_of
+from aioapiqueue.cli.run._figures import dry_run_table, rows, table, total_of
 from aioapiqueue.cli.run._gates import Measured
 from aioapiqueue.cli.run._limits_in_words import named
 from aioapiqueue.cli.run._unused import unused
@@ -166,7 +167,7 @@ def _brings_its_own(plan: Plan, outcome: Outcome) -> bool:
 
 def headline(plan: Plan, outcome: Outcome, code: int) -> str:
     """Return the summary of a run: how it ended, and its calls."""
-    name, seconds = PurePath(plan.launch.name).name, duration(outcome.seconds)
+    name, seconds = PurePath(plan.launch.name).name, as_clock(outcome.seconds)
     if outcome.stopped is not None:
         end = f"{name} stopped after {seconds}; exit code {code}"
     else:
@@ -209,8 +210,8 @@ def _published(service: str, lane: str) -> str:
     return "" if figure is None else str(figure.rate)
 
 
-def remarks(plan: Plan, outcome: Outcome) -> str:
-    """Return what an operator should know beside the figures; "" if there is nothing."""
+def remarks(plan: Plan, outcome: Outcome) -> list[str]:
+    """Return what an operator should know beside the figures, each in a line."""
     lines = [] if outcome.stopped is not None else list(_warnings(plan, outcome))
     lines += after_throttling(plan, outcome)
     if outcome.shared is not None:
@@ -232,8 +233,7 @@ def remarks(plan: Plan, outcome: Outcome) -> str:
         more = f", and {len(none) - _MOST_NAMED:,} more" if len(none) > _MOST_NAMED else ""
         lines.append(f"no call came under: {names}{more}")
     lines += after_dry_run(outcome)
-    lines += _gates(outcome)
-    return "\n".join(map(wrapped, lines))
+    return [*lines, *_gates(outcome)]
 
 
 def to_copy(plan: Plan, outcome: Outcome) -> str:

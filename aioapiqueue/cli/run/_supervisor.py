@@ -64,7 +64,9 @@ async def supervise(plan: Plan) -> Outcome:
         plan.log.say(plan.shared.address.scrubbed(text) if plan.shared else text)
 
     asyncio.get_running_loop().set_exception_handler(failed)
-    outcome = Outcome(recorder=Recorder(PacedEstimate(plan.registry) if plan.dry_run else None))
+    estimate = PacedEstimate(plan.registry) if plan.dry_run else None
+    recorder = Recorder(estimate, registry=plan.registry, changes=plan.changes)
+    outcome = Outcome(recorder=recorder)
     line = StatusLine(2)
     # Signals are outermost: one that comes while we clean up must not end us before we have.
     with Signals(suspend=line.leave, goes_on=goes_on) as signals:

@@ -1,0 +1,146 @@
+"""Tells a recording of queues what the hub of a run sees, be it paced or only counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from aioapiqueue._grammar import CALLS
+from aioapiqueue._lanes import find_patterns, name_of
+from aioapiqueue._queue import dispatcher_of
+from aioapiqueue._rate import Concurrency
+from aioapiqueue._recording.queues import CHANGE_KINDS, QueueRecord, Recording
+from aioapiqueue.hub import Ended
+from aioapiqueue.registry._buckets import bucket_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aioapiqueue._events import Event
+    from aioapiqueue._rate import Limit
+    from aioapiqueue.hub import CallStats, Request
+    from aioapiqueue.registry import Registry
+
+    _Limits = Callable[[str | None], tuple[tuple[Limit, ...], bool]]
+
+__all__ = ["Changes", "QueueFeed"]
+
+
+class Changes:
+    """Passes on what makes queues faster or slower: an observer of all queues of a run."""
+
+    event_kinds = CHANGE_KINDS
+
+    def __init__(self) -> None:
+        self.feed: QueueFeed | None = None
+        """What they are passed on to; None: nothing records yet."""
+
+    def on_event(self, event: Event, /) -> None:
+        """Pass on an event."""
+        if self.feed is not None:
+            self.feed.changed(event)
+
+
+class QueueFeed:
+    """Records the calls of a run by their queues; those without a limit, by their services.
+
+    Args:
+        registry: the limits; None: there are none.
+        paced: whether calls wait.
+        now: when it begins, by `time.monotonic()`.
+        began: the same, by `time.time()`.
+    """
+
+    def __init__(self, registry: Registry | None, *, paced: bool, now: float, began: float) -> None:
+        self.recording = Recording(now=now, began=began)
+        self._registry = registry
+        self._paced = paced
+        self._limits: dict[str, _Limits] = {}
+
+    def joined(self, now: float) -> None:
+        """Note that an attempt is there."""
+        self.recording.unpaced.joined(now)
+
+    def left(self, now: float) -> None:
+        """Note that one which waited is there no more."""
+        self.recording.unpaced.left(now)
+
+    def started(self, request: Request, now: float) -> None:
+        """Count an attempt that is let go."""
+        self.recording.unpaced.started(now)
+        record = self._record_of(request.stats)
+        record.started(_lanes_of(request), _costs_of(request), request.waited, now)
+        if request.needs is not None:
+            record.sample(now, dispatcher_of(request.needs.queue).limiter.snapshot)
+
+    def ended(self, request: Request, now: float, outcome: Ended) -> None:
+        """Count what an attempt has ended with."""
+        self.recording.unpaced.ended(now)
+        record, lanes = self._record_of(request.stats), _lanes_of(request)
+        if outcome is Ended.THROTTLED:
+            record.throttled(lanes, now)
+        elif outcome is Ended.FAILED:
+            record.failed(lanes, now)
+        elif outcome is Ended.NOT_SENT:
+            record.not_started(lanes, _costs_of(request), request.started_at)
+
+    def refused(self, stats: CallStats, now: float) -> None:
+        """Count an attempt that was not let go."""
+        self._record_of(stats).refused((stats.lane or stats.operation,), now)
+
+    def changed(self, event: Event) -> None:
+        """Note what makes a queue faster or slower."""
+        record = self.recording.queues.get(str(event.queue))
+        if record is not None:
+            key = None if event.key is None else str(event.key)
+            lane = None if key is None or not record.limits_of(key)[0] else _lane_named(key)
+            record.changed(event, lane)
+
+    def _record_of(self, stats: CallStats) -> QueueRecord:
+        name = stats.queue or f"{stats.service} without a limit"
+        record = self.recording.queues.get(name)
+        if record is None:
+            limits = _no_limits if stats.queue is None else self._limits_of(stats.service)
+            paced = self._paced and stats.paced
+            record = QueueRecord(self.recording, name, paced=paced, limits_of=limits)
+            self.recording.queues[name] = record
+        return record
+
+    def _limits_of(self, service: str) -> _Limits:
+        """Return what knows the limits of a service's queues."""
+        if service not in self._limits and self._registry is not None:
+            own, lanes = self._registry.limits_of_queue(service)
+            _, limits = self._registry.limits_of(service)
+            if limits is not None and limits.concurrency is not None:
+                own = (*own, Concurrency(limits.concurrency))
+            by_lane = {_lane_named(key): its for key, its in lanes.items()}
+            patterns = find_patterns(by_lane)
+
+            def find(lane: str | None) -> tuple[tuple[Limit, ...], bool]:
+                if lane is None:
+                    return own, False
+                return tuple(by_lane.get(str(name_of(lane, by_lane, patterns)), ())), False
+
+            self._limits[service] = find
+        return self._limits.get(service, _no_limits)
+
+
+def _no_limits(_: str | None) -> tuple[tuple[Limit, ...], bool]:
+    return (), False
+
+
+def _lanes_of(request: Request) -> Sequence[str]:
+    """Return the lanes of an attempt, as reports name them."""
+    if request.needs is None:
+        return (request.stats.lane or request.stats.operation,)
+    return [_lane_named(key) for key in request.needs.keys]
+
+
+def _lane_named(key: str) -> str:
+    bucket = bucket_of(key)
+    return key if bucket is None else f"shared {bucket}"
+
+
+def _costs_of(request: Request) -> Mapping[str, float]:
+    cost = 1 if request.needs is None else request.needs.cost
+    return {CALLS: 1, **cost} if isinstance(cost, Mapping) else {CALLS: cost}

@@ -1,0 +1,129 @@
+"""What is recorded of the three scans for the report of the demonstration."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue import Rate, __version__
+from aioapiqueue._grammar import CALLS
+from aioapiqueue._recording.queues import QueueRecord, Recording
+from aioapiqueue._recording.text import as_iso
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from aioapiqueue import Event, Limit
+    from aioapiqueue.demo.gate import Ec2Call
+
+__all__ = ["Scans"]
+
+_ONE_CALL = {CALLS: 1}
+_OF_EC2 = Rate(20, 1, burst=100)
+
+
+class Scans:
+    """Records each scan's calls: of queues by what they say, of the unpaced one at the gate.
+
+    What the gate throttled is counted of all three.
+    """
+
+    def __init__(self) -> None:
+        self._recording: Recording | None = None
+        self._records: dict[str, QueueRecord] = {}
+        self._limits: dict[str, Rate] = {}
+        self._names: dict[str, str] = {}
+
+    def begin(self, names: Mapping[str, str], limits: Mapping[str, Rate]) -> None:
+        """Note that the scans begin now.
+
+        Args:
+            names: of the scans, by their access keys.
+            limits: of those that have one, by their names.
+        """
+        self._names = dict(names)
+        recording = self._recording = Recording(now=time.monotonic(), began=time.time())
+        for name in names.values():
+            limit = limits.get(name)
+            label = f"{name}: EC2's calls, of which EC2 serves {_OF_EC2}" if limit is None else name
+            recording.queues[name] = self._records[name] = QueueRecord(
+                recording,
+                label,
+                paced=limit is not None,
+                limits_of=_only(limit or _OF_EC2),
+            )
+
+    def of_queue(self, name: str) -> _OfQueue:
+        """Return an observer of the queue of a scan."""
+        return _OfQueue(self._records, name)
+
+    def at_gate(self, call: Ec2Call) -> None:
+        """Count a request to EC2 that the gate has answered."""
+        name = self._names.get(call.key)
+        if name is None:  # a bystander's
+            return
+        record = self._records[name]
+        if not record.paced:
+            record.started((), _ONE_CALL, 0.0, call.arrived)
+        if call.status == _REFUSED:
+            record.throttled((), call.arrived)
+
+    def as_json(self, seconds_of: Mapping[str, float]) -> dict[str, Any]:
+        """Return all figures of a report, but for its verdict.
+
+        Args:
+            seconds_of: how long each scan took.
+        """
+        assert self._recording is not None  # noqa: S101 - the scans have begun
+        recording, now = self._recording, time.monotonic()
+        found = recording.as_json(now)
+        seconds = found["times"]["seconds"]
+        # The three run at once, each by itself: no time of one says anything of another.
+        found["times"] = {"seconds": seconds}
+        found["queues"] = [
+            record.as_json(seconds_of[name], recording.began)
+            for name, record in self._records.items()
+        ]
+        return {
+            "version": __version__,
+            "start": as_iso(recording.began),
+            "end": as_iso(recording.began + seconds),
+            "seconds": seconds,
+            **found,
+        }
+
+
+_REFUSED = 503
+
+
+def _only(limit: Limit) -> Callable[[str | None], tuple[tuple[Limit, ...], bool]]:
+    return lambda _: ((limit,), False)
+
+
+class _OfQueue:
+    """Counts the calls of one queue.
+
+    Args:
+        records: of the scans, by their names.
+        name: of the scan.
+    """
+
+    event_kinds = ()
+
+    def __init__(self, records: Mapping[str, QueueRecord], name: str) -> None:
+        self._records = records
+        self._name = name
+
+    def on_event(self, event: Event, /) -> None:
+        """Need none."""
+
+    def record_start(self, _keys: Sequence[object], waited: float, /) -> None:
+        """Count a call that starts."""
+        record = self._records.get(self._name)
+        if record is not None:
+            record.started((), _ONE_CALL, waited, time.monotonic())
+
+    def record_end(
+        self, _keys: Sequence[object], _waited: float, _duration: float, _outcome: str, /
+    ) -> None:
+        """Count nothing: what fails, the gate and the scan count."""

@@ -1,0 +1,178 @@
+"""`run --report`: a page that has what the JSON has, and nothing secret."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import pytest
+
+from aioapiqueue._recording.text import as_clock
+from aioapiqueue.cli.run._html_report import program_name
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(sys.platform == "win32", reason="run needs POSIX"),
+]
+
+
+def words_of_page(page):
+    """What stands on a page, without its elements, styles and scripts."""
+    text = re.sub(r"<(script|style)\b.*?</\1>", " ", page.read_text("utf-8"), flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]*>", " ", text).split())
+
+
+def test_page_and_json_have_the_same(run, aws, python, tmp_path):
+    """Queues, lanes and services without a limit; a push-back makes the verdict."""
+    answers = iter(range(1, 1000))
+    aws.throttles = lambda action: action == "DescribeVolumes" and next(answers) == 3
+    program = run.script("""
+        begin()
+        ec2 = client()
+        for _ in range(12):
+            ec2.describe_snapshots()
+        for _ in range(5):
+            ec2.describe_volumes()
+        iam = client("iam")
+        for _ in range(4):
+            iam.list_users()
+    """)
+    figures, page = tmp_path / "figures.json", tmp_path / "report.html"
+    options = ("--limit", "ec2=20/s", "--limit", "ec2.DescribeVolumes=10/s", "--json", figures)
+    ended = run(*options, "--report", page, "--", python, program, "--token", "hunter2")
+    assert ended.code == 0, ended
+    told, said = json.loads(figures.read_text()), words_of_page(page)
+
+    # Once more for the one that was throttled.
+    verdict = told["verdict"]
+    assert verdict.startswith("throttled once; 22 calls in 0:0")
+    masked = verdict.replace("AKIAIOSFODNN7EXAMPLE", "access-key-1")
+    assert (told["good"], said.count(masked)) == (False, 2)  # the title, and the first line
+    ec2, iam = told["queues"]
+    assert (ec2["calls"], ec2["throttled"], ec2["limits"], ec2["paced"]) == (18, 1, ["20/s"], True)
+    assert {one["lane"]: (one["calls"], one["limits"]) for one in ec2["lanes"]} == {
+        "DescribeSnapshots": (12, []),
+        "DescribeVolumes": (6, ["10/s"]),
+    }
+    assert (iam["queue"], iam["calls"], iam["paced"]) == ("iam without a limit", 4, False)
+    for queue in told["queues"]:
+        (series,) = queue["time_series"]
+        assert sum(series["used"]) == queue["calls"]
+    # The same as the figures by operation, which are counted apart from these.
+    for one in told["figures"]:
+        queue = ec2 if one["service"] == "ec2" else iam
+        (lane,) = (it for it in queue["lanes"] if it["lane"] == one["lane"])
+        assert lane["calls"] == one["calls"]
+        assert lane["waited"] == pytest.approx(one["waited"])
+        assert lane["waits"] == {
+            name: pytest.approx(one[f"wait_{name}"]) for name in ("p50", "p90", "p99", "max")
+        }
+    times = told["times"]
+    assert 0 < times["unpaced"] < times["seconds"]
+    assert times["blanket"] == pytest.approx(22 * 0.1)
+
+    assert f"aioapiqueue run: {python.rpartition('/')[2]} program.py" in said
+    assert "ec2 eu-west-1 access-key-1" in said
+    for secret in ("hunter2", "AKIAIOSFODNN7EXAMPLE"):
+        assert secret not in page.read_text("utf-8")
+    assert figures.read_text().count("AKIAIOSFODNN7EXAMPLE") > 1
+
+
+def test_accounts_only_where_asked_for(run, python, tmp_path):
+    """An account id has its last four digits in the page, and all of them with --show-accounts."""
+    program = run.script("""
+        begin()
+        os.environ["AWS_ACCOUNT_ID"] = "111122223333"
+        ec2 = boto3.client("ec2", endpoint_url=os.environ["AWS"], region_name="eu-west-1",
+                           aws_access_key_id="ASIAQNZGKIQY56JQ7WML", aws_secret_access_key="x",
+                           aws_session_token="t")
+        ec2.describe_snapshots()
+    """)
+    page = tmp_path / "report.html"
+    found = []
+    for options in ((), ("--show-accounts",)):
+        ended = run("--limit", "ec2=20/s", "--report", page, *options, "--", python, program)
+        assert ended.code == 0, ended
+        found.append(re.search(r"ec2 eu-west-1 (\S+) 20/s", words_of_page(page))[1])
+    short, whole = found
+    assert re.fullmatch(r"\d{12}", whole)
+    assert short == f"…{whole[-4:]}"
+
+
+def test_dry_run_shows_what_the_limits_would_do(run, python, tmp_path):
+    """Its page has the limit beside what was sent, and how long a paced run would take."""
+    program = run.script("calls(30)")
+    figures, page = tmp_path / "figures.json", tmp_path / "report.html"
+    options = ("--dry-run", "--limit", "ec2=10/s", "--json", figures, "--report", page)
+    ended = run(*options, "--", python, program)
+    assert ended.code == 0, ended
+    told, said = json.loads(figures.read_text()), words_of_page(page)
+    assert told["verdict"].startswith("dry run, nothing was paced; nobody was throttled; 30 calls")
+    assert told["good"] is None
+    (queue,) = told["queues"]
+    assert (queue["paced"], queue["limits"]) == (False, ["10/s"])
+    assert queue["time_series"][0]["allowed"] == [[0, 10]]
+    assert f"paced, as reckoned {as_clock(told['if_paced']['seconds'])}" in said
+
+
+def test_what_was_not_paced_comes_first(run, quiet_run, python, tmp_path):
+    """A program that could not be paced is the verdict's beginning, without its arguments."""
+    page = tmp_path / "report.html"
+    program = quiet_run.plain("begin(); time.sleep(0.5)")
+    command = ("/bin/sh", "-c", f"{python} -S {program} --token hunter2; exit 0")
+    options = ("--allow-inactive", "--limit", "ec2=1/s", "--grace", "0.2", "--report", page)
+    ended = quiet_run(*options, "--", *command)
+    assert ended.code == 0, ended
+    said = words_of_page(page)
+    assert said.startswith("no program was paced; no calls")
+    assert "NOT PACED: python (process" in said
+    assert "hunter2" not in page.read_text("utf-8")
+
+
+def test_bad_file_is_refused_before_anything_runs(quiet_run, python, tmp_path):
+    """A folder, the file of --json, one that cannot be: nothing is started, and nothing is left."""
+    program = quiet_run.plain("open('ran', 'w').close()")
+    same = tmp_path / "same"
+    for options, message in (
+        (("--report", tmp_path), f"--report: {tmp_path} cannot be written: Is a directory"),
+        (("--report", tmp_path / "no" / "r.html"), "--report: "),
+        (("--json", same, "--report", same), f"--json: {same} is the file of --report, too"),
+        (("--log", same, "--report", same), f"--report: {same} is the file of --log, too"),
+    ):
+        ended = quiet_run("--limit", "ec2=1/s", *options, "--", python, program)
+        assert ended.code == 2
+        assert message in ended.words, ended.words
+        assert "nothing was started" in ended.words
+        assert not (tmp_path / "ran").exists()
+
+
+def test_without_jinja_it_says_how_to_get_it(quiet_run, python, tmp_path):
+    """Where Jinja is missing, the option is refused; all else works."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text("import sys; sys.modules['jinja2'] = None")
+    program = quiet_run.plain("begin()")
+    env = {"PYTHONPATH": str(hidden)}
+    refused = quiet_run(
+        "--limit", "ec2=1/s", "--report", tmp_path / "r.html", "--", python, program, env=env
+    )
+    assert (refused.code, "pip install 'aioapiqueue[cli]'" in refused.words) == (2, True)
+    assert quiet_run("--limit", "ec2=1/s", "--", python, program, env=env).code == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["/usr/bin/scout", "aws", "--password", "x"], "scout"),
+        (["python3.11", "-W", "error", "-m", "prowler", "-m", "secret"], "python3.11 -m prowler"),
+        (["/usr/bin/python3", "-u", "/srv/scan.py", "-m", "secret"], "python3 scan.py"),
+        (["python", "-c", "password = 'x'"], "python"),
+        (["python", "-X", "dev"], "python"),
+        (["python"], "python"),
+        (["env", "TOKEN=x", "python", "a.py"], "env"),
+    ],
+)
+def test_name_of_a_program_has_no_arguments(command, name):
+    """A page is for others: no argument is in it but the script or module that runs."""
+    assert program_name(command) == name
