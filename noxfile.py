@@ -6,6 +6,8 @@ Without `-s`, only `tests` runs. Arguments after `--` go on to pytest: `uvx nox 
 from __future__ import annotations
 
 import sys
+import tarfile
+from pathlib import Path
 
 import nox
 from nox.command import CommandFailed
@@ -61,6 +63,16 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """Open reports in a headless browser: of the demo, and of a real scanner (some minutes).
+
+    It takes Chromium or Chrome as it is installed, or what the variable BROWSER names.
+    """
+    set_up(session, "test", "bench", "browser", editable=False)
+    session.run("pytest", "-m", "browser", "tests/browser", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting, and that no private vocabulary comes back."""
     set_up(session, "lint")
@@ -72,7 +84,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Check types: ours strictly, and what users write by pyright, too."""
-    set_up(session, "lint", "test", "bench")
+    set_up(session, "lint", "test", "bench", "browser")
     session.run("mypy")
     session.run("pyright")
 
@@ -100,6 +112,21 @@ def names(session: nox.Session) -> None:
         "botocore",
     )
     session.run("python", "tests/helpers/operations_file.py", newest)
+
+
+@nox.session
+def charts(session: nox.Session) -> None:
+    """Write the chart library that reports have in them, as npm has it."""
+    version = "1.6.32"
+    place = Path("aioapiqueue/integrations/report/uplot")
+    found = session.create_tmp()
+    session.run_install(
+        "npm", "pack", f"uplot@{version}", f"--pack-destination={found}", external=True
+    )
+    with tarfile.open(Path(found) / f"uplot-{version}.tgz") as archive:
+        for name in ("dist/uPlot.iife.min.js", "dist/uPlot.min.css", "LICENSE"):
+            member = archive.extractfile(f"package/{name}")
+            (place / Path(name).name).write_bytes(member.read())
 
 
 @nox.session
