@@ -243,6 +243,9 @@ class Limiter(Protocol):
     def estimate(self, call: Call, now: float) -> float:
         """Return when a newcomer would start, as things stand."""
 
+    def all_started(self, now: float) -> float:
+        """Return when the last of those who wait will have started, as far as limits tell."""
+
     def release_due(self, now: float) -> float | None:
         """Grant all that are due; return when to look again (None: nobody waits)."""
 

@@ -418,6 +418,23 @@ class LocalLimiter:
             when = max(when, limit.estimate(now, ahead + call.costs[limit.unit]))
         return when
 
+    def all_started(self, now: float) -> float:
+        """Return when the last of those who wait will have started, as far as limits tell."""
+        waiters, when = self._host.waiters, max(now, self._held_until)
+        seen: set[LimitState] = set()
+        for line in waiters.lines.values():
+            for limit in self._limits_of_line(line):
+                if limit in seen:
+                    continue
+                seen.add(limit)
+                if limit in self._own:
+                    cost = waiters.total(limit.unit)
+                else:
+                    cost = sum(one.total(limit.unit) for one in lines_under(limit))
+                if cost:
+                    when = max(when, limit.estimate(now, cost))
+        return when
+
     def release_due(self, now: float) -> float | None:
         """Grant all that are due; return when to look again (None: nobody waits)."""
         waiters = self._host.waiters

@@ -399,6 +399,35 @@ class ApiQueue:
         now = self._dispatcher.bind()
         return self._dispatcher.limiter.estimate(call, now) - now
 
+    @property
+    def eta(self) -> float:
+        """Seconds until all who wait now will have started, as things stand; 0: nobody waits.
+
+        For progress bars: it falls by a second in each, as long as nobody joins.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     queue = ApiQueue("10/s", lanes={"slow": "1/s"})
+        ...     for key in ("slow",) * 5 + ("fast",) * 20:
+        ...         queue.enqueue(key=key)
+        ...     print(f"{queue.eta:.1f} s")
+        ...     await asyncio.sleep(1.5)
+        ...     print(f"{queue.eta:.1f} s")
+        >>> asyncio.run(main())
+        4.0 s
+        2.5 s
+
+        Exact where one limit decides (of a `Window`: and costs are equal); otherwise a lower bound:
+        calls that wait for two limits by turns, and bodies that hold permits, may take longer. Of a
+        quota shared with other processes, an estimate from what the server or the hub has said.
+        Infinite while paused without end. It takes as long as there are keys under which calls
+        wait: 100,000 of them take a tenth of a second.
+        """
+        now = self._dispatcher.bind()
+        if not self._dispatcher.waiters.live:
+            return 0.0
+        return self._dispatcher.limiter.all_started(now) - now
+
     def limiter(
         self,
         *,

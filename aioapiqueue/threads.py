@@ -185,6 +185,15 @@ class Blocking:
         """
         return self.call(self.queue.estimate, key=key, keys=keys, priority=priority, cost=cost)
 
+    @property
+    def eta(self) -> float:
+        """Seconds until all who wait now will have started; as `ApiQueue.eta`.
+
+        Raises:
+            RuntimeError: as for `slot`.
+        """
+        return self.call(lambda: self.queue.eta)
+
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:
         """Report that the other side pushed back; as `ApiQueue.throttled`.
 

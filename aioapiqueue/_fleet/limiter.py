@@ -153,6 +153,10 @@ class SharedLimiter:
         limits.check(call.keys, call.costs, now)
         return self._planner.estimate(limits.scope_of(call.keys, call.costs), call.costs, now)
 
+    def all_started(self, now: float) -> float:
+        """Return when the last of those who wait may have started, by the last reply."""
+        return self._planner.all_started(now)
+
     def release_due(self, now: float) -> float | None:
         """Grant all that are due; return when to look again (None: nobody waits)."""
         planner, session, waiters = self._planner, self._session, key_queues(self._host)

@@ -349,9 +349,21 @@ class Planner:
 
     def estimate(self, scope: Scope, costs: Sequence[float], now: float) -> float:
         """Return when a newcomer may be due, by the last reply."""
+        return self._estimate(scope.lanes, costs, now)
+
+    def all_started(self, now: float) -> float:
+        """Return when the last of those who wait may have started, by the last reply."""
+        scopes = key_queues(self._host).by_scope
+        lanes = dict.fromkeys(lane for scope in scopes for lane in scope.lanes)
+        return self._estimate(lanes, None, now)
+
+    def _estimate(
+        self, lanes: Iterable[Hashable], costs: Sequence[float] | None, now: float
+    ) -> float:
+        """Return when a newcomer to these lanes may be due; None: the last of those who wait."""
         waiters, start = key_queues(self._host), max(now, self.held_until)
         when = self._estimate_in(None, start, costs, waiters.total)
-        for lane in scope.lanes:
+        for lane in lanes:
             status = self.lane(lane)
             position = status.round_position
             turn = self._clock.to_local(position) if position else now
@@ -363,7 +375,7 @@ class Planner:
         self,
         lane: Hashable,
         start: float,
-        costs: Sequence[float],
+        costs: Sequence[float] | None,
         waiting: Callable[[int], float],
     ) -> float:
         """As `LimitState.estimate`; of a window it is known only when it has the next call.
@@ -371,7 +383,7 @@ class Planner:
         Args:
             lane: whose limits; None: of the queue.
             start: when the first of those who wait may start, as far as is known otherwise.
-            costs: of the newcomer.
+            costs: of the newcomer; None: there is none.
             waiting: returns what those who wait cost, in a unit.
         """
         status, ends = self.lane(lane), [start]
@@ -383,9 +395,10 @@ class Planner:
             limits.append(Rate(status.rate))
         for limit, ready_at in zip(limits, ready, strict=False):
             unit = 0 if isinstance(limit, Concurrency) else self._limits.units.place_of(limit.unit)
-            if not is_stated(costs, unit) or not costs[unit]:
+            cost = _cost_in(unit, costs, waiting)
+            if not cost:
                 continue
-            cost = costs[unit] + waiting(unit) - self.leased_costs.of(lane, unit)
+            cost -= self.leased_costs.of(lane, unit)
             if isinstance(limit, Rate):
                 paid_at = ready_at + (limit.burst - 1) * limit.interval
                 ends.append(max(start, paid_at) + (cost - limit.burst) * limit.interval)
@@ -393,10 +406,9 @@ class Planner:
                 rounds = max(0, math.ceil(cost / limit.calls) - 1)
                 ends.append(max(start, ready_at) + rounds * limit.per)
         for unit, left, until in status.bounds:
-            if is_stated(costs, unit) and costs[unit] and until > start:
-                cost = costs[unit] + waiting(unit) - self.leased_costs.of(lane, unit)
-                if cost > left:
-                    ends.append(until)
+            cost = _cost_in(unit, costs, waiting) if until > start else 0
+            if cost and cost - self.leased_costs.of(lane, unit) > left:
+                ends.append(until)
         return max(ends)
 
     # When to ask.
@@ -644,3 +656,10 @@ class Planner:
             self.leased_costs.add(scope, request.costs)
             self._surplus.add(scope)  # the call that it is for may have left meanwhile
             self._last = max(self._last, at)
+
+
+def _cost_in(unit: int, costs: Sequence[float] | None, waiting: Callable[[int], float]) -> float:
+    """Return what those who wait cost with a newcomer (None: without); 0: it uses nothing of it."""
+    if costs is None:
+        return waiting(unit)
+    return costs[unit] + waiting(unit) if is_stated(costs, unit) and costs[unit] else 0

@@ -193,18 +193,38 @@ class HostLimiter:
             when = max(when, state.estimate(now, self._ahead(call, lane, state.unit)))
         return when
 
+    def all_started(self, now: float) -> float:
+        """Return when the last of those who wait may have started, as far as that is known here."""
+        when = max(now, self._holds.all_until)
+        for name, line in self._host.waiters.lines.items():
+            call = line.first()
+            if call is None:
+                continue
+            when = max(when, self._holds.own_until(call), self._asking.due(name, math.inf))
+            for lane, state in self._scopes.states_by_lane(call, now):
+                cost = self._waiting_in(lane, state.unit)
+                when = max(when, state.estimate(now, cost)) if cost else when
+        return when
+
     def _ahead(self, call: Call, lane: Hashable, unit: int) -> float:
         """Return what a newcomer and all before it in a lane (None: in all) cost."""
-        waiters = self._host.waiters
-        lines = [
-            line
-            for line in waiters.lines.values()
-            if lane is None or (line.limits is not None and lane in line.limits.lanes)
-        ]
+        lines = self._lines_in(lane)
         if all((first := line.first()) is None or call.priority < first.priority for line in lines):
             return call.costs[unit]  # all are less urgent
-        waiting = waiters.total(unit) if lane is None else sum(line.total(unit) for line in lines)
-        return waiting + call.costs[unit]
+        return self._waiting_in(lane, unit) + call.costs[unit]
+
+    def _waiting_in(self, lane: Hashable, unit: int) -> float:
+        """Return what all who wait in a lane (None: in all) cost."""
+        if lane is None:
+            return self._host.waiters.total(unit)
+        return sum(line.total(unit) for line in self._lines_in(lane))
+
+    def _lines_in(self, lane: Hashable) -> Sequence[Line[Call]]:
+        return [
+            line
+            for line in self._host.waiters.lines.values()
+            if lane is None or (line.limits is not None and lane in line.limits.lanes)
+        ]
 
     def release_due(self, now: float) -> float | None:
         """Grant what the fallback lets through; return when to look again (None: nobody waits)."""

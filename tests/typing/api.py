@@ -162,6 +162,7 @@ async def slots() -> None:
 async def control() -> None:
     """The rest of a queue's methods and properties."""
     assert_type(queue.estimate(key="a"), float)
+    assert_type(queue.eta, float)
     assert_type(queue.limits, tuple[Limit, ...])
     assert_type(queue.stats, Stats)
     assert_type(queue.stats.rate, float)
@@ -343,6 +344,7 @@ def edges() -> None:
     with blocking(queue).try_slot(keys=("a", "b"), cost={"tokens": 3}) as slot:
         assert_type(slot, BlockingSlot)
     assert_type(blocking(queue).estimate(keys=("a",), cost=2), float)
+    assert_type(blocking(queue).eta, float)
     assert_type(blocking(queue).call(os.getpid), int)
     assert_type(slot.cost, float)
     assert_type(slot.priority, float)

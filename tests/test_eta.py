@@ -1,0 +1,153 @@
+"""`queue.eta`: until all who wait now have started; on each kind of limiter."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+
+import pytest
+
+from aioapiqueue import ApiQueue
+from aioapiqueue.threads import blocking
+
+# Where the limits are kept elsewhere, what is known is what the last answer said: to a slot or so.
+CLOSE = 0.15
+
+
+async def starts(queue, *calls):
+    """Enqueues calls, and returns a task that says when the last of them had started."""
+    loop = asyncio.get_running_loop()
+    futures = [queue.enqueue(**call) for call in calls]
+
+    async def wait():
+        for future in asyncio.as_completed(futures):
+            (await future).release()
+        return loop.time()
+
+    return asyncio.create_task(wait())
+
+
+async def test_nobody_waits_nothing_to_wait_for(limiter):
+    """Without a waiter it is 0, even where a newcomer would have to wait."""
+    queue = limiter.queue("1/s")
+    assert queue.eta == 0
+    (await limiter.take(queue)).release()
+    assert queue.eta == 0
+
+
+async def test_falls_as_time_passes(limiter):
+    """Of one limit it is exact; it falls by a second in each, and ends at 0."""
+    queue, loop = limiter.queue("10/s"), asyncio.get_running_loop()
+    last = await starts(queue, *[{}] * 41)
+    await limiter.settled()
+    seen = []
+    while queue.eta:
+        seen.append(loop.time() + queue.eta)
+        await asyncio.sleep(0.37)
+    end = await last
+    assert len(seen) > 9
+    assert seen == pytest.approx([end] * len(seen), abs=CLOSE if limiter.shared else 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("limits", "calls"),
+    [
+        (("5/s burst 8",), [{}] * 30),
+        (("7 per 2s",), [{}] * 30),
+        (("6 in any 1s",), [{}] * 31),
+        (("20/s", "100 tokens/s burst 10"), [{"cost": {"tokens": 25}}] * 12),
+        (("4 in each hour",), [{}] * 9),
+    ],
+)
+async def test_each_kind_of_limit(limits, calls):
+    """At the beginning it is when the last one starts, for each kind of limit."""
+    queue, loop = ApiQueue(*limits), asyncio.get_running_loop()
+    last = await starts(queue, *calls)
+    await asyncio.sleep(0)
+    said = loop.time() + queue.eta
+    assert await last == pytest.approx(said, abs=1e-6)
+
+
+async def test_slowest_lane_decides(limiter):
+    """The lane that takes longest is what all wait for; one that nobody waits in is not."""
+    lanes = {"slow": "1/s", "tenant:*": "2/s", "unused": "1/h"}
+    queue = limiter.queue("100/s", lanes=lanes)
+    calls = [{"key": "slow"}] * 4 + [{"key": "tenant:a"}] * 5 + [{"key": "tenant:b"}] * 5
+    last = await starts(queue, *calls, {})
+    await limiter.settled()
+    within = 1.1 if limiter.shared else 1e-9  # a newcomer's turn is all that is known
+    assert queue.eta == pytest.approx(3.0, abs=within)
+    assert await last == pytest.approx(3.0, abs=0.01)
+    assert queue.eta == 0
+
+
+async def test_holds_and_pauses_count(limiter):
+    """A hold is waited for; a pause without end is infinite."""
+    queue = limiter.queue("10/s")
+    last = await starts(queue, *[{}] * 11)
+    await limiter.settled()
+    queue.hold(5)
+    await limiter.settled()
+    assert queue.eta >= 5
+    queue.pause()
+    await limiter.settled()
+    assert queue.eta == math.inf
+    queue.resume()
+    await limiter.settled()
+    assert queue.eta < math.inf
+    last.cancel()
+
+
+async def test_who_leaves_is_not_waited_for():
+    """A waiter that is cancelled is taken out at once; a changed rate counts at once."""
+    queue = ApiQueue("1/s")
+    futures = [queue.enqueue() for _ in range(11)]
+    assert queue.eta == pytest.approx(10)
+    futures[3].cancel()
+    assert queue.eta == pytest.approx(9)
+    queue.set_rate("10/s")
+    assert queue.eta == pytest.approx(0.9)
+    queue.set_rate("unlimited")
+    assert queue.eta == 0
+    await asyncio.sleep(0.01)
+    assert (queue.waiting, queue.eta) == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_never_too_late_whatever_the_lanes(seed):
+    """It is never more than what it takes, whatever lanes, keys, costs and priorities there are."""
+    chance, loop = random.Random(seed), asyncio.get_running_loop()
+    queue = ApiQueue(
+        f"{chance.choice([2, 5, 20])}/s burst {chance.choice([1, 4])}",
+        "60 tokens/s burst 30",
+        lanes={"a": "1/s", "b*": "3/s burst 3", "c": "50 tokens/s"},
+        order=chance.choice(["fifo", "fair"]),
+    )
+    calls = [
+        {
+            "keys": tuple(chance.sample(["a", "b1", "b2", "c", "d"], chance.choice([1, 2]))),
+            "cost": {"tokens": chance.choice([0, 5, 20])},
+            "priority": chance.choice([0, 0, 1]),
+        }
+        for _ in range(40)
+    ]
+    last = await starts(queue, *calls)
+    said = []
+    while queue.waiting:
+        said.append(loop.time() + queue.eta)
+        await asyncio.sleep(0.5)
+    end = await last
+    assert max(said) <= end + 1e-6
+    # And not far less: with limits that calls use by turns, it is a lower bound.
+    assert said[0] >= 0.6 * end
+
+
+@pytest.mark.real
+def test_from_threads():
+    """`blocking(queue).eta` asks in the loop's thread."""
+    paced = blocking(ApiQueue("1/min"))
+    assert paced.eta == 0
+    first = paced.slot()
+    with first:
+        assert paced.eta == 0
