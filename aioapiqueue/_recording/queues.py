@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aioapiqueue._limiter import LimiterStats
     from aioapiqueue._rate import Limit
 
-__all__ = ["CHANGE_KINDS", "QueueRecord", "Recording", "percentiles"]
+__all__ = ["CHANGE_KINDS", "QueueRecord", "Recording", "per_second", "percentiles"]
 
 CHANGE_KINDS: tuple[EventKind, ...] = (
     *("backed_off", "limits_changed", "held", "paused", "resumed"),
@@ -405,11 +405,11 @@ def _plain(number: float) -> float:
 
 def _delay(limit: Limit) -> float | None:
     """Return the pause before each call that keeps a limit; None: it counts no calls."""
-    rate = _per_second(limit, CALLS)
+    rate = per_second(limit, CALLS)
     return 1 / rate if rate else None
 
 
-def _per_second(limit: Limit, unit: str) -> float | None:
+def per_second(limit: Limit, unit: str) -> float | None:
     """Return how much a limit lets through a second in the long run; None: of another unit."""
     if isinstance(limit, Concurrency) or limit.unit != unit:
         return None
@@ -420,7 +420,7 @@ def _allowed(counts: _Counts, unit: str) -> Iterator[tuple[float, float | None]]
     """Yield how much was allowed a second from when on; None: as much as one likes."""
     changes: list[tuple[float, float | None, float | None]] = []
     for at, limits in counts.since:
-        rates = [rate for one in limits if (rate := _per_second(one, unit)) is not None]
+        rates = [rate for one in limits if (rate := per_second(one, unit)) is not None]
         changes.append((at, min(rates, default=math.inf), None))
     if unit == CALLS:
         changes += [(at, None, rate) for at, rate in counts.lowered]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["WaitTimes"]
+__all__ = ["RecentWaits", "WaitTimes"]
 
 _LEAST = 0.001
 """Seconds; less is no time. A loop is not more precise than that."""
@@ -71,3 +71,38 @@ class WaitTimes:
             if left <= 0:
                 return min(_LEAST * _GROWTH**bucket * _MIDDLE, self.longest)
         raise AssertionError("more were asked for than there are")  # pragma: no cover
+
+
+class RecentWaits:
+    """How long calls have waited of late: in the last half to whole `seconds`.
+
+    Args:
+        seconds: of which times are kept; default a minute.
+    """
+
+    __slots__ = ("_before", "_half", "_now", "_until")
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self._half = seconds / 2
+        self._until = -math.inf
+        self._before = self._now = WaitTimes()
+
+    def add(self, now: float, seconds: float) -> None:
+        """Count one time, at an instant."""
+        if now >= self._until:
+            self._turn(now)
+        self._now.add(seconds)
+
+    def _turn(self, now: float) -> None:
+        """Forget what is too old."""
+        self._before = self._now if now < self._until + self._half else WaitTimes()
+        self._now, self._until = WaitTimes(), now + self._half
+
+    def of_late(self, now: float) -> WaitTimes:
+        """Return those that are not forgotten by now."""
+        if now >= self._until:
+            self._turn(now)
+        found = WaitTimes()
+        for one in (self._before, self._now):
+            found.merge(one)
+        return found

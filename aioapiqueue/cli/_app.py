@@ -12,6 +12,7 @@ from aioapiqueue.cli.demo import demo
 from aioapiqueue.cli.hub import app as hub
 from aioapiqueue.cli.limits import app as limits
 from aioapiqueue.cli.run import run
+from aioapiqueue.cli.watch import watch
 
 __all__ = ["app"]
 
@@ -53,5 +54,6 @@ app.command(
     context_settings={"allow_interspersed_args": False},
     options_metavar="[OPTIONS] --",
 )(run)
+app.command(cls=Command)(watch)
 app.add_typer(limits)
 app.add_typer(hub)

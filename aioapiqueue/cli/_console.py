@@ -84,13 +84,18 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, width=WIDTH)
 
 
-def pluralize(number: int, thing: str) -> str:
+def pluralize(number: int, thing: str, things: str = "") -> str:
     """Return a number and the thing that is counted, in the plural but for one.
 
     >>> pluralize(1, "AWS call"), pluralize(2000, "AWS call")
     ('1 AWS call', '2,000 AWS calls')
+
+    Args:
+        number: how many.
+        thing: what is counted.
+        things: its plural; default: with an "s".
     """
-    return f"{number:,} {thing}{'s' * (number != 1)}"
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
 
 
 def short(number: float) -> str:

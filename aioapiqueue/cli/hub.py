@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from typing import Annotated, Any
 
@@ -60,7 +61,8 @@ def _show(quota: dict[str, Any]) -> None:
     out = console()
     kind = {"run": " of `run`", "name": ""}.get(quota["kind"], "")
     limits = ", ".join(quota["limits"]) or "no limit of all calls together"
-    out.print(f"\n{quota['name']}{kind}: {limits}", markup=False)
+    paused = " (paused)" if quota.get("paused") else ""  # an earlier hub does not say
+    out.print(f"\n{quota['name']}{kind}{paused}: {limits}", markup=False)
     lanes = {key: limits for key, limits in quota["lanes"].items() if limits}
     for key, own in list(lanes.items())[:_MOST_LANES]:
         out.print(f"  {key}: {', '.join(own)}", markup=False)
@@ -133,6 +135,37 @@ def reset(
     if not _ask({"command": "reset", "quota": name})["known"]:
         refuse(f"nothing is known of a quota {name!r} (see aioapiqueue hub status)", FAILED)
     typer.echo(f"{name}: forgotten")
+
+
+@app.command(cls=Command)
+def pause(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `hub status` shows it.")],
+) -> None:
+    """Let nothing of a quota start, in any process, until it is resumed.
+
+    What runs goes on. When the last process that uses it has ended, the pause is over, too.
+
+    Exits with 1 if no hub runs, or nobody uses a quota of that name.
+    """
+    _set_paused(name, "pause")
+    typer.echo(f"{name}: paused, until: aioapiqueue hub resume {shlex.quote(name)}")
+
+
+@app.command(cls=Command)
+def resume(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `hub status` shows it.")],
+) -> None:
+    """End all pauses of a quota, those of its programs, too.
+
+    Exits with 1 if no hub runs, or nobody uses a quota of that name.
+    """
+    _set_paused(name, "resume")
+    typer.echo(f"{name}: goes on")
+
+
+def _set_paused(name: str, what: str) -> None:
+    if not _ask({"command": what, "quota": name})["known"]:
+        refuse(f"nobody uses a quota {name!r} now (see aioapiqueue hub status)", FAILED)
 
 
 def _check() -> None:

@@ -33,6 +33,9 @@ class ClientOwner:
     def backed_off(self, call: ClientCall) -> None:
         """Note that the rate was lowered for push-back on a call."""
 
+    def tell_status(self) -> None:
+        """Tell the client until when all is held, and what push-back has left."""
+
     def send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
         """Send a message by the end of this pass of the loop."""
 

@@ -18,6 +18,7 @@ from aioapiqueue._grammar import CALLS
 from aioapiqueue._host.wire import transit
 from aioapiqueue._lanes import find_patterns, name_of
 from aioapiqueue._rate import Calendar, Concurrency, Window, unit_of
+from aioapiqueue._recording.waits import RecentWaits
 from aioapiqueue._slot import HELD
 from aioapiqueue._units import ONE_CALL, is_stated
 from aioapiqueue.hub.host._grant import ClientOwner, Grant
@@ -44,6 +45,7 @@ class _Queue:
 
 
 _QUEUE = _Queue()
+_PERCENTILES = {"p50": 50, "p99": 99}
 _FEW_KEYS = 64
 """Keys of which records are never cleared away: it would cost more than they do."""
 
@@ -84,6 +86,7 @@ class Quota:
         self._in_force = self._wanted()
         lanes = dict(self._in_force)
         own = lanes.pop(_QUEUE)
+        self._waits = RecentWaits()
         self._unsent: list[ClientOwner] = []
         """The clients that there is something to be sent to."""
         self._will_flush = False
@@ -150,17 +153,33 @@ class Quota:
             return False
         return self.limiter.owes_nothing(dispatcher.now())
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what a person wants to know of it."""
-        own, *lanes = self._in_force.items()
+    def as_json(self, *, lanes: bool = True) -> dict[str, Any]:
+        """Return what a person wants to know of it.
+
+        Args:
+            lanes: whether the limits of lanes are named, of which there may be thousands;
+                default True.
+        """
+        own, *others = self._in_force.items()
+        stats, now = self.dispatcher.stats(), self.dispatcher.now()
+        waits = self._waits.of_late(now)
+        held = self.limiter.held_until - now
         return {
             "kind": self.name[0],
             "name": self.name[1],
             "limits": [self._as_given(one) for one in own[1]],
-            "lanes": {str(key): [*map(self._as_given, limits)] for key, limits in lanes},
-            "waiting": self.dispatcher.waiters.live,
-            "running": self.dispatcher.running,
+            "lanes": {str(key): [*map(self._as_given, limits)] for key, limits in others}
+            if lanes
+            else {},
+            "waiting": stats.waiting,
+            "running": stats.running,
             "started": self.dispatcher.started,
+            "throttled": stats.throttled,
+            "backed_off": stats.backed_off,
+            "rate": None if stats.rate == math.inf else stats.rate,
+            "paused": self.limiter.snapshot().paused,
+            "held": held if 0 < held < math.inf else 0.0,
+            "waits": {name: waits.percentile(percent) for name, percent in _PERCENTILES.items()},
         }
 
     def _as_given(self, limit: Limit) -> str:
@@ -171,6 +190,17 @@ class Quota:
         for client in self.clients:
             if client is not but:
                 client.send(*message)
+
+    def set_paused(self, *, paused: bool) -> None:
+        """Start nothing until it is resumed, or end all pauses: an operator says so."""
+        self.was_resumed = not paused
+        if paused:
+            self.limiter.pause(None)
+        else:
+            self.tell("resumed")
+            self.limiter.resume()
+        for client in self.clients:
+            client.tell_status()
 
     def flush_later(self, client: ClientOwner) -> None:
         """Have what a client is to be sent sent: by the end of this step, or pass of the loop."""
@@ -409,6 +439,7 @@ class Quota:
 
     def note(self, call: Call) -> None:
         """Note that a call has started: the journal is to know before its client."""
+        self._waits.add(call.waited_until, call.waited_until - call.joined_at)
         if self._journal is not None:
             for state in self.limiter.states_of(call):
                 record = self._records.get(state)

@@ -115,5 +115,13 @@ class Quotas:
                 known |= self._journal.forget(f"{kind} {name}", ())
         return known
 
+    def set_paused(self, name: str, *, paused: bool) -> bool:
+        """Pause a quota for all its clients, or resume it; return whether it is in use."""
+        found = [self.by_name.get((kind, name)) for kind in KINDS]
+        used = [quota for quota in found if quota is not None and quota.clients]
+        for quota in used:
+            quota.set_paused(paused=paused)
+        return bool(used)
+
     def __iter__(self) -> Iterator[Quota]:
         return iter(self.by_name.values())

@@ -124,16 +124,25 @@ class Service:
         """Note that a connection has ended."""
         self._connections.discard(connection)
         self._acceptor.go_on()
-        self._watch_idle()
+        self._watch_idle(used=connection.was_client)
 
-    def _watch_idle(self) -> None:
+    def _watch_idle(self, *, used: bool = True) -> None:
+        """End in a while if nobody comes.
+
+        Args:
+            used: whether it has just been used: who only looks, be it once a second, is no reason
+                to stay.
+        """
         if not self._connections and not self._is_kept:
             if self._idle_timer is not None:
+                if not used:
+                    return
                 self._idle_timer.cancel()
             loop = asyncio.get_running_loop()
             self._idle_timer = loop.call_later(_IDLE, self._end_if_idle)
 
     def _end_if_idle(self) -> None:
+        self._idle_timer = None
         if self._connections or self._is_kept:
             return
         self._quotas.forget_idle()
@@ -147,11 +156,12 @@ class Service:
         match hello.get("command"):
             case None:
                 return self._welcome(hello, connection)
-            case "status":
-                return self._status()
-            case "keep":
-                self._is_kept = True
-                return self._status()
+            case "status" | "keep" as what:
+                self._is_kept |= what == "keep"
+                return self._status(lanes=hello.get("lanes", True) is not False)
+            case "pause" | "resume" as what:
+                known = self._quotas.set_paused(str(hello["quota"]), paused=what == "pause")
+                return {"known": known}
             case "stop":
                 self.stop()
                 return {
@@ -190,8 +200,12 @@ class Service:
         now = connection.client.now()
         return {"welcome": self._version, "now": now, "pid": os.getpid()}
 
-    def _status(self) -> dict[str, Any]:
-        """Return who uses what, as JSON has it."""
+    def _status(self, *, lanes: bool) -> dict[str, Any]:
+        """Return who uses what, as JSON has it.
+
+        Args:
+            lanes: whether the limits of lanes are named.
+        """
         by_quota: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for one in self._connections:
             if one.client is not None:
@@ -212,7 +226,8 @@ class Service:
             "problem": self._quotas.problem,
             "kept": self._is_kept,
             "quotas": [
-                quota.as_json() | {"clients": sorted(by_quota.get(quota.name, []), key=_pid_of)}
+                quota.as_json(lanes=lanes)
+                | {"clients": sorted(by_quota.get(quota.name, []), key=_pid_of)}
                 for quota in self._quotas
             ],
         }
@@ -246,6 +261,8 @@ class _Connection(asyncio.BufferedProtocol):
         self._received = b""
         self.client: Client | None = None
         """The queue at its other end; None: none has said hello yet."""
+        self.was_client = False
+        """Whether there was one."""
         self.pid, self.program = 0, ""
 
     @property
@@ -265,6 +282,7 @@ class _Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio's
         """End what waits and runs there."""
         client, self.client = self.client, None
+        self.was_client = client is not None
         try:
             if client is not None:
                 client.leave()

@@ -1,0 +1,58 @@
+"""`aioapiqueue watch`: its options, and what it needs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from aioapiqueue._host.place import HUB_DIR, Place, check_system
+from aioapiqueue.cli._console import refuse, wrapped
+from aioapiqueue.cli._help import number
+
+__all__ = ["watch"]
+
+_LEAST = 0.1  # seconds: a hub that is asked more often does less for those who use it
+
+
+def watch(
+    *,
+    every: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", parser=number, help="How often to look."),
+    ] = 1.0,
+    only: Annotated[
+        str,
+        typer.Option(
+            "--filter", metavar="WORDS", help="Show what has these words, as / does later on."
+        ),
+    ] = "",
+) -> None:
+    """Show the quotas that processes of this host share, live: rates, waits, push-back.
+
+    Those of `HostSchedule`, and of `aioapiqueue run` (but for --private and --shared). Keys: s
+    sorts by the next column, / filters, p pauses a quota for all its processes or resumes it, after
+    a question, q ends.
+
+    For scripts: `aioapiqueue hub status --json`, `hub pause NAME` and `hub resume NAME`.
+    """
+    try:
+        check_system()
+        place = Place(os.environ.get(HUB_DIR))
+    except (RuntimeError, ValueError) as error:
+        refuse(str(error))
+    if not every >= _LEAST:
+        refuse(f"--every: {every:g} is invalid: expected {_LEAST:g} seconds or more")
+    if importlib.util.find_spec("textual") is None:
+        refuse(
+            "watch needs textual, which is not installed: pip install 'aioapiqueue[watch]' (with "
+            "pipx: pipx inject aioapiqueue textual)"
+        )
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        refuse(wrapped("watch needs a terminal; for scripts: aioapiqueue hub status --json"))
+    from aioapiqueue.cli.watch._screen import Watch  # noqa: PLC0415 - the extra
+
+    Watch(place, every=every, words=only).run()

@@ -1,0 +1,167 @@
+"""What `watch` shows of each quota, from one answer of the hub to the next."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aioapiqueue._grammar import CALLS
+from aioapiqueue._rate import parse_limit
+from aioapiqueue._recording.queues import per_second
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+__all__ = ["SORTS", "History", "Row", "arranged", "sparkline"]
+
+_BARS = " ▁▂▃▄▅▆▇█"
+_MOST_SAMPLES = 120
+"""Rates that are kept of each quota: more columns than a sparkline has."""
+
+QuotaKey = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is shown of one quota.
+
+    Attributes:
+        key: its kind and its name.
+        limits: those of all its calls.
+        most: calls a second that these let through in the long run; None: as many as one likes.
+        rates: calls a second of late, the newest last.
+        waiting: calls that wait.
+        running: calls that run.
+        p50: seconds that half of the calls of the last minute waited at most.
+        p99: the same of 99 in a hundred.
+        throttled: how often the other side pushed back.
+        lowered: calls a second that push-back has left; None: what the limits say.
+        paused: whether nothing starts until it is resumed.
+        held: seconds for which nothing starts.
+        clients: the queues that use it, by process.
+    """
+
+    key: QuotaKey
+    limits: str
+    most: float | None
+    rates: Sequence[float]
+    waiting: int
+    running: int
+    p50: float
+    p99: float
+    throttled: int
+    lowered: float | None
+    paused: bool
+    held: float
+    clients: Sequence[Mapping[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.key[1]
+
+    @property
+    def rate(self) -> float:
+        """Calls a second now."""
+        return self.rates[-1] if self.rates else 0.0
+
+    @property
+    def processes(self) -> int:
+        """How many processes use it."""
+        return len({one["pid"] for one in self.clients})
+
+
+class History:
+    """Remembers how many calls each quota had, to tell how many there are a second."""
+
+    def __init__(self) -> None:
+        self._hub: object = None
+        self._last: dict[QuotaKey, tuple[float, int]] = {}
+        self._rates: dict[QuotaKey, deque[float]] = {}
+
+    def rows(self, status: Mapping[str, Any], now: float) -> list[Row]:
+        """Return a row for each quota.
+
+        Args:
+            status: what the hub says.
+            now: when it said so, in seconds on a clock that never goes back.
+        """
+        if status["pid"] != self._hub:  # another hub counts from the beginning
+            self._hub, self._last = status["pid"], {}
+        found = [self._row(quota, now) for quota in status["quotas"]]
+        there = {row.key for row in found}
+        self._last = {key: last for key, last in self._last.items() if key in there}
+        self._rates = {key: rates for key, rates in self._rates.items() if key in there}
+        return found
+
+    def _row(self, quota: Mapping[str, Any], now: float) -> Row:
+        key = quota["kind"], quota["name"]
+        started = quota["started"]
+        rates = self._rates.setdefault(key, deque(maxlen=_MOST_SAMPLES))
+        if key in self._last:
+            then, before = self._last[key]
+            # It may be another by now, of the same name.
+            rates.append(max(0, started - before) / max(now - then, 1e-3))
+        self._last[key] = now, started
+        waits = quota.get("waits", {})  # the hub may be an earlier one
+        return Row(
+            key=key,
+            limits=", ".join(quota["limits"]),
+            most=_most(quota["limits"]),
+            rates=tuple(rates),
+            waiting=quota["waiting"],
+            running=quota["running"],
+            p50=waits.get("p50", 0.0),
+            p99=waits.get("p99", 0.0),
+            throttled=quota.get("throttled", 0),
+            lowered=quota.get("rate"),
+            paused=quota.get("paused", False),
+            held=quota.get("held", 0.0),
+            clients=quota["clients"],
+        )
+
+
+def _most(limits: Iterable[str]) -> float | None:
+    rates = [rate for one in limits if (rate := per_second(parse_limit(one), CALLS)) is not None]
+    return min(rates, default=None)
+
+
+def sparkline(row: Row, width: int) -> str:
+    """Return the rates of late as bars: a full one is the limit, or the highest if there is none.
+
+    >>> row = Row(("name", "crm"), "10/s", 10.0, (0, 5, 10, 12), 0, 0, 0, 0, 0, None, False, 0, [])
+    >>> sparkline(row, 6)
+    '   ▄██'
+    """
+    rates = row.rates[-width:]
+    most = row.most or max(rates, default=0.0) or 1.0
+    bars = [
+        _BARS[min(len(_BARS) - 1, max(int(rate > 0), round(rate / most * (len(_BARS) - 1))))]
+        for rate in rates
+    ]
+    return "".join(bars).rjust(width)
+
+
+SORTS = ("name", "rate", "waiting", "running", "p50", "p99", "throttled", "processes")
+"""What rows can be put in order by: attributes of `Row`."""
+
+
+def arranged(rows: Iterable[Row], *, by: str, words: str) -> list[Row]:
+    """Return rows in order: names from A on, of figures the largest first.
+
+    Args:
+        rows: all of them.
+        by: one of `SORTS`.
+        words: those that names, limits or programs must have all of.
+    """
+    kept = [row for row in rows if all(word in _text(row) for word in words.lower().split())]
+    by_name = sorted(kept, key=lambda row: row.key)
+    if by == "name":
+        return by_name
+    return sorted(by_name, key=lambda row: -getattr(row, by))
+
+
+def _text(row: Row) -> str:
+    programs = (f"{one['program']} {one['pid']}" for one in row.clients)
+    return " ".join((*row.key, row.limits, *programs)).lower()

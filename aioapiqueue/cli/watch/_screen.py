@@ -1,0 +1,350 @@
+"""What `watch` has on the screen."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from anyio import to_thread
+from rich.text import Text
+from textual.app import App
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import DataTable, Footer, Input, Static
+
+from aioapiqueue._host.reach import command
+from aioapiqueue.cli._console import pluralize
+from aioapiqueue.cli.watch._rows import SORTS, History, arranged, sparkline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from textual.app import ComposeResult
+    from textual.binding import BindingType
+    from textual.events import Resize
+
+    from aioapiqueue._host.place import Place
+    from aioapiqueue.cli.watch._rows import Row
+
+__all__ = ["Watch"]
+
+_COLUMNS = {
+    "rate": ("per s", 10),
+    "waiting": ("wait", 7),
+    "running": ("run", 6),
+    "p50": ("p50", 6),
+    "p99": ("p99", 6),
+    "throttled": ("throt", 6),
+    "processes": ("procs", 6),
+}
+"""Of each figure: its heading, and its width with the blank before it."""
+_NARROW, _WIDE = 9, 40
+"""Of sparklines, by the width of the terminal."""
+_ROOMY = 110
+_NOBODY = "no hub runs; it is shown as soon as a process starts one"
+
+
+class Watch(App[None]):
+    """The quotas of a hub, live.
+
+    Args:
+        place: where the hub listens.
+        every: seconds from one look to the next.
+        words: of the filter at first.
+    """
+
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    #head, #details { height: auto; color: $text-muted; }
+    #table { height: 1fr; background: $background; }
+    #details { max-height: 7; border-top: solid $panel; }
+    #filter { display: none; height: 1; border: none; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("s", "sort", "Sort"),
+        ("slash", "filter", "Filter"),
+        ("p", "pause", "Pause/resume"),
+        ("q", "quit", "Quit"),
+        ("escape", "unfilter", "All"),
+    ]
+
+    def __init__(self, place: Place, *, every: float, words: str) -> None:
+        super().__init__()
+        self._place = place
+        self._every = every
+        self._words = words
+        self._by = SORTS[0]
+        self._history = History()
+        self._status: Mapping[str, Any] | None = None
+        self._rows: list[Row] = []
+        self._shown: list[Row] = []
+        self._width = 80
+        self._looks = False
+        """Whether the hub has been asked and has not answered yet."""
+
+    def compose(self) -> ComposeResult:
+        """Yield what is on the screen, from above."""
+        yield Static("looking for the hub of this host", id="head", markup=False)
+        yield DataTable(id="table", cursor_type="row", cell_padding=0)
+        yield Static(id="details", markup=False)
+        yield Input(value=self._words, placeholder="words of names or programs", id="filter")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Look at once, and then again and again."""
+        self._table.focus()
+        self._make_columns()
+        self.set_interval(self._every, self._look)
+        self.call_later(self._look)
+
+    def on_resize(self, event: Resize) -> None:
+        """Use all of the width."""
+        self._width = event.size.width
+        self._make_columns()
+        self._show()
+
+    @property
+    def _table(self) -> DataTable[Text]:
+        return self.query_one("#table", DataTable)
+
+    @property
+    def _bars(self) -> int:
+        return _WIDE if self._width >= _ROOMY else _NARROW
+
+    def _make_columns(self) -> None:
+        table = self._table
+        table.clear(columns=True)
+        others = self._bars + 1 + sum(width for _, width in _COLUMNS.values())
+        # One column less: the scroll bar's may come any time.
+        width = max(8, self._width - others - 2)
+        table.add_column(self._heading("name", "queue"), width=width, key="name")
+        table.add_column(Text(" recent"), width=self._bars + 1, key="bars")
+        for name, (heading, width) in _COLUMNS.items():
+            text = self._heading(name, heading)
+            text.align("right", width)
+            table.add_column(text, width=width, key=name)
+
+    def _heading(self, name: str, heading: str) -> Text:
+        return Text(f"{heading}▼" if name == self._by else heading, no_wrap=True)
+
+    # Looking at the hub.
+
+    async def _look(self) -> None:
+        if self._looks:  # it takes longer than a look is to take
+            return
+        self._looks = True
+        try:
+            await self._take(await self._ask({"command": "status", "lanes": False}))
+        finally:
+            self._looks = False
+
+    async def _ask(self, hello: dict[str, Any]) -> dict[str, Any] | str:
+        """Return what the hub says, or why it says nothing."""
+        try:
+            # Cancelled here: the thread goes on for the two seconds that it may take.
+            answer = await to_thread.run_sync(command, self._place, hello, abandon_on_cancel=True)
+        except (OSError, ValueError) as error:
+            return f"the hub cannot be reached: {error}"
+        if answer is None:
+            return _NOBODY
+        return f"the hub refuses: {answer['refused']}" if "refused" in answer else answer
+
+    async def _take(self, answer: dict[str, Any] | str) -> None:
+        head = self.query_one("#head", Static)
+        if isinstance(answer, str):
+            self._rows, self._status = [], None
+            head.update(answer)
+        else:
+            self._status = answer
+            self._rows = self._history.rows(answer, time.monotonic())
+            head.update(_head(answer, self._rows))
+        self._show()
+
+    # Showing it.
+
+    def _show(self) -> None:
+        """Show what is known now; the cursor stays on its quota."""
+        table, before = self._table, self._current
+        self._shown = arranged(self._rows, by=self._by, words=self._words)
+        with self.batch_update():
+            table.clear()
+            for row in self._shown:
+                table.add_row(*_cells(row, self._bars), key="\n".join(row.key))
+            places = [row.key for row in self._shown]
+            if before is not None and before.key in places:
+                table.move_cursor(row=places.index(before.key), animate=False)
+        self._show_details()
+
+    @property
+    def _current(self) -> Row | None:
+        place = self._table.cursor_row
+        return self._shown[place] if 0 <= place < len(self._shown) else None
+
+    def on_data_table_row_highlighted(self) -> None:
+        """Show who uses the quota that the cursor is on."""
+        self._show_details()
+
+    def _show_details(self) -> None:
+        row = self._current
+        text = "nothing has these words; Esc shows all" if self._rows and not row else ""
+        self.query_one("#details", Static).update("\n".join(_details(row)) if row else text)
+
+    # What a user does.
+
+    def action_sort(self) -> None:
+        """Put rows in order by the next column."""
+        self._sort(SORTS[(SORTS.index(self._by) + 1) % len(SORTS)])
+
+    def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
+        """Put rows in order by a column."""
+        if event.column_key.value in SORTS:
+            self._sort(str(event.column_key.value))
+
+    def _sort(self, by: str) -> None:
+        self._by = by
+        self._make_columns()
+        self._show()
+
+    def action_filter(self) -> None:
+        """Ask for the words that rows must have."""
+        field = self.query_one("#filter", Input)
+        field.display = True
+        field.focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Show rows that have these words."""
+        self._words = event.value
+        self._show()
+
+    def on_input_submitted(self) -> None:
+        """Go back to the table."""
+        self._leave_filter()
+
+    def action_unfilter(self) -> None:
+        """Show all rows again."""
+        self.query_one("#filter", Input).value = ""
+        self._leave_filter()
+
+    def _leave_filter(self) -> None:
+        self.query_one("#filter", Input).display = bool(self._words)
+        self._table.focus()
+
+    def action_pause(self) -> None:
+        """Pause a quota, or resume it, if the user still wants to."""
+        row = self._current
+        if row is None:
+            return
+        if row.paused:
+            question = f"Resume {row.name}?\n\nCalls start again in all processes that use it."
+        else:
+            question = (
+                f"Pause {row.name}?\n\nNothing of it starts, in "
+                f"{pluralize(row.processes, 'process', 'processes')}, until it is resumed. What "
+                "runs goes on."
+            )
+
+        async def answered(yes: bool | None) -> None:  # noqa: FBT001 - as textual calls it
+            if yes:
+                await self._set_paused(row)
+
+        self.push_screen(_Question(question), answered)
+
+    async def _set_paused(self, row: Row) -> None:
+        what = "resume" if row.paused else "pause"
+        answer = await self._ask({"command": what, "quota": row.name})
+        if isinstance(answer, str):
+            self.notify(answer, severity="error", markup=False)
+        elif not answer["known"]:
+            self.notify(f"nobody uses {row.name} any more", severity="warning", markup=False)
+        await self._look()
+
+
+class _Question(ModalScreen[bool]):
+    """Asks whether to do something.
+
+    Args:
+        text: the question.
+    """
+
+    CSS = """
+    _Question { align: center middle; }
+    #question { width: 60; max-width: 90%; height: auto; padding: 1 2; background: $panel; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("y", "answer(True)", "Yes"),
+        ("n,escape,q", "answer(False)", "No"),
+    ]
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text = text
+
+    def compose(self) -> ComposeResult:
+        """Yield the question."""
+        yield Vertical(Static(f"{self._text}\n\ny: yes   n: no", markup=False), id="question")
+
+    def action_answer(self, yes: bool) -> None:  # noqa: FBT001 - as textual calls it
+        """Give the answer."""
+        self.dismiss(yes)
+
+
+def _head(status: Mapping[str, Any], rows: Iterable[Row]) -> str:
+    pids = {one["pid"] for row in rows for one in row.clients}
+    text = (
+        f"hub {status['version']}, process {status['pid']}: "
+        f"{pluralize(len(status['quotas']), 'quota')}, "
+        f"{pluralize(len(pids), 'process', 'processes')}"
+    )
+    return f"{text}\n{status['problem']}" if status["problem"] else text
+
+
+def _cells(row: Row, bars: int) -> Iterable[Text]:
+    name = Text(row.name, no_wrap=True, overflow="ellipsis")
+    if row.paused:
+        name = Text.assemble(("PAUSED ", "bold reverse"), name, no_wrap=True, overflow="ellipsis")
+    over = row.most is not None and row.rate > row.most
+    yield name
+    yield Text(f" {sparkline(row, bars)}", style="yellow" if over else "green")
+    most = "" if row.most is None else f"/{_short(row.most)}"
+    for text, is_bad in (
+        (f"{_short(row.rate)}{most}", False),
+        (f"{row.waiting:,}", False),
+        (f"{row.running:,}", False),
+        (_short(row.p50), False),
+        (_short(row.p99), False),
+        (f"{row.throttled:,}", row.throttled > 0),
+        (f"{row.processes:,}", False),
+    ):
+        yield Text(text, style="bold red" if is_bad else "", justify="right", no_wrap=True)
+
+
+def _details(row: Row) -> Iterable[str]:
+    """Yield the quota's name and limits, and who uses it, the busiest first."""
+    state = "paused" if row.paused else f"held for {row.held:.0f} s" if row.held else ""
+    if row.lowered is not None:
+        state += f"{', ' * bool(state)}lowered to {_short(row.lowered)}/s by push-back"
+    kind = " (run)" if row.key[0] == "run" else ""
+    limits = row.limits or "no limit of all calls together"
+    yield f"{row.name}{kind}: {limits}{f' - {state}' if state else ''}"
+    busiest = sorted(row.clients, key=lambda one: (-one["waiting"], -one["started"], one["pid"]))
+    for one in busiest[:_MOST_CLIENTS]:
+        yield (
+            f"  {one['program']}, process {one['pid']}: {one['waiting']:,} wait, "
+            f"{one['running']:,} run, {one['started']:,} started"
+        )
+    if len(busiest) > _MOST_CLIENTS:
+        yield f"  and {len(busiest) - _MOST_CLIENTS:,} more"
+    if not busiest:
+        yield "  nobody uses it now"
+
+
+_MOST_CLIENTS = 4
+"""Whose figures are in the lines below the table."""
+
+
+def _short(number: float) -> str:
+    """Return a number in at most four characters, as far as that goes."""
+    for unit, least in (("M", 1e6), ("k", 1e3)):
+        if number >= least:
+            return f"{number / least:.3g}{unit}"
+    return f"{number:.3g}" if number >= 10 else f"{number:.2g}"  # noqa: PLR2004 - digits

@@ -1,0 +1,277 @@
+"""`aioapiqueue watch`, in a terminal of 80 by 24, on a hub that real processes use."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+if os.name != "posix":
+    pytest.skip("the hub needs POSIX", allow_module_level=True)
+
+from aioapiqueue.cli.watch._rows import SORTS, History, Row, arranged, sparkline
+from tests.helpers.host_workers import ROOT, Workers
+from tests.helpers.hubs import ask_hub, hub_in_use, processes_of
+from tests.helpers.terminal import Terminal
+
+PROGRAM = [sys.executable, "-m", "aioapiqueue"]
+RATE = re.compile(r"^crm +[▁▂▃▄▅▆▇█]+ +(\d+)(?:\.\d)?/20 +\d+ ")
+
+
+@pytest.fixture
+def hub():
+    """A place for a hub of the test's own."""
+    with hub_in_use() as directory:
+        yield directory
+
+
+@pytest.fixture
+def screen(hub):
+    """Run `watch` in a terminal."""
+    variables = os.environ | {"TERM": "xterm-256color", "PYTHONPATH": str(ROOT)}
+    variables.pop("COLUMNS", None)
+    opened = Terminal([*PROGRAM, "watch", "--every", "0.2"], variables)
+    yield opened
+    opened.close()
+
+
+def shows(screen, *texts):
+    """Waits until each of these is on the screen."""
+    screen.until(lambda: all(any(text in row for row in screen.rows) for text in texts))
+
+
+def hides(screen, text):
+    """Waits until this is no longer on the screen."""
+    screen.until(lambda: not any(text in row for row in screen.rows))
+
+
+def rows_of(screen):
+    """The names in the table, from above."""
+    table = [row for row in screen.rows[2:] if re.search(r"\d/\d+ +\d", row)]
+    return [row.removeprefix("PAUSED ").split()[0] for row in table]
+
+
+@pytest.mark.real
+def test_queue_changes_is_paused_and_goes_on(screen, hub):
+    """A quota appears and is paced; paused, it stands still, and resumed it goes on; `q` ends."""
+    shows(screen, "no hub runs; it is shown as soon as a process starts one", "Pause/resume")
+    with Workers(2, "crm", "20/s", tasks=5) as workers:
+        shows(screen, "1 quota, 2 processes", "crm: 20/s", "host_worker.py, process")
+        screen.until(lambda: (found := table_row(screen)) and 15 <= int(found[1]) <= 26)
+        waiting = re.compile(r"^crm .*/20 +([1-9]|10) +\d+ +0?\.\d+ +")
+        screen.until(lambda: any(waiting.match(row) for row in screen.rows))
+
+        # Asked first: another key than y leaves it as it is.
+        screen.type("p")
+        shows(screen, "Pause crm?", "in 2 processes, until it is", "y: yes   n: no")
+        screen.type("n")
+        hides(screen, "Pause crm?")
+        (quota,) = ask_hub(hub, command="status")["quotas"]
+        assert quota["paused"] is False
+
+        screen.type("p")
+        shows(screen, "Pause crm?")
+        screen.type("y")
+        shows(screen, "PAUSED crm", "crm: 20/s - paused")
+        before = len(workers.all_starts)
+        time.sleep(1)
+        assert len(workers.all_starts) <= before + 1  # what was on its way
+        screen.until(lambda: any(re.search(r"^PAUSED crm .* 0/20 ", row) for row in screen.rows))
+
+        screen.type("p")
+        shows(screen, "Resume crm?")
+        screen.type("y")
+        hides(screen, "PAUSED")
+        screen.until(lambda: len(workers.all_starts) > before + 5)
+    shows(screen, "nobody uses it now")
+    assert max(map(len, screen.rows)) <= 80
+    screen.type("q")
+    assert screen.end() == 0
+    # What was there before is there again: it had a screen of its own.
+    assert b"\x1b[?1049h" in screen.raw
+    assert b"\x1b[?1049l" in screen.raw
+    assert b"\x1b[?25h" in screen.raw[screen.raw.rindex(b"\x1b[?1049h") :]
+
+
+def table_row(screen):
+    """The row of the quota, if it has a rate."""
+    return next(filter(None, map(RATE.match, screen.rows)), None)
+
+
+@pytest.mark.real
+def test_sorted_and_filtered(screen):
+    """`s` goes through the columns, `/` keeps what has the words, Esc shows all again."""
+    with (
+        Workers(1, "alpha", "5/s", tasks=2),
+        Workers(2, "beta", "50/s", tasks=30),
+    ):
+        screen.until(lambda: rows_of(screen) == ["alpha", "beta"])
+        screen.type("s")  # by rate: the largest first
+        screen.until(lambda: rows_of(screen) == ["beta", "alpha"])
+        shows(screen, "per s▼")
+        # The cursor has stayed on its quota.
+        shows(screen, "alpha: 5/s")
+        screen.type("/")
+        shows(screen, "words of names or programs")
+        for letter in "bet":
+            screen.type(letter)
+        screen.until(lambda: rows_of(screen) == ["beta"])
+        shows(screen, "beta: 50/s")
+        screen.type("x")
+        shows(screen, "nothing has these words; Esc shows all")
+        screen.type("\x1b")
+        screen.until(lambda: rows_of(screen) == ["beta", "alpha"])
+        screen.resize(30, 140)
+        screen.until(lambda: any(re.search(r"[▁▂▃▄▅▆▇█]{10}", row) for row in screen.rows))
+        screen.resize(24, 80)
+        screen.until(lambda: rows_of(screen) == ["beta", "alpha"] and len(screen.rows[2]) <= 80)
+        screen.type("\x03")  # Ctrl-C
+        screen.type("q")
+        assert screen.end() == 0
+
+
+@pytest.mark.real
+def test_watching_does_not_keep_the_hub(screen, hub):
+    """A hub that nobody uses ends, however often it is looked at."""
+    with Workers(1, "crm", "20/s", calls=5, tasks=1):
+        shows(screen, "crm: 20/s")
+    began = time.monotonic()
+    shows(screen, "no hub runs")
+    assert 5 < time.monotonic() - began < 30
+    assert not processes_of(hub)
+
+
+def run(*arguments, code=0, **environment):
+    """Run the program without a terminal; return what it says."""
+    ended = subprocess.run(
+        [*PROGRAM, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80", "NO_COLOR": "1"} | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == code, ended.stdout
+    return " ".join(ended.stdout.replace("│", " ").replace("aioapiqueue: ", "").split())
+
+
+@pytest.mark.real
+def test_refused_where_it_cannot_be(hub, tmp_path):
+    """Without a terminal, without textual, too often: it says what to do, with exit code 2."""
+    said = run("watch", code=2)
+    assert "watch needs a terminal; for scripts: aioapiqueue hub status --json" in said
+    assert "--every: 0.01 is invalid: expected 0.1 seconds" in run("watch", "--every=0.01", code=2)
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['textual'] = None")
+    path = f"{tmp_path}:{ROOT}"
+    assert "pip install 'aioapiqueue[watch]'" in run("watch", code=2, PYTHONPATH=path)
+    said = run("watch", "--help")
+    for word in ("--every", "--filter", "hub status --json", "hub pause NAME"):
+        assert word in said
+
+
+@pytest.mark.real
+def test_pause_and_resume_by_command(hub):
+    """`hub pause` and `hub resume` do it for scripts; a pause ends with the last that uses it."""
+    assert "no hub runs" in run("hub", "pause", "crm", code=1)
+    with Workers(1, "crm", "50/s", tasks=3) as workers:
+        workers.wait_for(5)
+        said = run("hub", "pause", "crm")
+        assert said == "crm: paused, until: aioapiqueue hub resume crm"
+        before = len(workers.all_starts)
+        assert "crm (paused): 50/s" in run("hub", "status")
+        time.sleep(0.5)
+        assert len(workers.all_starts) <= before + 3
+        assert run("hub", "resume", "crm") == "crm: goes on"
+        workers.wait_for(before + 20)
+        assert "nobody uses a quota 'other' now" in run("hub", "pause", "other", code=1)
+        run("hub", "pause", "crm")
+    # The next that comes is not paused by somebody who has forgotten it.
+    with Workers(1, "crm", "50/s", tasks=3) as workers:
+        workers.wait_for(5)
+        (quota,) = json.loads(run("hub", "status", "--json"))["quotas"]
+        assert (quota["paused"], quota["waits"]["p99"] > 0) == (False, True)
+
+
+# What is shown of what the hub says, without a hub.
+
+
+def status(started, *, pid=1, **changes):
+    """An answer of a hub that keeps one quota."""
+    quota = {
+        "kind": "name", "name": "crm", "limits": ["10/s", "5 at once"], "lanes": {},
+        "waiting": 3, "running": 2, "started": started, "throttled": 1, "backed_off": 0,
+        "rate": None, "paused": False, "held": 0.0, "waits": {"p50": 0.1, "p99": 0.4},
+        "clients": [{"pid": 5, "program": "a", "waiting": 3, "running": 2, "started": started}],
+    }  # fmt: skip
+    return {"pid": pid, "quotas": [quota | changes]}
+
+
+def test_rates_are_of_what_started_between_two_looks():
+    """A second look gives the first rate; another hub, or another quota, begins anew."""
+    history = History()
+    (row,) = history.rows(status(100), 10.0)
+    assert (row.rates, row.rate, row.most) == ((), 0.0, 10.0)
+    (row,) = history.rows(status(105), 10.5)
+    assert row.rates == (10.0,)
+    (row,) = history.rows(status(2), 11.0)  # forgotten meanwhile, and made again
+    assert row.rates == (10.0, 0.0)
+    (row,) = history.rows(status(50, pid=2), 12.0)
+    assert row.rates == (10.0, 0.0)
+    assert history.rows({"pid": 2, "quotas": []}, 13.0) == []
+    (row,) = history.rows(status(60, pid=2), 14.0)
+    assert row.rates == ()
+
+
+def test_earlier_hub_is_shown_as_far_as_it_says():
+    """A hub of a version before does not know of waits and pauses."""
+    quota = status(1)["quotas"][0]
+    for name in ("waits", "throttled", "rate", "paused", "held"):
+        del quota[name]
+    (row,) = History().rows({"pid": 1, "quotas": [quota]}, 0.0)
+    assert (row.p99, row.throttled, row.paused, row.held) == (0.0, 0, False, 0.0)
+
+
+def row_of(name, **changes):
+    """A row."""
+    defaults = {
+        "limits": "10/s", "most": 10.0, "rates": (), "waiting": 0, "running": 0, "p50": 0.0,
+        "p99": 0.0, "throttled": 0, "lowered": None, "paused": False, "held": 0.0, "clients": (),
+    }  # fmt: skip
+    return Row(key=("name", name), **(defaults | changes))
+
+
+def test_order_and_words():
+    """Of figures the largest first, names among equal ones; all words have to be there."""
+    rows = [row_of("b", waiting=1), row_of("a", waiting=1), row_of("c", waiting=9, rates=(3,))]
+    assert [one.name for one in arranged(rows, by="waiting", words="")] == ["c", "a", "b"]
+    assert [one.name for one in arranged(rows, by="name", words="")] == ["a", "b", "c"]
+    assert [one.name for one in arranged(rows, by="rate", words="")] == ["c", "a", "b"]
+    clients = ({"program": "Scout", "pid": 17},)
+    rows = [row_of("ec2 eu-west-1", clients=clients), row_of("ec2 us-east-1")]
+    for words in ("scout", "EU ec2", "17"):
+        assert [one.name for one in arranged(rows, by="name", words=words)] == ["ec2 eu-west-1"]
+    assert {"name", "rate", "processes"} < set(SORTS)
+    for by in SORTS:
+        assert len(arranged(rows, by=by, words="")) == 2
+
+
+@pytest.mark.parametrize(
+    ("rates", "most", "bars"),
+    [
+        ((), 10.0, "    "),
+        ((0, 0.01, 5, 10), 10.0, " ▁▄█"),
+        ((20, 10), 10.0, "  ██"),
+        ((1, 2, 4), None, " ▂▄█"),
+        ((0, 0), None, "    "),
+        ((1, 2, 3, 4, 5, 10), 10.0, "▂▃▄█"),
+    ],
+)
+def test_sparkline(rates, most, bars):
+    """A full bar is the limit, or the highest where there is none; what there is shows."""
+    assert sparkline(row_of("q", rates=rates, most=most), 4) == bars
