@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from aioapiqueue._audience import Audience
-from aioapiqueue._events import report_error
+from aioapiqueue._events import Costs, report_error
 from aioapiqueue._figures import LaneFigures
 from aioapiqueue._lanes import find_patterns, fits
 from aioapiqueue._limiter import FastAcquire
@@ -668,9 +668,9 @@ class Dispatcher:
             self._lanes.settled(call, costs)
         if self._answers is not None:
             self._answers.settled(call, call.keys, costs)
-        call.costs = costs
+        before, call.costs = call.costs, costs
         if self._audience is not None:
-            self.emit("settled", call)
+            self.emit("settled", call, before=Costs(self.units.named(before)))
 
     def throttled(self, retry_after: float | None, call: Call | None, key: Hashable) -> None:
         """Process push-back: on one call, or (None) on some call of a key."""

@@ -83,7 +83,7 @@ class Event(NamedTuple):
     | `backed_off` | adaptive lowered the rate for that | `rate`, if it is kept in this process |
     | `refused_by_server` | the other side refused a call for good: to wait would not help | |
     | `malformed` | the other side sent something that is not valid | |
-    | `settled` | a call stated its true costs | `costs` are these |
+    | `settled` | a call stated its true costs | `costs` are these; `before` |
     | `synced` | the other side said what is left | `remaining`, `unit`, `reset`, `limit` |
     | `limits_changed` | limits of the queue, or of `key`, were replaced | `limits`, `origin` |
     | `held` | nothing starts, of the queue or of `key`, for so long | `seconds` |
@@ -117,6 +117,7 @@ class Event(NamedTuple):
         limits: the new ones.
         origin: who changed them: `user` (`set_rate`), `learnt` (from an answer) or `others` (who
             share the quota).
+        before: the costs by unit that the call was charged before it was settled.
         remaining: as of `Slot.sync`.
         unit: as of `Slot.sync`.
         reset: as of `Slot.sync`.
@@ -147,6 +148,7 @@ class Event(NamedTuple):
     unit: str | None = None
     reset: float | None = None
     limit: float | None = None
+    before: Mapping[str, float] | None = None
 
 
 @runtime_checkable

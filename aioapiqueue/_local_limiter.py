@@ -41,7 +41,7 @@ from aioapiqueue._wait_lists import (
 from aioapiqueue._wait_queue import WaitQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from aioapiqueue._lanes import AdaptivePolicy, Bounds, Lane
     from aioapiqueue._limiter import Host
@@ -577,7 +577,7 @@ class LocalLimiter:
                 self._scheduler.changed(state)
             host.wake()
             self._rounds.begin(scope)
-            rate = min(state.allowed() for state in states)
+            rate = _calls_allowed(states)
             host.count("backed_off", call, key=key, rate=None if rate == math.inf else rate)
 
     def hold(self, key: Hashable, seconds: float) -> None:
@@ -900,7 +900,7 @@ class LocalLimiter:
         return LimiterStats(
             lanes=len(self._lanes.by_key),
             unaccounted=self._unaccounted,
-            rate=min((state.allowed() for state in self._own), default=math.inf),
+            rate=_calls_allowed(self._own),
             paused=self._paused == math.inf,
             permits=min(
                 (state.most for state in self._own if isinstance(state, Permits)), default=math.inf
@@ -933,3 +933,8 @@ def _is_less_urgent(line: Line[Call], priority: float) -> bool:
     """Return whether a newcomer of this priority goes before all who wait in a line."""
     first = line.first()
     return first is None or priority < first.priority
+
+
+def _calls_allowed(states: Iterable[LimitState]) -> float:
+    """Return the calls a second that push-back has left; inf: what the limits say."""
+    return min((state.allowed() for state in states if not state.unit), default=math.inf)

@@ -213,7 +213,7 @@ def status(started, *, pid=1, **changes):
 
 
 def test_rates_are_of_what_started_between_two_looks():
-    """A second look gives the first rate; another hub, or another quota, begins anew."""
+    """A second look gives the first rate; another hub, or another quota, begins again."""
     history = History()
     (row,) = history.rows(status(100), 10.0)
     assert (row.rates, row.rate, row.most) == ((), 0.0, 10.0)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue._grammar import CALLS
-from aioapiqueue._rate import Calendar, Concurrency, Rate, Window, period_of
+from aioapiqueue._rate import Concurrency
+from aioapiqueue._recording.rates import OverTime, allowed_over_time, delay_of, most_in
 from aioapiqueue._recording.series import TimeSeries
 from aioapiqueue._recording.unpaced import UnpacedTime
 from aioapiqueue._recording.waits import WaitTimes
@@ -24,22 +25,25 @@ if TYPE_CHECKING:
     from aioapiqueue._limiter import LimiterStats
     from aioapiqueue._rate import Limit
 
-__all__ = ["CHANGE_KINDS", "QueueRecord", "Recording", "per_second", "percentiles"]
+__all__ = ["CHANGE_KINDS", "QueueRecord", "Recording", "percentiles"]
 
 CHANGE_KINDS: tuple[EventKind, ...] = (
-    *("backed_off", "limits_changed", "held", "paused", "resumed"),
+    *("throttled", "backed_off", "limits_changed", "held", "paused", "resumed"),
     *("refused_by_server", "disconnected", "reconnected"),
 )
 """The kinds of events that make a queue faster or slower, or say why it is."""
-_FIELDS = ("used", "waited", "throttled", "errors", "refused")
-_USED, _WAITED, _THROTTLED, _ERRORS, _REFUSED = range(len(_FIELDS))
+_FIELDS = ("used", "started", "waited", "throttled", "errors", "refused")
+_USED, _STARTED, _WAITED, _THROTTLED, _ERRORS, _REFUSED = range(len(_FIELDS))
 _PERCENTS = (50, 90, 99)
 _MOST_LANES = 5_000
 """Of all queues together, that have a record of their own: some 10 MB."""
 _MOST_CHANGES = 500
 """That are kept from the beginning, and as many from the end."""
-_MOST_RATES = 2_000
-"""Of one lane, that are kept of the rates that were allowed."""
+_MOST_QUEUES = 2_000
+"""Of which each has a record; all others are one."""
+_OTHERS = "all other queues"
+_SLIGHTLY = 1.0
+"""Seconds by which a hold has to be longer than is known for it to be noted once more."""
 
 
 class _Change(NamedTuple):
@@ -108,8 +112,8 @@ class _Counts:
     refused: int = 0
     cancelled: int = 0
     used: dict[str, float] = field(default_factory=dict)
-    since: list[tuple[float, tuple[Limit, ...]]] = field(default_factory=list)
-    lowered: list[tuple[float, float]] = field(default_factory=list)
+    since: OverTime[tuple[Limit, ...]] = field(default_factory=OverTime)
+    lowered: OverTime[float] = field(default_factory=OverTime)
 
     def units(self) -> list[str]:
         """Return the units that were used, or that limits count; calls first."""
@@ -142,12 +146,14 @@ class QueueRecord:
         self._recording = recording
         self._is_lowered = False
         self._sampled_at = -math.inf
+        self._held_until: dict[str | None, float] = {}
+        """Of lanes, and (None) of the queue, as far as it was noted."""
         self._whole = self._new(None)
         self._lanes: dict[str, _Counts] = {}
 
     def _new(self, lane: str | None) -> _Counts:
         limits, summed_up = self.limits_of(lane)
-        return _Counts(limits, summed_up, since=[(0.0, limits)])
+        return _Counts(limits, summed_up, since=OverTime(limits))
 
     def _find(self, lanes: Iterable[str]) -> Iterator[tuple[str | None, _Counts]]:
         """Yield the counts of the queue, and of those lanes that have any."""
@@ -167,6 +173,7 @@ class QueueRecord:
             counts.calls += 1
             counts.waits.add(waited)
             counts.waited += waited
+            self._add(lane, CALLS, now, _STARTED, 1)
             if waited:
                 self._add(lane, CALLS, now, _WAITED, waited)
         self.used(lanes, costs, now)
@@ -179,10 +186,17 @@ class QueueRecord:
                 if cost:
                     self._add(lane, unit, now, _USED, cost)
 
-    def not_started(self, lanes: Sequence[str], costs: Mapping[str, float], at: float) -> None:
+    def not_started(
+        self, lanes: Sequence[str], costs: Mapping[str, float], waited: float, at: float
+    ) -> None:
         """Take out a call that had started then, and was not sent after all."""
-        for _, counts in self._find(lanes):
+        for lane, counts in self._find(lanes):
             counts.calls -= 1
+            counts.waits.remove(waited)
+            counts.waited -= waited
+            self._add(lane, CALLS, at, _STARTED, -1)
+            if waited:
+                self._add(lane, CALLS, at, _WAITED, -waited)
         self.used(lanes, {unit: -cost for unit, cost in costs.items()}, at)
 
     def throttled(self, lanes: Sequence[str], now: float) -> None:
@@ -208,24 +222,36 @@ class QueueRecord:
         for _, counts in self._find(lanes):
             counts.cancelled += 1
 
-    def changed(self, event: Event, lane: str | None) -> None:
+    def changed(self, event: Event, lane: str | None, *, of_key: bool = False) -> None:
         """Note what made it faster or slower.
 
         Args:
             event: of one of `CHANGE_KINDS`.
             lane: which it is of; None: the queue.
+            of_key: whether it is of a single key, of those that a lane sums up; default False.
         """
         at = event.at - self._recording.now
-        what = event.kind, event.limits, event.origin, event.rate, event.seconds
+        kind, seconds = event.kind, event.seconds
+        if kind == "throttled":  # with what it has asked for, it is a hold
+            kind, seconds = "held", event.retry_after
+        if kind == "held":
+            if not seconds or at + seconds <= self._held_until.get(lane, -math.inf) + _SLIGHTLY:
+                return
+            if len(self._held_until) < _MOST_LANES or lane in self._held_until:
+                self._held_until[lane] = at + seconds
+        what = kind, event.limits, event.origin, event.rate, seconds
         self._recording.note(_Change(at, self.name, lane, *what))
-        *_, (found, counts) = self._find(() if lane is None else (lane,))
-        if event.kind == "limits_changed" and found == lane:
-            counts.limits = event.limits
-            counts.since.append((at, event.limits))
-            del counts.since[_MOST_RATES:]
-        elif event.kind == "backed_off" and lane is None and event.rate is not None:
+        if of_key:
+            return
+        if kind == "limits_changed":
+            *_, (found, counts) = self._find(() if lane is None else (lane,))
+            if found == lane:
+                counts.limits = event.limits
+                counts.since.note(at, event.limits)
+        elif kind == "backed_off" and lane is None:
             self._is_lowered = True
-            self._note_rate(at, event.rate)
+            if event.rate is not None:
+                self._whole.lowered.note(at, event.rate)
 
     def sample(self, now: float, snapshot: Callable[[], LimiterStats]) -> None:
         """Note what push-back has left of the rate, where it has lowered it.
@@ -236,13 +262,7 @@ class QueueRecord:
         """
         if self._is_lowered and now >= self._sampled_at + self._recording.series.step:
             self._sampled_at = now
-            self._note_rate(now - self._recording.now, snapshot().rate)
-
-    def _note_rate(self, at: float, rate: float) -> None:
-        lowered = self._whole.lowered
-        if not lowered or lowered[-1][1] != rate:
-            lowered.append((at, rate))
-            del lowered[_MOST_RATES:]
+            self._whole.lowered.note(now - self._recording.now, snapshot().rate)
 
     def _add(self, lane: str | None, unit: str, now: float, field: int, amount: float) -> None:
         self._recording.series.add(_Place(self.name, lane, unit), now, field, amount)
@@ -310,10 +330,13 @@ class QueueRecord:
         found: dict[str, Any] = {"unit": unit, "steps": steps}
         for place, name in enumerate(_FIELDS):
             values = [_plain(points[step][place]) for step in steps]
-            if place == _USED or any(values):
+            # Most calls cost one: their number is not said twice.
+            said = place == _STARTED and values == found["used"]
+            if place == _USED or (any(values) and not said):
                 found[name] = values
         if not counts.summed_up:
-            found["allowed"] = [[round(at, 3), rate] for at, rate in _allowed(counts, unit)]
+            pairs = allowed_over_time(counts.since.pairs, counts.lowered.pairs, unit)
+            found["allowed"] = [[round(at, 3), rate] for at, rate in pairs]
         return found
 
 
@@ -335,11 +358,32 @@ class Recording:
         self._last: deque[_Change] = deque(maxlen=_MOST_CHANGES)
         self._changes = 0
         self._records = 0
+        self._left_out = False
+        """Whether lanes have been left out."""
         self._learnt: dict[tuple[str, str | None], _Change] = {}
+
+    def record(
+        self,
+        name: str,
+        *,
+        paced: bool,
+        limits_of: Callable[[str | None], tuple[tuple[Limit, ...], bool]],
+    ) -> QueueRecord:
+        """Return the record of a queue, or of all others where there are too many; see there."""
+        found = self.queues.get(name)
+        if found is None:
+            if len(self.queues) >= _MOST_QUEUES:
+                name, paced, limits_of = _OTHERS, True, _no_limits
+                found = self.queues.get(name)
+            if found is None:
+                found = QueueRecord(self, name, paced=paced, limits_of=limits_of)
+                self.queues[name] = found
+        return found
 
     def take_room(self) -> bool:
         """Return whether one more lane may have a record, and count it if so."""
         if self._records >= _MOST_LANES:
+            self._left_out = True
             return False
         self._records += 1
         return True
@@ -363,6 +407,7 @@ class Recording:
             now: the instant at which it ends.
         """
         seconds = now - self.now
+        self.series.reach(now)
         used = [one for one in self.queues.values() if one.is_used]
         found = [one.as_json(seconds, self.began) for one in used]
         found.sort(key=lambda one: (not one["paced"], -one["calls"], one["queue"]))
@@ -372,6 +417,7 @@ class Recording:
             "step_seconds": self.series.step,
             "changes": [one.as_json() for one in kept],
             "changes_left_out": self._changes - len(kept),
+            "lanes_left_out": self._left_out,
             "learnt": [
                 {"queue": one.queue, "lane": one.lane, "limits": [str(it) for it in one.limits]}
                 for one in self._learnt.values()
@@ -381,8 +427,8 @@ class Recording:
 
     def _times(self, used: Sequence[QueueRecord], seconds: float, now: float) -> dict[str, Any]:
         """Return how long it took, and would have taken in other ways."""
-        unpaced = self.unpaced.seconds(now)
-        delays = [one for record in used for limit in record.met() if (one := _delay(limit))]
+        unpaced = min(seconds, self.unpaced.seconds(now))
+        delays = [one for record in used for limit in record.met() if (one := delay_of(limit))]
         delay = max(delays, default=None)
         calls = sum(record.calls for record in used)
         return {
@@ -391,6 +437,10 @@ class Recording:
             "blanket_delay": delay,
             "blanket": None if delay is None else max(unpaced, calls * delay),
         }
+
+
+def _no_limits(_: str | None) -> tuple[tuple[Limit, ...], bool]:
+    return (), False
 
 
 def percentiles(waits: WaitTimes) -> dict[str, float]:
@@ -403,56 +453,11 @@ def _plain(number: float) -> float:
     return int(number) if number == int(number) else round(number, 6)
 
 
-def _delay(limit: Limit) -> float | None:
-    """Return the pause before each call that keeps a limit; None: it counts no calls."""
-    rate = per_second(limit, CALLS)
-    return 1 / rate if rate else None
-
-
-def per_second(limit: Limit, unit: str) -> float | None:
-    """Return how much a limit lets through a second in the long run; None: of another unit."""
-    if isinstance(limit, Concurrency) or limit.unit != unit:
-        return None
-    return limit.calls / (limit.per if isinstance(limit, Rate) else period_of(limit))
-
-
-def _allowed(counts: _Counts, unit: str) -> Iterator[tuple[float, float | None]]:
-    """Yield how much was allowed a second from when on; None: as much as one likes."""
-    changes: list[tuple[float, float | None, float | None]] = []
-    for at, limits in counts.since:
-        rates = [rate for one in limits if (rate := per_second(one, unit)) is not None]
-        changes.append((at, min(rates, default=math.inf), None))
-    if unit == CALLS:
-        changes += [(at, None, rate) for at, rate in counts.lowered]
-    limit = lowered = math.inf
-    last: float | None = -1.0
-    for at, new_limit, new_lowered in sorted(changes, key=lambda one: one[0]):
-        limit = limit if new_limit is None else new_limit
-        lowered = lowered if new_lowered is None else new_lowered
-        rate = min(limit, lowered)
-        now = None if rate == math.inf else rate
-        if now != last:
-            yield at, now
-            last = now
-
-
 def _shares(counts: _Counts, seconds: float, began: float) -> Iterator[tuple[float, str]]:
     """Yield how much of what each limit allows in that time was used, as a share of it."""
-    if counts.summed_up or len(counts.since) > 1:  # of several limits, no share of one
+    if counts.summed_up or len(counts.since.pairs) > 1:  # of several limits, no share of one
         return
     for limit in counts.limits:
-        most = _most(limit, seconds, began)
+        most = most_in(limit, seconds, began)
         if most is not None and not isinstance(limit, Concurrency):
             yield counts.used.get(limit.unit, 0) / most, str(limit)
-
-
-def _most(limit: Limit, seconds: float, began: float) -> float | None:
-    """Return the most that a limit lets through in so many seconds; None: not known."""
-    if isinstance(limit, Rate):
-        return limit.burst + limit.calls / limit.per * seconds
-    if isinstance(limit, Window):
-        return limit.calls * max(1, math.ceil(seconds / limit.per))
-    if isinstance(limit, Calendar):
-        _, end = limit.period(began)
-        return limit.calls * (1 + max(0, math.ceil((began + seconds - end) / period_of(limit))))
-    return None

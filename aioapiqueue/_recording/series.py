@@ -54,10 +54,8 @@ class TimeSeries(Generic[_Name]):
             field: the place in `fields`.
             amount: to add; default 1.
         """
+        self.reach(now)
         number = max(0, int((now - self.began) / self.step))
-        while number >= _MAX_STEPS:
-            self._double()
-            number = int((now - self.began) / self.step)
         points = self._series.setdefault(name, {})
         point = points.get(number)
         if point is None:
@@ -66,6 +64,11 @@ class TimeSeries(Generic[_Name]):
         point[field] += amount
         # Of more series than that, each keeps a point or two.
         if self._points > max(_MAX_POINTS, 2 * len(self._series)):
+            self._double()
+
+    def reach(self, now: float) -> None:
+        """Make steps so long that there are not too many until now, be it in silence."""
+        while now - self.began >= _MAX_STEPS * self.step:
             self._double()
 
     def _double(self) -> None:

@@ -19,6 +19,14 @@ _MIDDLE = 2 / (1 + 1 / _GROWTH) / _GROWTH
 """Of a bucket's upper end, the place from which both ends are equally far, as a share."""
 
 
+def _bucket_of(seconds: float) -> int:
+    return math.ceil(math.log(seconds / _LEAST) / _LOG_GROWTH)
+
+
+def _middle_of(bucket: int) -> float:
+    return _LEAST * _GROWTH**bucket * _MIDDLE
+
+
 class WaitTimes:
     """How long calls have waited, to within 1 %.
 
@@ -43,9 +51,18 @@ class WaitTimes:
         """Count one time."""
         self.number += 1
         if seconds >= _LEAST:
-            bucket = math.ceil(math.log(seconds / _LEAST) / _LOG_GROWTH)
+            bucket = _bucket_of(seconds)
             self._counts[bucket] = self._counts.get(bucket, 0) + 1
             self.longest = max(self.longest, seconds)
+
+    def remove(self, seconds: float) -> None:
+        """Take out a time that was counted; if it was the longest, the next is known to 1 %."""
+        self.number -= 1
+        if seconds >= _LEAST:
+            self._counts[_bucket_of(seconds)] -= 1
+            if seconds >= self.longest:
+                left = [bucket for bucket, count in self._counts.items() if count]
+                self.longest = _middle_of(max(left)) if left else 0.0
 
     def merge(self, other: WaitTimes) -> None:
         """Count all times that another one has, too."""
@@ -69,7 +86,7 @@ class WaitTimes:
         for bucket in sorted(self._counts):
             left -= self._counts[bucket]
             if left <= 0:
-                return min(_LEAST * _GROWTH**bucket * _MIDDLE, self.longest)
+                return min(_middle_of(bucket), self.longest)
         raise AssertionError("more were asked for than there are")  # pragma: no cover
 
 

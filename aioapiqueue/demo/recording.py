@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import Rate, __version__
 from aioapiqueue._grammar import CALLS
-from aioapiqueue._recording.queues import QueueRecord, Recording
+from aioapiqueue._recording.queues import Recording
 from aioapiqueue._recording.text import as_iso
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from aioapiqueue import Event, Limit
+    from aioapiqueue._recording.queues import QueueRecord
     from aioapiqueue.demo.gate import Ec2Call
 
 __all__ = ["Scans"]
@@ -46,11 +47,8 @@ class Scans:
         for name in names.values():
             limit = limits.get(name)
             label = f"{name}: EC2's calls, of which EC2 serves {_OF_EC2}" if limit is None else name
-            recording.queues[name] = self._records[name] = QueueRecord(
-                recording,
-                label,
-                paced=limit is not None,
-                limits_of=_only(limit or _OF_EC2),
+            self._records[name] = recording.record(
+                label, paced=limit is not None, limits_of=_only(limit or _OF_EC2)
             )
 
     def of_queue(self, name: str) -> _OfQueue:

@@ -33,13 +33,9 @@ _READ = """() => {
         changes: [...document.querySelectorAll("#changes table")].flatMap(table),
     };
 }"""
-_POINTS = """(number) => {
-    const details = document.querySelectorAll("section.queue > figure > .points")[number];
-    details.open = true;
-    return new Promise((resolve) => setTimeout(() => resolve(
-        [...details.querySelectorAll("tr")].map((row) => [...row.cells].map((one) => one.innerText))
-    ), 100));
-}"""
+_POINTS = "section.queue > figure > .points"
+_ROWS = """(details) => [...details.querySelectorAll("tr")].map(
+    (row) => [...row.cells].map((one) => one.innerText))"""
 
 
 class Opened:
@@ -84,7 +80,10 @@ class Opened:
 
     def points(self, number):
         """The table of a queue's chart, by its place in the page: rows of texts."""
-        return self.page.evaluate(_POINTS, number)
+        details = self.page.locator(_POINTS).nth(number)
+        details.evaluate("(details) => { details.open = true; }")
+        details.locator("table").wait_for()  # filled once it is open
+        return details.evaluate(_ROWS)
 
     def screenshot(self, file):
         """Take a picture of all of it."""

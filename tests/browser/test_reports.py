@@ -263,7 +263,7 @@ def test_keyboard_goes_through_a_chart(queues, open_page):
     opened.keyboard.press("Tab")
     assert opened.evaluate("document.activeElement.tagName") == "SUMMARY"
     opened.keyboard.press("Enter")
-    assert opened.locator("details.points[open] table").count() == 1
+    opened.wait_for_selector("details.points[open] table")  # filled once it is open
 
 
 def test_screen_readers_get_names(queues, open_page):

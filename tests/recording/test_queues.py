@@ -51,7 +51,7 @@ def test_counts_by_queue_lane_and_unit():
     assert calls == {
         "unit": "calls",
         "steps": [0, 2, 3],
-        "used": [1, 1, 0],
+        "used": [1, 1, 0],  # as many have started: that is not said twice
         "waited": [0.5, 0, 0],
         "throttled": [0, 1, 0],
         "errors": [0, 1, 0],
@@ -68,13 +68,15 @@ def test_counts_by_queue_lane_and_unit():
 def test_what_is_not_sent_is_taken_out():
     """A call that left before it was sent, or that cost less, is where it started."""
     recording, record = new(Rate(10, 1))
-    record.started((), {"calls": 1, "tokens": 30}, 0.0, 1000.5)
-    record.started((), {"calls": 1, "tokens": 30}, 0.0, 1001.5)
-    record.not_started((), {"calls": 1, "tokens": 30}, 1000.5)
+    record.started((), {"calls": 1, "tokens": 30}, 7.0, 1000.5)
+    record.started((), {"calls": 1, "tokens": 30}, 0.5, 1001.5)
+    record.not_started((), {"calls": 1, "tokens": 30}, 7.0, 1000.5)
     record.used((), {"tokens": -10}, 1001.5)
     (queue,) = recording.as_json(1004.0)["queues"]
     assert (queue["calls"], queue["used"]) == (1, {"calls": 1, "tokens": 20})
     assert [one["used"] for one in queue["time_series"]] == [[0, 1], [0, 20]]
+    assert queue["time_series"][0]["waited"] == [0, 0.5]
+    assert (queue["waited"], queue["waits"]["p99"]) == (0.5, pytest.approx(0.5, rel=0.01))
 
 
 @pytest.mark.parametrize(
@@ -150,9 +152,9 @@ def test_changes_are_kept_from_both_ends(monkeypatch):
     monkeypatch.setattr(module, "_MOST_CHANGES", 3)
     recording, record = new(Rate(10, 1))
     for number in range(10):
-        record.changed(event("held", number, seconds=2.0), "a")
-    found = recording.as_json(1010.0)
-    assert [one["at"] for one in found["changes"]] == [0, 1, 2, 7, 8, 9]
+        record.changed(event("held", 4 * number, seconds=2.0), "a")
+    found = recording.as_json(1040.0)
+    assert [one["at"] for one in found["changes"]] == [0, 4, 8, 28, 32, 36]
     assert found["changes_left_out"] == 4
     assert found["changes"][0] == {
         "at": 0.0, "queue": "q", "lane": "a", "kind": "held", "seconds": 2.0,
@@ -208,3 +210,82 @@ def test_unused_queues_are_left_out_and_paced_ones_come_first():
     found = recording.as_json(1010.0)
     assert [one["queue"] for one in found["queues"]] == ["busy", "free"]
     assert found["times"]["blanket"] is None
+
+
+def test_holds_are_noted_once_and_push_back_as_one():
+    """Fifty calls that are told to wait for 30 s are one hold; what it was longer is another."""
+    recording, record = new(Rate(10, 1))
+    for number in range(50):
+        record.changed(event("throttled", number / 100, retry_after=30.0), None)
+    record.changed(event("throttled", 1.0), None)  # it has asked for no time
+    record.changed(event("held", 20.0, seconds=30.0), None)
+    record.changed(event("held", 20.0, seconds=5.0), "a")
+    changes = recording.as_json(1060.0)["changes"]
+    assert [(one["at"], one["kind"], one["seconds"], one.get("lane")) for one in changes] == [
+        *((0.0, "held", 30.0, None), (20.0, "held", 30.0, None), (20.0, "held", 5.0, "a")),
+    ]
+
+
+def test_push_back_without_a_figure_is_followed():
+    """Where an event does not say what is left, as of a quota that is shared, it is asked for."""
+    recording, record = new(Rate(10, 1))
+    record.started((), {"calls": 1}, 0.0, 1000.0)
+    record.changed(event("backed_off", 2), None)
+
+    class Snapshot:
+        rate = 7.0
+
+    record.sample(1003.0, Snapshot)
+    (queue,) = recording.as_json(1010.0)["queues"]
+    assert queue["time_series"][0]["allowed"] == [[0, 10], [3, 7]]
+
+
+def test_what_was_allowed_is_thinned_out_and_the_latest_is_right(monkeypatch):
+    """Of a rate that changes all day, the first and the last are exact, and few are kept."""
+    monkeypatch.setattr("aioapiqueue._recording.rates._MOST_PAIRS", 10)
+    recording, record = new(Rate(10, 1))
+    record.started((), {"calls": 1}, 0.0, 1000.0)
+    for number in range(1, 1000):
+        limits = (Rate(number, 1),)
+        record.changed(event("limits_changed", number, limits=limits, origin="user"), None)
+    allowed = recording.as_json(2000.0)["queues"][0]["time_series"][0]["allowed"]
+    assert (allowed[0], allowed[-1]) == ([0, 10], [999, 999])
+    assert 5 <= len(allowed) <= 10
+
+
+def test_silence_makes_steps_longer_too():
+    """Ten days of which one minute had calls have no more than a thousand steps."""
+    recording, record = new(Rate(10, 1))
+    for second in range(60):
+        record.started((), {"calls": 1}, 0.0, 1000.0 + second)
+    found = recording.as_json(1000.0 + 10 * 86_400)
+    assert 10 * 86_400 / found["step_seconds"] <= 1000
+    assert sum(found["queues"][0]["time_series"][0]["used"]) == 60
+
+
+def test_queues_are_bounded(monkeypatch):
+    """Of more queues than there is room for, the rest is one."""
+    monkeypatch.setattr(module, "_MOST_QUEUES", 2)
+    recording = Recording(now=1000.0, began=0.0)
+    for name in "abcda":
+        record = recording.record(name, paced=True, limits_of=lambda _: ((), False))
+        record.started((), {"calls": 1}, 0.0, 1000.0)
+    found = {one["queue"]: one["calls"] for one in recording.as_json(1001.0)["queues"]}
+    assert found == {"a": 2, "b": 1, "all other queues": 2}
+
+
+def test_costs_are_no_calls():
+    """Of calls that cost more than one, their number is said besides."""
+    recording, record = new(Rate(10, 1))
+    record.started((), {"calls": 10}, 5.0, 1000.0)
+    series = recording.as_json(1001.0)["queues"][0]["time_series"][0]
+    assert (series["used"], series["started"], series["waited"]) == ([10], [1], [5])
+
+
+def test_unpaced_is_never_longer_than_it_took():
+    """What ends after the end of what is told is left out."""
+    recording, _ = new(Rate(10, 1))
+    recording.unpaced.joined(1000.0)
+    recording.unpaced.started(1000.0)
+    recording.unpaced.ended(1012.0)
+    assert recording.as_json(1010.0)["times"]["unpaced"] == 10.0

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 
 import pytest
 
 from aioapiqueue._recording.text import as_clock
-from aioapiqueue.cli.run._html_report import program_name
+from aioapiqueue.cli.run._activation import Inactive, Why
+from aioapiqueue.cli.run._html_report import html_report, program_name
+from aioapiqueue.cli.run._launch import Launch
+from aioapiqueue.cli.run._log import Log
+from aioapiqueue.cli.run._model import Outcome, Plan
+from aioapiqueue.hub import Process
+from aioapiqueue.registry import Registry
 
 pytestmark = [
     pytest.mark.real,
@@ -161,6 +168,52 @@ def test_without_jinja_it_says_how_to_get_it(quiet_run, python, tmp_path):
     assert quiet_run("--limit", "ec2=1/s", "--", python, program, env=env).code == 0
 
 
+def test_page_that_cannot_be_made_keeps_the_exit_code(quiet_run, python, tmp_path):
+    """Whatever goes wrong after the program's end, its exit code is ours."""
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(
+        "import sys, aioapiqueue.integrations\n"
+        "sys.modules['aioapiqueue.integrations.report'] = None"
+    )
+    program = quiet_run.plain("sys.exit(7)")
+    options = ("--limit", "ec2=1/s", "--report", tmp_path / "r.html")
+    path = {"PYTHONPATH": f"{broken}:{os.environ.get('PYTHONPATH', '')}"}
+    ended = quiet_run(*options, "--", python, program, env=path)
+    assert (ended.code, "r.html could not be made" in ended.words) == (7, True), ended
+
+
+def test_notes_have_no_arguments():
+    """Two programs of which one's command begins with the other's: neither has its arguments."""
+    figures = {"queues": [], "on_host": None, "figures": [], "exit_code": 0, "processes": []}
+    figures |= {"verdict": "v", "good": True, "version": "1", "start": None, "end": None}
+    figures |= {"seconds": 1.0, "step_seconds": 1.0, "changes": [], "changes_left_out": 0}
+    figures |= {"learnt": [], "lanes_left_out": False, "times": {"seconds": 1.0}}
+    commands = ("python a.py", "python a.py --token hunter2")
+    outcome = Outcome(
+        processes=[Process(1, "python", "3.11.7", "1.43.117")],
+        inactive=[
+            Inactive(number, one, Why.NEVER, program=False) for number, one in enumerate(commands)
+        ],
+    )
+    plan = Plan(
+        command=["scan"],
+        launch=Launch("/bin/scan", "scan", python=True),
+        registry=Registry({}),
+        limits={},
+        log=Log(None),
+        dry_run=False,
+        shared=None,
+        on_host=None,
+        live=False,
+        grace=10.0,
+        allow_inactive=True,
+    )
+    text = html_report(plan, outcome, figures, show_accounts=False)
+    assert text.count("NOT PACED: python (process") == 2
+    assert "hunter2" not in text
+
+
 @pytest.mark.parametrize(
     ("command", "name"),
     [
@@ -169,6 +222,14 @@ def test_without_jinja_it_says_how_to_get_it(quiet_run, python, tmp_path):
         (["/usr/bin/python3", "-u", "/srv/scan.py", "-m", "secret"], "python3 scan.py"),
         (["python", "-c", "password = 'x'"], "python"),
         (["python", "-X", "dev"], "python"),
+        (["python3", "-mprowler", "--password", "x"], "python3 -m prowler"),
+        (["python3", "-um", "prowler", "secret"], "python3 -m prowler"),
+        (["python3", "-cCODE", "secret"], "python3"),
+        (["python3", "-uc", "password='x'"], "python3"),
+        (["python3", "-Wignore", "-Xdev", "scan.py", "secret"], "python3 scan.py"),
+        (["python3", "-uX", "dev", "scan.py"], "python3 scan.py"),
+        (["python3", "-", "secret"], "python3"),
+        (["python3", "--check-hash-based-pycs", "never", "scan.py"], "python3 scan.py"),
         (["python"], "python"),
         (["env", "TOKEN=x", "python", "a.py"], "env"),
     ],

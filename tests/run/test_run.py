@@ -693,5 +693,7 @@ def test_line_each_minute_without_terminal(run, aws, python, monkeypatch, capfd)
         assert bool(lines) is wanted, said
         assert all(len(line) <= 80 - len("aioapiqueue: ") for line in lines)
         rates = [float(re.search(r", ([\d.]+)/s", line)[1]) for line in lines]
-        assert all(5 <= rate <= 40 for rate in rates)
+        # Taken over the seconds before: at first, those in which the program was only starting.
+        assert all(rate <= 40 for rate in rates)
+        assert max(rates, default=5) >= 5
         assert len(rates) >= 3 or not wanted

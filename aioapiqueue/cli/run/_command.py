@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path, PurePath
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -42,6 +42,9 @@ from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry
 from aioapiqueue.registry._published import DEFAULT_SHARE, read_preset, read_share
 from aioapiqueue.registry._report import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["run"]
 
@@ -278,21 +281,34 @@ def _run(plan: Plan, files: OutputFiles, *, show_accounts: bool) -> int:
     plan.log.show(tables(plan, outcome))
     plan.log.say("\n".join(map(wrapped, remarks(plan, outcome))))
     plan.log.show(to_copy(plan, outcome))
-    if files.figures or files.report:
-        figures = json_report(plan, outcome, code)
-        if files.figures:
-            _write(plan, "--json", files.figures, json.dumps(figures, indent=2) + "\n")
-        if files.report:
-            page = html_report(plan, outcome, figures, show_accounts=show_accounts)
-            _write(plan, "--report", files.report, page)
+    if files.figures:
+        _write(
+            plan,
+            "--json",
+            files.figures,
+            lambda: json.dumps(json_report(plan, outcome, code), indent=2) + "\n",
+        )
+    if files.report:
+        _write(
+            plan,
+            "--report",
+            files.report,
+            lambda: html_report(
+                plan, outcome, json_report(plan, outcome, code), show_accounts=show_accounts
+            ),
+        )
     return code
 
 
-def _write(plan: Plan, option: str, file: OutputFile, text: str) -> None:
+def _write(plan: Plan, option: str, file: OutputFile, make: Callable[[], str]) -> None:
+    """Write a file; whatever is wrong with it, the exit code stays."""
     try:
-        file.write(text)
+        file.write(make())
     except OSError as error:
         plan.log.say(f"{option}: {file.path} cannot be written: {error.strerror}")
+    except Exception as error:  # noqa: BLE001 - ours: the program has ended, and its code counts
+        why = f"{type(error).__name__}: {error}"
+        plan.log.say(wrapped(f"{option}: {file.path} could not be made, please report it: {why}"))
 
 
 def _preset(preset: str | None, share: str | None) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +39,23 @@ def html_report(
         "tables": _tables(figures),
         "times": {**figures["times"], "paced": outcome.paced_seconds},
     }
-    return page(document, show_accounts=show_accounts)
+    accounts = {one["account"] for one in figures["figures"] if one["account"] is not None}
+    return page(document, show_accounts=show_accounts, access_keys=filter(_is_key, accounts))
 
 
 _FROM_JSON = (
     *("verdict", "good", "version", "start", "end", "seconds", "queues", "step_seconds"),
-    *("changes", "changes_left_out", "learnt"),
+    *("changes", "changes_left_out", "lanes_left_out", "learnt"),
 )
+
+
+def _is_key(account: str) -> bool:
+    """Return whether this is an access key in an account's place, as of stores beside AWS."""
+    return not (account.isdigit() and len(account) == _DIGITS)
+
+
+_DIGITS = 12
+"""Of an account's number."""
 
 
 def program_name(command: Sequence[str]) -> str:
@@ -53,18 +65,32 @@ def program_name(command: Sequence[str]) -> str:
         return name
     arguments = iter(command[1:])
     for argument in arguments:
-        if argument == "-m":
-            return f"{name} -m {next(arguments, '')}".rstrip()
+        if not argument.startswith("-"):
+            return f"{name} {PurePath(argument).name}"
         if argument in _WITH_VALUE:
             next(arguments, None)
-        elif argument == "-c":
+        elif argument == "-" or (not argument.startswith("--") and "c" in _options(argument)):
             break
-        elif not argument.startswith("-"):
-            return f"{name} {PurePath(argument).name}"
+        elif not argument.startswith("--"):
+            letter, rest = _with_value(argument)
+            value = (rest or next(arguments, "")) if letter else ""
+            if letter == "m":
+                return f"{name} -m {value}".rstrip()
     return name
 
 
-_WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
+def _with_value(argument: str) -> tuple[str, str]:
+    """Return which option of Python's has a value, in one argument, and that; "": none has."""
+    found = re.search("[mWX]", argument)
+    return (found[0], argument[found.end() :]) if found else ("", "")
+
+
+def _options(argument: str) -> str:
+    """Return the letters of an argument that are options, and no value of one."""
+    return re.split("[mWX]", argument)[0]
+
+
+_WITH_VALUE = ("--check-hash-based-pycs",)
 """Options of Python's own that are followed by a value."""
 
 
@@ -82,12 +108,11 @@ _SUMMED = ("calls", "throttled", "errors", "refused")
 
 def _notes(plan: Plan, outcome: Outcome) -> list[str]:
     """Return the remarks, without the arguments of any program."""
-    notes = remarks(plan, outcome)
-    for one in outcome.inactive:
-        if one.command:
-            short = PurePath(one.command.split()[0]).name
-            notes = [note.replace(one.command, short) for note in notes]
-    return notes
+    short = [
+        dataclasses.replace(one, command=PurePath((one.command.split() or [""])[0]).name)
+        for one in outcome.inactive
+    ]
+    return remarks(plan, dataclasses.replace(outcome, inactive=short))
 
 
 def _tables(figures: Mapping[str, Any]) -> list[dict[str, Any]]:

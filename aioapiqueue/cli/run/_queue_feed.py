@@ -9,15 +9,16 @@ from aioapiqueue._grammar import CALLS
 from aioapiqueue._lanes import find_patterns, name_of
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import Concurrency
-from aioapiqueue._recording.queues import CHANGE_KINDS, QueueRecord, Recording
+from aioapiqueue._recording.queues import CHANGE_KINDS, Recording
 from aioapiqueue.hub import Ended
-from aioapiqueue.registry._buckets import bucket_of
+from aioapiqueue.registry._buckets import bucket_key, bucket_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from aioapiqueue._events import Event
     from aioapiqueue._rate import Limit
+    from aioapiqueue._recording.queues import QueueRecord
     from aioapiqueue.hub import CallStats, Request
     from aioapiqueue.registry import Registry
 
@@ -82,36 +83,38 @@ class QueueFeed:
         elif outcome is Ended.FAILED:
             record.failed(lanes, now)
         elif outcome is Ended.NOT_SENT:
-            record.not_started(lanes, _costs_of(request), request.started_at)
+            costs, at = _costs_of(request), request.started_at
+            record.not_started(lanes, costs, request.waited, at)
 
     def refused(self, stats: CallStats, now: float) -> None:
         """Count an attempt that was not let go."""
         self._record_of(stats).refused((stats.lane or stats.operation,), now)
 
     def changed(self, event: Event) -> None:
-        """Note what makes a queue faster or slower."""
-        record = self.recording.queues.get(str(event.queue))
-        if record is not None:
-            key = None if event.key is None else str(event.key)
-            lane = None if key is None or not record.limits_of(key)[0] else _lane_named(key)
-            record.changed(event, lane)
+        """Note what makes a queue faster or slower, be it before its first call."""
+        name = str(event.queue)
+        record = self._record(name, name.partition(" ")[0], paced=True)
+        lane = None if event.key is None else _lane_named(str(event.key))
+        record.changed(event, lane if lane is not None and record.limits_of(lane)[0] else None)
 
     def _record_of(self, stats: CallStats) -> QueueRecord:
-        name = stats.queue or f"{stats.service} without a limit"
-        record = self.recording.queues.get(name)
-        if record is None:
-            limits = _no_limits if stats.queue is None else self._limits_of(stats.service)
-            paced = self._paced and stats.paced
-            record = QueueRecord(self.recording, name, paced=paced, limits_of=limits)
-            self.recording.queues[name] = record
-        return record
+        """Return the record of a queue, or of what has none or is summed up, of a service."""
+        if stats.queue is not None:
+            return self._record(stats.queue, stats.service, paced=stats.paced)
+        end = "with limits" if stats.paced else "without a limit"
+        return self._record(f"{stats.service} {end}", None, paced=stats.paced)
+
+    def _record(self, name: str, service: str | None, *, paced: bool) -> QueueRecord:
+        limits = _no_limits if service is None else self._limits_of(service)
+        return self.recording.record(name, paced=self._paced and paced, limits_of=limits)
 
     def _limits_of(self, service: str) -> _Limits:
         """Return what knows the limits of a service's queues."""
         if service not in self._limits and self._registry is not None:
             own, lanes = self._registry.limits_of_queue(service)
             _, limits = self._registry.limits_of(service)
-            if limits is not None and limits.concurrency is not None:
+            # Where several services have one queue, each has a lane of its own.
+            if limits is not None and limits.concurrency is not None and service not in lanes:
                 own = (*own, Concurrency(limits.concurrency))
             by_lane = {_lane_named(key): its for key, its in lanes.items()}
             patterns = find_patterns(by_lane)
@@ -133,12 +136,18 @@ def _lanes_of(request: Request) -> Sequence[str]:
     """Return the lanes of an attempt, as reports name them."""
     if request.needs is None:
         return (request.stats.lane or request.stats.operation,)
+    first, *others = request.needs.keys
+    if any(other.endswith(f".{first}") for other in others):  # with its service, where it shares
+        return [_lane_named(key) for key in others]
     return [_lane_named(key) for key in request.needs.keys]
 
 
 def _lane_named(key: str) -> str:
     bucket = bucket_of(key)
-    return key if bucket is None else f"shared {bucket}"
+    if bucket is None:
+        return key
+    service = key.removesuffix(bucket_key(bucket)).rstrip(".")
+    return f"shared {bucket} of {service}" if service else f"shared {bucket}"
 
 
 def _costs_of(request: Request) -> Mapping[str, float]:

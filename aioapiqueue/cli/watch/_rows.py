@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._rate import parse_limit
-from aioapiqueue._recording.queues import per_second
+from aioapiqueue._recording.rates import per_second
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

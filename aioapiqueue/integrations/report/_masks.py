@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["Masks"]
 
-_ACCOUNT = re.compile(r"(?<![\w.,])\d{12}(?![\w.,]\d|\w)")
+# Nor a decimal place. What is no account's is masked rather than that one is not.
+_ACCOUNT = re.compile(r"(?<!\d)(?<!\d\.)\d{12}(?!\d)|(?<![\d-])\d{4}-\d{4}-\d{4}(?![\d-])")
 # Prefixes of AWS's unique ids, of which an access key's is one (IAM user guide, "identifiers").
-_ACCESS_KEY = re.compile(r"\b(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{8,}\b")
-_PASSWORD = re.compile(r"(?<=://)[^\s/@]*:[^\s/@]*@")
+_ACCESS_KEY = re.compile(r"(?<![A-Za-z0-9])(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{8,}")
+_PASSWORD = re.compile(r"(?<=://)\S*@")
+_QUERY = re.compile(r"([?&][\w.~-]+=)[^&\s]+")
 
 
 class Masks:
@@ -24,16 +29,22 @@ class Masks:
 
     Args:
         show_accounts: leave the numbers of AWS accounts as they are.
+        access_keys: that are masked besides those of AWS; default: none.
     """
 
-    def __init__(self, *, show_accounts: bool) -> None:
+    def __init__(self, *, show_accounts: bool, access_keys: Iterable[str] = ()) -> None:
         self._show_accounts = show_accounts
+        longest_first = sorted(map(re.escape, access_keys), key=len, reverse=True)
+        self._given = re.compile(rf"(?<!\w)(?:{'|'.join(longest_first)})(?!\w)")
+        self._has_given = bool(longest_first)
         self._accounts: dict[str, str] = {}
         self._keys: dict[str, str] = {}
 
     def text(self, text: str) -> str:
         """Return a text without what must not leave."""
-        text = _PASSWORD.sub("…@", text)
+        text = _QUERY.sub(r"\1…", _PASSWORD.sub("…@", text))
+        if self._has_given:
+            text = self._given.sub(self._key, text)
         text = _ACCESS_KEY.sub(self._key, text)
         return text if self._show_accounts else _ACCOUNT.sub(self._account, text)
 
@@ -51,7 +62,7 @@ class Masks:
         return self._keys.setdefault(found[0], f"access-key-{len(self._keys) + 1}")
 
     def _account(self, found: re.Match[str]) -> str:
-        account = found[0]
+        account = found[0].replace("-", "")
         if account not in self._accounts:
             last = account[-4:]
             same = sum(one.endswith(last) for one in self._accounts)

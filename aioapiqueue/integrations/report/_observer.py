@@ -5,32 +5,32 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
 from aioapiqueue._queue import dispatcher_of
-from aioapiqueue._recording.queues import CHANGE_KINDS, QueueRecord, Recording
+from aioapiqueue._recording.queues import CHANGE_KINDS, Recording
 from aioapiqueue._recording.text import as_iso
 from aioapiqueue._recording.verdict import verdict_of
 from aioapiqueue.integrations.report._page import page
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Sequence
 
     from aioapiqueue import ApiQueue, Event
     from aioapiqueue._events import EventKind
     from aioapiqueue._rate import Limit
+    from aioapiqueue._recording.queues import QueueRecord
     from aioapiqueue._recording.unpaced import UnpacedTime
 
 __all__ = ["ReportObserver"]
 
 _CALLS: tuple[EventKind, ...] = (
-    *("joined", "released", "finished", "cancelled", "timed_out", "refused"),
-    *("throttled", "settled"),
+    *("joined", "released", "finished", "cancelled", "timed_out", "refused", "settled"),
 )
-_MOST_CALLS = 10_000
-"""That are remembered after they ended, as they may be settled later."""
+_MOST_STARTS = 10_000
+"""Calls of which it is known when they have started, for what they turn out to have cost."""
 
 
 class ReportObserver:
@@ -58,18 +58,23 @@ class ReportObserver:
         title: of the page; default: the names of the queues.
 
     Raises:
-        RuntimeError: a queue is in use already.
+        RuntimeError: a queue is in use already, or given twice.
         ModuleNotFoundError: Jinja is not installed (`pip install "aioapiqueue[report]"`).
     """
 
     def __init__(self, *queues: ApiQueue, title: str | None = None) -> None:
         self._title = title
-        self._observers: list[_QueueObserver] = []
+        self._number = 0
+        """Of queues so far."""
+        self.starts: OrderedDict[tuple[int, int], float] = OrderedDict()
+        """When calls have started, by the numbers of their queue and of their own; the latest."""
         self._recording: Recording | None = None
         self._last = 0.0
         self._lock = threading.RLock()  # what is collected under it may emit an event
         for queue in queues:
             dispatcher = dispatcher_of(queue)
+            if queues.count(queue) > 1:
+                raise RuntimeError(f"{queue!r} is given twice: it would count twice")
             if dispatcher.loop is not None:
                 raise RuntimeError(
                     f"{queue!r} is in use already: make the report before its first call, or the "
@@ -79,27 +84,28 @@ class ReportObserver:
 
     def for_queue(self, queue: ApiQueue, /) -> _QueueObserver:
         """Return the observer of one queue."""
-        observer = _QueueObserver(self, queue, f"queue {len(self._observers) + 1}")
-        self._observers.append(observer)
-        return observer
+        self._number += 1
+        return _QueueObserver(self, queue, self._number)
 
     def as_json(self) -> dict[str, Any]:
-        """Return all figures, from the first event to the last one. Times are in seconds."""
+        """Return all figures, from the first event to the last one. Times are in seconds.
+
+        Any thread may call it; calls of its queues wait meanwhile, for a fifth of a second at most.
+        """
         with self._lock:
-            recording = self._recording
-            if recording is None:
-                recording = Recording(now=self._last, began=0.0)
+            recording = self._recording or Recording(now=0.0, began=0.0)
             found = recording.as_json(self._last)
         seconds = found["times"]["seconds"]
-        verdict = verdict_of(found["queues"], seconds)
+        verdict = verdict_of(found["queues"], seconds, good=True if found["queues"] else None)
+        began = recording.began if found["queues"] else None
         names = dict.fromkeys(one["queue"] for one in found["queues"])
         return {
             "version": __version__,
             "title": self._title or ", ".join(names) or "no calls",
             "verdict": verdict.text,
             "good": verdict.good,
-            "start": as_iso(recording.began),
-            "end": as_iso(recording.began + seconds),
+            "start": None if began is None else as_iso(began),
+            "end": None if began is None else as_iso(began + seconds),
             "seconds": seconds,
             **found,
         }
@@ -125,7 +131,9 @@ class ReportObserver:
         Raises:
             OSError: it cannot be written.
         """
-        Path(path).write_text(self.html(show_accounts=show_accounts), encoding="utf-8")
+        text = self.html(show_accounts=show_accounts)
+        # A name may be that of a file which is no valid UTF-8.
+        Path(path).write_bytes(text.encode("utf-8", "backslashreplace"))
 
     # What the observers of its queues call.
 
@@ -138,13 +146,12 @@ class ReportObserver:
             one.record(event, self._recording)
             self._last = max(self._last, event.at)
 
-
-class _Call(NamedTuple):
-    """A call that has started."""
-
-    at: float
-    lanes: Sequence[str]
-    costs: Mapping[str, float]
+    def note_start(self, call: tuple[int, int], at: float) -> None:
+        """Note when a call has started."""
+        self.starts[call] = at
+        self.starts.move_to_end(call)
+        if len(self.starts) > _MOST_STARTS:
+            self.starts.popitem(last=False)
 
 
 class _QueueObserver:
@@ -158,18 +165,20 @@ class _QueueObserver:
 
     event_kinds = (*_CALLS, *CHANGE_KINDS)
 
-    def __init__(self, report: ReportObserver, queue: ApiQueue, name: str) -> None:
+    def __init__(self, report: ReportObserver, queue: ApiQueue, number: int) -> None:
         dispatcher = dispatcher_of(queue)
         self.to_wall = dispatcher.to_wall
         self._report = report
-        self._name = name if queue.name is None else str(queue.name)
-        self._limiter = dispatcher.limiter
-        self._lane_of = dispatcher.lane_of
+        self._number = number
+        self._name = f"queue {number}" if queue.name is None else str(queue.name)
+        self._dispatcher = dispatcher
+        self._loop = dispatcher.loop
         self._lanes: dict[str, Hashable] = {}
         """The names of lanes as they were given, by their text."""
         self._waiting: set[int] = set()
-        self._calls: OrderedDict[int, _Call] = OrderedDict()
-        self._record: QueueRecord | None = None
+        self._running: set[int] = set()
+        self._throttled: set[int] = set()
+        """Those among them that were pushed back."""
 
     def on_event(self, event: Event, /) -> None:
         """Record an event."""
@@ -177,75 +186,103 @@ class _QueueObserver:
 
     def record(self, event: Event, recording: Recording) -> None:
         """Record an event, while nobody else does."""
-        record = self._record
-        if record is None:
-            new = QueueRecord(recording, self._name, paced=True, limits_of=self._limits_of)
-            record = self._record = recording.queues.setdefault(self._name, new)
+        record = recording.record(self._name, paced=True, limits_of=self._limits_of)
+        # Of queues of one name, that which is in use now knows its lanes.
+        record.limits_of = self._limits_of
+        self._notice_loop(event.at, recording.unpaced)
         lanes = self._names_of(event.keys)
-        if event.kind in CHANGE_KINDS:
-            key = event.key
-            lane = None if key is None else next(iter(self._names_of((key,))), None)
-            record.changed(event, lane)
-        elif event.kind == "throttled":
+        if event.kind == "throttled":
             record.throttled(lanes, event.at)
+            if event.call in self._running:
+                self._throttled.add(event.call)
+        if event.kind in CHANGE_KINDS:
+            self._record_change(event, record)
         elif event.call is None:  # turned away before it had a number
             record.refused(lanes, event.at)
         elif event.kind == "settled":
-            self._settle(event.call, event.costs, record)
+            before = event.before or {}
+            more = {unit: cost - before.get(unit, 0) for unit, cost in event.costs.items()}
+            record.used(lanes, more, self._started_at(event.call, event.at))
         else:
+            refunded = event.kind == "cancelled" and event.call in self._running
             self._follow(event.call, event, recording.unpaced)
-            self._count(event.call, event, lanes, record)
+            self._count(event.call, event, lanes, record, refunded=refunded)
+
+    def _record_change(self, event: Event, record: QueueRecord) -> None:
+        """Record what makes a queue, or what has this key, faster or slower."""
+        lane = next(iter(self._names_of((event.key,))), None)
+        of_key = lane is not None and lane != str(event.key)
+        # A hold of the queue for one call's push-back has that call's key.
+        record.changed(event, str(event.key) if of_key else lane, of_key=of_key)
+
+    def _notice_loop(self, at: float, unpaced: UnpacedTime) -> None:
+        """Forget those who waited or ran on another loop: they are gone with it."""
+        if self._dispatcher.loop is not self._loop:
+            self._loop = self._dispatcher.loop
+            for _ in self._waiting:
+                unpaced.left(at)
+            for _ in self._running:
+                unpaced.ended(at)
+            for group in (self._waiting, self._running, self._throttled):
+                group.clear()
 
     def _follow(self, number: int, event: Event, unpaced: UnpacedTime) -> None:
         """Keep track of who waits, and who runs."""
-        at, waited = event.at, number in self._waiting
-        self._waiting.discard(number)
+        at = event.at
         if event.kind == "joined":
             self._waiting.add(number)
             unpaced.joined(at)
         elif event.kind == "released":
-            if not waited:
+            if number not in self._waiting:
                 unpaced.joined(at)
+            self._waiting.discard(number)
+            self._running.add(number)
             unpaced.started(at)
-        elif waited:
+        elif number in self._waiting:
+            self._waiting.discard(number)
             unpaced.left(at)
-        elif event.kind in {"finished", "cancelled"}:  # it ran, or would have
+        elif number in self._running:
+            self._running.discard(number)
             unpaced.ended(at)
 
-    def _count(self, number: int, event: Event, lanes: Sequence[str], record: QueueRecord) -> None:
+    def _count(
+        self,
+        number: int,
+        event: Event,
+        lanes: Sequence[str],
+        record: QueueRecord,
+        *,
+        refunded: bool,
+    ) -> None:
         """Count what happened to a call."""
         at, kind = event.at, event.kind
         if kind == "released":
-            self._calls[number] = _Call(at, lanes, event.costs)
-            if len(self._calls) > _MOST_CALLS:
-                self._calls.popitem(last=False)
+            self._report.note_start((self._number, number), at)
             record.started(lanes, event.costs, event.waited, at)
-            record.sample(at, self._limiter.snapshot)
+            record.sample(at, self._dispatcher.limiter.snapshot)
         elif kind == "finished":
-            if event.outcome == "error":
+            # A push-back is counted already, whatever the body then raises.
+            if event.outcome == "error" and number not in self._throttled:
                 record.failed(lanes, at)
+            self._throttled.discard(number)
         elif kind == "refused":
             record.refused(lanes, at)
         elif kind != "joined":  # cancelled, timed_out
             record.cancelled(lanes)
-            call = self._calls.pop(number, None)
-            if call is not None:  # it had its slot
-                record.not_started(call.lanes, call.costs, call.at)
+            if refunded:
+                start = self._started_at(number, at)
+                record.not_started(lanes, event.costs, event.waited, start)
 
-    def _settle(self, number: int, costs: Mapping[str, float], record: QueueRecord) -> None:
-        call = self._calls.get(number)
-        if call is not None:
-            more = {unit: costs.get(unit, 0) - call.costs.get(unit, 0) for unit in costs}
-            record.used(call.lanes, more, call.at)
-            self._calls[number] = call._replace(costs={**call.costs, **costs})
+    def _started_at(self, number: int, now: float) -> float:
+        return self._report.starts.get((self._number, number), now)
 
     def _names_of(self, keys: Sequence[Hashable]) -> Sequence[str]:
         """Return the lanes that a call with these keys comes under, as text."""
         found: dict[str, None] = {}
         for key in keys:
-            name = self._lane_of((key,))
+            name = self._dispatcher.lane_of((key,))
             if name is None:
-                if key is None or not self._limiter.limits_of(key):
+                if key is None or not self._dispatcher.limiter.limits_of(key):
                     continue
                 name = key  # its limits were learnt
             text = str(name)
@@ -254,6 +291,7 @@ class _QueueObserver:
         return tuple(found)
 
     def _limits_of(self, lane: str | None) -> tuple[tuple[Limit, ...], bool]:
+        limiter = self._dispatcher.limiter
         if lane is None:
-            return tuple(self._limiter.limits), False
-        return tuple(self._limiter.limits_of(self._lanes[lane]) or ()), lane.endswith("*")
+            return tuple(limiter.limits), False
+        return tuple(limiter.limits_of(self._lanes[lane]) or ()), lane.endswith("*")

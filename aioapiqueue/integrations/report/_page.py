@@ -17,7 +17,7 @@ from aioapiqueue._recording.text import as_clock
 from aioapiqueue.integrations.report._masks import Masks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["page"]
 
@@ -30,15 +30,22 @@ _MOST_ROWS = 200
 _HERE = resources.files(__package__)
 
 
-def page(document: Mapping[str, Any], *, show_accounts: bool = False) -> str:
+def page(
+    document: Mapping[str, Any],
+    *,
+    show_accounts: bool = False,
+    access_keys: Iterable[str] = (),
+) -> str:
     """Return a report as a page that needs no other file, and sends nothing.
 
     Args:
         document: the figures: what `ReportObserver.as_json` returns; and, where there are any,
             `facts`, `notes`, `tables` and `delays`.
         show_accounts: leave the numbers of AWS accounts as they are; default: masked.
+        access_keys: that are masked besides those of AWS; default: none.
     """
-    shown = Masks(show_accounts=show_accounts).all(dict(document))
+    masks = Masks(show_accounts=show_accounts, access_keys=access_keys)
+    shown = masks.all(dict(document))
     charts = _Charts(shown["step_seconds"], shown["seconds"])
     scripts = [_asset("uplot", "uPlot.iife.min.js"), _asset("page.js")]
     template = _environment().get_template("page.html")
@@ -73,7 +80,10 @@ class _Charts:
 
     def add(self, series: Mapping[str, Any]) -> int:
         """Add the chart of a time series, and return its number on the page."""
-        kept = ("unit", "steps", "used", "waited", "throttled", "errors", "refused", "allowed")
+        kept = (
+            *("unit", "steps", "used", "started", "waited"),
+            *("throttled", "errors", "refused", "allowed"),
+        )
         found = {name: series[name] for name in kept if name in series}
         if "waited" in found:
             found["waited"] = [round(one, 3) for one in found["waited"]]

@@ -3,7 +3,8 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   // Seconds between two marks of the time, as clocks have them.
-  const MARKS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400];
+  const MARKS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200]
+    .concat([1, 2, 7, 14, 30, 90, 365, 3650].map((days) => days * 86400));
   const drawn = new Map(); // element -> its chart
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -16,7 +17,8 @@
   };
 
   const short = (number) =>
-    number.toLocaleString("en", { maximumFractionDigits: number >= 100 ? 0 : 2 });
+    number.toLocaleString("en", Math.abs(number) < 1
+      ? { maximumSignificantDigits: 3 } : { maximumFractionDigits: number >= 100 ? 0 : 2 });
 
   // One value for each step from the beginning to the end, a second.
   const dense = (chart, name, count) => {
@@ -46,7 +48,8 @@
     if ("waits" in element.dataset) {
       const values = new Array(count).fill(0);
       chart.steps.forEach((step, place) => {
-        values[step] = chart.used[place] > 0 ? chart.waited[place] / chart.used[place] : 0;
+        const calls = (chart.started || chart.used)[place];
+        values[step] = calls > 0 ? chart.waited[place] / calls : 0;
       });
       return { seconds, found: [{ name: "mean wait", key: "used", values }], unit: " s" };
     }

@@ -134,8 +134,23 @@ def test_masks_keep_things_apart():
     assert masks.text("999922223333, 111122223333") == "…3333 (2), …3333"
     assert masks.text("ASIAABCDEFGH12345678 AKIAABCDEFGH12345678") == "access-key-1 access-key-2"
     assert masks.text("AKIAABCDEFGH12345678") == "access-key-2"
-    for kept in ("123,456,789,012 calls", "0.123456789012", "1234567890123", "a111122223333"):
+    for text in ("scan_111122223333.py", "acct_111122223333", "x.111122223333", "1111-2222-3333"):
+        assert "1111" not in masks.text(text)
+        assert "…3333" in masks.text(text)
+    assert masks.text("111122223333,444455556666") == "…3333,…6666"
+    for kept in ("123,456,789,012 calls", "0.123456789012", "1234567890123", "1-1111-2222-3333"):
         assert masks.text(kept) == kept
+    assert masks.text("key_AKIAABCDEFGH12345678_x") == "key_access-key-2_x"
+    for url in (
+        "redis://:p@ss@h",
+        "redis://:pa/ss@h",
+        "https://ghp_pass@h",
+        "http://h/?token=pass",
+    ):
+        assert "ss" not in masks.text(url)
+    others = Masks(show_accounts=True, access_keys=["minioadmin", "admin"])
+    assert others.text("s3 minioadmin, s3 admin") == "s3 access-key-1, s3 access-key-2"
+    assert others.text("administrator") == "administrator"
     assert masks.all({"a": ["111122223333", 5, None, True]}) == {"a": ["…3333", 5, None, True]}
 
 
