@@ -18,12 +18,12 @@ from aioapiqueue.cli.run._advice import (
 )
 from aioapiqueue.cli.run._estimate import PacedEstimate
 from aioapiqueue.cli.run._launch import Launch
-from aioapiqueue.cli.run._log import Log
-from aioapiqueue.cli.run._model import Outcome, Plan
+from aioapiqueue.cli.run._model import Outcome
 from aioapiqueue.cli.run._recorder import CALLS, ERRORS, THROTTLED, Recorder, SeriesName
 from aioapiqueue.hub import CallStats, Ended, Request
 from aioapiqueue.hub._records import Client, Kind
 from aioapiqueue.registry import Registry
+from tests.helpers.plans import plan_of
 
 FIELDS = ("calls", "waited", "throttled", "errors", "refused")
 
@@ -155,18 +155,11 @@ def plan(*limits, by_default=False, dry_run=True, options=None, **more):
     registry = Registry.parse('preset = "aws"') if by_default else Registry.from_options(limits)
     if options is None:
         options = [part for limit in limits for part in ("--limit", limit)]
-    return Plan(
+    return plan_of(
+        registry,
         command=["scout", "aws", "--name", "a b"],
         launch=Launch("/bin/scout", "scout", python=True),
-        registry=registry,
-        limits={},
-        log=Log(None),
         dry_run=dry_run,
-        shared=None,
-        on_host=None,
-        live=False,
-        grace=10.0,
-        allow_inactive=False,
         options=options,
         by_default=by_default,
         **more,

@@ -5,12 +5,10 @@ from __future__ import annotations
 from aioapiqueue._recording.text import as_clock
 from aioapiqueue.cli.run._figures import Peaks, dry_run_table, rows, table
 from aioapiqueue.cli.run._json_report import figures_as_json
-from aioapiqueue.cli.run._launch import Launch
-from aioapiqueue.cli.run._log import Log
-from aioapiqueue.cli.run._model import Outcome, Plan
+from aioapiqueue.cli.run._model import Outcome
 from aioapiqueue.cli.run._report import remarks
 from aioapiqueue.hub import OTHERS, CallStats
-from aioapiqueue.registry import Registry
+from tests.helpers.plans import plan_of
 
 
 def figure(operation, region, queue="ec2", calls=1, **more):
@@ -167,18 +165,6 @@ def test_what_is_summed_has_a_row():
         [OTHERS, "7"],
     ]
     assert [one["calls"] for one in figures_as_json(figures) if one["service"] == OTHERS] == [5, 7]
-    plan = Plan(
-        command=["scan"],
-        launch=Launch("/bin/scan", "scan", python=True),
-        registry=Registry({}),
-        limits={},
-        log=Log(None),
-        dry_run=True,
-        shared=None,
-        on_host=None,
-        live=False,
-        grace=10.0,
-        allow_inactive=True,
-    )
+    plan = plan_of(dry_run=True, allow_inactive=True)
     said = " ".join(remarks(plan, Outcome(figures=figures)))
     assert "(others) is the sum of the rest" in said

@@ -12,11 +12,9 @@ import pytest
 from aioapiqueue._recording.text import as_clock
 from aioapiqueue.cli.run._activation import Inactive, Why
 from aioapiqueue.cli.run._html_report import html_report, program_name
-from aioapiqueue.cli.run._launch import Launch
-from aioapiqueue.cli.run._log import Log
-from aioapiqueue.cli.run._model import Outcome, Plan
+from aioapiqueue.cli.run._model import Outcome
 from aioapiqueue.hub import Process
-from aioapiqueue.registry import Registry
+from tests.helpers.plans import plan_of
 
 pytestmark = [
     pytest.mark.real,
@@ -196,19 +194,7 @@ def test_notes_have_no_arguments():
             Inactive(number, one, Why.NEVER, program=False) for number, one in enumerate(commands)
         ],
     )
-    plan = Plan(
-        command=["scan"],
-        launch=Launch("/bin/scan", "scan", python=True),
-        registry=Registry({}),
-        limits={},
-        log=Log(None),
-        dry_run=False,
-        shared=None,
-        on_host=None,
-        live=False,
-        grace=10.0,
-        allow_inactive=True,
-    )
+    plan = plan_of()
     text = html_report(plan, outcome, figures, show_accounts=False)
     assert text.count("NOT PACED: python (process") == 2
     assert "hunter2" not in text

@@ -6,14 +6,13 @@ import time
 
 import pytest
 
-from aioapiqueue.cli.run._launch import Launch
-from aioapiqueue.cli.run._log import Log
-from aioapiqueue.cli.run._model import Outcome, Plan
+from aioapiqueue.cli.run._model import Outcome
 from aioapiqueue.cli.run._report import remarks
 from aioapiqueue.cli.run._unused import judged, unused
 from aioapiqueue.hub import CallStats, Process
 from aioapiqueue.registry import Registry, ServiceLimits
 from aioapiqueue.registry._names import operations as names_of
+from tests.helpers.plans import plan_of
 
 FILE = """
 preset = "aws"
@@ -128,19 +127,7 @@ def test_many_unused_limits_are_cut():
         "AcceptAddressTransfer", "AllocateAddress", "AttachVolume", "CopyImage", "CopySnapshot",
         "CreateTags", "DeleteTags", "DescribeImages", "DescribeTags", "RunInstances",
     )]  # fmt: skip
-    plan = Plan(
-        command=["scan"],
-        launch=Launch("/bin/scan", "scan", python=True),
-        registry=Registry.from_options(options),
-        limits={},
-        log=Log(None),
-        dry_run=False,
-        shared=None,
-        on_host=None,
-        live=False,
-        grace=10.0,
-        allow_inactive=False,
-    )
+    plan = plan_of(Registry.from_options(options))
     process = Process(1, "python", "3.11.7", "1.43.117")
     said = remarks(plan, Outcome(figures=[figure("ec2", "RunInstances")], processes=[process]))
     only = (

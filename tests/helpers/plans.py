@@ -1,0 +1,30 @@
+"""Plans of runs that are not run: for what is said of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aioapiqueue.cli.run._launch import Launch
+from aioapiqueue.cli.run._log import Log
+from aioapiqueue.cli.run._model import Plan
+from aioapiqueue.registry import Registry
+
+__all__ = ["plan_of"]
+
+
+def plan_of(registry: Registry | None = None, **changes: Any) -> Plan:
+    """Return a plan to run `scan`, with these limits (default: none), but for `changes`."""
+    defaults: dict[str, Any] = {
+        "command": ["scan"],
+        "launch": Launch("/bin/scan", "scan", python=True),
+        "registry": Registry({}) if registry is None else registry,
+        "limits": {},
+        "log": Log(None),
+        "dry_run": False,
+        "shared": None,
+        "on_host": None,
+        "live": False,
+        "grace": 10.0,
+        "allow_inactive": False,
+    }
+    return Plan(**(defaults | changes))
