@@ -123,6 +123,16 @@ class LimitState:
         """Return when the last unit of `cost` may start if all of it queues up now."""
         return max(now, self.held)
 
+    def all_started(self, now: float, cost: float, first: float) -> float:  # noqa: ARG002 - see there
+        """Return when the last unit of `cost`, which waits already, may start.
+
+        Args:
+            now: the present instant.
+            cost: of all who wait.
+            first: of the one that is to start first; the largest, of several.
+        """
+        return self.estimate(now, cost)
+
     def room(self, now: float) -> float:  # noqa: ARG002 - as of a hold
         """Return how much could start now, as far as it goes; it changes nothing.
 
@@ -373,6 +383,13 @@ class TokenBucket(LimitState):
             anchor, used = earliest, 0
         # As next_at, to the last digit: a moment too early would be told to come back later.
         return max(now, self.held, anchor + (used + cost - self.burst) * self.interval)
+
+    def all_started(self, now: float, cost: float, first: float) -> float:
+        if first <= self.burst:
+            return self.estimate(now, cost)
+        # It has waited for what the burst cannot hold, be it while the bucket was idle.
+        due = self.anchor + (self.used + first - self.burst) * self.interval
+        return max(now, self.held, due) + (cost - first) * self.interval
 
     def idle_at(self) -> float:
         return max(self.held, self.tat, self.last + self.catch_up)

@@ -209,6 +209,10 @@ class Dispatcher:
             "through: pass the queue itself; for several processes, see schedule="
         )
 
+    def count_of(self, kind: EventKind) -> int:
+        """Return how many events of a kind there were, of those that are counted."""
+        return self._counts[kind]
+
     def stats(self) -> Stats:
         """Return the queue's figures, as things stand."""
         from aioapiqueue._stats import LaneTable, Stats  # noqa: PLC0415 - late: see there

@@ -421,18 +421,22 @@ class LocalLimiter:
     def all_started(self, now: float) -> float:
         """Return when the last of those who wait will have started, as far as limits tell."""
         waiters, when = self._host.waiters, max(now, self._held_until)
-        seen: set[LimitState] = set()
-        for line in waiters.lines.values():
+        lines = list(waiters.lines.values())
+        first: dict[LimitState, float] = dict.fromkeys(self._own, 0)
+        for line in lines:
+            call = line.first()
+            if call is None:
+                continue
             for limit in self._limits_of_line(line):
-                if limit in seen:
-                    continue
-                seen.add(limit)
-                if limit in self._own:
-                    cost = waiters.total(limit.unit)
-                else:
-                    cost = sum(one.total(limit.unit) for one in lines_under(limit))
-                if cost:
-                    when = max(when, limit.estimate(now, cost))
+                cost = call.costs[limit.unit] if is_stated(call.costs, limit.unit) else 0
+                first[limit] = max(first.get(limit, 0), cost)
+        for limit, largest in first.items():
+            # The queue's own counts all of them, be it that they are being sorted again.
+            own = limit in self._own
+            under = () if own else lines_under(limit)
+            cost = waiters.total(limit.unit) if own else sum(one.total(limit.unit) for one in under)
+            if cost:
+                when = max(when, limit.all_started(now, cost, min(largest, cost)))
         return when
 
     def release_due(self, now: float) -> float | None:

@@ -401,7 +401,7 @@ class ApiQueue:
 
     @property
     def eta(self) -> float:
-        """Seconds until all who wait now will have started, as things stand; 0: nobody waits.
+        """Seconds until all who wait now will have started, as things stand; 0 if nobody waits.
 
         For progress bars: it falls by a second in each, as long as nobody joins.
 
@@ -418,10 +418,11 @@ class ApiQueue:
         2.5 s
 
         Exact where one limit decides (of a `Window`: and costs are equal); otherwise a lower bound:
-        calls that wait for two limits by turns, and bodies that hold permits, may take longer. Of a
-        quota shared with other processes, an estimate from what the server or the hub has said.
-        Infinite while paused without end. It takes as long as there are keys under which calls
-        wait: 100,000 of them take a tenth of a second.
+        calls that wait for two limits by turns may take longer, and so may those that wait for a
+        permit, which alone adds nothing (0, though somebody waits). Of a quota shared with other
+        processes, an estimate from what the server or the hub has said. Infinite while paused
+        without end. It takes as long as there are keys under which calls wait: for 100,000 of them,
+        some tenths of a second; of a `Calendar` each, much longer.
         """
         now = self._dispatcher.bind()
         if not self._dispatcher.waiters.live:

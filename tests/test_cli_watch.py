@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -14,12 +15,22 @@ import pytest
 if os.name != "posix":
     pytest.skip("the hub needs POSIX", allow_module_level=True)
 
-from aioapiqueue.cli.watch._rows import SORTS, History, Row, arranged, sparkline
+import termios
+
+from aioapiqueue.cli.watch._rows import (
+    SORTS,
+    History,
+    Row,
+    arranged,
+    rate_text,
+    sparkline,
+)
 from tests.helpers.host_workers import ROOT, Workers
 from tests.helpers.hubs import ask_hub, hub_in_use, processes_of
 from tests.helpers.terminal import Terminal
 
 PROGRAM = [sys.executable, "-m", "aioapiqueue"]
+LINE_MODES = termios.ECHO | termios.ICANON
 RATE = re.compile(r"^crm +[▁▂▃▄▅▆▇█]+ +(\d+)(?:\.\d)?/20 +\d+ ")
 
 
@@ -114,7 +125,10 @@ def test_sorted_and_filtered(screen):
         screen.type("s")  # by rate: the largest first
         screen.until(lambda: rows_of(screen) == ["beta", "alpha"])
         shows(screen, "per s▼")
-        # The cursor has stayed on its quota.
+        # The cursor has stayed on its quota, the second one by now.
+        shows(screen, "alpha: 5/s")
+        screen.resize(24, 90)
+        screen.resize(24, 80)
         shows(screen, "alpha: 5/s")
         screen.type("/")
         shows(screen, "words of names or programs")
@@ -131,7 +145,6 @@ def test_sorted_and_filtered(screen):
         screen.resize(24, 80)
         screen.until(lambda: rows_of(screen) == ["beta", "alpha"] and len(screen.rows[2]) <= 80)
         screen.type("\x03")  # Ctrl-C
-        screen.type("q")
         assert screen.end() == 0
 
 
@@ -144,6 +157,57 @@ def test_watching_does_not_keep_the_hub(screen, hub):
     shows(screen, "no hub runs")
     assert 5 < time.monotonic() - began < 30
     assert not processes_of(hub)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signal_leaves_the_terminal_as_it_was(screen, number, code):
+    """Ended from outside, it says so by its exit code, and leaves its screen first."""
+    shows(screen, "no hub runs")
+    assert screen.modes() & LINE_MODES == 0
+    screen.signal(number)
+    assert screen.end() == code
+    assert screen.raw.rindex(b"\x1b[?1049l") > screen.raw.rindex(b"\x1b[?1049h")
+    assert screen.modes() & LINE_MODES == LINE_MODES
+
+
+@pytest.mark.real
+def test_hub_that_does_not_answer_keeps_no_key(screen, hub):
+    """A hub that stands still is no reason for `q` to wait for it."""
+    with Workers(1, "crm", "20/s", tasks=2):
+        shows(screen, "crm: 20/s")
+        (pid,) = processes_of(hub)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            time.sleep(0.5)  # it is asked by now
+            began = time.monotonic()
+            screen.type("q")
+            assert screen.end() == 0
+            assert time.monotonic() - began < 3  # the answer would be awaited for five
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.real
+def test_more_than_ask_the_hub_are_counted(hub):
+    """Of a crowd only the first ask the hub: all are counted, and how long they have waited."""
+    with Workers(1, "crm", "50/s", tasks=500) as workers:
+        workers.wait_for(250)
+        (quota,) = ask_hub(hub, command="status")["quotas"]
+        assert 400 <= quota["waiting"] <= 500
+        assert quota["clients"][0]["waiting"] == quota["waiting"]
+        # The last of five hundred wait for ten seconds; of those that have started, some for five.
+        assert quota["waits"]["p99"] > 3
+
+
+@pytest.mark.real
+def test_pause_is_of_one_kind(hub):
+    """A quota of `run` and one of a library may have the same name: each is paused by itself."""
+    with Workers(1, "crm", "50/s", tasks=3) as workers:
+        workers.wait_for(5)
+        assert ask_hub(hub, command="pause", quota="crm", kind="run") == {"known": False}
+        assert ask_hub(hub, command="pause", quota="crm", kind="name") == {"known": True}
+        assert ask_hub(hub, command="status")["quotas"][0]["paused"] is True
 
 
 def run(*arguments, code=0, **environment):
@@ -275,3 +339,32 @@ def test_order_and_words():
 def test_sparkline(rates, most, bars):
     """A full bar is the limit, or the highest where there is none; what there is shows."""
     assert sparkline(row_of("q", rates=rates, most=most), 4) == bars
+
+
+def test_names_are_shown_without_control_characters():
+    """A name may be anything, and is no command to the terminal."""
+    assert row_of("a\x1b]0;owned\x07b\nc").name == "a?]0;owned?b?c"
+
+
+def test_limit_that_is_not_known_is_none():
+    """A later hub may have limits of other kinds."""
+    (row,) = History().rows(status(1, limits=["9 zettacalls", "10/s"]), 0.0)
+    assert (row.limits, row.most) == ("9 zettacalls, 10/s", 10.0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "most", "shown"),
+    [
+        (999.7, 1000.0, "1k/1k"),
+        (999_999.0, None, "1M"),
+        (19.64, 20.0, "19.6/20"),
+        (9.96, 10.0, "10/10"),
+        (0.5, 0.5, "30/30m"),
+        (0.0005, 2 / 3600, "1.8/2h"),
+        (0.0, 1e-9, "0/3.6e-06h"),
+        (1234.0, 5000.0, "1.23k/5k"),
+    ],
+)
+def test_rates_are_short(rate, most, shown):
+    """Rates have three figures at most, and slow limits are those of a minute or an hour."""
+    assert rate_text(row_of("q", rates=(rate,), most=most)) == shown

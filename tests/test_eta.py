@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import time
 
 import pytest
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.threads import blocking
+from tests.helpers.yardstick import slowness
 
 # Where the limits are kept elsewhere, what is known is what the last answer said: to a slot or so.
 CLOSE = 0.15
@@ -114,13 +116,51 @@ async def test_who_leaves_is_not_waited_for():
     assert (queue.waiting, queue.eta) == (0, 0)
 
 
-@pytest.mark.parametrize("seed", range(30))
+async def test_while_all_are_sorted_again():
+    """New limits have all who wait sorted again, over some passes of the loop: they still wait."""
+    queue = ApiQueue("1000/s")
+    for _ in range(5_000):
+        queue.enqueue()
+    await asyncio.sleep(0)
+    queue.set_rate("1/s", "100 in any 1s")
+    seen = []
+    for _ in range(50):
+        seen.append(queue.eta)
+        await asyncio.sleep(0)
+    assert min(seen) >= 4_900
+
+
+async def test_call_that_is_larger_than_the_burst():
+    """It waits for what the burst cannot hold while its bucket is idle: that counts."""
+    queue, loop = ApiQueue("1/s", lanes={"chat": "600 tokens/min"}), asyncio.get_running_loop()
+    calls = [{"cost": {"tokens": 0}}] * 120
+    last = await starts(queue, *calls, {"key": "chat", "cost": {"tokens": 500}})
+    said = []
+    while queue.waiting:
+        said.append(loop.time() + queue.eta)
+        await asyncio.sleep(9.7)
+    assert said == pytest.approx([await last] * len(said))
+
+
+@pytest.mark.real
+async def test_many_keys_take_no_longer_than_a_moment(limiter):
+    """It is linear in the keys, whatever keeps the limits."""
+    queue = limiter.queue("1/min", lanes={"t:*": "1/min"})
+    for number in range(2_000):
+        queue.enqueue(key=f"t:{number}")
+    await limiter.settled()
+    began = time.perf_counter()
+    assert queue.eta > 60
+    assert time.perf_counter() - began < 0.5 * slowness()
+
+
+@pytest.mark.parametrize("seed", range(60))
 async def test_never_too_late_whatever_the_lanes(seed):
     """It is never more than what it takes, whatever lanes, keys, costs and priorities there are."""
     chance, loop = random.Random(seed), asyncio.get_running_loop()
     queue = ApiQueue(
         f"{chance.choice([2, 5, 20])}/s burst {chance.choice([1, 4])}",
-        "60 tokens/s burst 30",
+        f"60 tokens/s burst {chance.choice([1, 30])}",
         lanes={"a": "1/s", "b*": "3/s burst 3", "c": "50 tokens/s"},
         order=chance.choice(["fifo", "fair"]),
     )

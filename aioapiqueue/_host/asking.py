@@ -91,9 +91,16 @@ class Asking:
             return
         ticket = self.next_ticket()
         priority = call.priority if type(call.priority) is int else float(call.priority)
-        text = join_text(ticket, keys_to(call.keys), self._session.amounts(call), priority)
         call.ticket = ticket
         self.calls[ticket] = call
+        # Whatever is granted goes to the first of the line, which may have come long before.
+        waiting = self._host.waiters.lines.get(line)
+        first = None if waiting is None else waiting.first()
+        waited = self._host.now() - (call if first is None else first).joined_at
+        others = max(0, self._host.waiters.live - len(self.calls))
+        amounts = self._session.amounts(call)
+        keys = keys_to(call.keys)
+        text = join_text(ticket, keys, amounts, priority, waited=waited, others=others)
         before = self._in_line.get(line, 0)
         self._in_line[line] = before + 1
         self._session.send_text(text, at_once=not before)  # else it waits behind those before it

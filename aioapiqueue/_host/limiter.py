@@ -33,6 +33,7 @@ from aioapiqueue._wait_queue import WaitQueue
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
+    from aioapiqueue._algorithms import LimitState
     from aioapiqueue._fleet.limits import LimitTable
     from aioapiqueue._host.link import Link
     from aioapiqueue._host.session import Delay
@@ -195,15 +196,21 @@ class HostLimiter:
 
     def all_started(self, now: float) -> float:
         """Return when the last of those who wait may have started, as far as that is known here."""
-        when = max(now, self._holds.all_until)
-        for name, line in self._host.waiters.lines.items():
+        waiters, when = self._host.waiters, max(now, self._holds.all_until)
+        waiting: dict[LimitState, float] = {}
+        first: dict[LimitState, float] = {}
+        for name, line in waiters.lines.items():
             call = line.first()
             if call is None:
                 continue
             when = max(when, self._holds.own_until(call), self._asking.due(name, math.inf))
             for lane, state in self._scopes.states_by_lane(call, now):
-                cost = self._waiting_in(lane, state.unit)
-                when = max(when, state.estimate(now, cost)) if cost else when
+                unit = state.unit
+                total = waiters.total(unit) if lane is None else line.total(unit)
+                waiting[state] = total if lane is None else waiting.get(state, 0) + total
+                first[state] = max(first.get(state, 0), call.costs[unit])
+        for state, cost in waiting.items():
+            when = max(when, state.all_started(now, cost, min(first[state], cost)))
         return when
 
     def _ahead(self, call: Call, lane: Hashable, unit: int) -> float:

@@ -6,7 +6,11 @@ by unit; null stands for one call. Spans are seconds from now. What was said bef
 or to another queue, is said `again`: it counts where nobody has said anything else meanwhile.
 
 From a queue                                    it
-`["join", ticket, keys, amounts, priority]`     has a call that wants to start; no keys: `[null]`
+`["join", ticket, keys, amounts, priority, waited, others]`
+                                                has a call that wants to start; no keys: `[null]`.
+                                                The first that would take the grant has waited so
+                                                long, and so many wait that have not asked; left
+                                                out where both are 0
 `["leave", ticket]`                             does not want it any more, or never used it
 `["end", ticket]`                               has a call that is over
 `["settle", ticket, amounts]`                   knows what it cost
@@ -75,7 +79,7 @@ __all__ = [
     "transit",
 ]
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Another number with each change of what is sent."""
 
 
@@ -93,6 +97,8 @@ def own_version() -> str:
     return str(getattr(sys.modules.get("aioapiqueue"), "__version__", "0"))
 
 
+_A_WAIT = 0.010
+"""Seconds; less is the way to the hub."""
 _LEAST_TRANSIT = 0.002
 """Seconds: a timer of a loop may be late by one millisecond, and so may the one that wakes it."""
 
@@ -112,9 +118,17 @@ def text_of(*message: Any) -> str:  # noqa: ANN401 - JSON
 
 
 def join_text(
-    ticket: int, keys: Sequence[Hashable], amounts: Mapping[str, float] | None, priority: float
+    ticket: int,
+    keys: Sequence[Hashable],
+    amounts: Mapping[str, float] | None,
+    priority: float,
+    *,
+    waited: float,
+    others: int,
 ) -> str:
     """Return the text of `join`."""
+    if others or waited >= _A_WAIT:
+        return text_of("join", ticket, keys, amounts, priority, round(waited, 3), others)
     if not keys and amounts is None and type(priority) is int:
         return f'["join",{ticket},[],null,{priority}]'
     return text_of("join", ticket, keys, amounts, priority)

@@ -112,8 +112,10 @@ class RecentWaits:
 
     def _turn(self, now: float) -> None:
         """Forget what is too old."""
-        self._before = self._now if now < self._until + self._half else WaitTimes()
-        self._now, self._until = WaitTimes(), now + self._half
+        late = now - self._until
+        self._before = self._now if late < self._half else WaitTimes()
+        self._now = WaitTimes()
+        self._until = self._until + self._half if late < self._half else now + self._half
 
     def of_late(self, now: float) -> WaitTimes:
         """Return those that are not forgotten by now."""

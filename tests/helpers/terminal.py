@@ -33,6 +33,14 @@ class Terminal:
     def _resize(self, rows, columns):
         fcntl.ioctl(self._file, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
+    def signal(self, number):
+        """Send a signal to the program."""
+        os.kill(self._pid, number)
+
+    def modes(self):
+        """The local modes of the terminal, as the program has set them."""
+        return termios.tcgetattr(self._file)[3]
+
     def resize(self, rows, columns):
         """Change the size, and signal it to the program's group."""
         self.screen.resize(rows, columns)

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from aioapiqueue._recording.waits import WaitTimes
+from aioapiqueue._recording.waits import RecentWaits, WaitTimes
 
 PERCENTS = (1, 10, 50, 90, 99, 99.9, 100)
 
@@ -60,3 +60,30 @@ def test_memory_does_not_grow_with_calls():
     for number in range(1_000_000):
         waits.add(0.001 + number / 1_000)
     assert len(waits._counts) < 800  # noqa: SLF001 - nothing else shows it
+
+
+def test_recent_waits_are_of_half_to_a_whole_minute():
+    """What is half a minute old is there, what is a minute old is not, however seldom one asks."""
+    for looks in ((), (29.0, 31.0, 45.0), tuple(map(float, range(60)))):
+        recent = RecentWaits(60.0)
+        recent.add(0.0, 5.0)
+        for at in looks:
+            assert recent.of_late(at).longest == (5.0 if at < 60 else 0.0)
+        assert recent.of_late(60.0).number == 0
+    recent = RecentWaits(60.0)
+    for at in range(0, 1000, 10):
+        recent.add(float(at), 1.0)
+        assert 1 <= recent.of_late(float(at)).number <= 6
+    assert recent.of_late(5000.0).number == 0
+
+
+def test_removed_wait_is_as_if_it_had_not_been():
+    """Of the longest that is taken out, the next is known to within 1 %."""
+    waits = WaitTimes()
+    for seconds in (0.0, 0.5, 30.0):
+        waits.add(seconds)
+    waits.remove(30.0)
+    assert (waits.number, waits.longest) == (2, pytest.approx(0.5, rel=0.01))
+    waits.remove(0.5)
+    waits.remove(0.0)
+    assert (waits.number, waits.longest, waits.percentile(50)) == (0, 0.0, 0.0)

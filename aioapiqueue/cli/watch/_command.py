@@ -51,8 +51,11 @@ def watch(
             "watch needs textual, which is not installed: pip install 'aioapiqueue[watch]' (with "
             "pipx: pipx inject aioapiqueue textual)"
         )
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    # One that is closed is None.
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
         refuse(wrapped("watch needs a terminal; for scripts: aioapiqueue hub status --json"))
     from aioapiqueue.cli.watch._screen import Watch  # noqa: PLC0415 - the extra
 
-    Watch(place, every=every, words=only).run()
+    app = Watch(place, every=every, words=only)
+    app.run()
+    raise typer.Exit(app.return_code or 0)

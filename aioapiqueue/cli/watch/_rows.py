@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from aioapiqueue._recording.rates import per_second
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["SORTS", "History", "Row", "arranged", "sparkline"]
+__all__ = ["SORTS", "History", "QuotaKey", "Row", "arranged", "rate_text", "short", "sparkline"]
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _MOST_SAMPLES = 120
@@ -58,8 +59,8 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What it is called."""
-        return self.key[1]
+        """What it is called, without what a terminal would not show as it is."""
+        return "".join(one if one.isprintable() else "?" for one in self.key[1])
 
     @property
     def rate(self) -> float:
@@ -123,8 +124,11 @@ class History:
 
 
 def _most(limits: Iterable[str]) -> float | None:
-    rates = [rate for one in limits if (rate := per_second(parse_limit(one), CALLS)) is not None]
-    return min(rates, default=None)
+    found = []
+    for text in limits:
+        with suppress(ValueError):  # of a hub that knows more kinds of limits
+            found.append(per_second(parse_limit(text), CALLS))
+    return min((rate for rate in found if rate is not None), default=None)
 
 
 def sparkline(row: Row, width: int) -> str:
@@ -165,3 +169,23 @@ def arranged(rows: Iterable[Row], *, by: str, words: str) -> list[Row]:
 def _text(row: Row) -> str:
     programs = (f"{one['program']} {one['pid']}" for one in row.clients)
     return " ".join((*row.key, row.limits, *programs)).lower()
+
+
+def rate_text(row: Row) -> str:
+    """Return how many calls there are of how many a second: of slow limits, a minute or an hour."""
+    if row.most is None:
+        return short(row.rate)
+    for unit, seconds in (("", 1), ("m", 60), ("h", 3600)):
+        if row.most * seconds >= 1 or unit == "h":
+            break
+    return f"{short(row.rate * seconds)}/{short(row.most * seconds)}{unit}"
+
+
+def short(number: float) -> str:
+    """Return a number in at most four characters, as far as that goes."""
+    digits = 3 if number >= 10 else 2  # noqa: PLR2004 - of two figures and more
+    rounded = float(f"{number:.{digits}g}")
+    for unit, least in (("M", 1e6), ("k", 1e3)):
+        if rounded >= least:
+            return f"{rounded / least:.3g}{unit}"
+    return f"{rounded:.{digits}g}"

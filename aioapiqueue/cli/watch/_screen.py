@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import signal
+import threading
 import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-from anyio import to_thread
 from rich.text import Text
 from textual.app import App
+from textual.binding import Binding
 from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Static
 
 from aioapiqueue._host.reach import command
 from aioapiqueue.cli._console import pluralize
-from aioapiqueue.cli.watch._rows import SORTS, History, arranged, sparkline
+from aioapiqueue.cli.watch._rows import SORTS, History, arranged, rate_text, short, sparkline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from textual.app import ComposeResult
     from textual.binding import BindingType
     from textual.events import Resize
 
     from aioapiqueue._host.place import Place
-    from aioapiqueue.cli.watch._rows import Row
+    from aioapiqueue.cli.watch._rows import QuotaKey, Row
 
 __all__ = ["Watch"]
+
+_Result = TypeVar("_Result")
 
 _COLUMNS = {
     "rate": ("per s", 10),
@@ -66,6 +73,7 @@ class Watch(App[None]):
         ("p", "pause", "Pause/resume"),
         ("q", "quit", "Quit"),
         ("escape", "unfilter", "All"),
+        Binding("ctrl+c", "quit", show=False, priority=True),
     ]
 
     def __init__(self, place: Place, *, every: float, words: str) -> None:
@@ -75,10 +83,13 @@ class Watch(App[None]):
         self._words = words
         self._by = SORTS[0]
         self._history = History()
-        self._status: Mapping[str, Any] | None = None
         self._rows: list[Row] = []
         self._shown: list[Row] = []
+        self._chosen: QuotaKey | None = None
+        """The quota that the cursor is on, be it not shown for a moment."""
         self._width = 80
+        self._sorted = False
+        """Whether rows have just got another order: the cursor's is to be seen."""
         self._looks = False
         """Whether the hub has been asked and has not answered yet."""
 
@@ -92,10 +103,15 @@ class Watch(App[None]):
 
     def on_mount(self) -> None:
         """Look at once, and then again and again."""
+        # Else they would leave the terminal as it is here.
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, partial(self.exit, return_code=128 + number))
         self._table.focus()
+        self.query_one("#filter", Input).display = bool(self._words)
         self._make_columns()
         self.set_interval(self._every, self._look)
-        self.call_later(self._look)
+        self._look()
 
     def on_resize(self, event: Resize) -> None:
         """Use all of the width."""
@@ -129,33 +145,36 @@ class Watch(App[None]):
 
     # Looking at the hub.
 
-    async def _look(self) -> None:
-        if self._looks:  # it takes longer than a look is to take
-            return
-        self._looks = True
+    def _look(self) -> None:
+        """Ask the hub, in a task of its own: keys are heard meanwhile."""
+        if not self._looks:  # else it takes longer than a look is to take
+            self._looks = True
+            self.run_worker(self._ask_and_show(), exit_on_error=True)
+
+    async def _ask_and_show(self) -> None:
         try:
-            await self._take(await self._ask({"command": "status", "lanes": False}))
+            self._take(await self._ask({"command": "status", "lanes": False}))
         finally:
             self._looks = False
 
     async def _ask(self, hello: dict[str, Any]) -> dict[str, Any] | str:
         """Return what the hub says, or why it says nothing."""
         try:
-            # Cancelled here: the thread goes on for the two seconds that it may take.
-            answer = await to_thread.run_sync(command, self._place, hello, abandon_on_cancel=True)
+            answer = await _in_thread(partial(command, self._place, hello))
         except (OSError, ValueError) as error:
             return f"the hub cannot be reached: {error}"
         if answer is None:
             return _NOBODY
         return f"the hub refuses: {answer['refused']}" if "refused" in answer else answer
 
-    async def _take(self, answer: dict[str, Any] | str) -> None:
+    def _take(self, answer: dict[str, Any] | str) -> None:
+        if not self.is_running:  # it has ended meanwhile
+            return
         head = self.query_one("#head", Static)
         if isinstance(answer, str):
-            self._rows, self._status = [], None
+            self._rows = []
             head.update(answer)
         else:
-            self._status = answer
             self._rows = self._history.rows(answer, time.monotonic())
             head.update(_head(answer, self._rows))
         self._show()
@@ -163,16 +182,23 @@ class Watch(App[None]):
     # Showing it.
 
     def _show(self) -> None:
-        """Show what is known now; the cursor stays on its quota."""
-        table, before = self._table, self._current
+        """Show what is known now; the cursor stays on its quota, and the view where it is."""
+        table = self._table
         self._shown = arranged(self._rows, by=self._by, words=self._words)
-        with self.batch_update():
+        places = [row.key for row in self._shown]
+        if self._chosen is None and places:
+            self._chosen = places[0]
+        top = table.scroll_y
+        with self.batch_update(), self.prevent(DataTable.RowHighlighted):
             table.clear()
             for row in self._shown:
                 table.add_row(*_cells(row, self._bars), key="\n".join(row.key))
-            places = [row.key for row in self._shown]
-            if before is not None and before.key in places:
-                table.move_cursor(row=places.index(before.key), animate=False)
+            if self._chosen in places:
+                place = places.index(self._chosen)
+                table.move_cursor(row=place, animate=False, scroll=self._sorted)
+            if not self._sorted:
+                table.scroll_to(y=top, animate=False)
+        self._sorted = False
         self._show_details()
 
     @property
@@ -182,6 +208,9 @@ class Watch(App[None]):
 
     def on_data_table_row_highlighted(self) -> None:
         """Show who uses the quota that the cursor is on."""
+        row = self._current
+        if row is not None:
+            self._chosen = row.key
         self._show_details()
 
     def _show_details(self) -> None:
@@ -202,6 +231,7 @@ class Watch(App[None]):
 
     def _sort(self, by: str) -> None:
         self._by = by
+        self._sorted = True
         self._make_columns()
         self._show()
 
@@ -222,8 +252,10 @@ class Watch(App[None]):
 
     def action_unfilter(self) -> None:
         """Show all rows again."""
+        self._words = ""
         self.query_one("#filter", Input).value = ""
         self._leave_filter()
+        self._show()
 
     def _leave_filter(self) -> None:
         self.query_one("#filter", Input).display = bool(self._words)
@@ -234,29 +266,35 @@ class Watch(App[None]):
         row = self._current
         if row is None:
             return
+        name = row.name if len(row.name) <= _LONGEST_ASKED else f"{row.name[:_LONGEST_ASKED]}..."
         if row.paused:
-            question = f"Resume {row.name}?\n\nCalls start again in all processes that use it."
+            question = f"Resume {name}?\n\nCalls start again in all processes that use it."
         else:
             question = (
-                f"Pause {row.name}?\n\nNothing of it starts, in "
+                f"Pause {name}?\n\nNothing of it starts, in "
                 f"{pluralize(row.processes, 'process', 'processes')}, until it is resumed. What "
                 "runs goes on."
             )
 
-        async def answered(yes: bool | None) -> None:  # noqa: FBT001 - as textual calls it
+        def answered(yes: bool | None) -> None:  # noqa: FBT001 - as textual calls it
             if yes:
-                await self._set_paused(row)
+                self.run_worker(self._set_paused(row))
 
         self.push_screen(_Question(question), answered)
 
     async def _set_paused(self, row: Row) -> None:
         what = "resume" if row.paused else "pause"
-        answer = await self._ask({"command": what, "quota": row.name})
+        kind, quota = row.key
+        answer = await self._ask({"command": what, "kind": kind, "quota": quota})
         if isinstance(answer, str):
             self.notify(answer, severity="error", markup=False)
         elif not answer["known"]:
             self.notify(f"nobody uses {row.name} any more", severity="warning", markup=False)
-        await self._look()
+        self._look()
+
+
+_LONGEST_ASKED = 200
+"""Characters of a name in a question, which is to be seen whole."""
 
 
 class _Question(ModalScreen[bool]):
@@ -288,6 +326,35 @@ class _Question(ModalScreen[bool]):
         self.dismiss(yes)
 
 
+async def _in_thread(function: Callable[[], _Result]) -> _Result:
+    """Call a function in a thread that nobody waits for: those of pools delay the program's end.
+
+    Cancelled here, the thread goes on for the seconds that it may take.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_Result] = loop.create_future()
+
+    def tell(found: _Result | None, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast("_Result", found))
+
+    def run() -> None:
+        found, error = None, None
+        try:
+            found = function()
+        except Exception as raised:  # noqa: BLE001 - for the one who awaits it
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, found, error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await future
+
+
 def _head(status: Mapping[str, Any], rows: Iterable[Row]) -> str:
     pids = {one["pid"] for row in rows for one in row.clients}
     text = (
@@ -305,13 +372,12 @@ def _cells(row: Row, bars: int) -> Iterable[Text]:
     over = row.most is not None and row.rate > row.most
     yield name
     yield Text(f" {sparkline(row, bars)}", style="yellow" if over else "green")
-    most = "" if row.most is None else f"/{_short(row.most)}"
     for text, is_bad in (
-        (f"{_short(row.rate)}{most}", False),
+        (rate_text(row), False),
         (f"{row.waiting:,}", False),
         (f"{row.running:,}", False),
-        (_short(row.p50), False),
-        (_short(row.p99), False),
+        (short(row.p50), False),
+        (short(row.p99), False),
         (f"{row.throttled:,}", row.throttled > 0),
         (f"{row.processes:,}", False),
     ):
@@ -322,7 +388,7 @@ def _details(row: Row) -> Iterable[str]:
     """Yield the quota's name and limits, and who uses it, the busiest first."""
     state = "paused" if row.paused else f"held for {row.held:.0f} s" if row.held else ""
     if row.lowered is not None:
-        state += f"{', ' * bool(state)}lowered to {_short(row.lowered)}/s by push-back"
+        state += f"{', ' * bool(state)}lowered to {short(row.lowered)}/s by push-back"
     kind = " (run)" if row.key[0] == "run" else ""
     limits = row.limits or "no limit of all calls together"
     yield f"{row.name}{kind}: {limits}{f' - {state}' if state else ''}"
@@ -340,11 +406,3 @@ def _details(row: Row) -> Iterable[str]:
 
 _MOST_CLIENTS = 4
 """Whose figures are in the lines below the table."""
-
-
-def _short(number: float) -> str:
-    """Return a number in at most four characters, as far as that goes."""
-    for unit, least in (("M", 1e6), ("k", 1e3)):
-        if number >= least:
-            return f"{number / least:.3g}{unit}"
-    return f"{number:.3g}" if number >= 10 else f"{number:.2g}"  # noqa: PLR2004 - digits

@@ -62,6 +62,8 @@ class Client(ClientOwner):
         self._rate = math.inf
         self._names: list[Hashable] = []
         self._gone = False
+        self._others = 0
+        """How many wait at the client that have not asked, as it has last said."""
         self.started = 0
         """How many of its calls the hub has let go."""
         self.lateness = transit(terms.catch_up, on_real_time=is_real_time())
@@ -74,8 +76,9 @@ class Client(ClientOwner):
 
     @property
     def waiting(self) -> int:
-        """How many of its calls wait here."""
-        return len(self._waiting)
+        """How many of its calls wait: here, and behind them there."""
+        here = len(self._waiting)
+        return here + (self._others if here else 0)
 
     @property
     def running(self) -> int:
@@ -141,12 +144,19 @@ class Client(ClientOwner):
 
     # From arrival to the end.
 
-    def on_join(
-        self, ticket: int, keys: list[Any], amounts: Mapping[str, float] | None, priority: float
+    def on_join(  # noqa: PLR0917 - the parts of a message
+        self,
+        ticket: int,
+        keys: list[Any],
+        amounts: Mapping[str, float] | None,
+        priority: float,
+        waited: float = 0.0,
+        others: int = 0,
     ) -> None:
         """Let a call start or wait."""
         several = tuple(map(key_from, keys)) if keys else NO_KEYS
-        call = self._quota.enter(self, ticket, several, amounts, priority)
+        self._others = others
+        call = self._quota.enter(self, ticket, several, amounts, priority, waited=waited)
         if call is not None:
             self._waiting[ticket] = call
 

@@ -21,6 +21,11 @@ class ClientOwner:
     lateness: float
     """Seconds after which it gives back at the latest what it was granted."""
 
+    @property
+    def waiting(self) -> int:
+        """How many of its calls wait."""
+        return 0
+
     def granted(self, call: ClientCall) -> None:
         """Let a call start that waited."""
 

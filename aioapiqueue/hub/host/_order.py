@@ -48,7 +48,7 @@ class ClientCall(DetailedCall):
         priority: lower goes first.
     """
 
-    __slots__ = ("client", "delayed_by", "place", "ticket")
+    __slots__ = ("before", "client", "delayed_by", "place", "ticket")
 
     def __init__(
         self,
@@ -63,6 +63,8 @@ class ClientCall(DetailedCall):
         self.ticket = ticket
         self.place = 0
         """Its turn, and its number in that; 0: it has not waited yet."""
+        self.before = 0.0
+        """Seconds that it has waited before: at its client, or here under other limits."""
         self.delayed_by: tuple[str, str, str] | None = None
         """The limit of others that it waited for: its lane, itself, and whose it is."""
 

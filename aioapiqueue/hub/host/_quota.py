@@ -161,8 +161,8 @@ class Quota:
                 default True.
         """
         own, *others = self._in_force.items()
-        stats, now = self.dispatcher.stats(), self.dispatcher.now()
-        waits = self._waits.of_late(now)
+        dispatcher, now = self.dispatcher, self.dispatcher.now()
+        waits, snapshot = self._waits.of_late(now), self.limiter.snapshot()
         held = self.limiter.held_until - now
         return {
             "kind": self.name[0],
@@ -171,13 +171,13 @@ class Quota:
             "lanes": {str(key): [*map(self._as_given, limits)] for key, limits in others}
             if lanes
             else {},
-            "waiting": stats.waiting,
-            "running": stats.running,
-            "started": self.dispatcher.started,
-            "throttled": stats.throttled,
-            "backed_off": stats.backed_off,
-            "rate": None if stats.rate == math.inf else stats.rate,
-            "paused": self.limiter.snapshot().paused,
+            "waiting": sum(client.waiting for client in self.clients),
+            "running": dispatcher.running,
+            "started": dispatcher.started,
+            "throttled": dispatcher.count_of("throttled"),
+            "backed_off": dispatcher.count_of("backed_off"),
+            "rate": None if snapshot.rate == math.inf else snapshot.rate,
+            "paused": snapshot.paused,
             "held": held if 0 < held < math.inf else 0.0,
             "waits": {name: waits.percentile(percent) for name, percent in _PERCENTILES.items()},
         }
@@ -314,18 +314,18 @@ class Quota:
         if changes:
             self.dispatcher.limiter.set_limits(changes)
         self.dispatcher.follows_ends |= self.limiter.counts_permits
-        for client, *details, place in waiting:
-            call = self.enter(client, *details, place=place)
+        for client, *details, place, waited in waiting:
+            call = self.enter(client, *details, place=place, waited=waited)
             if call is not None:
                 client.entered(call)
 
     def _withdraw_all(self) -> list[Any]:
         waiting = sorted(self.dispatcher.waiters, key=_rank_of)
-        found = []
+        found, now = [], self.dispatcher.now()
         for call in map(_as_client_call, waiting):
             self.dispatcher.leave(call, "cancelled")
-            amounts = self.amounts_of(call)
-            found.append((call.client, call.ticket, call.keys, amounts, call.priority, call.place))
+            what = call.client, call.ticket, call.keys, self.amounts_of(call), call.priority
+            found.append((*what, call.place, now - call.joined_at + call.before))
         return found
 
     def foreign_names(self, client: ClientOwner) -> list[Hashable]:
@@ -357,6 +357,7 @@ class Quota:
         priority: float,
         *,
         place: int = 0,
+        waited: float = 0.0,
     ) -> ClientCall | None:
         """Let a call start or wait; return it if it waits.
 
@@ -367,12 +368,13 @@ class Quota:
             amounts: what it costs, by unit.
             priority: lower goes first.
             place: that which it had before; 0: it is new.
+            waited: seconds that it has waited already; default: none.
         """
         dispatcher = self.dispatcher
         call = ClientCall(client, ticket, dispatcher, keys, priority)
         if amounts is not None or len(dispatcher.units) > 1:
             call.costs = self.costs_of(amounts)
-        call.place = place
+        call.place, call.before = place, waited
         if self.limiter.has_lanes or self._known.get(_QUEUE) is not self.limiter.own_states:
             self._prepare(call.keys)
         try:
@@ -439,7 +441,8 @@ class Quota:
 
     def note(self, call: Call) -> None:
         """Note that a call has started: the journal is to know before its client."""
-        self._waits.add(call.waited_until, call.waited_until - call.joined_at)
+        waited = call.waited_until - call.joined_at + _as_client_call(call).before
+        self._waits.add(call.waited_until, waited)
         if self._journal is not None:
             for state in self.limiter.states_of(call):
                 record = self._records.get(state)

@@ -115,9 +115,16 @@ class Quotas:
                 known |= self._journal.forget(f"{kind} {name}", ())
         return known
 
-    def set_paused(self, name: str, *, paused: bool) -> bool:
-        """Pause a quota for all its clients, or resume it; return whether it is in use."""
-        found = [self.by_name.get((kind, name)) for kind in KINDS]
+    def set_paused(self, name: str, kind: str | None, *, paused: bool) -> bool:
+        """Pause a quota for all its clients, or resume it; return whether it is in use.
+
+        Args:
+            name: of the quota.
+            kind: of it; None: those of each kind.
+            paused: whether to pause it.
+        """
+        kinds = KINDS if kind is None else (kind,)
+        found = [self.by_name.get((one, name)) for one in kinds]
         used = [quota for quota in found if quota is not None and quota.clients]
         for quota in used:
             quota.set_paused(paused=paused)

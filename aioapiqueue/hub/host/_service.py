@@ -160,8 +160,8 @@ class Service:
                 self._is_kept |= what == "keep"
                 return self._status(lanes=hello.get("lanes", True) is not False)
             case "pause" | "resume" as what:
-                known = self._quotas.set_paused(str(hello["quota"]), paused=what == "pause")
-                return {"known": known}
+                name, kind = str(hello["quota"]), hello.get("kind")
+                return {"known": self._quotas.set_paused(name, kind, paused=what == "pause")}
             case "stop":
                 self.stop()
                 return {
@@ -196,6 +196,9 @@ class Service:
                 "the hub when nothing else uses it (aioapiqueue hub stop)"
             }
         connection.client = self._quotas.welcome(hello, connection.flush)
+        if self._idle_timer is not None:  # it is used: from its end on, it is another wait
+            self._idle_timer.cancel()
+            self._idle_timer = None
         connection.pid, connection.program = int(hello["pid"]), str(hello["program"])
         now = connection.client.now()
         return {"welcome": self._version, "now": now, "pid": os.getpid()}
