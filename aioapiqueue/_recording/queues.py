@@ -169,14 +169,20 @@ class QueueRecord:
         self, lanes: Sequence[str], costs: Mapping[str, float], waited: float, now: float
     ) -> None:
         """Count a call that starts."""
-        for lane, counts in self._find(lanes):
+        point_of, name = self._recording.series.point, self.name
+        for lane, counts in self._find(lanes):  # in few steps: this is done for each call
             counts.calls += 1
             counts.waits.add(waited)
             counts.waited += waited
-            self._add(lane, CALLS, now, _STARTED, 1)
-            if waited:
-                self._add(lane, CALLS, now, _WAITED, waited)
-        self.used(lanes, costs, now)
+            point = point_of(_Place(name, lane, CALLS), now)
+            point[_STARTED] += 1
+            point[_WAITED] += waited
+            for unit, cost in costs.items():
+                counts.used[unit] = counts.used.get(unit, 0) + cost
+                if unit == CALLS:
+                    point[_USED] += cost
+                elif cost:
+                    point_of(_Place(name, lane, unit), now)[_USED] += cost
 
     def used(self, lanes: Sequence[str], costs: Mapping[str, float], now: float) -> None:
         """Count what a call has used: at its start, and less or more when that is known."""

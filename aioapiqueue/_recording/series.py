@@ -54,17 +54,31 @@ class TimeSeries(Generic[_Name]):
             field: the place in `fields`.
             amount: to add; default 1.
         """
-        self.reach(now)
-        number = max(0, int((now - self.began) / self.step))
+        self.point(name, now)[field] += amount
+
+    def point(self, name: _Name, now: float) -> list[float]:
+        """Return the counts of a step, in the order of `fields`, to be counted in at once.
+
+        Args:
+            name: of the series.
+            now: the instant; one before `began` counts as that.
+        """
+        number = int((now - self.began) / self.step)
+        if number >= _MAX_STEPS:
+            self.reach(now)
+            number = int((now - self.began) / self.step)
+        number = max(number, 0)
         points = self._series.setdefault(name, {})
         point = points.get(number)
-        if point is None:
-            point = points[number] = [0.0] * len(self.fields)
-            self._points += 1
-        point[field] += amount
+        if point is not None:
+            return point
+        self._points += 1
         # Of more series than that, each keeps a point or two.
         if self._points > max(_MAX_POINTS, 2 * len(self._series)):
             self._double()
+            return self.point(name, now)
+        point = points[number] = [0.0] * len(self.fields)
+        return point
 
     def reach(self, now: float) -> None:
         """Make steps so long that there are not too many until now, be it in silence."""
