@@ -36,7 +36,7 @@ def verdict_of(
     Args:
         queues: of `Recording.as_json`.
         seconds: how long it took.
-        before: what comes first, as it matters more; default: nothing does.
+        before: what comes first, as it matters more, with its colon or semicolon; default: nothing.
         good: whether that is good; None: nobody can say. Default True.
     """
     calls = sum(one["calls"] for one in queues)
@@ -54,9 +54,7 @@ def verdict_of(
         whose = "" if len(queues) == 1 else f" of {queue}"
         lane = "" if tightest["lane"] is None else f" for {tightest['lane']}"
         found += f", {tightest['share']:.2f} of the limit{lane}{whose}"
-    if before:
-        found = f"{before}; {found}"
-    return Verdict(found, good=False if throttled else good)
+    return Verdict(f"{before}{found}", good=False if throttled else good)
 
 
 def _times(number: int) -> str:

@@ -98,7 +98,7 @@ def as_document(
     verdict = verdict_of(
         paced,
         found["paced"].seconds,
-        before="paced" if ok else "not all checks hold; paced",
+        before="paced: " if ok else "not all checks hold; paced: ",
         good=ok,
     )
     return {

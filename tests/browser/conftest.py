@@ -6,7 +6,6 @@ import os
 import shutil
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from tests.browser.opened import Opened
 
@@ -24,6 +23,8 @@ def browser():
     path = shutil.which(named) if named else next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.fail(MISSING)
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         # Without its sandbox, which root cannot have: it opens nothing but our own files.
         started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

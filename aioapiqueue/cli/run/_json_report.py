@@ -46,6 +46,7 @@ def json_report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
     recording = outcome.recorder.recording
     queues = recording.as_json(recording.now + outcome.seconds)
     before, good = _worst(plan, outcome)
+    before = f"{before}; " if before else ""
     verdict = verdict_of(queues["queues"], outcome.seconds, before=before, good=good)
     return {
         "version": __version__,
