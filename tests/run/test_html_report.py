@@ -179,6 +179,7 @@ def test_page_that_cannot_be_made_keeps_the_exit_code(quiet_run, python, tmp_pat
     path = {"PYTHONPATH": f"{broken}:{os.environ.get('PYTHONPATH', '')}"}
     ended = quiet_run(*options, "--", python, program, env=path)
     assert (ended.code, "r.html could not be made" in ended.words) == (7, True), ended
+    assert not (tmp_path / "r.html").exists()  # none, rather than an empty one
 
 
 def test_notes_have_no_arguments():

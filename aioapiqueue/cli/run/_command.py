@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import sys
+from functools import cache, partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated
 
@@ -281,34 +282,28 @@ def _run(plan: Plan, files: OutputFiles, *, show_accounts: bool) -> int:
     plan.log.show(tables(plan, outcome))
     plan.log.say("\n".join(map(wrapped, remarks(plan, outcome))))
     plan.log.show(to_copy(plan, outcome))
+    figures = cache(lambda: json_report(plan, outcome, code))
     if files.figures:
-        _write(
-            plan,
-            "--json",
-            files.figures,
-            lambda: json.dumps(json_report(plan, outcome, code), indent=2) + "\n",
-        )
+        _write(plan, "--json", files.figures, lambda: json.dumps(figures(), indent=2) + "\n")
     if files.report:
-        _write(
-            plan,
-            "--report",
-            files.report,
-            lambda: html_report(
-                plan, outcome, json_report(plan, outcome, code), show_accounts=show_accounts
-            ),
-        )
+        page = partial(html_report, plan, outcome, show_accounts=show_accounts)
+        _write(plan, "--report", files.report, lambda: page(figures()))
     return code
 
 
 def _write(plan: Plan, option: str, file: OutputFile, make: Callable[[], str]) -> None:
     """Write a file; whatever is wrong with it, the exit code stays."""
     try:
-        file.write(make())
-    except OSError as error:
-        plan.log.say(f"{option}: {file.path} cannot be written: {error.strerror}")
+        text = make()
     except Exception as error:  # noqa: BLE001 - ours: the program has ended, and its code counts
         why = f"{type(error).__name__}: {error}"
         plan.log.say(wrapped(f"{option}: {file.path} could not be made, please report it: {why}"))
+        file.discard()
+        return
+    try:
+        file.write(text)
+    except OSError as error:
+        plan.log.say(f"{option}: {file.path} cannot be written: {error.strerror}")
 
 
 def _preset(preset: str | None, share: str | None) -> str | None:
