@@ -25,8 +25,10 @@ _ANSWER = 5.0
 """Seconds in which the hub answers who it is, unless it is stopped."""
 _WITHIN = 40.0
 """Seconds in which there is a hub: somebody else may start it, whose start takes as long."""
-_LONGEST = 1 << 20
-"""Bytes of the first answer."""
+_LONGEST = 1 << 26
+"""Bytes of the first answer, which may name the limits of many lanes."""
+_TRIES = 3
+"""How many hubs in turn may end instead of answering: one does at times, not each."""
 
 
 class Reached(NamedTuple):
@@ -120,16 +122,19 @@ def ask(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[dict[str, Any], 
 
     Raises:
         OSError: the connection broke, or there is no answer.
-        ValueError: the answer is no JSON.
+        ValueError: the answer is no JSON, or has no end.
     """
     sock.sendall(json.dumps(hello).encode("ascii") + b"\n")
-    received = b""
-    while b"\n" not in received:
+    received = bytearray()
+    part = b""
+    while b"\n" not in part:
         part = sock.recv(65536)
-        if not part or len(received) > _LONGEST:
+        if not part:
             raise ConnectionResetError("it has ended without an answer")
         received += part
-    line, _, rest = received.partition(b"\n")
+        if len(received) > _LONGEST:
+            raise ValueError(f"its answer has more than {_LONGEST >> 20} MiB: end it, hub stop")
+    line, _, rest = bytes(received).partition(b"\n")
     return json.loads(line), rest
 
 
@@ -138,13 +143,20 @@ def command(place: Place, hello: Mapping[str, Any]) -> dict[str, Any] | None:
 
     Raises:
         OSError: it cannot be reached, or does not answer.
-        ValueError: its answer is no JSON.
+        ValueError: its answer is no JSON, or has no end.
     """
-    sock = connect(place)
-    if sock is None:
-        return None
-    with sock:
-        return ask(sock, hello)[0]
+    tries = 0
+    while True:
+        sock = connect(place)
+        if sock is None:
+            return None
+        with sock:
+            try:
+                return ask(sock, hello)[0]
+            except ConnectionError:  # it was about to end: by now none runs, or another one does
+                tries += 1
+                if tries == _TRIES:
+                    raise
 
 
 def _check_answer(answer: Mapping[str, Any]) -> None:

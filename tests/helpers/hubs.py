@@ -45,8 +45,7 @@ def ask_hub(directory: Path, **hello: Any) -> dict[str, Any] | None:
 
 def stop_hub(directory: Path) -> None:
     """End the hub there, if one runs, and see that it is gone."""
-    with contextlib.suppress(ConnectionError):
-        ask_hub(directory, command="stop")
+    ask_hub(directory, command="stop")
     deadline = time.monotonic() + 20
     while left := processes_of(directory):
         assert time.monotonic() < deadline, f"hub processes are left: {left}"

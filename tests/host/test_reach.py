@@ -1,0 +1,95 @@
+"""Asking a hub that is just about to end: a real socket, whose other end answers as told."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import tempfile
+import threading
+
+import pytest
+
+from aioapiqueue._host import reach
+from aioapiqueue._host.place import Place
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def place():
+    """A place of the test's own, whose socket has a short path."""
+    with tempfile.TemporaryDirectory(prefix="h-", dir="/tmp") as folder:
+        yield Place(folder)
+
+
+@contextlib.contextmanager
+def hubs(place, *answers):
+    """Listen there; each connection gets the next answer, or none, and is closed.
+
+    After the last of them nobody listens any more. Gives the list of what was asked.
+    """
+    asked = []
+
+    def serve():
+        with listener:
+            for answer in answers:
+                connection, _ = listener.accept()
+                with connection:
+                    asked.append(json.loads(connection.makefile("rb").readline()))
+                    # Who has heard enough closes it.
+                    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                        connection.sendall(answer)
+
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(place.sockets()[0]))
+    listener.listen()
+    listener.settimeout(20)
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield asked
+    finally:
+        thread.join()
+
+
+def test_hub_that_ends_instead_of_answering_was_the_last(place):
+    """Who asks at that instant learns that none runs, not that a connection broke."""
+    with hubs(place, b"") as asked:
+        assert reach.command(place, {"command": "status"}) is None
+    assert asked == [{"command": "status"}]
+
+
+def test_hub_that_is_there_after_one_has_ended_is_asked(place):
+    """Some other process has started it meanwhile."""
+    with hubs(place, b"", b'{"pid": 7}\nand more') as asked:
+        assert reach.command(place, {"command": "status"}) == {"pid": 7}
+    assert asked == [{"command": "status"}] * 2
+
+
+def test_hubs_that_all_end_are_not_asked_for_ever(place):
+    """What is wrong is said in the end."""
+    with (
+        hubs(place, b"", b'{"pid"', b"") as asked,
+        pytest.raises(ConnectionResetError, match="ended without an answer"),
+    ):
+        reach.command(place, {"command": "status"})
+    assert len(asked) == 3
+
+
+def test_long_answer_is_taken(place):
+    """One that names the limits of many lanes has megabytes."""
+    answer = {"quotas": ["x" * 100] * 50_000}
+    with hubs(place, json.dumps(answer).encode() + b"\n"):
+        assert reach.command(place, {"command": "status"}) == answer
+
+
+def test_answer_without_end_is_refused(place, monkeypatch):
+    """It says so, and is not taken for a hub that has ended."""
+    monkeypatch.setattr(reach, "_LONGEST", 1 << 20)
+    with (
+        hubs(place, b"x" * (2 << 20)) as asked,
+        pytest.raises(ValueError, match=r"more than 1 MiB: end it, hub stop"),
+    ):
+        reach.command(place, {"command": "status"})
+    assert len(asked) == 1
