@@ -475,38 +475,53 @@ async def test_evicted_lane_hears_push_back_once(limiter):
     assert (queue.stats.backed_off, queue.stats.lanes_in_memory) == (1, 1)
 
 
-async def test_concurrency_falls_and_grows(limiter):
-    """Concurrency falls and grows by the same curve.
+class Bodies:
+    """Calls of half a second each, of a queue with ten places, and two at least after push-back."""
 
-    Where `concurrency=` names a least, fewer bodies run after push-back, later as many again.
-    """
-    queue = limiter.queue(concurrency=10, adaptive=Adaptive("1/s", 0.5, concurrency=2))
-    most = 0
+    def __init__(self, limiter):
+        self.limiter = limiter
+        self.queue = limiter.queue(concurrency=10, adaptive=Adaptive("1/s", 0.5, concurrency=2))
 
-    async def call(*, refused=False):
-        nonlocal most
-        async with queue.slot() as slot:
-            most = max(most, queue.running)
+    async def call(self, *, refused=False):
+        """Make one, which a server may refuse."""
+        async with self.queue.slot() as slot:
+            self.most = max(self.most, self.queue.running)
             await asyncio.sleep(0.5)
             if refused:
                 slot.throttled()
-                await limiter.settled()
+                await self.limiter.settled()
 
-    async def many(calls):
-        nonlocal most
-        most = 0
-        await asyncio.gather(*(call() for _ in range(calls)))
-        return most
+    async def many(self):
+        """Return how many of thirty run at once."""
+        self.most = 0
+        await asyncio.gather(*(self.call() for _ in range(30)))
+        return self.most
 
-    assert await many(30) == 10
-    await asyncio.gather(*(call(refused=True) for _ in range(10)))
-    assert queue.stats.backed_off == 1
-    assert 5 <= await many(30) <= 6
+
+async def test_concurrency_falls(limiter):
+    """Where `concurrency=` names a least, fewer bodies run after push-back."""
+    bodies = Bodies(limiter)
+    assert await bodies.many() == 10
+    await asyncio.gather(*(bodies.call(refused=True) for _ in range(10)))
+    assert bodies.queue.stats.backed_off == 1
+    assert 5 <= await bodies.many() <= 6
     for _ in range(9):
-        await call(refused=True)
-    assert await many(30) <= 3
-    while await many(30) < 10:
-        pass
+        await bodies.call(refused=True)
+    assert await bodies.many() <= 3
+
+
+@SLOW_IF_SHARED
+async def test_concurrency_grows_again(limiter):
+    """By the same curve as limits, to as many as before."""
+    bodies = Bodies(limiter)
+    await bodies.many()
+    for _ in range(9):
+        await bodies.call(refused=True)
+    assert await bodies.many() <= 3
+    most = 0
+    while most < 10:
+        before, most = most, await bodies.many()
+        assert most >= before - 1
 
 
 async def test_hour_without_calls_frees_places(limiter):
