@@ -7,12 +7,12 @@ clock; memory is bounded, however long it goes on and however many calls there a
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._rate import Concurrency
+from aioapiqueue._recording.changes import Change, ChangeHistory
 from aioapiqueue._recording.rates import OverTime, allowed_over_time, delay_of, most_in
 from aioapiqueue._recording.series import TimeSeries
 from aioapiqueue._recording.unpaced import UnpacedTime
@@ -21,58 +21,22 @@ from aioapiqueue._recording.waits import WaitTimes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from aioapiqueue._events import Event, EventKind
+    from aioapiqueue._events import Event
     from aioapiqueue._limiter import LimiterStats
     from aioapiqueue._rate import Limit
 
-__all__ = ["CHANGE_KINDS", "QueueRecord", "Recording", "percentiles"]
+__all__ = ["QueueRecord", "Recording", "percentiles"]
 
-CHANGE_KINDS: tuple[EventKind, ...] = (
-    *("throttled", "backed_off", "limits_changed", "held", "paused", "resumed"),
-    *("refused_by_server", "disconnected", "reconnected"),
-)
-"""The kinds of events that make a queue faster or slower, or say why it is."""
 _FIELDS = ("used", "started", "waited", "throttled", "errors", "refused")
 _USED, _STARTED, _WAITED, _THROTTLED, _ERRORS, _REFUSED = range(len(_FIELDS))
 _PERCENTS = (50, 90, 99)
 _MOST_LANES = 5_000
 """Of all queues together, that have a record of their own: some 10 MB."""
-_MOST_CHANGES = 500
-"""That are kept from the beginning, and as many from the end."""
 _MOST_QUEUES = 2_000
 """Of which each has a record; all others are one."""
 _OTHERS = "all other queues"
 _SLIGHTLY = 1.0
 """Seconds by which a hold has to be longer than is known for it to be noted once more."""
-
-
-class _Change(NamedTuple):
-    """Something that made a queue faster or slower.
-
-    Attributes:
-        at: seconds from the beginning.
-        queue: whose.
-        lane: of it; None: all of it.
-        kind: as of an `Event`.
-        limits: the new ones.
-        origin: who changed them.
-        rate: calls a second that are left.
-        seconds: how long nothing starts.
-    """
-
-    at: float
-    queue: str
-    lane: str | None
-    kind: str
-    limits: tuple[Limit, ...] = ()
-    origin: str | None = None
-    rate: float | None = None
-    seconds: float | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as JSON has it, without what it does not have."""
-        found = self._asdict() | {"limits": [str(one) for one in self.limits]}
-        return {name: value for name, value in found.items() if value not in (None, [])}
 
 
 class _Place(NamedTuple):
@@ -246,7 +210,7 @@ class QueueRecord:
             if len(self._held_until) < _MOST_LANES or lane in self._held_until:
                 self._held_until[lane] = at + seconds
         what = kind, event.limits, event.origin, event.rate, seconds
-        self._recording.note(_Change(at, self.name, lane, *what))
+        self._recording.changes.note(Change(at, self.name, lane, *what))
         if of_key:
             return
         if kind == "limits_changed":
@@ -360,13 +324,10 @@ class Recording:
         self.series: TimeSeries[_Place] = TimeSeries(_FIELDS, began=now)
         self.unpaced = UnpacedTime(now=now)
         self.queues: dict[str, QueueRecord] = {}
-        self._first: list[_Change] = []
-        self._last: deque[_Change] = deque(maxlen=_MOST_CHANGES)
-        self._changes = 0
+        self.changes = ChangeHistory()
         self._records = 0
         self._left_out = False
         """Whether lanes have been left out."""
-        self._learnt: dict[tuple[str, str | None], _Change] = {}
 
     def record(
         self,
@@ -394,18 +355,6 @@ class Recording:
         self._records += 1
         return True
 
-    def note(self, change: _Change) -> None:
-        """Keep a change, if it is one of the first or of the last."""
-        self._changes += 1
-        if len(self._first) < _MOST_CHANGES:
-            self._first.append(change)
-        else:
-            self._last.append(change)
-        if change.origin == "learnt" and (
-            len(self._learnt) < _MOST_CHANGES or (change.queue, change.lane) in self._learnt
-        ):
-            self._learnt[change.queue, change.lane] = change
-
     def as_json(self, now: float) -> dict[str, Any]:
         """Return all figures of queues that were used. Times are in seconds.
 
@@ -417,17 +366,11 @@ class Recording:
         used = [one for one in self.queues.values() if one.is_used]
         found = [one.as_json(seconds, self.began) for one in used]
         found.sort(key=lambda one: (not one["paced"], -one["calls"], one["queue"]))
-        kept = [*self._first, *self._last]
         return {
             "queues": found,
             "step_seconds": self.series.step,
-            "changes": [one.as_json() for one in kept],
-            "changes_left_out": self._changes - len(kept),
+            **self.changes.as_json(),
             "lanes_left_out": self._left_out,
-            "learnt": [
-                {"queue": one.queue, "lane": one.lane, "limits": [str(it) for it in one.limits]}
-                for one in self._learnt.values()
-            ],
             "times": self._times(used, seconds, now),
         }
 

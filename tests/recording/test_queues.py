@@ -7,6 +7,7 @@ import json
 import pytest
 
 from aioapiqueue import Calendar, Concurrency, Event, Rate, Window
+from aioapiqueue._recording import changes
 from aioapiqueue._recording import queues as module
 from aioapiqueue._recording.queues import QueueRecord, Recording
 
@@ -149,7 +150,7 @@ def test_allowed_over_time():
 
 def test_changes_are_kept_from_both_ends(monkeypatch):
     """Of thousands of changes, the first and the last are kept, and how many are not is known."""
-    monkeypatch.setattr(module, "_MOST_CHANGES", 3)
+    monkeypatch.setattr(changes, "_MOST", 3)
     recording, record = new(Rate(10, 1))
     for number in range(10):
         record.changed(event("held", 4 * number, seconds=2.0), "a")

@@ -9,7 +9,8 @@ from aioapiqueue._grammar import CALLS
 from aioapiqueue._lanes import find_patterns, name_of
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import Concurrency
-from aioapiqueue._recording.queues import CHANGE_KINDS, Recording
+from aioapiqueue._recording.changes import CHANGE_KINDS
+from aioapiqueue._recording.queues import Recording
 from aioapiqueue.hub import Ended
 from aioapiqueue.registry._buckets import bucket_key, bucket_of
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import __version__
 from aioapiqueue._queue import dispatcher_of
-from aioapiqueue._recording.queues import CHANGE_KINDS, Recording
+from aioapiqueue._recording.changes import CHANGE_KINDS
+from aioapiqueue._recording.queues import Recording
 from aioapiqueue._recording.text import as_iso
 from aioapiqueue._recording.verdict import verdict_of
 from aioapiqueue.integrations.report._page import page
