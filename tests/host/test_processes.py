@@ -127,6 +127,25 @@ def test_hub_ends_when_idle_and_outlives_its_starter(hub):
     assert not (hub / "host.sock").exists()
 
 
+@pytest.mark.slow
+def test_hub_stays_from_its_last_use_though_somebody_looks(hub):
+    """Who looks while the last client leaves does not make it end by the time of one before."""
+    with Workers(1, "crm", "20/s", calls=2) as workers:
+        workers.processes[0].wait()
+    pid = pid_of(hub)
+    time.sleep(5)
+    with contextlib.closing(_connect(hub)):
+        with Workers(1, "crm", "20/s", calls=2) as workers:
+            workers.processes[0].wait()
+        left_at = time.monotonic()
+    while time.monotonic() < left_at + 8:  # longer than the rest of the ten seconds from before
+        assert processes_of(hub) == [pid]
+        time.sleep(0.1)
+    while processes_of(hub):
+        assert time.monotonic() < left_at + 30
+        time.sleep(0.1)
+
+
 def test_half_of_the_clients_are_killed(hub):
     """The others take over within an interval: no slot is lost with those that died."""
     with Workers(8, "crm", "40/s", tasks=10) as workers:
