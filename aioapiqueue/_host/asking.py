@@ -93,7 +93,7 @@ class Asking:
         priority = call.priority if type(call.priority) is int else float(call.priority)
         call.ticket = ticket
         self.calls[ticket] = call
-        # Whatever is granted goes to the first of the line, which may have come long before.
+        # A grant goes to the first of the line, which may have come long before this call.
         waiting = self._host.waiters.lines.get(line)
         first = None if waiting is None else waiting.first()
         waited = self._host.now() - (call if first is None else first).joined_at

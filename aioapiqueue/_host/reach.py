@@ -28,7 +28,7 @@ _WITHIN = 40.0
 _LONGEST = 1 << 26
 """Bytes of the first answer, which may name the limits of many lanes."""
 _TRIES = 3
-"""How many hubs in turn may end instead of answering: one does at times, not each."""
+"""After so many hubs that ended instead of answering, that is an error."""
 
 
 class Reached(NamedTuple):
@@ -133,7 +133,10 @@ def ask(sock: socket.socket, hello: Mapping[str, Any]) -> tuple[dict[str, Any], 
             raise ConnectionResetError("it has ended without an answer")
         received += part
         if len(received) > _LONGEST:
-            raise ValueError(f"its answer has more than {_LONGEST >> 20} MiB: end it, hub stop")
+            raise ValueError(
+                f"the hub's answer has no end within {_LONGEST >> 20} MiB: end the hub "
+                "(aioapiqueue hub stop)"
+            )
     line, _, rest = bytes(received).partition(b"\n")
     return json.loads(line), rest
 

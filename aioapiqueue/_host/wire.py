@@ -8,9 +8,10 @@ or to another queue, is said `again`: it counts where nobody has said anything e
 From a queue                                    it
 `["join", ticket, keys, amounts, priority, waited, others]`
                                                 has a call that wants to start; no keys: `[null]`.
-                                                The first that would take the grant has waited so
-                                                long, and so many wait that have not asked; left
-                                                out where both are 0
+                                                `waited`: seconds that the first call of its line
+                                                has waited, which is to get the grant; `others`:
+                                                calls that wait and have not asked. Left out where
+                                                both are 0
 `["leave", ticket]`                             does not want it any more, or never used it
 `["end", ticket]`                               has a call that is over
 `["settle", ticket, amounts]`                   knows what it cost

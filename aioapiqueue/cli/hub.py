@@ -180,9 +180,10 @@ def _ask(hello: dict[str, Any]) -> dict[str, Any]:
     try:
         answer = command(Place(os.environ.get(HUB_DIR)), hello)
     except json.JSONDecodeError as error:
-        refuse(wrapped(f"the hub's answer is no JSON ({error}): end it, hub stop"), FAILED)
+        why = f"the hub's answer is no JSON ({error}): end the hub (aioapiqueue hub stop)"
+        refuse(wrapped(why), FAILED)
     except ValueError as error:
-        refuse(str(error))
+        refuse(wrapped(str(error)))
     except OSError as error:
         refuse(wrapped(f"the hub cannot be reached: {error}"), FAILED)
     if answer is None:

@@ -89,7 +89,9 @@ def test_answer_without_end_is_refused(place, monkeypatch):
     monkeypatch.setattr(reach, "_LONGEST", 1 << 20)
     with (
         hubs(place, b"x" * (2 << 20)) as asked,
-        pytest.raises(ValueError, match=r"more than 1 MiB: end it, hub stop"),
+        pytest.raises(
+            ValueError, match=r"no end within 1 MiB: end the hub \(aioapiqueue hub stop\)"
+        ),
     ):
         reach.command(place, {"command": "status"})
     assert len(asked) == 1

@@ -48,6 +48,10 @@ _COLUMNS = {
 _NARROW, _WIDE = 9, 40
 """Of sparklines, by the width of the terminal."""
 _ROOMY = 110
+_LONGEST_ASKED = 200
+"""Characters of a name in a question, which is to be seen whole."""
+_MOST_CLIENTS = 4
+"""Whose figures are in the lines below the table."""
 _NOBODY = "no hub runs; it is shown as soon as a process starts one"
 
 
@@ -293,10 +297,6 @@ class Watch(App[None]):
         self._look()
 
 
-_LONGEST_ASKED = 200
-"""Characters of a name in a question, which is to be seen whole."""
-
-
 class _Question(ModalScreen[bool]):
     """Asks whether to do something.
 
@@ -402,7 +402,3 @@ def _details(row: Row) -> Iterable[str]:
         yield f"  and {len(busiest) - _MOST_CLIENTS:,} more"
     if not busiest:
         yield "  nobody uses it now"
-
-
-_MOST_CLIENTS = 4
-"""Whose figures are in the lines below the table."""
