@@ -98,7 +98,7 @@ def readme(session: nox.Session) -> None:
 
 @nox.session
 def names(session: nox.Session) -> None:
-    """Write the names of AWS's operations, from the botocore of uv.lock and from the newest."""
+    """Write what is known of AWS's operations, from the botocore of uv.lock and from the newest."""
     set_up(session, "test")
     newest = session.create_tmp()
     session.run_install(
@@ -112,6 +112,7 @@ def names(session: nox.Session) -> None:
         "botocore",
     )
     session.run("python", "tests/helpers/operations_file.py", newest)
+    session.run("python", "-m", "tests.helpers.calls_file", newest)
 
 
 @nox.session

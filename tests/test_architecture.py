@@ -42,7 +42,7 @@ POLICY = (
     *("testing", "_recording", "_fleet", "_host", "schedules", "_botocore_calls", "registry"),
 )
 EDGES = ("integrations",)
-PROGRAMS = ("hub", "cli", "demo", "__main__")
+PROGRAMS = ("hub", "gateway", "cli", "demo", "__main__")
 LAYERS = (CORE, POLICY, EDGES, PROGRAMS)
 
 

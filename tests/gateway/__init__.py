@@ -1,0 +1,1 @@
+"""Tests of the gateway: real TLS, real sockets, real processes."""
