@@ -75,7 +75,13 @@ class Calls:
         return client.requests < min(protocol.MAX_REQUESTS_PER_PROCESS, left)
 
     def request(
-        self, client: Client, kind: Kind, counts: Mapping[str, int], *, ahead: bool
+        self,
+        client: Client,
+        kind: Kind,
+        counts: Mapping[str, int],
+        *,
+        ahead: bool,
+        again: bool = False,
     ) -> Request:
         """Return a request for a call, which has not joined its queue yet.
 
@@ -84,6 +90,7 @@ class Calls:
             kind: what is called.
             counts: numbers of its parameters, on which limits may depend.
             ahead: whether it goes ahead of all waiters.
+            again: whether it had its turn, and could not use it; default False.
 
         Raises:
             RuntimeError: this process, or all together, have too many already.
@@ -95,7 +102,7 @@ class Calls:
         needs = self._needs(kind, counts) if stats.paced else None
         paced = not self._count_only
         if needs is None:
-            return Request(client, kind, stats, (), None, paced, ahead)
+            return Request(client, kind, stats, (), None, paced, ahead, again)
         lane = needs.keys[0]
         if lane != kind.operation:
             stats = self._stats.get((kind, lane)) or self._new_stats(kind, lane, needs)
@@ -103,7 +110,8 @@ class Calls:
         of_buckets = [
             self._of_bucket(needs, key, name, kind) for key, name in named if name is not None
         ]
-        return Request(client, kind, stats, list(filter(None, of_buckets)), needs, paced, ahead)
+        buckets = list(filter(None, of_buckets))
+        return Request(client, kind, stats, buckets, needs, paced, ahead, again)
 
     def refused(self, kind: Kind, now: float, request: Request | None = None) -> None:
         """Count an attempt that is refused, of which there may be no request."""

@@ -227,7 +227,8 @@ class Connection(asyncio.BufferedProtocol):
                 account if key is None else account_of(key, account),
             )
             counts = protocol.parameter_counts(message)
-            request = self._calls.request(client, kind, counts, ahead=ahead)
+            again = message.get("again") is True
+            request = self._calls.request(client, kind, counts, ahead=ahead, again=again)
             waits_for = request.join()
         except Exception as error:  # noqa: BLE001 - fails this call, and nothing else
             if request is not None:

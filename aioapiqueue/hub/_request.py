@@ -32,6 +32,7 @@ class Request:
         needs: its queue, with its keys and its cost there; None: no limit is of such calls.
         paced: whether it waits for what it needs.
         ahead: whether it goes ahead of all waiters.
+        again: whether it goes ahead of them, but those, as it had its turn and could not use it.
         slot: what it has got.
         under_way: whether it has been let go.
         started_at: when that was, by `time.monotonic()`.
@@ -44,6 +45,7 @@ class Request:
     needs: PacedCall | None
     paced: bool
     ahead: bool
+    again: bool = False
     slot: Slot | None = None
     under_way: bool = False
     started_at: float = 0.0
@@ -68,7 +70,7 @@ class Request:
         if self.needs is None or not self.paced:
             return None
         queue, keys, cost = self.needs
-        priority = AHEAD if self.ahead else 0
+        priority = AHEAD if self.ahead else -int(self.again)
         future = self._waits_for = queue.enqueue(keys=keys, cost=cost, priority=priority)
         if not future.done():
             return future

@@ -39,7 +39,7 @@ values = (
 keys = st.sampled_from(
     [
         *("do", "id", "version", "pid", "executable", "python", "botocore"),
-        *("service", "operation", "region", "key", "account", "nested"),
+        *("service", "operation", "region", "key", "account", "nested", "again"),
         *("status", "code", "retry_after", "amz_retry_after", "failed", "parameters"),
     ]
 )
@@ -52,6 +52,7 @@ message = st.builds(
             HELLO | {"executable": "/x", "python": "3"},
             ASK,
             ASK | {"id": 2, "nested": True},
+            ASK | {"id": 2, "again": True},
             ASK | {"parameters": {"MaxCount": 2, "Filters": 1}},
             *({"do": word, "id": number} for word in ("end", "free", "leave") for number in (1, 2)),
             {"do": "end", "id": 1, "status": 503, "code": "Throttling", "retry_after": "0"},

@@ -264,6 +264,23 @@ async def test_nested_call_goes_ahead(bench, tools):
         assert await client.hear() == {"id": 2, "go": True}
 
 
+async def test_call_that_had_its_turn_goes_ahead(bench, tools):
+    """It gave its turn back, as it could not use it: it is the next, but for nested calls."""
+    limits = {"ec2": {"rate": "1000/s", "concurrency": 1}}
+    async with bench.hub(limits) as hub, tools.Raw(hub) as client:
+        client.greet()
+        for number in (1, 2, 3):
+            client.ask(number, again=number == 3)
+        client.ask(4, nested=True)
+        await tools.until(lambda: hub.requests == 4)
+        client.say(do="end", id=1, status=200)
+        expected = [1, 4, 3, 2]
+        assert await client.hear() == {"version": 2}
+        for number in expected:
+            assert await client.hear() == {"id": number, "go": True}
+            client.say(do="end", id=number, status=200)
+
+
 def sharing(**own):
     """Return limits by which two operations share units of instances, beside the queue of all."""
     instances = {
