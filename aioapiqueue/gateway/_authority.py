@@ -1,0 +1,144 @@
+"""The certificate authority of a run, by which programs take the gateway for AWS's hosts.
+
+Its key is in memory only and its certificate valid for a day. Names other than those of AWS it may
+not certify: a program that trusts it refuses them (RFC 5280, 4.2.1.10, name constraints).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import os
+import ssl
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Authority"]
+
+_LIFE = dt.timedelta(hours=24)
+_EARLIER = dt.timedelta(hours=1)
+"""For clocks that are behind."""
+_MOST_HOSTS = 1024
+"""For which a certificate is kept, some 20 kB each. One for each bucket may be needed."""
+_LONGEST_NAME = 64
+"""Characters of a common name; of a host with a longer one, programs look at the alternative."""
+_EVERYWHERE = ("0.0.0.0/0", "::/0")
+
+
+class Authority:
+    """Certifies hosts.
+
+    Args:
+        domains: of the hosts that it may certify.
+    """
+
+    def __init__(self, domains: Iterable[str]) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._leaf_key = ec.generate_private_key(ec.SECP256R1())  # one for all hosts
+        now = dt.datetime.now(dt.UTC)
+        self._from, self._to = now - _EARLIER, now + _LIFE
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "aioapiqueue run")])
+        # All of what VERIFY_X509_STRICT wants, which is the default of Python 3.13.
+        self._certificate = (
+            self._builder(name, name, self._key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs_certificates=True), critical=True)
+            .add_extension(
+                x509.NameConstraints(
+                    [x509.DNSName(domain) for domain in domains],
+                    # Without it, addresses would be allowed, as they are no names.
+                    [x509.IPAddress(ipaddress.ip_network(one)) for one in _EVERYWHERE],
+                ),
+                critical=True,
+            )
+            .sign(self._key, hashes.SHA256())
+        )
+        self.context_for = lru_cache(_MOST_HOSTS)(self._context_for)
+        """Return what proves to be a host, given its name; the last ones are kept."""
+
+    @property
+    def pem(self) -> str:
+        """Its own certificate."""
+        return self._certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    def _context_for(self, host: str) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_alpn_protocols(["http/1.1"])
+        key = self._leaf_key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        _load(context, key + self._leaf(host))
+        return context
+
+    def _leaf(self, host: str) -> bytes:
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host[:_LONGEST_NAME])])
+        certificate = (
+            self._builder(name, self._certificate.subject, self._leaf_key.public_key())
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM)
+
+    def _builder(
+        self, subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+    ) -> x509.CertificateBuilder:
+        own = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(self._from)
+            .not_valid_after(self._to)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(own, critical=False)
+        )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _load(context: ssl.SSLContext, pem: bytes) -> None:
+    """Load a key and a certificate, which `ssl` reads from a file only: from one in memory."""
+    if hasattr(os, "memfd_create"):
+        handle = os.memfd_create("aioapiqueue", os.MFD_CLOEXEC)
+        try:
+            os.write(handle, pem)
+            context.load_cert_chain(f"/proc/self/fd/{handle}")
+        finally:
+            os.close(handle)
+        return
+    handle, name = tempfile.mkstemp()  # for this user only, and gone at once
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(pem)
+        context.load_cert_chain(name)
+    finally:
+        Path(name).unlink()

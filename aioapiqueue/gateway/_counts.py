@@ -1,0 +1,49 @@
+"""What the gateway counts, which the run reports at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+__all__ = ["Counts"]
+
+_MOST_HOSTS = 1_000
+
+
+@dataclasses.dataclass
+class Counts:
+    """Counts of a run.
+
+    Attributes:
+        connections: of programs that have named themselves as the run's.
+        calls: passed on after they had had their turn.
+        asked_before: passed on at once, as the hook in their program had asked for them.
+        refused: answered by the gateway, as nobody paced them.
+        unknown_hosts: of the domains that are looked into, whose calls were not known.
+        passed_by: hosts to which connections were passed on without a look.
+    """
+
+    connections: int = 0
+    calls: int = 0
+    asked_before: int = 0
+    refused: int = 0
+    unknown_hosts: Counter[str] = dataclasses.field(default_factory=Counter)
+    passed_by: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    def count_unknown(self, host: str) -> None:
+        """Count a call that is not known."""
+        self._count(self.unknown_hosts, host)
+
+    def count_passed_by(self, host: str) -> None:
+        """Count a connection that is not looked into."""
+        self._count(self.passed_by, host)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of them."""
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: dict(one) if isinstance(one, Counter) else one for name, one in found.items()}
+
+    @staticmethod
+    def _count(counter: Counter[str], host: str) -> None:
+        counter[host if host in counter or len(counter) < _MOST_HOSTS else "(others)"] += 1

@@ -1,0 +1,255 @@
+"""One request: which call it is, its turn, the way to the server and back, and what came of it.
+
+Whatever happens, nothing is sent to an opened host without a turn, and each turn is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import ssl
+from typing import TYPE_CHECKING, NamedTuple
+
+import h11
+
+from aioapiqueue.gateway._answers import code_of, refusal, throttling, unreachable
+from aioapiqueue.gateway._calls import Request, find_call, wants_body
+from aioapiqueue.gateway._hub_client import NotPacedError
+from aioapiqueue.gateway._link import GoneError, headers_of, passed_on
+from aioapiqueue.gateway._turns import StaleError, Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aioapiqueue.gateway._calls import Call
+    from aioapiqueue.gateway._counts import Counts
+    from aioapiqueue.gateway._hub_client import Ask, HubClient
+    from aioapiqueue.gateway._link import Link
+    from aioapiqueue.gateway._parents import Origin
+    from aioapiqueue.gateway._upstream import Upstream
+
+__all__ = ["Exchanges", "Incoming"]
+
+_MARK = "x-aioapiqueue-asked"
+"""The header that our hook in Python adds to what has had its turn before it was signed."""
+
+_LOOK_SECONDS = 0.01
+_SNIFFED = 4096
+"""Bytes of an answer in which an error's code is looked for."""
+_ERROR_BEGINS = 300
+_ERROR = 400
+_LONGEST = 128
+"""Characters of a text in the hub's protocol."""
+
+
+class Incoming(NamedTuple):
+    """A request that has come.
+
+    Attributes:
+        link: to its client.
+        head: its line and headers.
+        origin: where it goes to.
+    """
+
+    link: Link
+    head: h11.Request
+    origin: Origin
+
+
+class Exchanges:
+    """Passes requests on.
+
+    Args:
+        hub: is asked for those to opened hosts.
+        upstream: connects to servers.
+        counts: what is counted for the run's end.
+        mark: a header's value, by which the run's own hook in Python is known.
+    """
+
+    def __init__(self, hub: HubClient, upstream: Upstream, counts: Counts, *, mark: str) -> None:
+        self._hub = hub
+        self._turns = Turns(hub)
+        self._upstream = upstream
+        self._counts = counts
+        self._mark = mark.encode()
+        self._open = 0
+
+    async def all_answered(self) -> None:
+        """Wait until no request is under way or waits."""
+        while self._open:  # noqa: ASYNC110 - an event would be set and cleared for each request
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def paced(self, incoming: Incoming) -> None:
+        """Pass a request to an opened host on, once its turn has come.
+
+        Raises:
+            GoneError: its client has hung up.
+            ConnectionError: the server has, before the end of its answer: the client's connection
+                is to be closed.
+            h11.ProtocolError: one of them does not speak HTTP.
+        """
+        self._open += 1
+        try:
+            await self._paced(incoming)
+        finally:
+            self._open -= 1
+
+    async def _paced(self, incoming: Incoming) -> None:
+        link, head, origin = incoming
+        headers = headers_of(head)
+        if hmac.compare_digest(headers.get(_MARK, "").encode("latin-1"), self._mark):
+            self._counts.asked_before += 1
+            await self.unpaced(incoming)
+            return
+        if "upgrade" in headers:
+            await self._refuse(link, None, f"{headers['upgrade'][:40]} cannot be paced")
+            return
+        target = head.target.decode("ascii")
+        request = Request(head.method.decode("ascii"), origin.host, target, headers)
+        if wanted := wants_body(request):
+            request.body = await link.read_body(wanted)
+        call = find_call(request)
+        if call is None:
+            self._counts.count_unknown(origin.host)
+            why = f"which call of AWS a request to {origin.host} is, is not known"
+            await self._refuse(link, None, why)
+            return
+        try:
+            await self._upstream.reach(origin)
+            turn = await self._turns.wait(call, request, link)
+        except NotPacedError as error:
+            await self._refuse(link, call, str(error))
+        except GoneError:
+            raise
+        except OSError as error:
+            await link.answer(*unreachable(call, _cannot_reach(origin, error)))
+        except StaleError:
+            await link.answer(*throttling(call))
+        else:
+            await self._use(turn, incoming, call, request.body)
+
+    async def unpaced(self, incoming: Incoming) -> None:
+        """Pass a request on at once.
+
+        Raises:
+            ConnectionError, h11.ProtocolError: as `paced` raises them.
+        """
+        try:
+            up = await self._upstream.take(incoming.origin)
+        except OSError as error:
+            why = _cannot_reach(incoming.origin, error)
+            await incoming.link.answer(*unreachable(None, why))
+            return
+        await self._forward(incoming, up, b"")
+
+    async def _use(self, turn: Ask, incoming: Incoming, call: Call, body: bytes) -> None:
+        """Send a request whose turn has come. However it ends, the hub is informed."""
+        link, origin = incoming.link, incoming.origin
+        outcome: dict[str, object] = {}
+        try:
+            try:
+                up = await self._upstream.take(origin)
+            except OSError as error:
+                outcome = {"failed": type(error).__name__}
+                await link.answer(*unreachable(call, _cannot_reach(origin, error)))
+                return
+            if self._hub.lost.is_set():  # meanwhile: nothing is sent after its end
+                await self._upstream.give_back(origin, up, whole=False)
+                await self._refuse(link, call, "aioapiqueue's hub has ended")
+                return
+            outcome = {"failed": "ConnectionClosed"}
+            self._counts.calls += 1
+            outcome = await self._forward(incoming, up, body)
+        except (GoneError, asyncio.CancelledError):
+            outcome = {}  # nobody knows what came of it
+            raise
+        finally:
+            turn.end(outcome)
+
+    async def _forward(self, incoming: Incoming, up: Link, body: bytes) -> dict[str, object]:
+        """Pass a request on, and its answer back; return the outcome as the hub wants it.
+
+        The connection to the server is kept, or closed.
+        """
+        link, head, origin = incoming
+        whole = False
+        try:
+            headers = passed_on(head, {_MARK.encode()})
+            request = self._upstream.addressed(origin, head.method, head.target, headers)
+            begun = [request, *([h11.Data(data=body)] if body else [])]
+            if not link.has_more:
+                await up.send(*begun, h11.EndOfMessage(headers=link.trailers))
+                outcome = await _answer_back(link, up)
+            else:
+                await up.send(*begun)
+                sending = asyncio.create_task(_send_rest(link, up))
+                try:
+                    outcome = await _answer_back(link, up)
+                finally:
+                    # An answer that comes before the whole request is the end of it.
+                    sending.cancel()
+                    await asyncio.wait({sending})
+            whole = True
+            return outcome
+        finally:
+            await self._upstream.give_back(origin, up, whole=whole)
+
+    async def _refuse(self, link: Link, call: Call | None, why: str) -> None:
+        self._counts.refused += 1
+        await link.answer(*refusal(call, why))
+
+
+async def _send_rest(link: Link, up: Link) -> None:
+    """Send what is left of a request as it comes. What fails, the server does not answer."""
+    with contextlib.suppress(OSError, h11.ProtocolError):
+        async for part in link.data():
+            await up.send(h11.Data(data=part))
+        await up.send(h11.EndOfMessage(headers=link.trailers))
+
+
+async def _answer_back(link: Link, up: Link) -> dict[str, object]:
+    """Pass an answer back; return the outcome.
+
+    Raises:
+        ConnectionError: the server hangs up before its end.
+    """
+    status, kept = 0, b""
+    headers: dict[str, str] = {}
+    while True:
+        given: list[h11.Event] = []
+        for event in await up.events():
+            if isinstance(event, h11.Response):
+                status, headers = event.status_code, headers_of(event)
+                given.append(
+                    h11.Response(status_code=status, reason=event.reason, headers=passed_on(event))
+                )
+            elif isinstance(event, h11.ConnectionClosed):
+                raise ConnectionResetError("the server has hung up")
+            elif not isinstance(event, h11.InformationalResponse):  # the client has had its own
+                given.append(event)
+            if isinstance(event, h11.Data) and len(kept) < _SNIFFED:
+                kept += event.data[: _SNIFFED - len(kept)]
+        await link.send(*given)
+        if given and isinstance(given[-1], h11.EndOfMessage):
+            return _outcome(status, headers, kept)
+
+
+def _outcome(status: int, headers: Mapping[str, str], body: bytes) -> dict[str, object]:
+    """Return what came of a request, as the hub wants it: S3 has errors with status 200."""
+    error = status >= _ERROR or b"<Error>" in body[:_ERROR_BEGINS]
+    return {
+        "status": status,
+        "code": code_of(headers, body) if error else None,
+        "retry_after": headers.get("retry-after", "")[:_LONGEST] or None,
+        "amz_retry_after": headers.get("x-amz-retry-after", "")[:_LONGEST] or None,
+    }
+
+
+def _cannot_reach(origin: Origin, error: OSError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"the certificate of {origin.host} is not to be trusted ({error.verify_message}), so "
+            "nothing was sent. If its authority is your company's, name it in SSL_CERT_FILE"
+        )
+    return f"{origin.host} cannot be reached: {error}"

@@ -1,0 +1,72 @@
+"""Which hosts are looked into: all of AWS's, but those that are known to be no API of its own.
+
+A list of what is to be looked into would let through what it lacks: the names of private endpoints,
+of access points, of `ACCOUNT.ddb.REGION`. So it is a list of what is not.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from aioapiqueue.gateway._table import table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["is_opened", "opened_domains"]
+
+# Servers of customers, and protocols that are not AWS's API. None of them uses a quota of it; most
+# have certificates or passwords of their own, so that looking into them would break them.
+_FREE = (
+    r"checkip",
+    r"awscli",  # what the CLI is downloaded from
+    r".+\.elb(\.[a-z0-9-]+)?",  # load balancers
+    r".+\.compute(-1)?|.+\.[a-z0-9-]+\.compute",  # instances
+    r".+\.rds|.+\.docdb|.+\.redshift|.+\.cache|.+\.memorydb|.+\.dax-clusters",  # databases
+    r".+\.es|.+\.aoss",  # search domains and collections
+    r".+\.eks|oidc\.eks\.[a-z0-9-]+",  # Kubernetes: its clusters' own servers
+    r".+\.execute-api\.[a-z0-9-]+(\.vpce)?",  # APIs that customers have made
+    r".+\.appsync-(realtime-)?api\.[a-z0-9-]+",
+    r".+\.dkr[.-]ecr(-fips)?\.[a-z0-9-]+",  # docker pull and push
+    r"git-codecommit(-fips)?\.[a-z0-9-]+",  # git
+    r".+\.d\.codeartifact\.[a-z0-9-]+",  # pip, npm and others
+    r".+\.credentials\.iot\.[a-z0-9-]+",  # certificates of devices
+    r".+\.s3-website[.-][a-z0-9-]+",  # pages
+    r"aps-workspaces\.[a-z0-9-]+",  # what Prometheus writes and is asked
+)
+_IS_FREE = re.compile("|".join(_FREE))
+
+# In domains that are not AWS's alone, or in which the rest are servers of customers.
+_OTHERS = {
+    "on.aws": r"neptune-graph\.[a-z0-9-]+|.+\.osm\.[a-z0-9-]+",
+    "signin.aws": r".+",
+    "signin.aws.amazon.com": r".+",
+    "amazonaws.cn": r"(.+\.)?signin(-fips)?",
+    "amazonaws-us-gov.com": r"(.+\.)?signin(-fips)?",
+    "amazonaws-eusc.eu": r"(.+\.)?signin(-fips)?",
+    "c2shome.ic.gov": r"(.+\.)?signin(-fips)?",
+    "sc2shome.sgov.gov": r"(.+\.)?signin(-fips)?",
+    "csphome.adc-e.uk": r"(.+\.)?signin(-fips)?",
+    "csphome.hci.ic.gov": r"(.+\.)?signin(-fips)?",
+}
+_IS_OTHER = re.compile(
+    "|".join(f"(?:{hosts})\\.{re.escape(domain)}" for domain, hosts in _OTHERS.items())
+)
+
+
+def is_opened(host: str) -> bool:
+    """Return whether requests to a host are looked into; those to all others are passed on.
+
+    Args:
+        host: its name, in lower case and without a port.
+    """
+    suffix = table().suffix_of(host)
+    if suffix is None:
+        return _IS_OTHER.fullmatch(host) is not None
+    return not _IS_FREE.fullmatch(host.removesuffix(f".{suffix}"))
+
+
+def opened_domains() -> Iterable[str]:
+    """Return the domains that have hosts which are looked into."""
+    return sorted({*table().suffixes, *_OTHERS})

@@ -1,0 +1,165 @@
+"""Asks the run's hub, whose protocol is in docs/hub.md: on one connection, for all requests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from typing import TYPE_CHECKING
+
+from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION, peer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aioapiqueue.gateway._calls import Call
+
+__all__ = ["Ask", "HubClient", "NotPacedError"]
+
+_LINE = 1 << 16
+"""Bytes. The longest line of the hub is an error, which names what was asked for."""
+
+
+class NotPacedError(Exception):
+    """Raised where nobody paces a call, so that it is not sent; has the reason."""
+
+
+class Ask:
+    """A request that waits at the hub, or has its turn.
+
+    Attributes:
+        turn: is done once the call may be sent; `NotPacedError` if it may not.
+    """
+
+    def __init__(self, client: HubClient, number: int) -> None:
+        self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._client = client
+        self._number = number
+
+    def leave(self) -> None:
+        """Leave the queue; or give the turn back, as nothing was sent."""
+        self._client.finish(self._number, "leave")
+        if not self.turn.cancel() and not self.turn.cancelled():
+            self.turn.exception()  # retrieved, so that asyncio does not log it
+
+    def end(self, outcome: Mapping[str, object]) -> None:
+        """Report what came of it.
+
+        Args:
+            outcome: as the protocol has it: `status`, `code`, `failed` and others.
+        """
+        self._client.finish(self._number, "end", **outcome)
+
+
+class HubClient:
+    """A connection to the hub.
+
+    Args:
+        path: of its socket.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.lost = asyncio.Event()
+        """Set once the hub cannot be asked any more."""
+        self._path = path
+        self._waiting: dict[int, Ask] = {}
+        self._number = 0
+        self._writer: asyncio.StreamWriter
+        self._why = ""
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            NotPacedError: there is no hub, it is another user's, or of another version.
+        """
+        try:
+            reader, self._writer = await asyncio.open_unix_connection(self._path, limit=_LINE)
+            user, _ = peer_of(self._writer.get_extra_info("socket"))
+            if user not in {None, os.geteuid()}:
+                raise NotPacedError(f"the user with the id {user} listens at {self._path}")
+            self._send(do="hello", version=VERSION, pid=os.getpid())
+            answer = json.loads(await reader.readline() or b"{}")
+        except OSError as error:
+            raise NotPacedError(f"no hub at {self._path}: {error}") from None
+        if answer.get("version") != VERSION:
+            raise NotPacedError(answer.get("error", "the hub has ended"))
+        self._reading = asyncio.create_task(self._read(reader))
+
+    def ask(self, call: Call, *, again: bool = False) -> Ask:
+        """Ask for the turn of a call.
+
+        Args:
+            call: which.
+            again: whether it had its turn already, and could not use it; default False.
+
+        Raises:
+            NotPacedError: the hub cannot be asked.
+        """
+        if self.lost.is_set():
+            raise NotPacedError(self._why)
+        self._number += 1
+        ask = self._waiting[self._number] = Ask(self, self._number)
+        self._send(
+            do="ask",
+            id=self._number,
+            service=call.service,
+            operation=call.operation,
+            region=call.region,
+            key=call.key,
+            parameters=call.parameters or None,
+            again=again or None,
+        )
+        return ask
+
+    def finish(self, number: int, do: str, **outcome: object) -> None:
+        """Send a message that ends a request."""
+        self._waiting.pop(number, None)
+        self._send(do=do, id=number, **outcome)
+
+    async def aclose(self) -> None:
+        """Close the connection; what waits is refused."""
+        self._reading.cancel()
+        await asyncio.wait([self._reading])
+        self._writer.transport.abort()
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        why = "it has ended"
+        try:
+            while line := await reader.readline():
+                why = self._take(json.loads(line)) or why
+        except (OSError, ValueError) as error:
+            why = str(error)
+        finally:  # cancelled, too
+            self._why = f"aioapiqueue's hub cannot be asked: {why}"
+            self.lost.set()
+            for ask in self._waiting.values():
+                _refuse(ask, self._why)
+            self._waiting.clear()
+
+    def _take(self, message: dict[str, object]) -> str:
+        """Handle a message; return why the hub hangs up, if it says so."""
+        error = str(message.get("error", ""))
+        number = message.get("id")
+        if number is None:
+            return error
+        ask = self._waiting.pop(number, None) if isinstance(number, int) else None
+        if ask is None or ask.turn.done():  # it has left meanwhile
+            return ""
+        if error:
+            _refuse(ask, error)
+        else:
+            ask.turn.set_result(None)
+        return ""
+
+    def _send(self, **message: object) -> None:
+        if self._writer.is_closing():
+            return
+        given = {name: one for name, one in message.items() if one is not None}
+        self._writer.write(json.dumps(given, separators=(",", ":")).encode() + b"\n")
+
+
+def _refuse(ask: Ask, why: str) -> None:
+    if not ask.turn.done():
+        ask.turn.set_exception(NotPacedError(why))
+        ask.turn.exception()  # retrieved: perhaps nobody awaits it any more

@@ -1,0 +1,208 @@
+"""HTTP/1.1 over a byte stream, for either side of a connection: h11, which does no I/O itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeAlias
+
+import anyio
+import h11
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from anyio.abc import ByteStream
+
+__all__ = ["GoneError", "Headers", "Link", "headers_of", "passed_on"]
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+_MAX_HEAD = 1 << 17
+"""Bytes. AWS takes 8 to 64 kB of headers, depending on the service."""
+_AHEAD = 1 << 18
+"""Bytes that are taken from a client while its request waits, so that it can go on sending."""
+_FOR_ONE_HOP = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"upgrade"}
+)
+
+
+class GoneError(ConnectionResetError):
+    """Raised where the client of a connection has hung up."""
+
+
+def passed_on(message: h11.Request | h11.Response, without: Iterable[bytes] = ()) -> Headers:
+    """Return headers as they came, in their order and their case, without those of this hop."""
+    left_out = _FOR_ONE_HOP.union(without)
+    items = message.headers.raw_items()
+    return [(name, value) for name, value in items if name.lower() not in left_out]
+
+
+def headers_of(message: h11.Request | h11.Response) -> dict[str, str]:
+    """Return headers by name in lower case; of several of one name, the last."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in message.headers}
+
+
+class Link:
+    """A connection.
+
+    Args:
+        stream: the bytes; this object closes it.
+        client: whether this side sends requests; otherwise it answers them.
+    """
+
+    def __init__(self, stream: ByteStream, *, client: bool = False) -> None:
+        self.stream = stream
+        self._http = h11.Connection(
+            h11.CLIENT if client else h11.SERVER, max_incomplete_event_size=_MAX_HEAD
+        )
+        self._hung_up: type[ConnectionError] = ConnectionResetError if client else GoneError
+        self._whole = True
+        """Whether all of the request has been read."""
+        self.trailers: Headers = []
+        """What came after the body."""
+        self._is_head = False
+        self._pending: h11.Event | None = None
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is more of the request than has been read."""
+        return not self._whole
+
+    async def request(self) -> h11.Request | None:
+        """Wait for a request; return None if the client hangs up instead.
+
+        Raises:
+            h11.RemoteProtocolError: it is no request.
+        """
+        event = await self.event()
+        if not isinstance(event, h11.Request):
+            return None
+        self._is_head = event.method == b"HEAD"
+        self.trailers = []
+        # Where it has no body, that is known at once.
+        following = self._http.next_event()
+        self._whole = isinstance(following, h11.EndOfMessage)
+        self._pending = None if self._whole or isinstance(following, type) else following
+        return event
+
+    async def event(self) -> h11.Event:
+        """Wait for an event."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            return pending
+        while isinstance(event := self._http.next_event(), type):
+            self._http.receive_data(await self._receive())
+        return event
+
+    async def events(self) -> list[h11.Event]:
+        """Wait for an event; return it and all that have come with it, up to a message's end."""
+        found = [await self.event()]
+        while not isinstance(found[-1], h11.EndOfMessage | h11.ConnectionClosed):
+            event = self._http.next_event()
+            if isinstance(event, type):
+                break
+            found.append(event)
+        return found
+
+    async def data(self) -> AsyncIterator[bytes]:
+        """Yield the rest of the request's body as it comes.
+
+        Raises:
+            GoneError: the client hangs up before its end.
+        """
+        while not self._whole:
+            if self._http.they_are_waiting_for_100_continue:
+                await self.go_on()
+            event = await self.event()
+            if isinstance(event, h11.EndOfMessage):
+                self._whole = True
+                self.trailers = list(event.headers.raw_items())
+            elif isinstance(event, h11.Data):
+                yield bytes(event.data)
+            else:
+                raise GoneError
+
+    async def read_body(self, most: int) -> bytes:
+        """Return the beginning of the body, `most` bytes or a bit more; the rest is left."""
+        parts, size = [], 0
+        async for part in self.data():
+            parts.append(part)
+            size += len(part)
+            if size >= most:
+                break
+        return b"".join(parts)
+
+    async def gone(self) -> None:
+        """Raise `GoneError` once the client has hung up.
+
+        What it sends meanwhile is kept, up to a bound. Cancelled, it has lost nothing.
+        """
+        kept = 0
+        while kept < _AHEAD:
+            data = await self._receive()
+            self._http.receive_data(data)
+            if not data:
+                raise GoneError
+            kept += len(data)
+        await asyncio.get_running_loop().create_future()
+
+    async def go_on(self) -> None:
+        """Send an interim answer: the client may send its body, and its time-out starts again."""
+        if self._http.their_http_version == b"1.0":  # which has none
+            return
+        await self.send(h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[]))
+
+    async def send(self, *events: h11.Event) -> None:
+        """Send events together.
+
+        Raises:
+            ConnectionError: the other side has hung up; `GoneError`, if that is the client.
+        """
+        data = b"".join(self._http.send(event) or b"" for event in events)
+        try:
+            await self.stream.send(data)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+            raise self._hung_up from None
+
+    async def answer(
+        self, status: int, body: bytes, headers: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        """Send an answer of ours, if none has been begun."""
+        if self._http.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+            return
+        rest = [*headers, ("Content-Length", str(len(body)))]
+        if self.has_more:  # nobody reads the rest of it
+            rest.append(("Connection", "close"))
+        response = h11.Response(status_code=status, headers=rest)
+        data = [] if self._is_head else [h11.Data(data=body)]
+        await self.send(response, *data, h11.EndOfMessage())
+
+    async def accept_tunnel(self) -> None:
+        """Tell the client that it may go on with whatever it wants to send.
+
+        Raises:
+            GoneError: it has sent something before: nobody knows what it takes for the answer.
+        """
+        await self.send(h11.Response(status_code=200, reason=b"Connection established", headers=[]))
+        if self._http.trailing_data[0]:
+            raise GoneError
+
+    def next_cycle(self) -> bool:
+        """Get ready for another request and answer; return whether there can be one."""
+        try:
+            self._http.start_next_cycle()
+        except h11.LocalProtocolError:
+            return False
+        return True
+
+    async def aclose(self) -> None:
+        """Close the connection at once."""
+        await anyio.aclose_forcefully(self.stream)
+
+    async def _receive(self) -> bytes:
+        try:
+            return await self.stream.receive()
+        except anyio.EndOfStream:
+            return b""
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+            raise self._hung_up from None

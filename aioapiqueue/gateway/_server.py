@@ -1,0 +1,194 @@
+"""Listens for programs of the run: one task for each connection, which ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import re
+import traceback
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import anyio
+import h11
+from anyio.streams.tls import TLSStream
+
+from aioapiqueue.gateway._exchange import Incoming
+from aioapiqueue.gateway._hosts import is_opened
+from aioapiqueue.gateway._link import Link, headers_of
+from aioapiqueue.gateway._parents import Origin
+
+if TYPE_CHECKING:
+    from anyio.abc import ByteStream, SocketListener
+
+    from aioapiqueue.gateway._authority import Authority
+    from aioapiqueue.gateway._counts import Counts
+    from aioapiqueue.gateway._exchange import Exchanges
+    from aioapiqueue.gateway._upstream import Upstream
+
+__all__ = ["Server"]
+
+_CHUNK = 1 << 16
+_HANDSHAKE_SECONDS = 30.0
+_NO_FILES_SECONDS = 0.1
+_CLEAN_SECONDS = 5.0
+_HTTP_PORT = 80
+_TLS_PORTS = frozenset({443, 8443})
+
+
+class Server:
+    """An HTTP proxy for the programs of a run.
+
+    What they ask for of a host that is looked into is paced; connections to all others are passed
+    on as they are.
+
+    Args:
+        authority: certifies opened hosts.
+        exchanges: passes requests on.
+        upstream: connects to servers.
+        counts: what is counted for the run's end.
+        token: the password of the run's programs.
+    """
+
+    def __init__(
+        self,
+        authority: Authority,
+        exchanges: Exchanges,
+        upstream: Upstream,
+        counts: Counts,
+        *,
+        token: str,
+    ) -> None:
+        self._authority = authority
+        self._exchanges = exchanges
+        self._upstream = upstream
+        self._counts = counts
+        self._user = b"Basic " + base64.b64encode(f"run:{token}".encode())
+
+    async def serve(self, listener: SocketListener) -> None:
+        """Serve all who connect, until this is cancelled: then all connections are closed."""
+        async with listener, anyio.create_task_group() as group:
+            group.start_soon(self._clean_up)
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError:  # no file left; connections wait in the backlog until one ends
+                    await asyncio.sleep(_NO_FILES_SECONDS)
+                    continue
+                group.start_soon(self._serve, stream)
+
+    async def _clean_up(self) -> None:
+        while True:
+            await asyncio.sleep(_CLEAN_SECONDS)
+            await self._upstream.close_old()
+
+    async def _serve(self, stream: ByteStream) -> None:
+        """Serve one connection; whatever is wrong with it, the others go on."""
+        try:
+            await self._requests(Link(stream))
+        except (OSError, h11.ProtocolError, anyio.BrokenResourceError, anyio.EndOfStream):
+            pass  # one side has hung up, or does not speak HTTP: its client sees the end
+        except Exception:  # noqa: BLE001 - a fault of ours: it costs one connection
+            traceback.print_exc()
+        finally:
+            await anyio.aclose_forcefully(stream)
+
+    async def _requests(self, link: Link) -> None:
+        """Serve what comes before a tunnel: requests to hosts without TLS, and the one for it."""
+        while (head := await link.request()) is not None:
+            given = headers_of(head).get("proxy-authorization", "").encode("latin-1")
+            if not hmac.compare_digest(given, self._user):
+                why = b"aioapiqueue: this is the proxy of a run, and you are no program of it\n"
+                await link.answer(407, why, [("Proxy-Authenticate", 'Basic realm="aioapiqueue"')])
+                return
+            self._counts.connections += 1
+            if head.method == b"CONNECT":
+                await self._connect(link, head.target.decode("ascii"))
+                return
+            await self._plain(link, head)
+            if not link.next_cycle():
+                return
+
+    async def _connect(self, link: Link, target: str) -> None:
+        origin = _origin_of(target)
+        if origin is None:
+            await link.answer(400, b"aioapiqueue: CONNECT wants a host and a port\n")
+        elif is_opened(origin.host) and origin.port in {_HTTP_PORT, *_TLS_PORTS}:
+            await link.accept_tunnel()
+            await self._open(link, origin)
+        else:
+            await self._pass_by(link, origin)
+
+    async def _open(self, link: Link, origin: Origin) -> None:
+        """Serve the requests inside of a tunnel to a host that is looked into."""
+        if not origin.tls:
+            await self._paced(Link(link.stream), origin)
+            return
+        with anyio.fail_after(_HANDSHAKE_SECONDS):
+            stream = await TLSStream.wrap(
+                link.stream,
+                server_side=True,
+                ssl_context=self._authority.context_for(origin.host),
+                standard_compatible=False,
+            )
+        await self._paced(Link(stream), origin)
+
+    async def _paced(self, link: Link, origin: Origin) -> None:
+        while (head := await link.request()) is not None:
+            await self._exchanges.paced(Incoming(link, head, origin))
+            if not link.next_cycle():
+                return
+
+    async def _pass_by(self, link: Link, origin: Origin) -> None:
+        """Connect the two sides, and see nothing."""
+        try:
+            theirs = await self._upstream.tunnel(origin)
+        except OSError as error:
+            await link.answer(502, f"aioapiqueue: {origin.host}: {error}\n".encode())
+            return
+        try:
+            self._counts.count_passed_by(origin.host)
+            await link.accept_tunnel()
+            async with anyio.create_task_group() as group:
+                group.start_soon(_pump, link.stream, theirs)
+                group.start_soon(_pump, theirs, link.stream)
+        finally:
+            await anyio.aclose_forcefully(theirs)
+
+    async def _plain(self, link: Link, head: h11.Request) -> None:
+        """Serve a request to a host without TLS, whose target is a whole URL."""
+        url = urlsplit(head.target.decode("ascii"))
+        netloc = url.netloc.rpartition("@")[2]
+        origin = _origin_of(netloc if re.search(r":\d+$", netloc) else f"{netloc}:{_HTTP_PORT}")
+        if url.scheme != "http" or origin is None:
+            await link.answer(400, b"aioapiqueue: this is a proxy: it wants a whole http:// URL\n")
+            return
+        target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+        inner = h11.Request(method=head.method, target=target, headers=head.headers.raw_items())
+        origin = origin._replace(tls=False)
+        if is_opened(origin.host):
+            await self._exchanges.paced(Incoming(link, inner, origin))
+        else:
+            self._counts.count_passed_by(origin.host)
+            await self._exchanges.unpaced(Incoming(link, inner, origin))
+
+
+def _origin_of(target: str) -> Origin | None:
+    """Return where a tunnel is to lead: `host:443`, `[::1]:443`."""
+    host, _, port = target.rpartition(":")
+    host = host.strip("[]").rstrip(".").lower()
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        return None
+    return Origin(host, int(port), int(port) in _TLS_PORTS)
+
+
+async def _pump(source: ByteStream, target: ByteStream) -> None:
+    """Pass on what comes, and its end, until both have ended."""
+    try:
+        async for data in source:
+            await target.send(data)
+        await target.send_eof()
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+        await anyio.aclose_forcefully(target)
+        await anyio.aclose_forcefully(source)

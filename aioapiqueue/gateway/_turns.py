@@ -1,0 +1,164 @@
+"""Waits for the turn of a request, for longer than its client or its signature would bear.
+
+- A client whose read time-out runs (60 seconds in boto3) is sent an interim answer now and then,
+  `100 Continue`, after which the time-out starts again.
+- A signature grows old. So after a while the client is answered as a throttled one is: it signs
+  again, and comes again. Meanwhile its place is kept, under the id that AWS's SDKs give all tries
+  of a call; where there is none, for any request that is the same kind of call of the same account.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from aioapiqueue.gateway._signatures import Signatures
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from aioapiqueue.gateway._calls import Call, Request
+    from aioapiqueue.gateway._hub_client import Ask, HubClient
+    from aioapiqueue.gateway._link import Link
+    from aioapiqueue.gateway._signatures import Validity
+
+__all__ = ["StaleError", "Turns"]
+
+_AT_ONCE_SECONDS = 0.05
+"""In which most turns come; meanwhile, nobody looks whether the client has hung up."""
+_INTERIM_SECONDS = 15.0
+"""From one interim answer to the next: the shortest read time-outs in use are 30 seconds."""
+_KEPT_SECONDS = 30.0
+"""How long a place is kept for a client that comes again: in between, SDKs pause for up to 20 s."""
+
+
+class StaleError(Exception):
+    """Raised where a client has to sign its request again; its place is kept."""
+
+
+class _Place:
+    """A place in line, whose client is to come again.
+
+    If its turn comes meanwhile, that is for others: the client will go before all who wait then.
+
+    Args:
+        ask: the request at the hub.
+    """
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._missed = False
+        ask.turn.add_done_callback(self._give_back)
+
+    def take_up(self, call: Call, hub: HubClient) -> Ask:
+        """Return the request at the hub, now that its client is there again."""
+        self._ask.turn.remove_done_callback(self._give_back)
+        return hub.ask(call, again=True) if self._missed else self._ask
+
+    def give_up(self) -> None:
+        """Leave the line."""
+        if not self._missed:
+            self._ask.leave()
+
+    def _give_back(self, turn: asyncio.Future[None]) -> None:
+        # Refused ones are refused once more, when the client comes.
+        if not turn.cancelled() and turn.exception() is None:
+            self._missed = True
+            self._ask.leave()
+
+
+class Turns:
+    """Asks the hub for all requests, and keeps places.
+
+    Args:
+        hub: which is asked.
+    """
+
+    def __init__(self, hub: HubClient) -> None:
+        self._hub = hub
+        self._signatures = Signatures()
+        self._kept: dict[Hashable, deque[tuple[_Place, asyncio.TimerHandle]]] = {}
+
+    async def wait(self, call: Call, request: Request, link: Link) -> Ask:
+        """Wait for a turn; return it. Cancelled, the request leaves the line.
+
+        Args:
+            call: what the request is.
+            request: which.
+            link: to its client.
+
+        Raises:
+            NotPacedError: the hub refuses, or cannot be asked.
+            GoneError: the client has hung up, and the request left the line.
+            StaleError: the signature is about to be too old.
+        """
+        validity = self._signatures.validity_of(request, time.time())
+        key = _key_of(call, request)
+        place = self._taken_up(key)
+        ask = self._hub.ask(call) if place is None else place.take_up(call, self._hub)
+        try:
+            await asyncio.wait([ask.turn], timeout=_AT_ONCE_SECONDS)
+            if not ask.turn.done():
+                await self._wait_long(ask, validity, link)
+            if ask.turn.done():
+                ask.turn.result()
+                if validity is None or time.time() <= validity.ends:
+                    return ask
+        except BaseException:
+            ask.leave()
+            raise
+        # Its turn has not come yet, or in the very moment in which the signature grew too old.
+        self._keep(key, _Place(ask))
+        raise StaleError
+
+    async def _wait_long(self, ask: Ask, validity: Validity | None, link: Link) -> None:
+        """Return once the turn has come, or the signature has to be made again."""
+        gone = asyncio.create_task(link.gone())
+        try:
+            while not ask.turn.done():
+                left = math.inf if validity is None else validity.waits_until - time.time()
+                if left <= 0:
+                    return
+                pause = min(left, _INTERIM_SECONDS)
+                await asyncio.wait({ask.turn, gone}, timeout=pause, return_when="FIRST_COMPLETED")
+                if gone.done():
+                    gone.result()  # raises
+                if not ask.turn.done() and pause < left:
+                    await link.go_on()
+        finally:
+            # Before anything else is read from the client.
+            gone.cancel()
+            await asyncio.wait({gone})
+
+    def _taken_up(self, key: Hashable) -> _Place | None:
+        """Return the place that was kept for a request, the one that is kept for longest."""
+        places = self._kept.get(key)
+        if not places:
+            return None
+        place, timer = places.popleft()
+        timer.cancel()
+        if not places:
+            del self._kept[key]
+        return place
+
+    def _keep(self, key: Hashable, place: _Place) -> None:
+        def give_up() -> None:
+            # The timers of a key run out in the order in which its places were kept.
+            given_up = self._taken_up(key)
+            if given_up is not None:
+                given_up.give_up()
+
+        timer = asyncio.get_running_loop().call_later(_KEPT_SECONDS, give_up)
+        self._kept.setdefault(key, deque()).append((place, timer))
+
+
+def _key_of(call: Call, request: Request) -> Hashable:
+    """Return what the tries of one call have in common."""
+    mark = request.headers.get("amz-sdk-invocation-id")
+    if mark:
+        return mark
+    counts = frozenset(call.parameters.items())
+    return call.service, call.operation, call.region, call.key, counts

@@ -1,0 +1,225 @@
+"""Connections to the servers, kept for the next request: a waiting one needs none yet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import time
+from collections import Counter, defaultdict, deque
+from typing import TYPE_CHECKING, TypeAlias
+
+import anyio
+import h11
+from anyio.abc import SocketAttribute
+from anyio.streams.tls import TLSStream
+
+from aioapiqueue.gateway._link import Link
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from anyio.abc import ByteStream
+
+    from aioapiqueue.gateway._link import Headers
+    from aioapiqueue.gateway._parents import Origin, Parent, Parents
+
+__all__ = ["Dial", "Upstream", "connect_tcp"]
+
+Dial: TypeAlias = "Callable[[str, int], Awaitable[ByteStream]]"
+
+_HTTP_PORT = 80
+_CONNECT_SECONDS = 60.0
+_IDLE_SECONDS = 15.0
+"""AWS closes connections that have been idle for 20 seconds or more, depending on the service."""
+_MOST_IDLE = 64
+"""Connections to one server that are kept."""
+
+
+async def connect_tcp(host: str, port: int) -> ByteStream:
+    """Connect to a server, whichever of its addresses answers first.
+
+    Raises:
+        OSError: none does.
+    """
+    return await anyio.connect_tcp(host, port)
+
+
+class Upstream:
+    """Makes and keeps connections.
+
+    Args:
+        context: verifies servers.
+        parents: which proxy there is on the way to them.
+        dial: makes a connection.
+    """
+
+    def __init__(
+        self, context: ssl.SSLContext, parents: Parents, *, dial: Dial = connect_tcp
+    ) -> None:
+        self._context = context
+        self._parents = parents
+        self._dial = dial
+        self._idle: defaultdict[Origin, deque[tuple[float, Link]]] = defaultdict(deque)
+        self._in_use: Counter[Origin] = Counter()
+        self._first: dict[Origin, asyncio.Task[None]] = {}
+        """What makes the first connection to a server."""
+
+    async def reach(self, origin: Origin) -> None:
+        """Wait until there is a connection to a server, so that a turn is not lost on the way.
+
+        All who wait for the first one wait for the same; cancelled, one leaves it to the others.
+
+        Raises:
+            OSError: it cannot be reached, or its certificate cannot be verified.
+        """
+        if self._idle[origin] or self._in_use[origin]:
+            return
+        first = self._first.get(origin)
+        if first is None:
+            first = self._first[origin] = asyncio.create_task(self._make_first(origin))
+            first.add_done_callback(lambda _: self._first.pop(origin))
+        await asyncio.shield(first)
+
+    async def _make_first(self, origin: Origin) -> None:
+        link = Link(await self._connect(origin), client=True)
+        self._idle[origin].append((time.monotonic(), link))
+
+    async def take(self, origin: Origin) -> Link:
+        """Return a connection to a server: one that was kept, or a new one.
+
+        Raises:
+            OSError: it cannot be reached, or its certificate cannot be verified.
+        """
+        kept = self._idle[origin]
+        while kept:
+            since, link = kept.pop()  # the last one used: the others may grow old
+            if time.monotonic() - since < _IDLE_SECONDS and _is_quiet(link):
+                self._in_use[origin] += 1
+                return link
+            await link.aclose()
+        link = Link(await self._connect(origin), client=True)
+        self._in_use[origin] += 1
+        return link
+
+    async def give_back(self, origin: Origin, link: Link, *, whole: bool) -> None:
+        """Keep a connection for the next request, if it can have one; close it otherwise.
+
+        Args:
+            origin: where it leads.
+            link: which; `take` has returned it.
+            whole: whether its last answer has been read to the end.
+        """
+        self._in_use[origin] -= 1
+        if not self._in_use[origin]:
+            del self._in_use[origin]
+        kept = self._idle[origin]
+        if whole and len(kept) < _MOST_IDLE and link.next_cycle():
+            kept.append((time.monotonic(), link))
+        else:
+            await link.aclose()
+
+    async def close_old(self) -> None:
+        """Close connections that nobody has used for a while."""
+        oldest = time.monotonic() - _IDLE_SECONDS
+        for origin, kept in list(self._idle.items()):
+            while kept and kept[0][0] < oldest:
+                await kept.popleft()[1].aclose()
+            if not kept:
+                del self._idle[origin]
+
+    def addressed(
+        self, origin: Origin, method: bytes, target: bytes, headers: Headers
+    ) -> h11.Request:
+        """Return a request as the one at the other end of a connection wants it.
+
+        A proxy that is asked for a host without TLS wants a whole URL, and its own password.
+        """
+        parent = None if origin.tls else self._parents.of(origin, tunnel=False)
+        if parent is not None:
+            port = "" if origin.port == _HTTP_PORT else f":{origin.port}"
+            host = f"[{origin.host}]" if ":" in origin.host else origin.host
+            target = f"http://{host}{port}".encode() + target
+            headers = [*headers, *parent.headers]
+        return h11.Request(method=method, target=target, headers=headers)
+
+    async def tunnel(self, origin: Origin) -> ByteStream:
+        """Return a connection to a host, whatever is to go over it.
+
+        Raises:
+            OSError: it cannot be reached.
+        """
+        with _at_most(_CONNECT_SECONDS, origin.host):
+            parent = self._parents.of(origin, tunnel=True)
+            if parent is None:
+                return await self._dial(origin.host, origin.port)
+            stream = await self._to(parent)
+            try:
+                await _tunnel(stream, parent, origin)
+            except BaseException:  # cancelled, too
+                await anyio.aclose_forcefully(stream)
+                raise
+            return stream
+
+    async def _connect(self, origin: Origin) -> ByteStream:
+        if origin.tls:
+            stream = await self.tunnel(origin)
+            with _at_most(_CONNECT_SECONDS, origin.host):
+                return await self._secured(stream, origin.host)
+        with _at_most(_CONNECT_SECONDS, origin.host):
+            parent = self._parents.of(origin, tunnel=False)
+            if parent is None:
+                return await self._dial(origin.host, origin.port)
+            return await self._to(parent)
+
+    async def _to(self, parent: Parent) -> ByteStream:
+        stream = await self._dial(parent.host, parent.port)
+        return await self._secured(stream, parent.host) if parent.tls else stream
+
+    async def _secured(self, stream: ByteStream, host: str) -> ByteStream:
+        try:
+            return await TLSStream.wrap(
+                stream, hostname=host, ssl_context=self._context, standard_compatible=False
+            )
+        except (anyio.EndOfStream, anyio.BrokenResourceError):
+            raise ConnectionResetError(f"{host} has hung up") from None
+        except BaseException:  # cancelled, too; `wrap` has closed it in some cases only
+            await anyio.aclose_forcefully(stream)
+            raise
+
+
+async def _tunnel(stream: ByteStream, parent: Parent, origin: Origin) -> None:
+    link = Link(stream, client=True)
+    netloc = origin.netloc.encode()
+    headers = [(b"Host", netloc), *parent.headers]
+    await link.send(
+        h11.Request(method="CONNECT", target=netloc, headers=headers), h11.EndOfMessage()
+    )
+    name = f"the proxy {parent.host}:{parent.port}"
+    try:
+        answer = await link.event()
+    except h11.RemoteProtocolError:
+        raise OSError(f"{name} does not answer as one") from None
+    if not isinstance(answer, h11.Response):
+        raise OSError(f"{name} has hung up")
+    if not 200 <= answer.status_code < 300:  # noqa: PLR2004 - HTTP's
+        raise OSError(f"{name} answers {answer.status_code}")
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float, host: str) -> Iterator[None]:
+    """Give up after some seconds, with an error that names the host."""
+    try:
+        with anyio.fail_after(seconds):
+            yield
+    except TimeoutError:
+        raise TimeoutError(f"{host} has not answered for {seconds:g} s") from None
+
+
+def _is_quiet(link: Link) -> bool:
+    """Return whether nothing has come on a connection: it would be its end."""
+    polled = select.poll()
+    raw = link.stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
+    polled.register(raw.fileno(), select.POLLIN)
+    return not polled.poll(0)

@@ -1,0 +1,138 @@
+"""The gateway's process: `aioapiqueue run` starts it, and it ends with the run or with its hub.
+
+It reads its settings, one JSON object a line, from stdin, and goes on until that is closed. To
+stdout it writes a line once it listens, and one with what it has counted at its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import anyio
+from anyio.abc import SocketAttribute
+
+from aioapiqueue.gateway._authority import Authority
+from aioapiqueue.gateway._counts import Counts
+from aioapiqueue.gateway._exchange import Exchanges
+from aioapiqueue.gateway._hosts import opened_domains
+from aioapiqueue.gateway._hub_client import HubClient, NotPacedError
+from aioapiqueue.gateway._parents import Parents
+from aioapiqueue.gateway._server import Server
+from aioapiqueue.gateway._trust import context_for, trusted_by_user
+from aioapiqueue.gateway._upstream import Upstream
+from aioapiqueue.hub._socket import raise_file_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from anyio.abc import SocketListener
+
+__all__ = ["Settings", "main", "serve"]
+
+_BACKLOG = 1024
+_LAST_SECONDS = 0.5
+"""In which requests are still answered at the end."""
+
+
+class Settings(NamedTuple):
+    """What a gateway is to do.
+
+    Attributes:
+        hub: the path of the hub's socket.
+        folder: a private one, where it writes what programs are to trust.
+        token: the password of the run's programs.
+        mark: what the hook in Python adds to requests that have had their turn.
+    """
+
+    hub: str
+    folder: str
+    token: str
+    mark: str
+
+
+def main() -> None:
+    """Run the process, until its stdin is closed or its hub is gone."""
+    os.umask(0o077)
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP):
+        # It ends with the run, which may have its program go on for a while.
+        signal.signal(number, signal.SIG_IGN)
+    raise_file_limit()
+    try:
+        asyncio.run(_main())
+    except (NotPacedError, OSError, ValueError) as error:
+        sys.exit(str(error))
+
+
+async def _main() -> None:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    settings = Settings(**json.loads(await reader.readline()))
+    ended = asyncio.create_task(reader.read())
+    try:
+        await serve(settings, os.environ, _report, ended)
+    finally:
+        transport.close()
+
+
+def _report(**message: object) -> None:
+    with contextlib.suppress(OSError):  # of a run that was killed
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+
+
+async def serve(
+    settings: Settings,
+    environ: Mapping[str, str],
+    report: Callable[..., None],
+    ended: asyncio.Future[Any],
+) -> None:
+    """Serve until the run has ended, or its hub is lost; requests that wait are refused then.
+
+    Args:
+        settings: what to do.
+        environ: the user's environment: proxies, and which certificates are trusted.
+        report: is called with what the run has to know.
+        ended: is done once the run has ended.
+
+    Raises:
+        NotPacedError: the hub cannot be asked.
+        ValueError: something in the environment is not understood.
+    """
+    trusted = trusted_by_user(environ)
+    upstream = Upstream(context_for(trusted), Parents(environ))
+    authority = Authority(opened_domains())
+    bundle = Path(settings.folder) / "ca-bundle.pem"
+    bundle.write_text(trusted + authority.pem)
+    counts = Counts()
+    hub = HubClient(settings.hub)
+    await hub.open()
+    try:
+        exchanges = Exchanges(hub, upstream, counts, mark=settings.mark)
+        server = Server(authority, exchanges, upstream, counts, token=settings.token)
+        listeners = await anyio.create_tcp_listener(
+            local_host="127.0.0.1", backlog=_BACKLOG, reuse_port=False
+        )
+        listener = cast("SocketListener", listeners.listeners[0])
+        port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
+        async with anyio.create_task_group() as group:
+            group.start_soon(server.serve, listener)
+            report(port=port, bundle=str(bundle))
+            lost = asyncio.create_task(hub.lost.wait())
+            await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)
+            await hub.aclose()
+            with anyio.move_on_after(_LAST_SECONDS):
+                await exchanges.all_answered()
+            group.cancel_scope.cancel()
+    finally:
+        await hub.aclose()
+        report(counts=counts.as_json())
