@@ -19,6 +19,7 @@ from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import NoCheck, number
 from aioapiqueue.cli.run._errors import NotStarted
 from aioapiqueue.cli.run._gates import Gate, judge, read_gate
+from aioapiqueue.cli.run._gateway import is_installed
 from aioapiqueue.cli.run._html_report import html_report
 from aioapiqueue.cli.run._json_report import json_report
 from aioapiqueue.cli.run._launch import examine
@@ -46,6 +47,8 @@ from aioapiqueue.registry._report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from aioapiqueue.cli.run._launch import Launch
 
 __all__ = ["run"]
 
@@ -113,6 +116,15 @@ def run(
             metavar="GATE",
             help='Exit with 5 instead of 0 if METRIC [OP VALUE]: "throttled", "failed > 1%", '
             '"wait p99 > 30", "unused", "unpaced". May be repeated. See docs/run.md.',
+        ),
+    ] = None,
+    any_: Annotated[
+        bool | None,
+        typer.Option(
+            "--any/--no-any",
+            help="Pace programs in any language, through a proxy. Default: if COMMAND is not "
+            "Python. Needs the extra gateway. See docs/run.md.",
+            show_default=False,
         ),
     ] = None,
     private: Annotated[
@@ -214,6 +226,8 @@ def run(
         ("--grace", None if grace == _GRACE else f"{grace:g}"),
         ("--fail-on", *(fail_on or ())),
         no_check=no_check,
+        any=any_ is True,
+        no_any=any_ is False,
         private=private,
         adaptive=adaptive,
         allow_inactive=allow_inactive,
@@ -237,6 +251,7 @@ def run(
         launch = examine(command)
     except NotStarted as error:
         refuse(str(error), error.code)
+    gateway = _gateway(launch, wanted=any_)
     try:
         files = OutputFiles.open(json_file, log, report)
     except Unwritable as error:
@@ -259,6 +274,7 @@ def run(
         options=options,
         by_default=nothing,
         changes=changes,
+        gateway=gateway,
     )
     if nothing:
         plan.log.say(wrapped(_NO_LIMIT))
@@ -349,6 +365,18 @@ def _repeated(*options: tuple[object, ...], **flags: bool) -> list[str]:
         for part in (str(name), str(value))
     ]
     return found + [f"--{name.replace('_', '-')}" for name, given in flags.items() if given]
+
+
+def _gateway(launch: Launch, *, wanted: bool | None) -> bool:
+    """Return whether what is not Python is paced, too; refuse what cannot be."""
+    if wanted is None:
+        return not launch.python and is_installed()
+    if wanted and not is_installed():
+        refuse(
+            "--any needs cryptography and h11, which are not installed: pip install "
+            "'aioapiqueue[gateway]' (with pipx: pipx inject aioapiqueue cryptography h11)"
+        )
+    return wanted
 
 
 def _name_of(command: list[str]) -> str:

@@ -66,6 +66,7 @@ def json_report(plan: Plan, outcome: Outcome, code: int) -> dict[str, Any]:
         "limits": plan.limits,
         "shared": outcome.shared,
         "on_host": outcome.on_host,
+        "gateway": outcome.gateway,
         "waits": percentiles(waits),
         "services": [
             _picked(row.total, "service", "paced", "calls", "peak")

@@ -44,6 +44,7 @@ class Plan:
         options: ours, of limits and how they are kept, for a run that is to do the same.
         by_default: whether the limits are those without an option.
         changes: observes what makes the queues of the registry faster or slower; None: nothing.
+        gateway: pace what is not Python, too.
     """
 
     command: Sequence[str]
@@ -62,6 +63,7 @@ class Plan:
     options: Sequence[str] = ()
     by_default: bool = False
     changes: Changes | None = None
+    gateway: bool = False
 
 
 @dataclasses.dataclass
@@ -81,6 +83,7 @@ class Outcome:
         inactive: those that were found not to be paced.
         shared: what there was with the shared server, as JSON has it; None without one.
         on_host: what there was with others of this host, as JSON has it; None: nothing is shared.
+        gateway: what the gateway has counted, as JSON has it; None: there was none.
     """
 
     code: int | None = None
@@ -95,3 +98,4 @@ class Outcome:
     inactive: list[Inactive] = dataclasses.field(default_factory=list)
     shared: dict[str, Any] | None = None
     on_host: dict[str, Any] | None = None
+    gateway: dict[str, Any] | None = None

@@ -18,6 +18,7 @@ from aioapiqueue.cli.run._advice import (
 from aioapiqueue.cli.run._errors import ExitCode
 from aioapiqueue.cli.run._figures import dry_run_table, rows, table, total_of
 from aioapiqueue.cli.run._gates import Measured
+from aioapiqueue.cli.run._gateway import is_installed
 from aioapiqueue.cli.run._limits_in_words import named
 from aioapiqueue.cli.run._unused import unused
 from aioapiqueue.hub import OTHERS
@@ -74,10 +75,14 @@ def opening(plan: Plan) -> str:
             else f"shared through {plan.shared}; while it cannot be reached, "
             f"{plan.shared.meanwhile}"
         )
-    if not plan.launch.python:
-        done = "counted" if plan.dry_run else "paced"
+    done = "counted" if plan.dry_run else "paced"
+    if plan.gateway:
+        lines.append(f"what is not Python is {done} where it uses the proxy of its environment")
+    elif not plan.launch.python:
+        remedy = "" if is_installed() else " (the rest needs pip install 'aioapiqueue[gateway]')"
         lines.append(
             f"{plan.launch.name} is not Python: only what it starts that is Python is {done}"
+            + remedy
         )
     return "\n".join(map(wrapped, lines))
 
@@ -134,8 +139,15 @@ def verdict(plan: Plan, outcome: Outcome) -> int:
 
 def not_paced(plan: Plan, outcome: Outcome) -> int:
     """Return how many Pythons were not paced; 1 where nothing was, whatever there was."""
-    all_together = not outcome.processes or _brings_its_own(plan, outcome)
-    return max(len(outcome.inactive), int(all_together))
+    nobody = not outcome.processes or _brings_its_own(plan, outcome)
+    all_together = nobody and not (outcome.gateway and outcome.gateway["connections"])
+    return max(_inactive(outcome), int(all_together))
+
+
+def _inactive(outcome: Outcome) -> int:
+    """Return how many Pythons were not paced."""
+    # Where others than our hook have called through the gateway, it is taken that these are they.
+    return 0 if outcome.gateway and outcome.gateway["calls"] else len(outcome.inactive)
 
 
 def measure(plan: Plan, outcome: Outcome) -> Measured:
@@ -256,20 +268,52 @@ def _gates(outcome: Outcome) -> Iterator[str]:
 def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:
     """Yield what was not paced of a program that has ended by itself."""
     processes, inactive = outcome.processes, outcome.inactive
-    if not processes:
+    if plan.gateway:
+        yield from _of_gateway(outcome)
+    elif not processes:
         yield (
             "WARNING: NOTHING WAS PACED: no Python activated the pacing. Only Python programs, "
-            "from Python 3.9 on, can be paced, and those started with -I, -E or -S cannot."
+            "from Python 3.9 on, can be paced without --any, and those started with -I, -E or -S "
+            "cannot."
         )
+    if not _inactive(outcome):
+        inactive = []
     for one in inactive[:MAX_LISTED]:
         since = " FROM THE START" if one.why is Why.LATE else ""
         yield f"WARNING: NOT PACED{since}: {one.command or plan.launch.name} (process {one.pid})"
     if len(inactive) > MAX_LISTED:
         yield f"WARNING: NOT PACED: {len(inactive) - MAX_LISTED:,} more"
+    if plan.gateway:
+        return
     if processes and _brings_its_own(plan, outcome):
         yield f"WARNING: NOTHING WAS PACED: {_AWS_CLI}"
     elif processes and not any(process.botocore for process in processes):
         yield "no process that can be paced has used botocore: nothing was paced"
+
+
+def _of_gateway(outcome: Outcome) -> Iterator[str]:
+    """Yield what the gateway has seen, and what it has not."""
+    seen = outcome.gateway
+    if seen is None:
+        return
+    if not outcome.processes and not seen["connections"]:
+        yield (
+            "WARNING: NOTHING WAS PACED: nothing has come to the proxy that HTTPS_PROXY names, and "
+            "no Python activated the pacing. Either there was no call, or the program ignores "
+            "proxies: see docs/run.md"
+        )
+    elif not outcome.processes and not seen["calls"]:
+        yield "no call to AWS has come to the gateway: nothing was paced"
+    if outcome.inactive and seen["calls"]:
+        yield (
+            f"{pluralize(len(outcome.inactive), 'Python')} did not activate the pacing: what they "
+            "called came to the gateway, unless they ignore proxies"
+        )
+    for host, calls in list(seen["unknown_hosts"].items())[:MAX_LISTED]:
+        yield (
+            f"WARNING: REFUSED: {pluralize(calls, 'request')} to {host}: which calls of AWS these "
+            "are is not known"
+        )
 
 
 def _of_others(delays: Sequence[Mapping[str, Any]]) -> str:

@@ -19,6 +19,7 @@ from aioapiqueue.cli._console import MAX_LISTED, PREFIX, WIDTH, wrapped
 from aioapiqueue.cli.run._activation import Activation, Why
 from aioapiqueue.cli.run._errors import ExitCode, NotStarted
 from aioapiqueue.cli.run._estimate import PacedEstimate
+from aioapiqueue.cli.run._gateway import Gateway
 from aioapiqueue.cli.run._model import Outcome
 from aioapiqueue.cli.run._program import Program, Signals
 from aioapiqueue.cli.run._progress import Progress
@@ -91,15 +92,17 @@ class _Opened(NamedTuple):
         hub: which listens.
         socket: the device and the inode of its own socket.
         environment: what the program gets.
+        gateway: for what is not Python; None without one.
     """
 
     hub: Hub
     socket: tuple[int, int]
     environment: dict[str, str]
+    gateway: Gateway | None
 
 
 async def _open(plan: Plan, recorder: Recorder, stack: contextlib.AsyncExitStack) -> _Opened:
-    """Open the hub until the stack is closed."""
+    """Open the hub, and the gateway to it, until the stack is closed."""
     if plan.shared is not None and not plan.dry_run:
         await stack.enter_async_context(plan.shared.open(plan.registry, plan.log.say))
     if plan.on_host is not None:
@@ -111,7 +114,11 @@ async def _open(plan: Plan, recorder: Recorder, stack: contextlib.AsyncExitStack
         await stack.enter_async_context(hub)
         # The program has no use for the server's password.
         kept = {name: os.environ[name] for name in os.environ if name != SHARED_VARIABLE}
-        return _Opened(hub, _identity(hub.path), kept | hub.environment)
+        environment, gateway = kept | hub.environment, None
+        if plan.gateway:
+            gateway = await stack.enter_async_context(Gateway(hub.path, directory))
+            environment |= gateway.environment(kept)
+        return _Opened(hub, _identity(hub.path), environment, gateway)
     except (OSError, RuntimeError, ValueError) as error:
         why = f"the hub cannot be opened, nothing was started: {error}"
         raise NotStarted(wrapped(why)) from None
@@ -126,6 +133,7 @@ class _Run:
         self._plan = plan
         self._hub = opened.hub
         self._socket = opened.socket
+        self._gateway = opened.gateway
         self._program = program
         self._outcome = outcome
         self._line = line
@@ -142,6 +150,8 @@ class _Run:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._watch_activation)
                 group.start_soon(self._watch_hub)
+                if self._gateway is not None:
+                    group.start_soon(self._watch_gateway, self._gateway)
                 if self._plan.live:
                     group.start_soon(self._show)
                 if self._plan.each_minute:
@@ -157,6 +167,9 @@ class _Run:
             # Cancelled here as well: without us, nothing is paced.
             await self._stop()
         outcome.code = await self._program.wait()
+        if self._gateway is not None:
+            await self._gateway.end()
+            outcome.gateway = self._gateway.counts
         now = time.monotonic()
         outcome.seconds = now - outcome.recorder.series.began
         if outcome.recorder.estimate is not None:
@@ -178,6 +191,8 @@ class _Run:
             # One that is late is paced by now.
             fatal = inactive.program or inactive.why is Why.EXEC
             stop = fatal and inactive.why is not Why.LATE and not plan.allow_inactive
+            if self._gateway is not None:
+                continue  # what the gateway has seen tells, at the end
             if stop or len(found) <= MAX_LISTED:
                 plan.log.say(about(inactive, plan.launch.name, stopped=stop))
             if stop:
@@ -195,6 +210,12 @@ class _Run:
                     why = f"something else has taken the place of {socket}"
             except OSError:
                 why = f"{socket} is gone"
+        self._fail(wrapped(f"{why}; the program is stopped"))
+        await self._stop()
+
+    async def _watch_gateway(self, gateway: Gateway) -> None:
+        """End the program if the gateway is gone: somebody else may listen there then."""
+        why = await gateway.broken()
         self._fail(wrapped(f"{why}; the program is stopped"))
         await self._stop()
 

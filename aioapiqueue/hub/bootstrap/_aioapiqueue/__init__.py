@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 HUB = os.environ.get("AIOAPIQUEUE_HUB", "")
+MARK = os.environ.get("AIOAPIQUEUE_MARK", "")
+"""What the run's gateway knows requests by that have had their turn; "" without one."""
 VERSION = 2
 """Of the protocol."""
 _CONNECT_SECONDS = 5.0

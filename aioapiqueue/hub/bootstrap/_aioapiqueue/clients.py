@@ -13,7 +13,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from inspect import isawaitable
 from typing import Any
 
-from . import process
+from . import MARK, process
 from .attempts import Attempt, Call, current, text
 from .threads import ThreadAttempt
 
@@ -104,8 +104,10 @@ class _Handlers:
         }
         return self._attempt.drive(self._attempt().start(fields, call))
 
-    def _sending(self, **_: object) -> None:
-        """Note that the attempt has been signed."""
+    def _sending(self, request: Any = None, **_: object) -> None:
+        """Note that the attempt has been signed, and has had its turn."""
+        if MARK and request is not None:
+            request.headers["x-aioapiqueue-asked"] = MARK  # taken off by the run's gateway
         call = current.get()
         if call is not None and call.attempt is not None:
             call.attempt.signing.discard(call.attempt)

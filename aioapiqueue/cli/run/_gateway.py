@@ -1,0 +1,133 @@
+"""The gateway of a run: a process beside the program, for what no hook in Python reaches."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import secrets
+import sys
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from aioapiqueue.cli._console import wrapped
+from aioapiqueue.cli.run._errors import NotStarted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+__all__ = ["Gateway", "is_installed"]
+
+_READY_SECONDS = 30.0  # it takes half a second
+_END_SECONDS = 5.0
+
+
+def is_installed() -> bool:
+    """Return whether the extra is there."""
+    return all(importlib.util.find_spec(name) for name in ("cryptography", "h11"))
+
+
+class Gateway:
+    """A gateway's process; an async context manager, which runs inside.
+
+    Args:
+        hub: the path of the hub's socket.
+        folder: a private one.
+
+    Raises:
+        NotStarted: it does not start; the message says why.
+    """
+
+    def __init__(self, hub: Path, folder: Path) -> None:
+        self._settings = {
+            "hub": str(hub),
+            "folder": str(folder),
+            "token": secrets.token_urlsafe(24),
+            "mark": secrets.token_urlsafe(24),
+        }
+        self._log = folder / "gateway.log"
+        self._ready: dict[str, Any] = {}
+        self.counts: dict[str, Any] | None = None
+        """What it has counted, once it has ended in order."""
+
+    async def __aenter__(self) -> Self:
+        # -P: without the folder that run was started in, which may have a module of any name. In a
+        # session of its own: the keys of a terminal are for the program.
+        with self._log.open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "aioapiqueue.gateway"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._stdin = cast("asyncio.StreamWriter", self._process.stdin)
+        self._stdout = cast("asyncio.StreamReader", self._process.stdout)
+        try:
+            await self._start()
+        except BaseException:  # cancelled, too
+            await self.end()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.end()
+
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables that a program gets beside those of `environ`, or in their place."""
+        from aioapiqueue.gateway.environment import environment_of  # noqa: PLC0415 - the extra
+
+        return environment_of(
+            environ,
+            port=self._ready["port"],
+            token=self._settings["token"],
+            mark=self._settings["mark"],
+            bundle=self._ready["bundle"],
+        )
+
+    async def broken(self) -> str:
+        """Wait until it has ended though it should not have; return why."""
+        await self._process.wait()
+        return f"the gateway has ended: {self._last_words()}"
+
+    async def end(self) -> None:
+        """End it, and note what it has counted. Cancelled, it is killed."""
+        process = self._process
+        self._stdin.close()
+        try:
+            async with asyncio.timeout(_END_SECONDS):
+                for line in (await self._stdout.read()).splitlines():
+                    self.counts = json.loads(line).get("counts", self.counts)
+                await process.wait()
+        except (TimeoutError, ValueError):
+            pass  # there are no counts
+        finally:
+            if process.returncode is None:
+                process.kill()
+        await process.wait()
+
+    async def _start(self) -> None:
+        with contextlib.suppress(ConnectionError):  # it has ended; its last words say why
+            self._stdin.write(json.dumps(self._settings).encode() + b"\n")
+            await self._stdin.drain()
+        line = b""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_READY_SECONDS):
+                line = await self._stdout.readline()
+        if not line:
+            await self.end()
+            why = f"the gateway does not start, nothing was started: {self._last_words()}"
+            raise NotStarted(wrapped(why))
+        self._ready = json.loads(line)
+
+    def _last_words(self) -> str:
+        """Return what it has written last: a message, or the end of a traceback."""
+        lines = self._log.read_text("utf-8", "replace").strip().splitlines()
+        return lines[-1] if lines else f"exit code {self._process.returncode}"

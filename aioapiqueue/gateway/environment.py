@@ -1,0 +1,48 @@
+"""What programs need in their environment to come to the gateway, and to trust it.
+
+Each row of docs/run.md's table of programs is because of one of these.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aioapiqueue.gateway._trust import BUNDLE_VARIABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["MARK_VARIABLE", "environment_of"]
+
+MARK_VARIABLE = "AIOAPIQUEUE_MARK"
+"""What the hook in Python adds to requests that have had their turn, so that none has two."""
+
+_PROXY = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
+_NO_PROXY = ("NO_PROXY", "no_proxy")
+# This host, and where credentials of instances, containers and pods come from: no quota of AWS's.
+_DIRECT = "localhost,127.0.0.1,::1,169.254.169.254,169.254.170.2,169.254.170.23,fd00:ec2::254"
+_NODE_HOOK = Path(__file__).with_name("node_hook.cjs")
+
+
+def environment_of(
+    environ: Mapping[str, str], *, port: int, token: str, mark: str, bundle: str
+) -> dict[str, str]:
+    """Return the variables that a program gets beside those of `environ`, or in their place.
+
+    Args:
+        environ: what it would get without them.
+        port: at which the gateway listens.
+        token: the gateway's password.
+        mark: by which the gateway knows what our hook in Python has asked for.
+        bundle: the path of the certificates that the program is to trust.
+    """
+    found = dict.fromkeys(_PROXY, f"http://run:{token}@127.0.0.1:{port}")
+    # Never the user's: ".amazonaws.com" in it would switch everything off. The gateway keeps to it.
+    found |= dict.fromkeys(_NO_PROXY, _DIRECT)
+    found |= dict.fromkeys((*BUNDLE_VARIABLES, "NODE_EXTRA_CA_CERTS"), bundle)
+    hook = f"--require {json.dumps(str(_NODE_HOOK))}"
+    found["NODE_OPTIONS"] = f"{environ.get('NODE_OPTIONS', '')} {hook}".strip()
+    found[MARK_VARIABLE] = mark
+    return found

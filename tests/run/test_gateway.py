@@ -1,0 +1,506 @@
+"""Programs that our hook does not reach, with their real names of hosts, to an AWS that checks."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.company_proxy import CompanyProxy
+from tests.helpers.signed_aws import KEY, SECRET, Answered, SignedAws
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(os.name != "posix", reason="needs Unix domain sockets"),
+]
+
+HOST = "ec2.us-east-1.amazonaws.com"
+FORM = "Action=DescribeVolumes&Version=2016-11-15"
+CURL = (
+    "curl -sS -o /dev/null -w '%{http_code}\\n' --aws-sigv4 aws:amz:us-east-1:ec2 "
+    f'--user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" -d "{FORM}" https://{HOST}/'
+)
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+
+BOTO = """
+import boto3, sys
+from concurrent.futures import ThreadPoolExecutor
+ec2 = boto3.client("ec2")
+number = int(sys.argv[1])
+with ThreadPoolExecutor(number) as pool:
+    list(pool.map(lambda _: ec2.describe_volumes(), range(number)))
+"""
+SIGNED = """
+import botocore.session, sys
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+
+def signed(url="https://ec2.us-east-1.amazonaws.com/", service="ec2"):
+    credentials = botocore.session.get_session().get_credentials().get_frozen_credentials()
+    form = "application/x-www-form-urlencoded; charset=utf-8"
+    data = "Action=DescribeVolumes&Version=2016-11-15"
+    request = AWSRequest("POST", url, data=data, headers={"Content-Type": form})
+    SigV4Auth(credentials, service, "us-east-1").add_auth(request)
+    return request.url, dict(request.headers), request.data
+"""
+
+
+@dataclasses.dataclass
+class Network:
+    """AWS, and the company's proxy on the way to it."""
+
+    aws: SignedAws
+    proxy: CompanyProxy
+    environment: dict[str, str]
+
+
+@pytest.fixture
+def network(tmp_path):
+    """Give programs a way to AWS, as a company has it: by its proxy, with its own authority."""
+    with SignedAws() as aws, CompanyProxy(aws.port, aws.plain_port, user="me:p%40ss") as proxy:
+        authority = tmp_path / "company.pem"
+        aws.authority.cert_pem.write_to_path(authority)
+        yield Network(
+            aws,
+            proxy,
+            {
+                "AWS_ACCESS_KEY_ID": KEY,
+                "AWS_SECRET_ACCESS_KEY": SECRET,
+                "AWS_REGION": "us-east-1",
+                "AWS_DEFAULT_REGION": "us-east-1",
+                "SSL_CERT_FILE": str(authority),
+                "HTTPS_PROXY": proxy.url,
+                "HTTP_PROXY": proxy.url,
+                "NO_PROXY": "example.org,.internal",
+            },
+        )
+
+
+@pytest.fixture
+def paced(run, network, tmp_path):
+    """Run programs under `run --any`; returns what came of it and the figures."""
+
+    def start(*command, limit="ec2=10/s", options=(), env=None, **more):
+        file = tmp_path / "figures.json"
+        limits = ("--limit", limit, "--private", "--any", *options, "--json", file, "--")
+        ended = run(*limits, *command, env=network.environment | (env or {}), **more)
+        figures = json.loads(file.read_text()) if file.exists() else None
+        return ended, figures
+
+    return start
+
+
+def assert_paced(aws, number, interval=0.1):
+    """So many calls came within 5 % of the limit, and all of their signatures are right."""
+    times = sorted(one.at for one in aws.arrivals)
+    assert len(times) == number
+    assert not aws.wrong
+    ideal = (number - 1) * interval
+    late = 0.05 if number < 20 else 0.0  # of the first, on a busy machine
+    assert 0.95 * ideal - late <= times[-1] - times[0] <= 1.05 * ideal + 0.05
+    within = max(sum(0 <= other - at < 1 for other in times) for at in times)
+    assert within <= 1 / interval + 2
+
+
+def calls_of(figures):
+    """Return how many calls of each operation the run has counted."""
+    found = {}
+    for one in figures["figures"]:
+        name = f"{one['service']}.{one['operation']}"
+        found[name] = found.get(name, 0) + one["calls"]
+    return found
+
+
+@needs_curl
+def test_curl_is_paced(paced, network, run):
+    """20 at once: at the limit, over a connection or two, with what the company's proxy wants."""
+    script = run.folder / "many.sh"
+    script.write_text(f"for i in $(seq 20); do {CURL} & done; wait\n")
+    ended, figures = paced("bash", script)
+    assert ended.code == 0
+    assert ended.out.split() == [b"200"] * 20
+    assert_paced(network.aws, 20)
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 20}
+    assert figures["gateway"]["calls"] == 20
+    assert network.aws.connections <= 3
+    assert f"CONNECT {HOST}:443 HTTP/1.1" in network.proxy.asked
+    assert "what is not Python is paced" in ended.words
+    assert not run.leftovers
+
+
+def test_python_is_counted_once(paced, network, run, python):
+    """The hook asks before the signature, and marks the request; the gateway does not ask again."""
+    program = run.folder / "boto.py"
+    program.write_text(BOTO)
+    ended, figures = paced(python, program, "10")
+    assert ended.code == 0
+    assert_paced(network.aws, 10)
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 10}
+    seen = figures["gateway"]
+    assert (seen["calls"], seen["asked_before"]) == (0, 10)
+    # The mark is for the gateway alone.
+    assert not any("aioapiqueue" in name for one in network.aws.arrivals for name in one.headers)
+
+
+@needs_curl
+def test_mixed_program_adds_up(paced, network, run, python):
+    """curl, boto3, and a Python without our hook, at once: one limit, and none is counted twice."""
+    program = run.folder / "boto.py"
+    program.write_text(BOTO)
+    script = run.folder / "mixed.sh"
+    curls = f"for i in $(seq 5); do {CURL} & done"
+    script.write_text(f"{curls}\n{python} {program} 10 &\n{python} -I {program} 5 &\nwait\n")
+    ended, figures = paced("bash", script)
+    assert ended.code == 0, ended.err
+    assert_paced(network.aws, 20)
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 20}
+    seen = figures["gateway"]
+    assert (seen["calls"], seen["asked_before"]) == (10, 10)
+
+
+@pytest.mark.parametrize("library", ["requests", "httpx", "urllib", "aiohttp"])
+def test_python_without_botocore(paced, network, run, python, library):
+    """Whatever sends it: libraries that use proxies, and trust what the environment names."""
+    program = run.folder / "client.py"
+    program.write_text(SIGNED + PROGRAMS[library])
+    ended, figures = paced(python, program, "4", limit="ec2=5/s")
+    assert ended.code == 0, ended.err
+    assert_paced(network.aws, 4, 0.2)
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 4}
+
+
+PROGRAMS = {
+    "requests": """
+import requests
+from concurrent.futures import ThreadPoolExecutor
+def call(_):
+    url, headers, data = signed()
+    requests.post(url, headers=headers, data=data, timeout=30).raise_for_status()
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(call, range(int(sys.argv[1]))))
+""",
+    "httpx": """
+import httpx
+from concurrent.futures import ThreadPoolExecutor
+client = httpx.Client(timeout=30)
+def call(_):
+    url, headers, data = signed()
+    client.post(url, headers=headers, content=data).raise_for_status()
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(call, range(int(sys.argv[1]))))
+""",
+    "urllib": """
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+def call(_):
+    url, headers, data = signed()
+    data = data if isinstance(data, bytes) else data.encode()
+    request = urllib.request.Request(url, headers=headers, data=data)
+    urllib.request.urlopen(request, timeout=30).read()
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(call, range(int(sys.argv[1]))))
+""",
+    "aiohttp": """
+import aiohttp, asyncio
+async def main():
+    async with aiohttp.ClientSession(trust_env=True) as session:
+        async def call():
+            url, headers, data = signed()
+            async with session.post(url, headers=headers, data=data) as answer:
+                answer.raise_for_status()
+        await asyncio.gather(*(call() for _ in range(int(sys.argv[1]))))
+asyncio.run(main())
+""",
+}
+
+NODE = """
+const https = require('node:https');
+const body = 'Action=DescribeVolumes&Version=2016-11-15';
+const options = { method: 'POST', host: 'HOST', agent: new https.Agent({ keepAlive: true }),
+  headers: { 'content-type': 'application/x-www-form-urlencoded', 'content-length': body.length } };
+const byHttps = () => new Promise((done, failed) => {
+  const request = https.request(options, (answer) => {
+    answer.resume().once('end', () => done(answer.statusCode)); });
+  request.once('error', failed);
+  request.end(body);
+});
+const byFetch = () => fetch('https://HOST/', { method: 'POST', body: new URLSearchParams(body) })
+  .then((answer) => answer.text().then(() => answer.status));
+Promise.all([byHttps(), byFetch(), byHttps(), byFetch()]).then(
+  (all) => { console.log(all.join(' ')); process.exit(0); },
+  (error) => { console.error(error); process.exit(1); });
+""".replace("HOST", HOST)
+
+
+@needs_node
+def test_node_is_paced(paced, network, run):
+    """Neither its https module nor its fetch uses a proxy by itself; our hook has both do so."""
+    program = run.folder / "calls.js"
+    program.write_text(NODE)
+    ended, figures = paced("node", program, limit="ec2=5/s")
+    assert (ended.code, ended.out) == (0, b"200 200 200 200\n"), ended.err
+    times = sorted(one.at for one in network.aws.arrivals)
+    assert len(times) == 4
+    assert 0.52 <= times[-1] - times[0] <= 0.7
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 4}
+
+
+def test_program_that_ignores_proxies(paced, network, run):
+    """Nothing has come to the gateway: a warning, and exit code 3 in place of a 0."""
+    program = run.folder / "ignores.sh"
+    program.write_text("env -u HTTPS_PROXY -u https_proxy true\n")
+    ended, figures = paced("bash", program)
+    assert ended.code == 3
+    assert "WARNING: NOTHING WAS PACED: nothing has come to the proxy" in ended.words
+    assert figures["gateway"]["connections"] == 0
+
+
+@needs_curl
+def test_only_programs_of_the_run_are_served(paced, network, run):
+    """Without the token: 407. A wrong one is no better, and nothing is sent."""
+    script = run.folder / "strangers.sh"
+    proxy = "${HTTPS_PROXY##*@}"
+    script.write_text(
+        f"curl -sS -o /dev/null -w '%{{http_connect}} ' -x http://{proxy} https://{HOST}/\n"
+        f"curl -sS -o /dev/null -w '%{{http_connect}} ' -x http://run:x@{proxy} https://{HOST}/\n"
+        f"curl -sS -o /dev/null -w '%{{http_code}}' -x http://{proxy} http://{HOST}/\n"
+    )
+    ended, figures = paced("bash", script)
+    assert ended.out == b"407 407 407"
+    assert not network.aws.arrivals
+    assert figures["gateway"]["connections"] == 0
+
+
+@needs_curl
+def test_hosts_of_others_are_not_looked_into(paced, network, run):
+    """The program sees the server's own certificate, as without us; what is sent is not counted."""
+    script = run.folder / "others.sh"
+    script.write_text(
+        "curl -sSv https://example.com/ 2>&1 >/dev/null | grep -c 'issuer.*trustme'\n"
+        f"curl -sSv -d '{FORM}' https://{HOST}/ 2>&1 >/dev/null | grep -c 'issuer.*aioapiqueue'\n"
+    )
+    ended, figures = paced("bash", script)
+    assert ended.out == b"1\n1\n"
+    assert figures["gateway"]["passed_by"] == {"example.com": 1}
+    assert figures["gateway"]["calls"] == 1
+
+
+@needs_curl
+def test_proxies_of_the_user_are_kept(paced, network, run):
+    """What NO_PROXY names is reached without the company's proxy; the program's own is ours."""
+    port = network.aws.plain_port
+    script = run.folder / "direct.sh"
+    script.write_text(
+        f"curl -sS -o /dev/null -w '%{{http_code}} ' -d x http://localhost:{port}/\n"
+        f"curl -sS -o /dev/null -w '%{{http_code}} ' -d x http://some.internal:{port}/\n"
+        "curl -sS -o /dev/null -w '%{http_code} ' -d x http://example.com/\n"
+        f"curl -sS -o /dev/null -w '%{{http_code}}' -d '{FORM}' http://{HOST}/\n"
+    )
+    ended, figures = paced("bash", script)
+    # some.internal has no address: the gateway did not ask the proxy for it.
+    assert ended.out == b"200 502 200 200"
+    assert [one.split()[1] for one in network.proxy.asked] == [
+        "http://example.com/",
+        f"http://{HOST}/",
+    ]
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 1}
+
+
+@needs_curl
+def test_server_is_verified_for_the_program(paced, network, run, tmp_path):
+    """By what the user trusts, and not by what the program is told to trust: nothing is sent."""
+    other = tmp_path / "other.pem"
+    type(network.aws.authority)().cert_pem.write_to_path(other)
+    script = run.folder / "call.sh"
+    script.write_text(f"curl -sS -w ' %{{http_code}}' -d '{FORM}' https://{HOST}/\n")
+    ended, figures = paced("bash", script, env={"SSL_CERT_FILE": str(other)})
+    assert ended.out.endswith(b" 502")
+    assert b"the certificate of ec2.us-east-1.amazonaws.com is not to be trusted" in ended.out
+    assert not network.aws.arrivals
+    assert figures["gateway"]["calls"] == 0
+
+
+@needs_curl
+def test_unknown_call_to_aws_is_refused(paced, network, run):
+    """Nothing is sent, and a warning names the host at the end."""
+    script = run.folder / "call.sh"
+    script.write_text("curl -sS -w ' %{http_code}' https://novelties.us-east-1.amazonaws.com/x\n")
+    ended, figures = paced("bash", script)
+    assert ended.out.endswith(b" 403")
+    assert b"which call of AWS a request to novelties.us-east-1.amazonaws.com is" in ended.out
+    assert not network.aws.arrivals
+    assert "REFUSED: 1 request to novelties.us-east-1.amazonaws.com" in ended.words
+    assert figures["gateway"]["unknown_hosts"] == {"novelties.us-east-1.amazonaws.com": 1}
+
+
+@needs_curl
+def test_throttled_answer_is_heard(paced, network, run):
+    """What AWS answers passes unchanged, and counts as what it is."""
+    error = (
+        b"<Response><Errors><Error><Code>RequestLimitExceeded</Code><Message>m</Message></Error>"
+        b"</Errors><RequestID>r</RequestID></Response>"
+    )
+    network.aws.answer = lambda _: Answered(503, error, (("Content-Type", "text/xml"),))
+    script = run.folder / "call.sh"
+    script.write_text(f"curl -sS -w ' %{{http_code}}' -d '{FORM}' https://{HOST}/\n")
+    ended, figures = paced("bash", script)
+    assert ended.out == error + b" 503"
+    (one,) = figures["figures"]
+    assert (one["throttled"], one["errors"]) == (1, 0)
+
+
+def gateways(parent=None):
+    """Return the process ids of gateways that run: of all runs, or of one."""
+    found = []
+    for place in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            words = (place / "cmdline").read_bytes().split(b"\0")
+            of = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"aioapiqueue.gateway" in words and parent in {None, of}:
+                found.append(int(place.name))
+    return found
+
+
+def until(condition, seconds=20):
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def waiting(run, network, tmp_path):
+    """Start a run whose program waits for most of 20 calls, at one a second."""
+    script = run.folder / "many.sh"
+    script.write_text(f"for i in $(seq 20); do {CURL} & done; wait; echo all\n")
+    process = run.start(
+        *("--limit", "ec2=1/s", "--private", "--any", "--", "bash", script),
+        env=network.environment,
+    )
+    with process:
+        until(lambda: len(network.aws.arrivals) >= 2)
+        (gateway,) = gateways(process.pid)
+        yield process, gateway
+        process.kill()
+        until(lambda: gateway not in gateways())
+
+
+@needs_curl
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_killed_gateway_stops_the_program(waiting, network, run):
+    """Nothing arrives afterwards; the program is stopped, and the exit code is 4."""
+    process, gateway = waiting
+    os.kill(gateway, signal.SIGKILL)
+    came = len(network.aws.arrivals)
+    ended = run.end(process)
+    assert ended.code == 4
+    assert "the gateway has ended" in ended.words
+    assert b"all" not in ended.out
+    assert len(network.aws.arrivals) <= came + 1  # one may have been on its way
+    assert not run.leftovers
+
+
+@needs_curl
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
+def test_killed_run_ends_everything(waiting, network, run):
+    """The hub is gone with it: what waits is refused at once, and the gateway ends by itself."""
+    process, gateway = waiting
+    process.send_signal(signal.SIGKILL)
+    came = len(network.aws.arrivals)
+    until(lambda: gateway not in gateways(), 5)
+    time.sleep(2.5)  # in which two more would have come
+    assert len(network.aws.arrivals) <= came + 1
+    out, _ = process.communicate(timeout=20)
+    assert out.split().count(b"403") >= 16
+
+
+@needs_curl
+def test_killed_program_leaves_the_line(paced, network, run):
+    """Its calls are taken out of the queue: the next one's turn comes as if there had been none."""
+    script = run.folder / "killed.sh"
+    script.write_text(
+        f"{CURL}\nfor i in 1 2 3; do {CURL} & done; sleep 0.6; kill %1 %2 %3; wait\n{CURL}\n"
+    )
+    ended, _ = paced("bash", script, limit="ec2=1/s")
+    assert ended.code == 0
+    times = [one.at for one in network.aws.arrivals]
+    assert len(times) == 2
+    assert 0.95 <= times[1] - times[0] <= 1.3
+
+
+def test_gateway_that_cannot_start(paced, network, run, python):
+    """Nothing is started, the reason is named, and the exit code is 2."""
+    env = {"HTTPS_PROXY": "socks5://me:secret@127.0.0.1:1080"}
+    ended, _ = paced(python, "-c", "print('started')", env=env)
+    assert (ended.code, ended.out) == (2, b"")
+    assert "HTTPS_PROXY: the gateway goes through http:// and https:// proxies" in ended.words
+    assert "secret" not in ended.words
+    assert not run.leftovers
+
+
+@needs_curl
+def test_upload_and_download_pass_unchanged(paced, network, run):
+    """Large ones, in pieces, with and without a length: as they would arrive without us."""
+    size = 3_000_000
+    bodies = []
+
+    def answer(arrival):
+        bodies.append(arrival.body)
+        if arrival.headers.get("x-in-pieces"):
+            return Answered(200, b"y" * size, (("Transfer-Encoding", "chunked"),))
+        return Answered(200, b"y" * size)
+
+    network.aws.answer = answer
+    data = run.folder / "data"
+    data.write_bytes(os.urandom(size))
+    script = run.folder / "copy.sh"
+    url = "https://some-bucket.s3.us-east-1.amazonaws.com/key"
+    script.write_text(
+        f"curl -sS -T {data} {url} | wc -c\n"
+        f"curl -sS -T - {url} -H 'X-In-Pieces: 1' < {data} | wc -c\n"
+        f"curl -sS -I -o /dev/null -w '%{{http_code}}\\n' {url}\n"
+    )
+    ended, figures = paced("bash", script, limit="s3=20/s")
+    assert ended.out.split() == [str(size).encode(), str(size).encode(), b"200"]
+    assert bodies == [data.read_bytes(), data.read_bytes(), b""]
+    assert calls_of(figures) == {"s3.PutObject": 2, "s3.HeadObject": 1}
+
+
+def test_any_needs_its_extra(run, python):
+    """Without it: refused if it was asked for; a word about it if the program is not Python."""
+    hide = "import sys, runpy; sys.modules['h11'] = None; sys.argv[0] = 'aioapiqueue'; "
+    hide += "import importlib.util as u; find = u.find_spec; "
+    hide += "u.find_spec = lambda n, *p: None if n == 'h11' else find(n, *p); "
+    hide += "runpy.run_module('aioapiqueue', run_name='__main__')"
+    command = [python, "-c", hide, "run", "--limit", "ec2=1/s"]
+    options = {"capture_output": True, "timeout": 60, "env": run.environment()}
+    done = subprocess.run(
+        [*command, "--any", "--", python, "-c", "print(1)"], check=False, **options
+    )
+    assert done.returncode == 2
+    assert b"pip install 'aioapiqueue[gateway]'" in done.stderr.replace(b"\naioapiqueue: ", b" ")
+    done = subprocess.run([*command, "--", "true"], check=False, **options)
+    assert done.returncode == 3
+    words = done.stderr.replace(b"\naioapiqueue: ", b" ")
+    assert b"(the rest needs pip install 'aioapiqueue[gateway]')" in words
+
+
+@needs_curl
+def test_dry_run_counts_all(paced, network, run):
+    """Nothing waits, and each call is counted."""
+    script = run.folder / "many.sh"
+    script.write_text(f"for i in 1 2 3 4 5; do {CURL} & done; wait\n")
+    ended, figures = paced("bash", script, limit="ec2=1/s", options=("--dry-run",))
+    assert ended.code == 0
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 5}
+    assert ended.seconds < 4
