@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import anyio
 import h11
 
+from aioapiqueue.gateway._replayed import Replayed
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
@@ -177,15 +179,10 @@ class Link:
         data = [] if self._is_head else [h11.Data(data=body)]
         await self.send(response, *data, h11.EndOfMessage())
 
-    async def accept_tunnel(self) -> None:
-        """Tell the client that it may go on with whatever it wants to send.
-
-        Raises:
-            GoneError: it has sent something before: nobody knows what it takes for the answer.
-        """
+    async def tunnel(self) -> ByteStream:
+        """Tell the client that it may go on with whatever it wants; return what follows."""
         await self.send(h11.Response(status_code=200, reason=b"Connection established", headers=[]))
-        if self._http.trailing_data[0]:
-            raise GoneError
+        return Replayed(self.stream, self._http.trailing_data[0])
 
     def next_cycle(self) -> bool:
         """Get ready for another request and answer; return whether there can be one."""

@@ -88,7 +88,7 @@ class Parents:
             origin: the host.
             tunnel: whether the proxy is to connect the two sides, and sees nothing.
         """
-        if any(_names(one, origin) for one in self._without):
+        if _is_link_local(origin.host) or any(_names(one, origin) for one in self._without):
             return None
         return self._secure if tunnel else self._plain
 
@@ -113,6 +113,14 @@ def _read(name: str, url: str) -> Parent | None:
     return Parent(
         parts.hostname, port or _PORTS[parts.scheme], parts.scheme == "https", authorization
     )
+
+
+def _is_link_local(host: str) -> bool:
+    """Return whether a host is this machine's own surroundings: where credentials come from."""
+    try:
+        return ipaddress.ip_address(host).is_link_local
+    except ValueError:
+        return False
 
 
 def _names(entry: str, origin: Origin) -> bool:

@@ -15,11 +15,15 @@ import h11
 from anyio.streams.tls import TLSStream
 
 from aioapiqueue.gateway._exchange import Incoming
+from aioapiqueue.gateway._hello import name_in, read_hello
 from aioapiqueue.gateway._hosts import is_opened
 from aioapiqueue.gateway._link import Link, headers_of
 from aioapiqueue.gateway._parents import Origin
+from aioapiqueue.gateway._replayed import Replayed
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from anyio.abc import ByteStream, SocketListener
 
     from aioapiqueue.gateway._authority import Authority
@@ -34,7 +38,8 @@ _HANDSHAKE_SECONDS = 30.0
 _NO_FILES_SECONDS = 0.1
 _CLEAN_SECONDS = 5.0
 _HTTP_PORT = 80
-_TLS_PORTS = frozenset({443, 8443})
+_TLS_PORT = 443
+_TLS_PORTS = frozenset({_TLS_PORT, 8443})
 
 
 class Server:
@@ -66,27 +71,42 @@ class Server:
         self._counts = counts
         self._user = b"Basic " + base64.b64encode(f"run:{token}".encode())
 
-    async def serve(self, listener: SocketListener) -> None:
-        """Serve all who connect, until this is cancelled: then all connections are closed."""
+    async def proxy(self, listener: SocketListener) -> None:
+        """Serve programs that use a proxy, until this is cancelled: all connections are closed."""
+        await self._serve(listener, self._requests)
+
+    async def tls(self, listener: SocketListener) -> None:
+        """Serve those that take this for any server with TLS, likewise."""
+        await self._serve(listener, self._inside_tls)
+
+    async def plain(self, listener: SocketListener) -> None:
+        """Serve those that take this for any server without TLS, likewise."""
+        await self._serve(listener, self._inside_plain)
+
+    async def clean_up(self) -> None:
+        """Close connections to servers that nobody uses, until this is cancelled."""
+        while True:
+            await asyncio.sleep(_CLEAN_SECONDS)
+            await self._upstream.close_old()
+
+    async def _serve(
+        self, listener: SocketListener, handle: Callable[[ByteStream], Awaitable[None]]
+    ) -> None:
         async with listener, anyio.create_task_group() as group:
-            group.start_soon(self._clean_up)
             while True:
                 try:
                     stream = await listener.accept()
                 except OSError:  # no file left; connections wait in the backlog until one ends
                     await asyncio.sleep(_NO_FILES_SECONDS)
                     continue
-                group.start_soon(self._serve, stream)
+                group.start_soon(self._connection, stream, handle)
 
-    async def _clean_up(self) -> None:
-        while True:
-            await asyncio.sleep(_CLEAN_SECONDS)
-            await self._upstream.close_old()
-
-    async def _serve(self, stream: ByteStream) -> None:
+    async def _connection(
+        self, stream: ByteStream, handle: Callable[[ByteStream], Awaitable[None]]
+    ) -> None:
         """Serve one connection; whatever is wrong with it, the others go on."""
         try:
-            await self._requests(Link(stream))
+            await handle(stream)
         except (OSError, h11.ProtocolError, anyio.BrokenResourceError, anyio.EndOfStream):
             pass  # one side has hung up, or does not speak HTTP: its client sees the end
         except Exception:  # noqa: BLE001 - a fault of ours: it costs one connection
@@ -94,8 +114,40 @@ class Server:
         finally:
             await anyio.aclose_forcefully(stream)
 
-    async def _requests(self, link: Link) -> None:
+    async def _inside_tls(self, stream: ByteStream) -> None:
+        with anyio.fail_after(_HANDSHAKE_SECONDS):
+            hello = await read_hello(stream)
+        name = name_in(hello)
+        if name is None:  # nobody knows where to
+            return
+        self._counts.connections += 1
+        origin = Origin(name, _TLS_PORT, tls=True)
+        whole = Replayed(stream, hello)
+        if is_opened(name):
+            await self._open(whole, origin)
+            return
+        theirs = await self._upstream.tunnel(origin)
+        try:
+            await self._join(whole, theirs, origin)
+        finally:
+            await anyio.aclose_forcefully(theirs)
+
+    async def _inside_plain(self, stream: ByteStream) -> None:
+        link = Link(stream)
+        while (head := await link.request()) is not None:
+            self._counts.connections += 1
+            host = headers_of(head).get("host", "")
+            origin = _origin_of(host if re.search(r":\d+$", host) else f"{host}:{_HTTP_PORT}")
+            if origin is None:
+                await link.answer(400, b"aioapiqueue: no Host, so nobody knows where to\n")
+                return
+            await self._without_tls(Incoming(link, head, origin._replace(tls=False)))
+            if not link.next_cycle():
+                return
+
+    async def _requests(self, stream: ByteStream) -> None:
         """Serve what comes before a tunnel: requests to hosts without TLS, and the one for it."""
+        link = Link(stream)
         while (head := await link.request()) is not None:
             given = headers_of(head).get("proxy-authorization", "").encode("latin-1")
             if not hmac.compare_digest(given, self._user):
@@ -115,46 +167,40 @@ class Server:
         if origin is None:
             await link.answer(400, b"aioapiqueue: CONNECT wants a host and a port\n")
         elif is_opened(origin.host) and origin.port in {_HTTP_PORT, *_TLS_PORTS}:
-            await link.accept_tunnel()
-            await self._open(link, origin)
+            await self._open(await link.tunnel(), origin)
         else:
-            await self._pass_by(link, origin)
+            try:
+                theirs = await self._upstream.tunnel(origin)
+            except OSError as error:
+                await link.answer(502, f"aioapiqueue: {origin.host}: {error}\n".encode())
+                return
+            try:
+                await self._join(await link.tunnel(), theirs, origin)
+            finally:
+                await anyio.aclose_forcefully(theirs)
 
-    async def _open(self, link: Link, origin: Origin) -> None:
-        """Serve the requests inside of a tunnel to a host that is looked into."""
-        if not origin.tls:
-            await self._paced(Link(link.stream), origin)
-            return
-        with anyio.fail_after(_HANDSHAKE_SECONDS):
-            stream = await TLSStream.wrap(
-                link.stream,
-                server_side=True,
-                ssl_context=self._authority.context_for(origin.host),
-                standard_compatible=False,
-            )
-        await self._paced(Link(stream), origin)
-
-    async def _paced(self, link: Link, origin: Origin) -> None:
+    async def _open(self, stream: ByteStream, origin: Origin) -> None:
+        """Serve the requests to a host that is looked into."""
+        if origin.tls:
+            with anyio.fail_after(_HANDSHAKE_SECONDS):
+                stream = await TLSStream.wrap(
+                    stream,
+                    server_side=True,
+                    ssl_context=self._authority.context_for(origin.host),
+                    standard_compatible=False,
+                )
+        link = Link(stream)
         while (head := await link.request()) is not None:
             await self._exchanges.paced(Incoming(link, head, origin))
             if not link.next_cycle():
                 return
 
-    async def _pass_by(self, link: Link, origin: Origin) -> None:
-        """Connect the two sides, and see nothing."""
-        try:
-            theirs = await self._upstream.tunnel(origin)
-        except OSError as error:
-            await link.answer(502, f"aioapiqueue: {origin.host}: {error}\n".encode())
-            return
-        try:
-            self._counts.count_passed_by(origin.host)
-            await link.accept_tunnel()
-            async with anyio.create_task_group() as group:
-                group.start_soon(_pump, link.stream, theirs)
-                group.start_soon(_pump, theirs, link.stream)
-        finally:
-            await anyio.aclose_forcefully(theirs)
+    async def _join(self, stream: ByteStream, theirs: ByteStream, origin: Origin) -> None:
+        """Have two sides talk, and see nothing."""
+        self._counts.count_passed_by(origin.host)
+        async with anyio.create_task_group() as group:
+            group.start_soon(_pump, stream, theirs)
+            group.start_soon(_pump, theirs, stream)
 
     async def _plain(self, link: Link, head: h11.Request) -> None:
         """Serve a request to a host without TLS, whose target is a whole URL."""
@@ -166,12 +212,14 @@ class Server:
             return
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         inner = h11.Request(method=head.method, target=target, headers=head.headers.raw_items())
-        origin = origin._replace(tls=False)
-        if is_opened(origin.host):
-            await self._exchanges.paced(Incoming(link, inner, origin))
+        await self._without_tls(Incoming(link, inner, origin._replace(tls=False)))
+
+    async def _without_tls(self, incoming: Incoming) -> None:
+        if is_opened(incoming.origin.host):
+            await self._exchanges.paced(incoming)
         else:
-            self._counts.count_passed_by(origin.host)
-            await self._exchanges.unpaced(Incoming(link, inner, origin))
+            self._counts.count_passed_by(incoming.origin.host)
+            await self._exchanges.unpaced(incoming)
 
 
 def _origin_of(target: str) -> Origin | None:

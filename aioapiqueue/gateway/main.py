@@ -23,6 +23,7 @@ from aioapiqueue.gateway._counts import Counts
 from aioapiqueue.gateway._exchange import Exchanges
 from aioapiqueue.gateway._hosts import opened_domains
 from aioapiqueue.gateway._hub_client import HubClient, NotPacedError
+from aioapiqueue.gateway._inside import Inside
 from aioapiqueue.gateway._parents import Parents
 from aioapiqueue.gateway._server import Server
 from aioapiqueue.gateway._trust import context_for, trusted_by_user
@@ -49,12 +50,14 @@ class Settings(NamedTuple):
         folder: a private one, where it writes what programs are to trust.
         token: the password of the run's programs.
         mark: what the hook in Python adds to requests that have had their turn.
+        isolated: the path of a socket on which an isolated program sends its own; "": none does.
     """
 
     hub: str
     folder: str
     token: str
     mark: str
+    isolated: str = ""
 
 
 def main() -> None:
@@ -125,7 +128,11 @@ async def serve(
         listener = cast("SocketListener", listeners.listeners[0])
         port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - not Django's
         async with anyio.create_task_group() as group:
-            group.start_soon(server.serve, listener)
+            group.start_soon(server.proxy, listener)
+            group.start_soon(server.clean_up)
+            if settings.isolated:
+                inside = Inside(server, Path(settings.isolated))
+                group.start_soon(inside.serve, group)
             report(port=port, bundle=str(bundle))
             lost = asyncio.create_task(hub.lost.wait())
             await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from urllib.parse import parse_qs
 import pytest
 
 from aioapiqueue._host.place import HUB_DIR
+from tests.helpers.company_proxy import CompanyProxy
 from tests.helpers.hubs import ask_hub
+from tests.helpers.signed_aws import KEY, SECRET, SignedAws
 from tests.helpers.words import words_of
 
 CATCH_UP = 0.010  # seconds, a queue's default
@@ -261,3 +264,48 @@ def no_quota_of_others(hub_dir):
     found = ask_hub(hub_dir, command="status")
     for quota in () if found is None else found["quotas"]:
         ask_hub(hub_dir, command="reset", quota=quota["name"])
+
+
+@dataclasses.dataclass
+class Network:
+    """AWS, and the company's proxy on the way to it."""
+
+    aws: SignedAws
+    proxy: CompanyProxy
+    environment: dict[str, str]
+
+
+@pytest.fixture
+def network(tmp_path):
+    """Give programs a way to AWS, as a company has it: by its proxy, with its own authority."""
+    with SignedAws() as aws, CompanyProxy(aws.port, aws.plain_port, user="me:p%40ss") as proxy:
+        authority = tmp_path / "company.pem"
+        aws.authority.cert_pem.write_to_path(authority)
+        yield Network(
+            aws,
+            proxy,
+            {
+                "AWS_ACCESS_KEY_ID": KEY,
+                "AWS_SECRET_ACCESS_KEY": SECRET,
+                "AWS_REGION": "us-east-1",
+                "AWS_DEFAULT_REGION": "us-east-1",
+                "SSL_CERT_FILE": str(authority),
+                "HTTPS_PROXY": proxy.url,
+                "HTTP_PROXY": proxy.url,
+                "NO_PROXY": "example.org,.internal",
+            },
+        )
+
+
+@pytest.fixture
+def paced(run, network, tmp_path):
+    """Run programs under `run --any`; returns what came of it and the figures."""
+
+    def start(*command, limit="ec2=10/s", options=(), env=None, **more):
+        file = tmp_path / "figures.json"
+        limits = ("--limit", limit, "--private", "--any", *options, "--json", file, "--")
+        ended = run(*limits, *command, env=network.environment | (env or {}), **more)
+        figures = json.loads(file.read_text()) if file.exists() else None
+        return ended, figures
+
+    return start

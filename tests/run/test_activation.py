@@ -155,14 +155,14 @@ def test_refusal_starts_nothing(quiet_run, python):
 
 def test_program_other_than_python_is_reported(quiet_run):
     """Nothing activated: said at the start and the end, exit code 3, unless that is allowed."""
-    ended = quiet_run("--limit", "ec2=1/s", "--", "echo", "hello")
+    ended = quiet_run("--no-any", "--limit", "ec2=1/s", "--", "echo", "hello")
     assert (ended.code, ended.out) == (3, b"hello\n")
     assert "echo is not Python: only what it starts that is Python is paced" in ended.words
     assert "WARNING: NOTHING WAS PACED: no Python activated the pacing" in ended.words
-    ended = quiet_run("--limit", "ec2=1/s", "--allow-inactive", "--", "echo", "hello")
+    ended = quiet_run("--no-any", "--limit", "ec2=1/s", "--allow-inactive", "--", "echo", "hello")
     assert (ended.code, ended.out) == (0, b"hello\n")
     assert "WARNING: NOTHING WAS PACED" in ended.words
-    ended = quiet_run("--limit", "ec2=1/s", "--", "sh", "-c", "exit 5")
+    ended = quiet_run("--no-any", "--limit", "ec2=1/s", "--", "sh", "-c", "exit 5")
     assert ended.code == 5
     assert "WARNING: NOTHING WAS PACED" in ended.words
 
@@ -180,7 +180,7 @@ def test_python_without_hello_is_stopped(quiet_run, python, stalls):
     """However it came to it, a Python program that has not activated is ended: exit code 3."""
     shell = f"unset PYTHONPATH; exec {python} -c 'import time; time.sleep(30)'"
     began = time.monotonic()
-    ended = quiet_run("--limit", "ec2=1/s", "--grace", "0.5", "--", "sh", "-c", shell)
+    ended = quiet_run("--no-any", "--limit", "ec2=1/s", "--grace", "0.5", "--", "sh", "-c", shell)
     assert ended.code == 3
     assert time.monotonic() - began < 15 + stalls.seconds
     assert "is Python, and has not activated the pacing" in ended.words
@@ -213,7 +213,7 @@ def test_exec_of_unpaced_python_is_stopped(quiet_run, python, stalls):
     began = time.monotonic()
     shell = f"{python} {launcher}; echo survived"
     for command in ((python, launcher), ("sh", "-c", shell)):
-        ended = quiet_run("--limit", "ec2=1/s", "--grace", "0.5", "--", *command)
+        ended = quiet_run("--no-any", "--limit", "ec2=1/s", "--grace", "0.5", "--", *command)
         assert (ended.code, ended.out) == (3, b"launched\n")
         assert "activated the pacing, and then became another Python" in ended.words
         assert "Use the other order, LAUNCHER aioapiqueue run ... -- COMMAND." in ended.words

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -14,20 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.company_proxy import CompanyProxy
-from tests.helpers.signed_aws import KEY, SECRET, Answered, SignedAws
+from tests.helpers.aws_programs import CURL, FORM, HOST, SIGNED, assert_paced, calls_of
+from tests.helpers.signed_aws import Answered
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(os.name != "posix", reason="needs Unix domain sockets"),
 ]
 
-HOST = "ec2.us-east-1.amazonaws.com"
-FORM = "Action=DescribeVolumes&Version=2016-11-15"
-CURL = (
-    "curl -sS -o /dev/null -w '%{http_code}\\n' --aws-sigv4 aws:amz:us-east-1:ec2 "
-    f'--user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" -d "{FORM}" https://{HOST}/'
-)
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 
@@ -39,85 +31,6 @@ number = int(sys.argv[1])
 with ThreadPoolExecutor(number) as pool:
     list(pool.map(lambda _: ec2.describe_volumes(), range(number)))
 """
-SIGNED = """
-import botocore.session, sys
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-
-def signed(url="https://ec2.us-east-1.amazonaws.com/", service="ec2"):
-    credentials = botocore.session.get_session().get_credentials().get_frozen_credentials()
-    form = "application/x-www-form-urlencoded; charset=utf-8"
-    data = "Action=DescribeVolumes&Version=2016-11-15"
-    request = AWSRequest("POST", url, data=data, headers={"Content-Type": form})
-    SigV4Auth(credentials, service, "us-east-1").add_auth(request)
-    return request.url, dict(request.headers), request.data
-"""
-
-
-@dataclasses.dataclass
-class Network:
-    """AWS, and the company's proxy on the way to it."""
-
-    aws: SignedAws
-    proxy: CompanyProxy
-    environment: dict[str, str]
-
-
-@pytest.fixture
-def network(tmp_path):
-    """Give programs a way to AWS, as a company has it: by its proxy, with its own authority."""
-    with SignedAws() as aws, CompanyProxy(aws.port, aws.plain_port, user="me:p%40ss") as proxy:
-        authority = tmp_path / "company.pem"
-        aws.authority.cert_pem.write_to_path(authority)
-        yield Network(
-            aws,
-            proxy,
-            {
-                "AWS_ACCESS_KEY_ID": KEY,
-                "AWS_SECRET_ACCESS_KEY": SECRET,
-                "AWS_REGION": "us-east-1",
-                "AWS_DEFAULT_REGION": "us-east-1",
-                "SSL_CERT_FILE": str(authority),
-                "HTTPS_PROXY": proxy.url,
-                "HTTP_PROXY": proxy.url,
-                "NO_PROXY": "example.org,.internal",
-            },
-        )
-
-
-@pytest.fixture
-def paced(run, network, tmp_path):
-    """Run programs under `run --any`; returns what came of it and the figures."""
-
-    def start(*command, limit="ec2=10/s", options=(), env=None, **more):
-        file = tmp_path / "figures.json"
-        limits = ("--limit", limit, "--private", "--any", *options, "--json", file, "--")
-        ended = run(*limits, *command, env=network.environment | (env or {}), **more)
-        figures = json.loads(file.read_text()) if file.exists() else None
-        return ended, figures
-
-    return start
-
-
-def assert_paced(aws, number, interval=0.1):
-    """So many calls came within 5 % of the limit, and all of their signatures are right."""
-    times = sorted(one.at for one in aws.arrivals)
-    assert len(times) == number
-    assert not aws.wrong
-    ideal = (number - 1) * interval
-    late = 0.05 if number < 20 else 0.0  # of the first, on a busy machine
-    assert 0.95 * ideal - late <= times[-1] - times[0] <= 1.05 * ideal + 0.05
-    within = max(sum(0 <= other - at < 1 for other in times) for at in times)
-    assert within <= 1 / interval + 2
-
-
-def calls_of(figures):
-    """Return how many calls of each operation the run has counted."""
-    found = {}
-    for one in figures["figures"]:
-        name = f"{one['service']}.{one['operation']}"
-        found[name] = found.get(name, 0) + one["calls"]
-    return found
 
 
 @needs_curl
@@ -161,7 +74,7 @@ def test_mixed_program_adds_up(paced, network, run, python):
     script.write_text(f"{curls}\n{python} {program} 10 &\n{python} -I {program} 5 &\nwait\n")
     ended, figures = paced("bash", script)
     assert ended.code == 0, ended.err
-    assert_paced(network.aws, 20)
+    assert_paced(network.aws, 20, at_once=False)
     assert calls_of(figures) == {"ec2.DescribeVolumes": 20}
     seen = figures["gateway"]
     assert (seen["calls"], seen["asked_before"]) == (10, 10)
@@ -382,7 +295,7 @@ def until(condition, seconds=20):
 def waiting(run, network, tmp_path):
     """Start a run whose program waits for most of 20 calls, at one a second."""
     script = run.folder / "many.sh"
-    script.write_text(f"for i in $(seq 20); do {CURL} & done; wait; echo all\n")
+    script.write_text(f"for i in $(seq 20); do {CURL} & done; wait; sleep 3; echo all\n")
     process = run.start(
         *("--limit", "ec2=1/s", "--private", "--any", "--", "bash", script),
         env=network.environment,

@@ -127,6 +127,14 @@ def run(
             show_default=False,
         ),
     ] = None,
+    isolate: Annotated[
+        bool,
+        typer.Option(
+            "--isolate",
+            help="As --any; and the program can reach nothing but that proxy, so that it is paced "
+            "even if it ignores proxies. Linux.",
+        ),
+    ] = False,
     private: Annotated[
         bool,
         typer.Option("--private", help="Share the limits with no other run of yours on this host."),
@@ -228,6 +236,7 @@ def run(
         no_check=no_check,
         any=any_ is True,
         no_any=any_ is False,
+        isolate=isolate,
         private=private,
         adaptive=adaptive,
         allow_inactive=allow_inactive,
@@ -248,10 +257,10 @@ def run(
         adaptive=adaptive,
     )
     try:
-        launch = examine(command)
+        launch = examine(command, any_=any_ is True, isolate=isolate)
     except NotStarted as error:
         refuse(str(error), error.code)
-    gateway = _gateway(launch, wanted=any_)
+    gateway = _gateway(launch, wanted=any_, isolate=isolate)
     try:
         files = OutputFiles.open(json_file, log, report)
     except Unwritable as error:
@@ -275,6 +284,7 @@ def run(
         by_default=nothing,
         changes=changes,
         gateway=gateway,
+        isolate=isolate,
     )
     if nothing:
         plan.log.say(wrapped(_NO_LIMIT))
@@ -367,13 +377,19 @@ def _repeated(*options: tuple[object, ...], **flags: bool) -> list[str]:
     return found + [f"--{name.replace('_', '-')}" for name, given in flags.items() if given]
 
 
-def _gateway(launch: Launch, *, wanted: bool | None) -> bool:
+def _gateway(launch: Launch, *, wanted: bool | None, isolate: bool) -> bool:
     """Return whether what is not Python is paced, too; refuse what cannot be."""
-    if wanted is None:
+    if isolate and wanted is False:
+        refuse("--isolate and --no-any exclude each other: leave one of them out")
+    if isolate and sys.platform != "linux":
+        refuse(f"--isolate needs Linux's namespaces, which {sys.platform} has not: use --any")
+    if wanted is None and not isolate:
         return not launch.python and is_installed()
+    wanted = wanted or isolate
     if wanted and not is_installed():
         refuse(
-            "--any needs cryptography and h11, which are not installed: pip install "
+            f"{'--isolate' if isolate else '--any'} needs cryptography and h11, which are not "
+            "installed: pip install "
             "'aioapiqueue[gateway]' (with pipx: pipx inject aioapiqueue cryptography h11)"
         )
     return wanted

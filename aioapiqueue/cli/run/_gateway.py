@@ -4,29 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import secrets
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from aioapiqueue import gateway
 from aioapiqueue.cli._console import wrapped
 from aioapiqueue.cli.run._errors import NotStarted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
+
+    from aioapiqueue.cli.run._launch import Launch
 
 __all__ = ["Gateway", "is_installed"]
 
 _READY_SECONDS = 30.0  # it takes half a second
 _END_SECONDS = 5.0
+# -I: it needs the standard library alone, whatever the environment says.
+_ISOLATES = (sys.executable, "-I", str(Path(gateway.__file__).with_name("isolate.py")))
 
 
 def is_installed() -> bool:
     """Return whether the extra is there."""
     return all(importlib.util.find_spec(name) for name in ("cryptography", "h11"))
+
+
+async def _check_isolation() -> None:
+    """Raise `NotStarted` where this system does not allow it."""
+    process = await asyncio.create_subprocess_exec(
+        *_ISOLATES, "--check", stderr=asyncio.subprocess.PIPE
+    )
+    _, why = await process.communicate()
+    if process.returncode:
+        raise NotStarted(wrapped(f"--isolate: {why.decode().strip()}; nothing was started"))
 
 
 class Gateway:
@@ -35,17 +51,21 @@ class Gateway:
     Args:
         hub: the path of the hub's socket.
         folder: a private one.
+        isolate: whether the program is isolated.
 
     Raises:
         NotStarted: it does not start; the message says why.
     """
 
-    def __init__(self, hub: Path, folder: Path) -> None:
+    def __init__(self, hub: Path, folder: Path, *, isolate: bool) -> None:
+        self._folder = folder
+        self._isolate = isolate
         self._settings = {
             "hub": str(hub),
             "folder": str(folder),
             "token": secrets.token_urlsafe(24),
             "mark": secrets.token_urlsafe(24),
+            "isolated": str(folder / "isolated.sock") if isolate else "",
         }
         self._log = folder / "gateway.log"
         self._ready: dict[str, Any] = {}
@@ -53,6 +73,8 @@ class Gateway:
         """What it has counted, once it has ended in order."""
 
     async def __aenter__(self) -> Self:
+        if self._isolate:
+            await _check_isolation()
         # -P: without the folder that run was started in, which may have a module of any name. In a
         # session of its own: the keys of a terminal are for the program.
         with self._log.open("wb") as log:
@@ -91,6 +113,14 @@ class Gateway:
             mark=self._settings["mark"],
             bundle=self._ready["bundle"],
         )
+
+    def command(self, launch: Launch, command: Sequence[str]) -> tuple[Launch, Sequence[str]]:
+        """Return what to start in the place of a program: itself, or what isolates it."""
+        if not self._isolate:
+            return launch, command
+        words = [self._settings["isolated"], str(self._folder), str(self._ready["port"])]
+        isolates = [*_ISOLATES, *words, launch.path, *command]
+        return dataclasses.replace(launch, path=sys.executable), isolates
 
     async def broken(self) -> str:
         """Wait until it has ended though it should not have; return why."""

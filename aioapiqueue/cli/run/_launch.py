@@ -62,6 +62,10 @@ class Launch:
     python: bool
 
 
+class _NoEnvironmentError(NotStarted):
+    """Raised where a command takes away what its program would be paced by."""
+
+
 def _base(path: str) -> str:
     return path.rpartition(os.sep)[2]
 
@@ -71,15 +75,18 @@ def is_python_name(path: str) -> bool:
     return _PYTHON.fullmatch(_base(path)) is not None
 
 
-def examine(command: Sequence[str]) -> Launch:
+def examine(command: Sequence[str], *, any_: bool = False, isolate: bool = False) -> Launch:
     """Find out what a command is.
 
     Args:
         command: the program and its arguments, as `execvp` takes them.
+        any_: whether it is paced without the bootstrap, too; default False.
+        isolate: whether it is paced whatever it does; default False.
 
     Raises:
         NotStarted: there is no such program, it may not be executed, or it is a Python that would
-            not load the bootstrap. Its message names the reason and the remedy.
+            not load the bootstrap, and is paced by nothing else. Its message names the reason and
+            the remedy.
     """
     name = command[0]
     path = shutil.which(name)
@@ -92,7 +99,17 @@ def examine(command: Sequence[str]) -> Launch:
     if path is None:
         why = "no such file" if os.sep in name else "command not found in PATH"
         raise NotStarted(f"{name}: {why}; nothing was started", code=ExitCode.NOT_FOUND)
-    return Launch(path, name, python=_leads_to_python([path, *command[1:]]))
+    try:
+        python = _leads_to_python([path, *command[1:]])
+    except _NoEnvironmentError:
+        if not isolate:
+            raise
+        python = False
+    except NotStarted:
+        if not (any_ or isolate):
+            raise
+        python = False
+    return Launch(path, name, python=python)
 
 
 def _leads_to_python(argv: Sequence[str]) -> bool:
@@ -198,7 +215,7 @@ def _after_env(argv: Sequence[str], where: str) -> list[str]:
         all_of_it = "i" in letters and not letters.strip("iv0")
         if all_of_it or taken in _NEEDED:
             what = "its whole environment" if all_of_it else taken
-            raise NotStarted(
+            raise _NoEnvironmentError(
                 f"env{where} takes {what} from the program, and with it the pacing; nothing was "
                 "started. Put env first: env ... aioapiqueue run ... -- COMMAND."
             )

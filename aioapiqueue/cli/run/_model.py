@@ -45,6 +45,7 @@ class Plan:
         by_default: whether the limits are those without an option.
         changes: observes what makes the queues of the registry faster or slower; None: nothing.
         gateway: pace what is not Python, too.
+        isolate: have the program reach nothing but the gateway.
     """
 
     command: Sequence[str]
@@ -64,6 +65,7 @@ class Plan:
     by_default: bool = False
     changes: Changes | None = None
     gateway: bool = False
+    isolate: bool = False
 
 
 @dataclasses.dataclass

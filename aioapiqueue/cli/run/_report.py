@@ -76,7 +76,9 @@ def opening(plan: Plan) -> str:
             f"{plan.shared.meanwhile}"
         )
     done = "counted" if plan.dry_run else "paced"
-    if plan.gateway:
+    if plan.isolate:
+        lines.append(f"isolated: whatever it calls is {done}, and nothing else can be reached")
+    elif plan.gateway:
         lines.append(f"what is not Python is {done} where it uses the proxy of its environment")
     elif not plan.launch.python:
         remedy = "" if is_installed() else " (the rest needs pip install 'aioapiqueue[gateway]')"
@@ -300,7 +302,7 @@ def _of_gateway(outcome: Outcome) -> Iterator[str]:
         yield (
             "WARNING: NOTHING WAS PACED: nothing has come to the proxy that HTTPS_PROXY names, and "
             "no Python activated the pacing. Either there was no call, or the program ignores "
-            "proxies: see docs/run.md"
+            "proxies: --isolate paces it all the same"
         )
     elif not outcome.processes and not seen["calls"]:
         yield "no call to AWS has come to the gateway: nothing was paced"

@@ -80,7 +80,10 @@ async def supervise(plan: Plan) -> Outcome:
                     code=128 + signals.early,
                 )
             outcome.recorder.begin(time.monotonic())
-            program = await Program.start(plan.launch, plan.command, opened.environment)
+            launch, command = plan.launch, plan.command
+            if opened.gateway is not None:
+                launch, command = opened.gateway.command(launch, command)
+            program = await Program.start(launch, command, opened.environment)
             await _Run(plan, opened, program, outcome, line).to_its_end(signals)
     return outcome
 
@@ -116,7 +119,9 @@ async def _open(plan: Plan, recorder: Recorder, stack: contextlib.AsyncExitStack
         kept = {name: os.environ[name] for name in os.environ if name != SHARED_VARIABLE}
         environment, gateway = kept | hub.environment, None
         if plan.gateway:
-            gateway = await stack.enter_async_context(Gateway(hub.path, directory))
+            gateway = await stack.enter_async_context(
+                Gateway(hub.path, directory, isolate=plan.isolate)
+            )
             environment |= gateway.environment(kept)
         return _Opened(hub, _identity(hub.path), environment, gateway)
     except (OSError, RuntimeError, ValueError) as error:

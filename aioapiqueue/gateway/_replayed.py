@@ -1,0 +1,49 @@
+"""A byte stream of which some has been read already, and is read again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from anyio.abc import ByteStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Replayed"]
+
+
+class Replayed(ByteStream):
+    """Gives some bytes first, and then what another stream does.
+
+    Args:
+        stream: the other one.
+        first: what has been read of it.
+    """
+
+    def __init__(self, stream: ByteStream, first: bytes) -> None:
+        self._stream = stream
+        self._first = first
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Return some bytes, as streams do."""
+        if self._first:
+            found, self._first = self._first[:max_bytes], self._first[max_bytes:]
+            return found
+        return await self._stream.receive(max_bytes)
+
+    async def send(self, item: bytes) -> None:
+        """Send bytes."""
+        await self._stream.send(item)
+
+    async def send_eof(self) -> None:
+        """Send that nothing follows."""
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        """Close the other stream."""
+        await self._stream.aclose()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """What is known of the other stream."""
+        return self._stream.extra_attributes

@@ -1,0 +1,55 @@
+"""What programs that call AWS are made of, and what has to arrive of them."""
+
+from __future__ import annotations
+
+__all__ = ["CURL", "FORM", "HOST", "SIGNED", "assert_paced", "calls_of"]
+
+HOST = "ec2.us-east-1.amazonaws.com"
+FORM = "Action=DescribeVolumes&Version=2016-11-15"
+CURL = (
+    "curl -sS -o /dev/null -w '%{http_code}\\n' --aws-sigv4 aws:amz:us-east-1:ec2 "
+    f'--user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" -d "{FORM}" https://{HOST}/'
+)
+SIGNED = """
+import botocore.session, sys
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+
+def signed(url="https://ec2.us-east-1.amazonaws.com/", service="ec2"):
+    credentials = botocore.session.get_session().get_credentials().get_frozen_credentials()
+    form = "application/x-www-form-urlencoded; charset=utf-8"
+    data = "Action=DescribeVolumes&Version=2016-11-15"
+    request = AWSRequest("POST", url, data=data, headers={"Content-Type": form})
+    SigV4Auth(credentials, service, "us-east-1").add_auth(request)
+    return request.url, dict(request.headers), request.data
+"""
+
+
+def assert_paced(aws, number, interval=0.1, *, at_once=True):
+    """So many calls came within 5 % of the limit, and all of their signatures are right.
+
+    Args:
+        aws: to which they came.
+        number: how many there have to be.
+        interval: seconds between two, at the limit.
+        at_once: whether all were there from the beginning, so that the limit was used up.
+    """
+    times = sorted(one.at for one in aws.arrivals)
+    assert len(times) == number
+    assert not aws.wrong
+    ideal = (number - 1) * interval
+    late = 0.05 if number < 20 else 0.0  # of the first, on a busy machine
+    took = times[-1] - times[0]
+    assert took >= 0.95 * ideal - late
+    assert took <= 1.05 * ideal + 0.05 or not at_once
+    within = max(sum(0 <= other - at < 1 for other in times) for at in times)
+    assert within <= 1 / interval + 2
+
+
+def calls_of(figures):
+    """Return how many calls of each operation the run has counted."""
+    found = {}
+    for one in figures["figures"]:
+        name = f"{one['service']}.{one['operation']}"
+        found[name] = found.get(name, 0) + one["calls"]
+    return found
