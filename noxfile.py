@@ -5,6 +5,8 @@ Without `-s`, only `tests` runs. Arguments after `--` go on to pytest: `uvx nox 
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -18,6 +20,8 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
 
 PYTHONS = ["3.11", "3.12", "3.13"]
+OTHER_SDKS = ("awscli", "golang-go", "golang-github-aws-aws-sdk-go-v2-dev")
+"""Debian's, with which slow tests call AWS; Node.js besides, if there is none."""
 ALL = ("--numprocesses=2", "--dist=loadfile")
 """All tests run in two processes, as many wait for time to pass. Not in more: some measure it."""
 
@@ -57,8 +61,19 @@ def tests_all(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Run the tests marked slow: real scanners, whole rates in real time (an hour)."""
+    """Run the tests marked slow: real scanners, other SDKs, whole rates in real time (an hour).
+
+    Debian's packages of other SDKs are installed if this is Debian, and root.
+    """
     set_up(session, "test", "bench", editable=False)
+    if shutil.which("apt-get") and os.geteuid() == 0:
+        session.run_install("apt-get", "update", "-qq", external=True)
+        node = () if shutil.which("npm") else ("nodejs", "npm")
+        session.run_install(
+            *("apt-get", "install", "-y", "-qq", "--no-install-recommends"),
+            *(*OTHER_SDKS, *node),
+            external=True,
+        )
     session.run("pytest", "-m", "slow", *session.posargs)
 
 
@@ -135,7 +150,7 @@ def bench(session: nox.Session) -> None:
     """Measure overhead, lanes and push-back, and accuracy (in real time, takes minutes)."""
     set_up(session, "bench", editable=False)
     missed = []
-    for name in ("overhead", "observers", "lanes", "host", "adaptive", "accuracy"):
+    for name in ("overhead", "observers", "lanes", "host", "gateway", "adaptive", "accuracy"):
         try:
             session.run("python", f"benchmarks/{name}.py")
         except CommandFailed:  # a missed target is no reason not to measure the others

@@ -20,6 +20,9 @@ _LINE = 1 << 16
 """Bytes. The longest line of the hub is an error, which names what was asked for."""
 
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
 class NotPacedError(Exception):
     """Raised where nobody paces a call, so that it is not sent; has the reason."""
 
@@ -64,6 +67,7 @@ class HubClient:
         self._path = path
         self._waiting: dict[int, Ask] = {}
         self._number = 0
+        self._unsent: list[bytes] = []
         self._writer: asyncio.StreamWriter
         self._why = ""
 
@@ -153,10 +157,16 @@ class HubClient:
         return ""
 
     def _send(self, **message: object) -> None:
-        if self._writer.is_closing():
-            return
         given = {name: one for name, one in message.items() if one is not None}
-        self._writer.write(json.dumps(given, separators=(",", ":")).encode() + b"\n")
+        if not self._unsent:
+            # All messages of one pass of the loop go out together: sending costs more than making.
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(_to_json(given).encode())
+
+    def _flush(self) -> None:
+        lines, self._unsent = self._unsent, []
+        if not self._writer.is_closing():
+            self._writer.write(b"\n".join([*lines, b""]))
 
 
 def _refuse(ask: Ask, why: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import h11
+from anyio.abc import SocketAttribute
 
 from aioapiqueue.gateway._replayed import Replayed
 
@@ -63,6 +65,7 @@ class Link:
         self.trailers: Headers = []
         """What came after the body."""
         self._is_head = False
+        self._poll: select.poll | None = None
         self._pending: h11.Event | None = None
 
     @property
@@ -183,6 +186,14 @@ class Link:
         """Tell the client that it may go on with whatever it wants; return what follows."""
         await self.send(h11.Response(status_code=200, reason=b"Connection established", headers=[]))
         return Replayed(self.stream, self._http.trailing_data[0])
+
+    def is_quiet(self) -> bool:
+        """Return whether nothing comes on an idle connection: it would be its end."""
+        if self._poll is None:
+            self._poll = select.poll()
+            raw = self.stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
+            self._poll.register(raw.fileno(), select.POLLIN)
+        return not self._poll.poll(0)
 
     def next_cycle(self) -> bool:
         """Get ready for another request and answer; return whether there can be one."""

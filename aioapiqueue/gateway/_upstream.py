@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import select
 import time
 from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
 import h11
-from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSStream
 
 from aioapiqueue.gateway._link import Link
@@ -95,7 +93,7 @@ class Upstream:
         kept = self._idle[origin]
         while kept:
             since, link = kept.pop()  # the last one used: the others may grow old
-            if time.monotonic() - since < _IDLE_SECONDS and _is_quiet(link):
+            if time.monotonic() - since < _IDLE_SECONDS and link.is_quiet():
                 self._in_use[origin] += 1
                 return link
             await link.aclose()
@@ -215,11 +213,3 @@ def _at_most(seconds: float, host: str) -> Iterator[None]:
             yield
     except TimeoutError:
         raise TimeoutError(f"{host} has not answered for {seconds:g} s") from None
-
-
-def _is_quiet(link: Link) -> bool:
-    """Return whether nothing has come on a connection: it would be its end."""
-    polled = select.poll()
-    raw = link.stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
-    polled.register(raw.fileno(), select.POLLIN)
-    return not polled.poll(0)

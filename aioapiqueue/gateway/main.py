@@ -27,13 +27,15 @@ from aioapiqueue.gateway._inside import Inside
 from aioapiqueue.gateway._parents import Parents
 from aioapiqueue.gateway._server import Server
 from aioapiqueue.gateway._trust import context_for, trusted_by_user
-from aioapiqueue.gateway._upstream import Upstream
+from aioapiqueue.gateway._upstream import Upstream, connect_tcp
 from aioapiqueue.hub._socket import raise_file_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from anyio.abc import SocketListener
+
+    from aioapiqueue.gateway._upstream import Dial
 
 __all__ = ["Settings", "main", "serve"]
 
@@ -98,6 +100,8 @@ async def serve(
     environ: Mapping[str, str],
     report: Callable[..., None],
     ended: asyncio.Future[Any],
+    *,
+    dial: Dial = connect_tcp,
 ) -> None:
     """Serve until the run has ended, or its hub is lost; requests that wait are refused then.
 
@@ -106,13 +110,14 @@ async def serve(
         environ: the user's environment: proxies, and which certificates are trusted.
         report: is called with what the run has to know.
         ended: is done once the run has ended.
+        dial: connects to servers and proxies.
 
     Raises:
         NotPacedError: the hub cannot be asked.
         ValueError: something in the environment is not understood.
     """
     trusted = trusted_by_user(environ)
-    upstream = Upstream(context_for(trusted), Parents(environ))
+    upstream = Upstream(context_for(trusted), Parents(environ), dial=dial)
     authority = Authority(opened_domains())
     bundle = Path(settings.folder) / "ca-bundle.pem"
     bundle.write_text(trusted + authority.pem)

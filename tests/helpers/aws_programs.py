@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CURL", "FORM", "HOST", "SIGNED", "assert_paced", "calls_of"]
+__all__ = ["BOTO", "CURL", "FORM", "HOST", "SIGNED", "assert_paced", "calls_of"]
 
 HOST = "ec2.us-east-1.amazonaws.com"
 FORM = "Action=DescribeVolumes&Version=2016-11-15"
@@ -10,6 +10,14 @@ CURL = (
     "curl -sS -o /dev/null -w '%{http_code}\\n' --aws-sigv4 aws:amz:us-east-1:ec2 "
     f'--user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" -d "{FORM}" https://{HOST}/'
 )
+BOTO = """
+import boto3, sys
+from concurrent.futures import ThreadPoolExecutor
+ec2 = boto3.client("ec2")
+number = int(sys.argv[1])
+with ThreadPoolExecutor(number) as pool:
+    list(pool.map(lambda _: ec2.describe_volumes(), range(number)))
+"""
 SIGNED = """
 import botocore.session, sys
 from botocore.auth import SigV4Auth

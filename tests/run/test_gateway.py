@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.aws_programs import CURL, FORM, HOST, SIGNED, assert_paced, calls_of
+from tests.helpers.aws_programs import BOTO, CURL, FORM, HOST, SIGNED, assert_paced, calls_of
 from tests.helpers.signed_aws import Answered
 
 pytestmark = [
@@ -22,15 +22,6 @@ pytestmark = [
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-
-BOTO = """
-import boto3, sys
-from concurrent.futures import ThreadPoolExecutor
-ec2 = boto3.client("ec2")
-number = int(sys.argv[1])
-with ThreadPoolExecutor(number) as pool:
-    list(pool.map(lambda _: ec2.describe_volumes(), range(number)))
-"""
 
 
 @needs_curl

@@ -196,6 +196,9 @@ def run(
     thread and Python environment; all of them together keep the limits. The program needs no change
     and no installed package, and its output stays as it is.
 
+    Programs in other languages go through a proxy that keeps the same limits (--any, --isolate),
+    with the extra gateway.
+
     Runs of one user on one host share their limits, service by service, Region and account: a call
     comes under those of all runs that make such calls, equal ones once.
 
