@@ -1,6 +1,7 @@
 """The certificate authority of a run, by which programs take the gateway for AWS's hosts.
 
-Its key is in memory only and its certificate valid for a day. Names other than those of AWS it may
+Its key is in memory only, and gone with the run; its certificate is valid for 30 days, as a run may
+last that long. Names other than those of AWS it may
 not certify: a program that trusts it refuses them (RFC 5280, 4.2.1.10, name constraints).
 """
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Authority"]
 
-_LIFE = dt.timedelta(hours=24)
+_LIFE = dt.timedelta(days=30)
 _EARLIER = dt.timedelta(hours=1)
 """For clocks that are behind."""
 _MOST_HOSTS = 1024

@@ -7,12 +7,15 @@ of a form (EC2 and other old ones), or method, path and query together (REST).
 
 from __future__ import annotations
 
+import contextlib
 import re
+import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 from aioapiqueue.gateway._parameters import in_form, in_json, in_query, in_xml
+from aioapiqueue.gateway._s3_hosts import SIGNERS, bucket_of, is_s3, label_of, services_of
 from aioapiqueue.gateway._table import Service, table
 
 if TYPE_CHECKING:
@@ -25,18 +28,25 @@ UNKNOWN = "Unknown"
 
 MAX_FORM = 1 << 20
 """Bytes. The name of a form's operation is in its body, so that it has to be kept that far."""
-MAX_PARSED = 1 << 16
-"""Bytes of another body that is read for its parameters: some 0.5 ms, meanwhile all others wait."""
+MAX_PARSED = 1 << 14
+"""Bytes of a body that are read for its parameters: some 10 ms at worst; meanwhile all others wait.
+Of a longer one, nothing but the name of the operation is read."""
 
 _FORM = "application/x-www-form-urlencoded"
-_CREDENTIAL = re.compile(r"Credential=([^,\s]+)")
+_CREDENTIAL = re.compile(r"Credential=([^,\s]{1,300})")
+_ACTION = re.compile(rb"(?:^|&)Action=(\w{1,128})(?:&|$)", re.ASCII)
+_KEY = re.compile(r"[\w-]{1,128}", re.ASCII)
 _SIGNED_V2 = re.compile(r"AWS ([A-Z0-9]{16,128}):")
 _RPC = re.compile(r"/(?:.*/)?service/([\w.]+)/operation/(\w+)")
-_S3_LABEL = re.compile(r"s3(?:-|$)|s3express-")
-_REGION = re.compile(r"[a-z]{2,4}(?:-[a-z]+)+-\d+")
+_LINK = "X-Amz-Credential"
+_CELL = re.compile(r"-cell-?\d+$")
+_ALSO_CALLED = {"timestream-ingest": "ingest.timestream", "timestream-query": "query.timestream"}
+_SEARCH_DOMAIN = re.compile(r"(?:search|doc)-.+\.cloudsearch\..+")
+_SERVICE = re.compile(r"[a-z][\w-]{0,63}", re.ASCII)
+_NO_BUCKET = "/WriteGetObjectResponse"  # the host has another name before
 _NAME = re.compile(r"\w{1,128}", re.ASCII)
+_VERSION = re.compile(r"(?:^|&)Version=([\w-]{1,32})", re.ASCII)
 _FORM_PROTOCOLS = frozenset({"query", "ec2"})
-_S3_SIGNERS = frozenset({"s3", "s3express", "s3-outposts", "s3-object-lambda"})
 
 
 @dataclass
@@ -114,6 +124,8 @@ def wants_body(request: Request) -> int:
         return MAX_FORM
     length = request.headers.get("content-length", "")
     small = length.isdecimal() and int(length) <= MAX_PARSED
+    if "expect" in request.headers:  # the server is to say first whether it wants it
+        return 0
     # Of XML, botocore does not say that it is.
     read = not request.kind or "json" in request.kind or request.kind.endswith("xml")
     return MAX_PARSED if small and read else 0
@@ -124,7 +136,9 @@ def find_call(request: Request) -> Call | None:
     signed = _signature(request)
     services = _services(request, signed)
     if not services:
-        return None
+        # Of a service that is too new, all but the operation is in the signature.
+        new = signed.key and signed.name and _SERVICE.fullmatch(signed.name)
+        return Call(signed.name or "", UNKNOWN, signed.region, signed.key) if new else None
     found = (
         _json(request, services)
         or _rpc(request, services)
@@ -144,49 +158,60 @@ def find_call(request: Request) -> Call | None:
 
 def _signature(request: Request) -> _Signature:
     authorization = request.headers.get("authorization", "")
+    query = (
+        dict(parse_qsl(request.query)) if "Id=" in request.query or _LINK in request.query else {}
+    )
     found = _CREDENTIAL.search(authorization)
-    text = found[1] if found else ""
-    if not text and "X-Amz-Credential=" in request.query:  # presigned
-        text = dict(parse_qsl(request.query)).get("X-Amz-Credential", "")
-    parts = text.split("/")
+    parts = (found[1] if found else query.get(_LINK, "")).split("/")
     if len(parts) == 5:  # noqa: PLR2004 - key/date/region/service/aws4_request
-        return _Signature(parts[0], parts[2], parts[3])
+        return _Signature(_plain(parts[0]), _plain(parts[2]), parts[3])
     if len(parts) == 4:  # noqa: PLR2004 - for several Regions: key/date/service/aws4_request
-        regions = request.headers.get("x-amz-region-set", "")
-        return _Signature(parts[0], regions if _REGION.fullmatch(regions) else None, parts[2])
+        region = request.headers.get("x-amz-region-set", "")
+        return _Signature(_plain(parts[0]), region if _is_region(region) else None, parts[2])
     if old := _SIGNED_V2.match(authorization):  # of S3 only
         return _Signature(old[1], None, "s3")
-    return _Signature()
+    return _Signature(_plain(query.get("AWSAccessKeyId", "")))
+
+
+def _plain(text: str) -> str | None:
+    """Return a key or a Region; None for what is none, and would break the hub's protocol."""
+    return text if _KEY.fullmatch(text) else None
 
 
 def _services(request: Request, signed: _Signature) -> Sequence[Service]:
     """Return which services it may be, the likeliest first."""
     # Of a call with a token, a password or nothing, only the host tells.
-    name = signed.name or ("s3" if _s3_label(request.host) is not None else "")
-    prefix = _prefix_of(request.host)
+    name = signed.name or ("s3" if is_s3(request.host) else "")
+    if name in SIGNERS:
+        found = [table().service(one) for one in services_of(request.host, request.path)]
+        return [one for one in found if one is not None]
     services = table().that_sign_as(name)
-    if name in _S3_SIGNERS:
-        services = services or table().that_sign_as("s3")
-        control = ".s3-control." in f".{request.host}"
-        return [one for one in services if (one.name == "s3control") == control] or services
+    prefix = _prefix_of(request.host)
     # Of those that sign alike, the one whose host it is.
     return [one for one in services if one in prefix] or services or prefix
 
 
 def _prefix_of(host: str) -> Sequence[Service]:
     """Return the services of a host, by what its name begins with."""
-    labels = host.split(".")
+    if _SEARCH_DOMAIN.fullmatch(host):
+        return table().at("cloudsearchdomain")
+    labels = [_CELL.sub("", label) for label in host.split(".")]
     # "portal.sso" before "sso"; "123456789012.ddb" has the account before, a VPC's its own name.
     for start in range(min(len(labels), 3)):
         for length in (2, 1):
-            found = table().at(".".join(labels[start : start + length]).removesuffix("-fips"))
-            if found:
+            prefix = ".".join(labels[start : start + length]).removesuffix("-fips")
+            if found := table().at(_ALSO_CALLED.get(prefix, prefix)):
                 return found
     return ()
 
 
 def _region_of(host: str) -> str | None:
-    return next((label for label in host.split(".") if _REGION.fullmatch(label)), None)
+    labels = host.split(".")[label_of(host) or 0 :]
+    return next((label for label in labels if _is_region(label)), None)
+
+
+def _is_region(text: str) -> bool:
+    return any(partition.regions.fullmatch(text) for partition in table().partitions)
 
 
 def _json(request: Request, services: Sequence[Service]) -> Call | None:
@@ -212,33 +237,47 @@ def _rpc(request: Request, services: Sequence[Service]) -> Call | None:
 
 def _form(request: Request, services: Sequence[Service]) -> Call | None:
     """The query protocols: `Action=` in a form, or in the query."""
-    text = request.body.decode("utf-8", "replace") if request.kind == _FORM else ""
-    fields = dict(parse_qsl(text or request.query, keep_blank_values=True))
-    operation = fields.get("Action", "")
-    able = [one for one in services if _FORM_PROTOCOLS & set(one.protocols)]
-    if not able or not _NAME.fullmatch(operation):
+    body = _unzipped(request) if request.kind == _FORM else b""
+    named = _ACTION.search(body) or _ACTION.search(request.query.encode())
+    if named is None:
         return None
+    operation = named[1].decode()
+    text = body.decode("utf-8", "replace") if body else request.query
+    fields = dict(parse_qsl(text, keep_blank_values=True)) if len(text) <= MAX_PARSED else {}
+    version = _VERSION.search(text)
+    # A model may have lost the protocol, which older SDKs speak all the same: SQS.
+    able = [one for one in services if _FORM_PROTOCOLS & set(one.protocols)] or services
     # The same name means another service in another version: elb and elbv2. Where they speak
     # alike (docdb, neptune and rds), they are one quota, which has the name of the host.
-    same = [one for one in able if one.version == fields.get("Version")] or able
+    same = [one for one in able if version and one.version == version[1]] or able
     service = min(same, key=lambda one: (one.name != one.prefix, one.name))
     protocol = "ec2" if "ec2" in service.protocols else "query"
     parameters = in_form(fields, lambda sent: service.parameter(operation, sent))
     return Call(service.name, operation, parameters=parameters, protocol=protocol)
 
 
+def _unzipped(request: Request) -> bytes:
+    """Return the body of a form, which SDKs compress where it is long."""
+    if request.headers.get("content-encoding", "").strip().lower() != "gzip":
+        return request.body
+    with contextlib.suppress(zlib.error):
+        return zlib.decompressobj(31).decompress(request.body, MAX_FORM)
+    return b""
+
+
 def _rest(request: Request, services: Sequence[Service]) -> Call | None:
     """REST: method, path, query and headers, by the models."""
     path = request.path
-    bucket = _bucket_of(request.host)
+    bucket = None if path == _NO_BUCKET else bucket_of(request.host)
     query = parse_qsl(request.query, keep_blank_values=True)
     has = {f"{name}:" for name in request.headers}
     has.update(name for name, _ in query)
     has.update(f"{name}={value}" for name, value in query)
     for service in services:
-        in_host = bucket if service.name == "s3" else None
-        whole = f"/{in_host}{path}" if in_host else path
+        whole = f"/{bucket}{path}" if bucket and service.name == "s3" else path
         operation = service.operations.find(request.method, whole, has)
+        if operation == "ListBuckets" and "s3express-control" in request.host:
+            operation = "ListDirectoryBuckets"  # the same request
         if operation is not None:
             return Call(
                 service.name,
@@ -256,24 +295,8 @@ def _rest_parameters(
         return service.parameter(operation, sent)
 
     found = in_query(query, name)
+    if operation in service.payloads:  # the body is somebody's data
+        return found
     if "rest-xml" in service.protocols:
         return found | in_xml(request.body, name)
     return found | in_json(request.body, name)
-
-
-def _s3_label(host: str) -> int | None:
-    """Return which label of a host says that it is S3: the last, as buckets are called anything."""
-    labels = host.split(".")
-    found = [at for at, label in enumerate(labels) if _S3_LABEL.match(label)]
-    return found[-1] if found else None
-
-
-def _bucket_of(host: str) -> str | None:
-    """Return the bucket, or the access point, in the name of a host of S3; None: none is there."""
-    at = _s3_label(host)
-    if not at:
-        return None
-    labels = [unquote(label) for label in host.split(".")[:at]]
-    if labels[-1].startswith("vpce-"):  # bucket.vpce-1a2b3c4d.s3, name.bucket.vpce-1a2b3c4d.s3
-        labels = labels[:-2]
-    return ".".join(labels) or None

@@ -21,6 +21,7 @@ class Counts:
         asked_before: passed on at once, as the hook in their program had asked for them.
         refused: answered by the gateway, as nobody paced them.
         unknown_hosts: of the domains that are looked into, whose calls were not known.
+        untrusted: hosts whose connections programs gave up, as they do not trust the gateway.
         passed_by: hosts to which connections were passed on without a look.
     """
 
@@ -29,11 +30,16 @@ class Counts:
     asked_before: int = 0
     refused: int = 0
     unknown_hosts: Counter[str] = dataclasses.field(default_factory=Counter)
+    untrusted: Counter[str] = dataclasses.field(default_factory=Counter)
     passed_by: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def count_unknown(self, host: str) -> None:
         """Count a call that is not known."""
         self._count(self.unknown_hosts, host)
+
+    def count_untrusted(self, host: str) -> None:
+        """Count a connection that its program has given up in the handshake."""
+        self._count(self.untrusted, host)
 
     def count_passed_by(self, host: str) -> None:
         """Count a connection that is not looked into."""

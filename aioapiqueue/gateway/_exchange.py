@@ -35,6 +35,8 @@ _MARK = "x-aioapiqueue-asked"
 """The header that our hook in Python adds to what has had its turn before it was signed."""
 
 _LOOK_SECONDS = 0.01
+_WELCOME_SECONDS = 1.0
+"""As long as SDKs wait for the server, before they send a body unasked (RFC 9110, 10.1.1)."""
 _SNIFFED = 4096
 """Bytes of an answer in which an error's code is looked for."""
 _ERROR_BEGINS = 300
@@ -98,26 +100,37 @@ class Exchanges:
     async def _paced(self, incoming: Incoming) -> None:
         link, head, origin = incoming
         headers = headers_of(head)
-        if hmac.compare_digest(headers.get(_MARK, "").encode("latin-1"), self._mark):
-            self._counts.asked_before += 1
-            await self.unpaced(incoming)
-            return
-        if "upgrade" in headers:
-            await self._refuse(link, None, f"{headers['upgrade'][:40]} cannot be paced")
-            return
         target = head.target.decode("ascii")
         request = Request(head.method.decode("ascii"), origin.host, target, headers)
+        if hmac.compare_digest(headers.get(_MARK, "").encode("latin-1"), self._mark):
+            self._counts.asked_before += 1
+            await self.unpaced(incoming, request)
+            return
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # One of the two would be believed here, and the other perhaps there (RFC 9112, 6.3).
+            await link.answer(400, b"aioapiqueue: two lengths\n", [("Connection", "close")])
+            return
         if wanted := wants_body(request):
             request.body = await link.read_body(wanted)
-        call = find_call(request)
+        call = None if "upgrade" in headers else find_call(request)
         if call is None:
             self._counts.count_unknown(origin.host)
             why = f"which call of AWS a request to {origin.host} is, is not known"
+            if "upgrade" in headers:
+                why = f"{headers['upgrade'][:40]} cannot be paced"
             await self._refuse(link, None, why)
             return
+        turn = await self._turn_of(incoming, call, request)
+        if turn is not None:
+            await self._use(turn, incoming, call, request.body)
+
+    async def _turn_of(self, incoming: Incoming, call: Call, request: Request) -> Ask | None:
+        """Wait for the turn of a request; answer it if there is none."""
+        link, origin = incoming.link, incoming.origin
         try:
-            await self._upstream.reach(origin)
-            turn = await self._turns.wait(call, request, link)
+            if not self._upstream.is_reached(origin):
+                await link.while_there(self._upstream.reach(origin))
+            return await self._turns.wait(call, request, link)
         except NotPacedError as error:
             await self._refuse(link, call, str(error))
         except GoneError:
@@ -126,20 +139,24 @@ class Exchanges:
             await link.answer(*unreachable(call, _cannot_reach(origin, error)))
         except StaleError:
             await link.answer(*throttling(call))
-        else:
-            await self._use(turn, incoming, call, request.body)
+        return None
 
-    async def unpaced(self, incoming: Incoming) -> None:
+    async def unpaced(self, incoming: Incoming, request: Request | None = None) -> None:
         """Pass a request on at once.
+
+        Args:
+            incoming: which.
+            request: the same, if it is to AWS, whose errors are written in its own form.
 
         Raises:
             ConnectionError, h11.ProtocolError: as `paced` raises them.
         """
+        link, origin = incoming.link, incoming.origin
         try:
-            up = await self._upstream.take(incoming.origin)
+            up = await self._upstream.take(origin)
         except OSError as error:
-            why = _cannot_reach(incoming.origin, error)
-            await incoming.link.answer(*unreachable(None, why))
+            call = None if request is None else find_call(request)
+            await link.answer(*unreachable(call, _cannot_reach(origin, error)))
             return
         await self._forward(incoming, up, b"")
 
@@ -178,38 +195,78 @@ class Exchanges:
             headers = passed_on(head, {_MARK.encode()})
             request = self._upstream.addressed(origin, head.method, head.target, headers)
             begun = [request, *([h11.Data(data=body)] if body else [])]
-            if not link.has_more:
-                await up.send(*begun, h11.EndOfMessage(headers=link.trailers))
-                outcome = await _answer_back(link, up)
-            else:
+            if link.has_more:
                 await up.send(*begun)
-                sending = asyncio.create_task(_send_rest(link, up))
-                try:
-                    outcome = await _answer_back(link, up)
-                finally:
-                    # An answer that comes before the whole request is the end of it.
-                    sending.cancel()
-                    await asyncio.wait({sending})
-            whole = True
+                sending = _Sending(link, up)
+                answer = _answer_back(link, up, sending)
+                outcome = await link.while_there(answer, sending.send)
+            else:
+                await up.send(*begun, h11.EndOfMessage(headers=link.trailers))
+                outcome = await link.while_there(_answer_back(link, up))
+            whole = not link.has_more
             return outcome
         finally:
             await self._upstream.give_back(origin, up, whole=whole)
+            await link.drain()
 
     async def _refuse(self, link: Link, call: Call | None, why: str) -> None:
         self._counts.refused += 1
         await link.answer(*refusal(call, why))
 
 
-async def _send_rest(link: Link, up: Link) -> None:
-    """Send what is left of a request as it comes. What fails, the server does not answer."""
-    with contextlib.suppress(OSError, h11.ProtocolError):
-        async for part in link.data():
-            await up.send(h11.Data(data=part))
-        await up.send(h11.EndOfMessage(headers=link.trailers))
+class _Sending:
+    """The rest of a request, which is passed on as it comes.
+
+    Args:
+        link: from whom.
+        up: to whom.
+    """
+
+    def __init__(self, link: Link, up: Link) -> None:
+        self.welcome = asyncio.Event()
+        """Set once the server wants the body of a client that has asked for it."""
+        self._link = link
+        self._up = up
+
+    async def send(self) -> None:
+        """Send it, and then look whether the client hangs up.
+
+        Raises:
+            GoneError: it has, or has sent something that is no HTTP.
+        """
+        if self._link.waits_to_send:
+            # The server may have nothing against it, and not say so.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WELCOME_SECONDS):
+                    await self.welcome.wait()
+        try:
+            await self._pass_on()
+        except h11.RemoteProtocolError:
+            raise GoneError from None
+        await self._link.gone()
+
+    async def _pass_on(self) -> None:
+        async for part in self._link.data():
+            if not await self._sent(h11.Data(data=part)):
+                return
+        await self._sent(h11.EndOfMessage(headers=self._link.trailers))
+
+    async def _sent(self, event: h11.Event) -> bool:
+        """Send something; return whether the server has taken it. If not, it says why, or ends."""
+        try:
+            await self._up.send(event)
+        except (ConnectionError, h11.LocalProtocolError):
+            return False
+        return True
 
 
-async def _answer_back(link: Link, up: Link) -> dict[str, object]:
+async def _answer_back(link: Link, up: Link, sending: _Sending | None = None) -> dict[str, object]:
     """Pass an answer back; return the outcome.
+
+    Args:
+        link: to whom.
+        up: from whom.
+        sending: the rest of the request, if there is one.
 
     Raises:
         ConnectionError: the server hangs up before its end.
@@ -219,20 +276,30 @@ async def _answer_back(link: Link, up: Link) -> dict[str, object]:
     while True:
         given: list[h11.Event] = []
         for event in await up.events():
+            if isinstance(event, h11.ConnectionClosed):
+                raise ConnectionResetError("the server has hung up")
+            if isinstance(event, h11.InformationalResponse):  # the client has had its own
+                if sending is not None:
+                    sending.welcome.set()
+                continue
             if isinstance(event, h11.Response):
                 status, headers = event.status_code, headers_of(event)
-                given.append(
-                    h11.Response(status_code=status, reason=event.reason, headers=passed_on(event))
-                )
-            elif isinstance(event, h11.ConnectionClosed):
-                raise ConnectionResetError("the server has hung up")
-            elif not isinstance(event, h11.InformationalResponse):  # the client has had its own
-                given.append(event)
-            if isinstance(event, h11.Data) and len(kept) < _SNIFFED:
+                event = _response(event, last=link.has_more)  # noqa: PLW2901 - as it is passed on
+            elif isinstance(event, h11.Data) and len(kept) < _SNIFFED:
                 kept += event.data[: _SNIFFED - len(kept)]
-        await link.send(*given)
+            given.append(event)
+        if given:
+            await link.send(*given)
         if given and isinstance(given[-1], h11.EndOfMessage):
             return _outcome(status, headers, kept)
+
+
+def _response(event: h11.Response, *, last: bool) -> h11.Response:
+    """Return the head of an answer as it is passed on."""
+    headers = passed_on(event)
+    if last:  # the end of the request is not waited for
+        headers.append((b"Connection", b"close"))
+    return h11.Response(status_code=event.status_code, reason=event.reason, headers=headers)
 
 
 def _outcome(status: int, headers: Mapping[str, str], body: bytes) -> dict[str, object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from aioapiqueue.gateway._s3_hosts import is_s3
 from aioapiqueue.gateway._table import table
 
 if TYPE_CHECKING:
@@ -19,23 +20,27 @@ __all__ = ["is_opened", "opened_domains"]
 # Servers of customers, and protocols that are not AWS's API. None of them uses a quota of it; most
 # have certificates or passwords of their own, so that looking into them would break them.
 _FREE = (
-    r"checkip",
+    r"checkip|ip-ranges",
     r"awscli",  # what the CLI is downloaded from
     r".+\.elb(\.[a-z0-9-]+)?",  # load balancers
     r".+\.compute(-1)?|.+\.[a-z0-9-]+\.compute",  # instances
     r".+\.rds|.+\.docdb|.+\.redshift|.+\.cache|.+\.memorydb|.+\.dax-clusters",  # databases
     r".+\.es|.+\.aoss",  # search domains and collections
     r".+\.eks|oidc\.eks\.[a-z0-9-]+",  # Kubernetes: its clusters' own servers
+    r".+\.eks-cluster\.[a-z0-9-]+|oidc-eks\.[a-z0-9-]+",
+    r".+\.airflow",
+    r"ssmmessages\.[a-z0-9-]+|.+\.ec2-instance-connect-endpoint\.[a-z0-9-]+",  # sessions
     r".+\.execute-api\.[a-z0-9-]+(\.vpce)?",  # APIs that customers have made
     r".+\.appsync-(realtime-)?api\.[a-z0-9-]+",
     r".+\.dkr[.-]ecr(-fips)?\.[a-z0-9-]+",  # docker pull and push
-    r"git-codecommit(-fips)?\.[a-z0-9-]+",  # git
+    r"(.+\.)?git-codecommit(-fips)?\.[a-z0-9-]+(\.vpce)?",  # git
     r".+\.d\.codeartifact\.[a-z0-9-]+",  # pip, npm and others
     r".+\.credentials\.iot\.[a-z0-9-]+",  # certificates of devices
     r".+\.s3-website[.-][a-z0-9-]+",  # pages
     r"aps-workspaces\.[a-z0-9-]+",  # what Prometheus writes and is asked
 )
 _IS_FREE = re.compile("|".join(_FREE))
+_LONGEST_NAME = 253  # RFC 1035
 
 # In domains that are not AWS's alone, or in which the rest are servers of customers.
 _OTHERS = {
@@ -61,10 +66,15 @@ def is_opened(host: str) -> bool:
     Args:
         host: its name, in lower case and without a port.
     """
+    if len(host) > _LONGEST_NAME:
+        return False
     suffix = table().suffix_of(host)
     if suffix is None:
         return _IS_OTHER.fullmatch(host) is not None
-    return not _IS_FREE.fullmatch(host.removesuffix(f".{suffix}"))
+    name = host.removesuffix(f".{suffix}")
+    if is_s3(host) and ".s3-website" not in name:  # whatever the bucket is called
+        return True
+    return not _IS_FREE.fullmatch(name)
 
 
 def opened_domains() -> Iterable[str]:

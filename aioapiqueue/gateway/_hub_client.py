@@ -7,6 +7,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+from aioapiqueue.hub._protocol import MAX_LINE
 from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION, peer_of
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class HubClient:
         self._number = 0
         self._unsent: list[bytes] = []
         self._writer: asyncio.StreamWriter
-        self._why = ""
+        self.why = ""
+        """Why that is."""
 
     async def open(self) -> None:
         """Connect.
@@ -101,19 +103,22 @@ class HubClient:
             NotPacedError: the hub cannot be asked.
         """
         if self.lost.is_set():
-            raise NotPacedError(self._why)
+            raise NotPacedError(self.why)
         self._number += 1
+        fields = {
+            "do": "ask",
+            "id": self._number,
+            "service": call.service,
+            "operation": call.operation,
+            "region": call.region,
+            "key": call.key,
+            "parameters": call.parameters or None,
+            "again": again or None,
+        }
+        if len(_to_json(fields)) >= MAX_LINE:  # which would end the connection, for all
+            raise NotPacedError("what it is called takes too long a message to the hub")
         ask = self._waiting[self._number] = Ask(self, self._number)
-        self._send(
-            do="ask",
-            id=self._number,
-            service=call.service,
-            operation=call.operation,
-            region=call.region,
-            key=call.key,
-            parameters=call.parameters or None,
-            again=again or None,
-        )
+        self._send(**fields)
         return ask
 
     def finish(self, number: int, do: str, **outcome: object) -> None:
@@ -135,10 +140,10 @@ class HubClient:
         except (OSError, ValueError) as error:
             why = str(error)
         finally:  # cancelled, too
-            self._why = f"aioapiqueue's hub cannot be asked: {why}"
+            self.why = f"aioapiqueue's hub cannot be asked: {why}"
             self.lost.set()
             for ask in self._waiting.values():
-                _refuse(ask, self._why)
+                _refuse(ask, self.why)
             self._waiting.clear()
 
     def _take(self, message: dict[str, object]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import anyio
 import h11
@@ -13,18 +13,21 @@ from anyio.abc import SocketAttribute
 from aioapiqueue.gateway._replayed import Replayed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 
     from anyio.abc import ByteStream
 
 __all__ = ["GoneError", "Headers", "Link", "headers_of", "passed_on"]
 
+T = TypeVar("T")
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 _MAX_HEAD = 1 << 17
 """Bytes. AWS takes 8 to 64 kB of headers, depending on the service."""
 _AHEAD = 1 << 18
 """Bytes that are taken from a client while its request waits, so that it can go on sending."""
+_DRAIN_SECONDS = 2.0
+_AT_ONCE_SECONDS = 0.05
 _FOR_ONE_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"upgrade"}
 )
@@ -37,6 +40,9 @@ class GoneError(ConnectionResetError):
 def passed_on(message: h11.Request | h11.Response, without: Iterable[bytes] = ()) -> Headers:
     """Return headers as they came, in their order and their case, without those of this hop."""
     left_out = _FOR_ONE_HOP.union(without)
+    for name, value in message.headers:
+        if name == b"connection":  # which names others
+            left_out = left_out.union(one.strip().lower() for one in value.split(b","))
     items = message.headers.raw_items()
     return [(name, value) for name, value in items if name.lower() not in left_out]
 
@@ -59,6 +65,7 @@ class Link:
         self._http = h11.Connection(
             h11.CLIENT if client else h11.SERVER, max_incomplete_event_size=_MAX_HEAD
         )
+        self._is_client = client
         self._hung_up: type[ConnectionError] = ConnectionResetError if client else GoneError
         self._whole = True
         """Whether all of the request has been read."""
@@ -67,6 +74,11 @@ class Link:
         self._is_head = False
         self._poll: select.poll | None = None
         self._pending: h11.Event | None = None
+
+    @property
+    def waits_to_send(self) -> bool:
+        """Whether the client sends its body once it is told to (`Expect: 100-continue`)."""
+        return self._http.they_are_waiting_for_100_continue
 
     @property
     def has_more(self) -> bool:
@@ -87,6 +99,8 @@ class Link:
         # Where it has no body, that is known at once.
         following = self._http.next_event()
         self._whole = isinstance(following, h11.EndOfMessage)
+        if isinstance(following, h11.EndOfMessage):
+            self.trailers = list(following.headers.raw_items())
         self._pending = None if self._whole or isinstance(following, type) else following
         return event
 
@@ -116,7 +130,7 @@ class Link:
             GoneError: the client hangs up before its end.
         """
         while not self._whole:
-            if self._http.they_are_waiting_for_100_continue:
+            if self.waits_to_send:
                 await self.go_on()
             event = await self.event()
             if isinstance(event, h11.EndOfMessage):
@@ -181,22 +195,75 @@ class Link:
         response = h11.Response(status_code=status, headers=rest)
         data = [] if self._is_head else [h11.Data(data=body)]
         await self.send(response, *data, h11.EndOfMessage())
+        await self.drain()
 
     async def tunnel(self) -> ByteStream:
         """Tell the client that it may go on with whatever it wants; return what follows."""
         await self.send(h11.Response(status_code=200, reason=b"Connection established", headers=[]))
+        return self.rest()
+
+    def rest(self) -> ByteStream:
+        """Return the connection, which is no more HTTP."""
         return Replayed(self.stream, self._http.trailing_data[0])
+
+    async def drain(self) -> None:
+        """Read what a client goes on sending after its answer, for a while, and drop it.
+
+        Were its connection closed with that unread, it might never see the answer.
+        """
+        if not self.has_more or self.waits_to_send:
+            return
+        with anyio.move_on_after(_DRAIN_SECONDS):
+            while await self._receive():
+                pass
+
+    async def while_there(
+        self, work: Coroutine[Any, Any, T], meanwhile: Callable[[], Awaitable[object]] | None = None
+    ) -> T:
+        """Return what comes of some work, as long as the client is there.
+
+        If it hangs up, or this is cancelled, the work is cancelled.
+
+        Args:
+            work: what is to be done.
+            meanwhile: what is done with the client until then: it may raise, and ends with the
+                work. Default: it is looked whether it hangs up.
+
+        Raises:
+            GoneError: the client has hung up.
+            Exception: what the work raises, or what is done meanwhile.
+        """
+        main = asyncio.create_task(work)
+        tasks: set[asyncio.Future[Any]] = {main}
+        try:
+            if meanwhile is None:
+                # Most work is done at once, and looking costs as much.
+                await asyncio.wait(tasks, timeout=_AT_ONCE_SECONDS)
+            if not main.done():
+                other = asyncio.ensure_future((meanwhile or self.gone)())
+                tasks.add(other)
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                if not main.done():
+                    other.result()
+            return await main
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     def is_quiet(self) -> bool:
         """Return whether nothing comes on an idle connection: it would be its end."""
         if self._poll is None:
+            self._raw = self.stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
             self._poll = select.poll()
-            raw = self.stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
-            self._poll.register(raw.fileno(), select.POLLIN)
-        return not self._poll.poll(0)
+            self._poll.register(self._raw.fileno(), select.POLLIN)
+        # Once closed, its number may be another file's.
+        return self._raw.fileno() >= 0 and not self._poll.poll(0)
 
     def next_cycle(self) -> bool:
         """Get ready for another request and answer; return whether there can be one."""
+        if self._is_client and self._http.trailing_data != (b"", False):
+            return False  # whatever else has come would be taken for the next answer
         try:
             self._http.start_next_cycle()
         except h11.LocalProtocolError:

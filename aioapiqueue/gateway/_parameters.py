@@ -79,7 +79,7 @@ def in_xml(body: bytes, name: Callable[[str], str] = _same) -> dict[str, int]:
     """Return those of an XML body: an element whose children are all alike is a list."""
     try:
         root = ET.fromstring(body)  # noqa: S314 - the program's own, and not large
-    except ET.ParseError:
+    except (ET.ParseError, LookupError, ValueError):  # a character set that is none
         return {}
     return parameter_counts({name(_tag(one)): _value(one) for one in root})
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hmac
 import re
+import ssl
 import traceback
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -37,6 +38,7 @@ _CHUNK = 1 << 16
 _HANDSHAKE_SECONDS = 30.0
 _NO_FILES_SECONDS = 0.1
 _CLEAN_SECONDS = 5.0
+_LAST_WORDS_SECONDS = 5.0
 _HTTP_PORT = 80
 _TLS_PORT = 443
 _TLS_PORTS = frozenset({_TLS_PORT, 8443})
@@ -134,26 +136,28 @@ class Server:
 
     async def _inside_plain(self, stream: ByteStream) -> None:
         link = Link(stream)
-        while (head := await link.request()) is not None:
+        while (head := await _next(link)) is not None:
             self._counts.connections += 1
             host = headers_of(head).get("host", "")
             origin = _origin_of(host if re.search(r":\d+$", host) else f"{host}:{_HTTP_PORT}")
             if origin is None:
                 await link.answer(400, b"aioapiqueue: no Host, so nobody knows where to\n")
                 return
-            await self._without_tls(Incoming(link, head, origin._replace(tls=False)))
+            await self._pass_on(Incoming(link, head, origin._replace(tls=False)))
             if not link.next_cycle():
                 return
 
     async def _requests(self, stream: ByteStream) -> None:
         """Serve what comes before a tunnel: requests to hosts without TLS, and the one for it."""
         link = Link(stream)
-        while (head := await link.request()) is not None:
+        while (head := await _next(link)) is not None:
             given = headers_of(head).get("proxy-authorization", "").encode("latin-1")
             if not hmac.compare_digest(given, self._user):
                 why = b"aioapiqueue: this is the proxy of a run, and you are no program of it\n"
                 await link.answer(407, why, [("Proxy-Authenticate", 'Basic realm="aioapiqueue"')])
-                return
+                if not link.next_cycle():  # some ask without it first
+                    return
+                continue
             self._counts.connections += 1
             if head.method == b"CONNECT":
                 await self._connect(link, head.target.decode("ascii"))
@@ -182,15 +186,18 @@ class Server:
     async def _open(self, stream: ByteStream, origin: Origin) -> None:
         """Serve the requests to a host that is looked into."""
         if origin.tls:
-            with anyio.fail_after(_HANDSHAKE_SECONDS):
-                stream = await TLSStream.wrap(
-                    stream,
-                    server_side=True,
-                    ssl_context=self._authority.context_for(origin.host),
-                    standard_compatible=False,
-                )
+            context = self._authority.context_for(origin.host)
+            try:
+                with anyio.fail_after(_HANDSHAKE_SECONDS):
+                    stream = await TLSStream.wrap(
+                        stream, server_side=True, ssl_context=context, standard_compatible=False
+                    )
+            except ssl.SSLError:
+                # Programs say so, by an alert or by hanging up, if they do not trust the authority.
+                self._counts.count_untrusted(origin.host)
+                raise
         link = Link(stream)
-        while (head := await link.request()) is not None:
+        while (head := await _next(link)) is not None:
             await self._exchanges.paced(Incoming(link, head, origin))
             if not link.next_cycle():
                 return
@@ -204,17 +211,22 @@ class Server:
 
     async def _plain(self, link: Link, head: h11.Request) -> None:
         """Serve a request to a host without TLS, whose target is a whole URL."""
-        url = urlsplit(head.target.decode("ascii"))
+        try:
+            url = urlsplit(head.target.decode("ascii"))
+        except ValueError:
+            url = urlsplit("")
+        tls = url.scheme == "https"  # axios before 2026 asks so for what it should tunnel
         netloc = url.netloc.rpartition("@")[2]
-        origin = _origin_of(netloc if re.search(r":\d+$", netloc) else f"{netloc}:{_HTTP_PORT}")
-        if url.scheme != "http" or origin is None:
+        port = _TLS_PORT if tls else _HTTP_PORT
+        origin = _origin_of(netloc if re.search(r":\d+$", netloc) else f"{netloc}:{port}")
+        if url.scheme not in {"http", "https"} or origin is None:
             await link.answer(400, b"aioapiqueue: this is a proxy: it wants a whole http:// URL\n")
             return
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         inner = h11.Request(method=head.method, target=target, headers=head.headers.raw_items())
-        await self._without_tls(Incoming(link, inner, origin._replace(tls=False)))
+        await self._pass_on(Incoming(link, inner, origin._replace(tls=tls)))
 
-    async def _without_tls(self, incoming: Incoming) -> None:
+    async def _pass_on(self, incoming: Incoming) -> None:
         if is_opened(incoming.origin.host):
             await self._exchanges.paced(incoming)
         else:
@@ -222,11 +234,20 @@ class Server:
             await self._exchanges.unpaced(incoming)
 
 
+async def _next(link: Link) -> h11.Request | None:
+    """Return the next request; None if there is none. What is no request is answered."""
+    try:
+        return await link.request()
+    except h11.RemoteProtocolError as error:
+        await link.answer(error.error_status_hint, b"aioapiqueue: this is no request of HTTP/1.1\n")
+        return None
+
+
 def _origin_of(target: str) -> Origin | None:
     """Return where a tunnel is to lead: `host:443`, `[::1]:443`."""
     host, _, port = target.rpartition(":")
     host = host.strip("[]").rstrip(".").lower()
-    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
         return None
     return Origin(host, int(port), int(port) in _TLS_PORTS)
 
@@ -236,7 +257,11 @@ async def _pump(source: ByteStream, target: ByteStream) -> None:
     try:
         async for data in source:
             await target.send(data)
-        await target.send_eof()
+        try:
+            await target.send_eof()
+        except NotImplementedError:  # TLS has none: the other side may still have something to say
+            await asyncio.sleep(_LAST_WORDS_SECONDS)
+            await anyio.aclose_forcefully(target)
     except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
         await anyio.aclose_forcefully(target)
         await anyio.aclose_forcefully(source)

@@ -59,6 +59,7 @@ class Signatures:
             self._youngest = min(self._youngest, max(0.0, now - signed))
             if self._youngest > _WRONG_CLOCK_SECONDS:
                 signed += self._youngest
+            signed = min(signed, now)
             return Validity(signed + _HOLD_SECONDS, signed + _OLDEST_SECONDS)
         if "X-Amz-Expires=" not in request.query:
             return None
@@ -68,7 +69,8 @@ class Signatures:
         if signed is None or not _SECONDS.fullmatch(seconds):
             return None
         ends = signed + int(seconds)
-        return Validity(ends, ends)
+        # One that is over already is for AWS to refuse: nobody would come again for it.
+        return Validity(ends, ends) if ends > now else None
 
 
 def _time_of(text: str) -> float | None:

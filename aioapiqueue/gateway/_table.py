@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from aioapiqueue.gateway._routes import Routes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 __all__ = ["Partition", "Service", "Table", "table"]
 
@@ -36,6 +36,7 @@ class Service:
         routes: method, path, what else the request has, and the operation's name.
         names: of parameters, by what they are sent as, where that differs; for one operation, of
             several that differ, by `"Operation.Sent"`.
+        payloads: the operations whose bodies are data, or the value of one parameter.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Service:
     protocols: Sequence[str]
     routes: Sequence[tuple[str, str, Sequence[str], str]]
     names: Mapping[str, str]
+    payloads: Collection[str] = ()
 
     @cached_property
     def operations(self) -> Routes:
@@ -86,9 +88,15 @@ class Table:
         self.suffixes = frozenset(one for each in self.partitions for one in each.suffixes)
         self._by_signing: dict[str, list[Service]] = {}
         self._by_prefix: dict[str, list[Service]] = {}
+        self._by_name: dict[str, Service] = {}
         for service in services:
             self._by_signing.setdefault(service.signing, []).append(service)
+            self._by_name[service.name] = service
             self._by_prefix.setdefault(service.prefix, []).append(service)
+
+    def service(self, name: str) -> Service | None:
+        """Return the service of a name."""
+        return self._by_name.get(name)
 
     def that_sign_as(self, name: str) -> Sequence[Service]:
         """Return the services whose signatures have a name in them."""

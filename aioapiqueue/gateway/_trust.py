@@ -52,7 +52,11 @@ def trusted_by_user(environ: Mapping[str, str]) -> str:
         try:
             text = Path(path).read_text("utf-8", "replace")
         except OSError as error:
-            raise NoTrustError(f"{path}: {error.strerror}") from None
+            named = [name for name in BUNDLE_VARIABLES if environ.get(name) == path]
+            if not named and environ.get(_ALSO) == path:
+                continue  # of which Node.js itself only warns
+            why = f"{' and '.join(named)}: " if named else ""
+            raise NoTrustError(f"{why}{path}: {error.strerror}") from None
         found |= dict.fromkeys(_certificates(text))
     if not found:
         raise NoTrustError(
@@ -75,9 +79,9 @@ def _files(environ: Mapping[str, str]) -> Iterator[str]:
     for name in (*BUNDLE_VARIABLES, _ALSO):
         yield from _inside(environ.get(name, ""))
     yield from _inside(_configured(environ))
-    if not environ.get("SSL_CERT_FILE"):
-        system = (*filter(None, (ssl.get_default_verify_paths().cafile,)), *_SYSTEM)
-        yield from [path for path in system if os.path.isfile(path)][:1]  # noqa: PTH113 - a text
+    # In any case: boto3 and Node.js have lists of their own, which the variable does not replace.
+    system = (*filter(None, (ssl.get_default_verify_paths().cafile,)), *_SYSTEM)
+    yield from [path for path in system if os.path.isfile(path)][:1]  # noqa: PTH113 - a text
 
 
 def _inside(path: str) -> list[str]:

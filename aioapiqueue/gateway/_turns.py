@@ -31,6 +31,14 @@ _AT_ONCE_SECONDS = 0.05
 """In which most turns come; meanwhile, nobody looks whether the client has hung up."""
 _INTERIM_SECONDS = 15.0
 """From one interim answer to the next: the shortest read time-outs in use are 30 seconds."""
+_MOST_INTERIMS = 90  # newer Pythons and Rubies take 100, which only an unsigned request waits for
+_RARE_SECONDS = 48.0
+_GO = ("go-http-client", "aws-sdk-go", "golang")
+"""In User-Agent, of clients that give up at the sixth interim answer: Go before 1.24. They have no
+time-out by default. Four of them are within the life of a signature."""
+_NEVER = ("undici", "node")
+"""The same, of those that take one which they have not asked for as an error: fetch of Node.js. Its
+time-out is 300 s, which is longer than the life of a signature."""
 _KEPT_SECONDS = 30.0
 """How long a place is kept for a client that comes again: in between, SDKs pause for up to 20 s."""
 
@@ -50,12 +58,13 @@ class _Place:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
-        self._missed = False
+        self._missed = self._taken = False
         ask.turn.add_done_callback(self._give_back)
 
     def take_up(self, call: Call, hub: HubClient) -> Ask:
         """Return the request at the hub, now that its client is there again."""
-        self._ask.turn.remove_done_callback(self._give_back)
+        # If its turn has come in this very moment, `_give_back` is still to be called.
+        self._taken = True
         return hub.ask(call, again=True) if self._missed else self._ask
 
     def give_up(self) -> None:
@@ -65,7 +74,7 @@ class _Place:
 
     def _give_back(self, turn: asyncio.Future[None]) -> None:
         # Refused ones are refused once more, when the client comes.
-        if not turn.cancelled() and turn.exception() is None:
+        if not self._taken and not turn.cancelled() and turn.exception() is None:
             self._missed = True
             self._ask.leave()
 
@@ -102,7 +111,7 @@ class Turns:
         try:
             await asyncio.wait([ask.turn], timeout=_AT_ONCE_SECONDS)
             if not ask.turn.done():
-                await self._wait_long(ask, validity, link)
+                await self._wait_long(ask, validity, link, _interim_seconds(request))
             if ask.turn.done():
                 ask.turn.result()
                 if validity is None or time.time() <= validity.ends:
@@ -114,19 +123,23 @@ class Turns:
         self._keep(key, _Place(ask))
         raise StaleError
 
-    async def _wait_long(self, ask: Ask, validity: Validity | None, link: Link) -> None:
+    async def _wait_long(
+        self, ask: Ask, validity: Validity | None, link: Link, interim: float
+    ) -> None:
         """Return once the turn has come, or the signature has to be made again."""
-        gone = asyncio.create_task(link.gone())
+        gone, sent = asyncio.create_task(link.gone()), 0
         try:
             while not ask.turn.done():
                 left = math.inf if validity is None else validity.waits_until - time.time()
                 if left <= 0:
                     return
-                pause = min(left, _INTERIM_SECONDS)
-                await asyncio.wait({ask.turn, gone}, timeout=pause, return_when="FIRST_COMPLETED")
+                pause = min(left, interim)
+                timeout = None if pause == math.inf else pause
+                await asyncio.wait({ask.turn, gone}, timeout=timeout, return_when="FIRST_COMPLETED")
                 if gone.done():
                     gone.result()  # raises
-                if not ask.turn.done() and pause < left:
+                if not ask.turn.done() and pause < left and sent < _MOST_INTERIMS:
+                    sent += 1
                     await link.go_on()
         finally:
             # Before anything else is read from the client.
@@ -153,6 +166,14 @@ class Turns:
 
         timer = asyncio.get_running_loop().call_later(_KEPT_SECONDS, give_up)
         self._kept.setdefault(key, deque()).append((place, timer))
+
+
+def _interim_seconds(request: Request) -> float:
+    """Return how many seconds there are between two interim answers to a client."""
+    agent = request.headers.get("user-agent", "").lower()
+    if agent in _NEVER or "sec-fetch-mode" in request.headers:
+        return math.inf
+    return _RARE_SECONDS if any(word in agent for word in _GO) else _INTERIM_SECONDS
 
 
 def _key_of(call: Call, request: Request) -> Hashable:

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING, TypeAlias
+from weakref import WeakSet
 
 import anyio
 import h11
@@ -28,7 +29,8 @@ __all__ = ["Dial", "Upstream", "connect_tcp"]
 Dial: TypeAlias = "Callable[[str, int], Awaitable[ByteStream]]"
 
 _HTTP_PORT = 80
-_CONNECT_SECONDS = 60.0
+_CONNECT_SECONDS = 20.0
+"""Less than what any client waits for an answer."""
 _IDLE_SECONDS = 15.0
 """AWS closes connections that have been idle for 20 seconds or more, depending on the service."""
 _MOST_IDLE = 64
@@ -60,9 +62,14 @@ class Upstream:
         self._parents = parents
         self._dial = dial
         self._idle: defaultdict[Origin, deque[tuple[float, Link]]] = defaultdict(deque)
+        self._unused: WeakSet[Link] = WeakSet()
         self._in_use: Counter[Origin] = Counter()
         self._first: dict[Origin, asyncio.Task[None]] = {}
         """What makes the first connection to a server."""
+
+    def is_reached(self, origin: Origin) -> bool:
+        """Return whether there is a connection to a server."""
+        return bool(self._idle[origin] or self._in_use[origin])
 
     async def reach(self, origin: Origin) -> None:
         """Wait until there is a connection to a server, so that a turn is not lost on the way.
@@ -72,7 +79,7 @@ class Upstream:
         Raises:
             OSError: it cannot be reached, or its certificate cannot be verified.
         """
-        if self._idle[origin] or self._in_use[origin]:
+        if self.is_reached(origin):
             return
         first = self._first.get(origin)
         if first is None:
@@ -82,6 +89,7 @@ class Upstream:
 
     async def _make_first(self, origin: Origin) -> None:
         link = Link(await self._connect(origin), client=True)
+        self._unused.add(link)
         self._idle[origin].append((time.monotonic(), link))
 
     async def take(self, origin: Origin) -> Link:
@@ -93,7 +101,10 @@ class Upstream:
         kept = self._idle[origin]
         while kept:
             since, link = kept.pop()  # the last one used: the others may grow old
-            if time.monotonic() - since < _IDLE_SECONDS and link.is_quiet():
+            # One that was not used has unread tickets of TLS, and would not seem to be quiet.
+            fresh = link in self._unused
+            self._unused.discard(link)
+            if time.monotonic() - since < _IDLE_SECONDS and (fresh or link.is_quiet()):
                 self._in_use[origin] += 1
                 return link
             await link.aclose()
@@ -127,6 +138,14 @@ class Upstream:
             if not kept:
                 del self._idle[origin]
 
+    async def aclose(self) -> None:
+        """Close all connections that nobody uses."""
+        for first in self._first.values():
+            first.cancel()
+        for kept in self._idle.values():
+            while kept:
+                await kept.popleft()[1].aclose()
+
     def addressed(
         self, origin: Origin, method: bytes, target: bytes, headers: Headers
     ) -> h11.Request:
@@ -134,6 +153,8 @@ class Upstream:
 
         A proxy that is asked for a host without TLS wants a whole URL, and its own password.
         """
+        if not any(name.lower() == b"host" for name, _ in headers):  # HTTP/1.0 may have none
+            headers = [(b"Host", origin.host.encode()), *headers]
         parent = None if origin.tls else self._parents.of(origin, tunnel=False)
         if parent is not None:
             port = "" if origin.port == _HTTP_PORT else f":{origin.port}"
@@ -154,11 +175,10 @@ class Upstream:
                 return await self._dial(origin.host, origin.port)
             stream = await self._to(parent)
             try:
-                await _tunnel(stream, parent, origin)
+                return await _tunnel(stream, parent, origin)
             except BaseException:  # cancelled, too
                 await anyio.aclose_forcefully(stream)
                 raise
-            return stream
 
     async def _connect(self, origin: Origin) -> ByteStream:
         if origin.tls:
@@ -187,7 +207,8 @@ class Upstream:
             raise
 
 
-async def _tunnel(stream: ByteStream, parent: Parent, origin: Origin) -> None:
+async def _tunnel(stream: ByteStream, parent: Parent, origin: Origin) -> ByteStream:
+    """Have a proxy connect to a server; return what is connected."""
     link = Link(stream, client=True)
     netloc = origin.netloc.encode()
     headers = [(b"Host", netloc), *parent.headers]
@@ -196,13 +217,15 @@ async def _tunnel(stream: ByteStream, parent: Parent, origin: Origin) -> None:
     )
     name = f"the proxy {parent.host}:{parent.port}"
     try:
-        answer = await link.event()
+        while isinstance(answer := await link.event(), h11.InformationalResponse):
+            pass
     except h11.RemoteProtocolError:
         raise OSError(f"{name} does not answer as one") from None
     if not isinstance(answer, h11.Response):
         raise OSError(f"{name} has hung up")
     if not 200 <= answer.status_code < 300:  # noqa: PLR2004 - HTTP's
         raise OSError(f"{name} answers {answer.status_code}")
+    return link.rest()  # the server may have sent something already
 
 
 @contextlib.contextmanager

@@ -9,13 +9,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aioapiqueue.gateway._hosts import opened_domains
 from aioapiqueue.gateway._trust import BUNDLE_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MARK_VARIABLE", "environment_of"]
+__all__ = ["GATEWAY_VARIABLE", "MARK_VARIABLE", "environment_of"]
 
+GATEWAY_VARIABLE = "AIOAPIQUEUE_GATEWAY"
+"""Where the hook in Node.js sends requests, whatever becomes of HTTPS_PROXY."""
 MARK_VARIABLE = "AIOAPIQUEUE_MARK"
 """What the hook in Python adds to requests that have had their turn, so that none has two."""
 
@@ -42,7 +45,10 @@ def environment_of(
     # Never the user's: ".amazonaws.com" in it would switch everything off. The gateway keeps to it.
     found |= dict.fromkeys(_NO_PROXY, _DIRECT)
     found |= dict.fromkeys((*BUNDLE_VARIABLES, "NODE_EXTRA_CA_CERTS"), bundle)
-    hook = f"--require {json.dumps(str(_NODE_HOOK))}"
+    # Node.js takes a backslash away, so that none may stand for a letter.
+    hook = f"--require {json.dumps(str(_NODE_HOOK), ensure_ascii=False)}"
     found["NODE_OPTIONS"] = f"{environ.get('NODE_OPTIONS', '')} {hook}".strip()
-    found[MARK_VARIABLE] = mark
+    found[GATEWAY_VARIABLE] = found["HTTPS_PROXY"]
+    # Only requests to these are marked: others would see the mark.
+    found[MARK_VARIABLE] = " ".join([mark, *opened_domains()])
     return found

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import anyio
+from anyio import to_thread
 from anyio.abc import SocketAttribute
 
 from aioapiqueue.gateway._authority import Authority
@@ -73,6 +74,11 @@ def main() -> None:
         asyncio.run(_main())
     except (NotPacedError, OSError, ValueError) as error:
         sys.exit(str(error))
+    except ExceptionGroup as group:
+        first: Exception = group
+        while isinstance(first, ExceptionGroup):
+            first = first.exceptions[0]
+        sys.exit(f"{type(first).__name__}: {first}")
 
 
 async def _main() -> None:
@@ -113,14 +119,14 @@ async def serve(
         dial: connects to servers and proxies.
 
     Raises:
-        NotPacedError: the hub cannot be asked.
+        NotPacedError: the hub cannot be asked, or not any more.
         ValueError: something in the environment is not understood.
     """
-    trusted = trusted_by_user(environ)
+    trusted = await to_thread.run_sync(trusted_by_user, environ)
     upstream = Upstream(context_for(trusted), Parents(environ), dial=dial)
-    authority = Authority(opened_domains())
+    authority = Authority(await to_thread.run_sync(opened_domains))
     bundle = Path(settings.folder) / "ca-bundle.pem"
-    bundle.write_text(trusted + authority.pem)
+    await to_thread.run_sync(bundle.write_text, trusted + authority.pem)
     counts = Counts()
     hub = HubClient(settings.hub)
     await hub.open()
@@ -141,10 +147,14 @@ async def serve(
             report(port=port, bundle=str(bundle))
             lost = asyncio.create_task(hub.lost.wait())
             await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)
+            lost.cancel()
             await hub.aclose()
             with anyio.move_on_after(_LAST_SECONDS):
                 await exchanges.all_answered()
             group.cancel_scope.cancel()
     finally:
         await hub.aclose()
+        await upstream.aclose()
         report(counts=counts.as_json())
+    if not ended.done():
+        raise NotPacedError(hub.why)

@@ -17,6 +17,7 @@ __all__ = ["BACKLOG", "listen", "raise_file_limit", "remove"]
 _LONGEST = 100
 """Bytes of a path: `sun_path` has room for 104 on macOS and the BSDs, 108 on Linux."""
 BACKLOG = 4096
+_MACOS_FILES = 10_240
 
 
 def listen(listener: socket.socket, path: Path, *, variable: str = "TMPDIR") -> None:
@@ -60,8 +61,10 @@ def raise_file_limit() -> bool:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return False
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (ValueError, OSError):  # macOS: infinity is more than it gives
-        return False
-    return True
+    for most in (hard, _MACOS_FILES):
+        if most == _MACOS_FILES and most <= soft:
+            break
+        with contextlib.suppress(ValueError, OSError):  # macOS: infinity is more than it gives
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            return True
+    return False

@@ -72,11 +72,11 @@ def test_addresses_are_refused(authority, client, address, monkeypatch):
         handshake(context, client, address)
 
 
-def test_authority_lives_a_day(authority):
-    """From an hour ago, for clocks that are behind, to a day from now; and signs no other one."""
+def test_authority_signs_no_other(authority):
+    """It is good from an hour ago, for clocks that are behind, for 30 days."""
     certificate = x509.load_pem_x509_certificate(authority.pem.encode())
     life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
-    assert life.total_seconds() == 25 * 3600
+    assert life.total_seconds() == (30 * 24 + 1) * 3600
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
     assert constraints.critical
     assert (constraints.value.ca, constraints.value.path_length) == (True, 0)
@@ -182,12 +182,18 @@ def test_systems_certificates_are_trusted():
 
 def test_missing_bundle_is_named():
     """It would be an error of each program, too."""
-    with pytest.raises(NoTrustError, match=r"^/nowhere\.pem: No such file"):
+    with pytest.raises(NoTrustError, match=r"^AWS_CA_BUNDLE: /nowhere\.pem: No such file"):
         trusted_by_user({"AWS_CA_BUNDLE": "/nowhere.pem"})
 
 
-def test_no_certificates_at_all(tmp_path):
+def test_missing_extra_file_of_node():
+    """Node.js warns of it and goes on; so does the gateway, in silence."""
+    assert trusted_by_user({"NODE_EXTRA_CA_CERTS": "/nowhere.pem"}) == trusted_by_user({})
+
+
+def test_no_certificates_at_all(tmp_path, monkeypatch):
     """Nothing could be verified: there is a remedy."""
+    monkeypatch.setattr("os.path.isfile", lambda _: False)
     empty = tmp_path / "empty.pem"
     empty.write_text("")
     with pytest.raises(NoTrustError, match="install ca-certificates"):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+import time
 from urllib.parse import urlsplit
 
 import boto3
@@ -307,12 +309,129 @@ def test_new_operation_of_a_known_service():
     [
         Request("GET", "novelties.eu-west-1.amazonaws.com", "/", {}),
         Request("GET", "amazonaws.com", "/", {"authorization": "Basic eA=="}),
-        Request("GET", "x.amazonaws.com", "/", {"authorization": "Credential=a/b/c/d/e"}),
+        Request("GET", "x.amazonaws.com", "/", {"authorization": "Credential=a/b/c/D..E/e"}),
     ],
 )
 def test_unknown_service_is_none(request_):
     """Nothing tells what it is."""
     assert find_call(request_) is None
+
+
+def test_new_service_is_told_by_its_signature():
+    """One that botocore lacks comes under the limits of its name, or of all others."""
+    call = call_of("GET", "novelties.eu-west-1.amazonaws.com", sign="eu-west-1/novelties")
+    assert (call.service, call.operation, call.region) == ("novelties", UNKNOWN, "eu-west-1")
+    assert call.key == "AKIAIOSFODNN7EXAMPLE"
+
+
+@pytest.mark.parametrize(
+    ("sign", "method", "host", "target", "expected"),
+    [
+        ("s3-outposts", "GET", "p-1.op-1.s3-outposts.us-east-1.amazonaws.com", "/key",
+         "s3.GetObject"),
+        ("s3-outposts", "GET", "s3-outposts.us-east-1.amazonaws.com",
+         "/v20180820/bucket/b", "s3control.GetBucket"),
+        ("s3-outposts", "GET", "s3-outposts.us-east-1.amazonaws.com",
+         "/S3Outposts/ListEndpoints", "s3outposts.ListEndpoints"),
+        ("s3", "GET", "123456789012.s3-control-fips.us-east-1.amazonaws.com",
+         "/v20180820/jobs", "s3control.ListJobs"),
+        ("s3", "GET", "123456789012.control.vpce-1-a.s3.us-east-1.vpce.amazonaws.com",
+         "/v20180820/jobs", "s3control.ListJobs"),
+        ("s3-object-lambda", "GET", "p-1.s3-object-lambda.us-east-1.amazonaws.com", "/key",
+         "s3.GetObject"),
+        ("s3-object-lambda", "POST", "route.s3-object-lambda.us-east-1.amazonaws.com",
+         "/WriteGetObjectResponse", "s3.WriteGetObjectResponse"),
+        ("s3express", "GET", "s3express-control.us-east-1.amazonaws.com", "/",
+         "s3.ListDirectoryBuckets"),
+        ("s3express", "GET", "b--use1-az1--x-s3.s3express-use1-az1.us-east-1.amazonaws.com",
+         "/key", "s3.GetObject"),
+        ("cloudsearch", "GET", "search-x-1.us-east-1.cloudsearch.amazonaws.com",
+         "/2013-01-01/search?format=sdk&pretty=true&q=x", "cloudsearchdomain.Search"),
+    ],
+)  # fmt: skip
+def test_hosts_that_sign_alike(sign, method, host, target, expected):
+    """Names of hosts and of signatures that several services share."""
+    given = {"x_amz_account_id": "1", "x_amz_request_route": "r", "x_amz_request_token": "t"}
+    call = call_of(method, host, target, sign=f"us-east-1/{sign}", **given)
+    assert f"{call.service}.{call.operation}" == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "target", "expected"),
+    [
+        ("ingest-cell2.timestream.us-east-1.amazonaws.com", "WriteRecords", "timestream-write"),
+        ("query-cell1.timestream.us-east-1.amazonaws.com", "Query", "timestream-query"),
+        ("timestream-ingest.us-east-1.api.aws", "WriteRecords", "timestream-write"),
+    ],
+)
+def test_cells_of_timestream(host, target, expected):
+    """Each account has hosts of its own."""
+    sign, target = "us-east-1/timestream", f"Timestream_20181101.{target}"
+    assert call_of(host=host, sign=sign, x_amz_target=target).service == expected
+
+
+def test_protocol_that_the_model_has_lost():
+    """SQS is asked by forms, too, by older SDKs."""
+    body = "Action=SendMessage&Version=2012-11-05&MessageBody=x"
+    host, sign = "sqs.us-east-1.amazonaws.com", "us-east-1/sqs"
+    call = call_of(host=host, body=body, content_type=FORM, sign=sign)
+    assert (call.service, call.operation) == ("sqs", "SendMessage")
+
+
+def test_compressed_form_is_read():
+    """SDKs compress long ones; what is no gzip, or a bomb, does no harm."""
+    form = b"Action=PutMetricData&Version=2010-08-01&Namespace=x&MetricData.member.1.MetricName=y"
+    scope = "AKIAIOSFODNN7EXAMPLE/1/us-east-1/monitoring/x"
+    headers = {
+        "content-type": FORM,
+        "content-encoding": "gzip",
+        "authorization": f"AWS4-HMAC-SHA256 Credential={scope}",
+    }
+    host = "monitoring.us-east-1.amazonaws.com"
+    call = find_call(Request("POST", host, "/", headers, gzip.compress(form)))
+    assert (call.service, call.operation) == ("cloudwatch", "PutMetricData")
+    assert call.parameters == {"Namespace": 1, "MetricData": 1}
+    for body in (b"x", gzip.compress(bytes(50_000_000))):
+        assert find_call(Request("POST", host, "/", headers, body)).operation == UNKNOWN
+
+
+def test_long_form_is_told_by_its_action():
+    """Its parameters are not read: that would hold up all others."""
+    body = "Action=DescribeTags&Version=2016-11-15&" + "&".join(f"a{n}=1" for n in range(50_000))
+    began = time.perf_counter()
+    call = call_of(body=body, content_type=FORM)
+    assert time.perf_counter() - began < 0.1
+    assert (call.operation, call.parameters) == ("DescribeTags", {})
+
+
+def test_region_in_a_bucket_is_none():
+    """A bucket may be called as if it were one."""
+    for bucket in ("my-data-1", "eu-west-1"):
+        host = f"{bucket}.s3.us-east-1.amazonaws.com"
+        assert call_of("GET", host, "/key", sign="").region == "us-east-1"
+
+
+def test_data_of_others_is_not_read():
+    """What a function is given, and what a bucket gets, has no parameters of the call."""
+    body = '{"MaxCount": 500, "secret": "x"}'
+    target = "/2015-03-31/functions/x/invocations"
+    host, sign = "lambda.us-east-1.amazonaws.com", "us-east-1/lambda"
+    call = call_of("POST", host, target, body, content_type="application/json", sign=sign)
+    assert (call.operation, call.parameters) == ("Invoke", {})
+    call = call_of("PUT", "b.s3.us-east-1.amazonaws.com", "/k", "<a><b/></a>", sign="us-east-1/s3")
+    assert (call.operation, call.parameters) == ("PutObject", {})
+
+
+def test_names_that_are_too_long_are_none():
+    """They would end the connection to the hub, for all."""
+    long = "A" * 9_000
+    for scope in (f"{long}/1/us-east-1/ec2/x", f"AKIAIOSFODNN7EXAMPLE/1/{long}/ec2/x"):
+        headers = {"content-type": FORM, "authorization": f"AWS4 Credential={scope}"}
+        call = find_call(
+            Request("POST", "ec2.us-east-1.amazonaws.com", "/", headers, b"Action=RunInstances")
+        )
+        assert (call.operation, call.key) == ("RunInstances", None)
+        assert call.region in {"us-east-1", None}
 
 
 def test_name_of_operation_is_a_name():

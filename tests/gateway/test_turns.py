@@ -160,6 +160,41 @@ async def test_interim_answers_while_it_waits():
     assert len(asyncio.all_tasks()) == 1
 
 
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"user-agent": "Boto3/1.43"}, 15),
+        ({"user-agent": "aws-sdk-go-v2/1.30 os/linux lang/go#1.22"}, 4),
+        ({"user-agent": "Go-http-client/1.1"}, 4),
+        ({"user-agent": "APN/1.0 HashiCorp/1.0 Terraform/1.9 aws-sdk-go-v2/1.2"}, 4),
+        ({"user-agent": "node"}, 0),
+        ({"user-agent": "undici"}, 0),
+        ({"sec-fetch-mode": "cors", "user-agent": "mine"}, 0),
+    ],
+)
+async def test_clients_that_bear_few_interim_answers(headers, expected):
+    """Go before 1.24 gives up at the sixth, fetch of Node.js at the first."""
+    hub, client = Hub("1 per 239s"), Client()
+    await empty(hub)
+    asked = request()
+    asked.headers |= headers
+    await Turns(hub).wait(CALL, asked, await client.connect())
+    assert client.interims() == expected
+
+
+async def test_place_taken_up_in_the_moment_of_its_turn():
+    """The turn is used, and not given back besides, though the place is still to be informed."""
+    hub = Hub("1 per 10s")
+    await empty(hub)
+    ask = hub.ask(CALL)
+    place = _turns._Place(ask)  # noqa: SLF001 - the race is within one pass of the loop
+    ask.turn.set_result(None)
+    assert place.take_up(CALL, hub) is ask
+    await asyncio.sleep(0)
+    assert not ask.turn.cancelled()
+    assert hub.queue.stats.waiting == 1  # it has not left
+
+
 async def test_old_http_gets_no_interim_answer():
     """HTTP/1.0 has none: such a client would take it for the answer."""
     hub, client = Hub("1/min"), Client(b"POST / HTTP/1.0\r\nHost: x\r\n\r\n")
@@ -320,7 +355,7 @@ async def test_unsigned_request_waits_for_as_long_as_it_takes():
     unsigned = Request("POST", "sts.amazonaws.com", "/", {})
     await Turns(hub).wait(CALL, unsigned, await client.connect())
     assert now() == 3600.0
-    assert client.interims() == 239
+    assert client.interims() == 90  # more than 100 are too many for newer Pythons
 
 
 async def test_presigned_link_waits_until_it_ends():
@@ -374,4 +409,6 @@ def test_validity():
     assert validity(signed, at=START + 200) == (START + 240, START + 290)
     signatures = Signatures()
     assert validity(signed, at=START + 600) == (START + 840, START + 890)
-    assert validity(signed, at=START - 600) == (START + 240, START + 290)
+    # Of one that is behind, an SDK signs for later.
+    assert validity(signed, at=START - 600) == (START - 360, START - 310)
+    assert validity({}, f"{link}60", at=START + 61) is None  # AWS refuses it

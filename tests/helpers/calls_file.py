@@ -94,6 +94,15 @@ def names_of(model):
     return names
 
 
+def payloads_of(model):
+    """Return the operations whose bodies are data, or the value of one parameter."""
+    inputs = {
+        name: model["shapes"].get(about.get("input", {}).get("shape", ""), {})
+        for name, about in model["operations"].items()
+    }
+    return sorted(name for name, shape in inputs.items() if "payload" in shape)
+
+
 def services_of(loader):
     """Yield each service."""
     for name in loader.list_available_services("service-2"):
@@ -108,6 +117,7 @@ def services_of(loader):
             "protocols": protocols_of(about),
             "routes": sorted(routes_of(model)),
             "names": names_of(model),
+            "payloads": payloads_of(model),
         }
 
 

@@ -127,6 +127,11 @@ class Gateway:
         await self._process.wait()
         return f"the gateway has ended: {self._last_words()}"
 
+    @property
+    def fault(self) -> str:
+        """What has gone wrong in it, though it went on; "" if nothing has."""
+        return self._last_words() if self.counts is not None and self._log.stat().st_size else ""
+
     async def end(self) -> None:
         """End it, and note what it has counted. Cancelled, it is killed."""
         process = self._process
@@ -151,11 +156,15 @@ class Gateway:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_READY_SECONDS):
                 line = await self._stdout.readline()
-        if not line:
+        ready = json.loads(line or b"{}")
+        if "port" not in ready:
             await self.end()
-            why = f"the gateway does not start, nothing was started: {self._last_words()}"
+            why = (
+                f"the gateway does not start, nothing was started: {self._last_words()}. To run "
+                "without it: --no-any"
+            )
             raise NotStarted(wrapped(why))
-        self._ready = json.loads(line)
+        self._ready = ready
 
     def _last_words(self) -> str:
         """Return what it has written last: a message, or the end of a traceback."""

@@ -141,9 +141,13 @@ def verdict(plan: Plan, outcome: Outcome) -> int:
 
 def not_paced(plan: Plan, outcome: Outcome) -> int:
     """Return how many Pythons were not paced; 1 where nothing was, whatever there was."""
-    nobody = not outcome.processes or _brings_its_own(plan, outcome)
-    all_together = nobody and not (outcome.gateway and outcome.gateway["connections"])
-    return max(_inactive(outcome), int(all_together))
+    if plan.isolate:  # whatever there was, it could go no other way
+        return 0
+    if outcome.gateway is None:
+        nobody = not outcome.processes or _brings_its_own(plan, outcome)
+    else:
+        nobody = not _hooked(outcome) and not outcome.gateway["connections"]
+    return max(_inactive(outcome), int(nobody))
 
 
 def _inactive(outcome: Outcome) -> int:
@@ -164,6 +168,9 @@ def measure(plan: Plan, outcome: Outcome) -> Measured:
             measured.waits.merge(one.wait_times)
         else:
             measured.unpaced += one.calls
+    if outcome.gateway is not None:
+        # Those that the hub refuses are counted there already.
+        measured.refused += sum(outcome.gateway["unknown_hosts"].values())
     summed_up = any(one.service == OTHERS and one.paced for one in outcome.figures)
     measured.unused = None if summed_up else len(unused(outcome.figures, plan.registry))
     return measured
@@ -175,8 +182,7 @@ def _is_aws_cli(name: str) -> bool:
 
 def _brings_its_own(plan: Plan, outcome: Outcome) -> bool:
     """Return whether this was the AWS CLI with a botocore of its own."""
-    hooked = any(process.botocore for process in outcome.processes)
-    return _is_aws_cli(plan.launch.name) and not hooked
+    return _is_aws_cli(plan.launch.name) and not _hooked(outcome)
 
 
 def headline(plan: Plan, outcome: Outcome, code: int) -> str:
@@ -271,7 +277,7 @@ def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:
     """Yield what was not paced of a program that has ended by itself."""
     processes, inactive = outcome.processes, outcome.inactive
     if plan.gateway:
-        yield from _of_gateway(outcome)
+        yield from _of_gateway(plan, outcome)
     elif not processes:
         yield (
             "WARNING: NOTHING WAS PACED: no Python activated the pacing. Only Python programs, "
@@ -293,19 +299,20 @@ def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:
         yield "no process that can be paced has used botocore: nothing was paced"
 
 
-def _of_gateway(outcome: Outcome) -> Iterator[str]:
+def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
     """Yield what the gateway has seen, and what it has not."""
     seen = outcome.gateway
     if seen is None:
         return
-    if not outcome.processes and not seen["connections"]:
+    came = seen["calls"] or seen["asked_before"]
+    if not came and not seen["connections"] and not _hooked(outcome) and not plan.isolate:
         yield (
-            "WARNING: NOTHING WAS PACED: nothing has come to the proxy that HTTPS_PROXY names, and "
-            "no Python activated the pacing. Either there was no call, or the program ignores "
-            "proxies: --isolate paces it all the same"
+            "WARNING: NOTHING WAS PACED: nothing has come to the proxy that HTTPS_PROXY names. "
+            "Either there was no call, or the program ignores proxies: --isolate paces it all the "
+            "same"
         )
-    elif not outcome.processes and not seen["calls"]:
-        yield "no call to AWS has come to the gateway: nothing was paced"
+    elif not came:
+        yield "no call to AWS has come to the gateway"
     if outcome.inactive and seen["calls"]:
         yield (
             f"{pluralize(len(outcome.inactive), 'Python')} did not activate the pacing: what they "
@@ -316,6 +323,16 @@ def _of_gateway(outcome: Outcome) -> Iterator[str]:
             f"WARNING: REFUSED: {pluralize(calls, 'request')} to {host}: which calls of AWS these "
             "are is not known"
         )
+    for host, number in list(seen["untrusted"].items())[:MAX_LISTED]:
+        yield (
+            f"WARNING: {host}: {pluralize(number, 'connection')} given up by a program that does "
+            "not trust the gateway: see docs/gateway.md"
+        )
+
+
+def _hooked(outcome: Outcome) -> bool:
+    """Return whether our hook in Python was there where calls are made."""
+    return any(process.botocore for process in outcome.processes)
 
 
 def _of_others(delays: Sequence[Mapping[str, Any]]) -> str:

@@ -115,8 +115,9 @@ async def _open(plan: Plan, recorder: Recorder, stack: contextlib.AsyncExitStack
         directory = stack.enter_context(_directory())
         hub = Hub(plan.registry, directory=directory, count_only=plan.dry_run, watcher=recorder)
         await stack.enter_async_context(hub)
-        # The program has no use for the server's password.
-        kept = {name: os.environ[name] for name in os.environ if name != SHARED_VARIABLE}
+        # The program has no use for the server's password, nor for what another run has left.
+        unwanted = {SHARED_VARIABLE, "AIOAPIQUEUE_MARK", "AIOAPIQUEUE_GATEWAY"}
+        kept = {name: os.environ[name] for name in os.environ if name not in unwanted}
         environment, gateway = kept | hub.environment, None
         if plan.gateway:
             gateway = await stack.enter_async_context(
@@ -172,9 +173,7 @@ class _Run:
             # Cancelled here as well: without us, nothing is paced.
             await self._stop()
         outcome.code = await self._program.wait()
-        if self._gateway is not None:
-            await self._gateway.end()
-            outcome.gateway = self._gateway.counts
+        await self._end_gateway()
         now = time.monotonic()
         outcome.seconds = now - outcome.recorder.series.began
         if outcome.recorder.estimate is not None:
@@ -223,6 +222,16 @@ class _Run:
         why = await gateway.broken()
         self._fail(wrapped(f"{why}; the program is stopped"))
         await self._stop()
+
+    async def _end_gateway(self) -> None:
+        """End the gateway, if there is one, and note what it has seen."""
+        gateway = self._gateway
+        if gateway is None:
+            return
+        await gateway.end()
+        self._outcome.gateway = gateway.counts
+        if gateway.fault:
+            self._plan.log.say(wrapped(f"in the gateway, please report it: {gateway.fault}"))
 
     async def _stop(self) -> None:
         """End the program and its children, which may need longer than it to clean up."""

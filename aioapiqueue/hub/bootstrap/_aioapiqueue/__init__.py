@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 HUB = os.environ.get("AIOAPIQUEUE_HUB", "")
-MARK = os.environ.get("AIOAPIQUEUE_MARK", "")
+MARK, _, _domains = os.environ.get("AIOAPIQUEUE_MARK", "").partition(" ")
 """What the run's gateway knows requests by that have had their turn; "" without one."""
+MARKED = tuple("." + domain for domain in _domains.split())
+"""What the names of hosts end with, to which requests are marked."""
 VERSION = 2
 """Of the protocol."""
 _CONNECT_SECONDS = 5.0

@@ -13,7 +13,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from inspect import isawaitable
 from typing import Any
 
-from . import MARK, process
+from . import MARK, MARKED, process
 from .attempts import Attempt, Call, current, text
 from .threads import ThreadAttempt
 
@@ -106,7 +106,7 @@ class _Handlers:
 
     def _sending(self, request: Any = None, **_: object) -> None:
         """Note that the attempt has been signed, and has had its turn."""
-        if MARK and request is not None:
+        if MARK and request is not None and _host_of(request.url).endswith(MARKED):
             request.headers["x-aioapiqueue-asked"] = MARK  # taken off by the run's gateway
         call = current.get()
         if call is not None and call.attempt is not None:
@@ -135,6 +135,10 @@ class _Handlers:
         error = parsed_response.get("Error") if isinstance(parsed_response, dict) else None
         code = text(error.get("Code")) if isinstance(error, dict) else None
         call.end(**_answer(response_dict), code=code)
+
+
+def _host_of(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0].rpartition("@")[2].partition(":")[0].lower()
 
 
 def _answer(response: dict[str, Any]) -> dict[str, object]:
