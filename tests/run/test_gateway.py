@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -408,3 +409,126 @@ def test_dry_run_counts_all(paced, network, run):
     assert ended.code == 0
     assert calls_of(figures) == {"ec2.DescribeVolumes": 5}
     assert ended.seconds < 4
+
+
+def test_python_that_calls_nobody(paced, network, run, python):
+    """Our hook is there and has nothing to do; nothing came to the gateway either."""
+    ended, _ = paced(python, "-c", "pass")
+    assert ended.code == 3
+    assert "nothing has come to the proxy that HTTPS_PROXY names" in ended.words
+    ended, _ = paced(python, "-c", "pass", options=("--allow-inactive", "--fail-on", "unpaced"))
+    assert ended.code == 5
+
+
+def test_refusals_fail_a_gate(paced, network, run, python):
+    """Those of the gateway count as those of the hub do."""
+    program = run.folder / "client.py"
+    program.write_text(
+        "import requests\n"
+        "print(requests.get('https://novelties.us-east-1.amazonaws.com/').status_code)\n"
+    )
+    ended, _ = paced(python, program, options=("--fail-on", "refused"))
+    assert (ended.code, ended.out) == (5, b"403\n")
+    assert 'FAILED: --fail-on "refused"' in ended.words
+
+
+def test_program_with_a_trust_of_its_own(paced, network, run, python):
+    """It hangs up on the gateway, and the end of the run says why."""
+    program = run.folder / "pinned.py"
+    program.write_text(f"""
+import http.client, os, ssl, urllib.parse
+proxy = urllib.parse.urlsplit(os.environ["HTTPS_PROXY"])
+import base64
+user = base64.b64encode(f"{{proxy.username}}:{{proxy.password}}".encode()).decode()
+context = ssl.create_default_context(cafile={str(network.environment["SSL_CERT_FILE"])!r})
+calls = http.client.HTTPSConnection(proxy.hostname, proxy.port, context=context)
+calls.set_tunnel("{HOST}", 443, {{"Proxy-Authorization": f"Basic {{user}}"}})
+try:
+    calls.request("GET", "/")
+except ssl.SSLCertVerificationError:
+    print("not trusted")
+""")
+    ended, figures = paced(python, "-I", program)
+    assert ended.out == b"not trusted\n"
+    assert figures["gateway"]["untrusted"] == {HOST: 1}
+    assert f"WARNING: {HOST}: 1 connection given up by a program" in ended.words
+
+
+def test_mark_is_for_aws_only(paced, network, run, python):
+    """What boto3 sends to somebody else's server has none."""
+    program = run.folder / "elsewhere.py"
+    program.write_text(
+        "import boto3, sys\n"
+        "boto3.client('ec2', endpoint_url=sys.argv[1]).describe_volumes()\n"
+        "boto3.client('ec2').describe_volumes()\n"
+    )
+    ended, figures = paced(python, program, f"http://localhost:{network.aws.plain_port}")
+    assert ended.code == 0, ended.err
+    assert len(network.aws.arrivals) == 2
+    assert not any("aioapiqueue" in name for one in network.aws.arrivals for name in one.headers)
+    assert figures["gateway"]["asked_before"] == 1
+
+
+NODE_AGENTS = """
+const https = require('node:https');
+const http2 = require('node:http2');
+let most = 0;
+const get = (agent) => new Promise((done, failed) => https.request(
+  { host: 'HOST', method: 'POST', agent, headers: { 'content-type':
+    'application/x-www-form-urlencoded', 'content-length': 39 } },
+  (answer) => { answer.resume().once('end', done); }).once('error', failed)
+  .end('Action=DescribeVolumes&Version=2016-11-15'.slice(0, 39)));
+(async () => {
+  const agent = new https.Agent({ keepAlive: true, maxSockets: 2 });
+  const count = setInterval(() => {
+    most = Math.max(most, Object.values(agent.sockets).flat().length); }, 1);
+  await Promise.all(Array.from({ length: 6 }, () => get(agent)));
+  clearInterval(count);
+  let refused = '';
+  try { http2.connect('https://bedrock-runtime.us-east-1.amazonaws.com'); }
+  catch (error) { refused = error.message; }
+  const socket = agent.createConnection({ host: 'HOST', port: 443 });
+  socket.once('secureConnect', () => {
+    console.log(JSON.stringify({ most, refused, authorized: socket.authorized }));
+    socket.unref();  // and the agent keeps two more: none of them keeps the program alive
+  });
+})();
+""".replace("HOST", HOST)
+
+
+@needs_node
+def test_agents_of_node_are_as_they_were(paced, network, run):
+    """They keep to `maxSockets`, give a socket at once, and let the program end; no HTTP/2."""
+    program = run.folder / "agents.js"
+    program.write_text(NODE_AGENTS)
+    ended, figures = paced("node", program, limit="ec2=20/s", within=30)
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    assert found["most"] == 2
+    assert found["authorized"] is True
+    assert "HTTP/2 to bedrock-runtime.us-east-1.amazonaws.com cannot be paced" in found["refused"]
+    assert sum(calls_of(figures).values()) == 6
+    assert ended.seconds < 15
+
+
+@needs_node
+def test_node_in_a_folder_with_any_name(network, run, tmp_path, monkeypatch):
+    """The hook is found, wherever it is installed."""
+    from aioapiqueue.gateway import environment
+
+    hook = tmp_path / "josé \"x\" 'y'" / "node_hook.cjs"
+    hook.parent.mkdir()
+    shutil.copy(Path(environment.__file__).with_name("node_hook.cjs"), hook)
+    monkeypatch.setattr(environment, "_NODE_HOOK", hook)
+    given = {"port": 1, "token": "t", "mark": "m", "bundle": "/dev/null"}
+    found = environment.environment_of({}, **given)
+    program = "console.log(Object.getOwnPropertySymbols(globalThis).some("
+    program += "(one) => String(one).includes('aioapiqueue')))"
+    done = subprocess.run(
+        [shutil.which("node"), "-e", program],
+        env={"PATH": os.environ["PATH"]} | found,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout == b"true\n", done.stderr

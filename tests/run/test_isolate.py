@@ -205,6 +205,13 @@ def test_another_user_than_root(network, run, tmp_path):
         shutil.rmtree(work, ignore_errors=True)
 
 
+def test_program_that_calls_nobody(paced, network):
+    """Whatever it had called would have been paced: no warning, and its own exit code."""
+    ended, _ = paced("true", options=ISOLATED)
+    assert ended.code == 0
+    assert "WARNING" not in ended.words
+
+
 def test_system_without_namespaces(network, run, python):
     """Where none may be made: nothing is started, and the reason and the remedy are named."""
     arguments = run.arguments("--isolate", "--private", "--", python, "-c", "print('started')")
