@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import shutil
+import socket
 import ssl
+import subprocess
 import sys
+import threading
 
 import pytest
 import trustme
@@ -198,3 +202,71 @@ def test_no_certificates_at_all(tmp_path, monkeypatch):
     empty.write_text("")
     with pytest.raises(NoTrustError, match="install ca-certificates"):
         trusted_by_user({"SSL_CERT_FILE": str(empty)})
+
+
+@pytest.fixture
+def serving(authority):
+    """Listen with a certificate for the name that a client asks for; return the port."""
+
+    def by_name(sock, name, _):
+        sock.context = authority.context_for(name)
+
+    context = authority.context_for(HOST)
+    context.sni_callback = by_name
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with contextlib.suppress(OSError), connection:
+                side = context.wrap_socket(connection, server_side=True)
+                side.recv(4096)
+                side.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                side.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield listener.getsockname()[1]
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join()
+    context.sni_callback = None
+
+
+def curl(port, name, bundle):
+    """Return the command by which curl asks a server of some name."""
+    to = f"{name}:443:127.0.0.1:{port}"
+    return ["curl", "-sS", "--cacert", bundle, "--connect-to", to, f"https://{name}/"]
+
+
+def node(port, name, bundle):
+    """Return the same for Node.js."""
+    program = f"""
+const options = {{ host: '127.0.0.1', port: {port}, servername: '{name}',
+  headers: {{ host: '{name}' }}, ca: require('fs').readFileSync('{bundle}') }};
+require('https').get(options, (answer) => answer.pipe(process.stdout)).once('error', (error) => {{
+  console.error(error.message); process.exit(1); }});
+"""
+    return ["node", "-e", program]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("program", "refusal"),
+    [(curl, b"permitted subtree violation"), (node, b"permitted subtree violation")],
+)
+def test_programs_refuse_other_names(serving, authority, tmp_path, program, refusal):
+    """They take the authority for a host of AWS, and refuse it for any other."""
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text(authority.pem)
+    if shutil.which(program(0, "", "")[0]) is None:
+        pytest.skip(f"needs {program.__name__}")
+    for name, right in ((HOST, True), ("example.com", False)):
+        command = program(serving, name, bundle)
+        done = subprocess.run(command, capture_output=True, timeout=30, check=False)
+        assert (done.returncode == 0) == right, done.stderr
+        assert (done.stdout == b"ok") == right
+        assert right or refusal in done.stderr

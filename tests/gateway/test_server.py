@@ -154,7 +154,9 @@ async def test_connections_are_shared_and_kept(bench):
 async def test_request_arrives_as_it_was_sent(bench):
     """In its order and case, without what is between the client and the gateway alone."""
     reader, writer = await bench.connect()
-    sent = post(FORM, "X-UPPER-lower: a", "x-amz-date: b", "Connection: keep-alive, X-Hop", "X-Hop: c")
+    sent = post(
+        FORM, "X-UPPER-lower: a", "x-amz-date: b", "Connection: keep-alive, X-Hop", "X-Hop: c"
+    )
     writer.write(sent)
     server_reader, server_writer = await bench.next()
     came = await server_reader.readuntil(FORM)

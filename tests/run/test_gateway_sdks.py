@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from aioapiqueue.gateway._authority import Authority
 from tests.helpers.aws_programs import BOTO, assert_paced, calls_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
@@ -54,6 +57,27 @@ func main() {
 	os.Exit(code)
 }
 """
+GO_TLS = """
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+)
+
+func main() {
+	pem, _ := os.ReadFile(os.Args[1])
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(pem)
+	settings := &tls.Config{RootCAs: pool, ServerName: os.Args[3]}
+	if _, err := tls.Dial("tcp", os.Args[2], settings); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+}
+"""
 NODE = """
 const { EC2Client, DescribeVolumesCommand } = require('@aws-sdk/client-ec2');
 const client = new EC2Client({});
@@ -67,10 +91,14 @@ Promise.all(calls).then(
 @pytest.fixture(scope="module")
 def go_program(tmp_path_factory):
     """Build a program with the SDK for Go v2, as Debian packages it."""
+    return built(GO, tmp_path_factory.mktemp("go"))
+
+
+def built(source, folder):
+    """Build a program in Go."""
     if shutil.which("go") is None or not GO_SOURCE.exists():
         pytest.skip("needs golang-go and golang-github-aws-aws-sdk-go-v2-dev")
-    folder = tmp_path_factory.mktemp("go")
-    (folder / "main.go").write_text(GO)
+    (folder / "main.go").write_text(source)
     subprocess.run(
         [shutil.which("go"), "build", "-o", str(folder / "calls"), str(folder / "main.go")],
         env=os.environ
@@ -161,3 +189,23 @@ def test_waits_of_400_seconds(paced, network, run, programs):
     assert figures["gateway"]["calls"] == 20
     longest = max(one["longest_wait"] for one in figures["figures"])
     assert longest > 100
+
+
+def test_go_refuses_other_names(tmp_path):
+    """It takes the authority for a host of AWS, and refuses it for any other."""
+    program = built(GO_TLS, tmp_path)
+    authority = Authority(["amazonaws.com"])
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text(authority.pem)
+    for name, right in (("ec2.us-east-1.amazonaws.com", True), ("example.com", False)):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            address = f"127.0.0.1:{listener.getsockname()[1]}"
+            with subprocess.Popen(
+                [program, bundle, address, name], stdout=subprocess.PIPE
+            ) as process:
+                connection, _ = listener.accept()
+                with contextlib.suppress(OSError), connection:
+                    authority.context_for(name).wrap_socket(connection, server_side=True).close()
+                out, _ = process.communicate(timeout=30)
+        assert (process.returncode == 0) == right, out
+        assert right or b"is not permitted by any constraint" in out
