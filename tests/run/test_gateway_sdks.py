@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aioapiqueue.gateway._authority import Authority
-from tests.helpers.aws_programs import BOTO, assert_paced, calls_of
+from tests.helpers.aws_programs import BOTO, FORM, HOST, assert_paced, calls_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
 
@@ -189,6 +189,21 @@ def test_waits_of_400_seconds(paced, network, run, programs):
     assert figures["gateway"]["calls"] == 20
     longest = max(one["longest_wait"] for one in figures["figures"])
     assert longest > 100
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+def test_fetch_of_node_waits(paced, network, run):
+    """It takes no interim answer: 40 seconds, in which others would have had two."""
+    program = run.folder / "fetch.js"
+    program.write_text(f"""
+const form = {{ method: 'POST', body: new URLSearchParams('{FORM}') }};
+const call = () => fetch('https://{HOST}/', form)
+  .then((answer) => answer.text().then(() => answer.status));
+Promise.all([call(), call(), call()]).then((all) => console.log(all.join(' ')));
+""")
+    ended, figures = paced("node", program, limit="ec2=1 per 20s", within=90)
+    assert (ended.code, ended.out) == (0, b"200 200 200\n"), ended.err
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 3}
 
 
 def test_go_refuses_other_names(tmp_path):
