@@ -167,7 +167,7 @@ def _signature(request: Request) -> _Signature:
         return _Signature(_plain(parts[0]), _plain(parts[2]), parts[3])
     if len(parts) == 4:  # noqa: PLR2004 - for several Regions: key/date/service/aws4_request
         region = request.headers.get("x-amz-region-set", "")
-        return _Signature(_plain(parts[0]), region if _is_region(region) else None, parts[2])
+        return _Signature(_plain(parts[0]), region if table().is_region(region) else None, parts[2])
     if old := _SIGNED_V2.match(authorization):  # of S3 only
         return _Signature(old[1], None, "s3")
     return _Signature(_plain(query.get("AWSAccessKeyId", "")))
@@ -207,11 +207,7 @@ def _prefix_of(host: str) -> Sequence[Service]:
 
 def _region_of(host: str) -> str | None:
     labels = host.split(".")[label_of(host) or 0 :]
-    return next((label for label in labels if _is_region(label)), None)
-
-
-def _is_region(text: str) -> bool:
-    return any(partition.regions.fullmatch(text) for partition in table().partitions)
+    return next((label for label in labels if table().is_region(label)), None)
 
 
 def _json(request: Request, services: Sequence[Service]) -> Call | None:

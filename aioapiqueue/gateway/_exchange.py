@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hmac
 import ssl
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import h11
@@ -153,12 +154,32 @@ class Exchanges:
         """
         link, origin = incoming.link, incoming.origin
         try:
-            up = await self._upstream.take(origin)
+            up = await self._take(incoming)
+        except GoneError:
+            raise
         except OSError as error:
             call = None if request is None else find_call(request)
             await link.answer(*unreachable(call, _cannot_reach(origin, error)))
             return
         await self._forward(incoming, up, b"")
+        await link.drain()
+
+    async def _take(self, incoming: Incoming) -> Link:
+        """Return a connection to the server, as long as the client is there.
+
+        Raises:
+            GoneError: the client has hung up.
+            OSError: the server cannot be reached.
+        """
+        link, _, origin = incoming
+        taking = asyncio.ensure_future(self._upstream.take(origin))
+        try:
+            return await link.while_there(taking)
+        except BaseException:
+            # It may have come in this very moment.
+            if taking.done() and not taking.cancelled() and taking.exception() is None:
+                await self._upstream.give_back(origin, taking.result(), whole=False)
+            raise
 
     async def _use(self, turn: Ask, incoming: Incoming, call: Call, body: bytes) -> None:
         """Send a request whose turn has come. However it ends, the hub is informed."""
@@ -166,7 +187,9 @@ class Exchanges:
         outcome: dict[str, object] = {}
         try:
             try:
-                up = await self._upstream.take(origin)
+                up = await self._take(incoming)
+            except GoneError:
+                raise
             except OSError as error:
                 outcome = {"failed": type(error).__name__}
                 await link.answer(*unreachable(call, _cannot_reach(origin, error)))
@@ -174,6 +197,10 @@ class Exchanges:
             if self._hub.lost.is_set():  # meanwhile: nothing is sent after its end
                 await self._upstream.give_back(origin, up, whole=False)
                 await self._refuse(link, call, "aioapiqueue's hub has ended")
+                return
+            if time.time() > turn.good_until:
+                await self._upstream.give_back(origin, up, whole=False)
+                await link.answer(*throttling(call))
                 return
             outcome = {"failed": "ConnectionClosed"}
             self._counts.calls += 1
@@ -183,6 +210,7 @@ class Exchanges:
             raise
         finally:
             turn.end(outcome)
+        await link.drain()
 
     async def _forward(self, incoming: Incoming, up: Link, body: bytes) -> dict[str, object]:
         """Pass a request on, and its answer back; return the outcome as the hub wants it.
@@ -203,11 +231,11 @@ class Exchanges:
             else:
                 await up.send(*begun, h11.EndOfMessage(headers=link.trailers))
                 outcome = await link.while_there(_answer_back(link, up))
+            self._turns.hear(str(outcome.pop("date", "")))
             whole = not link.has_more
             return outcome
         finally:
             await self._upstream.give_back(origin, up, whole=whole)
-            await link.drain()
 
     async def _refuse(self, link: Link, call: Call | None, why: str) -> None:
         self._counts.refused += 1
@@ -310,6 +338,7 @@ def _outcome(status: int, headers: Mapping[str, str], body: bytes) -> dict[str, 
         "code": code_of(headers, body) if error else None,
         "retry_after": headers.get("retry-after", "")[:_LONGEST] or None,
         "amz_retry_after": headers.get("x-amz-retry-after", "")[:_LONGEST] or None,
+        "date": headers.get("date", ""),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from aioapiqueue.gateway._s3_hosts import is_s3
+from aioapiqueue.gateway._s3_hosts import label_of
 from aioapiqueue.gateway._table import table
 
 if TYPE_CHECKING:
@@ -72,8 +72,12 @@ def is_opened(host: str) -> bool:
     if suffix is None:
         return _IS_OTHER.fullmatch(host) is not None
     name = host.removesuffix(f".{suffix}")
-    if is_s3(host) and ".s3-website" not in name:  # whatever the bucket is called
-        return True
+    at = label_of(name)
+    if at is not None and "s3-website" not in name:
+        # Whatever the bucket is called, if it is one: what follows is a Region, and no more.
+        after = name.split(".")[at + 1 :]
+        if all(label in {"dualstack", "vpce"} or table().is_region(label) for label in after):
+            return True
     return not _IS_FREE.fullmatch(name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -33,10 +34,12 @@ class Ask:
 
     Attributes:
         turn: is done once the call may be sent; `NotPacedError` if it may not.
+        good_until: as `time.time()`: so long the request may be sent.
     """
 
     def __init__(self, client: HubClient, number: int) -> None:
         self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.good_until = math.inf
         self._client = client
         self._number = number
 
@@ -126,11 +129,21 @@ class HubClient:
         self._waiting.pop(number, None)
         self._send(do=do, id=number, **outcome)
 
+    def refuse_all(self, why: str) -> None:
+        """Refuse what waits, and what is asked from now on; what is under way may still end."""
+        if not self.lost.is_set():
+            self.why = why
+            self.lost.set()
+        for ask in self._waiting.values():
+            _refuse(ask, self.why)
+        self._waiting.clear()
+
     async def aclose(self) -> None:
         """Close the connection; what waits is refused."""
         self._reading.cancel()
         await asyncio.wait([self._reading])
-        self._writer.transport.abort()
+        self._flush()
+        self._writer.close()
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         why = "it has ended"
@@ -140,11 +153,7 @@ class HubClient:
         except (OSError, ValueError) as error:
             why = str(error)
         finally:  # cancelled, too
-            self.why = f"aioapiqueue's hub cannot be asked: {why}"
-            self.lost.set()
-            for ask in self._waiting.values():
-                _refuse(ask, self.why)
-            self._waiting.clear()
+            self.refuse_all(f"aioapiqueue's hub cannot be asked: {why}")
 
     def _take(self, message: dict[str, object]) -> str:
         """Handle a message; return why the hub hangs up, if it says so."""
@@ -170,7 +179,7 @@ class HubClient:
 
     def _flush(self) -> None:
         lines, self._unsent = self._unsent, []
-        if not self._writer.is_closing():
+        if lines and not self._writer.is_closing():
             self._writer.write(b"\n".join([*lines, b""]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -13,7 +14,7 @@ from anyio.abc import SocketAttribute
 from aioapiqueue.gateway._replayed import Replayed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from anyio.abc import ByteStream
 
@@ -26,6 +27,7 @@ _MAX_HEAD = 1 << 17
 """Bytes. AWS takes 8 to 64 kB of headers, depending on the service."""
 _AHEAD = 1 << 18
 """Bytes that are taken from a client while its request waits, so that it can go on sending."""
+_HANGS_UP = getattr(select, "POLLRDHUP", 0)  # Linux
 _DRAIN_SECONDS = 2.0
 _AT_ONCE_SECONDS = 0.05
 _FOR_ONE_HOP = frozenset(
@@ -72,6 +74,7 @@ class Link:
         self.trailers: Headers = []
         """What came after the body."""
         self._is_head = False
+        self._answered = self._is_unwanted = False
         self._poll: select.poll | None = None
         self._pending: h11.Event | None = None
 
@@ -96,6 +99,7 @@ class Link:
             return None
         self._is_head = event.method == b"HEAD"
         self.trailers = []
+        self._answered = self._is_unwanted = False
         # Where it has no body, that is known at once.
         following = self._http.next_event()
         self._whole = isinstance(following, h11.EndOfMessage)
@@ -177,6 +181,8 @@ class Link:
         Raises:
             ConnectionError: the other side has hung up; `GoneError`, if that is the client.
         """
+        if any(isinstance(event, h11.Response) for event in events):
+            self._answered, self._is_unwanted = True, self.waits_to_send
         data = b"".join(self._http.send(event) or b"" for event in events)
         try:
             await self.stream.send(data)
@@ -211,14 +217,14 @@ class Link:
 
         Were its connection closed with that unread, it might never see the answer.
         """
-        if not self.has_more or self.waits_to_send:
+        if not self.has_more or not self._answered or self._is_unwanted:
             return
-        with anyio.move_on_after(_DRAIN_SECONDS):
+        with anyio.move_on_after(_DRAIN_SECONDS), contextlib.suppress(GoneError):
             while await self._receive():
                 pass
 
     async def while_there(
-        self, work: Coroutine[Any, Any, T], meanwhile: Callable[[], Awaitable[object]] | None = None
+        self, work: Awaitable[T], meanwhile: Callable[[], Awaitable[object]] | None = None
     ) -> T:
         """Return what comes of some work, as long as the client is there.
 
@@ -233,7 +239,7 @@ class Link:
             GoneError: the client has hung up.
             Exception: what the work raises, or what is done meanwhile.
         """
-        main = asyncio.create_task(work)
+        main = asyncio.ensure_future(work)
         tasks: set[asyncio.Future[Any]] = {main}
         try:
             if meanwhile is None:
@@ -251,14 +257,20 @@ class Link:
                 task.cancel()
             await asyncio.wait(tasks)
 
-    def is_quiet(self) -> bool:
-        """Return whether nothing comes on an idle connection: it would be its end."""
+    def is_quiet(self, *, fresh: bool = False) -> bool:
+        """Return whether nothing comes on an idle connection: it would be its end.
+
+        Args:
+            fresh: whether it was not used yet; TLS then has tickets that nobody has read.
+        """
         if self._poll is None:
             self._raw = self.stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
             self._poll = select.poll()
-            self._poll.register(self._raw.fileno(), select.POLLIN)
-        # Once closed, its number may be another file's.
-        return self._raw.fileno() >= 0 and not self._poll.poll(0)
+            self._poll.register(self._raw.fileno(), select.POLLIN | _HANGS_UP)
+        if self._raw.fileno() < 0:  # closed; its number may be another file's
+            return False
+        harmless = select.POLLIN if fresh else 0
+        return not any(event & ~harmless for _, event in self._poll.poll(0))
 
     def next_cycle(self) -> bool:
         """Get ready for another request and answer; return whether there can be one."""

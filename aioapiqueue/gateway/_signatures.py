@@ -1,16 +1,16 @@
 """Until when a request may be sent: AWS refuses signatures that are more than five minutes old.
 
 How old one is depends on the clock of this machine, which may be wrong: SDKs find that out from
-AWS's answers, and sign for AWS's time. So the smallest age at which any request has come is taken
-for the difference of the two clocks, if that is more than what clients let their requests wait.
+AWS's answers, and sign for AWS's time. So does the gateway, by the header `Date`.
 """
 
 from __future__ import annotations
 
 import calendar
-import math
+import contextlib
 import re
 import time
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -45,7 +45,19 @@ class Signatures:
     """Knows how long the signatures of requests are good."""
 
     def __init__(self) -> None:
-        self._youngest = math.inf
+        self._ahead = 0.0
+        """By how many seconds this machine's clock is ahead of AWS's, if that is much."""
+
+    def hear(self, date: str, now: float) -> None:
+        """Note the time of an answer's server.
+
+        Args:
+            date: its header; what is no date is ignored.
+            now: as `time.time()`.
+        """
+        with contextlib.suppress(ValueError, TypeError):
+            ahead = now - parsedate_to_datetime(date).timestamp()
+            self._ahead = ahead if abs(ahead) > _WRONG_CLOCK_SECONDS else 0.0
 
     def validity_of(self, request: Request, now: float) -> Validity | None:
         """Return how long a request may wait, and be sent; None: for as long as one likes.
@@ -56,10 +68,8 @@ class Signatures:
         """
         signed = _time_of(request.headers.get("x-amz-date", ""))
         if signed is not None and "authorization" in request.headers:
-            self._youngest = min(self._youngest, max(0.0, now - signed))
-            if self._youngest > _WRONG_CLOCK_SECONDS:
-                signed += self._youngest
-            signed = min(signed, now)
+            # By this machine's clock. What is from later, another one has signed.
+            signed = min(signed + self._ahead, now)
             return Validity(signed + _HOLD_SECONDS, signed + _OLDEST_SECONDS)
         if "X-Amz-Expires=" not in request.query:
             return None
@@ -68,7 +78,7 @@ class Signatures:
         signed, seconds = _time_of(fields.get("X-Amz-Date", "")), fields.get("X-Amz-Expires", "")
         if signed is None or not _SECONDS.fullmatch(seconds):
             return None
-        ends = signed + int(seconds)
+        ends = signed + int(seconds) + self._ahead
         # One that is over already is for AWS to refuse: nobody would come again for it.
         return Validity(ends, ends) if ends > now else None
 

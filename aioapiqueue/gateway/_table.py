@@ -113,6 +113,10 @@ class Table:
         # The longest first: of "api.aws.ic.gov", nothing else is meant.
         return next((one for one in endings if one in self.suffixes), None)
 
+    def is_region(self, text: str) -> bool:
+        """Return whether a text is the name of a Region, be it a new one."""
+        return any(partition.regions.fullmatch(text) for partition in self.partitions)
+
     def region_of(self, service: Service, region: str) -> str:
         """Return the Region of a call as botocore has it: one name where there is one endpoint.
 

@@ -13,7 +13,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aioapiqueue.gateway._signatures import Signatures
 
@@ -29,18 +29,26 @@ __all__ = ["StaleError", "Turns"]
 
 _AT_ONCE_SECONDS = 0.05
 """In which most turns come; meanwhile, nobody looks whether the client has hung up."""
-_INTERIM_SECONDS = 15.0
-"""From one interim answer to the next: the shortest read time-outs in use are 30 seconds."""
-_MOST_INTERIMS = 90  # newer Pythons and Rubies take 100, which only an unsigned request waits for
-_RARE_SECONDS = 48.0
 _GO = ("go-http-client", "aws-sdk-go", "golang")
 """In User-Agent, of clients that give up at the sixth interim answer: Go before 1.24. They have no
-time-out by default. Four of them are within the life of a signature."""
+time-out by default."""
 _NEVER = ("undici", "node")
 """The same, of those that take one which they have not asked for as an error: fetch of Node.js. Its
 time-out is 300 s, which is longer than the life of a signature."""
 _KEPT_SECONDS = 30.0
 """How long a place is kept for a client that comes again: in between, SDKs pause for up to 20 s."""
+
+
+class _Interims(NamedTuple):
+    """The interim answers to a client.
+
+    Attributes:
+        seconds: from one to the next. The shortest read time-outs in use are 30 seconds.
+        most: of one request. Newer Pythons and Rubies give up at more than 100.
+    """
+
+    seconds: float
+    most: int
 
 
 class StaleError(Exception):
@@ -91,6 +99,10 @@ class Turns:
         self._signatures = Signatures()
         self._kept: dict[Hashable, deque[tuple[_Place, asyncio.TimerHandle]]] = {}
 
+    def hear(self, date: str) -> None:
+        """Note the time of an answer's server, by its header."""
+        self._signatures.hear(date, time.time())
+
     async def wait(self, call: Call, request: Request, link: Link) -> Ask:
         """Wait for a turn; return it. Cancelled, the request leaves the line.
 
@@ -111,10 +123,11 @@ class Turns:
         try:
             await asyncio.wait([ask.turn], timeout=_AT_ONCE_SECONDS)
             if not ask.turn.done():
-                await self._wait_long(ask, validity, link, _interim_seconds(request))
+                await self._wait_long(ask, validity, link, _interims_for(request))
             if ask.turn.done():
                 ask.turn.result()
                 if validity is None or time.time() <= validity.ends:
+                    ask.good_until = math.inf if validity is None else validity.ends
                     return ask
         except BaseException:
             ask.leave()
@@ -124,7 +137,7 @@ class Turns:
         raise StaleError
 
     async def _wait_long(
-        self, ask: Ask, validity: Validity | None, link: Link, interim: float
+        self, ask: Ask, validity: Validity | None, link: Link, interims: _Interims
     ) -> None:
         """Return once the turn has come, or the signature has to be made again."""
         gone, sent = asyncio.create_task(link.gone()), 0
@@ -133,12 +146,12 @@ class Turns:
                 left = math.inf if validity is None else validity.waits_until - time.time()
                 if left <= 0:
                     return
-                pause = min(left, interim)
+                pause = min(left, interims.seconds)
                 timeout = None if pause == math.inf else pause
                 await asyncio.wait({ask.turn, gone}, timeout=timeout, return_when="FIRST_COMPLETED")
                 if gone.done():
                     gone.result()  # raises
-                if not ask.turn.done() and pause < left and sent < _MOST_INTERIMS:
+                if not ask.turn.done() and pause < left and sent < interims.most:
                     sent += 1
                     await link.go_on()
         finally:
@@ -168,12 +181,12 @@ class Turns:
         self._kept.setdefault(key, deque()).append((place, timer))
 
 
-def _interim_seconds(request: Request) -> float:
-    """Return how many seconds there are between two interim answers to a client."""
+def _interims_for(request: Request) -> _Interims:
+    """Return which interim answers a client bears."""
     agent = request.headers.get("user-agent", "").lower()
     if agent in _NEVER or "sec-fetch-mode" in request.headers:
-        return math.inf
-    return _RARE_SECONDS if any(word in agent for word in _GO) else _INTERIM_SECONDS
+        return _Interims(math.inf, 0)
+    return _Interims(48.0, 5) if any(word in agent for word in _GO) else _Interims(15.0, 90)
 
 
 def _key_of(call: Call, request: Request) -> Hashable:

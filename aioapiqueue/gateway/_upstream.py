@@ -101,10 +101,9 @@ class Upstream:
         kept = self._idle[origin]
         while kept:
             since, link = kept.pop()  # the last one used: the others may grow old
-            # One that was not used has unread tickets of TLS, and would not seem to be quiet.
             fresh = link in self._unused
             self._unused.discard(link)
-            if time.monotonic() - since < _IDLE_SECONDS and (fresh or link.is_quiet()):
+            if time.monotonic() - since < _IDLE_SECONDS and link.is_quiet(fresh=fresh):
                 self._in_use[origin] += 1
                 return link
             await link.aclose()
@@ -181,10 +180,9 @@ class Upstream:
                 raise
 
     async def _connect(self, origin: Origin) -> ByteStream:
-        if origin.tls:
-            stream = await self.tunnel(origin)
-            with _at_most(_CONNECT_SECONDS, origin.host):
-                return await self._secured(stream, origin.host)
+        with _at_most(_CONNECT_SECONDS, origin.host):
+            if origin.tls:
+                return await self._secured(await self.tunnel(origin), origin.host)
         with _at_most(_CONNECT_SECONDS, origin.host):
             parent = self._parents.of(origin, tunnel=False)
             if parent is None:

@@ -15,9 +15,11 @@ import array
 import ctypes
 import fcntl
 import os
+import signal
 import socket
 import struct
 import sys
+import tempfile
 from pathlib import Path
 
 __all__: list[str] = []
@@ -51,6 +53,9 @@ def main(arguments: list[str]) -> None:
     try:
         if arguments == ["--check"]:
             _enter()
+            with tempfile.TemporaryDirectory() as folder:
+                _set_up_names(Path(folder))
+            _listeners(0)
             return
         gateway, folder, port, file, *command = arguments
         _enter()
@@ -58,7 +63,20 @@ def main(arguments: list[str]) -> None:
         _hand_over(gateway, _listeners(int(port)))
     except (OSError, _NotIsolatedError) as error:
         sys.exit(str(error))
-    os.execv(file, command)  # noqa: S606 - the program that the user has named
+    # What Python ignores, the program is not to ignore.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execve(file, command, _environment())  # noqa: S606 - the program that the user has named
+    except OSError as error:
+        sys.stderr.write(f"{file}: cannot be started: {error.strerror}\n")
+        sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
+
+
+def _environment() -> dict[bytes, bytes]:
+    """Return the environment as it was given: Python adds LC_CTYPE where there is no locale."""
+    words = Path("/proc/self/environ").read_bytes().split(b"\0")
+    return dict(word.partition(b"=")[::2] for word in words if b"=" in word)
 
 
 def _enter() -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "main", "serve"]
 
 _BACKLOG = 1024
+_LOOK_UPS = 64
 _LAST_SECONDS = 0.5
 """In which requests are still answered at the end."""
 
@@ -89,10 +91,14 @@ async def _main() -> None:
     )
     settings = Settings(**json.loads(await reader.readline()))
     ended = asyncio.create_task(reader.read())
+    # Of looking names up. The usual number is six on two cores: a server of names that does not
+    # answer would hold up all hosts.
+    loop.set_default_executor(ThreadPoolExecutor(_LOOK_UPS))
     try:
         await serve(settings, os.environ, _report, ended)
     finally:
         transport.close()
+    os._exit(0)  # and does not wait for those that still look up
 
 
 def _report(**message: object) -> None:
@@ -148,7 +154,7 @@ async def serve(
             lost = asyncio.create_task(hub.lost.wait())
             await asyncio.wait({lost, ended}, return_when=asyncio.FIRST_COMPLETED)
             lost.cancel()
-            await hub.aclose()
+            hub.refuse_all("the run has ended")
             with anyio.move_on_after(_LAST_SECONDS):
                 await exchanges.all_answered()
             group.cancel_scope.cancel()

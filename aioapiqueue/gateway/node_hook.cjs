@@ -47,9 +47,10 @@ if (url && !globalThis[installed]) {
         socket.setNoDelay(true);
         if (this._idle) socket.unref();
         socket.on('data', (data) => { if (!this.push(data)) socket.pause(); });
-        socket.once('end', () => this.push(null));
+        // What has come is still to be read, however the connection ends.
+        socket.once('end', () => { this._over = true; this.push(null); });
         socket.once('error', (error) => this.destroy(error));
-        socket.once('close', () => this.destroy());
+        socket.once('close', () => { if (!this._over) this.destroy(); });
         if (head.length) this.push(head);
         for (const write of this._early) write();
         this._early = [];
@@ -61,7 +62,9 @@ if (url && !globalThis[installed]) {
     unref() { this._idle = true; if (this._socket) this._socket.unref(); }
     _whenThere(act) { if (this._socket) act(); else this._early.push(act); }
     _write(data, encoding, done) { this._whenThere(() => this._socket.write(data, encoding, done)); }
-    _final(done) { this._whenThere(() => this._socket.end(done)); }
+    _final(done) {
+      this._whenThere(() => (this._socket.destroyed ? done() : this._socket.end(() => done())));
+    }
     _read() { if (this._socket) this._socket.resume(); }
     _destroy(error, done) {
       this._request.destroy();
@@ -102,17 +105,38 @@ if (url && !globalThis[installed]) {
     return connectHttp2.call(this, authority, ...rest);
   };
 
-  // The built-in fetch keeps its dispatcher under this symbol, and makes one as it is loaded, unless
-  // the program has set another: that one is the program's own.
+  // The built-in fetch, and whatever undici a program brings, have their dispatcher under this
+  // symbol: the first that is loaded makes it. It is ours, unless the program sets another one.
   const dispatcher = Symbol.for('undici.globalDispatcher.1');
   const { fetch } = globalThis;
-  let hooked = false;
-  const hookFetch = () => {
-    const own = globalThis[dispatcher];
-    void globalThis.Response; // loads it
-    const usual = globalThis[dispatcher];
-    hooked = true;
-    if (own || !usual) return;
+  let loading = false;
+  let within = false; // the built-in one was being loaded as it asked, and has made its own since
+  let done = false;
+  const install = () => {
+    if (loading || done) return;
+    loading = true;
+    void globalThis.Response; // loads the built-in one
+    loading = false;
+    const found = Object.getOwnPropertyDescriptor(globalThis, dispatcher);
+    if (!found || !('value' in found)) { within = true; return; }
+    done = true;
+    replace(found.value);
+  };
+  Object.defineProperty(globalThis, dispatcher, {
+    configurable: true,
+    enumerable: false,
+    get() {
+      if (loading) return undefined;
+      install();
+      const found = Object.getOwnPropertyDescriptor(globalThis, dispatcher);
+      return found && found.value;
+    },
+    set(value) {
+      Object.defineProperty(globalThis, dispatcher,
+        { value, writable: true, enumerable: false, configurable: false });
+    },
+  });
+  const replace = (usual) => {
     const usualConnect = (options) => (options.protocol === 'https:'
       ? tls.connect({ host: options.hostname, port: options.port || 443, ALPNProtocols: ['http/1.1'],
         servername: options.servername || options.hostname })
@@ -130,16 +154,17 @@ if (url && !globalThis[installed]) {
       socket.once(secure ? 'secureConnect' : 'connect', () => settle(null));
       socket.once('error', settle);
     };
-    Object.defineProperty(globalThis, dispatcher, {
-      value: new usual.constructor({ connect: dial }),
-      writable: true,
-      enumerable: false,
-      configurable: false,
-    });
+    globalThis[dispatcher] = new usual.constructor({ connect: dial });
   };
   if (typeof fetch === 'function') {
     globalThis.fetch = function (input, init) {
-      if (!hooked) hookFetch();
+      const found = Object.getOwnPropertyDescriptor(globalThis, dispatcher);
+      if (!done && within && found && 'value' in found) {
+        done = true;
+        replace(found.value);
+      } else if (!done && found && !('value' in found)) {
+        install();
+      }
       return fetch.call(this, input, init);
     };
   }

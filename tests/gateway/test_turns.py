@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import calendar
+import email.utils
 import time
 
 import anyio
@@ -383,7 +384,9 @@ async def test_clock_that_is_wrong(clock):
     """Of a machine an hour ahead: SDKs sign for AWS's time, and nothing is taken for old."""
     clock.behind = -3600.0
     turns = Turns(Hub("1 per 100s"))
-    await turns.wait(CALL, request(signed=START), await Client().connect())
+    # The first ones are signed by this clock, and AWS says what time it is.
+    await turns.wait(CALL, request(signed=START + 3600), await Client().connect())
+    turns.hear(email.utils.formatdate(START, usegmt=True))
     await turns.wait(CALL, request(signed=START), await Client().connect())
     assert now() == 100.0
 
@@ -404,11 +407,13 @@ def test_validity():
     link = f"/?X-Amz-Date={stamp(START)}&X-Amz-Expires="
     assert validity({}, f"{link}60") == (START + 60, START + 60)
     assert validity({}, f"{link}x") is None
-    # A clock that differs by less than a minute is not seen; a later one does not undo the first.
-    assert validity(signed, at=START + 59) == (START + 240, START + 290)
-    assert validity(signed, at=START + 200) == (START + 240, START + 290)
-    signatures = Signatures()
-    assert validity(signed, at=START + 600) == (START + 840, START + 890)
-    # Of one that is behind, an SDK signs for later.
-    assert validity(signed, at=START - 600) == (START - 360, START - 310)
+    # By a clock that is 600 s ahead of AWS's, or behind; less than a minute is no difference.
+    for ahead, expected in ((600, 840), (-600, -360), (59, 240)):
+        signatures.hear(email.utils.formatdate(START, usegmt=True), START + ahead)
+        assert validity(signed, at=START + ahead) == (START + expected, START + expected + 50)
+    # What is signed for later comes from another clock.
+    signatures.hear(email.utils.formatdate(START, usegmt=True), START)
+    assert validity(signed, at=START - 10) == (START + 230, START + 280)
+    for malformed in ("", "today", "Thu, 99 Jan 1970 00:00:00 GMT"):
+        signatures.hear(malformed, START)
     assert validity({}, f"{link}60", at=START + 61) is None  # AWS refuses it

@@ -130,7 +130,7 @@ class Gateway:
     @property
     def fault(self) -> str:
         """What has gone wrong in it, though it went on; "" if nothing has."""
-        return self._last_words() if self.counts is not None and self._log.stat().st_size else ""
+        return self._last_words(default="") if self.counts is not None else ""
 
     async def end(self) -> None:
         """End it, and note what it has counted. Cancelled, it is killed."""
@@ -138,8 +138,8 @@ class Gateway:
         self._stdin.close()
         try:
             async with asyncio.timeout(_END_SECONDS):
-                for line in (await self._stdout.read()).splitlines():
-                    self.counts = json.loads(line).get("counts", self.counts)
+                while self.counts is None and (line := await self._stdout.readline()):
+                    self.counts = json.loads(line).get("counts")
                 await process.wait()
         except (TimeoutError, ValueError):
             pass  # there are no counts
@@ -166,7 +166,10 @@ class Gateway:
             raise NotStarted(wrapped(why))
         self._ready = ready
 
-    def _last_words(self) -> str:
+    def _last_words(self, default: str | None = None) -> str:
         """Return what it has written last: a message, or the end of a traceback."""
-        lines = self._log.read_text("utf-8", "replace").strip().splitlines()
-        return lines[-1] if lines else f"exit code {self._process.returncode}"
+        lines: list[str] = []
+        with contextlib.suppress(OSError):  # somebody has tidied up
+            lines = self._log.read_text("utf-8", "replace").strip().splitlines()
+        usual = f"exit code {self._process.returncode}" if default is None else default
+        return lines[-1] if lines else usual

@@ -303,6 +303,7 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
     """Yield what the gateway has seen, and what it has not."""
     seen = outcome.gateway
     if seen is None:
+        yield "WARNING: what has come to the gateway is not known: it has not ended in order"
         return
     came = seen["calls"] or seen["asked_before"]
     if not came and not seen["connections"] and not _hooked(outcome) and not plan.isolate:
