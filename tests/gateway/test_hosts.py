@@ -60,6 +60,9 @@ def test_every_endpoint_of_aws_is_opened():
         "vpce-1a2b-3c4d-eu-west-1a.sts.eu-west-1.vpce.amazonaws.com",
         "123456789012.ddb.eu-west-1.amazonaws.com",
         "some.bucket.s3.amazonaws.com",
+        "foo.elb.s3.amazonaws.com",
+        "foo.elb.s3.dualstack.us-east-1.amazonaws.com",
+        "foo.eks.bucket.vpce-1a-2b.s3.us-east-1.vpce.amazonaws.com",
         "s3-us-west-2.amazonaws.com",
         "eu-west-1.queue.amazonaws.com",
         "rds.eu-west-1.amazonaws.com",
@@ -96,6 +99,11 @@ def test_names_that_rules_lack_are_opened(host):
         "git-codecommit.eu-west-1.amazonaws.com",
         "some-bucket.s3-website-eu-west-1.amazonaws.com",
         "abc.credentials.iot.eu-west-1.amazonaws.com",
+        "s3-gw-123.us-east-1.elb.amazonaws.com",
+        "s3.abc123.us-east-1.rds.amazonaws.com",
+        "s3-dom-123456789012.d.codeartifact.us-east-1.amazonaws.com",
+        "ip-ranges.amazonaws.com",
+        "abc.eks-cluster.us-east-1.api.aws",
     ],
 )
 def test_servers_of_others_are_not(host):

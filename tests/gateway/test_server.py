@@ -274,7 +274,53 @@ async def test_body_that_the_server_does_not_want(bench):
     server_writer.write(b"HTTP/1.1 307 Elsewhere\r\nLocation: x\r\nContent-Length: 0\r\n\r\n")
     status, headers, _ = await read(reader)
     assert (status, headers["connection"]) == (307, "close")
+    began = asyncio.get_running_loop().time()
     assert await asyncio.wait_for(reader.read(), 5) == b""
+    assert asyncio.get_running_loop().time() - began < 1  # nothing comes that could be dropped
+    assert not bench.running
+
+
+async def test_outcome_is_known_though_the_client_breaks_off(bench):
+    """The server has throttled it in the midst of its body: that counts, and at once."""
+    reader, writer = await bench.connect("b.s3.us-east-1.amazonaws.com:80")
+    writer.write(put("Content-Length: 4000000") + b"x" * 1_000)
+    server_reader, server_writer = await bench.next()
+    await server_reader.readuntil(b"\r\n\r\n")
+    error = b"<Error><Code>SlowDown</Code></Error>"
+    server_writer.write(b"HTTP/1.1 503 No\r\nContent-Length: %d\r\n\r\n" % len(error) + error)
+    assert (await read(reader))[0] == 503
+    await bench.until(lambda: not bench.running)
+    (counted,) = bench.hub.figures
+    assert (counted.calls, counted.throttled) == (1, 1)
+    writer.transport.abort()
+
+
+async def test_connection_that_ended_before_its_use(bench):
+    """The server has closed it, while a turn was waited for or nobody used it: there is another."""
+    used = []
+    for _ in range(3):  # all that may run at once
+        client = await bench.connect()
+        client[1].write(post())
+        used.append((client, await bench.next()))
+        await used[-1][1][0].readuntil(FORM)
+    # The same quota by another host, to which there is no connection yet.
+    other = "vpce-1a.ec2.us-east-1.vpce.amazonaws.com"
+    reader, writer = await bench.connect(f"{other}:80")
+    for first in (True, False):
+        writer.write(post().replace(HOST.encode(), other.encode()))
+        if first:
+            _, server_writer = await bench.next()
+            server_writer.close()
+            await asyncio.sleep(0.1)
+            (client_reader, _), (_, end) = used[0]
+            end.write(OK)
+            await read(client_reader)
+        server_reader, server_writer = await bench.next()
+        await server_reader.readuntil(FORM)
+        server_writer.write(OK)
+        assert (await read(reader))[0] == 200
+        server_writer.close()
+        await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("path", ["server", "gateway"])

@@ -512,6 +512,51 @@ def test_agents_of_node_are_as_they_were(paced, network, run):
 
 
 @needs_node
+def test_download_by_node_is_whole(paced, network, run):
+    """The server hangs up after its answer, and the program is slow to read it."""
+    size = 3_000_000
+    network.aws.answer = lambda _: Answered(200, b"x" * size, (("Connection", "close"),))
+    program = run.folder / "slow.js"
+    program.write_text("""
+const url = 'https://b.s3.us-east-1.amazonaws.com/key';
+require('node:https').get(url, { agent: false }, (answer) => {
+  let size = 0;
+  answer.on('data', (data) => {
+    size += data.length;
+    answer.pause();
+    setTimeout(() => answer.resume(), 2);
+  });
+  answer.once('end', () => console.log(size));
+  answer.once('error', (error) => console.log(error.message));
+});
+""")
+    ended, _ = paced("node", program, limit="s3=20/s")
+    assert ended.out.split() == [str(size).encode()]
+
+
+@needs_node
+@pytest.mark.parametrize(
+    "first",
+    [
+        "",
+        "void globalThis.Response;",
+        # As undici from npm does when it is imported.
+        "if (!globalThis[Symbol.for('undici.globalDispatcher.1')]) throw Error('none');",
+    ],
+)
+def test_fetch_of_node_whatever_came_first(paced, network, run, first):
+    """The program has touched a part of it, or has imported another one of its kind."""
+    program = run.folder / "fetch.js"
+    program.write_text(
+        f"{first}\nfetch('https://{HOST}/', {{ method: 'POST', "
+        f"body: new URLSearchParams('{FORM}') }}).then((answer) => console.log(answer.status));"
+    )
+    ended, figures = paced("node", program)
+    assert (ended.code, ended.out) == (0, b"200\n"), ended.err
+    assert figures["gateway"]["calls"] == 1
+
+
+@needs_node
 def test_node_in_a_folder_with_any_name(network, run, tmp_path, monkeypatch):
     """The hook is found, wherever it is installed."""
     from aioapiqueue.gateway import environment

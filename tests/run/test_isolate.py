@@ -91,6 +91,30 @@ def test_program_is_itself(paced, network, run):
     assert int(parent) > 1
 
 
+def test_program_has_the_usual_signals(paced, network):
+    """It ends by a broken pipe as ever; one that cannot be executed has a shell's exit code."""
+    ended, _ = paced("bash", "-c", "seq 1000000 | head -1", options=ISOLATED)
+    assert (ended.code, ended.out) == (0, b"1\n")
+    assert b"Broken pipe" not in ended.err
+
+
+def test_program_that_cannot_be_executed(paced, network, run):
+    """As without isolation."""
+    program = run.folder / "noshebang"
+    program.write_text("echo hello\n")
+    program.chmod(0o755)
+    ended, _ = paced(program, options=ISOLATED)
+    assert ended.code == 126
+    assert b"noshebang: cannot be started: Exec format error" in ended.err
+
+
+def test_environment_is_as_it_was_given(paced, network):
+    """Nothing is added for the interpreter that isolates it."""
+    ended, _ = paced("env", options=ISOLATED)
+    assert b"LC_CTYPE" not in ended.out
+    assert b"HTTPS_PROXY=" in ended.out
+
+
 def test_nothing_else_can_be_reached(paced, network, run, python):
     """Neither an address, nor another port, nor what listens on this host."""
     program = run.folder / "tries.py"

@@ -1,11 +1,11 @@
 """What was refused and can be sent again goes again: in its old place, charged again."""
 
 import asyncio
-import time
 import gc
 import io
 import json
 import random
+import time
 
 import pytest
 
