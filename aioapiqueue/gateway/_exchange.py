@@ -172,13 +172,16 @@ class Exchanges:
             OSError: the server cannot be reached.
         """
         link, _, origin = incoming
-        taking = asyncio.ensure_future(self._upstream.take(origin))
+        idle = await self._upstream.take_idle(origin)
+        if idle is not None:
+            return idle
+        dialled = asyncio.ensure_future(self._upstream.dial(origin))
         try:
-            return await link.while_there(taking)
+            return await link.while_there(dialled)
         except BaseException:
             # It may have come in this very moment.
-            if taking.done() and not taking.cancelled() and taking.exception() is None:
-                await self._upstream.give_back(origin, taking.result(), whole=False)
+            if dialled.done() and not dialled.cancelled() and dialled.exception() is None:
+                await self._upstream.give_back(origin, dialled.result(), whole=False)
             raise
 
     async def _use(self, turn: Ask, incoming: Incoming, call: Call, body: bytes) -> None:

@@ -92,12 +92,8 @@ class Upstream:
         self._unused.add(link)
         self._idle[origin].append((time.monotonic(), link))
 
-    async def take(self, origin: Origin) -> Link:
-        """Return a connection to a server: one that was kept, or a new one.
-
-        Raises:
-            OSError: it cannot be reached, or its certificate cannot be verified.
-        """
+    async def take_idle(self, origin: Origin) -> Link | None:
+        """Return a connection to a server that was kept; None if there is none."""
         kept = self._idle[origin]
         while kept:
             since, link = kept.pop()  # the last one used: the others may grow old
@@ -107,6 +103,14 @@ class Upstream:
                 self._in_use[origin] += 1
                 return link
             await link.aclose()
+        return None
+
+    async def dial(self, origin: Origin) -> Link:
+        """Return a new connection to a server.
+
+        Raises:
+            OSError: it cannot be reached, or its certificate cannot be verified.
+        """
         link = Link(await self._connect(origin), client=True)
         self._in_use[origin] += 1
         return link
@@ -116,7 +120,7 @@ class Upstream:
 
         Args:
             origin: where it leads.
-            link: which; `take` has returned it.
+            link: which.
             whole: whether its last answer has been read to the end.
         """
         self._in_use[origin] -= 1
