@@ -187,7 +187,7 @@ class Exchanges:
     async def _use(self, turn: Ask, incoming: Incoming, call: Call, body: bytes) -> None:
         """Send a request whose turn has come. However it ends, the hub is informed."""
         link, origin = incoming.link, incoming.origin
-        outcome: dict[str, object] = {}
+        outcome: dict[str, object] | None = {}
         try:
             try:
                 up = await self._take(incoming)
@@ -202,6 +202,7 @@ class Exchanges:
                 await self._refuse(link, call, "aioapiqueue's hub has ended")
                 return
             if time.time() > turn.good_until:
+                outcome = None  # nothing is sent, and so nothing is charged
                 await self._upstream.give_back(origin, up, whole=False)
                 await link.answer(*throttling(call))
                 return
@@ -212,7 +213,10 @@ class Exchanges:
             outcome = {}  # nobody knows what came of it
             raise
         finally:
-            turn.end(outcome)
+            if outcome is None:
+                turn.leave()
+            else:
+                turn.end(outcome)
         await link.drain()
 
     async def _forward(self, incoming: Incoming, up: Link, body: bytes) -> dict[str, object]:

@@ -9,11 +9,13 @@ import asyncio
 import base64
 import contextlib
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
 
 from aioapiqueue import Registry
-from aioapiqueue.gateway import main
+from aioapiqueue.gateway import _exchange, main
 from aioapiqueue.gateway._upstream import connect_tcp
 from aioapiqueue.hub import Hub
 
@@ -412,6 +414,20 @@ async def test_long_names_cost_one_call(bench):
     await server_reader.readuntil(body)
     server_writer.write(OK)
     assert (await read(reader))[0] == 200
+
+
+async def test_signature_that_grew_old_on_the_way_costs_nothing(bench, monkeypatch):
+    """Its turn is given back while its server is connected to; the client signs again."""
+    reader, writer = await bench.connect()
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    monkeypatch.setattr(_exchange, "time", SimpleNamespace(time=lambda: time.time() + 3600))
+    scope = "AKIAIOSFODNN7EXAMPLE/1/us-east-1/ec2/aws4_request"
+    signed = (f"Authorization: AWS4 Credential={scope}, x", f"X-Amz-Date: {stamp}")
+    writer.write(post(FORM, *signed))
+    status, _, body = await read(reader)
+    assert (status, b"RequestLimitExceeded" in body) == (503, True)
+    await bench.until(lambda: not bench.running)
+    assert [one.calls for one in bench.hub.figures] == [0]
 
 
 async def test_hub_that_ends_refuses_what_waits(tmp_path, monkeypatch):

@@ -123,7 +123,7 @@ def run(
         typer.Option(
             "--any/--no-any",
             help="Pace programs in any language, through a proxy. Default: if COMMAND is not "
-            "Python. Needs the extra gateway. See docs/run.md.",
+            "Python. Needs the extra gateway. See docs/gateway.md.",
             show_default=False,
         ),
     ] = None,
