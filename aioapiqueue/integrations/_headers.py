@@ -39,23 +39,22 @@ Binance's `X-MBX-USED-WEIGHT-1M` needs a limit that no answer has: that is for `
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from aioapiqueue._grammar import CALLS
+from aioapiqueue.integrations._advice import Advice, shortened_quota
 from aioapiqueue.integrations._bodies import MAX_BODY, Body, read_body
 from aioapiqueue.integrations._field_names import LONGEST_NAME, field_called
 from aioapiqueue.integrations._header_values import ServerClock, Values, number
-from aioapiqueue.integrations._quotas import Groups, Quota, read_quotas
+from aioapiqueue.integrations._quotas import Groups, read_quotas
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from aioapiqueue._rate import Limit
     from aioapiqueue.integrations._quotas import Quotas
 
-__all__ = ["MAX_BODY", "Advice", "Quota", "read_advice", "reads_body", "shortened"]
+__all__ = ["MAX_BODY", "read_advice", "reads_body"]
 
 _OVERLOADED = 529
 """No registered status: Anthropic's API sends it, with an `overloaded_error`, and others do."""
@@ -67,30 +66,6 @@ _REFUSALS = _PUSH_BACK | {HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE}
 _JSON = re.compile(
     r"[ \t]*(?:application|text)/(?:[a-z0-9._-]+\+)?json[ \t]*(?:;.*)?", re.IGNORECASE
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """What an answer asks for.
-
-    Attributes:
-        throttled: the other side pushed back.
-        hold: seconds for which nothing should be sent; None: it names no time.
-        remaining: every quota of which the answer says something, in the order of its fields. No
-            reset is longer than `max_hold`.
-        limits: the limits that it states whole: so much in so many seconds.
-        refused: refused for good, since a quota is gone for longer than anybody waits, or since
-            the server says not to send it again. That is no push-back.
-        malformed: something in it cannot be read, or its hold is longer than `max_hold` and was
-            cut.
-    """
-
-    throttled: bool = False
-    hold: float | None = None
-    remaining: tuple[Quota, ...] = ()
-    limits: tuple[Limit, ...] = ()
-    refused: bool = False
-    malformed: bool = False
 
 
 _NOTHING = Advice()
@@ -195,7 +170,7 @@ def read_advice(
     elif not refused:
         hold = _of_uncounted(quotas, costs or {})
     hold = values.cut(hold, max_hold)
-    remaining = tuple(_shortened(quota, max_hold) for quota in quotas.all)
+    remaining = tuple(shortened_quota(quota, max_hold) for quota in quotas.all)
     limits = tuple(dict.fromkeys([*quotas.limits, *said.limits]))
     return Advice(throttled, hold, remaining, limits, refused, values.malformed)
 
@@ -265,20 +240,3 @@ def _of_uncounted(quotas: Quotas, costs: Mapping[str, float]) -> float | None:
         ),
         default=None,
     )
-
-
-def shortened(advice: Advice, most: float) -> Advice:
-    """Return the same advice with no wait that is longer than `most` seconds.
-
-    A hold that was is malformed.
-    """
-    remaining = tuple(_shortened(quota, most) for quota in advice.remaining)
-    if advice.hold is None or advice.hold <= most:
-        return replace(advice, remaining=remaining)
-    return replace(advice, remaining=remaining, hold=most, malformed=True)
-
-
-def _shortened(quota: Quota, most: float) -> Quota:
-    if quota.reset is None or quota.reset <= most:
-        return quota
-    return replace(quota, reset=most)

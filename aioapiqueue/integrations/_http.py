@@ -15,7 +15,9 @@ from aioapiqueue._grammar import CALLS
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue._slot import check_count
-from aioapiqueue.integrations._headers import Advice, read_advice, reads_body, shortened
+from aioapiqueue.integrations._advice import Advice, shortened
+from aioapiqueue.integrations._apply_advice import apply_advice
+from aioapiqueue.integrations._headers import read_advice, reads_body
 from aioapiqueue.integrations._learning import Learner, Learning
 from aioapiqueue.integrations._usage import CarefulReader, UsageReader
 
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from aioapiqueue._slot import Call
     from aioapiqueue._units import Cost
     from aioapiqueue.integrations._exchange import AnySlot, Flow, Headers, Request, Response, Wire
-    from aioapiqueue.integrations._headers import Quota
 
 __all__ = ["MAX_HOLD", "HttpPacer", "Key", "PacingOptions", "UsageReader", "release_soon"]
 
@@ -42,10 +43,6 @@ _IDEMPOTENT = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PUT", "TRACE"})
 _PATIENCE = 1.0
 """Seconds for which the body of a refusal is waited for before what its head says is applied. It
 comes with the head, as a rule."""
-_UNSAID = 60.0
-"""Seconds for which the queue believes what remains where no reset is given, as a rule."""
-_SLOWEST = 86_400.0
-"""Seconds for each call of the slowest limit that is learnt."""
 _GIVEN = {
     "key": "the request",
     "cost": "the request",
@@ -349,61 +346,14 @@ class HttpPacer:
 
     def _process(self, advice: Advice, failure: Cost | None, slot: Slot) -> None:
         """Apply an answer, on the loop of the queue."""
-        call, dispatcher = cast("Call", slot), self._dispatcher
-        if advice.malformed:
-            dispatcher.count("malformed", call)
-        if advice.refused:
-            dispatcher.count("refused_by_server", call)
-        if failure is not None:  # first: what the server says remains does not contain it
-            slot.settle(failure)
-        dispatcher.answered(call)
-        self._note_quotas(advice, call)
-        if advice.throttled:
-            slot.throttled(advice.hold)
-        elif advice.hold:
-            dispatcher.hold(advice.hold, call, slot.key)
-
-    def _note_quotas(self, advice: Advice, call: Call) -> None:
-        dispatcher = self._dispatcher
-        quotas = [one for one in advice.remaining if one.unit in dispatcher.units]
-        if advice.malformed:  # without a reset, they are perhaps what could not be read
-            quotas = [one for one in quotas if one.reset is not None]
-        learner, now = self._learner, dispatcher.now()
-        resets = [self._reset_of(one) for one in quotas]
-        if learner is not None:
-            quotas = learner.with_periods(call.key, quotas, now)
-        for quota, reset in zip(quotas, resets, strict=True):
-            if quota.remaining is not None:
-                dispatcher.sync(
-                    call,
-                    quota.remaining,
-                    unit=quota.unit,
-                    reset=reset,
-                    limit=quota.limit,
-                    period=None if learner is None or not quota.limit else quota.period,
-                    refills=learner is not None and learner.is_bucket(call.key, quota, now),
-                    period_is_minimum=learner is not None
-                    and learner.period_is_minimum(call.key, quota),
-                )
-        if learner is not None:
-            rates = [one for one in learner.rates(advice, quotas) if one.unit in dispatcher.units]
-            # One that lets a call through in years is no limit, but an error.
-            fit = [rate for rate in rates if rate.interval <= _SLOWEST]
-            if len(fit) < len(rates):
-                dispatcher.count("malformed", call)
-            if fit:
-                dispatcher.adopt(call, fit)
-
-    def _reset_of(self, quota: Quota) -> float | None:
-        """Return the seconds for which what remains is believed; None: as the queue's limits say.
-
-        Without a reset it is the quota's period, if that is short. A long one may end any time.
-        """
-        if quota.reset is not None:
-            return quota.reset
-        if quota.period is not None and quota.period <= _UNSAID:
-            return min(quota.period, self._max_hold)
-        return self._max_hold if self._max_hold < _UNSAID else None
+        apply_advice(
+            advice,
+            cast("Call", slot),
+            self._dispatcher,
+            max_hold=self._max_hold,
+            learner=self._learner,
+            failure=failure,
+        )
 
     def reader_for(self, request: Request, status: int, headers: Headers) -> CarefulReader | None:
         """Return the `usage_reader` of an answer, with errors that cost no answer."""

@@ -12,7 +12,7 @@ from aioapiqueue.integrations._header_values import ServerClock
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
-    from aioapiqueue.integrations._headers import Advice, Quota
+    from aioapiqueue.integrations._advice import Advice, Quota
 
 __all__ = ["Learner", "Learning"]
 

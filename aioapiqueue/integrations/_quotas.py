@@ -18,6 +18,7 @@ except ImportError as error:
 
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._rate import LONGEST, Rate
+from aioapiqueue.integrations._advice import Quota
 from aioapiqueue.integrations._field_names import (
     POLICIES,
     PRIORITY,
@@ -47,26 +48,6 @@ _NOT_GIVEN = "-1"
 _USED_OF = re.compile(r"([0-9]{1,15})/([0-9]{1,15})")
 _SHOPIFY_SECONDS = 20.0
 """A bucket of 40 leaks 2 calls a second, one of 80 leaks 4: each is empty in 20 seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """What an answer says of one of the server's quotas.
-
-    Attributes:
-        unit: what it counts: `"calls"` (default), or in the words of the header `"tokens"`,
-            `"input_tokens"` and so on.
-        remaining: what is left of it; None: not given, as below.
-        reset: seconds from now until it is full again, or until its next window begins.
-        limit: its size.
-        period: the seconds in which so much is let through.
-    """
-
-    unit: str = CALLS
-    remaining: float | None = None
-    reset: float | None = None
-    limit: float | None = None
-    period: float | None = None
 
 
 @dataclass(slots=True)

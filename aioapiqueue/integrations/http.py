@@ -7,10 +7,11 @@ does what it says. `Advice` is what an answer asks for, and what `advise=` retur
 
 from __future__ import annotations
 
+from aioapiqueue.integrations._advice import Advice, Quota
 from aioapiqueue.integrations._async_wire import AsyncSteps
 from aioapiqueue.integrations._blocking_wire import BlockingSteps
 from aioapiqueue.integrations._exchange import Wire, run, run_async
-from aioapiqueue.integrations._headers import MAX_BODY, Advice, Quota, read_advice, reads_body
+from aioapiqueue.integrations._headers import MAX_BODY, read_advice, reads_body
 from aioapiqueue.integrations._http import HttpPacer, Key
 from aioapiqueue.integrations._learning import Learning
 from aioapiqueue.integrations._usage import UsageReader

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aioapiqueue.integrations._headers import Quota
+from aioapiqueue.integrations._advice import Quota
 from aioapiqueue.integrations._learning import Learner, Learning
 
 
