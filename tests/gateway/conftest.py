@@ -1,0 +1,16 @@
+"""A gateway on the loop of the test."""
+
+from __future__ import annotations
+
+import pytest
+
+from aioapiqueue.gateway import main
+from tests.helpers.gateway_bench import open_bench
+
+
+@pytest.fixture
+async def bench(tmp_path, monkeypatch):
+    """Give a gateway, its hub and a server."""
+    monkeypatch.setattr(main, "_LAST_SECONDS", 0.1)
+    async with open_bench(tmp_path) as bench:
+        yield bench
