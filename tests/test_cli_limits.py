@@ -24,6 +24,7 @@ from aioapiqueue.cli.limits._quotas import read_quotas, to_toml
 from aioapiqueue.registry import Registry, parameter_counts
 from tests.helpers import introspect
 from tests.helpers.stalls import Stalls
+from tests.helpers.words import words_of
 
 pytestmark = pytest.mark.real
 
@@ -174,6 +175,40 @@ def test_mistakes_are_refused(arguments, code, message, tmp_path, monkeypatch):
     assert (ended.exit_code, ended.stdout) == (code, "")
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+HOSTS = """
+[hosts."api.github.com"]
+rate = "10/s"
+lanes = {"GET /search/*" = "30/min", POST = "30/min"}
+
+[default]
+rate = "5/s"
+"""
+
+
+def test_hosts_are_shown(tmp_path):
+    """With their lanes, and by whatever name they are asked for; a default is not of them."""
+    (tmp_path / "limits.toml").write_text(HOSTS)
+    for name in ("https://api.github.com", "API.github.com"):
+        shown = run("--limits", "limits.toml", "--service", name, cwd=tmp_path)
+        assert shown.stdout.splitlines() == [
+            "https://api.github.com",
+            "At most               AWS publishes     Adjustable  From",
+            "10/s                                                limits.toml, line 3",
+            "    all together",
+            "0.5/s                                               limits.toml, line 4",
+            "    GET /search/*, POST, each by itself",
+            "",
+        ]
+    ended = run("--limits", "limits.toml", "--service", "slack.com", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "limits.toml has no limit of https://slack.com" in words_of(ended.stderr)
+    ended = run("--limits", "limits.toml", "--service", "10.0.0.1", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "--service: '10.0.0.1' is an address" in words_of(ended.stderr)
+    checked = run("check", "limits.toml", cwd=tmp_path)
+    assert "no problem found: 4 limits of 1 service and 1 host" in checked.stdout
 
 
 def test_a_good_file_is_checked(tmp_path):

@@ -58,13 +58,16 @@ class VariantKey(NamedTuple):
 
 
 LaneKey: TypeAlias = str | VariantKey
-"""Whose limits a lane has: an operation's, those that begin alike (`"Describe*"`), a variant's."""
+"""Whose limits a lane has: an operation's, those that begin alike (`"Describe*"`), a variant's; of
+a host, those of a method and a path (`_hosts.py`)."""
 
 
 def lane_key(text: object) -> LaneKey:
     """Return the key of a lane, which is written `"DescribeVolumes unfiltered"` for a variant."""
     if isinstance(text, VariantKey):
         return text
+    if "/" in str(text):  # of a host: a method and a path
+        return str(text)
     operation, _, variant = str(text).partition(" ")
     return VariantKey(operation, variant) if variant else str(text)
 

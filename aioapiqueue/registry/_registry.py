@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import Limit
 from aioapiqueue.exceptions import QueueClosed
+from aioapiqueue.registry._hosts import is_host
 from aioapiqueue.registry._model import Layer, ServiceLimits
 from aioapiqueue.registry._names import NAMES, canonical
 from aioapiqueue.registry._plan import QueuePlan, plans_for
@@ -77,8 +78,9 @@ class Registry:
     any `ApiQueue`, each belongs to the loop that uses it first.
 
     Args:
-        services: the limits of each service, by the name that `create_client` takes: limits
-            alone, a `ServiceLimits`, or a mapping as a table of limits.toml would be.
+        services: the limits of each service, by the name that `create_client` takes, or of an
+            HTTP host (`"https://api.github.com"`): limits alone, a `ServiceLimits`, or a mapping
+            as a table of limits.toml would be.
         default: the limits of each service that is not listed, each in queues of its own;
             default: those are not paced.
         observers: get the events of all queues.
@@ -209,7 +211,9 @@ class Registry:
 
         Args:
             limits: `"ec2=100ms"`, `"ec2.DescribeSnapshots=5/s"`, `"ec2.*=20/s burst 100"`,
-                `"default=5/s"`; several limits at once with a comma between them.
+                `"default=5/s"`, `"https://api.github.com=10/s"`,
+                `"GET https://api.github.com/search/*=30/min"`; several limits at once with a comma
+                between them.
             base: of a limits.toml; its queues are not shared. Default: nothing else is paced.
             check: whether names are looked up; default: where the base does not switch it off.
             adaptive: every service slows down when AWS throttles, those without limits too;
@@ -310,12 +314,21 @@ class Registry:
             service: as for `find`.
         """
         limits = self._services.get(service)
-        if limits is None:
+        if limits is None and not is_host(service):  # which has no other name, and no default
             service = canonical(service)
             if service not in NAMES:  # newer than the list: "new-service" is "newservice"
                 service = self._plain.get(service.replace("-", ""), service)
             limits = self._services.get(service, self._default)
         return service, limits
+
+    @property
+    def hosts(self) -> Mapping[str, Sequence[str]]:
+        """The lanes of each host that is listed, by its name: `"https://api.github.com"`."""
+        return {
+            name: [str(lane) for lane in limits.lanes]
+            for name, limits in self._services.items()
+            if is_host(name)
+        }
 
     def limits_of_queue(
         self, service: str

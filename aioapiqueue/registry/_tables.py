@@ -11,6 +11,14 @@ from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry._buckets import Bucket, LaneKey, lane_key
 from aioapiqueue.registry._fields import flag, keys_of, read_keys, unknown_keys
+from aioapiqueue.registry._hosts import (
+    HOSTS,
+    host_called,
+    is_host,
+    lane_problem,
+    looks_like_host,
+    read_target,
+)
 from aioapiqueue.registry._limits import (
     FORMS,
     LIMIT_KEYS,
@@ -48,9 +56,14 @@ if TYPE_CHECKING:
     from aioapiqueue._rate import Limit
     from aioapiqueue.registry._published import PublishedLimit
 
-_OPTION = "SERVICE=LIMIT or SERVICE.Operation=LIMIT, such as ec2=100ms or ec2.DescribeSnapshots=5/s"
+_OPTION = (
+    "SERVICE=LIMIT or SERVICE.Operation=LIMIT, such as ec2=100ms or ec2.DescribeSnapshots=5/s; for "
+    "a host, https://api.github.com=10/s"
+)
 _TABLE_KEYS = [one for one in keys_of(ServiceLimits) if one != "rate"]
 _TABLE_KEYS.sort(key=lambda one: one in ("lanes", "buckets"))  # in a message, tables come last
+_OF_AWS = ("scope", "buckets", "check", *START_KEYS)
+"""Keys that a host has not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +149,7 @@ def read_tables(
     if share is not None:
         listed = {canonical(one) for one in tables}
         tables |= {one: {} for one in preset_services() if one not in listed and enforceable(one)}
+    found |= _read_hosts(tables, report)
     for name, value in tables.items():
         service = canonical(name)
         if service in found:
@@ -185,6 +199,55 @@ def _read_service(
     return layer
 
 
+def _read_hosts(tables: dict[str, Any], report: Report) -> dict[str, Layer]:
+    """Take the tables of hosts out of all others, and read them, each under its host's one name."""
+    found: dict[str, Layer] = {}
+    first: dict[str, str] = {}
+    given: list[tuple[Place, str, object]] = []
+    table = tables.pop(HOSTS, {})
+    if isinstance(table, Mapping):
+        given += [((HOSTS, str(name)), str(name), value) for name, value in table.items()]
+    else:
+        report.add((HOSTS,), f'{quoted(table)} is no table: write [hosts."api.github.com"]')
+    given += [((name,), name, tables.pop(name)) for name in [*tables] if is_host(name)]
+    for place, name, value in given:
+        try:
+            host = host_called(name)
+        except ValueError as error:
+            report.add(place, f"{quoted(name)} {error}")
+            continue
+        if host in found:
+            report.add(place, f"{first[host]!r} is the same host: leave one of them")
+        first[host] = name
+        found[host] = value if isinstance(value, Layer) else _read_host(value, report, place)
+    return found
+
+
+def _read_host(value: object, report: Report, place: Place) -> Layer:
+    """Read one table of a host, or what stands for it in code."""
+    if isinstance(value, ServiceLimits):
+        fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+        if fields.pop("buckets"):
+            report.add((*place, "buckets"), _no_host_has("buckets"))
+    elif isinstance(value, Mapping):
+        for one in _OF_AWS:
+            if one in value:
+                report.add((*place, one), _no_host_has(one))
+        table = {one: own for one, own in value.items() if one not in _OF_AWS}
+        fields = _read_table(table, report, place, based=False)
+    else:
+        fields = {"rate": read_call_limits(value, report, place)}
+    for lane in fields.get("lanes", ()):
+        if problem := lane_problem(str(lane)):
+            report.add((*place, "lanes", str(lane)), f"{quoted(str(lane))} {problem}")
+    fields |= {"scope": (), "check": False}
+    return on_top(NOTHING, fields, _origins_of(fields, NOTHING, report, place), report, place)
+
+
+def _no_host_has(key: str) -> str:
+    return f"a host has no {key}, which is for services of AWS: leave it out"
+
+
 def _check_names(
     service: str,
     limits: ServiceLimits,
@@ -194,7 +257,10 @@ def _check_names(
 ) -> None:
     """Report which names AWS does not have: of the service, of lanes, of what is in buckets."""
     if service != "default":
-        report.add((service,), unknown_service(service, report))
+        unknown = unknown_service(service, report)
+        if unknown and looks_like_host(service):
+            unknown = f'{quoted(service)} is no service of AWS: for a host, [{HOSTS}."{service}"]'
+        report.add((service,), unknown)
     for lane, where in named.items():
         _check_lane(service, lane, limits, report, where)
     for name, bucket in buckets.items():
@@ -302,6 +368,26 @@ def _check_bucket(service: str, bucket: Bucket, report: Report, place: Place) ->
         report.add(at, unknown_parameter(service, operations, name, report))
 
 
+def _target_of(text: str) -> tuple[str, str | None]:
+    """Return which service, and which operation of it, a `--limit` is for.
+
+    Raises:
+        ValueError: it is for none that can be, with the reason.
+    """
+    text = text.strip()
+    try:
+        if host := read_target(text):
+            return host
+    except ValueError as error:
+        raise ValueError(f"{quoted(text)} {error}") from None
+    name, dot, operation = text.partition(".")
+    if not name or bool(dot) != bool(operation):
+        raise ValueError(f"write {_OPTION}")
+    if looks_like_host(operation):
+        raise ValueError(f"{quoted(text)} is no operation: for a host, write https://{text}=10/s")
+    return name, operation or None
+
+
 def read_options(
     options: Iterable[str], layers: Mapping[str, Layer], *, check: bool = True
 ) -> dict[str, Layer]:
@@ -321,15 +407,19 @@ def read_options(
     for option in options:
         report = Report(f"--limit {quoted(option)[1:-1]}")
         target, equals, text = option.partition("=")
-        name, dot, operation = target.strip().partition(".")
-        if not (equals and name and bool(dot) == bool(operation)):
-            problems.append(f"{report.source}: write {_OPTION}")
+        try:
+            name, operation = _target_of(target if equals else "")
+        except ValueError as error:
+            problems.append(f"{report.source}: {error}")
             continue
         service, entry = canonical(name), Entry(lane_key(operation) if operation else None)
         source, own = Origin(report.source), given.setdefault(service, {})
         if service not in bases:
-            new = Layer(ServiceLimits(), {Entry(): source})
-            bases[service] = found.get(service) or found.get("default", new)
+            if is_host(service):
+                usual = Layer(ServiceLimits(scope=(), check=False), {Entry(): source})
+            else:
+                usual = found.get("default", Layer(ServiceLimits(), {Entry(): source}))
+            bases[service] = found.get(service, usual)
         if entry in own:
             first = own[entry][0].text
             report.add((), f"{first} is for the same calls: put a comma between several limits")

@@ -20,6 +20,7 @@ from aioapiqueue.cli.limits._quotas import SERVICES, Found, read_quotas, to_toml
 from aioapiqueue.cli.limits._table import as_json, show
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry import Registry, _names
+from aioapiqueue.registry._hosts import host_called, is_host
 from aioapiqueue.registry._published import DEFAULT_SHARE, published_limits, read_share
 from aioapiqueue.registry._report import Report, printable, quoted
 
@@ -71,11 +72,13 @@ def limits(
     if context.invoked_subcommand is not None:
         return
     registry = _registry(file, share, check=not no_check)
-    names = [_names.canonical(one) for one in service or ()]
+    names = [_name_of(one) for one in service or ()]
     known = {entry.service for entry in registry}
     for number, name in enumerate(names):
         if name in known:
             continue
+        if is_host(name):
+            refuse(_no_limit(name, file, check=not no_check))
         if "default" in known and (no_check or not _names.unknown_service(name)):
             names[number] = "default"  # whose limits it has
         elif not published_limits(name):
@@ -84,6 +87,16 @@ def limits(
         typer.echo(json.dumps(as_json(registry, names), indent=2))
         return
     show(console(), registry, names)
+
+
+def _name_of(text: str) -> str:
+    """Return the one name of a service, or of a host."""
+    if "." not in text and "://" not in text:  # as no service of AWS has
+        return _names.canonical(text)
+    try:
+        return host_called(text)
+    except ValueError as error:
+        refuse(f"--service: {quoted(text)} {error}")
 
 
 @app.command(cls=Command)
@@ -103,7 +116,10 @@ def check(
     entries = list(registry)
     if not entries:  # `run` refuses it, too
         refuse(f"{file}: it has no limits; see docs/limits.md", FAILED)
-    services = len({entry.service for entry in entries})
+    names = {entry.service for entry in entries}
+    hosts = sum(map(is_host, names))
+    counted = [pluralize(len(names) - hosts, "service")] if len(names) > hosts else []
+    counted += [pluralize(hosts, "host")] if hosts else []
     if not no_check and importlib.util.find_spec("botocore") is None:
         for entry in entries:
             if entry.share is None and _has_parameters(entry):
@@ -113,8 +129,7 @@ def check(
                     "aioapiqueue botocore)"
                 )
     typer.echo(
-        f"{file}: no problem found: {pluralize(len(entries), 'limit')} of "
-        f"{pluralize(services, 'service')}"
+        f"{file}: no problem found: {pluralize(len(entries), 'limit')} of {' and '.join(counted)}"
     )
 
 
@@ -273,7 +288,7 @@ def _share(text: str | None) -> float:
 
 
 def _no_limit(name: str, file: Path | None, *, check: bool) -> str:
-    if check and (problem := _names.unknown_service(name)):
+    if check and not is_host(name) and (problem := _names.unknown_service(name)):
         return f"--service: {problem}"
     where = f"{file} has no limit of {name}" if file else f"AWS publishes no limit of {name}"
     return f"--service: {where}"

@@ -15,6 +15,7 @@ from rich.text import Text
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._rate import Concurrency, Rate
 from aioapiqueue.registry import InForce
+from aioapiqueue.registry._hosts import is_host
 from aioapiqueue.registry._limits import unit_of
 from aioapiqueue.registry._published import published_limits
 
@@ -76,8 +77,8 @@ def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
     with console.capture() as shown:
         for service, rows in _in_force(registry, services).items():
             if rows:
-                scope = _scope(rows[0].first.scope)
-                console.print(Text(f"{service}, for {scope}", style="bold"))
+                scope = "" if is_host(service) else f", for {_scope(rows[0].first.scope)}"
+                console.print(Text(f"{service}{scope}", style="bold"))
                 _print_columns(console, [tuple(_COLUMNS)], _COLUMNS.values(), style="bold")
             else:
                 console.print(Text(f"{service}: nothing is enforced", style="bold"))
@@ -181,6 +182,8 @@ def _calls(row: _Row) -> str:
         return _members(entry.bucket or "", entry.members)
     if not row.operations:
         return "all together"
+    if is_host(entry.service):
+        return ", ".join(row.operations) + ", each by itself" * (len(row.operations) > 1)
     names = ["each other operation" if one == "*" else one for one in row.operations]
     return ", ".join(f"each {one}" if one.endswith("*") else one for one in names)
 
