@@ -16,6 +16,7 @@ from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 if TYPE_CHECKING:
     from aioapiqueue.hub._calls import Calls
     from aioapiqueue.hub._request import Request
+    from aioapiqueue.integrations._advice import Advice
 
 __all__ = ["Connection"]
 
@@ -158,6 +159,8 @@ class Connection(asyncio.BufferedProtocol):
             self._ask(message)
         elif what == "end":
             self._end(protocol.count(message, "id"), message)
+        elif what == "advice":
+            self._advise(protocol.count(message, "id"), protocol.advice(message))
         elif what == "free":
             self._free(protocol.count(message, "id"))
         elif what == "ping":
@@ -272,6 +275,12 @@ class Connection(asyncio.BufferedProtocol):
         if request is not None and request.under_way:
             request.release()
 
+    def _advise(self, number: int, advice: Advice) -> None:
+        """Give the queue of a call what its answer asks for, which its client has read."""
+        request = self._requests.get(number)
+        if request is not None and request.under_way:
+            request.advise(advice)
+
     def _leave(self, number: int) -> None:
         """Forget a request that its caller no longer wants; nothing was sent for it."""
         request = self._forget(number)
@@ -322,10 +331,18 @@ class Connection(asyncio.BufferedProtocol):
             return Ended.UNKNOWN
         for one in request.all_stats:
             one.answers += 1
-        if is_throttle(code, status, operation=kind.operation, service=kind.service):
+        if request.pushed_back is not None:
+            throttled = request.pushed_back
+        else:
+            throttled = is_throttle(code, status, operation=kind.operation, service=kind.service)
+        if throttled:
             for one in request.all_stats:
                 one.throttled += 1
-            if request.slot is not None and request.needs is not None:
+            if (
+                request.pushed_back is None
+                and request.slot is not None
+                and request.needs is not None
+            ):
                 # No answer names the limit that it was: of the operation's own, if it has any.
                 given = {name: value for name, value in headers.items() if value}
                 hold, malformed = hold_of(given)

@@ -7,7 +7,9 @@ import re
 from typing import Any
 
 from aioapiqueue._botocore_calls import MAX_PARAMETERS
+from aioapiqueue._rate import LONGEST
 from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION as VERSION  # noqa: PLC0414 - also ours
+from aioapiqueue.integrations._advice import Advice, Quota
 
 MAX_LINE = 8192
 """Bytes, with the line feed."""
@@ -19,7 +21,15 @@ MAX_REQUESTS = 262_144
 """Of all processes together: this bounds the hub's memory."""
 
 # Names are printed on terminals and in reports: none may contain a control sequence.
-_NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)
+_NAME = re.compile(
+    r"[\w.-]+"
+    r"|https?://[a-z0-9_.:-]+"  # a host
+    r"|(?:[A-Z-]+ )?/[!-~]*",  # a method and a path of it
+    re.ASCII,
+)
+_LONGEST_NAME = 128
+_MOST_QUOTAS = 16
+"""Of which one answer may speak."""
 
 
 class Malformed(ValueError):  # noqa: N818 - names the state of the line
@@ -64,7 +74,7 @@ def count(message: dict[str, Any], key: str) -> int:
 def name(message: dict[str, Any], key: str) -> str:
     """Return the name of a service or an operation."""
     value = message.get(key)
-    if isinstance(value, str) and _NAME.fullmatch(value):
+    if isinstance(value, str) and len(value) <= _LONGEST_NAME and _NAME.fullmatch(value):
         return value
     raise Malformed(f'"{key}" is not a name')
 
@@ -80,6 +90,41 @@ def text(message: dict[str, Any], key: str, *, longest: int = 128) -> str:
     if not isinstance(value, str) or len(value) > longest:
         raise Malformed(f'"{key}" is not a text of at most {longest} characters')
     return value if value.isprintable() else ascii(value)[1:-1]
+
+
+def advice(message: dict[str, Any]) -> Advice:
+    """Return what the answer to a call asks for."""
+    remaining = message.get("remaining", [])
+    if not isinstance(remaining, list) or len(remaining) > _MOST_QUOTAS:
+        raise Malformed(f'"remaining" is not a list of at most {_MOST_QUOTAS} quotas')
+    return Advice(
+        throttled=message.get("throttled") is True,
+        hold=_number(message, "hold"),
+        remaining=tuple(map(_quota, remaining)),
+        refused=message.get("refused") is True,
+        malformed=message.get("malformed") is True,
+    )
+
+
+def _quota(value: object) -> Quota:
+    if not isinstance(value, dict):
+        raise Malformed('"remaining" has something else than objects in it')
+    return Quota(
+        remaining=_number(value, "remaining"),
+        reset=_number(value, "reset"),
+        limit=_number(value, "limit"),
+        period=_number(value, "period"),
+    )
+
+
+def _number(message: dict[str, Any], key: str) -> float | None:
+    """Return a number from 0, or None if the message has null there, or nothing."""
+    value = message.get(key)
+    if value is None:
+        return None
+    if type(value) in {int, float} and 0 <= value <= LONGEST:
+        return float(value)
+    raise Malformed(f'"{key}" is not a number from 0')
 
 
 def parameter_counts(message: dict[str, Any]) -> dict[str, int]:

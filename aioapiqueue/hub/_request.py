@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from aioapiqueue._botocore_calls import AHEAD
 from aioapiqueue._grammar import CALLS
+from aioapiqueue._queue import dispatcher_of
+from aioapiqueue.integrations._advice import MAX_HOLD, shortened
+from aioapiqueue.integrations._apply_advice import apply_advice
+from aioapiqueue.registry._hosts import is_host
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
     from aioapiqueue import Slot
+    from aioapiqueue._slot import Call
     from aioapiqueue.hub._records import CallStats, Client, Kind
+    from aioapiqueue.integrations._advice import Advice
     from aioapiqueue.registry import PacedCall
 
 __all__ = ["Request"]
@@ -36,6 +42,8 @@ class Request:
         slot: what it has got.
         under_way: whether it has been let go.
         started_at: when that was, by `time.monotonic()`.
+        pushed_back: whether its answer pushed back, as its client has read it; None: the client
+            leaves that to the hub.
     """
 
     client: Client
@@ -49,6 +57,7 @@ class Request:
     slot: Slot | None = None
     under_way: bool = False
     started_at: float = 0.0
+    pushed_back: bool | None = None
     _waits_for: asyncio.Future[Slot] | None = None
 
     @property
@@ -70,6 +79,8 @@ class Request:
         if self.needs is None or not self.paced:
             return None
         queue, keys, cost = self.needs
+        if is_host(self.kind.service):
+            dispatcher_of(queue).follow_answers()
         priority = AHEAD if self.ahead else -int(self.again)
         future = self._waits_for = queue.enqueue(keys=keys, cost=cost, priority=priority)
         if not future.done():
@@ -86,6 +97,17 @@ class Request:
         if self._waits_for is not None:
             self.slot = self._waits_for.result()
             self._waits_for = None
+
+    def advise(self, advice: Advice) -> None:
+        """Give its queue what its answer asks for, as soon as that is known."""
+        self.pushed_back = advice.throttled
+        if self.slot is not None and self.needs is not None:
+            apply_advice(
+                shortened(advice, MAX_HOLD),
+                cast("Call", self.slot),
+                dispatcher_of(self.needs.queue),
+                max_hold=MAX_HOLD,
+            )
 
     def release(self) -> None:
         """End its slot."""

@@ -10,7 +10,11 @@ from aioapiqueue._grammar import CALLS
 if TYPE_CHECKING:
     from aioapiqueue._rate import Limit
 
-__all__ = ["Advice", "Quota", "shortened", "shortened_quota"]
+__all__ = ["MAX_HOLD", "Advice", "Quota", "shortened", "shortened_quota"]
+
+
+MAX_HOLD = 3600.0
+"""Seconds that an answer may hold a queue, unless the caller says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from aioapiqueue._grammar import CALLS
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue._slot import check_count
-from aioapiqueue.integrations._advice import Advice, shortened
+from aioapiqueue.integrations._advice import MAX_HOLD, Advice, shortened
 from aioapiqueue.integrations._apply_advice import apply_advice
 from aioapiqueue.integrations._headers import read_advice, reads_body
 from aioapiqueue.integrations._learning import Learner, Learning
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations._exchange import AnySlot, Flow, Headers, Request, Response, Wire
 
 __all__ = ["MAX_HOLD", "HttpPacer", "Key", "PacingOptions", "UsageReader", "release_soon"]
-
-MAX_HOLD = 3600.0
 
 Key: TypeAlias = "Literal['host', 'route'] | Callable[[Any], Hashable]"
 

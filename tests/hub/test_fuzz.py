@@ -54,13 +54,27 @@ message = st.builds(
             ASK | {"id": 2, "nested": True},
             ASK | {"id": 2, "again": True},
             ASK | {"parameters": {"MaxCount": 2, "Filters": 1}},
+            ASK | {"service": "https://api.test", "operation": "GET /search/*"},
             *({"do": word, "id": number} for word in ("end", "free", "leave") for number in (1, 2)),
             {"do": "end", "id": 1, "status": 503, "code": "Throttling", "retry_after": "0"},
         ]
     ),
     st.dictionaries(keys, values, max_size=1) | st.just({}),
 )
-line = message.map(lambda fields: json.dumps(fields).encode() + b"\n")
+short = st.none() | st.floats(0, 0.01)  # times: this hub has others to serve
+number = short | st.sampled_from([0, 7, 1e9, -1, 1e10, float("nan"), True, "7", [], {}])
+quota = st.fixed_dictionaries({}, optional={"remaining": number, "reset": short, "limit": number})
+advice = st.fixed_dictionaries(
+    {"do": st.just("advice"), "id": st.sampled_from([1, 2, 0, None])},
+    optional={
+        "throttled": st.booleans() | number,
+        "hold": short | st.sampled_from([-1, 1e10, float("inf"), "1"]),
+        "remaining": st.lists(quota | values, max_size=18) | values,
+        "refused": values,
+        "malformed": values,
+    },
+)
+line = (message | advice).map(lambda fields: json.dumps(fields).encode() + b"\n")
 junk = st.binary(max_size=200) | st.binary(min_size=1, max_size=20).map(lambda some: some * 1000)
 stream = st.lists(st.one_of(line, line, line, junk), max_size=12).map(b"".join)
 greeted = stream.map(lambda rest: json.dumps(HELLO).encode() + b"\n" + rest)

@@ -1,0 +1,171 @@
+"""Calls to hosts that are not AWS's, and what clients read in the answers to them."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from aioapiqueue.hub import _protocol
+
+pytestmark = pytest.mark.real
+
+HOST = "https://api.test"
+CALL = {"service": HOST, "region": None, "key": None}
+
+
+async def opened(bench, tools, limits):
+    """Return a hub and a client of it, both entered."""
+    hub = bench.hub({HOST: limits})
+    await hub.__aenter__()
+    client = tools.Raw(hub)
+    await client.__aenter__()
+    client.greet()
+    assert await client.hear() == {"version": 2}
+    return hub, client
+
+
+@pytest.fixture
+async def host(bench, tools, request):
+    """Give a hub with a host, and a client."""
+    hub, client = await opened(bench, tools, getattr(request, "param", "1000/s burst 1000"))
+    yield hub, client
+    await client.__aexit__()
+    await hub.__aexit__(None, None, None)
+
+
+async def goes(client, number, operation="GET"):
+    """Return how long a call waits."""
+    began = time.monotonic()
+    client.ask(number, operation, **CALL)
+    assert await client.hear() == {"id": number, "go": True}
+    return time.monotonic() - began
+
+
+def figure_of(hub, operation="GET"):
+    """Return the figures of an operation."""
+    (found,) = [one for one in hub.figures if one.operation == operation]
+    return found
+
+
+async def test_hold_holds_the_host(host):
+    """From the moment at which it is reported, though the call goes on."""
+    hub, client = host
+    await goes(client, 1)
+    client.say(do="advice", id=1, throttled=True, hold=0.5)
+    assert 0.45 < await goes(client, 2, "POST") < 2
+    client.say(do="end", id=1, status=429)
+    assert await goes(client, 3) < 0.4
+    found = figure_of(hub)
+    assert (found.calls, found.answers, found.throttled, found.errors) == (2, 1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "host", [{"rate": "1000/s", "lanes": {"/search/*": "500/s"}}], indirect=True
+)
+async def test_hold_of_a_lane_holds_it_alone(host):
+    """As what is left of its quota does."""
+    _, client = host
+    await goes(client, 1, "/search/*")
+    client.say(do="advice", id=1, remaining=[{"remaining": 0, "reset": 0.5}])
+    assert await goes(client, 2) < 0.4
+    assert 0.05 < await goes(client, 3, "/search/*") < 2
+
+
+async def test_what_remains_is_a_bound(host):
+    """Less what is out without an answer."""
+    _, client = host
+    for number in (1, 2):
+        await goes(client, number)
+    client.say(do="advice", id=1, remaining=[{"remaining": 3, "reset": 0.6, "limit": 10}])
+    client.say(do="end", id=1, status=200)
+    waits = [await goes(client, number) for number in (3, 4, 5)]
+    assert max(waits[:2]) < 0.3
+    assert waits[2] > 0.3
+
+
+async def test_advice_decides_what_is_push_back(host):
+    """A status of 429 is none, where the client has read that the quota is gone for good."""
+    hub, client = host
+    await goes(client, 1)
+    client.say(do="advice", id=1, refused=True)
+    client.say(do="end", id=1, status=429)
+    assert await goes(client, 2) < 0.4
+    found = figure_of(hub)
+    assert (found.throttled, found.errors) == (0, 1)
+
+
+async def test_without_advice_the_hub_judges(host):
+    """By the status, as ever."""
+    hub, client = host
+    await goes(client, 1)
+    client.say(do="end", id=1, status=429, retry_after="0")
+    await goes(client, 2)
+    assert figure_of(hub).throttled == 1
+
+
+async def test_hold_is_bounded(host, bench):
+    """At an hour, whatever the client says; what is longer is counted as malformed."""
+    _, client = host
+    await goes(client, 1)
+    client.say(do="advice", id=1, throttled=True, hold=1e8)
+    client.ask(2, "GET", **CALL)
+    client.say(do="ping")
+    assert await client.hear() == {"pong": True}
+    (queue,) = bench.registry.queues.values()
+    assert 3500 < queue.eta <= 3600
+    assert queue.stats.malformed == 1
+
+
+async def test_advice_of_what_does_not_run(host):
+    """Of a call that has ended, or still waits, it means nothing."""
+    hub, client = host
+    await goes(client, 1)
+    client.say(do="end", id=1, status=200)
+    client.say(do="advice", id=1, throttled=True, hold=60)
+    client.say(do="advice", id=7, throttled=True, hold=60)
+    assert await goes(client, 2) < 0.4
+    assert figure_of(hub).throttled == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"hold": -1},
+        {"hold": "1"},
+        {"hold": True},
+        {"hold": 1e10},
+        {"hold": float("nan")},
+        {"remaining": 7},
+        {"remaining": [7]},
+        {"remaining": [{"remaining": -1}]},
+        {"remaining": [{}] * 17},
+    ],
+    ids=str,
+)
+async def test_malformed_advice_ends_its_connection(host, wrong):
+    """As any line that is not of the protocol."""
+    _, client = host
+    await goes(client, 1)
+    client.say(do="advice", id=1, **wrong)
+    assert "error" in await client.hear()
+    assert await client.hear() is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a b", "GET search", "get /x", "bucket: x", "/ä", "/a b", "/\x1b", "GET /" + "x" * 128, "x\n"],
+)
+async def test_names_that_are_none(host, name):
+    """Nothing reaches a terminal that is no method and path, and no name can be a bucket's."""
+    _, client = host
+    client.ask(1, name, **CALL)
+    assert '"operation" is not a name' in (await client.hear())["error"]
+
+
+@pytest.mark.parametrize(
+    "it", [HOST, "http://a-b_c.test:8080", "GET /*", "/" + "~" * 127, "PROPFIND", "OTHER", "POST"]
+)
+def test_names_of_hosts_and_lanes(it):
+    """Whatever limits.toml takes, the protocol does, the longest too."""
+    assert _protocol.name({"it": it}, "it") == it
