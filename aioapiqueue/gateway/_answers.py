@@ -1,5 +1,7 @@
 """Answers of the gateway itself, each in the form in which the service would write an error.
 
+(To a host that is not AWS's: JSON, as most do.)
+
 What they are written in, clients read as they read any error of the service: a refusal is not tried
 again, and being throttled is, with a new signature.
 """
@@ -59,6 +61,8 @@ def unreachable(call: Call | None, why: str) -> Answer:
 def throttling(call: Call) -> Answer:
     """Return an answer after which a client signs again and tries again."""
     text = "aioapiqueue: it still waits for its turn"
+    if not call.of_aws:
+        return _error(call, 429, "AioapiqueueWaits", text)
     if call.service == "s3":
         return _error(call, 503, "SlowDown", text)
     if call.protocol == "ec2":
@@ -106,6 +110,9 @@ def _error(call: Call | None, status: int, code: str, text: str) -> Answer:
             template = _S3
         body = template.format(code=code, text=escape(text))
         return Answer(status, body.encode(), [("Content-Type", "text/xml")])
+    if call is not None and not call.of_aws:
+        body = json.dumps({"error": code, "message": text})
+        return Answer(status, f"{body}\n".encode(), [("Content-Type", "application/json")])
     body = json.dumps({"__type": code, "message": text, "Message": text})
     headers = [("Content-Type", "application/json"), ("x-amzn-ErrorType", code)]
     return Answer(status, f"{body}\n".encode(), headers)

@@ -21,8 +21,19 @@ from aioapiqueue.gateway._table import Service, table
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["MAX_FORM", "MAX_PARSED", "UNKNOWN", "Call", "Request", "find_call", "wants_body"]
+__all__ = [
+    "HTTP",
+    "MAX_FORM",
+    "MAX_PARSED",
+    "UNKNOWN",
+    "Call",
+    "Request",
+    "find_call",
+    "wants_body",
+]
 
+HTTP = "http"
+"""The protocol of hosts that are not AWS's."""
 UNKNOWN = "Unknown"
 """The operation of a call to a known service, where none of the operations that we know fits."""
 
@@ -88,8 +99,8 @@ class Call:
     """What the hub has to know of a request.
 
     Attributes:
-        service: as `create_client` takes it.
-        operation: its name; `UNKNOWN` if it is none that we know.
+        service: as `create_client` takes it; or a host's name.
+        operation: its name; `UNKNOWN` if it is none that we know. Of a host, that of its lane.
         region: for which it is signed; None where that does not say.
         key: the id of the access key; None if it is not signed.
         parameters: numbers on which limits may depend, as `parameter_counts` has them.
@@ -102,6 +113,11 @@ class Call:
     key: str | None = None
     parameters: Mapping[str, int] = field(default_factory=dict)
     protocol: str = ""
+
+    @property
+    def of_aws(self) -> bool:
+        """Whether it is a call to AWS."""
+        return self.protocol != HTTP
 
 
 class _Signature(NamedTuple):

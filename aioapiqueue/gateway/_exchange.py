@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import h11
 
-from aioapiqueue.gateway._answers import code_of, refusal, throttling, unreachable
+from aioapiqueue.gateway._answers import refusal, throttling, unreachable
 from aioapiqueue.gateway._calls import Request, find_call, wants_body
+from aioapiqueue.gateway._hearing import Hearing
 from aioapiqueue.gateway._hub_client import NotPacedError
-from aioapiqueue.gateway._link import GoneError, headers_of, passed_on
+from aioapiqueue.gateway._link import GoneError, headers_of, join, passed_on
 from aioapiqueue.gateway._turns import StaleError, Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from aioapiqueue.gateway._calls import Call
     from aioapiqueue.gateway._counts import Counts
     from aioapiqueue.gateway._hub_client import Ask, HubClient
     from aioapiqueue.gateway._link import Link
+    from aioapiqueue.gateway._opened import Opened
     from aioapiqueue.gateway._parents import Origin
     from aioapiqueue.gateway._upstream import Upstream
 
@@ -35,15 +35,10 @@ __all__ = ["Exchanges", "Incoming"]
 _MARK = "x-aioapiqueue-asked"
 """The header that our hook in Python adds to what has had its turn before it was signed."""
 
+_WEBSOCKET = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
 _LOOK_SECONDS = 0.01
 _WELCOME_SECONDS = 1.0
 """As long as SDKs wait for the server, before they send a body unasked (RFC 9110, 10.1.1)."""
-_SNIFFED = 4096
-"""Bytes of an answer in which an error's code is looked for."""
-_ERROR_BEGINS = 300
-_ERROR = 400
-_LONGEST = 128
-"""Characters of a text in the hub's protocol."""
 
 
 class Incoming(NamedTuple):
@@ -67,14 +62,18 @@ class Exchanges:
         hub: is asked for those to opened hosts.
         upstream: connects to servers.
         counts: what is counted for the run's end.
+        opened: knows which call a request is.
         mark: a header's value, by which the run's own hook in Python is known.
     """
 
-    def __init__(self, hub: HubClient, upstream: Upstream, counts: Counts, *, mark: str) -> None:
+    def __init__(
+        self, hub: HubClient, upstream: Upstream, counts: Counts, opened: Opened, *, mark: str
+    ) -> None:
         self._hub = hub
         self._turns = Turns(hub)
         self._upstream = upstream
         self._counts = counts
+        self._opened = opened
         self._mark = mark.encode()
         self._open = 0
 
@@ -103,7 +102,9 @@ class Exchanges:
         headers = headers_of(head)
         target = head.target.decode("ascii")
         request = Request(head.method.decode("ascii"), origin.host, target, headers)
-        if hmac.compare_digest(headers.get(_MARK, "").encode("latin-1"), self._mark):
+        # Asked for is what a call to AWS comes under, not what a host does.
+        asked = hmac.compare_digest(headers.get(_MARK, "").encode("latin-1"), self._mark)
+        if asked and not self._opened.is_limited(origin):
             self._counts.asked_before += 1
             await self.unpaced(incoming, request)
             return
@@ -111,9 +112,11 @@ class Exchanges:
             # One of the two would be believed here, and the other perhaps there (RFC 9112, 6.3).
             await link.answer(400, b"aioapiqueue: two lengths\n", [("Connection", "close")])
             return
-        if wanted := wants_body(request):
-            request.body = await link.read_body(wanted)
-        call = None if "upgrade" in headers else find_call(request)
+        call = self._opened.find_limited(origin, request)
+        if call is None:
+            if wanted := wants_body(request):
+                request.body = await link.read_body(wanted)
+            call = None if "upgrade" in headers else find_call(request)
         if call is None:
             self._counts.count_unknown(origin.host)
             why = f"which call of AWS a request to {origin.host} is, is not known"
@@ -161,7 +164,10 @@ class Exchanges:
             call = None if request is None else find_call(request)
             await link.answer(*unreachable(call, _cannot_reach(origin, error)))
             return
-        await self._forward(incoming, up, b"")
+        hearing = Hearing()
+        await self._forward(incoming, up, b"", hearing)
+        if request is not None:
+            self._turns.hear(hearing.date)
         await link.drain()
 
     async def _take(self, incoming: Incoming) -> Link:
@@ -188,6 +194,7 @@ class Exchanges:
         """Send a request whose turn has come. However it ends, the hub is informed."""
         link, origin = incoming.link, incoming.origin
         outcome: dict[str, object] | None = {}
+        hearing = Hearing(call, turn)
         try:
             try:
                 up = await self._take(incoming)
@@ -208,39 +215,50 @@ class Exchanges:
                 return
             outcome = {"failed": "ConnectionClosed"}
             self._counts.calls += 1
-            outcome = await self._forward(incoming, up, body)
+            await self._forward(incoming, up, body, hearing)
+            outcome = hearing.outcome
+            if call.of_aws:
+                self._turns.hear(hearing.date)
         except (GoneError, asyncio.CancelledError):
             outcome = {}  # nobody knows what came of it
             raise
         finally:
+            hearing.end()
             if outcome is None:
                 turn.leave()
             else:
                 turn.end(outcome)
         await link.drain()
 
-    async def _forward(self, incoming: Incoming, up: Link, body: bytes) -> dict[str, object]:
-        """Pass a request on, and its answer back; return the outcome as the hub wants it.
+    async def _forward(self, incoming: Incoming, up: Link, body: bytes, hearing: Hearing) -> None:
+        """Pass a request on, and its answer back. The connection to the server is kept, or closed.
 
-        The connection to the server is kept, or closed.
+        Args:
+            incoming: the request.
+            up: to its server.
+            body: what has been read of the request's.
+            hearing: hears the answer.
         """
         link, head, origin = incoming
         whole = False
         try:
             headers = passed_on(head, {_MARK.encode()})
+            if hearing.may_switch and _wants_websocket(head):
+                headers += _WEBSOCKET
             request = self._upstream.addressed(origin, head.method, head.target, headers)
             begun = [request, *([h11.Data(data=body)] if body else [])]
             if link.has_more:
                 await up.send(*begun)
                 sending = _Sending(link, up)
-                answer = _answer_back(link, up, sending)
-                outcome = await link.while_there(answer, sending.send)
+                answer = _answer_back(link, up, hearing, sending)
+                await link.while_there(answer, sending.send)
             else:
                 await up.send(*begun, h11.EndOfMessage(headers=link.trailers))
-                outcome = await link.while_there(_answer_back(link, up))
-            self._turns.hear(str(outcome.pop("date", "")))
+                await link.while_there(_answer_back(link, up, hearing))
+                if hearing.has_switched:
+                    await join(link.rest(), up.rest())
+                    return
             whole = not link.has_more
-            return outcome
         finally:
             await self._upstream.give_back(origin, up, whole=whole)
 
@@ -295,58 +313,55 @@ class _Sending:
         return True
 
 
-async def _answer_back(link: Link, up: Link, sending: _Sending | None = None) -> dict[str, object]:
-    """Pass an answer back; return the outcome.
+async def _answer_back(
+    link: Link, up: Link, hearing: Hearing, sending: _Sending | None = None
+) -> None:
+    """Pass an answer back.
 
     Args:
         link: to whom.
         up: from whom.
+        hearing: hears it.
         sending: the rest of the request, if there is one.
 
     Raises:
         ConnectionError: the server hangs up before its end.
     """
-    status, kept = 0, b""
-    headers: dict[str, str] = {}
-    while True:
+    ended = False
+    while not ended:
         given: list[h11.Event] = []
         for event in await up.events():
             if isinstance(event, h11.ConnectionClosed):
                 raise ConnectionResetError("the server has hung up")
-            if isinstance(event, h11.InformationalResponse):  # the client has had its own
-                if sending is not None:
-                    sending.welcome.set()
-                continue
-            if isinstance(event, h11.Response):
-                status, headers = event.status_code, headers_of(event)
-                event = _response(event, last=link.has_more)  # noqa: PLW2901 - as it is passed on
-            elif isinstance(event, h11.Data) and len(kept) < _SNIFFED:
-                kept += event.data[: _SNIFFED - len(kept)]
-            given.append(event)
+            hearing.hear(event)
+            if not isinstance(event, h11.InformationalResponse):
+                given.append(_passed_back(event, last=link.has_more))
+            elif hearing.has_switched:
+                given.append(_passed_back(event, last=False))
+            elif sending is not None:  # the client has had its own
+                sending.welcome.set()
+            ended = hearing.is_over
         if given:
             await link.send(*given)
-        if given and isinstance(given[-1], h11.EndOfMessage):
-            return _outcome(status, headers, kept)
 
 
-def _response(event: h11.Response, *, last: bool) -> h11.Response:
-    """Return the head of an answer as it is passed on."""
+def _wants_websocket(head: h11.Request) -> bool:
+    return headers_of(head).get("upgrade", "").strip().lower() == "websocket"
+
+
+def _passed_back(event: h11.Event, *, last: bool) -> h11.Event:
+    """Return a part of an answer as it is passed on."""
+    if isinstance(event, h11.InformationalResponse):
+        headers = [*passed_on(event), *_WEBSOCKET]
+        return h11.InformationalResponse(
+            status_code=event.status_code, reason=event.reason, headers=headers
+        )
+    if not isinstance(event, h11.Response):
+        return event
     headers = passed_on(event)
     if last:  # the end of the request is not waited for
         headers.append((b"Connection", b"close"))
     return h11.Response(status_code=event.status_code, reason=event.reason, headers=headers)
-
-
-def _outcome(status: int, headers: Mapping[str, str], body: bytes) -> dict[str, object]:
-    """Return what came of a request, as the hub wants it: S3 has errors with status 200."""
-    error = status >= _ERROR or b"<Error>" in body[:_ERROR_BEGINS]
-    return {
-        "status": status,
-        "code": code_of(headers, body) if error else None,
-        "retry_after": headers.get("retry-after", "")[:_LONGEST] or None,
-        "amz_retry_after": headers.get("x-amz-retry-after", "")[:_LONGEST] or None,
-        "date": headers.get("date", ""),
-    }
 
 
 def _cannot_reach(origin: Origin, error: OSError) -> str:

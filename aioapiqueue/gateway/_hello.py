@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
-__all__ = ["name_in", "read_hello"]
+__all__ = ["is_hello", "name_in", "read_hello"]
 
 _RECORD = struct.Struct("!BHH")  # type, version, length
 _HANDSHAKE = 22
@@ -35,6 +35,11 @@ async def read_hello(stream: ByteStream) -> bytes:
     while len(data) < _RECORD.size + length:
         data += await stream.receive()
     return data
+
+
+def is_hello(data: bytes) -> bool:
+    """Return whether what has come first begins TLS."""
+    return data[0] == _HANDSHAKE
 
 
 def name_in(hello: bytes) -> str | None:

@@ -49,6 +49,14 @@ class Ask:
         if not self.turn.cancel() and not self.turn.cancelled():
             self.turn.exception()  # retrieved, so that asyncio does not log it
 
+    def advise(self, advice: Mapping[str, object]) -> None:
+        """Pass on what the answer asks for.
+
+        Args:
+            advice: as the protocol has it: `throttled`, `hold`, `remaining` and others.
+        """
+        self._client.advise(self._number, advice)
+
     def end(self, outcome: Mapping[str, object]) -> None:
         """Report what came of it.
 
@@ -128,6 +136,10 @@ class HubClient:
         """Send a message that ends a request."""
         self._waiting.pop(number, None)
         self._send(do=do, id=number, **outcome)
+
+    def advise(self, number: int, advice: Mapping[str, object]) -> None:
+        """Send what the answer to a request asks for."""
+        self._send(do="advice", id=number, **advice)
 
     def refuse_all(self, why: str) -> None:
         """Refuse what waits, and what is asked from now on; what is under way may still end."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Inside"]
 
-_SOCKETS = 4
+_MOST_SOCKETS = 128
 _QUESTION = struct.Struct("!HH")  # type, class
 _HEAD = 12
 _IPV4 = 1
@@ -53,17 +53,15 @@ class Inside:
         with link:
             link.setblocking(True)  # noqa: FBT003 - as above
             _, numbers, _, _ = await to_thread.run_sync(
-                socket.recv_fds, link, 16, _SOCKETS, abandon_on_cancel=True
+                socket.recv_fds, link, 16, _MOST_SOCKETS, abandon_on_cancel=True
             )
-            proxy, tls, plain, names = (socket.socket(fileno=number) for number in numbers)
+            proxy, names, *others = (socket.socket(fileno=number) for number in numbers)
             serve = self._server
-            for sock, serves in (
-                (proxy, serve.proxy),
-                (tls, serve.tls),
-                (plain, serve.plain),
-            ):
-                group.start_soon(serves, await SocketListener.from_socket(sock))
+            group.start_soon(serve.proxy, await SocketListener.from_socket(proxy))
             group.start_soon(_answer_names, await UDPSocket.from_socket(names))
+            for sock in others:
+                port = sock.getsockname()[1]
+                group.start_soon(serve.any_server, await SocketListener.from_socket(sock), port)
             link.sendall(b"listening")
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
-__all__ = ["GoneError", "Headers", "Link", "headers_of", "passed_on"]
+__all__ = ["GoneError", "Headers", "Link", "headers_of", "join", "passed_on"]
 
 T = TypeVar("T")
 Headers: TypeAlias = list[tuple[bytes, bytes]]
@@ -29,6 +29,7 @@ _AHEAD = 1 << 18
 """Bytes that are taken from a client while its request waits, so that it can go on sending."""
 _HANGS_UP = getattr(select, "POLLRDHUP", 0)  # Linux
 _DRAIN_SECONDS = 2.0
+_LAST_WORDS_SECONDS = 5.0
 _AT_ONCE_SECONDS = 0.05
 _FOR_ONE_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"upgrade"}
@@ -39,7 +40,9 @@ class GoneError(ConnectionResetError):
     """Raised where the client of a connection has hung up."""
 
 
-def passed_on(message: h11.Request | h11.Response, without: Iterable[bytes] = ()) -> Headers:
+def passed_on(
+    message: h11.Request | h11.Response | h11.InformationalResponse, without: Iterable[bytes] = ()
+) -> Headers:
     """Return headers as they came, in their order and their case, without those of this hop."""
     left_out = _FOR_ONE_HOP.union(without)
     for name, value in message.headers:
@@ -293,3 +296,25 @@ class Link:
             return b""
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
             raise self._hung_up from None
+
+
+async def join(one: ByteStream, other: ByteStream) -> None:
+    """Have two sides talk, until both have ended."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(_pump, one, other)
+        group.start_soon(_pump, other, one)
+
+
+async def _pump(source: ByteStream, target: ByteStream) -> None:
+    """Pass on what comes, and its end, until both have ended."""
+    try:
+        async for data in source:
+            await target.send(data)
+        try:
+            await target.send_eof()
+        except NotImplementedError:  # TLS has none: the other side may still have something to say
+            await asyncio.sleep(_LAST_WORDS_SECONDS)
+            await anyio.aclose_forcefully(target)
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+        await anyio.aclose_forcefully(target)
+        await anyio.aclose_forcefully(source)

@@ -8,6 +8,7 @@ import hmac
 import re
 import ssl
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -16,9 +17,8 @@ import h11
 from anyio.streams.tls import TLSStream
 
 from aioapiqueue.gateway._exchange import Incoming
-from aioapiqueue.gateway._hello import name_in, read_hello
-from aioapiqueue.gateway._hosts import is_opened
-from aioapiqueue.gateway._link import Link, headers_of
+from aioapiqueue.gateway._hello import is_hello, name_in, read_hello
+from aioapiqueue.gateway._link import Link, headers_of, join
 from aioapiqueue.gateway._parents import Origin
 from aioapiqueue.gateway._replayed import Replayed
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aioapiqueue.gateway._authority import Authority
     from aioapiqueue.gateway._counts import Counts
     from aioapiqueue.gateway._exchange import Exchanges
+    from aioapiqueue.gateway._opened import Opened
     from aioapiqueue.gateway._upstream import Upstream
 
 __all__ = ["Server"]
@@ -38,7 +39,6 @@ _CHUNK = 1 << 16
 _HANDSHAKE_SECONDS = 30.0
 _NO_FILES_SECONDS = 0.1
 _CLEAN_SECONDS = 5.0
-_LAST_WORDS_SECONDS = 5.0
 _HTTP_PORT = 80
 _TLS_PORT = 443
 _TLS_PORTS = frozenset({_TLS_PORT, 8443})
@@ -55,6 +55,7 @@ class Server:
         exchanges: passes requests on.
         upstream: connects to servers.
         counts: what is counted for the run's end.
+        opened: knows the hosts that are looked into.
         token: the password of the run's programs.
     """
 
@@ -64,6 +65,7 @@ class Server:
         exchanges: Exchanges,
         upstream: Upstream,
         counts: Counts,
+        opened: Opened,
         *,
         token: str,
     ) -> None:
@@ -71,19 +73,16 @@ class Server:
         self._exchanges = exchanges
         self._upstream = upstream
         self._counts = counts
+        self._opened = opened
         self._user = b"Basic " + base64.b64encode(f"run:{token}".encode())
 
     async def proxy(self, listener: SocketListener) -> None:
         """Serve programs that use a proxy, until this is cancelled: all connections are closed."""
         await self._serve(listener, self._requests)
 
-    async def tls(self, listener: SocketListener) -> None:
-        """Serve those that take this for any server with TLS, likewise."""
-        await self._serve(listener, self._inside_tls)
-
-    async def plain(self, listener: SocketListener) -> None:
-        """Serve those that take this for any server without TLS, likewise."""
-        await self._serve(listener, self._inside_plain)
+    async def any_server(self, listener: SocketListener, port: int) -> None:
+        """Serve those that take this for any server at a port, with TLS or without, likewise."""
+        await self._serve(listener, partial(self._inside, port))
 
     async def clean_up(self) -> None:
         """Close connections to servers that nobody uses, until this is cancelled."""
@@ -116,16 +115,18 @@ class Server:
         finally:
             await anyio.aclose_forcefully(stream)
 
-    async def _inside_tls(self, stream: ByteStream) -> None:
+    async def _inside(self, port: int, stream: ByteStream) -> None:
         with anyio.fail_after(_HANDSHAKE_SECONDS):
-            hello = await read_hello(stream)
-        name = name_in(hello)
-        if name is None:  # nobody knows where to
-            return
+            first = await read_hello(stream)
+        whole = Replayed(stream, first)
+        if not is_hello(first):
+            await self._inside_plain(whole)
+        elif (name := name_in(first)) is not None:  # else, nobody knows where to
+            await self._inside_tls(whole, Origin(name, port, tls=True))
+
+    async def _inside_tls(self, whole: ByteStream, origin: Origin) -> None:
         self._counts.connections += 1
-        origin = Origin(name, _TLS_PORT, tls=True)
-        whole = Replayed(stream, hello)
-        if is_opened(name):
+        if self._opened.has(origin):
             await self._open(whole, origin)
             return
         theirs = await self._upstream.tunnel(origin)
@@ -170,7 +171,9 @@ class Server:
         origin = _origin_of(target)
         if origin is None:
             await link.answer(400, b"aioapiqueue: CONNECT wants a host and a port\n")
-        elif is_opened(origin.host) and origin.port in {_HTTP_PORT, *_TLS_PORTS}:
+            return
+        origin = self._opened.as_limited(origin)
+        if self._opened.has_tunnel(origin):
             await self._open(await link.tunnel(), origin)
         else:
             try:
@@ -205,9 +208,7 @@ class Server:
     async def _join(self, stream: ByteStream, theirs: ByteStream, origin: Origin) -> None:
         """Have two sides talk, and see nothing."""
         self._counts.count_passed_by(origin.host)
-        async with anyio.create_task_group() as group:
-            group.start_soon(_pump, stream, theirs)
-            group.start_soon(_pump, theirs, stream)
+        await join(stream, theirs)
 
     async def _plain(self, link: Link, head: h11.Request) -> None:
         """Serve a request to a host without TLS, whose target is a whole URL."""
@@ -227,7 +228,7 @@ class Server:
         await self._pass_on(Incoming(link, inner, origin._replace(tls=tls)))
 
     async def _pass_on(self, incoming: Incoming) -> None:
-        if is_opened(incoming.origin.host):
+        if self._opened.has(incoming.origin):
             await self._exchanges.paced(incoming)
         else:
             self._counts.count_passed_by(incoming.origin.host)
@@ -250,18 +251,3 @@ def _origin_of(target: str) -> Origin | None:
     if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
         return None
     return Origin(host, int(port), int(port) in _TLS_PORTS)
-
-
-async def _pump(source: ByteStream, target: ByteStream) -> None:
-    """Pass on what comes, and its end, until both have ended."""
-    try:
-        async for data in source:
-            await target.send(data)
-        try:
-            await target.send_eof()
-        except NotImplementedError:  # TLS has none: the other side may still have something to say
-            await asyncio.sleep(_LAST_WORDS_SECONDS)
-            await anyio.aclose_forcefully(target)
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-        await anyio.aclose_forcefully(target)
-        await anyio.aclose_forcefully(source)

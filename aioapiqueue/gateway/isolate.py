@@ -21,6 +21,10 @@ import struct
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__: list[str] = []
 
@@ -28,6 +32,7 @@ _NEW_MOUNTS, _NEW_NETWORK, _NEW_USERS = 0x20000, 0x40000000, 0x10000000  # <sche
 _BIND, _REC, _PRIVATE = 0x1000, 0x4000, 0x40000  # <sys/mount.h>
 _SET_ADDRESS, _SET_FLAGS, _UP = 0x8916, 0x8914, 0x1 | 0x40  # <linux/sockios.h>, <net/if.h>
 _BACKLOG = 1024
+_PORTS = (443, 80)
 _PATIENCE = 30.0
 
 # Where credentials of instances, tasks and pods come from. The gateway passes these on.
@@ -48,19 +53,20 @@ def main(arguments: list[str]) -> None:
 
     Args:
         arguments: "--check"; or the gateway's socket, a private folder, the port that the program's
-            environment names, the file to execute, and its whole command line.
+            environment names, the ports of servers that it may connect to with commas between them,
+            the file to execute, and its whole command line.
     """
     try:
         if arguments == ["--check"]:
             _enter()
             with tempfile.TemporaryDirectory() as folder:
                 _set_up_names(Path(folder))
-            _listeners(0)
+            _listeners(0, _PORTS)
             return
-        gateway, folder, port, file, *command = arguments
+        gateway, folder, port, ports, file, *command = arguments
         _enter()
         _set_up_names(Path(folder))
-        _hand_over(gateway, _listeners(int(port)))
+        _hand_over(gateway, _listeners(int(port), map(int, ports.split(","))))
     except (OSError, _NotIsolatedError) as error:
         sys.exit(str(error))
     # What Python ignores, the program is not to ignore.
@@ -120,18 +126,19 @@ def _mount(source: str | Path, target: str | Path, flags: int) -> None:
         raise _NotIsolatedError(f"{target}: cannot be mounted: {os.strerror(ctypes.get_errno())}")
 
 
-def _listeners(port: int) -> list[socket.socket]:
-    """Return the sockets of the proxy, of HTTPS, of HTTP and of names, in this order."""
+def _listeners(port: int, ports: Iterable[int]) -> list[socket.socket]:
+    """Return the sockets of the proxy, of names, and of these ports, in this order."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SET_FLAGS, struct.pack("16sh", b"lo", _UP))
         for number, address in enumerate(_METADATA):
             name = f"lo:{number}".encode()
             packed = struct.pack("16sH2s4s8x", name, socket.AF_INET, b"", socket.inet_aton(address))
             fcntl.ioctl(control, _SET_ADDRESS, packed)
-    found = [socket.create_server(("", number), backlog=_BACKLOG) for number in (port, 443, 80)]
     names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     names.bind(("127.0.0.1", 53))
-    return [*found, names]
+    # One that is the proxy's is free by now: it was chosen outside.
+    proxy, *others = (socket.create_server(("", one), backlog=_BACKLOG) for one in (port, *ports))
+    return [proxy, names, *others]
 
 
 def _hand_over(gateway: str, sockets: list[socket.socket]) -> None:

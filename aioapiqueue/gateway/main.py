@@ -14,6 +14,7 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import anyio
@@ -23,9 +24,9 @@ from anyio.abc import SocketAttribute
 from aioapiqueue.gateway._authority import Authority
 from aioapiqueue.gateway._counts import Counts
 from aioapiqueue.gateway._exchange import Exchanges
-from aioapiqueue.gateway._hosts import opened_domains
 from aioapiqueue.gateway._hub_client import HubClient, NotPacedError
 from aioapiqueue.gateway._inside import Inside
+from aioapiqueue.gateway._opened import Opened
 from aioapiqueue.gateway._parents import Parents
 from aioapiqueue.gateway._server import Server
 from aioapiqueue.gateway._trust import context_for, trusted_by_user
@@ -33,7 +34,7 @@ from aioapiqueue.gateway._upstream import Upstream, connect_tcp
 from aioapiqueue.hub._socket import raise_file_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from anyio.abc import SocketListener
 
@@ -56,6 +57,7 @@ class Settings(NamedTuple):
         token: the password of the run's programs.
         mark: what the hook in Python adds to requests that have had their turn.
         isolated: the path of a socket on which an isolated program sends its own; "": none does.
+        hosts: the lanes of each host with limits of its own, by its name; default: there is none.
     """
 
     hub: str
@@ -63,6 +65,7 @@ class Settings(NamedTuple):
     token: str
     mark: str
     isolated: str = ""
+    hosts: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 def main() -> None:
@@ -130,15 +133,16 @@ async def serve(
     """
     trusted = await to_thread.run_sync(trusted_by_user, environ)
     upstream = Upstream(context_for(trusted), Parents(environ), dial=dial)
-    authority = Authority(await to_thread.run_sync(opened_domains))
+    opened = await to_thread.run_sync(Opened, settings.hosts)
+    authority = Authority(opened.domains)
     bundle = Path(settings.folder) / "ca-bundle.pem"
     await to_thread.run_sync(bundle.write_text, trusted + authority.pem)
     counts = Counts()
     hub = HubClient(settings.hub)
     await hub.open()
     try:
-        exchanges = Exchanges(hub, upstream, counts, mark=settings.mark)
-        server = Server(authority, exchanges, upstream, counts, token=settings.token)
+        exchanges = Exchanges(hub, upstream, counts, opened, mark=settings.mark)
+        server = Server(authority, exchanges, upstream, counts, opened, token=settings.token)
         listeners = await anyio.create_tcp_listener(
             local_host="127.0.0.1", backlog=_BACKLOG, reuse_port=False
         )

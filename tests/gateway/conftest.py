@@ -9,8 +9,14 @@ from tests.helpers.gateway_bench import open_bench
 
 
 @pytest.fixture
-async def bench(tmp_path, monkeypatch):
+def hosts():
+    """The limits of hosts that are not AWS's; tests may have others."""
+    return {}
+
+
+@pytest.fixture
+async def bench(tmp_path, monkeypatch, hosts):
     """Give a gateway, its hub and a server."""
     monkeypatch.setattr(main, "_LAST_SECONDS", 0.1)
-    async with open_bench(tmp_path) as bench:
+    async with open_bench(tmp_path, hosts) as bench:
         yield bench

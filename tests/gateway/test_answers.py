@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from botocore.parsers import create_parser
 from botocore.session import get_session
 
 from aioapiqueue.gateway._answers import code_of, refusal, throttling, unreachable
-from aioapiqueue.gateway._calls import Call
+from aioapiqueue.gateway._calls import HTTP, Call
 from aioapiqueue.integrations._aws import is_throttle
 
 CALLS = {
@@ -82,3 +84,15 @@ def test_answer_to_nobody_knows_what():
 def test_error_codes_are_found(headers, body, expected):
     """In headers and bodies, as each protocol has them."""
     assert code_of(headers, body) == expected
+
+
+def test_answers_of_a_host():
+    """In JSON, as most APIs have it: refused for good, not reached, or to come again."""
+    call = Call("https://api.test", "GET", protocol=HTTP)
+    found = {
+        one.status: one for one in (refusal(call, "w"), unreachable(call, "w"), throttling(call))
+    }
+    assert sorted(found) == [403, 429, 502]
+    for one in found.values():
+        assert one.headers == [("Content-Type", "application/json")]
+        assert "aioapiqueue: " in json.loads(one.body)["message"]

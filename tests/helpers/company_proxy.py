@@ -29,6 +29,10 @@ class CompanyProxy:
         """The first lines of all requests."""
         self.user = user
 
+    def lead(self, port: int, to: int) -> None:
+        """Have tunnels to a port lead to another one of this host."""
+        self._ports[str(port)] = to
+
     @property
     def url(self) -> str:
         """What the variables of programs name."""

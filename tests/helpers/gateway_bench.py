@@ -66,8 +66,13 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def open_bench(tmp_path):
-    """Run all of it on the loop of the test."""
+async def open_bench(tmp_path, hosts):
+    """Run all of it on the loop of the test.
+
+    Args:
+        tmp_path: a private folder.
+        hosts: the limits of hosts that are not AWS's.
+    """
     bench = None
 
     async def take(reader, writer):
@@ -76,7 +81,7 @@ async def open_bench(tmp_path):
 
     server = await asyncio.start_server(take, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    registry = Registry({"ec2": {"rate": "1000/s", "concurrency": 3}, "s3": "1000/s"})
+    registry = Registry({"ec2": {"rate": "1000/s", "concurrency": 3}, "s3": "1000/s", **hosts})
     ready = asyncio.get_running_loop().create_future()
     ended = asyncio.get_running_loop().create_future()
 
@@ -88,7 +93,7 @@ async def open_bench(tmp_path):
         return await connect_tcp("127.0.0.1", port)
 
     async with Hub(registry, directory=tmp_path / "hub") as hub:
-        settings = main.Settings(str(hub.path), str(tmp_path), "token", "mark")
+        settings = main.Settings(str(hub.path), str(tmp_path), "token", "mark", "", registry.hosts)
         serving = asyncio.create_task(main.serve(settings, {}, report, ended, dial=dial))
         await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
         bench = Bench(hub, server, await ready if ready.done() else serving.result())

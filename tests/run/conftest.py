@@ -301,10 +301,11 @@ def network(tmp_path):
 def paced(run, network, tmp_path):
     """Run programs under `run --any`; returns what came of it and the figures."""
 
-    def start(*command, limit="ec2=10/s", options=(), env=None, **more):
+    def start(*command, limit="ec2=10/s", options=(), env=None, any_=True, **more):
         file = tmp_path / "figures.json"
-        limits = ("--limit", limit, "--private", "--any", *options, "--json", file, "--")
-        ended = run(*limits, *command, env=network.environment | (env or {}), **more)
+        limits = [*(["--limit", limit] if limit else []), "--private", *["--any"] * any_, *options]
+        environment = network.environment | (env or {})
+        ended = run(*limits, "--json", file, "--", *command, env=environment, **more)
         figures = json.loads(file.read_text()) if file.exists() else None
         return ended, figures
 

@@ -16,6 +16,7 @@ from aioapiqueue.cli._console import pluralize, short, unbroken
 from aioapiqueue.cli.run._recorder import CALLS, THROTTLED
 from aioapiqueue.hub import OTHERS
 from aioapiqueue.registry._buckets import lane_key
+from aioapiqueue.registry._hosts import read_target, target_of
 from aioapiqueue.registry._names import canonical, fits
 from aioapiqueue.registry._published import enforceable, published
 
@@ -67,7 +68,7 @@ class Throttled:
     @property
     def name(self) -> str:
         """What a limit for them is called."""
-        return self.service if len(self.lanes) > 1 else f"{self.service}.{self.lanes[0]}"
+        return target_of(self.service, None if len(self.lanes) > 1 else self.lanes[0])
 
     @property
     def limit(self) -> str | None:
@@ -160,7 +161,8 @@ def after_throttling(plan: Plan, outcome: Outcome) -> Iterator[str]:
         yield f"{len(found) - _MOST_NAMED:,} more were throttled: the table has them"
     limits = [plan.registry.limits_of(one.service)[1] for one in found]
     if not plan.dry_run and any(one is None or one.adaptive is None for one in limits):
-        yield "with --adaptive, rates come down by themselves when AWS throttles"
+        who = "a server" if plan.registry.hosts else "AWS"
+        yield f"with --adaptive, rates come down by themselves when {who} throttles"
 
 
 def after_dry_run(outcome: Outcome) -> Iterator[str]:
@@ -267,5 +269,8 @@ def command_to_copy(plan: Plan, outcome: Outcome) -> str:
 
 def _target(option: str) -> str:
     """Return which calls a `--limit` is for, by their one name."""
-    service, dot, operation = option.partition("=")[0].strip().partition(".")
+    target = option.partition("=")[0].strip()
+    if host := read_target(target):
+        return target_of(*host)
+    service, dot, operation = target.partition(".")
     return f"{canonical(service)}{dot}{operation}"

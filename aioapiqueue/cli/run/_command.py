@@ -19,7 +19,7 @@ from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import NoCheck, number
 from aioapiqueue.cli.run._errors import NotStarted
 from aioapiqueue.cli.run._gates import Gate, judge, read_gate
-from aioapiqueue.cli.run._gateway import is_installed
+from aioapiqueue.cli.run._gateway import host_problem, is_installed
 from aioapiqueue.cli.run._html_report import html_report
 from aioapiqueue.cli.run._json_report import json_report
 from aioapiqueue.cli.run._launch import examine
@@ -68,7 +68,9 @@ def run(
     limit: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="LIMIT", help="SERVICE=RATE or SERVICE.Operation=RATE. May be repeated."
+            metavar="LIMIT",
+            help="SERVICE=RATE, SERVICE.Operation=RATE, https://HOST=RATE or "
+            '"GET https://HOST/path/*=RATE". May be repeated.',
         ),
     ] = None,
     limits: Annotated[
@@ -123,7 +125,7 @@ def run(
         typer.Option(
             "--any/--no-any",
             help="Pace programs in any language, through a proxy. Default: if COMMAND is not "
-            "Python. Needs the extra gateway. See docs/gateway.md.",
+            "Python, or a host has a limit. Needs the extra gateway. See docs/gateway.md.",
             show_default=False,
         ),
     ] = None,
@@ -190,14 +192,15 @@ def run(
         typer.Option("--allow-inactive", help="Do not stop a Python that did not, only warn."),
     ] = False,
 ) -> None:
-    """Pace the AWS calls of a program that knows nothing of it, and of all its children.
+    """Pace the API calls of a program that knows nothing of it, and of all its children.
 
     Every HTTP attempt of botocore, boto3 and aiobotocore waits for its turn, in every process,
     thread and Python environment; all of them together keep the limits. The program needs no change
     and no installed package, and its output stays as it is.
 
     Programs in other languages go through a proxy that keeps the same limits (--any, --isolate),
-    with the extra gateway.
+    with the extra gateway. So do requests to any other HTTP API that has a limit, as with --limit
+    https://api.github.com=10/s.
 
     Runs of one user on one host share their limits, service by service, Region and account: a call
     comes under those of all runs that make such calls, equal ones once.
@@ -263,7 +266,7 @@ def run(
         launch = examine(command, any_=any_ is True, isolate=isolate)
     except NotStarted as error:
         refuse(str(error), error.code)
-    gateway = _gateway(launch, wanted=any_, isolate=isolate)
+    gateway = _gateway(launch, registry, wanted=any_, isolate=isolate)
     try:
         files = OutputFiles.open(json_file, log, report)
     except Unwritable as error:
@@ -380,22 +383,28 @@ def _repeated(*options: tuple[object, ...], **flags: bool) -> list[str]:
     return found + [f"--{name.replace('_', '-')}" for name, given in flags.items() if given]
 
 
-def _gateway(launch: Launch, *, wanted: bool | None, isolate: bool) -> bool:
+def _gateway(launch: Launch, registry: Registry, *, wanted: bool | None, isolate: bool) -> bool:
     """Return whether what is not Python is paced, too; refuse what cannot be."""
     if isolate and wanted is False:
         refuse("--isolate and --no-any exclude each other: leave one of them out")
     if isolate and sys.platform != "linux":
         refuse(f"--isolate needs Linux's namespaces, which {sys.platform} has not: use --any")
-    if wanted is None and not isolate:
-        return not launch.python and is_installed()
-    wanted = wanted or isolate
-    if wanted and not is_installed():
+    needs = ["--isolate"] * isolate + ["--any"] * (wanted is True)
+    for host in registry.hosts:
+        needs.append(f"the limit of {host}")
+        if wanted is False:
+            refuse(f"{needs[-1]} needs --any: leave --no-any out, or the limit")
+        if problem := host_problem(host):
+            refuse(f"{needs[-1]}: {problem}")
+    if needs and not is_installed():
         refuse(
-            f"{'--isolate' if isolate else '--any'} needs cryptography and h11, which are not "
-            "installed: pip install "
-            "'aioapiqueue[gateway]' (with pipx: pipx inject aioapiqueue cryptography h11)"
+            f"{needs[0]} needs cryptography, h11 and http-sf, which are not all installed: pip "
+            "install 'aioapiqueue[gateway]' (with pipx: pipx inject aioapiqueue cryptography h11 "
+            "http-sf)"
         )
-    return wanted
+    if wanted is None and not needs:
+        return not launch.python and is_installed()
+    return bool(needs)
 
 
 def _name_of(command: list[str]) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from aioapiqueue.cli._console import WIDTH
+from aioapiqueue.cli.run._limits_in_words import service_in
 from aioapiqueue.hub import OTHERS, CallStats
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def table(found: Sequence[Row], limits: dict[str, str]) -> str:
     """
     paced: list[_Line] = []
     free: list[_Line] = []
-    limited = {re.split(r"[. ]", name)[0] for name in limits}
+    limited = set(map(service_in, limits))
     for row in found:
         if row.total.paced:
             limit = "" if row.name == OTHERS else limits.get(row.name, limits.get("default", ""))

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from aioapiqueue import gateway
 from aioapiqueue.cli._console import wrapped
 from aioapiqueue.cli.run._errors import NotStarted
+from aioapiqueue.gateway._hosts import is_opened
+from aioapiqueue.registry._hosts import address_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,17 +24,28 @@ if TYPE_CHECKING:
 
     from aioapiqueue.cli.run._launch import Launch
 
-__all__ = ["Gateway", "is_installed"]
+__all__ = ["Gateway", "host_problem", "is_installed"]
 
 _READY_SECONDS = 30.0  # it takes half a second
 _END_SECONDS = 5.0
+_PORTS = (80, 443)
 # -I: it needs the standard library alone, whatever the environment says.
 _ISOLATES = (sys.executable, "-I", str(Path(gateway.__file__).with_name("isolate.py")))
 
 
 def is_installed() -> bool:
     """Return whether the extra is there."""
-    return all(importlib.util.find_spec(name) for name in ("cryptography", "h11"))
+    return all(importlib.util.find_spec(name) for name in ("cryptography", "h11", "http_sf"))
+
+
+def host_problem(name: str) -> str | None:
+    """Return why a host cannot have limits in a run; None: it can."""
+    host, _, _ = address_of(name)
+    if is_opened(host):
+        return f"{host} is AWS's own: its limits are those of its services, as in --limit ec2=10/s"
+    if host == "localhost" or host.endswith(".localhost"):
+        return f"{host} is this host, to which programs connect without a proxy"
+    return None
 
 
 async def _check_isolation() -> None:
@@ -51,21 +64,26 @@ class Gateway:
     Args:
         hub: the path of the hub's socket.
         folder: a private one.
+        hosts: the lanes of each host with limits of its own, by its name.
         isolate: whether the program is isolated.
 
     Raises:
         NotStarted: it does not start; the message says why.
     """
 
-    def __init__(self, hub: Path, folder: Path, *, isolate: bool) -> None:
+    def __init__(
+        self, hub: Path, folder: Path, hosts: Mapping[str, Sequence[str]], *, isolate: bool
+    ) -> None:
         self._folder = folder
+        self._ports = sorted({*_PORTS, *(address_of(name)[1] for name in hosts)})
         self._isolate = isolate
-        self._settings = {
+        self._settings: dict[str, Any] = {
             "hub": str(hub),
             "folder": str(folder),
             "token": secrets.token_urlsafe(24),
             "mark": secrets.token_urlsafe(24),
             "isolated": str(folder / "isolated.sock") if isolate else "",
+            "hosts": hosts,
         }
         self._log = folder / "gateway.log"
         self._ready: dict[str, Any] = {}
@@ -118,7 +136,8 @@ class Gateway:
         """Return what to start in the place of a program: itself, or what isolates it."""
         if not self._isolate:
             return launch, command
-        words = [self._settings["isolated"], str(self._folder), str(self._ready["port"])]
+        port, ports = str(self._ready["port"]), ",".join(map(str, self._ports))
+        words = [self._settings["isolated"], str(self._folder), port, ports]
         isolates = [*_ISOLATES, *words, launch.path, *command]
         return dataclasses.replace(launch, path=sys.executable), isolates
 

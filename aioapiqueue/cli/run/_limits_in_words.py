@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Rate
+from aioapiqueue.registry._hosts import read_target, target_of
 
 if TYPE_CHECKING:
     from aioapiqueue import Limit
     from aioapiqueue.registry import InForce, Registry
 
-__all__ = ["in_words", "named"]
+__all__ = ["in_words", "named", "service_in"]
 
 _EXACTLY = 1e-9
 
@@ -26,9 +28,15 @@ def in_words(registry: Registry) -> dict[str, str]:
     return {name: " and ".join(dict.fromkeys(limits)) for name, limits in found.items()}
 
 
+def service_in(name: str) -> str:
+    """Return whose limits these are, by what they are called."""
+    host = read_target(name)
+    return re.split(r"[. ]", name)[0] if host is None else host[0]
+
+
 def named(entry: InForce) -> tuple[str, str]:
     """Return what limits are called, and what they are."""
-    name = entry.service + (f".{entry.operation}" if entry.operation else "")
+    name = target_of(entry.service, entry.operation)
     if entry.bucket:  # several operations share it, or parameters choose it
         name = f"{entry.service} ({entry.bucket})"
     limits = list(map(_limit, entry.limits)) or ["any rate"] * (entry.operation is not None)

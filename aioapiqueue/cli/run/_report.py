@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._recording.text import as_clock
-from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, wrapped
+from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, unbroken, wrapped
 from aioapiqueue.cli.run._activation import Why
 from aioapiqueue.cli.run._advice import (
     after_dry_run,
@@ -19,9 +18,10 @@ from aioapiqueue.cli.run._errors import ExitCode
 from aioapiqueue.cli.run._figures import dry_run_table, rows, table, total_of
 from aioapiqueue.cli.run._gates import Measured
 from aioapiqueue.cli.run._gateway import is_installed
-from aioapiqueue.cli.run._limits_in_words import named
+from aioapiqueue.cli.run._limits_in_words import named, service_in
 from aioapiqueue.cli.run._unused import unused
 from aioapiqueue.hub import OTHERS
+from aioapiqueue.registry._hosts import is_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -64,10 +64,11 @@ _MOST_NAMED = 8  # limits or services: more is no help in a line or two
 
 def opening(plan: Plan) -> str:
     """Return what is paced and how, or that nothing is."""
-    counted = "dry run: nothing is paced, all AWS calls are counted"
+    counted = f"dry run: nothing is paced, all {_calls(plan)} are counted"
     lines = [counted] if plan.dry_run else list(_paced(plan.limits))
     if any(entry.adaptive for entry in plan.registry) and not plan.dry_run:
-        lines.append("adaptive: where AWS throttles, rates come down, and recover by degrees")
+        who = "a server" if plan.registry.hosts else "AWS"
+        lines.append(f"adaptive: where {who} throttles, rates come down, and recover by degrees")
     if plan.shared is not None:
         lines.append(
             f"not shared: a dry run does not ask {plan.shared}"
@@ -79,7 +80,10 @@ def opening(plan: Plan) -> str:
     if plan.isolate:
         lines.append(f"isolated: whatever it calls is {done}, and nothing else can be reached")
     elif plan.gateway:
-        lines.append(f"what is not Python is {done} where it uses the proxy of its environment")
+        hosts = ", and what goes to these hosts," if plan.registry.hosts else ""
+        lines.append(
+            f"what is not Python{hosts} is {done} where it uses the proxy of its environment"
+        )
     elif not plan.launch.python:
         remedy = "" if is_installed() else " (the rest needs pip install 'aioapiqueue[gateway]')"
         lines.append(
@@ -89,11 +93,18 @@ def opening(plan: Plan) -> str:
     return "\n".join(map(wrapped, lines))
 
 
+def _calls(plan: Plan, count: int | None = None) -> str:
+    """Return which calls are counted, or how many."""
+    if plan.registry.hosts:  # not of AWS alone
+        return "calls" if count is None else pluralize(count, "call")
+    return "AWS calls" if count is None else pluralize(count, "AWS call")
+
+
 def _paced(limits: Mapping[str, str]) -> Iterator[str]:
     """Yield what is paced, and what is not."""
     own = {name: limit for name, limit in limits.items() if name != "default"}
-    services = dict.fromkeys(re.split(r"[. ]", name)[0] for name in own)
-    parts = [f"{name} at {limit}" for name, limit in own.items()]
+    services = dict.fromkeys(map(service_in, own))
+    parts = [f"{unbroken(name)} at {limit}" for name, limit in own.items()]
     if len(parts) > _MOST_NAMED:
         names = ", ".join(services) if len(services) <= _MOST_NAMED else f"{len(services)} services"
         parts = [f"{names} by {pluralize(len(own), 'limit')} (`aioapiqueue limits` lists them)"]
@@ -103,7 +114,14 @@ def _paced(limits: Mapping[str, str]) -> Iterator[str]:
     if own and "default" not in limits:
         # Where a service's limits are of some operations only, it has other calls, too.
         whole = {name.removesuffix(".*") for name in own}
-        yield f"not paced: all other {'services' if whole.issuperset(services) else 'calls'}"
+        hosts = [one for one in services if is_host(one)]
+        if not whole.issuperset(services):
+            others = "calls"
+        elif hosts:
+            others = "hosts" if len(hosts) == len(services) else "services and hosts"
+        else:
+            others = "services"
+        yield f"not paced: all other {others}" + ", AWS's too" * (len(hosts) == len(services))
 
 
 def about(inactive: Inactive, name: str, *, stopped: bool) -> str:
@@ -196,8 +214,8 @@ def headline(plan: Plan, outcome: Outcome, code: int) -> str:
             end += f"; exit code {code}, see below"
     total = total_of("", outcome.figures)
     if not total.calls:
-        return wrapped(f"{end}; no AWS calls counted")
-    calls = pluralize(total.calls, "AWS call")
+        return wrapped(f"{end}; no {_calls(plan)} counted")
+    calls = _calls(plan, total.calls)
     if not plan.dry_run:
         paced = sum(figure.calls for figure in outcome.figures if figure.paced)
         calls += f", {paced:,} of them paced"
@@ -313,7 +331,8 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
             "same"
         )
     elif not came:
-        yield "no call to AWS has come to the gateway"
+        what = "that comes under a limit" if plan.registry.hosts else "to AWS"
+        yield f"no call {what} has come to the gateway"
     if outcome.inactive and seen["calls"]:
         yield (
             f"{pluralize(len(outcome.inactive), 'Python')} did not activate the pacing: what they "

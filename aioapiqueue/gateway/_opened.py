@@ -1,0 +1,61 @@
+"""What is looked into: AWS's hosts, and those with limits of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aioapiqueue.gateway._calls import HTTP, Call
+from aioapiqueue.gateway._hosts import is_opened, opened_domains
+from aioapiqueue.registry._hosts import PathLanes, address_of, origin_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aioapiqueue.gateway._calls import Request
+    from aioapiqueue.gateway._parents import Origin
+
+__all__ = ["Opened"]
+
+_USUAL_PORTS = {80, 443, 8443}
+
+
+class Opened:
+    """Knows the hosts that are looked into.
+
+    Args:
+        lanes: of each host with limits of its own, by its name: `"https://api.github.com"`.
+    """
+
+    def __init__(self, lanes: Mapping[str, Sequence[str]]) -> None:
+        self._lanes = {name: PathLanes(own) for name, own in lanes.items()}
+        self.domains = sorted({*opened_domains(), *(address_of(name)[0] for name in lanes)})
+        """Those for which the authority may certify."""
+
+    def as_limited(self, origin: Origin) -> Origin:
+        """Return where a tunnel leads: with TLS or without, as its host's limits say."""
+        other = origin._replace(tls=not origin.tls)
+        return other if self.is_limited(other) and not self.is_limited(origin) else origin
+
+    def has(self, origin: Origin) -> bool:
+        """Return whether requests to a server are looked into."""
+        return self.is_limited(origin) or is_opened(origin.host)
+
+    def has_tunnel(self, origin: Origin) -> bool:
+        """Return whether a tunnel to a server is: to another port of AWS's, it may be anything."""
+        return self.is_limited(origin) or (origin.port in _USUAL_PORTS and is_opened(origin.host))
+
+    def find_limited(self, origin: Origin, request: Request) -> Call | None:
+        """Return which call a request is; None: its host has no limits of its own."""
+        name = _name_of(origin)
+        lanes = self._lanes.get(name)
+        if lanes is None:
+            return None
+        return Call(name, lanes.operation_of(request.method, request.path), protocol=HTTP)
+
+    def is_limited(self, origin: Origin) -> bool:
+        """Return whether a server has limits of its own."""
+        return _name_of(origin) in self._lanes
+
+
+def _name_of(origin: Origin) -> str:
+    return origin_name(origin.host, origin.port, tls=origin.tls)

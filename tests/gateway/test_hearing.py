@@ -1,0 +1,162 @@
+"""What is heard of an answer: of AWS for the hub to judge, of others here."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+
+import h11
+import pytest
+
+from aioapiqueue.gateway._calls import HTTP, Call
+from aioapiqueue.gateway._hearing import Hearing
+from aioapiqueue.hub._protocol import advice
+
+AWS = Call("ec2", "DescribeVolumes", protocol="ec2")
+OTHER = Call("https://api.test", "GET", protocol=HTTP)
+RETRY = json.dumps(
+    {
+        "error": {
+            "details": [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "7s"}]
+        }
+    }
+).encode()
+JSON = ("Content-Type", "application/json")
+
+
+class Turn:
+    """Notes what it is given."""
+
+    def __init__(self):
+        self.advice = []
+
+    def advise(self, message):
+        """Note it, as the hub reads it."""
+        advice(json.loads(json.dumps(message)))
+        self.advice.append(message)
+
+
+def heard(status, headers=(), *parts, call=OTHER, whole=True):
+    """Return what an answer was heard to say, and when: before its body, and at its end."""
+    turn = Turn()
+    hearing = Hearing(call, turn)
+    hearing.hear(h11.Response(status_code=status, headers=list(headers)))
+    at_once = list(turn.advice)
+    for part in parts:
+        hearing.hear(h11.Data(data=part))
+    if whole:
+        hearing.hear(h11.EndOfMessage())
+    hearing.end()
+    hearing.end()  # does nothing more
+    return at_once, turn.advice, hearing
+
+
+def test_head_is_enough():
+    """What remains is given at once: the body of an answer may take minutes to stream."""
+    headers = [
+        ("X-RateLimit-Limit", "60"),
+        ("X-RateLimit-Remaining", "7"),
+        ("X-RateLimit-Reset", "30"),
+    ]
+    at_once, in_the_end, hearing = heard(200, headers, b"some", b"more")
+    assert (
+        at_once == in_the_end == [{"remaining": [{"remaining": 7.0, "reset": 30.0, "limit": 60.0}]}]
+    )
+    assert hearing.outcome == {"status": 200}
+
+
+def test_nothing_is_said():
+    """Then nothing is sent."""
+    assert heard(200, [("Server", "x")], b"ok")[1] == []
+    assert heard(500, [], b"no")[1] == []
+
+
+def test_push_back():
+    """By its head alone where the body is no JSON."""
+    at_once, _, hearing = heard(429, [("Retry-After", "5")], b"slow")
+    assert at_once == [{"throttled": True, "hold": 5.0}]
+    assert hearing.outcome == {"status": 429}
+    assert heard(529)[0] == [{"throttled": True}]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        (None, RETRY),
+        ("identity", RETRY),
+        ("gzip", gzip.compress(RETRY)),
+        ("deflate", zlib.compress(RETRY)),
+    ],
+)
+def test_body_of_a_refusal_is_read(encoding, body):
+    """In whatever pieces it comes, and zipped."""
+    headers = [JSON, *([("Content-Encoding", encoding)] if encoding else [])]
+    at_once, in_the_end, _ = heard(429, headers, body[:10], body[10:])
+    assert at_once == []
+    assert in_the_end == [{"throttled": True, "hold": 7.0}]
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "whole"),
+    [
+        ([JSON, ("Content-Encoding", "gzip")], b"no gzip", True),
+        ([JSON, ("Content-Encoding", "gzip")], gzip.compress(b" " * 70_000 + RETRY), True),
+        ([JSON, ("Content-Encoding", "br")], RETRY, True),
+        ([JSON], b" " * 70_000 + RETRY, True),
+        ([JSON], RETRY, False),
+    ],
+    ids=["spoilt", "bomb", "unknown", "long", "broken off"],
+)
+def test_body_that_cannot_be_read(headers, body, whole):
+    """What the head says is true all the same."""
+    _, in_the_end, _ = heard(429, [*headers, ("Retry-After", "3")], body, whole=whole)
+    assert in_the_end == [{"throttled": True, "hold": 3.0}]
+
+
+def test_quota_that_is_gone_for_good():
+    """It slows nobody down."""
+    body = json.dumps({"error": {"code": "insufficient_quota"}}).encode()
+    assert heard(429, [JSON], body)[1] == [{"refused": True}]
+
+
+def test_quotas_of_other_units_are_left_out():
+    """The limits of a host count calls: what a quota of tokens has is nothing to them."""
+    headers = [
+        ("x-ratelimit-remaining-tokens", "100"),
+        ("x-ratelimit-reset-tokens", "6m0s"),
+        ("x-ratelimit-remaining-requests", "9"),
+        ("x-ratelimit-reset-requests", "1s"),
+    ]
+    assert heard(200, headers)[1] == [{"remaining": [{"remaining": 9.0, "reset": 1.0}]}]
+
+
+def test_numbers_that_the_hub_would_refuse_are_bounded():
+    """A message that is no message would end the connection, and with it the run's calls."""
+    headers = [("X-RateLimit-Remaining", "9" * 15), ("X-RateLimit-Limit", "9" * 15)]
+    ((message,), _, _) = heard(200, headers)
+    assert message["remaining"][0]["remaining"] == 1e9
+    many = ", ".join(f'"q{number}";r={number};t=5' for number in range(40))
+    ((message,), _, _) = heard(200, [("RateLimit", many)])
+    assert len(message["remaining"]) == 16
+
+
+def test_aws_is_judged_by_the_hub():
+    """It gets the code and the headers."""
+    body = b"<Response><Errors><Error><Code>RequestLimitExceeded</Code></Error></Errors></Response>"
+    at_once, in_the_end, hearing = heard(503, [("Retry-After", "1")], body, call=AWS)
+    assert at_once == in_the_end == []
+    assert hearing.outcome == {
+        "status": 503,
+        "code": "RequestLimitExceeded",
+        "retry_after": "1",
+        "amz_retry_after": None,
+    }
+
+
+def test_call_that_nobody_asked_for():
+    """Only its date is heard."""
+    hearing = Hearing()
+    hearing.hear(h11.Response(status_code=429, headers=[("Date", "now"), ("Retry-After", "5")]))
+    hearing.end()
+    assert hearing.date == "now"

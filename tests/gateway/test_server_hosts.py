@@ -1,0 +1,215 @@
+"""Requests to a host with limits of its own: on a real hub, to a server that does what it likes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from tests.helpers.gateway_bench import HOST as AWS
+from tests.helpers.gateway_bench import OK, read
+
+pytestmark = pytest.mark.real
+
+HOST = "api.test"
+NAME = f"http://{HOST}"
+LIMITS = {"rate": "1000/s burst 1000", "concurrency": 3, "lanes": {"GET /slow/*": "1000/s"}}
+
+
+@pytest.fixture
+def hosts():
+    """One host, without TLS: each byte can be sent and seen."""
+    return {NAME: LIMITS, f"http://{HOST}:8080": "1000/s", f"http://abc.execute-api.{REST}": "1/h"}
+
+
+REST = "eu-west-1.amazonaws.com"
+
+
+def get(path="/", *headers, host=HOST):
+    """Return a request."""
+    lines = [f"GET {path} HTTP/1.1", f"Host: {host}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def operations(bench):
+    """Return how many calls there were of each operation of each service."""
+    return {(one.service, one.operation): one.calls for one in bench.hub.figures}
+
+
+async def exchange(bench, request, answer=OK, *, host=f"{HOST}:80"):
+    """Send a request over a connection of its own; return what came, and the client's answer."""
+    reader, writer = await bench.connect(host)
+    writer.write(request)
+    server_reader, server_writer = await bench.next()
+    came = await server_reader.readuntil(b"\r\n\r\n")
+    server_writer.write(answer)
+    found = await read(reader)
+    server_writer.close()
+    return came, found
+
+
+async def test_request_and_answer_are_passed_on(bench):
+    """As they are; each comes under its lane."""
+    came, found = await exchange(bench, get("/slow/x?y", "X-A: b"))
+    assert came == get("/slow/x?y", "X-A: b")
+    assert (found[0], found[2]) == (200, b"ok")
+    await bench.until(lambda: not bench.running)
+    await exchange(bench, get("/else"))
+    assert operations(bench) == {(NAME, "GET /slow/*"): 1, (NAME, "GET"): 1}
+
+
+async def test_other_ports_are_other_hosts(bench):
+    """One that has no limit is passed by, as are hosts that are named alike."""
+    await exchange(bench, get(), host=f"{HOST}:8080")
+    for other in (f"{HOST}:8081", f"sub.{HOST}:80", "otherapi.test:80"):
+        await exchange(bench, get(), host=other)
+    assert operations(bench) == {(f"{NAME}:8080", "GET"): 1}
+
+
+async def test_whole_url_without_a_tunnel(bench):
+    """As proxies are asked for what has no TLS."""
+    reader, writer = await bench.raw()
+    user = "Proxy-Authorization: Basic cnVuOnRva2Vu"
+    writer.write(f"GET {NAME}/slow/1 HTTP/1.1\r\nHost: {HOST}\r\n{user}\r\n\r\n".encode())
+    server_reader, server_writer = await bench.next()
+    assert await server_reader.readuntil(b"\r\n\r\n") == get("/slow/1")
+    server_writer.write(OK)
+    assert (await read(reader))[0] == 200
+    assert operations(bench) == {(NAME, "GET /slow/*"): 1}
+
+
+async def test_advice_comes_before_the_body_has_ended(bench):
+    """What is left of a quota bounds others while an answer streams."""
+    reader, writer = await bench.connect(f"{HOST}:80")
+    writer.write(get())
+    _, server_writer = await bench.next()
+    left = b"X-RateLimit-Remaining: 0\r\nX-RateLimit-Reset: 1\r\n"
+    server_writer.write(b"HTTP/1.1 200 OK\r\n" + left + b"Content-Length: 9\r\n\r\nhalf")
+    await reader.readuntil(b"half")
+    began = time.monotonic()
+    await exchange(bench, get())
+    assert 0.5 < time.monotonic() - began < 3
+    server_writer.write(b"wayok")
+    assert await reader.readexactly(5) == b"wayok"
+
+
+async def test_answer_that_breaks_off_is_heard(bench):
+    """The head of a refusal says how long, though its body never comes."""
+    reader, writer = await bench.connect(f"{HOST}:80")
+    writer.write(get())
+    _, server_writer = await bench.next()
+    head = b"HTTP/1.1 429 No\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+    server_writer.write(head + b"Content-Length: 50\r\n\r\n{")
+    await reader.readuntil(b"{")
+    began = time.monotonic()
+    server_writer.close()
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    await exchange(bench, get())
+    assert 0.9 < time.monotonic() - began < 3
+
+
+async def test_mark_counts_for_aws_only(bench):
+    """Our hook in Python has asked for AWS's limits, not for those of a host."""
+    mark = "x-aioapiqueue-asked: mark"
+    came, _ = await exchange(bench, get("/", mark))
+    assert came == get("/")
+    assert operations(bench) == {(NAME, "GET"): 1}
+    # Even where it is one of AWS's domains.
+    host = f"abc.execute-api.{REST}"
+    await exchange(bench, get("/", mark, host=host), host=f"{host}:80")
+    assert operations(bench)[f"http://{host}", "GET"] == 1
+
+
+async def test_websocket_is_one_call(bench):
+    """Its handshake waits for its turn, and then both sides say what they like."""
+    reader, writer = await bench.connect(f"{HOST}:80")
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    writer.write(get("/live", "Connection: keep-alive, Upgrade", "Upgrade: websocket", key))
+    server_reader, server_writer = await bench.next()
+    came = (await server_reader.readuntil(b"\r\n\r\n")).lower()
+    assert b"\r\nupgrade: websocket\r\n" in came
+    assert b"\r\nconnection: upgrade\r\n" in came
+    assert key.lower().encode() in came
+    answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    server_writer.write(answer + b"Sec-WebSocket-Accept: x\r\n\r\nfirst")
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert b"Sec-WebSocket-Accept: x\r\n" in head
+    assert await reader.readexactly(5) == b"first"
+    for _ in range(3):
+        writer.write(b"\x81\x00there")
+        assert await server_reader.readexactly(7) == b"\x81\x00there"
+        server_writer.write(b"\x81\x00back")
+        assert await reader.readexactly(6) == b"\x81\x00back"
+    assert bench.running == 1  # as long as it is open
+    writer.close()
+    assert await asyncio.wait_for(server_reader.read(), 5) == b""
+    server_writer.close()
+    await bench.until(lambda: not bench.running)
+    (found,) = bench.hub.figures
+    assert (found.calls, found.answers, found.errors) == (1, 1, 0)
+
+
+async def test_websocket_that_speaks_too_early(bench):
+    """What a client sends before the server has agreed is not lost."""
+    reader, writer = await bench.connect(f"{HOST}:80")
+    writer.write(get("/live", "Connection: Upgrade", "Upgrade: websocket"))
+    server_reader, server_writer = await bench.next()
+    await server_reader.readuntil(b"\r\n\r\n")
+    await asyncio.sleep(0.1)
+    writer.write(b"early")
+    await asyncio.sleep(0.1)
+    server_writer.write(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+    assert await asyncio.wait_for(server_reader.readexactly(5), 5) == b"early"
+    assert b"101" in await reader.readuntil(b"\r\n\r\n")
+
+
+async def test_websocket_that_is_refused(bench):
+    """The server's answer is passed on, as any other."""
+    upgrade = ("Connection: Upgrade", "Upgrade: websocket")
+    _, found = await exchange(bench, get("/live", *upgrade), OK.replace(b"200 OK", b"403 No"))
+    assert found[0] == 403
+    await bench.until(lambda: not bench.running)
+
+
+async def test_client_that_hangs_up_ends_its_websocket(bench):
+    """And its turn."""
+    for _ in range(4):  # one more than may run at once
+        reader, writer = await bench.connect(f"{HOST}:80")
+        writer.write(get("/live", "Connection: Upgrade", "Upgrade: websocket"))
+        server_reader, server_writer = await bench.next()
+        await server_reader.readuntil(b"\r\n\r\n")
+        server_writer.write(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+        assert await asyncio.wait_for(server_reader.read(), 5) == b""
+        server_writer.close()
+        await bench.until(lambda: not bench.running)
+
+
+async def test_other_upgrades_are_not_asked_for(bench):
+    """Java's client asks for HTTP/2 so, and takes HTTP/1.1 as well."""
+    upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+    came, found = await exchange(bench, get("/", *upgrade))
+    assert came == get("/")
+    assert found[0] == 200
+
+
+async def test_websocket_of_aws_is_refused(bench):
+    """The calls in it could not be seen."""
+    reader, writer = await bench.connect(f"{AWS}:80")
+    writer.write(get("/", "Connection: Upgrade", "Upgrade: websocket", host=AWS))
+    status, _, body = await read(reader)
+    assert status == 403
+    assert b"websocket cannot be paced" in body
+    assert bench.came.empty()
+
+
+@pytest.mark.parametrize("method", ["GeT", "M-SEARCH", "X" * 90, "a!b"])
+async def test_any_method(bench, method):
+    """No name of one can break the hub's protocol, which would end the connection for all."""
+    request = get().replace(b"GET", method.encode(), 1)
+    came, found = await exchange(bench, request)
+    assert (came, found[0]) == (request, 200)
+    assert operations(bench) == {(NAME, "M-SEARCH" if method == "M-SEARCH" else "OTHER"): 1}

@@ -1,0 +1,284 @@
+"""Any HTTP API under a limit: real clients, real TLS, a server whose answers are heard."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import pytest
+
+from tests.helpers.aws_programs import CURL, calls_of
+from tests.helpers.signed_aws import Answered
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(sys.platform == "win32", reason="needs Unix domain sockets"),
+]
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+
+HOST = "api.example.test"
+URL = f"https://{HOST}"
+EARLY = 0.012  # of an arrival, which is measured in another process
+
+GET = """
+import sys, urllib.request
+from concurrent.futures import ThreadPoolExecutor
+def call(path):
+    return urllib.request.urlopen("https://api.example.test" + path, timeout=30).status
+with ThreadPoolExecutor(16) as pool:
+    print(*pool.map(call, sys.argv[1:]))
+"""
+
+
+def script(run, text, name="program.sh"):
+    """Write a program, and return its path."""
+    path = run.folder / name
+    path.write_text(text)
+    return path
+
+
+def assert_spaced(arrivals, interval, *, number):
+    """So many have come, and within 5 % of the limit."""
+    times = sorted(one.at for one in arrivals)
+    assert len(times) == number
+    ideal = (number - 1) * interval
+    assert ideal * 0.95 - 2 * EARLY <= times[-1] - times[0] <= ideal * 1.05 + 0.1
+
+
+@needs_curl
+def test_curl_is_paced(paced, network, run):
+    """20 at once to a host that is not AWS's: at its limit, over few connections."""
+    ended, figures = paced(
+        "bash",
+        script(run, f"for i in $(seq 20); do curl -sS {URL}/things/$i & done; wait\n"),
+        limit=f"{URL}=10/s",
+    )
+    assert (ended.code, ended.out) == (0, b"{}" * 20), ended.err
+    assert_spaced(network.aws.arrivals, 0.1, number=20)
+    assert calls_of(figures) == {f"{URL}.GET": 20}
+    assert figures["gateway"]["calls"] == 20
+    assert network.aws.connections <= 3
+    assert f"paced: {URL} at 10/s" in ended.words
+    assert "not paced: all other hosts, AWS's too" in ended.words
+    assert "20 calls, 20 of them paced" in ended.words
+
+
+def test_python_goes_by_the_gateway_without_any(paced, network, run, python):
+    """No hook in Python knows of hosts: so the gateway is there by default."""
+    ended, figures = paced(
+        python, script(run, GET, "get.py"), *["/x"] * 10, limit=f"{URL}=10/s", any_=False
+    )
+    assert (ended.code, ended.out.split()) == (0, [b"200"] * 10), ended.err
+    assert_spaced(network.aws.arrivals, 0.1, number=10)
+    assert calls_of(figures) == {f"{URL}.GET": 10}
+
+
+def test_lanes_by_method_and_path(paced, network, run, python):
+    """Each request comes under the longest that fits, all of those together, and the host's."""
+    ended, figures = paced(
+        python,
+        script(run, GET, "get.py"),
+        *[f"/search/{number}?q=/other" for number in range(5)],
+        *[f"/users/{number}/repos" for number in range(4)],
+        *["/other"] * 3,
+        limit=f"GET {URL}/search/*=4/s",
+        options=["--limit", f"{URL}/users/*/repos=5/s", "--limit", f"POST {URL}=1/h"],
+    )
+    assert ended.code == 0, ended.err
+    came = network.aws.arrivals
+    assert_spaced([one for one in came if "search" in one.target], 0.25, number=5)
+    assert_spaced([one for one in came if "users" in one.target], 0.2, number=4)
+    assert max(one.at for one in came if one.target == "/other") - min(one.at for one in came) < 0.6
+    assert calls_of(figures) == {
+        f"{URL}.GET /search/*": 5,
+        f"{URL}./users/*/repos": 4,
+        f"{URL}.GET": 3,
+    }
+    assert f"no call came under: POST {URL} 1/h" in ended.words
+    assert f"GET {URL}/search/* at 4/s" in ended.words
+
+
+def test_aws_and_a_host_in_one_program(paced, network, run):
+    """Each has its own limit; the hook's mark does not go to other hosts."""
+    if shutil.which("curl") is None:
+        pytest.skip("needs curl")
+    text = f"""
+for i in $(seq 5); do {CURL} & done
+for i in $(seq 10); do curl -sS -o /dev/null {URL}/ & done
+wait
+"""
+    ended, figures = paced(
+        "bash", script(run, text), limit=f"{URL}=10/s", options=["--limit", "ec2=5/s"]
+    )
+    assert ended.code == 0, ended.err
+    came = network.aws.arrivals
+    assert_spaced([one for one in came if one.host == HOST], 0.1, number=10)
+    assert_spaced([one for one in came if one.host != HOST], 0.2, number=5)
+    assert calls_of(figures) == {f"{URL}.GET": 10, "ec2.DescribeVolumes": 5}
+
+
+RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "2s"}
+PUSH_BACKS = {
+    "retry-after": Answered(429, b"slow down", (("Retry-After", "2"),)),
+    "github": Answered(403, b"{}", (("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "2"))),
+    "body": Answered(
+        429,
+        json.dumps({"error": {"details": [RETRY_INFO]}}).encode(),
+        (("Content-Type", "application/json"),),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", PUSH_BACKS)
+def test_push_back_is_heard(paced, network, run, python, form):
+    """The host's queue is held for as long as its answer says, in whatever form it does."""
+    first = PUSH_BACKS[form]
+    network.aws.answer = lambda _: first if len(network.aws.arrivals) == 1 else Answered()
+    program = """
+import urllib.request, urllib.error
+for _ in range(3):
+    try:
+        print(urllib.request.urlopen("https://api.example.test/", timeout=30).status)
+    except urllib.error.HTTPError as error:
+        print(error.code, len(error.read()))
+"""
+    ended, figures = paced(python, script(run, program, "get.py"), limit=f"{URL}=100/s")
+    assert ended.out.decode().split() == [str(first.status), str(len(first.body)), "200", "200"]
+    times = [one.at for one in network.aws.arrivals]
+    assert 2 - EARLY <= times[1] - times[0] < 3
+    assert times[2] - times[1] < 1
+    (found,) = figures["figures"]
+    assert (found["calls"], found["throttled"], found["errors"]) == (3, 1, 0)
+
+
+def test_what_remains_is_kept(paced, network, run, python):
+    """What the server says is left bounds what starts until its reset."""
+    left = [("X-RateLimit-Limit", "10"), ("X-RateLimit-Remaining", "2"), ("X-RateLimit-Reset", "3")]
+    network.aws.answer = lambda _: Answered(
+        200, b"{}", tuple(left) if len(network.aws.arrivals) == 1 else ()
+    )
+    program = GET.replace("with Thread", 'call("/first")\nwith Thread')
+    ended, _ = paced(
+        python, script(run, program, "get.py"), *["/x"] * 4, limit=f"{URL}=100/s burst 100"
+    )
+    assert ended.code == 0, ended.err
+    times = [one.at - network.aws.arrivals[0].at for one in network.aws.arrivals]
+    assert [round(one) for one in times] == [0, 0, 0, 3, 3]
+
+
+def test_lane_is_held_alone(paced, network, run, python):
+    """A push-back on a path with a lane holds nothing else."""
+    first = Answered(429, b"", (("Retry-After", "2"),))
+    network.aws.answer = lambda one: (
+        first if one.target == "/search" and len(network.aws.arrivals) == 1 else Answered()
+    )
+    program = """
+import sys, time, urllib.request, urllib.error
+def get(path):
+    try:
+        urllib.request.urlopen("https://api.example.test" + path, timeout=30)
+    except urllib.error.HTTPError as error:
+        assert error.code == 429
+for path in ("/search", "/other", "/search"):
+    get(path)
+"""
+    ended, _ = paced(
+        python,
+        script(run, program, "get.py"),
+        limit=f"{URL}/search=50/s",
+        options=["--limit", f"{URL}=100/s"],
+    )
+    assert ended.code == 0, ended.err
+    times = [one.at - network.aws.arrivals[0].at for one in network.aws.arrivals]
+    assert times[1] < 1
+    assert 2 - EARLY <= times[2] < 3
+
+
+@needs_node
+def test_fetch_of_node_is_paced(paced, network, run):
+    """By the hook in Node.js, as its calls to AWS are."""
+    text = f"""
+const call = () => fetch('{URL}/things').then((answer) => answer.status);
+Promise.all(Array.from({{ length: 10 }}, call)).then((found) => console.log(found.join(' ')));
+"""
+    ended, figures = paced("node", script(run, text, "calls.cjs"), limit=f"{URL}=10/s")
+    assert (ended.code, ended.out.split()) == (0, [b"200"] * 10), ended.err
+    assert_spaced(network.aws.arrivals, 0.1, number=10)
+    assert calls_of(figures) == {f"{URL}.GET": 10}
+
+
+def test_limits_file(paced, network, run, python):
+    """The same in a limits.toml, beside services of AWS."""
+    limits = run.folder / "limits.toml"
+    limits.write_text(f"""
+[ec2]
+rate = "5/s"
+
+[hosts."{HOST}"]
+rate = "10/s"
+lanes = {{"GET /search/*" = "2/s"}}
+""")
+    paths = [*["/search/a"] * 3, *["/b"] * 5]
+    ended, figures = paced(
+        python, script(run, GET, "get.py"), *paths, options=["--limits", limits], limit=None
+    )
+    assert ended.code == 0, ended.err
+    searches = [one for one in network.aws.arrivals if one.target == "/search/a"]
+    assert_spaced(searches, 0.5, number=3)
+    assert calls_of(figures) == {f"{URL}.GET /search/*": 3, f"{URL}.GET": 5}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's namespaces")
+@pytest.mark.parametrize("port", ["", ":8443"], ids=["usual", "own port"])
+def test_isolated(paced, network, run, python, port):
+    """A program that ignores proxies, at whichever port its host has a limit."""
+    network.proxy.lead(8443, network.aws.port)
+    program = f"""
+import http.client, ssl
+for _ in range(5):
+    calls = http.client.HTTPSConnection("{HOST}{port}", context=ssl.create_default_context())
+    calls.request("GET", "/x")
+    print(calls.getresponse().status)
+"""
+    ended, figures = paced(
+        python, script(run, program, "get.py"), limit=f"{URL}{port}=10/s", options=["--isolate"]
+    )
+    assert (ended.code, ended.out.split()) == (0, [b"200"] * 5), ended.err
+    assert_spaced(network.aws.arrivals, 0.1, number=5)
+    assert calls_of(figures) == {f"{URL}{port}.GET": 5}
+
+
+@needs_curl
+def test_authority_is_for_these_hosts_only(paced, network, run):
+    """Another host has its own certificate; that of the run would not be taken for it."""
+    text = f"""
+curl -sS -o /dev/null -w '%{{certs}}' {URL}/ | grep -c 'aioapiqueue run'
+curl -sS -o /dev/null -w '%{{certs}}' https://other.example.test/ | grep -c 'aioapiqueue run'
+exit 0
+"""
+    ended, figures = paced("bash", script(run, text), limit=f"{URL}=10/s")
+    ours, others = ended.out.split()
+    assert int(ours) > 0
+    assert int(others) == 0
+    assert figures["gateway"]["passed_by"] == {"other.example.test": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--limit", "https://10.0.0.1=1/s"], "is an address"),
+        (["--limit", "api.example.test=1/s"], "for a host, write https://api.example.test=10/s"),
+        (["--limit", f"{URL}/a?b=1/s"], "has a query"),
+        (["--limit", f"{URL}=1/s", "--no-any"], f"the limit of {URL} needs --any"),
+        (["--limit", "https://ec2.us-east-1.amazonaws.com=1/s"], "is AWS's own"),
+        (["--limit", "http://localhost:8000=1/s"], "is this host"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(quiet_run, arguments, why):
+    """Before anything starts, with what to do."""
+    ended = quiet_run(*arguments, "--", "true")
+    assert ended.code == 2
+    assert why in ended.words
