@@ -350,6 +350,13 @@ def test_names_are_shown_without_control_characters():
     assert row_of("a\x1b]0;owned\x07b\nc").name == "a?]0;owned?b?c"
 
 
+def test_hosts_are_shown_without_their_scheme():
+    """In the table; what is below it has all of the name."""
+    row = row_of("https://api.github.com")
+    assert (row.short_name, row.name) == ("api.github.com", "https://api.github.com")
+    assert row_of("http://intranet").short_name == "http://intranet"
+
+
 def test_limit_that_is_not_known_is_none():
     """A later hub may have limits of other kinds."""
     (row,) = History().rows(status(1, limits=["9 zettacalls", "10/s"]), 0.0)

@@ -17,7 +17,7 @@ from aioapiqueue.registry._hosts import (
     address_of,
     host_called,
     lane_problem,
-    read_target,
+    lanes_of,
     target_of,
 )
 
@@ -66,6 +66,7 @@ def test_one_name_for_each_host(text):
         ("api.test:8443", "https://api.test:8443", ("api.test", 8443, True)),
         ("http://intranet", "http://intranet", ("intranet", 80, False)),
         ("http://intranet:8080", "http://intranet:8080", ("intranet", 8080, False)),
+        ("http://10.0.0.5:8080", "http://10.0.0.5:8080", ("10.0.0.5", 8080, False)),
         ("my_host.test", "https://my_host.test", ("my_host.test", 443, True)),
         ("xn--bcher-kva.test", "https://xn--bcher-kva.test", ("xn--bcher-kva.test", 443, True)),
     ],
@@ -91,8 +92,12 @@ def test_port_and_scheme_are_part_of_the_name(text, name, address):
         ("api.test?x", "has a path"),
         ("*.github.com", "is no single host"),
         ("10.0.0.1", "is an address"),
+        ("http://[::1]", "is an address"),
         ("[::1]:443", "is an address"),
-        ("bücher.test", 'write it as "xn--..."'),
+        ("bücher.test", 'write "xn--bcher-kva.test"'),
+        ("intranet:80", "may be with TLS or without"),
+        ("default", "is of no host"),
+        ("rate", "is of no host"),
         (f"{'a' * 63}.{'b' * 63}.test", "is longer than 128"),
     ],
 )
@@ -107,23 +112,29 @@ def test_what_is_no_host_is_refused(text, why):
     ("lane", "why"),
     [
         ("*", "is no lane of a host"),
-        ("search/*", "is no lane of a host"),
-        ("get /search", "is no lane of a host"),
+        ("", "has blanks"),
+        ("search/*", "has its method in small letters: write SEARCH"),
+        ("get /search", "has its method in small letters: write GET"),
         ("GET search", "is no lane of a host"),
-        ("GET  /search", "is no lane of a host"),
-        ("/a b", "is no lane of a host"),
-        ("/ä", "is no lane of a host"),
+        ("GET  /search", "has blanks"),
+        (" /search", "has blanks"),
+        ("GET/search", "has blanks"),
+        ("/a b", "has characters that no path has"),
+        ("/ä", "has characters that no path has"),
+        ("/repos/{owner}/x", "write * in place of each"),
+        ("/", 'write "/*" for any'),
+        ("GET /", 'write "/*" for any'),
         ("/search?q=*", "has a query"),
         ("/search#x", "has a query"),
         ("/a/*b*/c", "has two * between slashes"),
-        ("/" + "a" * 128, "is longer than 128"),
+        ("/" + "a" * 100, "more than 100 characters"),
     ],
 )
 def test_what_is_no_lane_is_refused(lane, why):
     """With its line."""
     text = f'[hosts."api.test"]\nrate = "1/s"\nlanes = {{"{lane}" = "1/s"}}'
     (problem,) = problems_of(lambda: Registry.parse(text))
-    assert problem.startswith("limits.toml, line 3: hosts.'api.test'.lanes.")
+    assert problem.startswith("limits.toml, line 3: hosts.'api.test'.lanes")
     assert why in problem
 
 
@@ -158,10 +169,26 @@ lanes = {"/x" = "1/s"}
     ]
     assert "did you mean 'rate'?" in problems[0]
     assert "'api.test' is the same host: leave one of them" in problems[1]
-    assert problems[2].endswith('for a host, [hosts."other.test"]')
-    assert "lanes without a queue" in problems[3]
+    assert problems[2].endswith('for a host, write [hosts."other.test"]')
+    assert "lanes without a queue: the host has no limit of its own" in problems[3]
     (problem,) = problems_of(lambda: Registry.parse("hosts = 3"))
     assert problem == 'limits.toml, line 1: hosts: 3 is no table: write [hosts."api.github.com"]'
+
+
+@pytest.mark.parametrize(
+    ("head", "problem"),
+    [
+        ("[hosts.api.test]", 'hosts.api: names have to be quoted: write [hosts."api.test"]'),
+        ("[api.test]", 'this is no service of AWS: for a host, write [hosts."api.test"]'),
+        ('["api.test"]', 'this is no service of AWS: for a host, write [hosts."api.test"]'),
+        ('[host."api.test"]', "this is no service of AWS: for a host, write [hosts."),
+    ],
+)
+@pytest.mark.parametrize("check", ["", "check = false\n"])
+def test_names_that_are_not_quoted(head, problem, check):
+    """What TOML makes of them is tables in tables; whether names are checked is nothing to it."""
+    (found,) = problems_of(lambda: Registry.parse(f'{check}{head}\nrate = "1/s"'))
+    assert problem in found
 
 
 def test_file():
@@ -169,7 +196,7 @@ def test_file():
     registry = Registry.parse(FILE)
     assert registry.hosts == {HOST: ["GET /search/*", "POST"], "https://slack.com": []}
     call = registry.find_call(HOST, "GET /search/*", region="eu-west-1", account="1")
-    assert (call.queue.name, call.keys, call.cost) == (HOST, ("GET /search/*",), 1)
+    assert (call.queue.name, call.keys, call.cost) == (HOST, ("GET /search/*", "GET"), 1)
     assert registry.find_call(HOST, "GET").queue is call.queue
     found = {(one.service, one.operation): one for one in registry}
     assert found[HOST, None].limits == (Rate(10, per=1),)
@@ -182,9 +209,34 @@ def test_file():
 def test_hosts_take_nothing_from_the_default():
     """It is for services of AWS: nor does a host that is named nearly like another one."""
     registry = Registry({"https://my-api.test": "1/s"}, default="3/s")
-    assert registry.find("https://other.test") is None
+    for other in ("https://other.test", "HTTPS://other.test", "https://"):
+        assert registry.find(other) is None
     assert registry.find("https://myapi.test") is None
     assert registry.find("iam") is not None
+
+
+@pytest.mark.parametrize("name", ["https://API.test", "HTTPS://api.test:443/", "https://api.test."])
+def test_any_form_of_the_name_finds_it(name):
+    """In code, in a file, and where it is looked up."""
+    registry = Registry({name: "1/s"})
+    for one in (name, "https://api.test"):
+        assert registry.find(one).name == "https://api.test"
+        assert registry.find_call(one, "GET").keys == ("GET",)
+        assert registry.limits_of_queue(one)[0] == (Rate(1, per=1),)
+    assert Registry.parse(f'["{name}"]\nrate = "1/s"').hosts == {"https://api.test": []}
+
+
+def test_requests_by_their_urls():
+    """With the keys of all lanes that they come under."""
+    registry = Registry.parse(FILE)
+    found = registry.find_request("GET", "https://me:secret@API.github.com/search/x?q=/y#z")
+    assert (found.queue.name, found.keys) == (HOST, ("GET /search/*", "GET"))
+    assert registry.find_request("POST", "https://slack.com").keys == ("POST",)
+    for other in ("https://other.test/", "http://slack.com/", "https://slack.com:8443/"):
+        assert registry.find_request("GET", other) is None
+    for wrong in ("slack.com/x", "ftp://slack.com/", "https://", "https://[x/"):
+        with pytest.raises(ValueError, match=r"URL|IPv6"):
+            registry.find_request("GET", wrong)
 
 
 def test_in_code():
@@ -198,6 +250,8 @@ def test_in_code():
     )
     (problem,) = problems_of(lambda: Registry({HOST: with_buckets}))
     assert "a host has no buckets" in problem
+    (problem,) = problems_of(lambda: Registry({HOST: ServiceLimits("1/s", scope=["account"])}))
+    assert "a host has no scope" in problem
 
 
 def test_options_come_on_top_of_the_file():
@@ -220,13 +274,28 @@ def test_option_alone():
     assert registry.services[HOST].scope == ()
 
 
+def test_option_with_a_path_that_has_an_equals_sign():
+    """No limit has one, so that the last is the one that counts."""
+    registry = Registry.from_options(["https://api.test/a=b/*=2/s"])
+    assert registry.hosts == {"https://api.test": ["/a=b/*"]}
+
+
 @pytest.mark.parametrize(
     ("option", "why"),
     [
         ("api.github.com=1/s", "for a host, write https://api.github.com=10/s"),
+        ("slack.com=1/s", "for a host, write https://slack.com=10/s"),
+        ("POST api.test/x/*=1/s", "for a host, write POST https://api.test/x/*=10/s"),
+        ("api.test:8080=1/s", "for a host, write https://api.test:8080=10/s"),
+        ("https://api.test GET=1/s", "is no host: write it as in GET https://"),
+        ("https://api.test.GET /x=1/s", "is no host: write it as in GET https://"),
+        ("https://api.test/a b=1/s", "is no host: write it as in GET https://"),
+        ("wss://api.test=1/s", "is no host: write https://"),
+        ("https://api.test?x=1/s", "has a query"),
+        ("ec2.describesnapshots=1/s", "did you mean 'DescribeSnapshots'?"),
         ("https://api.test", "write SERVICE=LIMIT"),
         ("https://10.0.0.1=1/s", "is an address"),
-        ("get https://api.test=1/s", "is no lane of a host"),
+        ("get https://api.test=1/s", "has its method in small letters: write GET"),
         ("https://api.test/a?b=1/s", "has a query"),
         ("https://api.test=fast", "'fast' is no limit"),
     ],
@@ -245,64 +314,94 @@ def test_same_option_twice():
     assert problem.endswith("is for the same calls: put a comma between several limits")
 
 
+LANES = [
+    "POST",
+    "/repos/*",
+    "GET /repos/*",
+    "/repos/*/*/issues",
+    "/exact",
+    "/exact*",
+    "/user-*/x",
+]
+
+
 @pytest.mark.parametrize(
-    ("method", "path", "lane"),
+    ("method", "path", "lanes"),
     [
-        ("GET", "/repos/a/b/issues", "/repos/*/*/issues"),
-        ("GET", "/repos/a/b/c/issues", "GET /repos/*"),
-        ("GET", "/repos/a", "GET /repos/*"),
-        ("PUT", "/repos/a", "/repos/*"),
-        ("POST", "/repos/a", "/repos/*"),
-        ("POST", "/gists", "POST"),
-        ("GET", "/exact", "/exact"),
-        ("GET", "/exact/", "GET"),
-        ("GET", "/user-1/x", "/user-*/x"),
-        ("GET", "/user-1/2/x", "GET"),
-        ("GET", "/a.b", "GET"),
-        ("OPTIONS", "*", "OPTIONS"),
-        ("get", "/exact", "/exact"),
-        ("get", "/else", "OTHER"),
-        ("X" * 40, "/else", "OTHER"),
+        ("GET", "/repos/a/b/issues", ("/repos/*/*/issues", "GET")),
+        ("GET", "/repos/a/b/c/issues", ("GET /repos/*", "GET")),
+        ("GET", "/repos/a", ("GET /repos/*", "GET")),
+        ("PUT", "/repos/a", ("/repos/*", "PUT")),
+        ("POST", "/repos/a", ("/repos/*", "POST")),
+        ("POST", "/gists", ("POST",)),
+        ("GET", "/exact", ("/exact", "GET")),
+        ("GET", "/exact/", ("/exact*", "GET")),
+        ("GET", "/user-1/x", ("/user-*/x", "GET")),
+        ("GET", "/user-1/2/x", ("GET",)),
+        ("GET", "/%65xact", ("/exact", "GET")),
+        ("GET", "/user-%31%2F2/x", ("/user-*/x", "GET")),
+        ("GET", "/repos%2Fa", ("GET",)),
+        ("GET", "/%zz%4", ("GET",)),
+        ("OPTIONS", "*", ("OPTIONS",)),
+        ("get", "/exact", ("/exact", "OTHER")),
+        ("get", "/else", ("OTHER",)),
+        ("X" * 40, "/else", ("OTHER",)),
     ],
 )
-def test_lane_of_a_request(method, path, lane):
-    """The longest path that fits, with its method before one without; else the method."""
-    names = [
-        "POST",
-        "/repos/*",
-        "GET /repos/*",
-        "/repos/*/*/issues",
-        "/exact",
-        "/user-*/x",
-        "/a*b/",
-    ]
-    for lanes in (names, names[::-1]):
-        assert PathLanes(lanes).operation_of(method, path) == lane
+def test_lanes_of_a_request(method, path, lanes):
+    """That of its method, and of those with a path the most precise, whatever their order."""
+    for names in (LANES, LANES[::-1]):
+        assert lanes_of(PathLanes(names).operation_of(method, path), names) == lanes
 
 
-@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=40), st.text("/*ab"))
+@pytest.mark.parametrize(
+    "pair", [("/a/*/c", "/*/b/c"), ("GET /a/*/c", "/a/b/*"), ("/search", "/search*")]
+)
+def test_which_of_two_that_fit_does_not_depend_on_their_order(pair):
+    """Be they as precise as each other."""
+    path = "/search" if "search" in pair[0] else "/a/b/c"
+    assert PathLanes(pair).operation_of("GET", path) == PathLanes(pair[::-1]).operation_of(
+        "GET", path
+    )
+
+
+def fits(lane, path):
+    """Return whether a lane's path fits, segment by segment, as the documentation says it."""
+    if lane.endswith("*"):
+        fixed = lane[:-1]
+        return any(fits_whole(fixed, path[:end]) for end in range(len(path) + 1))
+    return fits_whole(lane, path)
+
+
+def fits_whole(lane, path):
+    """Return whether a path without a * at its end fits."""
+    wanted, given = lane.split("/"), path.split("/")
+    if len(wanted) != len(given):
+        return False
+    for one, other in zip(wanted, given, strict=True):
+        begin, star, end = one.partition("*")
+        whole = other.startswith(begin) and other.endswith(end)
+        if not (whole and len(other) >= len(begin) + len(end) if star else one == other):
+            return False
+    return True
+
+
+@given(st.text("ab/=", max_size=12), st.text("/*ab=", min_size=1, max_size=8))
 def test_lanes_fit_as_they_are_explained(path, lane):
-    """The pattern agrees with a plain one, made piece by piece; and what `--limit` has is read."""
+    """A request comes under a lane if it fits; and `--limit` has a word for each lane."""
     lane = f"/{lane}"
     if lane_problem(lane):
         return
-    parts = lane.split("*")
-    plain = "[^/]*".join(re.escape(one) for one in parts[:-1])
-    plain = (
-        re.escape(lane)
-        if len(parts) == 1
-        else plain + (".*" if not parts[-1] else "[^/]*" + re.escape(parts[-1]))
-    )
-    fits = re.fullmatch(plain, f"/{path}", re.DOTALL) is not None
-    assert (PathLanes([lane]).operation_of("GET", f"/{path}") == lane) == fits
-    if lane != "/":
-        assert read_target(target_of(HOST, lane)) == (HOST, lane)
-        assert read_target(target_of(HOST, f"GET {lane}")) == (HOST, f"GET {lane}")
+    operation = PathLanes([lane]).operation_of("GET", f"/{path}")
+    assert (operation == f"GET {lane}") == fits(lane, f"/{path}")
+    for one in (lane, f"GET {lane}"):
+        registry = Registry.from_options([f"{target_of(HOST, one)}=1/s"])
+        assert registry.hosts == {HOST: [one]}
 
 
 def test_path_that_nearly_fits_takes_no_time():
     """However long it is, and however many * a lane has."""
-    lanes = PathLanes(["/" + "a*/" * 40 + "x"])
+    lanes = PathLanes(["/" + "a*/" * 33 + "x"])
     began = time.perf_counter()
-    assert lanes.operation_of("GET", "/" + ("a" * 3000 + "/") * 40 + "y") == "GET"
+    assert lanes.operation_of("GET", "/" + ("a" * 3000 + "/") * 33 + "y") == "GET"
     assert time.perf_counter() - began < 0.5

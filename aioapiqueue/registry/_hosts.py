@@ -1,14 +1,15 @@
 """HTTP hosts under a limit, beside AWS's services: their names, and their lanes.
 
 A host is a service whose name is its origin, `https://api.github.com`, with the port where it is
-not the usual one. Its lanes are methods, paths, or both; the name of each is the operation of all
-requests that it fits:
+not the usual one. Its lanes are methods, paths, or both:
 
-    POST                     each request of this method
-    /search/*                each whose path begins so
+    POST                     all requests of this method
+    /search/*                all whose path begins so
     GET /repos/*/*/issues    this method, and a path with any text without "/" in place of each *
 
-Of several that fit, the one with the longest path holds, and of those the one with a method.
+A request comes under the lane of its method, and under one with a path: of those that fit, the one
+with the most characters that are no *; then the one with fewer *; then the one with a method. Its
+operation is its method with the path of that lane: `POST /search/*`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
+
+    from aioapiqueue.registry._buckets import LaneKey
 
 __all__ = [
     "HOSTS",
@@ -27,7 +30,8 @@ __all__ = [
     "host_called",
     "is_host",
     "lane_problem",
-    "looks_like_host",
+    "lanes_of",
+    "meant_as_host",
     "origin_name",
     "read_target",
     "target_of",
@@ -38,24 +42,34 @@ HOSTS = "hosts"
 
 _PORTS = {"https": 443, "http": 80}
 _LONGEST = 128
-"""Characters of a name, of a host or of a lane, in the hub's protocol."""
+"""Characters of a name in the hub's protocol."""
+_LONGEST_PATH = 100
+"""Characters of a lane's path: with any method before it, it is such a name."""
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
-_ADDRESS = re.compile(r"[0-9.]+|.*:.*")
-_LANE = re.compile(r"(?:[A-Z][A-Z-]{0,19} )?/[!-~]*|[A-Z][A-Z-]{0,19}")
+_IPV4 = re.compile(r"[0-9.]+")
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,19}")
-_TARGET = re.compile(r"(?:(\S+)[ \t]+)?(https?://[^/\s]*)(/\S*)?", re.IGNORECASE)
+_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")  # RFC 3986, 3.3
+_TARGET = re.compile(r"(?:(\S+)[ \t]+)?([a-z][a-z0-9+.-]*://[^/?#\s]*)(\S*)", re.IGNORECASE)
+_BARE = re.compile(r"(?:(\S+)[ \t]+)?((?:[a-z0-9_-]+\.)+[a-z0-9-]+(?::[0-9]+)?)(/\S*)?")
+"""A host without its scheme, as people write it. AWS's operations begin with a capital."""
+_ENCODED = re.compile(r"%([0-9A-Fa-f]{2})")
+_UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 _OTHER = "OTHER"
-_LANES = '"POST" (a method), "/search/*" (a path), or "GET /search/*"'
+_NO_HOST = "is no host: write https://api.github.com"
 
 
 def is_host(service: str) -> bool:
-    """Return whether a service is a host."""
-    return service.startswith(("https://", "http://"))
+    """Return whether a service is a host, or is meant to be one."""
+    return "://" in service
 
 
-def looks_like_host(text: str) -> bool:
-    """Return whether what is no service of AWS may be meant as a host."""
-    return "." in text and _NAME.fullmatch(text.lower()) is not None
+def meant_as_host(text: str) -> str | None:
+    """Return how to write what is meant as a host, but has no scheme; None: it is not."""
+    found = _BARE.fullmatch(text.strip())
+    if found is None or len(text) > 2 * _LONGEST:
+        return None
+    method, host, path = found.groups("")
+    return f"{method} https://{host}{path}".strip()
 
 
 def origin_name(host: str, port: int, *, tls: bool) -> str:
@@ -83,42 +97,73 @@ def host_called(text: str) -> str:
     Raises:
         ValueError: it is none, with the reason.
     """
-    whole = text.strip() if "://" in text else f"https://{text.strip()}"
+    text = text.strip()
     try:
-        url = urlsplit(whole)
-        host, port = url.hostname or "", url.port
+        url = urlsplit(text if is_host(text) else f"https://{text}")
+        host, port = (url.hostname or "").removesuffix("."), url.port
     except ValueError:
-        host, port, url = "", None, urlsplit("")
-    if url.scheme not in _PORTS or url.username is not None:
-        raise ValueError("is no host: write https://api.github.com")
+        raise ValueError(_NO_HOST) from None
     if url.path.strip("/") or url.query or url.fragment:
-        raise ValueError('has a path, which belongs to its lanes: lanes = {"/search/*" = "5/s"}')
-    host = host.rstrip(".")
-    if "*" in host:
-        raise ValueError("is no single host: name each, as each has its own limits")
-    if _ADDRESS.fullmatch(host):
-        raise ValueError("is an address, which no certificate is made for: write the host's name")
-    if not host.isascii():
-        raise ValueError('is not in ASCII: write it as "xn--..."')
-    if not _NAME.fullmatch(host) or port == 0:
-        raise ValueError("is no host: write https://api.github.com")
+        raise ValueError("has a path: here goes the host alone")
+    if problem := _host_problem(host, tls=url.scheme == "https"):
+        raise ValueError(problem)
+    if url.scheme not in _PORTS or url.username is not None or port == 0:
+        raise ValueError(_NO_HOST)
+    if port == _PORTS["http"] and not is_host(text):
+        raise ValueError("may be with TLS or without: write http:// or https:// before it")
     found = origin_name(host, port or _PORTS[url.scheme], tls=url.scheme == "https")
     if len(found) > _LONGEST:
         raise ValueError(f"is longer than {_LONGEST} characters")
     return found
 
 
+def _host_problem(host: str, *, tls: bool) -> str | None:
+    """Return why this can be no host's name; None: it can."""
+    if "*" in host:
+        return "is no single host: name each, as each has its own limits"
+    if ":" in host or (tls and _IPV4.fullmatch(host)):
+        return "is an address, which no certificate is made for: write the host's name"
+    if not host.isascii():
+        try:
+            return f'is not in ASCII: write "{host.encode("idna").decode()}"'
+        except UnicodeError:
+            return _NO_HOST
+    return None if _NAME.fullmatch(host) else _NO_HOST
+
+
 def lane_problem(lane: str) -> str | None:
     """Return why this can be no lane of a host; None: it can."""
-    if len(lane) > _LONGEST:
-        return f"is longer than {_LONGEST} characters: shorten it with a *"
-    if "?" in lane or "#" in lane:
-        return "has a query: lanes go by method and path only"
-    if not _LANE.fullmatch(lane):
-        return f"is no lane of a host: write {_LANES}"
-    if any(part.count("*") > 1 for part in lane.split("/")):
-        return "has two * between slashes: one stands for any text there"
+    method, slash, rest = lane.partition("/")
+    method, path = method.strip(), slash + rest
+    problem = _path_problem(path)
+    if problem:
+        return problem
+    if method and not _METHOD.fullmatch(method):
+        if _METHOD.fullmatch(method.upper()):
+            return f"has its method in small letters: write {method.upper()}"
+        return 'is no lane of a host: write "POST" (a method), "/search/*" (a path), or both'
+    if lane != " ".join(filter(None, (method, path))) or not lane:
+        return "has blanks: write one between method and path, and no others"
     return None
+
+
+def _path_problem(path: str) -> str | None:
+    """Return why this can be no path of a lane; None: it can, or there is none."""
+    reasons = {
+        "has a query: lanes go by method and path only": "?" in path or "#" in path,
+        "has names in braces: write * in place of each": "{" in path,
+        'has no path: leave the / out, or write "/*" for any': path == "/",
+        "has characters that no path has: percent-encode them, as they are sent": not (
+            _PATH.fullmatch(path)
+        ),
+        "has two * between slashes: one stands for any text there": any(
+            part.count("*") > 1 for part in path.split("/")
+        ),
+        f"has a path of more than {_LONGEST_PATH} characters: shorten it with a *": (
+            len(path) > _LONGEST_PATH
+        ),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None) if path else None
 
 
 def read_target(text: str) -> tuple[str, str | None] | None:
@@ -132,14 +177,19 @@ def read_target(text: str) -> tuple[str, str | None] | None:
     Raises:
         ValueError: it is for none that can be, with the reason.
     """
+    if not is_host(text):
+        return None
     found = _TARGET.fullmatch(text.strip())
     if found is None:
-        return None
-    host, path = host_called(found[2]), found[3] or ""
-    lane = " ".join(filter(None, (found[1], path if path != "/" else "")))
+        raise ValueError("is no host: write it as in GET https://api.github.com/search/*")
+    method, host, path = found.groups("")
+    if path.startswith(("?", "#")):
+        path = f"/{path}"
+    lane = " ".join(filter(None, (method, path if path != "/" else "")))
+    name = host_called(host)
     if lane and (problem := lane_problem(lane)):
         raise ValueError(problem)
-    return host, lane or None
+    return name, lane or None
 
 
 def target_of(service: str, operation: str | None) -> str:
@@ -170,14 +220,15 @@ class PathLanes:
     """
 
     def __init__(self, lanes: Iterable[str]) -> None:
-        found = [(lane, *_parts_of(lane)) for lane in lanes]
-        found.sort(key=lambda one: (-len(one[2].replace("*", "")), one[1] == ""))
-        self._lanes = [(lane, method, _pattern_of(path)) for lane, method, path in found]
+        parts = (lane.partition("/") for lane in lanes)
+        found = [(method.strip(), f"/{path}") for method, slash, path in parts if slash]
+        found.sort(key=_precedence)
+        self._lanes = [(method, path, _pattern_of(path)) for method, path in found]
 
     def operation_of(self, method: str, path: str) -> str:
-        """Return the operation that a request is: the name of its lane, or else its method.
+        """Return the operation that a request is: its method, with the path of its lane if any.
 
-        >>> lanes = PathLanes(["/search/*", "GET /search/*"])
+        >>> lanes = PathLanes(["/search/*", "POST"])
         >>> lanes.operation_of("GET", "/search/code"), lanes.operation_of("POST", "/gists")
         ('GET /search/*', 'POST')
 
@@ -185,21 +236,44 @@ class PathLanes:
             method: of HTTP.
             path: as it is sent, without the query.
         """
-        for lane, of, pattern in self._lanes:
+        known = method if _METHOD.fullmatch(method) else _OTHER
+        if "%" in path:
+            path = _ENCODED.sub(_decoded, path)
+        for of, lane, pattern in self._lanes:
             if of in {"", method} and pattern.fullmatch(path):
-                return lane
-        return method if _METHOD.fullmatch(method) else _OTHER
+                return f"{known} {lane}"
+        return known
 
 
-def _parts_of(lane: str) -> tuple[str, str]:
-    """Return the method and the path of a lane; each may be empty."""
-    method, slash, path = lane.partition("/")
-    return method.strip(), slash + path
+def _decoded(found: re.Match[str]) -> str:
+    """Return the character that was encoded, if it need not be (RFC 3986, 6.2.2.2)."""
+    character = chr(int(found[1], 16))
+    return character if _UNRESERVED.fullmatch(character) else found[0]
+
+
+def lanes_of(operation: str, lanes: Container[LaneKey]) -> tuple[str, ...]:
+    """Return the lanes that requests come under: that with their path, and that of their method.
+
+    >>> lanes_of("POST /search/*", ["/search/*", "GET /search/*"])
+    ('/search/*', 'POST')
+
+    Args:
+        operation: of a host, as `PathLanes.operation_of` returns it.
+        lanes: of the host.
+    """
+    method, _, path = operation.partition(" ")
+    if not path:
+        return (method,)
+    return (operation if operation in lanes else path, method)
+
+
+def _precedence(lane: tuple[str, str]) -> tuple[int, int, bool, str]:
+    method, path = lane
+    stars = path.count("*")
+    return stars - len(path), stars, method == "", path
 
 
 def _pattern_of(path: str) -> re.Pattern[str]:
-    if not path:
-        return re.compile(".*", re.DOTALL)
     # With one * at most between slashes, this takes a time that grows with the path's length only.
     *parts, last = map(re.escape, path.split("*"))
     text = "[^/]*".join(parts) + (".*" if parts and not last else "[^/]*" * bool(parts) + last)

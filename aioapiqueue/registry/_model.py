@@ -91,7 +91,8 @@ class ServiceLimits:
         rate: the service's own limits, which hold for all operations together: a string, a `Rate`
             or another limit of calls, or several in a list. Default: none, or "unlimited".
         lanes: limits of single operations, under the service's own; `"Describe*"` is each operation
-            whose name begins so, `"*"` each other one.
+            whose name begins so, `"*"` each other one. Of a host: those of a method, of a path, or
+            of both (`"GET /search/*"`), each for all requests that it fits together.
         scope: what has limits of its own: `"account"` and `"region"` (default: each account in each
             Region, as AWS mostly counts), one of them, or none: one queue for all.
         concurrency: how many calls may be in flight at once; default: any number.

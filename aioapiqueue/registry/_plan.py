@@ -8,6 +8,7 @@ it, so that the call is charged to all of them at one instant, or to none:
     a variant's                the lane of the variant, which is the first key instead; of two that
                                a call comes under, both are keys
     a bucket that is shared    a lane of the bucket, and a key of each call that uses it
+    a host's, by path          a lane; of a request's method, another one: both are its keys
 
 AWS counts the calls of some services in one bucket (both versions of API Gateway). As a call can be
 charged at one instant in one queue only, these services share a queue. Operations of the same name
@@ -30,6 +31,7 @@ from aioapiqueue.registry._buckets import (
     largest_cost,
     units_of,
 )
+from aioapiqueue.registry._hosts import is_host, lanes_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,6 +77,8 @@ class QueuePlan:
             parameters: the numbers of its parameters.
         """
         limits = self._services[service]
+        if is_host(service):
+            return lanes_of(operation, limits.lanes), 1
         variants, buckets, costs = [], [], {}
         for name, bucket in limits.buckets.items():
             if not bucket.takes(operation, parameters):

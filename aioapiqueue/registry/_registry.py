@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias
+from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import Limit
 from aioapiqueue.exceptions import QueueClosed
-from aioapiqueue.registry._hosts import is_host
+from aioapiqueue.registry._hosts import PathLanes, host_called, is_host
 from aioapiqueue.registry._model import Layer, ServiceLimits
 from aioapiqueue.registry._names import NAMES, canonical
 from aioapiqueue.registry._plan import QueuePlan, plans_for
@@ -111,6 +113,7 @@ class Registry:
         self._observers = tuple(observers)
         self._schedules = schedules
         self._plans = plans_for(self._services)
+        self._paths = {name: PathLanes(lanes) for name, lanes in self.hosts.items()}
         self._plain = {name.replace("-", ""): name for name in self._services}
         self._queues: dict[QueueKey, ApiQueue] = {}
         self._given_up: WeakValueDictionary[QueueKey, ApiQueue] = WeakValueDictionary()
@@ -247,7 +250,8 @@ class Registry:
         under none of them.
 
         Args:
-            service: as `create_client` takes it, or botocore's service id ("auto-scaling").
+            service: as `create_client` takes it, or botocore's service id ("auto-scaling"); or a
+                host: `"https://api.github.com"`.
             operation: deprecated, as all of a service's operations share this queue.
             region: of the client. None counts as a Region of its own.
             account: whatever stands for the account. None counts as one of its own.
@@ -292,7 +296,7 @@ class Registry:
 
         Args:
             service: as for `find`.
-            operation: its name, "DescribeSnapshots".
+            operation: its name, "DescribeSnapshots". For requests to a host, see `find_request`.
             region: as for `find`.
             account: as for `find`.
             parameters: what `parameter_counts` returns of the call's; default: the call has none.
@@ -307,6 +311,32 @@ class Registry:
         found = plan.call(name, operation, parameters or {})
         return None if found is None else PacedCall(self._queue(plan, region, account), *found)
 
+    def find_request(self, method: str, url: str) -> PacedCall | None:
+        """Return the queue of an HTTP request, with its keys there; None: its host has no limit.
+
+        >>> options = ["https://api.test=10/s", "GET https://api.test/search/*=30/min"]
+        >>> registry = Registry.from_options(options)
+        >>> call = registry.find_request("GET", "https://api.test/search/code?q=x")
+        >>> call.queue.name, call.keys
+        ('https://api.test', ('GET /search/*', 'GET'))
+
+        Args:
+            method: of HTTP, in capitals.
+            url: a whole one, as it is sent.
+
+        Raises:
+            QueueClosed: the registry is closed.
+            ValueError: this is no URL.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in {"https", "http"} or not parts.hostname:
+            raise ValueError(f"{url!r} is no URL of HTTP: write a whole one, https://...")
+        name = host_called(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
+        lanes = self._paths.get(name)
+        if lanes is None:
+            return None
+        return self.find_call(name, lanes.operation_of(method, parts.path or "/"))
+
     def limits_of(self, service: str) -> tuple[str, ServiceLimits | None]:
         """Return a service's one name, and its limits: its own, or the default; None: none.
 
@@ -314,7 +344,11 @@ class Registry:
             service: as for `find`.
         """
         limits = self._services.get(service)
-        if limits is None and not is_host(service):  # which has no other name, and no default
+        if limits is None and is_host(service):  # which takes nothing from the default
+            with contextlib.suppress(ValueError):
+                service = host_called(service)
+            return service, self._services.get(service)
+        if limits is None:
             service = canonical(service)
             if service not in NAMES:  # newer than the list: "new-service" is "newservice"
                 service = self._plain.get(service.replace("-", ""), service)

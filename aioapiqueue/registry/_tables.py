@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from aioapiqueue.registry._hosts import (
     host_called,
     is_host,
     lane_problem,
-    looks_like_host,
+    meant_as_host,
     read_target,
 )
 from aioapiqueue.registry._limits import (
@@ -64,6 +64,8 @@ _TABLE_KEYS = [one for one in keys_of(ServiceLimits) if one != "rate"]
 _TABLE_KEYS.sort(key=lambda one: one in ("lanes", "buckets"))  # in a message, tables come last
 _OF_AWS = ("scope", "buckets", "check", *START_KEYS)
 """Keys that a host has not."""
+_ALL_KEYS = (*LIMIT_KEYS, *_TABLE_KEYS, *START_KEYS)
+_HOST_KEYS = tuple(one for one in _ALL_KEYS if one not in _OF_AWS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,13 @@ def read_tables(
         tables |= {one: {} for one in preset_services() if one not in listed and enforceable(one)}
     found |= _read_hosts(tables, report)
     for name, value in tables.items():
+        meant = "api.github.com" if name == "host" else _dotted(name, value)
+        if meant is None and meant_as_host(name):
+            meant = name
+        if meant is not None:
+            remedy = f'for a host, write [{HOSTS}."{meant}"]'
+            report.add((name,), f"this is no service of AWS: {remedy}")
+            continue
         service = canonical(name)
         if service in found:
             report.add((name,), f"{first[service]!r} is the same service: leave one of them")
@@ -208,9 +217,15 @@ def _read_hosts(tables: dict[str, Any], report: Report) -> dict[str, Layer]:
     if isinstance(table, Mapping):
         given += [((HOSTS, str(name)), str(name), value) for name, value in table.items()]
     else:
-        report.add((HOSTS,), f'{quoted(table)} is no table: write [hosts."api.github.com"]')
+        report.add((HOSTS,), f'{quoted(table)} is no table: write [{HOSTS}."api.github.com"]')
     given += [((name,), name, tables.pop(name)) for name in [*tables] if is_host(name)]
     for place, name, value in given:
+        if name == "default" or name in _ALL_KEYS:
+            report.add(place, f'is of no host: write it in a table [{HOSTS}."api.github.com"]')
+            continue
+        if dotted := _dotted(name, value):
+            report.add(place, f'names have to be quoted: write [{HOSTS}."{dotted}"]')
+            continue
         try:
             host = host_called(name)
         except ValueError as error:
@@ -227,14 +242,16 @@ def _read_host(value: object, report: Report, place: Place) -> Layer:
     """Read one table of a host, or what stands for it in code."""
     if isinstance(value, ServiceLimits):
         fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
-        if fields.pop("buckets"):
-            report.add((*place, "buckets"), _no_host_has("buckets"))
+        usual = ServiceLimits()
+        for one in ("scope", "buckets"):
+            if fields.pop(one) != getattr(usual, one):
+                report.add((*place, one), _no_host_has(one))
     elif isinstance(value, Mapping):
         for one in _OF_AWS:
             if one in value:
                 report.add((*place, one), _no_host_has(one))
         table = {one: own for one, own in value.items() if one not in _OF_AWS}
-        fields = _read_table(table, report, place, based=False)
+        fields = _read_table(table, report, place, based=False, known=_HOST_KEYS)
     else:
         fields = {"rate": read_call_limits(value, report, place)}
     for lane in fields.get("lanes", ()):
@@ -248,6 +265,18 @@ def _no_host_has(key: str) -> str:
     return f"a host has no {key}, which is for services of AWS: leave it out"
 
 
+def _dotted(name: str, value: object) -> str | None:
+    """Return the name that was meant, where its parts have become tables in each other."""
+    parts = [name]
+    while isinstance(value, Mapping) and len(value) == 1:
+        (part, value), *_ = value.items()
+        if not isinstance(value, Mapping) or part in _ALL_KEYS:
+            break
+        parts.append(str(part))
+    dotted = ".".join(parts)
+    return dotted if len(parts) > 1 and meant_as_host(dotted) else None
+
+
 def _check_names(
     service: str,
     limits: ServiceLimits,
@@ -257,10 +286,7 @@ def _check_names(
 ) -> None:
     """Report which names AWS does not have: of the service, of lanes, of what is in buckets."""
     if service != "default":
-        unknown = unknown_service(service, report)
-        if unknown and looks_like_host(service):
-            unknown = f'{quoted(service)} is no service of AWS: for a host, [{HOSTS}."{service}"]'
-        report.add((service,), unknown)
+        report.add((service,), unknown_service(service, report))
     for lane, where in named.items():
         _check_lane(service, lane, limits, report, where)
     for name, bucket in buckets.items():
@@ -285,7 +311,12 @@ def _origins_of(
 
 
 def _read_table(
-    table: Mapping[str, object], report: Report, place: Place, *, based: bool
+    table: Mapping[str, object],
+    report: Report,
+    place: Place,
+    *,
+    based: bool,
+    known: Sequence[str] = _ALL_KEYS,
 ) -> dict[str, Any]:
     """Return the fields of a `ServiceLimits` that a service's table sets.
 
@@ -294,6 +325,7 @@ def _read_table(
         report: gets what is wrong.
         place: of the table.
         based: whether the service starts from what AWS publishes.
+        known: the keys that it may have; default: those of a service.
     """
     for one in START_KEYS:
         if one in table:
@@ -302,7 +334,7 @@ def _read_table(
                 "what AWS publishes is of one service: write it at the top of the file, or in a "
                 "service's table",
             )
-    unknown_keys(table, [*LIMIT_KEYS, *_TABLE_KEYS, *START_KEYS], report, place)
+    unknown_keys(table, known, report, place)
     rest = {one: value for one, value in table.items() if one in _TABLE_KEYS}
     fields = read_keys(ServiceLimits, rest, report, place)
     if any(one in table for one in LIMIT_KEYS):
@@ -311,9 +343,10 @@ def _read_table(
     elif based or "concurrency" in table or report.has(place):
         pass
     elif "lanes" in table:
+        what = "host" if known is _HOST_KEYS else "service"
         report.add(
             place,
-            "lanes without a queue: the service has no limit of its own; "
+            f"lanes without a queue: the {what} has no limit of its own; "
             'write rate = "10/s", or rate = "unlimited" if there is to be none',
         )
     elif "buckets" not in table:
@@ -368,8 +401,11 @@ def _check_bucket(service: str, bucket: Bucket, report: Report, place: Place) ->
         report.add(at, unknown_parameter(service, operations, name, report))
 
 
-def _target_of(text: str) -> tuple[str, str | None]:
+def target_called(text: str) -> tuple[str, str | None]:
     """Return which service, and which operation of it, a `--limit` is for.
+
+    Args:
+        text: what is before the `=`.
 
     Raises:
         ValueError: it is for none that can be, with the reason.
@@ -381,10 +417,11 @@ def _target_of(text: str) -> tuple[str, str | None]:
     except ValueError as error:
         raise ValueError(f"{quoted(text)} {error}") from None
     name, dot, operation = text.partition(".")
+    meant = meant_as_host(text)
+    if meant and ("." in operation or unknown_service(name, Report("")) is not None):
+        raise ValueError(f"{quoted(text)} is no operation of AWS: for a host, write {meant}=10/s")
     if not name or bool(dot) != bool(operation):
         raise ValueError(f"write {_OPTION}")
-    if looks_like_host(operation):
-        raise ValueError(f"{quoted(text)} is no operation: for a host, write https://{text}=10/s")
     return name, operation or None
 
 
@@ -406,9 +443,10 @@ def read_options(
     given: dict[str, dict[Entry, tuple[Origin, tuple[Limit, ...]]]] = {}
     for option in options:
         report = Report(f"--limit {quoted(option)[1:-1]}")
-        target, equals, text = option.partition("=")
+        # A path may have a =, and no limit has one.
+        target, equals, text = option.rpartition("=")
         try:
-            name, operation = _target_of(target if equals else "")
+            name, operation = target_called(target if equals else "")
         except ValueError as error:
             problems.append(f"{report.source}: {error}")
             continue

@@ -15,6 +15,7 @@ import typer
 
 from aioapiqueue.cli._console import FAILED, console, pluralize, refuse, say, why_unwritable
 from aioapiqueue.cli._help import Command, Group, NoCheck, seconds
+from aioapiqueue.cli._hosts import host_problems
 from aioapiqueue.cli.limits._models import BEDROCK, read_models, to_lanes
 from aioapiqueue.cli.limits._quotas import SERVICES, Found, read_quotas, to_toml
 from aioapiqueue.cli.limits._table import as_json, show
@@ -113,6 +114,8 @@ def check(
         registry = Registry.load(file, check=not no_check)
     except LimitsError as error:
         refuse("\n".join(error.problems), FAILED)
+    if problems := host_problems(registry):
+        refuse("\n".join(problems), FAILED)
     entries = list(registry)
     if not entries:  # `run` refuses it, too
         refuse(f"{file}: it has no limits; see docs/limits.md", FAILED)
@@ -291,4 +294,6 @@ def _no_limit(name: str, file: Path | None, *, check: bool) -> str:
     if check and not is_host(name) and (problem := _names.unknown_service(name)):
         return f"--service: {problem}"
     where = f"{file} has no limit of {name}" if file else f"AWS publishes no limit of {name}"
+    if is_host(name) and not file:
+        where = f"the limits of {name} are in a file of yours: give --limits FILE"
     return f"--service: {where}"

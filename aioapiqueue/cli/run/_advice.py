@@ -16,9 +16,10 @@ from aioapiqueue.cli._console import pluralize, short, unbroken
 from aioapiqueue.cli.run._recorder import CALLS, THROTTLED
 from aioapiqueue.hub import OTHERS
 from aioapiqueue.registry._buckets import lane_key
-from aioapiqueue.registry._hosts import read_target, target_of
+from aioapiqueue.registry._hosts import target_of
 from aioapiqueue.registry._names import canonical, fits
 from aioapiqueue.registry._published import enforceable, published
+from aioapiqueue.registry._tables import target_called
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -269,8 +270,5 @@ def command_to_copy(plan: Plan, outcome: Outcome) -> str:
 
 def _target(option: str) -> str:
     """Return which calls a `--limit` is for, by their one name."""
-    target = option.partition("=")[0].strip()
-    if host := read_target(target):
-        return target_of(*host)
-    service, dot, operation = target.partition(".")
-    return f"{canonical(service)}{dot}{operation}"
+    service, operation = target_called(option.rpartition("=")[0])
+    return target_of(canonical(service), operation)

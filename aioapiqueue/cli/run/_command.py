@@ -17,9 +17,10 @@ from aioapiqueue._grammar import CALLS
 from aioapiqueue._rate import Rate
 from aioapiqueue.cli._console import refuse, wrapped
 from aioapiqueue.cli._help import NoCheck, number
+from aioapiqueue.cli._hosts import host_problems
 from aioapiqueue.cli.run._errors import NotStarted
 from aioapiqueue.cli.run._gates import Gate, judge, read_gate
-from aioapiqueue.cli.run._gateway import host_problem, is_installed
+from aioapiqueue.cli.run._gateway import is_installed
 from aioapiqueue.cli.run._html_report import html_report
 from aioapiqueue.cli.run._json_report import json_report
 from aioapiqueue.cli.run._launch import examine
@@ -27,12 +28,12 @@ from aioapiqueue.cli.run._limits_in_words import in_words
 from aioapiqueue.cli.run._log import Log
 from aioapiqueue.cli.run._model import Plan
 from aioapiqueue.cli.run._on_host import OnHost
+from aioapiqueue.cli.run._opening import opening
 from aioapiqueue.cli.run._output_file import OutputFile, OutputFiles, Unwritable
 from aioapiqueue.cli.run._queue_feed import Changes
 from aioapiqueue.cli.run._report import (
     headline,
     measure,
-    opening,
     remarks,
     tables,
     to_copy,
@@ -109,7 +110,7 @@ def run(
         typer.Option(
             "--adaptive",
             help="Slow down where AWS throttles, and recover by degrees: services without a "
-            "limit, too.",
+            "limit, too, and hosts with one.",
         ),
     ] = False,
     fail_on: Annotated[
@@ -263,7 +264,8 @@ def run(
         adaptive=adaptive,
     )
     try:
-        launch = examine(command, any_=any_ is True, isolate=isolate)
+        by_gateway = any_ is True or bool(registry.hosts)
+        launch = examine(command, any_=by_gateway, isolate=isolate)
     except NotStarted as error:
         refuse(str(error), error.code)
     gateway = _gateway(launch, registry, wanted=any_, isolate=isolate)
@@ -390,12 +392,11 @@ def _gateway(launch: Launch, registry: Registry, *, wanted: bool | None, isolate
     if isolate and sys.platform != "linux":
         refuse(f"--isolate needs Linux's namespaces, which {sys.platform} has not: use --any")
     needs = ["--isolate"] * isolate + ["--any"] * (wanted is True)
-    for host in registry.hosts:
-        needs.append(f"the limit of {host}")
-        if wanted is False:
-            refuse(f"{needs[-1]} needs --any: leave --no-any out, or the limit")
-        if problem := host_problem(host):
-            refuse(f"{needs[-1]}: {problem}")
+    if problems := host_problems(registry):
+        refuse("\n".join(problems))
+    needs += [f"the limit of {host}" for host in registry.hosts]
+    if needs and wanted is False:
+        refuse(f"{needs[0]} needs --any: leave --no-any out, or the limit")
     if needs and not is_installed():
         refuse(
             f"{needs[0]} needs cryptography, h11 and http-sf, which are not all installed: pip "

@@ -24,6 +24,7 @@ from aioapiqueue._lanes import Lanes, StateMaker
 from aioapiqueue._rate import Concurrency, Rate, period_of
 from aioapiqueue._units import Units
 from aioapiqueue.registry._buckets import bucket_of
+from aioapiqueue.registry._hosts import is_host, target_of
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -222,6 +223,8 @@ class PacedEstimate:
 
 def _name(call: PacedCall, service: str, lane: str) -> str:
     """Return what a limit is called in messages; of services that share a queue, its own."""
+    if is_host(service):
+        return target_of(service, lane or None)
     own = lane == service or lane.startswith(f"{service}.")
     lane = lane.removeprefix(service).removeprefix(".") if own else lane
     if bucket := bucket_of(lane):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from aioapiqueue.cli._console import WIDTH
 from aioapiqueue.cli.run._limits_in_words import service_in
 from aioapiqueue.hub import OTHERS, CallStats
+from aioapiqueue.registry._hosts import is_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -184,7 +185,8 @@ def table(found: Sequence[Row], limits: dict[str, str]) -> str:
     limited = set(map(service_in, limits))
     for row in found:
         if row.total.paced:
-            limit = "" if row.name == OTHERS else limits.get(row.name, limits.get("default", ""))
+            usual = "" if row.name == OTHERS or is_host(row.name) else limits.get("default", "")
+            limit = limits.get(row.name, usual)
             for name, one in _named(row, f"{row.name} {limit}".rstrip()):
                 times = one.waits, one.waited, one.longest_wait
                 paced.append((name, one.calls, *times, one.throttled, one.errors))
@@ -243,7 +245,7 @@ def _laid_out(lines: Sequence[_Line]) -> str:
         row = "".join(f"{one:>{width}}" for one, width in zip(figures, widths, strict=True))
         row = row.rjust(WIDTH)
         if row[: len(name) + 1].strip():
-            text += [name[:WIDTH], row]
+            text += [name, row]
         else:
             text.append((name + row[len(name) :]).rstrip())
     return "\n".join(text)

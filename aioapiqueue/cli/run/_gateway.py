@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from aioapiqueue import gateway
 from aioapiqueue.cli._console import wrapped
 from aioapiqueue.cli.run._errors import NotStarted
-from aioapiqueue.gateway._hosts import is_opened
 from aioapiqueue.registry._hosts import address_of
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue.cli.run._launch import Launch
 
-__all__ = ["Gateway", "host_problem", "is_installed"]
+__all__ = ["Gateway", "is_installed"]
 
 _READY_SECONDS = 30.0  # it takes half a second
 _END_SECONDS = 5.0
@@ -36,16 +35,6 @@ _ISOLATES = (sys.executable, "-I", str(Path(gateway.__file__).with_name("isolate
 def is_installed() -> bool:
     """Return whether the extra is there."""
     return all(importlib.util.find_spec(name) for name in ("cryptography", "h11", "http_sf"))
-
-
-def host_problem(name: str) -> str | None:
-    """Return why a host cannot have limits in a run; None: it can."""
-    host, _, _ = address_of(name)
-    if is_opened(host):
-        return f"{host} is AWS's own: its limits are those of its services, as in --limit ec2=10/s"
-    if host == "localhost" or host.endswith(".localhost"):
-        return f"{host} is this host, to which programs connect without a proxy"
-    return None
 
 
 async def _check_isolation() -> None:

@@ -62,7 +62,8 @@ class Progress:
             if one.throttled or (one.paced and not plan.dry_run):
                 part += f", {one.throttled:,} throttled"
             parts.append(part)
-        return fit(parts or ["no AWS calls yet"], as_clock(now - self._began), columns)
+        none = f"no {'' if plan.registry.hosts else 'AWS '}calls yet"
+        return fit(parts or [none], as_clock(now - self._began), columns)
 
     def _totals(self) -> Iterable[_Total]:
         """Return the sums of each service, not by `rows`: there may be thousands of figures."""

@@ -6,7 +6,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._recording.text import as_clock
-from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, unbroken, wrapped
+from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, wrapped
 from aioapiqueue.cli.run._activation import Why
 from aioapiqueue.cli.run._advice import (
     after_dry_run,
@@ -17,11 +17,9 @@ from aioapiqueue.cli.run._advice import (
 from aioapiqueue.cli.run._errors import ExitCode
 from aioapiqueue.cli.run._figures import dry_run_table, rows, table, total_of
 from aioapiqueue.cli.run._gates import Measured
-from aioapiqueue.cli.run._gateway import is_installed
-from aioapiqueue.cli.run._limits_in_words import named, service_in
+from aioapiqueue.cli.run._limits_in_words import named
 from aioapiqueue.cli.run._unused import unused
 from aioapiqueue.hub import OTHERS
-from aioapiqueue.registry._hosts import is_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +32,6 @@ __all__ = [
     "headline",
     "measure",
     "not_paced",
-    "opening",
     "remarks",
     "tables",
     "to_copy",
@@ -62,66 +59,10 @@ _ABOUT = {
 _MOST_NAMED = 8  # limits or services: more is no help in a line or two
 
 
-def opening(plan: Plan) -> str:
-    """Return what is paced and how, or that nothing is."""
-    counted = f"dry run: nothing is paced, all {_calls(plan)} are counted"
-    lines = [counted] if plan.dry_run else list(_paced(plan.limits))
-    if any(entry.adaptive for entry in plan.registry) and not plan.dry_run:
-        who = "a server" if plan.registry.hosts else "AWS"
-        lines.append(f"adaptive: where {who} throttles, rates come down, and recover by degrees")
-    if plan.shared is not None:
-        lines.append(
-            f"not shared: a dry run does not ask {plan.shared}"
-            if plan.dry_run
-            else f"shared through {plan.shared}; while it cannot be reached, "
-            f"{plan.shared.meanwhile}"
-        )
-    done = "counted" if plan.dry_run else "paced"
-    if plan.isolate:
-        lines.append(f"isolated: whatever it calls is {done}, and nothing else can be reached")
-    elif plan.gateway:
-        hosts = ", and what goes to these hosts," if plan.registry.hosts else ""
-        lines.append(
-            f"what is not Python{hosts} is {done} where it uses the proxy of its environment"
-        )
-    elif not plan.launch.python:
-        remedy = "" if is_installed() else " (the rest needs pip install 'aioapiqueue[gateway]')"
-        lines.append(
-            f"{plan.launch.name} is not Python: only what it starts that is Python is {done}"
-            + remedy
-        )
-    return "\n".join(map(wrapped, lines))
-
-
 def _calls(plan: Plan, count: int | None = None) -> str:
     """Return which calls are counted, or how many."""
-    if plan.registry.hosts:  # not of AWS alone
-        return "calls" if count is None else pluralize(count, "call")
-    return "AWS calls" if count is None else pluralize(count, "AWS call")
-
-
-def _paced(limits: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is paced, and what is not."""
-    own = {name: limit for name, limit in limits.items() if name != "default"}
-    services = dict.fromkeys(map(service_in, own))
-    parts = [f"{unbroken(name)} at {limit}" for name, limit in own.items()]
-    if len(parts) > _MOST_NAMED:
-        names = ", ".join(services) if len(services) <= _MOST_NAMED else f"{len(services)} services"
-        parts = [f"{names} by {pluralize(len(own), 'limit')} (`aioapiqueue limits` lists them)"]
-    if "default" in limits:
-        parts.append(f"each {'other ' if own else ''}service at {limits['default']}")
-    yield f"paced: {', '.join(parts)}" if parts else "nothing is paced: what is named is unlimited"
-    if own and "default" not in limits:
-        # Where a service's limits are of some operations only, it has other calls, too.
-        whole = {name.removesuffix(".*") for name in own}
-        hosts = [one for one in services if is_host(one)]
-        if not whole.issuperset(services):
-            others = "calls"
-        elif hosts:
-            others = "hosts" if len(hosts) == len(services) else "services and hosts"
-        else:
-            others = "services"
-        yield f"not paced: all other {others}" + ", AWS's too" * (len(hosts) == len(services))
+    what = "call" if plan.registry.hosts else "AWS call"
+    return f"{what}s" if count is None else pluralize(count, what)
 
 
 def about(inactive: Inactive, name: str, *, stopped: bool) -> str:

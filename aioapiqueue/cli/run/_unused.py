@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from aioapiqueue.registry._buckets import VariantKey, lane_key, lane_of
+from aioapiqueue.registry._hosts import is_host, lanes_of
 from aioapiqueue.registry._tables import ADAPTIVE
 
 if TYPE_CHECKING:
@@ -81,6 +82,10 @@ def _met(service: str, operation: str, of: str, registry: Registry) -> Iterator[
         name = "default"
     if limits.rate or limits.concurrency is not None or limits.adaptive is not None:
         yield name, None, None
+    if is_host(name):
+        found = lanes_of(operation, limits.lanes)
+        yield from ((name, lane, None) for lane in found if limits.lanes.get(lane))
+        return
     key = lane_key(of or operation)
     lane = lane_of(key, limits.lanes)
     if isinstance(key, VariantKey) and lane != key:

@@ -63,6 +63,11 @@ class Row:
         return "".join(one if one.isprintable() else "?" for one in self.key[1])
 
     @property
+    def short_name(self) -> str:
+        """The same without a scheme: there is little room, and the end of a host tells more."""
+        return self.name.removeprefix("https://")
+
+    @property
     def rate(self) -> float:
         """Calls a second now."""
         return self.rates[-1] if self.rates else 0.0

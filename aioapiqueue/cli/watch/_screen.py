@@ -366,7 +366,7 @@ def _head(status: Mapping[str, Any], rows: Iterable[Row]) -> str:
 
 
 def _cells(row: Row, bars: int) -> Iterable[Text]:
-    name = Text(row.name, no_wrap=True, overflow="ellipsis")
+    name = Text(row.short_name, no_wrap=True, overflow="ellipsis")
     if row.paused:
         name = Text.assemble(("PAUSED ", "bold reverse"), name, no_wrap=True, overflow="ellipsis")
     over = row.most is not None and row.rate > row.most

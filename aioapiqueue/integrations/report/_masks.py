@@ -14,7 +14,8 @@ __all__ = ["Masks"]
 _ACCOUNT = re.compile(r"(?<!\d)(?<!\d\.)\d{12}(?!\d)|(?<![\d-])\d{4}-\d{4}-\d{4}(?![\d-])")
 # Prefixes of AWS's unique ids, of which an access key's is one (IAM user guide, "identifiers").
 _ACCESS_KEY = re.compile(r"(?<![A-Za-z0-9])(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{8,}")
-_PASSWORD = re.compile(r"(?<=://)\S*@")
+# A path may have a @; a password may have a /, though it should not.
+_PASSWORD = re.compile(r"(?<=://)(?:[^/\s]*@|[^/\s@]*:\S*@)")
 _QUERY = re.compile(r"([?&][\w.~-]+=)[^&\s]+")
 
 

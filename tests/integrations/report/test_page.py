@@ -140,6 +140,7 @@ def test_masks_keep_things_apart():
     assert masks.text("111122223333,444455556666") == "…3333,…6666"
     for kept in ("123,456,789,012 calls", "0.123456789012", "1234567890123", "1-1111-2222-3333"):
         assert masks.text(kept) == kept
+    assert masks.text("GET https://h/users/@me/* 1/s") == "GET https://h/users/@me/* 1/s"
     assert masks.text("key_AKIAABCDEFGH12345678_x") == "key_access-key-2_x"
     for url in (
         "redis://:p@ss@h",

@@ -1,0 +1,29 @@
+"""Hosts that have limits, as far as what paces them matters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aioapiqueue.gateway._hosts import is_opened
+from aioapiqueue.registry._hosts import address_of, is_host
+
+if TYPE_CHECKING:
+    from aioapiqueue.registry import Registry
+
+__all__ = ["host_problems"]
+
+
+def host_problems(registry: Registry) -> list[str]:
+    """Return which hosts cannot have limits in a run, each with where it is written, and why."""
+    hosts = [entry for entry in registry if is_host(entry.service)]
+    found = ((entry, _problem(entry.service)) for entry in hosts)
+    return [f"{entry.source}: {problem}" for entry, problem in found if problem]
+
+
+def _problem(name: str) -> str | None:
+    host, _, _ = address_of(name)
+    if is_opened(host):
+        return f'{host} is AWS\'s own: write a limit of the service, as in ec2 = "10/s"'
+    if host == "localhost" or host.endswith(".localhost") or host.startswith("127."):
+        return f"{host} is this host, which programs call past any proxy: it cannot be paced"
+    return None

@@ -1,0 +1,85 @@
+"""What is written before a program is started: what is paced and how, and what is not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aioapiqueue.cli._console import pluralize, unbroken, wrapped
+from aioapiqueue.cli.run._gateway import is_installed
+from aioapiqueue.cli.run._limits_in_words import service_in
+from aioapiqueue.registry._hosts import is_host
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from aioapiqueue.cli.run._model import Plan
+
+__all__ = ["opening"]
+
+_MOST_NAMED = 8  # limits or services: more is no help in a line or two
+
+
+def opening(plan: Plan) -> str:
+    """Return what is paced and how, or that nothing is."""
+    hosts = plan.registry.hosts
+    if plan.dry_run:
+        to = f" to AWS and to {_listed(list(hosts), 'host')}" if hosts else ""
+        lines = [
+            f"dry run: nothing is paced, all {'calls' if hosts else 'AWS calls'}{to} are counted"
+        ]
+    else:
+        lines = list(_paced(plan.limits))
+    if any(entry.adaptive for entry in plan.registry) and not plan.dry_run:
+        who = "a server" if hosts else "AWS"
+        lines.append(f"adaptive: where {who} throttles, rates come down, and recover by degrees")
+    if plan.shared is not None:
+        lines.append(
+            f"not shared: a dry run does not ask {plan.shared}"
+            if plan.dry_run
+            else f"shared through {plan.shared}; while it cannot be reached, "
+            f"{plan.shared.meanwhile}"
+        )
+    done = "counted" if plan.dry_run else "paced"
+    if plan.isolate:
+        lines.append(f"isolated: whatever it calls is {done}, and nothing else can be reached")
+    elif plan.gateway:
+        what = "what is not Python, and what goes to hosts," if hosts else "what is not Python"
+        lines.append(f"{what} is {done} where it uses the proxy of its environment")
+    elif not plan.launch.python:
+        remedy = "" if is_installed() else " (the rest needs pip install 'aioapiqueue[gateway]')"
+        lines.append(
+            f"{plan.launch.name} is not Python: only what it starts that is Python is {done}"
+            + remedy
+        )
+    return "\n".join(map(wrapped, lines))
+
+
+def _paced(limits: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is paced, and what is not."""
+    own = {name: limit for name, limit in limits.items() if name != "default"}
+    named = dict.fromkeys(map(service_in, own))
+    hosts = [one for one in named if is_host(one)]
+    services = [one for one in named if not is_host(one)]
+    parts = [f"{unbroken(name)} at {limit}" for name, limit in own.items()]
+    if len(parts) > _MOST_NAMED:
+        kinds = [(services, "service"), (hosts, "host")]
+        names = " and ".join(_listed(those, what) for those, what in kinds if those)
+        parts = [f"{names} by {pluralize(len(own), 'limit')} (`aioapiqueue limits` lists them)"]
+    if "default" in limits:
+        other = "other " if services else ""
+        parts.append(f"each {other}service{' of AWS' if hosts else ''} at {limits['default']}")
+    yield f"paced: {', '.join(parts)}" if parts else "nothing is paced: what is named is unlimited"
+    # Where the limits are of some operations only, there are other calls, too.
+    whole = {name.removesuffix(".*") for name in own}.issuperset(named)
+    if hosts and "default" in limits:
+        yield f"not paced: {'calls to all other hosts' if whole else 'all other calls to hosts'}"
+    elif own and "default" not in limits:
+        others = "services" if not hosts else "services and hosts"
+        if whole and not services:
+            yield "not paced: calls to AWS, and to all other hosts"
+        else:
+            yield f"not paced: all other {others if whole else 'calls'}"
+
+
+def _listed(names: list[str], what: str) -> str:
+    return ", ".join(names) if len(names) <= _MOST_NAMED else f"{len(names)} {what}s"
