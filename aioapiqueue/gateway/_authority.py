@@ -1,8 +1,8 @@
-"""The certificate authority of a run, by which programs take the gateway for AWS's hosts.
+"""The certificate authority of a run, by which programs take the gateway for hosts with limits.
 
 Its key is in memory only, and gone with the run; its certificate is valid for 30 days, as a run may
-last that long. Names other than those of AWS it may
-not certify: a program that trusts it refuses them (RFC 5280, 4.2.1.10, name constraints).
+last that long. Names other than those of AWS and of hosts with limits of their own it may not
+certify: a program that trusts it refuses them (RFC 5280, 4.2.1.10, name constraints).
 """
 
 from __future__ import annotations

@@ -101,6 +101,10 @@ class Exchanges:
         link, head, origin = incoming
         headers = headers_of(head)
         target = head.target.decode("ascii")
+        if head.method == b"CONNECT" or not target.startswith(("/", "*")):
+            # Which call that is could be read in two ways.
+            await link.answer(400, b"aioapiqueue: here goes a path\n", [("Connection", "close")])
+            return
         request = Request(head.method.decode("ascii"), origin.host, target, headers)
         # Asked for is what a call to AWS comes under, not what a host does.
         asked = hmac.compare_digest(headers.get(_MARK, "").encode("latin-1"), self._mark)
@@ -165,7 +169,7 @@ class Exchanges:
             await link.answer(*unreachable(call, _cannot_reach(origin, error)))
             return
         hearing = Hearing()
-        await self._forward(incoming, up, b"", hearing)
+        await self._forward(incoming, up, b"", hearing, of_aws=request is not None)
         if request is not None:
             self._turns.hear(hearing.date)
         await link.drain()
@@ -215,7 +219,7 @@ class Exchanges:
                 return
             outcome = {"failed": "ConnectionClosed"}
             self._counts.calls += 1
-            await self._forward(incoming, up, body, hearing)
+            await self._forward(incoming, up, body, hearing, of_aws=call.of_aws)
             outcome = hearing.outcome
             if call.of_aws:
                 self._turns.hear(hearing.date)
@@ -223,14 +227,18 @@ class Exchanges:
             outcome = {}  # nobody knows what came of it
             raise
         finally:
-            hearing.end()
-            if outcome is None:
-                turn.leave()
-            else:
-                turn.end(outcome)
+            try:
+                hearing.end()
+            finally:
+                if outcome is None:
+                    turn.leave()
+                else:
+                    turn.end(outcome)
         await link.drain()
 
-    async def _forward(self, incoming: Incoming, up: Link, body: bytes, hearing: Hearing) -> None:
+    async def _forward(
+        self, incoming: Incoming, up: Link, body: bytes, hearing: Hearing, *, of_aws: bool
+    ) -> None:
         """Pass a request on, and its answer back. The connection to the server is kept, or closed.
 
         Args:
@@ -238,12 +246,13 @@ class Exchanges:
             up: to its server.
             body: what has been read of the request's.
             hearing: hears the answer.
+            of_aws: whether it is to AWS, where what is said in a WebSocket could not be seen.
         """
         link, head, origin = incoming
         whole = False
         try:
             headers = passed_on(head, {_MARK.encode()})
-            if hearing.may_switch and _wants_websocket(head):
+            if not (of_aws or link.has_more) and _wants_websocket(head):
                 headers += _WEBSOCKET
             request = self._upstream.addressed(origin, head.method, head.target, headers)
             begun = [request, *([h11.Data(data=body)] if body else [])]
@@ -256,7 +265,8 @@ class Exchanges:
                 await up.send(*begun, h11.EndOfMessage(headers=link.trailers))
                 await link.while_there(_answer_back(link, up, hearing))
                 if hearing.has_switched:
-                    await join(link.rest(), up.rest())
+                    # Its sides say goodbye in messages of their own.
+                    await join(link.rest(), up.rest(), last_words=0)
                     return
             whole = not link.has_more
         finally:

@@ -16,6 +16,7 @@ import h11
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._rate import LONGEST
 from aioapiqueue.gateway._answers import code_of
+from aioapiqueue.hub._protocol import LONGEST_TEXT, MOST_QUOTAS
 from aioapiqueue.integrations._advice import MAX_HOLD
 from aioapiqueue.integrations._headers import MAX_BODY, read_advice, reads_body
 
@@ -30,10 +31,6 @@ _SNIFFED = 4096
 """Bytes of an answer of AWS in which an error's code is looked for."""
 _ERROR_BEGINS = 300
 _ERROR = 400
-_LONGEST_TEXT = 128
-"""Characters, in the hub's protocol."""
-_MOST_QUOTAS = 16
-"""Likewise."""
 _ANY_FORMAT = 47
 """For zlib: gzip or zlib, whichever it is."""
 _ZIPPED = {"gzip", "x-gzip", "deflate"}
@@ -61,11 +58,6 @@ class Hearing:
         self.has_switched = False
         """Whether the connection goes on as a WebSocket."""
         self._is_read = False
-
-    @property
-    def may_switch(self) -> bool:
-        """Whether the request may go on as a WebSocket: of AWS, its calls could not be seen."""
-        return self._call is not None and not self._call.of_aws
 
     @property
     def date(self) -> str:
@@ -122,8 +114,8 @@ class Hearing:
         return {
             "status": self._status,
             "code": code_of(self._headers, body) if error else None,
-            "retry_after": self._headers.get("retry-after", "")[:_LONGEST_TEXT] or None,
-            "amz_retry_after": self._headers.get("x-amz-retry-after", "")[:_LONGEST_TEXT] or None,
+            "retry_after": self._headers.get("retry-after", "")[:LONGEST_TEXT] or None,
+            "amz_retry_after": self._headers.get("x-amz-retry-after", "")[:LONGEST_TEXT] or None,
         }
 
     def _advise(self) -> None:
@@ -139,8 +131,8 @@ class Hearing:
             costs={CALLS: 1},
             body=body,
         )
-        if message := _as_message(advice):
-            self._turn.advise(message)
+        # Be it nothing: the hub learns that the call is answered, whose answer may be long.
+        self._turn.advise(_as_message(advice))
 
     def _decoded(self) -> bytes | None:
         """Return the body, if it is one that can be read."""
@@ -158,13 +150,13 @@ class Hearing:
 
 
 def _as_message(advice: Advice) -> dict[str, object]:
-    """Return what the hub has to know of it; nothing, if that is nothing."""
+    """Return what the hub has to know of it."""
     # The limits of hosts count calls; nothing else of theirs is known here.
     quotas = [one for one in advice.remaining if one.unit == CALLS and one.remaining is not None]
     found: dict[str, object] = {
         "throttled": advice.throttled or None,
         "hold": advice.hold,
-        "remaining": [_quota(one) for one in quotas[:_MOST_QUOTAS]] or None,
+        "remaining": [_quota(one) for one in quotas[:MOST_QUOTAS]] or None,
         "refused": advice.refused or None,
         "malformed": advice.malformed or None,
     }

@@ -55,7 +55,8 @@ def name_in(hello: bytes) -> str | None:
             kind, size = struct.unpack_from("!HH", hello, at)
             if kind == _SERVER_NAME:
                 # A list of one name: its length, its type, the length of the name, the name.
-                return hello[at + 9 : at + 4 + size].decode("ascii").lower() or None
+                name = hello[at + 9 : at + 4 + size].decode("ascii")
+                return name.lower().removesuffix(".") or None
             at += 4 + size
     except (IndexError, struct.error, UnicodeDecodeError):
         pass

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Inside"]
 
-_MOST_SOCKETS = 128
+_MOST_SOCKETS = 253  # of one message: SCM_MAX_FD of Linux
 _QUESTION = struct.Struct("!HH")  # type, class
 _HEAD = 12
 _IPV4 = 1

@@ -36,6 +36,9 @@ _FOR_ONE_HOP = frozenset(
 )
 
 
+_NEEDED = frozenset({b"host", b"content-length", b"transfer-encoding"})
+
+
 class GoneError(ConnectionResetError):
     """Raised where the client of a connection has hung up."""
 
@@ -46,8 +49,9 @@ def passed_on(
     """Return headers as they came, in their order and their case, without those of this hop."""
     left_out = _FOR_ONE_HOP.union(without)
     for name, value in message.headers:
-        if name == b"connection":  # which names others
-            left_out = left_out.union(one.strip().lower() for one in value.split(b","))
+        if name == b"connection":  # which names others; not those that say what follows
+            named = {one.strip().lower() for one in value.split(b",")}
+            left_out = left_out.union(named - _NEEDED)
     items = message.headers.raw_items()
     return [(name, value) for name, value in items if name.lower() not in left_out]
 
@@ -117,6 +121,8 @@ class Link:
         if pending is not None:
             return pending
         while isinstance(event := self._http.next_event(), type):
+            if event is h11.PAUSED and self._is_client:
+                raise h11.RemoteProtocolError("the server goes on in another protocol")
             self._http.receive_data(await self._receive())
         return event
 
@@ -298,14 +304,22 @@ class Link:
             raise self._hung_up from None
 
 
-async def join(one: ByteStream, other: ByteStream) -> None:
-    """Have two sides talk, until both have ended."""
+async def join(
+    one: ByteStream, other: ByteStream, *, last_words: float = _LAST_WORDS_SECONDS
+) -> None:
+    """Have two sides talk, until both have ended.
+
+    Args:
+        one: side.
+        other: side.
+        last_words: seconds that a side which cannot be told of the other's end may go on.
+    """
     async with anyio.create_task_group() as group:
-        group.start_soon(_pump, one, other)
-        group.start_soon(_pump, other, one)
+        group.start_soon(_pump, one, other, last_words)
+        group.start_soon(_pump, other, one, last_words)
 
 
-async def _pump(source: ByteStream, target: ByteStream) -> None:
+async def _pump(source: ByteStream, target: ByteStream, last_words: float) -> None:
     """Pass on what comes, and its end, until both have ended."""
     try:
         async for data in source:
@@ -313,7 +327,7 @@ async def _pump(source: ByteStream, target: ByteStream) -> None:
         try:
             await target.send_eof()
         except NotImplementedError:  # TLS has none: the other side may still have something to say
-            await asyncio.sleep(_LAST_WORDS_SECONDS)
+            await asyncio.sleep(last_words)
             await anyio.aclose_forcefully(target)
     except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
         await anyio.aclose_forcefully(target)

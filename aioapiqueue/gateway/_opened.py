@@ -28,7 +28,8 @@ class Opened:
 
     def __init__(self, lanes: Mapping[str, Sequence[str]]) -> None:
         self._lanes = {name: PathLanes(own) for name, own in lanes.items()}
-        self.domains = sorted({*opened_domains(), *(address_of(name)[0] for name in lanes)})
+        hosts = (address_of(name) for name in lanes)
+        self.domains = sorted({*opened_domains(), *(host for host, _, tls in hosts if tls)})
         """Those for which the authority may certify."""
 
     def as_limited(self, origin: Origin) -> Origin:

@@ -120,13 +120,13 @@ class Server:
             first = await read_hello(stream)
         whole = Replayed(stream, first)
         if not is_hello(first):
-            await self._inside_plain(whole)
+            await self._inside_plain(whole, port)
         elif (name := name_in(first)) is not None:  # else, nobody knows where to
             await self._inside_tls(whole, Origin(name, port, tls=True))
 
     async def _inside_tls(self, whole: ByteStream, origin: Origin) -> None:
         self._counts.connections += 1
-        if self._opened.has(origin):
+        if self._opened.has_tunnel(origin):
             await self._open(whole, origin)
             return
         theirs = await self._upstream.tunnel(origin)
@@ -135,12 +135,12 @@ class Server:
         finally:
             await anyio.aclose_forcefully(theirs)
 
-    async def _inside_plain(self, stream: ByteStream) -> None:
+    async def _inside_plain(self, stream: ByteStream, port: int) -> None:
         link = Link(stream)
         while (head := await _next(link)) is not None:
             self._counts.connections += 1
             host = headers_of(head).get("host", "")
-            origin = _origin_of(host if re.search(r":\d+$", host) else f"{host}:{_HTTP_PORT}")
+            origin = _origin_of(host if re.search(r":\d+$", host) else f"{host}:{port}")
             if origin is None:
                 await link.answer(400, b"aioapiqueue: no Host, so nobody knows where to\n")
                 return
@@ -247,6 +247,8 @@ async def _next(link: Link) -> h11.Request | None:
 def _origin_of(target: str) -> Origin | None:
     """Return where a tunnel is to lead: `host:443`, `[::1]:443`."""
     host, _, port = target.rpartition(":")
+    if ":" in host and not host.startswith("["):
+        return None
     host = host.strip("[]").rstrip(".").lower()
     if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 1 << 16:
         return None

@@ -116,7 +116,8 @@ class Turns:
             GoneError: the client has hung up, and the request left the line.
             StaleError: the signature is about to be too old.
         """
-        validity = self._signatures.validity_of(request, time.time())
+        # Of others that are signed as AWS is, neither the clock is known nor the age they take.
+        validity = self._signatures.validity_of(request, time.time()) if call.of_aws else None
         key = _key_of(call, request)
         place = self._taken_up(key)
         ask = self._hub.ask(call) if place is None else place.take_up(call, self._hub)
@@ -184,7 +185,8 @@ class Turns:
 def _interims_for(request: Request) -> _Interims:
     """Return which interim answers a client bears."""
     agent = request.headers.get("user-agent", "").lower()
-    if agent in _NEVER or "sec-fetch-mode" in request.headers:
+    # Clients take anything but 101 for the end of a WebSocket's handshake.
+    if agent in _NEVER or not request.headers.keys().isdisjoint({"sec-fetch-mode", "upgrade"}):
         return _Interims(math.inf, 0)
     return _Interims(48.0, 5) if any(word in agent for word in _GO) else _Interims(15.0, 90)
 

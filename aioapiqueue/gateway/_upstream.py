@@ -13,6 +13,7 @@ import anyio
 import h11
 from anyio.streams.tls import TLSStream
 
+from aioapiqueue.gateway._hosts import is_opened
 from aioapiqueue.gateway._link import Link
 
 if TYPE_CHECKING:
@@ -28,11 +29,14 @@ __all__ = ["Dial", "Upstream", "connect_tcp"]
 
 Dial: TypeAlias = "Callable[[str, int], Awaitable[ByteStream]]"
 
-_HTTP_PORT = 80
+_HTTP_PORT, _TLS_PORT = 80, 443
 _CONNECT_SECONDS = 20.0
 """Less than what any client waits for an answer."""
 _IDLE_SECONDS = 15.0
 """AWS closes connections that have been idle for 20 seconds or more, depending on the service."""
+_IDLE_SECONDS_OF_OTHERS = 1.5
+"""Gunicorn closes them after 2 seconds, Node.js after 5. A request that comes at the very moment is
+lost, so that it is better to connect again."""
 _MOST_IDLE = 64
 """Connections to one server that are kept."""
 
@@ -99,7 +103,8 @@ class Upstream:
             since, link = kept.pop()  # the last one used: the others may grow old
             fresh = link in self._unused
             self._unused.discard(link)
-            if time.monotonic() - since < _IDLE_SECONDS and link.is_quiet(fresh=fresh):
+            is_young = time.monotonic() - since < _idle_seconds(origin)
+            if is_young and link.is_quiet(fresh=fresh):
                 self._in_use[origin] += 1
                 return link
             await link.aclose()
@@ -134,8 +139,9 @@ class Upstream:
 
     async def close_old(self) -> None:
         """Close connections that nobody has used for a while."""
-        oldest = time.monotonic() - _IDLE_SECONDS
+        now = time.monotonic()
         for origin, kept in list(self._idle.items()):
+            oldest = now - _idle_seconds(origin)
             while kept and kept[0][0] < oldest:
                 await kept.popleft()[1].aclose()
             if not kept:
@@ -157,12 +163,10 @@ class Upstream:
         A proxy that is asked for a host without TLS wants a whole URL, and its own password.
         """
         if not any(name.lower() == b"host" for name, _ in headers):  # HTTP/1.0 may have none
-            headers = [(b"Host", origin.host.encode()), *headers]
+            headers = [(b"Host", _authority(origin)), *headers]
         parent = None if origin.tls else self._parents.of(origin, tunnel=False)
         if parent is not None:
-            port = "" if origin.port == _HTTP_PORT else f":{origin.port}"
-            host = f"[{origin.host}]" if ":" in origin.host else origin.host
-            target = f"http://{host}{port}".encode() + target
+            target = b"http://" + _authority(origin) + target
             headers = [*headers, *parent.headers]
         return h11.Request(method=method, target=target, headers=headers)
 
@@ -207,6 +211,17 @@ class Upstream:
         except BaseException:  # cancelled, too; `wrap` has closed it in some cases only
             await anyio.aclose_forcefully(stream)
             raise
+
+
+def _idle_seconds(origin: Origin) -> float:
+    return _IDLE_SECONDS if is_opened(origin.host) else _IDLE_SECONDS_OF_OTHERS
+
+
+def _authority(origin: Origin) -> bytes:
+    """Return host and port as a URL has them: without the port where it is the usual one."""
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    usual = _TLS_PORT if origin.tls else _HTTP_PORT
+    return (host if origin.port == usual else f"{host}:{origin.port}").encode()
 
 
 async def _tunnel(stream: ByteStream, parent: Parent, origin: Origin) -> ByteStream:

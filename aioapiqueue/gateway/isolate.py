@@ -136,7 +136,6 @@ def _listeners(port: int, ports: Iterable[int]) -> list[socket.socket]:
             fcntl.ioctl(control, _SET_ADDRESS, packed)
     names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     names.bind(("127.0.0.1", 53))
-    # One that is the proxy's is free by now: it was chosen outside.
     proxy, *others = (socket.create_server(("", one), backlog=_BACKLOG) for one in (port, *ports))
     return [proxy, names, *others]
 

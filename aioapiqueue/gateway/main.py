@@ -44,6 +44,8 @@ __all__ = ["Settings", "main", "serve"]
 
 _BACKLOG = 1024
 _LOOK_UPS = 64
+_LONGEST_SETTINGS = 1 << 26
+"""Bytes. The lanes of hosts are among them."""
 _LAST_SECONDS = 0.5
 """In which requests are still answered at the end."""
 
@@ -87,7 +89,7 @@ def main() -> None:
 
 
 async def _main() -> None:
-    reader = asyncio.StreamReader()
+    reader = asyncio.StreamReader(limit=_LONGEST_SETTINGS)
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin

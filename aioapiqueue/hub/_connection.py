@@ -7,11 +7,12 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from aioapiqueue._events import report_error
 from aioapiqueue.hub import _protocol as protocol
 from aioapiqueue.hub._records import Client, Kind, Process
 from aioapiqueue.hub._watcher import Ended
 from aioapiqueue.hub.bootstrap._aioapiqueue import peer_of
-from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
+from aioapiqueue.integrations._aws import account_of, is_throttle
 
 if TYPE_CHECKING:
     from aioapiqueue.hub._calls import Calls
@@ -278,8 +279,12 @@ class Connection(asyncio.BufferedProtocol):
     def _advise(self, number: int, advice: Advice) -> None:
         """Give the queue of a call what its answer asks for, which its client has read."""
         request = self._requests.get(number)
-        if request is not None and request.under_way:
+        if request is None or not request.under_way:
+            return
+        try:
             request.advise(advice)
+        except Exception as error:  # noqa: BLE001 - what a server says ends no connection
+            report_error(f"what an answer of {request.kind.service} asks for", error)
 
     def _leave(self, number: int) -> None:
         """Forget a request that its caller no longer wants; nothing was sent for it."""
@@ -319,36 +324,26 @@ class Connection(asyncio.BufferedProtocol):
 
     @staticmethod
     def _judge(request: Request, outcome: dict[str, Any]) -> Ended:
-        """Count the outcome of an attempt, and slow its queue down if AWS pushed back."""
+        """Count the outcome of an attempt, and slow its queue down if the server pushed back."""
         status = protocol.count(outcome, "status") if "status" in outcome else None
         code = protocol.optional(outcome, "code")
         headers = {
             "retry-after": protocol.optional(outcome, "retry_after") or "",
             "x-amz-retry-after": protocol.optional(outcome, "amz_retry_after") or "",
         }
-        kind = request.kind
         if status is None and "failed" not in outcome:
             return Ended.UNKNOWN
         for one in request.all_stats:
             one.answers += 1
-        if request.pushed_back is not None:
-            throttled = request.pushed_back
-        else:
-            throttled = is_throttle(code, status, operation=kind.operation, service=kind.service)
-        if throttled:
+        if status is not None:
+            request.answered()
+        if request.pushed_back is None:  # nobody has read it yet
+            kind = request.kind
+            if is_throttle(code, status, operation=kind.operation, service=kind.service):
+                request.push_back({name: value for name, value in headers.items() if value})
+        if request.pushed_back:
             for one in request.all_stats:
                 one.throttled += 1
-            if (
-                request.pushed_back is None
-                and request.slot is not None
-                and request.needs is not None
-            ):
-                # No answer names the limit that it was: of the operation's own, if it has any.
-                given = {name: value for name, value in headers.items() if value}
-                hold, malformed = hold_of(given)
-                request.slot.throttled(hold)
-                if malformed:
-                    request.needs.queue.malformed(key=request.slot.key)
             return Ended.THROTTLED
         if "failed" in outcome or (
             status is not None and (status >= 400 or (code is not None and status < 300))  # noqa: PLR2004 - HTTP's

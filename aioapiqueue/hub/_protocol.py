@@ -28,7 +28,9 @@ _NAME = re.compile(
     re.ASCII,
 )
 _LONGEST_NAME = 128
-_MOST_QUOTAS = 16
+LONGEST_TEXT = 128
+"""Characters of a text, unless it says more."""
+MOST_QUOTAS = 16
 """Of which one answer may speak."""
 
 
@@ -84,7 +86,7 @@ def optional(message: dict[str, Any], key: str) -> str | None:
     return None if message.get(key) is None else text(message, key)
 
 
-def text(message: dict[str, Any], key: str, *, longest: int = 128) -> str:
+def text(message: dict[str, Any], key: str, *, longest: int = LONGEST_TEXT) -> str:
     """Return a text, with whatever cannot be printed escaped."""
     value = message.get(key)
     if not isinstance(value, str) or len(value) > longest:
@@ -95,8 +97,8 @@ def text(message: dict[str, Any], key: str, *, longest: int = 128) -> str:
 def advice(message: dict[str, Any]) -> Advice:
     """Return what the answer to a call asks for."""
     remaining = message.get("remaining", [])
-    if not isinstance(remaining, list) or len(remaining) > _MOST_QUOTAS:
-        raise Malformed(f'"remaining" is not a list of at most {_MOST_QUOTAS} quotas')
+    if not isinstance(remaining, list) or len(remaining) > MOST_QUOTAS:
+        raise Malformed(f'"remaining" is not a list of at most {MOST_QUOTAS} quotas')
     return Advice(
         throttled=message.get("throttled") is True,
         hold=_number(message, "hold"),

@@ -11,6 +11,7 @@ from aioapiqueue._grammar import CALLS
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue.integrations._advice import MAX_HOLD, shortened
 from aioapiqueue.integrations._apply_advice import apply_advice
+from aioapiqueue.integrations._aws import hold_of
 from aioapiqueue.registry._hosts import is_host
 
 if TYPE_CHECKING:
@@ -42,8 +43,7 @@ class Request:
         slot: what it has got.
         under_way: whether it has been let go.
         started_at: when that was, by `time.monotonic()`.
-        pushed_back: whether its answer pushed back, as its client has read it; None: the client
-            leaves that to the hub.
+        pushed_back: whether its answer pushed back; None: nobody has read it yet.
     """
 
     client: Client
@@ -108,6 +108,26 @@ class Request:
                 dispatcher_of(self.needs.queue),
                 max_hold=MAX_HOLD,
             )
+
+    def push_back(self, headers: Mapping[str, str]) -> None:
+        """Slow its queue down, as AWS has throttled it.
+
+        Args:
+            headers: of the answer, those that name a time.
+        """
+        self.pushed_back = True
+        if self.slot is None or self.needs is None:
+            return
+        # No answer names the limit that it was: of the operation's own, if it has any.
+        hold, malformed = hold_of(headers)
+        self.slot.throttled(hold)
+        if malformed:
+            self.needs.queue.malformed(key=self.slot.key)
+
+    def answered(self) -> None:
+        """Note that the server has answered, so that what it says later has counted this one."""
+        if self.slot is not None and self.needs is not None:
+            dispatcher_of(self.needs.queue).answered(cast("Call", self.slot))
 
     def release(self) -> None:
         """End its slot."""

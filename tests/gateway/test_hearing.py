@@ -67,9 +67,33 @@ def test_head_is_enough():
 
 
 def test_nothing_is_said():
-    """Then nothing is sent."""
-    assert heard(200, [("Server", "x")], b"ok")[1] == []
-    assert heard(500, [], b"no")[1] == []
+    """Then the hub learns that the call is answered, as soon as it is."""
+    for status, headers in ((200, [("Server", "x")]), (204, []), (500, [])):
+        at_once, in_the_end, _ = heard(status, headers, b"body")
+        assert at_once == in_the_end == [{}]
+
+
+def test_websocket():
+    """Its handshake is the answer, and there is no other."""
+    turn = Turn()
+    hearing = Hearing(OTHER, turn)
+    hearing.hear(h11.InformationalResponse(status_code=103, headers=[("Retry-After", "9")]))
+    assert not turn.advice
+    assert not hearing.is_over
+    hearing.hear(h11.InformationalResponse(status_code=101, headers=[]))
+    assert hearing.is_over
+    assert hearing.has_switched
+    hearing.end()
+    assert turn.advice == [{}]
+    assert hearing.outcome == {"status": 101}
+
+
+def test_server_that_did_not_answer():
+    """Nothing was heard, and so nothing is said."""
+    assert Turn().advice == []
+    turn = Turn()
+    Hearing(OTHER, turn).end()
+    assert turn.advice == []
 
 
 def test_push_back():
@@ -136,6 +160,12 @@ def test_numbers_that_the_hub_would_refuse_are_bounded():
     headers = [("X-RateLimit-Remaining", "9" * 15), ("X-RateLimit-Limit", "9" * 15)]
     ((message,), _, _) = heard(200, headers)
     assert message["remaining"][0]["remaining"] == 1e9
+    ((message,), _, _) = heard(
+        200, [("X-RateLimit-Remaining", "1"), ("X-RateLimit-Limit-Day", "9" * 15)]
+    )
+    assert all(value <= 1e9 for quota in message["remaining"] for value in quota.values())
+    ((message,), _, _) = heard(429, [("Retry-After", "9" * 64)])
+    assert message.get("hold", 0) <= 3600
     many = ", ".join(f'"q{number}";r={number};t=5' for number in range(40))
     ((message,), _, _) = heard(200, [("RateLimit", many)])
     assert len(message["remaining"]) == 16

@@ -40,6 +40,10 @@ async def test_name_of_the_server(size):
     hello = hello_for("EC2.eu-west-1.amazonaws.com")
     assert await read_hello(Stream(hello, size)) == hello
     assert name_in(hello) == "ec2.eu-west-1.amazonaws.com"
+    # OpenSSL sends no dot at a name's end, but others may: it is the same host.
+    size, name = struct.pack("!H", 15), b"example.invalid"
+    dotted = hello_for("example.invalid").replace(size + name, size + b"example.invali.")
+    assert name_in(dotted) == "example.invali"
 
 
 async def test_what_is_no_hello_has_no_name():

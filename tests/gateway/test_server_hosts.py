@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 
 import pytest
 
+from aioapiqueue.gateway import _upstream
 from tests.helpers.gateway_bench import HOST as AWS
 from tests.helpers.gateway_bench import OK, read
 
@@ -65,6 +67,111 @@ async def test_other_ports_are_other_hosts(bench):
     for other in (f"{HOST}:8081", f"sub.{HOST}:80", "otherapi.test:80"):
         await exchange(bench, get(), host=other)
     assert operations(bench) == {(f"{NAME}:8080", "GET"): 1}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        get(f"http://{HOST}/slow/1"),
+        get("slow/1"),
+        get().replace(b"GET /", f"CONNECT {HOST}:80".encode(), 1),
+    ],
+    ids=["whole URL", "no slash", "CONNECT"],
+)
+async def test_what_is_no_path_within_a_tunnel(bench, request_):
+    """It could come under another lane than the server reads in it: nothing is sent."""
+    reader, writer = await bench.connect(f"{HOST}:80")
+    writer.write(request_)
+    assert (await read(reader))[0] == 400
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    assert bench.came.empty()
+    assert not bench.hub.figures
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (["Content-Length: 5"], b"hello"),
+        (["Content-Length: 5", "Connection: content-length, x-hop", "X-Hop: 1"], b"hello"),
+        (["Transfer-Encoding: chunked"], b"5\r\nhello\r\n0\r\n\r\n"),
+        (["Content-Length: 5", "Expect: 100-continue"], b"hello"),
+    ],
+    ids=["length", "length named", "chunked", "expect"],
+)
+async def test_bodies_are_passed_on(bench, headers, body):
+    """Whole, and unread."""
+    reader, writer = await bench.connect(f"{HOST}:80")
+    writer.write(get("/x", *headers).replace(b"GET", b"POST", 1))
+    expects = "Expect" in headers[-1]
+    if not expects:
+        writer.write(body)
+    server_reader, server_writer = await bench.next()
+    came = await server_reader.readuntil(b"\r\n\r\n")
+    assert headers[0].encode() in came
+    assert b"X-Hop" not in came
+    if expects:
+        server_writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
+        writer.write(body)
+    assert await asyncio.wait_for(server_reader.readexactly(len(body)), 5) == body
+    server_writer.write(OK)
+    assert (await read(reader))[2] == b"ok"
+    await bench.until(lambda: not bench.running)
+    server_writer.close()
+
+
+async def test_head_has_no_body(bench):
+    """Whatever its length says, of a refusal in JSON, too: what it asks for is heard."""
+    reader, writer = await bench.connect(f"{HOST}:80")
+    writer.write(get().replace(b"GET", b"HEAD", 1))
+    _, server_writer = await bench.next()
+    head = b"HTTP/1.1 429 No\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+    server_writer.write(head + b"Content-Length: 50\r\n\r\n")
+    assert b"429" in await reader.readuntil(b"\r\n\r\n")
+    await bench.until(lambda: not bench.running)
+    server_writer.close()
+    began = time.monotonic()
+    await exchange(bench, get())
+    assert 0.7 < time.monotonic() - began < 3
+
+
+async def test_old_http_without_a_host(bench):
+    """The server gets one, with its port where it is not the usual one."""
+    reader, writer = await bench.connect(f"{HOST}:8080")
+    writer.write(b"GET /x HTTP/1.0\r\n\r\n")
+    server_reader, server_writer = await bench.next()
+    assert f"\r\nHost: {HOST}:8080\r\n".encode() in await server_reader.readuntil(b"\r\n\r\n")
+    server_writer.write(OK)
+    assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"ok")
+
+
+async def test_connections_are_kept_for_a_moment(bench, monkeypatch):
+    """Servers close theirs at any time: one that is older is not taken, for fear of the race."""
+    first = await bench.connect(f"{HOST}:80")
+    second = await bench.connect(f"{HOST}:80")
+    _, server_writer = None, None
+    for number, (reader, writer) in enumerate((first, second, first)):
+        writer.write(get())
+        if number != 1:  # the second is sent over the connection of the first
+            server_reader, server_writer = await bench.next()
+        await server_reader.readuntil(b"\r\n\r\n")
+        server_writer.write(OK)
+        assert (await read(reader))[0] == 200
+        if number == 1:
+            monkeypatch.setattr(_upstream, "_IDLE_SECONDS_OF_OTHERS", 0.05)
+            await asyncio.sleep(0.1)
+    assert bench.came.empty()
+
+
+async def test_server_that_cannot_be_reached(bench):
+    """The client gets JSON with the reason; no call is counted as sent."""
+    bench.server.close()
+    await bench.server.wait_closed()
+    reader, writer = await bench.connect(f"{HOST}:80")
+    writer.write(get())
+    status, headers, body = await read(reader)
+    assert (status, headers["content-type"]) == (502, "application/json")
+    assert f"aioapiqueue: {HOST} cannot be reached" in json.loads(body)["message"]
 
 
 async def test_whole_url_without_a_tunnel(bench):
@@ -163,6 +270,46 @@ async def test_websocket_that_speaks_too_early(bench):
     server_writer.write(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
     assert await asyncio.wait_for(server_reader.readexactly(5), 5) == b"early"
     assert b"101" in await reader.readuntil(b"\r\n\r\n")
+
+
+async def test_server_that_closes_a_websocket(bench):
+    """The client sees it at once, and the turn ends."""
+    reader, writer = await bench.connect(f"{HOST}:80")
+    writer.write(get("/live", "Connection: Upgrade", "Upgrade: websocket"))
+    server_reader, server_writer = await bench.next()
+    await server_reader.readuntil(b"\r\n\r\n")
+    server_writer.write(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nbye")
+    await reader.readuntil(b"\r\n\r\n")
+    server_writer.close()
+    assert await asyncio.wait_for(reader.read(), 2) == b"bye"
+    writer.close()
+    await bench.until(lambda: not bench.running)
+
+
+async def test_websocket_with_a_body(bench):
+    """It is none: it is passed on as a request without an upgrade."""
+    reader, writer = await bench.connect(f"{HOST}:80")
+    upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Content-Length: 5")
+    writer.write(get("/live", *upgrade) + b"hello")
+    server_reader, server_writer = await bench.next()
+    assert b"Upgrade" not in await server_reader.readuntil(b"hello")
+    server_writer.write(OK)
+    assert (await read(reader))[0] == 200
+
+
+async def test_websocket_of_a_host_without_a_limit(bench):
+    """By a whole URL, which the gateway reads: it is passed on as well."""
+    reader, writer = await bench.raw()
+    user = "Proxy-Authorization: Basic cnVuOnRva2Vu"
+    upgrade = ("Connection: Upgrade", "Upgrade: websocket", user)
+    writer.write(get("http://other.test/live", *upgrade, host="other.test"))
+    server_reader, server_writer = await bench.next()
+    came = await server_reader.readuntil(b"\r\n\r\n")
+    assert b"Upgrade: websocket" in came
+    assert b"Proxy-" not in came
+    server_writer.write(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhi")
+    assert (await reader.readuntil(b"hi")).startswith(b"HTTP/1.1 101 ")
+    assert not bench.hub.figures
 
 
 async def test_websocket_that_is_refused(bench):

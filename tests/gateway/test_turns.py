@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import calendar
 import email.utils
+import math
 import time
 
 import anyio
@@ -13,7 +14,7 @@ import pytest
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.gateway import _turns
-from aioapiqueue.gateway._calls import Call, Request
+from aioapiqueue.gateway._calls import HTTP, Call, Request
 from aioapiqueue.gateway._hub_client import NotPacedError
 from aioapiqueue.gateway._link import GoneError, Link
 from aioapiqueue.gateway._signatures import Signatures
@@ -171,10 +172,11 @@ async def test_interim_answers_while_it_waits():
         ({"user-agent": "node"}, 0),
         ({"user-agent": "undici"}, 0),
         ({"sec-fetch-mode": "cors", "user-agent": "mine"}, 0),
+        ({"upgrade": "websocket", "user-agent": "Python/3.13 websockets/15"}, 0),
     ],
 )
 async def test_clients_that_bear_few_interim_answers(headers, expected):
-    """Go before 1.24 gives up at the sixth, fetch of Node.js at the first."""
+    """Go before 1.24 gives up at the sixth, fetch of Node.js and WebSockets at the first."""
     hub, client = Hub("1 per 239s"), Client()
     await empty(hub)
     asked = request()
@@ -202,6 +204,16 @@ async def test_old_http_gets_no_interim_answer():
     await empty(hub)
     await Turns(hub).wait(CALL, request(), await client.connect())
     assert client.interims() == 0
+
+
+async def test_signature_for_somebody_else_than_aws():
+    """Of another store that is signed for as S3 is, nobody knows the clock and the age it takes."""
+    hub, client = Hub("1 per 400s"), Client()
+    await empty(hub)
+    call = Call("https://store.test", "PUT", protocol=HTTP)
+    ask = await Turns(hub).wait(call, request(signed=START - 1000), await client.connect())
+    assert now() == 400.0
+    assert ask.good_until == math.inf
 
 
 async def test_place_is_kept_while_the_client_signs_again():

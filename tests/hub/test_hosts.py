@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 
-from aioapiqueue.hub import _protocol
+from aioapiqueue.hub import _protocol, _request
+from aioapiqueue.registry import forget_idle
 
 pytestmark = pytest.mark.real
 
@@ -64,12 +66,16 @@ async def test_hold_holds_the_host(host):
     "host", [{"rate": "1000/s", "lanes": {"/search/*": "500/s"}}], indirect=True
 )
 async def test_hold_of_a_lane_holds_it_alone(host):
-    """As what is left of its quota does."""
+    """As what is left of its quota does: all requests of the lane, whatever their method."""
     _, client = host
-    await goes(client, 1, "/search/*")
-    client.say(do="advice", id=1, remaining=[{"remaining": 0, "reset": 0.5}])
-    assert await goes(client, 2) < 0.4
-    assert 0.05 < await goes(client, 3, "/search/*") < 2
+    await goes(client, 1, "POST /search/*")
+    for said in ({"hold": 0.8}, {"remaining": [{"remaining": 0, "reset": 0.8}]}):
+        client.say(do="advice", id=1, **said)
+        assert await goes(client, 2) < 0.4
+        assert 0.5 < await goes(client, 3, "GET /search/*") < 2
+        for number in (1, 2, 3):
+            client.say(do="end", id=number, status=200)
+        await goes(client, 1, "POST /search/*")
 
 
 async def test_what_remains_is_a_bound(host):
@@ -117,15 +123,94 @@ async def test_hold_is_bounded(host, bench):
     assert queue.stats.malformed == 1
 
 
+@pytest.mark.parametrize("host", [{"rate": "1000/s", "concurrency": 1}], indirect=True)
 async def test_advice_of_what_does_not_run(host):
-    """Of a call that has ended, or still waits, it means nothing."""
+    """Of a call that has ended, still waits, or was given back, it means nothing."""
     hub, client = host
     await goes(client, 1)
+    client.ask(2, "GET", **CALL)
+    client.say(do="advice", id=2, throttled=True, hold=60)
     client.say(do="end", id=1, status=200)
     client.say(do="advice", id=1, throttled=True, hold=60)
-    client.say(do="advice", id=7, throttled=True, hold=60)
-    assert await goes(client, 2) < 0.4
+    assert await client.hear() == {"id": 2, "go": True}
+    client.say(do="leave", id=2)
+    client.say(do="advice", id=2, throttled=True, hold=60)
+    assert await goes(client, 3) < 0.4
     assert figure_of(hub).throttled == 0
+
+
+@pytest.mark.parametrize("end", [{"advice": {}}, {"status": 200}, {"status": 304}])
+async def test_answers_that_say_nothing_are_answers(host, end):
+    """What a later one says is left has counted them: they are not taken off it once more."""
+    _, client = host
+    await goes(client, 1)
+    for number in range(2, 12):
+        await goes(client, number)
+        if "status" in end:
+            client.say(do="end", id=number, **end)
+        else:  # its body goes on, as that of a stream
+            client.say(do="advice", id=number)
+    client.say(do="advice", id=1, remaining=[{"remaining": 3, "reset": 0.8, "limit": 20}])
+    waits = [await goes(client, number) for number in (20, 21, 22, 23)]
+    assert max(waits[:3]) < 0.3
+    assert waits[3] > 0.3
+
+
+async def test_free_call_may_be_advised(host):
+    """Its client has given the permit back, not the call."""
+    _, client = host
+    await goes(client, 1)
+    client.say(do="free", id=1)
+    client.say(do="advice", id=1, hold=0.5)
+    assert 0.3 < await goes(client, 2) < 2
+
+
+@pytest.mark.parametrize("host", ["unlimited"], indirect=True)
+async def test_host_without_a_limit_is_held(host):
+    """As what its server says is kept all the same."""
+    _, client = host
+    await goes(client, 1)
+    client.say(do="advice", id=1, throttled=True, hold=0.5)
+    assert 0.3 < await goes(client, 2) < 2
+
+
+async def test_host_that_is_held_is_not_at_rest(host, bench):
+    """Its queue is not given up: a new one would know nothing of what its server said."""
+    _, client = host
+    await goes(client, 1)
+    client.say(do="advice", id=1, remaining=[{"remaining": 0, "reset": 60}])
+    client.say(do="end", id=1, status=200)
+    client.say(do="ping")
+    assert await client.hear() == {"pong": True}
+    assert forget_idle(bench.registry) == []
+
+
+async def test_nobody_waits_in_a_dry_run(bench, tools):
+    """What an answer says is counted, and holds nobody."""
+    async with bench.hub({HOST: "1000/s"}, count_only=True) as hub, tools.Raw(hub) as client:
+        client.greet()
+        await client.hear()
+        await goes(client, 1)
+        client.say(do="advice", id=1, throttled=True, hold=60)
+        client.say(do="end", id=1, status=429)
+        assert await goes(client, 2) < 0.4
+        assert figure_of(hub).throttled == 1
+
+
+async def test_fault_in_advice_ends_no_connection(host, monkeypatch):
+    """It is reported; the calls of all programs go on."""
+
+    def fail(*_, **__):
+        raise RuntimeError("a fault")
+
+    reported = []
+    monkeypatch.setattr(_request, "apply_advice", fail)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    _, client = host
+    await goes(client, 1)
+    client.say(do="advice", id=1, hold=0.5)
+    assert await goes(client, 2) < 0.4
+    assert "https://api.test" in reported[0]["message"]
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import re
+import shlex
 import shutil
 import sys
+import threading
 
 import pytest
+from aiohttp import web
 
+from aioapiqueue.registry import Registry
 from tests.helpers.aws_programs import CURL, calls_of
 from tests.helpers.signed_aws import Answered
 
@@ -17,6 +24,7 @@ pytestmark = [
 ]
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's namespaces")
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
 
 HOST = "api.example.test"
@@ -62,7 +70,7 @@ def test_curl_is_paced(paced, network, run):
     assert figures["gateway"]["calls"] == 20
     assert network.aws.connections <= 3
     assert f"paced: {URL} at 10/s" in ended.words
-    assert "not paced: all other hosts, AWS's too" in ended.words
+    assert "not paced: calls to AWS, and to all other hosts" in ended.words
     assert "20 calls, 20 of them paced" in ended.words
 
 
@@ -94,7 +102,7 @@ def test_lanes_by_method_and_path(paced, network, run, python):
     assert max(one.at for one in came if one.target == "/other") - min(one.at for one in came) < 0.6
     assert calls_of(figures) == {
         f"{URL}.GET /search/*": 5,
-        f"{URL}./users/*/repos": 4,
+        f"{URL}.GET /users/*/repos": 4,
         f"{URL}.GET": 3,
     }
     assert f"no call came under: POST {URL} 1/h" in ended.words
@@ -197,6 +205,144 @@ for path in ("/search", "/other", "/search"):
     assert 2 - EARLY <= times[2] < 3
 
 
+def test_websocket_is_one_call_and_ends_at_once(paced, network, run, python):
+    """By TLS, which cannot say that one side has ended: the other sees it all the same."""
+    program = f"""
+import aiohttp, asyncio, time
+async def main():
+    async with aiohttp.ClientSession(trust_env=True) as session:
+        for _ in range(2):
+            async with session.ws_connect("{URL}/live") as socket:
+                await socket.send_str("hello")
+                print(await socket.receive_str())
+                began = time.monotonic()
+            print(time.monotonic() - began < 2)
+asyncio.run(main())
+"""
+    with echoing(network.aws.context_for(HOST)) as port:
+        network.proxy.lead(443, port)
+        limits = run.folder / "limits.toml"
+        limits.write_text(f'[hosts."{HOST}"]\nrate = "10/s"\nconcurrency = 1')
+        options = ["--limits", limits]
+        ended, figures = paced(python, script(run, program, "live.py"), limit=None, options=options)
+    assert ended.code == 0, ended.err
+    assert ended.out.split() == [b"hello", b"True"] * 2
+    (found,) = figures["figures"]
+    assert (found["calls"], found["errors"]) == (2, 0)
+    assert ended.seconds < 8
+
+
+@contextlib.contextmanager
+def echoing(context):
+    """Serve WebSockets that say what they hear, in a thread; gives the port."""
+    loop, ready, port = asyncio.new_event_loop(), threading.Event(), []
+
+    async def echo(request):
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            await socket.send_str(message.data)
+        return socket
+
+    async def serve(done):
+        app = web.Application()
+        app.router.add_get("/live", echo)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+        await site.start()
+        port.append(runner.addresses[0][1])
+        ready.set()
+        await done.wait()
+        await runner.cleanup()
+
+    done = asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve(done)))
+    thread.start()
+    ready.wait()
+    try:
+        yield port[0]
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join()
+        loop.close()
+
+
+def test_python_without_our_hook(paced, network, run, python):
+    """Started with -I it does not load it, and a limit of a host needs none."""
+    program = script(run, GET, "get.py")
+    ended, figures = paced(python, "-I", program, "/x", limit=f"{URL}=10/s", any_=False)
+    assert (ended.code, ended.out) == (0, b"200\n"), ended.err
+    assert calls_of(figures) == {f"{URL}.GET": 1}
+
+
+def test_dry_run_names_limits_as_they_are_given(paced, network, run, python):
+    """The command at its end paces, with the limits that it was given."""
+    limit = f"GET {URL}/search/*=4/s"
+    paths = [f"/search/{number}" for number in range(8)]
+    program = script(run, GET, "get.py")
+    ended, figures = paced(python, program, *paths, limit=limit, options=["--dry-run"])
+    assert ended.code == 0, ended.err
+    assert f"all calls to AWS and to {URL} are counted" in ended.words
+    assert f"would have been held back by: GET {URL}/search/* 4/s (7 calls)" in ended.words
+    assert figures["if_paced"]["held"][0]["name"] == f"GET {URL}/search/*"
+    line = next(one for one in ended.err.decode().splitlines() if "aioapiqueue run" in one)
+    given = shlex.split(line)
+    assert given[given.index("--limit") + 1] == limit
+
+
+def test_limit_to_try_can_be_given(paced, network, run, python):
+    """After throttling: as `--limit` takes it, in the shell's quotes."""
+    network.aws.answer = lambda one: Answered(429 if int(one.target[-1]) % 2 else 200)
+    program = """
+import urllib.request, urllib.error
+for number in range(40):
+    try:
+        urllib.request.urlopen(f"https://api.example.test/search/{number}", timeout=30)
+    except urllib.error.HTTPError as error:
+        assert error.code == 429
+"""
+    ended, _ = paced(python, script(run, program, "get.py"), limit=f"{URL}/search/*=10/s")
+    assert ended.code == 0, ended.err
+    found = re.search(r"Try --limit (\S+): half", ended.words)
+    (option,) = shlex.split(found[1])
+    assert list(Registry.from_options([option]).hosts) == [URL]
+    assert option.startswith(f"{URL}/search/*=")
+
+
+@needs_curl
+def test_default_is_for_aws(paced, network, run):
+    """A host takes nothing from it: neither in what is kept, nor in what is shown."""
+    ended, _ = paced(
+        "bash",
+        script(run, f"curl -sS {URL}/x\n"),
+        limit=f"{URL}/search=1/s",
+        options=["--limit", "default=3/s"],
+    )
+    assert "each service of AWS at 3/s" in ended.words
+    assert "not paced: all other calls to hosts" in ended.words
+    assert f"{URL} 3/s" not in ended.words
+
+
+def test_two_runs_share_the_limit_of_a_host(network, run, python):
+    """As those of services: what is of the whole host, and lanes that both name."""
+    program = script(run, GET, "get.py")
+    options = ["--limit", f"{URL}=5/s", "--limit", f"{URL}/search/*=2/s", "--no-live"]
+    runs = [
+        run.start(*options, "--", python, program, *paths, env=network.environment)
+        for paths in (["/search/1"] * 2, ["/search/2"] * 2, ["/x"] * 4)
+    ]
+    for one in runs:
+        ended = run.end(one)
+        assert ended.code == 0, ended.err
+    came = network.aws.arrivals
+    searches = sorted(one.at for one in came if "search" in one.target)
+    assert searches[-1] - searches[0] >= 3 * 0.5 - 2 * EARLY
+    times = sorted(one.at for one in came)
+    assert len(times) == 8
+    assert times[-1] - times[0] >= 7 * 0.2 - 2 * EARLY
+
+
 @needs_node
 def test_fetch_of_node_is_paced(paced, network, run):
     """By the hook in Node.js, as its calls to AWS are."""
@@ -231,7 +377,28 @@ lanes = {{"GET /search/*" = "2/s"}}
     assert calls_of(figures) == {f"{URL}.GET /search/*": 3, f"{URL}.GET": 5}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's namespaces")
+@on_linux
+def test_isolated_without_tls(paced, network, run, python):
+    """At its own port, though its requests do not name that; another host there is passed on."""
+    program = """
+import http.client
+for host, name in (("intranet.test", "intranet.test"), ("other.test", "other.test:8080")):
+    calls = http.client.HTTPConnection(host, 8080)
+    calls.request("GET", "/x", headers={"Host": name})
+    print(calls.getresponse().status)
+"""
+    ended, figures = paced(
+        python,
+        script(run, program, "get.py"),
+        limit="http://intranet.test:8080=10/s",
+        options=["--isolate"],
+    )
+    assert (ended.code, ended.out.split()) == (0, [b"200"] * 2), ended.err
+    assert calls_of(figures) == {"http://intranet.test:8080.GET": 1}
+    assert figures["gateway"]["passed_by"] == {"other.test": 1}
+
+
+@on_linux
 @pytest.mark.parametrize("port", ["", ":8443"], ids=["usual", "own port"])
 def test_isolated(paced, network, run, python, port):
     """A program that ignores proxies, at whichever port its host has a limit."""
@@ -275,6 +442,8 @@ exit 0
         (["--limit", f"{URL}=1/s", "--no-any"], f"the limit of {URL} needs --any"),
         (["--limit", "https://ec2.us-east-1.amazonaws.com=1/s"], "is AWS's own"),
         (["--limit", "http://localhost:8000=1/s"], "is this host"),
+        (["--limit", f"{URL} GET=1/s"], "is no host"),
+        (["--limit", "slack.com=1/s", "--no-check"], "for a host, write https://slack.com=10/s"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(quiet_run, arguments, why):
