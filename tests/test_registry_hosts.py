@@ -93,6 +93,8 @@ def test_port_and_scheme_are_part_of_the_name(text, name, address):
         ("*.github.com", "is no single host"),
         ("10.0.0.1", "is an address"),
         ("http://[::1]", "is an address"),
+        ("http://2130706433", "is no host"),
+        ("http://10.0.0.256", "is no host"),
         ("[::1]:443", "is an address"),
         ("bücher.test", 'write "xn--bcher-kva.test"'),
         ("intranet:80", "may be with TLS or without"),
@@ -181,6 +183,7 @@ lanes = {"/x" = "1/s"}
         ("[hosts.api.test]", 'hosts.api: names have to be quoted: write [hosts."api.test"]'),
         ("[api.test]", 'this is no service of AWS: for a host, write [hosts."api.test"]'),
         ('["api.test"]', 'this is no service of AWS: for a host, write [hosts."api.test"]'),
+        ('["API.my.Test"]', 'this is no service of AWS: for a host, write [hosts."API.my.Test"]'),
         ('[host."api.test"]', "this is no service of AWS: for a host, write [hosts."),
     ],
 )
@@ -189,6 +192,31 @@ def test_names_that_are_not_quoted(head, problem, check):
     """What TOML makes of them is tables in tables; whether names are checked is nothing to it."""
     (found,) = problems_of(lambda: Registry.parse(f'{check}{head}\nrate = "1/s"'))
     assert problem in found
+
+
+def test_several_names_that_are_not_quoted():
+    """Each is named, those in a table of values, too."""
+    text = """
+[hosts]
+slack.com = "1/s"
+[hosts.api.github.com]
+rate = "1/s"
+[hosts.api.gitlab.com]
+rate = "1/s"
+"""
+    assert [one.partition("write ")[2] for one in problems_of(lambda: Registry.parse(text))] == [
+        '[hosts."slack.com"]',
+        '[hosts."api.github.com"]',
+        '[hosts."api.gitlab.com"]',
+    ]
+
+
+@pytest.mark.parametrize("key", ["lane", "bucket.x", "limits"])
+def test_slip_in_a_service_of_aws(key):
+    """It is none of a host."""
+    problems = problems_of(lambda: Registry.parse(f'[ec2.{key}]\nDescribeVolumes = "1/s"'))
+    assert "unknown key" in problems[0]
+    assert not any("for a host" in one for one in problems)
 
 
 def test_file():
@@ -234,6 +262,12 @@ def test_requests_by_their_urls():
     assert registry.find_request("POST", "https://slack.com").keys == ("POST",)
     for other in ("https://other.test/", "http://slack.com/", "https://slack.com:8443/"):
         assert registry.find_request("GET", other) is None
+    for other in ("https://1.1.1.1/", "https://[::1]/", "https://münchen.test/"):
+        assert registry.find_request("GET", other) is None
+    assert registry.find_request("GET", f"https://{'a' * 60}.{'b' * 60}.{'c' * 60}.test/") is None
+    assert Registry({"https://xn--bcher-kva.test": "1/s"}).find_request(
+        "GET", "https://bücher.test"
+    )
     for wrong in ("slack.com/x", "ftp://slack.com/", "https://", "https://[x/"):
         with pytest.raises(ValueError, match=r"URL|IPv6"):
             registry.find_request("GET", wrong)
@@ -285,6 +319,7 @@ def test_option_with_a_path_that_has_an_equals_sign():
     [
         ("api.github.com=1/s", "for a host, write https://api.github.com=10/s"),
         ("slack.com=1/s", "for a host, write https://slack.com=10/s"),
+        ("API.GitHub.com=1/s", "for a host, write https://api.github.com=10/s"),
         ("POST api.test/x/*=1/s", "for a host, write POST https://api.test/x/*=10/s"),
         ("api.test:8080=1/s", "for a host, write https://api.test:8080=10/s"),
         ("https://api.test GET=1/s", "is no host: write it as in GET https://"),
@@ -322,6 +357,8 @@ LANES = [
     "/exact",
     "/exact*",
     "/user-*/x",
+    "/caf%C3%A9",
+    "/%41",
 ]
 
 
@@ -342,6 +379,8 @@ LANES = [
         ("GET", "/user-%31%2F2/x", ("/user-*/x", "GET")),
         ("GET", "/repos%2Fa", ("GET",)),
         ("GET", "/%zz%4", ("GET",)),
+        ("GET", "/caf%c3%a9", ("/caf%C3%A9", "GET")),
+        ("GET", "/A", ("/%41", "GET")),
         ("OPTIONS", "*", ("OPTIONS",)),
         ("get", "/exact", ("/exact", "OTHER")),
         ("get", "/else", ("OTHER",)),

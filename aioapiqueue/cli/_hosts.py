@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioapiqueue.gateway._hosts import is_opened
+from aioapiqueue.gateway.environment import DIRECT
 from aioapiqueue.registry._hosts import address_of, is_host
 
 if TYPE_CHECKING:
@@ -24,6 +25,6 @@ def _problem(name: str) -> str | None:
     host, _, _ = address_of(name)
     if is_opened(host):
         return f'{host} is AWS\'s own: write a limit of the service, as in ec2 = "10/s"'
-    if host == "localhost" or host.endswith(".localhost") or host.startswith("127."):
-        return f"{host} is this host, which programs call past any proxy: it cannot be paced"
+    if host in DIRECT or host.endswith(".localhost") or host.startswith(("127.", "0.")):
+        return f"{host} is of this host, which programs call past any proxy: it cannot be paced"
     return None

@@ -101,7 +101,8 @@ class Exchanges:
         link, head, origin = incoming
         headers = headers_of(head)
         target = head.target.decode("ascii")
-        if head.method == b"CONNECT" or not target.startswith(("/", "*")):
+        about_all = target == "*" and head.method == b"OPTIONS" and self._opened.is_limited(origin)
+        if head.method == b"CONNECT" or not (target.startswith("/") or about_all):
             # Which call that is could be read in two ways.
             await link.answer(400, b"aioapiqueue: here goes a path\n", [("Connection", "close")])
             return
@@ -224,7 +225,8 @@ class Exchanges:
             if call.of_aws:
                 self._turns.hear(hearing.date)
         except (GoneError, asyncio.CancelledError):
-            outcome = {}  # nobody knows what came of it
+            # As a rule, nobody knows what came of it.
+            outcome = hearing.outcome if hearing.is_known else {}
             raise
         finally:
             try:

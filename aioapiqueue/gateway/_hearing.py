@@ -60,6 +60,11 @@ class Hearing:
         self._is_read = False
 
     @property
+    def is_known(self) -> bool:
+        """Whether the server's answer is known, though perhaps not all of it: of AWS, never."""
+        return self._status != 0 and self._call is not None and not self._call.of_aws
+
+    @property
     def date(self) -> str:
         """The time of the server, by its header; "" without one."""
         return self._headers.get("date", "")
@@ -100,7 +105,7 @@ class Hearing:
 
         What the head says is true, even if the rest never comes.
         """
-        if self._status and self._call is not None and not self._call.of_aws:
+        if self.is_known:
             self._advise()
 
     @property

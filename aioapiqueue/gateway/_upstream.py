@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING, TypeAlias
@@ -37,6 +38,7 @@ _IDLE_SECONDS = 15.0
 _IDLE_SECONDS_OF_OTHERS = 1.5
 """Gunicorn closes them after 2 seconds, Node.js after 5. A request that comes at the very moment is
 lost, so that it is better to connect again."""
+_REACHED_SECONDS = 60.0
 _MOST_IDLE = 64
 """Connections to one server that are kept."""
 
@@ -70,13 +72,16 @@ class Upstream:
         self._in_use: Counter[Origin] = Counter()
         self._first: dict[Origin, asyncio.Task[None]] = {}
         """What makes the first connection to a server."""
+        self._reached: dict[Origin, float] = {}
+        """When a connection to each server was made last, or given back."""
 
     def is_reached(self, origin: Origin) -> bool:
-        """Return whether there is a connection to a server."""
-        return bool(self._idle[origin] or self._in_use[origin])
+        """Return whether a server was reached of late."""
+        reached = self._reached.get(origin, -math.inf)
+        return bool(self._in_use[origin]) or time.monotonic() - reached < _REACHED_SECONDS
 
     async def reach(self, origin: Origin) -> None:
-        """Wait until there is a connection to a server, so that a turn is not lost on the way.
+        """Wait until a server is reached, so that a turn is not lost on the way.
 
         All who wait for the first one wait for the same; cancelled, one leaves it to the others.
 
@@ -94,7 +99,8 @@ class Upstream:
     async def _make_first(self, origin: Origin) -> None:
         link = Link(await self._connect(origin), client=True)
         self._unused.add(link)
-        self._idle[origin].append((time.monotonic(), link))
+        self._reached[origin] = now = time.monotonic()
+        self._idle[origin].append((now, link))
 
     async def take_idle(self, origin: Origin) -> Link | None:
         """Return a connection to a server that was kept; None if there is none."""
@@ -103,8 +109,8 @@ class Upstream:
             since, link = kept.pop()  # the last one used: the others may grow old
             fresh = link in self._unused
             self._unused.discard(link)
-            is_young = time.monotonic() - since < _idle_seconds(origin)
-            if is_young and link.is_quiet(fresh=fresh):
+            limit = _idle_seconds(origin, fresh=fresh)
+            if time.monotonic() - since < limit and link.is_quiet(fresh=fresh):
                 self._in_use[origin] += 1
                 return link
             await link.aclose()
@@ -128,6 +134,7 @@ class Upstream:
             link: which.
             whole: whether its last answer has been read to the end.
         """
+        self._reached[origin] = time.monotonic()
         self._in_use[origin] -= 1
         if not self._in_use[origin]:
             del self._in_use[origin]
@@ -141,11 +148,15 @@ class Upstream:
         """Close connections that nobody has used for a while."""
         now = time.monotonic()
         for origin, kept in list(self._idle.items()):
-            oldest = now - _idle_seconds(origin)
-            while kept and kept[0][0] < oldest:
-                await kept.popleft()[1].aclose()
+            for since, link in list(kept):
+                if now - since >= _idle_seconds(origin, fresh=link in self._unused):
+                    kept.remove((since, link))
+                    await link.aclose()
             if not kept:
                 del self._idle[origin]
+        for origin, at in list(self._reached.items()):
+            if now - at >= _REACHED_SECONDS:
+                del self._reached[origin]
 
     async def aclose(self) -> None:
         """Close all connections that nobody uses."""
@@ -213,8 +224,9 @@ class Upstream:
             raise
 
 
-def _idle_seconds(origin: Origin) -> float:
-    return _IDLE_SECONDS if is_opened(origin.host) else _IDLE_SECONDS_OF_OTHERS
+def _idle_seconds(origin: Origin, *, fresh: bool) -> float:
+    """Return how long a connection is kept: others' servers close those that have been used."""
+    return _IDLE_SECONDS if fresh or is_opened(origin.host) else _IDLE_SECONDS_OF_OTHERS
 
 
 def _authority(origin: Origin) -> bytes:

@@ -15,7 +15,7 @@ from aioapiqueue.gateway._trust import BUNDLE_VARIABLES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["GATEWAY_VARIABLE", "MARK_VARIABLE", "environment_of"]
+__all__ = ["DIRECT", "GATEWAY_VARIABLE", "MARK_VARIABLE", "environment_of"]
 
 GATEWAY_VARIABLE = "AIOAPIQUEUE_GATEWAY"
 """Where the hook in Node.js sends requests, whatever becomes of HTTPS_PROXY."""
@@ -25,7 +25,11 @@ MARK_VARIABLE = "AIOAPIQUEUE_MARK"
 _PROXY = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 _NO_PROXY = ("NO_PROXY", "no_proxy")
 # This host, and where credentials of instances, containers and pods come from: no quota of AWS's.
-_DIRECT = "localhost,127.0.0.1,::1,169.254.169.254,169.254.170.2,169.254.170.23,fd00:ec2::254"
+DIRECT = (
+    *("localhost", "127.0.0.1", "::1"),
+    *("169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254"),
+)
+"""What programs connect to without the gateway."""
 _NODE_HOOK = Path(__file__).with_name("node_hook.cjs")
 
 
@@ -43,7 +47,7 @@ def environment_of(
     """
     found = dict.fromkeys(_PROXY, f"http://run:{token}@127.0.0.1:{port}")
     # Never the user's: ".amazonaws.com" in it would switch everything off. The gateway keeps to it.
-    found |= dict.fromkeys(_NO_PROXY, _DIRECT)
+    found |= dict.fromkeys(_NO_PROXY, ",".join(DIRECT))
     found |= dict.fromkeys((*BUNDLE_VARIABLES, "NODE_EXTRA_CA_CERTS"), bundle)
     # Node.js takes a backslash away, so that none may stand for a letter.
     hook = f"--require {json.dumps(str(_NODE_HOOK), ensure_ascii=False)}"

@@ -14,12 +14,15 @@ operation is its method with the path of that lane: `POST /search/*`.
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable
+    from urllib.parse import SplitResult
 
     from aioapiqueue.registry._buckets import LaneKey
 
@@ -33,6 +36,7 @@ __all__ = [
     "lanes_of",
     "meant_as_host",
     "origin_name",
+    "origin_of",
     "read_target",
     "target_of",
 ]
@@ -46,12 +50,14 @@ _LONGEST = 128
 _LONGEST_PATH = 100
 """Characters of a lane's path: with any method before it, it is such a name."""
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
-_IPV4 = re.compile(r"[0-9.]+")
+_ADDRESS = re.compile(r"[0-9.]+")
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,19}")
 _PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*")  # RFC 3986, 3.3
 _TARGET = re.compile(r"(?:(\S+)[ \t]+)?([a-z][a-z0-9+.-]*://[^/?#\s]*)(\S*)", re.IGNORECASE)
-_BARE = re.compile(r"(?:(\S+)[ \t]+)?((?:[a-z0-9_-]+\.)+[a-z0-9-]+(?::[0-9]+)?)(/\S*)?")
-"""A host without its scheme, as people write it. AWS's operations begin with a capital."""
+_BARE = re.compile(
+    r"(?:(\S+)[ \t]+)?((?:[a-z0-9_-]+\.)+[a-z0-9-]+(?::[0-9]+)?)(/\S*)?", re.IGNORECASE
+)
+"""A host without its scheme, as people write it. AWS's operations have a capital, and one dot."""
 _ENCODED = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 _OTHER = "OTHER"
@@ -65,17 +71,27 @@ def is_host(service: str) -> bool:
 
 def meant_as_host(text: str) -> str | None:
     """Return how to write what is meant as a host, but has no scheme; None: it is not."""
+    if len(text) > 2 * _LONGEST:
+        return None
     found = _BARE.fullmatch(text.strip())
-    if found is None or len(text) > 2 * _LONGEST:
+    if found is None or (found[2].count(".") == 1 and not found[2].islower()):
         return None
     method, host, path = found.groups("")
-    return f"{method} https://{host}{path}".strip()
+    return f"{method} https://{host.lower()}{path}".strip()
 
 
 def origin_name(host: str, port: int, *, tls: bool) -> str:
     """Return the name of a host as a service."""
     scheme = "https" if tls else "http"
     return f"{scheme}://{host}" + ("" if port == _PORTS[scheme] else f":{port}")
+
+
+def origin_of(url: SplitResult) -> str:
+    """Return the name that the host of a URL has, whether it is one that can have limits or not."""
+    host = (url.hostname or "").removesuffix(".")
+    with contextlib.suppress(UnicodeError):
+        host = host if host.isascii() else host.encode("idna").decode()
+    return origin_name(host, url.port or _PORTS[url.scheme], tls=url.scheme == "https")
 
 
 def address_of(service: str) -> tuple[str, int, bool]:
@@ -121,14 +137,24 @@ def _host_problem(host: str, *, tls: bool) -> str | None:
     """Return why this can be no host's name; None: it can."""
     if "*" in host:
         return "is no single host: name each, as each has its own limits"
-    if ":" in host or (tls and _IPV4.fullmatch(host)):
+    if ":" in host or (tls and _ADDRESS.fullmatch(host)):
         return "is an address, which no certificate is made for: write the host's name"
+    if _ADDRESS.fullmatch(host) and not _is_ipv4(host):
+        return _NO_HOST
     if not host.isascii():
         try:
             return f'is not in ASCII: write "{host.encode("idna").decode()}"'
         except UnicodeError:
             return _NO_HOST
     return None if _NAME.fullmatch(host) else _NO_HOST
+
+
+def _is_ipv4(host: str) -> bool:
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def lane_problem(lane: str) -> str | None:
@@ -223,7 +249,7 @@ class PathLanes:
         parts = (lane.partition("/") for lane in lanes)
         found = [(method.strip(), f"/{path}") for method, slash, path in parts if slash]
         found.sort(key=_precedence)
-        self._lanes = [(method, path, _pattern_of(path)) for method, path in found]
+        self._lanes = [(method, path, _pattern_of(_normal(path))) for method, path in found]
 
     def operation_of(self, method: str, path: str) -> str:
         """Return the operation that a request is: its method, with the path of its lane if any.
@@ -237,18 +263,21 @@ class PathLanes:
             path: as it is sent, without the query.
         """
         known = method if _METHOD.fullmatch(method) else _OTHER
-        if "%" in path:
-            path = _ENCODED.sub(_decoded, path)
+        path = _normal(path)
         for of, lane, pattern in self._lanes:
             if of in {"", method} and pattern.fullmatch(path):
                 return f"{known} {lane}"
         return known
 
 
+def _normal(path: str) -> str:
+    """Return a path with nothing encoded that need not be (RFC 3986, 6.2.2)."""
+    return _ENCODED.sub(_decoded, path) if "%" in path else path
+
+
 def _decoded(found: re.Match[str]) -> str:
-    """Return the character that was encoded, if it need not be (RFC 3986, 6.2.2.2)."""
     character = chr(int(found[1], 16))
-    return character if _UNRESERVED.fullmatch(character) else found[0]
+    return character if _UNRESERVED.fullmatch(character) else found[0].upper()
 
 
 def lanes_of(operation: str, lanes: Container[LaneKey]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import Limit
 from aioapiqueue.exceptions import QueueClosed
-from aioapiqueue.registry._hosts import PathLanes, host_called, is_host
+from aioapiqueue.registry._hosts import PathLanes, host_called, is_host, origin_of
 from aioapiqueue.registry._model import Layer, ServiceLimits
 from aioapiqueue.registry._names import NAMES, canonical
 from aioapiqueue.registry._plan import QueuePlan, plans_for
@@ -331,7 +331,7 @@ class Registry:
         parts = urlsplit(url)
         if parts.scheme not in {"https", "http"} or not parts.hostname:
             raise ValueError(f"{url!r} is no URL of HTTP: write a whole one, https://...")
-        name = host_called(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}")
+        name = origin_of(parts)
         lanes = self._paths.get(name)
         if lanes is None:
             return None

@@ -35,6 +35,7 @@ from aioapiqueue.registry._model import (
     on_top,
 )
 from aioapiqueue.registry._names import (
+    NAMES,
     canonical,
     fits,
     unknown_operation,
@@ -64,6 +65,8 @@ _TABLE_KEYS = [one for one in keys_of(ServiceLimits) if one != "rate"]
 _TABLE_KEYS.sort(key=lambda one: one in ("lanes", "buckets"))  # in a message, tables come last
 _OF_AWS = ("scope", "buckets", "check", *START_KEYS)
 """Keys that a host has not."""
+_DEEPEST_NAME = 10
+"""Parts of a host's name."""
 _ALL_KEYS = (*LIMIT_KEYS, *_TABLE_KEYS, *START_KEYS)
 _HOST_KEYS = tuple(one for one in _ALL_KEYS if one not in _OF_AWS)
 
@@ -153,14 +156,12 @@ def read_tables(
         tables |= {one: {} for one in preset_services() if one not in listed and enforceable(one)}
     found |= _read_hosts(tables, report)
     for name, value in tables.items():
-        meant = "api.github.com" if name == "host" else _dotted(name, value)
-        if meant is None and meant_as_host(name):
-            meant = name
-        if meant is not None:
-            remedy = f'for a host, write [{HOSTS}."{meant}"]'
-            report.add((name,), f"this is no service of AWS: {remedy}")
-            continue
         service = canonical(name)
+        if service not in NAMES and (meant := _hosts_in(name, value)):
+            for one in meant:
+                remedy = f'for a host, write [{HOSTS}."{one}"]'
+                report.add((name,), f"this is no service of AWS: {remedy}")
+            continue
         if service in found:
             report.add((name,), f"{first[service]!r} is the same service: leave one of them")
         first[service] = name
@@ -224,7 +225,8 @@ def _read_hosts(tables: dict[str, Any], report: Report) -> dict[str, Layer]:
             report.add(place, f'is of no host: write it in a table [{HOSTS}."api.github.com"]')
             continue
         if dotted := _dotted(name, value):
-            report.add(place, f'names have to be quoted: write [{HOSTS}."{dotted}"]')
+            for one in dotted:
+                report.add(place, f'names have to be quoted: write [{HOSTS}."{one}"]')
             continue
         try:
             host = host_called(name)
@@ -265,16 +267,20 @@ def _no_host_has(key: str) -> str:
     return f"a host has no {key}, which is for services of AWS: leave it out"
 
 
-def _dotted(name: str, value: object) -> str | None:
-    """Return the name that was meant, where its parts have become tables in each other."""
-    parts = [name]
-    while isinstance(value, Mapping) and len(value) == 1:
-        (part, value), *_ = value.items()
-        if not isinstance(value, Mapping) or part in _ALL_KEYS:
-            break
-        parts.append(str(part))
-    dotted = ".".join(parts)
-    return dotted if len(parts) > 1 and meant_as_host(dotted) else None
+def _hosts_in(name: str, value: object) -> list[str]:
+    """Return what in a table that is of no service of AWS was probably meant as hosts."""
+    if name == "host":
+        return [*value] if isinstance(value, Mapping) else ["api.github.com"]
+    return [name] if meant_as_host(name) else _dotted(name, value)
+
+
+def _dotted(name: str, value: object, depth: int = 0) -> list[str]:
+    """Return the names of hosts that were meant, where their parts have become tables in tables."""
+    is_nested = isinstance(value, Mapping) and value and not any(one in _ALL_KEYS for one in value)
+    if not (isinstance(value, Mapping) and is_nested and depth < _DEEPEST_NAME):
+        return [name] if depth and meant_as_host(name) else []
+    deeper = (_dotted(f"{name}.{part}", inner, depth + 1) for part, inner in value.items())
+    return [one for found in deeper for one in found]
 
 
 def _check_names(

@@ -216,6 +216,56 @@ async def test_answer_that_breaks_off_is_heard(bench):
     assert 0.9 < time.monotonic() - began < 3
 
 
+async def test_client_that_leaves_after_the_head_of_a_refusal(bench):
+    """What it has seen is known: the refusal is counted, as it is obeyed."""
+    reader, writer = await bench.connect(f"{HOST}:80")
+    writer.write(get())
+    _, server_writer = await bench.next()
+    head = b"HTTP/1.1 429 No\r\nRetry-After: 0\r\n"
+    server_writer.write(head + b"Content-Length: 50\r\n\r\nhalf")
+    await reader.readuntil(b"half")
+    writer.transport.abort()
+    await bench.until(lambda: not bench.running)
+    (found,) = bench.hub.figures
+    assert (found.answers, found.throttled) == (1, 1)
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "GET"])
+async def test_star(bench, method):
+    """It is of all that a server has: of OPTIONS, and not of AWS, where no call is so."""
+    star = get().replace(b"GET /", f"{method} *".encode(), 1)
+    reader, writer = await bench.connect(f"{AWS}:80")
+    writer.write(star.replace(HOST.encode(), AWS.encode()))
+    assert (await read(reader))[0] == 400
+    if method == "OPTIONS":
+        came, found = await exchange(bench, star)
+        assert (came, found[0]) == (star, 200)
+        assert operations(bench) == {(NAME, "OPTIONS"): 1}
+        return
+    reader, writer = await bench.connect(f"{HOST}:80")
+    writer.write(star)
+    assert (await read(reader))[0] == 400
+    assert bench.came.empty()
+
+
+async def test_server_is_reached_before_the_turn(bench, monkeypatch):
+    """By a connection that is used then; it is not made again for each that waits."""
+    monkeypatch.setattr(_upstream, "_IDLE_SECONDS_OF_OTHERS", 0.0)
+    first = await bench.connect(f"{HOST}:80")
+    first[1].write(get())
+    _, server_writer = await bench.next()
+    holds = b"HTTP/1.1 200 OK\r\nX-RateLimit-Remaining: 0\r\nX-RateLimit-Reset: 1\r\n"
+    server_writer.write(holds + b"Content-Length: 2\r\n\r\nok")
+    await read(first[0])
+    waits = await bench.connect(f"{HOST}:80")
+    waits[1].write(get())
+    await asyncio.sleep(0.3)
+    assert bench.came.empty()  # it was reached a moment ago, so that nobody connects yet
+    _, server_writer = await bench.next()
+    server_writer.write(OK)
+    assert (await read(waits[0]))[0] == 200
+
+
 async def test_mark_counts_for_aws_only(bench):
     """Our hook in Python has asked for AWS's limits, not for those of a host."""
     mark = "x-aioapiqueue-asked: mark"

@@ -28,15 +28,20 @@ from tests.helpers.plans import plan_of
 FIELDS = ("calls", "waited", "throttled", "errors", "refused")
 
 
+HOST = "https://api.test"
+
+
 class Record:
     """A time series of calls, as a run records them."""
 
     def __init__(self):
         self.series = TimeSeries(FIELDS, began=0.0)
 
-    def add(self, second, calls, throttled, operation="ListUsers", region="eu-west-1"):
+    def add(
+        self, second, calls, throttled, operation="ListUsers", *, region="eu-west-1", service="iam"
+    ):
         """Count calls of one second, of which some were throttled."""
-        name = SeriesName("iam", operation, operation, region, None, None)
+        name = SeriesName(service, operation, operation, region, None, None)
         self.series.add(name, second + 0.5, CALLS, calls)
         self.series.add(name, second + 0.5, ERRORS, 1)
         if throttled:
@@ -45,7 +50,7 @@ class Record:
     @property
     def found(self):
         """What was throttled."""
-        return find_throttled(self.series)
+        return find_throttled(self.series, {HOST: ["/search/*", "POST"]})
 
 
 def test_rate_is_that_between_push_backs():
@@ -102,6 +107,17 @@ def test_many_operations_get_one_limit():
     assert one.lanes == ("List0", "List1", "List2", "List3")
     assert (one.throttled, one.got_through) == (180, 22.0)
     assert one.limit == "iam=11/s"
+
+
+def test_host_gets_a_limit_for_what_has_no_lane():
+    """Its quota is of the host; a lane has its own."""
+    record = Record()
+    for second in range(10):
+        for operation in ("GET", "PUT", "/search/*"):
+            record.add(second, 10, 6, operation=operation, region=None, service=HOST)
+    whole, lane = sorted(record.found, key=lambda one: len(one.name))
+    assert (whole.limit, whole.throttled, whole.lanes) == (f"{HOST}=4/s", 120, ("GET", "PUT"))
+    assert (lane.limit, lane.throttled) == (f"{HOST}/search/*=2/s", 60)
 
 
 @pytest.mark.parametrize(

@@ -229,3 +229,15 @@ def test_many_queues_take_bounded_memory(monkeypatch):
         dry.end(dry.call(region=f"r{number}"))
     assert len(dry.estimate._queues) == 5  # noqa: SLF001 - nothing else shows it
     assert dry.seconds() == 0
+
+
+@pytest.mark.parametrize("methods", [("GET", "POST"), ("POST", "GET")])
+def test_strictest_of_a_lane_does_not_depend_on_which_came_first(methods):
+    """Requests of a path may have a limit of their method, too."""
+    options = ["https://api.test/s/*=100/s", "POST https://api.test=1/s"]
+    dry = Dry(Registry.from_options(options))
+    for method in methods:
+        dry.end(dry.call(f"{method} /s/*", service="https://api.test"))
+    assert dry.estimate.strictest("https://api.test", "/s/*") == 1
+    held = [str(one) for one in dry.estimate.held]
+    assert held in ([], ["https://api.test/s/* 100/s"])

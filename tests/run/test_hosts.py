@@ -276,6 +276,39 @@ def test_python_without_our_hook(paced, network, run, python):
     assert calls_of(figures) == {f"{URL}.GET": 1}
 
 
+IGNORES = """
+import sys, urllib.request
+sys.argv.pop() == "botocore" and __import__("botocore.session")
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+try:
+    opener.open("https://api.example.test/", timeout=5)
+except OSError:
+    pass
+"""
+
+
+@pytest.mark.parametrize("imports", ["nothing", "botocore"])
+def test_program_that_ignores_proxies(paced, network, run, python, imports):
+    """Its calls do not come: exit code 3, also where our hook is there, which knows of no host."""
+    program = script(run, IGNORES, "ignores.py")
+    ended, _ = paced(python, program, imports, limit=f"{URL}=10/s", any_=False)
+    assert ended.code == 3, ended.err
+    assert "NOTHING WAS PACED" in ended.words
+    assert "--isolate" in ended.words
+
+
+def test_host_that_was_not_called(paced, network, run, python):
+    """Of a program whose other calls come, it is said."""
+    program = script(run, GET, "get.py")
+    other = "https://other.example.test"
+    ended, _ = paced(
+        python, program, "/x", limit=f"{URL}=10/s", options=["--limit", f"{other}=1/s"]
+    )
+    assert ended.code == 0, ended.err
+    assert f"no request to {other} has come to the proxy: unless there was none" in ended.words
+    assert "no call came under" not in ended.words
+
+
 def test_dry_run_names_limits_as_they_are_given(paced, network, run, python):
     """The command at its end paces, with the limits that it was given."""
     limit = f"GET {URL}/search/*=4/s"
@@ -441,7 +474,8 @@ exit 0
         (["--limit", f"{URL}/a?b=1/s"], "has a query"),
         (["--limit", f"{URL}=1/s", "--no-any"], f"the limit of {URL} needs --any"),
         (["--limit", "https://ec2.us-east-1.amazonaws.com=1/s"], "is AWS's own"),
-        (["--limit", "http://localhost:8000=1/s"], "is this host"),
+        (["--limit", "http://localhost:8000=1/s"], "is of this host"),
+        (["--limit", "http://169.254.169.254=1/s"], "is of this host"),
         (["--limit", f"{URL} GET=1/s"], "is no host"),
         (["--limit", "slack.com=1/s", "--no-check"], "for a host, write https://slack.com=10/s"),
     ],

@@ -26,7 +26,7 @@ from aioapiqueue.registry._published import DEFAULT_SHARE, published_limits, rea
 from aioapiqueue.registry._report import Report, printable, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from aioapiqueue.cli.limits._quotas import Quota
     from aioapiqueue.registry import InForce
@@ -73,8 +73,8 @@ def limits(
     if context.invoked_subcommand is not None:
         return
     registry = _registry(file, share, check=not no_check)
-    names = [_name_of(one) for one in service or ()]
     known = {entry.service for entry in registry}
+    names = [_name_of(one, known) for one in service or ()]
     for number, name in enumerate(names):
         if name in known:
             continue
@@ -90,8 +90,10 @@ def limits(
     show(console(), registry, names)
 
 
-def _name_of(text: str) -> str:
+def _name_of(text: str, known: Collection[str]) -> str:
     """Return the one name of a service, or of a host."""
+    if f"https://{text}" in known:
+        return f"https://{text}"
     if "." not in text and "://" not in text:  # as no service of AWS has
         return _names.canonical(text)
     try:

@@ -22,7 +22,7 @@ from aioapiqueue.registry._published import enforceable, published
 from aioapiqueue.registry._tables import target_called
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from aioapiqueue._recording.series import TimeSeries
     from aioapiqueue.cli.run._model import Outcome, Plan
@@ -55,7 +55,8 @@ class Throttled:
 
     Attributes:
         service: whose calls.
-        lanes: which; if it is not one, a limit for them is one of the service.
+        lanes: which; if none has limits of its own, or it is not one, a limit for them is one of
+            the service.
         throttled: how many answers pushed back.
         got_through: how many calls a second were answered otherwise, while others were throttled;
             None: they were too few to tell.
@@ -65,11 +66,13 @@ class Throttled:
     lanes: tuple[str, ...]
     throttled: int
     got_through: float | None
+    of_service: bool = False
 
     @property
     def name(self) -> str:
         """What a limit for them is called."""
-        return target_of(self.service, None if len(self.lanes) > 1 else self.lanes[0])
+        whole = self.of_service or len(self.lanes) > 1
+        return target_of(self.service, None if whole else self.lanes[0])
 
     @property
     def limit(self) -> str | None:
@@ -86,8 +89,15 @@ class Throttled:
 _Points = dict[int, Sequence[float]]
 
 
-def find_throttled(series: TimeSeries[SeriesName]) -> list[Throttled]:
-    """Return what was throttled, the most throttled first."""
+def find_throttled(
+    series: TimeSeries[SeriesName], hosts: Mapping[str, Collection[str]]
+) -> list[Throttled]:
+    """Return what was throttled, the most throttled first.
+
+    Args:
+        series: what was counted.
+        hosts: the lanes of each host: requests in none of them push back for the whole host.
+    """
     services: defaultdict[str, defaultdict[str, list[SeriesName]]]
     services = defaultdict(lambda: defaultdict(list))
     for name, points in series.series.items():
@@ -96,7 +106,10 @@ def find_throttled(series: TimeSeries[SeriesName]) -> list[Throttled]:
     found: list[Throttled] = []
     for service, lanes in services.items():
         groups: list[tuple[tuple[str, ...], list[SeriesName]]]
-        groups = [((lane,), names) for lane, names in lanes.items()]
+        own = hosts.get(service, lanes)
+        groups = [((lane,), names) for lane, names in lanes.items() if lane in own]
+        if rest := [lane for lane in lanes if lane not in own]:
+            groups.append((tuple(rest), [name for lane in rest for name in lanes[lane]]))
         if len(lanes) > _MOST_LANES:
             groups = [(tuple(lanes), [name for names in lanes.values() for name in names])]
         for lane_names, names in groups:
@@ -106,9 +119,9 @@ def find_throttled(series: TimeSeries[SeriesName]) -> list[Throttled]:
                 places[name.region, name.account].append(dict(series.series[name]))
             sums = [_added_up(each) for each in places.values()]
             rates = [rate for one in sums if (rate := _got_through(one, series.step)) is not None]
-            found.append(
-                Throttled(service, lane_names, _sum(sums, THROTTLED), min(rates, default=None))
-            )
+            throttled, through = _sum(sums, THROTTLED), min(rates, default=None)
+            whole = lane_names[0] not in own
+            found.append(Throttled(service, lane_names, throttled, through, whole))
     return sorted(found, key=lambda one: (-one.throttled, one.name))
 
 
@@ -144,7 +157,7 @@ def _got_through(points: _Points, step: float) -> float | None:
 
 def after_throttling(plan: Plan, outcome: Outcome) -> Iterator[str]:
     """Yield what got through of calls that were throttled, and which limit to try."""
-    found = find_throttled(outcome.recorder.series)
+    found = find_throttled(outcome.recorder.series, plan.registry.hosts)
     preset = "--preset aws " if plan.by_default else ""  # else, a limit would take its place
     for one in found[:_MOST_NAMED]:
         lanes = one.lanes[0] if len(one.lanes) == 1 else f"{len(one.lanes):,} operations"
@@ -253,7 +266,7 @@ def command_to_copy(plan: Plan, outcome: Outcome) -> str:
     """
     options, limits = list(plan.options), dict[str, str]()
     estimate = outcome.recorder.estimate
-    for one in find_throttled(outcome.recorder.series)[:_MOST_NAMED]:
+    for one in find_throttled(outcome.recorder.series, plan.registry.hosts)[:_MOST_NAMED]:
         if one.limit is None or one.got_through is None or estimate is None:
             continue
         if max(estimate.strictest(one.service, lane) for lane in one.lanes) > one.got_through:

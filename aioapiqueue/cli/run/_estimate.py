@@ -134,7 +134,7 @@ class PacedEstimate:
         self._skipped = 0.0
         """Seconds that did not count, as calls were awaited."""
         self._last = self._clock = self._began = 0.0
-        self._strictest: dict[tuple[str, str], float] = {}
+        self._strictest: dict[tuple[str, tuple[str, ...]], float] = {}
         self.held: Counter[Held] = Counter()
         """How many calls each limit would have made wait."""
         self.left_out = False
@@ -153,10 +153,9 @@ class PacedEstimate:
             return
         service = request.kind.service
         queue = self._queue_of(call, service)
-        place = service, call.keys[0]
-        if place not in self._strictest:
+        if (service, call.keys) not in self._strictest:
             rates = [_per_second(limit) for _, limit, _ in queue.limits(call, self._clock)]
-            self._strictest[place] = min(rates, default=math.inf)
+            self._strictest[service, call.keys] = min(rates, default=math.inf)
         awaited = self._again.get((request.kind, call.keys))
         if awaited:
             awaited.popleft()
@@ -218,7 +217,12 @@ class PacedEstimate:
 
     def strictest(self, service: str, lane: str) -> float:
         """Return the lowest rate of all limits of calls of a lane, per second; inf: it has none."""
-        return self._strictest.get((service, lane), math.inf)
+        rates = (
+            rate
+            for (of, keys), rate in self._strictest.items()
+            if of == service and keys[0] == lane
+        )
+        return min(rates, default=math.inf)
 
 
 def _name(call: PacedCall, service: str, lane: str) -> str:

@@ -105,14 +105,15 @@ def not_paced(plan: Plan, outcome: Outcome) -> int:
     if outcome.gateway is None:
         nobody = not outcome.processes or _brings_its_own(plan, outcome)
     else:
-        nobody = not _hooked(outcome) and not outcome.gateway["connections"]
-    return max(_inactive(outcome), int(nobody))
+        nobody = not _hooked(plan, outcome) and not outcome.gateway["connections"]
+    return max(_inactive(plan, outcome), int(nobody))
 
 
-def _inactive(outcome: Outcome) -> int:
+def _inactive(plan: Plan, outcome: Outcome) -> int:
     """Return how many Pythons were not paced."""
     # Where others than our hook have called through the gateway, it is taken that these are they.
-    return 0 if outcome.gateway and outcome.gateway["calls"] else len(outcome.inactive)
+    by_gateway = outcome.gateway is not None and outcome.gateway["calls"]
+    return 0 if by_gateway or not _limits_aws(plan) else len(outcome.inactive)
 
 
 def measure(plan: Plan, outcome: Outcome) -> Measured:
@@ -141,7 +142,7 @@ def _is_aws_cli(name: str) -> bool:
 
 def _brings_its_own(plan: Plan, outcome: Outcome) -> bool:
     """Return whether this was the AWS CLI with a botocore of its own."""
-    return _is_aws_cli(plan.launch.name) and not _hooked(outcome)
+    return _is_aws_cli(plan.launch.name) and not _hooked(plan, outcome)
 
 
 def headline(plan: Plan, outcome: Outcome, code: int) -> str:
@@ -207,6 +208,8 @@ def remarks(plan: Plan, outcome: Outcome) -> list[str]:
     # Without any call, all of them are, which is no news unless it is asked for.
     asked = any(gate.metric == "unused" for gate in plan.gates)
     none = unused(outcome.figures, plan.registry) if outcome.figures or asked else []
+    unseen = set(_unseen(plan, outcome))  # which is said already
+    none = [entry for entry in none if entry.service not in unseen]
     if none:
         names = ", ".join(" ".join(named(entry)) for entry in none[:_MOST_NAMED])
         more = f", and {len(none) - _MOST_NAMED:,} more" if len(none) > _MOST_NAMED else ""
@@ -243,7 +246,7 @@ def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:
             "from Python 3.9 on, can be paced without --any, and those started with -I, -E or -S "
             "cannot."
         )
-    if not _inactive(outcome):
+    if not _inactive(plan, outcome):
         inactive = []
     for one in inactive[:MAX_LISTED]:
         since = " FROM THE START" if one.why is Why.LATE else ""
@@ -265,15 +268,20 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
         yield "WARNING: what has come to the gateway is not known: it has not ended in order"
         return
     came = seen["calls"] or seen["asked_before"]
-    if not came and not seen["connections"] and not _hooked(outcome) and not plan.isolate:
+    if not came and not seen["connections"] and not _hooked(plan, outcome) and not plan.isolate:
         yield (
             "WARNING: NOTHING WAS PACED: nothing has come to the proxy that HTTPS_PROXY names. "
             "Either there was no call, or the program ignores proxies: --isolate paces it all the "
             "same"
         )
-    elif not came:
-        what = "that comes under a limit" if plan.registry.hosts else "to AWS"
-        yield f"no call {what} has come to the gateway"
+    else:
+        if not came and _limits_aws(plan):
+            yield "no call to AWS has come to the gateway"
+        if unseen := _unseen(plan, outcome):
+            remedy = (
+                "" if plan.isolate else ": unless there was none, --isolate paces what ignores it"
+            )
+            yield f"no request to {_few(unseen)} has come to the proxy{remedy}"
     if outcome.inactive and seen["calls"]:
         yield (
             f"{pluralize(len(outcome.inactive), 'Python')} did not activate the pacing: what they "
@@ -291,9 +299,26 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
         )
 
 
-def _hooked(outcome: Outcome) -> bool:
-    """Return whether our hook in Python was there where calls are made."""
-    return any(process.botocore for process in outcome.processes)
+def _limits_aws(plan: Plan) -> bool:
+    """Return whether there are limits of others than hosts, which our hook in Python knows."""
+    registry = plan.registry
+    return registry.default is not None or len(registry.services) > len(registry.hosts)
+
+
+def _hooked(plan: Plan, outcome: Outcome) -> bool:
+    """Return whether our hook in Python was there where calls are made that have limits."""
+    return _limits_aws(plan) and any(process.botocore for process in outcome.processes)
+
+
+def _unseen(plan: Plan, outcome: Outcome) -> list[str]:
+    """Return the hosts with limits to which no request came."""
+    seen = {one.service for one in outcome.figures}
+    return [host for host in plan.registry.hosts if host not in seen and OTHERS not in seen]
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
 
 
 def _of_others(delays: Sequence[Mapping[str, Any]]) -> str:
