@@ -113,7 +113,7 @@ def _inactive(plan: Plan, outcome: Outcome) -> int:
     """Return how many Pythons were not paced."""
     # Where others than our hook have called through the gateway, it is taken that these are they.
     by_gateway = outcome.gateway is not None and outcome.gateway["calls"]
-    return 0 if by_gateway or not _limits_aws(plan) else len(outcome.inactive)
+    return 0 if by_gateway or _only_hosts(plan) else len(outcome.inactive)
 
 
 def measure(plan: Plan, outcome: Outcome) -> Measured:
@@ -275,7 +275,7 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
             "same"
         )
     else:
-        if not came and _limits_aws(plan):
+        if not came and not _only_hosts(plan):
             yield "no call to AWS has come to the gateway"
         if unseen := _unseen(plan, outcome):
             remedy = (
@@ -299,15 +299,15 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
         )
 
 
-def _limits_aws(plan: Plan) -> bool:
-    """Return whether there are limits of others than hosts, which our hook in Python knows."""
-    registry = plan.registry
-    return registry.default is not None or len(registry.services) > len(registry.hosts)
+def _only_hosts(plan: Plan) -> bool:
+    """Return whether all limits are of hosts, of which our hook in Python does not know."""
+    hosts, services = plan.registry.hosts, plan.registry.services
+    return bool(hosts) and plan.registry.default is None and len(hosts) == len(services)
 
 
 def _hooked(plan: Plan, outcome: Outcome) -> bool:
     """Return whether our hook in Python was there where calls are made that have limits."""
-    return _limits_aws(plan) and any(process.botocore for process in outcome.processes)
+    return not _only_hosts(plan) and any(process.botocore for process in outcome.processes)
 
 
 def _unseen(plan: Plan, outcome: Outcome) -> list[str]:
