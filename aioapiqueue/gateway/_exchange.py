@@ -104,7 +104,8 @@ class Exchanges:
         about_all = target == "*" and head.method == b"OPTIONS" and self._opened.is_limited(origin)
         if head.method == b"CONNECT" or not (target.startswith("/") or about_all):
             # Which call that is could be read in two ways.
-            await link.answer(400, b"aioapiqueue: here goes a path\n", [("Connection", "close")])
+            text = b"aioapiqueue: a request to this host names a path, as in GET /search\n"
+            await link.answer(400, text, [("Connection", "close")])
             return
         request = Request(head.method.decode("ascii"), origin.host, target, headers)
         # Asked for is what a call to AWS comes under, not what a host does.

@@ -278,6 +278,20 @@ async def test_mark_counts_for_aws_only(bench):
     assert operations(bench)[f"http://{host}", "GET"] == 1
 
 
+AGREES = b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+
+
+async def websocket(bench):
+    """Return the two sides of a WebSocket: the client's reader and writer, and the server's."""
+    reader, writer = await bench.connect(f"{HOST}:80")
+    writer.write(get("/live", "Connection: Upgrade", "Upgrade: websocket"))
+    server_reader, server_writer = await bench.next()
+    await server_reader.readuntil(b"\r\n\r\n")
+    server_writer.write(AGREES)
+    assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+    return reader, writer, server_reader, server_writer
+
+
 async def test_websocket_is_one_call(bench):
     """Its handshake waits for its turn, and then both sides say what they like."""
     reader, writer = await bench.connect(f"{HOST}:80")
@@ -317,19 +331,15 @@ async def test_websocket_that_speaks_too_early(bench):
     await asyncio.sleep(0.1)
     writer.write(b"early")
     await asyncio.sleep(0.1)
-    server_writer.write(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+    server_writer.write(AGREES)
     assert await asyncio.wait_for(server_reader.readexactly(5), 5) == b"early"
     assert b"101" in await reader.readuntil(b"\r\n\r\n")
 
 
 async def test_server_that_closes_a_websocket(bench):
     """The client sees it at once, and the turn ends."""
-    reader, writer = await bench.connect(f"{HOST}:80")
-    writer.write(get("/live", "Connection: Upgrade", "Upgrade: websocket"))
-    server_reader, server_writer = await bench.next()
-    await server_reader.readuntil(b"\r\n\r\n")
-    server_writer.write(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nbye")
-    await reader.readuntil(b"\r\n\r\n")
+    reader, writer, _, server_writer = await websocket(bench)
+    server_writer.write(b"bye")
     server_writer.close()
     assert await asyncio.wait_for(reader.read(), 2) == b"bye"
     writer.close()
@@ -357,7 +367,7 @@ async def test_websocket_of_a_host_without_a_limit(bench):
     came = await server_reader.readuntil(b"\r\n\r\n")
     assert b"Upgrade: websocket" in came
     assert b"Proxy-" not in came
-    server_writer.write(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nhi")
+    server_writer.write(AGREES + b"hi")
     assert (await reader.readuntil(b"hi")).startswith(b"HTTP/1.1 101 ")
     assert not bench.hub.figures
 
@@ -373,16 +383,22 @@ async def test_websocket_that_is_refused(bench):
 async def test_client_that_hangs_up_ends_its_websocket(bench):
     """And its turn."""
     for _ in range(4):  # one more than may run at once
-        reader, writer = await bench.connect(f"{HOST}:80")
-        writer.write(get("/live", "Connection: Upgrade", "Upgrade: websocket"))
-        server_reader, server_writer = await bench.next()
-        await server_reader.readuntil(b"\r\n\r\n")
-        server_writer.write(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
-        await reader.readuntil(b"\r\n\r\n")
+        _, writer, server_reader, server_writer = await websocket(bench)
         writer.transport.abort()
         assert await asyncio.wait_for(server_reader.read(), 5) == b""
         server_writer.close()
         await bench.until(lambda: not bench.running)
+
+
+async def test_end_of_the_run_ends_a_websocket(bench):
+    """It is cancelled in the midst: both sides see the end, and the turn ends."""
+    reader, _, server_reader, server_writer = await websocket(bench)
+    assert bench.running == 1
+    await asyncio.wait_for(bench.end(), 5)
+    for side in (reader, server_reader):
+        assert await asyncio.wait_for(side.read(), 5) == b""
+    server_writer.close()
+    await bench.until(lambda: not bench.running)
 
 
 async def test_other_upgrades_are_not_asked_for(bench):

@@ -26,6 +26,8 @@ class Bench:
         self.server = server
         self.port = ready["port"]
         self.came = asyncio.Queue()
+        self.end = None
+        """Ends the run, and waits for the gateway's end."""
         self._writers = []
 
     async def connect(self, host=f"{HOST}:80", *, password=USER):
@@ -97,12 +99,18 @@ async def open_bench(tmp_path, hosts):
         serving = asyncio.create_task(main.serve(settings, {}, report, ended, dial=dial))
         await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
         bench = Bench(hub, server, await ready if ready.done() else serving.result())
+
+        async def end():
+            if not ended.done():
+                ended.set_result(None)
+            await serving
+
+        bench.end = end
         try:
             yield bench
         finally:
             bench.close()
-            ended.set_result(None)
-            await serving
+            await end()
             server.close()
             await asyncio.sleep(0.05)  # in which transports close
     await registry.aclose()

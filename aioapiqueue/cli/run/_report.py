@@ -278,10 +278,10 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
         if not came and not _only_hosts(plan):
             yield "no call to AWS has come to the gateway"
         if unseen := _unseen(plan, outcome):
-            remedy = (
-                "" if plan.isolate else ": unless there was none, --isolate paces what ignores it"
-            )
-            yield f"no request to {_few(unseen)} has come to the proxy{remedy}"
+            text = f"no request to {_few(unseen)} has come to the proxy"
+            if not plan.isolate:
+                text += ". If there was one, the program ignores proxies: --isolate paces it, too"
+            yield text
     if outcome.inactive and seen["calls"]:
         yield (
             f"{pluralize(len(outcome.inactive), 'Python')} did not activate the pacing: what they "
