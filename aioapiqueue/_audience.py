@@ -82,7 +82,7 @@ class Audience:
             except BaseException as error:  # noqa: BLE001 - a recorder never costs a slot
                 self._failed(recorder, "a start", error)
         if "released" in self._observers:
-            self.emit("released", call)
+            self.emit("released", call, at=call.waited_until)  # when it was charged, to the bit
 
     def ended(self, call: Call, raised: object, now: float) -> None:
         """Inform them of a body that has ended; see `Call.finish`."""
@@ -95,22 +95,25 @@ class Audience:
             except BaseException as error:  # noqa: BLE001 - as above
                 self._failed(recorder, "an end", error)
         if "finished" in self._observers:
-            self.emit("finished", call, duration=duration, outcome=outcome)
+            self.emit("finished", call, at=now, duration=duration, outcome=outcome)
 
     def emit(
         self,
         kind: EventKind,
         call: Call | None,
         key: Hashable = None,
+        *,
+        at: float | None = None,
         **details: Any,  # noqa: ANN401 - of `Event`, each of its own type
     ) -> None:
-        """Inform the observers of an event, of a call or of a key."""
+        """Inform the observers of an event, of a call or of a key, at an instant (default: now)."""
         observers = self._observers.get(kind)
         if observers is None:
             return
-        now = self._now()
+        if at is None:
+            at = self._now()
         if call is None:
-            event = Event(kind, self._name, key, 0, 0, now, 0.0, (key,), **details)
+            event = Event(kind, self._name, key, 0, 0, at, 0.0, (key,), **details)
         else:
             costs, keys = call.costs, call.keys
             event = Event(
@@ -119,7 +122,7 @@ class Audience:
                 keys[0] if key is None else key,
                 call.priority,
                 costs[0],
-                now,
+                at,
                 call.waited,
                 keys,
                 self._number_of(call),

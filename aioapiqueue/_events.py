@@ -102,7 +102,8 @@ class Event(NamedTuple):
         key: the call's key, or the first of them; or the key that something happened to.
         priority: the call's priority.
         cost: the call's cost, in calls.
-        at: when, in seconds on the queue's clock (`time.monotonic` on real loops).
+        at: when, in seconds on the queue's clock (`time.monotonic` on real loops). Of "released",
+            when the call was charged to its limits.
         waited: how long the call waited for its slot, in seconds.
         keys: all of the call's keys; `(None,)` if it has none.
         call: the call's number, by arrival among those of its queue in this process; None: it is

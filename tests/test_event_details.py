@@ -118,6 +118,29 @@ def test_numbers_never_come_twice():
     assert numbers == sorted(numbers)
 
 
+async def test_released_has_the_charged_instant(recorder):
+    """However long who is informed first takes: bounds on a rate are checked against it."""
+    loop = asyncio.get_running_loop()
+
+    class Slow:
+        def on_event(self, event):
+            if event.kind in {"released", "finished"}:
+                loop.stall(0.02)
+
+    queue = ApiQueue("10/s burst 3", observers=[Slow(), recorder])
+    queue.pause()
+    waiting = [queue.enqueue() for _ in range(3)]
+    await asyncio.sleep(1)
+    queue.resume()
+    slots = await asyncio.gather(*waiting)
+    loop.stall(0.5)
+    for slot in slots:
+        slot.release()
+    assert [event.at for event in recorder.of("released")] == [1, 1, 1]
+    for released, finished in zip(recorder.of("released"), recorder.of("finished"), strict=True):
+        assert finished.at - released.at == pytest.approx(finished.duration, abs=1e-12)
+
+
 class BodyError(Exception):
     """What a body raises."""
 
