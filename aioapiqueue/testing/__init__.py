@@ -11,21 +11,10 @@ For a test of your own, with nothing but asyncio:
     ...     runner.run(an_hour_later())
     3600.0
 
-With pytest-asyncio 1.5 or later, a hook in `conftest.py` gives every async test such a loop, and
-those that are marked `real` the usual one (register the mark under `markers`):
+With pytest, one line in `conftest.py` brings a mark, with which a test states exact instants; see
+`aioapiqueue.testing.pytest`:
 
-    >>> def pytest_asyncio_loop_factories(config, item):
-    ...     if item.get_closest_marker("real"):
-    ...         return {"real": asyncio.new_event_loop}
-    ...     return {"virtual": VirtualLoop}
-
-after which a test states exact instants:
-
-    >>> async def test_the_third_call_starts_after_two_intervals():
-    ...     loop = asyncio.get_running_loop()
-    ...     for _ in range(2):
-    ...         await asyncio.sleep(0.1)
-    ...     assert loop.time() == 0.2
+    >>> pytest_plugins = ["aioapiqueue.testing.pytest"]
 """
 
 from __future__ import annotations

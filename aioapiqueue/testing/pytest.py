@@ -1,0 +1,144 @@
+"""Virtual time for pytest: tests with the mark `virtual_time` run on a `VirtualLoop`.
+
+One line in `conftest.py` (nobody's pytest loads it unasked):
+
+    pytest_plugins = ["aioapiqueue.testing.pytest"]
+
+after which an hour of pacing takes no time, and instants are exact:
+
+    @pytest.mark.asyncio
+    @pytest.mark.virtual_time
+    async def test_an_hour():
+        await asyncio.sleep(3600)
+        assert asyncio.get_running_loop().time() == 3600
+
+It works with pytest-asyncio 1.4 or later, and with anyio's own plugin (`@pytest.mark.anyio`), where
+the test then runs on asyncio only. The mark may stand at a test, a class or, as
+`pytestmark = pytest.mark.virtual_time`, a module; the closest one holds:
+
+- `virtual_time(grain=0.001)`: timers are as late as they are on Linux; see `VirtualLoop`.
+- `virtual_time(enabled=False)`: real time after all, for a test that needs sockets or threads.
+
+Tests that are no coroutines are left alone. A marked one that is run by something else, on another
+event loop, fails and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import re
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from aioapiqueue.testing import VirtualLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+
+    LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+__all__: list[str] = []
+
+_MARK = "virtual_time"
+_LEAST = (1, 4)
+"""The pytest-asyncio that first asks plugins for loops."""
+
+
+def _loop_factory(item: pytest.Item) -> LoopFactory | None:
+    """Return what makes the loop of a test, or None if it is not marked."""
+    mark = item.get_closest_marker(_MARK)
+    if mark is None:
+        return None
+    options = dict(mark.kwargs)
+    enabled, grain = options.pop("enabled", True), options.pop("grain", 0.0)
+    if mark.args or options or not isinstance(enabled, bool) or not isinstance(grain, int | float):
+        raise pytest.UsageError(
+            f"{item.nodeid}: mark.{_MARK} takes `grain=` (seconds, a number) and `enabled=` "
+            "(True or False), by keyword, and nothing else"
+        )
+    if not enabled:
+        return None
+    try:
+        VirtualLoop(grain=grain).close()
+    except ValueError as error:
+        raise pytest.UsageError(f"{item.nodeid}: mark.{_MARK}: {error}") from None
+    return functools.partial(VirtualLoop, grain=grain)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the mark; refuse a pytest-asyncio that would let marked tests run in real time."""
+    config.addinivalue_line(
+        "markers",
+        f"{_MARK}(grain=0.0, enabled=True): run the coroutine on aioapiqueue's VirtualLoop, "
+        "where time jumps to the next timer.",
+    )
+    if config.pluginmanager.has_plugin("asyncio"):
+        found = version("pytest-asyncio")
+        if tuple(map(int, found.split(".")[:2])) < _LEAST:
+            raise pytest.UsageError(
+                f"aioapiqueue.testing.pytest needs pytest-asyncio 1.4 or later, not {found}: "
+                'pip install "pytest-asyncio>=1.4"'
+            )
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_asyncio_loop_factories(
+    config: pytest.Config,  # noqa: ARG001 - the hook's own
+    item: pytest.Item,
+) -> Generator[None, Mapping[str, LoopFactory] | None, Mapping[str, LoopFactory]]:
+    """Give pytest-asyncio the loop of a marked test; that of others is the project's affair."""
+    theirs = yield
+    factory = _loop_factory(item)
+    if factory is not None:
+        return {"virtual": factory}
+    return theirs or {"asyncio": asyncio.new_event_loop}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give anyio's plugin the loop of a marked test."""
+    if "anyio_backend" not in metafunc.fixturenames:
+        return
+    factory = _loop_factory(metafunc.definition)
+    if factory is None:
+        return
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        names = mark.args[0] if mark.args else mark.kwargs["argnames"]
+        if "anyio_backend" in (re.findall(r"\w+", names) if isinstance(names, str) else names):
+            raise pytest.UsageError(
+                f"{metafunc.definition.nodeid}: it chooses a backend of anyio itself, and "
+                f"mark.{_MARK} another one: drop one of the two"
+            )
+    backend = ("asyncio", {"loop_factory": factory})
+    metafunc.parametrize("anyio_backend", [pytest.param(backend, id="virtual")], scope="module")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each marked test look at what it runs on: in real time it would show nothing."""
+    for item in items:
+        if (
+            isinstance(item, pytest.Function)
+            and inspect.iscoroutinefunction(item.obj)
+            and _loop_factory(item) is not None
+        ):
+            item.obj = _on_virtual_loop(item.obj)
+
+
+def _on_virtual_loop(test: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(test)
+    async def checked(*args: object, **kwargs: object) -> None:
+        loop = asyncio.get_running_loop()
+        if not isinstance(loop, VirtualLoop):
+            pytest.fail(
+                f"it has the mark {_MARK}, but runs on {loop!r}: it takes pytest-asyncio "
+                "(mark.asyncio) or anyio (mark.anyio, on the test itself)",
+                pytrace=False,
+            )
+        await test(*args, **kwargs)
+
+    return checked
