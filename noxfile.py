@@ -106,9 +106,19 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def readme(session: nox.Session) -> None:
-    """Run the examples in the README and in the docstrings."""
+    """Run the examples in the README, in docs/ and in the docstrings."""
     set_up(session, "test", editable=False)
     session.run("pytest", "tests/test_readme.py", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation as a site, in docs/_build; a link that leads nowhere is an error."""
+    set_up(session, "docs", "test", editable=False)  # what it documents has to be imported
+    session.run(
+        *("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", "--fresh-env"),
+        *("docs", "docs/_build", *session.posargs),
+    )
 
 
 @nox.session

@@ -71,26 +71,28 @@ ONE_CALL_COST = Costs({"calls": 1})
 class Event(NamedTuple):
     """One thing that happened in a queue.
 
-    | kind | what happened | it has besides |
-    |---|---|---|
-    | `joined` | a call waits (one that starts at once does not) | |
-    | `released` | its body may run | |
-    | `finished` | its body has ended | `duration`, `outcome` |
-    | `cancelled` | a waiter left; or one that was released did not start: the slot is refunded | |
-    | `timed_out` | the `timeout` of a waiter passed | |
-    | `refused` | a call was turned away: the queue is full or closed | |
-    | `throttled` | the other side pushed back | `retry_after` |
-    | `backed_off` | adaptive lowered the rate for that | `rate`, if it is kept in this process |
-    | `refused_by_server` | the other side refused a call for good: to wait would not help | |
-    | `malformed` | the other side sent something that is not valid | |
-    | `settled` | a call stated its true costs | `costs` are these; `before` |
-    | `synced` | the other side said what is left | `remaining`, `unit`, `reset`, `limit` |
-    | `limits_changed` | limits of the queue, or of `key`, were replaced | `limits`, `origin` |
-    | `held` | nothing starts, of the queue or of `key`, for so long | `seconds` |
-    | `paused` | nothing starts: for so long, or until it is resumed | `seconds` |
-    | `resumed` | a pause was ended | |
-    | `disconnected` | the hub or server of a shared quota is lost (`stats.fault` says why) | |
-    | `reconnected` | it does so again | |
+    Its `kind` says what:
+
+    - `joined`: a call waits (one that starts at once does not)
+    - `released`: its body may run
+    - `finished`: its body has ended. It has `duration`, `outcome`.
+    - `cancelled`: a waiter left; or one that was released did not start: the slot is refunded
+    - `timed_out`: the `timeout` of a waiter passed
+    - `refused`: a call was turned away: the queue is full or closed
+    - `throttled`: the other side pushed back. It has `retry_after`.
+    - `backed_off`: adaptive lowered the rate for that. It has `rate`, if limits are kept in
+      this process.
+    - `refused_by_server`: the other side refused a call for good: to wait would not help
+    - `malformed`: the other side sent something that is not valid
+    - `settled`: a call stated its true costs. Its `costs` are these, `before` those until then.
+    - `synced`: the other side said what is left. It has `remaining`, `unit`, `reset`, `limit`.
+    - `limits_changed`: limits of the queue, or of `key`, were replaced. It has `limits`,
+      `origin`.
+    - `held`: nothing starts, of the queue or of `key`, for so long. It has `seconds`.
+    - `paused`: nothing starts: for so long, or until it is resumed. It has `seconds`.
+    - `resumed`: a pause was ended
+    - `disconnected`: the hub or server of a shared quota is lost (`stats.fault` says why).
+    - `reconnected`: it does so again
 
     Each call is in exactly one of `finished`, `cancelled`, `timed_out` and `refused`, unless its
     loop ends before it. Its events have the same `call`. One that waits `again` has all of this

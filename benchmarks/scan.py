@@ -5,9 +5,10 @@ gate: EC2's published buckets of each action, 100 calls and 20 a second. A bysta
 DescribeSnapshotAttribute in the same account once a second (`--bystander 2`: twice), without
 retries. With `--share 50%`, `run` keeps that share of what AWS publishes, instead of a fixed rate.
 
-`--shares` makes the README's table of shares, in half an hour: 50%, 80% and `--limit ec2=100ms`,
-each beside a bystander of 2 calls a second. With 80%, a scan of 3,000 snapshots is to take at most
-0.7 of the time that it takes with 100 ms; of few, the scanner itself takes most of both.
+`--shares` makes the figures of shares in docs/scanners.md, in half an hour: 50%, 80% and `--limit
+ec2=100ms`, each beside a bystander of 2 calls a second. With 80%, a scan of 3,000 snapshots is to
+take at most 0.7 of the time that it takes with 100 ms; of few, the scanner itself takes most of
+both.
 """
 
 from __future__ import annotations

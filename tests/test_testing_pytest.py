@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.real
 
 PLUGINS = ("asyncio", "anyio")
+DOCS = Path(__file__).parents[1] / "docs" / "testing.md"
 CONFTEST = 'pytest_plugins = ["aioapiqueue.testing.pytest"]\n'
 BEGINNING = """
 import asyncio, pytest, time
@@ -220,3 +224,14 @@ def test_mark_is_listed(project):
     """`pytest --markers` says what it takes."""
     result = project("", options=["--markers"])
     result.stdout.fnmatch_lines(["@pytest.mark.virtual_time(grain=0.0, enabled=True): run *"])
+
+
+def test_example_of_the_documentation(pytester, monkeypatch):
+    """What the page says, in two files: with the line that it gives for conftest.py."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    section = DOCS.read_text("utf-8").partition("## With pytest")[2].partition("\n## ")[0]
+    conftest, test = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    pytester.makeconftest(conftest)
+    pytester.makepyfile(test)
+    options = ("-p", "asyncio", "-o", "asyncio_default_fixture_loop_scope=function")
+    pytester.runpytest_subprocess(*options, timeout=100).assert_outcomes(passed=1)

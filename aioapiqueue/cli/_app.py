@@ -9,6 +9,7 @@ import typer
 from aioapiqueue import __version__
 from aioapiqueue.cli._help import Command, Group, Launcher
 from aioapiqueue.cli.demo import demo
+from aioapiqueue.cli.docs import docs
 from aioapiqueue.cli.hub import app as hub
 from aioapiqueue.cli.limits import app as limits
 from aioapiqueue.cli.run import run
@@ -55,5 +56,6 @@ app.command(
     options_metavar="[OPTIONS] --",
 )(run)
 app.command(cls=Command)(watch)
+app.command(cls=Command)(docs)
 app.add_typer(limits)
 app.add_typer(hub)

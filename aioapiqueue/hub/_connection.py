@@ -108,7 +108,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._take(protocol.parse(line))
             protocol.check_length(self._rest)
         except protocol.Malformed as error:
-            self.refuse(f"{error}: see docs/hub.md")
+            self.refuse(f"{error}: see aioapiqueue docs hub")
         if self.is_idle:
             self.used = time.monotonic()
             self._owner.idle(self)

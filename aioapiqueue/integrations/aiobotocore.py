@@ -84,7 +84,8 @@ async def paced(
     A call that is cancelled while it waits uses no slot; one that is cancelled in flight gives
     its slot back at once.
 
-    Example:
+    For example::
+
         async with (
             ApiQueue("100ms") as queue,
             paced(get_session().create_client("ec2"), queue) as ec2,
@@ -127,7 +128,8 @@ def pace_session(
 
     Cancellation is as for `paced`.
 
-    Example:
+    For example::
+
         session = get_session()
         pace_session(session, {"ec2": ApiQueue("10/s"), "autoscaling": ApiQueue("5/s")})
         async with session.create_client("ec2") as ec2:

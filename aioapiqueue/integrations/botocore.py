@@ -108,7 +108,8 @@ def paced(
     A call that is interrupted (KeyboardInterrupt) while it waits uses no slot; one that is
     interrupted in flight gives its slot back at once.
 
-    Example:
+    For example::
+
         with paced(boto3.client("ec2"), ApiQueue("100ms")) as ec2:
             ec2.describe_snapshots(OwnerIds=["self"])
     """
@@ -149,7 +150,8 @@ def pace_session(
 
     Interruption is as for `paced`.
 
-    Example:
+    For example::
+
         session = boto3.Session()
         pace_session(session, {"ec2": ApiQueue("10/s"), "autoscaling": ApiQueue("5/s")})
         session.client("ec2").describe_snapshots(OwnerIds=["self"])

@@ -120,7 +120,7 @@ def check(
         refuse("\n".join(problems), FAILED)
     entries = list(registry)
     if not entries:  # `run` refuses it, too
-        refuse(f"{file}: it has no limits; see docs/limits.md", FAILED)
+        refuse(f"{file}: it has no limits; see aioapiqueue docs limits", FAILED)
     names = {entry.service for entry in entries}
     hosts = sum(map(is_host, names))
     counted = [pluralize(len(names) - hosts, "service")] if len(names) > hosts else []

@@ -106,7 +106,7 @@ def to_lanes(models: Models, *, region: str, share: float, when: str) -> str:
     lines = [
         f"# {share:.6g}% of what Service Quotas listed on {when} for Bedrock's models in {region}.",
         "# Lanes of an ApiQueue for llm.bedrock; no limits.toml. Quotas have names of models, not",
-        "# ids: put in place of each <...> what your calls have as modelId. See docs/limits.md.",
+        "# ids: write what your calls have as modelId for each <...> (aioapiqueue docs limits).",
         "lanes = {",
     ]
     for (model, route), granted in sorted(models.granted.items()):

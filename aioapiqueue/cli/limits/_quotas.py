@@ -205,7 +205,7 @@ def to_toml(found: Iterable[Found], *, region: str, share: str, when: str) -> st
     """Return a limits.toml: the presets, and what AWS grants where it is something else."""
     lines = [
         f"# What Service Quotas listed on {when} for {region}, on top of what AWS publishes.",
-        "# share is of both: the rest is left to other callers. See docs/limits.md.",
+        "# share is of both: the rest is left to other callers. See aioapiqueue docs limits.",
         'preset = "aws"',
         f'share = "{share}"',
     ]

@@ -118,7 +118,7 @@ def run(
         typer.Option(
             metavar="GATE",
             help='Exit with 5 instead of 0 if METRIC [OP VALUE]: "throttled", "failed > 1%", '
-            '"wait p99 > 30", "unused", "unpaced". May be repeated. See docs/run.md.',
+            '"wait p99 > 30", "unused", "unpaced". May be repeated. See aioapiqueue docs run.',
         ),
     ] = None,
     any_: Annotated[
@@ -126,7 +126,7 @@ def run(
         typer.Option(
             "--any/--no-any",
             help="Pace programs in any language, through a proxy. Default: if COMMAND is not "
-            "Python, or a host has a limit. Needs the extra gateway. See docs/gateway.md.",
+            "Python, or a host has a limit. Needs the extra gateway. See aioapiqueue docs gateway.",
             show_default=False,
         ),
     ] = None,
@@ -467,5 +467,5 @@ def _registry(
     except LimitsError as error:
         refuse("\n".join(error.problems))
     if (file or preset) and not list(registry):
-        refuse(f"{file or '--preset none'}: it has no limits; see docs/limits.md")
+        refuse(f"{file or '--preset none'}: it has no limits; see aioapiqueue docs limits")
     return registry

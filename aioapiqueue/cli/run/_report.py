@@ -295,7 +295,7 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
     for host, number in list(seen["untrusted"].items())[:MAX_LISTED]:
         yield (
             f"WARNING: {host}: {pluralize(number, 'connection')} given up by a program that does "
-            "not trust the gateway: see docs/gateway.md"
+            "not trust the gateway: see aioapiqueue docs gateway"
         )
 
 

@@ -87,7 +87,7 @@ def _no_permission(text: str, address: Address) -> str:
     text = text.removeprefix("ACL failure in script: ").partition(" script: ")[0]
     return (
         f"the user may not do what is needed ({address.scrubbed(text)}): "
-        "docs/run.md has the rules for one that may"
+        "aioapiqueue docs run has the rules for one that may"
     )
 
 

@@ -1,0 +1,140 @@
+"""`aioapiqueue docs`, and what messages and pages say of commands: all of it is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import aioapiqueue
+from aioapiqueue.cli._app import app
+from aioapiqueue.cli.docs import pages
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PACKAGE = Path(aioapiqueue.__file__).parent
+SHELL = re.compile(r"^ *```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+NAMED = re.compile(r"aioapiqueue docs(?:`+)? +`?(?P<page>[\w./-]+)")
+ON_SITE_ONLY = {"index", "api", "changelog"}
+
+
+def invoke(*arguments):
+    """Run the command in this process."""
+    return CliRunner().invoke(app, ["docs", *arguments])
+
+
+def strings():
+    """Return each text of the package's code that is no docstring: what a user may read."""
+    for file in PACKAGE.rglob("*.py"):
+        tree = ast.parse(file.read_text("utf-8"))
+        apart = {
+            id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)
+        }  # docstrings, of attributes too
+        for node in ast.walk(tree):
+            text = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(text, str) and id(node) not in apart:
+                yield file, text
+
+
+def test_docs_lists_all_pages():
+    """Without a name: each page of docs/, and its title, at 80 columns."""
+    result = invoke()
+    assert result.exit_code == 0
+    listed = dict(line.split(maxsplit=1) for line in result.output.splitlines())
+    files = {
+        file.relative_to(DOCS).with_suffix("").as_posix()
+        for file in DOCS.rglob("*.md")
+        if "_build" not in file.parts
+    }
+    assert set(listed) == files - ON_SITE_ONLY | {"grafana.json"}
+    assert listed["run"] == "aioapiqueue run"
+    assert max(map(len, result.output.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "name", ["limits", "limits.md", "docs/limits.md", "aiolimiter", "migrate/aiolimiter"]
+)
+def test_docs_prints_a_page(name):
+    """By its name, as a link has it or as people write it; without the marks for our tests."""
+    result = invoke(name)
+    assert result.exit_code == 0
+    file = next(DOCS.rglob(name.rpartition("/")[2].removesuffix(".md") + ".md"))
+    lines = [line for line in file.read_text("utf-8").splitlines() if not line.startswith("<!--")]
+    assert result.output.splitlines() == lines
+
+
+def test_docs_prints_the_dashboard():
+    """As the file is, to be written to one."""
+    assert invoke("grafana.json").output == (DOCS / "grafana.json").read_text("utf-8")
+
+
+def test_unknown_page_is_refused():
+    """With the nearest name, or with how to see them all."""
+    result = invoke("limitz")
+    assert (result.exit_code, result.output) == (
+        2,
+        "aioapiqueue: there is no page limitz: did you mean limits?\n",
+    )
+    assert "all of them: aioapiqueue docs" in invoke("xyz").output
+
+
+@pytest.mark.real
+def test_wheel_has_its_pages(tmp_path):
+    """What is installed prints them without a checkout."""
+    if (PACKAGE.parent / "docs").is_dir():
+        pytest.skip("this is not the installed wheel")
+    run = subprocess.run(
+        [sys.executable, "-m", "aioapiqueue", "docs", "run"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        timeout=60,
+    )
+    assert run.stdout.startswith("# aioapiqueue run\n")
+
+
+def test_messages_name_pages_that_exist():
+    """A message sends nobody to a file of the checkout, nor to a page that there is not."""
+    named = set()
+    for file, text in strings():
+        assert not re.search(r"\bdocs/\w+\.md", text), f"{file}: {text}"
+        named |= {match["page"].rstrip(".") for match in NAMED.finditer(text)}
+    assert {"limits", "run", "gateway"} <= named <= set(pages())
+
+
+def commands():
+    """Return each command of ours that a page shows in a block for the shell."""
+    found = []
+    for page in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))):
+        for block in SHELL.finditer(page.read_text("utf-8")):
+            for line in re.sub(r"\\\n\s*", " ", block[1]).splitlines():
+                words = shlex.split(line, comments=True)
+                while words and ("=" in words[0] or words[0] in {"sudo", "exec"}):
+                    words = words[1:]
+                if words and words[0] == "aioapiqueue":
+                    ours = words[1:]
+                    found.append(pytest.param(ours, id=f"{page.stem}: {shlex.join(ours)}"))
+    return found
+
+
+@pytest.mark.parametrize("words", commands())
+def test_commands_of_pages_are_valid(words):
+    """Each is parsed: commands, options, and how many arguments there are."""
+    end = next((place for place, word in enumerate(words) if word in {"|", ">", "&"}), None)
+    command = typer.main.get_command(app)
+    context = command.make_context("aioapiqueue", words[:end])
+    while hasattr(command, "commands"):
+        rest = [*context._protected_args, *context.args]  # noqa: SLF001 - what the next is to parse
+        name, command, rest = command.resolve_command(context, rest)
+        context = command.make_context(name, rest, parent=context)
+    assert context.command_path == " ".join(
+        ["aioapiqueue", *words][: context.command_path.count(" ") + 1]
+    )
