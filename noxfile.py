@@ -141,6 +141,13 @@ def names(session: nox.Session) -> None:
 
 
 @nox.session
+def api(session: nox.Session) -> None:
+    """Write down the public API, with which tests compare it (`tests/api.txt`)."""
+    set_up(session, "test")
+    session.run("python", "-m", "tests.helpers.api_file")
+
+
+@nox.session
 def charts(session: nox.Session) -> None:
     """Write the chart library that reports have in them, as npm has it."""
     version = "1.6.32"

@@ -1,0 +1,136 @@
+"""The public API changes when somebody means it to: it is pinned in `api.txt`."""
+
+from __future__ import annotations
+
+import difflib
+import pkgutil
+from typing import NamedTuple, Self
+
+import pytest
+
+import aioapiqueue
+from aioapiqueue import Rate
+from tests.helpers import api_file
+
+PROGRAMS = tuple(f"aioapiqueue.{name}" for name in ("cli", "demo", "gateway", "hub"))
+"""What is run and never imported by users: its API is the command line."""
+APART = {
+    "aioapiqueue.integrations": "a folder",
+    "aioapiqueue.integrations.redis.schedule": "its names are those of `integrations.redis`",
+    "aioapiqueue.integrations.redis.url": "for the command line",
+    "aioapiqueue.registry.presets": "tables",
+    "aioapiqueue.registry.presets.operations": "a table",
+    "aioapiqueue.registry.presets.services": "a table",
+}
+"""Modules without an underscore that are not public, and why."""
+
+
+def importable():
+    """Return each module whose name has no underscore, but for the programs."""
+    names = {"aioapiqueue"} | {
+        module.name for module in pkgutil.walk_packages(aioapiqueue.__path__, "aioapiqueue.")
+    }
+    return {name for name in names if not name.startswith(PROGRAMS) and "._" not in name}
+
+
+def test_api_is_the_pinned_one():
+    """Exports, signatures, members and bases are those of `api.txt`."""
+    pinned = api_file.FILE.read_text("utf-8")
+    changed = difflib.unified_diff(
+        pinned.splitlines(), api_file.api().splitlines(), "pinned", "found", lineterm="", n=4
+    )
+    if text := "\n".join(changed):
+        pytest.fail(
+            f"The public API is not the pinned one:\n{text}\nIf that is meant: run"
+            f" `{api_file.REWRITE}`, and add a line to CHANGELOG.md.",
+            pytrace=False,
+        )
+
+
+def test_every_module_is_decided_on():
+    """A module whose name has no underscore is public, or it is said why not."""
+    assert importable() == {*api_file.PUBLIC, *APART}
+
+
+class Pair(NamedTuple):
+    """What a NamedTuple has."""
+
+    one: int
+    other: str | None = None
+
+
+class Base:
+    """A base that users do not see."""
+
+    def shared(self, first: int, *, second: str = "a, b") -> Self | None:
+        """Do nothing."""
+
+
+class Thing(Base):
+    """What a class has."""
+
+    given: int
+
+    def __init__(self, given: int) -> None:
+        self.given = given
+        self.made: list[str] = []
+        self._hidden = 3
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    @property
+    def size(self) -> float:
+        """Return it."""
+        return 3.0
+
+    @classmethod
+    def make(cls) -> Self:
+        """Return one."""
+        return cls(3)
+
+    def _inner(self) -> None:
+        """Do nothing."""
+
+
+def test_a_class_is_described(monkeypatch):
+    """Fields, attributes, properties and methods are in, also of a private base of ours."""
+    monkeypatch.setattr(api_file, "is_ours", lambda cls: cls.__module__ == __name__)
+    assert api_file.class_lines("Thing", Thing) == [
+        f"class Thing({__name__}.Base):",
+        "    async def __aenter__(self) -> Self",
+        "    def __init__(self, given: int) -> None",
+        "    given: int",
+        "    made: list[str]",
+        "    classmethod make(cls) -> Self",
+        "    def shared(self, first: int, *, second: str = 'a, b') -> Self | None",
+        "    size: float (read-only)",
+    ]
+    assert api_file.class_lines("Pair", Pair) == [
+        "class Pair(tuple):",
+        "    one: int",
+        "    other: str | None",
+    ]
+
+
+def test_long_signatures_have_lines():
+    """A parameter of a long signature has a line, so that a diff shows which has changed."""
+
+    def long(
+        first: dict[str, tuple[int, ...]],
+        /,
+        *others: Rate,
+        second: str = "nothing",
+        third: list[int] | None = None,
+    ) -> None:
+        """Do nothing."""
+
+    assert api_file.function_lines("def", "long", long) == [
+        "def long(",
+        "    first: dict[str, tuple[int, ...]],",
+        "    /,",
+        "    *others: Rate,",
+        "    second: str = 'nothing',",
+        "    third: list[int] | None = None,",
+        ") -> None",
+    ]
