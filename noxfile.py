@@ -105,6 +105,28 @@ def typing(session: nox.Session) -> None:
 
 
 @nox.session
+def package(session: nox.Session) -> None:
+    """Build what is released, in `dist`, and use it as one without this checkout would.
+
+    `-- --tag v1.2.3` checks its version and the changelog, too.
+    """
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run_install(
+        "uv",
+        "sync",
+        "--quiet",
+        "--frozen",
+        "--only-group=package",
+        f"--python={session.virtualenv.location}",
+        env={"UV_PROJECT_ENVIRONMENT": session.virtualenv.location},
+    )
+    session.run("uv", "build", "--quiet", "--sdist", "--wheel", "--out-dir=dist", external=True)
+    built = sorted(str(file) for file in Path("dist").glob("aioapiqueue-*"))
+    session.run("twine", "check", "--strict", *built)
+    session.run("python", "-m", "tests.helpers.check_package", "dist", *session.posargs)
+
+
+@nox.session
 def readme(session: nox.Session) -> None:
     """Run the examples in the README, in docs/ and in the docstrings."""
     set_up(session, "test", editable=False)
