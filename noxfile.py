@@ -89,11 +89,12 @@ def browser(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, formatting, and that no private vocabulary comes back."""
+    """Check style, formatting, the workflows, and that no private vocabulary comes back."""
     set_up(session, "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("python", "tests/lint_words.py")
+    session.run("zizmor", "--offline", "--quiet", ".github")
 
 
 @nox.session
