@@ -19,7 +19,7 @@ nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
 
-PYTHONS = ["3.11", "3.12", "3.13"]
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 OTHER_SDKS = ("awscli", "golang-go", "golang-github-aws-aws-sdk-go-v2-dev")
 """Debian's, with which slow tests call AWS; Node.js besides, if there is none."""
 ALL = ("--numprocesses=2", "--dist=loadfile")
@@ -57,6 +57,27 @@ def tests_all(session: nox.Session) -> None:
     """Run the tests on every supported Python; nox reports those it can neither find nor get."""
     set_up(session, "test", editable=False)
     session.run("pytest", *(session.posargs or ALL))
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that pyproject.toml allows of what it names."""
+    resolve(session, "--resolution=lowest-direct")
+    session.run("pytest", *(session.posargs or ALL))
+
+
+@nox.session
+def latest(session: nox.Session) -> None:
+    """Run the tests with the newest versions there are, whatever uv.lock has."""
+    resolve(session, "--upgrade")
+    session.run("pytest", *(session.posargs or ALL))
+
+
+def resolve(session: nox.Session, how: str) -> None:
+    """Bring the session's environment to what pyproject.toml says, without uv.lock."""
+    python = f"--python={session.virtualenv.location}"
+    extras = ("--group=test", "--reinstall-package=aioapiqueue", ".[all]")
+    session.run_install("uv", "pip", "install", "--quiet", how, python, *extras)
 
 
 @nox.session

@@ -71,7 +71,11 @@ def why_unwritable(path: Path) -> str | None:
             return "is a directory"
         if not path.parent.is_dir():
             return f"cannot be written: there is no directory {path.parent}"
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
+        try:
+            path.stat()  # `exists` hides errors from Python 3.14 on
+        except FileNotFoundError:
+            path = path.parent
+        if not os.access(path, os.W_OK):
             return "cannot be written"
     except OSError as error:  # a name that is too long
         return f"cannot be written: {error.strerror}"
