@@ -81,7 +81,7 @@ class BlockingSlot:
         self.key: Hashable = asked["keys"][0]
         self.priority: float = asked["priority"]
         self.cost: float = cost.get(CALLS, 1) if isinstance(cost, Mapping) else cost
-        self.waited = 0.0
+        self.waited: float = 0.0
         self._queue = queue
         self._find_loop = loop
         self._checks_loop = checks_loop

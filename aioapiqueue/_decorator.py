@@ -49,7 +49,7 @@ class PacesThreads(Protocol):
 
 @overload
 def rate_limited(
-    queue: ApiQueue | Callable[..., ApiQueue],
+    queue: ApiQueue,
     *,
     key: Callable[..., Hashable] | Hashable = None,
     keys: Callable[..., Sequence[Hashable]] | Sequence[Hashable] | None = None,
@@ -62,7 +62,8 @@ def rate_limited(
 
 @overload
 def rate_limited(
-    queue: PacesThreads | Callable[..., PacesThreads],
+    # One for all functions: of two that a lambda without types fits, mypy takes neither.
+    queue: PacesThreads | Callable[..., ApiQueue | PacesThreads],
     *,
     key: Callable[..., Hashable] | Hashable = None,
     keys: Callable[..., Sequence[Hashable]] | Sequence[Hashable] | None = None,
