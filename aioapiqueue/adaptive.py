@@ -153,7 +153,18 @@ class Adaptive:
         return remembered + (remembered - start) * (x if x < 0 else x / _PROBING) ** 3
 
     def least(self, ceiling: float, unit: str) -> float:
-        """Return the rate that it never falls below, per second, under limits of `ceiling`."""
+        """Return the rate that it never falls below.
+
+        Args:
+            ceiling: what the limits allow, in units per second.
+            unit: what they count.
+
+        Returns:
+            Units per second.
+
+        Raises:
+            ValueError: the floor counts another unit than the limits.
+        """
         if isinstance(self.floor, Rate) and not (self.floor.unit == CALLS != unit):
             if self.floor.unit != unit:
                 raise ValueError(

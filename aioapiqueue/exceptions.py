@@ -58,6 +58,10 @@ class WouldWait(ApiQueueError):  # noqa: N818 - a public name fixed by the desig
         retry_in: seconds until a slot may be free, as things stand; never 0. Where that is not
             known, as a running call has to end first, or a shared quota has to be asked: 0.1.
             Infinite while the queue is paused without end.
+
+    Args:
+        message: what `str` returns.
+        retry_in: the attribute.
     """
 
     def __init__(self, message: str, *, retry_in: float) -> None:

@@ -60,7 +60,7 @@ def blocking(queue: ApiQueue, *, portal: BlockingPortal | None = None) -> Blocki
 
 
 class Blocking:
-    """What threads do with a queue; from `blocking`.
+    """What threads do with a queue; from `blocking`, which says what `portal` is.
 
     Figures (`queue.stats`, `queue.waiting`) may be read from any thread without it. In a child made
     by `os.fork`, nobody waits, however many waited in the parent, and a new thread serves the

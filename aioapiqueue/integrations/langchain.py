@@ -87,7 +87,7 @@ class QueueRateLimiter(BaseRateLimiter):
         return True
 
     async def aacquire(self, *, blocking: bool = True) -> bool:
-        """Wait for a slot.
+        """Wait for a slot; a caller that is cancelled uses none.
 
         Args:
             blocking: wait for it; False: return whether one was free now.

@@ -86,7 +86,7 @@ class QueueRateLimiter(BaseRateLimiter):
         self._calls.wait()
 
     async def async_acquire(self, num_tokens: int = 0) -> None:  # noqa: ARG002 - as above
-        """Wait for a slot.
+        """Wait for a slot; a caller that is cancelled uses none.
 
         Args:
             num_tokens: as of `acquire`.

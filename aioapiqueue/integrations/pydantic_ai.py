@@ -78,7 +78,7 @@ class QueueConcurrencyLimiter(AbstractConcurrencyLimiter):
         self._held: deque[Slot] = deque()
 
     async def acquire(self, source: str) -> None:  # noqa: ARG002 - a release could not be told by it
-        """Wait for a slot.
+        """Wait for a slot; a caller that is cancelled uses none.
 
         Args:
             source: what asks. Not used: `release` does not say it.

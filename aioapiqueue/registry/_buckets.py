@@ -153,7 +153,12 @@ class Bucket:
         return hash((self.operations, self.limits, self.per_operation))
 
     def takes(self, operation: str, parameters: Mapping[str, int]) -> bool:
-        """Return whether such a call uses this bucket."""
+        """Return whether such a call uses this bucket.
+
+        Args:
+            operation: as botocore names it.
+            parameters: of each parameter that the call has, how many values.
+        """
         return (
             fits(operation, self.operations)
             and not any(parameters.get(name) for name in self.unless_params)
@@ -161,7 +166,7 @@ class Bucket:
         )
 
     def cost_of(self, operation: str, parameters: Mapping[str, int]) -> float:
-        """Return the units that such a call uses."""
+        """Return how many units such a call uses; the arguments are those of `takes`."""
         name = lane_of(operation, self.cost)
         return 1 if name is None else self.cost[str(name)].of(parameters)
 

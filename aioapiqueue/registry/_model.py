@@ -181,7 +181,13 @@ class ServiceLimits:
         *,
         schedule: LimiterFactory | None = None,
     ) -> ApiQueue:
-        """Return a new queue of these limits."""
+        """Return a new queue of these limits.
+
+        Args:
+            name: what figures and messages call it.
+            observers: as of `ApiQueue`.
+            schedule: where the limits are kept; default: in this process.
+        """
         return ApiQueue(
             *self.rate,
             name=name,
