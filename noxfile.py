@@ -121,7 +121,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Check types: ours strictly, and what users write by pyright, too."""
-    set_up(session, "lint", "test", "bench", "browser")
+    set_up(session, "lint", "test", "bench", "browser", "peers")
     session.run("mypy")
     session.run("pyright")
 
@@ -218,6 +218,16 @@ def bench(session: nox.Session) -> None:
             missed.append(name)
     if missed:
         session.error(f"Targets missed, or no result: {', '.join(missed)}")
+
+
+@nox.session(python="3.13")
+def peers(session: nox.Session) -> None:
+    """Measure other limiters beside ours (40 minutes; `-- --quick`: 5).
+
+    On the newest Python that we test, as token-throttle needs 3.12: `-P 3.11` does without it.
+    """
+    set_up(session, "peers", editable=False)
+    session.run("python", "benchmarks/peers.py", *session.posargs)
 
 
 @nox.session

@@ -1,0 +1,181 @@
+"""Measures one limiter in one case, in a process of its own: `_peer_worker.py CASE PEER JSON`.
+
+It says that it is ready, waits for a line, measures, and writes a line of JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import sys
+import time
+import tracemalloc
+from typing import TYPE_CHECKING
+
+import _peer_behaviour as behaviour
+import _peer_figures as figures
+from _common import CountingSelector, run
+from _peer_all import PEERS
+from _peer_calls import MANY, burst_at, keep_threads_calling, leave, starts_at
+from _peer_limiters import FREE, NEVER, NOMINAL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from _peer_calls import Result
+    from _peer_limiters import Peer
+
+
+def uncontended(peer: Peer) -> Result:
+    """One caller, a turn always free."""
+
+    async def microseconds() -> list[float]:
+        worker = peer.worker(FREE, MANY)
+        await worker(10)
+        begun = time.perf_counter()
+        await worker(20)
+        calls = min(20_000, max(20, round(0.05 / (time.perf_counter() - begun) * 20)))
+        costs = []
+        for _ in range(7):
+            gc.collect()
+            gc.disable()
+            begun = time.perf_counter()
+            await worker(calls)
+            costs.append((time.perf_counter() - begun) / calls * 1e6)
+            gc.enable()
+        return costs
+
+    return {"us": min(run(microseconds()))}
+
+
+def contended(peer: Peer) -> Result:
+    """1,000 tasks at more than they can use."""
+
+    async def per_second(calls: int) -> float:
+        worker = peer.worker(NOMINAL, burst_at(NOMINAL))
+        tasks = [asyncio.create_task(worker(calls)) for _ in range(1_000)]
+        gc.collect()
+        gc.disable()
+        begun = time.perf_counter()
+        await asyncio.gather(*tasks)
+        gc.enable()
+        return 1_000 * calls / (time.perf_counter() - begun)
+
+    calls = min(50, max(1, round(run(per_second(1)) / 5_000)))  # a fifth of a second
+    return {"per_second": max(run(per_second(calls)) for _ in range(3))}
+
+
+def pacing(peer: Peer, *, rate: int, for_seconds: int, most: float) -> Result:
+    """200 tasks at a rate: what was achieved, how evenly, and what it cost."""
+    skip = peer.bursts(rate, burst_at(rate)) - 1
+    count = round(rate * for_seconds) + 1 + skip
+    selector = CountingSelector()
+    begun, cpu = time.monotonic(), time.process_time()
+    starts = starts_at(peer, rate, count, most, lambda: asyncio.SelectorEventLoop(selector))
+    cpu, ended = time.process_time() - cpu, time.monotonic()
+    gaps = figures.gaps(starts[skip:], rate)
+    return {
+        "share": figures.share(starts, rate, skip=skip, until=ended),
+        "gap": gaps.median,
+        "late": gaps.last_percentile,
+        "cpu": 100 * cpu / (ended - begun),
+        "awake": 100 * (1 - selector.asleep / (ended - begun)),
+    }
+
+
+def backlog(peer: Peer, *, count: int, rate: int) -> Result:
+    """Many tasks that all join at once: their order, and how long the last one waits."""
+    order: list[int] = []
+    joined = drained = 0.0
+
+    async def drain() -> None:
+        if peer.by == "itself":
+            await peer.each(rate, lambda: order.append(len(order)), count)
+            return
+        acquire = peer.acquire(rate, burst_at(rate))
+
+        async def call(number: int) -> None:
+            nonlocal joined
+            if number == count - 1:
+                joined = time.monotonic()
+            await acquire()
+            order.append(number)
+
+        await asyncio.gather(*map(call, range(count)))
+
+    cpu, begun = time.process_time(), time.monotonic()
+    run(drain())
+    drained, cpu = time.monotonic(), time.process_time() - cpu
+    joined = joined or begun
+    return {
+        "joined": joined - begun,
+        "drained": (drained - joined) / (count / rate),
+        "inversions": figures.inversions(order),
+        "cpu": cpu,
+    }
+
+
+def memory(peer: Peer, *, count: int) -> Result:
+    """What each waiting task takes."""
+
+    async def wait() -> float:
+        worker = peer.worker(NEVER, 1)
+        tracemalloc.start()
+        tasks = [asyncio.create_task(worker(1)) for _ in range(count)]
+        for _ in range(3):  # some wait for a lock first
+            await asyncio.sleep(0)
+        used, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert sum(not task.done() for task in tasks) >= count - 1  # noqa: S101 - they do wait
+        leave({"bytes": used / count})
+        return 0.0
+
+    return {"bytes": run(wait())}
+
+
+def threads(peer: Peer, *, rate: int, for_seconds: int, most: float) -> Result:
+    """8 threads at a rate."""
+    skip = peer.bursts(rate, burst_at(rate)) - 1
+    cpu, begun = time.process_time(), time.monotonic()
+    block = peer.block(rate, burst_at(rate))
+    starts = keep_threads_calling(block, rate * for_seconds + 1 + skip, most)
+    ended = time.monotonic()
+    return {
+        "share": figures.share(starts, rate, skip=skip, until=ended),
+        "cpu": 100 * (time.process_time() - cpu) / (ended - begun),
+    }
+
+
+CASES: tuple[Callable[..., Result], ...] = (
+    uncontended,
+    contended,
+    pacing,
+    backlog,
+    memory,
+    behaviour.cancelled,
+    behaviour.race,
+    behaviour.idle,
+    behaviour.opening,
+    behaviour.second_loop,
+    threads,
+    behaviour.two,
+    behaviour.lanes,
+)
+
+
+def main() -> None:
+    """Do what the command line asks for."""
+    case, name, options = sys.argv[1:]
+    measure = {one.__name__: one for one in CASES}[case]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    try:
+        result = measure(PEERS[name], **json.loads(options))
+    except Exception as error:  # noqa: BLE001 - it is a result of a peer's
+        result = {"error": f"{type(error).__name__}: {error}"}
+    leave(result)
+
+
+if __name__ == "__main__":
+    main()
