@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Gaps", "early", "excess", "gaps", "ideal", "inversions", "share"]
+__all__ = ["Gaps", "early", "excess", "gaps", "ideal", "inversions", "needed", "share"]
+
+
+def needed(rate: float, seconds: int, *, skip: int) -> int:
+    """Return how many calls to wait for: whole seconds of them, after the opening burst.
+
+    So a limiter that lets a second's calls through at once is measured from one such instant to
+    another.
+    """
+    return skip + round(rate * seconds) + 1
 
 
 def share(starts: Sequence[float], rate: float, *, skip: int, until: float) -> float:

@@ -69,7 +69,7 @@ def contended(peer: Peer) -> Result:
 def pacing(peer: Peer, *, rate: int, for_seconds: int, most: float) -> Result:
     """200 tasks at a rate: what was achieved, how evenly, and what it cost."""
     skip = peer.bursts(rate, burst_at(rate)) - 1
-    count = round(rate * for_seconds) + 1 + skip
+    count = figures.needed(rate, for_seconds, skip=skip)
     selector = CountingSelector()
     begun, cpu = time.monotonic(), time.process_time()
     starts = starts_at(peer, rate, count, most, lambda: asyncio.SelectorEventLoop(selector))
@@ -139,7 +139,7 @@ def threads(peer: Peer, *, rate: int, for_seconds: int, most: float) -> Result:
     skip = peer.bursts(rate, burst_at(rate)) - 1
     cpu, begun = time.process_time(), time.monotonic()
     block = peer.block(rate, burst_at(rate))
-    starts = keep_threads_calling(block, rate * for_seconds + 1 + skip, most)
+    starts = keep_threads_calling(block, figures.needed(rate, for_seconds, skip=skip), most)
     ended = time.monotonic()
     return {
         "share": figures.share(starts, rate, skip=skip, until=ended),

@@ -51,9 +51,9 @@ NAN = float("nan")
 def uncontended(bench: Bench) -> None:
     """One caller, a turn always free."""
     outcomes = bench.measure("uncontended", OURS, AIOLIMITER)
-    columns = [Column("us a call", "us", ".3g", wide=True)]
+    columns = [Column("us a call", "us", ",.2f", wide=True)]
     bench.table("Uncontended: one caller, a turn always free", outcomes, columns)
-    bench.panel("Uncontended call, microseconds", outcomes, "us", ".3g", more=False)
+    bench.panel("Uncontended call, microseconds", outcomes, "us", ",.2f", more=False)
     if {OURS, AIOLIMITER} <= outcomes.keys():
         ours, theirs = (outcomes[name].values("us") for name in (OURS, AIOLIMITER))
         what = "uncontended, times aiolimiter's time"
@@ -192,7 +192,7 @@ def second_loop(bench: Bench) -> None:
     """A limiter outlives its event loop, in which callers waited."""
     outcomes = bench.measure("second_loop", rounds=1, at_once=4)
     title = "A second event loop, after one that ended while callers waited"
-    bench.table(title, outcomes, [Column("", "result")])
+    bench.table(title, outcomes, [Column("result", "result")])
     if OURS in outcomes:
         results = outcomes[OURS].values("result")
         failed = sum(result != "works" for result in results) if results else NAN
@@ -221,7 +221,7 @@ def two(bench: Bench) -> None:
             Column("time, x ideal", "times", ".3f", wide=True),
             Column("calls over", "calls_over", ".1f"),
             Column("tokens over", "tokens_over", ".0f"),
-            Column("us alone", "us", ".3g"),
+            Column("us alone", "us", ",.2f"),
         ],
     )
     bench.panel("Two limits: calls over the limit", outcomes, "calls_over", ".1f", more=False)
