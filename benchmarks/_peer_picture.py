@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 __all__ = ["Panel", "picture"]
 
@@ -55,7 +55,7 @@ class Panel:
     more_is_better: bool
 
 
-def picture(panels: Sequence[Panel], *, ours: str, title: str, subtitle: str) -> str:
+def picture(panels: Sequence[Panel], *, ours: Collection[str], title: str, subtitle: str) -> str:
     """Return an SVG: light or dark as its viewer is, with a description for who cannot see it."""
     rows: list[Sequence[Panel]] = [
         panels[first : first + COLUMNS] for first in range(0, len(panels), COLUMNS)
@@ -81,7 +81,7 @@ def picture(panels: Sequence[Panel], *, ours: str, title: str, subtitle: str) ->
     )
 
 
-def _panel(panel: Panel, ours: str) -> str:
+def _panel(panel: Panel, ours: Collection[str]) -> str:
     values = sorted(value for _, value, _ in panel.bars if value is not None)
     longest = min(values[-1], CUT * values[len(values) // 2]) if values else 0.0
     better = "longer is better" if panel.more_is_better else "shorter is better"
@@ -91,7 +91,7 @@ def _panel(panel: Panel, ours: str) -> str:
     ]
     for number, (name, value, failed) in enumerate(panel.bars):
         y = HEAD + number * ROW
-        own = name == ours
+        own = name in ours
         style = "our" if own else "name"
         parts.append(
             f'<text x="{NAME - 6}" y="{y + 9}" text-anchor="end"'
@@ -114,12 +114,12 @@ def _panel(panel: Panel, ours: str) -> str:
     return "".join(parts)
 
 
-def _described(panel: Panel, ours: str) -> str:
+def _described(panel: Panel, ours: Collection[str]) -> str:
     """Return a panel as a sentence: ours, and the best of the others."""
     values = {name: value for name, value, _ in panel.bars if value is not None}
-    mine = values.pop(ours, None)
-    words = "no figure" if mine is None else f"{mine:{panel.form}}"
+    mine = [f"{name} {values.pop(name):{panel.form}}" for name in ours if name in values]
+    words = ", ".join(mine) or "no figure of ours"
     if not values:
-        return f"{panel.title}: {ours} {words}."
+        return f"{panel.title}: {words}."
     best = (max if panel.more_is_better else min)(values, key=lambda name: values[name])
-    return f"{panel.title}: {ours} {words}; best other {best}, {values[best]:{panel.form}}."
+    return f"{panel.title}: {words}; best other {best}, {values[best]:{panel.form}}."

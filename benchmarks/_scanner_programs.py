@@ -71,6 +71,7 @@ class Scanner:
         libraries: of those that it brings, which it is worth naming the versions of.
         command: how it is started; it writes its report to the working directory.
         read: reads the report in a working directory; see `findings`.
+        throttle: its own option by which it makes so many calls a second, if it has one.
     """
 
     name: str
@@ -78,6 +79,12 @@ class Scanner:
     libraries: tuple[str, ...]
     command: tuple[str, ...]
     read: Callable[[Path], Findings]
+    throttle: str | None = None
+
+    def of_services(self, *more: str) -> tuple[str, ...]:
+        """Return the command, of EC2 and more services."""
+        after = self.command.index("ec2") + 1
+        return (*self.command[:after], *more, *self.command[after:])
 
     def install(self, cache: Path) -> Path:
         """Return its virtual environment under `cache`, which is made if it is not there yet.
@@ -243,6 +250,7 @@ SCANNERS = {
             *("--report-dir", "report", "--report-name", "r"),
         ),
         read=_scoutsuite,
+        throttle="--max-rate",
     ),
     "prowler": Scanner(
         name="Prowler",

@@ -306,7 +306,7 @@ def main() -> int:
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if options.svg:
         title = "Rate limiters side by side"
-        drawn = picture(bench.panels, ours=OURS, title=title, subtitle=f"Medians. {where}.")
+        drawn = picture(bench.panels, ours={OURS}, title=title, subtitle=f"Medians. {where}.")
         options.svg.write_text(drawn, encoding="utf-8")
     return code
 

@@ -9,6 +9,10 @@ retries. With `--share 50%`, `run` keeps that share of what AWS publishes, inste
 ec2=100ms`, each beside a bystander of 2 calls a second. With 80%, a scan of 3,000 snapshots is to
 take at most 0.7 of the time that it takes with 100 ms; of few, the scanner itself takes most of
 both.
+
+`--strategies` compares what else people do: the same delay before every call (blanket), botocore's
+adaptive retries, the scanner's own throttle; all at --rate. The account has buckets and users, too,
+as otherwise a delay before every call would cost no more than one before EC2's.
 """
 
 from __future__ import annotations
@@ -24,11 +28,13 @@ import shlex
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from _common import Report
+from _scan_strategies import MORE_SERVICES, STRATEGIES, draw, start
+from _scan_tables import Outcome, Plan, check, compare, show
 from _scanner_programs import (
     SCANNER_KEY,
     SCANNERS,
@@ -52,73 +58,13 @@ if TYPE_CHECKING:
 BYSTANDER_KEY = "AKIABYSTANDER0000001"
 ATTRIBUTE = "DescribeSnapshotAttribute"
 ACCOUNT = (str(Path(__file__).with_name("_moto_for_scanners.py")),)
-WAYS = ("unpaced", "paced")
+WAYS = ("unpaced", "paced")  # default; all: STRATEGIES
 SHARES = ("50%", "80%", None)
 """The columns of the table of shares; None: `--rate`."""
-FASTER, THAN, MOST = "80%", None, 0.7
-"""A scan with this share takes at most so much of the time of that one."""
+CALLS_EACH = 12
+"""A scan makes at most so many calls for a bucket and a user together."""
 SLACK = 400.0
 """Seconds that a scan may take beyond what its pace asks for, on a busy machine."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the command line asks for."""
-
-    snapshots: int
-    rate: Rate
-    rate_text: str
-    shares: Sequence[str | None]
-    often: int
-    ways: Sequence[str]
-    cache: Path
-    directory: Path
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one scan.
-
-    Attributes:
-        scanner: which one it was.
-        way: `unpaced` or `paced`.
-        share: of what AWS publishes, that it was paced to; None: a fixed rate, or unpaced.
-        command: as it was typed, in a shell.
-        seconds: from the scanner's start to its end.
-        cpu_seconds: of the scanner, and of `aioapiqueue run` if it is paced.
-        ec2_calls: HTTP requests to EC2 that it sent.
-        peak: the most of them in any one second.
-        throttled: those among them that the gate refused.
-        answered: snapshots whose permissions EC2 returned.
-        reported: snapshots whose permissions its report judges.
-        public_found: those among them that its report calls public.
-        bystander_calls: calls of the bystander while it ran.
-        bystander_failures: those among them that failed, for whatever reason.
-        exit_code: of the command.
-        counted: HTTP requests to EC2 as `aioapiqueue run` counted them; None if it did not run.
-    """
-
-    scanner: str
-    way: str
-    share: str | None
-    command: str
-    seconds: float
-    cpu_seconds: float
-    ec2_calls: int
-    peak: int
-    throttled: int
-    answered: int
-    reported: int
-    public_found: int
-    bystander_calls: int
-    bystander_failures: int
-    exit_code: int
-    counted: int | None
-
-    @property
-    def name(self) -> str:
-        """What the tables call it."""
-        return " ".join(filter(None, (self.scanner, self.way, self.share)))
 
 
 async def scan(
@@ -129,13 +75,17 @@ async def scan(
     directory.mkdir()
     prefix: tuple[str, ...] = ()
     figures = directory / "run.json"
+    started = start(way, scanner, plan.rate, directory)
+    command = scanner.of_services(*MORE_SERVICES) if plan.others else scanner.command
+    command += started.options
     if way == "paced":
         limit = ("--share", share) if share else ("--limit", f"ec2={plan.rate_text}")
         prefix = ("aioapiqueue", "run", *limit, *_files(figures), "--")
     written = shlex.join(_files(figures))
-    shown = shlex.join((*prefix, *scanner.command)).replace(f" {written}", "")
+    shown = shlex.join((*prefix, *command)).replace(f" {written}", "")
     print(f"\n$ {shown}", flush=True)
-    expected = plan.snapshots * plan.rate.interval if way == "paced" else 0
+    calls = plan.snapshots + CALLS_EACH * plan.others
+    expected = 0.0 if way == "unpaced" else calls * plan.rate.interval
     gate = Gate(moto.url, dict.fromkeys((SCANNER_KEY, BYSTANDER_KEY), "scanned"))
     async with (
         gate.serve() as url,
@@ -144,9 +94,9 @@ async def scan(
     ):
         cpu, began = _cpu_seconds(), time.monotonic()
         code = await execute(
-            (*prefix, *scanner.command),
+            (*prefix, *command),
             directory,
-            variables_of(url, environment, directory),
+            {**variables_of(url, environment, directory), **started.variables},
             expected + SLACK,
         )
         seconds, cpu = time.monotonic() - began, _cpu_seconds() - cpu
@@ -204,81 +154,6 @@ def _counted(figures: Path) -> int:
     return sum(one["calls"] for one in services if one["service"] == "ec2")
 
 
-def show(report: Report, outcomes: Sequence[Outcome], plan: Plan) -> None:
-    """Add the tables."""
-    public = public_among(plan.snapshots)
-    names = [one.name for one in outcomes]
-    report.table(
-        "What EC2 saw of it, and what came of the bystander's calls",
-        ("", "seconds", "CPU s", "calls", "peak/s", "throttled", "bystander failed"),
-        [
-            (
-                name,
-                f"{one.seconds:.1f}",
-                f"{one.cpu_seconds:.1f}",
-                f"{one.ec2_calls:,}",
-                f"{one.peak}",
-                f"{one.throttled:,}",
-                f"{one.bystander_failures} of {one.bystander_calls}",
-            )
-            for name, one in zip(names, outcomes, strict=True)
-        ],
-    )
-    report.table(
-        f"What the scanner made of {plan.snapshots:,} snapshots",
-        ("", "answered", "reported", "public found", "exit code"),
-        [
-            (
-                name,
-                f"{one.answered:,}",
-                f"{one.reported:,}",
-                f"{one.public_found} of {public}",
-                f"{one.exit_code}",
-            )
-            for name, one in zip(names, outcomes, strict=True)
-        ],
-    )
-
-
-def check(report: Report, one: Outcome, plan: Plan) -> None:
-    """Add the targets: the paced scan misses nothing and harms nobody, the unpaced does."""
-    what = f"{one.name}: "
-    if one.way == "unpaced":
-        report.target(f"{what}throttled, or there is nothing to compare", one.throttled, least=1)
-        return
-    all_, public = plan.snapshots, public_among(plan.snapshots)
-    report.target(f"{what}throttled", one.throttled, most=0)
-    report.target(f"{what}snapshots answered", one.answered, least=all_)
-    report.target(f"{what}snapshots reported", one.reported, least=all_, most=all_)
-    report.target(f"{what}public ones found", one.public_found, least=public, most=public)
-    report.target(f"{what}bystander's calls that failed", one.bystander_failures, most=0)
-    often = one.bystander_calls / one.seconds
-    report.target(f"{what}bystander's calls a second", often, least=0.9 * plan.often)
-    report.target(f"{what}exit code", one.exit_code, most=0)
-    missed = one.ec2_calls - (one.counted or 0)
-    report.target(f"{what}EC2 calls that run did not count", missed, least=0, most=0)
-
-
-def compare(report: Report, outcomes: Sequence[Outcome], plan: Plan) -> None:
-    """Add the table of shares, and the targets of the times in it against each other."""
-    seconds: dict[str, dict[str | None, float]] = {}
-    for one in outcomes:
-        if one.way == "paced":
-            seconds.setdefault(one.scanner, {})[one.share] = one.seconds
-    report.table(
-        f"Seconds, beside a bystander of {plan.often} calls a second",
-        (
-            "",
-            *(f"--share {one}" if one else f"--limit ec2={plan.rate_text}" for one in plan.shares),
-        ),
-        [(name, *(f"{own[one]:.0f}" for one in plan.shares)) for name, own in seconds.items()],
-    )
-    for name, own in seconds.items():
-        if FASTER in own and THAN in own:
-            what = f"{name}: time with --share {FASTER}, of that with --limit ec2={plan.rate_text}"
-            report.target(what, own[FASTER] / own[THAN], most=MOST)
-
-
 async def measure(plan: Plan, scanners: Sequence[Scanner]) -> list[Outcome]:
     """Run all scans, one after the other, on one moto server."""
     environments = []
@@ -292,13 +167,15 @@ async def measure(plan: Plan, scanners: Sequence[Scanner]) -> list[Outcome]:
             directory.mkdir()
             variables = variables_of(small.url, environment, directory)
             await execute(scanner.command, directory, variables, SLACK)
-    server = moto_server(snapshots=plan.snapshots, buckets=0, users=0, program=ACCOUNT)
+    others = plan.others
+    server = moto_server(snapshots=plan.snapshots, buckets=others, users=others, program=ACCOUNT)
     async with server as moto:
         await warm_up(moto.url, moto.snapshot)
         return [
             await scan(scanner, way, share, plan=plan, moto=moto, environment=environment)
             for scanner, environment in zip(scanners, environments, strict=True)
             for way in plan.ways
+            if way != "own" or scanner.throttle
             for share in (plan.shares if way == "paced" else (None,))
         ]
 
@@ -316,9 +193,10 @@ def main() -> int:
             snapshots=options.snapshots,
             rate=options.rate[1],
             rate_text=options.rate[0],
-            shares=SHARES if options.shares else (options.share,),
+            shares=options.columns,
             often=options.bystander,
             ways=options.ways,
+            others=options.others,
             cache=options.cache,
             directory=directory.resolve(),
         )
@@ -336,9 +214,14 @@ def main() -> int:
     show(report, outcomes, plan)
     for one in outcomes:
         check(report, one, plan)
-    if len(plan.shares) > 1:
+    if options.shares:
         compare(report, outcomes, plan)
     code = report.finish(None)
+    machine = f"{platform.platform()}, {os.cpu_count()} CPUs"
+    if options.svg:
+        public = public_among(plan.snapshots)
+        drawn = draw(outcomes, snapshots=plan.snapshots, public=public, machine=machine)
+        options.svg.write_text(drawn, encoding="utf-8")
     if options.json:
         figures = {
             "snapshots": plan.snapshots,
@@ -346,7 +229,7 @@ def main() -> int:
             "rate": plan.rate_text if None in plan.shares else None,
             "shares": plan.shares,
             "bystander": plan.often,
-            "machine": f"{platform.platform()}, {os.cpu_count()} CPUs",
+            "machine": machine,
             "scans": [asdict(one) for one in outcomes],
             "targets": [asdict(target) for target in report.targets],
         }
@@ -371,17 +254,33 @@ def _options() -> argparse.Namespace:
     add("--rate", type=rate, default="100ms", help="of EC2 calls; default: %(default)s")
     add("--share", metavar="PERCENT", help="of what AWS publishes, instead of --rate")
     add("--shares", action="store_true", help="the table of shares; see above")
+    add("--strategies", action="store_true", help="what else people do, beside pacing; see above")
+    add(
+        "--others",
+        type=int,
+        metavar="N",
+        help="buckets and users, so many; 0, with --strategies 100",
+    )
     add("--bystander", type=positive, metavar="N", help="calls a second; 1, with --shares 2")
     add("--ways", type=lambda text: text.split(","), help="default: unpaced,paced; of shares paced")
     add("--cache", type=Path, default=cache, metavar="DIR", help="of the scanners; %(default)s")
     add("--keep", type=Path, metavar="DIR", help="keep what the scanners write in this new one")
     add("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    add("--svg", type=Path, metavar="FILE", help="write a picture there")
     options = parser.parse_args()
     if options.shares and options.share:
         parser.error("--shares has --share 50% and --share 80% already: leave one of the two out")
     options.bystander = options.bystander or (2 if options.shares else 1)
-    options.ways = options.ways or (("paced",) if options.shares else WAYS)
-    for what, known in (("scanners", SCANNERS), ("ways", WAYS)):
+    options.ways = options.ways or (
+        ("paced",) if options.shares else STRATEGIES if options.strategies else WAYS
+    )
+    options.columns = SHARES if options.shares else (options.share,)
+    if options.strategies:
+        options.columns = (None, options.share or "50%")
+        options.scanners = options.scanners or ["scoutsuite"]
+    if options.others is None:
+        options.others = 100 if options.strategies else 0
+    for what, known in (("scanners", SCANNERS), ("ways", STRATEGIES)):
         if unknown := set(getattr(options, what)) - set(known):
             parser.error(f"no such {what}: {', '.join(unknown)}; there are {', '.join(known)}")
     if options.keep and options.keep.exists():

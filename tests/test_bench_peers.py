@@ -165,7 +165,7 @@ def test_the_picture_has_every_bar(picture):
     bars = [(f"<peer {number}>", rng.random(), "") for number in range(5)]
     bars += [("ours", 0.5, ""), ("huge", 1e6, ""), ("hung", None, "DNF 30 s")]
     panels = [picture.Panel("Time & more", bars, ".2f", more_is_better=False)] * 4
-    drawn = picture.picture(panels, ours="ours", title="Side by side", subtitle="Medians")
+    drawn = picture.picture(panels, ours=["ours"], title="Side by side", subtitle="Medians")
     root = ET.fromstring(drawn)  # noqa: S314 - our own
     space = "{http://www.w3.org/2000/svg}"
     texts = [one.text for one in root.iter(f"{space}text")]
