@@ -41,6 +41,7 @@ class Bare(Peer):
     """What asyncio itself costs, where that is the floor."""
 
     distribution = ""
+    modules = ()
     by = "itself"
     mode = "an empty async with; a Future; a timer that makes up for lateness; an Event"
     absent: ClassVar = dict.fromkeys(
@@ -78,6 +79,7 @@ class Aiometer(Peer):
     """A map over a list."""
 
     distribution = "aiometer"
+    modules = ("aiometer",)
     by = "itself"
     mode = "run_on_each(function, list, max_per_second=r): a task for each call"
     absent: ClassVar = dict.fromkeys(
@@ -111,6 +113,7 @@ class Origin(Peer):
     """The first apiqueue, for threads."""
 
     distribution = "apiqueue"
+    modules = ("apiqueue.apiqueue",)
     by = "threads"
     mode = "ApiQueue(ms), start(); 8 threads ask each 1 ms (README: without a pause)"
     absent: ClassVar = {

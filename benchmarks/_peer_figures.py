@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import statistics
 from dataclasses import dataclass
@@ -10,33 +11,37 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Gaps", "early", "excess", "gaps", "ideal", "inversions", "needed", "share"]
+__all__ = ["Gaps", "early", "excess", "gaps", "ideal", "inversions", "settled", "share"]
+
+EARLY = 0.001
+"""Seconds by which a clock may be early."""
 
 
-def needed(rate: float, seconds: int, *, skip: int) -> int:
-    """Return how many calls to wait for: whole seconds of them, after the opening burst.
+def settled(starts: Sequence[float], count: int, *, skip: int, after: float) -> Sequence[float]:
+    """Return so many calls of those that a limiter kept to its rate with, or none.
 
-    So a limiter that lets a second's calls through at once is measured from one such instant to
-    another.
+    Args:
+        starts: when calls started, in order.
+        count: how many; a whole number of seconds of them and one more, so that a limiter that
+            lets a second's calls through at once is measured from one such instant to another.
+        skip: how many may start at once at the beginning, beside the first.
+        after: seconds after the first within which all belong to the beginning.
     """
-    return skip + round(rate * seconds) + 1
+    begin = bisect.bisect_left(starts, starts[0] + after - EARLY) if starts else 0
+    rest = starts[max(skip, begin) :][:count]
+    return rest if len(rest) > 1 else []
 
 
-def share(starts: Sequence[float], rate: float, *, skip: int, until: float) -> float:
-    """Return the share of a rate that was achieved, once the opening burst is over.
-
-    A rate is calls after the first by the time that they took. So the first calls are left out
-    that a limiter may let through at once: they are of the time before.
+def share(starts: Sequence[float], rate: float, *, until: float) -> float:
+    """Return the share of a rate that was achieved: calls after the first, by their time.
 
     Args:
         starts: when calls started, in order.
         rate: the nominal one, per second.
-        skip: how many may start at once at the beginning, beside the first.
-        until: when the measurement ended; it matters only where the opening burst was not over.
+        until: when the measurement ended, which matters only where hardly anything started.
     """
-    rest = starts[skip:]
-    if len(rest) > 1:
-        return (len(rest) - 1) / (rest[-1] - rest[0]) / rate
+    if len(starts) > 1 and starts[-1] > starts[0]:
+        return (len(starts) - 1) / (starts[-1] - starts[0]) / rate
     return len(starts) / (until - starts[0]) / rate if starts else 0.0
 
 

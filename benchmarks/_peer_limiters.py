@@ -59,8 +59,12 @@ class Peer:
 
     distribution: ClassVar[str]
     """Its name on PyPI."""
+    modules: ClassVar[tuple[str, ...]]
+    """What is imported of it, before anything is measured."""
     mode: ClassVar[str]
     """How it is used."""
+    settles: ClassVar[float] = 0.0
+    """Seconds after which it keeps to its rate, if that is not at once."""
     by: ClassVar[Literal["tasks", "threads", "itself"]] = "tasks"
     """What makes calls: tasks or threads that wait, or the library, which takes a function."""
     python: ClassVar[tuple[int, int]] = (3, 11)
@@ -145,6 +149,7 @@ class Ours(Peer):
     """The limiter of this project."""
 
     distribution = "aioapiqueue"
+    modules = ("aioapiqueue", "aioapiqueue.threads")
     mode = "ApiQueue(Rate(r)), async with slot(); catches up 10 ms, as by default"
 
     def bursts(self, rate: float, burst: int) -> int:
@@ -211,6 +216,7 @@ class Aiolimiter(Entered):
     """A leaky bucket."""
 
     distribution = "aiolimiter"
+    modules = ("aiolimiter",)
     mode = "AsyncLimiter(b, b / r), async with"
     absent: ClassVar = {"threads": ASYNCIO_ONLY}
 
@@ -237,6 +243,7 @@ class Asynciolimiter(Peer):
     """Its Limiter, which makes up for late calls."""
 
     distribution = "asynciolimiter"
+    modules = ("asynciolimiter",)
     mode = "Limiter(r, max_burst=b), wait(); max_burst is 5 at least, its default"
     absent: ClassVar = {"threads": ASYNCIO_ONLY, "two": NO_WEIGHTS}
 
@@ -283,6 +290,7 @@ class Throttler(Entered):
     """A log of the last calls."""
 
     distribution = "throttler"
+    modules = ("throttler",)
     mode = "Throttler(b, b / r), async with"
     absent: ClassVar = {"threads": ASYNCIO_ONLY, "two": NO_WEIGHTS}
 
@@ -297,6 +305,7 @@ class AsyncioThrottle(Entered):
     """A log of the last calls, asked again and again."""
 
     distribution = "asyncio-throttle"
+    modules = ("asyncio_throttle",)
     mode = "Throttler(b, b / r), async with; asks each tenth of an interval, 1 to 10 ms"
     absent: ClassVar = {"threads": ASYNCIO_ONLY, "two": NO_WEIGHTS}
 
@@ -312,6 +321,7 @@ class LimiterPeer(Entered):
     """A token bucket."""
 
     distribution = "limiter"
+    modules = ("limiter",)
     mode = "Limiter(rate=r, capacity=b), async with"
 
     def manager(self, rate: float, burst: int) -> AbstractAsyncContextManager[object]:

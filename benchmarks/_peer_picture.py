@@ -83,7 +83,8 @@ def picture(panels: Sequence[Panel], *, ours: Collection[str], title: str, subti
 
 def _panel(panel: Panel, ours: Collection[str]) -> str:
     values = sorted(value for _, value, _ in panel.bars if value is not None)
-    longest = min(values[-1], CUT * values[len(values) // 2]) if values else 0.0
+    median = values[len(values) // 2] if values else 0.0
+    longest = min(values[-1], CUT * median) if median > 0 else max(values, default=0.0)
     better = "longer is better" if panel.more_is_better else "shorter is better"
     parts = [
         f'<text class="head" y="14">{escape(panel.title)}</text>',

@@ -29,6 +29,7 @@ class Pyrate(Peer):
     """GCRA on a clock of milliseconds."""
 
     distribution = "pyrate-limiter"
+    modules = ("pyrate_limiter",)
     mode = "StateBucket (GCRA), burst b, buffer_ms=0, try_acquire_async()"
 
     def limiter(self, rate: float, burst: int) -> PyrateLimiter:
@@ -63,6 +64,7 @@ class ThrottledPy(Entered):
     """GCRA that waits 0.2 s at least."""
 
     distribution = "throttled-py"
+    modules = ("throttled", "throttled.asyncio")
     mode = "Throttled(using='gcra'), burst b, a timeout, async with; it has keys"
 
     @staticmethod
@@ -123,7 +125,9 @@ class ThrottledPy(Entered):
 
 
 class WholeSeconds(Peer):
-    """A limiter that knows whole seconds only."""
+    """A limiter that knows whole seconds only, the first of which is its burst."""
+
+    settles = 1.0
 
     def bursts(self, rate: float, burst: int) -> int:
         """Return what it lets through in one second, or in whatever is its shortest time."""
@@ -134,6 +138,7 @@ class Limits(WholeSeconds):
     """A moving window, which never waits."""
 
     distribution = "limits"
+    modules = ("limits.strategies", "limits.aio.strategies", "limits.aio.storage")
     mode = "moving window of a second; if hit() says no, sleep until its reset; it has keys"
 
     def acquire(self, rate: float, burst: int) -> Acquire:
@@ -205,6 +210,7 @@ class TokenThrottle(WholeSeconds):
     """Token buckets that are charged together."""
 
     distribution = "token-throttle"
+    modules = ("token_throttle",)
     mode = "Quota(limit=r, per_seconds=1), in memory, async with reserve(); models are keys"
     python = (3, 12)
 

@@ -6,7 +6,9 @@ It says that it is ready, waits for a line, measures, and writes a line of JSON.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
+import importlib
 import json
 import sys
 import time
@@ -17,7 +19,16 @@ import _peer_behaviour as behaviour
 import _peer_figures as figures
 from _common import CountingSelector, run
 from _peer_all import PEERS
-from _peer_calls import MANY, burst_at, keep_threads_calling, leave, starts_at
+from _peer_calls import (
+    MANY,
+    Starts,
+    burst_at,
+    keep_threads_calling,
+    leave,
+    needed,
+    pace,
+    settled_of,
+)
 from _peer_limiters import FREE, NEVER, NOMINAL
 
 if TYPE_CHECKING:
@@ -68,19 +79,23 @@ def contended(peer: Peer) -> Result:
 
 def pacing(peer: Peer, *, rate: int, for_seconds: int, most: float) -> Result:
     """200 tasks at a rate: what was achieved, how evenly, and what it cost."""
-    skip = peer.bursts(rate, burst_at(rate)) - 1
-    count = figures.needed(rate, for_seconds, skip=skip)
     selector = CountingSelector()
-    begun, cpu = time.monotonic(), time.process_time()
-    starts = starts_at(peer, rate, count, most, lambda: asyncio.SelectorEventLoop(selector))
-    cpu, ended = time.process_time() - cpu, time.monotonic()
-    gaps = figures.gaps(starts[skip:], rate)
+
+    def clocks() -> tuple[float, ...]:
+        return time.monotonic(), time.process_time(), selector.asleep
+
+    starts = Starts(clocks)
+    loop = functools.partial(asyncio.SelectorEventLoop, selector)
+    pace(peer, starts, rate, for_seconds, most=most, loop=loop)
+    took, cpu, asleep = starts.took()
+    settled = settled_of(peer, rate, starts.at, for_seconds)
+    gaps = figures.gaps(settled, rate)
     return {
-        "share": figures.share(starts, rate, skip=skip, until=ended),
+        "share": figures.share(settled or starts.at, rate, until=time.monotonic()),
         "gap": gaps.median,
         "late": gaps.last_percentile,
-        "cpu": 100 * cpu / (ended - begun),
-        "awake": 100 * (1 - selector.asleep / (ended - begun)),
+        "cpu": 100 * cpu / took if took else 0.0,
+        "awake": 100 * (1 - asleep / took) if took else 0.0,
     }
 
 
@@ -136,14 +151,14 @@ def memory(peer: Peer, *, count: int) -> Result:
 
 def threads(peer: Peer, *, rate: int, for_seconds: int, most: float) -> Result:
     """8 threads at a rate."""
-    skip = peer.bursts(rate, burst_at(rate)) - 1
-    cpu, begun = time.process_time(), time.monotonic()
+    starts = Starts(lambda: (time.monotonic(), time.process_time()))
     block = peer.block(rate, burst_at(rate))
-    starts = keep_threads_calling(block, figures.needed(rate, for_seconds, skip=skip), most)
-    ended = time.monotonic()
+    keep_threads_calling(block, starts, needed(peer, rate, for_seconds), most)
+    took, cpu = starts.took()
+    settled = settled_of(peer, rate, starts.at, for_seconds)
     return {
-        "share": figures.share(starts, rate, skip=skip, until=ended),
-        "cpu": 100 * (time.process_time() - cpu) / (ended - begun),
+        "share": figures.share(settled or starts.at, rate, until=time.monotonic()),
+        "cpu": 100 * cpu / took if took else 0.0,
     }
 
 
@@ -168,6 +183,8 @@ def main() -> None:
     """Do what the command line asks for."""
     case, name, options = sys.argv[1:]
     measure = {one.__name__: one for one in CASES}[case]
+    for module in PEERS[name].modules:
+        importlib.import_module(module)
     print("ready", flush=True)
     sys.stdin.readline()
     try:

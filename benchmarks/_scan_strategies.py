@@ -38,6 +38,11 @@ class Start:
     options: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def shown(self) -> list[str]:
+        """What is shown of the variables: not where a file of ours is."""
+        return [f"{key}={text}" for key, text in self.variables.items() if key != "PYTHONPATH"]
+
 
 def start(way: str, scanner: Scanner, rate: Rate, directory: Path) -> Start:
     """Return how a strategy is started with a scanner, in a directory."""

@@ -82,7 +82,7 @@ async def scan(
         limit = ("--share", share) if share else ("--limit", f"ec2={plan.rate_text}")
         prefix = ("aioapiqueue", "run", *limit, *_files(figures), "--")
     written = shlex.join(_files(figures))
-    shown = shlex.join((*prefix, *command)).replace(f" {written}", "")
+    shown = shlex.join((*prefix, *started.shown, *command)).replace(f" {written}", "")
     print(f"\n$ {shown}", flush=True)
     calls = plan.snapshots + CALLS_EACH * plan.others
     expected = 0.0 if way == "unpaced" else calls * plan.rate.interval

@@ -44,26 +44,43 @@ def picture(modules):
     return modules[2]
 
 
+def share(figures, starts, *, skip, after=0.0):
+    """Return the share of 100 per second, of two seconds' calls."""
+    settled = figures.settled(starts, 201, skip=skip, after=after)
+    return figures.share(settled, 100, until=99)
+
+
 @pytest.mark.parametrize("burst", [1, 10, 100])
 def test_share_leaves_out_the_burst(figures, burst):
     """A limiter that starts with a burst and then keeps its rate achieves 1.00, not more."""
-    starts = [0.0] * burst + [number / 100 for number in range(1, 201)]
-    assert figures.share(starts, 100, skip=burst - 1, until=9) == pytest.approx(1)
+    starts = [0.0] * burst + [number / 100 for number in range(1, 301)]
+    assert share(figures, starts, skip=burst - 1) == pytest.approx(1)
     slow = [2 * at for at in starts]
-    assert figures.share(slow, 100, skip=burst - 1, until=9) == pytest.approx(0.5)
+    assert share(figures, slow, skip=burst - 1) == pytest.approx(0.5)
 
 
 def test_share_of_clumps_is_whole(figures):
     """A window that lets 100 through at the start of each second keeps 100 per second."""
-    starts = [float(second) for second in range(4) for _ in range(100)]
-    count = figures.needed(100, 2, skip=99)
-    assert figures.share(starts[:count], 100, skip=99, until=9) == 1
+    starts = [float(second) for second in range(5) for _ in range(100)]
+    assert share(figures, starts, skip=99, after=1.0) == 1
+    assert share(figures, starts, skip=99) == 1
+
+
+def test_a_burst_taken_slowly_is_left_out(figures):
+    """What came in while a full bucket was used up belongs to the beginning, too."""
+    slowly = [number / 200 for number in range(201)]  # 100 that were there, 100 that came in
+    starts = slowly + [1 + number / 100 for number in range(1, 301)]
+    assert share(figures, starts, skip=99, after=1.0) == pytest.approx(1)
+    assert share(figures, starts, skip=99) > 1.2
 
 
 def test_share_within_the_burst_counts(figures):
     """What has not even used its burst up is taken by the clock; what never started, as 0."""
-    assert figures.share([1.0, 1.5], 10, skip=9, until=3.0) == pytest.approx(0.1)
-    assert figures.share([], 10, skip=0, until=3.0) == 0
+    assert figures.settled([1.0, 1.5], 9, skip=9, after=0) == []
+    assert figures.settled([], 9, skip=0, after=0) == []
+    assert figures.share([1.0, 1.0], 10, until=3.0) == pytest.approx(0.1)
+    assert figures.share([1.0], 10, until=3.0) == pytest.approx(0.05)
+    assert figures.share([], 10, until=3.0) == 0
 
 
 def test_gaps_are_in_intervals(figures):
@@ -178,3 +195,15 @@ def test_the_picture_has_every_bar(picture):
     assert "Time & more: ours 0.50; best other" in description
     right = max(float(one.get("x")) + float(one.get("width")) for one in root.iter(f"{space}rect"))
     assert right <= picture.WIDTH
+
+
+def test_bars_beside_zeros_are_drawn(picture):
+    """Most may be at 0, which is no measure for the others."""
+    bars = [("a", 0.0, ""), ("b", 0.0, ""), ("c", 0.0, ""), ("d", 45_200.0, "")]
+    panel = picture.Panel("Out of order", bars, ",.0f", more_is_better=False)
+    drawn = picture.picture([panel], ours=["a"], title="Side by side", subtitle="")
+    widths = [
+        float(one.get("width"))
+        for one in ET.fromstring(drawn).iter("{http://www.w3.org/2000/svg}rect")  # noqa: S314
+    ]
+    assert widths == [1, 1, 1, picture.BAR]
