@@ -21,8 +21,8 @@ __all__ = ["MORE_SERVICES", "STRATEGIES", "Start", "draw", "start"]
 
 STRATEGIES = ("unpaced", "blanket", "adaptive", "own", "paced")
 """Nothing; one delay before all calls; botocore's adaptive retries; the scanner's own throttle."""
-MORE_SERVICES = ("s3", "iam")
-"""What a scan reads beside EC2, if the account has any of it."""
+MORE_SERVICES = ("iam",)
+"""What a scan reads beside EC2, if the account has users."""
 _BLANKET = Path(__file__).with_name("_blanket_delay.py")
 
 

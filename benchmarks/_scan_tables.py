@@ -31,7 +31,7 @@ class Plan:
     shares: Sequence[str | None]
     often: int
     ways: Sequence[str]
-    others: int
+    users: int
     cache: Path
     directory: Path
 
@@ -133,7 +133,8 @@ def check(report: Report, one: Outcome, plan: Plan) -> None:
     report.target(f"{what}bystander's calls that failed", one.bystander_failures, most=0)
     often = one.bystander_calls / one.seconds
     report.target(f"{what}bystander's calls a second", often, least=0.9 * plan.often)
-    report.target(f"{what}exit code", one.exit_code, most=0)
+    if not plan.users:  # IAM as moto has it makes rules fail: ScoutSuite's exit code is 200
+        report.target(f"{what}exit code", one.exit_code, most=0)
     missed = one.ec2_calls - (one.counted or 0)
     report.target(f"{what}EC2 calls that run did not count", missed, least=0, most=0)
 

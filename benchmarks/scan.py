@@ -10,9 +10,9 @@ ec2=100ms`, each beside a bystander of 2 calls a second. With 80%, a scan of 3,0
 take at most 0.7 of the time that it takes with 100 ms; of few, the scanner itself takes most of
 both.
 
-`--strategies` compares what else people do: the same delay before every call (blanket), botocore's
-adaptive retries, the scanner's own throttle; all at --rate. The account has buckets and users, too,
-as otherwise a delay before every call would cost no more than one before EC2's.
+`--strategies` compares with what else people do: the same delay before every call (blanket),
+botocore's adaptive retries, the scanner's own throttle; all at --rate. The account has IAM users as
+well, as otherwise a delay before every call would cost no more than one before EC2's.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ WAYS = ("unpaced", "paced")  # default; all: STRATEGIES
 SHARES = ("50%", "80%", None)
 """The columns of the table of shares; None: `--rate`."""
 CALLS_EACH = 12
-"""A scan makes at most so many calls for a bucket and a user together."""
+"""A scan makes at most so many calls for a user."""
 SLACK = 400.0
 """Seconds that a scan may take beyond what its pace asks for, on a busy machine."""
 
@@ -76,7 +76,7 @@ async def scan(
     prefix: tuple[str, ...] = ()
     figures = directory / "run.json"
     started = start(way, scanner, plan.rate, directory)
-    command = scanner.of_services(*MORE_SERVICES) if plan.others else scanner.command
+    command = scanner.of_services(*MORE_SERVICES) if plan.users else scanner.command
     command += started.options
     if way == "paced":
         limit = ("--share", share) if share else ("--limit", f"ec2={plan.rate_text}")
@@ -84,7 +84,7 @@ async def scan(
     written = shlex.join(_files(figures))
     shown = shlex.join((*prefix, *started.shown, *command)).replace(f" {written}", "")
     print(f"\n$ {shown}", flush=True)
-    calls = plan.snapshots + CALLS_EACH * plan.others
+    calls = plan.snapshots + CALLS_EACH * plan.users
     expected = 0.0 if way == "unpaced" else calls * plan.rate.interval
     gate = Gate(moto.url, dict.fromkeys((SCANNER_KEY, BYSTANDER_KEY), "scanned"))
     async with (
@@ -167,8 +167,7 @@ async def measure(plan: Plan, scanners: Sequence[Scanner]) -> list[Outcome]:
             directory.mkdir()
             variables = variables_of(small.url, environment, directory)
             await execute(scanner.command, directory, variables, SLACK)
-    others = plan.others
-    server = moto_server(snapshots=plan.snapshots, buckets=others, users=others, program=ACCOUNT)
+    server = moto_server(snapshots=plan.snapshots, buckets=0, users=plan.users, program=ACCOUNT)
     async with server as moto:
         await warm_up(moto.url, moto.snapshot)
         return [
@@ -188,7 +187,7 @@ def main() -> int:
         directory = options.keep or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="aioapiqueue-scan-"))
         )
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # a hub is in it
         plan = Plan(
             snapshots=options.snapshots,
             rate=options.rate[1],
@@ -196,7 +195,7 @@ def main() -> int:
             shares=options.columns,
             often=options.bystander,
             ways=options.ways,
-            others=options.others,
+            users=options.users,
             cache=options.cache,
             directory=directory.resolve(),
         )
@@ -253,14 +252,10 @@ def _options() -> argparse.Namespace:
     add("--snapshots", type=positive, default=3_000, metavar="N", help="default: %(default)s")
     add("--rate", type=rate, default="100ms", help="of EC2 calls; default: %(default)s")
     add("--share", metavar="PERCENT", help="of what AWS publishes, instead of --rate")
-    add("--shares", action="store_true", help="the table of shares; see above")
-    add("--strategies", action="store_true", help="what else people do, beside pacing; see above")
-    add(
-        "--others",
-        type=int,
-        metavar="N",
-        help="buckets and users, so many; 0, with --strategies 100",
-    )
+    tables = parser.add_mutually_exclusive_group()
+    tables.add_argument("--shares", action="store_true", help="the table of shares; see above")
+    tables.add_argument("--strategies", action="store_true", help="of ScoutSuite; see above")
+    add("--users", type=int, metavar="N", help="of IAM; 0, of strategies one for 10 snapshots")
     add("--bystander", type=positive, metavar="N", help="calls a second; 1, with --shares 2")
     add("--ways", type=lambda text: text.split(","), help="default: unpaced,paced; of shares paced")
     add("--cache", type=Path, default=cache, metavar="DIR", help="of the scanners; %(default)s")
@@ -278,8 +273,8 @@ def _options() -> argparse.Namespace:
     if options.strategies:
         options.columns = (None, options.share or "50%")
         options.scanners = options.scanners or ["scoutsuite"]
-    if options.others is None:
-        options.others = 100 if options.strategies else 0
+    if options.users is None:
+        options.users = options.snapshots // 10 if options.strategies else 0
     for what, known in (("scanners", SCANNERS), ("ways", STRATEGIES)):
         if unknown := set(getattr(options, what)) - set(known):
             parser.error(f"no such {what}: {', '.join(unknown)}; there are {', '.join(known)}")

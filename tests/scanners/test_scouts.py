@@ -39,6 +39,25 @@ def scans(name, figures, *options):
     return json.loads(figures.read_text())["scans"]
 
 
+def test_other_strategies_are_compared(tmp_path):
+    """Of few snapshots: each does what it is called, and a picture has them all."""
+    figures, drawn = tmp_path / "figures.json", tmp_path / "scans.svg"
+    command = [sys.executable, BENCHMARK, "--strategies", "--snapshots", "60", "--users", "12"]
+    command += ["--ways", "blanket,adaptive,own,paced", "--json", figures, "--svg", drawn]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    scans = json.loads(figures.read_text())["scans"]
+    blanket, adaptive, own, paced, share = scans
+    assert blanket["command"].startswith("BLANKET_SECONDS=0.1 scout aws --services ec2 iam ")
+    assert adaptive["command"].startswith("AWS_RETRY_MODE=adaptive scout aws ")
+    assert own["command"].endswith(" --max-rate 10")
+    assert paced["command"].startswith("aioapiqueue run --limit ec2=100ms -- scout aws ")
+    assert share["command"].startswith("aioapiqueue run --share 50% -- scout aws ")
+    assert blanket["peak"] <= 11  # one delay between all: never more than its rate
+    assert {one["reported"] for one in scans} == {60}
+    assert drawn.read_text().count("ScoutSuite blanket") > 1
+
+
 @pytest.mark.parametrize("name", ["scoutsuite", "prowler"])
 def test_fixed_rate_harms_nobody(name, tmp_path):
     """At 100 ms per EC2 call no call is throttled, and the scanner's report is complete.
