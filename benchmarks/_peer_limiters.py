@@ -251,6 +251,10 @@ class Asynciolimiter(Peer):
         """Return 1: only late calls are made up for."""
         return 1
 
+    def as_written(self, rate: int) -> Acquire:
+        """Write the rate, and leave max_burst as it is."""
+        return self.acquire(rate, 1)
+
     def acquire(self, rate: float, burst: int) -> Acquire:
         """Wait for it."""
         from asynciolimiter import Limiter
@@ -278,6 +282,10 @@ class Leaky(Asynciolimiter):
     def bursts(self, rate: float, burst: int) -> int:
         """Return the capacity."""
         return burst
+
+    def as_written(self, rate: int) -> Acquire:
+        """Leave the capacity as it is, 10."""
+        return self.acquire(rate, 10)
 
     def acquire(self, rate: float, burst: int) -> Acquire:
         """Wait for it."""
@@ -322,13 +330,17 @@ class LimiterPeer(Entered):
 
     distribution = "limiter"
     modules = ("limiter",)
-    mode = "Limiter(rate=r, capacity=b), async with"
+    mode = "Limiter(rate=r, capacity=b), async with; as written: capacity 3, its default"
 
     def manager(self, rate: float, burst: int) -> AbstractAsyncContextManager[object]:
         """Make one."""
         from limiter import Limiter
 
         return cast("AbstractAsyncContextManager[object]", Limiter(rate=rate, capacity=burst))
+
+    def as_written(self, rate: int) -> Acquire:
+        """Leave the capacity as it is, 3."""
+        return self.acquire(rate, 3)
 
     def block(self, rate: float, burst: int) -> Block:
         """Enter it in a thread."""
