@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Bench", "Column", "Outcomes"]
 
 Outcomes = dict[str, Outcome]
+QUICK_SECONDS = 8.0
+"""After which a process is ended in a quick run."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Column:
 
     def cell(self, outcome: Outcome) -> str:
         """Return what is in a row."""
-        values = outcome.values(self.key)
+        values = [value for value in outcome.values(self.key) if value is not None]
         if not values:
             return ""
         if not self.form:
@@ -83,7 +85,7 @@ class Bench:
             name,
             options,
             rounds=1 if self.quick else rounds,
-            seconds=min(seconds, 10) if self.quick else seconds,
+            seconds=min(seconds, QUICK_SECONDS) if self.quick else seconds,
             often=dict.fromkeys(deciding, ROUNDS),
             at_once=at_once,
         )

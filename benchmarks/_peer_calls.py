@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from _peer_limiters import Acquire, Block, Peer
 
-    Result = dict[str, float | str]
+    Result = dict[str, float | str | None]
 
 __all__ = [
     "MANY",

@@ -47,17 +47,17 @@ def share(starts: Sequence[float], rate: float, *, until: float) -> float:
 
 @dataclass(frozen=True)
 class Gaps:
-    """The times between one start and the next, in nominal intervals."""
+    """The times between one start and the next, in nominal intervals; None: there were too few."""
 
-    median: float
-    last_percentile: float
+    median: float | None
+    last_percentile: float | None
 
 
 def gaps(starts: Sequence[float], rate: float) -> Gaps:
     """Return how evenly calls started."""
     between = [(after - before) * rate for before, after in itertools.pairwise(starts)]
     if len(between) <= 1:
-        return Gaps(float("nan"), float("nan"))
+        return Gaps(None, None)
     hundredths = statistics.quantiles(between, n=100, method="inclusive")
     return Gaps(hundredths[49], hundredths[98])
 

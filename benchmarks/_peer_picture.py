@@ -30,7 +30,7 @@ text { font: 12px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #1f232
   svg { background: #0d1117; }
   text { fill: #e6edf3; }
   .note, .none { fill: #9198a1; }
-  .name-bar { fill: #3d444d; }
+  .name-bar { fill: #57606a; }
   .our-bar { fill: #4493f8; }
   .our { fill: #79c0ff; }
   .cut { fill: #0d1117; }
