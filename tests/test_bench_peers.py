@@ -1,6 +1,7 @@
 """What benchmarks/peers.py computes from instants, and what it makes of processes that fail."""
 
 import asyncio
+import os
 import random
 import sys
 import xml.etree.ElementTree as ET
@@ -134,6 +135,8 @@ def test_rounds_begin_with_another(rounds):
 WORKER = """
 import json, os, sys, threading, time
 case, name, options = sys.argv[1:]
+with open(json.loads(options)["place"] + "/" + name, "w") as file:
+    file.write(str(os.getpid()))
 if name == "never ready":
     time.sleep(60)
 print("ready", flush=True)
@@ -162,7 +165,8 @@ def test_failures_become_cells(rounds, tmp_path, at_once, monkeypatch):
     monkeypatch.setattr(rounds, "START_SECONDS", 2)
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER)
-    case = rounds.Case("any", {"figure": 2.5}, 2, seconds=1, often={"well": 3}, at_once=at_once)
+    options = {"figure": 2.5, "place": str(tmp_path)}
+    case = rounds.Case("any", options, 2, seconds=1, often={"well": 3}, at_once=at_once)
     names = ["hangs", "well", "dies", "raises", "never ready", "talks"]
     outcomes = asyncio.run(rounds.measure(case, names, worker))
     assert {name: own.failed for name, own in outcomes.items()} == {
@@ -176,6 +180,9 @@ def test_failures_become_cells(rounds, tmp_path, at_once, monkeypatch):
     assert outcomes["well"].values("figure") == [1.5] * 3
     assert outcomes["talks"].values("figure") == [2.5] * 2
     assert outcomes["raises"].detail == "ValueError: no spaces"
+    for name in names:
+        with pytest.raises(ProcessLookupError):  # none is left behind
+            os.kill(int((tmp_path / name).read_text()), 0)
 
 
 def test_the_picture_has_every_bar(picture):
