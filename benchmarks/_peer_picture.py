@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["Panel", "picture"]
 
 COLUMNS = 3
-WIDTH, NAME, VALUE, BAR, ROW, HEAD, GAP, TOP = 320, 128, 66, 112, 17, 44, 18, 62
+WIDTH, NAME, BAR, ROW, HEAD, GAP, TOP = 338, 150, 112, 17, 44, 18, 62
 CUT = 6.0
 """A bar longer than so many times the median one is cut off."""
 STYLE = """

@@ -59,10 +59,13 @@ def start(way: str, scanner: Scanner, rate: Rate, directory: Path) -> Start:
 
 def draw(outcomes: Sequence[Outcome], *, snapshots: int, public: int, machine: str) -> str:
     """Return a picture of several scans: what each found, whom it harmed, how long it took."""
-    ours = {one.name for one in outcomes if one.way == "paced"}
+    scanners = sorted({one.scanner for one in outcomes})
+    alone = f"{scanners[0]} " if len(scanners) == 1 else ""  # which the title has
+    names = [one.name.removeprefix(alone) for one in outcomes]
+    ours = {name for name, one in zip(names, outcomes, strict=True) if one.way == "paced"}
 
     def panel(title: str, values: Sequence[float], form: str, *, more: bool) -> Panel:
-        bars = [(one.name, value, "") for one, value in zip(outcomes, values, strict=True)]
+        bars = [(name, value, "") for name, value in zip(names, values, strict=True)]
         return Panel(title, bars, form, more_is_better=more)
 
     failed = [100 * one.bystander_failures / max(1, one.bystander_calls) for one in outcomes]
@@ -79,5 +82,5 @@ def draw(outcomes: Sequence[Outcome], *, snapshots: int, public: int, machine: s
         panel("CPU seconds", [one.cpu_seconds for one in outcomes], ",.0f", more=False),
         panel("Most EC2 calls in a second", [one.peak for one in outcomes], ",.0f", more=False),
     ]
-    title = f"Scans of {snapshots:,} snapshots"
+    title = f"{' and '.join(scanners)} on {snapshots:,} snapshots"
     return picture(panels, ours=ours, title=title, subtitle=machine)

@@ -1,7 +1,8 @@
-"""Other limiters beside ours, each in the mode that fits a case best and in a process of its own.
+"""Other limiters beside ours, each in the mode that fits a case best.
 
-They are measured in turns, round by round. A limiter that hangs or fails is a cell in a table: DNF
-(did not finish), or the error. Where ours is not first, the tables show it.
+Each is measured in a process of its own, in turns, round by round. What hangs
+or fails is a cell in a table: DNF (did not finish), or the error. Where ours is
+not first, the tables show it.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def idle(bench: Bench) -> None:
 
 
 def opening(bench: Bench) -> None:
-    """10 per second as each documentation writes it: calls in the first 10 ms."""
+    """10 per second as documented: calls in the first 10 ms."""
     outcomes = bench.measure("opening", rounds=3, at_once=2)
     title = "10 per second, as its documentation writes it: the first 10 ms"
     bench.table(title, outcomes, [Column("calls", "calls", ".0f")])
