@@ -205,7 +205,6 @@ def two(peer: Peer, *, calls: int) -> Result:
 def lanes(peer: Peer, *, keys: int, calls: int) -> Result:
     """1,000 keys at one call a second each: the time for all, and whether each limit is kept."""
     starts: dict[str, list[float]] = {f"key-{number}": [] for number in range(keys)}
-    ended = 0.0
 
     async def ask() -> None:
         acquire = peer.lane(1)
@@ -218,7 +217,8 @@ def lanes(peer: Peer, *, keys: int, calls: int) -> Result:
 
     cpu, begun = time.process_time(), time.monotonic()
     run(ask())
-    ended, cpu = time.monotonic(), time.process_time() - cpu
+    cpu = time.process_time() - cpu
+    ended = max(map(max, starts.values()))
     return {
         "times": (ended - begun) / (calls - 1),
         "cpu": cpu,

@@ -105,9 +105,14 @@ def backlog(peer: Peer, *, count: int, rate: int) -> Result:
     order: list[int] = []
     joined = drained = 0.0
 
+    def started(number: int) -> None:
+        nonlocal drained
+        order.append(number)
+        drained = time.monotonic()
+
     async def drain() -> None:
         if peer.by == "itself":
-            await peer.each(rate, lambda: order.append(len(order)), count)
+            await peer.each(rate, lambda: started(len(order)), count)
             return
         acquire = peer.acquire(rate, burst_at(rate))
 
@@ -116,13 +121,13 @@ def backlog(peer: Peer, *, count: int, rate: int) -> Result:
             if number == count - 1:
                 joined = time.monotonic()
             await acquire()
-            order.append(number)
+            started(number)
 
         await asyncio.gather(*map(call, range(count)))
 
     cpu, begun = time.process_time(), time.monotonic()
     run(drain())
-    drained, cpu = time.monotonic(), time.process_time() - cpu
+    cpu = time.process_time() - cpu
     joined = joined or begun
     return {
         "joined": joined - begun,
