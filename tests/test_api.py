@@ -19,6 +19,7 @@ APART = {
     "aioapiqueue.integrations.redis.schedule": "its names are those of `integrations.redis`",
     "aioapiqueue.integrations.redis.url": "for the command line",
     "aioapiqueue.registry.presets": "tables",
+    "aioapiqueue.testing.pytest": "exports nothing: tests/test_testing_pytest.py has its mark",
     "aioapiqueue.registry.presets.operations": "a table",
     "aioapiqueue.registry.presets.services": "a table",
 }

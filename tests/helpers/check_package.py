@@ -124,11 +124,17 @@ def described(wheel: Path) -> dict[str, str]:
 
 
 def check_contents(wheel: Path) -> None:
-    """The wheel has the package, all of it, and nothing else."""
+    """The wheel has the package and the pages that it prints, all of it, and nothing else."""
     tree = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "aioapiqueue").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
+    }
+    docs = ROOT / "docs"
+    tree |= {
+        f"aioapiqueue/_docs/{path.relative_to(docs).as_posix()}"
+        for path in (*docs.rglob("*.md"), docs / "grafana.json")
+        if "_build" not in path.parts
     }
     inside = {name for name in files(wheel) if ".dist-info/" not in name}
     if inside != tree:
