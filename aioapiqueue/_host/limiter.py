@@ -52,7 +52,7 @@ _SENT = 100
 _PUSHED_BACK = 1000
 """So many calls are remembered; for more, a slow-down is counted as one of the queue."""
 _MISSES = 20
-"""Grants in a row that came too late: the loop is always late."""
+"""Times in a row that grants came too late: the loop is always late."""
 _LONGEST_LATENESS = 1.0
 """Seconds: a loop that is later than that does not keep a pace anyway."""
 
@@ -108,7 +108,9 @@ class HostLimiter:
         self._lateness = 0.0
         """Seconds after which it is too late to start what was let go."""
         self._too_late = 0
-        """How many grants in a row came too late."""
+        """How many times in a row grants came too late."""
+        self._missed_at = -math.inf
+        """When that was noticed last."""
 
     def reset(self, *, clock_changed: bool) -> None:
         """Start on another event loop: what waited or ran on the old one is gone with it."""
@@ -302,7 +304,10 @@ class HostLimiter:
         if now <= at + self._lateness + ROUNDING and now < until:
             self._too_late = 0
             return False
-        self._too_late += 1
+        # What was let go before the last miss came late by the same stall, however many they are.
+        if at > self._missed_at:
+            self._too_late += 1
+            self._missed_at = now
         if self._too_late <= _MISSES:
             return True
         # The loop is always as late: it is to have some all the same.

@@ -18,6 +18,8 @@ __all__ = ["start_hub"]
 
 _SECONDS = 30.0
 """How long the start may take: Python may have to read its files from a slow disk."""
+_KILLED = (9, 15)
+"""SIGKILL and SIGTERM, by which others end a process: a person, or the kernel that needs memory."""
 _MAIN = (
     "import json, sys; sys.path += json.loads(sys.argv[1]); "
     "from aioapiqueue.hub.host.main import main; main(sys.argv[2])"
@@ -32,7 +34,7 @@ def start_hub(place: Place) -> str | None:
 
     Raises:
         PermissionError: others have access to its directory.
-        OSError: its directory cannot be made, or no process can be started for now.
+        OSError: its directory cannot be made, no process can be started for now, or it was killed.
     """
     import fcntl  # noqa: PLC0415 - POSIX only, where this module is imported everywhere
 
@@ -77,6 +79,8 @@ def _start(place: Place) -> str | None:
         )
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"a new one was not there after {_SECONDS:g} s") from None
+    if -done.returncode in _KILLED:  # by somebody: that says nothing of the next one
+        raise ChildProcessError(f"a new one was killed while it started ({-done.returncode})")
     if done.returncode:
         text = done.stderr.decode("utf-8", "replace").strip()
         return text.splitlines()[-1] if text else f"{python} ended with {done.returncode}"

@@ -394,3 +394,17 @@ async def test_loop_that_is_always_late_starts_some():
     hub.delay = 0.9  # less late than what is known to be usual
     async with asyncio.timeout(2), queue.slot():
         pass
+
+
+async def test_one_stall_is_not_always_late():
+    """Thirty slots that come too late together are one stall: the next are to be in time again."""
+    hub = VirtualHub()
+    queue = ApiQueue("100/s", schedule=hub.schedule("crm"))
+    waiting = [queue.enqueue() for _ in range(60)]
+    await asyncio.sleep(0.1)
+    hub.delay = 0.3
+    await asyncio.sleep(0.3)
+    hub.delay = 0
+    await asyncio.gather(*waiting)
+    assert len({str(message) for message in hub.log if message[0] == "leave"}) >= 20
+    assert not [message for message in hub.log if message[0] == "late"]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import sys
 import tempfile
 import threading
 
 import pytest
 
+from aioapiqueue import SharedError
 from aioapiqueue._host import reach
 from aioapiqueue._host.place import Place
 
@@ -95,3 +97,22 @@ def test_answer_without_end_is_refused(place, monkeypatch):
     ):
         reach.command(place, {"command": "status"})
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("ending", "expected"),
+    [
+        ("kill -KILL $$", (reach.Unreachable, "killed while it started")),
+        ("kill -TERM $$", (reach.Unreachable, "killed while it started")),
+        ("echo no room >&2; exit 1", (SharedError, "cannot be started: no room")),
+    ],
+)
+def test_killed_start_is_no_refusal(place, tmp_path, monkeypatch, ending, expected):
+    """A hub that somebody kills as it starts is one that died: callers wait for the next."""
+    program = tmp_path / "python3"
+    program.write_text(f"#!/bin/sh\n{ending}\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    error, words = expected
+    with pytest.raises(error, match=words):
+        reach.reach({}, override=place.override)
