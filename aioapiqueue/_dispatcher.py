@@ -521,12 +521,15 @@ class Dispatcher:
         call.state = LEFT
         call.waited_until = self._clock()
         if call.future.get_loop() is self.loop:  # else it waited on an earlier one
-            call.future.cancel()  # if it is not done: the awaiting coroutine was closed
+            alive = not self.loop.is_closed()  # else nobody can be resumed any more
+            if alive:
+                call.future.cancel()  # if it is not done: the awaiting coroutine was closed
             self.limiter.left(call, self.waiters.leave(call))
             self._stop_timeout(call)
             if self._lanes is not None and self._lanes.left(call):
                 self._lanes.count_waiters(self.waiters.not_left(), self.waiters.live)
-            self.wake()
+            if alive:
+                self.wake()
         self.count(kind, call)
 
     def fail(self, call: Call, kind: EventKind, error: Exception) -> None:

@@ -431,3 +431,34 @@ def test_entered_again_on_another_loop():
         loop.run_until_complete(main())
         loop.close()
     assert not queue.closed
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, new_uvloop])
+@pytest.mark.real
+def test_waiter_collected_after_its_loop(factory):
+    """A caller whose loop was closed with it in it ends in silence, and waits no more."""
+    queue = ApiQueue("20/s")
+    ended = []
+
+    async def call():
+        try:
+            async with queue.slot():
+                pass
+        except BaseException as error:
+            ended.append(type(error))
+            raise
+
+    async def leave_behind():
+        queue.try_slot()
+        tasks = [asyncio.ensure_future(call()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        return [task.get_coro() for task in tasks]
+
+    loop = factory()
+    loop.set_exception_handler(lambda *_: None)  # which is told of tasks that are destroyed
+    left = loop.run_until_complete(leave_behind())
+    loop.close()
+    for coroutine in left:
+        coroutine.close()
+    assert ended == [GeneratorExit] * 3
+    assert queue.waiting == 0

@@ -251,24 +251,29 @@ class Session:
             self._host.wake()
 
     async def _run(self) -> None:
-        sender = self._sender
+        sender, loop = self._sender, asyncio.get_running_loop()
+        # If the loop was closed with this task in it, the garbage collector ends it some time, when
+        # all here may be of another loop; a client may turn that into any error.
         try:
             while await self._step():
                 pass
-        except messages.Unreachable as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody is to wait for ever
+            if not loop.is_closed():
+                self._failed(error)
+        finally:
+            if sender == self._sender and not loop.is_closed():
+                self._ended(self._task)
+
+    def _failed(self, error: Exception) -> None:
+        if isinstance(error, messages.Unreachable):
             self._disconnected(str(error))
-        except SharedError as error:
+        elif isinstance(error, SharedError):
             self._drop_refused()
             self._refused(error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody is to wait for ever
+        else:
             self._host.report(f"{self._transport!r} failed", error)
             self._outbox.clear()  # what cannot be sent at all would be in the way for ever
             self._refused(SharedError(f"{self._transport!r} failed: {error!r}"))
-        finally:
-            # If the loop was closed with this task in it, the garbage collector ends it some time,
-            # when all here may be of another loop.
-            if sender == self._sender:
-                self._ended(self._task)
 
     async def _step(self) -> bool:
         """Send one message; return whether there may be another."""

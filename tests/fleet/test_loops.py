@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 
+import pytest
+
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations.redis import SharedSchedule
 from aioapiqueue.testing import VirtualLoop
@@ -70,3 +72,40 @@ def test_closed_queue_sends_nothing_later(valkey, name):
     for function in (use, hold):
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             runner.run(function())
+
+
+@pytest.mark.real
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+def test_abandoned_request_fails_no_later_caller(valkey, name):
+    """A request that the garbage collector ends, with its loop, is no answer to those who wait now.
+
+    redis-py turns that into a RuntimeError, as it cannot close its connection without a loop.
+    """
+    client = valkey.client()
+    queue = ApiQueue("10/s", schedule=SharedSchedule(client, name))
+
+    async def wait():
+        waiting = queue.enqueue()
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        return waiting
+
+    gc.disable()
+    try:
+        valkey.freeze()
+        abandoned = asyncio.new_event_loop()
+        abandoned.run_until_complete(wait())
+        abandoned.close()
+        with asyncio.Runner() as runner:
+            waiting = runner.run(wait())
+            abandoned = None
+            gc.collect()
+            assert not waiting.done()
+            valkey.thaw()
+            assert runner.run(asyncio.wait_for(waiting, 20)).waited > 0
+            runner.run(queue.aclose())
+    finally:
+        valkey.thaw()
+        gc.enable()
