@@ -250,3 +250,30 @@ def fleet(session: nox.Session) -> None:
     set_up(session, "bench", "test", editable=False)
     session.run("python", "benchmarks/fleet.py", *session.posargs)
     session.run("python", "benchmarks/fleet_lanes.py", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Measure which lines and branches the tests run: all of the core, 95 % of all (an hour)."""
+    set_up(session, "test", "coverage", editable=False)
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *(session.posargs or ALL))
+    session.run("coverage", "combine", "-q")
+    session.run("python", "tests/coverage_report.py")
+
+
+@nox.session
+def mutate(session: nox.Session) -> None:
+    """Change the core at random, 200 times, and see that tests fail (two hours); `-- --sample 20`.
+
+    It goes on where it was ended.
+    """
+    set_up(session, "test", "coverage", editable=False)
+    session.run("python", "-m", "tests.mutants", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Have all go wrong that can, for half an hour in real time; `-- --minutes 2` is shorter."""
+    set_up(session, "test", editable=False)
+    session.run("python", "tests/soak", *session.posargs)

@@ -658,6 +658,11 @@ def throttle_codes() -> set[str]:
     return set(ThrottledRetryableChecker._THROTTLED_ERROR_CODES)
 
 
+def host_lateness(queue: ApiQueue) -> float:
+    """Return how many seconds late a queue may use what the hub has let go."""
+    return dispatcher_of(queue).limiter._lateness
+
+
 # What the other side states.
 
 

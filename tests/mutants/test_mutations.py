@@ -1,0 +1,144 @@
+"""That changes are made, noticed, and not noticed where nothing tests them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+from dataclasses import replace
+
+import pytest
+
+from tests.mutants import plugin
+from tests.mutants.mutations import mutations_of, sample
+from tests.mutants.trial import (
+    copy_package,
+    core_sources,
+    load_equivalents,
+    run_changed,
+    run_tests,
+)
+
+posix = pytest.mark.skipif(os.name != "posix", reason="ends tests by a signal")
+
+SOURCE = '''"""A limit of 5."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    LIMIT = 7
+
+__all__ = ["allow"]
+
+
+def allow(number: "1", most=5) -> "2":
+    """Say whether 3 is below 4."""
+    if number < 0 or not number:
+        raise ValueError(f"{number + 1} is " + "wrong")
+    self.count += 1
+    return min(number, most) if most - 1 else None
+'''
+
+
+def changes(source=SOURCE):
+    """Return all changes of a source."""
+    return {one.change for one in mutations_of("file.py", source)}
+
+
+def test_all_that_matters_is_changed():
+    """Each kind of change, and none in docstrings, annotations, messages or for type checkers."""
+    assert changes() == {
+        "5 -> (6)",
+        "number < 0 or not number -> (not (number < 0 or not number))",
+        "number < 0 or not number -> (number < 0 and (not number))",
+        "number < 0 -> (number <= 0)",
+        "number < 0 -> (number >= 0)",
+        "0 -> (1)",
+        "not number -> (number)",
+        'raise ValueError(f"{number + 1} is " + "wrong") -> pass',
+        "self.count += 1 -> pass",
+        "self.count += 1 -> self.count -= 1",
+        "1 -> (2)",
+        "return min(number, most) if most - 1 else None -> return None",
+        "min(number, most) if most - 1 else None -> (None if most - 1 else min(number, most))",
+        "min(number, most) -> (max(number, most))",
+        "most - 1 -> (most + 1)",
+    }
+
+
+@pytest.mark.parametrize("file", list(core_sources()))
+def test_changed_core_is_another_program(file):
+    """Each change that is drawn of a file can be compiled, and does not mean the same."""
+    source = core_sources()[file]
+    before = ast.dump(ast.parse(source))
+    for one in sample({file: source}, 12, seed=3):
+        assert ast.dump(ast.parse(one.apply(source))) != before, one
+
+
+def test_place_counts_characters():
+    """What is not ASCII before it moves no change to another place."""
+    (one,) = mutations_of("file.py", "x = call('ä€😀', 1)\n")
+    assert one.apply("x = call('ä€😀', 1)\n") == "x = call('ä€😀', (2))\n"
+
+
+def test_key_outlasts_other_lines():
+    """A change is known by its line's text, and which of several such lines it is."""
+    before = {one.key for one in mutations_of("file.py", "x = 1\nx = 1\n")}
+    after = {one.key for one in mutations_of("file.py", "# new\nx = 1\ny = 3\nx = 1\n")}
+    assert before == {("file.py", "x = 1", 1, "1 -> (2)"), ("file.py", "x = 1", 2, "1 -> (2)")}
+    assert before < after
+
+
+def test_sample_goes_by_seed_and_lines():
+    """One seed is one sample; a file has its share by lines; no line is drawn twice."""
+    sources = {"long.py": "x = 1 + 2 + 3\n" * 90, "short.py": "x = 1\n" * 10}
+    one, again, other = (sample(sources, 50, seed) for seed in (1, 1, 2))
+    assert one == again != other
+    assert len({(x.file, x.line) for x in one}) == 50
+    assert 38 <= sum(x.file == "long.py" for x in one) <= 50
+
+
+def test_equivalents_are_still_there():
+    """Each names a change that the core has, and says why nothing can notice it."""
+    there = {
+        one.key for file, source in core_sources().items() for one in mutations_of(file, source)
+    }
+    assert [key for key in load_equivalents() if key not in there] == []
+    assert all(len(reason) > 20 for reason in load_equivalents().values())
+
+
+@posix
+@pytest.mark.real
+def test_planted_change_is_found(tmp_path):
+    """A test fails on a change that it would notice, and on no other; then all is as before."""
+    tests = {"tests/test_units.py::test_forgotten_units_are_refused": 60.0}
+    copy_package(tmp_path)
+    source = core_sources()["_units.py"]
+    by_change = {(one.text, one.change): one for one in mutations_of("_units.py", source)}
+    noticed = by_change["del self._places[unit]", "del self._places[unit] -> pass"]
+    other = by_change["if only in cost and len(cost) == 1:  # most", "1 -> (2)"]
+    assert run_tests(tmp_path, tests) is None
+    assert "test_forgotten_units_are_refused" in run_changed(tmp_path, noticed, source, tests)
+    assert run_changed(tmp_path, other, source, tests) is None
+    assert (tmp_path / "aioapiqueue" / "_units.py").read_text() == source
+
+
+@posix
+@pytest.mark.real
+def test_endless_change_is_stopped(tmp_path):
+    """What takes too long has failed, and so has what cannot be imported."""
+    tests = {"tests/test_units.py::test_forgotten_units_are_refused": 3.0}
+    copy_package(tmp_path)
+    source = core_sources()["_units.py"]
+    line = "del self._places[unit]"
+    one = next(one for one in mutations_of("_units.py", source) if one.text == line)
+    endless = replace(one, new="while True:\n                pass")
+    assert run_changed(tmp_path, endless, source, tests) == "time or memory"
+    broken = replace(one, new="1 +")
+    assert "exit code" in run_changed(tmp_path, broken, source, tests)
+
+
+def test_plugin_runs_what_is_asked_for():
+    """Settings pass through the environment as they are."""
+    settings = plugin.Settings(tests={"a::b[x-\n]": 1.5})
+    assert plugin.Settings(**json.loads(settings.variable()["MUTANTS"])) == settings
