@@ -451,8 +451,9 @@ class Dispatcher:
 
     def wake(self) -> None:
         """Wake the ticker: who is next, or when, may have changed."""
-        if self._alarm is not None and not self._alarm.done():
-            self._alarm.set_result(None)
+        alarm = self._alarm
+        if alarm is not None and not alarm.done() and not alarm.get_loop().is_closed():
+            alarm.set_result(None)
 
     def grant(self, call: Call, now: float) -> None:
         """Let a call start that has been taken out of `waiters` and charged to its limits."""
@@ -521,15 +522,13 @@ class Dispatcher:
         call.state = LEFT
         call.waited_until = self._clock()
         if call.future.get_loop() is self.loop:  # else it waited on an earlier one
-            alive = not self.loop.is_closed()  # else nobody can be resumed any more
-            if alive:
+            if not self.loop.is_closed():  # else nobody can be resumed any more
                 call.future.cancel()  # if it is not done: the awaiting coroutine was closed
             self.limiter.left(call, self.waiters.leave(call))
             self._stop_timeout(call)
             if self._lanes is not None and self._lanes.left(call):
                 self._lanes.count_waiters(self.waiters.not_left(), self.waiters.live)
-            if alive:
-                self.wake()
+            self.wake()
         self.count(kind, call)
 
     def fail(self, call: Call, kind: EventKind, error: Exception) -> None:

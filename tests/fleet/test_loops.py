@@ -109,3 +109,34 @@ def test_abandoned_request_fails_no_later_caller(valkey, name):
     finally:
         valkey.thaw()
         gc.enable()
+
+
+def test_callers_collected_after_their_loop(valkey, name):
+    """Callers whose loop was closed with them in it end in silence, the first of them first."""
+    queue = ApiQueue("1/h", schedule=SharedSchedule(VirtualClient(valkey), name))
+    ended = []
+
+    async def call(number):
+        try:
+            async with queue.slot(key=number):
+                pass
+        except BaseException as error:
+            ended.append(type(error))
+            raise
+
+    async def leave_behind():
+        async with queue.slot():
+            pass
+        tasks = [asyncio.ensure_future(call(number)) for number in range(3)]
+        await asyncio.sleep(1)
+        assert queue.waiting == 3
+        return [task.get_coro() for task in tasks]
+
+    loop = VirtualLoop()
+    loop.set_exception_handler(lambda *_: None)  # which is told of tasks that are destroyed
+    left = loop.run_until_complete(leave_behind())
+    loop.close()
+    for coroutine in left:
+        coroutine.close()
+    assert ended == [GeneratorExit] * 3
+    assert queue.waiting == 0

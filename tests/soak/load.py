@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import traceback
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,8 @@ class Load:
             self.ends["cancelled in the body" if started else "cancelled"] += 1
             raise
         except Exception as error:  # noqa: BLE001 - that is what is looked for
-            self._broken.append(f"{self.kind.name}: a caller got {error!r}")
+            where = traceback.format_list(traceback.extract_tb(error.__traceback__)[-4:])
+            self._broken.append(f"{self.kind.name}: a caller got {error!r}\n{''.join(where)}")
         finally:
             self.ends["started"] += started
 

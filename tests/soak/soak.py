@@ -182,6 +182,8 @@ class Soak:
 
     def _fork(self) -> None:
         """Have a child use the queues whose loop is closed, and the one of the threads."""
+        # Here first: what waited and ran on a loop that was dropped has its permits until then.
+        asyncio.run(self._use_once())
         child = os.fork()
         if child == 0:
             code = 1
@@ -197,17 +199,16 @@ class Soak:
                 return
             time.sleep(0.01)
 
-    def _in_child(self) -> int:
-        async def use() -> None:
-            for name in ("paced", "windows", "hub"):
-                queue = self._queues[name]
-                for _ in range(3):
-                    async with queue.slot():
-                        pass
+    async def _use_once(self) -> None:
+        for name in ("paced", "windows", "hub"):
+            for _ in range(3):
+                async with self._queues[name].slot():
+                    pass
 
+    def _in_child(self) -> int:
         faulthandler.dump_traceback_later(FORKED - 10, exit=True)
         try:
-            asyncio.run(use())
+            asyncio.run(self._use_once())
             for _ in range(3):
                 with blocking(self._threaded).slot(timeout=20):
                     pass
