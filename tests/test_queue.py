@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from itertools import pairwise
 
 import pytest
 
-from aioapiqueue import Rate, Window
+from aioapiqueue import ApiQueue, Rate, Window, WouldWait
 from tests.helpers.instants import now, released
 
 
@@ -303,3 +304,28 @@ async def test_a_cost_is_a_number(limiter, cost):
     for enter in (queue.slot, queue.enqueue, queue.try_slot, queue.estimate):
         with pytest.raises(TypeError, match="takes a number"):
             enter(cost=cost)
+
+
+async def test_idle_queue_makes_up_too():
+    """A call that need not wait makes up for a stall as long as `catch_up`, and for no longer one.
+
+    Nobody waits here, which is the way of most calls.
+    """
+    queue = ApiQueue("1000/s", catch_up=0.25)
+
+    def at_once():
+        """Count the calls that need not wait now."""
+        count = 0
+        with contextlib.suppress(WouldWait):
+            while True:
+                queue.try_slot().release()
+                count += 1
+        return count
+
+    assert at_once() == 1
+    await asyncio.sleep(0.25)  # exact, as a float
+    assert at_once() == pytest.approx(250, abs=1)
+    await asyncio.sleep(0.125)
+    assert at_once() == pytest.approx(125, abs=1)
+    await asyncio.sleep(0.251)
+    assert at_once() == 1
