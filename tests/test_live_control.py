@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
+from aioapiqueue import ApiQueue, QueueClosed, Rate, Window, WouldWait
 from tests.helpers.instants import line_up, now, use
 
 # Pause and push-back.
@@ -451,3 +451,15 @@ def test_wrong_lane_is_named(lanes, words):
     """Of many lanes, the message says which."""
     with pytest.raises((TypeError, ValueError), match=words):
         ApiQueue("10/s", lanes=lanes)
+
+
+async def test_equal_limit_keeps_its_count():
+    """Of several that a lane gets, the one that it had knows who runs; others count from now on."""
+    queue = ApiQueue(lanes={"a": "5 at once"})
+    held = [queue.try_slot(key="a") for _ in range(3)]
+    queue.set_rate("4 at once", "5 at once", key="a")
+    held += [queue.try_slot(key="a") for _ in range(2)]
+    with pytest.raises(WouldWait):
+        queue.try_slot(key="a")
+    for slot in held:
+        slot.release()

@@ -61,6 +61,8 @@ class Soak:
         """Do it; return what is broken."""
         warnings.simplefilter("ignore", ResourceWarning)  # of loops that are closed in use
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads
+        # redis-py's own, where the collector ends it.
+        warnings.filterwarnings("ignore", "coroutine 'AbstractConnection", RuntimeWarning)
         logging.getLogger("asyncio").addHandler(_Complaints(self.broken))
         logging.getLogger("asyncio").propagate = False
         with hub_in_use() as hub, Server() as server:
@@ -104,10 +106,9 @@ class Soak:
     def _tell(self, minutes: int, faults: Faults) -> None:
         now, ends, done = self.flat.seen[-1], self.ends, faults.done
         print(
-            f"{minutes:3} min {len(self.flat.seen)} loops {ends['started']:,} calls "
-            f"{ends['cancelled']:,} cancelled {ends['timed out']:,} late "
-            f"{done['hubs killed']}+{done['servers killed']} kills "
-            f"{now['MB']:.0f} MB {now['descriptors']} fds",
+            f"{minutes:3} min: {ends['started']:,} calls, {ends['cancelled']:,} cancelled, "
+            f"{done['hubs killed'] + done['servers killed']} kills, "
+            f"{now['MB']:.0f} MB, {now['descriptors']} files",
             flush=True,
         )
 
