@@ -664,3 +664,12 @@ def test_digits_with_underscores():
     """The remedy for `1_000/s` was a limit of one `_000` a second."""
     with pytest.raises(ValueError, match="1000"):
         Rate.parse("1_000/s")
+
+
+@pytest.mark.parametrize("text", ["٣", "10 x\ny"])
+def test_no_reading_of_other_text_is_shown(text):
+    """Of digits that are not ours, or a text of two lines, nothing is shown that is not so."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - what it does not say is looked at
+        Rate.parse(text)
+    assert "several readings" not in str(caught.value)
+    assert "it names no time" not in str(caught.value)

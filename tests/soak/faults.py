@@ -55,6 +55,7 @@ class Faults:
         finally:
             for queue in queues.values():
                 queue.resume()
+            queues["paced"].set_rate("200/s burst 20")
 
     def _one(self, dice: float, queues: dict[str, ApiQueue], watch: Watch) -> None:
         rng = self._rng
@@ -77,11 +78,9 @@ class Faults:
             queue.hold(rng.uniform(0, 0.5))
         elif dice < 0.85:
             self.done["changes"] += 1
-            before = queues["paced"].limits
-            queues["paced"].set_rate(rng.choice(["50/s", "10/s burst 3", "200/s burst 20"]))
-            queues["paced"].estimate()
+            queues["paced"].set_rate(rng.choice(["50/s", "10/s burst 3"]))
             asyncio.get_running_loop().call_later(
-                rng.uniform(0, 0.5), queues["paced"].set_rate, *map(str, before)
+                rng.uniform(0, 0.5), queues["paced"].set_rate, "200/s burst 20"
             )
         elif dice < 0.93:
             self.kill_hub()
