@@ -259,7 +259,7 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *(session.posargs or ALL))
     session.run("coverage", "combine", "-q")
-    session.run("python", "tests/coverage_report.py")
+    session.run("python", "-m", "tests.coverage_report")
 
 
 @nox.session

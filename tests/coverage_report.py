@@ -1,4 +1,4 @@
-"""Say what the tests have not run: `python tests/coverage_report.py`, after `coverage combine`.
+"""Say what the tests have not run: `python -m tests.coverage_report`, after `coverage combine`.
 
 All lines and branches of the core are, and 95 % of the package. Part of `uvx nox -s coverage`.
 """
@@ -6,11 +6,8 @@ All lines and branches of the core are, and 95 % of the package. Part of `uvx no
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from coverage import Coverage
-
-sys.path.append(str(Path(__file__).parents[1]))
 
 from tests.test_architecture import CORE
 

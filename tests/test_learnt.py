@@ -9,6 +9,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers import introspect
 from tests.helpers.instants import exactly, line_up, now, released, use
 from tests.helpers.introspect import bounds_of, dispatcher_of, lanes_of, left_over
 from tests.helpers.learning import answer, free_at_once, learning, learnt
@@ -561,3 +562,13 @@ async def test_turns_while_lanes_change():
         task.cancel()
     await asyncio.wait(tasks)
     assert abs(starts.count("a") - starts.count("b")) <= 2
+
+
+async def test_repr_counts_lanes_that_learnt():
+    """It says of how many lanes the limits are learnt, beside the queue's own."""
+    queue = ApiQueue(lanes={"a": "100/s", "b": "100/s"})
+    introspect.learn(queue, "tokens")
+    for key, lanes in (("a", "1 lane"), ("b", "2 lanes")):
+        async with queue.slot(key=key, cost={"tokens": 1}) as slot:
+            introspect.adopt(queue, slot, "50 tokens/s burst 50")
+        assert f"unlimited (learnt: those of {lanes}): open" in repr(queue)
