@@ -33,7 +33,7 @@ class Load:
     def __init__(self, kind: Kind, queue: ApiQueue, seed: int, broken: list[str]) -> None:
         self.kind = kind
         self.queue = queue
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], None] = {}
         self.ends: Counter[str] = Counter()
         self._rng = random.Random(seed)
         self._broken = broken
@@ -46,8 +46,8 @@ class Load:
         while loop.time() < until:
             for _ in range(rng.choice([1, 1, 2, 5, 30])):
                 task = loop.create_task(self._call(), name=f"soak {self.kind.name}")
-                self.tasks.add(task)
-                task.add_done_callback(self.tasks.discard)
+                self.tasks[task] = None
+                task.add_done_callback(self.tasks.pop)
             if self.tasks and rng.random() < 0.5:
                 for task in rng.sample(list(self.tasks), min(3, len(self.tasks))):
                     task.cancel()

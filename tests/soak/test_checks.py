@@ -129,7 +129,7 @@ async def test_callers_and_counts_agree():
     broken = []
     kind = Kind("paced", ApiQueue, lambda _: {}, 100, at_once=0)
     load = Load(kind, ApiQueue("100/s"), 3, broken)
-    await load.run(2)
+    await load.run(5)
     await load.drain(60)
     assert load.ends["started"] > 50
     assert load.ends["cancelled"] > 5
