@@ -109,7 +109,7 @@ def test_abandoned_request_fails_no_later_caller(valkey, name):
     finally:
         valkey.thaw()
         gc.enable()
-    del client, queue, waiting
+    client = queue = waiting = None
     gc.collect()  # here, where what is left of that loop may warn
 
 
