@@ -17,7 +17,6 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 
-myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4  # links to sections are written as other readers of Markdown know them
 default_role = "code"  # docstrings put code into single backquotes
 
