@@ -73,6 +73,10 @@ class Audience:
         """Whether somebody wants any, so that calls have numbers."""
         return bool(self._observers)
 
+    def wants(self, kind: EventKind) -> bool:
+        """Return whether somebody wants events of a kind."""
+        return kind in self._observers
+
     def started(self, call: Call, waited: float) -> None:
         """Inform them of a call that has started."""
         # Here and in `ended`, in few steps: this is done for each slot.

@@ -52,7 +52,8 @@ def refuse_all_but_coroutine_functions(function: object, by: str) -> None:
     if not is_coroutine_function(function):
         raise TypeError(
             f"{by} takes a coroutine function, and {name} is not one: make it async def, or call "
-            'it in a thread inside "async with queue.slot():" (asyncio.to_thread)'
+            'it in a thread inside "async with queue.slot():" (asyncio.to_thread); what '
+            "threads call is paced by @rate_limited(blocking(queue)) (aioapiqueue.threads)"
         )
 
 

@@ -10,6 +10,7 @@ next, or when, wakes the ticker (`wake`), which looks at everything again.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from asyncio import get_running_loop
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Dispatcher", "clock_of"]
 
+_LOG = logging.getLogger("aioapiqueue")
 _LONGEST_TIMER = 86_400.0
 """Seconds after which the ticker looks again at the latest, whatever is due in many years."""
 _RESTART = 0.001
@@ -195,8 +197,10 @@ class Dispatcher:
         if number := len(self._learnt()) - (None in self._learnt()):
             limits += f" (learnt: those of {number} lane{'s' * (number > 1)})"
         name = f" {self.name!r}" if self.name is not None else ""
-        paused = self.limiter.snapshot().paused
-        state = "closed" if self.closed else "paused" if paused else "open"
+        limiter = self.limiter.snapshot()
+        state = "closed" if self.closed else "paused" if limiter.paused else "open"
+        if limiter.fault:
+            state += f", disconnected ({limiter.fault})"
         return (
             f"<ApiQueue{name} {limits}: {state}, {self.waiters.live} waiting, "
             f"{self.running} running>"
@@ -261,7 +265,7 @@ class Dispatcher:
         # once, it is looked up as a method, which CPython 3.11 does not speed up.
         loop_runs = self._loop_runs
         if get_ident() != self._thread or not loop_runs():
-            self._bind(get_running_loop())
+            self._bind(_loop_of_this_thread())
         clock = self._clock
         call.joined_at = now = clock()
         fast = self._fast_one
@@ -900,6 +904,8 @@ class Dispatcher:
             self._lanes.count(kind, call, key)
         if self._audience is not None:
             self._audience.emit(kind, call, key, **details)
+        if kind == "disconnected" and not (self._audience and self._audience.wants(kind)):
+            _LOG.warning("%r", self)  # or callers would wait, and nobody would know why
 
     def report(self, message: str, error: BaseException) -> None:
         """Report an error that is nobody's: to the loop's exception handler."""
@@ -954,7 +960,8 @@ class Dispatcher:
         if self.loop is not None and not self.loop.is_closed():
             raise RuntimeError(
                 f"{self!r} is in use on another event loop that is still alive: make a queue for "
-                "each loop, or close the other loop first"
+                "each loop, each with its part of the limits, or close the other loop first; "
+                "threads share one by blocking(queue) (aioapiqueue.threads)"
             )
         # Who waited or ran on the old loop is gone with it. What was let through still counts,
         # unless time itself is another.
@@ -1002,6 +1009,16 @@ class Dispatcher:
         self.loop, self._thread = None, 0
         self._forget_callers(clock_changed=False)
         return left
+
+
+def _loop_of_this_thread() -> asyncio.AbstractEventLoop:
+    try:
+        return get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "no event loop runs in this thread: use the queue in a coroutine, or in threads "
+            '"with blocking(queue).slot():" (aioapiqueue.threads)'
+        ) from None
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

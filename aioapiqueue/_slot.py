@@ -435,7 +435,8 @@ class Call(Slot):
     def __enter__(self) -> Self:
         if self.state != HELD:
             raise RuntimeError(
-                'this slot is not granted yet, or is over: use "async with queue.slot():"'
+                'this slot is not granted yet, or is over: use "async with queue.slot():", or in '
+                'threads "with blocking(queue).slot():" (aioapiqueue.threads)'
             )
         return self
 

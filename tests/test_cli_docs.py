@@ -59,13 +59,15 @@ def test_docs_lists_all_pages():
 
 
 @pytest.mark.parametrize(
-    "name", ["limits", "limits.md", "docs/limits.md", "aiolimiter", "migrate/aiolimiter"]
+    "name",
+    ["limits", "limits.md", "docs/limits.md", "aiolimiter", "migrate/aiolimiter", "run#output"],
 )
 def test_docs_prints_a_page(name):
     """By its name, as a link has it or as people write it; without the marks for our tests."""
     result = invoke(name)
     assert result.exit_code == 0
-    file = next(DOCS.rglob(name.rpartition("/")[2].removesuffix(".md") + ".md"))
+    stem = name.rpartition("/")[2].partition("#")[0].removesuffix(".md")
+    file = next(DOCS.rglob(f"{stem}.md"))
     lines = [line for line in file.read_text("utf-8").splitlines() if not line.startswith("<!--")]
     assert result.output.splitlines() == lines
 

@@ -789,3 +789,12 @@ def test_what_threads_cannot_pace(what, words):
     """Functions whose calls go on after their slot are refused at decoration."""
     with pytest.raises(TypeError, match=words):
         rate_limited(blocking(ApiQueue()))(what)
+
+
+def test_queue_without_a_loop_names_blocking():
+    """Code that has never seen asyncio is told what is for threads."""
+    queue = ApiQueue("10/s")
+    with pytest.raises(RuntimeError, match=r"no event loop .*with blocking\(queue\).slot\(\)"):
+        queue.try_slot()
+    with pytest.raises(RuntimeError, match=r"blocking\(queue\)"), queue.slot():
+        pytest.fail("it was let in")

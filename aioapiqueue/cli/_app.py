@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
@@ -16,6 +17,8 @@ from aioapiqueue.cli.run import run
 from aioapiqueue.cli.watch import watch
 
 __all__ = ["app"]
+
+logging.getLogger("aioapiqueue").addHandler(logging.NullHandler())  # commands say it themselves
 
 app = typer.Typer(
     name="aioapiqueue",

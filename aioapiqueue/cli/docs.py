@@ -52,7 +52,7 @@ def docs(
         for name, file in found.items():
             typer.echo(f"{name.ljust(width)}  {_title(file)}")
         return
-    name = page.removeprefix("docs/").removesuffix(".md")
+    name = page.partition("#")[0].removeprefix("docs/").removesuffix(".md")
     name = next((one for one in found if name in {one, one.rpartition("/")[2]}), name)
     if name not in found:
         close = difflib.get_close_matches(name, found, n=1)

@@ -198,14 +198,17 @@ class Pacer(ABC):
             del self._client._aioapiqueue  # noqa: SLF001 - ours
 
     @classmethod
+    def check_source(cls, source: object, what: str) -> None:
+        """Raise an error if this paces nothing."""
+        if not isinstance(source, cls.sources):
+            raise TypeError(f"{what} can be paced by an ApiQueue or a Registry, not by {source!r}")
+
+    @classmethod
     def check(
         cls, source: object, service: str, max_hold: float, profile: CallProfile | None
     ) -> None:
         """Raise an error if this cannot pace a service."""
-        if not isinstance(source, cls.sources):
-            raise TypeError(
-                f"{service} can be paced by an ApiQueue or a Registry, not by {source!r}"
-            )
+        cls.check_source(source, service)
         positive(max_hold, of="max_hold", least=0, most=LONGEST)
         if profile is not None and not hasattr(profile, "stream_reader"):
             raise TypeError(
@@ -407,6 +410,7 @@ def pace_clients(
         raise pacer.refusal("session", session)
     services = core.get_available_services()
     if not isinstance(sources, Mapping):
+        pacer.check_source(sources, "a session")
         sources = dict.fromkeys(services, sources)
     for name, source in sources.items():
         if name not in services:

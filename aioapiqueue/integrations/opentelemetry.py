@@ -16,9 +16,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.metrics import Observation, get_meter
+try:
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import Observation, get_meter
+except ImportError as error:
+    raise ImportError(
+        'OpenTelemetryObserver needs opentelemetry-api: pip install "aioapiqueue[opentelemetry]"',
+        name=error.name,
+    ) from error
 
 from aioapiqueue import __version__
 from aioapiqueue._queue import dispatcher_of

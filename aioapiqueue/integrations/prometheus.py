@@ -14,13 +14,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from prometheus_client import REGISTRY
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
-from prometheus_client.registry import Collector
+try:
+    from prometheus_client import REGISTRY
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+    from prometheus_client.registry import Collector
+except ImportError as error:
+    raise ImportError(
+        'PrometheusObserver needs prometheus-client: pip install "aioapiqueue[prometheus]"',
+        name=error.name,
+    ) from error
 
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue.integrations._metrics import (

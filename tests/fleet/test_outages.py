@@ -395,3 +395,31 @@ async def test_outbox_is_sent_without_waiters(valkey, name):
         await asyncio.sleep(2)
         assert other.released(now, now + 2) == 0
         one.queue.resume()
+
+
+class Watches:
+    """An observer of disconnections."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_event(self, event):
+        """Keep its kind."""
+        self.seen.append(event.kind)
+
+
+@pytest.mark.parametrize("observed", [False, True])
+async def test_lost_server_is_logged(valkey, name, caplog, observed):
+    """Once, with why, unless somebody else is informed; and the queue shows it."""
+    client, watches = VirtualClient(valkey), Watches()
+    client.down = True
+    observers = [watches] if observed else []
+    queue = ApiQueue("10/s", schedule=SharedSchedule(client, name), observers=observers)
+    waiting = queue.enqueue()
+    await asyncio.sleep(10)
+    assert f"open, disconnected ({queue.stats.fault}), 1 waiting" in repr(queue)
+    assert [record.getMessage() for record in caplog.records] == [repr(queue)] * (not observed)
+    assert watches.seen.count("disconnected") == observed
+    client.down = False
+    with await waiting:
+        assert "disconnected" not in repr(queue)

@@ -484,6 +484,8 @@ def test_unsuitable_arguments_are_refused(session, queue):
         asyncio.run(main())
     with pytest.raises(TypeError, match=r"ec2 can be paced by .*, not by '10/s'"):
         pace_session(session, {"ec2": "10/s"})
+    with pytest.raises(TypeError, match=r"a session can be paced by .*, not by '10/s'"):
+        pace_session(session, "10/s")
     with pytest.raises(ValueError, match="did you mean 'dynamodb'"):
         pace_session(session, {"dynamobd": queue})
 

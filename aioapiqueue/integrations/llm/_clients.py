@@ -77,7 +77,8 @@ def client(
         ImportError: the library is not installed.
         TypeError: `profile` is none; `key=`, `cost=` or `settle=`, which the profile has; `mounts=`
             or `app=`, whose requests would not be paced; or as of `HttpPacer`.
-        ValueError: another `library`; or as of `HttpPacer`.
+        ValueError: another `library`; a limit of the queue itself in a unit that the profile does
+            not count; or as of `HttpPacer`.
 
     Example:
         queue = ApiQueue(name="claude", lanes={"*": ()})

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue._grammar import CALLS
 from aioapiqueue._queue import dispatcher_of
+from aioapiqueue._rate import LearntRate, unit_of
 from aioapiqueue.integrations._httpx_common import HttpxPacer
 from aioapiqueue.integrations._learning import Learning
 from aioapiqueue.integrations.llm._bedrock import BedrockProfile
@@ -15,6 +17,7 @@ from aioapiqueue.integrations.llm._usage import UsageReader
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from aioapiqueue._queue import ApiQueue
     from aioapiqueue._units import Cost
     from aioapiqueue.integrations._exchange import Headers, Request, Response
     from aioapiqueue.integrations.llm._profile import Usage
@@ -40,7 +43,7 @@ class ProfiledPacer(HttpxPacer[Any]):
 
     Raises:
         TypeError: `profile` is none; or as of that class.
-        ValueError: as of that class.
+        ValueError: a limit of the queue counts what the profile does not; or as of that class.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class ProfiledPacer(HttpxPacer[Any]):
         self.profile = profile
         more: dict[str, Any] = {"settle": self._settled, "learn": learning if learn else False}
         super().__init__(queue, transport, **more, **options)
+        _check_units(self.queue, profile)
 
     def asked_for(self, request: Request) -> tuple[Hashable, Cost]:
         """Return the key and the cost of a request."""
@@ -109,6 +113,21 @@ class ProfiledPacer(HttpxPacer[Any]):
         del response
         found = _read(request)
         return None if found is None else self.profile.settled(found, usage)
+
+
+def _check_units(queue: ApiQueue, profile: Profile) -> None:
+    """Refuse a queue whose own limits would refuse each request, one by one.
+
+    Nothing is known of its lanes: they may be of other clients, with another profile.
+    """
+    counted = (CALLS, *profile.units)
+    for limit in queue.limits:
+        unit = unit_of(limit)
+        if unit is not None and unit not in counted and not isinstance(limit, LearntRate):
+            raise ValueError(
+                f'{queue!r} cannot pace calls to {profile.name}: "{limit}" counts {unit}, '
+                f"and of a call to {profile.name} is known what it costs in {', '.join(counted)}"
+            )
 
 
 def _read(request: Request) -> LLMRequest | None:

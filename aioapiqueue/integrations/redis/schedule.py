@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import redis
+try:
+    import redis
+except ImportError as error:
+    raise ImportError(
+        'SharedSchedule needs redis: pip install "aioapiqueue[redis]"', name=error.name
+    ) from error
 
 from aioapiqueue._fleet.limiter import SharedLimiter
 from aioapiqueue._fleet.limits import LimitTable

@@ -264,3 +264,16 @@ def test_bodies_that_cannot_be_read(run_virtual):
 
     run_virtual(main)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("make", [llm.client, llm.sync_client])
+def test_unit_of_another_provider_is_refused(make):
+    """A queue whose own limit counts what the profile does not would refuse each request."""
+    queue = ApiQueue("500/min", "30000 tokens/min", name="claude")
+    with pytest.raises(ValueError, match='"30000 tokens/min" counts tokens') as error:
+        make(queue, llm.anthropic)
+    assert "calls, input_tokens, output_tokens" in str(error.value)
+    with pytest.raises(ValueError, match="counts token,"):
+        make(ApiQueue("30000 token/min"), llm.openai)
+    make(queue, llm.openai)
+    make(ApiQueue("9 at once", lanes={"gpt*": "30000 tokens/min"}), llm.anthropic)
