@@ -32,7 +32,7 @@ NO_KEY = object()
 _DECAY = 0.9
 """By what factor a maximum falls with each slot that is used: half of it is gone after seven."""
 _MISSES = 20
-"""Slots in a row that came too late: the loop is always late, and is to have some all the same."""
+"""Times in a row that slots came too late: the loop is always late, and is to have some anyway."""
 
 
 class Lease(NamedTuple):
@@ -139,11 +139,15 @@ class Lateness:
     def __init__(self) -> None:
         self._late = self._too_late = 0.0
         self._missed = 0
+        self._missed_at = -math.inf
 
     def missed(self, lease: Lease, now: float) -> None:
         """Note that a lease came too late to be used."""
         self._too_late = max(self._too_late, now - lease.at)
-        self._missed += 1
+        # What was due before the last miss came late by the same stall, however many they are.
+        if lease.at > self._missed_at:
+            self._missed += 1
+            self._missed_at = now
 
     def used(self, lease: Lease, now: float) -> None:
         """Note that a lease is used."""

@@ -423,3 +423,25 @@ async def test_lost_server_is_logged(valkey, name, caplog, observed):
     client.down = False
     with await waiting:
         assert "disconnected" not in repr(queue)
+
+
+async def test_one_stall_is_not_always_late(valkey, name):
+    """Slots that came too late in one stall do not let those of the next be used as late."""
+    client = VirtualClient(valkey, latency=(0.0001, 0.0001))
+    queue = ApiQueue("1000/s", schedule=SharedSchedule(client, name))
+    loop, starts = asyncio.get_running_loop(), []
+
+    async def call():
+        async with queue.slot():
+            starts.append(loop.time())
+
+    calls = [asyncio.create_task(call()) for _ in range(2000)]
+    await asyncio.sleep(0.5)
+    loop.stall(0.25)
+    await asyncio.sleep(0.0005)  # it has asked for more, and used none
+    loop.stall(0.25)
+    await asyncio.sleep(1)
+    assert fullest(starts, 0.1) <= (0.1 + CATCH_UP) * 1000 + 1
+    for one in calls:
+        one.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
