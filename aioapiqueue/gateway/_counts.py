@@ -22,6 +22,7 @@ class Counts:
         refused: answered by the gateway, as nobody paced them.
         unknown_hosts: of the domains that are looked into, whose calls were not known.
         untrusted: hosts whose connections programs gave up, as they do not trust the gateway.
+        unreachable: hosts to which requests could not be sent, before they had their turn.
         passed_by: hosts to which connections were passed on without a look.
     """
 
@@ -31,6 +32,7 @@ class Counts:
     refused: int = 0
     unknown_hosts: Counter[str] = dataclasses.field(default_factory=Counter)
     untrusted: Counter[str] = dataclasses.field(default_factory=Counter)
+    unreachable: Counter[str] = dataclasses.field(default_factory=Counter)
     passed_by: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def count_unknown(self, host: str) -> None:
@@ -40,6 +42,10 @@ class Counts:
     def count_untrusted(self, host: str) -> None:
         """Count a connection that its program has given up in the handshake."""
         self._count(self.untrusted, host)
+
+    def count_unreachable(self, host: str) -> None:
+        """Count a request that could not be sent."""
+        self._count(self.unreachable, host)
 
     def count_passed_by(self, host: str) -> None:
         """Count a connection that is not looked into."""

@@ -146,6 +146,7 @@ class Exchanges:
         except GoneError:
             raise
         except OSError as error:
+            self._counts.count_unreachable(origin.host if call.of_aws else call.service)
             await link.answer(*unreachable(call, _cannot_reach(origin, error)))
         except StaleError:
             await link.answer(*throttling(call))

@@ -309,6 +309,19 @@ def test_host_that_was_not_called(paced, network, run, python):
     assert "no call came under" not in ended.words
 
 
+def test_host_that_cannot_be_reached(paced, network, run, python):
+    """Its requests have come, and failed: so it is said, and a gate for failures fails."""
+    gone = "http://nowhere.internal:9"  # to which the company's proxy is not the way
+    program = script(run, GET.replace(URL, gone), "get.py")
+    options = ["--limit", f"{gone}=10/s", "--fail-on", "failed"]
+    ended, figures = paced(python, program, "/x", "/y", limit=f"{URL}=10/s", options=options)
+    assert ended.code == 1, ended.err  # the program's own
+    assert figures["gateway"]["unreachable"] == {gone: 2}
+    assert f"2 requests to {gone} not sent: it could not be reached" in ended.words
+    assert f"no request to {gone}" not in ended.words
+    assert 'FAILED: --fail-on "failed": 2 of 2' in ended.words
+
+
 def test_dry_run_names_limits_as_they_are_given(paced, network, run, python):
     """The command at its end paces, with the limits that it was given."""
     limit = f"GET {URL}/search/*=4/s"

@@ -131,6 +131,9 @@ def measure(plan: Plan, outcome: Outcome) -> Measured:
     if outcome.gateway is not None:
         # Those that the hub refuses are counted there already.
         measured.refused += sum(outcome.gateway["unknown_hosts"].values())
+        lost = sum(outcome.gateway["unreachable"].values())  # of which the hub was not asked
+        measured.answers += lost
+        measured.failed += lost
     summed_up = any(one.service == OTHERS and one.paced for one in outcome.figures)
     measured.unused = None if summed_up else len(unused(outcome.figures, plan.registry))
     return measured
@@ -287,6 +290,11 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
             f"{pluralize(len(outcome.inactive), 'Python')} did not activate the pacing: what they "
             "called came to the gateway, unless they ignore proxies"
         )
+    for host, calls in list(seen["unreachable"].items())[:MAX_LISTED]:
+        yield (
+            f"WARNING: {pluralize(calls, 'request')} to {host} not sent: it could not be reached "
+            "(the program got 502)"
+        )
     for host, calls in list(seen["unknown_hosts"].items())[:MAX_LISTED]:
         yield (
             f"WARNING: REFUSED: {pluralize(calls, 'request')} to {host}: which calls of AWS these "
@@ -313,6 +321,8 @@ def _hooked(plan: Plan, outcome: Outcome) -> bool:
 def _unseen(plan: Plan, outcome: Outcome) -> list[str]:
     """Return the hosts with limits to which no request came."""
     seen = {one.service for one in outcome.figures}
+    if outcome.gateway is not None:
+        seen |= outcome.gateway["unreachable"].keys()
     return [host for host in plan.registry.hosts if host not in seen and OTHERS not in seen]
 
 
