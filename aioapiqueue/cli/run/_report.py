@@ -274,8 +274,8 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
     if not came and not seen["connections"] and not _hooked(plan, outcome) and not plan.isolate:
         yield (
             "WARNING: NOTHING WAS PACED: nothing has come to the proxy that HTTPS_PROXY names. "
-            "Either there was no call, or the program ignores proxies: --isolate paces it all the "
-            "same"
+            "Either there was no call, or calls went to this host itself (127.0.0.1), for which no "
+            "proxy is asked, or the program ignores proxies: --isolate paces it all the same"
         )
     else:
         if not came and not _only_hosts(plan):

@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 import pytest
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.integrations.report import ReportObserver
+from aioapiqueue.integrations.report import ReportObserver, page
 from aioapiqueue.integrations.report._masks import Masks
 from aioapiqueue.testing import VirtualLoop
 
@@ -177,3 +177,12 @@ def test_many_queues_and_lanes_are_cut():
     words = " ".join(re.sub(r"<[^>]*>", "", text).split())
     assert "6 more queues are left out here" in words
     assert "20 more lanes are left out here" in words
+
+
+def test_blanket_delay_is_shown_if_longer():
+    """What one delay for all calls takes at least is shown if it is more than what was taken."""
+    shown = "one delay for all calls, at least"
+    document = report_of(40, rate="20/s").as_json()
+    for blanket, is_shown in ((document["times"]["seconds"] + 1, True), (0.5, False)):
+        times = document["times"] | {"blanket": blanket}
+        assert (shown in page(document | {"times": times})) is is_shown
