@@ -95,33 +95,31 @@ class ApiQueue:
 
     >>> import asyncio
     >>> async def main():
-    ...     loop = asyncio.get_running_loop()
-    ...     async with ApiQueue("100ms") as queue:
-    ...         for _ in range(3):
-    ...             async with queue.slot():
-    ...                 print(f"{loop.time():.1f}")
+    ...     queue = ApiQueue("100ms")
+    ...     for _ in range(3):
+    ...         async with queue.slot() as slot:
+    ...             print(f"after {slot.waited:.1f} s")
     >>> asyncio.run(main())
-    0.0
-    0.1
-    0.2
+    after 0.0 s
+    after 0.1 s
+    after 0.1 s
 
     It needs no start, and may be made at import time: it binds to the loop that first uses it.
 
     A slow lane holds up nobody else, keys take turns, and two bodies run at most:
 
     >>> async def main():
-    ...     loop = asyncio.get_running_loop()
     ...     queue = ApiQueue("10/s", lanes={"slow": "2/s"}, order="fair", concurrency=2)
     ...     async def call(key):
-    ...         async with queue.slot(key=key):
-    ...             print(f"{loop.time():.1f} s: {key}")
+    ...         async with queue.slot(key=key) as slot:
+    ...             print(f"{key} after {slot.waited:.1f} s")
     ...     await asyncio.gather(*map(call, ["slow", "slow", "a", "a", "b"]))
     >>> asyncio.run(main())
-    0.0 s: slow
-    0.1 s: a
-    0.2 s: b
-    0.3 s: a
-    0.5 s: slow
+    slow after 0.0 s
+    a after 0.1 s
+    b after 0.2 s
+    a after 0.3 s
+    slow after 0.5 s
 
     A queue that is full can turn away the least urgent first:
 
@@ -153,8 +151,9 @@ class ApiQueue:
             stall, missed ticks are dropped. With 0, no gap is ever shorter than the interval.
         adaptive: how to slow down when the other side pushes back (`Adaptive`); default: not at
             all, but for holds.
-        schedule: a `SharedSchedule` (of `aioapiqueue.integrations.redis`), by which many queues
-            keep these limits together; default: this queue keeps them for itself.
+        schedule: by which many queues keep these limits together: a `HostSchedule`, for the
+            processes of a host, or a `SharedSchedule` (of `aioapiqueue.integrations.redis`), for
+            many hosts. Default: this queue keeps them for itself.
         observers: get every event, or what else they ask for: see `Observer`.
 
     Raises:
