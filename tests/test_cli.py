@@ -79,6 +79,28 @@ def test_ctrl_c_raises_for_library_users(tmp_path):
     assert shown.stdout == "caught\n"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [("", "default_int_handler"), ("trap '' INT; ", "SIG_IGN")],
+)
+def test_ctrl_c_raises_unless_ignored(first, then, tmp_path):
+    """A command that runs cleans up on Ctrl-C; under nohup, or after a shell's `&`, it lives on."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, signal\n"
+        "atexit.register(lambda: print(repr(signal.getsignal(signal.SIGINT))))"
+    )
+    shown = subprocess.run(
+        ["sh", "-c", f'{first}exec "$0" -m aioapiqueue --version', sys.executable],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert then in shown.stdout
+
+
 @pytest.mark.parametrize(
     ("option", "command"),
     [("--grace", "run"), ("--workers", "demo"), ("--snapshots", "demo")],
