@@ -43,6 +43,8 @@ _PERIODS = 60
 class LimitState:
     """The state of one limit; by itself of none, so that only a hold closes it.
 
+    Of none, nobody asks for its room, whether it is idle, or whether it is another's.
+
     Args:
         unit: which of the costs it counts.
     """
@@ -133,20 +135,20 @@ class LimitState:
         """
         return self.estimate(now, cost)
 
-    def room(self, now: float) -> float:  # noqa: ARG002 - as of a hold
+    def room(self, now: float) -> float:
         """Return how much could start now, as far as it goes; it changes nothing.
 
         Any thread may ask: what it is told was true a moment ago.
         """
-        return math.inf
+        raise NotImplementedError
 
     def idle_at(self) -> float:
         """Return the instant from which this is in the same state as a new one."""
-        return self.held
+        raise NotImplementedError
 
-    def is_of(self, limit: Any) -> bool:  # noqa: ANN401, ARG002 - as of `change`
+    def is_of(self, limit: Any) -> bool:  # noqa: ANN401 - as of `change`
         """Return whether it is the state of an equal limit."""
-        return False
+        raise NotImplementedError
 
     def look(self, now: float) -> None:
         """Bring `idle_at` up to date, where it depends on the wall clock."""
@@ -402,13 +404,12 @@ class TokenBucket(LimitState):
 
         Of half an old interval still to wait, half a new one is left; of the same rate, all.
         """
-        if not self.is_of(limit):
-            owed = max(0.0, (self.tat - now) / self.interval)
-            if self.peaks:  # calls that started before are settled all the same
-                scale = limit.interval / self.interval
-                self.peaks = deque((started, slack * scale) for started, slack in self.peaks)
-            self.interval, self.burst = limit.interval, limit.burst
-            self.restart(now, owed)
+        owed = max(0.0, (self.tat - now) / self.interval)
+        if self.peaks:  # calls that started before are settled all the same
+            scale = limit.interval / self.interval
+            self.peaks = deque((started, slack * scale) for started, slack in self.peaks)
+        self.interval, self.burst = limit.interval, limit.burst
+        self.restart(now, owed)
 
 
 class LearntBucket(TokenBucket):

@@ -351,7 +351,7 @@ def period_of(limit: Limit) -> float:
             return limit.per
         case Calendar():
             return _LENGTHS[limit.each]
-        case Concurrency():
+        case _:
             return 0.0
 
 

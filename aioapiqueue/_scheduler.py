@@ -382,7 +382,7 @@ class Scheduler:
         return None if blocker is None else wait_list_of(blocker)
 
     def _let_wait(self, line: Line[Call], wait_lists: frozenset[WaitList], now: float) -> None:
-        """Let a line wait for these limits; a new group stands with any of them."""
+        """Let a line wait for these limits; of several, there is a group."""
         rank = line.rank
         assert rank is not None  # noqa: S101 - of an empty line, nobody waits
         if len(wait_lists) == 1:
@@ -390,11 +390,7 @@ class Scheduler:
             self._stand(line, line.waits_in, rank)
             self._arm(line.waits_in, now)
             return
-        group = self._groups.get(wait_lists)
-        if group is None:
-            group = self._groups[wait_lists] = Group(wait_lists)
-            (group.at, *_) = wait_lists
-        line.waits_in = group
+        line.waits_in = group = self._groups[wait_lists]
         group.members += 1
         group.add(line, rank)
         if group.entry is None or rank < group.entry[0]:

@@ -125,8 +125,8 @@ class Slot(ABC):
     @abstractmethod
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
-        self.release()
+    @abstractmethod
+    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None: ...
 
     @abstractmethod
     def release(self) -> None:
