@@ -145,7 +145,7 @@ class ServerBound(LimitState):
         self.order: tuple[float, int] = (-math.inf, 0)
         """When the call was released that was answered last, and its number."""
         self.period: float | None = None
-        """Of a learnt limit; None: it is not one."""
+        """Of a learnt limit, whose size is known; None: it is not one."""
         self.refill = 0.0
         """What comes back each second, of a bucket, as far as it is for us."""
         self.others: Others | None = None
@@ -188,8 +188,9 @@ class ServerBound(LimitState):
         if now < self.until and order < self.order:
             return False  # the server had counted less by then
         left = count.remaining - out
-        rate, others = 0.0, None
-        if count.limit is not None and count.period is not None:
+        rate, others, period = 0.0, None, None
+        if count.limit and count.period is not None:
+            period = count.period
             rate = count.limit / count.period if count.refills else 0.0
             began = until - count.period
             least, others = left - answered, self.others or Others(began)
@@ -211,7 +212,7 @@ class ServerBound(LimitState):
                     used = max(0, used)
             others.see(used, now)
         self.left, self.at, self.until, self.order = left, now, until, order
-        self.limit, self.period, self.refill = count.limit, count.period, rate * _OURS
+        self.limit, self.period, self.refill = count.limit, period, rate * _OURS
         self.others = None if count.refills else others
         self.is_waited_for, self.sent_at = False, math.inf
         self.is_renewed = self.is_doubted = False
@@ -237,8 +238,7 @@ class ServerBound(LimitState):
 
     def _bring_up_to(self, now: float) -> None:
         """Add to `left` what has come back."""
-        if self.limit is None or self.period is None:
-            return
+        assert self.limit is not None  # noqa: S101 - it is learnt
         if self.refill:
             self.left = min(self.limit, self.left + self.refill * (now - self.at))
         elif now >= self.until:
@@ -247,8 +247,8 @@ class ServerBound(LimitState):
 
     def _renew(self, now: float) -> None:
         """Have all of it back."""
-        if self.limit is None or self.period is None:
-            return
+        assert self.limit is not None  # noqa: S101 - it is learnt
+        assert self.period is not None  # noqa: S101 - as above
         self.left, self.until, self.at, self.is_renewed = self.limit, now + self.period, now, True
         if not self.refill:
             self.renewed_at = now
@@ -290,8 +290,7 @@ class ServerBound(LimitState):
             return min(ends, self.at + missing / self.refill) if missing > 0 else -math.inf
         if missing > 0:
             return ends
-        if self.others is None:
-            return -math.inf
+        assert self.others is not None  # noqa: S101 - it is a window
         at = self.others.leave_room_at(-missing, until=ends, limit=self.limit, period=self.period)
         return min(ends, at)
 

@@ -270,6 +270,32 @@ def test_hold_outlasts_what_remains():
     assert bound.estimate(1.0, 6) == bound.idle_at() == 30
 
 
+def test_no_room_while_the_first_is_out():
+    """What could start now is nothing within a hold, or until the first of a window is answered."""
+    bound = a_learnt(5, refills=False, limit=8)
+    assert bound.room(1.0) == 5
+    bound.held = 3.0
+    assert (bound.room(2.9), bound.room(3.0)) == (0, 5)
+    starts_at(bound, cost=6, now=4.0)  # has to wait, so that one goes first
+    bound.consume(10.0, ONE)
+    assert bound.room(11.0) == 0
+    bound.release(10.0)
+    assert bound.room(11.0) == 7
+
+
+@pytest.mark.parametrize(("limit", "period"), [(None, 10.0), (0, 10.0)])
+def test_period_of_no_size_is_none(limit, period):
+    """A quota without a size, or of nothing, is no learnt one, whatever else is said of it."""
+    for refills in (False, True):
+        bound = a_bound(3, limit=limit, period=period, refills=refills)
+        assert starts_at(bound, cost=3) == 0
+        assert starts_at(bound, cost=4) == 10
+        bound.consume(10.0, ONE)
+        later = ServerCount(0, 1, limit=limit, period=period, refills=refills, number=9)
+        assert bound.set(later, until=30.0, out=0, answered=0, now=20.0)
+        assert (starts_at(bound, now=20.0), starts_at(bound, cost=2, now=20.0)) == (20, 30)
+
+
 def test_leaves_room_for_a_reservation():
     """A younger call may start only if the older one still fits by then."""
     bound = a_bound(5)
