@@ -9,7 +9,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
 from tests.helpers import introspect
-from tests.helpers.instants import exactly, line_up, now, use
+from tests.helpers.instants import exactly, line_up, now, released, use
 
 
 async def claim(queue, starts, **options):
@@ -348,6 +348,55 @@ async def test_cancelled_and_sorted_while_parked():
     await asyncio.wait(tasks, timeout=10)
     assert starts == exactly([0, 1, 2])
     assert queue.stats.released == 3
+
+
+async def test_newcomer_meets_a_line_of_gone():
+    """A line in which all are cancelled, and have not left yet, is in nobody's way."""
+    queue = ApiQueue("1/s", lanes={"*": "1/s"})
+    queue.try_slot()
+    gone = asyncio.create_task(use(queue, [], key="gone"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    assert (await queue.enqueue(key="other")).waited == 1  # from now on there are two lines
+    assert gone.cancelled()
+    await asyncio.sleep(0)
+    assert introspect.left_over(queue) == []
+
+
+async def test_line_of_gone_is_joined_again():
+    """Who joins a line before those that are cancelled have left it waits there as the first.
+
+    The line waited for two limits, in a group with others of the same: it has left that.
+    """
+    queue = ApiQueue("1/s", lanes={"*": "0.25/s"})
+    queue.try_slot(key="a")
+    early = [queue.enqueue(key=name) for name in "bcdef"]
+    gone = asyncio.create_task(use(queue, [], key="a"))
+    await asyncio.sleep(5.5)  # its lane has had room, and the queue has not: it is the next
+    assert "group of 2" in introspect.left_over(queue)
+    gone.cancel()
+    late = [queue.enqueue(key=name) for name in "ga"]
+    assert [(await call).waited for call in late] == exactly([0.5, 1.5])
+    assert [(await call).waited for call in early] == exactly([1, 2, 3, 4, 5])
+    await asyncio.sleep(0)
+    assert introspect.left_over(queue) == []
+
+
+async def test_ticker_between_cancelling_and_leaving():
+    """The ticker stays if it sees that all are cancelled before their tasks have resumed."""
+    queue, starts = ApiQueue("1/s", lanes={"a": "1/s"}), []
+    queue.try_slot()
+    gone = asyncio.create_task(use(queue, starts))
+    await asyncio.sleep(0.5)
+    queue.resume()  # the ticker is woken before the one that is cancelled
+    gone.cancel()
+    queue.set_rate("1 in any 1s")
+    await asyncio.sleep(0)
+    assert queue.waiting == 0
+    assert introspect.ticker_of(queue) is not None
+    assert await released(queue, 2) == exactly([0.5, 1.5])
+    assert starts == []
+    assert introspect.left_over(queue) == []
 
 
 async def test_forgotten_reservation_leaves_no_cycle(limiter):

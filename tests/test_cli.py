@@ -91,7 +91,7 @@ def test_ctrl_c_raises_unless_ignored(first, then, tmp_path):
         "atexit.register(lambda: print(repr(signal.getsignal(signal.SIGINT))))"
     )
     shown = subprocess.run(
-        ["sh", "-c", f'{first}exec "$0" -m aioapiqueue --version', sys.executable],
+        ["/bin/sh", "-c", f'{first}exec "$0" -m aioapiqueue --version', sys.executable],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         capture_output=True,
         text=True,

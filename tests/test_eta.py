@@ -11,6 +11,7 @@ import pytest
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.threads import blocking
+from tests.helpers.instants import use
 from tests.helpers.yardstick import slowness
 
 # Where the limits are kept elsewhere, what is known is what the last answer said: to a slot or so.
@@ -114,6 +115,18 @@ async def test_who_leaves_is_not_waited_for():
     assert queue.eta == 0
     await asyncio.sleep(0.01)
     assert (queue.waiting, queue.eta) == (0, 0)
+
+
+async def test_gone_before_they_left():
+    """The lane of one that was cancelled, and whose task has not resumed yet, is no reason."""
+    queue = ApiQueue("1/s", lanes={"a": "0.01/s"})
+    queue.try_slot(key="a")
+    task = asyncio.create_task(use(queue, [], key="a"))
+    queue.enqueue()
+    await asyncio.sleep(0)
+    assert queue.eta == pytest.approx(100)
+    task.cancel()
+    assert queue.eta <= 2
 
 
 async def test_while_all_are_sorted_again():

@@ -297,6 +297,13 @@ async def test_senseless_arguments_are_refused(limiter, options):
         queue.slot(timeout=-1)
 
 
+@pytest.mark.parametrize("schedule", ["10/s", Rate(10)])
+def test_limits_are_no_schedule(schedule):
+    """What `schedule` takes is told from limits."""
+    with pytest.raises(TypeError, match=r"schedule takes a SharedSchedule\(\.\.\.\), not"):
+        ApiQueue(schedule=schedule)
+
+
 @pytest.mark.parametrize("cost", [True, False, "1", None, {"calls": True}])
 async def test_a_cost_is_a_number(limiter, cost):
     """What is no number is refused, be it equal to the default."""

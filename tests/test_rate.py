@@ -21,6 +21,7 @@ from aioapiqueue._rate import (
     as_limits,
     parse_limit,
     parse_limits,
+    period_of,
 )
 
 UNITS = st.from_regex(r"[a-z_][a-z0-9_]{0,20}", fullmatch=True)
@@ -673,3 +674,19 @@ def test_no_reading_of_other_text_is_shown(text):
         Rate.parse(text)
     assert "several readings" not in str(caught.value)
     assert "it names no time" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        (Rate(2, 10), 10),
+        (Rate(2, 10, burst=6), 30),
+        (Window(5, 60), 60),
+        (Calendar(5, "day"), 86_400),
+        (Calendar(5, "month"), 31 * 86_400),
+        (Concurrency(3), 0),
+    ],
+)
+def test_all_is_back_after_a_period(limit, seconds):
+    """All that a limit lets through at once is back then; permits, once their bodies have ended."""
+    assert period_of(limit) == seconds

@@ -458,6 +458,21 @@ def test_calendar_ignores_clocks_set_back():
     assert state.next_at(86_401.0, (1,)) > 86_401.0
 
 
+def test_calendar_ends_later_than_now():
+    """Also where less is left of a period than a float can tell at this instant."""
+    now = 2.0**40
+    state = CalendarWindow(Calendar(1, "hour"), to_wall=lambda _: 3600 - 2**-20)
+    assert state.consume_if_due(now, (1,)) <= now
+    assert state.consume_if_due(now, (1,)) == math.nextafter(now, math.inf)
+
+
+def test_calendar_of_many_periods_ahead():
+    """Beyond those that are looked up, all are taken to be as long as the ones before."""
+    state = CalendarWindow(Calendar(2, "hour"), to_wall=lambda now: now)
+    assert state.estimate(0.0, 120) == 59 * 3600
+    assert state.estimate(0.0, 2000) == pytest.approx(999 * 3600)
+
+
 def test_calendar_refuses_costs_too_large():
     """What no day has room for is a ValueError with the remedy."""
     with pytest.raises(

@@ -294,6 +294,19 @@ async def test_pitfall_4_a_step_is_bounded():
     assert max(steps) < 40_000  # some 500 looks; all at once are 150,000
 
 
+async def test_pitfall_4_one_limit_opens_for_thousands():
+    """Thousands of lines that all wait for one limit, and are due at once, start in many steps."""
+    queue = ApiQueue("4000 in any 10s", lanes={"t*": "1/s"})
+    queue.try_slot(cost=4000)
+    calls = [queue.enqueue(key=f"t{number}") for number in range(4000)]
+    steps = introspect.work_of_steps(queue, work)
+    await asyncio.sleep(10)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert sum(call.done() for call in calls) == 4000
+    assert max(steps) < 40_000
+
+
 async def test_pitfall_4_leaving_is_not_paid_later():
     """After nearly all have left, no single step pays for them."""
     queue = ApiQueue("1/s", lanes={"*": "1/s"})
@@ -359,6 +372,40 @@ async def test_newcomers_wait_behind_unsorted():
     await asyncio.wait(calls)
     assert started == [number for number, one in enumerate(calls) if not one.cancelled()]
     assert introspect.left_over(queue) == []
+
+
+async def test_unsorted_have_their_costs_asked(monkeypatch):
+    """A limit that one who waits would never fit is refused, also while all are sorted again."""
+    introspect.take_small_steps(monkeypatch)
+    queue = ApiQueue("1/h", lanes={"a": "1/s"})
+    queue.try_slot()
+    for _ in range(10):
+        queue.enqueue(cost=5)
+    queue.set_rate("1/h", "1000 in any 1h")
+    assert introspect.is_sorting(queue)
+    with pytest.raises(ValueError, match="a cost of 5 calls never fits 4 in any 1h"):
+        queue.set_rate("4 in any 1h")
+    assert queue.limits == (Rate(1, 3600), Window(1000, 3600))
+
+
+async def test_observer_sets_limits_between_starts():
+    """Limits that an observer sets hold for those that are due at that very instant."""
+    started = []
+
+    class SlowDown:
+        def on_event(self, event):
+            """Replace the limit at the first start."""
+            if event.kind == "released" and event.waited:
+                started.append(event.key)
+                if len(started) == 1:
+                    queue.set_rate("0.1/s")
+
+    queue = ApiQueue("1000 in any 1s", lanes={"t*": "1/s"}, observers=[SlowDown()])
+    queue.try_slot(cost=1000)
+    for number in range(900):
+        queue.enqueue(key=f"t{number}")
+    await asyncio.sleep(10)
+    assert started == ["t0", "t1"]  # the first, and the one that a new rate lets through
 
 
 async def test_all_may_leave_while_sorted():

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window
+from aioapiqueue._host.call import HostCall
 from tests.helpers.instants import exactly, now, use
 
 # A slot's life.
@@ -159,3 +160,10 @@ async def test_settle_needs_a_start():
     await asyncio.wait([task])
     with pytest.raises(RuntimeError, match="has started"):
         slot.settle(0)
+
+
+async def test_slot_of_another_kind():
+    """What keeps its limits elsewhere takes no call that was made for a queue in this process."""
+    slot = ApiQueue("10/s").try_slot()
+    with pytest.raises(TypeError, match="was made by a queue of another kind"):
+        HostCall.of(slot)

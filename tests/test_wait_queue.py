@@ -10,8 +10,21 @@ from hypothesis import strategies as st
 
 from aioapiqueue._line import rank_of
 from aioapiqueue._units import ONE_CALL
+from aioapiqueue._wait_lists import MANY_STALE, Ranked
 from aioapiqueue._wait_queue import WaitQueue
 from tests.helpers.waiters import drain, fill, leave, waiter
+
+
+class Ranking:
+    """What a rank is of."""
+
+    entry = None
+    rank = 0
+
+    def rank_now(self):
+        """Return its rank."""
+        return self.rank
+
 
 # What asyncio.Queue promises: https://docs.python.org/3/library/asyncio-queue.html
 
@@ -171,6 +184,35 @@ async def test_fair_still_goes_by_priority_first():
     fill(waiters, waiter("a"), waiter("a", -1), waiter("b"), waiter("b", -1), waiter("a", -1))
     drained = [(slot.key, slot.priority) for slot in drain(waiters)]
     assert drained == [("a", -1), ("b", -1), ("a", -1), ("b", 0), ("a", 0)]
+
+
+async def test_turns_that_are_over_are_forgotten():
+    """Thousands of keys leave nothing behind while one waits, and take their turns all the same."""
+    waiters = WaitQueue(int, order="fair")
+    fill(waiters, waiter("last", priority=1))
+    served = []
+    for number in range(2000):
+        fill(waiters, waiter(number), waiter("often"))
+        served += [waiters.get_nowait().key, waiters.get_nowait().key]
+    assert sorted(map(str, served)) == sorted(["often"] * 2000 + [str(one) for one in range(2000)])
+    assert len(waiters._turns) < 100  # noqa: SLF001 - as of `turns_of`
+    fill(waiters, *(waiter(key) for key in ("often", "often", "new")))
+    assert [slot.key for slot in drain(waiters)] == ["often", "new", "often", "last"]
+
+
+def test_ranks_that_change_leave_no_heap():
+    """What is put in again and again, each time with another rank, is kept once."""
+    ranked, first, item = Ranked(), Ranking(), Ranking()
+    ranked.add(first, -10_000)
+    first.rank = -10_000
+    for rank in range(1000):
+        item.rank = -rank
+        ranked.add(item, -rank)
+        assert ranked.first() is first
+        assert ranked.size == 2
+        assert len(ranked.rest) <= 2 * 2 + MANY_STALE
+    ranked.remove(first)
+    assert ranked.first() is item
 
 
 async def test_oldest_least_urgent_loses_place():
