@@ -70,6 +70,21 @@ def test_answers_after_the_end():
     assert answers.cost_answered("k", 0, 0.5) == 1
 
 
+def test_answers_of_calls_that_are_forgotten():
+    """What was answered, counted or given back already, or is of nobody, is not taken off twice."""
+    answers = Answers()
+    for name in ("one", "other", "runs"):
+        answers.started(name, ("k",), ONE)
+    answers.ended("one", ("k",), 1.0)
+    answers.counted(None, 1.0)
+    answers.counted("a key of nobody", 1.0)
+    answers.answered("one", ("k",), 0.0, 2.0, runs=False)
+    answers.answered("other", ("k",), 0.0, 3.0)
+    answers.refunded("other", ("k",))
+    assert answers.cost_out(None, 0) == 1
+    assert answers.cost_answered(None, 0, 0.0) == 1
+
+
 def test_settled_costs_are_out():
     """What is out is what calls cost by the latest that is known, after their end, too."""
     answers = Answers()

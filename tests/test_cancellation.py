@@ -321,6 +321,25 @@ async def test_cancelled_while_aclose_drains(limiter):
     assert not asyncio.all_tasks() - {asyncio.current_task()}
 
 
+@pytest.mark.parametrize("leaves", ["first", "meanwhile"])
+async def test_no_restart_for_nobody(leaves):
+    """A ticker that was cancelled before it began is not replaced if nobody waits any more."""
+    queue = ApiQueue("10/s")
+    queue.try_slot()
+    future = queue.enqueue()
+    looks = introspect.work_of_steps(queue, lambda look: look() or 1)
+    ticker = introspect.ticker_of(queue)
+    ticker.cancel()
+    if leaves == "first":
+        future.cancel()
+    await asyncio.wait([ticker])
+    assert (introspect.timer_of(queue) is None) == (leaves == "first")
+    future.cancel()
+    await asyncio.sleep(1)
+    assert looks == []
+    assert introspect.left_over(queue) == []
+
+
 @pytest.mark.parametrize("keys", [("a", "b"), ("a", "a"), (None, None)])
 async def test_cancelled_in_pass_of_set_rate(keys):
     """One whose task has not resumed yet is sorted out, and nobody else is lost with it."""

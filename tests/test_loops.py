@@ -221,6 +221,27 @@ def test_figures_and_settings_need_no_loop():
     assert queue.limits == (Rate(5),)
 
 
+def test_nothing_is_spawned_without_a_loop():
+    """Before a loop runs, or after, there is neither a task nor a coroutine that nobody awaits."""
+    queue, made = ApiQueue("10/s"), []
+
+    async def task():
+        made.append(None)
+
+    def spawn():
+        return introspect.dispatcher_of(queue).spawn(task, name="task", on_end=lambda _: None)
+
+    async def main():
+        queue.try_slot()
+        await spawn()
+
+    assert spawn() is None
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+        assert spawn() is None
+    assert made == [None]
+
+
 def eager(loop_class):
     """Return a factory of loops that start tasks eagerly, where Python can (3.12)."""
 
