@@ -415,7 +415,7 @@ class Dispatcher:
                 self._drop_timer()
         finally:
             # If the loop was closed with this task in it, the garbage collector ends it some time,
-            # when all here may be of another loop. (By an exception, as ever: not seen as a branch.)
+            # when all here may be of another loop: by an exception, so that no branch is seen.
             if waiters is self.waiters:  # pragma: no branch - as said
                 self._drop_timer()
                 self._alarm = None
