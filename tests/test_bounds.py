@@ -10,7 +10,7 @@ import pickle
 import pytest
 import uvloop
 
-from aioapiqueue import Adaptive, ApiQueue, Rate, Window
+from aioapiqueue import Adaptive, ApiQueue, QueueClosed, Rate, Window
 from tests.helpers import introspect
 from tests.helpers.instants import exactly
 
@@ -274,3 +274,26 @@ async def test_a_huge_window_counts_whole_calls():
         pass
     async with queue.slot():
         assert loop.time() == exactly(10)
+
+
+async def test_observer_cancels_who_is_refused_next():
+    """Who is let go by an observer, while a queue that closes refuses all, is let go once."""
+
+    class Cancels:
+        def on_event(self, event):
+            """Cancel the second as the first is refused."""
+            kinds.append(event.kind)
+            if kinds == ["refused"]:
+                waiting[1].cancel()
+
+    queue, kinds = ApiQueue("1/h", observers=[Cancels()]), []
+    queue.try_slot()
+    kinds.clear()
+    waiting = [queue.enqueue() for _ in range(3)]
+    kinds.clear()
+    await queue.aclose(drain=False)
+    assert [kind for kind in kinds if kind != "closed"] == ["refused", "cancelled", "refused"]
+    assert waiting[1].cancelled()
+    for future in (waiting[0], waiting[2]):
+        with pytest.raises(QueueClosed):
+            await future

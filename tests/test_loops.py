@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
+from aioapiqueue import ApiQueue, QueueClosed, Rate, Window, WouldWait
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
 from tests.helpers.instants import exactly
@@ -483,3 +483,39 @@ def test_waiter_collected_after_its_loop(factory):
         coroutine.close()
     assert ended == [GeneratorExit] * 3
     assert queue.waiting == 0
+
+
+@pytest.mark.real
+def test_late_ends_change_no_figures():
+    """What ends, or is given back, after its loop is gone is not of those that are counted now."""
+    queue, left = ApiQueue("3/h burst 3", concurrency=1), []
+
+    async def leave_behind():
+        left.append(queue.try_slot())
+        left[0].release()
+        left.append(queue.enqueue())  # granted, and not taken up
+        assert queue.running == 1
+
+    async def go_on():
+        queue.try_slot()
+        left[1].cancel()
+        assert (queue.running, queue.stats.released, queue.stats.refunded) == (1, 3, 0)
+        with pytest.raises(WouldWait):
+            queue.try_slot()
+
+    run(leave_behind(), asyncio.new_event_loop)
+    run(go_on(), asyncio.new_event_loop)
+    queue, left = ApiQueue(concurrency=1), []
+
+    async def hold():
+        left.append(queue.try_slot())
+
+    async def hold_another():
+        queue.try_slot()
+        left[0].release()
+        assert queue.running == 1
+        with pytest.raises(WouldWait):
+            queue.try_slot()
+
+    run(hold(), asyncio.new_event_loop)
+    run(hold_another(), asyncio.new_event_loop)

@@ -196,3 +196,19 @@ async def test_nested_enqueue_raises():
         with pytest.raises(RuntimeError, match="itself"):
             await queue.enqueue()
         assert queue.waiting == 0
+
+
+async def test_entered_outside_of_a_task():
+    """A slot that a callback enters is held by no task: who asks for the next one just waits."""
+    queue, slots = ApiQueue(lanes={"a": "1 at once"}), []
+
+    def enter():
+        slots.append(queue.try_slot(key="a").__enter__())
+
+    asyncio.get_running_loop().call_soon(enter)
+    await asyncio.sleep(0)
+    assert introspect.nesting_sizes(queue) == [0, 1, 1]
+    asyncio.get_running_loop().call_later(3, slots[0].release)
+    async with queue.slot(key="a") as slot:
+        assert slot.waited == 3
+    assert introspect.nesting_sizes(queue) == [0, 0, 0]
