@@ -800,8 +800,7 @@ class Dispatcher:
     ) -> tuple[float, float]:
         """Return what calls of a key (None: of any) cost that a server's count may not contain."""
         answers, unit = self._answers, count.unit
-        if answers is None:
-            return 0, 0
+        assert answers is not None  # noqa: S101 - `sync` follows them before it asks
         out = answers.cost_out(key, unit, with_ended=call is not None)
         out += self._average(unit, answers.untracked)
         return out, answers.cost_answered(key, unit, count.released_at)
@@ -816,8 +815,7 @@ class Dispatcher:
 
     def fate(self, call: Call) -> Fate:
         """Return what has become of a call that was sent, as far as is known."""
-        if self._answers is None:
-            return None, None
+        assert self._answers is not None  # noqa: S101 - where a server has counted, as above
         return self._answers.fate(call, runs=call.state == HELD)
 
     def _average(self, unit: int, calls: int) -> float:
