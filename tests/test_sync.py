@@ -324,6 +324,28 @@ async def test_settled_after_its_end(key, others):
     assert free_tokens(queue, key) == 490
 
 
+async def test_a_page_of_its_end_had_it():
+    """What is read elsewhere counts what has ended in that instant: settled, it gives none back."""
+    queue = ApiQueue(PLENTY, lanes={"*": ()})
+    queue.sync(100, reset=60, key="a")
+    with queue.try_slot(key="a"):  # or else those that ended are forgotten
+        with queue.try_slot(key="a", cost=5) as ended:
+            pass
+        queue.sync(10, reset=60, key="a")
+        assert bounds_of(queue, "a")[0].left == 9  # the one that is out is taken off
+        ended.settle(1)
+        assert bounds_of(queue, "a")[0].left == 9
+
+
+async def test_ended_before_all_who_run():
+    """What starts once nobody runs, starts after those that ended, be it in one instant."""
+    queue = ApiQueue(PLENTY)
+    queue.sync(100, reset=60)
+    queue.try_slot(cost=5).release()
+    queue.try_slot().sync(10, reset=60)
+    assert bounds_of(queue)[0].left == 10
+
+
 def free_tokens(queue, key):
     """Return how many could start now."""
     most = range(1, 10_000)
