@@ -349,6 +349,19 @@ async def test_sorting_again_is_bounded(limits, key):
     assert not introspect.is_sorting(queue)
 
 
+async def test_sorting_is_no_step_per_call():
+    """4000 of one line take ten steps at most: to take one out of it is an eighth of a look."""
+    queue = ApiQueue("1/h", lanes={"b": "1/h"})
+    for _ in range(4000):
+        queue.enqueue(key="a")
+    await asyncio.sleep(1)
+    steps = introspect.work_of_steps(queue, work)
+    queue.set_rate("2/h", key="a")
+    await asyncio.sleep(1)
+    assert not introspect.is_sorting(queue)
+    assert 5 < len(steps) <= 10
+
+
 async def test_newcomers_wait_behind_unsorted():
     """Those who come while others are sorted start after them, and those who leave do not."""
     queue = ApiQueue("1/h", lanes={"a": "1000/s"})
