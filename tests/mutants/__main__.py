@@ -1,9 +1,10 @@
 """Change the core at random, and see that tests fail: `python -m tests.mutants --sample 200`.
 
-First it is measured which test of the core comes to which line, in a few minutes. Then each change
-(see `mutations.py`) is made in a copy of the package, and the tests that come to its line are run
-until one fails; one that takes too long has failed. Those in virtual time only, on limits of a
-queue's own: other tests of the core are slower, and find no less.
+First it is measured which test of the core comes to which line, in a few minutes; properties are
+tried on few examples for it. Then each change (see `mutations.py`) is made in a copy of the
+package, and the tests that come to its line are run until one fails; one that takes too long has
+failed. Those in virtual time only, on limits of a queue's own: others take longer, so that what
+only they would notice survives here.
 
 Changes that nothing could notice are in `equivalents.toml`, each with the reason. What was found is
 kept in build/mutants: a run goes on where the last one ended, as long as the file is the same; what

@@ -1,6 +1,7 @@
 """What pytest does besides: it notes which test comes to which line, or runs some tests only.
 
-As `pytest -p tests.mutants.plugin`; the variable MUTANTS says what for, as JSON: see `Settings`.
+As `pytest -p tests.mutants.plugin`; the variable MUTANTS names a file that says what for: see
+`Settings`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.helpers.limiters import Limiter
+
 __all__ = ["Settings"]
 
+OF_TESTS = ("broken_scheduler", "fault_is_caught", "faults_are_found")
+"""Tests with such names are of other tests, on a core that they have changed themselves."""
 MEMORY = 8 << 30
 """Bytes of addresses: a list that grows for ever fails before the machine does."""
 
@@ -28,24 +33,35 @@ class Settings:
     Attributes:
         durations: where to write how long each test took, and have coverage note which test runs.
         tests: which to run, in this order, each with its seconds at most. None: all on one loop.
+        examples: how many examples a property is tried on, where it does not say so itself.
     """
 
     durations: str | None = None
     tests: dict[str, float] | None = None
+    examples: int = 100
 
-    def variable(self) -> dict[str, str]:
-        """Return the environment variable that says so."""
-        return {"MUTANTS": json.dumps(asdict(self))}
+    def variable(self, file: Path) -> dict[str, str]:
+        """Write a file that says so, as no variable may be that long; return one that names it."""
+        file.write_text(json.dumps(asdict(self)), "utf-8")
+        return {"MUTANTS": str(file)}
+
+    @classmethod
+    def read(cls, file: str) -> Settings:
+        """Return what such a file says."""
+        return cls(**json.loads(Path(file).read_text("utf-8")))
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin."""
-    settings = Settings(**json.loads(os.environ["MUTANTS"]))
+    settings = Settings.read(os.environ["MUTANTS"])
     config.pluginmanager.register(_Plugin(settings), "mutants")
     # A failure counts, whatever its smallest example is.
     phases = [one for one in hypothesis.Phase if one.name in {"explicit", "generate"}]
-    hypothesis.settings.register_profile("mutants", hypothesis.settings(), phases=phases)
+    hypothesis.settings.register_profile(
+        "mutants", hypothesis.settings(), phases=phases, max_examples=settings.examples
+    )
     hypothesis.settings.load_profile("mutants")
+    Limiter.examples = settings.examples
 
 
 @dataclass
@@ -91,7 +107,9 @@ class _Plugin:
 
 
 def _is_quick(item: pytest.Item) -> bool:
-    """Return whether a test needs neither real time, nor a server or hub."""
+    """Return whether a test of the core needs neither real time, nor a server or hub."""
+    if any(name in item.name for name in OF_TESTS):
+        return False
     kind = getattr(item, "callspec", None)
     limiter = None if kind is None else kind.params.get("limiter")
     return item.get_closest_marker("real") is None and limiter in {None, "local"}

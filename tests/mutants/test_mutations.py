@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -138,7 +139,9 @@ def test_endless_change_is_stopped(tmp_path):
     assert "exit code" in run_changed(tmp_path, broken, source, tests)
 
 
-def test_plugin_runs_what_is_asked_for():
-    """Settings pass through the environment as they are."""
-    settings = plugin.Settings(tests={"a::b[x-\n]": 1.5})
-    assert plugin.Settings(**json.loads(settings.variable()["MUTANTS"])) == settings
+def test_plugin_runs_what_is_asked_for(tmp_path):
+    """Settings pass as they are, also of thousands of tests: more than a variable may hold."""
+    settings = plugin.Settings(tests={f"tests/test_a.py::b[{n:0100}-\n]": 1.5 for n in range(2000)})
+    variable = settings.variable(tmp_path / "settings")
+    assert plugin.Settings.read(variable["MUTANTS"]) == settings
+    assert subprocess.run([sys.executable, "-c", ""], env=os.environ | variable, check=True)

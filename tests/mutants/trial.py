@@ -36,11 +36,12 @@ ROOT = Path(__file__).parents[2]
 PLACE = ROOT / "build" / "mutants"
 EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
 NOT_OF_THE_CORE = (
-    *("test_architecture", "test_aws_buckets", "test_bench_targets", "test_cli", "test_exports"),
-    *("test_gate", "test_imports_lazy", "test_operations", "test_presets", "test_readme"),
-    *("test_registry", "test_stalls", "test_testing", "test_threads"),
+    *("test_adaptive", "test_api", "test_architecture", "test_aws_buckets", "test_bench"),
+    *("test_cli", "test_deprecated", "test_exports", "test_gate", "test_imports_lazy"),
+    *("test_learnt_simulation", "test_links", "test_operations", "test_presets", "test_pypi"),
+    *("test_readme", "test_registry", "test_stalls", "test_testing", "test_threads", "test_week"),
 )
-"""Test files that begin so are of other modules, or slow."""
+"""Test files that begin so are of other modules, slow, or measure this machine."""
 SLOWER = 20
 """A test has this many times the seconds that it took, and `LEAST`: then it has failed."""
 LEAST = 15.0
@@ -76,8 +77,12 @@ class Trial:
         self._workers = workers
         self._sources = core_sources()
         self._hashes = {file: _hash(text) for file, text in self._sources.items()}
-        tests = sorted(ROOT.glob("tests/**/*.py"))
-        self._tests_hash = _hash(*(file.read_text("utf-8") for file in tests))
+        tests = core_tests()
+        texts = [(ROOT / file).read_text("utf-8") for file in tests]
+        helpers = [ROOT / "tests" / "conftest.py", *sorted(ROOT.glob("tests/helpers/*.py"))]
+        base = _hash(*self._hashes.values(), *(file.read_text("utf-8") for file in helpers))
+        self._tests = {file: _hash(base, text) for file, text in zip(tests, texts, strict=True)}
+        self._tests_hash = _hash(*self._tests.values())
         self._lock = threading.Lock()
         PLACE.mkdir(parents=True, exist_ok=True)
         self._results = PLACE / "results.json"
@@ -99,8 +104,9 @@ class Trial:
             for copy in copies:
                 copy_package(copy)
             with ThreadPoolExecutor(self._workers) as pool:
-                for _ in pool.map(lambda one: self._try(one, copies), todo):
-                    pass
+                tried = pool.map(lambda one: self._try(one, copies), todo)
+                for number, line in enumerate(tried, 1):
+                    print(f"{number:3} of {len(todo)} {line}"[:79], flush=True)
         return [one for one in mutations if self._known[_name(one)]["result"] == "survived"]
 
     def _is_news(self, mutation: Mutation) -> bool:
@@ -112,17 +118,44 @@ class Trial:
     # Which test comes where.
 
     def _measure(self) -> None:
-        """Find out which test comes to which line, unless that is known."""
-        state = _hash(self._tests_hash, *self._hashes.values())
-        file = PLACE / "lines.json"
-        found = json.loads(file.read_text()) if file.exists() else {}
-        if found.get("state") != state:
-            print("which test comes to which line: some minutes", flush=True)
-            found = {"state": state, **_measured(self._workers)}
-            file.write_text(json.dumps(found))
-        self._lines = found["lines"]
-        self._took = found["took"]
+        """Find out which test comes to which line, a few files of tests at a time."""
+        place = PLACE / "lines"
+        place.mkdir(exist_ok=True)
+        tests = sorted(self._tests)
+        parts = {
+            place / f"{n}.json": tests[n : n + _AT_ONCE] for n in range(0, len(tests), _AT_ONCE)
+        }
+        todo = {kept: part for kept, part in parts.items() if not self._is_measured(kept, part)}
+        if todo:
+            print(f"which test comes to which line: {len(todo)} parts, some minutes", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder)
+            copy_package(copy)
+
+            def measure(item: tuple[Path, list[str]]) -> str:
+                kept, part = item
+                found = _measured(copy, part)
+                _write(kept, {"state": self._state_of(part), **found})
+                return f"{len(found['took']):4} tests, {sum(found['took'].values()):.0f} s"
+
+            with ThreadPoolExecutor(self._workers) as pool:
+                for number, line in enumerate(pool.map(measure, todo.items()), 1):
+                    print(f"{number:3} of {len(todo)} {line}", flush=True)
+        self._lines: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        self._took: dict[str, float] = {}
+        for kept in parts:
+            found = json.loads(kept.read_text())
+            self._took |= found["took"]
+            for file, lines in found["lines"].items():
+                for line, names in lines.items():
+                    self._lines[file][line] += names
         print(f"{len(self._took)} tests, {sum(self._took.values()):.0f} s")
+
+    def _is_measured(self, kept: Path, part: list[str]) -> bool:
+        return kept.exists() and json.loads(kept.read_text())["state"] == self._state_of(part)
+
+    def _state_of(self, part: list[str]) -> str:
+        return _hash(*(self._tests[test] for test in part))
 
     def _tests_of(self, mutation: Mutation) -> dict[str, float]:
         """Return the tests that come to a line, quick ones first, with their seconds at most."""
@@ -135,7 +168,8 @@ class Trial:
 
     # One change.
 
-    def _try(self, mutation: Mutation, copies: list[Path]) -> None:
+    def _try(self, mutation: Mutation, copies: list[Path]) -> str:
+        """Try one, and write down what came of it; return a line that says it."""
         with self._lock:
             copy = copies.pop()
         tests = self._tests_of(mutation)
@@ -144,16 +178,16 @@ class Trial:
         finally:
             with self._lock:
                 copies.append(copy)
+        result = "survived" if killed_by is None else "killed"
         with self._lock:
             self._known[_name(mutation)] = {
-                "result": "survived" if killed_by is None else "killed",
+                "result": result,
                 "by": killed_by or "",
                 "file": self._hashes[mutation.file],
                 "tests": self._tests_hash,
             }
-            self._results.write_text(json.dumps(self._known, indent=1))
-            result = "survived" if killed_by is None else "killed"
-            print(f"{result:8} {mutation.file}:{mutation.line} {mutation.change}"[:79], flush=True)
+            _write(self._results, self._known)
+        return f"{result:8} {mutation.file}:{mutation.line} {mutation.change}"
 
 
 def run_changed(copy: Path, mutation: Mutation, source: str, tests: dict[str, float]) -> str | None:
@@ -177,14 +211,15 @@ def run_tests(copy: Path, tests: dict[str, float]) -> str | None:
         RuntimeError: it could not be tried.
     """
     files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
-    done = subprocess.run(
-        [sys.executable, *_PYTEST, "-x", "--tb=no", *files],
-        cwd=ROOT,
-        env=_environment(copy) | Settings(tests=tests).variable(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, *_PYTEST, "-x", "--tb=no", *files],
+            cwd=ROOT,
+            env=_environment(copy) | Settings(tests=tests).variable(Path(folder, "settings")),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if done.returncode == 0:
         return None
     if done.returncode < 0:
@@ -195,37 +230,40 @@ def run_tests(copy: Path, tests: dict[str, float]) -> str | None:
     raise RuntimeError(f"pytest ended with {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
-def _measured(workers: int) -> dict[str, object]:
-    """Run all tests of the core unchanged, and return what comes where, and how long each took."""
+def _measured(copy: Path, tests: list[str]) -> dict[str, Any]:
+    """Run files of tests on an unchanged copy; return what comes where, and how long each took.
+
+    Raises:
+        RuntimeError: a test fails without any change.
+    """
     from coverage import CoverageData
 
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder, "unchanged")
-        copy_package(copy)
-        environment = _environment(copy) | Settings(durations=folder).variable()
-        data = Path(folder, "coverage")
-        coverage = [sys.executable, "-P", "-m", "coverage"]
-        subprocess.run(
+        done = subprocess.run(
             [
-                *(*coverage, "run", f"--data-file={data}", *_PYTEST[1:], "-q", *core_tests()),
-                *("-p", "xdist.plugin", "-n", str(workers), "--dist=loadfile"),
+                *(sys.executable, "-P", "-m", "coverage", "run", "--rcfile="),  # lines only
+                *(f"--source={copy / 'aioapiqueue'}", *_PYTEST[1:], "-q", *tests),
             ],
             cwd=ROOT,
-            env=environment,
-            check=True,
+            env=_environment(copy)
+            | Settings(durations=folder, examples=_FEW).variable(Path(folder, "settings"))
+            | {"COVERAGE_FILE": str(Path(folder, "coverage"))},
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        subprocess.run([*coverage, "combine", "-q", f"--data-file={data}", folder], check=True)
+        if done.returncode not in {0, _NONE_WAS_ASKED_FOR}:
+            raise RuntimeError(f"tests fail without a change:\n{done.stdout}{done.stderr}")
         took = {}
         for file in Path(folder).glob("*.json"):
-            took.update(json.loads(file.read_text()))
-        shutil.copy(data, PLACE / "coverage")
-        lines = _lines_in(CoverageData(str(data)), copy / "aioapiqueue")
+            took |= json.loads(file.read_text())
+        lines = _lines_in(CoverageData(str(Path(folder, "coverage"))), copy / "aioapiqueue")
     return {"lines": lines, "took": took}
 
 
 def _lines_in(data: Any, package: Path) -> dict[str, dict[int, list[str]]]:
     data.read()
-    found: dict[str, dict[int, list[str]]] = defaultdict(dict)
+    found = {}
     for name in data.measured_files():
         file = Path(name)
         if file.parent == package:
@@ -233,6 +271,11 @@ def _lines_in(data: Any, package: Path) -> dict[str, dict[int, list[str]]]:
     return found
 
 
+_NONE_WAS_ASKED_FOR = 5
+_AT_ONCE = 4
+"""So many files of tests in one run: most of a short one's time is the start."""
+_FEW = 10
+"""Examples of a property that are enough to say which lines it comes to."""
 # Others, of libraries that the tests of integrations need, take longer to import than most tests.
 _PLUGINS = ("tests.mutants.plugin", "pytest_asyncio.plugin", "_hypothesis_pytestplugin")
 _PYTEST = (
@@ -259,6 +302,13 @@ def copy_package(to: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "aioapiqueue", to / "aioapiqueue", ignore=ignore)
     compileall.compile_dir(to, quiet=1)
+
+
+def _write(file: Path, what: object) -> None:
+    """Write a file at once: a run that is ended leaves none that is half written."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(what, indent=1))
+    part.replace(file)
 
 
 def _name(mutation: Mutation) -> str:

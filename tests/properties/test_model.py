@@ -290,7 +290,9 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestPromises1To7 = QueueMachine.TestCase
-TestPromises1To7.settings = settings(max_examples=200, stateful_step_count=40)
+TestPromises1To7.settings = settings(
+    max_examples=2 * settings.default.max_examples, stateful_step_count=40
+)
 
 
 def one_more(limit):

@@ -204,14 +204,13 @@ def keeps_its_promises(seed, size, fault=no_fault):
     assert not faults, faults
 
 
-@settings(max_examples=500)
+@settings(max_examples=5 * settings.default.max_examples)
 @given(SEEDS, SIZES)
 def test_promises_1_3_4_5_whatever_happens(seed, size):
     """No limit breaks in any window, nobody is overtaken within nested limits, all end once."""
     keeps_its_promises(seed, size)
 
 
-@settings(max_examples=100)
 @given(SEEDS, SIZES)
 @example(41, 33)
 @example(196, 51)
@@ -247,7 +246,7 @@ def gives_back_within_the_limit(seed, size, fault=no_fault):
     assert not faults, faults
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(SEEDS, SIZES)
 def test_promise_1_give_back_keeps_bursts(seed, size):
     """What is given back never lets a limit break in a window, by the costs known at each start."""
