@@ -45,6 +45,13 @@ def run(main, factory):
 both_loops = pytest.mark.parametrize("factory", [VirtualLoop, asyncio.new_event_loop])
 
 
+def test_no_loop_is_on_real_time():
+    """Before the first loop, instants are the machine's, and converted to its time of day."""
+    dispatcher = introspect.dispatcher_of(ApiQueue("1/s"))
+    assert dispatcher.on_real_time
+    assert abs(dispatcher.to_wall(dispatcher.now()) - time.time()) < 60
+
+
 @pytest.mark.real
 @both_loops
 def test_queue_serves_loop_after_loop(factory):
