@@ -362,6 +362,26 @@ async def test_sorting_is_no_step_per_call():
     assert 5 < len(steps) <= 10
 
 
+async def test_cancelled_while_its_line_is_sorted():
+    """It leaves once, not again with the line that it was in: who waits beside it is not lost."""
+    queue = ApiQueue(lanes={"A": "1/s", "B": "4/s", "C": "9/s burst 9"}, catch_up=0)
+    queue.try_slot(key="A")
+    await asyncio.sleep(0.5)
+    queue.hold(1, key="B")
+    queue.enqueue(key="A")
+
+    async def call(*keys):
+        async with queue.slot(keys=keys):
+            return asyncio.get_running_loop().time()
+
+    leaves = asyncio.create_task(call("A", "B", "C"))
+    stays = asyncio.create_task(call("A", "B"))
+    await asyncio.sleep(1.2)  # at 1.5, both found B open and A closed
+    leaves.cancel()
+    queue.set_rate("9/s burst 9", "99/min", key="C")
+    assert await asyncio.wait_for(stays, 5) == 2
+
+
 async def test_newcomers_wait_behind_unsorted():
     """Those who come while others are sorted start after them, and those who leave do not."""
     queue = ApiQueue("1/h", lanes={"a": "1000/s"})

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import tomllib
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +104,12 @@ class Trial:
             for copy in copies:
                 copy_package(copy)
             with ThreadPoolExecutor(self._workers) as pool:
-                tried = pool.map(lambda one: self._try(one, copies), todo)
-                for number, line in enumerate(tried, 1):
-                    print(f"{number:3} of {len(todo)} {line}"[:79], flush=True)
+                tried = [pool.submit(self._try, one, copies) for one in todo]
+                try:
+                    for number, done in enumerate(as_completed(tried), 1):
+                        print(f"{number:3} of {len(todo)} {done.result()}"[:79], flush=True)
+                finally:  # an error, or Ctrl-C, is not held up by all the others
+                    pool.shutdown(cancel_futures=True)
         return [one for one in mutations if self._known[_name(one)]["result"] == "survived"]
 
     def _is_news(self, mutation: Mutation) -> bool:
