@@ -22,6 +22,8 @@ __all__ = ["Settings"]
 
 OF_TESTS = ("broken_scheduler", "fault_is_caught", "faults_are_found")
 """Tests with such names are of other tests, on a core that they have changed themselves."""
+SLOW = ("bystander", "grows_again")
+"""With such names, tests of push-back take minutes."""
 MEMORY = 8 << 30
 """Bytes of addresses: a list that grows for ever fails before the machine does."""
 
@@ -108,7 +110,7 @@ class _Plugin:
 
 def _is_quick(item: pytest.Item) -> bool:
     """Return whether a test of the core needs neither real time, nor a server or hub."""
-    if any(name in item.name for name in OF_TESTS):
+    if any(name in item.name for name in (*OF_TESTS, *SLOW)):
         return False
     kind = getattr(item, "callspec", None)
     limiter = None if kind is None else kind.params.get("limiter")
