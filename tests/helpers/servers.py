@@ -191,6 +191,12 @@ class Server(Servers):
         """Let it go on after `freeze()`, and answer all that has come meanwhile."""
         self._signal(signal.SIGCONT)
 
+    @property
+    def pid(self) -> int:
+        """Its process, for others that freeze it."""
+        assert self._process is not None, "it has never been started"
+        return self._process.pid
+
     # -- the ways to it
 
     @property
