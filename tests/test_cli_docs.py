@@ -84,7 +84,7 @@ def test_unknown_page_is_refused():
         2,
         "aioapiqueue: there is no page limitz: did you mean limits?\n",
     )
-    assert "all of them: aioapiqueue docs" in invoke("xyz").output
+    assert "to list the pages, run aioapiqueue docs" in invoke("xyz").output
 
 
 @pytest.mark.real

@@ -56,7 +56,7 @@ def docs(
     name = next((one for one in found if name in {one, one.rpartition("/")[2]}), name)
     if name not in found:
         close = difflib.get_close_matches(name, found, n=1)
-        meant = f"did you mean {close[0]}?" if close else "all of them: aioapiqueue docs"
+        meant = f"did you mean {close[0]}?" if close else "to list the pages, run aioapiqueue docs"
         refuse(wrapped(f"there is no page {page}: {meant}"))
     text = _COMMENT.sub("", found[name].read_text("utf-8"))
     screen = console()
