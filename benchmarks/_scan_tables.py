@@ -81,6 +81,12 @@ class Outcome:
         """What the tables call it."""
         return " ".join(filter(None, (self.scanner, self.way, self.share)))
 
+    def __str__(self) -> str:
+        return (
+            f"  {self.seconds:,.0f} s, {self.throttled:,} throttled, {self.public_found:,} public "
+            f"found, bystander failed {self.bystander_failures:,} of {self.bystander_calls:,}"
+        )
+
 
 def show(report: Report, outcomes: Sequence[Outcome], plan: Plan) -> None:
     """Add the tables."""

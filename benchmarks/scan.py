@@ -85,7 +85,7 @@ async def scan(
     shown = shlex.join((*prefix, *started.shown, *command)).replace(f" {written}", "")
     print(f"\n$ {shown}", flush=True)
     calls = plan.snapshots + CALLS_EACH * plan.users
-    expected = 0.0 if way == "unpaced" else calls * plan.rate.interval
+    most = SLACK + calls * plan.rate.interval * (2 if way == "adaptive" else 1)  # its own pace
     gate = Gate(moto.url, dict.fromkeys((SCANNER_KEY, BYSTANDER_KEY), "scanned"))
     async with (
         gate.serve() as url,
@@ -97,12 +97,12 @@ async def scan(
             (*prefix, *command),
             directory,
             {**variables_of(url, environment, directory), **started.variables},
-            expected + SLACK,
+            most,
         )
         seconds, cpu = time.monotonic() - began, _cpu_seconds() - cpu
     findings = scanner.findings(directory)
     own = [call for call in gate.ec2_calls if call.key == SCANNER_KEY]
-    return Outcome(
+    outcome = Outcome(
         scanner=scanner.name,
         way=way,
         share=share if way == "paced" else None,
@@ -120,6 +120,8 @@ async def scan(
         exit_code=code,
         counted=_counted(figures) if figures.exists() else None,
     )
+    print(outcome, flush=True)  # hours may follow, and one of them may fail
+    return outcome
 
 
 def _files(figures: Path) -> tuple[str, ...]:
