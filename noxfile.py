@@ -24,6 +24,10 @@ OTHER_SDKS = ("awscli", "golang-go", "golang-github-aws-aws-sdk-go-v2-dev")
 """Debian's, with which slow tests call AWS; Node.js besides, if there is none."""
 ALL = ("--numprocesses=2", "--dist=loadfile")
 """All tests run in two processes, as many wait for time to pass. Not in more: some measure it."""
+BENCHMARKS = (
+    *("imports", "overhead", "observers", "lanes", "host"),
+    *("gateway", "adaptive", "accuracy"),
+)
 
 
 def set_up(session: nox.Session, *groups: str, editable: bool = True) -> None:
@@ -211,7 +215,7 @@ def bench(session: nox.Session) -> None:
     """Measure overhead, lanes and push-back, and accuracy (in real time, takes minutes)."""
     set_up(session, "bench", editable=False)
     missed = []
-    for name in ("overhead", "observers", "lanes", "host", "gateway", "adaptive", "accuracy"):
+    for name in BENCHMARKS:
         try:
             session.run("python", f"benchmarks/{name}.py")
         except CommandFailed:  # a missed target is no reason not to measure the others
