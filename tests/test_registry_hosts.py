@@ -185,6 +185,11 @@ lanes = {"/x" = "1/s"}
         ('["api.test"]', 'this is no service of AWS: for a host, write [hosts."api.test"]'),
         ('["API.my.Test"]', 'this is no service of AWS: for a host, write [hosts."API.my.Test"]'),
         ('[host."api.test"]', "this is no service of AWS: for a host, write [hosts."),
+        (
+            "[services.ec2]",
+            "this is no service of AWS: services are tables of their own: write [ec2]",
+        ),
+        ("[aws.test]", 'this is no service of AWS: for a host, write [hosts."aws.test"]'),
     ],
 )
 @pytest.mark.parametrize("check", ["", "check = false\n"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import textwrap
 from typing import TYPE_CHECKING, NoReturn
 
@@ -46,7 +48,13 @@ def prefixed(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Write a message to stderr."""
+    """Write a message to stderr: in a terminal, in lines that break between words.
+
+    Elsewhere each line stays one, so that what reads them finds a problem in each.
+    """
+    if sys.stderr.isatty():
+        columns = shutil.get_terminal_size().columns
+        text = "\n".join(_filled(line, columns) for line in text.splitlines())
     typer.echo(prefixed(text), err=True, nl=False)
 
 
@@ -121,5 +129,11 @@ _UNBROKEN = "\N{NO-BREAK SPACE}"
 
 def wrapped(text: str) -> str:
     """Return a message in lines that fit `WIDTH` columns with our name before each."""
-    lines = textwrap.fill(text, WIDTH - len(PREFIX), break_long_words=False, break_on_hyphens=False)
-    return lines.replace(_UNBROKEN, " ")
+    return _filled(text, WIDTH).replace(_UNBROKEN, " ")
+
+
+def _filled(text: str, columns: int) -> str:
+    room = max(1, columns - len(PREFIX))
+    if len(text) <= room:
+        return text  # as it is, spaces included
+    return textwrap.fill(text, room, break_long_words=False, break_on_hyphens=False)

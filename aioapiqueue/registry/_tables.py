@@ -69,6 +69,8 @@ _DEEPEST_NAME = 10
 """Parts of a host's name."""
 _ALL_KEYS = (*LIMIT_KEYS, *_TABLE_KEYS, *START_KEYS)
 _HOST_KEYS = tuple(one for one in _ALL_KEYS if one not in _OF_AWS)
+_NO_PREFIXES = ("aws", "service", "services")
+"""What other programs' files have before the name of a service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +161,7 @@ def read_tables(
         service = canonical(name)
         if service not in NAMES and (meant := _hosts_in(name, value)):
             for one in meant:
-                remedy = f'for a host, write [{HOSTS}."{one}"]'
-                report.add((name,), f"this is no service of AWS: {remedy}")
+                report.add((name,), f"this is no service of AWS: {_remedy(one)}")
             continue
         if service in found:
             report.add((name,), f"{first[service]!r} is the same service: leave one of them")
@@ -272,6 +273,13 @@ def _hosts_in(name: str, value: object) -> list[str]:
     if name == "host":
         return [*value] if isinstance(value, Mapping) else ["api.github.com"]
     return [name] if meant_as_host(name) else _dotted(name, value)
+
+
+def _remedy(meant: str) -> str:
+    first, _, rest = meant.partition(".")
+    if first in _NO_PREFIXES and canonical(rest) in NAMES:
+        return f"services are tables of their own: write [{rest}]"
+    return f'for a host, write [{HOSTS}."{meant}"]'
 
 
 def _dotted(name: str, value: object, depth: int = 0) -> list[str]:

@@ -66,6 +66,21 @@ LIVE = re.compile(
 )  # fmt: skip
 
 
+def test_refusal_breaks_between_words(terminal, run):
+    """In a terminal, no word of a long message is cut; elsewhere, it stays one line."""
+    arguments = ("--limit", "ec3=10/s", "--", "true")
+    piped = run(*arguments)
+    (whole,) = piped.err.decode().splitlines()
+    assert len(whole) > 80
+    shown = terminal(*arguments)
+    assert shown.end() == piped.code == 2
+    lines = [row for row in shown.rows if row]
+    assert len(lines) > 1
+    assert all(line.startswith("aioapiqueue: ") for line in lines)
+    said = " ".join(line.removeprefix("aioapiqueue: ") for line in lines)
+    assert f"aioapiqueue: {said}" == whole
+
+
 def test_line_stands_below_the_programs_output(terminal, run, python, tmp_path):
     """The last row is ours, the others the program's, whole and in order; at the end it is free."""
     program = run.script("""
