@@ -158,6 +158,7 @@ def test_long_limits_leave_columns_in_place(tmp_path):
     [
         (["--service", "iam"], 2, "--service: AWS publishes no limit of iam"),
         (["--service", "ec3"], 2, "did you mean 'ec2'"),
+        (["--service", "ec2, s3"], 2, "--service ec2 --service s3"),
         (["--service", "ec3", "--no-check"], 2, "--service: AWS publishes no limit of ec3"),
         (["--share", "200%"], 2, "--share: '200%' is more than AWS publishes"),
         (["--limits", "none.toml"], 2, "none.toml: cannot be read"),

@@ -38,9 +38,22 @@ app = typer.Typer(name="limits", cls=Group, rich_markup_mode="markdown")
 _THERE_ALREADY = "is there already: take another name, or move it away"
 _PATIENCE = 600  # seconds; enough for 3,000 calls at the pace that Service Quotas bears
 
+
+def _one_each(names: list[str] | None) -> list[str] | None:
+    for several in (one for one in names or () if "," in one):
+        written = " ".join(f"--service {one.strip()}" for one in several.split(","))
+        refuse(f"--service {several}: name one at a time: {written}")
+    return names
+
+
 _Service = Annotated[
     list[str] | None,
-    typer.Option("--service", metavar="SERVICE", help="Only this one. May be repeated."),
+    typer.Option(
+        "--service",
+        metavar="SERVICE",
+        help="Only this one. May be repeated.",
+        callback=_one_each,
+    ),
 ]
 _Share = Annotated[
     str | None,
