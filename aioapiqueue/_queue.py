@@ -323,8 +323,23 @@ class ApiQueue:
         >>> asyncio.run(main())
         0.1
 
-        Arguments and errors are those of `slot`, but for the `SlotTimeout` and `QueueClosed` of a
-        call that waits: its Future has those.
+        The Future may be cancelled at any time before it is awaited: a slot that was granted
+        meanwhile goes to the next waiter. So it does if a task that awaits it is cancelled.
+
+        Args:
+            key: what kind of call this is, as for `slot`.
+            keys: several kinds, as for `slot`; instead of `key`.
+            priority: lower goes first; default 0.
+            cost: how many calls it counts as, 1 by default; or amounts by unit.
+            timeout: seconds to wait at most; default: any time.
+
+        Raises:
+            SlotTimeout: at once where even the next slot comes too late; one that runs out of time
+                later is an exception of the Future.
+            QueueFull: too many wait.
+            QueueClosed: the queue is closed. If it is closed while this waits, the Future has it.
+            ValueError, TypeError: an argument is invalid, as for `slot`.
+            RuntimeError: the queue is in use on another loop that is still alive.
         """
         slot = self.slot(key=key, keys=keys, priority=priority, cost=cost, timeout=timeout)
         return self._dispatcher.enqueue(cast("Call", slot))

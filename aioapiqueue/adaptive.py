@@ -187,6 +187,13 @@ class Adaptive:
 
         One keeps the rate, in calls or, where no limit counts those, in the unit of the first; the
         others follow it by the same factor, one for each other unit.
+
+        Args:
+            limits: which; their rates are the most that is ever let through.
+            catch_up: seconds by which late calls may be made up for.
+            concurrency: how many bodies may run at once; inf: any number.
+            report: takes what the curve raises, with a message.
+            units: of the queue.
         """
         ceilings: dict[int, float] = {}
         for limit in limits:

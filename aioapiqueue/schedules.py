@@ -92,6 +92,14 @@ class HostSchedule:
     ) -> HostLimiter:
         """Return the part of one queue in the quota; called by `ApiQueue`.
 
+        Args:
+            host: the queue's dispatcher.
+            limits: of all calls together.
+            lanes: limits of single keys and patterns.
+            concurrency: how many bodies may run at once, of all processes; inf: any number.
+            catch_up: seconds by which late calls may be made up for.
+            adaptive: how to slow down on push-back.
+
         Raises:
             RuntimeError: another queue has it already.
             TypeError: an `Adaptive` with a curve of its own, which the hub has not; or the key

@@ -116,6 +116,14 @@ class SharedSchedule:
     ) -> SharedLimiter:
         """Return the part of one queue in the quota; called by `ApiQueue`.
 
+        Args:
+            host: the queue's dispatcher.
+            limits: of all calls together.
+            lanes: limits of single keys and patterns.
+            concurrency: how many bodies may run at once, of all processes; inf: any number.
+            catch_up: seconds by which late calls may be made up for.
+            adaptive: how to slow down on push-back.
+
         Raises:
             RuntimeError: another queue has it already.
             TypeError: an `Adaptive` with a curve of its own, which the server does not know.
