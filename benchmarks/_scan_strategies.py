@@ -23,6 +23,13 @@ STRATEGIES = ("unpaced", "blanket", "adaptive", "own", "paced")
 """Nothing; one delay before all calls; botocore's adaptive retries; the scanner's own throttle."""
 MORE_SERVICES = ("iam",)
 """What a scan reads beside EC2, if the account has users."""
+_SHOWN = {
+    "unpaced": "unpaced",
+    "blanket": "one delay for all calls",
+    "adaptive": "adaptive retries",
+    "own": "its own throttle",
+}
+"""What the picture calls those that are not ours."""
 _BLANKET = Path(__file__).with_name("_blanket_delay.py")
 
 
@@ -57,11 +64,18 @@ def start(way: str, scanner: Scanner, rate: Rate, directory: Path) -> Start:
     return Start()
 
 
-def draw(outcomes: Sequence[Outcome], *, snapshots: int, public: int, machine: str) -> str:
+def draw(
+    outcomes: Sequence[Outcome], *, snapshots: int, public: int, rate: str, machine: str
+) -> str:
     """Return a picture of several scans: what each found, whom it harmed, how long it took."""
     scanners = sorted({one.scanner for one in outcomes})
-    alone = f"{scanners[0]} " if len(scanners) == 1 else ""  # which the title has
-    names = [one.name.removeprefix(alone) for one in outcomes]
+
+    def shown(one: Outcome) -> str:
+        limit = f"--share {one.share}" if one.share else f"--limit ec2={rate}"
+        name = _SHOWN.get(one.way, limit)
+        return name if len(scanners) == 1 else f"{one.scanner}, {name}"
+
+    names = [shown(one) for one in outcomes]
     ours = {name for name, one in zip(names, outcomes, strict=True) if one.way == "paced"}
 
     def panel(title: str, values: Sequence[float], form: str, *, more: bool) -> Panel:

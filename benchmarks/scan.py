@@ -221,7 +221,13 @@ def main() -> int:
     machine = f"{platform.platform()}, {os.cpu_count()} CPUs"
     if options.svg:
         public = public_among(plan.snapshots)
-        drawn = draw(outcomes, snapshots=plan.snapshots, public=public, machine=machine)
+        drawn = draw(
+            outcomes,
+            snapshots=plan.snapshots,
+            public=public,
+            rate=plan.rate_text,
+            machine=machine,
+        )
         options.svg.write_text(drawn, encoding="utf-8")
     if options.json:
         figures = {
