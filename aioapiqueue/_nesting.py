@@ -198,19 +198,22 @@ class _Tracking(Call):
     __slots__ = ()
 
     dispatcher: TrackingOwner
-    holder: asyncio.Task[object]
-    """The task that entered it, if one did; a slot of the classes that `tracking` makes."""
+    holder: asyncio.Task[object] | None
+    """The task that entered it last, if one did; a slot of the classes that `tracking` makes."""
 
     def _hold(self) -> None:
         dispatcher = self.dispatcher
         task = current_task(dispatcher.loop)  # without it, a system call to find the loop
+        self.holder = task  # type: ignore[misc]  # see there
         if task is not None:
-            self.holder = task  # type: ignore[misc]  # see there
             held = dispatcher.nesting.held
-            if task not in held:
-                held[task] = (self,)
-            elif self not in held[task]:
-                held[task] = (*held[task], self)
+            held[task] = (*held[task], self) if task in held else (self,)
+
+    def _let_go(self) -> None:
+        """Note that the task that has entered it, if one did, holds it no more."""
+        holder = getattr(self, "holder", None)
+        if holder is not None:
+            self.dispatcher.nesting.drop(holder, self)
 
     def check_before_waiting(self) -> None:
         self.dispatcher.nesting.check(self)
@@ -225,6 +228,7 @@ class _Tracking(Call):
             self._hold()
             return self._entered()
         entering = Call.__aenter__(self)
+        self._let_go()  # one that is held already may be entered again, by any task
         self._hold()
         return entering
 
@@ -235,17 +239,13 @@ class _Tracking(Call):
 
     def __enter__(self) -> Self:
         Call.__enter__(self)
+        self._let_go()  # as in `__aenter__`
         self._hold()
         return self
 
     def finish(self, raised: object) -> None:
         if self.state == HELD:
-            try:
-                holder = self.holder
-            except AttributeError:  # nobody entered it
-                pass
-            else:
-                self.dispatcher.nesting.drop(holder, self)
+            self._let_go()
         Call.finish(self, raised)
 
 

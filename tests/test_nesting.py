@@ -126,6 +126,54 @@ async def test_slot_released_by_another_task(limiter):
             assert queue.running == 1
 
 
+async def test_slot_entered_twice_by_one_task():
+    """It is held once: at its end, nothing is kept of the task."""
+    queue = ApiQueue(concurrency=1)
+    async with queue.slot() as slot:
+        with slot:
+            assert introspect.nesting_sizes(queue) == [1, 0, 0]
+    assert introspect.nesting_sizes(queue) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("how", ["with", "async with"])
+async def test_slot_entered_by_another_task(how):
+    """It is held by that one from then on: the first waits for its end, and is kept no longer."""
+    queue = ApiQueue(concurrency=1)
+
+    async def work(slot):
+        if how == "with":
+            with slot:
+                await asyncio.sleep(1)
+        else:
+            async with slot:
+                await asyncio.sleep(1)
+
+    async with queue.slot() as slot:
+        task = asyncio.create_task(work(slot))
+        await asyncio.sleep(0)
+        async with queue.slot() as other:
+            assert other.waited == 1
+    await task
+    assert introspect.nesting_sizes(queue) == [0, 0, 0]
+
+
+async def test_slot_entered_by_a_callback():
+    """It is held by no task from then on; its end is no end of what the first task holds."""
+    queue = ApiQueue(concurrency=2)
+    async with queue.slot() as slot, queue.slot() as other:
+        asyncio.get_running_loop().call_soon(slot.__enter__)
+        await asyncio.sleep(0)
+        slot.release()
+        queue.try_slot()
+        with pytest.raises(RuntimeError, match=WAITS):
+            async with queue.slot(timeout=5):
+                pytest.fail("it has none")
+        other.release()
+        async with queue.slot() as last:
+            assert last.waited == 0
+    assert introspect.nesting_sizes(queue) == [0, 0, 0]
+
+
 async def test_permits_that_adaptive_lowered():
     """Of five permits that push-back has made two, the third is not waited for."""
     queue = ApiQueue("10/s", concurrency=5, adaptive=Adaptive("1/s", 0.5, concurrency=1))
