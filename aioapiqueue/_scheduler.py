@@ -490,7 +490,6 @@ class Scheduler:
         if reservation is not None:
             reservation.line.reservation = None
             for wait_list in reservation.wait_lists:
-                if wait_list.reservation is reservation:
-                    wait_list.reservation = None
-                    if wait_list.size:
-                        self._touched[wait_list] = None
+                wait_list.reservation = None
+                if wait_list.size:
+                    self._touched[wait_list] = None
