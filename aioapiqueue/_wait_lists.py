@@ -261,8 +261,7 @@ def remove_line(line: Line[Call]) -> None:
     """Note that a line is gone."""
     for limit in line.limits or ():
         wait_list: WaitList = limit.wait_list  # it has been there since `add_line`
-        lines = wait_list.lines
-        if lines is line:
+        if isinstance(wait_list.lines, set):
+            wait_list.lines.discard(line)
+        else:
             wait_list.lines = None
-        elif isinstance(lines, set):
-            lines.discard(line)
