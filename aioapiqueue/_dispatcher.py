@@ -826,8 +826,7 @@ class Dispatcher:
 
     def counted(self, key: Hashable, at: float) -> None:
         """Note that the server has counted all calls of a key (None: of any) that ended by then."""
-        if self._answers is not None:
-            self._answers.counted(key, at)
+        self.follow_answers().counted(key, at)
 
     def adopt(self, call: Call, limits: Sequence[Rate]) -> None:
         """Adopt limits that the answer to a call states, of units that nobody has configured.
