@@ -151,6 +151,20 @@ def test_others_hear_of_ends_for_a_minute():
     assert followed_keys(answers) - {None} == {2}
 
 
+def test_idle_key_that_was_counted():
+    """A key of which the server has counted all is forgotten at once, and not again a minute on."""
+    answers = Answers(alone=False)
+    for call, key in (("a", "counted"), ("b", "not counted")):
+        answers.started(call, (key,), ONE)
+        answers.ended(call, (key,), 1.0)
+    answers.counted("counted", 2.0)
+    assert followed_keys(answers) == {None, "not counted"}
+    answers.started("c", ("later",), ONE)
+    answers.ended("c", ("later",), 61.0)
+    assert followed_keys(answers) == {None, "later"}
+    assert (answers.cost_out("counted", 0), answers.cost_out("later", 0)) == (0, 1)
+
+
 def test_what_has_become_of_a_call():
     """It is known of a call that runs or has ended; of one from long ago, only that it is over."""
     answers = Answers()
