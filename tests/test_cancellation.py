@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
+from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
 from tests.helpers.instants import exactly, line_up, now, released, use
 
@@ -447,3 +448,30 @@ async def test_cancelled_grants_above_the_burst():
         call.cancel()
     await calls[2]
     assert asyncio.get_running_loop().time() == 1
+
+
+@pytest.mark.parametrize("lanes", [{}, {"*": "1/s"}])
+def test_interrupted_in_the_middle_of_a_grant(lanes):
+    """Ctrl-C between taking out a call and granting it: all tasks can be cancelled, as ever."""
+    queue, ended = ApiQueue("10/s", lanes=lanes), []
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    async def call(number):
+        try:
+            async with queue.slot(key=number):
+                ended.append(None)
+                await asyncio.sleep(60)
+        except BaseException as error:
+            ended.append(type(error))
+            raise
+
+    async def main():
+        await asyncio.gather(*map(call, range(4)))
+
+    introspect.wrap_grants(queue, lambda _: interrupted)
+    with pytest.raises(KeyboardInterrupt), asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+    assert ended == [None] + [asyncio.CancelledError] * 4
+    assert (queue.waiting, queue.stats.cancelled) == (0, 3)
