@@ -5,7 +5,9 @@ from collections import defaultdict
 
 import pytest
 
-from aioapiqueue import Window
+from aioapiqueue import ApiQueue, Window
+from tests.helpers import introspect
+from tests.helpers.instants import exactly
 
 
 async def released(queue, keys):
@@ -94,3 +96,18 @@ async def test_too_small_pattern_is_refused(limiter):
     await limiter.settled()
     waiting.cancel()
     await queue.aclose(drain=False)
+
+
+async def test_lane_is_forgotten_before_its_change(monkeypatch):
+    """Limits of a pattern go lane by lane; one that is idle, and forgotten first, holds up none."""
+    introspect.take_small_steps(monkeypatch)
+    queue = ApiQueue(lanes={"*": "10/s"})
+    for number in range(5):
+        queue.try_slot(key=number).release()
+    queue.try_slot(key="busy").settle(51)
+    waiting = queue.enqueue(key="busy")
+    await asyncio.sleep(5)
+    queue.set_rate("1000/s", key="*")
+    assert queue.estimate(key="new") == 0
+    assert queue.stats.lanes_in_memory == 4  # these two, and the two that were changed first
+    assert (await waiting).waited == exactly(5.001)
