@@ -121,6 +121,11 @@ async def test_learning_twice_is_once():
     queue.try_slot().sync(5, reset=60)
     dispatcher_of(queue).learn(["tokens"])
     assert free_at_once(queue) == 3
+    queue = ApiQueue(lanes={"*": ()})
+    queue.try_slot(key="a").sync(5, reset=60)
+    queue.try_slot(key="b").release()
+    dispatcher_of(queue).learn(["tokens"])
+    assert [free_at_once(queue, key=key) for key in "ab"] == [3, 1]
 
 
 # What is learnt.
