@@ -493,6 +493,35 @@ def test_waiter_collected_after_its_loop(factory):
 
 
 @pytest.mark.real
+def test_body_that_outlives_its_loop():
+    """One that ends once its queue is in use on another loop ends in silence, and frees nothing."""
+    queue = ApiQueue(concurrency=1)
+
+    async def body():
+        async with queue.slot():
+            await asyncio.sleep(60)
+
+    async def leave_behind():
+        task = asyncio.create_task(body())
+        await asyncio.sleep(0)
+        return task.get_coro()
+
+    async def go_on():
+        with queue.try_slot():
+            left.close()
+            assert queue.running == 1
+            with pytest.raises(WouldWait):
+                queue.try_slot()
+        assert introspect.nesting_sizes(queue) == [0, 0, 0]
+
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # which is told of the task that is destroyed
+    left = loop.run_until_complete(leave_behind())
+    loop.close()
+    run(go_on(), asyncio.new_event_loop)
+
+
+@pytest.mark.real
 def test_late_ends_change_no_figures():
     """What ends, or is given back, after its loop is gone is not of those that are counted now."""
     queue, left = ApiQueue("3/h burst 3", concurrency=1), []
