@@ -382,6 +382,27 @@ async def test_cancelled_while_its_line_is_sorted():
     assert await asyncio.wait_for(stays, 5) == 2
 
 
+@pytest.mark.parametrize("leaves", range(1, 8))
+async def test_leaving_at_any_moment_of_sorting(leaves, monkeypatch):
+    """A call that leaves while all are sorted leaves nothing behind, in whichever step that is."""
+    introspect.take_small_steps(monkeypatch)
+    moments = 0
+    while True:
+        queue = ApiQueue("1/h", lanes={"*": "1/h"})
+        calls = [queue.enqueue(key=number) for number in range(8)]
+        queue.set_rate("2/h", "1000 in any 1h")
+        for _ in range(moments):
+            await asyncio.sleep(0)
+        was_sorting = introspect.is_sorting(queue)
+        calls.pop(leaves).cancel()
+        await asyncio.gather(*calls)
+        assert introspect.left_over(queue) == []
+        if not was_sorting:
+            break
+        moments += 1
+    assert moments > 5
+
+
 async def test_newcomers_wait_behind_unsorted():
     """Those who come while others are sorted start after them, and those who leave do not."""
     queue = ApiQueue("1/h", lanes={"a": "1000/s"})
