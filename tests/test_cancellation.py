@@ -10,7 +10,7 @@ import pytest
 from aioapiqueue import ApiQueue, QueueClosed, Rate, Window
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers import introspect
-from tests.helpers.instants import exactly, line_up, now, released, use
+from tests.helpers.instants import exactly, free, line_up, now, released, use
 
 
 async def claim(queue, starts, **options):
@@ -448,6 +448,20 @@ async def test_cancelled_grants_above_the_burst():
         call.cancel()
     await calls[2]
     assert asyncio.get_running_loop().time() == 1
+
+
+async def test_cancelled_grant_above_the_burst_with_another():
+    """Of two that a late loop starts at once, the one that stays is charged when the other goes."""
+    queue = ApiQueue("1/s", catch_up=10)
+    queue.try_slot()
+    await asyncio.sleep(10)
+    large, stays = queue.enqueue(cost=2), queue.enqueue()
+    assert large.done()
+    assert stays.done()
+    large.cancel()
+    # Eleven are due from 0 to 10: two have started, and what the burst could not hold of the large
+    # one stays charged, as several small ones would start at once for it.
+    assert free(queue) == 8
 
 
 @pytest.mark.parametrize("lanes", [{}, {"*": "1/s"}])

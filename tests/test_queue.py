@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window, WouldWait
-from tests.helpers.instants import now, released
+from tests.helpers.instants import free, now, released
 
 
 class Releases:
@@ -185,6 +185,17 @@ async def test_long_stall_is_dropped(limiter):
     loop.call_at(0.015, loop.stall, 0.075)
     starts = await released(queue, 6)
     assert starts == limiter.exactly([0.0, 0.01, 0.09, 0.09, 0.10, 0.11])
+
+
+async def test_catch_up_of_calls_that_need_not_wait():
+    """Lateness beyond `catch_up` is dropped, too, where calls come late and none waits."""
+    step = 1 / 1024
+    queue = ApiQueue("1024/s", catch_up=10 * step)
+    for pause in (0, 5 * step, 9 * step):
+        await asyncio.sleep(pause)
+        queue.try_slot()
+    # The third, at step 14, took the place of step 4; those of 5 to 14 are left.
+    assert free(queue) == 10
 
 
 async def test_no_catch_up_is_strict_gap(limiter):
