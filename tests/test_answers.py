@@ -433,6 +433,16 @@ def test_first_that_is_lost(how):
     assert starts_at(bound, now=10.0) == 10
 
 
+def test_bucket_is_reckoned_until_the_next_answer():
+    """Half of what has come back by then is ours, and never more than all, if answers allow it."""
+    bound = a_learnt(10, refills=True)
+    for at, left in ((2.0, 10 + 2 * 3), (50.0, 60)):
+        said = {"released_at": at - 1, "number": 9, "period": 10.0, "refills": True}
+        figure = ServerCount(0, 60, limit=60, **said)
+        assert bound.set(figure, until=at + 10, out=0, answered=60, now=at)
+        assert bound.left == left
+
+
 def test_bucket_is_not_used_to_its_edge():
     """A twentieth of a bucket is left, and half of what comes back is taken to be ours."""
     bound = a_learnt(4, refills=True)
