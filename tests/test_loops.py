@@ -52,6 +52,12 @@ def test_no_loop_is_on_real_time():
     assert abs(dispatcher.to_wall(dispatcher.now()) - time.time()) < 60
 
 
+def test_no_slot_without_a_loop():
+    """The error says where a queue is used, in threads, too."""
+    with pytest.raises(RuntimeError, match=r"no event loop runs .*blocking\(queue\)\.slot\(\)"):
+        ApiQueue().try_slot()
+
+
 @pytest.mark.real
 @both_loops
 def test_queue_serves_loop_after_loop(factory):
