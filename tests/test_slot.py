@@ -64,6 +64,13 @@ async def test_slot_without_turn_is_no_context(limiter):
         pytest.fail("ran without a slot")
 
 
+@pytest.mark.parametrize("ask", ["slot", "enqueue", "try_slot", "estimate"])
+async def test_key_and_keys_are_one_too_many(ask):
+    """The message says how to write it."""
+    with pytest.raises(TypeError, match=r"key= or keys=, not both: keys=\('a', ...\)"):
+        getattr(ApiQueue(), ask)(key="a", keys=("b",))
+
+
 async def test_release_by_hand_counts_once(limiter):
     """A slot from `enqueue` is its holder's to end; ending it again does nothing."""
     queue = limiter.queue(concurrency=1)
