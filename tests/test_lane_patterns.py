@@ -111,3 +111,20 @@ async def test_lane_is_forgotten_before_its_change(monkeypatch):
     assert queue.estimate(key="new") == 0
     assert queue.stats.lanes_in_memory == 4  # these two, and the two that were changed first
     assert (await waiting).waited == exactly(5.001)
+
+
+async def test_call_may_have_a_pattern_for_a_key():
+    """A key that reads as a pattern is held as any other by the answer to its call."""
+    queue = ApiQueue(lanes={"a*": "10/s"})
+    with queue.try_slot(key="a*") as slot:
+        introspect.dispatcher_of(queue).hold(5, slot, slot.key)
+    assert [queue.estimate(key=key) for key in ("a*", "ab")] == [5, 0]
+    with pytest.raises(ValueError, match="is a pattern of lanes"):
+        queue.hold(5, key="a*")
+
+
+def test_name_of_the_figures_of_a_call():
+    """It is that of the first key that has figures, by its name or a pattern; or none."""
+    lane_of = introspect.dispatcher_of(ApiQueue(lanes={"a*": "1/s", "b": "1/s"})).lane_of
+    assert [lane_of(keys) for keys in (("x", "b"), ("ab", "b"), ("x",))] == ["b", "a*", None]
+    assert introspect.dispatcher_of(ApiQueue()).lane_of(("b",)) is None

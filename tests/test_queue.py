@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from aioapiqueue import ApiQueue, Rate, Window, WouldWait
+from tests.helpers import introspect
 from tests.helpers.instants import free, now, released
 
 
@@ -347,3 +348,20 @@ async def test_idle_queue_makes_up_too():
     assert at_once() == pytest.approx(125, abs=1)
     await asyncio.sleep(0.251)
     assert at_once() == 1
+
+
+async def test_idle_once_nothing_is_owed():
+    """A queue is as good as new once no limit of it owes a wait; never, if limits were set."""
+    queue = ApiQueue("10/s", lanes={"a": "1/s"})
+    idle = introspect.dispatcher_of(queue).idle
+    assert idle()
+    with queue.try_slot(key="a"):
+        await asyncio.sleep(2)
+        assert not idle()
+    assert idle()
+    queue.try_slot(key="a").release()
+    for pause, is_idle in ((0.05, False), (0.8, False), (0.3, True)):  # the lane's is the longer
+        await asyncio.sleep(pause)
+        assert idle() == is_idle
+    queue.set_rate("10/s")
+    assert not idle()

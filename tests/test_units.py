@@ -60,6 +60,18 @@ def test_wrong_amounts_are_refused(others, cost, error, why):
         units_of(*others).costs_of(cost)
 
 
+def test_settled_number_names_no_unit():
+    """Where more than calls is counted, a number could be of any unit: the error names them."""
+    assert units_of().settled(5, (1,)) == (5,)
+    units = units_of("tokens")
+    assert "tokens" in units
+    assert "pages" not in units
+    with pytest.raises(ValueError, match=r'any unit .*: write \{"calls": 5\} or \{"tokens": 5\}'):
+        units.settled(5, (1, 3))
+    with pytest.raises(ValueError, match="cost"):
+        units.settled(-5, (1, 3))
+
+
 def test_forgotten_units_are_refused():
     """As before they were declared, and those that are left are found."""
     units = units_of("tokens", "pages")
