@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CALLS",
     "FORMS",
+    "NO_UNITS",
     "PERIODS",
     "UNLIMITED",
     "Kind",
@@ -48,6 +49,8 @@ Kind: TypeAlias = Literal["rate", "window", "calendar", "concurrency"]
 
 CALLS = "calls"
 """The unit of limits that name none."""
+NO_UNITS = {"call", "rq", "rqs", "req", "reqs", "request", "requests"}
+"""Words for calls: a limit that counted one of them would refuse each call that does not."""
 UNLIMITED = "unlimited"
 PERIODS = ("hour", "day", "month")
 """In each of what a `Calendar` counts."""
@@ -71,10 +74,14 @@ _SECONDS = {
     "day": (86400, 1),
 }
 """The seconds in each unit of time, as a fraction of whole numbers."""
+_RATES = {"hz": "s", "rps": "s", "qps": "s", "tps": "s", "rpm": "min", "qpm": "min"}
+"""Words for calls per time, and the time."""
 _WRITTEN = (("d", 86400), ("h", 3600), ("min", 60))
 """The units of time that are written for whole numbers of them, the largest first."""
 _TIME_WORDS = {word + plural for word in (*_SECONDS, "month") for plural in ("", "s")}
 _RESERVED = _TIME_WORDS | {"in", "per", "at", "burst", "of", "each", "any", "once", UNLIMITED}
+
+_NEVER_UNITS = NO_UNITS | _RATES.keys()
 
 _LONGEST = 250
 """Characters of one limit: all that `str` writes are shorter. Reading takes time by the length."""
@@ -177,9 +184,9 @@ def read(text: str) -> tuple[Kind, dict[str, Any]]:
         raise LimitTextError.of(text, f"it is longer than {_LONGEST} characters")
     matches = ((kind, pattern.fullmatch(stripped)) for kind, pattern in _patterns().items())
     kind, match = next((one for one in matches if one[1]), ("rate", None))
-    if match is None:
+    found = match.groupdict() if match else {}
+    if match is None or found.get("unit") in _NEVER_UNITS:
         raise LimitTextError.of(text, _problem(stripped))
-    found = match.groupdict()
     unit = found.get("unit") or CALLS
     if kind == "concurrency":
         if unit != CALLS:
@@ -230,10 +237,16 @@ def _problem(text: str) -> str:
     number, blank, rest = match.groups()
     if not rest:
         return f'a number has several readings: write "{number}/s", "{number}s" or "{number}ms"'
+    if not blank and re.fullmatch(r"[\d.]{1,12}", number) and re.match(r"[kKM]\b", rest, _FLAGS):
+        thousands = number_text(float(number) * (1e6 if rest[0] == "M" else 1e3)) + rest[1:]
+        return _problem(thousands) or f'write "{thousands}"'
     has_unit = re.match(r"([^\s/()]+)\s*($|(?:/|(?:per|in|at)\b).*)", rest, _WORDS)
     if has_unit is None or has_unit[1].lower() in _RESERVED - _TIME_WORDS:
         return _problem_of_form(number, rest)
-    return _problem_of_unit(number, blank, *has_unit.groups())
+    unit, form = has_unit.groups()
+    if unit.lower() in _NEVER_UNITS:
+        return _problem_of_calls(number, unit.lower(), form or "/s")
+    return _problem_of_unit(number, blank, unit, form)
 
 
 def _problem_of_unit(number: str, blank: str, unit: str, form: str) -> str:
@@ -251,19 +264,31 @@ def _problem_of_unit(number: str, blank: str, unit: str, form: str) -> str:
     return _problem_of_form(number, form)
 
 
+def _problem_of_calls(number: str, word: str, form: str) -> str:
+    """Return what is wrong of a number, a word for calls or calls per time, and the rest."""
+    if word in _RATES:
+        return f'write "{number}/{_RATES[word]}"'
+    plain = number + form if form[0] == "/" else f"{number} {form}"
+    return _problem_of_form(number, form) or f'calls are counted without a unit: write "{plain}"'
+
+
 def _problem_of_form(number: str, form: str) -> str:
     """Return what is wrong after a number and its unit, if that is known."""
     if match := re.match(r"in\s+each\s+(.*)", form, _WORDS):
         return f"a calendar counts in each hour, day or month, not in each {match[1][:_QUOTED]!r}"
-    if re.match(r"in\s+any\b.*\bburst\b", form, _WORDS):
-        return "only a rate has a burst; a window allows all of its calls at once"
-    match = re.match(rf"(?:/|per\b|in\s+any\b)\s*(?:{_NUMBER})?\s*([a-z]+)", form, _WORDS)
+    if match := re.search(r"\bburst\b\s*(.*)", form, _WORDS):
+        if form[:2].lower() == "in":
+            return "only a rate has a burst; a window allows all of its calls at once"
+        if not match[1]:
+            return 'a number is missing after "burst": write "burst 20", for 20 calls at once'
+    match = re.match(rf"(?:/|per\b|in(?:\s+any)?\b)\s*(?:{_NUMBER})?\s*([a-z]+)", form, _WORDS)
     word = match[1].lower() if match else ""
     if word in ("month", "months"):
         return f'months differ in length: write "{number} in each month", or "{number} per 30 days"'
     if word and word not in _TIME_WORDS:
         return f"{word!r} is no unit of time: those are ms, s, min, h and day"
-    return ""
+    match = re.match(r"in\s+(?!any\b)(\S.*)", form, _WORDS)
+    return f'write "in any {match[1]}"' if match else ""
 
 
 def check_unit(unit: object) -> None:
@@ -277,6 +302,8 @@ def check_unit(unit: object) -> None:
         raise TypeError(f'unit takes a name, such as "tokens", not {unit!r}')
     if unit in _RESERVED:
         raise ValueError(f"a unit cannot be called {unit!r}, which means something else in limits")
+    if unit in _NEVER_UNITS:
+        raise ValueError(f"calls are counted without a unit: leave out {unit!r}")
     if not re.fullmatch(r"[a-z_][a-z0-9_]*", unit, _FLAGS) or len(unit) > _LONGEST_UNIT:
         plain = re.sub(r"[^a-z0-9_]+", "_", unit.lower()).strip("_")[:_LONGEST_UNIT]
         remedy = "" if not plain or plain[0].isdigit() else f": write {plain!r}"

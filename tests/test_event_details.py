@@ -318,9 +318,9 @@ async def test_learnt_limits_are_told(recorder):
     """What an answer states is a change by itself."""
     queue = ApiQueue(lanes={"*": ()}, observers=[recorder])
     dispatcher = queue._dispatcher  # noqa: SLF001 - as the HTTP clients use it
-    dispatcher.learn(["requests"])
-    async with queue.slot(key="m", cost={"requests": 1}) as slot:
-        dispatcher.adopt(slot, [Rate(60, 60, 60, "requests")])
+    dispatcher.learn(["tokens"])
+    async with queue.slot(key="m", cost={"tokens": 1}) as slot:
+        dispatcher.adopt(slot, [Rate(60, 60, 60, "tokens")])
     changed = recorder.only("limits_changed")
     assert (changed.origin, changed.key, changed.limits[0].calls) == ("learnt", "m", 60)
 

@@ -274,7 +274,22 @@ def test_grammar_has_all_limits(text, limits):
         ("5 input-tokens/min", "not 'input-tokens': write 'input_tokens'"),
         ("5 at once/min", ""),
         ("30000tokens/min", 'write a blank before the unit: "30000 tokens"'),
-        ("3k/s", 'write a blank before the unit: "3 k"'),
+        ("3k/s", 'write "3000/s"'),
+        ("2.5M tokens/min", 'write "2500000 tokens/min"'),
+        ("3k", 'write "3000/s", "3000s"'),
+        ("3k requests/h", 'calls are counted without a unit: write "3000/h"'),
+        ("10 requests/s", 'calls are counted without a unit: write "10/s"'),
+        ("10 Req/s burst 5", 'calls are counted without a unit: write "10/s burst 5"'),
+        ("10rq per 2s", 'calls are counted without a unit: write "10 per 2s"'),
+        ("10 request", 'calls are counted without a unit: write "10/s"'),
+        ("9 calls/s, 5 reqs at once", 'calls are counted without a unit: write "5 at once"'),
+        ("9 requests/week", "'week' is no unit of time"),
+        ("10rps", 'write "10/s"'),
+        ("10 Hz", 'write "10/s"'),
+        ("10 rpm/s", 'write "10/min"'),
+        ("5000 in 1h", 'write "in any 1h"'),
+        ("9 tokens in day", 'write "in any day"'),
+        ("9 in 2 weeks", "'weeks' is no unit of time"),
         ("5 min/s", "a unit cannot be called 'min'"),
         ("5 months in any 1h", "a unit cannot be called 'months'"),
         ("5 burst/s", ""),
@@ -291,7 +306,8 @@ def test_grammar_has_all_limits(text, limits):
         ("5 in any 0h", "zero"),
         ("20/s burst 0", "zero"),
         ("20/s burst 0.5", "burst must be finite and at least 1, not 0.5"),
-        ("20/s burst", ""),
+        ("20/s burst", 'a number is missing after "burst": write "burst 20"'),
+        ("100ms burst", 'a number is missing after "burst"'),
         ("1e999/s", "too large"),
         ("1e16/s", "calls must be at most 1e+15"),
         ("1e-400/s", "calls must be finite and above 0"),
@@ -304,6 +320,14 @@ def test_refusals_name_the_remedy(text, why):
     message = refusal(parse_limits, text)
     assert " is not a limit" in message
     assert why in message
+
+
+@pytest.mark.parametrize("kind", [Rate, Window])
+@pytest.mark.parametrize("unit", ["requests", "req", "call", "rps"])
+def test_words_for_calls_are_no_unit(kind, unit):
+    """A limit of `requests` would refuse, at the first call, each that does not name its own."""
+    with pytest.raises(ValueError, match=f"counted without a unit: leave out '{unit}'; accepted"):
+        kind(10, 60, unit=unit)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from aioapiqueue._grammar import CALLS, check_unit
+from aioapiqueue._grammar import CALLS, NO_UNITS, check_unit
 
 __all__ = [
     "LONGEST_NAME",
@@ -100,7 +100,7 @@ _PERIODS = {
     "monthly": 2_592_000.0,
 }
 """In seconds; a month is 30 days."""
-_REQUESTS = {"", "calls", "req", "request", "requests"}
+_REQUESTS = {"", CALLS, *NO_UNITS}
 _NO_UNIT = {"per", "project"}
 
 
