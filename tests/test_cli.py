@@ -42,6 +42,25 @@ def test_version_is_shown():
     assert (shown.exit_code, shown.output) == (0, f"aioapiqueue {aioapiqueue.__version__}\n")
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("run --report -- python x.py", "--report needs a value (FILE.html), and -- is none"),
+        ("run --limit s3=1/s --limit -- x", "--limit needs a value (LIMIT), and -- is none"),
+        ("run --log --json x.json x", "--log needs a value (FILE), and --json is none"),
+        ("run --limits=-- x", "--limits needs a value (FILE), and -- is none"),
+        ("limits --limits --", "--limits needs a value (FILE), and -- is none"),
+        ("demo --json --report", "--json needs a value (FILE), and --report is none"),
+    ],
+)
+def test_options_are_no_values(line, why, tmp_path, monkeypatch):
+    """An option whose value was forgotten does not take what comes next; nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    shown = CliRunner().invoke(app, line.split())
+    assert (shown.exit_code, shown.stderr) == (2, f"aioapiqueue: {why}\n")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 @pytest.mark.parametrize("module", ["anyio", "typer"])
 def test_ctrl_c_during_imports_is_silent(module, tmp_path):

@@ -1,4 +1,4 @@
-"""What several commands have in common: how `--help` shows flags, and options of them all."""
+"""What several commands have in common: flags in `--help`, options without a value, options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from aioapiqueue.cli._console import say, wrapped
+from aioapiqueue.cli._console import refuse, say, wrapped
 
 __all__ = ["Command", "Group", "Launcher", "NoCheck", "number", "seconds", "whole"]
 
@@ -53,8 +53,8 @@ def whole(text: str | int) -> int:
     return int(value)
 
 
-class _PlainFlags:
-    """Shows a command's flags without `<bool>`."""
+class _Ours:
+    """Shows a command's flags without `<bool>`, and takes no `--` as the value of an option."""
 
     def get_params(self, ctx: Any) -> Any:  # noqa: ANN401 - click's, or typer's own copy of it
         """Return all parameters, `--help` among them."""
@@ -64,13 +64,25 @@ class _PlainFlags:
                 param.metavar = ""
         return found
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - as above
+        """Read options; refuse one whose value is `--`, or an option: click takes any word."""
+        rest: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]  # as above
+        options = [one for one in self.get_params(ctx) if one.param_type_name == "option"]
+        never = {"--", *(name for one in options for name in one.opts)}
+        for one in options:
+            value = ctx.params.get(one.name)
+            values = value if isinstance(value, list | tuple) else [value]
+            if word := next((word for word in map(str, values) if word in never), None):
+                refuse(f"{one.opts[0]} needs a value ({one.metavar}), and {word} is none")
+        return rest
 
-class Command(_PlainFlags, TyperCommand):
-    """A command whose flags are shown without `<bool>`."""
+
+class Command(_Ours, TyperCommand):
+    """A command that is read, and shown, as all of ours."""
 
 
-class Group(_PlainFlags, TyperGroup):
-    """A group of commands whose flags are shown without `<bool>`."""
+class Group(_Ours, TyperGroup):
+    """A group of commands that is read, and shown, as all of ours."""
 
 
 class Launcher(Command):
