@@ -152,6 +152,17 @@ def test_bad_file_is_refused_before_anything_runs(quiet_run, python, tmp_path):
         assert not (tmp_path / "ran").exists()
 
 
+def test_files_are_named_at_the_end(quiet_run, python, tmp_path):
+    """Where the figures and the page are, in a line each; not what went to stdout."""
+    figures, page = tmp_path / "figures.json", tmp_path / "report.html"
+    program = quiet_run.plain("")
+    options = ("--limit", "ec2=1/s", "--report", page, "--json")
+    for file, named in ((figures, [f"aioapiqueue: --json: written to {figures}"]), ("-", [])):
+        lines = quiet_run(*options, file, "--", python, program).err.decode().splitlines()
+        named += [f"aioapiqueue: --report: written to {page}"]
+        assert [line for line in lines if "written" in line] == lines[-len(named) :] == named
+
+
 def test_without_jinja_it_says_how_to_get_it(quiet_run, python, tmp_path):
     """Where Jinja is missing, the option is refused; all else works."""
     hidden = tmp_path / "hidden"

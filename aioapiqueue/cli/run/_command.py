@@ -338,6 +338,9 @@ def _write(plan: Plan, option: str, file: OutputFile, make: Callable[[], str]) -
         file.write(text)
     except OSError as error:
         plan.log.say(f"{option}: {file.path} cannot be written: {error.strerror}")
+    else:
+        if not file.own:
+            plan.log.say(f"{option}: written to {file.path}")
 
 
 def _preset(preset: str | None, share: str | None) -> str | None:
