@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
@@ -134,22 +135,17 @@ def _classes(library: str | None) -> tuple[ModuleType, ModuleType]:
     """Return a library, and the module of our classes for it."""
     if library not in (None, "httpx", "httpx2"):
         raise ValueError(f'library is "httpx2" or "httpx", not {library!r}')
-    # Each is imported only if it is wanted: most programs have one of them.
+    # Each is imported only if it is wanted: most programs have one of them. Ours comes first: it
+    # says how to get what is missing.
     if library != "httpx":
         try:
-            import httpx2  # noqa: PLC0415
-
-            from aioapiqueue.integrations.llm import _httpx2  # noqa: PLC0415
+            made = import_module("aioapiqueue.integrations.llm._httpx2")
+            return import_module("httpx2"), made
         except ImportError:
             if library is not None:
                 raise
-        else:
-            return httpx2, _httpx2
-    import httpx  # noqa: PLC0415
-
-    from aioapiqueue.integrations.llm import _httpx  # noqa: PLC0415
-
-    return httpx, _httpx
+    made = import_module("aioapiqueue.integrations.llm._httpx")
+    return import_module("httpx"), made
 
 
 def _transport(

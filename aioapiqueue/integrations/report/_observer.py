@@ -60,7 +60,7 @@ class ReportObserver:
 
     Raises:
         RuntimeError: a queue is in use already, or given twice.
-        ModuleNotFoundError: Jinja is not installed (`pip install "aioapiqueue[report]"`).
+        ImportError: Jinja is not installed (`pip install "aioapiqueue[report]"`).
     """
 
     def __init__(self, *queues: ApiQueue, title: str | None = None) -> None:

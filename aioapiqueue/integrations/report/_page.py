@@ -10,8 +10,13 @@ import json
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-from markupsafe import Markup
+try:
+    import jinja2
+    from markupsafe import Markup
+except ImportError as error:
+    raise ImportError(
+        'reports need jinja2: pip install "aioapiqueue[report]"', name=error.name
+    ) from error
 
 from aioapiqueue._recording.text import as_clock
 from aioapiqueue.integrations.report._masks import Masks
