@@ -91,6 +91,7 @@ _QUOTED = 60
 _WHOLE = 10**16
 """A whole number from here on is read as a float: no limit is so large, and it is shorter."""
 
+_ABOVE_ZERO = "its numbers must be above 0"
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?"
 # ASCII: other digits look like these, and are mostly a slip of an input method.
 _FLAGS = re.ASCII
@@ -213,7 +214,7 @@ def _value(text: str, number: str, times: tuple[int, int] = (1, 1), *, whole: bo
     above, below = _ratio(number)
     above, below = above * times[0], below * times[1]
     if not above:
-        raise LimitTextError.of(text, "zero")
+        raise LimitTextError.of(text, _ABOVE_ZERO)
     try:
         exact = whole and above % below == 0 and above < _WHOLE * below
         return above // below if exact else above / below
@@ -233,7 +234,8 @@ def _problem(text: str) -> str:
     """Return why a text has no form of the grammar, if that is known."""
     match = re.match(rf"({_NUMBER})(\s*)(.*)", text, _FLAGS | re.DOTALL)
     if match is None:
-        return "" if text else "it is empty"
+        negative = re.match(rf"-\s*{_NUMBER}", text, _FLAGS)
+        return _ABOVE_ZERO if negative else "" if text else "it is empty"
     number, blank, rest = match.groups()
     if not rest:
         return f'a number has several readings: write "{number}/s", "{number}s" or "{number}ms"'

@@ -433,6 +433,8 @@ def as_limits(value: object) -> list[Limit]:
 
 def _no_limit(value: object) -> TypeError:
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if not value > 0:
+            return TypeError(f"a limit must be above 0, not {value!r}; {FORMS}")
         return TypeError(
             f"a bare {value!r} has two readings: write "
             f'"{value:g}ms" for one call every {value:g} milliseconds (as apiqueue did), '

@@ -627,7 +627,7 @@ async def test_a_cancelled_call_slows_nothing_down(limiter):
     [
         ({"floor": 5}, TypeError, "two readings"),
         ({"floor": Window(5, 60)}, TypeError, "floor takes a rate, not 5 in any 1min"),
-        ({"floor": "0/s"}, ValueError, "zero"),
+        ({"floor": "0/s"}, ValueError, "above 0"),
         ({"backoff": 1}, ValueError, "below 1"),
         ({"backoff": 0}, ValueError, "above 0"),
         ({"recovery": 0}, ValueError, "recovery"),

@@ -194,6 +194,13 @@ def test_a_bare_number_has_two_readings(calls):
         assert reading in str(caught.value)
 
 
+@pytest.mark.parametrize("calls", [0, -3, -0.5, float("nan")])
+def test_bare_numbers_are_above_zero(calls):
+    """Nobody is told to write what would be refused next."""
+    with pytest.raises(TypeError, match=f"a limit must be above 0, not {calls}; accepted"):
+        ApiQueue(calls)
+
+
 @pytest.mark.parametrize("limit", [None, True, ("10/s",), object(), b"10/s"])
 def test_other_types_are_no_limit(limit):
     """What is no limit is a type error.
@@ -303,8 +310,11 @@ def test_grammar_has_all_limits(text, limits):
         ("0.5 in any 1s", "calls must be finite and at least 1, not 0.5"),
         ("1.5 in each day", "calls takes a whole number, not 1.5"),
         ("5 in any 1h burst 5", "only a rate has a burst"),
-        ("5 in any 0h", "zero"),
-        ("20/s burst 0", "zero"),
+        ("5 in any 0h", "its numbers must be above 0"),
+        ("20/s burst 0", "its numbers must be above 0"),
+        ("0/s", "its numbers must be above 0"),
+        ("-5/s", "its numbers must be above 0"),
+        ("- 0.5s", "its numbers must be above 0"),
         ("20/s burst 0.5", "burst must be finite and at least 1, not 0.5"),
         ("20/s burst", 'a number is missing after "burst": write "burst 20"'),
         ("100ms burst", 'a number is missing after "burst"'),

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._grammar import CALLS, LimitTextError
-from aioapiqueue._rate import Concurrency, Limit, Rate, Window, as_limit, parse_limits
+from aioapiqueue._rate import LARGEST, Concurrency, Limit, Rate, Window, as_limit, parse_limits
 from aioapiqueue.registry._fields import is_list, is_number, unknown_keys
 from aioapiqueue.registry._report import quoted
 
@@ -87,7 +87,7 @@ def _limit_text(value: object, report: Report, place: Place) -> tuple[Limit, ...
         why = f"{error.reason}; " if error.reason else ""
         report.add(place, f"{quoted(value)} is no limit: {why}{FORMS}")
     except (TypeError, ValueError, OverflowError) as error:
-        bare = isinstance(value, int | float) and is_number(value, least=0)
+        bare = isinstance(value, int | float) and is_number(value, least=-LARGEST)
         report.add(place, str(error) if bare else f"{quoted(value)} is no limit: {FORMS}")
     return ()
 
