@@ -191,4 +191,18 @@ def read_toml(text: str, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise LimitsError(f"{source}: this is not TOML: {why}") from None
+        hint = _unquoted(text, str(error))
+        raise LimitsError(f"{source}: this is not TOML: {why}{hint}") from None
+
+
+def _unquoted(text: str, why: str) -> str:
+    """Return what to write where a text without quotes is in the line that an error names."""
+    place = re.search(r"at line (\d+)", why)
+    line = text.split("\n")[int(place[1]) - 1] if place else ""
+    values = (one.strip() for one in _UNQUOTED.findall(line))
+    meant = next((one for one in values if not _NOT_TEXT.fullmatch(one)), None)
+    return f'; texts have quotes: write "{meant}"' if meant else ""
+
+
+_UNQUOTED = re.compile(r"""=\s*([^\s"'\[{#=][^"',}\]#=]*)""")
+_NOT_TEXT = re.compile(r"[+-]?[\d._]+|true|false")

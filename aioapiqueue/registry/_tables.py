@@ -38,6 +38,7 @@ from aioapiqueue.registry._names import (
     NAMES,
     canonical,
     fits,
+    nearest,
     unknown_operation,
     unknown_parameter,
     unknown_service,
@@ -69,6 +70,7 @@ _DEEPEST_NAME = 10
 """Parts of a host's name."""
 _ALL_KEYS = (*LIMIT_KEYS, *_TABLE_KEYS, *START_KEYS)
 _HOST_KEYS = tuple(one for one in _ALL_KEYS if one not in _OF_AWS)
+_TOP_KEYS = ("preset", "share", "check", "default")
 _NO_PREFIXES = ("aws", "service", "services")
 """What other programs' files have before the name of a service."""
 
@@ -162,6 +164,9 @@ def read_tables(
         if service not in NAMES and (meant := _hosts_in(name, value)):
             for one in meant:
                 report.add((name,), f"this is no service of AWS: {_remedy(one)}")
+            continue
+        if check and known and (key := _key_meant(service, value)):
+            report.add((name,), f"this is no service of AWS: did you mean {key}?")
             continue
         if service in found:
             report.add((name,), f"{first[service]!r} is the same service: leave one of them")
@@ -266,6 +271,12 @@ def _read_host(value: object, report: Report, place: Place) -> Layer:
 
 def _no_host_has(key: str) -> str:
     return f"a host has no {key}, which is for services of AWS: leave it out"
+
+
+def _key_meant(name: str, value: object) -> str:
+    """Return, quoted, which key of the top a name that is of no service is near to, if any."""
+    is_table = isinstance(value, Mapping | ServiceLimits | Layer)
+    return "" if is_table or name in NAMES else nearest(name, _TOP_KEYS)
 
 
 def _hosts_in(name: str, value: object) -> list[str]:
