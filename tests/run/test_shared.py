@@ -242,6 +242,20 @@ def test_missing_extra_is_named(monkeypatch, capsys):
     assert "geheim" not in said
 
 
+@pytest.mark.parametrize(
+    ("url", "hint"), [("30%", "; did you mean --share 30%?\n"), ("geheim", "\n")]
+)
+def test_what_is_no_url_is_told(url, hint, monkeypatch, capsys):
+    """Whether redis-py is installed or not: it would not help."""
+    monkeypatch.setattr("aioapiqueue.cli.run._command.importlib.util.find_spec", lambda _: None)
+    with pytest.raises(typer.Exit) as ended:
+        run_command(["program"], limit=["ec2=1/s"], shared=url)
+    assert ended.value.exit_code == 2
+    said = capsys.readouterr().err
+    assert said.endswith(f"the URL has to begin with redis://, unix:// or the like{hint}")
+    assert "geheim" not in said
+
+
 def test_dry_run_asks_no_server(quiet_run, python):
     """It paces nothing, so it needs none; it says so."""
     url = f"redis://:geheim@127.0.0.1:{free_port()}"

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import json
 import os
+import re
 import sys
 from functools import cache, partial
 from pathlib import Path, PurePath
@@ -422,6 +423,9 @@ def _shared(url: str | None, fallback: str | None) -> Shared | None:
         if fallback is not None:
             refuse(f"--fallback: needs --shared, or {SHARED_VARIABLE} in the environment")
         return None
+    if "://" not in url:  # whether redis-py is there or not: it may be no URL that was meant
+        meant = f"; did you mean --share {url}?" if re.fullmatch(r"[\d.]{1,9}%?", url) else ""
+        refuse(f"--shared: the URL has to begin with redis://, unix:// or the like{meant}")
     if importlib.util.find_spec("redis") is None:
         refuse(
             "--shared needs redis-py, which is not installed: pip install 'aioapiqueue[redis]' "
