@@ -184,10 +184,13 @@ class ApiQueue:
             whole(concurrency, of="concurrency")
         positive(maxsize, of="maxsize", least=0)
         positive(catch_up, of="catch_up", least=0, most=LONGEST)
-        if adaptive is not None and not hasattr(adaptive, "govern"):
-            raise TypeError(f"adaptive takes an Adaptive(...), not {adaptive!r}")
-        if schedule is not None and not hasattr(schedule, "make_limiter"):
-            raise TypeError(f"schedule takes a SharedSchedule(...), not {schedule!r}")
+        if adaptive is not None and not _has(adaptive, "govern"):
+            raise TypeError(f"adaptive takes an Adaptive: write Adaptive(), not {adaptive!r}")
+        if schedule is not None and not _has(schedule, "make_limiter"):
+            raise TypeError(
+                'schedule takes a HostSchedule or a SharedSchedule: write HostSchedule("NAME"), '
+                f"not {schedule!r}"
+            )
         self._dispatcher = Dispatcher(
             as_limits(limits),
             name=name,
@@ -834,6 +837,11 @@ def _observer_for(queue: ApiQueue, observer: Observer | ObserverFactory) -> Obse
     if isinstance(observer, type) or not callable(getattr(observer, "on_event", None)):
         raise TypeError(f"observers takes objects with a method on_event, not {observer!r}")
     return observer
+
+
+def _has(value: object, method: str) -> bool:
+    """Return whether an object has a method; its class has not."""
+    return hasattr(value, method) and not isinstance(value, type)
 
 
 def _lanes_of(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequence[Limit]]:

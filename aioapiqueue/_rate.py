@@ -441,7 +441,10 @@ def _no_limit(value: object) -> TypeError:
             f'"{value:g}s" for one every {value:g} seconds (as asyncio counts), '
             f'or "{value:g}/s" for {value:g} calls per second'
         )
+    remedy = ""
+    if isinstance(value, list | tuple) and value:
+        remedy = f": write {', '.join(map(repr, value))} without the brackets"
     return TypeError(
         "a limit is a string, a Rate, a Window, a Calendar or a Concurrency, "
-        f"not {value!r}; {FORMS}"
+        f"not {value!r}{remedy}; {FORMS}"
     )

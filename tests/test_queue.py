@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from aioapiqueue import ApiQueue, Rate, Window, WouldWait
+from aioapiqueue import Adaptive, ApiQueue, HostSchedule, Rate, Window, WouldWait
 from tests.helpers import introspect
 from tests.helpers.instants import free, now, released
 
@@ -309,11 +309,23 @@ async def test_senseless_arguments_are_refused(limiter, options):
         queue.slot(timeout=-1)
 
 
-@pytest.mark.parametrize("schedule", ["10/s", Rate(10)])
-def test_limits_are_no_schedule(schedule):
-    """What `schedule` takes is told from limits."""
-    with pytest.raises(TypeError, match=r"schedule takes a SharedSchedule\(\.\.\.\), not"):
-        ApiQueue(schedule=schedule)
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        *(
+            ({"schedule": one}, 'schedule takes .*: write HostSchedule\\("NAME"\\), not ')
+            for one in ("10/s", "crm", Rate(10), HostSchedule)
+        ),
+        *(
+            ({"adaptive": one}, "adaptive takes an Adaptive: write Adaptive\\(\\), not ")
+            for one in (True, Adaptive)
+        ),
+    ],
+)
+def test_parts_are_told_what_to_write(options, why):
+    """A name or a class is not what slows down, nor what keeps a quota."""
+    with pytest.raises(TypeError, match=why):
+        ApiQueue("10/s", **options)
 
 
 @pytest.mark.parametrize("cost", [True, False, "1", None, {"calls": True}])

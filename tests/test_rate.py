@@ -367,6 +367,7 @@ def test_rate_parse_reads_only_rates(text):
         (["10/s", "unlimited"], ValueError, "stands alone"),
         (("unlimited", Rate(1)), ValueError, "stands alone"),
         ([["10/s"]], TypeError, "a limit is a string, a Rate"),
+        ((["10/s", "9/h"],), TypeError, r"\]: write '10/s', '9/h' without the brackets; accepted"),
         ([100], TypeError, "two readings"),
         ({"rate": "10/s"}, TypeError, "a limit is a string, a Rate"),
     ],
