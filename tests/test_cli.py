@@ -42,6 +42,21 @@ def test_version_is_shown():
     assert (shown.exit_code, shown.output) == (0, f"aioapiqueue {aioapiqueue.__version__}\n")
 
 
+@pytest.mark.parametrize("module", ["rich", "typer"])
+def test_version_needs_no_extra(module):
+    """Those who ask for help are asked for it first."""
+    program = f"import sys; sys.modules[{module!r}] = None; sys.argv[1:] = ['--version']"
+    program += "; from aioapiqueue.__main__ import main; main()"
+    shown = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert shown.stdout == f"aioapiqueue {aioapiqueue.__version__}\n"
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
