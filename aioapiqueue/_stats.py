@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ class LaneStats:
     backed_off: int = 0
     costs: Mapping[str, float] = field(default_factory=dict, hash=False)
     remaining: Mapping[str, float] = field(default_factory=dict, hash=False, compare=False)
+
+    def __str__(self) -> str:
+        """As `repr`, without what is zero or empty."""
+        return _brief(self)
 
 
 class LaneTable(dict["Hashable", LaneStats]):
@@ -125,6 +129,10 @@ class Stats:
     faults: int = 0
     fault: str = ""
 
+    def __str__(self) -> str:
+        """As `repr`, without what is zero or empty, in the figures of lanes, too."""
+        return _brief(self)
+
     @property
     def slowed(self) -> int:
         """Deprecated: the old name of `backed_off`."""
@@ -136,6 +144,18 @@ class Stats:
         """Deprecated: the old name of `malformed`."""
         _warn("Stats.odd", "Stats.malformed")
         return self.malformed
+
+
+def _brief(figures: LaneStats | Stats) -> str:
+    shown = []
+    for one in fields(figures):
+        value = getattr(figures, one.name)
+        if one.name == "lanes":
+            text = ", ".join(f"{key!r}: {lane}" for key, lane in value.items())
+            shown += [f"lanes={{{text}}}"] * bool(text)
+        elif value and value != one.default and (one.name != "costs" or any(value.values())):
+            shown.append(f"{one.name}={value!r}")
+    return f"{type(figures).__qualname__}({', '.join(shown)})"
 
 
 def _warn(old: str, new: str) -> None:

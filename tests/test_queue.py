@@ -377,3 +377,19 @@ async def test_idle_once_nothing_is_owed():
         assert idle() == is_idle
     queue.set_rate("10/s")
     assert not idle()
+
+
+async def test_stats_are_printed_without_zeros():
+    """In the figures of lanes, too; `repr` has all."""
+    queue = ApiQueue("10/s burst 3", lanes={"a": "5/s burst 2", "b": "1/s"})
+    new = "'b': LaneStats(remaining={'calls': 1})}"
+    assert str(queue.stats) == (
+        f"Stats(lanes={{'a': LaneStats(remaining={{'calls': 2}}), {new}, remaining={{'calls': 3}})"
+    )
+    async with queue.slot(key="a"):
+        left = "released=1, costs={'calls': 1}, remaining={'calls': "
+        assert str(queue.stats) == (
+            f"Stats(running=1, lanes={{'a': LaneStats({left}1.0}}), {new}, lanes_in_memory=1, "
+            f"{left}2.0}})"
+        )
+    assert "timed_out=0" in repr(queue.stats)
