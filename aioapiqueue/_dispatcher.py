@@ -1013,8 +1013,8 @@ def _loop_of_this_thread() -> asyncio.AbstractEventLoop:
         return get_running_loop()
     except RuntimeError:
         raise RuntimeError(
-            "no event loop runs in this thread: use the queue in a coroutine, or in threads "
-            '"with blocking(queue).slot():" (aioapiqueue.threads)'
+            "no event loop of asyncio runs in this thread (trio has none): use the queue in a "
+            'coroutine on one, or in threads "with blocking(queue).slot():" (aioapiqueue.threads)'
         ) from None
 
 

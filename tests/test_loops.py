@@ -561,3 +561,9 @@ def test_late_ends_change_no_figures():
 
     run(hold(), asyncio.new_event_loop)
     run(hold_another(), asyncio.new_event_loop)
+
+
+def test_other_loops_are_told_apart():
+    """Where none of asyncio runs, as under trio, the message says that it takes one."""
+    with pytest.raises(RuntimeError, match=r"no event loop of asyncio .* \(trio has none\): use"):
+        ApiQueue("10/s").slot().__aenter__().send(None)
