@@ -113,7 +113,7 @@ def stop() -> None:
 
     Exits with 1 if no hub runs, or it cannot be reached.
     """
-    answer = _ask({"command": "stop"})
+    answer = _ask({"command": "stop"}, none="no hub runs: there is nothing to stop")
     typer.echo(f"the hub has ended (process {answer['pid']})")
     if answer["queues"]:
         queues = pluralize(answer["queues"], "queue")
@@ -175,7 +175,7 @@ def _check() -> None:
         refuse(str(error))
 
 
-def _ask(hello: dict[str, Any]) -> dict[str, Any]:
+def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
     _check()
     try:
         answer = command(Place(os.environ.get(HUB_DIR)), hello)
@@ -187,7 +187,7 @@ def _ask(hello: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         refuse(wrapped(f"the hub cannot be reached: {error}"), FAILED)
     if answer is None:
-        refuse(_NONE, FAILED)
+        refuse(none, FAILED)
     if "refused" in answer:
         refuse(wrapped(f"the hub refuses: {answer['refused']}"), FAILED)
     return answer
