@@ -75,7 +75,7 @@ def test_page_and_json_have_the_same(run, aws, python, tmp_path):
         }
     times = told["times"]
     assert 0 < times["unpaced"] < times["seconds"]
-    assert times["blanket"] == pytest.approx(22 * 0.1)
+    assert times["blanket"] == pytest.approx(max(times["unpaced"], 22 * 0.1))  # if it is busy
 
     assert f"aioapiqueue run: {python.rpartition('/')[2]} program.py" in said
     assert "ec2 eu-west-1 access-key-1" in said
