@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def client(
             wait in the queue.
 
     Raises:
-        ImportError: the library is not installed.
+        ImportError: the library, or what the extra of its name brings besides, is not installed.
         TypeError: `profile` is none; `key=`, `cost=` or `settle=`, which the profile has; `mounts=`
             or `app=`, whose requests would not be paced; or as of `HttpPacer`.
         ValueError: another `library`; a limit of the queue itself in a unit that the profile does
@@ -135,17 +135,17 @@ def _classes(library: str | None) -> tuple[ModuleType, ModuleType]:
     """Return a library, and the module of our classes for it."""
     if library not in (None, "httpx", "httpx2"):
         raise ValueError(f'library is "httpx2" or "httpx", not {library!r}')
-    # Each is imported only if it is wanted: most programs have one of them. Ours comes first: it
-    # says how to get what is missing.
-    if library != "httpx":
-        try:
-            made = import_module("aioapiqueue.integrations.llm._httpx2")
-            return import_module("httpx2"), made
-        except ImportError:
-            if library is not None:
-                raise
-    made = import_module("aioapiqueue.integrations.llm._httpx")
-    return import_module("httpx"), made
+    if library is None and find_spec("httpx2") is None and find_spec("httpx") is not None:
+        library = "httpx"
+    # Each is imported only if it is wanted: most programs have one of them. Ours comes first, as it
+    # says which extra is missing.
+    if library == "httpx":
+        from aioapiqueue.integrations.llm import _httpx  # noqa: PLC0415
+
+        return _httpx.LLMTransport.library, _httpx
+    from aioapiqueue.integrations.llm import _httpx2  # noqa: PLC0415
+
+    return _httpx2.LLMTransport.library, _httpx2
 
 
 def _transport(

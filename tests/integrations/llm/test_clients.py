@@ -5,6 +5,8 @@ import gc
 import gzip
 import json
 import socket
+import subprocess
+import sys
 
 import anthropic
 import httpx
@@ -101,6 +103,33 @@ def test_wrong_options_are_refused(options, error, words):
     for make in (llm.client, llm.sync_client):
         with pytest.raises(error, match=words):
             make(a_queue(), llm.openai, **options)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("hidden", "options", "needs", "extra"),
+    [
+        (["http_sf", "httpx"], "", "http-sf", "httpx2"),
+        (["httpx"], ", library='httpx'", "httpx", "httpx"),
+        (["httpx2"], ", library='httpx2'", "httpx2", "httpx2"),
+        (["httpx", "httpx2"], "", "httpx2", "httpx2"),
+    ],
+)
+def test_what_is_missing_names_its_extra(hidden, options, needs, extra):
+    """Without the library, or without what reads the headers that its extra brings."""
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({hidden}))\n"
+        "from aioapiqueue import ApiQueue\n"
+        "from aioapiqueue.integrations import llm\n"
+        f"llm.client(ApiQueue('1/s'), llm.openai{options})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert f" needs {needs}" in last
+    assert f'"aioapiqueue[{extra}]"' in last
 
 
 def test_no_profile_is_refused():
