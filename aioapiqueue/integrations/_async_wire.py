@@ -24,12 +24,14 @@ class AsyncSteps:
     def __init__(self, pacer: HttpPacer) -> None:
         self._pacer = pacer
 
-    async def join(self, key: Hashable, cost: Cost) -> Slot:
+    async def join(self, key: Hashable, cost: Cost, *, priority: float = 0) -> Slot:
         """Wait for a slot; cancelled, leave the queue."""
         pacer = self._pacer
         if pacer.needs_to_prepare(cost):
             pacer.prepare(cost)
-        return await pacer.queue.enqueue(key=key, cost=cost, timeout=pacer.timeout)
+        return await pacer.queue.enqueue(
+            key=key, cost=cost, priority=priority, timeout=pacer.timeout
+        )
 
     async def again(self, slot: Slot, cost: Cost) -> Slot:
         """Wait once more; cancelled, leave the queue."""

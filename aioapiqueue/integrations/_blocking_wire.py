@@ -27,12 +27,14 @@ class BlockingSteps:
         self._pacer = pacer
         self._through = through
 
-    def join(self, key: Hashable, cost: Cost) -> BlockingSlot:
+    def join(self, key: Hashable, cost: Cost, *, priority: float = 0) -> BlockingSlot:
         """Wait for a slot; interrupted, leave the queue."""
         pacer, through = self._pacer, self._through
         if pacer.needs_to_prepare(cost):
             through.call(pacer.prepare, cost)
-        return through.slot(key=key, cost=cost, timeout=pacer.timeout).__enter__()
+        return through.slot(
+            key=key, cost=cost, priority=priority, timeout=pacer.timeout
+        ).__enter__()
 
     def again(self, slot: BlockingSlot, cost: Cost) -> BlockingSlot:
         """Wait once more; interrupted, leave the queue."""

@@ -36,7 +36,7 @@ class Wire(ABC):
     """
 
     @abstractmethod
-    def join(self, key: Hashable, cost: Cost) -> Any:  # noqa: ANN401 - a slot, or its awaitable
+    def join(self, key: Hashable, cost: Cost, *, priority: float = 0) -> Any:  # noqa: ANN401 - a slot, or its awaitable
         """Wait for a slot, and return it."""
 
     @abstractmethod

@@ -44,6 +44,7 @@ comes with the head, as a rule."""
 _GIVEN = {
     "key": "the request",
     "cost": "the request",
+    "priority": "the request",
     "settle": "the request, the response and its usage",
     "advise": "the response",
 }
@@ -54,6 +55,7 @@ class PacingOptions(TypedDict, total=False):
 
     key: Key
     cost: Cost | Callable[[Any], Cost]
+    priority: float | Callable[[Any], float]
     settle: Callable[[Any, Any, Any], Cost | None] | None
     advise: Callable[[Any], Advice | None] | None
     resend: int
@@ -109,6 +111,8 @@ class HttpPacer:
             different routes), or a function that makes something hashable of the library's request.
         cost: of a request, as `ApiQueue.slot` takes it, or a function of the library's request that
             returns it; default: one call.
+        priority: of a request, as `ApiQueue.slot` takes it (lower goes first), or a function of the
+            library's request that returns it; default: 0.
         settle: returns the true cost of a call, or None if it is as it was: a function of the
             library's request and response, and of what a `usage_reader` has found (None without
             one). Called when the body has ended, which it must not read.
@@ -127,8 +131,8 @@ class HttpPacer:
         timeout: seconds that a request may wait for its slot, each time; default: no limit.
 
     Raises:
-        TypeError: `queue` is not an `ApiQueue`; or `key`, `cost`, `settle` or `advise` is a
-            coroutine function, or nothing of the kind.
+        TypeError: `queue` is not an `ApiQueue`; or `key`, `cost`, `priority`, `settle` or `advise`
+            is a coroutine function, or nothing of the kind.
         ValueError: `key` is an unknown word, `resend` is negative, or a time is negative or
             infinite.
 
@@ -144,6 +148,7 @@ class HttpPacer:
         *,
         key: Key = "host",
         cost: Cost | Callable[[Any], Cost] = 1,
+        priority: float | Callable[[Any], float] = 0,
         settle: Callable[[Any, Any, Any], Cost | None] | None = None,
         advise: Callable[[Any], Advice | None] | None = None,
         resend: int = 0,
@@ -155,7 +160,7 @@ class HttpPacer:
             raise TypeError(f"requests can be paced by an ApiQueue, not by {queue!r}")
         if not callable(key) and key not in ("host", "route"):
             raise ValueError(f'key is "host", "route" or a function of the request, not {key!r}')
-        _refuse_wrong_functions(key=key, cost=cost, settle=settle, advise=advise)
+        _refuse_wrong_functions(key=key, cost=cost, priority=priority, settle=settle, advise=advise)
         if not isinstance(resend, int):
             raise TypeError(f"resend is a whole number of times, not {resend!r}")
         if not isinstance(learn, bool | Learning):
@@ -169,6 +174,7 @@ class HttpPacer:
         self._dispatcher = dispatcher_of(queue)
         self._key = key if callable(key) else {"host": self._host, "route": self._route}[key]
         self._cost = cost
+        self._priority = priority
         self._settle = settle
         self._advise = advise
         self._resend = resend
@@ -177,6 +183,8 @@ class HttpPacer:
         self._learner = Learner(learning) if isinstance(learning, Learning) else None
         if not callable(cost) and (self._learner is None or not isinstance(cost, Mapping)):
             self._dispatcher.units.costs_of(cost)  # refuses now what it would at the first request
+        if not callable(priority):
+            queue.slot(priority=priority)  # as above
         self._declared: frozenset[str] | None = None
         """The units that the queue was told of; None: it knows nothing of this client yet."""
 
@@ -234,8 +242,9 @@ class HttpPacer:
             The response, and its slot, which is to be ended by `finish` at the end of the body.
         """
         key, cost = self.asked_for(request)
+        priority = self._priority(request) if callable(self._priority) else self._priority
         resends = self._resend if self._resend and wire.can_repeat(request) else 0
-        slot = yield partial(wire.join, key, cost)
+        slot = yield partial(wire.join, key, cost, priority=priority)
         while True:
             response = yield from self._send(request, slot, wire, cost)
             try:

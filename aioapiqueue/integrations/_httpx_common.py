@@ -73,13 +73,13 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         queue: see `HttpPacer`.
         transport: of the library, sends the requests, and is closed with this one; default: one
             of the library's own, made with the `options` that are its.
-        options: what `HttpPacer` takes (`key`, `cost`, `settle`, `advise`, `resend`, `learn`,
-            `max_hold`, `timeout`), and what the library's transport does: `verify`, `cert`,
-            `http1`, `http2`, `limits`, `proxy`, `trust_env`, `uds`, `local_address`, `retries`,
-            `socket_options`. A client that is given a transport makes none itself, so that it
-            ignores its own `verify`, `limits` and so on: give them to this one. The proxies of the
-            environment (`HTTPS_PROXY`, `NO_PROXY`) are used as the client would, unless
-            `trust_env` is False.
+        options: what `HttpPacer` takes (`key`, `cost`, `priority`, `settle`, `advise`,
+            `resend`, `learn`, `max_hold`, `timeout`), and what the library's transport
+            does: `verify`, `cert`, `http1`, `http2`, `limits`, `proxy`, `trust_env`, `uds`,
+            `local_address`, `retries`, `socket_options`. A client that is given a transport makes
+            none itself, so that it ignores its own `verify`, `limits` and so on: give them to this
+            one. The proxies of the environment (`HTTPS_PROXY`, `NO_PROXY`) are used as the client
+            would, unless `trust_env` is False.
 
     Raises:
         TypeError: `transport` is not one of the library (in a client of the other one, each request

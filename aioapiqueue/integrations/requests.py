@@ -64,8 +64,8 @@ class RateLimitedAdapter(HttpPacer, HTTPAdapter):
         pool_maxsize: see there.
         max_retries: see there.
         pool_block: see there.
-        options: what `HttpPacer` takes: `key`, `cost`, `settle`, `advise`, `resend`, `learn`,
-            `max_hold`, `timeout`.
+        options: what `HttpPacer` takes: `key`, `cost`, `priority`, `settle`, `advise`,
+            `resend`, `learn`, `max_hold`, `timeout`.
 
     Raises:
         TypeError: as of `HttpPacer`.

@@ -70,9 +70,9 @@ def client(
             SDKs accept, if it is installed.
         options: of the library's client (`timeout`, `headers`, `event_hooks` and so on), of its
             transport (`limits`, `verify`, `proxy`, `http2`, `socket_options` and so on; or a
-            `transport` itself), and of `HttpPacer`: `resend`, `advise`, `max_hold`, `learn` (here
-            True by default), and as `wait_timeout` its `timeout`, the seconds that a request may
-            wait in the queue.
+            `transport` itself), and of `HttpPacer`: `priority`, `resend`,
+            `advise`, `max_hold`, `learn` (here True by default), and as `wait_timeout` its
+            `timeout`, the seconds that a request may wait in the queue.
 
     Raises:
         ImportError: the library, or what the extra of its name brings besides, is not installed.

@@ -66,11 +66,54 @@ async def test_functions_get_the_librarys_objects(every_client, server):
 
     queue = ApiQueue()
     functions = {"key": note, "settle": note, "advise": note}
-    async with every_client(queue, **functions, cost=lambda request: note(request) or 1) as paced:
+    functions |= {"cost": lambda request: note(request) or 1}
+    functions |= {"priority": lambda request: note(request) or 0}
+    async with every_client(queue, **functions) as paced:
         assert await paced.get(server.url()) == 200
         library = seen[0][0]
     assert library in {"httpx", "httpx2", "aiohttp", "requests"}
-    assert seen == [[library]] * 3 + [[library, library, "builtins"]]
+    assert seen == [[library]] * 4 + [[library, library, "builtins"]]
+
+
+async def test_priority_of_a_request(every_client, server):
+    """The urgent goes first, with the same slot: none is taken twice."""
+    queue = ApiQueue("10/s")
+    priority = lambda request: -1 if "urgent" in str(request.url) else 0  # noqa: E731 - short
+    async with every_client(queue, priority=priority) as paced:
+        queue.pause()
+        calls = []
+        for path in ("/first", "/second", "/urgent"):
+            calls.append(asyncio.ensure_future(paced.get(server.url(path))))
+            async with asyncio.timeout(60):
+                while queue.waiting < len(calls):  # noqa: ASYNC110 - maybe by a thread
+                    await asyncio.sleep(0.005)
+        queue.resume()
+        assert await asyncio.gather(*calls) == [200] * 3
+    assert [arrival.path for arrival in server.arrivals] == ["/urgent", "/first", "/second"]
+    assert queue.stats.released == 3
+
+
+@pytest.mark.parametrize("every_client", PLAIN, indirect=True)
+async def test_priority_may_be_a_number(every_client, server):
+    """Before or after all others that use the queue."""
+    queue = ApiQueue("10/s")
+    order = []
+
+    async def other():
+        async with queue.slot():
+            order.append(len(server.arrivals))
+
+    async with every_client(queue, priority=1) as paced:
+        queue.pause()
+        call = asyncio.ensure_future(paced.get(server.url()))
+        async with asyncio.timeout(60):
+            while not queue.waiting:  # noqa: ASYNC110 - maybe by a thread
+                await asyncio.sleep(0.005)
+        others = [asyncio.ensure_future(other()) for _ in range(2)]
+        await asyncio.sleep(0)
+        queue.resume()
+        await asyncio.gather(call, *others)
+    assert order == [0, 0]
 
 
 @pytest.mark.parametrize("every_client", PLAIN, indirect=True)
@@ -276,6 +319,8 @@ async def test_a_learnt_limit_below_a_cost(every_client, server, reply):
         ({"learn": "yes"}, TypeError, "learn is True, False or a Learning, not 'yes'"),
         ({"cost": -1}, ValueError, "cost must be"),
         ({"cost": {"bananas": 1}}, ValueError, "cost names 'bananas'"),
+        ({"priority": "high"}, TypeError, "priority takes a number, not 'high'"),
+        ({"priority": float("nan")}, ValueError, "priority must be a number"),
     ],
 )
 async def test_invalid_options_are_refused(every_client, how, error, message):
@@ -284,7 +329,7 @@ async def test_invalid_options_are_refused(every_client, how, error, message):
         every_client(ApiQueue("1/s"), **how)
 
 
-@pytest.mark.parametrize("name", ["cost", "settle", "advise"])
+@pytest.mark.parametrize("name", ["cost", "priority", "settle", "advise"])
 @pytest.mark.parametrize("every_client", PLAIN, indirect=True)
 async def test_coroutine_functions_are_refused(every_client, name):
     """What they return would never be awaited."""
