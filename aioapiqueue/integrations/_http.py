@@ -109,6 +109,7 @@ class HttpPacer:
         key: names the lane of a request: `"host"` (default; without the port), `"route"` (such as
             `"GET api.example.com/v1/things"`: without the query; paths that differ by an id are
             different routes), or a function that makes something hashable of the library's request.
+            A tuple is one key, and not several as in `ApiQueue.slot(keys=...)`.
         cost: of a request, as `ApiQueue.slot` takes it, or a function of the library's request that
             returns it; default: one call.
         priority: of a request, as `ApiQueue.slot` takes it (lower goes first), or a function of the
