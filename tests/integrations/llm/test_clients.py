@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import anthropic
 import httpx
@@ -14,8 +15,9 @@ import httpx2
 import openai
 import pytest
 
-from aioapiqueue import ApiQueue
+from aioapiqueue import ApiQueue, SlotTimeout
 from aioapiqueue.integrations import llm
+from tests.helpers.llm_sdks import SDKS
 
 QUESTION = [{"role": "user", "content": "x" * 36}]
 COMPLETION = {
@@ -144,6 +146,29 @@ def test_profile_of_another_library_is_refused():
         llm.client(a_queue(), llm.bedrock)
     with pytest.raises(TypeError, match='for clients of httpx, give library="httpx"'):
         llm.client(a_queue(), llm.openai, transport=answering(httpx))
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "attempts"),
+    [
+        ("openai", SlotTimeout, 1),
+        ("gemini", SlotTimeout, 1),
+        ("anthropic", anthropic.APIConnectionError, 3),
+    ],
+)
+async def test_what_sdks_make_of_a_timeout(name, error, attempts):
+    """As docs/troubleshooting.md has it: anthropic alone takes it for a lost connection."""
+    queue = a_queue()
+    transport = httpx2.MockTransport(lambda _: pytest.fail("sent without a slot"))
+    profile = getattr(llm, name)
+    http_client = llm.client(queue, profile, transport=transport, wait_timeout=1)
+    where = SimpleNamespace(base_url="http://127.0.0.1/v1")
+    async with SDKS[name](where, http_client=http_client, retries=2) as sdk:
+        queue.hold(100)
+        with pytest.raises(error) as caught:
+            await sdk.ask("Why?", 9)
+    assert isinstance(caught.value if attempts == 1 else caught.value.__cause__, SlotTimeout)
+    assert queue.stats.timed_out == attempts
 
 
 @pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda one: one.__name__)
