@@ -21,7 +21,7 @@ from aioapiqueue.integrations._headers import MAX_BODY
 from aioapiqueue.integrations._http import HttpPacer, PacingOptions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterable, Iterator
     from types import ModuleType
 
     from aioapiqueue import ApiQueue
@@ -37,6 +37,7 @@ __all__ = [
     "TransportOptions",
     "TransportT",
     "decoded",
+    "refuse_unknown",
 ]
 
 _LIBRARIES = ("httpx", "httpx2")
@@ -101,9 +102,7 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
         **options: Unpack[TransportOptions],
     ) -> None:
         given: dict[str, Any] = dict(options)
-        for name in given.keys() - TransportOptions.__annotations__.keys():
-            known = ", ".join(f"{one}=" for one in TransportOptions.__annotations__)
-            raise TypeError(f"{type(self).__name__} takes no {name}=, but {known}")
+        refuse_unknown(given, TransportOptions.__annotations__, by=type(self).__name__)
         pacing = {name: given.pop(name) for name in PacingOptions.__annotations__ if name in given}
         super().__init__(queue, **pacing)
         base, own = self.transport_types
@@ -276,6 +275,23 @@ class Begun:
     async def aclose(self) -> None:
         """Close the body."""
         await self._stream.aclose()
+
+
+def refuse_unknown(options: Iterable[str], known: Iterable[str], *, by: str) -> None:
+    """Refuse options that are not known, with the one that was probably meant.
+
+    Raises:
+        TypeError: one is not.
+    """
+    known = list(known)
+    for name in options:
+        if name not in known:
+            import difflib  # noqa: PLC0415 - only a refusal needs it
+
+            near = difflib.get_close_matches(name, known, n=1)
+            all_known = ", ".join(f"{one}=" for one in known)
+            remedy = f": did you mean {near[0]}=?" if near else f", but {all_known}"
+            raise TypeError(f"{by} takes no {name}={remedy}")
 
 
 def decoded(body: bytes, encoding: str) -> bytes | None:

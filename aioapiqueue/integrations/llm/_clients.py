@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from importlib.util import find_spec
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
@@ -76,8 +77,9 @@ def client(
 
     Raises:
         ImportError: the library, or what the extra of its name brings besides, is not installed.
-        TypeError: `profile` is none; `key=`, `cost=` or `settle=`, which the profile has; `mounts=`
-            or `app=`, whose requests would not be paced; or as of `HttpPacer`.
+        TypeError: `profile` is none; an option that nothing takes; `key=`, `cost=` or `settle=`,
+            which the profile has; `mounts=` or `app=`, whose requests would not be paced; or as of
+            `HttpPacer`.
         ValueError: another `library`; a limit of the queue itself in a unit that the profile does
             not count; or as of `HttpPacer`.
 
@@ -164,8 +166,14 @@ def _transport(
         if name in options:
             raise TypeError(f"requests by {name}= would not be paced: give transport= instead")
     # Imported late, as those who pace Bedrock need no HTTP client.
-    from aioapiqueue.integrations._httpx_common import TransportOptions  # noqa: PLC0415
+    from aioapiqueue.integrations._httpx_common import (  # noqa: PLC0415
+        TransportOptions,
+        refuse_unknown,
+    )
 
+    of_client = signature(module.AsyncClient).parameters  # Client has the same
+    known = {"wait_timeout", *TransportOptions.__annotations__, *of_client}.difference(_UNPACED)
+    refuse_unknown(options, sorted(known), by="a client")
     names = TransportOptions.__annotations__.keys() - {"timeout", "trust_env"}
     given = {name: options.pop(name) for name in names if name in options}
     if "wait_timeout" in options:

@@ -98,6 +98,9 @@ def test_options_go_where_they_belong():
         ({"mounts": {}}, TypeError, "mounts= would not be paced"),
         ({"library": "requests"}, ValueError, 'library is "httpx2" or "httpx"'),
         ({"resend": -1}, ValueError, "resend"),
+        ({"wait_timout": 3}, TypeError, r"takes no wait_timout=: did you mean wait_timeout=\?"),
+        ({"folow_redirects": 1}, TypeError, r"did you mean follow_redirects=\?"),
+        ({"bananas": 1}, TypeError, "takes no bananas=, but advise=, auth=, .*wait_timeout="),
     ],
 )
 def test_wrong_options_are_refused(options, error, words):
