@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self
 
 from aioapiqueue.integrations._async_wire import AsyncSteps
 from aioapiqueue.integrations._exchange import run_async
@@ -144,6 +144,19 @@ class PacedTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, Respo
         else:
             response.stream = self.body_type(response.stream, slot, end, reader)
         return response  # type: ignore[no-any-return]  # it is of the library
+
+    def handle_request(self, *_: object) -> NoReturn:
+        """Refuse a client that blocks.
+
+        Raises:
+            TypeError: with the class for it.
+        """
+        raise TypeError(
+            f"this transport is for {self.library.__name__}.AsyncClient: give Client a "
+            "SyncRateLimitedTransport"
+        )
+
+    __enter__ = handle_request
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as entered:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Self, Unpack
 
 from aioapiqueue.integrations._blocking_wire import BlockingSteps
 from aioapiqueue.integrations._exchange import run
@@ -165,6 +165,19 @@ class PacedSyncTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, R
         else:
             response.stream = self.body_type(response.stream, slot, end, reader)
         return response  # type: ignore[no-any-return]  # it is of the library
+
+    def handle_async_request(self, *_: object) -> NoReturn:
+        """Refuse a client that awaits.
+
+        Raises:
+            TypeError: with the class for it.
+        """
+        raise TypeError(
+            f"this transport is for {self.library.__name__}.Client: give AsyncClient a "
+            "RateLimitedTransport"
+        )
+
+    __aenter__ = handle_async_request
 
     def __enter__(self) -> Self:
         with ExitStack() as entered:

@@ -123,6 +123,23 @@ async def test_the_others_client_is_refused(name, other, transport_class, server
     assert not server.arrivals
 
 
+async def test_the_clients_other_kind_is_refused(name, library, transport_class):
+    """As it is entered, and as it sends: the message names the class for it."""
+    module = import_module(f"aioapiqueue.integrations.{name}")
+    blocking = library.Client(transport=transport_class(ApiQueue()))
+    words = f"is for {name}.AsyncClient: give Client a SyncRateLimitedTransport"
+    with pytest.raises(TypeError, match=words):
+        blocking.__enter__()
+    with pytest.raises(TypeError, match=words):
+        blocking.get("http://127.0.0.1")
+    awaiting = library.AsyncClient(transport=module.SyncRateLimitedTransport(ApiQueue()))
+    words = f"is for {name}.Client: give AsyncClient a RateLimitedTransport"
+    with pytest.raises(TypeError, match=words):
+        await awaiting.__aenter__()
+    with pytest.raises(TypeError, match=words):
+        await awaiting.get("http://127.0.0.1")
+
+
 MESSAGE = {
     "id": "msg_1",
     "type": "message",
