@@ -228,8 +228,10 @@ def refuse_cost(
     word = units.names[unit]
     where = "the queue" if name is None else f"the lane {name!r}"
     if not is_stated(costs, unit):
+        named = ", ".join(list(units.named(costs))[1:])  # what it says: one of these may be meant
+        says = f"says {named}, and nothing" if named else "says nothing"
         raise ValueError(
-            f"the cost of a call says nothing of {word}, which a limit of {where} counts: write "
+            f"the cost of a call {says} of {word}, which a limit of {where} counts: write "
             f'cost={{"{word}": amount}}, 0 for none'
         )
     small = [one for one in limits if isinstance(one, Window | Calendar) and one.unit == word]

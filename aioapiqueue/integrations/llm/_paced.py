@@ -124,9 +124,13 @@ def _check_units(queue: ApiQueue, profile: Profile) -> None:
     for limit in queue.limits:
         unit = unit_of(limit)
         if unit is not None and unit not in counted and not isinstance(limit, LearntRate):
+            import difflib  # noqa: PLC0415 - only a refusal needs it
+
+            near = difflib.get_close_matches(unit, counted, n=1)
+            known = ", ".join(counted) + (f"; did you mean {near[0]!r}?" if near else "")
             raise ValueError(
                 f'{queue!r} cannot pace calls to {profile.name}: "{limit}" counts {unit}, '
-                f"and of a call to {profile.name} is known what it costs in {', '.join(counted)}"
+                f"and of a call to {profile.name} is known what it costs in {known}"
             )
 
 

@@ -110,6 +110,21 @@ def test_wrong_options_are_refused(options, error, words):
             make(a_queue(), llm.openai, **options)
 
 
+def test_a_misspelt_unit_is_named(run_virtual):
+    """In a limit of the queue, which is refused at once; in one of a lane, as a call comes."""
+    with pytest.raises(ValueError, match=r"costs in calls, tokens; did you mean 'tokens'\?"):
+        llm.client(ApiQueue("10 token/s"), llm.openai)
+
+    async def post():
+        transport = httpx2.MockTransport(lambda _: pytest.fail("sent without a slot"))
+        queue = ApiQueue(lanes={"*": "10 token/s"})
+        async with llm.client(queue, llm.openai, transport=transport) as client:
+            await client.post("http://x/v1/chat/completions", json={"model": "m"})
+
+    with pytest.raises(ValueError, match="a call says tokens, and nothing of token, which a"):
+        run_virtual(post)
+
+
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("hidden", "options", "needs", "extra"),
