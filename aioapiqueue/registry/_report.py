@@ -200,9 +200,11 @@ def _unquoted(text: str, why: str) -> str:
     place = re.search(r"at line (\d+)", why)
     line = text.split("\n")[int(place[1]) - 1] if place else ""
     values = (one.strip() for one in _UNQUOTED.findall(line))
-    meant = next((one for one in values if not _NOT_TEXT.fullmatch(one)), None)
-    return f'; texts have quotes: write "{meant}"' if meant else ""
+    meant = next((one for one in values if not _NOT_TEXT.fullmatch(one)), "")
+    is_shown = meant.isprintable() and 0 < len(meant) <= _LONGEST_HINT
+    return f'; texts have quotes: write "{meant}"' if is_shown else ""
 
 
 _UNQUOTED = re.compile(r"""=\s*([^\s"'\[{#=][^"',}\]#=]*)""")
+_LONGEST_HINT = 60
 _NOT_TEXT = re.compile(r"[+-]?[\d._]+|true|false")

@@ -276,7 +276,7 @@ def _no_host_has(key: str) -> str:
 def _key_meant(name: str, value: object) -> str:
     """Return, quoted, which key of the top a name that is of no service is near to, if any."""
     is_table = isinstance(value, Mapping | ServiceLimits | Layer)
-    return "" if is_table or name in NAMES else nearest(name, _TOP_KEYS)
+    return "" if is_table or name in (*NAMES, *_TOP_KEYS) else nearest(name, _TOP_KEYS)
 
 
 def _hosts_in(name: str, value: object) -> list[str]:
