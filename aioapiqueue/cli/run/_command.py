@@ -340,8 +340,8 @@ def _write(plan: Plan, option: str, file: OutputFile, make: Callable[[], str]) -
     except OSError as error:
         plan.log.say(f"{option}: {file.path} cannot be written: {error.strerror}")
     else:
-        if not file.own:
-            plan.log.say(f"{option}: written to {file.path}")
+        if option == "--report":  # for people; who reads figures knows where they are
+            plan.log.say(wrapped(f"the report is in {file.path}"))
 
 
 def _preset(preset: str | None, share: str | None) -> str | None:

@@ -32,10 +32,6 @@ class OutputFile:
         append: keep what is in it; default: `write` replaces it.
         stdout: whether the path "-" is our stdout; default: a file of that name.
 
-    Attributes:
-        path: as it was given.
-        own: whether our own stdout or stderr goes there, too.
-
     Raises:
         Unwritable: it cannot be written.
     """
@@ -43,7 +39,6 @@ class OutputFile:
     def __init__(self, path: Path, *, append: bool = False, stdout: bool = False) -> None:
         self.path = path
         own = 1 if stdout and str(path) == "-" else _own(path)
-        self.own = own is not None
         self._made = own is None and not os.path.lexists(path)
         self._whole = False
         try:
