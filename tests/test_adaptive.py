@@ -683,5 +683,5 @@ def test_floor_above_limits_is_refused(limiter):
         limiter.queue("10/s", Window(5000, 60), adaptive=Adaptive("20/s"))
     with pytest.raises(ValueError, match="above the limits"):
         limiter.queue("100/s", lanes={"a": "5/s"}, adaptive=Adaptive("20/s"))
-    with pytest.raises(TypeError, match=r"adaptive takes an Adaptive\(\.\.\.\), not 0.7"):
+    with pytest.raises(TypeError, match=r"takes an Adaptive: write Adaptive\(\), not 0.7"):
         limiter.queue("10/s", adaptive=0.7)

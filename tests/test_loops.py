@@ -54,7 +54,7 @@ def test_no_loop_is_on_real_time():
 
 def test_no_slot_without_a_loop():
     """The error says where a queue is used, in threads, too."""
-    with pytest.raises(RuntimeError, match=r"no event loop of asyncio runs .*blocking\(queue\)\.slot\(\)"):
+    with pytest.raises(RuntimeError, match=r"no event loop .*asyncio.*blocking\(queue\)\.slot\(\)"):
         ApiQueue().try_slot()
 
 
