@@ -322,26 +322,26 @@ def _run(plan: Plan, files: OutputFiles, *, show_accounts: bool) -> int:
         _write(plan, "--json", files.figures, lambda: json.dumps(figures(), indent=2) + "\n")
     if files.report:
         page = partial(html_report, plan, outcome, show_accounts=show_accounts)
-        _write(plan, "--report", files.report, lambda: page(figures()))
+        if _write(plan, "--report", files.report, lambda: page(figures())):
+            plan.log.say(wrapped(f"the report is in {files.report.path}"))
     return code
 
 
-def _write(plan: Plan, option: str, file: OutputFile, make: Callable[[], str]) -> None:
-    """Write a file; whatever is wrong with it, the exit code stays."""
+def _write(plan: Plan, option: str, file: OutputFile, make: Callable[[], str]) -> bool:
+    """Write a file, and return whether it is there; if not, say why: the exit code stays."""
     try:
         text = make()
     except Exception as error:  # noqa: BLE001 - ours: the program has ended, and its code counts
         why = f"{type(error).__name__}: {error}"
         plan.log.say(wrapped(f"{option}: {file.path} could not be made, please report it: {why}"))
         file.discard()
-        return
+        return False
     try:
         file.write(text)
     except OSError as error:
         plan.log.say(f"{option}: {file.path} cannot be written: {error.strerror}")
-    else:
-        if option == "--report":  # for people; who reads figures knows where they are
-            plan.log.say(wrapped(f"the report is in {file.path}"))
+        return False
+    return True
 
 
 def _preset(preset: str | None, share: str | None) -> str | None:
