@@ -102,7 +102,7 @@ class Bench:
 
     def why_not(self, name: str, case: str) -> str | None:
         """Return why somebody is not measured in a case."""
-        return missing(PEERS[name]) or PEERS[name].absent.get(case)
+        return missing(PEERS[name]) or PEERS[name].why_not(case)
 
     def table(self, title: str, outcomes: Outcomes, columns: Sequence[Column]) -> None:
         """Show medians, of those with a spread, least and most as well."""
@@ -122,7 +122,7 @@ class Bench:
         """Say who is not in a table, and what errors there were."""
         reasons: dict[str, list[str]] = {}
         for name in self.names:
-            if (reason := PEERS[name].absent.get(case)) and name != REFERENCE:
+            if (reason := PEERS[name].why_not(case)) and name != REFERENCE:
                 reasons.setdefault(reason, []).append(name)
         notes = [f"Not {', '.join(own)}: {reason}." for reason, own in reasons.items()]
         for name, own in outcomes.items():

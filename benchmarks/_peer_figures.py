@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Gaps", "early", "excess", "gaps", "ideal", "inversions", "settled", "share"]
+__all__ = [
+    "Gaps",
+    "early",
+    "excess",
+    "gaps",
+    "ideal",
+    "inversions",
+    "most_within",
+    "settled",
+    "share",
+]
 
 EARLY = 0.001
 """Seconds by which a clock may be early."""
@@ -97,3 +107,13 @@ def early(starts: Iterable[Sequence[float]], least: float) -> int:
         for lane in starts
         for before, after in itertools.pairwise(sorted(lane))
     )
+
+
+def most_within(starts: Sequence[float], seconds: float) -> int:
+    """Return the most calls, of those in order, that started within so many seconds."""
+    first = most = 0
+    for number, start in enumerate(starts):
+        while starts[first] <= start - seconds:
+            first += 1
+        most = max(most, number - first + 1)
+    return most

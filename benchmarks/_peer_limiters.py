@@ -98,6 +98,16 @@ class Peer:
         """Return what waits for a turn in a thread."""
         raise NotImplementedError
 
+    def shared(self, url: str, rate: float, burst: int) -> Acquire:
+        """Return what waits for a turn of all processes that name the same Redis or Valkey."""
+        raise NotImplementedError
+
+    def why_not(self, case: str) -> str | None:
+        """Return why a case is not for it; None: it is."""
+        if case == "processes" and type(self).shared is Peer.shared:
+            return "for one process"
+        return self.absent.get(case)
+
     def two(self, requests: int, tokens: int, *, burst: int = 1) -> Two:
         """Return what waits for a request and for tokens, of which a second's may go at once."""
         raise NotImplementedError
@@ -183,6 +193,21 @@ class Ours(Peer):
 
         def acquire() -> None:
             with queue.slot():
+                pass
+
+        return acquire
+
+    def shared(self, url: str, rate: float, burst: int) -> Acquire:
+        """Keep the queue's limit on a server."""
+        from redis.asyncio import Redis
+
+        from aioapiqueue import ApiQueue, Rate
+        from aioapiqueue.integrations.redis import SharedSchedule
+
+        queue = ApiQueue(Rate(rate), schedule=SharedSchedule(Redis.from_url(url), "peers"))
+
+        async def acquire() -> None:
+            async with queue.slot():
                 pass
 
         return acquire

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from _peer_limiters import Acquire, Block, Lane, Two
+    from limits.aio.storage import Storage
     from pyrate_limiter import Limiter as PyrateLimiter
     from throttled.rate_limiter import Quota
+    from token_throttle import RateLimiterBackendBuilderInterface
 
 __all__ = ["Limits", "Pyrate", "ThrottledPy", "TokenThrottle"]
 
@@ -48,6 +50,18 @@ class Pyrate(Peer):
     def block(self, rate: float, burst: int) -> Block:
         """Acquire from it in a thread."""
         return self.limiter(rate, burst).try_acquire
+
+    def shared(self, url: str, rate: float, burst: int) -> Acquire:
+        """Acquire from one whose state is on a server."""
+        from pyrate_limiter import GCRA, Limiter, Rate, SingleBucketFactory, StateBucket
+        from pyrate_limiter.buckets.redis_state import RedisStateStore
+        from redis.asyncio import Redis
+
+        calls, seconds = per(rate)
+        store = RedisStateStore(Redis.from_url(url), "peers")
+        bucket = StateBucket([Rate(calls, 1000 * seconds, burst=burst)], GCRA(), store=store)
+        factory = SingleBucketFactory(bucket, schedule_leak=False)
+        return Limiter(factory, buffer_ms=0).try_acquire_async
 
     def two(self, requests: int, tokens: int, *, burst: int = 1) -> Two:
         """Acquire from one, then from the other."""
@@ -81,6 +95,14 @@ class ThrottledPy(Entered):
 
         quota = self.quota(rate, burst)
         return Throttled("key", LONG, using="gcra", quota=quota, store=MemoryStore())
+
+    def shared(self, url: str, rate: float, burst: int) -> Acquire:
+        """Ask one whose store is a server."""
+        from throttled.asyncio import RedisStore, Throttled
+
+        quota = self.quota(rate, burst)
+        limiter = Throttled("key", LONG, using="gcra", quota=quota, store=RedisStore(url))
+        return limiter.limit
 
     def block(self, rate: float, burst: int) -> Block:
         """Enter it in a thread."""
@@ -166,13 +188,29 @@ class Limits(WholeSeconds):
 
         return acquire
 
+    def shared(self, url: str, rate: float, burst: int) -> Acquire:
+        """Hit a key on a server."""
+        from limits.aio.storage import RedisStorage
+
+        lane = self.hit(rate, RedisStorage(f"async+{url}", implementation="redispy"))
+
+        async def acquire() -> None:
+            await lane("key")
+
+        return acquire
+
     def lane(self, rate: float) -> Lane:
         """Hit a key."""
-        from limits import RateLimitItemPerSecond
         from limits.aio.storage import MemoryStorage
+
+        return self.hit(rate, MemoryStorage())
+
+    def hit(self, rate: float, storage: Storage) -> Lane:
+        """Return what hits a key until it is let through."""
+        from limits import RateLimitItemPerSecond
         from limits.aio.strategies import MovingWindowRateLimiter
 
-        item, limiter = RateLimitItemPerSecond(*per(rate)), MovingWindowRateLimiter(MemoryStorage())
+        item, limiter = RateLimitItemPerSecond(*per(rate)), MovingWindowRateLimiter(storage)
 
         async def acquire(key: str) -> None:
             while not await limiter.hit(item, key):
@@ -216,17 +254,27 @@ class TokenThrottle(WholeSeconds):
 
     def acquire(self, rate: float, burst: int) -> Acquire:
         """Reserve one request."""
-        from token_throttle import (
-            MemoryBackendBuilder,
-            PerModelConfig,
-            Quota,
-            RateLimiter,
-            UsageQuotas,
+        from token_throttle import MemoryBackendBuilder
+
+        return self.reserve(rate, MemoryBackendBuilder())
+
+    def shared(self, url: str, rate: float, burst: int) -> Acquire:
+        """Reserve one request on a server."""
+        from redis.asyncio import Redis
+        from token_throttle import RedisBackendBuilder
+
+        backend = RedisBackendBuilder(
+            Redis.from_url(url), key_prefix="peers", lock_blocking_timeout_seconds=60
         )
+        return self.reserve(rate, backend)
+
+    def reserve(self, rate: float, backend: RateLimiterBackendBuilderInterface) -> Acquire:
+        """Return what reserves one request."""
+        from token_throttle import PerModelConfig, Quota, RateLimiter, UsageQuotas
 
         calls, seconds = per(rate)
         quotas = UsageQuotas([Quota(metric="requests", limit=calls, per_seconds=seconds)])
-        limiter = RateLimiter(PerModelConfig(quotas=quotas), backend=MemoryBackendBuilder())
+        limiter = RateLimiter(PerModelConfig(quotas=quotas), backend=backend)
         usage = {"requests": 1}
 
         async def acquire() -> None:

@@ -31,6 +31,7 @@ from _peer_calls import (
     settled_of,
 )
 from _peer_limiters import FREE, NEVER, NOMINAL
+from _peer_processes import processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,6 +183,7 @@ CASES: tuple[Callable[..., Result], ...] = (
     threads,
     behaviour.two,
     behaviour.lanes,
+    processes,
 )
 
 

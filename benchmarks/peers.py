@@ -255,6 +255,35 @@ def lanes(bench: Bench) -> None:
         bench.report.target("1,000 keys: calls too early", early, most=0)
 
 
+def processes(bench: Bench) -> None:
+    """8 processes share 1,000 per second through a Valkey."""
+    seconds = int(bench.pick(10, 3))
+    outcomes = bench.measure(
+        "processes", OURS, rounds=3, seconds=seconds + 30, rate=1_000, for_seconds=seconds
+    )
+    bench.table(
+        f"8 processes of 100 tasks share 1,000/s through a Valkey, {seconds} s after the first one",
+        outcomes,
+        [
+            Column("share of rate", "share", ".3f", wide=True),
+            Column("most in 1 s", "most", ",.0f"),
+            Column("reads/call", "reads", ".2f"),
+            Column("us/call", "us", ",.0f"),
+            Column("least", "least", ".2f"),
+        ],
+    )
+    print("  reads: of the server's, each a round trip; us: of its CPU; least: the share of the")
+    print("    process that had the fewest calls, 1.00 if it had an eighth")
+    bench.panel("8 processes: share of 1,000 per second", outcomes, "share", ".3f", more=True)
+    bench.panel("8 processes: round trips a call", outcomes, "reads", ".2f", more=False)
+    if OURS in outcomes:
+        own = outcomes[OURS]
+        what = "8 processes: share of the rate"
+        absolute(bench.report, what, own.values("share"), least=0.99, most=1)
+        absolute(bench.report, "8 processes: most in 1 s", own.values("most"), most=1_011)
+        absolute(bench.report, "8 processes: round trips a call", own.values("reads"), most=0.05)
+
+
 CASES: tuple[Callable[[Bench], None], ...] = (
     uncontended,
     contended,
@@ -267,6 +296,7 @@ CASES: tuple[Callable[[Bench], None], ...] = (
     threads,
     two,
     lanes,
+    processes,
 )
 
 

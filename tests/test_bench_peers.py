@@ -117,6 +117,13 @@ def test_early_calls_are_found_by_lane(figures):
     assert figures.early([[0.0, 0.5, 1.5], [0.1]], 0.9) == 1
 
 
+def test_most_within_a_second(figures):
+    """The second may begin anywhere, and what is a whole one apart is not within one."""
+    assert figures.most_within([0.0, 0.6, 0.7, 1.0, 1.5, 1.6], 1.0) == 4
+    assert figures.most_within([0.0, 1.0, 2.0], 1.0) == 1
+    assert figures.most_within([], 1.0) == 0
+
+
 def test_the_ideal_is_after_the_burst(figures):
     """What is there at the beginning takes no time."""
     assert figures.ideal([1] * 30, 10, 10) == 2
