@@ -11,8 +11,9 @@ take at most 0.7 of the time that it takes with 100 ms; of few, the scanner itse
 both.
 
 `--strategies` compares with what else people do: the same delay before every call (blanket),
-botocore's adaptive retries, the scanner's own throttle; all at --rate. The account has IAM users as
-well, as otherwise a delay before every call would cost no more than one before EC2's.
+botocore's adaptive retries, the scanner's own throttle; and shares of 50 and 80 %, or --share. All
+others at --rate. The account has IAM users as well, as otherwise a delay before every call would
+cost no more than one before EC2's.
 """
 
 from __future__ import annotations
@@ -279,7 +280,7 @@ def _options() -> argparse.Namespace:
     )
     options.columns = SHARES if options.shares else (options.share,)
     if options.strategies:
-        options.columns = (None, options.share or "50%")
+        options.columns = (None, options.share) if options.share else (None, "50%", "80%")
         options.scanners = options.scanners or ["scoutsuite"]
     if options.users is None:
         options.users = options.snapshots // 10 if options.strategies else 0
