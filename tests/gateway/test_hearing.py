@@ -109,7 +109,7 @@ def test_push_back():
     [
         (None, RETRY),
         ("identity", RETRY),
-        ("gzip", gzip.compress(RETRY)),
+        ("gzip", gzip.compress(RETRY, mtime=0)),
         ("deflate", zlib.compress(RETRY)),
     ],
 )
@@ -125,7 +125,7 @@ def test_body_of_a_refusal_is_read(encoding, body):
     ("headers", "body", "whole"),
     [
         ([JSON, ("Content-Encoding", "gzip")], b"no gzip", True),
-        ([JSON, ("Content-Encoding", "gzip")], gzip.compress(b" " * 70_000 + RETRY), True),
+        ([JSON, ("Content-Encoding", "gzip")], gzip.compress(b" " * 70_000 + RETRY, mtime=0), True),
         ([JSON, ("Content-Encoding", "br")], RETRY, True),
         ([JSON], b" " * 70_000 + RETRY, True),
         ([JSON], RETRY, False),
