@@ -152,7 +152,7 @@ def _print_columns(
     *,
     style: str = "",
 ) -> None:
-    grid = Table.grid(padding=(0, 1))
+    grid = Table.grid(padding=(0, 1, 0, 0))  # a left one makes Rich before 14.3 widen columns
     for width in widths:
         grid.add_column(width=width, overflow="fold")
     for row in rows:
