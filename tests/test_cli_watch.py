@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -117,10 +118,10 @@ def table_row(screen):
 @pytest.mark.real
 def test_sorted_and_filtered(screen):
     """`s` goes through the columns, `/` keeps what has the words, Esc shows all again."""
-    with (
-        Workers(1, "alpha", "5/s", tasks=2),
-        Workers(2, "beta", "50/s", tasks=30),
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(Workers(1, "alpha", "5/s", tasks=2))
+        screen.until(lambda: rows_of(screen) == ["alpha"])  # the cursor is on the first to come
+        stack.enter_context(Workers(2, "beta", "50/s", tasks=30))
         screen.until(lambda: rows_of(screen) == ["alpha", "beta"])
         screen.type("s")  # by rate: the largest first
         screen.until(lambda: rows_of(screen) == ["beta", "alpha"])

@@ -21,6 +21,7 @@ from aioapiqueue.gateway._calls import (
     wants_body,
 )
 from aioapiqueue.gateway._table import Service, table
+from tests.helpers.models import INSTALLED, OLDER, UNLISTED
 
 LOADER = Loader()
 DEPTH = 5
@@ -57,10 +58,14 @@ def value_of(shape, *, whole, depth=0):
     }[kind]
 
 
+def protocol_of(model):
+    """Return the protocol that botocore would speak; an older one knows a single one of each."""
+    return getattr(model, "resolved_protocol", model.metadata["protocol"])
+
+
 def request_of(model, operation, parameters):
     """Return the request that botocore would send, signed for us-east-1."""
-    protocol = model.resolved_protocol
-    serializer = create_serializer(protocol, include_validation=False)
+    serializer = create_serializer(protocol_of(model), include_validation=False)
     sent = serializer.serialize_to_request(parameters, operation)
     name = model.service_name
     host = HOSTS.get(name, f"{model.endpoint_prefix}.us-east-1.amazonaws.com")
@@ -84,8 +89,8 @@ def request_of(model, operation, parameters):
 
 
 def each_operation():
-    """Yield the models of all operations that botocore has."""
-    for name in LOADER.list_available_services("service-2"):
+    """Yield the models of all operations that botocore has, but of services closed since."""
+    for name in sorted(INSTALLED - UNLISTED):
         model = ServiceModel(LOADER.load_service_model(name, "service-2"), name)
         for operation in model.operation_names:
             yield model, model.operation_model(operation)
@@ -132,6 +137,7 @@ def top(counts):
 def test_every_operation_is_told_by_its_request():
     """Each operation of botocore, as botocore would send it; at least 99 % by their own names.
 
+    Of an older botocore at least 95 %: some have gone since, and no other name is found for them.
     Where a form or JSON is sent, its parameters have the numbers that `parameter_counts` returns of
     what was given to botocore.
     """
@@ -143,6 +149,8 @@ def test_every_operation_is_told_by_its_request():
         total += 1
         if (call.service, call.operation) == (service, name):
             exact += 1
+        elif OLDER and call.operation == UNKNOWN:
+            continue
         elif EQUAL.get((service, name)) != call.operation and (
             SIBLINGS.get(service) != call.service or call.operation != name
         ):
@@ -150,14 +158,15 @@ def test_every_operation_is_told_by_its_request():
         assert call.key == "AKIAIOSFODNN7EXAMPLE"
         prefix = Service("", "", model.endpoint_prefix, "", None, (), (), {})
         assert call.region == table().region_of(prefix, "us-east-1")
-        if shape and model.resolved_protocol in {"ec2", "query", "json"}:
+        if shape and protocol_of(model) in {"ec2", "query", "json"}:
             given = value_of(shape, whole=True)
             found = find_call(request_of(model, operation, given))
             compared += 1
             if top(found.parameters) != top(parameter_counts(given)):
                 others.append((service, name))
     assert not wrong
-    assert exact >= 0.99 * total > 19_000
+    assert exact >= (0.95 * total if OLDER else 0.99 * total)
+    assert total > (16_000 if OLDER else 19_000)
     assert set(others) <= NOT_THE_SAME
     assert compared > 5_000
 

@@ -66,7 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
     Limiter.examples = settings.examples
 
 
-@dataclass
+@dataclass(eq=False)  # pytest before 9 keeps plugins in a set
 class _Plugin:
     settings: Settings
     took: dict[str, float] = field(default_factory=dict)
