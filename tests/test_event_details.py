@@ -23,6 +23,7 @@ from aioapiqueue import (
     rate_limited,
 )
 from aioapiqueue.integrations.redis import SharedSchedule
+from aioapiqueue.integrations.report import ReportObserver
 from aioapiqueue.testing import VirtualLoop
 from aioapiqueue.threads import blocking
 from tests.helpers.servers import fresh_name
@@ -489,6 +490,18 @@ async def test_observer_of_each_queue(limiter):
     assert metrics.made["a"].events == []
 
 
+async def test_a_report_joins_a_queues_own_observers():
+    """A queue that has observers already keeps them."""
+    own = Recorder()
+    queue = ApiQueue(name="own", observers=[own])
+    report = ReportObserver(queue)
+    async with queue.slot():
+        pass
+    assert len(own.of("finished")) == 1
+    (figures,) = report.as_json()["queues"]
+    assert figures["calls"] == 1
+
+
 def test_for_queue_has_to_return_an_observer():
     """Nothing that is not one is called for each slot."""
 
@@ -785,6 +798,16 @@ async def test_remaining_goes_by_the_servers_count():
     await asyncio.sleep(31)
     assert queue.stats.remaining["calls"] > 50
     assert queue.stats.lanes["a"].remaining == {"calls": 50}
+
+
+async def test_nothing_remains_known_after_the_reset():
+    """Without a limit of its own, a queue knows what is left only as long as the server's holds."""
+    queue = ApiQueue()
+    async with queue.slot() as slot:
+        slot.sync(2, reset=30)
+    assert queue.stats.remaining == {"calls": 2}
+    await asyncio.sleep(31)
+    assert queue.stats.remaining == {}
 
 
 async def test_remaining_after_push_back():

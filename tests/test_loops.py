@@ -178,6 +178,21 @@ def test_virtual_loops_start_time_again():
     assert run(use_up(), VirtualLoop) == 1e6
 
 
+def test_permits_of_a_closed_loop_are_free():
+    """What was held on a loop that is gone is no reason to refuse a slot inside another."""
+    queue = ApiQueue("1/s", lanes={"a": "2 at once"})
+
+    async def leave_behind():
+        queue.try_slot(key="a").__enter__()
+
+    async def nested():
+        async with queue.slot(key="a"), queue.slot(key="a") as inner:
+            return inner.waited
+
+    run(leave_behind(), VirtualLoop)
+    assert run(nested(), VirtualLoop) == 1
+
+
 @pytest.mark.real
 def test_second_live_loop_is_refused():
     """A second live loop is refused with the remedy.

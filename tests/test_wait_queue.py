@@ -233,6 +233,18 @@ async def test_oldest_least_urgent_loses_place():
     assert drain(waiters) == [urgent, third]
 
 
+@pytest.mark.parametrize("many", range(30, 40))
+async def test_priority_that_many_have_left_is_forgotten(many):
+    """Of a priority whose last caller leaves as those who left are cleared away, nothing stays."""
+    waiters = WaitQueue(int, ranked=True)
+    one, *others = fill(waiters, waiter(priority=1), *(waiter(priority=5) for _ in range(many)))
+    for other in others:
+        leave(waiters, other)
+    assert list(waiters) == [one]
+    assert waiters.oldest_of_least_urgent() is one
+    assert drain(waiters) == [one]
+
+
 async def test_new_first_is_reported():
     """A callback runs when the next may be another.
 
