@@ -245,6 +245,23 @@ async def test_priority_that_many_have_left_is_forgotten(many):
     assert drain(waiters) == [one]
 
 
+async def test_sorted_again_nobody_has_lost_a_turn():
+    """With `fair`, who comes after callers were sorted again has no turn before theirs."""
+    waiters = WaitQueue(int, order="fair")
+    first, other, last = fill(waiters, waiter("a"), waiter("b"), waiter("a"))
+    waiters.rebuild()
+    (newcomer,) = fill(waiters, waiter("c"))
+    assert drain(waiters) == [first, other, newcomer, last]
+
+
+async def test_empty_copy_knows_who_loses_a_place():
+    """On the next loop, too, the oldest makes room, if the queue is one that drops it."""
+    ranked, other = WaitQueue(int, ranked=True).empty_copy(), WaitQueue(int).empty_copy()
+    (oldest,), _ = fill(ranked, waiter()), fill(other, waiter())
+    assert ranked.oldest_of_least_urgent() is oldest
+    assert other.oldest_of_least_urgent() is None
+
+
 async def test_new_first_is_reported():
     """A callback runs when the next may be another.
 
