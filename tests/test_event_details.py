@@ -490,6 +490,15 @@ async def test_observer_of_each_queue(limiter):
     assert metrics.made["a"].events == []
 
 
+async def test_malformed_before_any_call_has_its_instant():
+    """That of the running loop, though the queue has not been used on it yet."""
+    recorder = Recorder()
+    queue = ApiQueue(observers=[recorder])
+    await asyncio.sleep(3)
+    queue.malformed(key="a")
+    assert (recorder.only("malformed").at, recorder.only("malformed").key) == (3, "a")
+
+
 async def test_a_report_joins_a_queues_own_observers():
     """A queue that has observers already keeps them."""
     own = Recorder()
