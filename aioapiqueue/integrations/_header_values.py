@@ -58,7 +58,8 @@ class ServerClock:
         if not now < self._since + _REMEMBERED:
             self._before, self._ahead, self._since = self._ahead, -math.inf, now
         self._ahead = max(self._ahead, date - now)
-        return min(now + max(self._ahead, self._before), date + 1)
+        # Sums are rounded, so that `now + (date - now)` may be a little less than `date`.
+        return max(date, min(now + max(self._ahead, self._before), date + 1))
 
 
 class Values:
