@@ -27,6 +27,18 @@ async def test_a_pause_holds_everybody_until_resume(limiter):
     assert starts[2:] == limiter.exactly([100.15, 100.25, 100.35])
 
 
+async def test_who_waited_without_limits_goes_first():
+    """As the pause ends, a newcomer does not pass those who have no limit to wait for either."""
+    queue = ApiQueue(order="fair")
+    queue.pause()
+    waiting = [queue.enqueue(key=key) for key in "ab"]
+    await asyncio.sleep(1)
+    queue.resume()
+    with pytest.raises(WouldWait):
+        queue.try_slot(key="c")
+    assert [(await one).waited for one in waiting] == [1, 1]
+
+
 async def test_timed_pause_ends_by_itself(limiter):
     """A pause of some seconds ends by itself.
 

@@ -25,6 +25,21 @@ async def test_no_more_than_remain_start():
     assert await released(queue, 6) == exactly([0, 0, 0, 20, 20, 20])
 
 
+@pytest.mark.parametrize("key", [None, "a"])
+async def test_told_by_an_observer_as_calls_are_released(key):
+    """Those who were due at the same instant, and behind that call, wait for the reset."""
+
+    class Told:
+        def on_event(self, event):
+            if event.kind == "released" and event.at == 1:
+                queue.sync(0, reset=30, key=key)
+
+    queue = ApiQueue(PLENTY, lanes={"a": PLENTY}, observers=[Told()])
+    queue.pause(1)
+    waiting = [queue.enqueue(key="a") for _ in range(3)]
+    assert [(await one).waited for one in waiting] == exactly([1, 31, 31])
+
+
 async def test_the_limit_holds_beside_it():
     """The tighter of both: more may remain than the limit lets through."""
     queue = ApiQueue("10/s")
