@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from aioapiqueue import Adaptive, ApiQueue, WouldWait
+from aioapiqueue import Adaptive, ApiQueue, Rate, WouldWait
 from aioapiqueue._dispatcher import Dispatcher
 from tests.helpers import introspect
 from tests.helpers.work import work
@@ -168,6 +168,17 @@ async def test_set_rate_gives_nothing_back(rate):
     early.settle(0)
     burst = int(rate.split()[-1])
     assert started + take_all(queue) <= burst + 1
+
+
+async def test_two_refunds_give_back_what_is_not_paid_off():
+    """Of three calls' cost, 20 s later, one is left to pay off: only that comes back."""
+    queue = ApiQueue(Rate(1, per=10, burst=3), catch_up=0)
+    two, one = queue.try_slot(cost=2), queue.try_slot()
+    await asyncio.sleep(20)
+    queue.try_slot(cost=2)
+    one.settle(0)
+    two.settle(0)
+    assert queue.estimate(cost=3) == pytest.approx(20)
 
 
 async def test_adaptive_permits_survive_set_rate():

@@ -501,6 +501,7 @@ def test_permits_come_back():
     cost=st.sampled_from([1, 2, 3]),
     wait=st.floats(0, 2),
 )
+@example(Window(3, 1), [], 1, 2, 0.5)  # both fit, and fill it
 def test_room_that_is_left(limit, before, charge, cost, wait):
     """`leaves_room` says what `next_at` would say after the charge."""
     states = States([limit], catch_up=0.01)
