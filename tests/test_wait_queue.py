@@ -245,6 +245,16 @@ async def test_priority_that_many_have_left_is_forgotten(many):
     assert drain(waiters) == [one]
 
 
+async def test_who_left_is_not_kept_behind_who_waits():
+    """Thousands may give up behind one that waits for long: few of them are still in its line."""
+    waiters = WaitQueue(int)
+    one, *others = fill(waiters, *(waiter() for _ in range(1000)))
+    for other in others:
+        leave(waiters, other)
+    assert len(list(one.line.everybody())) < 50
+    assert drain(waiters) == [one]
+
+
 async def test_sorted_again_nobody_has_lost_a_turn():
     """With `fair`, who comes after callers were sorted again has no turn before theirs."""
     waiters = WaitQueue(int, order="fair")
