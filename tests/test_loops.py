@@ -178,6 +178,24 @@ def test_virtual_loops_start_time_again():
     assert run(use_up(), VirtualLoop) == 1e6
 
 
+@pytest.mark.parametrize("drain", [True, False])
+def test_closing_first_on_the_next_loop(drain):
+    """It waits for nobody whose loop is gone, and refuses nobody there."""
+    queue = ApiQueue("1/h")
+
+    async def leave_behind():
+        return [queue.enqueue() for _ in range(3)]
+
+    async def close():
+        await asyncio.wait_for(queue.aclose(drain=drain), 60)
+        return asyncio.get_running_loop().time()
+
+    left = run(leave_behind(), VirtualLoop)
+    assert run(close(), VirtualLoop) == 0
+    assert not any(one.done() for one in left[1:])
+    assert queue.closed
+
+
 def test_permits_of_a_closed_loop_are_free():
     """What was held on a loop that is gone is no reason to refuse a slot inside another."""
     queue = ApiQueue("1/s", lanes={"a": "2 at once"})
