@@ -475,6 +475,7 @@ async def test_all_may_leave_while_sorted():
     assert introspect.left_over(queue) == []
     await asyncio.sleep(3600)
     assert (await queue.enqueue(key="new")).waited == 0
+    assert (await asyncio.wait_for(queue.enqueue(key="new"), 4000)).waited == exactly(3600)
 
 
 async def test_pitfall_5_waiting_lanes_are_kept():
