@@ -228,7 +228,10 @@ def test_anything_with_on_event_observes():
 async def test_the_figures_add_up(limiter):
     """`stats` is a snapshot of counts and waits."""
     queue = limiter.queue("10/s", lanes={"a": "1/s"})
-    assert queue.stats == Stats(lanes={"a": LaneStats(costs={"calls": 0})}, costs={"calls": 0})
+    empty = Stats(lanes={"a": LaneStats(costs={"calls": 0})}, costs={"calls": 0})
+    assert queue.stats == empty
+    assert {queue.stats, empty} == {empty}  # it can be a member of a set
+    assert {queue.stats.lanes["a"], empty.lanes["a"]} == {empty.lanes["a"]}
     slots = [await queue.enqueue(key=key) for key in (None, None, "a")]
     waiting = queue.enqueue(key="a")
     await limiter.settled()
