@@ -1,19 +1,23 @@
-"""How the botocore that is installed compares with the one that the package's data are of."""
+"""How the botocore that is installed compares with those that the package's data are of."""
 
 from __future__ import annotations
+
+import re
 
 import botocore
 from botocore.loaders import create_loader
 
 from aioapiqueue.registry._names import NAMES
-from aioapiqueue.registry.presets.services import BOTOCORE
+from aioapiqueue.registry.presets import operations
 
 
 def _numbers(version: str) -> list[int]:
     return [int(number) for number in version.split(".")[:3]]
 
 
-OLDER = _numbers(botocore.__version__) < _numbers(BOTOCORE)
+LOCKED = re.findall(r"As botocore ([\d.]+) has them", operations.__doc__ or "")[0]
+"""The botocore of uv.lock, which the tests have by default."""
+OLDER = _numbers(botocore.__version__) < _numbers(LOCKED)
 """Whether it may lack operations that the package knows, as in `nox -s lowest`."""
 INSTALLED = frozenset(create_loader().list_available_services("service-2"))
 UNLISTED = INSTALLED - NAMES
