@@ -110,7 +110,10 @@ class Dispatcher:
         """How many calls have started, less those whose slot was refunded."""
         self.ended = 0
         self.bound_at = -math.inf
-        """When it was bound to its loop, if that came after another one with the same clock."""
+        """When it was bound to its loop, if that came after another one with the same clock; inf:
+        `ends_here` says it."""
+        self._here: set[Call] | None = None
+        """Where bodies ran on a loop with another clock: the calls that run on this one."""
         self.loop: asyncio.AbstractEventLoop | None = None
         self.units = Units()
         for one in (limits, *lanes.values()):
@@ -479,6 +482,8 @@ class Dispatcher:
             self._report_start(call, waited)
 
     def _report_start(self, call: Call, waited: float) -> None:
+        if self._here is not None:
+            self._here.add(call)
         if self._audience is not None and self._audience.wants_events:
             self._number_of(call)  # now, whichever of its events somebody wants
         if self._answers is not None:
@@ -491,6 +496,13 @@ class Dispatcher:
             self._audience.started(call, waited)
 
     # Ways out.
+
+    def ends_here(self, call: Call) -> bool:
+        """Return whether a call that ends, and has not started since `bound_at`, began here."""
+        if self._here is None or call not in self._here:
+            return False
+        self._here.remove(call)
+        return True
 
     def finished(self, call: Call, raised: object) -> None:
         """Process the end of a body, which has been counted; see `Call.finish`."""
@@ -506,8 +518,8 @@ class Dispatcher:
     def refund(self, call: Call) -> None:
         """Take back a slot that its caller, cancelled meanwhile, has not taken up."""
         call.state = LEFT
-        if call.waited_until < self.bound_at:  # it was granted on a loop that is gone
-            return
+        if call.waited_until < self.bound_at and not self.ends_here(call):
+            return  # it was granted on a loop that is gone
         self.started -= 1
         self._counts["refunded"] += 1
         if call.costs is not ONE_CALL:
@@ -969,8 +981,10 @@ class Dispatcher:
         clock = clock_of(loop)
         clock_changed = clock is not self._clock
         self._clock = clock
-        # Each virtual clock begins at 0, so that nothing can be told by it.
         self.bound_at = clock() if again and not clock_changed else -math.inf
+        if self._here is not None or (clock_changed and self.running):
+            # Each virtual clock begins at 0, so that a call's instant does not say where it began.
+            self.bound_at, self._here, self._reports = math.inf, set(), True
         self._forget_callers(clock_changed=clock_changed)
 
     def _forget_callers(self, *, clock_changed: bool) -> None:

@@ -269,6 +269,9 @@ class CallOwner(Protocol):
     def refund(self, call: Call) -> None:
         """Take back the slot of a call that has been granted and not taken up."""
 
+    def ends_here(self, call: Call) -> bool:
+        """Return whether a call that ends, and has not started since `bound_at`, began here."""
+
     def finished(self, call: Call, raised: object) -> None:
         """Process the end of a body, which has been counted; see `Call.finish`."""
 
@@ -453,7 +456,8 @@ class Call(Slot):
         if self.state == HELD:
             self.state = OVER
             dispatcher = self.dispatcher
-            if self.waited_until >= dispatcher.bound_at:  # else it began on a loop that is gone
+            # Else it began on a loop that is gone.
+            if self.waited_until >= dispatcher.bound_at or dispatcher.ends_here(self):
                 dispatcher.ended += 1
                 if dispatcher.follows_ends:
                     dispatcher.finished(self, raised)
