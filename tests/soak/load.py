@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import time
 import traceback
@@ -14,10 +15,26 @@ from tests.soak.checks import Broken
 from tests.soak.watch import Planted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from aioapiqueue import ApiQueue, Slot
     from tests.soak.kinds import Kind
 
-__all__ = ["Load"]
+__all__ = ["Load", "let_go"]
+
+
+def let_go(queues: Iterable[ApiQueue]) -> None:
+    """Have queues forget who waited on a loop that was closed, and those callers end.
+
+    Such a caller has ended, and is counted, once it is collected: else some time in the next round.
+    """
+
+    async def use() -> None:
+        for queue in queues:
+            queue.malformed()  # the least that uses it on this loop
+
+    asyncio.run(use())
+    gc.collect()
 
 
 class Load:
@@ -135,4 +152,4 @@ class Load:
             "not started": sum(self.ends[x] for x in ("cancelled", "timed out", "refused")),
         }
         if counted != found:
-            raise Broken(f"the queue has counted {counted}, its callers {found}")
+            raise Broken(f"{self.kind.name}: the queue has counted {counted}, its callers {found}")

@@ -28,7 +28,7 @@ from tests.helpers.servers import Server
 from tests.soak.checks import Broken, Flat, RateCheck, resources
 from tests.soak.faults import Faults
 from tests.soak.kinds import LATE, Kind, Limit, local_kinds, shared_kind
-from tests.soak.load import Load
+from tests.soak.load import Load, let_go
 from tests.soak.watch import Planted, Watch
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ class Soak:
             self.ends.update(load.ends)
             load.kind.bodies = 0
         del loads
+        if ending == "dropped":
+            let_go(self._queues.values())
         gc.collect()
         for one in (*self._watches.values(), watch):
             if ending == "dropped":

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 
 import pytest
 
 from aioapiqueue import ApiQueue, Event
+from aioapiqueue.testing import VirtualLoop
 from tests.soak.checks import Broken, Flat, RateCheck, WindowCheck
 from tests.soak.kinds import Kind, Limit
-from tests.soak.load import Load
+from tests.soak.load import Load, let_go
 from tests.soak.watch import Planted, Watch
 
 
@@ -137,6 +139,29 @@ async def test_callers_and_counts_agree():
     load.ends["cancelled"] -= 1
     with pytest.raises(Broken, match="the queue has counted"):
         await load.drain(1)
+
+
+def test_callers_of_a_dropped_loop_are_let_go():
+    """They have ended, and been counted, before the next round begins."""
+    kind, queue = Kind("paced", ApiQueue, lambda _: {}, 100), ApiQueue("20/s")
+
+    async def use(drain):
+        load = Load(kind, queue, 3, [])
+        await load.run(2)
+        assert queue.waiting > 5
+        gc.collect()
+        if drain:
+            await load.drain(60)
+
+    def use_a_loop(*, drain):
+        loop = VirtualLoop()
+        loop.set_exception_handler(lambda *_: None)  # which is told of tasks that are destroyed
+        loop.run_until_complete(use(drain))
+        loop.close()
+
+    use_a_loop(drain=False)
+    let_go([queue])
+    use_a_loop(drain=True)
 
 
 async def test_stuck_callers_are_found():
