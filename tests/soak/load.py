@@ -128,13 +128,19 @@ class Load:
     async def drain(self, within: float) -> None:
         """Wait until all callers have ended.
 
+        Args:
+            within: seconds in which at least one of them is to end: of adaptive, it may have slowed
+                down to a crowd's minutes.
+
         Raises:
             Broken: some are stuck, or the queue has counted others than have ended.
         """
-        if self.tasks:
-            await asyncio.wait(self.tasks, timeout=within)
-        if self.tasks:
-            raise Broken(f"{len(self.tasks)} callers are stuck: {self.queue!r} {self.queue.stats}")
+        while tasks := list(self.tasks):
+            done, _ = await asyncio.wait(tasks, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                found = f"{len(tasks)} callers are stuck: {self.queue!r} {self.queue.stats}"
+                raise Broken(f"{self.kind.name}: {found}")
+            await asyncio.sleep(0.1)  # else there is a wait for each
         for _ in range(3):
             await asyncio.sleep(0)
         stats, before = self.queue.stats, self._before

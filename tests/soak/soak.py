@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Soak"]
 
 DRAIN = 40.0
-"""Seconds until all callers of a round have ended: a hub or server may have to start first."""
+"""Seconds in which one more caller of a queue ends: a hub or server may have to start first."""
 FORKED = 120.0
 """Seconds for a child; a little earlier, it says where it is."""
 ENDINGS = ("drained", "drained", "cancelled", "dropped")
