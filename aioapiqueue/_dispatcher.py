@@ -557,7 +557,8 @@ class Dispatcher:
         # A slot that is due at this very instant is in time, as `join` has promised: whose timer
         # runs first is chance. One that is due later is not, even if this timer runs late.
         now = self._clock()
-        if self.limiter.earliest(call, now) <= until + _ROUNDING:
+        # As of then: a window does not know when it got room, once what was in it has left.
+        if self.limiter.earliest(call, min(now, until)) <= until + _ROUNDING:
             due = self.limiter.release_due(now)
             if not call.waits:
                 return

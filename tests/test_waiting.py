@@ -146,6 +146,27 @@ async def test_due_after_the_timeout_ends():
     assert (now(), queue.stats.released) == (0.35, 0)
 
 
+@pytest.mark.parametrize(
+    ("limit", "due"), [("4 in any 10s", 10), ("4 in each hour", 3600), ("4/10s burst 4", 2.5)]
+)
+@pytest.mark.parametrize("late", [-1, 1])
+async def test_stalled_until_there_is_room(limit, due, late):
+    """Room that comes in a stall, after the time-out, is too late for it; before it, in time."""
+    queue = ApiQueue(limit)
+    queue.try_slot(cost=4)
+    queue.pause()  # so that it is not known yet that the next slot comes too late
+    waiting = queue.enqueue(timeout=due - late)
+    queue.resume()
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().stall(due + 2)
+    if late > 0:
+        with pytest.raises(SlotTimeout):
+            await waiting
+        assert queue.try_slot()
+    else:
+        assert (await waiting).waited == exactly(due + 2)
+
+
 async def test_a_timeout_uses_no_slot(limiter):
     """Who times out later leaves its place to those behind, who start on time."""
     queue, loop = limiter.queue("1/s"), asyncio.get_running_loop()
