@@ -151,7 +151,7 @@ class LimitState:
         raise NotImplementedError
 
     def look(self, now: float) -> None:
-        """Bring `idle_at` up to date, where it depends on the wall clock."""
+        """Forget what is over; of a wall clock's periods, bring `idle_at` up to date."""
 
     def change(self, limit: Any, now: float) -> None:  # noqa: ANN401 - of the kind that it is made from
         """Become the state of another limit of the same kind and unit, with what was let through.
@@ -450,6 +450,9 @@ class SlidingWindow(LimitState):
     def next_at(self, now: float, costs: Sequence[float]) -> float:
         self.forget(now)
         return max(self.held, self.frees(self.total + costs[self.unit] - self.calls))
+
+    def look(self, now: float) -> None:
+        self.forget(now)
 
     def forget(self, now: float) -> None:
         """Drop what has left the window."""

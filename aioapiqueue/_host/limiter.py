@@ -319,6 +319,7 @@ class HostLimiter:
         self.running_calls[ticket] = call
         self._scopes.left(call)
         for state in self._scopes.states(call, now):
+            state.look(now)  # the hub is asked when it has room, and this is not
             state.consume(now, call.costs)
         self._host.grant(call, now)
 

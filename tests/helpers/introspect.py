@@ -658,6 +658,12 @@ def throttle_codes() -> set[str]:
     return set(ThrottledRetryableChecker._THROTTLED_ERROR_CODES)
 
 
+def known_states(queue: ApiQueue, key: Hashable = None) -> Sequence[Any]:
+    """Return what a queue whose limits a hub keeps knows of them: its own, or those of a lane."""
+    limits = dispatcher_of(queue).limiter._limits
+    return limits.states if key is None else limits.lanes.by_key[key].states
+
+
 def host_lateness(queue: ApiQueue) -> float:
     """Return how many seconds late a queue may use what the hub has let go."""
     return dispatcher_of(queue).limiter._lateness
