@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from aioapiqueue import ApiQueue, LimiterView, Slot
     from aioapiqueue._wait_queue import WaitQueue
     from aioapiqueue.hub import Hub
+    from aioapiqueue.hub.host._journal import Journal
     from aioapiqueue.testing import VirtualLoop
 
 # A queue: what runs for it.
@@ -590,6 +591,11 @@ def connections_of(hub: Hub) -> Collection[Any]:
 def unsent_bytes(connection: Any) -> int:
     """Return how much a connection still has to send."""
     return connection._transport.get_write_buffer_size()
+
+
+def close_file_of(journal: Journal) -> None:
+    """Close the file of a hub, as the system does when that is killed: nothing more is written."""
+    journal._file.close()
 
 
 # `run --shared`.

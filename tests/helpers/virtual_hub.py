@@ -7,14 +7,17 @@ comes in a later pass of the loop, at the same instant.
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue import HostSchedule
 from aioapiqueue._host.wire import decode, encode
 from aioapiqueue.hub.host._journal import Journal
 from aioapiqueue.hub.host._quotas import Quotas
+from tests.helpers import introspect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from aioapiqueue._host.link import LinkOwner
@@ -22,14 +25,36 @@ if TYPE_CHECKING:
     from aioapiqueue._limiter import Host
     from aioapiqueue.hub.host._client import Client
 
-__all__ = ["VirtualHub"]
+__all__ = ["VirtualHub", "journals"]
+
+
+@contextmanager
+def journals(path: Path) -> Iterator[Callable[[], Journal]]:
+    """Give what opens a file for one hub after the other, each of which ends the one before.
+
+    Of a hub that was killed, the system closes the file, and nothing more is written to it: so it
+    is here, when the next one opens it, and at the end.
+
+    Args:
+        path: of the file.
+    """
+    with ExitStack() as last:
+
+        def open_next() -> Journal:
+            journal = Journal(path)
+            # Only now: SQLite tidies up when nobody has a file open any more, which no kill does.
+            last.close()
+            last.callback(introspect.close_file_of, journal)
+            return journal
+
+        yield open_next
 
 
 class VirtualHub:
     """Keeps quotas, until it is killed.
 
     Args:
-        file: of what outlasts it; None: nothing does.
+        open_journal: opens what outlasts it, see `journals`; None: nothing does.
 
     Attributes:
         quotas: what it keeps.
@@ -39,8 +64,8 @@ class VirtualHub:
         log: each message that a queue has sent.
     """
 
-    def __init__(self, file: Path | None = None) -> None:
-        self._file = file
+    def __init__(self, open_journal: Callable[[], Journal] | None = None) -> None:
+        self._open_journal = open_journal
         self.quotas = self._start()
         self.down = False
         self.delay = 0.0
@@ -48,7 +73,7 @@ class VirtualHub:
         self.log: list[Message] = []
 
     def _start(self) -> Quotas:
-        return Quotas(None if self._file is None else Journal(self._file))
+        return Quotas(None if self._open_journal is None else self._open_journal())
 
     def end(self) -> None:
         """End as a hub does that nobody needs: what it has let through is exactly known."""

@@ -70,10 +70,10 @@ async def test_permits_of_running_bodies_are_known_to_the_next():
 
 
 @pytest.mark.parametrize("end", ["kill", "end"])
-async def test_body_that_ends_in_the_grace_frees_its_permit(tmp_path, blockbuster, end):
+async def test_body_that_ends_in_the_grace_frees_its_permit(open_journal, blockbuster, end):
     """A new hub lets those with permits come first; one that ends meanwhile leaves none behind."""
     blockbuster.deactivate()
-    hub = VirtualHub(tmp_path / "quotas.db")
+    hub = VirtualHub(open_journal)
     one, other = (ApiQueue("1 at once", schedule=hub.schedule("crm")) for _ in range(2))
     held = await one.enqueue()
     waiting = other.enqueue()
@@ -248,10 +248,10 @@ async def test_late_return_overwrites_nothing_newer():
         slot.release()
 
 
-async def test_pause_outlasts_two_hubs(tmp_path, blockbuster):
+async def test_pause_outlasts_two_hubs(open_journal, blockbuster):
     """A hub that was killed starts nothing for a second at first: that shortens no pause."""
     blockbuster.deactivate()
-    hub = VirtualHub(tmp_path / "file")
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("10/s", "2 at once", schedule=hub.schedule("crm"))
     async with queue.slot():
         queue.pause()
@@ -267,10 +267,10 @@ async def test_pause_outlasts_two_hubs(tmp_path, blockbuster):
         (await waiting).release()
 
 
-async def test_resume_ends_no_grace(tmp_path, blockbuster):
+async def test_resume_ends_no_grace(open_journal, blockbuster):
     """A new hub waits for those with permits, whatever was resumed while there was none."""
     blockbuster.deactivate()
-    hub = VirtualHub(tmp_path / "file")
+    hub = VirtualHub(open_journal)
     one, other = (ApiQueue("1 at once", schedule=hub.schedule("crm")) for _ in range(2))
     held = await one.enqueue()
     await other_call(other, held)

@@ -18,7 +18,7 @@ from aioapiqueue import ApiQueue
 from aioapiqueue._host.wire import Terms, limits_from
 from aioapiqueue.hub.host import _journal
 from aioapiqueue.hub.host._quotas import Quotas
-from tests.helpers.virtual_hub import VirtualHub
+from tests.helpers.virtual_hub import VirtualHub, journals
 
 DAY = 86_400
 
@@ -28,12 +28,6 @@ def blocking(blockbuster):
     """A hub's writes block it: that takes less than to hand them to a thread."""
     if blockbuster is not None:
         blockbuster.deactivate()
-
-
-@pytest.fixture
-def file(tmp_path):
-    """Where a hub keeps what outlasts it."""
-    return tmp_path / "quotas.db"
 
 
 @contextmanager
@@ -61,9 +55,9 @@ async def starts_of(queue, number, within, **call):
     return starts
 
 
-async def test_killed_hub_gives_no_fresh_burst(file):
+async def test_killed_hub_gives_no_fresh_burst(open_journal):
     """At most the second that was written ahead is lost."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("10/s burst 50", schedule=hub.schedule("crm"))
     first = await starts_of(queue, 60, 1)
     assert 59 <= len(first) <= 60
@@ -73,9 +67,9 @@ async def test_killed_hub_gives_no_fresh_burst(file):
     assert 9 <= len(again) <= 20
 
 
-async def test_killed_hub_gives_no_fresh_window(file):
+async def test_killed_hub_gives_no_fresh_window(open_journal):
     """At most a hundredth of it is lost each time."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("1000 in any 1h", schedule=hub.schedule("crm"))
     total = []
     for _ in range(10):
@@ -87,9 +81,9 @@ async def test_killed_hub_gives_no_fresh_window(file):
     assert len(await starts_of(queue, 2000, 10)) == 1000
 
 
-async def test_ended_hub_loses_nothing(file):
+async def test_ended_hub_loses_nothing(open_journal):
     """One that ends by itself knows exactly what was let through."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("100 in any 1d", schedule=hub.schedule("crm"))
     total = []
     for _ in range(10):
@@ -99,9 +93,9 @@ async def test_ended_hub_loses_nothing(file):
     assert len(total) == 100
 
 
-async def test_calendar_day_outlasts_hubs(file):
+async def test_calendar_day_outlasts_hubs(open_journal):
     """Ten restarts a day do not multiply a daily quota."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("50 in each day", schedule=hub.schedule("crm"))
     total = []
     for number in range(10):
@@ -113,9 +107,9 @@ async def test_calendar_day_outlasts_hubs(file):
     assert len(await starts_of(queue, 100, 10)) == 50
 
 
-async def test_other_boot_goes_by_the_wall_clock(file, monkeypatch):
+async def test_other_boot_goes_by_the_wall_clock(open_journal, monkeypatch):
     """After a restart of the machine, the wall clock says how long it was off."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("100 in any 1h", schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 200, 1)) == 100
     wall = time.time()
@@ -127,9 +121,9 @@ async def test_other_boot_goes_by_the_wall_clock(file, monkeypatch):
 
 
 @pytest.mark.parametrize("step", [-7 * DAY, -3600])
-async def test_wall_clock_set_back_makes_nobody_wait(file, monkeypatch, step):
+async def test_wall_clock_set_back_makes_nobody_wait(open_journal, monkeypatch, step):
     """Nothing is owed for longer than when it was written."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("10/s burst 10", "30 in any 60s", schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 100, 10)) == 30
     wall = time.time()
@@ -142,9 +136,9 @@ async def test_wall_clock_set_back_makes_nobody_wait(file, monkeypatch, step):
     assert max(starts) - began <= 60 + 3
 
 
-async def test_step_of_the_wall_clock_changes_nothing(file, monkeypatch):
+async def test_step_of_the_wall_clock_changes_nothing(open_journal, monkeypatch):
     """While the machine runs, its own clock holds."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("10 in any 1h", schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 20, 1)) == 10
     wall = time.time()
@@ -153,9 +147,9 @@ async def test_step_of_the_wall_clock_changes_nothing(file, monkeypatch):
     assert await starts_of(queue, 5, 3000) == []
 
 
-async def test_lanes_outlast_hubs_and_their_keys_are_hashed(file):
+async def test_lanes_outlast_hubs_and_their_keys_are_hashed(file, open_journal):
     """A tenant's window is its own after a restart, and its name is not in the file."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue(lanes={"tenant:*": "5 in any 1h"}, schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 9, 1, key="tenant:acme")) == 5
     hub.kill()
@@ -165,9 +159,9 @@ async def test_lanes_outlast_hubs_and_their_keys_are_hashed(file):
         assert b"acme" not in part.read_bytes()
 
 
-async def test_limit_that_comes_back_goes_on(file):
+async def test_limit_that_comes_back_goes_on(open_journal):
     """A client that leaves and returns finds its own limit as it was, beside others."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     other = ApiQueue("1000/s", schedule=hub.schedule("crm"))
     assert len(await starts_of(other, 1, 1)) == 1
     for _ in range(3):
@@ -181,12 +175,12 @@ async def test_limit_that_comes_back_goes_on(file):
 
 @pytest.mark.real
 @pytest.mark.parametrize("limit", ["3 in any 1h", "3 in each day"])
-async def test_lanes_hold_on_a_real_clock(file, limit):
+async def test_lanes_hold_on_a_real_clock(open_journal, limit):
     """A lane that is idle when its call comes is forgotten and made again: it goes on as it was."""
     loop = asyncio.get_running_loop()
     terms = Terms((), {"*": limits_from([limit])}, None, 0.01, None, ("calls",))
     for expected in (3, 0):  # the first hub has not ended: it was killed
-        quotas = Quotas(_journal.Journal(file))
+        quotas = Quotas(open_journal())
         hello = {"kind": "name", "quota": "crm", "terms": terms.as_json()}
         client = quotas.welcome(hello, lambda _: None)
         for ticket in range(1, 20):
@@ -198,9 +192,9 @@ async def test_lanes_hold_on_a_real_clock(file, limit):
         client.leave()
 
 
-async def test_changed_limits_have_rows_of_their_own(file):
+async def test_changed_limits_have_rows_of_their_own(open_journal):
     """`set_rate` to a window of a day is kept, as if it had been there from the start."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("100 in any 1h", schedule=hub.schedule("crm"))
     await starts_of(queue, 1, 1)
     queue.set_rate("10 in any 1d")
@@ -209,9 +203,9 @@ async def test_changed_limits_have_rows_of_their_own(file):
     assert await starts_of(queue, 20, 1) == []
 
 
-async def test_others_in_between_do_not_refill(file):
+async def test_others_in_between_do_not_refill(open_journal):
     """A client with another window comes and goes: the first one's is as it was."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     for number, expected in ((1, 10), (2, 0)):
         daily = ApiQueue("10 in any 1d", schedule=hub.schedule("crm"))
         assert len(await starts_of(daily, 20, 1)) == expected, number
@@ -221,9 +215,9 @@ async def test_others_in_between_do_not_refill(file):
         await other.aclose()
 
 
-async def test_settled_units_that_were_unused_are_kept(file):
+async def test_settled_units_that_were_unused_are_kept(open_journal):
     """What a call has cost of a unit that it was to use nothing of is in the file, too."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     limits = ("1000 tokens in any 1d", "100/s")
     queue = ApiQueue(*limits, schedule=hub.schedule("llm"))
     for _ in range(9):
@@ -235,9 +229,9 @@ async def test_settled_units_that_were_unused_are_kept(file):
     assert await starts_of(queue, 1, 5, cost={"tokens": 200}) == []
 
 
-async def test_unwritable_file_stops_nobody(file):
+async def test_unwritable_file_stops_nobody(file, open_journal):
     """Calls go on; what is wrong is told, and it is tried again."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("10/s burst 10", schedule=hub.schedule("crm"))
     await starts_of(queue, 1, 1)
     with locked(file, "EXCLUSIVE"):
@@ -252,9 +246,9 @@ async def test_unwritable_file_stops_nobody(file):
 
 
 @pytest.mark.parametrize("limit", ["10/h burst 10", "10 in any 1h"])
-async def test_what_is_written_late_is_all_that_went(file, limit):
+async def test_what_is_written_late_is_all_that_went(file, open_journal, limit):
     """A file that was locked when calls went says so later, though nothing went since."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue(limit, schedule=hub.schedule("crm"))
     hub.quotas.commit(0)
     with locked(file):
@@ -265,9 +259,9 @@ async def test_what_is_written_late_is_all_that_went(file, limit):
     assert await starts_of(queue, 1, 300) == []
 
 
-async def test_locked_file_is_waited_for_at_the_start(file):
+async def test_locked_file_is_waited_for_at_the_start(file, open_journal):
     """A hub that starts beside a backup goes on where the last one was."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("5 in any 1d", schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 5, 1)) == 5
     other = sqlite3.connect(file, isolation_level=None, timeout=0, check_same_thread=False)
@@ -280,9 +274,9 @@ async def test_locked_file_is_waited_for_at_the_start(file):
     assert await starts_of(queue, 1, 3600) == []
 
 
-async def test_limit_that_ends_while_the_file_is_locked(file):
+async def test_limit_that_ends_while_the_file_is_locked(file, open_journal):
     """What it has let through is written later, or goes on where the limit comes back."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("5 in any 1h", schedule=hub.schedule("crm"))
     await starts_of(queue, 2, 1)
     with locked(file):
@@ -301,10 +295,10 @@ async def test_limit_that_ends_while_the_file_is_locked(file):
     assert await starts_of(queue, 1, 60) == []
 
 
-async def test_what_is_left_to_be_written_at_the_end(file, monkeypatch):
+async def test_what_is_left_to_be_written_at_the_end(file, open_journal, monkeypatch):
     """It has the instants of when it is written, also where no quota is in memory by then."""
     monkeypatch.setattr(_journal, "_boot", lambda: "first")
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     await asyncio.sleep(30 * 86_400)  # for so long, the machine has run
     queue = ApiQueue("10/s burst 10", schedule=hub.schedule("crm"))
     await starts_of(queue, 10, 0.1)
@@ -315,14 +309,14 @@ async def test_what_is_left_to_be_written_at_the_end(file, monkeypatch):
         assert not hub.quotas.by_name
     hub.end()
     monkeypatch.setattr(_journal, "_boot", lambda: "second")
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("10/s burst 10", schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 1, 5)) == 1
 
 
-async def test_reset_of_what_is_still_to_be_written(file):
+async def test_reset_of_what_is_still_to_be_written(file, open_journal):
     """It does not come back when it can be written."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("100 in any 1d", schedule=hub.schedule("crm"))
     await starts_of(queue, 1, 1)
     with locked(file):
@@ -336,9 +330,9 @@ async def test_reset_of_what_is_still_to_be_written(file):
     assert len(await starts_of(queue, 100, 5)) == 100
 
 
-async def test_reset_wakes_those_who_wait_in_lanes(file):
+async def test_reset_wakes_those_who_wait_in_lanes(open_journal):
     """Also where calls of several lines wait."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     lanes = {"a": "1 in any 1h", "b": "1 in any 1h"}
     queues = [ApiQueue(lanes=lanes, schedule=hub.schedule("crm")) for _ in range(2)]
     for key in lanes:
@@ -361,9 +355,9 @@ async def test_reset_without_a_file():
     assert len(await starts_of(queue, 1, 1, key="a")) == 1
 
 
-async def test_reset_that_cannot_be_written_says_so(file):
+async def test_reset_that_cannot_be_written_says_so(file, open_journal):
     """Else it would come back with the next hub, and nobody would know."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("5 in any 1h", schedule=hub.schedule("crm"))
     await starts_of(queue, 1, 1)
     why = r"quotas\.db cannot be written to: database is locked"
@@ -374,9 +368,9 @@ async def test_reset_that_cannot_be_written_says_so(file):
     assert hub.quotas.reset("crm")
 
 
-async def test_reset_forgets_what_went_and_ends_no_pause(file):
+async def test_reset_forgets_what_went_and_ends_no_pause(open_journal):
     """Windows are as new, for those who wait, too; what a user has paused stays so."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("5 in any 1h", schedule=hub.schedule("crm"))
     assert len(await starts_of(queue, 5, 1)) == 5
     waiting = queue.enqueue()
@@ -392,9 +386,9 @@ async def test_reset_forgets_what_went_and_ends_no_pause(file):
     assert not hub.quotas.reset("unknown")
 
 
-async def test_settled_upward_is_known_to_the_next(file):
+async def test_settled_upward_is_known_to_the_next(open_journal):
     """What turns out to cost more is owed after a restart, too."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("100 tokens/s burst 100", schedule=hub.schedule("llm"))
     async with queue.slot(cost={"tokens": 10}) as slot:
         slot.settle({"tokens": 1100})
@@ -405,27 +399,27 @@ async def test_settled_upward_is_known_to_the_next(file):
     assert len(await starts_of(queue, 1, 5, cost={"tokens": 100})) == 1
 
 
-async def test_broken_file_is_kept_and_replaced(file):
+async def test_broken_file_is_kept_and_replaced(file, open_journal):
     """A hub starts all the same, and says what has become of it."""
     file.write_bytes(b"no database" * 1000)
-    journal = _journal.Journal(file)
+    journal = open_journal()
     assert "cannot be read" in journal.problem
     assert (file.parent / "quotas.db.broken").read_bytes().startswith(b"no database")
     journal.close(0, in_use=False)
-    assert _journal.Journal(file).problem is None
+    assert open_journal().problem is None
 
 
-async def test_file_of_another_layout_is_kept(file):
+async def test_file_of_another_layout_is_kept(file, open_journal):
     """Nothing of another version is taken for what it is not."""
-    _journal.Journal(file).close(0, in_use=False)
+    open_journal().close(0, in_use=False)
     with closing(sqlite3.connect(file)) as database, database:
         database.execute("UPDATE meta SET value = '99' WHERE name = 'layout'")
-    assert "another version" in _journal.Journal(file).problem
+    assert "another version" in open_journal().problem
 
 
-async def test_malformed_row_counts_as_none(file):
+async def test_malformed_row_counts_as_none(file, open_journal):
     """It was not written by us; the others are read."""
-    hub = VirtualHub(file)
+    hub = VirtualHub(open_journal)
     queue = ApiQueue("5 in any 1h", schedule=hub.schedule("crm"))
     await starts_of(queue, 1, 1)
     hub.end()
@@ -435,9 +429,9 @@ async def test_malformed_row_counts_as_none(file):
     assert len(await starts_of(queue, 9, 1)) == 5
 
 
-async def test_writes_are_few(file):
+async def test_writes_are_few(file, open_journal):
     """One a second for a rate, a hundred for a window: not one for each call."""
-    hub, written = VirtualHub(file), []
+    hub, written = VirtualHub(open_journal), []
     queue = ApiQueue("1000/s", "100000 in any 1h", schedule=hub.schedule("crm"))
     await starts_of(queue, 1, 1)
     connection = sqlite3.connect(file)
@@ -465,7 +459,7 @@ def test_no_history_of_kills_breaks_a_limit(run_virtual, tmp_path_factory, seed,
 
     async def history():
         rng = random.Random(seed)
-        hub = VirtualHub(tmp_path_factory.mktemp("hub") / "quotas.db")
+        hub = VirtualHub(open_journal)
         loop, starts = asyncio.get_running_loop(), []
         queues = [ApiQueue(limit, schedule=hub.schedule("crm")) for _ in range(2)]
 
@@ -487,7 +481,8 @@ def test_no_history_of_kills_breaks_a_limit(run_virtual, tmp_path_factory, seed,
             await queue.aclose()
         check(limit, starts)
 
-    run_virtual(history)
+    with journals(tmp_path_factory.mktemp("hub") / "quotas.db") as open_journal:
+        run_virtual(history)
 
 
 def check(limit, starts):

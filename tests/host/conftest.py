@@ -1,0 +1,28 @@
+"""A hub's file, and what opens it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.helpers.virtual_hub import journals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from aioapiqueue.hub.host._journal import Journal
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where a hub keeps what outlasts it."""
+    return tmp_path / "quotas.db"
+
+
+@pytest.fixture
+def open_journal(file: Path) -> Iterator[Callable[[], Journal]]:
+    """Give what opens that file for one hub after the other: see `journals`."""
+    with journals(file) as open_next:
+        yield open_next
