@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -415,6 +416,30 @@ async def test_file_of_another_layout_is_kept(file, open_journal):
     with closing(sqlite3.connect(file)) as database, database:
         database.execute("UPDATE meta SET value = '99' WHERE name = 'layout'")
     assert "another version" in open_journal().problem
+
+
+def test_what_is_kept_is_whole(file, open_journal):
+    """Also what a hub wrote last before it was killed, which SQLite keeps beside the file."""
+    open_journal().close(0, in_use=False)
+    with closing(sqlite3.connect(file)) as database:
+        with database:
+            database.execute("UPDATE meta SET value = '99' WHERE name = 'layout'")
+        parts = {part: part.read_bytes() for part in (file, file.with_name(f"{file.name}-wal"))}
+    for part, content in parts.items():  # as if it had not been closed
+        part.write_bytes(content)
+    assert "another version" in open_journal().problem
+    with closing(sqlite3.connect(f"{file}.broken")) as database:
+        layout = database.execute("SELECT value FROM meta WHERE name = 'layout'").fetchone()
+    assert layout == ("99",)
+
+
+def test_file_that_cannot_be_used_is_closed(file, open_journal, monkeypatch):
+    """A hub that goes on without it does not keep it open."""
+    monkeypatch.setattr(_journal, "_LOCKED_AT_FIRST", 0)
+    with locked(file, "EXCLUSIVE"), pytest.raises(sqlite3.OperationalError) as raised:
+        open_journal()
+    assert str(raised.value) == "database is locked"
+    assert file not in [one.resolve() for one in Path("/proc/self/fd").iterdir()]
 
 
 async def test_malformed_row_counts_as_none(file, open_journal):

@@ -114,6 +114,14 @@ class Journal:
 
     def _open(self) -> None:
         self._file = sqlite3.connect(self.path, isolation_level=None, timeout=_LOCKED_AT_FIRST)
+        try:
+            self._read()
+        except BaseException:
+            # Before it is moved: so SQLite takes in what a hub that was killed has left beside it.
+            self._file.close()
+            raise
+
+    def _read(self) -> None:
         run = self._file.execute
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = NORMAL")
