@@ -16,7 +16,7 @@ from aioapiqueue._host.reach import command
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ask_hub", "hub_in_use", "processes_of", "stop_hub"]
+__all__ = ["ask_hub", "hub_in_use", "is_used", "processes_of", "stop_hub"]
 
 
 @contextlib.contextmanager
@@ -41,6 +41,11 @@ def hub_in_use() -> Iterator[Path]:
 def ask_hub(directory: Path, **hello: Any) -> dict[str, Any] | None:
     """Ask the hub there for something; None: there is none."""
     return command(Place(str(directory)), hello)
+
+
+def is_used(directory: Path) -> bool:
+    """Return whether the hub there has clients: a quota that has none may be forgotten already."""
+    return any(quota["clients"] for quota in ask_hub(directory, command="status")["quotas"])
 
 
 def stop_hub(directory: Path) -> None:

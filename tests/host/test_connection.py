@@ -14,7 +14,7 @@ import pytest
 
 from aioapiqueue import ApiQueue, HostSchedule
 from aioapiqueue._host.place import Place
-from tests.helpers.hubs import ask_hub, hub_in_use
+from tests.helpers.hubs import ask_hub, hub_in_use, is_used
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,7 +133,7 @@ async def test_closing_is_cancelled_before_all_is_sent(
         os.kill(pid, signal.SIGCONT)
     other = ApiQueue("1000000/s", schedule=HostSchedule("crm"))
     async with asyncio.timeout(10):
-        while (await asyncio.to_thread(ask_hub, hub, command="status"))["quotas"][0]["clients"]:
+        while await asyncio.to_thread(is_used, hub):
             pass
     if after:
         with pytest.raises(TimeoutError):

@@ -25,7 +25,7 @@ from aioapiqueue._host.place import HUB_DIR, Place, make_private
 from aioapiqueue._host.reach import connect
 from aioapiqueue.threads import blocking
 from tests.helpers.host_workers import ROOT, Workers, most_in
-from tests.helpers.hubs import ask_hub, hub_in_use, processes_of
+from tests.helpers.hubs import ask_hub, hub_in_use, is_used, processes_of
 
 pytestmark = pytest.mark.real
 
@@ -246,7 +246,7 @@ def test_unclosed_queue_leaves_nothing(hub):
     async def use_and_wait():
         await use()
         deadline = time.monotonic() + 20
-        while (await asyncio.to_thread(ask_hub, hub, command="status"))["quotas"][0]["clients"]:
+        while await asyncio.to_thread(is_used, hub):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
             gc.collect()
@@ -299,7 +299,7 @@ def test_other_versions_are_refused_while_it_is_used(hub):
             assert "aioapiqueue hub stop" in ask_hub(hub, **other)["refused"]
         assert pid_of(hub) == pid
     deadline = time.monotonic() + 20
-    while ask_hub(hub, command="status")["quotas"][0]["clients"]:
+    while is_used(hub):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert "refused" in ask_hub(hub, **hello(version="0.0.1"))
