@@ -342,14 +342,18 @@ _LOOKS = 32
 work. A lane comes with one call and goes at the second look at it, so that two would keep up."""
 _LOOK_AGAIN = 1.0
 """Seconds after which a lane is looked at again that somebody waits in, or has a permit of."""
+_LOOK_AGAIN_AT_LEARNT = 60.0
+"""Seconds after which a lane is looked at again whose limits are learnt. As long as they are, it is
+kept: a new one would not know that the server counts in windows."""
 
 
 class Lanes:
     """The limits that single keys have of their own, under the queue's.
 
     A lane exists from its key's first call until nobody waits in it and it is in the same state as
-    a new one. Evicting it earlier would grant its key a fresh limit. A key without limits of its
-    own has those of the longest pattern that fits: `"Describe*"`, or `"*"`, which fits all.
+    a new one. Evicting it earlier would grant its key a fresh limit. One that has learnt its limits
+    is kept. A key without limits of its own has those of the longest pattern that fits:
+    `"Describe*"`, or `"*"`, which fits all.
 
     Args:
         limits: by key or pattern.
@@ -503,5 +507,7 @@ class Lanes:
             self._watch(key, now + _LOOK_AGAIN)
         elif (idle_at := lane.idle_at(now)) >= now:
             self._watch(key, idle_at if idle_at < math.inf else now + _LOOK_AGAIN)
+        elif any(isinstance(one, LearntBucket) for one in lane.kept):
+            self._watch(key, now + _LOOK_AGAIN_AT_LEARNT)
         else:
             del self.by_key[key]

@@ -613,11 +613,13 @@ class LocalLimiter:
         if bound not in states:
             self._is_bounded = True
             self._add(lane, bound, now)
+        scope = None if lane is None else key
+        bound.cost_out = partial(self._host.cost_out, scope, count.unit, with_ended=False)
         reset = count.reset
         if reset is None:
             limits = self.limits if lane is None else lane.limits
             reset = refill_time(limits, self._host.units.names[count.unit])
-        out, answered = self._host.costs_uncounted(call, None if lane is None else key, count)
+        out, answered = self._host.costs_uncounted(call, scope, count)
         own: float = 0
         if call is not None and is_stated(call.costs, count.unit):
             own = call.costs[count.unit]

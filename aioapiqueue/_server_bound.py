@@ -29,12 +29,15 @@ of something else, such as of one path.
 
 A bucket comes back bit by bit: between two answers, half of that is taken to be ours, and a
 twentieth of the bucket is left in it. Without that the queue would keep it at the very edge, and
-others would be refused. It costs no throughput, as what is left in a bucket is not lost.
+others would be refused. It costs no throughput, as what is left in a bucket is not lost. It is full
+when the server says so, and later by what starts meanwhile.
 
 A window comes back at once, and what is left in it is lost. So all of it is used, but not at once
 where others use it, too: they are left what they need until it ends (`_others.py`). Nobody has
 said that the whole of the next one is ours: so if calls had to wait for it, one goes first, and
-what others have used since is in its answer.
+what others have used since is in its answer. Calls that are under way as it begins may be counted
+in it, so they are taken off. It begins with the first call that the server sees: if that has no
+answer, nobody knows when, and of those that start while the next one begins, some may be refused.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ from aioapiqueue._rate import period_of, unit_of
 from aioapiqueue._units import is_stated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from aioapiqueue._answers import Fate
     from aioapiqueue._rate import Limit
@@ -119,6 +122,7 @@ class ServerBound(LimitState):
 
     __slots__ = (
         "at",
+        "cost_out",
         "is_doubted",
         "is_renewed",
         "is_waited_for",
@@ -139,6 +143,8 @@ class ServerBound(LimitState):
     def __init__(self, unit: int, limit: float | None) -> None:
         super().__init__(unit)
         self.limit = limit
+        self.cost_out: Callable[[], float] = float
+        """Returns what calls cost that are out without an answer."""
         self.left = 0.0
         """What may start, as of `at`."""
         self.at = self.until = -math.inf
@@ -195,16 +201,17 @@ class ServerBound(LimitState):
             began = until - count.period
             least, others = left - answered, self.others or Others(began)
             used = count.limit - count.remaining - out - answered  # so far, not by us
+            if rate:  # it is full so much later
+                until += (out + answered - own) / rate
             if count.period_is_minimum and self.period is None:  # nobody knows in how long that was
                 used, others = 0, Others(now)
             if self.period is not None:
                 self._bring_up_to(now)
                 before = self.left
-                if self.is_renewed and not count.refills:
-                    # Calls that were under way may have been counted in it.
-                    self.left = min(self.left, least + own)
                 left = self._between(least, self._most(count, rate, now))
                 used = before - left if count.limit == self.limit else 0
+                if self.is_renewed and count.released_at < self.renewed_at:
+                    until = max(until, self.until)  # it may tell of the window before
                 if until > self.until + count.period / 2 and not count.refills:
                     # One has begun before we thought so.
                     self.renewed_at = until - count.period
@@ -249,20 +256,17 @@ class ServerBound(LimitState):
         """Have all of it back."""
         assert self.limit is not None  # noqa: S101 - it is learnt
         assert self.period is not None  # noqa: S101 - as above
-        self.left, self.until, self.at, self.is_renewed = self.limit, now + self.period, now, True
-        if not self.refill:
-            self.renewed_at = now
+        # Calls that are under way may be counted in it.
+        self.left, self.at, self.is_renewed = self.limit - self.cost_out(), now, True
+        if self.refill:
+            self.until = now
+        else:
+            self.renewed_at, self.until = now, now + self.period
         if self.others is not None:
             self.others.renew(now)
 
-    def _ends_at(self) -> float:
-        """Return when all of it is back, if nobody says more."""
-        if self.refill and self.period is not None:
-            return max(self.until, self.at + self.period)
-        return self.until
-
     def room(self, now: float) -> float:
-        if now >= self._ends_at():
+        if now >= self.until:
             return math.inf
         if self.held > now or self.sent_at < math.inf:
             return 0
@@ -280,7 +284,7 @@ class ServerBound(LimitState):
         return max(self.held, at)
 
     def _fits_at(self, cost: float, now: float) -> float:
-        missing, ends = cost - self.left - _ROUNDING * abs(self.left), self._ends_at()
+        missing, ends = cost - self.left - _ROUNDING * abs(self.left), self.until
         if now >= ends:
             return -math.inf
         if self.limit is None or self.period is None:
@@ -295,7 +299,7 @@ class ServerBound(LimitState):
         return min(ends, at)
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
-        if self.period is not None and now >= self._ends_at():
+        if self.period is not None and now >= self.until:
             if self.is_doubted:  # it has another size now, or was that of something else
                 self.period, self.refill, self.others = None, 0.0, None
             else:
@@ -303,7 +307,14 @@ class ServerBound(LimitState):
                 is_waited_for = self.is_waited_for or self.held >= self.until
                 self.sent_at = now if is_waited_for and not self.refill else math.inf
                 self._renew(now)
-        self.left -= costs[self.unit]
+        self._charge(now, costs[self.unit])
+
+    def _charge(self, now: float, cost: float) -> None:
+        self.left -= cost
+        if self.refill and cost > 0:
+            assert self.limit is not None  # noqa: S101 - it is learnt
+            assert self.period is not None  # noqa: S101 - as above
+            self.until = max(self.until, now) + cost * self.period / self.limit
 
     def release(self, at: float) -> bool:
         if at < self.sent_at:
@@ -346,7 +357,7 @@ class ServerBound(LimitState):
         back = charged - cost
         if back > 0 and at < self.renewed_at:
             return  # it was counted in a window that is over
-        self.left += back
+        self._charge(now, -back)
         if back > 0 and self.period is not None:
             self.settled.append((now, back))
             if len(self.settled) > _MOST_TOLD_APART:

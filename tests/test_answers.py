@@ -493,17 +493,48 @@ def test_many_settlements_are_still_counted():
     assert sum(back for _, back in bound.settled) == 500
 
 
-def test_first_answer_sets_a_new_window():
-    """After a window has begun, our own figure may lack calls that were under way: it holds not."""
+def test_calls_under_way_are_off_a_new_window():
+    """As a window begins, calls that are under way may be counted in it: so they are off it."""
     bound = a_learnt(1, refills=False, limit=10)
+    bound.cost_out = lambda: 2
     bound.consume(10.5, (3,))
-    assert bound.left == 7
+    assert bound.left == 5
     figure = ServerCount(0, 8, limit=10, released_at=9.0, number=1, period=10.0)
     bound.set(figure, until=20.5, out=3, answered=0, now=11.0)
-    assert bound.left == 5
+    assert bound.left == 5  # it is as much as the figure says at least
     figure = figure._replace(remaining=7, released_at=10.5, number=2)
-    bound.set(figure, until=20.5, out=3, answered=0, now=11.0)
-    assert bound.left == 5  # it is between the two again: 4 and 7
+    bound.set(figure, until=20.5, out=0, answered=0, now=11.0)
+    assert bound.left == 7  # they were counted in the window before
+
+
+def test_late_answer_does_not_end_a_new_window():
+    """What a call of the window before is told of its end is not when the new one ends."""
+    bound = a_learnt(1, refills=False, limit=10)
+    bound.consume(10.5, (3,))
+    assert bound.until == 20.5
+    figure = ServerCount(0, 1, limit=10, released_at=9.0, number=1, period=10.0)
+    bound.set(figure, until=12.0, out=3, answered=0, now=11.0)
+    assert bound.until == 20.5
+    figure = figure._replace(remaining=7, released_at=10.5, number=2)
+    bound.set(figure, until=20.25, out=0, answered=0, now=11.0)
+    assert bound.until == 20.25
+
+
+def test_bucket_is_full_later_by_what_starts():
+    """A learnt bucket of 10 in 10 s, full at 4: 3 more start, so at 7; and 2 that are out, at 9."""
+    bound = ServerBound(0, 10)
+    figure = ServerCount(0, 6, limit=10, released_at=0.0, number=1, period=10.0, refills=True)
+    bound.set(figure, until=4.0, out=0, answered=1, now=0.0, own=1)
+    assert bound.until == 4
+    bound.consume(1.0, (3,))
+    assert bound.until == 7
+    figure = figure._replace(remaining=3, released_at=0.5, number=2)
+    bound.set(figure, until=7.0, out=2, answered=1, now=1.0, own=1)
+    assert bound.until == 9
+    bound.adjust(1.0, 1.0, 3, 4)
+    assert bound.until == 10
+    bound.consume(12.0, (4,))
+    assert (bound.left, bound.until) == (6, 16)
 
 
 def test_settled_from_the_window_before():

@@ -80,16 +80,32 @@ async def test_answer_without_limits_opens_too():
 
 
 async def test_no_second_gate():
-    """A lane that was forgotten, as nobody called, and is met again, knows what it has learnt."""
+    """A lane in which nobody has called for long is kept: it knows what it has learnt."""
     queue = learning(lanes={"*": ()})
     with await queue.enqueue(key="a") as first:
         answer(queue, first, tokens=5)
-    await asyncio.sleep(1000)
     for n in range(5):
         queue.try_slot(key=f"other {n}").release()
-    assert "a" not in lanes_of(queue)
+    await asyncio.sleep(1000)
+    queue.try_slot(key="another").release()
+    assert set(lanes_of(queue)) == {"a", "another"}
     assert free_at_once(queue, key="a", cost={"tokens": 2}) == 2
     assert learnt(queue) == {"a": "5 tokens/min burst 5"}
+
+
+async def test_window_after_rest():
+    """In a lane at rest, no more start than the window has, however late the first answer is."""
+    queue, starts = learning(units=("calls",), lanes={"*": ()}), []
+    with await queue.enqueue(key="a") as first:
+        answer(queue, first, calls=60)
+    await asyncio.sleep(1000)
+    queue.try_slot(key="another").release()
+    tasks = line_up(queue, starts, 100, key="a")
+    await asyncio.sleep(30)
+    assert len(starts) == 60
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 async def test_learning_after_calls_started():
@@ -526,15 +542,19 @@ async def test_figure_without_a_size_later():
 
 
 async def test_bucket_nobody_speaks_of():
-    """If answers say nothing more, a bucket is full a period after the last: not more than full."""
+    """If answers say nothing more, a bucket is full when it would be if only we used it.
+
+    That is a period after the last answer, and later by what has started since; not more than full.
+    """
     queue, starts = learning(units=("calls",)), []
     slot = await queue.enqueue()
-    dispatcher_of(queue).sync(slot, 0, unit="calls", reset=60, limit=60, period=60, refills=True)
+    dispatcher_of(queue).sync(slot, 0, unit="calls", reset=60.5, limit=60, period=60, refills=True)
     slot.release()
-    await asyncio.gather(*line_up(queue, starts, 100))
-    # Half of what comes back is for us, and a twentieth is left in it.
-    assert [sum(at < 60 for at in starts), starts.count(60)] == [(60 / 2 - 3), 60 - 3]
-    assert starts[-1] == pytest.approx(60 + 16 * 2)
+    await asyncio.gather(*line_up(queue, starts, 120))
+    # Half of what comes back is for us, and a twentieth is left in it: one each two seconds from 8
+    # on, 53 until 112. It is full after 60.5 seconds and those in which 53 come back.
+    assert [sum(at < 113 for at in starts), starts.count(113.5)] == [53, 60 - 3]
+    assert starts[-1] == pytest.approx(113.5 + 10 * 2)
 
 
 async def test_two_sizes_in_one_answer():
