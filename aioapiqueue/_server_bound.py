@@ -37,7 +37,8 @@ where others use it, too: they are left what they need until it ends (`_others.p
 said that the whole of the next one is ours: so if calls had to wait for it, one goes first, and
 what others have used since is in its answer. Calls that are under way as it begins may be counted
 in it, so they are taken off. It begins with the first call that the server sees: if that has no
-answer, nobody knows when, and of those that start while the next one begins, some may be refused.
+answer, or a late one, nobody knows when it ends, and of those that start just then, some may be
+refused.
 """
 
 from __future__ import annotations
@@ -358,6 +359,8 @@ class ServerBound(LimitState):
         if back > 0 and at < self.renewed_at:
             return  # it was counted in a window that is over
         self._charge(now, -back)
+        if back > 0 and self.refill:
+            self._bring_up_to(now)  # it does not become more than full
         if back > 0 and self.period is not None:
             self.settled.append((now, back))
             if len(self.settled) > _MOST_TOLD_APART:

@@ -342,6 +342,15 @@ def a_learnt(remaining, *, refills, limit=60):
     return a_bound(remaining, limit=limit, period=10.0, refills=refills, answered=ours)
 
 
+def test_bucket_does_not_become_more_than_full():
+    """What is given back to a bucket that is full by then is lost, as at the server."""
+    bound = a_learnt(8, refills=True, limit=10)
+    bound.adjust(2.0, 0.0, 3, 0)
+    assert bound.left == 10
+    bound.adjust(3.0, 0.0, 1, 0)
+    assert bound.left == 10
+
+
 def test_window_comes_back_at_once():
     """A learnt window is counted on: at the reset all of it is there, and again after a period."""
     bound = a_learnt(1, refills=False, limit=2)
