@@ -20,6 +20,7 @@ from blockbuster import blockbuster_ctx
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers.hubs import hub_in_use
 from tests.helpers.limiters import Limiter, OnHost, Shared
+from tests.helpers.measured import measure_hubs
 from tests.helpers.servers import Server
 from tests.helpers.stalls import Stalls
 
@@ -48,11 +49,14 @@ def pytest_configure() -> None:
     """Let what tests start hear Ctrl-C, although a shell's `&` or nohup made pytest ignore it.
 
     Programs inherit that a signal is ignored, but not that it is heard and nothing is done.
+
+    And let the hubs of tests be measured, where tests are.
     """
     for name in ("SIGINT", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+    measure_hubs()
 
 
 def pytest_asyncio_loop_factories(

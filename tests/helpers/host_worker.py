@@ -13,6 +13,7 @@ import sys
 import time
 
 from aioapiqueue import ApiQueue, HostSchedule
+from tests.helpers.measured import measure_hubs
 
 
 async def main(name: str, limits: str, calls: str, tasks: str, body: str = "0") -> None:
@@ -45,4 +46,5 @@ async def _flush() -> None:
 
 
 if __name__ == "__main__":
+    measure_hubs()
     asyncio.run(main(*sys.argv[1:]))

@@ -598,6 +598,17 @@ def close_file_of(journal: Journal) -> None:
     journal._file.close()
 
 
+# The hub of a host.
+
+
+def begin_hubs_with(code: str) -> None:
+    """Have the hubs that this process starts run some code first, once they find packages."""
+    from aioapiqueue._host import start
+
+    paths, own = start._MAIN.split("from aioapiqueue", maxsplit=1)
+    start._MAIN = f"{paths}{code}from aioapiqueue{own}"
+
+
 # `run --shared`.
 
 

@@ -190,7 +190,7 @@ class Bench:
         plain = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("AWS_", "PYTHON", "COV", "AIOAPIQUEUE"))
+            if not name.startswith(("AWS_", "PYTHON", "AIOAPIQUEUE"))
         }
         return plain | {
             "AWS_ENDPOINT_URL": self.loopback.url,

@@ -12,6 +12,7 @@ import pytest
 
 from aioapiqueue import _botocore_calls
 from aioapiqueue.hub import _protocol
+from tests.helpers.measured import COVERAGE
 
 pytestmark = pytest.mark.real
 
@@ -68,8 +69,9 @@ async def test_killed_program_has_not_exited(bench, tools):
         assert not process.exited
 
 
-async def test_start_imports_little(bench):
+async def test_start_imports_little(bench, monkeypatch):
     """What the bootstrap imports at the start are built-in and extension modules."""
+    monkeypatch.delenv(COVERAGE, raising=False)  # which imports them before
     async with bench.hub({}) as hub:
         source = "import sys; print(*sorted(sys.modules))"
         _, without, _ = await bench.run(source, None)

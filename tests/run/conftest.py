@@ -20,6 +20,7 @@ import pytest
 from aioapiqueue._host.place import HUB_DIR
 from tests.helpers.company_proxy import CompanyProxy
 from tests.helpers.hubs import ask_hub
+from tests.helpers.measured import COVERAGE
 from tests.helpers.signed_aws import KEY, SECRET, SignedAws
 from tests.helpers.words import words_of
 
@@ -185,7 +186,7 @@ class Runner:
 
     def environment(self, **more):
         """What CI may have: no HOME, no TERM, and nothing that a colour could come from."""
-        kept = {"PATH", "LANG", "LC_ALL", "SSL_CERT_FILE", "VIRTUAL_ENV", HUB_DIR}
+        kept = {"PATH", "LANG", "LC_ALL", "SSL_CERT_FILE", "VIRTUAL_ENV", HUB_DIR, COVERAGE}
         return {name: os.environ[name] for name in kept if name in os.environ} | {
             "TMPDIR": str(self.temporary),
             "AWS": self._url,
