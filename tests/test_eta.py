@@ -156,6 +156,7 @@ async def test_call_that_is_larger_than_the_burst():
 
 
 @pytest.mark.real
+@pytest.mark.full_speed
 async def test_many_keys_take_no_longer_than_a_moment(limiter):
     """It is linear in the keys, whatever keeps the limits."""
     queue = limiter.queue("1/min", lanes={"t:*": "1/min"})

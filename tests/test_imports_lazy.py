@@ -60,6 +60,7 @@ def test_import_leaves_out(name, tmp_path):
 
 
 @pytest.mark.real
+@pytest.mark.full_speed
 def test_import_takes_little_time(tmp_path):
     """It takes at most 1.4 times as long as `import anyio, asyncio`.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
+
 from aioapiqueue import ApiQueue, Window
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers.yardstick import yards
@@ -34,6 +36,7 @@ async def call_for_a_week(recorder):
     await asyncio.gather(*futures)
 
 
+@pytest.mark.full_speed
 def test_window_holds_in_a_bursty_week():
     """A window holds in every hour of a bursty week.
 

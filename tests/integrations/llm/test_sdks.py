@@ -128,6 +128,7 @@ async def test_beside_another_user(name, algorithm):
     assert (queue.waiting, queue.running) == (0, 0)
 
 
+@pytest.mark.full_speed
 @pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])
 async def test_streams_are_not_delayed(name):
     """The first piece of a stream comes within 5 ms of when it does without a queue.
