@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.stalls import Stalls
+from tests.helpers.terminal import Terminal
 from tests.helpers.yardstick import slowness
 
 pytestmark = pytest.mark.real
@@ -206,6 +209,22 @@ def servers():
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found
+
+
+def test_terminal_has_a_bar_for_each_way():
+    """They show how far each is; Ctrl-C leaves them as they were last, and the cursor shown."""
+    variables = os.environ | {"TERM": "xterm-256color"}
+    variables.pop("COLUMNS", None)
+    with contextlib.closing(
+        Terminal([sys.executable, "-m", "aioapiqueue", "demo"], variables)
+    ) as demo:
+        done = re.compile(r"^paced .* ([1-9][\d,]*) of [\d,]+ calls +0 errors +0:00:\d\d$")
+        demo.until(lambda: any(map(done.match, demo.rows)))
+        ways = [row.split()[0] for row in demo.rows if " calls " in row and " errors " in row]
+        demo.type("\x03")
+        assert demo.end() == 130
+    assert ways == ["unpaced", "blanket", "paced"]
+    assert demo.raw.rindex(b"\x1b[?25h") > demo.raw.rindex(b"\x1b[?25l")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts processes in /proc")

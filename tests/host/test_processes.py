@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -23,6 +25,7 @@ import pytest
 from aioapiqueue import ApiQueue, HostSchedule, SharedError
 from aioapiqueue._host.place import HUB_DIR, Place, make_private
 from aioapiqueue._host.reach import connect
+from aioapiqueue._host.start import start_hub
 from aioapiqueue.threads import blocking
 from tests.helpers.host_workers import ROOT, Workers, most_in
 from tests.helpers.hubs import ask_hub, hub_in_use, is_used, processes_of
@@ -324,9 +327,40 @@ def test_garbage_is_refused(hub):
                 while part := sock.recv(65536):
                     received += part
                 assert b"refused" in received
+        assert ask_hub(hub, command="fly") == {"refused": "this hub knows no command 'fly'"}
         seen = len(workers.all_starts)
         workers.wait_for(seen + 3)
         assert len(processes_of(hub)) == 1
+
+
+def test_hub_of_another_place_is_named(hub):
+    """One that has the same quotas, and cannot be reached: a second one would keep them twice."""
+    with (hub / "quotas.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        why = start_hub(Place(str(hub)))
+        assert why.startswith("another hub of this user runs where this process cannot reach it")
+        assert HUB_DIR in why
+        assert not processes_of(hub)
+    assert start_hub(Place(str(hub))) is None
+
+
+def test_place_whose_path_is_too_long_is_named(hub):
+    """The hub's process says what to change before it goes on by itself."""
+    deep = hub / ("x" * 100)
+    why = start_hub(Place(str(deep)))
+    assert "are too long for a socket's path, which may have 100: choose a shorter" in why
+    assert HUB_DIR in why
+    assert not processes_of(deep)
+
+
+def test_file_of_quotas_that_cannot_be_used_is_logged(hub):
+    """The hub goes on without, says so to those who look, and has the instant in its log."""
+    (hub / "quotas.db").mkdir()
+    assert start_hub(Place(str(hub))) is None
+    problem = ask_hub(hub, command="status")["problem"]
+    assert "quotas.db cannot be used" in problem
+    (line,) = (hub / "host.log").read_text().splitlines()
+    assert re.fullmatch(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d {re.escape(problem)}", line)
 
 
 def _connect(directory):

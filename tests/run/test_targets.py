@@ -168,6 +168,21 @@ def test_pipe_with_a_reader_gets_all(quiet_run, python, tmp_path):
     assert "with exit code 0" in read["--log"]
 
 
+def test_pipe_whose_reader_goes_away(quiet_run, python, tmp_path):
+    """What cannot go there any more goes to stderr, which says why; the exit code stays."""
+    log, go = tmp_path / "log", tmp_path / "go"
+    os.mkfifo(log)
+    program = quiet_run.plain(f"until_exists({str(go)!r})")
+    with quiet_run.start("--limit", "ec2=1/s", "--log", log, "--", python, program) as process:
+        with log.open() as reader:
+            assert "paced: ec2 at 1/s" in reader.readline()
+        go.touch()
+        ended = quiet_run.end(process)
+    assert ended.code == 0
+    assert f"--log: {log} cannot be written any more: Broken pipe" in ended.words
+    assert "with exit code 0" in ended.words
+
+
 def test_targets_of_a_shell_work(quiet_run, python, tmp_path):
     """/dev/null, /dev/stdout, and bash's process substitution are files like others."""
     arguments = quiet_run.arguments("--limit", "ec2=1/s", "--log", "/dev/null", "--json")
