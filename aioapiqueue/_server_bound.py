@@ -194,6 +194,8 @@ class ServerBound(LimitState):
         order = (count.released_at, count.number or self.order[1])
         if now < self.until and order < self.order:
             return False  # the server had counted less by then
+        if self._tells_of_the_one_before(count, until):
+            return False
         left = count.remaining - out
         rate, others, period = 0.0, None, None
         if count.limit and count.period is not None:
@@ -211,8 +213,6 @@ class ServerBound(LimitState):
                 before = self.left
                 left = self._between(least, self._most(count, rate, now))
                 used = before - left if count.limit == self.limit else 0
-                if self.is_renewed and count.released_at < self.renewed_at:
-                    until = max(until, self.until)  # it may tell of the window before
                 if until > self.until + count.period / 2 and not count.refills:
                     # One has begun before we thought so.
                     self.renewed_at = until - count.period
@@ -225,6 +225,13 @@ class ServerBound(LimitState):
         self.is_waited_for, self.sent_at = False, math.inf
         self.is_renewed = self.is_doubted = False
         return True
+
+    def _tells_of_the_one_before(self, count: ServerCount, until: float) -> bool:
+        """Return whether an answer came so late that calls have started in the next window."""
+        if count.period is None or count.refills:
+            return False
+        is_older = self.is_renewed and count.released_at < self.renewed_at
+        return is_older and until < self.until - count.period / 2
 
     def doubt(self, count: ServerCount) -> None:
         """Note that an answer has named another quota of this unit: perhaps in this one's place."""

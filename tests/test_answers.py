@@ -517,16 +517,23 @@ def test_calls_under_way_are_off_a_new_window():
 
 
 def test_late_answer_does_not_end_a_new_window():
-    """What a call of the window before is told of its end is not when the new one ends."""
+    """What a call of the window before is told is nothing to the one in which others start."""
     bound = a_learnt(1, refills=False, limit=10)
     bound.consume(10.5, (3,))
-    assert bound.until == 20.5
-    figure = ServerCount(0, 1, limit=10, released_at=9.0, number=1, period=10.0)
-    bound.set(figure, until=12.0, out=3, answered=0, now=11.0)
-    assert bound.until == 20.5
-    figure = figure._replace(remaining=7, released_at=10.5, number=2)
-    bound.set(figure, until=20.25, out=0, answered=0, now=11.0)
-    assert bound.until == 20.25
+    assert (bound.left, bound.until) == (7, 20.5)
+    late = ServerCount(0, 0, limit=10, released_at=9.0, number=1, period=10.0)
+    assert not bound.set(late, until=12.0, out=3, answered=0, now=11.0)
+    assert (bound.left, bound.until) == (7, 20.5)
+    assert bound.set(late._replace(remaining=6), until=20.25, out=3, answered=0, now=11.0)
+    assert (bound.left, bound.until) == (6, 20.25)  # it was counted in the new one
+
+
+def test_late_answer_while_nothing_starts():
+    """Where nothing has started since, it is all that is known: as long as it says."""
+    bound = a_learnt(1, refills=False, limit=10)
+    late = ServerCount(0, 0, limit=10, released_at=9.0, number=1, period=10.0)
+    assert bound.set(late, until=10.75, out=0, answered=0, now=10.5)
+    assert (bound.left, bound.until) == (0, 10.75)
 
 
 def test_bucket_is_full_later_by_what_starts():

@@ -462,7 +462,7 @@ def test_window_s_first_on_another_loop():
 
     async def first():
         slot = await queue.enqueue(key="a", cost=9)
-        dispatcher_of(queue).sync(slot, 0, unit="calls", reset=0.01, limit=9, period=60.0)
+        dispatcher_of(queue).sync(slot, 0, unit="calls", reset=0.3, limit=9, period=60.0)
         await queue.enqueue(key="a")
         assert free_at_once(queue, key="a") == 0
 
