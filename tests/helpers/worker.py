@@ -36,7 +36,7 @@ class Events:
         """Hear of one."""
         if event.kind == "released":
             self._tell(RELEASED, event.at)
-        elif event.kind not in {"finished", "cancelled"}:
+        elif event.kind not in {"joined", "finished", "cancelled"}:
             self.kinds.append(event.kind)
 
 
