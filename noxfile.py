@@ -20,8 +20,9 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
 
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
-OTHER_SDKS = ("awscli", "golang-go", "golang-github-aws-aws-sdk-go-v2-dev")
-"""Debian's, with which slow tests call AWS; Node.js besides, if there is none."""
+OF_DEBIAN = ("awscli", "golang-go", "golang-github-aws-aws-sdk-go-v2-dev", "redis-server")
+"""Other SDKs, with which slow tests call AWS; Node.js besides, if there is none; and a Redis, next
+to the Valkey that all tests have."""
 ALL = ("--numprocesses=2", "--dist=loadfile")
 """All tests run in two processes, as many wait for time to pass. Not in more: some measure it."""
 BENCHMARKS = (
@@ -86,9 +87,9 @@ def resolve(session: nox.Session, how: str) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Run the tests marked slow: real scanners, other SDKs, whole rates in real time (an hour).
+    """Run the tests marked slow: real scanners, other SDKs, a Redis, rates in real time (hours).
 
-    Debian's packages of other SDKs are installed if this is Debian, and root.
+    Debian's packages of other SDKs and of Redis are installed if this is Debian, and root.
     """
     set_up(session, "test", "bench", editable=False)
     if shutil.which("apt-get") and os.geteuid() == 0:
@@ -96,7 +97,7 @@ def slow(session: nox.Session) -> None:
         node = () if shutil.which("npm") else ("nodejs", "npm")
         session.run_install(
             *("apt-get", "install", "-y", "-qq", "--no-install-recommends"),
-            *(*OTHER_SDKS, *node),
+            *(*OF_DEBIAN, *node),
             external=True,
         )
     session.run("pytest", "-m", "slow", *session.posargs)
