@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import statistics
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -145,21 +146,18 @@ class History:
         assert not errors, errors
 
 
-def check(run_virtual: Callable[..., Any], valkey: Server, seed: int, queues: int) -> None:
-    """Let a history run; the server has refused nothing, and most of its quotas are used."""
+def check(run_virtual: Callable[..., Any], valkey: Server, seed: int, queues: int) -> History:
+    """Let a history run; the server has refused nothing."""
 
     async def scenario() -> History:
         history = History(valkey, seed, queues)
         await history.run()
         return history
 
-    history = run_virtual(scenario)
+    history: History = run_virtual(scenario)
     assert history.answered
-    for quota in history.quotas.values():
-        assert not quota.refused
-        shares = [quota.used[unit] / quota.limit[unit] for unit in UNITS]
-        # Of those that ended without an answer, some count twice.
-        assert not history.settled or max(shares) > 0.5, (quota.used, quota.limit)
+    assert not any(quota.refused for quota in history.quotas.values())
+    return history
 
 
 FAULTS = {
@@ -195,3 +193,22 @@ def test_server_refuses_nothing(run_virtual, valkey, seed, queues):
 def test_server_refuses_nothing_at_length(run_virtual, valkey, seed, queues):
     """The same, with more histories."""
     check(run_virtual, valkey, seed, queues)
+
+
+def test_most_of_a_quota_is_used(run_virtual, valkey):
+    """Beside the bound, as a rule: nobody knows whether a call without an answer was counted.
+
+    So it is taken off, and of those that end when little is left, some count twice. If all that
+    are out end so, no call fits until the reset: that is rare, and no random history may rule it
+    out.
+    """
+    shares = []
+    for seed in range(40):
+        history = check(run_virtual, valkey, seed, 2 + seed % 3)
+        if history.settled:
+            shares += [
+                max(quota.used[unit] / quota.limit[unit] for unit in UNITS)
+                for quota in history.quotas.values()
+            ]
+    assert statistics.median(shares) > 0.9, shares
+    assert statistics.quantiles(shares, n=10)[0] > 0.8, shares
