@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import pytest
 
@@ -75,6 +75,7 @@ async def random_calls(valkey, name, seed, *, disturbed, several):
     costs, priorities = chance.choice([[1], [0.5, 1, 2]]), chance.choice([[0], [0, 0, 1, -1]])
     queue = make(chance, client, name, keys)
     ticks, calls, started = Ticks(queue), [], defaultdict(list)
+    timeouts = Counter()
 
     async def call(number, **options):
         try:
@@ -100,6 +101,7 @@ async def random_calls(valkey, name, seed, *, disturbed, several):
                 ]
             if "tokens" in str(queue.limits):
                 options["cost"]["tokens"] = chance.choice([0, 1, 30]) if several else 1
+            timeouts[options["timeout"]] += 1
             calls.append(asyncio.create_task(call(len(calls), **options)))
         await asyncio.sleep(chance.choice([0, 0.01, 0.3]))
         if disturbed:
@@ -114,6 +116,7 @@ async def random_calls(valkey, name, seed, *, disturbed, several):
     assert introspect.leases_of(queue) == 0
     sizes = introspect.planner_sizes(queue)
     assert max(sizes[of] for of in ("hungry", "later", "by rank")) <= 70
-    assert ticks.most < 100
+    # Whose time is over looks whether the slot is due at that very instant.
+    assert ticks.most < 100 + max(timeouts[0.05], timeouts[2])
     assert client.calls < 100 + 400 * loop.time()
     await queue.aclose()
