@@ -87,17 +87,30 @@ def test_opentelemetry_inside_is_refused(run, aws, scripts, program):
     assert aws.arrivals == []
 
 
-def test_opentelemetry_hidden_inside_is_stopped(run, aws, scripts, program):
-    """By way of a shell it can only be found out once it runs: it is stopped, exit code 3."""
+def hidden_inside(run, scripts, program, *options):
+    """Run a launcher by way of a shell, so that it can only be found out once it runs."""
     command = (
         f"{scripts}/opentelemetry-instrument {scripts}/python {program}; sleep 10; echo survived"
     )
-    ended = run(
-        "--limit", "ec2=10/s", "--grace", "2", "--", "sh", "-c", command, env=QUIET, within=60
-    )
+    options = (*options, "--limit", "ec2=10/s", "--grace", "2")
+    return run(*options, "--", "sh", "-c", command, env=QUIET, within=60)
+
+
+def test_opentelemetry_hidden_inside_is_stopped(run, aws, scripts, program):
+    """Without a gateway nothing paces it: it is stopped, exit code 3."""
+    ended = hidden_inside(run, scripts, program, "--no-any")
     assert ended.code == 3
     assert b"survived" not in ended.out
     assert "not activated" in ended.words or "then became another Python" in ended.words
+
+
+def test_opentelemetry_hidden_inside_is_told_at_the_end(run, aws, scripts, program):
+    """With one, its calls may have come there: if none did, the end says so, exit code 3."""
+    ended = hidden_inside(run, scripts, program)
+    assert ended.code == 3
+    assert ended.out.endswith(b"survived\n")
+    assert "NOTHING WAS PACED: nothing has come to the proxy" in ended.words
+    assert f"NOT PACED: {scripts}/python" in ended.words
 
 
 def test_opentelemetry_outside_works(run, aws, scripts, program):
