@@ -47,15 +47,17 @@ def test_other_strategies_are_compared(tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     scans = json.loads(figures.read_text())["scans"]
-    blanket, adaptive, own, paced, share = scans
+    blanket, adaptive, own, paced, half, most = scans
     assert blanket["command"].startswith("BLANKET_SECONDS=0.1 scout aws --services ec2 iam ")
     assert adaptive["command"].startswith("AWS_RETRY_MODE=adaptive scout aws ")
     assert own["command"].endswith(" --max-rate 10")
     assert paced["command"].startswith("aioapiqueue run --limit ec2=100ms -- scout aws ")
-    assert share["command"].startswith("aioapiqueue run --share 50% -- scout aws ")
+    assert half["command"].startswith("aioapiqueue run --share 50% -- scout aws ")
+    assert most["command"].startswith("aioapiqueue run --share 80% -- scout aws ")
     assert blanket["peak"] <= 11  # one delay between all: never more than its rate
     assert {one["reported"] for one in scans} == {60}
-    assert drawn.read_text().count(">blanket</text>") == 6
+    for label in ("one delay for all calls", "--share 50%", "--share 80%"):
+        assert drawn.read_text().count(f">{label}</text>") == 6
 
 
 @pytest.mark.parametrize("name", ["scoutsuite", "prowler"])
