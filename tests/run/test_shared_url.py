@@ -90,6 +90,8 @@ def test_address_has_what_a_client_needs():
         ("redis://:hid@host?tiemout=1", 'no option "tiemout": there are db, '),
         ("redis://:hid@host?ssl_ca_certs=x", '"ssl_ca_certs" (with rediss:// only)'),
         ("redis://:hid@host?sentinel_password=hid", 'no option "sentinel_password"'),
+        ("redis://host?password=x&hid", "a password with an &: write %26 for it. There are db, "),
+        ("redis://host?password=x&hid=1", "a password with an &: write %26 for it. There are db, "),
         ("rediss://:hid@host?ssl_ca_certs=/no/such", "has to be a file that can be read"),
         ("rediss://:hid@host?ssl_cert_reqs=maybe", "has to be required or none"),
         ("redis+cluster://:hid@host/1", "a cluster has no database but 0"),
@@ -114,6 +116,7 @@ _PASSWORDS = st.lists(st.sampled_from([_MARK, *"/?#@:%[] &=,+;\\\"'é\x1b"]), mi
 
 @example(scheme="redis", raw=":1?", rest="/0", careful=False)
 @example(scheme="redis", raw="@Zq9/Zq9", rest="", careful=False)
+@example(scheme="redis", raw="Zq9&Zq9", rest="", careful=False)
 @given(
     scheme=st.sampled_from(["redis", "rediss", "redis+cluster", "redis+sentinel", "http", "unix"]),
     raw=_PASSWORDS,

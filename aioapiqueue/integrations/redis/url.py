@@ -218,6 +218,12 @@ def _options(query: str, kind: Kind, *, tls: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in known:
+            if name not in _OPTIONS and "password" in query:
+                # What follows an & in a password looks like a name.
+                raise ValueError(
+                    "there is an option that does not exist, or a password with an &: write %26 "
+                    f"for it. There are {', '.join(known)}"
+                )
             shown = f'"{name}"' if re.fullmatch(r"\w{1,30}", name, re.ASCII) else "this one"
             tls_only = " (with rediss:// only)" if name in _OPTIONS and not tls else ""
             raise ValueError(f"no option {shown}{tls_only}: there are {', '.join(known)}")
