@@ -35,7 +35,18 @@ def hub_in_use() -> Iterator[Path]:
             del os.environ[HUB_DIR]
         else:
             os.environ[HUB_DIR] = before
-        shutil.rmtree(directory)
+        _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """Remove what a hub had, and end one that a process has started just before it was killed."""
+    deadline = time.monotonic() + 20
+    while directory.exists():
+        try:
+            shutil.rmtree(directory)
+        except OSError:  # it makes its files meanwhile
+            assert time.monotonic() < deadline, f"{directory} cannot be removed"
+            stop_hub(directory)
 
 
 def ask_hub(directory: Path, **hello: Any) -> dict[str, Any] | None:
