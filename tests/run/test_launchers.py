@@ -105,7 +105,7 @@ def test_opentelemetry_hidden_inside_is_stopped(run, aws, scripts, program):
 
 
 def test_opentelemetry_hidden_inside_is_told_at_the_end(run, aws, scripts, program):
-    """With one, its calls may have come there: if none did, the end says so, exit code 3."""
+    """With a gateway its calls may come there: if none did, the end says so, exit code 3."""
     ended = hidden_inside(run, scripts, program)
     assert ended.code == 3
     assert ended.out.endswith(b"survived\n")

@@ -218,7 +218,7 @@ def _options(query: str, kind: Kind, *, tls: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in known:
-            if name not in _OPTIONS and "password" in query:
+            if name not in _OPTIONS and any(one.endswith("password") for one in found):
                 # What follows an & in a password looks like a name.
                 raise ValueError(
                     "there is an option that does not exist, or a password with an &: write %26 "
