@@ -352,10 +352,9 @@ class TokenBucket(LimitState):
             # several smaller calls would start at once in its place.
             more = min(0, cost - self.burst)
         if more > 0:
-            # It is learnt now, and owed from now on where all was paid off before: as if it were a
-            # call of its own. So it is the same whether this state was forgotten meanwhile or not.
-            self.on_idle(now)
-        elif at < self.last:
+            self._charge_late(now, more)
+            return
+        if at < self.last:
             # What is given back must leave the calls that have started since within the limit:
             # where one of them met a bucket already full again, the debt was paid off by then, and
             # where one met it nearly full, all but that.
@@ -367,6 +366,23 @@ class TokenBucket(LimitState):
             back = -more * self.interval
             self.peaks = deque((t, slack + back * (t > at)) for t, slack in peaks)
         self.restart(self.anchor, max(0, self.used + more))
+
+    def _charge_late(self, now: float, more: float) -> None:
+        """Charge what a call turned out to cost, as if it were a call of its own that starts now.
+
+        So the charge is the same whether this state was forgotten meanwhile or not.
+        """
+        self.on_idle(now)
+        if self.tat < now - self.catch_up:
+            self.restart(now - self.catch_up, 0)
+        # As `consume` does: a refund of an earlier call must not bring back what the bucket had
+        # recovered before this charge, or a second burst would start beside it.
+        if self.tat <= now:
+            self.full_at = now
+        elif self.burst > 1:
+            self._note_peak(now, now - self.tat)
+        self.restart(self.anchor, self.used + more)
+        self.last = now
 
     def _started_over_burst(self, at: float) -> bool:
         """Return whether a call that started then may have cost more than the burst can hold."""

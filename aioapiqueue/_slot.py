@@ -163,7 +163,11 @@ class Slot(ABC):
         0.0
 
         It may be stated after `release()` too, and again: the latest figure holds. (What a limit
-        could not give back, because others have started since, stays charged.)
+        could not give back, because other calls have started or settled upward since, stays
+        charged.)
+
+        A rate counts what is charged here from this moment on, a window or a calendar from the
+        start of the call.
 
         Args:
             cost: amounts by unit, at least 0; units that are not named stay as they are. A number

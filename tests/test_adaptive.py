@@ -178,6 +178,23 @@ async def test_a_push_back_forgives_no_debt(limiter):
     assert queue.estimate() >= before - 1e-6
 
 
+@pytest.mark.parametrize("charged", [1, 0])
+async def test_late_costs_leave_the_measurement(limiter, charged):
+    """What got through in 20 s is the same, whether each cost is known at once or a while later.
+
+    Two calls a second were used: push-back lowers the rate from there, not from what is configured.
+    """
+    queue = limiter.queue(Rate(100, burst=50), adaptive=Adaptive("0.1/s", 0.5))
+    for _ in range(20):
+        async with queue.slot(cost=1 + charged) as slot:
+            await asyncio.sleep(0.5)
+            slot.settle(2)
+            await asyncio.sleep(0.5)
+    slot.throttled()
+    await limiter.settled()
+    assert queue.stats.rate == pytest.approx(0.5**0.5 * 2, rel=0.1)
+
+
 async def test_refusals_in_flight_slow_once(limiter):
     """50 calls in flight that are refused slow down once.
 

@@ -294,6 +294,37 @@ def test_late_refund_makes_no_burst():
     assert schedule.next_at(5.0, 1) == pytest.approx(5.1, abs=1e-9)
 
 
+def test_upward_settlement_is_a_charge():
+    """What a call turns out to cost counts from then on; no refund of an older call undoes it.
+
+    The bucket had been full again since 4 s.
+    """
+    schedule = pace(100, burst=400)
+    schedule.consume(0.0, 400)
+    schedule.adjust(5.0, 0, 400)
+    schedule.adjust(0.0, 400, 0, now=5.0)
+    assert schedule.next_at(5.0, 400) == pytest.approx(9.0, abs=1e-9)
+
+
+def test_refund_undoes_what_a_settlement_found():
+    """A bucket that was half full at an upward settlement may be given the other half back."""
+    schedule = pace(100, burst=400)
+    schedule.consume(0.0, 400)
+    schedule.adjust(2.0, 0, 100)
+    schedule.adjust(0.0, 400, 0, now=3.0)
+    assert schedule.next_at(3.0, 400) == pytest.approx(3.0, abs=1e-9)  # 100, at 2 s, are paid off
+    schedule.consume(3.0, 400)
+    assert schedule.next_at(3.0, 1) == pytest.approx(3.01, abs=1e-9)
+
+
+def test_settlement_is_not_late():
+    """An upward settlement is charged `catch_up` ago at the earliest, as a call is."""
+    schedule = States([Rate(100, burst=400)], catch_up=0.05)
+    schedule.consume(10.0, 1)  # as of 9.95: the last one is late by as much as may be made up for
+    schedule.adjust(10.0, 0, 400, now=10.05)
+    assert schedule.next_at(10.05, 400) == pytest.approx(14.0, abs=1e-9)
+
+
 @given(
     cost=st.lists(st.sampled_from([1, 2, 3]), min_size=2, max_size=15),
     refunds=st.lists(st.tuples(st.integers(0, 14), st.integers(0, 14)), max_size=8),

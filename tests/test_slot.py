@@ -119,6 +119,23 @@ async def test_settling_charges_the_difference(limiter, given, settled, next_due
     assert queue.estimate() == limiter.exactly(next_due)
 
 
+async def test_settling_from_nothing_leaves_no_burst(limiter):
+    """A cost that is known afterwards only counts from then on, whatever older calls give back.
+
+    The first call's 400 tokens had been paid off at 4 s: to give them back at 5 s is worth nothing.
+    """
+    queue, starts = limiter.queue("100 tokens/s burst 400"), []
+    began = now()
+    reserved = await limiter.take(queue, cost={"tokens": 400})
+    await asyncio.sleep(5)
+    unknown = await limiter.take(queue, cost={"tokens": 0})
+    unknown.settle({"tokens": 400})
+    reserved.settle({"tokens": 0})
+    await limiter.settled()
+    await use(queue, starts, cost={"tokens": 400})
+    assert starts[0] - began == limiter.exactly(9)
+
+
 async def test_settling_moves_those_already_waiting(limiter):
     """A refund lets the next one go sooner, an extra charge later, after the body too."""
     for settled, expected in ((1, 0.1), (9, 0.9)):

@@ -24,16 +24,11 @@ class NaiveRate:
         return (self.interval, self.burst)
 
     def paid_off(self):
-        return self.busy_since()[0]
-
-    def busy_since(self):
-        """Return when all is paid off, and the place of the point that this is reckoned from."""
-        spent, latest = 0.0, (-math.inf, 0)
-        for place in reversed(range(len(self.points))):
-            instant, cost, _ = self.points[place]
+        spent, latest = 0.0, -math.inf
+        for instant, cost, _ in reversed(self.points):
             spent += cost
-            latest = max(latest, (instant + spent * self.interval, -place))
-        return latest[0], -latest[1]
+            latest = max(latest, instant + spent * self.interval)
+        return latest
 
     def due(self, cost):
         return self.paid_off() + (cost - self.burst) * self.interval
@@ -49,11 +44,8 @@ class NaiveRate:
 
     def change(self, who, cost, now):
         point = next(point for point in self.points if point[2] == who)
-        if cost > point[1] and self.paid_off() < now:  # learned now, and owed from now on
+        if cost > point[1]:  # learned now: as if it were a call of its own that starts now
             self.points.append([now, cost - point[1], None])
-        elif cost > point[1]:  # owed beside what is owed now
-            place = self.busy_since()[1]
-            self.points.insert(place, [self.points[place][0], cost - point[1], None])
         else:
             # What it waited for beyond the burst, and does not use, is lost: several smaller calls
             # could start at once in its place.

@@ -44,6 +44,7 @@ class Call:
     gives_up_at: float = math.inf
     process: int = 0
     """Which of those that share a quota makes it."""
+    started_at: float | None = None
 
     @property
     def rank(self):
@@ -52,7 +53,11 @@ class Call:
 
 @dataclass(eq=False)
 class Ledger:
-    """One limit, and what was charged to it: [instant, amount, whose, whether it started then]."""
+    """One limit, and what was charged to it: [instant, amount, whose, what it did then].
+
+    Charges are in the order of their instants. A call "started", or "settled"; or its settlement
+    was "heard" of, which was charged at some instant before.
+    """
 
     limit: object
     charges: list = field(default_factory=list)
@@ -95,20 +100,24 @@ class Ledger:
         if isinstance(self.limit, Concurrency):
             self.running.add(call.who)
         else:
-            self.charges.append([now, self.amount(call), call.who, True])
+            self.charges.append([now, self.amount(call), call.who, "started"])
 
     def forget(self, call):
         """Charge it nothing, as if it had never been."""
         self.running.discard(call.who)
         self.charges = [one for one in self.charges if one[2] != call.who]
 
-    def change(self, call, now, more):
-        """Charge more, which is learnt now; or less, as if it had been known from the start."""
+    def change(self, call, now, more, what="settled"):
+        """Charge more, which is learnt now; or less, as if it had been known from the start.
+
+        A rate counts what is learnt now from now on. A window counts a call where it started.
+        """
         mine = [one for one in self.charges if one[2] == call.who]
-        if more > 0 and isinstance(self.limit, Rate):
-            bisect.insort(self.charges, [now, more, call.who, False], key=lambda one: one[0])
-        elif more > 0 and mine:
+        if more > 0 and mine and not isinstance(self.limit, Rate):
             mine[0][1] += more
+        elif more > 0:
+            at = now if isinstance(self.limit, Rate) else call.started_at
+            bisect.insort(self.charges, [at, more, call.who, what], key=lambda one: one[0])
         for one in reversed(mine):
             if more < 0:
                 less = min(one[1], -more)
@@ -128,12 +137,13 @@ class Ledger:
             # A call of more than the burst has waited for it before it starts: it is the first of
             # a window, or the limit is exceeded by what the burst cannot hold.
             total = 0
-            for at, spent, _, started in reversed(self.charges):
+            for at, spent, _, what in reversed(self.charges):
                 total += spent
-                if not spent or not started:
+                if not spent or what == "heard":
                     continue
                 late = catch_up + rounding
-                first = max(one[1] for one in self.charges if at <= one[0] <= at + mixed)
+                firsts = [one for one in self.charges if at <= one[0] <= at + mixed]
+                first = max((one[1] for one in firsts if one[3] == "started"), default=0)
                 most = max(limit.burst, first) + (now - at + late) / limit.interval
                 if total > most + ROUNDING:
                     return f"{limit}: {total} from {at} to {now}"
@@ -505,6 +515,7 @@ class Watch:
         mine = self.table.of(call)
         self.check_order(call, mine, now)
         self.starts.append((now, call.who))
+        call.started_at = now
         self.charged[call.who] = [ledger for ledger in mine if ledger.since <= now]
         for ledger in self.charged[call.who]:
             ledger.charge(call, now)

@@ -34,13 +34,24 @@ class SharedWatch(Watch):
         grace: seconds after which slots that are at hand are used, or lost.
         patience: seconds for which a call may wait although all its limits have room.
         undisturbed: nothing but calls that come and go: promise 3 holds within all limits.
+        at_once: messages take no time, so that settlements are charged when they are made.
         options: of `Watch`.
     """
 
     rounding = timing = TICK
 
     def __init__(
-        self, queues, own, named, *, late, grace, patience=math.inf, undisturbed=False, **options
+        self,
+        queues,
+        own,
+        named,
+        *,
+        late,
+        grace,
+        patience=math.inf,
+        undisturbed=False,
+        at_once=False,
+        **options,
     ):
         super().__init__(queues[0], own, named, catch_up=late, **options)
         self.queues = list(queues)
@@ -50,6 +61,7 @@ class SharedWatch(Watch):
         self.grace = grace
         self.patience = patience
         self.undisturbed = undisturbed
+        self.heard = "settled" if at_once else "heard"
         self.unheard = set()
         self.said = []
         self.room_since = {}
@@ -163,7 +175,7 @@ class SharedWatch(Watch):
             for ledger in ledgers:
                 more = call.cost.get(ledger.limit.unit, 0) - before.get(ledger.limit.unit, 0)
                 if more > 0:
-                    ledger.change(call, now, more)
+                    ledger.change(call, now, more, self.heard)
 
         self.say(call.process, owe, ("cost", call.who))
 

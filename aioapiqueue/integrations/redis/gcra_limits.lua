@@ -51,6 +51,25 @@ function TokenBucket.next_at(bucket, _, cost)
   return up(bucket.anchor + (bucket.used + cost - bucket.burst) * bucket.interval)
 end
 
+-- Note how far from full a bucket is when something is charged `at`: refunds of earlier calls leave it
+-- at most full by then.
+local function note_peak(bucket, at, slack)
+  if bucket.burst <= 1 then
+    return
+  end
+  local peaks = bucket.peaks
+  while #peaks > 0 and peaks[#peaks][2] <= slack do
+    table.remove(peaks)
+  end
+  if #peaks == 0 or peaks[#peaks][1] ~= at then
+    peaks[#peaks + 1] = {at, slack}
+  end
+  if #peaks > PEAKS then  -- too little may be refunded for those, never too much
+    peaks[2][2] = peaks[1][2]
+    table.remove(peaks, 1)
+  end
+end
+
 -- Charge what starts at `slot`; return until when it may start all the same.
 function TokenBucket.consume(bucket, at, cost, held_until, slot)
   -- What was rounded up is not late. A slot that its lane moves on from `at` is late already, and
@@ -67,19 +86,7 @@ function TokenBucket.consume(bucket, at, cost, held_until, slot)
   end
   local latest = math.max(TokenBucket.tat(bucket), TokenBucket.next_at(bucket, at, cost))
   latest = math.min(slot, latest) + catch_up
-  if bucket.burst > 1 then
-    local slack, peaks = at - TokenBucket.tat(bucket), bucket.peaks
-    while #peaks > 0 and peaks[#peaks][2] <= slack do
-      table.remove(peaks)
-    end
-    if #peaks == 0 or peaks[#peaks][1] ~= at then
-      peaks[#peaks + 1] = {at, slack}
-    end
-    if #peaks > PEAKS then  -- too little may be refunded for those, never too much
-      peaks[2][2] = peaks[1][2]
-      table.remove(peaks, 1)
-    end
-  end
+  note_peak(bucket, at, at - TokenBucket.tat(bucket))
   bucket.used = bucket.used + cost
   bucket.last, bucket.charged = math.max(bucket.last, at), math.max(bucket.charged, at)
   return bucket.interval > 0 and latest or NEVER
@@ -93,8 +100,14 @@ function TokenBucket.adjust(bucket, at, cost, charged, started)
       cost = math.min(0, charged + cost - bucket.burst)  -- what it had waited for is only its own
     end
   end
-  if cost > 0 then
-    bucket:on_idle(now)  -- learnt now, it is owed from now on, where all was paid off before
+  if cost > 0 then  -- learnt now: as if it were a call of its own that starts now
+    bucket:on_idle(now)
+    if TokenBucket.tat(bucket) < now - catch_up then
+      TokenBucket.restart(bucket, now - catch_up, 0)
+    end
+    -- Slots that were granted ahead of time have later instants, and peaks are in their order.
+    bucket.charged = math.max(bucket.charged, now)
+    note_peak(bucket, bucket.charged, now - TokenBucket.tat(bucket))
   elseif at ~= bucket.charged then
     if bucket.burst == 1 then
       return
