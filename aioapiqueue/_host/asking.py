@@ -77,7 +77,10 @@ class Asking:
             return
         line = line_of(call)
         assert line is not None  # noqa: S101 - it waits
-        if self._in_line.get(line.name, 0) < self._most or _overtakes(call, line):
+        asked = self._in_line.get(line.name, 0)
+        # Not before others of its line: a grant goes to the first only if both cost the same.
+        is_next = line.live - 1 <= asked < self._most
+        if is_next or _overtakes(call, line):
             self.ask(call, line.name)
 
     @property

@@ -34,6 +34,25 @@ async def test_call_that_is_not_the_first_of_its_line_is_let_go():
     assert queue.stats.running == queue.stats.waiting == 0
 
 
+async def test_newcomer_asks_after_those_before_it():
+    """A call that comes while some of a long line have not asked yet starts after them.
+
+    Its cost is another one, so that no other call of the line can have its grant.
+    """
+    hub, order = VirtualHub(), []
+    queue = ApiQueue("10/s", "10000 tokens/s burst 10000", schedule=hub.schedule("crm"))
+
+    async def call(number):
+        async with queue.slot(cost={"tokens": 1 + number % 3}):
+            order.append(number)
+
+    tasks = [asyncio.create_task(call(number)) for number in range(80)]  # of which 64 ask
+    await asyncio.sleep(1.05)
+    tasks += [asyncio.create_task(call(number)) for number in range(80, 83)]
+    await asyncio.gather(*tasks)
+    assert order == list(range(83))
+
+
 async def waiting(queue, starts, number, **call):
     """Have so many calls wait, each of which starts another one when it has started."""
 
