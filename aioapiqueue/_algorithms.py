@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CalendarWindow",
+    "Charge",
     "LearntBucket",
     "LimitState",
     "Permits",
     "SlidingWindow",
     "TokenBucket",
 ]
+
+Charge = tuple[float, float]
+"""What was let through: when, and how much."""
 
 _ROUNDING = 1e-9
 """Share of a window by which sums of costs in it may be off: fractions like 0.1 do not add up.
@@ -157,6 +161,20 @@ class LimitState:
         """Become the state of another limit of the same kind and unit, with what was let through.
 
         It stays the same object: bodies that run will give their permits back to it.
+        """
+
+    def let_through(self, now: float) -> Sequence[Charge]:  # noqa: ARG002 - as of a hold
+        """Return what this limit has let through and still counts, the oldest first."""
+        return ()
+
+    def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:
+        """Count what another limit of this unit has let through, unless more is counted already.
+
+        Args:
+            charges: of the other limit.
+            now: the present instant.
+            beside: whether that limit is none that this one replaces. At worst, this one then
+                starts used up: it owes nothing beyond that.
         """
 
     def carry_over(self, old: LimitState, now: float) -> None:
@@ -427,6 +445,21 @@ class TokenBucket(LimitState):
         self.interval, self.burst = limit.interval, limit.burst
         self.restart(now, owed)
 
+    def let_through(self, now: float) -> Sequence[Charge]:
+        """Return what has not been recovered, as of now: when it started is not known."""
+        owed = (self.tat - now) / self.interval
+        return [(now, owed)] if owed > 0 else ()
+
+    def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:
+        tat = -math.inf
+        for at, amount in charges:
+            tat = max(tat, at) + amount * self.interval
+        if beside:
+            tat = min(tat, now + self.burst * self.interval)
+        if tat > max(now, self.tat):
+            self.restart(tat, 0)
+            self.full_at = now  # of calls before, nothing comes back
+
 
 class LearntBucket(TokenBucket):
     """A `LearntRate`: not for calls that say nothing of what it counts."""
@@ -553,6 +586,27 @@ class SlidingWindow(LimitState):
         self.forget(now)  # so that it does not depend on who asked when
         self.calls, self.per = limit.calls, limit.per
 
+    def let_through(self, now: float) -> Sequence[Charge]:
+        self.forget(now)
+        return [(at, amount) for at, amount in self.log]
+
+    def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:  # noqa: ARG002 - it lasts for `per` at most
+        self.forget(now)
+        known = {at: [amount, 0.0] for at, amount in self.log}
+        for at, amount in charges:
+            if self.ends(at) > now:
+                known.setdefault(at, [0, 0])[1] += amount
+        # Both may count the same calls: since each instant, as many as the one that knows of more.
+        self.log.clear()
+        self.total = 0
+        mine = theirs = 0.0
+        for at in sorted(known, reverse=True):
+            mine, theirs = mine + known[at][0], theirs + known[at][1]
+            more = max(mine, theirs) - self.total
+            if more > 0:
+                self.log.appendleft([at, more])
+                self.total += more
+
     @property
     def largest(self) -> float:  # type: ignore[override]  # of others it never changes
         return self.calls
@@ -618,7 +672,7 @@ class CalendarWindow(LimitState):
 
     def adjust(self, now: float, at: float, charged: float, cost: float) -> None:
         self.advance(now)
-        if self.end_wall - (self.end - at) >= self.start_wall:  # it started in this period
+        if self.is_of_this_period(at):
             self.used = max(0, self.used + cost - charged)
 
     def estimate(self, now: float, cost: float) -> float:
@@ -640,6 +694,20 @@ class CalendarWindow(LimitState):
 
     def look(self, now: float) -> None:
         self.advance(now)
+
+    def let_through(self, now: float) -> Sequence[Charge]:
+        """Return what the present period has seen, as of now: when it started is not known."""
+        self.advance(now)
+        return [(now, self.used)] if self.used > 0 else ()
+
+    def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:  # noqa: ARG002 - it lasts for a period at most
+        self.advance(now)
+        used = sum(amount for at, amount in charges if self.is_of_this_period(at))
+        self.used = max(self.used, used)
+
+    def is_of_this_period(self, at: float) -> bool:
+        """Return whether an instant is in the present period, as of the latest `advance`."""
+        return self.end_wall - (self.end - at) >= self.start_wall
 
     def change(self, limit: Calendar, now: float) -> None:
         """Count what the present period has seen in that of the new limit."""

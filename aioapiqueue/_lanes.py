@@ -126,31 +126,39 @@ class StateMaker:
     ) -> tuple[LimitState, ...]:
         """Return the states of other limits, with what the old ones have let through.
 
-        One of a kind and unit that was there before is the same object.
+        One of a kind and unit that was there before is the same object. A limit of another kind
+        starts with what the limits of its unit have let through: those that it replaces, and those
+        that stay beside it.
         """
         held = max((one.held for one in old), default=-math.inf)
-        rest, states = list(old), []
-        fresh = [*map(self._state_of, limits)]
+        rest = list(old)
+        states = [*map(self._state_of, limits)]
+        fresh = dict.fromkeys(states)
+        kept: list[LimitState] = []
+        changed: list[LimitState] = []
         # An equal limit first: two of a kind may be given in another order.
-        equal: dict[int, LimitState] = {}
-        for place, (state, limit) in enumerate(zip(fresh, limits, strict=True)):
-            found = next((x for x in rest if _alike(x, state) and x.is_of(limit)), None)
-            if found is not None:
-                equal[place] = found
-                rest.remove(found)
-        for place, (state, limit) in enumerate(zip(fresh, limits, strict=True)):
-            same = equal.get(place)
-            if same is not None:
-                states.append(same)
-                continue
-            same = next((x for x in rest if _alike(x, state)), None)
+        for place, (state, limit) in enumerate(zip(states, limits, strict=True)):
+            same = next((x for x in rest if _alike(x, state) and x.is_of(limit)), None)
             if same is not None:
                 rest.remove(same)
+                kept.append(same)
+                del fresh[state]
+                states[place] = same
+        for place, (state, limit) in enumerate(zip(states, limits, strict=True)):
+            same = next((x for x in rest if _alike(x, state)), None) if state in fresh else None
+            if same is not None:
+                rest.remove(same)
+                changed.append(same)
+                del fresh[state]
+                states[place] = same
                 same.change(limit, now)
-            else:
-                state.held = held
-                state.on_idle(now)
-            states.append(state if same is None else same)
+        for state in fresh:
+            state.held = held
+            state.on_idle(now)
+        gone = [one for one in rest if type(one) in _COUNTING]
+        _take_over(fresh, gone, now)
+        _take_over(changed, gone, now, beside=True)
+        _take_over(fresh, [*kept, *changed], now, beside=True)
         for state in self._adaptive_states(limits):
             state.held = held
             for same in [x for x in rest if _alike(x, state)]:
@@ -162,6 +170,20 @@ class StateMaker:
 
 def _alike(one: LimitState, other: LimitState) -> bool:
     return (type(one), one.unit) == (type(other), other.unit)
+
+
+_COUNTING = (TokenBucket, LearntBucket, SlidingWindow, CalendarWindow)
+"""The states that say what a limit has let through. (Those of `adaptive` are none of a limit.)"""
+
+
+def _take_over(
+    states: Iterable[LimitState], others: Sequence[LimitState], now: float, *, beside: bool = False
+) -> None:
+    """Have limits count what others of their unit have let through; see `LimitState.take_over`."""
+    for state in states:
+        for other in others:
+            if other.unit == state.unit:
+                state.take_over(other.let_through(now), now, beside=beside)
 
 
 def fits(name: Hashable, key: Hashable) -> bool:
@@ -325,6 +347,10 @@ class Lane:
         """Return the instant from which this cannot be told from a new lane."""
         for state in self.states:
             state.look(now)
+        return self.counts_until()
+
+    def counts_until(self) -> float:
+        """Return the same as of the last look: limits of a wall clock may end their period."""
         return max((state.idle_at() for state in self.states), default=self.held)
 
 
@@ -379,6 +405,8 @@ class Lanes:
         self.on_new = on_new
         self.version = 0
         """How often limits were set."""
+        self._set_at: dict[Hashable, float] = {}
+        """When, by name."""
         self.states_replaced = False
         """Whether a lane has got other states since this was last set to False."""
         self.by_key: dict[Hashable, Lane] = {}
@@ -445,6 +473,8 @@ class Lanes:
 
     def idle_at(self, now: float) -> float:
         """Return the instant from which every lane is as good as new."""
+        for key in self.by_key:
+            self.get(key, now)
         return max((lane.idle_at(now) for lane in self.by_key.values()), default=-math.inf)
 
     def limits_of(self, key: Hashable) -> Sequence[Limit] | None:
@@ -455,13 +485,14 @@ class Lanes:
         """Return the first of these keys that has a lane; None if none has."""
         return next((key for key in keys if self.limits_of(key) is not None), None)
 
-    def set_limits(self, key: Hashable, limits: Sequence[Limit]) -> None:
+    def set_limits(self, key: Hashable, limits: Sequence[Limit], now: float) -> None:
         """Give `key` (or, with a pattern, every key that has them from it) these limits.
 
         Lanes are brought up to date when they are looked up, or by `refresh`: to do so with
-        thousands at once would take too long.
+        thousands at once would take too long. They then count what they had let through by now.
         """
         self.limits[key] = limits
+        self._set_at[key] = now
         self.altered = True
         self.version += 1
         self._note_pattern(key)
@@ -481,7 +512,8 @@ class Lanes:
         name = self.name_of(key)
         limits = self.limits[name]
         if lane.limits is not limits:
-            states = self._maker.changed(lane.kept, limits, now)
+            # Nothing has started in this lane since, or it would have been looked up.
+            states = self._maker.changed(lane.kept, limits, self._set_at.get(name, now))
             for state in states:
                 state.held = max(state.held, lane.held)
             self.states_replaced |= states != lane.kept
@@ -505,7 +537,14 @@ class Lanes:
         lane = self.by_key[key]
         if self.in_use(key, lane):
             self._watch(key, now + _LOOK_AGAIN)
-        elif (idle_at := lane.idle_at(now)) >= now:
+            return
+        set_at = self._set_at.get(self.name_of(key), -math.inf)
+        if lane.version != self.version and lane.counts_until() > set_at:
+            # New limits may count for longer what had been let through when they were set.
+            replaced = self.states_replaced
+            self.refresh(key, now)
+            self.states_replaced = replaced  # as nobody waits in it
+        if (idle_at := lane.idle_at(now)) >= now:
             self._watch(key, idle_at if idle_at < math.inf else now + _LOOK_AGAIN)
         elif any(isinstance(one, LearntBucket) for one in lane.kept):
             self._watch(key, now + _LOOK_AGAIN_AT_LEARNT)

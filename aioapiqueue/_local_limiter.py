@@ -747,7 +747,7 @@ class LocalLimiter:
             self._change_lane(key, limits, now)
         else:
             others = key not in self._lanes.limits
-            self._lanes.set_limits(key, limits)
+            self._lanes.set_limits(key, limits, now)
             if host.waiters.live:  # else each is brought up to date when it is looked up
                 self._outdated.update(dict.fromkeys(self._lanes.those_under(key)))
         self._note_limits(limits)
@@ -764,7 +764,7 @@ class LocalLimiter:
         """Replace the limits of one key that is in use: only those who wait in it are concerned."""
         lane, others_too = self._lanes.by_key[key], self._lanes.states_replaced
         lines, states = self._lines_in(lane), lane.states
-        self._lanes.set_limits(key, limits)
+        self._lanes.set_limits(key, limits, now)
         for state in self._lanes.refresh(key, now):
             self._scheduler.changed(state)
         self._lanes.states_replaced = others_too

@@ -610,8 +610,15 @@ class ApiQueue:
         """Replace the limits, now: calls that wait already are timed by the new ones.
 
         What has been let through still counts: of half an old interval still to wait, half a
-        new one is left. A `Concurrency` that a lane did not have before counts the bodies that
-        start from then on; the queue's own counts all that run.
+        new one is left. A limit of another kind counts it, too:
+
+        - A window or a calendar that replaces a rate starts with what the rate has not recovered.
+        - A rate that replaces a window starts as if it had been in force all the time.
+        - A rate that replaces a calendar counts all calls of the period as if they started now.
+
+        A limit of another kind gives nothing back for calls that started before it, whether they
+        are settled or cancelled. A `Concurrency` that a lane did not have before counts the bodies
+        that start from then on; the queue's own counts all that run.
 
         >>> import asyncio
         >>> async def main():

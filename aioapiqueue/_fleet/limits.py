@@ -210,7 +210,7 @@ class LimitTable:
             self.limits, self.states = limits, self._maker.changed(self.states, limits, now)
             self._bounds = bounds_of(self.states)
         else:
-            self.lanes.set_limits(key, limits)
+            self.lanes.set_limits(key, limits, now)
             for one in self.lanes.by_key:
                 self.lanes.refresh(one, now)
 

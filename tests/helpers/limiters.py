@@ -56,7 +56,11 @@ class Limiter:
 
     def queue(self, *limits: Any, **options: Any) -> ApiQueue:
         """Make a queue."""
-        return ApiQueue(*limits, **options)
+        return self.quota()(*limits, **options)
+
+    def quota(self) -> Callable[..., ApiQueue]:
+        """Return what makes queues of one quota, where limits are kept elsewhere."""
+        return ApiQueue
 
     async def settled(self) -> None:
         """Wait until all that the queue was told is in force; no time passes."""
@@ -91,11 +95,15 @@ class Shared(Limiter):
         self.ahead = ahead
         self.examples = examples
 
-    def queue(self, *limits: Any, **options: Any) -> ApiQueue:
-        """Make a queue."""
-        client = VirtualClient(self.server)
-        schedule = SharedSchedule(client, fresh_name(), ahead=self.ahead)
-        return ApiQueue(*limits, schedule=schedule, **options)
+    def quota(self) -> Callable[..., ApiQueue]:
+        """Return what makes queues of one quota."""
+        name = fresh_name()
+
+        def make(*limits: Any, **options: Any) -> ApiQueue:
+            schedule = SharedSchedule(VirtualClient(self.server), name, ahead=self.ahead)
+            return ApiQueue(*limits, schedule=schedule, **options)
+
+        return make
 
     async def settled(self) -> None:
         """Let the queue and the server talk."""
@@ -123,9 +131,14 @@ class OnHost(Limiter):
     def __init__(self, *, examples: int) -> None:
         self.examples = examples
 
-    def queue(self, *limits: Any, **options: Any) -> ApiQueue:
-        """Make a queue."""
-        return ApiQueue(*limits, schedule=VirtualHub().schedule("quota"), **options)
+    def quota(self) -> Callable[..., ApiQueue]:
+        """Return what makes queues of one quota."""
+        hub = VirtualHub()
+
+        def make(*limits: Any, **options: Any) -> ApiQueue:
+            return ApiQueue(*limits, schedule=hub.schedule("quota"), **options)
+
+        return make
 
     async def settled(self) -> None:
         """Let the queue and the hub talk."""

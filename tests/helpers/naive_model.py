@@ -24,10 +24,14 @@ class NaiveRate:
         return (self.interval, self.burst)
 
     def paid_off(self):
+        return self.paid_off_by(self.points, self.interval)
+
+    @staticmethod
+    def paid_off_by(points, interval):
         spent, latest = 0.0, -math.inf
-        for instant, cost, _ in reversed(self.points):
+        for instant, cost, _ in reversed(points):
             spent += cost
-            latest = max(latest, instant + spent * self.interval)
+            latest = max(latest, instant + spent * interval)
         return latest
 
     def due(self, cost):
@@ -56,9 +60,19 @@ class NaiveRate:
         if self.figures() == new.figures():  # by itself
             new.points, new.last = self.points, self.last
             return
-        owed = max(0.0, (self.paid_off() - now) / self.interval)
-        new.points = [[now, owed, None]]
+        new.points = [[now, sum(amount for _, amount in self.let_through(now)), None]]
         new.last = self.last
+
+    def let_through(self, now):
+        return [(now, max(0.0, (self.paid_off() - now) / self.interval))]
+
+    def take_over(self, charges, now, beside):
+        points = [[at, amount, None] for at, amount in charges]
+        paid_off = NaiveRate.paid_off_by(points, self.interval)
+        if beside:
+            paid_off = min(paid_off, now + self.burst * self.interval)
+        if paid_off > max(now, self.paid_off()):
+            self.points = [[paid_off, 0.0, None]]
 
 
 class NaiveWindow:
@@ -95,6 +109,15 @@ class NaiveWindow:
         new.set_at = self.set_at
         # What has left this window is not known to a longer one.
         new.log = [entry for entry in self.log if entry[0] + self.per > now]
+
+    def let_through(self, now):
+        return [(at, spent) for at, spent, _ in self.log if at + self.per > now]
+
+    def take_over(self, charges, now, beside):  # noqa: ARG002 - as of a rate
+        log = [[at, spent, None] for at, spent in charges if at + self.per > now]
+        mine = self.let_through(now)
+        if sum(spent for _, spent, _ in log) > sum(spent for _, spent in mine):
+            self.log = log
 
 
 @dataclass

@@ -56,7 +56,8 @@ class Ledger:
     """One limit, and what was charged to it: [instant, amount, whose, what it did then].
 
     Charges are in the order of their instants. A call "started", or "settled"; or its settlement
-    was "heard" of, which was charged at some instant before.
+    was "heard" of, which was charged at some instant before; or what a limit counts that was there
+    before is "carried over".
     """
 
     limit: object
@@ -124,6 +125,30 @@ class Ledger:
                 one[1] -= less
                 more += less
 
+    def let_through(self, now, catch_up):
+        """Return what still counts when another limit takes its place: (instant, amount).
+
+        A bucket has recovered at most as much more as it makes up for.
+        """
+        limit = self.limit
+        if isinstance(limit, Window):
+            return [(at, spent) for at, spent, *_ in self.charges if at + limit.per > now]
+        if isinstance(limit, Calendar):
+            used = sum(spent for at, spent, *_ in self.charges if at // 3600 == now // 3600)
+            return [(now, used)]
+        paid_off, total = now, 0
+        for at, spent, _, what in reversed(self.charges):
+            total += spent
+            # A call of more than the burst has waited for that.
+            waited = max(0, spent - limit.burst) * limit.interval if what == "started" else 0
+            paid_off = max(paid_off, at - waited + total * limit.interval)
+        return [(now, max(0, paid_off - catch_up - now) / limit.interval)]
+
+    def take_over(self, charges):
+        """Start with what a limit of another kind has let through, if that is more."""
+        if sum(amount for _, amount in charges) > sum(spent for _, spent, *_ in self.charges):
+            self.charges = [[at, amount, None, "carried over"] for at, amount in charges]
+
     def broken(self, now, catch_up, rounding=1e-9, mixed=0.0):
         """Return how a window that ends now exceeds the limit; None: none does.
 
@@ -188,24 +213,51 @@ class Table:
     def of(self, call):
         return [ledger for ledger in self.all_of(call) if ledger.concerns(call)]
 
-    def replace(self, name, limits):
-        """Put other limits in force; permits that are in use stay in use."""
+    def replace(self, name, limits, now=None, catch_up=0.0):
+        """Put other limits in force; permits that are in use stay in use.
+
+        Args:
+            name: of a key or pattern; None: the queue's own.
+            limits: the new ones.
+            now: the instant, if it is the same one for all; None: what was let through before is
+                left out.
+            catch_up: as the queue's.
+        """
         if name is None:
-            self.own = replaced(self.own, limits)
+            self.own = replaced(self.own, limits, now, catch_up)
             return
         self.named[name] = limits
         for key, ledgers in self.lanes.items():
             if self.name_of(key) == name:
-                self.lanes[key] = replaced(ledgers, limits)
+                self.lanes[key] = replaced(ledgers, limits, now, catch_up)
 
 
-def replaced(old, limits):
-    new = [Ledger(limit) for limit in limits]
-    before = [ledger for ledger in old if isinstance(ledger.limit, Concurrency)]
-    after = [ledger for ledger in new if isinstance(ledger.limit, Concurrency)]
-    for one, other in zip(before, after, strict=False):
-        other.running = one.running
+def replaced(old, limits, now, catch_up):
+    """Return the ledgers of other limits.
+
+    One of a kind that was not there before starts with what those that are gone have let through.
+    (So does one that stays, or changes its numbers only: that is left to the naive model.)
+    """
+    new, gone = [Ledger(limit) for limit in limits], list(old)
+    fresh = []
+    for ledger in new:
+        same = next((one for one in gone if kind_of(one) == kind_of(ledger)), None)
+        if same is None:
+            fresh.append(ledger)
+        else:
+            gone.remove(same)
+            ledger.running = same.running
+    for ledger in fresh if now is not None else ():
+        for one in gone:
+            if kind_of(one)[1] == kind_of(ledger)[1] != "permits":
+                ledger.take_over(one.let_through(now, catch_up))
     return new
+
+
+def kind_of(ledger):
+    """Return of which kind a limit is, and what it counts."""
+    is_permits = isinstance(ledger.limit, Concurrency)
+    return type(ledger.limit), "permits" if is_permits else ledger.limit.unit
 
 
 class Crowd:
@@ -489,7 +541,7 @@ class Watch:
         self.settle(self.calls[self.slots[who]], cost)
 
     def replace(self, name, limits):
-        self.table.replace(name, limits)
+        self.table.replace(name, limits, self.loop.time(), self.catch_up)
         self.queues[0].set_rate(*limits, key=name)
 
     def hold(self, key, seconds):

@@ -56,6 +56,23 @@ async def test_strictest_limit_decides():
     assert min(b - a for a, b in pairwise(starts)) >= 0.1 - 1e-9
 
 
+@pytest.mark.parametrize(
+    ("one", "other"), [("10/h burst 10", "10 in any 1h"), ("10 in any 1h", "10/h burst 10")]
+)
+async def test_other_kinds_count_what_was_there(one, other):
+    """A program is replaced by one with another limit, which begins before the old one ends."""
+    hub, starts = VirtualHub(), []
+    old = ApiQueue(one, schedule=hub.schedule("crm"))
+    await use(old, starts, 10)
+    new = ApiQueue(other, schedule=hub.schedule("crm"))
+    waiting = asyncio.create_task(use(new, starts, 1))
+    await settled()
+    await old.aclose()
+    await waiting
+    assert starts[9] == 0
+    assert starts[10] >= 360  # a tenth of an hour
+
+
 async def test_limits_leave_with_their_client():
     """What a client has brought along holds no more once it is gone."""
     hub, starts = VirtualHub(), []

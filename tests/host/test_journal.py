@@ -19,7 +19,9 @@ from aioapiqueue import ApiQueue
 from aioapiqueue._host.wire import Terms, limits_from
 from aioapiqueue.hub.host import _journal
 from aioapiqueue.hub.host._quotas import Quotas
+from tests.helpers.limiters import OnHost
 from tests.helpers.virtual_hub import VirtualHub, journals
+from tests.properties.test_changed_kinds import SIZES, holds_whatever_is_set
 
 DAY = 86_400
 
@@ -216,6 +218,40 @@ async def test_others_in_between_do_not_refill(open_journal):
         await other.aclose()
 
 
+@pytest.mark.parametrize("end", ["kill", "end"])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("10/h burst 10", "10 in any 1h"),
+        ("10/d burst 10", "10 in each day"),
+        ("10 in each day", "10 in any 24h"),
+        ("10/h burst 10", "10/d burst 10"),
+        ("10 in any 1h", "10 in any 2h"),
+    ],
+)
+async def test_other_limits_go_on_where_the_last_ones_were(open_journal, one, other, end):
+    """A program that is started with other limits gets no fresh quota, whatever hub was there."""
+    hub, started = VirtualHub(open_journal), []
+    for limit in (one, other, one, other):
+        queue = ApiQueue(limit, "1 tokens/s", lanes={"a": limit}, schedule=hub.schedule("crm"))
+        calls = {"cost": {"tokens": 0}, "key": "a"}
+        started.append(len(await starts_of(queue, 20, 1, **calls)))
+        await queue.aclose()
+        getattr(hub, end)()
+    assert started == [10, 0, 0, 0]
+
+
+async def test_replaced_limit_is_taken_over_once(open_journal):
+    """What a limit let through counts for the one that replaced it, not for all that come later."""
+    hub = VirtualHub(open_journal)
+    for limit, expected in (("1000/d burst 1000", 1000), ("100000/s burst 1000", 500), ("9/s", 1)):
+        await asyncio.sleep(1)
+        queue = ApiQueue(limit, schedule=hub.schedule("crm"))
+        assert len(await starts_of(queue, 1000, 0.005)) == expected, limit
+        await queue.aclose()
+        hub.end()
+
+
 async def test_settled_units_that_were_unused_are_kept(open_journal):
     """What a call has cost of a unit that it was to use nothing of is in the file, too."""
     hub = VirtualHub(open_journal)
@@ -410,11 +446,12 @@ async def test_broken_file_is_kept_and_replaced(file, open_journal):
     assert open_journal().problem is None
 
 
-async def test_file_of_another_layout_is_kept(file, open_journal):
+@pytest.mark.parametrize("layout", [1, 99])
+async def test_file_of_another_layout_is_kept(file, open_journal, layout):
     """Nothing of another version is taken for what it is not."""
     open_journal().close(0, in_use=False)
     with closing(sqlite3.connect(file)) as database, database:
-        database.execute("UPDATE meta SET value = '99' WHERE name = 'layout'")
+        database.execute("UPDATE meta SET value = ? WHERE name = 'layout'", (layout,))
     assert "another version" in open_journal().problem
 
 
@@ -508,6 +545,35 @@ def test_no_history_of_kills_breaks_a_limit(run_virtual, tmp_path_factory, seed,
 
     with journals(tmp_path_factory.mktemp("hub") / "quotas.db") as open_journal:
         run_virtual(history)
+
+
+class Restarted(OnHost):
+    """Hubs that are killed, or end, before some of the processes begin."""
+
+    rounding = 1e-5
+    """The wall clock is kept to a fraction of a microsecond, a process' own far better."""
+
+    def __init__(self, open_journal, seed):
+        super().__init__(examples=1)
+        self.open_journal = open_journal
+        self.rng = random.Random(seed)
+
+    def quota(self):
+        """Return what makes queues of one quota."""
+        hub = VirtualHub(self.open_journal)
+
+        def make(*limits, **options):
+            self.rng.choice([hub.kill, hub.end, lambda: None])()
+            return ApiQueue(*limits, schedule=hub.schedule("quota"), **options)
+
+        return make
+
+
+@given(seed=st.integers(0, 2**32), size=SIZES)
+def test_no_history_of_kills_forgets_other_kinds(run_virtual, tmp_path_factory, seed, size):
+    """Whatever kinds of limits follow each other, and whatever becomes of the hubs meanwhile."""
+    with journals(tmp_path_factory.mktemp("hub") / "quotas.db") as open_journal:
+        holds_whatever_is_set(Restarted(open_journal, seed), run_virtual, seed, size)
 
 
 def check(limit, starts):

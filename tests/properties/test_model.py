@@ -49,7 +49,9 @@ def naive(limits, now):
 
 
 def successors(old, limits, now):
+    """Return other limits, with what the old ones have let through."""
     new = naive(limits, now)
+    gone, kept, changed, fresh = [], [], [], []
     for kind in (NaiveRate, NaiveWindow):
         before = [limit for limit in old if type(limit) is kind]
         after = [limit for limit in new if type(limit) is kind]
@@ -59,11 +61,24 @@ def successors(old, limits, now):
                 one.replaced_by(other, now)
                 before.remove(one)
                 after.remove(other)
+                kept.append(other)
         for one, other in zip(before, after, strict=False):
             one.replaced_by(other, now)
+            changed.append(other)
         for other in after[len(before) :]:
             other.set_at = now
+            fresh.append(other)
+        gone += before[len(after) :]
+    take_over(fresh, gone, now)
+    take_over(changed, gone, now, beside=True)
+    take_over(fresh, [*kept, *changed], now, beside=True)
     return new
+
+
+def take_over(limits, others, now, *, beside=False):
+    for limit in limits:
+        for other in others:
+            limit.take_over(other.let_through(now), now, beside)
 
 
 class QueueMachine(RuleBasedStateMachine):

@@ -7,6 +7,9 @@ second of a rate, or a hundredth of a window, at most.
 
 - Of a `Rate`, the file has an instant at which all that may go is paid off.
 - Of a `Window` or `Calendar`, it has what has gone, and how much more may go.
+- A row is of one limit. It stays when another limit replaces that one, so that a limit that comes
+  back goes on where it was. A limit without a row starts with what the limits that were in force
+  before have let through.
 - Instants are kept on two clocks: that of the machine, which no step of the wall clock changes, for
   as long as it runs; and the wall clock, for afterwards. Nothing is owed for longer than it was
   when it was written, so that a wall clock that is set back makes nobody wait.
@@ -27,20 +30,19 @@ import math
 import secrets
 import sqlite3
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._algorithms import CalendarWindow, SlidingWindow, TokenBucket
-from aioapiqueue._rate import Calendar, Limit, Rate, Window, period_of
+from aioapiqueue._rate import Calendar, Limit, Rate, Window, parse_limit, period_of, unit_of
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from aioapiqueue._algorithms import LimitState
 
-__all__ = ["Journal", "Record", "restart"]
+__all__ = ["Clocks", "Journal", "Record", "restart"]
 
 _AHEAD = 1.0
 """Seconds of a rate that may go before the file has to say more: one transaction a second."""
@@ -50,7 +52,8 @@ _LONG = 86_400.0
 """Seconds: for quotas of such periods, the file is synchronized."""
 _FOREVER = 366 * 86_400.0
 """Seconds after which nothing is owed any more: no period is longer."""
-_LAYOUT = 1
+_LAYOUT = 2
+"""Another one whenever what is in the file, or what it means, changes."""
 _LOCKED = 0.05
 """Seconds to wait for somebody who has the file locked, as a backup: nobody is served meanwhile."""
 _LOCKED_AT_FIRST = 3.0
@@ -69,12 +72,14 @@ class Record:
         bound: of a rate: the instant at which all that may go is paid off; of others: how much may
             go in all since `counted` was last read.
         is_long: whether the file is synchronized for it.
+        replaced: whether another limit has taken its place, and counts what it has let through.
     """
 
     row: tuple[str, str, str]
     state: LimitState
     bound: float
     is_long: bool
+    replaced: bool = False
 
 
 class Journal:
@@ -110,6 +115,8 @@ class Journal:
         self._dirty: dict[Record, None] = {}
         self._gone: dict[tuple[str, str, str], Record] = {}
         """Those of limits that are in force no more, and have still to be written, by row."""
+        self._replaced: set[tuple[str, str, str]] = set()
+        """Rows whose limits others have replaced, of which the file has still to be told."""
         self._rests_until = -math.inf
 
     def _open(self) -> None:
@@ -128,7 +135,7 @@ class Journal:
         run("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
         run(
             "CREATE TABLE IF NOT EXISTS used (quota TEXT, lane TEXT, rule TEXT, data TEXT, "
-            "over REAL, PRIMARY KEY (quota, lane, rule)) WITHOUT ROWID"
+            "over REAL, replaced INTEGER, PRIMARY KEY (quota, lane, rule)) WITHOUT ROWID"
         )
         if self._meta("layout", str(_LAYOUT)) != str(_LAYOUT):
             raise sqlite3.DatabaseError("it is of another version of aioapiqueue")
@@ -166,47 +173,70 @@ class Journal:
 
     # States.
 
-    def record(
-        self, quota: str, key: Sequence[Hashable], limit: Limit, state: LimitState, now: float
-    ) -> Record | None:
-        """Have a new state go on where the last one of that limit was; return its record.
+    def adopt(
+        self,
+        quota: str,
+        key: Sequence[Hashable],
+        states: Iterable[tuple[Limit, LimitState]],
+        *,
+        in_force: Iterable[Limit],
+        clocks: Clocks,
+    ) -> list[Record]:
+        """Have new states of a lane go on where its limits were; return their records.
 
         Args:
             quota: the name of its quota.
-            key: of its lane, in a list; `[]` for the queue's own limits.
-            limit: of which it is.
-            state: of that.
-            now: the present instant.
+            key: of the lane, in a list; `[]` for the queue's own limits.
+            states: the new ones, and the limits that they are of.
+            in_force: all limits of the lane.
+            clocks: the machine's, at the present instant.
 
         Returns:
-            None: nothing of it is kept.
+            The records of those limits of which something is kept.
         """
-        if not isinstance(limit, Rate | Window | Calendar):
-            return None
-        row = (quota, self._hashed(key), str(limit))
-        gone = self._gone.pop(row, None)
-        if gone is not None:  # it comes back before it was written
-            record, clocks = Record(row, state, -math.inf, gone.is_long), _Clocks(now)
-            _restore(state, _data_of(gone, clocks, exact=True)[0], clocks)
-            self._dirty[record] = None
-            return record
-        found = None
+        lane = self._hashed(key)
+        known: dict[str, tuple[str, bool]] = {}
         try:
-            found = self._file.execute(
-                "SELECT data FROM used WHERE quota = ? AND lane = ? AND rule = ?", row
-            ).fetchone()
+            select = "SELECT rule, data, replaced FROM used WHERE quota = ? AND lane = ?"
+            for rule, data, replaced in self._file.execute(select, (quota, lane)):
+                known[rule] = data, bool(replaced)
         except sqlite3.Error as error:
             self._trouble = self._trouble_of(error, verb="read")
-            return None  # so that nothing is written over what it has
-        record = Record(row, state, -math.inf, period_of(limit) >= _LONG)
-        if found is not None:
-            with contextlib.suppress(ValueError, TypeError, KeyError):  # else it is as good as none
-                _restore(state, json.loads(found[0]), _Clocks(now))
-            if not isinstance(state, TokenBucket):
-                self._dirty[record] = None  # what may have gone has gone
-        elif not isinstance(state, TokenBucket) and _is_used(state):
-            self._dirty[record] = None  # it was carried over from another limit
-        return record
+            return []  # so that nothing is written over what it has
+        rules = set(map(str, in_force))
+        former = [rule for rule, (_, replaced) in known.items() if not replaced]
+        unwritten = self._replaced.union(self._gone)
+        former = [one for one in former if one not in rules and (quota, lane, one) not in unwritten]
+        records = []
+        for limit, state in states:
+            if not isinstance(limit, Rate | Window | Calendar):
+                continue
+            row = (quota, lane, str(limit))
+            record = Record(row, state, -math.inf, period_of(limit) >= _LONG)
+            records.append(record)
+            self._replaced.discard(row)
+            gone = self._gone.pop(row, None)
+            if gone is not None:  # it comes back before it was written
+                _restore(state, _data_of(gone, clocks, exact=True)[0], clocks)
+                self._dirty[record] = None
+                continue
+            data, is_news = known.get(row[2], (None, True))
+            if data is not None:
+                with contextlib.suppress(ValueError, TypeError, KeyError):  # else as good as none
+                    _restore(state, json.loads(data), clocks)
+            for rule in former if is_news else ():
+                with contextlib.suppress(ValueError, TypeError, KeyError):  # as above
+                    _take_over(state, limit, rule, json.loads(known[rule][0]), clocks)
+            may_go = data is not None and not isinstance(state, TokenBucket)
+            if may_go or (is_news and _is_used(state, clocks.now)):
+                self._dirty[record] = None  # what may have gone has gone; or it was carried over
+        self._replaced.update((quota, lane, rule) for rule in former)
+        return records
+
+    def replaced(self, record: Record) -> None:
+        """Note that a state is that of another limit by now, which has a record of its own."""
+        self._dirty.pop(record, None)
+        self._replaced.add(record.row)
 
     def _hashed(self, key: Sequence[Hashable]) -> str:
         text = json.dumps([self._salt, key])
@@ -229,7 +259,7 @@ class Journal:
         """Write what is to be written."""
         if now < self._rests_until:
             return
-        if self._dirty or self._must_begin:
+        if self._dirty or self._replaced or self._must_begin:
             dirty, self._dirty = self._dirty, {}
             if not self._write(list(dirty), now, exact=False):
                 self._dirty = dirty | self._dirty
@@ -237,12 +267,22 @@ class Journal:
         if self._gone and self._write(list(self._gone.values()), now, exact=True):
             self._gone.clear()
 
-    def close_records(self, records: Iterable[Record], now: float) -> None:
-        """Write exactly what these limits have let through: they are in force no more."""
+    def close_records(
+        self, records: Iterable[Record], now: float, *, replaced: bool = False
+    ) -> None:
+        """Write exactly what these limits have let through: they are in force no more.
+
+        Args:
+            records: theirs.
+            now: the present instant.
+            replaced: whether others have taken their place.
+        """
         for one in records:
+            one.replaced = replaced
             self._dirty.pop(one, None)
             self._gone[one.row] = one
-        self.commit(now)
+        if not replaced:  # else after those that have taken their place
+            self.commit(now)
 
     def _write(self, records: Sequence[Record], now: float, *, exact: bool) -> bool:
         """Write; return whether it was written.
@@ -250,19 +290,25 @@ class Journal:
         Where it cannot be (a full disk), calls go on all the same, and it is tried again: what is
         at stake is a second's calls, if this process is killed meanwhile.
         """
-        clocks = _Clocks(now)
+        clocks = Clocks(now)
         rows = []
         for one in records:
             data, over = _data_of(one, clocks, exact=exact)
-            rows.append((*one.row, json.dumps(data), clocks.to_wall(over)))
+            rows.append((*one.row, json.dumps(data), clocks.to_wall(over), one.replaced))
         run, is_long = self._file.execute, any(one.is_long for one in records)
         try:
             run(f"PRAGMA synchronous = {'FULL' if is_long else 'NORMAL'}")
             run("BEGIN")
             if self._must_begin:
                 self._begin()
-            self._file.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?, ?, ?)", rows)
+            self._file.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?, ?, ?, ?)", rows)
+            # Together with what has taken their place: killed in between, nothing is forgotten.
+            self._file.executemany(
+                "UPDATE used SET replaced = 1 WHERE quota = ? AND lane = ? AND rule = ?",
+                self._replaced,
+            )
             run("COMMIT")
+            self._replaced.clear()
             self._trouble, self._must_begin = None, False
         except sqlite3.Error as error:
             self._trouble = self._trouble_of(error)
@@ -310,15 +356,18 @@ class Journal:
         self._file.close()
 
 
-class _Clocks:
+class Clocks:
     """The machine's clocks at one instant.
 
     Args:
         now: that instant, on the hub's clock.
+        of_calendars: converts an instant to seconds since the epoch, as calendars do. Default: as
+            this does.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, of_calendars: Callable[[float], float] | None = None) -> None:
         self.now = now
+        self.of_calendars = of_calendars or self.to_wall
         self._wall = time.time()
         self.boot = _boot()
 
@@ -342,7 +391,7 @@ def _boot() -> str:
     return f"{time.time() - time.monotonic():.0f}"  # not Linux: changes with each step of the clock
 
 
-def _data_of(record: Record, clocks: _Clocks, *, exact: bool) -> tuple[dict[str, Any], float]:
+def _data_of(record: Record, clocks: Clocks, *, exact: bool) -> tuple[dict[str, Any], float]:
     """Return what is written of a limit, and when nothing of it is owed any more."""
     state, data = record.state, {"boot": clocks.boot, "at": clocks.both(clocks.now)}
     if isinstance(state, TokenBucket):
@@ -385,13 +434,31 @@ def restart(state: LimitState) -> None:
         state.used = 0
 
 
-def _is_used(state: LimitState) -> bool:
-    if isinstance(state, SlidingWindow):
-        return bool(state.log)
-    return isinstance(state, CalendarWindow) and bool(state.used)
+def _is_used(state: LimitState, now: float) -> bool:
+    return len(state.let_through(now)) > 0
 
 
-def _restore(state: LimitState, data: dict[str, Any], clocks: _Clocks) -> None:
+def _take_over(
+    state: LimitState, limit: Limit, rule: str, data: dict[str, Any], clocks: Clocks
+) -> None:
+    """Have a state count what another limit of its unit has let through, that was in force."""
+    other = parse_limit(rule)
+    if unit_of(other) != unit_of(limit):
+        return
+    former: LimitState
+    if isinstance(other, Rate):
+        former = TokenBucket(other, catch_up=0)
+    elif isinstance(other, Calendar):
+        former = CalendarWindow(other, to_wall=clocks.of_calendars)
+    elif isinstance(other, Window):
+        former = SlidingWindow(other)
+    else:
+        return
+    _restore(former, data, clocks)
+    state.take_over(former.let_through(clocks.now), clocks.now)
+
+
+def _restore(state: LimitState, data: dict[str, Any], clocks: Clocks) -> None:
     """Have a state count what was let through, or may have been; what it counts, it keeps."""
     boot = data["boot"]
     # Nothing is owed for longer than when it was written, whatever the wall clock has done since.
@@ -413,13 +480,10 @@ def _restore(state: LimitState, data: dict[str, Any], clocks: _Clocks) -> None:
         return
     more = float(data["more"])
     if isinstance(state, SlidingWindow):
-        log = [[restored(both), float(cost)] for *both, cost in data["log"]]
+        log = [(restored(both), float(cost)) for *both, cost in data["log"]]
         if more:
-            log.append([clocks.now, more])
-        total = sum(cost for _, cost in log)
-        if total > state.total:
-            state.log, state.total = deque(sorted(log)), total
-        state.forget(clocks.now)
+            log.append((clocks.now, more))
+        state.take_over(log, clocks.now)
     elif isinstance(state, CalendarWindow):
         start, end = map(float, data["period"])
         used = float(data["used"]) + more

@@ -22,7 +22,7 @@ from aioapiqueue._recording.waits import RecentWaits
 from aioapiqueue._slot import HELD
 from aioapiqueue._units import ONE_CALL, is_stated
 from aioapiqueue.hub.host._grant import ClientOwner, Grant
-from aioapiqueue.hub.host._journal import restart
+from aioapiqueue.hub.host._journal import Clocks, restart
 from aioapiqueue.hub.host._limiter import LimiterFactory, QuotaDispatcher
 from aioapiqueue.hub.host._order import ClientCall
 
@@ -416,28 +416,35 @@ class Quota:
     ) -> None:
         assert self._journal is not None  # noqa: S101 - the caller has looked
         now = self.dispatcher.now()
-        self._close(set(self._known.get(key, ())).difference(states), now)
+        self._close(set(self._known.get(key, ())).difference(states), now, replaced=True)
         self._known[key] = states
-        name = [] if key is _QUEUE else [key]
-        quota = " ".join(self.name)
-        for limit, state in zip(limits, states, strict=False):
-            plain, known = self._plain_of.get(limit, limit), self._records.get(state)
-            if known is not None and known.row[2] == str(plain):
-                continue
-            # A state of another limit by now leaves what the file has of the one before.
-            record = self._journal.record(quota, name, plain, state, now)
-            if record is not None:
-                self._records[state] = record
+        in_force = [self._plain_of.get(limit, limit) for limit in limits]
+        fresh = []
+        for plain, state in zip(in_force, states, strict=False):
+            known = self._records.get(state)
+            if known is None or known.row[2] != str(plain):
+                fresh.append((plain, state))
+                if known is not None:  # the file keeps what it has of the limit before
+                    self._journal.replaced(known)
+        if fresh:
+            records = self._journal.adopt(
+                " ".join(self.name),
+                [] if key is _QUEUE else [key],
+                fresh,
+                in_force=in_force,
+                clocks=Clocks(now, self.dispatcher.to_wall),
+            )
+            self._records.update((record.state, record) for record in records)
         if len(self._known) > 2 * len(self.limiter.keys) + _FEW_KEYS:  # so seldom that it is linear
             there = self.limiter.keys
             gone = [one for one in self._known if one is not _QUEUE and one not in there]
             self._close([state for one in gone for state in self._known.pop(one)], now)
 
-    def _close(self, states: Iterable[LimitState], now: float) -> None:
+    def _close(self, states: Iterable[LimitState], now: float, *, replaced: bool = False) -> None:
         """Have the journal know exactly what limits have let through that are gone."""
         records = [self._records.pop(state) for state in states if state in self._records]
         if self._journal is not None:
-            self._journal.close_records(records, now)
+            self._journal.close_records(records, now, replaced=replaced)
 
     def note(self, call: Call) -> None:
         """Note that a call has started: the journal is to know before its client."""

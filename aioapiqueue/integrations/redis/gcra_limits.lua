@@ -7,6 +7,7 @@ local MEMORY = 3600e6     -- as adaptive.py
 local ENOUGH, PROBING = 10, 3
 local GOLDEN = 0.618034
 local PEAKS = 32          -- so many bursts ago, refunds are still exact
+local MOST_READ = 2000    -- entries of a log that another limit takes over, older ones as one
 local AT_ONCE = 64        -- entries of a log read at once: a window is rarely longer than two such
 
 local verb, payload = ARGV[1], cjson.decode(ARGV[3])
@@ -166,15 +167,41 @@ function TokenBucket.load(bucket, read, at, key, fields)
   if bucket.anchor + bucket.used * interval > LATEST then
     refuse(key, at .. 'u', fields[at .. 'u'])  -- `save` leaves none that is later
   end
+  bucket.is_other = interval ~= bucket.interval or burst ~= bucket.burst
   if verb == 'return' then  -- as it was charged: other limits have not been sent yet
     bucket.interval, bucket.burst = interval, burst
-  elseif interval ~= bucket.interval or burst ~= bucket.burst then
+  elseif bucket.is_other then
     if interval > 0 then  -- other limits: what is owed is carried over, in calls
       local owed_until, from = bucket.anchor + bucket.used * interval, math.max(now, bucket.charged)
       TokenBucket.restart(bucket, from, math.max(0, (owed_until - from) / interval))
     end
     bucket.peaks, bucket.since = {}, ALWAYS
     TokenBucket.on_idle(bucket, now)
+  end
+end
+
+-- Return what has been let through and still counts, {instant, amount} each, the oldest first: here
+-- what is not recovered, as of now.
+function TokenBucket.let_through(read, at)
+  local bucket = {interval = read(at .. 'i', 0, 0, HUGE)}
+  load_figures(bucket, TokenBucket.KEPT, read, at)
+  local owed = (TokenBucket.tat(bucket) - now) / bucket.interval
+  return bucket.interval > 0 and owed > 0 and {{now, owed}} or {}
+end
+
+-- Count what another limit of this unit has let through, unless more is counted already. Where that
+-- limit is `beside` this one, and not replaced by it, this one starts used up at worst.
+function TokenBucket.take_over(bucket, charges, beside)
+  local tat = ALWAYS
+  for _, charge in ipairs(charges) do
+    tat = math.max(tat, charge[1]) + charge[2] * bucket.interval
+  end
+  if beside then
+    tat = math.min(tat, now + bucket.burst * bucket.interval)
+  end
+  if tat > TokenBucket.tat(bucket) then  -- in the past, too: it has been idle only since then
+    TokenBucket.restart(bucket, tat, 0)
+    bucket.peaks = {{math.max(now, bucket.charged), 0}}  -- of calls before, nothing comes back
   end
 end
 
@@ -194,18 +221,19 @@ function TokenBucket.save(bucket, set, at)
   set(at .. 'p', table.concat(peaks, ' '))
 end
 
--- Its log is a list of "instant:cost:end", oldest first. It ends `per` after the latest moment at
--- which the slot can have been used: so it holds for what really started, in any process.
+-- Its log is a list of "instant:cost:used", oldest first. What is in it ends `per` after the latest
+-- moment at which the slot can have been used: so it holds for what really started, in any process.
 -- A message may look at the same entries for each of hundreds of slots or changes: so none is read
 -- twice, and what is charged is written at the end.
 local SlidingWindow = {}
 
 local function entry(window, text)
   if text then
-    local key, name, at, cost, ends = window.log, 'an entry', split(window.log, 'an entry', text)
+    local key, name, at, cost, used = window.log, 'an entry', split(window.log, 'an entry', text)
     -- What it costs is 0 at least, but for what fractions have added up to.
     cost = figure(key, name, cost, nil, -1, HUGE)
-    return {at = figure(key, name, at), cost = cost, ends = figure(key, name, ends), text = text}
+    used = figure(key, name, used)
+    return {at = figure(key, name, at), cost = cost, ends = used + window.per, text = text}
   end
 end
 
@@ -213,8 +241,9 @@ local function entry_at(window, index)
   return entry(window, redis.call('LINDEX', window.log, index))
 end
 
-local function logged(each)
-  each.text = string.format('%.0f:%.17g:%.0f', each.at, each.cost, math.min(LATEST, each.ends))
+local function logged(window, each)
+  local used = math.min(LATEST, each.ends - window.per)
+  each.text = string.format('%.0f:%.17g:%.0f', each.at, each.cost, used)
   return each.text
 end
 
@@ -238,12 +267,12 @@ end
 
 local function write(window)
   if window.changed then
-    redis.call('LSET', window.log, -1, logged(window.changed))
+    redis.call('LSET', window.log, -1, logged(window, window.changed))
     window.changed = nil
   end
   if #window.added > 0 then
     for index, each in ipairs(window.added) do
-      window.added[index] = logged(each)
+      window.added[index] = logged(window, each)
     end
     redis.call('RPUSH', window.log, unpack(window.added))
     window.added = {}
@@ -394,14 +423,14 @@ function SlidingWindow.adjust(window, at, cost, charged)
     return  -- it is of others, who started at that instant too: other limits were in force
   elseif each then
     each.cost = each.cost + cost
-    redis.call('LSET', window.log, -place, logged(each))
+    redis.call('LSET', window.log, -place, logged(window, each))
     window.total = window.total + cost
     return
   end
   -- Nothing was charged then: it was to use nothing of this unit. By now it has started.
   local ends = math.min(now, at + catch_up) + window.per
   if cost > 0 and ends > now then
-    local text = logged({at = at, cost = cost, ends = ends})
+    local text = logged(window, {at = at, cost = cost, ends = ends})
     if after then
       redis.call('LINSERT', window.log, 'BEFORE', after.text, text)
     else
@@ -437,6 +466,63 @@ function SlidingWindow.load(window, read, at)
     redis.call('DEL', window.log)
     window.total = 0
   end
+end
+
+-- As of a bucket. The log of a limit that is gone is no key of this message, but one of this quota:
+-- where the server lets scripts use no others, all of it counts as of now.
+function SlidingWindow.let_through(read, at, log)
+  local total, charges, sum = read(at .. 'n', 0, -1, HUGE), {}, 0
+  local texts = redis.pcall('LRANGE', log, -MOST_READ, -1)
+  if texts.err then
+    return total > 0 and {{now, total}} or {}
+  end
+  for index, text in ipairs(texts) do
+    local each = entry({log = log, per = 0}, text)
+    charges[index] = {each.at, each.cost}
+    sum = sum + each.cost
+  end
+  if #texts == MOST_READ then
+    charges[1][2] = charges[1][2] + math.max(0, total - sum)
+  end
+  return charges
+end
+
+-- Both may count the same calls: since each instant, as many as the one that knows of more.
+function SlidingWindow.take_over(window, charges)
+  local known, theirs = {}, 0
+  for _, charge in ipairs(charges) do
+    local ends = charge[1] + window.per + catch_up  -- it may have been used so late
+    if ends > now then
+      known[#known + 1] = {at = charge[1], mine = 0, theirs = charge[2], ends = ends}
+      theirs = theirs + charge[2]
+    end
+  end
+  SlidingWindow.pass(window, now)
+  local mine = 0
+  while mine < theirs do  -- what is before those is as it was
+    local text = redis.call('RPOP', window.log)
+    if not text then
+      break
+    end
+    local each = entry(window, text)
+    known[#known + 1] = {at = each.at, mine = each.cost, theirs = 0, ends = each.ends}
+    mine = mine + each.cost
+  end
+  table.sort(known, function(one, other) return one.at > other.at end)
+  window.total = window.total - mine
+  local added, sum = {}, 0
+  mine, theirs = 0, 0
+  for _, each in ipairs(known) do
+    mine, theirs = mine + each.mine, theirs + each.theirs
+    if math.max(mine, theirs) > sum then
+      local more = math.max(mine, theirs) - sum
+      table.insert(added, 1, {at = each.at, cost = more, ends = each.ends})
+      sum = sum + more
+    end
+  end
+  window.added, window.total, window.parts, window.from_end = added, window.total + sum, {}, {}
+  window.passed_at, window.tail, window.last_part = nil, nil, nil
+  write(window)
 end
 
 function SlidingWindow.save(window, set, at)

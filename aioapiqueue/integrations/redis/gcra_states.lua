@@ -30,6 +30,50 @@ local RESERVED = {
   {'for_place', 'place', 0},
 }
 
+-- If a message comes under other kinds of limits than the one before it (by `set_rate`, or in a
+-- process that was started with other limits), those that were not there start with what the others
+-- have let through. The state of a limit that is gone stays, as that limit may come back.
+local function note_kinds(state, read)
+  local names, is_here, was_here = {}, {}, {}
+  for _, limit in ipairs(state.limits) do
+    if limit.kind ~= 'g' then
+      names[#names + 1], is_here[limit.name] = limit.name, true
+    end
+  end
+  local before = state.fields.kinds
+  state.kinds = table.concat(names, ' ')
+  if not before or before == state.kinds then
+    return
+  elseif verb == 'return' then  -- other limits have not been sent yet
+    state.kinds = before
+    return
+  end
+  for name in string.gmatch(before, '%S+') do
+    was_here[name] = true
+  end
+  for name in pairs(was_here) do
+    local kind, unit, number = string.match(name, '^([rw])%[([%l%d_]+)%](%d+):$')
+    if not kind then
+      kind, number = string.match(name, '^([rw])(%d+):$')
+    end
+    if not kind then
+      refuse(state.key, 'kinds', before)
+    end
+    local charges = nil
+    for _, limit in ipairs(state.limits) do
+      local is_new = not was_here[limit.name]
+      local takes_over = is_new or limit.is_other and not is_here[name]
+      if is_here[limit.name] and limit.unit == unit and takes_over then
+        if not charges then
+          local place = (unit and unit .. ':' or '') .. string.format('%d', number - 1)
+          charges = KINDS[kind].let_through(read, name, state.key .. ':window:' .. place)
+        end
+        limit:take_over(charges, is_here[name] or not is_new)
+      end
+    end
+  end
+end
+
 local function load(spec)
   local state = {key = KEYS[spec.key], limits = spec.limits, position = spec.round_position or 0}
   local fields, read, figures = hash(state.key)
@@ -50,6 +94,7 @@ local function load(spec)
     state.intervals[limit.place] = slowest
   end
   load_figures(state, KEPT, read, '')
+  note_kinds(state, read)
   load_answers(state, read)
   if fields['for'] then
     local by_unit, costs = {}, {}  -- a unit's place may be another one in each process
@@ -150,6 +195,7 @@ local function save(state, extra)
     state.limits[index]:save(set, state.limits[index].name)
   end
   save_figures(state, KEPT, set, '')
+  set('kinds', state.kinds)
   save_answers(state, set)
   set('paused', state.paused_until == NEVER and 'inf' or state.paused_until)
   if state.reserved or fields['for'] then

@@ -1,0 +1,128 @@
+"""Limits that are replaced by those of another kind: what was let through counts."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aioapiqueue import ApiQueue
+from tests.helpers.instants import exactly, free
+from tests.helpers.limiters import Shared
+
+FLIPS = [  # one limit, which lets 10 start at once, the other, and how many that does
+    ("10/s burst 10", "10 in any 1s", 10),
+    ("10/s burst 10", "20 in any 1s", 20),
+    ("10 in any 1h", "10/h burst 10", 10),
+    ("10 tokens/s burst 10", "10 tokens in any 1s", 10),
+]
+WITH_CALENDARS = [("10 in each day", "10 in any 24h", 10), ("10 in each day", "10/h burst 10", 10)]
+
+
+async def take(limiter, queue, **call):
+    """Return how many calls start at once now; they end at once."""
+    calls = [queue.enqueue(**call) for _ in range(30)]
+    for _ in range(3):
+        await limiter.settled()
+    started = [one for one in calls if one.done()]
+    for one in calls:
+        (one.result().release if one.done() else one.cancel)()
+    await limiter.settled()
+    return len(started)
+
+
+async def flip(limiter, one, other, key, **call):
+    """Use up one limit, replace it by the other, and back; return how many calls started."""
+    lanes = {} if key is None else {key: one}
+    queue = limiter.queue(*([one] if key is None else []), lanes=lanes)
+    started = await take(limiter, queue, key=key, **call)
+    for limit in (other, one, other, one, other):
+        queue.set_rate(limit, key=key)
+        await limiter.settled()
+        started += await take(limiter, queue, key=key, **call)
+    return started
+
+
+@pytest.mark.parametrize("key", [None, "tenant"])
+@pytest.mark.parametrize(("one", "other", "most"), FLIPS)
+async def test_flips_give_no_fresh_quota(limiter, one, other, most, key):
+    """Back and forth at one instant, no more start than the larger of both lets through."""
+    cost = {"cost": {"tokens": 1}} if "tokens" in one else {}
+    expected = 10 if getattr(limiter, "ahead", 0) else most  # later instants are taken ahead there
+    assert expected <= await flip(limiter, one, other, key, **cost) <= most
+
+
+@pytest.mark.parametrize(("one", "other", "most"), WITH_CALENDARS)
+async def test_flips_of_calendars(limiter, one, other, most):
+    """The same with a day, which a server does not know."""
+    if isinstance(limiter, Shared):
+        with pytest.raises(ValueError, match="cannot be shared"):
+            limiter.queue(one)
+        return
+    assert await flip(limiter, one, other, None) == most
+
+
+@pytest.mark.parametrize(("one", "other", "most"), FLIPS)
+async def test_restarts_give_no_fresh_quota(limiter, one, other, most):
+    """A process that is started with another kind of limit goes on with the quota as it is.
+
+    Each queue of a process by itself has its own.
+    """
+    make, started = limiter.quota(), 0
+    cost = {"cost": {"tokens": 1}} if "tokens" in one else {}
+    for limit in (one, other, one, other):
+        queue = make(limit)
+        started += await take(limiter, queue, **cost)
+        await queue.aclose()
+        await limiter.settled()
+    if limiter.shared:
+        assert 10 <= started <= most
+    else:
+        assert started == 2 * (10 + most)
+
+
+async def test_bucket_goes_by_the_windows_instants():
+    """A rate in place of a window is as it would be if it had been in force before."""
+    queue = ApiQueue("10 in any 4s", catch_up=0)
+    assert free(queue) == 10
+    await asyncio.sleep(1)
+    queue.set_rate("5/s burst 10")
+    assert free(queue) == 5  # the others come back within the second that follows
+    assert queue.estimate() == exactly(0.2)
+
+
+async def test_window_counts_what_is_not_recovered():
+    """As of now, as a bucket does not know when its calls have started."""
+    queue = ApiQueue("5/s burst 10", catch_up=0)
+    assert free(queue) == 10
+    await asyncio.sleep(1)
+    queue.set_rate("10 in any 4s")
+    assert free(queue) == 5
+    await asyncio.sleep(3.9)
+    assert free(queue) == 0
+    await asyncio.sleep(0.1)
+    assert free(queue) == 10
+
+
+async def test_added_limit_owes_nothing():
+    """A pace that is added beside a spent day does not wait for all of that to be recovered."""
+    queue = ApiQueue("5000 in each day", "3000/h burst 3000", catch_up=0)
+    queue.try_slot(cost=3000)
+    queue.set_rate("5000 in each day", "6000/h burst 3000", "10/s")
+    assert queue.estimate() == exactly(0.6)  # of the hour's rate, half of which would be 0.1 s
+    queue.set_rate("5000 in each day", "10/s")
+    await asyncio.sleep(0.1)
+    assert free(queue) == 1
+
+
+@pytest.mark.parametrize("others", [0, 50])
+async def test_idle_lane_counts_as_of_the_change(others):
+    """A lane that is looked at long after its limits have changed is not forgotten meanwhile."""
+    queue = ApiQueue(lanes={"t*": "10 in any 1s"}, catch_up=0)
+    assert free(queue, key="t1") == 10
+    await asyncio.sleep(0.5)
+    queue.set_rate("10/min burst 10", key="t*")
+    await asyncio.sleep(5)
+    for number in range(others):
+        queue.estimate(key=f"t{2 + number}")
+    assert queue.estimate(key="t1") == exactly(0.5)  # the first of the ten is back 6 s after it
