@@ -41,12 +41,21 @@ class WaitQueue(asyncio.Queue[W]):
     Args:
         on_first: called when somebody becomes the first of a line.
         order: who goes first among those of one priority.
+        maxsize: how many may wait; 0: any number. `put_nowait` leaves that to the caller.
         ranked: keep what `oldest_of_least_urgent` needs.
     """
 
+    maxsize = 0  # inherited as a property, which is slow to read for each call that waits
+
     def __init__(
-        self, on_first: Callable[[], None], *, order: Order = "fifo", ranked: bool = False
+        self,
+        on_first: Callable[[], None],
+        *,
+        order: Order = "fifo",
+        maxsize: int = 0,
+        ranked: bool = False,
     ) -> None:
+        self.maxsize = maxsize
         self.on_first = on_first
         self.order = order
         self.fair = order == "fair"
@@ -77,11 +86,16 @@ class WaitQueue(asyncio.Queue[W]):
         self._plain_to_be = self._plain
         """Meanwhile: the line of those who were sorted and come under what all do."""
         self._none_left = asyncio.Event()
-        super().__init__()
+        super().__init__(maxsize)
 
     def empty_copy(self) -> Self:
         """Return an empty one of the same kind."""
-        new = type(self)(self.on_first, order=self.order, ranked=self._everybody is not None)
+        new = type(self)(
+            self.on_first,
+            order=self.order,
+            maxsize=self.maxsize,
+            ranked=self._everybody is not None,
+        )
         new.go_on_from(self._count, self._early_count)
         return new
 

@@ -55,6 +55,20 @@ async def test_get_waits_for_a_put():
     assert await second is b
 
 
+async def test_put_waits_while_full():
+    """With `maxsize`, `put` waits for a `get`; `put_nowait` leaves it to the caller."""
+    waiters = WaitQueue(int, maxsize=1)
+    await waiters.put(waiter())
+    assert (waiters.maxsize, waiters.full()) == (1, True)
+    putting = asyncio.create_task(waiters.put(waiter()))
+    await asyncio.sleep(0)
+    assert (waiters.qsize(), putting.done()) == (1, False)
+    waiters.get_nowait()
+    await putting
+    waiters.put_nowait(waiter())
+    assert waiters.qsize() == 2
+
+
 async def test_get_cancelled_loses_nobody():
     """A `get` that is cancelled once it was woken passes the wake-up to the next one."""
     waiters = WaitQueue(int)
@@ -262,6 +276,11 @@ async def test_sorted_again_nobody_has_lost_a_turn():
     waiters.rebuild()
     (newcomer,) = fill(waiters, waiter("c"))
     assert drain(waiters) == [first, other, newcomer, last]
+
+
+async def test_empty_copy_has_the_same_size():
+    """On the next loop, too, as many may wait."""
+    assert WaitQueue(int, maxsize=3).empty_copy().maxsize == 3
 
 
 async def test_empty_copy_knows_who_loses_a_place():

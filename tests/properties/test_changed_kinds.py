@@ -99,7 +99,9 @@ class Changes:
 
     async def change(self, _):
         """Put a limit of another kind in force, here or when the next process begins to call."""
-        if self.queue is not None and self.unseen is None:
+        if self.unseen is not None:
+            return  # whether a lane ever had the limit in between depends on who looks at it
+        if self.queue is not None:
             self.former = self.limit
         self.limit = a_limit(self.rng, self.limiter, self.former)
         if self.restarts and self.queue is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aioapiqueue._algorithms import Permits, TokenBucket
 from aioapiqueue._dispatcher import Dispatcher
@@ -53,20 +53,20 @@ class QuotaLimiter(LocalLimiter):
         quota: QuotaOwner,
         **options: Any,  # noqa: ANN401 - as above
     ) -> None:
-        self._quota = quota
+        self.quota = quota
         super().__init__(*arguments, **options)
 
     def _begin_lane(self, key: Hashable, lane: Lane) -> None:
         super()._begin_lane(key, lane)
-        self._quota.lane_made(key, lane)
+        self.quota.lane_made(key, lane)
 
     def release_due(self, now: float) -> float | None:
         """Grant all that are due, and tell their clients; as `LocalLimiter.release_due`."""
-        self._quota.hold_messages()
+        self.quota.hold_messages()
         try:
             return super().release_due(now)
         finally:
-            self._quota.flush()
+            self.quota.flush()
 
     def take_permits(self, call: Call, now: float) -> None:
         """Charge a call that runs already: it takes permits, whether they are free or not."""
@@ -151,16 +151,7 @@ class LimiterFactory:
 
 
 class QuotaDispatcher(Dispatcher):
-    """The dispatcher of a quota: reports slow-downs to it.
-
-    Args:
-        quota: whose.
-        options: as of `Dispatcher`.
-    """
-
-    def __init__(self, quota: QuotaOwner, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - as `Args` says
-        self._quota = quota
-        super().__init__(*arguments, **options)
+    """The dispatcher of a quota: reports slow-downs to it."""
 
     def count(
         self,
@@ -173,4 +164,5 @@ class QuotaDispatcher(Dispatcher):
         """Count an event."""
         super().count(kind, call, key=key, **details)
         if kind == "backed_off":
-            self._quota.backed_off(call, key)
+            limiter = cast("QuotaLimiter", self.limiter)  # as `LimiterFactory` makes it
+            limiter.quota.backed_off(call, key)

@@ -92,7 +92,6 @@ class Quota:
         self._will_flush = False
         """Whether `flush` is sure to be called."""
         self.dispatcher = QuotaDispatcher(
-            self,
             (),
             name=name[1],
             lanes={},
@@ -102,7 +101,7 @@ class Quota:
             drop_oldest=False,
             catch_up=self._own_catch_up(first.catch_up),
             adaptive=yielding(first.adaptive),
-            factory=LimiterFactory(self, own, lanes),
+            factory=LimiterFactory(self, own, lanes),  # type: ignore[arg-type]  # its wait queue
         )
         self.limiter = cast("QuotaLimiter", self.dispatcher.limiter)  # as `LimiterFactory` makes it
 
