@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Charge = tuple[float, float]
-"""What was let through: when, and how much."""
+"""A cost that a limit counts: when it was charged, and how much."""
 
 _ROUNDING = 1e-9
 """Share of a window by which sums of costs in it may be off: fractions like 0.1 do not add up.
@@ -163,18 +163,18 @@ class LimitState:
         It stays the same object: bodies that run will give their permits back to it.
         """
 
-    def let_through(self, now: float) -> Sequence[Charge]:  # noqa: ARG002 - as of a hold
-        """Return what this limit has let through and still counts, the oldest first."""
+    def charges(self, now: float) -> Sequence[Charge]:  # noqa: ARG002 - as of a hold
+        """Return the charges that this limit still counts, the oldest first."""
         return ()
 
     def take_over(self, charges: Sequence[Charge], now: float, *, beside: bool = False) -> None:
-        """Count what another limit of this unit has let through, unless more is counted already.
+        """Count the charges of another limit of this unit, unless more is counted already.
 
         Args:
             charges: of the other limit.
             now: the present instant.
-            beside: whether that limit is none that this one replaces. At worst, this one then
-                starts used up: it owes nothing beyond that.
+            beside: whether the other limit stays, or is replaced by a third one. This limit then
+                starts used up at worst, and never in debt.
         """
 
     def carry_over(self, old: LimitState, now: float) -> None:
@@ -227,11 +227,13 @@ class TokenBucket(LimitState):
         self.catch_up = catch_up
         self.last = -math.inf
         self.full_at = -math.inf
-        """The last instant at which a call met it full: of earlier ones, refunds are lost."""
+        """The last instant at which it is known to have been full: refunds of what was charged
+        before are lost."""
         # Made when they are needed: most of 100,000 lanes need neither.
         self.peaks: deque[tuple[float, float]] | None = None
-        """(start, how long until the bucket were full, below 0) of the calls since `full_at` that
-        met the bucket fuller than any after them; kept for bursts only."""
+        """(instant, how long until the bucket were full, below 0) of the charges since `full_at`
+        that met the bucket fuller than any after them. A pace has those of settlements only, as a
+        call starts when it is full."""
         self.overs: deque[tuple[float, float]] | None = None
         """(start, tat before it) of the last calls that cost more than the burst can hold."""
         self.restart(-math.inf, 0)
@@ -250,6 +252,7 @@ class TokenBucket(LimitState):
         # comes a moment after its instant (a worker that loops) is late, not new.
         if self.last < now - self.catch_up and self.tat < now:
             self.restart(now, 0)
+            self.full_at = now
 
     def next_at(self, now: float, costs: Sequence[float]) -> float:  # noqa: ARG002 - a sliding window needs now
         cost = costs[self.unit]
@@ -372,17 +375,17 @@ class TokenBucket(LimitState):
         if more > 0:
             self._charge_late(now, more)
             return
-        if at < self.last:
-            # What is given back must leave the calls that have started since within the limit:
-            # where one of them met a bucket already full again, the debt was paid off by then, and
-            # where one met it nearly full, all but that.
-            if self.burst == 1 or at < self.full_at:
-                return
-            peaks = self.peaks or ()
-            later = max((slack for started, slack in peaks if started > at), default=0.0)
-            more = min(0, max(more, (later - self.catch_up) / self.interval))
+        # What is given back must leave what has been charged since within the limit: where that met
+        # a bucket already full again, the debt was paid off by then, and where it met one nearly
+        # full, all but that.
+        started_since = at < self.last
+        if at < self.full_at or (started_since and self.burst == 1):
+            return
+        slacks = [slack for charged_at, slack in self.peaks or () if charged_at > at]
+        if slacks or started_since:
+            more = min(0, max(more, (max(slacks, default=0.0) - self.catch_up) / self.interval))
             back = -more * self.interval
-            self.peaks = deque((t, slack + back * (t > at)) for t, slack in peaks)
+            self.peaks = deque((t, slack + back * (t > at)) for t, slack in self.peaks or ())
         self.restart(self.anchor, max(0, self.used + more))
 
     def _charge_late(self, now: float, more: float) -> None:
@@ -393,14 +396,13 @@ class TokenBucket(LimitState):
         self.on_idle(now)
         if self.tat < now - self.catch_up:
             self.restart(now - self.catch_up, 0)
-        # As `consume` does: a refund of an earlier call must not bring back what the bucket had
-        # recovered before this charge, or a second burst would start beside it.
+        # A refund of an earlier call must not bring back what the bucket had recovered before this
+        # charge, or a second burst would start beside it.
         if self.tat <= now:
             self.full_at = now
-        elif self.burst > 1:
+        else:
             self._note_peak(now, now - self.tat)
         self.restart(self.anchor, self.used + more)
-        self.last = now
 
     def _started_over_burst(self, at: float) -> bool:
         """Return whether a call that started then may have cost more than the burst can hold."""
@@ -445,8 +447,8 @@ class TokenBucket(LimitState):
         self.interval, self.burst = limit.interval, limit.burst
         self.restart(now, owed)
 
-    def let_through(self, now: float) -> Sequence[Charge]:
-        """Return what has not been recovered, as of now: when it started is not known."""
+    def charges(self, now: float) -> Sequence[Charge]:
+        """Return what has not been recovered, as of now: when it was charged is not known."""
         owed = (self.tat - now) / self.interval
         return [(now, owed)] if owed > 0 else ()
 
@@ -458,7 +460,7 @@ class TokenBucket(LimitState):
             tat = min(tat, now + self.burst * self.interval)
         if tat > max(now, self.tat):
             self.restart(tat, 0)
-            self.full_at = now  # of calls before, nothing comes back
+            self.full_at = now  # no refund of an earlier call lowers what was taken over
 
 
 class LearntBucket(TokenBucket):
@@ -586,7 +588,7 @@ class SlidingWindow(LimitState):
         self.forget(now)  # so that it does not depend on who asked when
         self.calls, self.per = limit.calls, limit.per
 
-    def let_through(self, now: float) -> Sequence[Charge]:
+    def charges(self, now: float) -> Sequence[Charge]:
         self.forget(now)
         return [(at, amount) for at, amount in self.log]
 
@@ -596,7 +598,8 @@ class SlidingWindow(LimitState):
         for at, amount in charges:
             if self.ends(at) > now:
                 known.setdefault(at, [0, 0])[1] += amount
-        # Both may count the same calls: since each instant, as many as the one that knows of more.
+        # Both logs may have the same calls. So since each instant, as much has started as the log
+        # says that has more.
         self.log.clear()
         self.total = 0
         mine = theirs = 0.0
@@ -695,8 +698,8 @@ class CalendarWindow(LimitState):
     def look(self, now: float) -> None:
         self.advance(now)
 
-    def let_through(self, now: float) -> Sequence[Charge]:
-        """Return what the present period has seen, as of now: when it started is not known."""
+    def charges(self, now: float) -> Sequence[Charge]:
+        """Return what the present period has seen, as of now: when it was charged is not known."""
         self.advance(now)
         return [(now, self.used)] if self.used > 0 else ()
 

@@ -30,7 +30,7 @@ from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._nesting import Nesting, tracking
 from aioapiqueue._rate import Concurrency, LearntRate, unit_of
 from aioapiqueue._slot import GRANTED, HELD, LEFT, WAITING, Call, Reservation
-from aioapiqueue._units import ONE_CALL, CostTotals, Units
+from aioapiqueue._units import ONE_CALL, CostTotals, LateCosts, Units
 from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
 
 if TYPE_CHECKING:
@@ -369,7 +369,7 @@ class Dispatcher:
         One of which that is not known, as it did not wait, goes before all who did.
         """
         another = self.call_types[1](self, call.keys, call.priority, timeout)
-        another.costs = call.costs if cost is None else self.units.costs_of(cost)
+        another.costs = tuple(call.costs) if cost is None else self.units.costs_of(cost)
         arrival: int | None = getattr(call, "arrival", None)
         if arrival is None:
             arrival = self.waiters.early_number()
@@ -691,7 +691,8 @@ class Dispatcher:
             self._lanes.settled(call, costs)
         if self._answers is not None:
             self._answers.settled(call, call.keys, costs)
-        before, call.costs = call.costs, costs
+        before = call.costs
+        call.costs = LateCosts.noted(before, costs, self._clock())
         if self._audience is not None:
             self.emit("settled", call, before=Costs(self.units.named(before)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
@@ -127,38 +128,33 @@ class StateMaker:
         """Return the states of other limits, with what the old ones have let through.
 
         One of a kind and unit that was there before is the same object. A limit of another kind
-        starts with what the limits of its unit have let through: those that it replaces, and those
-        that stay beside it.
+        starts with the charges of the limits of its unit: of those that it replaces in full, of
+        those that stay at most until it is used up.
         """
         held = max((one.held for one in old), default=-math.inf)
-        rest = list(old)
-        states = [*map(self._state_of, limits)]
-        fresh = dict.fromkeys(states)
-        kept: list[LimitState] = []
-        changed: list[LimitState] = []
+        charges_of = {one: one.charges(now) for one in old if type(one) in _COUNTING}
+        rest, states = list(old), [*map(self._state_of, limits)]
         # An equal limit first: two of a kind may be given in another order.
-        for place, (state, limit) in enumerate(zip(states, limits, strict=True)):
-            same = next((x for x in rest if _alike(x, state) and x.is_of(limit)), None)
-            if same is not None:
-                rest.remove(same)
-                kept.append(same)
-                del fresh[state]
-                states[place] = same
-        for place, (state, limit) in enumerate(zip(states, limits, strict=True)):
-            same = next((x for x in rest if _alike(x, state)), None) if state in fresh else None
-            if same is not None:
-                rest.remove(same)
-                changed.append(same)
-                del fresh[state]
-                states[place] = same
-                same.change(limit, now)
-        for state in fresh:
-            state.held = held
-            state.on_idle(now)
-        gone = [one for one in rest if type(one) in _COUNTING]
-        _take_over(fresh, gone, now)
-        _take_over(changed, gone, now, beside=True)
-        _take_over(fresh, [*kept, *changed], now, beside=True)
+        kept = _match(states, rest, limits)
+        changed = _match(states, rest, but=kept)
+        for state, limit in zip(states, limits, strict=True):
+            if state in changed:
+                state.change(limit, now)
+            elif state not in kept:
+                state.held = held
+                state.on_idle(now)
+        for state in states:
+            is_fresh = state not in kept and state not in changed
+            # A limit that only changes its numbers has its own calls, but for those that another
+            # one forgets as it changes. A calendar that stays one forgets none.
+            stay = kept | {one for one in changed if isinstance(one, CalendarWindow)}
+            sources = charges_of if is_fresh else charges_of.keys() - stay - {state}
+            for one in sources if state not in kept else ():
+                if one.unit == state.unit:
+                    # A calendar does not know when its calls started: as of now, all calls of a day
+                    # would be hours of debt for a rate.
+                    replaces = is_fresh and one in rest and not isinstance(one, CalendarWindow)
+                    state.take_over(charges_of[one], now, beside=not replaces)
         for state in self._adaptive_states(limits):
             state.held = held
             for same in [x for x in rest if _alike(x, state)]:
@@ -172,18 +168,34 @@ def _alike(one: LimitState, other: LimitState) -> bool:
     return (type(one), one.unit) == (type(other), other.unit)
 
 
+def _match(
+    states: list[LimitState],
+    rest: list[LimitState],
+    limits: Sequence[Limit] | None = None,
+    *,
+    but: Collection[LimitState] = (),
+) -> set[LimitState]:
+    """Put old states of the same kind and unit in the place of new ones; return them.
+
+    Args:
+        states: the new ones.
+        rest: the old ones that are left.
+        limits: of the new ones, if an old one has to be of an equal limit.
+        but: those of `states` that stay.
+    """
+    found: set[LimitState] = set()
+    for place, state in enumerate(states):
+        for one in rest if state not in but else ():
+            if _alike(one, state) and (limits is None or one.is_of(limits[place])):
+                rest.remove(one)
+                found.add(one)
+                states[place] = one
+                break
+    return found
+
+
 _COUNTING = (TokenBucket, LearntBucket, SlidingWindow, CalendarWindow)
-"""The states that say what a limit has let through. (Those of `adaptive` are none of a limit.)"""
-
-
-def _take_over(
-    states: Iterable[LimitState], others: Sequence[LimitState], now: float, *, beside: bool = False
-) -> None:
-    """Have limits count what others of their unit have let through; see `LimitState.take_over`."""
-    for state in states:
-        for other in others:
-            if other.unit == state.unit:
-                state.take_over(other.let_through(now), now, beside=beside)
+"""The states of limits that count. (Those of `adaptive` are not the state of a limit.)"""
 
 
 def fits(name: Hashable, key: Hashable) -> bool:
@@ -350,7 +362,7 @@ class Lane:
         return self.counts_until()
 
     def counts_until(self) -> float:
-        """Return the same as of the last look: limits of a wall clock may end their period."""
+        """Return the same as `idle_at`, as of the latest look."""
         return max((state.idle_at() for state in self.states), default=self.held)
 
 
@@ -368,6 +380,8 @@ _LOOKS = 32
 work. A lane comes with one call and goes at the second look at it, so that two would keep up."""
 _LOOK_AGAIN = 1.0
 """Seconds after which a lane is looked at again that somebody waits in, or has a permit of."""
+_CHANGES = 8
+"""So many of the limits that a name has had are kept, for lanes that nobody called meanwhile."""
 _LOOK_AGAIN_AT_LEARNT = 60.0
 """Seconds after which a lane is looked at again whose limits are learnt. As long as they are, it is
 kept: a new one would not know that the server counts in windows."""
@@ -405,8 +419,8 @@ class Lanes:
         self.on_new = on_new
         self.version = 0
         """How often limits were set."""
-        self._set_at: dict[Hashable, float] = {}
-        """When, by name."""
+        self._changes: dict[Hashable, deque[tuple[int, float, Sequence[Limit]]]] = {}
+        """By name, the limits that were set last: which version it was, when, and which."""
         self.states_replaced = False
         """Whether a lane has got other states since this was last set to False."""
         self.by_key: dict[Hashable, Lane] = {}
@@ -447,7 +461,7 @@ class Lanes:
         lane = self.by_key.get(key)
         if lane is not None:
             if lane.version != self.version:
-                self.refresh(key, now)
+                self.refresh(key)
         else:
             name = self.name_of(key)
             limits = self.limits.get(name)
@@ -489,12 +503,14 @@ class Lanes:
         """Give `key` (or, with a pattern, every key that has them from it) these limits.
 
         Lanes are brought up to date when they are looked up, or by `refresh`: to do so with
-        thousands at once would take too long. They then count what they had let through by now.
+        thousands at once would take too long. They then count what they had let through `now`.
         """
         self.limits[key] = limits
-        self._set_at[key] = now
         self.altered = True
         self.version += 1
+        if key not in self._changes:  # that of a single key is brought up to date at once
+            self._changes[key] = deque(maxlen=_CHANGES if find_patterns((key,)) else 1)
+        self._changes[key].append((self.version, now, limits))
         self._note_pattern(key)
 
     def those_under(self, name: Hashable) -> Iterable[Hashable]:
@@ -503,21 +519,21 @@ class Lanes:
             return self.by_key
         return (name,) if name in self.by_key else ()
 
-    def refresh(self, key: Hashable, now: float) -> Sequence[LimitState]:
+    def refresh(self, key: Hashable) -> Sequence[LimitState]:
         """Bring one lane up to date; return its states."""
         lane = self.by_key.get(key)
         if lane is None:
             return ()
-        lane.version = self.version
         name = self.name_of(key)
-        limits = self.limits[name]
-        if lane.limits is not limits:
-            # Nothing has started in this lane since, or it would have been looked up.
-            states = self._maker.changed(lane.kept, limits, self._set_at.get(name, now))
-            for state in states:
-                state.held = max(state.held, lane.held)
-            self.states_replaced |= states != lane.kept
-            lane.set(name, limits, states)
+        # Nothing has started in this lane since the first of them, or it would have been looked up.
+        for version, set_at, limits in self._changes.get(name, ()):
+            if version > lane.version and lane.limits is not limits:
+                states = self._maker.changed(lane.kept, limits, set_at)
+                for state in states:
+                    state.held = max(state.held, lane.held)
+                self.states_replaced |= states != lane.kept
+                lane.set(name, limits, states)
+        lane.version = self.version
         return lane.states
 
     def name_of(self, key: Hashable) -> Hashable:
@@ -538,12 +554,13 @@ class Lanes:
         if self.in_use(key, lane):
             self._watch(key, now + _LOOK_AGAIN)
             return
-        set_at = self._set_at.get(self.name_of(key), -math.inf)
-        if lane.version != self.version and lane.counts_until() > set_at:
-            # New limits may count for longer what had been let through when they were set.
-            replaced = self.states_replaced
-            self.refresh(key, now)
-            self.states_replaced = replaced  # as nobody waits in it
+        if lane.version != self.version:
+            changes = self._changes.get(self.name_of(key), ())
+            set_at = next((at for version, at, _ in changes if version > lane.version), math.inf)
+            if lane.counts_until() > set_at:  # new limits may count earlier calls for longer
+                replaced = self.states_replaced
+                self.refresh(key)
+                self.states_replaced = replaced  # as nobody waits in it
         if (idle_at := lane.idle_at(now)) >= now:
             self._watch(key, idle_at if idle_at < math.inf else now + _LOOK_AGAIN)
         elif any(isinstance(one, LearntBucket) for one in lane.kept):

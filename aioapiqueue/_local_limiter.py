@@ -13,7 +13,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from aioapiqueue._algorithms import LearntBucket, LimitState, Permits
+from aioapiqueue._algorithms import LearntBucket, LimitState, Permits, TokenBucket
 from aioapiqueue._lanes import (
     Lanes,
     StateMaker,
@@ -30,7 +30,7 @@ from aioapiqueue._rate import PERMITS, Concurrency, largest_of, unit_of
 from aioapiqueue._scheduler import BUDGET, Scheduler
 from aioapiqueue._slot import Call, DetailedCall
 from aioapiqueue._together import charge_full_pair, consume_if_due, try_consume
-from aioapiqueue._units import ONE_CALL, UNSTATED, is_stated
+from aioapiqueue._units import ONE_CALL, UNSTATED, LateCosts, is_stated
 from aioapiqueue._wait_lists import (
     add_line,
     is_stood_at,
@@ -542,13 +542,21 @@ class LocalLimiter:
         if not self._plain:
             for lane in self._lanes.find_all(call.keys, now):
                 in_force.update(dict.fromkeys(lane.states))
+        late = call.costs.late if isinstance(call.costs, LateCosts) else {}
         for limit in in_force:
             unit = limit.unit
             if isinstance(limit, Permits) or not is_stated(costs, unit):
                 continue
-            before = call.costs[unit] if is_stated(call.costs, unit) else 0
-            if costs[unit] > before or (costs[unit] < before and limit in charged):
-                limit.adjust(now, at, before, costs[unit])
+            before, cost = call.costs[unit] if is_stated(call.costs, unit) else 0, costs[unit]
+            first, late_at = late.get(unit, (before, -math.inf))
+            was_charged_late = late_at > self._own_since.get(limit, -math.inf)
+            if cost < before and was_charged_late and isinstance(limit, TokenBucket):
+                # What it was charged last comes back first, as of when it was charged.
+                limit.adjust(now, late_at, before, max(first, cost))
+                self._scheduler.changed(limit)
+                before = max(first, cost)
+            if cost > before or (cost < before and limit in charged):
+                limit.adjust(now, at, before, cost)
                 self._scheduler.changed(limit)
         self._host.wake()
 
@@ -765,7 +773,7 @@ class LocalLimiter:
         lane, others_too = self._lanes.by_key[key], self._lanes.states_replaced
         lines, states = self._lines_in(lane), lane.states
         self._lanes.set_limits(key, limits, now)
-        for state in self._lanes.refresh(key, now):
+        for state in self._lanes.refresh(key):
             self._scheduler.changed(state)
         self._lanes.states_replaced = others_too
         if lane.states != states:
@@ -802,7 +810,7 @@ class LocalLimiter:
         """Bring as many lanes up to date, and sort as many waiters, as one step has time for."""
         for key in list(islice(self._outdated, BUDGET)):
             del self._outdated[key]
-            for state in self._lanes.refresh(key, now):
+            for state in self._lanes.refresh(key):
                 self._scheduler.changed(state)
         if self._lanes.states_replaced and not self._outdated:  # once, as it looks at all
             self._lanes.states_replaced = False

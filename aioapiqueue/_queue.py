@@ -614,7 +614,7 @@ class ApiQueue:
 
         - A window or a calendar that replaces a rate starts with what the rate has not recovered.
         - A rate that replaces a window starts as if it had been in force all the time.
-        - A rate that replaces a calendar counts all calls of the period as if they started now.
+        - A rate that replaces a calendar starts used up, if the period has seen a burst or more.
 
         A limit of another kind gives nothing back for calls that started before it, whether they
         are settled or cancelled. A `Concurrency` that a lane did not have before counts the bodies

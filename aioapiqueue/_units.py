@@ -159,6 +159,34 @@ class Units:
         return f"which no limit of this queue counts: {meant}it knows {known}"
 
 
+class LateCosts(tuple[float, ...]):  # noqa: SLOT001 - a tuple with a note can have none
+    """Costs of a call that settled above what it was charged when it started.
+
+    Attributes:
+        late: by unit, what it was charged at first, and when more was charged.
+    """
+
+    late: Mapping[int, tuple[float, float]]
+
+    @classmethod
+    def noted(
+        cls, before: tuple[float, ...], costs: tuple[float, ...], now: float
+    ) -> tuple[float, ...]:
+        """Return true costs, with a note of those of which more has just been charged."""
+        late = dict(before.late) if isinstance(before, cls) else {}
+        for unit, cost in enumerate(costs):
+            first = before[unit] if is_stated(before, unit) else 0
+            if is_stated(costs, unit) and cost > first:
+                late.setdefault(unit, (first, now))
+            elif unit in late and cost <= late[unit][0]:
+                del late[unit]
+        if not late:
+            return costs
+        noted = cls(costs)
+        noted.late = late
+        return noted
+
+
 class CostTotals:
     """What calls cost together, by unit.
 

@@ -45,7 +45,8 @@ class WaitQueue(asyncio.Queue[W]):
         ranked: keep what `oldest_of_least_urgent` needs.
     """
 
-    maxsize = 0  # inherited as a property, which is slow to read for each call that waits
+    # A plain attribute: the inherited property is slow, and this is read for each call that waits.
+    maxsize = 0
 
     def __init__(
         self,

@@ -274,7 +274,6 @@ class AdaptiveRate(TokenBucket):
         "report",
         "samples",
         "slowed",
-        "started",
     )
 
     def __init__(
@@ -306,8 +305,6 @@ class AdaptiveRate(TokenBucket):
         self.permit_curve = CubicCurve(concurrency if least is None else least, concurrency)
         self.slowed = -math.inf
         """When it slowed down last."""
-        self.started = -math.inf
-        """When the latest call started. (`last` moves with upward settlements, too.)"""
         self.followers = [
             FollowingRate(most, unit=other, catch_up=catch_up) for other, most in others.items()
         ]
@@ -349,8 +346,7 @@ class AdaptiveRate(TokenBucket):
 
     def consume(self, now: float, costs: Sequence[float]) -> None:
         cost = costs[self.unit]
-        gap = now - self.started if self.started > -math.inf else 0.0
-        self.started = now
+        gap = now - self.last if self.last > -math.inf else 0.0
         busy = 2 * max(cost, 1) / self.pace.allowed  # a longer gap is rest, and proves nothing
         self.active += min(gap, max(1.0, busy))
         self.accepted += cost
@@ -434,7 +430,7 @@ class AdaptiveRate(TokenBucket):
     def carry_over(self, old: LimitState, now: float) -> None:  # noqa: ARG002 - as a pace's
         """Carry over what was learnt, under the new ceiling."""
         if isinstance(old, AdaptiveRate):
-            self.last, self.held, self.started = old.last, old.held, old.started
+            self.last, self.held = old.last, old.held
             self.restart(old.tat, 0)
             self.slowed, self.elapsed = old.slowed, old.elapsed
             self.active, self.accepted, self.samples = old.active, old.accepted, old.samples

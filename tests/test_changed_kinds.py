@@ -16,6 +16,14 @@ FLIPS = [  # one limit, which lets 10 start at once, the other, and how many tha
     ("10 in any 1h", "10/h burst 10", 10),
     ("10 tokens/s burst 10", "10 tokens in any 1s", 10),
 ]
+SWAPS = [  # limits that let 20 start, and others after which none of them has been forgotten
+    (["20/s burst 20", "20 in any 1h"], ["20 in any 1s", "20/h burst 20"]),
+    (["20/s burst 20", "20 in any 1h"], ["20/h burst 20", "20 in any 1s"]),
+    (["20 in any 1s", "20 in any 1h"], ["20 in any 1h"]),
+    (["20 in any 1s", "20 in any 1h"], ["20/s burst 20", "20 in any 1h"]),
+    (["20/s burst 20", "20/h burst 20"], ["20/h burst 20"]),
+    (["20 in any 1s"], ["20/s burst 20", "20 in any 1h"]),
+]
 WITH_CALENDARS = [("10 in each day", "10 in any 24h", 10), ("10 in each day", "10/h burst 10", 10)]
 
 
@@ -62,6 +70,22 @@ async def test_flips_of_calendars(limiter, one, other, most):
     assert await flip(limiter, one, other, None) == most
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize(("one", "other"), SWAPS)
+async def test_several_change_at_once(limiter, one, other, restarts):
+    """Whatever changes its kind, its numbers or its place: nothing starts afresh."""
+    make = limiter.quota()
+    queue = make(*one)
+    assert await take(limiter, queue) == 20
+    if restarts and limiter.shared:
+        await queue.aclose()
+        queue = make(*other)
+    else:
+        queue.set_rate(*other)
+    await limiter.settled()
+    assert await take(limiter, queue) == 0
+
+
 @pytest.mark.parametrize(("one", "other", "most"), FLIPS)
 async def test_restarts_give_no_fresh_quota(limiter, one, other, most):
     """A process that is started with another kind of limit goes on with the quota as it is.
@@ -104,6 +128,26 @@ async def test_window_counts_what_is_not_recovered():
     assert free(queue) == 10
 
 
+async def test_rate_after_a_calendar_starts_used_up():
+    """As a calendar does not know when its calls started: a day of them is no debt of hours."""
+    queue = ApiQueue("10000 in each day", catch_up=0)
+    queue.try_slot(cost=9000)
+    queue.set_rate("60/min burst 60")
+    assert queue.estimate() == exactly(1)
+    queue.set_rate("10000 in each day")
+    assert free(queue, 9999) == 9940
+
+
+async def test_raised_numbers_owe_no_more():
+    """Of two limits that are raised, each goes on with what it has itself."""
+    queue = ApiQueue("60/min burst 60", "10000 in each day", catch_up=0)
+    for _ in range(10):
+        queue.try_slot(cost=60)
+        await asyncio.sleep(60)
+    queue.set_rate("100/min burst 60", "20000 in each day")
+    assert free(queue) == 60
+
+
 async def test_added_limit_owes_nothing():
     """A pace that is added beside a spent day does not wait for all of that to be recovered."""
     queue = ApiQueue("5000 in each day", "3000/h burst 3000", catch_up=0)
@@ -113,6 +157,18 @@ async def test_added_limit_owes_nothing():
     queue.set_rate("5000 in each day", "10/s")
     await asyncio.sleep(0.1)
     assert free(queue) == 1
+
+
+@pytest.mark.parametrize("key", ["t1", "t*"])
+async def test_lane_goes_through_each_change(key):
+    """Also if nobody called it between two of them."""
+    queue = ApiQueue(lanes={"t*": "10 in any 1s"}, catch_up=0)
+    assert free(queue, key="t1") == 10
+    for limit in ("10/h burst 10", "10 in any 1h"):
+        await asyncio.sleep(0.5)
+        queue.set_rate(limit, key=key)
+    await asyncio.sleep(5)
+    assert free(queue, key="t1") == 0
 
 
 @pytest.mark.parametrize("others", [0, 50])

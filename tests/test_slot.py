@@ -7,6 +7,7 @@ import pytest
 from aioapiqueue import ApiQueue, Rate, Window
 from aioapiqueue._host.call import HostCall
 from tests.helpers.instants import exactly, now, use
+from tests.helpers.limiters import Shared
 
 # A slot's life.
 
@@ -134,6 +135,51 @@ async def test_settling_from_nothing_leaves_no_burst(limiter):
     await limiter.settled()
     await use(queue, starts, cost={"tokens": 400})
     assert starts[0] - began == limiter.exactly(9)
+
+
+@pytest.mark.parametrize(
+    ("limit", "figures", "at", "due"),
+    [
+        ("10 tokens/s", (1, 300, 1), 0.005, 0.1),
+        ("100 tokens/s burst 400", (100, 400, 100), 5, 5),
+        ("100 tokens/s burst 400", (400, 800, 400), 1, 4),
+        ("100 tokens/s burst 400", (0, 400, 0), 5, 5),
+    ],
+)
+async def test_settling_back_is_as_if_never_up(limiter, limit, figures, at, due):
+    """The latest figure holds: what a settlement charged, a later one of that call gives back.
+
+    (A server does not know that it is the same charge: see docs/fleet.md.)
+    """
+    queue, starts = limiter.queue(limit, catch_up=0.01), []
+    began = now()
+    slot = await limiter.take(queue, cost={"tokens": figures[0]})
+    await asyncio.sleep(at)
+    for tokens in figures[1:]:
+        slot.settle({"tokens": tokens})
+        await limiter.settled()
+    await use(queue, starts, cost={"tokens": 1 if "burst" not in limit else 400})
+    later = isinstance(limiter, Shared)
+    assert (starts[0] - began >= due) if later else (starts[0] - began == limiter.exactly(due))
+
+
+async def test_cancelled_beside_a_settlement(limiter):
+    """A slot of a pace that nobody takes up comes back, though another call has settled since."""
+    queue, starts = limiter.queue("1 tokens/s", catch_up=0.01), []
+    other = await limiter.take(queue, cost={"tokens": 0})
+    async with queue.slot(cost={"tokens": 1}):
+        pass
+    began = now()
+    granted = queue.enqueue(cost={"tokens": 1})
+    await asyncio.sleep(1)
+    await limiter.settled()
+    assert granted.done()
+    other.settle({"tokens": 0.001})
+    await limiter.settled()
+    granted.cancel()
+    await limiter.settled()
+    await use(queue, starts, cost={"tokens": 1})
+    assert starts[0] - began == pytest.approx(1.001, abs=1e-3)
 
 
 async def test_settling_moves_those_already_waiting(limiter):

@@ -212,7 +212,7 @@ class LimitTable:
         else:
             self.lanes.set_limits(key, limits, now)
             for one in self.lanes.by_key:
-                self.lanes.refresh(one, now)
+                self.lanes.refresh(one)
 
 
 def _problem_of(key: Hashable, limit: Limit) -> str | None:

@@ -78,7 +78,8 @@ class Asking:
         line = line_of(call)
         assert line is not None  # noqa: S101 - it waits
         asked = self._in_line.get(line.name, 0)
-        # Not before others of its line: a grant goes to the first only if both cost the same.
+        # Not before earlier calls of its line have asked: a grant passes to the first call of the
+        # line only if both cost the same.
         is_next = line.live - 1 <= asked < self._most
         if is_next or _overtakes(call, line):
             self.ask(call, line.name)

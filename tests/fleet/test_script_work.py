@@ -41,7 +41,7 @@ class Counted:
         self._client.config_resetstat()
         reply = self._client.evalsha(sha, numkeys, *arguments)
         stats = self._client.info("commandstats")
-        names = ("lindex", "linsert", "lpop", "lrange", "lset", "rpush")
+        names = ("lindex", "linsert", "lpop", "lrange", "lset", "rpop", "rpush")
         number = sum(stats[one]["calls"] for name in names if (one := f"cmdstat_{name}") in stats)
         verb, payload = arguments[numkeys], json.loads(arguments[numkeys + 2])
         self.commands.append((verb, number))

@@ -239,18 +239,23 @@ def replaced(old, limits, now, catch_up):
     (So does one that stays, or changes its numbers only: that is left to the naive model.)
     """
     new, gone = [Ledger(limit) for limit in limits], list(old)
-    fresh = []
-    for ledger in new:
-        same = next((one for one in gone if kind_of(one) == kind_of(ledger)), None)
-        if same is None:
-            fresh.append(ledger)
-        else:
-            gone.remove(same)
-            ledger.running = same.running
+    fresh = list(new)
+    for is_equal in (True, False):  # an equal one first
+        for ledger in list(fresh):
+            alike = [one for one in gone if kind_of(one) == kind_of(ledger)]
+            alike = [one for one in alike if one.limit == ledger.limit or not is_equal]
+            if alike:
+                gone.remove(alike[0])
+                fresh.remove(ledger)
+                ledger.running = alike[0].running
     for ledger in fresh if now is not None else ():
         for one in gone:
             if kind_of(one)[1] == kind_of(ledger)[1] != "permits":
-                ledger.take_over(one.let_through(now, catch_up))
+                charges = one.let_through(now, catch_up)
+                if isinstance(one.limit, Calendar) and isinstance(ledger.limit, Rate):
+                    # It does not know when they have started: the rate is used up at worst.
+                    charges = [(at, min(spent, ledger.limit.burst)) for at, spent in charges]
+                ledger.take_over(charges)
     return new
 
 

@@ -241,6 +241,92 @@ async def test_other_limits_go_on_where_the_last_ones_were(open_journal, one, ot
     assert started == [10, 0, 0, 0]
 
 
+@pytest.mark.parametrize("end", ["kill", "end"])
+@pytest.mark.parametrize("key", [None, "t1", "t*"])
+async def test_set_rate_is_kept_without_a_call(open_journal, key, end):
+    """A hub that ends before anybody has called since the limits were set has them in its file."""
+    hub = VirtualHub(open_journal)
+    lanes = {"t*": "10 in any 1s"}
+    queue = ApiQueue("10 in any 1s", lanes=lanes, schedule=hub.schedule("crm"))
+    assert len(await starts_of(queue, 20, 0.5, key="t1")) == 10
+    queue.set_rate("10/h burst 10", key=key)
+    await asyncio.sleep(10)
+    await queue.aclose()
+    getattr(hub, end)()
+    own = "10/h burst 10" if key is None else "100/s burst 100"
+    lanes = {"t*": "100/s burst 100", key: "10/h burst 10"} if key else {}
+    queue = ApiQueue(own, lanes=lanes, schedule=hub.schedule("crm"))
+    assert await starts_of(queue, 20, 1, key="t1") == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("400 tokens/h burst 400", "400 tokens in any 1h"),
+        ("400 tokens in any 1h", "400 tokens/h burst 400"),
+    ],
+)
+async def test_settlement_after_a_change_is_kept(open_journal, one, other):
+    """A settlement from nothing is in the file, though nobody called since the limit changed."""
+    hub = VirtualHub(open_journal)
+    queue = ApiQueue(one, schedule=hub.schedule("crm"))
+    slot = await queue.enqueue(cost={"tokens": 0})
+    queue.set_rate(other)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    slot.settle({"tokens": 400})
+    for _ in range(10):
+        await asyncio.sleep(0)
+    hub.kill()
+    assert await starts_of(queue, 1, 60, cost={"tokens": 400}) == []
+
+
+@pytest.mark.parametrize("end", ["kill", "end"])
+async def test_raised_numbers_are_no_debt(open_journal, end):
+    """Two limits that are both raised with a restart: each goes on with what it has itself.
+
+    After a kill, a hundredth of the day may have started besides: a burst and more.
+    """
+    hub = VirtualHub(open_journal)
+    queue = ApiQueue("60/min burst 60", "10000 in each day", schedule=hub.schedule("crm"))
+    assert len(await starts_of(queue, 300, 200)) == 259
+    await asyncio.sleep(60)
+    await queue.aclose()
+    getattr(hub, end)()
+    queue = ApiQueue("100/min burst 100", "20000 in each day", schedule=hub.schedule("crm"))
+    assert len(await starts_of(queue, 1, 1)) == 1
+
+
+async def test_limit_beside_is_counted(open_journal):
+    """A limit that a restart adds starts with the calls of the one that stays."""
+    hub = VirtualHub(open_journal)
+    for limits, expected in (
+        (["10 in any 1h"], 10),
+        (["10 in any 1h", "10/h burst 10"], 0),
+        (["10/h burst 10"], 0),
+    ):
+        queue = ApiQueue(*limits, schedule=hub.schedule("crm"))
+        assert len(await starts_of(queue, 20, 1)) == expected
+        await queue.aclose()
+        hub.end()
+
+
+async def test_file_that_cannot_be_read_is_read_again(open_journal, monkeypatch):
+    """A limit that is replaced while a read fails (an error of the disk) is not forgotten."""
+    hub = VirtualHub(open_journal)
+    queue = ApiQueue("10/h burst 10", schedule=hub.schedule("crm"))
+    assert len(await starts_of(queue, 20, 1)) == 10
+    monkeypatch.setattr(_journal.Journal, "rows", lambda *_: None)
+    queue.set_rate("10 in any 1h")
+    assert await starts_of(queue, 1, 1) == []
+    monkeypatch.undo()
+    assert await starts_of(queue, 1, 1) == []
+    await queue.aclose()
+    hub.kill()
+    queue = ApiQueue("10 in any 1h", schedule=hub.schedule("crm"))
+    assert await starts_of(queue, 20, 1) == []
+
+
 async def test_replaced_limit_is_taken_over_once(open_journal):
     """What a limit let through counts for the one that replaced it, not for all that come later."""
     hub = VirtualHub(open_journal)

@@ -57,7 +57,6 @@ class Changes:
         self.rounding = 1e-4 if isinstance(limiter, Shared) else limiter.rounding
         self.queue = None
         self.former = None
-        self.unseen = None
 
     async def play(self):
         """Return what the promise forbids and the queue did."""
@@ -91,16 +90,12 @@ class Changes:
             self.watch.queues = [self.queue]
             introspect.after_starts(self.queue, self.watch.started)
             self.note()
-        elif self.unseen is not None:
-            self.note(self.unseen)
         for number in range(self.rng.choice([1, 3, 10])):
             cost = {"calls": self.rng.choice([1, 1, 5, MOST])}
             self.watch.join(Call(100 * who + number, (self.key,), cost))
 
     async def change(self, _):
         """Put a limit of another kind in force, here or when the next process begins to call."""
-        if self.unseen is not None:
-            return  # whether a lane ever had the limit in between depends on who looks at it
         if self.queue is not None:
             self.former = self.limit
         self.limit = a_limit(self.rng, self.limiter, self.former)
@@ -109,15 +104,12 @@ class Changes:
             self.queue = None
         elif not self.restarts:
             self.queue.set_rate(self.limit, key=self.name)
-            self.unseen = asyncio.get_running_loop().time()
-            if self.name is None or self.watch.waiting:
-                self.note(self.unseen)  # else the lane is as it was until its next call
+            self.note()
 
-    def note(self, at=None):
-        """Note that a limit is in force, since some instant (default: now)."""
-        self.unseen = None
+    def note(self):
+        """Note that a limit is in force."""
         table, now = self.watch.table, asyncio.get_running_loop().time()
-        table.replace(self.name, [self.limit], now if at is None else at, self.rounding)
+        table.replace(self.name, [self.limit], now, self.rounding)
         for ledger in table.own if self.name is None else table.lane(self.key):
             ledger.since = now + self.grace  # slots at hand by then are used all the same
 

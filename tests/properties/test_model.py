@@ -51,7 +51,7 @@ def naive(limits, now):
 def successors(old, limits, now):
     """Return other limits, with what the old ones have let through."""
     new = naive(limits, now)
-    gone, kept, changed, fresh = [], [], [], []
+    gone, kept, changed, fresh = [], [], {}, []
     for kind in (NaiveRate, NaiveWindow):
         before = [limit for limit in old if type(limit) is kind]
         after = [limit for limit in new if type(limit) is kind]
@@ -64,14 +64,17 @@ def successors(old, limits, now):
                 kept.append(other)
         for one, other in zip(before, after, strict=False):
             one.replaced_by(other, now)
-            changed.append(other)
+            changed[one] = other
         for other in after[len(before) :]:
             other.set_at = now
             fresh.append(other)
         gone += before[len(after) :]
     take_over(fresh, gone, now)
-    take_over(changed, gone, now, beside=True)
     take_over(fresh, [*kept, *changed], now, beside=True)
+    for one, limit in changed.items():
+        take_over(
+            [limit], [*gone, *(other for other in changed if other is not one)], now, beside=True
+        )
     return new
 
 

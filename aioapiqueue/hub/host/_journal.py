@@ -7,9 +7,8 @@ second of a rate, or a hundredth of a window, at most.
 
 - Of a `Rate`, the file has an instant at which all that may go is paid off.
 - Of a `Window` or `Calendar`, it has what has gone, and how much more may go.
-- A row is of one limit. It stays when another limit replaces that one, so that a limit that comes
-  back goes on where it was. A limit without a row starts with what the limits that were in force
-  before have let through.
+- Each row belongs to one limit and stays when the limit is replaced, so that it resumes if it is
+  set again. A limit without a row starts with the charges of the limits that it replaces.
 - Instants are kept on two clocks: that of the machine, which no step of the wall clock changes, for
   as long as it runs; and the wall clock, for afterwards. Nothing is owed for longer than it was
   when it was written, so that a wall clock that is set back makes nobody wait.
@@ -30,15 +29,18 @@ import math
 import secrets
 import sqlite3
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._algorithms import CalendarWindow, SlidingWindow, TokenBucket
+from aioapiqueue._algorithms import CalendarWindow, Charge, SlidingWindow, TokenBucket
+from aioapiqueue._lanes import StateMaker
 from aioapiqueue._rate import Calendar, Limit, Rate, Window, parse_limit, period_of, unit_of
+from aioapiqueue._units import Units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping
 
     from aioapiqueue._algorithms import LimitState
 
@@ -52,6 +54,12 @@ _LONG = 86_400.0
 """Seconds: for quotas of such periods, the file is synchronized."""
 _FOREVER = 366 * 86_400.0
 """Seconds after which nothing is owed any more: no period is longer."""
+Rows = dict[str, tuple[str, bool]]
+"""What the file has of the limits of a lane, by their texts: the data, and whether the limit was
+replaced."""
+Carried = tuple[Sequence[Charge], float]
+"""What a limit starts with, and how much more the limits before it may have let through."""
+
 _LAYOUT = 2
 """Another one whenever what is in the file, or what it means, changes."""
 _LOCKED = 0.05
@@ -72,7 +80,7 @@ class Record:
         bound: of a rate: the instant at which all that may go is paid off; of others: how much may
             go in all since `counted` was last read.
         is_long: whether the file is synchronized for it.
-        replaced: whether another limit has taken its place, and counts what it has let through.
+        replaced: whether another limit has replaced it and counts its charges.
     """
 
     row: tuple[str, str, str]
@@ -116,8 +124,9 @@ class Journal:
         self._gone: dict[tuple[str, str, str], Record] = {}
         """Those of limits that are in force no more, and have still to be written, by row."""
         self._replaced: set[tuple[str, str, str]] = set()
-        """Rows whose limits others have replaced, of which the file has still to be told."""
-        self._rests_until = -math.inf
+        """Rows of limits that were replaced, which the file does not know yet."""
+        self._rests_until = self._reads_at = -math.inf
+        """The instants until which nothing is written, or read, after trouble."""
 
     def _open(self) -> None:
         self._file = sqlite3.connect(self.path, isolation_level=None, timeout=_LOCKED_AT_FIRST)
@@ -173,20 +182,41 @@ class Journal:
 
     # States.
 
-    def adopt(
-        self,
-        quota: str,
-        key: Sequence[Hashable],
-        states: Iterable[tuple[Limit, LimitState]],
-        *,
-        in_force: Iterable[Limit],
-        clocks: Clocks,
-    ) -> list[Record]:
-        """Have new states of a lane go on where its limits were; return their records.
+    def rows(self, quota: str, key: Sequence[Hashable], now: float) -> Rows | None:
+        """Return what the file has of the limits of a lane, by limit; None: it cannot be read now.
 
         Args:
             quota: the name of its quota.
             key: of the lane, in a list; `[]` for the queue's own limits.
+            now: the present instant.
+        """
+        if now < self._reads_at:
+            return None
+        select = "SELECT rule, data, replaced FROM used WHERE quota = ? AND lane = ?"
+        try:
+            found = self._file.execute(select, (quota, self._hashed(key))).fetchall()
+        except sqlite3.Error as error:
+            self._trouble = self._trouble_of(error, verb="read")
+            self._reads_at = now + _REST
+            return None
+        return {rule: (data, bool(replaced)) for rule, data, replaced in found}
+
+    def adopt(
+        self,
+        rows: Rows,
+        quota: str,
+        key: Sequence[Hashable],
+        states: Iterable[tuple[Limit, LimitState]],
+        *,
+        in_force: Sequence[Limit],
+        clocks: Clocks,
+    ) -> list[Record]:
+        """Restore the new states of a lane; return their records.
+
+        Args:
+            rows: what the file has of the lane.
+            quota: as of `rows`.
+            key: as of `rows`.
             states: the new ones, and the limits that they are of.
             in_force: all limits of the lane.
             clocks: the machine's, at the present instant.
@@ -194,19 +224,22 @@ class Journal:
         Returns:
             The records of those limits of which something is kept.
         """
-        lane = self._hashed(key)
-        known: dict[str, tuple[str, bool]] = {}
-        try:
-            select = "SELECT rule, data, replaced FROM used WHERE quota = ? AND lane = ?"
-            for rule, data, replaced in self._file.execute(select, (quota, lane)):
-                known[rule] = data, bool(replaced)
-        except sqlite3.Error as error:
-            self._trouble = self._trouble_of(error, verb="read")
-            return []  # so that nothing is written over what it has
+        lane, now = self._hashed(key), clocks.now
         rules = set(map(str, in_force))
-        former = [rule for rule, (_, replaced) in known.items() if not replaced]
-        unwritten = self._replaced.union(self._gone)
-        former = [one for one in former if one not in rules and (quota, lane, one) not in unwritten]
+        former = {
+            rule: data
+            for rule, (data, replaced) in rows.items()
+            if not replaced
+            and rule not in rules
+            and (quota, lane, rule) not in self._gone
+            and (quota, lane, rule) not in self._replaced
+        }
+        states = list(states)
+        known = {str(limit): rows.get(str(limit), (None, True)) for limit, _ in states}
+        kept = {rule: data for rule, (data, is_news) in known.items() if not is_news and data}
+        carried: Mapping[Limit, Carried] = {}
+        if former or 0 < len(kept) < len(states):
+            carried = _carried(former, kept, in_force, clocks)
         records = []
         for limit, state in states:
             if not isinstance(limit, Rate | Window | Calendar):
@@ -220,21 +253,24 @@ class Journal:
                 _restore(state, _data_of(gone, clocks, exact=True)[0], clocks)
                 self._dirty[record] = None
                 continue
-            data, is_news = known.get(row[2], (None, True))
+            data, is_news = known[row[2]]
             if data is not None:
                 with contextlib.suppress(ValueError, TypeError, KeyError):  # else as good as none
                     _restore(state, json.loads(data), clocks)
-            for rule in former if is_news else ():
-                with contextlib.suppress(ValueError, TypeError, KeyError):  # as above
-                    _take_over(state, limit, rule, json.loads(known[rule][0]), clocks)
+            if is_news and limit in carried:
+                charges, more = carried[limit]
+                state.take_over([*charges, (now, more)], now, beside=True)
+                if isinstance(state, TokenBucket):  # a hundredth of a day may be hours of a rate
+                    more = min(more, max(1, state.burst / _SHARE))
+                state.take_over([*charges, (now, more)], now)
             may_go = data is not None and not isinstance(state, TokenBucket)
-            if may_go or (is_news and _is_used(state, clocks.now)):
+            if may_go or (is_news and _is_used(state, now)):
                 self._dirty[record] = None  # what may have gone has gone; or it was carried over
         self._replaced.update((quota, lane, rule) for rule in former)
         return records
 
     def replaced(self, record: Record) -> None:
-        """Note that a state is that of another limit by now, which has a record of its own."""
+        """Note that the state in a record is now that of another limit, with its own record."""
         self._dirty.pop(record, None)
         self._replaced.add(record.row)
 
@@ -302,7 +338,7 @@ class Journal:
             if self._must_begin:
                 self._begin()
             self._file.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?, ?, ?, ?)", rows)
-            # Together with what has taken their place: killed in between, nothing is forgotten.
+            # In one transaction with their successors, so that a kill in between loses nothing.
             self._file.executemany(
                 "UPDATE used SET replaced = 1 WHERE quota = ? AND lane = ? AND rule = ?",
                 self._replaced,
@@ -361,8 +397,8 @@ class Clocks:
 
     Args:
         now: that instant, on the hub's clock.
-        of_calendars: converts an instant to seconds since the epoch, as calendars do. Default: as
-            this does.
+        of_calendars: converts an instant to seconds since the epoch, as calendars of the quota do.
+            Default: `to_wall`.
     """
 
     def __init__(self, now: float, of_calendars: Callable[[float], float] | None = None) -> None:
@@ -435,27 +471,39 @@ def restart(state: LimitState) -> None:
 
 
 def _is_used(state: LimitState, now: float) -> bool:
-    return len(state.let_through(now)) > 0
+    return len(state.charges(now)) > 0
 
 
-def _take_over(
-    state: LimitState, limit: Limit, rule: str, data: dict[str, Any], clocks: Clocks
-) -> None:
-    """Have a state count what another limit of its unit has let through, that was in force."""
-    other = parse_limit(rule)
-    if unit_of(other) != unit_of(limit):
-        return
-    former: LimitState
-    if isinstance(other, Rate):
-        former = TokenBucket(other, catch_up=0)
-    elif isinstance(other, Calendar):
-        former = CalendarWindow(other, to_wall=clocks.of_calendars)
-    elif isinstance(other, Window):
-        former = SlidingWindow(other)
-    else:
-        return
-    _restore(former, data, clocks)
-    state.take_over(former.let_through(clocks.now), clocks.now)
+def _carried(
+    former: Mapping[str, str], kept: Mapping[str, str], in_force: Sequence[Limit], clocks: Clocks
+) -> Mapping[Limit, Carried]:
+    """Return what limits start with that were not in force before, as `set_rate` has it.
+
+    Args:
+        former: the data of limits that are in force no more, by their texts.
+        kept: the same of those that still are.
+        in_force: the limits that are.
+        clocks: the machine's, at the present instant.
+    """
+    units = Units()
+    old: list[LimitState] = []
+    maker = StateMaker(units, catch_up=0, to_wall=clocks.of_calendars)
+    units.declare(unit for unit in map(unit_of, in_force) if unit is not None)
+    ahead: dict[int, float] = {}
+    for rule, text in (*former.items(), *kept.items()):
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # else it is as good as none
+            limit, data = parse_limit(rule), json.loads(text)
+            units.declare(unit for unit in (unit_of(limit),) if unit is not None)
+            (state,) = maker.states_of((limit,))
+            _restore(state, data | {"more": 0}, clocks)
+            old.append(state)
+            if rule in former:
+                ahead[state.unit] = max(ahead.get(state.unit, 0), float(data.get("more", 0)))
+    states = maker.changed(old, in_force, clocks.now)
+    return {
+        limit: (state.charges(clocks.now), ahead.get(state.unit, 0))
+        for limit, state in zip(in_force, states, strict=True)
+    }
 
 
 def _restore(state: LimitState, data: dict[str, Any], clocks: Clocks) -> None:

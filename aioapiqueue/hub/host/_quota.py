@@ -312,6 +312,10 @@ class Quota:
             self.dispatcher.limiter.set_limits({None: own})
         if changes:
             self.dispatcher.limiter.set_limits(changes)
+        # Now, as long as it is known what they replace; of a pattern of many, with the next call.
+        keys = self.limiter.keys
+        names = changes if len(keys) > _FEW_KEYS else keys
+        self._prepare([name for name in names if name in keys])
         self.dispatcher.follows_ends |= self.limiter.counts_permits
         for client, *details, place, waited in waiting:
             call = self.enter(client, *details, place=place, waited=waited)
@@ -414,25 +418,24 @@ class Quota:
         self, key: Hashable, limits: Sequence[Limit], states: tuple[LimitState, ...]
     ) -> None:
         assert self._journal is not None  # noqa: S101 - the caller has looked
-        now = self.dispatcher.now()
+        now, place = self.dispatcher.now(), (" ".join(self.name), [] if key is _QUEUE else [key])
+        in_force = [self._plain_of.get(limit, limit) for limit in limits]
+        fresh = [
+            (plain, state)
+            for plain, state in zip(in_force, states, strict=False)
+            if state not in self._records or self._records[state].row[2] != str(plain)
+        ]
+        rows = self._journal.rows(*place, now) if fresh else {}
+        if rows is None:
+            return  # nothing is written over what the file has; with the next call it is read again
         self._close(set(self._known.get(key, ())).difference(states), now, replaced=True)
         self._known[key] = states
-        in_force = [self._plain_of.get(limit, limit) for limit in limits]
-        fresh = []
-        for plain, state in zip(in_force, states, strict=False):
-            known = self._records.get(state)
-            if known is None or known.row[2] != str(plain):
-                fresh.append((plain, state))
-                if known is not None:  # the file keeps what it has of the limit before
-                    self._journal.replaced(known)
+        for _, state in fresh:
+            if state in self._records:  # the file keeps what it has of the limit before
+                self._journal.replaced(self._records.pop(state))
         if fresh:
-            records = self._journal.adopt(
-                " ".join(self.name),
-                [] if key is _QUEUE else [key],
-                fresh,
-                in_force=in_force,
-                clocks=Clocks(now, self.dispatcher.to_wall),
-            )
+            clocks = Clocks(now, self.dispatcher.to_wall)
+            records = self._journal.adopt(rows, *place, fresh, in_force=in_force, clocks=clocks)
             self._records.update((record.state, record) for record in records)
         if len(self._known) > 2 * len(self.limiter.keys) + _FEW_KEYS:  # so seldom that it is linear
             there = self.limiter.keys
@@ -459,6 +462,7 @@ class Quota:
         """Note that a call has cost something else: of limits that it used nothing of, too."""
         if self._journal is None:
             return
+        self._prepare(call.keys)
         limiter, now = self.limiter, self.dispatcher.now()
         lanes = [limiter.lane_of(key, now) for key in call.keys if key in limiter.keys]
         states = [*limiter.states_of(call), *limiter.own_states]
@@ -470,6 +474,7 @@ class Quota:
 
     def close(self) -> None:
         """Have the journal know exactly what was let through."""
+        self._prepare(list(self.limiter.keys))
         self._close(list(self._records), self.dispatcher.now())
         self._known.clear()
 

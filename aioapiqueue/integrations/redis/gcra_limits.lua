@@ -52,12 +52,9 @@ function TokenBucket.next_at(bucket, _, cost)
   return up(bucket.anchor + (bucket.used + cost - bucket.burst) * bucket.interval)
 end
 
--- Note how far from full a bucket is when something is charged `at`: refunds of earlier calls leave it
--- at most full by then.
+-- Note how far from full a bucket is when something is charged `at`, so that later refunds of earlier
+-- calls never leave it more than full at that instant.
 local function note_peak(bucket, at, slack)
-  if bucket.burst <= 1 then
-    return
-  end
   local peaks = bucket.peaks
   while #peaks > 0 and peaks[#peaks][2] <= slack do
     table.remove(peaks)
@@ -87,7 +84,9 @@ function TokenBucket.consume(bucket, at, cost, held_until, slot)
   end
   local latest = math.max(TokenBucket.tat(bucket), TokenBucket.next_at(bucket, at, cost))
   latest = math.min(slot, latest) + catch_up
-  note_peak(bucket, at, at - TokenBucket.tat(bucket))
+  if bucket.burst > 1 then  -- else it is full
+    note_peak(bucket, at, at - TokenBucket.tat(bucket))
+  end
   bucket.used = bucket.used + cost
   bucket.last, bucket.charged = math.max(bucket.last, at), math.max(bucket.charged, at)
   return bucket.interval > 0 and latest or NEVER
@@ -107,10 +106,11 @@ function TokenBucket.adjust(bucket, at, cost, charged, started)
       TokenBucket.restart(bucket, now - catch_up, 0)
     end
     -- Slots that were granted ahead of time have later instants, and peaks are in their order.
-    bucket.charged = math.max(bucket.charged, now)
-    note_peak(bucket, bucket.charged, now - TokenBucket.tat(bucket))
-  elseif at ~= bucket.charged then
-    if bucket.burst == 1 then
+    local last = bucket.peaks[#bucket.peaks]
+    local slack = now - TokenBucket.tat(bucket)
+    note_peak(bucket, math.max(now, last and last[1] or now), slack)
+  else
+    if at ~= bucket.charged and bucket.burst == 1 then
       return
     end
     local later = nil
@@ -119,10 +119,12 @@ function TokenBucket.adjust(bucket, at, cost, charged, started)
         later = math.max(later or ALWAYS, peak[2])
       end
     end
-    cost = math.min(0, math.max(cost, (later or 0) / bucket.interval))
-    for _, peak in ipairs(bucket.peaks) do
-      if peak[1] > at then
-        peak[2] = peak[2] - cost * bucket.interval
+    if later or at ~= bucket.charged then
+      cost = math.min(0, math.max(cost, (later or 0) / bucket.interval))
+      for _, peak in ipairs(bucket.peaks) do
+        if peak[1] > at then
+          peak[2] = peak[2] - cost * bucket.interval
+        end
       end
     end
   end
@@ -182,7 +184,7 @@ end
 
 -- Return what has been let through and still counts, {instant, amount} each, the oldest first: here
 -- what is not recovered, as of now.
-function TokenBucket.let_through(read, at)
+function TokenBucket.charges_of(read, at)
   local bucket = {interval = read(at .. 'i', 0, 0, HUGE)}
   load_figures(bucket, TokenBucket.KEPT, read, at)
   local owed = (TokenBucket.tat(bucket) - now) / bucket.interval
@@ -274,7 +276,9 @@ local function write(window)
     for index, each in ipairs(window.added) do
       window.added[index] = logged(window, each)
     end
-    redis.call('RPUSH', window.log, unpack(window.added))
+    for first = 1, #window.added, 1000 do  -- Lua takes some thousands of arguments at most
+      redis.call('RPUSH', window.log, unpack(window.added, first, math.min(first + 999, #window.added)))
+    end
     window.added = {}
   end
 end
@@ -462,15 +466,20 @@ function SlidingWindow.load(window, read, at)
   window.log = KEYS[window.log]
   window.parts, window.added, window.from_end = {}, {}, {}
   window.total = read(at .. 'n', nil, -1, HUGE)  -- as of an entry's cost
+  window.known_per = read(at .. 'w', window.per, 0, HUGE)
+  window.is_other = window.known_per ~= window.per
+  if verb ~= 'return' then  -- as of a bucket: other limits have not been sent yet
+    window.known_per = window.per
+  end
   if not window.total then
     redis.call('DEL', window.log)
     window.total = 0
   end
 end
 
--- As of a bucket. The log of a limit that is gone is no key of this message, but one of this quota:
--- where the server lets scripts use no others, all of it counts as of now.
-function SlidingWindow.let_through(read, at, log)
+-- As of a bucket. The log of a limit that is gone is a key of this quota, but not one that this message
+-- has declared. On a server that refuses such keys, all of the log counts as of now.
+function SlidingWindow.charges_of(read, at, log)
   local total, charges, sum = read(at .. 'n', 0, -1, HUGE), {}, 0
   local texts = redis.pcall('LRANGE', log, -MOST_READ, -1)
   if texts.err then
@@ -487,7 +496,8 @@ function SlidingWindow.let_through(read, at, log)
   return charges
 end
 
--- Both may count the same calls: since each instant, as many as the one that knows of more.
+-- Both logs may have the same calls. So since each instant, as much has started as the log says that
+-- has more.
 function SlidingWindow.take_over(window, charges)
   local known, theirs = {}, 0
   for _, charge in ipairs(charges) do
@@ -528,6 +538,7 @@ end
 function SlidingWindow.save(window, set, at)
   write(window)
   set(at .. 'n', window.total, HUGE)
+  set(at .. 'w', window.known_per, HUGE)
 end
 
 -- As the CubicCurve of adaptive.py.

@@ -30,19 +30,34 @@ local RESERVED = {
   {'for_place', 'place', 0},
 }
 
--- If a message comes under other kinds of limits than the one before it (by `set_rate`, or in a
--- process that was started with other limits), those that were not there start with what the others
--- have let through. The state of a limit that is gone stays, as that limit may come back.
+-- Return what a limit has let through, by its name, as far as it still counts.
+local function charges_of(state, read, name)
+  local kind, unit, number = string.match(name, '^([rw])%[([%l%d_]+)%](%d+):$')
+  if not kind then
+    kind, number = string.match(name, '^([rw])(%d+):$')
+  end
+  if not kind then
+    refuse(state.key, 'kinds', state.fields.kinds)
+  end
+  local place = (unit and unit .. ':' or '') .. string.format('%d', number - 1)
+  return KINDS[kind].charges_of(read, name, state.key .. ':window:' .. place), unit
+end
+
+-- If a message comes under other limits than the one before it (by `set_rate`, or in a process that was
+-- started with others), those of another kind start with what the others have let through: all of what
+-- a limit that is gone has; of one that stays, no more than uses them up. The state of a limit that is
+-- gone stays, as that limit may come back.
 local function note_kinds(state, read)
-  local names, is_here, was_here = {}, {}, {}
+  local names, is_here, is_other, was_here, changed = {}, {}, {}, {}, false
   for _, limit in ipairs(state.limits) do
     if limit.kind ~= 'g' then
-      names[#names + 1], is_here[limit.name] = limit.name, true
+      names[#names + 1], is_here[limit.name], is_other[limit.name] = limit.name, true, limit.is_other
+      changed = changed or limit.is_other
     end
   end
   local before = state.fields.kinds
   state.kinds = table.concat(names, ' ')
-  if not before or before == state.kinds then
+  if not before or before == state.kinds and not changed then
     return
   elseif verb == 'return' then  -- other limits have not been sent yet
     state.kinds = before
@@ -51,26 +66,24 @@ local function note_kinds(state, read)
   for name in string.gmatch(before, '%S+') do
     was_here[name] = true
   end
+  local takers = {}
   for name in pairs(was_here) do
-    local kind, unit, number = string.match(name, '^([rw])%[([%l%d_]+)%](%d+):$')
-    if not kind then
-      kind, number = string.match(name, '^([rw])(%d+):$')
-    end
-    if not kind then
-      refuse(state.key, 'kinds', before)
-    end
-    local charges = nil
+    local charges, unit = nil, nil
     for _, limit in ipairs(state.limits) do
-      local is_new = not was_here[limit.name]
-      local takes_over = is_new or limit.is_other and not is_here[name]
-      if is_here[limit.name] and limit.unit == unit and takes_over then
+      local is_new = is_here[limit.name] and not was_here[limit.name]
+      local moved = not is_here[name] or is_other[name]
+      if limit.name ~= name and (is_new or is_other[limit.name] and moved) then
         if not charges then
-          local place = (unit and unit .. ':' or '') .. string.format('%d', number - 1)
-          charges = KINDS[kind].let_through(read, name, state.key .. ':window:' .. place)
+          charges, unit = charges_of(state, read, name)
         end
-        limit:take_over(charges, is_here[name] or not is_new)
+        if limit.unit == unit then
+          takers[#takers + 1] = {limit, charges, is_here[name] or not is_new}
+        end
       end
     end
+  end
+  for _, taker in ipairs(takers) do  -- now that all has been read
+    taker[1]:take_over(taker[2], taker[3])
   end
 end
 
