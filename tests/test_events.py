@@ -508,9 +508,12 @@ async def test_costs_read_in_a_thread():
     sys.setswitchinterval(1e-6)
     try:
         reader.start()
-        for _ in range(2000):
+        for number in range(2000):
             with queue.try_slot(cost={"tokens": 3}) as slot:
                 slot.settle({"tokens": 4})
+            read = len(seen)
+            while number % 500 == 0 and len(seen) == read and reader.is_alive():
+                stop.wait(1e-5)  # on a busy machine, too, the other thread has its turn
     finally:
         sys.setswitchinterval(interval)
         stop.set()

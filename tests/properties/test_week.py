@@ -37,6 +37,7 @@ async def call_for_a_week(recorder):
 
 
 @pytest.mark.full_speed
+@pytest.mark.usefixtures("no_collector")  # in a process that has run thousands of tests
 def test_window_holds_in_a_bursty_week():
     """A window holds in every hour of a bursty week.
 
