@@ -381,7 +381,7 @@ work. A lane comes with one call and goes at the second look at it, so that two 
 _LOOK_AGAIN = 1.0
 """Seconds after which a lane is looked at again that somebody waits in, or has a permit of."""
 _CHANGES = 8
-"""So many of the limits that a name has had are kept, for lanes that nobody called meanwhile."""
+"""How many of the limits that were set for a pattern a lane goes through at its next call."""
 _LOOK_AGAIN_AT_LEARNT = 60.0
 """Seconds after which a lane is looked at again whose limits are learnt. As long as they are, it is
 kept: a new one would not know that the server counts in windows."""
@@ -560,7 +560,7 @@ class Lanes:
             if lane.counts_until() > set_at:  # new limits may count earlier calls for longer
                 replaced = self.states_replaced
                 self.refresh(key)
-                self.states_replaced = replaced  # as nobody waits in it
+                self.states_replaced = replaced  # no call waits in it
         if (idle_at := lane.idle_at(now)) >= now:
             self._watch(key, idle_at if idle_at < math.inf else now + _LOOK_AGAIN)
         elif any(isinstance(one, LearntBucket) for one in lane.kept):

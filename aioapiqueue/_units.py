@@ -172,7 +172,7 @@ class LateCosts(tuple[float, ...]):  # noqa: SLOT001 - a tuple with a note can h
     def noted(
         cls, before: tuple[float, ...], costs: tuple[float, ...], now: float
     ) -> tuple[float, ...]:
-        """Return true costs, with a note of those of which more has just been charged."""
+        """Return true costs, with a note of the units in which more has just been charged."""
         late = dict(before.late) if isinstance(before, cls) else {}
         for unit, cost in enumerate(costs):
             first = before[unit] if is_stated(before, unit) else 0

@@ -222,7 +222,7 @@ class Journal:
             clocks: the machine's, at the present instant.
 
         Returns:
-            The records of those limits of which something is kept.
+            The records of the limits that the file keeps.
         """
         lane, now = self._hashed(key), clocks.now
         rules = set(map(str, in_force))
