@@ -155,6 +155,10 @@ def _usual(arrival: Arrival) -> Answered:
     return Answered(200, body.encode(), (("Content-Type", "text/xml"),))
 
 
+def _on_loopback(_: int) -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0), backlog=1024)
+
+
 @dataclass
 class SignedAws:
     """The endpoint; a context manager, which listens inside.
@@ -163,11 +167,13 @@ class SignedAws:
         answer: returns the answer to a request, None for the usual one; a test may set it.
         delay: seconds from a request to its answer.
         authority: which certifies it.
+        listen: returns a socket that listens at a port; default: at any, on loopback.
     """
 
     answer: Callable[[Arrival], Answered | None] = lambda _: None
     delay: float = 0.0
     authority: trustme.CA = field(default_factory=trustme.CA)
+    listen: Callable[[int], socket.socket] = _on_loopback
     arrivals: list[Arrival] = field(default_factory=list)
     cut: int = 0
     """Requests whose connection was closed before they were whole."""
@@ -217,8 +223,7 @@ class SignedAws:
             sock.context = self.context_for(name or "localhost")
 
         context.sni_callback = by_name
-        listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-        plain_listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        listener, plain_listener = self.listen(443), self.listen(80)
         self.port = listener.getsockname()[1]
         self.plain_port = plain_listener.getsockname()[1]
         server = await asyncio.start_server(self._take, sock=listener, ssl=context)

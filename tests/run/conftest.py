@@ -21,6 +21,7 @@ from aioapiqueue._host.place import HUB_DIR
 from tests.helpers.company_proxy import CompanyProxy
 from tests.helpers.hubs import ask_hub
 from tests.helpers.measured import COVERAGE
+from tests.helpers.own_network import OwnNetwork
 from tests.helpers.signed_aws import KEY, SECRET, SignedAws
 from tests.helpers.words import words_of
 
@@ -169,6 +170,8 @@ class Runner:
     def __init__(self, folder, temporary, aws_url):
         self.folder = folder
         self.temporary = temporary
+        self.within = list
+        """Returns a command line that runs another one where a test wants it."""
         self._begun = folder / "begun"
         self._url = aws_url
 
@@ -198,7 +201,7 @@ class Runner:
 
     def arguments(self, *arguments):
         """The command line of `aioapiqueue run`."""
-        return [sys.executable, "-m", "aioapiqueue", "run", *map(str, arguments)]
+        return self.within([sys.executable, "-m", "aioapiqueue", "run", *map(str, arguments)])
 
     def start(self, *arguments, env=None, **options):
         """Start it, with its output in pipes."""
@@ -276,6 +279,14 @@ class Network:
     environment: dict[str, str]
 
 
+_CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": KEY,
+    "AWS_SECRET_ACCESS_KEY": SECRET,
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+
+
 @pytest.fixture
 def network(tmp_path):
     """Give programs a way to AWS, as a company has it: by its proxy, with its own authority."""
@@ -286,10 +297,7 @@ def network(tmp_path):
             aws,
             proxy,
             {
-                "AWS_ACCESS_KEY_ID": KEY,
-                "AWS_SECRET_ACCESS_KEY": SECRET,
-                "AWS_REGION": "us-east-1",
-                "AWS_DEFAULT_REGION": "us-east-1",
+                **_CREDENTIALS,
                 "SSL_CERT_FILE": str(authority),
                 "HTTPS_PROXY": proxy.url,
                 "HTTP_PROXY": proxy.url,
@@ -298,12 +306,11 @@ def network(tmp_path):
         )
 
 
-@pytest.fixture
-def paced(run, network, tmp_path):
-    """Run programs under `run --any`; returns what came of it and the figures."""
+def _pacing(run, network, folder):
+    """Return what runs a program under `run`, and returns what came of it and the figures."""
 
     def start(*command, limit="ec2=10/s", options=(), env=None, any_=True, **more):
-        file = tmp_path / "figures.json"
+        file = folder / "figures.json"
         limits = [*(["--limit", limit] if limit else []), "--private", *["--any"] * any_, *options]
         environment = network.environment | (env or {})
         ended = run(*limits, "--json", file, "--", *command, env=environment, **more)
@@ -311,3 +318,42 @@ def paced(run, network, tmp_path):
         return ended, figures
 
     return start
+
+
+@pytest.fixture
+def paced(run, network, tmp_path):
+    """Run programs under `run --any`; returns what came of it and the figures."""
+    return _pacing(run, network, tmp_path)
+
+
+@dataclasses.dataclass
+class Outside:
+    """AWS and others on a host of their own, without a proxy on the way there.
+
+    Attributes:
+        aws: listens at ports 443 and 80 of the network's address; for other names, too.
+        network: in which it is; a test sets `network.names`.
+        environment: of programs: credentials, and which authority the server has.
+    """
+
+    aws: SignedAws
+    network: OwnNetwork
+    environment: dict[str, str]
+
+
+@pytest.fixture
+def outside(run, tmp_path):
+    """Have `run` and its programs find AWS's names and GitHub's in a network of their own."""
+    with OwnNetwork() as network, SignedAws(listen=network.bind) as aws:
+        for name in (".amazonaws.com", ".api.aws", "github.com", ".github.com"):
+            network.names[name] = network.address
+        authority = tmp_path / "authority.pem"
+        aws.authority.cert_pem.write_to_path(authority)
+        run.within = network.seen_by
+        yield Outside(aws, network, {**_CREDENTIALS, "SSL_CERT_FILE": str(authority)})
+
+
+@pytest.fixture
+def paced_outside(run, outside, tmp_path):
+    """As `paced`, of programs that find their servers in a network of their own."""
+    return _pacing(run, outside, tmp_path)

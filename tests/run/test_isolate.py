@@ -48,6 +48,18 @@ def test_program_that_ignores_proxies_is_paced(paced, network, run, python):
     assert not run.leftovers
 
 
+def test_server_outside_is_paced(paced_outside, outside, run, python):
+    """The same where nothing but the server's own network is on the way."""
+    program = run.folder / "ignores.py"
+    program.write_text(AIOHTTP)
+    ended, figures = paced_outside(python, program, "10", options=ISOLATED)
+    assert ended.code == 0, ended.err
+    assert_paced(outside.aws, 10)
+    assert {one.host for one in outside.aws.arrivals} == {HOST}
+    assert HOST in outside.network.asked
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 10}
+
+
 def test_without_isolation_it_is_not(paced, network, run, python):
     """The same program goes past the proxy, here to a host that nobody can find."""
     program = run.folder / "ignores.py"
