@@ -24,6 +24,8 @@ class Counts:
         untrusted: hosts whose connections programs gave up, as they do not trust the gateway.
         unreachable: hosts to which requests could not be sent, before they had their turn.
         passed_by: hosts to which connections were passed on without a look.
+        forbidden: servers, each with its port, that an isolated program was not connected to.
+        on_this_host: hosts with limits that are this host, as far as is known.
     """
 
     connections: int = 0
@@ -34,6 +36,8 @@ class Counts:
     untrusted: Counter[str] = dataclasses.field(default_factory=Counter)
     unreachable: Counter[str] = dataclasses.field(default_factory=Counter)
     passed_by: Counter[str] = dataclasses.field(default_factory=Counter)
+    forbidden: Counter[str] = dataclasses.field(default_factory=Counter)
+    on_this_host: list[str] = dataclasses.field(default_factory=list)
 
     def count_unknown(self, host: str) -> None:
         """Count a call that is not known."""
@@ -50,6 +54,10 @@ class Counts:
     def count_passed_by(self, host: str) -> None:
         """Count a connection that is not looked into."""
         self._count(self.passed_by, host)
+
+    def count_forbidden(self, server: str) -> None:
+        """Count a connection that is not made, as the program is isolated."""
+        self._count(self.forbidden, server)
 
     def as_json(self) -> dict[str, Any]:
         """Return all of them."""

@@ -16,12 +16,14 @@ import h11
 
 from aioapiqueue.gateway._answers import refusal, throttling, unreachable
 from aioapiqueue.gateway._calls import Request, find_call, wants_body
+from aioapiqueue.gateway._confinement import ForbiddenError
 from aioapiqueue.gateway._hearing import Hearing
 from aioapiqueue.gateway._hub_client import NotPacedError
 from aioapiqueue.gateway._link import GoneError, headers_of, join, passed_on
 from aioapiqueue.gateway._turns import StaleError, Turns
 
 if TYPE_CHECKING:
+    from aioapiqueue.gateway._answers import Answer
     from aioapiqueue.gateway._calls import Call
     from aioapiqueue.gateway._counts import Counts
     from aioapiqueue.gateway._hub_client import Ask, HubClient
@@ -146,8 +148,9 @@ class Exchanges:
         except GoneError:
             raise
         except OSError as error:
-            self._counts.count_unreachable(origin.host if call.of_aws else call.service)
-            await link.answer(*unreachable(call, _cannot_reach(origin, error)))
+            if not isinstance(error, ForbiddenError):
+                self._counts.count_unreachable(origin.host if call.of_aws else call.service)
+            await link.answer(*self._not_reached(origin, call, error))
         except StaleError:
             await link.answer(*throttling(call))
         return None
@@ -168,9 +171,13 @@ class Exchanges:
         except GoneError:
             raise
         except OSError as error:
+            if request is None and not isinstance(error, ForbiddenError):
+                self._counts.count_passed_by(origin.host)
             call = None if request is None else find_call(request)
-            await link.answer(*unreachable(call, _cannot_reach(origin, error)))
+            await link.answer(*self._not_reached(origin, call, error))
             return
+        if request is None:
+            self._counts.count_passed_by(origin.host)
         hearing = Hearing()
         await self._forward(incoming, up, b"", hearing, of_aws=request is not None)
         if request is not None:
@@ -209,7 +216,7 @@ class Exchanges:
                 raise
             except OSError as error:
                 outcome = {"failed": type(error).__name__}
-                await link.answer(*unreachable(call, _cannot_reach(origin, error)))
+                await link.answer(*self._not_reached(origin, call, error))
                 return
             if self._hub.lost.is_set():  # meanwhile: nothing is sent after its end
                 await self._upstream.give_back(origin, up, whole=False)
@@ -275,6 +282,13 @@ class Exchanges:
             whole = not link.has_more
         finally:
             await self._upstream.give_back(origin, up, whole=whole)
+
+    def _not_reached(self, origin: Origin, call: Call | None, error: OSError) -> Answer:
+        """Return the answer to a request whose server was not reached."""
+        if isinstance(error, ForbiddenError):
+            self._counts.count_forbidden(origin.netloc)
+            return refusal(call, str(error))
+        return unreachable(call, _cannot_reach(origin, error))
 
     async def _refuse(self, link: Link, call: Call | None, why: str) -> None:
         self._counts.refused += 1

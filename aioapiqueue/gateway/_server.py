@@ -16,6 +16,7 @@ import anyio
 import h11
 from anyio.streams.tls import TLSStream
 
+from aioapiqueue.gateway._confinement import ForbiddenError
 from aioapiqueue.gateway._exchange import Incoming
 from aioapiqueue.gateway._hello import is_hello, name_in, read_hello
 from aioapiqueue.gateway._link import Link, headers_of, join
@@ -129,7 +130,11 @@ class Server:
         if self._opened.has_tunnel(origin):
             await self._open(whole, origin)
             return
-        theirs = await self._upstream.tunnel(origin)
+        try:
+            theirs = await self._upstream.tunnel(origin)
+        except ForbiddenError:  # in TLS with another server, so that it cannot be answered
+            self._counts.count_forbidden(origin.netloc)
+            return
         try:
             await self._join(whole, theirs, origin)
         finally:
@@ -178,6 +183,10 @@ class Server:
         else:
             try:
                 theirs = await self._upstream.tunnel(origin)
+            except ForbiddenError as error:
+                self._counts.count_forbidden(origin.netloc)
+                await link.answer(403, f"aioapiqueue: not sent: {error}\n".encode())
+                return
             except OSError as error:
                 await link.answer(502, f"aioapiqueue: {origin.host}: {error}\n".encode())
                 return
@@ -231,7 +240,6 @@ class Server:
         if self._opened.has(incoming.origin):
             await self._exchanges.paced(incoming)
         else:
-            self._counts.count_passed_by(incoming.origin.host)
             await self._exchanges.unpaced(incoming)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
+    from aioapiqueue.gateway._confinement import Confinement
     from aioapiqueue.gateway._link import Headers
     from aioapiqueue.gateway._parents import Origin, Parent, Parents
 
@@ -59,14 +60,21 @@ class Upstream:
         context: verifies servers.
         parents: which proxy there is on the way to them.
         dial: makes a connection.
+        confinement: of the program, if it is isolated; default: it may reach any server.
     """
 
     def __init__(
-        self, context: ssl.SSLContext, parents: Parents, *, dial: Dial = connect_tcp
+        self,
+        context: ssl.SSLContext,
+        parents: Parents,
+        *,
+        dial: Dial = connect_tcp,
+        confinement: Confinement | None = None,
     ) -> None:
         self._context = context
         self._parents = parents
         self._dial = dial
+        self._confinement = confinement
         self._idle: defaultdict[Origin, deque[tuple[float, Link]]] = defaultdict(deque)
         self._unused: WeakSet[Link] = WeakSet()
         self._in_use: Counter[Origin] = Counter()
@@ -185,13 +193,14 @@ class Upstream:
         """Return a connection to a host, whatever is to go over it.
 
         Raises:
+            ForbiddenError: the program may not reach it.
             OSError: it cannot be reached.
         """
         with _at_most(_CONNECT_SECONDS, origin.host):
             parent = self._parents.of(origin, tunnel=True)
+            stream = await self._to(origin, parent)
             if parent is None:
-                return await self._dial(origin.host, origin.port)
-            stream = await self._to(parent)
+                return stream
             try:
                 return await _tunnel(stream, parent, origin)
             except BaseException:  # cancelled, too
@@ -203,12 +212,16 @@ class Upstream:
             if origin.tls:
                 return await self._secured(await self.tunnel(origin), origin.host)
         with _at_most(_CONNECT_SECONDS, origin.host):
-            parent = self._parents.of(origin, tunnel=False)
-            if parent is None:
-                return await self._dial(origin.host, origin.port)
-            return await self._to(parent)
+            return await self._to(origin, self._parents.of(origin, tunnel=False))
 
-    async def _to(self, parent: Parent) -> ByteStream:
+    async def _to(self, origin: Origin, parent: Parent | None) -> ByteStream:
+        """Connect to a server, or to the proxy on the way there, which may be on this host."""
+        if parent is None:
+            if self._confinement is not None:
+                return await self._confinement.connect(origin, self._dial)
+            return await self._dial(origin.host, origin.port)
+        if self._confinement is not None:
+            await self._confinement.check(origin)
         stream = await self._dial(parent.host, parent.port)
         return await self._secured(stream, parent.host) if parent.tls else stream
 

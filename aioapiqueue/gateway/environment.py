@@ -15,7 +15,7 @@ from aioapiqueue.gateway._trust import BUNDLE_VARIABLES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DIRECT", "GATEWAY_VARIABLE", "MARK_VARIABLE", "environment_of"]
+__all__ = ["DIRECT", "GATEWAY_VARIABLE", "MARK_VARIABLE", "METADATA", "environment_of"]
 
 GATEWAY_VARIABLE = "AIOAPIQUEUE_GATEWAY"
 """Where the hook in Node.js sends requests, whatever becomes of HTTPS_PROXY."""
@@ -24,11 +24,10 @@ MARK_VARIABLE = "AIOAPIQUEUE_MARK"
 
 _PROXY = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 _NO_PROXY = ("NO_PROXY", "no_proxy")
-# This host, and where credentials of instances, containers and pods come from: no quota of AWS's.
-DIRECT = (
-    *("localhost", "127.0.0.1", "::1"),
-    *("169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254"),
-)
+# Where credentials of instances, containers and pods come from: no quota of AWS's.
+METADATA = ("169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254")
+"""What an isolated program reaches though it has no name."""
+DIRECT = ("localhost", "127.0.0.1", "::1", *METADATA)
 """What programs connect to without the gateway."""
 _NODE_HOOK = Path(__file__).with_name("node_hook.cjs")
 

@@ -53,20 +53,22 @@ def main(arguments: list[str]) -> None:
 
     Args:
         arguments: "--check"; or the gateway's socket, a private folder, the port that the program's
-            environment names, the ports of servers that it may connect to with commas between them,
-            the file to execute, and its whole command line.
+            environment names, the ports of servers that it may connect to, their addresses that are
+            to be reached without a name, the file to execute, and its whole command line. Of ports
+            and addresses, there are commas between them.
     """
     try:
         if arguments == ["--check"]:
             _enter()
             with tempfile.TemporaryDirectory() as folder:
                 _set_up_names(Path(folder))
-            _listeners(0, _PORTS)
+            _listeners(0, _PORTS, _METADATA)
             return
-        gateway, folder, port, ports, file, *command = arguments
+        gateway, folder, port, ports, addresses, file, *command = arguments
         _enter()
         _set_up_names(Path(folder))
-        _hand_over(gateway, _listeners(int(port), map(int, ports.split(","))))
+        reached = (*_METADATA, *filter(None, addresses.split(",")))
+        _hand_over(gateway, _listeners(int(port), map(int, ports.split(",")), reached))
     except (OSError, _NotIsolatedError) as error:
         sys.exit(str(error))
     # What Python ignores, the program is not to ignore.
@@ -126,11 +128,17 @@ def _mount(source: str | Path, target: str | Path, flags: int) -> None:
         raise _NotIsolatedError(f"{target}: cannot be mounted: {os.strerror(ctypes.get_errno())}")
 
 
-def _listeners(port: int, ports: Iterable[int]) -> list[socket.socket]:
-    """Return the sockets of the proxy, of names, and of these ports, in this order."""
+def _listeners(port: int, ports: Iterable[int], addresses: Iterable[str]) -> list[socket.socket]:
+    """Return the sockets of the proxy, of names, and of these ports, in this order.
+
+    Args:
+        port: of the proxy.
+        ports: at any address.
+        addresses: which lead here, as loopback does.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SET_FLAGS, struct.pack("16sh", b"lo", _UP))
-        for number, address in enumerate(_METADATA):
+        for number, address in enumerate(addresses):
             name = f"lo:{number}".encode()
             packed = struct.pack("16sH2s4s8x", name, socket.AF_INET, b"", socket.inet_aton(address))
             fcntl.ioctl(control, _SET_ADDRESS, packed)

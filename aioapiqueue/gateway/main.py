@@ -22,6 +22,7 @@ from anyio import to_thread
 from anyio.abc import SocketAttribute
 
 from aioapiqueue.gateway._authority import Authority
+from aioapiqueue.gateway._confinement import Confinement, on_this_host
 from aioapiqueue.gateway._counts import Counts
 from aioapiqueue.gateway._exchange import Exchanges
 from aioapiqueue.gateway._hub_client import HubClient, NotPacedError
@@ -134,12 +135,17 @@ async def serve(
         ValueError: something in the environment is not understood.
     """
     trusted = await to_thread.run_sync(trusted_by_user, environ)
-    upstream = Upstream(context_for(trusted), Parents(environ), dial=dial)
+    confinement = Confinement(settings.hosts) if settings.isolated else None
+    upstream = Upstream(context_for(trusted), Parents(environ), dial=dial, confinement=confinement)
     opened = await to_thread.run_sync(Opened, settings.hosts)
     authority = Authority(opened.domains)
     bundle = Path(settings.folder) / "ca-bundle.pem"
     await to_thread.run_sync(bundle.write_text, trusted + authority.pem)
     counts = Counts()
+    here = asyncio.create_task(on_this_host(settings.hosts))
+    if settings.isolated and (found := await here):
+        report(forbidden=found)
+        return
     hub = HubClient(settings.hub)
     await hub.open()
     try:
@@ -167,6 +173,9 @@ async def serve(
     finally:
         await hub.aclose()
         await upstream.aclose()
+        if here.done():
+            counts.on_this_host = here.result()
+        here.cancel()
         report(counts=counts.as_json())
     if not ended.done():
         raise NotPacedError(hub.why)

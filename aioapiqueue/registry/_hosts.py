@@ -31,6 +31,7 @@ __all__ = [
     "PathLanes",
     "address_of",
     "host_called",
+    "is_address",
     "is_host",
     "lane_problem",
     "lanes_of",
@@ -139,7 +140,7 @@ def _host_problem(host: str, *, tls: bool) -> str | None:
         return "is no single host: name each, as each has its own limits"
     if ":" in host or (tls and _ADDRESS.fullmatch(host)):
         return "is an address, which no certificate is made for: write the host's name"
-    if _ADDRESS.fullmatch(host) and not _is_ipv4(host):
+    if _ADDRESS.fullmatch(host) and not is_address(host):
         return _NO_HOST
     if not host.isascii():
         try:
@@ -149,7 +150,8 @@ def _host_problem(host: str, *, tls: bool) -> str | None:
     return None if _NAME.fullmatch(host) else _NO_HOST
 
 
-def _is_ipv4(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Return whether a host is no name, but an address: of IPv4, as others can have no limits."""
     try:
         ipaddress.IPv4Address(host)
     except ValueError:

@@ -20,3 +20,11 @@ async def bench(tmp_path, monkeypatch, hosts):
     monkeypatch.setattr(main, "_LAST_SECONDS", 0.1)
     async with open_bench(tmp_path, hosts) as bench:
         yield bench
+
+
+@pytest.fixture
+async def confined(tmp_path, monkeypatch, hosts):
+    """Give the same, for a program that is isolated."""
+    monkeypatch.setattr(main, "_LAST_SECONDS", 0.1)
+    async with open_bench(tmp_path, hosts, isolated=True) as bench:
+        yield bench

@@ -26,6 +26,10 @@ class Bench:
         self.server = server
         self.port = ready["port"]
         self.came = asyncio.Queue()
+        self.dialled = []
+        """Where the gateway has connected to, by address or name, and port."""
+        self.counts = None
+        """What it has counted, after its end."""
         self.end = None
         """Ends the run, and waits for the gateway's end."""
         self._writers = []
@@ -68,12 +72,13 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def open_bench(tmp_path, hosts):
+async def open_bench(tmp_path, hosts, *, isolated=False):
     """Run all of it on the loop of the test.
 
     Args:
         tmp_path: a private folder.
         hosts: the limits of hosts that are not AWS's.
+        isolated: whether it is for a program that is isolated.
     """
     bench = None
 
@@ -90,12 +95,18 @@ async def open_bench(tmp_path, hosts):
     def report(**found):
         if "port" in found:
             ready.set_result(found)
+        elif "counts" in found and bench is not None:
+            bench.counts = found["counts"]
 
     async def dial(host, number):
+        bench.dialled.append((host, number))
         return await connect_tcp("127.0.0.1", port)
 
     async with Hub(registry, directory=tmp_path / "hub") as hub:
-        settings = main.Settings(str(hub.path), str(tmp_path), "token", "mark", "", registry.hosts)
+        socket = str(hub.path.with_name("isolated.sock")) if isolated else ""
+        settings = main.Settings(
+            str(hub.path), str(tmp_path), "token", "mark", socket, registry.hosts
+        )
         serving = asyncio.create_task(main.serve(settings, {}, report, ended, dial=dial))
         await asyncio.wait({serving, ready}, return_when=asyncio.FIRST_COMPLETED)
         bench = Bench(hub, server, await ready if ready.done() else serving.result())

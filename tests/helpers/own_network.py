@@ -78,9 +78,8 @@ class OwnNetwork:
     def __enter__(self) -> Self:
         if sys.platform != "linux":
             pytest.skip("needs Linux's namespaces")
-        missing = [one for one in ("ip", "unshare", "mount") if shutil.which(one) is None]
-        if os.geteuid() != 0 or missing:
-            pytest.skip(f"a network of its own needs root and {missing or ''}: ip, unshare, mount")
+        if os.geteuid() != 0 or None in map(shutil.which, ("ip", "unshare", "mount")):
+            pytest.skip("a network of its own needs root, and iproute2, unshare and mount")
         self._folder = Path(tempfile.mkdtemp(prefix="own-network-"))
         try:
             self._make()

@@ -44,7 +44,7 @@ def test_program_that_ignores_proxies_is_paced(paced, network, run, python):
     assert ended.code == 0, ended.err
     assert_paced(network.aws, 20)
     assert calls_of(figures) == {"ec2.DescribeVolumes": 20}
-    assert "isolated: whatever it calls is paced" in ended.words
+    assert "isolated: it reaches other hosts through the gateway only, at ports 80" in ended.words
     assert not run.leftovers
 
 

@@ -135,8 +135,8 @@ def run(
         bool,
         typer.Option(
             "--isolate",
-            help="As --any; and the program can reach nothing but that proxy, so that it is paced "
-            "even if it ignores proxies. Linux.",
+            help="As --any; and that proxy is the only way to other hosts, so that a program is "
+            "paced even if it ignores proxies. Linux.",
         ),
     ] = False,
     private: Annotated[

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from aioapiqueue import gateway
 from aioapiqueue.cli._console import wrapped
 from aioapiqueue.cli.run._errors import NotStarted
-from aioapiqueue.registry._hosts import address_of
+from aioapiqueue.registry._hosts import address_of, is_address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +28,11 @@ __all__ = ["Gateway", "is_installed"]
 _READY_SECONDS = 30.0  # it takes half a second
 _END_SECONDS = 5.0
 _PORTS = (80, 443)
+_IS_HERE = (
+    "--isolate: {hosts} on this host, and an isolated program reaches other hosts only; nothing "
+    "was started. Without --isolate, programs are paced that use the proxy of their environment "
+    "(HTTP_PROXY)"
+)
 # -I: it needs the standard library alone, whatever the environment says.
 _ISOLATES = (sys.executable, "-I", str(Path(gateway.__file__).with_name("isolate.py")))
 
@@ -64,7 +69,9 @@ class Gateway:
         self, hub: Path, folder: Path, hosts: Mapping[str, Sequence[str]], *, isolate: bool
     ) -> None:
         self._folder = folder
-        self._ports = sorted({*_PORTS, *(address_of(name)[1] for name in hosts)})
+        found = [address_of(name)[:2] for name in hosts]
+        self._ports = sorted({*_PORTS, *(port for _, port in found)})
+        self._addresses = sorted({host for host, _ in found if is_address(host)})
         self._isolate = isolate
         self._settings: dict[str, Any] = {
             "hub": str(hub),
@@ -126,7 +133,8 @@ class Gateway:
         if not self._isolate:
             return launch, command
         port, ports = str(self._ready["port"]), ",".join(map(str, self._ports))
-        words = [self._settings["isolated"], str(self._folder), port, ports]
+        addresses = ",".join(self._addresses)
+        words = [self._settings["isolated"], str(self._folder), port, ports, addresses]
         isolates = [*_ISOLATES, *words, launch.path, *command]
         return dataclasses.replace(launch, path=sys.executable), isolates
 
@@ -165,6 +173,10 @@ class Gateway:
             async with asyncio.timeout(_READY_SECONDS):
                 line = await self._stdout.readline()
         ready = json.loads(line or b"{}")
+        if here := ready.get("forbidden"):
+            await self.end()
+            hosts = f"{' and '.join(here)} {'is' if len(here) == 1 else 'are'}"
+            raise NotStarted(wrapped(_IS_HERE.format(hosts=hosts)))
         if "port" not in ready:
             await self.end()
             why = (

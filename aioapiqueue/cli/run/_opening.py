@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from aioapiqueue.cli._console import pluralize, unbroken, wrapped
 from aioapiqueue.cli.run._gateway import is_installed
 from aioapiqueue.cli.run._limits_in_words import service_in
-from aioapiqueue.registry._hosts import is_host
+from aioapiqueue.registry._hosts import address_of, is_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,7 +42,7 @@ def opening(plan: Plan) -> str:
         )
     done = "counted" if plan.dry_run else "paced"
     if plan.isolate:
-        lines.append(f"isolated: whatever it calls is {done}, and nothing else can be reached")
+        lines.append(_isolated(plan))
     elif plan.gateway:
         what = "what is not Python, and what goes to hosts," if hosts else "what is not Python"
         lines.append(f"{what} is {done} where it uses the proxy of its environment")
@@ -52,6 +53,17 @@ def opening(plan: Plan) -> str:
             + remedy
         )
     return "\n".join(map(wrapped, lines))
+
+
+def _isolated(plan: Plan) -> str:
+    """Return what an isolated program reaches."""
+    ports = sorted({80, 443, *(address_of(host)[1] for host in plan.registry.hosts)})
+    *most, last = map(str, ports)
+    leaves = "; as root, it could leave" if os.geteuid() == 0 else ""
+    return (
+        "isolated: it reaches other hosts through the gateway only, at ports "
+        f"{', '.join(most)} and {last}, and nothing of this host but Unix sockets{leaves}"
+    )
 
 
 def _paced(limits: Mapping[str, str]) -> Iterator[str]:

@@ -131,6 +131,7 @@ def measure(plan: Plan, outcome: Outcome) -> Measured:
     if outcome.gateway is not None:
         # Those that the hub refuses are counted there already.
         measured.refused += sum(outcome.gateway["unknown_hosts"].values())
+        measured.refused += sum(outcome.gateway["forbidden"].values())
         lost = sum(outcome.gateway["unreachable"].values())  # of which the hub was not asked
         measured.answers += lost
         measured.failed += lost
@@ -243,6 +244,7 @@ def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:
     processes, inactive = outcome.processes, outcome.inactive
     if plan.gateway:
         yield from _of_gateway(plan, outcome)
+        yield from _forbidden(outcome)
     elif not processes:
         yield (
             "WARNING: NOTHING WAS PACED: no Python activated the pacing. Only Python programs, "
@@ -275,7 +277,8 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
         yield (
             "WARNING: NOTHING WAS PACED: nothing has come to the proxy that HTTPS_PROXY names. "
             "Either there was no call, or calls went to this host itself (127.0.0.1), for which no "
-            "proxy is asked, or the program ignores proxies: --isolate paces it all the same"
+            "proxy is asked, or the program ignores proxies"
+            + _isolation(seen, ": --isolate paces it all the same")
         )
     else:
         if not came and not _only_hosts(plan):
@@ -283,7 +286,8 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
         if unseen := _unseen(plan, outcome):
             text = f"no request to {_few(unseen)} has come to the proxy"
             if not plan.isolate:
-                text += ". If there was one, the program ignores proxies: --isolate paces it, too"
+                text += ". If there was one, the program ignores proxies"
+                text += _isolation(seen, ": --isolate paces it, too")
             yield text
     if outcome.inactive and seen["calls"]:
         yield (
@@ -305,6 +309,24 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
             f"WARNING: {host}: {pluralize(number, 'connection')} given up by a program that does "
             "not trust the gateway: see aioapiqueue docs gateway"
         )
+
+
+def _forbidden(outcome: Outcome) -> Iterator[str]:
+    """Yield the servers that an isolated program was not connected to, if there are any."""
+    servers = outcome.gateway and outcome.gateway["forbidden"]
+    if servers:
+        yield (
+            f"WARNING: REFUSED: {pluralize(sum(servers.values()), 'connection')} of the isolated "
+            f"program, to {_few(list(servers))}: it reaches other hosts only, by their names, and "
+            "the ports that the start of the run names: see aioapiqueue docs gateway"
+        )
+
+
+def _isolation(seen: Mapping[str, Any], advice: str) -> str:
+    """Return the advice to isolate the program, or why that is not possible."""
+    if here := seen["on_this_host"]:
+        return f" (with --isolate, it could not reach this host: {_few(here)})"
+    return advice
 
 
 def _only_hosts(plan: Plan) -> bool:

@@ -1,0 +1,245 @@
+"""Which servers an isolated program reaches through the gateway: other hosts, by their names.
+
+The program's own network has nothing but the gateway, which is in the network of this host. Without
+a check, the gateway would connect the program to the services of this host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+import struct
+import sys
+import time
+from typing import TYPE_CHECKING, TypeAlias
+
+import anyio
+
+from aioapiqueue.gateway.environment import METADATA
+from aioapiqueue.registry._hosts import address_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from anyio.abc import ByteStream
+
+    from aioapiqueue.gateway._parents import Origin
+
+__all__ = ["Confinement", "ForbiddenError", "on_this_host"]
+
+_Dial: TypeAlias = "Callable[[str, int], Awaitable[ByteStream]]"
+_Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
+
+_USUAL_PORTS = (80, 443)
+_LOOK_UP_SECONDS = 2.0
+_KEPT_SECONDS = 60.0
+_MOST_KEPT = 1_000
+_NEXT_SECONDS = 0.25
+"""After which the next address of a server is tried, too (RFC 8305, 8)."""
+
+# <linux/netlink.h>, <linux/rtnetlink.h>
+_HEADER, _ROUTE, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=8BI"), struct.Struct("=HH")
+_NEW_ROUTE, _GET_ROUTE, _REQUEST, _DESTINATION = 24, 26, 1, 1
+_TYPE_AT = _HEADER.size + 7
+_DELIVERED_HERE = frozenset({2, 4})  # RTN_LOCAL, RTN_ANYCAST
+
+
+class ForbiddenError(PermissionError):
+    """Raised where an isolated program may not reach a server; has the reason."""
+
+
+class Confinement:
+    """Knows which servers an isolated program may reach.
+
+    Args:
+        hosts: with limits of their own: their ports may be reached on any host, and those that are
+            addresses, too.
+    """
+
+    def __init__(self, hosts: Iterable[str]) -> None:
+        found = [address_of(name)[:2] for name in hosts]
+        self._named = frozenset(found)
+        self._ports = frozenset({*_USUAL_PORTS, *(port for _, port in found)})
+        self._looked_up: dict[str, tuple[float, list[_Address]]] = {}
+
+    async def connect(self, origin: Origin, dial: _Dial) -> ByteStream:
+        """Connect to a server: to an address that was checked, so that no name can change between.
+
+        Args:
+            origin: the server.
+            dial: connects to an address.
+
+        Raises:
+            ForbiddenError: the program may not reach it.
+            OSError: it cannot be reached.
+        """
+        self._check_itself(origin)
+        found = await _look_up(origin.host)
+        problems = [_problem_of(origin.host, address) for address in found]
+        allowed = [address for address, why in zip(found, problems, strict=True) if not why]
+        if not allowed:
+            raise ForbiddenError(problems[0])
+        return await _connect_to_first(allowed, origin.port, dial)
+
+    async def check(self, origin: Origin) -> None:
+        """Check a server that a proxy connects to, which looks its name up itself.
+
+        Raises:
+            ForbiddenError: the program may not reach it, as far as is known here.
+        """
+        self._check_itself(origin)
+        for address in await self._looked_up_before(origin.host):
+            if why := _problem_of(origin.host, address):
+                raise ForbiddenError(why)
+
+    async def _looked_up_before(self, host: str) -> list[_Address]:
+        """Return the addresses of a host; none, if this host does not know them."""
+        now = time.monotonic()
+        since, found = self._looked_up.get(host, (-_KEPT_SECONDS, []))
+        if now - since < _KEPT_SECONDS:
+            return found
+        found = []
+        # Behind a proxy, names of the internet may be unknown, or nothing may answer for them.
+        with contextlib.suppress(OSError), anyio.move_on_after(_LOOK_UP_SECONDS):
+            found = await _look_up(host)
+        if len(self._looked_up) >= _MOST_KEPT:
+            self._looked_up.clear()
+        self._looked_up[host] = now, found
+        return found
+
+    def _check_itself(self, origin: Origin) -> None:
+        """Check what can be checked without looking anything up.
+
+        Raises:
+            ForbiddenError: the program may not reach the server.
+        """
+        host, port = origin.host, origin.port
+        if port not in self._ports:
+            ports = ", ".join(map(str, sorted(self._ports)))
+            raise ForbiddenError(
+                f"{origin.netloc}: an isolated program reaches ports {ports} only (the limit of a "
+                "host adds its port)"
+            )
+        address = _literal(host)
+        if address is None or str(address) in METADATA:
+            return
+        if why := _problem_of(host, address):
+            raise ForbiddenError(why)
+        if (host, port) not in self._named:
+            raise ForbiddenError(
+                f"{host} is an address: an isolated program reaches servers by their names, and "
+                "those addresses that have a limit of their own"
+            )
+
+
+async def on_this_host(hosts: Iterable[str]) -> list[str]:
+    """Return those hosts with limits that are this host, as far as is known within 2 seconds.
+
+    Args:
+        hosts: as limits name them: `"http://intranet:8080"`.
+    """
+
+    async def is_here(name: str) -> bool:
+        with contextlib.suppress(OSError), anyio.move_on_after(_LOOK_UP_SECONDS):
+            return any(map(_is_here, await _look_up(address_of(name)[0])))
+        return False
+
+    names = list(hosts)
+    found = await asyncio.gather(*map(is_here, names))
+    return [name for name, here in zip(names, found, strict=True) if here]
+
+
+async def _look_up(host: str) -> list[_Address]:
+    """Return the addresses of a host, the best ones first.
+
+    Raises:
+        OSError: it has none.
+    """
+    found = await anyio.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(ipaddress.ip_address(address[0]) for *_, address in found))
+
+
+def _literal(host: str) -> _Address | None:
+    """Return the address that a host is; None: it is a name."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host)
+    with contextlib.suppress(OSError):  # 127.1 and 0x7f000001 are addresses, too
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    return None
+
+
+def _problem_of(host: str, address: _Address) -> str | None:
+    """Return why an address of a host may not be reached; None: it may."""
+    name = host if host == str(address) else f"{host} ({address})"
+    address = _unmapped(address)
+    if str(address) in METADATA:
+        return None
+    if _is_here(address):
+        return f"{name} is this host: an isolated program reaches other hosts only"
+    if address.is_link_local:
+        return f"{name} is link-local: an isolated program does not reach it"
+    return None
+
+
+def _unmapped(address: _Address) -> _Address:
+    """Return the IPv4 address that is meant by one of IPv6: `::ffff:127.0.0.1`."""
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_here(address: _Address) -> bool:
+    """Return whether what is sent to an address comes to this host, by the kernel's own routes.
+
+    Elsewhere than on Linux, where nothing is isolated, only loopback is known.
+    """
+    address = _unmapped(address)
+    if address.is_loopback or address.is_unspecified:
+        return True
+    if sys.platform != "linux":
+        return False
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004 - of IP
+    packed = address.packed
+    destination = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(packed), _DESTINATION) + packed
+    route = _ROUTE.pack(family, 8 * len(packed), 0, 0, 0, 0, 0, 0, 0) + destination
+    header = _HEADER.pack(_HEADER.size + len(route), _GET_ROUTE, _REQUEST, 0, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK) as sock:
+        sock.send(header + route)
+        answer = sock.recv(1 << 16)  # which is there when `send` returns
+    _, kind, *_ = _HEADER.unpack_from(answer)
+    return kind == _NEW_ROUTE and answer[_TYPE_AT] in _DELIVERED_HERE  # else, there is no route
+
+
+async def _connect_to_first(addresses: list[_Address], port: int, dial: _Dial) -> ByteStream:
+    """Connect to the address that answers first; the next is tried while one does not answer.
+
+    Raises:
+        OSError: none answers.
+    """
+    found: list[ByteStream] = []
+    errors: list[OSError] = []
+
+    async def attempt(address: _Address, failed: anyio.Event) -> None:
+        try:
+            stream = await dial(str(address), port)
+        except OSError as error:
+            errors.append(error)
+            failed.set()
+        else:
+            found.append(stream)
+            group.cancel_scope.cancel()
+
+    try:
+        async with anyio.create_task_group() as group:
+            for address in addresses:
+                failed = anyio.Event()
+                group.start_soon(attempt, address, failed)
+                with anyio.move_on_after(_NEXT_SECONDS):
+                    await failed.wait()
+        if not found:
+            raise errors[0]
+        return found.pop(0)
+    finally:
+        # Those that answered in the same moment; all, if this was cancelled then.
+        for stream in found:
+            await anyio.aclose_forcefully(stream)
