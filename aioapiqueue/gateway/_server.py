@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hmac
 import re
+import resource
 import ssl
 import traceback
 from functools import partial
@@ -38,6 +39,12 @@ __all__ = ["Server"]
 
 _CHUNK = 1 << 16
 _HANDSHAKE_SECONDS = 30.0
+_PASSWORD_SECONDS = 30.0
+"""In which a connection has to show the password."""
+_STRANGERS = (64, 2048)
+"""How many connections are kept that have not yet: a quarter of all files, within these bounds.
+
+A program may make thousands at once before it sends the first request."""
 _NO_FILES_SECONDS = 0.1
 _CLEAN_SECONDS = 5.0
 _HTTP_PORT = 80
@@ -76,6 +83,11 @@ class Server:
         self._counts = counts
         self._opened = opened
         self._user = b"Basic " + base64.b64encode(f"run:{token}".encode())
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        fewest, most = _STRANGERS
+        self._most_strangers = min(max(files // 4, fewest), most)
+        self._strangers: dict[anyio.CancelScope, None] = {}
+        """Connections that have not shown the password, the oldest first."""
 
     async def proxy(self, listener: SocketListener) -> None:
         """Serve programs that use a proxy, until this is cancelled: all connections are closed."""
@@ -156,14 +168,8 @@ class Server:
     async def _requests(self, stream: ByteStream) -> None:
         """Serve what comes before a tunnel: requests to hosts without TLS, and the one for it."""
         link = Link(stream)
-        while (head := await _next(link)) is not None:
-            given = headers_of(head).get("proxy-authorization", "").encode("latin-1")
-            if not hmac.compare_digest(given, self._user):
-                why = b"aioapiqueue: this is the proxy of a run, and you are no program of it\n"
-                await link.answer(407, why, [("Proxy-Authenticate", 'Basic realm="aioapiqueue"')])
-                if not link.next_cycle():  # some ask without it first
-                    return
-                continue
+        head = await self._first(link)
+        while head is not None:
             self._counts.connections += 1
             if head.method == b"CONNECT":
                 await self._connect(link, head.target.decode("ascii"))
@@ -171,6 +177,38 @@ class Server:
             await self._plain(link, head)
             if not link.next_cycle():
                 return
+            head = await self._authorized(link)
+
+    async def _first(self, link: Link) -> h11.Request | None:
+        """Wait for the first request with the password, for a while; None: there is none.
+
+        Any user of this host can connect. So that they leave files and memory for the programs of
+        the run, the oldest of too many connections without the password is closed.
+        """
+        head = None
+        with anyio.move_on_after(_PASSWORD_SECONDS) as scope:
+            self._strangers[scope] = None
+            if len(self._strangers) > self._most_strangers:
+                oldest = next(iter(self._strangers))
+                del self._strangers[oldest]
+                oldest.cancel()  # one whose request has come in this moment goes on
+            try:
+                head = await self._authorized(link)
+            finally:
+                self._strangers.pop(scope, None)
+        return head
+
+    async def _authorized(self, link: Link) -> h11.Request | None:
+        """Wait for a request with the password; None: there is none. Others are answered."""
+        while (head := await _next(link)) is not None:
+            given = headers_of(head).get("proxy-authorization", "").encode("latin-1")
+            if hmac.compare_digest(given, self._user):
+                return head
+            why = b"aioapiqueue: this is the proxy of a run, and you are no program of it\n"
+            await link.answer(407, why, [("Proxy-Authenticate", 'Basic realm="aioapiqueue"')])
+            if not link.next_cycle():  # some ask without it first
+                return None
+        return None
 
     async def _connect(self, link: Link, target: str) -> None:
         origin = _origin_of(target)
