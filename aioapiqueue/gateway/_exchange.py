@@ -39,6 +39,7 @@ _MARK = "x-aioapiqueue-asked"
 
 _WEBSOCKET = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
 _LOOK_SECONDS = 0.01
+_NO_ANSWER = "aioapiqueue: the answer of {host} is no HTTP/1.1, or its head is longer than 128 kB\n"
 _WELCOME_SECONDS = 1.0
 """As long as SDKs wait for the server, before they send a body unasked (RFC 9110, 10.1.1)."""
 
@@ -115,10 +116,6 @@ class Exchanges:
         if asked and not self._opened.is_limited(origin):
             self._counts.asked_before += 1
             await self.unpaced(incoming, request)
-            return
-        if "transfer-encoding" in headers and "content-length" in headers:
-            # One of the two would be believed here, and the other perhaps there (RFC 9112, 6.3).
-            await link.answer(400, b"aioapiqueue: two lengths\n", [("Connection", "close")])
             return
         call = self._opened.find_limited(origin, request)
         if call is None:
@@ -280,6 +277,10 @@ class Exchanges:
                     await join(link.rest(), up.rest(), last_words=0)
                     return
             whole = not link.has_more
+        except h11.RemoteProtocolError:
+            # Of the server: `_Sending` reads what the client sends.
+            await link.answer(502, _NO_ANSWER.format(host=origin.host).encode())
+            raise
         finally:
             await self._upstream.give_back(origin, up, whole=whole)
 

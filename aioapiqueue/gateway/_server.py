@@ -158,10 +158,13 @@ class Server:
             self._counts.connections += 1
             host = headers_of(head).get("host", "")
             origin = _origin_of(host if re.search(r":\d+$", host) else f"{host}:{port}")
-            if origin is None:
+            if head.target.lower().startswith(b"http"):  # a whole URL, which says where to itself
+                await self._plain(link, head)
+            elif origin is None:
                 await link.answer(400, b"aioapiqueue: no Host, so nobody knows where to\n")
                 return
-            await self._pass_on(Incoming(link, head, origin._replace(tls=False)))
+            else:
+                await self._pass_on(Incoming(link, head, origin._replace(tls=False)))
             if not link.next_cycle():
                 return
 
@@ -271,7 +274,10 @@ class Server:
             await link.answer(400, b"aioapiqueue: this is a proxy: it wants a whole http:// URL\n")
             return
         target = (url.path or "/") + (f"?{url.query}" if url.query else "")
-        inner = h11.Request(method=head.method, target=target, headers=head.headers.raw_items())
+        # The server would go by a Host that says something else (RFC 9112, 3.2.2).
+        given = head.headers.raw_items()
+        headers = [(b"Host", netloc.encode()), *(one for one in given if one[0].lower() != b"host")]
+        inner = h11.Request(method=head.method, target=target, headers=headers)
         await self._pass_on(Incoming(link, inner, origin._replace(tls=tls)))
 
     async def _pass_on(self, incoming: Incoming) -> None:
@@ -284,10 +290,15 @@ class Server:
 async def _next(link: Link) -> h11.Request | None:
     """Return the next request; None if there is none. What is no request is answered."""
     try:
-        return await link.request()
+        head = await link.request()
     except h11.RemoteProtocolError as error:
         await link.answer(error.error_status_hint, b"aioapiqueue: this is no request of HTTP/1.1\n")
         return None
+    if head is not None and {"transfer-encoding", "content-length"} <= headers_of(head).keys():
+        # One of the two would be believed here, and the other perhaps there (RFC 9112, 6.3).
+        await link.answer(400, b"aioapiqueue: two lengths\n", [("Connection", "close")])
+        return None
+    return head
 
 
 def _origin_of(target: str) -> Origin | None:

@@ -201,3 +201,23 @@ def test_name_by_a_proxy_of_yours(paced, network, run, python):
     assert ended.out.decode().splitlines() == expected, ended.err
     assert not any("localhost" in one or "192.0.2.9" in one for one in network.proxy.asked)
     assert any("far.test:443" in one for one in network.proxy.asked)
+
+
+def test_whole_url_without_a_proxy(paced_outside, outside, run, python):
+    """It says where to, whatever Host is named: no request goes past the limit of its host."""
+    outside.network.names |= dict.fromkeys(("free.test", "paced.test"), outside.network.address)
+    program = """
+import http.client
+for number in range(6):
+    calls = http.client.HTTPConnection("free.test", 80)
+    calls.putrequest("GET", "http://paced.test/x", skip_host=True)
+    calls.putheader("Host", "free.test")
+    calls.endheaders()
+    print(calls.getresponse().status)
+"""
+    ended, figures = paced_outside(
+        python, script(run, program), limit="http://paced.test=10/s", options=ISOLATED
+    )
+    assert (ended.code, ended.out) == (0, b"200\n" * 6), ended.err
+    assert calls_of(figures) == {"http://paced.test.GET": 6}
+    assert {one.host for one in outside.aws.arrivals} == {"paced.test"}
