@@ -133,9 +133,12 @@ def _load(context: ssl.SSLContext, pem: bytes) -> None:
         try:
             os.write(handle, pem)
             context.load_cert_chain(f"/proc/self/fd/{handle}")
+        except FileNotFoundError:
+            pass  # /proc is not mounted, as in some chroots: one on disk
+        else:
+            return
         finally:
             os.close(handle)
-        return
     handle, name = tempfile.mkstemp()  # for this user only, and gone at once
     try:
         with os.fdopen(handle, "wb") as file:

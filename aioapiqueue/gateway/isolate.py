@@ -63,6 +63,7 @@ def main(arguments: list[str]) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 _set_up_names(Path(folder))
             _listeners(0, _PORTS, _METADATA)
+            _environment()
             return
         gateway, folder, port, ports, addresses, file, *command = arguments
         _enter()

@@ -1,11 +1,15 @@
-"""The gateway beside users of this host who are not the run's."""
+"""The gateway beside users of this host who are not the run's, and where /proc is missing."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 
 import pytest
+
+from tests.helpers.aws_programs import CURL, assert_paced, calls_of
 
 pytestmark = [
     pytest.mark.real,
@@ -62,3 +66,35 @@ def test_strangers_cannot_occupy_it(paced, run, python):
             attacker.stdin.close()
             attacker.kill()
     assert ended.out.decode().splitlines() == ["200 True"] * 5, ended.err
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0 or shutil.which("unshare") is None,
+    reason="hides /proc in a mount namespace, as root can",
+)
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_without_proc(paced, network, run, temporary):
+    """As in some chroots: calls are paced, and no key is left in a file."""
+    hide = 'mount -t tmpfs none /proc && exec "$@"'
+    run.within = lambda command: ["unshare", "--mount", "sh", "-c", hide, "sh", *command]
+    script = run.folder / "calls.sh"
+    script.write_text(f"test ! -e /proc/self || exit 9\n{CURL}\n{CURL}\n")
+    ended, figures = paced("sh", script)
+    assert (ended.code, ended.out) == (0, b"200\n200\n"), ended.err
+    assert_paced(network.aws, 2)
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 2}
+    assert not run.leftovers
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0 or shutil.which("unshare") is None,
+    reason="hides /proc in a mount namespace, as root can",
+)
+def test_isolation_without_proc(paced, network, run):
+    """It needs /proc, and says so before anything is started."""
+    hide = 'mount -t tmpfs none /proc && exec "$@"'
+    run.within = lambda command: ["unshare", "--mount", "sh", "-c", hide, "sh", *command]
+    ended, _ = paced("sh", "-c", "echo started", options=["--isolate"])
+    assert (ended.code, ended.out) == (2, b"")
+    assert "/proc/self/environ" in ended.words
+    assert "nothing was started" in ended.words
