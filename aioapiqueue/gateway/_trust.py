@@ -8,30 +8,46 @@ from __future__ import annotations
 
 import configparser
 import os
+import shutil
 import ssl
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from aioapiqueue.gateway.isolate import SYSTEM_BUNDLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["BUNDLE_VARIABLES", "NoTrustError", "context_for", "trusted_by_user"]
+__all__ = [
+    "AWS_BUNDLE",
+    "BUNDLE_VARIABLES",
+    "NoTrustError",
+    "context_for",
+    "names_aws_bundle",
+    "trusted_by_user",
+]
 
-BUNDLE_VARIABLES = (
-    "AWS_CA_BUNDLE",  # botocore, the AWS CLI, the SDKs for Go and others
-    "SSL_CERT_FILE",  # OpenSSL, Go on Linux, httpx
-    "REQUESTS_CA_BUNDLE",
+AWS_BUNDLE = "AWS_CA_BUNDLE"
+"""Of botocore, the AWS CLI and other SDKs; all of them follow another variable without it."""
+_ALSO = (
+    "NODE_EXTRA_CA_CERTS",
+    "DENO_CERT",
+)
+"""Each names a file that is trusted beside what a program has."""
+_INSTEAD = (
+    "SSL_CERT_FILE",  # OpenSSL, Go on Linux, httpx, rustls
+    "REQUESTS_CA_BUNDLE",  # requests, botocore, the AWS CLI
     "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "PERL_LWP_SSL_CA_FILE",
+    "HTTPLIB2_CA_CERTS",  # and so Google's client in Python
 )
 """Each names a file that replaces what a program trusts."""
+BUNDLE_VARIABLES = (*_INSTEAD, *_ALSO)
+"""What programs get."""
 
-_ALSO = "NODE_EXTRA_CA_CERTS"
-_SYSTEM = (
-    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch, Alpine
-    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL, Amazon Linux
-    "/etc/ssl/ca-bundle.pem",  # openSUSE
-    "/etc/ssl/cert.pem",  # macOS, the BSDs
-)
+_PATIENCE = 5.0  # seconds for git, which takes some milliseconds
 
 
 class NoTrustError(ValueError):
@@ -48,13 +64,14 @@ def trusted_by_user(environ: Mapping[str, str]) -> str:
         NoTrustError: there is nothing, or a file that is named cannot be read.
     """
     found: dict[str, None] = {}
+    extra = {*(environ.get(name) for name in _ALSO), *_configured_for_git(environ)}
     for path in dict.fromkeys(_files(environ)):
         try:
             text = Path(path).read_text("utf-8", "replace")
         except OSError as error:
-            named = [name for name in BUNDLE_VARIABLES if environ.get(name) == path]
-            if not named and environ.get(_ALSO) == path:
-                continue  # of which Node.js itself only warns
+            named = [name for name in (AWS_BUNDLE, *_INSTEAD) if environ.get(name) == path]
+            if not named and path in extra:
+                continue  # of which Node.js itself only warns, and git fails alone
             why = f"{' and '.join(named)}: " if named else ""
             raise NoTrustError(f"{why}{path}: {error.strerror}") from None
         found |= dict.fromkeys(_certificates(text))
@@ -75,12 +92,28 @@ def context_for(trusted: str) -> ssl.SSLContext:
     return context
 
 
+def names_aws_bundle(environ: Mapping[str, str]) -> bool:
+    """Return whether AWS's SDKs are given a bundle of their own, which must be replaced then.
+
+    By the environment, or by a profile, whichever: the program may choose another than is named.
+
+    Args:
+        environ: the user's environment.
+    """
+    config = _config_of(environ)
+    return bool(environ.get(AWS_BUNDLE)) or any(
+        config.has_option(section, "ca_bundle") for section in config.sections()
+    )
+
+
 def _files(environ: Mapping[str, str]) -> Iterator[str]:
-    for name in (*BUNDLE_VARIABLES, _ALSO):
+    for name in (AWS_BUNDLE, *BUNDLE_VARIABLES):
         yield from _inside(environ.get(name, ""))
     yield from _inside(_configured(environ))
-    # In any case: boto3 and Node.js have lists of their own, which the variable does not replace.
-    system = (*filter(None, (ssl.get_default_verify_paths().cafile,)), *_SYSTEM)
+    yield from _configured_for_git(environ)
+    # In any case: boto3, Node.js and GnuTLS have lists of their own, which SSL_CERT_FILE does not
+    # replace; nor does it what OpenSSL was built with.
+    system = (ssl.get_default_verify_paths().openssl_cafile, *SYSTEM_BUNDLES)
     yield from [path for path in system if os.path.isfile(path)][:1]  # noqa: PTH113 - a text
 
 
@@ -93,18 +126,39 @@ def _inside(path: str) -> list[str]:
 
 def _configured(environ: Mapping[str, str]) -> str:
     """Return the `ca_bundle` of the profile in ~/.aws/config, which AWS_CA_BUNDLE replaces."""
-    if environ.get("AWS_CA_BUNDLE"):
+    if environ.get(AWS_BUNDLE):
         return ""
-    path = environ.get("AWS_CONFIG_FILE") or "~/.aws/config"
     profile = environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or "default"
+    section = profile if profile == "default" else f"profile {profile}"
+    found = _config_of(environ).get(section, "ca_bundle", fallback="")
+    return os.path.expanduser(found) if found else ""  # noqa: PTH111 - as botocore does
+
+
+def _config_of(environ: Mapping[str, str]) -> configparser.RawConfigParser:
+    """Return what ~/.aws/config has; nothing if it cannot be read."""
+    path = environ.get("AWS_CONFIG_FILE") or "~/.aws/config"
     config = configparser.RawConfigParser(strict=False)
     try:
         config.read(os.path.expanduser(path))  # noqa: PTH111 - as botocore does
     except (configparser.Error, UnicodeDecodeError):
-        return ""
-    section = profile if profile == "default" else f"profile {profile}"
-    found = config.get(section, "ca_bundle", fallback="")
-    return os.path.expanduser(found) if found else ""  # noqa: PTH111 - as above
+        return configparser.RawConfigParser()  # the file may have been read in part
+    return config
+
+
+def _configured_for_git(environ: Mapping[str, str]) -> list[str]:
+    """Return the `http.sslCAInfo` of git's configuration, which GIT_SSL_CAINFO replaces."""
+    git = shutil.which("git", path=environ.get("PATH", ""))
+    if git is None or environ.get("GIT_SSL_CAINFO"):
+        return []
+    asks = [git, "config", "--null", "--type=path", "--get-regexp", r"^http\.(.*\.)?sslcainfo$"]
+    try:
+        done = subprocess.run(  # noqa: S603 - the user's own git
+            asks, env=environ, capture_output=True, timeout=_PATIENCE, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    entries = os.fsdecode(done.stdout).split("\0")[:-1]  # each a name, and a line with its value
+    return [path for entry in entries if (path := entry.partition("\n")[2])]
 
 
 def _certificates(text: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aioapiqueue.gateway._hosts import opened_domains
-from aioapiqueue.gateway._trust import BUNDLE_VARIABLES
+from aioapiqueue.gateway._trust import AWS_BUNDLE, BUNDLE_VARIABLES, names_aws_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +47,10 @@ def environment_of(
     found = dict.fromkeys(_PROXY, f"http://run:{token}@127.0.0.1:{port}")
     # Never the user's: ".amazonaws.com" in it would switch everything off. The gateway keeps to it.
     found |= dict.fromkeys(_NO_PROXY, ",".join(DIRECT))
-    found |= dict.fromkeys((*BUNDLE_VARIABLES, "NODE_EXTRA_CA_CERTS"), bundle)
+    found |= dict.fromkeys(BUNDLE_VARIABLES, bundle)
+    if names_aws_bundle(environ):
+        # Only in its place: the SDK for Go refuses it beside an HTTP client of the program's own.
+        found[AWS_BUNDLE] = bundle
     # Node.js takes a backslash away, so that none may stand for a letter.
     hook = f"--require {json.dumps(str(_NODE_HOOK), ensure_ascii=False)}"
     found["NODE_OPTIONS"] = f"{environ.get('NODE_OPTIONS', '')} {hook}".strip()

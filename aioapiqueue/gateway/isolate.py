@@ -26,7 +26,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__: list[str] = []
+__all__ = ["BUNDLE", "SYSTEM_BUNDLES"]
+
+BUNDLE = "ca-bundle.pem"
+"""The name of the file in the private folder that has what programs of the run trust."""
+SYSTEM_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Arch, Alpine
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL, Amazon Linux
+    "/etc/ssl/ca-bundle.pem",  # openSUSE
+    "/etc/ssl/cert.pem",  # Alpine, macOS, the BSDs
+)
+"""Where systems have the certificates of authorities, in one file."""
 
 _NEW_MOUNTS, _NEW_NETWORK, _NEW_USERS = 0x20000, 0x40000000, 0x10000000  # <sched.h>
 _BIND, _REC, _PRIVATE = 0x1000, 0x4000, 0x40000  # <sys/mount.h>
@@ -62,12 +72,15 @@ def main(arguments: list[str]) -> None:
             _enter()
             with tempfile.TemporaryDirectory() as folder:
                 _set_up_names(Path(folder))
+                (Path(folder) / BUNDLE).touch()
+                _set_up_trust(Path(folder))
             _listeners(0, _PORTS, _METADATA)
             _environment()
             return
         gateway, folder, port, ports, addresses, file, *command = arguments
         _enter()
         _set_up_names(Path(folder))
+        _set_up_trust(Path(folder))
         reached = (*_METADATA, *filter(None, addresses.split(",")))
         _hand_over(gateway, _listeners(int(port), map(int, ports.split(",")), reached))
     except (OSError, _NotIsolatedError) as error:
@@ -122,6 +135,13 @@ def _set_up_names(folder: Path) -> None:
     # In one of these, it is a file of ours by now.
     if place.exists() and not any(place.is_relative_to(one) for one in hidden):
         _mount(mine / "resolv.conf", place, _BIND)
+
+
+def _set_up_trust(folder: Path) -> None:
+    """Have the run's certificates in place of the system's, for what reads no variable: GnuTLS."""
+    for place in {Path(one).resolve() for one in SYSTEM_BUNDLES}:
+        if place.is_file():
+            _mount(folder / BUNDLE, place, _BIND)
 
 
 def _mount(source: str | Path, target: str | Path, flags: int) -> None:

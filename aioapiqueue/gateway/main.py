@@ -32,6 +32,7 @@ from aioapiqueue.gateway._parents import Parents
 from aioapiqueue.gateway._server import Server
 from aioapiqueue.gateway._trust import context_for, trusted_by_user
 from aioapiqueue.gateway._upstream import Upstream, connect_tcp
+from aioapiqueue.gateway.isolate import BUNDLE
 from aioapiqueue.hub._socket import raise_file_limit
 
 if TYPE_CHECKING:
@@ -139,8 +140,9 @@ async def serve(
     upstream = Upstream(context_for(trusted), Parents(environ), dial=dial, confinement=confinement)
     opened = await to_thread.run_sync(Opened, settings.hosts)
     authority = Authority(opened.domains)
-    bundle = Path(settings.folder) / "ca-bundle.pem"
+    bundle = Path(settings.folder) / BUNDLE
     await to_thread.run_sync(bundle.write_text, trusted + authority.pem)
+    bundle.chmod(0o644)  # `isolate.py` puts it in place of the system's, which every user reads
     counts = Counts()
     here = asyncio.create_task(on_this_host(settings.hosts))
     if settings.isolated and (found := await here):
