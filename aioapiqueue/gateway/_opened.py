@@ -1,4 +1,4 @@
-"""What is looked into: AWS's hosts, and those with limits of their own."""
+"""What is looked into: those of AWS's hosts that a limit concerns, and hosts with their own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue.gateway._calls import HTTP, Call
 from aioapiqueue.gateway._hosts import is_opened, opened_domains
+from aioapiqueue.hub.bootstrap._aioapiqueue.hosts import labels_of
 from aioapiqueue.registry._hosts import PathLanes, address_of, origin_name
 
 if TYPE_CHECKING:
@@ -24,9 +25,13 @@ class Opened:
 
     Args:
         lanes: of each host with limits of its own, by its name: `"https://api.github.com"`.
+        not_opened: labels of the hosts of AWS that no limit concerns; None: of all of them.
     """
 
-    def __init__(self, lanes: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, lanes: Mapping[str, Sequence[str]], not_opened: Sequence[str] | None
+    ) -> None:
+        self._not_opened = None if not_opened is None else frozenset(not_opened)
         self._lanes = {name: PathLanes(own) for name, own in lanes.items()}
         hosts = (address_of(name) for name in lanes)
         self.domains = sorted({*opened_domains(), *(host for host, _, tls in hosts if tls)})
@@ -39,11 +44,12 @@ class Opened:
 
     def has(self, origin: Origin) -> bool:
         """Return whether requests to a server are looked into."""
-        return self.is_limited(origin) or is_opened(origin.host)
+        return self.is_limited(origin) or self._is_opened(origin.host)
 
     def has_tunnel(self, origin: Origin) -> bool:
         """Return whether a tunnel to a server is: to another port of AWS's, it may be anything."""
-        return self.is_limited(origin) or (origin.port in _USUAL_PORTS and is_opened(origin.host))
+        usual = origin.port in _USUAL_PORTS
+        return self.is_limited(origin) or (usual and self._is_opened(origin.host))
 
     def find_limited(self, origin: Origin, request: Request) -> Call | None:
         """Return which call a request is; None: its host has no limits of its own."""
@@ -56,6 +62,11 @@ class Opened:
     def is_limited(self, origin: Origin) -> bool:
         """Return whether a server has limits of its own."""
         return _name_of(origin) in self._lanes
+
+    def _is_opened(self, host: str) -> bool:
+        if self._not_opened is None or not is_opened(host):
+            return False
+        return self._not_opened.isdisjoint(labels_of(host))
 
 
 def _name_of(origin: Origin) -> str:

@@ -94,6 +94,11 @@ class Table:
             self._by_name[service.name] = service
             self._by_prefix.setdefault(service.prefix, []).append(service)
 
+    @property
+    def services(self) -> Iterable[Service]:
+        """All services."""
+        return self._by_name.values()
+
     def service(self, name: str) -> Service | None:
         """Return the service of a name."""
         return self._by_name.get(name)

@@ -13,7 +13,7 @@ from aioapiqueue.gateway._hosts import opened_domains
 from aioapiqueue.gateway._trust import AWS_BUNDLE, BUNDLE_VARIABLES, names_aws_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["DIRECT", "GATEWAY_VARIABLE", "MARK_VARIABLE", "METADATA", "environment_of"]
 
@@ -33,7 +33,13 @@ _NODE_HOOK = Path(__file__).with_name("node_hook.cjs")
 
 
 def environment_of(
-    environ: Mapping[str, str], *, port: int, token: str, mark: str, bundle: str
+    environ: Mapping[str, str],
+    *,
+    port: int,
+    token: str,
+    mark: str,
+    bundle: str,
+    not_opened: Sequence[str] | None,
 ) -> dict[str, str]:
     """Return the variables that a program gets beside those of `environ`, or in their place.
 
@@ -43,6 +49,7 @@ def environment_of(
         token: the gateway's password.
         mark: by which the gateway knows what our hook in Python has asked for.
         bundle: the path of the certificates that the program is to trust.
+        not_opened: labels of the hosts of AWS that the gateway does not look into; None: of all.
     """
     found = dict.fromkeys(_PROXY, f"http://run:{token}@127.0.0.1:{port}")
     # Never the user's: ".amazonaws.com" in it would switch everything off. The gateway keeps to it.
@@ -55,6 +62,7 @@ def environment_of(
     hook = f"--require {json.dumps(str(_NODE_HOOK), ensure_ascii=False)}"
     found["NODE_OPTIONS"] = f"{environ.get('NODE_OPTIONS', '')} {hook}".strip()
     found[GATEWAY_VARIABLE] = found["HTTPS_PROXY"]
-    # Only requests to these are marked: others would see the mark.
-    found[MARK_VARIABLE] = " ".join([mark, *opened_domains()])
+    # Only requests to what is opened are marked: other servers would see the mark.
+    opened = [] if not_opened is None else [*opened_domains(), *not_opened]
+    found[MARK_VARIABLE] = " ".join([mark, *opened])
     return found

@@ -62,6 +62,8 @@ class Settings(NamedTuple):
         mark: what the hook in Python adds to requests that have had their turn.
         isolated: the path of a socket on which an isolated program sends its own; "": none does.
         hosts: the lanes of each host with limits of its own, by its name; default: there is none.
+        not_opened: labels of the hosts of AWS that no limit concerns, which are not looked into;
+            None: of all of them; default: there are none.
     """
 
     hub: str
@@ -70,6 +72,7 @@ class Settings(NamedTuple):
     mark: str
     isolated: str = ""
     hosts: Mapping[str, Sequence[str]] = MappingProxyType({})
+    not_opened: Sequence[str] | None = ()
 
 
 def main() -> None:
@@ -138,7 +141,7 @@ async def serve(
     trusted = await to_thread.run_sync(trusted_by_user, environ)
     confinement = Confinement(settings.hosts) if settings.isolated else None
     upstream = Upstream(context_for(trusted), Parents(environ), dial=dial, confinement=confinement)
-    opened = await to_thread.run_sync(Opened, settings.hosts)
+    opened = await to_thread.run_sync(Opened, settings.hosts, settings.not_opened)
     authority = Authority(opened.domains)
     bundle = Path(settings.folder) / BUNDLE
     await to_thread.run_sync(bundle.write_text, trusted + authority.pem)

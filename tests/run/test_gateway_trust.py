@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.helpers.aws_programs import calls_of
+from tests.helpers.signed_aws import Answered
 
 pytestmark = [
     pytest.mark.real,
@@ -28,6 +29,54 @@ def uses_gnutls(name):
 needs_wget = pytest.mark.skipif(not uses_gnutls("wget"), reason="needs wget with GnuTLS")
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 needs_namespaces = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's namespaces")
+OBJECT = "https://bkt1.s3.eu-west-1.amazonaws.com/o.txt"
+
+
+@pytest.fixture
+def wgetrc(run, tmp_path):
+    """Give the company's authority to wget as its user would: in a file of its own."""
+    path = run.folder / "wgetrc"
+    path.write_text(f"ca_certificate = {tmp_path / 'company.pem'}\n")
+    return {"WGETRC": str(path)}
+
+
+@needs_wget
+def test_host_without_limit_is_passed_by(paced, network, wgetrc):
+    """A download from S3 under a limit of EC2 works as without us, and no word alarms."""
+    ended, figures = paced("wget", "-qO-", OBJECT, env=wgetrc)
+    assert (ended.code, ended.out) == (0, b"{}"), ended.err
+    assert figures["gateway"]["passed_by"] == {"bkt1.s3.eu-west-1.amazonaws.com": 1}
+    assert "ignores proxies" not in ended.words
+    assert "WARNING" not in ended.words
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.parametrize("option", [("--dry-run",), ("--fail-on", "unpaced > 5")])
+def test_all_of_aws_is_counted_where_asked(paced, network, option):
+    """A dry run counts, and so does a gate of unpaced calls: all hosts of AWS are opened."""
+    ended, figures = paced("curl", "-sS", OBJECT, options=option)
+    assert (ended.code, ended.out) == (0, b"{}"), ended.err
+    assert calls_of(figures) == {"s3.GetObject": 1}
+    assert figures["gateway"]["passed_by"] == {}
+
+
+def test_mark_is_not_sent_past_the_gateway(paced, network, run, python):
+    """What the hook adds for the gateway is taken off there: where that is blind, nothing is."""
+    network.aws.answer = lambda one: Answered() if ".s3." in one.host else None
+    program = run.folder / "boto.py"
+    program.write_text(
+        "import boto3\n"
+        "s3 = boto3.client('s3')\n"
+        "s3.put_object(Bucket='ec2', Key='k', Body=b'')\n"
+        "boto3.client('ec2').describe_volumes()\n"
+    )
+    ended, figures = paced(python, program)
+    assert ended.code == 0, ended.err
+    assert calls_of(figures) == {"s3.PutObject": 1, "ec2.DescribeVolumes": 1}
+    assert figures["gateway"]["asked_before"] == 1
+    assert figures["gateway"]["passed_by"] == {"ec2.s3.amazonaws.com": 1}
+    assert len(network.aws.arrivals) == 2
+    assert not any("aioapiqueue" in name for one in network.aws.arrivals for name in one.headers)
 
 
 @needs_git
@@ -81,6 +130,15 @@ def test_isolated_program_trusts_by_the_systems_file(paced, network):
     ended, figures = paced(*arguments, options=("--isolate",))
     assert (ended.code, ended.out) == (0, b"{}"), ended.err
     assert calls_of(figures) == {"ec2.DescribeVolumes": 1}
+
+
+@needs_namespaces
+@needs_wget
+def test_isolated_program_reaches_hosts_without_limit(paced, network):
+    """The file has all that the user trusts, too, so that what is not opened still works."""
+    ended, figures = paced("wget", "-qO-", OBJECT, options=("--isolate",))
+    assert (ended.code, ended.out) == (0, b"{}"), ended.err
+    assert figures["gateway"]["passed_by"] == {"bkt1.s3.eu-west-1.amazonaws.com": 1}
 
 
 @needs_namespaces

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aioapiqueue.cli.run._launch import Launch
+    from aioapiqueue.registry import Registry
 
 __all__ = ["Gateway", "is_installed"]
 
@@ -58,18 +59,21 @@ class Gateway:
     Args:
         hub: the path of the hub's socket.
         folder: a private one.
-        hosts: the lanes of each host with limits of its own, by its name.
+        registry: the limits.
         isolate: whether the program is isolated.
+        opens_all: whether all hosts of AWS are looked into, not only those that a limit concerns.
 
     Raises:
         NotStarted: it does not start; the message says why.
     """
 
     def __init__(
-        self, hub: Path, folder: Path, hosts: Mapping[str, Sequence[str]], *, isolate: bool
+        self, hub: Path, folder: Path, registry: Registry, *, isolate: bool, opens_all: bool
     ) -> None:
+        from aioapiqueue.gateway._concerned import labels_not_opened  # noqa: PLC0415 - the extra
+
         self._folder = folder
-        found = [address_of(name)[:2] for name in hosts]
+        found = [address_of(name)[:2] for name in registry.hosts]
         self._ports = sorted({*_PORTS, *(port for _, port in found)})
         self._addresses = sorted({host for host, _ in found if is_address(host)})
         self._isolate = isolate
@@ -79,7 +83,8 @@ class Gateway:
             "token": secrets.token_urlsafe(24),
             "mark": secrets.token_urlsafe(24),
             "isolated": str(folder / "isolated.sock") if isolate else "",
-            "hosts": hosts,
+            "hosts": registry.hosts,
+            "not_opened": () if opens_all else labels_not_opened(registry),
         }
         self._log = folder / "gateway.log"
         self._ready: dict[str, Any] = {}
@@ -126,6 +131,7 @@ class Gateway:
             token=self._settings["token"],
             mark=self._settings["mark"],
             bundle=self._ready["bundle"],
+            not_opened=self._settings["not_opened"],
         )
 
     def command(self, launch: Launch, command: Sequence[str]) -> tuple[Launch, Sequence[str]]:

@@ -67,6 +67,11 @@ class Plan:
     gateway: bool = False
     isolate: bool = False
 
+    @property
+    def counts_all(self) -> bool:
+        """Whether calls to AWS are counted, too, that no limit concerns."""
+        return self.dry_run or any(gate.metric == "unpaced" for gate in self.gates)
+
 
 @dataclasses.dataclass
 class Outcome:

@@ -121,7 +121,13 @@ async def _open(plan: Plan, recorder: Recorder, stack: contextlib.AsyncExitStack
         environment, gateway = kept | hub.environment, None
         if plan.gateway:
             gateway = await stack.enter_async_context(
-                Gateway(hub.path, directory, plan.registry.hosts, isolate=plan.isolate)
+                Gateway(
+                    hub.path,
+                    directory,
+                    plan.registry,
+                    isolate=plan.isolate,
+                    opens_all=plan.counts_all,
+                )
             )
             environment |= gateway.environment(kept)
         return _Opened(hub, _identity(hub.path), environment, gateway)

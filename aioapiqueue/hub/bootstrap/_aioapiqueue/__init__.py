@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 HUB = os.environ.get("AIOAPIQUEUE_HUB", "")
-MARK, _, _domains = os.environ.get("AIOAPIQUEUE_MARK", "").partition(" ")
+MARK, *_words = os.environ.get("AIOAPIQUEUE_MARK", "").split() or [""]
 """What the run's gateway knows requests by that have had their turn; "" without one."""
-MARKED = tuple("." + domain for domain in _domains.split())
+MARKED = tuple("." + word for word in _words if "." in word)
 """What the names of hosts end with, to which requests are marked."""
+UNMARKED = frozenset(word for word in _words if "." not in word)
+"""Labels of hosts in these domains that the gateway does not open: they would see the mark."""
 VERSION = 2
 """Of the protocol."""
 _CONNECT_SECONDS = 5.0

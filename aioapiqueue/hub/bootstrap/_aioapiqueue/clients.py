@@ -13,8 +13,9 @@ from importlib.util import module_from_spec, spec_from_file_location
 from inspect import isawaitable
 from typing import Any
 
-from . import MARK, MARKED, process
+from . import MARK, MARKED, UNMARKED, process
 from .attempts import Attempt, Call, current, text
+from .hosts import labels_of
 from .threads import ThreadAttempt
 
 
@@ -106,7 +107,7 @@ class _Handlers:
 
     def _sending(self, request: Any = None, **_: object) -> None:
         """Note that the attempt has been signed, and has had its turn."""
-        if MARK and request is not None and _host_of(request.url).endswith(MARKED):
+        if MARK and request is not None and _is_marked(_host_of(request.url)):
             request.headers["x-aioapiqueue-asked"] = MARK  # taken off by the run's gateway
         call = current.get()
         if call is not None and call.attempt is not None:
@@ -139,6 +140,10 @@ class _Handlers:
 
 def _host_of(url: str) -> str:
     return url.partition("://")[2].partition("/")[0].rpartition("@")[2].partition(":")[0].lower()
+
+
+def _is_marked(host: str) -> bool:
+    return host.endswith(MARKED) and UNMARKED.isdisjoint(labels_of(host))
 
 
 def _answer(response: dict[str, Any]) -> dict[str, object]:
