@@ -21,7 +21,8 @@ class Counts:
         asked_before: passed on at once, as the hook in their program had asked for them.
         refused: answered by the gateway, as nobody paced them.
         unknown_hosts: of the domains that are looked into, whose calls were not known.
-        untrusted: hosts whose connections programs gave up, as they do not trust the gateway.
+        untrusted: hosts whose connections programs gave up, as they do not trust the gateway: in
+            the handshake, or after it without a byte of a request, where none came otherwise.
         unreachable: hosts to which requests could not be sent, before they had their turn.
         passed_by: hosts to which connections were passed on without a look.
         forbidden: servers, each with its port, that an isolated program was not connected to.
@@ -39,6 +40,10 @@ class Counts:
     forbidden: Counter[str] = dataclasses.field(default_factory=Counter)
     on_this_host: list[str] = dataclasses.field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._silent: Counter[str] = Counter()
+        self._asked: set[str] = set()
+
     def count_unknown(self, host: str) -> None:
         """Count a call that is not known."""
         self._count(self.unknown_hosts, host)
@@ -46,6 +51,19 @@ class Counts:
     def count_untrusted(self, host: str) -> None:
         """Count a connection that its program has given up in the handshake."""
         self._count(self.untrusted, host)
+
+    def count_silent(self, host: str) -> None:
+        """Count a connection with TLS that has ended without a request.
+
+        Only once the run has ended is it known what it means: clients open connections ahead, and
+        close those that they do not need; but they also ask.
+        """
+        self._count(self._silent, host)
+
+    def note_request(self, host: str) -> None:
+        """Note that a program trusts the gateway for a host."""
+        if len(self._asked) < _MOST_HOSTS:
+            self._asked.add(host)
 
     def count_unreachable(self, host: str) -> None:
         """Count a request that could not be sent."""
@@ -62,6 +80,9 @@ class Counts:
     def as_json(self) -> dict[str, Any]:
         """Return all of them."""
         found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if len(self._asked) < _MOST_HOSTS:  # else it may have been asked of any host
+            silent = {host: n for host, n in self._silent.items() if host not in self._asked}
+            found["untrusted"] = self.untrusted + Counter(silent)
         return {name: dict(one) if isinstance(one, Counter) else one for name, one in found.items()}
 
     @staticmethod

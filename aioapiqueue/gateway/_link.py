@@ -80,6 +80,8 @@ class Link:
         """Whether all of the request has been read."""
         self.trailers: Headers = []
         """What came after the body."""
+        self.has_received = False
+        """Whether any byte has come."""
         self._is_head = False
         self._answered = self._is_unwanted = False
         self._poll: select.poll | None = None
@@ -297,11 +299,13 @@ class Link:
 
     async def _receive(self) -> bytes:
         try:
-            return await self.stream.receive()
+            data = await self.stream.receive()
         except anyio.EndOfStream:
             return b""
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
             raise self._hung_up from None
+        self.has_received = True
+        return data
 
 
 async def join(

@@ -20,7 +20,7 @@ from anyio.streams.tls import TLSStream
 from aioapiqueue.gateway._confinement import ForbiddenError
 from aioapiqueue.gateway._exchange import Incoming
 from aioapiqueue.gateway._hello import is_hello, name_in, read_hello
-from aioapiqueue.gateway._link import Link, headers_of, join
+from aioapiqueue.gateway._link import GoneError, Link, headers_of, join
 from aioapiqueue.gateway._parents import Origin
 from aioapiqueue.gateway._replayed import Replayed
 
@@ -245,15 +245,33 @@ class Server:
                     stream = await TLSStream.wrap(
                         stream, server_side=True, ssl_context=context, standard_compatible=False
                     )
-            except ssl.SSLError:
-                # Programs say so, by an alert or by hanging up, if they do not trust the authority.
+            except ssl.SSLError:  # an alert, by which programs refuse the authority
                 self._counts.count_untrusted(origin.host)
                 raise
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                self._counts.count_silent(origin.host)
+                raise
         link = Link(stream)
-        while (head := await _next(link)) is not None:
+        head = await self._first_inside(link, origin)
+        while head is not None:
             await self._exchanges.paced(Incoming(link, head, origin))
-            if not link.next_cycle():
-                return
+            head = await _next(link) if link.next_cycle() else None
+
+    async def _first_inside(self, link: Link, origin: Origin) -> h11.Request | None:
+        """Return the first request of a connection, and count one that ends without any.
+
+        Cancelled, as the run ends, it counts nothing: the program may not have hung up.
+        """
+        try:
+            head = await _next(link)
+        except GoneError:
+            head = None
+        if link.has_received:
+            self._counts.note_request(origin.host)
+        elif origin.tls:
+            # GnuTLS and Java look at the certificate after the handshake, and then hang up.
+            self._counts.count_silent(origin.host)
+        return head
 
     async def _join(self, stream: ByteStream, theirs: ByteStream, origin: Origin) -> None:
         """Have two sides talk, and see nothing."""

@@ -297,10 +297,14 @@ def test_children_of_every_kind_are_known(quiet_run, python):
 
 
 def test_program_without_botocore_is_reported(quiet_run, python):
-    """A program whose botocore is not botocore (AWS CLI v2) is not paced: it is said."""
+    """A program whose botocore is not botocore, or that has none (s3cmd), is not paced: it is said.
+
+    And what would pace it.
+    """
     ended = quiet_run("--limit", "ec2=1/s", "--", python, "-c", "pass")
     assert ended.code == 0
     assert "no process that can be paced has used botocore: nothing was paced" in ended.words
+    assert "--any paces other libraries, too" in ended.words
 
 
 HIDDEN = """

@@ -46,6 +46,7 @@ def test_host_without_limit_is_passed_by(paced, network, wgetrc):
     ended, figures = paced("wget", "-qO-", OBJECT, env=wgetrc)
     assert (ended.code, ended.out) == (0, b"{}"), ended.err
     assert figures["gateway"]["passed_by"] == {"bkt1.s3.eu-west-1.amazonaws.com": 1}
+    assert "no call came under a limit; passed on unseen: connections to bkt1.s3" in ended.words
     assert "ignores proxies" not in ended.words
     assert "WARNING" not in ended.words
 
@@ -150,3 +151,111 @@ def test_other_users_can_read_the_certificates(paced, network):
     ended, _ = paced(*arguments, options=("--isolate",))
     assert ended.code == 0, ended.err
     assert int(ended.out) > 50
+
+
+LIMIT = "https://api.example.com=10/s"
+GIVEN_UP = "WARNING: api.example.com: {} given up by a program that does not trust the gateway"
+
+
+@needs_wget
+def test_distrust_after_the_handshake_is_named(paced, network, wgetrc):
+    """GnuTLS looks at the certificate after the handshake: the reason is said all the same."""
+    url = "https://api.example.com/x"
+    ended, figures = paced("wget", "-qO-", "--tries=1", url, limit=LIMIT, env=wgetrc)
+    assert ended.code == 5
+    assert figures["gateway"]["untrusted"] == {"api.example.com": 1}
+    assert GIVEN_UP.format("1 connection") in ended.words
+    assert "try --isolate" in ended.words
+    assert "no request to" not in ended.words
+    assert "ignores proxies" not in ended.words
+
+
+JAVA = """
+import java.net.*; import java.net.http.*;
+class Call {
+  public static void main(String[] given) throws Exception {
+    var proxy = URI.create(System.getenv("HTTPS_PROXY"));
+    var user = proxy.getUserInfo().split(":");
+    var client = HttpClient.newBuilder()
+      .proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), proxy.getPort())))
+      .authenticator(new Authenticator() {
+        protected PasswordAuthentication getPasswordAuthentication() {
+          return new PasswordAuthentication(user[0], user[1].toCharArray());
+        }
+      }).build();
+    try {
+      client.send(HttpRequest.newBuilder(URI.create("https://api.example.com/x")).build(),
+        HttpResponse.BodyHandlers.discarding());
+    } catch (javax.net.ssl.SSLHandshakeException error) { System.out.println("not trusted"); }
+  }
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
+def test_java_has_a_store_of_its_own(paced, network, run):
+    """It reads no file that we could give it, and hangs up: the end of the run says so."""
+    program = run.folder / "Call.java"
+    program.write_text(JAVA)
+    option = "-Djdk.http.auth.tunneling.disabledSchemes="
+    ended, figures = paced("java", option, program, limit=LIMIT)
+    assert ended.out == b"not trusted\n", ended.err
+    assert list(figures["gateway"]["untrusted"]) == ["api.example.com"]
+    assert "ignores proxies" not in ended.words
+
+
+CONNECTIONS = """
+import base64, os, socket, ssl, urllib.parse
+proxy = urllib.parse.urlsplit(os.environ["HTTPS_PROXY"])
+user = base64.b64encode(f"{proxy.username}:{proxy.password}".encode()).decode()
+context = ssl.create_default_context()
+
+def tunnel(host):
+    sock = socket.create_connection((proxy.hostname, proxy.port))
+    asks = f"CONNECT {host}:443 HTTP/1.1\\r\\nHost: {host}\\r\\nProxy-Authorization: Basic {user}"
+    sock.sendall(f"{asks}\\r\\n\\r\\n".encode())
+    while not sock.recv(4096).endswith(b"\\r\\n\\r\\n"):
+        pass
+    return sock
+
+def secure(host):
+    return context.wrap_socket(tunnel(host), server_hostname=host)
+
+ahead = secure("api.example.com")  # and is not needed then
+used = secure("api.example.com")
+used.sendall(b"GET / HTTP/1.1\\r\\nHost: api.example.com\\r\\n\\r\\n")
+assert used.recv(4096).startswith(b"HTTP/1.1 200")
+ahead.close()
+secure("silent.example.com").close()
+half = tunnel("half.example.com")
+coming, going = ssl.MemoryBIO(), ssl.MemoryBIO()
+try:
+    context.wrap_bio(coming, going, server_hostname="half.example.com").do_handshake()
+except ssl.SSLWantReadError:
+    half.sendall(going.read())
+assert half.recv(1)
+half.close()
+"""
+
+
+def test_connections_opened_ahead_are_no_distrust(paced, network, run, python):
+    """What ends without a request counts only for hosts of which no request ever came."""
+    program = run.folder / "connections.py"
+    program.write_text(CONNECTIONS)
+    limits = [f"https://{name}.example.com=10/s" for name in ("silent", "half")]
+    options = [word for limit in limits for word in ("--limit", limit)]
+    ended, figures = paced(python, program, limit=LIMIT, options=options)
+    assert ended.code == 0, ended.err
+    found = figures["gateway"]["untrusted"]
+    assert found == {"silent.example.com": 1, "half.example.com": 1}
+
+
+def test_hook_alone_is_no_alarm(paced, network, run, python):
+    """All calls were paced by the hook, as to an endpoint on this host: nothing came otherwise."""
+    program = run.script("calls(2)")
+    ended, figures = paced("bash", "-c", f"{python} {program}")
+    assert ended.code == 0, ended.err
+    assert calls_of(figures) == {"ec2.DescribeSnapshots": 2}
+    assert figures["gateway"]["connections"] == 0
+    assert "gateway" not in ended.words
+    assert "no call" not in ended.words

@@ -17,9 +17,11 @@ from aioapiqueue.cli.run._advice import (
 from aioapiqueue.cli.run._errors import ExitCode
 from aioapiqueue.cli.run._figures import dry_run_table, rows, table, total_of
 from aioapiqueue.cli.run._gates import Measured
+from aioapiqueue.cli.run._gateway import is_installed
 from aioapiqueue.cli.run._limits_in_words import named
 from aioapiqueue.cli.run._unused import unused
 from aioapiqueue.hub import OTHERS
+from aioapiqueue.registry._hosts import address_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -263,7 +265,11 @@ def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:
     if processes and _brings_its_own(plan, outcome):
         yield f"WARNING: NOTHING WAS PACED: {_AWS_CLI}"
     elif processes and not any(process.botocore for process in processes):
-        yield "no process that can be paced has used botocore: nothing was paced"
+        needs = "" if is_installed() else " (which needs pip install 'aioapiqueue[gateway]')"
+        yield (
+            "no process that can be paced has used botocore: nothing was paced. --any paces other "
+            f"libraries, too{needs}"
+        )
 
 
 def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
@@ -281,11 +287,14 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
             + _isolation(seen, ": --isolate paces it all the same")
         )
     else:
-        if not came and not _only_hosts(plan):
-            yield "no call to AWS has come to the gateway"
-        if unseen := _unseen(plan, outcome):
-            text = f"no request to {_few(unseen)} has come to the proxy"
-            if not plan.isolate:
+        if seen["passed_by"] and not outcome.figures and not plan.dry_run:
+            passed = _few(list(seen["passed_by"]))
+            yield f"no call came under a limit; passed on unseen: connections to {passed}"
+        untrusted = seen["untrusted"]  # which is said below
+        hosts = [one for one in _unseen(plan, outcome) if address_of(one)[0] not in untrusted]
+        if hosts:
+            text = f"no request to {_few(hosts)} has come to the proxy"
+            if not plan.isolate and not seen["connections"]:
                 text += ". If there was one, the program ignores proxies"
                 text += _isolation(seen, ": --isolate paces it, too")
             yield text
@@ -304,10 +313,11 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
             f"WARNING: REFUSED: {pluralize(calls, 'request')} to {host}: which calls of AWS these "
             "are is not known"
         )
+    remedy = "" if plan.isolate else "try --isolate, or "
     for host, number in list(seen["untrusted"].items())[:MAX_LISTED]:
         yield (
             f"WARNING: {host}: {pluralize(number, 'connection')} given up by a program that does "
-            "not trust the gateway: see aioapiqueue docs gateway"
+            f"not trust the gateway: {remedy}see aioapiqueue docs gateway"
         )
 
 
