@@ -112,9 +112,9 @@ def _files(environ: Mapping[str, str]) -> Iterator[str]:
     yield from _inside(_configured(environ))
     yield from _configured_for_git(environ)
     # In any case: boto3, Node.js and GnuTLS have lists of their own, which SSL_CERT_FILE does not
-    # replace; nor does it what OpenSSL was built with.
+    # replace. All files: an isolated program sees ours in the place of each.
     system = (ssl.get_default_verify_paths().openssl_cafile, *SYSTEM_BUNDLES)
-    yield from [path for path in system if os.path.isfile(path)][:1]  # noqa: PTH113 - a text
+    yield from (path for path in system if os.path.isfile(path))  # noqa: PTH113 - a text
 
 
 def _inside(path: str) -> list[str]:

@@ -184,6 +184,16 @@ def test_systems_certificates_are_trusted():
     assert system.count("BEGIN CERTIFICATE") > 50
 
 
+def test_every_system_file_is_trusted(companies, monkeypatch):
+    """An isolated program sees ours in the place of each, whatever a variable names."""
+    (first, file), (second, other) = companies
+    monkeypatch.setattr("aioapiqueue.gateway._trust.SYSTEM_BUNDLES", (str(file),))
+    monkeypatch.setenv("SSL_CERT_FILE", str(other))  # OpenSSL's own default would follow it
+    text = trusted_by_user({"SSL_CERT_FILE": str(other)})
+    for company in (first, second):
+        handshake(server_of(company), context_for(text), HOST)
+
+
 def test_missing_bundle_is_named():
     """It would be an error of each program, too."""
     with pytest.raises(NoTrustError, match=r"^AWS_CA_BUNDLE: /nowhere\.pem: No such file"):

@@ -70,7 +70,7 @@ class Gateway:
     def __init__(
         self, hub: Path, folder: Path, registry: Registry, *, isolate: bool, opens_all: bool
     ) -> None:
-        from aioapiqueue.gateway._concerned import labels_not_opened  # noqa: PLC0415 - the extra
+        from aioapiqueue.gateway._concerned import labels_not_opened  # noqa: PLC0415 - its table
 
         self._folder = folder
         found = [address_of(name)[:2] for name in registry.hosts]
