@@ -300,8 +300,8 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
             yield text
     if outcome.inactive and seen["calls"]:
         yield (
-            f"{pluralize(len(outcome.inactive), 'Python')} did not activate the pacing: what they "
-            "called came to the gateway, unless they ignore proxies"
+            f"{pluralize(len(outcome.inactive), 'Python')} did not activate the pacing: their "
+            "calls were paced as far as they came to the gateway"
         )
     for host, calls in list(seen["unreachable"].items())[:MAX_LISTED]:
         yield (
