@@ -47,6 +47,7 @@ import json
 import math
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._rate import LearntRate, Rate, parse_limit
@@ -215,6 +216,7 @@ def limits_from(texts: Iterable[str]) -> tuple[Limit, ...]:
     return tuple(map(_limit_from, texts))
 
 
+@lru_cache(maxsize=1024)  # hundreds of lanes, and of clients that bring them along, have few
 def _limit_from(text: str) -> Limit:
     limit = parse_limit(text.removeprefix("~"))
     if not text.startswith("~"):
@@ -252,6 +254,10 @@ class Terms:
     catch_up: float
     adaptive: Adaptive | None
     units: tuple[str, ...]
+
+    def __hash__(self) -> int:
+        # Without the limits of lanes, of which there may be thousands: the names tell enough apart.
+        return hash((self.limits, frozenset(self.lanes), self.concurrency, self.units))
 
     def as_json(self) -> dict[str, Any]:
         """Return them as they are sent."""

@@ -70,9 +70,7 @@ class Client(ClientOwner):
         quota.join(self)
         self._tell_overrides()
         self.tell_status()
-        for one in quota.clients:
-            if isinstance(one, Client):
-                one.tell_names()
+        self.tell_names()
 
     @property
     def waiting(self) -> int:
@@ -138,9 +136,6 @@ class Client(ClientOwner):
         self._waiting.clear()
         self._running.clear()
         self._quota.leave(self)
-        for one in self._quota.clients:
-            if isinstance(one, Client):
-                one.tell_names()
 
     # From arrival to the end.
 
@@ -229,7 +224,7 @@ class Client(ClientOwner):
     def on_late(self, seconds: float) -> None:
         """Let what is granted be used so late: the queue's loop is always as late as that."""
         self.lateness = max(self.lateness, seconds)
-        self._quota.note_lateness()
+        self._quota.note_lateness(self)
 
     def _started(self, ticket: int | None) -> ClientCall | None:
         if ticket is None:
@@ -298,7 +293,7 @@ class Client(ClientOwner):
             again: whether another hub knew of that: others may have set something since.
         """
         if again:
-            changes = [one for one in changes if _key(one[0]) not in self._quota.overrides]
+            changes = [one for one in changes if _key(one[0]) not in self._quota.limits.overrides]
         if changes:
             self._quota.set_limits({_key(key): limits_from(own) for key, own in changes})
             self._tell_change("set", changes)
@@ -306,7 +301,7 @@ class Client(ClientOwner):
     def on_learnt(self, changes: list[Any], again: bool) -> None:  # noqa: FBT001 - as `on_set`
         """Have limits that were learnt from answers hold for all clients; as `on_set`."""
         if again:
-            changes = [one for one in changes if _key(one[0]) not in self._quota.learnt]
+            changes = [one for one in changes if _key(one[0]) not in self._quota.limits.learnt]
         if changes:
             self._quota.set_learnt({_key(key): limits_from(own) for key, own in changes})
             self._tell_change("learnt", changes)
@@ -316,14 +311,12 @@ class Client(ClientOwner):
             # This one, too: what another has set a moment before may be on its way to it.
             self._quota.tell(kind, changes, False)  # noqa: FBT003 - JSON
         self._tell_all_status()
-        for one in self._quota.clients:
-            if isinstance(one, Client):
-                one.tell_names()
 
     # What it tells its queue.
 
     def _tell_overrides(self) -> None:
-        for kind, known in (("set", self._quota.overrides), ("learnt", self._quota.learnt)):
+        limits = self._quota.limits
+        for kind, known in (("set", limits.overrides), ("learnt", limits.learnt)):
             if known:
                 changes = [
                     [key_to(key, of_queue=True), limits_to(own)] for key, own in known.items()
@@ -332,10 +325,10 @@ class Client(ClientOwner):
 
     def tell_names(self) -> None:
         """Tell the queue which keys have limits of others."""
-        names = self._quota.foreign_names(self)
-        if names != self._names:
-            self._names = names
-            self.send("lanes", names)
+        names, text = self._quota.limits.foreign_names(self.terms)
+        if names is not self._names and names != self._names:
+            self._say(text)
+        self._names = names
 
     def _tell_all_status(self) -> None:
         for one in self._quota.clients:

@@ -41,6 +41,9 @@ class ClientOwner:
     def tell_status(self) -> None:
         """Tell the client until when all is held, and what push-back has left."""
 
+    def tell_names(self) -> None:
+        """Tell the client which keys and patterns have limits of others."""
+
     def send(self, *message: Any) -> None:  # noqa: ANN401 - JSON
         """Send a message by the end of this pass of the loop."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, cast
 
 from aioapiqueue._algorithms import CalendarWindow
@@ -16,12 +17,12 @@ from aioapiqueue._dispatcher import clock_of
 from aioapiqueue._fleet.options import yielding
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._host.wire import transit
-from aioapiqueue._lanes import find_patterns, name_of
-from aioapiqueue._rate import Calendar, Concurrency, Window, unit_of
+from aioapiqueue._rate import Concurrency, unit_of
 from aioapiqueue._recording.waits import RecentWaits
 from aioapiqueue._slot import HELD
 from aioapiqueue._units import ONE_CALL, is_stated
 from aioapiqueue.hub.host._grant import ClientOwner, Grant
+from aioapiqueue.hub.host._in_force import QUEUE, LimitsInForce
 from aioapiqueue.hub.host._journal import Clocks, restart
 from aioapiqueue.hub.host._limiter import LimiterFactory, QuotaDispatcher
 from aioapiqueue.hub.host._order import ClientCall
@@ -36,15 +37,11 @@ if TYPE_CHECKING:
     from aioapiqueue._slot import Call
     from aioapiqueue.hub.host._journal import Journal, Record
     from aioapiqueue.hub.host._limiter import QuotaLimiter
+    from aioapiqueue.hub.host._steps import Steps
 
 __all__ = ["Quota"]
 
 
-class _Queue:
-    """Stands for the queue among the names of lanes, of which None may be one."""
-
-
-_QUEUE = _Queue()
 _PERCENTILES = {"p50": 50, "p99": 99}
 _FEW_KEYS = 64
 """Keys of which records are never cleared away: it would cost more than they do."""
@@ -57,35 +54,33 @@ class Quota:
         name: the kind and the name of the quota.
         first: what its first client asks for.
         journal: what limits have let through before; None: nothing is kept.
+        steps: does what must not delay other clients.
     """
 
-    def __init__(self, name: tuple[str, str], first: Terms, journal: Journal | None) -> None:
+    def __init__(
+        self, name: tuple[str, str], first: Terms, journal: Journal | None, steps: Steps
+    ) -> None:
         self.name = name
         self._journal = journal
         self._records: dict[LimitState, Record] = {}
         """What the journal has of each limit in memory."""
         self._known: dict[Hashable, tuple[LimitState, ...]] = {}
-        """The states of each key, and of `_QUEUE`, that have records."""
-        self._plain_of: dict[Limit, Limit] = {}
-        """The limits that clients gave, by those that are in force for them."""
+        """The states of each key, and of `QUEUE`, that have records."""
         self.clients: dict[ClientOwner, None] = {}
-        self.overrides: dict[Hashable, tuple[Limit, ...]] = {}
-        """What `set_rate` has set, for all of them; None: of the queue."""
-        self.learnt: dict[Hashable, tuple[Limit, ...]] = {}
-        """What clients have learnt from answers, by key; None: of the queue. It holds besides."""
+        self._clients_of: dict[Terms, dict[ClientOwner, None]] = {first: {}}
+        """The clients by their terms: those of one program have the same ones."""
+        self._steps = steps
+        self._uninformed: OrderedDict[ClientOwner, None] = OrderedDict()
+        """The clients that may not know yet which names have limits."""
         self.was_resumed = False
         """Whether somebody has ended all pauses since the last that began."""
         self._adaptive = first.adaptive
         """How its rate is lowered on push-back."""
-        self._names: dict[Hashable, None] = {}
-        """The keys and patterns that have, or had, limits."""
-        self._terms: list[Terms] = [first]
-        """Those of the clients, each once."""
         self._lateness = transit(first.catch_up, on_real_time=is_real_time())
         """Seconds after which clients give back at the latest what they were granted."""
-        self._in_force = self._wanted()
-        lanes = dict(self._in_force)
-        own = lanes.pop(_QUEUE)
+        self.limits = LimitsInForce(first, self._lateness)
+        lanes = dict(self.limits.by_name)
+        own = lanes.pop(QUEUE)
         self._waits = RecentWaits()
         self._unsent: list[ClientOwner] = []
         """The clients that there is something to be sent to."""
@@ -119,21 +114,39 @@ class Quota:
     def join(self, client: ClientOwner) -> None:
         """Let a client have part in it."""
         self.dispatcher.bind()
+        client.terms = self.limits.add(client.terms)
+        known, gone = self._clients_of.get(client.terms), []
+        if not self.clients:  # until now, the limits of those who were the last to leave have held
+            gone = [one for one in self._clients_of if one is not client.terms]
         self.clients[client] = None
-        self._change_terms()
+        self._clients_of.setdefault(client.terms, {})[client] = None
+        for terms in gone:
+            self._forget(terms)
+        if known is None:
+            self.dispatcher.units.declare(client.terms.units)
+            self._lateness = max(self._lateness, client.lateness)
+        if known is None or gone:
+            self._change_terms()
 
     def leave(self, client: ClientOwner) -> None:
         """Note that a client is gone, and nothing of it waits or runs."""
         del self.clients[client]
-        if self.clients:  # else its limits stay, for the next that comes
-            self._change_terms()
-        else:  # nobody is left who could end a pause, or knows of it
+        of_its_terms = self._clients_of[client.terms]
+        del of_its_terms[client]
+        if not self.clients:  # nobody is left who could end a pause, or knows of it
             self.limiter.resume()
             self.was_resumed = False
+        elif not of_its_terms:  # else its limits stay: for others, or the next that comes
+            self._forget(client.terms)
+            self._change_terms()
+
+    def _forget(self, terms: Terms) -> None:
+        del self._clients_of[terms]
+        self.limits.remove(terms)
 
     def latest_start(self, call: Call) -> float | None:
         """Return until when a call may start that is granted now: a `Calendar`'s period ends."""
-        if not self._has_calendars:
+        if not self.limits.has_calendars:
             return None
         states = self.limiter.states_of(call)
         return min((one.end for one in states if isinstance(one, CalendarWindow)), default=None)
@@ -141,7 +154,7 @@ class Quota:
     @property
     def has_permits(self) -> bool:
         """Whether any limit is one of bodies at once."""
-        limits = (one for its in self._in_force.values() for one in its)
+        limits = (one for its in self.limits.by_name.values() for one in its)
         return any(isinstance(one, Concurrency) for one in limits)
 
     @property
@@ -159,7 +172,7 @@ class Quota:
             lanes: whether the limits of lanes are named, of which there may be thousands;
                 default True.
         """
-        own, *others = self._in_force.items()
+        own, *others = self.limits.by_name.items()
         dispatcher, now = self.dispatcher, self.dispatcher.now()
         waits, snapshot = self._waits.of_late(now), self.limiter.snapshot()
         held = self.limiter.held_until - now
@@ -182,7 +195,7 @@ class Quota:
         }
 
     def _as_given(self, limit: Limit) -> str:
-        return str(self._plain_of.get(limit, limit))
+        return str(self.limits.as_given(limit))
 
     def tell(self, *message: Any, but: ClientOwner | None = None) -> None:  # noqa: ANN401 - JSON
         """Send a message to all clients, but for one."""
@@ -222,84 +235,43 @@ class Quota:
 
     def set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Replace the limits of the queue (None), or of keys and patterns, for all clients."""
-        self.overrides |= changes
+        self.limits.override(changes)
         self._apply()
 
     def set_learnt(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Have learnt limits hold besides, of the queue (None) or of keys."""
-        self.learnt |= changes
+        self.limits.learn(changes)
         self._apply()
 
     def _change_terms(self) -> None:
-        terms: list[Terms] = []
-        for client in self.clients:
-            if client.terms not in terms:
-                terms.append(client.terms)
-        if terms == self._terms:
-            return
-        self._terms = terms
-        for one in terms:
-            self.dispatcher.units.declare(one.units)
+        terms = self._clients_of
         adaptive = next((one.adaptive for one in terms if one.adaptive is not None), None)
-        if adaptive != self._adaptive:
+        set_again = adaptive != self._adaptive
+        if set_again:
             self._adaptive = adaptive
             self.limiter.set_adaptive(adaptive)
-            self._in_force = {}  # all of them are set again
-        # It never falls: windows of other lengths are others, and would exchange what they count.
-        self._lateness = max([self._lateness, *(client.lateness for client in self.clients)])
         self.limiter.set_catch_up(self._own_catch_up(min(one.catch_up for one in terms)))
-        self._apply()
+        self._apply(set_again=set_again)
 
-    def note_lateness(self) -> None:
+    def note_lateness(self, client: ClientOwner) -> None:
         """Have windows last so much longer as clients use late what they were granted."""
-        self._lateness = max([self._lateness, *(client.lateness for client in self.clients)])
-        self._apply()
+        # It never falls: windows of other lengths are others, and would exchange what they count.
+        if client.lateness > self._lateness:
+            self._lateness = client.lateness
+            self._apply()
 
-    def _stretched(self, limits: Iterable[Limit]) -> Iterable[Limit]:
-        """Return limits that hold for what starts late, too.
+    def _apply(self, *, set_again: bool = False) -> None:
+        """Have the limits in force that follow from all terms.
 
-        A window counts from when the hub has let a call go. What starts later is in the window for
-        so much longer.
+        Args:
+            set_again: whether all are set, not only those that are different.
         """
-        for one in limits:
-            if isinstance(one, Window) and self._lateness:
-                longer = Window(one.calls, one.per + self._lateness, unit=one.unit)
-                self._plain_of[longer] = one
-                yield longer
-            else:
-                yield one
-
-    def _wanted(self) -> dict[Hashable, tuple[Limit, ...]]:
-        """Return the limits that follow from all terms, by key; `_QUEUE`: of the queue."""
-        for terms in self._terms:
-            self._names.update(dict.fromkeys(terms.lanes))
-        set_since = (*self.overrides, *self.learnt)
-        self._names.update(dict.fromkeys(key for key in set_since if key is not None))
-        tables = [_Table(terms, self.overrides) for terms in self._terms]
-        wanted = {
-            name: tuple(
-                dict.fromkeys(
-                    (
-                        *(one for table in tables for one in self._stretched(table.find(name))),
-                        *self.learnt.get(None if name is _QUEUE else name, ()),
-                    )
-                )
-            )
-            for name in (_QUEUE, *self._names)
-        }
-        limits = (one for its in wanted.values() for one in its)
-        self._has_calendars = any(isinstance(one, Calendar) for one in limits)
-        return wanted
-
-    def _apply(self) -> None:
-        """Have the limits in force that follow from all terms."""
-        wanted = self._wanted()
-        changes = {
-            None if name is _QUEUE else name: limits
-            for name, limits in wanted.items()
-            if self._in_force.get(name) != limits
-        }
-        self._in_force = wanted
+        self.limits.set_lateness(self._lateness)
+        found = self.limits.update()
+        if self.limits.names_changed:
+            self._inform_later()
+        by_name = self.limits.by_name if set_again else found
+        changes = {None if name is QUEUE else name: limits for name, limits in by_name.items()}
         if not changes:
             return
         # Who waits is charged in units that may be others by now, or may never fit: each comes
@@ -331,10 +303,22 @@ class Quota:
             found.append((*what, call.place, now - call.joined_at + call.before))
         return found
 
-    def foreign_names(self, client: ClientOwner) -> list[Hashable]:
-        """Return the keys and patterns that have limits of others than this client."""
-        own = client.terms.lanes
-        return [name for name in self._names if self._in_force.get(name) and name not in own]
+    def _inform_later(self) -> None:
+        """Have all clients know which names have limits of others: soon, and one at a time."""
+        if self.clients and not self._uninformed:
+            self._steps.add(self._inform_one)
+        self._uninformed.update(self.clients)
+
+    def _inform_one(self) -> None:
+        client, _ = self._uninformed.popitem(last=False)
+        if self._uninformed:
+            self._steps.add(self._inform_one)
+        if client in self.clients:
+            self.hold_messages()
+            try:
+                client.tell_names()
+            finally:
+                self.flush()
 
     # Calls.
 
@@ -378,7 +362,7 @@ class Quota:
         if amounts is not None or len(dispatcher.units) > 1:
             call.costs = self.costs_of(amounts)
         call.place, call.before = place, waited
-        if self.limiter.has_lanes or self._known.get(_QUEUE) is not self.limiter.own_states:
+        if self.limiter.has_lanes or self._known.get(QUEUE) is not self.limiter.own_states:
             self._prepare(call.keys)
         try:
             if dispatcher.try_start(call):
@@ -387,7 +371,7 @@ class Quota:
             loop = dispatcher.loop
             assert loop is not None  # noqa: S101 - `try_start` has bound it
             dispatcher.join(call, Grant(call, client, loop))
-            if len(self._terms) > 1:
+            if len(self._clients_of) > 1:
                 call.delayed_by = self._foreign_limit(call, client)
         except (ValueError, TypeError) as error:
             client.refused(call, error)
@@ -401,8 +385,8 @@ class Quota:
         if self._journal is None:
             return
         limiter = self.limiter
-        if self._known.get(_QUEUE) is not limiter.own_states:
-            self._adopt(_QUEUE, limiter.limits, limiter.own_states)
+        if self._known.get(QUEUE) is not limiter.own_states:
+            self._adopt(QUEUE, limiter.limits, limiter.own_states)
         for key in keys if limiter.has_lanes else ():
             if key in limiter.keys:  # else `lane_made` is called when it is
                 lane = limiter.lane_of(key, self.dispatcher.now())
@@ -418,8 +402,8 @@ class Quota:
         self, key: Hashable, limits: Sequence[Limit], states: tuple[LimitState, ...]
     ) -> None:
         assert self._journal is not None  # noqa: S101 - the caller has looked
-        now, place = self.dispatcher.now(), (" ".join(self.name), [] if key is _QUEUE else [key])
-        in_force = [self._plain_of.get(limit, limit) for limit in limits]
+        now, place = self.dispatcher.now(), (" ".join(self.name), [] if key is QUEUE else [key])
+        in_force = [self.limits.as_given(limit) for limit in limits]
         fresh = [
             (plain, state)
             for plain, state in zip(in_force, states, strict=False)
@@ -439,7 +423,7 @@ class Quota:
             self._records.update((record.state, record) for record in records)
         if len(self._known) > 2 * len(self.limiter.keys) + _FEW_KEYS:  # so seldom that it is linear
             there = self.limiter.keys
-            gone = [one for one in self._known if one is not _QUEUE and one not in there]
+            gone = [one for one in self._known if one is not QUEUE and one not in there]
             self._close([state for one in gone for state in self._known.pop(one)], now)
 
     def _close(self, states: Iterable[LimitState], now: float, *, replaced: bool = False) -> None:
@@ -517,7 +501,7 @@ class Quota:
         """Return the limit that a call waits for longest, if its client has not given it."""
         limiter, now = self.limiter, self.dispatcher.now()
         found: list[tuple[float, Hashable, Limit]] = [
-            (state.next_at(now, call.costs), _QUEUE, limit)
+            (state.next_at(now, call.costs), QUEUE, limit)
             for limit, state in zip(limiter.limits, limiter.own_states, strict=False)
             if state.concerns(call.costs)
         ]
@@ -530,15 +514,12 @@ class Quota:
                     if state.concerns(call.costs)
                 ]
         due, key, limit = max(found, key=lambda one: one[0], default=(-math.inf, None, None))
-        if limit is None or due <= now or limit in self._given_by(client.terms, key):
+        given_by = self.limits.are_given_by
+        if limit is None or due <= now or given_by(limit, client.terms, key):
             return None
-        whose = next(
-            (one.whose for one in self.clients if limit in self._given_by(one.terms, key)), "others"
-        )
-        return "" if key is _QUEUE else str(key), self._as_given(limit), whose
-
-    def _given_by(self, terms: Terms, key: Hashable) -> Iterable[Limit]:
-        return list(self._stretched(_Table(terms, self.overrides).find(key)))
+        givers = (its for terms, its in self._clients_of.items() if given_by(limit, terms, key))
+        whose = next((one.whose for its in givers for one in its), "others")
+        return "" if key is QUEUE else str(key), self._as_given(limit), whose
 
     def newcomer_like(self, call: ClientCall) -> ClientCall:
         """Return a call that has not come, of the same keys and costs."""
@@ -560,29 +541,6 @@ class Quota:
             return max(0.0, self.limiter.estimate(self.newcomer_like(call), now) - now)
         except ValueError:  # the limits have changed since it came
             return math.inf
-
-
-class _Table:
-    """Which limits one client's terms give, with what was set since.
-
-    Args:
-        terms: the client's.
-        overrides: what was set, by key; None: of the queue.
-    """
-
-    def __init__(self, terms: Terms, overrides: Mapping[Hashable, tuple[Limit, ...]]) -> None:
-        self._own = overrides.get(None, terms.limits)
-        if terms.concurrency is not None:
-            self._own = (*self._own, Concurrency(terms.concurrency))
-        self._lanes: dict[Hashable, Iterable[Limit]] = dict(terms.lanes)
-        self._lanes |= {key: limits for key, limits in overrides.items() if key is not None}
-        self._patterns = find_patterns(self._lanes)
-
-    def find(self, name: Hashable) -> Iterable[Limit]:
-        """Return the limits of a key, or of all keys that fit a pattern and no longer one."""
-        if name is _QUEUE:
-            return self._own
-        return self._lanes.get(name_of(name, self._lanes, self._patterns), ())
 
 
 def is_real_time() -> bool:

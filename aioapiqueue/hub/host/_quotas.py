@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aioapiqueue._host.wire import Terms
 from aioapiqueue.hub.host._client import Client
 from aioapiqueue.hub.host._quota import Quota
+from aioapiqueue.hub.host._steps import Steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +35,8 @@ class Quotas:
         self._problem = problem
         self._began: float | None = None
         self.by_name: dict[tuple[str, str], Quota] = {}
+        self.steps = Steps()
+        """Does what must not delay other clients."""
 
     def welcome(self, hello: Mapping[str, Any], flush: Callable[[Client], None]) -> Client:
         """Return a new client.
@@ -51,7 +54,7 @@ class Quotas:
         name, terms = (str(hello["kind"]), str(hello["quota"])), Terms.from_json(hello["terms"])
         quota = self.by_name.get(name)
         if quota is None:
-            quota = self.by_name[name] = Quota(name, terms, self._journal)
+            quota = self.by_name[name] = Quota(name, terms, self._journal, self.steps)
         client = Client(quota, terms, flush, whose=whose)
         self._let_others_come(quota)
         return client

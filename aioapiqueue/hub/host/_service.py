@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._host.place import HUB_DIR
@@ -17,7 +18,7 @@ from aioapiqueue.hub._accept import Acceptor
 from aioapiqueue.hub._socket import listen, remove
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from aioapiqueue._host.place import Place
@@ -55,6 +56,7 @@ class Service:
         self._path = path
         self._version = version
         self._quotas = quotas
+        self.steps = quotas.steps
         self._started = time.time()
         self._connections: set[_Connection] = set()
         self._over = asyncio.Event()
@@ -246,11 +248,6 @@ def _as_numbers(version: str) -> list[int]:
     return [int(part) for part in numbers]
 
 
-def _check_length(received: bytes) -> None:
-    if len(received) > _LONGEST:
-        raise ValueError("a line without end")
-
-
 class _Connection(asyncio.BufferedProtocol):
     """One connection, from the first line to the end.
 
@@ -262,6 +259,8 @@ class _Connection(asyncio.BufferedProtocol):
         self._service = service
         self._buffer = memoryview(bytearray(_CHUNK))
         self._received = b""
+        self._unanswered: list[bytes] = []
+        """The first line, which is answered in its turn, and those that came with it."""
         self.client: Client | None = None
         """The queue at its other end; None: none has said hello yet."""
         self.was_client = False
@@ -283,9 +282,12 @@ class _Connection(asyncio.BufferedProtocol):
         self._service.connected(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio's
-        """End what waits and runs there."""
+        """End what waits and runs there: soon, as hundreds may end at once."""
         client, self.client = self.client, None
         self.was_client = client is not None
+        self._service.steps.add(partial(self._leave, client))
+
+    def _leave(self, client: Client | None) -> None:
         try:
             if client is not None:
                 client.leave()
@@ -300,16 +302,41 @@ class _Connection(asyncio.BufferedProtocol):
         """Process whole lines."""
         data = bytes(self._buffer[:nbytes])
         *lines, self._received = (self._received + data).split(b"\n")
+        if len(self._received) > _LONGEST:
+            self._refuse(ValueError("a line without end"))
+        if not lines:
+            return
+        if self.client is not None:
+            self._process(lines)
+            return
+        # Hundreds may come at once, each with hundreds of lanes, and others are not to wait for
+        # all of them.
+        self._unanswered = lines
+        self._transport.pause_reading()
+        self._service.steps.add(self._begin)
+
+    def _begin(self) -> None:
+        """Answer the first line."""
+        if self._transport.is_closing():  # the hub ends
+            return
+        lines, self._unanswered = self._unanswered, []
+        self._process(lines)
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _process(self, lines: Iterable[bytes]) -> None:
         try:
             for line in lines:
-                self._process(line)
-            _check_length(self._received)
+                self._take(line)
         except (KeyError, TypeError, ValueError) as error:
-            # Not of this library, or of a version that says so wrongly: it would only go on.
-            self._say({"refused": f"this hub does not understand that: {error!r}"})
-            self.close()
+            self._refuse(error)
 
-    def _process(self, line: bytes) -> None:
+    def _refuse(self, error: Exception) -> None:
+        # Not of this library, or of a version that says so wrongly: it would only go on.
+        self._say({"refused": f"this hub does not understand that: {error!r}"})
+        self.close()
+
+    def _take(self, line: bytes) -> None:
         if self.client is not None:
             self.client.receive(decode(line))
             self._service.commit()  # also of what has cost more since: that is told nobody

@@ -1,0 +1,252 @@
+"""Which limits hold in a quota: all that any of its clients has given, equal ones once.
+
+Clients of one program give the same limits, and there may be hundreds of clients with hundreds of
+lanes each. So limits are kept for each set of terms, not for each client; and when terms come or
+go, only the names that they give limits to are looked at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aioapiqueue._host.wire import text_of
+from aioapiqueue._lanes import find_patterns, name_of
+from aioapiqueue._rate import Calendar, Concurrency, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping
+
+    from aioapiqueue._host.wire import Terms
+    from aioapiqueue._rate import Limit
+
+__all__ = ["QUEUE", "LimitsInForce"]
+
+Limits = tuple["Limit", ...]
+
+
+class _Queue:
+    """Stands for the queue among the names of lanes, of which None may be one."""
+
+
+QUEUE = _Queue()
+
+
+class LimitsInForce:
+    """The limits of a quota, by name: `QUEUE`, or a key or pattern of lanes.
+
+    Args:
+        first: the terms that hold until others are added.
+        lateness: seconds by which clients may use late what they were granted.
+
+    Attributes:
+        by_name: the limits. A name whose limits are gone stays, without limits.
+        overrides: the limits that `set_rate` has set for all clients; None: of the queue.
+        learnt: the limits that clients have learnt from answers, by key; None: of the queue. They
+            hold besides.
+        names_changed: whether the last `update` gave limits to a name that had none, or took all
+            limits of one away.
+        has_calendars: whether any limit is a `Calendar`.
+        looks: number of times that the limits of a name were determined.
+    """
+
+    def __init__(self, first: Terms, lateness: float) -> None:
+        self.by_name: dict[Hashable, Limits] = {}
+        self.overrides: dict[Hashable, Limits] = {}
+        self.learnt: dict[Hashable, Limits] = {}
+        self.names_changed = False
+        self.has_calendars = False
+        self.looks = 0
+        self._lateness = lateness
+        self._plain_of: dict[Limit, Limit] = {}
+        """The limits that clients gave, by those that are in force for them."""
+        self._tables: dict[Terms, _Table] = {}
+        self._givers: dict[Hashable, dict[_Table, None]] = {}
+        """By name, the tables that have it themselves, not through a pattern."""
+        self._with_patterns: dict[_Table, None] = {}
+        self._count = 0
+        self._stale: dict[Hashable, None] = {}
+        """The names whose limits may be others by now."""
+        self._with_calendars: set[Hashable] = set()
+        self._foreign: dict[Terms, tuple[list[Hashable], str]] = {}
+        """What `foreign_names` has returned since the names in force changed last."""
+        self.add(first)
+        self.update()
+
+    @property
+    def terms(self) -> Iterable[Terms]:
+        """The terms that clients have, each once, in the order in which they came."""
+        return self._tables.keys()
+
+    def add(self, terms: Terms) -> Terms:
+        """Have these terms hold, too; `update` applies that.
+
+        Returns:
+            The terms, or the equal ones that hold already.
+        """
+        known = self._tables.get(terms)
+        if known is not None:
+            return known.terms
+        self._count += 1
+        table = self._tables[terms] = _Table(terms, self.overrides, self._count)
+        for name in terms.lanes:
+            self._givers.setdefault(name, {})[table] = None
+        if table.patterns:
+            self._with_patterns[table] = None
+        self._note_change(table)
+        return terms
+
+    def remove(self, terms: Terms) -> None:
+        """Have these terms hold no more; `update` applies that."""
+        table = self._tables.pop(terms)
+        self._with_patterns.pop(table, None)
+        self._foreign.pop(terms, None)
+        for name in terms.lanes:
+            givers = self._givers[name]
+            del givers[table]
+            if not givers:
+                del self._givers[name]
+        self._note_change(table)
+
+    def _note_change(self, table: _Table) -> None:
+        self._stale |= dict.fromkeys((QUEUE, *table.terms.lanes))
+        if table.patterns:  # any other name may have limits from one
+            self._note_all()
+
+    def _note_all(self) -> None:
+        self._stale |= dict.fromkeys(self.by_name)
+
+    def override(self, changes: Mapping[Hashable, Limits]) -> None:
+        """Replace limits of all terms, by key (None: of the queue); `update` applies that."""
+        self.overrides |= changes
+        for table in self._tables.values():
+            table.override(changes)
+            if table.patterns:
+                self._with_patterns[table] = None
+        self._stale |= dict.fromkeys(map(_name_of, changes))
+        if find_patterns(changes):
+            self._note_all()
+
+    def learn(self, changes: Mapping[Hashable, Limits]) -> None:
+        """Have learnt limits hold besides, by key (None: of the queue); `update` applies that."""
+        self.learnt |= changes
+        self._stale |= dict.fromkeys(map(_name_of, changes))
+
+    def set_lateness(self, lateness: float) -> None:
+        """Have windows last so much longer; `update` applies that."""
+        if lateness != self._lateness:
+            self._lateness = lateness
+            self._note_all()
+
+    def update(self) -> dict[Hashable, Limits]:
+        """Bring `by_name` up to date; return what is different."""
+        stale, self._stale = self._stale, {}
+        self.names_changed = False
+        changes: dict[Hashable, Limits] = {}
+        for name in stale:
+            limits, before = self._find(name), self.by_name.get(name)
+            if limits == before:
+                continue
+            changes[name] = self.by_name[name] = limits
+            if any(isinstance(one, Calendar) for one in limits):
+                self._with_calendars.add(name)
+            else:
+                self._with_calendars.discard(name)
+            if bool(limits) != bool(before):
+                self.names_changed = True
+        self.has_calendars = bool(self._with_calendars)
+        if self.names_changed:
+            self._foreign.clear()
+        return changes
+
+    def _find(self, name: Hashable) -> Limits:
+        self.looks += 1
+        tables: Iterable[_Table] = self._tables.values()
+        if name is not QUEUE:
+            if name in self.overrides:  # the same in all tables
+                tables = (next(iter(self._tables.values())),)
+            else:
+                tables = {**self._givers.get(name, {}), **self._with_patterns}
+                if len(tables) > 1:
+                    tables = sorted(tables, key=_number_of)
+        own = (one for table in tables for one in self._stretched(table.find(name)))
+        learnt = self.learnt.get(None if name is QUEUE else name, ())
+        return tuple(dict.fromkeys((*own, *learnt)))
+
+    def _stretched(self, limits: Iterable[Limit]) -> Iterable[Limit]:
+        """Return limits that hold for what starts late, too.
+
+        A window counts from when the hub has let a call go. What starts later is in the window for
+        so much longer.
+        """
+        for one in limits:
+            if isinstance(one, Window) and self._lateness:
+                longer = Window(one.calls, one.per + self._lateness, unit=one.unit)
+                self._plain_of[longer] = one
+                yield longer
+            else:
+                yield one
+
+    def as_given(self, limit: Limit) -> Limit:
+        """Return a limit in force as clients gave it."""
+        return self._plain_of.get(limit, limit)
+
+    def are_given_by(self, limit: Limit, terms: Terms, name: Hashable) -> bool:
+        """Return whether these terms give a limit in force to a name."""
+        return limit in self._stretched(self._tables[terms].find(name))
+
+    def foreign_names(self, terms: Terms) -> tuple[list[Hashable], str]:
+        """Return the keys and patterns that have limits which these terms do not give.
+
+        Returns:
+            The names, and the text of the message that reports them.
+        """
+        found = self._foreign.get(terms)
+        if found is None:
+            own = {QUEUE, *terms.lanes}
+            names = [name for name, its in self.by_name.items() if its and name not in own]
+            found = self._foreign[terms] = names, text_of("lanes", names)
+        return found
+
+
+class _Table:
+    """Which limits one set of terms gives, with what was set since.
+
+    Args:
+        terms: the clients' own.
+        overrides: what was set, by key; None: of the queue.
+        number: tables of a lower number come first.
+    """
+
+    def __init__(self, terms: Terms, overrides: Mapping[Hashable, Limits], number: int) -> None:
+        self.terms = terms
+        self.number = number
+        self._concurrency: Limits = ()
+        if terms.concurrency is not None:
+            self._concurrency = (Concurrency(terms.concurrency),)
+        self._own: Iterable[Limit] = (*terms.limits, *self._concurrency)
+        self._lanes: dict[Hashable, Iterable[Limit]] = dict(terms.lanes)
+        self.patterns = find_patterns(self._lanes)
+        self.override(overrides)
+
+    def override(self, changes: Mapping[Hashable, Limits]) -> None:
+        """Replace limits, by key; None: of the queue."""
+        if None in changes:
+            self._own = (*changes[None], *self._concurrency)
+        new = {key: limits for key, limits in changes.items() if key is not None}
+        self._lanes |= new
+        if find_patterns(new):
+            self.patterns = find_patterns(self._lanes)
+
+    def find(self, name: Hashable) -> Iterable[Limit]:
+        """Return the limits of a key, or of all keys that fit a pattern and no longer one."""
+        if name is QUEUE:
+            return self._own
+        return self._lanes.get(name_of(name, self._lanes, self.patterns), ())
+
+
+def _name_of(key: Hashable) -> Hashable:
+    return QUEUE if key is None else key
+
+
+def _number_of(table: _Table) -> int:
+    return table.number

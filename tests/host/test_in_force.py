@@ -1,0 +1,74 @@
+"""Which limits hold follows from the terms that there are, whatever came and went before."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aioapiqueue import Concurrency, Rate, Window
+from aioapiqueue._host.wire import Terms
+from aioapiqueue._rate import Calendar
+from aioapiqueue.hub.host._in_force import QUEUE, LimitsInForce
+
+LATENESS = "set_lateness"
+NAMES = st.sampled_from(["a", "ab", "abc", "a*", "ab*", "*"])
+SOME_LIMITS = st.lists(
+    st.sampled_from([Rate(1), Rate(2), Window(3, 4), Concurrency(5), Calendar(6, "day")]),
+    max_size=2,
+    unique=True,
+).map(tuple)
+LANES = st.dictionaries(NAMES, SOME_LIMITS, max_size=4)
+CHANGES = st.dictionaries(st.none() | NAMES, SOME_LIMITS, min_size=1, max_size=2)
+TERMS = st.builds(
+    lambda limits, lanes, bodies: Terms(limits, lanes, bodies, 0.05, None, ("calls",)),
+    SOME_LIMITS,
+    LANES,
+    st.none() | st.integers(1, 3),
+)
+STEPS = st.one_of(
+    st.tuples(st.just("add"), TERMS),
+    st.tuples(st.just("remove"), st.integers(0, 9)),
+    st.tuples(st.just("override"), CHANGES),
+    st.tuples(st.just("learn"), CHANGES),
+    st.tuples(st.just(LATENESS), st.sampled_from([0.1, 0.2])),
+)
+
+
+def take(limits, what, detail):
+    """Take a step."""
+    if what != "remove":
+        getattr(limits, what)(detail)
+    elif len(known := list(limits.terms)) > 1:
+        limits.remove(known[detail % len(known)])
+
+
+def named(limits):
+    """Return the keys and patterns that have limits."""
+    return {name for name, its in limits.by_name.items() if its and name is not QUEUE}
+
+
+@given(TERMS, st.lists(STEPS, max_size=12), st.booleans())
+def test_limits_follow_from_terms(first, steps, each):
+    """The same are in force as if all that holds at the end had been there from the beginning."""
+    limits = LimitsInForce(first, 0.0)
+    before, has_changed = named(limits), False
+    for step in steps:
+        take(limits, *step)
+        if each:
+            limits.update()
+            has_changed |= limits.names_changed
+    limits.update()
+    start, *others = limits.terms
+    latenesses = [one for what, one in steps if what == LATENESS]
+    fresh = LimitsInForce(start, [0.0, *latenesses][-1])
+    for terms in others:
+        fresh.add(terms)
+    fresh.override(limits.overrides)
+    fresh.learn(limits.learnt)
+    fresh.update()
+    # A name that was given limits once is still listed, with those of a pattern that fits it.
+    assert {name: limits.by_name[name] for name in fresh.by_name} == fresh.by_name
+    for terms in limits.terms:
+        foreign = limits.foreign_names(terms)[0]
+        assert sorted(foreign) == sorted(named(limits) - set(terms.lanes))
+    assert limits.names_changed or has_changed or named(limits) == before
