@@ -26,6 +26,11 @@ _READ_BYTES = 2 * protocol.MAX_LINE
 """Read from one connection in one pass of the loop: some 80 calls, then others have their turn."""
 
 
+_HELLO_SECONDS = 30.0
+"""In which a connection says hello."""
+_NO_HELLO = f"the hub was not sent hello within {_HELLO_SECONDS:g} s"
+
+
 class Owner(Protocol):
     """What a connection reports its beginning, its hello and its end to."""
 
@@ -68,6 +73,7 @@ class Connection(asyncio.BufferedProtocol):
         """The client's process id, from the kernel, or else from its hello."""
         self._client = Client()
         self._transport: asyncio.Transport
+        self._hello_timer: asyncio.TimerHandle | None = None
 
     # What asyncio calls.
 
@@ -75,6 +81,8 @@ class Connection(asyncio.BufferedProtocol):
         """Admit the client if this user runs it."""
         self._transport = cast("asyncio.Transport", transport)
         self._owner.joined(self)
+        loop = asyncio.get_running_loop()
+        self._hello_timer = loop.call_later(_HELLO_SECONDS, self.refuse, _NO_HELLO)
         try:
             uid, peer = peer_of(transport.get_extra_info("socket"))
         except OSError:  # it has gone already
@@ -88,9 +96,15 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
         """Give back the slots of a client that has gone, and leave the queues it waits in."""
         self._owner.left(self)
+        self._stop_timer()
         if self._process is not None:
             self._process.ended = time.time()
         self._end_all()
+
+    def _stop_timer(self) -> None:
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
+            self._hello_timer = None
 
     def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's name
         """Return a buffer, which is kept only until it has been filled."""
@@ -199,6 +213,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.pid is None and not self._admit(stated):
             return
         self._greeted = True
+        self._stop_timer()
         self._may_close = message.get("closable") is True
         if "executable" in message:
             self._process = Process(

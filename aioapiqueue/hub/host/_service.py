@@ -37,6 +37,8 @@ _UNREAD = 1 << 24
 """Bytes that a client may leave unread: a million grants."""
 _LONGEST = 1 << 24
 """Bytes of a line: the terms of 100,000 lanes have fewer."""
+_HELLO = 30.0
+"""Seconds in which a connection says what it wants."""
 
 
 class Service:
@@ -258,7 +260,11 @@ class _Connection(asyncio.BufferedProtocol):
     def __init__(self, service: Service) -> None:
         self._service = service
         self._buffer = memoryview(bytearray(_CHUNK))
-        self._received = b""
+        self._pieces: list[bytes] = []
+        """Of a line whose end has not come yet: joined once, as it may be long."""
+        self._length = 0
+        """Bytes of all of them."""
+        self._hello_timer: asyncio.TimerHandle | None = None
         self._unanswered: list[bytes] = []
         """The first line, which is answered in its turn, and those that came with it."""
         self.client: Client | None = None
@@ -280,11 +286,23 @@ class _Connection(asyncio.BufferedProtocol):
             transport.abort()
             return
         self._service.connected(self)
+        self._hello_timer = asyncio.get_running_loop().call_later(_HELLO, self._give_up)
+
+    def _stop_timer(self) -> None:
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
+            self._hello_timer = None
+
+    def _give_up(self) -> None:
+        """End a connection that says nothing."""
+        self._say({"refused": f"this hub was sent no whole line within {_HELLO:g} s"})
+        self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio's
         """End what waits and runs there: soon, as hundreds may end at once."""
         client, self.client = self.client, None
         self.was_client = client is not None
+        self._stop_timer()
         self._service.steps.add(partial(self._leave, client))
 
     def _leave(self, client: Client | None) -> None:
@@ -300,17 +318,21 @@ class _Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Process whole lines."""
-        data = bytes(self._buffer[:nbytes])
-        *lines, self._received = (self._received + data).split(b"\n")
-        if len(self._received) > _LONGEST:
-            self._refuse(ValueError("a line without end"))
-        if not lines:
+        first, *others = bytes(self._buffer[:nbytes]).split(b"\n")
+        self._pieces.append(first)
+        self._length += len(first)
+        if not others:
+            if self._length > _LONGEST:
+                self._refuse(ValueError("a line without end"))
             return
+        lines = [b"".join(self._pieces), *others[:-1]]
+        self._pieces, self._length = others[-1:], len(others[-1])
         if self.client is not None:
             self._process(lines)
             return
         # Hundreds may come at once, each with hundreds of lanes, and others are not to wait for
         # all of them.
+        self._stop_timer()
         self._unanswered = lines
         self._transport.pause_reading()
         self._service.steps.add(self._begin)

@@ -1,0 +1,115 @@
+"""The first line of a connection to the hub: how long it may be, and when it has to come."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from aioapiqueue._host.place import Place
+from aioapiqueue._host.reach import reach
+from aioapiqueue._host.wire import own_version
+from aioapiqueue.hub._socket import listen
+from aioapiqueue.hub.host._quotas import Quotas
+from aioapiqueue.hub.host._service import Service
+from tests.helpers.host_crowd import hello
+from tests.helpers.hubs import hub_in_use, processes_of
+from tests.helpers.yardstick import slowness
+
+
+@pytest.fixture
+async def connect(directory, blockbuster):
+    """Have a hub in this loop, whose time is virtual; give what connects to it."""
+    blockbuster.deactivate()  # a hub looks at its files: nothing else is on its loop
+    place = Place(str(directory))
+    [path] = place.sockets()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listen(listener, path, variable="")
+    service = Service(place, listener, path, version=own_version(), quotas=Quotas())
+    task = asyncio.create_task(service.run())
+    yield lambda: asyncio.open_unix_connection(os.fspath(path))
+    service.stop()
+    await task
+
+
+@pytest.fixture
+def directory():
+    """Give a directory for a hub."""
+    with hub_in_use() as path:
+        yield path
+
+
+async def test_who_says_nothing_is_refused(connect):
+    """After half a minute, with the reason; also who sends a line that never ends."""
+    loop = asyncio.get_running_loop()
+    silent, slow = await connect(), await connect()
+    await asyncio.sleep(0)
+    began = loop.time()
+
+    for second in range(29):
+        loop.call_later(second, slow[1].write, b" ")
+    async with asyncio.timeout(60):
+        for reader, writer in (silent, slow):
+            assert "no whole line within 30 s" in json.loads(await reader.readline())["refused"]
+            assert loop.time() == began + 30
+            assert await reader.read() == b""
+            writer.close()
+
+
+async def test_clients_have_no_time_limit(connect):
+    """Who has said hello stays, and the hub keeps no timer for it."""
+    loop, connections, timers = asyncio.get_running_loop(), [], []
+    for _ in range(3):
+        reader, writer = await connect()
+        writer.write(hello(2))
+        assert "welcome" in json.loads(await reader.readline())
+        connections.append((reader, writer))
+        timers.append(loop.pending_timers)
+    assert len(set(timers)) == 1
+    await asyncio.sleep(120)
+    for reader, writer in connections:
+        assert not reader.at_eof()
+        writer.close()
+
+
+@pytest.fixture
+def hub(directory):
+    """Give the directory of a hub that runs."""
+    reach({"command": "keep"}, override=str(directory)).sock.close()
+    return directory
+
+
+@pytest.fixture
+def sock(hub):
+    """Give a connection to it."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
+        sock.connect(os.fspath(Place(str(hub)).sockets()[0]))
+        sock.settimeout(120)
+        yield sock
+
+
+def cpu_seconds(pid):
+    """Return what a process has used."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def test_long_line_costs_its_length(hub, sock):
+    """15 MB, as of the terms of 100,000 lanes, are read in a moment, in whatever pieces."""
+    [pid] = processes_of(hub)
+    before = cpu_seconds(pid)
+    sock.sendall(hello(0, program="x" * 15_000_000))
+    assert json.loads(sock.recv(65536))["welcome"] == own_version()
+    assert cpu_seconds(pid) - before < 1 * slowness()
+
+
+def test_line_without_end_is_refused(sock):
+    """More than 16 MiB is no line of a queue."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        sock.sendall(b"x" * (17 << 20))
+    assert "a line without end" in json.loads(sock.recv(65536))["refused"]
