@@ -12,7 +12,17 @@ ROOT = Path(aioapiqueue.__file__).parent
 APART = ROOT / "hub" / "bootstrap"  # runs in other programs, without aioapiqueue
 
 CORE = (  # each may import those before it; so with POLICY
-    *("exceptions", "_interrupt", "_grammar", "_zones", "_rate", "_units", "_events", "_stats"),
+    *(
+        "_printable",
+        "exceptions",
+        "_interrupt",
+        "_grammar",
+        "_zones",
+        "_rate",
+        "_units",
+        "_events",
+        "_stats",
+    ),
     *(
         "_algorithms",
         "_together",

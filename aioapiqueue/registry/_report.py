@@ -40,13 +40,6 @@ def quoted(value: object) -> str:
         return f"a {type(value).__name__} of many digits"
 
 
-def printable(text: str) -> str:
-    """Return what somebody else wrote with escapes in the place of what a terminal would obey."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
-
-
 class Report:
     """Collects what is wrong.
 
