@@ -348,7 +348,7 @@ def test_sparkline(rates, most, bars):
 
 def test_names_are_shown_without_control_characters():
     """A name may be anything, and is no command to the terminal."""
-    assert row_of("a\x1b]0;owned\x07b\nc").name == "a?]0;owned?b?c"
+    assert row_of("a\x1b]0;owned\x07b\nc").name == r"a\x1b]0;owned\x07b\nc"
 
 
 def test_hosts_are_shown_without_their_scheme():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import textwrap
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from rich.console import Console
+
+from aioapiqueue._printable import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +23,7 @@ __all__ = [
     "PREFIX",
     "USAGE_ERROR",
     "WIDTH",
+    "as_argument",
     "console",
     "pluralize",
     "prefixed",
@@ -43,8 +47,13 @@ USAGE_ERROR = 2
 
 
 def prefixed(text: str) -> str:
-    """Return lines of a message, each after our name and with a line feed."""
-    return "".join(f"{PREFIX}{line}".rstrip() + "\n" for line in text.splitlines())
+    """Return lines of a message, each after our name and with a line feed.
+
+    Whatever a message quotes, it has nothing that a terminal obeys. A line feed in what it quotes
+    would begin another line: who quotes names of others calls `printable` itself.
+    """
+    lines = text.removesuffix("\n").split("\n") if text else ()
+    return "".join(f"{PREFIX}{printable(line)}".rstrip() + "\n" for line in lines)
 
 
 def say(text: str) -> None:
@@ -54,7 +63,7 @@ def say(text: str) -> None:
     """
     if sys.stderr.isatty():
         columns = shutil.get_terminal_size().columns
-        text = "\n".join(_filled(line, columns) for line in text.splitlines())
+        text = "\n".join(_filled(line, columns) for line in text.split("\n"))
     typer.echo(prefixed(text), err=True, nl=False)
 
 
@@ -88,6 +97,22 @@ def why_unwritable(path: Path) -> str | None:
     except OSError as error:  # a name that is too long
         return f"cannot be written: {error.strerror}"
     return None
+
+
+def as_argument(text: str) -> str:
+    r"""Return a word of a command as a shell takes it, and as a terminal shows it.
+
+    >>> print(as_argument("crm"), as_argument("two words"), as_argument("two\nlines"))
+    crm 'two words' $'two\nlines'
+
+    Args:
+        text: the word. With characters that a terminal would obey, it is written in the form with
+            escapes that bash, zsh and ksh read.
+    """
+    if text.isprintable():
+        return shlex.quote(text)
+    escaped = printable(text.replace("\\", r"\\").replace("'", r"\'"))
+    return f"$'{escaped}'"
 
 
 def console() -> Console:

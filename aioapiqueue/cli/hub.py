@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import time
 from typing import Annotated, Any
 
@@ -14,7 +13,8 @@ from rich.table import Table
 from aioapiqueue._fleet.messages import Unreachable
 from aioapiqueue._host.place import HUB_DIR, Place, check_system
 from aioapiqueue._host.reach import command, reach
-from aioapiqueue.cli._console import FAILED, console, pluralize, refuse, say, wrapped
+from aioapiqueue._printable import printable
+from aioapiqueue.cli._console import FAILED, as_argument, console, pluralize, refuse, say, wrapped
 from aioapiqueue.cli._help import Command, Group
 from aioapiqueue.exceptions import SharedError
 
@@ -42,6 +42,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(answer))
         return
+    answer = _printable(answer)
     minutes = (time.time() - answer["started"]) / 60
     typer.echo(
         f"hub {answer['version']}, process {answer['pid']}, for {minutes:,.0f} min, at "
@@ -55,6 +56,15 @@ def status(
         typer.echo("it keeps no quota now")
     for quota in answer["quotas"]:
         _show(quota)
+
+
+def _printable(answer: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return an answer with all names in it as a terminal may show them."""
+    if isinstance(answer, dict):
+        return {printable(key): _printable(value) for key, value in answer.items()}
+    if isinstance(answer, list):
+        return [_printable(one) for one in answer]
+    return printable(answer) if isinstance(answer, str) else answer
 
 
 def _show(quota: dict[str, Any]) -> None:
@@ -134,7 +144,7 @@ def reset(
     """
     if not _ask({"command": "reset", "quota": name})["known"]:
         refuse(f"nothing is known of a quota {name!r} (see aioapiqueue hub status)", FAILED)
-    typer.echo(f"{name}: forgotten")
+    typer.echo(f"{printable(name)}: forgotten")
 
 
 @app.command(cls=Command)
@@ -148,7 +158,7 @@ def pause(
     Exits with 1 if no hub runs, or nobody uses a quota of that name.
     """
     _set_paused(name, "pause")
-    typer.echo(f"{name}: paused, until: aioapiqueue hub resume {shlex.quote(name)}")
+    typer.echo(f"{printable(name)}: paused, until: aioapiqueue hub resume {as_argument(name)}")
 
 
 @app.command(cls=Command)
@@ -160,7 +170,7 @@ def resume(
     Exits with 1 if no hub runs, or nobody uses a quota of that name.
     """
     _set_paused(name, "resume")
-    typer.echo(f"{name}: goes on")
+    typer.echo(f"{printable(name)}: goes on")
 
 
 def _set_paused(name: str, what: str) -> None:
@@ -189,5 +199,5 @@ def _ask(hello: dict[str, Any], *, none: str = _NONE) -> dict[str, Any]:
     if answer is None:
         refuse(none, FAILED)
     if "refused" in answer:
-        refuse(wrapped(f"the hub refuses: {answer['refused']}"), FAILED)
+        refuse(wrapped(f"the hub refuses: {printable(answer['refused'])}"), FAILED)
     return answer

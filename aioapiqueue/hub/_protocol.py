@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from aioapiqueue._botocore_calls import MAX_PARAMETERS
+from aioapiqueue._printable import printable
 from aioapiqueue._rate import LONGEST
 from aioapiqueue.hub.bootstrap._aioapiqueue import VERSION as VERSION  # noqa: PLC0414 - also ours
 from aioapiqueue.integrations._advice import Advice, Quota
@@ -91,7 +92,7 @@ def text(message: dict[str, Any], key: str, *, longest: int = LONGEST_TEXT) -> s
     value = message.get(key)
     if not isinstance(value, str) or len(value) > longest:
         raise Malformed(f'"{key}" is not a text of at most {longest} characters')
-    return value if value.isprintable() else ascii(value)[1:-1]
+    return printable(value)
 
 
 def advice(message: dict[str, Any]) -> Advice:

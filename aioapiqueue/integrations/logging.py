@@ -14,6 +14,7 @@ import logging
 from typing import TYPE_CHECKING, get_args
 
 from aioapiqueue._events import EventKind
+from aioapiqueue._printable import printable
 
 if TYPE_CHECKING:
     from aioapiqueue import Event
@@ -99,7 +100,7 @@ def _as_json(value: object) -> object:
 
 
 def _in_words(event: Event) -> str:
-    """Return an event as a line for people."""
+    """Return an event as a line for people, whatever is in its names and keys."""
     text = f"queue {event.queue or '(no name)'}: {event.kind.replace('_', ' ')}"
     if event.key is not None:
         text += f" {event.key}"
@@ -114,4 +115,4 @@ def _in_words(event: Event) -> str:
         times.append(f"{event.remaining:g} {event.unit} remain")
     if event.limits:
         times.append(", ".join(map(str, event.limits)))
-    return f"{text} ({'; '.join(times)})" if times else text
+    return printable(f"{text} ({'; '.join(times)})" if times else text)

@@ -22,7 +22,7 @@ from aioapiqueue._host.wire import PROTOCOL, own_version
 __all__ = ["hello"]
 
 
-def hello(lanes: int, *, program: str = "crowd", **terms: object) -> bytes:
+def hello(lanes: int, *, program: str = "crowd", quota: str = "crm", **terms: object) -> bytes:
     """Return what a queue sends first."""
     own = {
         "limits": ["2000/s burst 20"],
@@ -39,7 +39,7 @@ def hello(lanes: int, *, program: str = "crowd", **terms: object) -> bytes:
         "pid": os.getpid(),
         "program": program,
         "kind": "name",
-        "quota": "crm",
+        "quota": quota,
         "terms": own,
     }
     return json.dumps(first).encode() + b"\n"

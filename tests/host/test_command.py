@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
+from aioapiqueue._host.place import Place
+from aioapiqueue._host.reach import ask
+from tests.helpers.host_crowd import hello
 from tests.helpers.host_workers import ROOT, Workers
 from tests.helpers.hubs import hub_in_use, processes_of
 
@@ -87,3 +92,31 @@ def test_file_that_cannot_be_used_is_named(hub):
     assert "quotas.db cannot be used" in said
     assert "end with this hub" in said
     run("stop")
+
+
+NASTY = "tenant\n\x1b[2J\x07\u202e' crm: 1/s"
+SHOWN = r"tenant\n\x1b[2J\x07\u202e' crm: 1/s"
+
+
+def test_names_do_nothing_to_a_terminal(hub):
+    """Names of quotas, lanes and programs are shown with escapes: no line is forged."""
+    assert run("start").startswith("the hub runs: process ")
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
+        sock.connect(os.fspath(Place(str(hub)).sockets()[0]))
+        answer, _ = ask(sock, json.loads(hello(1, program=NASTY, quota=NASTY)))
+        assert "welcome" in answer
+        said = run("status")
+        assert said.splitlines()[3] == f"{SHOWN}: 2000/s burst 20"
+        assert said.splitlines()[4] == f"  {SHOWN}-0: 5/s"
+        assert said.replace("\n", "").isprintable()
+        assert json.loads(run("status", "--json"))["quotas"][0]["name"] == NASTY
+        paused = run("pause", NASTY)
+        first, _, command = paused.strip("\n").partition(", until: aioapiqueue hub resume ")
+        assert (first, command.isprintable()) == (f"{SHOWN}: paused", True)
+        bash = ["bash", "-c", f"printf %s {command}"]  # what is shown is what a shell takes
+        assert subprocess.run(bash, capture_output=True, text=True, check=True).stdout == NASTY
+        assert run("resume", NASTY) == f"{SHOWN}: goes on\n"
+        assert run("reset", NASTY) == f"{SHOWN}: forgotten\n"
+    refused = run("pause", NASTY + "x", code=1)
+    assert refused.count("\n") == 1
+    assert refused.strip("\n").isprintable()

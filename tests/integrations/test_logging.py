@@ -133,3 +133,15 @@ async def test_records_can_be_sent_elsewhere(caplog):
             assert fields["key"] == "('a', 1)"
         assert ("costs" in fields) == ("call" in fields)
     assert kinds >= {"released", "finished", "settled", "synced", "throttled", "limits_changed"}
+
+
+async def test_names_forge_no_line(caplog):
+    """Names and keys are logged with escapes; the record's fields have them as they are."""
+    name, key = "crm\nERROR fake", "tenant\x1b[2J\x07\r\n\u2028"
+    queue = ApiQueue("100/s", name=name, observers=[LoggingObserver()])
+    queue.throttled(2.5, key=key)
+    assert caplog.messages == [
+        r"queue crm\nERROR fake: throttled tenant\x1b[2J\x07\r\n\u2028 (retry after 2.5 s)"
+    ]
+    fields = caplog.records[0].aioapiqueue
+    assert (fields["queue"], fields["key"]) == (name, key)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aioapiqueue._grammar import CALLS
+from aioapiqueue._printable import printable
 from aioapiqueue._rate import Concurrency, Rate
 from aioapiqueue.registry import InForce
 from aioapiqueue.registry._hosts import is_host
@@ -78,10 +79,10 @@ def show(console: Console, registry: Registry, services: Sequence[str]) -> None:
         for service, rows in _in_force(registry, services).items():
             if rows:
                 scope = "" if is_host(service) else f", for {_scope(rows[0].first.scope)}"
-                console.print(Text(f"{service}{scope}", style="bold"))
+                console.print(Text(f"{printable(service)}{scope}", style="bold"))
                 _print_columns(console, [tuple(_COLUMNS)], _COLUMNS.values(), style="bold")
             else:
-                console.print(Text(f"{service}: nothing is enforced", style="bold"))
+                console.print(Text(f"{printable(service)}: nothing is enforced", style="bold"))
             for row in rows:
                 _show_row(console, row, footnotes)
             for figure in published_limits(service):
@@ -125,7 +126,7 @@ def _show_row(console: Console, row: _Row, footnotes: _Footnotes) -> None:
     limits = limits or ["any rate"]
     if entry.adaptive is not None:
         limits.append("adaptive")
-    published, adjustable, source = "", "", entry.source
+    published, adjustable, source = "", "", printable(entry.source)
     if figure is not None:
         published, adjustable = written(figure.rate), "yes" if figure.adjustable else "no"
         source = f"{(entry.share or 1) * 100:.6g}% of {footnotes.page(figure)}"
@@ -134,7 +135,7 @@ def _show_row(console: Console, row: _Row, footnotes: _Footnotes) -> None:
         limits[0] = ""
     cells = ("\n".join(limits), published, adjustable, source + footnotes.note(figure))
     _print_columns(console, [cells], _COLUMNS.values())
-    console.print(Padding(Text(_calls(row)), (0, 0, 0, 4)))
+    console.print(Padding(Text(printable(_calls(row))), (0, 0, 0, 4)))
 
 
 def _narrow(limit: Limit) -> str:

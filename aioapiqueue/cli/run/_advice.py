@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from aioapiqueue._grammar import CALLS as CALLS_UNIT
 from aioapiqueue._recording.text import as_clock
-from aioapiqueue.cli._console import pluralize, short, unbroken
+from aioapiqueue.cli._console import as_argument, pluralize, short, unbroken
 from aioapiqueue.cli.run._recorder import CALLS, THROTTLED
 from aioapiqueue.hub import OTHERS
 from aioapiqueue.registry._buckets import lane_key
@@ -278,7 +278,7 @@ def command_to_copy(plan: Plan, outcome: Outcome) -> str:
         if options[place] == "--limit" and _target(options[place + 1]) in limits:
             del options[place : place + 2]
     options += [part for limit in limits.values() for part in ("--limit", limit)]
-    return shlex.join(["aioapiqueue", "run", *options, "--", *plan.command])
+    return " ".join(map(as_argument, ["aioapiqueue", "run", *options, "--", *plan.command]))
 
 
 def _target(option: str) -> str:

@@ -17,6 +17,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aioapiqueue._printable import printable
+from aioapiqueue.cli._console import as_argument
 from aioapiqueue.cli.run._errors import ExitCode, NotStarted
 
 if TYPE_CHECKING:
@@ -92,13 +94,13 @@ def examine(command: Sequence[str], *, any_: bool = False, isolate: bool = False
     path = shutil.which(name)
     if path is None and os.sep in name and os.path.exists(name):  # noqa: PTH110 - as it was given
         raise NotStarted(
-            f"{name}: not an executable file; nothing was started "
-            f"(for a script without a shebang: python {shlex.quote(name)})",
+            f"{printable(name)}: not an executable file; nothing was started "
+            f"(for a script without a shebang: python {as_argument(name)})",
             code=ExitCode.NOT_EXECUTABLE,
         )
     if path is None:
         why = "no such file" if os.sep in name else "command not found in PATH"
-        raise NotStarted(f"{name}: {why}; nothing was started", code=ExitCode.NOT_FOUND)
+        raise NotStarted(f"{printable(name)}: {why}; nothing was started", code=ExitCode.NOT_FOUND)
     try:
         python = _leads_to_python([path, *command[1:]])
     except _NoEnvironmentError:
@@ -130,8 +132,8 @@ def _leads_to_python(argv: Sequence[str]) -> bool:
                 argument, letter = option
                 harmless = " (-s and -P do no harm)." if letter in "IE" else "."
                 raise NotStarted(
-                    f"{base} {argument}{where}: {_REASONS[letter]}, and with it the pacing; "
-                    f"nothing was started. Start it without -{letter}{harmless}"
+                    f"{base} {printable(argument + where)}: {_REASONS[letter]}, and with it the "
+                    f"pacing; nothing was started. Start it without -{letter}{harmless}"
                 )
             return True
         if base == "env":

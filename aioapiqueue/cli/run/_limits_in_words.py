@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from aioapiqueue import Rate
+from aioapiqueue._printable import printable
 from aioapiqueue.registry._hosts import read_target, target_of
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def named(entry: InForce) -> tuple[str, str]:
         limits.append(f"{entry.concurrency:,} in flight")
     if entry.adaptive is not None and not limits:
         limits.append("an adaptive rate")
-    return name, " and ".join(limits)
+    return printable(name), " and ".join(limits)
 
 
 def _limit(limit: Limit) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from aioapiqueue._printable import printable
 from aioapiqueue.cli._console import pluralize, unbroken, wrapped
 from aioapiqueue.cli.run._gateway import is_installed
 from aioapiqueue.cli.run._limits_in_words import service_in
@@ -49,8 +50,8 @@ def opening(plan: Plan) -> str:
     elif not plan.launch.python:
         remedy = "" if is_installed() else " (the rest needs pip install 'aioapiqueue[gateway]')"
         lines.append(
-            f"{plan.launch.name} is not Python: only what it starts that is Python is {done}"
-            + remedy
+            f"{printable(plan.launch.name)} is not Python: only what it starts that is Python is "
+            f"{done}{remedy}"
         )
     return "\n".join(map(wrapped, lines))
 

@@ -14,6 +14,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from aioapiqueue._printable import printable
 from aioapiqueue.cli.run._launch import is_python_name
 
 if TYPE_CHECKING:
@@ -131,5 +132,5 @@ def arguments(pid: int) -> list[str]:
 def command_line(pid: int) -> str:
     """Return the command line of a process as one would type it, shortened; "" if it is gone."""
     # It may come to stand on a terminal: no control characters.
-    line = "".join(one if one.isprintable() else "?" for one in shlex.join(arguments(pid)))
+    line = printable(shlex.join(arguments(pid)))
     return line if len(line) <= _LONGEST_SHOWN else f"{line[: _LONGEST_SHOWN - 3]}..."

@@ -8,6 +8,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Self
 
+from aioapiqueue._printable import printable
 from aioapiqueue.cli.run._errors import ExitCode, NotStarted
 from aioapiqueue.cli.run._processes import look
 
@@ -116,7 +117,7 @@ class Program:
             )
         except OSError as error:
             raise NotStarted(
-                f"{launch.name}: cannot be started: {error.strerror or error}",
+                f"{printable(launch.name)}: cannot be started: {error.strerror or error}",
                 code=ExitCode.NOT_EXECUTABLE,
             ) from None
         return cls(process)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue._printable import printable
 from aioapiqueue._recording.text import as_clock
 from aioapiqueue.cli._console import MAX_LISTED, pluralize, prefixed, wrapped
 from aioapiqueue.cli.run._activation import Why
@@ -153,7 +154,7 @@ def _brings_its_own(plan: Plan, outcome: Outcome) -> bool:
 
 def headline(plan: Plan, outcome: Outcome, code: int) -> str:
     """Return the summary of a run: how it ended, and its calls."""
-    name, seconds = PurePath(plan.launch.name).name, as_clock(outcome.seconds)
+    name, seconds = printable(PurePath(plan.launch.name).name), as_clock(outcome.seconds)
     if outcome.stopped is not None:
         end = f"{name} stopped after {seconds}; exit code {code}"
     else:
@@ -257,7 +258,8 @@ def _warnings(plan: Plan, outcome: Outcome) -> Iterator[str]:
         inactive = []
     for one in inactive[:MAX_LISTED]:
         since = " FROM THE START" if one.why is Why.LATE else ""
-        yield f"WARNING: NOT PACED{since}: {one.command or plan.launch.name} (process {one.pid})"
+        command = one.command or printable(plan.launch.name)
+        yield f"WARNING: NOT PACED{since}: {command} (process {one.pid})"
     if len(inactive) > MAX_LISTED:
         yield f"WARNING: NOT PACED: {len(inactive) - MAX_LISTED:,} more"
     if plan.gateway:
@@ -366,8 +368,9 @@ def _few(names: Sequence[str]) -> str:
 def _of_others(delays: Sequence[Mapping[str, Any]]) -> str:
     """Return what limits of other runs on this host there were that made calls wait."""
     named = [
-        f"{one['queue']}{' ' * bool(one['lane'])}{one['lane']} at {one['limit']} ({one['whose']}): "
-        f"{pluralize(one['calls'], 'call')}, {one['seconds']:,.1f} s"
+        f"{printable(one['queue'])}{' ' * bool(one['lane'])}{printable(one['lane'])} at "
+        f"{one['limit']} ({printable(one['whose'])}): {pluralize(one['calls'], 'call')}, "
+        f"{one['seconds']:,.1f} s"
         for one in delays[:_MOST_NAMED]
     ]
     more = f"; and {len(delays) - _MOST_NAMED:,} more" if len(delays) > _MOST_NAMED else ""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 
+from aioapiqueue._printable import printable
 from aioapiqueue.cli._console import MAX_LISTED, PREFIX, WIDTH, wrapped
 from aioapiqueue.cli.run._activation import Activation, Why
 from aioapiqueue.cli.run._errors import ExitCode, NotStarted
@@ -56,8 +57,8 @@ async def supervise(plan: Plan) -> Outcome:
 
     def goes_on() -> None:
         plan.log.say(
-            f"interrupted; waiting for {plan.launch.name} to end, whose calls are paced\n"
-            "as before (another Ctrl-C goes to it, too)"
+            f"interrupted; waiting for {printable(plan.launch.name)} to end, whose calls are "
+            "paced\nas before (another Ctrl-C goes to it, too)"
         )
 
     def failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -76,7 +77,7 @@ async def supervise(plan: Plan) -> Outcome:
             opened = await _open(plan, outcome.recorder, stack)
             if signals.early is not None:
                 raise NotStarted(
-                    f"ended by a signal before {plan.launch.name} was started",
+                    f"ended by a signal before {printable(plan.launch.name)} was started",
                     code=128 + signals.early,
                 )
             outcome.recorder.begin(time.monotonic())
@@ -204,7 +205,7 @@ class _Run:
             if self._gateway is not None:
                 continue  # what the gateway has seen tells, at the end
             if stop or len(found) <= MAX_LISTED:
-                plan.log.say(about(inactive, plan.launch.name, stopped=stop))
+                plan.log.say(about(inactive, printable(plan.launch.name), stopped=stop))
             if stop:
                 self._outcome.stopped = ExitCode.INACTIVE
                 await self._stop()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aioapiqueue._grammar import CALLS
+from aioapiqueue._printable import printable
 from aioapiqueue._rate import parse_limit
 from aioapiqueue._recording.rates import per_second
 
@@ -59,8 +60,8 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What it is called, without what a terminal would not show as it is."""
-        return "".join(one if one.isprintable() else "?" for one in self.key[1])
+        """What it is called, with escapes in the place of what a terminal would obey."""
+        return printable(self.key[1])
 
     @property
     def short_name(self) -> str:

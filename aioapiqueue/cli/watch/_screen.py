@@ -18,6 +18,7 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Static
 
 from aioapiqueue._host.reach import command
+from aioapiqueue._printable import printable
 from aioapiqueue.cli._console import pluralize
 from aioapiqueue.cli.watch._rows import SORTS, History, arranged, rate_text, short, sparkline
 
@@ -395,7 +396,7 @@ def _details(row: Row) -> Iterable[str]:
     busiest = sorted(row.clients, key=lambda one: (-one["waiting"], -one["started"], one["pid"]))
     for one in busiest[:_MOST_CLIENTS]:
         yield (
-            f"  {one['program']}, process {one['pid']}: {one['waiting']:,} wait, "
+            f"  {printable(one['program'])}, process {one['pid']}: {one['waiting']:,} wait, "
             f"{one['running']:,} run, {one['started']:,} started"
         )
     if len(busiest) > _MOST_CLIENTS:
