@@ -118,6 +118,11 @@ def test_what_is_no_host_is_refused(text, why):
         ("search/*", "has its method in small letters: write SEARCH"),
         ("get /search", "has its method in small letters: write GET"),
         ("GET search", "is no lane of a host"),
+        ("GTE /search", "names the method GTE, which HTTP does not have: did you mean GET?"),
+        ("POSTT", "names the method POSTT, which HTTP does not have: did you mean POST?"),
+        ("gte /search", "names the method gte, which HTTP does not have: did you mean GET?"),
+        ("OTHER", "names the method OTHER, which HTTP does not have: write one such as GET"),
+        ("repos/*", 'is a path without the / that it begins with: write "/repos/*"'),
         ("GET  /search", "has blanks"),
         (" /search", "has blanks"),
         ("GET/search", "has blanks"),
@@ -138,6 +143,42 @@ def test_what_is_no_lane_is_refused(lane, why):
     (problem,) = problems_of(lambda: Registry.parse(text))
     assert problem.startswith("limits.toml, line 3: hosts.'api.test'.lanes")
     assert why in problem
+
+
+METHODS = """
+    GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PROPFIND PROPPATCH MKCOL COPY MOVE LOCK
+    UNLOCK REPORT SEARCH MKCALENDAR VERSION-CONTROL CHECKOUT PURGE QUERY
+"""
+
+
+@pytest.mark.parametrize("method", METHODS.split())
+def test_methods_of_http_are_lanes(method):
+    """Those of HTTP, of WebDAV, and what caches know."""
+    lanes = {method: "1/s", f"{method} /x": "2/s"}
+    assert Registry({HOST: ServiceLimits("9/s", lanes=lanes)}).hosts == {HOST: [*lanes]}
+
+
+def test_wrong_methods_are_named_at_once():
+    """Each with the table and the key that it stands in."""
+    text = f"""
+        [hosts."{HOST}"]
+        rate = "10/s"
+        lanes = {{"GTE /a" = "1/s", "POSTT" = "1/s", "GET /b" = "1/s"}}
+        [hosts."https://else.test"]
+        rate = "10/s"
+        lanes = {{"PUTT /c" = "1/s"}}
+    """
+    found = problems_of(lambda: Registry.parse(text))
+    assert [problem.partition(": ")[0] for problem in found] == [
+        "limits.toml, line 4",
+        "limits.toml, line 4",
+        "limits.toml, line 7",
+    ]
+    assert [re.findall("lanes.(.*?): .*did you mean (.*)[?]", one) for one in found] == [
+        [("'GTE /a'", "GET")],
+        [("POSTT", "POST")],
+        [("'PUTT /c'", "PUT")],
+    ]
 
 
 def test_keys_of_aws_are_refused():
@@ -336,6 +377,7 @@ def test_option_with_a_path_that_has_an_equals_sign():
         ("https://api.test", "write SERVICE=LIMIT"),
         ("https://10.0.0.1=1/s", "is an address"),
         ("get https://api.test=1/s", "has its method in small letters: write GET"),
+        ("GTE https://api.test=1/s", "names the method GTE, which HTTP does not have"),
         ("https://api.test/a?b=1/s", "has a query"),
         ("https://api.test=fast", "'fast' is no limit"),
     ],

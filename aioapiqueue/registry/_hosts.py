@@ -15,6 +15,7 @@ operation is its method with the path of that lane: `POST /search/*`.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import ipaddress
 import re
 from typing import TYPE_CHECKING
@@ -61,6 +62,15 @@ _BARE = re.compile(
 """A host without its scheme, as people write it. AWS's operations have a capital, and one dot."""
 _ENCODED = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
+_METHOD_NAMES = """
+    ACL BASELINE-CONTROL BIND CHECKIN CHECKOUT CONNECT COPY DELETE GET HEAD LABEL LINK LOCK MERGE
+    MKACTIVITY MKCALENDAR MKCOL MKREDIRECTREF MKWORKSPACE MOVE OPTIONS ORDERPATCH PATCH POST
+    PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT SEARCH TRACE UNBIND UNCHECKOUT UNLINK UNLOCK
+    UPDATE UPDATEREDIRECTREF VERSION-CONTROL
+"""
+_METHODS = frozenset(_METHOD_NAMES.split())
+"""Methods that a lane may name: those of IANA's registry (RFC 9110, 16.1.1) that requests have, and
+QUERY, which is about to be there. PURGE is in none: caches such as Varnish and Squid know it."""
 _OTHER = "OTHER"
 _NO_HOST = "is no host: write https://api.github.com"
 
@@ -166,13 +176,29 @@ def lane_problem(lane: str) -> str | None:
     problem = _path_problem(path)
     if problem:
         return problem
-    if method and not _METHOD.fullmatch(method):
-        if _METHOD.fullmatch(method.upper()):
-            return f"has its method in small letters: write {method.upper()}"
-        return 'is no lane of a host: write "POST" (a method), "/search/*" (a path), or both'
+    if method and (problem := _method_problem(method, lane)):
+        return problem
     if lane != " ".join(filter(None, (method, path))) or not lane:
         return "has blanks: write one between method and path, and no others"
     return None
+
+
+def _method_problem(method: str, lane: str) -> str | None:
+    """Return why this can be no method of a lane; None: it can."""
+    in_capitals = method.upper()
+    if not _METHOD.fullmatch(in_capitals):
+        return 'is no lane of a host: write "POST" (a method), "/search/*" (a path), or both'
+    if in_capitals in _METHODS:
+        return (
+            None
+            if method == in_capitals
+            else f"has its method in small letters: write {in_capitals}"
+        )
+    if method.islower() and lane.startswith(f"{method}/"):
+        return f'is a path without the / that it begins with: write "/{lane}"'
+    near = difflib.get_close_matches(in_capitals, sorted(_METHODS), n=1)
+    meant = f"did you mean {near[0]}?" if near else "write one such as GET or POST"
+    return f"names the method {method}, which HTTP does not have: {meant}"
 
 
 def _path_problem(path: str) -> str | None:
