@@ -145,8 +145,8 @@ class ApiQueue:
             first.
         concurrency: how many bodies may run at once; default: any number.
         maxsize: how many may wait; default 0: any number.
-        overflow: who gets `QueueFull` when too many wait: the newcomer (`"raise"`), or the oldest
-            of the least urgent (`"drop_oldest"`).
+        overflow: who gets `QueueFull` when more than `maxsize` wait: the newcomer (`"raise"`, the
+            default), or the oldest of the least urgent (`"drop_oldest"`).
         catch_up: seconds by which late calls may be made up for, 0.010 by default: after a longer
             stall, missed ticks are dropped. With 0, no gap is ever shorter than the interval.
         adaptive: how to slow down when the other side pushes back (`Adaptive`); default: not at
@@ -169,7 +169,7 @@ class ApiQueue:
         order: Order = "fifo",
         concurrency: int | None = None,
         maxsize: int = 0,
-        overflow: Literal["raise", "drop_oldest"] = "raise",
+        overflow: Literal["raise", "drop_oldest"] | None = None,
         catch_up: float = 0.010,
         adaptive: AdaptivePolicy | None = None,
         schedule: LimiterFactory | None = None,
@@ -178,11 +178,16 @@ class ApiQueue:
         if order not in ORDERS:
             words = " or ".join(f'"{word}"' for word in ORDERS)
             raise ValueError(f"order is {words}, not {order!r}")
-        if overflow not in ("raise", "drop_oldest"):
+        if overflow not in (None, "raise", "drop_oldest"):
             raise ValueError(f'overflow is "raise" or "drop_oldest", not {overflow!r}')
         if concurrency is not None:
             whole(concurrency, of="concurrency")
         positive(maxsize, of="maxsize", least=0)
+        if overflow is not None and maxsize == 0:
+            raise ValueError(
+                f"overflow={overflow!r} is for a queue that can be full, and without maxsize any "
+                f"number may wait: write maxsize=1000, overflow={overflow!r}, or leave it out"
+            )
         positive(catch_up, of="catch_up", least=0, most=LONGEST)
         if adaptive is not None and not _has(adaptive, "govern"):
             raise TypeError(f"adaptive takes an Adaptive: write Adaptive(), not {adaptive!r}")

@@ -508,6 +508,9 @@ def test_lane_takes_one_or_several_limits():
     [
         ({"order": "lifo"}, ValueError, "'lifo'"),
         ({"overflow": "drop"}, ValueError, "'drop'"),
+        ({"overflow": "raise"}, ValueError, "write maxsize=1000, overflow='raise'"),
+        ({"overflow": "drop_oldest"}, ValueError, "write maxsize=1000, overflow='drop_oldest'"),
+        ({"overflow": "raise", "maxsize": 0}, ValueError, "without maxsize"),
         ({"concurrency": 0}, ValueError, "concurrency"),
         ({"maxsize": -1}, ValueError, "maxsize"),
         ({"catch_up": -0.1}, ValueError, "catch_up"),
