@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from aioapiqueue._blocking_slot import BlockingSlot
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._queue import dispatcher_of
+from aioapiqueue._running_loops import refuse_to_block
 from aioapiqueue._slot import keys_of
 from aioapiqueue._thread_loop import Job, check_alive, home, queues, running_loop
 
@@ -110,8 +111,9 @@ class Blocking:
             QueueClosed: the queue is closed, or closed while this waited.
             ValueError: an invalid cost, priority or timeout.
             TypeError: as of `ApiQueue.slot`.
-            RuntimeError: called in the loop's own thread, where waiting would wait for itself; or
-                the loop has been closed; or the queue is in use on another loop.
+            RuntimeError: called in a thread in which an event loop runs, be it one of asyncio or
+                trio, which would stand still; or the queue's loop has been closed; or the queue is
+                in use on another loop.
         """
         asked = _asked(key, keys, priority, cost)
         return self._slot({**asked, "timeout": timeout}, tries=False)
@@ -121,7 +123,7 @@ class Blocking:
             self.queue,
             asked,
             tries=tries,
-            loop=self._where,
+            loop=self._where_to_wait,
             # On a loop of ours, a thread need not look whether the loop is still there.
             checks_loop=self._portal is not None,
         )
@@ -181,7 +183,8 @@ class Blocking:
             cost: as in `slot`.
 
         Raises:
-            RuntimeError: as for `slot`.
+            RuntimeError: called on the queue's own loop, which cannot wait for itself; or that
+                loop has been closed; or the queue is in use on another loop.
         """
         return self.call(self.queue.estimate, key=key, keys=keys, priority=priority, cost=cost)
 
@@ -190,7 +193,7 @@ class Blocking:
         """Seconds until all who wait now will have started; as `ApiQueue.eta`.
 
         Raises:
-            RuntimeError: as for `slot`.
+            RuntimeError: as for `estimate`.
         """
         return self.call(lambda: self.queue.eta)
 
@@ -224,7 +227,7 @@ class Blocking:
 
         Raises:
             ValueError: `seconds` is negative, infinite or NaN; or `key` is a pattern.
-            RuntimeError: as for `slot`.
+            RuntimeError: as for `estimate`.
         """
         self.call(self.queue.hold, seconds, key=key)
 
@@ -256,7 +259,7 @@ class Blocking:
         Raises:
             ValueError: as of `ApiQueue.sync`.
             TypeError: no number.
-            RuntimeError: as for `slot`.
+            RuntimeError: as for `estimate`.
         """
         self.call(self.queue.sync, remaining, unit=unit, reset=reset, limit=limit, key=key)
 
@@ -267,7 +270,7 @@ class Blocking:
             key: the key of the call that it answered.
 
         Raises:
-            RuntimeError: as for `slot`.
+            RuntimeError: as for `estimate`.
         """
         self.call(self.queue.malformed, key=key)
 
@@ -286,7 +289,7 @@ class Blocking:
         Raises:
             TypeError: something that is no limit; or none is given.
             ValueError: an invalid limit, or one too small for the cost of a call that waits.
-            RuntimeError: as for `slot`.
+            RuntimeError: as for `estimate`.
         """
         self.call(self.queue.set_rate, *limits, key=key)
 
@@ -298,7 +301,7 @@ class Blocking:
 
         Raises:
             ValueError: `seconds` is negative, infinite or NaN.
-            RuntimeError: as for `slot`.
+            RuntimeError: as for `estimate`.
         """
         self.call(self.queue.pause, seconds)
 
@@ -306,7 +309,7 @@ class Blocking:
         """End a `pause`; as `ApiQueue.resume`.
 
         Raises:
-            RuntimeError: as for `slot`.
+            RuntimeError: as for `estimate`.
         """
         self.call(self.queue.resume)
 
@@ -323,7 +326,7 @@ class Blocking:
             kwargs: passed on.
 
         Raises:
-            RuntimeError: as for `slot`.
+            RuntimeError: as for `estimate`.
 
         What the function returns or raises is the caller's.
         """
@@ -344,12 +347,17 @@ class Blocking:
 
         Raises:
             ValueError: `timeout` is negative, infinite or NaN.
-            RuntimeError: as for `slot`.
+            RuntimeError: as for `estimate`.
         """
         self._run(lambda: self.queue.aclose(drain=drain, timeout=timeout))
 
     def _run(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return Job(coroutine, self._where()).run()
+
+    def _where_to_wait(self) -> asyncio.AbstractEventLoop:
+        """Return the loop, in a thread that may wait for a slot: for any time."""
+        refuse_to_block()
+        return self._where()
 
     def _where(self) -> asyncio.AbstractEventLoop:
         """Return the loop, in a thread that may wait for it."""

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+import trio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from aioapiqueue import (
@@ -616,9 +617,83 @@ async def test_waiting_in_portal_thread_is_refused():
     async with BlockingPortal() as portal, ApiQueue() as queue:
         gate = blocking(queue, portal=portal)
         for _ in range(2):  # before the loop is known, and after
-            with pytest.raises(RuntimeError, match="in a coroutine, use"):
+            with pytest.raises(RuntimeError, match="in a coroutine"):
                 gate.slot().__enter__()
             await asyncio.to_thread(gate.slot().__enter__)
+
+
+def on_asyncio(function):
+    """Call a function in a coroutine of a loop that no queue is on."""
+
+    async def main():
+        return function()
+
+    return asyncio.run(main())
+
+
+def on_trio(function):
+    """Call a function in trio."""
+
+    async def main():
+        return function()
+
+    return trio.run(main)
+
+
+@pytest.mark.parametrize(
+    ("run", "remedy"),
+    [(on_asyncio, "await asyncio.to_thread"), (on_trio, "await trio.to_thread.run_sync")],
+)
+def test_slots_on_any_loop_are_refused(run, remedy):
+    """Whichever loop it is, waiting would keep it from doing anything else."""
+    queue = ApiQueue("10/s")
+    gate = blocking(queue)
+
+    def call():
+        return queue
+
+    def refusal_of(take):
+        with pytest.raises(RuntimeError, match="waiting here would block") as caught:
+            run(take)
+        return str(caught.value)
+
+    for take in (gate.slot().__enter__, gate.slot().join, gate.try_slot, rate_limited(gate)(call)):
+        assert remedy in refusal_of(take)
+    assert queue.stats.released == 0
+    with gate.slot():  # the queue is as it was
+        pass
+
+
+def test_jupyter_is_told_to_await():
+    """Cells run on a running loop: the error has what works there."""
+    with pytest.raises(RuntimeError, match='a cell of Jupyter, write "async with queue'):
+        on_asyncio(blocking(ApiQueue()).slot().__enter__)
+
+
+def test_control_works_on_any_loop():
+    """What waits for no slot takes some microseconds."""
+    queue = ApiQueue("10/s")
+    gate = blocking(queue)
+    for run in (on_asyncio, on_trio):
+        run(gate.pause)
+        assert run(gate.estimate) > 1000
+        run(gate.resume)
+        assert run(gate.estimate) == 0
+
+
+async def test_threads_of_trio_may_wait():
+    """A thread beside a loop is none of its own, wherever it came from."""
+    gate = blocking(ApiQueue("10/s"))
+
+    def work():
+        with gate.slot() as slot:
+            return slot.key
+
+    async def main():
+        return await trio.to_thread.run_sync(work)
+
+    assert await asyncio.to_thread(work) is None
+    assert await asyncio.to_thread(trio.run, main) is None
 
 
 def test_threads_hear_that_loop_ended():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aioapiqueue._running_loops import refuse_to_block
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
@@ -31,6 +33,7 @@ class BlockingSteps:
         """Wait for a slot; interrupted, leave the queue."""
         pacer, through = self._pacer, self._through
         if pacer.needs_to_prepare(cost):
+            refuse_to_block()  # first, as this waits for the loop's thread
             through.call(pacer.prepare, cost)
         return through.slot(
             key=key, cost=cost, priority=priority, timeout=pacer.timeout

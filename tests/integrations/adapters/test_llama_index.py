@@ -144,7 +144,7 @@ async def test_sync_method_on_loop_is_refused():
     """An LLM whose `acomplete` calls its `complete` is told what to do, and waits for nothing."""
     llm = MockLLM()
     llm.rate_limiter = QueueRateLimiter(ApiQueue("10/s"))
-    with pytest.raises(RuntimeError, match="come in through a portal") as raised:
+    with pytest.raises(RuntimeError, match="would block the event loop") as raised:
         await llm.acomplete("?")
     assert any("LlamaIndex" in note and "to_thread" in note for note in raised.value.__notes__)
 

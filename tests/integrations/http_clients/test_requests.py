@@ -56,6 +56,18 @@ async def test_a_loop_of_ours_will_do(server, use):
     await settled(queue)
 
 
+async def test_a_running_loop_cannot_wait(server):
+    """A session that blocks would stop a coroutine's loop for as long as its request waits."""
+    queue = ApiQueue("10/s")
+    with requests.Session() as session:
+        session.trust_env = False
+        session.mount("http://", RateLimitedAdapter(queue))
+        with pytest.raises(RuntimeError, match="a client that awaits"):
+            session.get(server.url())
+    assert not server.arrivals
+    assert queue.stats.released == 0
+
+
 # The ways to read a body, of which each ends the call.
 READS = {
     "content": lambda response: response.content,

@@ -127,6 +127,18 @@ async def test_its_loop_cannot_wait_for_it(library, transport_class, server):
     assert not server.arrivals
 
 
+async def test_a_running_loop_cannot_wait(library, transport_class, server):
+    """A client that blocks would stop a coroutine's loop for as long as its request waits."""
+    queue = ApiQueue("10/s")
+    transport = await asyncio.to_thread(transport_class, queue, trust_env=False)
+    client = await asyncio.to_thread(library.Client, transport=transport)
+    with pytest.raises(RuntimeError, match="a client that awaits"):
+        client.get(server.url())
+    assert not server.arrivals
+    assert queue.stats.released == 0
+    await asyncio.to_thread(client.close)
+
+
 async def test_the_others_client_is_refused(library, transport_class, server):
     """A client of the other library fails as it sends; no slot is used."""
     other = import_module({"httpx": "httpx2", "httpx2": "httpx"}[library.__name__])
