@@ -16,6 +16,7 @@ from aioapiqueue.exceptions import (
     QueueFull,
     SharedError,
     SlotTimeout,
+    UnknownKeyWarning,
     WouldWait,
 )
 
@@ -47,6 +48,7 @@ __all__ = [
     "Slot",
     "SlotTimeout",
     "Stats",
+    "UnknownKeyWarning",
     "Window",
     "WouldWait",
     "rate_limited",

@@ -144,7 +144,7 @@ class Answers:
 
     __slots__ = (
         *("_alone", "_calls", "_idle", "_number", "_scopes"),
-        *("learnt", "replaced", "untracked"),
+        *("learns", "learnt", "replaced", "untracked"),
     )
 
     def __init__(
@@ -156,6 +156,8 @@ class Answers:
         replaced: set[Hashable] | None = None,
     ) -> None:
         self.untracked = untracked
+        self.learns = False
+        """Whether limits are learnt, so that a key without a lane may have some later."""
         self.learnt: dict[Hashable, tuple[Limit, ...]] = {} if learnt is None else learnt
         self.replaced: set[Hashable] = set() if replaced is None else replaced
         self._alone = alone
@@ -169,7 +171,9 @@ class Answers:
 
     def without_callers(self) -> Answers:
         """Return one in which nobody runs: they were on a loop that is gone."""
-        return Answers(alone=self._alone, learnt=self.learnt, replaced=self.replaced)
+        found = Answers(alone=self._alone, learnt=self.learnt, replaced=self.replaced)
+        found.learns = self.learns
+        return found
 
     def started(self, call: Hashable, keys: Sequence[Hashable], costs: tuple[float, ...]) -> None:
         """Note that a call is out."""

@@ -15,6 +15,7 @@ import math
 import time
 from asyncio import get_running_loop
 from contextvars import Context
+from functools import partial
 from threading import get_ident
 from types import FunctionType
 from typing import TYPE_CHECKING
@@ -29,9 +30,10 @@ from aioapiqueue._limiter import FastAcquire
 from aioapiqueue._local_limiter import LocalLimiter
 from aioapiqueue._nesting import Nesting, tracking
 from aioapiqueue._rate import Concurrency, LearntRate, unit_of
-from aioapiqueue._slot import GRANTED, HELD, LEFT, WAITING, Call, Reservation
+from aioapiqueue._slot import GRANTED, HELD, LEFT, NEW, NO_KEYS, WAITING, Call, Reservation
 from aioapiqueue._units import ONE_CALL, CostTotals, LateCosts, Units
-from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout
+from aioapiqueue._unknown_keys import unknown_key, warn_of_lane, warn_of_unpaced
+from aioapiqueue.exceptions import QueueClosed, QueueFull, SlotTimeout, UnknownKeyWarning
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -86,6 +88,7 @@ class Dispatcher:
         catch_up: seconds by which late calls may be made up for.
         adaptive: how to slow down on push-back.
         factory: makes the limiter, where the limits are not this queue's alone.
+        strict_lanes: whether a key that fits no lane is refused.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Dispatcher:
         catch_up: float,
         adaptive: AdaptivePolicy | None,
         factory: LimiterFactory | None,
+        strict_lanes: bool = False,
     ) -> None:
         # CPython 3.11 shares the keys of up to 29 attributes among instances. With one more, every
         # look-up costs more (2.7 % of a slot's instructions), and a queue has 1.3 kB more.
@@ -120,12 +124,14 @@ class Dispatcher:
             self._declare(one)
         self._audience: Audience | None = None
         """Who is informed of what happens, if anybody is."""
-        self._lanes = LaneFigures(lanes) if lanes else None
-        """Figures by lane."""
+        self._lanes: LaneFigures | None = None
+        """Figures by lane, and what is to be done about keys that fit none."""
+        if lanes or strict_lanes:
+            self._lanes = LaneFigures(lanes, is_strict=strict_lanes)
         self.nesting = Nesting(self, limits, lanes, concurrency)
         self._answers: Answers | None = None
         """Which calls the server has yet to answer, once it matters."""
-        self._reports = bool(lanes)
+        self._reports = self._lanes is not None
         """Whether somebody is to know of every call that starts."""
         self._loop_runs: Callable[[], bool] = bool
         self._thread = 0
@@ -187,7 +193,22 @@ class Dispatcher:
     def call_types(self) -> tuple[Callable[..., Call], Callable[..., Call]]:
         """What to make for a call that asks for nothing special, and for any other."""
         plain, detailed = self.limiter.call_types
-        return (tracking(plain), tracking(detailed)) if self.nesting.active else (plain, detailed)
+        if self.nesting.active:
+            plain, detailed = tracking(plain), tracking(detailed)
+        if self._lanes is not None and self._lanes.is_strict:
+            detailed = partial(self._strict_call, detailed)
+        return plain, detailed
+
+    def _strict_call(
+        self,
+        call_type: Callable[..., Call],
+        dispatcher: Dispatcher,
+        keys: tuple[Hashable, ...],
+        priority: float,
+        timeout: float | None,
+    ) -> Call:
+        self.refuse_unknown(keys)
+        return call_type(dispatcher, keys, priority, timeout)
 
     @property
     def on_real_time(self) -> bool:
@@ -667,12 +688,55 @@ class Dispatcher:
                     self._lanes.begin(self._clock())
             self._lanes.add(key, waiting, self.waiters.live)
 
-    def refuse_pattern(self, key: Hashable) -> None:
-        """Refuse a pattern where a key is meant.
+    def starts_unpaced(self, call: Call) -> None:
+        """Warn, once, that a call comes under no limit, as none of its keys has a lane."""
+        lanes, learns = self._lanes, self._answers is not None and self._answers.learns
+        if lanes is None or not lanes.warns_of_unpaced or learns or call.keys == NO_KEYS:
+            return
+        lanes.warns_of_unpaced = False
+        try:
+            warn_of_unpaced(self, call.keys, lanes.names)
+        except UnknownKeyWarning as warning:
+            if call.state == NEW:  # its caller made this an error, and is to have it
+                raise
+            self.report("a call started unpaced", warning)
+
+    def permit_unknown_keys(self) -> None:
+        """Warn of no key that has no lane: who uses this queue knows the lanes."""
+        if self._lanes is not None:
+            self._lanes.warns_of_unpaced = False
+
+    def refuse_unknown(self, keys: Iterable[Hashable]) -> None:
+        """Refuse keys that fit no lane, if the queue is strict.
 
         Raises:
-            ValueError: some lanes have their limits from it.
+            ValueError: one of them fits none; with the nearest.
         """
+        if self._lanes is None or not self._lanes.is_strict:
+            return
+        for key in keys:
+            if key is not None and not self.limiter.has_lane(key):
+                raise unknown_key(self, key, self._lanes.names)
+
+    def check_lane(self, key: Hashable) -> None:
+        """Refuse a key that is about to have a lane, if the queue is strict; or warn of a typo.
+
+        Raises:
+            ValueError: the key fits no lane; with the nearest.
+        """
+        self.refuse_unknown((key,))
+        lanes = self._lanes
+        if lanes is not None and lanes.warns_of_lanes and not self.limiter.has_lane(key):
+            lanes.warns_of_lanes = not warn_of_lane(self, key, lanes.names)
+
+    def refuse_pattern(self, key: Hashable) -> None:
+        """Refuse a pattern where a key is meant, and what is no key of a strict queue.
+
+        Raises:
+            ValueError: some lanes have their limits from it; or the queue is strict, and the key
+                fits no lane.
+        """
+        self.refuse_unknown((key,))
         if self._lanes is not None and self._lanes.has_pattern(key):
             raise ValueError(
                 f"{key!r} is a pattern of lanes: name one of the keys that come under it, or leave "
@@ -798,7 +862,7 @@ class Dispatcher:
     def learn(self, units: Iterable[str]) -> None:
         """Have limits of these units learnt: until a lane's first answer, one call of it is out."""
         self.units.declare(units)
-        self.follow_answers()
+        self.follow_answers().learns = True
         self.limiter.learn()
         self._find_fast_acquire()
 

@@ -72,11 +72,20 @@ class LaneFigures:
 
     Args:
         names: the keys and patterns that have limits.
+        is_strict: whether a key that fits none of them is refused.
     """
 
-    __slots__ = ("_added", "_by_name", "_found", "_last_start", "_patterns", "_unseen")
+    __slots__ = (
+        *("_added", "_by_name", "_found", "_last_start", "_patterns", "_unseen"),
+        *("is_strict", "warns_of_lanes", "warns_of_unpaced"),
+    )
 
-    def __init__(self, names: Iterable[Hashable]) -> None:
+    def __init__(self, names: Iterable[Hashable], *, is_strict: bool = False) -> None:
+        self.is_strict = is_strict
+        self.warns_of_unpaced = True
+        """Whether a warning is due when a call starts unpaced, as its keys fit none."""
+        self.warns_of_lanes = True
+        """Whether one is due when a lane is added whose name looks like another one's."""
         self._by_name = {name: _Figures(name, -math.inf) for name in names}
         self._added = -math.inf
         """The latest `since` of all entries."""
@@ -94,6 +103,11 @@ class LaneFigures:
             for figures in self._find(key) if found is None else found:
                 return figures.name
         return None
+
+    @property
+    def names(self) -> Collection[Hashable]:
+        """The keys and patterns that have an entry."""
+        return self._by_name
 
     def has_pattern(self, name: Hashable) -> bool:
         """Return whether this is a pattern that some keys have their limits from."""

@@ -71,6 +71,9 @@ class Host(Protocol):
     def fail(self, call: Call, kind: EventKind, error: Exception) -> None:
         """Let a call that waits end with an error, counted as `kind`."""
 
+    def starts_unpaced(self, call: Call) -> None:
+        """Note that a call comes under no limit, as none of its keys has a lane."""
+
     def wake(self) -> None:
         """Have `release_due` called soon: who is next, or when, may have changed."""
 
@@ -281,6 +284,9 @@ class Limiter(Protocol):
 
     def limits_of(self, key: Hashable) -> tuple[Limit, ...] | None:
         """Return the limits of a key's lane; None: it has none. Of the key None: the queue's."""
+
+    def has_lane(self, key: Hashable) -> bool:
+        """Return whether a key fits a lane, of this queue or of others."""
 
     def set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Replace the limits of the queue (None), or of keys and patterns.

@@ -244,6 +244,8 @@ class LocalLimiter:
                 has_lanes = True  # perhaps
             if has_lanes:
                 limits = self._with_lanes(limits, call, now, evicts=evicts)
+            elif evicts and not self._own:  # of a newcomer
+                self._host.starts_unpaced(call)
         if limits != self._own:
             call.limits = limits
         return limits
@@ -252,6 +254,8 @@ class LocalLimiter:
         """Return limits of the queue and those of a call's lanes, checked as by `_find_limits`."""
         costs = call.costs
         lanes = self._lanes.find_all(call.keys, now, evicts=evicts)
+        if evicts and not lanes and not self._own:
+            self._host.starts_unpaced(call)
         for lane in lanes:
             if costs is ONE_CALL and lane.takes_one and lane.states:  # most
                 limits += lane.states
@@ -710,6 +714,10 @@ class LocalLimiter:
             return self.limits
         limits = self._lanes.limits_of(key)
         return None if limits is None else tuple(limits)
+
+    def has_lane(self, key: Hashable) -> bool:
+        """Return whether a key fits a lane."""
+        return self._lanes.limits_of(key) is not None
 
     def pause(self, seconds: float | None) -> None:
         """Start nothing for so long (None: until `resume`)."""

@@ -155,6 +155,9 @@ class ApiQueue:
             processes of a host, or a `SharedSchedule` (of `aioapiqueue.integrations.redis`), for
             many hosts. Default: this queue keeps them for itself.
         observers: get every event, or what else they ask for: see `Observer`.
+        strict_lanes: refuse a key that fits none of the lanes, in calls and in `set_rate`, `hold`
+            and the like; calls without a key pass. Default: they come under the queue's own limits,
+            and where it has none, an `UnknownKeyWarning` says so once.
 
     Raises:
         TypeError: a bare number as a limit; the message shows its readings.
@@ -174,6 +177,7 @@ class ApiQueue:
         adaptive: AdaptivePolicy | None = None,
         schedule: LimiterFactory | None = None,
         observers: Observers = (),
+        strict_lanes: bool = False,
     ) -> None:
         if order not in ORDERS:
             words = " or ".join(f'"{word}"' for word in ORDERS)
@@ -207,6 +211,7 @@ class ApiQueue:
             catch_up=catch_up,
             adaptive=adaptive,
             factory=schedule,
+            strict_lanes=strict_lanes,
         )
         if observers:
             self._dispatcher.observe([_observer_for(self, observer) for observer in observers])
@@ -287,7 +292,8 @@ class ApiQueue:
             QueueFull: too many wait.
             QueueClosed: the queue is closed, or closed while this waited.
             ValueError: an invalid cost, priority or timeout; a unit that no limit counts, or one
-                that a limit of the call counts and its cost does not name.
+                that a limit of the call counts and its cost does not name; with `strict_lanes`, a
+                key that fits no lane.
             TypeError: one of them is no number; a key that is not hashable; `key` and `keys`, or a
                 string as `keys`.
             RuntimeError: the queue is in use on another loop that is still alive; or the task would
@@ -489,6 +495,7 @@ class ApiQueue:
             ValueError: as in `slot`; or the queue's limits count more than this unit.
         """
         all_keys = None if key is keys is None else keys_of(key, keys)
+        self._dispatcher.refuse_unknown(all_keys or ())
         _check_place(priority, None)
         cost: Cost = {CALLS: 1, unit: 1}
         try:
@@ -642,14 +649,17 @@ class ApiQueue:
 
         Raises:
             TypeError: something that is no limit; or none is given.
-            ValueError: an invalid limit, or one too small for the cost of a call that waits.
+            ValueError: an invalid limit, or one too small for the cost of a call that waits; with
+                `strict_lanes`, a key that fits no lane.
         """
         if not limits:
             raise TypeError(
                 'set_rate() without limits would lift them all: write "unlimited" for that'
             )
         keys_of(key, None)
-        self._dispatcher.set_limits(key, tuple(as_limits(limits)))
+        parsed = tuple(as_limits(limits))
+        self._dispatcher.check_lane(key)
+        self._dispatcher.set_limits(key, parsed)
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
 
     def throttled(self, retry_after: float | None = None, *, key: Hashable = None) -> None:

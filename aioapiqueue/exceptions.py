@@ -1,4 +1,4 @@
-"""The few errors, each carrying its remedy."""
+"""The few errors and warnings, each carrying its remedy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ __all__ = [
     "QueueFull",
     "SharedError",
     "SlotTimeout",
+    "UnknownKeyWarning",
     "WouldWait",
 ]
 
@@ -67,3 +68,12 @@ class WouldWait(ApiQueueError):  # noqa: N818 - a public name fixed by the desig
     def __init__(self, message: str, *, retry_in: float) -> None:
         super().__init__(message)
         self.retry_in = retry_in
+
+
+class UnknownKeyWarning(RuntimeWarning):
+    """Issued where a key that fits no lane is probably mistyped; once for each queue and case.
+
+    Either none of a call's keys fits a lane, and the queue has lanes and no limits of its own, so
+    that the call starts unpaced; or `set_rate` makes a lane whose name is close to another one's.
+    With `strict_lanes=True` a queue refuses such keys.
+    """

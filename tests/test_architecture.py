@@ -34,7 +34,7 @@ CORE = (  # each may import those before it; so with POLICY
         "_wait_queue",
         "_slot",
     ),
-    *("_callables", "_limiter", "_wait_lists", "_scheduler"),
+    *("_callables", "_limiter", "_wait_lists", "_scheduler", "_unknown_keys"),
     *(
         "_local_limiter",
         "_figures",

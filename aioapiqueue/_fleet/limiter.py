@@ -216,6 +216,9 @@ class SharedLimiter:
 
     def _charge(self, call: Call, now: float) -> None:
         scope, fallback = call.limits, self._session.fallback
+        if not (scope.lanes or self._limits.limits or self._counts_permits):
+            # Not before: until the first reply, it is not known which lanes others have made.
+            self._host.starts_unpaced(call)
         if self._planner.grants_of(scope).leases:
             LeasedCall.of(call).lease = self._planner.use(scope, now)
         elif fallback is not None:
@@ -364,6 +367,10 @@ class SharedLimiter:
             return self._limits.limits
         limits = self._limits.lanes.limits_of(key)
         return None if limits is None else tuple(limits)
+
+    def has_lane(self, key: Hashable) -> bool:
+        """Return whether a key fits a lane."""
+        return self._limits.lane_of(key) is not None
 
     def set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Replace the limits of the queue (None), or of keys and patterns, everywhere."""

@@ -316,6 +316,10 @@ class HostLimiter:
         return now >= until
 
     def _start(self, call: HostCall, ticket: int, now: float) -> None:
+        lanes, limits = () if call.limits is None else call.limits.lanes, self._limits
+        if not (lanes or limits.limits or limits.concurrency < math.inf):
+            # Not before: until the hub has answered, it is not known which lanes others have.
+            self._host.starts_unpaced(call)
         self.running_calls[ticket] = call
         self._scopes.left(call)
         for state in self._scopes.states(call, now):
@@ -427,6 +431,10 @@ class HostLimiter:
             return self._limits.limits
         limits = self._limits.lanes.limits_of(key)
         return None if limits is None else tuple(limits)
+
+    def has_lane(self, key: Hashable) -> bool:
+        """Return whether a key fits a lane, of this queue or of others."""
+        return self._scopes.lane_of(key) is not None
 
     def set_limits(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Replace the limits of the queue (None), or of keys and patterns, everywhere."""

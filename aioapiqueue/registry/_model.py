@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from aioapiqueue._queue import ApiQueue
+from aioapiqueue._queue import ApiQueue, dispatcher_of
 from aioapiqueue._wait_queue import ORDERS, Order
 from aioapiqueue.adaptive import Adaptive
 from aioapiqueue.exceptions import LimitsError
@@ -188,7 +188,7 @@ class ServiceLimits:
             observers: as of `ApiQueue`.
             schedule: where the limits are kept; default: in this process.
         """
-        return ApiQueue(
+        queue = ApiQueue(
             *self.rate,
             name=name,
             lanes=self.queue_lanes,
@@ -198,6 +198,8 @@ class ServiceLimits:
             schedule=schedule,
             observers=observers,
         )
+        dispatcher_of(queue).permit_unknown_keys()  # those of operations without a limit
+        return queue
 
 
 class Entry(NamedTuple):

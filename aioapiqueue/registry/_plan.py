@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioapiqueue._grammar import CALLS
-from aioapiqueue._queue import ApiQueue
+from aioapiqueue._queue import ApiQueue, dispatcher_of
 from aioapiqueue._rate import Concurrency
 from aioapiqueue.exceptions import LimitsError
 from aioapiqueue.registry._buckets import (
@@ -138,7 +138,7 @@ class QueuePlan:
             return self._services[self.service].queue(name, observers, schedule=schedule)
         _, lanes = self.limits()
         several = self._services.values()
-        return ApiQueue(
+        queue = ApiQueue(
             name=name,
             lanes=lanes,
             order="fair" if any(limits.order == "fair" for limits in several) else "fifo",
@@ -146,6 +146,8 @@ class QueuePlan:
             schedule=schedule,
             observers=observers,
         )
+        dispatcher_of(queue).permit_unknown_keys()  # as of one service
+        return queue
 
 
 def _own_limits(limits: ServiceLimits) -> tuple[Limit, ...]:

@@ -601,7 +601,7 @@ async def test_push_back_holds_its_lane(endpoint, create):
         else (200, "<Response/>")
     )
     async with (
-        ApiQueue(lanes={"DescribeVolumes": "10/s"}) as queue,
+        ApiQueue(lanes={"DescribeVolumes": "10/s", "*": "unlimited"}) as queue,
         paced(create(retries={"total_max_attempts": 1}), queue) as ec2,
     ):
         with pytest.raises(ClientError):
