@@ -12,6 +12,7 @@ from aioapiqueue._view import LimiterView
 from aioapiqueue.exceptions import (
     ApiQueueError,
     LimitsError,
+    NestedSlotWarning,
     QueueClosed,
     QueueFull,
     SharedError,
@@ -38,6 +39,7 @@ __all__ = [
     "Limit",
     "LimiterView",
     "LimitsError",
+    "NestedSlotWarning",
     "Observer",
     "QueueClosed",
     "QueueFull",

@@ -6,7 +6,9 @@ import asyncio
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, cast
+from weakref import ref
 
+from aioapiqueue._double_turns import made_by
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from aioapiqueue._slot import Call, Slot
     from aioapiqueue._units import Cost
 
-__all__ = ["BlockingSlot"]
+__all__ = ["BlockingSlot", "ThreadTurn"]
 
 _ONE_CALL = "a slot is for one call: ask for another"
 
@@ -41,6 +43,7 @@ class BlockingSlot:
     # them once it has passed. Every post may be made twice, as an interruption may fall anywhere:
     # what is done twice does no harm, what is not done holds a place for ever.
     __slots__ = (
+        "__weakref__",
         "_asked",
         "_checks_loop",
         "_enqueued",
@@ -283,9 +286,9 @@ class BlockingSlot:
             if self._join_again is not None:
                 slot = self._join_again()
             elif self._tries:
-                slot = self._reserved(self._queue.try_slot(**self._asked))
-            else:
-                slot = self._queue.enqueue(**self._asked)
+                slot = self._reserved(made_by("client", self._queue.try_slot, **self._asked))
+            else:  # it is the thread's slot, which is noted already, and none inside it
+                slot = made_by("client", self._queue.enqueue, **self._asked)
         except Exception as error:  # noqa: BLE001 - the thread's, which raises it
             self._error = error
             self._gate.release()
@@ -317,3 +320,24 @@ class BlockingSlot:
     def _give_up(self) -> None:
         if self._enqueued:
             self._slot.cancel()  # leaves the queue, or refunds the slot that has just come
+
+
+class ThreadTurn:
+    """What `_double_turns` is to know of a thread's slot.
+
+    Args:
+        slot: which. It is not kept alive, as it leaves the queue when it is dropped.
+    """
+
+    __slots__ = ("_slot", "cost", "keys")
+
+    def __init__(self, slot: BlockingSlot) -> None:
+        self._slot = ref(slot)
+        self.keys: tuple[Hashable, ...] = slot._asked["keys"]  # noqa: SLF001 - of this module
+        self.cost = slot.cost
+
+    @property
+    def holds(self) -> bool:
+        """Whether the body of its `with` block runs."""
+        slot = self._slot()
+        return slot is not None and slot._entered and not slot._over  # noqa: SLF001 - as above

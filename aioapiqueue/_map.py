@@ -8,6 +8,7 @@ from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aioapiqueue._callables import CallOptions, is_paced_by, refuse_all_but_coroutine_functions
+from aioapiqueue._double_turns import made_by
 from aioapiqueue._rate import whole
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ async def _call(queue: Paces, fn: Callable[[T], Awaitable[R]], item: T, options:
         if options.given:
             raise _asks_itself(fn)
         return await fn(item)
-    async with queue.slot(**options.of(item)) as slot:
+    async with made_by("map", queue.slot, **options.of(item)) as slot:
         result = await fn(item)
         options.settle(slot, result)
         return result

@@ -27,6 +27,7 @@ from typing import (
 
 from aioapiqueue._callables import CallOptions
 from aioapiqueue._dispatcher import Dispatcher
+from aioapiqueue._double_turns import DoubleTurns
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._map import paced_map
 from aioapiqueue._rate import LONGEST, Limit, Rate, Window, as_limits, positive, whole
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         Sequence,
     )
 
+    from aioapiqueue._double_turns import Turn
     from aioapiqueue._events import Observer
     from aioapiqueue._lanes import AdaptivePolicy
     from aioapiqueue._limiter import LimiterFactory
@@ -53,7 +55,15 @@ if TYPE_CHECKING:
     from aioapiqueue._stats import Stats
     from aioapiqueue._units import Cost
 
-__all__ = ["ApiQueue", "ObserverFactory", "Observers", "dispatcher_of"]
+__all__ = [
+    "ApiQueue",
+    "ObserverFactory",
+    "Observers",
+    "check_place",
+    "dispatcher_of",
+    "note_turn",
+    "watch_turns",
+]
 
 Observers: TypeAlias = "Sequence[Observer | ObserverFactory]"
 
@@ -218,6 +228,9 @@ class ApiQueue:
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
         self._costs_of = self._dispatcher.units.costs_of
         self._entered_on: asyncio.AbstractEventLoop | None = None
+        self._double_turns: DoubleTurns | None = None
+        self._watches: DoubleTurns | None = None
+        """The same, as long as slots are to be noted."""
 
     @property
     def name(self) -> str | None:
@@ -308,12 +321,33 @@ class ApiQueue:
             if key is not None or keys is not None:
                 all_keys = keys_of(key, keys)
             if priority != 0 or timeout is not None:
-                _check_place(priority, timeout)
+                check_place(priority, timeout)
             call = self._detailed_call_type(dispatcher, all_keys, priority, timeout)
         if cost is not _ONE:
             costs_of = self._costs_of
             call.costs = costs_of(cost)
+        if self._watches is not None:
+            self._note_turn(call)
         return call
+
+    def _note_turn(self, call: Turn) -> None:
+        watches = self._watches
+        if watches is not None and watches.is_over:
+            self._watches = None
+        elif watches is not None:
+            watches.made(call)
+
+    def _watch_turns(self, *, again: bool) -> None:
+        """Look for calls that take two turns, as they may from now on; see `_double_turns.py`.
+
+        Args:
+            again: even if that was done before.
+        """
+        first = self._double_turns is None
+        turns = self._double_turns = self._double_turns or DoubleTurns(self._dispatcher)
+        if first or (again and not turns.has_warned):
+            turns.begin()
+            self._watches = turns
 
     def enqueue(
         self,
@@ -423,7 +457,11 @@ class ApiQueue:
             priority: as in `slot`.
             cost: as in `slot`.
         """
-        call = cast("Call", self.slot(key=key, keys=keys, priority=priority, cost=cost))
+        watches, self._watches = self._watches, None  # this is no call
+        try:
+            call = cast("Call", self.slot(key=key, keys=keys, priority=priority, cost=cost))
+        finally:
+            self._watches = watches
         now = self._dispatcher.bind()
         return self._dispatcher.limiter.estimate(call, now) - now
 
@@ -496,7 +534,7 @@ class ApiQueue:
         """
         all_keys = None if key is keys is None else keys_of(key, keys)
         self._dispatcher.refuse_unknown(all_keys or ())
-        _check_place(priority, None)
+        check_place(priority, None)
         cost: Cost = {CALLS: 1, unit: 1}
         try:
             costs = self._dispatcher.units.costs_of(cost)
@@ -600,6 +638,7 @@ class ApiQueue:
                 and a key, cost or the like is given here.
             ValueError: `concurrency` is below 1.
         """
+        self._watch_turns(again=True)
         return paced_map(
             self,
             fn,
@@ -887,7 +926,7 @@ def _lanes_of(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequenc
     return found
 
 
-def _check_place(priority: float, timeout: float | None) -> None:
+def check_place(priority: float, timeout: float | None) -> None:
     """Refuse a priority that is none, and a time-out that is none."""
     try:
         in_order = priority < 0 or priority >= 0
@@ -897,6 +936,16 @@ def _check_place(priority: float, timeout: float | None) -> None:
         raise ValueError("priority must be a number that can be put in order, not NaN")
     if timeout is not None:
         positive(timeout, of="timeout", least=0, most=LONGEST)
+
+
+def watch_turns(queue: ApiQueue) -> None:
+    """Look for slots that are held around requests of a client that this queue paces."""
+    queue._watch_turns(again=False)  # noqa: SLF001 - as in `dispatcher_of`
+
+
+def note_turn(queue: ApiQueue, slot: Turn) -> None:
+    """Note a thread's slot; as `ApiQueue.slot` does with those of coroutines."""
+    queue._note_turn(slot)  # noqa: SLF001 - as in `dispatcher_of`
 
 
 def dispatcher_of(queue: ApiQueue) -> Dispatcher:

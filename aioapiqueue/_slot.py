@@ -379,6 +379,11 @@ class Call(Slot):
         return self.state == WAITING and not self.future.done()
 
     @property
+    def holds(self) -> bool:
+        """Whether its body runs."""
+        return self.state == HELD
+
+    @property
     def started(self) -> bool:
         """Whether its body has begun."""
         return HELD <= self.state <= OVER

@@ -88,7 +88,7 @@ def _nearest(key: Hashable, names: Iterable[Hashable]) -> str | None:
         if isinstance(name, str) and name != "*":
             start = name.removesuffix("*")
             given = key[: len(start)] if name.endswith("*") else key
-            score = _similarity(given[:_LONGEST], start[:_LONGEST])
+            score = _likeness(given[:_LONGEST], start[:_LONGEST])
             found = max(found, (score, name), key=lambda one: one[0])
     return found[1]
 
@@ -106,13 +106,13 @@ def _is_typo(key: Hashable, name: Hashable) -> bool:
     if len(words) != len(others):
         return False
     return all(
-        one == other or (one.isalpha() and _similarity(one, other) >= _TYPO)
+        one == other or (one.isalpha() and _likeness(one, other) >= _TYPO)
         for one, other in zip(words, others, strict=True)
     )
 
 
-def _similarity(one: str, other: str) -> float:
-    import difflib  # noqa: PLC0415 - only a key that fits no lane needs it
+def _likeness(one: str, other: str) -> float:
+    import difflib  # noqa: PLC0415 - only a warning or a refusal needs it
 
     return difflib.SequenceMatcher(None, one, other).ratio()
 

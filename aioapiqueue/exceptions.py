@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "ApiQueueError",
     "LimitsError",
+    "NestedSlotWarning",
     "QueueClosed",
     "QueueFull",
     "SharedError",
@@ -76,4 +77,12 @@ class UnknownKeyWarning(RuntimeWarning):
     Either none of a call's keys fits a lane, and the queue has lanes and no limits of its own, so
     that the call starts unpaced; or `set_rate` makes a lane whose name is close to another one's.
     With `strict_lanes=True` a queue refuses such keys.
+    """
+
+
+class NestedSlotWarning(RuntimeWarning):
+    """Issued once for each queue where a call takes two turns of it: half the rate.
+
+    Either the function that `ApiQueue.map` calls takes a slot of the same queue, or makes a request
+    by a client that the queue paces; or a slot is held around such a request.
     """

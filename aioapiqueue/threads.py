@@ -12,9 +12,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from aioapiqueue._blocking_slot import BlockingSlot
+from aioapiqueue._blocking_slot import BlockingSlot, ThreadTurn
 from aioapiqueue._grammar import CALLS
-from aioapiqueue._queue import dispatcher_of
+from aioapiqueue._queue import dispatcher_of, note_turn
 from aioapiqueue._running_loops import refuse_to_block
 from aioapiqueue._slot import keys_of
 from aioapiqueue._thread_loop import Job, check_alive, home, queues, running_loop
@@ -119,7 +119,7 @@ class Blocking:
         return self._slot({**asked, "timeout": timeout}, tries=False)
 
     def _slot(self, asked: dict[str, Any], *, tries: bool) -> BlockingSlot:
-        return BlockingSlot(
+        slot = BlockingSlot(
             self.queue,
             asked,
             tries=tries,
@@ -127,6 +127,8 @@ class Blocking:
             # On a loop of ours, a thread need not look whether the loop is still there.
             checks_loop=self._portal is not None,
         )
+        note_turn(self.queue, ThreadTurn(slot))
+        return slot
 
     def try_slot(
         self,

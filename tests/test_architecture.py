@@ -41,6 +41,7 @@ CORE = (  # each may import those before it; so with POLICY
         "_nesting",
         "_audience",
         "_dispatcher",
+        "_double_turns",
         "_map",
         "_view",
         "_queue",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aioapiqueue._double_turns import made_by
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
@@ -29,8 +31,13 @@ class AsyncSteps:
         pacer = self._pacer
         if pacer.needs_to_prepare(cost):
             pacer.prepare(cost)
-        return await pacer.queue.enqueue(
-            key=key, cost=cost, priority=priority, timeout=pacer.timeout
+        return await made_by(
+            "client",
+            pacer.queue.enqueue,
+            key=key,
+            cost=cost,
+            priority=priority,
+            timeout=pacer.timeout,
         )
 
     async def again(self, slot: Slot, cost: Cost) -> Slot:

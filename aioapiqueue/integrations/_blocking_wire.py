@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aioapiqueue._double_turns import made_by
 from aioapiqueue._running_loops import refuse_to_block
 
 if TYPE_CHECKING:
@@ -35,8 +36,13 @@ class BlockingSteps:
         if pacer.needs_to_prepare(cost):
             refuse_to_block()  # first, as this waits for the loop's thread
             through.call(pacer.prepare, cost)
-        return through.slot(
-            key=key, cost=cost, priority=priority, timeout=pacer.timeout
+        return made_by(
+            "client",
+            through.slot,
+            key=key,
+            cost=cost,
+            priority=priority,
+            timeout=pacer.timeout,
         ).__enter__()
 
     def again(self, slot: BlockingSlot, cost: Cost) -> BlockingSlot:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
 from aioapiqueue._callables import is_coroutine_function
 from aioapiqueue._events import report_error
 from aioapiqueue._grammar import CALLS
-from aioapiqueue._queue import dispatcher_of
+from aioapiqueue._queue import check_place, dispatcher_of, watch_turns
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue._slot import check_count
 from aioapiqueue.integrations._advice import MAX_HOLD, Advice, shortened
@@ -185,7 +185,8 @@ class HttpPacer:
         if not callable(cost) and (self._learner is None or not isinstance(cost, Mapping)):
             self._dispatcher.units.costs_of(cost)  # refuses now what it would at the first request
         if not callable(priority):
-            queue.slot(priority=priority)  # as above
+            check_place(priority, None)  # as above
+        watch_turns(queue)
         self._declared: frozenset[str] | None = None
         """The units that the queue was told of; None: it knows nothing of this client yet."""
 

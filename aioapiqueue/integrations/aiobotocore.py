@@ -12,7 +12,8 @@ except ImportError as error:
         'pacing AWS clients needs aiobotocore: pip install "aioapiqueue[aws]"', name=error.name
     ) from error
 
-from aioapiqueue._queue import ApiQueue
+from aioapiqueue._double_turns import made_by
+from aioapiqueue._queue import ApiQueue, watch_turns
 from aioapiqueue.integrations._aws import MAX_HOLD
 from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
 from aioapiqueue.registry import Registry
@@ -35,7 +36,14 @@ class _AioPacer(Pacer):
     sources = (ApiQueue, Registry)
 
     async def take(self, needs: PacedCall, call: Call, priority: float) -> None:
-        future = needs.queue.enqueue(keys=needs.keys, cost=needs.cost, priority=priority)
+        watch_turns(needs.queue)
+        future = made_by(
+            "client",
+            needs.queue.enqueue,
+            keys=needs.keys,
+            cost=needs.cost,
+            priority=priority,
+        )
         call.joined()
         # Cancelled here, it leaves the queue, or passes on the slot that it has just got.
         call.slot = await future

@@ -17,7 +17,8 @@ except ImportError as error:
         'pacing boto3 needs botocore: pip install "aioapiqueue[boto]"', name=error.name
     ) from error
 
-from aioapiqueue._queue import ApiQueue
+from aioapiqueue._double_turns import made_by
+from aioapiqueue._queue import ApiQueue, watch_turns
 from aioapiqueue.integrations._aws import MAX_HOLD
 from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
 from aioapiqueue.registry import Registry
@@ -49,7 +50,8 @@ class _BlockingPacer(Pacer):
 
     async def take(self, needs: PacedCall, call: Call, priority: float) -> None:
         own = _blocking(needs.queue)
-        slot = own.slot(keys=needs.keys, cost=needs.cost, priority=priority)
+        watch_turns(own.queue)
+        slot = made_by("client", own.slot, keys=needs.keys, cost=needs.cost, priority=priority)
         slot.join()
         call.joined()
         # First, as an exception that is raised in here, such as KeyboardInterrupt, ends the call,

@@ -15,7 +15,7 @@ from aiobotocore.session import get_session
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 from botocore.parsers import ResponseParserError
 
-from aioapiqueue import Adaptive, ApiQueue, QueueClosed
+from aioapiqueue import Adaptive, ApiQueue, NestedSlotWarning, QueueClosed
 from aioapiqueue.integrations.aiobotocore import pace_session, paced
 from aioapiqueue.registry import Registry, ServiceLimits
 from aioapiqueue.threads import blocking
@@ -609,6 +609,25 @@ async def test_push_back_holds_its_lane(endpoint, create):
         async with asyncio.timeout(PATIENCE):
             await ec2.describe_snapshots()
         assert queue.estimate(key="DescribeVolumes") > 50
+
+
+async def test_slot_around_a_call_warns(endpoint, create):
+    """Once, whether the queue is one's own or a registry's: the client takes one itself."""
+    del endpoint
+    for source in (ApiQueue("1000/s"), Registry({"ec2": "1000/s"})):
+        async with paced(create(), source) as ec2:
+            await ec2.describe_snapshots()
+            queue = source
+            if isinstance(source, Registry):
+                (queue,) = source.queues.values()
+
+            async def both(queue=queue, ec2=ec2):
+                async with queue.slot():
+                    await ec2.describe_snapshots()
+
+            with pytest.warns(NestedSlotWarning, match="a slot is held around a request"):
+                await both()
+            await both()
 
 
 async def test_a_success_is_no_push_back(endpoint, create, queue):

@@ -28,7 +28,7 @@ from botocore.credentials import (
 from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeoutError
 from moto.server import ThreadedMotoServer
 
-from aioapiqueue import Adaptive, ApiQueue, QueueClosed
+from aioapiqueue import Adaptive, ApiQueue, NestedSlotWarning, QueueClosed
 from aioapiqueue.integrations.botocore import pace_session, paced
 from aioapiqueue.registry import Registry, ServiceLimits
 from aioapiqueue.threads import blocking
@@ -156,6 +156,14 @@ def test_call_is_signed_after_waiting(served, create):
         crowd(ec2.describe_snapshots, 13)
     served.assert_paced(0.25)
     served.assert_signed_late(0.25)
+
+
+def test_slot_around_a_call_warns(create, queue):
+    """The client takes one for each request itself."""
+    with paced(create(), queue) as ec2:
+        ec2.describe_snapshots()
+        with pytest.warns(NestedSlotWarning), blocking(queue).slot():
+            ec2.describe_snapshots()
 
 
 def test_slot_is_held_until_the_response(served, create, queue):
