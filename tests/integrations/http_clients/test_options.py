@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 
-from aioapiqueue import ApiQueue
+from aioapiqueue import ApiQueue, UnknownKeyWarning
 from aioapiqueue.integrations.http import Advice, Learning
 
 pytestmark = pytest.mark.real
@@ -192,6 +192,28 @@ async def test_advise_replaces_the_fields(every_client, server, reply):
         assert await paced.get(server.url("/own")) == 200
         assert 29 < queue.estimate(key=HOST) <= 30
         assert queue.stats.throttled == 1
+
+
+@pytest.mark.parametrize("every_client", PLAIN, indirect=True)
+async def test_strict_lanes_refuse_wrong_keys(every_client, server):
+    """The caller hears which key it was that the function returned; nothing is sent."""
+    queue = ApiQueue("1000/s", lanes={"search": "1000/s"}, strict_lanes=True)
+    keys = iter(["search", "serach"])
+    async with every_client(queue, key=lambda _: next(keys)) as paced:
+        assert await paced.get(server.url()) == 200
+        with pytest.raises(ValueError, match="for the key 'serach': did you mean 'search'"):
+            await paced.get(server.url())
+    assert len(server.arrivals) == 1
+
+
+@pytest.mark.parametrize("every_client", PLAIN, indirect=True)
+async def test_unknown_keys_of_requests_warn(every_client, server):
+    """Once: of a queue that has lanes, and no limits of its own."""
+    queue = ApiQueue(lanes={"search": "1000/s"})
+    async with every_client(queue, key=lambda _: "serach") as paced:
+        with pytest.warns(UnknownKeyWarning, match="did you mean 'search'"):
+            assert await paced.get(server.url()) == 200
+        assert await paced.get(server.url()) == 200
 
 
 @pytest.mark.parametrize("every_client", PLAIN, indirect=True)

@@ -15,7 +15,7 @@ import httpx2
 import openai
 import pytest
 
-from aioapiqueue import ApiQueue, SlotTimeout
+from aioapiqueue import ApiQueue, NestedSlotWarning, SlotTimeout
 from aioapiqueue.integrations import llm
 from tests.helpers.llm_sdks import SDKS
 
@@ -57,6 +57,15 @@ def test_as_the_sdks_own(make, own):
     theirs = sdks._transport._pool  # noqa: SLF001 - as above
     for limit in ("_max_connections", "_max_keepalive_connections", "_keepalive_expiry"):
         assert getattr(pool_of(paced), limit) == getattr(theirs, limit)
+
+
+async def test_slot_around_a_request_warns():
+    """As of any client: it takes a slot for each request itself."""
+    queue = ApiQueue("1000/s", lanes={"*": ()})
+    answer = httpx2.MockTransport(lambda _: httpx2.Response(200, json=COMPLETION))
+    async with llm.client(queue, llm.openai, transport=answer) as client, queue.slot():
+        with pytest.warns(NestedSlotWarning, match="a slot is held around a request"):
+            await client.post("https://api.test/v1/chat/completions", json={"model": "m"})
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="this system names it otherwise")
