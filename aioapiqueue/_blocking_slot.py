@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, cast
 from weakref import ref
@@ -13,13 +12,14 @@ from aioapiqueue._grammar import CALLS
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue._slot import GRANTED, UNKNOWN, Reservation, check_count
-from aioapiqueue._thread_loop import PATIENCE, check_alive, home, post
+from aioapiqueue._thread_loop import PATIENCE, check_alive, closed_gate, home, post
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from aioapiqueue._queue import ApiQueue
     from aioapiqueue._slot import Call, Slot
+    from aioapiqueue._thread_loop import Gate
     from aioapiqueue._units import Cost
 
 __all__ = ["BlockingSlot", "ThreadTurn"]
@@ -67,7 +67,7 @@ class BlockingSlot:
     )
 
     _fork_generation: int
-    _gate: threading.Lock
+    _gate: Gate
     _loop: asyncio.AbstractEventLoop
     _slot: asyncio.Future[Slot]
 
@@ -107,8 +107,7 @@ class BlockingSlot:
             raise RuntimeError(_ONE_CALL)
         self._loop = self._find_loop()
         self._fork_generation = home.fork_generation
-        self._gate = threading.Lock()
-        self._gate.acquire()
+        self._gate = closed_gate()
         self._joined = True
         self._loop.call_soon_threadsafe(self._arrive)
 

@@ -12,9 +12,10 @@ import contextlib
 import os
 import threading
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
+from aioapiqueue import _gevent
 from aioapiqueue._queue import dispatcher_of
 
 if TYPE_CHECKING:
@@ -22,12 +23,42 @@ if TYPE_CHECKING:
 
     from aioapiqueue._queue import ApiQueue
 
-__all__ = ["PATIENCE", "Home", "Job", "check_alive", "home", "post", "queues", "running_loop"]
+__all__ = [
+    "PATIENCE",
+    "Gate",
+    "Home",
+    "Job",
+    "check_alive",
+    "closed_gate",
+    "home",
+    "post",
+    "queues",
+    "running_loop",
+]
 
 T = TypeVar("T")
 
 PATIENCE = 1.0
 """Seconds between two looks at whether the user's loop is still there."""
+
+
+class Gate(Protocol):
+    """What a thread waits at, until the loop's thread opens it: a lock that is taken."""
+
+    def acquire(self, *, timeout: float = ...) -> bool:
+        """Wait until it is open; return whether it is."""
+
+    def release(self) -> None:
+        """Open it."""
+
+
+def closed_gate() -> Gate:
+    """Return a gate for one wait of this thread, or greenlet of gevent."""
+    if _gevent.patched():
+        return _gevent.Gate()
+    gate = threading.Lock()
+    gate.acquire()
+    return gate
 
 
 class Job(Generic[T]):
@@ -48,8 +79,7 @@ class Job(Generic[T]):
     ) -> None:
         self._function = function
         self._loop = loop
-        self._gate = threading.Lock()
-        self._gate.acquire()
+        self._gate = closed_gate()
         self._task: asyncio.Task[T] | None = None
         self._error: Exception | None = None
         self._cancelled = False
@@ -105,19 +135,26 @@ class Home:
 
     def _forget(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._cooperative = False
+        """Whether the loop was started where threads are greenlets."""
         self._lock = threading.Lock()
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """Return the loop, in its thread, which the first call starts."""
+        """Return the loop, in its thread, which the first call starts.
+
+        Raises:
+            RuntimeError: threads have become greenlets since.
+        """
         if self._loop is None:
             with self._lock:
                 if self._loop is None:
-                    # Not the policy's: what that makes may want the main thread.
-                    loop = asyncio.SelectorEventLoop()
-                    threading.Thread(
-                        target=loop.run_forever, name="aioapiqueue", daemon=True
-                    ).start()
-                    self._loop = loop
+                    self._cooperative = _gevent.patched()
+                    self._loop = _gevent.start_loop() if self._cooperative else _start_loop()
+        if self._cooperative is not _gevent.patched():
+            raise RuntimeError(
+                "gevent.monkey.patch_all() was called after blocking(queue) had been used: call it "
+                "first of all, before other imports"
+            )
         return self._loop
 
     def after_fork(self) -> None:
@@ -128,6 +165,13 @@ class Home:
         # Closing the loop, or ending the ticker, would reach into the parent's selector or the
         # queue's new state: both are kept as they are.
         _left.extend(dispatcher_of(queue).abandon_loop() for queue in list(queues))
+
+
+def _start_loop() -> asyncio.AbstractEventLoop:
+    # Not the policy's: what that makes may want the main thread.
+    loop = asyncio.SelectorEventLoop()
+    threading.Thread(target=loop.run_forever, name="aioapiqueue", daemon=True).start()
+    return loop
 
 
 queues: WeakSet[ApiQueue] = WeakSet()

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from aioapiqueue import _gevent
 from aioapiqueue._blocking_slot import BlockingSlot, ThreadTurn
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._queue import dispatcher_of, note_turn
@@ -62,6 +63,8 @@ def blocking(queue: ApiQueue, *, portal: BlockingPortal | None = None) -> Blocki
 
 class Blocking:
     """What threads do with a queue; from `blocking`, which says what `portal` is.
+
+    Where gevent has replaced threads (`monkey.patch_all()`), all of this holds for greenlets.
 
     Figures (`queue.stats`, `queue.waiting`) may be read from any thread without it. In a child made
     by `os.fork`, nobody waits, however many waited in the parent, and a new thread serves the
@@ -358,7 +361,8 @@ class Blocking:
 
     def _where_to_wait(self) -> asyncio.AbstractEventLoop:
         """Return the loop, in a thread that may wait for a slot: for any time."""
-        refuse_to_block()
+        if self._portal is None or not _gevent.patched():  # for that, `_where` has the reason
+            refuse_to_block()
         return self._where()
 
     def _where(self) -> asyncio.AbstractEventLoop:
@@ -377,6 +381,11 @@ class Blocking:
         return loop
 
     def _users_loop(self, portal: BlockingPortal) -> asyncio.AbstractEventLoop:
+        if _gevent.patched():
+            raise RuntimeError(
+                "under gevent, a portal leads to a loop in the thread of the greenlets that wait "
+                "for it: leave portal= out, and the queue gets a loop in a thread of its own"
+            )
         if self._fork_generation != home.fork_generation:
             raise RuntimeError(
                 "the portal's loop runs in the parent of this process, not here: make a portal in "

@@ -49,7 +49,7 @@ CORE = (  # each may import those before it; so with POLICY
     "_decorator",
 )
 POLICY = (
-    *("adaptive", "_running_loops", "_thread_loop", "_blocking_slot", "threads"),
+    *("adaptive", "_gevent", "_running_loops", "_thread_loop", "_blocking_slot", "threads"),
     *("testing", "_recording", "_fleet", "_host", "schedules", "_botocore_calls", "registry"),
 )
 EDGES = ("integrations",)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aioapiqueue._gevent import plain_subprocess
 from aioapiqueue._host.place import make_private
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ def _start(place: Place) -> str | None:
     package = str(Path(__file__).parents[2])
     paths = [path for path in (package, *sys.path) if Path(path).is_absolute()]
     command = [python, "-I", "-S", "-X", "utf8", "-c", _MAIN, json.dumps(paths), place.override]
+    subprocess = plain_subprocess()
     try:
-        done = subprocess.run(  # noqa: S603 - our own interpreter, and our own module
+        done = subprocess.run(  # our own interpreter, and our own module
             command,
             env={},
             cwd="/",
