@@ -15,7 +15,7 @@ that no time-out of the request runs meanwhile.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, Unpack
 from urllib.parse import urlsplit
 from weakref import ref
 
@@ -105,6 +105,15 @@ class RateLimitedAdapter(HttpPacer, HTTPAdapter):
         else:
             end.when_over(raw)
         return response
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be copied or pickled: `HTTPAdapter` would leave the queue out."""
+        raise TypeError(
+            "a RateLimitedAdapter cannot be copied or pickled, nor can a session that has one: the "
+            'copy would have no queue. Write session.mount("https://", RateLimitedAdapter(queue)) '
+            "for each session; for processes that share a quota, make the queue with "
+            'schedule=HostSchedule("NAME")'
+        )
 
     def address(self, request: requests.PreparedRequest) -> tuple[str, str, str]:
         """Return the method, the host (without the port) and the path of a request."""

@@ -1,9 +1,11 @@
 """What is peculiar to the adapter of requests."""
 
 import asyncio
+import copy
 import gc
 import io
 import json
+import pickle
 import subprocess
 import sys
 import time
@@ -208,6 +210,17 @@ async def test_a_pool_as_large_as_asked(server, reply):
     pool = adapter.poolmanager.connection_from_url(server.url())
     assert (pool.pool.maxsize, pool.block) == (7, True)
     adapter.close()
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])
+def test_copies_of_sessions_are_refused(copied):
+    """`HTTPAdapter` would leave the queue out of a copy: it is refused, with what to do."""
+    with requests.Session() as session:
+        copied(session)  # that of requests alone can be
+        session.mount("https://", RateLimitedAdapter(ApiQueue("10/s")))
+        with pytest.raises(TypeError, match=r"would have no queue\. Write .*mount.*HostSchedule"):
+            copied(session)
+        assert copy.copy(session).get_adapter("https://x") is session.get_adapter("https://x")
 
 
 def test_a_missing_requests_is_named():
