@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from aioapiqueue._units import Cost
     from aioapiqueue._wait_queue import Order, WaitQueue
 
-__all__ = ["Dispatcher", "clock_of"]
+__all__ = ["Dispatcher", "clock_of", "loop_of_this_thread"]
 
 _LOG = logging.getLogger("aioapiqueue")
 _LONGEST_TIMER = 86_400.0
@@ -288,7 +288,7 @@ class Dispatcher:
         # once, it is looked up as a method, which CPython 3.11 does not speed up.
         loop_runs = self._loop_runs
         if get_ident() != self._thread or not loop_runs():
-            self._bind(_loop_of_this_thread())
+            self._bind(loop_of_this_thread())
         clock = self._clock
         call.joined_at = now = clock()
         fast = self._fast_one
@@ -363,7 +363,11 @@ class Dispatcher:
             call: which.
             arrival: its number by arrival, if it had come before; default: another one.
         """
-        future = Reservation(call, loop=get_running_loop())
+        try:  # costs nothing, unlike a call of what it raises by
+            loop = get_running_loop()
+        except RuntimeError:
+            loop = loop_of_this_thread()
+        future = Reservation(call, loop=loop)
         if arrival is not None:
             call.arrival = arrival
         if self.try_start(call):
@@ -1088,7 +1092,12 @@ class Dispatcher:
         return left
 
 
-def _loop_of_this_thread() -> asyncio.AbstractEventLoop:
+def loop_of_this_thread() -> asyncio.AbstractEventLoop:
+    """Return the running loop.
+
+    Raises:
+        RuntimeError: there is none, as under trio; the message says what to do.
+    """
     try:
         return get_running_loop()
     except RuntimeError:

@@ -8,6 +8,7 @@ from contextlib import aclosing, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from aioapiqueue._callables import CallOptions, is_paced_by, refuse_all_but_coroutine_functions
+from aioapiqueue._dispatcher import loop_of_this_thread
 from aioapiqueue._double_turns import made_by
 from aioapiqueue._rate import whole
 
@@ -71,6 +72,7 @@ async def _results(
     ordered: bool,
     forgiving: bool,
 ) -> AsyncIterator[R | BaseException]:
+    loop_of_this_thread()  # before there is a coroutine that would never be awaited
     # Plain tasks and no task group: a generator that is left by `break` is closed by another
     # task, where a cancel scope could not be ended.
     permits = asyncio.Semaphore(at_once)

@@ -5,10 +5,8 @@ What it does is done by its dispatcher (`_dispatcher.py`).
 
 from __future__ import annotations
 
-import asyncio
 import math
 import warnings
-from asyncio import get_running_loop
 from collections.abc import Mapping
 from typing import (
     TYPE_CHECKING,
@@ -26,7 +24,7 @@ from typing import (
 )
 
 from aioapiqueue._callables import CallOptions
-from aioapiqueue._dispatcher import Dispatcher
+from aioapiqueue._dispatcher import Dispatcher, loop_of_this_thread
 from aioapiqueue._double_turns import DoubleTurns
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._map import paced_map
@@ -37,6 +35,7 @@ from aioapiqueue._wait_queue import ORDERS, Order
 from aioapiqueue.exceptions import QueueClosed, WouldWait
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import (
         AsyncIterable,
         AsyncIterator,
@@ -861,12 +860,12 @@ class ApiQueue:
 
         Raises:
             QueueClosed: it is closed.
-            RuntimeError: it has been entered already.
+            RuntimeError: it has been entered already; or no loop of asyncio runs, as under trio.
         """
         self._dispatcher.bind()
         if self.closed:
             raise QueueClosed(f"{self!r} is closed: {_ONCE}")
-        loop = get_running_loop()
+        loop = loop_of_this_thread()
         if self._entered_on is not None and not self._entered_on.is_closed():
             raise RuntimeError(f"{self!r} has been entered already: {_ONCE}")
         self._entered_on = loop
