@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
     from multidict import CIMultiDictProxy
 
-__all__ = ["Bucket", "Buckets", "Counts", "Ec2Call", "Gate"]
+__all__ = ["EC2_READS", "Bucket", "Buckets", "Counts", "Ec2Call", "Gate"]
 
 _PUBLISHED = {limit.name: limit for limit in published_limits("ec2")}
+EC2_READS = _PUBLISHED["non-mutating"].rate
+"""What EC2 publishes for each action that reads: 100 calls at once, then 20 per second."""
 _CREDENTIAL = re.compile(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/aws4_request")
 # Of one hop only (RFC 9110, 7.6.1), or for aiohttp to set.
 _NOT_FORWARDED = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
@@ -72,9 +74,14 @@ class Bucket:
 
 
 class Buckets:
-    """EC2's buckets: one for each account, Region and action, made at its first call."""
+    """EC2's buckets: one for each account, Region and action, made at its first call.
 
-    def __init__(self) -> None:
+    Args:
+        scale: the factor by which capacity and refill differ from EC2's. Default 1.
+    """
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        self._scale = scale
         self._buckets: dict[tuple[str, ...], Bucket] = {}
 
     def try_consume(
@@ -92,8 +99,8 @@ class Buckets:
         name = _kind(action, parameters)
         key = (account, region, action, name)
         if key not in self._buckets:
-            rate = _PUBLISHED[name].rate
-            self._buckets[key] = Bucket(rate.burst, rate.calls / rate.per, now)
+            rate, scale = _PUBLISHED[name].rate, self._scale
+            self._buckets[key] = Bucket(rate.burst * scale, rate.calls / rate.per * scale, now)
         return self._buckets[key].try_consume(now)
 
 
@@ -141,6 +148,7 @@ class Gate:
         upstream: the URL of the server behind it, without a path.
         accounts: the account of each access key; an unknown key is an account of its own.
         watch: called with each answered request to EC2; default: nobody is.
+        scale: the factor by which the limits differ from EC2's. Default 1.
 
     Attributes:
         counts: what each access key has sent.
@@ -153,13 +161,14 @@ class Gate:
         accounts: Mapping[str, str],
         *,
         watch: Callable[[Ec2Call], None] | None = None,
+        scale: float = 1.0,
     ) -> None:
         self._watch = watch
         self.counts: defaultdict[str, Counts] = defaultdict(Counts)
         self.ec2_calls: list[Ec2Call] = []
         self._upstream = upstream
         self._accounts = accounts
-        self._buckets = Buckets()
+        self._buckets = Buckets(scale=scale)
 
     @contextlib.asynccontextmanager
     async def serve(self) -> AsyncIterator[str]:

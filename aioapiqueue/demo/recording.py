@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue import Rate, __version__
+from aioapiqueue import __version__
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._recording.queues import Recording
 from aioapiqueue._recording.text import as_iso
@@ -13,14 +13,13 @@ from aioapiqueue._recording.text import as_iso
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from aioapiqueue import Event, Limit
+    from aioapiqueue import Event, Limit, Rate
     from aioapiqueue._recording.queues import QueueRecord
     from aioapiqueue.demo.gate import Ec2Call
 
 __all__ = ["Scans"]
 
 _ONE_CALL = {CALLS: 1}
-_OF_EC2 = Rate(20, 1, burst=100)
 
 
 class Scans:
@@ -35,20 +34,21 @@ class Scans:
         self._limits: dict[str, Rate] = {}
         self._names: dict[str, str] = {}
 
-    def begin(self, names: Mapping[str, str], limits: Mapping[str, Rate]) -> None:
+    def begin(self, names: Mapping[str, str], limits: Mapping[str, Rate], served: Rate) -> None:
         """Note that the scans begin now.
 
         Args:
             names: of the scans, by their access keys.
             limits: of those that have one, by their names.
+            served: what the account serves of each action of EC2.
         """
         self._names = dict(names)
         recording = self._recording = Recording(now=time.monotonic(), began=time.time())
         for name in names.values():
             limit = limits.get(name)
-            label = f"{name}: EC2's calls, of which EC2 serves {_OF_EC2}" if limit is None else name
+            label = name if limit else f"{name}: EC2's calls, of which the account serves {served}"
             self._records[name] = recording.record(
-                label, paced=limit is not None, limits_of=_only(limit or _OF_EC2)
+                label, paced=limit is not None, limits_of=_only(limit or served)
             )
 
     def of_queue(self, name: str) -> _OfQueue:
@@ -76,7 +76,7 @@ class Scans:
         recording, now = self._recording, time.monotonic()
         found = recording.as_json(now)
         seconds = found["times"]["seconds"]
-        # The three run at once, each by itself: no time of one says anything of another.
+        # Each runs by itself: no time of one says anything of another.
         found["times"] = {"seconds": seconds}
         found["queues"] = [
             record.as_json(seconds_of[name], recording.began)

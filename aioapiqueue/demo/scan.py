@@ -16,14 +16,14 @@ from botocore.exceptions import (  # type: ignore[import-untyped]  # as above
     ClientError,
 )
 
-from aioapiqueue import ApiQueue
+from aioapiqueue import ApiQueue, Rate
+from aioapiqueue.demo.gate import EC2_READS
 from aioapiqueue.demo.moto_server import REGION
 from aioapiqueue.integrations.aiobotocore import paced
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
-    from aioapiqueue import Rate
     from aioapiqueue.demo.recording import Scans
 
 __all__ = [
@@ -74,12 +74,14 @@ class Plan:
         public: how many of them every account may read.
         rate: the pace of the blanket and of the paced scan.
         workers: how many of a scan's EC2 calls run at once.
+        scale: the account's share of EC2's limits; all but `workers` is reduced by it.
     """
 
     snapshots: int
     public: int
     rate: Rate
     workers: int
+    scale: float
 
     @property
     def buckets(self) -> int:
@@ -96,6 +98,17 @@ class Plan:
         """How many calls one scan makes if none is retried; `snapshots` + 1 of them are EC2's."""
         others = self.buckets * len(_S3_CALLS) + self.users * len(_IAM_CALLS)
         return self.snapshots + others + 3  # and the three lists
+
+    @property
+    def ec2_limit(self) -> Rate:
+        """What the account allows for each action that reads."""
+        calls, burst = EC2_READS.calls * self.scale, EC2_READS.burst * self.scale
+        return Rate(calls, EC2_READS.per, burst=burst)
+
+    @property
+    def often(self) -> float:
+        """How many calls a bystander makes per second: with 16/s, no more than EC2 refills."""
+        return min(1.0, 4 * self.scale)
 
 
 def new_client(url: str, service: str, key: str, *, connections: int = 1, attempts: int = 1) -> Any:  # noqa: ANN401 - clients have no types
@@ -142,7 +155,7 @@ class Bystander:
 
 
 @contextlib.asynccontextmanager
-async def standing_by(client: Any, snapshot: str, *, often: int = 1) -> AsyncIterator[Bystander]:  # noqa: ANN401 - as above
+async def standing_by(client: Any, snapshot: str, *, often: float = 1) -> AsyncIterator[Bystander]:  # noqa: ANN401 - as above
     """Call while the block runs; a call that is then under way counts for nothing.
 
     Args:
@@ -239,14 +252,14 @@ class Strategy:
     async def run(self, plan: Plan, snapshot: str) -> None:
         """Scan once, with a bystander beside it that asks for `snapshot` for as long."""
         figures = self.figures
-        async with standing_by(self._bystander, snapshot) as bystander:
+        async with standing_by(self._bystander, snapshot, often=plan.often) as bystander:
             began = time.monotonic()
-            await self._scan(plan.workers, began)
+            await self._scan(plan, began)
             figures.seconds = time.monotonic() - began
         figures.bystander_calls = bystander.calls
         figures.bystander_failures = bystander.failures
 
-    async def _scan(self, workers: int, began: float) -> None:
+    async def _scan(self, plan: Plan, began: float) -> None:
         ec2, s3, iam = self._clients.values()
         snapshots = ec2.get_paginator("describe_snapshots")
         users = iam.get_paginator("list_users")
@@ -258,24 +271,28 @@ class Strategy:
         self.done += len(listed)
         looks = (
             (ec2, _ATTRIBUTE, {"SnapshotId": one["SnapshotId"], "Attribute": _PERMISSION})
-            for one in listed[0]["Snapshots"]
+            for one in listed[0]["Snapshots"][: plan.snapshots]
         )
         others = itertools.chain(
             (
                 (s3, operation, {"Bucket": bucket["Name"]})
-                for bucket, operation in itertools.product(listed[1]["Buckets"], _S3_CALLS)
+                for bucket, operation in itertools.product(
+                    listed[1]["Buckets"][: plan.buckets], _S3_CALLS
+                )
             ),
             (
                 (iam, operation, {"UserName": user["UserName"]})
-                for user, operation in itertools.product(listed[2]["Users"], _IAM_CALLS)
+                for user, operation in itertools.product(
+                    listed[2]["Users"][: plan.users], _IAM_CALLS
+                )
             ),
         )
         async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
+            for _ in range(plan.workers):
                 group.create_task(self._work(looks, began))
             # Fewer, for the mock's sake: they would take from EC2's calls the time of one mock
             # that serves them all, where AWS has servers enough.
-            for _ in range(-(-workers // 2)):
+            for _ in range(-(-plan.workers // 2)):
                 group.create_task(self._work(others, began))
 
     async def _work(self, calls: Iterator[tuple[Any, str, dict[str, str]]], began: float) -> None:

@@ -46,10 +46,15 @@ async def _bars(console: Console, plan: Plan, ways: Sequence[Strategy]) -> None:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, auto_refresh=False, expand=True) as bars:
-        tasks = {bars.add_task(f"{way.name:8}", total=plan.calls, errors=0): way for way in ways}
+        tasks = {
+            bars.add_task(f"{way.name:8}", start=False, total=plan.calls, errors=0): way
+            for way in ways
+        }
 
         def update() -> None:
             for task, way in tasks.items():
+                if way.done:
+                    bars.start_task(task)
                 bars.update(task, completed=way.done, errors=way.figures.errors)
                 if way.figures.seconds:
                     bars.stop_task(task)

@@ -1,0 +1,80 @@
+"""How much of EC2's limits the mock account gets, so that this machine's unpaced scan exceeds it.
+
+An idle machine's unpaced scan is several times faster than EC2's limits allow. On a busy machine
+it may be slower than they are, and nothing would be throttled. There the account, its limits and
+the pace are reduced by one factor: the demonstration shows the same thing, and takes as long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from aioapiqueue import Rate
+from aioapiqueue.demo.gate import EC2_READS, Gate
+from aioapiqueue.demo.moto_server import public_among
+from aioapiqueue.demo.scan import Plan, Strategy
+
+if TYPE_CHECKING:
+    from aioapiqueue.demo.moto_server import Moto
+
+__all__ = ["plan_at", "reached_rate", "scale_for"]
+
+_SECONDS = 3.0
+_SCALES = (1.0, 1 / 2, 1 / 4)
+_LEAST_SCALE = 1 / 8
+# At 1.45 times the limit, 320 calls just use up what there is: in 11 s, 100 and 20/s are 320. The
+# rest is for a machine that gets busier meanwhile, and for losses that nobody overlooks.
+_TIMES_THE_LIMIT = 5
+_UNLIMITED = 1e9
+
+
+def scale_for(reached: float) -> float:
+    """Return the share of EC2's limits that the account gets: 1, 1/2, 1/4 or 1/8.
+
+    Args:
+        reached: EC2 calls per second of an unpaced scan that is never throttled.
+    """
+    needed = _TIMES_THE_LIMIT * EC2_READS.calls / EC2_READS.per
+    return next((scale for scale in _SCALES if reached >= needed * scale), _LEAST_SCALE)
+
+
+def plan_at(scale: float, *, snapshots: int, rate: Rate, workers: int) -> Plan:
+    """Return the plan of the scans.
+
+    Args:
+        scale: the factor by which everything but `workers` is reduced.
+        snapshots: how many the account has at a scale of 1.
+        rate: the pace at a scale of 1.
+        workers: how many of a scan's EC2 calls run at once.
+    """
+    fewer = round(snapshots * scale)
+    calls = rate.calls * scale
+    return Plan(
+        snapshots=fewer,
+        public=public_among(fewer),
+        # "80ms" becomes "160ms", not "0.5 per 80ms".
+        rate=Rate(calls, rate.per) if calls >= 1 else Rate(1, rate.interval / scale),
+        workers=workers,
+        scale=scale,
+    )
+
+
+async def reached_rate(moto: Moto, plan: Plan) -> float:
+    """Return how many EC2 calls per second an unpaced scan makes now, if none is throttled.
+
+    Takes three seconds, or as long as the scan if that is shorter.
+    """
+    way = Strategy("unpaced", {})
+    gate = Gate(moto.url, {}, scale=_UNLIMITED)
+    async with gate.serve() as url, contextlib.AsyncExitStack() as stack:
+        await way.open(stack, url, plan.workers)
+        began = time.monotonic()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SECONDS):
+                await way.run(plan, moto.snapshot)
+        # EC2's calls end before the others.
+        seconds = way.figures.ec2_seconds or time.monotonic() - began
+    return sum(call.key == way.scanner_key for call in gate.ec2_calls) / seconds
