@@ -1,6 +1,8 @@
-"""Everything that is checked, each with its own set-up: `python3 -m pip install -q uv && uvx nox`.
+"""Everything that is checked, each with its own set-up.
 
-Without `-s`, only `tests` runs. Arguments after `--` go on to pytest: `uvx nox -- -k cancel`.
+    python3 -m venv .uv && .uv/bin/pip install -q uv && .uv/bin/uvx nox
+
+Without `-s`, only `tests` runs. Arguments after `--` go on to pytest: `-- -k cancel`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["tests"]
 
+# Tests and benchmarks call uv by its name. `.uv/bin/uvx` says where it is, and is not on PATH.
+if "UV" in os.environ:
+    os.environ["PATH"] += os.pathsep + str(Path(os.environ["UV"]).parent)
+
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 OF_DEBIAN = ("awscli", "golang-go", "golang-github-aws-aws-sdk-go-v2-dev", "redis-server")
 """Other SDKs, with which slow tests call AWS; Node.js besides, if there is none; and a Redis, next
@@ -34,7 +40,9 @@ BENCHMARKS = (
 def set_up(session: nox.Session, *groups: str, editable: bool = True) -> None:
     """Bring the session's environment to what uv.lock says, with every extra."""
     if session.python is None and sys.version_info < (3, 11):
-        session.error("nox runs on a Python that is too old for aioapiqueue: `uvx -p 3.11 nox`")
+        session.error(
+            "nox runs on a Python that is too old for aioapiqueue: `.uv/bin/uvx -p 3.11 nox`"
+        )
     # As a wheel, rebuilt every time: what is tested is what would be installed.
     wheel = [] if editable else ["--no-editable", "--reinstall-package", "aioapiqueue"]
     session.run_install(

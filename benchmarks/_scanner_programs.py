@@ -97,7 +97,7 @@ class Scanner:
             return environment
         uv = shutil.which("uv")
         if uv is None:
-            raise ScannerError("uv is needed to install scanners: python3 -m pip install uv")
+            raise ScannerError("uv is needed to install scanners: run this by `uvx nox -s scan`")
         python = environment / "bin" / "python"
         for command in (
             (uv, "venv", "--quiet", "--clear", "--python", _PYTHON, environment),

@@ -55,6 +55,10 @@ MODULES = sorted(
 )
 
 
+SET_UP = "python3 -m venv .uv && .uv/bin/pip install -q uv && "
+"""The Pythons of Debian and Ubuntu refuse to install anything outside of an environment."""
+
+
 def line_of(block):
     """Name a block by the page, and the line there on which its code starts."""
     page = next(one.stem for one in PAGES if one.read_text("utf-8") == block.string)
@@ -89,6 +93,20 @@ def test_the_readme_has_examples():
     for block in BLOCKS:
         mark = block["mark"]
         assert mark is None or MARKS.fullmatch(mark), f"{line_of(block)}: unknown mark {mark!r}"
+
+
+def test_commands_need_nothing_but_python():
+    """CI runs what the pages say; whatever installs uv makes an environment for it."""
+    for page in (README, DOCS / "quickstart.md"):
+        text = page.read_text("utf-8")
+        assert f"`{SET_UP}.uv/bin/uv run --extra demo aioapiqueue demo`" in text
+        assert f"`{SET_UP}.uv/bin/uvx nox -s tests`" in text
+    ci = ROOT / ".ci" / "run"
+    assert f"\n{SET_UP}.uv/bin/uvx nox -s tests\n" in ci.read_text("utf-8")
+    workflows = (ROOT / ".github").rglob("*.*")
+    for file in (*PAGES, ci, ROOT / "noxfile.py", *workflows):
+        lines = [one for one in file.read_text("utf-8").splitlines() if "pip install -q uv" in one]
+        assert all(SET_UP in one for one in lines), file
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=line_of)
