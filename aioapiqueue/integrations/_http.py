@@ -19,7 +19,7 @@ from aioapiqueue.integrations._advice import MAX_HOLD, Advice, shortened
 from aioapiqueue.integrations._apply_advice import apply_advice
 from aioapiqueue.integrations._headers import read_advice, reads_body
 from aioapiqueue.integrations._learning import Learner, Learning
-from aioapiqueue.integrations._usage import CarefulReader, UsageReader
+from aioapiqueue.integrations._usage import CarefulReader, MalformedUsageError, UsageReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -387,6 +387,8 @@ class HttpPacer:
                 cost = self._settle(request, response, None if reader is None else reader.usage())
                 if cost is not None:
                     wire.apply(slot, lambda slot: slot.settle(cost))
+        except MalformedUsageError:
+            wire.apply(slot, self._count_malformed)
         except Exception as error:  # noqa: BLE001 - the user's: it costs no answer
             report_error(f"settle={self._settle!r} failed on {response!r}", error)
         finally:

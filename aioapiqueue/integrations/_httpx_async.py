@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import Slot
     from aioapiqueue.integrations._exchange import Request, Response
-    from aioapiqueue.integrations._usage import UsageReader
+    from aioapiqueue.integrations._usage import CarefulReader
 
 __all__ = ["PacedBody", "PacedTransport"]
 
@@ -44,7 +44,7 @@ class PacedBody:
         stream: Any,  # noqa: ANN401 - of either library
         slot: Slot,
         end: Callable[[], None],
-        reader: UsageReader | None,
+        reader: CarefulReader | None,
     ) -> None:
         self._stream = stream
         self._slot = slot
@@ -58,7 +58,10 @@ class PacedBody:
         try:
             async for chunk in self._stream:
                 if reader is not None:
-                    reader.feed(chunk)
+                    # Cancelled here, the call is settled to what was read, as it is where the
+                    # caller leaves the body early: the chunk is lost to both.
+                    for _ in reader.steps(chunk):
+                        await asyncio.sleep(0)
                 yield chunk
         finally:
             # After an error, or if the reader has given up, there is nothing left to read.
@@ -139,8 +142,11 @@ class PacedTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, Respo
             self.finish(slot, wire, request, response, reader)
 
         if response.is_closed:  # it came with its content, and nobody will close it again
-            self.read_at_once(response, reader)
-            end()
+            try:
+                for _ in self.read_at_once(response, reader):
+                    await asyncio.sleep(0)
+            finally:  # cancelled there or not
+                end()
         else:
             response.stream = self.body_type(response.stream, slot, end, reader)
         return response  # type: ignore[no-any-return]  # it is of the library

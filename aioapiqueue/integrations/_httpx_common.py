@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue import ApiQueue
     from aioapiqueue.integrations._exchange import Headers, Request, Response
-    from aioapiqueue.integrations._http import UsageReader
+    from aioapiqueue.integrations._usage import CarefulReader
 
 __all__ = [
     "Begun",
@@ -156,11 +156,14 @@ class HttpxPacer(HttpPacer, Generic[TransportT]):
             return self.inner
         return self._by_scheme.get(url.scheme) or self._by_scheme.get("all", self.inner)
 
-    def read_at_once(self, response: Response, reader: UsageReader | None) -> None:
-        """Have a body looked at that came with its head, as those of `MockTransport` do."""
+    def read_at_once(self, response: Response, reader: CarefulReader | None) -> Iterator[None]:
+        """Have a body looked at that came with its head, as those of `MockTransport` do.
+
+        Yields where the event loop may run in between.
+        """
         if reader is not None and isinstance(response.stream, self.library.ByteStream):
             for chunk in response.stream:
-                reader.feed(chunk)
+                yield from reader.steps(chunk)
 
     def remedy(self, other: object) -> str:
         """Return what to do for `other`, where it is of the other library."""

@@ -160,7 +160,8 @@ class PacedSyncTransport(HttpxPacer[TransportT], Generic[TransportT, RequestT, R
             self.finish(slot, wire, request, response, reader)
 
         if response.is_closed:  # it came with its content, and nobody will close it again
-            self.read_at_once(response, reader)
+            for _ in self.read_at_once(response, reader):
+                pass
             end()
         else:
             response.stream = self.body_type(response.stream, slot, end, reader)

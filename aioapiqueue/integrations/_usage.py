@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aioapiqueue._events import report_error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["CarefulReader", "UsageReader"]
+__all__ = ["CarefulReader", "MalformedUsageError", "UsageReader"]
+
+
+class MalformedUsageError(ValueError):
+    """What an answer says that it has used cannot be: the call keeps what it was charged."""
 
 
 class UsageReader(Protocol):
@@ -40,9 +44,31 @@ class CarefulReader:
         try:
             self._reader.feed(chunk)
         except Exception as error:  # noqa: BLE001 - not ours: it costs no answer
-            self._failed = True
-            report_error(f"{self._reader!r} failed to read the body of an answer", error)
+            self._report(error)
+
+    def steps(self, chunk: bytes) -> Iterator[None]:
+        """Show it the next bytes; yield where the event loop may run in between.
+
+        A reader that has no `steps` of its own reads the chunk in one go.
+        """
+        steps = getattr(self._reader, "steps", None)
+        if steps is None:
+            self.feed(chunk)
+            return
+        try:
+            if not self._failed:
+                yield from steps(chunk)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        self._failed = True
+        report_error(f"{self._reader!r} failed to read the body of an answer", error)
 
     def usage(self) -> Mapping[str, Any] | None:
-        """Return what it has found."""
+        """Return what it has found.
+
+        Raises:
+            MalformedUsageError: of the reader.
+        """
         return None if self._failed else self._reader.usage()

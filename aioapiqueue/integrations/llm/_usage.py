@@ -12,6 +12,11 @@ that object stands:
 
 A stream of which the usage never came, or that was abandoned before, is estimated by the text that
 did: at least a token for each event that has some.
+
+The server chooses what is read here, so the work is bounded. 3 kB of gzip can be 3 MB of line ends,
+each of which is a step in Python. Asynchronous transports let the event loop run after each 64 kB
+(`steps`). A body that decodes to more than `_LARGEST` bytes, or to more than `_DENSEST` times the
+bytes on the wire, is not read any further, and its call keeps the cost that was reserved for it.
 """
 
 from __future__ import annotations
@@ -21,12 +26,13 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+from aioapiqueue.integrations._usage import MalformedUsageError
 from aioapiqueue.integrations.llm._inflate import ENCODINGS, Inflate
 from aioapiqueue.integrations.llm._json_scanner import JsonScanner
 from aioapiqueue.integrations.llm._tokens import text_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from aioapiqueue.integrations.llm._json_scanner import Path
     from aioapiqueue.integrations.llm._profile import Usage
@@ -36,12 +42,25 @@ __all__ = ["UsageReader", "read_usage"]
 _LONGEST_LINE = 65_536
 """Bytes. Of a longer one only the usage is looked for: the last event of OpenAI's responses has the
 whole answer in it."""
+_STEP = 65_536
+"""Bytes, decoded, that are read in one go. They take 20 to 30 ms at worst (`"",` again and again)
+and 3 ms of an answer with the log probabilities of each token."""
+_LARGEST = 16_777_216
+"""Bytes of a body, decoded, that are read at most. An answer of 4,000 tokens with 20 log
+probabilities each has 7,000,000."""
+_DENSEST = 100
+"""Most bytes that each byte on the wire is believed to decode to. Such an answer has 4, and gzip
+can make 1,032."""
+_ALWAYS_READ = 262_144
+"""Bytes, decoded, that are read in any case: of a small body, `_DENSEST` means nothing. A short
+answer may repeat a word, or have its JSON indented."""
 _STARTED: Path = ("message", "usage")
 _PATHS: frozenset[Path] = frozenset(
     {("usage",), ("usageMetadata",), (None, "usageMetadata"), ("response", "usage"), _STARTED}
     | {("x_groq", "usage")}  # of Groq's streams
 )
-_LINE_END = re.compile(rb"[\r\n]")
+_LINE_END = re.compile(rb"[\r\n]+")
+"""Any number of them: empty lines mean nothing here, and each match is a step in Python."""
 _TEXTS = frozenset(
     {"arguments", "content", "input", "partial_json", "reasoning", "reasoning_content", "refusal"}
     | {"text", "thinking"}
@@ -63,6 +82,7 @@ _CACHE_WRITE = (
     "cacheWriteInputTokenCount",
 )
 _DETAILS = ("prompt_tokens_details", "input_tokens_details")
+_OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
 _MOST = 1_000_000_000
 
 
@@ -77,7 +97,8 @@ def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
 
     Returns:
         Tokens: `input_tokens` that have nothing to do with a cache, `cache_read_tokens`,
-        `cache_write_tokens` and `output_tokens`, as far as it says them.
+        `cache_write_tokens` and `output_tokens`, as far as it says them; and `reasoning_tokens`,
+        which are those of the output that nobody is shown.
     """
     usage: dict[str, int] = {}
     names = {
@@ -91,10 +112,9 @@ def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
         if count is not None:
             usage[name] = count
     # OpenAI and Gemini count what comes from the cache as input, too.
-    cached = _first(found, ("cachedContentTokenCount",))
-    for name in _DETAILS:
-        if isinstance(found.get(name), dict):
-            cached = _first(found[name], ("cached_tokens",))
+    cached = _first(found, ("cachedContentTokenCount",)) or _detail(
+        found, _DETAILS, "cached_tokens"
+    )
     if cached and "input_tokens" in usage:
         cached = min(cached, usage["input_tokens"])
         usage["input_tokens"] -= cached
@@ -102,6 +122,9 @@ def read_usage(found: Mapping[str, Any]) -> dict[str, int]:
     thoughts = _first(found, ("thoughtsTokenCount",))
     if thoughts:
         usage["output_tokens"] = usage.get("output_tokens", 0) + thoughts
+    reasoning = thoughts or _detail(found, _OUTPUT_DETAILS, "reasoning_tokens")
+    if reasoning:
+        usage["reasoning_tokens"] = reasoning
     tools = _first(found, ("toolUsePromptTokenCount",))
     if tools and "input_tokens" in usage:
         usage["input_tokens"] += tools
@@ -116,28 +139,48 @@ def _first(found: Mapping[str, Any], names: Iterable[str]) -> int | None:
     return None
 
 
+def _detail(found: Mapping[str, Any], names: Iterable[str], detail: str) -> int | None:
+    inner = (found[name] for name in names if isinstance(found.get(name), dict))
+    return next((_first(one, (detail,)) for one in inner), None)
+
+
 class UsageReader:
-    """Finds the usage in one answer's body. Whatever comes, it raises nothing.
+    """Finds the usage in one answer's body. Whatever comes, `feed` and `steps` raise nothing.
 
     Args:
         streams: whether the body is a stream of events, or a JSON document.
         encoding: of the content, one of `ENCODINGS`; empty: none.
+        most_output: the most tokens that the answer may have: what is estimated by the text of a
+            stream is cut to it. Default: not known.
     """
 
-    def __init__(self, *, streams: bool, encoding: str = "") -> None:
+    def __init__(
+        self, *, streams: bool, encoding: str = "", most_output: int | None = None
+    ) -> None:
         self._inflate = Inflate(encoding) if encoding else None
         self._scanner = None if streams else JsonScanner(_PATHS, self._note)
         """Looks at the document, or at a long line of a stream."""
         self._streams = streams
+        self._most_output = math.inf if most_output is None else most_output
         self._line = bytearray()
         self._is_skipped = False
         self._found: dict[str, int] = {}
         self._has_output = False
         self._pieces = 0
         self._size = 0.0
+        self._received = 0
+        """Bytes that came over the wire."""
+        self._read = 0
+        """Bytes that they were, decoded."""
+        self._in_step = 0
+        """Those since the last time that `steps` has yielded: chunks may come one after the other
+        without a pass of the event loop between them."""
+        self._gave_up = False
 
     @classmethod
-    def of(cls, headers: Iterable[tuple[str, str]]) -> UsageReader | None:
+    def of(
+        cls, headers: Iterable[tuple[str, str]], *, most_output: int | None = None
+    ) -> UsageReader | None:
         """Return what reads an answer with these headers; None: nothing can."""
         values = {name.lower(): value.strip().lower() for name, value in headers}
         kind = values.get("content-type", "").partition(";")[0].strip()
@@ -147,21 +190,55 @@ class UsageReader:
         streams = kind == "text/event-stream"
         if not streams and not kind.endswith("json"):
             return None
-        return cls(streams=streams, encoding=encoding)
+        return cls(streams=streams, encoding=encoding, most_output=most_output)
 
     def feed(self, chunk: bytes) -> None:
         """Look at the next bytes, as they came over the wire."""
-        if self._inflate is None:
-            self._feed(chunk)
+        for _ in self.steps(chunk):
+            pass
+
+    def steps(self, chunk: bytes) -> Iterator[None]:
+        """Do the same, and yield each time that `_STEP` bytes have been read, decoded."""
+        self._received += len(chunk)
+        for piece in self._decoded(chunk):
+            if self._gave_up:
+                return
+            if self._in_step + len(piece) > _STEP:
+                yield
+                self._in_step = 0
+            self._in_step += len(piece)
+            self._feed(piece)
+            self._read += len(piece)
+            most = min(_LARGEST, max(_ALWAYS_READ, _DENSEST * self._received))
+            if self._read > most:
+                self._give_up()
+
+    def _decoded(self, chunk: bytes) -> Iterator[bytes]:
+        """Yield what a chunk is, in pieces of at most `_STEP` bytes."""
+        if self._inflate is not None:
+            yield from self._inflate.decode(chunk)
         else:
-            for piece in self._inflate.decode(chunk):
-                self._feed(piece)
+            for start in range(0, len(chunk), _STEP):
+                yield chunk[start : start + _STEP]
+
+    def _give_up(self) -> None:
+        self._gave_up = True
+        self._line.clear()
+        self._scanner = self._inflate = None
 
     def usage(self) -> Usage | None:
-        """Return the tokens that were found so far, as `read_usage` does; None: nothing was."""
+        """Return the tokens that were found so far, as `read_usage` does; None: nothing was.
+
+        Raises:
+            MalformedUsageError: the body is larger than any that is read.
+        """
+        if self._gave_up:
+            raise MalformedUsageError(
+                f"an answer of more than {self._read} bytes, in {self._received} on the wire"
+            )
         usage = dict(self._found)
         if self._pieces and not self._has_output:
-            estimate = max(self._pieces, math.ceil(self._size))
+            estimate = int(min(max(self._pieces, math.ceil(self._size)), self._most_output))
             usage["output_tokens"] = max(usage.get("output_tokens", 0), estimate)
         return usage or None
 

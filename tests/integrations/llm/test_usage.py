@@ -98,17 +98,18 @@ GEMINI_LIST = json.dumps([{"usageMetadata": {"promptTokenCount": 40}}, CANDIDATE
 
 PLAIN = {"input_tokens": 40, "output_tokens": 25}
 CACHED = {"cache_write_tokens": 5, "cache_read_tokens": 100}
+THOUGHT = {**PLAIN, "reasoning_tokens": 5}
 BODIES = {
     "chat": (CHAT, JSON, {"input_tokens": 32, "cache_read_tokens": 8, "output_tokens": 25}),
     "response": (RESPONSE, JSON, PLAIN),
     "message": (MESSAGE, JSON, {**PLAIN, **CACHED}),
-    "content": (CANDIDATE, JSON, PLAIN),
-    "content as a list": (GEMINI_LIST.encode(), JSON, PLAIN),
+    "content": (CANDIDATE, JSON, THOUGHT),
+    "content as a list": (GEMINI_LIST.encode(), JSON, THOUGHT),
     "chat stream": (CHAT_STREAM, SSE, PLAIN),
     "responses stream": (RESPONSES_STREAM, SSE, PLAIN),
     "messages stream": (MESSAGES_STREAM, SSE, {**PLAIN, **CACHED, "output_tokens": 60}),
-    "content stream": (GEMINI_STREAM, SSE, PLAIN),
-    "content stream, CRLF": (GEMINI_STREAM.replace(b"\n", b"\r\n"), SSE, PLAIN),
+    "content stream": (GEMINI_STREAM, SSE, THOUGHT),
+    "content stream, CRLF": (GEMINI_STREAM.replace(b"\n", b"\r\n"), SSE, THOUGHT),
 }
 
 
