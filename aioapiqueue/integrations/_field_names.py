@@ -73,6 +73,7 @@ _FIELDS = {
         name: Field(name)
         for name in ("age", "date", "retry-after", "retry-after-ms", "x-should-retry")
     },
+    "x-ms-retry-after-ms": Field("retry-after-ms"),  # Azure's services, beside `Retry-After`
     "ratelimit": Field("items", POLICIES),
     "ratelimit-policy": Field("policies", POLICIES),
     "x-ratelimit-retry-after": Field("ratelimit-retry-after"),

@@ -12,8 +12,9 @@ Where the `Date` cannot be right, such as one of 1970, they are compared with th
 Which fields count, and where their form is from:
 
 - `Retry-After`, of an answer that pushes back. On others it means something else: on 202, when a
-  job may be done; on 301, when to follow. `retry-after-ms` (OpenAI, Azure) is the same in
-  milliseconds, and more precise: where it is a number, it counts. `X-RateLimit-Retry-After`
+  job may be done; on 301, when to follow. `retry-after-ms` (OpenAI, Azure OpenAI) and
+  `x-ms-retry-after-ms` (Azure: Cosmos DB and others) are the same in milliseconds, and more
+  precise: where one is a number, it counts. `X-RateLimit-Retry-After`
   (MailerLite classic, API rate limits) comes with every answer: it is read where these are missing.
 - `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11:
   `"default";r=0;t=30` and `"default";q=100;w=60`; until -07 `limit=100, remaining=0, reset=30` and

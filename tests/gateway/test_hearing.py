@@ -52,6 +52,12 @@ def heard(status, headers=(), *parts, call=OTHER, whole=True):
     return at_once, turn.advice, hearing
 
 
+def test_milliseconds_of_a_push_back():
+    """Azure's header goes to the hub as its hold."""
+    ((message,), _, _) = heard(429, [("Retry-After", "2"), ("x-ms-retry-after-ms", "1500")])
+    assert message == {"throttled": True, "hold": 1.5}
+
+
 def test_head_is_enough():
     """What remains is given at once: the body of an answer may take minutes to stream."""
     headers = [

@@ -45,22 +45,29 @@ def test_the_forms_of_a_time(text, seconds):
     assert hold(429, ("Retry-After", text), max_hold=100_000) == pytest.approx(seconds)
 
 
-def test_milliseconds_are_preferred_to_seconds():
+@pytest.mark.parametrize("name", ["retry-after-ms", "x-ms-retry-after-ms"])
+def test_milliseconds_are_preferred_to_seconds(name):
     """Where both can be read; if one is malformed, it is counted, and the other one applies."""
-    exact, whole = ("retry-after-ms", "1250"), ("Retry-After", "2")
+    exact, whole = (name, "1250"), ("Retry-After", "2")
     assert hold(429, exact) == hold(429, whole, exact) == hold(503, exact, whole) == 1.25
-    assert hold(403, ("Retry-After-Ms", "0.5")) == 0.0005
+    assert hold(403, (name.title(), "0.5")) == 0.0005
     assert advice(200, exact) == Advice()
     for junk in JUNK:
-        read = advice(429, ("retry-after-ms", junk), whole, max_hold=60)
+        read = advice(429, (name, junk), whole, max_hold=60)
         assert read.malformed
         assert read.hold == 2
         read = advice(429, exact, ("Retry-After", junk), max_hold=60)
         assert read.malformed
         assert read.hold == 1.25
-    assert advice(429, ("retry-after-ms", "9" * 20)) == Advice(
-        throttled=True, hold=3600.0, malformed=True
-    )
+    assert advice(429, (name, "9" * 20)) == Advice(throttled=True, hold=3600.0, malformed=True)
+
+
+def test_two_names_for_milliseconds():
+    """Where they agree, they are one; else the longer one applies, and it is malformed."""
+    one, same = ("retry-after-ms", "1250"), ("x-ms-retry-after-ms", "1250")
+    assert advice(429, one, same) == Advice(throttled=True, hold=1.25)
+    other = ("x-ms-retry-after-ms", "2500")
+    assert advice(429, one, other) == Advice(throttled=True, hold=2.5, malformed=True)
 
 
 @pytest.mark.parametrize("skew", [-7200, -30, 30, 7200, 40 * 365 * 86400])

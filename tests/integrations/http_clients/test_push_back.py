@@ -37,6 +37,11 @@ FORMS = {
     ),
     "429, milliseconds": (429, lambda _: [("Retry-After", "40"), ("retry-after-ms", "30000")]),
     "503, milliseconds": (503, lambda _: [("retry-after-ms", "30000")]),
+    "429, Azure's milliseconds": (
+        429,
+        lambda _: [("Retry-After", "40"), ("x-ms-retry-after-ms", "30000")],
+    ),
+    "503, Azure's milliseconds": (503, lambda _: [("x-ms-retry-after-ms", "30000")]),
     "529, seconds": (529, lambda _: [("retry-after", "30")]),
     "429, Azure, of a deployment without a quota of tokens": (
         429,

@@ -307,6 +307,7 @@ async def test_no_reason_to_wait(httpx_client, server, reply, form):
 NAMES = [
     "Retry-After",
     "retry-after-ms",
+    "x-ms-retry-after-ms",
     "Date",
     "Age",
     "RateLimit",
