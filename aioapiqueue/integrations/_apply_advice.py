@@ -1,19 +1,30 @@
-"""How a queue is given what the answer to one of its calls asks for. Reads no clock."""
+"""How a queue is given what the answer to one of its calls asks for. Reads no clock.
+
+An answer can be wrong, or made to do harm. Nothing that it says may close a lane for longer than
+an hour, or `max_hold` where that is longer, counted in calls like the one that it answered: such a
+learnt limit, or true cost, is malformed. It is counted, and leaves things as they were.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from aioapiqueue._rate import Concurrency, Rate, largest_of, period_of
+from aioapiqueue._units import is_stated
+from aioapiqueue.integrations._advice import MAX_HOLD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aioapiqueue._dispatcher import Dispatcher
+    from aioapiqueue._rate import Limit
     from aioapiqueue._slot import Call
     from aioapiqueue._units import Cost
     from aioapiqueue.integrations._advice import Advice, Quota
     from aioapiqueue.integrations._learning import Learner
 
-__all__ = ["apply_advice"]
+__all__ = ["apply_advice", "settle_within"]
 
 _UNSAID = 60.0
 """Seconds for which the queue believes what remains where no reset is given, as a rule."""
@@ -29,6 +40,7 @@ def apply_advice(
     max_hold: float,
     learner: Learner | None = None,
     failure: Cost | None = None,
+    reserves: bool = False,
 ) -> None:
     """Give a queue what the answer to one of its calls asks for, on the queue's loop.
 
@@ -39,11 +51,16 @@ def apply_advice(
         max_hold: the longest time that is believed, in seconds.
         learner: learns limits from answers; default: none are learnt.
         failure: what the server counts of a call that it has not served; default: all of it.
+        reserves: whether calls may be charged more at first than they cost in the end. Default: no;
+            the server has served all that the call was charged.
     """
     if advice.malformed:
         dispatcher.count("malformed", call)
     if advice.refused:
         dispatcher.count("refused_by_server", call)
+    # A server that refuses a call may do so because it is larger than the limit.
+    is_refused = advice.throttled or advice.refused
+    served = _Served(call, dispatcher, max_hold, reserves=reserves or is_refused)
     if failure is not None:  # first: what the server says remains does not contain it
         call.settle(failure)
     dispatcher.answered(call)
@@ -58,7 +75,7 @@ def apply_advice(
                     call, quota.remaining, unit=quota.unit, reset=reset, limit=quota.limit
                 )
     else:
-        _learn(advice, call, dispatcher, learner, given)
+        _learn(advice, served, learner, given)
     if advice.throttled:
         call.throttled(advice.hold)
     elif advice.hold:
@@ -66,14 +83,21 @@ def apply_advice(
 
 
 def _learn(
-    advice: Advice,
-    call: Call,
-    dispatcher: Dispatcher,
-    learner: Learner,
-    given: Sequence[tuple[Quota, float | None]],
+    advice: Advice, served: _Served, learner: Learner, given: Sequence[tuple[Quota, float | None]]
 ) -> None:
+    call, dispatcher = served.call, served.dispatcher
     now = dispatcher.now()
     quotas = learner.with_periods(call.key, [quota for quota, _ in given], now)
+    rates = [one for one in learner.rates(advice, quotas) if one.unit in dispatcher.units]
+    fit = [rate for rate in rates if served.may_have_limit(rate)]
+    wrong = {(one.unit, one.calls) for one in rates}.difference(
+        (one.unit, one.calls) for one in fit
+    )
+    # What remains is believed all the same, until the reset: that is not later than `max_hold`.
+    quotas = [
+        replace(one, limit=None, period=None) if (one.unit, one.limit) in wrong else one
+        for one in quotas
+    ]
     for quota, (_, reset) in zip(quotas, given, strict=True):
         if quota.remaining is not None:
             dispatcher.sync(
@@ -86,13 +110,74 @@ def _learn(
                 refills=learner.is_bucket(call.key, quota, now),
                 period_is_minimum=learner.period_is_minimum(call.key, quota),
             )
-    rates = [one for one in learner.rates(advice, quotas) if one.unit in dispatcher.units]
-    # One that lets a call through in years is no limit, but an error.
-    fit = [rate for rate in rates if rate.interval <= _SLOWEST]
     if len(fit) < len(rates):
         dispatcher.count("malformed", call)
     if fit:
         dispatcher.adopt(call, fit)
+
+
+class _Served:
+    """A call that was answered, as it was charged: what the answer says of limits must fit it.
+
+    Args:
+        call: which one.
+        dispatcher: of its queue.
+        max_hold: as of `apply_advice`.
+        reserves: whether the server may have counted less of it, or nothing.
+    """
+
+    def __init__(
+        self, call: Call, dispatcher: Dispatcher, max_hold: float, *, reserves: bool
+    ) -> None:
+        self.call = call
+        self.dispatcher = dispatcher
+        self._costs = call.costs
+        self._longest = max(max_hold, MAX_HOLD)
+        self._reserves = reserves
+
+    def may_have_limit(self, rate: Rate) -> bool:
+        """Return whether a server with this limit serves such calls, and more than now and then."""
+        unit = self.dispatcher.units.known_place_of(rate.unit)
+        cost = self._costs[unit] if is_stated(self._costs, unit) else 1
+        # Of a reservation the server may count less: `max_tokens` is above many limits of tokens.
+        if cost > rate.burst and not self._reserves:
+            return False
+        # The next one waits for as long, at once after this one.
+        wait = (2 * cost - rate.burst) * rate.interval
+        # One that lets a call through in years is no limit, but an error.
+        return wait <= self._longest and max(1, cost) * rate.interval <= _SLOWEST
+
+
+def settle_within(call: Call, dispatcher: Dispatcher, cost: Cost, *, max_hold: float) -> None:
+    """Settle a call to what its answer says that it cost, on the queue's loop.
+
+    What would close a lane for too long is malformed, and the call keeps what it was charged.
+
+    Args:
+        call: which was answered.
+        dispatcher: the queue's.
+        cost: as `Slot.settle` takes it.
+        max_hold: as of `apply_advice`.
+    """
+    longest = max(max_hold, MAX_HOLD)
+    costs = dispatcher.units.settled(cost, call.costs)
+    for key in {None, *call.keys}:
+        for limit in dispatcher.limiter.limits_of(key) or ():
+            if isinstance(limit, Concurrency):
+                continue
+            unit = dispatcher.units.known_place_of(limit.unit)
+            before = call.costs[unit] if is_stated(call.costs, unit) else 0
+            # What it was charged at first is the user's affair, and so is what a limit has at once.
+            least = max(before, largest_of(limit))
+            if is_stated(costs, unit) and (costs[unit] - least) * _interval(limit) > longest:
+                dispatcher.count("malformed", call)
+                return
+    call.settle(cost)
+
+
+def _interval(limit: Limit) -> float:
+    """Return the seconds in which a limit lets one of its unit through."""
+    return limit.interval if isinstance(limit, Rate) else period_of(limit) / largest_of(limit)
 
 
 def _reset_of(quota: Quota, max_hold: float) -> float | None:

@@ -37,6 +37,7 @@ from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue._units import ONE_CALL
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 from aioapiqueue.integrations._event_streams import StreamReader, watched
+from aioapiqueue.integrations._usage import MalformedUsageError
 from aioapiqueue.registry import PacedCall, Registry, parameter_counts
 
 if TYPE_CHECKING:
@@ -74,14 +75,18 @@ class CallProfile(Protocol):
     ) -> Mapping[str, Any] | None:
         """Return what an answer says that it has used; None: it does not, or not yet."""
 
-    def stream_reader(self) -> StreamReader:
+    def stream_reader(self, request: Any) -> StreamReader:  # noqa: ANN401 - as of `asked_for`
         """Return what finds in the events of a streamed answer what it has used."""
 
     def failed(self, request: Any, status: int) -> Cost | None:  # noqa: ANN401 - as of `asked_for`
         """Return what is counted of a call that was not served; None: all of it."""
 
     def settled(self, request: Any, usage: Mapping[str, Any]) -> Cost | None:  # noqa: ANN401 - as of `asked_for`
-        """Return the true cost of a call; None: it is as it was."""
+        """Return the true cost of a call; None: it is as it was.
+
+        Raises:
+            MalformedUsageError: what the answer says cannot be.
+        """
 
 
 class Call:
@@ -348,8 +353,14 @@ class Pacer(ABC):
         if response["status_code"] >= 400:  # noqa: PLR2004 - a failure
             return
 
+        queue = call.queue
+
         def settle(usage: Mapping[str, Any]) -> None:
-            cost = profile.settled(request, usage)
+            try:
+                cost = profile.settled(request, usage)
+            except MalformedUsageError:
+                self.count_malformed(queue, slot.key)
+                return
             if cost is not None:
                 slot.settle(cost)
 
@@ -359,7 +370,7 @@ class Pacer(ABC):
             return
         for name, value in parsed.items():
             if isinstance(value, EventStream):
-                parsed[name] = watched(value, profile.stream_reader(), settle)
+                parsed[name] = watched(value, profile.stream_reader(request), settle)
 
     def _read(self, response_dict: Mapping[str, Any], **_: object) -> None:
         call = current.get()

@@ -16,7 +16,7 @@ from aioapiqueue._queue import check_place, dispatcher_of, watch_turns
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue._slot import check_count
 from aioapiqueue.integrations._advice import MAX_HOLD, Advice, shortened
-from aioapiqueue.integrations._apply_advice import apply_advice
+from aioapiqueue.integrations._apply_advice import apply_advice, settle_within
 from aioapiqueue.integrations._headers import read_advice, reads_body
 from aioapiqueue.integrations._learning import Learner, Learning
 from aioapiqueue.integrations._usage import CarefulReader, MalformedUsageError, UsageReader
@@ -116,7 +116,9 @@ class HttpPacer:
             library's request that returns it; default: 0.
         settle: returns the true cost of a call, or None if it is as it was: a function of the
             library's request and response, and of what a `usage_reader` has found (None without
-            one). Called when the body has ended, which it must not read.
+            one). Called when the body has ended, which it must not read. A cost that would hold the
+            lane for longer than an hour, and than `max_hold`, beyond what its limits let through at
+            once is counted as malformed, and the call keeps what it was charged.
         advise: returns what an answer asks for, where its fields are not understood here: a
             function of the library's response, of which only the head has arrived. Default, and
             where it returns None: what the fields say.
@@ -362,7 +364,12 @@ class HttpPacer:
             max_hold=self._max_hold,
             learner=self._learner,
             failure=failure,
+            reserves=self._settle is not None,
         )
+
+    def _settle_within(self, cost: Cost, slot: Slot) -> None:
+        call = cast("Call", slot)
+        settle_within(call, self._dispatcher, cost, max_hold=self._max_hold)
 
     def reader_for(self, request: Request, status: int, headers: Headers) -> CarefulReader | None:
         """Return the `usage_reader` of an answer, with errors that cost no answer."""
@@ -386,7 +393,7 @@ class HttpPacer:
             if self._settle is not None:
                 cost = self._settle(request, response, None if reader is None else reader.usage())
                 if cost is not None:
-                    wire.apply(slot, lambda slot: slot.settle(cost))
+                    wire.apply(slot, partial(self._settle_within, cost))
         except MalformedUsageError:
             wire.apply(slot, self._count_malformed)
         except Exception as error:  # noqa: BLE001 - the user's: it costs no answer

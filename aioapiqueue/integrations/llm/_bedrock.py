@@ -75,7 +75,11 @@ class BedrockProfile(Profile):
         return 0 if _NO_TEXT.search(request.model) else Profile.reserved_for(self, request)
 
     def settled(self, request: LLMRequest, usage: Usage | None) -> Costs | None:
-        """Return what a call has really cost, in tokens; None: as much as it was charged."""
+        """Return what a call has really cost, in tokens; None: as much as it was charged.
+
+        Raises:
+            ValueError: as of `Profile`.
+        """
         # An answer that names its input alone has no text: a model's id may be an ARN of one's own.
         if usage and "input_tokens" in usage:
             usage = {"output_tokens": 0, **usage}
@@ -93,16 +97,20 @@ class BedrockProfile(Profile):
             }
         return read_usage(usage) or None
 
-    def stream_reader(self) -> BedrockStream:
-        """Return what finds the usage in the events of a streamed answer."""
-        return BedrockStream()
+    def stream_reader(self, request: LLMRequest) -> BedrockStream:
+        """Return what finds the usage in the events of a streamed answer to a request."""
+        return BedrockStream(request.max_output_tokens)
 
 
 class BedrockStream:
-    """Finds what a streamed answer has used; of one that is left early, by the text that came."""
+    """Finds what a streamed answer has used; of one that is left early, by the text that came.
 
-    def __init__(self) -> None:
-        self._reader = UsageReader(streams=True)
+    Args:
+        most_output: as of `UsageReader`.
+    """
+
+    def __init__(self, most_output: int | None) -> None:
+        self._reader = UsageReader(streams=True, most_output=most_output)
 
     def feed(self, event: Mapping[str, Any]) -> None:
         """Look at an event."""

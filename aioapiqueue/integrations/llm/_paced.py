@@ -98,7 +98,7 @@ class ProfiledPacer(HttpxPacer[Any]):
         found = _read(request)
         if status != _OK or found is None or found.endpoint is None:
             return None
-        return UsageReader.of(headers)
+        return UsageReader.of(headers, most_output=found.max_output_tokens)
 
     def cost_of_failure(self, request: Request, status: int) -> Cost | None:
         """Return what the provider counts of a request that it has not served."""

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeAlias
 from aioapiqueue._callables import is_coroutine_function
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._rate import LONGEST, positive
+from aioapiqueue.integrations.llm._belief import check_usage, most_input
 from aioapiqueue.integrations.llm._request import (
     Endpoint,
     LLMRequest,
@@ -165,8 +166,17 @@ class Profile:
             count=self.count or counter_for(model),
             attachment_tokens=self.attachment_tokens,
         )
-        most = most_output(body, endpoint)
-        return LLMRequest(host, path, headers, body, model, endpoint, math.ceil(size), most)
+        return LLMRequest(
+            host,
+            path,
+            headers,
+            body,
+            model,
+            endpoint,
+            math.ceil(size),
+            most_output(body, endpoint),
+            most_input_tokens=most_input(body, endpoint, size),
+        )
 
     def _endpoint_of(self, path: str) -> tuple[Endpoint | None, str | None]:
         for endpoint in self.endpoints:
@@ -204,9 +214,14 @@ class Profile:
         Args:
             request: as it was read.
             usage: what its answer says; None: nothing.
+
+        Raises:
+            ValueError: that cannot be: its output is more than the request allows, or its input far
+                more than the request has.
         """
         if request.endpoint is None or not usage:
             return None
+        check_usage(request, usage)
         read, output = float(request.input_tokens), self.reserved_for(request)
         if "input_tokens" in usage:
             read = usage["input_tokens"] + usage.get("cache_write_tokens", 0)

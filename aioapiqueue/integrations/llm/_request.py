@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Endpoint", "LLMRequest", "most_output", "prompt_size", "read_body"]
+__all__ = [
+    "Endpoint",
+    "LLMRequest",
+    "is_data_url",
+    "is_tokens",
+    "most_output",
+    "prompt_size",
+    "read_body",
+]
 
 _MAX_REQUEST = 33_554_432
 """Bytes of a body that is parsed: as large as Anthropic allows."""
@@ -68,6 +76,8 @@ class LLMRequest:
         input_tokens: of its prompt, estimated.
         max_output_tokens: the most that the answer may have, of all choices; None: it does not say.
         reserved: tokens that were reserved for the answer; None: not known yet.
+        most_input_tokens: the most input tokens that an answer is believed to have used; None: any
+            number, as the request refers to something that is not in it.
     """
 
     host: str
@@ -79,6 +89,7 @@ class LLMRequest:
     input_tokens: int = 0
     max_output_tokens: int | None = None
     reserved: float | None = None
+    most_input_tokens: float | None = None
 
 
 def read_body(content: bytes | None) -> Mapping[str, Any]:
@@ -120,12 +131,12 @@ def prompt_size(
     while values:
         value = values.pop()
         if isinstance(value, str):
-            if _DATA_URL.match(value):
+            if is_data_url(value):
                 size += attachment_tokens
             else:
                 texts.append(value)
         elif isinstance(value, list):
-            if _is_tokens(value):
+            if is_tokens(value):
                 size += len(value)
             else:
                 values.extend(value)
@@ -144,7 +155,12 @@ def _read_of(part: Mapping[str, Any]) -> Iterable[Any]:
     return values if "role" in part or "text" in part else [*part, *values]
 
 
-def _is_tokens(values: list[Any]) -> bool:
+def is_data_url(text: str) -> bool:
+    """Return whether a text is a file: an image, as a rule."""
+    return _DATA_URL.match(text) is not None
+
+
+def is_tokens(values: list[Any]) -> bool:
     """Return whether a list is a prompt of tokens: their numbers."""
     return bool(values) and type(values[0]) is int
 

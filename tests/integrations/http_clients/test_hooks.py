@@ -100,6 +100,43 @@ async def test_limit_of_years_is_not_learnt(client, server, reply):
     assert queue.stats.malformed == 2
 
 
+async def test_limit_below_what_was_served(client, server, reply):
+    """A server that has served 500 tokens has no limit of 300; 500 may be all that it has."""
+    server.answer = lambda _: reply.of(200, [("X-RateLimit-Limit-Tokens", "300")])
+    queue = ApiQueue(lanes={"*": ()})
+    async with client(queue, learn=True, cost={"tokens": 500}) as paced:
+        assert await paced.get(server.url()) == 200
+        assert (queue.stats.learnt, queue.stats.malformed) == ({}, 1)
+        server.answer = lambda _: reply.of(200, [("X-RateLimit-Limit-Tokens", "500")])
+        assert await paced.get(server.url()) == 200
+    assert [str(one) for one in queue.stats.learnt["127.0.0.1"]] == ["500 tokens/min burst 500"]
+    assert queue.stats.malformed == 1
+
+
+async def test_limit_that_holds_too_long(client, server, reply):
+    """One call a day would hold the lane for a day: it is learnt where `max_hold` allows it."""
+    server.answer = lambda _: reply.of(200, [("RateLimit-Policy", '"d";q=1;w=86400')])
+    for max_hold, learnt in ((3600, set()), (86_400, {"127.0.0.1"})):
+        queue = ApiQueue(lanes={"*": ()})
+        async with client(queue, learn=True, max_hold=max_hold) as paced:
+            assert await paced.get(server.url()) == 200
+        assert set(queue.stats.learnt) == learnt
+        assert queue.stats.malformed == (not learnt)
+
+
+async def test_settling_holds_an_hour(client, server):
+    """A true cost that would hold a lane for longer than that is not charged, but counted."""
+    usage = {"tokens": 400_000}
+    queue = ApiQueue(lanes={"*": "6000 tokens/min burst 6000"})
+    settle = lambda request, response, _: usage  # noqa: E731 - short
+    async with client(queue, cost={"tokens": 10}, settle=settle) as paced:
+        assert await paced.get(server.url()) == 200
+        assert (queue.stats.costs["tokens"], queue.stats.malformed) == (10, 1)
+        usage["tokens"] = 300_000
+        assert await paced.get(server.url()) == 200
+        assert (queue.stats.costs["tokens"], queue.stats.malformed) == (300_010, 1)
+
+
 async def test_slow_limit_is_learnt(client, server, reply):
     """20 a day is a limit, although one call in 72 minutes is slower than `max_hold`."""
     server.answer = lambda _: reply.of(200, [("RateLimit-Policy", '"d";q=20;w=86400')])

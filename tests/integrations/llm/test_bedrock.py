@@ -198,6 +198,20 @@ async def test_answer_that_names_its_input_alone(blockbuster):
     assert queue.stats.costs == {"calls": 1, "tokens": 12}
 
 
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_output_above_what_was_allowed(operation, blockbuster):
+    """It is counted as malformed, and the call keeps what it was charged."""
+    blockbuster.deactivate()
+    queue = a_queue()
+    async with paced_client(queue, used=(40, 501)) as (_, client):
+        answer = await getattr(client, operation)(**OPERATIONS[operation])
+        if "stream" in operation:
+            async for _ in stream_of(answer):
+                pass
+    assert queue.stats.costs == {"calls": 1, "tokens": ESTIMATE + 500}
+    assert queue.stats.malformed == 1
+
+
 async def read(stream, pieces, *, waits):
     """Read so many pieces of text, and leave the stream, or wait with the last one in hand."""
     seen = 0

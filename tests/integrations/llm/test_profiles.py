@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aioapiqueue.integrations import llm
+from aioapiqueue.integrations._usage import MalformedUsageError
 from aioapiqueue.integrations.llm._tokens import counter_for
 
 TEXT = "x" * 400  # 100 tokens
@@ -246,18 +248,16 @@ FIELDS = ["model", "messages", "input", "contents", "system", "max_tokens", "n",
     st.dictionaries(st.sampled_from(FIELDS), JSONS),
     st.dictionaries(
         st.sampled_from(["input_tokens", "output_tokens", "cache_read_tokens"]),
-        st.integers(0, 10**9),
+        st.integers(0, 100) | st.integers(0, 10**9),
     ),
     st.integers(100, 999),
 )
 def test_any_json_has_whole_costs(profile, path, body, usage, status):
     """Whatever a body says, costs are whole numbers of the profile's units, not negative."""
     request = profile.read(host="h", path=path, body=body)
-    costs = [
-        profile.cost_of(request),
-        profile.settled(request, usage) or {},
-        profile.failed(request, status) or {},
-    ]
+    costs = [profile.cost_of(request), profile.failed(request, status) or {}]
+    with suppress(MalformedUsageError):  # what cannot be, as far as the body says
+        costs.append(profile.settled(request, usage) or {})
     for found in costs:
         assert found.keys() <= {"calls", *profile.units}
         assert all(type(amount) is int and amount >= 0 for amount in found.values())
