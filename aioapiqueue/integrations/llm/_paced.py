@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ from aioapiqueue.integrations._httpx_common import HttpxPacer
 from aioapiqueue.integrations._learning import Learning
 from aioapiqueue.integrations.llm._bedrock import BedrockProfile
 from aioapiqueue.integrations.llm._profile import Profile
-from aioapiqueue.integrations.llm._usage import UsageReader
+from aioapiqueue.integrations.llm._profiles import profile_for
+from aioapiqueue.integrations.llm._usage import StatedUsageReader, UsageReader
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -66,6 +68,8 @@ class ProfiledPacer(HttpxPacer[Any]):
             )
         learning = Learning(units=profile.units, periods=profile.periods, refills=profile.refills)
         self.profile = profile
+        self._has_warned = False
+        """Whether an answer has shown that the profile is not that of the server."""
         more: dict[str, Any] = {"settle": self._settled, "learn": learning if learn else False}
         super().__init__(queue, transport, **more, **options)
         _check_units(self.queue, profile)
@@ -96,8 +100,11 @@ class ProfiledPacer(HttpxPacer[Any]):
     def usage_reader(self, request: Request, status: int, headers: Headers) -> UsageReader | None:
         """Return what looks for the usage in an answer."""
         found = _read(request)
-        if status != _OK or found is None or found.endpoint is None:
+        if status != _OK or found is None:
             return None
+        if found.endpoint is None:
+            fits = request.method == "POST" and profile_for(found.host, found.path)
+            return StatedUsageReader.of(headers) if fits and not self._has_warned else None
         return UsageReader.of(headers, most_output=found.max_output_tokens)
 
     def cost_of_failure(self, request: Request, status: int) -> Cost | None:
@@ -112,7 +119,23 @@ class ProfiledPacer(HttpxPacer[Any]):
     def _settled(self, request: Request, response: Response, usage: Usage | None) -> Cost | None:
         del response
         found = _read(request)
-        return None if found is None else self.profile.settled(found, usage)
+        if found is None:
+            return None
+        if usage and found.endpoint is None:
+            self._warn_of_profile(found)
+        return self.profile.settled(found, usage)
+
+    def _warn_of_profile(self, found: LLMRequest) -> None:
+        """Say once that an answer states a usage, and that the profile does not know its kind."""
+        fitting = profile_for(found.host, found.path)
+        if fitting is None or self._has_warned:
+            return
+        self._has_warned = True
+        warnings.warn(
+            f"the profile {self.profile.name!r} does not know POST {found.host}{found.path}, so "
+            f"its tokens are not counted: make the client with llm.{fitting.name}",
+            stacklevel=2,
+        )
 
 
 def _check_units(queue: ApiQueue, profile: Profile) -> None:

@@ -9,7 +9,16 @@ from aioapiqueue.integrations.llm._bedrock import BedrockProfile
 from aioapiqueue.integrations.llm._profile import Profile
 from aioapiqueue.integrations.llm._request import Endpoint
 
-__all__ = ["anthropic", "azure", "bedrock", "compatible", "gemini", "groq", "openai"]
+__all__ = [
+    "anthropic",
+    "azure",
+    "bedrock",
+    "compatible",
+    "gemini",
+    "groq",
+    "openai",
+    "profile_for",
+]
 
 _MINUTE = 60.0
 _DAY = 86_400.0
@@ -145,3 +154,20 @@ bedrock = BedrockProfile(
     output_weight=_burndown,
 )
 """Amazon Bedrock, through `pace_session(..., profile=llm.bedrock)`."""
+
+_OF_HOSTS = {"openai.com": openai, "azure.com": azure, "groq.com": groq}
+
+
+def profile_for(host: str, path: str) -> Profile | None:
+    """Return the profile for requests to an address, if their answers are made of tokens.
+
+    Args:
+        host: of the URL, without the port.
+        path: of the URL, without the query.
+    """
+    for profile in (anthropic, gemini, compatible):
+        endpoint = profile.read(host=host, path=path).endpoint
+        if endpoint is not None and endpoint.most:
+            own = [one for name, one in _OF_HOSTS.items() if f".{host}".endswith(f".{name}")]
+            return own[0] if own and profile is compatible else profile
+    return None

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations.llm._json_scanner import Path
     from aioapiqueue.integrations.llm._profile import Usage
 
-__all__ = ["UsageReader", "read_usage"]
+__all__ = ["StatedUsageReader", "UsageReader", "read_usage"]
 
 _LONGEST_LINE = 65_536
 """Bytes. Of a longer one only the usage is looked for: the last event of OpenAI's responses has the
@@ -300,6 +300,15 @@ class UsageReader:
         self._found |= usage
         if path != _STARTED and "output_tokens" in usage:
             self._has_output = True
+
+
+class StatedUsageReader(UsageReader):
+    """Finds only a usage that the answer states: of one that does not, nothing is estimated."""
+
+    def usage(self) -> Usage | None:
+        """Return it, as the base class does."""
+        usage = super().usage()
+        return usage if self._found else None
 
 
 def _texts(piece: Any) -> Iterable[str]:  # noqa: ANN401 - any JSON
