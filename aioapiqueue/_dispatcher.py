@@ -25,6 +25,7 @@ import anyio
 from aioapiqueue._audience import Audience
 from aioapiqueue._events import Costs, report_error
 from aioapiqueue._figures import LaneFigures
+from aioapiqueue._grammar import duration_text
 from aioapiqueue._lanes import find_patterns, fits
 from aioapiqueue._limiter import FastAcquire
 from aioapiqueue._local_limiter import LocalLimiter
@@ -109,7 +110,8 @@ class Dispatcher:
         # CPython 3.11 shares the keys of up to 29 attributes among instances. With one more, every
         # look-up costs more (2.7 % of a slot's instructions), and a queue has 1.3 kB more.
         self.name = name
-        self.closed = False
+        self.closed = ""
+        """Why it takes no more calls, and what to do; empty: it does."""
         self.started = 0
         """How many calls have started, less those whose slot was refunded."""
         self.ended = 0
@@ -300,7 +302,7 @@ class Dispatcher:
             if charge is None or self.waiters.live or not charge(now, costs):
                 if self.closed:
                     self.count("refused", call)
-                    raise QueueClosed(f"{self!r} takes no more calls: make a new queue")
+                    raise QueueClosed(f"{self!r} takes no more calls: {self.closed}")
                 if not self.limiter.try_acquire(call, now):
                     return False
                 if costs is not ONE_CALL:
@@ -331,8 +333,8 @@ class Dispatcher:
             if now + call.timeout + _ROUNDING < due < math.inf:
                 self.count("timed_out", call)
                 raise SlotTimeout(
-                    f"{self!r}: no slot within {call.timeout:g} s, the next is due in "
-                    f"{due - now:.3g} s"
+                    f"{self!r}: no slot within {duration_text(call.timeout)}, the next is due in "
+                    f"{duration_text(due - now)}"
                 )
         waiters = self.waiters
         is_full = self._overflow(call) if 0 < waiters.maxsize <= waiters.live else None
@@ -591,7 +593,8 @@ class Dispatcher:
                 later = loop.call_later(max(0.0, due - now), self._time_out, call, until, loop)
                 self._timeouts[call] = later
                 return
-        error = SlotTimeout(f"{self!r}: no slot within {call.timeout:g} s")
+        assert call.timeout is not None  # noqa: S101 - it has run out
+        error = SlotTimeout(f"{self!r}: no slot within {duration_text(call.timeout)}")
         self.fail(call, "timed_out", error)
 
     def _stop_timeout(self, call: Call) -> None:
@@ -599,15 +602,16 @@ class Dispatcher:
         if timer is not None:
             timer.cancel()
 
-    async def aclose(self, *, drain: bool, within: float | None) -> None:
+    async def aclose(self, *, drain: bool, within: float | None, why: str) -> None:
         """Take no more calls, let those who wait go, and end what is running here.
 
         Args:
             drain: let them start first.
             within: seconds for that at most; None: any time.
+            why: what has closed it, and what to do, for the errors of later calls.
         """
         self.bind()
-        self.closed = True
+        self.closed = self.closed or why
         self._find_fast_acquire()
         try:
             with anyio.move_on_after(within):

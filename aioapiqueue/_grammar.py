@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CALLS",
+    "EXAMPLES",
     "FORMS",
     "NO_UNITS",
     "PERIODS",
@@ -38,6 +39,7 @@ __all__ = [
     "LimitTextError",
     "check_unit",
     "count_text",
+    "duration_text",
     "number_text",
     "per_text",
     "read",
@@ -54,12 +56,10 @@ NO_UNITS = {"call", "rq", "rqs", "req", "reqs", "request", "requests"}
 UNLIMITED = "unlimited"
 PERIODS = ("hour", "day", "month")
 """In each of what a `Calendar` counts."""
-FORMS = (
-    'accepted forms: "10/s", "500/min", "5000/h", "0.2/s", "7 per 2s" (calls per time), '
-    '"100ms", "0.5s" (one call each so long), "20/s burst 100", "5000 in any 1h", '
-    '"1500 in each day of America/Los_Angeles", "5 at once", "unlimited"; with a unit after the '
-    'number: "30000 tokens/min"; several with commas'
-)
+FORMS = "all forms: aioapiqueue docs limits"
+"""Where all that can be written is shown."""
+EXAMPLES = 'write one such as "10/s", "100ms", "5000 in any 1h" or "5 at once"'
+"""What an error says that has nothing better to say."""
 
 _SECONDS = {
     "ms": (1, 1000),
@@ -74,8 +74,21 @@ _SECONDS = {
     "day": (86400, 1),
 }
 """The seconds in each unit of time, as a fraction of whole numbers."""
-_RATES = {"hz": "s", "rps": "s", "qps": "s", "tps": "s", "rpm": "min", "qpm": "min"}
+_RATES = {"hz": "s", "rps": "s", "qps": "s", "tps": "s"} | {
+    "rpm": "min",
+    "qpm": "min",
+    "rph": "h",
+    "rpd": "day",
+}
 """Words for calls per time, and the time."""
+_SHORT_RATES = {word: f"/{time}" for word, time in _RATES.items()} | {
+    "tpm": " tokens/min",
+    "tpd": " tokens/day",
+    "itpm": " input_tokens/min",
+    "otpm": " output_tokens/min",
+}
+"""What to write after the number instead of a word for calls, or an LLM's tokens, per time."""
+_AT_ONCE = r"(?:in\s+)?(?:concurrent|concurrently|parallel|simultaneous|simultaneously)"
 _WRITTEN = (("d", 86400), ("h", 3600), ("min", 60))
 """The units of time that are written for whole numbers of them, the largest first."""
 _TIME_WORDS = {word + plural for word in (*_SECONDS, "month") for plural in ("", "s")}
@@ -112,10 +125,9 @@ class LimitTextError(ValueError):
 
     @classmethod
     def of(cls, text: str, reason: str = "", *, kind: str = "limit") -> LimitTextError:
-        """Return the error that quotes a text, says why, and shows the forms."""
+        """Return the error that quotes a text, says why, and where all forms are shown."""
         shown = repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "...")
-        why = f": {reason}" if reason else ""
-        return cls(f"{shown} is not a {kind}{why}; {FORMS}", reason)
+        return cls(f"{shown} is not a {kind}: {reason or EXAMPLES}; {FORMS}", reason)
 
 
 # Reading.
@@ -242,6 +254,20 @@ def _problem(text: str) -> str:
     if not blank and re.fullmatch(r"[\d.]{1,12}", number) and re.match(r"[kKM]\b", rest, _FLAGS):
         thousands = number_text(float(number) * (1e6 if rest[0] == "M" else 1e3)) + rest[1:]
         return _problem(thousands) or f'write "{thousands}"'
+    return _problem_in_one_word(number, rest) or _problem_of_rest(number, blank, rest)
+
+
+def _problem_in_one_word(number: str, rest: str) -> str:
+    """Return what to write for a word that stands for a whole limit: rpm, tpm, concurrent."""
+    if re.match(rf"{_AT_ONCE}\b", rest, _WORDS):
+        return f'write "{number} at once"'
+    match = re.fullmatch(r"(\w+)(\s+burst\s.*)?", rest, _WORDS)
+    per = _SHORT_RATES.get(match[1].lower()) if match else None
+    return f'write "{number}{per}{match[2] or ""}"' if match and per else ""
+
+
+def _problem_of_rest(number: str, blank: str, rest: str) -> str:
+    """Return what is wrong of a number, what comes after it, and the rest."""
     has_unit = re.match(r"([^\s/()]+)\s*($|(?:/|(?:per|in|at)\b).*)", rest, _WORDS)
     if has_unit is None or has_unit[1].lower() in _RESERVED - _TIME_WORDS:
         return _problem_of_form(number, rest)
@@ -337,6 +363,19 @@ def time_text(seconds: float) -> str:
         if above / (below * 1000) == seconds:
             return f"{text}ms"
     return f"{number_text(seconds)}s"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration for people, with three digits: 0.05 s, 49.3 min, 87 days.
+
+    >>> [duration_text(seconds) for seconds in (0.0499, 60, 2960, 1e9)]
+    ['0.0499 s', '60 s', '49.3 min', '11,574 days']
+    """
+    for word, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            count = seconds / size
+            return f"{count:.3g} {word}" if count < 999.5 else f"{count:,.0f} {word}"  # noqa: PLR2004 - more than three digits
+    return f"{seconds:.3g} s"
 
 
 def per_text(seconds: float) -> str:

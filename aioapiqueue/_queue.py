@@ -12,6 +12,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Literal,
+    Never,
     NoReturn,
     Protocol,
     Self,
@@ -26,8 +27,9 @@ from typing import (
 from aioapiqueue._callables import CallOptions
 from aioapiqueue._dispatcher import Dispatcher, loop_of_this_thread
 from aioapiqueue._double_turns import DoubleTurns
-from aioapiqueue._grammar import CALLS
+from aioapiqueue._grammar import CALLS, duration_text
 from aioapiqueue._map import paced_map
+from aioapiqueue._options import Missing, refuse_unknown
 from aioapiqueue._rate import LONGEST, Limit, Rate, Window, as_limits, positive, whole
 from aioapiqueue._slot import NO_KEYS, Slot, check_count, keys_of
 from aioapiqueue._view import LimiterView
@@ -68,8 +70,30 @@ Observers: TypeAlias = "Sequence[Observer | ObserverFactory]"
 
 _ONCE = (
     '"async with queue:" is for its whole life, and closes it at the end; for each call, write '
-    '"async with queue.slot():", or keep limiter = queue.limiter() and write "async with limiter:"'
+    '"async with queue.slot():", or keep limiter = queue.limiter() and write "async with '
+    'limiter:"; a queue needs no start and no stop: to use it again, leave it open'
 )
+_CLOSED_BY_BLOCK = (
+    '"async with queue:" has closed it at its end. A queue needs no start and no stop: leave '
+    '"async with queue:" out, or make a new queue each time'
+)
+_CLOSED = "aclose() has closed it: make a new queue, or leave this one open (it needs no stop)"
+
+_NO_OPTIONS = ("limits", "unknown", "return")
+_LIMITS_FIRST = 'limits come first, without a name: ApiQueue("10/s")'
+_HINTS = {
+    **dict.fromkeys(("rate", "rates", "limit", "limits", "max_rate", "rps"), _LIMITS_FIRST),
+    **dict.fromkeys(
+        ("burst", "capacity"), 'a burst is part of its limit: ApiQueue("20/s burst 100")'
+    ),
+    **dict.fromkeys(
+        ("per", "period", "time_period"), 'the time is part of the limit: ApiQueue("7 per 2s")'
+    ),
+    "max_concurrency": "did you mean concurrency=?",
+    "key": "calls have keys: queue.slot(key=...)",
+    "timeout": "calls have time-outs: queue.slot(timeout=...)",
+}
+"""What to write instead of options that others have."""
 
 _ONE = 1
 """The default of `cost`, told by what it is: to compare a mapping with a number takes longer."""
@@ -167,9 +191,10 @@ class ApiQueue:
         strict_lanes: refuse a key that fits none of the lanes, in calls and in `set_rate`, `hold`
             and the like; calls without a key pass. Default: they come under the queue's own limits,
             and where it has none, an `UnknownKeyWarning` says so once.
+        unknown: refused, with the option that was probably meant.
 
     Raises:
-        TypeError: a bare number as a limit; the message shows its readings.
+        TypeError: a bare number as a limit, whose readings the message shows; or an unknown option.
         ValueError: a limit, size or word that is invalid; the message quotes it.
     """
 
@@ -187,7 +212,11 @@ class ApiQueue:
         schedule: LimiterFactory | None = None,
         observers: Observers = (),
         strict_lanes: bool = False,
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            known = [name for name in ApiQueue.__init__.__annotations__ if name not in _NO_OPTIONS]
+            refuse_unknown(unknown, known, by="ApiQueue", hints=_HINTS)
         if order not in ORDERS:
             words = " or ".join(f'"{word}"' for word in ORDERS)
             raise ValueError(f"order is {words}, not {order!r}")
@@ -230,6 +259,11 @@ class ApiQueue:
         self._double_turns: DoubleTurns | None = None
         self._watches: DoubleTurns | None = None
         """The same, as long as slots are to be noted."""
+
+    if not TYPE_CHECKING:  # a type checker says itself that there is none
+        acquire = Missing(
+            'write "async with queue.slot():" for a call, or "await queue.limiter().acquire()"'
+        )
 
     @property
     def name(self) -> str | None:
@@ -428,8 +462,10 @@ class ApiQueue:
         if self._dispatcher.try_start(call):
             return call
         retry_in = self.estimate(key=key, keys=keys, priority=priority, cost=cost)
-        if retry_in > 0:
-            message = f"the next slot is due in {retry_in:.3g} s"
+        if retry_in == math.inf:
+            message = "it is paused, until resume()"
+        elif retry_in > 0:
+            message = f"the next slot is due in {duration_text(retry_in)}"
         else:  # a permit is missing, those who wait are about to start, or a server is to be asked
             retry_in = _ASK_AGAIN
             message = f"when a slot is free is not known: try in {retry_in:g} s, or use slot()"
@@ -849,7 +885,7 @@ class ApiQueue:
         """
         if timeout is not None:
             positive(timeout, of="timeout", least=0, most=LONGEST)
-        await self._dispatcher.aclose(drain=drain, within=timeout)
+        await self._dispatcher.aclose(drain=drain, within=timeout, why=_CLOSED)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse to be copied or pickled: each copy would let the whole limit through."""
@@ -872,12 +908,12 @@ class ApiQueue:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        await self.aclose(drain=kind is None)
+        await self._dispatcher.aclose(drain=kind is None, within=None, why=_CLOSED_BY_BLOCK)
 
     @property
     def closed(self) -> bool:
         """Whether the queue takes no more callers."""
-        return self._dispatcher.closed
+        return bool(self._dispatcher.closed)
 
     @property
     def limits(self) -> tuple[Limit, ...]:

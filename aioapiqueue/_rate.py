@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from aioapiqueue._grammar import (
     CALLS,
-    FORMS,
+    EXAMPLES,
     PERIODS,
     UNLIMITED,
     LimitTextError,
@@ -91,11 +91,22 @@ class _Validated:
             self._check()
         except (TypeError, ValueError, OverflowError) as problem:
             kind = TypeError if isinstance(problem, TypeError) else ValueError
-            raise kind(f"{self!r}: {problem}; {FORMS}") from None
+            raise kind(f"{self!r}: {problem}{self._remedy()}") from None
 
     def _check(self) -> None:
         """Refuse invalid values."""
         raise NotImplementedError
+
+    def _remedy(self) -> str:
+        """Return what to write instead of a type that is given a text, such as "10/s"."""
+        text = getattr(self, fields(self)[0].name)  # type: ignore[arg-type]  # each is a dataclass
+        if not isinstance(text, str):
+            return ""
+        try:
+            limit = parse_limit(text)
+        except ValueError:
+            return ""
+        return f': write the text itself, as in ApiQueue("{text}"), or {limit!r}'
 
     def __repr__(self) -> str:
         """As of a dataclass, without the unit that limits have unless they name one."""
@@ -159,7 +170,7 @@ class Rate(_Validated):
             text: calls per time, or the time from one call to the next.
 
         Raises:
-            ValueError: the text has another form; the message quotes it and shows the forms.
+            ValueError: the text has another form; the message quotes it.
         """
         try:
             limit = parse_limit(text)
@@ -434,17 +445,17 @@ def as_limits(value: object) -> list[Limit]:
 def _no_limit(value: object) -> TypeError:
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not value > 0:
-            return TypeError(f"a limit must be above 0, not {value!r}; {FORMS}")
+            return TypeError(f"a limit must be above 0, not {value!r}: {EXAMPLES}")
         return TypeError(
             f"a bare {value!r} has two readings: write "
             f'"{value:g}ms" for one call every {value:g} milliseconds (as apiqueue did), '
             f'"{value:g}s" for one every {value:g} seconds (as asyncio counts), '
             f'or "{value:g}/s" for {value:g} calls per second'
         )
-    remedy = ""
+    remedy = EXAMPLES
     if isinstance(value, list | tuple) and value:
-        remedy = f": write {', '.join(map(repr, value))} without the brackets"
+        remedy = f"write {', '.join(map(repr, value))} without the brackets"
     return TypeError(
         "a limit is a string, a Rate, a Window, a Calendar or a Concurrency, "
-        f"not {value!r}{remedy}; {FORMS}"
+        f"not {value!r}: {remedy}"
     )

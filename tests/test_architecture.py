@@ -16,6 +16,7 @@ CORE = (  # each may import those before it; so with POLICY
         "_printable",
         "exceptions",
         "_interrupt",
+        "_options",
         "_grammar",
         "_zones",
         "_rate",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -57,11 +58,14 @@ LIMITS = (
 )  # fmt: skip
 
 
+POINTER = "; all forms: aioapiqueue docs limits"
+
+
 def refusal(read, text):
-    """Return why a text is refused, without the forms that are shown after it."""
-    with pytest.raises(ValueError, match="accepted forms") as caught:
+    """Return why a text is refused, without where all forms are shown."""
+    with pytest.raises(ValueError, match=POINTER) as caught:
         read(text)
-    return str(caught.value).partition("; accepted forms")[0]
+    return str(caught.value).removesuffix(POINTER)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +124,10 @@ def test_interval_is_between_two_calls(rate, interval):
     assert rate.interval == interval
 
 
+UNKNOWN = {"ten per s", "nan/s", "inf/s", "５/s", "5 per ２s", "٥ms", "5/ſ"}  # noqa: RUF001
+"""Texts of which nothing is known but that they have no form."""
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -141,15 +149,15 @@ def test_interval_is_between_two_calls(rate, interval):
     ],
 )
 def test_bad_rate_string_is_quoted(text):
-    """A string that is no rate is quoted beside those that are.
+    """A string that is no rate is quoted, and the message says where all forms are shown.
 
-    The message of the ValueError quotes the input and shows the accepted forms.
+    It has no list of them, and four examples only where nothing better is known.
     """
-    with pytest.raises(ValueError, match="accepted forms") as caught:
+    with pytest.raises(ValueError, match=POINTER) as caught:
         ApiQueue(text)
     assert repr(text) in str(caught.value)
-    for form in ('"10/s"', '"500/min"', '"7 per 2s"', '"100ms"', '"0.2/s"'):
-        assert form in str(caught.value)
+    assert len(str(caught.value)) < 200
+    assert ("write one such as" in str(caught.value)) == (text in UNKNOWN)
 
 
 @pytest.mark.parametrize(
@@ -166,23 +174,35 @@ def test_bad_rate_string_is_quoted(text):
     ],
 )
 def test_bad_rate_numbers_are_quoted(make, quoted):
-    """Numbers that make no rate are quoted beside accepted forms.
+    """Numbers that make no rate are quoted.
 
     Zero, negative, infinite and NaN values are refused in words.
     """
-    with pytest.raises(ValueError, match="accepted forms") as caught:
+    with pytest.raises(ValueError, match="must be finite and") as caught:
         make()
     assert quoted in str(caught.value)
 
 
 @pytest.mark.parametrize("calls", ["10", None, True, 1j])
 def test_other_types_are_no_rate(calls):
-    """A rate of something else is a type error.
-
-    What is no number is a TypeError, which shows the accepted forms too.
-    """
-    with pytest.raises(TypeError, match="accepted forms"):
+    """A rate of something else is a type error."""
+    with pytest.raises(TypeError, match=r"calls takes a number, not [^:]*$"):
         Rate(calls)
+
+
+@pytest.mark.parametrize(
+    ("make", "remedy"),
+    [
+        (lambda: Rate("10/s"), 'as in ApiQueue("10/s"), or Rate(calls=10, per=1.0, burst=1)'),
+        (lambda: Window("60/min", 1), 'as in ApiQueue("60/min"), or Rate(calls=60, per=60.0'),
+        (lambda: Concurrency("5 at once"), 'ApiQueue("5 at once"), or Concurrency(number=5)'),
+    ],
+)
+def test_texts_are_no_arguments_of_limits(make, remedy):
+    """A type that is given a limit's text says where the text goes, and which numbers it is."""
+    with pytest.raises(TypeError, match="write the text itself, as in ") as caught:
+        make()
+    assert remedy in str(caught.value)
 
 
 @pytest.mark.parametrize("calls", [100, 100.0])
@@ -197,17 +217,14 @@ def test_a_bare_number_has_two_readings(calls):
 @pytest.mark.parametrize("calls", [0, -3, -0.5, float("nan")])
 def test_bare_numbers_are_above_zero(calls):
     """Nobody is told to write what would be refused next."""
-    with pytest.raises(TypeError, match=f"a limit must be above 0, not {calls}; accepted"):
+    with pytest.raises(TypeError, match=f"a limit must be above 0, not {calls}: write one"):
         ApiQueue(calls)
 
 
 @pytest.mark.parametrize("limit", [None, True, ("10/s",), object(), b"10/s"])
 def test_other_types_are_no_limit(limit):
-    """What is no limit is a type error.
-
-    Anything but a string, a Rate or a Window is refused with the accepted forms.
-    """
-    with pytest.raises(TypeError, match="accepted forms"):
+    """What is no limit is a type error: anything but a string, a Rate or the like."""
+    with pytest.raises(TypeError, match=r"a limit is a string, .*: write "):
         ApiQueue(limit)
 
 
@@ -294,6 +311,17 @@ def test_grammar_has_all_limits(text, limits):
         ("10rps", 'write "10/s"'),
         ("10 Hz", 'write "10/s"'),
         ("10 rpm/s", 'write "10/min"'),
+        ("60 RPM burst 5", 'write "60/min burst 5"'),
+        ("1000 rpd", 'write "1000/day"'),
+        ("30000 tpm", 'write "30000 tokens/min"'),
+        ("30k TPM", 'write "30000 tokens/min"'),
+        ("30000 tpm burst 30000", 'write "30000 tokens/min burst 30000"'),
+        ("50000 itpm", 'write "50000 input_tokens/min"'),
+        ("8000 otpm", 'write "8000 output_tokens/min"'),
+        ("5 concurrent", 'write "5 at once"'),
+        ("5 parallel", 'write "5 at once"'),
+        ("5 concurrent requests", 'write "5 at once"'),
+        ("5 in parallel", 'write "5 at once"'),
         ("5000 in 1h", 'write "in any 1h"'),
         ("9 tokens in day", 'write "in any day"'),
         ("9 in 2 weeks", "'weeks' is no unit of time"),
@@ -336,7 +364,7 @@ def test_refusals_name_the_remedy(text, why):
 @pytest.mark.parametrize("unit", ["requests", "req", "call", "rps"])
 def test_words_for_calls_are_no_unit(kind, unit):
     """A limit of `requests` would refuse, at the first call, each that does not name its own."""
-    with pytest.raises(ValueError, match=f"counted without a unit: leave out '{unit}'; accepted"):
+    with pytest.raises(ValueError, match=f"counted without a unit: leave out '{unit}'$"):
         kind(10, 60, unit=unit)
 
 
@@ -367,7 +395,7 @@ def test_rate_parse_reads_only_rates(text):
         (["10/s", "unlimited"], ValueError, "stands alone"),
         (("unlimited", Rate(1)), ValueError, "stands alone"),
         ([["10/s"]], TypeError, "a limit is a string, a Rate"),
-        ((["10/s", "9/h"],), TypeError, r"\]: write '10/s', '9/h' without the brackets; accepted"),
+        ((["10/s", "9/h"],), TypeError, r"\]: write '10/s', '9/h' without the brackets$"),
         ([100], TypeError, "two readings"),
         ({"rate": "10/s"}, TypeError, "a limit is a string, a Rate"),
     ],
@@ -442,11 +470,11 @@ def test_repr_makes_an_equal_limit(limit):
 
 @given(st.text() | st.text("0123456789.,e-+ /sminpertokanychufdlb()_", max_size=40))
 def test_any_text_is_read_or_refused(text):
-    """No text is an error other than a refusal that shows the forms."""
+    """No text is an error other than a refusal that says where all forms are shown."""
     try:
         parse_limits(text)
     except ValueError as error:
-        assert "accepted forms" in str(error)  # noqa: PT017 - not all texts are refused
+        assert str(error).endswith(POINTER)  # noqa: PT017 - not all texts are refused
 
 
 @pytest.mark.parametrize("part", ["9", "9,", "1,1", "1/s, ", " ", "1/s,", "1,000,", "é"])
@@ -466,9 +494,9 @@ def test_long_texts_take_little_time(part):
         ("unlimited", ValueError, "cannot be called 'unlimited'"),
         ("Tokens", ValueError, "write 'tokens'"),
         ("to kens", ValueError, "write 'to_kens'"),
-        ("5", ValueError, "lower case letters, digits and _, not '5';"),
-        ("", ValueError, "not '';"),
-        ("é", ValueError, "not 'é';"),
+        ("5", ValueError, "lower case letters, digits and _, not '5'"),
+        ("", ValueError, "not ''"),
+        ("é", ValueError, "not 'é'"),
         ("a\n", ValueError, "write 'a'"),
         ("a" * 65, ValueError, "lower case letters"),
         (None, TypeError, 'unit takes a name, such as "tokens", not None'),
@@ -478,9 +506,8 @@ def test_bad_units_are_refused(unit, error, why):
     """A unit is a name that the grammar can read."""
     for make in (lambda: Rate(1, unit=unit), lambda: Window(1, 1, unit),
                  lambda: Calendar(1, "day", unit=unit)):  # fmt: skip
-        with pytest.raises(error, match="accepted forms") as caught:
+        with pytest.raises(error, match=re.escape(why)):
             make()
-        assert why in str(caught.value)
 
 
 def test_limits_are_immutable_values():

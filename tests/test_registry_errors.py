@@ -47,7 +47,7 @@ def problems_of(text):
         ('[xyzzy-plugh]\nrate = "1/s"', "line 1: xyzzy-plugh", "check = false in its table"),
         ('[ec2]\nrat = "1/s"', "line 2: ec2.rat", "unknown key 'rat'; did you mean 'rate'?"),
         ('[ec2]\nrate = "1/s"\nq = 1', "line 3: ec2.q", "known are rate, burst, window, scope"),
-        ('[ec2]\nrate = "fast"', "line 2: ec2.rate", "'fast' is no limit: write \"10/s\""),
+        ('[ec2]\nrate = "fast"', "line 2: ec2.rate", "'fast' is no limit: write one such as"),
         ("ec2 = -3", "line 1: ec2", "a limit must be above 0, not -3"),
         ('[ec2]\nrate = "0/s"', "line 2: ec2.rate", "'0/s' is no limit"),
         ('[ec2]\nrate = "1/s burst 0"', "line 2: ec2.rate", "'1/s burst 0' is no limit"),

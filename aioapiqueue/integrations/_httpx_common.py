@@ -16,12 +16,13 @@ from urllib.request import (  # type: ignore[attr-defined]  # its stubs lack the
     proxy_bypass_environment,
 )
 
+from aioapiqueue._options import refuse_unknown
 from aioapiqueue.integrations._exchange import Wire
 from aioapiqueue.integrations._headers import MAX_BODY
 from aioapiqueue.integrations._http import HttpPacer, PacingOptions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Iterator
     from types import ModuleType
 
     from aioapiqueue import ApiQueue
@@ -37,7 +38,6 @@ __all__ = [
     "TransportOptions",
     "TransportT",
     "decoded",
-    "refuse_unknown",
 ]
 
 _LIBRARIES = ("httpx", "httpx2")
@@ -278,23 +278,6 @@ class Begun:
     async def aclose(self) -> None:
         """Close the body."""
         await self._stream.aclose()
-
-
-def refuse_unknown(options: Iterable[str], known: Iterable[str], *, by: str) -> None:
-    """Refuse options that are not known, with the one that was probably meant.
-
-    Raises:
-        TypeError: one is not.
-    """
-    known = list(known)
-    for name in options:
-        if name not in known:
-            import difflib  # noqa: PLC0415 - only a refusal needs it
-
-            near = difflib.get_close_matches(name, known, n=1)
-            all_known = ", ".join(f"{one}=" for one in known)
-            remedy = f": did you mean {near[0]}=?" if near else f", but {all_known}"
-            raise TypeError(f"{by} takes no {name}={remedy}")
 
 
 def decoded(body: bytes, encoding: str) -> bytes | None:

@@ -14,6 +14,7 @@ import logging
 from typing import TYPE_CHECKING, get_args
 
 from aioapiqueue._events import EventKind
+from aioapiqueue._grammar import duration_text
 from aioapiqueue._printable import printable
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ def _in_words(event: Event) -> str:
         "waited": event.waited or None,
         "ran": event.duration,
     }
-    times = [f"{name} {value:.3g} s" for name, value in details.items() if value is not None]
+    times = [
+        f"{name} {duration_text(value)}" for name, value in details.items() if value is not None
+    ]
     if event.kind == "synced":
         times.append(f"{event.remaining:g} {event.unit} remain")
     if event.limits:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue._grammar import CALLS, LimitTextError
+from aioapiqueue._grammar import CALLS, EXAMPLES, LimitTextError
+from aioapiqueue._grammar import FORMS as ALL_FORMS
 from aioapiqueue._rate import LARGEST, Concurrency, Limit, Rate, Window, as_limit, parse_limits
 from aioapiqueue.registry._fields import is_list, is_number, unknown_keys
 from aioapiqueue.registry._report import quoted
@@ -15,11 +16,7 @@ from aioapiqueue.registry._report import quoted
 if TYPE_CHECKING:
     from aioapiqueue.registry._report import Place, Report
 
-FORMS = (
-    'write "10/s", "500/min" or "100ms" (a pace), "20/s burst 100" (a token bucket), '
-    '"5000 in any 1h" (a sliding window), "1500 in each day" (a calendar), "5 at once", several '
-    'of them in a list, or "unlimited"'
-)
+FORMS = f"{EXAMPLES}, or several in a list; {ALL_FORMS}"
 LIMIT_KEYS = ("rate", "burst", "window")
 _DEEPEST = 8  # keys and positions; tables and lists of limits need no more
 
@@ -84,8 +81,8 @@ def _limit_text(value: object, report: Report, place: Place) -> tuple[Limit, ...
     try:
         return _parsed(value) if isinstance(value, str) else (as_limit(value),)
     except LimitTextError as error:
-        why = f"{error.reason}; " if error.reason else ""
-        report.add(place, f"{quoted(value)} is no limit: {why}{FORMS}")
+        why = f"{error.reason}; {ALL_FORMS}" if error.reason else FORMS
+        report.add(place, f"{quoted(value)} is no limit: {why}")
     except (TypeError, ValueError, OverflowError) as error:
         bare = isinstance(value, int | float) and is_number(value, least=-LARGEST)
         report.add(place, str(error) if bare else f"{quoted(value)} is no limit: {FORMS}")

@@ -14,6 +14,8 @@ import types
 from pathlib import Path
 from typing import Any, get_args, get_overloads
 
+from aioapiqueue._options import Missing
+
 FILE = Path(__file__).parents[1] / "api.txt"
 REWRITE = "uvx nox -s api"
 
@@ -94,7 +96,7 @@ def members(owner: type) -> dict[str, list[str]]:
     found = {key: [f"{key}: {annotation(fields[key])}"] for key in fields if is_public(key)}
     for key, value in vars(owner).items():
         shown = is_public(key) or key in SYNTAX or key == "__init__"
-        if shown and key not in found:
+        if shown and key not in found and not isinstance(value, Missing):
             found[key] = member_lines(key, value)
     if inspect.isfunction(vars(owner).get("__init__")) and not dataclasses.is_dataclass(owner):
         for key, kind in SET.findall(inspect.getsource(owner.__init__)):

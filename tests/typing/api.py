@@ -121,6 +121,8 @@ ApiQueue(100)  # type: ignore[arg-type]
 ApiQueue("1/s", order="lifo")  # type: ignore[arg-type]
 ApiQueue("1/s", overflow="drop")  # type: ignore[arg-type]
 ApiQueue("1/s", observers=[object()])  # type: ignore[list-item]
+ApiQueue("1/s", rate="5/s")  # type: ignore[arg-type]
+ApiQueue("1/s").acquire()  # type: ignore[attr-defined]
 
 assert_type(Rate.parse("10/s"), Rate)
 assert_type(Rate(10).interval, float)

@@ -166,10 +166,8 @@ def _transport(
         if name in options:
             raise TypeError(f"requests by {name}= would not be paced: give transport= instead")
     # Imported late, as those who pace Bedrock need no HTTP client.
-    from aioapiqueue.integrations._httpx_common import (  # noqa: PLC0415
-        TransportOptions,
-        refuse_unknown,
-    )
+    from aioapiqueue._options import refuse_unknown  # noqa: PLC0415
+    from aioapiqueue.integrations._httpx_common import TransportOptions  # noqa: PLC0415
 
     of_client = signature(module.AsyncClient).parameters  # Client has the same
     known = {"wait_timeout", *TransportOptions.__annotations__, *of_client}.difference(_UNPACED)
