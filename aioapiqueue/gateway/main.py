@@ -50,6 +50,8 @@ _LONGEST_SETTINGS = 1 << 26
 """Bytes. The lanes of hosts are among them."""
 _LAST_SECONDS = 0.5
 """In which requests are still answered at the end."""
+_HANG_UP_SECONDS = 0.05
+"""In which ends of connections are still seen: they take a few passes of the loop."""
 
 
 class Settings(NamedTuple):
@@ -174,6 +176,8 @@ async def serve(
             hub.refuse_all("the run has ended")
             with anyio.move_on_after(_LAST_SECONDS):
                 await exchanges.all_answered()
+            # The program has hung up as it ended: what that shows is still counted.
+            await asyncio.sleep(_HANG_UP_SECONDS)
             group.cancel_scope.cancel()
     finally:
         await hub.aclose()
