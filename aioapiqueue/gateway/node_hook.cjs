@@ -1,7 +1,8 @@
 // Has all HTTPS requests of a Node.js go through the gateway: those of node:https, whichever agent
-// they bring (so the AWS SDK for JavaScript), and those of the built-in fetch. Node loads it before
-// the program, by NODE_OPTIONS=--require; its own NODE_USE_ENV_PROXY has no effect on agents that a
-// program makes, and none at all before Node 24. HTTP/2 cannot go through: it is refused.
+// they bring (so the AWS SDK for JavaScript), those of the built-in fetch, and those of undici from
+// npm. Node loads it before the program, by NODE_OPTIONS=--require; its own NODE_USE_ENV_PROXY has
+// no effect on agents that a program makes, and none at all before Node 24. HTTP/2 to a host with a
+// limit cannot go through: the gateway chooses HTTP/1.1, and what speaks nothing else is refused.
 'use strict';
 const http = require('node:http');
 const http2 = require('node:http2');
@@ -73,10 +74,13 @@ if (url && !globalThis[installed]) {
     }
   }
 
-  const connect = (host, port, options) => {
+  const connectTls = tls.connect;
+  const tunnelled = new WeakSet();
+  const connect = (host, port, options, connected) => {
     const name = options.servername || (net.isIP(host) ? undefined : host);
     const tunnel = new Tunnel(host, port);
-    const socket = tls.connect({ ...options, socket: tunnel, servername: name });
+    const socket = connectTls({ ...options, socket: tunnel, servername: name }, connected);
+    tunnelled.add(socket);
     for (const word of ['ref', 'unref']) {
       const own = socket[word];
       socket[word] = function () { tunnel[word](); return own.call(this); };
@@ -85,87 +89,42 @@ if (url && !globalThis[installed]) {
     return socket;
   };
 
+  const isOurs = (options) => options && typeof options === 'object' && !options.socket
+    && !isDirect(options.host || 'localhost');
+
   const createConnection = https.Agent.prototype.createConnection;
   https.Agent.prototype.createConnection = function (...given) {
     const [options] = given;
-    if (!options || typeof options !== 'object' || isDirect(options.host || 'localhost')
-      || options.socketPath || options.socket) {
-      return createConnection.apply(this, given);
-    }
+    if (!isOurs(options) || options.socketPath) return createConnection.apply(this, given);
     return connect(options.host, options.port, options);
   };
 
+  // undici makes its own connections. A program can have several: the built-in one behind fetch,
+  // and any from npm, whose dispatchers differ between versions. All of them call this function
+  // and offer HTTP/1.1 in ALPN, which other protocols over TLS do not.
+  tls.connect = function (...given) {
+    const [options, connected] = given;
+    if (!isOurs(options) || options.path || !String(options.ALPNProtocols).includes('http/1.1')) {
+      return connectTls.apply(this, given);
+    }
+    return connect(options.host, options.port, options, connected);
+  };
+
   const connectHttp2 = http2.connect;
-  http2.connect = function (authority, ...rest) {
+  http2.connect = function (authority, options, ...rest) {
     const to = new URL(authority);
-    if (to.protocol === 'https:' && !isDirect(to.hostname)) {
+    if (to.protocol !== 'https:' || isDirect(to.hostname)) {
+      return connectHttp2.call(this, authority, options, ...rest);
+    }
+    // undici passes in a connection on which the server has chosen HTTP/2. If it is a tunnel, then
+    // the host has no limit: the gateway itself never chooses HTTP/2.
+    const bring = options && options.createConnection;
+    const socket = typeof bring === 'function' ? bring.call(options, to, options) : undefined;
+    if (!tunnelled.has(socket)) {
       throw new Error(`aioapiqueue: HTTP/2 to ${to.host} cannot be paced: have it use HTTP/1.1, or `
         + 'run without --any');
     }
-    return connectHttp2.call(this, authority, ...rest);
+    return connectHttp2.call(this, authority, { ...options, createConnection: () => socket },
+      ...rest);
   };
-
-  // The built-in fetch, and whatever undici a program brings, have their dispatcher under this
-  // symbol: the first that is loaded makes it. It is ours, unless the program sets another one.
-  const dispatcher = Symbol.for('undici.globalDispatcher.1');
-  const { fetch } = globalThis;
-  let loading = false;
-  let within = false; // the built-in one was being loaded as it asked, and has made its own since
-  let done = false;
-  const install = () => {
-    if (loading || done) return;
-    loading = true;
-    void globalThis.Response; // loads the built-in one
-    loading = false;
-    const found = Object.getOwnPropertyDescriptor(globalThis, dispatcher);
-    if (!found || !('value' in found)) { within = true; return; }
-    done = true;
-    replace(found.value);
-  };
-  Object.defineProperty(globalThis, dispatcher, {
-    configurable: true,
-    enumerable: false,
-    get() {
-      if (loading) return undefined;
-      install();
-      const found = Object.getOwnPropertyDescriptor(globalThis, dispatcher);
-      return found && found.value;
-    },
-    set(value) {
-      Object.defineProperty(globalThis, dispatcher,
-        { value, writable: true, enumerable: false, configurable: false });
-    },
-  });
-  const replace = (usual) => {
-    const usualConnect = (options) => (options.protocol === 'https:'
-      ? tls.connect({ host: options.hostname, port: options.port || 443, ALPNProtocols: ['http/1.1'],
-        servername: options.servername || options.hostname })
-      : net.connect({ host: options.hostname, port: options.port || 80 }));
-    const dial = (options, done) => {
-      const secure = options.protocol === 'https:';
-      const socket = secure && !isDirect(options.hostname)
-        ? connect(options.hostname, options.port, { servername: options.servername,
-          ALPNProtocols: ['http/1.1'] })
-        : usualConnect(options);
-      const settle = (error) => {
-        socket.removeListener('error', settle);
-        done(error || null, error ? undefined : socket);
-      };
-      socket.once(secure ? 'secureConnect' : 'connect', () => settle(null));
-      socket.once('error', settle);
-    };
-    globalThis[dispatcher] = new usual.constructor({ connect: dial });
-  };
-  if (typeof fetch === 'function') {
-    globalThis.fetch = function (input, init) {
-      const found = Object.getOwnPropertyDescriptor(globalThis, dispatcher);
-      if (!done && within && found && 'value' in found) {
-        done = true;
-        replace(found.value);
-      } else if (!done && found && !('value' in found)) {
-        install();
-      }
-      return fetch.call(this, input, init);
-    };
-  }
 }
