@@ -26,9 +26,13 @@ if "UV" in os.environ:
     os.environ["PATH"] += os.pathsep + str(Path(os.environ["UV"]).parent)
 
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
-OF_DEBIAN = ("awscli", "golang-go", "golang-github-aws-aws-sdk-go-v2-dev", "redis-server")
-"""Other SDKs, with which slow tests call AWS; Node.js besides, if there is none; and a Redis, next
-to the Valkey that all tests have."""
+OF_DEBIAN = (
+    *("awscli", "golang-go", "golang-github-aws-aws-sdk-go-v2-dev"),
+    *("rclone", "wget", "git", "php-cli", "php-curl", "default-jdk-headless", "iproute2"),
+    "redis-server",
+)
+"""Programs and SDKs with which slow tests call AWS and GitHub, what makes a network of its own for
+their server, and a Redis beside the Valkey that all tests have. Node.js, too, if there is none."""
 ALL = ("--numprocesses=2", "--dist=loadfile")
 """All tests run in two processes, as many wait for time to pass. Not in more: some measure it."""
 BENCHMARKS = (

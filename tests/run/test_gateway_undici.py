@@ -140,10 +140,12 @@ const [newest] = process.versions.node.split('.').map(Number);
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory):
-    """Install clients from npm, and the four common majors of undici beside each other."""
+    """Install clients from npm, with four majors of undici, and write a program with them all."""
     if shutil.which("npm") is None:
         pytest.skip("needs npm")
-    return installed(tmp_path_factory.mktemp("clients"), *NPM)
+    folder = installed(tmp_path_factory.mktemp("clients"), *NPM)
+    (folder / "all.js").write_text(ALL)
+    return folder
 
 
 def installed(folder, *packages):
@@ -166,15 +168,29 @@ def node(request, tmp_path):
     return installed(tmp_path, f"{package}@{request.param}") / f"node_modules/{package}/bin/node"
 
 
-@pytest.mark.slow
-def test_clients_from_npm_are_paced(paced, network, packages, node):
-    """axios, got, node-fetch, fetch and undici 5 to 8, at once in one program: none goes past."""
-    program = packages / "all.js"
-    program.write_text(ALL)
-    ended, figures = paced(node, program, limit="ec2=5/s")
+def assert_all_paced(ended, figures, aws):
+    """Each client of the program has had its answers, at the limit."""
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)
     assert set(found) == {200}
     assert len(found) in {4 + 3 * 3, 4 + 4 * 3}  # undici 8 needs Node.js 22
-    assert_rate(network.aws, len(found), 0.2)
+    assert_rate(aws, len(found), 0.2)
     assert calls_of(figures) == {"ec2.DescribeVolumes": len(found)}
+    assert "WARNING" not in ended.words
+
+
+@pytest.mark.slow
+def test_clients_from_npm_are_paced(paced, network, packages, node):
+    """axios, got, node-fetch, fetch and undici 5 to 8, at once in one program: none goes past."""
+    ended, figures = paced(node, packages / "all.js", limit="ec2=5/s")
+    assert_all_paced(ended, figures, network.aws)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", ["", "env -u NODE_OPTIONS "])
+def test_isolated_clients_from_npm_are_paced(paced_outside, outside, packages, run, hook):
+    """The same where nothing else can be reached, also without the hook."""
+    program = run.folder / "all.sh"
+    program.write_text(f"{hook}node {packages / 'all.js'}\n")
+    ended, figures = paced_outside("bash", program, limit="ec2=5/s", options=("--isolate",))
+    assert_all_paced(ended, figures, outside.aws)
