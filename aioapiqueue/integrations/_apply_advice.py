@@ -2,7 +2,8 @@
 
 An answer can be wrong, or made to do harm. Nothing that it says may close a lane for longer than
 an hour, or `max_hold` where that is longer, counted in calls like the one that it answered: such a
-learnt limit, or true cost, is malformed. It is counted, and leaves things as they were.
+learnt limit, or true cost, is malformed. It is counted, and leaves things as they were. A true cost
+may close a lane for longer where a limit is so slow: `"100000 tokens/day"` has days of 100,000.
 """
 
 from __future__ import annotations
@@ -167,8 +168,9 @@ def settle_within(call: Call, dispatcher: Dispatcher, cost: Cost, *, max_hold: f
                 continue
             unit = dispatcher.units.known_place_of(limit.unit)
             before = call.costs[unit] if is_stated(call.costs, unit) else 0
-            # What it was charged at first is the user's affair, and so is what a limit has at once.
-            least = max(before, largest_of(limit))
+            # What it was charged at first is the user's affair. So is what the user's limit lets
+            # through at once or in its period, however long that is.
+            least = max(before, limit.calls, largest_of(limit))
             if is_stated(costs, unit) and (costs[unit] - least) * _interval(limit) > longest:
                 dispatcher.count("malformed", call)
                 return

@@ -116,9 +116,10 @@ class HttpPacer:
             library's request that returns it; default: 0.
         settle: returns the true cost of a call, or None if it is as it was: a function of the
             library's request and response, and of what a `usage_reader` has found (None without
-            one). Called when the body has ended, which it must not read. A cost that would hold the
-            lane for longer than an hour, and than `max_hold`, beyond what its limits let through at
-            once is counted as malformed, and the call keeps what it was charged.
+            one). Called when the body has ended, which it must not read. A cost that is more than a
+            limit's burst and more than it lets through in its period is malformed, if the excess
+            would hold the lane for longer than an hour and than `max_hold`: it is counted, and the
+            call keeps what it was charged.
         advise: returns what an answer asks for, where its fields are not understood here: a
             function of the library's response, of which only the head has arrived. Default, and
             where it returns None: what the fields say.

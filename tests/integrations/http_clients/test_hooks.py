@@ -137,6 +137,26 @@ async def test_settling_holds_an_hour(client, server):
         assert (queue.stats.costs["tokens"], queue.stats.malformed) == (300_010, 1)
 
 
+@pytest.mark.parametrize(
+    ("limit", "most"),
+    [
+        ("10000 units/day", 10_417),  # an hour is 416.7 of them
+        ("10000 units/day burst 500", 10_417),
+        ("24 units/day burst 100", 101),
+        ("10000 units in any 1day", 10_417),
+    ],
+)
+async def test_slow_limits_settle_honest_costs(client, server, limit, most):
+    """A limit lets its amount through in its period, however long that is, or at once."""
+    for used, is_true in ((most - 1, True), (most + 1, False)):
+        queue = ApiQueue(lanes={"*": limit})
+        settle = lambda *_, used=used: {"units": used}  # noqa: E731 - short
+        async with client(queue, cost={"units": 1}, settle=settle) as paced:
+            assert await paced.get(server.url()) == 200
+        assert queue.stats.costs["units"] == (used if is_true else 1)
+        assert queue.stats.malformed == (not is_true)
+
+
 async def test_slow_limit_is_learnt(client, server, reply):
     """20 a day is a limit, although one call in 72 minutes is slower than `max_hold`."""
     server.answer = lambda _: reply.of(200, [("RateLimit-Policy", '"d";q=20;w=86400')])
