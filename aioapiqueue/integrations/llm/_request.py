@@ -74,7 +74,7 @@ class LLMRequest:
         model: empty if none is named.
         endpoint: what is known of this kind of request; None: nothing, so that it is a call.
         input_tokens: of its prompt, estimated.
-        max_output_tokens: the most that the answer may have, of all choices; None: it does not say.
+        max_output_tokens: the most that the answer may have, of all prompts and choices; None: it does not say.
         reserved: tokens that were reserved for the answer; None: not known yet.
         most_input_tokens: the most input tokens that an answer is believed to have used; None: any
             number, as the request refers to something that is not in it.
@@ -107,7 +107,13 @@ def most_output(body: Mapping[str, Any], endpoint: Endpoint) -> int | None:
     """Return the most tokens that all answers to a request may have; None: it does not say."""
     found = list(_numbers(body, endpoint.most, most=_MOST_TOKENS))
     choices = max([1, *_numbers(body, endpoint.choices, most=_MOST_CHOICES)])
-    return min(_MOST_TOKENS, max(found) * choices) if found else None
+    return min(_MOST_TOKENS, max(found) * choices * _prompts(body, endpoint)) if found else None
+
+
+def _prompts(body: Mapping[str, Any], endpoint: Endpoint) -> int:
+    """Return how many prompts a request has: completions answer each one of a list."""
+    prompt = body.get("prompt") if "prompt" in endpoint.prompt else None
+    return len(prompt) if isinstance(prompt, list) and prompt and not is_tokens(prompt) else 1
 
 
 def prompt_size(

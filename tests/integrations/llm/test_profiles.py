@@ -64,6 +64,12 @@ def chat(**more):
             {"model": "a", "prompt": TEXT, "max_tokens": 5, "best_of": 4},
             {"tokens": 120},
         ),
+        (
+            llm.openai,
+            "/v1/completions",
+            {"model": "a", "prompt": [TEXT] * 3, "max_tokens": 5, "n": 2},
+            {"tokens": 330},
+        ),
         (llm.openai, "/v1/embeddings", {"model": "e", "input": [TEXT, TEXT]}, {"tokens": 200}),
         (llm.openai, "/v1/embeddings", {"model": "e", "input": [[1, 2], [3]]}, {"tokens": 3}),
         (llm.openai, "/v1/images/generations", {"model": "i", "prompt": TEXT}, {"tokens": 0}),

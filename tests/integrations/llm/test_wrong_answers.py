@@ -17,7 +17,14 @@ MESSAGES = [{"role": "user", "content": TEXT}]  # and 4 for the message
 CHAT, MESSAGE, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
 GEMINI = "/v1/models/g:generateContent"
 HOUR = 3600
-PROFILES = {CHAT: llm.compatible, MESSAGE: llm.anthropic, RESPONSES: llm.openai, GEMINI: llm.gemini}
+COMPLETIONS = "/v1/completions"
+PROFILES = {
+    COMPLETIONS: llm.compatible,
+    CHAT: llm.compatible,
+    MESSAGE: llm.anthropic,
+    RESPONSES: llm.openai,
+    GEMINI: llm.gemini,
+}
 
 
 def answering(usage, headers=()):
@@ -102,6 +109,12 @@ def chat(**more):
         (CHAT, chat(max_tokens=100), 100),
         (CHAT, chat(max_tokens=100, n=3), 300),
         (CHAT, chat(max_completion_tokens=100), 100),
+        (COMPLETIONS, {"prompt": TEXT, "max_tokens": 100, "n": 2}, 200),
+        (COMPLETIONS, {"prompt": [TEXT] * 20, "max_tokens": 16}, 320),
+        (COMPLETIONS, {"prompt": [TEXT] * 20, "max_tokens": 16, "n": 3}, 960),
+        (COMPLETIONS, {"prompt": [[1, 2, 3]] * 8, "max_tokens": 256}, 2048),
+        (COMPLETIONS, {"prompt": [1, 2, 3], "max_tokens": 256}, 256),
+        (COMPLETIONS, {"prompt": [], "max_tokens": 256}, 256),
         (RESPONSES, {"model": "m", "input": TEXT, "max_output_tokens": 100}, 100),
         (MESSAGE, chat(max_tokens=100), 100),
         (
