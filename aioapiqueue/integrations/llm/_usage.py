@@ -15,8 +15,9 @@ did: at least a token for each event that has some.
 
 The server chooses what is read here, so the work is bounded. 3 kB of gzip can be 3 MB of line ends,
 each of which is a step in Python. Asynchronous transports let the event loop run after each 64 kB
-(`steps`). A body that decodes to more than `_LARGEST` bytes, or to more than `_DENSEST` times the
-bytes on the wire, is not read any further, and its call keeps the cost that was reserved for it.
+(`steps`). What came over the wire may be of any size: whoever reads it has to take as much. Only
+of a body that decodes to far more (`_most`), no more is read, and its call keeps the cost that was
+reserved for it.
 """
 
 from __future__ import annotations
@@ -45,15 +46,18 @@ whole answer in it."""
 _STEP = 65_536
 """Bytes, decoded, that are read in one go. They take 20 to 30 ms at worst (`"",` again and again)
 and 3 ms of an answer with the log probabilities of each token."""
-_LARGEST = 16_777_216
-"""Bytes of a body, decoded, that are read at most. An answer of 4,000 tokens with 20 log
-probabilities each has 7,000,000."""
+_ALWAYS_READ = 2_097_152
+"""Bytes, decoded, that are read in any case: they take a second at worst. A model that repeats one
+word 4,096 times streams 1,090,000 bytes, which are 5,000 with gzip."""
 _DENSEST = 100
-"""Most bytes that each byte on the wire is believed to decode to. Such an answer has 4, and gzip
-can make 1,032."""
-_ALWAYS_READ = 262_144
-"""Bytes, decoded, that are read in any case: of a small body, `_DENSEST` means nothing. A short
-answer may repeat a word, or have its JSON indented."""
+"""Most bytes that each byte on the wire is believed to decode to. Gzip can make 1,032 of one; an
+answer with log probabilities has 4, and a stream of 8,192 different words has 63."""
+_LARGEST = 16_777_216
+"""Bytes, decoded, up to which a body may be so dense. An answer of 4,000 tokens with 20 log
+probabilities each has 7,000,000."""
+_DENSE = 8
+"""Bytes that each byte on the wire may decode to in a body of any size. Embeddings in base64 have
+1.3, and as numbers, indented, 3.2."""
 _STARTED: Path = ("message", "usage")
 _PATHS: frozenset[Path] = frozenset(
     {("usage",), ("usageMetadata",), (None, "usageMetadata"), ("response", "usage"), _STARTED}
@@ -209,8 +213,7 @@ class UsageReader:
             self._in_step += len(piece)
             self._feed(piece)
             self._read += len(piece)
-            most = min(_LARGEST, max(_ALWAYS_READ, _DENSEST * self._received))
-            if self._read > most:
+            if self._read > self._most():
                 self._give_up()
 
     def _decoded(self, chunk: bytes) -> Iterator[bytes]:
@@ -221,6 +224,11 @@ class UsageReader:
             for start in range(0, len(chunk), _STEP):
                 yield chunk[start : start + _STEP]
 
+    def _most(self) -> int:
+        """Return how many bytes are read, decoded, of as many as have come over the wire."""
+        dense = min(_LARGEST, _DENSEST * self._received)
+        return max(_ALWAYS_READ, dense, _DENSE * self._received)
+
     def _give_up(self) -> None:
         self._gave_up = True
         self._line.clear()
@@ -230,11 +238,12 @@ class UsageReader:
         """Return the tokens that were found so far, as `read_usage` does; None: nothing was.
 
         Raises:
-            MalformedUsageError: the body is larger than any that is read.
+            MalformedUsageError: the body decodes to more than is read.
         """
         if self._gave_up:
             raise MalformedUsageError(
-                f"an answer of more than {self._read} bytes, in {self._received} on the wire"
+                f"an answer that decodes to more than {self._read} bytes, from {self._received} on "
+                "the wire"
             )
         usage = dict(self._found)
         if self._pieces and not self._has_output:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import itertools
 import json
@@ -152,11 +153,48 @@ def test_a_small_dense_answer_is_read(run_virtual):
     assert (found[1], found[3]) == (SETTLED, 0)
 
 
-def test_a_huge_plain_answer_keeps_its_reservation(run_virtual):
-    """Of more than 16 MB, however they came, the usage is not looked for."""
-    for size, cost in ((16_000_000, SETTLED), (17_000_000, RESERVED)):
-        body = b'{"a": "' + noise(size) + b'", ' + USAGE
-        found = run_virtual(lambda body=body: ask(answering(httpx2, [body], JSON)))
+def test_a_dense_stream_is_read(run_virtual):
+    """A model that repeats one word 4,096 times, in a stream that came with gzip: 1 MB in 6 kB."""
+    piece = {
+        "id": "chatcmpl-9abcdefghijklmnopqrstuvwx",
+        "object": "chat.completion.chunk",
+        "created": 1712345678,
+        "model": "meta-llama/Llama-3-70b-chat-hf",
+        "choices": [{"index": 0, "delta": {"content": " the"}, "finish_reason": None}],
+        "system_fingerprint": None,
+        "usage": None,
+    }
+    body = (
+        b"data: %s\n\n" % json.dumps(piece).encode() * 4096 + b'data: {"a": 1, ' + USAGE + b"\n\n"
+    )
+    pieces, headers = in_gzip(body)
+    assert len(body) > 1_000_000
+    assert len(body) > 150 * len(pieces[0])
+    found = run_virtual(lambda: ask(answering(httpx2, pieces, SSE, **headers)))
+    assert (found[1], found[3]) == (SETTLED, 0)
+
+
+@pytest.mark.parametrize("is_gzip", [False, True])
+def test_a_huge_answer_is_read(is_gzip, run_virtual):
+    """2,048 embeddings in base64 are 34 MB, or 25 MB with gzip: the loop runs meanwhile."""
+    rng = random.Random(1)
+    vectors = [base64.b64encode(rng.randbytes(12_288)) for _ in range(2048)]
+    body = b'{"data": [' + b", ".join(b'{"embedding": "%s"}' % one for one in vectors) + b"], "
+    body += USAGE
+    pieces, headers = in_gzip(body) if is_gzip else ([body], {})
+    found = run_virtual(lambda: ask(answering(httpx2, pieces, JSON, **headers)))
+    assert (found[0] == body, found[1], found[3]) == (True, SETTLED, 0)
+    assert found[2] >= len(body) // PASS
+
+
+def test_a_huge_dense_answer_keeps_its_reservation(run_virtual):
+    """Beyond 16 MB, one that decodes to more than 8 times what came is not read."""
+    for size, cost in ((16_000_000, SETTLED), (18_000_000, RESERVED)):
+        parts = [noise(600, n) + b" " * 9000 for n in range(size // 9600)]
+        body = b'{"a": "' + b"".join(parts) + b'", ' + USAGE
+        pieces, headers = in_gzip(body)
+        assert 8 < len(body) / len(pieces[0]) < 100
+        found = run_virtual(lambda: ask(answering(httpx2, pieces, JSON, **headers)))  # noqa: B023 - at once
         assert (found[1], found[3]) == (cost, cost == RESERVED)
 
 
@@ -186,7 +224,7 @@ def test_why_nothing_was_read():
     """The reader says how much it had read of how much."""
     reader = UsageReader.of([("content-type", JSON), ("content-encoding", "gzip")])
     reader.feed(gzip.compress(BOMBS["strings"][0]))
-    with pytest.raises(MalformedUsageError, match=r"more than 327680 bytes, in \d+ on the wire"):
+    with pytest.raises(MalformedUsageError, match=r"more than 2162688 bytes, from \d+ on the wire"):
         reader.usage()
 
 
