@@ -8,9 +8,12 @@ may close a lane for longer where a limit is so slow: `"100000 tokens/day"` has 
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from aioapiqueue._grammar import count_text
 from aioapiqueue._rate import Concurrency, Rate, largest_of, period_of
 from aioapiqueue._units import is_stated
 from aioapiqueue.integrations._advice import MAX_HOLD
@@ -25,8 +28,9 @@ if TYPE_CHECKING:
     from aioapiqueue.integrations._advice import Advice, Quota
     from aioapiqueue.integrations._learning import Learner
 
-__all__ = ["apply_advice", "settle_within"]
+__all__ = ["Settling", "apply_advice"]
 
+_LOG = logging.getLogger("aioapiqueue")
 _UNSAID = 60.0
 """Seconds for which the queue believes what remains where no reset is given, as a rule."""
 _SLOWEST = 86_400.0
@@ -149,32 +153,76 @@ class _Served:
         return wait <= self._longest and max(1, cost) * rate.interval <= _SLOWEST
 
 
-def settle_within(call: Call, dispatcher: Dispatcher, cost: Cost, *, max_hold: float) -> None:
-    """Settle a call to what its answer says that it cost, on the queue's loop.
+class Settling:
+    """Settles the calls of one client to what their answers say that they cost.
 
-    What would close a lane for too long is malformed, and the call keeps what it was charged.
+    What would close a lane for too long is malformed: of its unit, the call keeps what it was
+    charged. Why the first such answer is malformed is logged as a warning, and of others for
+    debugging.
 
     Args:
-        call: which was answered.
-        dispatcher: the queue's.
-        cost: as `Slot.settle` takes it.
         max_hold: as of `apply_advice`.
     """
-    longest = max(max_hold, MAX_HOLD)
-    costs = dispatcher.units.settled(cost, call.costs)
-    for key in {None, *call.keys}:
-        for limit in dispatcher.limiter.limits_of(key) or ():
-            if isinstance(limit, Concurrency):
-                continue
-            unit = dispatcher.units.known_place_of(limit.unit)
-            before = call.costs[unit] if is_stated(call.costs, unit) else 0
-            # What it was charged at first is the user's affair. So is what the user's limit lets
-            # through at once or in its period, however long that is.
-            least = max(before, limit.calls, largest_of(limit))
-            if is_stated(costs, unit) and (costs[unit] - least) * _interval(limit) > longest:
-                dispatcher.count("malformed", call)
-                return
-    call.settle(cost)
+
+    def __init__(self, max_hold: float) -> None:
+        self._longest = max(max_hold, MAX_HOLD)
+        self._has_warned = False
+
+    def settle(
+        self, call: Call, dispatcher: Dispatcher, cost: Cost | None, *, wrong: str = ""
+    ) -> None:
+        """Settle a call, on the queue's loop.
+
+        Args:
+            call: which was answered.
+            dispatcher: the queue's.
+            cost: as `Slot.settle` takes it; None: it is as it was.
+            wrong: why something else in the answer is malformed. Default: nothing is.
+        """
+        if cost is not None:
+            excess = self._excess(call, dispatcher, cost)
+            wrong = wrong or next(iter(excess.values()), "")
+            stated = cost if isinstance(cost, Mapping) else {}
+            rest = {unit: amount for unit, amount in stated.items() if unit not in excess}
+            if rest or not excess:
+                call.settle(rest if excess else cost)
+        if wrong:
+            dispatcher.count("malformed", call)
+            self._log(dispatcher, wrong)
+
+    def _excess(self, call: Call, dispatcher: Dispatcher, cost: Cost) -> dict[str, str]:
+        """Return why amounts of a cost cannot be, by unit."""
+        excess = {}
+        costs = dispatcher.units.settled(cost, call.costs)
+        for key in {None, *call.keys}:
+            for limit in dispatcher.limiter.limits_of(key) or ():
+                if isinstance(limit, Concurrency):
+                    continue
+                unit = dispatcher.units.known_place_of(limit.unit)
+                before = call.costs[unit] if is_stated(call.costs, unit) else 0
+                # What it was charged at first is the user's affair. So is what the user's limit
+                # lets through at once or in its period, however long that is.
+                least = max(before, limit.calls, largest_of(limit))
+                if is_stated(costs, unit) and (costs[unit] - least) * _interval(limit) > (
+                    self._longest
+                ):
+                    excess[limit.unit] = (
+                        f"{count_text(costs[unit], limit.unit)}, at a limit of {limit}"
+                    )
+        return excess
+
+    def _log(self, dispatcher: Dispatcher, wrong: str) -> None:
+        queue = "" if dispatcher.name is None else f" of queue {dispatcher.name!r}"
+        if self._has_warned:
+            _LOG.debug("a call%s has a malformed usage: %s", queue, wrong)
+            return
+        self._has_warned = True
+        _LOG.warning(
+            "a call%s has a malformed usage, and keeps what it was charged: %s. stats.malformed "
+            "counts such answers; the next ones of this client are logged at level DEBUG",
+            queue,
+            wrong,
+        )
 
 
 def _interval(limit: Limit) -> float:

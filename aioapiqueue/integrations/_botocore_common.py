@@ -35,6 +35,7 @@ from aioapiqueue._botocore_calls import AHEAD, role_account
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue._units import ONE_CALL
+from aioapiqueue.integrations._apply_advice import Settling
 from aioapiqueue.integrations._aws import account_of, hold_of, is_throttle
 from aioapiqueue.integrations._event_streams import StreamReader, watched
 from aioapiqueue.integrations._usage import MalformedUsageError
@@ -152,6 +153,7 @@ class Pacer(ABC):
         self.profile = profile
         self.users = 0
         self._max_hold = max_hold
+        self._settling = Settling(max_hold)
         self._client = client
         self._make_api_call = client._make_api_call  # noqa: SLF001 - see the module's docstring
         self._service = client.meta.service_model.service_name
@@ -262,6 +264,10 @@ class Pacer(ABC):
         """Wait for a slot, which is then the call's; calls `call.joined()` before it waits."""
 
     @abstractmethod
+    def apply(self, slot: Any, change: Callable[[Any], None]) -> None:  # noqa: ANN401 - a slot
+        """Change something by a slot, on the loop of its queue."""
+
+    @abstractmethod
     def count_malformed(self, queue: Any, key: Hashable) -> None:  # noqa: ANN401 - a source
         """Count in a slot's queue that an answer was malformed."""
 
@@ -353,16 +359,16 @@ class Pacer(ABC):
         if response["status_code"] >= 400:  # noqa: PLR2004 - a failure
             return
 
-        queue = call.queue
+        source: Any = call.queue
+        dispatcher = dispatcher_of(getattr(source, "queue", source))  # `Blocking` has it inside
 
         def settle(usage: Mapping[str, Any]) -> None:
+            wrong = ""
             try:
                 cost = profile.settled(request, usage)
-            except MalformedUsageError:
-                self.count_malformed(queue, slot.key)
-                return
-            if cost is not None:
-                slot.settle(cost)
+            except MalformedUsageError as error:
+                cost, wrong = error.cost, str(error)
+            self.apply(slot, lambda one: self._settling.settle(one, dispatcher, cost, wrong=wrong))
 
         usage = profile.usage_of(parsed, response["headers"])
         if usage is not None:

@@ -16,7 +16,7 @@ from aioapiqueue._queue import check_place, dispatcher_of, watch_turns
 from aioapiqueue._rate import LONGEST, positive
 from aioapiqueue._slot import check_count
 from aioapiqueue.integrations._advice import MAX_HOLD, Advice, shortened
-from aioapiqueue.integrations._apply_advice import apply_advice, settle_within
+from aioapiqueue.integrations._apply_advice import Settling, apply_advice
 from aioapiqueue.integrations._headers import read_advice, reads_body
 from aioapiqueue.integrations._learning import Learner, Learning
 from aioapiqueue.integrations._usage import CarefulReader, MalformedUsageError, UsageReader
@@ -183,6 +183,7 @@ class HttpPacer:
         self._advise = advise
         self._resend = resend
         self._max_hold = max_hold
+        self._settling = Settling(max_hold)
         learning = Learning() if learn is True else learn
         self._learner = Learner(learning) if isinstance(learning, Learning) else None
         if not callable(cost) and (self._learner is None or not isinstance(cost, Mapping)):
@@ -368,9 +369,8 @@ class HttpPacer:
             reserves=self._settle is not None,
         )
 
-    def _settle_within(self, cost: Cost, slot: Slot) -> None:
-        call = cast("Call", slot)
-        settle_within(call, self._dispatcher, cost, max_hold=self._max_hold)
+    def _settle_to(self, cost: Cost | None, wrong: str, slot: Slot) -> None:
+        self._settling.settle(cast("Call", slot), self._dispatcher, cost, wrong=wrong)
 
     def reader_for(self, request: Request, status: int, headers: Headers) -> CarefulReader | None:
         """Return the `usage_reader` of an answer, with errors that cost no answer."""
@@ -394,9 +394,9 @@ class HttpPacer:
             if self._settle is not None:
                 cost = self._settle(request, response, None if reader is None else reader.usage())
                 if cost is not None:
-                    wire.apply(slot, partial(self._settle_within, cost))
-        except MalformedUsageError:
-            wire.apply(slot, self._count_malformed)
+                    wire.apply(slot, partial(self._settle_to, cost, ""))
+        except MalformedUsageError as error:
+            wire.apply(slot, partial(self._settle_to, error.cost, str(error)))
         except Exception as error:  # noqa: BLE001 - the user's: it costs no answer
             report_error(f"settle={self._settle!r} failed on {response!r}", error)
         finally:

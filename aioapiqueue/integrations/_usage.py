@@ -9,11 +9,22 @@ from aioapiqueue._events import report_error
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from aioapiqueue._units import Cost
+
 __all__ = ["CarefulReader", "MalformedUsageError", "UsageReader"]
 
 
 class MalformedUsageError(ValueError):
-    """What an answer says that it has used cannot be: the call keeps what it was charged."""
+    """What an answer says that it has used cannot be: the call keeps what it was charged.
+
+    Args:
+        reason: what it says, and why that cannot be.
+        cost: what the call has cost by all else that the answer says. Default: what it was charged.
+    """
+
+    def __init__(self, reason: str, cost: Cost | None = None) -> None:
+        super().__init__(reason)
+        self.cost = cost
 
 
 class UsageReader(Protocol):

@@ -19,9 +19,10 @@ from aioapiqueue.integrations._botocore_common import Pacer, pace_clients
 from aioapiqueue.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Hashable, Mapping
+    from collections.abc import AsyncIterator, Callable, Hashable, Mapping
     from contextlib import AbstractAsyncContextManager
 
+    from aioapiqueue import Slot
     from aioapiqueue.integrations._botocore_common import AnySession, Call, CallProfile
     from aioapiqueue.registry import PacedCall
 
@@ -47,6 +48,9 @@ class _AioPacer(Pacer):
         call.joined()
         # Cancelled here, it leaves the queue, or passes on the slot that it has just got.
         call.slot = await future
+
+    def apply(self, slot: Slot, change: Callable[[Any], None]) -> None:
+        change(slot)
 
     def count_malformed(self, queue: ApiQueue, key: Hashable) -> None:
         queue.malformed(key=key)

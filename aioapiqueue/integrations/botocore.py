@@ -25,10 +25,11 @@ from aioapiqueue.registry import Registry
 from aioapiqueue.threads import Blocking, blocking
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Hashable, Iterator, Mapping
+    from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
 
     from aioapiqueue.integrations._botocore_common import AnySession, Call, CallProfile
     from aioapiqueue.registry import PacedCall
+    from aioapiqueue.threads import BlockingSlot
 
 __all__ = ["pace_session", "paced"]
 
@@ -62,6 +63,9 @@ class _BlockingPacer(Pacer):
         except BaseException:
             call.slot = None  # which has left by itself
             raise
+
+    def apply(self, slot: BlockingSlot, change: Callable[[Any], None]) -> None:
+        slot.apply(change)
 
     def count_malformed(self, queue: ApiQueue | Blocking, key: Hashable) -> None:
         _blocking(queue).malformed(key=key)

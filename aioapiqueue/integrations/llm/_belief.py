@@ -2,14 +2,13 @@
 
 A proxy that counts characters, or a server that is wrong, may say that a call used 1,000,000,000
 tokens. Charged, they would close a model for months. So what is larger than the request allows is
-not believed, and the call keeps what it was charged.
+not believed, and of that the call keeps what it was charged.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aioapiqueue.integrations._usage import MalformedUsageError
 from aioapiqueue.integrations.llm._request import is_data_url, is_tokens
 
 if TYPE_CHECKING:
@@ -17,14 +16,19 @@ if TYPE_CHECKING:
 
     from aioapiqueue.integrations.llm._request import Endpoint, LLMRequest
 
-__all__ = ["check_usage", "most_input"]
+__all__ = ["believable", "most_input"]
 
 _TIMES = 10
 """How many times its estimate an input is believed to be. Digits come out 1.7 times as long as they
 are taken for, and no text that we have tried was further off."""
 _HIDDEN = 30_000
-"""Tokens of input that no request shows, and that are believed of any: a provider's own system
-prompt, what it writes for tools, and what some models look up (Groq's compound)."""
+"""Input tokens that a provider may add to any request without showing them: its own system prompt,
+what it writes for tools, and what some models look up (Groq's compound)."""
+_TENTH, _FEW = 10, 16
+"""A tenth of the output that a request allows, and 16 tokens, are believed beyond it. A server may
+count the end of each choice, or what it has guessed ahead (speculative decoding); or it counts the
+tokens of the text, which are not always those that were made."""
+_INPUT = ("input_tokens", "cache_read_tokens", "cache_write_tokens")
 
 _ADDS_NOTHING = frozenset(
     {"anthropic_version", "audio", "background", "dimensions", "echo", "encoding_format"}
@@ -102,27 +106,26 @@ def _is_text(prompt: object) -> bool:
     return True
 
 
-def check_usage(request: LLMRequest, usage: Mapping[str, int]) -> None:
-    """Refuse a usage that cannot be.
+def believable(request: LLMRequest, usage: Mapping[str, int]) -> tuple[dict[str, int], str]:
+    """Return what of a usage can be, and why the rest cannot; an empty text: all of it can.
+
+    Not believed is output of more than the request allows, and input far above the request's.
 
     Args:
         request: as it was read.
         usage: what its answer says.
-
-    Raises:
-        MalformedUsageError: its output is more than the request allows, or its input far more than
-            the request has.
     """
+    believed, wrong = dict(usage), []
     allowed = request.max_output_tokens
     # Reasoning is left out: some servers have a maximum for what is shown only (`max_tokens` of
     # Qwen's). A maximum of 0 means none to some, and those who mean it make nothing.
     output = usage.get("output_tokens", 0) - usage.get("reasoning_tokens", 0)
-    if allowed and output > allowed:
-        raise MalformedUsageError(f"{output} tokens of output, where the request allows {allowed}")
-    read = sum(
-        usage.get(name, 0) for name in ("input_tokens", "cache_read_tokens", "cache_write_tokens")
-    )
+    if allowed and output > allowed + allowed // _TENTH + _FEW:
+        del believed["output_tokens"]
+        wrong.append(f"{output} tokens of output, where the request allows {allowed}")
+    read = sum(usage.get(name, 0) for name in _INPUT)
     if request.most_input_tokens is not None and read > request.most_input_tokens:
-        raise MalformedUsageError(
-            f"{read} tokens of input, where {request.input_tokens} were estimated"
-        )
+        for name in _INPUT:
+            believed.pop(name, None)
+        wrong.append(f"{read} tokens of input, where {request.input_tokens} were estimated")
+    return believed, " and ".join(wrong)

@@ -11,7 +11,8 @@ from typing import Any, Self, TypeAlias
 from aioapiqueue._callables import is_coroutine_function
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._rate import LONGEST, positive
-from aioapiqueue.integrations.llm._belief import check_usage, most_input
+from aioapiqueue.integrations._usage import MalformedUsageError
+from aioapiqueue.integrations.llm._belief import believable, most_input
 from aioapiqueue.integrations.llm._request import (
     Endpoint,
     LLMRequest,
@@ -216,12 +217,13 @@ class Profile:
             usage: what its answer says; None: nothing.
 
         Raises:
-            ValueError: that cannot be: its output is more than the request allows, or its input far
-                more than the request has.
+            ValueError: some of that cannot be: its output is more than the request allows, or its
+                input far more than the request has. The error's `cost` is what this would return if
+                the usage did not say so.
         """
         if request.endpoint is None or not usage:
             return None
-        check_usage(request, usage)
+        usage, wrong = believable(request, usage)
         read, output = float(request.input_tokens), self.reserved_for(request)
         if "input_tokens" in usage:
             read = usage["input_tokens"] + usage.get("cache_write_tokens", 0)
@@ -232,6 +234,8 @@ class Profile:
             output = usage["output_tokens"] * weight
         costs = dict(self._costs(read, output))
         del costs[CALLS]
+        if wrong:
+            raise MalformedUsageError(wrong, costs)
         return costs
 
     def failed(self, request: LLMRequest, status: int) -> Costs | None:

@@ -74,7 +74,8 @@ class LLMRequest:
         model: empty if none is named.
         endpoint: what is known of this kind of request; None: nothing, so that it is a call.
         input_tokens: of its prompt, estimated.
-        max_output_tokens: the most that the answer may have, of all prompts and choices; None: it does not say.
+        max_output_tokens: the most that the answer may have, of all prompts and choices; None: it
+            does not say.
         reserved: tokens that were reserved for the answer; None: not known yet.
         most_input_tokens: the most input tokens that an answer is believed to have used; None: any
             number, as the request refers to something that is not in it.

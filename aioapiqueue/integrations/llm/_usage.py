@@ -15,9 +15,9 @@ did: at least a token for each event that has some.
 
 The server chooses what is read here, so the work is bounded. 3 kB of gzip can be 3 MB of line ends,
 each of which is a step in Python. Asynchronous transports let the event loop run after each 64 kB
-(`steps`). What came over the wire may be of any size: whoever reads it has to take as much. Only
-of a body that decodes to far more (`_most`), no more is read, and its call keeps the cost that was
-reserved for it.
+(`steps`). What comes over the wire may be of any size, as the work grows with that. Of a body that
+decodes to far more (`_most`), no more is read, and its call keeps the cost that was reserved for
+it.
 """
 
 from __future__ import annotations

@@ -137,6 +137,21 @@ async def test_settling_holds_an_hour(client, server):
         assert (queue.stats.costs["tokens"], queue.stats.malformed) == (300_010, 1)
 
 
+async def test_other_units_are_settled(every_client, server, caplog):
+    """Of a cost that is malformed in one unit, the others count; the log says why, and of whom."""
+    queue = ApiQueue(lanes={"*": ["6000 tokens/min burst 6000", "60 pages/min"]}, name="mine")
+    settle = lambda *_: {"tokens": 400_000, "pages": 7}  # noqa: E731 - short
+    async with every_client(queue, cost={"tokens": 10, "pages": 1}, settle=settle) as paced:
+        assert await paced.get(server.url()) == 200
+    async with asyncio.timeout(10):  # that of a thread is settled in the loop's, soon
+        while not queue.stats.malformed:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.01)
+    assert queue.stats.costs == {"calls": 1, "tokens": 10, "pages": 7}
+    (record,) = caplog.records
+    assert record.message.startswith("a call of queue 'mine' has a malformed usage")
+    assert "400000 tokens, at a limit of 6000 tokens/min burst 6000" in record.message
+
+
 @pytest.mark.parametrize(
     ("limit", "most"),
     [

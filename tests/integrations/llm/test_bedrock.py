@@ -200,16 +200,77 @@ async def test_answer_that_names_its_input_alone(blockbuster):
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_output_above_what_was_allowed(operation, blockbuster):
-    """It is counted as malformed, and the call keeps what it was charged."""
+    """It is counted as malformed, and of it the call keeps what it was charged."""
     blockbuster.deactivate()
     queue = a_queue()
-    async with paced_client(queue, used=(40, 501)) as (_, client):
+    async with paced_client(queue, used=(40, 600)) as (_, client):
         answer = await getattr(client, operation)(**OPERATIONS[operation])
         if "stream" in operation:
             async for _ in stream_of(answer):
                 pass
-    assert queue.stats.costs == {"calls": 1, "tokens": ESTIMATE + 500}
+    assert queue.stats.costs == {"calls": 1, "tokens": 40 + 500}
     assert queue.stats.malformed == 1
+
+
+WITH_IMAGE = [
+    {"role": "user", "content": [{"image": {"format": "png", "source": {"bytes": b"x"}}}]}
+]
+IMAGE_BODY = {
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "image",
+                    "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"},
+                }
+            ],
+        }
+    ],
+    "max_tokens": 500,
+}
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_input_that_closes_a_model(operation, blocks, blockbuster, caplog):
+    """At a limit, 1e9 tokens of a call with an image are malformed, and 1.2e6 are charged."""
+    blockbuster.deactivate()
+    parameters = {
+        **OPERATIONS[operation],
+        **({"messages": WITH_IMAGE} if "converse" in operation else {}),
+        **({"body": json.dumps(IMAGE_BODY)} if "invoke" in operation else {}),
+    }
+
+    def ask(server, queue):
+        client = boto3.client("bedrock-runtime", **options(server))
+        with botocore.paced(client, queue, profile=llm.bedrock):
+            answer = getattr(client, operation)(**parameters)
+            list(stream_of(answer) or ())
+        client.close()
+
+    async def call(used):
+        queue = ApiQueue(lanes={"*": "600000 tokens/min burst 600000"}, name="models")
+        if blocks:
+            async with BedrockServer(used=used) as server:
+                await asyncio.to_thread(ask, server, queue)
+        else:
+            async with paced_client(queue, used=used) as (_, client):
+                answer = await getattr(client, operation)(**parameters)
+                if "stream" in operation:
+                    async for _ in stream_of(answer):
+                        pass
+        async with asyncio.timeout(10):  # that of a thread is settled in the loop's, soon
+            while not queue.stats.malformed and queue.stats.costs["tokens"] != used[0]:  # noqa: ASYNC110 - no event for it
+                await asyncio.sleep(0.01)
+        return queue.stats.malformed, queue.stats.costs["tokens"]
+
+    assert await call((1_200_000, 0)) == (0, 1_200_000)
+    assert caplog.records == []
+    estimate = 1611 if "converse" in operation else 1604  # an image, and the message around it
+    assert await call((10**9, 0)) == (1, estimate + 500)
+    (record,) = caplog.records
+    assert "1000000000 tokens, at a limit of 600000 tokens/min burst 600000" in record.message
 
 
 async def read(stream, pieces, *, waits):

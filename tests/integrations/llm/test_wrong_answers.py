@@ -55,40 +55,50 @@ async def starts(profile, path, transport, *, lanes, calls=2, **more):
     return found, queue
 
 
+HEADERS = {
+    MESSAGE: limit("output-tokens", 8000, 7900, "30s", anthropic=True)
+    + limit("input-tokens", 50_000, 49_000, "30s", anthropic=True),
+    CHAT: limit("tokens", 30_000, 29_000, "30s"),
+}
+
+
 @pytest.mark.parametrize(
-    ("path", "usage", "headers"),
+    ("path", "usage", "tokens"),
     [
-        (
-            MESSAGE,
-            {"output_tokens": 10**9, "input_tokens": 9},
-            limit("output-tokens", 8000, 7900, "30s", anthropic=True),
-        ),
-        (
-            MESSAGE,
-            {"input_tokens": 10**9, "output_tokens": 9},
-            limit("input-tokens", 50_000, 49_000, "30s", anthropic=True),
-        ),
-        (
-            CHAT,
-            {"prompt_tokens": 9, "completion_tokens": 10**9},
-            limit("tokens", 30_000, 29_000, "30s"),
-        ),
+        (MESSAGE, {"output_tokens": 10**9, "input_tokens": 9}, 9 + 100),
+        (MESSAGE, {"input_tokens": 10**9, "output_tokens": 9}, 104 + 9),
+        (CHAT, {"prompt_tokens": 9, "completion_tokens": 10**9}, 9 + 100),
+        (CHAT, {"prompt_tokens": 10**9, "completion_tokens": 10**9}, 104 + 100),
     ],
 )
 @pytest.mark.parametrize("lanes", ["learnt", "configured"])
-def test_a_wrong_usage_stops_nothing(path, usage, headers, lanes, run_virtual):
-    """1e9 tokens of a call with `max_tokens=100` are counted, and it costs what it was charged."""
+def test_a_wrong_usage_stops_nothing(path, usage, tokens, lanes, run_virtual):
+    """1e9 tokens are counted as malformed: of them a call costs what it was charged."""
     profile = PROFILES[path]
     units = [f"8000 {unit}/min burst 8000" for unit in profile.units]
     given = {"*": () if lanes == "learnt" else units}
 
     async def main():
-        found, queue = await starts(profile, path, answering(usage, headers), lanes=given)
+        found, queue = await starts(profile, path, answering(usage, HEADERS[path]), lanes=given)
         assert found == [0, 0]
         assert queue.stats.malformed == 2
-        assert sum(queue.stats.costs.values()) == 2 * (1 + 104 + 100)
+        assert sum(queue.stats.costs.values()) == 2 * (1 + tokens)
 
     run_virtual(main)
+
+
+def test_why_a_usage_is_malformed(run_virtual, caplog):
+    """The first of a client is logged as a warning, and the next ones for debugging."""
+    caplog.set_level("DEBUG", "aioapiqueue")
+    usage = {"prompt_tokens": 10**9, "completion_tokens": 10**8}
+    run_virtual(lambda: starts(llm.compatible, CHAT, answering(usage), lanes={"*": ()}, calls=3))
+    assert [one.levelname for one in caplog.records] == ["WARNING", "DEBUG", "DEBUG"]
+    for record in caplog.records:
+        assert (
+            "100000000 tokens of output, where the request allows 100 and "
+            "1000000000 tokens of input, where 104 were estimated"
+        ) in record.message
+        assert TEXT not in record.message
 
 
 def settled(path, body, usage):
@@ -128,10 +138,11 @@ def chat(**more):
     ],
 )
 def test_output_above_what_was_allowed(path, body, most):
-    """As much as the request allows is believed, and one more is not."""
-    settled(path, body, {"input_tokens": 100, "output_tokens": most})
+    """As much as the request allows is believed, a tenth and 16 tokens more, and no more."""
+    believed = most + most // 10 + 16
+    settled(path, body, {"input_tokens": 100, "output_tokens": believed})
     with pytest.raises(MalformedUsageError, match=f"where the request allows {most}$"):
-        settled(path, body, {"input_tokens": 100, "output_tokens": most + 1})
+        settled(path, body, {"input_tokens": 100, "output_tokens": believed + 1})
 
 
 @pytest.mark.parametrize("body", [chat(), chat(max_tokens=0), chat(max_tokens=-1)])
@@ -145,7 +156,7 @@ def test_reasoning_beside_the_maximum():
     usage = {"input_tokens": 100, "output_tokens": 5100, "reasoning_tokens": 5000}
     assert settled(CHAT, chat(max_tokens=100), usage) == {"tokens": 5200}
     with pytest.raises(MalformedUsageError):
-        settled(CHAT, chat(max_tokens=99), usage)
+        settled(CHAT, chat(max_tokens=75), usage)
 
 
 @pytest.mark.parametrize("field", ["input_tokens", "cache_read_tokens", "cache_write_tokens"])
