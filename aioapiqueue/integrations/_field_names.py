@@ -25,6 +25,7 @@ from aioapiqueue._grammar import CALLS, NO_UNITS, check_unit
 
 __all__ = [
     "LONGEST_NAME",
+    "MILLISECONDS",
     "POLICIES",
     "PRIORITY",
     "STANDARD",
@@ -66,14 +67,15 @@ class Field(NamedTuple):
 _QUOTA = re.compile(r"(.*)rate-?limit(bysize)?-(.+)")
 _PRIORITY = re.compile(r"(anthropic-)(priority)-(.+)")
 _WINDOW = re.compile(r"anthropic-ratelimit-unified-(.*-)?(status|reset)")
+MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
+"""Of OpenAI, and of Azure's services: beside `Retry-After`, and more precise."""
 _LEGACY = "x-hubspot-ratelimit-secondly"
 """Still sent, of a limit that HubSpot no longer enforces (its page of usage details)."""
 _FIELDS = {
     **{
         name: Field(name)
-        for name in ("age", "date", "retry-after", "retry-after-ms", "x-should-retry")
+        for name in ("age", "date", "retry-after", *MILLISECONDS, "x-should-retry")
     },
-    "x-ms-retry-after-ms": Field("retry-after-ms"),  # Azure's services, beside `Retry-After`
     "ratelimit": Field("items", POLICIES),
     "ratelimit-policy": Field("policies", POLICIES),
     "x-ratelimit-retry-after": Field("ratelimit-retry-after"),

@@ -14,7 +14,7 @@ Which fields count, and where their form is from:
 - `Retry-After`, of an answer that pushes back. On others it means something else: on 202, when a
   job may be done; on 301, when to follow. `retry-after-ms` (OpenAI, Azure OpenAI) and
   `x-ms-retry-after-ms` (Azure: Cosmos DB and others) are the same in milliseconds, and more
-  precise: where one is a number, it counts. `X-RateLimit-Retry-After`
+  precise: where one is a number, it counts, and of two the larger. `X-RateLimit-Retry-After`
   (MailerLite classic, API rate limits) comes with every answer: it is read where these are missing.
 - `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers-11:
   `"default";r=0;t=30` and `"default";q=100;w=60`; until -07 `limit=100, remaining=0, reset=30` and
@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING
 from aioapiqueue._grammar import CALLS
 from aioapiqueue.integrations._advice import Advice, shortened_quota
 from aioapiqueue.integrations._bodies import MAX_BODY, Body, read_body
-from aioapiqueue.integrations._field_names import LONGEST_NAME, field_called
+from aioapiqueue.integrations._field_names import LONGEST_NAME, MILLISECONDS, field_called
 from aioapiqueue.integrations._header_values import ServerClock, Values, number
 from aioapiqueue.integrations._quotas import Groups, read_quotas
 
@@ -183,7 +183,7 @@ def _says_no(fields: dict[str, list[str]]) -> bool:
 def _is_push_back(status: int, fields: dict[str, list[str]], quotas: Quotas, said: Body) -> bool:
     if status in _PUSH_BACK:
         return True
-    if "retry-after" in fields or "retry-after-ms" in fields or said.delay is not None:
+    if not fields.keys().isdisjoint(("retry-after", *MILLISECONDS)) or said.delay is not None:
         return True
     return status == HTTPStatus.FORBIDDEN and (
         said.limited
@@ -194,9 +194,10 @@ def _is_push_back(status: int, fields: dict[str, list[str]], quotas: Quotas, sai
 def _named(fields: dict[str, list[str]], said: Body, values: Values) -> float | None:
     """Return the seconds that the answer names."""
     hold = values.wait(fields.get("retry-after", ()))
-    milliseconds = values.read(fields.get("retry-after-ms", ()), number)
-    if milliseconds is not None:
-        return milliseconds / 1000
+    found = [values.read(fields.get(name, ()), number) for name in MILLISECONDS]
+    milliseconds = [one for one in found if one is not None]
+    if milliseconds:
+        return max(milliseconds) / 1000
     if hold is None:
         hold = said.delay
     if hold is None:

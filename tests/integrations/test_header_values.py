@@ -63,11 +63,17 @@ def test_milliseconds_are_preferred_to_seconds(name):
 
 
 def test_two_names_for_milliseconds():
-    """Where they agree, they are one; else the longer one applies, and it is malformed."""
+    """They are two fields, and the longer one applies; two values of one are malformed."""
     one, same = ("retry-after-ms", "1250"), ("x-ms-retry-after-ms", "1250")
     assert advice(429, one, same) == Advice(throttled=True, hold=1.25)
-    other = ("x-ms-retry-after-ms", "2500")
-    assert advice(429, one, other) == Advice(throttled=True, hold=2.5, malformed=True)
+    for longer in (("x-ms-retry-after-ms", "2500"), ("retry-after-ms", "2500")):
+        shorter = same if longer[0] == one[0] else one
+        for fields in ((shorter, longer), (longer, shorter)):
+            assert advice(429, *fields) == Advice(throttled=True, hold=2.5)
+    again = ("retry-after-ms", "2500")
+    assert advice(429, one, again) == Advice(throttled=True, hold=2.5, malformed=True)
+    wrong = ("x-ms-retry-after-ms", "soon")
+    assert advice(429, one, wrong) == Advice(throttled=True, hold=1.25, malformed=True)
 
 
 @pytest.mark.parametrize("skew", [-7200, -30, 30, 7200, 40 * 365 * 86400])
