@@ -103,7 +103,7 @@ class ProfiledPacer(HttpxPacer[Any]):
         if status != _OK or found is None:
             return None
         if found.endpoint is None:
-            fits = request.method == "POST" and profile_for(found.host, found.path)
+            fits = request.method == "POST" and self._other_profile(found) is not None
             return StatedUsageReader.of(headers) if fits and not self._has_warned else None
         return UsageReader.of(headers, most_output=found.max_output_tokens)
 
@@ -125,9 +125,14 @@ class ProfiledPacer(HttpxPacer[Any]):
             self._warn_of_profile(found)
         return self.profile.settled(found, usage)
 
+    def _other_profile(self, found: LLMRequest) -> Profile | None:
+        """Return the profile that fits a request, unless the client has it, changed by the user."""
+        fitting = profile_for(found.host, found.path)
+        return None if fitting is None or fitting.name == self.profile.name else fitting
+
     def _warn_of_profile(self, found: LLMRequest) -> None:
         """Say once that an answer states a usage, and that the profile does not know its kind."""
-        fitting = profile_for(found.host, found.path)
+        fitting = self._other_profile(found)
         if fitting is None or self._has_warned:
             return
         self._has_warned = True

@@ -109,6 +109,14 @@ def test_other_answers_say_nothing(profile, path, made, method, run_virtual):
     assert run_virtual(lambda: words_of(profile, f"http://x{path}", made, method=method)) == []
 
 
+def test_a_profile_without_an_endpoint(run_virtual):
+    """Nobody is told to use the profile that the client has, where its user has changed that."""
+    chat = tuple(one for one in llm.openai.endpoints if "chat" in one.path)
+    profile = llm.openai.with_(endpoints=chat)
+    url = "https://api.openai.com/v1/responses"
+    assert run_virtual(lambda: words_of(profile, url, answer(RESPONSE))) == []
+
+
 def test_a_body_that_is_left_says_nothing(run_virtual):
     """One that is left before its usage, or cancelled, states none."""
 
