@@ -33,8 +33,8 @@ _INPUT = ("input_tokens", "cache_read_tokens", "cache_write_tokens")
 _ADDS_NOTHING = frozenset(
     {"anthropic_version", "audio", "background", "dimensions", "echo", "encoding_format"}
     | {"frequency_penalty", "function_call", "generationConfig", "generation_config", "include"}
-    | {"inferenceConfig", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens"}
-    | {"max_tool_calls", "metadata", "min_p", "modalities", "model", "modelId", "n"}
+    | {"inferenceConfig", "logit_bias", "logprobs", "max_completion_tokens", "max_output_tokens"}
+    | {"max_tokens", "max_tool_calls", "metadata", "min_p", "modalities", "model", "modelId", "n"}
     | {"parallel_tool_calls", "performanceConfig", "presence_penalty", "prompt_cache_key"}
     | {"prompt_cache_retention", "reasoning", "reasoning_effort", "repetition_penalty"}
     | {"requestMetadata", "response_format", "safetySettings", "safety_identifier"}
@@ -49,7 +49,7 @@ _CONTENT = frozenset(
     | {"function_declarations", "id", "input", "inputSchema", "input_schema", "is_error"}
     | {"json_schema", "name", "output", "parameters", "parts", "prefix", "reasoning"}
     | {"reasoningContent", "reasoningText", "reasoning_content", "refusal", "role", "schema"}
-    | {"signature", "status", "strict", "summary", "text", "thinking", "thought"}
+    | {"signature", "status", "strict", "text", "thinking", "thought"}
     | {"thoughtSignature", "toolResult", "toolSpec", "toolUse", "toolUseId", "tool_call_id"}
     | {"tool_calls", "tool_use_id", "tools", "type", "verbosity"}
 )
@@ -60,19 +60,20 @@ _DATA = frozenset(
 """Those of them in which names are those of the user's program."""
 _TYPES = frozenset(
     {"custom", "default", "ephemeral", "function", "function_call", "function_call_output"}
-    | {"input_text", "json_object", "json_schema", "message", "output_text", "reasoning"}
-    | {"reasoning_text", "redacted_thinking", "refusal", "summary_text", "text", "thinking"}
-    | {"tool_result", "tool_use"}
+    | {"input_text", "json_object", "json_schema", "message", "output_text", "redacted_thinking"}
+    | {"refusal", "text", "thinking", "tool_result", "tool_use"}
 )
-"""Each `type` of such text, and of tools that the user's program runs."""
+"""Each `type` of such text, and of tools that the user's program runs. `reasoning` is none of them:
+OpenAI's responses name it by an id, and the server has it."""
 
 
 def most_input(body: Mapping[str, Any], endpoint: Endpoint, size: float) -> float | None:
     """Return the most tokens that the input of a request can be believed to have.
 
     None: any number. Most of it may be elsewhere: in a file, an image, an earlier answer
-    (`previous_response_id`), a cached prompt, or in what a tool of the provider finds. Any field
-    that is not known to be text may be such, so that no honest usage is refused.
+    (`previous_response_id`) or its stored reasoning, a cached prompt, or in what a tool of the
+    provider finds. Any field that is not known to be text may be such, so that no honest usage is
+    refused.
 
     Args:
         body: of the request.
@@ -95,7 +96,8 @@ def _is_text(prompt: object) -> bool:
         elif isinstance(value, dict):
             kind = value.get("type", "text")
             is_known = isinstance(kind, str) and kind in _TYPES
-            if not is_known or not _CONTENT.issuperset(value):
+            is_reference = value.keys() == {"id"}  # to an item that OpenAI has stored
+            if not is_known or is_reference or not _CONTENT.issuperset(value):
                 return False
             # What a program gets as JSON has any names.
             is_call = kind == "tool_use" or "toolUseId" in value

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self, TypeAlias
 
 from aioapiqueue._callables import is_coroutine_function
@@ -20,7 +21,7 @@ from aioapiqueue.integrations.llm._request import (
     prompt_size,
     read_body,
 )
-from aioapiqueue.integrations.llm._tokens import counter_for
+from aioapiqueue.integrations.llm._tokens import counter_for, estimate_tokens
 
 __all__ = ["Costs", "Key", "Profile", "Usage"]
 
@@ -161,12 +162,10 @@ class Profile:
         if body is None:
             body = read_body(content)
         model = str(model or body.get("model") or "")
-        size = prompt_size(
-            body,
-            endpoint,
-            count=self.count or counter_for(model),
-            attachment_tokens=self.attachment_tokens,
-        )
+        size_by = partial(prompt_size, body, endpoint, attachment_tokens=self.attachment_tokens)
+        size = size_by(count=self.count or counter_for(model))
+        # A user's function may count what it likes, as 0 for what another limit is for.
+        most = size if self.count is None else max(size, size_by(count=estimate_tokens))
         return LLMRequest(
             host,
             path,
@@ -176,7 +175,7 @@ class Profile:
             endpoint,
             math.ceil(size),
             most_output(body, endpoint),
-            most_input_tokens=most_input(body, endpoint, size),
+            most_input_tokens=most_input(body, endpoint, most),
         )
 
     def _endpoint_of(self, path: str) -> tuple[Endpoint | None, str | None]:

@@ -169,6 +169,18 @@ def test_input_far_above_its_estimate(field):
         settled(MESSAGE, body, {"output_tokens": 9, "input_tokens": 0, field: most + 1})
 
 
+@pytest.mark.parametrize(("tokens", "most"), [(0, 1000), (9000, 90_000)])
+def test_input_by_a_users_count(tokens, most):
+    """A function of the user's may count less than there is; what it counts more is believed."""
+    profile = llm.compatible.with_(count=lambda _: tokens)
+    content = json.dumps({"input": TEXT, "max_output_tokens": 9}).encode()
+    request = profile.read(host="h", path=RESPONSES, content=content)
+    assert request.input_tokens == tokens
+    assert request.most_input_tokens == most + 30_000
+    usage = {"input_tokens": most + 30_000, "output_tokens": 9}
+    assert profile.settled(request, usage) == {"tokens": most + 30_009}
+
+
 TOOL = {
     "name": "f",
     "description": "Fetches.",
@@ -200,6 +212,7 @@ PLAIN = [
         },
     ),
     (RESPONSES, {"input": [{"type": "message", "role": "user", "content": TEXT}]}),
+    (RESPONSES, {"input": TEXT, "max_output_tokens": 9}),
     (RESPONSES, {"input": TEXT, "instructions": TEXT, "reasoning": {"effort": "low"}}),
     (MESSAGE, {**chat(max_tokens=9, tools=[TOOL]), "thinking": {"type": "enabled"}}),
     (
@@ -246,6 +259,18 @@ ELSEWHERE += [
     (RESPONSES, {"input": TEXT, "tools": [{"type": "web_search"}]}),
     (RESPONSES, {"input": TEXT, "tools": [{"type": "file_search", "vector_store_ids": ["v"]}]}),
     (RESPONSES, {"input": [{"type": "item_reference", "id": "i"}]}),
+    (RESPONSES, {"input": [{"id": "rs_1"}, {"role": "user", "content": TEXT}]}),
+    (
+        RESPONSES,
+        {
+            "input": [
+                {"role": "user", "content": TEXT},
+                {"type": "reasoning", "id": "rs_1", "summary": []},
+                {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "1", "output": TEXT},
+            ]
+        },
+    ),
     (MESSAGE, chat(tools=[{"type": "web_search_20250305", "name": "web_search"}])),
     (MESSAGE, chat(mcp_servers=[{"type": "url", "url": "https://a.example", "name": "a"}])),
     (
