@@ -88,7 +88,10 @@ _SHORT_RATES = {word: f"/{time}" for word, time in _RATES.items()} | {
     "otpm": " output_tokens/min",
 }
 """What to write after the number instead of a word for calls, or an LLM's tokens, per time."""
-_AT_ONCE = r"(?:in\s+)?(?:concurrent|concurrently|parallel|simultaneous|simultaneously)"
+_AT_ONCE = (
+    r"(?:(?:in\s+)?(?:concurrent|concurrently|concurrency|parallel|simultaneous|simultaneously)"
+    r"|at\s+a\s+time)"
+)
 _WRITTEN = (("d", 86400), ("h", 3600), ("min", 60))
 """The units of time that are written for whole numbers of them, the largest first."""
 _TIME_WORDS = {word + plural for word in (*_SECONDS, "month") for plural in ("", "s")}
@@ -246,6 +249,8 @@ def _problem(text: str) -> str:
     """Return why a text has no form of the grammar, if that is known."""
     match = re.match(rf"({_NUMBER})(\s*)(.*)", text, _FLAGS | re.DOTALL)
     if match is None:
+        if most := re.fullmatch(rf"max\s+({_NUMBER})(?:\s+{_AT_ONCE})?", text, _WORDS):
+            return f'write "{most[1]} at once"'
         negative = re.match(rf"-\s*{_NUMBER}", text, _FLAGS)
         return _ABOVE_ZERO if negative else "" if text else "it is empty"
     number, blank, rest = match.groups()

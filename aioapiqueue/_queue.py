@@ -220,17 +220,12 @@ class ApiQueue:
         if order not in ORDERS:
             words = " or ".join(f'"{word}"' for word in ORDERS)
             raise ValueError(f"order is {words}, not {order!r}")
-        if overflow not in (None, "raise", "drop_oldest"):
-            raise ValueError(f'overflow is "raise" or "drop_oldest", not {overflow!r}')
         if concurrency is not None:
             whole(concurrency, of="concurrency")
-        positive(maxsize, of="maxsize", least=0)
-        if overflow is not None and maxsize == 0:
-            raise ValueError(
-                f"overflow={overflow!r} is for a queue that can be full, and without maxsize any "
-                f"number may wait: write maxsize=1000, overflow={overflow!r}, or leave it out"
-            )
+        _check_bound(maxsize, overflow)
         positive(catch_up, of="catch_up", least=0, most=LONGEST)
+        if not isinstance(strict_lanes, bool):
+            raise TypeError(f"strict_lanes takes True or False, not {strict_lanes!r}")
         if adaptive is not None and not _has(adaptive, "govern"):
             raise TypeError(f"adaptive takes an Adaptive: write Adaptive(), not {adaptive!r}")
         if schedule is not None and not _has(schedule, "make_limiter"):
@@ -959,6 +954,18 @@ def _lanes_of(lanes: Mapping[Hashable, Limits] | None) -> dict[Hashable, Sequenc
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"lanes[{key!r}]: {error}") from None
     return found
+
+
+def _check_bound(maxsize: int, overflow: str | None) -> None:
+    """Refuse a size that is none, and an overflow that is none, or could never happen."""
+    if overflow not in (None, "raise", "drop_oldest"):
+        raise ValueError(f'overflow is "raise" or "drop_oldest", not {overflow!r}')
+    positive(maxsize, of="maxsize", least=0)
+    if overflow is not None and maxsize == 0:
+        raise ValueError(
+            f"overflow={overflow!r} is for a queue that can be full, and without maxsize any "
+            f"number may wait: write maxsize=1000, overflow={overflow!r}, or leave it out"
+        )
 
 
 def check_place(priority: float, timeout: float | None) -> None:

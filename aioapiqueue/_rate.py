@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from functools import wraps
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from aioapiqueue._grammar import (
     CALLS,
@@ -44,6 +45,8 @@ __all__ = [
     "unit_of",
     "whole",
 ]
+
+L = TypeVar("L")
 
 LARGEST = 1e15
 """The largest count: below 2**53, up to which floats count whole calls."""
@@ -99,14 +102,8 @@ class _Validated:
 
     def _remedy(self) -> str:
         """Return what to write instead of a type that is given a text, such as "10/s"."""
-        text = getattr(self, fields(self)[0].name)  # type: ignore[arg-type]  # each is a dataclass
-        if not isinstance(text, str):
-            return ""
-        try:
-            limit = parse_limit(text)
-        except ValueError:
-            return ""
-        return f': write the text itself, as in ApiQueue("{text}"), or {limit!r}'
+        first = getattr(self, fields(self)[0].name)  # type: ignore[arg-type]  # each is a dataclass
+        return _remedy_for(first) if isinstance(first, str) else ""
 
     def __repr__(self) -> str:
         """As of a dataclass, without the unit that limits have unless they name one."""
@@ -115,6 +112,29 @@ class _Validated:
             del values["unit"]
         shown = ", ".join(f"{name}={value!r}" for name, value in values.items())
         return f"{type(self).__qualname__}({shown})"
+
+
+def _remedy_for(text: str) -> str:
+    try:
+        limit = parse_limit(text)
+    except ValueError:
+        return ""
+    return f': write the text itself, as in ApiQueue("{text}"), or {limit!r}'
+
+
+def _refuses_text(cls: type[L]) -> type[L]:
+    """Have a type say what to write where it is given a text alone, and takes more than that."""
+    plain: Callable[..., None] = cls.__init__
+
+    @wraps(plain)
+    def init(self: L, *args: object, **kwargs: object) -> None:
+        if len(args) == 1 and isinstance(args[0], str) and not kwargs:
+            made = f"{cls.__name__}({args[0]!r})"
+            raise TypeError(f"{made}: calls takes a number, not a text{_remedy_for(args[0])}")
+        plain(self, *args, **kwargs)
+
+    cls.__init__ = init  # type: ignore[assignment]  # it takes the same
+    return cls
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -201,6 +221,7 @@ class LearntRate(Rate):
     __slots__ = ()
 
 
+@_refuses_text
 @dataclass(frozen=True, slots=True, repr=False)
 class Window(_Validated):
     """An exact sliding window: never more than `calls` in any `per` seconds.
@@ -235,6 +256,7 @@ class Window(_Validated):
         return f"{count_text(self.calls, self.unit)} in any {time_text(self.per)}"
 
 
+@_refuses_text
 @dataclass(frozen=True, slots=True, repr=False)
 class Calendar(_Validated):
     """So many in each hour, day or month, as the clocks of a time zone show them.

@@ -195,6 +195,8 @@ def test_other_types_are_no_rate(calls):
     [
         (lambda: Rate("10/s"), 'as in ApiQueue("10/s"), or Rate(calls=10, per=1.0, burst=1)'),
         (lambda: Window("60/min", 1), 'as in ApiQueue("60/min"), or Rate(calls=60, per=60.0'),
+        (lambda: Window("10 in any 1h"), 'ApiQueue("10 in any 1h"), or Window(calls=10, per=3600'),
+        (lambda: Calendar("10 in each day"), 'ApiQueue("10 in each day"), or Calendar(calls=10, '),
         (lambda: Concurrency("5 at once"), 'ApiQueue("5 at once"), or Concurrency(number=5)'),
     ],
 )
@@ -322,6 +324,10 @@ def test_grammar_has_all_limits(text, limits):
         ("5 parallel", 'write "5 at once"'),
         ("5 concurrent requests", 'write "5 at once"'),
         ("5 in parallel", 'write "5 at once"'),
+        ("5 concurrency", 'write "5 at once"'),
+        ("5 at a time", 'write "5 at once"'),
+        ("max 5", 'write "5 at once"'),
+        ("max 5 concurrent", 'write "5 at once"'),
         ("5000 in 1h", 'write "in any 1h"'),
         ("9 tokens in day", 'write "in any day"'),
         ("9 in 2 weeks", "'weeks' is no unit of time"),
@@ -543,6 +549,8 @@ def test_lane_takes_one_or_several_limits():
         ({"catch_up": -0.1}, ValueError, "catch_up"),
         ({"catch_up": float("nan")}, ValueError, "catch_up"),
         ({"concurrency": "5"}, TypeError, "concurrency"),
+        ({"strict_lanes": "yes"}, TypeError, "strict_lanes takes True or False, not 'yes'"),
+        ({"strict_lanes": 1}, TypeError, "strict_lanes takes True or False, not 1"),
         ({"lanes": {"a": 5}}, TypeError, '"5ms"'),
         ({"lanes": {"a": "5/x"}}, ValueError, "'5/x'"),
     ],
