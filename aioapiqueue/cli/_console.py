@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -99,6 +100,10 @@ def why_unwritable(path: Path) -> str | None:
     return None
 
 
+_LATIN = re.compile(r"[\x80-\xa0\xad]")
+"""The characters from 0x80 to 0xff that are not printable."""
+
+
 def as_argument(text: str) -> str:
     r"""Return a word of a command as a shell takes it, and as a terminal shows it.
 
@@ -111,8 +116,10 @@ def as_argument(text: str) -> str:
     """
     if text.isprintable():
         return shlex.quote(text)
-    escaped = printable(text.replace("\\", r"\\").replace("'", r"\'"))
-    return f"$'{escaped}'"
+    text = text.replace("\\", r"\\").replace("'", r"\'")
+    # Not as `\xa0`: in a shell, that is one byte, and the character has two in UTF-8.
+    text = _LATIN.sub(lambda one: f"\\u{ord(one[0]):04x}", text)
+    return f"$'{printable(text)}'"
 
 
 def console() -> Console:

@@ -14,6 +14,7 @@ import pytest
 
 from aioapiqueue._host.place import Place
 from aioapiqueue._host.reach import ask
+from aioapiqueue.cli._console import as_argument
 from tests.helpers.host_crowd import hello
 from tests.helpers.host_workers import ROOT, Workers
 from tests.helpers.hubs import hub_in_use, processes_of
@@ -92,6 +93,20 @@ def test_file_that_cannot_be_used_is_named(hub):
     assert "quotas.db cannot be used" in said
     assert "end with this hub" in said
     run("stop")
+
+
+@pytest.mark.parametrize(
+    "character", ["\x80", "\x9b", "\xa0", "\xad", "\u2028", "\n", "é\n", "\\xa0\n"]
+)
+def test_shells_read_words_as_shown(character):
+    """What is shown of a name is printable, and bash reads it as the name."""
+    name = f"it's {character}bad"
+    shown = as_argument(name)
+    assert shown.isprintable()
+    bash = ["bash", "-c", f"printf %s {shown}"]
+    variables = os.environ | {"LC_ALL": "C.UTF-8"}
+    said = subprocess.run(bash, env=variables, capture_output=True, check=True).stdout
+    assert said == name.encode()
 
 
 NASTY = "tenant\n\x1b[2J\x07\u202e' crm: 1/s"
