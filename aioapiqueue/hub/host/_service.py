@@ -295,7 +295,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _give_up(self) -> None:
         """End a connection that says nothing."""
-        self._say({"refused": f"this hub was sent no whole line within {_HELLO:g} s"})
+        self._say({"refused": f"this hub received no complete line within {_HELLO:g} s"})
         self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio's
