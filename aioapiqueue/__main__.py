@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from aioapiqueue import __version__
@@ -13,7 +14,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line; without its extra, name the one to install and exit with 1.
 
-    Without it, there is `--version` alone.
+    Without it, there are `--version` and `docs` alone: errors of the library name the latter.
     """
     try:
         from aioapiqueue.cli._app import app  # noqa: PLC0415 - needs an extra
@@ -21,12 +22,29 @@ def main() -> None:
         missing = str(error.name).partition(".")[0]
         if missing not in {"typer", "rich"}:
             raise
-        if sys.argv[1:] == ["--version"]:
-            sys.stdout.write(f"aioapiqueue {__version__}\n")
-            return
-        sys.exit(f'The command line needs {missing}: pip install "aioapiqueue[cli]"')
+        sys.stdout.write(_answer_without_extra(missing))
+        return
     raise_again()  # what is running by now cleans up, and exits with 130
     app(prog_name="aioapiqueue")
+
+
+def _answer_without_extra(missing: str) -> str:
+    from aioapiqueue.cli._pages import find_page, list_pages, read_page  # noqa: PLC0415 - as above
+
+    if hasattr(signal, "SIGPIPE"):  # `| head` ends it without a traceback
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        match sys.argv[1:]:
+            case ["--version"]:
+                return f"aioapiqueue {__version__}\n"
+            case ["docs"]:
+                return list_pages()
+            case ["docs", page] if not page.startswith("-"):
+                return read_page(find_page(page))
+    except LookupError as error:
+        sys.stderr.write(f"aioapiqueue: {error}\n")
+        sys.exit(2)  # as with the extra
+    sys.exit(f'The command line needs {missing}: pip install "aioapiqueue[cli]"')
 
 
 if __name__ == "__main__":

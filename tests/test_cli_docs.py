@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import aioapiqueue
 from aioapiqueue.cli._app import app
-from aioapiqueue.cli.docs import pages
+from aioapiqueue.cli._pages import pages
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
