@@ -19,7 +19,14 @@ from importlib.util import find_spec, module_from_spec
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["Gate", "original", "patched", "plain_subprocess", "start_loop"]
+__all__ = [
+    "Gate",
+    "original",
+    "patched",
+    "plain_subprocess",
+    "refuse_greenlets_without_threads",
+    "start_loop",
+]
 
 _PATIENCE = 1.0
 """Seconds that the end of the program waits for the loop to stop: a callback may take long."""
@@ -29,6 +36,20 @@ def patched() -> bool:
     """Return whether threads are greenlets."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and monkey.is_module_patched("threading")
+
+
+def refuse_greenlets_without_threads() -> None:
+    """Refuse what lets no loop run in a thread: selectors of gevent, and threads of the system.
+
+    Raises:
+        RuntimeError: the program has patched that much; the message says what to do.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("selectors") and not patched():
+        raise RuntimeError(
+            "gevent has patched selectors and not threads, as by monkey.patch_all(thread=False): "
+            "no event loop can run in a thread then. Call monkey.patch_all() without thread=False"
+        )
 
 
 def original(module: str, name: str) -> Any:  # noqa: ANN401 - whatever it is

@@ -10,12 +10,19 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from aioapiqueue import _gevent
+
 __all__ = ["refuse_to_block"]
 
 _ON_ASYNCIO = (
     "waiting here would block the event loop that runs in this thread: in a coroutine, or a cell "
     'of Jupyter, write "async with queue.slot():" or use a client that awaits; call what blocks by '
     "await asyncio.to_thread(...)"
+)
+_UNDER_GEVENT = (
+    "an event loop runs in a greenlet of this thread, as of asyncio.run(...), and meanwhile no "
+    "greenlet can wait here: run it in a thread, gevent.get_hub().threadpool.apply(asyncio.run, "
+    '[main()]); in a coroutine of that loop, write "async with queue.slot():"'
 )
 _ON_TRIO = (
     "waiting here would block trio, which runs in this thread: call what blocks by "
@@ -34,7 +41,7 @@ def refuse_to_block() -> None:
     except RuntimeError:
         pass
     else:
-        raise RuntimeError(_ON_ASYNCIO)
+        raise RuntimeError(_UNDER_GEVENT if _gevent.patched() else _ON_ASYNCIO)
     # Not imported here. Any of these is missing if nobody has imported trio, or has just begun to.
     runs = getattr(getattr(sys.modules.get("trio"), "lowlevel", None), "in_trio_run", None)
     if runs is not None and runs():

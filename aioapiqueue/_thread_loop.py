@@ -143,7 +143,7 @@ class Home:
         """Return the loop, in its thread, which the first call starts.
 
         Raises:
-            RuntimeError: threads have become greenlets since.
+            RuntimeError: threads have become greenlets since, or gevent has patched too little.
         """
         if self._loop is None:
             with self._lock:
@@ -168,6 +168,7 @@ class Home:
 
 
 def _start_loop() -> asyncio.AbstractEventLoop:
+    _gevent.refuse_greenlets_without_threads()
     # Not the policy's: what that makes may want the main thread.
     loop = asyncio.SelectorEventLoop()
     threading.Thread(target=loop.run_forever, name="aioapiqueue", daemon=True).start()

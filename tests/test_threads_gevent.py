@@ -340,6 +340,75 @@ with start_blocking_portal() as portal:
     )
 
 
+@pytest.mark.parametrize("patch", ["patch_all(thread=False)", "patch_selectors()"])
+def test_patch_without_threads_is_refused(patch):
+    """No loop runs in a thread of the system then: at once, each time, and with what to do."""
+    lines = run_program(f"""
+from gevent import monkey
+monkey.{patch}
+from aioapiqueue import ApiQueue
+from aioapiqueue.threads import blocking
+
+queue = blocking(ApiQueue("20/s"))
+for _ in range(2):
+    try:
+        with queue.slot():
+            print("let in")
+    except RuntimeError as error:
+        print(error)
+""")
+    said = "gevent has patched selectors and not threads, as by monkey.patch_all(thread=False): "
+    assert [line[: len(said)] for line in lines] == [said] * 2
+    assert lines[0].endswith("Call monkey.patch_all() without thread=False")
+
+
+@pytest.mark.parametrize("patch", ["patch_socket()", "patch_select()", "patch_time()"])
+def test_patches_of_little_are_taken(patch):
+    """With threads and selectors of the system, slots are as they are without gevent."""
+    lines = run_program(f"""
+from gevent import monkey
+monkey.{patch}
+from aioapiqueue import ApiQueue
+from aioapiqueue.threads import blocking
+
+with blocking(ApiQueue("20/s")).slot():
+    print("let in")
+""")
+    assert lines == ["let in"]
+
+
+def test_loop_in_a_greenlet_is_named():
+    """While `asyncio.run` has one, no greenlet waits; in a thread of gevent's pool, all go on."""
+    lines = run("""
+import asyncio
+queue = blocking(ApiQueue("100/s"))
+ended = []
+
+async def main():
+    await asyncio.sleep(0.2)
+    ended.append(1)
+
+other = gevent.spawn(lambda: asyncio.run(main()))
+gevent.sleep(0.05)
+try:
+    with queue.slot():
+        print("let in")
+except RuntimeError as error:
+    print(error)
+other.join()
+other = gevent.spawn(lambda: gevent.get_hub().threadpool.apply(asyncio.run, [main()]))
+gevent.sleep(0.05)
+with queue.slot():
+    print("let in", len(ended))
+other.join()
+print(len(ended))
+""")
+    error, *others = lines
+    assert error.startswith("an event loop runs in a greenlet of this thread, as of asyncio.run")
+    assert "run it in a thread, gevent.get_hub().threadpool.apply(asyncio.run, [main()])" in error
+    assert others == ["let in 1", "2"]
+
+
 def test_a_hub_is_shared_under_gevent():
     """The first starts the hub, from greenlets, and another process has the same quota."""
     source = """
