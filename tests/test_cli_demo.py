@@ -214,11 +214,11 @@ def test_nothing_throttled_is_no_comparison(tmp_path):
     options = ("--snapshots", "200", "--rate", "40/s", "--report", str(page))
     ended = run("demo", *options, program=program)
     assert (ended.returncode, ended.stderr) == (1, "")
-    assert "This machine is too busy to show it" in ended.stdout
-    assert "Run it again when the machine has less to do." in ended.stdout
+    assert "EC2 calls a second and lost nothing: the limit of" in ended.stdout
+    assert "Use more --workers, or run it again when the machine is less busy." in ended.stdout
     assert max(map(len, ended.stdout.splitlines())) <= 80
     shown = page.read_text("utf-8")
-    assert '<h1 class="bad">this machine was too busy to show it; paced: ' in shown
+    assert '<h1 class="bad">the unpaced scan lost nothing; paced: ' in shown
     for text in (ended.stdout, shown):
         assert "Unpaced, it lost" not in text
         assert "Public found" not in words(text)

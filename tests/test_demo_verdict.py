@@ -197,25 +197,40 @@ def test_lateness_is_a_note():
     assert report(PLAN, found, done, strict=True)["ok"] is False
 
 
+def test_harm_to_others_comes_first():
+    """Where retries saved the unpaced scan's own calls, the text is of those that failed."""
+    spared = dataclasses.replace(
+        HARMED, errors=0, lost=0, throttled=20, public_found=32, bystander_failures=1
+    )
+    found = FOUND | {"unpaced": spared}
+    text = closing_text(PLAN, found, checks(PLAN, found), strict=True)
+    assert text.startswith(
+        "Unpaced, it made 1 of 8 bystander calls fail.\n"
+        "Of its own calls, 20 were throttled; retries made up for them.\n\n"
+        "Paced, it lost none and found 32 of 32;\n"
+    )
+    assert text.endswith("[green]OK[/]: all 5 checks hold.")
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_no_harm_is_no_comparison(strict):
-    """The text never says that unpaced is as good: it says that this machine cannot show it."""
+    """The text never says that unpaced is as good: it says why there is nothing to see."""
     found = FOUND | {"unpaced": NO_HARM, "paced": LATE}
     done = checks(PLAN, found)
     assert "unpaced_did_harm" in [check.name for check in failed(done, strict=strict)]
     text = closing_text(PLAN, found, done, strict=strict)
     assert text.startswith(
-        "This machine is too busy to show it: the unpaced scan sent 80.0 EC2 calls a second,\n"
-        "too few to lose anything at a limit of 20/s burst 100."
+        "The unpaced scan made 80.0 EC2 calls a second and lost nothing: the limit of\n"
+        "20/s lets 100 through at once. There is nothing to compare.\n"
     )
     assert "Unpaced, it lost" not in text
     assert "Late" not in text
     assert "OK" not in text
     document = as_document(PLAN, found, done, RECORDED, strict=strict)
     assert document["tables"] == []
-    assert document["verdict"].startswith("this machine was too busy to show it; paced: ")
+    assert document["verdict"].startswith("the unpaced scan lost nothing; paced: ")
     assert document["good"] is False
     late = ["FAILED paced_on_time"] if strict else []
     heads = [note.partition(":")[0] for note in document["notes"]]
-    assert heads[:-1] == [*late, "This machine is too busy to show it"]
-    assert heads[-1].startswith("Run it again when the machine has less to do.")
+    assert heads[:-1] == [*late, "The unpaced scan made 80.0 EC2 calls a second and lost nothing"]
+    assert heads[-1].startswith("Use more --workers, or run it again when the machine is less")

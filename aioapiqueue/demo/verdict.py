@@ -127,14 +127,14 @@ def as_document(
     shown = is_shown(done)
     before = "" if not failures else "not all checks hold; "
     if not shown:
-        before = "this machine was too busy to show it; "
+        before = "the unpaced scan lost nothing; "
     verdict = verdict_of(
         [one for one in recorded["queues"] if one["queue"] == "paced"],
         found["paced"].seconds,
         before=f"{before}paced: ",
         good=not failures,
     )
-    text = _sentences(plan, found) if shown else _too_busy(plan, found)
+    text = _sentences(plan, found) if shown else _without_harm(plan, found)
     return {
         **recorded,
         "title": f"aioapiqueue demo: one scan of {plan.snapshots:,} snapshots, in three ways",
@@ -181,7 +181,7 @@ def closing_text(
         strict: whether those checks count that a busy machine alone can break.
     """
     failures = failed(done, strict=strict)
-    parts = [_sentences(plan, found) if is_shown(done) else _too_busy(plan, found)]
+    parts = [_sentences(plan, found) if is_shown(done) else _without_harm(plan, found)]
     for check in done:
         # Without harm there is nothing to compare: the text above says so.
         if check.ok or check.name == _HARM:
@@ -202,26 +202,33 @@ def is_shown(done: Sequence[Check]) -> bool:
     return next(check.ok for check in done if check.name == _HARM)
 
 
-def _too_busy(plan: Plan, found: Mapping[str, Figures]) -> str:
+def _without_harm(plan: Plan, found: Mapping[str, Figures]) -> str:
     """Return what is said in place of a comparison."""
-    unpaced = found["unpaced"]
+    unpaced, limit = found["unpaced"], plan.ec2_limit
     rate = unpaced.ec2_calls / unpaced.ec2_seconds if unpaced.ec2_seconds else 0
     return f"""\
-This machine is too busy to show it: the unpaced scan sent {rate:.1f} EC2 calls a second,
-too few to lose anything at a limit of {plan.ec2_limit}. There is nothing to compare.
+The unpaced scan made {rate:.1f} EC2 calls a second and lost nothing: the limit of
+{limit.calls:g}/s lets {int(limit.burst)} through at once. There is nothing to compare.
 
-Run it again when the machine has less to do. Each run measures how fast a scan is
-on this machine, and sets the limit below that: at the least to an eighth of EC2's."""
+Use more --workers, or run it again when the machine is less busy. Each run
+measures how fast a scan is on this machine, and sets the limit below that: down
+to one eighth of EC2's."""
 
 
 def _sentences(plan: Plan, found: Mapping[str, Figures]) -> str:
     """Return what the figures mean for each strategy, in a line or two."""
     unpaced, blanket, paced = (found[name] for name in ("unpaced", "blanket", "paced"))
     times = paced.ec2_seconds / (paced.ec2_calls * plan.rate.interval)
-    return f"""\
-Unpaced, it lost {_some(unpaced.lost)} of {plan.snapshots:,} snapshots \
+    harm = f"""\
+Unpaced, it lost {unpaced.lost:,} of {plan.snapshots:,} snapshots \
 and found {_some(unpaced.public_found)} of {plan.public:,} public ones;
-{_some(unpaced.bystander_failures)} of {unpaced.bystander_calls:,} bystander calls failed.
+{_some(unpaced.bystander_failures)} of {unpaced.bystander_calls:,} bystander calls failed."""
+    if not unpaced.lost:
+        harm = f"""\
+Unpaced, it made {unpaced.bystander_failures:,} of {unpaced.bystander_calls:,} bystander calls fail.
+Of its own calls, {unpaced.throttled:,} were throttled; retries made up for them."""
+    return f"""\
+{harm}
 
 Paced, it lost {_some(paced.lost)} and found {_some(paced.public_found)} of {plan.public:,};
 {_some(paced.bystander_failures)} of {paced.bystander_calls:,} bystander calls failed.
