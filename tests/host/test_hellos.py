@@ -23,8 +23,8 @@ from tests.helpers.yardstick import slowness
 
 
 @pytest.fixture
-async def connect(directory, blockbuster):
-    """Have a hub in this loop, whose time is virtual; give what connects to it."""
+async def service(directory, blockbuster):
+    """Have a hub in this loop, whose time is virtual."""
     blockbuster.deactivate()  # a hub looks at its files: nothing else is on its loop
     place = Place(str(directory))
     [path] = place.sockets()
@@ -32,9 +32,16 @@ async def connect(directory, blockbuster):
     listen(listener, path, variable="")
     service = Service(place, listener, path, version=own_version(), quotas=Quotas())
     task = asyncio.create_task(service.run())
-    yield lambda: asyncio.open_unix_connection(os.fspath(path))
+    yield service
     service.stop()
     await task
+
+
+@pytest.fixture
+def connect(service, directory):
+    """Give what connects to the hub in this loop."""
+    [path] = Place(str(directory)).sockets()
+    return lambda: asyncio.open_unix_connection(os.fspath(path))
 
 
 @pytest.fixture
@@ -78,6 +85,57 @@ async def test_clients_have_no_time_limit(connect):
     for reader, writer in connections:
         assert not reader.at_eof()
         writer.close()
+
+
+async def test_who_leaves_leaves_no_timer(connect):
+    """A connection that ends without hello is forgotten at once."""
+    loop = asyncio.get_running_loop()
+    _, stays = await connect()
+    await asyncio.sleep(0.1)
+    before = loop.pending_timers
+    for _ in range(3):
+        _, leaves = await connect()
+        await asyncio.sleep(0.1)
+        leaves.close()
+    await asyncio.sleep(0.1)
+    assert loop.pending_timers == before
+    stays.close()
+
+
+def keep_busy(service):
+    """Have other clients' work before what comes next: it waits for twenty passes of the loop."""
+    loop = asyncio.get_running_loop()
+    for _ in range(20):
+        service.steps.add(lambda: loop.stall(0.01))
+
+
+async def pass_by(passes):
+    """Wait for so many passes of the loop."""
+    for _ in range(passes):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("when", ["with it", "while it waits", "when it is answered"])
+async def test_lines_after_hello_are_processed(service, connect, when):
+    """What a client sends behind its hello is answered behind it, whenever it comes."""
+    reader, writer = await connect()
+    keep_busy(service)
+    line = b'[["join",1,[],null,0]]\n'
+    if when == "with it":
+        writer.write(hello(0) + line)
+    else:
+        writer.write(hello(0))
+        await pass_by(5)
+    if when == "while it waits":
+        writer.write(line)
+        await pass_by(5)
+    async with asyncio.timeout(10):
+        assert "welcome" in json.loads(await reader.readline())
+        if when == "when it is answered":
+            writer.write(line)
+        messages = json.loads(await reader.readline())
+    assert [message[:2] for message in messages if message[0] == "grant"] == [["grant", 1]]
+    writer.close()
 
 
 @pytest.fixture
