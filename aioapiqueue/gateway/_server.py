@@ -8,6 +8,7 @@ import hmac
 import re
 import resource
 import ssl
+import time
 import traceback
 from functools import partial
 from typing import TYPE_CHECKING
@@ -44,7 +45,12 @@ _PASSWORD_SECONDS = 30.0
 _STRANGERS = (64, 2048)
 """How many connections are kept that have not yet: a quarter of all files, within these bounds.
 
-A program may make thousands at once before it sends the first request."""
+The other files are for programs: a call has a connection here, and one to its server."""
+_SILENT_SECONDS = 1.0
+"""Which one of them has in any case: a program may make hundreds before it sends anything."""
+_HALF_SECONDS = 0.25
+"""The same, of one that has sent something: the rest comes at once."""
+_CROWDED_SECONDS = 0.02
 _NO_FILES_SECONDS = 0.1
 _CLEAN_SECONDS = 5.0
 _HTTP_PORT = 80
@@ -86,12 +92,12 @@ class Server:
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         fewest, most = _STRANGERS
         self._most_strangers = min(max(files // 4, fewest), most)
-        self._strangers: dict[anyio.CancelScope, None] = {}
-        """Connections that have not shown the password, the oldest first."""
+        self._strangers: dict[anyio.CancelScope, tuple[float, Link]] = {}
+        """Connections that have not shown the password, and since when, the oldest first."""
 
     async def proxy(self, listener: SocketListener) -> None:
         """Serve programs that use a proxy, until this is cancelled: all connections are closed."""
-        await self._serve(listener, self._requests)
+        await self._serve(listener, self._requests, self._bound_strangers)
 
     async def any_server(self, listener: SocketListener, port: int) -> None:
         """Serve those that take this for any server at a port, with TLS or without, likewise."""
@@ -104,7 +110,10 @@ class Server:
             await self._upstream.close_old()
 
     async def _serve(
-        self, listener: SocketListener, handle: Callable[[ByteStream], Awaitable[None]]
+        self,
+        listener: SocketListener,
+        handle: Callable[[ByteStream], Awaitable[None]],
+        before_next: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         async with listener, anyio.create_task_group() as group:
             while True:
@@ -114,6 +123,8 @@ class Server:
                     await asyncio.sleep(_NO_FILES_SECONDS)
                     continue
                 group.start_soon(self._connection, stream, handle)
+                if before_next is not None:
+                    await before_next()
 
     async def _connection(
         self, stream: ByteStream, handle: Callable[[ByteStream], Awaitable[None]]
@@ -183,23 +194,37 @@ class Server:
             head = await self._authorized(link)
 
     async def _first(self, link: Link) -> h11.Request | None:
-        """Wait for the first request with the password, for a while; None: there is none.
-
-        Any user of this host can connect. So that they leave files and memory for the programs of
-        the run, the oldest of too many connections without the password is closed.
-        """
+        """Wait for the first request with the password, for a while; None: there is none."""
         head = None
         with anyio.move_on_after(_PASSWORD_SECONDS) as scope:
-            self._strangers[scope] = None
-            if len(self._strangers) > self._most_strangers:
-                oldest = next(iter(self._strangers))
-                del self._strangers[oldest]
-                oldest.cancel()  # one whose request has come in this moment goes on
+            self._strangers[scope] = time.monotonic(), link
             try:
                 head = await self._authorized(link)
             finally:
                 self._strangers.pop(scope, None)
         return head
+
+    async def _bound_strangers(self) -> None:
+        """Close the oldest of too many connections that have not shown the password.
+
+        Any user of this host can connect; files are to be left for the programs of the run. Theirs
+        have not shown it either while they are new: so none of these is closed, and others wait
+        in the backlog until one is old enough.
+        """
+        await asyncio.sleep(0)  # in which the newest one comes to be among them
+        while len(self._strangers) > self._most_strangers:
+            if not self._close_oldest():
+                await asyncio.sleep(_CROWDED_SECONDS)
+
+    def _close_oldest(self) -> bool:
+        """Close the oldest connection that has had its time; return whether there is one."""
+        now = time.monotonic()
+        for scope, (since, link) in self._strangers.items():
+            if now - since >= (_HALF_SECONDS if link.has_received else _SILENT_SECONDS):
+                del self._strangers[scope]
+                scope.cancel()  # one whose request has come in this moment goes on
+                return True
+        return False
 
     async def _authorized(self, link: Link) -> h11.Request | None:
         """Wait for a request with the password; None: there is none. Others are answered."""

@@ -72,22 +72,36 @@ async def test_program_has_all_the_time(bench, monkeypatch):
     assert (await read(reader))[0] == 407
 
 
-async def test_oldest_of_too_many_is_closed(bench):
-    """Those with the password are kept, be they older; others make room for what comes."""
+@pytest.mark.parametrize(("sent", "seconds"), [(b"GET ", 0.25), (b"", 1.0)], ids=["half", "none"])
+async def test_oldest_of_too_many_is_closed(bench, sent, seconds):
+    """Once it has had its time. Those with the password are kept, be they older."""
     program = await bench.connect()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     strangers = []
     for _ in range(MOST + 3):
         reader, writer = await bench.raw()
-        writer.write(b"GET ")
+        writer.write(sent)
         strangers.append(reader)
     for reader in strangers[:3]:
         assert await closed(reader) == b""
+    assert loop.time() - began >= seconds
     await asyncio.sleep(0.1)
     assert not any(reader.at_eof() for reader in strangers[3:])
     again = await bench.connect()
     for reader, writer in (program, again):
         writer.write(b"no request\r\n\r\n")
         assert (await read(reader))[0] == 400
+
+
+async def test_new_connections_are_not_closed(bench):
+    """A program makes all of its connections before it sends anything: those too many wait."""
+    made = [await bench.raw() for _ in range(3 * MOST)]
+    await asyncio.sleep(0.2)
+    for _, writer in made:
+        writer.write(connect(USER))
+    for reader, _ in made:
+        assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
 
 
 async def test_burst_of_programs_is_served(bench):
@@ -103,10 +117,12 @@ async def test_burst_of_programs_is_served(bench):
 
 
 async def test_strangers_that_leave_are_forgotten(bench):
-    """They do not count any more."""
-    for _ in range(2 * MOST):
+    """They do not count any more: an older one is not closed for them."""
+    reader, _ = await bench.raw()
+    await asyncio.sleep(1.1)  # it has had its time
+    for _ in range(MOST + 3):
         _, writer = await bench.raw()
         writer.transport.abort()
-    reader, _ = await bench.raw()
+        await asyncio.sleep(0.01)
     with pytest.raises(TimeoutError):
         await closed(reader, 0.3)
