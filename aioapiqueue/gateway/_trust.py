@@ -47,6 +47,12 @@ _INSTEAD = (
 BUNDLE_VARIABLES = (*_INSTEAD, *_ALSO)
 """What programs get."""
 
+_PROFILES = {
+    "AWS_CONFIG_FILE": "~/.aws/config",
+    "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials",
+}
+"""By the variable that names another: files with profiles."""
+
 _PATIENCE = 5.0  # seconds for git, which takes some milliseconds
 
 
@@ -100,10 +106,7 @@ def names_aws_bundle(environ: Mapping[str, str]) -> bool:
     Args:
         environ: the user's environment.
     """
-    config = _config_of(environ)
-    return bool(environ.get(AWS_BUNDLE)) or any(
-        config.has_option(section, "ca_bundle") for section in config.sections()
-    )
+    return bool(environ.get(AWS_BUNDLE) or _bundles_of_profiles(environ))
 
 
 def _files(environ: Mapping[str, str]) -> Iterator[str]:
@@ -125,24 +128,32 @@ def _inside(path: str) -> list[str]:
 
 
 def _configured(environ: Mapping[str, str]) -> str:
-    """Return the `ca_bundle` of the profile in ~/.aws/config, which AWS_CA_BUNDLE replaces."""
+    """Return the `ca_bundle` of the profile, which AWS_CA_BUNDLE replaces."""
     if environ.get(AWS_BUNDLE):
         return ""
     profile = environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or "default"
-    section = profile if profile == "default" else f"profile {profile}"
-    found = _config_of(environ).get(section, "ca_bundle", fallback="")
-    return os.path.expanduser(found) if found else ""  # noqa: PTH111 - as botocore does
+    found = _bundles_of_profiles(environ).get(profile, "")
+    return os.path.expanduser(found)  # noqa: PTH111 - as botocore does
 
 
-def _config_of(environ: Mapping[str, str]) -> configparser.RawConfigParser:
-    """Return what ~/.aws/config has; nothing if it cannot be read."""
-    path = environ.get("AWS_CONFIG_FILE") or "~/.aws/config"
-    config = configparser.RawConfigParser(strict=False)
-    try:
-        config.read(os.path.expanduser(path))  # noqa: PTH111 - as botocore does
-    except (configparser.Error, UnicodeDecodeError):
-        return configparser.RawConfigParser()  # the file may have been read in part
-    return config
+def _bundles_of_profiles(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the `ca_bundle` of each profile that has one, by its name.
+
+    In ~/.aws/config and ~/.aws/credentials: of a profile that is in both, the latter counts.
+    """
+    found: dict[str, str] = {}
+    for variable, usual in _PROFILES.items():
+        path = environ.get(variable) or usual
+        config = configparser.RawConfigParser(strict=False)
+        try:
+            config.read(os.path.expanduser(path))  # noqa: PTH111 - as botocore does
+        except (configparser.Error, UnicodeDecodeError):
+            continue
+        for section in config.sections():
+            bundle = config.get(section, "ca_bundle", fallback="")
+            if bundle:
+                found[section.removeprefix("profile ").strip()] = bundle
+    return found
 
 
 def _configured_for_git(environ: Mapping[str, str]) -> list[str]:

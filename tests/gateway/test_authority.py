@@ -178,6 +178,22 @@ def test_bundle_of_a_profile(companies, tmp_path):
     trusted_by_user(environ)
 
 
+def test_bundle_of_a_profile_in_two_files(companies, tmp_path):
+    """What ~/.aws/credentials names counts, as for botocore; a section there is a bare name."""
+    (first, file), (second, other) = companies
+    config, credentials = tmp_path / "config", tmp_path / "credentials"
+    config.write_text(f"[profile work]\nca_bundle = {file}\n")
+    credentials.write_text(f"[work]\nca_bundle = {other}\n")
+    environ = {
+        "AWS_CONFIG_FILE": str(config),
+        "AWS_SHARED_CREDENTIALS_FILE": str(credentials),
+        "AWS_PROFILE": "work",
+    }
+    handshake(server_of(second), context_for(trusted_by_user(environ)), HOST)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(server_of(first), context_for(trusted_by_user(environ)), HOST)
+
+
 def test_systems_certificates_are_trusted():
     """Without a variable; a company's besides does not take them away."""
     system = trusted_by_user({})

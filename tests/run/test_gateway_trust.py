@@ -104,23 +104,41 @@ def test_authority_of_gits_configuration_is_kept(paced, network, run, tmp_path):
     assert network.aws.arrivals, ended.err
 
 
-@pytest.mark.parametrize("named", ["", "environment", "profile"])
+@pytest.mark.parametrize("named", ["", "environment", "profile", "credentials"])
 def test_bundle_of_aws_only_where_the_user_has_one(paced, network, run, tmp_path, named):
     """Programs in Go that have an HTTP client of their own (rclone) refuse AWS_CA_BUNDLE."""
-    file = tmp_path / "company.pem"
-    config = run.folder / "config"
-    config.write_text("[default]\nregion = x\n[profile other]\n")
-    environment = {"AWS_CONFIG_FILE": str(config)}
+    bundle = f"ca_bundle = {tmp_path / 'company.pem'}\n"
+    files = {"config": "[default]\nregion = x\n[profile other]\n", "credentials": "[other]\n"}
+    files["config"] += bundle * (named == "profile")
+    files["credentials"] += bundle * (named == "credentials")
+    for name, text in files.items():
+        (run.folder / name).write_text(text)
+    environment = {
+        "AWS_CONFIG_FILE": str(run.folder / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(run.folder / "credentials"),
+    }
     if named == "environment":
-        environment["AWS_CA_BUNDLE"] = str(file)
-    elif named == "profile":
-        with config.open("a") as text:
-            text.write(f"ca_bundle = {file}\n")
+        environment["AWS_CA_BUNDLE"] = str(tmp_path / "company.pem")
     script = "import os; print(os.environ.get('AWS_CA_BUNDLE', 'none'))"
     ended, _ = paced(sys.executable, "-c", script, env=environment)
     given = ended.out.decode().strip()
     assert (given == "none") == (not named)
     assert given.endswith("/ca-bundle.pem") == bool(named)
+
+
+def test_bundle_in_the_credentials_file(paced, network, run, python, tmp_path):
+    """boto3 follows it before any variable but AWS_CA_BUNDLE; the gateway trusts it, too."""
+    network.environment.pop("SSL_CERT_FILE")
+    (run.folder / "credentials").write_text(f"[other]\nca_bundle = {tmp_path / 'company.pem'}\n")
+    environment = {
+        "AWS_SHARED_CREDENTIALS_FILE": str(run.folder / "credentials"),
+        "AWS_CONFIG_FILE": "/nowhere",
+        "AWS_PROFILE": "other",
+    }
+    program = "import boto3; boto3.client('ec2').describe_volumes(); print('answered')"
+    ended, figures = paced(python, "-c", program, env=environment)
+    assert (ended.code, ended.out) == (0, b"answered\n"), ended.err
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 1}
 
 
 @needs_namespaces
