@@ -23,6 +23,7 @@ __all__ = ["label_for", "labels_not_opened"]
 
 # Services of whose hosts some have the label of another service: they are opened together.
 _TOGETHER = {
+    "cloudsearchdomain": "cloudsearch",
     "geo-maps": "geo",
     "geo-places": "geo",
     "geo-routes": "geo",

@@ -52,6 +52,7 @@ def test_every_host_of_limited_services_is_opened():
         ("s3=1/s", "bucket--usw2-az1--x-s3.s3express-usw2-az1.us-west-2.amazonaws.com", True),
         ("s3=1/s", "s3tables.eu-west-1.amazonaws.com", False),
         ("s3control=1/s", "bucket.s3.amazonaws.com", True),  # one label has the hosts of both
+        ("cloudsearchdomain=1/s", "search-x-1a.eu-west-1.cloudsearch.amazonaws.com", True),
         ("iot-data=1/s", "abc-ats.iot.eu-west-1.amazonaws.com", True),
         ("ec2.DescribeVolumes=1/s", "ec2.eu-west-1.amazonaws.com", True),
         ("default=1/s", "sts.amazonaws.com", True),
