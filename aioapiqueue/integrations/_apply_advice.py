@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aioapiqueue._grammar import count_text
+from aioapiqueue._printable import printable
 from aioapiqueue._rate import Concurrency, Rate, largest_of, period_of
 from aioapiqueue._units import is_stated
 from aioapiqueue.integrations._advice import MAX_HOLD
@@ -207,19 +208,20 @@ class Settling:
                     self._longest
                 ):
                     excess[limit.unit] = (
-                        f"{count_text(costs[unit], limit.unit)}, at a limit of {limit}"
+                        f'{count_text(costs[unit], limit.unit)}, far above the limit "{limit}"'
                     )
         return excess
 
     def _log(self, dispatcher: Dispatcher, wrong: str) -> None:
-        queue = "" if dispatcher.name is None else f" of queue {dispatcher.name!r}"
+        queue = printable(str(dispatcher.name or "(no name)"))
         if self._has_warned:
-            _LOG.debug("a call%s has a malformed usage: %s", queue, wrong)
+            _LOG.debug("queue %s: malformed usage in an answer: %s", queue, wrong)
             return
         self._has_warned = True
         _LOG.warning(
-            "a call%s has a malformed usage, and keeps what it was charged: %s. stats.malformed "
-            "counts such answers; the next ones of this client are logged at level DEBUG",
+            "queue %s: malformed usage in an answer: %s. Of that, the call keeps what it was "
+            "charged. stats.malformed counts such answers; the next ones of this client are logged "
+            "at level DEBUG",
             queue,
             wrong,
         )

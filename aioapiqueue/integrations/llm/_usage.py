@@ -47,8 +47,8 @@ _STEP = 65_536
 """Bytes, decoded, that are read in one go. They take 20 to 30 ms at worst (`"",` again and again)
 and 3 ms of an answer with the log probabilities of each token."""
 _ALWAYS_READ = 2_097_152
-"""Bytes, decoded, that are read in any case: they take a second at worst. A model that repeats one
-word 4,096 times streams 1,090,000 bytes, which are 5,000 with gzip."""
+"""Bytes, decoded, that are read in any case. They take about a second at worst. A model that
+repeats one word 4,096 times streams 1,090,000 bytes, which are 5,000 with gzip."""
 _DENSEST = 100
 """Most bytes that each byte on the wire is believed to decode to. Gzip can make 1,032 of one; an
 answer with log probabilities has 4, and a stream of 8,192 different words has 63."""
@@ -242,8 +242,7 @@ class UsageReader:
         """
         if self._gave_up:
             raise MalformedUsageError(
-                f"an answer that decodes to more than {self._read} bytes, from {self._received} on "
-                "the wire"
+                f"a body of {self._received} bytes on the wire that are {self._read} or more, decoded"
             )
         usage = dict(self._found)
         if self._pieces and not self._has_output:

@@ -148,8 +148,10 @@ async def test_other_units_are_settled(every_client, server, caplog):
             await asyncio.sleep(0.01)
     assert queue.stats.costs == {"calls": 1, "tokens": 10, "pages": 7}
     (record,) = caplog.records
-    assert record.message.startswith("a call of queue 'mine' has a malformed usage")
-    assert "400000 tokens, at a limit of 6000 tokens/min burst 6000" in record.message
+    assert record.message.startswith(
+        "queue mine: malformed usage in an answer: 400000 tokens, far above the limit "
+        '"6000 tokens/min burst 6000". Of that, the call keeps what it was charged.'
+    )
 
 
 @pytest.mark.parametrize(

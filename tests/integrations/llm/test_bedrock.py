@@ -270,7 +270,9 @@ async def test_input_that_closes_a_model(operation, blocks, blockbuster, caplog)
     estimate = 1611 if "converse" in operation else 1604  # an image, and the message around it
     assert await call((10**9, 0)) == (1, estimate + 500)
     (record,) = caplog.records
-    assert "1000000000 tokens, at a limit of 600000 tokens/min burst 600000" in record.message
+    assert (
+        '1000000000 tokens, far above the limit "600000 tokens/min burst 600000"' in record.message
+    )
 
 
 async def read(stream, pieces, *, waits):
