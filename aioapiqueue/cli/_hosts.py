@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioapiqueue.gateway._hosts import is_opened
-from aioapiqueue.gateway.environment import DIRECT
+from aioapiqueue.gateway.environment import DIRECT, METADATA
 from aioapiqueue.registry._hosts import address_of, is_host
 
 if TYPE_CHECKING:
@@ -26,5 +26,6 @@ def _problem(name: str) -> str | None:
     if is_opened(host):
         return f'{host} is AWS\'s own: write a limit of the service, as in ec2 = "10/s"'
     if host in DIRECT or host.endswith(".localhost") or host.startswith(("127.", "0.")):
-        return f"{host} is of this host, which programs call past any proxy: it cannot be paced"
+        what = "has credentials for this host" if host in METADATA else "is this host"
+        return f"{host} {what}; programs do not use a proxy for it, so that it cannot be paced"
     return None

@@ -12,7 +12,6 @@ import ipaddress
 import socket
 import struct
 import sys
-import time
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
@@ -96,7 +95,7 @@ class Confinement:
 
     async def _looked_up_before(self, host: str) -> list[_Address]:
         """Return the addresses of a host; none, if this host does not know them."""
-        now = time.monotonic()
+        now = anyio.current_time()
         since, found = self._looked_up.get(host, (-_KEPT_SECONDS, []))
         if now - since < _KEPT_SECONDS:
             return found
@@ -135,30 +134,37 @@ class Confinement:
 
 
 async def on_this_host(hosts: Iterable[str]) -> list[str]:
-    """Return those hosts with limits that are this host, as far as is known within 2 seconds.
+    """Return those hosts with limits that could not be reached, as far as is known within 2 s.
+
+    They are this host, or link-local.
 
     Args:
         hosts: as limits name them: `"http://intranet:8080"`.
     """
 
-    async def is_here(name: str) -> bool:
+    async def has_problem(name: str) -> bool:
+        host, _, _ = address_of(name)
         with contextlib.suppress(OSError), anyio.move_on_after(_LOOK_UP_SECONDS):
-            return any(map(_is_here, await _look_up(address_of(name)[0])))
+            return any(_problem_of(host, address) for address in await _look_up(host))
         return False
 
     names = list(hosts)
-    found = await asyncio.gather(*map(is_here, names))
-    return [name for name, here in zip(names, found, strict=True) if here]
+    found = await asyncio.gather(*map(has_problem, names))
+    return [name for name, problem in zip(names, found, strict=True) if problem]
 
 
 async def _look_up(host: str) -> list[_Address]:
     """Return the addresses of a host, the best ones first.
 
     Raises:
-        OSError: it has none.
+        OSError: it has none, or is blocked.
     """
     found = await anyio.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(ipaddress.ip_address(address[0]) for *_, address in found))
+    addresses = dict.fromkeys(ipaddress.ip_address(address[0]) for *_, address in found)
+    usable = [one for one in addresses if not _unmapped(one).is_unspecified]
+    if not usable:  # connected to, it would be this host
+        raise OSError(f"its name is blocked: it resolves to {next(iter(addresses))}")
+    return usable
 
 
 def _literal(host: str) -> _Address | None:

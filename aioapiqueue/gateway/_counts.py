@@ -23,10 +23,13 @@ class Counts:
         unknown_hosts: of the domains that are looked into, whose calls were not known.
         untrusted: hosts whose connections programs gave up, as they do not trust the gateway: in
             the handshake, or after it without a byte of a request, where none came otherwise.
+        silent: the part of `untrusted` that has ended without a request, which may have other
+            reasons.
         unreachable: hosts to which requests could not be sent, before they had their turn.
         passed_by: hosts to which connections were passed on without a look.
         forbidden: servers, each with its port, that an isolated program was not connected to.
-        on_this_host: hosts with limits that are this host, as far as is known.
+        on_this_host: hosts with limits that an isolated program could not reach, as far as is
+            known.
     """
 
     connections: int = 0
@@ -35,13 +38,13 @@ class Counts:
     refused: int = 0
     unknown_hosts: Counter[str] = dataclasses.field(default_factory=Counter)
     untrusted: Counter[str] = dataclasses.field(default_factory=Counter)
+    silent: Counter[str] = dataclasses.field(default_factory=Counter)
     unreachable: Counter[str] = dataclasses.field(default_factory=Counter)
     passed_by: Counter[str] = dataclasses.field(default_factory=Counter)
     forbidden: Counter[str] = dataclasses.field(default_factory=Counter)
     on_this_host: list[str] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._silent: Counter[str] = Counter()
         self._asked: set[str] = set()
 
     def count_unknown(self, host: str) -> None:
@@ -58,7 +61,7 @@ class Counts:
         Only once the run has ended is it known what it means: clients open connections ahead, and
         close those that they do not need; but they also ask.
         """
-        self._count(self._silent, host)
+        self._count(self.silent, host)
 
     def note_request(self, host: str) -> None:
         """Note that a program trusts the gateway for a host."""
@@ -80,9 +83,10 @@ class Counts:
     def as_json(self) -> dict[str, Any]:
         """Return all of them."""
         found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        if len(self._asked) < _MOST_HOSTS:  # else it may have been asked of any host
-            silent = {host: n for host, n in self._silent.items() if host not in self._asked}
-            found["untrusted"] = self.untrusted + Counter(silent)
+        silent = {host: n for host, n in self.silent.items() if host not in self._asked}
+        if len(self._asked) >= _MOST_HOSTS:  # any host may have been asked
+            silent = {}
+        found |= {"silent": silent, "untrusted": self.untrusted + Counter(silent)}
         return {name: dict(one) if isinstance(one, Counter) else one for name, one in found.items()}
 
     @staticmethod

@@ -1,4 +1,7 @@
-"""Which of a server's addresses is connected to, in virtual time: as RFC 8305 has it."""
+"""Which of a server's addresses is connected to, in virtual time: as RFC 8305 has it.
+
+And for how long names are looked up that a proxy connects to.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from aioapiqueue.gateway._confinement import _connect_to_first
+from aioapiqueue.gateway import _confinement
+from aioapiqueue.gateway._confinement import Confinement, ForbiddenError, _connect_to_first
+from aioapiqueue.gateway._parents import Origin
 
 ADDRESSES = [ip_address(f"192.0.2.{number}") for number in (1, 2, 3)]
 
@@ -92,3 +97,47 @@ async def test_cancelled_while_it_connects(at):
     else:  # it answered first
         assert not connecting.result().closed
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+HOST = Origin("names.test", 443, tls=True)
+
+
+class Names:
+    """A name server, which answers after some seconds."""
+
+    def __init__(self):
+        self.answers = []
+        """Seconds, and an address."""
+        self.asked = []
+        """When, and for what."""
+
+    async def __call__(self, host):
+        """Look up."""
+        self.asked.append((asyncio.get_running_loop().time(), host))
+        seconds, address = self.answers.pop(0)
+        await asyncio.sleep(seconds)
+        return [ip_address(address)]
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """Have names looked up in virtual time."""
+    names = Names()
+    monkeypatch.setattr(_confinement, "_look_up", names)
+    return names
+
+
+async def test_name_of_a_proxys_is_asked_for_briefly(names):
+    """Nobody may answer for it here: the proxy looks it up itself. Nor is that asked again soon."""
+    names.answers = [(100, "127.0.0.1"), (1.9, "127.0.0.1")]
+    confinement = Confinement([])
+    await confinement.check(HOST)
+    assert asyncio.get_running_loop().time() == 2
+    await confinement.check(HOST)
+    await asyncio.sleep(57.9)
+    await confinement.check(HOST)
+    assert asyncio.get_running_loop().time() == 59.9
+    await asyncio.sleep(0.1)
+    with pytest.raises(ForbiddenError, match="is this host"):
+        await confinement.check(HOST)
+    assert names.asked == [(0, HOST.host), (60, HOST.host)]

@@ -31,6 +31,7 @@ MINE = {
 OTHERS = {
     "link-local": ("169.254.1.1:80", "is link-local"),
     "link-local of IPv6": ("[fe80::1]:80", "is link-local"),
+    "link-local, mapped": ("[::ffff:169.254.1.1]:80", "is link-local"),
     "address": ("192.0.2.78:443", "is an address"),
     "address, a number": ("3221226062:443", "is an address"),
     "address of IPv6": ("[2001:db8::1]:443", "is an address"),

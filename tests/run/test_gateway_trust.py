@@ -46,7 +46,8 @@ def test_host_without_limit_is_passed_by(paced, network, wgetrc):
     ended, figures = paced("wget", "-qO-", OBJECT, env=wgetrc)
     assert (ended.code, ended.out) == (0, b"{}"), ended.err
     assert figures["gateway"]["passed_by"] == {"bkt1.s3.eu-west-1.amazonaws.com": 1}
-    assert "no call came under a limit; passed on unseen: connections to bkt1.s3" in ended.words
+    assert "no call matched a limit. Connections to bkt1.s3" in ended.words
+    assert "were tunnelled without inspection" in ended.words
     assert "ignores proxies" not in ended.words
     assert "WARNING" not in ended.words
 
@@ -172,7 +173,10 @@ def test_other_users_can_read_the_certificates(paced, network):
 
 
 LIMIT = "https://api.example.com=10/s"
-GIVEN_UP = "WARNING: api.example.com: {} given up by a program that does not trust the gateway"
+SILENT = (
+    "WARNING: {}: 1 connection ended without a request: the program does not trust the gateway, or "
+    "speaks HTTP/2 only"
+)
 
 
 @needs_wget
@@ -182,7 +186,7 @@ def test_distrust_after_the_handshake_is_named(paced, network, wgetrc):
     ended, figures = paced("wget", "-qO-", "--tries=1", url, limit=LIMIT, env=wgetrc)
     assert ended.code == 5
     assert figures["gateway"]["untrusted"] == {"api.example.com": 1}
-    assert GIVEN_UP.format("1 connection") in ended.words
+    assert SILENT.format("api.example.com") in ended.words
     assert "try --isolate" in ended.words
     assert "no request to" not in ended.words
     assert "ignores proxies" not in ended.words
@@ -266,6 +270,22 @@ def test_connections_opened_ahead_are_no_distrust(paced, network, run, python):
     assert ended.code == 0, ended.err
     found = figures["gateway"]["untrusted"]
     assert found == {"silent.example.com": 1, "half.example.com": 1}
+    assert all(SILENT.format(host) in ended.words for host in found)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_program_that_came_for_another_port(paced, network):
+    """It uses the proxy for this host: only for another one, that it ignores it is a guess."""
+    limits = ["https://api.example.com:8443", "https://other.example.com"]
+    ended, _ = paced(
+        *("curl", "-sS", "https://api.example.com/"),
+        limit=f"{limits[0]}=1/s",
+        options=["--limit", f"{limits[1]}=1/s"],
+    )
+    assert ended.code == 0, ended.err
+    assert f"no request to {limits[0]} has come to the proxy" in ended.words
+    advice = "has come to the proxy. If there was one, its program ignores proxies: --isolate"
+    assert f"no request to {limits[1]} {advice}" in ended.words
 
 
 def test_hook_alone_is_no_alarm(paced, network, run, python):

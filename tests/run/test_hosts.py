@@ -298,15 +298,15 @@ def test_program_that_ignores_proxies(paced, network, run, python, imports):
 
 
 def test_host_that_was_not_called(paced, network, run, python):
-    """Of a program whose other calls come, it is said, but not that it ignores proxies."""
+    """Of a program whose other calls come, it is said, and what would pace it if it was."""
     program = script(run, GET, "get.py")
     other = "https://other.example.test"
     ended, _ = paced(
         python, program, "/x", limit=f"{URL}=10/s", options=["--limit", f"{other}=1/s"]
     )
     assert ended.code == 0, ended.err
-    assert f"no request to {other} has come to the proxy" in ended.words
-    assert "ignores proxies" not in ended.words
+    assert f"no request to {other} has come to the proxy. If there was one, its" in ended.words
+    assert "ignores proxies: --isolate paces it, too" in ended.words
     assert "no call came under" not in ended.words
 
 
@@ -488,8 +488,8 @@ exit 0
         (["--limit", f"{URL}/a?b=1/s"], "has a query"),
         (["--limit", f"{URL}=1/s", "--no-any"], f"the limit of {URL} needs --any"),
         (["--limit", "https://ec2.us-east-1.amazonaws.com=1/s"], "is AWS's own"),
-        (["--limit", "http://localhost:8000=1/s"], "is of this host"),
-        (["--limit", "http://169.254.169.254=1/s"], "is of this host"),
+        (["--limit", "http://localhost:8000=1/s"], "localhost is this host; programs do not use"),
+        (["--limit", "http://169.254.169.254=1/s"], "has credentials for this host"),
         (["--limit", f"{URL} GET=1/s"], "is no host"),
         (["--limit", "slack.com=1/s", "--no-check"], "for a host, write https://slack.com=10/s"),
     ],

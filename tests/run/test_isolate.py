@@ -44,7 +44,10 @@ def test_program_that_ignores_proxies_is_paced(paced, network, run, python):
     assert ended.code == 0, ended.err
     assert_paced(network.aws, 20)
     assert calls_of(figures) == {"ec2.DescribeVolumes": 20}
-    assert "isolated: it reaches other hosts through the gateway only, at ports 80" in ended.words
+    assert (
+        "isolated: the program reaches other hosts only through the gateway (ports 80, 443"
+        in ended.words
+    )
     assert not run.leftovers
 
 

@@ -111,8 +111,45 @@ def test_services_of_this_host_are_refused(paced_outside, outside, here, run, py
     assert f"REFUSED: {number} connections of the isolated program, to 127.0.0.1:" in ended.words
     assert f"own.test:{port}" in ended.words
     assert ended.code == 5
-    assert "at ports 80, 443 and" in ended.words
-    assert "nothing of this host but Unix sockets" in ended.words
+    assert "an isolated program can reach only other hosts, by name, on the ports" in ended.words
+    assert f"(ports 80, 443, {port}) and nothing on this host except Unix sockets" in ended.words
+
+
+def test_names_of_link_local_addresses_are_refused(paced_outside, outside, run, python):
+    """As the addresses themselves are."""
+    outside.network.names["printer.test"] = "169.254.7.7"
+    ended, figures = paced_outside(python, script(run, ASKS), "printer.test:80", options=ISOLATED)
+    assert ended.out.decode() == "printer.test:80 403 403\n", ended.err
+    assert figures["gateway"]["forbidden"] == {"printer.test:80": 2}
+
+
+def test_blocked_name_is_no_refusal(paced_outside, outside, run, python):
+    """Name servers that block names answer 0.0.0.0, which is no attempt to reach this host."""
+    outside.network.names["telemetry.test"] = "0.0.0.0"  # noqa: S104 - nothing is bound
+    targets = ("telemetry.test:80", "0.0.0.0:80")
+    ended, figures = paced_outside(python, script(run, ASKS), *targets, options=ISOLATED)
+    assert ended.out.decode().splitlines() == [
+        "telemetry.test:80 502 502",
+        "0.0.0.0:80 403 403",
+    ], ended.err
+    assert figures["gateway"]["forbidden"] == {"0.0.0.0:80": 2}
+
+
+def test_refusal_within_tls_is_counted(paced_outside, outside, run, python):
+    """It cannot be answered: the gateway hangs up, and the end of the run says why."""
+    outside.network.names["own.test"] = outside.network.host_address
+    program = """
+import socket, ssl
+sock = socket.create_connection(("own.test", 443))
+try:
+    ssl.create_default_context().wrap_socket(sock, server_hostname="own.test")
+except OSError:
+    print("hung up")
+"""
+    ended, figures = paced_outside(python, script(run, program), options=ISOLATED)
+    assert ended.out == b"hung up\n", ended.err
+    assert figures["gateway"]["forbidden"] == {"own.test:443": 1}
+    assert "REFUSED: 1 connection of the isolated program, to own.test:443" in ended.words
 
 
 def test_name_that_changes_its_address(paced_outside, outside, here, run, python):
@@ -147,19 +184,35 @@ def test_address_with_a_limit(paced_outside, outside, run, python):
     assert calls_of(figures) == {f"{url}.GET": 5}
 
 
-@pytest.mark.parametrize("by", ["address", "name"])
+@pytest.mark.parametrize("by", ["address", "name", "link-local address"])
 def test_limit_of_this_host_is_refused(paced_outside, outside, run, python, by):
     """It could not be reached: so nothing is started, and the message has the reason."""
     network = outside.network
     network.names["intranet.test"] = network.host_address
-    host = network.host_address if by == "address" else "intranet.test"
+    hosts = {"name": "intranet.test", "link-local address": "169.254.77.1"}
+    host = hosts.get(by, network.host_address)
     ended, figures = paced_outside(
         python, "-c", "print('started')", limit=f"http://{host}:5998=1/s", options=ISOLATED
     )
     assert (ended.code, ended.out, figures) == (2, b"", None)
-    assert f"--isolate: http://{host}:5998 is on this host" in ended.words
+    assert f"--isolate: http://{host}:5998 cannot be reached: an isolated program" in ended.words
     assert "nothing was started. Without --isolate" in ended.words
     assert not run.leftovers
+
+
+def test_limited_host_that_was_refused(paced_outside, outside, here, run, python):
+    """That no request to it came is no news beside the refusal."""
+    port, _ = here
+    answers = iter([outside.network.address, outside.network.host_address])
+    outside.network.names["moves.test"] = lambda: next(answers)
+    ended, figures = paced_outside(
+        *(python, script(run, GET), "moves.test", port),
+        limit=f"http://moves.test:{port}=1/s",
+        options=ISOLATED,
+    )
+    assert ended.out.startswith(b"403 "), ended.err
+    assert figures["gateway"]["forbidden"] == {f"moves.test:{port}": 1}
+    assert "no request to" not in ended.words
 
 
 def test_isolation_is_not_recommended(paced_outside, outside, here, run, python):
@@ -171,7 +224,7 @@ def test_isolation_is_not_recommended(paced_outside, outside, here, run, python)
     )
     assert ended.code == 3
     assert came == ["/x"]
-    assert f"(with --isolate, it could not reach this host: http://{host}:{port})" in ended.words
+    assert f"(with --isolate, it could not reach http://{host}:{port})" in ended.words
     assert "--isolate paces it" not in ended.words
 
 

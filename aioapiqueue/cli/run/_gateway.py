@@ -29,10 +29,10 @@ __all__ = ["Gateway", "is_installed"]
 _READY_SECONDS = 30.0  # it takes half a second
 _END_SECONDS = 5.0
 _PORTS = (80, 443)
-_IS_HERE = (
-    "--isolate: {hosts} on this host, and an isolated program reaches other hosts only; nothing "
-    "was started. Without --isolate, programs are paced that use the proxy of their environment "
-    "(HTTP_PROXY)"
+_OUT_OF_REACH = (
+    "--isolate: {hosts} cannot be reached: an isolated program reaches neither this host nor "
+    "link-local addresses; nothing was started. Without --isolate, programs are paced that use the "
+    "proxy of their environment (HTTP_PROXY)"
 )
 # -I: it needs the standard library alone, whatever the environment says.
 _ISOLATES = (sys.executable, "-I", str(Path(gateway.__file__).with_name("isolate.py")))
@@ -179,10 +179,9 @@ class Gateway:
             async with asyncio.timeout(_READY_SECONDS):
                 line = await self._stdout.readline()
         ready = json.loads(line or b"{}")
-        if here := ready.get("forbidden"):
+        if hosts := ready.get("forbidden"):
             await self.end()
-            hosts = f"{' and '.join(here)} {'is' if len(here) == 1 else 'are'}"
-            raise NotStarted(wrapped(_IS_HERE.format(hosts=hosts)))
+            raise NotStarted(wrapped(_OUT_OF_REACH.format(hosts=" and ".join(hosts))))
         if "port" not in ready:
             await self.end()
             why = (

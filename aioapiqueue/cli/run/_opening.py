@@ -59,11 +59,10 @@ def opening(plan: Plan) -> str:
 def _isolated(plan: Plan) -> str:
     """Return what an isolated program reaches."""
     ports = sorted({80, 443, *(address_of(host)[1] for host in plan.registry.hosts)})
-    *most, last = map(str, ports)
-    leaves = "; as root, it could leave" if os.geteuid() == 0 else ""
+    leaves = "; a root program can leave the isolation" if os.geteuid() == 0 else ""
     return (
-        "isolated: it reaches other hosts through the gateway only, at ports "
-        f"{', '.join(most)} and {last}, and nothing of this host but Unix sockets{leaves}"
+        "isolated: the program reaches other hosts only through the gateway (ports "
+        f"{', '.join(map(str, ports))}) and nothing on this host except Unix sockets{leaves}"
     )
 
 

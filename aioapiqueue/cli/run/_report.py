@@ -21,6 +21,7 @@ from aioapiqueue.cli.run._gates import Measured
 from aioapiqueue.cli.run._gateway import is_installed
 from aioapiqueue.cli.run._limits_in_words import named
 from aioapiqueue.cli.run._unused import unused
+from aioapiqueue.gateway._parents import Origin
 from aioapiqueue.hub import OTHERS
 from aioapiqueue.registry._hosts import address_of
 
@@ -291,19 +292,15 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
     else:
         if seen["passed_by"] and not outcome.figures and not plan.dry_run:
             passed = _few(list(seen["passed_by"]))
-            yield f"no call came under a limit; passed on unseen: connections to {passed}"
-        untrusted = seen["untrusted"]  # which is said below
-        hosts = [one for one in _unseen(plan, outcome) if address_of(one)[0] not in untrusted]
-        if hosts:
-            text = f"no request to {_few(hosts)} has come to the proxy"
-            if not plan.isolate and not seen["connections"]:
-                text += ". If there was one, the program ignores proxies"
-                text += _isolation(seen, ": --isolate paces it, too")
-            yield text
+            yield (
+                f"no call matched a limit. Connections to {passed} were tunnelled without "
+                "inspection"
+            )
+        yield from _not_called(plan, outcome, seen)
     if outcome.inactive and seen["calls"]:
         yield (
-            f"{pluralize(len(outcome.inactive), 'Python')} did not activate the pacing: their "
-            "calls were paced as far as they came to the gateway"
+            f"{pluralize(len(outcome.inactive), 'Python')} did not activate the pacing: only "
+            "those of their calls that reached the gateway were paced"
         )
     for host, calls in list(seen["unreachable"].items())[:MAX_LISTED]:
         yield (
@@ -317,10 +314,35 @@ def _of_gateway(plan: Plan, outcome: Outcome) -> Iterator[str]:
         )
     remedy = "" if plan.isolate else "try --isolate, or "
     for host, number in list(seen["untrusted"].items())[:MAX_LISTED]:
-        yield (
-            f"WARNING: {host}: {pluralize(number, 'connection')} given up by a program that does "
-            f"not trust the gateway: {remedy}see aioapiqueue docs gateway"
+        how = (
+            "ended without a request: the program does not trust the gateway, or speaks HTTP/2 only"
+            if number == seen["silent"].get(host)
+            else "given up by a program that does not trust the gateway"
         )
+        yield (
+            f"WARNING: {host}: {pluralize(number, 'connection')} {how}: {remedy}see aioapiqueue "
+            "docs gateway"
+        )
+
+
+def _not_called(plan: Plan, outcome: Outcome, seen: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the hosts with limits to which no request came, though others have come."""
+    origins = {name: Origin(*address_of(name)) for name in _unseen(plan, outcome)}
+    # Of some, it is said elsewhere why.
+    hosts = {
+        name: one.host
+        for name, one in origins.items()
+        if one.host not in seen["untrusted"] and one.netloc not in seen["forbidden"]
+    }
+    came = seen["passed_by"]  # to another port, so that its program uses the proxy
+    ignored = [name for name, host in hosts.items() if host not in came and not plan.isolate]
+    if ignored:
+        yield (
+            f"no request to {_few(ignored)} has come to the proxy. If there was one, its program "
+            "ignores proxies" + _isolation(seen, ": --isolate paces it, too")
+        )
+    if others := [name for name in hosts if name not in ignored]:
+        yield f"no request to {_few(others)} has come to the proxy"
 
 
 def _forbidden(outcome: Outcome) -> Iterator[str]:
@@ -329,15 +351,15 @@ def _forbidden(outcome: Outcome) -> Iterator[str]:
     if servers:
         yield (
             f"WARNING: REFUSED: {pluralize(sum(servers.values()), 'connection')} of the isolated "
-            f"program, to {_few(list(servers))}: it reaches other hosts only, by their names, and "
-            "the ports that the start of the run names: see aioapiqueue docs gateway"
+            f"program, to {_few(list(servers))}: an isolated program can reach only other hosts, "
+            "by name, on the ports listed at the start of the run: see aioapiqueue docs gateway"
         )
 
 
 def _isolation(seen: Mapping[str, Any], advice: str) -> str:
     """Return the advice to isolate the program, or why that is not possible."""
     if here := seen["on_this_host"]:
-        return f" (with --isolate, it could not reach this host: {_few(here)})"
+        return f" (with --isolate, it could not reach {_few(here)})"
     return advice
 
 
