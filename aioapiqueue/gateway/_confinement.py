@@ -163,7 +163,7 @@ async def _look_up(host: str) -> list[_Address]:
     addresses = dict.fromkeys(ipaddress.ip_address(address[0]) for *_, address in found)
     usable = [one for one in addresses if not _unmapped(one).is_unspecified]
     if not usable:  # connected to, it would be this host
-        raise OSError(f"its name is blocked: it resolves to {next(iter(addresses))}")
+        raise OSError(f"its name is blocked (it resolves to {next(iter(addresses))})")
     return usable
 
 

@@ -397,7 +397,7 @@ def _gateway(launch: Launch, registry: Registry, *, wanted: bool | None, isolate
         refuse(f"--isolate needs Linux's namespaces, which {sys.platform} has not: use --any")
     needs = ["--isolate"] * isolate + ["--any"] * (wanted is True)
     if problems := host_problems(registry):
-        refuse("\n".join(problems))
+        refuse("\n".join(map(wrapped, problems)))
     needs += [f"the limit of {host}" for host in registry.hosts]
     if needs and wanted is False:
         refuse(f"{needs[0]} needs --any: leave --no-any out, or the limit")
