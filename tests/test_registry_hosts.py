@@ -115,7 +115,8 @@ def test_what_is_no_host_is_refused(text, why):
     [
         ("*", "is no lane of a host"),
         ("", "has blanks"),
-        ("search/*", "has its method in small letters: write SEARCH"),
+        ("search/*", 'is a path without the / that it begins with: write "/search/*"'),
+        ("Report/x", 'is a path without the / that it begins with: write "/Report/x"'),
         ("get /search", "has its method in small letters: write GET"),
         ("GET search", "is no lane of a host"),
         ("GTE /search", "names the method GTE, which HTTP does not have: did you mean GET?"),

@@ -188,14 +188,14 @@ def _method_problem(method: str, lane: str) -> str | None:
     in_capitals = method.upper()
     if not _METHOD.fullmatch(in_capitals):
         return 'is no lane of a host: write "POST" (a method), "/search/*" (a path), or both'
+    if method != in_capitals and lane.startswith(f"{method}/"):
+        return f'is a path without the / that it begins with: write "/{lane}"'
     if in_capitals in _METHODS:
         return (
             None
             if method == in_capitals
             else f"has its method in small letters: write {in_capitals}"
         )
-    if method.islower() and lane.startswith(f"{method}/"):
-        return f'is a path without the / that it begins with: write "/{lane}"'
     near = difflib.get_close_matches(in_capitals, sorted(_METHODS), n=1)
     meant = f"did you mean {near[0]}?" if near else "write one such as GET or POST"
     return f"names the method {method}, which HTTP does not have: {meant}"
