@@ -689,7 +689,9 @@ class Dispatcher:
         """
         self.nesting.set_limits(key, limits)
         self._note_learnt(key, limits)
-        if key is not None:
+        if key is None:
+            self.permit_unknown_keys()  # somebody has said what paces them: perhaps nothing
+        else:
             if self._lanes is None:
                 self._lanes, self._reports = LaneFigures(()), True
                 if self.started:
@@ -701,7 +703,11 @@ class Dispatcher:
         lanes, learns = self._lanes, self._answers is not None and self._answers.learns
         if lanes is None or not lanes.warns_of_unpaced or learns or call.keys == NO_KEYS:
             return
+        if not any(cost > 0 for cost in call.costs):  # NaN, of what is not stated, is not
+            return
         lanes.warns_of_unpaced = False
+        if not any(map(self.limiter.limits_of, lanes.given)):
+            return  # nothing here is paced, so that it is meant
         try:
             warn_of_unpaced(self, call.keys, lanes.names)
         except UnknownKeyWarning as warning:
@@ -710,7 +716,7 @@ class Dispatcher:
             self.report("a call started unpaced", warning)
 
     def permit_unknown_keys(self) -> None:
-        """Warn of no key that has no lane: who uses this queue knows the lanes."""
+        """Warn of no key that has no lane: who uses this queue means such keys."""
         if self._lanes is not None:
             self._lanes.warns_of_unpaced = False
 
@@ -735,7 +741,7 @@ class Dispatcher:
         self.refuse_unknown((key,))
         lanes = self._lanes
         if lanes is not None and lanes.warns_of_lanes and not self.limiter.has_lane(key):
-            lanes.warns_of_lanes = not warn_of_lane(self, key, lanes.names)
+            lanes.warns_of_lanes = not warn_of_lane(self, key, lanes.given)
 
     def refuse_pattern(self, key: Hashable) -> None:
         """Refuse a pattern where a key is meant, and what is no key of a strict queue.

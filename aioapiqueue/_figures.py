@@ -77,7 +77,7 @@ class LaneFigures:
 
     __slots__ = (
         *("_added", "_by_name", "_found", "_last_start", "_patterns", "_unseen"),
-        *("is_strict", "warns_of_lanes", "warns_of_unpaced"),
+        *("given", "is_strict", "warns_of_lanes", "warns_of_unpaced"),
     )
 
     def __init__(self, names: Iterable[Hashable], *, is_strict: bool = False) -> None:
@@ -87,6 +87,8 @@ class LaneFigures:
         self.warns_of_lanes = True
         """Whether one is due when a lane is added whose name looks like another one's."""
         self._by_name = {name: _Figures(name, -math.inf) for name in names}
+        self.given: Collection[Hashable] = tuple(self._by_name)
+        """The keys and patterns that the queue was made with."""
         self._added = -math.inf
         """The latest `since` of all entries."""
         self._last_start = -math.inf

@@ -72,7 +72,10 @@ class Host(Protocol):
         """Let a call that waits end with an error, counted as `kind`."""
 
     def starts_unpaced(self, call: Call) -> None:
-        """Note that a call comes under no limit, as none of its keys has a lane."""
+        """Note that a call comes under no limit, as none of its keys has a lane.
+
+        Not of limits that add up with those of others, which only the hub knows.
+        """
 
     def wake(self) -> None:
         """Have `release_due` called soon: who is next, or when, may have changed."""

@@ -9,7 +9,7 @@ from itertools import chain, pairwise
 
 import pytest
 
-from aioapiqueue import ApiQueue, Rate, UnknownKeyWarning, Window
+from aioapiqueue import ApiQueue, Rate, Window
 from tests.helpers import introspect
 from tests.helpers.instants import now
 
@@ -65,7 +65,7 @@ async def test_star_gives_each_key_a_lane(limiter):
 async def test_keys_without_limits_share_the_queues(limiter):
     """Without "*", a key that is not listed has no lane at all."""
     queue = limiter.queue(lanes={"a": "1/s"})
-    with pytest.warns(UnknownKeyWarning):
+    with limiter.warned_of_unpaced():
         starts = await released(queue, ["a", "b", "b", "b"])
     assert starts["b"] == [0.0] * 3
     assert queue.stats.lanes_in_memory == 1

@@ -11,6 +11,7 @@ from aioapiqueue import ApiQueue, UnknownKeyWarning, rate_limited
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue.registry import Registry, ServiceLimits
 from aioapiqueue.threads import blocking
+from tests.helpers.instants import now
 from tests.helpers.limiters import OnHost, Shared
 
 LANES = {"search": "1000/s", "tenant:*": "1000/s"}
@@ -79,9 +80,11 @@ WAYS = (
 async def test_mistyped_key_warns_once(limiter):
     """Of fifty calls that start at one instant."""
     queue = limiter.queue(lanes=LANES)
-    with pytest.warns(UnknownKeyWarning) as caught:
+    with limiter.warned_of_unpaced() as caught:
         slots = await asyncio.gather(*(queue.enqueue(key="serach") for _ in range(50)))
     assert [slot.waited for slot in slots] == limiter.exactly([0] * 50)
+    if caught is None:
+        return
     (warning,) = caught
     message = str(warning.message)
     assert "has no lane for the key 'serach', and no limits of its own" in message
@@ -135,10 +138,13 @@ async def test_none_near_lists_the_lanes():
         ((), {"lanes": LANES, "concurrency": 5}, {"key": "unknown"}),
         ((), {"lanes": {**LANES, "*": "unlimited"}}, {"key": "unknown"}),
         ((), {}, {"key": "unknown"}),
+        (("unlimited",), {"lanes": LANES}, {"key": "unknown"}),
+        ((), {"lanes": {"a": "unlimited", "b*": ()}}, {"key": "unknown"}),
+        ((), {"lanes": LANES}, {"key": "unknown", "cost": 0}),
     ],
 )
 async def test_other_calls_warn_of_nothing(limiter, limits, options, call):
-    """They have a lane, no key, or a limit of the queue; or the queue has no lanes at all."""
+    """They have a lane, no key, a limit of the queue or no cost; or need none, as is said."""
     queue = limiter.queue(*limits, **options)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -146,6 +152,35 @@ async def test_other_calls_warn_of_nothing(limiter, limits, options, call):
         queue.estimate(**call)
         await limiter.settled()
     assert caught == []
+
+
+async def test_limits_set_warn_of_nothing(limiter):
+    """A queue whose limits were lifted, and one whose lanes came one by one."""
+    lifted, by_and_by = limiter.queue("100/s", lanes=LANES), limiter.queue()
+    (await lifted.enqueue(key="search")).release()
+    lifted.set_rate("unlimited")
+    by_and_by.set_rate("100/s", key="big")
+    for queue in (lifted, by_and_by):
+        await by_enqueue(queue, "unknown")
+    await limiter.settled()
+
+
+async def test_limits_of_others_on_a_host():
+    """They pace a call here that fits no lane of this queue, and only the hub knows them."""
+    make = OnHost(examples=1).quota()
+    other, queue = make("2/s"), make(lanes=LANES)
+    await by_enqueue(other, None)
+    for _ in range(3):
+        await by_enqueue(queue, "unknown")
+    assert now() == pytest.approx(1.5)
+
+
+async def test_free_calls_hide_no_warning():
+    """The first call that costs something has it."""
+    queue = ApiQueue(lanes=LANES)
+    (await queue.enqueue(key="serach", cost=0)).release()
+    with pytest.warns(UnknownKeyWarning):
+        await by_slot(queue, "serach")
 
 
 async def test_learning_queues_warn_of_nothing(limiter):
@@ -161,7 +196,7 @@ async def test_synced_queues_warn(limiter):
     queue = limiter.queue(lanes=LANES)
     slot = await queue.enqueue(key="search")
     slot.sync(100, reset=60)
-    with pytest.warns(UnknownKeyWarning):
+    with limiter.warned_of_unpaced():
         await by_enqueue(queue, "serach")
 
 
@@ -179,11 +214,12 @@ async def test_calls_of_registries_warn_of_nothing():
     ("lane", "key"),
     [
         ("search", "serach"),
+        ("search", "serch"),
+        ("search", "searrch"),
         ("search", "Search"),
-        ("search", "searches"),
         ("tenant:*", "tenat:*"),
         ("ListKeys", "list_keys"),
-        ("tenant:acme", "tenant:acmee"),
+        ("GET /customers", "GET /cusotmers"),
     ],
 )
 async def test_set_rate_warns_of_typos(limiter, lane, key):
@@ -204,6 +240,17 @@ async def test_set_rate_warns_of_typos(limiter, lane, key):
         ("tenant:a", "tenant:b"),
         ("host1", "host2"),
         ("host10", "host100"),
+        ("host12", "host21"),
+        ("10.1.11.1", "10.11.1.1"),
+        ("search", "searches"),
+        ("order", "orders"),
+        ("orders", "order"),
+        ("prod", "PROD"),
+        ("product", "prod"),
+        ("martinez", "martin"),
+        ("customer-acme", "customer-acne"),
+        ("tenant:acme", "tenant:acmee"),
+        ("form", "from"),
         ("eu-west-1", "us-west-1"),
         ("DescribeInstances", "DescribeImages"),
         ("GET /a", "GET /a/b"),
@@ -221,6 +268,17 @@ async def test_set_rate_knows_other_names(limiter, lane, key):
         warnings.simplefilter("always")
         queue.set_rate("5/s", key=key)
     assert caught == []
+
+
+async def test_set_rate_compares_given_lanes():
+    """A program that makes lanes by and by has not mistyped their names."""
+    queue = ApiQueue("100/s", lanes={"unlike": "1/s"})
+    queue.set_rate("5/s", key="search")
+    queue.set_rate("5/s", key="serach")
+    many = ApiQueue("100/s", lanes={f"search{number}": "1/s" for number in range(101)})
+    many.set_rate("5/s", key="serach7")
+    with pytest.warns(UnknownKeyWarning, match="'unlike'"):
+        queue.set_rate("5/s", key="unilke")
 
 
 # `strict_lanes`
@@ -260,9 +318,25 @@ async def test_strict_lanes_with_a_star():
 async def test_strict_without_lanes():
     """No key fits, and the message does not pretend that some would."""
     queue = ApiQueue("10/s", strict_lanes=True)
-    with pytest.raises(ValueError, match="for the key 'a': no key has one"):
+    with pytest.raises(ValueError, match="for the key 'a': this queue has no lanes"):
         queue.slot(key="a")
     await by_slot(queue, None)
+
+
+async def test_refused_keys_are_shown_in_part():
+    """A long one, or names that are, would make a message of as many characters."""
+    queue = ApiQueue(lanes={"x" * 1_000_000: "1/s"}, strict_lanes=True)
+    with pytest.raises(ValueError, match=r"no lane for the key 'yyy.*[.]{3}: ") as caught:
+        queue.slot(key="y" * 1_000_000)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(("others", "said"), [(99, "mean 'search'"), (100, "its lanes are")])
+async def test_few_names_are_compared(others, said):
+    """Of thousands it would take so long that other calls are late."""
+    lanes = {**{f"{number}-x": "1/s" for number in range(others)}, "search": "1/s"}
+    with pytest.raises(ValueError, match=said):
+        ApiQueue(lanes=lanes, strict_lanes=True).slot(key="serach")
 
 
 async def test_strict_lanes_refuse_control(limiter):

@@ -316,10 +316,6 @@ class HostLimiter:
         return now >= until
 
     def _start(self, call: HostCall, ticket: int, now: float) -> None:
-        lanes, limits = () if call.limits is None else call.limits.lanes, self._limits
-        if not (lanes or limits.limits or limits.concurrency < math.inf):
-            # Not before: until the hub has answered, it is not known which lanes others have.
-            self._host.starts_unpaced(call)
         self.running_calls[ticket] = call
         self._scopes.left(call)
         for state in self._scopes.states(call, now):

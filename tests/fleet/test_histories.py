@@ -101,7 +101,9 @@ def agrees_with_the_crowd(server, seed, size):
 
     async def main():
         schedule = SharedSchedule(VirtualClient(server), fresh_name(), ahead=0)
-        async with ApiQueue(*own, lanes=named, catch_up=0, schedule=schedule) as queue:
+        async with ApiQueue(
+            *own or ("unlimited",), lanes=named, catch_up=0, schedule=schedule
+        ) as queue:
             player = Player(queue, passes=60)
             return await player.play(crowd.replay), await player.left_over(after=5)
 
@@ -163,7 +165,7 @@ class SharedHistory(History):
         self.clients = [self.client(number) for number in range(self.processes)]
         self.queues = [
             ApiQueue(
-                *self.own,
+                *self.own or ("unlimited",),
                 lanes=self.named,
                 catch_up=self.catch_up,
                 order=self.order,

@@ -24,13 +24,14 @@ def make(chance, client, name, keys):
     both = Rate(20, burst=3), Window(10, 1)
     tokens = ("100/s", "1000 tokens/s burst 100"), ("100/s", Window(2000, 1, "tokens"))
     return ApiQueue(
-        *chance.choice([(), ("100/s",), (Rate(200, burst=10),), (Window(100, 1),), *tokens]),
+        *chance.choice(
+            [("unlimited",), ("100/s",), (Rate(200, burst=10),), (Window(100, 1),), *tokens]
+        ),
         lanes=chance.choice([{"*": "10/s"}, {"*": "10/s", None: "5/s"}, {"*": both}, some, {}]),
         order=chance.choice(["fifo", "fair"]),
         concurrency=chance.choice([None, None, 5]),
         adaptive=chance.choice([None, Adaptive("5/s")]),
-        maxsize=chance.choice([0, 0, 100]),
-        overflow="drop_oldest",
+        **chance.choice([{}, {}, {"maxsize": 100, "overflow": "drop_oldest"}]),
         schedule=SharedSchedule(client, name, fallback=chance.choice([None, "50/s"])),
     )
 

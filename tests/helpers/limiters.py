@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from contextlib import nullcontext
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
 
-from aioapiqueue import ApiQueue
+from aioapiqueue import ApiQueue, UnknownKeyWarning
 from aioapiqueue.integrations.redis import SharedSchedule
 from tests.helpers.servers import fresh_name
 from tests.helpers.virtual_client import VirtualClient
@@ -32,6 +33,7 @@ from tests.helpers.virtual_hub import VirtualHub
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from hypothesis.strategies import SearchStrategy
 
@@ -76,6 +78,10 @@ class Limiter:
     def fewer(self, count: int) -> int:
         """Return how many calls are made where the number does not matter."""
         return count
+
+    def warned_of_unpaced(self) -> AbstractContextManager[Any]:
+        """Expect a warning that a call starts unpaced."""
+        return pytest.warns(UnknownKeyWarning)
 
 
 class Shared(Limiter):
@@ -130,6 +136,10 @@ class OnHost(Limiter):
 
     def __init__(self, *, examples: int) -> None:
         self.examples = examples
+
+    def warned_of_unpaced(self) -> AbstractContextManager[Any]:
+        """Expect none: limits of others may pace the call."""
+        return nullcontext()
 
     def quota(self) -> Callable[..., ApiQueue]:
         """Return what makes queues of one quota."""

@@ -90,7 +90,7 @@ def agrees_with_the_crowd(seed, size, fault=introspect.reserve_nothing):
     expected = crowd.play()
 
     async def main():
-        queue = ApiQueue(*own, lanes=named, catch_up=0)
+        queue = ApiQueue(*own or ("unlimited",), lanes=named, catch_up=0)
         introspect.reserve_nothing(queue)
         fault(queue)
         player = Player(queue)
@@ -141,7 +141,7 @@ class History:
         rng = self.rng
         await asyncio.sleep(rng.choice([0, 3599]))  # in the latter, the hour ends
         options = {"lanes": self.named, "catch_up": self.catch_up, "order": self.order}
-        self.queue = ApiQueue(*self.own, **options)
+        self.queue = ApiQueue(*self.own or ("unlimited",), **options)
         self.fault(self.queue)
         fifo = self.order == "fifo"
         self.watch = Watch(self.queue, self.own, self.named, catch_up=self.catch_up, fifo=fifo)
@@ -305,7 +305,7 @@ class Timely(History):
 
     async def play(self):
         rng = self.rng
-        queue = ApiQueue(*self.own, lanes=self.named, catch_up=0)
+        queue = ApiQueue(*self.own or ("unlimited",), lanes=self.named, catch_up=0)
         self.fault(queue)
         self.watch = watch = Watch(queue, self.own, self.named, catch_up=0, timely=True)
         for who in range(3 * self.size):
