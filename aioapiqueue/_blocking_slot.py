@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self, cast
 from weakref import ref
 
-from aioapiqueue._double_turns import made_by
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._queue import dispatcher_of
 from aioapiqueue._rate import LONGEST, positive
+from aioapiqueue._running_loops import refuse_to_block
 from aioapiqueue._slot import GRANTED, UNKNOWN, Reservation, check_count
 from aioapiqueue._thread_loop import PATIENCE, check_alive, closed_gate, home, post
 
@@ -105,6 +105,8 @@ class BlockingSlot:
         """
         if self._joined:
             raise RuntimeError(_ONE_CALL)
+        if not self._tries:
+            refuse_to_block()
         self._loop = self._find_loop()
         self._fork_generation = home.fork_generation
         self._gate = closed_gate()
@@ -285,9 +287,9 @@ class BlockingSlot:
             if self._join_again is not None:
                 slot = self._join_again()
             elif self._tries:
-                slot = self._reserved(made_by("client", self._queue.try_slot, **self._asked))
-            else:  # it is the thread's slot, which is noted already, and none inside it
-                slot = made_by("client", self._queue.enqueue, **self._asked)
+                slot = self._reserved(self._queue.try_slot(**self._asked))
+            else:
+                slot = self._queue.enqueue(**self._asked)
         except Exception as error:  # noqa: BLE001 - the thread's, which raises it
             self._error = error
             self._gate.release()
@@ -328,15 +330,32 @@ class ThreadTurn:
         slot: which. It is not kept alive, as it leaves the queue when it is dropped.
     """
 
-    __slots__ = ("_slot", "cost", "keys")
+    __slots__ = ("_asked", "_slot", "_units")
 
     def __init__(self, slot: BlockingSlot) -> None:
         self._slot = ref(slot)
-        self.keys: tuple[Hashable, ...] = slot._asked["keys"]  # noqa: SLF001 - of this module
-        self.cost = slot.cost
+        self._asked = slot._asked  # noqa: SLF001 - of this module, as below
+        self._units = dispatcher_of(slot._queue).units  # noqa: SLF001
+
+    @property
+    def keys(self) -> tuple[Hashable, ...]:
+        """What kinds of call it is for."""
+        keys: tuple[Hashable, ...] = self._asked["keys"]
+        return keys
+
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """Its costs, by unit."""
+        return self._units.costs_of(self._asked["cost"])
 
     @property
     def holds(self) -> bool:
         """Whether the body of its `with` block runs."""
         slot = self._slot()
-        return slot is not None and slot._entered and not slot._over  # noqa: SLF001 - as above
+        return slot is not None and slot._entered and not slot._over  # noqa: SLF001
+
+    @property
+    def is_over(self) -> bool:
+        """Whether that body will not run any more."""
+        slot = self._slot()
+        return slot is None or slot._over  # noqa: SLF001

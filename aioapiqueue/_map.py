@@ -15,6 +15,7 @@ from aioapiqueue._rate import whole
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 
+    from aioapiqueue._double_turns import DoubleTurns
     from aioapiqueue._slot import Slot
     from aioapiqueue._units import Cost
 
@@ -26,6 +27,8 @@ R = TypeVar("R")
 
 class Paces(Protocol):
     """What `paced_map` needs of a queue."""
+
+    _watches: DoubleTurns | None
 
     def slot(
         self,
@@ -119,7 +122,10 @@ async def _call(queue: Paces, fn: Callable[[T], Awaitable[R]], item: T, options:
         if options.given:
             raise _asks_itself(fn)
         return await fn(item)
-    async with made_by("map", queue.slot, **options.of(item)) as slot:
+    asked = options.of(item)
+    # To say who makes a slot takes 3 % of an item's time: only where somebody asks.
+    watched = queue._watches is not None  # noqa: SLF001 - as this is a part of it
+    async with made_by("map", queue.slot, **asked) if watched else queue.slot(**asked) as slot:
         result = await fn(item)
         options.settle(slot, result)
         return result

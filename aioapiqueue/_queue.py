@@ -190,7 +190,8 @@ class ApiQueue:
         observers: get every event, or what else they ask for: see `Observer`.
         strict_lanes: refuse a key that fits none of the lanes, in calls and in `set_rate`, `hold`
             and the like; calls without a key pass. Default: they come under the queue's own limits,
-            and where it has none, an `UnknownKeyWarning` says so once.
+            and where it was given none, an `UnknownKeyWarning` says so once (not with a
+            `HostSchedule`, as limits of others may pace them).
         unknown: refused, with the option that was probably meant.
 
     Raises:
@@ -246,6 +247,8 @@ class ApiQueue:
             factory=schedule,
             strict_lanes=strict_lanes,
         )
+        if limits:
+            self._dispatcher.permit_unknown_keys()  # these pace them: perhaps "unlimited"
         if observers:
             self._dispatcher.observe([_observer_for(self, observer) for observer in observers])
         self._call_type, self._detailed_call_type = self._dispatcher.call_types
@@ -360,10 +363,11 @@ class ApiQueue:
 
     def _note_turn(self, call: Turn) -> None:
         watches = self._watches
-        if watches is not None and watches.is_over:
-            self._watches = None
-        elif watches is not None:
-            watches.made(call)
+        if watches is not None:
+            if watches.is_over:
+                self._watches = None
+            else:
+                watches.made(call)
 
     def _watch_turns(self, *, again: bool) -> None:
         """Look for calls that take two turns, as they may from now on; see `_double_turns.py`.
@@ -418,7 +422,10 @@ class ApiQueue:
             RuntimeError: the queue is in use on another loop that is still alive.
         """
         slot = self.slot(key=key, keys=keys, priority=priority, cost=cost, timeout=timeout)
-        return self._dispatcher.enqueue(cast("Call", slot))
+        call = cast("Call", slot)
+        if self._watches is not None:
+            self._watches.forget(call)
+        return self._dispatcher.enqueue(call)
 
     def try_slot(
         self,
@@ -454,6 +461,8 @@ class ApiQueue:
             ValueError: an invalid cost or priority.
         """
         call = cast("Call", self.slot(key=key, keys=keys, priority=priority, cost=cost))
+        if self._watches is not None:
+            self._watches.forget(call)
         if self._dispatcher.try_start(call):
             return call
         retry_in = self.estimate(key=key, keys=keys, priority=priority, cost=cost)

@@ -1,4 +1,4 @@
-"""In which threads nothing may wait by blocking: those in which an event loop runs.
+"""Refuse blocking waits in threads that run an event loop.
 
 Waiting there would stop all that is on the loop. It is refused on asyncio's loops, uvloop's among
 them, and on trio's; anyio runs on one of these. A loop that runs in another thread does not matter:

@@ -384,6 +384,11 @@ class Call(Slot):
         return self.state == HELD
 
     @property
+    def is_over(self) -> bool:
+        """Whether its body will not run any more."""
+        return self.state > HELD
+
+    @property
     def started(self) -> bool:
         """Whether its body has begun."""
         return HELD <= self.state <= OVER

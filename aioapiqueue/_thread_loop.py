@@ -126,7 +126,7 @@ class Job(Generic[T]):
 
 
 class Home:
-    """The loop of ours, on which queues are that nobody has on another."""
+    """Our own event loop, for queues not bound to another."""
 
     def __init__(self) -> None:
         self.fork_generation = 0

@@ -74,15 +74,17 @@ class WouldWait(ApiQueueError):  # noqa: N818 - a public name fixed by the desig
 class UnknownKeyWarning(RuntimeWarning):
     """Issued where a key that fits no lane is probably mistyped; once for each queue and case.
 
-    Either none of a call's keys fits a lane, and the queue has lanes and no limits of its own, so
-    that the call starts unpaced; or `set_rate` makes a lane whose name is close to another one's.
-    With `strict_lanes=True` a queue refuses such keys.
+    Either none of a call's keys fits a lane, and the queue was made with limits of lanes, and has
+    none of its own, so that the call starts unpaced; or `set_rate` makes a lane whose name is that
+    of a lane which the queue was made with, but for a typo. With `strict_lanes=True` a queue
+    refuses such keys.
     """
 
 
 class NestedSlotWarning(RuntimeWarning):
-    """Issued once for each queue where a call takes two turns of it: half the rate.
+    """Issued once for each queue where calls take two turns of it: half the rate.
 
     Either the function that `ApiQueue.map` calls takes a slot of the same queue, or makes a request
-    by a client that the queue paces; or a slot is held around such a request.
+    by a client that the queue paces; or a slot is held around such a request. It is issued when
+    that happens for the second time.
     """

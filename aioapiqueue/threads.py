@@ -16,7 +16,6 @@ from aioapiqueue import _gevent
 from aioapiqueue._blocking_slot import BlockingSlot, ThreadTurn
 from aioapiqueue._grammar import CALLS
 from aioapiqueue._queue import dispatcher_of, note_turn
-from aioapiqueue._running_loops import refuse_to_block
 from aioapiqueue._slot import keys_of
 from aioapiqueue._thread_loop import Job, check_alive, home, queues, running_loop
 
@@ -57,6 +56,9 @@ def blocking(queue: ApiQueue, *, portal: BlockingPortal | None = None) -> Blocki
         queue: belongs to the loop from the first use on, like any queue.
         portal: to the loop that the queue lives on, or is to live on; default: a loop of ours, in
             a daemon thread that all queues share.
+
+    Raises:
+        RuntimeError: a portal, where gevent has replaced threads.
     """
     return Blocking(queue, portal=portal)
 
@@ -78,6 +80,11 @@ class Blocking:
     __slots__ = ("_fork_generation", "_loop", "_portal", "queue")
 
     def __init__(self, queue: ApiQueue, *, portal: BlockingPortal | None = None) -> None:
+        if portal is not None and _gevent.patched():
+            raise RuntimeError(
+                "under gevent, a portal leads to a loop in the thread of the greenlets that wait "
+                "for it: leave portal= out, and the queue gets a loop in a thread of its own"
+            )
         self.queue = queue
         self._portal = portal
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -114,9 +121,9 @@ class Blocking:
             QueueClosed: the queue is closed, or closed while this waited.
             ValueError: an invalid cost, priority or timeout.
             TypeError: as of `ApiQueue.slot`.
-            RuntimeError: called in a thread in which an event loop runs, be it one of asyncio or
-                trio, which would stand still; or the queue's loop has been closed; or the queue is
-                in use on another loop.
+            RuntimeError: called in a thread that runs an asyncio or trio event loop, which it
+                would block; or the queue's loop has been closed; or the queue is in use on another
+                loop.
         """
         asked = _asked(key, keys, priority, cost)
         return self._slot({**asked, "timeout": timeout}, tries=False)
@@ -126,11 +133,12 @@ class Blocking:
             self.queue,
             asked,
             tries=tries,
-            loop=self._where_to_wait,
+            loop=self._where,
             # On a loop of ours, a thread need not look whether the loop is still there.
             checks_loop=self._portal is not None,
         )
-        note_turn(self.queue, ThreadTurn(slot))
+        if not tries:  # it may be handed to another thread
+            note_turn(self.queue, ThreadTurn(slot))
         return slot
 
     def try_slot(
@@ -143,7 +151,8 @@ class Blocking:
     ) -> BlockingSlot:
         """Return a slot if one is free now; as `ApiQueue.try_slot`.
 
-        It is yours to end: by `with slot:`, or `slot.release()`.
+        It is yours to end: by `with slot:`, or `slot.release()`. As it does not wait for its turn,
+        it may be called in a thread that runs another event loop than the queue's.
 
         >>> queue = ApiQueue("1/min")
         >>> for _ in range(2):
@@ -166,7 +175,8 @@ class Blocking:
             QueueClosed: the queue is closed.
             ValueError: as of `slot`.
             TypeError: as of `slot`.
-            RuntimeError: as of `slot`.
+            RuntimeError: called in the thread of the queue's own loop; or that has been closed; or
+                the queue is in use on another loop.
         """
         slot = self._slot(_asked(key, keys, priority, cost), tries=True)
         return slot.__enter__()
@@ -359,12 +369,6 @@ class Blocking:
     def _run(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return Job(coroutine, self._where()).run()
 
-    def _where_to_wait(self) -> asyncio.AbstractEventLoop:
-        """Return the loop, in a thread that may wait for a slot: for any time."""
-        if self._portal is None or not _gevent.patched():  # for that, `_where` has the reason
-            refuse_to_block()
-        return self._where()
-
     def _where(self) -> asyncio.AbstractEventLoop:
         """Return the loop, in a thread that may wait for it."""
         loop = home.loop() if self._portal is None else self._users_loop(self._portal)
@@ -381,11 +385,6 @@ class Blocking:
         return loop
 
     def _users_loop(self, portal: BlockingPortal) -> asyncio.AbstractEventLoop:
-        if _gevent.patched():
-            raise RuntimeError(
-                "under gevent, a portal leads to a loop in the thread of the greenlets that wait "
-                "for it: leave portal= out, and the queue gets a loop in a thread of its own"
-            )
         if self._fork_generation != home.fork_generation:
             raise RuntimeError(
                 "the portal's loop runs in the parent of this process, not here: make a portal in "

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import warnings
+import weakref
 
 import pytest
 
 from aioapiqueue import ApiQueue, NestedSlotWarning, rate_limited
+from aioapiqueue._double_turns import _numbers, made_by
+from aioapiqueue._queue import dispatcher_of
 from tests.helpers.instants import now
 
 
@@ -43,15 +47,6 @@ async def in_another_task(queue, **asked):
     await asyncio.gather(by_slot(queue, **asked))
 
 
-async def by_map(queue, **asked):
-    """Take one for an item of another `map`."""
-
-    async def call(item):
-        return item
-
-    assert [one async for one in queue.map(call, [1], **asked)] == [1]
-
-
 async def use_map(queue, body, **asked):
     """Map a function, which ends with this; return how many items there were."""
 
@@ -62,9 +57,7 @@ async def use_map(queue, body, **asked):
     return len([one async for one in queue.map(call, range(5), **asked)])
 
 
-@pytest.mark.parametrize(
-    "way", [by_slot, by_enqueue, by_limiter, by_decorator, in_another_task, by_map]
-)
+@pytest.mark.parametrize("way", [by_slot, by_enqueue, by_limiter, by_decorator, in_another_task])
 async def test_slot_inside_map_warns_once(limiter, way):
     """However many items there are: each takes two turns."""
     queue = limiter.queue("10/s")
@@ -74,7 +67,8 @@ async def test_slot_inside_map_warns_once(limiter, way):
     (warning,) = caught
     message = str(warning.message)
     assert message.startswith("<ApiQueue 10/s: open,")
-    assert "the function that map() calls" in message
+    assert "the function that map() calls takes a slot" in message
+    assert "If this is a second call, ignore NestedSlotWarning." in message
     assert queue.stats.released == 20
 
 
@@ -109,6 +103,9 @@ QUIET = {
     "another queue's": lambda queue: use_map(queue, lambda: by_slot(ApiQueue("10/s"))),
     "one that costs no calls": lambda queue: use_map(queue, lambda: by_slot(queue, cost=0)),
     "beside one without": lambda queue: use_map(queue, lambda: by_slot(queue), cost=0),
+    "a map inside a map": lambda queue: use_map(
+        queue, lambda: use_map(queue, lambda: asyncio.sleep(0))
+    ),
 }
 
 
@@ -121,10 +118,59 @@ async def test_what_is_meant_is_quiet(name):
     assert caught == []
 
 
-async def test_other_lanes_are_quiet():
-    """Two calls of lanes that share no limit are two calls."""
-    queue = ApiQueue(lanes={"a": "10/s", "b": "10/s"})
-    assert await use_map(queue, lambda: by_slot(queue, key="b"), key="a") == 5
+@pytest.mark.parametrize(
+    ("limits", "lanes", "outer", "inner"),
+    [
+        ((), {"a": "10/s", "b": "10/s"}, {"key": "a"}, {"key": "b"}),
+        ((), {"a": "10/s", "*": "unlimited"}, {"key": "b"}, {"key": "b"}),
+        ((), {"*": ()}, {"key": "a"}, {"key": "a"}),
+        (("unlimited",), {}, {"key": "a"}, {"key": "a"}),
+        (("9 tokens/s burst 9",), {}, {"cost": {"tokens": 0}}, {"cost": {"tokens": 1}}),
+        (("9 tokens/s burst 9",), {}, {"cost": {"tokens": 1}}, {"cost": {"tokens": 0}}),
+    ],
+)
+async def test_no_limit_counts_both(limits, lanes, outer, inner):
+    """Two calls that share no limit, or of which one uses nothing of it, are two calls."""
+    queue = ApiQueue(*limits, lanes=lanes)
+    assert await use_map(queue, lambda: by_slot(queue, **inner), **outer) == 5
+
+
+@pytest.mark.parametrize(
+    ("limit", "asked"),
+    [
+        ("9 tokens/s burst 9", {"cost": {"tokens": 1, "calls": 0}}),
+        ("9/s, 9 tokens/s burst 9", {"cost": {"tokens": 0}}),
+        ("9 at once", {"cost": 0}),
+    ],
+)
+async def test_one_limit_counts_both(limit, asked):
+    """Whatever it counts: tokens, calls or permits."""
+    queue = ApiQueue(limit)
+    with pytest.warns(NestedSlotWarning):
+        await use_map(queue, lambda: by_slot(queue, **asked), **asked)
+
+
+async def test_one_outer_slot_is_quiet():
+    """One item has started what all share: a worker, or something that goes on while it runs."""
+    queue, jobs, workers = ApiQueue("100/s"), asyncio.Queue(), []
+
+    async def work():
+        while True:
+            await jobs.get()
+            await by_slot(queue)
+            jobs.task_done()
+
+    async def call(item):
+        if not workers:
+            workers.append(asyncio.create_task(work()))
+        jobs.put_nowait(item)
+        await jobs.join()
+        return item
+
+    for _ in range(2):  # a mistake is one of a single map
+        assert len([one async for one in queue.map(call, range(5))]) == 5
+        workers.pop().cancel()
+    assert queue.stats.released == 20
 
 
 async def test_decorated_functions_are_quiet():
@@ -171,3 +217,79 @@ async def test_slots_after_map_are_quiet():
     assert len([one async for one in queue.map(call, range(3))]) == 3
     await asyncio.gather(*later)
     assert queue.stats.released == 6
+
+
+@pytest.mark.parametrize("way", ["map", "slots", "client"])
+async def test_watching_ends(way):
+    """After a hundred slots, of a `map` or not, and begins again with the next `map`."""
+    queue = ApiQueue("1000/s burst 1000")
+
+    async def call(item):
+        if item >= 150:
+            await by_slot(queue)
+        return item
+
+    if way == "map":
+        assert len([one async for one in queue.map(call, range(200), concurrency=2)]) == 200
+    else:
+        results = queue.map(call, [0, 0, 0, 200, 200], concurrency=1)
+        assert await anext(results) == 0
+        for _ in range(150):
+            if way == "slots":
+                await by_slot(queue)
+            else:
+                (await made_by("client", queue.enqueue)).release()
+        assert [one async for one in results] == [0, 0, 200, 200]
+    with pytest.warns(NestedSlotWarning):
+        await use_map(queue, lambda: by_slot(queue))
+
+
+async def test_watching_lasts_for_its_slots():
+    """The mistake may begin after some dozen calls."""
+    queue = ApiQueue("1000/s burst 1000")
+
+    async def call(item):
+        if item >= 50:
+            await by_slot(queue)
+        return item
+
+    with pytest.warns(NestedSlotWarning):
+        assert len([one async for one in queue.map(call, range(200), concurrency=2)]) == 200
+
+
+async def test_tasks_keep_no_queue_alive():
+    """One that was made by an item, or has used many queues, has numbers of their slots at most."""
+    stop, tasks, left = asyncio.Event(), [], []
+
+    async def call(item):
+        tasks.append(asyncio.create_task(stop.wait()))
+        return item
+
+    for _ in range(20):
+        queue = ApiQueue("10/s")
+        assert len([one async for one in queue.map(call, range(3))]) == 3
+        async with queue.slot():
+            tasks.append(asyncio.create_task(stop.wait()))
+        left.append(weakref.ref(dispatcher_of(queue)))
+        del queue
+    await asyncio.sleep(1)  # the last queue's own task ends
+    gc.collect()
+    assert [one() for one in left] == [None] * 20
+    stop.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_few_slots_are_noted():
+    """However many a task holds, or has held, while `map` after `map` begins."""
+    queue, held = ApiQueue("10000/s burst 10000"), []
+    for _ in range(30):
+        assert await use_map(queue, lambda: asyncio.sleep(0)) == 5
+        for _ in range(5):
+            await by_slot(queue)
+        held.append(await queue.slot().__aenter__())
+    noted = queue._double_turns._noted  # noqa: SLF001 - nothing else shows what is noted
+    assert (len(noted), len(_numbers.get())) == (10, 10)
+    for slot in held:
+        slot.release()
+    await by_slot(queue)
+    assert len(noted) == 1  # that one: the others are over

@@ -657,9 +657,14 @@ def test_slots_on_any_loop_are_refused(run, remedy):
             run(take)
         return str(caught.value)
 
-    for take in (gate.slot().__enter__, gate.slot().join, gate.try_slot, rate_limited(gate)(call)):
+    for take in (gate.slot().__enter__, gate.slot().join, rate_limited(gate)(call)):
         assert remedy in refusal_of(take)
     assert queue.stats.released == 0
+    with run(gate.try_slot) as slot:  # it waits for no turn, but to wait once more would
+        assert remedy in refusal_of(slot.again)
+    with pytest.raises(WouldWait):
+        run(gate.try_slot)
+    assert queue.stats.released == 1
     with gate.slot():  # the queue is as it was
         pass
 

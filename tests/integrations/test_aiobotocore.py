@@ -612,7 +612,7 @@ async def test_push_back_holds_its_lane(endpoint, create):
 
 
 async def test_slot_around_a_call_warns(endpoint, create):
-    """Once, whether the queue is one's own or a registry's: the client takes one itself."""
+    """Once, at the second, whether the queue is one's own or a registry's."""
     del endpoint
     for source in (ApiQueue("1000/s"), Registry({"ec2": "1000/s"})):
         async with paced(create(), source) as ec2:
@@ -625,9 +625,11 @@ async def test_slot_around_a_call_warns(endpoint, create):
                 async with queue.slot():
                     await ec2.describe_snapshots()
 
-            with pytest.warns(NestedSlotWarning, match="a slot is held around a request"):
+            await both()
+            with pytest.warns(NestedSlotWarning, match="a slot is held around a request") as caught:
                 await both()
             await both()
+            assert caught[0].filename == __file__
 
 
 async def test_a_success_is_no_push_back(endpoint, create, queue):

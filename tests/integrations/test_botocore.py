@@ -159,11 +159,14 @@ def test_call_is_signed_after_waiting(served, create):
 
 
 def test_slot_around_a_call_warns(create, queue):
-    """The client takes one for each request itself."""
+    """At the second: the client takes one for each request itself."""
     with paced(create(), queue) as ec2:
         ec2.describe_snapshots()
-        with pytest.warns(NestedSlotWarning), blocking(queue).slot():
+        with blocking(queue).slot():
             ec2.describe_snapshots()
+        with pytest.warns(NestedSlotWarning) as caught, blocking(queue).slot():
+            ec2.describe_snapshots()
+    assert caught[0].filename == __file__
 
 
 def test_slot_is_held_until_the_response(served, create, queue):

@@ -10,29 +10,40 @@ from anyio.from_thread import BlockingPortal
 from aioapiqueue import ApiQueue, NestedSlotWarning
 from aioapiqueue.integrations.requests import RateLimitedAdapter
 from aioapiqueue.threads import blocking
+from tests.helpers import http_clients
 
 pytestmark = pytest.mark.real
 
 
 async def test_slot_around_a_request_warns(client, server):
-    """Once: the client takes one for each request itself."""
+    """Once, at the second slot: the client takes one for each request itself."""
     async with ApiQueue("1000/s") as queue, client(queue) as paced:
 
         async def both():
             async with queue.slot():
                 return await paced.get(server.url())
 
-        with pytest.warns(NestedSlotWarning, match="a slot is held around a request"):
+        assert await both() == 200
+        with pytest.warns(NestedSlotWarning, match="a slot is held around a request") as caught:
             assert await both() == 200
         assert await both() == 200
-        assert queue.stats.released == 4
+        assert caught[0].filename == http_clients.__file__  # which calls it, and none of its own
+        assert queue.stats.released == 6
 
 
-async def test_reservation_around_a_request_warns(client, server):
-    """However the task has got its slot."""
-    async with ApiQueue("1000/s") as queue, client(queue) as paced:
-        with await queue.enqueue(), pytest.warns(NestedSlotWarning):
-            await paced.get(server.url())
+async def test_requests_within_a_long_slot_are_quiet(client, server):
+    """Such as that of a connection which is held open beside them."""
+    async with ApiQueue("1000/s") as queue, client(queue) as paced, queue.slot():
+        for _ in range(3):
+            assert await paced.get(server.url()) == 200
+
+
+async def test_slots_to_hand_over_are_quiet(client, server):
+    """Those of `enqueue` and `try_slot`: another task may hold them."""
+    async with ApiQueue("1000/s burst 9") as queue, client(queue) as paced:
+        for _ in range(2):
+            with await queue.enqueue(), queue.try_slot():
+                assert await paced.get(server.url()) == 200
 
 
 async def test_request_inside_map_warns(client, server):
@@ -48,22 +59,27 @@ async def test_request_inside_map_warns(client, server):
 
 
 async def test_other_requests_are_quiet(client, server):
-    """Those after a slot, in another task, of another queue, or of lanes of their own."""
+    """Those after a slot, in another task, of another queue, or under no limit that counts both."""
     async with (
         ApiQueue("1000/s") as queue,
         client(queue) as paced,
         ApiQueue(lanes={"*": "1000/s"}) as by_host,
         client(by_host) as other,
+        ApiQueue(lanes={"*": ()}) as unlimited,
+        client(unlimited) as third,
     ):
-        async with queue.slot():
-            assert await other.get(server.url()) == 200
-        assert await paced.get(server.url()) == 200
-        async with by_host.slot(key="search"):
-            assert await other.get(server.url()) == 200
-        async with queue.slot():
-            assert await asyncio.create_task(paced.get(server.url())) == 200
-        async with queue.slot(cost=0):
+        for _ in range(2):
+            async with queue.slot():
+                assert await other.get(server.url()) == 200
             assert await paced.get(server.url()) == 200
+            async with by_host.slot(key="search"):
+                assert await other.get(server.url()) == 200
+            async with unlimited.slot(key="127.0.0.1"):
+                assert await third.get(server.url()) == 200
+            async with queue.slot():
+                assert await asyncio.create_task(paced.get(server.url())) == 200
+            async with queue.slot(cost=0):
+                assert await paced.get(server.url()) == 200
 
 
 async def test_a_request_during_an_answer_is_quiet(client, server, reply):
@@ -96,6 +112,7 @@ def get(server):
 async def test_slot_around_a_blocking_request_warns(get):
     """The thread holds one while the client takes another."""
     gate = blocking(ApiQueue("1000/s"))
+    assert await asyncio.to_thread(get, gate, gate.slot) == 200
     with pytest.warns(NestedSlotWarning, match="a slot is held around a request"):
         assert await asyncio.to_thread(get, gate, gate.slot) == 200
 
@@ -117,5 +134,25 @@ async def test_slots_of_other_threads_are_quiet(get):
     gate = blocking(ApiQueue("1000/s"))
     assert await asyncio.to_thread(get, gate, nullcontext) == 200
     slot = await asyncio.to_thread(lambda: gate.slot().__enter__())
-    assert await asyncio.to_thread(get, gate, nullcontext) == 200
+    for _ in range(2):
+        assert await asyncio.to_thread(get, gate, nullcontext) == 200
     slot.release()
+    for _ in range(2):
+        with await asyncio.to_thread(gate.try_slot):  # it may be handed over
+            assert await asyncio.to_thread(get, gate, nullcontext) == 200
+
+
+async def test_watched_slots_of_threads_end(get):
+    """One that a thread drops leaves the queue, though the queue has noted it."""
+    gate = blocking(ApiQueue("1000/s", "1 at once"))
+
+    def drop():
+        slot = gate.slot()
+        slot.join()
+        del slot
+        with gate.slot(timeout=5):
+            pass
+
+    assert await asyncio.to_thread(get, gate, nullcontext) == 200
+    await asyncio.to_thread(drop)
+    assert gate.queue._watches is not None  # noqa: SLF001 - else this shows nothing

@@ -63,9 +63,16 @@ async def test_slot_around_a_request_warns():
     """As of any client: it takes a slot for each request itself."""
     queue = ApiQueue("1000/s", lanes={"*": ()})
     answer = httpx2.MockTransport(lambda _: httpx2.Response(200, json=COMPLETION))
-    async with llm.client(queue, llm.openai, transport=answer) as client, queue.slot():
-        with pytest.warns(NestedSlotWarning, match="a slot is held around a request"):
-            await client.post("https://api.test/v1/chat/completions", json={"model": "m"})
+    async with llm.client(queue, llm.openai, transport=answer) as client:
+
+        async def both():
+            async with queue.slot():
+                await client.post("https://api.test/v1/chat/completions", json={"model": "m"})
+
+        await both()
+        with pytest.warns(NestedSlotWarning, match="a slot is held around a request") as caught:
+            await both()
+    assert caught[0].filename == __file__
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="this system names it otherwise")
