@@ -138,6 +138,18 @@ async def test_lines_after_hello_are_processed(service, connect, when):
     writer.close()
 
 
+async def test_commands_wait_for_no_hellos(service, connect):
+    """While other clients' hellos wait, a command is answered before them."""
+    loop = asyncio.get_running_loop()
+    keep_busy(service)
+    began = loop.time()
+    reader, writer = await connect()
+    writer.write(b'{"command":"status","lanes":false}\n')
+    assert json.loads(await reader.readline())["quotas"] == []
+    assert loop.time() - began < 0.1  # of the 0.2 s that the others take
+    writer.close()
+
+
 @pytest.fixture
 def hub(directory):
     """Give the directory of a hub that runs."""

@@ -37,6 +37,8 @@ _UNREAD = 1 << 24
 """Bytes that a client may leave unread: a million grants."""
 _LONGEST = 1 << 24
 """Bytes of a line: the terms of 100,000 lanes have fewer."""
+_COMMAND = b'{"command"'
+"""How a first line begins that is no hello."""
 _HELLO = 30.0
 """Seconds in which a connection says what it wants."""
 
@@ -335,7 +337,8 @@ class _Connection(asyncio.BufferedProtocol):
         self._stop_timer()
         self._unanswered = lines
         self._transport.pause_reading()
-        self._service.steps.add(self._begin)
+        # A command costs little, and a person waits for it.
+        self._service.steps.add(self._begin, first=lines[0].startswith(_COMMAND))
 
     def _begin(self) -> None:
         """Answer the first line."""

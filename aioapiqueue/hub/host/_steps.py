@@ -27,9 +27,12 @@ class Steps:
         self._loop: asyncio.AbstractEventLoop | None = None
         """On which the next ones are about to be done."""
 
-    def add(self, step: Callable[[], None]) -> None:
-        """Do this after what was added before."""
-        self._steps.append(step)
+    def add(self, step: Callable[[], None], *, first: bool = False) -> None:
+        """Do this after what was added before; or before that."""
+        if first:
+            self._steps.appendleft(step)
+        else:
+            self._steps.append(step)
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop = loop
