@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from aioapiqueue._algorithms import LimitState
     from aioapiqueue._fleet.limits import LimitTable
     from aioapiqueue._host.link import Link
+    from aioapiqueue._host.scopes import NameChanges
     from aioapiqueue._host.session import Delay
     from aioapiqueue._limiter import Host
     from aioapiqueue._line import Line
@@ -551,9 +552,9 @@ class HostLimiter:
             self._go_by({key: (*before, *limits)})
         self._emit(key for key, own in before_all.items() if self.limits_of(key) != own)
 
-    def others_limit(self, names: Iterable[Hashable]) -> None:
+    def others_limit(self, changes: NameChanges) -> None:
         """Tell calls apart that come under different limits of others."""
-        self._scopes.set_foreign(names)
+        self._scopes.change_foreign(changes)
         self._sort_again()
 
     def held_by_hub(self, seconds: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from aioapiqueue._algorithms import Permits
 from aioapiqueue._fleet.grants import NO_KEY
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from aioapiqueue._host.call import HostCall
     from aioapiqueue._slot import Call
 
-__all__ = ["Scopes"]
+__all__ = ["NameChanges", "Scopes"]
+
+NameChanges: TypeAlias = "Iterable[tuple[Iterable[Hashable], Iterable[Hashable] | None]]"
+"""Keys and patterns that have limits, and those that have none any more; None: all before."""
 
 
 class Scopes:
@@ -32,7 +35,7 @@ class Scopes:
     def __init__(self, limits: LimitTable) -> None:
         self._limits = limits
         self._foreign: dict[Hashable, None] = {}
-        """Keys and patterns that have limits of others."""
+        """Keys and patterns that have limits: of others, or of others and this queue."""
         self._foreign_patterns: list[str] = []
         self._waiting: dict[Hashable, int] = {}
         """How many wait in each lane, and (None) in all."""
@@ -46,10 +49,19 @@ class Scopes:
         self._waiting = {}
         self._count_number += 1
 
-    def set_foreign(self, names: Iterable[Hashable]) -> None:
-        """Have these keys and patterns have limits of others."""
-        self._foreign = dict.fromkeys(names)
-        self._foreign_patterns = find_patterns(self._foreign)
+    def change_foreign(self, changes: NameChanges) -> None:
+        """Have keys and patterns have limits of others, or have none any more."""
+        has_patterns = bool(self._foreign_patterns)
+        for added, removed in changes:
+            if removed is None:
+                self._foreign.clear()
+            for name in removed or ():
+                self._foreign.pop(name, None)
+            new = dict.fromkeys(added)
+            self._foreign |= new
+            has_patterns |= bool(find_patterns(new))
+        if has_patterns:  # else a change of a few names does not cost a look at all others
+            self._foreign_patterns = find_patterns(self._foreign)
         self.find_plain()
 
     def find_plain(self) -> None:

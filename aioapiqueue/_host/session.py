@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from aioapiqueue._host.holds import Holds
     from aioapiqueue._host.link import Link
+    from aioapiqueue._host.scopes import NameChanges
     from aioapiqueue._host.wire import Message
     from aioapiqueue._limiter import Host
     from aioapiqueue._rate import Limit
@@ -86,7 +87,7 @@ class SessionOwner(Protocol):
     def others_learnt(self, changes: Mapping[Hashable, tuple[Limit, ...]]) -> None:
         """Adopt limits that others have learnt, beside those that this queue has given."""
 
-    def others_limit(self, names: Iterable[Hashable]) -> None:
+    def others_limit(self, changes: NameChanges) -> None:
         """Tell calls apart that come under different limits of others."""
 
     def held_by_hub(self, seconds: float) -> None:
@@ -363,9 +364,12 @@ class Session:
             found = {key: own for key, own in found.items() if (kind, key) not in self._newer}
         return found
 
-    def on_lanes(self, names: list[Any]) -> None:
-        """Note which keys and patterns have limits of others."""
-        self._owner.others_limit(map(key_from, names))
+    def on_lanes(self, changes: list[tuple[list[Any], list[Any] | None]]) -> None:
+        """Note which keys and patterns have limits, as others may have given them."""
+        self._owner.others_limit(
+            (map(key_from, added), None if removed is None else map(key_from, removed))
+            for added, removed in changes
+        )
 
     def on_held(self, seconds: float | None) -> None:
         """Note for how long the hub holds all."""

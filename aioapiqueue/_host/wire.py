@@ -34,7 +34,10 @@ From the hub                                    what it means
 `["backed_off", ticket or null, key, seconds]`  the rate was lowered for that push-back; as `due`
 `["set", ..., again]`, `["learnt", ..., again]` others have set, or learnt, these limits
 `["resumed"]`                                   somebody has ended all pauses
-`["lanes", names]`                              keys and patterns that have limits of others
+`["lanes", [[added, removed], ...]]`            keys and patterns that have limits, and those that
+                                                have none any more; null for `removed`: what was
+                                                said before holds no longer. None are named while
+                                                the queue has given all of them
 `["held", seconds or null]`                     nothing starts for so long; null: without end
 `["rate", calls per second or null]`            what push-back has left; null: all of it
 `["due", ticket, seconds]`                      a newcomer like that call would wait so long
@@ -81,7 +84,7 @@ __all__ = [
     "transit",
 ]
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Another number with each change of what is sent."""
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aioapiqueue import Concurrency, Rate, Window
 from aioapiqueue._host.wire import Terms
 from aioapiqueue._rate import Calendar
+from aioapiqueue.hub.host import _names
 from aioapiqueue.hub.host._in_force import QUEUE, LimitsInForce
 
 LATENESS = "set_lateness"
@@ -47,16 +51,44 @@ def named(limits):
     return {name for name, its in limits.by_name.items() if its and name is not QUEUE}
 
 
+class Knower:
+    """A client that hears of names at times."""
+
+    def __init__(self):
+        self.known = set()
+        self._number = -1
+
+    def hear(self, names):
+        """Hear of what has changed since."""
+        kind, changes = json.loads(names.since(self._number))
+        assert kind == "lanes"
+        for added, removed in changes:
+            self.known = set() if removed is None else self.known - set(removed)
+            self.known |= set(added)
+        self._number = names.number
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_log():
+    """Have logs begin again often."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_names, "_FEW", 2)
+        yield
+
+
 @given(TERMS, st.lists(STEPS, max_size=12), st.booleans())
 def test_limits_follow_from_terms(first, steps, each):
     """The same are in force as if all that holds at the end had been there from the beginning."""
     limits = LimitsInForce(first, 0.0)
     before, has_changed = named(limits), False
-    for step in steps:
+    knowers = [Knower() for _ in steps]
+    for number, step in enumerate(steps):
         take(limits, *step)
         if each:
             limits.update()
             has_changed |= limits.names_changed
+        for names in knowers[: number + 1 : 2]:
+            names.hear(limits.names)
     limits.update()
     start, *others = limits.terms
     latenesses = [one for what, one in steps if what == LATENESS]
@@ -69,6 +101,8 @@ def test_limits_follow_from_terms(first, steps, each):
     # A name that was given limits once is still listed, with those of a pattern that fits it.
     assert {name: limits.by_name[name] for name in fresh.by_name} == fresh.by_name
     for terms in limits.terms:
-        foreign = limits.foreign_names(terms)[0]
-        assert sorted(foreign) == sorted(named(limits) - set(terms.lanes))
+        assert limits.names.are_all_in(terms.lanes) is (named(limits) <= terms.lanes.keys())
+    for names in knowers:
+        names.hear(limits.names)
+        assert names.known == named(limits)
     assert limits.names_changed or has_changed or named(limits) == before

@@ -298,7 +298,7 @@ def test_other_versions_are_refused_while_it_is_used(hub):
     with Workers(1, "crm", "10/s") as workers:
         workers.wait_for(2)
         pid = pid_of(hub)
-        for other in (hello(version="99.0.0"), hello(protocol=0)):
+        for other in (hello(version="99.0.0"), hello(protocol=0), hello(protocol=3)):
             assert "aioapiqueue hub stop" in ask_hub(hub, **other)["refused"]
         assert pid_of(hub) == pid
     deadline = time.monotonic() + 20

@@ -32,6 +32,7 @@ __all__ = ["Client"]
 
 _ENDED = 1000
 """Calls that are over and may still be settled, or answered: the last ones of each client."""
+_NO_NAMES: list[tuple[list[Hashable], None]] = [([], None)]
 
 
 class Client(ClientOwner):
@@ -60,7 +61,8 @@ class Client(ClientOwner):
         """The instant of the last grant, and its text."""
         self._held = 0.0
         self._rate = math.inf
-        self._names: list[Hashable] = []
+        self._names_known = -1
+        """The number of the last change of names that the queue has been told of; -1: of none."""
         self._gone = False
         self._others = 0
         """How many wait at the client that have not asked, as it has last said."""
@@ -324,11 +326,15 @@ class Client(ClientOwner):
                 self.send(kind, changes, True)  # noqa: FBT003 - JSON
 
     def tell_names(self) -> None:
-        """Tell the queue which keys have limits of others."""
-        names, text = self._quota.limits.foreign_names(self.terms)
-        if names is not self._names and names != self._names:
-            self._say(text)
-        self._names = names
+        """Tell the queue which keys have limits, unless its own terms have all of them."""
+        names = self._quota.limits.names
+        if names.are_all_in(self.terms.lanes):
+            if self._names_known >= 0:
+                self.send("lanes", _NO_NAMES)
+            self._names_known = -1
+        elif self._names_known != names.number:
+            self._say(names.since(self._names_known))
+            self._names_known = names.number
 
     def _tell_all_status(self) -> None:
         for one in self._quota.clients:

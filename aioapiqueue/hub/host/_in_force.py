@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aioapiqueue._host.wire import text_of
 from aioapiqueue._lanes import find_patterns, name_of
 from aioapiqueue._rate import Calendar, Concurrency, Window
+from aioapiqueue.hub.host._names import NamesInForce
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -43,6 +43,7 @@ class LimitsInForce:
         overrides: the limits that `set_rate` has set for all clients; None: of the queue.
         learnt: the limits that clients have learnt from answers, by key; None: of the queue. They
             hold besides.
+        names: the keys and patterns that have limits.
         names_changed: whether the last `update` gave limits to a name that had none, or took all
             limits of one away.
         has_calendars: whether any limit is a `Calendar`.
@@ -53,6 +54,7 @@ class LimitsInForce:
         self.by_name: dict[Hashable, Limits] = {}
         self.overrides: dict[Hashable, Limits] = {}
         self.learnt: dict[Hashable, Limits] = {}
+        self.names = NamesInForce()
         self.names_changed = False
         self.has_calendars = False
         self.looks = 0
@@ -67,8 +69,6 @@ class LimitsInForce:
         self._stale: dict[Hashable, None] = {}
         """The names whose limits may be others by now."""
         self._with_calendars: set[Hashable] = set()
-        self._foreign: dict[Terms, tuple[list[Hashable], str]] = {}
-        """What `foreign_names` has returned since the names in force changed last."""
         self.add(first)
         self.update()
 
@@ -99,7 +99,6 @@ class LimitsInForce:
         """Have these terms hold no more; `update` applies that."""
         table = self._tables.pop(terms)
         self._with_patterns.pop(table, None)
-        self._foreign.pop(terms, None)
         for name in terms.lanes:
             givers = self._givers[name]
             del givers[table]
@@ -140,8 +139,9 @@ class LimitsInForce:
     def update(self) -> dict[Hashable, Limits]:
         """Bring `by_name` up to date; return what is different."""
         stale, self._stale = self._stale, {}
-        self.names_changed = False
         changes: dict[Hashable, Limits] = {}
+        added: list[Hashable] = []
+        removed: list[Hashable] = []
         for name in stale:
             limits, before = self._find(name), self.by_name.get(name)
             if limits == before:
@@ -151,11 +151,12 @@ class LimitsInForce:
                 self._with_calendars.add(name)
             else:
                 self._with_calendars.discard(name)
-            if bool(limits) != bool(before):
-                self.names_changed = True
+            if bool(limits) != bool(before) and name is not QUEUE:
+                (added if limits else removed).append(name)
         self.has_calendars = bool(self._with_calendars)
+        self.names_changed = bool(added or removed)
         if self.names_changed:
-            self._foreign.clear()
+            self.names.change(added, removed)
         return changes
 
     def _find(self, name: Hashable) -> Limits:
@@ -193,19 +194,6 @@ class LimitsInForce:
     def are_given_by(self, limit: Limit, terms: Terms, name: Hashable) -> bool:
         """Return whether these terms give a limit in force to a name."""
         return limit in self._stretched(self._tables[terms].find(name))
-
-    def foreign_names(self, terms: Terms) -> tuple[list[Hashable], str]:
-        """Return the keys and patterns that have limits which these terms do not give.
-
-        Returns:
-            The names, and the text of the message that reports them.
-        """
-        found = self._foreign.get(terms)
-        if found is None:
-            own = {QUEUE, *terms.lanes}
-            names = [name for name, its in self.by_name.items() if its and name not in own]
-            found = self._foreign[terms] = names, text_of("lanes", names)
-        return found
 
 
 class _Table:
