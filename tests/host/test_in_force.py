@@ -106,3 +106,13 @@ def test_limits_follow_from_terms(first, steps, each):
         names.hear(limits.names)
         assert names.known == named(limits)
     assert limits.names_changed or has_changed or named(limits) == before
+
+
+def test_equal_lanes_are_not_looked_at():
+    """Terms that differ in the queue's limits alone: what they say of lanes changes nothing."""
+    lanes = {f"tenant:{number}": (Rate(5),) for number in range(20)} | {"tenant:*": (Rate(9),)}
+    limits = LimitsInForce(Terms((Rate(1),), lanes, None, 0.05, None, ("calls",)), 0.02)
+    before = limits.looks
+    limits.add(Terms((Rate(2),), lanes, None, 0.05, None, ("calls",)))
+    assert list(limits.update()) == [QUEUE]
+    assert limits.looks == before + 1

@@ -92,7 +92,7 @@ class LimitsInForce:
             self._givers.setdefault(name, {})[table] = None
         if table.patterns:
             self._with_patterns[table] = None
-        self._note_change(table)
+        self._stale |= {name: None for name in self._names_of(table) if self._adds(table, name)}
         return terms
 
     def remove(self, terms: Terms) -> None:
@@ -104,12 +104,18 @@ class LimitsInForce:
             del givers[table]
             if not givers:
                 del self._givers[name]
-        self._note_change(table)
+        self._stale |= dict.fromkeys(self._names_of(table))
 
-    def _note_change(self, table: _Table) -> None:
-        self._stale |= dict.fromkeys((QUEUE, *table.terms.lanes))
-        if table.patterns:  # any other name may have limits from one
-            self._note_all()
+    def _names_of(self, table: _Table) -> Iterable[Hashable]:
+        """Return the names that may have limits from a table: of patterns, any name."""
+        return (QUEUE, *table.terms.lanes, *(self.by_name if table.patterns else ()))
+
+    def _adds(self, table: _Table, name: Hashable) -> bool:
+        """Return whether limits of a name may be others with the newest table."""
+        in_force = self.by_name.get(name)
+        if in_force is None or self.learnt:  # those come last, and would have another place
+            return True
+        return not all(one in in_force for one in self._stretched(table.find(name)))
 
     def _note_all(self) -> None:
         self._stale |= dict.fromkeys(self.by_name)
