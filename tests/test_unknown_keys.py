@@ -160,9 +160,12 @@ async def test_limits_set_warn_of_nothing(limiter):
     (await lifted.enqueue(key="search")).release()
     lifted.set_rate("unlimited")
     by_and_by.set_rate("100/s", key="big")
-    for queue in (lifted, by_and_by):
-        await by_enqueue(queue, "unknown")
-    await limiter.settled()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for queue in (lifted, by_and_by):
+            await by_enqueue(queue, "unknown")
+        await limiter.settled()
+    assert caught == []
 
 
 async def test_limits_of_others_on_a_host():
@@ -170,9 +173,11 @@ async def test_limits_of_others_on_a_host():
     make = OnHost(examples=1).quota()
     other, queue = make("2/s"), make(lanes=LANES)
     await by_enqueue(other, None)
-    for _ in range(3):
-        await by_enqueue(queue, "unknown")
-    assert now() == pytest.approx(1.5)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            await by_enqueue(queue, "unknown")
+    assert (now(), caught) == (pytest.approx(1.5), [])
 
 
 async def test_free_calls_hide_no_warning():
