@@ -209,7 +209,7 @@ _TEXTS: dict[tuple[Maker, Maker], str] = {
     ),
     ("map", "client"): (
         "the function that map() calls makes requests by a client which this queue paces, so that "
-        "each takes two turns: use a task group or asyncio.gather in the place of map(), as the "
+        "each takes two turns: use a task group or asyncio.gather instead of map(), as the "
         f"client takes a slot for each request, or a client that is not paced {_IF_MEANT}"
     ),
     ("user", "client"): (
