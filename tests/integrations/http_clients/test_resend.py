@@ -27,10 +27,12 @@ def refuse_first(server, reply, status=429, headers=(), body=b"slow down"):
 async def assert_free(queue, server):
     """Check that nobody holds or waits for a place, and that no connection is left in use."""
     assert (queue.running, queue.waiting) == (0, 0)
-    gc.collect()  # urllib3 closes those of a pool that is gone
     async with asyncio.timeout(60):
-        while server.connections:  # noqa: ASYNC110 - they close as the other side notices
-            await asyncio.sleep(0.005)
+        while server.connections:  # they close as the other side notices
+            # urllib3 closes those of a pool that is gone. More than once: the thread that had the
+            # error may be about to drop it, and with it the pool.
+            gc.collect()
+            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize(
