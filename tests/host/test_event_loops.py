@@ -80,3 +80,20 @@ def test_restart_gives_no_fresh_quota(hub):
     assert started() == 0
     stop_hub(hub)
     assert started() == 0
+
+
+@pytest.mark.parametrize(
+    ("page", "topic"),
+    [
+        ("migrate/pyrate-limiter.md", "restart"),
+        ("migrate/token-throttle.md", "restart"),
+        ("threads.md", "event loops at once"),
+    ],
+)
+def test_pages_name_the_schedule(page, topic):
+    """Where the pages come to what the tests above show, they name `HostSchedule`."""
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    about = [part for part in text.split("\n\n") if topic in part.casefold()]
+    assert about
+    start = text.index(about[0])
+    assert "HostSchedule" in text[start : start + 800]
