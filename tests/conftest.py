@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import hypothesis
 import pytest
 import pytest_asyncio
-from blockbuster import blockbuster_ctx
 
 from aioapiqueue.testing import VirtualLoop
+from tests.helpers.blocking import BlockingCalls
 from tests.helpers.hubs import hub_in_use
 from tests.helpers.limiters import Limiter, OnHost, Shared
 from tests.helpers.measured import measure_hubs
@@ -26,8 +26,6 @@ from tests.helpers.stalls import Stalls
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
-
-    from blockbuster import BlockBuster
 
 # For `benchmarks`, two of whose simulations are tests, too. As the last one, so that the package
 # that is tested is the installed one and not the tree's.
@@ -68,22 +66,26 @@ def pytest_asyncio_loop_factories(
     return {"virtual": VirtualLoop}
 
 
+@pytest.fixture(scope="session")
+def _blocking_calls() -> Iterator[BlockingCalls]:
+    calls = BlockingCalls()
+    calls.install()
+    yield calls
+    calls.remove()
+
+
 @pytest.fixture(autouse=True)
-def blockbuster(request: pytest.FixtureRequest) -> Iterator[BlockBuster | None]:
+def blockbuster(
+    request: pytest.FixtureRequest, _blocking_calls: BlockingCalls
+) -> Iterator[BlockingCalls]:
     """Fail async tests in which `aioapiqueue` blocks the event loop.
 
     A test that must block asks for this fixture and calls its `deactivate()`.
     """
-    if not pytest_asyncio.is_async_test(request.node):
-        yield None
-        return
-    with blockbuster_ctx("aioapiqueue", excluded_modules=["aioapiqueue.testing"]) as guard:
-        for function in guard.functions.values():
-            # A VirtualClient, which `aioapiqueue` awaits, blocks the loop: its time stands still.
-            function.can_block_in("helpers/virtual_client.py", "_run")
-            # What redis-py calls itself to the server: it looks at its own files, once a pool.
-            function.can_block_in("redis/utils.py", "get_lib_version")
-        yield guard
+    if pytest_asyncio.is_async_test(request.node):
+        _blocking_calls.activate()
+    yield _blocking_calls
+    _blocking_calls.deactivate()
 
 
 # For each kind, the server, the seconds by which slots are taken ahead, and how many histories a

@@ -29,8 +29,7 @@ DAY = 86_400
 @pytest.fixture(autouse=True)
 def blocking(blockbuster):
     """A hub's writes block it: that takes less than to hand them to a thread."""
-    if blockbuster is not None:
-        blockbuster.deactivate()
+    blockbuster.deactivate()
 
 
 @contextmanager

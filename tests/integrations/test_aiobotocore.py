@@ -35,8 +35,7 @@ CREDENTIALS = {"aws_access_key_id": "AKIDEXAMPLE", "aws_secret_access_key": "sec
 @pytest.fixture(autouse=True)
 def _botocore_reads_files(blockbuster):
     """Let botocore read its service models from disk while it makes a client."""
-    if blockbuster is not None:
-        blockbuster.deactivate()
+    blockbuster.deactivate()
 
 
 @pytest.fixture(scope="module")

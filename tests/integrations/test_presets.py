@@ -28,8 +28,7 @@ DescribeSnapshots = "1/min burst 6"
 @pytest.fixture(autouse=True)
 def _botocore_reads_files(blockbuster):
     """Let botocore read its service models from disk while it makes a client."""
-    if blockbuster is not None:
-        blockbuster.deactivate()
+    blockbuster.deactivate()
 
 
 async def test_coroutines_use_buckets_by_parameters(endpoint):
