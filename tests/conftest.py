@@ -18,6 +18,7 @@ import pytest_asyncio
 
 from aioapiqueue.testing import VirtualLoop
 from tests.helpers.blocking import BlockingCalls
+from tests.helpers.budget import Budget
 from tests.helpers.hubs import hub_in_use
 from tests.helpers.limiters import Limiter, OnHost, Shared
 from tests.helpers.measured import measure_hubs
@@ -43,7 +44,17 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("default")
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let runs that are slow by what they do, such as coverage, do without the limit."""
+    parser.addoption(
+        "--budget",
+        type=float,
+        default=2.0,
+        help="seconds that a test outside `slow` may take (2); 0: any number",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Let what tests start hear Ctrl-C, although a shell's `&` or nohup made pytest ignore it.
 
     Programs inherit that a signal is ignored, but not that it is heard and nothing is done.
@@ -55,6 +66,8 @@ def pytest_configure() -> None:
         if number is not None and signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
     measure_hubs()
+    if seconds := config.getoption("budget"):
+        config.pluginmanager.register(Budget(seconds))
 
 
 def pytest_asyncio_loop_factories(

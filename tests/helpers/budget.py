@@ -1,0 +1,70 @@
+"""Two seconds for each test outside `slow`, so that the whole suite stays quick to run.
+
+A pytest plugin. What fixtures of a wider scope than the function take, such as the start of a
+server, is not a test's own time.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.helpers.yardstick import slowness
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Budget"]
+
+UNLIMITED = ("slow", "browser")
+"""Marks of tests outside the default run."""
+
+
+class Budget:
+    """Fails tests that take longer than `seconds`, set-up included.
+
+    On a machine that is slow or busy a test may take longer in proportion: see `slowness`.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._took = 0.0  # by the set-up and the call of the test that runs
+        self._shared = 0.0  # by fixtures of wider scope within it
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Iterator[None]:
+        """Leave out what a fixture takes that several tests share."""
+        if fixturedef.scope == "function":
+            return (yield)
+        began, before = time.perf_counter(), self._shared
+        try:
+            return (yield)
+        finally:  # what this one needs was counted within it
+            self._shared = before + time.perf_counter() - began
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self) -> Iterator[None]:
+        """Measure the set-up."""
+        began, self._shared = time.perf_counter(), 0.0
+        try:
+            return (yield)
+        finally:
+            self._took = time.perf_counter() - began - self._shared
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        """Measure the call, and fail the test if both took too long."""
+        began, self._shared = time.perf_counter(), 0.0
+        result = yield
+        took = self._took + time.perf_counter() - began - self._shared
+        if took > self._seconds and not any(map(item.get_closest_marker, UNLIMITED)):
+            allowed = self._seconds * slowness(time.perf_counter)
+            if took > allowed:
+                pytest.fail(
+                    f"The test passed, but took {took:.1f} s, and {allowed:.1f} s are allowed on "
+                    "this machine just now. Make it shorter, or mark it `slow`.",
+                    pytrace=False,
+                )
+        return result
