@@ -25,6 +25,9 @@ nox.options.sessions = ["tests"]
 if "UV" in os.environ:
     os.environ["PATH"] += os.pathsep + str(Path(os.environ["UV"]).parent)
 
+# Tests start hundreds of Pythons: each would compile what it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 OF_DEBIAN = (
     *("awscli", "golang-go", "golang-github-aws-aws-sdk-go-v2-dev"),
@@ -64,8 +67,11 @@ def set_up(session: nox.Session, *groups: str, editable: bool = True) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests on the Python that nox runs on, without those marked slow."""
-    set_up(session, "test", editable=False)
+    """Run the tests on the Python that nox runs on, without those marked slow.
+
+    All of them on the wheel that is released; those of a file that you name on the checkout.
+    """
+    set_up(session, "test", editable=bool(session.posargs))
     session.run("pytest", *(session.posargs or ALL))
 
 
