@@ -22,6 +22,7 @@ from tests.helpers.budget import Budget
 from tests.helpers.hubs import hub_in_use
 from tests.helpers.limiters import Limiter, OnHost, Shared
 from tests.helpers.measured import measure_hubs
+from tests.helpers.progress import Collecting, LastLine
 from tests.helpers.servers import Server
 from tests.helpers.stalls import Stalls
 
@@ -68,6 +69,11 @@ def pytest_configure(config: pytest.Config) -> None:
     measure_hubs()
     if seconds := config.getoption("budget"):
         config.pluginmanager.register(Budget(seconds))
+    worker = getattr(config, "workerinput", None)
+    if worker is None:
+        config.pluginmanager.register(LastLine())
+    elif worker["workerid"] == "gw0":
+        config.pluginmanager.register(Collecting(config))
 
 
 def pytest_asyncio_loop_factories(
