@@ -38,6 +38,12 @@ OF_DEBIAN = (
 their server, and a Redis beside the Valkey that all tests have. Node.js, too, if there is none."""
 ALL = ("--numprocesses=2", "--dist=loadfile")
 """All tests run in two processes, as many wait for time to pass. Not in more: some measure it."""
+WINGS = {
+    "integrations": ("tests/integrations",),
+    "servers": ("tests/fleet", "tests/host", "tests/hub", "tests/soak", "tests/mutants"),
+    "programs": ("tests/test_cli*", "tests/run", "tests/gateway", "tests/scanners"),
+}
+"""Parts of the tests that the workflow runs beside each other; everything else is "core"."""
 BENCHMARKS = (
     *("imports", "overhead", "observers", "lanes", "host"),
     *("gateway", "adaptive", "accuracy"),
@@ -73,6 +79,22 @@ def tests(session: nox.Session) -> None:
     """
     set_up(session, "test", editable=bool(session.posargs))
     session.run("pytest", *(session.posargs or ALL))
+
+
+@nox.session
+@nox.parametrize("name", [nox.param(name, id=name) for name in ("core", *WINGS)])
+def wing(session: nox.Session, name: str) -> None:
+    """Run one part of the tests, as the workflow does: `-s "wing(core)"`."""
+    set_up(session, "test", editable=False)
+    session.run("pytest", *ALL, *paths_of(name), *session.posargs)
+
+
+def paths_of(name: str) -> list[str]:
+    """Return the arguments with which pytest runs one part."""
+    if name != "core":
+        return [str(path) for pattern in WINGS[name] for path in sorted(Path().glob(pattern))]
+    others = [f"--ignore-glob={pattern}" for patterns in WINGS.values() for pattern in patterns]
+    return ["tests", *others]
 
 
 @nox.session(python=PYTHONS)

@@ -25,6 +25,7 @@ from tests.helpers.measured import measure_hubs
 from tests.helpers.progress import Collecting, LastLine
 from tests.helpers.servers import Server
 from tests.helpers.stalls import Stalls
+from tests.helpers.systems import NEED_POSIX, POSIX
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 sys.path.append(str(Path(__file__).parents[1]))
 
 T = TypeVar("T")
+
+if not POSIX:
+    collect_ignore_glob = list(NEED_POSIX)
 
 hypothesis.settings.register_profile(
     "default",
@@ -74,6 +78,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(LastLine())
     elif worker["workerid"] == "gw0":
         config.pluginmanager.register(Collecting(config))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what Windows does not have."""
+    if not POSIX and item.get_closest_marker("posix"):
+        pytest.skip("needs POSIX")
 
 
 def pytest_asyncio_loop_factories(
@@ -147,6 +157,8 @@ def limiter(request: pytest.FixtureRequest) -> Limiter:
     where = LIMITERS[request.param]
     if where is None:
         return Limiter()
+    if not POSIX:
+        pytest.skip("neither a hub nor Valkey runs on this system")
     if isinstance(where, int):
         return OnHost(examples=where)
     server, ahead, examples = where
@@ -156,6 +168,8 @@ def limiter(request: pytest.FixtureRequest) -> Limiter:
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[Server]:
     """Give the Valkey that all tests share: use a name of its own, leave its settings alone."""
+    if not POSIX:
+        pytest.skip("there is no Valkey for this system")
     with Server() as server:
         yield server
 
@@ -188,6 +202,9 @@ def no_collector() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def hub_dir() -> Iterator[Path]:
     """Have all tests of this process use a hub of their own; none is left behind."""
+    if not POSIX:  # nor are there hubs
+        yield Path()
+        return
     with hub_in_use() as directory:
         yield directory
 
