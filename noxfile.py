@@ -302,7 +302,8 @@ def coverage(session: nox.Session) -> None:
     """Measure which lines and branches the tests run: all of the core, 95 % of all (an hour)."""
     set_up(session, "test", "coverage", editable=False)
     session.run("coverage", "erase")
-    tests = ("-m", "not slow and not browser and not full_speed", *(session.posargs or ALL))
+    quick = ("--budget=0", "-m", "not slow and not browser and not full_speed")
+    tests = (*quick, *(session.posargs or ALL))
     try:
         session.run("coverage", "run", "-m", "pytest", *tests)
     finally:  # a test that fails is no reason not to know what an hour has measured
