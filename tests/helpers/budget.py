@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.helpers.yardstick import slowness
+from tests.helpers.yardstick import delay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ UNLIMITED = ("slow", "browser")
 class Budget:
     """Fails tests that take longer than `seconds`, set-up included.
 
-    On a machine that is slow or busy a test may take longer in proportion: see `slowness`.
+    On a machine that is slow or busy a test may take longer in proportion: see `delay`.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -60,7 +60,7 @@ class Budget:
         result = yield
         took = self._took + time.perf_counter() - began - self._shared
         if took > self._seconds and not any(map(item.get_closest_marker, UNLIMITED)):
-            allowed = self._seconds * slowness(time.perf_counter)
+            allowed = self._seconds * delay()
             if took > allowed:
                 pytest.fail(
                     f"The test passed, but took {took:.1f} s, and {allowed:.1f} s are allowed on "

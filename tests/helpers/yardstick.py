@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["slowness", "yards"]
+__all__ = ["delay", "slowness", "yards"]
 
 _ITEMS = 100_000
 _ORDINARY = 0.3
@@ -21,12 +21,12 @@ _ORDINARY = 0.3
 _ATTEMPTS = 3
 
 
-def _yardstick(clock: Callable[[], float] = time.process_time) -> float:
-    """Return the seconds, of CPU by default, of 100,000 items through a heap and a table.
+def _yardstick() -> float:
+    """Return the CPU seconds that 100,000 items take through a heap and a table.
 
     It is like what a queue does: objects come and go, and are compared.
     """
-    began = clock()
+    began = time.process_time()
     heap: list[tuple[int, object]] = []
     table = {}
     for number in range(_ITEMS):
@@ -35,7 +35,7 @@ def _yardstick(clock: Callable[[], float] = time.process_time) -> float:
         table[item[0]] = item
     while heap:
         del table[heapq.heappop(heap)[0]]
-    return clock() - began
+    return time.process_time() - began
 
 
 def yards(work: Callable[[], object], *, enough: float) -> float:
@@ -56,9 +56,16 @@ def yards(work: Callable[[], object], *, enough: float) -> float:
     return least
 
 
-def slowness(clock: Callable[[], float] = time.process_time) -> float:
-    """Return by how much what is computed takes longer than on an ordinary machine; at least 1.
+def slowness() -> float:
+    """Return by how much what is computed takes longer than on an ordinary machine; at least 1."""
+    return max(1, _yardstick() / _ORDINARY)
 
-    By `time.perf_counter`, a machine that is busy is slow, too.
+
+def delay() -> float:
+    """Return by how much everything takes longer than on an ordinary machine that is idle.
+
+    Unlike `slowness`, it goes by how long this process waits for a core, too.
     """
-    return max(1, _yardstick(clock) / _ORDINARY)
+    began = time.perf_counter()
+    computed = _yardstick()
+    return max(1, computed / _ORDINARY) * (time.perf_counter() - began) / computed
