@@ -9,12 +9,14 @@ __all__ = ["lazily"]
 
 
 class _Lazy:
-    """A module that is imported when an attribute of it is first needed."""
+    """A module that is imported when a public attribute of it is first needed."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):  # pytest asks all that a test module has: is it a fixture?
+            raise AttributeError(attribute)
         return getattr(importlib.import_module(self._name), attribute)
 
     def __repr__(self) -> str:
