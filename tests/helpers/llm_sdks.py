@@ -8,12 +8,9 @@ from __future__ import annotations
 import asyncio
 from typing import ClassVar, Self
 
-import anthropic
 import httpx2
-import openai
-from google import genai
-from google.genai import errors, types
 
+from tests.helpers.lazily import lazily
 from tests.helpers.llm_servers import (
     AnthropicServer,
     AzureServer,
@@ -24,6 +21,9 @@ from tests.helpers.llm_servers import (
 
 __all__ = ["SDKS", "Sdk"]
 
+anthropic, openai, genai = lazily("anthropic"), lazily("openai"), lazily("google.genai")
+errors, types = lazily("google.genai.errors"), lazily("google.genai.types")
+
 
 class Sdk:
     """One SDK, in use with one server.
@@ -32,15 +32,16 @@ class Sdk:
         server: what it calls.
         key: its API key.
         http_client: an asynchronous client of httpx2 or httpx, closed at the end; by default the
-            SDK's own.
+            SDK's own, or in virtual time a plain one.
         retries: how often it tries again by itself.
     """
 
     server: ClassVar  # the class of servers that it calls
     tokens: ClassVar = "tokens"  # the unit that its prompts count in
-    refused: ClassVar = openai.RateLimitError
 
     def __init__(self, server, *, key="mine", http_client=None, retries=0):
+        if http_client is None and (transport := server.transport()) is not None:
+            http_client = httpx2.AsyncClient(transport=transport, timeout=None)
         self.client = self.connect(server, key, http_client, retries)
 
     async def __aenter__(self) -> Self:
@@ -52,6 +53,11 @@ class Sdk:
     def connect(self, server, key, http_client, retries):
         """Make the client of the SDK."""
         raise NotImplementedError
+
+    @classmethod
+    def refused(cls):
+        """Return the class of its errors when the server refuses a call."""
+        return openai.RateLimitError
 
     async def ask(self, text, max_tokens=None, *, model="m"):
         """Make a call; return the tokens of its prompt and of its answer, as the usage has them."""
@@ -149,7 +155,10 @@ class AnthropicMessages(Sdk):
 
     server = AnthropicServer
     tokens = "input_tokens"
-    refused = anthropic.RateLimitError
+
+    @classmethod
+    def refused(cls):
+        return anthropic.RateLimitError
 
     def connect(self, server, key, http_client, retries):
         return anthropic.AsyncAnthropic(
@@ -178,7 +187,10 @@ class GeminiContent(Sdk):
 
     server = GeminiServer
     tokens = "input_tokens"
-    refused = errors.ClientError
+
+    @classmethod
+    def refused(cls):
+        return errors.ClientError
 
     def connect(self, server, key, http_client, retries):
         # By itself it uses aiohttp, in a way that aiohttp warns of.

@@ -16,12 +16,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import aiohttp
+import httpx2
 from aiohttp import web
 
+from aioapiqueue.testing import VirtualLoop
 from tests.helpers.llm_servers.ledger import Ledger
 from tests.helpers.llm_servers.prompts import count_tokens, read_script
 
@@ -98,6 +103,10 @@ class LLMServer:
     are, and how it refuses. An endpoint has `read(request, body) -> Call`, `answer(call) -> dict`,
     and the bytes of a stream: `opening(call)`, `piece(call, tokens)` and `closing(call)`.
 
+    On a `VirtualLoop` it listens at a Unix socket, which `transport` of a client goes to: what one
+    side writes there the other can read at once, so that the clock jumps over nothing that is
+    under way. Elsewhere it listens on loopback, and clients need no transport.
+
     Args:
         limits: the most of each unit in a period: "calls", "tokens", "input_tokens",
             "output_tokens", "calls_per_day", as the provider counts.
@@ -110,6 +119,7 @@ class LLMServer:
     def __init__(self, limits, **quotas):
         self.ledger = Ledger(limits, **quotas)
         self.base_url = ""
+        self._folder = self._path = None
         self._faults = deque()
         self._handlers = set()
         self._arrived = asyncio.Event()
@@ -182,10 +192,15 @@ class LLMServer:
             app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
+        if isinstance(asyncio.get_running_loop(), VirtualLoop):
+            self._folder = tempfile.TemporaryDirectory()
+            self._path = str(Path(self._folder.name, "llm"))
+            await web.UnixSite(self._runner, self._path, backlog=1000).start()
+            self.url = "http://127.0.0.1"
+        else:
+            await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+            host, port = self._runner.addresses[0][:2]
+            self.url = f"http://{host}:{port}"
         self.base_url = self.url + self.root
         return self
 
@@ -193,6 +208,18 @@ class LLMServer:
         for handler in self._handlers:
             handler.cancel()
         await self._runner.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def transport(self):
+        """Return what a client of httpx2 reaches the server by; None: its own."""
+        return None if self._path is None else httpx2.AsyncHTTPTransport(uds=self._path)
+
+    def connector(self):
+        """Return what a session of aiohttp reaches it by, any number of times at once."""
+        if self._path is None:
+            return aiohttp.TCPConnector(limit=0)
+        return aiohttp.UnixConnector(self._path, limit=0)
 
     def _handler(self, endpoint):
         async def handle(request):

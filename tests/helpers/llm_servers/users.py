@@ -80,7 +80,7 @@ async def steady_user(server, share, *, model="m", key="steady", seconds=0.0):
                         await stopped.wait()
 
     async with aiohttp.ClientSession(
-        headers={"authorization": f"Bearer {key}"}, connector=aiohttp.TCPConnector(limit=0)
+        headers={"authorization": f"Bearer {key}"}, connector=server.connector()
     ) as session:
         running = asyncio.create_task(run(session))
         try:

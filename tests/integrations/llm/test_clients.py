@@ -7,17 +7,21 @@ import json
 import socket
 import subprocess
 import sys
+from importlib import import_module
 from types import SimpleNamespace
 
-import anthropic
 import httpx
 import httpx2
-import openai
 import pytest
 
 from aioapiqueue import ApiQueue, NestedSlotWarning, SlotTimeout
 from aioapiqueue.integrations import llm
+from tests.helpers.lazily import lazily
 from tests.helpers.llm_sdks import SDKS
+
+pytestmark = pytest.mark.usefixtures("sdks")
+
+anthropic, openai = lazily("anthropic"), lazily("openai")
 
 QUESTION = [{"role": "user", "content": "x" * 36}]
 COMPLETION = {
@@ -43,15 +47,14 @@ def pool_of(client):
 @pytest.mark.parametrize(
     ("make", "own"),
     [
-        (llm.client, openai.DefaultAsyncHttpxClient),
-        (llm.client, anthropic.DefaultAsyncHttpxClient),
-        (llm.sync_client, openai.DefaultHttpxClient),
-        (llm.sync_client, anthropic.DefaultHttpxClient),
+        (llm.client, "DefaultAsyncHttpxClient"),
+        (llm.sync_client, "DefaultHttpxClient"),
     ],
 )
-def test_as_the_sdks_own(make, own):
+@pytest.mark.parametrize("sdk", ["openai", "anthropic"])
+def test_as_the_sdks_own(make, own, sdk):
     """Time-outs, redirects and connections are those of the client that the SDK would make."""
-    paced, sdks = make(a_queue(), llm.openai), own()
+    paced, sdks = make(a_queue(), llm.openai), getattr(import_module(sdk), own)()
     assert paced.timeout == sdks.timeout
     assert paced.follow_redirects == sdks.follow_redirects
     theirs = sdks._transport._pool  # noqa: SLF001 - as above
@@ -182,16 +185,10 @@ def test_profile_of_another_library_is_refused():
         llm.client(a_queue(), llm.openai, transport=answering(httpx))
 
 
-@pytest.mark.parametrize(
-    ("name", "error", "attempts"),
-    [
-        ("openai", SlotTimeout, 1),
-        ("gemini", SlotTimeout, 1),
-        ("anthropic", anthropic.APIConnectionError, 3),
-    ],
-)
-async def test_what_sdks_make_of_a_timeout(name, error, attempts):
+@pytest.mark.parametrize(("name", "attempts"), [("openai", 1), ("gemini", 1), ("anthropic", 3)])
+async def test_what_sdks_make_of_a_timeout(name, attempts):
     """As docs/troubleshooting.md has it: anthropic alone takes it for a lost connection."""
+    error = SlotTimeout if attempts == 1 else anthropic.APIConnectionError
     queue = a_queue()
     transport = httpx2.MockTransport(lambda _: pytest.fail("sent without a slot"))
     profile = getattr(llm, name)
@@ -205,6 +202,7 @@ async def test_what_sdks_make_of_a_timeout(name, error, attempts):
     assert queue.stats.timed_out == attempts
 
 
+@pytest.mark.usefixtures("own_garbage")
 @pytest.mark.parametrize("library", [httpx, httpx2], ids=lambda one: one.__name__)
 def test_stream_that_is_only_dropped(library, run_virtual):
     """One that nobody closes is settled by what came, when the garbage collector ends it."""

@@ -393,8 +393,9 @@ SAMPLES = {
 @pytest.fixture
 def tables(monkeypatch):
     """Have the table of GPT-4, where tiktoken looks for it."""
-    llama_index = pytest.importorskip("llama_index.core")
-    folder = Path(llama_index.__file__).parent / "_static" / "tiktoken_cache"
+    llama_index = pytest.importorskip("llama_index")  # and not its core, which takes seconds
+    folder = Path(llama_index.__path__[0], "core", "_static", "tiktoken_cache")
+    assert folder.is_dir()
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", os.fspath(folder))
     counter_for("gpt-4")  # once it was loaded, tiktoken keeps it
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
+import time
 
-import httpcore2  # noqa: F401 - httpx2 imports it late, and it reads files, which blocks a loop
 import pytest
 
 from aioapiqueue import ApiQueue
@@ -14,8 +13,9 @@ from tests.helpers.llm_jobs import some_requests, unmodified_client
 from tests.helpers.llm_sdks import SDKS
 from tests.helpers.llm_servers import prompt, steady_user
 from tests.helpers.llm_servers.base import Fault
+from tests.helpers.yardstick import slowness
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.usefixtures("sdks")
 
 PERIOD = 10
 LIMITS = {
@@ -48,30 +48,23 @@ def a_queue(name):
     return ApiQueue(name=name, lanes=lanes)
 
 
-async def warm_up(sdk):
-    """Make a call and read a stream elsewhere: at their first, SDKs import and build their types.
-
-    That takes them up to a second of CPU, between the first answer and the calls that follow, in
-    which a bucket is full and loses what comes back.
-    """
-    async with sdk.server(AMPLE) as server, sdk(server) as one:
-        text = prompt(40, out=100, seconds=0.05)
-        await one.ask(text, 200)
-        await one.read(text, 200)
+def paced(server, queue, name):
+    """Return a client of httpx2 for an SDK, which reaches the server in real and virtual time."""
+    return llm.client(queue, profile_of(name), transport=server.transport())
 
 
 async def run(name, number, *, share=None, algorithm="bucket", seed=1):
     """Make so many calls, perhaps beside another who uses a share; return what became of both."""
     sdk, queue = SDKS[name], a_queue(name)
-    await warm_up(sdk)
-    async with sdk.server(LIMITS[name], period=PERIOD, algorithm=algorithm) as server:
-        client = llm.client(queue, profile_of(name))
-        async with sdk(server, http_client=client) as one:
-            requests = some_requests(number, seed=seed)
-            if share is None:
-                return await unmodified_client(one, server, requests), None, queue
-            async with steady_user(server, share) as user:
-                return await unmodified_client(one, server, requests), user, queue
+    async with (
+        sdk.server(LIMITS[name], period=PERIOD, algorithm=algorithm) as server,
+        sdk(server, http_client=paced(server, queue, name)) as one,
+    ):
+        requests = some_requests(number, seed=seed)
+        if share is None:
+            return await unmodified_client(one, server, requests), None, queue
+        async with steady_user(server, share) as user:
+            return await unmodified_client(one, server, requests), user, queue
 
 
 def check(outcome, queue, number):
@@ -86,7 +79,7 @@ def check(outcome, queue, number):
 
 @pytest.mark.parametrize(("name", "number"), [("openai", 150), ("anthropic", 150)])
 async def test_learnt_from_first_answer(name, number):
-    """Nothing is refused of what is released once the first answer has told the limits."""
+    """The server refuses nothing once its first answer has told the limits."""
     outcome, _, queue = await run(name, number)
     check(outcome, queue, number)
     learnt = {str(limit) for limit in queue.stats.learnt["m"]}
@@ -94,9 +87,10 @@ async def test_learnt_from_first_answer(name, number):
     assert learnt == {
         f"{n}{unit.get(u, ' ' + u)} per 10s burst {n}" for u, n in LIMITS[name].items()
     }
-    assert outcome.used() > 0.7  # of so few calls, the first seconds are a large part
+    assert outcome.used() > 0.8  # of so few calls, the first seconds are a large part
 
 
+@pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["openai", "openai responses", "anthropic", "gemini"])
 async def test_nothing_refused_little_lost(name):
@@ -106,6 +100,7 @@ async def test_nothing_refused_little_lost(name):
     assert outcome.used() >= 0.95
 
 
+@pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["openai", "anthropic"])
 async def test_windows_are_kept_too(name):
@@ -115,6 +110,7 @@ async def test_windows_are_kept_too(name):
     assert outcome.used() >= 0.95
 
 
+@pytest.mark.real
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["bucket", "window"])
 @pytest.mark.parametrize("name", ["openai", "openai responses", "anthropic"])
@@ -131,30 +127,30 @@ async def test_beside_another_user(name, algorithm):
 @pytest.mark.full_speed
 @pytest.mark.parametrize("name", ["openai", "anthropic", "gemini"])
 async def test_streams_are_not_delayed(name):
-    """The first piece of a stream comes within 5 ms of when it does without a queue.
+    """Each piece of a stream arrives as the server sends it.
 
-    All pieces come one by one, as the server sends them.
+    Until the first, the queue takes less than 5 ms of CPU: the least of 20 streams, with the queue
+    and without, on a machine of ordinary speed. Time in which others have the CPU is not counted.
     """
     sdk, queue = SDKS[name], ApiQueue(lanes={"*": ()})
     text, now = prompt(40, out=100, seconds=0.05), asyncio.get_running_loop().time
     async with (
         sdk.server(AMPLE, period=PERIOD) as server,
         sdk(server) as plain,
-        sdk(server, http_client=llm.client(queue, profile_of(name))) as paced,
+        sdk(server, http_client=paced(server, queue, name)) as through,
     ):
-        first, spread = {plain: [], paced: []}, []
-        for turn in range(22):
-            for one, times in first.items():
-                begun = now()
-                _, instants = await one.read(text, 200)
-                if turn > 1:  # the SDKs import late
-                    assert len(instants) == 5
-                    spread.append(instants[-1] - instants[0])
-                    times.append(instants[0] - begun)
-    assert statistics.median(spread) > 0.03
-    # The best quarter of each: what else the machine does only adds to it.
-    quarter = {one: statistics.quantiles(times)[0] for one, times in first.items()}
-    assert quarter[paced] - quarter[plain] < 0.005
+        first = {plain: [], through: []}
+        for _ in range(20):
+            for one, spent in first.items():
+                begun, before, instants = now(), time.process_time(), []
+                async for piece, _ in one.stream(text, 200):
+                    if not instants:
+                        spent.append(time.process_time() - before)
+                    if piece:
+                        instants.append(now() - begun)
+                assert instants == pytest.approx([0.0, 0.01, 0.02, 0.03, 0.04])
+    took = min(first[through]) - min(first[plain])
+    assert took < 0.005 or took < 0.005 * slowness()
 
 
 @pytest.mark.parametrize("name", ["openai", "anthropic"])
@@ -163,7 +159,7 @@ async def test_retries_are_not_doubled(name):
     sdk, queue = SDKS[name], ApiQueue(lanes={"*": ()})
     async with (
         sdk.server(AMPLE, period=PERIOD) as server,
-        sdk(server, http_client=llm.client(queue, profile_of(name)), retries=2) as one,
+        sdk(server, http_client=paced(server, queue, name), retries=2) as one,
     ):
         server.fail_next(Fault(503, {"error": {"message": "overloaded"}}), Fault(503, {}))
         await one.ask(prompt(40, out=20, seconds=0.01), 40)

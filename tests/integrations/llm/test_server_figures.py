@@ -6,16 +6,16 @@ import re
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
-import anthropic
-import openai
 import pytest
-from google.genai import errors
 
+from tests.helpers.lazily import lazily
 from tests.helpers.llm_sdks import SDKS
 from tests.helpers.llm_servers import prompt
 from tests.helpers.llm_servers.openai import duration
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.usefixtures("sdks")
+
+anthropic, openai, errors = lazily("anthropic"), lazily("openai"), lazily("google.genai.errors")
 
 
 def use(name, limits, *, retries=0, **options):

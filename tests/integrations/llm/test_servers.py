@@ -7,14 +7,11 @@ import time
 from contextlib import aclosing
 
 import aiohttp
-import anthropic
 import httpx
 import httpx2
-import openai
 import pytest
-from google import genai
-from google.genai import types
 
+from tests.helpers.lazily import lazily
 from tests.helpers.llm_sdks import SDKS
 from tests.helpers.llm_servers import (
     AnthropicServer,
@@ -24,8 +21,12 @@ from tests.helpers.llm_servers import (
     prompt,
     steady_user,
 )
+from tests.helpers.yardstick import slowness
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.usefixtures("sdks")
+
+anthropic, openai = lazily("anthropic"), lazily("openai")
+genai, types = lazily("google.genai"), lazily("google.genai.types")
 
 AMPLE = dict.fromkeys(
     ("calls", "calls_per_day", "tokens", "input_tokens", "output_tokens"), 100_000
@@ -38,6 +39,11 @@ def sdk(request):
     return SDKS[request.param]
 
 
+def now():
+    """Return the time on the loop's clock, which is that of the server's log."""
+    return asyncio.get_running_loop().time()
+
+
 def unused(sdk, tokens):
     """Return what that provider gives back of a maximum of which so much was not used."""
     units = {GroqServer: "tokens", AnthropicServer: "output_tokens"}
@@ -47,35 +53,34 @@ def unused(sdk, tokens):
 async def test_plain_call(sdk):
     """An answer comes after its time, with the usage that its prompt asks for."""
     async with sdk.server(AMPLE) as server, sdk(server, key="mine") as one:
-        begun = time.monotonic()
+        begun = now()
         assert await one.ask(prompt(40, out=120, seconds=0.1), 200, model="large") == (40, 120)
-        assert time.monotonic() - begun >= 0.1
+        assert now() - begun == pytest.approx(0.1)
         [arrival] = server.log
         assert (arrival.key, arrival.model, arrival.produced) == ("mine", "large", 120)
-        assert arrival.ended - arrival.at >= 0.1
+        assert arrival.ended - arrival.at == pytest.approx(0.1)
         assert not arrival.cancelled
 
 
 async def test_stream(sdk):
-    """The first tokens come long before the end, and the usage with the last event."""
+    """The server sends the tokens evenly, the first at once, and the usage with its last event."""
     async with sdk.server(AMPLE) as server, sdk(server) as one:
-        await one.read(prompt(out=1))  # so that what the SDK imports late is there
-        begun = time.monotonic()
         usage, instants = await one.read(prompt(40, out=120, seconds=0.3), 100)
         assert usage == (40, 100)
-        assert len(instants) == 5
-        assert instants[0] < server.log[-1].ended
-        assert instants[-1] - begun >= 0.24 - 0.001
-        assert server.log[-1].produced == 100
+        [arrival] = server.log
+        expected = pytest.approx([0.0, 0.06, 0.12, 0.18, 0.24])
+        assert [at - arrival.at for at in instants] == expected
+        assert arrival.ended - arrival.at == pytest.approx(0.3)
+        assert arrival.produced == 100
 
 
 async def test_refusal(sdk):
     """Above the limit the SDK raises its own error, and the log has the refusal."""
     async with sdk.server({"calls": 1}) as server, sdk(server) as one:
         await one.ask(prompt(out=1))
-        with pytest.raises(sdk.refused, match="429"):
+        with pytest.raises(sdk.refused(), match="429"):
             await one.ask(prompt(out=1))
-        with pytest.raises(sdk.refused, match="429"):
+        with pytest.raises(sdk.refused(), match="429"):
             await one.read(prompt(out=1))
         assert [arrival.refusal is None for arrival in server.log] == [True, False, False]
         assert server.refusals == server.log[1:]
@@ -86,7 +91,7 @@ async def test_refusal_for_tokens(sdk):
     """A request is judged by its tokens, too, on arrival."""
     async with sdk.server({sdk.tokens: 100}) as server, sdk(server) as one:
         await one.ask(prompt(60, out=10), 10)
-        with pytest.raises(sdk.refused):
+        with pytest.raises(sdk.refused()):
             await one.ask(prompt(60, out=10), 10)
         assert [arrival.refusal.unit for arrival in server.refusals] == [sdk.tokens]
 
@@ -114,9 +119,9 @@ async def test_client_goes_away(sdk, streams):
         await asyncio.sleep(0.05)
         task.cancel()
         await asyncio.wait([task])
-        begun = time.monotonic()
+        begun = now()
         await server.idle()
-        assert time.monotonic() - begun < 10  # and not after its 50 s
+        assert now() == begun  # and not after its 50 s
         [arrival] = server.log
         assert arrival.cancelled
         assert arrival.produced == 20  # the first of 5 pieces
@@ -137,9 +142,9 @@ async def test_abandoned_stream(name):
     async with sdk.server(AMPLE) as server, sdk(server) as one:
         async with aclosing(one.stream(prompt(40, out=100, seconds=50), 150)) as events:
             assert await anext(events) == ("abc " * 20, None)
-        begun = time.monotonic()
+        begun = now()
         await server.idle()
-        assert time.monotonic() - begun < 10
+        assert now() == begun
         [arrival] = server.log
         assert arrival.cancelled
         assert arrival.back == unused(sdk, 130)
@@ -169,25 +174,27 @@ async def test_failed_call_counts(sdk):
         assert arrival.back == unused(sdk, 150)
 
 
+@pytest.mark.real
 async def test_server_comes_and_goes(sdk):
-    """It starts in less than 50 ms, and ends at once although a request is being answered."""
+    """It starts within 50 ms of CPU, and ends at once although a request is being answered."""
     starts = []
     for _ in range(5):
-        begun = time.monotonic()
+        begun = time.process_time()
         async with sdk.server(AMPLE):
-            starts.append(time.monotonic() - begun)
-    assert min(starts) < 0.05
+            starts.append(time.process_time() - begun)
+    assert min(starts) < 0.05 or min(starts) < 0.05 * slowness()
     async with sdk.server(AMPLE) as server:
         one = sdk(server)
         task = asyncio.create_task(one.ask(prompt(out=1, seconds=50), 10))
         await server.arrived(1)
-        begun = time.monotonic()
-    assert time.monotonic() - begun < 10
+        begun = now()
+    assert now() - begun < 10
     async with one:
         with pytest.raises(Exception, match=r"[Cc]onnect"):
             await task
 
 
+@pytest.mark.real
 async def test_no_key(sdk):
     """Without an API key a request is refused, and not counted."""
     async with sdk.server(AMPLE) as server, aiohttp.ClientSession() as session:
@@ -198,6 +205,7 @@ async def test_no_key(sdk):
         assert server.log == []
 
 
+@pytest.mark.real
 async def test_missing_maximum():
     """Anthropic requires `max_tokens`."""
     async with AnthropicServer(AMPLE) as server, aiohttp.ClientSession() as session:
@@ -210,6 +218,7 @@ async def test_missing_maximum():
         assert error == {"type": "invalid_request_error", "message": "max_tokens: Field required"}
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("library", [httpx2, httpx], ids=["httpx2", "httpx"])
 @pytest.mark.parametrize("name", SDKS)
 async def test_takes_our_http_client(name, library):
@@ -260,6 +269,7 @@ def ask_gemini(server, http_client):
         return found.usage_metadata.candidates_token_count
 
 
+@pytest.mark.real
 @pytest.mark.parametrize(
     ("server", "ask"),
     [(OpenAIServer, ask_openai), (AnthropicServer, ask_anthropic), (GeminiServer, ask_gemini)],
@@ -272,6 +282,7 @@ async def test_blocking_sdk(server, ask):
         assert len(serving.log) == 1
 
 
+@pytest.mark.real
 @pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWarning")
 async def test_gemini_by_aiohttp():
     """Without a client of httpx, google-genai uses aiohttp for what is asynchronous."""
@@ -287,13 +298,13 @@ async def test_gemini_by_aiohttp():
 async def test_steady_user_is_cancelled():
     """If what it runs beside fails, it stops at once, although its answers take 50 s."""
     async with OpenAIServer({"calls": 100, "tokens": 10_000}, period=10) as server:
-        begun = time.monotonic()
+        begun = now()
         with pytest.raises(ZeroDivisionError):
             async with steady_user(server, 1 / 2, seconds=50):
                 await server.arrived(1)
                 raise ZeroDivisionError
         await server.idle()
-        assert time.monotonic() - begun < 10
+        assert now() == begun
         assert all(arrival.cancelled for arrival in server.log)
 
 

@@ -7,10 +7,10 @@ import warnings
 
 import httpx2
 import pytest
-from anthropic import AsyncAnthropic
 
 from aioapiqueue import ApiQueue
 from aioapiqueue.integrations import llm
+from tests.helpers.lazily import lazily
 from tests.integrations.llm.test_usage import (
     CANDIDATE,
     CHAT,
@@ -21,6 +21,8 @@ from tests.integrations.llm.test_usage import (
     chunk,
     events,
 )
+
+anthropic = lazily("anthropic")
 
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "Why?"}], "max_tokens": 9}
 CHAT_PATH, MESSAGES, EMBEDDINGS = "/v1/chat/completions", "/v1/messages", "/v1/embeddings"
@@ -151,7 +153,7 @@ def test_the_sdk_of_another_provider(run_virtual):
         transport = httpx2.MockTransport(lambda _: answer(message))
         queue = ApiQueue(lanes={"*": ()})
         http_client = llm.client(queue, llm.openai, transport=transport)
-        async with queue, AsyncAnthropic(api_key="k", http_client=http_client) as client:
+        async with queue, anthropic.AsyncAnthropic(api_key="k", http_client=http_client) as client:
             with pytest.warns(UserWarning, match=r"make the client with llm\.anthropic$"):
                 found = await client.messages.create(**ASKED)
             assert found.usage.output_tokens == 25
