@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import json
 from contextlib import asynccontextmanager
 
+import aiobotocore.session
 import boto3
+import botocore.session
 import pytest
-from aiobotocore.session import get_session
 from botocore.config import Config
+from botocore.loaders import create_loader
 
 from aioapiqueue import ApiQueue
-from aioapiqueue.integrations import aiobotocore, botocore, llm
+from aioapiqueue.integrations import aiobotocore as by_aiobotocore
+from aioapiqueue.integrations import botocore as by_botocore
+from aioapiqueue.integrations import llm
 from aioapiqueue.registry import Registry
 from tests.helpers.llm_servers.bedrock import BedrockServer
 
@@ -36,6 +41,7 @@ OPERATIONS = {
     "invoke_model": INVOKE,
     "invoke_model_with_response_stream": INVOKE,
 }
+PATIENCE = 60  # seconds: far more than anything here takes
 USED = 40 + 5 * 100  # a token of the answer counts five times
 
 
@@ -50,6 +56,19 @@ def options(server):
     }
 
 
+@functools.cache
+def loader():
+    """Return what reads the models of the services: all clients share it, and read them once."""
+    return create_loader()
+
+
+def a_session(library=aiobotocore):
+    """Return a session of aiobotocore, or of botocore."""
+    session = library.session.get_session()
+    session.register_component("data_loader", loader())
+    return session
+
+
 def a_queue():
     """Return a queue that knows no limits of a model."""
     return ApiQueue(lanes={"*": ()})
@@ -60,8 +79,8 @@ async def paced_client(queue, **how):
     """Give a server, and a client of aiobotocore whose calls a queue paces."""
     async with (
         BedrockServer(**how) as server,
-        aiobotocore.paced(
-            get_session().create_client("bedrock-runtime", **options(server)),
+        by_aiobotocore.paced(
+            a_session().create_client("bedrock-runtime", **options(server)),
             queue,
             profile=llm.bedrock,
         ) as client,
@@ -78,8 +97,8 @@ def stream_of(answer):
 async def test_aiobotocore(operation, blockbuster):
     """A call is charged its prompt and maximum, and settled by what its answer says."""
     blockbuster.deactivate()  # botocore reads its models
-    queue, session = a_queue(), get_session()
-    aiobotocore.pace_session(session, {"bedrock-runtime": queue}, profile=llm.bedrock)
+    queue, session = a_queue(), a_session()
+    by_aiobotocore.pace_session(session, {"bedrock-runtime": queue}, profile=llm.bedrock)
     async with (
         BedrockServer() as server,
         session.create_client("bedrock-runtime", **options(server)) as client,
@@ -100,8 +119,8 @@ async def test_boto3(operation, blockbuster):
     queue = a_queue()
 
     def call(server):
-        session = boto3.Session()
-        botocore.pace_session(session, {"bedrock-runtime": queue}, profile=llm.bedrock)
+        session = boto3.Session(botocore_session=a_session(botocore))
+        by_botocore.pace_session(session, {"bedrock-runtime": queue}, profile=llm.bedrock)
         client = session.client("bedrock-runtime", **options(server))
         answer = getattr(client, operation)(**OPERATIONS[operation])
         if "stream" in operation:
@@ -110,9 +129,7 @@ async def test_boto3(operation, blockbuster):
 
     async with BedrockServer() as server:
         await asyncio.to_thread(call, server)
-    async with asyncio.timeout(10):  # it is settled in the loop's thread, soon
-        while queue.stats.costs != {"calls": 1, "tokens": USED}:  # noqa: ASYNC110 - no event for it
-            await asyncio.sleep(0.01)
+    await settled(queue, {"calls": 1, "tokens": USED}.__eq__)
 
 
 async def test_limits_of_a_model(blockbuster):
@@ -143,14 +160,14 @@ async def test_throttled(blockbuster):
 def test_other_services_as_before():
     """A profile leaves other services alone: one call each, by operation."""
     queue = ApiQueue("10/s")
-    aiobotocore.pace_session(get_session(), queue, profile=llm.bedrock)
+    by_aiobotocore.pace_session(a_session(), queue, profile=llm.bedrock)
     assert llm.bedrock.asked_for("ec2", "DescribeInstances", "eu-west-1", {}) is None
 
 
 def test_registry_is_refused():
     """A registry has costs of its own."""
     with pytest.raises(TypeError, match="give it an ApiQueue, not a Registry"):
-        aiobotocore.pace_session(get_session(), Registry({}), profile=llm.bedrock)
+        by_aiobotocore.pace_session(a_session(), Registry({}), profile=llm.bedrock)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +261,7 @@ async def test_input_that_closes_a_model(operation, blocks, blockbuster, caplog)
 
     def ask(server, queue):
         client = boto3.client("bedrock-runtime", **options(server))
-        with botocore.paced(client, queue, profile=llm.bedrock):
+        with by_botocore.paced(client, queue, profile=llm.bedrock):
             answer = getattr(client, operation)(**parameters)
             list(stream_of(answer) or ())
         client.close()
@@ -260,9 +277,7 @@ async def test_input_that_closes_a_model(operation, blocks, blockbuster, caplog)
                 if "stream" in operation:
                     async for _ in stream_of(answer):
                         pass
-        async with asyncio.timeout(10):  # that of a thread is settled in the loop's, soon
-            while not queue.stats.malformed and queue.stats.costs["tokens"] != used[0]:  # noqa: ASYNC110 - no event for it
-                await asyncio.sleep(0.01)
+        await settled(queue, lambda costs: queue.stats.malformed or costs["tokens"] == used[0])
         return queue.stats.malformed, queue.stats.costs["tokens"]
 
     assert await call((1_200_000, 0)) == (0, 1_200_000)
@@ -275,17 +290,26 @@ async def test_input_that_closes_a_model(operation, blocks, blockbuster, caplog)
     )
 
 
-async def read(stream, pieces, *, waits):
+async def read(stream, pieces, has_read, *, waits):
     """Read so many pieces of text, and leave the stream, or wait with the last one in hand."""
     seen = 0
     async for event in stream:
         seen += "contentBlockDelta" in event or "chunk" in event
         if seen == pieces:
+            has_read.set()
             if not waits:
                 break
             await asyncio.sleep(1000)
 
 
+async def settled(queue, is_settled):
+    """Wait until what the calls have cost is so: it is soon, as the loop goes on."""
+    async with asyncio.timeout(PATIENCE):
+        while not is_settled(queue.stats.costs):  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.usefixtures("own_garbage")
 @pytest.mark.parametrize("how", ["break", "close", "cancel"])
 @pytest.mark.parametrize("operation", [one for one in OPERATIONS if "stream" in one])
 async def test_stream_left_early(operation, how, blockbuster):
@@ -296,15 +320,17 @@ async def test_stream_left_early(operation, how, blockbuster):
     expected = {"calls": 1, "tokens": ESTIMATE + 5 * 13}
     async with paced_client(queue, pieces=["hello"] * 20) as (_, client):
         stream = stream_of(await getattr(client, operation)(**OPERATIONS[operation]))
-        read_all = asyncio.ensure_future(read(stream, 10, waits=how != "break"))
-        await asyncio.sleep(0.1)
+        has_read = asyncio.Event()
+        read_all = asyncio.ensure_future(read(stream, 10, has_read, waits=how != "break"))
+        async with asyncio.timeout(PATIENCE):
+            await has_read.wait()
         if how == "close":
             stream.close()
             assert queue.stats.costs == expected
         read_all.cancel()
         await asyncio.wait([read_all])
         gc.collect()
-        await asyncio.sleep(0.1)  # the loop ends the iterators that were left
+        await settled(queue, expected.__eq__)  # the loop ends the iterators that were left
     assert queue.stats.costs == expected
 
 
@@ -317,8 +343,7 @@ async def test_stream_that_is_read_on(blockbuster):
         async for event in stream:
             if "contentBlockDelta" in event:
                 break
-        await asyncio.sleep(0.1)
-        assert queue.stats.costs["tokens"] < ESTIMATE + 50
+        await settled(queue, lambda costs: costs["tokens"] < ESTIMATE + 50)
         async for _ in stream:
             pass
     assert queue.stats.costs == {"calls": 1, "tokens": USED}
@@ -331,7 +356,7 @@ async def test_stream_left_early_in_a_thread(blockbuster):
 
     def call(server):
         client = boto3.client("bedrock-runtime", **options(server))
-        with botocore.paced(client, queue, profile=llm.bedrock):
+        with by_botocore.paced(client, queue, profile=llm.bedrock):
             stream = client.converse_stream(**CONVERSE)["stream"]
             for event in stream:
                 if "contentBlockDelta" in event:
@@ -342,9 +367,7 @@ async def test_stream_left_early_in_a_thread(blockbuster):
     async with BedrockServer(pieces=["hello"] * 20) as server:
         await asyncio.to_thread(call, server)
     expected = {"calls": 1, "tokens": ESTIMATE + 5 * 2}
-    async with asyncio.timeout(10):  # it is settled in the loop's thread, soon
-        while queue.stats.costs != expected:  # noqa: ASYNC110 - no event for it
-            await asyncio.sleep(0.01)
+    await settled(queue, expected.__eq__)
 
 
 def test_profile_of_another_library():
@@ -352,8 +375,8 @@ def test_profile_of_another_library():
     with pytest.raises(
         TypeError, match=r"such as llm\.bedrock, not <Profile anthropic.*llm\.client"
     ):
-        aiobotocore.pace_session(
-            get_session(), {"bedrock-runtime": a_queue()}, profile=llm.anthropic
+        by_aiobotocore.pace_session(
+            a_session(), {"bedrock-runtime": a_queue()}, profile=llm.anthropic
         )
 
 
