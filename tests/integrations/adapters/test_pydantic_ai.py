@@ -5,18 +5,29 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from pydantic_ai import Agent
-from pydantic_ai.direct import model_request, model_request_stream
-from pydantic_ai.messages import ModelRequest, ModelResponse, TextPart
-from pydantic_ai.models.concurrency import ConcurrencyLimitedModel, limit_model_concurrency
-from pydantic_ai.models.function import FunctionModel
-from pydantic_ai.models.test import TestModel
 
 from aioapiqueue import ApiQueue, QueueFull
-from aioapiqueue.integrations.pydantic_ai import QueueConcurrencyLimiter
+from tests.helpers.lazily import lazily
 
-MESSAGES = [ModelRequest.user_text_prompt("?")]
+ai, direct, parts = (lazily(f"pydantic_ai{name}") for name in ("", ".direct", ".messages"))
+concurrency, function, mock = (
+    lazily(f"pydantic_ai.models.{name}") for name in ("concurrency", "function", "test")
+)
+paced = lazily("aioapiqueue.integrations.pydantic_ai")
+
 TOOK = 1.0  # seconds that a call takes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported():
+    """Import pydantic-ai, and what runs an agent, once."""
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        runner.run(ai.Agent(mock.TestModel()).run("?"))
+
+
+def messages():
+    """Return what a model is asked."""
+    return [parts.ModelRequest.user_text_prompt("?")]
 
 
 class Api:
@@ -28,8 +39,8 @@ class Api:
 
     def model(self, limiter):
         """Return a model of this API, limited."""
-        wrapped = FunctionModel(self.answer, stream_function=self.stream)
-        return limit_model_concurrency(wrapped, limiter)
+        wrapped = function.FunctionModel(self.answer, stream_function=self.stream)
+        return concurrency.limit_model_concurrency(wrapped, limiter)
 
     async def answer(self, *_):
         """Take a second."""
@@ -38,7 +49,7 @@ class Api:
             await asyncio.sleep(TOOK)
         finally:
             self.running -= 1
-        return ModelResponse(parts=[TextPart("42")])
+        return parts.ModelResponse(parts=[parts.TextPart("42")])
 
     async def stream(self, *_):
         """Take half a second after each of two parts."""
@@ -60,7 +71,7 @@ class Api:
 async def test_pace_and_permits_hold():
     """Runs of an agent start at the queue's pace, two at once at most."""
     api, queue = Api(), ApiQueue("10/s", concurrency=2)
-    agent = Agent(api.model(QueueConcurrencyLimiter(queue)))
+    agent = ai.Agent(api.model(paced.QueueConcurrencyLimiter(queue)))
     runs = await asyncio.gather(*(agent.run("?") for _ in range(4)))
     assert [run.output for run in runs] == ["42"] * 4
     assert api.starts == pytest.approx([0.0, 0.1, 1.0, 1.1])
@@ -71,7 +82,7 @@ async def test_pace_and_permits_hold():
 async def test_agent_limit():
     """As `max_concurrency` of an agent, it paces whole runs."""
     queue = ApiQueue("2/s")
-    agent = Agent(TestModel(), max_concurrency=QueueConcurrencyLimiter(queue))
+    agent = ai.Agent(mock.TestModel(), max_concurrency=paced.QueueConcurrencyLimiter(queue))
     loop = asyncio.get_running_loop()
     await asyncio.gather(*(agent.run("?") for _ in range(3)))
     assert loop.time() == pytest.approx(1.0)
@@ -81,12 +92,12 @@ async def test_agent_limit():
 async def test_stream_closed_in_another_task():
     """It holds its permit until then; the next one starts at that instant."""
     api, queue = Api(), ApiQueue(concurrency=1)
-    model = api.model(QueueConcurrencyLimiter(queue))
-    assert isinstance(model, ConcurrencyLimitedModel)
+    model = api.model(paced.QueueConcurrencyLimiter(queue))
+    assert isinstance(model, concurrency.ConcurrencyLimitedModel)
     opened, closed = asyncio.get_running_loop().create_future(), asyncio.Event()
 
     async def opens():
-        streaming = model_request_stream(model, MESSAGES)
+        streaming = direct.model_request_stream(model, messages())
         stream = await streaming.__aenter__()
         async for _ in stream:
             break
@@ -101,7 +112,7 @@ async def test_stream_closed_in_another_task():
 
     opening, closing = asyncio.create_task(opens()), asyncio.create_task(closes())
     await opened
-    await model_request(model, MESSAGES)
+    await direct.model_request(model, messages())
     await closing
     closed.set()
     await opening
@@ -113,7 +124,7 @@ async def test_stream_closed_in_another_task():
 async def test_stream_is_left_halfway():
     """An agent's stream that is left before its end gives back its permit."""
     api, queue = Api(), ApiQueue(concurrency=1)
-    agent = Agent(api.model(QueueConcurrencyLimiter(queue)))
+    agent = ai.Agent(api.model(paced.QueueConcurrencyLimiter(queue)))
     for _ in range(2):
         async with agent.run_stream("?") as result:
             async for text in result.stream_text(debounce_by=None):
@@ -130,18 +141,20 @@ async def test_error_gives_back_permit():
     async def fails(*_):
         raise ConnectionError("the API is gone")
 
-    model = limit_model_concurrency(FunctionModel(fails), QueueConcurrencyLimiter(queue))
+    model = concurrency.limit_model_concurrency(
+        function.FunctionModel(fails), paced.QueueConcurrencyLimiter(queue)
+    )
     for _ in range(2):
         with pytest.raises(ConnectionError, match="the API is gone"):
-            await model_request(model, MESSAGES)
+            await direct.model_request(model, messages())
     assert queue.running == 0
 
 
 async def test_cancelled_wait_takes_no_permit():
     """Cancelled while it waits, and in flight: the others have the permits, and no more."""
     api, queue = Api(), ApiQueue(concurrency=1)
-    model = api.model(QueueConcurrencyLimiter(queue))
-    calls = [asyncio.create_task(model_request(model, MESSAGES)) for _ in range(4)]
+    model = api.model(paced.QueueConcurrencyLimiter(queue))
+    calls = [asyncio.create_task(direct.model_request(model, messages())) for _ in range(4)]
     await asyncio.sleep(0.5)
     calls[1].cancel()  # waits
     calls[0].cancel()  # is in flight
@@ -155,7 +168,7 @@ async def test_cancelled_wait_takes_no_permit():
 async def test_cancelled_as_permit_comes():
     """Cancelled between the grant and its resumption, it passes the permit on."""
     queue = ApiQueue(concurrency=1)
-    limiter = QueueConcurrencyLimiter(queue)
+    limiter = paced.QueueConcurrencyLimiter(queue)
     await limiter.acquire("first")
     second, third = (asyncio.create_task(limiter.acquire(name)) for name in ("second", "third"))
     await asyncio.sleep(1)
@@ -180,7 +193,7 @@ async def test_longest_held_is_released():
             if event.kind == "finished":
                 ended.append(event.waited)
 
-    limiter = QueueConcurrencyLimiter(ApiQueue("1/s", observers=[Observer()]))
+    limiter = paced.QueueConcurrencyLimiter(ApiQueue("1/s", observers=[Observer()]))
     for number in range(3):
         await limiter.acquire(f"model:{number}")
         await asyncio.sleep(0.5)
@@ -191,7 +204,7 @@ async def test_longest_held_is_released():
 
 async def test_release_alone_is_refused():
     """More releases than acquisitions would be a bug of the caller."""
-    limiter = QueueConcurrencyLimiter(ApiQueue(concurrency=1))
+    limiter = paced.QueueConcurrencyLimiter(ApiQueue(concurrency=1))
     await limiter.acquire("model")
     limiter.release()
     with pytest.raises(RuntimeError, match=r"release\(\) without an acquire\(\)"):
@@ -202,7 +215,7 @@ async def test_release_alone_is_refused():
 def test_permits_of_a_dead_loop():
     """What was held on a loop that is gone is forgotten, and not released in place of the new."""
     queue = ApiQueue(concurrency=1)
-    limiter = QueueConcurrencyLimiter(queue)
+    limiter = paced.QueueConcurrencyLimiter(queue)
 
     async def first():
         await limiter.acquire("model")
@@ -221,8 +234,8 @@ def test_permits_of_a_dead_loop():
 async def test_full_queue_reaches_caller():
     """`maxsize` is the queue's, and so is its error."""
     api, queue = Api(), ApiQueue("1/min", maxsize=1)
-    model = api.model(QueueConcurrencyLimiter(queue))
-    calls = [asyncio.create_task(model_request(model, MESSAGES)) for _ in range(3)]
+    model = api.model(paced.QueueConcurrencyLimiter(queue))
+    calls = [asyncio.create_task(direct.model_request(model, messages())) for _ in range(3)]
     done, _ = await asyncio.wait(calls)
     errors = [call.exception() for call in calls]
     assert len(done) == 3
@@ -230,15 +243,17 @@ async def test_full_queue_reaches_caller():
     assert api.starts == pytest.approx([0.0, 60.0])
 
 
-async def test_models_have_their_lanes():
+async def mocks_have_their_lanes():
     """Limiters with a key each share a queue, and none releases another's permit."""
     queue = ApiQueue(lanes={"small": "2 at once", "large": "1 at once"})
     small, large = Api(), Api()
     models = (
-        small.model(QueueConcurrencyLimiter(queue, key="small")),
-        large.model(QueueConcurrencyLimiter(queue, key="large")),
+        small.model(paced.QueueConcurrencyLimiter(queue, key="small")),
+        large.model(paced.QueueConcurrencyLimiter(queue, key="large")),
     )
-    await asyncio.gather(*(model_request(one, MESSAGES) for one in models for _ in range(4)))
+    await asyncio.gather(
+        *(direct.model_request(one, messages()) for one in models for _ in range(4))
+    )
     assert (small.most, large.most) == (2, 1)
     assert small.starts == pytest.approx([0.0, 0.0, 1.0, 1.0])
     assert large.starts == pytest.approx([0.0, 1.0, 2.0, 3.0])
@@ -255,10 +270,10 @@ async def test_models_have_their_lanes():
 def test_what_it_cannot_keep_is_refused(queue, kind, match):
     """At construction, with what to do."""
     with pytest.raises(kind, match=match):
-        QueueConcurrencyLimiter(queue)
+        paced.QueueConcurrencyLimiter(queue)
 
 
 def test_key_and_keys_are_refused():
     """At construction, and not at the first request."""
     with pytest.raises(TypeError, match="give key= or keys=, not both"):
-        QueueConcurrencyLimiter(ApiQueue("10/s"), key="a", keys=("b",))
+        paced.QueueConcurrencyLimiter(ApiQueue("10/s"), key="a", keys=("b",))
