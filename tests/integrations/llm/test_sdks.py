@@ -53,14 +53,14 @@ def paced(server, queue, name):
     return llm.client(queue, profile_of(name), transport=server.transport())
 
 
-async def run(name, number, *, share=None, algorithm="bucket", seed=1):
+async def run(name, number, *, limits=None, share=None, algorithm="bucket"):
     """Make so many calls, perhaps beside another who uses a share; return what became of both."""
     sdk, queue = SDKS[name], a_queue(name)
     async with (
-        sdk.server(LIMITS[name], period=PERIOD, algorithm=algorithm) as server,
+        sdk.server(limits or LIMITS[name], period=PERIOD, algorithm=algorithm) as server,
         sdk(server, http_client=paced(server, queue, name)) as one,
     ):
-        requests = some_requests(number, seed=seed)
+        requests = some_requests(number)
         if share is None:
             return await unmodified_client(one, server, requests), None, queue
         async with steady_user(server, share) as user:
@@ -77,17 +77,16 @@ def check(outcome, queue, number):
     assert queue.stats.malformed == 0
 
 
-@pytest.mark.parametrize(("name", "number"), [("openai", 150), ("anthropic", 150)])
-async def test_learnt_from_first_answer(name, number):
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+async def test_learnt_from_first_answer(name):
     """The server refuses nothing once its first answer has told the limits."""
-    outcome, _, queue = await run(name, number)
-    check(outcome, queue, number)
+    limits = {unit: number // 2 for unit, number in LIMITS[name].items()}
+    outcome, _, queue = await run(name, 75, limits=limits)
+    check(outcome, queue, 75)
     learnt = {str(limit) for limit in queue.stats.learnt["m"]}
     unit = {"calls": ""}
-    assert learnt == {
-        f"{n}{unit.get(u, ' ' + u)} per 10s burst {n}" for u, n in LIMITS[name].items()
-    }
-    assert outcome.used() > 0.8  # of so few calls, the first seconds are a large part
+    assert learnt == {f"{n}{unit.get(u, ' ' + u)} per 10s burst {n}" for u, n in limits.items()}
+    assert outcome.used() > 0.75  # of so few calls, the first seconds are a large part
 
 
 @pytest.mark.real
