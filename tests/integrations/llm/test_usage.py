@@ -46,7 +46,7 @@ CHAT = {
     "service_tier": "default",
 }
 RESPONSE = {
-    "output": [{"content": [{"type": "output_text", "text": WORDS * 2000}]}],
+    "output": [{"content": [{"type": "output_text", "text": WORDS * 1000}]}],
     "usage": {"input_tokens": 40, "output_tokens": 25},
 }
 MESSAGE = {
@@ -243,24 +243,24 @@ def test_no_bytes_raise(parts, headers, encoding):
     assert found is None or all(type(value) is int and value >= 0 for value in found.values())
 
 
+@pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("headers", [JSON, SSE])
 @pytest.mark.parametrize(
     "unit", [b"[", b'{"usage":', b'"', b"\\", b'{"a":"b"},', b"data:", b"data: [[[[\n", b"x", b"\n"]
 )
 def test_time_is_linear(unit, headers):
-    """Four times the bytes take about four times as long, whatever they are."""
+    """Four times the bytes take about four times the CPU, whatever they are."""
 
     def seconds(count):
         body = b"data: " + unit * count
-        best = float("inf")
-        for _ in range(3):
-            begin = time.perf_counter()
-            usage(body, headers, step=8192)
-            best = min(best, time.perf_counter() - begin)
-        return best
+        begin = time.process_time()
+        usage(body, headers, step=512)
+        return time.process_time() - begin
 
-    count = 100_000 // len(unit)
-    assert seconds(4 * count) <= 12 * seconds(count) + 0.01
+    count = 70_000 // len(unit)  # more than a line of events may have
+    # The best of three tries: what else a machine does makes some of them longer.
+    tries = ((seconds(count), seconds(4 * count)) for _ in range(3))
+    assert any(many <= 10 * few + 0.002 for few, many in tries)
 
 
 @pytest.mark.parametrize("headers", [JSON, SSE])
