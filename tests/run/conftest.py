@@ -22,6 +22,7 @@ from tests.helpers.company_proxy import CompanyProxy
 from tests.helpers.hubs import ask_hub
 from tests.helpers.measured import COVERAGE
 from tests.helpers.own_network import OwnNetwork
+from tests.helpers.run_here import run_here
 from tests.helpers.signed_aws import KEY, SECRET, SignedAws
 from tests.helpers.words import words_of
 
@@ -225,6 +226,18 @@ class Runner:
                 return self.end(process, within, send)
             finally:
                 process.kill()
+
+    def here(self, *arguments, env=None, send=None, within=PATIENCE):
+        """Run it to its end in this process; its program is a process as ever.
+
+        That is the same command without the start of another Python, and its imports: for tests of
+        what a run says, counts and paces. Those of signals, of open files, and of what a run does
+        as a process start one.
+        """
+        began = time.monotonic()
+        words = ["run", *map(str, arguments)]
+        code, out, err = run_here(words, self.environment(**(env or {})), send or b"", within)
+        return Ended(code, out, err, time.monotonic() - began)
 
     @property
     def begun(self):
