@@ -25,7 +25,7 @@ def test_bad_file_is_one_message(text, told, quiet_run, python, tmp_path):
     """A misspelt service, an unknown key, a bad rate, a lane without a queue: one line each."""
     limits = tmp_path / "limits.toml"
     limits.write_text(text)
-    ended = quiet_run("--limits", limits, "--", python, "-c", "print('started')")
+    ended = quiet_run.here("--limits", limits, "--", python, "-c", "print('started')")
     assert (ended.code, ended.out) == (2, b"")
     (line,) = ended.err.decode().splitlines()
     assert line.startswith(f"aioapiqueue: {limits}, ")
@@ -37,18 +37,20 @@ def test_bad_file_is_one_message(text, told, quiet_run, python, tmp_path):
 def test_each_problem_is_listed_once(quiet_run, python, tmp_path):
     """Bad options are listed together, a line each; so is a missing or an empty file."""
     started = ("--", python, "-c", "print('started')")
-    ended = quiet_run("--limit", "ec3=1/s", "--limit", "ec2=fast", "--limit", "s3=5/s", *started)
+    ended = quiet_run.here(
+        "--limit", "ec3=1/s", "--limit", "ec2=fast", "--limit", "s3=5/s", *started
+    )
     assert (ended.code, ended.out) == (2, b"")
     first, second = ended.err.decode().splitlines()
     assert first.startswith("aioapiqueue: --limit ec3=1/s: ")
     assert second.startswith("aioapiqueue: --limit ec2=fast: ")
 
-    ended = quiet_run("--limits", tmp_path / "none.toml", *started)
+    ended = quiet_run.here("--limits", tmp_path / "none.toml", *started)
     assert (ended.code, ended.out, ended.err.count(b"\n")) == (2, b"", 1)
     assert "none.toml: cannot be read" in ended.words
 
     (tmp_path / "empty.toml").write_text("# nothing\n")
-    ended = quiet_run("--limits", tmp_path / "empty.toml", *started)
+    ended = quiet_run.here("--limits", tmp_path / "empty.toml", *started)
     assert (ended.code, ended.out, ended.err.count(b"\n")) == (2, b"", 1)
     assert "empty.toml: it has no limits" in ended.words
 
@@ -56,7 +58,7 @@ def test_each_problem_is_listed_once(quiet_run, python, tmp_path):
 def test_grace_is_some_time(quiet_run, python):
     """No time at all to activate would stop any program: refused."""
     options = ("--limit", "ec2=1/s", "--grace", "0", "--", python, "-c", "print('started')")
-    ended = quiet_run(*options)
+    ended = quiet_run.here(*options)
     assert (ended.code, ended.out) == (2, b"")
     assert ended.words == "--grace: 0 is invalid: expected a number of seconds above 0"
 
@@ -66,10 +68,10 @@ def test_option_goes_before_the_file(run, aws, python, tmp_path):
     limits = tmp_path / "limits.toml"
     limits.write_text('[ec2]\nrate = "1/h"\n[ec2.lanes]\nDescribeImages = "1/min"\n')
     program = run.script("calls(3)")
-    ended = run("--limits", limits, "--limit", "ec2=20/s", "--", python, program)
+    ended = run.here("--limits", limits, "--limit", "ec2=100/s", "--", python, program)
     assert ended.code == 0
     assert len(aws.arrivals) == 3
-    assert "paced: ec2 at 20/s, ec2.DescribeImages at 1" in ended.words
+    assert "paced: ec2 at 100/s, ec2.DescribeImages at 1" in ended.words
 
 
 @pytest.mark.parametrize(
@@ -85,5 +87,5 @@ def test_all_kept_limits_are_listed(text, told, quiet_run, python, tmp_path):
     """How many may be in flight is a limit as well; without any, none is claimed."""
     limits = tmp_path / "limits.toml"
     limits.write_text(text)
-    ended = quiet_run("--limits", limits, "--", python, "-c", "pass")
+    ended = quiet_run.here("--limits", limits, "--", python, "-c", "pass")
     assert ended.words.startswith(told)

@@ -27,12 +27,12 @@ def test_program_name_forges_no_line(run, tmp_path, to_file):
     program.write_text("#!/bin/sh\nexit 3\n")
     program.chmod(0o755)
     options = ["--log", log] if to_file else []
-    ended = run("--limit", "ec2=10/s", "--no-any", *options, "--", program)
+    ended = run.here("--limit", "ec2=10/s", "--no-any", *options, "--", program)
     assert ended.code == 3
     said = lines_of(log.read_bytes() if to_file else ended.err)
     assert any(SHOWN in line for line in said)
     assert all("aioapiqueue: " in line for line in said)
-    missing = run("--limit", "ec2=10/s", "--no-any", "--", f"{program}x")
+    missing = run.here("--limit", "ec2=10/s", "--no-any", "--", f"{program}x")
     (*_, why) = lines_of(missing.err)
     assert f"{SHOWN}x: no such file" in why
 
@@ -45,7 +45,7 @@ def test_limits_forge_no_line(run, tmp_path):
         '["ec\\u001b[2J\\n2".lanes]\n"Desc\\u0007\\n" = "2/s"\n'
     )
     shown = {r"ec\x1b[2J\n2", r"Desc\x07\n"}
-    said = lines_of(run("--limits", limits, "--no-any", "--", "true").err)
+    said = lines_of(run.here("--limits", limits, "--no-any", "--", "true").err)
     assert all(line.startswith("aioapiqueue: ") for line in said)
     assert all(name in "".join(said) for name in shown)
     command = [sys.executable, "-m", "aioapiqueue", "limits", "--limits", limits]
