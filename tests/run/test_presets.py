@@ -71,7 +71,7 @@ def test_five_instances_cost_five_tokens(run, aws, python, tmp_path, stalls):
     """)
     ended = run.here("--limits", limits, "--", python, program)
     assert ended.code == 0, ended.err
-    # All 5 that may be used at once, and then each token a twentieth of a second after the one before.
+    # All 5 that may be used at once, then each token a twentieth of a second after the one before.
     for used, (at, _) in zip([5, 10, 15, 16, 17, 18], aws.arrivals, strict=True):
         assert (used - 5) / 20 - CATCH_UP <= at - run.begun
     assert aws.arrivals[-1][0] - run.begun < 10 + stalls.seconds
@@ -120,9 +120,13 @@ def test_share_leaves_room_for_others(run, aws, python, stalls):
     gate = Gate(aws.url, {SCANNER: "111122223333", other: "111122223333"})
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(gate.serve()) as url:
         ec2 = boto3.client(
-            "ec2", "eu-west-1", endpoint_url=url, aws_access_key_id=other,
-            aws_secret_access_key="x", config=Config(retries={"total_max_attempts": 1}),
-        )  # fmt: skip
+            "ec2",
+            "eu-west-1",
+            endpoint_url=url,
+            aws_access_key_id=other,
+            aws_secret_access_key="x",  # noqa: S106 - of nobody
+            config=Config(retries={"total_max_attempts": 1}),
+        )
         over = threading.Event()
         with ThreadPoolExecutor() as pool:
             bystander = pool.submit(calls_twice_a_second, ec2, over)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shlex
 import shutil
 import socket
 import subprocess
+import sys
+import termios
 import threading
 import time
 
@@ -18,6 +21,7 @@ from typer.testing import CliRunner
 from aioapiqueue.cli._app import app
 from aioapiqueue.cli.run._output_file import OutputFile, Unwritable
 from aioapiqueue.registry._names import operations as names_of
+from tests.helpers.servers import until
 from tests.helpers.words import words_of
 
 pytestmark = [
@@ -183,29 +187,33 @@ def test_pipe_whose_reader_goes_away(quiet_run, python, tmp_path):
     assert "with exit code 0" in ended.words
 
 
-def test_targets_of_a_shell_work(quiet_run, python, tmp_path):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{run} /dev/stdout {program}",
+        "{run} /dev/stderr {program} 2>&1 >/dev/stdout",
+        "{run} /dev/stdout {program} > {folder}/out; cat {folder}/out",
+        """{run} >(cat > {folder}/json; echo x > {folder}/done) {program}
+        until [ -s {folder}/done ]; do sleep 0.05; done
+        cat {folder}/json""",
+    ],
+    ids=["stdout", "stderr", "file", "substitution"],
+)
+def test_targets_of_a_shell_work(text, quiet_run, python, tmp_path):
     """/dev/null, /dev/stdout, and bash's process substitution are files like others."""
     arguments = quiet_run.arguments("--limit", "ec2=1/s", "--log", "/dev/null", "--json")
     run, program = shlex.join(arguments), shlex.join(["--", python, "-c", "print('ran')"])
-    for text in (
-        f"{run} /dev/stdout {program}",
-        f"{run} /dev/stderr {program} 2>&1 >/dev/stdout",
-        f"{run} /dev/stdout {program} > {tmp_path}/out; cat {tmp_path}/out",
-        f"""{run} >(cat > {tmp_path}/json; echo x > {tmp_path}/done) {program}
-        until [ -s {tmp_path}/done ]; do sleep 0.05; done
-        cat {tmp_path}/json""",
-    ):
-        done = subprocess.run(
-            [shutil.which("bash"), "-c", text],
-            env=quiet_run.environment(),
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, b""), text
-        said, _, figures = done.stdout.partition(b"\n")
-        assert said == b"ran"
-        assert json.loads(figures)["exit_code"] == 0
+    done = subprocess.run(
+        [shutil.which("bash"), "-c", text.format(run=run, program=program, folder=tmp_path)],
+        env=quiet_run.environment(),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    said, _, figures = done.stdout.partition(b"\n")
+    assert said == b"ran"
+    assert json.loads(figures)["exit_code"] == 0
 
 
 @pytest.mark.skipif(not os.path.exists("/proc"), reason="needs prlimit")  # noqa: PTH110
@@ -227,12 +235,20 @@ def test_full_target_costs_no_exit_code(quiet_run, python, tmp_path):
         assert "paced: ec2 at 1/s" in log.read_text()
 
 
+def unread_in(pipe):
+    """Return how many bytes are in a pipe."""
+    number = bytearray(4)
+    fcntl.ioctl(pipe, termios.FIONREAD, number)
+    return int.from_bytes(number, sys.byteorder)
+
+
 def test_json_on_stdout_that_does_not_block(quiet_run, python):
     """A program may leave the stdout that it shares with us so: all of the JSON is written."""
     program = quiet_run.plain("os.set_blocking(1, False); print('x' * 100)")
     limits = [f"--limit=ec2.{name}=1/s" for name in sorted(names_of("ec2"))[:500]]  # > 64 kB
     with quiet_run.start(*limits, "--json", "-", "--", python, program) as process:
-        time.sleep(3)  # nobody reads meanwhile, so that the pipe is full
+        until(lambda: unread_in(process.stdout) > 1000, "no JSON is written")
+        time.sleep(0.2)  # nobody reads meanwhile, so that the pipe is full
         ended = quiet_run.end(process)
     assert ended.code == 0, ended.err
     _, _, text = ended.out.decode().partition("\n")
@@ -245,16 +261,21 @@ def test_json_on_stdout_that_does_not_block(quiet_run, python):
     [
         (">&-", 2, "--json: - cannot be written: Bad file descriptor; nothing was started"),
         (">/dev/full", 2, "--json: - cannot be written: No space left on device; nothing was"),
-        ("| true", 0, "--json: - cannot be written: Broken pipe"),
+        ("| { exec <&-; touch gone; }", 0, "--json: - cannot be written: Broken pipe"),
     ],
 )
 def test_json_on_stdout_that_is_gone(redirection, code, said, quiet_run, python):
     """Refused before the program starts where that is known then; else a message says so."""
-    program = quiet_run.plain("time.sleep(1)")
+    program = quiet_run.plain("until_exists('gone')")
     command = quiet_run.arguments("--limit", "ec2=1/s", "--json", "-", "--", python, program)
     line = f"{{ {shlex.join(command)}; echo CODE $? >&2; }} {redirection}"
     ended = subprocess.run(
-        ["/bin/bash", "-c", line], env=quiet_run.environment(), capture_output=True, check=False
+        ["/bin/bash", "-c", line],
+        env=quiet_run.environment(),
+        cwd=quiet_run.folder,
+        capture_output=True,
+        timeout=60,
+        check=False,
     )
     errors = ended.stderr.decode()
     assert f"CODE {code}" in errors, errors
@@ -265,6 +286,6 @@ def test_log_of_that_name_is_a_file(quiet_run, python, tmp_path, monkeypatch):
     """Only --json has a `-` for stdout, where messages would be in the midst of the JSON."""
     monkeypatch.chdir(tmp_path)
     options = ("--limit", "ec2=1/s", "--json", "-", "--log", "-")
-    ended = quiet_run(*options, "--", python, quiet_run.plain("pass"))
+    ended = quiet_run.here(*options, "--", python, quiet_run.plain("pass"))
     assert json.loads(ended.out)["exit_code"] == 0
     assert "paced: ec2 at 1/s" in (tmp_path / "-").read_text()
