@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ def pid_of(hub):
     return ask_hub(hub, command="status")["pid"]
 
 
+def kill_at_call(number, aws, hub):
+    """Kill the hub once so many calls have come."""
+    aws.count(number)
+    os.kill(pid_of(hub), signal.SIGKILL)
+
+
 def hears(process, signum, within=60):
     """Wait until a process has a handler for a signal."""
     deadline = time.monotonic() + within
@@ -49,17 +56,17 @@ def hears(process, signum, within=60):
 
 def test_lost_hub_is_replaced(hub, run, aws, python, tmp_path):
     """Calls wait meanwhile; it is said once, however many queues there are, and counted."""
-    program = run.script("client('iam').list_users(); calls(20)")
+    program = run.script("client('iam').list_users(); calls(9)")
     figures = tmp_path / "figures.json"
-    options = ("--limit", "ec2=5/s", "--limit", "iam=5/s", "--json", figures)
-    with run.start(*options, "--", python, program) as process:
-        aws.count(4)
-        os.kill(pid_of(hub), signal.SIGKILL)
-        ended = run.end(process)
+    options = ("--limit", "ec2=40/s", "--limit", "iam=40/s", "--json", figures)
+    with ThreadPoolExecutor() as pool:
+        killed = pool.submit(kill_at_call, 4, aws, hub)
+        ended = run.here(*options, "--", python, program)
+    killed.result()
     assert ended.code == 0, ended.err
     aws.arrivals = [one for one in aws.arrivals if one[1] == "DescribeSnapshots"]
-    assert len(aws.arrivals) == 20
-    aws.assert_paced(5, run.begun)
+    assert len(aws.arrivals) == 9
+    aws.assert_paced(40, run.begun)
     lost = "the hub of this host is lost: calls wait until another one is started"
     assert ended.words.count(lost) == 1
     assert ended.words.count("a hub is there again, after ") == 1
@@ -69,17 +76,17 @@ def test_lost_hub_is_replaced(hub, run, aws, python, tmp_path):
 def test_limit_of_another_run_is_named(hub, run, aws, python, tmp_path):
     """The stricter of two runs holds for both; the other one says what its calls waited for."""
     strict = run.script("while not os.path.exists(sys.argv[1]): calls(1)", "strict.py")
-    free = run.script("calls(10)", "free.py")
+    free = run.script("calls(5)", "free.py")
     figures, enough = tmp_path / "figures.json", tmp_path / "enough"
-    with run.start("--limit", "ec2=5/s", "--", python, strict, enough) as other:
+    with run.start("--limit", "ec2=20/s", "--", python, strict, enough) as other:
         aws.count(2)
-        ended = run("--limit", "ec2=100/s", "--json", figures, "--", python, free)
+        ended = run.here("--limit", "ec2=200/s", "--json", figures, "--", python, free)
         enough.touch()
         assert run.end(other).code == 0
     assert ended.code == 0, ended.err
     assert "made to wait by limits of other runs on this host: " in ended.words
     (delay, *_) = json.loads(figures.read_text())["on_host"]["delays"]
-    assert delay["limit"] == "5/s"
+    assert delay["limit"] == "20/s"
     assert delay["calls"] >= 1
     assert delay["seconds"] > 0
 
@@ -87,10 +94,12 @@ def test_limit_of_another_run_is_named(hub, run, aws, python, tmp_path):
 def test_hub_that_cannot_be_started(hub, quiet_run, python):
     """Nothing is started, as it would not share; the message says how it can go on without."""
     hub.chmod(0o755)
-    ended = quiet_run("--limit", "ec2=1/s", "--", python, "-c", "print('started')")
+    ended = quiet_run.here("--limit", "ec2=1/s", "--", python, "-c", "print('started')")
     assert (ended.code, ended.out) == (2, b"")
     assert "nothing was started. To share with no other run of yours: --private" in ended.words
-    ended = quiet_run("--limit", "ec2=1/s", "--private", "--", python, "-c", "print('started')")
+    ended = quiet_run.here(
+        "--limit", "ec2=1/s", "--private", "--", python, "-c", "print('started')"
+    )
     assert (ended.code, ended.out) == (0, b"started\n")
     hub.chmod(0o700)
 
