@@ -47,8 +47,11 @@ def terminal(run):
     """Run `aioapiqueue run` in a terminal, in the foreground of a shell if that is asked for."""
     opened = []
 
-    def open_terminal(*arguments, under_shell=False, **environment):
+    def open_terminal(*arguments, under_shell=False, before="", **environment):
         command = run.arguments(*arguments)
+        if before:  # in place of `-m aioapiqueue`
+            code = f"{before}\nfrom aioapiqueue.__main__ import main; main()"
+            command = [sys.executable, "-c", code, *command[3:]]
         if under_shell:
             command = [sys.executable, "-c", SHELL, *command]
         variables = run.environment(**({"TERM": "xterm-256color"} | environment))
@@ -69,7 +72,7 @@ LIVE = re.compile(
 def test_refusal_breaks_between_words(terminal, run):
     """In a terminal, no word of a long message is cut; elsewhere, it stays one line."""
     arguments = ("--limit", "ec3=10/s", "--", "true")
-    piped = run(*arguments)
+    piped = run.here(*arguments)
     (whole,) = piped.err.decode().splitlines()
     assert len(whole) > 80
     shown = terminal(*arguments)
@@ -85,11 +88,11 @@ def test_line_stands_below_the_programs_output(terminal, run, python, tmp_path):
     """The last row is ours, the others the program's, whole and in order; at the end it is free."""
     program = run.script("""
         import threading
-        thread = threading.Thread(target=calls, args=(40,))
+        thread = threading.Thread(target=calls, args=(12,))
         thread.start()
         for number in range(100):
             print(f"line {number} " + "." * (number % 60), flush=True)
-            time.sleep(0.015)
+            time.sleep(0.005)
         thread.join()
         until_exists(sys.argv[1])
         sys.stdout.write("no line feed")
@@ -106,18 +109,18 @@ def test_line_stands_below_the_programs_output(terminal, run, python, tmp_path):
     assert screen.rows[23] == ""
     assert screen.screen.margins in {None, (0, 23)}
     (row,) = [row for row in screen.rows if row.startswith("ec2 20/s ")]
-    assert row.split()[2] == "40"
+    assert row.split()[2] == "12"
     assert max(map(len, screen.rows)) <= 80
 
 
 def test_line_shows_a_lost_server(terminal, run, aws, python, tmp_path):
     """And what is done meanwhile: here, the rate of `--fallback` is kept, and the program ends."""
     with Server() as server:
-        options = ("--shared", server.url, "--fallback", "10/s", "--limit", "ec2=20/s")
+        options = ("--shared", server.url, "--fallback", "40/s", "--limit", "ec2=20/s")
         program = run.script("""
             calls(10)
             until_exists(sys.argv[1])
-            calls(20)
+            calls(10)
             until_exists(sys.argv[2])
         """)
         gone, seen = tmp_path / "gone", tmp_path / "seen"
@@ -125,13 +128,13 @@ def test_line_shows_a_lost_server(terminal, run, aws, python, tmp_path):
         screen.until(lambda: LIVE.fullmatch(screen.rows[23]) and len(aws.arrivals) == 10)
         server.kill()
         gone.touch()
-        lost = re.compile(r"SHARED SERVER LOST, each queue keeps 10/s .* {2}\d:\d\d")
+        lost = re.compile(r"SHARED SERVER LOST, each queue keeps 40/s .* {2}\d:\d\d")
         screen.until(lambda: lost.fullmatch(screen.rows[23]))
         seen.touch()
         assert screen.end() == 0
-    assert len(aws.arrivals) == 30
+    assert len(aws.arrivals) == 20
     said = " ".join(row.removeprefix("aioapiqueue: ") for row in screen.rows)
-    assert re.search(r"is lost \(.+\): until it is there again, each queue keeps 10/s ", said)
+    assert re.search(r"is lost \(.+\): until it is there again, each queue keeps 40/s ", said)
     assert re.search(r"lost for \d\.\d s; at the end: ", said)
     assert max(map(len, screen.rows)) <= 80
 
@@ -181,6 +184,7 @@ def test_line_follows_a_change_of_size(terminal, run, python, tmp_path):
     # The emulator drops rows when it is resized; those that came after are all there: they, and the
     # closing table that may follow by now, are fewer than it has.
     screen.until(lambda: "end" in screen.rows)
+    assert "seen" in screen.rows, "\n".join(screen.rows)
     rows = screen.rows[screen.rows.index("seen") + 1 :]
     found = [int(row[5:]) for row in rows if re.fullmatch(r"line \d+", row)]
     assert found == list(range(found[0], found[0] + 10))
@@ -194,7 +198,7 @@ def test_ctrl_c_reaches_the_program_once(terminal, run, python, tmp_path):
         signal.signal(signal.SIGINT, lambda *_: os.write(1, b"interrupted\\n"))
         os.write(1, b"ready\\n")
         until_exists(sys.argv[1])
-        time.sleep(0.5)
+        time.sleep(0.2)
         sys.exit(6)
     """)
     heard = tmp_path / "heard"
@@ -216,7 +220,9 @@ def test_ctrl_c_shows_what_is_awaited(terminal, run, python, tmp_path):
         until_exists(sys.argv[1])
     """)
     told = tmp_path / "told"
-    screen = terminal("--limit", "ec2=20/s", "--", python, program, told, under_shell=True)
+    options = ("--limit", "ec2=20/s", "--", python, program, told)
+    soon = "from aioapiqueue.cli.run import _program; _program._GOES_ON_SECONDS = 0.3"
+    screen = terminal(*options, under_shell=True, before=soon)
     screen.until(lambda: "ready" in screen.rows)
     screen.type("\x03")
     screen.until(lambda: "aioapiqueue: interrupted; waiting for" in "\n".join(screen.rows))
@@ -241,7 +247,7 @@ def test_suspended_it_gives_the_row_back(terminal, run, python, tmp_path):
     assert "no AWS calls yet" not in "\n".join(screen.rows)
     assert screen.screen.margins in {None, (0, 23)}
     before = len(screen.raw)
-    time.sleep(0.7)
+    time.sleep(0.6)
     screen.read()
     assert len(screen.raw) == before  # nobody writes
     screen.type("\n")
@@ -255,7 +261,7 @@ def test_suspended_it_gives_the_row_back(terminal, run, python, tmp_path):
 @pytest.mark.parametrize("how", ["dumb", "--no-live", "--log"])
 def test_no_line_where_unwanted(how, terminal, run, python, tmp_path):
     """Without a terminal that knows regions, or with an option, no control sequence is written."""
-    program = run.plain("print('said', flush=True); time.sleep(0.8)")
+    program = run.plain("print('said', flush=True); time.sleep(0.2)")
     options = {"--no-live": ["--no-live"], "--log": ["--log", tmp_path / "log"]}.get(how, [])
     variables = {"TERM": "dumb"} if how == "dumb" else {}
     screen = terminal("--limit", "ec2=1/s", *options, "--", python, program, **variables)
