@@ -6,12 +6,14 @@ import dataclasses
 import functools
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
 import textwrap
 import threading
 import time
+import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -378,6 +380,12 @@ def paced(run, network, tmp_path):
     return _pacing(run, network, tmp_path)
 
 
+@pytest.fixture
+def paced_here(run, network, tmp_path):
+    """As `paced`, with the run in the test's own process."""
+    return _pacing(run.here, network, tmp_path)
+
+
 @dataclasses.dataclass
 class Outside:
     """AWS and others on a host of their own, without a proxy on the way there.
@@ -409,3 +417,16 @@ def outside(run, tmp_path):
 def paced_outside(run, outside, tmp_path):
     """As `paced`, of programs that find their servers in a network of their own."""
     return _pacing(run, outside, tmp_path)
+
+
+@pytest.fixture
+def paced_outside_here(run, outside, tmp_path, monkeypatch):
+    """As `paced_outside`, with the run in the test's own process: its gateway knows the names."""
+    python = tmp_path / "python"
+    knows = shlex.join(outside.network.seen_by([sys.executable]))
+    python.write_text(f'#!/bin/sh\nexec {knows} "$@"\n')
+    python.chmod(0o755)
+    # The program itself is started by the other Python.
+    gateways = types.SimpleNamespace(executable=str(python))
+    monkeypatch.setattr("aioapiqueue.cli.run._gateway.sys", gateways)
+    return _pacing(run.here, outside, tmp_path)

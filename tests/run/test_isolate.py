@@ -33,17 +33,20 @@ asyncio.run(main())
 """
 )
 ISOLATED = ("--isolate",)
+# How late calls may be at most is real time, of which a busy machine takes some.
+in_real_time = pytest.mark.flaky(reruns=2)
 NOBODY = 65534
 
 
-def test_program_that_ignores_proxies_is_paced(paced, network, run, python):
-    """Of aiohttp as it is by default, 20 at once: at the limit, and each signature is right."""
+@in_real_time
+def test_program_that_ignores_proxies_is_paced(paced_here, network, run, python):
+    """Of aiohttp as it is by default, 12 at once: at the limit, and each signature is right."""
     program = run.folder / "ignores.py"
     program.write_text(AIOHTTP)
-    ended, figures = paced(python, program, "20", options=ISOLATED)
+    ended, figures = paced_here(python, program, "12", limit="ec2=20/s", options=ISOLATED)
     assert ended.code == 0, ended.err
-    assert_paced(network.aws, 20)
-    assert calls_of(figures) == {"ec2.DescribeVolumes": 20}
+    assert_paced(network.aws, 12, 0.05)
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 12}
     assert (
         "isolated: the program reaches other hosts only through the gateway (ports 80, 443"
         in ended.words
@@ -51,29 +54,30 @@ def test_program_that_ignores_proxies_is_paced(paced, network, run, python):
     assert not run.leftovers
 
 
+@in_real_time
 def test_server_outside_is_paced(paced_outside, outside, run, python):
     """The same where nothing but the server's own network is on the way."""
     program = run.folder / "ignores.py"
     program.write_text(AIOHTTP)
-    ended, figures = paced_outside(python, program, "10", options=ISOLATED)
+    ended, figures = paced_outside(python, program, "8", limit="ec2=20/s", options=ISOLATED)
     assert ended.code == 0, ended.err
-    assert_paced(outside.aws, 10)
+    assert_paced(outside.aws, 8, 0.05)
     assert {one.host for one in outside.aws.arrivals} == {HOST}
     assert HOST in outside.network.asked
-    assert calls_of(figures) == {"ec2.DescribeVolumes": 10}
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 8}
 
 
-def test_without_isolation_it_is_not(paced, network, run, python):
+def test_without_isolation_it_is_not(paced_here, network, run, python):
     """The same program goes past the proxy, here to a host that nobody can find."""
     program = run.folder / "ignores.py"
     program.write_text(AIOHTTP)
-    ended, _ = paced(python, "-I", program, "1")
+    ended, _ = paced_here(python, "-I", program, "1")
     assert ended.code == 1
     assert b"ec2.us-east-1.amazonaws.com" in ended.err
     assert not network.aws.arrivals
 
 
-def test_without_any_environment(paced, network, run, python):
+def test_without_any_environment(paced_here, network, run, python):
     """A program that starts with none is paced: it can only go one way."""
     program = run.folder / "call.py"
     program.write_text(f"""
@@ -83,10 +87,10 @@ calls = http.client.HTTPSConnection("{HOST}", context=context)
 calls.request("POST", "/", "{FORM}", {{"Content-Type": "application/x-www-form-urlencoded"}})
 print(calls.getresponse().status)
 """)
-    ended, figures = paced("env", "-i", python, program, options=ISOLATED)
+    ended, figures = paced_here("env", "-i", python, program, options=ISOLATED)
     assert (ended.code, ended.out) == (0, b"200\n"), ended.err
     assert calls_of(figures) == {"ec2.DescribeVolumes": 1}
-    ended, _ = paced("env", "-i", python, program)
+    ended, _ = paced_here("env", "-i", python, program)
     assert ended.code == 2
 
 
@@ -106,31 +110,31 @@ def test_program_is_itself(paced, network, run):
     assert int(parent) > 1
 
 
-def test_program_has_the_usual_signals(paced, network):
+def test_program_has_the_usual_signals(paced_here, network):
     """It ends by a broken pipe as ever; one that cannot be executed has a shell's exit code."""
-    ended, _ = paced("bash", "-c", "seq 1000000 | head -1", options=ISOLATED)
+    ended, _ = paced_here("bash", "-c", "seq 1000000 | head -1", options=ISOLATED)
     assert (ended.code, ended.out) == (0, b"1\n")
     assert b"Broken pipe" not in ended.err
 
 
-def test_program_that_cannot_be_executed(paced, network, run):
+def test_program_that_cannot_be_executed(paced_here, network, run):
     """As without isolation."""
     program = run.folder / "noshebang"
     program.write_text("echo hello\n")
     program.chmod(0o755)
-    ended, _ = paced(program, options=ISOLATED)
+    ended, _ = paced_here(program, options=ISOLATED)
     assert ended.code == 126
     assert b"noshebang: cannot be started: Exec format error" in ended.err
 
 
-def test_environment_is_as_it_was_given(paced, network):
+def test_environment_is_as_it_was_given(paced_here, network):
     """Nothing is added for the interpreter that isolates it."""
-    ended, _ = paced("env", options=ISOLATED)
+    ended, _ = paced_here("env", options=ISOLATED)
     assert b"LC_CTYPE" not in ended.out
     assert b"HTTPS_PROXY=" in ended.out
 
 
-def test_nothing_else_can_be_reached(paced, network, run, python):
+def test_nothing_else_can_be_reached(paced_here, network, run, python):
     """Neither an address, nor another port, nor what listens on this host."""
     program = run.folder / "tries.py"
     program.write_text(f"""
@@ -142,7 +146,7 @@ for address in (("192.0.2.1", 443), ("127.0.0.1", {network.aws.port}), ("example
     except OSError as error:
         print(type(error).__name__, error.errno)
 """)
-    ended, _ = paced(python, program, options=ISOLATED)
+    ended, _ = paced_here(python, program, options=ISOLATED)
     assert ended.out.decode().splitlines() == [
         "127.0.0.1",
         "OSError 101",  # the network is unreachable
@@ -152,7 +156,7 @@ for address in (("192.0.2.1", 443), ("127.0.0.1", {network.aws.port}), ("example
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_hosts_of_others_are_passed_on(paced, network, run):
+def test_hosts_of_others_are_passed_on(paced_here, network, run):
     """With and without TLS, unseen; what has no name is hung up on."""
     script = run.folder / "others.sh"
     script.write_text(
@@ -163,28 +167,28 @@ def test_hosts_of_others_are_passed_on(paced, network, run):
         "curl -sS -o /dev/null -w '%{http_code}\\n' https://127.0.0.1/ 2>/dev/null\n"
         f"curl -sS -o /dev/null -w '%{{http_code}}\\n' -d '{FORM}' https://{HOST}/\n"
     )
-    ended, figures = paced("bash", script, options=ISOLATED)
+    ended, figures = paced_here("bash", script, options=ISOLATED)
     assert ended.out.split() == [b"1", b"200", b"200", b"000", b"200"]
     assert figures["gateway"]["passed_by"] == {"example.com": 2}
     assert calls_of(figures) == {"ec2.DescribeVolumes": 2}
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_metadata_service_is_passed_on(paced, network, run):
+def test_metadata_service_is_passed_on(paced_here, network, run):
     """Credentials of an instance come from an address, which the gateway asks directly."""
     script = run.folder / "metadata.sh"
     script.write_text("curl -sS -o /dev/null -w '%{http_code}' http://169.254.169.254/latest\n")
-    ended, figures = paced("bash", script, options=ISOLATED, within=90)
+    ended, figures = paced_here("bash", script, options=ISOLATED, within=90)
     assert ended.out in {b"502", b"200", b"401", b"403", b"404"}  # 502: there is none on this host
     assert figures["gateway"]["passed_by"] == {"169.254.169.254": 1}
     assert not network.proxy.asked
 
 
-def test_python_keeps_its_hook(paced, network, run, python):
+def test_python_keeps_its_hook(paced_here, network, run, python):
     """The hub is reached by its own socket, and asked before the signature."""
     program = run.folder / "boto.py"
     program.write_text("import boto3\nec2 = boto3.client('ec2')\nec2.describe_volumes()\n")
-    ended, figures = paced(python, program, options=ISOLATED)
+    ended, figures = paced_here(python, program, options=ISOLATED)
     assert ended.code == 0
     assert figures["gateway"]["asked_before"] == 1
     assert not network.aws.wrong
@@ -202,6 +206,7 @@ AS_NOBODY = (
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="becomes another user, as root can"
 )
+@in_real_time
 def test_another_user_than_root(network, run, tmp_path):
     """In a namespace of its own users: the program is paced, and is who it is."""
     work = Path("/tmp") / f"nobody-{os.getpid()}"  # noqa: S108 - short, and readable by all
@@ -214,12 +219,12 @@ def test_another_user_than_root(network, run, tmp_path):
         shutil.chown(work / "files", NOBODY, NOBODY)
         work.chmod(0o755)
         figures = work / "files" / "figures.json"
-        arguments = ("--limit", "ec2=10/s", "--private", "--isolate", "--json", figures, "--")
+        arguments = ("--limit", "ec2=20/s", "--private", "--isolate", "--json", figures, "--")
         environment = run.environment(
             **network.environment
             | {"SSL_CERT_FILE": str(work / "files" / "company.pem"), "TMPDIR": str(work / "files")}
         )
-        program = [sys.executable, str(work / "files" / "ignores.py"), "10"]
+        program = [sys.executable, str(work / "files" / "ignores.py"), "8"]
         command = [*run.arguments(*arguments), *program]
         done = subprocess.run(
             [
@@ -238,15 +243,15 @@ def test_another_user_than_root(network, run, tmp_path):
             cwd="/",
         )
         assert (done.returncode, done.stdout) == (0, f"{NOBODY}\n".encode()), done.stderr
-        assert_paced(network.aws, 10)
-        assert calls_of(json.loads(figures.read_text())) == {"ec2.DescribeVolumes": 10}
+        assert_paced(network.aws, 8, 0.05)
+        assert calls_of(json.loads(figures.read_text())) == {"ec2.DescribeVolumes": 8}
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def test_program_that_calls_nobody(paced, network):
+def test_program_that_calls_nobody(paced_here, network):
     """Whatever it had called would have been paced: no warning, and its own exit code."""
-    ended, _ = paced("true", options=ISOLATED)
+    ended, _ = paced_here("true", options=ISOLATED)
     assert ended.code == 0
     assert "WARNING" not in ended.words
 
@@ -275,6 +280,6 @@ def test_system_without_namespaces(network, run, python):
 
 def test_options_that_exclude_each_other(quiet_run, python):
     """A program cannot be isolated without the gateway."""
-    ended = quiet_run("--isolate", "--no-any", "--", python, "-c", "")
+    ended = quiet_run.here("--isolate", "--no-any", "--", python, "-c", "")
     assert ended.code == 2
     assert "--isolate and --no-any exclude each other" in ended.words

@@ -91,7 +91,7 @@ def here():
         yield port, came
 
 
-def test_services_of_this_host_are_refused(paced_outside, outside, here, run, python):
+def test_services_of_this_host_are_refused(paced_outside_here, outside, here, run, python):
     """By loopback, an own address, a name: at a port that may be reached on other hosts."""
     port, came = here
     network = outside.network
@@ -99,9 +99,9 @@ def test_services_of_this_host_are_refused(paced_outside, outside, here, run, py
     hosts = ("127.0.0.1", "127.1", "localhost", network.host_address, "own.test", "lo.test")
     targets = [f"{host}:{port}" for host in hosts]
     closed = f"other.test:{port - 1}"
-    ended, figures = paced_outside(
+    ended, figures = paced_outside_here(
         *(python, script(run, ASKS), *targets, closed),
-        limit=f"http://other.test:{port}=10/s",
+        limit=f"http://other.test:{port}=50/s",
         options=[*ISOLATED, "--fail-on", "refused"],
     )
     assert ended.out.decode().splitlines() == [f"{one} 403 403" for one in (*targets, closed)]
@@ -115,19 +115,21 @@ def test_services_of_this_host_are_refused(paced_outside, outside, here, run, py
     assert f"(ports 80, 443, {port}) and nothing on this host except Unix sockets" in ended.words
 
 
-def test_names_of_link_local_addresses_are_refused(paced_outside, outside, run, python):
+def test_names_of_link_local_addresses_are_refused(paced_outside_here, outside, run, python):
     """As the addresses themselves are."""
     outside.network.names["printer.test"] = "169.254.7.7"
-    ended, figures = paced_outside(python, script(run, ASKS), "printer.test:80", options=ISOLATED)
+    ended, figures = paced_outside_here(
+        python, script(run, ASKS), "printer.test:80", options=ISOLATED
+    )
     assert ended.out.decode() == "printer.test:80 403 403\n", ended.err
     assert figures["gateway"]["forbidden"] == {"printer.test:80": 2}
 
 
-def test_blocked_name_is_no_refusal(paced_outside, outside, run, python):
+def test_blocked_name_is_no_refusal(paced_outside_here, outside, run, python):
     """Name servers that block names answer 0.0.0.0, which is no attempt to reach this host."""
     outside.network.names["telemetry.test"] = "0.0.0.0"  # noqa: S104 - nothing is bound
     targets = ("telemetry.test:80", "0.0.0.0:80")
-    ended, figures = paced_outside(python, script(run, ASKS), *targets, options=ISOLATED)
+    ended, figures = paced_outside_here(python, script(run, ASKS), *targets, options=ISOLATED)
     assert ended.out.decode().splitlines() == [
         "telemetry.test:80 502 502",
         "0.0.0.0:80 403 403",
@@ -135,7 +137,7 @@ def test_blocked_name_is_no_refusal(paced_outside, outside, run, python):
     assert figures["gateway"]["forbidden"] == {"0.0.0.0:80": 2}
 
 
-def test_refusal_within_tls_is_counted(paced_outside, outside, run, python):
+def test_refusal_within_tls_is_counted(paced_outside_here, outside, run, python):
     """It cannot be answered: the gateway hangs up, and the end of the run says why."""
     outside.network.names["own.test"] = outside.network.host_address
     program = """
@@ -146,21 +148,21 @@ try:
 except OSError:
     print("hung up")
 """
-    ended, figures = paced_outside(python, script(run, program), options=ISOLATED)
+    ended, figures = paced_outside_here(python, script(run, program), options=ISOLATED)
     assert ended.out == b"hung up\n", ended.err
     assert figures["gateway"]["forbidden"] == {"own.test:443": 1}
     assert "REFUSED: 1 connection of the isolated program, to own.test:443" in ended.words
 
 
-def test_name_that_changes_its_address(paced_outside, outside, here, run, python):
+def test_name_that_changes_its_address(paced_outside_here, outside, here, run, python):
     """It is looked up once for each connection, which leads to the address that was checked."""
     port, came = here
     answers = iter([outside.network.address, "127.0.0.1", outside.network.address, "127.0.0.1"])
     outside.network.names["rebinds.test"] = lambda: next(answers)
     with serving(outside.network.bind(port)) as outside_came:
-        ended, _ = paced_outside(
+        ended, _ = paced_outside_here(
             *(python, script(run, GET), "rebinds.test", port, 4),
-            limit=f"http://another.test:{port}=10/s",
+            limit=f"http://another.test:{port}=50/s",
             options=ISOLATED,
         )
     assert [line.split()[0] for line in ended.out.decode().splitlines()] == ["200", "403"] * 2
@@ -168,15 +170,15 @@ def test_name_that_changes_its_address(paced_outside, outside, here, run, python
     assert outside_came == ["/x"] * 2
 
 
-def test_address_with_a_limit(paced_outside, outside, run, python):
+def test_address_with_a_limit(paced_outside_here, outside, run, python):
     """It is meant as it is written: a program that ignores proxies reaches it, at its limit."""
     listener = outside.network.bind()
     port = listener.getsockname()[1]
     url = f"http://{outside.network.address}:{port}"
     with serving(listener) as came:
-        ended, figures = paced_outside(
+        ended, figures = paced_outside_here(
             *(python, script(run, GET), outside.network.address, port, 5),
-            limit=f"{url}=10/s",
+            limit=f"{url}=50/s",
             options=ISOLATED,
         )
     assert (ended.code, ended.out) == (0, b"200 hi\n" * 5), ended.err
@@ -185,13 +187,13 @@ def test_address_with_a_limit(paced_outside, outside, run, python):
 
 
 @pytest.mark.parametrize("by", ["address", "name", "link-local address"])
-def test_limit_of_this_host_is_refused(paced_outside, outside, run, python, by):
+def test_limit_of_this_host_is_refused(paced_outside_here, outside, run, python, by):
     """It could not be reached: so nothing is started, and the message has the reason."""
     network = outside.network
     network.names["intranet.test"] = network.host_address
     hosts = {"name": "intranet.test", "link-local address": "169.254.77.1"}
     host = hosts.get(by, network.host_address)
-    ended, figures = paced_outside(
+    ended, figures = paced_outside_here(
         python, "-c", "print('started')", limit=f"http://{host}:5998=1/s", options=ISOLATED
     )
     assert (ended.code, ended.out, figures) == (2, b"", None)
@@ -200,12 +202,12 @@ def test_limit_of_this_host_is_refused(paced_outside, outside, run, python, by):
     assert not run.leftovers
 
 
-def test_limited_host_that_was_refused(paced_outside, outside, here, run, python):
+def test_limited_host_that_was_refused(paced_outside_here, outside, here, run, python):
     """That no request to it came is no news beside the refusal."""
     port, _ = here
     answers = iter([outside.network.address, outside.network.host_address])
     outside.network.names["moves.test"] = lambda: next(answers)
-    ended, figures = paced_outside(
+    ended, figures = paced_outside_here(
         *(python, script(run, GET), "moves.test", port),
         limit=f"http://moves.test:{port}=1/s",
         options=ISOLATED,
@@ -215,12 +217,12 @@ def test_limited_host_that_was_refused(paced_outside, outside, here, run, python
     assert "no request to" not in ended.words
 
 
-def test_isolation_is_not_recommended(paced_outside, outside, here, run, python):
+def test_isolation_is_not_recommended(paced_outside_here, outside, here, run, python):
     """Where it would be refused: the program ignores proxies, and its host is this one."""
     port, came = here
     host = outside.network.host_address
-    ended, _ = paced_outside(
-        *(python, script(run, GET), host, port), limit=f"http://{host}:{port}=10/s"
+    ended, _ = paced_outside_here(
+        *(python, script(run, GET), host, port), limit=f"http://{host}:{port}=50/s"
     )
     assert ended.code == 3
     assert came == ["/x"]
@@ -228,7 +230,7 @@ def test_isolation_is_not_recommended(paced_outside, outside, here, run, python)
     assert "--isolate paces it" not in ended.words
 
 
-def test_name_of_aws_that_is_this_host(paced_outside, outside, run, python):
+def test_name_of_aws_that_is_this_host(paced_outside_here, outside, run, python):
     """An error as the service writes it, over TLS, and no call is counted as paced."""
     outside.network.names[HOST] = outside.network.host_address
     program = f"""
@@ -238,7 +240,7 @@ calls.request("POST", "/", "{FORM}", {{"Content-Type": "application/x-www-form-u
 answer = calls.getresponse()
 print(answer.status, answer.read().decode())
 """
-    ended, figures = paced_outside(python, script(run, program), options=ISOLATED)
+    ended, figures = paced_outside_here(python, script(run, program), options=ISOLATED)
     assert ended.out.startswith(b"403 <Response><Errors>"), ended.err
     assert b"is this host" in ended.out
     assert calls_of(figures) == {}
@@ -246,17 +248,17 @@ print(answer.status, answer.read().decode())
     assert not figures["gateway"]["unreachable"]
 
 
-def test_name_by_a_proxy_of_yours(paced, network, run, python):
+def test_name_by_a_proxy_of_yours(paced_here, network, run, python):
     """The proxy may be on this host; what is this host, or an address, is not asked for there."""
     targets = ["localhost:443", "127.0.0.1:443", "192.0.2.9:443"]
-    ended, _ = paced(python, script(run, ASKS), *targets, "far.test:443", options=ISOLATED)
+    ended, _ = paced_here(python, script(run, ASKS), *targets, "far.test:443", options=ISOLATED)
     expected = [*(f"{one} 403 403" for one in targets), "far.test:443 200 200"]
     assert ended.out.decode().splitlines() == expected, ended.err
     assert not any("localhost" in one or "192.0.2.9" in one for one in network.proxy.asked)
     assert any("far.test:443" in one for one in network.proxy.asked)
 
 
-def test_whole_url_without_a_proxy(paced_outside, outside, run, python):
+def test_whole_url_without_a_proxy(paced_outside_here, outside, run, python):
     """It says where to, whatever Host is named: no request goes past the limit of its host."""
     outside.network.names |= dict.fromkeys(("free.test", "paced.test"), outside.network.address)
     program = """
@@ -268,8 +270,8 @@ for number in range(6):
     calls.endheaders()
     print(calls.getresponse().status)
 """
-    ended, figures = paced_outside(
-        python, script(run, program), limit="http://paced.test=10/s", options=ISOLATED
+    ended, figures = paced_outside_here(
+        python, script(run, program), limit="http://paced.test=50/s", options=ISOLATED
     )
     assert (ended.code, ended.out) == (0, b"200\n" * 6), ended.err
     assert calls_of(figures) == {"http://paced.test.GET": 6}
