@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+
+from tests.helpers.run_here import run_here
 
 pytestmark = pytest.mark.real
 
@@ -48,6 +47,6 @@ def test_limits_forge_no_line(run, tmp_path):
     said = lines_of(run.here("--limits", limits, "--no-any", "--", "true").err)
     assert all(line.startswith("aioapiqueue: ") for line in said)
     assert all(name in "".join(said) for name in shown)
-    command = [sys.executable, "-m", "aioapiqueue", "limits", "--limits", limits]
-    table = subprocess.run(command, env=run.environment(), capture_output=True, check=True)
-    assert all(name in "".join(lines_of(table.stdout)) for name in shown)
+    code, table, _ = run_here(["limits", "--limits", str(limits)], run.environment(), b"", 60)
+    assert code == 0
+    assert all(name in "".join(lines_of(table)) for name in shown)
