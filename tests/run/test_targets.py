@@ -217,22 +217,22 @@ def test_targets_of_a_shell_work(text, quiet_run, python, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc"), reason="needs prlimit")  # noqa: PTH110
-def test_full_target_costs_no_exit_code(quiet_run, python, tmp_path):
+@pytest.mark.parametrize("code", [0, 7])
+def test_full_target_costs_no_exit_code(code, quiet_run, python, tmp_path):
     """Full only once the program runs: its exit code stays, and stderr says what is lost."""
     program = quiet_run.plain("""
         import resource
         resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (0, 0))
         sys.exit(int(sys.argv[1]))
     """)
-    for code in (0, 7):
-        log, figures = tmp_path / "log", tmp_path / "figures.json"
-        options = ("--limit", "ec2=1/s", "--log", log, "--json", figures)
-        ended = quiet_run(*options, "--", python, program, code)
-        assert ended.code == code
-        assert f"--log: {log} cannot be written any more: File too large" in ended.words
-        assert f"with exit code {code}" in ended.words
-        assert f"--json: {figures} cannot be written: File too large" in ended.words
-        assert "paced: ec2 at 1/s" in log.read_text()
+    log, figures = tmp_path / "log", tmp_path / "figures.json"
+    options = ("--limit", "ec2=1/s", "--log", log, "--json", figures)
+    ended = quiet_run(*options, "--", python, program, code)
+    assert ended.code == code
+    assert f"--log: {log} cannot be written any more: File too large" in ended.words
+    assert f"with exit code {code}" in ended.words
+    assert f"--json: {figures} cannot be written: File too large" in ended.words
+    assert "paced: ec2 at 1/s" in log.read_text()
 
 
 def unread_in(pipe):
