@@ -55,11 +55,11 @@ def test_program_that_ignores_proxies_is_paced(paced_here, network, run, python)
 
 
 @in_real_time
-def test_server_outside_is_paced(paced_outside, outside, run, python):
+def test_server_outside_is_paced(paced_outside_here, outside, run, python):
     """The same where nothing but the server's own network is on the way."""
     program = run.folder / "ignores.py"
     program.write_text(AIOHTTP)
-    ended, figures = paced_outside(python, program, "8", limit="ec2=20/s", options=ISOLATED)
+    ended, figures = paced_outside_here(python, program, "8", limit="ec2=20/s", options=ISOLATED)
     assert ended.code == 0, ended.err
     assert_paced(outside.aws, 8, 0.05)
     assert {one.host for one in outside.aws.arrivals} == {HOST}
