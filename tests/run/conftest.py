@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -16,6 +17,7 @@ import time
 import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import pytest
@@ -29,6 +31,9 @@ from tests.helpers.own_network import OwnNetwork
 from tests.helpers.run_here import run_here
 from tests.helpers.signed_aws import KEY, SECRET, SignedAws
 from tests.helpers.words import words_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CATCH_UP = 0.010  # seconds, a queue's default
 PATIENCE = 60.0  # seconds: far more than anything here takes, for busy machines
@@ -344,8 +349,14 @@ _CREDENTIALS = {
 @pytest.fixture
 def network(tmp_path):
     """Give programs a way to AWS, as a company has it: by its proxy, with its own authority."""
+    with _network(tmp_path) as network:
+        yield network
+
+
+@contextlib.contextmanager
+def _network(folder):
     with SignedAws() as aws, CompanyProxy(aws.port, aws.plain_port, user="me:p%40ss") as proxy:
-        authority = tmp_path / "company.pem"
+        authority = folder / "company.pem"
         aws.authority.cert_pem.write_to_path(authority)
         yield Network(
             aws,
@@ -384,6 +395,36 @@ def paced(run, network, tmp_path):
 def paced_here(run, network, tmp_path):
     """As `paced`, with the run in the test's own process."""
     return _pacing(run.here, network, tmp_path)
+
+
+@dataclasses.dataclass
+class Once:
+    """What runs a program whose result several tests of a module look at.
+
+    Attributes:
+        run: as the fixture of this name.
+        network: likewise.
+        paced: likewise.
+    """
+
+    run: Runner
+    network: Network
+    paced: Callable[..., tuple[Ended, Any]]
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    """Return what gives a `run`, a `network` and a `paced` of their own, until a module's end."""
+    with contextlib.ExitStack() as stack:
+
+        def make():
+            folder = tmp_path_factory.mktemp("once")
+            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="run-"))
+            network = stack.enter_context(_network(folder))
+            run = Runner(folder, Path(temporary), "http://127.0.0.1:9")
+            return Once(run, network, _pacing(run, network, folder))
+
+        yield make
 
 
 @dataclasses.dataclass
