@@ -315,7 +315,7 @@ def quiet_run(tmp_path, temporary):
     return Runner(tmp_path, temporary, "http://127.0.0.1:9")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def python():
     """The Python of the tests, whose environment has boto3."""
     return sys.executable
