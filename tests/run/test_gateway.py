@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.aws_programs import BOTO, CURL, FORM, HOST, SIGNED, assert_paced, calls_of
+from tests.helpers.aws_programs import (
+    BOTO,
+    CURL,
+    FORM,
+    HOST,
+    SIGNED,
+    as_monotonic,
+    assert_paced,
+    calls_of,
+)
 from tests.helpers.signed_aws import Answered
 
 pytestmark = [
@@ -27,47 +36,61 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl
 
 @needs_curl
 def test_curl_is_paced(paced, network, run):
-    """20 at once: at the limit, over a connection or two, with what the company's proxy wants."""
+    """12 at once: at the limit, over a connection or two, with what the company's proxy wants."""
     script = run.folder / "many.sh"
-    script.write_text(f"for i in $(seq 20); do {CURL} & done; wait\n")
+    script.write_text(f"date +%s.%N; for i in $(seq 12); do {CURL} & done; wait\n")
     ended, figures = paced("bash", script)
     assert ended.code == 0
-    assert ended.out.split() == [b"200"] * 20
-    assert_paced(network.aws, 20)
-    assert calls_of(figures) == {"ec2.DescribeVolumes": 20}
-    assert figures["gateway"]["calls"] == 20
+    began, *answers = ended.out.split()
+    assert answers == [b"200"] * 12
+    assert_paced(network.aws, 12, begun=as_monotonic(began))
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 12}
+    assert figures["gateway"]["calls"] == 12
     assert network.aws.connections <= 3
     assert f"CONNECT {HOST}:443 HTTP/1.1" in network.proxy.asked
     assert "what is not Python is paced" in ended.words
     assert not run.leftovers
 
 
-def test_python_is_counted_once(paced, network, run, python):
-    """The hook asks before the signature, and marks the request; the gateway does not ask again."""
-    program = run.folder / "boto.py"
-    program.write_text(BOTO)
-    ended, figures = paced(python, program, "10")
-    assert ended.code == 0
-    assert_paced(network.aws, 10)
-    assert calls_of(figures) == {"ec2.DescribeVolumes": 10}
-    seen = figures["gateway"]
-    assert (seen["calls"], seen["asked_before"]) == (0, 10)
-    # The mark is for the gateway alone.
-    assert not any("aioapiqueue" in name for one in network.aws.arrivals for name in one.headers)
+ELSEWHERE = f"""{BOTO}
+boto3.client("ec2", endpoint_url=sys.argv[2]).describe_volumes()
+"""
+
+
+@pytest.fixture(scope="module")
+def mixed(once, python):
+    """Run curl, boto3, and a Python without our hook, at once; what it began is when they start.
+
+    One of boto3's calls goes to another server, which is on this host.
+    """
+    one = once()
+    boto, elsewhere, script = (one.run.folder / name for name in ("boto", "elsewhere", "mixed.sh"))
+    boto.write_text(BOTO)
+    elsewhere.write_text(ELSEWHERE)
+    url = f"http://localhost:{one.network.aws.plain_port}"
+    curls = f"for i in $(seq 5); do {CURL} -o /dev/null -w '' & done"
+    hooked = f"{python} {elsewhere} 10 {url} &"
+    script.write_text(f"date +%s.%N\n{curls}\n{hooked}\n{python} -I {boto} 5 &\nwait\n")
+    ended, figures = one.paced("bash", script, limit="ec2=20/s")
+    assert ended.code == 0, ended.err
+    return ended, figures, one.network.aws, as_monotonic(ended.out)
 
 
 @needs_curl
-def test_mixed_program_adds_up(paced, network, run, python):
+def test_python_is_counted_once(mixed):
+    """The hook asks before the signature, and marks the request; the gateway does not ask again."""
+    _, figures, aws, _ = mixed
+    assert figures["gateway"]["asked_before"] == 10
+    # The mark is for the gateway alone.
+    assert not any("aioapiqueue" in name for one in aws.arrivals for name in one.headers)
+
+
+@needs_curl
+def test_mixed_program_adds_up(mixed):
     """curl, boto3, and a Python without our hook, at once: one limit, and none is counted twice."""
-    program = run.folder / "boto.py"
-    program.write_text(BOTO)
-    script = run.folder / "mixed.sh"
-    curls = f"for i in $(seq 5); do {CURL} & done"
-    script.write_text(f"{curls}\n{python} {program} 10 &\n{python} -I {program} 5 &\nwait\n")
-    ended, figures = paced("bash", script)
-    assert ended.code == 0, ended.err
-    assert_paced(network.aws, 20, at_once=False)
-    assert calls_of(figures) == {"ec2.DescribeVolumes": 20}
+    ended, figures, aws, begun = mixed
+    assert_paced(aws, 21, 0.05, at_once=False, begun=begun)
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 21}
     seen = figures["gateway"]
     assert (seen["calls"], seen["asked_before"]) == (10, 10)
     assert (
@@ -76,60 +99,60 @@ def test_mixed_program_adds_up(paced, network, run, python):
     )
 
 
-@pytest.mark.parametrize("library", ["requests", "httpx", "urllib", "aiohttp"])
-def test_python_without_botocore(paced, network, run, python, library):
+@needs_curl
+def test_mark_is_for_aws_only(mixed):
+    """What boto3 sends to somebody else's server has none."""
+    _, figures, aws, _ = mixed
+    (elsewhere,) = (one for one in aws.arrivals if one.host.startswith("localhost:"))
+    assert not any("aioapiqueue" in name for name in elsewhere.headers)
+    assert figures["gateway"]["asked_before"] == 10  # and this one was not for the gateway
+
+
+def test_python_without_botocore(paced, network, run, python):
     """Whatever sends it: libraries that use proxies, and trust what the environment names."""
     program = run.folder / "client.py"
-    program.write_text(SIGNED + PROGRAMS[library])
-    ended, figures = paced(python, program, "4", limit="ec2=5/s")
+    program.write_text(SIGNED + LIBRARIES)
+    ended, figures = paced(python, program)
     assert ended.code == 0, ended.err
-    assert_paced(network.aws, 4, 0.2)
-    assert calls_of(figures) == {"ec2.DescribeVolumes": 4}
+    assert_paced(network.aws, 8, begun=as_monotonic(ended.out))
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 8}
+    agents = [one.headers["user-agent"] for one in network.aws.arrivals]
+    for library in ("requests/", "httpx/", "urllib/", "aiohttp/"):
+        assert sum(library in agent for agent in agents) == 2, library
 
 
-PROGRAMS = {
-    "requests": """
-import requests
+LIBRARIES = """
+import aiohttp, asyncio, httpx, requests, time, urllib.request
 from concurrent.futures import ThreadPoolExecutor
-def call(_):
+
+def by_requests():
     url, headers, data = signed()
     requests.post(url, headers=headers, data=data, timeout=30).raise_for_status()
-with ThreadPoolExecutor(4) as pool:
-    list(pool.map(call, range(int(sys.argv[1]))))
-""",
-    "httpx": """
-import httpx
-from concurrent.futures import ThreadPoolExecutor
-client = httpx.Client(timeout=30)
-def call(_):
+
+def by_httpx():
     url, headers, data = signed()
-    client.post(url, headers=headers, content=data).raise_for_status()
-with ThreadPoolExecutor(4) as pool:
-    list(pool.map(call, range(int(sys.argv[1]))))
-""",
-    "urllib": """
-import urllib.request
-from concurrent.futures import ThreadPoolExecutor
-def call(_):
+    httpx.post(url, headers=headers, content=data, timeout=30).raise_for_status()
+
+def by_urllib():
     url, headers, data = signed()
     data = data if isinstance(data, bytes) else data.encode()
     request = urllib.request.Request(url, headers=headers, data=data)
     urllib.request.urlopen(request, timeout=30).read()
-with ThreadPoolExecutor(4) as pool:
-    list(pool.map(call, range(int(sys.argv[1]))))
-""",
-    "aiohttp": """
-import aiohttp, asyncio
-async def main():
-    async with aiohttp.ClientSession(trust_env=True) as session:
-        async def call():
+
+def by_aiohttp():
+    async def call():
+        async with aiohttp.ClientSession(trust_env=True) as session:
             url, headers, data = signed()
             async with session.post(url, headers=headers, data=data) as answer:
                 answer.raise_for_status()
-        await asyncio.gather(*(call() for _ in range(int(sys.argv[1]))))
-asyncio.run(main())
-""",
-}
+    asyncio.run(call())
+
+print(time.time())
+with ThreadPoolExecutor(8) as pool:
+    each = (by_requests, by_httpx, by_urllib, by_aiohttp) * 2
+    for one in [pool.submit(call) for call in each]:
+        one.result()
+"""
 
 NODE = """
 const https = require('node:https');
@@ -144,23 +167,11 @@ const byHttps = () => new Promise((done, failed) => {
 });
 const byFetch = () => fetch('https://HOST/', { method: 'POST', body: new URLSearchParams(body) })
   .then((answer) => answer.text().then(() => answer.status));
-Promise.all([byHttps(), byFetch(), byHttps(), byFetch()]).then(
+console.log(Date.now() / 1000);
+Promise.all([1, 2, 3, 4].flatMap(() => [byHttps(), byFetch()])).then(
   (all) => { console.log(all.join(' ')); process.exit(0); },
   (error) => { console.error(error); process.exit(1); });
 """.replace("HOST", HOST)
-
-
-@needs_node
-def test_node_is_paced(paced, network, run):
-    """Neither its https module nor its fetch uses a proxy by itself; our hook has both do so."""
-    program = run.folder / "calls.js"
-    program.write_text(NODE)
-    ended, figures = paced("node", program, limit="ec2=5/s")
-    assert (ended.code, ended.out) == (0, b"200 200 200 200\n"), ended.err
-    times = sorted(one.at for one in network.aws.arrivals)
-    assert len(times) == 4
-    assert 0.52 <= times[-1] - times[0] <= 0.7
-    assert calls_of(figures) == {"ec2.DescribeVolumes": 4}
 
 
 def test_program_that_ignores_proxies(paced, network, run):
@@ -173,55 +184,105 @@ def test_program_that_ignores_proxies(paced, network, run):
     assert figures["gateway"]["connections"] == 0
 
 
+NOVELTY = "novelties.us-east-1.amazonaws.com"
+ERROR = (
+    b"<Response><Errors><Error><Code>RequestLimitExceeded</Code><Message>m</Message></Error>"
+    b"</Errors><RequestID>r</RequestID></Response>"
+)
+ERRANDS = f"""
+status="curl -sS -o /dev/null -w %{{http_code}}\\n"
+stranger="curl -sS -o /dev/null -w %{{http_connect}}\\n"
+proxy="${{HTTPS_PROXY##*@}}"
+cd "$1"
+{{
+  $stranger -x "http://$proxy" https://{HOST}/
+  $stranger -x "http://run:x@$proxy" https://{HOST}/
+  $status -x "http://$proxy" http://{HOST}/
+}} > strangers 2> /dev/null
+{{
+  curl -sSv https://example.com/ 2>&1 >/dev/null | grep -c 'issuer.*trustme'
+  curl -sSv -d '{FORM}' https://{HOST}/ 2>&1 >/dev/null | grep -c 'issuer.*aioapiqueue'
+}} > issuers
+{{
+  $status -d x "http://localhost:$2/"
+  $status -d x "http://some.internal:$2/"
+  $status -d x http://example.com/
+  $status -d '{FORM}' http://{HOST}/
+}} > direct
+curl -sS -w ' %{{http_code}}' https://{NOVELTY}/x > unknown
+curl -sS -w ' %{{http_code}}' -d '{FORM}' https://{HOST}/throttled > throttled
+"""
+
+
+@pytest.fixture(scope="module")
+def errands(once):
+    """Have curl run all kinds of errands; gives what came of it, its folder, and the network."""
+    one = once()
+    throttled = Answered(503, ERROR, (("Content-Type", "text/xml"),))
+    one.network.aws.answer = lambda arrival: throttled if "throt" in arrival.target else None
+    script = one.run.folder / "errands.sh"
+    script.write_text(ERRANDS)
+    ended, figures = one.paced(
+        *("bash", script, one.run.folder, str(one.network.aws.plain_port)),
+        limit="ec2=50/s",
+        options=("--fail-on", "refused"),
+    )
+    return ended, figures, one.run.folder, one.network
+
+
 @needs_curl
-def test_only_programs_of_the_run_are_served(paced, network, run):
+def test_only_programs_of_the_run_are_served(errands):
     """Without the token: 407. A wrong one is no better, and nothing is sent."""
-    script = run.folder / "strangers.sh"
-    proxy = "${HTTPS_PROXY##*@}"
-    script.write_text(
-        f"curl -sS -o /dev/null -w '%{{http_connect}} ' -x http://{proxy} https://{HOST}/\n"
-        f"curl -sS -o /dev/null -w '%{{http_connect}} ' -x http://run:x@{proxy} https://{HOST}/\n"
-        f"curl -sS -o /dev/null -w '%{{http_code}}' -x http://{proxy} http://{HOST}/\n"
-    )
-    ended, figures = paced("bash", script)
-    assert ended.out == b"407 407 407"
-    assert not network.aws.arrivals
-    assert figures["gateway"]["connections"] == 0
+    _, figures, folder, network = errands
+    assert (folder / "strangers").read_text().split() == ["407"] * 3
+    calls = [one for one in network.aws.arrivals if one.host == HOST]
+    assert [one.method for one in calls] == ["POST"] * 3  # of the other errands
+    assert figures["gateway"]["connections"] == 7  # theirs, without the one to localhost
 
 
 @needs_curl
-def test_hosts_of_others_are_not_looked_into(paced, network, run):
+def test_hosts_of_others_are_not_looked_into(errands):
     """The program sees the server's own certificate, as without us; what is sent is not counted."""
-    script = run.folder / "others.sh"
-    script.write_text(
-        "curl -sSv https://example.com/ 2>&1 >/dev/null | grep -c 'issuer.*trustme'\n"
-        f"curl -sSv -d '{FORM}' https://{HOST}/ 2>&1 >/dev/null | grep -c 'issuer.*aioapiqueue'\n"
-    )
-    ended, figures = paced("bash", script)
-    assert ended.out == b"1\n1\n"
-    assert figures["gateway"]["passed_by"] == {"example.com": 1}
-    assert figures["gateway"]["calls"] == 1
+    _, figures, folder, _ = errands
+    assert (folder / "issuers").read_text() == "1\n1\n"
+    # Another errand was a request to each of these without TLS.
+    assert figures["gateway"]["passed_by"] == {"example.com": 2, "some.internal": 1}
+    assert figures["gateway"]["calls"] == 3
 
 
 @needs_curl
-def test_proxies_of_the_user_are_kept(paced, network, run):
+def test_proxies_of_the_user_are_kept(errands):
     """What NO_PROXY names is reached without the company's proxy; the program's own is ours."""
-    port = network.aws.plain_port
-    script = run.folder / "direct.sh"
-    script.write_text(
-        f"curl -sS -o /dev/null -w '%{{http_code}} ' -d x http://localhost:{port}/\n"
-        f"curl -sS -o /dev/null -w '%{{http_code}} ' -d x http://some.internal:{port}/\n"
-        "curl -sS -o /dev/null -w '%{http_code} ' -d x http://example.com/\n"
-        f"curl -sS -o /dev/null -w '%{{http_code}}' -d '{FORM}' http://{HOST}/\n"
-    )
-    ended, figures = paced("bash", script)
+    _, figures, folder, network = errands
     # some.internal has no address: the gateway did not ask the proxy for it.
-    assert ended.out == b"200 502 200 200"
-    assert [one.split()[1] for one in network.proxy.asked] == [
-        "http://example.com/",
-        f"http://{HOST}/",
-    ]
-    assert calls_of(figures) == {"ec2.DescribeVolumes": 1}
+    assert (folder / "direct").read_text().split() == ["200", "502", "200", "200"]
+    plain = [one.split()[1] for one in network.proxy.asked if not one.startswith("CONNECT")]
+    assert plain == ["http://example.com/", f"http://{HOST}/"]
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 3}
+
+
+@needs_curl
+def test_unknown_call_to_aws_is_refused(errands):
+    """Nothing is sent, and a warning names the host at the end; a gate counts it as refused."""
+    ended, figures, folder, network = errands
+    told = (folder / "unknown").read_text()
+    assert told.endswith(" 403")
+    assert f"which call of AWS a request to {NOVELTY} is" in told
+    assert not any(NOVELTY in one.host for one in network.aws.arrivals)
+    assert f"REFUSED: 1 request to {NOVELTY}" in ended.words
+    assert figures["gateway"]["unknown_hosts"] == {NOVELTY: 1}
+    # Those of the gateway count as those of the hub do.
+    assert ended.code == 5
+    assert 'FAILED: --fail-on "refused"' in ended.words
+
+
+@needs_curl
+def test_throttled_answer_is_heard(errands):
+    """What AWS answers passes unchanged, and counts as what it is."""
+    _, figures, folder, _ = errands
+    assert (folder / "throttled").read_bytes() == ERROR + b" 503"
+    (one,) = figures["figures"]
+    assert (one["throttled"], one["errors"]) == (1, 0)
 
 
 @needs_curl
@@ -236,35 +297,6 @@ def test_server_is_verified_for_the_program(paced, network, run, tmp_path):
     assert b"the certificate of ec2.us-east-1.amazonaws.com is not to be trusted" in ended.out
     assert not network.aws.arrivals
     assert figures["gateway"]["calls"] == 0
-
-
-@needs_curl
-def test_unknown_call_to_aws_is_refused(paced, network, run):
-    """Nothing is sent, and a warning names the host at the end."""
-    script = run.folder / "call.sh"
-    script.write_text("curl -sS -w ' %{http_code}' https://novelties.us-east-1.amazonaws.com/x\n")
-    ended, figures = paced("bash", script)
-    assert ended.out.endswith(b" 403")
-    assert b"which call of AWS a request to novelties.us-east-1.amazonaws.com is" in ended.out
-    assert not network.aws.arrivals
-    assert "REFUSED: 1 request to novelties.us-east-1.amazonaws.com" in ended.words
-    assert figures["gateway"]["unknown_hosts"] == {"novelties.us-east-1.amazonaws.com": 1}
-
-
-@needs_curl
-def test_throttled_answer_is_heard(paced, network, run):
-    """What AWS answers passes unchanged, and counts as what it is."""
-    error = (
-        b"<Response><Errors><Error><Code>RequestLimitExceeded</Code><Message>m</Message></Error>"
-        b"</Errors><RequestID>r</RequestID></Response>"
-    )
-    network.aws.answer = lambda _: Answered(503, error, (("Content-Type", "text/xml"),))
-    script = run.folder / "call.sh"
-    script.write_text(f"curl -sS -w ' %{{http_code}}' -d '{FORM}' https://{HOST}/\n")
-    ended, figures = paced("bash", script)
-    assert ended.out == error + b" 503"
-    (one,) = figures["figures"]
-    assert (one["throttled"], one["errors"]) == (1, 0)
 
 
 def gateways(parent=None):
@@ -289,11 +321,11 @@ def until(condition, seconds=20):
 
 @pytest.fixture
 def waiting(run, network, tmp_path):
-    """Start a run whose program waits for most of 20 calls, at one a second."""
+    """Start a run whose program waits for most of 20 calls, at four a second."""
     script = run.folder / "many.sh"
     script.write_text(f"for i in $(seq 20); do {CURL} & done; wait; sleep 3; echo all\n")
     process = run.start(
-        *("--limit", "ec2=1/s", "--private", "--any", "--", "bash", script),
+        *("--limit", "ec2=4/s", "--private", "--any", "--", "bash", script),
         env=network.environment,
     )
     with process:
@@ -328,24 +360,25 @@ def test_killed_run_ends_everything(waiting, network, run):
     process.send_signal(signal.SIGKILL)
     came = len(network.aws.arrivals)
     until(lambda: gateway not in gateways(), 5)
-    time.sleep(2.5)  # in which two more would have come
+    time.sleep(0.6)  # in which two more would have come
     assert len(network.aws.arrivals) <= came + 1
     out, _ = process.communicate(timeout=20)
-    assert out.split().count(b"403") >= 16
+    assert out.split().count(b"403") >= 20 - len(network.aws.arrivals)
 
 
 @needs_curl
+@pytest.mark.flaky(reruns=2)  # the turn is a time, at which a busy machine may start no curl
 def test_killed_program_leaves_the_line(paced, network, run):
     """Its calls are taken out of the queue: the next one's turn comes as if there had been none."""
     script = run.folder / "killed.sh"
     script.write_text(
-        f"{CURL}\nfor i in 1 2 3; do {CURL} & done; sleep 0.6; kill %1 %2 %3; wait\n{CURL}\n"
+        f"{CURL}\nfor i in 1 2 3; do {CURL} & done; sleep 0.3; kill %1 %2 %3; wait\n{CURL}\n"
     )
-    ended, _ = paced("bash", script, limit="ec2=1/s")
+    ended, _ = paced("bash", script, limit="ec2=2/s")
     assert ended.code == 0
     times = [one.at for one in network.aws.arrivals]
     assert len(times) == 2
-    assert 0.95 <= times[1] - times[0] <= 1.3
+    assert 0.45 <= times[1] - times[0] < 0.95  # each of those before it would have taken 0.5
 
 
 def test_gateway_that_cannot_start(paced, network, run, python):
@@ -407,34 +440,23 @@ def test_any_needs_its_extra(run, python):
 
 @needs_curl
 def test_dry_run_counts_all(paced, network, run):
-    """Nothing waits, and each call is counted."""
+    """Nothing waits, which would be an hour each, and each call is counted."""
     script = run.folder / "many.sh"
     script.write_text(f"for i in 1 2 3 4 5; do {CURL} & done; wait\n")
-    ended, figures = paced("bash", script, limit="ec2=1/s", options=("--dry-run",))
+    ended, figures = paced("bash", script, limit="ec2=1/h", options=("--dry-run",))
     assert ended.code == 0
+    assert ended.out.split() == [b"200"] * 5
     assert calls_of(figures) == {"ec2.DescribeVolumes": 5}
-    assert ended.seconds < 4
 
 
-def test_python_that_calls_nobody(paced, network, run, python):
+@pytest.mark.parametrize(
+    ("options", "code"), [((), 3), (("--allow-inactive", "--fail-on", "unpaced"), 5)]
+)
+def test_python_that_calls_nobody(paced, python, options, code):
     """Our hook is there and has nothing to do; nothing came to the gateway either."""
-    ended, _ = paced(python, "-c", "pass")
-    assert ended.code == 3
+    ended, _ = paced(python, "-c", "pass", options=options)
+    assert ended.code == code
     assert "nothing has come to the proxy that HTTPS_PROXY names" in ended.words
-    ended, _ = paced(python, "-c", "pass", options=("--allow-inactive", "--fail-on", "unpaced"))
-    assert ended.code == 5
-
-
-def test_refusals_fail_a_gate(paced, network, run, python):
-    """Those of the gateway count as those of the hub do."""
-    program = run.folder / "client.py"
-    program.write_text(
-        "import requests\n"
-        "print(requests.get('https://novelties.us-east-1.amazonaws.com/').status_code)\n"
-    )
-    ended, _ = paced(python, program, options=("--fail-on", "refused"))
-    assert (ended.code, ended.out) == (5, b"403\n")
-    assert 'FAILED: --fail-on "refused"' in ended.words
 
 
 def test_program_with_a_trust_of_its_own(paced, network, run, python):
@@ -457,21 +479,6 @@ except ssl.SSLCertVerificationError:
     assert ended.out == b"not trusted\n"
     assert figures["gateway"]["untrusted"] == {HOST: 1}
     assert f"WARNING: {HOST}: 1 connection given up by a program" in ended.words
-
-
-def test_mark_is_for_aws_only(paced, network, run, python):
-    """What boto3 sends to somebody else's server has none."""
-    program = run.folder / "elsewhere.py"
-    program.write_text(
-        "import boto3, sys\n"
-        "boto3.client('ec2', endpoint_url=sys.argv[1]).describe_volumes()\n"
-        "boto3.client('ec2').describe_volumes()\n"
-    )
-    ended, figures = paced(python, program, f"http://localhost:{network.aws.plain_port}")
-    assert ended.code == 0, ended.err
-    assert len(network.aws.arrivals) == 2
-    assert not any("aioapiqueue" in name for one in network.aws.arrivals for name in one.headers)
-    assert figures["gateway"]["asked_before"] == 1
 
 
 NODE_AGENTS = """
@@ -501,28 +508,7 @@ const get = (agent) => new Promise((done, failed) => https.request(
 """.replace("HOST", HOST)
 
 
-@needs_node
-def test_agents_of_node_are_as_they_were(paced, network, run):
-    """They keep to `maxSockets`, give a socket at once, and let the program end; no HTTP/2."""
-    program = run.folder / "agents.js"
-    program.write_text(NODE_AGENTS)
-    ended, figures = paced("node", program, limit="ec2=20/s", within=30)
-    assert ended.code == 0, ended.err
-    found = json.loads(ended.out)
-    assert found["most"] == 2
-    assert found["authorized"] is True
-    assert "HTTP/2 to bedrock-runtime.us-east-1.amazonaws.com cannot be paced" in found["refused"]
-    assert sum(calls_of(figures).values()) == 6
-    assert ended.seconds < 15
-
-
-@needs_node
-def test_download_by_node_is_whole(paced, network, run):
-    """The server hangs up after its answer, and the program is slow to read it."""
-    size = 3_000_000
-    network.aws.answer = lambda _: Answered(200, b"x" * size, (("Connection", "close"),))
-    program = run.folder / "slow.js"
-    program.write_text("""
+NODE_DOWNLOAD = """
 const url = 'https://b.s3.us-east-1.amazonaws.com/key';
 require('node:https').get(url, { agent: false }, (answer) => {
   let size = 0;
@@ -534,23 +520,75 @@ require('node:https').get(url, { agent: false }, (answer) => {
   answer.once('end', () => console.log(size));
   answer.once('error', (error) => console.log(error.message));
 });
-""")
-    ended, _ = paced("node", program, limit="s3=20/s")
-    assert ended.out.split() == [str(size).encode()]
+"""
+NODE_FETCH = f"""
+fetch('https://{HOST}/', {{ method: 'POST', body: new URLSearchParams('{FORM}') }}).then(
+  (answer) => console.log(answer.status));
+"""
+BY_NODE = {
+    "calls": NODE,
+    "fetch": NODE_FETCH,
+    "loaded": f"void globalThis.Response;{NODE_FETCH}",
+    "agents": NODE_AGENTS,
+    "download": NODE_DOWNLOAD,
+}
+SIZE = 3_000_000
+
+
+@pytest.fixture(scope="module")
+def by_node(once):
+    """Run programs in Node.js, one after the other; gives what they said, and what came."""
+    one = once()
+    whole = Answered(200, b"x" * SIZE, (("Connection", "close"),))
+    one.network.aws.answer = lambda arrival: whole if ".s3." in arrival.host else None
+    script, lines = one.run.folder / "all.sh", []
+    for name, text in BY_NODE.items():
+        program = one.run.folder / f"{name}.js"
+        program.write_text(text)
+        lines.append(f"timeout 15 node {program} > {one.run.folder / name}")
+    *others, download = lines  # of which only the answer is looked at
+    script.write_text(" &&\n".join([*others, f"{{ {download}; true; }}"]))
+    ended, figures = one.paced("sh", script, limit="ec2=20/s", options=("--limit", "s3=20/s"))
+    assert ended.code == 0, ended.err
+    said = {name: (one.run.folder / name).read_text() for name in BY_NODE}
+    return said, figures, one.network.aws
 
 
 @needs_node
-@pytest.mark.parametrize("first", ["", "void globalThis.Response;"])
-def test_fetch_of_node_whatever_came_first(paced, network, run, first):
+def test_node_is_paced(by_node):
+    """Neither its https module nor its fetch uses a proxy by itself; our hook has both do so."""
+    said, figures, aws = by_node
+    begun, *answers = said["calls"].split()
+    assert answers == ["200"] * 8
+    # The other programs make theirs later, at the same limit.
+    assert_paced(aws, 17, 0.05, at_once=False, begun=as_monotonic(begun), signed=False)
+    assert calls_of(figures) == {"ec2.DescribeVolumes": 16, "s3.GetObject": 1}
+
+
+@needs_node
+def test_agents_of_node_are_as_they_were(by_node):
+    """They keep to `maxSockets`, give a socket at once, and let the program end; no HTTP/2."""
+    said, figures, _ = by_node
+    found = json.loads(said["agents"])  # and it has ended by itself: see `timeout`
+    assert found["most"] == 2
+    assert found["authorized"] is True
+    assert "HTTP/2 to bedrock-runtime.us-east-1.amazonaws.com cannot be paced" in found["refused"]
+    assert figures["gateway"]["calls"] == 17  # 6 of them are its own
+
+
+@needs_node
+def test_download_by_node_is_whole(by_node):
+    """The server hangs up after its answer, and the program is slow to read it."""
+    said, _, _ = by_node
+    assert said["download"].split() == [str(SIZE)]
+
+
+@needs_node
+@pytest.mark.parametrize("first", ["fetch", "loaded"])
+def test_fetch_of_node_whatever_came_first(by_node, first):
     """The program has touched a part of it before, as axios does when it is loaded, or has not."""
-    program = run.folder / "fetch.js"
-    program.write_text(
-        f"{first}\nfetch('https://{HOST}/', {{ method: 'POST', "
-        f"body: new URLSearchParams('{FORM}') }}).then((answer) => console.log(answer.status));"
-    )
-    ended, figures = paced("node", program)
-    assert (ended.code, ended.out) == (0, b"200\n"), ended.err
-    assert figures["gateway"]["calls"] == 1
+    said, _, _ = by_node
+    assert said[first] == "200\n"
 
 
 @needs_node
