@@ -29,11 +29,11 @@ os.rename(f"{folder}/occupied.new", f"{folder}/occupying")
 if os.geteuid() == 0 and sys.argv[2] == "another":
     os.setuid(65534)
 held = []
-for _ in range(700):
+for _ in range(300):
     held.append(socket.create_connection(address, timeout=5))
     with contextlib.suppress(ConnectionError):  # closed already
         held[-1].sendall(b"GET ")
-done.write("700")
+done.write("300")
 done.close()
 sys.stdin.read()
 """
@@ -53,11 +53,12 @@ for _ in range(5):
 """
 
 
+@pytest.mark.flaky(reruns=2)  # that a call takes less than three seconds is real time
 @pytest.mark.parametrize("user", ["another", "the same"])
 def test_strangers_cannot_occupy_it(paced, run, python, user):
-    """700 connections without the password, where it may open 512 files: the program goes on."""
+    """300 connections without the password, where it may open 256 files: the program goes on."""
     (run.folder / "calls.py").write_text(CALLS)
-    run.within = lambda command: ["sh", "-c", 'ulimit -n 512; exec "$@"', "sh", *command]
+    run.within = lambda command: ["sh", "-c", 'ulimit -n 256; exec "$@"', "sh", *command]
     attack = [python, "-c", OCCUPIES, run.folder, user]
     with subprocess.Popen(attack, stdin=subprocess.PIPE) as attacker:
         try:

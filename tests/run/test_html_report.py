@@ -49,7 +49,7 @@ def test_page_and_json_have_the_same(run, aws, python, tmp_path):
             sts.get_caller_identity()
     """)
     figures, page = tmp_path / "figures.json", tmp_path / "report.html"
-    options = ("--limit", "ec2=50/s", "--limit", "ec2.DescribeVolumes=25/s", "--json", figures)
+    options = ("--limit", "ec2=50/s", "--limit", "ec2.DescribeVolumes=10/s", "--json", figures)
     ended = run(*options, "--report", page, "--", python, program, "--token", "hunter2")
     assert ended.code == 0, ended
     told, said = json.loads(figures.read_text()), words_of_page(page)
@@ -63,7 +63,7 @@ def test_page_and_json_have_the_same(run, aws, python, tmp_path):
     assert (ec2["calls"], ec2["throttled"], ec2["limits"], ec2["paced"]) == (18, 1, ["50/s"], True)
     assert {one["lane"]: (one["calls"], one["limits"]) for one in ec2["lanes"]} == {
         "DescribeSnapshots": (12, []),
-        "DescribeVolumes": (6, ["25/s"]),
+        "DescribeVolumes": (6, ["10/s"]),
     }
     assert (sts["queue"], sts["calls"], sts["paced"]) == ("sts without a limit", 4, False)
     for queue in told["queues"]:
